@@ -1,0 +1,1 @@
+"""The questions: records in, data frames out."""

@@ -1,0 +1,262 @@
+"""What the state machines measure: the metrics and the layout of their state.
+
+A metric has keys ``a`` and ``b`` and either counts or collects values in cycles.
+``a`` is nearly always a vCPU as ``domain << 16 | vcpu``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Metric(IntEnum):
+    """Every measure that the machines put out; the comment gives a, b and the value."""
+
+    # Runstates: a = vCPU, value = cycles in the state.
+    RUNNING = 0
+    RUNNABLE_WAKE = 1
+    RUNNABLE_PREEMPT = 2
+    RUNNABLE_OTHER = 3
+    BLOCKED = 4
+    OFFLINE = 5
+    STATE_LOST = 6  # between a loss of records and the next proof of the vCPU's state
+    # a = domain, b = DomainState.
+    DOMAIN_STATE = 7
+    RESIDENCE = 8  # a = vCPU, b = pCPU, cycles between two migrations
+    PCPU_RUNNING = 9  # a = pCPU
+    PCPU_IDLE = 10
+    PCPU_LOST = 11
+    CSTATE = 12  # a = pCPU, b = C-state
+    # Delivery: a = the vCPU that gets the event.
+    SEND_TO_WAKE = 13  # b = sending vCPU
+    IRQ_TO_WAKE = 14  # b = irq
+    WAKE_TO_RUNNABLE = 15
+    WAKE_TO_RUNNING = 16  # b = 1 where it ran on another pCPU than the waker's
+    SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, inferred
+    RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry after a block
+    # Upcalls: a = vCPU.
+    UPCALL_MAX = 19  # running to iret
+    UPCALL_MIN = 20  # first record of the guest to iret
+    FORCED_CALLBACK = 21  # xen_version to the iret that no trap explains
+    INJECTION_TO_ENTRY = 22  # b = vector
+    INTR_WINDOW_WAIT = 23  # b = vector
+    HVM_UPCALL = 24  # b = vector; entry after the injection to the next exit
+    HVM_EXIT = 25  # b = exit reason; exit to entry
+    IRQ_HANDLING = 26  # a = irq, b = pCPU
+    HANDOFF = 27  # a = from pCPU << 16 | to pCPU: a vCPU's or a wake's way between two TSCs
+    # Counts: no value.
+    CONTINUE_RUNNING = 40  # a = vCPU
+    WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
+    WAKE_WITHOUT_EFFECT = 42  # a = vCPU
+    HYPERCALL = 43  # a = vCPU, b = op
+    SUBCALL = 44
+    COMMAND = 45  # b = op << 32 | command
+    TRAP = 46  # b = vector
+    PV_EVENT = 47  # b = low byte of the event id
+    HVM_EVENT = 48  # b = event id
+    VMMCALL = 49  # b = eax
+    INJECTION = 50  # b = vector
+    MEMORY = 51  # b = event id << 32 | domain of the pages
+    RIP = 52  # a = vCPU | RipSource << 32, b = rip
+    IRET_TRAP = 53  # a = vCPU: iret that returns from a trap
+    IRET_UPCALL = 54  # iret that returns from the upcall after a block
+    IRET_OPEN = 55  # iret from an upcall while running, or from a system call
+    IRET_AMBIGUOUS = 56  # iret counted as from a trap after the guest changed stacks meanwhile
+    UPCALL_NESTED = 57  # upcall with a trap inside
+    UPCALL_PREEMPTED = 58  # upcall left out of the durations, for it was preempted
+    BLOCK_CALL = 59  # block hypercall
+    BLOCK_WITHOUT_BLOCK = 60  # block hypercall that found an event pending
+    SEND = 61  # a = sending vCPU
+    SEND_NO_TARGET = 62  # woke none while no other guest vCPU ran
+    SEND_UNIQUE = 63  # woke none while one other vCPU ran: taken as the target
+    SEND_AMBIGUOUS = 64  # woke none while several ran
+    SEND_UNMATCHED = 65  # a = target: descheduled before any sign of an upcall
+    INTR_WINDOW = 66  # a = vCPU, b = 1 where an event really waits
+    STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts the one before
+    CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records
+    NEGATIVE = 69  # a = vCPU: an interval left out, for its end lies before its beginning
+    LOST_RECORDS = 70  # a = pCPU, value = records
+    HEAD = 71  # a = vCPU, value = cycles before its state was first known
+    TAIL = 72  # a = vCPU, b = state, value = cycles of the state that was open at the end
+    KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
+
+
+#: Metrics below this carry a value in cycles and get a histogram.
+FIRST_COUNT = Metric.CONTINUE_RUNNING
+
+
+class WakeCause(IntEnum):
+    """What made Xen wake a vCPU."""
+
+    EVENT_CHANNEL = 1  # argument: none, the sender is in SEND_TO_WAKE
+    HYPERCALL = 2  # argument: op
+    IRQ = 3  # argument: irq
+    TIMER_OR_OTHER = 4
+    UNKNOWN = 5  # around lost records
+
+
+class DomainState(IntEnum):
+    """State of a whole domain, from those of its vCPUs."""
+
+    BLOCKED = 0
+    PARTIAL_RUN = 1
+    FULL_RUN = 2
+    PARTIAL_CONTENTION = 3
+    CONCURRENCY_HAZARD = 4
+    FULL_CONTENTION = 5
+    LOST = 6
+
+
+class RipSource(IntEnum):
+    """What made Xen record a guest's instruction pointer."""
+
+    TRAP = 1
+    PAGE_FAULT = 2
+    PRIVOP = 3
+    INVALID_OP = 4
+    HYPERCALL = 5
+    EXIT = 6
+    PTWR = 7
+
+
+class Kind(IntEnum):
+    """What a record's shape means to the machines."""
+
+    OTHER = 0
+    RUNSTATE = 1  # param = old << 4 | new
+    CONTINUE = 2
+    WAKE = 3
+    BLOCK = 4
+    INFPREV = 5  # param = word of the ns count
+    HYPERCALL = 6  # param = word of the op << 8 | 1 where arguments follow
+    SUBCALL = 7
+    TRAP = 8  # param = words of the RIP
+    PAGE_FAULT = 9  # param = words of the RIP
+    PRIVOP = 10  # param = words of the RIP
+    INVALID_OP = 11  # param = words of the RIP
+    PTWR = 12  # param = word of the RIP << 4 | words of it
+    PV_OTHER = 13
+    VMENTRY = 14
+    VMEXIT = 15  # param = words of the RIP
+    INJ_VIRQ = 16
+    INTR_WINDOW = 17
+    HVM_INTR = 18
+    VMMCALL = 19
+    HLT = 20
+    HVM_OTHER = 21
+    IRQ_HANDLED = 22
+    IDLE_ENTRY = 23
+    IDLE_EXIT = 24
+    MEMORY = 25  # param = word of the domain << 16 | mask
+    LOST = 26
+    WRAP = 27
+
+
+#: Runstates beyond Xen's four.
+STATE_LOST = 4
+STATE_INIT = 5
+STATE_COUNT = 6
+
+
+class P(IntEnum):
+    """Columns of a pCPU's state."""
+
+    SEEN = 0
+    FIRST_TSC = 1
+    LAST_TSC = 2
+    CURRENT = 3  # vCPU index or -1
+    SINCE = 4  # current began to run here; 0 unknown
+    LOST = 5  # inside a blind interval
+    LOST_FIRST = 6
+    LOST_END = 7
+    LOST_VCPU = 8  # domain << 16 | vcpu
+    INFERRED = 9  # current is known from a LOST_RECORDS record only
+    CAUSE = 10  # of a wake that may follow at once: 0, EVENT_CHANNEL or HYPERCALL
+    CAUSE_TSC = 11
+    CAUSE_ARGUMENT = 12
+    PENDING = 13  # wakes that wait for the interrupt record that explains them
+    IDLE_TSC = 14
+    IDLE_TICK = 15
+    EXIT_TICK = 16
+    EXIT_TSC = 17
+    BLIND = 18  # cycles
+    PENDING_VCPU = 20  # PENDING_MAX of them
+    PENDING_TSC = 28
+    COLUMNS = 36
+
+
+PENDING_MAX = 8
+
+
+class V(IntEnum):
+    """Columns of a vCPU's state."""
+
+    KEY = 0  # domain << 16 | vcpu
+    DOMAIN = 1  # domain index
+    STATE = 2
+    SINCE = 3  # 0: unknown, the interval is not measured
+    REASON = 4  # metric of the runnable state
+    PCPU = 5
+    RESIDENT_SINCE = 6
+    WAKE_TSC = 7
+    WAKE_PCPU = 8
+    LEFT_TSC = 9  # descheduled at, on LEFT_PCPU
+    LEFT_PCPU = 10
+    RUN_TSC = 11
+    FRESH = 12  # no record of the guest since it runs
+    BLOCKED_BY_CALL = 13
+    BLOCK_TSC = 14  # block hypercall whose BLOCK record has not come
+    UPCALL = 15  # an upcall is open
+    UPCALL_LOW = 16  # it began at or after
+    UPCALL_HIGH = 17  # and at or before; 0 not known yet
+    UPCALL_TRAPS = 18
+    TRAPS = 19  # traps to return from
+    SWITCHED = 20  # the guest changed stacks with traps to return from
+    FORCE_TSC = 21
+    SEND_TSC = 22  # an event sent while it ran
+    SEND_FROM = 23
+    EXIT_TSC = 24
+    EXIT_REASON = 25
+    INJECT_TSC = 26  # 0 none
+    INJECT_VECTOR = 27
+    WINDOW_TSC = 28
+    ENTRY_TSC = 29  # entry after an injection: an upcall runs
+    TYPE = 30  # 0 unknown, 1 PV, 2 HVM
+    FIRST_KNOWN = 31
+    SKEW_TSC = 32  # began to run on PCPU before its deschedule elsewhere was seen
+    COLUMNS = 34
+
+
+class D(IntEnum):
+    """Columns of a domain's state."""
+
+    ID = 0
+    COUNTS = 1  # vCPUs in each of STATE_COUNT states
+    STATE = 8  # -1 none yet
+    SINCE = 9
+    COLUMNS = 10
+
+
+class G(IntEnum):
+    """Global state."""
+
+    OUT = 0  # intervals put out
+    VCPUS = 1
+    DOMAINS = 2
+    LOST_PCPUS = 3
+    FIRST_TSC = 4
+    LAST_TSC = 5
+    PAIRS = 6
+    PAIR_STRIDE = 7
+    PAIR_SKIP = 8
+    PCPUS = 9  # greatest pCPU seen + 1
+    VCPU_OVERFLOW = 10
+    TSC_LIMIT = 11  # a TSC at or beyond is damage
+    FROM_TSC = 12  # what ends outside the window is not counted
+    TO_TSC = 13
+    INSIDE = 14  # the record at hand lies in the window
+    COLUMNS = 16
+
+
+VCPU_PV = 1
+VCPU_HVM = 2

@@ -1,0 +1,114 @@
+"""The `xtrace` command: its parts, its one place for errors, its exit codes.
+
+Commands raise and never print errors.  What a command module needs beyond typer it
+imports inside its functions, since `--help` and `--version` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from xtrace.cli import dump, info, report
+from xtrace.probes.errors import TraceError
+
+OK = 0
+FAILURE = 1
+USAGE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="xtrace",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(report.report)
+app.command()(dump.dump)
+app.command()(info.info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"xtrace {version('xtrace')}")
+        raise typer.Exit(OK)
+
+
+@app.callback(invoke_without_command=True)
+def xtrace(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Tell from xentrace files how events were delivered and what guests did.
+
+    Exit status: 0 success, 1 failure, 2 wrong usage.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line, ``sys.argv`` if none is given, and return its exit code."""
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # `xtrace dump FILE | head`: the reader has what it wanted.
+        _drop_output()
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.TyperException as error:
+        _complain(_usage_message(error))
+        return error.exit_code
+    except TraceError as error:
+        _complain(str(error))
+        return FAILURE
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        _drop_output()
+        return FAILURE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if "_XTRACE_COMPLETE" in os.environ:
+        command.main(arguments, prog_name="xtrace")
+    # Not command.main(): that one chooses exit codes of its own for a broken pipe and for Ctrl-C.
+    try:
+        with command.make_context("xtrace", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return INTERRUPTED
+    return OK
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context else ""
+    return error.format_message().rstrip(".") + hint
+
+
+def _complain(message: str) -> None:
+    """Print ``message`` as one line, whatever a file's name has put into it."""
+    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"xtrace: {safe}", file=sys.stderr)  # noqa: T201 - the one place for errors
+
+
+def _drop_output() -> None:
+    """Let go of what stdout could not take, or the interpreter would report it once more."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

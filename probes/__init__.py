@@ -1,0 +1,1 @@
+"""What touches the host and the wire: xentrace files as batches of records."""

@@ -1,0 +1,134 @@
+"""Batches of records as columns, and the table of their shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, GUEST_CLASS_BIT, TIMED_BIT
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+
+MAX_SHAPES = 4096
+_HASH_SLOTS = 4 * MAX_SHAPES
+
+#: Shape 0 stands for every record beyond the first MAX_SHAPES shapes: an
+#: honest trace has a few hundred, so only a hostile one gets there.
+OVERFLOW_SHAPE = 0
+
+
+@dataclass(slots=True)
+class ShapeTable:
+    """The distinct header words of a trace, each with a small dense number.
+
+    A shape is one header word: event id, number of extra words, timed or not.
+    Loops count, filter and dispatch on the dense number; what a shape means
+    (its name, its fields, its part in an analysis) is worked out once a shape
+    and not once a record.  Guest-written events (TRC_GUEST) share one shape for each
+    length, since a guest may choose any number as id.
+
+    Attributes:
+        header: uint32 [MAX_SHAPES], the header word.
+        wanted: uint8 [MAX_SHAPES], 1 where the reader's filter lets it through.
+        slots_key, slots_shape: the open-addressed hash from header to shape.
+        size: shapes in use.
+    """
+
+    header: U32 = field(default_factory=lambda: np.zeros(MAX_SHAPES, np.uint32))
+    wanted: U8 = field(default_factory=lambda: np.ones(MAX_SHAPES, np.uint8))
+    slots_key: U32 = field(default_factory=lambda: np.zeros(_HASH_SLOTS, np.uint32))
+    slots_shape: npt.NDArray[np.int32] = field(
+        default_factory=lambda: np.full(_HASH_SLOTS, -1, np.int32)
+    )
+    size: int = 1
+
+    def intern(self, header: int, wanted: bool = True) -> int:
+        """Return the shape of ``header``, adding it when it is new."""
+        key = canonical(header)
+        slot = slot_of(key)
+        while self.slots_shape[slot] >= 0:
+            if self.slots_key[slot] == key:
+                return int(self.slots_shape[slot])
+            slot = (slot + 1) & (_HASH_SLOTS - 1)
+        if self.size >= MAX_SHAPES:
+            return OVERFLOW_SHAPE
+        shape = self.size
+        self.header[shape] = key
+        self.wanted[shape] = wanted
+        self.slots_key[slot] = key
+        self.slots_shape[slot] = shape
+        self.size = shape + 1
+        return shape
+
+    @property
+    def event(self) -> U32:
+        """uint32 [size]: event id of each shape."""
+        return self.header[: self.size] & np.uint32(EVENT_MASK)
+
+    @property
+    def words(self) -> U32:
+        """uint32 [size]: number of extra words of each shape, 0 to 7."""
+        return (self.header[: self.size] >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK)
+
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """bool [size]: whether records of the shape carry a TSC."""
+        return (self.header[: self.size] & np.uint32(TIMED_BIT)) != 0
+
+
+def canonical(header: int) -> int:
+    """Return ``header`` without the id bits that a guest chooses freely."""
+    return header & 0xF800_0000 if header & GUEST_CLASS_BIT else header
+
+
+def slot_of(key: int) -> int:
+    """Return the first hash slot to try for ``key`` (Fibonacci hashing)."""
+    return ((key * 0x9E37_79B1) & 0xFFFF_FFFF) >> 18
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Consecutive records of the merged trace, as columns.
+
+    Attributes:
+        tsc: int64 [n], raw host TSC in cycles.  An untimed record has the TSC of the timed
+            record before it on its pCPU, the lower bound of its own.  A LOST_RECORDS row has its
+            own TSC (where the blind interval ends) yet stands where the interval begins.
+        pcpu: uint16 [n].
+        shape: uint16 [n], index into ``shapes``.
+        start: uint32 [n], index of the record's first extra word in ``words``.
+        words: uint32 [m], the raw words that ``start`` points into.
+        shapes: the reader's table; it grows from batch to batch, never changes in place.
+    """
+
+    tsc: I64
+    pcpu: U16
+    shape: U16
+    start: U32
+    words: U32
+    shapes: ShapeTable
+
+    def __len__(self) -> int:
+        return len(self.tsc)
+
+    @property
+    def extra_count(self) -> U8:
+        """uint8 [n]: number of extra words of each record."""
+        return self.shapes.words.astype(np.uint8)[self.shape]
+
+    @property
+    def event(self) -> U32:
+        """uint32 [n]: event id of each record, as written in its header word."""
+        timed_words = np.where(self.shapes.timed, 2, 0).astype(np.uint32)
+        header = self.words[self.start - timed_words[self.shape] - np.uint32(1)]
+        return header & np.uint32(EVENT_MASK)
+
+    def extra(self, row: int) -> U32:
+        """Return the extra words of record ``row`` as uint32 [0 to 7]."""
+        begin = int(self.start[row])
+        return self.words[begin : begin + int(self.shapes.words[self.shape[row]])]

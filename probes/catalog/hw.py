@@ -1,0 +1,52 @@
+"""TRC_HW: power management and interrupts.
+
+Source: xen/arch/x86/acpi/cpu_idle.c, xen/arch/x86/cpu/mwait-idle.c,
+xen/drivers/cpufreq/utility.c, xen/arch/x86/irq.c.
+
+In 4.0 and 4.1 idle is written at 0x802001 and 0x802002.  4.2 moved it to 0x801002
+and 0x801003 and gave the old ids to interrupts; 4 and 6 words against 3 tell which is meant.
+"""
+
+from __future__ import annotations
+
+from xtrace.probes.catalog.table import define, lay
+from xtrace.probes.format import TraceClass
+
+_pm = define(TraceClass.HW, "xen/arch/x86/acpi/cpu_idle.c")
+_irq = define(TraceClass.HW, "xen/arch/x86/irq.c")
+
+# tick: nanoseconds of system time where the TSC does not stop in idle, else ticks of the ACPI PM
+# timer (3.579545 MHz); 32 bits of either.  cx: index of the C-state, or with mwait its type.
+_ENTRY = "cx:w0 tick:w1 expected_us:w2 predicted_us:w3"
+# irq0 to irq3: vectors pending in the local APIC, 0 for none: what ended idle.
+_EXIT_4_0 = "cx:w0 tick:w1 irq0:w2:hex irq1:w3:hex irq2:w4:hex irq3:w5:hex"
+_EXIT = "cx:w0 tick:w1 irq0:w2:hex:@vector irq1:w3:hex:@vector irq2:w4:hex:@vector irq3:w5:hex:@vector"
+
+# pCPUs above 191 are cut off.
+_MASK = "irq:w0[15:0] vector:w0[31:16]:hex cpus_0:w1-w2:hex cpus_64:w3-w4:hex cpus_128:w5-w6:hex"
+
+EVENTS = (
+    _pm(0x801001, "pm_freq_change", "TRC_PM_FREQ_CHANGE",
+        lay("4.0+", 2, "old_mhz:w0 new_mhz:w1"),
+        source="xen/drivers/cpufreq/utility.c"),
+    _pm(0x801002, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.2+", 4, _ENTRY)),
+    _pm(0x801003, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.2+", 6, _EXIT)),
+    _pm(0x802001, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.0-4.1", 4, _ENTRY)),
+    _pm(0x802002, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.0-4.1", 6, _EXIT_4_0)),
+
+    _irq(0x802001, "irq_move_cleanup_delay", "TRC_HW_IRQ_MOVE_CLEANUP_DELAY",
+         lay("4.2+", 3, "irq:w0 vector:w1:hex cpu:w2")),
+    _irq(0x802002, "irq_move_cleanup", "TRC_HW_IRQ_MOVE_CLEANUP",
+         lay("4.2+", 3, "irq:w0 vector:w1:hex cpu:w2")),
+    _irq(0x802003, "irq_bind_vector", "TRC_HW_IRQ_BIND_VECTOR", lay("4.2+", 7, _MASK)),
+    _irq(0x802004, "irq_clear_vector", "TRC_HW_IRQ_CLEAR_VECTOR", lay("4.2+", 7, _MASK)),
+    _irq(0x802005, "irq_move_finish", "TRC_HW_IRQ_MOVE_FINISH",
+         lay("4.2+", 3, "irq:w0 old_vector:w1:hex cpu:w2")),
+    _irq(0x802006, "irq_assign_vector", "TRC_HW_IRQ_ASSIGN_VECTOR", lay("4.2+", 7, _MASK)),
+    _irq(0x802007, "irq_unmapped_vector", "TRC_HW_IRQ_UNMAPPED_VECTOR",
+         lay("4.2+", 1, "vector:w0:hex")),
+    _irq(0x802008, "irq_handled", "TRC_HW_IRQ_HANDLED",
+         # low halves of the TSC before and after the handler; tsc_in is 0 if tracing began in between
+         lay("4.2+", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
+         note="not for vectors that the local APIC takes directly (IPIs, its timer)"),
+)  # fmt: skip

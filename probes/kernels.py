@@ -1,0 +1,367 @@
+"""The reader's hot loops, compiled with numba.
+
+Everything here works on NumPy arrays and plain integers and calls nothing
+outside this module.  ``tests/oracle/reader.py`` is the slow, obvious twin that
+says what these loops must give.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from xtrace.probes.format import (
+    EVENT_MASK,
+    EXTRA_MASK,
+    EXTRA_SHIFT,
+    GUEST_CLASS_BIT,
+    LOST_RECORDS,
+    MAX_PCPUS,
+    MAX_WINDOW_BYTES,
+    TIMED_BIT,
+    WINDOW_HEADER,
+    WRAP_BUFFER,
+)
+
+# What frame() stopped at.
+FRAME_NEED_MORE = 0
+FRAME_BAD_HEADER = 1
+FRAME_FULL = 2
+
+# What decode() met in a segment.
+DECODE_OK = 0
+DECODE_OVERRUN = 1
+DECODE_NOT_A_RECORD = 2
+DECODE_NESTED_WINDOW = 3
+
+_HEADER_WORDS = 3
+_LOST_HEADER = TIMED_BIT | (4 << EXTRA_SHIFT) | LOST_RECORDS
+_GUEST_KEY_MASK = 0xF800_0000
+_CLASS_BITS = 0x0FFF_0000
+#: Keys of the merge are TSCs below this; a TSC beyond it is damage and sorts last.
+MAX_KEY = (1 << 62) - 1
+KEY_FLOOR = -1
+
+_I64 = nb.int64
+_U32_1D = nb.types.Array(nb.uint32, 1, "C")
+_I64_1D = nb.types.Array(nb.int64, 1, "C")
+_I64_2D = nb.types.Array(nb.int64, 2, "C")
+_I32_1D = nb.types.Array(nb.int32, 1, "C")
+_U16_1D = nb.types.Array(nb.uint16, 1, "C")
+_U8_1D = nb.types.Array(nb.uint8, 1, "C")
+
+
+@nb.njit(_I64(_U32_1D, _I64), cache=True, nogil=True, inline="always")
+def _tsc_at(words, at):
+    return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
+
+
+@nb.njit(nb.boolean(_U32_1D, _I64), cache=True, nogil=True)
+def _is_window_header(words, at):
+    return (
+        words[at] == WINDOW_HEADER
+        and words[at + 1] < MAX_PCPUS
+        and words[at + 2] % 4 == 0
+        and words[at + 2] <= MAX_WINDOW_BYTES
+    )
+
+
+@nb.njit(
+    nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D),
+    cache=True,
+    nogil=True,
+)
+def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
+    """Walk window headers from word ``at`` and list the windows that lie whole in the buffer.
+
+    At the end of the file a window may be shorter than it says.
+
+    Returns:
+        (status, word where it stopped, number of segments).
+    """
+    count = 0
+    while True:
+        if end - at < _HEADER_WORDS:
+            return FRAME_NEED_MORE, at, count
+        if not _is_window_header(words, at):
+            return FRAME_BAD_HEADER, at, count
+        begin = at + _HEADER_WORDS
+        stop = begin + np.int64(words[at + 2]) // 4
+        if stop > end:
+            if not at_eof:
+                return FRAME_NEED_MORE, at, count
+            stop = end
+        if count == len(seg_pcpu):
+            return FRAME_FULL, at, count
+        seg_pcpu[count] = words[at + 1]
+        seg_begin[count] = begin
+        seg_end[count] = stop
+        count += 1
+        at = stop
+
+
+@nb.njit(nb.boolean(nb.uint32, _I64), cache=True, nogil=True)
+def _can_begin(header, window_words):
+    record_words = (
+        1
+        + 2 * np.int64(header >> np.uint32(31))
+        + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+    )
+    return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
+
+
+@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True)
+def resync(words, at, end, at_eof):
+    """Return the first word from ``at`` on where a window plausibly begins, or -1.
+
+    A window of some size must hold a record header right behind its own.
+    """
+    while at + _HEADER_WORDS <= end:
+        if _is_window_header(words, at):
+            first = at + _HEADER_WORDS
+            if words[at + 2] == 0 or (first >= end and at_eof):
+                return at
+            if first < end and _can_begin(words[first], np.int64(words[at + 2]) // 4):
+                return at
+        at += 1
+    return -1
+
+
+@nb.njit(
+    nb.types.UniTuple(_I64, 3)(
+        _U32_1D, _I64, _I64, _I64,  # words, segment to begin with, segments, announced end of the last
+        _I32_1D, _I64_1D, _I64_1D,  # segments: pcpu, begin, end
+        _I64_1D, _I64_1D,  # per pCPU: last TSC, last key
+        _U32_1D, _U32_1D, _I32_1D, _I64_1D,  # shape table: header, slots_key, slots_shape, size
+        _I64,  # next free row
+        _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # out, rows: key, tsc, shape, start
+        _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # out, segments: row, row_end, stop, key
+        _I64_1D, _I64_1D,  # per pCPU: bytes so far, bytes up to its last WRAP filler
+        _I64_1D,  # out: distances between WRAP fillers; [0] is their number
+    ),
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def decode(
+    words, segment, segment_count, announced_end,
+    seg_pcpu, seg_begin, seg_end,
+    pcpu_tsc, pcpu_key,
+    shape_header, slots_key, slots_shape, shapes_size,
+    row,
+    row_key, row_tsc, row_shape, row_start,
+    seg_row, seg_row_end, seg_stop, seg_key,
+    pcpu_bytes, pcpu_wrap,
+    wrap_distances,
+):  # fmt: skip
+    """Decode the records of windows in file order, up to the first damage.
+
+    A row's key is what the merge sorts by: the TSC, made monotone within the pCPU.  A
+    LOST_RECORDS row sorts where its blind interval begins.  The last window may end before its
+    announced end, with the file.
+
+    Returns:
+        (status, segment that it stopped in or ``segment_count``, next free row).
+        ``seg_stop`` of the last segment is the word behind its last sound record.
+    """
+    slot_mask = np.uint32(len(slots_key) - 1)
+    slot_shift = np.uint32(32)
+    slots = len(slots_key)
+    while slots > 1:
+        slots >>= 1
+        slot_shift -= np.uint32(1)
+    while segment < segment_count:
+        pcpu = seg_pcpu[segment]
+        at = seg_begin[segment]
+        end = seg_end[segment]
+        last_tsc = pcpu_tsc[pcpu]
+        last_key = pcpu_key[pcpu]
+        bytes_before = max(pcpu_bytes[pcpu], 0)
+        seg_row[segment] = row
+        status = DECODE_OK
+        while at < end:
+            header = words[at]
+            if header & np.uint32(_CLASS_BITS) == 0:
+                status = DECODE_NOT_A_RECORD
+                break
+            if header == np.uint32(WINDOW_HEADER):
+                status = DECODE_NESTED_WINDOW
+                break
+            timed = np.int64(header >> np.uint32(31))
+            start = at + 1 + 2 * timed
+            stop = start + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+            if stop > end:
+                if segment < segment_count - 1 or stop > announced_end:
+                    status = DECODE_OVERRUN
+                break
+            key = header
+            if header & np.uint32(GUEST_CLASS_BIT):
+                key = header & np.uint32(_GUEST_KEY_MASK)
+            slot = np.uint32(key * np.uint32(0x9E37_79B1)) >> slot_shift
+            while slots_shape[slot] >= 0 and slots_key[slot] != key:
+                slot = (slot + np.uint32(1)) & slot_mask
+            shape = slots_shape[slot]
+            if shape < 0:
+                size = shapes_size[0]
+                shape = np.int32(0)
+                if size < len(shape_header):
+                    shape = np.int32(size)
+                    shape_header[size] = key
+                    slots_key[slot] = key
+                    slots_shape[slot] = shape
+                    shapes_size[0] = size + 1
+            filler = header & np.uint32(EVENT_MASK) == np.uint32(WRAP_BUFFER)
+            if timed and not filler:
+                last_tsc = _tsc_at(words, at + 1)
+                order = last_tsc
+                if header == np.uint32(_LOST_HEADER):
+                    order = _tsc_at(words, start + 2)
+                    if order > last_tsc:
+                        order = last_tsc
+                if order < 0 or order > MAX_KEY:
+                    order = MAX_KEY
+                if order > last_key:
+                    last_key = order
+            row_key[row] = last_key
+            row_tsc[row] = last_tsc
+            row_shape[row] = shape
+            row_start[row] = start
+            row += 1
+            at = stop
+            if filler:
+                here = bytes_before + (at - seg_begin[segment]) * 4
+                if pcpu_wrap[pcpu] >= 0 and wrap_distances[0] + 1 < len(wrap_distances):
+                    wrap_distances[0] += 1
+                    wrap_distances[wrap_distances[0]] = here - pcpu_wrap[pcpu]
+                pcpu_wrap[pcpu] = here
+        pcpu_tsc[pcpu] = last_tsc
+        pcpu_key[pcpu] = last_key
+        pcpu_bytes[pcpu] = bytes_before + (at - seg_begin[segment]) * 4
+        seg_row_end[segment] = row
+        seg_stop[segment] = at
+        seg_key[segment] = last_key
+        if status != DECODE_OK:
+            return status, segment, row
+        segment += 1
+    return DECODE_OK, segment, row
+
+
+@nb.njit(nb.boolean(_I64, _I64, _I64, _I64), cache=True, nogil=True, inline="always")
+def _before(key_a, chain_a, key_b, chain_b):
+    return key_a < key_b or (key_a == key_b and chain_a < chain_b)
+
+
+@nb.njit(nb.void(_I64_1D, _I64_1D, _I64, _I64), cache=True, nogil=True)
+def _sift_down(heap_key, heap_chain, at, size):
+    key = heap_key[at]
+    chain = heap_chain[at]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _before(
+            heap_key[child + 1], heap_chain[child + 1], heap_key[child], heap_chain[child]
+        ):
+            child += 1
+        if not _before(heap_key[child], heap_chain[child], key, chain):
+            break
+        heap_key[at] = heap_key[child]
+        heap_chain[at] = heap_chain[child]
+        at = child
+    heap_key[at] = key
+    heap_chain[at] = chain
+
+
+@nb.njit(
+    nb.types.UniTuple(_I64, 3)(
+        _I64, _I64,  # watermark, greatest key given out before
+        _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start
+        _I64_1D, _I64_1D, _I64_1D,  # chains: pcpu, first segment, end of segments
+        _I64_1D, _I64_1D,  # segments in chain order: next row, end row (next row is moved on)
+        _I64_1D, _I64_1D,  # heap: key, chain
+        _I64_2D, _U8_1D,  # records by pCPU and shape; shapes: wanted
+        _I64_1D, _U16_1D, _U16_1D, _U32_1D,  # out: tsc, pcpu, shape, start
+        _I64_1D,  # out: per chain last key (or KEY_FLOOR)
+        _I64_1D,  # out: per chain last tsc
+    ),
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def merge(
+    watermark, emitted_key,
+    row_key, row_tsc, row_shape, row_start,
+    chain_pcpu, chain_segment, chain_segment_end,
+    segment_row, segment_row_end,
+    heap_key, heap_chain,
+    record_counts, shape_wanted,
+    out_tsc, out_pcpu, out_shape, out_start,
+    chain_last_key, chain_last_tsc,
+):  # fmt: skip
+    """Merge the pCPUs' rows by key, lower pCPU first among equals, up to below ``watermark``.
+
+    ``chain_segment[c]`` is left at the first segment of chain c with rows that remain.
+
+    Returns:
+        (rows put out, late rows, rows whose TSC goes back); rows of unwanted shapes are only
+        counted.  A row is late when a row with a greater key was given out before this call.
+    """
+    late = 0
+    backward = 0
+    size = 0
+    for chain in range(len(chain_pcpu)):
+        chain_last_key[chain] = KEY_FLOOR
+        segment = chain_segment[chain]
+        while segment < chain_segment_end[chain] and segment_row[segment] == segment_row_end[segment]:
+            segment += 1
+        chain_segment[chain] = segment
+        if segment < chain_segment_end[chain]:
+            heap_key[size] = row_key[segment_row[segment]]
+            heap_chain[size] = chain
+            size += 1
+    for at in range(size // 2 - 1, -1, -1):
+        _sift_down(heap_key, heap_chain, at, size)
+
+    out = 0
+    while size > 0 and heap_key[0] < watermark:
+        chain = heap_chain[0]
+        # The run goes on until another pCPU's next row is due.
+        limit = watermark
+        if size > 1:
+            rival = 1
+            if size > 2 and _before(heap_key[2], heap_chain[2], heap_key[1], heap_chain[1]):
+                rival = 2
+            # keys are whole cycles: equal keys go to the lower chain
+            due = heap_key[rival] + (1 if chain < heap_chain[rival] else 0)
+            limit = min(limit, due)
+        segment = chain_segment[chain]
+        pcpu = np.uint16(chain_pcpu[chain])
+        row = segment_row[segment]
+        row_end = segment_row_end[segment]
+        first = row
+        while row < row_end and row_key[row] < limit:
+            shape = row_shape[row]
+            record_counts[pcpu, shape] += 1
+            late += row_key[row] < emitted_key
+            backward += row_tsc[row] < row_key[row]
+            if shape_wanted[shape]:
+                out_tsc[out] = row_tsc[row]
+                out_pcpu[out] = pcpu
+                out_shape[out] = shape
+                out_start[out] = row_start[row]
+                out += 1
+            row += 1
+        segment_row[segment] = row
+        if row > first:
+            chain_last_key[chain] = row_key[row - 1]
+            chain_last_tsc[chain] = row_tsc[row - 1]
+        while segment < chain_segment_end[chain] and segment_row[segment] == segment_row_end[segment]:
+            segment += 1
+        chain_segment[chain] = segment
+        if segment < chain_segment_end[chain]:
+            heap_key[0] = row_key[segment_row[segment]]
+        else:
+            size -= 1
+            heap_key[0] = heap_key[size]
+            heap_chain[0] = heap_chain[size]
+        if size > 1:
+            _sift_down(heap_key, heap_chain, 0, size)
+    return out, late, backward

@@ -1,0 +1,112 @@
+"""main() alone prints errors and chooses exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xtrace.cli import main as house
+from xtrace.probes.errors import TraceError
+
+Raise = Callable[[BaseException], None]
+
+
+@pytest.fixture
+def command_raises(monkeypatch: pytest.MonkeyPatch) -> Raise:
+    """Make every command line raise the given exception."""
+
+    def install(error: BaseException) -> None:
+        def run(_arguments: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr(house, "_run", run)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (TraceError("x.bin: not a trace"), 1, "xtrace: x.bin: not a trace\n"),
+        (TraceError("two\nlines\x1b[2J"), 1, "xtrace: two\\nlines\\x1b[2J\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
+            1,
+            "xtrace: x: No such file or directory\n",
+        ),
+        (OSError("odd"), 1, "xtrace: odd\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_an_expected_error_is_one_line(
+    command_raises: Raise,
+    capfd: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    command_raises(error)
+    assert house.main(["report"]) == code
+    assert capfd.readouterr() == ("", said)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(command_raises: Raise) -> None:
+    command_raises(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        house.main(["report"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["reprot"], "(see xtrace --help)"),
+        (["--wrong"], "(see xtrace --help)"),
+        (["dump", "--wrong"], "(see xtrace dump --help)"),
+        (["info"], "(see xtrace info --help)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_2(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert house.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("xtrace: ")
+    assert err.endswith(f"{said}\n")
+    assert err.count("\n") == 1
+
+
+def test_no_command_shows_help_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    assert house.main([]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: xtrace ")
+
+
+def _help_into(stdout: int) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from xtrace.cli.main import main; sys.exit(main(['--help']))"
+    return subprocess.run(
+        [sys.executable, "-P", "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = _help_into(writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_a_failure() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = _help_into(full.fileno())
+    assert (done.returncode, done.stderr) == (1, "xtrace: No space left on device\n")

@@ -1,0 +1,53 @@
+"""Fixtures for the comparisons with peer tools.
+
+The real traces come from the project's samples folder, or from the folder that the environment
+variable XTRACE_SAMPLES names.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peer.xenalyze import require
+
+SAMPLES = Path(os.environ.get("XTRACE_SAMPLES", Path(__file__).parents[2] / "samples"))
+
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".bin": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+}
+
+
+def sample_files() -> list[Path]:
+    """Return the sample traces, packed or not, by name."""
+    return sorted(path for path in SAMPLES.glob("*.bin*") if path.suffix in UNPACK)
+
+
+@pytest.fixture(scope="session")
+def xenalyze() -> None:
+    """Skip loudly, or fail under XTRACE_REQUIRE_PEERS=1, when xenalyze is missing."""
+    require()
+
+
+@pytest.fixture(
+    scope="session",
+    params=sample_files() or [SAMPLES],
+    ids=lambda path: path.name.split(".")[0],
+)
+def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real trace after the other, unpacked."""
+    packed: Path = request.param
+    if packed == SAMPLES:
+        pytest.skip(f"no traces in {SAMPLES}")
+    plain = tmp_path_factory.mktemp("sample") / f"{packed.name.split('.')[0]}.bin"
+    plain.write_bytes(UNPACK[packed.suffix](packed.read_bytes()))
+    return plain
