@@ -69,6 +69,12 @@ _GRANT_TABLE_OP = 20
 _DOMCTL = 36
 _SCHEDOP_BLOCK = 1
 _EVENT_CHECK_VECTOR = 0xFC
+#: Run times are 32 bits of ns: one just below 2^32 is a clock that went back a little, and after a
+#: second or so (a TSC of less than 4.29 GHz) its turns can no longer be told.
+_NS_NEGATIVE = 0xF000_0000
+_CHAIN_BREAK_CYCLES = 1 << 32
+#: A sum this long is one measurement of the TSC rate.
+_CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
 
 _I64 = nb.int64
@@ -81,7 +87,7 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64, _I64, _I64, _I64, _I64), cache=True, nogil=True, inline="always")
+@nb.njit(nogil=True, inline="always")
 def _put(glob, out, metric, a, b, value, tsc):
     row = glob[G.OUT]
     out[row, 0] = (metric << METRIC_SHIFT) | a
@@ -91,12 +97,12 @@ def _put(glob, out, metric, a, b, value, tsc):
     glob[G.OUT] = row + 1
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64, _I64), cache=True, nogil=True, inline="always")
+@nb.njit(nogil=True, inline="always")
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
 
 
-@nb.njit(_I64(_I64_1D, _I64_2D, _I64_2D, _I32_1D, _I32_1D, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
     mask = len(vcpu_slots) - 1
@@ -127,7 +133,7 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     return index
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
@@ -159,7 +165,7 @@ def _update_domain(glob, domains, out, domain, tsc):
     domains[domain, D.SINCE] = max(tsc, since)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
     old = vcpus[vcpu, V.STATE]
@@ -202,7 +208,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         _update_domain(glob, domains, out, domain, tsc)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -224,7 +230,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the turn of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
@@ -238,9 +244,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     pcpus[pcpu, P.CURRENT] = -1
 
 
-@nb.njit(
-    nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64, _I64), cache=True, nogil=True
-)
+@nb.njit(nogil=True)
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     """Let ``vcpu`` begin to run on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
@@ -287,7 +291,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     pcpus[pcpu, P.INFERRED] = 0
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
@@ -302,7 +306,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         vcpus[vcpu, V.ENTRY_TSC] = tsc
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
@@ -312,7 +316,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu):
     pcpus[pcpu, P.PENDING] = 0
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
     """Look for the target of an event that woke nobody: a vCPU that runs on another pCPU.
 
@@ -347,7 +351,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
     """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
@@ -360,7 +364,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.SEND_TSC] = 0
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
     key = vcpus[vcpu, V.KEY]
@@ -388,7 +392,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     """Note a record that a PV guest itself caused."""
     if vcpus[vcpu, V.FRESH] > 0:
@@ -405,14 +409,14 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@nb.njit(_I64(_U32_1D, _I64, _I64), cache=True, nogil=True, inline="always")
+@nb.njit(nogil=True, inline="always")
 def _address(words, at, size):
     if size == 2:
         return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
     return np.int64(words[at])
 
 
-@nb.njit(nb.void(_I64_1D, _I64_2D, _I64, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
     """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
     if nanoseconds <= 0 or cycles <= 0:
@@ -434,11 +438,14 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
     glob[G.PAIRS] = count + 1
 
 
-@nb.njit(
-    nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I32_1D, _I32_1D, _I64, _I64, _I64, _I64, _I64),
-    cache=True,
-    nogil=True,
-)
+@nb.njit(nogil=True)
+def _end_chain(glob, pcpus, pairs, pcpu):
+    _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
+    pcpus[pcpu, P.CHAIN_NS] = 0
+    pcpus[pcpu, P.CHAIN_CYCLES] = 0
+
+
+@nb.njit(nogil=True)
 def _change_runstate(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc):
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
     state = vcpus[vcpu, V.STATE]
@@ -511,9 +518,7 @@ def _change_runstate(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domai
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
 
 
-@nb.njit(
-    nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64, _I64), cache=True, nogil=True
-)
+@nb.njit(nogil=True)
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0:
@@ -523,7 +528,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     _settle_wakes(glob, pcpus, vcpus, out, pcpu)
     pcpus[pcpu, P.CAUSE] = 0
     pcpus[pcpu, P.IDLE_TSC] = 0
-    pcpus[pcpu, P.EXIT_TSC] = 0
+    pcpus[pcpu, P.CHAIN_TSC] = 0
     if not pcpus[pcpu, P.LOST]:
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc
@@ -535,9 +540,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
             _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
 
 
-@nb.njit(
-    nb.void(_I64_1D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I64_2D, _I32_1D, _I32_1D, _I64), cache=True, nogil=True
-)
+@nb.njit(nogil=True)
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
@@ -746,16 +749,20 @@ def run(
             vcpus[vcpu, V.BLOCK_TSC] = 0
 
         elif kind == Kind.INFPREV:
-            if (
-                current >= 0
-                and not pcpus[pcpu, P.INFERRED]
-                and vcpus[current, V.STATE] == _RUNNING
-                and vcpus[current, V.SINCE] == vcpus[current, V.RUN_TSC]
-                and vcpus[current, V.FIRST_KNOWN] != vcpus[current, V.RUN_TSC]
-                and np.int64(words[at]) == key >> 16
-            ):
-                ran = np.int64(words[at + shapes[shape, S_PARAM]])
-                _note_pair(glob, pairs, ran, tsc - vcpus[current, V.RUN_TSC], 0)
+            # What the one before ran ends where this one begins: run times on a pCPU add up to
+            # Xen's clock, and only the ends of the sum carry the delay of a record.
+            ran = np.int64(words[at + shapes[shape, S_PARAM]])
+            if ran >= _NS_NEGATIVE:
+                ran -= 1 << 32
+            cycles = tsc - pcpus[pcpu, P.CHAIN_TSC]
+            if pcpus[pcpu, P.CHAIN_TSC] == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
+                _end_chain(glob, pcpus, pairs, pcpu)
+            else:
+                pcpus[pcpu, P.CHAIN_NS] += ran
+                pcpus[pcpu, P.CHAIN_CYCLES] += cycles
+                if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
+                    _end_chain(glob, pcpus, pairs, pcpu)
+            pcpus[pcpu, P.CHAIN_TSC] = tsc
 
         elif kind == Kind.VMEXIT:
             if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
@@ -886,7 +893,7 @@ def bucket_of(value):
     return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
 
 
-@nb.njit(_I64(_I32_1D, _I64_2D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _slot_for(slots, table, key, b):
     mask = len(slots) - 1
     mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1

@@ -68,8 +68,6 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
     if event == 0x2800E and words in (2, 3):
         return Kind.INFPREV, words - 1
-    if event == 0x28011 and words == 4:
-        return Kind.INFPREV, 2
     return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)
 
 
@@ -126,9 +124,14 @@ class _ShapeMeaning:
 
 
 class Machine:
-    """The state machines of pCPUs, vCPUs and domains, fed batch by batch."""
+    """The state machines of pCPUs, vCPUs and domains, fed batch by batch.
 
-    def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
+    Args:
+        window: count only what ends within these TSCs, both included.
+        keep: how many pieces of intervals stay valid at a time; 0 gives each an array of its own.
+    """
+
+    def __init__(self, window: tuple[int, int] = ALWAYS, keep: int = 0) -> None:
         self.glob = np.zeros(G.COLUMNS, np.int64)
         self.glob[G.FROM_TSC], self.glob[G.TO_TSC] = window
         self.glob[G.TSC_LIMIT] = 1 << 62
@@ -140,23 +143,25 @@ class Machine:
         self._domain_slots = np.full(_MAX_DOMAINS, -1, np.int32)
         self.counts = np.zeros((MAX_VCPUS, kernels.C_COLUMNS), np.int64)
         self._pairs = np.zeros((MAX_PAIRS, 3), np.int64)
+        self._late_pairs: list[tuple[int, int, int]] = []
         self._shapes = _ShapeMeaning()
-        self._out = np.empty((0, 4), np.int64)
+        self._scratches = [np.empty((0, 4), np.int64) for _ in range(keep)]
+        self._turn = 0
         overflow = self.vcpus[MAX_VCPUS - 1]
         overflow[V.KEY] = 0x8000_FFFE
         overflow[V.PCPU] = -1
         overflow[V.STATE] = STATE_COUNT - 1
 
     def feed(self, batch: RecordBatch) -> list[I64]:
-        """Return the intervals that end in ``batch``: int64 [n, 4] pieces, valid until the next call."""
+        """Return the intervals that end in ``batch``: int64 [n, 4] pieces."""
         self._shapes.learn(batch.shapes)
         if len(batch):
-            self._make_room(int(batch.pcpu.max()) + 1)
+            self.make_room(int(batch.pcpu.max()) + 1)
         pieces: list[I64] = []
         row = 0
         while row < len(batch):
             size = max(3 * (len(batch) - row), 8 * int(self.glob[G.VCPUS])) + 2 * kernels.OUT_MARGIN
-            out = np.empty((size, 4), np.int64) if pieces else self._scratch(size)
+            out = self._scratch(size)
             self.glob[G.OUT] = 0
             row = kernels.run(
                 batch.tsc, batch.pcpu, batch.shape, batch.start, batch.words, row,
@@ -187,6 +192,8 @@ class Machine:
             if vcpu[V.RESIDENT_SINCE] > 0:
                 put(Metric.TAIL, key, _RESIDENCE_TAIL | int(vcpu[V.PCPU]), last - int(vcpu[V.RESIDENT_SINCE]))
         for index, pcpu in enumerate(self.pcpus):
+            if pcpu[P.CHAIN_NS] > 0:
+                self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
             for i in range(int(pcpu[P.PENDING])):
                 key = int(self.vcpus[int(pcpu[P.PENDING_VCPU + i]), V.KEY])
                 put(Metric.WAKE_CAUSE, key, 4 << 32, 0)
@@ -197,14 +204,19 @@ class Machine:
     @property
     def pairs(self) -> I64:
         """int64 [n, 3]: nanoseconds (or ticks), cycles, source (0 scheduler, 1 idle)."""
-        return self._pairs[: int(self.glob[G.PAIRS])]
+        late = np.array(self._late_pairs, np.int64).reshape(-1, 3)
+        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late))
 
     def _scratch(self, size: int) -> I64:
-        if len(self._out) < size:
-            self._out = np.empty((size, 4), np.int64)
-        return self._out
+        if not self._scratches:
+            return np.empty((size, 4), np.int64)
+        self._turn = (self._turn + 1) % len(self._scratches)
+        if len(self._scratches[self._turn]) < size:
+            self._scratches[self._turn] = np.empty((size, 4), np.int64)
+        return self._scratches[self._turn]
 
-    def _make_room(self, pcpus: int) -> None:
+    def make_room(self, pcpus: int) -> None:
+        """See to it that there is state for ``pcpus`` pCPUs."""
         old = len(self.pcpus)
         if pcpus <= old:
             return

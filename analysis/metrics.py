@@ -127,7 +127,7 @@ class Kind(IntEnum):
     CONTINUE = 2
     WAKE = 3
     BLOCK = 4
-    INFPREV = 5  # param = word of the ns count
+    INFPREV = 5  # param = word of the ns count; how long the last vCPU ran
     HYPERCALL = 6  # param = word of the op << 8 | 1 where arguments follow
     SUBCALL = 7
     TRAP = 8  # param = words of the RIP
@@ -176,9 +176,10 @@ class P(IntEnum):
     CAUSE_ARGUMENT = 12
     PENDING = 13  # wakes that wait for the interrupt record that explains them
     IDLE_TSC = 14
-    IDLE_TICK = 15
-    EXIT_TICK = 16
-    EXIT_TSC = 17
+    IDLE_TICK = 19
+    CHAIN_TSC = 15  # of the last run time added up
+    CHAIN_NS = 16
+    CHAIN_CYCLES = 17
     BLIND = 18  # cycles
     PENDING_VCPU = 20  # PENDING_MAX of them
     PENDING_TSC = 28

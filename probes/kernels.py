@@ -51,12 +51,12 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(_I64(_U32_1D, _I64), cache=True, nogil=True, inline="always")
+@nb.njit(nogil=True, inline="always")
 def _tsc_at(words, at):
     return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
 
 
-@nb.njit(nb.boolean(_U32_1D, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _is_window_header(words, at):
     return (
         words[at] == WINDOW_HEADER
@@ -100,7 +100,7 @@ def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
         at = stop
 
 
-@nb.njit(nb.boolean(nb.uint32, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _can_begin(header, window_words):
     record_words = (
         1
@@ -215,7 +215,7 @@ def decode(
                 order = last_tsc
                 if header == np.uint32(_LOST_HEADER):
                     order = _tsc_at(words, start + 2)
-                    if order > last_tsc:
+                    if order < 0 or order > last_tsc:
                         order = last_tsc
                 if order < 0 or order > MAX_KEY:
                     order = MAX_KEY
@@ -245,12 +245,12 @@ def decode(
     return DECODE_OK, segment, row
 
 
-@nb.njit(nb.boolean(_I64, _I64, _I64, _I64), cache=True, nogil=True, inline="always")
+@nb.njit(nogil=True, inline="always")
 def _before(key_a, chain_a, key_b, chain_b):
     return key_a < key_b or (key_a == key_b and chain_a < chain_b)
 
 
-@nb.njit(nb.void(_I64_1D, _I64_1D, _I64, _I64), cache=True, nogil=True)
+@nb.njit(nogil=True)
 def _sift_down(heap_key, heap_chain, at, size):
     key = heap_key[at]
     chain = heap_chain[at]

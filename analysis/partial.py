@@ -1,0 +1,198 @@
+"""What a trace came down to, as data frames that merge: over files, over hosts, over pieces.
+
+Each frame has key columns and additive ones: counts and sums are added, minima
+and maxima taken, histogram buckets added.  So a partial of a thousand files is
+made the way one of two is, in any order, and a cluster (Dask) needs nothing
+more than ``merge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis import kernels
+from xtrace.analysis.collect import Collected
+from xtrace.analysis.metrics import FIRST_COUNT, Metric
+
+_MINIMA = {"min_cycles", "first_tsc"}
+_MAXIMA = {"max_cycles", "last_tsc"}
+_KEYS = {
+    "tallies": ("metric", "a", "b"),
+    "buckets": ("metric", "a", "b", "bucket"),
+    "records": ("pcpu", "header"),
+    "pcpus": ("pcpu",),
+    "vcpus": ("vcpu",),
+    "facts": (),
+    "pairs": None,
+    "damages": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The mergeable result of one or more traces.
+
+    Attributes:
+        tallies: metric, a, b | count, sum_cycles, min_cycles, max_cycles.  Metrics that only count have
+            zero cycles.
+        buckets: metric, a, b, bucket | count.  Bucket numbers are those of bucket_bounds().
+        records: pcpu, header | count: records by header word.
+        pcpus: pcpu | first_tsc, last_tsc, blind_cycles, window_bytes.
+        vcpus: vcpu (domain << 16 | vcpu) | type (1 PV, 2 HVM, 0 unknown; the greatest wins).
+        facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
+        pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
+        damages: offset, reason, skipped_bytes, kept one by one.
+    """
+
+    tallies: pd.DataFrame
+    buckets: pd.DataFrame
+    records: pd.DataFrame
+    pcpus: pd.DataFrame
+    vcpus: pd.DataFrame
+    facts: pd.DataFrame
+    pairs: pd.DataFrame
+    damages: pd.DataFrame
+
+    def labelled(self, host: str) -> Partial:
+        """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
+        return Partial(
+            **{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)}
+        )
+
+
+def merge(partials: Iterable[Partial]) -> Partial:
+    """Return the partial of all traces together.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = list(partials)
+    if not parts:
+        raise ValueError("nothing to merge")
+    if len(parts) == 1:
+        return parts[0]
+    return Partial(**{name: _merge_frames([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()})
+
+
+def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) -> pd.DataFrame:
+    joined = pd.concat(frames, ignore_index=True)
+    if keys is None:
+        return joined
+    by = [*(["host"] if "host" in joined else []), *keys]
+    how = {
+        name: "min" if name in _MINIMA else "max" if name in _MAXIMA or name == "type" else "sum"
+        for name in joined.columns
+        if name not in by
+    }
+    if not by:
+        return joined.agg(how).to_frame().T.astype(np.int64)
+    return joined.groupby(by, as_index=False, sort=True).agg(how)
+
+
+def partial_of(collected: Collected) -> Partial:
+    """Put what one pass collected into frames."""
+    table = collected.tallies.table
+    counted = _counted(collected)
+    metric = table[:, kernels.T_KEY] >> kernels.METRIC_SHIFT
+    tallies = pd.DataFrame(
+        {
+            "metric": np.concatenate((metric, counted[:, 0])),
+            "a": np.concatenate((table[:, kernels.T_KEY] & _A_MASK, counted[:, 1])),
+            "b": np.concatenate((table[:, kernels.T_B], counted[:, 2])),
+            "count": np.concatenate((table[:, kernels.T_COUNT], counted[:, 3])),
+            "sum_cycles": np.concatenate((table[:, kernels.T_SUM], np.zeros(len(counted), np.int64))),
+            "min_cycles": np.concatenate((table[:, kernels.T_MIN], np.zeros(len(counted), np.int64))),
+            "max_cycles": np.concatenate((table[:, kernels.T_MAX], np.zeros(len(counted), np.int64))),
+        }
+    )
+    pcpu, shape = np.nonzero(collected.record_counts)
+    seen = np.flatnonzero(collected.facts.pcpu_bytes[: len(collected.pcpu_first_tsc)] >= 0)
+    facts = collected.facts
+    return Partial(
+        tallies=tallies,
+        buckets=_buckets(collected, metric),
+        records=pd.DataFrame(
+            {
+                "pcpu": pcpu,
+                "header": collected.shape_headers[shape].astype(np.int64),
+                "count": collected.record_counts[pcpu, shape],
+            }
+        ),
+        pcpus=pd.DataFrame(
+            {
+                "pcpu": seen,
+                "first_tsc": collected.pcpu_first_tsc[seen],
+                "last_tsc": collected.pcpu_last_tsc[seen],
+                "blind_cycles": collected.pcpu_blind_cycles[seen],
+                "window_bytes": facts.pcpu_bytes[seen],
+            }
+        ),
+        vcpus=pd.DataFrame({"vcpu": collected.vcpu_keys, "type": collected.vcpu_types}),
+        facts=pd.DataFrame(
+            {
+                "files": [1],
+                "span_cycles": [collected.last_tsc - collected.first_tsc],
+                "bytes_read": [facts.bytes_read],
+                "windows": [facts.windows],
+                "skipped_bytes": [facts.skipped_bytes],
+                "missing_bytes": [facts.missing_bytes],
+                "tail_bytes": [facts.tail_bytes],
+                "damage_count": [facts.damage_count],
+                "late_records": [facts.late_records],
+                "backward_tsc_count": [facts.backward_tsc_count],
+                "intervals_left_out": [collected.tallies.left_out],
+                "vcpus_left_out": [collected.vcpus_left_out],
+            }
+        ),
+        pairs=pd.DataFrame(collected.pairs, columns=["ns", "cycles", "source"]),
+        damages=pd.DataFrame(
+            [(damage.offset, damage.reason, damage.skipped_bytes) for damage in facts.damages],
+            columns=["offset", "reason", "skipped_bytes"],
+        ),
+    )
+
+
+_A_MASK = (1 << kernels.METRIC_SHIFT) - 1
+
+
+def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return the dense counters as rows {metric, a, b, count}."""
+    vcpu, column = np.nonzero(collected.vcpu_counts)
+    single = column >= kernels.C_SINGLE
+    metric = np.select(
+        [single, column >= kernels.C_PV_EVENT, column >= kernels.C_SUBCALL],
+        [column - kernels.C_SINGLE + int(FIRST_COUNT), int(Metric.PV_EVENT), int(Metric.SUBCALL)],
+        int(Metric.HYPERCALL),
+    )
+    b = np.select(
+        [single, column >= kernels.C_PV_EVENT, column >= kernels.C_SUBCALL],
+        [0, column - kernels.C_PV_EVENT, column - kernels.C_SUBCALL],
+        column,
+    )
+    return np.stack(
+        (metric, collected.vcpu_keys[vcpu], b, collected.vcpu_counts[vcpu, column]), axis=1
+    ).astype(np.int64)
+
+
+def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pd.DataFrame:
+    tallies = collected.tallies
+    owner = np.full(len(tallies.histograms), -1, np.int64)
+    rows = np.flatnonzero((metric < FIRST_COUNT) & (tallies.table[:, kernels.T_HISTOGRAM] >= 0))
+    owner[tallies.table[rows, kernels.T_HISTOGRAM]] = rows
+    histogram, octave = np.nonzero(tallies.histograms >= 0)
+    chunks = tallies.buckets[tallies.histograms[histogram, octave]]
+    which, place = np.nonzero(chunks)
+    row = owner[histogram[which]]
+    return pd.DataFrame(
+        {
+            "metric": metric[row],
+            "a": tallies.table[row, kernels.T_KEY] & _A_MASK,
+            "b": tallies.table[row, kernels.T_B],
+            "bucket": octave[which] * kernels.SUB_BUCKETS + place,
+            "count": chunks[which, place],
+        }
+    )

@@ -1,0 +1,154 @@
+"""How often do guests take upcalls, how long do they last, and how often is the mask in the way?
+
+No record exists for an upcall.  Of a PV guest one is certain: a vCPU that blocks
+and is woken takes its upcall as soon as it runs, so the first iret that no trap
+explains ends it.  Every other iret that no trap explains ends an upcall while
+running or a system call; which, the records do not tell.  So the number of
+upcalls lies between the first kind and both together.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xtrace.analysis.metrics import Metric
+from xtrace.analysis.tables import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, renamed, with_vcpu
+
+_EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
+
+_COUNTS = {
+    "iret_trap_count": Metric.IRET_TRAP,
+    "upcall_least_count": Metric.IRET_UPCALL,
+    "iret_open_count": Metric.IRET_OPEN,
+    "iret_ambiguous_count": Metric.IRET_AMBIGUOUS,
+    "nested_count": Metric.UPCALL_NESTED,
+    "preempted_count": Metric.UPCALL_PREEMPTED,
+    "block_call_count": Metric.BLOCK_CALL,
+    "block_without_block_count": Metric.BLOCK_WITHOUT_BLOCK,
+}
+_XEN_VERSION = 17
+_PV_KINDS = (Metric.IRET_TRAP, Metric.IRET_UPCALL, Metric.IRET_OPEN, Metric.BLOCK_CALL)
+
+
+def upcalls(measures: Measures) -> pd.DataFrame:
+    """Return upcalls by vCPU of PV guests, worst p99 first."""
+    vcpus = pd.Index([], dtype="int64")
+    for metric in _PV_KINDS:
+        vcpus = vcpus.union(measures.counts(metric)["a"])
+    table = pd.DataFrame(index=vcpus.rename("a"))
+    for name, metric in _COUNTS.items():
+        table = table.join(measures.count_by_a(metric).rename(name))
+    hypercalls = measures.counts(Metric.HYPERCALL)
+    forced = hypercalls[hypercalls["b"] == _XEN_VERSION].groupby("a")["count"].sum()
+    table = table.join(forced.rename("xen_version_count")).fillna(0).astype("int64")
+    table["upcall_most_count"] = table["upcall_least_count"] + table["iret_open_count"]
+    table = (
+        table.join(renamed(measures.times(Metric.UPCALL_MAX), "upcall_most", TAIL[1:]))
+        .join(renamed(measures.times(Metric.UPCALL_MIN), "upcall_least", TAIL[1:]))
+        .join(renamed(measures.times(Metric.RUNNING_TO_GUEST), "running_to_entry_most", TAIL))
+        .join(renamed(measures.times(Metric.FORCED_CALLBACK), "forced_to_iret", TAIL))
+        .reset_index()
+    )
+    table["forced_upcall_count"] = table["forced_to_iret_count"].fillna(0).astype("int64")
+    table["upcall_least_per_s"] = measures.per_second(table["upcall_least_count"])
+    table["upcall_most_per_s"] = measures.per_second(table["upcall_most_count"])
+    table["xen_version_per_s"] = measures.per_second(table["xen_version_count"])
+    calls = table["block_call_count"]
+    table["block_without_block_ratio"] = table["block_without_block_count"] / calls.where(calls > 0)
+    return with_vcpu(table).sort_values("upcall_most_p99_cycles", ascending=False)
+
+
+def injections(measures: Measures) -> pd.DataFrame:
+    """Return interrupt injections by vCPU of HVM and PVH guests and vector, most first."""
+    table = measures.counts(Metric.INJECTION)[["a", "b", "count"]].rename(columns={"count": "injection_count"})
+    for name, metric in (
+        ("injection_to_entry", Metric.INJECTION_TO_ENTRY),
+        ("window_wait", Metric.INTR_WINDOW_WAIT),
+        ("upcall", Metric.HVM_UPCALL),
+    ):
+        times = measures.times_by_b(metric).set_index(["a", "b"])[list(TAIL)].add_prefix(name + "_")
+        table = table.join(times, on=["a", "b"])
+    table = table.rename(columns={"b": "vector"})
+    table["window_wait_count"] = table["window_wait_count"].fillna(0).astype("int64")
+    table["window_wait_ratio"] = table["window_wait_count"] / table["injection_count"]
+    table["injection_per_s"] = measures.per_second(table["injection_count"])
+    return with_vcpu(table).sort_values("injection_count", ascending=False)
+
+
+def _tail(
+    prefix: str, quality: Quality, meaning: str, shown: dict[str, str] | None = None
+) -> tuple[Column, ...]:
+    return tuple(
+        Column(f"{prefix}_{n}_cycles", quality, f"{meaning}, {n}", (shown or {}).get(n))
+        for n in ("p50", "p95", "p99", "max")
+    )
+
+
+TABLES = (
+    Table(
+        "upcalls",
+        "upcalls",
+        "Upcalls of PV guests: after a block (least) and with every open iret (most)",
+        upcalls,
+        (
+            DOMAIN,
+            VCPU,
+            Column("upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"),
+            Column("upcall_most_count", _BOUNDED, "these and every iret that no trap explains", "most"),
+            *_tail(
+                "upcall_least",
+                _BOUNDED,
+                "first record of the guest after it runs, to the iret: the upcall lasted at least this",
+                {"p50": "p50 min"},
+            ),
+            *_tail(
+                "upcall_most",
+                _BOUNDED,
+                "running after the wake, to the iret: the upcall lasted at most this",
+                {"p50": "p50 max", "p99": "p99 max"},
+            ),
+            Column("nested_count", _INFERRED, "upcalls with a trap inside", "nested"),
+            Column("xen_version_count", _EXACT, "xen_version hypercalls: forced callbacks, but for a few queries", "forced"),
+            Column("forced_upcall_count", _INFERRED, "those followed by an iret that no trap explains", None),
+            Column("block_call_count", _EXACT, "block hypercalls", None),
+            Column("block_without_block_count", _INFERRED, "block hypercalls that found an event pending", "no block"),
+            Column("block_without_block_ratio", _INFERRED, "their share", None),
+            Column("upcall_least_per_s", _INFERRED, "a second", None),
+            Column("upcall_most_per_s", _BOUNDED, "a second", None),
+            Column("xen_version_per_s", _EXACT, "a second", None),
+            Column("iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None),
+            Column("iret_open_count", _INFERRED, "irets from an upcall while running or from a system call", None),
+            Column("iret_ambiguous_count", _INFERRED, "of iret_trap_count: the guest changed stacks in between", None),
+            Column("preempted_count", _EXACT, "upcalls after a block left out of the times: descheduled inside", None),
+            Column("running_to_entry_most_count", _EXACT, "runs after a block with a record of the guest", None),
+            *_tail("running_to_entry_most", _BOUNDED, "running to the first record of the guest: the upcall began by then"),
+            *_tail("forced_to_iret", _INFERRED, "xen_version to the iret that no trap explains"),
+        ),
+        bias="a guest that makes system calls leaves irets that look like those of upcalls: read least and most",
+    ),
+    Table(
+        "injections",
+        "upcalls",
+        "Interrupts injected into HVM and PVH guests",
+        injections,
+        (
+            DOMAIN,
+            VCPU,
+            Column("vector", Quality.KEY, "interrupt vector", "vector"),
+            Column("injection_count", _EXACT, "INJ_VIRQ records", "injected"),
+            Column("injection_per_s", _EXACT, "a second", "/s"),
+            Column("injection_to_entry_count", _EXACT, "injections with an entry behind", None),
+            *_tail(
+                "injection_to_entry",
+                _BOUNDED,
+                "VM exit before the injection to VMENTRY; the injection itself is untimed and lies between",
+                {"p50": "to entry p50", "p99": "p99"},
+            ),
+            Column("window_wait_count", _EXACT, "injections that really waited for the interrupt window", "waited"),
+            Column("window_wait_ratio", _EXACT, "their share", None),
+            *_tail("window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}),
+            Column("upcall_count", _INFERRED, "entries after an injection with an exit behind", None),
+            *_tail("upcall", _INFERRED, "entry after the injection to the next exit", {"p50": "upcall p50"}),
+        ),
+    ),
+)

@@ -1,0 +1,395 @@
+"""The renderer's hot loops, compiled with numba: which records to show, and their lines as bytes.
+
+A line is a template: a row of operations, each of which copies a literal and
+then writes one value.  render.py compiles the templates from the catalogue;
+``tests/oracle/render.py`` is the slow, obvious twin.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+# What an operation writes behind its literal.
+PUT_NOTHING = 0
+PUT_TSC = 1
+PUT_TIME = 2
+PUT_PCPU = 3
+PUT_CURRENT = 4
+PUT_CURRENT_JSON = 5
+PUT_EVENT = 6
+PUT_EVENT_HEX = 7
+PUT_UNSIGNED = 8
+PUT_SIGNED = 9
+PUT_HEX = 10
+PUT_NAME_ELSE_UNSIGNED = 11
+PUT_NAME_ELSE_HEX = 12
+#: The literal and the name with a quote behind it, or, without a name, nothing at all.
+PUT_NAME_IF_ANY = 13
+
+# Columns of an operation; width is that of the column for time, pCPU and vCPU.
+OP_PUT = 0
+OP_LITERAL = 1
+OP_LITERAL_BYTES = 2
+OP_WORD = 3
+OP_WORDS = 4
+OP_SHIFT = 5
+OP_BITS = 6
+OP_TABLE = 7
+OP_WIDTH = 8
+OP_COLUMNS = 9
+
+# Units of PUT_TIME.
+UNIT_CYCLES = 0
+UNIT_SECONDS = 1
+UNIT_TSC = 2
+
+# What a shape's records say of the vCPU that runs on their pCPU.
+ROLE_NONE = 0
+ROLE_RUNS = 1  # word 0 is {vcpu, dom} and runs from here on
+ROLE_STOPS = 2  # word 0 is {vcpu, dom} and ran up to here
+ROLE_LOST = 3  # word 1 is {dom, vcpu} and runs behind the blind interval
+
+#: No vCPU is known to run.
+UNKNOWN_VCPU = -1
+
+# Templates of a shape that are none.
+TEMPLATE_MISSING = -1
+TEMPLATE_BY_WORD = -2
+
+_IDLE_DOMAIN = 0x7FFF
+_EVENT_MASK = 0x0FFF_FFFF
+_NS_PER_S = 1_000_000_000
+
+_ZERO = 0x30
+_SPACE = 0x20
+_MINUS = 0x2D
+
+_I64 = nb.int64
+_U32_1D = nb.types.Array(nb.uint32, 1, "C")
+_I64_1D = nb.types.Array(nb.int64, 1, "C")
+_I64_2D = nb.types.Array(nb.int64, 2, "C")
+_I32_1D = nb.types.Array(nb.int32, 1, "C")
+_U16_1D = nb.types.Array(nb.uint16, 1, "C")
+_U8_1D = nb.types.Array(nb.uint8, 1, "C")
+
+
+@nb.njit(nogil=True)
+def _find(slot_key, slot_template, key):
+    mask = len(slot_key) - 1
+    slot = (key ^ (key >> 20) ^ (key >> 32)) & mask
+    while slot_template[slot] >= 0:
+        if slot_key[slot] == key:
+            return np.int64(slot_template[slot])
+        slot = (slot + 1) & mask
+    return np.int64(TEMPLATE_MISSING)
+
+
+@nb.njit(nogil=True)
+def _holds(values, value):
+    for at in range(len(values)):
+        if values[at] == value:
+            return True
+    return False
+
+
+@nb.njit(
+    nb.types.UniTuple(_I64, 2)(
+        _I64, _I64, _I64,  # first row, rows chosen so far, most to choose
+        _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, shape, start, words
+        _U8_1D, _U8_1D, _I32_1D,  # shapes: role, shown, template
+        _I64_1D, _I32_1D,  # templates by shape and word 0: key, template
+        _I64_1D,  # per pCPU: the vCPU that runs
+        _U8_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs
+        _I64, _I64,  # chosen: TSCs, the end not included
+        _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
+    ),
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def choose(
+    row, count, limit,
+    tsc, pcpu, shape, start, words,
+    shape_role, shape_shown, shape_template,
+    slot_key, slot_template,
+    running,
+    pcpu_chosen, domains, vcpus,
+    from_tsc, to_tsc,
+    out_row, out_vcpu, out_template,
+):  # fmt: skip
+    """List the rows to show from ``row`` on, each with the vCPU that runs and with its template.
+
+    A vCPU is {domain, vcpu} as domain << 16 | vcpu.  A record that it starts or stops to run
+    counts as its own.  No domains and no vCPUs chosen means all.
+
+    Returns:
+        (row where it stopped, rows chosen).  That row is the end of the batch, or one
+        whose template is missing, or, at ``limit``, any.
+    """
+    by_vcpu = len(domains) + len(vcpus) > 0
+    while row < len(tsc) and count < limit:
+        kind = shape[row]
+        on = pcpu[row]
+        at = np.int64(start[row])
+        template = np.int64(shape_template[kind])
+        shown = shape_shown[kind] != 0 and pcpu_chosen[on] != 0 and from_tsc <= tsc[row] < to_tsc
+        if shown:
+            if template == TEMPLATE_BY_WORD:
+                template = _find(slot_key, slot_template, (np.int64(kind) << 32) | np.int64(words[at]))
+            if template < 0:
+                break
+        role = shape_role[kind]
+        if role == ROLE_RUNS or role == ROLE_STOPS:
+            running[on] = words[at]
+        elif role == ROLE_LOST:
+            packed = np.int64(words[at + 1])
+            running[on] = ((packed & 0xFFFF) << 16) | (packed >> 16)
+        vcpu = running[on]
+        if role == ROLE_STOPS:
+            running[on] = UNKNOWN_VCPU
+        if shown and by_vcpu:
+            shown = vcpu >= 0 and (_holds(domains, vcpu >> 16) or _holds(vcpus, vcpu))
+        if shown:
+            out_row[count] = row
+            out_vcpu[count] = vcpu
+            out_template[count] = template
+            count += 1
+        row += 1
+    return row, count
+
+
+@nb.njit(nogil=True)
+def _put_decimal(out, at, value):
+    """Write an unsigned 64-bit number and return where it ends."""
+    ten = np.uint64(10)
+    myriad = np.uint64(10_000)
+    digits = 1
+    rest = value
+    while rest >= myriad:
+        rest //= myriad
+        digits += 4
+    if rest >= np.uint64(1000):
+        digits += 3
+    elif rest >= np.uint64(100):
+        digits += 2
+    elif rest >= ten:
+        digits += 1
+    end = at + digits
+    to = end - 1
+    while value >= ten:
+        quotient = value // ten
+        out[to] = np.uint8(_ZERO) + np.uint8(value - quotient * ten)
+        value = quotient
+        to -= 1
+    out[to] = np.uint8(_ZERO) + np.uint8(value)
+    return end
+
+
+@nb.njit(nogil=True)
+def _put_hex(out, at, value, hex_digits):
+    out[at] = np.uint8(0x30)
+    out[at + 1] = np.uint8(0x78)
+    at += 2
+    shift = np.uint64(0)
+    while shift < np.uint64(60) and value >> (shift + np.uint64(4)):
+        shift += np.uint64(4)
+    digits = np.int64(shift) // 4
+    for digit in range(digits + 1):
+        out[at + digit] = hex_digits[np.int64((value >> np.uint64(4 * (digits - digit))) & np.uint64(15))]
+    return at + digits + 1
+
+
+@nb.njit(nogil=True)
+def _put_bytes(out, at, source, begin, count):
+    for index in range(count):
+        out[at + index] = source[begin + index]
+    return at + count
+
+
+@nb.njit(nogil=True)
+def _put_spaces(out, at, end):
+    while at < end:
+        out[at] = np.uint8(_SPACE)
+        at += 1
+    return at
+
+
+@nb.njit(nogil=True)
+def _put_right(out, at, width, begin, end):
+    """Move what was written at ``begin`` to ``end`` so that it ends a column of ``width`` at ``at``."""
+    length = end - begin
+    pad = max(width - length, 0)
+    at = _put_spaces(out, at, at + pad)
+    for index in range(length):
+        out[at + index] = out[begin + index]
+    return at + length
+
+
+@nb.njit(nogil=True)
+def _put_time(out, at, width, unit, tsc, origin, hz):
+    """Write a time to the end of a column; it is composed behind the column first."""
+    begin = at + width
+    end = begin
+    if unit == UNIT_TSC:
+        end = _put_decimal(out, end, np.uint64(tsc))
+        return _put_right(out, at, width, begin, end)
+    since = tsc - origin
+    magnitude = np.uint64(since)
+    if since < 0:
+        out[end] = np.uint8(_MINUS)
+        end += 1
+        magnitude = np.uint64(0) - magnitude
+    if unit == UNIT_CYCLES:
+        end = _put_decimal(out, end, magnitude)
+    else:
+        rate = np.uint64(hz)
+        whole = magnitude // rate
+        ns = (magnitude - whole * rate) * np.uint64(_NS_PER_S) // rate
+        end = _put_decimal(out, end, whole)
+        # A leading 1 keeps the zeros; the point takes its place.
+        point = end
+        end = _put_decimal(out, end, ns + np.uint64(_NS_PER_S))
+        out[point] = np.uint8(0x2E)
+    return _put_right(out, at, width, begin, end)
+
+
+@nb.njit(nogil=True)
+def _put_vcpu(out, at, vcpu):
+    out[at] = np.uint8(0x64)
+    if vcpu < 0:
+        out[at + 1] = np.uint8(0x3F)
+        out[at + 2] = np.uint8(0x76)
+        out[at + 3] = np.uint8(0x3F)
+        return at + 4
+    at = _put_decimal(out, at + 1, np.uint64(vcpu >> 16))
+    out[at] = np.uint8(0x76)
+    return _put_decimal(out, at + 1, np.uint64(vcpu & 0xFFFF))
+
+
+@nb.njit(nogil=True)
+def _put_current(out, at, vcpu, idle):
+    """Write the vCPU that runs; of the idle domain's the number is the pCPU's and left out."""
+    if vcpu >> 16 == _IDLE_DOMAIN:
+        return _put_bytes(out, at, idle, 0, 4)
+    return _put_vcpu(out, at, vcpu)
+
+
+@nb.njit(nogil=True)
+def _find_name(name_value, begin, end, value):
+    """Return the index of ``value`` among ascending values, or -1."""
+    low = begin
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if name_value[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    if low < end and name_value[low] == value:
+        return low
+    return np.int64(-1)
+
+
+@nb.njit(
+    _I64(
+        _I64, _I64,  # chosen rows: first, end
+        _U32_1D, _I64_1D, _I32_1D,  # chosen: row, vCPU, template
+        _I64_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, start, words
+        _I64_1D, _U8_1D, _I64_2D, _U8_1D,  # templates: first operation, timed; operations; literals
+        _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # tables: first name; names: value, place in literals, bytes
+        _U8_1D, _U8_1D,  # "idle", hex digits
+        _I64, _I64, _I64,  # unit of time, its origin, TSC Hz
+        _U8_1D,  # out
+    ),
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def render(
+    first, end,
+    chosen_row, chosen_vcpu, chosen_template,
+    tsc, pcpu, start, words,
+    template_op, template_timed, ops, literals,
+    table_name, name_value, name_place, name_bytes,
+    idle, hex_digits,
+    unit, origin, hz,
+    out,
+):  # fmt: skip
+    """Write the lines of chosen rows ``first`` to ``end`` and return the bytes written.
+
+    ``out`` has room for every line at its longest.
+    """
+    at = 0
+    for index in range(first, end):
+        row = np.int64(chosen_row[index])
+        template = chosen_template[index]
+        begin = np.int64(start[row])
+        timed = template_timed[template]
+        for op in range(template_op[template], template_op[template + 1]):
+            put = ops[op, OP_PUT]
+            literal = ops[op, OP_LITERAL]
+            if put >= PUT_UNSIGNED:
+                word = begin + ops[op, OP_WORD]
+                value = np.uint64(words[word])
+                if ops[op, OP_WORDS] == 2:
+                    value |= np.uint64(words[word + 1]) << np.uint64(32)
+                value = value >> np.uint64(ops[op, OP_SHIFT])
+                bits = ops[op, OP_BITS]
+                if bits < 64:
+                    value &= (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+                name = np.int64(-1)
+                table = ops[op, OP_TABLE]
+                if table >= 0 and value >> np.uint64(32) == np.uint64(0):
+                    name = _find_name(name_value, table_name[table], table_name[table + 1], np.int64(value))
+                if put == PUT_NAME_IF_ANY and name < 0:
+                    continue
+                at = _put_bytes(out, at, literals, literal, ops[op, OP_LITERAL_BYTES])
+                if name >= 0:
+                    at = _put_bytes(out, at, literals, name_place[name], name_bytes[name])
+                    if put == PUT_NAME_IF_ANY:
+                        out[at] = np.uint8(0x22)
+                        at += 1
+                elif put == PUT_HEX or put == PUT_NAME_ELSE_HEX:
+                    at = _put_hex(out, at, value, hex_digits)
+                else:
+                    if put == PUT_SIGNED and value >> np.uint64(bits - 1):
+                        out[at] = np.uint8(_MINUS)
+                        at += 1
+                        value = np.uint64(0) - value
+                        if bits < 64:
+                            value &= (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+                    at = _put_decimal(out, at, value)
+                continue
+            at = _put_bytes(out, at, literals, literal, ops[op, OP_LITERAL_BYTES])
+            if put == PUT_TIME:
+                width = ops[op, OP_WIDTH]
+                if not timed and tsc[row] == 0:
+                    # Nothing timed stands before it on its pCPU.
+                    at = _put_spaces(out, at, at + width - 1)
+                    out[at] = np.uint8(_MINUS)
+                    at += 1
+                else:
+                    at = _put_time(out, at, width, unit, tsc[row], origin, hz)
+            elif put == PUT_TSC:
+                at = _put_decimal(out, at, np.uint64(tsc[row]))
+            elif put == PUT_PCPU:
+                column = at + ops[op, OP_WIDTH]
+                at = _put_spaces(out, _put_decimal(out, at, np.uint64(pcpu[row])), column)
+            elif put == PUT_CURRENT:
+                column = at + ops[op, OP_WIDTH]
+                at = _put_spaces(out, _put_current(out, at, chosen_vcpu[index], idle), column)
+            elif put == PUT_CURRENT_JSON:
+                if chosen_vcpu[index] < 0:
+                    at = _put_bytes(out, at, idle, 4, 4)
+                else:
+                    out[at] = np.uint8(0x22)
+                    at = _put_vcpu(out, at + 1, chosen_vcpu[index])
+                    out[at] = np.uint8(0x22)
+                    at += 1
+            elif put == PUT_EVENT or put == PUT_EVENT_HEX:
+                header = words[begin - 1 - 2 * np.int64(timed)]
+                event = np.uint64(header & np.uint32(_EVENT_MASK))
+                if put == PUT_EVENT:
+                    at = _put_decimal(out, at, event)
+                else:
+                    at = _put_hex(out, at, event, hex_digits)
+    return at

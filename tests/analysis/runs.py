@@ -1,0 +1,89 @@
+"""Run both machines over a trace and give what comes out in the same shape."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from oracle.machine import Count, Interval
+from xtrace.analysis import kernels
+from xtrace.analysis.machine import ALWAYS, Machine, Tallies
+from xtrace.analysis.metrics import FIRST_COUNT, G, Metric, P, V
+from xtrace.probes.batch import I64
+from xtrace.probes.reader import CHUNK_BYTES, TraceReader
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the compiled machines made of a trace.
+
+    Attributes:
+        rows: int64 [n, 4], the intervals as they come out, without those of finish().
+        ends: those of finish().
+        machine: its state at the end.
+        reader: at the end of the trace.
+    """
+
+    rows: I64
+    ends: I64
+    machine: Machine
+    reader: TraceReader
+
+    @property
+    def intervals(self) -> list[Interval]:
+        return as_intervals(self.rows)
+
+    @property
+    def counts(self) -> Counter[Count]:
+        """The dense counts by metric, vCPU and second key."""
+        vcpus = int(self.machine.glob[G.VCPUS])
+        counts: Counter[Count] = Counter()
+        for row, column in np.argwhere(self.machine.counts[:vcpus]).tolist():
+            metric, b = meaning_of(column)
+            count = int(self.machine.counts[row, column])
+            counts[Count(metric, int(self.machine.vcpus[row, V.KEY]), b)] = count
+        return counts
+
+    def pcpu(self, number: int, column: P) -> int:
+        return int(self.machine.pcpus[number, column])
+
+
+def meaning_of(column: int) -> tuple[Metric, int]:
+    """Return what a column of the dense counts holds."""
+    if column >= kernels.C_SINGLE:
+        return Metric(column - kernels.C_SINGLE + FIRST_COUNT), 0
+    if column >= kernels.C_PV_EVENT:
+        return Metric.PV_EVENT, column - kernels.C_PV_EVENT
+    if column >= kernels.C_SUBCALL:
+        return Metric.SUBCALL, column - kernels.C_SUBCALL
+    return Metric.HYPERCALL, column - kernels.C_HYPERCALL
+
+
+def run(data: bytes, *, chunk_bytes: int = CHUNK_BYTES, window: tuple[int, int] = ALWAYS) -> Run:
+    """Run the compiled machines over the bytes of a trace."""
+    machine = Machine(window)
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
+    pieces = [np.empty((0, 4), np.int64)]
+    for batch in reader:
+        pieces += [piece.copy() for piece in machine.feed(batch)]
+    return Run(np.concatenate(pieces), machine.finish(), machine, reader)
+
+
+def as_intervals(rows: I64) -> list[Interval]:
+    """Return rows as what the oracle puts out."""
+    mask = (1 << kernels.METRIC_SHIFT) - 1
+    return [
+        Interval(Metric(key >> kernels.METRIC_SHIFT), key & mask, b, value, tsc)
+        for key, b, value, tsc in rows.tolist()
+    ]
+
+
+def tally_of(pieces: Iterable[I64], window: tuple[int, int] = ALWAYS) -> Tallies:
+    tallies = Tallies(window)
+    for piece in pieces:
+        tallies.add(piece)
+    return tallies

@@ -1,0 +1,908 @@
+"""A slow and plain twin of the state machines, to compare the compiled ones with.
+
+Dicts, small classes and one handler for each kind of record; no arrays.  It
+takes the oracle reader's records, in their merged order.  Where the two
+differ, this file is the one to read.  Its rules, beyond what ``metrics`` says:
+
+Knowledge
+    A pCPU's first timed record makes a stand-in vCPU (default domain, number =
+    pCPU) its current one, until a scheduling record tells better.  A vCPU is known from its
+    first switch to running on; what a runstate record says before that is
+    dropped.  If that switch is CONTINUE_RUNNING where the stand-in is current, it has run since
+    the pCPU's first TSC.
+Runstates
+    A record whose old state is not the vCPU's is a mismatch: the interval that it ends
+    is not measured, the new state holds from there.  But what runs is stopped only by a record of
+    its own pCPU that says "running to ...": others come late and are ignored.  Running
+    in two places is a mismatch too; the deschedule that comes
+    late gives a negative HANDOFF.  Intervals of zero cycles are not put out, negative ones
+    become NEGATIVE, and the state that follows is counted from the later time.
+Domains
+    The state of a domain is told by its known vCPUs that are not lost, or is LOST
+    if there are none but lost ones.
+Loss
+    From LOST_RECORDS' first_tsc on the pCPU is blind, up to its next record (its end is
+    LOST_RECORDS' own TSC).  At first_tsc its current vCPU is lost, and all that do not run.  While any
+    pCPU is blind, whoever stops running (idle vCPUs apart) is lost.  A lost vCPU is found when
+    it runs.  At the end of a loss the vCPU that LOST_RECORDS names runs there since the end.
+    Nothing that a vCPU has begun bridges a loss.
+Causes
+    A wake by the record right before it on the pCPU: an event channel operation, or another
+    hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise by the interrupt in whose
+    [in, out] it lies, if its HW_IRQ_HANDLED comes before a record of a guest or a
+    switch; otherwise by a timer or what else.  Unknown before the first scheduling record,
+    right behind a loss, and where a loss comes before the explanation.
+PV upcalls
+    A vCPU that blocked by its own call and runs again (without a preemption
+    between) is in the upcall until the iret that no trap explains.  Each trap and page fault explains
+    one iret.  Blocking forgets traps.  The compat sched_op has no recorded command:
+    it was a block call if a BLOCK record follows before another record of the guest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from oracle.reader import LOST_RECORDS, Record
+from xtrace.analysis.metrics import PENDING_MAX, DomainState, Metric, RipSource, WakeCause
+
+IDLE, STAND_IN = 0x7FFF, 0x8000
+NOBODY = STAND_IN << 16 | 0xFFFF
+RUNNING, RUNNABLE, BLOCKED, OFFLINE, LOST, UNKNOWN = range(6)
+LOW = 0xFFFF_FFFF
+#: Hypercall numbers and ids of PV records that are only counted; the rare ones beyond give intervals.
+COUNTED_OPS, PV_EVENTS = 64, 32
+GUEST_CLASS = 1 << 27
+ALWAYS = (-(1 << 62), 1 << 62)
+STACK_SWITCH, XEN_VERSION, GRANT_TABLE_OP, IRET, VCPU_OP, DOMCTL = 3, 17, 20, 23, 24, 36
+SCHED_OPS, EVENT_CHANNEL_OPS, SCHED_OP, SCHED_OP_COMPAT, EVENT_CHANNEL_OP = (29, 6), (32, 16), 29, 6, 32
+BLOCK_COMMAND = 1
+KICK_VECTOR = 0xFC
+PV, HVM = "pv", "hvm"
+RESIDENCE_TAIL = 1 << 20
+
+
+class Interval(NamedTuple):
+    """What the machines put out; ``tsc`` is where it ends."""
+
+    metric: Metric
+    a: int
+    b: int
+    value: int
+    tsc: int
+
+
+class Count(NamedTuple):
+    """Key of what is only counted."""
+
+    metric: Metric
+    a: int
+    b: int
+
+
+@dataclass(slots=True)
+class Upcall:
+    """An upcall that has not returned: begun at ``low`` at the earliest, ``high`` at the latest."""
+
+    low: int
+    high: int | None = None
+    traps: int = 0
+
+
+@dataclass(slots=True)
+class Begun:
+    """All that a vCPU has begun and that a loss of records cuts off."""
+
+    resident_since: int | None = None
+    wake: tuple[int, int] | None = None  # TSC, waker's pCPU
+    left: tuple[int, int] | None = None  # TSC, pCPU of the deschedule
+    ran_at: int = 0
+    fresh: bool = False
+    blocked_by_call: bool = False
+    block_call: bool | None = None  # None: no call; False: only a BLOCK record tells that it was one
+    upcall: Upcall | None = None
+    traps: int = 0
+    switched: bool = False
+    forced: int | None = None
+    sent: tuple[int, int] | None = None  # TSC, sender
+    exit: tuple[int, int] | None = None  # TSC, reason
+    injected: int | None = None
+    vector: int = 0  # of the last injection
+    window: int | None = None
+    entered: int | None = None  # VMENTRY after an injection
+    skew: int | None = None  # runs here since, its deschedule elsewhere has not been seen
+
+
+@dataclass(slots=True)
+class Vcpu:
+    key: int
+    state: int = UNKNOWN
+    since: int | None = None
+    reason: Metric = Metric.RUNNABLE_OTHER
+    pcpu: int | None = None
+    known_at: int | None = None
+    type: str | None = None
+    begun: Begun = field(default_factory=Begun)
+
+    @property
+    def domain(self) -> int:
+        return self.key >> 16
+
+    @property
+    def is_guest(self) -> bool:
+        return self.domain not in (IDLE, STAND_IN)
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric of the state it is in."""
+        if self.state == RUNNABLE:
+            return self.reason
+        states = {RUNNING: Metric.RUNNING, BLOCKED: Metric.BLOCKED, OFFLINE: Metric.OFFLINE}
+        return {**states, LOST: Metric.STATE_LOST}.get(self.state)
+
+
+@dataclass(slots=True)
+class Loss:
+    begin: int
+    end: int
+    vcpu: int
+
+
+@dataclass(slots=True)
+class Pcpu:
+    number: int
+    first_tsc: int | None = None
+    last_tsc: int = 0
+    current: Vcpu | None = None
+    since: int | None = None
+    loss: Loss | None = None
+    # Of the last record: what it may wake by, its argument, its TSC.
+    cause: tuple[WakeCause, int, int] | None = None
+    unexplained: list[tuple[Vcpu, int]] = field(default_factory=list)
+    idle: int | None = None
+
+
+@dataclass(slots=True)
+class Domain:
+    vcpus: list[Vcpu] = field(default_factory=list)
+    state: DomainState | None = None
+    since: int = 0
+
+    def state_now(self) -> DomainState | None:
+        states = {vcpu.state for vcpu in self.vcpus} - {UNKNOWN}
+        waits = bool(states & {BLOCKED, OFFLINE})
+        if not states:
+            return None
+        if states == {LOST}:
+            return DomainState.LOST
+        if RUNNING in states and RUNNABLE in states:
+            return DomainState.CONCURRENCY_HAZARD
+        if RUNNING in states:
+            return DomainState.PARTIAL_RUN if waits else DomainState.FULL_RUN
+        if RUNNABLE in states:
+            return DomainState.PARTIAL_CONTENTION if waits else DomainState.FULL_CONTENTION
+        return DomainState.BLOCKED
+
+
+@dataclass(slots=True)
+class Result:
+    """What came out: intervals in order, the open ends, counts."""
+
+    intervals: list[Interval]
+    ends: list[Interval]
+    counts: Counter[Count]
+
+
+def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
+    """Walk ``records`` through the machines; only counts look at the window of TSCs."""
+    host = Host(window)
+    for record in records:
+        host.take(record)
+    return Result(host.intervals, host.ends(), +host.counts)
+
+
+Handler = Callable[["Host", Pcpu, Record], None]
+
+
+class Host:
+    """All pCPUs, vCPUs and domains."""
+
+    def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
+        self.pcpus: dict[int, Pcpu] = {}
+        self.vcpus: dict[int, Vcpu] = {}
+        self.domains: dict[int, Domain] = {}
+        self.intervals: list[Interval] = []
+        self.counts: Counter[Count] = Counter()
+        self.first_tsc: int | None = None
+        self.last_tsc = 0
+        self._window = window
+        self._inside = True
+
+    # --- out -------------------------------------------------------------------------------
+
+    def put(self, metric: Metric, a: int, b: int, value: int, tsc: int) -> None:
+        self.intervals.append(Interval(metric, a, b, value, tsc))
+
+    def count(self, metric: Metric, a: int, b: int = 0) -> None:
+        self.counts[Count(metric, a, b)] += self._inside
+
+    def put_rip(self, vcpu: Vcpu, source: RipSource, rip: int, tsc: int) -> None:
+        self.put(Metric.RIP, vcpu.key | source << 32, signed(rip), 0, tsc)
+
+    def ends(self) -> list[Interval]:
+        """Return the heads before the first proof and what is open at the end."""
+        last, first = self.last_tsc, self.first_tsc or 0
+        rows = []
+        for vcpu in self.vcpus.values():
+            if vcpu.domain == STAND_IN:
+                continue
+            known = last if vcpu.known_at is None else vcpu.known_at
+            rows.append(Interval(Metric.HEAD, vcpu.key, 0, known - first, last))
+            if vcpu.since is not None:
+                rows.append(Interval(Metric.TAIL, vcpu.key, vcpu.state, max(last - vcpu.since, 0), last))
+            resident = vcpu.begun.resident_since
+            if resident is not None and vcpu.pcpu is not None:
+                rows.append(
+                    Interval(Metric.TAIL, vcpu.key, RESIDENCE_TAIL | vcpu.pcpu, max(last - resident, 0), last)
+                )
+        for _, pcpu in sorted(self.pcpus.items()):
+            for vcpu, _ in pcpu.unexplained:
+                cause = WakeCause.TIMER_OR_OTHER << 32
+                rows.append(Interval(Metric.WAKE_CAUSE, vcpu.key, cause, 0, last))
+            if pcpu.loss is not None:
+                rows.append(Interval(Metric.PCPU_LOST, pcpu.number, 0, max(last - pcpu.loss.begin, 0), last))
+        return rows
+
+    # --- in --------------------------------------------------------------------------------
+
+    def take(self, record: Record) -> None:
+        tsc = record.tsc
+        if tsc >= 1 << 62:
+            return  # damage
+        pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
+        if pcpu.first_tsc is None and tsc > 0:
+            pcpu.first_tsc = tsc
+            pcpu.current = self.vcpu(STAND_IN << 16 | pcpu.number)
+            self.first_tsc = tsc if self.first_tsc is None else min(self.first_tsc, tsc)
+        handler = handler_of(record)
+        self._inside = self._window[0] <= tsc <= self._window[1]
+        if handler is on_lost:
+            pcpu.cause = None
+        elif pcpu.loss is not None:
+            self.end_loss(pcpu, pcpu.loss)
+        pcpu.last_tsc = max(pcpu.last_tsc, tsc)
+        if handler is not on_lost:
+            self.last_tsc = max(self.last_tsc, tsc)
+        if pcpu.cause and pcpu.cause[0] == WakeCause.EVENT_CHANNEL and handler is not on_wake:
+            self.send_woke_nobody(pcpu, pcpu.cause[2])
+        cause, pcpu.cause = pcpu.cause, None
+        if handler is on_wake:
+            self.wake(pcpu, record, cause)
+        elif handler is not None:
+            handler(self, pcpu, record)
+
+    def vcpu(self, key: int) -> Vcpu:
+        """Return the vCPU with that key, a new one if need be."""
+        if key not in self.vcpus:
+            self.vcpus[key] = Vcpu(key)
+            self.domains.setdefault(key >> 16, Domain()).vcpus.append(self.vcpus[key])
+        return self.vcpus[key]
+
+    # --- runstates -------------------------------------------------------------------------
+
+    def set_state(self, vcpu: Vcpu, state: int, tsc: int) -> None:
+        old, since, metric = vcpu.state, vcpu.since, vcpu.metric
+        if old == UNKNOWN:
+            vcpu.known_at = tsc
+        if since is not None and metric is not None:
+            if tsc > since:
+                self.put(metric, vcpu.key, 0, tsc - since, tsc)
+            elif tsc < since:
+                self.put(Metric.NEGATIVE, vcpu.key, metric, 0, tsc)
+            if state == LOST and old != LOST:
+                self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
+        if state == RUNNABLE:
+            reasons = {RUNNING: Metric.RUNNABLE_PREEMPT}
+            reasons |= dict.fromkeys((BLOCKED, OFFLINE), Metric.RUNNABLE_WAKE)
+            vcpu.reason = reasons.get(old, Metric.RUNNABLE_OTHER)
+        vcpu.state = state
+        vcpu.since = max(tsc, since or 0)
+        self.update_domain(vcpu.domain, tsc)
+
+    def update_domain(self, number: int, tsc: int) -> None:
+        domain = self.domains[number]
+        state = domain.state_now()
+        if state == domain.state:
+            return
+        if domain.state is not None and tsc > domain.since:
+            self.put(Metric.DOMAIN_STATE, number, domain.state, tsc - domain.since, tsc)
+        domain.state, domain.since = state, max(tsc, domain.since)
+
+    def mismatch(self, vcpu: Vcpu) -> None:
+        self.count(Metric.STATE_MISMATCH, vcpu.key)
+        vcpu.since = None
+
+    def leave(self, pcpu: Pcpu, tsc: int) -> None:
+        """End the turn of the current vCPU."""
+        if pcpu.current is not None and pcpu.since is not None and tsc > pcpu.since:
+            is_idle = pcpu.current.domain == IDLE
+            metric = Metric.PCPU_IDLE if is_idle else Metric.PCPU_RUNNING
+            self.put(metric, pcpu.number, 0, tsc - pcpu.since, tsc)
+        pcpu.current = pcpu.since = None
+
+    def enter(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
+        """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+        before = pcpu.current
+        if before is not None and before is not vcpu:
+            self.leave(pcpu, tsc)
+            if before.state == RUNNING and before.pcpu == pcpu.number:
+                self.lose(before, tsc)
+        begun = vcpu.begun
+        if vcpu.state == RUNNING:
+            self.mismatch(vcpu)
+            if vcpu.pcpu != pcpu.number:
+                begun.skew = tsc
+        elif begun.left is not None and begun.left[1] != pcpu.number:
+            self.handoff(begun.left[1], pcpu.number, begun.left[0], tsc)
+        self.end_wait(pcpu, vcpu, tsc)
+        if begun.resident_since is None or vcpu.pcpu != pcpu.number:
+            if begun.resident_since is not None and vcpu.pcpu is not None and tsc > begun.resident_since:
+                self.put(Metric.RESIDENCE, vcpu.key, vcpu.pcpu, tsc - begun.resident_since, tsc)
+            begun.resident_since = tsc
+        if begun.blocked_by_call and vcpu.state == RUNNABLE:
+            begun.upcall = Upcall(low=tsc)
+        begun.blocked_by_call = False
+        begun.ran_at, begun.fresh = tsc, True
+        vcpu.pcpu = pcpu.number
+        self.set_state(vcpu, RUNNING, tsc)
+        pcpu.current, pcpu.since = vcpu, tsc
+
+    def end_wait(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
+        """Measure from the wake to now, when the vCPU runs."""
+        wake, vcpu.begun.wake = vcpu.begun.wake, None
+        if wake is None or vcpu.metric != Metric.RUNNABLE_WAKE:
+            return
+        woken_at, waker = wake
+        self.put(Metric.WAKE_TO_RUNNING, vcpu.key, int(waker != pcpu.number), tsc - woken_at, tsc)
+        if waker != pcpu.number:
+            self.handoff(waker, pcpu.number, woken_at, tsc)
+
+    def handoff(self, origin: int, target: int, begin: int, end: int) -> None:
+        self.put(Metric.HANDOFF, origin << 16 | target, 0, end - begin, max(begin, end))
+
+    def stop(self, pcpu: Pcpu, vcpu: Vcpu, new: int, tsc: int) -> None:
+        """Take a running vCPU off its pCPU."""
+        begun = vcpu.begun
+        if begun.skew is not None and vcpu.pcpu is not None and vcpu.pcpu != pcpu.number:
+            self.put(Metric.HANDOFF, pcpu.number << 16 | vcpu.pcpu, 0, begun.skew - tsc, tsc)
+            begun.skew = None
+            return
+        if pcpu.current is vcpu:
+            self.leave(pcpu, tsc)
+        else:
+            self.mismatch(vcpu)
+        begun.left, begun.skew, begun.forced = (tsc, pcpu.number), None, None
+        if begun.upcall is not None:
+            begun.upcall = None
+            self.count(Metric.UPCALL_PREEMPTED, vcpu.key)
+        if begun.sent is not None:
+            begun.sent = None
+            self.count(Metric.SEND_UNMATCHED, vcpu.key)
+        if new == BLOCKED:
+            begun.traps, begun.switched = 0, False
+        self.set_state(vcpu, new, tsc)
+        if vcpu.domain != IDLE and any(other.loss for other in self.pcpus.values()):
+            self.lose(vcpu, tsc)
+
+    def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
+        """Take a runstate record."""
+        if vcpu.state == UNKNOWN:
+            self.first_change(pcpu, vcpu, old, new, tsc)
+            return
+        if new == RUNNABLE:
+            self.close_exit(vcpu, tsc)
+        if vcpu.state == LOST:
+            if new == RUNNING:
+                self.enter(pcpu, vcpu, tsc)
+            elif pcpu.current is vcpu:
+                self.leave(pcpu, tsc)
+        elif vcpu.state == RUNNING:
+            if new == RUNNING:
+                self.enter(pcpu, vcpu, tsc)
+            elif old == RUNNING:
+                self.stop(pcpu, vcpu, new, tsc)
+            else:
+                self.count(Metric.STATE_MISMATCH, vcpu.key)
+        else:
+            if vcpu.state != old:
+                self.mismatch(vcpu)
+            if new == RUNNING:
+                self.enter(pcpu, vcpu, tsc)
+                return
+            if (old, new) == (BLOCKED, RUNNABLE) and vcpu.begun.wake is not None:
+                self.put(Metric.WAKE_TO_RUNNABLE, vcpu.key, 0, tsc - vcpu.begun.wake[0], tsc)
+            self.set_state(vcpu, new, tsc)
+
+    def first_change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
+        begin = tsc
+        if old == RUNNING:
+            if pcpu.current is not None:
+                if pcpu.current.domain != STAND_IN:
+                    self.count(Metric.STATE_MISMATCH, vcpu.key)
+                    return
+                begin = pcpu.first_tsc or tsc
+            self.leave(pcpu, tsc)
+        if new == RUNNING:
+            self.enter(pcpu, vcpu, begin)
+
+    # --- loss ------------------------------------------------------------------------------
+
+    def lose(self, vcpu: Vcpu, tsc: int) -> None:
+        begun = vcpu.begun
+        begun_things = {
+            Metric.RESIDENCE: begun.resident_since,
+            Metric.WAKE_TO_RUNNING: begun.wake,
+            Metric.UPCALL_MAX: begun.upcall,
+            Metric.SEND_TO_UPCALL_RUNNING: begun.sent,
+            Metric.HVM_EXIT: begun.exit,
+            Metric.INJECTION_TO_ENTRY: begun.injected,
+            Metric.INTR_WINDOW_WAIT: begun.window,
+        }
+        for metric, thing in begun_things.items():
+            if thing is not None:
+                self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
+        vcpu.begun = Begun()
+        self.set_state(vcpu, LOST, tsc)
+
+    def begin_loss(self, pcpu: Pcpu, loss: Loss) -> None:
+        current = pcpu.current
+        if current is not None:
+            self.leave(pcpu, loss.begin)
+            if current.domain != STAND_IN:
+                self.lose(current, loss.begin)
+        self.give_up_causes(pcpu, WakeCause.UNKNOWN)
+        pcpu.cause = pcpu.idle = None
+        if pcpu.loss is not None:
+            loss = Loss(pcpu.loss.begin, loss.end, loss.vcpu)
+        pcpu.loss = loss
+
+    def end_loss(self, pcpu: Pcpu, loss: Loss) -> None:
+        self.put(Metric.PCPU_LOST, pcpu.number, 0, max(loss.end - loss.begin, 0), loss.end)
+        pcpu.loss = None
+        vcpu = self.vcpu(loss.vcpu)
+        if vcpu.domain != STAND_IN:
+            self.enter(pcpu, vcpu, loss.end)
+        pcpu.cause = (WakeCause.UNKNOWN, 0, loss.end)
+
+    # --- wakes and sends -------------------------------------------------------------------
+
+    def wake(self, pcpu: Pcpu, record: Record, cause: tuple[WakeCause, int, int] | None) -> None:
+        tsc = record.tsc
+        vcpu = self.vcpu((record.words[0] & 0xFFFF) << 16 | record.words[1] & 0xFFFF)
+        if vcpu.state in (RUNNING, RUNNABLE):
+            self.count(Metric.WAKE_WITHOUT_EFFECT, vcpu.key)
+            return
+        vcpu.begun.wake = (tsc, pcpu.number)
+        waker = pcpu.current
+        if waker is None or waker.domain == STAND_IN:
+            cause = (WakeCause.UNKNOWN, 0, tsc)
+        if cause is None:
+            if len(pcpu.unexplained) == PENDING_MAX:
+                self.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
+            pcpu.unexplained.append((vcpu, tsc))
+            return
+        kind, argument, began = cause
+        self.put(Metric.WAKE_CAUSE, vcpu.key, kind << 32 | argument, 0, tsc)
+        if kind == WakeCause.EVENT_CHANNEL and waker is not None:
+            self.put(Metric.SEND_TO_WAKE, vcpu.key, waker.key, tsc - began, tsc)
+
+    def give_up_causes(self, pcpu: Pcpu, cause: WakeCause) -> None:
+        for vcpu, tsc in pcpu.unexplained:
+            self.put(Metric.WAKE_CAUSE, vcpu.key, cause << 32, 0, tsc)
+        pcpu.unexplained.clear()
+
+    def send_woke_nobody(self, pcpu: Pcpu, sent: int) -> None:
+        sender = pcpu.current
+        if sender is None:
+            return
+        running = [
+            other.current
+            for other in self.pcpus.values()
+            if other is not pcpu and other.current is not None and other.current.is_guest and not other.loss
+        ]
+        if not running:
+            self.count(Metric.SEND_NO_TARGET, sender.key)
+        elif len(running) > 1:
+            self.count(Metric.SEND_AMBIGUOUS, sender.key)
+        else:
+            self.count(Metric.SEND_UNIQUE, sender.key)
+            if running[0].begun.sent is None:
+                running[0].begun.sent = (sent, sender.key)
+
+    def show_upcall(self, vcpu: Vcpu, tsc: int) -> None:
+        sent, vcpu.begun.sent = vcpu.begun.sent, None
+        if sent is None:
+            return
+        metric = Metric.SEND_TO_UPCALL_RUNNING
+        if tsc >= sent[0]:
+            self.put(metric, vcpu.key, sent[1], tsc - sent[0], tsc)
+        else:
+            self.put(Metric.NEGATIVE, vcpu.key, metric, 0, tsc)
+
+    # --- guests ----------------------------------------------------------------------------
+
+    def guest(self, pcpu: Pcpu, type_: str) -> Vcpu | None:
+        """Return the current vCPU if a record of that type of guest can be its own."""
+        vcpu = pcpu.current
+        if vcpu is None or vcpu.domain == IDLE or vcpu.type not in (None, type_):
+            return None
+        vcpu.type = type_
+        return vcpu
+
+    def pv_guest(self, pcpu: Pcpu, tsc: int) -> Vcpu | None:
+        self.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
+        vcpu = self.guest(pcpu, PV)
+        if vcpu is None:
+            return None
+        begun = vcpu.begun
+        if begun.fresh and begun.upcall is not None and begun.upcall.high is None:
+            begun.upcall.high = tsc
+            self.put(Metric.RUNNING_TO_GUEST, vcpu.key, 0, tsc - begun.ran_at, tsc)
+        begun.fresh = False
+        if begun.block_call:
+            self.count(Metric.BLOCK_WITHOUT_BLOCK, vcpu.key)
+        begun.block_call = None
+        return vcpu
+
+    def iret(self, vcpu: Vcpu, tsc: int) -> None:
+        begun, key = vcpu.begun, vcpu.key
+        forced, begun.forced = begun.forced, None
+        if begun.traps:
+            begun.traps -= 1
+            self.count(Metric.IRET_TRAP, key)
+            if begun.switched:
+                self.count(Metric.IRET_AMBIGUOUS, key)
+            begun.switched = begun.switched and begun.traps > 0
+            return
+        upcall, begun.upcall = begun.upcall, None
+        if upcall is not None:
+            self.count(Metric.IRET_UPCALL, key)
+            self.put(Metric.UPCALL_MAX, key, 0, tsc - upcall.low, tsc)
+            self.put(Metric.UPCALL_MIN, key, 0, tsc - (upcall.high or 0), tsc)
+            if upcall.traps:
+                self.count(Metric.UPCALL_NESTED, key)
+        else:
+            self.count(Metric.IRET_OPEN, key)
+            if forced is not None:
+                self.put(Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
+        self.show_upcall(vcpu, tsc)
+
+    def trap(self, vcpu: Vcpu) -> None:
+        vcpu.begun.traps += 1
+        if vcpu.begun.upcall is not None:
+            vcpu.begun.upcall.traps += 1
+
+    def close_exit(self, vcpu: Vcpu, tsc: int) -> None:
+        exit_, vcpu.begun.exit = vcpu.begun.exit, None
+        if exit_ is not None:
+            self.put(Metric.HVM_EXIT, vcpu.key, exit_[1], max(tsc - exit_[0], 0), tsc)
+
+    def hypercall(self, pcpu: Pcpu, vcpu: Vcpu, op: int, command: int | None, tsc: int) -> None:
+        """Take what a hypercall or an entry of a multicall means."""
+        begun = vcpu.begun
+        if command is not None and op in (*SCHED_OPS, VCPU_OP, GRANT_TABLE_OP):
+            self.put(Metric.COMMAND, vcpu.key, op << 32 | command, 0, tsc)
+        if op == IRET:
+            self.iret(vcpu, tsc)
+        elif op in EVENT_CHANNEL_OPS:
+            self.count(Metric.SEND, vcpu.key)
+            pcpu.cause = (WakeCause.EVENT_CHANNEL, 0, tsc)
+        elif op == XEN_VERSION:
+            begun.forced = tsc
+        elif op == STACK_SWITCH:
+            begun.switched = begun.switched or begun.traps > 0
+        elif op in (*SCHED_OPS, VCPU_OP, DOMCTL):
+            pcpu.cause = (WakeCause.HYPERCALL, op, tsc)
+        if op in SCHED_OPS and command == BLOCK_COMMAND:
+            self.count(Metric.BLOCK_CALL, vcpu.key)
+            begun.block_call = True
+        elif op == SCHED_OP_COMPAT and command is None:
+            begun.block_call = False
+
+
+# --- handlers: one for each kind of record -----------------------------------------------------
+
+
+def on_runstate(host: Host, pcpu: Pcpu, record: Record) -> None:
+    old, new = record.event >> 8 & 3, record.event >> 4 & 3
+    vcpu = host.vcpu(record.words[0])
+    if new == RUNNING:
+        host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
+    host.change(pcpu, vcpu, old, new, record.tsc)
+
+
+def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.vcpu(record.words[0])
+    host.count(Metric.CONTINUE_RUNNING, vcpu.key)
+    if vcpu.state == RUNNING and vcpu.pcpu == pcpu.number:
+        return
+    host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
+    host.change(pcpu, vcpu, RUNNING, RUNNING, record.tsc)
+
+
+def on_wake(host: Host, pcpu: Pcpu, record: Record) -> None:
+    raise NotImplementedError("take() handles it, for it needs the record before")
+
+
+def on_block(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.vcpu((record.words[0] & 0xFFFF) << 16 | record.words[1] & 0xFFFF)
+    begun = vcpu.begun
+    begun.blocked_by_call = begun.block_call is not None
+    if begun.block_call is False:
+        host.count(Metric.BLOCK_CALL, vcpu.key)
+    begun.block_call = None
+
+
+def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
+    count, who, low, high = record.words
+    first_tsc = low | high << 32
+    if first_tsc > record.tsc:
+        first_tsc = record.tsc
+    host.put(Metric.LOST_RECORDS, pcpu.number, 0, count, record.tsc)
+    host.begin_loss(pcpu, Loss(first_tsc, record.tsc, (who & 0xFFFF) << 16 | who >> 16))
+    for vcpu in host.vcpus.values():
+        if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE):
+            host.lose(vcpu, first_tsc)
+
+
+def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.pv_guest(pcpu, record.tsc)
+    if vcpu is None:
+        return
+    op = record.words[0] & 0xFFFFF
+    if op < COUNTED_OPS:
+        host.count(Metric.HYPERCALL, vcpu.key, op)
+    else:
+        host.put(Metric.HYPERCALL, vcpu.key, op, 0, record.tsc)
+    host.hypercall(pcpu, vcpu, op, first_argument(record), record.tsc)
+
+
+def on_hypercall_with_rip(host: Host, pcpu: Pcpu, record: Record) -> None:
+    """PV_HYPERCALL before Xen 4.3."""
+    vcpu = host.pv_guest(pcpu, record.tsc)
+    if vcpu is None:
+        return
+    *rip, op = record.words
+    op &= 0xFFFFF
+    if op < COUNTED_OPS:
+        host.count(Metric.HYPERCALL, vcpu.key, op)
+    else:
+        host.put(Metric.HYPERCALL, vcpu.key, op, 0, record.tsc)
+    host.put_rip(vcpu, RipSource.HYPERCALL, wide(rip), record.tsc)
+    host.hypercall(pcpu, vcpu, op, None, record.tsc)
+
+
+def on_subcall(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.pv_guest(pcpu, record.tsc)
+    if vcpu is None:
+        return
+    op = record.words[0] & 0xFFFFF
+    if op < COUNTED_OPS:
+        host.count(Metric.SUBCALL, vcpu.key, op)
+    else:
+        host.put(Metric.SUBCALL, vcpu.key, op, 0, record.tsc)
+    host.hypercall(pcpu, vcpu, op, first_argument(record), record.tsc)
+
+
+def on_pv(host: Host, pcpu: Pcpu, record: Record) -> None:
+    """Handle a PV record of another kind: traps, faults and emulations have a RIP."""
+    vcpu = host.pv_guest(pcpu, record.tsc)
+    if vcpu is None:
+        return
+    host.count(Metric.PV_EVENT, vcpu.key, record.event % PV_EVENTS)
+    minor, words, is_wide = record.event & 0xFF, record.words, bool(record.event & 0x100)
+    rip = words[:2] if is_wide else words[:1]
+    if minor == 0x03 and len(words) == len(rip) + 1:
+        host.trap(vcpu)
+        host.put(Metric.TRAP, vcpu.key, words[-1] & 0x7FFF, 0, record.tsc)
+        host.put_rip(vcpu, RipSource.TRAP, wide(rip), record.tsc)
+    elif minor == 0x04 and len(words) == 2 * len(rip) + 1:
+        host.trap(vcpu)
+        host.put_rip(vcpu, RipSource.PAGE_FAULT, wide(rip), record.tsc)
+    elif minor == 0x05 and len(words) == len(rip):
+        host.put_rip(vcpu, RipSource.INVALID_OP, wide(rip), record.tsc)
+    elif minor == 0x06 and len(words) == len(rip):
+        host.put_rip(vcpu, RipSource.PRIVOP, wide(rip), record.tsc)
+    elif minor == 0x0B and len(words) == 6:
+        host.put_rip(vcpu, RipSource.PTWR, wide(words[4:]), record.tsc)
+    elif minor == 0x0C and len(words) == 4:
+        host.put_rip(vcpu, RipSource.PTWR, words[3], record.tsc)
+
+
+def on_vmexit(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.guest(pcpu, HVM)
+    if vcpu is None:
+        return
+    host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
+    begun, tsc = vcpu.begun, record.tsc
+    if begun.entered is not None:
+        host.put(Metric.HVM_UPCALL, vcpu.key, begun.vector, tsc - begun.entered, tsc)
+        begun.entered = None
+    reason, *rip = record.words
+    begun.exit = (tsc, reason)
+    host.put_rip(vcpu, RipSource.EXIT, wide(rip), tsc)
+
+
+def on_vmentry(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.guest(pcpu, HVM)
+    if vcpu is None:
+        return
+    host.close_exit(vcpu, record.tsc)
+    begun = vcpu.begun
+    if begun.injected is not None:
+        host.put(Metric.INJECTION_TO_ENTRY, vcpu.key, begun.vector, record.tsc - begun.injected, record.tsc)
+        begun.injected, begun.entered = None, record.tsc
+
+
+def on_hvm(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.guest(pcpu, HVM)
+    if vcpu is None:
+        return
+    host.put(Metric.HVM_EVENT, vcpu.key, record.event, 0, record.tsc)
+    meaning = HVM_MEANINGS.get((record.event, len(record.words)))
+    if meaning is not None:
+        meaning(host, pcpu, vcpu, record)
+    elif record.event == 0x8200F and record.words and record.words[0] == KICK_VECTOR:
+        host.count(Metric.KICK, vcpu.key)
+
+
+def on_injection(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+    begun, tsc, vector = vcpu.begun, record.tsc, record.words[0]
+    host.put(Metric.INJECTION, vcpu.key, vector, 0, tsc)
+    if begun.window is not None:
+        host.put(Metric.INTR_WINDOW_WAIT, vcpu.key, vector, tsc - begun.window, tsc)
+        begun.window = None
+    begun.injected, begun.vector = tsc, vector
+    host.show_upcall(vcpu, tsc)
+
+
+def on_window(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+    waits = record.words[2] == LOW
+    host.put(Metric.INTR_WINDOW, vcpu.key, int(waits), 0, record.tsc)
+    if waits and vcpu.begun.window is None:
+        vcpu.begun.window = record.tsc
+
+
+def on_vmmcall(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+    op, tsc = record.words[0], record.tsc
+    host.put(Metric.VMMCALL, vcpu.key, op, 0, tsc)
+    if op == EVENT_CHANNEL_OP:
+        host.count(Metric.SEND, vcpu.key)
+        pcpu.cause = (WakeCause.EVENT_CHANNEL, 0, tsc)
+    elif op in (VCPU_OP, SCHED_OP):
+        pcpu.cause = (WakeCause.HYPERCALL, op, tsc)
+
+
+HVM_MEANINGS: dict[tuple[int, int], Callable[[Host, Pcpu, Vcpu, Record], None]] = {
+    (0x82004, 2): on_injection,
+    (0x82020, 3): on_window,
+    (0x82012, 1): on_vmmcall,
+}
+
+
+def on_irq(host: Host, pcpu: Pcpu, record: Record) -> None:
+    irq, low_in, low_out = record.words
+    begin = record.tsc - (record.tsc - low_in & LOW)
+    end = begin + (low_out - low_in & LOW)
+    host.put(Metric.IRQ_HANDLING, irq, pcpu.number, end - begin, record.tsc)
+    wakes, pcpu.unexplained = pcpu.unexplained, []
+    for vcpu, when in wakes:
+        if when > end:
+            pcpu.unexplained.append((vcpu, when))
+        elif when < begin:
+            host.put(Metric.WAKE_CAUSE, vcpu.key, WakeCause.TIMER_OR_OTHER << 32, 0, when)
+        else:
+            host.put(Metric.WAKE_CAUSE, vcpu.key, WakeCause.IRQ << 32 | irq, 0, when)
+            host.put(Metric.IRQ_TO_WAKE, vcpu.key, irq, when - begin, when)
+
+
+def on_idle_entry(host: Host, pcpu: Pcpu, record: Record) -> None:
+    pcpu.idle = record.tsc
+
+
+def on_idle_exit(host: Host, pcpu: Pcpu, record: Record) -> None:
+    if pcpu.idle is None:
+        return
+    host.put(Metric.CSTATE, pcpu.number, record.words[0], record.tsc - pcpu.idle, record.tsc)
+    pcpu.idle = None
+
+
+def on_memory(host: Host, pcpu: Pcpu, record: Record) -> None:
+    key = NOBODY if pcpu.current is None else pcpu.current.key
+    domain = record.words[MEMORY[record.event, len(record.words)]] & 0xFFFF
+    host.put(Metric.MEMORY, key, record.event << 32 | domain, 0, record.tsc)
+
+
+#: (event, words) to the word with the domain.
+MEMORY = {
+    (0x10F001, 1): 0,
+    (0x10F002, 1): 0,
+    (0x10F003, 1): 0,
+    (0x10F004, 6): 5,
+    (0x10F005, 4): 2,
+    (0x10F010, 6): 4,
+    (0x10F011, 6): 4,
+    (0x10F012, 4): 2,
+}
+HANDLERS: dict[tuple[int, int], Handler] = {
+    (LOST_RECORDS, 4): on_lost,
+    (0x21002, 1): on_continue,
+    (0x28004, 2): on_wake,
+    (0x28006, 2): on_block,
+    (0x20F001, 2): on_hypercall_with_rip,
+    (0x20F101, 3): on_hypercall_with_rip,
+    (0x81001, 0): on_vmentry,
+    (0x81002, 2): on_vmexit,
+    (0x81003, 2): on_vmexit,
+    (0x81102, 3): on_vmexit,
+    (0x81103, 3): on_vmexit,
+    (0x802008, 3): on_irq,
+    (0x1F004, 3): on_irq,
+    (0x801002, 4): on_idle_entry,
+    (0x802001, 4): on_idle_entry,
+    (0x801003, 6): on_idle_exit,
+    (0x802002, 6): on_idle_exit,
+    **dict.fromkeys(MEMORY, on_memory),
+}
+#: Events that are not interpreted when their length is wrong.
+_KNOWN = {event for event, _ in HANDLERS} | {event for event, _ in HVM_MEANINGS} | {0x82013}
+
+
+def handler_of(record: Record) -> Handler | None:
+    """Return what handles ``record``, or None for what means nothing to the machines."""
+    event, words = record.event, len(record.words)
+    if event & GUEST_CLASS:
+        return None
+    handler = HANDLERS.get((event, words))
+    if handler is not None:
+        return handler
+    if (event, words) in HVM_MEANINGS or (event, words) == (0x82013, 1):
+        return on_hvm
+    if event in _KNOWN:
+        return None
+    if event & ~0x330 == 0x21001 and words:
+        return on_runstate
+    group = event & ~0xFFF
+    if event == 0x20200E:
+        return on_subcall if words else None
+    if group in (0x201000, 0x20F000):
+        return on_pv_of(event, words)
+    return on_hvm if group == 0x82000 else None
+
+
+def on_pv_of(event: int, words: int) -> Handler | None:
+    """Return the handler of a PV record; one with a RIP must have the right length."""
+    minor, rip = event & 0xFF, 2 if event & 0x100 else 1
+    lengths = {0x03: rip + 1, 0x04: 2 * rip + 1, 0x05: rip, 0x06: rip, 0x0B: 6, 0x0C: 4}
+    if minor == 0x0D and words:
+        return on_hypercall
+    return on_pv if lengths.get(minor, words) == words else None
+
+
+def first_argument(record: Record) -> int | None:
+    """Return a hypercall's first argument if the flags of its first word say that it is recorded."""
+    recorded = record.words[0] >> 20 & 3
+    return record.words[1] if recorded and len(record.words) > 1 else None
+
+
+def wide(words: Iterable[int]) -> int:
+    """Return the number whose 32-bit words these are, the low one first."""
+    return sum(word << 32 * index for index, word in enumerate(words))
+
+
+def signed(number: int) -> int:
+    """Return the 64 bits of ``number`` as a signed integer."""
+    return number - (1 << 64) if number >> 63 else number
