@@ -53,6 +53,8 @@ _DENSE_PV_EVENTS = 32
 
 #: The most intervals that one record can put out, losses of records apart.
 OUT_MARGIN = 64
+#: The most that a loss puts out for each vCPU: what it had begun, its state and its domain's.
+LOSS_MARGIN = 12
 METRIC_SHIFT = 48
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
@@ -212,6 +214,8 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
+    if vcpus[vcpu, V.RESIDENT_SINCE] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.RESIDENCE, 0, tsc)
     if vcpus[vcpu, V.WAKE_TSC] > 0:
         _put(glob, out, Metric.CUT, key, Metric.WAKE_TO_RUNNING, 0, tsc)
     if vcpus[vcpu, V.UPCALL] > 0:
@@ -224,8 +228,9 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
         _put(glob, out, Metric.CUT, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
     if vcpus[vcpu, V.WINDOW_TSC] > 0:
         _put(glob, out, Metric.CUT, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
-    for column in range(V.WAKE_TSC, V.TYPE):
+    for column in range(V.RESIDENT_SINCE, V.TYPE):
         vcpus[vcpu, column] = 0
+    vcpus[vcpu, V.SKEW_TSC] = 0
     vcpus[vcpu, V.LEFT_PCPU] = -1
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
@@ -307,21 +312,18 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
 
 
 @nb.njit(nogil=True)
-def _settle_wakes(glob, pcpus, vcpus, out, pcpu):
+def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
         vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
         tsc = pcpus[pcpu, P.PENDING_TSC + i]
-        _put(glob, out, Metric.WAKE_CAUSE, vcpus[vcpu, V.KEY], WakeCause.TIMER_OR_OTHER << 32, 0, tsc)
+        _put(glob, out, Metric.WAKE_CAUSE, vcpus[vcpu, V.KEY], np.int64(cause) << 32, 0, tsc)
     pcpus[pcpu, P.PENDING] = 0
 
 
 @nb.njit(nogil=True)
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
-    """Look for the target of an event that woke nobody: a vCPU that runs on another pCPU.
-
-    Where several run, only the one that the sender has woken before is taken.
-    """
+    """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
     if sender < 0:
         return
@@ -406,7 +408,7 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     if vcpus[vcpu, V.BLOCK_TSC] > 0:
         # It wanted to block and is here again without having blocked.
         _count(glob, counts, vcpu, Metric.BLOCK_WITHOUT_BLOCK)
-        vcpus[vcpu, V.BLOCK_TSC] = 0
+    vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
 @nb.njit(nogil=True, inline="always")
@@ -452,14 +454,16 @@ def _change_runstate(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domai
     current = pcpus[pcpu, P.CURRENT]
     if state == STATE_INIT:
         # A vCPU becomes known when it is seen to run.
+        begin = tsc
         if old == _RUNNING:
-            if current >= 0 and vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
-                _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-                return
+            if current >= 0:
+                if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
+                    _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+                    return
+                # What was not seen to begin began with the pCPU's first record at the latest.
+                begin = pcpus[pcpu, P.FIRST_TSC]
             _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         if new == _RUNNING:
-            # What was not seen to begin began with the pCPU's first record at the latest.
-            begin = pcpus[pcpu, P.FIRST_TSC] if old == _RUNNING else tsc
             _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, begin)
         return
     if new == _RUNNABLE and vcpus[vcpu, V.EXIT_TSC] > 0:
@@ -470,21 +474,19 @@ def _change_runstate(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domai
         elif current == vcpu:
             _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         return
-    if state != old:
-        if old == _RUNNING and vcpus[vcpu, V.SKEW_TSC] > 0:
-            # The deschedule that belongs to a run which the stream showed too early.
-            handoff = (pcpu << 16) | vcpus[vcpu, V.PCPU]
-            _put(glob, out, Metric.HANDOFF, handoff, 0, vcpus[vcpu, V.SKEW_TSC] - tsc, tsc)
-            vcpus[vcpu, V.SKEW_TSC] = 0
-            return
-        if new != _RUNNING:
-            _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-            vcpus[vcpu, V.SINCE] = 0
+    if state == _RUNNING and old != _RUNNING and new != _RUNNING:
+        # What runs is stopped only by a "running to" record: this one comes late.
+        _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+        return
+    if state != old and state != _RUNNING:
+        _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+        vcpus[vcpu, V.SINCE] = 0
     if new == _RUNNING:
         _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
         return
     if old == _RUNNING and state == _RUNNING:
         if vcpus[vcpu, V.PCPU] != pcpu and vcpus[vcpu, V.SKEW_TSC] > 0:
+            # The deschedule that belongs to a run which the stream showed too early.
             handoff = (pcpu << 16) | vcpus[vcpu, V.PCPU]
             _put(glob, out, Metric.HANDOFF, handoff, 0, vcpus[vcpu, V.SKEW_TSC] - tsc, tsc)
             vcpus[vcpu, V.SKEW_TSC] = 0
@@ -525,7 +527,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
         _leave_pcpu(glob, pcpus, vcpus, out, pcpu, first_tsc)
         if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
             _lose_vcpu(glob, vcpus, domains, out, current, first_tsc)
-    _settle_wakes(glob, pcpus, vcpus, out, pcpu)
+    _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.UNKNOWN)
     pcpus[pcpu, P.CAUSE] = 0
     pcpus[pcpu, P.IDLE_TSC] = 0
     pcpus[pcpu, P.CHAIN_TSC] = 0
@@ -552,6 +554,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     if vcpus[vcpu, V.KEY] >> 16 != DEFAULT_DOMAIN:
         _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, end)
     pcpus[pcpu, P.INFERRED] = 1
+    pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
 
 @nb.njit(
@@ -590,7 +593,7 @@ def run(
         at = np.int64(batch_start[row])
         if tsc < 0 or tsc >= tsc_limit:
             kind = np.int64(Kind.WRAP)  # counted, but its time is damage
-        if kind == Kind.LOST and room < 4 * glob[G.VCPUS]:
+        if kind == Kind.LOST and room < LOSS_MARGIN * glob[G.VCPUS]:
             break
         row += 1
         if kind == Kind.WRAP:
@@ -604,10 +607,10 @@ def run(
             glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
             if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
                 glob[G.FIRST_TSC] = tsc
-        if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
-            _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
         inside = np.int64(from_tsc <= tsc <= to_tsc)
         glob[G.INSIDE] = inside
+        if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
+            _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
         pcpus[pcpu, P.LAST_TSC] = max(tsc, pcpus[pcpu, P.LAST_TSC])
         if kind != Kind.LOST:
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
@@ -615,7 +618,7 @@ def run(
         # An event sent by the record before this one wakes its target at once or not at all.
         cause = pcpus[pcpu, P.CAUSE]
         pcpus[pcpu, P.CAUSE] = 0
-        if cause == WakeCause.EVENT_CHANNEL and kind != Kind.WAKE:
+        if cause == WakeCause.EVENT_CHANNEL and kind != Kind.WAKE and kind != Kind.LOST:
             _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
 
         if kind == Kind.OTHER:
@@ -626,7 +629,7 @@ def run(
 
         if Kind.HYPERCALL <= kind <= Kind.PV_OTHER:
             if pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu)
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
             if current < 0 or vcpus[current, V.TYPE] == VCPU_HVM or key >> 16 == IDLE_DOMAIN:
                 continue
             vcpus[current, V.TYPE] = VCPU_PV
@@ -643,12 +646,13 @@ def run(
                     counts[current, C_SUBCALL + op] += inside
                 else:
                     counts[current, C_HYPERCALL + op] += inside
-                    if shapes[shape, S_PARAM] & 1 == 0:
-                        rip = _address(words, at, shapes[shape, S_PARAM] >> 8)
-                        _put(glob, out, Metric.RIP, key | (RipSource.HYPERCALL << 32), rip, 0, tsc)
+                if shapes[shape, S_PARAM] & 1 == 0:
+                    rip = _address(words, at, shapes[shape, S_PARAM] >> 8)
+                    _put(glob, out, Metric.RIP, key | (RipSource.HYPERCALL << 32), rip, 0, tsc)
                 # The first argument is there when its two flag bits say so.
                 command = np.int64(-1)
-                if shapes[shape, S_PARAM] & 1 and (words[first] >> np.uint32(20)) & np.uint32(3):
+                has_more = shapes[shape, S_PARAM] & 1 and shapes[shape, S_WORDS] > 1
+                if has_more and (words[first] >> np.uint32(20)) & np.uint32(3):
                     command = np.int64(words[first + 1])
                 if command >= 0 and (
                     op == _SCHED_OP or op == _SCHED_OP_COMPAT or op == _VCPU_OP or op == _GRANT_TABLE_OP
@@ -669,6 +673,9 @@ def run(
                     if command == _SCHEDOP_BLOCK:
                         _count(glob, counts, current, Metric.BLOCK_CALL)
                         vcpus[current, V.BLOCK_TSC] = tsc
+                    elif op == _SCHED_OP_COMPAT and command < 0:
+                        # Its command is not recorded: a BLOCK record next tells a block from a yield.
+                        vcpus[current, V.BLOCK_TSC] = -tsc
                     pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
                     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
                 elif op == _VCPU_OP or op == _DOMCTL:
@@ -712,7 +719,7 @@ def run(
                     pcpus[pcpu, P.INFERRED] = 0
                     continue
             if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu)
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
             _change_runstate(
                 glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, runner, old, new, tsc
             )
@@ -726,7 +733,7 @@ def run(
                 continue
             vcpus[vcpu, V.WAKE_TSC] = tsc
             vcpus[vcpu, V.WAKE_PCPU] = pcpu
-            if current < 0 or key >> 16 == DEFAULT_DOMAIN:
+            if current < 0 or key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
                 _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
             elif cause == WakeCause.EVENT_CHANNEL:
                 _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)
@@ -736,7 +743,7 @@ def run(
                 _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.HYPERCALL << 32) | argument, 0, tsc)
             else:
                 if pcpus[pcpu, P.PENDING] == PENDING_MAX:
-                    _settle_wakes(glob, pcpus, vcpus, out, pcpu)
+                    _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
                 i = pcpus[pcpu, P.PENDING]
                 pcpus[pcpu, P.PENDING_VCPU + i] = vcpu
                 pcpus[pcpu, P.PENDING_TSC + i] = tsc
@@ -745,7 +752,9 @@ def run(
         elif kind == Kind.BLOCK:
             blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
             vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
-            vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] > 0)
+            vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] != 0)
+            if vcpus[vcpu, V.BLOCK_TSC] < 0:
+                _count(glob, counts, vcpu, Metric.BLOCK_CALL)
             vcpus[vcpu, V.BLOCK_TSC] = 0
 
         elif kind == Kind.INFPREV:
@@ -768,7 +777,7 @@ def run(
             if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
                 continue
             if pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu)
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
             vcpus[current, V.TYPE] = VCPU_HVM
             if vcpus[current, V.ENTRY_TSC] > 0:
                 _put(

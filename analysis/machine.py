@@ -160,7 +160,7 @@ class Machine:
         pieces: list[I64] = []
         row = 0
         while row < len(batch):
-            size = max(3 * (len(batch) - row), 8 * int(self.glob[G.VCPUS])) + 2 * kernels.OUT_MARGIN
+            size = max(3 * (len(batch) - row), kernels.LOSS_MARGIN * int(self.glob[G.VCPUS])) + 2 * kernels.OUT_MARGIN
             out = self._scratch(size)
             self.glob[G.OUT] = 0
             row = kernels.run(
@@ -188,7 +188,7 @@ class Machine:
             known = int(vcpu[V.FIRST_KNOWN])
             put(Metric.HEAD, key, 0, (known or last) - first)
             if known and since:
-                put(Metric.TAIL, key, state, last - since)
+                put(Metric.TAIL, key, state, max(last - since, 0))
             if vcpu[V.RESIDENT_SINCE] > 0:
                 put(Metric.TAIL, key, _RESIDENCE_TAIL | int(vcpu[V.PCPU]), last - int(vcpu[V.RESIDENT_SINCE]))
         for index, pcpu in enumerate(self.pcpus):

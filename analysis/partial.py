@@ -144,6 +144,8 @@ def partial_of(collected: Collected) -> Partial:
                 "damage_count": [facts.damage_count],
                 "late_records": [facts.late_records],
                 "backward_tsc_count": [facts.backward_tsc_count],
+                "half_full_windows": [facts.half_full_windows],
+                "ring_known_files": [int(facts.ring_bytes is not None)],
                 "intervals_left_out": [collected.tallies.left_out],
                 "vcpus_left_out": [collected.vcpus_left_out],
             }

@@ -22,6 +22,7 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.format import (
     EVENT_MASK,
     MAX_PCPUS,
+    MAX_WINDOW_BYTES,
     RING_HEADER_BYTES,
     RING_PAGE_BYTES,
     WINDOW_HEADER,
@@ -38,6 +39,7 @@ MAX_DAMAGES_KEPT = 1000
 _MAX_WINDOWS = 1 << 16
 _MAX_WRAPS = 1 << 12
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
+_PAGE_WORDS = RING_PAGE_BYTES // WORD_BYTES
 #: Beyond this the merge no longer waits for slow pCPUs: memory stays bounded, records may come late.
 _CARRY_LIMIT_WORDS = (512 << 20) // WORD_BYTES
 
@@ -82,6 +84,8 @@ class ReadFacts:
         pcpu_bytes: int64 [pCPUs], window bytes of each pCPU.
         ring_bytes: size of a pCPU's trace ring, told by the distance of its WRAP fillers, or None.
         ring_votes: how many distances said so.
+        half_full_windows: windows of more than half a ring (or, where that is not known, than half the
+            largest window): only these can have made Xen call the recorder by VIRQ_TBUF, once each.
     """
 
     bytes_read: int = 0
@@ -96,6 +100,7 @@ class ReadFacts:
     pcpu_bytes: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     ring_bytes: int | None = None
     ring_votes: int = 0
+    half_full_windows: int = 0
 
     @property
     def pcpus(self) -> list[int]:
@@ -206,6 +211,7 @@ class TraceReader:
         self._pcpu_bytes = np.full(MAX_PCPUS, -1, np.int64)
         self._pcpu_wrap = np.full(MAX_PCPUS, -1, np.int64)
         self._ring_votes: Counter[int] = Counter()
+        self._window_pages = np.zeros(MAX_WINDOW_BYTES // RING_PAGE_BYTES + 1, np.int64)
         self._windows = _Windows()
         self._rows = _Rows()
 
@@ -341,6 +347,8 @@ class TraceReader:
         windows.count = last if damage == kernels.DECODE_OK else stopped + 1
         if fresh:
             self.facts.windows += windows.count - first
+            pages = (windows.stop[first : windows.count] - windows.begin[first : windows.count]) // _PAGE_WORDS
+            self._window_pages += np.bincount(pages, minlength=len(self._window_pages))
             for distance in distances[1 : int(distances[0]) + 1]:
                 if _can_be_ring(int(distance)):
                     self._ring_votes[int(distance)] += 1
@@ -459,6 +467,9 @@ class TraceReader:
             # A filler is left out where a record ends with the ring, so a distance may hold several rings.
             self.facts.ring_bytes = min(self._ring_votes)
             self.facts.ring_votes = self._ring_votes[self.facts.ring_bytes]
+        largest = int(np.flatnonzero(self._window_pages)[-1]) * RING_PAGE_BYTES if self.facts.windows else 0
+        half_pages = (self.facts.ring_bytes or largest) // 2 // RING_PAGE_BYTES
+        self.facts.half_full_windows = int(self._window_pages[max(half_pages, 1) :].sum())
 
 
 def _can_be_ring(distance_bytes: int) -> bool:

@@ -74,10 +74,18 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
+def slot_of(key: int, slots: int) -> int:
+    """Return the first of ``slots``, a power of two, to try for ``key``."""
+    return (key ^ (key >> 20) ^ (key >> 32)) & (slots - 1)
+
+
+_slot_of = nb.njit(nogil=True)(slot_of)
+
+
 @nb.njit(nogil=True)
 def _find(slot_key, slot_template, key):
     mask = len(slot_key) - 1
-    slot = (key ^ (key >> 20) ^ (key >> 32)) & mask
+    slot = _slot_of(key, len(slot_key))
     while slot_template[slot] >= 0:
         if slot_key[slot] == key:
             return np.int64(slot_template[slot])

@@ -371,7 +371,7 @@ class Host:
             self.handoff(waker, pcpu.number, woken_at, tsc)
 
     def handoff(self, origin: int, target: int, begin: int, end: int) -> None:
-        self.put(Metric.HANDOFF, origin << 16 | target, 0, end - begin, max(begin, end))
+        self.put(Metric.HANDOFF, origin << 16 | target, 0, end - begin, end)
 
     def stop(self, pcpu: Pcpu, vcpu: Vcpu, new: int, tsc: int) -> None:
         """Take a running vCPU off its pCPU."""

@@ -1,0 +1,180 @@
+"""The report: every table of every section, and its exports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xtrace.analysis import activity, clock, delivery, facts, runstates, upcalls
+from xtrace.analysis.partial import Partial
+from xtrace.analysis.tables import Measures, Quality, Table
+from xtrace.probes.catalog import VersionRange
+
+SCHEMA_VERSION = 1
+
+#: All tables, in the order of the report.
+TABLES: tuple[Table, ...] = (
+    *delivery.TABLES,
+    *upcalls.TABLES,
+    *runstates.TABLES,
+    *activity.TABLES,
+    *facts.TABLES,
+)
+SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a report is wanted; empty means everything.
+
+    Attributes:
+        sections: names of SECTIONS.
+        domains: domain ids.
+        vcpus: vCPU numbers.
+    """
+
+    sections: Collection[str] = ()
+    domains: Collection[int] = ()
+    vcpus: Collection[int] = ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the tables of the wanted sections."""
+        return tuple(table for table in TABLES if not self.sections or table.section in self.sections)
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the wanted domains and vCPUs; a table without them is left whole."""
+        if self.domains and "domain" in frame:
+            frame = frame[frame["domain"].isin(list(self.domains))]
+        if self.vcpus and "vcpu" in frame:
+            frame = frame[frame["vcpu"].isin(list(self.vcpus))]
+        return frame
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished report.
+
+    Attributes:
+        trace: facts about the trace; the keys are described in docs/report-schema.md.
+        tables: frames by table name, times in cycles.
+        hz: cycles a second, or None where nothing tells.
+    """
+
+    trace: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+    hz: float | None
+    described: Mapping[str, Table] = field(default_factory=lambda: {table.name: table for table in TABLES})
+
+
+def build(
+    partial: Partial,
+    *,
+    hz: float | None = None,
+    hz_source: str = "given",
+    versions: VersionRange | None = None,
+    selection: Selection | None = None,
+) -> Report:
+    """Make the report of a partial.
+
+    Args:
+        hz: cycles a second where it is known from elsewhere; else the trace itself must tell.
+        hz_source: how it is known.
+        versions: range of Xen versions to decode by; else detected.
+        selection: what to include.
+    """
+    selection = selection or Selection()
+    rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
+    found = facts.detected(partial.records)
+    known = versions or found.range
+    measures = Measures(partial, rate.hz if rate else None, extra={"versions": known})
+    tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
+    trace = facts.trace_facts(measures, rate, found, known, versions is not None)
+    return Report(trace, tables, measures.hz)
+
+
+def json_object(report: Report) -> dict[str, Any]:
+    """Return the report as one JSON object, times in cycles and, where the rate is known, in ns."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "trace": _plain(dict(report.trace)),
+        "tables": {
+            name: {
+                "quality": _qualities(report.described[name], report.hz),
+                "rows": _plain(_with_ns(frame, report.hz).to_dict("records")),
+            }
+            for name, frame in report.tables.items()
+        },
+    }
+
+
+def json_text(report: Report) -> str:
+    """Return the report as JSON text."""
+    return json.dumps(json_object(report), indent=1, allow_nan=False)
+
+
+def write_csv(report: Report, folder: Path) -> Iterator[Path]:
+    """Write one CSV file a table into ``folder`` and yield their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in report.tables.items():
+        path = folder / f"{name}.csv"
+        _with_ns(frame, report.hz).to_csv(path, index=False)
+        yield path
+    path = folder / "trace.csv"
+    flat = {key: value for key, value in report.trace.items() if not isinstance(value, list)}
+    pd.DataFrame(sorted(flat.items()), columns=["fact", "value"]).to_csv(path, index=False)
+    yield path
+
+
+def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
+    """Write one Parquet file a table into ``folder`` and yield their paths.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    import pyarrow  # noqa: F401 - so that its absence is told before a folder is made
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in report.tables.items():
+        path = folder / f"{name}.parquet"
+        _with_ns(frame, report.hz).to_parquet(path, index=False)
+        yield path
+
+
+def _with_ns(frame: pd.DataFrame, hz: float | None) -> pd.DataFrame:
+    if not hz:
+        return frame
+    times = [name for name in frame.columns if name.endswith("_cycles")]
+    ns = {name.removesuffix("_cycles") + "_ns": frame[name].astype(float) * (1e9 / hz) for name in times}
+    return frame.assign(**ns)
+
+
+def _qualities(table: Table, hz: float | None) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for column in table.columns:
+        if column.quality is Quality.KEY:
+            continue
+        known[column.name] = str(column.quality)
+        if hz and column.name.endswith("_cycles"):
+            known[column.name.removesuffix("_cycles") + "_ns"] = str(column.quality)
+    return known
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` in the types of JSON; what is missing becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is pd.NA:
+        return None
+    return value
