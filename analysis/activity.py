@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from xtrace.analysis.metrics import Metric, RipSource
@@ -56,12 +55,10 @@ def memory(measures: Measures) -> pd.DataFrame:
 
 def vm_exits(measures: Measures) -> pd.DataFrame:
     """Return VM exits by vCPU and reason, most cycles first."""
-    table = measures.times_by_b(Metric.HVM_EXIT).rename(columns={"b": "reason"})
+    table = measures.times_by_b(Metric.HVM_EXIT).rename(columns={"b": "reason"}).copy()
     vendor = exits.vendor_of(int(reason) for reason in table["reason"])
-    table = table.assign(
-        name=[exits.exit_name(vendor, int(reason)) if vendor else str(reason) for reason in table["reason"]]
-    )
-    table["share_ratio"] = table["sum_cycles"] / measures.span_cycles if measures.span_cycles else np.nan
+    table["name"] = [_exit_name(vendor, int(reason)) for reason in table["reason"]]
+    table["share_ratio"] = measures.of_span(table["sum_cycles"])
     table["per_s"] = measures.per_second(table["count"])
     return with_vcpu(table).sort_values("sum_cycles", ascending=False)
 
@@ -71,7 +68,9 @@ def hvm_events(measures: Measures) -> pd.DataFrame:
     table = measures.counts(Metric.HVM_EVENT)
     table = table.assign(event=table["b"].map(lambda event: _event_name(int(event))), detail="")
     calls = measures.counts(Metric.VMMCALL)
-    calls = calls.assign(event="vmmcall", detail=calls["b"].map(lambda op: names.HYPERCALLS.get(int(op), str(op))))
+    calls = calls.assign(
+        event="vmmcall", detail=calls["b"].map(lambda op: names.HYPERCALLS.get(int(op), str(op)))
+    )
     windows = measures.counts(Metric.INTR_WINDOW)
     windows = windows.assign(
         event="intr_window", detail=windows["b"].map({0: "queue one more", 1: "an event waits"})
@@ -90,7 +89,7 @@ def irqs(measures: Measures) -> pd.DataFrame:
 def idle_states(measures: Measures) -> pd.DataFrame:
     """Return the time of each pCPU by C-state."""
     table = measures.times_by_b(Metric.CSTATE).rename(columns={"a": "pcpu", "b": "cstate"})
-    table["share_ratio"] = table["sum_cycles"] / measures.span_cycles if measures.span_cycles else np.nan
+    table["share_ratio"] = measures.of_span(table["sum_cycles"])
     table["per_s"] = measures.per_second(table["count"])
     return table.sort_values(["pcpu", "cstate"])
 
@@ -113,6 +112,10 @@ def _ranked(measures: Measures, table: pd.DataFrame) -> pd.DataFrame:
 def _pv_event_name(minor: int) -> str:
     found = by_id(0x201000 | minor) or by_id(0x201100 | minor)
     return found[-1].name.removeprefix("pv_") if found else f"0x{minor:02x}"
+
+
+def _exit_name(vendor: exits.Vendor | None, reason: int) -> str:
+    return (vendor and exits.exit_name(vendor, reason)) or str(reason)
 
 
 def _event_name(event: int) -> str:
@@ -217,7 +220,9 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("event", Quality.KEY, "record", "event"),
-            Column("detail", Quality.KEY, "hypercall of a VMMCALL; what an interrupt window is for", "detail"),
+            Column(
+                "detail", Quality.KEY, "hypercall of a VMMCALL; what an interrupt window is for", "detail"
+            ),
             _COUNT,
             _PER_S,
         ),

@@ -101,9 +101,10 @@ def skew(tallies: pd.DataFrame) -> pd.DataFrame:
         (TSC of other_pcpu less TSC of pcpu lies between), skewed (0 lies outside).
     """
     rows = tallies[tallies["metric"] == int(Metric.HANDOFF)]
+    bounds = rows.groupby("a", as_index=False)[["min_cycles"]].min()
     least = {
-        (int(a) >> 16, int(a) & 0xFFFF): int(value)
-        for a, value in rows.groupby("a")["min_cycles"].min().items()
+        (a >> 16, a & 0xFFFF): value
+        for a, value in zip(bounds["a"].tolist(), bounds["min_cycles"].tolist(), strict=True)
     }
     found = [
         (pcpu, other, -least[other, pcpu], bound, not -least[other, pcpu] <= 0 <= bound)

@@ -11,55 +11,18 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
-
-from xtrace.analysis import kernels
-from xtrace.analysis.machine import ALWAYS, Machine, Tallies, TallyColumns
+from xtrace.analysis.collected import Collected
+from xtrace.analysis.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.metrics import G, P, V
-from xtrace.probes.batch import I64, U32
-from xtrace.probes.reader import ReadFacts, open_trace
+from xtrace.probes.reader import open_trace
 
 Item = TypeVar("Item")
 
 #: Batches under way between two stages; with the two at work this many must stay valid.
 _QUEUED = 2
 _KEEP = _QUEUED + 3
-
-
-@dataclass(slots=True)
-class Collected:
-    """All that one pass over one trace gives.
-
-    Attributes:
-        facts: what the reader saw of the file.
-        shape_headers: uint32 [shapes], header word of each shape.
-        record_counts: int64 [pCPUs, shapes], records read.
-        tallies: intervals added up by (metric, a, b).
-        vcpu_keys, vcpu_types: int64 [vCPUs], ``domain << 16 | vcpu`` and VCPU_PV, VCPU_HVM or 0.
-        vcpu_counts: int64 [vCPUs, C_COLUMNS], the counters that need no interval.
-        vcpus_left_out: look-ups of vCPUs beyond the number that is kept apart.
-        pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
-        pairs: int64 [n, 3], nanoseconds or ticks, cycles, source; for the TSC rate.
-        first_tsc, last_tsc: of the whole trace; 0 where it has no timed record.
-    """
-
-    facts: ReadFacts
-    shape_headers: U32
-    record_counts: I64
-    tallies: TallyColumns
-    vcpu_keys: I64
-    vcpu_types: I64
-    vcpu_counts: I64
-    vcpus_left_out: int
-    pcpu_first_tsc: I64
-    pcpu_last_tsc: I64
-    pcpu_blind_cycles: I64
-    pairs: I64
-    first_tsc: int
-    last_tsc: int
 
 
 def collect(

@@ -7,10 +7,25 @@ pCPU: a WAKE, or none, and then the target was running, runnable or had the even
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from xtrace.analysis.metrics import Metric, WakeCause
-from xtrace.analysis.tables import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, renamed, with_vcpu
+from xtrace.analysis.tables import (
+    DOMAIN,
+    TAIL,
+    VCPU,
+    Column,
+    Measures,
+    Quality,
+    Table,
+    counted,
+    keys_of,
+    looked_up,
+    share,
+    tail_columns,
+    with_vcpu,
+)
 from xtrace.probes.catalog import names
 
 _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
@@ -27,24 +42,37 @@ _CAUSES = {
 def wakes(measures: Measures) -> pd.DataFrame:
     """Return wakes by woken vCPU, worst wake-to-running p99 first."""
     causes = measures.counts(Metric.WAKE_CAUSE)
-    cause = (causes["b"] // 2**32).map({int(key): f"{name}_count" for key, name in _CAUSES.items()})
-    by_cause = causes.assign(cause=cause).pivot_table(
-        index="a", columns="cause", values="count", aggfunc="sum", fill_value=0
-    )
-    by_cause = by_cause.reindex(columns=[f"{name}_count" for name in _CAUSES.values()], fill_value=0)
+    vcpus = keys_of(causes)
     running = measures.times_by_b(Metric.WAKE_TO_RUNNING)
-    elsewhere = running[running["b"] == 1].groupby("a")["count"].sum()
-    table = (
-        by_cause.assign(wake_count=by_cause.sum(axis=1))
-        .join(renamed(measures.times(Metric.WAKE_TO_RUNNING), "wake_to_running", TAIL), how="left")
-        .join(renamed(measures.times(Metric.WAKE_TO_RUNNABLE), "wake_to_runnable", TAIL[1:]), how="left")
-        .join(renamed(measures.times(Metric.RUNNABLE_WAKE), "runnable_to_running", TAIL[1:]), how="left")
-        .join(renamed(measures.times(Metric.SEND_TO_WAKE), "send_to_wake", TAIL), how="left")
-        .join(elsewhere.rename("elsewhere_count"), how="left")
-        .reset_index()
+    cause = causes["b"].to_numpy() >> 32
+    columns = {
+        f"{name}_count": counted(
+            vcpus, causes[cause == int(code)].groupby("a", as_index=False)[["count"]].sum()
+        )
+        for code, name in _CAUSES.items()
+    }
+    wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
+    measured = measures.times(Metric.WAKE_TO_RUNNING)
+    elsewhere = counted(vcpus, running[running["b"] == 1])
+    table = pd.DataFrame(
+        {
+            "a": vcpus,
+            "wake_count": wake_count,
+            "wake_per_s": measures.per_second(wake_count),
+            **columns,
+            **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
+            "wake_to_running_count": counted(vcpus, measured),
+            "other_pcpu_ratio": share(elsewhere, counted(vcpus, measured)),
+            **looked_up(
+                vcpus, measures.times(Metric.WAKE_TO_RUNNABLE), tail_columns("wake_to_runnable", TAIL[1:])
+            ),
+            **looked_up(
+                vcpus, measures.times(Metric.RUNNABLE_WAKE), tail_columns("runnable_to_running", TAIL[1:])
+            ),
+            "send_to_wake_count": counted(vcpus, measures.times(Metric.SEND_TO_WAKE)),
+            **looked_up(vcpus, measures.times(Metric.SEND_TO_WAKE), tail_columns("send_to_wake", TAIL[1:])),
+        }
     )
-    table["other_pcpu_ratio"] = table["elsewhere_count"].fillna(0) / table["wake_to_running_count"]
-    table["wake_per_s"] = measures.per_second(table["wake_count"])
     return with_vcpu(table).sort_values("wake_to_running_p99_cycles", ascending=False)
 
 
@@ -72,32 +100,42 @@ def wakers(measures: Measures) -> pd.DataFrame:
 
 def sends(measures: Measures) -> pd.DataFrame:
     """Return the events each vCPU sent and what became of them, most sends first."""
-    sent = measures.count_by_a(Metric.SEND).rename("send_count")
-    woke = measures.counts(Metric.SEND_TO_WAKE).groupby("b")["count"].sum()
-    woke.index.name = "a"
-    table = pd.DataFrame(sent).join(woke.rename("woke_count"))
-    for name, metric in (
-        ("no_target", Metric.SEND_NO_TARGET),
-        ("unique", Metric.SEND_UNIQUE),
-        ("ambiguous", Metric.SEND_AMBIGUOUS),
-    ):
-        table = table.join(measures.count_by_a(metric).rename(f"{name}_count"))
-    table = table.fillna(0).astype("int64").reset_index()
-    running = table["unique_count"] + table["ambiguous_count"]
-    table["ambiguous_ratio"] = table["ambiguous_count"] / running.where(running > 0)
-    table["send_per_s"] = measures.per_second(table["send_count"])
+    sent = measures.count_by_a(Metric.SEND)
+    vcpus = keys_of(sent)
+    woke = measures.counts(Metric.SEND_TO_WAKE).groupby("b", as_index=False)[["count"]].sum()
+    unique = counted(vcpus, measures.count_by_a(Metric.SEND_UNIQUE))
+    ambiguous = counted(vcpus, measures.count_by_a(Metric.SEND_AMBIGUOUS))
+    send_count = counted(vcpus, sent)
+    table = pd.DataFrame(
+        {
+            "a": vcpus,
+            "send_count": send_count,
+            "send_per_s": measures.per_second(send_count),
+            "woke_count": counted(vcpus, woke, key="b"),
+            "no_target_count": counted(vcpus, measures.count_by_a(Metric.SEND_NO_TARGET)),
+            "unique_count": unique,
+            "ambiguous_count": ambiguous,
+            "ambiguous_ratio": share(ambiguous, unique + ambiguous),
+        }
+    )
     return with_vcpu(table).sort_values("send_count", ascending=False)
 
 
 def running_targets(measures: Measures) -> pd.DataFrame:
     """Return how soon a running vCPU showed the upcall of an event sent to it, worst p99 first."""
-    table = renamed(measures.times(Metric.SEND_TO_UPCALL_RUNNING), "send_to_upcall", TAIL)
-    unmatched = measures.count_by_a(Metric.SEND_UNMATCHED).rename("unmatched_count")
-    table = table.join(unmatched, how="outer").reset_index()
-    table["unmatched_count"] = table["unmatched_count"].fillna(0).astype("int64")
-    table["send_to_upcall_count"] = table["send_to_upcall_count"].fillna(0).astype("int64")
-    all_sends = table["unmatched_count"] + table["send_to_upcall_count"]
-    table["unmatched_ratio"] = table["unmatched_count"] / all_sends.where(all_sends > 0)
+    times = measures.times(Metric.SEND_TO_UPCALL_RUNNING)
+    unmatched = measures.count_by_a(Metric.SEND_UNMATCHED)
+    vcpus = keys_of(times, unmatched)
+    matched_count, unmatched_count = counted(vcpus, times), counted(vcpus, unmatched)
+    table = pd.DataFrame(
+        {
+            "a": vcpus,
+            "send_to_upcall_count": matched_count,
+            "unmatched_count": unmatched_count,
+            "unmatched_ratio": share(unmatched_count, matched_count + unmatched_count),
+            **looked_up(vcpus, times, tail_columns("send_to_upcall", TAIL[1:])),
+        }
+    )
     return with_vcpu(table).sort_values("send_to_upcall_p99_cycles", ascending=False)
 
 
@@ -116,7 +154,7 @@ TABLES = (
     Table(
         "wakes",
         "delivery",
-        "Wakes: how long from wake to running (p50 to max), and what woke",
+        "Wakes: from wake to running (p50 to max), and what woke",
         wakes,
         (
             DOMAIN,
@@ -124,16 +162,25 @@ TABLES = (
             Column("wake_count", _EXACT, "wakes of a vCPU that was blocked or offline", "wakes"),
             Column("wake_per_s", _EXACT, "wakes a second", "/s"),
             *_tail("wake_to_running", _EXACT, "WAKE record to RUNSTATE_CHANGE to running", shown=True),
-            Column("other_pcpu_ratio", _EXACT, "share of wakes that ran on another pCPU than the waker's", "moved"),
+            Column(
+                "other_pcpu_ratio",
+                _EXACT,
+                "share of wakes that ran on another pCPU than the waker's",
+                "moved",
+            ),
             Column(
                 "event_channel_count",
                 _EXACT,
                 "the record before the WAKE on its pCPU is event_channel_op",
-                "evtchn",
+                "send",
             ),
-            Column("irq_count", _EXACT, "the WAKE lies between entry and exit of an interrupt on its pCPU", "irq"),
-            Column("hypercall_count", _INFERRED, "the record before is another hypercall that can wake", None),
-            Column("other_count", _INFERRED, "none of these: timers, softirqs, the trace's own VIRQ", "other"),
+            Column(
+                "irq_count", _EXACT, "the WAKE lies between entry and exit of an interrupt on its pCPU", "irq"
+            ),
+            Column(
+                "hypercall_count", _INFERRED, "the record before is another hypercall that can wake", None
+            ),
+            Column("other_count", _INFERRED, "none of these: timers, softirqs, the trace's own VIRQ", "rest"),
             Column("unknown_count", _EXACT, "who ran on the waker's pCPU is not known (start, losses)", None),
             Column("wake_to_running_count", _EXACT, "wakes whose way to running was measured", None),
             *_tail("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
@@ -141,7 +188,7 @@ TABLES = (
             Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None),
             *_tail("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
         ),
-        bias="a wake is a record of vcpu_wake; what woke it is told by the record before it on the same pCPU",
+        bias="what woke it is told by the record before the WAKE on its pCPU",
     ),
     Table(
         "wakers",
@@ -151,11 +198,21 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("waker", Quality.KEY, "the sending vCPU, the interrupt, the hypercall, or what is left", "woken by"),
+            Column(
+                "waker",
+                Quality.KEY,
+                "the sending vCPU, the interrupt, the hypercall, or what is left",
+                "woken by",
+            ),
             Column("count", _EXACT, "wakes", "wakes"),
             Column("per_s", _EXACT, "wakes a second", "/s"),
-            Column("latency", Quality.KEY, "what the times are: send to wake, or interrupt entry to wake", "from"),
-            *(Column(f"{n}_cycles", _EXACT, f"send or interrupt to wake, {n}", n) for n in ("p50", "p95", "p99", "max")),
+            Column(
+                "latency", Quality.KEY, "what the times are: send to wake, or interrupt entry to wake", "from"
+            ),
+            *(
+                Column(f"{n}_cycles", _EXACT, f"send or interrupt to wake, {n}", n)
+                for n in ("p50", "p95", "p99", "max")
+            ),
         ),
     ),
     Table(
@@ -166,12 +223,24 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("send_count", _EXACT, "event_channel_op hypercalls (the sub-operation is not recorded)", "sends"),
+            Column(
+                "send_count",
+                _EXACT,
+                "event_channel_op hypercalls (the sub-operation is not recorded)",
+                "sends",
+            ),
             Column("send_per_s", _EXACT, "a second", "/s"),
             Column("woke_count", _EXACT, "sends that woke a vCPU", "woke"),
             Column("no_target_count", _INFERRED, "woke none while no other guest vCPU ran", "nobody ran"),
-            Column("unique_count", _INFERRED, "woke none while one other vCPU ran, which is taken as target", "one ran"),
-            Column("ambiguous_count", _INFERRED, "woke none while several ran: no target is taken", "several"),
+            Column(
+                "unique_count",
+                _INFERRED,
+                "woke none while one other vCPU ran, which is taken as target",
+                "one ran",
+            ),
+            Column(
+                "ambiguous_count", _INFERRED, "woke none while several ran: no target is taken", "several"
+            ),
             Column("ambiguous_ratio", _INFERRED, "share of sends to running targets that stay open", "ambig"),
         ),
     ),
@@ -183,16 +252,21 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("send_to_upcall_count", _INFERRED, "sends taken as aimed at it and followed by an upcall", "matched"),
+            Column(
+                "send_to_upcall_count",
+                _INFERRED,
+                "sends taken as aimed at it and followed by an upcall",
+                "matched",
+            ),
             Column("unmatched_count", _INFERRED, "sends after which it was descheduled first", "unmatched"),
             Column("unmatched_ratio", _INFERRED, "share of those", "share"),
             *_tail(
                 "send_to_upcall",
                 _INFERRED,
-                "event_channel_op to the target's next iret that no trap explains (PV) or next injection (HVM)",
+                "event_channel_op to the target's next iret that no trap explains (PV) or injection (HVM)",
                 shown=True,
             ),
         ),
-        bias="only sends while exactly one other vCPU ran; an iret from a system call may pass for the upcall's",
+        bias="sent while one other vCPU ran; a system call's iret may pass for the upcall's",
     ),
 )

@@ -41,16 +41,11 @@ _CUT_NAMES = {
 
 def detected(partial_records: pd.DataFrame) -> Detection:
     """Return which Xen versions can have written the records, and why."""
-    counts = partial_records.groupby("header")["count"].sum()
+    counts = partial_records.groupby("header", as_index=False)[["count"]].sum()
     return detect(
-        (
-            int(header) & EVENT_MASK,
-            int(header) >> EXTRA_SHIFT & EXTRA_MASK,
-            bool(int(header) & TIMED_BIT),
-            int(count),
-        )
-        for header, count in counts.items()
-        if int(header) & EVENT_MASK != WRAP_BUFFER and int(header)
+        (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
+        for header, count in zip(counts["header"].tolist(), counts["count"].tolist(), strict=True)
+        if header & EVENT_MASK != WRAP_BUFFER and header
     )
 
 
@@ -58,12 +53,14 @@ def events(measures: Measures) -> pd.DataFrame:
     """Return records by event, most bytes first."""
     versions = measures.extra.get("versions")
     assert isinstance(versions, VersionRange)
-    table = measures.partial.records.groupby("header", as_index=False)["count"].sum()
+    table = measures.partial.records.groupby("header", as_index=False)[["count"]].sum()
     table["event"] = table["header"] & EVENT_MASK
     words = table["header"] // (1 << EXTRA_SHIFT) & EXTRA_MASK
     timed = (table["header"] & TIMED_BIT) != 0
     table["bytes"] = table["count"] * (4 + 8 * timed + 4 * words)
-    named = [_name(int(e), int(w), bool(t), versions) for e, w, t in zip(table["event"], words, timed, strict=True)]
+    named = [
+        _name(int(e), int(w), bool(t), versions) for e, w, t in zip(table["event"], words, timed, strict=True)
+    ]
     table["name"] = [name for name, _ in named]
     table["decoded"] = [quality for _, quality in named]
     table["id"] = [f"0x{event:x}" for event in table["event"]]
@@ -91,7 +88,7 @@ def volume(measures: Measures) -> pd.DataFrame:
 
 def cuts(measures: Measures) -> pd.DataFrame:
     """Return what lost records took out of each metric's sample."""
-    table = measures.counts(Metric.CUT).groupby("b", as_index=False)["count"].sum()
+    table = measures.counts(Metric.CUT).groupby("b", as_index=False)[["count"]].sum()
     tallies = measures.partial.tallies
     kept = tallies[tallies["metric"] < int(FIRST_COUNT)].groupby("metric")["count"].sum()
     table["kept_count"] = table["b"].map(kept).fillna(0).astype("int64")
@@ -106,14 +103,16 @@ def trace_facts(
 ) -> Mapping[str, object]:
     """Return the facts about the trace as the JSON report's ``trace`` object holds them."""
     partial = measures.partial
-    facts = {name: int(value) for name, value in partial.facts.sum().items()}
+    facts = {str(name): int(value) for name, value in partial.facts.sum().items()}
     fillers = partial.records["header"] & EVENT_MASK == WRAP_BUFFER
     lost = measures.counts(Metric.LOST_RECORDS)
     skew = clock.skew(partial.tallies)
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     wakes = measures.counts(Metric.WAKE_CAUSE)
-    dom0_other = wakes[(wakes["a"] < 1 << 16) & (wakes["b"] == int(WakeCause.TIMER_OR_OTHER) << 32)]["count"].sum()
+    dom0_other = wakes[(wakes["a"] < 1 << 16) & (wakes["b"] == int(WakeCause.TIMER_OR_OTHER) << 32)][
+        "count"
+    ].sum()
     half_full = facts.pop("half_full_windows")
     span_cycles = facts.pop("span_cycles")
     return {
@@ -185,7 +184,12 @@ TABLES = (
             Column("count", _EXACT, "records", "records"),
             Column("bytes", _EXACT, "bytes", "bytes"),
             Column("per_s", _EXACT, "a second", "/s"),
-            Column("decoded", Quality.KEY, "exact, ambiguous, length (not that of any version) or unknown", "decoded"),
+            Column(
+                "decoded",
+                Quality.KEY,
+                "exact, ambiguous, length (not that of any version) or unknown",
+                "decoded",
+            ),
         ),
     ),
     Table(
@@ -199,7 +203,6 @@ TABLES = (
             Column("kept_count", _EXACT, "intervals measured", "kept"),
             Column("cut_ratio", _EXACT, "share cut off", "share"),
         ),
-        bias="an interval cut off is never completed over the gap: long ones are cut more often, so tails look shorter",
+        bias="no interval is completed over a gap: long ones are cut more often, so tails look shorter",
     ),
 )
-

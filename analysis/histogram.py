@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xtrace.analysis.kernels import SUB_BUCKETS
+from xtrace.analysis.metrics import SUB_BUCKETS
 
 #: Bound on the relative error of a quantile.
 QUANTILE_ERROR_RATIO = 1 / (2 * SUB_BUCKETS)
@@ -42,7 +42,9 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
     names = [f"p{round(q * 1000) / 10:g}_cycles" for q in at]
     by = list(by)
     if buckets.empty:
-        return pd.DataFrame(columns=names, index=pd.MultiIndex.from_arrays([[]] * len(by), names=by), dtype=float)
+        return pd.DataFrame(
+            columns=names, index=pd.MultiIndex.from_arrays([[]] * len(by), names=by), dtype=float
+        )
     ordered = buckets.sort_values([*by, "bucket"], kind="stable")
     keys = ordered[by].to_numpy()
     starts = np.flatnonzero(np.concatenate(([True], (keys[1:] != keys[:-1]).any(axis=1))))
@@ -55,7 +57,7 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
     for name, q in zip(names, at, strict=True):
         rank = before + np.maximum(np.ceil(q * total), 1)
         columns[name] = middle[np.searchsorted(upto, rank)]
-    index = pd.MultiIndex.from_arrays(keys[starts].T, names=by)
+    index = pd.MultiIndex.from_arrays(list(keys[starts].T), names=by)
     return pd.DataFrame(columns, index=index)
 
 

@@ -13,11 +13,27 @@ import numba as nb
 import numpy as np
 
 from xtrace.analysis.metrics import (
+    C_HYPERCALL,
+    C_PV_EVENT,
+    C_SINGLE,
+    C_SUBCALL,
     FIRST_COUNT,
+    METRIC_SHIFT,
     PENDING_MAX,
-    STATE_COUNT,
+    S_EVENT,
+    S_KIND,
+    S_PARAM,
+    S_WORDS,
     STATE_INIT,
     STATE_LOST,
+    SUB_BUCKETS,
+    T_B,
+    T_COUNT,
+    T_HISTOGRAM,
+    T_KEY,
+    T_MAX,
+    T_MIN,
+    T_SUM,
     VCPU_HVM,
     VCPU_PV,
     D,
@@ -37,17 +53,6 @@ _RUNNABLE = 1
 _BLOCKED = 2
 _OFFLINE = 3
 
-#: Columns of what run() knows of a shape.
-S_KIND, S_PARAM, S_EVENT, S_WORDS = range(4)
-S_COLUMNS = 4
-
-#: Columns of the counters of a vCPU: hypercalls and multicall entries by op, PV records by the
-#: low byte of their id, and the metrics that only count and have no second key.
-C_HYPERCALL = 0
-C_SUBCALL = 64
-C_PV_EVENT = 128
-C_SINGLE = 160
-C_COLUMNS = 200
 _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
 
@@ -55,7 +60,6 @@ _DENSE_PV_EVENTS = 32
 OUT_MARGIN = 64
 #: The most that a loss puts out for each vCPU: what it had begun, its state and its domain's.
 LOSS_MARGIN = 12
-METRIC_SHIFT = 48
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
 _OP_MASK = 0xF_FFFF
@@ -173,7 +177,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     old = vcpus[vcpu, V.STATE]
     since = vcpus[vcpu, V.SINCE]
     key = vcpus[vcpu, V.KEY]
-    metric = -1
+    metric = np.int64(-1)
     if old == _RUNNING:
         metric = np.int64(Metric.RUNNING)
     elif old == _RUNNABLE:
@@ -448,7 +452,9 @@ def _end_chain(glob, pcpus, pairs, pcpu):
 
 
 @nb.njit(nogil=True)
-def _change_runstate(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc):
+def _change_runstate(
+    glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
+):
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
     state = vcpus[vcpu, V.STATE]
     current = pcpus[pcpu, P.CURRENT]
@@ -721,7 +727,19 @@ def run(
             if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
                 _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
             _change_runstate(
-                glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, runner, old, new, tsc
+                glob,
+                counts,
+                pcpus,
+                vcpus,
+                domains,
+                out,
+                vcpu_slots,
+                domain_slots,
+                pcpu,
+                runner,
+                old,
+                new,
+                tsc,
             )
 
         elif kind == Kind.WAKE:
@@ -883,13 +901,6 @@ def run(
 
 # --- tallies: intervals added up by key ----------------------------------------------------
 
-#: Columns of a tally row.
-T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM = range(7)
-T_COLUMNS = 8  # one cache line
-
-SUB_BUCKETS = 64
-OCTAVES = 58
-
 
 @nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, inline="always")
 def bucket_of(value):
@@ -923,11 +934,15 @@ def rehash(slots, table, size):
 
 
 @nb.njit(
-    nb.types.UniTuple(_I64, 4)(_I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64),
+    nb.types.UniTuple(_I64, 4)(
+        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
+    ),
     cache=True,
     nogil=True,
 )
-def tally(intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size):
+def tally(
+    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
+):
     """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
 
     A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.

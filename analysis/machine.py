@@ -6,12 +6,25 @@ keys and of histogram octaves in use, never by the length of the trace.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from xtrace.analysis import kernels
-from xtrace.analysis.metrics import STATE_COUNT, D, G, Kind, Metric, P, V
+from xtrace.analysis.collected import TallyColumns
+from xtrace.analysis.metrics import (
+    C_COLUMNS,
+    METRIC_SHIFT,
+    OCTAVES,
+    S_COLUMNS,
+    STATE_COUNT,
+    SUB_BUCKETS,
+    T_COLUMNS,
+    D,
+    G,
+    Kind,
+    Metric,
+    P,
+    V,
+)
 from xtrace.probes.batch import I64, MAX_SHAPES, RecordBatch, ShapeTable
 from xtrace.probes.format import CPU_CHANGE, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
 
@@ -25,6 +38,7 @@ MAX_PAIRS = 1 << 16
 _MAX_DOMAINS = 65536
 #: A window of TSCs that leaves nothing out.
 ALWAYS = (-(1 << 62), 1 << 62)
+
 
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return what the machines do with records of a shape, and the parameter that goes with it.
@@ -108,7 +122,7 @@ class _ShapeMeaning:
     """Per shape: what run() needs to know, worked out once when a shape turns up."""
 
     def __init__(self) -> None:
-        self.table = np.zeros((MAX_SHAPES, kernels.S_COLUMNS), np.int64)
+        self.table = np.zeros((MAX_SHAPES, S_COLUMNS), np.int64)
         self._known = 0
 
     def learn(self, shapes: ShapeTable) -> None:
@@ -141,7 +155,7 @@ class Machine:
         self.domains = np.zeros((MAX_VCPUS + 1, D.COLUMNS), np.int64)
         self._vcpu_slots = np.full(4 * MAX_VCPUS, -1, np.int32)
         self._domain_slots = np.full(_MAX_DOMAINS, -1, np.int32)
-        self.counts = np.zeros((MAX_VCPUS, kernels.C_COLUMNS), np.int64)
+        self.counts = np.zeros((MAX_VCPUS, C_COLUMNS), np.int64)
         self._pairs = np.zeros((MAX_PAIRS, 3), np.int64)
         self._late_pairs: list[tuple[int, int, int]] = []
         self._shapes = _ShapeMeaning()
@@ -160,7 +174,10 @@ class Machine:
         pieces: list[I64] = []
         row = 0
         while row < len(batch):
-            size = max(3 * (len(batch) - row), kernels.LOSS_MARGIN * int(self.glob[G.VCPUS])) + 2 * kernels.OUT_MARGIN
+            size = (
+                max(3 * (len(batch) - row), kernels.LOSS_MARGIN * int(self.glob[G.VCPUS]))
+                + 2 * kernels.OUT_MARGIN
+            )
             out = self._scratch(size)
             self.glob[G.OUT] = 0
             row = kernels.run(
@@ -174,12 +191,12 @@ class Machine:
         return pieces
 
     def finish(self) -> I64:
-        """Return the intervals that the end of the trace leaves open, and the heads before the first proof."""
+        """Return what the end of the trace leaves open, and the heads before the first proof."""
         last, first = int(self.glob[G.LAST_TSC]), int(self.glob[G.FIRST_TSC])
         rows: list[tuple[int, int, int, int]] = []
 
         def put(metric: Metric, a: int, b: int, value: int) -> None:
-            rows.append((int(metric) << kernels.METRIC_SHIFT | a, b, value, last))
+            rows.append((int(metric) << METRIC_SHIFT | a, b, value, last))
 
         for vcpu in self.vcpus[: int(self.glob[G.VCPUS])]:
             key, state, since = int(vcpu[V.KEY]), int(vcpu[V.STATE]), int(vcpu[V.SINCE])
@@ -230,23 +247,6 @@ class Machine:
 _RESIDENCE_TAIL = 1 << 20
 
 
-@dataclass(slots=True)
-class TallyColumns:
-    """Tallies as plain columns; histogram row h of a tally covers chunks of 64 buckets.
-
-    Attributes:
-        table: int64 [n, 8], columns T_* of kernels.
-        histograms: int32 [h, octaves], chunk number or -1.
-        buckets: int64 [chunks, 64].
-        left_out: intervals not counted, for too many distinct keys were met before.
-    """
-
-    table: I64
-    histograms: np.ndarray[tuple[int, int], np.dtype[np.int32]]
-    buckets: I64
-    left_out: int
-
-
 class Tallies:
     """Intervals added up by (metric, a, b), in bounded memory.
 
@@ -257,9 +257,9 @@ class Tallies:
     def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
         self._window = window
         self._slots = np.full(1 << 14, -1, np.int32)
-        self._table = np.zeros((1 << 13, kernels.T_COLUMNS), np.int64)
-        self._histograms = np.full((512, kernels.OCTAVES), -1, np.int32)
-        self._buckets = np.zeros((2048, kernels.SUB_BUCKETS), np.int64)
+        self._table = np.zeros((1 << 13, T_COLUMNS), np.int64)
+        self._histograms = np.full((512, OCTAVES), -1, np.int32)
+        self._buckets = np.zeros((2048, SUB_BUCKETS), np.int64)
         self._size = self._histogram_size = self._chunk_size = 0
         self._left_out = 0
 

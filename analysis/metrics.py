@@ -261,3 +261,26 @@ class G(IntEnum):
 
 VCPU_PV = 1
 VCPU_HVM = 2
+
+#: Intervals: rows {metric << METRIC_SHIFT | a, b, value, tsc of the end}.
+METRIC_SHIFT = 48
+
+#: Columns of what the machines know of a record's shape.
+S_KIND, S_PARAM, S_EVENT, S_WORDS = range(4)
+S_COLUMNS = 4
+
+#: Columns of the counters of a vCPU: hypercalls and multicall entries by op, PV records by the
+#: low byte of their id, and the metrics that only count and have no second key.
+C_HYPERCALL = 0
+C_SUBCALL = 64
+C_PV_EVENT = 128
+C_SINGLE = 160
+C_COLUMNS = 200
+
+#: Columns of a tally row.
+T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM = range(7)
+T_COLUMNS = 8  # one cache line
+
+#: Histograms: buckets an octave, and octaves.
+SUB_BUCKETS = 64
+OCTAVES = 58

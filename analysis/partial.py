@@ -14,9 +14,23 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis import kernels
-from xtrace.analysis.collect import Collected
-from xtrace.analysis.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.collected import Collected
+from xtrace.analysis.metrics import (
+    C_PV_EVENT,
+    C_SINGLE,
+    C_SUBCALL,
+    FIRST_COUNT,
+    METRIC_SHIFT,
+    SUB_BUCKETS,
+    T_B,
+    T_COUNT,
+    T_HISTOGRAM,
+    T_KEY,
+    T_MAX,
+    T_MIN,
+    T_SUM,
+    Metric,
+)
 
 _MINIMA = {"min_cycles", "first_tsc"}
 _MAXIMA = {"max_cycles", "last_tsc"}
@@ -59,9 +73,7 @@ class Partial:
 
     def labelled(self, host: str) -> Partial:
         """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
-        return Partial(
-            **{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)}
-        )
+        return Partial(**{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)})
 
 
 def merge(partials: Iterable[Partial]) -> Partial:
@@ -75,7 +87,9 @@ def merge(partials: Iterable[Partial]) -> Partial:
         raise ValueError("nothing to merge")
     if len(parts) == 1:
         return parts[0]
-    return Partial(**{name: _merge_frames([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()})
+    return Partial(
+        **{name: _merge_frames([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()}
+    )
 
 
 def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) -> pd.DataFrame:
@@ -97,16 +111,16 @@ def partial_of(collected: Collected) -> Partial:
     """Put what one pass collected into frames."""
     table = collected.tallies.table
     counted = _counted(collected)
-    metric = table[:, kernels.T_KEY] >> kernels.METRIC_SHIFT
+    metric = table[:, T_KEY] >> METRIC_SHIFT
     tallies = pd.DataFrame(
         {
             "metric": np.concatenate((metric, counted[:, 0])),
-            "a": np.concatenate((table[:, kernels.T_KEY] & _A_MASK, counted[:, 1])),
-            "b": np.concatenate((table[:, kernels.T_B], counted[:, 2])),
-            "count": np.concatenate((table[:, kernels.T_COUNT], counted[:, 3])),
-            "sum_cycles": np.concatenate((table[:, kernels.T_SUM], np.zeros(len(counted), np.int64))),
-            "min_cycles": np.concatenate((table[:, kernels.T_MIN], np.zeros(len(counted), np.int64))),
-            "max_cycles": np.concatenate((table[:, kernels.T_MAX], np.zeros(len(counted), np.int64))),
+            "a": np.concatenate((table[:, T_KEY] & _A_MASK, counted[:, 1])),
+            "b": np.concatenate((table[:, T_B], counted[:, 2])),
+            "count": np.concatenate((table[:, T_COUNT], counted[:, 3])),
+            "sum_cycles": np.concatenate((table[:, T_SUM], np.zeros(len(counted), np.int64))),
+            "min_cycles": np.concatenate((table[:, T_MIN], np.zeros(len(counted), np.int64))),
+            "max_cycles": np.concatenate((table[:, T_MAX], np.zeros(len(counted), np.int64))),
         }
     )
     pcpu, shape = np.nonzero(collected.record_counts)
@@ -158,21 +172,21 @@ def partial_of(collected: Collected) -> Partial:
     )
 
 
-_A_MASK = (1 << kernels.METRIC_SHIFT) - 1
+_A_MASK = (1 << METRIC_SHIFT) - 1
 
 
 def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """Return the dense counters as rows {metric, a, b, count}."""
     vcpu, column = np.nonzero(collected.vcpu_counts)
-    single = column >= kernels.C_SINGLE
+    single = column >= C_SINGLE
     metric = np.select(
-        [single, column >= kernels.C_PV_EVENT, column >= kernels.C_SUBCALL],
-        [column - kernels.C_SINGLE + int(FIRST_COUNT), int(Metric.PV_EVENT), int(Metric.SUBCALL)],
+        [single, column >= C_PV_EVENT, column >= C_SUBCALL],
+        [column - C_SINGLE + int(FIRST_COUNT), int(Metric.PV_EVENT), int(Metric.SUBCALL)],
         int(Metric.HYPERCALL),
     )
     b = np.select(
-        [single, column >= kernels.C_PV_EVENT, column >= kernels.C_SUBCALL],
-        [0, column - kernels.C_PV_EVENT, column - kernels.C_SUBCALL],
+        [single, column >= C_PV_EVENT, column >= C_SUBCALL],
+        [0, column - C_PV_EVENT, column - C_SUBCALL],
         column,
     )
     return np.stack(
@@ -183,8 +197,8 @@ def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.in
 def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pd.DataFrame:
     tallies = collected.tallies
     owner = np.full(len(tallies.histograms), -1, np.int64)
-    rows = np.flatnonzero((metric < FIRST_COUNT) & (tallies.table[:, kernels.T_HISTOGRAM] >= 0))
-    owner[tallies.table[rows, kernels.T_HISTOGRAM]] = rows
+    rows = np.flatnonzero((metric < FIRST_COUNT) & (tallies.table[:, T_HISTOGRAM] >= 0))
+    owner[tallies.table[rows, T_HISTOGRAM]] = rows
     histogram, octave = np.nonzero(tallies.histograms >= 0)
     chunks = tallies.buckets[tallies.histograms[histogram, octave]]
     which, place = np.nonzero(chunks)
@@ -192,9 +206,9 @@ def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.in
     return pd.DataFrame(
         {
             "metric": metric[row],
-            "a": tallies.table[row, kernels.T_KEY] & _A_MASK,
-            "b": tallies.table[row, kernels.T_B],
-            "bucket": octave[which] * kernels.SUB_BUCKETS + place,
+            "a": tallies.table[row, T_KEY] & _A_MASK,
+            "b": tallies.table[row, T_B],
+            "bucket": octave[which] * SUB_BUCKETS + place,
             "count": chunks[which, place],
         }
     )

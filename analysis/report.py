@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -37,15 +38,22 @@ class Selection:
         sections: names of SECTIONS.
         domains: domain ids.
         vcpus: vCPU numbers.
+        names: names of tables.
     """
 
     sections: Collection[str] = ()
     domains: Collection[int] = ()
     vcpus: Collection[int] = ()
+    names: Collection[str] = ()
 
     def tables(self) -> tuple[Table, ...]:
-        """Return the tables of the wanted sections."""
-        return tuple(table for table in TABLES if not self.sections or table.section in self.sections)
+        """Return the wanted tables."""
+        return tuple(
+            table
+            for table in TABLES
+            if (not self.sections or table.section in self.sections)
+            and (not self.names or table.name in self.names)
+        )
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of the wanted domains and vCPUs; a table without them is left whole."""
@@ -137,7 +145,7 @@ def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
     Raises:
         ImportError: pyarrow is not installed.
     """
-    import pyarrow  # noqa: F401 - so that its absence is told before a folder is made
+    importlib.import_module("pyarrow")  # its absence is told before a folder is made
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in report.tables.items():

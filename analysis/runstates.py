@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xtrace.analysis.metrics import STATE_LOST, DomainState, Metric
-from xtrace.analysis.tables import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, with_vcpu
+from xtrace.analysis.tables import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, counted, with_vcpu
 
 _EXACT = Quality.EXACT
 
@@ -33,7 +33,10 @@ _STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
 def vcpu_states(measures: Measures) -> pd.DataFrame:
     """Return the time of each vCPU by runstate, in the order of the states."""
     closed = pd.concat(
-        [measures.times(metric).assign(state=name, rank=rank) for rank, (metric, name) in enumerate(_STATES.items())]
+        [
+            measures.times(metric).assign(state=name, rank=rank)
+            for rank, (metric, name) in enumerate(_STATES.items())
+        ]
     )
     tails = measures.counts(Metric.TAIL)
     tails = tails[tails["b"] < _RESIDENCE_TAIL]
@@ -49,7 +52,7 @@ def vcpu_states(measures: Measures) -> pd.DataFrame:
     for name in ("count", "sum_cycles", "open_cycles"):
         table[name] = table[name].fillna(0).astype("int64")
     table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
-    table["share_ratio"] = table["total_cycles"] / measures.span_cycles if measures.span_cycles else np.nan
+    table["share_ratio"] = measures.of_span(table["total_cycles"])
     return with_vcpu(table).sort_values(["domain", "vcpu", "rank"])
 
 
@@ -58,7 +61,7 @@ def domain_states(measures: Measures) -> pd.DataFrame:
     table = measures.times_by_b(Metric.DOMAIN_STATE)
     states = {int(state): state.name.lower() for state in DomainState}
     table = table.assign(domain=table["a"], state=table["b"].map(states))
-    table["share_ratio"] = table["sum_cycles"] / measures.span_cycles if measures.span_cycles else np.nan
+    table["share_ratio"] = measures.of_span(table["sum_cycles"])
     return table.sort_values(["a", "b"])
 
 
@@ -67,20 +70,18 @@ def pcpus(measures: Measures) -> pd.DataFrame:
     table = measures.partial.pcpus.groupby("pcpu", as_index=False).agg(
         {"first_tsc": "min", "last_tsc": "max", "blind_cycles": "sum", "window_bytes": "sum"}
     )
-    table = table.set_index("pcpu")
+    keys = table["pcpu"].to_numpy(np.int64)
     for name, metric in (
         ("running", Metric.PCPU_RUNNING),
         ("idle", Metric.PCPU_IDLE),
         ("lost", Metric.PCPU_LOST),
     ):
-        table = table.join(measures.times(metric).set_index("a")["sum_cycles"].rename(f"{name}_cycles"))
-    losses = measures.counts(Metric.LOST_RECORDS).set_index("a")
-    table = table.join(losses["count"].rename("loss_count")).join(losses["sum_cycles"].rename("lost_record_count"))
-    table = table.fillna(0).astype("int64").reset_index()
-    span = measures.span_cycles or np.nan
-    table["running_ratio"] = table["running_cycles"] / span
-    table["idle_ratio"] = table["idle_cycles"] / span
-    table["lost_ratio"] = table["lost_cycles"] / span
+        cycles = counted(keys, measures.times(metric), column="sum_cycles")
+        table[f"{name}_cycles"] = cycles
+        table[f"{name}_ratio"] = measures.of_span(cycles)
+    losses = measures.counts(Metric.LOST_RECORDS)
+    table["loss_count"] = counted(keys, losses)
+    table["lost_record_count"] = counted(keys, losses, column="sum_cycles")
     return table
 
 
@@ -89,13 +90,15 @@ def residence(measures: Measures) -> pd.DataFrame:
     table = measures.times_by_b(Metric.RESIDENCE).rename(columns={"b": "pcpu", "count": "move_count"})
     tails = measures.counts(Metric.TAIL)
     tails = tails[tails["b"] >= _RESIDENCE_TAIL]
-    open_ = pd.DataFrame({"a": tails["a"], "pcpu": tails["b"] % _RESIDENCE_TAIL, "open_cycles": tails["sum_cycles"]})
+    open_ = pd.DataFrame(
+        {"a": tails["a"], "pcpu": tails["b"] % _RESIDENCE_TAIL, "open_cycles": tails["sum_cycles"]}
+    )
     columns = ["a", "pcpu", "move_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
     table = table[columns].merge(open_, on=["a", "pcpu"], how="outer")
     for name in ("move_count", "sum_cycles", "open_cycles"):
         table[name] = table[name].fillna(0).astype("int64")
     table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
-    table["share_ratio"] = table["total_cycles"] / measures.span_cycles if measures.span_cycles else np.nan
+    table["share_ratio"] = measures.of_span(table["total_cycles"])
     table["move_per_s"] = measures.per_second(table["move_count"])
     return with_vcpu(table).sort_values(["domain", "vcpu", "pcpu"])
 
@@ -135,7 +138,12 @@ TABLES = (
         domain_states,
         (
             DOMAIN,
-            Column("state", Quality.KEY, "full: all vCPUs; hazard: some run while others wait for a pCPU", "state"),
+            Column(
+                "state",
+                Quality.KEY,
+                "full: all vCPUs; hazard: some run while others wait for a pCPU",
+                "state",
+            ),
             Column("count", _EXACT, "intervals", "count"),
             Column("sum_cycles", _EXACT, "time", "total"),
             _SHARE,
@@ -173,7 +181,9 @@ TABLES = (
             Column("pcpu", Quality.KEY, "the pCPU it was on", "pcpu"),
             Column("move_count", _EXACT, "times it moved away from there", "moves"),
             Column("move_per_s", _EXACT, "a second", "/s"),
-            Column("total_cycles", _EXACT, "time from its first run there to its first run elsewhere", "total"),
+            Column(
+                "total_cycles", _EXACT, "time from its first run there to its first run elsewhere", "total"
+            ),
             _SHARE,
             *_statistics("stays", {"mean_cycles": "mean", "p50_cycles": "p50", "max_cycles": "max"}),
         ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from xtrace.analysis.histogram import summarise
@@ -24,8 +26,17 @@ class Quality(StrEnum):
     MODELLED = "modelled"
 
 
+TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
+"""Statistics that tables of times show."""
+
 #: How a heading on a terminal says it.
-MARKS = {Quality.KEY: "", Quality.EXACT: "=", Quality.BOUNDED: "<", Quality.INFERRED: "~", Quality.MODELLED: "*"}
+MARKS = {
+    Quality.KEY: "",
+    Quality.EXACT: "=",
+    Quality.BOUNDED: "<",
+    Quality.INFERRED: "~",
+    Quality.MODELLED: "*",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,38 +95,36 @@ class Measures:
     extra: dict[str, object] = field(default_factory=dict)
 
     @cached_property
-    def tallies(self) -> pd.DataFrame:
-        """All tallies, indexed by metric."""
-        return self.partial.tallies.set_index("metric", drop=False).sort_index()
+    def _tallies(self) -> _ByMetric:
+        return _ByMetric(self.partial.tallies)
 
     @cached_property
-    def _each(self) -> pd.DataFrame:
+    def _each(self) -> _ByMetric:
         return self._summary(["metric", "a", "b"])
 
     @cached_property
-    def _merged(self) -> pd.DataFrame:
+    def _merged(self) -> _ByMetric:
         return self._summary(["metric", "a"])
 
-    def _summary(self, by: list[str]) -> pd.DataFrame:
-        timed = self.partial.tallies[self.partial.tallies["metric"] < int(FIRST_COUNT)]
-        return summarise(timed, self.partial.buckets, by).set_index("metric").sort_index()
+    def _summary(self, by: list[str]) -> _ByMetric:
+        timed = self.partial.tallies[self.partial.tallies["metric"].to_numpy() < int(FIRST_COUNT)]
+        return _ByMetric(summarise(timed, self.partial.buckets, by))
 
     def times(self, metric: Metric) -> pd.DataFrame:
         """Return the metric's statistics by ``a``: count, sum_cycles, mean_cycles, quantiles, extremes."""
-        return _rows(self._merged, metric)
+        return self._merged.rows(metric)
 
     def times_by_b(self, metric: Metric) -> pd.DataFrame:
         """Return the metric's statistics by ``a`` and ``b``."""
-        return _rows(self._each, metric)
+        return self._each.rows(metric)
 
     def counts(self, metric: Metric) -> pd.DataFrame:
         """Return a, b, count, sum_cycles of a metric."""
-        return _rows(self.tallies, metric)[["a", "b", "count", "sum_cycles"]]
+        return self._tallies.rows(metric)
 
-    def count_by_a(self, metric: Metric) -> pd.Series[int]:
-        """Return the metric's count by ``a``."""
-        rows = self.counts(metric)
-        return rows.groupby("a")["count"].sum()
+    def count_by_a(self, metric: Metric) -> pd.DataFrame:
+        """Return a, count of a metric."""
+        return self.counts(metric).groupby("a", as_index=False)[["count"]].sum()
 
     @property
     def span_cycles(self) -> int:
@@ -127,17 +136,26 @@ class Measures:
         """The span in seconds, where the TSC rate is known."""
         return self.span_cycles / self.hz if self.hz else None
 
-    def per_second(self, count: pd.Series[int]) -> pd.Series[float]:
-        """Return counts as rates; missing where the TSC rate is not known."""
-        seconds = self.span_s
-        return count / seconds if seconds else count * float("nan")
+    def per_second(self, count: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return counts as rates; NaN where the TSC rate is not known."""
+        return np.asarray(count, float) / (self.span_s or np.nan)
+
+    def of_span(self, cycles: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return times as shares of the span."""
+        return np.asarray(cycles, float) / (self.span_cycles or np.nan)
 
 
-def _rows(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    try:
-        return frame.loc[[int(metric)]]
-    except KeyError:
-        return frame.iloc[:0]
+class _ByMetric:
+    """A frame ordered by its column ``metric``, to take a metric's rows from at once."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        order = np.argsort(frame["metric"].to_numpy(), kind="stable")
+        self._frame = frame.iloc[order].reset_index(drop=True)
+        self._metric = self._frame["metric"].to_numpy()
+
+    def rows(self, metric: Metric) -> pd.DataFrame:
+        low, high = np.searchsorted(self._metric, [int(metric), int(metric) + 1])
+        return self._frame.iloc[low:high]
 
 
 def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:
@@ -146,11 +164,53 @@ def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:
     return frame.assign(domain=vcpu // 65536, vcpu=vcpu % 65536)
 
 
-def renamed(frame: pd.DataFrame, prefix: str, at: Sequence[str]) -> pd.DataFrame:
-    """Return a statistics frame by ``a`` with columns ``{prefix}_{statistic}``, for a join."""
-    return frame.set_index("a")[list(at)].add_prefix(prefix + "_")
+def keys_of(*frames: pd.DataFrame, key: str = "a") -> npt.NDArray[np.int64]:
+    """Return the distinct values of column ``key`` of all frames, ascending."""
+    return np.unique(np.concatenate([frame[key].to_numpy(np.int64) for frame in frames]))
 
 
-TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
+def looked_up(
+    keys: npt.NDArray[np.int64], frame: pd.DataFrame, columns: Mapping[str, str], *, key: str = "a"
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return columns of ``frame`` at ``keys``, NaN where it has no such row.
+
+    Args:
+        frame: one row a key at most.
+        columns: new name to name in ``frame``.
+    """
+    known = frame[key].to_numpy(np.int64)
+    order = np.argsort(known)
+    place = np.searchsorted(known[order], keys)
+    place[place == len(known)] = 0
+    found = known[order][place] == keys if len(known) else np.zeros(len(keys), bool)
+    row = order[place[found]] if len(known) else place[:0]
+    result = {}
+    for name, source in columns.items():
+        values = np.full(len(keys), np.nan)
+        values[found] = frame[source].to_numpy(float)[row]
+        result[name] = values
+    return result
+
+
+def counted(
+    keys: npt.NDArray[np.int64], frame: pd.DataFrame, *, key: str = "a", column: str = "count"
+) -> npt.NDArray[np.int64]:
+    """Return a count at ``keys``, 0 where ``frame`` has no such row."""
+    return np.nan_to_num(looked_up(keys, frame, {"count": column}, key=key)["count"]).astype(np.int64)
+
+
+def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:
+    """Return new names ``{prefix}_{statistic}`` for the statistics of a metric."""
+    return {f"{prefix}_{name}": name for name in names}
+
+
+def share(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return part / whole, NaN where the whole is nothing."""
+    whole = np.asarray(whole, float)
+    ratio = np.full(whole.shape, np.nan)
+    np.divide(np.asarray(part, float), whole, out=ratio, where=whole > 0)
+    return ratio
+
+
 DOMAIN = Column("domain", Quality.KEY, "domain id; 32767 is the idle domain", "dom")
 VCPU = Column("vcpu", Quality.KEY, "vCPU of the domain", "vcpu")

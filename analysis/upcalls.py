@@ -12,7 +12,21 @@ from __future__ import annotations
 import pandas as pd
 
 from xtrace.analysis.metrics import Metric
-from xtrace.analysis.tables import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, renamed, with_vcpu
+from xtrace.analysis.tables import (
+    DOMAIN,
+    TAIL,
+    VCPU,
+    Column,
+    Measures,
+    Quality,
+    Table,
+    counted,
+    keys_of,
+    looked_up,
+    share,
+    tail_columns,
+    with_vcpu,
+)
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 
@@ -32,35 +46,42 @@ _PV_KINDS = (Metric.IRET_TRAP, Metric.IRET_UPCALL, Metric.IRET_OPEN, Metric.BLOC
 
 def upcalls(measures: Measures) -> pd.DataFrame:
     """Return upcalls by vCPU of PV guests, worst p99 first."""
-    vcpus = pd.Index([], dtype="int64")
-    for metric in _PV_KINDS:
-        vcpus = vcpus.union(measures.counts(metric)["a"])
-    table = pd.DataFrame(index=vcpus.rename("a"))
-    for name, metric in _COUNTS.items():
-        table = table.join(measures.count_by_a(metric).rename(name))
+    vcpus = keys_of(*(measures.counts(metric) for metric in _PV_KINDS))
+    counts = {name: counted(vcpus, measures.counts(metric)) for name, metric in _COUNTS.items()}
+    least = counts["upcall_least_count"]
+    most = least + counts["iret_open_count"]
     hypercalls = measures.counts(Metric.HYPERCALL)
-    forced = hypercalls[hypercalls["b"] == _XEN_VERSION].groupby("a")["count"].sum()
-    table = table.join(forced.rename("xen_version_count")).fillna(0).astype("int64")
-    table["upcall_most_count"] = table["upcall_least_count"] + table["iret_open_count"]
-    table = (
-        table.join(renamed(measures.times(Metric.UPCALL_MAX), "upcall_most", TAIL[1:]))
-        .join(renamed(measures.times(Metric.UPCALL_MIN), "upcall_least", TAIL[1:]))
-        .join(renamed(measures.times(Metric.RUNNING_TO_GUEST), "running_to_entry_most", TAIL))
-        .join(renamed(measures.times(Metric.FORCED_CALLBACK), "forced_to_iret", TAIL))
-        .reset_index()
+    forced = counted(vcpus, hypercalls[hypercalls["b"] == _XEN_VERSION])
+    entry = measures.times(Metric.RUNNING_TO_GUEST)
+    forced_times = measures.times(Metric.FORCED_CALLBACK)
+    table = pd.DataFrame(
+        {
+            "a": vcpus,
+            **counts,
+            "upcall_most_count": most,
+            "xen_version_count": forced,
+            "forced_upcall_count": counted(vcpus, forced_times),
+            "upcall_least_per_s": measures.per_second(least),
+            "upcall_most_per_s": measures.per_second(most),
+            "xen_version_per_s": measures.per_second(forced),
+            "block_without_block_ratio": share(
+                counts["block_without_block_count"], counts["block_call_count"]
+            ),
+            "running_to_entry_most_count": counted(vcpus, entry),
+            **looked_up(vcpus, measures.times(Metric.UPCALL_MAX), tail_columns("upcall_most", TAIL[1:])),
+            **looked_up(vcpus, measures.times(Metric.UPCALL_MIN), tail_columns("upcall_least", TAIL[1:])),
+            **looked_up(vcpus, entry, tail_columns("running_to_entry_most", TAIL[1:])),
+            **looked_up(vcpus, forced_times, tail_columns("forced_to_iret", TAIL[1:])),
+        }
     )
-    table["forced_upcall_count"] = table["forced_to_iret_count"].fillna(0).astype("int64")
-    table["upcall_least_per_s"] = measures.per_second(table["upcall_least_count"])
-    table["upcall_most_per_s"] = measures.per_second(table["upcall_most_count"])
-    table["xen_version_per_s"] = measures.per_second(table["xen_version_count"])
-    calls = table["block_call_count"]
-    table["block_without_block_ratio"] = table["block_without_block_count"] / calls.where(calls > 0)
     return with_vcpu(table).sort_values("upcall_most_p99_cycles", ascending=False)
 
 
 def injections(measures: Measures) -> pd.DataFrame:
     """Return interrupt injections by vCPU of HVM and PVH guests and vector, most first."""
-    table = measures.counts(Metric.INJECTION)[["a", "b", "count"]].rename(columns={"count": "injection_count"})
+    table = measures.counts(Metric.INJECTION)[["a", "b", "count"]].rename(
+        columns={"count": "injection_count"}
+    )
     for name, metric in (
         ("injection_to_entry", Metric.INJECTION_TO_ENTRY),
         ("window_wait", Metric.INTR_WINDOW_WAIT),
@@ -88,12 +109,14 @@ TABLES = (
     Table(
         "upcalls",
         "upcalls",
-        "Upcalls of PV guests: after a block (least) and with every open iret (most)",
+        "Upcalls of PV guests: those after a block (least), and all open irets (most)",
         upcalls,
         (
             DOMAIN,
             VCPU,
-            Column("upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"),
+            Column(
+                "upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"
+            ),
             Column("upcall_most_count", _BOUNDED, "these and every iret that no trap explains", "most"),
             *_tail(
                 "upcall_least",
@@ -108,23 +131,53 @@ TABLES = (
                 {"p50": "p50 max", "p99": "p99 max"},
             ),
             Column("nested_count", _INFERRED, "upcalls with a trap inside", "nested"),
-            Column("xen_version_count", _EXACT, "xen_version hypercalls: forced callbacks, but for a few queries", "forced"),
+            Column(
+                "xen_version_count",
+                _EXACT,
+                "xen_version hypercalls: forced callbacks, but for a few queries",
+                "forced",
+            ),
             Column("forced_upcall_count", _INFERRED, "those followed by an iret that no trap explains", None),
             Column("block_call_count", _EXACT, "block hypercalls", None),
-            Column("block_without_block_count", _INFERRED, "block hypercalls that found an event pending", "no block"),
+            Column(
+                "block_without_block_count",
+                _INFERRED,
+                "block hypercalls that found an event pending",
+                "no block",
+            ),
             Column("block_without_block_ratio", _INFERRED, "their share", None),
             Column("upcall_least_per_s", _INFERRED, "a second", None),
             Column("upcall_most_per_s", _BOUNDED, "a second", None),
             Column("xen_version_per_s", _EXACT, "a second", None),
-            Column("iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None),
-            Column("iret_open_count", _INFERRED, "irets from an upcall while running or from a system call", None),
-            Column("iret_ambiguous_count", _INFERRED, "of iret_trap_count: the guest changed stacks in between", None),
-            Column("preempted_count", _EXACT, "upcalls after a block left out of the times: descheduled inside", None),
-            Column("running_to_entry_most_count", _EXACT, "runs after a block with a record of the guest", None),
-            *_tail("running_to_entry_most", _BOUNDED, "running to the first record of the guest: the upcall began by then"),
+            Column(
+                "iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None
+            ),
+            Column(
+                "iret_open_count", _INFERRED, "irets from an upcall while running or from a system call", None
+            ),
+            Column(
+                "iret_ambiguous_count",
+                _INFERRED,
+                "of iret_trap_count: the guest changed stacks in between",
+                None,
+            ),
+            Column(
+                "preempted_count",
+                _EXACT,
+                "upcalls after a block left out of the times: descheduled inside",
+                None,
+            ),
+            Column(
+                "running_to_entry_most_count", _EXACT, "runs after a block with a record of the guest", None
+            ),
+            *_tail(
+                "running_to_entry_most",
+                _BOUNDED,
+                "running to the first record of the guest: the upcall began by then",
+            ),
             *_tail("forced_to_iret", _INFERRED, "xen_version to the iret that no trap explains"),
         ),
-        bias="a guest that makes system calls leaves irets that look like those of upcalls: read least and most",
+        bias="system calls leave irets like those of upcalls: the truth lies between",
     ),
     Table(
         "injections",
@@ -135,18 +188,22 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("vector", Quality.KEY, "interrupt vector", "vector"),
-            Column("injection_count", _EXACT, "INJ_VIRQ records", "injected"),
+            Column("injection_count", _EXACT, "INJ_VIRQ records", "inj"),
             Column("injection_per_s", _EXACT, "a second", "/s"),
             Column("injection_to_entry_count", _EXACT, "injections with an entry behind", None),
             *_tail(
                 "injection_to_entry",
                 _BOUNDED,
                 "VM exit before the injection to VMENTRY; the injection itself is untimed and lies between",
-                {"p50": "to entry p50", "p99": "p99"},
+                {"p50": "entry p50", "p99": "p99"},
             ),
-            Column("window_wait_count", _EXACT, "injections that really waited for the interrupt window", "waited"),
+            Column(
+                "window_wait_count", _EXACT, "injections that really waited for the interrupt window", "waits"
+            ),
             Column("window_wait_ratio", _EXACT, "their share", None),
-            *_tail("window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}),
+            *_tail(
+                "window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}
+            ),
             Column("upcall_count", _INFERRED, "entries after an injection with an exit behind", None),
             *_tail("upcall", _INFERRED, "entry after the injection to the next exit", {"p50": "upcall p50"}),
         ),

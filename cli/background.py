@@ -43,7 +43,7 @@ class Background(Generic[Result]):
             raise TraceError(f"the process that reads the trace was ended by {name}; is there enough memory?")
         if not answer:
             raise TraceError(f"the process that reads the trace ended without an answer, exit code {code}")
-        value, error = pickle.loads(answer)  # noqa: S301 - our own child wrote it
+        value, error = pickle.loads(answer)
         if error is not None:
             raise error
         return value  # type: ignore[no-any-return]

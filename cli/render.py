@@ -33,10 +33,12 @@ BRIEF = {
     "irqs": 5,
     "cuts": 12,
 }
-LEGEND = "= exact   < bounded   ~ inferred (xtrace report --json tells the rule)   * modelled"
+LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
 
 
-def print_report(console: Console, report: Report, names: Sequence[str], *, rows: int | None, brief: bool) -> None:
+def print_report(
+    console: Console, report: Report, names: Sequence[str], *, rows: int | None, brief: bool
+) -> None:
     """Print the report.
 
     Args:
@@ -91,10 +93,12 @@ def _print_facts(console: Console, report: Report, names: Sequence[str]) -> None
     lines = []
     if hz:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
-        error = f"-{low:.0f} +{high:.0f} ppm, " if trace["tsc_hz_pairs"] else ""
-        lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s; TSC {hz / 1e6:.3f} MHz ({error}{trace['tsc_hz_source']})")
+        error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
+        lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s")
+        lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}")
     else:
-        lines.append(f"span     {scaled(trace['span_cycles'])} cycles; the trace does not tell the TSC rate: give --cpu-hz")
+        lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
+        lines.append("TSC      the trace does not tell its rate: times are in cycles; give --cpu-hz")
     lines.append(
         f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
@@ -112,13 +116,15 @@ def _print_facts(console: Console, report: Report, names: Sequence[str]) -> None
         )
     if trace["missing_bytes"] or trace["tail_bytes"]:
         lines.append("cut      the file ends inside a window: it is still being written, or was cut")
-    for pair in trace["skewed_pcpu_pairs"][:3]:
-        lines.append(
-            f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: "
-            f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
-        )
+    lines += [
+        f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: "
+        f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
+        for pair in trace["skewed_pcpu_pairs"][:3]
+    ]
     if trace["late_records"]:
-        lines.append(f"order    {trace['late_records']:,} records came too late to be merged in order (skewed TSCs)")
+        lines.append(
+            f"order    {trace['late_records']:,} records came too late to be merged in order (skewed TSCs)"
+        )
     lines.append(
         f"recorder at most {trace['recorder_virq_most_count']} of dom0's "
         f"{trace['dom0_wakes_other_count']} timer and other wakes are its own VIRQ_TBUF"
@@ -141,7 +147,9 @@ def _print_first_looks(console: Console, report: Report) -> None:
         )
     states = report.tables.get("domain_states")
     if states is not None and len(states):
-        waiting = states[states["state"].isin(("full_contention", "partial_contention", "concurrency_hazard"))]
+        waiting = states[
+            states["state"].isin(("full_contention", "partial_contention", "concurrency_hazard"))
+        ]
         share = waiting[waiting["domain"] != IDLE_DOMAIN].groupby("domain")["share_ratio"].sum()
         if len(share):
             looks.append(f"d{share.idxmax()} had vCPUs waiting for a pCPU {share.max():.0%} of the time")
@@ -149,8 +157,8 @@ def _print_first_looks(console: Console, report: Report) -> None:
     if upcalls is not None and len(upcalls):
         forced = upcalls.sort_values("xen_version_count", ascending=False).iloc[0]
         looks.append(
-            f"{_vcpu(forced)} asked for a forced callback at most {int(forced['xen_version_count'])} times, "
-            f"between {int(forced['upcall_least_count'])} and {int(forced['upcall_most_count'])} upcalls"
+            f"{_vcpu(forced)} forced a callback at most {int(forced['xen_version_count'])} times, "
+            f"in {int(forced['upcall_least_count'])} to {int(forced['upcall_most_count'])} upcalls"
         )
     for look in looks:
         console.print(f"* {look}", markup=False, highlight=False)
@@ -172,7 +180,18 @@ def _print_table(console: Console, table: Table, frame: pd.DataFrame, hz: float 
     for column in shown:
         if paired and column.name == "vcpu":
             continue
-        text = column.name in ("state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id")
+        text = column.name in (
+            "state",
+            "name",
+            "waker",
+            "event",
+            "what",
+            "kind",
+            "command",
+            "detail",
+            "class",
+            "id",
+        )
         heading = "vcpu" if paired and column.name == "domain" else f"{column.heading}{MARKS[column.quality]}"
         out.add_column(heading, justify="left" if text or column.name == "domain" else "right", no_wrap=True)
     for row in frame.head(limit).to_dict("records"):

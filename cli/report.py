@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +13,13 @@ import typer
 
 from xtrace.cli import sample
 from xtrace.cli.background import Background
+from xtrace.cli.render import BRIEF
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from xtrace.analysis.collect import Collected
+    from xtrace.analysis.collected import Collected
     from xtrace.analysis.report import Report
 
 _STDIN = "-"
@@ -25,7 +28,8 @@ _PROGRESS_BYTES = 64 << 20
 
 def report(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Traces, reported on together; - is stdin. None: the bundled sample.")
+        list[Path] | None,
+        typer.Argument(help="Traces, reported on together; - is stdin. None: the bundled sample."),
     ] = None,
     section: Annotated[
         list[str] | None,
@@ -35,22 +39,32 @@ def report(
         ),
     ] = None,
     domain: Annotated[list[int] | None, typer.Option(help="Only this domain. May be given again.")] = None,
-    vcpu: Annotated[list[int] | None, typer.Option(help="Only vCPUs of this number. May be given again.")] = None,
-    from_s: Annotated[
-        float | None, typer.Option("--from", min=0, help="Count only what ends this many seconds into the trace or later.")
+    vcpu: Annotated[
+        list[int] | None, typer.Option(help="Only vCPUs of this number. May be given again.")
     ] = None,
-    to_s: Annotated[float | None, typer.Option("--to", min=0, help="Count only what ends up to there.")] = None,
+    from_s: Annotated[
+        float | None,
+        typer.Option("--from", min=0, help="Count only what ends this many seconds into the trace or later."),
+    ] = None,
+    to_s: Annotated[
+        float | None, typer.Option("--to", min=0, help="Count only what ends up to there.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=0, help="Most rows of a table; 0 for all.")] = None,
     cpu_hz: Annotated[
         float | None, typer.Option(min=1e6, help="Cycles a second of the TSC. Default: told by the trace.")
     ] = None,
     xen: Annotated[
-        str | None, typer.Option(help="Xen version to decode by: 4.17, 4.13-4.17, 4.13+. Default: told by the trace.")
+        str | None,
+        typer.Option(help="Xen version to decode by: 4.17, 4.13-4.17, 4.13+. Default: told by the trace."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one CSV file a table into DIR.")] = None,
-    parquet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one Parquet file a table into DIR.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write one CSV file a table into DIR.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write one Parquet file a table into DIR.")
+    ] = None,
 ) -> None:
     """Report how event channels were delivered, what upcalls took and where the time went.
 
@@ -67,29 +81,34 @@ def report(
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
     window = (from_s, to_s) if from_s is not None or to_s is not None else None
 
-    jobs = [Background(_Job(str(path), strict, window, cpu_hz)) for path in paths[:_cores()]]
+    jobs = [Background(_Job(str(path), strict, window, cpu_hz)) for path in paths[: _cores()]]
     try:
         # While the children read, load what makes the tables.
         from xtrace.analysis import report as reports
         from xtrace.analysis.partial import merge, partial_of
 
-        selection = reports.Selection(section or (), domain or (), vcpu or ())
+        on_terminal = not (json or csv or parquet)
+        names = BRIEF if on_terminal and not section else ()
+        selection = reports.Selection(section or (), domain or (), vcpu or (), names)
         if unknown := sorted(set(selection.sections) - set(reports.SECTIONS)):
             raise typer.BadParameter(
                 f"{unknown[0]!r} is none of {', '.join(reports.SECTIONS)}", param_hint="--section"
             )
         partials = []
-        for index, path in enumerate(paths):
+        for index in range(len(paths)):
             partials.append(partial_of(jobs[index].result()))
             if (after := index + _cores()) < len(paths):
                 jobs.append(Background(_Job(str(paths[after]), strict, window, cpu_hz)))
-            del path
     except BaseException:
         for job in jobs:
             job.stop()
         raise
-    made = reports.build(merge(partials), hz=cpu_hz, hz_source="--cpu-hz", versions=versions, selection=selection)
-    _put_out(made, [str(path) for path in paths], json=json, csv=csv, parquet=parquet, rows=rows, brief=not section)
+    made = reports.build(
+        merge(partials), hz=cpu_hz, hz_source="--cpu-hz", versions=versions, selection=selection
+    )
+    _put_out(
+        made, [str(path) for path in paths], json=json, csv=csv, parquet=parquet, rows=rows, brief=not section
+    )
 
 
 class _Job:
@@ -122,7 +141,9 @@ class _Job:
 
             rate = clock.estimate(pd.DataFrame(whole.pairs, columns=["ns", "cycles", "source"]))
             if rate is None:
-                raise TraceError(f"{self._path}: --from and --to need --cpu-hz, for the trace does not tell the TSC rate")
+                raise TraceError(
+                    f"{self._path}: --from and --to need --cpu-hz, for the trace does not tell the TSC rate"
+                )
             hz = rate.hz
         assert self._window is not None
         begin, end = self._window
@@ -131,31 +152,19 @@ class _Job:
         return from_tsc, to_tsc
 
 
-class _progress:  # noqa: N801 - used as a function
-    """A progress bar on standard error, for long files on a terminal; else nothing."""
+@contextmanager
+def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
+    """Show a progress bar on standard error, for long files on a terminal; else nothing."""
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    if size < _PROGRESS_BYTES or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._bar = None
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        try:
-            size = os.stat(self._path).st_size
-        except OSError:
-            return None
-        if size < _PROGRESS_BYTES or not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar = Progress(console=Console(stderr=True), transient=True)
-        task = self._bar.add_task("reading", total=size)
-        self._bar.start()
-        return lambda done: self._bar.update(task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=size)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _cores() -> int:

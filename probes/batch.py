@@ -42,9 +42,7 @@ class ShapeTable:
     header: U32 = field(default_factory=lambda: np.zeros(MAX_SHAPES, np.uint32))
     wanted: U8 = field(default_factory=lambda: np.ones(MAX_SHAPES, np.uint8))
     slots_key: U32 = field(default_factory=lambda: np.zeros(_HASH_SLOTS, np.uint32))
-    slots_shape: npt.NDArray[np.int32] = field(
-        default_factory=lambda: np.full(_HASH_SLOTS, -1, np.int32)
-    )
+    slots_shape: npt.NDArray[np.int32] = field(default_factory=lambda: np.full(_HASH_SLOTS, -1, np.int32))
     size: int = 1
 
     def intern(self, header: int, wanted: bool = True) -> int:
@@ -78,7 +76,7 @@ class ShapeTable:
     @property
     def timed(self) -> npt.NDArray[np.bool_]:
         """bool [size]: whether records of the shape carry a TSC."""
-        return (self.header[: self.size] & np.uint32(TIMED_BIT)) != 0
+        return np.not_equal(self.header[: self.size] & np.uint32(TIMED_BIT), 0)
 
 
 def canonical(header: int) -> int:
@@ -126,7 +124,7 @@ class RecordBatch:
         """uint32 [n]: event id of each record, as written in its header word."""
         timed_words = np.where(self.shapes.timed, 2, 0).astype(np.uint32)
         header = self.words[self.start - timed_words[self.shape] - np.uint32(1)]
-        return header & np.uint32(EVENT_MASK)
+        return np.bitwise_and(header, np.uint32(EVENT_MASK))
 
     def extra(self, row: int) -> U32:
         """Return the extra words of record ``row`` as uint32 [0 to 7]."""

@@ -12,13 +12,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from xtrace.probes import kernels
 from xtrace.probes.batch import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
 from xtrace.probes.errors import TraceError
+from xtrace.probes.facts import Damage, ReadFacts
 from xtrace.probes.format import (
     EVENT_MASK,
     MAX_PCPUS,
@@ -51,61 +52,6 @@ _REASONS = {
 
 #: Tells from a record's event id whether the reader's user wants it.
 Wanted = Callable[[int], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A place where the bytes are not what the format allows.
-
-    Attributes:
-        offset: byte offset in the (decompressed) file.
-        reason: what is wrong there.
-        skipped_bytes: bytes passed over before the next sound window.
-    """
-
-    offset: int
-    reason: str
-    skipped_bytes: int
-
-
-@dataclass(slots=True)
-class ReadFacts:
-    """What the reader saw of the file itself; complete once the last batch was taken.
-
-    Attributes:
-        bytes_read: decompressed bytes.
-        windows: windows decoded, the truncated last one included.
-        skipped_bytes: bytes passed over because of damage.
-        missing_bytes: bytes in whole words that the last window promises and the file does not have.
-        tail_bytes: bytes of a record or a window header cut off at the end of the file.
-        damages: the first MAX_DAMAGES_KEPT; damage_count counts all.
-        late_records: records older than a batch that was already given out (skewed TSCs).
-        backward_tsc_count: records whose TSC is below that of a record before them on their pCPU.
-        pcpu_bytes: int64 [pCPUs], window bytes of each pCPU.
-        ring_bytes: size of a pCPU's trace ring, told by the distance of its WRAP fillers, or None.
-        ring_votes: how many distances said so.
-        half_full_windows: windows of more than half a ring (or, where that is not known, than half the
-            largest window): only these can have made Xen call the recorder by VIRQ_TBUF, once each.
-    """
-
-    bytes_read: int = 0
-    windows: int = 0
-    skipped_bytes: int = 0
-    missing_bytes: int = 0
-    tail_bytes: int = 0
-    damages: list[Damage] = field(default_factory=list)
-    damage_count: int = 0
-    late_records: int = 0
-    backward_tsc_count: int = 0
-    pcpu_bytes: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    ring_bytes: int | None = None
-    ring_votes: int = 0
-    half_full_windows: int = 0
-
-    @property
-    def pcpus(self) -> list[int]:
-        """Return the pCPUs that have a window, ascending."""
-        return [int(pcpu) for pcpu in np.flatnonzero(self.pcpu_bytes >= 0)]
 
 
 @dataclass(slots=True)
@@ -262,7 +208,7 @@ class TraceReader:
     def _read_more(self, arena: _Arena) -> None:
         """Read behind the tail until the arena is full or the source ends."""
         begin, end = self._tail
-        space = memoryview(arena.words).cast("B")[end * WORD_BYTES :]
+        space = memoryview(arena.words.view(np.uint8).data)[end * WORD_BYTES :]
         count = read_into(self._source, space, self._name)
         self._at_eof = count < len(space)
         self.facts.bytes_read += count
@@ -347,7 +293,9 @@ class TraceReader:
         windows.count = last if damage == kernels.DECODE_OK else stopped + 1
         if fresh:
             self.facts.windows += windows.count - first
-            pages = (windows.stop[first : windows.count] - windows.begin[first : windows.count]) // _PAGE_WORDS
+            pages = (
+                windows.stop[first : windows.count] - windows.begin[first : windows.count]
+            ) // _PAGE_WORDS
             self._window_pages += np.bincount(pages, minlength=len(self._window_pages))
             for distance in distances[1 : int(distances[0]) + 1]:
                 if _can_be_ring(int(distance)):
@@ -387,7 +335,9 @@ class TraceReader:
         facts.damage_count += 1
         facts.skipped_bytes += skipped_bytes
         if self._strict:
-            raise TraceError(f"{self._name}: offset {offset}: {reason}; without --strict it is skipped and counted")
+            raise TraceError(
+                f"{self._name}: offset {offset}: {reason}; without --strict it is skipped and counted"
+            )
         if len(facts.damages) < MAX_DAMAGES_KEPT:
             facts.damages.append(Damage(offset, reason, skipped_bytes))
 

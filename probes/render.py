@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from xtrace.probes import render_kernels as k
 from xtrace.probes.batch import I64, MAX_SHAPES, OVERFLOW_SHAPE, U8, U32, RecordBatch, ShapeTable
-from xtrace.probes.catalog import VersionRange
+from xtrace.probes.catalog import VersionRange, by_id
 from xtrace.probes.catalog.exits import Vendor, vendor_of
 from xtrace.probes.catalog.sched import runstate_change_id
 from xtrace.probes.format import (
@@ -30,7 +30,8 @@ from xtrace.probes.format import (
     TIMED_BIT,
     Runstate,
 )
-from xtrace.probes.render_templates import Arrays, Style, TemplateBook, Unit, read_shape
+from xtrace.probes.reader import TraceReader
+from xtrace.probes.render_templates import UNKNOWN_NAME, Arrays, Style, TemplateBook, Unit, read_shape
 
 I32 = npt.NDArray[np.int32]
 
@@ -42,6 +43,7 @@ _RUNS = frozenset(
     {_CONTINUE_RUNNING, *(runstate_change_id(old, Runstate.RUNNING) for old in Runstate if old)}
 )
 _STOPS = frozenset(runstate_change_id(Runstate.RUNNING, new) for new in Runstate if new)
+_TRACKED = _RUNS | _STOPS | {LOST_RECORDS}
 _LOST_HEADER = TIMED_BIT | 4 << EXTRA_SHIFT | LOST_RECORDS
 _EXITS = (0x81002, 0x81102)
 _SVM_HAS_OWN_EXITS = (4, 19)
@@ -54,7 +56,7 @@ _MAX_BY_WORD = 1024
 _MAX_TSC = np.iinfo(np.int64).max
 _MIN_TSC = np.iinfo(np.int64).min
 
-_IDLE = np.frombuffer(b"idlenull", np.uint8).copy()
+_IDLE = np.frombuffer(b"idle".ljust(16) + b"null".ljust(16), np.uint8).copy()
 _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 
 
@@ -65,8 +67,8 @@ class Choice:
     Attributes:
         event: tells by event id and name.
         pcpus: None for all.
-        domains, vcpus: those that run on the record's pCPU, vCPUs as (domain, number);
-            a record passes by either.
+        domains, vcpus: those that run on the record's pCPU, vCPUs as (domain, number), and
+            (None, number) is that of any domain; none means all.
         from_time, to_time: cycles since the trace's first record, or TSCs with Unit.TSC; the end
             is not included.
         limit: lines in all.
@@ -75,7 +77,7 @@ class Choice:
     event: Callable[[int, str], bool] | None = None
     pcpus: frozenset[int] | None = None
     domains: frozenset[int] = frozenset()
-    vcpus: frozenset[tuple[int, int]] = frozenset()
+    vcpus: frozenset[tuple[int | None, int]] = frozenset()
     from_time: int | None = None
     to_time: int | None = None
     limit: int | None = None
@@ -84,9 +86,33 @@ class Choice:
 EVERYTHING = Choice()
 
 
-def is_tracked(event_id: int) -> bool:
-    """Tell whether records of the id say which vCPU runs: a filter on reading must let them pass."""
-    return event_id in _RUNS or event_id in _STOPS or event_id == LOST_RECORDS
+class Pushdown:
+    """The choice by event as a filter for the reader, from behind the trace's first record on.
+
+    That record has to be seen, since times count from it; and so have those that tell which vCPU
+    runs, whatever is shown.
+    """
+
+    def __init__(self, event: Callable[[int, str], bool] | None) -> None:
+        self._event = event
+        self._begins = False
+
+    def __call__(self, event_id: int) -> bool:
+        """Tell whether the reader is to give out records of the id."""
+        if not self._begins or self._event is None or event_id in _TRACKED:
+            return True
+        names = [event.name for event in by_id(event_id)] or [UNKNOWN_NAME]
+        return any(self._event(event_id, name) for name in names)
+
+    def batches(self, reader: TraceReader) -> Iterator[RecordBatch]:
+        """Yield the batches of ``reader``, which has this filter as its own."""
+        for batch in reader:
+            if not self._begins and batch.shapes.timed[batch.shape].any():
+                self._begins = True
+                shapes = batch.shapes
+                for shape, event_id in enumerate(shapes.event.tolist()):
+                    shapes.wanted[shape] = self(event_id)
+            yield batch
 
 
 class Renderer:
@@ -135,7 +161,8 @@ class Renderer:
             self._pcpus[:] = 0
             self._pcpus[[pcpu for pcpu in choice.pcpus if pcpu < MAX_PCPUS]] = 1
         self._domains = np.array(sorted(choice.domains), np.int64)
-        self._vcpus = np.array([domain << 16 | number for domain, number in sorted(choice.vcpus)], np.int64)
+        self._vcpus = np.array([d << 16 | number for d, number in choice.vcpus if d is not None], np.int64)
+        self._numbers = np.array([number for d, number in choice.vcpus if d is None], np.int64)
         self._spare: list[U8] = []
 
     def lines(self, batches: Iterable[RecordBatch]) -> Iterator[memoryview]:
@@ -222,7 +249,7 @@ class Renderer:
                 self._role, self._shown, self._template,
                 self._slot_key, self._slot_template,
                 self._running,
-                self._pcpus, self._domains, self._vcpus,
+                self._pcpus, self._domains, self._vcpus, self._numbers,
                 begin, end,
                 row, vcpu, template,
             )  # fmt: skip

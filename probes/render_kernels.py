@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 
 # What an operation writes behind its literal.
 PUT_NOTHING = 0
@@ -108,7 +110,7 @@ def _holds(values, value):
         _U8_1D, _U8_1D, _I32_1D,  # shapes: role, shown, template
         _I64_1D, _I32_1D,  # templates by shape and word 0: key, template
         _I64_1D,  # per pCPU: the vCPU that runs
-        _U8_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs
+        _U8_1D, _I64_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs, vCPU numbers of any domain
         _I64, _I64,  # chosen: TSCs, the end not included
         _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
     ),
@@ -121,20 +123,21 @@ def choose(
     shape_role, shape_shown, shape_template,
     slot_key, slot_template,
     running,
-    pcpu_chosen, domains, vcpus,
+    pcpu_chosen, domains, vcpus, numbers,
     from_tsc, to_tsc,
     out_row, out_vcpu, out_template,
 ):  # fmt: skip
     """List the rows to show from ``row`` on, each with the vCPU that runs and with its template.
 
     A vCPU is {domain, vcpu} as domain << 16 | vcpu.  A record that it starts or stops to run
-    counts as its own.  No domains and no vCPUs chosen means all.
+    counts as its own.  An empty list of domains means all; so do no vCPUs and no numbers.
 
     Returns:
         (row where it stopped, rows chosen).  That row is the end of the batch, or one
         whose template is missing, or, at ``limit``, any.
     """
-    by_vcpu = len(domains) + len(vcpus) > 0
+    by_domain = len(domains) > 0
+    by_vcpu = len(vcpus) + len(numbers) > 0
     while row < len(tsc) and count < limit:
         kind = shape[row]
         on = pcpu[row]
@@ -155,8 +158,10 @@ def choose(
         vcpu = running[on]
         if role == ROLE_STOPS:
             running[on] = UNKNOWN_VCPU
+        if shown and by_domain:
+            shown = vcpu >= 0 and _holds(domains, vcpu >> 16)
         if shown and by_vcpu:
-            shown = vcpu >= 0 and (_holds(domains, vcpu >> 16) or _holds(vcpus, vcpu))
+            shown = vcpu >= 0 and (_holds(vcpus, vcpu) or _holds(numbers, vcpu & 0xFFFF))
         if shown:
             out_row[count] = row
             out_vcpu[count] = vcpu
@@ -184,7 +189,16 @@ def _put_decimal(out, at, value):
         digits += 1
     end = at + digits
     to = end - 1
-    while value >= ten:
+    hundred = np.uint64(100)
+    while value >= hundred:
+        quotient = value // hundred
+        pair = np.uint32(value - quotient * hundred)
+        tens = pair // np.uint32(10)
+        out[to - 1] = np.uint8(_ZERO) + np.uint8(tens)
+        out[to] = np.uint8(_ZERO) + np.uint8(pair - tens * np.uint32(10))
+        value = quotient
+        to -= 2
+    if value >= ten:
         quotient = value // ten
         out[to] = np.uint8(_ZERO) + np.uint8(value - quotient * ten)
         value = quotient
@@ -207,10 +221,28 @@ def _put_hex(out, at, value, hex_digits):
     return at + digits + 1
 
 
+@intrinsic
+def _copy_16(typing_context, out, at, source, begin):
+    """Copy 16 bytes, aligned or not, by one load and one store."""
+
+    def generate(context, builder, signature, arguments):
+        block = ir.VectorType(ir.IntType(8), 16).as_pointer()
+        places = []
+        for array, index in ((0, 1), (2, 3)):
+            made = context.make_array(signature.args[array])(context, builder, arguments[array])
+            places.append(builder.bitcast(builder.gep(made.data, [arguments[index]]), block))
+        builder.store(builder.load(places[1], align=1), places[0], align=1)
+        return context.get_dummy_value()
+
+    return nb.types.void(out, at, source, begin), generate
+
+
 @nb.njit(nogil=True)
 def _put_bytes(out, at, source, begin, count):
-    for index in range(count):
-        out[at + index] = source[begin + index]
+    block = 0
+    while block < count:
+        _copy_16(out, at + block, source, begin + block)
+        block += 16
     return at + count
 
 
@@ -226,11 +258,8 @@ def _put_spaces(out, at, end):
 def _put_right(out, at, width, begin, end):
     """Move what was written at ``begin`` to ``end`` so that it ends a column of ``width`` at ``at``."""
     length = end - begin
-    pad = max(width - length, 0)
-    at = _put_spaces(out, at, at + pad)
-    for index in range(length):
-        out[at + index] = out[begin + index]
-    return at + length
+    at = _put_spaces(out, at, at + max(width - length, 0))
+    return _put_bytes(out, at, out, begin, length)
 
 
 @nb.njit(nogil=True)
@@ -387,7 +416,7 @@ def render(
                 at = _put_spaces(out, _put_current(out, at, chosen_vcpu[index], idle), column)
             elif put == PUT_CURRENT_JSON:
                 if chosen_vcpu[index] < 0:
-                    at = _put_bytes(out, at, idle, 4, 4)
+                    at = _put_bytes(out, at, idle, 16, 4)
                 else:
                     out[at] = np.uint8(0x22)
                     at = _put_vcpu(out, at + 1, chosen_vcpu[index])

@@ -40,6 +40,8 @@ _CURRENT_WIDTH = 5
 
 _VENDOR_NAMES: Mapping[Vendor, Mapping[int, str]] = {"vmx": VMX_REASONS, "svm": SVM_CODES}
 
+_ARGUMENT_MASK = "argmask"
+
 # The most bytes that an operation writes behind its literal; columns and names come on top.
 _LONGEST = 48
 
@@ -106,7 +108,7 @@ def read_shape(
         return Reading(event.name, event, event.constants, tuple(_raw_parts(words)))
     fields = match.layout.present(words)
     parts = tuple(Part(place.name, place, _names(event, place, vendor)) for place in fields)
-    if not any(place.name == "argmask" for place in fields):
+    if not any(place.name == _ARGUMENT_MASK for place in fields):
         return Reading(event.name, event, event.constants, parts)
     if word0 is None:
         return Reading(event.name, event, event.constants, parts, by_word=True)
@@ -227,7 +229,7 @@ class TemplateBook:
             self._json(line, shape, header, reading)
         line.say("\n")
         line.put(k.PUT_NOTHING)
-        longest = 0
+        longest = 16
         for op in line.ops:
             longest += len(op.literal) + op.width + max(_LONGEST, self._longest_name(op.table))
             self._ops.append(
@@ -248,7 +250,7 @@ class TemplateBook:
                 first_op=np.array(self.first_op, np.int64),
                 timed=np.array(self.timed, np.uint8),
                 ops=np.array(self._ops, np.int64).reshape(-1, k.OP_COLUMNS),
-                literals=np.frombuffer(bytes(self._literals), np.uint8).copy(),
+                literals=np.frombuffer(bytes(self._literals) + bytes(16), np.uint8).copy(),
                 table_name=np.array(self._table_name, np.int64),
                 name_value=names[:, 0].copy(),
                 name_place=names[:, 1].copy(),
@@ -273,6 +275,8 @@ class TemplateBook:
         for name, value in reading.constants:
             line.say(f" {name}={value}")
         for part in reading.parts:
+            if part.name == _ARGUMENT_MASK and not reading.by_word:
+                continue  # the arguments themselves stand behind it
             line.say(f" {part.name}=")
             line.put_field(_text_put(part), part.place, self._table(part.names))
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from xtrace.probes.errors import TraceError
 
@@ -106,7 +106,7 @@ def _open_zstd(raw: io.RawIOBase, name: str) -> Source:
             "pip install 'xtrace[zstd]', or pipe it: zstd -dc FILE | xtrace ... -"
         ) from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_LIMIT_BYTES)
-    return cast(Source, decompressor.stream_reader(raw, read_across_frames=True))
+    return cast(Source, decompressor.stream_reader(cast(BinaryIO, raw), read_across_frames=True))
 
 
 class _Rejoined(io.RawIOBase):

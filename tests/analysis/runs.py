@@ -10,11 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle.machine import Count, Interval
-from xtrace.analysis import kernels
 from xtrace.analysis.machine import ALWAYS, Machine, Tallies
-from xtrace.analysis.metrics import FIRST_COUNT, G, Metric, P, V
+from xtrace.analysis.metrics import (
+    C_HYPERCALL,
+    C_PV_EVENT,
+    C_SINGLE,
+    C_SUBCALL,
+    FIRST_COUNT,
+    METRIC_SHIFT,
+    G,
+    Metric,
+    P,
+    V,
+)
 from xtrace.probes.batch import I64
-from xtrace.probes.reader import CHUNK_BYTES, TraceReader
+from xtrace.probes.reader import TraceReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +64,16 @@ class Run:
 
 def meaning_of(column: int) -> tuple[Metric, int]:
     """Return what a column of the dense counts holds."""
-    if column >= kernels.C_SINGLE:
-        return Metric(column - kernels.C_SINGLE + FIRST_COUNT), 0
-    if column >= kernels.C_PV_EVENT:
-        return Metric.PV_EVENT, column - kernels.C_PV_EVENT
-    if column >= kernels.C_SUBCALL:
-        return Metric.SUBCALL, column - kernels.C_SUBCALL
-    return Metric.HYPERCALL, column - kernels.C_HYPERCALL
+    if column >= C_SINGLE:
+        return Metric(column - C_SINGLE + FIRST_COUNT), 0
+    if column >= C_PV_EVENT:
+        return Metric.PV_EVENT, column - C_PV_EVENT
+    if column >= C_SUBCALL:
+        return Metric.SUBCALL, column - C_SUBCALL
+    return Metric.HYPERCALL, column - C_HYPERCALL
 
 
-def run(data: bytes, *, chunk_bytes: int = CHUNK_BYTES, window: tuple[int, int] = ALWAYS) -> Run:
+def run(data: bytes, *, chunk_bytes: int = 1 << 20, window: tuple[int, int] = ALWAYS) -> Run:
     """Run the compiled machines over the bytes of a trace."""
     machine = Machine(window)
     reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
@@ -75,9 +85,9 @@ def run(data: bytes, *, chunk_bytes: int = CHUNK_BYTES, window: tuple[int, int] 
 
 def as_intervals(rows: I64) -> list[Interval]:
     """Return rows as what the oracle puts out."""
-    mask = (1 << kernels.METRIC_SHIFT) - 1
+    mask = (1 << METRIC_SHIFT) - 1
     return [
-        Interval(Metric(key >> kernels.METRIC_SHIFT), key & mask, b, value, tsc)
+        Interval(Metric(key >> METRIC_SHIFT), key & mask, b, value, tsc)
         for key, b, value, tsc in rows.tolist()
     ]
 
