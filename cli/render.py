@@ -143,7 +143,8 @@ def _print_first_looks(console: Console, report: Report) -> None:
         worst = guests.iloc[0]
         looks.append(
             f"{_vcpu(worst)} waits longest: wake to running p99 "
-            f"{time_text(worst['wake_to_running_p99_cycles'], hz)} over {int(worst['wake_to_running_count'])} wakes"
+            f"{time_text(worst['wake_to_running_p99_cycles'], hz)} "
+            f"over {int(worst['wake_to_running_count'])} wakes"
         )
     states = report.tables.get("domain_states")
     if states is not None and len(states):

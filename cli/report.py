@@ -34,8 +34,8 @@ def report(
     section: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips or trace. "
-            "May be given again."
+            help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips or "
+            "trace. May be given again."
         ),
     ] = None,
     domain: Annotated[list[int] | None, typer.Option(help="Only this domain. May be given again.")] = None,
@@ -51,7 +51,10 @@ def report(
     ] = None,
     rows: Annotated[int | None, typer.Option(min=0, help="Most rows of a table; 0 for all.")] = None,
     cpu_hz: Annotated[
-        float | None, typer.Option(min=1e6, help="Cycles a second of the TSC. Default: told by the trace.")
+        float | None,
+        typer.Option(
+            min=1e6, help="Cycles a second of the TSC. Default: TRACE.json beside it, else the trace."
+        ),
     ] = None,
     xen: Annotated[
         str | None,
@@ -71,6 +74,7 @@ def report(
     Every figure is marked by how it is known: = exact, < bounded, ~ inferred, * modelled.
     """
     from xtrace.probes.catalog import VersionRange
+    from xtrace.probes.sidecar import sidecar_of
 
     paths = files or [sample.path()]
     try:
@@ -79,9 +83,13 @@ def report(
         raise typer.BadParameter(str(error), param_hint="--xen") from None
     if (from_s is not None or to_s is not None) and (len(paths) > 1 or str(paths[0]) == _STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
+    beside = sidecar_of(paths[0])
+    hz, hz_source = cpu_hz, "--cpu-hz"
+    if hz is None and beside is not None and beside.tsc_hz is not None:
+        hz, hz_source = beside.tsc_hz, f"told by {beside.path.name}"
     window = (from_s, to_s) if from_s is not None or to_s is not None else None
 
-    jobs = [Background(_Job(str(path), strict, window, cpu_hz)) for path in paths[: _cores()]]
+    jobs = [Background(_Job(str(path), strict, window, hz)) for path in paths[: _cores()]]
     try:
         # While the children read, load what makes the tables.
         from xtrace.analysis import report as reports
@@ -98,14 +106,12 @@ def report(
         for index in range(len(paths)):
             partials.append(partial_of(jobs[index].result()))
             if (after := index + _cores()) < len(paths):
-                jobs.append(Background(_Job(str(paths[after]), strict, window, cpu_hz)))
+                jobs.append(Background(_Job(str(paths[after]), strict, window, hz)))
     except BaseException:
         for job in jobs:
             job.stop()
         raise
-    made = reports.build(
-        merge(partials), hz=cpu_hz, hz_source="--cpu-hz", versions=versions, selection=selection
-    )
+    made = reports.build(merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection)
     _put_out(
         made, [str(path) for path in paths], json=json, csv=csv, parquet=parquet, rows=rows, brief=not section
     )

@@ -1,1 +1,32 @@
-"""What touches the host and the wire: xentrace files as batches of records."""
+"""What touches the wire: trace files in, batches of records out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.probes.batch import RecordBatch, ShapeTable
+    from xtrace.probes.facts import Damage, ReadFacts
+    from xtrace.probes.reader import TraceReader, open_trace
+
+__all__ = ["Damage", "ReadFacts", "RecordBatch", "ShapeTable", "TraceError", "TraceReader", "open_trace"]
+
+_HOMES = {
+    "Damage": "facts",
+    "ReadFacts": "facts",
+    "RecordBatch": "batch",
+    "ShapeTable": "batch",
+    "TraceReader": "reader",
+    "open_trace": "reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs numpy and numba when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(f"xtrace.probes.{_HOMES[name]}"), name)

@@ -76,7 +76,8 @@ class ShapeTable:
     @property
     def timed(self) -> npt.NDArray[np.bool_]:
         """bool [size]: whether records of the shape carry a TSC."""
-        return np.not_equal(self.header[: self.size] & np.uint32(TIMED_BIT), 0)
+        timed: npt.NDArray[np.bool_] = (self.header[: self.size] & np.uint32(TIMED_BIT)) != 0
+        return timed
 
 
 def canonical(header: int) -> int:
@@ -124,7 +125,8 @@ class RecordBatch:
         """uint32 [n]: event id of each record, as written in its header word."""
         timed_words = np.where(self.shapes.timed, 2, 0).astype(np.uint32)
         header = self.words[self.start - timed_words[self.shape] - np.uint32(1)]
-        return np.bitwise_and(header, np.uint32(EVENT_MASK))
+        event: U32 = header & np.uint32(EVENT_MASK)
+        return event
 
     def extra(self, row: int) -> U32:
         """Return the extra words of record ``row`` as uint32 [0 to 7]."""

@@ -37,7 +37,9 @@ CHUNK_BYTES = 4 << 20
 #: Damages kept with their place; all are counted.
 MAX_DAMAGES_KEPT = 1000
 
-_MAX_WINDOWS = 1 << 16
+#: Windows framed at a time; few behind a damage, since what lies ahead may be framed anew.
+_WINDOWS_AHEAD = 1 << 16
+_WINDOWS_BEHIND_DAMAGE = 16
 _MAX_WRAPS = 1 << 12
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
 _PAGE_WORDS = RING_PAGE_BYTES // WORD_BYTES
@@ -79,14 +81,23 @@ class _Windows:
     """The windows of one step in file order: what frame() lists and decode() fills."""
 
     def __init__(self) -> None:
-        self.pcpu = np.empty(_MAX_WINDOWS, np.int32)
-        self.begin = np.empty(_MAX_WINDOWS, np.int64)
-        self.end = np.empty(_MAX_WINDOWS, np.int64)
-        self.row = np.empty(_MAX_WINDOWS, np.int64)
-        self.row_end = np.empty(_MAX_WINDOWS, np.int64)
-        self.stop = np.empty(_MAX_WINDOWS, np.int64)
-        self.key = np.empty(_MAX_WINDOWS, np.int64)
+        self.pcpu = np.empty(_WINDOWS_AHEAD, np.int32)
+        self.begin = np.empty(_WINDOWS_AHEAD, np.int64)
+        self.end = np.empty(_WINDOWS_AHEAD, np.int64)
+        self.row = np.empty(_WINDOWS_AHEAD, np.int64)
+        self.row_end = np.empty(_WINDOWS_AHEAD, np.int64)
+        self.stop = np.empty(_WINDOWS_AHEAD, np.int64)
+        self.key = np.empty(_WINDOWS_AHEAD, np.int64)
         self.count = 0
+
+    def make_room(self, count: int) -> None:
+        """See to it that ``count`` windows fit; those that are there stay."""
+        if count <= len(self.pcpu):
+            return
+        for name in ("pcpu", "begin", "end", "row", "row_end", "stop", "key"):
+            old = getattr(self, name)
+            more = np.empty(max(count, 2 * len(old)) - len(old), old.dtype)
+            setattr(self, name, np.concatenate((old, more)))
 
 
 class _Rows:
@@ -229,15 +240,17 @@ class TraceReader:
         at, end = self._tail
         origin = self._tail_offset - at * WORD_BYTES
         missing_words = cut_words = 0
+        ahead = _WINDOWS_AHEAD
         while True:
             if self._lost is not None:
                 at = self._find_window(arena, at, end, origin)
                 if self._lost is not None:
                     break
-            first = windows.count
+            first, last = windows.count, windows.count + ahead
+            windows.make_room(last)
             status, at, framed = kernels.frame(
                 arena.words, at, end, self._at_eof,
-                windows.pcpu[first:], windows.begin[first:], windows.end[first:],
+                windows.pcpu[first:last], windows.begin[first:last], windows.end[first:last],
             )  # fmt: skip
             if framed:
                 missing_words = self._missing_words(arena, first + framed)
@@ -253,6 +266,9 @@ class TraceReader:
                 if damage == kernels.DECODE_NESTED_WINDOW:
                     at, missing_words = stop, 0
                 self._damage(origin + stop * WORD_BYTES, _REASONS[damage], (at - stop) * WORD_BYTES)
+                ahead = _WINDOWS_BEHIND_DAMAGE
+            elif status == kernels.FRAME_FULL:
+                ahead = min(2 * ahead, _WINDOWS_AHEAD)
             elif status == kernels.FRAME_BAD_HEADER:
                 self._lost = (origin + at * WORD_BYTES, self._what_is_no_header(arena, at))
             elif self._at_eof and at < end and arena.words[at] != WINDOW_HEADER:
@@ -296,7 +312,7 @@ class TraceReader:
             pages = (
                 windows.stop[first : windows.count] - windows.begin[first : windows.count]
             ) // _PAGE_WORDS
-            self._window_pages += np.bincount(pages, minlength=len(self._window_pages))
+            np.add.at(self._window_pages, pages, 1)
             for distance in distances[1 : int(distances[0]) + 1]:
                 if _can_be_ring(int(distance)):
                     self._ring_votes[int(distance)] += 1
@@ -395,8 +411,9 @@ class TraceReader:
     def _counts_for(self, pcpus: int) -> I64:
         old = self.record_counts
         if pcpus > len(old):
-            more = np.zeros((max(pcpus - len(old), len(old)), MAX_SHAPES), np.int64)
-            self.record_counts = np.concatenate((old, more))
+            # What no record is counted in stays untouched, and takes no memory.
+            self.record_counts = np.zeros((max(pcpus, 2 * len(old)), MAX_SHAPES), np.int64)
+            self.record_counts[: len(old)] = old
         return self.record_counts
 
     def _left_over(self, order: I64, row: I64, row_end: I64) -> list[tuple[int, int, int]]:

@@ -56,8 +56,7 @@ _MAX_BY_WORD = 1024
 _MAX_TSC = np.iinfo(np.int64).max
 _MIN_TSC = np.iinfo(np.int64).min
 
-_IDLE = np.frombuffer(b"idle".ljust(16) + b"null".ljust(16), np.uint8).copy()
-_HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
+_FIXED = np.frombuffer(b"idle".ljust(16) + b"null".ljust(32), np.uint8).copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ class Renderer:
                 batch.tsc, batch.pcpu, batch.start, batch.words,
                 templates.first_op, templates.timed, templates.ops, templates.literals,
                 templates.table_name, templates.name_value, templates.name_place, templates.name_bytes,
-                _IDLE, _HEX_DIGITS,
+                _FIXED,
                 self._unit.value, self.origin or 0, self._hz,
                 out,
             )  # fmt: skip

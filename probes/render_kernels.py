@@ -64,7 +64,6 @@ _EVENT_MASK = 0x0FFF_FFFF
 _NS_PER_S = 1_000_000_000
 
 _ZERO = 0x30
-_SPACE = 0x20
 _MINUS = 0x2D
 
 _I64 = nb.int64
@@ -171,101 +170,174 @@ def choose(
     return row, count
 
 
-@nb.njit(nogil=True)
-def _put_decimal(out, at, value):
-    """Write an unsigned 64-bit number and return where it ends."""
-    ten = np.uint64(10)
-    myriad = np.uint64(10_000)
-    digits = 1
-    rest = value
-    while rest >= myriad:
-        rest //= myriad
-        digits += 4
-    if rest >= np.uint64(1000):
-        digits += 3
-    elif rest >= np.uint64(100):
-        digits += 2
-    elif rest >= ten:
-        digits += 1
-    end = at + digits
-    to = end - 1
-    hundred = np.uint64(100)
-    while value >= hundred:
-        quotient = value // hundred
-        pair = np.uint32(value - quotient * hundred)
-        tens = pair // np.uint32(10)
-        out[to - 1] = np.uint8(_ZERO) + np.uint8(tens)
-        out[to] = np.uint8(_ZERO) + np.uint8(pair - tens * np.uint32(10))
-        value = quotient
-        to -= 2
-    if value >= ten:
-        quotient = value // ten
-        out[to] = np.uint8(_ZERO) + np.uint8(value - quotient * ten)
-        value = quotient
-        to -= 1
-    out[to] = np.uint8(_ZERO) + np.uint8(value)
-    return end
-
-
-@nb.njit(nogil=True)
-def _put_hex(out, at, value, hex_digits):
-    out[at] = np.uint8(0x30)
-    out[at + 1] = np.uint8(0x78)
-    at += 2
-    shift = np.uint64(0)
-    while shift < np.uint64(60) and value >> (shift + np.uint64(4)):
-        shift += np.uint64(4)
-    digits = np.int64(shift) // 4
-    for digit in range(digits + 1):
-        out[at + digit] = hex_digits[np.int64((value >> np.uint64(4 * (digits - digit))) & np.uint64(15))]
-    return at + digits + 1
+def _place(context, builder, array_type, array, index, pointed):
+    """Return a pointer to item ``index`` of a byte array, as one to ``pointed``."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), pointed.as_pointer())
 
 
 @intrinsic
-def _copy_16(typing_context, out, at, source, begin):
+def _copy_16(_typing_context, out, at, source, begin):
     """Copy 16 bytes, aligned or not, by one load and one store."""
 
     def generate(context, builder, signature, arguments):
-        block = ir.VectorType(ir.IntType(8), 16).as_pointer()
-        places = []
-        for array, index in ((0, 1), (2, 3)):
-            made = context.make_array(signature.args[array])(context, builder, arguments[array])
-            places.append(builder.bitcast(builder.gep(made.data, [arguments[index]]), block))
-        builder.store(builder.load(places[1], align=1), places[0], align=1)
+        block = ir.VectorType(ir.IntType(8), 16)
+        to = _place(context, builder, signature.args[0], arguments[0], arguments[1], block)
+        of = _place(context, builder, signature.args[2], arguments[2], arguments[3], block)
+        builder.store(builder.load(of, align=1), to, align=1)
         return context.get_dummy_value()
 
     return nb.types.void(out, at, source, begin), generate
 
 
+@intrinsic
+def _store_8(_typing_context, out, at, value):
+    """Store the 8 bytes of a uint64, the lowest first, aligned or not."""
+
+    def generate(context, builder, signature, arguments):
+        to = _place(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64))
+        builder.store(arguments[2], to, align=1)
+        return context.get_dummy_value()
+
+    return nb.types.void(out, at, nb.uint64), generate
+
+
+# What follows writes whole blocks and says how much of them counts; the rest is overwritten by
+# what comes next.  Few branches depend on the values: a mispredicted one costs as much as a number.
+
+
 @nb.njit(nogil=True)
 def _put_bytes(out, at, source, begin, count):
-    block = 0
-    while block < count:
-        _copy_16(out, at + block, source, begin + block)
-        block += 16
+    _copy_16(out, at, source, begin)
+    done = 16
+    while done < count:
+        _copy_16(out, at + done, source, begin + done)
+        done += 16
     return at + count
 
 
 @nb.njit(nogil=True)
 def _put_spaces(out, at, end):
-    while at < end:
-        out[at] = np.uint8(_SPACE)
-        at += 1
-    return at
+    """Write up to 16 spaces and return ``end``, or ``at`` where that is beyond it."""
+    _store_8(out, at, np.uint64(0x2020_2020_2020_2020))
+    _store_8(out, at + 8, np.uint64(0x2020_2020_2020_2020))
+    return max(at, end)
+
+
+@nb.njit(nogil=True)
+def _eight_digits(value):
+    """Return the decimal digits of a number below 10**8 as bytes 0 to 9, the first digit lowest.
+
+    Splits into halves three times, all parts at once: 10486 / 2**20 and 103 / 2**10 stand for
+    1 / 100 and 1 / 10 where the numbers are that small.
+    """
+    high = value // np.uint64(10_000)
+    fours = high | ((value - high * np.uint64(10_000)) << np.uint64(32))
+    high = ((fours * np.uint64(10_486)) >> np.uint64(20)) & np.uint64(0x0000_007F_0000_007F)
+    twos = high | ((fours - high * np.uint64(100)) << np.uint64(16))
+    high = ((twos * np.uint64(103)) >> np.uint64(10)) & np.uint64(0x000F_000F_000F_000F)
+    return high | ((twos - high * np.uint64(10)) << np.uint64(8))
+
+
+@nb.njit(nogil=True)
+def _put_eight(out, at, value):
+    """Write a number below 10**8 with all its leading zeros."""
+    _store_8(out, at, _eight_digits(value) | np.uint64(0x3030_3030_3030_3030))
+    return at + 8
+
+
+@nb.njit(nogil=True)
+def _put_small(out, at, value):
+    """Write a number below 10**8."""
+    digits = (
+        np.int64(1)
+        + (value >= np.uint64(10))
+        + (value >= np.uint64(100))
+        + (value >= np.uint64(1_000))
+        + (value >= np.uint64(10_000))
+        + (value >= np.uint64(100_000))
+        + (value >= np.uint64(1_000_000))
+        + (value >= np.uint64(10_000_000))
+    )
+    text = _eight_digits(value) | np.uint64(0x3030_3030_3030_3030)
+    _store_8(out, at, text >> np.uint64(8 * (8 - digits)))
+    return at + digits
+
+
+@nb.njit(nogil=True)
+def _put_decimal(out, at, value):
+    """Write an unsigned 64-bit number and return where it ends."""
+    block = np.uint64(100_000_000)
+    if value < block:
+        return _put_small(out, at, value)
+    high = value // block
+    if high < block:
+        at = _put_small(out, at, high)
+    else:
+        highest = high // block
+        at = _put_small(out, at, highest)
+        at = _put_eight(out, at, high - highest * block)
+    return _put_eight(out, at, value - high * block)
+
+
+@nb.njit(nogil=True)
+def _eight_hex(value):
+    """Return the 8 hexadecimal digits of a 32-bit number as text, the first digit lowest."""
+    spread = (value | (value << np.uint64(16))) & np.uint64(0x0000_FFFF_0000_FFFF)
+    spread = (spread | (spread << np.uint64(8))) & np.uint64(0x00FF_00FF_00FF_00FF)
+    spread = (spread | (spread << np.uint64(4))) & np.uint64(0x0F0F_0F0F_0F0F_0F0F)
+    is_letter = ((spread + np.uint64(0x0606_0606_0606_0606)) >> np.uint64(4)) & np.uint64(0x0101_0101_0101_0101)
+    text = spread + np.uint64(0x3030_3030_3030_3030) + is_letter * np.uint64(0x27)
+    # The lowest digit is in the lowest byte: turn the bytes round.
+    text = (text >> np.uint64(32)) | (text << np.uint64(32))
+    pairs = np.uint64(0x0000_FFFF_0000_FFFF)
+    text = ((text >> np.uint64(16)) & pairs) | ((text & pairs) << np.uint64(16))
+    singles = np.uint64(0x00FF_00FF_00FF_00FF)
+    return ((text >> np.uint64(8)) & singles) | ((text & singles) << np.uint64(8))
+
+
+@nb.njit(nogil=True)
+def _put_small_hex(out, at, value):
+    """Write a 32-bit number in hexadecimal."""
+    digits = (
+        np.int64(1)
+        + (value >= np.uint64(0x10))
+        + (value >= np.uint64(0x100))
+        + (value >= np.uint64(0x1000))
+        + (value >= np.uint64(0x1_0000))
+        + (value >= np.uint64(0x10_0000))
+        + (value >= np.uint64(0x100_0000))
+        + (value >= np.uint64(0x1000_0000))
+    )
+    _store_8(out, at, _eight_hex(value) >> np.uint64(8 * (8 - digits)))
+    return at + digits
+
+
+@nb.njit(nogil=True)
+def _put_hex(out, at, value):
+    out[at] = np.uint8(_ZERO)
+    out[at + 1] = np.uint8(0x78)
+    high = value >> np.uint64(32)
+    low = value & np.uint64(0xFFFF_FFFF)
+    if high == np.uint64(0):
+        return _put_small_hex(out, at + 2, low)
+    at = _put_small_hex(out, at + 2, high)
+    _store_8(out, at, _eight_hex(low))
+    return at + 8
 
 
 @nb.njit(nogil=True)
 def _put_right(out, at, width, begin, end):
     """Move what was written at ``begin`` to ``end`` so that it ends a column of ``width`` at ``at``."""
     length = end - begin
-    at = _put_spaces(out, at, at + max(width - length, 0))
+    at = _put_spaces(out, at, at + width - length)
     return _put_bytes(out, at, out, begin, length)
 
 
 @nb.njit(nogil=True)
 def _put_time(out, at, width, unit, tsc, origin, hz):
     """Write a time to the end of a column; it is composed behind the column first."""
-    begin = at + width
+    begin = at + width + 16
     end = begin
     if unit == UNIT_TSC:
         end = _put_decimal(out, end, np.uint64(tsc))
@@ -283,10 +355,10 @@ def _put_time(out, at, width, unit, tsc, origin, hz):
         whole = magnitude // rate
         ns = (magnitude - whole * rate) * np.uint64(_NS_PER_S) // rate
         end = _put_decimal(out, end, whole)
-        # A leading 1 keeps the zeros; the point takes its place.
-        point = end
-        end = _put_decimal(out, end, ns + np.uint64(_NS_PER_S))
-        out[point] = np.uint8(0x2E)
+        first = ns // np.uint64(100_000_000)
+        out[end] = np.uint8(0x2E)
+        out[end + 1] = np.uint8(_ZERO) + np.uint8(first)
+        end = _put_eight(out, end + 2, ns - first * np.uint64(100_000_000))
     return _put_right(out, at, width, begin, end)
 
 
@@ -304,10 +376,10 @@ def _put_vcpu(out, at, vcpu):
 
 
 @nb.njit(nogil=True)
-def _put_current(out, at, vcpu, idle):
+def _put_current(out, at, vcpu, fixed):
     """Write the vCPU that runs; of the idle domain's the number is the pCPU's and left out."""
     if vcpu >> 16 == _IDLE_DOMAIN:
-        return _put_bytes(out, at, idle, 0, 4)
+        return _put_bytes(out, at, fixed, 0, 4)
     return _put_vcpu(out, at, vcpu)
 
 
@@ -334,7 +406,7 @@ def _find_name(name_value, begin, end, value):
         _I64_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, start, words
         _I64_1D, _U8_1D, _I64_2D, _U8_1D,  # templates: first operation, timed; operations; literals
         _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # tables: first name; names: value, place in literals, bytes
-        _U8_1D, _U8_1D,  # "idle", hex digits
+        _U8_1D,  # "idle" and, from 16 on, "null"
         _I64, _I64, _I64,  # unit of time, its origin, TSC Hz
         _U8_1D,  # out
     ),
@@ -347,13 +419,14 @@ def render(
     tsc, pcpu, start, words,
     template_op, template_timed, ops, literals,
     table_name, name_value, name_place, name_bytes,
-    idle, hex_digits,
+    fixed,
     unit, origin, hz,
     out,
 ):  # fmt: skip
     """Write the lines of chosen rows ``first`` to ``end`` and return the bytes written.
 
-    ``out`` has room for every line at its longest.
+    ``out`` has room for every line at its longest, and ``literals`` and ``fixed`` 16 bytes more than
+    they use, for bytes are moved by 16.
     """
     at = 0
     for index in range(first, end):
@@ -386,7 +459,7 @@ def render(
                         out[at] = np.uint8(0x22)
                         at += 1
                 elif put == PUT_HEX or put == PUT_NAME_ELSE_HEX:
-                    at = _put_hex(out, at, value, hex_digits)
+                    at = _put_hex(out, at, value)
                 else:
                     if put == PUT_SIGNED and value >> np.uint64(bits - 1):
                         out[at] = np.uint8(_MINUS)
@@ -401,9 +474,8 @@ def render(
                 width = ops[op, OP_WIDTH]
                 if not timed and tsc[row] == 0:
                     # Nothing timed stands before it on its pCPU.
-                    at = _put_spaces(out, at, at + width - 1)
-                    out[at] = np.uint8(_MINUS)
-                    at += 1
+                    at = _put_spaces(out, at, at + width)
+                    out[at - 1] = np.uint8(_MINUS)
                 else:
                     at = _put_time(out, at, width, unit, tsc[row], origin, hz)
             elif put == PUT_TSC:
@@ -413,10 +485,10 @@ def render(
                 at = _put_spaces(out, _put_decimal(out, at, np.uint64(pcpu[row])), column)
             elif put == PUT_CURRENT:
                 column = at + ops[op, OP_WIDTH]
-                at = _put_spaces(out, _put_current(out, at, chosen_vcpu[index], idle), column)
+                at = _put_spaces(out, _put_current(out, at, chosen_vcpu[index], fixed), column)
             elif put == PUT_CURRENT_JSON:
                 if chosen_vcpu[index] < 0:
-                    at = _put_bytes(out, at, idle, 16, 4)
+                    at = _put_bytes(out, at, fixed, 16, 4)
                 else:
                     out[at] = np.uint8(0x22)
                     at = _put_vcpu(out, at + 1, chosen_vcpu[index])
@@ -428,5 +500,5 @@ def render(
                 if put == PUT_EVENT:
                     at = _put_decimal(out, at, event)
                 else:
-                    at = _put_hex(out, at, event, hex_digits)
+                    at = _put_hex(out, at, event)
     return at

@@ -43,7 +43,7 @@ _VENDOR_NAMES: Mapping[Vendor, Mapping[int, str]] = {"vmx": VMX_REASONS, "svm": 
 _ARGUMENT_MASK = "argmask"
 
 # The most bytes that an operation writes behind its literal; columns and names come on top.
-_LONGEST = 48
+_LONGEST = 64
 
 
 class Style(Enum):

@@ -1,0 +1,60 @@
+"""What a recorder leaves beside a trace, since the trace itself has no header: ``TRACE.json``.
+
+A JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC, and
+``xen_version``, such as "4.17".  Other keys are left to who wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrace.probes.errors import TraceError
+
+_MAX_BYTES = 1 << 20
+_HZ_RANGE = (1e8, 2e10)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Facts that stand beside a trace.
+
+    Attributes:
+        path: the file they were read from.
+        tsc_hz: cycles a second, or None.
+        xen_version: as written, or None.
+    """
+
+    path: Path
+    tsc_hz: float | None
+    xen_version: str | None
+
+
+def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
+    """Return the sidecar of a trace file, or None where there is none.
+
+    Raises:
+        TraceError: it is there and cannot be understood.
+    """
+    path = Path(f"{os.fspath(trace)}.json")
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        text = file.read(_MAX_BYTES + 1)
+    try:
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        hz = content.get("tsc_hz")
+        if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
+            raise ValueError(f"tsc_hz is {hz!r}, not a number of cycles a second")
+        version = content.get("xen_version")
+        if version is not None and not isinstance(version, str):
+            raise ValueError(f"xen_version is {version!r}, not a text")
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: not a sidecar of a trace: {error}; mend it or move it away") from None
+    return Sidecar(path, float(hz) if hz is not None else None, version)

@@ -1,0 +1,44 @@
+"""The pages under docs/ say what is true: their code runs, and what is made by a program is up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from xtrace.analysis import schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_library_page_runs_and_prints_what_it_says() -> None:
+    page = (ROOT / "docs" / "library.md").read_text()
+    blocks = re.findall(r"```(python|output)\n(.*?)```", page, re.DOTALL)
+    scope: dict[str, object] = {}
+    printed = ""
+    compared = 0
+    for language, text in blocks:
+        if language == "python":
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(text, "docs/library.md", "exec"), scope)
+            printed = out.getvalue()
+        else:
+            assert printed == text
+            compared += 1
+    assert compared == page.count("```output")
+    assert compared >= 7
+
+
+def test_schema_page_is_what_the_tables_say() -> None:
+    assert (ROOT / "docs" / "report-schema.md").read_text() == schema.markdown()
+
+
+def test_every_trace_key_is_described() -> None:
+    from xtrace.analysis import build, partial_of
+    from xtrace.analysis.collect import collect
+    from xtrace.cli import sample
+
+    report = build(partial_of(collect(sample.path())))
+    assert set(report.trace) == set(schema.TRACE_KEYS)
