@@ -71,8 +71,8 @@ def collect(
         pcpu_last_tsc=machine.pcpus[:pcpus, P.LAST_TSC].copy(),
         pcpu_blind_cycles=machine.pcpus[:pcpus, P.BLIND].copy(),
         pairs=machine.pairs,
-        first_tsc=int(machine.glob[G.FIRST_TSC]),
-        last_tsc=int(machine.glob[G.LAST_TSC]),
+        first_tsc=max(int(machine.glob[G.FIRST_TSC]), window[0]),
+        last_tsc=max(min(int(machine.glob[G.LAST_TSC]), window[1]), int(machine.glob[G.FIRST_TSC]), window[0]),
     )
 
 

@@ -41,7 +41,7 @@ class Collected:
         vcpus_left_out: look-ups of vCPUs beyond the number that is kept apart.
         pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
         pairs: int64 [n, 3], nanoseconds or ticks, cycles, source; for the TSC rate.
-        first_tsc, last_tsc: of the whole trace; 0 where it has no timed record.
+        first_tsc, last_tsc: of the trace, or of the window in it; 0 where it has no timed record.
     """
 
     facts: ReadFacts

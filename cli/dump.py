@@ -19,7 +19,7 @@ _DAMAGES_TOLD = 3
 _MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 # A plain file's version is told from so many bytes of records from all over it.
-_SAMPLE_BYTES = 16 << 20
+_SAMPLE_BYTES = 4 << 20
 _SAMPLE_WINDOWS = 256
 
 _ALL_SUBCLASSES = 0xF000
@@ -41,9 +41,7 @@ def dump(
         list[str] | None,
         typer.Option(help="Only this event: name, 'pattern*' or id. May be given again.", metavar="EVENT"),
     ] = None,
-    pcpu: Annotated[
-        str | None, typer.Option(help="Only these pCPUs, such as 0,4-7.", metavar="LIST")
-    ] = None,
+    pcpu: Annotated[str | None, typer.Option(help="Only these pCPUs, such as 0,4-7.", metavar="LIST")] = None,
     domain: Annotated[
         list[str] | None,
         typer.Option(
@@ -328,7 +326,9 @@ def _detect_in_sample(path: str) -> Detection | None:
         for piece in info.sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
             # As a trace of its own: the last record of a piece may be cut.
             whole = piece[: len(piece) & ~3]
-            sample += WINDOW_HEADER.to_bytes(4, "little") + bytes(4) + len(whole).to_bytes(4, "little") + whole
+            sample += (
+                WINDOW_HEADER.to_bytes(4, "little") + bytes(4) + len(whole).to_bytes(4, "little") + whole
+            )
     reader = TraceReader(cast(Source, io.BytesIO(sample)), wanted=lambda _: False, keep=2)
     for _ in reader:
         pass

@@ -37,16 +37,19 @@ LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
 
 
 def print_report(
-    console: Console, report: Report, names: Sequence[str], *, rows: int | None, brief: bool
+    console: Console, report: Report, names: Sequence[str], *, rows: int | None, brief: bool, window: str = ""
 ) -> None:
     """Print the report.
 
     Args:
         names: the traces, as the user named them.
         rows: most rows of a table; None takes the usual number, 0 all.
-        brief: leave out the tables that BRIEF does not name and the idle domain.
+        brief: leave out the idle domain.
+        window: the part of the trace that is counted, in words; empty for all of it.
     """
     _print_facts(console, report, names)
+    if window:
+        console.print(f"window   {window}: only what ends there is counted", markup=False, highlight=False)
     _print_first_looks(console, report)
     for name, frame in report.tables.items():
         table = report.described[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _STDIN = "-"
 _PROGRESS_BYTES = 64 << 20
+_PATIENCE_S = 4
+_COMPILING = "xtrace: compiling its loops, this first time only; half a minute"
 
 
 def report(
@@ -113,7 +116,14 @@ def report(
         raise
     made = reports.build(merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection)
     _put_out(
-        made, [str(path) for path in paths], json=json, csv=csv, parquet=parquet, rows=rows, brief=not section
+        made,
+        [str(path) for path in paths],
+        json=json,
+        csv=csv,
+        parquet=parquet,
+        rows=rows,
+        brief=not section,
+        window=_window_text(window),
     )
 
 
@@ -129,7 +139,8 @@ class _Job:
         self._cpu_hz = cpu_hz
 
     def __call__(self) -> Collected:
-        from xtrace.analysis.collect import collect
+        with _patience():
+            from xtrace.analysis.collect import collect
 
         with _progress(self._path) as update:
             if self._window is None:
@@ -156,6 +167,18 @@ class _Job:
         from_tsc = whole.first_tsc + round((begin or 0) * hz)
         to_tsc = whole.last_tsc if end is None else whole.first_tsc + round(end * hz)
         return from_tsc, to_tsc
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Say why it takes long, the one time that the loops are compiled."""
+    timer = threading.Timer(_PATIENCE_S, lambda: typer.echo(_COMPILING, err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -186,6 +209,7 @@ def _put_out(
     parquet: Path | None,
     rows: int | None,
     brief: bool,
+    window: str,
 ) -> None:
     from xtrace.analysis import report as reports
 
@@ -202,7 +226,14 @@ def _put_out(
     elif csv is None and parquet is None:
         from xtrace.cli.render import print_report
 
-        print_report(_console(), made, names, rows=rows, brief=brief)
+        print_report(_console(), made, names, rows=rows, brief=brief, window=window)
+
+
+def _window_text(window: tuple[float | None, float | None] | None) -> str:
+    if window is None:
+        return ""
+    begin, end = window
+    return f"{begin or 0:g} s to {'the end' if end is None else f'{end:g} s'}"
 
 
 def _console() -> Console:

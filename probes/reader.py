@@ -33,7 +33,7 @@ from xtrace.probes.format import (
 from xtrace.probes.sources import STDIN, Source, open_source, read_into
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 #: Damages kept with their place; all are counted.
 MAX_DAMAGES_KEPT = 1000
 
@@ -183,6 +183,8 @@ class TraceReader:
             arena = self._fill(arena)
             self._read_windows(arena)
             yield self._merge(arena)
+        # Where a compressed stream ends by damage it says so when it is asked once more.
+        read_into(self._source, memoryview(bytearray(1)), self._name)
         self._finish()
 
     # --- bytes into the buffer -------------------------------------------------------------
@@ -269,10 +271,8 @@ class TraceReader:
                 ahead = _WINDOWS_BEHIND_DAMAGE
             elif status == kernels.FRAME_FULL:
                 ahead = min(2 * ahead, _WINDOWS_AHEAD)
-            elif status == kernels.FRAME_BAD_HEADER:
-                self._lost = (origin + at * WORD_BYTES, self._what_is_no_header(arena, at))
-            elif self._at_eof and at < end and arena.words[at] != WINDOW_HEADER:
-                self._lost = (origin + at * WORD_BYTES, "too few bytes for a window header")
+            elif reason := self._why_no_header(arena, at, end, status):
+                self._lost = (origin + at * WORD_BYTES, reason)
             else:
                 break
         if self._at_eof:
@@ -340,7 +340,11 @@ class TraceReader:
         self._damage(offset, reason, skipped_bytes)
         return end if found < 0 else found
 
-    def _what_is_no_header(self, arena: _Arena, at: int) -> str:
+    def _why_no_header(self, arena: _Arena, at: int, end: int, status: int) -> str:
+        """Return why there is no window where frame() stopped; "" where there may be one."""
+        if status != kernels.FRAME_BAD_HEADER:
+            is_short = self._at_eof and at < end and arena.words[at] != WINDOW_HEADER
+            return "too few bytes for a window header" if is_short else ""
         header, pcpu, size = (int(word) for word in arena.words[at : at + _HEADER_WORDS])
         if header != WINDOW_HEADER:
             return f"word 0x{header:08x} where a window header belongs"

@@ -28,6 +28,7 @@ from xtrace.probes.format import (
     LOST_RECORDS,
     MAX_PCPUS,
     TIMED_BIT,
+    WRAP_BUFFER,
     Runstate,
 )
 from xtrace.probes.reader import TraceReader
@@ -98,6 +99,8 @@ class Pushdown:
 
     def __call__(self, event_id: int) -> bool:
         """Tell whether the reader is to give out records of the id."""
+        if event_id == WRAP_BUFFER:
+            return False
         if not self._begins or self._event is None or event_id in _TRACKED:
             return True
         names = [event.name for event in by_id(event_id)] or [UNKNOWN_NAME]
@@ -106,7 +109,7 @@ class Pushdown:
     def batches(self, reader: TraceReader) -> Iterator[RecordBatch]:
         """Yield the batches of ``reader``, which has this filter as its own."""
         for batch in reader:
-            if not self._begins and batch.shapes.timed[batch.shape].any():
+            if not self._begins and _has_time(batch).any():
                 self._begins = True
                 shapes = batch.shapes
                 for shape, event_id in enumerate(shapes.event.tolist()):
@@ -239,7 +242,7 @@ class Renderer:
         size = len(batch)
         row, vcpu, template = np.empty(size, np.uint32), np.empty(size, np.int64), np.empty(size, np.int32)
         at = count = 0
-        begin, end = self._window()
+        begin, last = self._window()
         limit = min(self._left, size)
         while True:
             at, count = k.choose(
@@ -249,7 +252,7 @@ class Renderer:
                 self._slot_key, self._slot_template,
                 self._running,
                 self._pcpus, self._domains, self._vcpus, self._numbers,
-                begin, end,
+                begin, last,
                 row, vcpu, template,
             )  # fmt: skip
             if at == size or count == limit:
@@ -257,12 +260,12 @@ class Renderer:
             self._add_template(batch, at)
 
     def _window(self) -> tuple[int, int]:
-        """Return the TSCs between which records are shown, the end not included."""
+        """Return the first and the last TSC that is shown."""
         base = 0 if self._unit is Unit.TSC else self.origin or 0
         begin, end = self._choice.from_time, self._choice.to_time
         return (
             _MIN_TSC if begin is None else max(_MIN_TSC, min(base + begin, _MAX_TSC)),
-            _MAX_TSC if end is None else max(_MIN_TSC, min(base + end, _MAX_TSC)),
+            _MAX_TSC if end is None else max(_MIN_TSC, min(base + end - 1, _MAX_TSC)),
         )
 
     def _is_beyond(self, batch: RecordBatch) -> bool:
@@ -272,12 +275,12 @@ class Renderer:
         """
         if self._choice.to_time is None or not len(batch):
             return False
-        return bool(batch.tsc.min() >= self._window()[1])
+        return bool(batch.tsc.min() > self._window()[1])
 
     def _find_origin(self, batch: RecordBatch) -> None:
         if self.origin is not None or not len(batch):
             return
-        timed = batch.shapes.timed[batch.shape]
+        timed = _has_time(batch)
         if not timed.any():
             return
         first = int(timed.argmax())
@@ -292,7 +295,9 @@ class Renderer:
         for shape in range(self._shapes_known, shapes.size):
             header = int(shapes.header[shape])
             self._role[shape] = _role(header)
-            if self._choice.event is not None:
+            if header & EVENT_MASK == WRAP_BUFFER:
+                self._shown[shape] = False
+            elif self._choice.event is not None:
                 reading = read_shape(header, self._versions)
                 self._shown[shape] = self._choice.event(header & EVENT_MASK, reading.name)
         self._shapes_known = shapes.size
@@ -323,6 +328,12 @@ class Renderer:
         self._by_word += 1
 
 
+def _has_time(batch: RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return which rows have a TSC of their own; that of a filler is none."""
+    shapes = batch.shapes
+    return (shapes.timed & (shapes.event != WRAP_BUFFER))[batch.shape]
+
+
 def _role(header: int) -> int:
     event_id = header & EVENT_MASK
     if header == _LOST_HEADER:
@@ -342,7 +353,7 @@ def _vendor(batch: RecordBatch) -> Vendor | None:
     reasons, counts = np.unique(batch.words[batch.start[rows]], return_counts=True)
     # vendor_of() weighs by occurrence: a few of each reason weigh the same way.
     return vendor_of(
-        reason for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True) for _ in range(min(count, 1000))
+        reason
+        for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True)
+        for _ in range(min(count, 1000))
     )
-
-

@@ -110,7 +110,7 @@ def _holds(values, value):
         _I64_1D, _I32_1D,  # templates by shape and word 0: key, template
         _I64_1D,  # per pCPU: the vCPU that runs
         _U8_1D, _I64_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs, vCPU numbers of any domain
-        _I64, _I64,  # chosen: TSCs, the end not included
+        _I64, _I64,  # chosen: first and last TSC
         _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
     ),
     cache=True,
@@ -123,7 +123,7 @@ def choose(
     slot_key, slot_template,
     running,
     pcpu_chosen, domains, vcpus, numbers,
-    from_tsc, to_tsc,
+    from_tsc, last_tsc,
     out_row, out_vcpu, out_template,
 ):  # fmt: skip
     """List the rows to show from ``row`` on, each with the vCPU that runs and with its template.
@@ -142,7 +142,7 @@ def choose(
         on = pcpu[row]
         at = np.int64(start[row])
         template = np.int64(shape_template[kind])
-        shown = shape_shown[kind] != 0 and pcpu_chosen[on] != 0 and from_tsc <= tsc[row] < to_tsc
+        shown = shape_shown[kind] != 0 and pcpu_chosen[on] != 0 and from_tsc <= tsc[row] <= last_tsc
         if shown:
             if template == TEMPLATE_BY_WORD:
                 template = _find(slot_key, slot_template, (np.int64(kind) << 32) | np.int64(words[at]))
@@ -202,8 +202,8 @@ def _store_8(_typing_context, out, at, value):
     return nb.types.void(out, at, nb.uint64), generate
 
 
-# What follows writes whole blocks and says how much of them counts; the rest is overwritten by
-# what comes next.  Few branches depend on the values: a mispredicted one costs as much as a number.
+# What follows may write whole blocks and says how much of them counts: the rest is overwritten by
+# what comes next.
 
 
 @nb.njit(nogil=True)
@@ -247,37 +247,39 @@ def _put_eight(out, at, value):
 
 
 @nb.njit(nogil=True)
-def _put_small(out, at, value):
-    """Write a number below 10**8."""
-    digits = (
-        np.int64(1)
-        + (value >= np.uint64(10))
-        + (value >= np.uint64(100))
-        + (value >= np.uint64(1_000))
-        + (value >= np.uint64(10_000))
-        + (value >= np.uint64(100_000))
-        + (value >= np.uint64(1_000_000))
-        + (value >= np.uint64(10_000_000))
-    )
-    text = _eight_digits(value) | np.uint64(0x3030_3030_3030_3030)
-    _store_8(out, at, text >> np.uint64(8 * (8 - digits)))
-    return at + digits
-
-
-@nb.njit(nogil=True)
 def _put_decimal(out, at, value):
     """Write an unsigned 64-bit number and return where it ends."""
-    block = np.uint64(100_000_000)
-    if value < block:
-        return _put_small(out, at, value)
-    high = value // block
-    if high < block:
-        at = _put_small(out, at, high)
-    else:
-        highest = high // block
-        at = _put_small(out, at, highest)
-        at = _put_eight(out, at, high - highest * block)
-    return _put_eight(out, at, value - high * block)
+    ten = np.uint64(10)
+    myriad = np.uint64(10_000)
+    digits = 1
+    rest = value
+    while rest >= myriad:
+        rest //= myriad
+        digits += 4
+    if rest >= np.uint64(1000):
+        digits += 3
+    elif rest >= np.uint64(100):
+        digits += 2
+    elif rest >= ten:
+        digits += 1
+    end = at + digits
+    to = end - 1
+    hundred = np.uint64(100)
+    while value >= hundred:
+        quotient = value // hundred
+        pair = np.uint32(value - quotient * hundred)
+        tens = pair // np.uint32(10)
+        out[to - 1] = np.uint8(_ZERO) + np.uint8(tens)
+        out[to] = np.uint8(_ZERO) + np.uint8(pair - tens * np.uint32(10))
+        value = quotient
+        to -= 2
+    if value >= ten:
+        quotient = value // ten
+        out[to] = np.uint8(_ZERO) + np.uint8(value - quotient * ten)
+        value = quotient
+        to -= 1
+    out[to] = np.uint8(_ZERO) + np.uint8(value)
+    return end
 
 
 @nb.njit(nogil=True)
@@ -286,7 +288,9 @@ def _eight_hex(value):
     spread = (value | (value << np.uint64(16))) & np.uint64(0x0000_FFFF_0000_FFFF)
     spread = (spread | (spread << np.uint64(8))) & np.uint64(0x00FF_00FF_00FF_00FF)
     spread = (spread | (spread << np.uint64(4))) & np.uint64(0x0F0F_0F0F_0F0F_0F0F)
-    is_letter = ((spread + np.uint64(0x0606_0606_0606_0606)) >> np.uint64(4)) & np.uint64(0x0101_0101_0101_0101)
+    is_letter = ((spread + np.uint64(0x0606_0606_0606_0606)) >> np.uint64(4)) & np.uint64(
+        0x0101_0101_0101_0101
+    )
     text = spread + np.uint64(0x3030_3030_3030_3030) + is_letter * np.uint64(0x27)
     # The lowest digit is in the lowest byte: turn the bytes round.
     text = (text >> np.uint64(32)) | (text << np.uint64(32))

@@ -170,9 +170,7 @@ class _Line:
         self.ops.append(_Op(what, self._take(), table=table, width=width))
 
     def put_field(self, what: int, place: Field, table: int = -1) -> None:
-        self.ops.append(
-            _Op(what, self._take(), place.word, place.words, place.shift, place.bits, table)
-        )
+        self.ops.append(_Op(what, self._take(), place.word, place.words, place.shift, place.bits, table))
 
     def _take(self) -> bytes:
         literal, self._literal = self._literal, ""
@@ -232,9 +230,7 @@ class TemplateBook:
         longest = 16
         for op in line.ops:
             longest += len(op.literal) + op.width + max(_LONGEST, self._longest_name(op.table))
-            self._ops.append(
-                (op.put, len(self._literals), len(op.literal), *op[2:])
-            )
+            self._ops.append((op.put, len(self._literals), len(op.literal), *op[2:]))
             self._literals += op.literal
         self.longest_bytes = max(self.longest_bytes, longest)
         self.first_op.append(len(self._ops))

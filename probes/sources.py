@@ -8,10 +8,10 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 from xtrace.probes.errors import TraceError
 
@@ -25,6 +25,8 @@ _MAGIC_BYTES = 6
 #: A stranger's file may name any dictionary size: this is as much as we give.
 _DICTIONARY_LIMIT_BYTES = 256 << 20
 _XZ_CHUNK_BYTES = 1 << 18
+#: zstd gives up to 128 KiB for each 4 bytes, all at once: so little is put in at a time.
+_ZSTD_CHUNK_BYTES = 1 << 10
 
 
 class Source(Protocol):
@@ -56,6 +58,9 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
 
 def read_into(source: Source, buffer: memoryview, name: str) -> int:
     """Fill ``buffer`` as far as the source goes and return the bytes read.
+
+    Fewer than asked for is the end, or the place where the compressed stream is damaged: to tell,
+    ask once more.
 
     Raises:
         TraceError: the compressed stream is damaged or cut short.
@@ -89,15 +94,15 @@ def _decompressed(raw: Source, name: str) -> Source:
     first = bytes(head[:filled])
     whole = _Rejoined(first, raw)
     if first.startswith(_GZIP):
-        return cast(Source, gzip.GzipFile(fileobj=cast(io.BufferedIOBase, whole)))
+        return _Steadfast(cast(Source, gzip.GzipFile(fileobj=cast(io.BufferedIOBase, whole))))
     if first.startswith(_XZ):
-        return cast(Source, _Xz(cast(Source, whole)))
+        return _Steadfast(_Xz(cast(Source, whole)))
     if first.startswith(_ZSTD):
-        return _open_zstd(whole, name)
+        return _Steadfast(_open_zstd(cast(Source, whole), name))
     return cast(Source, whole)
 
 
-def _open_zstd(raw: io.RawIOBase, name: str) -> Source:
+def _open_zstd(raw: Source, name: str) -> Source:
     try:
         import zstandard
     except ImportError:
@@ -106,7 +111,24 @@ def _open_zstd(raw: io.RawIOBase, name: str) -> Source:
             "pip install 'xtrace[zstd]', or pipe it: zstd -dc FILE | xtrace ... -"
         ) from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_LIMIT_BYTES)
-    return cast(Source, decompressor.stream_reader(cast(BinaryIO, raw), read_across_frames=True))
+    return _Zstd(raw, decompressor.decompressobj)
+
+
+class _Steadfast:
+    """A compressed stream that says of its damage each time it is asked: the libraries say it once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._damage: Exception | None = None
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        if self._damage is not None:
+            raise self._damage
+        try:
+            return self._source.readinto(buffer)
+        except _damage_errors() as error:
+            self._damage = error
+            raise
 
 
 class _Rejoined(io.RawIOBase):
@@ -128,7 +150,7 @@ class _Rejoined(io.RawIOBase):
         return int(self._rest.readinto(buffer) or 0)
 
 
-class _Xz(io.RawIOBase):
+class _Xz:
     """xz streams one after the other, with a bound on memory that lzma.LZMAFile cannot set."""
 
     def __init__(self, raw: Source) -> None:
@@ -140,18 +162,15 @@ class _Xz(io.RawIOBase):
     def _new_stream() -> lzma.LZMADecompressor:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DICTIONARY_LIMIT_BYTES)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview, /) -> int:
         while True:
             if self._stream.eof:
-                self._input = self._stream.unused_data or self._more()
+                self._input = self._stream.unused_data or _take(self._raw, _XZ_CHUNK_BYTES)
                 if not self._input:
                     return 0
                 self._stream = self._new_stream()
             elif self._stream.needs_input and not self._input:
-                self._input = self._more()
+                self._input = _take(self._raw, _XZ_CHUNK_BYTES)
                 if not self._input:
                     raise EOFError("the xz stream ends early")
             plain = self._stream.decompress(self._input, max_length=len(buffer))
@@ -160,6 +179,41 @@ class _Xz(io.RawIOBase):
                 buffer[: len(plain)] = plain
                 return len(plain)
 
-    def _more(self) -> bytes:
-        chunk = bytearray(_XZ_CHUNK_BYTES)
-        return bytes(chunk[: self._raw.readinto(memoryview(chunk)) or 0])
+
+class _ZstdFrame(Protocol):
+    """What is used of zstandard.ZstdDecompressionObj."""
+
+    eof: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Zstd:
+    """zstd frames one after the other; zstandard's own stream reader takes a cut one for a whole one."""
+
+    def __init__(self, raw: Source, new_frame: Callable[[], _ZstdFrame]) -> None:
+        self._raw = raw
+        self._new_frame = new_frame
+        self._frame = new_frame()
+        self._plain = memoryview(b"")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        while not self._plain:
+            if self._frame.eof:
+                data = self._frame.unused_data or _take(self._raw, _ZSTD_CHUNK_BYTES)
+                if not data:
+                    return 0
+                self._frame = self._new_frame()
+            elif not (data := _take(self._raw, _ZSTD_CHUNK_BYTES)):
+                raise EOFError("the zstd frame ends early")
+            self._plain = memoryview(self._frame.decompress(data))
+        count = min(len(buffer), len(self._plain))
+        buffer[:count] = self._plain[:count]
+        self._plain = self._plain[count:]
+        return count
+
+
+def _take(raw: Source, size: int) -> bytes:
+    chunk = bytearray(size)
+    return bytes(chunk[: raw.readinto(memoryview(chunk)) or 0])

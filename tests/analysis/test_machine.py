@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,12 @@ from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import read
 from xtrace.analysis.metrics import G, Metric
+from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
 from xtrace.probes.writer import pack_record, pack_window
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
+Words = tuple[int, ...]
+
 DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
 
 
@@ -67,6 +72,38 @@ def test_samples(sample: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_simulated_hosts(kind: str, seed: int) -> None:
     assert_same(HOSTS[kind](seed))
+
+
+def damaged(seed: int) -> bytes:
+    """Return the trace of a host with records left out, doubled, swapped and turned into losses."""
+    chance = random.Random(seed)
+    by_pcpu: dict[int, list[tuple[int, int | None, Words]]] = {}
+    for record in read(calm(seed)).records:
+        tsc = record.tsc if record.timed else None
+        by_pcpu.setdefault(record.pcpu, []).append((record.event, tsc, record.words))
+    body = bytearray()
+    for pcpu, records in sorted(by_pcpu.items()):
+        content = bytearray()
+        for (event, tsc, words), following in pairwise([*records, records[-1]]):
+            what = chance.random()
+            if what < 0.02:
+                continue
+            content += pack_record(event, tsc, words)
+            if what < 0.03:
+                content += pack_record(event, tsc, words)
+            elif what < 0.04 and event & ~0x330 == 0x21001:
+                other = 0x21001 | chance.randrange(4) << 8 | chance.randrange(4) << 4
+                content += pack_record(other, tsc, words)
+            elif what < 0.045 and tsc is not None and following[1] is not None:
+                who = chance.choice([0, 1 << 16, 5, IDLE_DOMAIN | pcpu << 16])
+                content += pack_record(LOST_RECORDS, following[1], (3, who, tsc & 0xFFFF_FFFF, tsc >> 32))
+        body += pack_window(pcpu, bytes(content))
+    return bytes(body)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_hosts(seed: int) -> None:
+    assert_same(damaged(seed))
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
@@ -141,8 +178,6 @@ def test_a_loss_with_much_begun_on_many_vcpus() -> None:
 
 
 # --- other versions of Xen, other guests -------------------------------------------------------
-
-Words = tuple[int, ...]
 Translate = Callable[[Words], tuple[int, Words]]
 RIP = (0x8100_0000, 0xFFFF_FFFF)
 COMPAT = {29: 6, 32: 16}

@@ -1,0 +1,1 @@
+"""Tests of xtrace.analysis; a package, so that the root's analysis/ never stands for it."""

@@ -1,0 +1,155 @@
+"""Read a trace with the reader and with its slow twin, and give both in the same shape."""
+
+from __future__ import annotations
+
+import functools
+import io
+import lzma
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from oracle import reader as oracle
+from xtrace.probes.batch import OVERFLOW_SHAPE, RecordBatch
+from xtrace.probes.format import TIMED_BIT, WINDOW_HEADER_BYTES, WRAP_BUFFER
+from xtrace.probes.reader import TraceReader, Wanted
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
+
+Rows = npt.NDArray[np.uint64]
+_COLUMNS = 5  # and the extra words behind them
+_MOST_WORDS = 7
+_NO_WORDS = (0,) * _MOST_WORDS
+
+#: What the reader says of a damage, by how it begins, and what the twin calls it.
+_REASONS = {
+    "record overruns its window": oracle.OVERRUN,
+    "not a record header": oracle.NOT_A_RECORD,
+    "window header inside a window": oracle.WINDOW_INSIDE,
+    "word 0x": oracle.NOT_A_WINDOW,
+    "window header of pCPU": oracle.NOT_A_WINDOW,
+    "too few bytes for a window header": oracle.NOT_A_WINDOW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the reader made of a trace.
+
+    Attributes:
+        rows: uint64 [n, 12], a record a row: TSC, pCPU, event, timed, number of words, the words.
+        reader: at the end of the trace.
+    """
+
+    rows: Rows
+    reader: TraceReader
+
+    @property
+    def damages(self) -> list[oracle.Damage]:
+        """The damages with their reasons in the twin's words."""
+        return [
+            oracle.Damage(damage.offset, plain_reason(damage.reason), damage.skipped_bytes)
+            for damage in self.reader.facts.damages
+        ]
+
+
+def plain_reason(reason: str) -> str:
+    """Return what the twin calls the damage that the reader calls ``reason``."""
+    return next(plain for begin, plain in _REASONS.items() if reason.startswith(begin))
+
+
+def rows_of(batch: RecordBatch) -> Rows:
+    """Return a batch as rows."""
+    count = batch.extra_count
+    rows = np.zeros((len(batch), _COLUMNS + _MOST_WORDS), np.uint64)
+    rows[:, 0] = batch.tsc.view(np.uint64)
+    rows[:, 1] = batch.pcpu
+    rows[:, 2] = batch.event
+    rows[:, 3] = batch.shapes.timed[batch.shape]
+    rows[:, 4] = count
+    for word in range(_MOST_WORDS):
+        there = count > word
+        rows[there, _COLUMNS + word] = batch.words[batch.start[there] + np.uint32(word)]
+    return rows
+
+
+def fast(
+    data: bytes,
+    *,
+    chunk_bytes: int = 1 << 20,
+    keep: int = 0,
+    wanted: Wanted | None = None,
+    strict: bool = False,
+) -> Reading:
+    """Read the bytes of a trace with the reader.
+
+    Raises:
+        TraceError: the reader does.
+    """
+    return taken(
+        TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, keep=keep, wanted=wanted, strict=strict)
+    )
+
+
+def taken(reader: TraceReader) -> Reading:
+    """Take all records of ``reader``, and those of the fillers out of what it gives."""
+    parts = [rows_of(batch) for batch in reader]
+    rows = np.concatenate([np.empty((0, _COLUMNS + _MOST_WORDS), np.uint64), *parts])
+    return Reading(without_fillers(rows), reader)
+
+
+def without_fillers(rows: Rows) -> Rows:
+    return rows[rows[:, 2] != WRAP_BUFFER]
+
+
+def slow(records: Iterable[oracle.Record]) -> Rows:
+    """Return the twin's records as rows."""
+    flat = [
+        (record.tsc, record.pcpu, record.event, record.timed, len(record.words), *record.words, *_NO_WORDS)
+        for record in records
+    ]
+    width = _COLUMNS + _MOST_WORDS
+    return np.array([row[:width] for row in flat], np.uint64).reshape(-1, width)
+
+
+def recorded_bytes(reader: TraceReader) -> int:
+    """Return the bytes of all records read, fillers too, by what their shapes say."""
+    shapes, counts = reader.shapes, reader.record_counts.sum(axis=0)
+    assert counts[OVERFLOW_SHAPE] == 0, "too many shapes to tell"
+    header = shapes.header[: shapes.size].astype(np.int64)
+    size = 4 + 8 * ((header & TIMED_BIT) != 0) + 4 * shapes.words.astype(np.int64)
+    return int((size * counts[: shapes.size]).sum())
+
+
+def unaccounted_bytes(reader: TraceReader) -> int:
+    """Return what is left of the bytes read when windows, records, skips and the tail are taken off."""
+    facts = reader.facts
+    headers = WINDOW_HEADER_BYTES * facts.windows
+    return facts.bytes_read - headers - recorded_bytes(reader) - facts.skipped_bytes - facts.tail_bytes
+
+
+def filler_count(reader: TraceReader) -> int:
+    """Return how many WRAP fillers were read."""
+    shapes = reader.shapes
+    return int(reader.record_counts[:, : shapes.size][:, shapes.event == WRAP_BUFFER].sum())
+
+
+@functools.cache
+def sample_bytes(path: Path) -> bytes:
+    """Return a sample, unpacked."""
+    return lzma.decompress(path.read_bytes())
+
+
+@functools.cache
+def sample_trace(path: Path) -> oracle.Trace:
+    """Return what the twin makes of a sample."""
+    return oracle.read(sample_bytes(path))
+
+
+@functools.cache
+def sample_rows(path: Path) -> Rows:
+    """Return a sample's records, as the twin gives them."""
+    return slow(sample_trace(path).records)
