@@ -31,34 +31,26 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
     """Return quantiles of each group of histogram rows.
 
     Args:
-        buckets: frame with the columns ``by``, bucket and count; several rows may share a bucket.
+        buckets: frame with the int64 columns ``by``, bucket and count; several rows may share a bucket.
         by: columns that tell the groups.
         at: quantiles in (0, 1].
 
     Returns:
-        ``by`` as index, one float64 column ``p50_cycles`` (and so on) for each quantile: the middle of
-        the bucket that holds the value of that rank.
+        The columns ``by``, ascending, and one float64 column ``p50_cycles`` (and so on) for each quantile:
+        the middle of the bucket that holds the value of that rank.
     """
-    names = [f"p{round(q * 1000) / 10:g}_cycles" for q in at]
-    by = list(by)
-    if buckets.empty:
-        return pd.DataFrame(
-            columns=names, index=pd.MultiIndex.from_arrays([[]] * len(by), names=by), dtype=float
-        )
-    ordered = buckets.sort_values([*by, "bucket"], kind="stable")
-    keys = ordered[by].to_numpy()
-    starts = np.flatnonzero(np.concatenate(([True], (keys[1:] != keys[:-1]).any(axis=1))))
-    upto = np.cumsum(ordered["count"].to_numpy())
-    before = np.concatenate(([0], upto))[starts]
-    total = np.append(before[1:], upto[-1]) - before
-    least, greatest = bucket_bounds(ordered["bucket"].to_numpy())
+    keys, starts, order = _groups(buckets, [*by, "bucket"], len(by))
+    counts = buckets["count"].to_numpy(np.int64)[order]
+    least, greatest = bucket_bounds(buckets["bucket"].to_numpy(np.int64)[order])
     middle = (least + greatest) / 2
-    columns = {}
-    for name, q in zip(names, at, strict=True):
+    upto = np.cumsum(counts)
+    before = (upto - counts)[starts]
+    total = np.add.reduceat(counts, starts) if len(starts) else before
+    table = dict(zip(by, keys, strict=True))
+    for q in at:
         rank = before + np.maximum(np.ceil(q * total), 1)
-        columns[name] = middle[np.searchsorted(upto, rank)]
-    index = pd.MultiIndex.from_arrays(list(keys[starts].T), names=by)
-    return pd.DataFrame(columns, index=index)
+        table[f"p{round(q * 1000) / 10:g}_cycles"] = middle[np.searchsorted(upto, rank)]
+    return pd.DataFrame(table)
 
 
 def summarise(
@@ -67,25 +59,49 @@ def summarise(
     """Return count, sum, mean, quantiles and extremes of each group of tallies.
 
     Args:
-        tallies, buckets: rows of the same metrics, with the columns ``by``.
+        tallies, buckets: rows of the same metrics, with the int64 columns ``by``.
 
     Returns:
-        ``by`` as columns, then count, sum_cycles, mean_cycles, min_cycles, p50_cycles ..., max_cycles.
-        Quantiles are bounded by the exact extremes.
+        The columns ``by``, ascending, then count, sum_cycles, mean_cycles, min_cycles, p50_cycles ...,
+        max_cycles.  Quantiles are bounded by the exact extremes; NaN where no value has a bucket.
     """
-    by = list(by)
-    added = tallies.groupby(by).agg(
-        count=("count", "sum"),
-        sum_cycles=("sum_cycles", "sum"),
-        min_cycles=("min_cycles", "min"),
-        max_cycles=("max_cycles", "max"),
-    )
+    keys, starts, order = _groups(tallies, by, len(by))
+
+    def added(name: str, how: np.ufunc) -> npt.NDArray[np.int64]:
+        values = tallies[name].to_numpy(np.int64)[order]
+        reduced: npt.NDArray[np.int64] = how.reduceat(values, starts) if len(starts) else values
+        return reduced
+
+    count, total = added("count", np.add), added("sum_cycles", np.add)
+    lowest, highest = added("min_cycles", np.minimum), added("max_cycles", np.maximum)
     found = quantiles(buckets, by, at)
-    if len(by) == 1:
-        found.index = found.index.get_level_values(0)
-    table = added.join(found)
-    for name in found.columns:
-        table[name] = table[name].clip(table["min_cycles"], table["max_cycles"])
-    table["mean_cycles"] = table["sum_cycles"] / table["count"]
-    order = ["count", "sum_cycles", "mean_cycles", "min_cycles", *found.columns, "max_cycles"]
-    return table[order].reset_index()
+    place = {key: row for row, key in enumerate(zip(*(key.tolist() for key in keys), strict=True))}
+    rows = np.array(
+        [place[key] for key in zip(*(found[name].tolist() for name in by), strict=True)], np.int64
+    )
+    table = dict(zip(by, keys, strict=True))
+    table |= {"count": count, "sum_cycles": total, "mean_cycles": total / count, "min_cycles": lowest}
+    for name in found.columns[len(by) :]:
+        values = np.full(len(count), np.nan)
+        values[rows] = found[name]
+        table[name] = np.clip(values, lowest, highest)
+    return pd.DataFrame({**table, "max_cycles": highest})
+
+
+def _groups(
+    frame: pd.DataFrame, by: Sequence[str], told_by: int
+) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sort rows by the columns ``by``; the first ``told_by`` of them tell the groups.
+
+    Returns:
+        (key columns of each group, first sorted row of each group, the order).
+    """
+    columns = [frame[name].to_numpy(np.int64) for name in by]
+    order = np.lexsort(columns[::-1])
+    keys = [column[order] for column in columns[:told_by]]
+    changed = np.zeros(len(order), bool)
+    changed[:1] = True
+    for key in keys:
+        changed[1:] |= key[1:] != key[:-1]
+    starts = np.flatnonzero(changed)
+    return [key[starts] for key in keys], starts, order

@@ -111,7 +111,7 @@ def _open_zstd(raw: Source, name: str) -> Source:
             "pip install 'xtrace[zstd]', or pipe it: zstd -dc FILE | xtrace ... -"
         ) from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_LIMIT_BYTES)
-    return _Zstd(raw, decompressor.decompressobj)
+    return _Zstd(raw, lambda: decompressor.decompressobj())
 
 
 class _Steadfast:
@@ -183,8 +183,11 @@ class _Xz:
 class _ZstdFrame(Protocol):
     """What is used of zstandard.ZstdDecompressionObj."""
 
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, /) -> bytes: ...
 

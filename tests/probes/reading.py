@@ -102,7 +102,8 @@ def taken(reader: TraceReader) -> Reading:
 
 
 def without_fillers(rows: Rows) -> Rows:
-    return rows[rows[:, 2] != WRAP_BUFFER]
+    kept: Rows = rows[rows[:, 2] != WRAP_BUFFER]
+    return kept
 
 
 def slow(records: Iterable[oracle.Record]) -> Rows:
