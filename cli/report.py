@@ -117,7 +117,7 @@ def report(
     made = reports.build(merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection)
     _put_out(
         made,
-        [str(path) for path in paths],
+        [str(path) for path in files] if files else [f"{sample.NAME}, the bundled sample"],
         json=json,
         csv=csv,
         parquet=parquet,
