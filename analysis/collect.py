@@ -72,7 +72,9 @@ def collect(
         pcpu_blind_cycles=machine.pcpus[:pcpus, P.BLIND].copy(),
         pairs=machine.pairs,
         first_tsc=max(int(machine.glob[G.FIRST_TSC]), window[0]),
-        last_tsc=max(min(int(machine.glob[G.LAST_TSC]), window[1]), int(machine.glob[G.FIRST_TSC]), window[0]),
+        last_tsc=max(
+            min(int(machine.glob[G.LAST_TSC]), window[1]), int(machine.glob[G.FIRST_TSC]), window[0]
+        ),
     )
 
 

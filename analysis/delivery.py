@@ -87,9 +87,8 @@ def wakers(measures: Measures) -> pd.DataFrame:
     by_irq = irq.assign(waker="irq " + irq["b"].astype(str), latency="irq")
     causes = measures.counts(Metric.WAKE_CAUSE)
     kind = causes["b"] // 2**32
-    op = (causes["b"] % 2**32).map(lambda number: names.HYPERCALLS.get(number, str(number)))
     others = causes.assign(
-        waker=kind.map({3: "irq", 4: "timer or other", 5: "unknown"}).where(kind != 2, "hypercall " + op),
+        waker=[_other_waker(int(code), int(b) % 2**32) for code, b in zip(kind, causes["b"], strict=True)],
         latency="",
     )[kind.isin([int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)])]
     table = pd.concat([frame for frame in (by_vcpu, by_irq, others) if len(frame)] or [by_vcpu])
@@ -137,6 +136,12 @@ def running_targets(measures: Measures) -> pd.DataFrame:
         }
     )
     return with_vcpu(table).sort_values("send_to_upcall_p99_cycles", ascending=False)
+
+
+def _other_waker(cause: int, argument: int) -> str:
+    if cause == WakeCause.HYPERCALL:
+        return f"hypercall {names.HYPERCALLS.get(argument, argument)}"
+    return "timer or other" if cause == WakeCause.TIMER_OR_OTHER else "unknown"
 
 
 def _vcpu_name(keys: pd.Series[int]) -> pd.Series[str]:

@@ -938,7 +938,8 @@ def rehash(slots, table, size):
         _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
     ),
     cache=True,
-    nogil=True, _nrt=False,
+    nogil=True,
+    _nrt=False,
 )
 def tally(
     intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size

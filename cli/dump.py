@@ -255,7 +255,7 @@ def _class_mask(text: str) -> int:
         "hw_pm": 0x801000,
         "hw_irq": 0x802000,
     }
-    known = {bit.name.lower(): bit | _ALL_SUBCLASSES for bit in TraceClass if bit.name}
+    known: dict[str, int] = {bit.name.lower(): bit | _ALL_SUBCLASSES for bit in TraceClass if bit.name}
     known |= subclasses | {"all": _CLASS_BITS | _ALL_SUBCLASSES}
     mask = int(text, 0) if _is_number(text) else known.get(text.lower())
     if mask is None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -141,7 +142,7 @@ def survey(path: str) -> Survey:
     if path != STDIN and not compression and is_plain_file(path):
         with open(path, "rb", buffering=0) as raw:
             return _survey_file(path, raw.fileno())
-    size = None if path == STDIN or not is_plain_file(path) else os.stat(path).st_size
+    size = None if path == STDIN or not is_plain_file(path) else Path(path).stat().st_size
     with open_source(path) as source:
         return _survey_stream(path, source, size, compression)
 
@@ -158,7 +159,7 @@ def compression_of(path: str) -> str:
 
 def is_plain_file(path: str) -> bool:
     """Tell whether ``path`` is a regular file, which can be looked at anywhere."""
-    return stat.S_ISREG(os.stat(path).st_mode)
+    return stat.S_ISREG(Path(path).stat().st_mode)
 
 
 class Bytes:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xtrace.cli import sample
-from xtrace.cli.background import Background
+from xtrace.cli.reading import Reading
 from xtrace.cli.render import BRIEF
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from xtrace.analysis.collected import Collected
     from xtrace.analysis.report import Report
 
 _STDIN = "-"
-_PROGRESS_BYTES = 64 << 20
-_PATIENCE_S = 4
-_COMPILING = "xtrace: compiling its loops, this first time only; half a minute"
 
 
 def report(
@@ -84,15 +75,14 @@ def report(
         versions = VersionRange.parse(xen) if xen else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--xen") from None
-    if (from_s is not None or to_s is not None) and (len(paths) > 1 or str(paths[0]) == _STDIN):
+    windowed = from_s is not None or to_s is not None
+    if windowed and (len(paths) > 1 or str(paths[0]) == _STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
     beside = sidecar_of(paths[0])
     hz, hz_source = cpu_hz, "--cpu-hz"
     if hz is None and beside is not None and beside.tsc_hz is not None:
         hz, hz_source = beside.tsc_hz, f"told by {beside.path.name}"
-    window = (from_s, to_s) if from_s is not None or to_s is not None else None
-
-    jobs = [Background(_Job(str(path), strict, window, hz)) for path in paths[: _cores()]]
+    jobs = Reading(strict, from_s, to_s, hz).start([str(path) for path in paths])
     try:
         # While the children read, load what makes the tables.
         from xtrace.analysis import report as reports
@@ -105,11 +95,7 @@ def report(
             raise typer.BadParameter(
                 f"{unknown[0]!r} is none of {', '.join(reports.SECTIONS)}", param_hint="--section"
             )
-        partials = []
-        for index in range(len(paths)):
-            partials.append(partial_of(jobs[index].result()))
-            if (after := index + _cores()) < len(paths):
-                jobs.append(Background(_Job(str(paths[after]), strict, window, hz)))
+        partials = [partial_of(collected) for job in jobs for collected in job.result()]
     except BaseException:
         for job in jobs:
             job.stop()
@@ -123,81 +109,8 @@ def report(
         parquet=parquet,
         rows=rows,
         brief=not section,
-        window=_window_text(window),
+        window=_window_text(from_s, to_s) if windowed else "",
     )
-
-
-class _Job:
-    """What a child does: read one trace."""
-
-    def __init__(
-        self, path: str, strict: bool, window: tuple[float | None, float | None] | None, cpu_hz: float | None
-    ) -> None:
-        self._path = path
-        self._strict = strict
-        self._window = window
-        self._cpu_hz = cpu_hz
-
-    def __call__(self) -> Collected:
-        with _patience():
-            from xtrace.analysis.collect import collect
-
-        with _progress(self._path) as update:
-            if self._window is None:
-                return collect(self._path, strict=self._strict, progress=update)
-            whole = collect(self._path, strict=self._strict)
-            return collect(self._path, strict=self._strict, window=self._cycles(whole), progress=update)
-
-    def _cycles(self, whole: Collected) -> tuple[int, int]:
-        """Return the window in TSCs; the whole trace tells how fast the TSC runs."""
-        hz = self._cpu_hz
-        if hz is None:
-            import pandas as pd
-
-            from xtrace.analysis import clock
-
-            rate = clock.estimate(pd.DataFrame(whole.pairs, columns=["ns", "cycles", "source"]))
-            if rate is None:
-                raise TraceError(
-                    f"{self._path}: --from and --to need --cpu-hz, for the trace does not tell the TSC rate"
-                )
-            hz = rate.hz
-        assert self._window is not None
-        begin, end = self._window
-        from_tsc = whole.first_tsc + round((begin or 0) * hz)
-        to_tsc = whole.last_tsc if end is None else whole.first_tsc + round(end * hz)
-        return from_tsc, to_tsc
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Say why it takes long, the one time that the loops are compiled."""
-    timer = threading.Timer(_PATIENCE_S, lambda: typer.echo(_COMPILING, err=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextmanager
-def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
-    """Show a progress bar on standard error, for long files on a terminal; else nothing."""
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
-    if size < _PROGRESS_BYTES or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=size)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _put_out(
@@ -229,11 +142,8 @@ def _put_out(
         print_report(_console(), made, names, rows=rows, brief=brief, window=window)
 
 
-def _window_text(window: tuple[float | None, float | None] | None) -> str:
-    if window is None:
-        return ""
-    begin, end = window
-    return f"{begin or 0:g} s to {'the end' if end is None else f'{end:g} s'}"
+def _window_text(from_s: float | None, to_s: float | None) -> str:
+    return f"{from_s or 0:g} s to {'the end' if to_s is None else f'{to_s:g} s'}"
 
 
 def _console() -> Console:

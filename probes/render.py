@@ -185,7 +185,7 @@ class Renderer:
     def _finished(self, jobs: deque[Future[tuple[U8, int]]]) -> Iterator[memoryview]:
         while jobs:
             out, count = jobs.popleft().result()
-            yield memoryview(out)[:count]
+            yield out[:count].data
             self._spare.append(out)
 
     def _jobs(self, batch: RecordBatch) -> list[Callable[[], tuple[U8, int]]]:
@@ -331,7 +331,8 @@ class Renderer:
 def _has_time(batch: RecordBatch) -> npt.NDArray[np.bool_]:
     """Return which rows have a TSC of their own; that of a filler is none."""
     shapes = batch.shapes
-    return (shapes.timed & (shapes.event != WRAP_BUFFER))[batch.shape]
+    has_time: npt.NDArray[np.bool_] = shapes.timed & (shapes.event != WRAP_BUFFER)
+    return has_time[batch.shape]
 
 
 def _role(header: int) -> int:

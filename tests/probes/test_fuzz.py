@@ -1,0 +1,456 @@
+"""Damaged traces of every kind through the reader and the machines: only TraceError, and no byte unaccounted for.
+
+XTRACE_FUZZ_CASES sets how many cases there are in all; 2,000 unless given, 100,000 where CI is set.
+A case that fails names its seed: XTRACE_FUZZ_SEED=N runs that one alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import random
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oracle import reader as oracle
+from probes.reading import SAMPLES, filler_count, plain_reason, rows_of, sample_bytes, slow, unaccounted_bytes
+from xtrace.analysis import machine
+from xtrace.analysis.machine import Machine, Tallies
+from xtrace.analysis.metrics import T_COUNT
+from xtrace.probes.batch import OVERFLOW_SHAPE
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import LOST_RECORDS, MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER, WRAP_BUFFER
+from xtrace.probes.reader import CHUNK_BYTES, MAX_DAMAGES_KEPT, TraceReader, open_trace
+from xtrace.probes.writer import TraceWriter, pack_record, pack_window
+
+CASES = int(os.environ.get("XTRACE_FUZZ_CASES", "100000" if os.environ.get("CI") else "2000"))
+ONE_SEED = os.environ.get("XTRACE_FUZZ_SEED")
+#: Shares of the cases; the rest goes through the mutation loop.
+CONTAINER_CASES = CASES // 20
+HYPOTHESIS_CASES = max(CASES // 100, 20)
+MUTATED_CASES = CASES - CONTAINER_CASES - 2 * HYPOTHESIS_CASES
+#: The loop is cut into so many tests, which the workers of pytest-xdist share.
+PARTS = 32
+
+ORACLE_EVERY = 20
+FULL_SIZE_EVERY = 200
+SMALL_CHUNK_BYTES = 1 << 16
+MOST_S = 5.0
+HANGS_S = 60.0
+MOST_GROWTH_BYTES = 256 << 20
+
+_LARGEST_BYTES = 8 << 10
+_WORDS = (
+    0, 1, 4, 0xFFFF_FFFF, 0x7FFF_FFFF, 0x8000_0000,
+    WINDOW_HEADER, MAX_PCPUS - 1, MAX_PCPUS, MAX_WINDOW_BYTES, MAX_WINDOW_BYTES + 4,
+    0xC000_0000 | LOST_RECORDS, LOST_RECORDS, 0xF000_0000 | WRAP_BUFFER, WRAP_BUFFER, 0x1F003,
+    0x9000_0000 | 0x21011, 0x9000_0000 | 0x21101, 0xA002_8004, 0x0800_0001, 0x8008_1001, 0xB008_1102,
+    0x7FFF_0000, 0x8000_0000 | 0x7FFF, 0x0000_7FFF,
+)  # fmt: skip
+
+
+# --- what the cases are made of ----------------------------------------------------------------
+
+
+@cache
+def real_windows() -> tuple[tuple[tuple[int, tuple[bytes, ...]], ...], ...]:
+    """Return for each sample some of its windows, as (pCPU, the first records in them)."""
+    return tuple(tuple(_some_windows(sample_bytes(path))) for path in SAMPLES)
+
+
+def _some_windows(data: bytes) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    lost = struct.pack("<I", 0xC000_0000 | LOST_RECORDS)
+    at = number = 0
+    while at < len(data):
+        pcpu, size = struct.unpack_from("<II", data, at + 4)
+        content = data[at + 12 : at + 12 + size]
+        at += 12 + size
+        number += 1
+        found = content.find(lost)
+        if found < 0 and number % 6 and number > 8:
+            continue
+        window = oracle.frame(pack_window(pcpu, content)).windows[0]
+        begins = [record.offset - 12 for record in window.records] + [size]
+        first = max(next((i for i, begin in enumerate(begins) if begin >= found), 0) - 300, 0)
+        pairs = list(zip(begins[first : first + 2000], begins[first + 1 : first + 2001], strict=False))
+        yield pcpu, tuple(content[begin:end] for begin, end in pairs)
+
+
+@cache
+def real_offsets(path: Path) -> tuple[int, ...]:
+    """Return where the windows of a sample begin."""
+    data, at, offsets = sample_bytes(path), 0, []
+    while at < len(data):
+        offsets.append(at)
+        at += 12 + int(struct.unpack_from("<I", data, at + 8)[0])
+    return tuple(offsets)
+
+
+def real_slice(random_: random.Random) -> bytes:
+    """Return some bytes of a real trace, from the beginning of a window on."""
+    path = random_.choice(SAMPLES)
+    begin = random_.choice(real_offsets(path))
+    return sample_bytes(path)[begin : begin + int(random_.triangular(200, _LARGEST_BYTES, 800))]
+
+
+def real_rounds(random_: random.Random) -> bytes:
+    """Return real records in smaller windows, a few rounds of them, perhaps of many pCPUs."""
+    windows = random_.choice(real_windows())
+    at = random_.randrange(len(windows))
+    pcpus = random_.choice((1, 2, 2, 3, 8))
+    spread = random_.choice((1, 1, 1, 63, 2000))
+    sources = [windows[(at + pcpu) % len(windows)][1] for pcpu in range(pcpus)]
+    next_ = [random_.randrange(max(len(source) - 100, 1)) for source in sources]
+    out, most = [], random_.choice((200, 500, 1000, 4000, _LARGEST_BYTES))
+    while sum(map(len, out)) < most:
+        for pcpu, source in enumerate(sources):
+            count = int(random_.expovariate(0.1))
+            out.append(pack_window(pcpu * spread, b"".join(source[next_[pcpu] : next_[pcpu] + count])))
+            next_[pcpu] += count
+    return b"".join(out)[: _LARGEST_BYTES + random_.randrange(64)]
+
+
+Mutation = Callable[[random.Random, bytearray], None]
+
+
+def flip_bits(random_: random.Random, data: bytearray) -> None:
+    for _ in range(random_.choice((1, 1, 2, 8))):
+        data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+
+
+def put_word(random_: random.Random, data: bytearray) -> None:
+    at = random_.randrange(len(data)) & ~3
+    data[at : at + 4] = struct.pack("<I", random_.choice(_WORDS))
+
+
+def put_random_word(random_: random.Random, data: bytearray) -> None:
+    at = random_.randrange(len(data)) & ~3
+    data[at : at + 4] = random_.randbytes(4)
+
+
+def spoil_header(random_: random.Random, data: bytearray) -> None:
+    """Put a special value into a window's header, or next to it."""
+    at = data.find(struct.pack("<I", WINDOW_HEADER), random_.randrange(len(data)))
+    at = max(at, 0) + 4 * random_.randrange(5)
+    data[at : at + 4] = struct.pack("<I", random_.choice(_WORDS))
+
+
+def insert_header(random_: random.Random, data: bytearray) -> None:
+    pcpu = random_.choice((0, 1, 2, 77, MAX_PCPUS - 1, MAX_PCPUS, random_.getrandbits(32)))
+    size = random_.choice((0, 4, 5, 12, 400, len(data), MAX_WINDOW_BYTES, random_.getrandbits(32)))
+    at = random_.randrange(len(data) + 1) & ~3
+    data[at:at] = struct.pack("<III", WINDOW_HEADER, pcpu, size)
+
+
+def insert_lost(random_: random.Random, data: bytearray) -> None:
+    tsc, first = (random_.choice((0, 1, 1 << 40, 1 << 62, 1 << 63, (1 << 64) - 1)) for _ in range(2))
+    words = (random_.getrandbits(32), random_.getrandbits(32), first & 0xFFFF_FFFF, first >> 32)
+    at = random_.randrange(len(data) + 1) & ~3
+    data[at:at] = pack_record(LOST_RECORDS, tsc, words)
+
+
+def delete(random_: random.Random, data: bytearray) -> None:
+    at = random_.randrange(len(data))
+    del data[at : at + random_.choice((1, 2, 4, 4, 8, 12, 64, 400))]
+
+
+def insert(random_: random.Random, data: bytearray) -> None:
+    at = random_.randrange(len(data) + 1)
+    data[at:at] = random_.randbytes(random_.choice((1, 3, 4, 4, 8, 12, 64)))
+
+
+def repeat_block(random_: random.Random, data: bytearray) -> None:
+    at, size = random_.randrange(len(data)) & ~3, random_.choice((4, 12, 24, 100, 800))
+    data[at:at] = data[at : at + size] * random_.choice((1, 1, 2, 9))
+
+
+def move_block(random_: random.Random, data: bytearray) -> None:
+    at, size = random_.randrange(len(data)) & ~3, random_.choice((4, 12, 24, 100, 800))
+    block = data[at : at + size]
+    del data[at : at + size]
+    at = random_.randrange(len(data) + 1) & ~3
+    data[at:at] = block
+
+
+def truncate(random_: random.Random, data: bytearray) -> None:
+    del data[random_.randrange(len(data)) :]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    flip_bits, put_word, put_random_word, spoil_header, insert_header, insert_lost, delete, insert,
+    repeat_block, move_block, truncate,
+)  # fmt: skip
+
+
+def case_of(random_: random.Random) -> bytes:
+    """Return the bytes of one case."""
+    data = bytearray(random_.choice((real_slice, real_rounds))(random_))
+    for _ in range(random_.randrange(7)):
+        if data:
+            random_.choice(MUTATIONS)(random_, data)
+    return bytes(data)
+
+
+# --- what must hold ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the machines room for 64 vCPUs: making large ones takes longer than a case, and this room runs out."""
+    monkeypatch.setattr(machine, "MAX_VCPUS", 64)
+    monkeypatch.setattr(machine, "MAX_PAIRS", 64)
+
+
+def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[TraceReader, list[object]]:
+    """Run ``data`` through reader, machines and tallies and check the sums.
+
+    Raises:
+        TraceError: it is no trace.
+    """
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
+    machines, tallies = Machine(), Tallies()
+    records = intervals = 0
+    kept: list[object] = []
+    for batch in reader:
+        records += len(batch)
+        if keep_rows:
+            kept.append(rows_of(batch))
+        for piece in machines.feed(batch):
+            intervals += len(piece)
+            tallies.add(piece)
+    ends = machines.finish()
+    tallies.add(ends)
+    intervals += len(ends)
+    facts = reader.facts
+    assert reader.record_counts.sum() == records
+    assert facts.bytes_read == len(data)
+    assert unaccounted_bytes(reader) == 0
+    assert len(facts.damages) == min(facts.damage_count, MAX_DAMAGES_KEPT)
+    assert sum(damage.skipped_bytes for damage in facts.damages) == facts.skipped_bytes
+    assert min(facts.missing_bytes, facts.tail_bytes, facts.late_records) >= 0
+    columns = tallies.columns()
+    assert columns.table[:, T_COUNT].sum() + columns.left_out == intervals
+    return reader, kept
+
+
+def compare(data: bytes, reader: TraceReader, kept: list[object]) -> None:
+    """Check what the reader gave against its slow twin."""
+    trace = oracle.read(data)
+    facts = reader.facts
+    rows = np.concatenate(kept)  # type: ignore[arg-type]
+    rows, twins = rows[rows[:, 2] != WRAP_BUFFER], slow(trace.records)
+    if facts.late_records:
+        # Out of order over batches; in order on each pCPU all the same.
+        rows, twins = (part[np.argsort(part[:, 1], kind="stable")] for part in (rows, twins))
+    assert np.array_equal(rows, twins)
+    assert filler_count(reader) == trace.wrap_count
+    assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
+    found = [(damage.offset, plain_reason(damage.reason), damage.skipped_bytes) for damage in facts.damages]
+    assert found == [(damage.offset, damage.reason, damage.skipped_bytes) for damage in trace.damages]
+
+
+def run_case(seed: int) -> None:
+    random_ = random.Random(seed)
+    data = case_of(random_)
+    small = max(len(data) // random_.choice((1, 2, 5)), 64)
+    chunk_bytes = random_.choice((small, small, SMALL_CHUNK_BYTES, CHUNK_BYTES))
+    is_compared = seed % ORACLE_EVERY == 0
+    try:
+        reader, kept = digest(data, chunk_bytes, keep_rows=is_compared)
+    except TraceError as error:
+        assert "not a xentrace file" in str(error)
+        framing = oracle.frame(data)
+        assert not framing.windows
+        assert framing.damages
+        return
+    if is_compared:
+        compare(data, reader, kept)
+
+
+class Watch:
+    """End the process where a case does not come to its end, and say which; the loops leave the GIL."""
+
+    def __init__(self) -> None:
+        self.seed = -1
+        self.since = time.monotonic()
+        self.is_over = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def begin(self, seed: int) -> None:
+        self.seed, self.since = seed, time.monotonic()
+
+    def _look(self) -> None:
+        while not self.is_over.wait(1.0):
+            if time.monotonic() - self.since > HANGS_S:
+                print(f"fuzz case hangs: XTRACE_FUZZ_SEED={self.seed}", file=sys.__stderr__, flush=True)  # noqa: T201
+                os.abort()
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    watch = Watch()
+    try:
+        yield watch
+    finally:
+        watch.is_over.set()
+
+
+def run_cases(seeds: range | list[int], case: Callable[[int], None]) -> None:
+    """Run the cases; a failure names the seed that makes it again."""
+    grown = resident_bytes()
+    with watching() as watch:
+        for seed in seeds:
+            watch.begin(seed)
+            try:
+                case(seed)
+            except Exception as error:
+                raise AssertionError(f"XTRACE_FUZZ_SEED={seed} makes it again") from error
+            took_s = time.monotonic() - watch.since
+            assert took_s < MOST_S, f"XTRACE_FUZZ_SEED={seed} took {took_s:.1f} s"
+    assert resident_bytes() - grown < MOST_GROWTH_BYTES
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds right now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def seeds_of(part: int, cases: int) -> range | list[int]:
+    if ONE_SEED is not None:
+        return [int(ONE_SEED)] if int(ONE_SEED) % PARTS == part else []
+    return range(part, cases, PARTS)
+
+
+# --- the suite ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_machine")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_mutated_traces(part: int) -> None:
+    run_cases(seeds_of(part, MUTATED_CASES), run_case)
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_mutated_traces_with_machines_of_full_size(part: int) -> None:
+    run_cases(range(part * 1_000_000, part * 1_000_000 + MUTATED_CASES // FULL_SIZE_EVERY // 8 + 1), run_case)
+
+
+def pack_zstd(data: bytes) -> bytes:
+    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(data))
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gz": lambda data: gzip.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": pack_zstd,
+}
+
+
+@pytest.mark.parametrize("form", PACK)
+def test_mutated_compressed_files(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+
+    def case(seed: int) -> None:
+        random_ = random.Random(seed)
+        data = bytearray(PACK[form](case_of(random_)))
+        for _ in range(random_.randrange(3)):
+            random_.choice((flip_bits, flip_bits, truncate, delete, insert, put_random_word))(random_, data)
+            data = data or bytearray(b"\0")
+        path.write_bytes(data)
+        try:
+            with open_trace(path, chunk_bytes=random_.choice((500, SMALL_CHUNK_BYTES))) as reader:
+                for _ in reader:
+                    pass
+        except TraceError as error:
+            assert str(path) in str(error)  # noqa: PT017 - there need not be one
+        else:
+            assert reader.record_counts[:, OVERFLOW_SHAPE].sum() == 0
+            assert unaccounted_bytes(reader) == 0
+
+    run_cases([int(ONE_SEED)] if ONE_SEED else range(CONTAINER_CASES // len(PACK)), case)
+
+
+hypothesis_cases = settings(
+    max_examples=HYPOTHESIS_CASES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+
+_WORD = st.one_of(st.sampled_from(_WORDS), st.integers(0, 0xFFFF_FFFF))
+_PIECES = st.one_of(
+    st.binary(max_size=40),
+    st.lists(_WORD, max_size=12).map(lambda words: struct.pack(f"<{len(words)}I", *words)),
+    st.builds(
+        lambda pcpu, words: pack_window(pcpu, struct.pack(f"<{len(words)}I", *words)),
+        st.integers(0, 5),
+        st.lists(_WORD, max_size=20),
+    ),
+)
+
+
+@pytest.mark.usefixtures("small_machine")
+@hypothesis_cases
+@given(st.lists(_PIECES, max_size=12).map(b"".join), st.integers(64, 4096))
+def test_arbitrary_bytes(data: bytes, chunk_bytes: int) -> None:
+    try:
+        reader, kept = digest(data, chunk_bytes, keep_rows=True)
+    except TraceError:
+        assert not oracle.frame(data).windows
+    else:
+        compare(data, reader, kept)
+
+
+_TSC = st.one_of(st.integers(0, 100_000), st.integers(0, (1 << 64) - 1))
+_EVENT = st.one_of(
+    st.sampled_from([0x21011, 0x21101, 0x21021, 0x28004, 0x28006, 0x20100D, 0x81001, 0x81102, 0x802008, 0x2800E]),
+    st.integers(1 << 16, (1 << 28) - 1),
+).filter(lambda event: event not in (WRAP_BUFFER, WINDOW_HEADER & 0x0FFF_FFFF) and event & 0x0FFF_0000)
+_RECORD = st.tuples(
+    st.integers(0, 3), st.one_of(st.none(), _TSC, _TSC), _EVENT, st.lists(_WORD, max_size=7).map(tuple)
+)
+
+
+@pytest.mark.usefixtures("small_machine")
+@hypothesis_cases
+@given(st.lists(_RECORD, max_size=60), st.integers(1, 30), st.sampled_from([80, 256, 4088]))
+def test_arbitrary_records_through_the_writer(
+    records: list[tuple[int, int | None, int, tuple[int, ...]]], poll_every: int, ring_bytes: int
+) -> None:
+    """What was stored comes back, pCPU by pCPU in the order of writing."""
+    out = io.BytesIO()
+    stored: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+    with TraceWriter(out, 4, ring_bytes) as writer:
+        for number, (pcpu, tsc, event, words) in enumerate(records):
+            if writer.write(pcpu, tsc, event, words):
+                stored.setdefault(pcpu, []).append((event, words))
+            if number % poll_every == 0:
+                writer.poll()
+    data = out.getvalue()
+    reader, kept = digest(data, SMALL_CHUNK_BYTES, keep_rows=True)
+    compare(data, reader, kept)
+    assert reader.facts.damages == []
+    found: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+    for _, pcpu, event, _, count, *words in np.concatenate(kept).tolist():  # type: ignore[arg-type]
+        if event not in (WRAP_BUFFER, LOST_RECORDS):
+            found.setdefault(pcpu, []).append((event, tuple(words[:count])))
+    kept_back = {pcpu: [entry for entry in entries if entry[0] != LOST_RECORDS] for pcpu, entries in stored.items()}
+    assert found == {pcpu: entries for pcpu, entries in kept_back.items() if entries}
