@@ -111,4 +111,5 @@ def skew(tallies: pd.DataFrame) -> pd.DataFrame:
         for (pcpu, other), bound in least.items()
         if pcpu < other and (other, pcpu) in least
     ]
-    return pd.DataFrame(found, columns=["pcpu", "other_pcpu", "low_cycles", "high_cycles", "skewed"])
+    table = pd.DataFrame(found, columns=["pcpu", "other_pcpu", "low_cycles", "high_cycles", "skewed"])
+    return table.astype({"skewed": bool})

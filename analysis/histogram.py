@@ -79,7 +79,7 @@ def summarise(
     rows = np.array(
         [place[key] for key in zip(*(found[name].tolist() for name in by), strict=True)], np.int64
     )
-    table = dict(zip(by, keys, strict=True))
+    table: dict[str, npt.NDArray[np.generic]] = dict(zip(by, keys, strict=True))
     table |= {"count": count, "sum_cycles": total, "mean_cycles": total / count, "min_cycles": lowest}
     for name in found.columns[len(by) :]:
         values = np.full(len(count), np.nan)

@@ -9,6 +9,8 @@ the values.  What the metrics mean is told in ``metrics``;
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
 
@@ -83,6 +85,8 @@ _CHAIN_BREAK_CYCLES = 1 << 32
 _CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
 
+_njit: Any = nb.njit  # its types know nothing of _nrt
+
 _I64 = nb.int64
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
 _I64_2D = nb.types.Array(nb.int64, 2, "C")
@@ -93,7 +97,7 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@_njit(nogil=True, _nrt=False, inline="always")
 def _put(glob, out, metric, a, b, value, tsc):
     row = glob[G.OUT]
     out[row, 0] = (metric << METRIC_SHIFT) | a
@@ -103,12 +107,12 @@ def _put(glob, out, metric, a, b, value, tsc):
     glob[G.OUT] = row + 1
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@_njit(nogil=True, _nrt=False, inline="always")
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
     mask = len(vcpu_slots) - 1
@@ -139,7 +143,7 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     return index
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
@@ -171,7 +175,7 @@ def _update_domain(glob, domains, out, domain, tsc):
     domains[domain, D.SINCE] = max(tsc, since)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
     old = vcpus[vcpu, V.STATE]
@@ -214,7 +218,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         _update_domain(glob, domains, out, domain, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -239,7 +243,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the turn of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
@@ -253,7 +257,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     pcpus[pcpu, P.CURRENT] = -1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     """Let ``vcpu`` begin to run on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
@@ -300,7 +304,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     pcpus[pcpu, P.INFERRED] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
@@ -315,7 +319,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         vcpus[vcpu, V.ENTRY_TSC] = tsc
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
@@ -325,7 +329,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     pcpus[pcpu, P.PENDING] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
     """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
@@ -357,7 +361,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
     """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
@@ -370,7 +374,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.SEND_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
     key = vcpus[vcpu, V.KEY]
@@ -398,7 +402,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     """Note a record that a PV guest itself caused."""
     if vcpus[vcpu, V.FRESH] > 0:
@@ -415,14 +419,14 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@_njit(nogil=True, _nrt=False, inline="always")
 def _address(words, at, size):
     if size == 2:
         return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
     return np.int64(words[at])
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
     """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
     if nanoseconds <= 0 or cycles <= 0:
@@ -444,14 +448,14 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
     glob[G.PAIRS] = count + 1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _end_chain(glob, pcpus, pairs, pcpu):
     _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
     pcpus[pcpu, P.CHAIN_NS] = 0
     pcpus[pcpu, P.CHAIN_CYCLES] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _change_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
 ):
@@ -526,7 +530,7 @@ def _change_runstate(
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0:
@@ -548,7 +552,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
             _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
@@ -563,7 +567,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
 
-@nb.njit(
+@_njit(
     _I64(
         _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
         _I64_2D,  # shapes: columns S_*
@@ -902,7 +906,7 @@ def run(
 # --- tallies: intervals added up by key ----------------------------------------------------
 
 
-@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, _nrt=False, inline="always")
+@_njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, _nrt=False, inline="always")
 def bucket_of(value):
     """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
     if value < SUB_BUCKETS:
@@ -913,7 +917,7 @@ def bucket_of(value):
     return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _slot_for(slots, table, key, b):
     mask = len(slots) - 1
     mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
@@ -926,14 +930,14 @@ def _slot_for(slots, table, key, b):
     return slot
 
 
-@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=True, nogil=True, _nrt=False)
+@_njit(nb.void(_I32_1D, _I64_2D, _I64), cache=True, nogil=True, _nrt=False)
 def rehash(slots, table, size):
     """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
     for row in range(size):
         slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
 
 
-@nb.njit(
+@_njit(
     nb.types.UniTuple(_I64, 4)(
         _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
     ),

@@ -10,6 +10,8 @@ references to those that they are given takes a third of their time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
 
@@ -45,6 +47,8 @@ _CLASS_BITS = 0x0FFF_0000
 MAX_KEY = (1 << 62) - 1
 KEY_FLOOR = -1
 
+_njit: Any = nb.njit  # its types know nothing of _nrt
+
 _I64 = nb.int64
 _U32_1D = nb.types.Array(nb.uint32, 1, "C")
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
@@ -54,12 +58,12 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@_njit(nogil=True, _nrt=False, inline="always")
 def _tsc_at(words, at):
     return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _is_window_header(words, at):
     return (
         words[at] == WINDOW_HEADER
@@ -69,10 +73,11 @@ def _is_window_header(words, at):
     )
 
 
-@nb.njit(
+@_njit(
     nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D),
     cache=True,
-    nogil=True, _nrt=False,
+    nogil=True,
+    _nrt=False,
 )
 def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
     """Walk window headers from word ``at`` and list the windows that lie whole in the buffer.
@@ -103,7 +108,7 @@ def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
         at = stop
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _can_begin(header, window_words):
     record_words = (
         1
@@ -113,7 +118,7 @@ def _can_begin(header, window_words):
     return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
 
 
-@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True, _nrt=False)
+@_njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True, _nrt=False)
 def resync(words, at, end, at_eof):
     """Return the first word from ``at`` on where a window plausibly begins, or -1.
 
@@ -130,7 +135,7 @@ def resync(words, at, end, at_eof):
     return -1
 
 
-@nb.njit(
+@_njit(
     nb.types.UniTuple(_I64, 3)(
         _U32_1D, _I64, _I64, _I64,  # words, segment to begin with, segments, announced end of the last
         _I32_1D, _I64_1D, _I64_1D,  # segments: pcpu, begin, end
@@ -248,12 +253,12 @@ def decode(
     return DECODE_OK, segment, row
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@_njit(nogil=True, _nrt=False, inline="always")
 def _before(key_a, chain_a, key_b, chain_b):
     return key_a < key_b or (key_a == key_b and chain_a < chain_b)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@_njit(nogil=True, _nrt=False)
 def _sift_down(heap_key, heap_chain, at, size):
     key = heap_key[at]
     chain = heap_chain[at]
@@ -274,7 +279,7 @@ def _sift_down(heap_key, heap_chain, at, size):
     heap_chain[at] = chain
 
 
-@nb.njit(
+@_njit(
     nb.types.UniTuple(_I64, 3)(
         _I64, _I64,  # watermark, greatest key given out before
         _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start

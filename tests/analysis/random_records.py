@@ -16,7 +16,8 @@ START_TSC = 1 << 40
 
 _vcpus = st.sampled_from([(0, 0), (0, 1), (1, 0), (3, 0), (IDLE_DOMAIN, 0), (IDLE_DOMAIN, 1)])
 _small = st.integers(0, 3)
-_word = st.one_of(_small, st.sampled_from([0xFC, 0xF3, 0x8000_0000, 0xFFFF_FFFF]), st.integers(0, 0xFFFF_FFFF))
+_telling = st.sampled_from([0xFC, 0xF3, 0x8000_0000, 0xFFFF_FFFF])
+_word = st.one_of(_small, _telling, st.integers(0, 0xFFFF_FFFF))
 _gap = st.one_of(st.integers(0, 3), st.integers(0, 3000))
 _packed = _vcpus.map(lambda vcpu: (vcpu[0] << 16 | vcpu[1],))
 _pair = _vcpus.map(lambda vcpu: (vcpu[0], vcpu[1]))
@@ -37,7 +38,9 @@ def _of(event: int, words: st.SearchStrategy[Words]) -> st.SearchStrategy[tuple[
     return words.map(lambda drawn: (event, drawn))
 
 
-_runstate = st.tuples(_small, _small, _packed).map(lambda drawn: (0x21001 | drawn[0] << 8 | drawn[1] << 4, drawn[2]))
+_runstate = st.tuples(_small, _small, _packed).map(
+    lambda drawn: (0x21001 | drawn[0] << 8 | drawn[1] << 4, drawn[2])
+)
 _likely_runstate = st.tuples(st.sampled_from([0x010, 0x020, 0x100, 0x100, 0x210]), _packed).map(
     lambda drawn: (0x21001 | drawn[0], drawn[1])
 )
@@ -72,7 +75,8 @@ _TIMED = st.one_of(
     _of(0x801003, _words(6)),
     _of(0x10F001, _words(1)),
     _of(0x22202, _words(2)),
-    _of(LOST_RECORDS, st.tuples(_small, _gap, _pair)),
+    # Count, distance of first_tsc, vCPU and domain.
+    _of(LOST_RECORDS, st.tuples(_small, _gap, _pair).map(lambda drawn: (*drawn[:2], *drawn[2]))),
     # Lengths that do not fit.
     st.tuples(st.sampled_from([0x21002, 0x28004, 0x201103, 0x81001, 0x82004, 0x802008]), _words(6)),
 )
@@ -123,7 +127,7 @@ def traces(draw: st.DrawFn) -> bytes:
         before, pcpu.tsc = pcpu.tsc, now + ahead[number]
         words_then = words
         if event == LOST_RECORDS:
-            lost, distance, (domain, vcpu) = words  # type: ignore[misc]
+            lost, distance, domain, vcpu = words
             first = max(before, pcpu.tsc - distance)
             words_then = (lost, domain | vcpu << 16, first & 0xFFFF_FFFF, first >> 32)
         elif event == 0x802008 and len(words) == 3:

@@ -30,7 +30,8 @@ from xtrace.probes.format import DEFAULT_DOMAIN, LOST_RECORDS, Runstate
 
 CPU_HZ = 2_600_000_000
 CONTINUE_RUNNING = 0x21002
-CLASSES = {1 << i: name for i, name in enumerate(("gen", "sched", "dom0op", "hvm", "mem", "pv", "shadow", "hw"))}
+CLASS_NAMES = ("gen", "sched", "dom0op", "hvm", "mem", "pv", "shadow", "hw")
+CLASSES = {1 << bit: name for bit, name in enumerate(CLASS_NAMES)}
 PV_NAMES = {
     3: "trap", 4: "page_fault", 5: "forced_invalid_op", 6: "emulate privop", 7: "emulate 4g",
     8: "math state restore", 9: "paging fixup", 10: "gdt/ldt mapping fault", 11: "ptwr", 12: "ptwr(pae)",
@@ -115,7 +116,8 @@ class Case:
         """Each vCPU's state at the end."""
         count = int(self.ours.machine.glob[G.VCPUS])
         table = self.ours.machine.vcpus[:count]
-        return {int(row[V.KEY]): {column: int(row[column]) for column in V if column < len(row)} for row in table}
+        columns = [column for column in V if column is not V.COLUMNS]
+        return {int(row[V.KEY]): {column: int(row[column]) for column in columns} for row in table}
 
     @cached_property
     def known(self) -> dict[int, VcpuSummary]:
@@ -125,7 +127,8 @@ class Case:
             for domain, summed in self.theirs.domains.items()
             for number, vcpu in summed.vcpus.items()
         }
-        return named | {DEFAULT_DOMAIN << 16 | pcpu: vcpu for pcpu, vcpu in self.theirs.default_domain.items()}
+        stand_ins = self.theirs.default_domain
+        return named | {DEFAULT_DOMAIN << 16 | pcpu: vcpu for pcpu, vcpu in stand_ins.items()}
 
     @cached_property
     def still_running(self) -> dict[int, tuple[int, int]]:
@@ -236,7 +239,8 @@ def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
     time it only comes into being.  (Nor does a loss cut its stays, as it does ours.)
     """
     switches = switches_to(case, key)[1:]
-    every, each = Sum(), defaultdict(Sum)
+    every = Sum()
+    each: defaultdict[int, Sum] = defaultdict(Sum)
     if not switches:
         return every, each
     since, where = switches[0]
@@ -253,7 +257,8 @@ def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
 
 def switches_to(case: Case, key: int) -> list[tuple[int, int]]:
     """Return when a vCPU began to run, and where: what our residences say, and the begins of its runs."""
-    stays = sorted((row.tsc - row.value, row.tsc, row.b) for row in case.by_metric[Metric.RESIDENCE].get(key, []))
+    residences = case.by_metric[Metric.RESIDENCE].get(key, [])
+    stays = [(row.tsc - row.value, row.tsc, row.b) for row in residences]
     begins = [row.tsc - row.value for row in case.by_metric[Metric.RUNNING].get(key, [])]
     vcpu = case.vcpus[key]
     if vcpu[V.RESIDENT_SINCE]:
@@ -349,20 +354,19 @@ def test_volume_by_class(case: Case) -> None:
 def test_pv_events(case: Case) -> None:
     hypercalls: defaultdict[int, Counter[int]] = defaultdict(Counter)
     events: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for key, count in case.ours.counts.items():
-        if key.metric in (Metric.HYPERCALL, Metric.SUBCALL):
-            hypercalls[key.a][key.b] += count
-            is_subcall = key.metric == Metric.SUBCALL
-            events[key.a]["hypercall (subcall)" if is_subcall else "hypercall"] += count
-        elif key.metric == Metric.PV_EVENT:
-            events[key.a][PV_NAMES[key.b]] += count
+    for (metric, a, b), count in case.ours.counts.items():
+        if metric in (Metric.HYPERCALL, Metric.SUBCALL):
+            hypercalls[a][b] += count
+            events[a]["hypercall" if metric == Metric.HYPERCALL else "hypercall (subcall)"] += count
+        elif metric == Metric.PV_EVENT:
+            events[a][PV_NAMES[b]] += count
     traps = {key: Counter(row.b for row in rows) for key, rows in case.by_metric[Metric.TRAP].items()}
     for key, vcpu in case.known.items():
         assert hypercalls.pop(key, Counter()) == Counter(vcpu.hypercalls), hex(key)
         ours = with_subcalls(events.pop(key, Counter()))
         assert ours == Counter(vcpu.pv_events), hex(key)
         assert traps.pop(key, Counter()) == Counter(vcpu.traps), hex(key)
-    assert not (hypercalls or events or traps)
+    assert (hypercalls, events, traps) == ({}, {}, {})
 
 
 def test_runstates(case: Case) -> None:
@@ -465,7 +469,8 @@ def test_guest_interrupts(case: Case) -> None:
 
 def test_open_ends_are_those_of_the_intervals(case: Case) -> None:
     """TAIL is what xenalyze leaves out or closes at the end."""
-    tails = [row for row in as_intervals(case.ours.ends) if row.metric == Metric.TAIL and row.b == Runstate.RUNNING]
+    ends = as_intervals(case.ours.ends)
+    tails = [row for row in ends if row.metric == Metric.TAIL and row.b == Runstate.RUNNING]
     last = int(case.ours.machine.glob[G.LAST_TSC])
     for row in tails:
         begin, end = case.still_running[row.a]

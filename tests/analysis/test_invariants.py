@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import pytest
 
@@ -12,7 +13,7 @@ from analysis.test_machine import DOMAINS, HOSTS, SAMPLES
 from builders import host
 from builders.host import Kind, Simulation, simulate
 from oracle.machine import RESIDENCE_TAIL, Interval
-from oracle.reader import Record, read
+from oracle.reader import Record, Trace, read
 from xtrace.analysis.metrics import G, Metric, P, WakeCause
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS, Runstate
 
@@ -39,6 +40,11 @@ def data(request: pytest.FixtureRequest) -> bytes:
 @pytest.fixture(scope="module")
 def done(data: bytes) -> Run:
     return run(data)
+
+
+@pytest.fixture(scope="module")
+def trace(data: bytes) -> Trace:
+    return read(data)
 
 
 def doubtful_vcpus(done: Run) -> set[int]:
@@ -79,7 +85,7 @@ def test_what_pcpus_do_is_what_vcpus_do(done: Run) -> None:
         stretches.sort()
         assert stretches[0][0] >= first
         assert stretches[-1][1] <= last
-        assert all(end <= begin for (_, end), (begin, _) in zip(stretches, stretches[1:], strict=False))
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(stretches))
     if not doubtful_vcpus(done):
         assert of_pcpus == of_vcpus
     assert sum(pcpu.sum() for pcpu in machine.pcpus[:, [P.PENDING]]) < 100
@@ -112,8 +118,7 @@ COUNTED = {
 }  # fmt: skip
 
 
-def test_records_in_are_counted(data: bytes, done: Run) -> None:
-    trace = read(data)
+def test_records_in_are_counted(done: Run, trace: Trace) -> None:
     assert done.reader.record_counts.sum() == len(trace.records) + trace.wrap_count
     counted: Counter[str] = Counter()
     for row in done.intervals:
@@ -134,14 +139,17 @@ def test_records_in_are_counted(data: bytes, done: Run) -> None:
         assert +counted == +kinds
 
 
-def test_sends_have_one_outcome(data: bytes, done: Run) -> None:
+WOKE_NOBODY = (Metric.SEND_NO_TARGET, Metric.SEND_UNIQUE, Metric.SEND_AMBIGUOUS)
+
+
+def test_sends_have_one_outcome(done: Run, trace: Trace) -> None:
     """A send wakes someone or not; only a loss or the end may come between."""
     counts: Counter[Metric] = Counter()
     for key, count in done.counts.items():
         counts[key.metric] += count
     woke = sum(row.metric == Metric.SEND_TO_WAKE for row in done.intervals)
-    outcomes = counts[Metric.SEND_NO_TARGET] + counts[Metric.SEND_UNIQUE] + counts[Metric.SEND_AMBIGUOUS] + woke
-    losses = sum(record.event == LOST_RECORDS for record in read(data).records)
+    outcomes = woke + sum(counts[metric] for metric in WOKE_NOBODY)
+    losses = sum(record.event == LOST_RECORDS for record in trace.records)
     without_effect = counts[Metric.WAKE_WITHOUT_EFFECT]
     open_ends = losses + len(done.machine.pcpus) + without_effect
     assert counts[Metric.SEND] - open_ends <= outcomes <= counts[Metric.SEND]
@@ -235,11 +243,14 @@ def test_three_hundred_pcpus() -> None:
     whole, cut = run(simulation.data), run(simulation.data, chunk_bytes=1 << 14)
     assert (whole.rows == cut.rows).all()
     assert whole.machine.glob[G.PCPUS] == pcpus
-    used = {row.a for row in whole.intervals if row.metric == Metric.PCPU_RUNNING}
+    rows = whole.intervals
+    used = {row.a for row in rows if row.metric == Metric.PCPU_RUNNING}
     assert len(used) > 250
     assert max(used) > 290
+    cycles: Counter[int] = Counter()
+    for row in rows:
+        cycles[row.a] += row.value if row.metric == Metric.RUNNING else 0
     for (domain, number), truth in simulation.truth.vcpus.items():
-        running = by_vcpu(whole.intervals, Metric.RUNNING, domain, number)
-        assert sum(row.value for row in running) == truth.state_cycles[Runstate.RUNNING]
-    irqs = sum(row.metric == Metric.IRQ_HANDLING for row in whole.intervals)
+        assert cycles[domain << 16 | number] == truth.state_cycles[Runstate.RUNNING]
+    irqs = sum(row.metric == Metric.IRQ_HANDLING for row in rows)
     assert irqs == simulation.truth.irqs.total()

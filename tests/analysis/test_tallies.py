@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -114,12 +115,14 @@ def test_buckets_follow_one_another() -> None:
     edges = [bounds(octave, place) for octave in range(OCTAVES) for place in range(SUB_BUCKETS)]
     assert edges[0] == (0, 0)
     assert edges[-1][1] == GREATEST
-    assert all(after[0] == before[1] + 1 for before, after in zip(edges, edges[1:], strict=False))
+    assert all(after[0] == before[1] + 1 for before, after in pairwise(edges))
 
 
 @settings(deadline=None)
 @given(rows, st.integers(0, 50), st.integers(50, 100))
-def test_sums_of_random_intervals(drawn: list[tuple[Metric, int, int, int, int]], begin: int, end: int) -> None:
+def test_sums_of_random_intervals(
+    drawn: list[tuple[Metric, int, int, int, int]], begin: int, end: int
+) -> None:
     table = [(metric << METRIC_SHIFT | a, b, value, tsc) for metric, a, b, value, tsc in drawn]
     intervals = np.array(table, np.int64).reshape(-1, 4)
     assert read_out(tally_of([intervals])) == added_up(intervals)
