@@ -476,7 +476,7 @@ def as_text(found: Survey) -> Iterator[str]:
 
 
 def _row(name: str, value: str, how: str) -> str:
-    return f"  {name:<11}{value:<36}{how}".rstrip()
+    return f"  {name:<11}{value:<35} {how}".rstrip()
 
 
 def _wrapped(lines: tuple[str, ...], lead: str) -> Iterator[str]:
@@ -492,7 +492,7 @@ def _end_text(headers: Headers) -> str:
     if not headers.is_whole:
         return "not looked at"
     if headers.missing_bytes:
-        return f"cut short or growing: {headers.missing_bytes:,} bytes missing"
+        return f"cut short, lacks {headers.missing_bytes:,} bytes"
     return "the last window is whole"
 
 

@@ -129,8 +129,8 @@ def _print_facts(console: Console, report: Report, names: Sequence[str]) -> None
             f"order    {trace['late_records']:,} records came too late to be merged in order (skewed TSCs)"
         )
     lines.append(
-        f"recorder at most {trace['recorder_virq_most_count']} of dom0's "
-        f"{trace['dom0_wakes_other_count']} timer and other wakes are its own VIRQ_TBUF"
+        f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
+        "timer and other wakes of dom0 are its own"
     )
     for line in lines:
         console.print(line, markup=False, highlight=False)

@@ -160,7 +160,7 @@ class TraceReader:
         self._tail_offset = 0
         # Each pCPU's state after the last record given out.
         self._frontier_tsc = np.zeros(MAX_PCPUS, np.int64)
-        self._frontier_key = np.full(MAX_PCPUS, kernels.KEY_FLOOR, np.int64)
+        self._frontier_key = np.zeros(MAX_PCPUS, np.int64)
         self._emitted_key = kernels.KEY_FLOOR
         # Rounds: greatest key of all windows, of all closed rounds, of all but the last closed one.
         self._round_pcpu = MAX_PCPUS
@@ -248,8 +248,8 @@ class TraceReader:
                 at = self._find_window(arena, at, end, origin)
                 if self._lost is not None:
                     break
-            first, last = windows.count, windows.count + ahead
-            windows.make_room(last)
+            windows.make_room(windows.count + 1)
+            first, last = windows.count, min(windows.count + ahead, len(windows.pcpu))
             status, at, framed = kernels.frame(
                 arena.words, at, end, self._at_eof,
                 windows.pcpu[first:last], windows.begin[first:last], windows.end[first:last],
@@ -415,9 +415,10 @@ class TraceReader:
     def _counts_for(self, pcpus: int) -> I64:
         old = self.record_counts
         if pcpus > len(old):
-            # What no record is counted in stays untouched, and takes no memory.
+            # Rows of pCPUs that are not there stay untouched, and take no memory.
+            seen = np.flatnonzero(self._pcpu_bytes[: len(old)] >= 0)
             self.record_counts = np.zeros((max(pcpus, 2 * len(old)), MAX_SHAPES), np.int64)
-            self.record_counts[: len(old)] = old
+            self.record_counts[seen] = old[seen]
         return self.record_counts
 
     def _left_over(self, order: I64, row: I64, row_end: I64) -> list[tuple[int, int, int]]:

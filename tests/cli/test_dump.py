@@ -223,7 +223,7 @@ def test_a_trace_cut_short_is_told(tmp_path: Path) -> None:
     path.write_bytes(window(*WAKE, *WAKE)[:-4])
     done = run("dump", path, "--xen", "4.17")
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
-    assert done.stderr == "xtrace: the last window lacks 20 bytes: cut short, or still growing\n"
+    assert done.stderr == "xtrace: the last window lacks 4 bytes: cut short, or still growing\n"
 
 
 def test_damage_is_told_and_strict_stops(tmp_path: Path) -> None:
@@ -372,21 +372,30 @@ def test_every_name_and_payload_is_that_of_dump_all(compared: Compared) -> None:
         assert decoded is not None
         name, fields = decoded
         theirs, pairs = NAMES[row["name"]]
-        if name != theirs or not all(_agrees(row, dict(fields), pair) for pair in pairs.split()):
-            wrong.append((row, line.text))
-        elif not _special(row, dict(fields)):
+        same = name == theirs and all(_agrees(row, dict(fields), pair) for pair in pairs.split())
+        if not same or not _special(row, dict(fields)):
             wrong.append((row, line.text))
     assert wrong[:3] == []
 
 
+#: Hypercalls that xenalyze does not call as Xen's headers do.
+HYPERCALLS = {
+    "evtchn_op": "event_channel_op",
+    "evtchn_op(compat)": "event_channel_op_compat",
+    "physdev_op(compat)": "physdev_op_compat",
+    "sched_op(compat)": "sched_op_compat",
+}
+
+
 def _agrees(row: Json, fields: Json, pair: str) -> bool:
     ours, _, theirs = pair.partition("=")
-    mine, shown = row.get(ours), [fields.get(name) for name in (theirs or ours).split("+")]
+    mine: Any = row.get(ours)
+    shown: list[Any] = [fields.get(name) for name in (theirs or ours).split("+")]
     if isinstance(mine, str) or any(value is None or isinstance(value, str) for value in shown):
-        return [mine] == shown
+        return [mine] == [HYPERCALLS.get(value, value) for value in shown]
     value = sum(part << 32 * number for number, part in enumerate(shown))
     # Both may take a word as signed or not.
-    return mine is not None and (mine - value) % (1 << 32) == 0 and abs(mine - value) in (0, 1 << 32)
+    return mine is not None and abs(mine - value) in (0, 1 << 32)
 
 
 def _special(row: Json, fields: Json) -> bool:

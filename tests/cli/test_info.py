@@ -76,7 +76,7 @@ def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
   size       80 bytes, not compressed            exact
   windows    2                                   exact
   pCPUs      2 (0,3)                             exact
-  end        cut short or growing: 4 bytes missing exact
+  end        cut short, lacks 4 bytes            exact
   first TSC  10                                  first records of each pCPU
   spans      0 cycles                            exact
   records    2                                   exact

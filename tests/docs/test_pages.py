@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from xtrace.analysis import schema
@@ -42,3 +45,17 @@ def test_every_trace_key_is_described() -> None:
 
     report = build(partial_of(collect(sample.path())))
     assert set(report.trace) == set(schema.TRACE_KEYS)
+
+
+def test_readme_shows_the_real_report() -> None:
+    page = (ROOT / "README.md").read_text()
+    block = page.split("<!-- report:begin -->\n```text\n$ ./run report\n")[1].split("\n[runstates")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from xtrace.cli.main import main; sys.exit(main(['report']))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.stdout.startswith(block)
+    assert len(block) > 2000

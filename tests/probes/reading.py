@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oracle import reader as oracle
-from xtrace.probes.batch import OVERFLOW_SHAPE, RecordBatch
+from xtrace.probes.batch import I64, OVERFLOW_SHAPE, RecordBatch
 from xtrace.probes.format import TIMED_BIT, WINDOW_HEADER_BYTES, WRAP_BUFFER
 from xtrace.probes.reader import TraceReader, Wanted
 
@@ -118,11 +118,17 @@ def slow(records: Iterable[oracle.Record]) -> Rows:
 
 def recorded_bytes(reader: TraceReader) -> int:
     """Return the bytes of all records read, fillers too, by what their shapes say."""
-    shapes, counts = reader.shapes, reader.record_counts.sum(axis=0)
+    shapes, counts = reader.shapes, shape_counts(reader)
     assert counts[OVERFLOW_SHAPE] == 0, "too many shapes to tell"
     header = shapes.header[: shapes.size].astype(np.int64)
     size = 4 + 8 * ((header & TIMED_BIT) != 0) + 4 * shapes.words.astype(np.int64)
-    return int((size * counts[: shapes.size]).sum())
+    return int((size * counts).sum())
+
+
+def shape_counts(reader: TraceReader) -> I64:
+    """Return int64 [shapes]: how many records of each shape were read."""
+    counts: I64 = reader.record_counts[reader.facts.pcpus, : reader.shapes.size].sum(axis=0)
+    return counts
 
 
 def unaccounted_bytes(reader: TraceReader) -> int:
@@ -134,8 +140,7 @@ def unaccounted_bytes(reader: TraceReader) -> int:
 
 def filler_count(reader: TraceReader) -> int:
     """Return how many WRAP fillers were read."""
-    shapes = reader.shapes
-    return int(reader.record_counts[:, : shapes.size][:, shapes.event == WRAP_BUFFER].sum())
+    return int(shape_counts(reader)[reader.shapes.event == WRAP_BUFFER].sum())
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Damaged traces of every kind through the reader and the machines: only TraceError, and no byte unaccounted for.
+"""Damaged traces of every kind, through reader and machines: only TraceError, no byte unaccounted for.
 
 XTRACE_FUZZ_CASES sets how many cases there are in all; 2,000 unless given, 100,000 where CI is set.
 A case that fails names its seed: XTRACE_FUZZ_SEED=N runs that one alone.
@@ -26,7 +26,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oracle import reader as oracle
-from probes.reading import SAMPLES, filler_count, plain_reason, rows_of, sample_bytes, slow, unaccounted_bytes
+from probes.reading import (
+    SAMPLES,
+    Rows,
+    filler_count,
+    plain_reason,
+    rows_of,
+    sample_bytes,
+    shape_counts,
+    slow,
+    unaccounted_bytes,
+    without_fillers,
+)
 from xtrace.analysis import machine
 from xtrace.analysis.machine import Machine, Tallies
 from xtrace.analysis.metrics import T_COUNT
@@ -111,16 +122,17 @@ def real_rounds(random_: random.Random) -> bytes:
     windows = random_.choice(real_windows())
     at = random_.randrange(len(windows))
     pcpus = random_.choice((1, 2, 2, 3, 8))
-    spread = random_.choice((1, 1, 1, 63, 2000))
+    spread = random_.choice((1,) * 14 + (63, 2000))
     sources = [windows[(at + pcpu) % len(windows)][1] for pcpu in range(pcpus)]
     next_ = [random_.randrange(max(len(source) - 100, 1)) for source in sources]
-    out, most = [], random_.choice((200, 500, 1000, 4000, _LARGEST_BYTES))
-    while sum(map(len, out)) < most:
+    out = bytearray()
+    most = random_.choice((200, 500, 1000, 4000, _LARGEST_BYTES))
+    while len(out) < most:
         for pcpu, source in enumerate(sources):
             count = int(random_.expovariate(0.1))
-            out.append(pack_window(pcpu * spread, b"".join(source[next_[pcpu] : next_[pcpu] + count])))
+            out += pack_window(pcpu * spread, b"".join(source[next_[pcpu] : next_[pcpu] + count]))
             next_[pcpu] += count
-    return b"".join(out)[: _LARGEST_BYTES + random_.randrange(64)]
+    return bytes(out[: _LARGEST_BYTES + random_.randrange(64)])
 
 
 Mutation = Callable[[random.Random, bytearray], None]
@@ -149,7 +161,7 @@ def spoil_header(random_: random.Random, data: bytearray) -> None:
 
 
 def insert_header(random_: random.Random, data: bytearray) -> None:
-    pcpu = random_.choice((0, 1, 2, 77, MAX_PCPUS - 1, MAX_PCPUS, random_.getrandbits(32)))
+    pcpu = random_.choice((0, 1, 2, 2, 3, 77, MAX_PCPUS, random_.getrandbits(32)))
     size = random_.choice((0, 4, 5, 12, 400, len(data), MAX_WINDOW_BYTES, random_.getrandbits(32)))
     at = random_.randrange(len(data) + 1) & ~3
     data[at:at] = struct.pack("<III", WINDOW_HEADER, pcpu, size)
@@ -209,12 +221,12 @@ def case_of(random_: random.Random) -> bytes:
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the machines room for 64 vCPUs: making large ones takes longer than a case, and this room runs out."""
+    """Give the machines room for 64 vCPUs: large ones take longer to make than a case, and this runs out."""
     monkeypatch.setattr(machine, "MAX_VCPUS", 64)
     monkeypatch.setattr(machine, "MAX_PAIRS", 64)
 
 
-def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[TraceReader, list[object]]:
+def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[TraceReader, list[Rows]]:
     """Run ``data`` through reader, machines and tallies and check the sums.
 
     Raises:
@@ -223,7 +235,7 @@ def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[T
     reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
     machines, tallies = Machine(), Tallies()
     records = intervals = 0
-    kept: list[object] = []
+    kept: list[Rows] = []
     for batch in reader:
         records += len(batch)
         if keep_rows:
@@ -235,7 +247,7 @@ def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[T
     tallies.add(ends)
     intervals += len(ends)
     facts = reader.facts
-    assert reader.record_counts.sum() == records
+    assert shape_counts(reader).sum() == records
     assert facts.bytes_read == len(data)
     assert unaccounted_bytes(reader) == 0
     assert len(facts.damages) == min(facts.damage_count, MAX_DAMAGES_KEPT)
@@ -246,20 +258,24 @@ def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[T
     return reader, kept
 
 
-def compare(data: bytes, reader: TraceReader, kept: list[object]) -> None:
+def compare(data: bytes, reader: TraceReader, kept: list[Rows]) -> None:
     """Check what the reader gave against its slow twin."""
     trace = oracle.read(data)
     facts = reader.facts
-    rows = np.concatenate(kept)  # type: ignore[arg-type]
-    rows, twins = rows[rows[:, 2] != WRAP_BUFFER], slow(trace.records)
+    rows, twins = without_fillers(np.concatenate(kept)), slow(trace.records)
     if facts.late_records:
         # Out of order over batches; in order on each pCPU all the same.
-        rows, twins = (part[np.argsort(part[:, 1], kind="stable")] for part in (rows, twins))
+        rows, twins = by_pcpu(rows), by_pcpu(twins)
     assert np.array_equal(rows, twins)
     assert filler_count(reader) == trace.wrap_count
     assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
     found = [(damage.offset, plain_reason(damage.reason), damage.skipped_bytes) for damage in facts.damages]
     assert found == [(damage.offset, damage.reason, damage.skipped_bytes) for damage in trace.damages]
+
+
+def by_pcpu(rows: Rows) -> Rows:
+    ordered: Rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    return ordered
 
 
 def run_case(seed: int) -> None:
@@ -270,8 +286,7 @@ def run_case(seed: int) -> None:
     is_compared = seed % ORACLE_EVERY == 0
     try:
         reader, kept = digest(data, chunk_bytes, keep_rows=is_compared)
-    except TraceError as error:
-        assert "not a xentrace file" in str(error)
+    except TraceError:
         framing = oracle.frame(data)
         assert not framing.windows
         assert framing.damages
@@ -295,7 +310,7 @@ class Watch:
     def _look(self) -> None:
         while not self.is_over.wait(1.0):
             if time.monotonic() - self.since > HANGS_S:
-                print(f"fuzz case hangs: XTRACE_FUZZ_SEED={self.seed}", file=sys.__stderr__, flush=True)  # noqa: T201
+                print(f"fuzz case hangs: XTRACE_FUZZ_SEED={self.seed}", file=sys.__stderr__, flush=True)
                 os.abort()
 
 
@@ -381,7 +396,7 @@ def test_mutated_compressed_files(form: str, tmp_path: Path) -> None:
         except TraceError as error:
             assert str(path) in str(error)  # noqa: PT017 - there need not be one
         else:
-            assert reader.record_counts[:, OVERFLOW_SHAPE].sum() == 0
+            assert shape_counts(reader)[OVERFLOW_SHAPE] == 0
             assert unaccounted_bytes(reader) == 0
 
     run_cases([int(ONE_SEED)] if ONE_SEED else range(CONTAINER_CASES // len(PACK)), case)
@@ -392,7 +407,11 @@ hypothesis_cases = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 
 _WORD = st.one_of(st.sampled_from(_WORDS), st.integers(0, 0xFFFF_FFFF))
@@ -421,7 +440,9 @@ def test_arbitrary_bytes(data: bytes, chunk_bytes: int) -> None:
 
 _TSC = st.one_of(st.integers(0, 100_000), st.integers(0, (1 << 64) - 1))
 _EVENT = st.one_of(
-    st.sampled_from([0x21011, 0x21101, 0x21021, 0x28004, 0x28006, 0x20100D, 0x81001, 0x81102, 0x802008, 0x2800E]),
+    st.sampled_from(
+        [0x21011, 0x21101, 0x21021, 0x28004, 0x28006, 0x20100D, 0x81001, 0x81102, 0x802008, 0x2800E]
+    ),
     st.integers(1 << 16, (1 << 28) - 1),
 ).filter(lambda event: event not in (WRAP_BUFFER, WINDOW_HEADER & 0x0FFF_FFFF) and event & 0x0FFF_0000)
 _RECORD = st.tuples(
@@ -449,8 +470,10 @@ def test_arbitrary_records_through_the_writer(
     compare(data, reader, kept)
     assert reader.facts.damages == []
     found: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
-    for _, pcpu, event, _, count, *words in np.concatenate(kept).tolist():  # type: ignore[arg-type]
+    for _, pcpu, event, _, count, *words in np.concatenate(kept).tolist():
         if event not in (WRAP_BUFFER, LOST_RECORDS):
             found.setdefault(pcpu, []).append((event, tuple(words[:count])))
-    kept_back = {pcpu: [entry for entry in entries if entry[0] != LOST_RECORDS] for pcpu, entries in stored.items()}
+    kept_back = {
+        pcpu: [entry for entry in entries if entry[0] != LOST_RECORDS] for pcpu, entries in stored.items()
+    }
     assert found == {pcpu: entries for pcpu, entries in kept_back.items() if entries}
