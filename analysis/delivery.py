@@ -87,7 +87,7 @@ def wakers(measures: Measures) -> pd.DataFrame:
     by_irq = irq.assign(waker="irq " + irq["b"].astype(str), latency="irq")
     causes = measures.counts(Metric.WAKE_CAUSE)
     kind = causes["b"] // 2**32
-    others = causes.assign(
+    others = causes[["a", "count"]].assign(
         waker=[_other_waker(int(code), int(b) % 2**32) for code, b in zip(kind, causes["b"], strict=True)],
         latency="",
     )[kind.isin([int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)])]

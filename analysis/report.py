@@ -127,12 +127,15 @@ def json_text(report: Report) -> str:
 
 
 def write_csv(report: Report, folder: Path) -> Iterator[Path]:
-    """Write one CSV file a table into ``folder`` and yield their paths."""
+    """Write one CSV file a table, and columns.csv and trace.csv, into ``folder``; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in report.tables.items():
         path = folder / f"{name}.csv"
         _with_ns(frame, report.hz).to_csv(path, index=False)
         yield path
+    path = folder / "columns.csv"
+    _column_list(report).to_csv(path, index=False)
+    yield path
     path = folder / "trace.csv"
     flat = {key: value for key, value in report.trace.items() if not isinstance(value, list)}
     pd.DataFrame(sorted(flat.items()), columns=["fact", "value"]).to_csv(path, index=False)
@@ -152,6 +155,21 @@ def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
         path = folder / f"{name}.parquet"
         _with_ns(frame, report.hz).to_parquet(path, index=False)
         yield path
+    path = folder / "columns.parquet"
+    _column_list(report).to_parquet(path, index=False)
+    yield path
+
+
+def _column_list(report: Report) -> pd.DataFrame:
+    """Return table, column, quality and meaning of every column: what a bare CSV file cannot say."""
+    return pd.DataFrame(
+        [
+            (name, column.name, str(column.quality), column.meaning)
+            for name in report.tables
+            for column in report.described[name].columns
+        ],
+        columns=["table", "column", "quality", "meaning"],
+    )
 
 
 def _with_ns(frame: pd.DataFrame, hz: float | None) -> pd.DataFrame:
