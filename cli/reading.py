@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from xtrace.analysis.collected import Collected
 
 _PROGRESS_BYTES = 64 << 20
-_PATIENCE_S = 4
-_COMPILING = "xtrace: compiling its loops, this first time only; half a minute"
+_PATIENCE_S = 5
+_COMPILING = "xtrace: still loading; at first use its loops are compiled, which takes half a minute"
 
 
 @dataclass(frozen=True, slots=True)
