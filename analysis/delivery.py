@@ -176,7 +176,7 @@ TABLES = (
             Column(
                 "event_channel_count",
                 _EXACT,
-                "the record before the WAKE on its pCPU is event_channel_op",
+                "the record before the WAKE on its pCPU, within 2^20 cycles, is event_channel_op",
                 "send",
             ),
             Column(

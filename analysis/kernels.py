@@ -38,6 +38,7 @@ from xtrace.analysis.metrics import (
     T_SUM,
     VCPU_HVM,
     VCPU_PV,
+    WAKE_CYCLES_MOST,
     D,
     DomainState,
     G,
@@ -628,8 +629,11 @@ def run(
         # An event sent by the record before this one wakes its target at once or not at all.
         cause = pcpus[pcpu, P.CAUSE]
         pcpus[pcpu, P.CAUSE] = 0
-        if cause == WakeCause.EVENT_CHANNEL and kind != Kind.WAKE and kind != Kind.LOST:
-            _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
+        if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and kind != Kind.LOST:
+            if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
+                if cause == WakeCause.EVENT_CHANNEL:
+                    _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
+                cause = np.int64(0)
 
         if kind == Kind.OTHER:
             continue
@@ -687,9 +691,11 @@ def run(
                         # Its command is not recorded: a BLOCK record next tells a block from a yield.
                         vcpus[current, V.BLOCK_TSC] = -tsc
                     pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
                     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
                 elif op == _VCPU_OP or op == _DOMCTL:
                     pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
                     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
             elif kind == Kind.TRAP:
                 param = shapes[shape, S_PARAM]
@@ -849,6 +855,7 @@ def run(
                     pcpus[pcpu, P.CAUSE_TSC] = tsc
                 elif op == _VCPU_OP or op == _SCHED_OP:
                     pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
                     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
 
         elif kind == Kind.IRQ_HANDLED:

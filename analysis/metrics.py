@@ -188,6 +188,10 @@ class P(IntEnum):
 
 PENDING_MAX = 8
 
+#: A hypercall wakes at once or not at all: a wake later than this, half a millisecond or so, has
+#: another cause, even where no record stands in between.
+WAKE_CYCLES_MOST = 1 << 20
+
 
 class V(IntEnum):
     """Columns of a vCPU's state."""

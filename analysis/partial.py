@@ -52,7 +52,7 @@ class Partial:
 
     Attributes:
         tallies: metric, a, b | count, sum_cycles, min_cycles, max_cycles.  Metrics that only count have
-            zero cycles.
+            no extremes: 0, so that they merge.
         buckets: metric, a, b, bucket | count.  Bucket numbers are those of bucket_bounds().
         records: pcpu, header | count: records by header word.
         pcpus: pcpu | first_tsc, last_tsc, blind_cycles, window_bytes.
@@ -112,6 +112,7 @@ def partial_of(collected: Collected) -> Partial:
     table = collected.tallies.table
     counted = _counted(collected)
     metric = table[:, T_KEY] >> METRIC_SHIFT
+    timed = metric < FIRST_COUNT
     tallies = pd.DataFrame(
         {
             "metric": np.concatenate((metric, counted[:, 0])),
@@ -119,8 +120,12 @@ def partial_of(collected: Collected) -> Partial:
             "b": np.concatenate((table[:, T_B], counted[:, 2])),
             "count": np.concatenate((table[:, T_COUNT], counted[:, 3])),
             "sum_cycles": np.concatenate((table[:, T_SUM], np.zeros(len(counted), np.int64))),
-            "min_cycles": np.concatenate((table[:, T_MIN], np.zeros(len(counted), np.int64))),
-            "max_cycles": np.concatenate((table[:, T_MAX], np.zeros(len(counted), np.int64))),
+            "min_cycles": np.concatenate(
+                (np.where(timed, table[:, T_MIN], 0), np.zeros(len(counted), np.int64))
+            ),
+            "max_cycles": np.concatenate(
+                (np.where(timed, table[:, T_MAX], 0), np.zeros(len(counted), np.int64))
+            ),
         }
     )
     pcpu, shape = np.nonzero(collected.record_counts)

@@ -223,7 +223,7 @@ def decode(
                 order = last_tsc
                 if header == np.uint32(_LOST_HEADER):
                     order = _tsc_at(words, start + 2)
-                    if order < 0 or order > last_tsc:
+                    if order < 0 or 0 <= last_tsc < order:
                         order = last_tsc
                 if order < 0 or order > MAX_KEY:
                     order = MAX_KEY
@@ -235,6 +235,9 @@ def decode(
             row_start[row] = start
             row += 1
             at = stop
+            if header == np.uint32(_LOST_HEADER) and last_tsc > last_key:
+                # What follows is younger than the loss, although the loss sorts by its beginning.
+                last_key = min(last_tsc, MAX_KEY)
             if filler:
                 here = bytes_before + (at - seg_begin[segment]) * 4
                 if pcpu_wrap[pcpu] >= 0 and wrap_distances[0] + 1 < len(wrap_distances):
@@ -359,7 +362,7 @@ def merge(
             row += 1
         segment_row[segment] = row
         if row > first:
-            chain_last_key[chain] = row_key[row - 1]
+            chain_last_key[chain] = max(row_key[row - 1], min(row_tsc[row - 1], MAX_KEY))
             chain_last_tsc[chain] = row_tsc[row - 1]
         while segment < chain_segment_end[chain] and segment_row[segment] == segment_row_end[segment]:
             segment += 1

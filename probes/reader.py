@@ -404,7 +404,8 @@ class TraceReader:
         given = last_key > kernels.KEY_FLOOR
         self._frontier_key[pcpus[given]] = last_key[given]
         self._frontier_tsc[pcpus[given]] = last_tsc[given]
-        self._emitted_key = max(self._emitted_key, int(last_key.max(initial=kernels.KEY_FLOOR)))
+        given_out = min(int(last_key.max(initial=kernels.KEY_FLOOR)), watermark - 1)
+        self._emitted_key = max(self._emitted_key, given_out)
         self.facts.late_records += late
         self.facts.backward_tsc_count += backward
         self._carried = self._left_over(order, row, row_end)

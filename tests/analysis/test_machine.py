@@ -116,7 +116,6 @@ def test_random_records(data: bytes) -> None:
     assert_same(data)
 
 
-@pytest.mark.xfail(reason="the reader sorts an untimed record behind LOST_RECORDS as the loss' beginning")
 def test_an_untimed_record_right_behind_a_loss() -> None:
     """It is younger than the loss: until the loss' own TSC the pCPU stays blind."""
     tsc = 1 << 40

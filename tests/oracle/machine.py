@@ -276,9 +276,13 @@ class Host:
         pcpu.last_tsc = max(pcpu.last_tsc, tsc)
         if handler is not on_lost:
             self.last_tsc = max(self.last_tsc, tsc)
-        if pcpu.cause and pcpu.cause[0] == WakeCause.EVENT_CHANNEL and handler is not on_wake:
-            self.send_woke_nobody(pcpu, pcpu.cause[2])
         cause, pcpu.cause = pcpu.cause, None
+        if cause and cause[0] in (WakeCause.EVENT_CHANNEL, WakeCause.HYPERCALL):
+            kind, _, began = cause
+            if handler is not on_wake or tsc - began > 2**20:
+                cause = None
+                if kind == WakeCause.EVENT_CHANNEL:
+                    self.send_woke_nobody(pcpu, began)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
         elif handler is not None:

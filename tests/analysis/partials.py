@@ -1,0 +1,22 @@
+"""Make partials and reports out of the bytes of a trace."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from xtrace.analysis.collect import collect
+from xtrace.analysis.collected import Collected
+from xtrace.analysis.machine import ALWAYS
+from xtrace.analysis.partial import Partial, partial_of
+
+
+def collected(data: bytes, window: tuple[int, int] = ALWAYS) -> Collected:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace"
+        path.write_bytes(data)
+        return collect(path, window=window)
+
+
+def partial(data: bytes, window: tuple[int, int] = ALWAYS) -> Partial:
+    return partial_of(collected(data, window))
