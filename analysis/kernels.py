@@ -9,8 +9,6 @@ the values.  What the metrics mean is told in ``metrics``;
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba as nb
 import numpy as np
 
@@ -86,8 +84,6 @@ _CHAIN_BREAK_CYCLES = 1 << 32
 _CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
 
-_njit: Any = nb.njit  # its types know nothing of _nrt
-
 _I64 = nb.int64
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
 _I64_2D = nb.types.Array(nb.int64, 2, "C")
@@ -98,7 +94,7 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@_njit(nogil=True, _nrt=False, inline="always")
+@nb.njit(nogil=True, _nrt=False, inline="always")
 def _put(glob, out, metric, a, b, value, tsc):
     row = glob[G.OUT]
     out[row, 0] = (metric << METRIC_SHIFT) | a
@@ -108,12 +104,12 @@ def _put(glob, out, metric, a, b, value, tsc):
     glob[G.OUT] = row + 1
 
 
-@_njit(nogil=True, _nrt=False, inline="always")
+@nb.njit(nogil=True, _nrt=False, inline="always")
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
     mask = len(vcpu_slots) - 1
@@ -144,7 +140,7 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     return index
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
@@ -176,7 +172,7 @@ def _update_domain(glob, domains, out, domain, tsc):
     domains[domain, D.SINCE] = max(tsc, since)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
     old = vcpus[vcpu, V.STATE]
@@ -219,7 +215,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         _update_domain(glob, domains, out, domain, tsc)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -244,7 +240,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the turn of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
@@ -258,7 +254,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     pcpus[pcpu, P.CURRENT] = -1
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     """Let ``vcpu`` begin to run on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
@@ -305,7 +301,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     pcpus[pcpu, P.INFERRED] = 0
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
@@ -320,7 +316,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         vcpus[vcpu, V.ENTRY_TSC] = tsc
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
@@ -330,7 +326,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     pcpus[pcpu, P.PENDING] = 0
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
     """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
@@ -362,7 +358,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
     """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
@@ -375,7 +371,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.SEND_TSC] = 0
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
     key = vcpus[vcpu, V.KEY]
@@ -403,7 +399,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     """Note a record that a PV guest itself caused."""
     if vcpus[vcpu, V.FRESH] > 0:
@@ -420,14 +416,14 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@_njit(nogil=True, _nrt=False, inline="always")
+@nb.njit(nogil=True, _nrt=False, inline="always")
 def _address(words, at, size):
     if size == 2:
         return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
     return np.int64(words[at])
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
     """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
     if nanoseconds <= 0 or cycles <= 0:
@@ -449,14 +445,14 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
     glob[G.PAIRS] = count + 1
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _end_chain(glob, pcpus, pairs, pcpu):
     _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
     pcpus[pcpu, P.CHAIN_NS] = 0
     pcpus[pcpu, P.CHAIN_CYCLES] = 0
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _change_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
 ):
@@ -531,7 +527,7 @@ def _change_runstate(
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0:
@@ -553,7 +549,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
             _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
@@ -568,7 +564,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
 
-@_njit(
+@nb.njit(
     _I64(
         _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
         _I64_2D,  # shapes: columns S_*
@@ -913,7 +909,7 @@ def run(
 # --- tallies: intervals added up by key ----------------------------------------------------
 
 
-@_njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, _nrt=False, inline="always")
+@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, _nrt=False, inline="always")
 def bucket_of(value):
     """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
     if value < SUB_BUCKETS:
@@ -924,7 +920,7 @@ def bucket_of(value):
     return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _slot_for(slots, table, key, b):
     mask = len(slots) - 1
     mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
@@ -937,14 +933,14 @@ def _slot_for(slots, table, key, b):
     return slot
 
 
-@_njit(nb.void(_I32_1D, _I64_2D, _I64), cache=True, nogil=True, _nrt=False)
+@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=True, nogil=True, _nrt=False)
 def rehash(slots, table, size):
     """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
     for row in range(size):
         slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
 
 
-@_njit(
+@nb.njit(
     nb.types.UniTuple(_I64, 4)(
         _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
     ),

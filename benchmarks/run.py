@@ -150,7 +150,7 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     from xtrace.cli import sample
     from xtrace.probes.writer import repeat
 
-    xtrace = [sys.executable, "-c", "import sys; from xtrace.cli.main import main; sys.exit(main())"]
+    xtrace = [sys.executable, "-c", "import sys; from xtrace.cli.start import main; sys.exit(main())"]
     plain = ["--cpu-hz", "2.6G"]
     lines = [
         "# Benchmarks",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 from xtrace.cli.background import Background
 from xtrace.probes.errors import TraceError
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from xtrace.analysis.collected import Collected
 
 _PROGRESS_BYTES = 64 << 20
-_PATIENCE_S = 5
-_COMPILING = "xtrace: still loading; at first use its loops are compiled, which takes half a minute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +45,7 @@ class Reading:
         return [self._read(path) for path in paths]
 
     def _read(self, path: str) -> Collected:
-        with _patience():
-            from xtrace.analysis.collect import collect
+        from xtrace.analysis.collect import collect
 
         with _progress(path) as update:
             if self.from_s is None and self.to_s is None:
@@ -75,18 +69,6 @@ class Reading:
             hz = rate.hz
         from_tsc = whole.first_tsc + round((self.from_s or 0) * hz)
         return from_tsc, whole.last_tsc if self.to_s is None else whole.first_tsc + round(self.to_s * hz)
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Say why it takes long, the one time that the loops are compiled."""
-    timer = threading.Timer(_PATIENCE_S, lambda: typer.echo(_COMPILING, err=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def report(
     windowed = from_s is not None or to_s is not None
     if windowed and (len(paths) > 1 or str(paths[0]) == _STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
+    if from_s is not None and to_s is not None and to_s < from_s:
+        raise typer.BadParameter("--to lies before --from", param_hint="--from/--to")
     beside = sidecar_of(paths[0])
     hz, hz_source = cpu_hz, "--cpu-hz"
     if hz is None and beside is not None and beside.tsc_hz is not None:

@@ -10,8 +10,6 @@ references to those that they are given takes a third of their time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba as nb
 import numpy as np
 
@@ -47,8 +45,6 @@ _CLASS_BITS = 0x0FFF_0000
 MAX_KEY = (1 << 62) - 1
 KEY_FLOOR = -1
 
-_njit: Any = nb.njit  # its types know nothing of _nrt
-
 _I64 = nb.int64
 _U32_1D = nb.types.Array(nb.uint32, 1, "C")
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
@@ -58,12 +54,12 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@_njit(nogil=True, _nrt=False, inline="always")
+@nb.njit(nogil=True, _nrt=False, inline="always")
 def _tsc_at(words, at):
     return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _is_window_header(words, at):
     return (
         words[at] == WINDOW_HEADER
@@ -73,7 +69,7 @@ def _is_window_header(words, at):
     )
 
 
-@_njit(
+@nb.njit(
     nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D),
     cache=True,
     nogil=True,
@@ -108,7 +104,7 @@ def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
         at = stop
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _can_begin(header, window_words):
     record_words = (
         1
@@ -118,7 +114,7 @@ def _can_begin(header, window_words):
     return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
 
 
-@_njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True, _nrt=False)
+@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True, _nrt=False)
 def resync(words, at, end, at_eof):
     """Return the first word from ``at`` on where a window plausibly begins, or -1.
 
@@ -135,7 +131,7 @@ def resync(words, at, end, at_eof):
     return -1
 
 
-@_njit(
+@nb.njit(
     nb.types.UniTuple(_I64, 3)(
         _U32_1D, _I64, _I64, _I64,  # words, segment to begin with, segments, announced end of the last
         _I32_1D, _I64_1D, _I64_1D,  # segments: pcpu, begin, end
@@ -217,6 +213,8 @@ def decode(
                     slots_key[slot] = key
                     slots_shape[slot] = shape
                     shapes_size[0] = size + 1
+                else:
+                    start = at + 1  # its shape does not tell whether it is timed
             filler = header & np.uint32(EVENT_MASK) == np.uint32(WRAP_BUFFER)
             if timed and not filler:
                 last_tsc = _tsc_at(words, at + 1)
@@ -256,12 +254,12 @@ def decode(
     return DECODE_OK, segment, row
 
 
-@_njit(nogil=True, _nrt=False, inline="always")
+@nb.njit(nogil=True, _nrt=False, inline="always")
 def _before(key_a, chain_a, key_b, chain_b):
     return key_a < key_b or (key_a == key_b and chain_a < chain_b)
 
 
-@_njit(nogil=True, _nrt=False)
+@nb.njit(nogil=True, _nrt=False)
 def _sift_down(heap_key, heap_chain, at, size):
     key = heap_key[at]
     chain = heap_chain[at]
@@ -282,7 +280,7 @@ def _sift_down(heap_key, heap_chain, at, size):
     heap_chain[at] = chain
 
 
-@_njit(
+@nb.njit(
     nb.types.UniTuple(_I64, 3)(
         _I64, _I64,  # watermark, greatest key given out before
         _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start

@@ -27,7 +27,9 @@ DRAWS: dict[str, Callable[[np.random.Generator], I64]] = {
     "uniform": lambda random: random.integers(0, 1 << 30, 4000),
     "exponential": lambda random: random.exponential(30_000, 4000).astype(np.int64),
     "heavy tail": lambda random: np.exp(random.normal(12, 4, 4000)).astype(np.int64),
-    "two peaks": lambda random: np.concatenate((random.integers(900, 910, 2000), random.integers(10**9, 10**9 + 9, 9))),
+    "two peaks": lambda random: np.concatenate(
+        (random.integers(900, 910, 2000), random.integers(10**9, 10**9 + 9, 9))
+    ),
     "powers of two": lambda random: np.int64(1) << random.integers(0, 56, 4000),
     "just below them": lambda random: (np.int64(1) << random.integers(0, 56, 4000)) - 1,
     "one value": lambda _random: np.full(7, 123_456_789),
@@ -81,7 +83,9 @@ def test_a_value_lies_in_its_bucket(values: list[int]) -> None:
     part = partial_of_values(np.array(values, np.int64))
     buckets = part.buckets.sort_values("bucket")
     least, greatest = bucket_bounds(buckets["bucket"].to_numpy())
-    counts = [sum(low <= value <= high for value in values) for low, high in zip(least, greatest, strict=True)]
+    counts = [
+        sum(low <= value <= high for value in values) for low, high in zip(least, greatest, strict=True)
+    ]
     assert counts == buckets["count"].tolist()
     assert sum(counts) == len(values)
 

@@ -79,7 +79,16 @@ def test_a_trace_of_nothing_changes_nothing_but_the_number_of_files(parts: list[
 def test_counts_of_files_add_up(parts: list[Partial], name: str) -> None:
     together = getattr(merge(parts), name)
     assert len(getattr(parts[0], name)) or name == "damages"
-    for column in ("count", "sum_cycles", "ns", "cycles", "skipped_bytes", "window_bytes", "blind_cycles", "bytes_read"):
+    for column in (
+        "count",
+        "sum_cycles",
+        "ns",
+        "cycles",
+        "skipped_bytes",
+        "window_bytes",
+        "blind_cycles",
+        "bytes_read",
+    ):
         if column in together:
             assert together[column].sum() == sum(getattr(part, name)[column].sum() for part in parts)
     if name in ("pairs", "damages"):
@@ -92,7 +101,9 @@ def test_extremes_are_those_of_all(parts: list[Partial]) -> None:
         each = part.tallies.set_index(["metric", "a", "b"])
         assert (tallies.loc[each.index, "min_cycles"] <= each["min_cycles"]).all()
         assert (tallies.loc[each.index, "max_cycles"] >= each["max_cycles"]).all()
-    assert tallies["max_cycles"].max() == max(part.tallies["max_cycles"].max() for part in parts if len(part.tallies))
+    assert tallies["max_cycles"].max() == max(
+        part.tallies["max_cycles"].max() for part in parts if len(part.tallies)
+    )
 
 
 def test_pieces_of_a_trace_make_the_whole() -> None:
@@ -148,6 +159,14 @@ def test_a_merged_report_is_that_of_all_files(parts: list[Partial]) -> None:
     trace = json_object(build(merge(parts)))["trace"]
     alone = [json_object(build(part))["trace"] for part in parts]
     assert trace["files"] == len(parts)
-    for key in ("records", "lost_records", "loss_count", "skipped_bytes", "damage_count", "bytes_read", "span_cycles"):
+    for key in (
+        "records",
+        "lost_records",
+        "loss_count",
+        "skipped_bytes",
+        "damage_count",
+        "bytes_read",
+        "span_cycles",
+    ):
         assert trace[key] == sum(each[key] for each in alone), key
     assert trace["pcpus"] == max(each["pcpus"] for each in alone)

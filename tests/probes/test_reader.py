@@ -496,6 +496,12 @@ def test_a_loss_that_begins_when_it_cannot(first_tsc: int) -> None:
     assert_same(pack_window(0, content) + pack_window(1, pack_record(WAKE, 60) + pack_record(WAKE, 110)))
 
 
+@pytest.mark.parametrize("tsc", [0, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_loss_that_ends_when_it_cannot(tsc: int) -> None:
+    lost = pack_record(LOST_RECORDS, tsc, (5, 0, 50, 0)) + pack_record(WAKE, 70)
+    assert_same(pack_window(0, lost) + pack_window(1, pack_record(WAKE, 40) + pack_record(WAKE, 60)))
+
+
 def test_more_kinds_of_records_than_are_told_apart() -> None:
     """They are given out and counted together; the columns that rest on their kind are not to be had."""
     kinds = 5000
