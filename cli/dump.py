@@ -285,10 +285,10 @@ def _told_versions(
     """
     from itertools import chain
 
-    from xtrace.cli import info
+    from xtrace.probes import survey
     from xtrace.probes.sources import STDIN
 
-    if file != STDIN and info.is_plain_file(file) and not info.compression_of(file):
+    if file != STDIN and survey.is_plain_file(file) and not survey.compression_of(file):
         detection = _detect_in_sample(file)
         if detection is not None:
             _tell_versions(detection, "a sample of its records")
@@ -310,20 +310,20 @@ def _detect_in_sample(path: str) -> Detection | None:
     import os
     from typing import cast
 
-    from xtrace.cli import info
+    from xtrace.probes import survey
     from xtrace.probes.errors import TraceError
     from xtrace.probes.format import WINDOW_HEADER
     from xtrace.probes.reader import TraceReader
     from xtrace.probes.sources import Source
 
     with open(path, "rb", buffering=0) as raw:
-        plain = info.Bytes(raw.fileno(), memoryview(b""), os.fstat(raw.fileno()).st_size)
+        plain = survey.Bytes(raw.fileno(), memoryview(b""), os.fstat(raw.fileno()).st_size)
         try:
-            headers = info.visit_headers(path, plain)
+            headers = survey.visit_headers(path, plain)
         except TraceError:
             return None  # the reader may find windows further on
         sample = bytearray()
-        for piece in info.sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
+        for piece in survey.sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
             # As a trace of its own: the last record of a piece may be cut.
             whole = piece[: len(piece) & ~3]
             sample += (

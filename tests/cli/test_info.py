@@ -14,8 +14,8 @@ import pytest
 
 from oracle import reader as oracle
 from peer.conftest import UNPACK, sample_files
-from xtrace.cli import info
 from xtrace.cli.main import main
+from xtrace.probes import survey
 
 PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
 WAKE = (0xA002_8004, 10, 0, 3, 0)
@@ -110,7 +110,7 @@ def test_damage_ends_what_is_exact(tmp_path: Path, capfd: pytest.CaptureFixture[
 def test_of_a_long_stream_only_the_beginning(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(info, "_STREAM_BYTES", 4096)
+    monkeypatch.setattr(survey, "_STREAM_BYTES", 4096)
     path = tmp_path / "trace.gz"
     path.write_bytes(gzip.compress(window(*WAKE) * 1000))
     found = told(capfd, path)
@@ -123,7 +123,7 @@ def test_of_a_long_stream_only_the_beginning(
 def test_long_files_are_not_walked_to_their_end(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(info, "_HOP_SECONDS", -1.0)
+    monkeypatch.setattr(survey, "_HOP_SECONDS", -1.0)
     path = tmp_path / "long"
     path.write_bytes(window(*WAKE) * 20_000)
     found = told(capfd, path)
