@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from functools import partial as partial_call
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -70,6 +71,11 @@ def host() -> Partial:
     return partial(HOSTS["lossy"](1))
 
 
+@cache
+def report_of_sample() -> Report:
+    return build(partial(sample_bytes(SAMPLES[1])))
+
+
 def refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is no JSON")
 
@@ -89,9 +95,8 @@ def test_each_table_has_its_columns_and_no_others(report: Report) -> None:
         )
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_an_empty_trace_gives_empty_tables(table: Any) -> None:
-    assert len(build(partial(b"")).tables[table.name]) == 0
+def test_an_empty_trace_gives_empty_tables() -> None:
+    assert {name for name, frame in build(partial(b"")).tables.items() if len(frame)} == set()
 
 
 def test_names_are_told_once_and_sections_hold_all() -> None:
@@ -105,7 +110,7 @@ def test_names_are_told_once_and_sections_hold_all() -> None:
 
 def test_the_shape_of_a_table_does_not_depend_on_the_trace(report: Report) -> None:
     """What is a number in one trace is a number in all, but for tables without a row."""
-    whole = build(partial(sample_bytes(SAMPLES[1])))
+    whole = report_of_sample()
     for name, frame in report.tables.items():
         if frame.empty or whole.tables[name].empty:
             continue
@@ -125,7 +130,7 @@ def test_the_states_of_a_vcpu_sum_to_the_span(sample: Path) -> None:
     assert len(states) - len(doubtful) >= 5
     span = report.trace["span_cycles"]
     for key, rows in states:
-        domain, vcpu = (int(part_) for part_ in key)  # type: ignore[attr-defined]
+        domain, vcpu = cast("tuple[int, int]", key)
         total = rows["total_cycles"].sum()
         if domain << 16 | vcpu in doubtful:
             # Its records contradict one another around the loss.
@@ -202,9 +207,12 @@ def test_the_version_is_detected_or_given(host: Partial, xen: str | None, source
 
 # --- files -------------------------------------------------------------------------------------
 
+exported = pytest.mark.parametrize("trace", ["empty", "HVM only", "lossy"])
 
-def test_csv_files_can_be_read_back(part: Partial, tmp_path: Path) -> None:
-    report = build(part, hz=2.6e9)
+
+@exported
+def test_csv_files_can_be_read_back(trace: str, tmp_path: Path) -> None:
+    report = build(partial(TRACES[trace]()), hz=2.6e9)
     paths = list(write_csv(report, tmp_path / "out"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths}
     for name, frame in report.tables.items():
@@ -220,9 +228,10 @@ def test_csv_files_can_be_read_back(part: Partial, tmp_path: Path) -> None:
     assert int(trace["records"]) == report.trace["records"]
 
 
-def test_parquet_files_can_be_read_back(part: Partial, tmp_path: Path) -> None:
+@exported
+def test_parquet_files_can_be_read_back(trace: str, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    report = build(part, hz=2.6e9)
+    report = build(partial(TRACES[trace]()), hz=2.6e9)
     list(write_parquet(report, tmp_path / "out"))
     for name, frame in report.tables.items():
         again = pd.read_parquet(tmp_path / "out" / f"{name}.parquet")

@@ -93,7 +93,7 @@ def test_without_arguments_it_reports_on_the_sample() -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
 def test_no_line_is_wider_than_a_terminal(path: Path) -> None:
-    done = run(path)
+    done = default() if path.name == sample.NAME else run(path)
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
 
@@ -264,11 +264,10 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
-def test_a_full_disk_is_a_failure(options: Sequence[str], made: Path) -> None:
+def test_a_full_disk_is_a_failure(made: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command(made, *options),
+            command(made),
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment(),
@@ -283,8 +282,6 @@ def test_a_full_disk_is_a_failure(options: Sequence[str], made: Path) -> None:
     [
         ("missing", None, "No such file"),
         ("text", b"#!/bin/sh\nexit 0\n", "not a xentrace file"),
-        ("zeros", bytes(100), "not a xentrace file"),
-        ("packed.gz", gzip.compress(b"text that is no trace, but packed"), "not a xentrace file"),
         ("cut.gz", gzip.compress(os.urandom(9000))[:-4000], "damaged or cut short"),
     ],
 )

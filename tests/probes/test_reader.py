@@ -268,8 +268,8 @@ def test_whole_records_of_a_growing_file_count(sample: Path) -> None:
     data = sample_bytes(sample)
     windows, ends = record_ends(data)
     random_ = random.Random(sample.name)
-    cuts = [random_.randrange(len(data)) for _ in range(12)]
-    cuts += [offset + cut for offset in random_.sample(windows, 3) for cut in (-1, 0, 1, 4, 11, 12, 13, 23)]
+    cuts = [random_.randrange(len(data)) for _ in range(8)]
+    cuts += [offset + cut for offset in random_.sample(windows, 1) for cut in (-1, 0, 1, 4, 11, 12, 13, 23)]
     for cut in (cut for cut in cuts if cut >= 0):
         reader = fast(data[:cut]).reader
         facts = reader.facts
