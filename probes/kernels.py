@@ -233,9 +233,9 @@ def decode(
             row_start[row] = start
             row += 1
             at = stop
-            if header == np.uint32(_LOST_HEADER) and last_tsc > last_key:
+            if header == np.uint32(_LOST_HEADER):
                 # What follows is younger than the loss, although the loss sorts by its beginning.
-                last_key = min(last_tsc, MAX_KEY)
+                last_key = max(last_key, last_tsc if 0 <= last_tsc <= MAX_KEY else MAX_KEY)
             if filler:
                 here = bytes_before + (at - seg_begin[segment]) * 4
                 if pcpu_wrap[pcpu] >= 0 and wrap_distances[0] + 1 < len(wrap_distances):
@@ -360,7 +360,7 @@ def merge(
             row += 1
         segment_row[segment] = row
         if row > first:
-            chain_last_key[chain] = max(row_key[row - 1], min(row_tsc[row - 1], MAX_KEY))
+            chain_last_key[chain] = row_key[row - 1]
             chain_last_tsc[chain] = row_tsc[row - 1]
         while segment < chain_segment_end[chain] and segment_row[segment] == segment_row_end[segment]:
             segment += 1

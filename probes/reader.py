@@ -402,10 +402,11 @@ class TraceReader:
             last_key, last_tsc,
         )  # fmt: skip
         given = last_key > kernels.KEY_FLOOR
-        self._frontier_key[pcpus[given]] = last_key[given]
+        # Behind a loss that is its own TSC, although it sorts by its beginning.
+        own = np.where((last_tsc < 0) | (last_tsc > kernels.MAX_KEY), kernels.MAX_KEY, last_tsc)
+        self._frontier_key[pcpus[given]] = np.maximum(last_key, own)[given]
         self._frontier_tsc[pcpus[given]] = last_tsc[given]
-        given_out = min(int(last_key.max(initial=kernels.KEY_FLOOR)), watermark - 1)
-        self._emitted_key = max(self._emitted_key, given_out)
+        self._emitted_key = max(self._emitted_key, int(last_key.max(initial=kernels.KEY_FLOOR)))
         self.facts.late_records += late
         self.facts.backward_tsc_count += backward
         self._carried = self._left_over(order, row, row_end)

@@ -224,8 +224,8 @@ def test_csv_files_can_be_read_back(trace: str, tmp_path: Path) -> None:
                 assert again[column].to_numpy(float) == pytest.approx(
                     frame[column].to_numpy(float), nan_ok=True
                 ), (name, column)
-    trace = pd.read_csv(tmp_path / "out" / "trace.csv").set_index("fact")["value"]
-    assert int(trace["records"]) == report.trace["records"]
+    facts = pd.read_csv(tmp_path / "out" / "trace.csv").set_index("fact")["value"]
+    assert int(facts["records"]) == report.trace["records"]
 
 
 @exported

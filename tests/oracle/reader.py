@@ -38,9 +38,9 @@ Time
 Order
     Records are merged across pCPUs by key.  The key is the shown TSC; that
     of LOST_RECORDS is its first_tsc, not below the key before it and not above its
-    own TSC.  Along one pCPU a key is never below the one before it (a
-    running maximum), whatever TSC is shown.  Equal keys: lower pCPU first; on
-    one pCPU always file order.
+    own TSC; towards what follows on its pCPU it counts as its own TSC.  Along
+    one pCPU a key is never below the one before it (a running maximum), whatever
+    TSC is shown.  Equal keys: lower pCPU first; on one pCPU always file order.
 
 TSCs are unsigned 64-bit here.
 """
@@ -180,6 +180,8 @@ def read(data: bytes) -> Trace:
             last_key[pcpu] = max(min(key, MAX_KEY), before)
             record = Record(raw.offset, pcpu, tsc, raw.tsc is not None, raw.event, raw.words)
             keyed.append((last_key[pcpu], pcpu, len(keyed), record))
+            if raw.is_lost:
+                last_key[pcpu] = max(last_key[pcpu], min(tsc, MAX_KEY))
     keyed.sort(key=lambda entry: entry[:3])
     return Trace(
         records=[entry[3] for entry in keyed],

@@ -496,6 +496,21 @@ def test_a_loss_that_begins_when_it_cannot(first_tsc: int) -> None:
     assert_same(pack_window(0, content) + pack_window(1, pack_record(WAKE, 60) + pack_record(WAKE, 110)))
 
 
+def test_an_untimed_record_behind_a_loss_is_younger_than_it() -> None:
+    """Also where the loss is given out with one batch and the record with another."""
+    lost = pack_record(LOST_RECORDS, 100, (5, 0, 10, 0)) + pack_record(0x82013, None)
+    rounds = [
+        (pack_record(WAKE, 5), pack_record(WAKE, 20)),
+        (lost, pack_record(WAKE, 90)),
+        (pack_record(WAKE, 120), pack_record(WAKE, 110)),
+        (pack_record(WAKE, 130), pack_record(WAKE, 140)),
+    ]
+    data = b"".join(pack_window(pcpu, content) for pair in rounds for pcpu, content in enumerate(pair))
+    for chunk_bytes in range(64, len(data) + 8, 4):
+        reading = assert_same(data, chunk_bytes=chunk_bytes)
+        assert reading.rows[:, 0].tolist() == [5, 100, 20, 90, 100, 110, 120, 130, 140]
+
+
 @pytest.mark.parametrize("tsc", [0, 1 << 62, 1 << 63, (1 << 64) - 1])
 def test_a_loss_that_ends_when_it_cannot(tsc: int) -> None:
     lost = pack_record(LOST_RECORDS, tsc, (5, 0, 50, 0)) + pack_record(WAKE, 70)
