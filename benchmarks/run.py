@@ -98,7 +98,7 @@ def decode_rate(path: Path, runs: int, *, merged: bool) -> float:
     def nothing(*arguments: object) -> tuple[int, int, int]:
         """Take every row as given out, without the work."""
         arguments[9][:] = arguments[10]  # type: ignore[index]
-        arguments[18][:] = 0  # type: ignore[index]
+        arguments[19][:] = kernels.KEY_FLOOR  # type: ignore[index]
         return 0, 0, 0
 
     def decode() -> int:
@@ -121,7 +121,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
         model = names[0] if names else model
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
@@ -155,12 +157,13 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     lines = [
         "# Benchmarks",
         "",
-        "Printed by `python benchmarks/run.py --out docs/benchmarks.md`; wall seconds are medians, ratios are",
-        f"medians of {runs} pairs run in turn. Traces are the bundled sample, repeated.",
+        "Printed by `python benchmarks/run.py --out docs/benchmarks.md`; wall seconds are medians,",
+        f"ratios medians of {runs} pairs run in turn. Traces are the bundled sample, repeated.",
         "",
         f"Machine: {machine()}; copy bandwidth of one core {copy_rate(runs):.1f} GB/s.",
         "",
-        "| trace | `xtrace report` s | `xenalyze -s` s | ratio | MB resident | `xtrace dump` s | `--dump-all` s | ratio |",
+        "| trace | `xtrace report` s | `xenalyze -s` s | ratio | MB resident "
+        "| `xtrace dump` s | `--dump-all` s | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     reports: dict[int, tuple[float, float]] = {}
@@ -173,8 +176,8 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
         )
         reports[actual] = (median(ours), median(theirs))
         lines.append(
-            f"| {actual / MEGABYTE:.0f} MB | {median(ours):.2f} | {median(theirs):.2f} | {ratio(ours, theirs):.2f} "
-            f"| {max(one.resident_mb for one in ours):.0f} "
+            f"| {actual / MEGABYTE:.0f} MB | {median(ours):.2f} | {median(theirs):.2f} "
+            f"| {ratio(ours, theirs):.2f} | {max(one.resident_mb for one in ours):.0f} "
             f"| {median(dumps):.2f} | {median(their_dumps):.2f} | {ratio(dumps, their_dumps):.2f} |"
         )
         if size == sizes[0]:
@@ -195,7 +198,8 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     lines += [
         f"| read and decode, one core | {alone:.2f} GB/s |",
         f"| read, decode and merge, one core | {merged:.2f} GB/s |",
-        f"| `xtrace report` of the 2.9 MB sample | {median(start):.2f} s, {median(start, 'cpu_s'):.2f} s CPU |",
+        f"| `xtrace report` of the 2.9 MB sample "
+        f"| {median(start):.2f} s, {median(start, 'cpu_s'):.2f} s CPU |",
         f"| `xtrace --help` | {median(helped):.2f} s |",
         "",
     ]

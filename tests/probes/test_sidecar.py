@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from xtrace.probes.errors import TraceError
 from xtrace.probes.sidecar import sidecar_of
 
