@@ -48,6 +48,9 @@ from xtrace.analysis.metrics import (
     WakeCause,
 )
 from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
+from xtrace.probes.kernels import load_lightly
+
+_loaded = load_lightly()
 
 _RUNNING = 0
 _RUNNABLE = 1
@@ -1001,3 +1004,6 @@ def tally(
                     histograms[histogram, octave] = chunk
                 buckets[chunk, place] += 1
     return row, size, histogram_size, chunk_size
+
+
+_loaded()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from xtrace.analysis.report import Report
     from xtrace.analysis.tables import Table
 
 IDLE_DOMAIN = 32767
-WIDTH = 80
+_TEXT_COLUMNS = {
+    "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
+    "metric", "latency", "decoded",
+}  # fmt: skip
 
 #: What a terminal shows when no section is asked for, and how many rows of each table.
 BRIEF = {
@@ -36,21 +38,29 @@ BRIEF = {
 LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
 
 
+class Put(Protocol):
+    """Prints a line."""
+
+    def __call__(self, text: str, *, bold: bool = False, dim: bool = False) -> None:
+        """Print ``text`` as one line."""
+
+
 def print_report(
-    console: Console, report: Report, names: Sequence[str], *, rows: int | None, brief: bool, window: str = ""
+    put: Put, report: Report, names: Sequence[str], *, rows: int | None, brief: bool, window: str = ""
 ) -> None:
     """Print the report.
 
     Args:
+        put: prints a line.
         names: the traces, as the user named them.
         rows: most rows of a table; None takes the usual number, 0 all.
         brief: leave out the idle domain.
         window: the part of the trace that is counted, in words; empty for all of it.
     """
-    _print_facts(console, report, names)
+    _print_facts(put, report, names)
     if window:
-        console.print(f"window   {window}: only what ends there is counted", markup=False, highlight=False)
-    _print_first_looks(console, report)
+        put(f"window   {window}: only what ends there is counted")
+    _print_first_looks(put, report)
     for name, frame in report.tables.items():
         table = report.described[name]
         if brief and name not in BRIEF:
@@ -60,7 +70,7 @@ def print_report(
         if frame.empty:
             continue
         limit = BRIEF.get(name, 20) if rows is None else rows or len(frame)
-        _print_table(console, table, frame, report.hz, limit)
+        _print_table(put, table, frame, report.hz, limit)
 
 
 def time_text(cycles: float, hz: float | None) -> str:
@@ -88,11 +98,11 @@ def _digits(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
 
 
-def _print_facts(console: Console, report: Report, names: Sequence[str]) -> None:
+def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     trace = report.trace
     hz = report.hz
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    console.print(f"trace    {_safe(shown)}", style="bold", markup=False, highlight=False)
+    put(f"trace    {_safe(shown)}", bold=True)
     lines = []
     if hz:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
@@ -133,11 +143,11 @@ def _print_facts(console: Console, report: Report, names: Sequence[str]) -> None
         "timer and other wakes of dom0 are its own"
     )
     for line in lines:
-        console.print(line, markup=False, highlight=False)
-    console.print(LEGEND, style="dim", markup=False, highlight=False)
+        put(line)
+    put(LEGEND, dim=True)
 
 
-def _print_first_looks(console: Console, report: Report) -> None:
+def _print_first_looks(put: Put, report: Report) -> None:
     """Say in a line each what stands out."""
     hz = report.hz
     looks = []
@@ -165,52 +175,35 @@ def _print_first_looks(console: Console, report: Report) -> None:
             f"in {int(forced['upcall_least_count'])} to {int(forced['upcall_most_count'])} upcalls"
         )
     for look in looks:
-        console.print(f"* {look}", markup=False, highlight=False)
+        put(f"* {look}")
 
 
-def _print_table(console: Console, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
-
+def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
     from xtrace.analysis.tables import MARKS
 
-    console.print()
-    console.print(table.title, style="bold", markup=False, highlight=False)
+    put("")
+    put(table.title, bold=True)
     if table.bias:
-        console.print(f"({table.bias})", style="dim", markup=False, highlight=False)
+        put(f"({table.bias})", dim=True)
     shown = [column for column in table.columns if column.heading]
-    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    paired = {"domain", "vcpu"} <= {column.name for column in shown}
-    for column in shown:
-        if paired and column.name == "vcpu":
-            continue
-        text = column.name in (
-            "state",
-            "name",
-            "waker",
-            "event",
-            "what",
-            "kind",
-            "command",
-            "detail",
-            "class",
-            "id",
-        )
-        heading = "vcpu" if paired and column.name == "domain" else f"{column.heading}{MARKS[column.quality]}"
-        out.add_column(heading, justify="left" if text or column.name == "domain" else "right", no_wrap=True)
-    for row in frame.head(limit).to_dict("records"):
-        cells = [
-            _vcpu(row) if paired and column.name == "domain" else _cell(column.name, row[column.name], hz)
-            for column in shown
-            if not (paired and column.name == "vcpu")
-        ]
-        out.add_row(*cells)
-    console.print(out)
+    # Domain and vCPU make one column: d3v0.
+    if paired := {"domain", "vcpu"} <= {column.name for column in shown}:
+        shown = [column for column in shown if column.name != "vcpu"]
+    lines = [["vcpu" if paired and c.name == "domain" else f"{c.heading}{MARKS[c.quality]}" for c in shown]]
+    lines += [
+        [_vcpu(row) if paired and c.name == "domain" else _cell(c.name, row[c.name], hz) for c in shown]
+        for row in frame.head(limit).to_dict("records")
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    to_left = [c.name in _TEXT_COLUMNS for c in shown]
+    for number, line in enumerate(lines):
+        cells = zip(line, widths, to_left, strict=True)
+        text = "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
+        put(text.rstrip(), bold=number == 0)
+        if number == 0:
+            put("-" * (sum(widths) + 2 * (len(widths) - 1)), dim=True)
     if len(frame) > limit:
-        console.print(
-            f"  {len(frame) - limit} more: --section {table.section} --rows 0",
-            style="dim", markup=False, highlight=False,
-        )  # fmt: skip
+        put(f"  {len(frame) - limit} more: --section {table.section} --rows 0", dim=True)
 
 
 def _vcpu(row: Any) -> str:

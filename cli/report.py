@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,6 @@ from xtrace.cli.render import BRIEF
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from xtrace.analysis.report import Report
 
 _STDIN = "-"
@@ -141,23 +141,15 @@ def _put_out(
     elif csv is None and parquet is None:
         from xtrace.cli.render import print_report
 
-        print_report(_console(), made, names, rows=rows, brief=brief, window=window)
+        print_report(_put, made, names, rows=rows, brief=brief, window=window)
 
 
 def _window_text(from_s: float | None, to_s: float | None) -> str:
     return f"{from_s or 0:g} s to {'the end' if to_s is None else f'{to_s:g} s'}"
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    from xtrace.cli.render import WIDTH
-
-    class Honest(Console):
-        """Let main() handle a closed pipe."""
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    console = Honest()
-    return console if console.is_terminal else Honest(width=max(WIDTH, console.width))
+def _put(text: str, *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line, in style where there is a terminal that may show it."""
+    if (bold or dim) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        text = typer.style(text, bold=bold or None, dim=dim or None)
+    sys.stdout.write(text + "\n")

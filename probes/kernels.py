@@ -10,6 +10,9 @@ references to those that they are given takes a third of their time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba as nb
 import numpy as np
 
@@ -25,6 +28,35 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
+
+
+def load_lightly() -> Callable[[], None]:
+    """Let numba load compiled loops without what only a compilation needs; return what undoes that.
+
+    Before it loads anything from its cache numba enters all of Python's and NumPy's types and functions into
+    registries, 0.3 s of the time of a short command.  A compilation, where the cache has nothing, does so
+    by itself.  A numba without these parts loads the slow way.
+    """
+    from numba.core import caching, registry, runtime
+
+    cache: Any = getattr(caching, "FunctionCache", None)
+    if cache is None or not hasattr(cache, "_load_overload"):
+        return lambda: None
+    runtime.rtsys.initialize(registry.cpu_target.target_context)
+    slow = cache.load_overload
+
+    def load_overload(self: Any, sig: Any, target_context: Any) -> Any:
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+    def undo() -> None:
+        cache.load_overload = slow
+
+    cache.load_overload = load_overload
+    return undo
+
+
+_loaded = load_lightly()
 
 # What frame() stopped at.
 FRAME_NEED_MORE = 0
@@ -374,3 +406,6 @@ def merge(
         if size > 1:
             _sift_down(heap_key, heap_chain, 0, size)
     return out, late, backward
+
+
+_loaded()
