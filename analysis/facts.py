@@ -25,11 +25,12 @@ _EXACT = Quality.EXACT
 #: Metrics without a state of their own, by the name that the report shows.
 _CUT_NAMES = {
     Metric.RUNNING: "running",
-    Metric.RUNNABLE_WAKE: "runnable (wake)",
-    Metric.RUNNABLE_PREEMPT: "runnable (preempt)",
-    Metric.RUNNABLE_OTHER: "runnable (other)",
+    Metric.RUNNABLE_WAKE: "runnable/wake",
+    Metric.RUNNABLE_PREEMPT: "runnable/preempt",
+    Metric.RUNNABLE_OTHER: "runnable/other",
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
+    Metric.RESIDENCE: "stay on a pCPU",
     Metric.WAKE_TO_RUNNING: "wake to running",
     Metric.UPCALL_MAX: "upcall",
     Metric.SEND_TO_UPCALL_RUNNING: "send to upcall",
@@ -203,6 +204,6 @@ TABLES = (
             Column("kept_count", _EXACT, "intervals measured", "kept"),
             Column("cut_ratio", _EXACT, "share cut off", "share"),
         ),
-        bias="no interval is completed over a gap: long ones are cut more often, so tails look shorter",
+        bias="long intervals are cut more often: tails look shorter than they are",
     ),
 )

@@ -219,6 +219,16 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
 
 
 @nb.njit(nogil=True, _nrt=False)
+def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
+    """Count a contradiction; the time of the state that cannot have been is lost time."""
+    _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+    since = vcpus[vcpu, V.SINCE]
+    if since > 0 and tsc > since:
+        _put(glob, out, Metric.STATE_LOST, vcpus[vcpu, V.KEY], 0, tsc - since, tsc)
+    vcpus[vcpu, V.SINCE] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -270,8 +280,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     left_pcpu = vcpus[vcpu, V.LEFT_PCPU]
     if old == _RUNNING:
         # It runs in two places: its deschedule elsewhere comes later in the stream, or was lost.
-        _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-        vcpus[vcpu, V.SINCE] = 0
+        _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         if vcpus[vcpu, V.PCPU] != pcpu:
             vcpus[vcpu, V.SKEW_TSC] = tsc
     elif vcpus[vcpu, V.LEFT_TSC] > 0 and left_pcpu >= 0 and left_pcpu != pcpu:
@@ -489,8 +498,7 @@ def _change_runstate(
         _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
         return
     if state != old and state != _RUNNING:
-        _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-        vcpus[vcpu, V.SINCE] = 0
+        _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
     if new == _RUNNING:
         _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
         return
@@ -504,8 +512,7 @@ def _change_runstate(
         if current == vcpu:
             _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         else:
-            _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-            vcpus[vcpu, V.SINCE] = 0
+            _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         vcpus[vcpu, V.LEFT_TSC] = tsc
         vcpus[vcpu, V.LEFT_PCPU] = pcpu
         vcpus[vcpu, V.SKEW_TSC] = 0

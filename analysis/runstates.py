@@ -17,15 +17,15 @@ _EXACT = Quality.EXACT
 
 _STATES = {
     Metric.RUNNING: "running",
-    Metric.RUNNABLE_WAKE: "runnable (wake)",
-    Metric.RUNNABLE_PREEMPT: "runnable (preempt)",
-    Metric.RUNNABLE_OTHER: "runnable (other)",
+    Metric.RUNNABLE_WAKE: "runnable/wake",
+    Metric.RUNNABLE_PREEMPT: "runnable/preempt",
+    Metric.RUNNABLE_OTHER: "runnable/other",
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
     Metric.STATE_LOST: "lost",
 }
 #: Which row an interval that the end of the trace left open belongs to, by Xen's state.
-_OPEN_STATES = {0: "running", 1: "runnable (open)", 2: "blocked", 3: "offline", STATE_LOST: "lost"}
+_OPEN_STATES = {0: "running", 1: "runnable/open", 2: "blocked", 3: "offline", STATE_LOST: "lost"}
 _RESIDENCE_TAIL = 1 << 20
 _STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.tables import Table
 
 IDLE_DOMAIN = 32767
+WIDTH = 80
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded",
@@ -195,13 +196,14 @@ def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, 
         for row in frame.head(limit).to_dict("records")
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     to_left = [c.name in _TEXT_COLUMNS for c in shown]
     for number, line in enumerate(lines):
         cells = zip(line, widths, to_left, strict=True)
-        text = "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
+        text = gap.join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
         put(text.rstrip(), bold=number == 0)
         if number == 0:
-            put("-" * (sum(widths) + 2 * (len(widths) - 1)), dim=True)
+            put("-" * (sum(widths) + len(gap) * (len(widths) - 1)), dim=True)
     if len(frame) > limit:
         put(f"  {len(frame) - limit} more: --section {table.section} --rows 0", dim=True)
 

@@ -216,14 +216,15 @@ def ran_until_its_pcpu_ended(case: Case, key: int) -> list[tuple[int, int, int]]
     """Return where a running interval began, where its pCPU's records end, where the vCPU was found again.
 
     Xenalyze knows the end of a pCPU's records: who runs there is lost from then on.  In a stream nobody
-    knows: when the vCPU is seen to run elsewhere, that is a mismatch, and the interval is left out.
+    knows: when the vCPU is seen to run elsewhere, that is a mismatch, and all the interval is lost time.
+    Time lost to a loss of records is told apart by the CUT that goes with it.
     """
-    rows = [row for metric in STATE_OF for row in case.by_metric[metric].get(key, [])]
-    rows.sort(key=lambda row: row.tsc)
-    begins = [row.tsc - row.value for row in rows] + [case.vcpus[key][V.SINCE]]
-    gaps = [(row.tsc, begin) for row, begin in zip(rows, begins[1:], strict=True) if begin > row.tsc]
+    cut = {row.tsc for row in case.by_metric[Metric.CUT].get(key, [])}
+    lost = [(row.tsc - row.value, row.tsc) for row in case.by_metric[Metric.STATE_LOST].get(key, [])]
     lasts = [int(pcpu[P.LAST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN]]
-    return [(begin, last, end) for begin, end in gaps for last in lasts if begin < last < end]
+    return [
+        (begin, last, end) for begin, end in lost if begin not in cut for last in lasts if begin < last < end
+    ]
 
 
 def names(record: Record) -> int | None:
@@ -382,9 +383,9 @@ def test_runstates(case: Case) -> None:
                     ours[RUNNABLE_OF[metric]].add(row.value)
         ours["running"].count += split_at_continue(case, key)
         ours["running"].add(closed_at_the_end_of_its_pcpu(case, key))
-        for begin, ended, found in ran_until_its_pcpu_ended(case, key):
+        for begin, ended, _ in ran_until_its_pcpu_ended(case, key):
             ours["running"].add(ended - begin)
-            ours["lost"].add(found - ended)
+            ours["lost"].add(begin - ended)
         ours["lost"].add(lost_until_the_last_loss(case, key))
         ours["lost"].add(lost_before_it_was_known(case, key))
         for name in ("running", "runnable", "blocked", "offline"):

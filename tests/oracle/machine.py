@@ -325,8 +325,11 @@ class Host:
             self.put(Metric.DOMAIN_STATE, number, domain.state, tsc - domain.since, tsc)
         domain.state, domain.since = state, max(tsc, domain.since)
 
-    def mismatch(self, vcpu: Vcpu) -> None:
+    def mismatch(self, vcpu: Vcpu, tsc: int) -> None:
+        """Note a contradiction: the time since the last record of its state is lost time."""
         self.count(Metric.STATE_MISMATCH, vcpu.key)
+        if vcpu.since is not None and tsc > vcpu.since:
+            self.put(Metric.STATE_LOST, vcpu.key, 0, tsc - vcpu.since, tsc)
         vcpu.since = None
 
     def leave(self, pcpu: Pcpu, tsc: int) -> None:
@@ -346,7 +349,7 @@ class Host:
                 self.lose(before, tsc)
         begun = vcpu.begun
         if vcpu.state == RUNNING:
-            self.mismatch(vcpu)
+            self.mismatch(vcpu, tsc)
             if vcpu.pcpu != pcpu.number:
                 begun.skew = tsc
         elif begun.left is not None and begun.left[1] != pcpu.number:
@@ -387,7 +390,7 @@ class Host:
         if pcpu.current is vcpu:
             self.leave(pcpu, tsc)
         else:
-            self.mismatch(vcpu)
+            self.mismatch(vcpu, tsc)
         begun.left, begun.skew, begun.forced = (tsc, pcpu.number), None, None
         if begun.upcall is not None:
             begun.upcall = None
@@ -422,7 +425,7 @@ class Host:
                 self.count(Metric.STATE_MISMATCH, vcpu.key)
         else:
             if vcpu.state != old:
-                self.mismatch(vcpu)
+                self.mismatch(vcpu, tsc)
             if new == RUNNING:
                 self.enter(pcpu, vcpu, tsc)
                 return
