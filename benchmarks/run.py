@@ -77,7 +77,7 @@ def best_rate(measure: Callable[[], int], runs: int) -> float:
 
 def copy_rate(runs: int) -> float:
     """Return the machine's copy bandwidth on one core in GB/s."""
-    source = np.ones(256 * MEGABYTE, np.uint8)
+    source = np.ones(64 * MEGABYTE, np.uint8)  # a child inherits the peak memory that this process had
     target = np.empty_like(source)
 
     def copy() -> int:
