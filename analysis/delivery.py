@@ -24,10 +24,13 @@ from xtrace.analysis.tables import (
     looked_up,
     share,
     tail_columns,
+    times_columns,
     with_vcpu,
 )
 from xtrace.probes.catalog import names
 
+#: Statistics that the terminal shows of a time.
+_ALL = {name: name for name in ("p50", "p95", "p99", "max")}
 _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
 
 _CAUSES = {
@@ -148,13 +151,6 @@ def _vcpu_name(keys: pd.Series[int]) -> pd.Series[str]:
     return "d" + (keys // 65536).astype(str) + "v" + (keys % 65536).astype(str)
 
 
-def _tail(prefix: str, quality: Quality, meaning: str, *, shown: bool = False) -> tuple[Column, ...]:
-    return tuple(
-        Column(f"{prefix}_{name}_cycles", quality, f"{meaning}, {name}", name if shown else None)
-        for name in ("p50", "p95", "p99", "max")
-    )
-
-
 TABLES = (
     Table(
         "wakes",
@@ -166,7 +162,7 @@ TABLES = (
             VCPU,
             Column("wake_count", _EXACT, "wakes of a vCPU that was blocked or offline", "wakes"),
             Column("wake_per_s", _EXACT, "wakes a second", "/s"),
-            *_tail("wake_to_running", _EXACT, "WAKE record to RUNSTATE_CHANGE to running", shown=True),
+            *times_columns("wake_to_running", _EXACT, "WAKE record to RUNSTATE_CHANGE to running", _ALL),
             Column(
                 "other_pcpu_ratio",
                 _EXACT,
@@ -188,10 +184,10 @@ TABLES = (
             Column("other_count", _INFERRED, "none of these: timers, softirqs, the trace's own VIRQ", "rest"),
             Column("unknown_count", _EXACT, "who ran on the waker's pCPU is not known (start, losses)", None),
             Column("wake_to_running_count", _EXACT, "wakes whose way to running was measured", None),
-            *_tail("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
-            *_tail("runnable_to_running", _EXACT, "runnable after a wake to running"),
+            *times_columns("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
+            *times_columns("runnable_to_running", _EXACT, "runnable after a wake to running"),
             Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None),
-            *_tail("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
+            *times_columns("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
         ),
         bias="what woke it is told by the record before the WAKE on its pCPU",
     ),
@@ -265,11 +261,11 @@ TABLES = (
             ),
             Column("unmatched_count", _INFERRED, "sends after which it was descheduled first", "unmatched"),
             Column("unmatched_ratio", _INFERRED, "share of those", "share"),
-            *_tail(
+            *times_columns(
                 "send_to_upcall",
                 _INFERRED,
                 "event_channel_op to the target's next iret that no trap explains (PV) or injection (HVM)",
-                shown=True,
+                _ALL,
             ),
         ),
         bias="sent while one other vCPU ran; a system call's iret may pass for the upcall's",

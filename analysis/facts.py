@@ -52,15 +52,14 @@ def detected(partial_records: pd.DataFrame) -> Detection:
 
 def events(measures: Measures) -> pd.DataFrame:
     """Return records by event, most bytes first."""
-    versions = measures.extra.get("versions")
-    assert isinstance(versions, VersionRange)
     table = measures.partial.records.groupby("header", as_index=False)[["count"]].sum()
     table["event"] = table["header"] & EVENT_MASK
     words = table["header"] // (1 << EXTRA_SHIFT) & EXTRA_MASK
     timed = (table["header"] & TIMED_BIT) != 0
     table["bytes"] = table["count"] * (4 + 8 * timed + 4 * words)
     named = [
-        _name(int(e), int(w), bool(t), versions) for e, w, t in zip(table["event"], words, timed, strict=True)
+        _name(int(e), int(w), bool(t), measures.versions)
+        for e, w, t in zip(table["event"], words, timed, strict=True)
     ]
     table["name"] = [name for name, _ in named]
     table["decoded"] = [quality for _, quality in named]

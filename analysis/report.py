@@ -100,7 +100,7 @@ def build(
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
     found = facts.detected(partial.records)
     known = versions or found.range
-    measures = Measures(partial, rate.hz if rate else None, extra={"versions": known})
+    measures = Measures(partial, known, rate.hz if rate else None)
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
     return Report(trace, tables, measures.hz)

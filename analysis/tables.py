@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import pandas as pd
 from xtrace.analysis.histogram import summarise
 from xtrace.analysis.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.partial import Partial
+from xtrace.probes.catalog import VersionRange
 
 
 class Quality(StrEnum):
@@ -85,14 +86,13 @@ class Measures:
     """A partial and what several tables need of it, worked out once.
 
     Attributes:
+        versions: Xen versions to decode by.
         hz: cycles a second of the TSC; None where nothing tells it.
-        names: event names and exit reasons' vendor need the version range; see catalogue.
     """
 
     partial: Partial
+    versions: VersionRange
     hz: float | None = None
-    vendor: str | None = None
-    extra: dict[str, object] = field(default_factory=dict)
 
     @cached_property
     def _tallies(self) -> _ByMetric:
@@ -202,6 +202,16 @@ def counted(
 def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:
     """Return new names ``{prefix}_{statistic}`` for the statistics of a metric."""
     return {f"{prefix}_{name}": name for name in names}
+
+
+def times_columns(
+    prefix: str, quality: Quality, meaning: str, headings: Mapping[str, str] | None = None
+) -> tuple[Column, ...]:
+    """Return the columns p50 to max of a time, those with a heading shown on a terminal."""
+    return tuple(
+        Column(f"{prefix}_{name}_cycles", quality, f"{meaning}, {name}", (headings or {}).get(name))
+        for name in ("p50", "p95", "p99", "max")
+    )
 
 
 def share(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:

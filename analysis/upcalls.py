@@ -25,6 +25,7 @@ from xtrace.analysis.tables import (
     looked_up,
     share,
     tail_columns,
+    times_columns,
     with_vcpu,
 )
 
@@ -96,15 +97,6 @@ def injections(measures: Measures) -> pd.DataFrame:
     return with_vcpu(table).sort_values("injection_count", ascending=False)
 
 
-def _tail(
-    prefix: str, quality: Quality, meaning: str, shown: dict[str, str] | None = None
-) -> tuple[Column, ...]:
-    return tuple(
-        Column(f"{prefix}_{n}_cycles", quality, f"{meaning}, {n}", (shown or {}).get(n))
-        for n in ("p50", "p95", "p99", "max")
-    )
-
-
 TABLES = (
     Table(
         "upcalls",
@@ -118,13 +110,13 @@ TABLES = (
                 "upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"
             ),
             Column("upcall_most_count", _BOUNDED, "these and every iret that no trap explains", "most"),
-            *_tail(
+            *times_columns(
                 "upcall_least",
                 _BOUNDED,
                 "first record of the guest after it runs, to the iret: the upcall lasted at least this",
                 {"p50": "p50 min"},
             ),
-            *_tail(
+            *times_columns(
                 "upcall_most",
                 _BOUNDED,
                 "running after the wake, to the iret: the upcall lasted at most this",
@@ -170,12 +162,12 @@ TABLES = (
             Column(
                 "running_to_entry_most_count", _EXACT, "runs after a block with a record of the guest", None
             ),
-            *_tail(
+            *times_columns(
                 "running_to_entry_most",
                 _BOUNDED,
                 "running to the first record of the guest: the upcall began by then",
             ),
-            *_tail("forced_to_iret", _INFERRED, "xen_version to the iret that no trap explains"),
+            *times_columns("forced_to_iret", _INFERRED, "xen_version to the iret that no trap explains"),
         ),
         bias="system calls leave irets like those of upcalls: the truth lies between",
     ),
@@ -191,7 +183,7 @@ TABLES = (
             Column("injection_count", _EXACT, "INJ_VIRQ records", "inj"),
             Column("injection_per_s", _EXACT, "a second", "/s"),
             Column("injection_to_entry_count", _EXACT, "injections with an entry behind", None),
-            *_tail(
+            *times_columns(
                 "injection_to_entry",
                 _BOUNDED,
                 "VM exit before the injection to VMENTRY; the injection itself is untimed and lies between",
@@ -201,11 +193,13 @@ TABLES = (
                 "window_wait_count", _EXACT, "injections that really waited for the interrupt window", "waits"
             ),
             Column("window_wait_ratio", _EXACT, "their share", None),
-            *_tail(
+            *times_columns(
                 "window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}
             ),
             Column("upcall_count", _INFERRED, "entries after an injection with an exit behind", None),
-            *_tail("upcall", _INFERRED, "entry after the injection to the next exit", {"p50": "upcall p50"}),
+            *times_columns(
+                "upcall", _INFERRED, "entry after the injection to the next exit", {"p50": "upcall p50"}
+            ),
         ),
     ),
 )

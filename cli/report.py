@@ -17,8 +17,6 @@ from xtrace.probes.errors import TraceError
 if TYPE_CHECKING:
     from xtrace.analysis.report import Report
 
-_STDIN = "-"
-
 
 def report(
     files: Annotated[
@@ -69,6 +67,7 @@ def report(
     """
     from xtrace.probes.catalog import VersionRange
     from xtrace.probes.sidecar import sidecar_of
+    from xtrace.probes.sources import STDIN
 
     paths = files or [sample.path()]
     try:
@@ -76,7 +75,7 @@ def report(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--xen") from None
     windowed = from_s is not None or to_s is not None
-    if windowed and (len(paths) > 1 or str(paths[0]) == _STDIN):
+    if windowed and (len(paths) > 1 or str(paths[0]) == STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
     if from_s is not None and to_s is not None and to_s < from_s:
         raise typer.BadParameter("--to lies before --from", param_hint="--from/--to")
