@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -106,7 +107,6 @@ def trace_facts(
     facts = {str(name): int(value) for name, value in partial.facts.sum().items()}
     fillers = partial.records["header"] & EVENT_MASK == WRAP_BUFFER
     lost = measures.counts(Metric.LOST_RECORDS)
-    skew = clock.skew(partial.tallies)
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     wakes = measures.counts(Metric.WAKE_CAUSE)
@@ -134,12 +134,25 @@ def trace_facts(
         "xen_versions_evidence": list(found.evidence),
         "xen_versions_conflicts": list(found.conflicts),
         "notes": list(found.notes),
-        "skewed_pcpu_pairs": skew[skew["skewed"]].drop(columns="skewed").to_dict("records"),
+        "skewed_pcpu_pairs": _skewed_pairs(clock.skew(partial)),
         "recorder_virq_most_count": int(min(half_full, dom0_other)),
         "dom0_wakes_other_count": int(dom0_other),
         **facts,
         "damages": partial.damages.to_dict("records"),
     }
+
+
+def _skewed_pairs(skew: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the pairs whose TSCs are apart; cycles are whole numbers, NaN where a bound is open."""
+    pairs: list[dict[str, object]] = []
+    for row in skew[skew["skewed"]].drop(columns="skewed").to_dict("records"):
+        bounds = {name: row[name] for name in ("low_cycles", "high_cycles")}
+        whole = {name: value if math.isnan(value) else int(value) for name, value in bounds.items()}
+        words = row["evidence"]
+        if row["least_cycles"] and math.isnan(row["low_cycles"]):
+            words += f"; at least {row['least_cycles']} cycles apart, either way"
+        pairs.append({str(name): value for name, value in row.items()} | whole | {"evidence": words})
+    return pairs
 
 
 def _class_name(header: int) -> str:

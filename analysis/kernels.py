@@ -20,6 +20,7 @@ from xtrace.analysis.metrics import (
     FIRST_COUNT,
     METRIC_SHIFT,
     PENDING_MAX,
+    RECENT_MAX,
     S_EVENT,
     S_KIND,
     S_PARAM,
@@ -61,7 +62,7 @@ _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
 
 #: The most intervals that one record can put out, losses of records apart.
-OUT_MARGIN = 64
+OUT_MARGIN = 80
 #: The most that a loss puts out for each vCPU: what it had begun, its state and its domain's.
 LOSS_MARGIN = 12
 
@@ -465,10 +466,68 @@ def _end_chain(glob, pcpus, pairs, pcpu):
 
 
 @nb.njit(nogil=True, _nrt=False)
+def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
+    """Compare a vCPU's stay on a pCPU with its last ones on others: no skew may put it on both at once.
+
+    A record of it that neither begins nor ends a run is a stay of no length.  What a trace
+    without skew excludes is of no use, so only a proof of skew starts the collection of the rest.
+    """
+    seen = vcpus[vcpu, V.RECENT]
+    for age in range(RECENT_MAX):
+        slot = (seen + age) % RECENT_MAX
+        other = vcpus[vcpu, V.RECENT_PCPU + slot]
+        other_begin = vcpus[vcpu, V.RECENT_BEGIN + slot]
+        other_end = vcpus[vcpu, V.RECENT_END + slot]
+        if other_end == 0 or other == pcpu or (begin == end and other_begin == other_end):
+            continue
+        ahead = (other << 16) | pcpu
+        behind = (pcpu << 16) | other
+        low = begin - other_end
+        high = end - other_begin
+        if low < 0 < high:
+            glob[G.SKEWED] = 1
+            _put(glob, out, Metric.SKEW_NOT_TO, ahead, 1, high, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, behind, 1, -low, end)
+        elif glob[G.SKEWED] and low >= 0:
+            _put(glob, out, Metric.SKEW_NOT_FROM, ahead, 0, low, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, ahead, 0, high, end)
+        elif glob[G.SKEWED]:
+            _put(glob, out, Metric.SKEW_NOT_FROM, behind, 0, -high, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, behind, 0, -low, end)
+    slot = seen % RECENT_MAX
+    vcpus[vcpu, V.RECENT_PCPU + slot] = pcpu
+    vcpus[vcpu, V.RECENT_BEGIN + slot] = begin
+    vcpus[vcpu, V.RECENT_END + slot] = end
+    vcpus[vcpu, V.RECENT] = seen + 1
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
+    """Follow the runs of a pCPU in its own records alone, whose order skew does not touch."""
+    key = vcpus[vcpu, V.KEY]
+    begin = tsc
+    if old == _RUNNING or new == _RUNNING:
+        is_same = pcpus[pcpu, P.STAY_KEY] == key
+        if old == new and is_same:
+            return
+        begin = pcpus[pcpu, P.STAY_TSC] if is_same else np.int64(0)
+        pcpus[pcpu, P.STAY_KEY] = key
+        pcpus[pcpu, P.STAY_TSC] = tsc if old != _RUNNING else np.int64(0)
+        if new == _RUNNING:
+            return
+    domain = key >> 16
+    if domain == IDLE_DOMAIN or domain == DEFAULT_DOMAIN or vcpu == len(vcpus) - 1:
+        return
+    if begin > 0 and (begin < tsc or old != _RUNNING):
+        _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
 def _change_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
 ):
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
+    _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc)
     state = vcpus[vcpu, V.STATE]
     current = pcpus[pcpu, P.CURRENT]
     if state == STATE_INIT:
@@ -548,6 +607,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     pcpus[pcpu, P.CAUSE] = 0
     pcpus[pcpu, P.IDLE_TSC] = 0
     pcpus[pcpu, P.CHAIN_TSC] = 0
+    pcpus[pcpu, P.STAY_TSC] = 0
     if not pcpus[pcpu, P.LOST]:
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc

@@ -44,6 +44,10 @@ class Metric(IntEnum):
     HVM_EXIT = 25  # b = exit reason; exit to entry
     IRQ_HANDLING = 26  # a = irq, b = pCPU
     HANDOFF = 27  # a = from pCPU << 16 | to pCPU: a vCPU's or a wake's way between two TSCs
+    # a = pCPU << 16 | other pCPU: the other's TSC is not ahead by more than FROM and less than TO,
+    # or a vCPU would have been on both at once; b = 1 where that excludes 0 and thus has no FROM.
+    SKEW_NOT_FROM = 28
+    SKEW_NOT_TO = 29
     # Counts: no value.
     CONTINUE_RUNNING = 40  # a = vCPU
     WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -183,10 +187,15 @@ class P(IntEnum):
     BLIND = 18  # cycles
     PENDING_VCPU = 20  # PENDING_MAX of them
     PENDING_TSC = 28
-    COLUMNS = 36
+    STAY_KEY = 36  # vCPU seen to begin to run here
+    STAY_TSC = 37  # when it did; 0: none
+    COLUMNS = 38
 
 
 PENDING_MAX = 8
+
+#: Places and times of a vCPU that are remembered: as far as these reach, skew can be told.
+RECENT_MAX = 8
 
 #: A hypercall wakes at once or not at all: a wake later than this, half a millisecond or so, has
 #: another cause, even where no record stands in between.
@@ -229,7 +238,11 @@ class V(IntEnum):
     TYPE = 30  # 0 unknown, 1 PV, 2 HVM
     FIRST_KNOWN = 31
     SKEW_TSC = 32  # began to run on PCPU before its deschedule elsewhere was seen
-    COLUMNS = 34
+    RECENT = 33  # how often it was seen somewhere
+    RECENT_PCPU = 34  # RECENT_MAX of them, in turn
+    RECENT_BEGIN = 42
+    RECENT_END = 50  # 0: none
+    COLUMNS = 58
 
 
 class D(IntEnum):
@@ -260,6 +273,7 @@ class G(IntEnum):
     FROM_TSC = 12  # what ends outside the window is not counted
     TO_TSC = 13
     INSIDE = 14  # the record at hand lies in the window
+    SKEWED = 15  # a vCPU was seen on two pCPUs at once
     COLUMNS = 16
 
 

@@ -32,6 +32,12 @@ Causes
     [in, out] it lies, if its HW_IRQ_HANDLED comes before a record of a guest or a
     switch; otherwise by a timer or what else.  Unknown before the first scheduling record,
     right behind a loss, and where a loss comes before the explanation.
+Skew
+    A vCPU runs in one place at a time, and nothing else changes its runstate meanwhile.  Its stays on a
+    pCPU are told from that pCPU's own records: "to running", then "running to" as the next switch, with no
+    loss between; any other runstate record is a stay of no length.  A stay on one pCPU and another of the
+    last eight, on a second, exclude all differences of the two TSCs that would make them overlap.
+    Where 0 is among those, the TSCs are apart; from the first such proof on all that is excluded is put out.
 PV upcalls
     A vCPU that blocked by its own call and runs again (without a preemption
     between) is in the upcall until the iret that no trap explains.  Each trap and page fault explains
@@ -41,13 +47,13 @@ PV upcalls
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from oracle.reader import LOST_RECORDS, Record
-from xtrace.analysis.metrics import PENDING_MAX, DomainState, Metric, RipSource, WakeCause
+from xtrace.analysis.metrics import PENDING_MAX, RECENT_MAX, DomainState, Metric, RipSource, WakeCause
 
 IDLE, STAND_IN = 0x7FFF, 0x8000
 NOBODY = STAND_IN << 16 | 0xFFFF
@@ -116,6 +122,14 @@ class Begun:
     skew: int | None = None  # runs here since, its deschedule elsewhere has not been seen
 
 
+class Stay(NamedTuple):
+    """Where a vCPU was, from when to when."""
+
+    pcpu: int
+    begin: int
+    end: int
+
+
 @dataclass(slots=True)
 class Vcpu:
     key: int
@@ -126,6 +140,7 @@ class Vcpu:
     known_at: int | None = None
     type: str | None = None
     begun: Begun = field(default_factory=Begun)
+    stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
     @property
     def domain(self) -> int:
@@ -163,6 +178,7 @@ class Pcpu:
     cause: tuple[WakeCause, int, int] | None = None
     unexplained: list[tuple[Vcpu, int]] = field(default_factory=list)
     idle: int | None = None
+    run: tuple[Vcpu, int | None] | None = None  # last switched; to running at
 
 
 @dataclass(slots=True)
@@ -220,6 +236,7 @@ class Host:
         self.last_tsc = 0
         self._window = window
         self._inside = True
+        self._is_skewed = False
 
     # --- out -------------------------------------------------------------------------------
 
@@ -406,6 +423,7 @@ class Host:
 
     def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
         """Take a runstate record."""
+        self.note_stay(pcpu, vcpu, old, new, tsc)
         if vcpu.state == UNKNOWN:
             self.first_change(pcpu, vcpu, old, new, tsc)
             return
@@ -445,6 +463,38 @@ class Host:
         if new == RUNNING:
             self.enter(pcpu, vcpu, begin)
 
+    # --- skew ------------------------------------------------------------------------------
+
+    def note_stay(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
+        begin: int | None = tsc
+        if RUNNING in (old, new):
+            before = pcpu.run if pcpu.run is not None and pcpu.run[0] is vcpu else None
+            if old == new and before is not None:
+                return
+            begin = before[1] if before is not None else None
+            pcpu.run = (vcpu, tsc if old != RUNNING else None)
+            if new == RUNNING:
+                return
+        if vcpu.is_guest and begin and (begin < tsc or old != RUNNING):
+            self.exclude_skew(vcpu, Stay(pcpu.number, begin, tsc))
+
+    def exclude_skew(self, vcpu: Vcpu, stay: Stay) -> None:
+        """Put out what differences of TSCs the stay and earlier ones on other pCPUs exclude."""
+        for other in vcpu.stays:
+            if other.pcpu == stay.pcpu or (stay.begin == stay.end and other.begin == other.end):
+                continue
+            low, high = stay.begin - other.end, stay.end - other.begin
+            pairs = [(other.pcpu << 16 | stay.pcpu, low, high), (stay.pcpu << 16 | other.pcpu, -high, -low)]
+            overlaps = low < 0 < high
+            self._is_skewed |= overlaps
+            for pair, least, most in pairs:
+                if overlaps:
+                    self.put(Metric.SKEW_NOT_TO, pair, 1, most, stay.end)
+                elif self._is_skewed and least >= 0:
+                    self.put(Metric.SKEW_NOT_FROM, pair, 0, least, stay.end)
+                    self.put(Metric.SKEW_NOT_TO, pair, 0, most, stay.end)
+        vcpu.stays.append(stay)
+
     # --- loss ------------------------------------------------------------------------------
 
     def lose(self, vcpu: Vcpu, tsc: int) -> None:
@@ -471,7 +521,7 @@ class Host:
             if current.domain != STAND_IN:
                 self.lose(current, loss.begin)
         self.give_up_causes(pcpu, WakeCause.UNKNOWN)
-        pcpu.cause = pcpu.idle = None
+        pcpu.cause = pcpu.idle = pcpu.run = None
         if pcpu.loss is not None:
             loss = Loss(pcpu.loss.begin, loss.end, loss.vcpu)
         pcpu.loss = loss
