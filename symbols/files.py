@@ -1,0 +1,27 @@
+"""The bytes of an image's files."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from xtrace.symbols.errors import ImageError
+
+
+def map_file(path: str) -> memoryview:
+    """Map a file for reading.
+
+    Raises:
+        OSError: it cannot be opened.
+        ImageError: it is empty, or no plain file.
+    """
+    # A pipe would wait for its writer.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{path}: is no plain file; give the file itself, or copy it to one first")
+        if not status.st_size:
+            raise ImageError(f"{path}: is empty; copy it again")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
