@@ -1,0 +1,236 @@
+"""The .debug_* sections of an image as plain bytes, mapped where the file holds them so.
+
+A kernel with DWARF is hundreds of megabytes: what is not asked for is not read.  An executable's
+DWARF needs no relocation, even where the linker kept its .rela sections (Linux does); a relocatable
+object's does, to the places where the image lays its sections out.
+
+Source: System V ABI (ELF), x86-64 psABI section 4.4, i386 psABI section 4.4.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import Section as ElfSection
+
+from xtrace.symbols.errors import shown
+from xtrace.symbols.image import Image
+
+#: What decompressed and relocated sections may take together.
+_MOST_COPIED_BYTES = 512 << 20
+_LONGEST_STRING_BYTES = 4096
+_FIND_CHUNK_BYTES = 16 << 20
+#: Fits a processor's cache.
+_WORD_CHUNK_BYTES = 1 << 19
+_SHF_GROUP = 0x200
+#: Relocation types by machine, with the bytes each writes: R_X86_64_64, _32, _32S; R_386_32.
+_WIDTHS = {"EM_X86_64": {1: 8, 10: 4, 11: 4}, "EM_386": {1: 4}}
+#: What no relocation does, or one that leaves the place as it is: R_X86_64_NONE, R_386_NONE.
+_NO_RELOCATION = 0
+#: What pyelftools meets in a damaged file it says by any of these.
+_DAMAGE_ERRORS = (ELFError, ValueError, LookupError, AttributeError, AssertionError, OverflowError)
+
+
+class DwarfError(ValueError):
+    """DWARF that says nothing that can be used, in a few words; it never leaves this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class DebugSections:
+    """The sections that DWARF 2 to 5 keeps its tables in; one that is absent is empty.
+
+    Attributes:
+        bits: 32 or 64, the size of an address where no header says it.
+    """
+
+    info: memoryview
+    abbrev: memoryview
+    line: memoryview
+    str: memoryview
+    line_str: memoryview
+    ranges: memoryview
+    rnglists: memoryview
+    addr: memoryview
+    str_offsets: memoryview
+    aranges: memoryview
+    bits: int
+
+
+def debug_sections(image: Image) -> DebugSections | None:
+    """Return the DWARF sections that belong to an image; None where there are none.
+
+    Raises:
+        DwarfError: they cannot be read.
+    """
+    elf = image.debug
+    if elf is None:
+        return None
+    wanted = {f".debug_{field.name}": field.name for field in fields(DebugSections) if field.name != "bits"}
+    found: dict[str, memoryview] = dict.fromkeys(wanted.values(), memoryview(b""))
+    whole = image.data if image.debug_data is None else image.debug_data
+    copied = 0
+    try:
+        bases = _bases(image, elf) if image.relocatable else []
+        relocations = _relocations(elf) if image.relocatable else {}
+        for number, section in enumerate(elf.iter_sections()):
+            name = wanted.get(section.name)
+            if name is None or section["sh_type"] == "SHT_NOBITS" or section["sh_flags"] & _SHF_GROUP:
+                continue
+            if section.compressed or number in relocations:
+                copied += section.data_size
+                if copied > _MOST_COPIED_BYTES:
+                    raise DwarfError(f"compressed or relocatable DWARF of over {_MOST_COPIED_BYTES:,} bytes")
+            data = memoryview(section.data()) if section.compressed else _mapped(whole, section)
+            if number in relocations:
+                data = _relocated(data, relocations[number], elf, bases)
+            found[name] = data
+    except (
+        ELFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        OverflowError,
+    ) as error:
+        # What pyelftools meets in a damaged file it says by any of these.
+        raise DwarfError(f"DWARF sections: {shown(str(error))}") from None
+    if not found["info"]:
+        return None
+    return DebugSections(**found, bits=image.bits)
+
+
+def text_at(section: memoryview, offset: int) -> str:
+    """Return the string that begins at an offset, cut at 4,096 bytes."""
+    if not 0 <= offset < len(section):
+        raise DwarfError(f"string at {offset:#x}, outside its section")
+    raw = bytes(section[offset : offset + _LONGEST_STRING_BYTES])
+    return plain_text(raw.split(b"\0", 1)[0])
+
+
+def plain_text(raw: bytes) -> str:
+    """Return a stranger's bytes as text that fits one line."""
+    return shown(raw, _LONGEST_STRING_BYTES)
+
+
+def find_all(section: memoryview, pattern: bytes) -> Iterator[int]:
+    """Yield the offsets at which a pattern lies, in order, with a part of the section in memory at a time."""
+    for start in range(0, len(section), _FIND_CHUNK_BYTES):
+        chunk = bytes(section[start : start + _FIND_CHUNK_BYTES + len(pattern) - 1])
+        place = chunk.find(pattern)
+        while place >= 0:
+            yield start + place
+            place = chunk.find(pattern, place + 1)
+
+
+def find_words(section: memoryview, words: Collection[int]) -> Iterator[int]:
+    """Yield the offsets, aligned or not, at which one of some 32-bit numbers lies, in order.
+
+    Some GB/s for few numbers, however many they are, as long as their upper halves are alike.
+    """
+    wanted = np.array(sorted(words), np.uint32)
+    uppers = np.unique(wanted >> np.uint32(16)).astype(np.uint16)
+    for start in range(0, len(section), _WORD_CHUNK_BYTES):
+        chunk = section[start : start + _WORD_CHUNK_BYTES + 3]
+        found = []
+        for odd in (0, 1):
+            halves = np.frombuffer(chunk, "<u2", max(len(chunk) - odd, 0) // 2, odd)
+            alike = np.zeros(max(len(halves) - 1, 0), np.bool_)
+            for upper in uppers:
+                alike |= halves[1:] == upper
+            places = np.flatnonzero(alike)
+            values = halves[places].astype(np.uint32) | halves[places + 1].astype(np.uint32) << np.uint32(16)
+            found.append(2 * places[np.isin(values, wanted)] + odd)
+        yield from (np.sort(np.concatenate(found)) + start).tolist()
+
+
+def _mapped(whole: memoryview, section: ElfSection) -> memoryview:
+    start, size = section["sh_offset"], section["sh_size"]
+    if start + size > len(whole):
+        raise DwarfError(f"{section.name} reaches behind the end of the file")
+    return whole[start : start + size]
+
+
+def _bases(image: Image, elf: ELFFile) -> list[int]:
+    """Return the address of each section of the debug file: of like names, the n-th is the image's n-th."""
+    laid_out = dict(_numbered((section.name, section.address) for section in image.sections if section.name))
+    return [
+        laid_out.get(key, 0) for key, _ in _numbered((section.name, 0) for section in elf.iter_sections())
+    ]
+
+
+def _numbered(named: Iterable[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], int]]:
+    seen: Counter[str] = Counter()
+    for name, value in named:
+        yield (name, seen[name]), value
+        seen[name] += 1
+
+
+def _relocations(elf: ELFFile) -> dict[int, ElfSection]:
+    return {
+        section["sh_info"]: section
+        for section in elf.iter_sections()
+        if section["sh_type"] in ("SHT_RELA", "SHT_REL")
+    }
+
+
+def _relocated(data: memoryview, table: ElfSection, elf: ELFFile, bases: list[int]) -> memoryview:
+    """Return a copy of a section with its relocations applied."""
+    image = bytearray(data)
+    wide = elf.elfclass == 64
+    word = "<u8" if wide else "<u4"
+    layout = [("offset", word), ("info", word)]
+    if table["sh_type"] == "SHT_RELA":
+        layout.append(("addend", word))
+    raw = table.data()
+    entries = np.frombuffer(raw, np.dtype(layout), len(raw) // np.dtype(layout).itemsize)
+    values = _symbol_values(elf, table["sh_link"], bases)
+    shift = np.array(32 if wide else 8, entries["info"].dtype)
+    symbols = (entries["info"] >> shift).astype(np.int64)
+    kinds = (entries["info"] & np.array(0xFFFF_FFFF if wide else 0xFF, shift.dtype)).astype(np.int64)
+    if len(symbols) and symbols.max() >= len(values):
+        raise DwarfError(f"{table.name}: symbol {symbols.max()} of {len(values)}")
+    for kind in np.unique(kinds).tolist():
+        width = _WIDTHS.get(elf["e_machine"], {}).get(kind)
+        if kind == _NO_RELOCATION:
+            continue
+        if width is None:
+            raise DwarfError(f"{table.name}: relocation type {kind}")
+        mine = kinds == kind
+        places = entries["offset"][mine].astype(np.uint64)
+        if len(image) < width or (places > np.uint64(len(image) - width)).any():
+            raise DwarfError(f"{table.name}: relocates bytes behind the end of its section")
+        octets = np.frombuffer(image, np.uint8)
+        at = places.astype(np.int64)[:, None] + np.arange(width)
+        number = np.dtype(f"<u{width}")
+        if table["sh_type"] == "SHT_RELA":
+            addends = entries["addend"][mine].astype(np.uint64)
+        else:
+            addends = octets[at].view(number)[:, 0].astype(np.uint64)
+        sums = (values[symbols[mine]] + addends).astype(number)
+        octets[at] = sums.view(np.uint8).reshape(-1, width)
+    return memoryview(image)
+
+
+def _symbol_values(elf: ELFFile, number: int, bases: list[int]) -> npt.NDArray[np.uint64]:
+    """Return the address of each symbol, where the image lays out the sections."""
+    raw = elf.get_section(number).data()
+    if elf.elfclass == 64:
+        layout = np.dtype(
+            [("name", "<u4"), ("info", "<u2"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")]
+        )
+    else:
+        layout = np.dtype(
+            [("name", "<u4"), ("value", "<u4"), ("size", "<u4"), ("info", "<u2"), ("shndx", "<u2")]
+        )
+    table = np.frombuffer(raw, layout, len(raw) // layout.itemsize)
+    starts = np.zeros(1 << 16, np.uint64)
+    starts[: min(len(bases), 1 << 16)] = np.array(bases[: 1 << 16], np.uint64)
+    values: npt.NDArray[np.uint64] = table["value"].astype(np.uint64) + starts[table["shndx"]]
+    return values
