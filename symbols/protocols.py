@@ -1,0 +1,254 @@
+"""The guest's mask, unmask and handler protocols as programs for the model checker.
+
+M is evtchn_upcall_mask, P evtchn_upcall_pending (adjacent bytes of vcpu_info), S the pending selector
+or the FIFO ready word.  A scenario says how one site of a binary is written; its program is what the
+guest's thread executes around the store, and its handler what the upcall executes.
+
+Source: xen/include/public/xen.h (struct vcpu_info), xen/arch/x86/x86_64/entry.S (test_all_events,
+create_bounce_frame), xen/common/event_channel.c (evtchn_send).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Cell(IntEnum):
+    """A memory cell of the model; the values index its memory."""
+
+    P = 0
+    M = 1
+    S = 2
+
+
+class Protocol(StrEnum):
+    """What the guest does at the site."""
+
+    MASK = "mask"
+    SAVE_MASK = "save and mask"
+    RESTORE = "restore"
+    UNMASK = "unmask"
+    SECTION = "save, mask and restore"
+    HANDLER = "handler"
+
+
+class Fence(StrEnum):
+    """The fence at the site; all but the first three empty the store buffer."""
+
+    NONE = "none"
+    LFENCE = "lfence"
+    SFENCE = "sfence"
+    MFENCE = "mfence"
+    LOCK = "lock"
+    XCHG = "xchg"
+    SERIALISING = "serialising"
+
+    @property
+    def drains(self) -> bool:
+        """Tell whether later loads wait until earlier stores are visible to every CPU."""
+        return self not in (Fence.NONE, Fence.LFENCE, Fence.SFENCE)
+
+
+class Width(StrEnum):
+    """How wide the store of the site is.
+
+    A wide one reads the other byte and writes it back, in one instruction, which is locked or is not.
+    """
+
+    BYTE = "byte"
+    WIDE = "wide"
+    LOCKED_WIDE = "locked wide"
+
+
+class Retest(StrEnum):
+    """Where the guest tests P around the store that clears M."""
+
+    AFTER = "after"
+    BEFORE = "before"
+    NONE = "none"
+    XEN_EXIT = "Xen exit"
+
+
+class Take(StrEnum):
+    """How the handler takes S."""
+
+    XCHG = "xchg"
+    READ = "read"
+    PLAIN = "plain"
+    XCHG_FIRST = "xchg first"
+
+
+class Op(IntEnum):
+    """What one instruction of a program does."""
+
+    STORE = 0
+    WIDE_STORE = 1
+    LOCKED_STORE = 2
+    SAVE = 3
+    TEST = 4
+    CALL_IF_PENDING = 5
+    CALL = 6
+    DRAIN = 7
+    NOTHING = 8
+    TAKE = 9
+    READ = 10
+    LOCKED_CLEAR = 11
+    IRET = 12
+
+
+#: As the value of a store: the mask that the program saved.
+SAVED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One step of a program: what it does, to which cell, with which value, and its text."""
+
+    op: Op
+    text: str
+    cell: Cell = Cell.M
+    value: int = 0
+
+
+Program = tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One site, as it is written, against remote senders.
+
+    Attributes:
+        protocol: what the site does.
+        fence: the fence there; for a handler it stands between P := 0 and the read of S.
+        fence_first: the fence stands before the store instead of after it.
+        width: the width of the store.
+        retest: where P is tested; of restore, unmask and save-mask-restore only.
+        take: how the upcall's handler takes S.
+        stable: the vcpu_info is that of the vCPU that executes the code; else it is one that runs
+            on another pCPU (the thread was preempted after it read the pointer); not of a handler.
+    """
+
+    protocol: Protocol
+    fence: Fence = Fence.NONE
+    fence_first: bool = False
+    width: Width = Width.BYTE
+    retest: Retest = Retest.AFTER
+    take: Take = Take.XCHG
+    stable: bool = True
+
+    @property
+    def clears_mask(self) -> bool:
+        """Tell whether the site's program may set M to 0."""
+        return self.protocol in (Protocol.RESTORE, Protocol.UNMASK, Protocol.SECTION)
+
+    @property
+    def starts(self) -> tuple[tuple[int, int], ...]:
+        """Return the values of (M, saved mask) to start from."""
+        if self.protocol is Protocol.RESTORE:
+            return ((1, 0), (1, 1))
+        if self.protocol is Protocol.UNMASK:
+            return ((1, 0),)
+        if self.protocol in (Protocol.SAVE_MASK, Protocol.SECTION):
+            return ((0, 0), (1, 1))
+        return ((0, 0),)
+
+
+def scenario_for(
+    protocol: Protocol,
+    fence: Fence = Fence.NONE,
+    width: Width = Width.BYTE,
+    retest: Retest = Retest.AFTER,
+    *,
+    handler_locked: bool = True,
+    fence_first: bool = False,
+    stable: bool = True,
+) -> Scenario:
+    """Return the scenario of a site found in a binary.
+
+    Args:
+        handler_locked: each P := 0 of the image is followed by a locked access before S is used.
+    """
+    take = Take.XCHG if handler_locked else Take.READ
+    return Scenario(protocol, fence, fence_first, width, retest, take, stable)
+
+
+def program(scenario: Scenario) -> Program:
+    """Return what the guest's thread executes at the site; nothing for a handler."""
+    found: list[Instruction] = []
+    if scenario.protocol in (Protocol.SAVE_MASK, Protocol.SECTION):
+        found.append(Instruction(Op.SAVE, "m = M"))
+    if scenario.protocol in (Protocol.MASK, Protocol.SAVE_MASK, Protocol.SECTION):
+        found += _fenced(scenario, _store(scenario.width, Cell.M, 1))
+    if scenario.clears_mask:
+        if scenario.retest is Retest.BEFORE:
+            found.append(Instruction(Op.TEST, "read P"))
+        value = 0 if scenario.protocol is Protocol.UNMASK else SAVED
+        found += _fenced(scenario, _store(scenario.width, Cell.M, value))
+        if scenario.retest is Retest.AFTER:
+            found.append(Instruction(Op.TEST, "read P"))
+        if scenario.retest in (Retest.AFTER, Retest.BEFORE):
+            found.append(Instruction(Op.CALL_IF_PENDING, "if P was read as 1: force callback"))
+        if scenario.retest is Retest.XEN_EXIT:
+            found.append(Instruction(Op.CALL, "enter Xen (iret, block or another hypercall)"))
+    return tuple(found)
+
+
+def masked_places(steps: Program) -> frozenset[int]:
+    """Return the places of a program where no upcall may run: between M := 1 and the next store to M.
+
+    A place is the number of instructions executed so far.
+    """
+    # A program that never sets M and clears it begins masked; one that sets it begins unmasked.
+    masked = any(map(_stores_mask, steps)) and not any(map(_sets_mask, steps))
+    places = []
+    for place in range(len(steps) + 1):
+        if place and _stores_mask(steps[place - 1]):
+            masked = _sets_mask(steps[place - 1])
+        if masked:
+            places.append(place)
+    return frozenset(places)
+
+
+def handler(scenario: Scenario) -> Program:
+    """Return what the upcall executes, from Xen's bounce frame to iret."""
+    clear = _store(scenario.width if scenario.protocol is Protocol.HANDLER else Width.BYTE, Cell.P, 0)
+    if scenario.protocol is Protocol.HANDLER:
+        begin = _fenced(scenario, clear)
+    else:
+        begin = [clear]
+    xchg = Instruction(Op.TAKE, "xchg S with 0, handle what it held", Cell.S)
+    read = Instruction(Op.READ, "read S, handle what it holds", Cell.S)
+    if scenario.take is Take.XCHG:
+        body = [*begin, xchg]
+    elif scenario.take is Take.XCHG_FIRST:
+        body = [xchg, *begin]
+    elif scenario.take is Take.READ:
+        body = [*begin, read, Instruction(Op.LOCKED_CLEAR, "lock and S, ~(what was read)", Cell.S)]
+    else:
+        body = [*begin, read, Instruction(Op.STORE, "S := 0", Cell.S, 0)]
+    return (*body, Instruction(Op.IRET, "iret: M := 0, exit to the guest", Cell.M, 0))
+
+
+def _fenced(scenario: Scenario, store: Instruction) -> list[Instruction]:
+    if scenario.fence is Fence.NONE:
+        return [store]
+    fence = Instruction(Op.DRAIN if scenario.fence.drains else Op.NOTHING, f"fence: {scenario.fence}")
+    return [fence, store] if scenario.fence_first else [store, fence]
+
+
+def _store(width: Width, cell: Cell, value: int) -> Instruction:
+    op, note = {
+        Width.BYTE: (Op.STORE, ""),
+        Width.WIDE: (Op.WIDE_STORE, " by a plain store of P and M"),
+        Width.LOCKED_WIDE: (Op.LOCKED_STORE, ", locked"),
+    }[width]
+    return Instruction(op, f"{cell.name} := {'m' if value == SAVED else value}{note}", cell, value)
+
+
+def _stores_mask(step: Instruction) -> bool:
+    return step.cell is Cell.M and step.op <= Op.LOCKED_STORE
+
+
+def _sets_mask(step: Instruction) -> bool:
+    return _stores_mask(step) and step.value == 1
