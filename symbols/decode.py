@@ -1,0 +1,274 @@
+"""x86 instructions as the data flow needs them: the only module that knows iced-x86.
+
+Everything else works on ``Insn``, so another decoder takes its place by
+filling the same fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from iced_x86 import (
+    Code,
+    Decoder,
+    Formatter,
+    FormatterSyntax,
+    Instruction,
+    InstructionInfoFactory,
+    MemorySizeExt,
+    Mnemonic,
+    OpAccess,
+    OpKind,
+    Register,
+    Register_,
+    RegisterExt,
+)
+
+
+class Flow(IntEnum):
+    """Where the processor goes after an instruction."""
+
+    NEXT = 0
+    JUMP = 1
+    INDIRECT_JUMP = 2
+    CONDITIONAL = 3
+    RETURN = 4  # ret, iret, sysret
+    CALL = 5
+    INDIRECT_CALL = 6
+    STOP = 7  # ud2, int3, an invalid instruction
+
+
+#: Full registers are numbered as the instruction set numbers them: rax 0, rcx 1, ... r15 15.
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
+REGISTERS = 16
+NO_REGISTER = -1
+
+READ, WRITE = 1, 2
+
+
+class Memory(NamedTuple):
+    """A memory operand.
+
+    ``displacement`` is a signed number, or the absolute address for an operand relative to rip.
+    ``per_cpu`` tells the fs or gs prefix.
+    """
+
+    per_cpu: bool
+    base: int
+    index_register: int
+    scale: int
+    displacement: int
+    size: int
+
+
+class Operand(NamedTuple):
+    """A register (``register`` >= 0), the memory operand (``memory``) or an immediate (``value``)."""
+
+    register: int
+    value: int
+    size: int
+    memory: bool
+    high: bool  # ah, ch, dh, bh
+
+
+@dataclass(slots=True)
+class Insn:
+    """One decoded instruction.
+
+    Attributes:
+        target: of a direct jump or call; -1 without.
+        memory: its memory operand, where it touches memory with it (lea's too).
+        access: READ | WRITE of that operand; 0 for lea and nop.
+        written: full registers that change, the operands' and the implied ones.
+    """
+
+    address: int
+    length: int
+    mnemonic: str
+    flow: Flow
+    target: int
+    operands: tuple[Operand, ...]
+    memory: Memory | None
+    access: int
+    written: tuple[int, ...]
+    lock: bool
+
+    @property
+    def end(self) -> int:
+        """Return the address behind the instruction."""
+        return self.address + self.length
+
+    def at(self, address: int) -> Insn:
+        """Return the same instruction at another address."""
+        return Insn(
+            address,
+            self.length,
+            self.mnemonic,
+            self.flow,
+            self.target,
+            self.operands,
+            self.memory,
+            self.access,
+            self.written,
+            self.lock,
+        )
+
+
+def _names(module: object) -> dict[int, str]:
+    return {
+        value: name.lower()
+        for name, value in vars(module).items()
+        if isinstance(value, int) and not name.startswith("_")
+    }
+
+
+_MNEMONICS = _names(Mnemonic)
+_FLOWS = {0: Flow.NEXT, 1: Flow.JUMP, 2: Flow.INDIRECT_JUMP, 3: Flow.CONDITIONAL, 4: Flow.RETURN} | {
+    5: Flow.CALL,
+    6: Flow.INDIRECT_CALL,
+    7: Flow.NEXT,  # int n: the old 32-bit hypercall among them
+    8: Flow.NEXT,
+    9: Flow.STOP,
+}
+#: i386: above, a displacement is a negative number, below it is a kernel's address.
+_LEAST_NEGATIVE = 0xFFF0_0000
+_STOPS = (Code.INVALID, Code.INT3)
+_PER_CPU = (Register.FS, Register.GS)
+_WRITES = (OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
+_READS = (OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
+_BRANCH_KINDS = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
+_IMMEDIATES = range(OpKind.IMMEDIATE8, OpKind.IMMEDIATE32TO64 + 1)
+
+
+def _register_table() -> dict[int, tuple[int, int, bool]]:
+    table = {}
+    for number in range(Register.AL, Register.R15 + 1):
+        register = Register_(number)
+        full = RegisterExt.full_register(register) - Register.RAX
+        table[number] = (full, RegisterExt.size(register), Register.AH <= number <= Register.BH)
+    return table
+
+
+_REGISTERS = _register_table()
+
+
+class _Form(NamedTuple):
+    """What all instructions of one encoding share: READ | WRITE of each operand, other registers written."""
+
+    accesses: tuple[int, ...]
+    implied: tuple[int, ...]
+
+
+class InsnDecoder:
+    """Decode instructions at given addresses.
+
+    Args:
+        bits: 32 or 64.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._factory = InstructionInfoFactory()
+        self._forms: dict[int, _Form] = {}
+        self._known: dict[bytes, Insn] = {}
+        self._formatter = Formatter(FormatterSyntax.GAS)
+
+    def decode(self, data: bytes | memoryview, address: int) -> Iterator[Insn]:
+        """Yield the instructions of ``data``, which stands at ``address``, one behind the other."""
+        code = bytes(data)
+        known = self._known
+        for raw in Decoder(self._bits, code, ip=address):
+            at = raw.ip - address
+            text = code[at : at + raw.len]
+            insn = known.get(text)
+            if insn is None:
+                insn = self._insn(raw)
+                # What names an address relative to itself differs from place to place.
+                if insn.target < 0 and not raw.is_ip_rel_memory_operand:
+                    known[text] = insn
+                yield insn
+            else:
+                yield insn.at(raw.ip)
+
+    def text(self, data: bytes, address: int) -> str:
+        """Return the first instruction of ``data`` in AT&T syntax, "" where there is none."""
+        for raw in Decoder(self._bits, data, ip=address):
+            return str(self._formatter.format(raw))
+        return ""
+
+    def _insn(self, raw: Instruction) -> Insn:
+        form = self._forms.get(raw.code)
+        if form is None:
+            form = self._forms[raw.code] = self._form(raw)
+        access = 0
+        operands: list[Operand] = []
+        written = list(form.implied)
+        memory = None
+        target = -1
+        for number in range(raw.op_count):
+            kind = raw.op_kind(number)
+            if kind == OpKind.REGISTER:
+                full, size, high = _REGISTERS.get(raw.op_register(number), (NO_REGISTER, 0, False))
+                operands.append(Operand(full, 0, size, False, high))
+                if form.accesses[number] & WRITE and full != NO_REGISTER:
+                    written.append(full)
+            elif kind == OpKind.MEMORY:
+                memory = self._memory(raw)
+                access = form.accesses[number]
+                operands.append(Operand(NO_REGISTER, 0, memory.size, True, False))
+            elif kind in _IMMEDIATES:
+                operands.append(Operand(NO_REGISTER, _signed(raw.immediate(number), 64), 0, False, False))
+            elif kind in _BRANCH_KINDS:
+                target = raw.near_branch_target
+        flow = _FLOWS[raw.flow_control]
+        if raw.code in _STOPS:
+            flow = Flow.STOP
+        return Insn(
+            raw.ip,
+            raw.len,
+            _MNEMONICS[raw.mnemonic],
+            flow,
+            target,
+            tuple(operands),
+            memory,
+            access,
+            tuple(written),
+            raw.has_lock_prefix,
+        )
+
+    def _memory(self, raw: Instruction) -> Memory:
+        base = raw.memory_base
+        absolute = base in (Register.RIP, Register.EIP)
+        displacement = raw.memory_displacement
+        if not absolute and (self._bits == 64 or displacement >= _LEAST_NEGATIVE):
+            displacement = _signed(displacement, self._bits)
+        return Memory(
+            raw.segment_prefix in _PER_CPU,
+            _REGISTERS[base][0] if base in _REGISTERS else NO_REGISTER,
+            _REGISTERS[raw.memory_index][0] if raw.memory_index in _REGISTERS else NO_REGISTER,
+            raw.memory_index_scale,
+            displacement,
+            MemorySizeExt.size(raw.memory_size),
+        )
+
+    def _form(self, raw: Instruction) -> _Form:
+        info = self._factory.info(raw)
+        accesses = tuple(
+            (READ if kind in _READS else 0) | (WRITE if kind in _WRITES else 0)
+            for kind in (info.op_access(number) for number in range(raw.op_count))
+        )
+        operands = {raw.op_register(n) for n in range(raw.op_count) if raw.op_kind(n) == OpKind.REGISTER}
+        explicit = {_REGISTERS[register][0] for register in operands if register in _REGISTERS}
+        implied = {
+            _REGISTERS[used.register][0]
+            for used in info.used_registers()
+            if used.register in _REGISTERS and used.access in _WRITES
+        }
+        return _Form(accesses, tuple(implied - explicit))
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value

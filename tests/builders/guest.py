@@ -1,0 +1,172 @@
+"""Compile and link the guests of tests/symbols/guests with gcc and binutils, each once per session.
+
+Every build keeps a reference: the same code at the same addresses with its symbols and DWARF, by
+which expectations written beside the source find their instructions.  The image under test is the
+reference itself or a copy of it without DWARF, without symbols, or with these in another file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+GUESTS = Path(__file__).parents[1] / "symbols" / "guests"
+TIMEOUT_S = 60
+
+# Where kernels are linked: the last 2 GB as -mcmodel=kernel wants it, and the last GB of 32 bits.
+_TEXT_BASE = {64: 0xFFFF_FFFF_8020_0000, 32: 0xC010_0000}
+_COMPILE = (
+    "-g",
+    "-ffreestanding",
+    "-fno-pic",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fcf-protection=none",
+    "-Wall",
+    "-Werror",
+    "-std=gnu11",
+)
+_LINK = (
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-Wl,--build-id=sha1",
+    "-Wl,-z,max-page-size=4096",
+    "-Wl,-e,start",
+)
+# Linux's per-CPU area is linked at address 0: its symbols are offsets from %gs.
+_PERCPU = "-Wl,--section-start=.percpu=0x0"
+
+
+class Carries(StrEnum):
+    """What the image under test says about itself beside its code."""
+
+    DWARF = "dwarf"
+    SYMBOLS = "symbols"
+    NOTHING = "stripped"
+    DEBUG_FILE = "debug file"
+    MAP = "map"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How one source is built.
+
+    Attributes:
+        flags: further options of the compiler.
+        relocatable: the object file itself, not linked.
+    """
+
+    bits: int = 64
+    optimise: str = "-O2"
+    flags: tuple[str, ...] = ()
+    relocatable: bool = False
+    carries: Carries = Carries.DWARF
+
+    def __str__(self) -> str:
+        words = [
+            f"{self.bits}",
+            self.optimise,
+            *self.flags,
+            "rel" if self.relocatable else "exec",
+            self.carries,
+        ]
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One built guest.
+
+    Attributes:
+        image: the file under test.
+        reference: the same code with symbols and DWARF.
+        debug: the separate debug file, where there is one.
+        map: the symbols as a System.map, where the image has none.
+    """
+
+    source: Path
+    image: Path
+    reference: Path
+    debug: Path | None
+    map: Path | None
+
+
+@dataclass(slots=True)
+class Builder:
+    """Build guests below one folder and keep them.
+
+    A linked image is made once for all that it may carry.
+    """
+
+    folder: Path
+    _references: dict[tuple[str, Variant], Path] = field(default_factory=dict)
+    _guests: dict[tuple[str, Variant], Guest] = field(default_factory=dict)
+
+    def build(self, name: str, variant: Variant) -> Guest:
+        """Return the guest ``name`` (a file of tests/symbols/guests) built as ``variant``.
+
+        Raises:
+            RuntimeError: a tool failed; with what it printed.
+        """
+        key = name, variant
+        if key not in self._guests:
+            self._guests[key] = self._derive(name, variant)
+        return self._guests[key]
+
+    def _derive(self, name: str, variant: Variant) -> Guest:
+        reference = self._reference(name, variant)
+        image, debug, symbols = reference, None, None
+        if variant.carries is not Carries.DWARF:
+            image = reference.with_suffix(f".{variant.carries.replace(' ', '-')}")
+            bare = variant.carries in (Carries.NOTHING, Carries.MAP)
+            _run("objcopy", "--strip-all" if bare else "--strip-debug", str(reference), str(image))
+        if variant.carries is Carries.DEBUG_FILE:
+            debug = image.with_suffix(".debug")
+            _run("objcopy", "--only-keep-debug", str(reference), str(debug))
+        if variant.carries is Carries.MAP:
+            symbols = image.with_suffix(".System.map")
+            symbols.write_text(_run("nm", "-n", str(reference)))
+        return Guest(GUESTS / name, image, reference, debug, symbols)
+
+    def _reference(self, name: str, variant: Variant) -> Path:
+        plain = Variant(variant.bits, variant.optimise, variant.flags, variant.relocatable)
+        key = name, plain
+        if key not in self._references:
+            folder = self.folder / f"{len(self._references):03}-{name.replace('.', '-')}"
+            folder.mkdir(parents=True)
+            self._references[key] = _compile(GUESTS / name, plain, folder)
+        return self._references[key]
+
+
+def _compile(source: Path, variant: Variant, folder: Path) -> Path:
+    machine = [f"-m{variant.bits}", f"-I{GUESTS}"]
+    if variant.bits == 64:
+        machine += ["-mcmodel=kernel", "-mno-red-zone"]
+    parts = [source] if variant.relocatable else [source, GUESTS / "common.S"]
+    objects = []
+    for part in parts:
+        target = folder / f"{part.stem}.o"
+        options = [variant.optimise, *variant.flags, "-c", str(part), "-o", str(target)]
+        _run("gcc", *machine, *_COMPILE, *options)
+        objects.append(str(target))
+    if variant.relocatable:
+        return Path(objects[0])
+    image = folder / "image"
+    base = f"-Wl,-Ttext-segment={_TEXT_BASE[variant.bits]:#x}"
+    percpu = [_PERCPU] if b".percpu" in source.read_bytes() else []
+    _run("gcc", f"-m{variant.bits}", *_LINK, base, *percpu, *objects, "-o", str(image))
+    return image
+
+
+def _run(*command: str) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
