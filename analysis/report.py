@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from xtrace.analysis import activity, clock, delivery, facts, runstates, upcalls
+from xtrace.analysis import activity, clock, delivery, facts, runstates, samples, upcalls
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.tables import Measures, Quality, Table
 from xtrace.probes.catalog import VersionRange
@@ -25,6 +25,7 @@ TABLES: tuple[Table, ...] = (
     *upcalls.TABLES,
     *runstates.TABLES,
     *activity.TABLES,
+    *samples.TABLES,
     *facts.TABLES,
 )
 SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
@@ -87,6 +88,7 @@ def build(
     hz_source: str = "given",
     versions: VersionRange | None = None,
     selection: Selection | None = None,
+    kernels: Sequence[samples.Kernel] = (),
 ) -> Report:
     """Make the report of a partial.
 
@@ -95,12 +97,15 @@ def build(
         hz_source: how it is known.
         versions: range of Xen versions to decode by; else detected.
         selection: what to include.
+        kernels: the images that domains run, to look up the samples of their RIPs in.
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
     found = facts.detected(partial.records)
     known = versions or found.range
-    measures = Measures(partial, known, rate.hz if rate else None)
+    measures = Measures(
+        partial, known, rate.hz if rate else None, samples.resolve(partial, kernels) if kernels else None
+    )
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
     return Report(trace, tables, measures.hz)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from xtrace.analysis.histogram import summarise
 from xtrace.analysis.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.partial import Partial
 from xtrace.probes.catalog import VersionRange
+
+if TYPE_CHECKING:
+    from xtrace.analysis.samples import KernelSamples
 
 
 class Quality(StrEnum):
@@ -88,11 +92,13 @@ class Measures:
     Attributes:
         versions: Xen versions to decode by.
         hz: cycles a second of the TSC; None where nothing tells it.
+        kernels: the RIP samples looked up in the images that were given; None where none was.
     """
 
     partial: Partial
     versions: VersionRange
     hz: float | None = None
+    kernels: KernelSamples | None = None
 
     @cached_property
     def _tallies(self) -> _ByMetric:

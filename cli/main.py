@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli import dump, info, report
+from xtrace.cli import dump, info, report, sites
 from xtrace.probes.errors import TraceError
+from xtrace.symbols.errors import ImageError
 
 OK = 0
 FAILURE = 1
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(report.report)
 app.command()(dump.dump)
 app.command()(info.info)
+app.command()(sites.sites)
 
 
 def _print_version(wanted: bool) -> None:
@@ -47,9 +49,9 @@ def xtrace(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Tell from xentrace files how events were delivered and what guests did.
+    """Tell from xentrace files how events were delivered and what guests did, and from kernels how they mask.
 
-    Exit status: 0 success, 1 failure, 2 wrong usage.
+    Exit status: 0 success, 1 failure, 2 wrong usage, 3 what sites --fail-on asks for.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.TyperException as error:
         _complain(_usage_message(error))
         return error.exit_code
-    except TraceError as error:
+    except (TraceError, ImageError) as error:
         _complain(str(error))
         return FAILURE
     except OSError as error:

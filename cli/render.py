@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +19,13 @@ if TYPE_CHECKING:
 
 IDLE_DOMAIN = 32767
 WIDTH = 80
+_LABEL = 9
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
-    "metric", "latency", "decoded",
+    "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked",
 }  # fmt: skip
+#: They hold names of any length; what is too long for the terminal loses its middle.
+_LONG_COLUMNS = ("function", "place", "file")
 
 #: What a terminal shows when no section is asked for, and how many rows of each table.
 BRIEF = {
@@ -34,6 +42,10 @@ BRIEF = {
     "traps": 5,
     "vm_exits": 8,
     "irqs": 5,
+    "kernel_images": 0,
+    "kernel_sources": 12,
+    "kernel_functions": 10,
+    "kernel_lines": 10,
     "cuts": 12,
 }
 LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
@@ -61,6 +73,7 @@ def print_report(
     _print_facts(put, report, names)
     if window:
         put(f"window   {window}: only what ends there is counted")
+    _print_kernels(put, report)
     _print_first_looks(put, report)
     for name, frame in report.tables.items():
         table = report.described[name]
@@ -72,6 +85,13 @@ def print_report(
             continue
         limit = BRIEF.get(name, 20) if rows is None else rows or len(frame)
         _print_table(put, table, frame, report.hz, limit)
+
+
+def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line, in style where there is a terminal that may show it."""
+    if (bold or dim) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        text = typer.style(text, bold=bold or None, dim=dim or None)
+    sys.stdout.write(text + "\n")
 
 
 def time_text(cycles: float, hz: float | None) -> str:
@@ -103,7 +123,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     trace = report.trace
     hz = report.hz
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    put(f"trace    {_safe(shown)}", bold=True)
+    put(f"trace    {safe(shown)}", bold=True)
     lines = []
     if hz:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
@@ -182,11 +202,13 @@ def _print_first_looks(put: Put, report: Report) -> None:
 def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
     from xtrace.analysis.tables import MARKS
 
+    shown = [column for column in table.columns if column.heading]
+    if not shown:
+        return
     put("")
     put(table.title, bold=True)
     if table.bias:
         put(f"({table.bias})", dim=True)
-    shown = [column for column in table.columns if column.heading]
     # Domain and vCPU make one column: d3v0.
     if paired := {"domain", "vcpu"} <= {column.name for column in shown}:
         shown = [column for column in shown if column.name != "vcpu"]
@@ -196,16 +218,57 @@ def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, 
         for row in frame.head(limit).to_dict("records")
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    long = [place for place, column in enumerate(shown) if column.name in _LONG_COLUMNS]
+    while long and sum(widths) + len(widths) - 1 > WIDTH:
+        widths[max(long, key=lambda place: widths[place])] -= 1
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     to_left = [c.name in _TEXT_COLUMNS for c in shown]
     for number, line in enumerate(lines):
-        cells = zip(line, widths, to_left, strict=True)
+        cells = [
+            (_fitted(cell, width, shown[place].name) if place in long else cell, width, left)
+            for place, (cell, width, left) in enumerate(zip(line, widths, to_left, strict=True))
+        ]
         text = gap.join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
         put(text.rstrip(), bold=number == 0)
         if number == 0:
             put("-" * (sum(widths) + len(gap) * (len(widths) - 1)), dim=True)
     if len(frame) > limit:
         put(f"  {len(frame) - limit} more: --section {table.section} --rows 0", dim=True)
+
+
+def _print_kernels(put: Put, report: Report) -> None:
+    """Say of each image that was given how the samples were found in it, and what is missing."""
+    images = report.tables.get("kernel_images")
+    if images is None:
+        return
+    rows = images.to_dict("records")
+    for row in rows:
+        name = shortened(safe(f"d{row['domain']} {row['image'].rpartition('/')[2]}"), WIDTH - _LABEL)
+        if row["note"]:
+            _put_labelled(put, "kernel", f"{shortened(name, WIDTH // 2)}: {row['note']}")
+            continue
+        put(f"{'kernel':<{_LABEL}}{name}", bold=True)
+        _put_labelled(put, "", f"load offset {row['load_offset']}, {row['load_offset_source']}")
+        _put_labelled(
+            put,
+            "",
+            f"{row['count']:,} samples at {row['address_count']:,} addresses, {row['inside_count']:,} in the "
+            f"image, {row['masked_count']:,} of them ({row['masked_ratio']:.1%}) where it masks upcalls",
+        )
+    if rows:
+        _put_labelled(
+            put,
+            "samples",
+            f"{rows[0]['carried_count']:,} records of the trace have a guest's address; "
+            f"{rows[0]['left_out_count']:,} left out, "
+            f"{rows[0]['unknown_domain_count']:,} of a domain not told yet",
+        )
+
+
+def _put_labelled(put: Put, label: str, text: str) -> None:
+    for line in wrap(text, WIDTH - _LABEL):
+        put(f"{label:<{_LABEL}}{line}")
+        label = ""
 
 
 def _vcpu(row: Any) -> str:
@@ -216,10 +279,12 @@ def _vcpu(row: Any) -> str:
 
 def _cell(name: str, value: Any, hz: float | None) -> str:
     if isinstance(value, str):
-        return value
+        return safe(value)
     number = float(value)
     if math.isnan(number):
         return "-"
+    if name == "line":
+        return f"{number:.0f}"
     if name.endswith("_cycles"):
         return time_text(number, hz)
     if name.endswith("_ratio"):
@@ -231,5 +296,21 @@ def _cell(name: str, value: Any, hz: float | None) -> str:
     return f"{int(number):,}"
 
 
-def _safe(text: str) -> str:
+def _fitted(text: str, width: int, name: str) -> str:
+    """Return a cell in its column's width; of a file the end of its path tells most."""
+    if name == "file" and len(text) > width:
+        return ".." + text[len(text) - width + 2 :]
+    return shortened(text, width)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return ``text`` in at most ``width`` characters, its middle left out where it is longer."""
+    if len(text) <= width:
+        return text
+    tail = (width - 2) // 2
+    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"
+
+
+def safe(text: str) -> str:
+    """Return ``text`` with what a terminal would obey written as escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

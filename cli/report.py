@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +11,11 @@ import typer
 
 from xtrace.cli import sample
 from xtrace.cli.reading import Reading
-from xtrace.cli.render import BRIEF
+from xtrace.cli.render import BRIEF, put
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
+    from xtrace.analysis.images import ImageKernel
     from xtrace.analysis.report import Report
 
 
@@ -26,8 +27,8 @@ def report(
     section: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips or "
-            "trace. May be given again."
+            help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips, "
+            "kernel or trace. May be given again."
         ),
     ] = None,
     domain: Annotated[list[int] | None, typer.Option(help="Only this domain. May be given again.")] = None,
@@ -52,6 +53,14 @@ def report(
         str | None,
         typer.Option(help="Xen version to decode by: 4.17, 4.13-4.17, 4.13+. Default: told by the trace."),
     ] = None,
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAIN=IMAGE",
+            help="Look up the samples of guest addresses of this domain in its kernel's image; "
+            "IMAGE@0xOFFSET says how far it was moved when loaded. May be given again.",
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     csv: Annotated[
@@ -74,6 +83,9 @@ def report(
         versions = VersionRange.parse(xen) if xen else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--xen") from None
+    images = [_image(text) for text in kernel or ()]
+    if twice := [domain for domain, count in Counter(image[0] for image in images).items() if count > 1]:
+        raise typer.BadParameter(f"two images for domain {twice[0]}", param_hint="--kernel")
     windowed = from_s is not None or to_s is not None
     if windowed and (len(paths) > 1 or str(paths[0]) == STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
@@ -96,12 +108,19 @@ def report(
             raise typer.BadParameter(
                 f"{unknown[0]!r} is none of {', '.join(reports.SECTIONS)}", param_hint="--section"
             )
+        kernels: list[ImageKernel] = []
+        if images:
+            from xtrace.analysis.images import open_kernels
+
+            kernels = open_kernels(images)
         partials = [partial_of(collected) for job in jobs for collected in job.result()]
     except BaseException:
         for job in jobs:
             job.stop()
         raise
-    made = reports.build(merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection)
+    made = reports.build(
+        merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection, kernels=kernels
+    )
     _put_out(
         made,
         [str(path) for path in files] if files else [f"{sample.NAME}, the bundled sample"],
@@ -112,6 +131,18 @@ def report(
         brief=not section,
         window=_window_text(from_s, to_s) if windowed else "",
     )
+
+
+def _image(text: str) -> tuple[int, Path, int | None]:
+    """Return the domain, the image and the load offset of ``DOMAIN=IMAGE[@0xOFFSET]``."""
+    from xtrace.probes.format import IDLE_DOMAIN
+
+    found = re.fullmatch(r"(\d{1,5})=(.+?)(?:@(-?0x[0-9a-fA-F]{1,16}))?", text, re.ASCII | re.DOTALL)
+    if found is None or int(found[1]) >= IDLE_DOMAIN:
+        raise typer.BadParameter(
+            f"{text!r} is not DOMAIN=IMAGE or DOMAIN=IMAGE@0xOFFSET", param_hint="--kernel"
+        )
+    return int(found[1]), Path(found[2]), None if found[3] is None else int(found[3], 16)
 
 
 def _put_out(
@@ -140,15 +171,8 @@ def _put_out(
     elif csv is None and parquet is None:
         from xtrace.cli.render import print_report
 
-        print_report(_put, made, names, rows=rows, brief=brief, window=window)
+        print_report(put, made, names, rows=rows, brief=brief, window=window)
 
 
 def _window_text(from_s: float | None, to_s: float | None) -> str:
     return f"{from_s or 0:g} s to {'the end' if to_s is None else f'{to_s:g} s'}"
-
-
-def _put(text: str, *, bold: bool = False, dim: bool = False) -> None:
-    """Print a line, in style where there is a terminal that may show it."""
-    if (bold or dim) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        text = typer.style(text, bold=bold or None, dim=dim or None)
-    sys.stdout.write(text + "\n")

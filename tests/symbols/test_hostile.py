@@ -1,0 +1,440 @@
+"""Damaged kernel images of every kind, from the file to the sites and the resolver: one clear error, or none.
+
+XTRACE_FUZZ_IMAGES sets how many cases there are; 300 unless given, 2,500 where CI is set.  A case
+that fails names its seed: XTRACE_FUZZ_IMAGE_SEED=N runs that one alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+
+from builders.guest import Builder, Carries, Variant
+from builders.images import PACKERS, bzimage
+from xtrace.symbols import AddressResolver, ImageError, SiteTable, find_sites, open_image
+from xtrace.symbols.export import json_object
+
+CASES = int(os.environ.get("XTRACE_FUZZ_IMAGES", "2500" if os.environ.get("CI") else "300"))
+ONE_SEED = os.environ.get("XTRACE_FUZZ_IMAGE_SEED")
+#: The loop is cut into so many tests, which the workers of pytest-xdist share.
+PARTS = 8
+#: CPU time, so that a busy machine fails nothing.
+MOST_CPU_S = 5.0
+MOST_BYTES = 1 << 30
+
+#: Small guests that between them have every kind of site, both machines, and what beside code is read.
+GUESTS = (
+    ("hazards_amd64.S", Variant()),
+    ("netbsd_i386.S", Variant(bits=32)),
+    ("page_amd64.S", Variant()),
+    ("linux_amd64.S", Variant(carries=Carries.SYMBOLS)),
+    ("netbsd_amd64.S", Variant(carries=Carries.NOTHING)),
+    ("minios.c", Variant(relocatable=True)),
+    ("linux.c", Variant()),
+)
+
+Change = Callable[[random.Random, bytearray, Sequence["Span"]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of a file that one kind of change is for.
+
+    Attributes:
+        role: headers, symbols, names, dwarf, code, notes or data.
+    """
+
+    role: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """An image to damage, with what lies where in it."""
+
+    name: str
+    data: bytes
+    spans: tuple[Span, ...]
+
+
+class TooLongError(BaseException):
+    """A case that used up its CPU time; no ``except`` of the code under test may take it."""
+
+
+# --- what is damaged -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def victims(tmp_path_factory: pytest.TempPathFactory) -> list[Victim]:
+    builder = Builder(tmp_path_factory.mktemp("guests"))
+    found = []
+    for name, variant in GUESTS:
+        path = builder.build(name, variant).image
+        found.append(Victim(f"{name} {variant}", path.read_bytes(), tuple(spans(path))))
+    return found
+
+
+def spans(path: Path) -> Iterator[Span]:
+    """Yield what lies where in an ELF file."""
+    image = open_image(path)
+    data = image.data
+    wide = image.bits == 64
+    yield Span("headers", 0, 64 if wide else 52)
+    segments, sections = struct.unpack_from("<QQ" if wide else "<II", data, 32 if wide else 28)
+    size, count, row, rows = struct.unpack_from("<HHHH", data, 54 if wide else 42)
+    if count:
+        yield Span("headers", segments, size * count)
+    yield Span("headers", sections, row * rows)
+    for section in image.sections:
+        # .bss has no bytes, and what an object file does not define has no place.
+        if section.size and section.offset and section.kind != 8:
+            yield Span(_role(section.name, section.executable), section.offset, section.size)
+
+
+def _role(name: str, executable: bool) -> str:
+    if executable:
+        return "code"
+    if name.startswith(".debug"):
+        return "dwarf"
+    if name.startswith(".note"):
+        return "notes"
+    return {".symtab": "symbols", ".strtab": "names", ".shstrtab": "names"}.get(name, "data")
+
+
+# --- how it is damaged -----------------------------------------------------------------------------
+
+
+def some_value(rng: random.Random, size: int) -> bytes:
+    """Return a number that readers do not expect: of a sign, of a size, of an address, or any."""
+    most = (1 << 8 * size) - 1
+    value = rng.choice(
+        (0, 1, most, most - 1, most >> 1, (most >> 1) + 1, 1 << rng.randrange(8 * size), rng.randint(0, most))
+    )
+    return value.to_bytes(size, "little")
+
+
+def change_words(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
+    """Put unexpected numbers into headers, symbols, notes, DWARF or data."""
+    span = rng.choice(spans)
+    for _ in range(rng.choice((1, 1, 2, 4, 30))):
+        size = rng.choice((1, 2, 4, 8))
+        place = span.offset + rng.randrange(0, max(span.size - size, 0) + 1, rng.choice((1, size)))
+        data[place : place + size] = some_value(rng, size)
+
+
+def change_bytes(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
+    """Put any bytes into one place after the other, or over a stretch."""
+    span = rng.choice(spans)
+    if rng.random() < 0.5:
+        for _ in range(rng.choice((1, 4, 40))):
+            data[span.offset + rng.randrange(span.size)] = rng.randrange(256)
+        return
+    begin = rng.randrange(span.size)
+    size = min(rng.choice((8, 100, 1000, 10_000)), span.size - begin)
+    filler = rng.choice((bytes(1), b"\xff", b"\x80", rng.randbytes(rng.choice((3, 8, size)))))
+    data[span.offset + begin : span.offset + begin + size] = (filler * (size // len(filler) + 1))[:size]
+
+
+def change_code(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
+    """Put jumps to everywhere, endless prefixes, loops, and pieces of other code into the code."""
+    span = rng.choice([span for span in spans if span.role == "code"])
+    begin = rng.randrange(span.size)
+    size = min(rng.choice((2, 16, 64, 512, 4096)), span.size - begin)
+    kind = rng.randrange(6)
+    if kind == 0:
+        code = b"".join(bytes((0x70 + rng.randrange(16), rng.randrange(256))) for _ in range(size // 2 + 1))
+    elif kind == 1:
+        reach = span.size
+        code = b"".join(
+            rng.choice((b"\xe8", b"\xe9", b"\x0f\x84")) + struct.pack("<i", rng.randint(-reach, reach))
+            for _ in range(size // 5 + 1)
+        )
+    elif kind == 2:
+        code = rng.choice((b"\x66", b"\xf0", b"\x2e", b"\x65", b"\xeb\xfe", b"\xff\xe0", b"\x90")) * size
+    elif kind == 3:
+        code = rng.choice((b"\xc6\x40\x01\x01", b"\xc6\x40\x01\x00", b"\x0f\xae\xe8", b"\x80\x38\x00")) * size
+    elif kind == 4:
+        other = span.offset + rng.randrange(span.size)
+        code = bytes(data[other : other + size])
+    else:
+        code = rng.randbytes(size)
+    size = min(size, len(code))
+    data[span.offset + begin : span.offset + begin + size] = code[:size]
+
+
+def cut(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
+    """Cut the file short, or something out of it."""
+    place = rng.choice((rng.randrange(len(data)), rng.choice(spans).offset + rng.randrange(-2, 9)))
+    place = max(min(place, len(data) - 1), 0)
+    if rng.random() < 0.6:
+        del data[place:]
+    else:
+        del data[place : place + rng.choice((1, 8, 1000))]
+
+
+def move(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
+    """Copy one part of the file over another."""
+    source, target = rng.choice(spans), rng.choice(spans)
+    size = rng.randint(0, min(source.size, target.size, 4096))
+    data[target.offset : target.offset + size] = data[source.offset : source.offset + size]
+
+
+CHANGES: tuple[tuple[Change, int, tuple[str, ...]], ...] = (
+    (change_words, 5, ("headers",)),
+    (change_words, 3, ("symbols", "names")),
+    (change_words, 2, ("notes",)),
+    (change_words, 3, ("dwarf",)),
+    (change_words, 2, ("data", "code")),
+    (change_bytes, 5, ("headers", "symbols", "names", "dwarf", "notes", "data", "code")),
+    (change_code, 6, ("code",)),
+    (cut, 2, ("headers", "symbols", "names", "dwarf", "notes", "data", "code")),
+    (move, 2, ("headers", "symbols", "names", "dwarf", "notes", "data", "code")),
+)
+
+
+def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
+    """Return a damaged image, and what was done to which."""
+    victim = rng.choice(victims)
+    data = bytearray(victim.data)
+    done = []
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        change, _, roles = rng.choices(CHANGES, [weight for _, weight, _ in CHANGES])[0]
+        fitting = [span for span in victim.spans if span.role in roles]
+        if not fitting:
+            continue
+        try:
+            change(rng, data, fitting)
+        except (IndexError, ValueError):
+            continue  # an earlier change cut this place off
+        done.append(change.__name__)
+    name = f"{victim.name}: {', '.join(done)}"
+    if rng.random() < 0.1:
+        how = rng.choice(sorted(PACKERS))
+        packed = bytearray(bzimage(bytes(data) or b"\0", how) if rng.random() < 0.5 else PACKERS[how](data))
+        whole = [Span("packed", 0, len(packed))]
+        if rng.random() < 0.8:
+            rng.choice((change_words, change_bytes, cut))(rng, packed, whole)
+        return f"{name}, {how}", bytes(packed)
+    return name, bytes(data)
+
+
+# --- what must hold --------------------------------------------------------------------------------
+
+
+@contextmanager
+def bounded(cpu_s: float = MOST_CPU_S, grown_bytes: int = MOST_BYTES) -> Iterator[None]:
+    """Raise TooLongError when a block takes more CPU time, MemoryError when it takes more memory."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + grown_bytes, hard))
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGPROF, before)
+
+
+def examine(path: Path, rng: random.Random, **beside: Path) -> SiteTable | None:
+    """Do with an image all that a command does; return its sites, None where it cannot be read."""
+    try:
+        image = open_image(path, **beside)
+        table = find_sites(image, lines=True)
+    except ImageError as error:
+        said = str(error)
+        assert said.startswith(tuple(map(str, (path, *beside.values()))))
+        assert said.isprintable()
+        assert len(said) < 1000
+        return None
+    addresses = [site.address for site in table.sites]
+    assert addresses == sorted(set(addresses))
+    assert all(len(line) < 1000 and line.isprintable() for line in (*table.layout, *table.damage))
+    json_object(table, table.sites)
+    rips = np.array(addresses + [rng.getrandbits(64) for _ in range(100)], np.uint64)
+    resolver = AddressResolver(image)
+    found = resolver.resolve(rips)
+    assert len(found.symbols) == len(found.offsets) == len(rips)
+    resolver.names(found.symbols)
+    resolver.places(rips[:20].tolist())
+    ranges = [part for site in table.sites for part in site.masked]
+    starts, ends = (np.array([part[side] for part in ranges], np.uint64) for side in (0, 1))
+    assert (resolver.ranges(rips, starts, ends) < len(ranges)).all()
+    return table
+
+
+def seeds_of(part: int) -> range | list[int]:
+    if ONE_SEED is not None:
+        return [int(ONE_SEED)] if part == 0 else []
+    return range(part, CASES, PARTS)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damaged_images(part: int, victims: list[Victim], tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    read = failed = 0
+    for seed in seeds_of(part):
+        rng = random.Random(seed)
+        name, data = damaged(rng, victims)
+        # A mapped file must not be written to.
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        try:
+            with bounded():
+                table = examine(path, rng)
+        except (Exception, TooLongError) as error:
+            raise AssertionError(f"XTRACE_FUZZ_IMAGE_SEED={seed} makes it again: {name}") from error
+        read += table is not None
+        failed += table is None
+    if ONE_SEED is None and read + failed > 30:
+        assert read > failed / 10
+        assert failed > read / 10
+
+
+def test_damaged_files_beside_an_image(tmp_path: Path) -> None:
+    """A debug file and a map that are damaged, with an image that is whole."""
+    builder = Builder(tmp_path / "guests")
+    with_debug = builder.build("netbsd_amd64.S", Variant(carries=Carries.DEBUG_FILE))
+    with_map = builder.build("netbsd_amd64.S", Variant(carries=Carries.MAP))
+    assert with_debug.debug is not None
+    assert with_map.map is not None
+    whole = {
+        "debug_path": (with_debug.image, with_debug.debug.read_bytes()),
+        "symbols_path": (with_map.image, with_map.map.read_bytes()),
+    }
+    beside = tmp_path / "beside"
+    for seed in range(max(CASES // 10, 20)):
+        rng = random.Random(seed)
+        option = rng.choice(sorted(whole))
+        image, content = whole[option]
+        data = bytearray(content)
+        for _ in range(rng.choice((1, 2, 5))):
+            if len(data) >= 8:
+                rng.choice((change_words, change_bytes, cut))(rng, data, [Span("all", 0, len(data))])
+        beside.unlink(missing_ok=True)
+        beside.write_bytes(data)
+        try:
+            with bounded():
+                examine(image, rng, **{option: beside})
+        except (Exception, TooLongError) as error:
+            raise AssertionError(f"seed {seed} makes it again: {option}") from error
+
+
+def in_elf(code: bytes) -> bytes:
+    """Return a 64-bit executable with one segment that holds ``code``, and Xen's note in another."""
+    note = struct.pack("<III4s8s", 4, 8, 6, b"Xen", b"NetBSD")
+    base, size, start = 0xFFFF_FFFF_8010_0000, len(code), 64 + 2 * 56
+    header = b"\x7fELF\2\1\1" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    loaded = struct.pack("<IIQQQQQQ", 1, 7, start, base, base, size, size, 4096)
+    noted = struct.pack("<IIQQQQQQ", 4, 4, start + size, 0, 0, len(note), len(note), 4)
+    return header + loaded + noted + code + note
+
+
+POINTER = (
+    b"\x65\x48\x8b\x04\x25\x10\0\0\0" + b"\x48\x8b\x98\x90\x02\0\0"
+)  # mov %gs:0x10,%rax; mov 0x290(%rax),%rbx
+MASK, UNMASK, TEST = b"\xc6\x43\x01\x01", b"\xc6\x43\x01\x00", b"\x80\x3b\x00"
+FORCE = b"\x31\xff\xb8\x11\0\0\0\x0f\x05"  # xen_version(0)
+
+
+def storm(rng: random.Random, name: str) -> bytes:
+    """Return 128 KiB of code that is made to be slow to follow."""
+    head = POINTER + MASK + UNMASK + TEST + b"\x74\x09" + FORCE
+    size = 1 << 17
+    if name == "branches":
+        near = (bytes((0x70 + rng.randrange(16), rng.randrange(256))) for _ in range(size // 2))
+        return head + b"".join(near)
+    if name == "far branches":
+        far = (b"\x0f\x84" + struct.pack("<i", rng.randint(-size, size)) for _ in range(size // 6))
+        return head + b"".join(far)
+    if name == "calls":
+        calls = (b"\xe8" + struct.pack("<i", rng.randint(-size, size)) for _ in range(size // 5))
+        return head + b"".join(calls)
+    if name == "sites":
+        return head + b"".join(rng.choice((MASK, UNMASK, TEST + b"\x75\xf0")) for _ in range(size // 4))
+    if name == "pointers":
+        return b"".join(POINTER + rng.choice((MASK, UNMASK)) + b"\xc3" for _ in range(size // 21))
+    if name == "stack":
+        moves = (
+            b"\x48\x89\x9c\x24" + struct.pack("<i", 8 * rng.randrange(1 << 20)) for _ in range(size // 8)
+        )
+        return head + b"".join(moves)
+    if name == "chains":
+        return head + b"".join(POINTER[9:12] + b"\x90\x02\0\0\x48\x89\xd8" for _ in range(size // 10))
+    return rng.randbytes(size)
+
+
+@pytest.mark.parametrize(
+    "name", ["branches", "far branches", "calls", "sites", "pointers", "stack", "chains", "noise"]
+)
+def test_code_that_is_made_to_be_slow(name: str, tmp_path: Path) -> None:
+    rng = random.Random(name)
+    path = tmp_path / "kernel"
+    path.write_bytes(in_elf(storm(rng, name)))
+    with bounded(10.0):
+        assert examine(path, rng) is not None
+
+
+def test_a_bomb_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, wbits=31)
+    first = packer.compress(in_elf(POINTER + MASK + b"\xc3")) + packer.flush()
+    packer = zlib.compressobj(9, wbits=31)
+    zeros = packer.compress(bytes(64 << 20)) + packer.flush()
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(first + zeros * 64)
+    with bounded(30.0), pytest.raises(ImageError, match="to more than"):
+        open_image(path)
+
+
+def test_counts_that_no_file_holds(victims: list[Victim], tmp_path: Path) -> None:
+    """Each 16-, 32- and 64-bit field of the ELF header, as large and as small as it goes."""
+    victim = next(one for one in victims if one.name.startswith("page"))
+    rng = random.Random(0)
+    path = tmp_path / "kernel"
+    for place in range(16, 64, 2):
+        for value in (b"\0\0", b"\xff\xff", b"\xff\x7f", b"\x01\0"):
+            data = bytearray(victim.data)
+            data[place : place + 2] = value
+            path.unlink(missing_ok=True)
+            path.write_bytes(data)
+            with bounded():
+                examine(path, rng)
+
+
+def test_sections_that_lie_over_one_another(victims: list[Victim], tmp_path: Path) -> None:
+    """Every section is the whole file, all at one address."""
+    rng = random.Random(0)
+    for victim in victims:
+        path = tmp_path / "kernel"
+        path.unlink(missing_ok=True)
+        data = bytearray(victim.data)
+        wide = data[4] == 2
+        table = next(span for span in reversed(victim.spans) if span.role == "headers")
+        row = 64 if wide else 40
+        for place in range(table.offset + row, table.offset + table.size, row):
+            if wide:
+                struct.pack_into("<QQQ", data, place + 16, 0xFFFF_FFFF_8000_0000, 0, len(data))
+            else:
+                struct.pack_into("<III", data, place + 12, 0xC000_0000, 0, len(data))
+        path.write_bytes(data)
+        with bounded():
+            examine(path, rng)
