@@ -24,7 +24,8 @@ TRACE_KEYS = {
     "xen_versions_evidence": "what narrowed the range, a sentence each",
     "xen_versions_conflicts": "records that fit no common version",
     "notes": "what to know of records whose meaning or id changed",
-    "skewed_pcpu_pairs": "pairs of pCPUs whose TSCs are provably apart, with bounds in cycles",
+    "skewed_pcpu_pairs": "pairs of pCPUs whose TSCs are provably apart: bounds in cycles (null where "
+    "open), least_cycles, and the evidence in words",
     "recorder_virq_most_count": "upper bound of the wakes by the recorder's own VIRQ_TBUF",
     "dom0_wakes_other_count": "wakes of dom0 that neither a send, a hypercall nor an interrupt explains",
     "files": "files read",

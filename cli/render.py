@@ -151,8 +151,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     if trace["missing_bytes"] or trace["tail_bytes"]:
         lines.append("cut      the file ends inside a window: it is still being written, or was cut")
     lines += [
-        f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: "
-        f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
+        f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
         for pair in trace["skewed_pcpu_pairs"][:3]
     ]
     if trace["late_records"]:
@@ -166,6 +165,15 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     for line in lines:
         put(line)
     put(LEGEND, dim=True)
+
+
+def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
+    """Return how far two TSCs are apart, as far as that is known."""
+    if not math.isnan(pair["low_cycles"]):
+        return f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
+    if pair["least_cycles"]:
+        return f"at least {time_text(pair['least_cycles'], hz)}, either way"
+    return str(pair["evidence"])
 
 
 def _print_first_looks(put: Put, report: Report) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from analysis.test_machine import DOMAINS
 from builders.host import simulate
 from probes.reading import SAMPLES
 from xtrace.cli import sample
@@ -217,6 +218,21 @@ def test_several_files_are_reported_together(made: Path) -> None:
     assert three["trace"]["files"] == 3
     assert three["trace"]["records"] == 3 * one["trace"]["records"]
     assert three["trace"]["span_cycles"] == 3 * one["trace"]["span_cycles"]
+
+
+@pytest.mark.parametrize(
+    ("skew_cycles", "said"),
+    [(-300_000, r": -\d+us to -\d+us$"), (4_000_000, r": at least [\d.]+ms, either way$")],
+)
+def test_skewed_clocks_are_said(skew_cycles: int, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "skewed.bin"
+    path.write_bytes(simulate(7, 3, DOMAINS, 40_000_000, skew_cycles=(0, 0, skew_cycles)).data)
+    lines = [line for line in run(path).stdout.splitlines() if line.startswith("skew")]
+    assert [line.split(":")[0] for line in lines] == [
+        "skew     TSC of pCPU 2 less that of pCPU 0",
+        "skew     TSC of pCPU 2 less that of pCPU 1",
+    ]
+    assert all(re.search(said, line) for line in lines), lines
 
 
 def test_a_window_of_time() -> None:
