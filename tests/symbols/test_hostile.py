@@ -223,7 +223,9 @@ def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
     name = f"{victim.name}: {', '.join(done)}"
     if rng.random() < 0.1:
         how = rng.choice(sorted(PACKERS))
-        packed = bytearray(bzimage(bytes(data) or b"\0", how) if rng.random() < 0.5 else PACKERS[how](data))
+        packed = bytearray(
+            bzimage(bytes(data) or b"\0", how) if rng.random() < 0.5 else PACKERS[how](bytes(data))
+        )
         whole = [Span("packed", 0, len(packed))]
         if rng.random() < 0.8:
             rng.choice((change_words, change_bytes, cut))(rng, packed, whole)

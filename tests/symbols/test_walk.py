@@ -1,0 +1,84 @@
+"""Walks over hand-made graphs: on which ways something happens."""
+
+from __future__ import annotations
+
+import pytest
+
+from xtrace.symbols.decode import Flow, Insn
+from xtrace.symbols.flow import FunctionFlow
+from xtrace.symbols.model import Paths
+from xtrace.symbols.walk import Step, Ways, backward, forward
+
+
+def graph(ways: dict[int, tuple[int, ...]]) -> FunctionFlow:
+    """Make a function of one-byte instructions that follow one another as ``ways`` says."""
+    insns = {
+        address: Insn(address, 1, "nop", Flow.NEXT, -1, (), None, 0, (), False) for address in ways
+    }
+    return FunctionFlow(0, insns, ways)
+
+
+def walked(ways: dict[int, tuple[int, ...]], hits: set[int], ends: set[int] = frozenset(), **more: object) -> Ways:  # type: ignore[assignment]
+    def step(insn: Insn) -> Step:
+        return Step.HIT if insn.address in hits else Step.END if insn.address in ends else Step.ON
+
+    limit = more.pop("limit", 50)
+    assert isinstance(limit, int)
+    return forward(graph(ways), 0, step, limit, **more)  # type: ignore[arg-type]
+
+
+DIAMOND = {0: (1, 2), 1: (3,), 2: (3,), 3: ()}
+LOOP = {0: (1,), 1: (2, 3), 2: (1,), 3: ()}
+
+
+@pytest.mark.parametrize(
+    ("hits", "ends", "paths"),
+    [
+        ({3}, set(), Paths.ALL),
+        ({1}, set(), Paths.SOME),
+        ({1, 2}, set(), Paths.ALL),
+        (set(), set(), Paths.NONE),
+        ({3}, {1}, Paths.SOME),
+        ({3}, {1, 2}, Paths.NONE),
+    ],
+)
+def test_two_ways(hits: set[int], ends: set[int], paths: Paths) -> None:
+    assert walked(DIAMOND, hits, ends).paths is paths
+
+
+def test_a_loop_adds_no_way_of_its_own() -> None:
+    assert walked(LOOP, {3}) == Ways((3,), Paths.ALL)
+    assert walked(LOOP, {2}) == Ways((2,), Paths.SOME)
+    # It never ends: nothing is missed, and nothing found.
+    assert walked({0: (1,), 1: (1,)}, set()).paths is Paths.NONE
+
+
+def test_of_a_fork_one_side_is_enough() -> None:
+    ways = {0: (1,), 1: (2, 3), 2: (), 3: ()}
+    assert walked(ways, {2}).paths is Paths.SOME
+    assert walked(ways, {2}, forks={1: True}).paths is Paths.ALL
+    assert walked(ways, set(), forks={1: True}).paths is Paths.NONE
+    # The side that hits must hit on all of its own ways.
+    deeper = {0: (1,), 1: (2, 3), 2: (4, 5), 3: (), 4: (), 5: ()}
+    assert walked(deeper, {4}, forks={1: True}).paths is Paths.SOME
+
+
+def test_a_way_that_is_too_long_ends() -> None:
+    line = {number: (number + 1,) for number in range(30)} | {30: ()}
+    assert walked(line, {30}, limit=40).paths is Paths.ALL
+    assert walked(line, {30}, limit=10).paths is Paths.NONE
+
+
+def test_a_spared_way_is_not_missed() -> None:
+    def step(insn: Insn) -> Step:
+        return {1: Step.SPARE, 2: Step.HIT}.get(insn.address, Step.ON)
+
+    assert forward(graph(DIAMOND), 0, step, 50).paths is Paths.ALL
+
+
+def test_backwards() -> None:
+    def step(insn: Insn) -> Step:
+        return Step.HIT if insn.address == 1 else Step.ON
+
+    assert backward(graph(DIAMOND), 3, step, 50) == Ways((1,), Paths.SOME)
+    assert backward(graph({0: (1,), 1: (2,), 2: ()}), 2, step, 50) == Ways((1,), Paths.ALL)
