@@ -336,7 +336,7 @@ class Units:
                 if unit is not None:
                     found.append(unit)
                 at = self._next
-        except DwarfError as error:
+        except (DwarfError, IndexError) as error:
             self.damage = f".debug_info at {at:#x}: {error}"
         return found
 

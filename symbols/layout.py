@@ -52,6 +52,7 @@ class Layout:
         bases: per-CPU offsets of the pointer to the CPU structure itself; empty where not known.
         shared_pointers: addresses of pointers to shared_info.
         shared_pages: addresses of shared_info itself.
+        struct: the CPU structure's tag, where DWARF told the field.
         how: what is known, and from what, a line each.
     """
 
@@ -62,6 +63,7 @@ class Layout:
     bases: frozenset[int] = frozenset()
     shared_pointers: frozenset[int] = frozenset()
     shared_pages: frozenset[int] = frozenset()
+    struct: str = ""
     how: tuple[str, ...] = ()
 
     @property

@@ -71,6 +71,7 @@ def learned_layout(code: Code) -> Layout:
                 fields=frozenset((offset,)),
                 bases=frozenset(members[item] for item in ((struct, own),) if item in members),
                 pointers=layout.pointers | {offset},
+                struct=struct,
                 how=(*layout.how, f"{struct}.{pointer} at {offset:#x}, from DWARF"),
             )
     return _with_evidence(code, layout)

@@ -34,6 +34,7 @@ from xtrace.symbols.order import (
     reopened,
     tested_before,
 )
+from xtrace.symbols.owners import foreign
 from xtrace.symbols.scan import field_accesses, field_loads, functions_of, references
 from xtrace.symbols.screen import may_touch
 from xtrace.symbols.touch import Touch, touches
@@ -73,6 +74,8 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
     layout = learned_layout(code)
     flows = _followed(code, layout)
     found = _touches(flows, layout, code)
+    for address in foreign(image, layout, found):
+        del found[address]
     damage: list[str] = []
     forced = _forced(code, {id(touch.flow): touch.flow for touch in found.values()}.values())
     places = {}

@@ -54,7 +54,10 @@ def test_an_instruction_met_again_keeps_its_own_address() -> None:
     decoder = InsnDecoder(64)
     first, second = decoder.decode(bytes.fromhex("90 90"), 0x1000)
     assert (first.address, second.address, second.end) == (0x1000, 0x1001, 0x1002)
-    (jump,), (other) = decoder.decode(bytes.fromhex("eb02"), 0x1000), next(decoder.decode(b"\xeb\x02", 0x2000))
+    (jump,), (other) = (
+        decoder.decode(bytes.fromhex("eb02"), 0x1000),
+        next(decoder.decode(b"\xeb\x02", 0x2000)),
+    )
     assert (jump.target, other.target) == (0x1004, 0x2004)
 
 

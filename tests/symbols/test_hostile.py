@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 
@@ -362,9 +363,11 @@ def storm(rng: random.Random, name: str) -> bytes:
     """Return 128 KiB of code that is made to be slow to follow."""
     head = POINTER + MASK + UNMASK + TEST + b"\x74\x09" + FORCE
     size = 1 << 17
+    near = (bytes((0x70 + rng.randrange(16), rng.randrange(256))) for _ in range(size))
     if name == "branches":
-        near = (bytes((0x70 + rng.randrange(16), rng.randrange(256))) for _ in range(size // 2))
-        return head + b"".join(near)
+        return head + b"".join(islice(near, size // 2))
+    if name == "functions":
+        return b"".join(head + b"".join(islice(near, 200)) + b"\xc3" for _ in range(size // 440))
     if name == "far branches":
         far = (b"\x0f\x84" + struct.pack("<i", rng.randint(-size, size)) for _ in range(size // 6))
         return head + b"".join(far)
@@ -386,7 +389,8 @@ def storm(rng: random.Random, name: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["branches", "far branches", "calls", "sites", "pointers", "stack", "chains", "noise"]
+    "name",
+    ["branches", "functions", "far branches", "calls", "sites", "pointers", "stack", "chains", "noise"],
 )
 def test_code_that_is_made_to_be_slow(name: str, tmp_path: Path) -> None:
     rng = random.Random(name)

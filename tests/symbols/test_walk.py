@@ -9,26 +9,26 @@ from xtrace.symbols.flow import FunctionFlow
 from xtrace.symbols.model import Paths
 from xtrace.symbols.walk import Step, Ways, backward, forward
 
+Graph = dict[int, tuple[int, ...]]
 
-def graph(ways: dict[int, tuple[int, ...]]) -> FunctionFlow:
+
+def graph(ways: Graph) -> FunctionFlow:
     """Make a function of one-byte instructions that follow one another as ``ways`` says."""
-    insns = {
-        address: Insn(address, 1, "nop", Flow.NEXT, -1, (), None, 0, (), False) for address in ways
-    }
+    insns = {address: Insn(address, 1, "nop", Flow.NEXT, -1, (), None, 0, (), False) for address in ways}
     return FunctionFlow(0, insns, ways)
 
 
-def walked(ways: dict[int, tuple[int, ...]], hits: set[int], ends: set[int] = frozenset(), **more: object) -> Ways:  # type: ignore[assignment]
+def walked(
+    ways: dict[int, tuple[int, ...]], hits: set[int], ends: set[int] = frozenset(), **more: object
+) -> Ways:  # type: ignore[assignment]
     def step(insn: Insn) -> Step:
         return Step.HIT if insn.address in hits else Step.END if insn.address in ends else Step.ON
 
-    limit = more.pop("limit", 50)
-    assert isinstance(limit, int)
-    return forward(graph(ways), 0, step, limit, **more)  # type: ignore[arg-type]
+    return forward(graph(ways), 0, step, limit, forks)
 
 
-DIAMOND = {0: (1, 2), 1: (3,), 2: (3,), 3: ()}
-LOOP = {0: (1,), 1: (2, 3), 2: (1,), 3: ()}
+DIAMOND: Graph = {0: (1, 2), 1: (3,), 2: (3,), 3: ()}
+LOOP: Graph = {0: (1,), 1: (2, 3), 2: (1,), 3: ()}
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_a_loop_adds_no_way_of_its_own() -> None:
 
 
 def test_of_a_fork_one_side_is_enough() -> None:
-    ways = {0: (1,), 1: (2, 3), 2: (), 3: ()}
+    ways: Graph = {0: (1,), 1: (2, 3), 2: (), 3: ()}
     assert walked(ways, {2}).paths is Paths.SOME
     assert walked(ways, {2}, forks={1: True}).paths is Paths.ALL
     assert walked(ways, set(), forks={1: True}).paths is Paths.NONE
     # The side that hits must hit on all of its own ways.
-    deeper = {0: (1,), 1: (2, 3), 2: (4, 5), 3: (), 4: (), 5: ()}
+    deeper: Graph = {0: (1,), 1: (2, 3), 2: (4, 5), 3: (), 4: (), 5: ()}
     assert walked(deeper, {4}, forks={1: True}).paths is Paths.SOME
 
 
 def test_a_way_that_is_too_long_ends() -> None:
-    line = {number: (number + 1,) for number in range(30)} | {30: ()}
+    line: Graph = {number: (number + 1,) for number in range(30)} | {30: ()}
     assert walked(line, {30}, limit=40).paths is Paths.ALL
     assert walked(line, {30}, limit=10).paths is Paths.NONE
 

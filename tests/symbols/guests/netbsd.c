@@ -257,9 +257,9 @@ noinline void device_on(void)
 
 noinline void device_off(struct device *device)
 {
-	device->registers[1] = 0;
+	device->registers[1] = 0;	/* SITE unmask? decoy=dwarf */
 	x86_lfence();
-	if (device->registers[0])
+	if (device->registers[0])	/* SITE pending-test? decoy=dwarf */
 		outside();
 }
 
