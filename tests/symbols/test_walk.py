@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import pytest
 
 from xtrace.symbols.decode import Flow, Insn
@@ -19,8 +21,13 @@ def graph(ways: Graph) -> FunctionFlow:
 
 
 def walked(
-    ways: dict[int, tuple[int, ...]], hits: set[int], ends: set[int] = frozenset(), **more: object
-) -> Ways:  # type: ignore[assignment]
+    ways: Graph,
+    hits: set[int],
+    ends: Collection[int] = (),
+    *,
+    limit: int = 50,
+    forks: Mapping[int, bool] | None = None,
+) -> Ways:
     def step(insn: Insn) -> Step:
         return Step.HIT if insn.address in hits else Step.END if insn.address in ends else Step.ON
 
