@@ -87,6 +87,7 @@ def build(
     hz: float | None = None,
     hz_source: str = "given",
     versions: VersionRange | None = None,
+    emulated: bool = False,
     selection: Selection | None = None,
     kernels: Sequence[samples.Kernel] = (),
 ) -> Report:
@@ -96,6 +97,7 @@ def build(
         hz: cycles a second where it is known from elsewhere; else the trace itself must tell.
         hz_source: how it is known.
         versions: range of Xen versions to decode by; else detected.
+        emulated: software emulated the host, as who recorded the trace says.
         selection: what to include.
         kernels: the images that domains run, to look up the samples of their RIPs in.
     """
@@ -108,7 +110,7 @@ def build(
     )
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
-    return Report(trace, tables, measures.hz)
+    return Report({**trace, "emulated": emulated}, tables, measures.hz)
 
 
 def json_object(report: Report) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Measure xtrace against xenalyze and against the machine, in one run, and print docs/benchmarks.md.
+"""Measure xtrace against xenalyze, objdump and the machine, in one run, and print docs/benchmarks.md.
 
-    python benchmarks/run.py [--sizes 100,300,1000] [--runs 5] [--out docs/benchmarks.md]
+    python benchmarks/run.py [--sizes 100,300,1000] [--text-mb 5] [--runs 5] [--out docs/benchmarks.md]
 
 Traces are made by repeating the bundled sample (times shifted, order kept).
 xtrace and xenalyze take turns, so that a machine whose speed drifts is fair to
-both; ratios are medians of the pairs.  Nothing here is asserted by a test.
+both; ratios are medians of the pairs.  What is measured of sites is in sites.py.
+Nothing here is asserted by a test.
 """
 
 from __future__ import annotations
@@ -13,66 +14,14 @@ import argparse
 import os
 import platform
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-MEGABYTE = 10**6
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a command: wall and CPU seconds, greatest resident memory in MB."""
-
-    wall_s: float
-    cpu_s: float
-    resident_mb: float
-
-
-def run(command: Sequence[str]) -> Run:
-    """Run a command with its output thrown away; it must succeed."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def paired(ours: Sequence[str], theirs: Sequence[str], runs: int) -> tuple[list[Run], list[Run]]:
-    """Run two commands in turn."""
-    run(ours), run(theirs)
-    pairs = [(run(ours), run(theirs)) for _ in range(runs)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
-
-
-def median(runs: Sequence[Run], figure: str = "wall_s") -> float:
-    """Return the median of a figure."""
-    return statistics.median(getattr(one, figure) for one in runs)
-
-
-def ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
-    """Return the median of the pairs' ratios of wall time."""
-    return statistics.median(a.wall_s / b.wall_s for a, b in zip(ours, theirs, strict=True))
-
-
-def best_rate(measure: Callable[[], int], runs: int) -> float:
-    """Return the best of several rates of ``measure``, which returns bytes, in GB/s of CPU time."""
-    rates = []
-    for _ in range(runs):
-        begin = time.thread_time()
-        size = measure()
-        rates.append(size / (time.thread_time() - begin) / 1e9)
-    return max(rates)
+import sites
+from timing import MEGABYTE, XTRACE, best_rate, median, paired, ratio, run
 
 
 def copy_rate(runs: int) -> float:
@@ -132,6 +81,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="100,300,1000", help="megabytes, comma-separated")
+    parser.add_argument("--text-mb", type=float, default=5, help="code of the kernel whose sites are found")
+    parser.add_argument("--no-linux", action="store_true", help="leave the sites of Debian's kernel out")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -139,8 +90,10 @@ def main() -> None:
     if xenalyze is None:
         raise SystemExit("xenalyze is missing: apt-get install xen-utils-common")
     sizes = [int(size) for size in arguments.sizes.split(",")]
+    # First, while this process is small: a child's peak of memory is that of its parent at least.
+    found = sites.page(arguments.text_mb, arguments.runs, linux=not arguments.no_linux)
     with tempfile.TemporaryDirectory() as folder:
-        page = measure(Path(folder), sizes, arguments.runs, xenalyze)
+        page = measure(Path(folder), sizes, arguments.runs, xenalyze) + "\n" + "\n".join(found)
     if arguments.out:
         arguments.out.write_text(page)
     else:
@@ -152,7 +105,6 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     from xtrace.cli import sample
     from xtrace.probes.writer import repeat
 
-    xtrace = [sys.executable, "-c", "import sys; from xtrace.cli.start import main; sys.exit(main())"]
     plain = ["--cpu-hz", "2.6G"]
     lines = [
         "# Benchmarks",
@@ -162,6 +114,8 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
         "",
         f"Machine: {machine()}; copy bandwidth of one core {copy_rate(runs):.1f} GB/s.",
         "",
+        "## Traces",
+        "",
         "| trace | `xtrace report` s | `xenalyze -s` s | ratio | MB resident "
         "| `xtrace dump` s | `--dump-all` s | ratio |",
         "|---|---|---|---|---|---|---|---|",
@@ -170,9 +124,9 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     for size in sizes:
         path = folder / f"{size}.bin"
         actual = repeat(sample.path(), path, min_bytes=size * MEGABYTE)
-        ours, theirs = paired([*xtrace, "report", str(path)], [xenalyze, *plain, "-s", str(path)], runs)
+        ours, theirs = paired([*XTRACE, "report", str(path)], [xenalyze, *plain, "-s", str(path)], runs)
         dumps, their_dumps = paired(
-            [*xtrace, "dump", str(path)], [xenalyze, *plain, "--dump-all", str(path)], max(runs // 2, 1)
+            [*XTRACE, "dump", str(path)], [xenalyze, *plain, "--dump-all", str(path)], max(runs // 2, 1)
         )
         reports[actual] = (median(ours), median(theirs))
         lines.append(
@@ -193,8 +147,8 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
             f"| seconds per added GB, report | {slopes[0]:.2f}; xenalyze -s {slopes[1]:.2f}; "
             f"ratio {slopes[0] / slopes[1]:.2f} |"
         )
-    start = [run([*xtrace, "report"]) for _ in range(runs + 1)][1:]
-    helped = [run([*xtrace, "--help"]) for _ in range(runs + 1)][1:]
+    start = [run([*XTRACE, "report"]) for _ in range(runs + 1)][1:]
+    helped = [run([*XTRACE, "--help"]) for _ in range(runs + 1)][1:]
     lines += [
         f"| read and decode, one core | {alone:.2f} GB/s |",
         f"| read, decode and merge, one core | {merged:.2f} GB/s |",

@@ -11,7 +11,7 @@ from xtrace.cli.render import Put
 from xtrace.cli.render_sites import print_site, where
 from xtrace.symbols.argument import argument
 from xtrace.symbols.errors import shown
-from xtrace.symbols.explain import scenario_of
+from xtrace.symbols.explain import scenario_of, unstable
 from xtrace.symbols.model import Site, SiteTable
 from xtrace.symbols.tso import check
 
@@ -35,6 +35,12 @@ def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
             continue
         for line in argument(check(scenario), where(site)):
             put(line)
+        moved = unstable(site, scenario)
+        if moved is not None:
+            put("")
+            put("And if the thread moves to another CPU after it loaded the pointer:")
+            for line in argument(check(moved), where(site)):
+                put(line)
 
 
 def sites_named(sites: Sequence[Site], wanted: str) -> list[Site]:

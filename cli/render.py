@@ -125,6 +125,8 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     put(f"trace    {safe(shown)}", bold=True)
     lines = []
+    if trace["emulated"]:
+        lines.append("host     emulated: times tell order and shares, not what hardware takes")
     if hz:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
         error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""

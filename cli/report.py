@@ -92,6 +92,7 @@ def report(
     if from_s is not None and to_s is not None and to_s < from_s:
         raise typer.BadParameter("--to lies before --from", param_hint="--from/--to")
     beside = sidecar_of(paths[0])
+    emulated = any(found.emulated for path in paths if (found := sidecar_of(path)) is not None)
     hz, hz_source = cpu_hz, "--cpu-hz"
     if hz is None and beside is not None and beside.tsc_hz is not None:
         hz, hz_source = beside.tsc_hz, f"told by {beside.path.name}"
@@ -119,7 +120,13 @@ def report(
             job.stop()
         raise
     made = reports.build(
-        merge(partials), hz=hz, hz_source=hz_source, versions=versions, selection=selection, kernels=kernels
+        merge(partials),
+        hz=hz,
+        hz_source=hz_source,
+        versions=versions,
+        emulated=emulated,
+        selection=selection,
+        kernels=kernels,
     )
     _put_out(
         made,

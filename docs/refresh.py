@@ -1,4 +1,4 @@
-"""Write again what is made by a program: the report in README.md and docs/report-schema.md.
+"""Write again what is made by a program: the report in README.md, docs/report-schema.md, docs/sites.md.
 
 python docs/refresh.py
 """
@@ -6,8 +6,10 @@ python docs/refresh.py
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from xtrace.analysis import schema
@@ -16,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- report:begin -->\n", "<!-- report:end -->"
 #: README shows the report up to this table.
 NEXT_TABLE = "\n\nRunstates of the vCPUs"
+COMMAND = "import sys; from xtrace.cli.main import main; sys.exit(main())"
 
 
 def report_block() -> str:
     """Return the beginning of the report on the bundled sample as README.md shows it."""
-    command = "import sys; from xtrace.cli.main import main; sys.exit(main(['report']))"
     done = subprocess.run(
-        [sys.executable, "-c", command],
+        [sys.executable, "-c", COMMAND, "report"],
         capture_output=True,
         text=True,
         check=True,
@@ -42,7 +44,37 @@ def refreshed(readme: str) -> str:
     return head + BEGIN + report_block() + END + rest.split(END)[1]
 
 
+def sites_refreshed(page: str) -> str:
+    """Return docs/sites.md with what its commands print today, run one after the other beside its guest.s."""
+    source = re.search(r"```asm\n(.*?)```", page, re.DOTALL)
+    assert source is not None
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "guest.s").write_text(source[1])
+        xtrace = Path(folder, "xtrace")
+        xtrace.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{COMMAND}' \"$@\"\n")
+        xtrace.chmod(0o755)
+        environment = {**os.environ, "COLUMNS": "80", "PATH": f"{folder}:{os.environ['PATH']}"}
+
+        def run(block: re.Match[str]) -> str:
+            lines = []
+            for command in re.findall(r"^\$ (.*)$", block[1], re.MULTILINE):
+                done = subprocess.run(
+                    command,
+                    shell=True,
+                    cwd=folder,
+                    env=environment,
+                    check=True,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                )
+                lines += [f"$ {command}\n", done.stdout]
+            return f"```console\n{''.join(lines)}```"
+
+        return re.sub(r"```console\n(.*?)```", run, page, flags=re.DOTALL)
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "report-schema.md").write_text(schema.markdown())
-    page = ROOT / "README.md"
-    page.write_text(refreshed(page.read_text()))
+    for name, made in (("README.md", refreshed), ("docs/sites.md", sites_refreshed)):
+        path = ROOT / name
+        path.write_text(made(path.read_text()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from xtrace.symbols import protocols
 from xtrace.symbols.model import Fence, Kind, Paths, Site, Verdict
@@ -20,7 +21,8 @@ _PROTOCOLS = {
 def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
     """Return the scenario of a site, None where it stores nothing that an upcall could be lost by.
 
-    Where the paths differ the scenario is that of the worst one.
+    Where the paths differ the scenario is that of the worst one.  The pointer is the hosting CPU's, as the
+    verdict takes it; unstable() gives the scenario where it is not.
 
     Args:
         others: all sites of the image, for its handlers.
@@ -38,8 +40,14 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
         _retest(site, hazards),
         handler_locked=locked,
         fence_first=fence is not None and fence.position == "before",
-        stable="unstable-pointer" not in hazards,
     )
+
+
+def unstable(site: Site, scenario: Scenario) -> Scenario | None:
+    """Return the scenario in which the pointer is another CPU's, None where that cannot be."""
+    if any(hazard.name == "unstable-pointer" for hazard in site.hazards):
+        return replace(scenario, stable=False)
+    return None
 
 
 def _fence(site: Site, locked: bool) -> Fence | None:

@@ -33,6 +33,10 @@ READ_BY = "read"
 RESULTS = (RAX, RDX)
 _MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "movabs"))
 _STEPS_PER_BLOCK = 12
+#: Copying a block's state and meeting others costs as much as so many instructions.
+_STEPS_TO_MEET = 3
+#: So many stack slots cost as much to copy and compare as an instruction.
+_SLOTS_PER_STEP = 8
 #: A copy of so many bytes is taken for a copy of all: nobody uses half a pointer.
 _LEAST_COPY_BYTES = 4
 #: So far from a pointer a displacement is a field's offset for sure.
@@ -175,15 +179,38 @@ def explore(
     return insns, successors
 
 
+class ExhaustedError(Exception):
+    """An image asks for more work than any kernel does."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Work that may still be spent on one image, in instructions looked at."""
+
+    left: int
+
+    def spend(self, steps: int) -> None:
+        """Take some off.
+
+        Raises:
+            ExhaustedError: there is not enough.
+        """
+        self.left -= steps
+        if self.left < 0:
+            raise ExhaustedError
+
+
 class Interpreter:
     """Run a function's instructions over values until nothing changes.
 
     Args:
         bits: 32 or 64.
         callee: what a direct call does, None where it is not known.
+        budget: what may be spent on the image.
     """
 
-    def __init__(self, bits: int, callee: Callable[[int], Callee | None]) -> None:
+    def __init__(self, bits: int, callee: Callable[[int], Callee | None], budget: Budget) -> None:
+        self._budget = budget
         self._word = bits // 8
         self._callee = callee
 
@@ -202,12 +229,13 @@ class Interpreter:
         todo = list(states)
         heapify(todo)
         waiting = set(todo)
-        budget = _STEPS_PER_BLOCK * len(blocks)
-        while todo and budget:
-            budget -= 1
+        turns = _STEPS_PER_BLOCK * len(blocks)
+        while todo and turns:
+            turns -= 1
             start = heappop(todo)
             waiting.discard(start)
             current = states[start].copy()
+            self._budget.spend(len(blocks[start]) + len(current.slots) // _SLOTS_PER_STEP + _STEPS_TO_MEET)
             last = start
             for address in blocks[start]:
                 self._step(insns[address], current, None)

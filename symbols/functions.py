@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.symbols.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder
-from xtrace.symbols.flow import RESULTS, Call, Callee, FunctionFlow, Interpreter, State, entry_state, explore
+from xtrace.symbols.flow import (
+    RESULTS,
+    Budget,
+    Call,
+    Callee,
+    FunctionFlow,
+    Interpreter,
+    State,
+    entry_state,
+    explore,
+)
 from xtrace.symbols.image import Image, Section
 from xtrace.symbols.names import FUNC, GNU_IFUNC, LOCAL
 from xtrace.symbols.scan import call_targets
@@ -18,6 +28,8 @@ from xtrace.symbols.values import STACK, Value
 #: Longer functions are cut: no compiler makes them, a stranger's image may.
 _MOST_INSNS = 40_000
 _MOST_RUN_BYTES = 1 << 14
+#: What may be spent on one image: the real kernels that took most spent two thirds of it.
+_MOST_STEPS = 1_600_000
 #: A callee of at most so many instructions is followed for its fences and its result.
 _SMALL_INSNS = 32
 _SMALL_BYTES = 256
@@ -55,7 +67,8 @@ class Code:
         self.decoder = InsnDecoder(image.bits)
         self.hypercall_page = hypercall_page
         self.sections = image.code
-        self._interpreter = Interpreter(image.bits, self._callee)
+        self.budget = Budget(_MOST_STEPS)
+        self._interpreter = Interpreter(image.bits, self._callee, self.budget)
         self._graphs: dict[int, Graph] = {}
         self._flows: dict[int, FunctionFlow] = {}
         self._callees: dict[int, Callee | None] = {}
@@ -142,10 +155,6 @@ class Code:
             flow = self._flows[entry] = self.flow_from(entry, entry_state())
         return flow
 
-    def flows(self, entry: int) -> Iterator[FunctionFlow]:
-        """Return what a function does, and what the code inside it does that its own flow does not reach."""
-        return (self.flow(place) for place in self.entries(entry))
-
     def entries(self, entry: int) -> Iterator[int]:
         """Yield where code begins in a function: its start, and what the code from there does not reach.
 
@@ -186,6 +195,7 @@ class Code:
         graph = self._graphs.get(entry)
         if graph is None:
             graph = self._graphs[entry] = self._explored(entry)
+            self.budget.spend(len(graph[0]) + 1)
         return graph
 
     def _explored(self, entry: int) -> Graph:

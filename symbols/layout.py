@@ -79,6 +79,15 @@ class Layout:
     def __bool__(self) -> bool:
         return bool(self.pointers or self.areas or self.fields or self.shared_pointers or self.shared_pages)
 
+    def names(self, address: int) -> bool:
+        """Tell whether a number is (inside) something that the layout knows by its address."""
+        return (
+            address in self.pointers
+            or address in self.shared_pointers
+            or any(0 <= address - area < VCPU_INFO_BYTES for area in self.areas)
+            or any(0 <= address - page < _SHARED_BYTES for page in self.shared_pages)
+        )
+
     def spot(self, place: Value, direct: bool) -> Spot | None:
         """Return the field of vcpu_info that an address is, None where it is none.
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from xtrace.symbols.decode import READ, WRITE, Insn
 from xtrace.symbols.dwarf import member_offsets
-from xtrace.symbols.flow import Access, FunctionFlow
+from xtrace.symbols.flow import Access, ExhaustedError, FunctionFlow
 from xtrace.symbols.functions import Code
 from xtrace.symbols.layout import MASK, PENDING, VCPU_INFO_BYTES, Layout
 from xtrace.symbols.order import callbacks
 from xtrace.symbols.scan import functions_of, mask_stores, selector_exchanges
+from xtrace.symbols.screen import may_witness
 from xtrace.symbols.values import CONSTANT, CPU, Value
 from xtrace.symbols.walk import Step, forward
 
@@ -33,11 +35,14 @@ _STRUCTURES = (
     ("machcpu", "mcpu_vcpu_info", "mcpu_self"),
 )
 _MOST_FUNCTIONS = 3000
+_ENOUGH_FUNCTIONS = 400
 _NEAR_INSNS = 12
 _LEAST_WITNESSES = 2
 #: Of a way's accesses at most this share may be such as vcpu_info has none.
 _DOUBT = 0.25
 _PAGE_BYTES = 4096
+#: Relocatable images give symbols that are not theirs, whatever they are, this much room.
+_LARGEST_POINTER_BYTES = 16
 _SHARED_BYTES = 32 * VCPU_INFO_BYTES
 
 
@@ -52,6 +57,11 @@ class _Evidence:
     cleared: set[int] = field(default_factory=set)
     strange: int = 0
     total: int = 0
+
+    @property
+    def taken(self) -> set[int]:
+        """Return the functions that clear pending and take the selector."""
+        return self.handlers & self.cleared
 
 
 _Way = tuple[str, int]
@@ -103,25 +113,25 @@ def _named(code: Code) -> Layout:
 def _is_page(name: str, address: int, size: int) -> bool:
     """Tell shared_info itself from a pointer to it, which all guests call so."""
     if size:
-        return size > 8
+        return size > _LARGEST_POINTER_BYTES
     return address % _PAGE_BYTES == 0 and name != "HYPERVISOR_shared_info"
 
 
 def _with_evidence(code: Code, layout: Layout) -> Layout:
     """Return the layout with the ways that unmistakable sites show."""
     evidence: dict[_Way, _Evidence] = defaultdict(_Evidence)
-    for entry in _witnesses(code):
-        for flow in code.flows(entry):
-            for access in flow.accesses.values():
-                way = _way(access.place)
-                if way is not None:
-                    _weigh(evidence[way], access, flow, code)
+    # A third of the budget: what was learned by then must do, and the sites are still to be found.
+    kept_back = code.budget.left * 2 // 3
+    code.budget.left -= kept_back
+    with suppress(ExhaustedError):
+        _gather(code, evidence)
+    code.budget.left = max(code.budget.left, 0) + kept_back
     known = {("global", number) for number in layout.shared_pointers}
     known |= {("page", number) for number in layout.shared_pages}
     kept = {way: item for way, item in evidence.items() if way not in known and _convincing(item)}
     how = [
-        f"{_WORDS[way[0]]} {way[1]:#x}, learned from {len(kept[way].unmasks)} unmasks with their tests "
-        f"and {len(kept[way].handlers)} handlers"
+        f"{_WORDS[way[0]]} {way[1]:#x}, learned from sites: {len(kept[way].unmasks)} x unmask with its test, "
+        f"{len(kept[way].taken)} x handler"
         for way in sorted(kept)
     ]
     numbers = {kind: frozenset(number for other, number in kept if other == kind) for kind in _WORDS}
@@ -135,6 +145,20 @@ def _with_evidence(code: Code, layout: Layout) -> Layout:
         shared_pages=layout.shared_pages | numbers["page"],
         how=(*layout.how, *how),
     )
+
+
+def _gather(code: Code, evidence: dict[_Way, _Evidence]) -> None:
+    for number, entry in enumerate(_witnesses(code)):
+        if number % _ENOUGH_FUNCTIONS == _ENOUGH_FUNCTIONS - 1 and any(map(_convincing, evidence.values())):
+            return  # a kernel that shows its way so often shows it in what is left, too
+        for place in code.entries(entry):
+            if not may_witness(code.graph(place)[0]):
+                continue
+            flow = code.flow(place)
+            for access in flow.accesses.values():
+                way = _way(access.place)
+                if way is not None:
+                    _weigh(evidence[way], access, flow, code)
 
 
 _WORDS = {
@@ -190,7 +214,7 @@ def _weigh(evidence: _Evidence, access: Access, flow: FunctionFlow, code: Code) 
         tests = _tests_behind(access, flow) if number == 0 else ()
         if tests:
             evidence.unmasks.add(flow.entry)
-            if callbacks(code, flow, tests):
+            if flow.entry not in evidence.forced and callbacks(code, flow, tests):
                 evidence.forced.add(flow.entry)
             if access.place.root == CPU and len(access.place.path) == 2:
                 evidence.bases.add(access.place.path[0])
@@ -223,7 +247,6 @@ def _tests_behind(access: Access, flow: FunctionFlow) -> tuple[int, ...]:
 
 
 def _convincing(evidence: _Evidence) -> bool:
-    evidence.handlers &= evidence.cleared
-    # What then calls xen_version can be nothing else.
-    witnesses = len(evidence.unmasks | evidence.handlers) + len(evidence.forced)
+    # What calls xen_version then can be nothing else.
+    witnesses = len(evidence.unmasks | evidence.taken) + len(evidence.forced)
     return witnesses >= _LEAST_WITNESSES and evidence.strange <= _DOUBT * evidence.total

@@ -89,14 +89,15 @@ def _relative_stores(code: npt.NDArray[np.uint8], base: int) -> _Mask:
 
 
 def selector_exchanges(section: Section, bits: int) -> Offsets:
-    """Return offsets of bytes that look like an exchange with memory at a short displacement."""
+    """Return offsets of bytes that look like an exchange with what may be a selector."""
     code = np.frombuffer(section.data, np.uint8)
-    if len(code) < 4:
+    if len(code) < 5:
         return np.empty(0, np.int64)
-    word = ((code[:-2] & 0xF0) == 0x40) | (bits == 32)
-    locked = code[:-2] == 0xF0
-    memory = _MOD0[code[2:]] | _MOD1[code[2:]]
-    return np.flatnonzero((word | locked) & (code[1:-1] == 0x87) & memory).astype(np.int64)
+    prefix, opcode, modrm, behind, last = code[:-4], code[1:-3], code[2:-2], code[3:-1], code[4:]
+    word = ((prefix & 0xF0) == 0x40) | (prefix == 0xF0) | (bits == 32)
+    displacement = np.where(_MOD1_SIB[modrm], last, behind)
+    memory = _MOD0[modrm] | (_MOD1[modrm] & (displacement == bits // 8))
+    return np.flatnonzero(word & (opcode == 0x87) & memory).astype(np.int64)
 
 
 def field_loads(section: Section, fields: Iterable[int]) -> Offsets:

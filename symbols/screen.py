@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xtrace.symbols.decode import READ, RSP, WRITE, Flow, Insn
-from xtrace.symbols.layout import MASK, Layout
+from xtrace.symbols.layout import MASK, VCPU_INFO_BYTES, Layout
 
 _ARGUMENTS = (7, 6, 2, 1, 8, 9, 0)
 #: In a set of registers, the bit for "somewhere in memory".
@@ -38,6 +38,34 @@ def may_touch(insns: Mapping[int, Insn], successors: Mapping[int, tuple[int, ...
         registers = _after(insn, registers, layout)
         if registers:
             todo.extend((following, registers) for following in successors[address])
+    return False
+
+
+def mentions(insns: Mapping[int, Insn], layout: Layout) -> bool:
+    """Tell whether a function names an address that the layout knows, in a displacement or an immediate."""
+    mask = (1 << layout.bits) - 1
+    for insn in insns.values():
+        memory = insn.memory
+        if memory is not None and layout.names(memory.displacement & mask):
+            return True
+        if any(
+            item.register < 0 and not item.memory and layout.names(item.value & mask)
+            for item in insn.operands
+        ):
+            return True
+    return False
+
+
+def may_witness(insns: Mapping[int, Insn]) -> bool:
+    """Tell whether a function clears a byte that may be a mask, or exchanges what may be a selector."""
+    for insn in insns.values():
+        memory = insn.memory
+        if memory is None or not insn.access & WRITE:
+            continue
+        if insn.mnemonic == "xchg":
+            return True
+        if memory.size == 1 and memory.displacement % VCPU_INFO_BYTES == MASK:
+            return True
     return False
 
 

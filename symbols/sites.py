@@ -15,7 +15,7 @@ from xtrace.symbols.dwarf import Place, lines_of
 from xtrace.symbols.errors import ImageError
 from xtrace.symbols.facts import ImageFacts, image_facts
 from xtrace.symbols.fences import FenceFinder, Found
-from xtrace.symbols.flow import Call, FunctionFlow, State, entry_state
+from xtrace.symbols.flow import Call, ExhaustedError, FunctionFlow, State, entry_state
 from xtrace.symbols.functions import Code, fence_of
 from xtrace.symbols.image import Image
 from xtrace.symbols.layout import ARGUMENT, VCPU_INFO_BYTES, Layout
@@ -36,7 +36,7 @@ from xtrace.symbols.order import (
 )
 from xtrace.symbols.owners import foreign
 from xtrace.symbols.scan import field_accesses, field_loads, functions_of, references
-from xtrace.symbols.screen import may_touch
+from xtrace.symbols.screen import may_touch, mentions
 from xtrace.symbols.touch import Touch, touches
 from xtrace.symbols.values import STACK, Value
 from xtrace.symbols.verdict import OPENS, STORES, Surroundings, hazards, judged, site_verdict
@@ -48,6 +48,9 @@ _STACK_ARGUMENTS = 6
 #: Functions that a pointer is followed into, in all; and how many ways into one.
 _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
+#: What is left for judging what was found in an image that asks for too much.
+_RESERVE_STEPS = 200_000
+_TOO_MUCH = "its code takes more work to follow than any kernel's does: only a part of it was followed"
 #: These take any pointer and mean nothing by what they write.
 _COPIES = ("mem", "bcopy", "bzero", "copy", "str", "kcopy", "ovbcopy", "__mem", "explicit_")
 
@@ -71,16 +74,36 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
         )
     facts = image_facts(image)
     code = Code(image, facts.hypercall_page)
-    layout = learned_layout(code)
-    flows = _followed(code, layout)
+    damage: list[str] = []
+    layout = Layout(image.bits)
+    flows: list[FunctionFlow] = []
+    sites: list[Site] = []
+    try:
+        layout = learned_layout(code)
+        _follow(code, layout, flows)
+    except ExhaustedError:
+        damage.append(_TOO_MUCH)
+        code.budget.left = _RESERVE_STEPS
     found = _touches(flows, layout, code)
     for address in foreign(image, layout, found):
         del found[address]
-    damage: list[str] = []
-    forced = _forced(code, {id(touch.flow): touch.flow for touch in found.values()}.values())
-    places = {}
-    if lines:
-        places = lines_of(image, sorted({*found, *forced}), damage)
+    try:
+        forced = _forced(code, {id(touch.flow): touch.flow for touch in found.values()}.values())
+        places = lines_of(image, sorted({*found, *forced}), damage) if lines else {}
+        sites.extend(_judged(code, facts, layout, found, places))
+        sites.extend(
+            _forced_site(code, facts, address, flow, places.get(address)) for address, flow in forced.items()
+        )
+    except ExhaustedError:
+        damage.append(_TOO_MUCH)
+    sites.sort(key=lambda site: site.address)
+    return SiteTable(image.path, image.build_id, facts, tuple(sites), layout.how, tuple(damage))
+
+
+def _judged(
+    code: Code, facts: ImageFacts, layout: Layout, found: dict[int, Touch], places: Mapping[int, Place]
+) -> Iterator[Site]:
+    """Yield the touches with what stands around them."""
     groups = list(_groups(found))
     takers = {
         code.window(touch.address)[0]: touch.insn
@@ -94,7 +117,6 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
         if touch.kind is Kind.PENDING_CLEAR
     }
     handlers_locked = not any(unlocked for _, unlocked in locked.values())
-    sites = []
     for group in groups:
         flow = next(iter(group.values())).flow
         own = {address: touch for address, touch in group.items() if touch.flow is flow}
@@ -106,12 +128,7 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
         near = FenceFinder(code, layout, flow, group, tests).find()
         for address, touch in own.items():
             fences = _fences(code, touch, near[address], around[address], takers, handlers_locked)
-            sites.append(_site(code, facts, touch, group, around[address], fences, places.get(address)))
-    sites.extend(
-        _forced_site(code, facts, address, flow, places.get(address)) for address, flow in forced.items()
-    )
-    sites.sort(key=lambda site: site.address)
-    return SiteTable(image.path, image.build_id, facts, tuple(sites), layout.how, tuple(damage))
+            yield _site(code, facts, touch, group, around[address], fences, places.get(address))
 
 
 def _fences(
@@ -148,17 +165,19 @@ def _candidates(code: Code, layout: Layout) -> list[int]:
         if layout.fields:
             loads = functions_of(section, code.starts, field_loads(section, layout.fields))
             loading |= loads & functions_of(section, code.starts, field_accesses(section))
-    entries = {place for entry in named for place in code.entries(entry)}
+    entries = {
+        place for entry in named for place in code.entries(entry) if mentions(code.graph(place)[0], layout)
+    }
     for entry in loading - named:
         entries |= {place for place in code.entries(entry) if may_touch(*code.graph(place), layout)}
     return sorted(entries)
 
 
-def _followed(code: Code, layout: Layout) -> list[FunctionFlow]:
-    """Return the flows of the functions that may touch vcpu_info, entered in each way that matters."""
+def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
+    """Add the flows of the functions that may touch vcpu_info, entered in each way that matters."""
     if not layout:
-        return []
-    flows = [code.flow(entry) for entry in _candidates(code, layout)]
+        return
+    flows.extend(code.flow(entry) for entry in _candidates(code, layout))
     todo: list[tuple[int, _Bindings]] = []
     bound: dict[int, set[_Bindings]] = {}
     for flow in flows:
@@ -174,7 +193,6 @@ def _followed(code: Code, layout: Layout) -> list[FunctionFlow]:
         flow = code.flow_from(target, _bound_state(bindings))
         flows.append(flow)
         todo.extend(_passed(code, layout, flow))
-    return flows
 
 
 def _passed(code: Code, layout: Layout, flow: FunctionFlow) -> Iterator[tuple[int, _Bindings]]:

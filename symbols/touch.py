@@ -132,7 +132,9 @@ def _kind(access: Access, offset: int, flow: FunctionFlow, layout: Layout, code:
     return None
 
 
-def _byte_kind(access: Access, flow: FunctionFlow, kinds: tuple[Kind, Kind, Kind, Kind], code: Code) -> Kind:
+def _byte_kind(
+    access: Access, flow: FunctionFlow, kinds: tuple[Kind, Kind, Kind, Kind], code: Code
+) -> Kind | None:
     """Return the kind of an access to one byte; ``kinds`` are for set, cleared, from a register, tested."""
     insn = access.insn
     to_one, to_zero, to_value, tested = kinds
@@ -141,7 +143,10 @@ def _byte_kind(access: Access, flow: FunctionFlow, kinds: tuple[Kind, Kind, Kind
     if insn.access & READ and insn.mnemonic != "xchg":
         if insn.mnemonic in _SETS:
             return to_one
-        return to_zero if insn.mnemonic in _CLEARS else to_value
+        if insn.mnemonic in _CLEARS:
+            return to_zero
+        # Nobody counts in these bytes; zeros decode as an addition.
+        return to_value if insn.mnemonic == "cmpxchg" else None
     number = access.stored.constant if access.stored is not None else None
     if insn.mnemonic == "xchg":
         number = _exchanged(insn, flow)

@@ -9,7 +9,18 @@ import sys
 
 import pytest
 
-HEAVY = {"llvmlite", "numba", "numpy", "pandas", "pyarrow", "rich", "zstandard"}
+HEAVY = {
+    "elftools",
+    "iced_x86",
+    "llvmlite",
+    "lz4",
+    "numba",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "zstandard",
+}
 
 # What main() returns and what it has imported, told on stderr's last line.
 PROGRAM = """
@@ -22,7 +33,14 @@ json.dump([code, sorted({name.partition(".")[0] for name in sys.modules})], sys.
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["report", "--help"], ["dump", "--help"], ["info", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["report", "--help"],
+        ["dump", "--help"],
+        ["info", "--help"],
+        ["sites", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
@@ -48,4 +66,4 @@ def test_help_fits_80_columns_and_names_the_commands() -> None:
         text=True,
     )
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert all(f"\n  {command} " in done.stdout for command in ("report", "dump", "info"))
+    assert all(f"\n  {command} " in done.stdout for command in ("report", "dump", "info", "sites"))

@@ -52,7 +52,7 @@ def holds(scenario: Scenario) -> bool:
             site(pending_paths=Paths.NONE, hazards=(Hazard("test-before-store", "why"),)),
             Scenario(Protocol.UNMASK, retest=Retest.BEFORE),
         ),
-        (site(hazards=(UNSTABLE,)), Scenario(Protocol.UNMASK, stable=False)),
+        (site(hazards=(UNSTABLE,)), Scenario(Protocol.UNMASK)),
     ],
 )
 def test_the_scenario_of_a_site(one: Site, scenario: Scenario) -> None:
