@@ -1,8 +1,8 @@
 """What a recorder leaves beside a trace, since the trace itself has no header: ``TRACE.json``.
 
 A JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC,
-``xen_version``, such as "4.17", and ``emulated``, true where software emulated
-the host's processors.  Other keys are left to who wrote them.
+``xen_version``, such as "4.17", and ``timing``, which is "emulated" where
+software emulated the host's processors.  Other keys are left to who wrote them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from xtrace.probes.errors import TraceError
 
 _MAX_BYTES = 1 << 20
 _HZ_RANGE = (1e8, 2e10)
+_TIMINGS = (None, "emulated", "hardware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,13 @@ class Sidecar:
         path: the file they were read from.
         tsc_hz: cycles a second, or None.
         xen_version: as written, or None.
-        emulated: whether the host was, or None.
+        emulated: software emulated the host's processors.
     """
 
     path: Path
     tsc_hz: float | None
     xen_version: str | None
-    emulated: bool | None = None
+    emulated: bool = False
 
 
 def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
@@ -58,9 +59,9 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
         version = content.get("xen_version")
         if version is not None and not isinstance(version, str):
             raise ValueError(f"xen_version is {version!r}, not a text")
-        emulated = content.get("emulated")
-        if emulated is not None and not isinstance(emulated, bool):
-            raise ValueError(f"emulated is {emulated!r}, not true or false")
+        timing = content.get("timing")
+        if timing not in _TIMINGS:
+            raise ValueError(f"timing is {timing!r}, not emulated or hardware")
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}: not a sidecar of a trace: {error}; mend it or move it away") from None
-    return Sidecar(path, float(hz) if hz is not None else None, version, emulated)
+    return Sidecar(path, float(hz) if hz is not None else None, version, timing == "emulated")

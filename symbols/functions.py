@@ -26,10 +26,12 @@ from xtrace.symbols.scan import call_targets
 from xtrace.symbols.values import STACK, Value
 
 #: Longer functions are cut: no compiler makes them, a stranger's image may.
-_MOST_INSNS = 40_000
+_MOST_INSNS = 16_000
 _MOST_RUN_BYTES = 1 << 14
 #: What may be spent on one image: the real kernels that took most spent two thirds of it.
-_MOST_STEPS = 1_600_000
+_MOST_STEPS = 2_000_000
+#: To begin to decode somewhere else costs as much as so many instructions more.
+_STEPS_PER_BRANCH = 3
 #: A callee of at most so many instructions is followed for its fences and its result.
 _SMALL_INSNS = 32
 _SMALL_BYTES = 256
@@ -76,6 +78,7 @@ class Code:
         self._depth = 0
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
+        self._has_cold = _COLD.encode() in image.symbols.names
         self._no_return = {
             address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None
         }
@@ -195,7 +198,8 @@ class Code:
         graph = self._graphs.get(entry)
         if graph is None:
             graph = self._graphs[entry] = self._explored(entry)
-            self.budget.spend(len(graph[0]) + 1)
+            branches = sum(1 for insn in graph[0].values() if insn.flow in (Flow.CONDITIONAL, Flow.JUMP))
+            self.budget.spend(len(graph[0]) + _STEPS_PER_BRANCH * branches + 1)
         return graph
 
     def _explored(self, entry: int) -> Graph:
@@ -205,7 +209,7 @@ class Code:
         def inside(address: int) -> bool:
             if start <= address < end or any(low <= address < high for low, high in cold):
                 return True
-            if _COLD in self.name(address):
+            if self._has_cold and _COLD in self.name(address):
                 # The compiler put unlikely parts of the function elsewhere.
                 cold.append(self.window(address))
                 return True

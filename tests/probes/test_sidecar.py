@@ -18,7 +18,15 @@ def test_facts(tmp_path: Path) -> None:
     (tmp_path / "a.bin.json").write_text('{"tsc_hz": 2596180000, "xen_version": "4.17", "else": [1]}')
     found = sidecar_of(tmp_path / "a.bin")
     assert found is not None
-    assert (found.tsc_hz, found.xen_version) == (2596180000.0, "4.17")
+    assert (found.tsc_hz, found.xen_version, found.emulated) == (2596180000.0, "4.17", False)
+
+
+@pytest.mark.parametrize(("timing", "emulated"), [("emulated", True), ("hardware", False)])
+def test_an_emulated_host(timing: str, emulated: bool, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.json").write_text(f'{{"timing": "{timing}"}}')
+    found = sidecar_of(tmp_path / "a.bin")
+    assert found is not None
+    assert found.emulated is emulated
 
 
 @pytest.mark.parametrize(
@@ -31,6 +39,8 @@ def test_facts(tmp_path: Path) -> None:
         '{"tsc_hz": 2.6}',
         '{"tsc_hz": NaN}',
         '{"xen_version": 4.17}',
+        '{"timing": "guessed"}',
+        '{"timing": true}',
         "[" * 100_000,
         " " * (1 << 20) + "{}",
     ],
