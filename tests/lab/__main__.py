@@ -1,0 +1,169 @@
+"""A real Xen host in emulation.
+
+usage, in the folder tests: python3 -m lab
+       image [full]           build the image, with its disk for full, or say where it lies
+       run [SCENARIO...]      run scenarios (all of them by default) and check what they left
+       quick                  run and check those that are steady
+       check SCENARIO...      only check what was left
+       repeat N SCENARIO...   run and check each N times, count how often it passes
+       shell [full]           a shell in dom0 on this terminal
+       command [full] LINE    run a shell line in dom0, print what it says
+
+Results go to build/lab/SCENARIO, or to $XTRACE_LAB_RESULTS/SCENARIO.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab import disk, image, machine, scenario
+from lab.machine import Host
+from lab.packages import LabError
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+_COMMAND_LIMIT_S = 300
+#: Steady, by the runs that README.md counts.
+_QUICK = ("quick",)
+
+
+def results() -> Path:
+    """Return the folder under which scenarios leave their files."""
+    return Path(os.environ.get("XTRACE_LAB_RESULTS") or _ROOT / "build" / "lab")
+
+
+def run(names: Sequence[str]) -> int:
+    """Run scenarios and return how many did not get to their end."""
+    booted = image.image()
+    failed = 0
+    for name in names:
+        outcome = scenario.run(scenario.load(name), booted, results() / name)
+        failed += not outcome.passed
+        _say(name, outcome)
+    return failed
+
+
+def repeat(count: int, names: Sequence[str]) -> int:
+    """Run each scenario ``count`` times, print how they ended, return how many runs failed."""
+    booted = image.image()
+    failed = 0
+    for name in names:
+        ends: Counter[str] = Counter()
+        for number in range(count):
+            folder = results() / name
+            outcome = scenario.run(scenario.load(name), booted, folder)
+            _say(f"{name} {number + 1}/{count}", outcome)
+            checked = outcome.passed and not check([name])
+            ends[outcome.status if checked or not outcome.passed else "checks failed"] += 1
+            if not checked:
+                failed += 1
+                folder.rename(folder.with_name(f"{name}.failed.{os.getpid()}.{failed}"))
+        _print(f"{name}: {', '.join(f'{times} {status}' for status, times in ends.most_common())}")
+    return failed
+
+
+def command(text: str, host: Host) -> int:
+    """Run one shell line in dom0, print its output and return its exit code."""
+    booted = image.image()
+    with tempfile.TemporaryDirectory() as scratch:
+        share = Path(scratch)
+        (share / "job").write_text(f". /lib/lab.sh\n{text}\n")
+        ran = machine.run(host, booted, share, _COMMAND_LIMIT_S)
+        output = share / "output"
+        sys.stdout.write(output.read_text(errors="replace") if output.exists() else "")
+        status = share / "status"
+        if not status.exists():
+            serial = (share / "serial.log").read_text(errors="replace").splitlines()
+            raise LabError(
+                "\n".join([f"no end within {ran.wall_s:.0f} s; the console said last:", *serial[-10:]])
+            )
+        return int(status.read_text())
+
+
+def shell(host: Host) -> int:
+    """Give a shell in dom0 on this terminal; /share is a folder that goes away with it."""
+    booted = image.image()
+    with tempfile.TemporaryDirectory() as share:
+        return machine.shell(host, booted, Path(share))
+
+
+def check(names: Sequence[str]) -> int:
+    """Compare what scenarios left with what dom0 and the guests know; return pytest's exit code."""
+    files = [str(path) for path in sorted((_HERE / "checks").glob("check_*.py"))]
+    environment = {
+        **os.environ,
+        "XTRACE_LAB_RESULTS": str(results().resolve()),
+        "XTRACE_LAB_SCENARIOS": " ".join(names),
+    }
+    python = os.environ.get("XTRACE_LAB_PYTHON") or str(_ROOT / ".venv" / "bin" / "python")
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-o",
+        "empty_parameter_set_mark=skip",
+    ]
+    return subprocess.call([python, "-m", "pytest", *options, *files], cwd=_ROOT, env=environment)
+
+
+def _say(name: str, outcome: scenario.Outcome) -> None:
+    ran = outcome.ran
+    _print(f"lab: {name}: {outcome.status}, {ran.wall_s:.0f} s, {ran.cpu_s:.0f} s of CPU")
+    if not outcome.passed:
+        output = outcome.folder / "output"
+        source = output if output.exists() else outcome.folder / "serial.log"
+        for line in source.read_text(errors="replace").splitlines()[-15:]:
+            _print(f"    {line}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says and return the exit code."""
+    match arguments:
+        case ["image"]:
+            _print(str(image.image()))
+            return 0
+        case ["run", *names]:
+            chosen = names or scenario.names()
+            return 1 if run(chosen) else check(chosen)
+        case ["quick"]:
+            return 1 if run(_QUICK) else check(_QUICK)
+        case ["check", *names] if names:
+            return check(names)
+        case ["repeat", count, *names] if count.isdecimal() and names:
+            return 1 if repeat(int(count), names) else 0
+        case ["image", "full"]:
+            _print(f"{image.image()}\n{disk.disk()}")
+            return 0
+        case ["shell"]:
+            return shell(Host())
+        case ["shell", "full"]:
+            return shell(machine.full(Host(), disk.disk()))
+        case ["command", text]:
+            return command(text, Host())
+        case ["command", "full", text]:
+            return command(text, machine.full(Host(), disk.disk()))
+    sys.stderr.write(__doc__ or "")
+    return 2
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except LabError as error:
+        sys.stderr.write(f"lab: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

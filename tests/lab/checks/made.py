@@ -1,0 +1,145 @@
+"""What a scenario left: its trace counted record by record, and what dom0 and the guests know."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from oracle.reader import Record, read
+
+RUNSTATE_CHANGE = 0x21001
+HYPERCALL = 0x20100D
+LOST_RECORDS = 0x1F001
+#: Numbers of hypercalls and of their commands (Xen, public/xen.h, sched.h, vcpu.h).
+XEN_VERSION, IRET, VCPU_OP, SCHED_OP, EVENT_CHANNEL_OP = 17, 23, 24, 29, 32
+SCHED_YIELD, SCHED_BLOCK, SCHED_POLL = 0, 1, 3
+SET_SINGLESHOT_TIMER = 8
+IDLE = 0x7FFF
+
+_RUNSTATE_MASK = ~0x330
+_COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Counts:
+    """A trace in numbers.
+
+    Attributes:
+        records: all but fillers; fillers: those.
+        hypercalls: by (domain, number).
+        commands: by (domain, number, first argument), where Xen records one.
+        ran: how often a vCPU of a domain began to run.
+        lost: records lost; gaps: in how many stretches.
+        pcpus: those that wrote a record.
+        marks: (TSC, second argument) of each vcpu_op, in order.
+    """
+
+    records: int = 0
+    fillers: int = 0
+    hypercalls: Counter[tuple[int, int]] = field(default_factory=Counter)
+    commands: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    ran: Counter[int] = field(default_factory=Counter)
+    lost: int = 0
+    gaps: int = 0
+    pcpus: set[int] = field(default_factory=set)
+    marks: list[tuple[int, int]] = field(default_factory=list)
+
+
+def chosen(*patterns: str) -> list[str]:
+    """Return the scenarios to check whose names fit one of ``patterns``."""
+    names = os.environ.get("XTRACE_LAB_SCENARIOS", "").split()
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def folder(name: str) -> Path:
+    """Return where a scenario's files lie."""
+    return Path(os.environ["XTRACE_LAB_RESULTS"]) / name
+
+
+def trace(name: str) -> Path:
+    """Return the trace of a scenario."""
+    return folder(name) / f"{name}.bin"
+
+
+def known_rows(name: str) -> list[list[str]]:
+    """Return dom0's lines, each "NAME VALUE...", as words."""
+    path = folder(name) / "known"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def known(name: str) -> dict[str, list[str]]:
+    """Return dom0's values by name; of equal names the last one counts."""
+    return {row[0]: row[1:] for row in known_rows(name)}
+
+
+def domain_ids(name: str) -> dict[str, int]:
+    """Return the domain id of each guest that was created."""
+    return {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "created"}
+
+
+def counters(name: str, guest: str) -> dict[str, int]:
+    """Return the last counters that one of our own guests printed."""
+    log = (folder(name) / f"guest-{guest}.log").read_text(errors="replace")
+    found: dict[str, int] = json.loads(_COUNTERS.findall(log)[-1])
+    return found
+
+
+def sidecar(name: str) -> dict[str, Any]:
+    """Return what stands beside the trace."""
+    content: dict[str, Any] = json.loads(trace(name).with_suffix(".bin.json").read_text())
+    return content
+
+
+@functools.cache
+def upcall_bounds(name: str) -> dict[int, tuple[int, int]]:
+    """Return what ``xtrace report`` says of each domain's upcalls: the least and the most, all its vCPUs."""
+    command = [sys.executable, "-c", "from xtrace.cli.start import main; main()", "report", str(trace(name))]
+    done = subprocess.run(
+        [*command, "--section", "upcalls", "--json"], capture_output=True, text=True, check=True, timeout=120
+    )
+    bounds: dict[int, tuple[int, int]] = {}
+    for row in json.loads(done.stdout)["tables"]["upcalls"]["rows"]:
+        least, most = bounds.get(row["domain"], (0, 0))
+        bounds[row["domain"]] = (least + row["upcall_least_count"], most + row["upcall_most_count"])
+    return bounds
+
+
+@functools.cache
+def counts(name: str) -> Counts:
+    """Count the records of a scenario's trace, with the slow reader that the real one is tested with."""
+    found = Counts()
+    current: dict[int, int] = {}
+    content = read(trace(name).read_bytes())
+    found.fillers = content.wrap_count
+    for record in content.records:
+        found.records += 1
+        found.pcpus.add(record.pcpu)
+        if record.event & _RUNSTATE_MASK == RUNSTATE_CHANGE:
+            if record.event >> 4 & 3 == 0:
+                current[record.pcpu] = record.words[0] >> 16
+                found.ran[record.words[0] >> 16] += 1
+        elif record.event == HYPERCALL:
+            _count_hypercall(found, record, current.get(record.pcpu, IDLE))
+        elif record.event == LOST_RECORDS:
+            found.lost += record.words[0]
+            found.gaps += 1
+            current.pop(record.pcpu, None)
+    return found
+
+
+def _count_hypercall(found: Counts, record: Record, domain: int) -> None:
+    number = record.words[0] & 0xFFFFF
+    found.hypercalls[domain, number] += 1
+    if len(record.words) > 1:
+        found.commands[domain, number, record.words[1]] += 1
+    if number == VCPU_OP and len(record.words) > 2:
+        found.marks.append((record.tsc, record.words[2]))

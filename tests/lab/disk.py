@@ -1,0 +1,70 @@
+"""Build the disk of the full image: a Debian userland with bcc and the kernel's headers.
+
+It is not booted: the diskless dom0 mounts it at /full, and ``full COMMAND`` runs there.  No package's
+install script has run, so there are no accounts and no services, and none are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lab.image import cache
+from lab.packages import LabError, download, listed, resolve_all
+
+_FREE_MIB = 300
+_LIMIT_S = 240
+#: Where dom0 mounts its own; /share is the host's.
+_MOUNTED = ("proc", "sys", "dev", "run", "tmp", "share")
+
+
+def disk() -> Path:
+    """Return the disk that today's packages make, an ext4 file, built if it is not there.
+
+    Raises:
+        LabError: apt, dpkg-deb or mke2fs fails.
+    """
+    packages = resolve_all(listed("full"))
+    said = "".join(f"{package.file} {package.checksum}\n" for package in packages)
+    key = hashlib.sha256(said.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+    path = cache() / "images" / f"{key}.ext4"
+    if not path.exists():
+        begin = time.monotonic()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = download(packages, cache() / "packages")
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            made = _make(files, Path(scratch))
+            made.rename(path)
+        sys.stderr.write(f"lab: disk built in {time.monotonic() - begin:.0f} s\n")
+    return path
+
+
+def _make(packages: list[Path], scratch: Path) -> Path:
+    root = scratch / "root"
+    for package in packages:
+        _run("dpkg-deb", "-x", str(package), str(root))
+    for name in _MOUNTED:
+        (root / name).mkdir(exist_ok=True)
+    image = scratch / "disk.ext4"
+    used_mib = int(_run("du", "-sm", str(root)).split()[0])
+    # No journal: every boot starts from the same file.
+    options = ["-q", "-t", "ext4", "-O", "^has_journal", "-L", "full", "-d", str(root)]
+    _run("mke2fs", *options, str(image), f"{used_mib * 5 // 4 + _FREE_MIB}M")
+    return image
+
+
+def _run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        raise LabError(f"{command[0]} is missing; install it")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise LabError(f"{' '.join(command)}: no end after {_LIMIT_S} s") from None
+    if done.returncode:
+        raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,190 @@
+# Sourced by every scenario and by the shell: guests, traces and what dom0 knows, left on /share.
+#
+#   known NAME VALUE               one line of truth for the expectations outside
+#   trace NAME [XENTRACE OPTION..] start xentrace; traced ends it and saves NAME.bin with its facts
+#   guest NAME TYPE [LINE...]      create a Linux guest; LINEs go into xl's configuration
+#   own_guest NAME VARIANT [LINE...] create a guest of tests/lab/guest, such as lfence-inline
+#   in_guest NAME COMMAND          run a shell line in a Linux guest, wait for its end
+#   full COMMAND...                run a command in the Debian userland of the full image
+#   await SECONDS WHAT COMMAND...  repeat COMMAND until it is true
+#
+# Every wait has a limit; past it the job ends with 97.
+
+KERNEL_WORDS="console=hvc0 nokaslr mitigations=off cryptomgr.notests net.ifnames=0"
+logs=/var/log/xen/console
+
+say() { echo "lab: $(cut -d' ' -f1 /proc/uptime) $*"; }
+
+known() { echo "$@" >>/share/known; }
+
+give_up() {
+    say "LIMIT: $*"
+    xl dmesg | tail -20
+    exit 97
+}
+
+full() { chroot /full /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp "$@"; }
+
+await() {
+    left=$(($1 * 5))
+    what=$2
+    shift 2
+    until "$@"; do
+        [ $left -gt 0 ] || give_up "$what"
+        left=$((left - 1))
+        usleep 200000
+    done
+}
+
+# attempt SECONDS COMMAND...: run it with a limit.
+attempt() { timeout -s KILL "$@"; }
+
+domid() { xl domid "$1"; }
+
+create() {
+    name=$1
+    for try in 1 2; do
+        # Paused: a short-lived guest must not be gone before its id is known.
+        if attempt 60 xl create -q -p "/tmp/$name.cfg"; then
+            known created "$name" "$(domid "$name")" "try $try"
+            attempt 20 xl unpause "$name" && return
+        fi
+        known failed "$name" "try $try"
+        say "creation of $name failed, try $try"
+        tail -n 5 "$logs"/* /var/log/xen/*.log 2>/dev/null
+        attempt 20 xl destroy "$name" 2>/dev/null
+    done
+    give_up "no guest $name after two tries"
+}
+
+guest() {
+    name=$1
+    type=$2
+    shift 2
+    {
+        echo "name=\"$name\""
+        echo "type=\"$type\""
+        echo 'kernel="/boot/vmlinux"'
+        echo 'ramdisk="/boot/guest.cpio"'
+        echo "extra=\"$KERNEL_WORDS\""
+        echo "memory=${MEMORY:-160}"
+        echo "vcpus=${VCPUS:-1}"
+        # A guest of type PVH dies at its first RDTSCP otherwise.
+        [ "$type" = pv ] || echo 'tsc_mode="native"'
+        for line in "$@"; do echo "$line"; done
+    } >"/tmp/$name.cfg"
+    create "$name"
+    await 60 "$name never said that it is ready" grep -qs "^guest: ready" "$logs/guest-$name.log"
+    say "$name is ready"
+}
+
+own_guest() {
+    name=$1
+    variant=$2
+    shift 2
+    {
+        echo "name=\"$name\""
+        echo 'type="pv"'
+        echo "kernel=\"/share/guest-$variant.elf\""
+        echo 'memory=16'
+        echo 'vcpus=1'
+        # Its log of upcalls is in the host's TSC only so.
+        echo 'tsc_mode="native"'
+        for line in "$@"; do echo "$line"; done
+    } >"/tmp/$name.cfg"
+    create "$name"
+}
+
+tell() { echo "$2" >"$(xenstore-read "/local/domain/$(domid "$1")/console/tty")"; }
+
+# own_pair VARIANT WORDS: two of our own guests, a and b, ping each other to their end.
+own_pair() {
+    own_guest a "$1" "extra=\"role=listen $2\""
+    own_guest b "$1" "extra=\"role=connect $2\""
+    a=$(domid a) b=$(domid b)
+    tell a "peer=$b"
+    await 30 "a never said its port" grep -qs "^xtrace-guest: port" $logs/guest-a.log
+    tell b "peer=$a port=$(sed -n 's/^xtrace-guest: port \([0-9]*\).*/\1/p' $logs/guest-a.log)"
+    for name in a b; do
+        await 60 "$name never came to its end" grep -qs "^xtrace-guest: done" $logs/guest-$name.log
+    done
+    cp $logs/guest-?.log /share/
+}
+
+number=0
+in_guest() {
+    begin_in_guest "$@"
+    end_in_guest "$1" "$number"
+}
+
+# Start a line in a guest and do not wait: $number names it.
+begin_in_guest() {
+    number=$((number + 1))
+    tell "$1" "$number $2"
+}
+
+end_in_guest() {
+    await "${SECONDS_IN_GUEST:-60}" "$1 did not end line $2" \
+        grep -qs "^guest: $2 ended" "$logs/guest-$1.log"
+    grep -q "^guest: $2 ended 0" "$logs/guest-$1.log" || known failed_line "$1" "$2"
+}
+
+trace() {
+    trace_name=$1
+    shift
+    trace_file=/tmp/$trace_name.bin
+    trace_command="xentrace $* $trace_name.bin"
+    {
+        # xentrace reports buffer sizes and each loss here.
+        xentrace "$@" "$trace_file" >"/tmp/$trace_name.log" 2>&1 &
+    }
+    trace_pid=$!
+    await 20 "xentrace never began $trace_name" trace_begun
+    clock pairs 3 >"/tmp/$trace_name.pairs"
+    say "tracing $trace_name"
+}
+
+# Xen's buffers are handed out before the file is made, so a file that grows is tracing.
+trace_begun() {
+    kill -0 $trace_pid 2>/dev/null || give_up "xentrace ended: $(cat "/tmp/$trace_name.log")"
+    [ -e "$trace_file" ]
+}
+
+traced() {
+    clock pairs 3 >>"/tmp/$trace_name.pairs"
+    kill -INT $trace_pid 2>/dev/null
+    await 30 "xentrace did not end" sh -c "! kill -0 $trace_pid 2>/dev/null"
+    facts >"/share/$trace_name.facts"
+    cat "$trace_file" >"/share/$trace_name.bin"
+    cp "/tmp/$trace_name.pairs" "/tmp/$trace_name.log" /share/
+    say "traced $trace_name: $(stat -c %s "$trace_file") bytes"
+}
+
+facts() {
+    echo "command $trace_command"
+    xl info | sed -n 's/^\(xen_version\|xen_scheduler\|nr_cpus\|release\|cc_compile_date\) *: /\1 /p'
+    xl dmesg | sed -n 's/.*Detected \([0-9.]*\) MHz processor.*/mhz \1/p'
+    echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+    xl list | awk 'NR > 1 { print "domain", $2, $1, $4 }'
+    # Name, id, vCPU, pCPU it runs on, and after the time: hard and soft affinity.
+    xl vcpu-list | awk 'NR > 1 { print "vcpu", $2, $3, $(NF - 2) }'
+}
+
+# Run in dom0 or in a Linux guest: from there on, upcalls says how often that kernel was called up.
+counting='cd /sys/kernel/tracing; echo p:upcall __xen_pv_evtchn_do_upcall >kprobe_events;'
+counting="$counting echo 1 >events/kprobes/upcall/enable; cd /;"
+counting="$counting upcalls() { awk '{ print \"upcalls\", \$2 }' /sys/kernel/tracing/kprobe_profile; }"
+
+# A bridge between the guests, 10.0.0.1 on dom0's side.
+bridge() {
+    brctl addbr br0
+    ip addr add 10.0.0.1/24 dev br0
+    ip link set br0 up
+}
+
+# disk FILE MIB: a loop device full of a pattern; its path is in $disk.
+disk() {
+    yes xtrace | head -c $(($2 << 20)) >"$1"
+    disk=$(losetup -f)
+    losetup "$disk" "$1"
+}

@@ -1,0 +1,155 @@
+"""A scenario: a shell script for dom0 in scenarios/, whose first comment lines say what host it wants.
+
+``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, boot included;
+``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
+``# full: yes``, with the full image's disk.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lab import machine
+from lab.disk import disk
+from lab.machine import Host, Ran
+from lab.packages import LabError
+
+_HERE = Path(__file__).parent
+_FOLDER = _HERE / "scenarios"
+_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full): (.*)$", re.MULTILINE)
+_JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
+_BUILD_LIMIT_S = 60
+_LIMIT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One script and what it asks for.
+
+    Attributes:
+        name: of the script, without its ending.
+        host: the emulated machine.
+        limit_s: boot to power-off.
+        variants: of the own guest, built for it.
+        text: the script.
+    """
+
+    name: str
+    host: Host
+    limit_s: int
+    variants: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a scenario.
+
+    Attributes:
+        status: "ok", "retried" (a guest came up at the second try only) or what went wrong.
+        folder: where its files lie.
+    """
+
+    status: str
+    ran: Ran
+    folder: Path
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the scenario got to its end."""
+        return self.status in ("ok", "retried")
+
+
+def names() -> list[str]:
+    """Return every scenario there is."""
+    return sorted(path.stem for path in _FOLDER.glob("*.sh"))
+
+
+def load(name: str) -> Scenario:
+    """Read a scenario.
+
+    Raises:
+        LabError: there is none of that name.
+    """
+    path = _FOLDER / f"{name}.sh"
+    if not path.is_file():
+        raise LabError(f"no scenario {name}; there are {', '.join(names())}")
+    text = path.read_text()
+    wants = dict(_HEADER.findall(text))
+    host = Host(pcpus=int(wants.get("pcpus", 2)), xen_words=wants.get("xen", ""))
+    if "memory" in wants:
+        host = replace(host, memory_mib=int(wants["memory"]))
+    if wants.get("full") == "yes":
+        host = machine.full(host, disk())
+    return Scenario(name, host, int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split()), text)
+
+
+def run(scenario: Scenario, image: Path, folder: Path) -> Outcome:
+    """Run ``scenario`` and leave what it made in ``folder``, which is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for variant in scenario.variants:
+        _build_own(folder, variant)
+    (folder / "scenario.sh").write_text(scenario.text)
+    (folder / "job").write_text(_JOB)
+    ran = machine.run(scenario.host, image, folder, scenario.limit_s)
+    for facts in folder.glob("*.facts"):
+        _write_sidecar(facts, scenario)
+    outcome = Outcome(_status(folder, ran), ran, folder)
+    (folder / "outcome").write_text(f"{outcome.status}\n")
+    return outcome
+
+
+def _build_own(folder: Path, variant: str) -> None:
+    done = subprocess.run(
+        ["sh", str(_HERE / "guest" / "build.sh"), str(folder), *variant.split("-")],
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_LIMIT_S,
+    )
+    if done.returncode:
+        raise LabError(f"the own guest {variant} does not build: {done.stderr.strip()}")
+
+
+def _status(folder: Path, ran: Ran) -> str:
+    status = folder / "status"
+    known = folder / "known"
+    if status.exists():
+        code = status.read_text().strip()
+        if code != "0":
+            return f"exit {code}"
+        return "retried" if known.exists() and "\nfailed " in f"\n{known.read_text()}" else "ok"
+    reached = "in the job" if (folder / "state").exists() else "before dom0 was ready"
+    if not ran.in_time:
+        return f"limit, {reached}"
+    return f"QEMU exit {ran.code}, {reached}"
+
+
+def _write_sidecar(facts: Path, scenario: Scenario) -> None:
+    """Put beside a trace what it lacks: NAME.bin.json, as xtrace.probes.sidecar reads it and more."""
+    rows = [line.split(" ", 1) for line in facts.read_text().splitlines() if " " in line]
+    said = dict(rows)
+    domains = [value.split() for key, value in rows if key == "domain"]
+    vcpus = [value.split() for key, value in rows if key == "vcpu"]
+    pairs = facts.with_suffix(".pairs")
+    content = {
+        "tsc_hz": round(float(said["mhz"]) * 1e6),
+        "xen_version": ".".join(said["xen_version"].split(".")[:2]),
+        "timing": "emulated",
+        "emulator": f"QEMU {machine.version()}, {scenario.host.accelerator}",
+        "scenario": scenario.name,
+        "scheduler": said["xen_scheduler"],
+        "pcpus": int(said["nr_cpus"]),
+        "dom0_kernel": said["release"],
+        "boot_id": said["boot"],
+        "command": said["command"],
+        "domains": [{"id": int(row[0]), "name": row[1], "vcpus": int(row[2])} for row in domains],
+        "vcpus": [{"domain": int(row[0]), "vcpu": int(row[1]), "hard_affinity": row[2]} for row in vcpus],
+        "clock_pairs": [[int(word) for word in line.split()] for line in pairs.read_text().splitlines()],
+    }
+    facts.with_suffix(".bin.json").write_text(json.dumps(content, indent=1) + "\n")

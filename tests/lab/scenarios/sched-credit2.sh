@@ -1,0 +1,8 @@
+# pcpus: 4
+# xen: sched=credit2
+# limit: 240
+# own: lfence-inline
+# Two pinging guests under the scheduler credit2 on 4 pCPUs.
+trace sched-credit2 -D -e all -S 128
+own_pair lfence-inline "pings=101 seconds=1 timer=10000 burst=50 work=1000 log=0"
+traced
