@@ -20,7 +20,7 @@ lab-shell:
 
 # make lab-run CMD='xl info'
 lab-run:
-	@$(LAB) command $(SIZE) '$(subst ','\'',$(CMD))'
+	@$(LAB) command $(SIZE) '$(subst ','\'',$(value CMD))'
 
 # make lab-repeat [TIMES=20] [SCENARIOS=quick]
 lab-repeat:

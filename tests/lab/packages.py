@@ -72,10 +72,14 @@ def resolve_all(names: list[str]) -> list[Package]:
     Raises:
         LabError: apt does not know one of them, or they exclude each other.
     """
-    with tempfile.NamedTemporaryFile() as nothing_installed:
-        options = ["-o", f"Dir::State::status={nothing_installed.name}", "-o", "Debug::NoLocking=1"]
+    with tempfile.TemporaryDirectory() as nothing:
+        status = Path(nothing) / "status"
+        status.touch()
+        # No archives either: apt names no address for a package that it has downloaded before.
+        options = [f"Dir::State::status={status}", f"Dir::Cache::archives={nothing}", "Debug::NoLocking=1"]
         said = _apt(
-            *("apt-get", *options, "--no-install-recommends", "--yes", "--print-uris", "install"), *names
+            *("apt-get", *(word for option in options for word in ("-o", option))),
+            *("--no-install-recommends", "--yes", "--print-uris", "install", *names),
         )
     # What install prints has a weaker hash, or none; and newer kernels may have come by another name.
     return resolve(sorted({row[1].split("_")[0] for row in _INSTALLED.finditer(said)}))
