@@ -43,6 +43,10 @@ _LEAST_COPY_BYTES = 4
 _NEAR_BYTES = 0x1000
 
 
+#: Instructions by address, and the addresses that follow each.
+Graph = tuple[dict[int, Insn], dict[int, tuple[int, ...]]]
+
+
 @dataclass(slots=True)
 class State:
     """What registers and stack slots (by distance from the stack pointer at entry) hold."""
@@ -128,13 +132,14 @@ class FunctionFlow:
 
 def explore(
     decode: Callable[[int], Iterable[Insn]],
-    entry: int,
+    entries: Iterable[int],
     inside: Callable[[int], bool],
     limit: int,
     no_return: Container[int] = (),
     cases: Callable[[Insn], tuple[int, ...]] = lambda _: (),
-) -> tuple[dict[int, Insn], dict[int, tuple[int, ...]]]:
-    """Return the instructions that are reached from ``entry`` and how they follow one another.
+    known: Graph | None = None,
+) -> Graph:
+    """Return the instructions that are reached from ``entries`` and how they follow one another.
 
     Args:
         decode: the instructions from an address on, as they stand.
@@ -142,10 +147,10 @@ def explore(
         limit: most instructions that are looked at.
         no_return: functions that do not come back.
         cases: where an indirect jump may go.
+        known: what was reached before; it is added to.
     """
-    insns: dict[int, Insn] = {}
-    successors: dict[int, tuple[int, ...]] = {}
-    todo = [entry]
+    insns, successors = known or ({}, {})
+    todo = list(entries)
     while todo:
         address = todo.pop()
         if address in insns or not inside(address):

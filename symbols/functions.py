@@ -15,6 +15,7 @@ from xtrace.symbols.flow import (
     Call,
     Callee,
     FunctionFlow,
+    Graph,
     Interpreter,
     State,
     entry_state,
@@ -52,7 +53,6 @@ _FENCES = frozenset(("lfence", "mfence", "sfence"))
 _SERIALISING = frozenset(("cpuid", "serialize", "wbinvd", "rsm"))
 
 
-Graph = tuple[dict[int, Insn], dict[int, tuple[int, ...]]]
 #: What the syscall behind a hypercall changes: the result, rcx and r11.
 _HYPERCALL = Callee((RAX, RCX, 11), None)
 
@@ -215,7 +215,8 @@ class Code:
                 return True
             return False
 
-        insns, successors = explore(self.run, entry, inside, _MOST_INSNS, self._no_return, self._cases)
+        graph = explore(self.run, (entry,), inside, _MOST_INSNS, self._no_return, self._cases)
+        insns, successors = graph
         blind = [
             address
             for address, insn in insns.items()
@@ -224,12 +225,10 @@ class Code:
         if blind:
             # A table that was not found: what nothing else reaches is its cases.
             hidden = self._hidden(insns, end)
-            for place in hidden:
-                more, ways = explore(self.run, place, inside, _MOST_INSNS, self._no_return, self._cases)
-                insns.update(more)
-                successors.update(ways)
+            explore(self.run, hidden, inside, _MOST_INSNS, self._no_return, self._cases, graph)
+            cases = tuple(place for place in hidden if place in insns)
             for address in blind:
-                successors[address] = tuple(hidden)
+                successors[address] = cases
         return insns, successors
 
     def _cases(self, jump: Insn) -> tuple[int, ...]:
@@ -298,7 +297,7 @@ class Code:
             return None
         start, end = self.window(target)
         insns, successors = explore(
-            self.run, target, lambda address: start <= address < end, _SMALL_INSNS + 1
+            self.run, (target,), lambda address: start <= address < end, _SMALL_INSNS + 1
         )
         if not insns or len(insns) > _SMALL_INSNS:
             return None

@@ -396,7 +396,7 @@ def test_code_that_is_made_to_be_slow(name: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     path = tmp_path / "kernel"
     path.write_bytes(in_elf(storm(rng, name)))
-    with bounded(60.0):
+    with bounded(25.0):
         assert examine(path, rng) is not None
 
 
