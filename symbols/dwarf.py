@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xtrace.symbols.dwarf_forms import AT, TAG
 from xtrace.symbols.dwarf_lines import LineTable, line_table
 from xtrace.symbols.dwarf_ranges import Coverage, aranges, coverage
+from xtrace.symbols.dwarf_search import Notes, candidates, subprograms
 from xtrace.symbols.dwarf_sections import DwarfError, debug_sections
 from xtrace.symbols.dwarf_shapes import Budget
 from xtrace.symbols.dwarf_types import member_offsets
@@ -25,12 +25,7 @@ from xtrace.symbols.image import Image
 __all__ = ["Frame", "Place", "lines_of", "member_offsets"]
 
 _BUDGET = 8_000_000
-_MOST_DAMAGE = 20
-#: Of the units that claim an address, so many are asked.
-_MOST_CANDIDATES = 4
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
-#: What functions lie in, besides the unit itself.
-_SCOPES = (TAG["namespace"], TAG["module"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ def lines_of(image: Image, addresses: Sequence[int], damage: list[str] | None = 
     Args:
         damage: takes, in a few words each, why addresses may lack a place or the functions inlined there.
     """
-    notes = _Notes(damage)
+    notes = Notes(damage)
     found: dict[int, Place] = {}
     wanted = sorted({int(address) for address in addresses if 0 <= address <= _LAST_ADDRESS})
     try:
@@ -81,41 +76,19 @@ def lines_of(image: Image, addresses: Sequence[int], damage: list[str] | None = 
     left = [address for address in wanted if address not in found]
     if left:
         _find(units, coverage(units, listed.units), left, found, notes)
-    for note in (units.damage, units.budget.damage):
-        if note:
-            notes.add(note)
+    notes.add(units.damage)
+    notes.add(units.budget.damage)
     return found
 
 
-class _Notes:
-    """What is damaged, each thing once and no more than can be read."""
-
-    def __init__(self, notes: list[str] | None) -> None:
-        self._notes = [] if notes is None else notes
-
-    def add(self, note: str) -> None:
-        if note not in self._notes and len(self._notes) < _MOST_DAMAGE:
-            self._notes.append(note)
-
-
 def _find(
-    units: Units, covering: Coverage, addresses: list[int], found: dict[int, Place], notes: _Notes
+    units: Units, covering: Coverage, addresses: list[int], found: dict[int, Place], notes: Notes
 ) -> None:
-    candidates = {address: covering.units_of(address) for address in addresses}
-    for rank in range(_MOST_CANDIDATES):
-        by_unit: dict[int, list[int]] = defaultdict(list)
-        for address, offsets in candidates.items():
-            if rank < len(offsets) and address not in found:
-                by_unit[offsets[rank]].append(address)
-        for offset, group in sorted(by_unit.items()):
-            unit = units.unit_holding(offset)
-            if unit is None:
-                continue
-            try:
-                found |= _places(unit, group, notes)
-            except (DwarfError, IndexError) as error:
-                notes.add(_note(offset, error))
-            unit.forget()
+    for unit, group in candidates(units, covering, addresses, found):
+        try:
+            found |= _places(unit, group, notes)
+        except (DwarfError, IndexError) as error:
+            notes.add(_note(unit.offset, error))
 
 
 def _note(offset: int, error: ValueError | IndexError) -> str:
@@ -123,7 +96,7 @@ def _note(offset: int, error: ValueError | IndexError) -> str:
     return f"unit at {offset:#x} of .debug_info: {what}"
 
 
-def _places(unit: Unit, addresses: list[int], notes: _Notes) -> dict[int, Place]:
+def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, Place]:
     program = unit.top.integer(AT["stmt_list"])
     if program is None:
         return {}
@@ -168,7 +141,7 @@ def _functions(unit: Unit, addresses: list[int]) -> dict[int, tuple[Die, ...]]:
             unit.owner.budget.spend(max(last - first, 0))
         return here
 
-    for function in _subprograms(unit):
+    for function in subprograms(unit):
         if not offer((function,)):
             continue
         open_dies = [function]
@@ -191,13 +164,3 @@ def _chain(open_dies: list[Die]) -> tuple[Die, ...]:
         elif die.tag == TAG["subprogram"]:
             return (*chain, die)
     return tuple(chain)
-
-
-def _subprograms(unit: Unit) -> Iterator[Die]:
-    scopes = [unit.top]
-    while scopes:
-        for die in unit.children(scopes.pop()):
-            if die.tag == TAG["subprogram"]:
-                yield die
-            elif die.tag in _SCOPES:
-                scopes.append(die)

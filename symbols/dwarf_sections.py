@@ -33,8 +33,6 @@ _SHF_GROUP = 0x200
 _WIDTHS = {"EM_X86_64": {1: 8, 10: 4, 11: 4}, "EM_386": {1: 4}}
 #: What no relocation does, or one that leaves the place as it is: R_X86_64_NONE, R_386_NONE.
 _NO_RELOCATION = 0
-#: What pyelftools meets in a damaged file it says by any of these.
-_DAMAGE_ERRORS = (ELFError, ValueError, LookupError, AttributeError, AssertionError, OverflowError)
 
 
 class DwarfError(ValueError):

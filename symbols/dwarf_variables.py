@@ -20,7 +20,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from xtrace.symbols.dwarf_forms import AT, TAG, uleb, uleb_bytes
-from xtrace.symbols.dwarf_ranges import Coverage, aranges, coverage
+from xtrace.symbols.dwarf_ranges import aranges, coverage
+from xtrace.symbols.dwarf_search import Notes, candidates, subprograms
 from xtrace.symbols.dwarf_sections import DwarfError, debug_sections, find_all, find_words
 from xtrace.symbols.dwarf_shapes import Budget, ExhaustedError
 from xtrace.symbols.dwarf_units import Die, Unit, Units
@@ -28,15 +29,10 @@ from xtrace.symbols.image import Image
 
 _BUDGET = 8_000_000
 _SCANNED_BYTES_A_UNIT_OF_BUDGET = 4096
-_MOST_DAMAGE = 20
-#: Of the units that claim an address, so many are asked.
-_MOST_CANDIDATES = 4
 _MOST_PARAMETERS = 256
 #: How far qualifiers, typedefs, origins and specifications lead from one DIE to the next.
 _LONGEST_CHAIN = 32
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
-#: What functions lie in, besides the unit itself.
-_SCOPES = (TAG["namespace"], TAG["module"])
 _STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
 _SAME_VALUE = tuple(
     TAG[name] for name in ("typedef", "const_type", "volatile_type", "restrict_type", "atomic_type")
@@ -114,16 +110,7 @@ def variable_structs(
     return found
 
 
-class _Notes:
-    """What is damaged, each thing once and no more than can be read."""
-
-    def __init__(self, notes: list[str] | None) -> None:
-        self._notes = [] if notes is None else notes
-
-    def add(self, note: str) -> None:
-        if note and note not in self._notes and len(self._notes) < _MOST_DAMAGE:
-            self._notes.append(note)
-
+class _Notes(Notes):
     @contextmanager
     def of(self, unit: Unit, at: int = 0) -> Iterator[None]:
         """Note what is damaged at an offset in a unit, and go on behind the block."""
@@ -157,31 +144,15 @@ def _units_covering(
 ) -> Iterator[tuple[Unit, list[int]]]:
     """Yield units with the addresses, not found by then, that they cover."""
     listed = aranges(units.sections.aranges)
-    yield from _candidates(units, listed, addresses, found)
+    yield from candidates(units, listed, addresses, found)
     left = [address for address in addresses if address not in found]
     if left:
-        yield from _candidates(units, coverage(units, listed.units), left, found)
-
-
-def _candidates(
-    units: Units, covering: Coverage, addresses: list[int], found: Collection[int]
-) -> Iterator[tuple[Unit, list[int]]]:
-    candidates = {address: covering.units_of(address) for address in addresses}
-    for rank in range(_MOST_CANDIDATES):
-        by_unit: dict[int, list[int]] = defaultdict(list)
-        for address, offsets in candidates.items():
-            if rank < len(offsets) and address not in found:
-                by_unit[offsets[rank]].append(address)
-        for offset, group in sorted(by_unit.items()):
-            unit = units.unit_holding(offset)
-            if unit is not None:
-                yield unit, group
-                unit.forget()
+        yield from candidates(units, coverage(units, listed.units), left, found)
 
 
 def _read_functions(unit: Unit, wanted: set[int], found: dict[int, tuple[str, ...]], notes: _Notes) -> None:
     """Add the parameters of a unit's functions, and take the functions off ``wanted``."""
-    for die in _subprograms(unit):
+    for die in subprograms(unit):
         with notes.of(unit, die.at):
             entry = _entry(die)
             if entry is not None and entry in wanted:
@@ -189,16 +160,6 @@ def _read_functions(unit: Unit, wanted: set[int], found: dict[int, tuple[str, ..
                 wanted.remove(entry)
         if not wanted:
             return
-
-
-def _subprograms(unit: Unit) -> Iterator[Die]:
-    scopes = [unit.top]
-    while scopes:
-        for die in unit.children(scopes.pop()):
-            if die.tag == TAG["subprogram"]:
-                yield die
-            elif die.tag in _SCOPES:
-                scopes.append(die)
 
 
 def _entry(function: Die) -> int | None:

@@ -158,10 +158,3 @@ class SiteTable:
     sites: tuple[Site, ...]
     layout: tuple[str, ...]
     damage: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the finder is told beside the image."""
-
-    lines: bool = True
