@@ -1,1 +1,1 @@
-"""Recording a live host into a capture; runs on a dom0's system Python, so with the standard library alone."""
+"""Recording a live host into a capture, on a dom0's system Python: the standard library alone."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from xtrace.probes.errors import TraceError
 
 
-class CaptureFull(TraceError):
+class CaptureFullError(TraceError):
     """A capture has as many bytes as it may have, or the disk as few free ones."""
 
 
@@ -79,7 +79,7 @@ class Stream(Protocol):
         """Append ``content``; it is on disk after the next flush.
 
         Raises:
-            CaptureFull: it would not fit; nothing of it is written.
+            CaptureFullError: it would not fit; nothing of it is written.
         """
 
     def flush(self) -> None:
@@ -120,7 +120,7 @@ class Backend(Protocol):
 
         Raises:
             TraceError: it has died; what it recorded up to then stays.
-            CaptureFull: no more fits.
+            CaptureFullError: no more fits.
         """
 
     def stop(self) -> Counts:
