@@ -1,0 +1,146 @@
+"""What `xtrace calibrate` measures and leaves as JSON: how many cycles a fence adds where it stands.
+
+The file is one JSON object: ``schema_version`` and the fields of Calibration, rows as objects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xtrace.probes.errors import TraceError
+
+SCHEMA_VERSION = 1
+
+#: What is in flight when the sequence begins.  "site" is the site's own preceding instructions.
+CONTEXTS = (
+    "empty",
+    "stores_8",
+    "stores_40",
+    "store_miss_1",
+    "store_miss_4",
+    "load_miss_1",
+    "alu_chain",
+    "site",
+)
+KINDS = ("mask", "restore", "unmask")
+FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
+PLACES = ("inline", "outofline", "site")
+
+Timing = Literal["hardware", "emulated", "noisy"]
+
+_MAX_BYTES = 16 << 20
+_MAX_ROWS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a fence adds to one execution of one sequence in one context.
+
+    Attributes:
+        kind: of KINDS.
+        fence: of FENCES.
+        place: "inline" or "outofline" for the standard sequences; "site" for one replayed as compiled.
+        context: of CONTEXTS.
+        median_cycles, low_cycles, high_cycles: TSC cycles added, fenced less unfenced, with the
+            median's 95 % interval; None where it could not be measured.
+        pair_count: pairs of loops behind them.
+        tight: the interval is as narrow as was asked for.
+        address: of the site in its image; None for a standard sequence.
+        build_id: of the image, in hex; None where there is none.
+        note: why it is not tight, or why a site was not replayed and by what it is replaced.
+    """
+
+    kind: str
+    fence: str
+    place: str
+    context: str
+    median_cycles: float | None
+    low_cycles: float | None
+    high_cycles: float | None
+    pair_count: int
+    tight: bool
+    address: int | None = None
+    build_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """All that one calibration measured, and on what.
+
+    Attributes:
+        host: cpu_model, microcode, hypervisor, kernel, hostname-free facts as text.
+        date: ISO 8601, UTC.
+        tsc_hz: cycles a second of the TSC.
+        tsc_quantum_cycles: its least step.
+        core_per_tsc_ratio: core clock over TSC while it was measured.
+        timing: "hardware", or why the figures must not be taken for it.
+        settings: of the run.
+        rows: the figures; none where timing is not "hardware" and none could be had.
+    """
+
+    host: dict[str, str]
+    date: str
+    tsc_hz: float
+    tsc_quantum_cycles: float
+    core_per_tsc_ratio: float | None
+    timing: Timing
+    settings: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+def text_of(calibration: Calibration) -> str:
+    """Return ``calibration`` as JSON text."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(calibration)}, indent=1, allow_nan=False)
+
+
+def read(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        TraceError: it is none, or of another schema version.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(_MAX_BYTES + 1)
+    try:
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is not {SCHEMA_VERSION}")
+        rows = content.pop("rows")
+        if len(rows) > _MAX_ROWS:
+            raise ValueError(f"more than {_MAX_ROWS} rows")
+        found = Calibration(**content, rows=tuple(_row(row) for row in rows))
+        _check(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TraceError(f"{path}: not a calibration: {error}; make one with xtrace calibrate") from None
+    return found
+
+
+def _row(content: dict[str, Any]) -> Row:
+    row = Row(**content)
+    for value, known in (
+        (row.kind, KINDS),
+        (row.fence, FENCES),
+        (row.place, PLACES),
+        (row.context, CONTEXTS),
+    ):
+        if value not in known:
+            raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    figures = (row.median_cycles, row.low_cycles, row.high_cycles)
+    if any(figure is not None and not math.isfinite(figure) for figure in figures):
+        raise ValueError("a figure that is no number")
+    return row
+
+
+def _check(found: Calibration) -> None:
+    if found.timing not in ("hardware", "emulated", "noisy"):
+        raise ValueError(f"timing is {found.timing!r}")
+    if not 1e8 <= found.tsc_hz <= 2e10:
+        raise ValueError(f"tsc_hz is {found.tsc_hz!r}, not a number of cycles a second")
