@@ -76,14 +76,14 @@ class Stream(Protocol):
     """An append-only file of a capture."""
 
     def write(self, content: bytes) -> None:
-        """Append ``content``; it is on disk after the next flush.
+        """Append ``content``: the kernel's at once, so call it with what a poll gathered, not by records.
 
         Raises:
             CaptureFullError: it would not fit; nothing of it is written.
         """
 
     def flush(self) -> None:
-        """Hand all that was written to the kernel, and the kernel's to the disk."""
+        """Wait until all that was written is on the disk; the recorder does so once a second by itself."""
 
 
 class Folder(Protocol):
@@ -93,7 +93,7 @@ class Folder(Protocol):
         """Begin the append-only file ``name``, which may lie in a folder: ``events/stream_0``."""
 
     def path(self, name: str) -> str:
-        """Return the path of ``name``, for a tool that writes it by itself."""
+        """Make ``name``, empty, and return its path, for a tool that writes it by itself."""
 
 
 class Backend(Protocol):
@@ -116,7 +116,7 @@ class Backend(Protocol):
         """
 
     def poll(self) -> Counts:
-        """Take what has come since, append it to the capture, flush.  Called about every tenth of a second.
+        """Take what has come since and append it to the capture.  Called about every tenth of a second.
 
         Raises:
             TraceError: it has died; what it recorded up to then stays.
