@@ -79,7 +79,7 @@ class Code:
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
         self._has_cold = _COLD.encode() in image.symbols.names
-        self._no_return = {
+        self.no_return = {
             address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None
         }
 
@@ -215,7 +215,7 @@ class Code:
                 return True
             return False
 
-        graph = explore(self.run, (entry,), inside, _MOST_INSNS, self._no_return, self._cases)
+        graph = explore(self.run, (entry,), inside, _MOST_INSNS, self.no_return, self._cases)
         insns, successors = graph
         blind = [
             address
@@ -225,7 +225,7 @@ class Code:
         if blind:
             # A table that was not found: what nothing else reaches is its cases.
             hidden = self._hidden(insns, end)
-            explore(self.run, hidden, inside, _MOST_INSNS, self._no_return, self._cases, graph)
+            explore(self.run, hidden, inside, _MOST_INSNS, self.no_return, self._cases, graph)
             cases = tuple(place for place in hidden if place in insns)
             for address in blind:
                 successors[address] = cases
