@@ -42,8 +42,10 @@ class Partition:
         self._word = np.dtype(np.uint32 if narrow else np.uint64)
         steps = (breaks - self._base).astype(self._word)
         self._breaks = steps
-        # What is never reached ends the last piece.
-        self._ends = np.append(steps[1:], (1 << 8 * self._word.itemsize) - 1).astype(self._word)
+        # The greatest distance ends the last piece.  Only where the breaks span all addresses is it met:
+        # there each step must find an end, until the bisection has the last word.
+        ends = np.full(1 + _MOST_STEPS, (1 << 8 * self._word.itemsize) - 1, self._word)
+        self._ends = np.concatenate((steps[1:], ends))
         self.owner = owners if len(breaks) else np.array([-1], np.int64)
         shift = max(int(self._reach).bit_length() - _MOST_BUCKETS.bit_length() + 1, 0)
         self._shift = np.array(shift, self._word)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builders.dwarf import TEXT_ADDRESS, addr2line, compile_kernel, frames, instructions, run
@@ -104,6 +104,7 @@ def test_ranges_move_with_the_image(image: Image) -> None:
     assert AddressResolver(image).ranges(rips, starts[:0], ends[:0]).tolist() == [-1] * 5
 
 
+@example(breaks=[0, (1 << 64) - 1], addresses=[])
 @given(
     breaks=st.lists(st.one_of(SMALL, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=200, unique=True),
     addresses=st.lists(st.one_of(SMALL, st.integers(0, (1 << 64) - 1)), max_size=60),
