@@ -40,41 +40,44 @@ _MAX_DOMAINS = 65536
 ALWAYS = (-(1 << 62), 1 << 62)
 
 
+#: Events of one length: kind, words, parameter.
+_FIXED = {
+    0x21002: (Kind.CONTINUE, 1, 0),
+    0x28004: (Kind.WAKE, 2, 0),
+    0x28006: (Kind.BLOCK, 2, 0),
+    0x81001: (Kind.VMENTRY, 0, 0),
+    0x82004: (Kind.INJ_VIRQ, 2, 0),
+    0x82012: (Kind.VMMCALL, 1, 0),
+    0x82013: (Kind.HLT, 1, 0),
+    0x82020: (Kind.INTR_WINDOW, 3, 0),
+    0x802008: (Kind.IRQ_HANDLED, 3, 0),
+    0x1F004: (Kind.IRQ_HANDLED, 3, 0),
+    0x801002: (Kind.IDLE_ENTRY, 4, 0),
+    0x801003: (Kind.IDLE_EXIT, 6, 0),
+    0x802001: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
+    0x802002: (Kind.IDLE_EXIT, 6, 0),
+    0x10F001: (Kind.MEMORY, 1, 0),
+    0x10F002: (Kind.MEMORY, 1, 0),
+    0x10F003: (Kind.MEMORY, 1, 0),
+    0x10F004: (Kind.MEMORY, 6, 5 << 16),
+    0x10F005: (Kind.MEMORY, 4, 2 << 16),
+    0x10F010: (Kind.MEMORY, 6, 4 << 16),
+    0x10F011: (Kind.MEMORY, 6, 4 << 16),
+    0x10F012: (Kind.MEMORY, 4, 2 << 16),
+    0x20F101: (Kind.HYPERCALL, 3, 2 << 8),
+    0x20F001: (Kind.HYPERCALL, 2, 1 << 8),
+    LOST_RECORDS: (Kind.LOST, 4, 0),
+}
+
+
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return what the machines do with records of a shape, and the parameter that goes with it.
 
     A record whose length does not fit its id is taken as OTHER: it is counted, not interpreted.
     """
     rip_words = 2 if event & 0x100 else 1
-    fixed = {
-        0x21002: (Kind.CONTINUE, 1, 0),
-        0x28004: (Kind.WAKE, 2, 0),
-        0x28006: (Kind.BLOCK, 2, 0),
-        0x81001: (Kind.VMENTRY, 0, 0),
-        0x82004: (Kind.INJ_VIRQ, 2, 0),
-        0x82012: (Kind.VMMCALL, 1, 0),
-        0x82013: (Kind.HLT, 1, 0),
-        0x82020: (Kind.INTR_WINDOW, 3, 0),
-        0x802008: (Kind.IRQ_HANDLED, 3, 0),
-        0x1F004: (Kind.IRQ_HANDLED, 3, 0),
-        0x801002: (Kind.IDLE_ENTRY, 4, 0),
-        0x801003: (Kind.IDLE_EXIT, 6, 0),
-        0x802001: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
-        0x802002: (Kind.IDLE_EXIT, 6, 0),
-        0x10F001: (Kind.MEMORY, 1, 0),
-        0x10F002: (Kind.MEMORY, 1, 0),
-        0x10F003: (Kind.MEMORY, 1, 0),
-        0x10F004: (Kind.MEMORY, 6, 5 << 16),
-        0x10F005: (Kind.MEMORY, 4, 2 << 16),
-        0x10F010: (Kind.MEMORY, 6, 4 << 16),
-        0x10F011: (Kind.MEMORY, 6, 4 << 16),
-        0x10F012: (Kind.MEMORY, 4, 2 << 16),
-        0x20F101: (Kind.HYPERCALL, 3, 2 << 8),
-        0x20F001: (Kind.HYPERCALL, 2, 1 << 8),
-        LOST_RECORDS: (Kind.LOST, 4, 0),
-    }
-    if event in fixed:
-        kind, length, param = fixed[event]
+    if event in _FIXED:
+        kind, length, param = _FIXED[event]
         return (kind, param) if words == length else (Kind.OTHER, 0)
     if event in (WRAP_BUFFER, CPU_CHANGE):
         return Kind.WRAP, 0
@@ -208,7 +211,9 @@ class Machine:
                 put(Metric.TAIL, key, state, max(last - since, 0))
             if vcpu[V.RESIDENT_SINCE] > 0:
                 put(Metric.TAIL, key, _RESIDENCE_TAIL | int(vcpu[V.PCPU]), last - int(vcpu[V.RESIDENT_SINCE]))
-        for index, pcpu in enumerate(self.pcpus):
+        open_ends = self.pcpus[:, [P.CHAIN_NS, P.PENDING, P.LOST]] > 0
+        for index in np.flatnonzero(open_ends.any(axis=1)).tolist():
+            pcpu = self.pcpus[index]
             if pcpu[P.CHAIN_NS] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
             for i in range(int(pcpu[P.PENDING])):
