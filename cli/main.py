@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli import diff, dump, info, report, sites
+from xtrace.cli import diff, dump, info, record, report, sites
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 
@@ -31,6 +31,7 @@ app.command()(report.report)
 app.command()(dump.dump)
 app.command()(info.info)
 app.command()(sites.sites)
+app.command()(record.record)
 app.command(cls=diff.DiffCommand)(diff.diff)
 
 

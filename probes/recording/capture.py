@@ -149,9 +149,9 @@ class Capture:
             self._looked_at = now
         self._free_bytes -= byte_count
         if self._free_bytes < self.reserve_bytes:
+            reserve = f"its reserve of {self.reserve_bytes >> 20} MiB"
             raise CaptureFullError(
-                f"{self.directory}: the disk has less than its reserve of {self.reserve_bytes >> 20} MiB free; "
-                "free some, or lower --reserve"
+                f"{self.directory}: the disk has less than {reserve} free; free some, or lower --reserve"
             )
 
     def write_meta(self, content: Mapping[str, Any]) -> None:
@@ -182,9 +182,10 @@ class Capture:
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk, by tools too."""
-        for stream in self._streams.values():
+        # Copies: a backend may begin a stream while a thread of the recorder flushes.
+        for stream in list(self._streams.values()):
             stream.flush()
-        for fd in self._foreign.values():
+        for fd in list(self._foreign.values()):
             os.fdatasync(fd)
 
     def close(self) -> None:

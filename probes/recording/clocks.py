@@ -1,0 +1,203 @@
+"""Clock pairs, steps and markers of a recording: ``clocks.jsonl``, a line each.
+
+=====  ==========================================================================
+kind   keys
+=====  ==========================================================================
+pair   tsc (two readings), monotonic_ns, realtime_ns, cpu
+mark   tsc (two readings), number, cpu: Xen traced vcpu_op(MARK_COMMAND, number)
+step   monotonic_ns, step_ns: CLOCK_REALTIME was set, by so much
+=====  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.clockline import ClockPair, fit
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording.backend import Stream
+from xtrace.probes.recording.rawtsc import RawTsc
+
+NAME = "clocks.jsonl"
+
+#: The marker: a vcpu_op that Xen refuses, and whose two arguments it records with its own TSC.
+MARK_COMMAND = 0x7874
+FIRST_MARK = 0x78740000
+
+PRIVCMD = Path("/dev/xen/privcmd")
+#: Linux, include/uapi/xen/privcmd.h: _IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall)).
+_IOCTL_HYPERCALL = 48 << 16 | ord("P") << 8
+_VCPU_OP = 24
+_REFUSED = (errno.ENOENT, errno.EINVAL)
+
+#: NTP slews by 500 ppm at most.
+_SLEW_RATIO = 1e-3
+_STEP_NS = 1_000_000
+#: So many pairs bound the memory; past it every other one is forgotten, and stays in the file.
+_MAX_PAIRS = 4096
+_MAX_CPUS = 64
+
+
+class Clocks:
+    """Reads the clocks of one recording; where the TSC cannot be read, ``missing`` says why."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.pairs: list[ClockPair] = []
+        self.mark_count = 0
+        self.step_ns: list[int] = []
+        self._stream: Stream | None = None
+        self._privcmd = -1
+        self._last: tuple[int, int] | None = None
+        self._tsc: RawTsc | None = None
+        try:
+            self._tsc = RawTsc()
+        except TraceError as error:
+            self.missing.append(f"no clock pairs: {error}")
+
+    def start(self, stream: Stream) -> None:
+        """Begin; ``stream`` takes the lines."""
+        self._stream = stream
+        if PRIVCMD.exists():
+            try:
+                self._privcmd = os.open(PRIVCMD, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                self.missing.append(f"no markers in Xen's trace: {PRIVCMD}: {error.strerror}")
+        self.tick()
+
+    def every_cpu(self) -> None:
+        """Read a pair and send a marker on each CPU that this process may run on: is their TSC the same?"""
+        allowed = os.sched_getaffinity(0)
+        try:
+            for cpu in sorted(allowed)[:_MAX_CPUS]:
+                with contextlib.suppress(OSError):  # a CPU may have gone
+                    os.sched_setaffinity(0, {cpu})
+                    self.tick()
+        finally:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, allowed)
+
+    def tick(self) -> None:
+        """Read a pair, look for a step of the time of day, send a marker."""
+        lines: list[dict[str, Any]] = list(self._steps())
+        if self._tsc is not None:
+            cpu = _current_cpu()
+            before, monotonic, after = self._tsc.pair()
+            # Not moved meanwhile, or it is not known which CPU's TSC that was.
+            cpu = cpu if cpu == _current_cpu() else None
+            self._keep(ClockPair(before, monotonic, after, cpu))
+            line = {"kind": "pair", "tsc": [before, after], "monotonic_ns": monotonic, "cpu": cpu}
+            lines.append({**line, "realtime_ns": time.time_ns()})
+            if self._privcmd >= 0:
+                lines.extend(self._mark())
+        assert self._stream is not None
+        self._stream.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+
+    def stop(self) -> None:
+        """End; may be called twice."""
+        if self._privcmd >= 0:
+            os.close(self._privcmd)
+            self._privcmd = -1
+
+    def facts(self) -> dict[str, Any]:
+        """Return what meta.json says of the clocks: the line through the pairs, and how far it holds."""
+        line = fit(self.pairs)
+        found: dict[str, Any] = {
+            "pairs": len(self.pairs),
+            "marks": self.mark_count,
+            "mark_command": MARK_COMMAND,
+            "first_mark": FIRST_MARK,
+            "realtime_steps_ns": self.step_ns,
+            "missing": self.missing,
+            "fit": None,
+            "cpu_off_ns": {},
+        }
+        if line is not None:
+            found["fit"] = {
+                "hz": line.hz,
+                "tsc": line.tsc,
+                "monotonic_ns": line.ns,
+                "pairs": line.pair_count,
+                "wide_pairs": line.wide_count,
+                "bracket_ns": round(line.bracket_ns, 1),
+                "residual_ns": round(line.residual_ns, 1),
+                "rms_ns": round(line.rms_ns, 1),
+                "error_ns": round(line.error_ns, 1),
+                "span_s": line.span_s,
+            }
+            off: dict[int, list[float]] = {}
+            for pair in self.pairs:
+                if pair.cpu is not None:
+                    off.setdefault(pair.cpu, []).append(pair.monotonic_ns - line.ns_of(pair.middle))
+            # The mean: how far a CPU's clocks lie from all CPUs' line.
+            found["cpu_off_ns"] = {str(cpu): round(sum(all_) / len(all_), 1) for cpu, all_ in off.items()}
+        return found
+
+    def is_emulated(self) -> bool | None:
+        """Tell whether QEMU's software emulation runs this machine, by what its CPU says of itself."""
+        if self._tsc is None:
+            return None
+        _eax, *words = self._tsc.cpuid(0x4000_0000)
+        return struct.pack("<III", *words) == b"TCGTCGTCGTCG" or "QEMU TCG" in _cpu_model()
+
+    def _keep(self, pair: ClockPair) -> None:
+        self.pairs.append(pair)
+        if len(self.pairs) > _MAX_PAIRS:
+            del self.pairs[1::2]
+
+    def _steps(self) -> Iterator[dict[str, Any]]:
+        monotonic, realtime = time.monotonic_ns(), time.time_ns()
+        if self._last is not None and (step := step_between(self._last, (monotonic, realtime))):
+            self.step_ns.append(step)
+            del self.step_ns[_MAX_PAIRS:]
+            yield {"kind": "step", "monotonic_ns": monotonic, "step_ns": step}
+        self._last = monotonic, realtime
+
+    def _mark(self) -> Iterator[dict[str, Any]]:
+        assert self._tsc is not None
+        number = FIRST_MARK + self.mark_count
+        call = ctypes.create_string_buffer(struct.pack("<6Q", _VCPU_OP, MARK_COMMAND, number, 0, 0, 0))
+        cpu = _current_cpu()
+        before, _result, code, after = self._tsc.ioctl(
+            self._privcmd, _IOCTL_HYPERCALL, ctypes.addressof(call)
+        )
+        if code not in _REFUSED:
+            reason = os.strerror(code) if code else "it did not refuse a call that it must refuse"
+            self.missing.append(f"no markers in Xen's trace: {PRIVCMD}: {reason}")
+            self.stop()
+            return
+        self.mark_count += 1
+        yield {"kind": "mark", "tsc": [before, after], "number": number, "cpu": cpu}
+
+
+def step_between(earlier: tuple[int, int], later: tuple[int, int]) -> int:
+    """Return by how many ns CLOCK_REALTIME was set between two (monotonic, realtime) readings; 0: not."""
+    passed = later[0] - earlier[0]
+    step = later[1] - earlier[1] - passed
+    return step if abs(step) > _STEP_NS + passed * _SLEW_RATIO else 0
+
+
+def _current_cpu() -> int | None:
+    getcpu = _library.sched_getcpu
+    cpu = int(getcpu())
+    return cpu if cpu >= 0 else None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+_library = ctypes.CDLL(None)

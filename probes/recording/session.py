@@ -1,0 +1,431 @@
+"""A recording from beginning to end: `xtrace record` without its command line.
+
+What ends it, in ``end_reason`` of meta.json: ``duration``, ``interrupt`` (Ctrl-C), ``signal``,
+``command`` (it has ended) and ``max-size`` are successes; ``disk`` (full, or down to its
+reserve) and ``backend`` (one died) are failures, and what was recorded up to then is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording import backends, clocks, host, meta, restore
+from xtrace.probes.recording.backend import Backend, CaptureFullError, Counts, Options, Overhead
+from xtrace.probes.recording.capture import Capture, SizeReachedError, make_way
+from xtrace.probes.recording.domains import Domains
+from xtrace.probes.recording.lock import only_recorder
+
+PROGRESS = "progress.jsonl"
+
+_POLL_S = 0.1
+_SECOND_S = 1.0
+_COMMAND_LIMIT_S = 10.0
+_SIGNALS = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGHUP: "signal"}
+#: Ends of a recording that nobody asked for.
+FAILED = ("disk", "backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to record, and for how long.
+
+    Attributes:
+        output: the capture's directory.
+        backends: by name; None is all that work.
+        duration_s: None is until Ctrl-C, or as long as the command runs.
+        command: to run meanwhile.
+        max_bytes: of the capture.
+        overwrite: a capture that is there, instead of keeping it as ``.old``.
+        timing: "emulated" or "hardware", where the user knows better.
+    """
+
+    output: Path
+    options: Options
+    backends: tuple[str, ...] | None = None
+    duration_s: float | None = None
+    command: tuple[str, ...] = ()
+    max_bytes: int | None = None
+    overwrite: bool = False
+    timing: str | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a recording came to.
+
+    Attributes:
+        counts: by backend; failures: by backend, what it died of.
+        end_reason: see the module; message: for the user, where there is more to say.
+        duration_s: from the last backend's start to the end.
+        command_code: the command's exit code, negative for a signal, None without one.
+    """
+
+    output: Path
+    counts: dict[str, Counts] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    end_reason: str = ""
+    message: str = ""
+    duration_s: float = 0.0
+    byte_count: int = 0
+    overhead: Overhead = field(default_factory=Overhead)
+    command_code: int | None = None
+
+
+Say = Callable[[str], None]
+Watch = Callable[[float, int, Mapping[str, Counts]], None]
+
+
+def record(request: Request, *, say: Say, watch: Watch) -> Summary:
+    """Record.
+
+    Args:
+        request: what.
+        say: takes a line for the user.
+        watch: is called each second with the seconds, the capture's bytes and the counts of each backend.
+
+    Raises:
+        TraceError: nothing can be recorded here, or the output is in the way of something.
+    """
+    with only_recorder():
+        for line in restore.recover():
+            say(line)
+        if request.backends is None and (reason := host.why_no_dom0()):
+            raise TraceError(
+                f"{reason}, and that is what xtrace record is for; --backend bpf records any Linux kernel"
+            )
+        found = backends.candidates(request.backends or backends.NAMES)
+        backends.must_work(found, named=request.backends is not None)
+        if request.command and shutil.which(request.command[0]) is None:
+            raise TraceError(f"{request.command[0]}: no such command; nothing was recorded")
+        return _Session(request, found, say, watch).run()
+
+
+class _Session:
+    def __init__(self, request: Request, found: Sequence[backends.Candidate], say: Say, watch: Watch) -> None:
+        self._request = request
+        self._found = {each.backend.name: each for each in found}
+        self._say = say
+        self._watch = watch
+        self._running: list[Backend] = []
+        self._summary = Summary(request.output)
+        self._stop_reason = ""
+        self._clocks = clocks.Clocks()
+        self._domains = Domains()
+        self._is_xen = not host.why_no_dom0()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._child_s = 0.0
+        self._spans: dict[str, list[int]] = {}
+
+    def run(self) -> Summary:
+        request = self._request
+        make_way(request.output, overwrite=request.overwrite)
+        capture = Capture(
+            request.output,
+            max_bytes=request.max_bytes,
+            reserve_bytes=request.options.reserve_mib << 20,
+        )
+        try:
+            with _signals(self._on_signal):
+                content = self._begin(capture)
+                self._loop(capture)
+                self._end(capture, content)
+        except BaseException:
+            if not self._spans:
+                # Nothing was begun, so there is nothing to keep.
+                capture.close()
+                shutil.rmtree(request.output, ignore_errors=True)
+            raise
+        finally:
+            # Whatever happened, the host is left as it was.
+            for backend in reversed(self._running):
+                with contextlib.suppress(Exception):
+                    backend.stop()
+            self._clocks.stop()
+            self._domains.close()
+            with contextlib.suppress(OSError):
+                capture.close()
+        return self._summary
+
+    def _begin(self, capture: Capture) -> dict[str, Any]:
+        timing = self._request.timing or ("emulated" if self._clocks.is_emulated() else None)
+        content = meta.beginning(
+            self._request.options, self._request.command, timing=timing, with_xen=self._is_xen
+        )
+        if self._is_xen:
+            self._domains.start()
+        self._write_meta(capture, content)
+        self._progress = capture.stream(PROGRESS)
+        self._clocks.start(capture.stream(clocks.NAME))
+        self._start_backends(capture)
+        self._clocks.every_cpu()
+        self._write_meta(capture, content)
+        return content
+
+    def _start_backends(self, capture: Capture) -> None:
+        for name, candidate in self._found.items():
+            if not candidate.availability.usable:
+                self._say(f"not by {name}: {_reason(candidate.availability)}")
+                continue
+            for line in candidate.availability.missing:
+                self._say(f"{name}: {line}")
+            try:
+                candidate.backend.start(capture, self._request.options)
+            except (TraceError, OSError) as error:
+                with contextlib.suppress(Exception):
+                    candidate.backend.stop()
+                if self._request.backends is not None or isinstance(error, CaptureFullError):
+                    raise
+                self._summary.failures[name] = str(error)
+                self._say(f"not by {name}: {error}")
+                continue
+            self._running.append(candidate.backend)
+            self._spans[name] = [time.monotonic_ns()]
+        if not self._running:
+            raise TraceError(f"nothing to record by; {'; '.join(self._summary.failures.values())}")
+        self._say(f"recording by {', '.join(backend.name for backend in self._running)}")
+
+    def _loop(self, capture: Capture) -> None:
+        self._begun = time.monotonic()
+        self._usage = _usage()
+        until = None if self._request.duration_s is None else self._begun + self._request.duration_s
+        flusher = _Flusher(capture)
+        try:
+            if self._request.command:
+                self._child = subprocess.Popen(self._request.command)
+            second = self._begun + _SECOND_S
+            while not self._stop_reason:
+                now = time.monotonic()
+                if until is not None and now >= until:
+                    self._stop_reason = "duration"
+                    break
+                if self._child is not None and self._child_ended():
+                    self._stop_reason = "command"
+                    break
+                time.sleep(min(_POLL_S, max(0.0, (until or now + _POLL_S) - now)))
+                self._poll(capture, flusher)
+                if time.monotonic() >= second:
+                    second += _SECOND_S
+                    self._tick(capture)
+        except SizeReachedError as error:
+            self._finish_by("max-size", str(error))
+        except CaptureFullError as error:
+            self._finish_by("disk", str(error))
+        except _DeathError as error:
+            self._finish_by("backend", str(error))
+        finally:
+            flusher.stop()
+
+    def _poll(self, capture: Capture, flusher: _Flusher) -> None:
+        for backend in self._running:
+            try:
+                self._summary.counts[backend.name] = backend.poll()
+            except CaptureFullError:
+                raise
+            except (TraceError, OSError) as error:
+                self._summary.failures[backend.name] = str(error)
+                raise _DeathError(f"{backend.name}: {error}; what was recorded up to then is kept") from None
+        capture.make_room()
+        flusher.check()
+
+    def _tick(self, capture: Capture) -> None:
+        self._clocks.tick()
+        now_ns = time.monotonic_ns()
+        lines = self._domains.tick(now_ns)
+        elapsed_s = time.monotonic() - self._begun
+        lines.append(
+            {
+                "kind": "progress",
+                "monotonic_ns": now_ns,
+                "elapsed_s": round(elapsed_s, 3),
+                "bytes": capture.byte_count,
+                "backends": {name: asdict(counts) for name, counts in self._summary.counts.items()},
+                "cpu_s": round(_usage().cpu_s - self._usage.cpu_s, 3),
+            }
+        )
+        self._progress.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        self._watch(elapsed_s, capture.byte_count, self._summary.counts)
+
+    def _end(self, capture: Capture, content: dict[str, Any]) -> None:
+        """Stop the backends, last one first, and write what is known now; what fails is told."""
+        self._summary.duration_s = time.monotonic() - self._begun
+        self._summary.end_reason = self._stop_reason
+        with self._told("clocks"):
+            self._clocks.every_cpu()
+        interrupts = 0
+        while self._running:
+            backend = self._running.pop()
+            with self._told(backend.name):
+                self._summary.counts[backend.name] = backend.stop()
+                interrupts += backend.facts().get("buffer_interrupts") or 0
+            self._spans[backend.name].append(time.monotonic_ns())
+        self._end_command()
+        self._summary.overhead = self._overhead(interrupts)
+        if self._is_xen:
+            self._domains.stop()
+        content["ended"] = meta.now()
+        content["state"] = "ended"
+        with self._told("clocks"):
+            self._tick(capture)
+        self._write_meta(capture, content)
+        self._summary.byte_count = capture.byte_count
+        with self._told("disk"):
+            capture.close()
+
+    def _write_meta(self, capture: Capture, content: dict[str, Any]) -> None:
+        summary = self._summary
+        content["backends"] = meta.backend_rows(
+            {name: each.availability for name, each in self._found.items()},
+            {name: self._found[name].backend.facts() for name in self._spans},
+            summary.counts,
+            summary.failures,
+        )
+        for name, span in self._spans.items():
+            content["backends"][name]["monotonic_ns"] = span
+        content["domains"] = [self._domains.rows[domain] for domain in sorted(self._domains.rows)]
+        content["domains_missing"] = self._domains.missing
+        content["lost"] = {name: counts.lost for name, counts in summary.counts.items()}
+        content["end_reason"] = summary.end_reason or None
+        content["message"] = summary.message or None
+        content["duration_s"] = summary.duration_s or None
+        content["overhead"] = meta.overhead_row(summary.overhead) if summary.end_reason else None
+        meta.with_clocks(content, self._clocks)
+        with self._told("meta.json"):
+            capture.write_meta(content)
+
+    def _overhead(self, interrupts: int) -> Overhead:
+        used = _usage()
+        overhead = Overhead(cpu_s=max(0.0, used.cpu_s - self._usage.cpu_s - self._child_s))
+        overhead.notes.append("cpu_s: exact, of the recorder and of what it started, but for the command")
+        if self._is_xen:
+            waits = used.wait_count - self._usage.wait_count
+            overhead.own_upcalls = interrupts + 2 * waits
+            overhead.notes.append(
+                f"own_upcalls: an upper bound: {interrupts} interrupts of xentrace's buffers, exact, and two "
+                f"(a timer or disk, an IPI) for each of {waits} waits of the recorder and of what it started"
+            )
+        return overhead
+
+    def _child_ended(self) -> bool:
+        assert self._child is not None
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code = self._child.poll()
+        if code is None:
+            return False
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._child_s += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        self._summary.command_code = code
+        return True
+
+    def _end_command(self) -> None:
+        """Wait for a command that still runs; it is ended only where a signal ended the recording."""
+        if self._child is None or self._summary.command_code is not None:
+            return
+        if self._stop_reason in _SIGNALS.values():
+            with contextlib.suppress(ProcessLookupError):
+                self._child.terminate()
+        while not self._child_ended():
+            time.sleep(_POLL_S)
+
+    def _finish_by(self, reason: str, message: str) -> None:
+        self._stop_reason = reason
+        self._summary.message = message
+
+    def _on_signal(self, number: int) -> None:
+        if not self._stop_reason:
+            self._stop_reason = _SIGNALS[signal.Signals(number)]
+
+    @contextlib.contextmanager
+    def _told(self, part: str) -> Iterator[None]:
+        """Let one part's end fail without keeping the others from theirs."""
+        try:
+            yield
+        except (TraceError, OSError) as error:
+            full = isinstance(error, CaptureFullError)
+            # An end by the capture's own limit, or by a full disk, has been told of.
+            if not (full and self._stop_reason in ("max-size", "disk")):
+                self._summary.failures.setdefault(part, str(error))
+                if self._stop_reason not in FAILED and self._stop_reason:
+                    self._stop_reason = "disk" if full else "backend"
+                    self._summary.end_reason = self._stop_reason
+                    self._summary.message = f"{part}: {error}"
+
+
+class _DeathError(TraceError):
+    """A backend has ended by itself."""
+
+
+class _Flusher:
+    """Waits for the disk once a second, in a thread: what is written meanwhile does not."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._ending = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what the disk said.
+
+        Raises:
+            CaptureFullError: it had no room for what it had promised to take.
+        """
+        if self._error is not None:
+            raise CaptureFullError(f"{self._capture.directory}: {self._error.strerror}")
+
+    def stop(self) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ending.wait(_SECOND_S):
+            try:
+                self._capture.flush()
+            except OSError as error:
+                self._error = error
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """Of this process and its children that have ended: CPU seconds, waits."""
+
+    cpu_s: float
+    wait_count: int
+
+
+def _usage() -> _Usage:
+    rows = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return _Usage(sum(row.ru_utime + row.ru_stime for row in rows), sum(row.ru_nvcsw for row in rows))
+
+
+def _reason(found: Any) -> str:
+    return f"{found.reason} ({found.remedy})" if found.remedy else str(found.reason)
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int], None]) -> Iterator[None]:
+    """Let the signals that end a recording end it in order."""
+    previous = {}
+    for number in _SIGNALS:
+        # Under nohup the terminal's end is to be ignored.
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
+        previous[number] = signal.signal(number, lambda got, _frame: handler(got))
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
