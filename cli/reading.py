@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.cli.background import Background
+from xtrace.probes.capture import trace_in
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Reading:
 @contextmanager
 def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
     """Show a progress bar on standard error, for long files on a terminal; else nothing."""
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    place = Path(trace_in(path))
+    size = place.stat().st_size if place.is_file() else 0
     if size < _PROGRESS_BYTES or not sys.stderr.isatty():
         yield None
         return

@@ -1,6 +1,7 @@
-"""What a recorder leaves beside a trace, since the trace itself has no header: ``TRACE.json``.
+"""What a recorder leaves beside a trace, since the trace itself has no header.
 
-A JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC,
+``TRACE.json``, or the ``meta.json`` of the capture that the trace lies in: a
+JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC,
 ``xen_version``, such as "4.17", and ``timing``, which is "emulated" where
 software emulated the host's processors.  Other keys are left to who wrote them.
 """
@@ -12,9 +13,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtrace.probes.capture import META, TRACE
 from xtrace.probes.errors import TraceError
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 64 << 20
 _HZ_RANGE = (1e8, 2e10)
 _TIMINGS = (None, "emulated", "hardware")
 
@@ -37,12 +39,12 @@ class Sidecar:
 
 
 def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
-    """Return the sidecar of a trace file, or None where there is none.
+    """Return the sidecar of a trace file or of a capture's folder, or None where there is none.
 
     Raises:
         TraceError: it is there and cannot be understood.
     """
-    path = Path(f"{os.fspath(trace)}.json")
+    path = _path(Path(trace))
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -65,3 +67,12 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}: not a sidecar of a trace: {error}; mend it or move it away") from None
     return Sidecar(path, float(hz) if hz is not None else None, version, timing == "emulated")
+
+
+def _path(trace: Path) -> Path:
+    if trace.is_dir():
+        return trace / META
+    inside = trace.parent / META
+    if trace.name.startswith(TRACE) and inside.is_file():
+        return inside
+    return Path(f"{trace}.json")

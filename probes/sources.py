@@ -10,9 +10,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol, cast
 
+from xtrace.probes.capture import trace_in
 from xtrace.probes.errors import TraceError
 
 STDIN = "-"
@@ -38,21 +38,19 @@ class Source(Protocol):
 
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
-    """Open ``path`` for reading as plain trace bytes; ``-`` is standard input.
+    """Open a trace, or the trace of a capture, for reading as plain trace bytes; ``-`` is standard input.
 
     Compression (gzip, xz, zstd) is told by the first bytes, not by the name.
 
     Raises:
         OSError: the file cannot be opened.
-        TraceError: a folder, or a zstd file where no zstd library is installed.
+        TraceError: a folder without a trace, or a zstd file where no zstd library is installed.
     """
     if os.fspath(path) == STDIN:
         yield _decompressed(cast(Source, sys.stdin.buffer), "standard input")
         return
-    if Path(path).is_dir():
-        raise TraceError(f"{path}: is a folder, not a trace; name the file in it")
     # Unbuffered: the reader asks for megabytes at a time.
-    with open(path, "rb", buffering=0) as raw:
+    with open(trace_in(path), "rb", buffering=0) as raw:
         yield _decompressed(cast(Source, raw), str(path))
 
 

@@ -105,20 +105,22 @@ class Survey:
 
 
 def survey(path: str) -> Survey:
-    """Look at the trace ``path``; ``-`` is standard input.
+    """Look at the trace ``path``, or that of a capture's folder; ``-`` is standard input.
 
     Raises:
         OSError: it cannot be read.
         TraceError: it is no trace.
     """
+    from xtrace.probes.capture import trace_in
     from xtrace.probes.sources import STDIN, open_source
 
-    compression = "" if path == STDIN else compression_of(path)
-    if path != STDIN and not compression and is_plain_file(path):
-        with open(path, "rb", buffering=0) as raw:
+    place = path if path == STDIN else trace_in(path)
+    compression = "" if path == STDIN else compression_of(place)
+    if path != STDIN and not compression and is_plain_file(place):
+        with open(place, "rb", buffering=0) as raw:
             return _survey_file(path, raw.fileno())
-    size = None if path == STDIN or not is_plain_file(path) else Path(path).stat().st_size
-    with open_source(path) as source:
+    size = None if path == STDIN or not is_plain_file(place) else Path(place).stat().st_size
+    with open_source(place) as source:
         return _survey_stream(path, source, size, compression)
 
 
