@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli import diff, dump, info, record, report, sites
+from xtrace.cli import calibrate, diff, dump, info, record, report, sites, stat, top
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 
@@ -20,6 +20,8 @@ OK = 0
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
+
+_HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich"}
 
 app = typer.Typer(
     name="xtrace",
@@ -32,7 +34,10 @@ app.command()(dump.dump)
 app.command()(info.info)
 app.command()(sites.sites)
 app.command()(record.record)
+app.command()(calibrate.calibrate)
 app.command(cls=diff.DiffCommand)(diff.diff)
+app.command()(stat.stat)
+app.command()(top.top)
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,6 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except (TraceError, ImageError) as error:
         _complain(str(error))
+        return FAILURE
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _HEAVY and error.name != "xtrace.analysis":
+            raise
+        # The zipapp for a dom0 leaves these out.
+        _complain(f"this command needs {error.name}; pip install xtrace, here or where you copy the trace to")
         return FAILURE
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))

@@ -23,10 +23,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xtrace.probes.clockline import ClockPair
 from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.probes.clockline import ClockPair
 
 SUFFIX = ".xtrace"
 META = "meta.json"
@@ -120,6 +122,8 @@ class Capture:
 
     def clock_pairs(self) -> list[ClockPair]:
         """Return the readings of TSC and CLOCK_MONOTONIC."""
+        from xtrace.probes.clockline import ClockPair
+
         return [
             ClockPair(line["tsc"][0], line["monotonic_ns"], line["tsc"][1], line.get("cpu"))
             for line in self.lines("clocks.jsonl")

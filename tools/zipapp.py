@@ -1,0 +1,100 @@
+"""Build xtrace.pyz: one file that records on a dom0 with nothing but its system Python.
+
+usage: tools/zipapp.py [OUTPUT]     (build/xtrace.pyz)
+
+It holds the commands, the recorder and what reads captures back, with typer, and no
+NumPy: a command that needs more says what to install.  bcc is the dom0's own
+(python3-bpfcc).  Modules lie in it as source, and compiled for the Python that builds
+it, which starts twice as fast: build it by the version that the dom0 has.  The same tree and
+the same Python make the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import os
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Without analysis: its loops are compiled by numba, which a zip cannot cache.
+PACKAGES = ("cli", "probes", "symbols")
+VENDORED = ("annotated-doc", "shellingham", "typer")
+SHEBANG = b"#!/usr/bin/python3\n"
+MAIN = "from xtrace.cli.start import main\n\nmain()\n"
+_NOT_KEPT = {".pyc", ".pyi", ".typed", ".nbi", ".nbc"}
+
+
+def contents() -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of each file that goes in."""
+    yield "__main__.py", MAIN.encode()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.is_file() and path.suffix not in _NOT_KEPT:
+                yield f"xtrace/{path.relative_to(ROOT).as_posix()}", path.read_bytes()
+    # The one module of samples that commands ask for a path.
+    yield "xtrace/samples/__init__.py", (ROOT / "samples" / "__init__.py").read_bytes()
+    yield from _own_metadata()
+    for name in VENDORED:
+        for file in distribution(name).files or ():
+            if ".." not in file.parts and file.suffix not in _NOT_KEPT and file.name != "RECORD":
+                yield file.as_posix(), Path(str(file.locate())).read_bytes()
+
+
+def build(output: Path) -> int:
+    """Write the archive to ``output``, executable, and return its size in bytes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=output.parent, suffix=".pyz.new")
+    with os.fdopen(handle, "wb") as file:
+        file.write(SHEBANG)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            # A namespace package is found in a zip by its folder's entry alone.
+            _put(archive, "xtrace/", b"")
+            for name, content in contents():
+                _put(archive, name, content)
+                if name.endswith(".py"):
+                    _put(archive, f"{name}c", _compiled(name, content))
+    Path(scratch).chmod(0o755)
+    Path(scratch).replace(output)
+    return output.stat().st_size
+
+
+def _own_metadata() -> Iterator[tuple[str, bytes]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = f"{project['name']}-{project['version']}.dist-info"
+    text = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    yield f"{folder}/METADATA", text.encode()
+    yield f"{folder}/licenses/LICENSE", (ROOT / "LICENSE").read_bytes()
+
+
+def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 9)
+
+
+def _compiled(name: str, source: bytes) -> bytes:
+    """Return the .pyc of a module that is not to be checked against its source (PEP 552)."""
+    code = compile(source, f"xtrace.pyz/{name}", "exec", dont_inherit=True, optimize=0)
+    flags = 0b01
+    digest = importlib.util.source_hash(source)
+    return importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + digest + marshal.dumps(code)
+
+
+def main(arguments: list[str]) -> int:
+    """Build and say what was built."""
+    output = Path(arguments[0]) if arguments else ROOT / "build" / "xtrace.pyz"
+    size = build(output)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    sys.stdout.write(f"{output}: {size / 1e3:.0f} kB, compiled for Python {version}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
