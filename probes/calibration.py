@@ -52,6 +52,13 @@ class Row:
         address: of the site in its image; None for a standard sequence.
         build_id: of the image, in hex; None where there is none.
         note: why it is not tight, or why a site was not replayed and by what it is replaced.
+        fenced_cycles, plain_cycles: what one execution takes with and without the fence, with the context
+            and the loop around it: only their difference is the fence's.
+        dropped_count: pairs left out for an interrupt or another processor.
+        lean_median_cycles, lean_low_cycles, lean_high_cycles: the same as the median, but against the
+            sequence without what only the fence's call made necessary: frame, saved registers, spills.
+            None where there is nothing of the kind.
+        median_ns, low_ns, high_ns: the same as in cycles.
     """
 
     kind: str
@@ -66,6 +73,15 @@ class Row:
     address: int | None = None
     build_id: str | None = None
     note: str = ""
+    fenced_cycles: float | None = None
+    plain_cycles: float | None = None
+    dropped_count: int = 0
+    lean_median_cycles: float | None = None
+    lean_low_cycles: float | None = None
+    lean_high_cycles: float | None = None
+    median_ns: float | None = None
+    low_ns: float | None = None
+    high_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,8 @@ class Calibration:
         core_per_tsc_ratio: core clock over TSC while it was measured.
         timing: "hardware", or why the figures must not be taken for it.
         settings: of the run.
-        rows: the figures; none where timing is not "hardware" and none could be had.
+        rows: the figures; none where timing is not "hardware".
+        notes: why timing is not "hardware"; what could not be replayed, a line each.
     """
 
     host: dict[str, str]
@@ -91,6 +108,7 @@ class Calibration:
     timing: Timing
     settings: dict[str, Any]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 def text_of(calibration: Calibration) -> str:
@@ -116,7 +134,8 @@ def read(path: Path) -> Calibration:
         rows = content.pop("rows")
         if len(rows) > _MAX_ROWS:
             raise ValueError(f"more than {_MAX_ROWS} rows")
-        found = Calibration(**content, rows=tuple(_row(row) for row in rows))
+        notes = tuple(str(note) for note in content.pop("notes", ()))
+        found = Calibration(**content, rows=tuple(_row(row) for row in rows), notes=notes)
         _check(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TraceError(f"{path}: not a calibration: {error}; make one with xtrace calibrate") from None
@@ -133,7 +152,17 @@ def _row(content: dict[str, Any]) -> Row:
     ):
         if value not in known:
             raise ValueError(f"{value!r} is none of {', '.join(known)}")
-    figures = (row.median_cycles, row.low_cycles, row.high_cycles)
+    figures = (
+        row.median_cycles,
+        row.low_cycles,
+        row.high_cycles,
+        row.lean_median_cycles,
+        row.lean_low_cycles,
+        row.lean_high_cycles,
+        row.median_ns,
+        row.low_ns,
+        row.high_ns,
+    )
     if any(figure is not None and not math.isfinite(figure) for figure in figures):
         raise ValueError("a figure that is no number")
     return row

@@ -1,0 +1,93 @@
+"""`xtrace calibrate`: what fences cost on this host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtrace.cli.render import put as _put
+
+if TYPE_CHECKING:
+    from xtrace.probes.calibration import Calibration
+
+
+def calibrate(
+    image: Annotated[
+        Path | None,
+        typer.Argument(help="A guest's kernel: time its own fenced sites, too.", metavar="IMAGE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Keep the result as JSON.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE where it is there.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take 5 s, not 60: wider intervals.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.5, max=3600, help="Time so long, beside start and end.")
+    ] = None,
+    cpu: Annotated[
+        int | None, typer.Option(min=0, help="Time on this processor; the last one allowed if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the runs.")] = 0,
+    ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds, not TSC cycles.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    symbols: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The image's System.map or kallsyms.")
+    ] = None,
+    debug: Annotated[Path | None, typer.Option(metavar="FILE", help="The image's debug file.")] = None,
+) -> None:
+    """Measure how many cycles a fence adds to a mask, restore or unmask on this host, by what is in flight.
+
+    Run it on the host that is traced, or another of its kind, when it has nothing else to do.  What is
+    emulated or too noisy to tell gives no figure and exit status 1.
+    """
+    if quick and seconds is not None:
+        raise typer.BadParameter("choose one", param_hint="--quick/--seconds")
+    if image is None and (symbols is not None or debug is not None):
+        raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
+    if output is not None and output.exists() and not force:
+        raise typer.BadParameter(f"{output} is there; --force replaces it", param_hint="--output")
+    from xtrace.analysis.calibrate import QUICK_S, USUAL_S, Settings
+    from xtrace.analysis.calibrate import calibrate as measure
+    from xtrace.probes.errors import TraceError
+
+    settings = Settings(QUICK_S if quick else seconds if seconds is not None else USUAL_S, cpu, seed)
+    found = measure(settings, _progress)
+    _finish_progress()
+    if output is not None:
+        _write(output, found)
+    if json:
+        from xtrace.probes.calibration import text_of
+
+        typer.echo(text_of(found))
+    else:
+        from xtrace.cli.render_calibration import print_calibration
+
+        print_calibration(_put, found, ns=ns)
+    if found.timing != "hardware":
+        raise TraceError(
+            f"no figure: timing is {found.timing}: {'; '.join(found.notes)}; "
+            + ("calibrate on the hardware" if found.timing == "emulated" else "try again when it is quiet")
+        )
+
+
+def _write(output: Path, found: Calibration) -> None:
+    from xtrace.probes.calibration import text_of
+
+    part = output.with_name(f"{output.name}.part")
+    part.write_text(text_of(found) + "\n", encoding="utf-8")
+    part.replace(output)
+
+
+def _progress(name: str, share: float) -> None:
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        sys.stderr.write(f"\r{name}: {share:4.0%} tight ")
+        sys.stderr.flush()
+
+
+def _finish_progress() -> None:
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        sys.stderr.write("\r\x1b[K")

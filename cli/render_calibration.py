@@ -1,0 +1,100 @@
+"""Put a calibration on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from xtrace.cli.render import WIDTH, Put, safe, shortened
+
+if TYPE_CHECKING:
+    from xtrace.probes.calibration import Calibration, Row
+
+_LABEL = 9
+_CELL = 8
+_HEADINGS = {
+    "empty": "empty",
+    "stores_8": "8 st",
+    "stores_40": "40 st",
+    "store_miss_1": "1 stmiss",
+    "store_miss_4": "4 stmiss",
+    "load_miss_1": "1 ldmiss",
+    "alu_chain": "alu",
+    "site": "site",
+}
+_PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
+
+
+def print_calibration(put: Put, found: Calibration, *, ns: bool) -> None:
+    """Print what was measured, a table for each sequence.
+
+    Args:
+        put: prints a line.
+        ns: in nanoseconds, not TSC cycles.
+    """
+    _print_host(put, found)
+    scale = 1e9 / found.tsc_hz if ns else 1.0
+    if found.rows:
+        unit = "ns" if ns else f"TSC cycles of {1e9 / found.tsc_hz:.3g} ns"
+        put("")
+        put(f"What a fence adds to one execution, in {unit}")
+        put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
+        put("(in flight before it: st stores that hit, stmiss, ldmiss stores, loads that", dim=True)
+        put("miss, alu a chain of 180 core cycles)", dim=True)
+    standard = [row for row in found.rows if row.place != "site"]
+    for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
+        mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
+        put("")
+        put(f"{kind}, {_PLACES[place]}", bold=True)
+        _print_table(put, mine, scale)
+    for note in found.notes if found.timing == "hardware" else ():
+        for number, line in enumerate(wrap(safe(note), WIDTH - 2)):
+            put(("! " if not number else "  ") + line)
+
+
+def _print_host(put: Put, found: Calibration) -> None:
+    host = found.host
+    lines = [
+        ("host", host.get("cpu_model", "unknown")),
+        (
+            "",
+            f"microcode {host.get('microcode', 'unknown')}; hypervisor: {host.get('hypervisor', 'unknown')}",
+        ),
+        ("kernel", host.get("kernel", "unknown")),
+        ("TSC", f"{found.tsc_hz / 1e6:.3f} MHz in steps of {found.tsc_quantum_cycles:g}"),
+        ("timing", found.timing),
+    ]
+    if found.core_per_tsc_ratio is not None:
+        lines[3] = ("TSC", f"{lines[3][1]}; the core ran at {found.core_per_tsc_ratio:.3f} of it")
+    for label, text in lines:
+        for number, line in enumerate(wrap(safe(text), WIDTH - _LABEL) or [""]):
+            put(f"{label if not number else '':<{_LABEL}}{line}")
+
+
+def _print_table(put: Put, rows: Sequence[Row], scale: float) -> None:
+    contexts = [name for name in _HEADINGS if any(row.context == name for row in rows)]
+    put(" " * _LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in contexts), dim=True)
+    for fence in dict.fromkeys(row.fence for row in rows):
+        cells = _cells((row for row in rows if row.fence == fence), scale)
+        line = " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in contexts)
+        put(f"{shortened(fence, _LABEL - 1):<{_LABEL}}{line}")
+
+
+def _cells(rows: Iterable[Row], scale: float) -> dict[str, str]:
+    return {
+        row.context: figure(row.median_cycles, row.low_cycles, row.high_cycles, scale, tight=row.tight)
+        for row in rows
+    }
+
+
+def figure(median: float | None, low: float | None, high: float | None, scale: float, *, tight: bool) -> str:
+    """Return a median with the larger side of its interval, in at most 8 characters where it can be."""
+    if median is None or low is None or high is None:
+        return "-"
+    side = max(high - median, median - low) * scale
+    value = median * scale
+    text = f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+    text = "0.0" if text == "-0.0" else text
+    text += f"~{side:.1f}" if side < 9.95 and abs(value) < 99.95 else f"~{side:.0f}"
+    return text.replace("~", "\N{PLUS-MINUS SIGN}") + ("" if tight else "?")

@@ -1,0 +1,231 @@
+"""Time pairs of loops in random order until their differences are known well enough, or time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.probes.timing.interval import Interval, of_median, spanning, undisturbed
+from xtrace.probes.timing.program import Loop
+from xtrace.probes.timing.session import I64, ChildError, Session
+
+_FIRST_COUNT = 32
+_FIRST_RUNS = 3
+_LEAST_COUNT = 8
+_MOST_COUNT = 20_000
+_MISS_WARM = 4
+_WARM_SHARE = 8
+#: Longer batches would let the end of the time given come late.
+_BATCH_CYCLES = 5e8
+_BATCH_LIMIT_S = 10.0
+_MOST_RESTARTS = 200
+_FIRST_REPEATS, _MOST_REPEATS = 6, 24
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two loops, each at the same number of places."""
+
+    fenced: tuple[Loop, ...]
+    plain: tuple[Loop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How well a difference is to be known.
+
+    Attributes:
+        width_cycles, width_ratio: it is tight where its interval is not wider than the greater of the
+            first and of so much of the median.
+        run_cycles: what one timed run should take.
+    """
+
+    width_cycles: float = 2.0
+    width_ratio: float = 0.1
+    run_cycles: float = 20_000.0
+
+    def tight(self, found: Interval) -> bool:
+        """Tell whether an interval is narrow enough."""
+        return found.width <= max(self.width_cycles, self.width_ratio * abs(found.median))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a pair's fenced loop takes beyond its plain one, for one execution, in TSC cycles.
+
+    Attributes:
+        fenced_cycles, plain_cycles: what one execution of each takes, context and loop included.
+        dropped_count: pairs left out, for an interrupt or another processor.
+        failure: why there is none.
+    """
+
+    interval: Interval
+    fenced_cycles: float
+    plain_cycles: float
+    dropped_count: int
+    failure: str = ""
+
+
+class Pairs:
+    """Time pairs.
+
+    Args:
+        start: starts a child that has the loops; called again where one dies.
+    """
+
+    def __init__(
+        self, start: Callable[[], Session], pairs: Sequence[Pair], wanted: Wanted, seed: int = 0
+    ) -> None:
+        self._start = start
+        self._session = start()
+        self._pairs = pairs
+        self._wanted = wanted
+        self._random = np.random.default_rng(seed)
+        self._places = len(pairs[0].fenced) if pairs else 0
+        # [pair, place, fenced or plain, (function, warm, count)]; executions and cycles of one run.
+        self._entries = np.zeros((len(pairs), self._places, 2, 3), np.int64)
+        self._executions = np.ones(len(pairs), np.int64)
+        self._expected = np.zeros(len(pairs))
+        self._failures: dict[int, str] = {}
+        self._rows: list[I64] = []
+        self._restarts = 0
+        self.switch_count = 0
+
+    def close(self) -> None:
+        """End the child."""
+        self._session.close()
+
+    def measure(self, deadline: float, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Time all pairs, then those that are not tight yet, until ``deadline`` (time.monotonic())."""
+        self._size()
+        repeats = _FIRST_REPEATS
+        left = self._alive()
+        while left and time.monotonic() < deadline:
+            self._round(left, repeats, deadline)
+            found = self.differences()
+            left = [number for number in self._alive() if not self._wanted.tight(found[number].interval)]
+            repeats = min(2 * repeats, _MOST_REPEATS)
+            progress(1 - len(left) / max(len(self._pairs), 1))
+
+    def differences(self) -> list[Difference]:
+        """Return what is known of each pair."""
+        nothing = Interval(np.nan, np.nan, np.nan, 0)
+        found = [Difference(nothing, np.nan, np.nan, 0, self._failures.get(n, "")) for n in range(len(self))]
+        if not self._rows:
+            return found
+        rows = np.concatenate(self._rows)
+        rows = rows[np.argsort(rows[:, 0] * self._places + rows[:, 1], kind="stable")]
+        bounds = np.searchsorted(rows[:, 0], np.arange(len(self) + 1))
+        for number in range(len(self)):
+            mine = rows[bounds[number] : bounds[number + 1]]
+            if len(mine) and number not in self._failures:
+                found[number] = self._difference(mine, int(self._executions[number]))
+        return found
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def _difference(self, rows: I64, executions: int) -> Difference:
+        intervals, levels, dropped = [], [], 0
+        for place in range(self._places):
+            mine = rows[rows[:, 1] == place]
+            cycles = mine[:, 2:4].astype(np.float64)
+            kept = np.zeros(len(mine), np.bool_)
+            if len(mine):
+                kept = undisturbed(cycles[:, 0]) & undisturbed(cycles[:, 1]) & (mine[:, 4] == 0)
+            dropped += int(len(mine) - kept.sum())
+            good = cycles[kept] / executions
+            intervals.append(of_median(good[:, 0] - good[:, 1]))
+            if len(good):
+                levels.append(np.median(good, axis=0))
+        fenced, plain = np.median(levels, axis=0) if levels else (np.nan, np.nan)
+        return Difference(spanning(intervals), float(fenced), float(plain), dropped)
+
+    def _alive(self) -> list[int]:
+        return [number for number in range(len(self)) if number not in self._failures]
+
+    def _size(self) -> None:
+        """Find out how long an execution takes, and so how many make a run."""
+        for number, pair in enumerate(self._pairs):
+            for side, loops in enumerate((pair.fenced, pair.plain)):
+                for place, loop in enumerate(loops):
+                    self._entries[number, place, side] = (loop.address, 1, _FIRST_COUNT)
+        first = self._entries[:, 0].reshape(-1, 3)
+        owners = np.repeat(np.arange(len(self)), 2)
+        least = np.full(len(first), np.inf)
+        for _ in range(_FIRST_RUNS):
+            for index, cycles, _changed in self._run(first, owners, np.full(len(first), 2e4)):
+                least[index] = min(least[index], cycles)
+        for number, pair in enumerate(self._pairs):
+            each = max(float(least[2 * number : 2 * number + 2].max()) / _FIRST_COUNT, 0.5)
+            if not np.isfinite(each):
+                continue
+            loop = pair.fenced[0]
+            count = loop.most_count or int(np.clip(self._wanted.run_cycles / each, _LEAST_COUNT, _MOST_COUNT))
+            warm = _MISS_WARM if loop.most_count else count // _WARM_SHARE + 1
+            self._executions[number] = count
+            self._entries[number, :, :, 1] = warm
+            self._entries[number, :, :, 2] = count
+            # Flushing what is to miss takes about as long again.
+            self._expected[number] = each * (count + warm) * (2 if loop.most_count else 1) + 500
+
+    def _round(self, numbers: Sequence[int], repeats: int, deadline: float) -> None:
+        chosen = np.repeat(np.asarray(numbers), self._places * repeats)
+        places = np.tile(np.repeat(np.arange(self._places), repeats), len(numbers))
+        order = self._random.permutation(len(chosen))
+        chosen, places = chosen[order], places[order]
+        swapped = self._random.random(len(chosen)) < 0.5
+        entries = self._entries[chosen, places]
+        entries[swapped] = entries[swapped][:, ::-1]
+        owners = np.repeat(chosen, 2)
+        results = np.full((len(owners), 2), -1, np.int64)
+        for index, cycles, changed in self._run(
+            entries.reshape(-1, 3), owners, self._expected[owners], deadline
+        ):
+            results[index] = cycles, changed
+        pairs = results.reshape(-1, 2, 2)
+        pairs[swapped] = pairs[swapped][:, ::-1]
+        done = (pairs[:, :, 0] > 0).all(axis=1)
+        rows = np.column_stack([chosen, places, pairs[:, :, 0], pairs[:, :, 1].any(axis=1)])
+        self._rows.append(rows[done])
+
+    def _run(
+        self,
+        entries: I64,
+        owners: npt.NDArray[np.int64],
+        expected: npt.NDArray[np.float64],
+        deadline: float = np.inf,
+    ) -> Iterable[tuple[int, int, bool]]:
+        """Run entries in batches; yield index, cycles, whether the processor changed.
+
+        Where the child dies, what it ran has failed for good, and the rest goes on in a new one.
+        """
+        todo = np.array([n for n in range(len(entries)) if int(owners[n]) not in self._failures], np.int64)
+        while len(todo) and time.monotonic() < deadline:
+            size = int(np.searchsorted(np.cumsum(expected[todo]), _BATCH_CYCLES)) + 1
+            # Both loops of a pair belong into one batch.
+            batch = todo[: min(size + size % 2, self._session.most_entries)]
+            try:
+                cycles, changed = self._session.run(entries[batch], _BATCH_LIMIT_S)
+            except ChildError as error:
+                self._failed(int(owners[batch[min(error.index, len(batch) - 1)]]), error.reason)
+                todo = np.array([n for n in todo if int(owners[n]) not in self._failures], np.int64)
+                continue
+            yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
+            todo = todo[len(batch) :]
+
+    def _failed(self, number: int, reason: str) -> None:
+        self._failures[number] = reason
+        with suppress(OSError):
+            self._session.close()
+        self._restarts += 1
+        if self._restarts > _MOST_RESTARTS:
+            for other in self._alive():
+                self._failures[other] = "too many others ended the process that they run in"
+            return
+        self._session = self._start()

@@ -1,0 +1,210 @@
+"""Assemble x86-64 machine code: the only module that uses iced-x86's encoder.
+
+Instructions are named by iced-x86's ``Code`` names, registers by the numbers of
+``symbols.decode``.  Branches go to labels, so that the code may stand anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from iced_x86 import (
+    BlockEncoder,
+    Code,
+    Code_,
+    Decoder,
+    Instruction,
+    MemoryOperand,
+    OpKind,
+    Register,
+    Register_,
+)
+
+#: Where an assembler's own instructions stand before they have addresses: no image's code is there.
+_FIRST_PLACE = 1 << 40
+_PLACE_BYTES = 16
+#: So many bytes can be declared at once.
+_PIECE_BYTES = 16
+_BITS = 64
+_FIRST = {8: Register.RAX, 4: Register.EAX, 2: Register.AX}
+#: By number: spl to dil, where the numbering alone would give ah to bh.
+_BYTES = tuple(
+    Register_(number)
+    for number in (
+        Register.AL,
+        Register.CL,
+        Register.DL,
+        Register.BL,
+        *range(Register.SPL, Register.R15L + 1),
+    )
+)
+
+
+class Gpr(NamedTuple):
+    """A general register: ``number`` 0 to 15, ``size`` in bytes."""
+
+    number: int
+    size: int = 8
+
+
+class Xmm(NamedTuple):
+    """A vector register."""
+
+    number: int
+
+
+class At(NamedTuple):
+    """A memory operand: base (-1 for none, an absolute address below 2 GB) and displacement."""
+
+    base: int
+    displacement: int
+    by: int = -1
+    scale: int = 1
+
+
+class Label(NamedTuple):
+    """A place in the code that branches go to."""
+
+    number: int
+
+
+Operand = Gpr | Xmm | At | Label | int
+
+
+class Assembler:
+    """Gather instructions and encode them."""
+
+    def __init__(self) -> None:
+        self._instructions: list[Instruction] = []
+        self._branches: list[tuple[int, Label]] = []
+        self._places: dict[Label, int] = {}
+        self._label_count = 0
+
+    def label(self) -> Label:
+        """Return a new label; it stands nowhere yet."""
+        self._label_count += 1
+        return Label(self._label_count)
+
+    def mark(self, label: Label) -> None:
+        """Let ``label`` stand before the next instruction."""
+        self._places[label] = len(self._instructions)
+
+    def op(self, name: str, *operands: Operand, lock: bool = False) -> None:
+        """Add an instruction.
+
+        Args:
+            name: of iced_x86.Code, such as ``MOV_RM64_R64``.
+            operands: in Intel's order, as ``name`` wants them.
+            lock: with this prefix.
+        """
+        instruction = self._created(getattr(Code, name), name, operands)
+        if lock:
+            instruction.has_lock_prefix = True
+        self._instructions.append(instruction)
+
+    def raw(self, data: bytes) -> None:
+        """Add bytes as they are: code that names no address."""
+        pieces = (data[place : place + _PIECE_BYTES] for place in range(0, len(data), _PIECE_BYTES))
+        self._instructions.extend(Instruction.create_declare_byte(piece) for piece in pieces)
+
+    def copy(
+        self,
+        data: bytes,
+        address: int,
+        *,
+        target: Label | None = None,
+        absolute: int | None = None,
+    ) -> None:
+        """Add the instruction that ``data`` encodes at ``address``.
+
+        Args:
+            target: where it branches to here.
+            absolute: the address that stands for its memory operand here; without, that operand is kept.
+
+        Raises:
+            ValueError: it is no instruction, or has what was not given a place here.
+        """
+        raw = next(iter(Decoder(_BITS, data, ip=address)), None)
+        if raw is None or raw.code == Code.INVALID or raw.len != len(data):
+            raise ValueError("no instruction")
+        instruction = raw.copy()
+        if absolute is not None:
+            instruction.segment_prefix = Register.NONE
+            instruction.memory_base = Register.NONE
+            instruction.memory_index = Register.NONE
+            instruction.memory_displ_size = 4
+            instruction.memory_displacement = absolute
+        elif instruction.is_ip_rel_memory_operand or instruction.segment_prefix != Register.NONE:
+            raise ValueError("an operand without a place here")
+        if instruction.op_count and instruction.op0_kind == OpKind.NEAR_BRANCH64:
+            if target is None:
+                raise ValueError("a branch without a target here")
+            self._branches.append((len(self._instructions), target))
+        self._instructions.append(instruction)
+
+    def code(self, address: int) -> bytes:
+        """Return the code as it stands at ``address``.
+
+        Raises:
+            ValueError: it cannot be encoded.
+        """
+        for number, instruction in enumerate(self._instructions):
+            instruction.ip = _FIRST_PLACE + number * _PLACE_BYTES
+        for number, label in self._branches:
+            self._instructions[number].near_branch64 = _FIRST_PLACE + self._places[label] * _PLACE_BYTES
+        encoder = BlockEncoder(_BITS)
+        encoder.add_many(self._instructions)
+        return bytes(encoder.encode(address))
+
+    def _created(self, code: Code_, name: str, operands: tuple[Operand, ...]) -> Instruction:
+        if len(operands) == 1 and isinstance(operands[0], Label):
+            self._branches.append((len(self._instructions), operands[0]))
+            return Instruction.create_branch(code, 0)
+        create = _CREATORS.get("".join(_letter(item) for item in operands))
+        if create is None:
+            raise ValueError(f"{name} with {operands}")
+        return create(code, *(_for_iced(item) for item in operands))
+
+
+#: By the operands: register, memory, immediate.
+_CREATORS: dict[str, Callable[..., Instruction]] = {
+    "": Instruction.create,
+    "i": Instruction.create_i32,
+    "m": Instruction.create_mem,
+    "r": Instruction.create_reg,
+    "mi": Instruction.create_mem_i32,
+    "mr": Instruction.create_mem_reg,
+    "rm": Instruction.create_reg_mem,
+    "rr": Instruction.create_reg_reg,
+    "ri": Instruction.create_reg_i32,
+}
+
+
+def _letter(operand: Operand) -> str:
+    return "i" if isinstance(operand, int) else "m" if isinstance(operand, At) else "r"
+
+
+def _for_iced(operand: Operand) -> object:
+    if isinstance(operand, At):
+        return _memory(operand)
+    if isinstance(operand, Gpr | Xmm):
+        return _register(operand)
+    return operand
+
+
+def _register(register: Gpr | Xmm) -> Register_:
+    if isinstance(register, Xmm):
+        return Register_(Register.XMM0 + register.number)
+    if register.size == 1:
+        return _BYTES[register.number]
+    return Register_(_FIRST[register.size] + register.number)
+
+
+def _memory(place: At) -> MemoryOperand:
+    base = _register(Gpr(place.base)) if place.base >= 0 else Register_(Register.NONE)
+    index = _register(Gpr(place.by)) if place.by >= 0 else Register_(Register.NONE)
+    size = 1 if place.base >= 0 and place.displacement else 0
+    if place.base < 0:
+        size = 4
+    return MemoryOperand(base, index, place.scale, place.displacement, size)
