@@ -110,6 +110,7 @@ def dump(
         limit=head,
     )
     versions = _versions(xen)
+    _tell_emulation(file)
     pushdown = Pushdown(choice.event)
     with open_trace(file, wanted=pushdown, strict=strict, keep=KEEP_BATCHES) as reader:
         batches = pushdown.batches(reader)
@@ -120,6 +121,14 @@ def dump(
             sys.stdout.buffer.write(lines)
     sys.stdout.buffer.flush()
     _tell_damage(reader.facts)
+
+
+def _tell_emulation(file: str) -> None:
+    from xtrace.probes.sidecar import sidecar_of
+
+    beside = sidecar_of(file)
+    if beside is not None and beside.emulated:
+        typer.echo("xtrace: emulated host: times tell order, not what hardware takes", err=True)
 
 
 # --- options ------------------------------------------------------------------------------------
@@ -286,8 +295,10 @@ def _told_versions(
     from itertools import chain
 
     from xtrace.probes import survey
+    from xtrace.probes.capture import trace_in
     from xtrace.probes.sources import STDIN
 
+    file = trace_in(file)
     if file != STDIN and survey.is_plain_file(file) and not survey.compression_of(file):
         detection = _detect_in_sample(file)
         if detection is not None:

@@ -59,6 +59,7 @@ def as_json(found: Survey) -> dict[str, object]:
         "first_tsc": found.first_tsc,
         "last_tsc": found.last_tsc,
         "last_tsc_exact": found.has_last_tsc,
+        "emulated": _is_emulated(found),
         "records": found.record_estimate,
         "records_exact": found.record_estimate_is_exact,
         "sample": {
@@ -80,6 +81,13 @@ def as_json(found: Survey) -> dict[str, object]:
             "notes": list(detection.notes),
         },
     }
+
+
+def _is_emulated(found: Survey) -> bool:
+    from xtrace.probes.sidecar import sidecar_of
+
+    beside = sidecar_of(found.name)
+    return beside is not None and beside.emulated
 
 
 def _by_class(sample: Sample) -> Counter[str]:
@@ -124,6 +132,8 @@ def as_text(found: Survey) -> Iterator[str]:
     if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
         how = "exact" if found.has_last_tsc else "at least; not all last windows seen"
         yield _row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
+    if _is_emulated(found):
+        yield _row("timing", "emulated, not what hardware takes", "told by the file's .json")
     if found.record_estimate is not None:
         about = "" if found.record_estimate_is_exact else "about "
         yield _row("records", f"{about}{found.record_estimate:,}", looked)

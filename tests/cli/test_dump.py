@@ -97,6 +97,11 @@ def test_golden_json(pv: Path) -> None:
     assert done.stderr == ""
 
 
+def test_an_emulated_host_is_told() -> None:
+    packed = sample_files()[0]
+    assert "xtrace: emulated host" in run("dump", packed, "--head", "0").stderr
+
+
 def test_most_lines_fit_80_columns(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = dumped(capfd, pv, "--cpu-hz", "2.4G")
     assert sum(len(line) <= 80 for line in lines) > 0.75 * len(lines)

@@ -43,6 +43,7 @@ def test_samples(packed: Path, compressed: bool, tmp_path: Path, capfd: pytest.C
     timed = [record.tsc for record in trace.records if record.timed]
     assert found["schema_version"] == 1
     assert found["size_bytes"] == (packed if compressed else path).stat().st_size
+    assert found["emulated"] is compressed, "the sidecar stands beside the compressed file only"
     assert found["compression"] == ("xz" if compressed else None)
     headers = found["headers"]
     assert (headers["exact"], headers["fault"], headers["missing_bytes"]) == (True, None, 0)
@@ -64,6 +65,7 @@ def test_text_fits_80_columns(packed: Path, capfd: pytest.CaptureFixture[str]) -
     lines = capfd.readouterr().out.splitlines()
     assert max(map(len, lines[1:])) <= 80
     assert any(line.startswith("  windows") and line.endswith("exact") for line in lines)
+    assert any(line.startswith("  timing     emulated") for line in lines)
 
 
 def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,8 @@ from lab.packages import LabError
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _COMMAND_LIMIT_S = 300
+#: What xenalyze says of a trace, compared with the machines.
+_COMPARISONS = _HERE.parent / "analysis" / "test_against_xenalyze.py"
 #: Steady, by the runs that README.md counts.
 _QUICK = ("quick",)
 
@@ -95,11 +97,14 @@ def shell(host: Host) -> int:
 
 def check(names: Sequence[str]) -> int:
     """Compare what scenarios left with what dom0 and the guests know; return pytest's exit code."""
-    files = [str(path) for path in sorted((_HERE / "checks").glob("check_*.py"))]
+    files = [*sorted((_HERE / "checks").glob("check_*.py")), _COMPARISONS]
+    traces = [results().resolve() / name / f"{name}.bin" for name in names]
     environment = {
         **os.environ,
         "XTRACE_LAB_RESULTS": str(results().resolve()),
         "XTRACE_LAB_SCENARIOS": " ".join(names),
+        "XTRACE_COMPARED_TRACES": os.pathsep.join(map(str, traces)),
+        "XTRACE_REQUIRE_PEERS": "1",
     }
     python = os.environ.get("XTRACE_LAB_PYTHON") or str(_ROOT / ".venv" / "bin" / "python")
     options = [
@@ -111,7 +116,7 @@ def check(names: Sequence[str]) -> int:
         "-o",
         "empty_parameter_set_mark=skip",
     ]
-    return subprocess.call([python, "-m", "pytest", *options, *files], cwd=_ROOT, env=environment)
+    return subprocess.call([python, "-m", "pytest", *options, *map(str, files)], cwd=_ROOT, env=environment)
 
 
 def _say(name: str, outcome: scenario.Outcome) -> None:

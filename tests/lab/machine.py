@@ -30,6 +30,7 @@ class Host:
         memory_mib: of the machine.
         dom0_mib: dom0's part of it.
         disk: the disk of the full image, or None.
+        xen: a hypervisor of our own, or None for the image's.
         cpu: QEMU's CPU model and its flags.
         accelerator: QEMU's -accel value.
         icount: QEMU's -icount value: time runs with the instructions, not with the clock; or "".
@@ -40,6 +41,7 @@ class Host:
     memory_mib: int = 1536
     dom0_mib: int = 512
     disk: Path | None = None
+    xen: Path | None = None
     cpu: str = "max,-smap,-xsave"
     accelerator: str = "tcg,thread=multi"
     icount: str = ""
@@ -83,7 +85,12 @@ def command(host: Host, image: Path, share: Path) -> list[str]:
         *(("-icount", host.icount) if host.icount else ()),
         *("-smp", str(host.pcpus), "-m", str(host.memory_mib)),
         *("-display", "none", "-nodefaults", "-no-reboot"),
-        *("-kernel", str(image / "xen"), "-append", f"{_XEN_WORDS} {dom0_memory} {host.xen_words}"),
+        *(
+            "-kernel",
+            str(host.xen or image / "xen"),
+            "-append",
+            f"{_XEN_WORDS} {dom0_memory} {host.xen_words}",
+        ),
         *("-initrd", f"{image / 'vmlinux'} {_LINUX_WORDS},{image / 'dom0.cpio'}"),
         *("-virtfs", f"local,path={share},mount_tag=share,security_model=none,multidevs=remap"),
         *("-device", "virtio-rng-pci"),

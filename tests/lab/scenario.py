@@ -2,7 +2,7 @@
 
 ``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, boot included;
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
-``# full: yes``, with the full image's disk.
+``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from pathlib import Path
 
 from lab import machine
 from lab.disk import disk
+from lab.hypervisor import hypervisor
 from lab.machine import Host, Ran
 from lab.packages import LabError
 
 _HERE = Path(__file__).parent
 _FOLDER = _HERE / "scenarios"
-_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full): (.*)$", re.MULTILINE)
+_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers): (.*)$", re.MULTILINE)
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
+_MHZ = re.compile(r"Detected ([\d.]+) MHz processor")
 _BUILD_LIMIT_S = 60
 _LIMIT_S = 120
 
@@ -86,6 +88,8 @@ def load(name: str) -> Scenario:
         host = replace(host, memory_mib=int(wants["memory"]))
     if wants.get("full") == "yes":
         host = machine.full(host, disk())
+    if wants.get("schedulers") == "yes":
+        host = replace(host, xen=hypervisor() / "xen")
     return Scenario(name, host, int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split()), text)
 
 
@@ -137,9 +141,14 @@ def _write_sidecar(facts: Path, scenario: Scenario) -> None:
     domains = [value.split() for key, value in rows if key == "domain"]
     vcpus = [value.split() for key, value in rows if key == "vcpu"]
     pairs = facts.with_suffix(".pairs")
+    console = facts.with_name("serial.log").read_text(errors="replace")
+    mhz = _MHZ.search(console)
+    if mhz is None:
+        raise LabError(f"{facts.parent / 'serial.log'}: Xen never said how fast its processor is")
     content = {
-        "tsc_hz": round(float(said["mhz"]) * 1e6),
+        "tsc_hz": round(float(mhz[1]) * 1e6),
         "xen_version": ".".join(said["xen_version"].split(".")[:2]),
+        "xen_release": said["xen_version"],
         "timing": "emulated",
         "emulator": f"QEMU {machine.version()}, {scenario.host.accelerator}",
         "scenario": scenario.name,

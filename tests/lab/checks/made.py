@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from oracle.reader import Record, read
+from xtrace.analysis.metrics import WAKE_CYCLES_MOST
 
 RUNSTATE_CHANGE = 0x21001
+WAKE = 0x28004
 HYPERCALL = 0x20100D
 LOST_RECORDS = 0x1F001
 #: Numbers of hypercalls and of their commands (Xen, public/xen.h, sched.h, vcpu.h).
@@ -40,6 +42,7 @@ class Counts:
         ran: how often a vCPU of a domain began to run.
         lost: records lost; gaps: in how many stretches.
         pcpus: those that wrote a record.
+        sends_with_wake: event_channel_op hypercalls with a WAKE as the next record of their pCPU, by domain.
         marks: (TSC, second argument) of each vcpu_op, in order.
     """
 
@@ -51,6 +54,7 @@ class Counts:
     lost: int = 0
     gaps: int = 0
     pcpus: set[int] = field(default_factory=set)
+    sends_with_wake: Counter[int] = field(default_factory=Counter)
     marks: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -99,18 +103,46 @@ def sidecar(name: str) -> dict[str, Any]:
     return content
 
 
+def own_guests(name: str) -> list[str]:
+    """Return those of a scenario's guests that are our own and came to their end."""
+    logs = sorted(folder(name).glob("guest-*.log"))
+    ended = [log for log in logs if _COUNTERS.search(log.read_text(errors="replace"))]
+    return [log.stem.removeprefix("guest-") for log in ended]
+
+
 @functools.cache
-def upcall_bounds(name: str) -> dict[int, tuple[int, int]]:
-    """Return what ``xtrace report`` says of each domain's upcalls: the least and the most, all its vCPUs."""
+def _reported(name: str) -> dict[str, Any]:
     command = [sys.executable, "-c", "from xtrace.cli.start import main; main()", "report", str(trace(name))]
-    done = subprocess.run(
-        [*command, "--section", "upcalls", "--json"], capture_output=True, text=True, check=True, timeout=120
-    )
-    bounds: dict[int, tuple[int, int]] = {}
-    for row in json.loads(done.stdout)["tables"]["upcalls"]["rows"]:
-        least, most = bounds.get(row["domain"], (0, 0))
-        bounds[row["domain"]] = (least + row["upcall_least_count"], most + row["upcall_most_count"])
-    return bounds
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=120)
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def trace_facts(name: str) -> dict[str, Any]:
+    """Return what ``xtrace report --json`` says of the trace itself."""
+    facts: dict[str, Any] = _reported(name)["trace"]
+    return facts
+
+
+def report(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each of its tables."""
+    return {table: content["rows"] for table, content in _reported(name)["tables"].items()}
+
+
+def total(name: str, table: str, column: str, *keys: str, **wanted: Any) -> Counter[tuple[Any, ...]]:
+    """Add up a column of a table by ``keys``, over the rows whose values are as ``wanted``."""
+    sums: Counter[tuple[Any, ...]] = Counter()
+    for row in report(name)[table]:
+        if all(row[key] == value for key, value in wanted.items()):
+            sums[tuple(row[key] for key in keys)] += row[column]
+    return sums
+
+
+def upcall_bounds(name: str) -> dict[int, tuple[int, int]]:
+    """Return what the report says of each domain's upcalls: the least and the most, all its vCPUs."""
+    least = total(name, "upcalls", "upcall_least_count", "domain")
+    most = total(name, "upcalls", "upcall_most_count", "domain")
+    return {domain: (least[domain,], most[domain,]) for (domain,) in most}
 
 
 @functools.cache
@@ -118,17 +150,24 @@ def counts(name: str) -> Counts:
     """Count the records of a scenario's trace, with the slow reader that the real one is tested with."""
     found = Counts()
     current: dict[int, int] = {}
+    sent: dict[int, tuple[int, int]] = {}
     content = read(trace(name).read_bytes())
     found.fillers = content.wrap_count
     for record in content.records:
         found.records += 1
         found.pcpus.add(record.pcpu)
+        sender, at = sent.pop(record.pcpu, (IDLE, 0))
+        if record.event == WAKE and at and record.tsc - at <= WAKE_CYCLES_MOST:
+            found.sends_with_wake[sender] += 1
         if record.event & _RUNSTATE_MASK == RUNSTATE_CHANGE:
             if record.event >> 4 & 3 == 0:
                 current[record.pcpu] = record.words[0] >> 16
                 found.ran[record.words[0] >> 16] += 1
         elif record.event == HYPERCALL:
-            _count_hypercall(found, record, current.get(record.pcpu, IDLE))
+            domain = current.get(record.pcpu, IDLE)
+            _count_hypercall(found, record, domain)
+            if record.words[0] & 0xFFFFF == EVENT_CHANNEL_OP:
+                sent[record.pcpu] = domain, record.tsc
         elif record.event == LOST_RECORDS:
             found.lost += record.words[0]
             found.gaps += 1

@@ -4,6 +4,7 @@
 #   trace NAME [XENTRACE OPTION..] start xentrace; traced ends it and saves NAME.bin with its facts
 #   guest NAME TYPE [LINE...]      create a Linux guest; LINEs go into xl's configuration
 #   own_guest NAME VARIANT [LINE...] create a guest of tests/lab/guest, such as lfence-inline
+#   own_pair VARIANT WORDS         two of those, a and b, that ping each other to their end
 #   in_guest NAME COMMAND          run a shell line in a Linux guest, wait for its end
 #   full COMMAND...                run a command in the Debian userland of the full image
 #   await SECONDS WHAT COMMAND...  repeat COMMAND until it is true
@@ -25,14 +26,15 @@ give_up() {
 
 full() { chroot /full /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp "$@"; }
 
+POLL_US=200000
 await() {
-    left=$(($1 * 5))
+    left=$(($1 * 1000000 / POLL_US))
     what=$2
     shift 2
     until "$@"; do
         [ $left -gt 0 ] || give_up "$what"
         left=$((left - 1))
-        usleep 200000
+        usleep $POLL_US
     done
 }
 
@@ -47,6 +49,7 @@ create() {
         # Paused: a short-lived guest must not be gone before its id is known.
         if attempt 60 xl create -q -p "/tmp/$name.cfg"; then
             known created "$name" "$(domid "$name")" "try $try"
+            [ -n "$HOLD" ] && return
             attempt 20 xl unpause "$name" && return
         fi
         known failed "$name" "try $try"
@@ -99,18 +102,39 @@ tell() { echo "$2" >"$(xenstore-read "/local/domain/$(domid "$1")/console/tty")"
 
 # own_pair VARIANT WORDS: two of our own guests, a and b, ping each other to their end.
 own_pair() {
+    hold_own_pair "$@"
+    run_own_pair
+}
+
+# The same in steps, for a trace that has nothing of their creation: hold, then run, or start and end.
+hold_own_pair() {
+    HOLD=yes
     own_guest a "$1" "extra=\"role=listen $2\""
     own_guest b "$1" "extra=\"role=connect $2\""
+    HOLD=
     a=$(domid a) b=$(domid b)
+}
+
+run_own_pair() {
+    start_own_pair
+    end_own_pair
+}
+
+start_own_pair() {
+    for name in a b; do attempt 20 xl unpause $name || give_up "$name stays paused"; done
     tell a "peer=$b"
     await 30 "a never said its port" grep -qs "^xtrace-guest: port" $logs/guest-a.log
     tell b "peer=$a port=$(sed -n 's/^xtrace-guest: port \([0-9]*\).*/\1/p' $logs/guest-a.log)"
+}
+
+end_own_pair() {
     for name in a b; do
         await 60 "$name never came to its end" grep -qs "^xtrace-guest: done" $logs/guest-$name.log
     done
     cp $logs/guest-?.log /share/
 }
 
+HOLD=
 number=0
 in_guest() {
     begin_in_guest "$@"
@@ -163,7 +187,6 @@ traced() {
 facts() {
     echo "command $trace_command"
     xl info | sed -n 's/^\(xen_version\|xen_scheduler\|nr_cpus\|release\|cc_compile_date\) *: /\1 /p'
-    xl dmesg | sed -n 's/.*Detected \([0-9.]*\) MHz processor.*/mhz \1/p'
     echo "boot $(cat /proc/sys/kernel/random/boot_id)"
     xl list | awk 'NR > 1 { print "domain", $2, $1, $4 }'
     # Name, id, vCPU, pCPU it runs on, and after the time: hard and soft affinity.

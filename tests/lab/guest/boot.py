@@ -19,7 +19,7 @@ LIMIT_S = 90
 _END = b"xtrace-guest: done"
 _SAID_BYTES = 4000
 _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
-_UPCALL = re.compile(r"^xtrace-guest: upcall (\d+) (\d+)\r?$", re.MULTILINE)
+_UPCALL = re.compile(r"^xtrace-guest: upcall (\d+) (\d+) \d+\r?$", re.MULTILINE)
 _XEN_OPTIONS = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=1"
 
 

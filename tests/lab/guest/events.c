@@ -7,8 +7,9 @@
 struct shared_info shared_info __attribute__((aligned(PAGE_BYTES)));
 volatile struct counters counters __attribute__((aligned(PAGE_BYTES)));
 static struct cpu_info cpu0;
-static u64 log_most, log_count;
-static struct { u64 begin, end; } log_tsc[LOG_MOST];
+static u64 log_most, log_count, sent_count;
+static struct { u64 begin, end, ports; } logged_upcall[LOG_MOST];
+static struct { u64 tsc, port; } logged_send[LOG_MOST];
 
 void events_start(struct vcpu_info *vcpu)
 {
@@ -43,10 +44,17 @@ u32 events_bind_virq(u32 virq)
 
 void events_send(u32 port)
 {
+	/* One instruction: upcalls send, too. */
+	u64 slot = 1;
+	__asm__ volatile("xaddq %0, %1" : "+r"(slot), "+m"(sent_count) : : "cc");
+	if (slot < log_most) {
+		logged_send[slot].port = port;
+		logged_send[slot].tsc = __builtin_ia32_rdtsc();
+	}
 	hypercall(XEN_EVENT_CHANNEL_OP, EVTCHNOP_SEND, (u64)&port, 0);
 }
 
-/* Keep the TSC at the begin and end of so many upcalls. */
+/* Keep the TSC at the begin and end of so many upcalls, and of so many sends. */
 void events_log(u64 most)
 {
 	if (most > LOG_MOST)
@@ -54,13 +62,27 @@ void events_log(u64 most)
 	log_most = most;
 }
 
+static void print_numbers(const char *before, u64 one, u64 other)
+{
+	print(before);
+	print_number(one);
+	print(" ");
+	print_number(other);
+}
+
 void events_print_log(void)
 {
+	/* What is printed is sent, too. */
+	u64 sent = sent_count < log_most ? sent_count : log_most;
+
 	for (u64 i = 0; i < log_count; i++) {
-		print("xtrace-guest: upcall ");
-		print_number(log_tsc[i].begin);
+		print_numbers("xtrace-guest: upcall ", logged_upcall[i].begin, logged_upcall[i].end);
 		print(" ");
-		print_number(log_tsc[i].end);
+		print_number(logged_upcall[i].ports);
+		print("\n");
+	}
+	for (u64 i = 0; i < sent; i++) {
+		print_numbers("xtrace-guest: send ", logged_send[i].tsc, logged_send[i].port);
 		print("\n");
 	}
 }
@@ -73,10 +95,11 @@ static void handle(u32 port)
 	console_event(port);
 }
 
-static __attribute__((noinline)) void take_events(void)
+/* Handle what is pending and return the ports below 64 among it. */
+static __attribute__((noinline)) u64 take_events(void)
 {
 	struct vcpu_info *vcpu = this_vcpu();
-	u64 selector = 0;
+	u64 selector = 0, taken = 0;
 
 	vcpu->evtchn_upcall_pending = 0;
 	__asm__ volatile("xchgq %0, %1" : "+r"(selector), "+m"(vcpu->evtchn_pending_sel) : : "memory");
@@ -85,20 +108,23 @@ static __attribute__((noinline)) void take_events(void)
 	for (; selector; selector &= selector - 1) {
 		u32 word = __builtin_ctzl(selector);
 		u64 ready = shared_info.evtchn_pending[word] & ~shared_info.evtchn_mask[word];
+		taken |= word ? 0 : ready;
 		for (; ready; ready &= ready - 1)
 			handle(word * WORD_BITS + __builtin_ctzl(ready));
 	}
+	return taken;
 }
 
 /* Called by hypervisor_callback, with upcalls masked by Xen. */
 void evtchn_upcall(void)
 {
-	int logged = log_count < log_most;
+	u64 begin = log_count < log_most ? __builtin_ia32_rdtsc() : 0;
 
-	if (logged)
-		log_tsc[log_count].begin = __builtin_ia32_rdtsc();
 	COUNT(upcall);
-	take_events();
-	if (logged)
-		log_tsc[log_count++].end = __builtin_ia32_rdtsc();
+	u64 ports = take_events();
+	if (begin) {
+		logged_upcall[log_count].begin = begin;
+		logged_upcall[log_count].ports = ports;
+		logged_upcall[log_count++].end = __builtin_ia32_rdtsc();
+	}
 }

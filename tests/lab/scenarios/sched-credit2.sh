@@ -3,6 +3,7 @@
 # limit: 240
 # own: lfence-inline
 # Two pinging guests under the scheduler credit2 on 4 pCPUs.
+hold_own_pair lfence-inline "pings=101 seconds=1 timer=10000 burst=50 work=1000 log=400"
 trace sched-credit2 -D -e all -S 128
-own_pair lfence-inline "pings=101 seconds=1 timer=10000 burst=50 work=1000 log=0"
+run_own_pair
 traced

@@ -1,0 +1,112 @@
+"""The report, as a user gets it, says what our own guests and dom0 know."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from lab.checks import made
+from lab.checks.made import (
+    chosen,
+    counters,
+    counts,
+    domain_ids,
+    known,
+    own_guests,
+    report,
+    sidecar,
+    total,
+    trace_facts,
+)  # fmt: skip
+
+EVERY = chosen("*")
+LOSING = ("lost",)
+KEPT = [name for name in EVERY if name not in LOSING]
+OWN = [(name, guest) for name in KEPT for guest in own_guests(name)]
+MARKED = chosen("dom0", "quick")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_is_marked_as_emulated_and_its_losses_are_told(name: str) -> None:
+    facts, found = trace_facts(name), counts(name)
+    assert facts["emulated"] is True
+    assert facts["tsc_hz"] == sidecar(name)["tsc_hz"]
+    assert (facts["records"], facts["filler_records"]) == (found.records, found.fillers)
+    assert (facts["lost_records"], facts["loss_count"]) == (found.lost, found.gaps)
+    assert facts["damage_count"] == facts["late_records"] == 0
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_every_hypercall_is_in_it(name: str) -> None:
+    """Those of created domains under their names; what ran before the first switch has none."""
+    reported = total(name, "hypercalls", "count", "domain", "op", kind="call")
+    twin = counts(name).hypercalls
+    domains = set(domain_ids(name).values())
+    assert {key: n for key, n in reported.items() if key[0] in domains} == {
+        key: n for key, n in twin.items() if key[0] in domains
+    }
+    assert sum(reported.values()) == sum(twin.values())
+
+
+@pytest.mark.parametrize(("name", "guest"), OWN)
+def test_our_own_guest_did_what_it_counted(name: str, guest: str) -> None:
+    said, domain = counters(name, guest), domain_ids(name)[guest]
+    calls = total(name, "hypercalls", "count", "domain", "op", kind="call")
+    assert calls[domain, made.IRET] == said["upcall"]
+    # No row: it took none.
+    upcalls = next((row for row in report(name)["upcalls"] if row["domain"] == domain), Counter[str]())
+    assert upcalls["upcall_least_count"] <= said["upcall"] == upcalls["upcall_most_count"]
+    assert upcalls["xen_version_count"] == said["force_callback"]
+    # An event that is delivered between the test and the hypercall leaves nothing to force.
+    assert upcalls["forced_upcall_count"] <= said["force_callback"]
+    assert upcalls["block_call_count"] == said["block"]
+    assert upcalls["iret_trap_count"] == upcalls["nested_count"] == 0
+    commands = total(name, "commands", "count", "domain", "name", "command")
+    assert commands[domain, "vcpu_op", "set_singleshot_timer"] == said["timer_set"]
+    assert commands[domain, "sched_op", "yield"] == said["yield"]
+
+
+@pytest.mark.parametrize(("name", "guest"), OWN)
+def test_each_sleep_of_our_own_guest_ended_in_a_wake(name: str, guest: str) -> None:
+    """It polls, too, at the end; and its creation wakes it up to twice."""
+    said, domain = counters(name, guest), domain_ids(name)[guest]
+    slept = said["block"] - total(name, "upcalls", "block_without_block_count", "domain")[domain,]
+    polled = counts(name).commands[domain, made.SCHED_OP, made.SCHED_POLL]
+    woken = total(name, "wakes", "wake_count", "domain")[domain,]
+    assert slept <= woken <= slept + polled + 2
+
+
+@pytest.mark.parametrize(("name", "guest"), OWN)
+def test_each_send_of_our_own_guest_has_one_end(name: str, guest: str) -> None:
+    """It wakes a vCPU, or one that is awake already, which no column counts, or none."""
+    said, domain = counters(name, guest), domain_ids(name)[guest]
+    (sends,) = [row for row in report(name)["sends"] if row["domain"] == domain]
+    woke = counts(name).sends_with_wake[domain]
+    assert sends["send_count"] >= said["ping_sent"] + said["console_sent"]
+    assert sends["woke_count"] <= woke
+    quiet = sum(sends[f"{end}_count"] for end in ("no_target", "unique", "ambiguous"))
+    assert quiet == sends["send_count"] - woke
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_markers_of_dom0_are_all_counted(name: str) -> None:
+    marks = Counter(
+        {
+            row["command"]: row["count"]
+            for row in report(name)["commands"]
+            if (row["domain"], row["op"]) == (0, made.VCPU_OP)
+        }
+    )
+    assert int(known(name)["marks"][0]) in marks.values(), marks
+
+
+@pytest.mark.parametrize("name", chosen("pv"))
+def test_single_requests_and_pings_were_all_sent_and_answered(name: str) -> None:
+    """The guests send for each block request and each ping, and dom0's drivers answer each."""
+    a, b = domain_ids(name)["a"], domain_ids(name)["b"]
+    blocks, pings = int(known(name)["block_requests"][0]), 101
+    sent = total(name, "sends", "send_count", "domain")
+    assert sent[a,] >= blocks + pings
+    assert sent[b,] >= pings
+    assert sent[0,] >= blocks + 2 * pings
