@@ -1,0 +1,113 @@
+"""The Python side of abi.h: kinds of events, counters, and how records and keys are laid out.
+
+tests/probes/bpf/test_abi.py compares it with the header.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+#: Linux 5.8 is the first with a ring buffer; batches of look-ups came before.
+LEAST_KERNEL = (5, 8)
+
+
+class Kind(IntEnum):
+    """What is counted or timed; abi.h says what its id is."""
+
+    UPCALL = 1
+    DISPATCH = 2
+    PORT_HANDLER = 3
+    IRQ_HANDLER = 4
+    LATE_EOI = 5
+    SEND = 6
+    IPI = 7
+    DEVICE_EVENT = 8
+    PRIVCMD = 9
+    SOFTIRQ = 10
+    WAKE_TO_SWITCH = 11
+    VECTOR = 12
+    SAMPLE = 13
+
+
+class Counter(IntEnum):
+    """What the programs count of themselves, a number for each CPU."""
+
+    STREAMED = 0
+    DROPPED = 1
+    NO_TALLY = 2
+    NO_BUCKET = 3
+    UNPAIRED = 4
+
+
+#: What an id is of each kind; "" where it says nothing.
+ID_OF = {
+    Kind.UPCALL: "",
+    Kind.DISPATCH: "port",
+    Kind.PORT_HANDLER: "port",
+    Kind.IRQ_HANDLER: "irq",
+    Kind.LATE_EOI: "irq",
+    Kind.SEND: "irq",
+    Kind.IPI: "ipi",
+    Kind.DEVICE_EVENT: "irq",
+    Kind.PRIVCMD: "ioctl",
+    Kind.SOFTIRQ: "softirq",
+    Kind.WAKE_TO_SWITCH: "irq",
+    Kind.VECTOR: "vector",
+}
+MEANINGS = {
+    Kind.UPCALL: "entry to return of the upcall",
+    Kind.DISPATCH: "entry of the upcall to entry of the port's handler",
+    Kind.PORT_HANDLER: "entry to return of handle_irq_for_port",
+    Kind.IRQ_HANDLER: "irq_handler_entry to irq_handler_exit of one action",
+    Kind.LATE_EOI: "irq_handler_entry to xen_irq_lateeoi",
+    Kind.SEND: "notify_remote_via_irq, counted",
+    Kind.IPI: "xen_send_IPI_one, counted; id is vector << 16 | target vCPU",
+    Kind.DEVICE_EVENT: "evtchn_interrupt, counted",
+    Kind.PRIVCMD: "entry to return of privcmd_ioctl",
+    Kind.SOFTIRQ: "softirq_entry to softirq_exit",
+    Kind.WAKE_TO_SWITCH: "sched_wakeup to sched_switch of a thread that the irq's handler woke",
+    Kind.VECTOR: "irq_vectors, entry to exit, of the local APIC",
+}
+#: Kinds that are counted only.
+UNTIMED = frozenset((Kind.SEND, Kind.IPI, Kind.DEVICE_EVENT))
+
+#: include/linux/interrupt.h, the order of softirqs since 2.6.36.
+SOFTIRQS = (
+    "hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu",
+)  # fmt: skip
+#: include/xen/events.h and arch/x86/include/asm/xen/events.h.
+IPIS = ("reschedule", "call_function", "call_function_single", "spin_unlock", "irq_work", "nmi")
+#: include/uapi/xen/privcmd.h.
+IOCTLS = {
+    0: "hypercall", 2: "mmap", 3: "mmapbatch", 4: "mmapbatch_v2", 5: "dm_op", 6: "restrict",
+    7: "mmap_resource", 8: "irqfd", 9: "ioeventfd",
+}  # fmt: skip
+
+#: The rest of a u64 key below the kind.
+TALLY_KIND_SHIFT = 32
+BUCKET_KIND_SHIFT = 44
+BUCKET_ID_SHIFT = 12
+ID_MASK = 0xFFFF_FFFF
+BUCKET_MASK = 0xFFF
+
+#: struct tally in u64 words: count, sum, least (inverted), most, zero_count.
+TALLY_WORDS = 5
+U64_MASK = (1 << 64) - 1
+
+#: The ring's own header before each record, and the two kinds of records with it.
+RING_HEADER_BYTES = 8
+EVENT_BYTES = RING_HEADER_BYTES + 24
+SAMPLE_BYTES = RING_HEADER_BYTES + 56
+
+
+def name_of_id(kind: Kind, number: int) -> str:
+    """Return what an id is called; "" where only the host knows its names, as of an irq."""
+    if kind is Kind.SOFTIRQ:
+        return SOFTIRQS[number] if number < len(SOFTIRQS) else f"softirq {number}"
+    if kind is Kind.IPI:
+        vector, target = number >> 16, number & 0xFFFF
+        name = IPIS[vector] if vector < len(IPIS) else f"vector {vector}"
+        return f"{name} to {target}"
+    if kind is Kind.PRIVCMD:
+        return IOCTLS.get(number, f"ioctl {number}")
+    return ""

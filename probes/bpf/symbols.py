@@ -1,0 +1,80 @@
+"""Names of kernel and hypervisor addresses, from the host that runs: its addresses change at each boot."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+KERNEL_SYMBOLS = Path("/proc/kallsyms")
+XEN_SYMBOLS = Path("/proc/xen/xensyms")
+
+#: Xen's public/arch-x86/xen-x86_64.h: the hypervisor's own part of every address space.
+XEN_FIRST, XEN_LAST = 0xFFFF_8000_0000_0000, 0xFFFF_87FF_FFFF_FFFF
+KERNEL_FIRST = 0xFFFF_8000_0000_0000
+#: Nothing is that far from its symbol: what is lies in code without one.
+_FARTHEST = 1 << 20
+
+
+class Symbols:
+    """Symbols in the order of their addresses; empty where the host hides them."""
+
+    def __init__(self, path: Path) -> None:
+        rows = []
+        try:
+            with path.open(errors="replace") as file:
+                for line in file:
+                    words = line.split()
+                    if len(words) >= 3 and words[1] in "tTwW" and (address := int(words[0], 16)):
+                        rows.append((address, words[2]))
+        except OSError:
+            rows = []
+        rows.sort()
+        self._addresses = array("Q", [address for address, _ in rows])
+        self._names = [name for _, name in rows]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, address: int) -> tuple[str, int]:
+        """Return the symbol that ``address`` lies behind and how far; ("", 0) where there is none."""
+        at = bisect_right(self._addresses, address) - 1
+        if at < 0 or address - self._addresses[at] >= _FARTHEST:
+            return "", 0
+        return self._names[at], address - self._addresses[at]
+
+
+def is_hypervisor(address: int) -> bool:
+    """Tell whether an address is Xen's own."""
+    return XEN_FIRST <= address <= XEN_LAST
+
+
+class Names:
+    """Looks kernel and hypervisor addresses up, each once; the tables are loaded at the first."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._kernel: Symbols | None = None
+        self._xen: Symbols | None = None
+
+    @property
+    def symbol_count(self) -> int:
+        """Return how many symbols the host told; 0 also where none was asked for yet."""
+        return sum(len(table) for table in (self._kernel, self._xen) if table is not None)
+
+    def new(self, addresses: Iterable[int], most: int) -> Iterator[tuple[str, str, int]]:
+        """Yield (address in hex, symbol, offset) of those not asked for before, up to ``most`` in all."""
+        for address in addresses:
+            if address < KERNEL_FIRST or address in self._known or len(self._known) >= most:
+                continue
+            self._known.add(address)
+            name, offset = self._table(address).name(address)
+            yield f"{address:#x}", name, offset
+
+    def _table(self, address: int) -> Symbols:
+        if is_hypervisor(address):
+            self._xen = self._xen or Symbols(XEN_SYMBOLS)
+            return self._xen
+        self._kernel = self._kernel or Symbols(KERNEL_SYMBOLS)
+        return self._kernel
