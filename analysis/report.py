@@ -8,14 +8,17 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xtrace.analysis import activity, clock, delivery, facts, runstates, samples, upcalls
+from xtrace.analysis import activity, clock, cost, delivery, facts, runstates, samples, upcalls
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.tables import Measures, Quality, Table
 from xtrace.probes.catalog import VersionRange
+
+if TYPE_CHECKING:
+    from xtrace.analysis.cost_model import CostInputs
 
 SCHEMA_VERSION = 1
 
@@ -26,6 +29,7 @@ TABLES: tuple[Table, ...] = (
     *runstates.TABLES,
     *activity.TABLES,
     *samples.TABLES,
+    *cost.TABLES,
     *facts.TABLES,
 )
 SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
@@ -90,6 +94,7 @@ def build(
     emulated: bool = False,
     selection: Selection | None = None,
     kernels: Sequence[samples.Kernel] = (),
+    costs: CostInputs | None = None,
 ) -> Report:
     """Make the report of a partial.
 
@@ -100,6 +105,7 @@ def build(
         emulated: software emulated the host, as who recorded the trace says.
         selection: what to include.
         kernels: the images that domains run, to look up the samples of their RIPs in.
+        costs: what to work the fences' cost out from; None leaves it out.
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
@@ -108,6 +114,10 @@ def build(
     measures = Measures(
         partial, known, rate.hz if rate else None, samples.resolve(partial, kernels) if kernels else None
     )
+    if costs is not None:
+        from xtrace.analysis import cost_model  # it reads images' code, which few reports do
+
+        measures.cost = cost_model.estimate(measures, costs)
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
     return Report({**trace, "emulated": emulated}, tables, measures.hz)

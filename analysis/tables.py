@@ -18,6 +18,7 @@ from xtrace.analysis.partial import Partial
 from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
+    from xtrace.analysis.cost_model import Estimate
     from xtrace.analysis.samples import KernelSamples
 
 
@@ -93,12 +94,14 @@ class Measures:
         versions: Xen versions to decode by.
         hz: cycles a second of the TSC; None where nothing tells it.
         kernels: the RIP samples looked up in the images that were given; None where none was.
+        cost: what the fences of these images cost; None where it was not asked for.
     """
 
     partial: Partial
     versions: VersionRange
     hz: float | None = None
     kernels: KernelSamples | None = None
+    cost: Estimate | None = None
 
     @cached_property
     def _tallies(self) -> _ByMetric:

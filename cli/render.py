@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from xtrace.cli.render_cost import cost_looks, cost_needs, share_text
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,10 +24,11 @@ WIDTH = 80
 _LABEL = 9
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
-    "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked",
+    "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
+    "agrees", "bound",
 }  # fmt: skip
 #: They hold names of any length; what is too long for the terminal loses its middle.
-_LONG_COLUMNS = ("function", "place", "file")
+_LONG_COLUMNS = ("function", "place", "file", "fence", "what")
 
 #: What a terminal shows when no section is asked for, and how many rows of each table.
 BRIEF = {
@@ -46,6 +49,11 @@ BRIEF = {
     "kernel_sources": 12,
     "kernel_functions": 10,
     "kernel_lines": 10,
+    "cost_domains": 9,
+    "cost_upcalls": 9,
+    "cost_sites": 10,
+    "cost_checks": 10,
+    "cost_needs": 0,
     "cuts": 12,
 }
 LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
@@ -74,6 +82,8 @@ def print_report(
     if window:
         put(f"window   {window}: only what ends there is counted")
     _print_kernels(put, report)
+    for need in cost_needs(report):
+        _put_labelled(put, "needs", safe(need))
     _print_first_looks(put, report)
     for name, frame in report.tables.items():
         table = report.described[name]
@@ -205,8 +215,12 @@ def _print_first_looks(put: Put, report: Report) -> None:
             f"{_vcpu(forced)} forced a callback at most {int(forced['xen_version_count'])} times, "
             f"in {int(forced['upcall_least_count'])} to {int(forced['upcall_most_count'])} upcalls"
         )
+    looks += cost_looks(report)
     for look in looks:
-        put(f"* {look}")
+        first, *rest = wrap(safe(look), WIDTH - 2)
+        put(f"* {first}")
+        for line in rest:
+            put(f"  {line}")
 
 
 def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
@@ -297,13 +311,15 @@ def _cell(name: str, value: Any, hz: float | None) -> str:
         return f"{number:.0f}"
     if name.endswith("_cycles"):
         return time_text(number, hz)
+    if name.startswith("cost_") and name.endswith("_ratio"):
+        return share_text(number)
     if name.endswith("_ratio"):
         return f"{number:.1%}"
     if name.endswith("per_s"):
         return scaled(number) if number >= 100 else f"{number:.1f}"
     if name == "domain":
         return "idle" if number == IDLE_DOMAIN else f"d{int(number)}"
-    return f"{int(number):,}"
+    return f"{number:.1f}" if number != int(number) and abs(number) < 100 else f"{int(number):,}"
 
 
 def _fitted(text: str, width: int, name: str) -> str:

@@ -1,0 +1,333 @@
+"""What do the fences of a guest's sites cost: executions times prices, as intervals.
+
+For each domain with an image: how often its sites executed (cost_executions), what a fence adds to one
+execution (cost_prices), what both come to (cost_sums): per site, per upcall, over the trace, as share of
+the time that the domain ran and of an upcall's time; by parts, what a kernel without the removable
+fences saves apart from the rest.  An interval without an upper bound ends at the time that there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.analysis.cost_checks import checks
+from xtrace.analysis.cost_executions import Executions, executions
+from xtrace.analysis.cost_facts import DomainFacts, domain_facts, pv_domains
+from xtrace.analysis.cost_needs import needs_of_domain, needs_of_host
+from xtrace.analysis.cost_prices import Prices, prices
+from xtrace.analysis.cost_rates import Rates
+from xtrace.analysis.cost_sums import greatest, least
+from xtrace.analysis.tables import Measures
+from xtrace.probes.calibration import Calibration
+from xtrace.symbols.model import Fence, How, Site, SiteTable, Verdict
+from xtrace.symbols.site_paths import PARTS, SitePaths, part_of
+
+F64 = npt.NDArray[np.float64]
+
+INF = float("inf")
+
+
+class CostKernel(Protocol):
+    """An image that a domain runs, with its sites."""
+
+    @property
+    def domain(self) -> int:
+        """The domain's number."""
+
+    @property
+    def path(self) -> str:
+        """The image's file."""
+
+    @property
+    def build_id(self) -> str:
+        """The image's build-id in hex, "" if it has none."""
+
+    @property
+    def sites(self) -> SiteTable:
+        """Its sites."""
+
+    def paths(self, never: Collection[int]) -> SitePaths:
+        """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostInputs:
+    """What the cost is worked out from, beside the trace.
+
+    Attributes:
+        kernels: the domains' images.
+        calibration: of the host; None where it was not given.
+        rates: counters of the guests, by domain.
+        emulated: software emulated the traced host.
+    """
+
+    kernels: Sequence[CostKernel] = ()
+    calibration: Calibration | None = None
+    rates: Mapping[int, Rates] = field(default_factory=dict)
+    emulated: bool = False
+
+
+@dataclass(slots=True)
+class Estimate:
+    """Rows of the tables of the section cost."""
+
+    domains: list[dict[str, Any]] = field(default_factory=list)
+    upcalls: list[dict[str, Any]] = field(default_factory=list)
+    sites: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    needs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainCost:
+    """All that is known of one domain's cost.
+
+    Attributes:
+        price: what the fences of each site add; None without a calibration.
+        upcalls: least and most, by the guest's counter where there is one.
+    """
+
+    facts: DomainFacts
+    kernel: CostKernel
+    paths: SitePaths
+    executions: Executions
+    price: Prices | None
+    upcalls: tuple[float, float]
+
+
+def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
+    """Return what the fences of the domains with an image cost."""
+    found = Estimate()
+    found.needs += needs_of_host(measures, inputs, pv_domains(measures))
+    for kernel in inputs.kernels:
+        facts = domain_facts(measures, kernel.domain)
+        rates = inputs.rates.get(kernel.domain)
+        if not facts.is_known or facts.is_hvm:
+            found.needs += needs_of_domain(measures, inputs, facts, None)
+            continue
+        cost = domain_cost(measures, inputs, kernel, facts)
+        made = checks(facts, cost.paths, cost.executions, rates, measures.span_s)
+        found.checks += made
+        found.needs += needs_of_domain(measures, inputs, facts, cost, made)
+        parts = [part_of(site) for site in cost.paths.sites]
+        found.domains += [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
+        found.upcalls += [_upcall_row(cost, part, parts) for part in PARTS if part in parts]
+        found.sites += [
+            _site_row(measures, cost, place) for place, part in enumerate(parts) if part is not None
+        ]
+    found.sites.sort(key=lambda row: -_sorted_by(row))
+    return found
+
+
+def domain_cost(measures: Measures, inputs: CostInputs, kernel: CostKernel, facts: DomainFacts) -> DomainCost:
+    """Return a domain's executions and prices."""
+    rates = inputs.rates.get(kernel.domain)
+    paths = kernel.paths(facts.never)
+    calibration = inputs.calibration
+    price = None
+    if calibration is not None and any(row.median_cycles is not None for row in calibration.rows):
+        price = prices(
+            paths.sites,
+            calibration,
+            kernel.build_id,
+            rates.contexts if rates else None,
+            scale=measures.hz / calibration.tsc_hz if measures.hz else 1.0,
+        )
+    upcalls = _upcalls(facts, rates, measures.span_s)
+    return DomainCost(
+        facts, kernel, paths, executions(paths, upcalls[0], rates, measures.span_s), price, upcalls
+    )
+
+
+def _upcalls(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> tuple[float, float]:
+    """Return the least and the most upcalls: the guest's own count where it lies between the trace's."""
+    low, high = facts.upcalls
+    factor = rates.over(span_s) if rates is not None else None
+    if rates is not None and factor is not None and "upcall" in rates.counts:
+        counted = rates.counts["upcall"] * factor
+        if low <= counted <= high:
+            return counted, counted
+    return float(low), float(high)
+
+
+def _domain_row(
+    measures: Measures, cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
+) -> dict[str, Any]:
+    mine = [item is part for item in parts]
+    ones = np.ones((len(mine), 1))
+    count_low, count_high = least(cost.executions, ones, mine), greatest(cost.executions, ones, mine)
+    low, hot, high = _added(cost, mine)
+    ran = cost.facts.running_cycles
+    span = measures.span_s or np.nan
+    return {
+        "domain": cost.facts.domain,
+        "part": str(part),
+        "site_count": sum(mine),
+        "execution_low_count": count_low,
+        "execution_high_count": _or_nan(count_high),
+        "execution_low_per_s": count_low / span,
+        "execution_high_per_s": _or_nan(count_high) / span,
+        "cost_low_cycles": low,
+        "cost_hot_cycles": min(hot, ran),
+        "cost_high_cycles": min(high, ran),
+        "cost_low_cycles_per_s": low / span,
+        "cost_high_cycles_per_s": min(high, ran) / span,
+        "running_cycles": ran,
+        "cost_low_ratio": _ratio(low, ran),
+        "cost_hot_ratio": _ratio(min(hot, ran), ran),
+        "cost_high_ratio": _ratio(min(high, ran), ran),
+        "bound": "time" if high > ran else "executions",
+    }
+
+
+def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float]:
+    """Return cycles added over the trace: least, greatest in hot contexts, greatest."""
+    price, counts = cost.price, cost.executions
+    if price is None:
+        return np.nan, np.nan, np.nan
+    hot = greatest(counts, price.hot, mine)
+    return least(counts, price.low, mine), hot, max(greatest(counts, price.high, mine), hot)
+
+
+def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]) -> dict[str, Any]:
+    mine = np.array([item is part for item in parts])
+    low_count, high_count, why = _in_upcall(cost, part, mine)
+    low, hot, high = _in_upcall_cycles(cost, mine, low_count, high_count)
+    shortest, longest = cost.facts.upcall_cycles
+    whole = _added(cost, mine.tolist())
+    fewest, most = cost.upcalls
+    return {
+        "domain": cost.facts.domain,
+        "part": str(part),
+        "upcall_least_count": cost.upcalls[0],
+        "upcall_most_count": cost.upcalls[1],
+        "execution_least_count": low_count,
+        "execution_most_count": _or_nan(high_count),
+        "added_low_cycles": low,
+        "added_hot_cycles": _or_nan(min(hot, longest)),
+        "added_high_cycles": _or_nan(min(high, longest)),
+        "cost_low_ratio": _ratio(low, longest) if longest < INF else np.nan,
+        "cost_high_ratio": min(_ratio(min(high, longest), shortest), 1.0),
+        "all_low_cycles": _ratio(whole[0], most),
+        "all_high_cycles": _or_nan(_ratio(whole[2], fewest)),
+        "entry": cost.paths.entry,
+        "unbounded_by": why,
+    }
+
+
+def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
+    """Return executions in one upcall, the least and the most, and what takes the most's bound away."""
+    paths = cost.paths
+    most, low, why = INF, 0.0, "no entry of the upcall is known"
+    if paths.upcall is not None and paths.parts is not None:
+        place = PARTS.index(part)
+        low = max(float(paths.parts.least[place]), float(paths.upcall.least[mine].sum()))
+        most = min(float(paths.parts.most[place]), float(paths.upcall.most[mine].sum()))
+        why = paths.parts.why[place]
+    # On average no more than there were at all.
+    counted = greatest(cost.executions, np.ones((len(mine), 1)), mine.tolist())
+    if cost.upcalls[0] > 0:
+        most = min(most, counted / cost.upcalls[0])
+    return min(low, most), most, why if most == INF else ""
+
+
+def _in_upcall_cycles(
+    cost: DomainCost, mine: npt.NDArray[np.bool_], low_count: float, high_count: float
+) -> tuple[float, float, float]:
+    """Return what an upcall's executions add: by each site, or by their number and the ends of the prices."""
+    price, upcall = cost.price, cost.paths.upcall
+    if price is None:
+        return np.nan, np.nan, np.nan
+    low, hot, high = (price.interval(values[mine]) for values in (price.low, price.hot, price.high))
+    cheapest = float(np.nan_to_num(low[0]).min())
+    dearest = [float(np.where(np.isnan(ends), INF, ends).max()) for ends in (hot[1], high[1])]
+    most = [_product(high_count, ends) for ends in dearest]
+    least_cycles = low_count * cheapest
+    if upcall is not None:
+        least_cycles = max(least_cycles, float((upcall.least[mine] * np.nan_to_num(low[0])).sum()))
+        for place, ends in enumerate((hot[1], high[1])):
+            by_site = sum(
+                _product(count, INF if np.isnan(end) else end)
+                for count, end in zip(upcall.most[mine].tolist(), ends.tolist(), strict=True)
+            )
+            most[place] = min(most[place], by_site)
+    return least_cycles, most[0], max(most)
+
+
+def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any]:
+    site, price, upcall = cost.paths.sites[place], cost.price, cost.paths.upcall
+    mine = [number == place for number in range(len(cost.paths.sites))]
+    alone = Executions(
+        cost.executions.low[place : place + 1], cost.executions.high[place : place + 1], [], [], ()
+    )
+    low_count, high_count = float(alone.low[0]), float(alone.high[0])
+    added = [np.nan] * 3
+    total = [np.nan] * 3
+    if price is not None:
+        values = [item[mine] for item in (price.low, price.hot, price.high)]
+        added = [float(price.interval(item)[end][0]) for item, end in zip(values, (0, 1, 1), strict=True)]
+        total = [least(alone, values[0], [True]), *(greatest(alone, item, [True]) for item in values[1:])]
+        total = [min(item, cost.facts.running_cycles) for item in total]
+    span = measures.span_s or np.nan
+    return {
+        "domain": cost.facts.domain,
+        "address": f"{site.address:#x}",
+        "place": _place(site),
+        "kind": str(site.kind),
+        "fence": fence_text(site),
+        "part": str(site.verdict),
+        "execution_low_count": low_count,
+        "execution_high_count": _or_nan(high_count),
+        "executions_quality": str(cost.executions.quality[place]),
+        "executions_rule": cost.executions.rule[place],
+        "execution_low_per_s": low_count / span,
+        "execution_high_per_s": _or_nan(high_count) / span,
+        "added_low_cycles": added[0],
+        "added_hot_cycles": added[1],
+        "added_high_cycles": added[2],
+        "priced_by": price.source[place] if price else "",
+        "cost_low_cycles": total[0],
+        "cost_hot_cycles": total[1],
+        "cost_high_cycles": total[2],
+        "cost_low_ratio": _ratio(total[0], cost.facts.running_cycles),
+        "cost_high_ratio": _ratio(total[2], cost.facts.running_cycles),
+        "upcall_least_count": float(upcall.least[place]) if upcall else np.nan,
+        "upcall_most_count": _or_nan(float(upcall.most[place])) if upcall else np.nan,
+        "record_count": cost.facts.records.get(site.symbol, 0),
+    }
+
+
+def fence_text(site: Site) -> str:
+    """Return a site's fences in words: "lfence", "lfence call", "mfence jump, lfence"."""
+    return ", ".join(map(_fence, site.fences))
+
+
+def _fence(fence: Fence) -> str:
+    how = {How.INLINE: "", How.CALLEE: " call", How.TAIL_JUMP: " jump"}[fence.how]
+    return f"{fence.mnemonic}{how}"
+
+
+def _place(site: Site) -> str:
+    return f"{site.symbol}+{site.offset:#x}" if site.symbol else f"{site.address:#x}"
+
+
+def _sorted_by(row: Mapping[str, Any]) -> float:
+    values = (row["cost_high_cycles"], row["execution_high_count"], row["execution_low_count"])
+    return next((float(value) for value in values if not np.isnan(value)), 0.0)
+
+
+def _product(count: float, value: float) -> float:
+    return 0.0 if count == 0 or value == 0 else count * value
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else np.nan
+
+
+def _or_nan(value: float) -> float:
+    return np.nan if np.isinf(value) else value

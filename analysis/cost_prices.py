@@ -1,0 +1,204 @@
+"""What does a fence add to one execution of a site, drawn many times from what was calibrated?
+
+The figures of a calibration are drawn around their medians, each row once a draw, so that sites that
+rest on one row vary together; the 95 % interval gives the spread, its two sides apart.  Of a site that
+was replayed as compiled its own rows count, else the standard sequence of its kind, fence and place.
+
+What is in flight when a site executes, the trace does not tell: the context is no chance but unknown.  So
+a draw has a least and a greatest price, over all contexts measured; any mixture of contexts lies between.
+Of the hot ones (nothing misses the caches) the greatest is kept apart.  Weights, where they are given,
+make it one price.
+
+Known bias: a loop that repeats a sequence is not a kernel that meets it now and then.  Where a site executes
+several fences that were measured one by one, the price lies between the dearest and their sum; a fence
+on some of the ways only, between nothing and its price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.probes.calibration import CONTEXTS, Calibration, Row
+from xtrace.symbols.model import Fence, How, Paths, Site
+
+F64 = npt.NDArray[np.float64]
+
+#: Enough that the ends of a 95 % interval stand to a few percent of its width.
+DRAWS = 2000
+SEED = 20220713
+#: Contexts in which nothing waits for memory.
+HOT = tuple(name for name in CONTEXTS if "miss" not in name)
+_SIGMAS = 1.96
+#: An interval of 95 %.
+TAILS = (0.025, 0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Cycles that the fences of sites add to one execution, [sites, draws]; NaN where nothing tells.
+
+    Attributes:
+        low: in the cheapest context.
+        hot: in the dearest hot one.
+        high: in the dearest of all.
+        source: what each rests on: "site" (replayed), "standard" or "" (nothing).
+        lacking: why there is no price; "" where there is one.
+    """
+
+    low: F64
+    hot: F64
+    high: F64
+    source: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+    def interval(self, values: F64) -> tuple[F64, F64]:
+        """Return the 95 % interval of each row."""
+        if not values.size:
+            return np.zeros(len(values)), np.zeros(len(values))
+        low, high = np.quantile(values, TAILS, axis=1)
+        return low, high
+
+
+def prices(
+    sites: Sequence[Site],
+    calibration: Calibration,
+    build_id: str,
+    weights: Mapping[str, float] | None = None,
+    *,
+    scale: float = 1.0,
+    draws: int = DRAWS,
+) -> Prices:
+    """Return what the fences of ``sites`` add.
+
+    Args:
+        build_id: of their image, to tell the rows of its sites.
+        weights: of contexts, where they are known; those that were not measured are left out.
+        scale: cycles of the trace's TSC in one of the calibration's.
+    """
+    book = _Book(calibration, build_id, weights or {}, draws)
+    found = [book.price(site) for site in sites]
+    shape = (len(sites), draws)
+    return Prices(
+        scale * np.array([price.low for price in found]).reshape(shape),
+        scale * np.array([price.hot for price in found]).reshape(shape),
+        scale * np.array([price.high for price in found]).reshape(shape),
+        tuple(price.source for price in found),
+        tuple(price.lacking for price in found),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Price:
+    low: F64
+    hot: F64
+    high: F64
+    source: str
+    lacking: str
+
+
+class _Book:
+    """The rows of a calibration by what they are of, each drawn once."""
+
+    def __init__(
+        self, calibration: Calibration, build_id: str, weights: Mapping[str, float], draws: int
+    ) -> None:
+        self._weights = weights
+        self._draws = draws
+        # Of each context, the least and the greatest draw.
+        self._own: dict[int, dict[str, tuple[F64, F64]]] = {}
+        self._standard: dict[tuple[str, str, str], dict[str, tuple[F64, F64]]] = {}
+        self._nothing = np.full(draws, np.nan)
+        random = np.random.default_rng(SEED)
+        for row in calibration.rows:
+            noise = random.standard_normal(draws)
+            if row.median_cycles is None or row.low_cycles is None or row.high_cycles is None:
+                continue
+            drawn = _drawn(row, noise)
+            if row.place == "site":
+                if row.address is not None and (row.build_id or "") == build_id:
+                    self._own.setdefault(row.address, {})[row.context] = drawn
+            else:
+                self._standard.setdefault((row.kind, row.fence, row.place), {})[row.context] = drawn
+
+    def price(self, site: Site) -> _Price:
+        """Return the price of a site; of one without a fence it is 0."""
+        if not site.fences:
+            zero = np.zeros(self._draws)
+            return _Price(zero, zero, zero, "", "")
+        own = self._own.get(site.address, {})
+        standard, lacking = self._summed(site)
+        by_context = {**standard, **own}
+        if self._weights:
+            by_context = {context: pair for context, pair in by_context.items() if context in self._weights}
+            lacking = lacking or "the contexts with a weight were not measured"
+        if not by_context:
+            return _Price(self._nothing, self._nothing, self._nothing, "", lacking)
+        source = "site" if own else "standard"
+        if self._weights:
+            total = sum(self._weights[context] for context in by_context)
+            low, high = (
+                np.asarray(sum(self._weights[c] / total * pair[end] for c, pair in by_context.items()))
+                for end in (0, 1)
+            )
+            return _Price(low, high, high, source, "")
+        hot = [pair[1] for context, pair in by_context.items() if context in HOT]
+        high = np.max([pair[1] for pair in by_context.values()], axis=0)
+        return _Price(
+            np.min([pair[0] for pair in by_context.values()], axis=0),
+            np.max(hot, axis=0) if hot else high,
+            high,
+            source,
+            "",
+        )
+
+    def _summed(self, site: Site) -> tuple[dict[str, tuple[F64, F64]], str]:
+        """Return least and greatest price of a site's fences as standard sequences, by context."""
+        of_fences = []
+        for fence in site.fences:
+            rows = self._standard.get((str(site.kind), known_fence(fence.mnemonic), _place(fence)))
+            if rows is None:
+                return {}, f"no figure for {fence.mnemonic} {_place(fence)} at a {site.kind}"
+            of_fences.append((rows, fence.paths is not Paths.ALL))
+        found: dict[str, tuple[F64, F64]] = {}
+        for context in CONTEXTS:
+            if all(context in rows for rows, _ in of_fences):
+                lows = [rows[context][0] for rows, _ in of_fences]
+                always = [rows[context][0] for rows, sometimes in of_fences if not sometimes]
+                low = np.max(always, axis=0) if always else np.minimum(0.0, np.min(lows, axis=0))
+                summed = np.sum([rows[context][1] for rows, _ in of_fences], axis=0)
+                found[context] = (low, np.maximum(summed, low))
+        return found, "" if found else f"no context of {site.fences[0].mnemonic} was measured"
+
+
+def known_fence(mnemonic: str) -> str:
+    """Return the calibrated fence that a mnemonic is one of: any locked instruction is like lock add."""
+    return "lock add" if mnemonic.startswith("lock ") else mnemonic
+
+
+def _place(fence: Fence) -> str:
+    return "inline" if fence.how is How.INLINE else "outofline"
+
+
+def _drawn(row: Row, noise: F64) -> tuple[F64, F64]:
+    """Return draws of what a row's fence adds, the least and the greatest.
+
+    They differ where a fence out of line also made the compiler save and spill registers: a kernel built
+    without it saves that, too; one in which it is only taken out does not.
+    """
+    plain = _around(row.median_cycles, row.low_cycles, row.high_cycles, noise)
+    assert plain is not None
+    lean = _around(row.lean_median_cycles, row.lean_low_cycles, row.lean_high_cycles, noise)
+    return (plain, plain) if lean is None else (np.minimum(plain, lean), np.maximum(plain, lean))
+
+
+def _around(median: float | None, low: float | None, high: float | None, noise: F64) -> F64 | None:
+    """Return draws around a median, spread on each side as its interval is; None without a figure."""
+    if median is None or low is None or high is None:
+        return None
+    below, above = max(median - low, 0.0) / _SIGMAS, max(high - median, 0.0) / _SIGMAS
+    drawn: F64 = median + np.where(noise < 0, below, above) * noise
+    return drawn
