@@ -6,8 +6,7 @@
 #include <uapi/linux/ptrace.h>
 #include "measure.h"
 
-#define DEEPEST 4
-#define NONE 0xffffffff
+#define DEEPEST 4 /* a power of 2: the verifier wants a mask */
 
 /* What goes on on this CPU.  An upcall may come while softirqs run at the end of another. */
 struct now {
@@ -50,30 +49,32 @@ static __always_inline struct now *state(void)
 int upcall_enter(struct pt_regs *ctx)
 {
 	struct now *now = state();
+	u32 depth;
 
 	if (!now)
 		return 0;
-	if (now->depth < DEEPEST)
-		now->upcall_ns[now->depth] = bpf_ktime_get_ns();
-	now->depth++;
+	depth = now->depth++;
+	if (depth < DEEPEST)
+		now->upcall_ns[depth & (DEEPEST - 1)] = bpf_ktime_get_ns();
 	return 0;
 }
 
 int upcall_return(struct pt_regs *ctx)
 {
 	struct now *now = state();
+	u32 depth;
 
 	if (!now)
 		return 0;
-	if (!now->depth || now->depth > 1000) {
+	depth = now->depth;
+	if (!depth) {
 		/* It was running when the recording began. */
-		now->depth = 0;
 		count_up(UNPAIRED);
 		return 0;
 	}
-	now->depth--;
-	if (now->depth < DEEPEST)
-		measured(UPCALL, 0, now->upcall_ns[now->depth], bpf_ktime_get_ns());
+	now->depth = --depth;
+	if (depth < DEEPEST)
+		measured(UPCALL, 0, now->upcall_ns[depth & (DEEPEST - 1)], bpf_ktime_get_ns());
 	else
 		count_up(UNPAIRED);
 	return 0;
@@ -91,7 +92,7 @@ int port_enter(struct pt_regs *ctx)
 	now->port = port + 1;
 	inner = now->depth - 1;
 	if (inner < DEEPEST)
-		measured(DISPATCH, port, now->upcall_ns[inner], now->port_ns);
+		measured(DISPATCH, port, now->upcall_ns[inner & (DEEPEST - 1)], now->port_ns);
 	return 0;
 }
 

@@ -14,7 +14,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -165,6 +165,31 @@ class Program:
                 raise ProbeError(f"{probe}: {_first(said(), error)}") from None
         self.attached.append(probe)
 
+    def attach_all(self, probes: Sequence[Probe]) -> None:
+        """Hang programs that belong together on their targets: all of them or none.
+
+        Raises:
+            ProbeError: the kernel refuses one.
+        """
+        done = []
+        try:
+            for probe in probes:
+                self.attach(probe)
+                done.append(probe)
+        except ProbeError:
+            for probe in done:
+                self._detach(probe)
+            raise
+
+    def _detach(self, probe: Probe) -> None:
+        if probe.how == "kprobe":
+            self._bpf.detach_kprobe(event=probe.target.encode(), fn_name=probe.program.encode())
+        elif probe.how == "kretprobe":
+            self._bpf.detach_kretprobe(event=probe.target.encode(), fn_name=probe.program.encode())
+        else:
+            raise ValueError(f"{probe} is not detached by itself")
+        self.attached.remove(probe)
+
     def sample(self, program: str, event_type: int, config: int, hz: int) -> None:
         """Run ``program`` ``hz`` times a second on each CPU that is on line.
 
@@ -262,10 +287,15 @@ class Program:
             times[name.decode()] = (int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)))
         return times
 
+    def switch(self, *, on: bool) -> None:
+        """Let the programs count, or not; they do not before the first call."""
+        self.put("recording", bytes(4), int(on).to_bytes(4, "little"))
+
     def detach(self) -> None:
         """Take every program off the kernel; the maps stay readable.  May be called twice."""
         if self._bpf is None:
             return
+        self.switch(on=False)
         bpf = self._bpf
         for attached, detach in (
             (bpf.raw_tracepoint_fds, bpf.detach_raw_tracepoint),

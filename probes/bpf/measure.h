@@ -5,15 +5,24 @@
 BPF_TABLE("percpu_hash", u64, struct tally, tallies, TALLIES);
 BPF_TABLE("percpu_hash", u64, u64, buckets, BUCKETS);
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+/* 1 from when all programs are attached to before the first is detached: they count the same time. */
+BPF_ARRAY(recording, u32, 1);
 
 /* Interrupts come in between, so what several contexts add to is added to in one instruction. */
 #define ADD(place, much) __sync_fetch_and_add(&(place), (much))
+
+static __always_inline bool is_on(void)
+{
+	u32 zero = 0, *on = recording.lookup(&zero);
+
+	return on && *on;
+}
 
 static __always_inline void count_up(u32 which)
 {
 	u64 *counter = counters.lookup(&which);
 
-	if (counter)
+	if (counter && is_on())
 		ADD(*counter, 1);
 }
 
@@ -68,8 +77,11 @@ static __always_inline struct tally *tally_of(u32 kind, u32 id)
 /* Count one occurrence that has no duration. */
 static __always_inline void occurred(u32 kind, u32 id)
 {
-	struct tally *tally = tally_of(kind, id);
+	struct tally *tally;
 
+	if (!is_on())
+		return;
+	tally = tally_of(kind, id);
 	if (tally)
 		ADD(tally->count, 1);
 	stream_event(kind, id, bpf_ktime_get_ns(), 0);
@@ -79,9 +91,12 @@ static __always_inline void occurred(u32 kind, u32 id)
 static __always_inline void measured(u32 kind, u32 id, u64 begin, u64 now)
 {
 	u64 ns = now > begin ? now - begin : 0;
-	struct tally *tally = tally_of(kind, id);
+	struct tally *tally;
 	u64 key, one = 1, *bucket;
 
+	if (!is_on())
+		return;
+	tally = tally_of(kind, id);
 	stream_event(kind, id, now, ns);
 	if (!tally)
 		return;

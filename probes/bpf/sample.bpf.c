@@ -15,7 +15,7 @@ int sampled(struct bpf_perf_event_data *ctx)
 		.pid = ids,
 	};
 
-	if (sample.tgid == OWN_PID)
+	if (sample.tgid == OWN_PID || !is_on())
 		return 0;
 	bpf_get_current_comm(&sample.comm, sizeof(sample.comm));
 	stream(&sample, sizeof(sample));

@@ -71,7 +71,7 @@ class PerfBackend:
             return Availability(False, reason, remedy)
         if not self._pmu_mode.exists():
             return Availability(True, "dom0's software clock", "", ("no VPMU: guests and Xen are not sampled",))
-        mode = self._pmu_mode.read_text().strip()
+        mode = self._mode()
         if mode == "off":
             return Availability(
                 True,
@@ -97,6 +97,7 @@ class PerfBackend:
         rings = self._rings = Rings(program, drain, cpus, SAMPLE_BYTES, self._see)
         rings.open(folder, SAMPLES, _RING_BYTES)
         event, refusal = self._begin_sampling(program, options.sample_hz)
+        program.switch(on=True)
         bias = HARDWARE_BIAS if event == "hardware cycles" else SOFTWARE_BIAS
         about = f"{event} at {options.sample_hz} Hz; {bias}"
         rings.describe(folder, SAMPLES, ctf.sample_metadata(about))
@@ -165,7 +166,7 @@ class PerfBackend:
         """Open the best event; return its name and why it is not the hardware's."""
         refusal = "no /sys/hypervisor/pmu: guests and Xen are not sampled"
         if self._pmu_mode.exists():
-            self._mode_before = self._pmu_mode.read_text().strip()
+            self._mode_before = self._mode()
             refusal = self._set_mode_all()
             if not refusal:
                 try:
@@ -177,6 +178,13 @@ class PerfBackend:
                     return "hardware cycles", ""
         program.sample("sampled", _SOFTWARE, _CPU_CLOCK, hz)
         return "software clock", refusal
+
+    def _mode(self) -> str:
+        """Return Xen's pmu mode; a Xen that has no VPMU at all refuses to say it."""
+        try:
+            return self._pmu_mode.read_text().strip()
+        except OSError:
+            return "off"
 
     def _set_mode_all(self) -> str:
         """Let dom0 sample the whole machine; return why not."""

@@ -1,0 +1,247 @@
+"""What tests let the system's Python do: it has bcc, and neither NumPy nor pytest.  Prints JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.bpf import ctf, loader, tables
+from xtrace.probes.bpf.abi import EVENT_BYTES, Counter, Kind
+from xtrace.probes.bpf.functions import ROLES, probes_of
+from xtrace.probes.bpf.rings import Rings
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording.backend import Backend, Options
+from xtrace.probes.recording.bpf import BpfBackend
+from xtrace.probes.recording.capture import Capture
+from xtrace.probes.recording.perf import PerfBackend
+
+_CLONE_NEWNS = 0x20000
+_FUNCTIONS = {
+    "upcall": "xen_evtchn_do_upcall",
+    "port": "handle_irq_for_port",
+    "late_eoi": "xen_irq_lateeoi",
+    "send": "notify_remote_via_irq",
+    "send_ipi": "xen_send_IPI_one",
+    "device_event": "evtchn_interrupt",
+    "privcmd": "privcmd_ioctl",
+}
+
+
+def probe() -> Any:
+    """Tell whether bpf works here, by loading a program: some containers let root do nothing."""
+    reason, _ = loader.why_not()
+    if not reason:
+        try:
+            loader.Program("dom0.bpf.c", _settings()).close()
+        except TraceError as error:
+            reason = str(error)
+    return {"usable": not reason, "reason": reason}
+
+
+def uprobes(executable: str, *words: str) -> Any:
+    """Hang the programs on an executable's functions, run it, return what was counted."""
+    program, drain = _on_executable(executable, _settings())
+    subprocess.run(["taskset", "-c", "0", executable, *words], check=True)
+    found = drain.difference()
+    again = drain.difference()
+    counters = {counter.name: count for counter, count in drain.counters().items()}
+    program.close()
+    return {**found, "again": again, "counters": counters}
+
+
+def overload(executable: str, directory: str, ring_bytes: str, *words: str) -> Any:
+    """Stream more than a ring holds while nobody reads it; return what was read and what was dropped."""
+    capture = Capture(Path(directory))
+    program = loader.Program("dom0.bpf.c", {**_settings(), "STREAM": 1})
+    drain = tables.Drain(program)
+    rings = Rings(program, drain, loader.possible_cpus(), EVENT_BYTES)
+    rings.open(capture, "events", int(ring_bytes))
+    rings.describe(capture, "events", ctf.event_metadata())
+    _hang_on(program, executable, ("send",))
+    # On one CPU, so that one ring gets all.
+    subprocess.run(["taskset", "-c", "0", executable, *words], check=True)
+    program.detach()
+    rings.finish()
+    counters = drain.counters()
+    rows = drain.difference()["rows"]
+    rings.close()
+    program.close()
+    capture.close()
+    return {
+        "written": rings.record_count,
+        "streamed": counters[Counter.STREAMED],
+        "dropped": counters[Counter.DROPPED],
+        "tallied": sum(row[3] for row in rows if row[0] == Kind.SEND),
+    }
+
+
+def no_room(executable: str, *words: str) -> Any:
+    """Count more ids than there is room for."""
+    program, drain = _on_executable(executable, {**_settings(), "TALLIES": 2, "BUCKETS": 1})
+    subprocess.run([executable, *words], check=True)
+    rows = drain.difference()["rows"]
+    counters = drain.counters()
+    program.close()
+    return {
+        "counted": sum(row[3] for row in rows),
+        "not_counted": counters[Counter.NO_TALLY],
+        "no_bucket": counters[Counter.NO_BUCKET],
+    }
+
+
+def record(name: str, directory: str, seconds: str, events: str, *command: str) -> Any:
+    """Record with a backend while a command runs; return its last counts and its facts."""
+    _mount_tracefs()
+    backend = _backend(name)
+    capture = Capture(Path(directory))
+    backend.start(capture, Options(events=events == "events", sample_hz=199))
+    process = subprocess.Popen(command) if command else None
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        backend.poll()
+    if process is not None:
+        process.kill()
+        process.wait()
+    counts = backend.stop()
+    assert backend.stop() == counts
+    capture.close()
+    return {
+        "records": counts.records,
+        "lost": counts.lost,
+        "byte_count": counts.byte_count,
+        "pid": process.pid if process else 0,
+        "facts": dict(backend.facts()),
+    }
+
+
+def full(name: str, directory: str, max_bytes: str) -> Any:
+    """Record into a capture that may have few bytes, to its end."""
+    _mount_tracefs()
+    backend = _backend(name)
+    capture = Capture(Path(directory), max_bytes=int(max_bytes))
+    said = ""
+    try:
+        backend.start(capture, Options(events=True, sample_hz=999))
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            backend.poll()
+    except TraceError as error:
+        said = str(error)
+    counts = backend.stop()
+    capture.close()
+    return {"said": said, "byte_count": capture.byte_count, "lost": counts.lost, "facts": dict(backend.facts())}
+
+
+def killed(name: str, directory: str) -> Any:
+    """Be killed while recording; the parent says what is left."""
+    _mount_tracefs()
+    child = os.fork()
+    if child == 0:
+        backend = _backend(name)
+        backend.start(Capture(Path(directory)), Options(events=True))
+        # The parent waits for this file.
+        Path(f"{directory}.started").touch()
+        while True:
+            time.sleep(0.05)
+            backend.poll()
+    while not Path(f"{directory}.started").exists():
+        time.sleep(0.02)
+    time.sleep(1.5)
+    programs = _program_count(child)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = [path for path in ("kprobe_events", "uprobe_events") if _events(path)]
+    return {"programs_before": programs, "left": left}
+
+
+def as_nobody(name: str) -> Any:
+    """Try without root."""
+    os.seteuid(65534)
+    backend = _backend(name)
+    said = backend.probe()
+    try:
+        backend.start(Capture(Path(f"/tmp/xtrace-nobody-{os.getpid()}")), Options())
+    except (TraceError, OSError) as error:
+        return {"usable": said.usable, "reason": said.reason, "error": str(error)}
+    return {"usable": said.usable, "reason": said.reason, "error": ""}
+
+
+def without_bcc(name: str, package: str) -> Any:
+    """Try where bcc is missing, or where another package has its name."""
+    sys.path.insert(0, package)
+    if not Path(package, "bcc").exists():
+        sys.modules["bcc"] = None  # type: ignore[assignment]
+    said = _backend(name).probe()
+    return {"usable": said.usable, "reason": said.reason, "remedy": said.remedy}
+
+
+def broken(source: str) -> Any:
+    """Compile a source that is wrong."""
+    try:
+        loader.Program(source, _settings())
+    except TraceError as error:
+        return str(error)
+    return ""
+
+
+def _settings() -> dict[str, int]:
+    return {"OWN_PID": os.getpid(), "TALLIES": 64, "BUCKETS": 4096, "CPUS": loader.possible_cpus()}
+
+
+def _on_executable(
+    executable: str, settings: dict[str, int]
+) -> tuple[loader.Program, tables.Drain]:
+    program = loader.Program("dom0.bpf.c", settings)
+    drain = tables.Drain(program)
+    _hang_on(program, executable, tuple(_FUNCTIONS))
+    return program, drain
+
+
+def _hang_on(program: loader.Program, executable: str, names: tuple[str, ...]) -> None:
+    how: dict[str, loader.How] = {"kprobe": "uprobe", "kretprobe": "uretprobe"}
+    for role in ROLES:
+        if role.name in names:
+            for one in probes_of(role, _FUNCTIONS[role.name]):
+                program.attach(loader.Probe(one.program, how[one.how], one.target, executable))
+    program.switch(on=True)
+
+
+def _backend(name: str) -> Backend:
+    made: dict[str, Callable[[], Backend]] = {"bpf": BpfBackend, "perf": PerfBackend}
+    return made[name]()
+
+
+def _mount_tracefs() -> None:
+    """Mount tracefs where it is not, for this process and its children alone."""
+    if Path("/sys/kernel/tracing/events").exists():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(_CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], check=True)
+
+
+def _program_count(pid: int) -> int:
+    folder = Path(f"/proc/{pid}/fdinfo")
+    return sum("prog_id" in path.read_text() for path in folder.iterdir())
+
+
+def _events(name: str) -> str:
+    path = Path("/sys/kernel/tracing") / name
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    actions = (probe, uprobes, overload, no_room, record, full, killed, as_nobody, without_bcc, broken)
+    action = {one.__name__: one for one in actions}[sys.argv[1]]
+    print(json.dumps(action(*sys.argv[2:])))  # type: ignore[operator]
