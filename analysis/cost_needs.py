@@ -32,7 +32,7 @@ def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[i
                 HOST,
                 "a calibration",
                 "nothing tells what a fence takes on this host",
-                "xtrace calibrate IMAGE on it, then --calibration FILE",
+                "xtrace calibrate IMAGE -o FILE on it, then --calibration FILE",
             )
         )
     else:
