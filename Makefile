@@ -3,16 +3,22 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-image lab lab-quick lab-shell lab-run lab-repeat
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat
+
+# What checks stand on: the environment of ./run with xenalyze, a compiler and QEMU, and lists that apt has.
+lab-needs:
+	@XTRACE_REQUIRE_PEERS=1 ./run test --version >/dev/null
+	@apt-cache show xen-hypervisor-4.17-amd64 >/dev/null 2>&1 || apt-get -qq update
 
 lab-image:
 	@$(LAB) image $(SIZE)
 
 # make lab [SCENARIOS="dom0 pv"]
-lab:
+lab: lab-needs
 	@$(LAB) run $(SCENARIOS)
 
-lab-quick:
+# The steady part, for each change: the image, one run, its checks.
+lab-quick: lab-needs
 	@$(LAB) quick
 
 lab-shell:
@@ -23,5 +29,5 @@ lab-run:
 	@$(LAB) command $(SIZE) '$(subst ','\'',$(value CMD))'
 
 # make lab-repeat [TIMES=20] [SCENARIOS=quick]
-lab-repeat:
+lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)

@@ -70,6 +70,8 @@ def markdown() -> str:
         lines += ["", f"## tables.{table.name}", "", f"{table.title}. Section `{table.section}`."]
         if table.bias:
             lines += ["", f"Mind: {table.bias}."]
+        if table.measured:
+            lines += ["", f"Measured: {table.measured}."]
         lines += ["", "| column | quality | meaning |", "|---|---|---|"]
         lines += [f"| `{column.name}` | {column.quality} | {column.meaning} |" for column in table.columns]
     return "\n".join(lines) + "\n"

@@ -71,6 +71,7 @@ class Table:
         section: of the report, as --section takes it.
         title: on a terminal.
         bias: what the reader must know before believing it; empty where there is nothing.
+        measured: how well its inferences were found to hold, and against what; not on a terminal.
         make: the pipeline; its frame has exactly ``columns``, also where it is empty.
     """
 
@@ -80,6 +81,7 @@ class Table:
     make: Callable[[Measures], pd.DataFrame]
     columns: tuple[Column, ...]
     bias: str = ""
+    measured: str = ""
 
     def of(self, measures: Measures) -> pd.DataFrame:
         """Return the table as a frame with its columns in order."""

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from analysis.partials import partial
-from analysis.test_machine import DOMAINS, SAMPLES, lossy
+from analysis.test_machine import DOMAINS, lossy
 from builders.host import simulate
+from probes.reading import SAMPLES
 from xtrace.analysis import clock
 from xtrace.analysis.metrics import Metric
 from xtrace.analysis.partial import Partial

@@ -20,11 +20,11 @@ from builders.host import Kind, simulate
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import read
+from probes.reading import SAMPLES
 from xtrace.analysis.metrics import G, Metric
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
 from xtrace.probes.writer import pack_record, pack_window
 
-SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
 Words = tuple[int, ...]
 
 DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]

@@ -99,6 +99,7 @@ def check(names: Sequence[str]) -> int:
     """Compare what scenarios left with what dom0 and the guests know; return pytest's exit code."""
     files = [*sorted((_HERE / "checks").glob("check_*.py")), _COMPARISONS]
     traces = [results().resolve() / name / f"{name}.bin" for name in names]
+    traces = [path for path in traces if path.exists()]
     environment = {
         **os.environ,
         "XTRACE_LAB_RESULTS": str(results().resolve()),
@@ -106,7 +107,9 @@ def check(names: Sequence[str]) -> int:
         "XTRACE_COMPARED_TRACES": os.pathsep.join(map(str, traces)),
         "XTRACE_REQUIRE_PEERS": "1",
     }
-    python = os.environ.get("XTRACE_LAB_PYTHON") or str(_ROOT / ".venv" / "bin" / "python")
+    python = scenario.python()
+    if not Path(python).exists():
+        raise LabError(f"the checks need {python}; ./run test --version makes it")
     options = [
         "-q",
         "-p",
@@ -116,7 +119,9 @@ def check(names: Sequence[str]) -> int:
         "-o",
         "empty_parameter_set_mark=skip",
     ]
-    return subprocess.call([python, "-m", "pytest", *options, *map(str, files)], cwd=_ROOT, env=environment)
+    # -P: the checkout's packages have the names of the tests' folders.
+    command = [python, "-P", "-m", "pytest", *options, *map(str, files)]
+    return subprocess.call(command, cwd=_ROOT, env=environment)
 
 
 def _say(name: str, outcome: scenario.Outcome) -> None:

@@ -2,12 +2,14 @@
 
 ``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, boot included;
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
-``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them.
+``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them;
+``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,8 +23,9 @@ from lab.machine import Host, Ran
 from lab.packages import LabError
 
 _HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
 _FOLDER = _HERE / "scenarios"
-_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers): (.*)$", re.MULTILINE)
+_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers|zipapp): (.*)$", re.MULTILINE)
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
 _MHZ = re.compile(r"Detected ([\d.]+) MHz processor")
 _BUILD_LIMIT_S = 60
@@ -38,6 +41,7 @@ class Scenario:
         host: the emulated machine.
         limit_s: boot to power-off.
         variants: of the own guest, built for it.
+        zipapp: whether xtrace.pyz is, too.
         text: the script.
     """
 
@@ -45,6 +49,7 @@ class Scenario:
     host: Host
     limit_s: int
     variants: tuple[str, ...]
+    zipapp: bool
     text: str
 
 
@@ -90,7 +95,13 @@ def load(name: str) -> Scenario:
         host = machine.full(host, disk())
     if wants.get("schedulers") == "yes":
         host = replace(host, xen=hypervisor() / "xen")
-    return Scenario(name, host, int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split()), text)
+    limit_s, variants = int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split())
+    return Scenario(name, host, limit_s, variants, wants.get("zipapp") == "yes", text)
+
+
+def python() -> str:
+    """Return the Python that has what xtrace stands on: the one of ./run, or $XTRACE_LAB_PYTHON."""
+    return os.environ.get("XTRACE_LAB_PYTHON") or str(_ROOT / ".venv" / "bin" / "python")
 
 
 def run(scenario: Scenario, image: Path, folder: Path) -> Outcome:
@@ -98,7 +109,9 @@ def run(scenario: Scenario, image: Path, folder: Path) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for variant in scenario.variants:
-        _build_own(folder, variant)
+        _build(f"the own guest {variant}", "sh", _HERE / "guest" / "build.sh", folder, *variant.split("-"))
+    if scenario.zipapp:
+        _build("xtrace.pyz", python(), _ROOT / "tools" / "zipapp.py", folder / "xtrace.pyz")
     (folder / "scenario.sh").write_text(scenario.text)
     (folder / "job").write_text(_JOB)
     ran = machine.run(scenario.host, image, folder, scenario.limit_s)
@@ -109,15 +122,13 @@ def run(scenario: Scenario, image: Path, folder: Path) -> Outcome:
     return outcome
 
 
-def _build_own(folder: Path, variant: str) -> None:
-    done = subprocess.run(
-        ["sh", str(_HERE / "guest" / "build.sh"), str(folder), *variant.split("-")],
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_LIMIT_S,
-    )
+def _build(what: str, *command: str | Path) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_LIMIT_S)
+    except FileNotFoundError:
+        raise LabError(f"{what} needs {command[0]}; ./run test --version makes it") from None
     if done.returncode:
-        raise LabError(f"the own guest {variant} does not build: {done.stderr.strip()}")
+        raise LabError(f"{what} does not build: {done.stderr.strip()}")
 
 
 def _status(folder: Path, ran: Ran) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lab.checks.made import chosen, counts, domain_ids, sidecar, trace
+from lab.checks.made import counts, domain_ids, sidecar, trace, traced
 from peer.xenalyze import raw_records
 from xtrace.probes.sidecar import sidecar_of
 
-EVERY = chosen("*")
+EVERY = traced()
 LOSING = ("lost",)
 
 

@@ -18,9 +18,10 @@ from lab.checks.made import (
     sidecar,
     total,
     trace_facts,
+    traced,
 )  # fmt: skip
 
-EVERY = chosen("*")
+EVERY = traced()
 LOSING = ("lost",)
 KEPT = [name for name in EVERY if name not in LOSING]
 OWN = [(name, guest) for name in KEPT for guest in own_guests(name)]

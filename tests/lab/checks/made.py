@@ -64,6 +64,11 @@ def chosen(*patterns: str) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
+def traced() -> list[str]:
+    """Return the scenarios to check that leave a trace of their name."""
+    return [name for name in chosen("*") if trace(name).exists()]
+
+
 def folder(name: str) -> Path:
     """Return where a scenario's files lie."""
     return Path(os.environ["XTRACE_LAB_RESULTS"]) / name

@@ -1,0 +1,53 @@
+"""Make a sample of what a scenario left.
+
+usage, in the folder tests: python3 -m lab.sample FOLDER NAME
+
+Packs the scenario's trace as samples/NAME.bin.xz.  Beside it goes its sidecar, with what dom0 and
+the guests know of the traffic: ``known``, dom0's lines as lists of words, and ``counters`` by domain,
+what our own guests printed last.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_SAMPLES = Path(__file__).parents[2] / "samples"
+_COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
+
+
+def make(folder: Path, name: str) -> Path:
+    """Pack ``folder``'s trace and write its sidecar; return the trace's path."""
+    trace = folder / f"{folder.name}.bin"
+    packed = _SAMPLES / f"{name}.bin.xz"
+    packed.write_bytes(lzma.compress(trace.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+    rows = [line.split() for line in (folder / "known").read_text().splitlines()]
+    facts = json.loads(trace.with_suffix(".bin.json").read_text())
+    counters = {}
+    for row in rows:
+        if row[0] == "created":
+            log = folder / f"guest-{row[1]}.log"
+            if found := _COUNTERS.findall(log.read_text(errors="replace")) if log.exists() else []:
+                counters[row[2]] = json.loads(found[-1])
+    content = {**facts, "known": rows, "counters": counters}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    packed.with_name(f"{packed.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return packed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says."""
+    if len(arguments) != 2:
+        sys.stderr.write(__doc__ or "")
+        return 2
+    packed = make(Path(arguments[0]).resolve(), arguments[1])
+    sys.stdout.write(f"{packed.name}: {packed.stat().st_size:,} bytes\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
