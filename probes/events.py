@@ -22,7 +22,8 @@ from xtrace.probes.errors import TraceError
 
 #: Columns of an event; duration_ns is that of what ended at timestamp.
 EVENT_DTYPE = np.dtype(
-    [("timestamp", "<u8"), ("cpu", "<u4"), ("kind", "u1"), ("duration_ns", "<u8"), ("id", "<u4"), ("pid", "<u4")]
+    [("timestamp", "<u8"), ("cpu", "<u4"), ("kind", "u1"), ("duration_ns", "<u8"), ("id", "<u4"),
+     ("pid", "<u4")]
 )  # fmt: skip
 #: Columns of a sample; flags are the processor's.
 SAMPLE_DTYPE = np.dtype(

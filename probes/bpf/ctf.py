@@ -166,5 +166,3 @@ class CpuStreams:
 def _packet(cpu: int, first: int, last: int, records: bytes, discarded: int) -> bytes:
     bits = 8 * (PACKET.size + len(records))
     return PACKET.pack(MAGIC, first, last, bits, bits, discarded, cpu) + records
-
-

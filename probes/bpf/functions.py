@@ -40,7 +40,12 @@ class Role:
 ROLES = (
     Role(
         "upcall",
-        ("__xen_pv_evtchn_do_upcall", "xen_evtchn_do_upcall", "__xen_evtchn_do_upcall", "xen_hvm_evtchn_do_upcall"),
+        (
+            "__xen_pv_evtchn_do_upcall",
+            "xen_evtchn_do_upcall",
+            "__xen_evtchn_do_upcall",
+            "xen_hvm_evtchn_do_upcall",
+        ),
         True,
         "upcall durations",
     ),
@@ -50,7 +55,7 @@ ROLES = (
     Role("send_ipi", ("xen_send_IPI_one",), False, "IPIs"),
     Role("device_event", ("evtchn_interrupt",), False, "wake-ups through /dev/xen/evtchn"),
     Role("privcmd", ("privcmd_ioctl",), True, "hypercalls through /dev/xen/privcmd"),
-)  # fmt: skip
+)
 
 RAW_TRACEPOINTS = (
     Probe("irq_exit", "raw", "irq_handler_exit"),

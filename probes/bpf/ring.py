@@ -9,6 +9,7 @@ being written or was discarded, and a page offset.  All records here have one le
 from __future__ import annotations
 
 import mmap
+from itertools import pairwise
 
 from xtrace.probes.bpf.abi import RING_HEADER_BYTES
 
@@ -27,9 +28,7 @@ class Ring:
         self.record_bytes = record_bytes
         self._mask = byte_count - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._data_map = mmap.mmap(
-            fd, _PAGE + 2 * byte_count, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
-        )
+        self._data_map = mmap.mmap(fd, _PAGE + 2 * byte_count, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         self._consumer = memoryview(self._consumer_map).cast("Q")
         self._all = memoryview(self._data_map)
         self._producer = self._all[:_PAGE].cast("Q")
@@ -72,7 +71,4 @@ def ascending_runs(span: bytes, record_bytes: int) -> list[tuple[int, int, bytes
     if times == sorted(times):
         return [(times[0], times[-1], span)]
     cuts = [0, *(at for at in range(1, len(times)) if times[at] < times[at - 1]), len(times)]
-    return [
-        (times[a], times[b - 1], span[a * record_bytes : b * record_bytes])
-        for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    return [(times[a], times[b - 1], span[a * record_bytes : b * record_bytes]) for a, b in pairwise(cuts)]

@@ -109,5 +109,3 @@ class Rings:
         for ring in self._rings:
             ring.close()
         self._rings.clear()
-
-

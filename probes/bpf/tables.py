@@ -28,7 +28,6 @@ from xtrace.probes.bpf.abi import (
     U64_MASK,
     UNTIMED,
     Counter,
-    Kind,
 )
 from xtrace.probes.bpf.interrupts import Interrupt
 from xtrace.probes.bpf.loader import Program, possible_cpus

@@ -27,6 +27,7 @@ EVENTS = "events"
 TALLY_ROOM = 4096
 BUCKET_ROOM = 32768
 _PERIOD_S = 1.0
+_LINE_ROWS = 8192
 
 
 class BpfBackend:
@@ -166,10 +167,14 @@ class BpfBackend:
 
     def _write_tables(self) -> None:
         assert self._drain is not None
-        line = {"t_ns": time.monotonic_ns(), **self._drain.difference()}
-        line |= self._drain.names(interrupts.read())
-        line["counters"] = {counter.name.lower(): count for counter, count in self._drain.counters().items()}
-        self._write(line)
+        now = time.monotonic_ns()
+        found = self._drain.difference()
+        # Readers bound a line; these have one for so many rows.
+        for name, rows in found.items():
+            for at in range(0, len(rows), _LINE_ROWS):
+                self._write({"t_ns": now, name: rows[at : at + _LINE_ROWS]})
+        counters = {counter.name.lower(): count for counter, count in self._drain.counters().items()}
+        self._write({"t_ns": now, **self._drain.names(interrupts.read()), "counters": counters})
 
     def _write_interrupts(self, name: str, found: Mapping[int, Interrupt]) -> None:
         self._write({"t_ns": time.monotonic_ns(), name: {irq: one.counts for irq, one in found.items()}})
@@ -204,9 +209,10 @@ class BpfBackend:
             "event_interrupts": interrupts_of[1] - interrupts_of[0],
             "counted": {kind.name.lower(): count for kind, count in sorted(totals.items())},
             "counters": {counter.name.lower(): count for counter, count in counters.items()},
+            "programs": _costs(program),
             "missed_while_busy": program.misses(),
             "missed_is": "runs of a program skipped for one ran on that CPU; Linux before 6.7 does not count "
-            "those of kprobes: counted port_handler less counted irq_handler, which nothing skips, tells how many",
+            "those of kprobes: irq_handler, which nothing skips, less port_handler tells how many",
             "unwritten_events": 0 if self._rings is None else self._rings.unwritten_count,
         }
 
@@ -214,6 +220,15 @@ class BpfBackend:
 def _event_count(found: Mapping[int, Interrupt]) -> int:
     """Return how many interrupts came by event channels."""
     return sum(sum(one.counts) for one in found.values() if one.is_event)
+
+
+def _costs(program: Program) -> dict[str, Any]:
+    """Return runs and nanoseconds a run of each program, where the kernel counts them."""
+    return {
+        name: {"runs": runs, "ns_per_run": round(ns / runs, 1)}
+        for name, (runs, ns) in program.run_times().items()
+        if runs
+    }
 
 
 def _first_taken(

@@ -70,7 +70,9 @@ class PerfBackend:
         if reason:
             return Availability(False, reason, remedy)
         if not self._pmu_mode.exists():
-            return Availability(True, "dom0's software clock", "", ("no VPMU: guests and Xen are not sampled",))
+            return Availability(
+                True, "dom0's software clock", "", ("no VPMU: guests and Xen are not sampled",)
+            )
         mode = self._mode()
         if mode == "off":
             return Availability(

@@ -139,7 +139,12 @@ def full(name: str, directory: str, max_bytes: str) -> Any:
         said = str(error)
     counts = backend.stop()
     capture.close()
-    return {"said": said, "byte_count": capture.byte_count, "lost": counts.lost, "facts": dict(backend.facts())}
+    return {
+        "said": said,
+        "byte_count": capture.byte_count,
+        "lost": counts.lost,
+        "facts": dict(backend.facts()),
+    }
 
 
 def killed(name: str, directory: str) -> Any:
@@ -198,9 +203,7 @@ def _settings() -> dict[str, int]:
     return {"OWN_PID": os.getpid(), "TALLIES": 64, "BUCKETS": 4096, "CPUS": loader.possible_cpus()}
 
 
-def _on_executable(
-    executable: str, settings: dict[str, int]
-) -> tuple[loader.Program, tables.Drain]:
+def _on_executable(executable: str, settings: dict[str, int]) -> tuple[loader.Program, tables.Drain]:
     program = loader.Program("dom0.bpf.c", settings)
     drain = tables.Drain(program)
     _hang_on(program, executable, tuple(_FUNCTIONS))
@@ -244,4 +247,4 @@ def _events(name: str) -> str:
 if __name__ == "__main__":
     actions = (probe, uprobes, overload, no_room, record, full, killed, as_nobody, without_bcc, broken)
     action = {one.__name__: one for one in actions}[sys.argv[1]]
-    print(json.dumps(action(*sys.argv[2:])))  # type: ignore[operator]
+    sys.stdout.write(json.dumps(action(*sys.argv[2:])) + "\n")

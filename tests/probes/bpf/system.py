@@ -56,7 +56,11 @@ def drive(action: str, *arguments: str | Path, timeout_s: float = 60) -> Any:
 
 
 def _start(script: Path, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / ".typing"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT / ".typing"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return subprocess.run(
         [PYTHON, str(script), *arguments],
         capture_output=True,
