@@ -11,7 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("analysis", "cli", "probes", "samples", "symbols")
-ALSO = ("xtrace/cli/py.typed", "xtrace/samples/README.md", "xtrace/samples/xen417-pv-all.bin.xz")
+SAMPLE = "xtrace/samples/xen417-pv-all.bin.xz"
+ALSO = ("xtrace/cli/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json")
 
 
 def faults(wheel: Path) -> list[str]:

@@ -1,6 +1,6 @@
 # pcpus: 4
-# xen: sched=credit2
-# limit: 240
+# xen: sched=credit2 dom0_max_vcpus=2
+# limit: 400
 # own: lfence-inline
 # Two pinging guests under the scheduler credit2 on 4 pCPUs.
 hold_own_pair lfence-inline "pings=101 seconds=1 timer=10000 burst=50 work=1000 log=400"
