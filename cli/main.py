@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli import calibrate, diff, dump, info, record, report, sites, stat, top
+from xtrace.cli import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 
@@ -36,6 +36,7 @@ app.command()(sites.sites)
 app.command()(record.record)
 app.command()(calibrate.calibrate)
 app.command(cls=diff.DiffCommand)(diff.diff)
+app.command()(doctor.doctor)
 app.command()(stat.stat)
 app.command()(top.top)
 

@@ -46,6 +46,7 @@ class Periods:
 
     Attributes:
         framer: what it saw of the bytes; machine: of the records.
+        first_tsc: where the first period begins.
     """
 
     def __init__(self, cycles: int, name: str = "trace") -> None:
@@ -59,6 +60,7 @@ class Periods:
         self.framer = Framer(
             self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name
         )
+        self.first_tsc: int | None = None
         self._cycles = cycles
         self._begin = 0
         self._last = 0
@@ -87,7 +89,7 @@ class Periods:
             at = bisect_left(entries, 1, key=_key)
             self.machine.take(entries[:at])
             if at < count:
-                self._begin = self._last = entries[at][0]
+                self.first_tsc = self._begin = self._last = entries[at][0]
         while at < count:
             end = self._begin + self._cycles
             key = entries[at][0]

@@ -1,0 +1,159 @@
+"""What `xtrace top` and `xtrace stat` share: periods of a trace that comes in, and their figures as JSON."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xtrace.probes.recording.feed import Feed
+    from xtrace.probes.recording.live import Figures
+    from xtrace.probes.recording.loglinear import Histogram
+    from xtrace.probes.recording.periods import Period, Periods
+
+SCHEMA_VERSION = 1
+
+#: How long to wait for bytes before looking at the keyboard.
+_WAIT_S = 0.1
+
+
+def opened(
+    path: str | None, cpu_hz: float | None, *, irqs: bool = False, hvm: bool = False
+) -> AbstractContextManager[Feed]:
+    """Open a trace to replay, or trace this host where ``path`` is None."""
+    from xtrace.probes.recording.feed import mask_of, open_file, open_live
+
+    return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz) if path is None else open_file(path, cpu_hz)
+
+
+class Watched:
+    """A feed cut into periods.
+
+    Attributes:
+        feed, periods: what it is made of.
+        busy_ratio: share of a CPU that this process took over the last period; None in a replay.
+    """
+
+    def __init__(self, feed: Feed, seconds: float, *, is_live: bool) -> None:
+        from xtrace.probes.recording.periods import Periods
+
+        self.feed = feed
+        self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name)
+        self.busy_ratio: float | None = None
+        self._is_live = is_live
+        self._used, self._at = _cpu_s(), time.monotonic()
+
+    def __iter__(self) -> Iterator[Period | None]:
+        """Yield the periods, and None whenever there is time to look elsewhere."""
+        while (data := self.feed.read(_WAIT_S)) is not None:
+            for period in self.periods.feed(data):
+                self._note_use()
+                yield period
+            yield None
+        yield from self.periods.end()
+
+    def _note_use(self) -> None:
+        if not self._is_live:
+            return
+        used, now = _cpu_s(), time.monotonic()
+        self.busy_ratio = (used - self._used) / max(now - self._at, 1e-9)
+        self._used, self._at = used, now
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def total_of(period: Period) -> Figures:
+    """Return the figures of all vCPUs together, those of the idle domain left out."""
+    from xtrace.probes.format import IDLE_DOMAIN
+    from xtrace.probes.recording.live import Figures
+
+    total = Figures()
+    for key, figures in period.vcpus.items():
+        if key >> 16 != IDLE_DOMAIN:
+            total.add(figures)
+    return total
+
+
+def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus: bool) -> dict[str, Any]:
+    """Return a period as `--json` prints it; names and marks as in the report's JSON."""
+    periods, rate = watched.periods, watched.feed.rate
+    host = period.host
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "begin_tsc": period.begin_tsc,
+        "end_tsc": period.end_tsc,
+        "span_s": period.span_cycles / rate.hz,
+        "tsc_hz": rate.hz,
+        "tsc_hz_source": rate.source,
+        "emulated": watched.feed.emulated,
+        "pause_s": period.pause_cycles / rate.hz,
+        "record_count": host.records,
+        "irq_count": host.irqs,
+        "lost_record_count": host.lost,
+        "loss_count": host.gaps,
+        "lost_pcpus": sorted(host.lost_pcpus),
+        "late_records": periods.framer.late_count,
+        "damage_count": periods.framer.damage_count,
+        "skipped_bytes": periods.framer.skipped_bytes,
+        "cpu_ratio": watched.busy_ratio,
+        "total": _row(total_of(period)),
+    }
+    if vcpus:
+        content["vcpus"] = [
+            {"domain": key >> 16, "vcpu": key & 0xFFFF, "name": names.get(key >> 16), **_row(figures)}
+            for key, figures in sorted(period.vcpus.items())
+        ]
+    return content
+
+
+def _row(figures: Figures) -> dict[str, Any]:
+    return {
+        "wake_count": figures.wakes,
+        "run_count": figures.runs,
+        "send_count": figures.sends,
+        "hypercall_count": figures.hypercalls,
+        "xen_version_count": figures.forced,
+        "upcall_least_count": figures.upcalls_least,
+        "upcall_most_count": figures.upcalls_most,
+        "injection_count": figures.injections,
+        "cut_count": figures.cuts,
+        **_times("wake_to_running", figures.wake_to_running),
+        **_times("upcall_most", figures.upcall_most),
+        **_times("upcall_least", figures.upcall_least),
+        **_times("upcall", figures.hvm_upcall),
+    }
+
+
+def _times(name: str, histogram: Histogram) -> dict[str, float | int | None]:
+    def at(q: float) -> float | None:
+        return histogram.quantile(q) if histogram.buckets else None
+
+    return {
+        f"{name}_measured_count": histogram.count,
+        f"{name}_p50_cycles": at(0.5),
+        f"{name}_p99_cycles": at(0.99),
+        f"{name}_max_cycles": histogram.greatest if histogram.count else None,
+    }
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end what is shown in order: it is how one ends it, so a success."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,323 @@
+"""What this host offers a recorder and what it lacks, found by looking; nothing is traced or changed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xtrace.probes.bpf import functions, loader
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording import backends, clocks, host, rawtsc, restore, tracebuffer
+
+State = Literal["ok", "limited", "missing"]
+
+_SYS_HYPERVISOR = Path("/sys/hypervisor")
+_TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_PMU_MODE = _SYS_HYPERVISOR / "pmu" / "pmu_mode"
+_RUN_DIRECTORY = Path("/run/xtrace")
+#: Xen's tools: the package of Debian that has it, and what is not known without it.
+_TOOLS = (
+    ("xentrace", "nothing of Xen's own trace"),
+    ("xl", "no facts of the host, no names of domains"),
+    ("lsevtchn", "no event channels of the domains"),
+    ("xenctx", "no instruction pointers of guests where there is no PMU"),
+    ("xenalyze", "nothing; it is what others compare with"),
+)
+_XEN_PACKAGES = "apt-get install xen-utils-common xen-utils-{version}"
+_BLACKLISTED = "kprobes on it are refused"
+#: A busy host writes 2 to 4 MB of trace a second.
+_LEAST_DISK_BYTES = 1 << 30
+_STABLE_FLAGS = ("constant_tsc", "nonstop_tsc")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked for.
+
+    Attributes:
+        part: of the host: host, xen, bpf, perf, clock, disk, left over, record by.
+        name: of the thing.
+        state: ok; limited, then it works in part; or missing.
+        text: what was found, or what is not known without it.
+        how: where it was looked for.
+        remedy: the command that mends it; empty where nothing does, or nothing needs mending.
+    """
+
+    part: str
+    name: str
+    state: State
+    text: str
+    how: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """All findings, and the backends of `xtrace record` that can work here."""
+
+    findings: tuple[Finding, ...]
+    usable: tuple[str, ...]
+
+
+def examine() -> Examination:
+    """Look at everything."""
+    candidates = backends.candidates(backends.NAMES)
+    found = [*_host(), *_xen(), *_bpf(), *_perf(), *_clock(), *_disk(), *_left_over(), *_backends(candidates)]
+    usable = tuple(each.backend.name for each in candidates if each.availability.usable)
+    return Examination(tuple(found), usable)
+
+
+def _state(is_there: bool, otherwise: State = "missing") -> State:
+    return "ok" if is_there else otherwise
+
+
+def _first_line(path: Path) -> str | None:
+    """Return the first line of a file of the kernel, None where it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes()[:4096].decode(errors="backslashreplace").partition("\n")[0].strip()
+    return None
+
+
+# --- host and Xen ------------------------------------------------------------------------------
+
+
+def _host() -> Iterator[Finding]:
+    is_root = os.geteuid() == 0
+    remedy = "" if is_root else "sudo xtrace doctor"
+    yield Finding("host", "root", _state(is_root), f"effective user {os.geteuid()}", "geteuid", remedy)
+    yield Finding("host", "kernel", "ok", f"{platform.system()} {platform.release()}", "uname")
+    python = f"{platform.python_version()}, {sys.executable}"
+    yield Finding("host", "python", "ok", python, "sys.executable")
+    if clocks.Clocks().is_emulated():
+        text = "QEMU's software emulation: times tell order and shares, not what hardware takes"
+        yield Finding("host", "processors", "limited", text, "CPUID 0x40000000")
+
+
+def _xen() -> Iterator[Finding]:
+    reason = host.why_no_dom0()
+    how = "/sys/hypervisor, /proc/xen/capabilities"
+    if reason:
+        text = f"{reason}: only Linux itself can be recorded, by bpf and perf"
+        yield Finding("xen", "dom0", "missing", text, how)
+        return
+    yield Finding("xen", "dom0", "ok", "control of this Xen", how)
+    version = _xen_version()
+    text = version or "not told"
+    how = "/sys/hypervisor/version"
+    with contextlib.suppress(TraceError):
+        info = host.info_of(host.run("xl", "info"))
+        version = info.get("xen_version", version)
+        text = f"{version}{info.get('xen_extra', '')}, scheduler {info.get('xen_scheduler', '?')}"
+        text += f", {info.get('nr_cpus', '?')} pCPUs"
+        how = "xl info"
+    yield Finding("xen", "version", _state(bool(version), "limited"), text, how)
+    package = _XEN_PACKAGES.format(version=".".join(version.split(".")[:2]) or "4.17")
+    for name, lost in _TOOLS:
+        path = host.tool(name)
+        state = _state(path is not None, "limited" if name == "xenalyze" else "missing")
+        text = path or f"without it: {lost}"
+        yield Finding("xen", name, state, text, "its folders of /usr/lib, PATH", "" if path else package)
+    yield _tracebuffer()
+    yield _privcmd()
+
+
+def _xen_version() -> str:
+    parts = [_first_line(_SYS_HYPERVISOR / "version" / name) for name in ("major", "minor", "extra")]
+    return f"{parts[0]}.{parts[1]}{parts[2] or ''}" if parts[0] and parts[1] else ""
+
+
+def _tracebuffer() -> Finding:
+    how = "xc_tbuf_get_size"
+    if others := host.running("xentrace"):
+        text = f"an xentrace runs, process {others[0]}; two would share out the records"
+        return Finding("xen", "trace buffer", "limited", text, "/proc/*/comm", f"kill -INT {others[0]}")
+    try:
+        size = tracebuffer.ring_bytes()
+    except TraceError as error:
+        remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
+        return Finding("xen", "trace buffer", "missing", str(error), how, remedy)
+    if size is None:
+        return Finding("xen", "trace buffer", "ok", "there, no size yet: the first recorder sets it", how)
+    text = f"{size:,} bytes for all pCPUs until the next boot; --ring-pages is void"
+    return Finding("xen", "trace buffer", "ok", text, how)
+
+
+def _privcmd() -> Finding:
+    path = clocks.PRIVCMD
+    if not path.exists():
+        text = "without it: no markers that put dom0 and Xen on one clock"
+        return Finding("xen", "privcmd", "missing", text, str(path), "modprobe xen-privcmd")
+    if not os.access(path, os.R_OK | os.W_OK):
+        return Finding("xen", "privcmd", "limited", "not for this user", str(path), "sudo xtrace doctor")
+    return Finding("xen", "privcmd", "ok", "readable and writable", str(path))
+
+
+# --- bpf ---------------------------------------------------------------------------------------
+
+
+def _bpf() -> Iterator[Finding]:
+    how = f"import bcc by {sys.executable}"
+    try:
+        yield Finding("bpf", "bcc", "ok", loader.bcc_version(), how)
+    except TraceError as error:
+        text = str(error).partition(";")[0]
+        yield Finding("bpf", "bcc", "missing", text, how, "apt-get install python3-bpfcc")
+    headers = Path(f"/lib/modules/{platform.release()}/build")
+    text = "there, though not needed" if headers.exists() else "not there, and not needed"
+    yield Finding("bpf", "headers", "ok", f"{text}: the programs read no kernel struct", str(headers))
+    text = "there, though not needed" if _BTF.exists() else "not there, and not needed"
+    yield Finding("bpf", "BTF", "ok", text, str(_BTF))
+    choice = functions.choose()
+    how = "/sys/bus/event_source/devices/kprobe"
+    if choice.has_kprobes:
+        yield Finding("bpf", "kprobes", "ok", "functions can be probed", how)
+    else:
+        text = f"tracepoints alone; not known: {', '.join(role.loses for role in functions.ROLES)}"
+        yield Finding("bpf", "kprobes", "limited", text, how, "boot a kernel with CONFIG_KPROBES=y")
+    yield from _functions(choice)
+    yield from _tracepoints(choice)
+
+
+def _functions(choice: functions.Choice) -> Iterator[Finding]:
+    if not choice.has_kprobes:
+        return
+    refused = _blacklisted()
+    for role in functions.ROLES:
+        there = choice.functions.get(role.name, [])
+        usable = [name for name in there if name not in refused]
+        if usable:
+            yield Finding("bpf", role.name, "ok", usable[0], "/proc/kallsyms, kprobes' blacklist")
+        else:
+            why = (
+                _BLACKLISTED
+                if there
+                else f"none of {', '.join(role.candidates)} in this kernel (no Xen dom0?)"
+            )
+            text = f"{why}; not known: {role.loses}"
+            yield Finding("bpf", role.name, "missing", text, "/proc/kallsyms, kprobes' blacklist")
+
+
+def _blacklisted() -> set[str]:
+    with contextlib.suppress(OSError), _BLACKLIST.open() as file:
+        return {line.split("\t")[-1].strip() for line in file}
+    return set()
+
+
+def _tracepoints(choice: functions.Choice) -> Iterator[Finding]:
+    root = next((path for path in _TRACING if (path / "events").is_dir()), None)
+    if root is None:
+        text = (
+            "tracefs is not mounted, or not for this user; not known: wake-up to switch of handlers' threads"
+        )
+        yield Finding("bpf", "tracepoints", "limited", text, str(_TRACING[0]), functions.MOUNT_TRACEFS)
+        return
+    wanted = ("irq", "sched", "xen")
+    there = [name for name in wanted if (root / "events" / name).is_dir()]
+    lacking = [name for name in ("irq", "sched") if name not in there]
+    text = f"{', '.join(there) or 'none'} of {', '.join(wanted)}"
+    yield Finding("bpf", "tracepoints", _state(choice.has_sched and not lacking, "limited"), text, str(root))
+
+
+# --- perf, clocks, disk ------------------------------------------------------------------------
+
+
+def _perf() -> Iterator[Finding]:
+    paranoid = _first_line(_PARANOID)
+    if paranoid is None:
+        yield Finding("perf", "events", "missing", "this kernel has no perf events", str(_PARANOID))
+    else:
+        is_open = os.geteuid() == 0 or int(paranoid) < 0
+        text = f"the software clock of each CPU; perf_event_paranoid {paranoid}"
+        yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
+    mode = _first_line(_PMU_MODE)
+    lost = "guests and Xen are not sampled, dom0 alone is"
+    if mode is None:
+        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(_PMU_MODE))
+    elif mode == "off":
+        text = f"Xen's VPMU is off: {lost}"
+        yield Finding("perf", "VPMU", "limited", text, str(_PMU_MODE), "boot Xen with vpmu=on")
+    else:
+        yield Finding("perf", "VPMU", "ok", f"pmu_mode {mode}", str(_PMU_MODE))
+
+
+def _clock() -> Iterator[Finding]:
+    kernel = host.kernel_facts()
+    flags = kernel["tsc_flags"]
+    lacking = [flag for flag in _STABLE_FLAGS if flag not in flags]
+    text = f"no {', '.join(lacking)}: pCPUs' TSCs may differ" if lacking else ", ".join(flags)
+    yield Finding("clock", "TSC", _state(not lacking, "limited"), text, "flags in /proc/cpuinfo")
+    source = kernel["clocksource"] or "not told"
+    yield Finding("clock", "source", "ok", f"{source} of {', '.join(kernel['clocksources'])}", "clocksource0")
+    try:
+        before, _, after = rawtsc.RawTsc().pair()
+        text = f"read together with CLOCK_MONOTONIC within {after - before:,} cycles"
+        yield Finding("clock", "pairs", "ok", text, "rdtsc")
+    except TraceError as error:
+        yield Finding("clock", "pairs", "missing", str(error), "rdtsc")
+    if not host.why_no_dom0():
+        with contextlib.suppress(TraceError):
+            lines = [line for line in host.run("xl", "dmesg").splitlines() if "TSC" in line]
+            unstable = [line for line in lines if "unreliable" in line or "unstable" in line]
+            for line in (unstable or lines)[-1:]:
+                yield Finding("clock", "Xen's TSC", _state(not unstable, "limited"), line.strip(), "xl dmesg")
+
+
+def _disk() -> Iterator[Finding]:
+    disk = os.statvfs(".")
+    free = disk.f_bavail * disk.f_frsize
+    text = f"{free >> 20:,} MiB free here; a busy host writes 2 to 4 MB a second"
+    remedy = "" if free >= _LEAST_DISK_BYTES else "xtrace record -o /another/disk/NAME"
+    yield Finding("disk", "free", _state(not remedy, "limited"), text, "statvfs of this folder", remedy)
+
+
+def _left_over() -> Iterator[Finding]:
+    # Not restore.run_directory(), which makes the folder.
+    folder = Path(os.environ.get(restore.RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+    if owner := _recorder(folder / "lock"):
+        text = f"a recorder runs, process {owner}: another one must wait"
+        yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")
+    dead = [text for path in sorted(folder.glob("*.note")) if (text := _note_of_the_dead(path))]
+    for text in dead:
+        remedy = "xtrace record -d 1: each start takes back what a killed recorder left"
+        yield Finding("left over", "change", "limited", text, str(folder), remedy)
+    if not dead:
+        yield Finding("left over", "changes", "ok", "no killed recorder left any", str(folder))
+
+
+def _recorder(lock: Path) -> str:
+    """Return the process that holds the recorders' lock, "" if none does."""
+    with contextlib.suppress(OSError), lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(32).decode(errors="replace").strip() or "unknown"
+    return ""
+
+
+def _note_of_the_dead(path: Path) -> str:
+    try:
+        content = json.loads(path.read_bytes()[: 1 << 16])
+        if Path(f"/proc/{int(content['pid'])}").exists():
+            return ""
+        return f"{content['kind']} by process {content['pid']}, which is gone"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path.name} cannot be read"
+
+
+def _backends(candidates: list[backends.Candidate]) -> Iterator[Finding]:
+    for each in candidates:
+        found = each.availability
+        state: State = "missing" if not found.usable else "limited" if found.missing else "ok"
+        text = "; ".join((found.reason, *found.missing))
+        yield Finding("record by", each.backend.name, state, text, "its own probe", found.remedy)

@@ -1,0 +1,40 @@
+"""What `xtrace report` says of a trace, to hold live figures against."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from xtrace.cli.main import main
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
+
+
+@functools.cache
+def report(path: Path) -> Any:
+    """Return the report as JSON gives it."""
+    return json.loads(printed("report", "--json", str(path)))
+
+
+def rows(path: Path, table: str) -> list[dict[str, Any]]:
+    """Return a table's rows."""
+    found: list[dict[str, Any]] = report(path)["tables"][table]["rows"]
+    return found
+
+
+def printed(*arguments: str) -> str:
+    """Return what a command prints; it must succeed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(list(arguments)) == 0
+    return out.getvalue()
+
+
+@functools.cache
+def objects(*arguments: str) -> list[dict[str, Any]]:
+    """Return the JSON objects that a command prints, one a line."""
+    return [json.loads(line) for line in printed(*arguments).splitlines()]

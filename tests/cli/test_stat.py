@@ -1,0 +1,74 @@
+"""`xtrace stat`: its lines add up to what the report says of the whole trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.reported import SAMPLES, objects, printed, report, rows
+from xtrace.cli.main import main
+
+EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
+
+
+@EACH_SAMPLE
+def test_lines_add_up_to_the_report(path: Path) -> None:
+    lines = objects("stat", "1", "--json", "-i", str(path))
+    trace = report(path)["trace"]
+    assert sum(line["record_count"] for line in lines) == trace["records"]
+    assert sum(line["lost_record_count"] for line in lines) == trace["lost_records"]
+    assert sum(line["irq_count"] for line in lines) == sum(row["count"] for row in rows(path, "irqs"))
+    for name, table in {
+        "wake_count": "wakes",
+        "send_count": "sends",
+        "xen_version_count": "upcalls",
+        "upcall_least_count": "upcalls",
+        "upcall_most_count": "upcalls",
+    }.items():
+        assert sum(line["total"][name] for line in lines) == sum(row[name] for row in rows(path, table))
+    assert all("vcpus" not in line for line in lines)
+
+
+@EACH_SAMPLE
+def test_the_text_is_the_json_in_three_digits(path: Path) -> None:
+    (whole,) = objects("stat", "100000", "--json", "-i", str(path))
+    text = printed("stat", "100000", "-i", str(path)).splitlines()
+    assert len(text) == 3
+    assert max(map(len, text)) <= 80
+    cells = text[2].split()
+    total, span_s = whole["total"], whole["span_s"]
+    assert float(cells[0]) == pytest.approx(span_s, abs=0.01)
+    expected = (
+        whole["record_count"], total["wake_count"], None, None, None, total["send_count"],
+        total["xen_version_count"], total["run_count"], whole["irq_count"],
+    )  # fmt: skip
+    for cell, count in zip(cells[1:], expected, strict=False):
+        if count is not None:
+            shown = float(cell.replace("k", "")) * (1000 if cell.endswith("k") else 1)
+            assert shown == pytest.approx(count / span_s, rel=0.01, abs=0.05)
+    assert int(cells[-1].replace(",", "")) == whole["lost_record_count"]
+    if total["upcall_most_count"]:
+        least, most = cells[5].split("-")
+        assert float(least) == pytest.approx(total["upcall_least_count"] / span_s, rel=0.01, abs=0.05)
+        assert float(most.replace("k", "")) == pytest.approx(
+            total["upcall_most_count"] / span_s / (1000 if most.endswith("k") else 1), rel=0.01, abs=0.05
+        )
+
+
+def test_the_header_comes_again() -> None:
+    text = printed("stat", "0.1", "-i", str(SAMPLES[0])).splitlines()
+    headers = [number for number, line in enumerate(text) if line.lstrip().startswith("time")]
+    assert headers == list(range(0, len(text), 24))
+    assert len(text) > 48
+
+
+def test_count_ends_it() -> None:
+    assert len(printed("stat", "1", "2", "-i", str(SAMPLES[0])).splitlines()) == 4
+
+
+def test_without_xen_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    if Path("/sys/hypervisor/type").exists():
+        pytest.skip("this is a Xen host")
+    assert main(["stat"]) == 1
+    assert "does not run under Xen; -i FILE" in capfd.readouterr().err
