@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from xtrace.analysis.collected import Collected, TallyColumns
-from xtrace.analysis.metrics import C_COLUMNS, OCTAVES, SUB_BUCKETS, T_COLUMNS
+from xtrace.analysis.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.partial import Partial, merge, partial_of
 from xtrace.analysis.stored import (
     BROKEN,
@@ -55,15 +55,16 @@ _BOUNDS = {
     "a": (0, (1 << 48) - 1),
     "bucket": (0, OCTAVES * SUB_BUCKETS - 1),
     "count": (0, 1 << 48),
+    "buckets.count": (1, 1 << 48),
     "pcpu": (0, MAX_PCPUS),
     "header": (0, (1 << 32) - 1),
     "vcpu": (0, (1 << 32) - 1),
     "type": (0, 2),
     "files": (0, 1 << 32),
-    "span_cycles": (0, 1 << 62),
     "first_tsc": (0, 1 << 62),
     "last_tsc": (0, 1 << 62),
 }
+_A_SUM = (0, 1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,8 @@ def _read(archive: zipfile.ZipFile) -> Summary:
     head = head_of(archive)
     expected = _expected()
     frames, rows = head["frames"], head["rows"]
+    if not isinstance(frames, dict) or not isinstance(rows, dict):
+        raise ValueError("its head does not say what it holds")
     if set(frames) != set(expected):
         raise OtherVersionError("its frames are others")
     made: dict[str, pd.DataFrame] = {}
@@ -202,6 +205,7 @@ def _read(archive: zipfile.ZipFile) -> Summary:
         for column, dtype in dtypes.items():
             _check(f"{name}.{column}", columns[column], dtype)
         made[name] = pd.DataFrame(columns)
+    _check_histograms(made["tallies"], made["buckets"])
     if made["facts"].empty:
         raise ValueError("no facts")
     if not all(str(reason).isprintable() for reason in made["damages"]["reason"]):
@@ -240,11 +244,25 @@ def _check(name: str, column: pd.Series[Any], dtype: str) -> None:
         return
     if str(column.dtype) != dtype and len(column):
         raise ValueError(f"{name} is of {column.dtype}, not of {dtype}")
-    key = name.partition(".")[2]
-    if len(column) and key in _BOUNDS:
-        low, high = _BOUNDS[key]
+    frame, _, key = name.partition(".")
+    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if frame == "facts" else None)
+    if len(column) and bounds:
+        low, high = bounds
         if column.min() < low or column.max() > high:
             raise ValueError(f"{name} holds {column.min()} to {column.max()}")
+
+
+def _check_histograms(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+    """Raise where tallies of times and their histograms do not hold the same intervals."""
+    keys = ["metric", "a", "b"]
+    timed = tallies[tallies["metric"] < int(FIRST_COUNT)]
+    counts = timed.groupby(keys).agg({"count": "sum", "min_cycles": "min"})
+    placed = buckets.groupby(keys)["count"].sum().reindex(counts.index, fill_value=0)
+    if placed.sum() != buckets["count"].sum() or (placed > counts["count"]).any():
+        raise ValueError("a histogram without its tally")
+    # What is below 0 is in no bucket.
+    if (placed[counts["min_cycles"] >= 0] != counts["count"][counts["min_cycles"] >= 0]).any():
+        raise ValueError("a tally without its histogram")
 
 
 @cache

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from xtrace.cli.render import put
+from xtrace.probes.capture import is_capture
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
@@ -168,31 +169,25 @@ def _files(word: str) -> list[Path]:
         found = sorted(Path(name) for name in glob.glob(word))  # noqa: PTH207 - not below one folder
         if not found:
             raise TraceError(f"{word}: no file is named so")
-        return [each for each in found if _is_capture(each, found)]
-    if not path.is_dir() or _is_recording(path):
+        return [each for each in found if _is_one(each, found)]
+    if not path.is_dir() or is_capture(path):
         return [path]
     inside = sorted(path.iterdir())
-    found = [each for each in inside if _is_capture(each, inside)]
+    found = [each for each in inside if _is_one(each, inside)]
     if not found:
         raise TraceError(f"{path}: a folder without captures")
     return found
 
 
-def _is_capture(path: Path, others: Sequence[Path]) -> bool:
+def _is_one(path: Path, others: Sequence[Path]) -> bool:
     """Tell captures from what lies beside them: sidecars, and summaries of traces that are there too."""
     from xtrace.analysis.stored import SUFFIX
 
     if path.is_dir():
-        return _is_recording(path)
+        return is_capture(path) and not path.name.endswith(_NOT_CAPTURES)
     if path.name.startswith(".") or path.name.endswith(_NOT_CAPTURES):
         return False
     return not (path.name.endswith(SUFFIX) and path.with_name(path.name.removesuffix(SUFFIX)) in others)
-
-
-def _is_recording(path: Path) -> bool:
-    from xtrace.probes.recording.capture import META, SUFFIX
-
-    return path.name.endswith(SUFFIX) or (path / META).is_file()
 
 
 def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> list[Figure]:

@@ -11,11 +11,13 @@ import typer
 
 from xtrace.analysis.stored import Origin, beside, files_of, is_summary, kept
 from xtrace.cli.reading import Reading
+from xtrace.probes.capture import BPF_TABLES, META, open_capture, trace_in
 from xtrace.probes.errors import TraceError
 from xtrace.probes.sidecar import sidecar_of
 from xtrace.probes.sources import STDIN
 
 if TYPE_CHECKING:
+    from xtrace.analysis.dom0_frames import Dom0Frames
     from xtrace.analysis.summary import Summary
 
 
@@ -44,7 +46,8 @@ class Loading:
             }
         self._raw = [path for path, place in self._stored.items() if place is None]
         self._origins = {path: origin_of(path, window=window) for path in self._raw}
-        self._jobs = reading.start([str(path) for path in self._raw]) if self._raw else []
+        self._windowed = bool(window)
+        self._jobs = reading.start([_trace_of(path) for path in self._raw]) if self._raw else []
 
     def result(self) -> list[Summary]:
         """Wait, and return a summary a path, in their order.
@@ -58,7 +61,8 @@ class Loading:
         made = {path: summaries.read(place) for path, place in self._stored.items() if place is not None}
         for first, job in enumerate(self._jobs):
             for path, collected in zip(self._raw[first :: len(self._jobs)], job.result(), strict=True):
-                made[path] = summaries.Summary(partial_of(collected), self._origins[path])
+                dom0 = None if self._windowed else _dom0_of(path)
+                made[path] = summaries.Summary(partial_of(collected, dom0), self._origins[path])
         if self._keeping:
             _keep({path: made[path] for path in self._raw if str(path) != STDIN})
         return [made[path] for path in self._paths]
@@ -73,18 +77,39 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
     """Return what is known of a trace before it is read.
 
     Raises:
-        TraceError: its sidecar cannot be understood.
+        TraceError: its sidecar, or its capture's meta.json, cannot be understood.
     """
     found = sidecar_of(trace)
     hz = found.tsc_hz if found else None
+    names = open_capture(trace).domain_names if (trace / META).is_file() else {}
     return Origin(
         name=os.fspath(trace),
         tsc_hz=hz,
         tsc_hz_source=f"told by {found.path.name}" if found and hz else "",
         emulated=bool(found and found.emulated),
         window=window,
+        domains=names,
         files=files_of(trace) if str(trace) != STDIN else (),
     )
+
+
+def _trace_of(path: Path) -> str:
+    """Return what to read of a path: nothing, of a capture that bpf alone recorded."""
+    if (path / META).is_file() and (path / BPF_TABLES).is_file():
+        try:
+            trace_in(path)
+        except TraceError:
+            return os.devnull
+    return str(path)
+
+
+def _dom0_of(path: Path) -> Dom0Frames | None:
+    """Return what bpf counted in dom0 while a capture was made; it cannot be cut to a window."""
+    if not (path / META).is_file():
+        return None
+    from xtrace.analysis.dom0_frames import read
+
+    return read(open_capture(path))
 
 
 def _keep(made: dict[Path, Summary]) -> None:
