@@ -1,0 +1,155 @@
+"""Is the figure true? Predict what the fences of a program cost, and measure it.
+
+    .venv/bin/python benchmarks/accuracy/accuracy.py [--only STAGE]... [--out DIR]
+
+Stages, each of which leaves its results in build/accuracy (--data):
+
+- truth: run every build in turn, in random order; adds to the rounds that are there;
+- calibrate: `xtrace calibrate`, on the processor that the guest runs on;
+- counts: uprobes count what the program says of itself (root; here they are slow);
+- page: predict, compare, and write accuracy.md and accuracy.svg to --out; without it, print.
+
+A quiet machine with two processors is needed, gcc, and a few minutes.  --small runs everything but the
+page in seconds, to see that it works, and prints JSON: its times say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import counts
+import found
+import program
+import truth
+
+STAGES = ("truth", "calibrate", "counts", "page")
+#: Few, for building takes longest.
+SMALL_BUILDS = (
+    program.UNFENCED,
+    program.Build("lfence", "outofline"),
+    program.Build("mfence", "inline"),
+    program.Build("lockadd", "outofline"),
+    program.Build("xchg", "inline"),
+)
+SMALL_LOOPS = (program.Loop("inlined", "stores_8"), program.Loop("called", "load_miss_1"))
+XTRACE = (sys.executable, "-c", "import sys; from xtrace.cli.start import main; sys.exit(main())")
+
+
+def measure_truth(folder: Path, programs: dict[program.Build, Path], rounds: int) -> None:
+    """Add rounds of runs to DIR/truth.jsonl."""
+    file_path = folder / "truth.jsonl"
+    rows = truth.read(file_path)
+    first = 1 + max((row["seed"] for row in rows), default=-1)
+    begin = time.monotonic()
+    with file_path.open("a") as file:
+        for seed in range(first, first + rounds):
+            for row in truth.measure(programs, program.LOOPS, seed):
+                file.write(json.dumps(row) + "\n")
+    print(f"truth: {rounds} rounds in {time.monotonic() - begin:.0f} s", file=sys.stderr)
+
+
+def calibrate(folder: Path, seconds: float) -> None:
+    """Leave a calibration of the standard sequences in DIR/standard.json."""
+    kept = folder / "standard.json"
+    options = ["--seconds", str(seconds), "--cpu", str(program.GUEST_CPU), "--force", "--output", str(kept)]
+    subprocess.run([*XTRACE, "calibrate", *options], check=True, stdout=subprocess.DEVNULL)
+
+
+def cross_check(folder: Path, programs: dict[program.Build, Path]) -> None:
+    """Leave what uprobes count beside what the program says, in DIR/counts.json."""
+    rows = []
+    for build, loop in counts.CHECKED:
+        places = counts.check(programs[build], build, loop)
+        rows.append({"build": build.name, "loop": str(loop), "places": places})
+    (folder / "counts.json").write_text(json.dumps(rows, indent=1))
+    wrong = [row for row in rows for one in row["places"].values() if one["uprobes"] != one["program"]]
+    print(f"uprobes: {len(rows)} runs, {len(wrong)} counts that differ", file=sys.stderr)
+
+
+def small(folder: Path, programs: dict[program.Build, Path], probes: bool) -> dict[str, object]:
+    """Return what tiny runs of every build tell: sites, counts, how many differ.
+
+    Args:
+        probes: compare with uprobes, too.
+    """
+    wrong: list[str] = []
+    upcalls = 0
+    rows = []
+    for build, path in programs.items():
+        sites, _ = found.sites(path)
+        for loop in program.LOOPS:
+            wrong += found.wrong_fences(sites, build, loop)
+        told = program.run(path, SMALL_LOOPS, rounds=20_000, batches=2, period_us=20, xen_cpu=_other_cpu())
+        upcalls += told["upcall_count"]
+        rows += [
+            {"build": build.name, "loop": f"{one['sites']}/{one['work']}", "executions": one["executions"]}
+            for one in told["loops"]
+        ]
+    result: dict[str, object] = {
+        "wrong_fences": wrong,
+        "upcall_count": upcalls,
+        "runs": rows,
+        "uprobes": None,
+    }
+    if (folder / "standard.json").exists():
+        # It imports pandas.
+        import page
+
+        result["predictions"] = page.predictions(folder, SMALL_BUILDS[1:], SMALL_LOOPS)
+    if probes:
+        build = SMALL_BUILDS[1]
+        try:
+            result["uprobes"] = counts.check(programs[build], build, SMALL_LOOPS[0], rounds=101)
+        except counts.NoProbesError as error:
+            result["uprobes"] = str(error)
+    return result
+
+
+def _other_cpu() -> int:
+    """Return the sender's processor: of a machine with one, the same."""
+    allowed = os.sched_getaffinity(0)
+    return program.XEN_CPU if program.XEN_CPU in allowed else program.GUEST_CPU
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("build/accuracy"), help="where results are kept")
+    parser.add_argument("--rounds", type=int, default=30, help="of runs to add to the truth")
+    parser.add_argument("--seconds", type=float, default=40, help="for each calibration")
+    parser.add_argument("--only", action="append", choices=STAGES, help="run this stage; may be given again")
+    parser.add_argument("--out", type=Path, help="the folder for accuracy.md and accuracy.svg")
+    parser.add_argument("--small", action="store_true", help="see that it works, in seconds")
+    parser.add_argument("--no-uprobes", action="store_true", help="with --small: without them")
+    given = parser.parse_args(arguments)
+    stages = given.only or STAGES
+    given.data.mkdir(parents=True, exist_ok=True)
+    programs = program.build_all(given.data, SMALL_BUILDS if given.small else program.BUILDS)
+    if given.small:
+        print(json.dumps(small(given.data, programs, not given.no_uprobes), indent=1))
+        return 0
+    if "truth" in stages:
+        measure_truth(given.data, programs, given.rounds)
+    if "calibrate" in stages:
+        calibrate(given.data, given.seconds)
+    if "counts" in stages:
+        cross_check(given.data, programs)
+    if "page" in stages:
+        # It imports pandas.
+        import page
+
+        page.write(given.data, given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""docs/accuracy.md: predictions beside truths, how many hold, how wide they are."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import found
+import plot
+from predict import KINDS, Prediction, known_contexts, predict
+from program import FENCED, FENCES, HOT_WORKS, LOOPS, PLACES, Build, Loop
+from truth import Truth, read, truths
+
+from xtrace.probes import calibration
+
+#: An interval narrower than what calibrate strives for, 2 cycles an execution, is narrow at any ratio.
+NARROW_CYCLES, NARROW_RATIO = 4.0, 3.0
+#: Each round executes both sites once.
+_COUNTS = (1000.0, 1000.0)
+GROUPS = {
+    "hot, in flight known in kind": tuple(KINDS),
+    "hot, in flight unknown": tuple(work for work in HOT_WORKS if work not in KINDS),
+    "caches may miss": tuple(dict.fromkeys(loop.work for loop in LOOPS if loop.work not in HOT_WORKS)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One configuration: what was predicted, what is true."""
+
+    loop: Loop
+    build: Build
+    prediction: Prediction
+    truth: Truth
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether the interval contains the truth."""
+        return self.prediction.holds(self.truth.median_cycles)
+
+    @property
+    def touches(self) -> bool:
+        """Tell whether the interval and the truth's own have a value in common."""
+        return (
+            self.prediction.low_cycles <= self.truth.high_cycles
+            and self.truth.low_cycles <= self.prediction.high_cycles
+        )
+
+    @property
+    def narrow(self) -> bool:
+        """Tell whether the interval is as narrow as is wanted."""
+        low, high = self.prediction.low_cycles, self.prediction.high_cycles
+        return high - low <= NARROW_CYCLES or 0 < high <= NARROW_RATIO * low
+
+
+def cases(folder: Path) -> list[Case]:
+    """Return all configurations that were measured."""
+    measured = truths(read(folder / "truth.jsonl"))
+    result = []
+    for build in FENCED:
+        sites, build_id = found.sites(folder / build.name)
+        known = calibration.read(calibration_path(folder, build))
+        for loop in LOOPS:
+            if (loop, build) in measured:
+                made = predict(
+                    found.of_loop(sites, loop), build_id, _COUNTS, known_contexts(loop.work), known
+                )
+                result.append(Case(loop, build, made, measured[loop, build]))
+    return result
+
+
+def predictions(folder: Path, builds: Sequence[Build], loops: Sequence[Loop]) -> list[dict[str, str | float]]:
+    """Return what is predicted for builds that were not measured."""
+    result: list[dict[str, str | float]] = []
+    for build in builds:
+        sites, build_id = found.sites(folder / build.name)
+        known = calibration.read(calibration_path(folder, build))
+        for loop in loops:
+            made = predict(found.of_loop(sites, loop), build_id, _COUNTS, known_contexts(loop.work), known)
+            result.append({"build": build.name, "loop": str(loop), **asdict(made)})
+    return result
+
+
+def calibration_path(folder: Path, build: Build) -> Path:
+    """Return where the calibration for a build is: with its own sites, else of the standard sequences."""
+    own = folder / f"{build.name}.json"
+    return own if own.exists() else folder / "standard.json"
+
+
+def coverage(all_cases: Sequence[Case]) -> list[str]:
+    """Return the table of groups."""
+    lines = [
+        "| what is in flight | configurations | interval holds the truth | touches the truth's interval "
+        "| narrow enough | median of high/low |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, works in [*GROUPS.items(), ("all", tuple(work for group in GROUPS.values() for work in group))]:
+        mine = [case for case in all_cases if case.loop.work in works]
+        ratios = [
+            case.prediction.high_cycles / case.prediction.low_cycles
+            for case in mine
+            if case.prediction.low_cycles > 0
+        ]
+        ratio = f"{statistics.median(ratios):.1f}" if 2 * len(ratios) > len(mine) else "from 0"
+        lines.append(
+            f"| {name} | {len(mine)} | {_share(case.holds for case in mine)} "
+            f"| {_share(case.touches for case in mine)} | {_share(case.narrow for case in mine)} | {ratio} |"
+        )
+    return lines
+
+
+def by_fence(all_cases: Sequence[Case]) -> list[str]:
+    """Return how often intervals hold, by fence and place."""
+    lines = ["| | " + " | ".join(PLACES) + " |", "|---|" + "---|" * len(PLACES)]
+    for fence in FENCES:
+        cells = [
+            _share(case.holds for case in all_cases if case.build == Build(fence, place)) for place in PLACES
+        ]
+        lines.append(f"| {fence} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def costs(all_cases: Sequence[Case]) -> list[str]:
+    """Return the truth of each loop: cycles that one fence adds, the mean of both sites and places."""
+    lines = [
+        "| work | unfenced round | " + " | ".join(FENCES) + " |",
+        "|---|---|" + "---|" * len(FENCES),
+    ]
+    for work in dict.fromkeys(case.loop.work for case in all_cases):
+        mine = [case for case in all_cases if case.loop.work == work]
+        cells = []
+        for fence in FENCES:
+            values = [case.truth.median_cycles / 2 for case in mine if case.build.fence == fence]
+            cells.append(f"{min(values):.0f} to {max(values):.0f}".replace("-0 ", "0 ").replace(" -0", " 0"))
+        base = [case.truth.unfenced_cycles for case in mine]
+        lines.append(f"| {work} | {min(base):.0f} to {max(base):.0f} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def details(all_cases: Sequence[Case]) -> list[str]:
+    """Return every configuration."""
+    lines = ["| loop | fence | truth | its 95 % | predicted | |", "|---|---|---|---|---|---|"]
+    ordered = sorted(all_cases, key=lambda case: LOOPS.index(case.loop))
+    return lines + [
+        f"| {case.loop} | {case.build.fence} {case.build.place} | {case.truth.median_cycles:.1f} "
+        f"| {case.truth.low_cycles:.1f} to {case.truth.high_cycles:.1f} "
+        f"| {case.prediction.low_cycles:.1f} to {case.prediction.high_cycles:.1f} "
+        f"| {'' if case.holds else 'missed'} |"
+        for case in ordered
+    ]
+
+
+def counted(folder: Path) -> str:
+    """Say what uprobes counted."""
+    path = folder / "counts.json"
+    if not path.exists():
+        return "Not checked in this run."
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    pairs = [pair for row in rows for pair in row["places"].values()]
+    differ = sum(pair["uprobes"] != pair["program"] for pair in pairs)
+    hits = sum(pair["uprobes"] for pair in pairs)
+    return f"In {len(rows)} runs {len(pairs)} counts were compared, {hits:,} hits: {differ} differ."
+
+
+def figure(all_cases: Sequence[Case]) -> str:
+    """Return the plot."""
+
+    def bars(works: Iterable[str]) -> list[plot.Bar]:
+        return [
+            plot.Bar(
+                case.build.fence,
+                case.truth.median_cycles,
+                case.prediction.low_cycles,
+                case.prediction.high_cycles,
+            )
+            for case in all_cases
+            if case.loop.work in works
+        ]
+
+    hot, unknown, missing = GROUPS.values()
+    return plot.svg(
+        [
+            plot.Panel("hot, in flight known in kind", bars(hot), 1e4, (-10, 0, 20, 40, 60, 80, 100, 120)),
+            plot.Panel("hot, in flight unknown", bars(unknown), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
+            plot.Panel("caches may miss", bars(missing), 20, (-200, -50, 0, 50, 200, 1000)),
+        ]
+    )
+
+
+def _share(flags: Iterable[bool]) -> str:
+    values = list(flags)
+    return f"{sum(values)} of {len(values)}, {sum(values) / max(len(values), 1):.0%}"

@@ -1,0 +1,107 @@
+"""Build the program with each fence, run it, and check what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FENCES = ("lfence", "mfence", "sfence", "lockadd", "xchg")
+PLACES = ("inline", "outofline")
+#: The fences' names in xtrace.
+MNEMONICS = {fence: fence.replace("lockadd", "lock add") for fence in FENCES}
+#: The sites within the loop, or in functions that it calls.
+MANNERS = ("inlined", "called")
+HOT_WORKS = (
+    "none",
+    "stores_8",
+    "stores_40",
+    "copy_256",
+    "list_8",
+    "alu_60",
+    "alu_180",
+    "alu_fresh",
+    "branches",
+)
+MISS_WORKS = ("stores_near", "store_miss_1", "store_miss_4", "load_miss_1", "chase_1")
+GUEST_CPU, XEN_CPU = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One way to build the program."""
+
+    fence: str
+    place: str
+
+    @property
+    def name(self) -> str:
+        """Return its file's name."""
+        return f"guest-{self.fence}-{self.place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One of the program's loops: where its sites stand, and what it does between them."""
+
+    manner: str
+    work: str
+
+    def __str__(self) -> str:
+        return f"{self.manner}/{self.work}"
+
+
+#: What every fenced build is compared with.  An out-of-line fence goes with its call.
+UNFENCED = Build("none", "inline")
+FENCED = tuple(Build(fence, place) for fence in FENCES for place in PLACES)
+BUILDS = (UNFENCED, *FENCED)
+LOOPS = tuple(Loop(manner, work) for manner in MANNERS for work in (*HOT_WORKS, *MISS_WORKS))
+
+
+class DisagreementError(Exception):
+    """The program's own counts do not agree: an event was lost, or it is broken."""
+
+
+def build(build: Build, folder: Path) -> Path:
+    """Build the program."""
+    subprocess.run(["sh", HERE / "build.sh", folder, build.fence, build.place], check=True)
+    return folder / build.name
+
+
+def build_all(folder: Path, builds: Sequence[Build] = BUILDS) -> dict[Build, Path]:
+    """Build the program in every way."""
+    return {one: build(one, folder) for one in builds}
+
+
+def run(program: Path, loops: Sequence[Loop], **options: int) -> dict[str, Any]:
+    """Run loops, and return what the program prints.
+
+    Options are those of main.c, such as batches=12.
+
+    Raises:
+        DisagreementError: an event was sent and never handled, or counts contradict each other.
+    """
+    given = {"guest_cpu": GUEST_CPU, "xen_cpu": XEN_CPU, **options}
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = subprocess.run(
+        [program, *words, *map(str, loops)], check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    told: dict[str, Any] = json.loads(done.stdout)
+    agree(told)
+    return told
+
+
+def agree(told: dict[str, Any]) -> None:
+    """Check that no event was lost and each upcall has one cause.
+
+    Raises:
+        DisagreementError: it is not so.
+    """
+    if told["left_pending"] or told["event_count"] + told["merged_count"] != told["sent_count"]:
+        raise DisagreementError(f"events were lost: {told}")
+    if told["upcall_count"] != told["delivery_count"] or told["kick_count"] < told["interrupt_count"]:
+        raise DisagreementError(f"upcalls, deliveries and kicks disagree: {told}")

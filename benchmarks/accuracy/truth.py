@@ -1,0 +1,109 @@
+"""The truth: how much longer the fenced program runs than the unfenced one.
+
+Each round runs every build once, in random order, and gives one difference a
+configuration; the truth is their median, with the interval of the median at 95 % by order statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from program import FENCED, HOT_WORKS, LOOPS, UNFENCED, Build, Loop, run
+
+from xtrace.probes.timing.interval import of_median
+
+#: A guest thread that was put off its CPU more often than this in a run was disturbed; the run is repeated.
+MOST_SWITCHES = 2
+MOST_TRIES = 4
+RUN = {"batches": 10, "batch_us": 500, "period_us": 500}
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the fences of one configuration cost a round, that is one execution of both sites.
+
+    Attributes:
+        unfenced_cycles: the unfenced round, in TSC cycles.
+        median_cycles, low_cycles, high_cycles: what the fences add to it.
+        round_count: differences behind these.
+    """
+
+    unfenced_cycles: float
+    median_cycles: float
+    low_cycles: float
+    high_cycles: float
+    round_count: int
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows measured so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steal_ticks() -> int:
+    """Return the time that the hypervisor took from this machine's CPUs."""
+    with open("/proc/stat") as file:
+        return int(file.readline().split()[8])
+
+
+def _undisturbed(program: Path, loops: Sequence[Loop]) -> tuple[dict[str, Any], int]:
+    """Run loops until no other process and no other guest came between, a few times at most."""
+    for repeats in range(MOST_TRIES):
+        before = steal_ticks()
+        told = run(program, loops, **RUN)
+        stolen = steal_ticks() - before
+        if not stolen and all(loop["switches_count"] <= MOST_SWITCHES for loop in told["loops"]):
+            return told, repeats
+    return told, MOST_TRIES
+
+
+def measure(programs: dict[Build, Path], loops: Sequence[Loop], seed: int) -> Iterator[dict[str, Any]]:
+    """Run one round; yield a row for each run of a loop."""
+    order = random.Random(seed)
+    near = [[loop] for loop in loops if loop.work in HOT_WORKS]
+    far = [[loop for loop in loops if loop.work not in HOT_WORKS]]
+    for group in order.sample(near, len(near)) + [group for group in far if group]:
+        for build in order.sample((UNFENCED, *FENCED), len(FENCED) + 1):
+            told, repeats = _undisturbed(programs[build], group)
+            for loop in told["loops"]:
+                cycles = np.array(loop["batch_cycles"]) / loop["batch_rounds_count"]
+                yield {
+                    "seed": seed,
+                    "fence": build.fence,
+                    "place": build.place,
+                    "manner": loop["sites"],
+                    "work": loop["work"],
+                    "cycles": float(np.median(cycles)),
+                    "fastest_cycles": float(cycles.min()),
+                    "repeats": repeats,
+                    "upcall_count": told["upcall_count"],
+                    "forced_callback_count": told["forced_callback_count"],
+                }
+
+
+def truths(rows: Sequence[dict[str, Any]]) -> dict[tuple[Loop, Build], Truth]:
+    """Return each configuration's truth."""
+    cycles: dict[tuple[Loop, Build], dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        key = Loop(row["manner"], row["work"]), Build(row["fence"], row["place"])
+        cycles[key][row["seed"]] = row["cycles"]
+    found = {}
+    for loop in LOOPS:
+        unfenced = cycles.get((loop, UNFENCED), {})
+        for build in FENCED:
+            fenced = cycles.get((loop, build), {})
+            seeds = fenced.keys() & unfenced.keys()
+            if not seeds:
+                continue
+            added = np.array([fenced[seed] - unfenced[seed] for seed in seeds])
+            interval = of_median(added)
+            base = float(np.median(list(unfenced.values())))
+            found[loop, build] = Truth(base, interval.median, interval.low, interval.high, len(added))
+    return found

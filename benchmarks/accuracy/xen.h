@@ -1,0 +1,20 @@
+/* The hypervisor's half: it sends events from another CPU, and delivers them on the guest's. */
+#ifndef XEN_H
+#define XEN_H
+
+#include <stdint.h>
+
+struct xen_counts {
+	volatile uint64_t sent, merged, kick, interrupt, delivery, masked;
+};
+extern struct xen_counts xen_counts;
+
+/* Make the calling thread the vCPU; then send to it at random times from `cpu`, `period_ns` apart in the mean. */
+void xen_start(int cpu, uint64_t period_ns);
+void xen_stop(void);
+/* Events that were sent and are not yet handled; 0 when all is well. */
+int xen_pending(void);
+void pin(int cpu);
+_Noreturn void refuse(const char *what);
+
+#endif

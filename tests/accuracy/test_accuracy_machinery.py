@@ -1,0 +1,93 @@
+"""The benchmark of accuracy in small: the program, its sites, its counts and a prediction; no timing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS, Calibration, Row, text_of
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "accuracy.py"
+ROUNDS = 2 * 20_000
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+
+
+def price(kind: str, place: str) -> float:
+    """Return what the made calibration says: so that each sequence can be told in a sum."""
+    return {"mask": 10.0, "restore": 200.0, "unmask": 400.0}[kind] + (5.0 if place == "outofline" else 0.0)
+
+
+def made_calibration() -> Calibration:
+    rows = tuple(
+        Row(kind, fence, place, context, cycles, cycles - 1, cycles + 1, 99, True)
+        for kind in KINDS
+        for fence in FENCES
+        for place in ("inline", "outofline")
+        for context in CONTEXTS
+        if context != "site"
+        for cycles in [price(kind, place)]
+    )
+    return Calibration({}, "2026-01-01T00:00:00+00:00", 2e9, 1, 1.0, "hardware", {}, rows)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("accuracy")
+    (folder / "standard.json").write_text(text_of(made_calibration()))
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--small", "--data", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def test_every_site_is_found_with_the_fence_that_was_built_in(told: dict[str, Any]) -> None:
+    assert told["wrong_fences"] == []
+    assert len(told["runs"]) == 2 * 5
+
+
+def test_each_round_executes_both_sites_once(told: dict[str, Any]) -> None:
+    for run in told["runs"]:
+        names = [(one["symbol"], one["kind"], one["count"]) for one in run["executions"]]
+        if run["loop"] == "inlined/stores_8":
+            assert names == [
+                ("section_stores_8", "mask", ROUNDS),
+                ("section_stores_8", "restore", ROUNDS),
+            ]
+        else:
+            assert names == [("upcalls_mask", "mask", ROUNDS), ("upcalls_unmask", "unmask", ROUNDS)]
+
+
+def test_events_reach_the_guest_with_every_fence(told: dict[str, Any]) -> None:
+    # That each one is handled, the benchmark checks after every run.
+    assert told["upcall_count"] >= len(told["runs"]) / 2
+
+
+def test_a_prediction_is_the_sum_of_its_sites(told: dict[str, Any]) -> None:
+    for made in told["predictions"]:
+        place = "outofline" if made["build"].endswith("outofline") else "inline"
+        second = "restore" if made["loop"].startswith("inlined") else "unmask"
+        middle = price("mask", place) + price(second, place)
+        assert made["source"] == "standard"
+        # The least and the greatest of all contexts, each drawn from its interval of +-1.
+        assert middle - 4 <= made["low_cycles"] < middle < made["high_cycles"] <= middle + 4
+    assert len(told["predictions"]) == 2 * 4
+
+
+def test_uprobes_count_what_the_program_counts(told: dict[str, Any]) -> None:
+    places = told["uprobes"]
+    if isinstance(places, str):
+        pytest.skip(places)
+    assert {name: one["uprobes"] for name, one in places.items()} == {
+        name: one["program"] for name, one in places.items()
+    }
+    assert places["mask"]["uprobes"] == places["restore"]["uprobes"] == 101
+    assert places["fence"]["uprobes"] == 202
