@@ -135,6 +135,14 @@ _SITES = (
         "records of an address in its function: places that trap, no measure of executions or time",
     ),
 )
+_ESTIMATES = (
+    _DOMAIN,
+    Column("estimate", _KEY, "model, or two captures: with the fences less without", "estimate"),
+    Column("low_cycles", _MODELLED, "what fences add to an upcall, least", "least"),
+    Column("high_cycles", _MODELLED, "greatest", "most"),
+    Column("basis", _KEY, "what it rests on"),
+    Column("agrees", _KEY, "how the two intervals lie", "together"),
+)
 _CHECKS = (
     _DOMAIN,
     Column("what", _KEY, "what is compared", "what"),
@@ -172,6 +180,13 @@ TABLES = (
         "What the fences of each site add to one execution",
         _SITES,
         "dearest first; what is in flight there is not known, so all contexts count",
+    ),
+    _table(
+        "cost_estimates",
+        "estimates",
+        "Two estimates of what fences add to an upcall",
+        _ESTIMATES,
+        "what else differs between the captures counts as the fences' there",
     ),
     _table("cost_checks", "checks", "Do the guest's counters, its sites and the trace agree?", _CHECKS),
     _table("cost_needs", "needs", "What the cost lacks", _NEEDS),

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost_rates import Rates
+    from xtrace.analysis.tables import Measures
 
 _HINT = "--rates"
 
@@ -58,3 +59,43 @@ def refuse_window(rates: Mapping[int, Rates], window: str) -> None:
                 f"not for {window}",
                 param_hint=_HINT,
             )
+
+
+def other_capture(text: str) -> tuple[int, Path, int]:
+    """Return the domain, the trace and the domain in it of ``DOMAIN=TRACE[@DOMAIN]``."""
+    found = re.fullmatch(r"(\d{1,5})=(.+?)(?:@(\d{1,5}))?", text, re.ASCII | re.DOTALL)
+    if found is None:
+        raise typer.BadParameter(
+            f"{text!r} is not DOMAIN=TRACE or DOMAIN=TRACE@DOMAIN", param_hint="--unfenced"
+        )
+    return int(found[1]), Path(found[2]), int(found[3] or found[1])
+
+
+def read_captures(
+    others: Sequence[tuple[int, Path, int]], *, strict: bool
+) -> dict[int, tuple[Measures, int]]:
+    """Read the captures of unfenced kernels, each once, by the domain that they are compared with.
+
+    Raises:
+        OSError, TraceError: a trace cannot be read.
+    """
+    if not others:
+        return {}
+    from xtrace.analysis.cost_ab import measures_of
+    from xtrace.analysis.summary import combined
+    from xtrace.cli.reading import Reading
+    from xtrace.cli.summaries import Loading
+
+    read: dict[Path, Measures] = {}
+    found = {}
+    for domain, path, other in others:
+        if path not in read:
+            loading = Loading([path], Reading(strict, None, None, None))
+            try:
+                whole = combined(loading.result())
+            except BaseException:
+                loading.stop()
+                raise
+            read[path] = measures_of(whole.partial, whole.origin.tsc_hz)
+        found[domain] = read[path], other
+    return found

@@ -25,7 +25,7 @@ _LABEL = 9
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
-    "agrees", "bound",
+    "agrees", "bound", "space", "estimate",
 }  # fmt: skip
 #: They hold names of any length; what is too long for the terminal loses its middle.
 _LONG_COLUMNS = ("function", "place", "file", "fence", "what")
@@ -52,8 +52,14 @@ BRIEF = {
     "cost_domains": 9,
     "cost_upcalls": 9,
     "cost_sites": 10,
+    "cost_estimates": 8,
     "cost_checks": 10,
     "cost_needs": 0,
+    "dom0_upcalls": 8,
+    "dom0_ports": 10,
+    "dom0_irqs": 8,
+    "dom0_work": 8,
+    "dom0_samples": 8,
     "cuts": 12,
 }
 LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
@@ -311,6 +317,8 @@ def _cell(name: str, value: Any, hz: float | None) -> str:
         return f"{number:.0f}"
     if name.endswith("_cycles"):
         return time_text(number, hz)
+    if name.endswith("_ns"):
+        return time_text(number, 1e9)
     if name.startswith("cost_") and name.endswith("_ratio"):
         return share_text(number)
     if name.endswith("_ratio"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli import sample
+from xtrace.cli.costs import other_capture, read_captures, read_rates, refuse_window
 from xtrace.cli.reading import Reading
 from xtrace.cli.render import BRIEF, put
 from xtrace.probes.errors import TraceError
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 def report(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Traces, reported on together; - is stdin. None: the bundled sample."),
+        typer.Argument(
+            help="Traces and stored summaries, reported on together; - is stdin. None: the bundled sample."
+        ),
     ] = None,
     section: Annotated[
         list[str] | None,
         typer.Option(
             help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips, "
-            "kernel or trace. May be given again."
+            "kernel, cost or trace. May be given again."
         ),
     ] = None,
     domain: Annotated[list[int] | None, typer.Option(help="Only this domain. May be given again.")] = None,
@@ -61,6 +64,28 @@ def report(
             "IMAGE@0xOFFSET says how far it was moved when loaded. May be given again.",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What fences take on this host, by xtrace calibrate; for --section cost."
+        ),
+    ] = None,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[DOMAIN=]FILE",
+            help="Counters of a guest, to tell how often its sites execute: JSON, CSV or a log. "
+            "May be given again.",
+        ),
+    ] = None,
+    unfenced: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAIN=TRACE",
+            help="The same load by a kernel without the fences, for a second estimate of their cost; "
+            "TRACE@DOMAIN says which domain it is there. May be given again.",
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     csv: Annotated[
@@ -69,13 +94,19 @@ def report(
     parquet: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write one Parquet file a table into DIR.")
     ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a summary, which report and diff read like a trace."),
+    ] = None,
 ) -> None:
     """Report how event channels were delivered, what upcalls took and where the time went.
 
     Every figure is marked by how it is known: = exact, < bounded, ~ inferred, * modelled.
     """
+    from xtrace.analysis.stored import is_summary
+    from xtrace.cli.summaries import Loading, origin_of
+    from xtrace.probes.calibration import read as read_calibration
     from xtrace.probes.catalog import VersionRange
-    from xtrace.probes.sidecar import sidecar_of
     from xtrace.probes.sources import STDIN
 
     paths = files or [sample.path()]
@@ -89,20 +120,23 @@ def report(
     windowed = from_s is not None or to_s is not None
     if windowed and (len(paths) > 1 or str(paths[0]) == STDIN):
         raise typer.BadParameter("--from and --to need exactly one file", param_hint="--from/--to")
+    if windowed and is_summary(paths[0]):
+        raise typer.BadParameter("a summary cannot be cut: they need the trace", param_hint="--from/--to")
     if from_s is not None and to_s is not None and to_s < from_s:
         raise typer.BadParameter("--to lies before --from", param_hint="--from/--to")
-    beside = sidecar_of(paths[0])
-    emulated = any(found.emulated for path in paths if (found := sidecar_of(path)) is not None)
-    hz, hz_source = cpu_hz, "--cpu-hz"
-    if hz is None and beside is not None and beside.tsc_hz is not None:
-        hz, hz_source = beside.tsc_hz, f"told by {beside.path.name}"
-    jobs = Reading(strict, from_s, to_s, hz).start([str(path) for path in paths])
+    window = _window_text(from_s, to_s) if windowed else ""
+    counted = read_rates(rates or (), [image[0] for image in images])
+    refuse_window(counted, window)
+    measured = read_calibration(calibration) if calibration is not None else None
+    others = [other_capture(text) for text in unfenced or ()]
+    hz = cpu_hz or (origin_of(paths[0]).tsc_hz if windowed else None)
+    loading = Loading(paths, Reading(strict, from_s, to_s, hz), window=window)
     try:
         # While the children read, load what makes the tables.
         from xtrace.analysis import report as reports
-        from xtrace.analysis.partial import merge, partial_of
+        from xtrace.analysis.summary import combined, write
 
-        on_terminal = not (json or csv or parquet)
+        on_terminal = not (json or csv or parquet or summary)
         names = BRIEF if on_terminal and not section else ()
         selection = reports.Selection(section or (), domain or (), vcpu or (), names)
         if unknown := sorted(set(selection.sections) - set(reports.SECTIONS)):
@@ -114,19 +148,32 @@ def report(
             from xtrace.analysis.images import open_kernels
 
             kernels = open_kernels(images)
-        partials = [partial_of(collected) for job in jobs for collected in job.result()]
+        whole = combined(loading.result(), hz=cpu_hz, hz_source="--cpu-hz")
+        refuse_window(counted, whole.origin.window)
+        costs = None
+        if measured is not None or counted or others or "cost" in selection.sections:
+            from xtrace.analysis.cost_model import CostInputs
+
+            costs = CostInputs(
+                kernels, measured, counted, whole.origin.emulated, read_captures(others, strict=strict)
+            )
     except BaseException:
-        for job in jobs:
-            job.stop()
+        loading.stop()
         raise
+    if summary is not None:
+        write(whole, summary)
+        typer.echo(f"xtrace: the summary is in {summary}", err=True)
+        if not (json or csv or parquet):
+            return
     made = reports.build(
-        merge(partials),
-        hz=hz,
-        hz_source=hz_source,
+        whole.partial,
+        hz=whole.origin.tsc_hz,
+        hz_source=whole.origin.tsc_hz_source,
         versions=versions,
-        emulated=emulated,
+        emulated=whole.origin.emulated,
         selection=selection,
         kernels=kernels,
+        costs=costs,
     )
     _put_out(
         made,
@@ -136,7 +183,7 @@ def report(
         parquet=parquet,
         rows=rows,
         brief=not section,
-        window=_window_text(from_s, to_s) if windowed else "",
+        window=whole.origin.window,
     )
 
 
