@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from xtrace.probes.errors import TraceError
+
 if TYPE_CHECKING:
     from xtrace.probes.recording.feed import Feed
     from xtrace.probes.recording.live import Figures
     from xtrace.probes.recording.loglinear import Histogram
     from xtrace.probes.recording.periods import Period, Periods
+    from xtrace.probes.recording.ports import PortPeriod, Ports
 
 SCHEMA_VERSION = 1
 
@@ -30,33 +33,63 @@ def opened(
     return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz) if path is None else open_file(path, cpu_hz)
 
 
+def live_ports() -> AbstractContextManager[Ports]:
+    """Count the event channels of this dom0."""
+    from xtrace.probes.recording.ports import open_live_ports
+
+    return open_live_ports()
+
+
+def replayed_ports(path: str, hz: float) -> Ports:
+    """Return the event channels that a capture tells of, on the clock of its trace.
+
+    Raises:
+        TraceError: it is none, or was recorded without bpf.
+    """
+    from xtrace.probes.capture import is_capture, open_capture
+    from xtrace.probes.recording.ports import ReplayedPorts
+
+    if not is_capture(path):
+        raise TraceError(f"{path}: is no capture of xtrace record: a trace alone tells no ports")
+    return ReplayedPorts(open_capture(path), hz)
+
+
 class Watched:
     """A feed cut into periods.
 
     Attributes:
         feed, periods: what it is made of.
         busy_ratio: share of a CPU that this process took over the last period; None in a replay.
+        ports: of dom0 over the last period; None where they were not asked for.
     """
 
-    def __init__(self, feed: Feed, seconds: float, *, is_live: bool) -> None:
+    def __init__(self, feed: Feed, seconds: float, *, is_live: bool, ports: Ports | None = None) -> None:
         from xtrace.probes.recording.periods import Periods
 
         self.feed = feed
         self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name)
         self.busy_ratio: float | None = None
+        self.ports: PortPeriod | None = None
         self._is_live = is_live
+        self._ports = ports
         self._used, self._at = _cpu_s(), time.monotonic()
 
     def __iter__(self) -> Iterator[Period | None]:
         """Yield the periods, and None whenever there is time to look elsewhere."""
         while (data := self.feed.read(_WAIT_S)) is not None:
             for period in self.periods.feed(data):
-                self._note_use()
+                self._note(period)
                 yield period
+            if self._ports is not None:
+                self._ports.poll()
             yield None
-        yield from self.periods.end()
+        for period in self.periods.end():
+            self._note(period)
+            yield period
 
-    def _note_use(self) -> None:
+    def _note(self, period: Period) -> None:
+        if self._ports is not None:
+            self.ports = self._ports.period(period.end_tsc)
         if not self._is_live:
             return
         used, now = _cpu_s(), time.monotonic()
@@ -110,7 +143,29 @@ def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus
             {"domain": key >> 16, "vcpu": key & 0xFFFF, "name": names.get(key >> 16), **_row(figures)}
             for key, figures in sorted(period.vcpus.items())
         ]
+    if watched.ports is not None:
+        content["ports"] = _ports_row(watched.ports)
     return content
+
+
+def _ports_row(ports: PortPeriod) -> dict[str, Any]:
+    return {
+        "span_s": ports.seconds,
+        "upcall_count": ports.upcalls,
+        **_times("upcall", ports.upcall, "ns"),
+        "rows": [
+            {
+                "port": row.port,
+                "irq": row.irq,
+                "name": row.name,
+                "handled_count": row.handled,
+                "zero_count": row.zero_count,
+                **_times("handler", row.handler, "ns"),
+                **_times("dispatch", row.dispatch, "ns"),
+            }
+            for row in ports.ports
+        ],
+    }
 
 
 def _row(figures: Figures) -> dict[str, Any]:
@@ -131,15 +186,15 @@ def _row(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _times(name: str, histogram: Histogram) -> dict[str, float | int | None]:
+def _times(name: str, histogram: Histogram, unit: str = "cycles") -> dict[str, float | int | None]:
     def at(q: float) -> float | None:
         return histogram.quantile(q) if histogram.buckets else None
 
     return {
         f"{name}_measured_count": histogram.count,
-        f"{name}_p50_cycles": at(0.5),
-        f"{name}_p99_cycles": at(0.99),
-        f"{name}_max_cycles": histogram.greatest if histogram.count else None,
+        f"{name}_p50_{unit}": at(0.5),
+        f"{name}_p99_{unit}": at(0.99),
+        f"{name}_max_{unit}": histogram.greatest if histogram.count else None,
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xtrace.probes.recording.live import Figures
     from xtrace.probes.recording.loglinear import Histogram
     from xtrace.probes.recording.periods import Period
+    from xtrace.probes.recording.ports import PortPeriod
 
 IDLE_DOMAIN = 0x7FFF
 _UNKNOWN_DOMAIN = 0x8000
@@ -21,8 +22,12 @@ _MAX_PCPUS_NAMED = 8
 _BUSY_RATIO = 0.8
 
 TOP_WIDTHS = (7, 9, 8, 7, 7, 12, 7, 7, 8)
-TOP_GROUPS = f"{'':27}{'wake to running':>15}{'':14}{'upcall at most':>15}"
+TOP_GROUPS = f"{'= exact < bound ~ inferred':27}{'wake to running':>15}{'':14}{'upcall at most':>15}"
 TOP_HEADINGS = ("vcpu", "domain", "wakes/s=", "p50=", "p99=", "upcalls/s~<", "p50<", "p99<", "force/s=")
+
+#: Times of the handler, and from the upcall's entry to it.
+PORT_WIDTHS = (5, 5, 25, 10, 7, 7, 7, 7)
+PORT_HEADINGS = ("port", "irq", "name".ljust(25), "handled/s=", "p50=", "p99=", "after=", "p99=")
 
 STAT_WIDTHS = (6, 5, 5, 6, 6, 11, 5, 6, 5, 5, 8)
 STAT_NAMES = ("time", "recs", "wakes", "wake to run", "upcalls", "sends", "forced", "runs", "irqs", "lost")
@@ -76,8 +81,34 @@ def top_block(
         lines.append(_joined(_top_cells(key, figures, names, hz, span_s, view), TOP_WIDTHS, 2))
     if rows is not None and len(table) > rows:
         lines.append(f"{len(table) - rows} more")
+    if watched.ports is not None:
+        lines += _port_lines(watched.ports, rows)
     if any(figures.injections for _, figures in table):
         lines.append("i: interrupts injected (exact), upcall times from entry to next exit (inferred)")
+    return lines
+
+
+def _port_lines(found: PortPeriod, rows: int | None) -> list[str]:
+    """Return dom0's ports, busiest first."""
+    if not found.seconds:
+        return ["", "dom0's ports: nothing counted yet"]
+    upcalls = f"{_rate(found.upcalls, found.seconds)} upcalls/s="
+    p50, p99 = _tail(found.upcall, 1e9)
+    lines = ["", f"dom0 by bpf over {found.seconds:.2f} s: {upcalls}, p50= {p50}, p99= {p99}"]
+    lines.append(_joined(PORT_HEADINGS, PORT_WIDTHS, 0))
+    table = sorted(found.ports, key=lambda row: (-row.handled, row.port or 0, row.irq or 0))
+    for row in table[:rows]:
+        cells = [
+            "-" if row.port is None else str(row.port),
+            "-" if row.irq is None else str(row.irq),
+            shortened(safe(row.name) or "-", PORT_WIDTHS[2]).ljust(PORT_WIDTHS[2]),
+            _rate(row.handled, found.seconds),
+            *_tail(row.handler, 1e9),
+            *_tail(row.dispatch, 1e9),
+        ]
+        lines.append(_joined(cells, PORT_WIDTHS, 0))
+    if rows is not None and len(table) > rows:
+        lines.append(f"{len(table) - rows} more ports")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,9 @@ def top(
         typer.Option("--sort", "-s", help="By wakes, run, upcalls, time, forced or vcpu; run and time: p99."),
     ] = "wakes",
     domains: Annotated[bool, typer.Option("--domains", help="A row a domain, not a row a vCPU.")] = False,
+    ports: Annotated[
+        bool, typer.Option("--ports", "-p", help="dom0's event channels too, counted by bpf.")
+    ] = False,
     batch: Annotated[bool, typer.Option("--batch", "-b", help="Print one block after the other.")] = False,
     input_: Annotated[
         str | None,
@@ -44,14 +48,20 @@ def top(
     Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Keys: q quits, d switches
     between vCPUs and domains, the first letter of a sort key sorts.
     """
-    from xtrace.cli.live import Watched, opened, until_interrupted
+    from xtrace.cli.live import Watched, live_ports, opened, replayed_ports, until_interrupted
     from xtrace.cli.render_live import SORTS, View
 
     if sort not in SORTS:
         raise typer.BadParameter(f"{sort!r} is none of {', '.join(SORTS)}", param_hint="--sort")
     on_screen = not (batch or json) and sys.stdout.isatty() and sys.stdin.isatty()
-    with opened(input_, cpu_hz, hvm=hvm) as feed, until_interrupted():
-        watched = Watched(feed, delay, is_live=input_ is None)
+    with ExitStack() as stack:
+        # bpf takes seconds to load: xentrace begins behind it, or its records would wait and be lost.
+        counted = stack.enter_context(live_ports()) if ports and input_ is None else None
+        feed = stack.enter_context(opened(input_, cpu_hz, hvm=hvm))
+        if ports and input_ is not None:
+            counted = replayed_ports(input_, feed.rate.hz)
+        stack.enter_context(until_interrupted())
+        watched = Watched(feed, delay, is_live=input_ is None, ports=counted)
         view = View(sort, domains)
         if on_screen:
             from xtrace.cli.screen import show

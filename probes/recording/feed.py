@@ -230,6 +230,8 @@ class LiveFeed:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         return self._process.returncode == 0
 
     def _said(self) -> str:
