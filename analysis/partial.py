@@ -14,7 +14,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
+from xtrace.analysis import dom0_frames
 from xtrace.analysis.collected import Collected
+from xtrace.analysis.dom0_frames import Dom0Frames
 from xtrace.analysis.metrics import (
     C_PV_EVENT,
     C_SINGLE,
@@ -32,8 +34,8 @@ from xtrace.analysis.metrics import (
     Metric,
 )
 
-_MINIMA = {"min_cycles", "first_tsc"}
-_MAXIMA = {"max_cycles", "last_tsc"}
+_MINIMA = {"min_cycles", "first_tsc", "min_ns"}
+_MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz"}
 _KEYS = {
     "tallies": ("metric", "a", "b"),
     "buckets": ("metric", "a", "b", "bucket"),
@@ -43,6 +45,10 @@ _KEYS = {
     "facts": (),
     "pairs": None,
     "damages": None,
+    "dom0_tallies": ("kind", "id", "vcpu", "name"),
+    "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
+    "dom0_samples": ("space", "name", "masked"),
+    "dom0_facts": (),
 }
 
 
@@ -60,6 +66,10 @@ class Partial:
         facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
         pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
         damages: offset, reason, skipped_bytes, kept one by one.
+        dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
+        dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, of ns.
+        dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
+        dom0_facts: one row of sums: captures, span_ns, and what was lost.
     """
 
     tallies: pd.DataFrame
@@ -70,6 +80,10 @@ class Partial:
     facts: pd.DataFrame
     pairs: pd.DataFrame
     damages: pd.DataFrame
+    dom0_tallies: pd.DataFrame
+    dom0_buckets: pd.DataFrame
+    dom0_samples: pd.DataFrame
+    dom0_facts: pd.DataFrame
 
     def labelled(self, host: str) -> Partial:
         """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
@@ -107,8 +121,9 @@ def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) 
     return joined.groupby(by, as_index=False, sort=True).agg(how)
 
 
-def partial_of(collected: Collected) -> Partial:
-    """Put what one pass collected into frames."""
+def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
+    """Put what one pass collected, and what bpf counted in dom0 meanwhile, into frames."""
+    dom0 = dom0 or dom0_frames.nothing()
     table = collected.tallies.table
     counted = _counted(collected)
     metric = table[:, T_KEY] >> METRIC_SHIFT
@@ -174,6 +189,10 @@ def partial_of(collected: Collected) -> Partial:
             [(damage.offset, damage.reason, damage.skipped_bytes) for damage in facts.damages],
             columns=["offset", "reason", "skipped_bytes"],
         ),
+        dom0_tallies=dom0.tallies,
+        dom0_buckets=dom0.buckets,
+        dom0_samples=dom0.samples,
+        dom0_facts=dom0.facts,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xtrace.analysis import activity, clock, cost, delivery, facts, runstates, samples, upcalls
+from xtrace.analysis import activity, clock, cost, delivery, dom0, facts, runstates, samples, upcalls
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.tables import Measures, Quality, Table
 from xtrace.probes.catalog import VersionRange
@@ -29,6 +29,7 @@ TABLES: tuple[Table, ...] = (
     *runstates.TABLES,
     *activity.TABLES,
     *samples.TABLES,
+    *dom0.TABLES,
     *cost.TABLES,
     *facts.TABLES,
 )

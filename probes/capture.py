@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SUFFIX = ".xtrace"
 META = "meta.json"
 TRACE = "xentrace.bin"
+BPF_TABLES = "bpf/tables.jsonl"
 
 _SCHEMA_VERSIONS = (1,)
 _MAX_META_BYTES = 64 << 20

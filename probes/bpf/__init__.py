@@ -1,1 +1,1 @@
-"""Programs that count and time in dom0's kernel; what loads and drains them, by bcc and the standard library."""
+"""Programs that count and time in dom0's kernel, and what loads and drains them; needs bcc alone."""

@@ -83,6 +83,11 @@ IOCTLS = {
     7: "mmap_resource", 8: "irqfd", 9: "ioeventfd",
 }  # fmt: skip
 
+#: arch/x86/include/asm/irq_vectors.h.
+VECTORS = {
+    246: "irq_work", 251: "call_function_single", 252: "call_function", 253: "reschedule", 236: "local_timer",
+}  # fmt: skip
+
 #: The rest of a u64 key below the kind.
 TALLY_KIND_SHIFT = 32
 BUCKET_KIND_SHIFT = 44
@@ -110,4 +115,6 @@ def name_of_id(kind: Kind, number: int) -> str:
         return f"{name} to {target}"
     if kind is Kind.PRIVCMD:
         return IOCTLS.get(number, f"ioctl {number}")
+    if kind is Kind.VECTOR:
+        return VECTORS.get(number, f"vector {number}")
     return ""
