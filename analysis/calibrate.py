@@ -4,9 +4,9 @@ The question: how many TSC cycles does a fence add to one execution, by what is 
 Output: probes.calibration.Calibration, a row for each sequence and context: median and 95 % interval
 in TSC cycles, measured on this host.
 
-Known bias: executions come back to back, so that the unfenced sequence overlaps with the next, and
-its predictions are always right; at the end of a run everything in flight is waited for, which in the
-contexts that miss weighs 1 part in 64.
+Known bias: executions come back to back, so that the unfenced sequence overlaps with the next one,
+and branches are always predicted; in the contexts that miss, each execution waits for all before it,
+and is followed by work that needs nothing of it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS, Calibration, Row
+from xtrace.analysis.calibrate_plan import (
+    PLACES,
+    SITE,
+    Builder,
+    Planned,
+    Probes,
+    Substituted,
+    probes,
+    sites,
+    standard,
+)
+from xtrace.probes.calibration import Calibration, Row, Timing
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing import clock, host
 from xtrace.probes.timing.native import Native
 from xtrace.probes.timing.pairs import Difference, Pair, Pairs, Wanted
-from xtrace.probes.timing.program import Loop, Program
+from xtrace.probes.timing.program import Loop
 from xtrace.probes.timing.session import ChildError, Session
-from xtrace.symbols import harness, sequences
+from xtrace.symbols import harness
+from xtrace.symbols.replay import Replay
 
 QUICK_S, USUAL_S = 3.0, 40.0
-#: Where a copy of a loop begins in its 64 bytes.
-_PLACES = (0, 16, 32, 48)
-_ALIGNMENT = 64
-_INT3 = 0xCC
-_SITE = "site"
-_LINKS = 200
 _CHAIN_RUNS, _CHAIN_COUNT = 101, 50
 #: Independent multiplications take a third of the time of dependent ones on hardware; interpreted or
 #: translated one by one, they take the same.
@@ -42,8 +48,11 @@ _LEAST_OVERLAP = 1.3
 _MOST_CLOCK_SPREAD = 0.10
 _MOST_DROPPED = 0.30
 _LEAST_TIGHT = 0.5
+_MOST_WAITING = 0.05
 #: Contexts in which a quiet machine gives tight intervals for sure.
 _STEADY = ("empty", "stores_8", "alu_chain")
+_LEAST_SPAN_NS = 1e8
+_UNCONFINED = "the system does not let a process filter its own system calls (seccomp)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,72 +72,20 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """A row to be measured, by its loops."""
+class Guest:
+    """An image whose sites are timed, too."""
 
-    kind: str
-    fence: str
-    place: str
-    context: str
-    pair: Pair
-
-
-class _Builder:
-    """Lay loops out behind the driver, each at several places."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._code = bytearray(harness.driver())
-        self._known: dict[bytes, tuple[Loop, ...]] = {}
-
-    def add(self, loop: harness.LoopCode, places: Sequence[int] = _PLACES) -> tuple[Loop, ...]:
-        """Return where the copies of a loop stand; equal loops are laid out once."""
-        found = self._known.get(loop.code)
-        if found is None:
-            found = tuple(Loop(self._put(loop.code, place), loop.most_count) for place in places)
-            self._known[loop.code] = found
-        return found
-
-    def _put(self, code: bytes, place: int) -> int:
-        self._code.extend([_INT3] * ((place - len(self._code)) % _ALIGNMENT))
-        address = harness.CODE_ADDRESS + len(self._code)
-        self._code.extend(code)
-        return address
-
-    def program(self) -> Program:
-        """Return the program so far."""
-        if len(self._code) > harness.CODE_BYTES:
-            raise TraceError("too many sites for one calibration; give an image with fewer")
-        return Program(
-            code=bytes(self._code),
-            code_address=harness.CODE_ADDRESS,
-            data_address=harness.DATA_ADDRESS,
-            data_bytes=harness.DATA_BYTES,
-            count_offset=harness.COUNT_OFFSET,
-            index_offset=harness.INDEX_OFFSET,
-            sandbox_offset=harness.SANDBOX_OFFSET,
-            filter_offset=harness.FILTER_OFFSET,
-            schedule_offset=harness.SCHEDULE_OFFSET,
-            schedule_entries=harness.SCHEDULE_ENTRIES,
-            samples_offset=harness.SAMPLES_OFFSET,
-            sample_count=harness.SAMPLE_COUNT,
-            initial=((harness.ORDER_OFFSET, harness.miss_order(self._seed)),),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Probes:
-    """Loops that say what the processor is like."""
-
-    sampler: Loop
-    chain: Loop
-    dependent: Loop
-    independent: Loop
+    replays: Sequence[Replay]
+    build_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Clocks:
-    """What the probes said."""
+    """What the probes said.
+
+    Attributes:
+        overlap: time of dependent multiplications over that of independent ones.
+    """
 
     quantum_cycles: int
     core_per_tsc: tuple[float, ...]
@@ -136,12 +93,12 @@ class _Clocks:
 
 
 def calibrate(
-    settings: Settings, progress: Callable[[str, float], None] = lambda _name, _share: None
+    settings: Settings, guest: Guest | None = None, progress: Callable[[float], None] = lambda _: None
 ) -> Calibration:
     """Measure this host.
 
     Args:
-        progress: is told what is done, and how much of it.
+        progress: is told which share of the rows is known well enough.
 
     Raises:
         TraceError: timed code cannot run here.
@@ -153,31 +110,40 @@ def calibrate(
     read_clock = Native(harness.clock_stub())
     begin = clock.reading(read_clock)
     cpu = _cpu(settings.cpu)
-    builder = _Builder(settings.seed)
-    probes = _probes(builder)
-    plan = list(_standard(builder))
-    program = builder.program()
-    with Session(program, cpu) as session:
-        first = _clocks(session, probes)
+    builder = Builder(settings.seed)
+    looks = probes(builder)
+    first, confined = _looked(builder, looks, cpu)
     emulated = host.emulation(facts, seen) or _implausible(first)
-    if emulated:
-        return _calibration(settings, cpu, facts, begin, read_clock, first, (), "emulated", (emulated,))
-    pairs = Pairs(lambda: Session(program, cpu), [item.pair for item in plan], settings.wanted, settings.seed)
-    try:
-        pairs.measure(time.monotonic() + settings.seconds, lambda share: progress("standard", share))
-        found = pairs.differences()
-    finally:
-        pairs.close()
-    with Session(program, cpu) as session:
-        last = _clocks(session, probes)
-    both = _Clocks(first.quantum_cycles, (*first.core_per_tsc, *last.core_per_tsc), first.overlap)
-    rows = tuple(
-        _row(item, difference, settings.wanted) for item, difference in zip(plan, found, strict=True)
+    rows: tuple[Row, ...] = ()
+    timing: Timing = "emulated"
+    notes: tuple[str, ...] = (emulated,)
+    clocks = first
+    if not emulated:
+        plan: list[Planned | Substituted] = list(standard(builder))
+        if guest is not None:
+            found = guest.replays if confined else _refused(guest.replays)
+            plan += sites(builder, found, guest.build_id or None)
+        rows, differences, waiting = _measured(plan, builder, cpu, settings, progress)
+        last, _ = _looked(builder, looks, cpu)
+        clocks = _Clocks(first.quantum_cycles, (*first.core_per_tsc, *last.core_per_tsc), first.overlap)
+        notes = _noise(rows, differences, clocks, waiting)
+        timing = "noisy" if notes else "hardware"
+        if notes:
+            rows = ()
+        elif guest is not None:
+            notes = tuple(_unknown_fences(guest.replays))
+    hz, hz_error = _rate(read_clock, begin)
+    return Calibration(
+        host=facts,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tsc_hz=round(hz, 1),
+        tsc_quantum_cycles=clocks.quantum_cycles,
+        core_per_tsc_ratio=None if emulated else round(float(np.median(clocks.core_per_tsc)), 4),
+        timing=timing,
+        settings=_described(settings, cpu, hz_error),
+        rows=tuple(_with_times(row, hz) for row in rows),
+        notes=notes,
     )
-    noisy = _noise(rows, found, both)
-    if noisy:
-        return _calibration(settings, cpu, facts, begin, read_clock, both, (), "noisy", noisy)
-    return _calibration(settings, cpu, facts, begin, read_clock, both, rows, "hardware", ())
 
 
 def _cpu(wanted: int | None) -> int:
@@ -190,45 +156,38 @@ def _cpu(wanted: int | None) -> int:
     return wanted
 
 
-def _probes(builder: _Builder) -> _Probes:
-    def put(loop: harness.LoopCode) -> Loop:
-        return builder.add(loop, _PLACES[:1])[0]
-
-    def chain(mnemonic: str, registers: tuple[int, ...]) -> Loop:
-        return put(harness.loop("empty", harness.chain_body(_LINKS, mnemonic, registers)))
-
-    return _Probes(
-        put(harness.sampler()), chain("add", (0,)), chain("imul", (0,)), chain("imul", (0, 1, 2, 3, 6, 7))
-    )
+def _refused(replays: Iterable[Replay]) -> list[Replay]:
+    """Return replays that are not run: a stranger's code runs only where it can do nothing."""
+    return [replace(item, core=None, whole=None, reason=item.reason or _UNCONFINED) for item in replays]
 
 
-def _standard(builder: _Builder) -> Iterable[_Measured]:
-    for kind in KINDS:
-        for place in ("inline", "outofline"):
-            for context in CONTEXTS:
-                if context == _SITE:
-                    continue
-                plain = builder.add(harness.loop(context, sequences.body(kind, "", place)))
-                for fence in FENCES:
-                    fenced = builder.add(harness.loop(context, sequences.body(kind, fence, place)))
-                    yield _Measured(kind, fence, place, context, Pair(fenced, plain))
+def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:
+    for item in replays:
+        if not item.fence_name:
+            yield f"{item.site.address:#x}: {item.reason}"
 
 
-def _clocks(session: Session, probes: _Probes) -> _Clocks:
-    """Measure the TSC's step, the core's clock against it, and whether instructions overlap."""
+# --- what the processor is like ---
 
+
+def _looked(builder: Builder, looks: Probes, cpu: int) -> tuple[_Clocks, bool]:
+    """Return what the probes say, and whether the child that they run in can do nothing else."""
+    with Session(builder.program(), cpu) as session:
+        try:
+            return _clocks(session, looks), session.confined
+        except ChildError as error:
+            raise TraceError(f"timed code cannot run here: {error.reason}") from None
+
+
+def _clocks(session: Session, looks: Probes) -> _Clocks:
     def median(loop: Loop) -> float:
         entries = np.tile([loop.address, 5, _CHAIN_COUNT], (_CHAIN_RUNS, 1))
-        return float(np.median(session.run(entries, 20.0)[0])) / (_CHAIN_COUNT * _LINKS)
+        return float(np.median(session.run(entries, 20.0)[0])) / (_CHAIN_COUNT * looks.links)
 
-    try:
-        session.run(np.array([[probes.sampler.address, 1, 1]]), 20.0)
-        cycles = [median(probes.chain) for _ in range(3)]
-        overlap = median(probes.dependent) / median(probes.independent)
-    except ChildError as error:
-        raise TraceError(f"timed code cannot run here: {error.reason}") from None
-    quantum = clock.quantum_cycles(session.samples)
-    return _Clocks(quantum, tuple(1 / item for item in cycles), overlap)
+    session.run(np.array([[looks.sampler.address, 1, 1]]), 20.0)
+    cycles = [median(looks.chain) for _ in range(3)]
+    overlap = median(looks.dependent) / median(looks.independent)
+    return _Clocks(clock.quantum_cycles(session.samples), tuple(1 / item for item in cycles), overlap)
 
 
 def _implausible(clocks: _Clocks) -> str:
@@ -240,7 +199,9 @@ def _implausible(clocks: _Clocks) -> str:
     )
 
 
-def _noise(rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks) -> tuple[str, ...]:
+def _noise(
+    rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks, waiting: float
+) -> tuple[str, ...]:
     """Return why the figures deserve no trust, nothing where they do."""
     reasons = []
     ratios = clocks.core_per_tsc
@@ -251,39 +212,119 @@ def _noise(rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks) ->
     dropped = sum(item.dropped_count for item in found) / max(timed, 1)
     if dropped > _MOST_DROPPED:
         reasons.append(f"{dropped:.0%} of the runs were interrupted")
-    steady = [row for row in rows if row.context in _STEADY]
+    steady = [row for row in rows if row.context in _STEADY and row.place != SITE]
     tight = sum(row.tight for row in steady) / max(len(steady), 1)
     if tight < _LEAST_TIGHT:
-        reasons.append(
-            f"only {tight:.0%} of what is steady on a quiet machine became tight in the time given"
-        )
+        reasons.append(f"only {tight:.0%} of what a quiet machine makes tight became so in the time given")
+    if reasons and waiting > _MOST_WAITING:
+        reasons.append(f"other processes had the processor for {waiting:.0%} of the time")
     return tuple(reasons)
 
 
-def _row(item: _Measured, found: Difference, wanted: Wanted) -> Row:
+def _rate(read_clock: Native, begin: clock.Reading) -> tuple[float, float]:
+    while (end := clock.reading(read_clock)).ns - begin.ns < _LEAST_SPAN_NS:
+        time.sleep(_LEAST_SPAN_NS / 2e9)
+    return clock.rate_hz(begin, end)
+
+
+# --- rows ---
+
+
+def _measured(
+    plan: Sequence[Planned | Substituted],
+    builder: Builder,
+    cpu: int,
+    settings: Settings,
+    progress: Callable[[float], None],
+) -> tuple[tuple[Row, ...], list[Difference], float]:
+    program = builder.program()
+    planned = [item for item in plan if isinstance(item, Planned)]
+    # Sites that are alike have the same loops, which are timed once.
+    wanted_pairs = list(dict.fromkeys(pair for item in planned for pair in (item.pair, item.lean) if pair))
+    pairs = Pairs(lambda: Session(program, cpu), wanted_pairs, settings.wanted, settings.seed)
+    try:
+        pairs.measure(time.monotonic() + settings.seconds, progress)
+        differences = pairs.differences()
+    finally:
+        pairs.close()
+    known = dict(zip(wanted_pairs, differences, strict=True))
+    return tuple(_rows(plan, known, settings.wanted)), differences, pairs.waiting_ratio
+
+
+def _rows(
+    plan: Sequence[Planned | Substituted], known: dict[Pair, Difference], wanted: Wanted
+) -> Iterable[Row]:
+    standards: dict[tuple[str, str, str, str], Row] = {}
+    for item in plan:
+        if isinstance(item, Substituted):
+            yield _substitute(item, standards)
+            continue
+        row = _row(item, known, wanted)
+        failure = known[item.pair].failure
+        if item.place != SITE:
+            standards[item.kind, item.fence, item.place, item.context] = row
+        elif failure and item.address is not None:
+            instead = Substituted(
+                item.kind, item.fence, "inline", item.context, item.address, item.build_id, failure
+            )
+            row = _substitute(instead, standards)
+        yield row
+
+
+def _substitute(item: Substituted, standards: dict[tuple[str, str, str, str], Row]) -> Row:
+    """Return the standard sequence's row for a site; nothing stands in for its own instructions."""
+    context = "empty" if item.context == SITE else item.context
+    row = standards[item.kind, item.fence, item.standard_place, context]
+    return replace(
+        row,
+        place=SITE,
+        context=item.context,
+        address=item.address,
+        build_id=item.build_id,
+        note=f"not replayed: {item.reason}; the standard sequence {item.standard_place} stands in",
+    )
+
+
+def _row(item: Planned, known: dict[Pair, Difference], wanted: Wanted) -> Row:
+    found = known[item.pair]
     interval = found.interval
-    known = not np.isnan(interval.median)
-    tight = known and wanted.tight(interval)
-    note = found.failure
-    if not note and not known:
-        note = "the time given did not suffice for it"
-    elif not note and not tight:
-        note = "not tight in the time given, or places of the code differ"
-    return Row(
+    measured = not np.isnan(interval.median)
+    tight = measured and wanted.tight(interval)
+    notes = [text for text in (item.note, found.failure) if text]
+    if not measured and not found.failure:
+        notes.append("the time given did not suffice for it")
+    elif measured and not tight:
+        notes.append("not tight in the time given, or places of the code differ")
+    row = Row(
         kind=item.kind,
         fence=item.fence,
         place=item.place,
         context=item.context,
-        median_cycles=round(interval.median, 3) if known else None,
-        low_cycles=round(interval.low, 3) if known else None,
-        high_cycles=round(interval.high, 3) if known else None,
+        median_cycles=_rounded(interval.median),
+        low_cycles=_rounded(interval.low),
+        high_cycles=_rounded(interval.high),
         pair_count=interval.count,
         tight=tight,
-        note=note,
-        fenced_cycles=round(found.fenced_cycles, 3) if known else None,
-        plain_cycles=round(found.plain_cycles, 3) if known else None,
+        address=item.address,
+        build_id=item.build_id,
+        note="; ".join(notes),
+        fenced_cycles=_rounded(found.fenced_cycles),
+        plain_cycles=_rounded(found.plain_cycles),
         dropped_count=found.dropped_count,
     )
+    if item.lean is None:
+        return row
+    lean = known[item.lean].interval
+    return replace(
+        row,
+        lean_median_cycles=_rounded(lean.median),
+        lean_low_cycles=_rounded(lean.low),
+        lean_high_cycles=_rounded(lean.high),
+    )
+
+
+def _rounded(cycles: float) -> float | None:
+    return None if np.isnan(cycles) else round(cycles, 3)
 
 
 def _with_times(row: Row, hz: float) -> Row:
@@ -295,39 +336,15 @@ def _with_times(row: Row, hz: float) -> Row:
     )
 
 
-def _calibration(
-    settings: Settings,
-    cpu: int,
-    facts: dict[str, str],
-    begin: clock.Reading,
-    read_clock: Native,
-    clocks: _Clocks,
-    rows: tuple[Row, ...],
-    timing: str,
-    notes: tuple[str, ...],
-) -> Calibration:
-    while (end := clock.reading(read_clock)).ns - begin.ns < 1e8:
-        time.sleep(0.05)
-    hz, error_hz = clock.rate_hz(begin, end)
-    rows = tuple(_with_times(row, hz) for row in rows)
-    return Calibration(
-        host=facts,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        tsc_hz=round(hz, 1),
-        tsc_quantum_cycles=clocks.quantum_cycles,
-        core_per_tsc_ratio=round(float(np.median(clocks.core_per_tsc)), 4) if timing != "emulated" else None,
-        timing="hardware" if timing == "hardware" else "emulated" if timing == "emulated" else "noisy",
-        settings={
-            "seconds": settings.seconds,
-            "cpu": cpu,
-            "seed": settings.seed,
-            "width_cycles": settings.wanted.width_cycles,
-            "width_ratio": settings.wanted.width_ratio,
-            "run_cycles": settings.wanted.run_cycles,
-            "place_count": len(_PLACES),
-            "miss_passes": harness.MISS_PASSES,
-            "tsc_hz_error": round(error_hz, 1),
-        },
-        rows=rows,
-        notes=notes,
-    )
+def _described(settings: Settings, cpu: int, hz_error: float) -> dict[str, object]:
+    return {
+        "seconds": settings.seconds,
+        "cpu": cpu,
+        "seed": settings.seed,
+        "width_cycles": settings.wanted.width_cycles,
+        "width_ratio": settings.wanted.width_ratio,
+        "run_cycles": settings.wanted.run_cycles,
+        "place_count": len(PLACES),
+        "miss_passes": harness.MISS_PASSES,
+        "tsc_hz_error": round(hz_error, 1),
+    }

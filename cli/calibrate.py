@@ -12,6 +12,7 @@ import typer
 from xtrace.cli.render import put as _put
 
 if TYPE_CHECKING:
+    from xtrace.analysis.calibrate import Guest
     from xtrace.probes.calibration import Calibration
 
 
@@ -55,7 +56,8 @@ def calibrate(
     from xtrace.probes.errors import TraceError
 
     settings = Settings(QUICK_S if quick else seconds if seconds is not None else USUAL_S, cpu, seed)
-    found = measure(settings, _progress)
+    guest = None if image is None else _guest(image, symbols, debug)
+    found = measure(settings, guest, _progress)
     _finish_progress()
     if output is not None:
         _write(output, found)
@@ -66,12 +68,34 @@ def calibrate(
     else:
         from xtrace.cli.render_calibration import print_calibration
 
-        print_calibration(_put, found, ns=ns)
+        print_calibration(_put, found, {} if guest is None else _names(guest), ns=ns)
     if found.timing != "hardware":
         raise TraceError(
             f"no figure: timing is {found.timing}: {'; '.join(found.notes)}; "
             + ("calibrate on the hardware" if found.timing == "emulated" else "try again when it is quiet")
         )
+
+
+def _guest(image: Path, symbols: Path | None, debug: Path | None) -> Guest:
+    from xtrace.analysis.calibrate import Guest
+    from xtrace.symbols.image import open_image
+    from xtrace.symbols.replay import replays
+    from xtrace.symbols.sites import find_sites
+
+    opened = open_image(image, symbols_path=symbols, debug_path=debug)
+    return Guest(tuple(replays(opened, find_sites(opened, lines=False))), opened.build_id)
+
+
+def _names(guest: Guest) -> dict[tuple[int, str], str]:
+    """Return how a site and its fence are named, by address and the fence's name."""
+    return {
+        (item.site.address, item.fence_name): (
+            f"{item.site.symbol}+{item.site.offset:#x}" if item.site.symbol else ""
+        )
+        + f"  {item.fence.mnemonic} {item.fence.how}"
+        + (f" {item.fence.via}" if item.fence.via else "")
+        for item in guest.replays
+    }
 
 
 def _write(output: Path, found: Calibration) -> None:
@@ -82,9 +106,9 @@ def _write(output: Path, found: Calibration) -> None:
     part.replace(output)
 
 
-def _progress(name: str, share: float) -> None:
+def _progress(share: float) -> None:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        sys.stderr.write(f"\r{name}: {share:4.0%} tight ")
+        sys.stderr.write(f"\r{share:4.0%} known well enough ")
         sys.stderr.flush()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LABEL = 9
 _CELL = 8
+_SITE_LABEL = 5
 _HEADINGS = {
     "empty": "empty",
     "stores_8": "8 st",
@@ -26,11 +27,14 @@ _HEADINGS = {
 _PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
 
 
-def print_calibration(put: Put, found: Calibration, *, ns: bool) -> None:
-    """Print what was measured, a table for each sequence.
+def print_calibration(
+    put: Put, found: Calibration, names: Mapping[tuple[int, str], str], *, ns: bool
+) -> None:
+    """Print what was measured, a table for each sequence, then one for each site.
 
     Args:
         put: prints a line.
+        names: what a site and its fence are called, by address and the fence's name.
         ns: in nanoseconds, not TSC cycles.
     """
     _print_host(put, found)
@@ -48,6 +52,7 @@ def print_calibration(put: Put, found: Calibration, *, ns: bool) -> None:
         put("")
         put(f"{kind}, {_PLACES[place]}", bold=True)
         _print_table(put, mine, scale)
+    _print_sites(put, [row for row in found.rows if row.place == "site"], names, scale)
     for note in found.notes if found.timing == "hardware" else ():
         for number, line in enumerate(wrap(safe(note), WIDTH - 2)):
             put(("! " if not number else "  ") + line)
@@ -79,6 +84,39 @@ def _print_table(put: Put, rows: Sequence[Row], scale: float) -> None:
         cells = _cells((row for row in rows if row.fence == fence), scale)
         line = " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in contexts)
         put(f"{shortened(fence, _LABEL - 1):<{_LABEL}}{line}")
+
+
+def _print_sites(put: Put, rows: Sequence[Row], names: Mapping[tuple[int, str], str], scale: float) -> None:
+    if not rows:
+        return
+    put("")
+    put("sites of the image, as they are compiled", bold=True)
+    put("(call: the fence's call goes with it; lean: what only the call needs goes, too:", dim=True)
+    put("frame, saved registers, spills; site: behind its own preceding instructions)", dim=True)
+    put(" " * _SITE_LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in _HEADINGS), dim=True)
+    keys = list(dict.fromkeys((row.address or 0, row.fence) for row in rows))
+    for address, fence in keys:
+        mine = [row for row in rows if (row.address, row.fence) == (address, fence)]
+        title = f"{address:x}  {mine[0].kind}  {names.get((address, fence), fence)}"
+        put(shortened(safe(title), WIDTH), bold=True)
+        _print_site(put, mine, scale)
+
+
+def _print_site(put: Put, rows: Sequence[Row], scale: float) -> None:
+    cells = _cells(rows, scale)
+    put(f"{'call':<{_SITE_LABEL}}" + " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in _HEADINGS))
+    if any(row.lean_median_cycles is not None for row in rows):
+        lean = {
+            row.context: figure(
+                row.lean_median_cycles, row.lean_low_cycles, row.lean_high_cycles, scale, tight=True
+            )
+            for row in rows
+        }
+        put(f"{'lean':<{_SITE_LABEL}}" + " ".join(f"{lean.get(name, '-'):>{_CELL}}" for name in _HEADINGS))
+    reasons = dict.fromkeys(row.note for row in rows if row.note.startswith("not replayed"))
+    for reason in reasons:
+        for number, line in enumerate(wrap(safe(reason), WIDTH - 4)):
+            put(("  ! " if not number else "    ") + line)
 
 
 def _cells(rows: Iterable[Row], scale: float) -> dict[str, str]:

@@ -24,6 +24,8 @@ from iced_x86 import (
 #: Where an assembler's own instructions stand before they have addresses: no image's code is there.
 _FIRST_PLACE = 1 << 40
 _PLACE_BYTES = 16
+#: The end of the names that take an immediate of 64 bits.
+_WIDE = "R64_IMM64"
 #: So many bytes can be declared at once.
 _PIECE_BYTES = 16
 _BITS = 64
@@ -115,12 +117,14 @@ class Assembler:
         *,
         target: Label | None = None,
         absolute: int | None = None,
+        unlocked: bool = False,
     ) -> None:
         """Add the instruction that ``data`` encodes at ``address``.
 
         Args:
             target: where it branches to here.
             absolute: the address that stands for its memory operand here; without, that operand is kept.
+            unlocked: as a plain access: without its lock prefix, a store for an exchange.
 
         Raises:
             ValueError: it is no instruction, or has what was not given a place here.
@@ -137,6 +141,8 @@ class Assembler:
             instruction.memory_displacement = absolute
         elif instruction.is_ip_rel_memory_operand or instruction.segment_prefix != Register.NONE:
             raise ValueError("an operand without a place here")
+        if unlocked:
+            instruction = _plain(instruction)
         if instruction.op_count and instruction.op0_kind == OpKind.NEAR_BRANCH64:
             if target is None:
                 raise ValueError("a branch without a target here")
@@ -161,7 +167,8 @@ class Assembler:
         if len(operands) == 1 and isinstance(operands[0], Label):
             self._branches.append((len(self._instructions), operands[0]))
             return Instruction.create_branch(code, 0)
-        create = _CREATORS.get("".join(_letter(item) for item in operands))
+        letters = _WIDE if name.endswith(_WIDE) else "".join(_letter(item) for item in operands)
+        create = _CREATORS.get(letters)
         if create is None:
             raise ValueError(f"{name} with {operands}")
         return create(code, *(_for_iced(item) for item in operands))
@@ -178,6 +185,7 @@ _CREATORS: dict[str, Callable[..., Instruction]] = {
     "rm": Instruction.create_reg_mem,
     "rr": Instruction.create_reg_reg,
     "ri": Instruction.create_reg_i32,
+    _WIDE: Instruction.create_reg_u64,
 }
 
 
@@ -191,6 +199,50 @@ def _for_iced(operand: Operand) -> object:
     if isinstance(operand, Gpr | Xmm):
         return _register(operand)
     return operand
+
+
+#: A store of the same width for an exchange.
+_STORES = {
+    Code.XCHG_RM8_R8: Code.MOV_RM8_R8,
+    Code.XCHG_RM16_R16: Code.MOV_RM16_R16,
+    Code.XCHG_RM32_R32: Code.MOV_RM32_R32,
+    Code.XCHG_RM64_R64: Code.MOV_RM64_R64,
+}
+
+
+def _plain(instruction: Instruction) -> Instruction:
+    if instruction.code in _STORES:
+        instruction.code = _STORES[instruction.code]
+    instruction.has_lock_prefix = False
+    return instruction
+
+
+def is_general(data: bytes, address: int) -> bool:
+    """Tell whether an instruction works on general registers and memory alone, as any user may.
+
+    No segment, control, debug or vector register, no far address, no port, no part of rip but branches;
+    no address of 32 bits, no memory that it reaches without an operand but the stack.
+    """
+    raw = next(iter(Decoder(_BITS, data, ip=address)), None)
+    if raw is None or raw.code == Code.INVALID or raw.len != len(data) or raw.is_privileged:
+        return False
+    if raw.has_rep_prefix or raw.has_repne_prefix or raw.is_string_instruction:
+        return False
+    for number in range(raw.op_count):
+        kind = raw.op_kind(number)
+        if kind == OpKind.REGISTER:
+            if not Register.AL <= raw.op_register(number) <= Register.R15:
+                return False
+        elif kind == OpKind.MEMORY:
+            if not all(_is_address_part(register) for register in (raw.memory_base, raw.memory_index)):
+                return False
+        elif not OpKind.IMMEDIATE8 <= kind <= OpKind.IMMEDIATE32TO64:
+            return False
+    return True
+
+
+def _is_address_part(register: int) -> bool:
+    return register in (Register.NONE, Register.RIP) or Register.RAX <= register <= Register.R15
 
 
 def _register(register: Gpr | Xmm) -> Register_:

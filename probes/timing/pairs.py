@@ -21,7 +21,7 @@ _MOST_COUNT = 20_000
 _MISS_WARM = 4
 _WARM_SHARE = 8
 #: Longer batches would let the end of the time given come late.
-_BATCH_CYCLES = 5e8
+_BATCH_CYCLES = 1e8
 _BATCH_LIMIT_S = 10.0
 _MOST_RESTARTS = 200
 _FIRST_REPEATS, _MOST_REPEATS = 6, 24
@@ -94,11 +94,22 @@ class Pairs:
         self._failures: dict[int, str] = {}
         self._rows: list[I64] = []
         self._restarts = 0
-        self.switch_count = 0
+        self._ran_s, self._waited_s = 0.0, 0.0
 
     def close(self) -> None:
         """End the child."""
+        ran, waited = self._session.shares_s()
+        self._ran_s += ran
+        self._waited_s += waited
         self._session.close()
+
+    @property
+    def waiting_ratio(self) -> float:
+        """Return which share of the time the child waited while other processes had its processor.
+
+        Complete once closed.
+        """
+        return self._waited_s / max(self._ran_s + self._waited_s, 1e-9)
 
     def measure(self, deadline: float, progress: Callable[[float], None] = lambda _: None) -> None:
         """Time all pairs, then those that are not tight yet, until ``deadline`` (time.monotonic())."""
@@ -222,7 +233,7 @@ class Pairs:
     def _failed(self, number: int, reason: str) -> None:
         self._failures[number] = reason
         with suppress(OSError):
-            self._session.close()
+            self.close()
         self._restarts += 1
         if self._restarts > _MOST_RESTARTS:
             for other in self._alive():

@@ -108,6 +108,11 @@ class Session:
         return int(self._words[self._program.sandbox_offset // 8]) == 0
 
     @property
+    def memory(self) -> memoryview:
+        """Return the data that the child shares with its parent."""
+        return memoryview(self._memory)
+
+    @property
     def pid(self) -> int:
         """Return the child's process number."""
         return self._process.pid
@@ -142,14 +147,13 @@ class Session:
         self._wait(limit_s)
         return self._schedule[:count, 3].copy(), self._schedule[:count, 1] != 0
 
-    def switches(self) -> int:
-        """Return how often the child was taken off its processor so far."""
+    def shares_s(self) -> tuple[float, float]:
+        """Return how long the child ran and how long it waited while others did; zeros where unknown."""
         try:
-            text = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return 0
-        found = (line.split() for line in text.splitlines() if line.startswith("nonvoluntary_ctxt_switches"))
-        return next((int(words[1]) for words in found if len(words) == 2 and words[1].isdigit()), 0)
+            words = Path(f"/proc/{self.pid}/schedstat").read_text(encoding="ascii").split()
+            return int(words[0]) / 1e9, int(words[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0, 0.0
 
     def _wait(self, limit_s: float) -> None:
         """Take the child's answer."""

@@ -1,0 +1,60 @@
+"""Lay loops out as calibrate does, run them in its child, and look at what they touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xtrace.analysis.calibrate_plan import Builder
+from xtrace.probes.timing.program import Loop, Program
+from xtrace.probes.timing.session import Session
+from xtrace.symbols import harness
+from xtrace.symbols.replay import Replay
+
+#: The driver may be made to run for so long before the child is given up.
+LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A program, and where its loops stand, one place each."""
+
+    program: Program
+    loops: tuple[Loop, ...]
+
+
+def laid(codes: Sequence[harness.LoopCode]) -> Laid:
+    """Return loops laid out behind the driver."""
+    builder = Builder(0)
+    loops = tuple(builder.add(code, (0,))[0] for code in codes)
+    return Laid(builder.program(), loops)
+
+
+def run(laid_out: Laid, count: int = 4) -> list[int]:
+    """Run each loop once, all in one child that may do nothing else; return their cycles.
+
+    Raises:
+        ChildError: one of them ended it.
+    """
+    if not laid_out.loops:
+        return []
+    with Session(laid_out.program, max(_allowed())) as session:
+        assert session.confined
+        entries = np.array([[loop.address, 1, count] for loop in laid_out.loops])
+        cycles, _ = session.run(entries, LIMIT_S)
+        return [int(item) for item in cycles]
+
+
+def _allowed() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0)
+
+
+def bodies(replay: Replay) -> Iterator[harness.Body]:
+    """Yield all bodies of a replay."""
+    for variants in (replay.core, replay.whole):
+        if variants is not None:
+            yield from (item for item in (variants.fenced, variants.plain, variants.lean) if item is not None)
