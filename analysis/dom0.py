@@ -63,7 +63,7 @@ def work(measures: Measures) -> pd.DataFrame:
         for kind, what in (
             (Kind.SOFTIRQ, "softirq"),
             (Kind.PRIVCMD, "privcmd"),
-            (Kind.VECTOR, "local interrupt"),
+            (Kind.VECTOR, "local irq"),
         )
     ]
     table = _finished(measures, pd.concat(parts, ignore_index=True))
@@ -276,7 +276,7 @@ TABLES = (
         "dom0's softirqs, hypercalls of its tools, local interrupts",
         work,
         (
-            Column("what", _KEY, "softirq, privcmd or local interrupt", "what"),
+            Column("what", _KEY, "softirq, privcmd or local irq", "what"),
             _NAME,
             *_columns("", "begin to end", _ALL),
             _RATE,
