@@ -6,7 +6,6 @@ standard library alone, for the recorder fits as it ends and a reader once more.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,9 +29,9 @@ class ClockPair:
     cpu: int | None = None
 
     @property
-    def middle(self) -> float:
-        """Return the TSC that the time is taken for."""
-        return (self.before + self.after) / 2
+    def middle(self) -> int:
+        """Return the TSC that the time is taken for: an integer, for a float has too few bits."""
+        return (self.before + self.after) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class ClockLine:
         """Return how far a time may be off that the line gives, as far as the pairs show."""
         return self.residual_ns + self.bracket_ns / 2
 
-    def ns_of(self, tsc: float) -> float:
+    def ns_of(self, tsc: int) -> float:
         """Return CLOCK_MONOTONIC at ``tsc``."""
         return self.ns + (tsc - self.tsc) * 1e9 / self.hz
 
@@ -77,6 +76,8 @@ def narrow(pairs: Sequence[ClockPair]) -> list[ClockPair]:
     """Return the pairs, by time, but for those whose readings lie far more apart than most."""
     if not pairs:
         return []
+    import statistics
+
     usual = statistics.median(pair.after - pair.before for pair in pairs)
     kept = [pair for pair in pairs if 0 <= pair.after - pair.before <= _WIDE * max(usual, 1)]
     return sorted(kept, key=lambda pair: pair.middle)
@@ -84,12 +85,14 @@ def narrow(pairs: Sequence[ClockPair]) -> list[ClockPair]:
 
 def fit(pairs: Sequence[ClockPair]) -> ClockLine | None:
     """Return the line of least squares, None where no two pairs differ in time."""
+    import statistics
+
     kept = narrow(pairs)
     if len(kept) < 2:
         return None
     first = kept[0]
     # Relative to the first pair: 64-bit TSCs and squares of them do not fit a float.
-    tscs = [pair.middle - first.before for pair in kept]
+    tscs = [float(pair.middle - first.before) for pair in kept]
     times = [float(pair.monotonic_ns - first.monotonic_ns) for pair in kept]
     if tscs[-1] <= 0 or times[-1] <= times[0]:
         return None

@@ -82,11 +82,19 @@ class CaptureStream:
 class Capture:
     """A capture that is being made."""
 
-    def __init__(self, directory: Path, *, max_bytes: int | None = None, reserve_bytes: int = 0) -> None:
-        """Make the directory.
+    def __init__(
+        self,
+        directory: Path,
+        content: Mapping[str, Any] | None = None,
+        *,
+        max_bytes: int | None = None,
+        reserve_bytes: int = 0,
+    ) -> None:
+        """Make the directory, which is not there before its meta.json is in it.
 
         Args:
             directory: it must not exist.
+            content: of its first meta.json.
             max_bytes: that it may grow to; None is no bound.
             reserve_bytes: of the disk left free.
         """
@@ -98,7 +106,12 @@ class Capture:
         self._meta_bytes = 0
         self._looked_at = 0.0
         self._free_bytes = 0
-        directory.mkdir(mode=0o700)
+        new = directory.with_name(f".{directory.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        self._write_meta(new, content or {})
+        new.rename(directory)
+        _sync_folder(directory.parent)
 
     def stream(self, name: str) -> CaptureStream:
         """Begin the append-only file ``name``, which may lie in a folder: ``events/stream_0``.
@@ -142,6 +155,8 @@ class Capture:
         """
         if self.max_bytes is not None and self.byte_count + byte_count > self.max_bytes:
             raise SizeReachedError(f"{self.directory}: reached its --max-size of {self.max_bytes:,} bytes")
+        if not self.reserve_bytes:
+            return
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_S:
             disk = os.statvfs(self.directory)
@@ -160,8 +175,11 @@ class Capture:
         Raises:
             CaptureFullError: it does not fit; the old one stays.
         """
+        self._write_meta(self.directory, content)
+
+    def _write_meta(self, folder: Path, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=1, ensure_ascii=True).encode() + b"\n"
-        new = self.directory / f"{META}.new"
+        new = folder / f"{META}.new"
         try:
             with contextlib.suppress(FileNotFoundError):
                 new.unlink()
@@ -176,8 +194,8 @@ class Capture:
             if error.errno in _NO_SPACE:
                 raise CaptureFullError(_full_message(self.directory, error)) from None
             raise
-        new.replace(self.directory / META)
-        _sync_folder(self.directory)
+        new.replace(folder / META)
+        _sync_folder(folder)
         self._meta_bytes = len(text)
 
     def flush(self) -> None:

@@ -88,13 +88,15 @@ def recover() -> list[str]:
     done = []
     for path in sorted(run_directory().glob(f"*{_NOTE_SUFFIX}")):
         try:
-            content = json.loads(path.read_text())
+            text = path.read_text()
+        except FileNotFoundError:
+            continue  # its writer took it away meanwhile
+        try:
+            content = json.loads(text)
             if _started(content["pid"]) == content["started"]:
                 continue  # its writer lives and does so itself
             left = Note(content["kind"], content["data"], path)
             left.undo()
-        except FileNotFoundError:
-            continue  # its writer took it away meanwhile
         except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
             done.append(f"could not take back what a recorder left, {path}: {error}")
         else:

@@ -129,49 +129,61 @@ class _Session:
         self._spans: dict[str, list[int]] = {}
 
     def run(self) -> Summary:
-        request = self._request
-        make_way(request.output, overwrite=request.overwrite)
-        capture = Capture(
-            request.output,
-            max_bytes=request.max_bytes,
-            reserve_bytes=request.options.reserve_mib << 20,
-        )
+        """Record; whatever happens, the host is left as it was."""
         try:
             with _signals(self._on_signal):
-                content = self._begin(capture)
-                self._loop(capture)
-                self._end(capture, content)
-        except BaseException:
-            if not self._spans:
-                # Nothing was begun, so there is nothing to keep.
-                capture.close()
-                shutil.rmtree(request.output, ignore_errors=True)
-            raise
+                content = self._look_around()
+                capture = self._begin(content)
+                try:
+                    self._loop(capture)
+                    self._end(capture, content)
+                finally:
+                    with contextlib.suppress(OSError):
+                        capture.close()
         finally:
-            # Whatever happened, the host is left as it was.
-            for backend in reversed(self._running):
-                with contextlib.suppress(Exception):
-                    backend.stop()
+            self._drop_backends()
             self._clocks.stop()
             self._domains.close()
-            with contextlib.suppress(OSError):
-                capture.close()
         return self._summary
 
-    def _begin(self, capture: Capture) -> dict[str, Any]:
+    def _look_around(self) -> dict[str, Any]:
         timing = self._request.timing or ("emulated" if self._clocks.is_emulated() else None)
         content = meta.beginning(
             self._request.options, self._request.command, timing=timing, with_xen=self._is_xen
         )
         if self._is_xen:
             self._domains.start()
-        self._write_meta(capture, content)
-        self._progress = capture.stream(PROGRESS)
-        self._clocks.start(capture.stream(clocks.NAME))
-        self._start_backends(capture)
-        self._clocks.every_cpu()
-        self._write_meta(capture, content)
         return content
+
+    def _begin(self, content: dict[str, Any]) -> Capture:
+        request = self._request
+        self._fill(content)
+        make_way(request.output, overwrite=request.overwrite)
+        capture = Capture(
+            request.output,
+            content,
+            max_bytes=request.max_bytes,
+            reserve_bytes=request.options.reserve_mib << 20,
+        )
+        try:
+            self._progress = capture.stream(PROGRESS)
+            self._clocks.start(capture.stream(clocks.NAME))
+            self._start_backends(capture)
+        except BaseException:
+            # Nothing was recorded, so there is nothing to keep.
+            self._drop_backends()
+            capture.close()
+            shutil.rmtree(request.output, ignore_errors=True)
+            raise
+        with self._told("clocks"):
+            self._clocks.every_cpu()
+        self._write_meta(capture, content)
+        return capture
+
+    def _drop_backends(self) -> None:
+        while self._running:
+            with contextlib.suppress(Exception):
+                self._running.pop().stop()
 
     def _start_backends(self, capture: Capture) -> None:
         for name, candidate in self._found.items():
@@ -284,6 +296,12 @@ class _Session:
             capture.close()
 
     def _write_meta(self, capture: Capture, content: dict[str, Any]) -> None:
+        self._fill(content)
+        with self._told("meta.json"):
+            capture.write_meta(content)
+
+    def _fill(self, content: dict[str, Any]) -> None:
+        """Put in what is known by now."""
         summary = self._summary
         content["backends"] = meta.backend_rows(
             {name: each.availability for name, each in self._found.items()},
@@ -301,8 +319,6 @@ class _Session:
         content["duration_s"] = summary.duration_s or None
         content["overhead"] = meta.overhead_row(summary.overhead) if summary.end_reason else None
         meta.with_clocks(content, self._clocks)
-        with self._told("meta.json"):
-            capture.write_meta(content)
 
     def _overhead(self, interrupts: int) -> Overhead:
         used = _usage()

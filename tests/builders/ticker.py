@@ -1,0 +1,83 @@
+"""A backend that needs nothing of its host: it records, at each poll, that it was polled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording import backends, host
+from xtrace.probes.recording.backend import Availability, Counts, Folder, Options, Stream
+
+LINES = "ticks.jsonl"
+BLOCKS = "blocks/stream_0"
+BLOCK_BYTES = 16 << 10
+
+
+class Ticker:
+    """Writes lines of text and blocks of bytes."""
+
+    name = "ticker"
+    #: Polls until it dies; None is never.
+    lives: int | None = None
+    blocks = 4
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.byte_count = 0
+        self.stops = 0
+        self._lines: Stream | None = None
+        self._blocks: Stream | None = None
+
+    def probe(self) -> Availability:
+        return Availability(True, "it ticks")
+
+    def start(self, folder: Folder, options: Options) -> None:
+        self._lines = folder.stream(LINES)
+        self._blocks = folder.stream(BLOCKS)
+
+    def poll(self) -> Counts:
+        if self.lives is not None and self.polls >= self.lives:
+            raise TraceError("it fell silent")
+        assert self._lines is not None
+        assert self._blocks is not None
+        line = json.dumps({"tick": self.polls}).encode() + b"\n"
+        self._lines.write(line)
+        self.polls += 1
+        self.byte_count += len(line)
+        for _ in range(self.blocks):
+            self._blocks.write(self.polls.to_bytes(4, "little") * (BLOCK_BYTES // 4))
+            self.byte_count += BLOCK_BYTES
+        return self._counts()
+
+    def stop(self) -> Counts:
+        self.stops += 1
+        return self._counts()
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"polls": self.polls}
+
+    def _counts(self) -> Counts:
+        return Counts(self.polls, 0, self.byte_count)
+
+
+class Absent(Ticker):
+    """Works nowhere."""
+
+    name = "absent"
+
+    def probe(self) -> Availability:
+        return Availability(False, "it is not here", "fetch it")
+
+
+TICKER_HOMES = {"absent": ("builders.ticker", "Absent"), "ticker": ("builders.ticker", "Ticker")}
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make these the only backends there are, on a host that is taken for a dom0."""
+    monkeypatch.setattr(backends, "_HOMES", TICKER_HOMES)
+    monkeypatch.setattr(backends, "NAMES", tuple(TICKER_HOMES))
+    monkeypatch.setattr(host, "why_no_dom0", lambda: "this is a test")
