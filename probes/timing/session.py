@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import mmap
 import os
 import select
@@ -90,9 +91,10 @@ class Session:
             program.data_bytes,
             _CPU_LIMIT_S,
         )
-        script = Path(child_module.__file__)
+        # By its text: it may lie in a zip file.
+        script = inspect.getsource(child_module)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(script), *map(str, numbers)],
+            [sys.executable, "-I", "-S", "-B", "-c", script, *map(str, numbers)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
