@@ -148,7 +148,7 @@ def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for line in text.splitlines()[1:]:
         # A name may hold blanks, so the fields are counted from the right: ID VCPU CPU STATE TIME HARD / SOFT
-        row = re.fullmatch(r"(.*?) +(\d+) +(\d+) +(\d+|-) +(\S+) +(\S+) +(.+?) / (.+?) *", line)
+        row = re.fullmatch(r"(.*\S) +(\d+) +(\d+) +(\d+|-) +(\S+) +(\S+) +(\S+) / (\S+) *", line)
         if row is None:
             continue
         domain = found.setdefault(int(row[2]), {"name": _bounded(row[1]), "vcpus": []})

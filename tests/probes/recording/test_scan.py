@@ -23,7 +23,7 @@ def part_of(data: bytes) -> bytes:
     part = b""
     while at < len(data):
         end = at + 12 + struct.unpack_from("<I", data, at + 8)[0]
-        if len(part) < 150_000 or LOST_HEADER in data[at:end]:
+        if len(part) < 60_000 or LOST_HEADER in data[at:end]:
             part += data[at:end]
         at = end
     return part
