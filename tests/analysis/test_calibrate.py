@@ -17,6 +17,7 @@ from xtrace.analysis.calibrate_plan import Builder, Planned, Substituted, sites,
 from xtrace.probes import calibration
 from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS, Calibration
 from xtrace.probes.errors import TraceError
+from xtrace.probes.timing import host
 from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.pairs import Difference, Wanted
 from xtrace.symbols import find_sites, harness, open_image
@@ -128,7 +129,7 @@ def test_equal_loops_are_laid_out_once() -> None:
 
 
 def test_emulation_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.host, "emulation", lambda *_: "it says so")
+    monkeypatch.setattr(host, "emulation", lambda *_: "it says so")
     found = calibrate(Settings(seconds=0.5))
     assert (found.timing, found.rows, found.notes) == ("emulated", (), ("it says so",))
     assert found.core_per_tsc_ratio is None
@@ -143,14 +144,8 @@ def test_noise_is_told() -> None:
     steady = module._Clocks(1, (1.0, 1.01), 3.0)
     found = [Difference(Interval(1.0, 0.0, 9.0, 50), 2.0, 1.0, 50)]
     reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0), 0.5)
-    assert [
-        word for word in ("clock", "interrupted", "tight", "other processes") if word in str(reasons)
-    ] == [
-        "clock",
-        "interrupted",
-        "tight",
-        "other processes",
-    ]
+    words = ("clock", "interrupted", "tight", "other processes")
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True))
     rows = calibration.Row("mask", "lfence", "inline", "empty", 1.0, 0.9, 1.1, 9, True)
     assert module._noise((rows,), [replace(found[0], dropped_count=0)], steady, 0.5) == ()
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from xtrace.analysis import calibrate as module
 from xtrace.cli.main import main
 from xtrace.cli.render import put
 from xtrace.cli.render_calibration import figure, print_calibration
 from xtrace.probes.calibration import CONTEXTS, Calibration, Row, read
+from xtrace.probes.timing import host
 
 WIDTH = 80
 Capture = pytest.CaptureFixture[str]
 HOST = {
-    "cpu_model": "A processor of a name that is long enough to be broken up (family 6, model 207, stepping 2)",
+    "cpu_model": "A processor of a name that must be broken up (family 6, model 207, stepping 2)",
     "microcode": "0x1",
     "hypervisor": "Xen 4.17 PV dom0",
     "kernel": "Linux 6.1",
@@ -69,7 +69,6 @@ def test_what_it_looks_like(capsys: Capture) -> None:
     print_calibration(put, FOUND, {(SITE, "lock add"): "spllower+0x12  lock add inline"}, ns=False)
     lines = capsys.readouterr().out.splitlines()
     assert "TSC      2300.000 MHz in steps of 26; the core ran at 1.250 of it" in lines
-    assert "lock add 0.0±12.3 0.1±12.3 1.0±12.3 10.0±12    100±12   1000±12  10000±12" not in lines
     assert "ffffffff80201234  unmask  spllower+0x12  lock add inline" in lines
     assert [line for line in lines if line.startswith("lean ")]
 
@@ -85,7 +84,9 @@ def test_what_it_looks_like(capsys: Capture) -> None:
         ((None, None, None), 1.0, False, "-"),
     ],
 )
-def test_figures(values: tuple[float | None, ...], scale: float, tight: bool, text: str) -> None:
+def test_figures(
+    values: tuple[float | None, float | None, float | None], scale: float, tight: bool, text: str
+) -> None:
     assert figure(*values, scale, tight=tight) == text
 
 
@@ -104,7 +105,7 @@ def test_a_run(tmp_path: Path, capsys: Capture) -> None:
 def test_emulated_timing_fails_and_says_why(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.host, "emulation", lambda *_: "cpuid names the hypervisor TCGTCGTCGTCG")
+    monkeypatch.setattr(host, "emulation", lambda *_: "cpuid names the hypervisor TCGTCGTCGTCG")
     path = tmp_path / "calibration.json"
     assert main(["calibrate", "--quick", "-o", str(path)]) == 1
     captured = capsys.readouterr()

@@ -15,7 +15,7 @@ from xtrace.probes.timing.interval import Interval, of_median, rank, spanning, u
 
 def missed(count: int, place: int) -> float:
     """Return the chance that the median lies outside the place-th least and greatest, counted out."""
-    return 2 * sum(math.comb(count, k) for k in range(place)) / 2**count
+    return float(2 * sum(math.comb(count, k) for k in range(place)) / 2**count)
 
 
 @pytest.mark.parametrize("count", [*range(80), 101, 500, 999])
