@@ -264,11 +264,11 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("source", Quality.KEY, "what made Xen record it", "source"),
+            Column("source", Quality.KEY, "what made Xen record it; xenctx: asked for, pausing it", "source"),
             Column("rip", Quality.KEY, "guest instruction pointer", "rip"),
             _COUNT,
             _PER_S,
         ),
-        bias="these are places that trap, never a profile of the kernel",
+        bias="places that trap; by xenctx, where a paused vCPU blocks: never a profile",
     ),
 )

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xtrace.analysis.metrics import Metric, RipSource
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
 from xtrace.probes.capture import BPF_TABLES, Capture
 from xtrace.probes.errors import TraceError
+from xtrace.probes.format import IDLE_DOMAIN
 
 SYMBOLS = "perf/symbols.jsonl"
 SAMPLES = "samples"
+XENCTX = "xenctx/samples.jsonl"
 
 #: min_ns of rows that have none, so that the least of several is right.
 NO_MINIMUM = 1 << 62
@@ -35,17 +38,22 @@ FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Dom0Frames:
-    """Frames of dom0's own side; see Partial for their columns."""
+    """Frames of dom0's own side; see Partial for their columns.
+
+    Attributes:
+        guest_rips: rows of Partial.tallies: instruction pointers of guests that xenctx told.
+    """
 
     tallies: pd.DataFrame
     buckets: pd.DataFrame
     samples: pd.DataFrame
     facts: pd.DataFrame
+    guest_rips: pd.DataFrame
 
 
 def nothing() -> Dom0Frames:
     """Return the frames of a capture without bpf tables and samples."""
-    return _frames({}, {}, Counter(), dict.fromkeys(FACTS, 0))
+    return _frames({}, {}, Counter(), dict.fromkeys(FACTS, 0), Counter())
 
 
 def read(capture: Capture) -> Dom0Frames:
@@ -59,11 +67,12 @@ def read(capture: Capture) -> Dom0Frames:
     try:
         tallies, buckets = _tables(capture, facts)
         samples = _samples(capture, facts)
+        rips = _guest_rips(capture)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"{capture.path}: damaged bpf tables or samples: {error!s:.100}") from None
-    return _frames(tallies, buckets, samples, facts)
+    return _frames(tallies, buckets, samples, facts, rips)
 
 
 _TallyKey = tuple[int, int, int]
@@ -77,6 +86,7 @@ def _tables(
     buckets: Counter[tuple[int, int, int, int]] = Counter()
     irqs: dict[int, str] = {}
     ports: dict[int, int] = {}
+    remote = _remote_domains(capture)
     begin = end = None
     counters: Mapping[str, Any] = {}
     before: Mapping[str, Any] | None = None
@@ -101,7 +111,7 @@ def _tables(
     for name in ("dropped", "no_tally", "no_bucket", "unpaired"):
         facts[name] = _sound(counters.get(name, 0))
 
-    names = {(kind, ident): _name(kind, ident, irqs, ports) for kind, ident, _ in sums}
+    names = {(kind, ident): _name(kind, ident, irqs, ports, remote) for kind, ident, _ in sums}
     return (
         {(kind, ident, vcpu, names[kind, ident]): row for (kind, ident, vcpu), row in sums.items()},
         {
@@ -139,14 +149,25 @@ def _flat(rows: Iterable[Any]) -> Iterable[Any]:
     return (value for row in rows for value in row)
 
 
-def _name(kind: int, ident: int, irqs: Mapping[int, str], ports: Mapping[int, int]) -> str:
-    """Return what the host called an id."""
+def _remote_domains(capture: Capture) -> dict[int, int]:
+    """Return the domain at the other end of dom0's ports, as lsevtchn told."""
+    domains = capture.meta.get("domains")
+    rows = [row for row in domains if row.get("id") == 0] if isinstance(domains, list) else []
+    ports = rows[0].get("event_channels") or () if rows else ()
+    return {int(row["port"]): int(row["domain"]) for row in ports if "domain" in row and "port" in row}
+
+
+def _name(
+    kind: int, ident: int, irqs: Mapping[int, str], ports: Mapping[int, int], remote: Mapping[int, int]
+) -> str:
+    """Return what the host called an id; of a port, with the domain at its other end."""
     try:
         known = Kind(kind)
     except ValueError:
         return ""
     if ID_OF.get(known) == "port":
-        return irqs.get(ports.get(ident, -1), "")
+        name = irqs.get(ports.get(ident, -1), "")
+        return f"{name} d{remote[ident]}".strip() if ident in remote else name
     if ID_OF.get(known) == "irq":
         return irqs.get(ident, "")
     return name_of_id(known, ident)
@@ -176,11 +197,24 @@ def _samples(capture: Capture, facts: dict[str, int]) -> Counter[tuple[str, str,
     return found
 
 
+def _guest_rips(capture: Capture) -> Counter[tuple[int, int]]:
+    """Count xenctx's samples by (domain << 16 | vcpu, rip)."""
+    found: Counter[tuple[int, int]] = Counter()
+    for line in capture.lines(XENCTX):
+        if "rip" in line:
+            domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
+            if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
+                raise ValueError("a sample of no vCPU")
+            found[domain << 16 | vcpu, rip] += 1
+    return found
+
+
 def _frames(
     tallies: Mapping[tuple[int, int, int, str], list[int]],
     buckets: Mapping[tuple[int, int, int, str, int], int],
     samples: Mapping[tuple[str, str, int], int],
     facts: Mapping[str, int],
+    rips: Mapping[tuple[int, int], int],
 ) -> Dom0Frames:
     columns: dict[str, list[Any]] = defaultdict(list)
     for key, row in tallies.items():
@@ -197,6 +231,17 @@ def _frames(
             ("space", "name"),
         ),
         pd.DataFrame([[facts[name] for name in FACTS]], columns=list(FACTS), dtype=np.int64),
+        pd.DataFrame(
+            {
+                "metric": np.full(len(rips), int(Metric.RIP), np.int64),
+                "a": np.array([vcpu | int(RipSource.XENCTX) << 32 for vcpu, _ in rips], np.int64),
+                "b": np.array([rip for _, rip in rips], np.uint64).view(np.int64),
+                "count": np.array(list(rips.values()), np.int64),
+                "sum_cycles": np.zeros(len(rips), np.int64),
+                "min_cycles": np.zeros(len(rips), np.int64),
+                "max_cycles": np.zeros(len(rips), np.int64),
+            }
+        ),
     )
 
 

@@ -112,7 +112,7 @@ class DomainState(IntEnum):
 
 
 class RipSource(IntEnum):
-    """What made Xen record a guest's instruction pointer."""
+    """What made Xen record a guest's instruction pointer, or who asked for it."""
 
     TRAP = 1
     PAGE_FAULT = 2
@@ -121,6 +121,7 @@ class RipSource(IntEnum):
     HYPERCALL = 5
     EXIT = 6
     PTWR = 7
+    XENCTX = 8  # no record: asked for by xenctx, which pauses the domain
 
 
 class Kind(IntEnum):

@@ -147,7 +147,7 @@ def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
     seen = np.flatnonzero(collected.facts.pcpu_bytes[: len(collected.pcpu_first_tsc)] >= 0)
     facts = collected.facts
     return Partial(
-        tallies=tallies,
+        tallies=pd.concat([tallies, dom0.guest_rips], ignore_index=True) if len(dom0.guest_rips) else tallies,
         buckets=_buckets(collected, metric),
         records=pd.DataFrame(
             {

@@ -40,6 +40,7 @@ _BIASED_TO = {
     RipSource.HYPERCALL: "where hypercalls are made",
     RipSource.EXIT: "instructions that exit",
     RipSource.PTWR: "writes to page tables",
+    RipSource.XENCTX: "where it blocks, by pauses",
 }
 _CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
 _ADDRESS_COLUMNS = {
@@ -133,7 +134,7 @@ def resolve(partial: Partial, kernels: Iterable[Kernel]) -> KernelSamples:
         if kind == VCPU_PV
     }
     carried = _carried(partial.records)
-    left_out = carried - int(rips["count"].sum())
+    left_out = carried - int(rips.loc[rips["source"] != int(RipSource.XENCTX), "count"].sum())
     unknown = int(rips.loc[rips["domain"] == _UNKNOWN_DOMAIN, "count"].sum())
     images, addresses = [], []
     for kernel in kernels:
