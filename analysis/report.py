@@ -96,6 +96,7 @@ def build(
     selection: Selection | None = None,
     kernels: Sequence[samples.Kernel] = (),
     costs: CostInputs | None = None,
+    domains: Mapping[int, str] | None = None,
 ) -> Report:
     """Make the report of a partial.
 
@@ -107,6 +108,7 @@ def build(
         selection: what to include.
         kernels: the images that domains run, to look up the samples of their RIPs in.
         costs: what to work the fences' cost out from; None leaves it out.
+        domains: their names by id, as far as the recorder knew them.
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
@@ -121,7 +123,8 @@ def build(
         measures.cost = cost_model.estimate(measures, costs)
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
-    return Report({**trace, "emulated": emulated}, tables, measures.hz)
+    names = {str(domain): name for domain, name in sorted((domains or {}).items())}
+    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz)
 
 
 def json_object(report: Report) -> dict[str, Any]:

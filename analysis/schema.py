@@ -27,6 +27,7 @@ TRACE_KEYS = {
     "skewed_pcpu_pairs": "pairs of pCPUs whose TSCs are provably apart: bounds in cycles (null where "
     "open), least_cycles, and the evidence in words",
     "emulated": "whether software emulated the host, as the sidecar file says: times are not hardware's",
+    "domains": "names of domains by id, where the recorder told them; strangers chose them",
     "recorder_virq_most_count": "upper bound of the wakes by the recorder's own VIRQ_TBUF",
     "dom0_wakes_other_count": "wakes of dom0 that neither a send, a hypercall nor an interrupt explains",
     "files": "files read",

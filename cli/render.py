@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 IDLE_DOMAIN = 32767
 WIDTH = 80
 _LABEL = 9
+_NAMES_SHOWN = 12
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
@@ -87,6 +88,7 @@ def print_report(
     _print_facts(put, report, names)
     if window:
         put(f"window   {window}: only what ends there is counted")
+    _print_domains(put, report)
     _print_kernels(put, report)
     for need in cost_needs(report):
         _put_labelled(put, "needs", safe(need))
@@ -133,6 +135,21 @@ def scaled(value: float) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+
+
+def _print_domains(put: Put, report: Report) -> None:
+    """Print the names of the domains that the tables tell of, where the recorder knew them."""
+    told = {
+        int(domain)
+        for frame in report.tables.values()
+        if "domain" in frame
+        for domain in frame["domain"].unique()
+    }
+    names = {int(domain): name for domain, name in report.trace["domains"].items()}
+    shown = [f"d{domain} {safe(names[domain])}" for domain in sorted(told & set(names))]
+    if shown:
+        more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
+        _put_labelled(put, "domains", ", ".join(shown[:_NAMES_SHOWN]) + more)
 
 
 def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:

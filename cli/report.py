@@ -174,6 +174,7 @@ def report(
         selection=selection,
         kernels=kernels,
         costs=costs,
+        domains=whole.origin.domains,
     )
     _put_out(
         made,

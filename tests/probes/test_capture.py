@@ -120,3 +120,17 @@ def test_the_commands_take_a_capture_as_they_take_its_trace(
             said.append(out.replace(str(path), "FILE").replace("bare.bin.json", "meta.json"))
         assert said[0] == said[1]
     assert len(read(bare.read_bytes()).records) > 1000
+
+
+def test_a_report_names_the_domains_and_escapes_what_they_chose(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": 0, "name": "Domain-0"}, {"id": 77, "name": "not in the trace"}]
+    folder = capture(tmp_path, domains=[{"id": 1, "name": "red\x1b[31m"}, {"id": 2, "name": "two"}, *rows])
+    shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
+    assert main(["report", str(folder)]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert "domains  d0 Domain-0, d1 red\\x1b[31m, d2 two\n" in out
+    assert main(["report", "--json", str(folder)]) == 0
+    assert json.loads(capfd.readouterr().out)["trace"]["domains"]["77"] == "not in the trace"
