@@ -3,7 +3,7 @@
 The question: which figures of which domains differ between OLD and NEW by more than chance explains?
 Each capture gives one value a figure and domain; the values of the two groups are compared by
 ranks, and the p values of all rows are raised together by Holm's method, so that the chance
-that any row at all is a false alarm stays below 5 %.
+that any row at all is a false alarm stays below 2 %.
 
 Bias: repetitions must be independent and of the same load; what the captures themselves tell
 against that is in ``warnings``.
@@ -14,13 +14,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from xtrace.analysis.figures import FIGURES, HOST_LABEL, LOADS, Figure, Measured, Unit
-from xtrace.analysis.statistics import ALPHA, holm, least_p, rank_test, runs_needed, shift
+from xtrace.analysis.statistics import (
+    ALPHA,
+    holm,
+    least_p,
+    neighbours_correlate,
+    rank_test,
+    runs_needed,
+    shift,
+)
 from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 1
@@ -33,6 +41,8 @@ _LOAD_RATIO = 0.10
 _SPAN_RATIO = 2.0
 _BLIND_RATIO = 0.01
 _HZ_RATIO = 0.01
+#: Parts of a capture whose neighbours correlate by more are not even chosen by chance.
+_CORRELATION = 0.3
 #: Below, a rate tells of no load.
 _LEAST_PER_S = 1.0
 
@@ -161,6 +171,7 @@ def compare(
         (
             *_of_number(old, new, len(changes)),
             *_of_left_out(paired, len(old), len(new)),
+            *_of_parts(old, new, changes),
             *_of_domains(old, new),
             *_of_loads(old, new),
             *_of_hosts(old, new),
@@ -243,14 +254,10 @@ def _renamed(capture: Measured, names: Mapping[str, str]) -> Measured:
     labels = [names.get(label, label) for label in capture.values]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise TraceError(f"{capture.name}: --map makes two domains one: {twice[0]}")
-    return Measured(
-        capture.name,
-        capture.hz,
-        dict(zip(labels, capture.values.values(), strict=True)),
-        {names.get(label, label): count for label, count in capture.vcpu_counts.items()},
-        capture.span_s,
-        capture.emulated,
-        capture.versions,
+    return replace(
+        capture,
+        values=dict(zip(labels, capture.values.values(), strict=True)),
+        vcpu_counts={names.get(label, label): count for label, count in capture.vcpu_counts.items()},
     )
 
 
@@ -299,6 +306,26 @@ def _of_left_out(rows: Sequence[_Row], old_count: int, new_count: int) -> list[s
         f"left out, for some captures have too few intervals or not the domain: {domain} {figure.name} "
         f"(in {len(was)} of {old_count} and {len(now)} of {new_count}){more}"
     ]
+
+
+def _of_parts(old: Sequence[Measured], new: Sequence[Measured], changes: Sequence[Change]) -> list[str]:
+    """Warn of windows of a trace that are taken as repetitions, with what tells that they are none."""
+    if not any(capture.is_part for capture in (*old, *new)):
+        return []
+    text = "parts of a capture are no repetitions: p is of these captures' time alone, not of the kernels"
+    nearest = max(
+        (
+            (neighbours_correlate(values), row.domain, row.figure.name)
+            for row in changes
+            for values in (row.old, row.new)
+        ),
+        default=(0.0, "", ""),
+    )
+    if nearest[0] > _CORRELATION:
+        text += (
+            f"; and neighbours correlate ({nearest[1]} {nearest[2]} by {nearest[0]:.2f}), so p is too small"
+        )
+    return [text]
 
 
 def _of_domains(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:

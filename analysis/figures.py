@@ -170,6 +170,7 @@ class Measured:
         span_s: seconds recorded; NaN without a rate.
         emulated: software emulated the host.
         versions: Xen versions that can have written it.
+        is_part: only a window of its trace was counted.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Measured:
     span_s: float
     emulated: bool
     versions: VersionRange
+    is_part: bool = False
 
 
 def measure(summary: Summary, hz: float | None = None) -> Measured:
@@ -209,6 +211,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         sums.span_s,
         summary.origin.emulated,
         facts.detected(summary.partial.records).range,
+        bool(summary.origin.window),
     )
 
 

@@ -34,8 +34,8 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     _put_wrapped(
         put,
         "change",
-        f"of the median; shown where p < {ALPHA:g} (rank test, {len(rows)} rows together by Holm), "
-        "~ where chance explains it",
+        f"shown where p < {ALPHA:g} by rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
+        "(Holm); ~ where chance explains it",
     )
     put(LEGEND, dim=True)
     for warning in diff.warnings:

@@ -15,8 +15,10 @@ from xtrace.analysis import statistics
 from xtrace.analysis.statistics import (
     ALPHA,
     EXACT_MOST,
+    MISS,
     holm,
     least_p,
+    neighbours_correlate,
     rank_test,
     runs_needed,
     shift,
@@ -144,11 +146,11 @@ def test_the_interval_leaves_out_no_change_where_the_test_does(old: list[float],
     for ratio in (False, True):
         found = shift(old, new, ratio=ratio)
         if found.low is None or found.high is None:
-            assert least_p(len(old), len(new)) > ALPHA
+            assert least_p(len(old), len(new)) > MISS
             continue
         assert found.low <= found.estimate <= found.high
         if len({*old, *new}) == len(old) + len(new):
-            assert (rank_test(old, new) <= ALPHA) == (found.low > 0 or found.high < 0)
+            assert (rank_test(old, new) <= MISS) == (found.low > 0 or found.high < 0)
 
 
 @given(positive, st.floats(0.5, 2))
@@ -189,6 +191,20 @@ def test_large_groups_have_an_interval_too() -> None:
     assert 0 < found.low < 10 < found.high < 20
 
 
+@pytest.mark.parametrize(
+    ("values", "correlation"),
+    [
+        ([], 0),
+        ([1, 2], 0),
+        ([3, 3, 3, 3], 0),
+        ([1, -1, 1, -1, 1, -1], -5 / 6),
+        ([1, 1, 1, -1, -1, -1], 3 / 6),
+    ],
+)
+def test_how_neighbours_correlate(values: list[float], correlation: float) -> None:
+    assert neighbours_correlate(values) == pytest.approx(correlation)
+
+
 # --- many tests --------------------------------------------------------------------------------
 
 
@@ -213,7 +229,7 @@ def test_the_least_p_is_that_of_groups_apart(n: int, m: int) -> None:
     assert rank_test(old, new) == pytest.approx(least_p(n, m))
 
 
-@pytest.mark.parametrize(("tests", "needed"), [(1, 4), (2, 5), (10, 6), (40, 7), (100, 8)])
+@pytest.mark.parametrize(("tests", "needed"), [(1, 5), (2, 5), (10, 7), (40, 8), (100, 8), (300, 9)])
 def test_how_many_runs_are_needed(tests: int, needed: int) -> None:
     assert runs_needed(tests) == needed
     assert least_p(needed, needed) * tests <= ALPHA < least_p(needed - 1, needed - 1) * tests
