@@ -104,17 +104,25 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Loops that say what the processor is like; each execution has ``links`` instructions."""
+    """Loops that say what the processor is like.
+
+    Attributes:
+        chain: ``links`` additions, each of which waits for the last.
+        dependent, independent: as many multiplications that wait, and that need not.
+        missed, awaited: a load of a line that was flushed, and a fence that waits for it.
+    """
 
     sampler: Loop
     chain: Loop
     dependent: Loop
     independent: Loop
+    missed: Loop
+    awaited: Loop
     links: int = _LINKS
 
 
 def probes(builder: Builder) -> Probes:
-    """Lay out the probes: one chain of additions, one of multiplications, and six of these side by side."""
+    """Lay out the probes."""
 
     def put(loop: harness.LoopCode) -> Loop:
         return builder.add(loop, PLACES[:1])[0]
@@ -123,7 +131,12 @@ def probes(builder: Builder) -> Probes:
         return put(harness.loop("empty", harness.chain_body(_LINKS, mnemonic, registers)))
 
     return Probes(
-        put(harness.sampler()), chain("add", (0,)), chain("imul", (0,)), chain("imul", (0, 1, 2, 3, 6, 7))
+        put(harness.sampler()),
+        chain("add", (0,)),
+        chain("imul", (0,)),
+        chain("imul", (0, 1, 2, 3, 6, 7)),
+        put(harness.loop("load_miss_1", sequences.body("mask", "", "inline"))),
+        put(harness.loop("load_miss_1", sequences.body("mask", "lfence", "inline"))),
     )
 
 

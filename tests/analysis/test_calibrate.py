@@ -135,15 +135,16 @@ def test_emulation_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.core_per_tsc_ratio is None
 
 
-def test_time_without_overlap_is_no_hardware() -> None:
-    assert "no x86-64 hardware" in module._implausible(module._Clocks(1, (1.0,), 1.02))
-    assert not module._implausible(module._Clocks(1, (1.0,), 2.9))
+def test_times_that_no_hardware_has() -> None:
+    assert "multiplications" in module._implausible(module._Clocks(1, (1.0,), 1.02, 200.0))
+    assert "flushed" in module._implausible(module._Clocks(1, (1.0,), 2.9, 3.0))
+    assert not module._implausible(module._Clocks(1, (1.0,), 2.9, 200.0))
 
 
 def test_noise_is_told() -> None:
-    steady = module._Clocks(1, (1.0, 1.01), 3.0)
+    steady = module._Clocks(1, (1.0, 1.01), 3.0, 200.0)
     found = [Difference(Interval(1.0, 0.0, 9.0, 50), 2.0, 1.0, 50)]
-    reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0), 0.5)
+    reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0, 200.0), 0.5)
     words = ("clock", "interrupted", "tight", "other processes")
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
     rows = calibration.Row("mask", "lfence", "inline", "empty", 1.0, 0.9, 1.1, 9, True)
