@@ -71,6 +71,17 @@ def site_paths(image: Image, table: SiteTable, never: Collection[int] = frozense
     )
 
 
+def behind_fences(image: Image, table: SiteTable) -> dict[int, int]:
+    """Return the instruction behind each fence of the mask, restore and unmask sites, by the fence's address.
+
+    A sample in time that waited for the fence names the one or the other.
+    """
+    code = Code(image, table.facts.hypercall_page)
+    fences = {fence.address for site in table.sites if part_of(site) is not None for fence in site.fences}
+    found = {address: next(code.run(address), None) for address in sorted(fences)}
+    return {address: insn.end for address, insn in found.items() if insn is not None}
+
+
 def part_of(site: Site) -> Verdict | None:
     """Return the part that a site's fences belong to; None for no fence, or no mask, restore or unmask."""
     if site.kind not in STORES or not site.fences:
