@@ -31,7 +31,7 @@ def report(
         list[str] | None,
         typer.Option(
             help="Only this section, whole: delivery, upcalls, runstates, hypercalls, hvm, irqs, rips, "
-            "kernel, cost or trace. May be given again."
+            "kernel, dom0, cost or trace. May be given again."
         ),
     ] = None,
     domain: Annotated[list[int] | None, typer.Option(help="Only this domain. May be given again.")] = None,

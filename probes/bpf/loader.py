@@ -28,7 +28,7 @@ HEADERS = "xtrace's shim: the programs read no kernel struct"
 
 _KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
 _TABLES = "measure.h"
-_BATCH = 4096
+_BATCH = 1024
 _LAST_RUNS_S = 0.02
 _BPF_MAP_TYPE_RINGBUF = 27
 _ENOENT = 2
@@ -251,10 +251,12 @@ class Program:
             )
             if failed and ctypes.get_errno() != _ENOENT:
                 raise ProbeError(f"map {name}: {os.strerror(ctypes.get_errno())}")
+            # One copy of what came: .raw copies the whole buffer each time.
+            told, held = keys.raw, values.raw
             for at in range(count.value):
                 yield (
-                    keys.raw[at * key_bytes : (at + 1) * key_bytes],
-                    values.raw[at * value_bytes : (at + 1) * value_bytes],
+                    told[at * key_bytes : (at + 1) * key_bytes],
+                    held[at * value_bytes : (at + 1) * value_bytes],
                 )
             if failed:
                 return

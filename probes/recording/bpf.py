@@ -64,6 +64,13 @@ class BpfBackend:
         reason, remedy = loader.why_not()
         if reason:
             raise TraceError(f"bpf: {reason}" + (f"; {remedy}" if remedy else ""))
+        try:
+            self._start(folder, options)
+        except BaseException:
+            self._close()
+            raise
+
+    def _start(self, folder: Folder, options: Options) -> None:
         choice = functions.choose()
         cpus = loader.possible_cpus()
         settings = {"OWN_PID": os.getpid(), "TALLIES": TALLY_ROOM, "BUCKETS": BUCKET_ROOM, "CPUS": cpus}
@@ -126,15 +133,19 @@ class BpfBackend:
             self._count()
             self._facts |= self._accounts(program, ended)
         finally:
-            if self._rings is not None:
-                self._rings.close()
-            program.close()
-            self._program = None
+            self._close()
         return self._counts
 
     def facts(self) -> Mapping[str, Any]:
         """Return what was chosen, what is missing, what was lost."""
         return self._facts
+
+    def _close(self) -> None:
+        if self._rings is not None:
+            self._rings.close()
+        if self._program is not None:
+            self._program.close()
+            self._program = None
 
     def _attach(self, program: Program, choice: functions.Choice) -> tuple[dict[str, str], list[str]]:
         """Attach all there is; return the functions chosen and what is missing."""

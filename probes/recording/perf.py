@@ -92,6 +92,13 @@ class PerfBackend:
         reason, remedy = loader.why_not()
         if reason:
             raise TraceError(f"perf: {reason}" + (f"; {remedy}" if remedy else ""))
+        try:
+            self._start(folder, options)
+        except BaseException:
+            self._close()
+            raise
+
+    def _start(self, folder: Folder, options: Options) -> None:
         cpus = loader.possible_cpus()
         settings = {"OWN_PID": os.getpid(), "TALLIES": 1, "BUCKETS": 1, "CPUS": cpus, "STREAM": 1}
         program = self._program = Program("sample.bpf.c", settings)
@@ -153,16 +160,20 @@ class PerfBackend:
             self._count()
             self._facts["symbols_of_the_host"] = self._names.symbol_count
         finally:
-            self._put_mode_back()
-            if self._rings is not None:
-                self._rings.close()
-            program.close()
-            self._program = None
+            self._close()
         return self._counts
 
     def facts(self) -> Mapping[str, Any]:
         """Return the event, its bias and what is missing."""
         return self._facts
+
+    def _close(self) -> None:
+        self._put_mode_back()
+        if self._rings is not None:
+            self._rings.close()
+        if self._program is not None:
+            self._program.close()
+            self._program = None
 
     def _begin_sampling(self, program: Program, hz: int) -> tuple[str, str]:
         """Open the best event; return its name and why it is not the hardware's."""
