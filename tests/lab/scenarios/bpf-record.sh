@@ -1,0 +1,61 @@
+# pcpus: 2
+# limit: 420
+# full: yes
+# zipapp: yes
+# xtrace record in dom0 with every backend, and known work meanwhile: pings, block requests, hypercalls.
+BLOCKS=211 PINGS=101
+
+bridge
+disk /tmp/disk.img 4
+guest a pv "disk=[\"phy:$disk,xvda,r\"]" 'vif=["bridge=br0,mac=00:16:3e:00:00:0a"]'
+in_guest a 'ip addr add 10.0.0.10/24 dev eth0; ip link set eth0 up'
+await 30 "no way to the guest" ping -c 1 -W 1 10.0.0.10
+
+block_requests() { cat "/sys/bus/xen-backend/devices/vbd-$(domid a)-51712/statistics/rd_req"; }
+packets_to_a() { cat "/sys/class/net/vif$(domid a).0/statistics/tx_packets"; }
+packets_of_a() { cat "/sys/class/net/vif$(domid a).0/statistics/rx_packets"; }
+
+begin_record() {
+    full env XTRACE_RUN_DIR=/run/xtrace python3 /share/xtrace.pyz record --timing emulated "$@" >"/share/$name.said" 2>&1 &
+    record_pid=$!
+    await 150 "$name never began: $(cat "/share/$name.said")" grep -q "recording by" "/share/$name.said"
+    known began "$name" "$(sed -n 's/.*recording by //p' "/share/$name.said")"
+}
+
+end_record() {
+    kill -INT "$(pgrep -f "xtrace.pyz record" | head -1)"
+    await 60 "$name never ended" sh -c "! kill -0 $record_pid 2>/dev/null"
+    known said "$name" "$(tail -n 1 "/share/$name.said")"
+}
+
+name=all
+begin_record -o /share/bpf-record --events
+blocks_before=$(block_requests)
+to_before=$(packets_to_a) of_before=$(packets_of_a)
+in_guest a "dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null"
+ping -q -c $PINGS -i 0.02 10.0.0.10
+for i in 1 2 3 4 5; do xl list >/dev/null; done
+known block_requests $(($(block_requests) - blocks_before))
+known packets_to_a $(($(packets_to_a) - to_before))
+known packets_of_a $(($(packets_of_a) - of_before))
+known domid_a "$(domid a)"
+end_record
+cp /proc/interrupts /share/interrupts
+
+# Killed while it records: nothing stays in the kernel, what was written reads.
+name=killed
+begin_record -o /share/killed --backend bpf --events
+sleep 3
+kill -KILL "$(pgrep -f "xtrace.pyz record" | head -1)"
+await 30 "$name never died" sh -c "! kill -0 $record_pid 2>/dev/null"
+sleep 1
+known kprobe_events "$(wc -c </sys/kernel/tracing/kprobe_events)"
+known kprobes_left "$(grep -c . /sys/kernel/debug/kprobes/list)"
+
+# Alone, with the functions' own cost counted by the kernel.
+name=cost
+echo 1 >/proc/sys/kernel/bpf_stats_enabled
+begin_record -o /share/cost --backend bpf
+ping -q -c 51 -i 0.02 10.0.0.10
+end_record
+echo 0 >/proc/sys/kernel/bpf_stats_enabled
