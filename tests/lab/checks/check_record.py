@@ -1,0 +1,185 @@
+"""xtrace record in dom0: captures that read, exact losses, markers, and a host left as it was."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.checks import made
+from lab.checks.made import chosen, folder, known, known_rows
+from oracle.reader import Trace, read
+from peer.xenalyze import raw_records
+from xtrace.analysis.timeline import compare_marks, of_capture
+from xtrace.probes.capture import Capture, open_capture
+
+RECORD = chosen("record-xentrace")
+ENDED = ("lost", "sized", "step", "died", "bounded", "ring")
+CAPTURES = (*ENDED, "killed", "full")
+CODES = {
+    **dict.fromkeys(("lost", "sized", "step", "bounded", "ring"), 0),
+    **dict.fromkeys(("second", "died", "foreign", "full"), 1),
+    "killed": 128 + 9,
+    "while": 7,
+}
+
+pytestmark = pytest.mark.parametrize("name", RECORD)
+
+
+def said(name: str, what: str) -> str:
+    return (folder(name) / f"{what}.said").read_text()
+
+
+def capture(name: str, what: str) -> Capture:
+    return open_capture(folder(name) / f"{what}.xtrace")
+
+
+@functools.cache
+def records(name: str, what: str) -> Trace:
+    return read((folder(name) / f"{what}.xtrace" / "xentrace.bin").read_bytes())
+
+
+def backend(name: str, what: str) -> dict[str, Any]:
+    found: dict[str, Any] = capture(name, what).meta["backends"]["xentrace"]
+    return found
+
+
+def test_exit_codes(name: str) -> None:
+    assert {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "code"} == CODES
+
+
+@pytest.mark.parametrize("what", CAPTURES)
+def test_xenalyze_sees_the_records_that_the_recorder_counted(what: str, name: str) -> None:
+    trace = records(name, what)
+    path = folder(name) / f"{what}.xtrace" / "xentrace.bin"
+    assert len(trace.records) > 0
+    assert len(raw_records(path)) == len(trace.records) + trace.wrap_count
+    assert capture(name, what).has_ended == (what in ENDED)
+    if what in ENDED:
+        assert backend(name, what)["counts"]["records"] == len(trace.records)
+        assert backend(name, what)["counts"]["byte_count"] == path.stat().st_size
+
+
+@pytest.mark.parametrize("what", CAPTURES)
+def test_losses_are_exact(what: str, name: str) -> None:
+    lost = [record.words[0] for record in records(name, what).records if record.event == made.LOST_RECORDS]
+    if what in ENDED:
+        assert capture(name, what).lost == {"xentrace": sum(lost)}
+        assert backend(name, what)["facts"]["gaps"] == len(lost)
+        assert f"{sum(lost):,} lost" in said(name, what)
+    if what == "lost":
+        assert sum(lost) > 100
+
+
+@pytest.mark.parametrize("what", ["sized", "step", "killed", "died"])
+def test_every_marker_stands_in_the_trace_between_its_readings(what: str, name: str) -> None:
+    found = capture(name, what)
+    command = found.meta["clocks"]["mark_command"]
+    hits = [
+        (record.words[2], record.tsc)
+        for record in records(name, what).records
+        if record.event == made.HYPERCALL
+        and record.words[0] & 0xFFFFF == made.VCPU_OP
+        and len(record.words) > 2
+        and record.words[1] == command
+    ]
+    sent = found.marks()
+    numbers, tscs = (np.array(column, np.int64) for column in zip(*hits, strict=True))
+    result = compare_marks(sent, numbers, tscs)
+    assert len(sent) > 3
+    assert result.outside == 0
+    lost = any(record.event == made.LOST_RECORDS for record in records(name, what).records)
+    if what in ("sized", "step") and not lost:
+        assert result.found == result.sent
+
+
+@pytest.mark.parametrize("what", ["sized", "step"])
+def test_the_clocks_fit(what: str, name: str) -> None:
+    found = capture(name, what)
+    fitted = found.meta["clocks"]["fit"]
+    assert found.meta["tsc_hz"] == pytest.approx(float(found.meta["xen"]["info"]["cpu_mhz"]) * 1e6, rel=1e-3)
+    assert fitted["pairs"] >= 5
+    error = of_capture(found).error_ns
+    assert error is not None
+    assert error < 50e6
+
+
+def test_what_the_host_is(name: str) -> None:
+    meta = capture(name, "lost").meta
+    assert (meta["xen_version"], meta["scheduler"], meta["timing"]) == ("4.17", "credit2", "emulated")
+    assert "dom0_mem" in meta["xen"]["info"]["xen_commandline"]
+    assert meta["xen"]["missing"] == []
+    assert len(meta["xen"]["topology"]) == 2
+    assert any("MHz processor" in line for line in meta["xen"]["tsc_lines"])
+
+
+def test_domains_and_one_that_went_meanwhile(name: str) -> None:
+    rows = {row["id"]: row for row in capture(name, "lost").meta["domains"]}
+    dom0, guest = rows[0], rows[int(known(name)["domid_a"][0])]
+    assert (dom0["name"], len(dom0["vcpus"])) == ("Domain-0", 2)
+    assert {port["kind"] for port in dom0["event_channels"]} >= {"virq", "ipi", "Interdomain (Connected)"}
+    assert dom0["seen"]["to"] is None
+    assert (guest["name"], guest["type"], guest["kernel"]) == ("a", "pv", "/boot/vmlinux")
+    assert guest["event_channels"]
+    assert guest["seen"]["to"] is not None
+    assert set(rows) - {0, guest["id"]} == set()
+
+
+def test_a_clock_that_is_set_is_seen(name: str) -> None:
+    (step,) = capture(name, "step").meta["clocks"]["realtime_steps_ns"]
+    assert step == pytest.approx(3600e9, abs=5e9)
+    assert capture(name, "sized").meta["clocks"]["realtime_steps_ns"] == []
+
+
+def test_refusals_say_why(name: str) -> None:
+    assert "another recorder runs" in said(name, "second")
+    assert "an xentrace already runs" in said(name, "foreign")
+    assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign"))
+    assert "-S changes nothing" in said(name, "sized")
+    assert backend(name, "sized")["facts"]["sized_before"] == 1
+
+
+def test_the_ends_that_are_failures_say_so(name: str) -> None:
+    assert "xentrace ended by itself, signal SIGKILL" in said(name, "died").splitlines()[-1]
+    assert "No space left" in said(name, "full").splitlines()[-1]
+    assert "--max-size" in said(name, "bounded").splitlines()[-1]
+    size = (folder(name) / "bounded.xtrace" / "xentrace.bin").stat().st_size
+    assert 200_000 < size < 2_000_000
+    assert 0 < (folder(name) / "ring.xtrace" / "xentrace.bin").stat().st_size < 1_200_000
+
+
+def test_nothing_is_left_on(name: str) -> None:
+    left = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "left_on"}
+    assert left == {"killed": 0, "died": 0, "end": 0}
+    assert known(name)["xentrace_left"] == ["0"]
+
+
+def test_what_it_cost(name: str) -> None:
+    overhead = capture(name, "step").meta["overhead"]
+    assert 0 < overhead["cpu_s"] < 60
+    facts = backend(name, "step")["facts"]
+    assert overhead["own_upcalls"] >= facts["buffer_interrupts"]
+
+
+@pytest.mark.parametrize("what", ["lost", "killed"])
+def test_the_report_takes_a_capture(what: str, name: str) -> None:
+    program = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    path: Path = folder(name) / f"{what}.xtrace"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "report", "--json", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    trace = json.loads(done.stdout)["trace"]
+    assert trace["emulated"] is True
+    assert trace["domains"]["0"] == "Domain-0"
+    assert trace["records"] == len(records(name, what).records)
+    assert trace["tsc_hz"] == capture(name, what).meta["tsc_hz"]

@@ -1,0 +1,100 @@
+# pcpus: 2
+# limit: 900
+# full: yes
+# zipapp: yes
+# xtrace record by xentrace: what it keeps, and each fault that needs a real Xen.
+xt() { full python3 /share/xtrace.pyz "$@"; }
+
+# record NAME OPTION...: to its end; its exit code is known, its captures lie in /tmp.
+record() {
+    what=$1
+    shift
+    code=0
+    attempt 200 chroot /full /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
+        python3 /share/xtrace.pyz record --backend xentrace -o "${record_in:-/tmp}/$what" "$@" >"/share/$what.said" 2>&1 || code=$?
+    known code "$what" $code
+    say "recorded $what: $code"
+}
+
+begin() {
+    what=$1
+    shift
+    record "$what" "$@" &
+    recording=$!
+    await 120 "$what never began: $(cat "/share/$what.said")" grep -qs "recording by" "/share/$what.said"
+}
+
+recorder() { cat /run/xtrace/lock; }
+
+keep() { for name in "$@"; do cp -r "/tmp/$name.xtrace" /share/; done; }
+
+# Listen without switching tracing on: what is in Xen's buffers then was left on.
+left_on() {
+    xentrace -X /tmp/left.bin >/dev/null 2>&1 &
+    sleep 2
+    kill -INT $!
+    wait $!
+    known left_on "$1" "$(stat -c %s /tmp/left.bin)"
+}
+
+xt --version >/share/version
+guest a pv
+known domid_a "$(domid a)"
+
+# The smallest buffers, once a boot; a consumer that is stopped; a guest that goes meanwhile.
+begin lost -S 1
+sleep 2
+kill -STOP "$(pgrep xentrace)"
+sleep 2
+kill -CONT "$(pgrep xentrace)"
+attempt 30 xl destroy a
+sleep 2
+kill -INT "$(recorder)"
+wait $recording
+keep lost
+
+record sized -S 64 -d 3
+keep sized
+
+# Both readings of the time of day are a second recorder's, which is refused, and a step's.
+begin step -d 12
+record second -d 1
+date -s "@$(($(date +%s) + 3600))" >/dev/null
+wait $recording
+keep step
+
+begin killed
+sleep 4
+kill -KILL "$(recorder)"
+wait $recording
+sleep 2
+known xentrace_left "$(pgrep xentrace | wc -l)"
+left_on killed
+keep killed
+
+# xentrace alone is killed, so that it cannot switch tracing off: the recorder does.
+begin died
+sleep 2
+kill -KILL "$(pgrep xentrace)"
+wait $recording
+left_on died
+keep died
+
+xentrace -e all /tmp/foreign.bin >/dev/null 2>&1 &
+sleep 1
+record foreign -d 1
+kill -INT $!
+wait $!
+
+mkdir /tmp/small
+mount -t tmpfs -o size=600k none /tmp/small
+record_in=/tmp/small
+record full --reserve 0 -d 20
+cp -r /tmp/small/full.xtrace /share/
+record_in=/tmp
+record bounded --max-size 400K -d 60
+keep bounded
+record ring -M 1M -d 4
+keep ring
+record while -- sh -c 'sleep 2; exit 7'
+left_on end
