@@ -179,8 +179,9 @@ def _lean(fenced: Sequence[Step], plain: tuple[Step, ...], *, called: bool) -> t
         return None
     dropped = _spills(plain)
     rest = [step for place, step in enumerate(plain) if place not in dropped]
-    if called and not any(_uses_stack(step.insn) for step in rest if not _makes_frame(step.insn)):
-        rest = [step for step in rest if not _makes_frame(step.insn)]
+    bare = [step for step in rest if not _makes_frame(step.insn) and not _brings_back(step.insn, rest)]
+    if called and not any(_uses_stack(step.insn) for step in bare):
+        rest = bare
     return tuple(rest) if len(rest) < len(plain) and rest else None
 
 
@@ -211,6 +212,17 @@ def _makes_frame(insn: Insn) -> bool:
     if insn.mnemonic == "mov":
         return registers in ([RBP, RSP], [RSP, RBP])
     return insn.mnemonic in ("add", "sub", "and") and registers == [RSP, -1] and insn.memory is None
+
+
+def _brings_back(insn: Insn, steps: Sequence[Step]) -> bool:
+    """Tell a load of a pushed register from its place in the frame, as compilers do before leave."""
+    memory = insn.memory
+    if insn.mnemonic != "mov" or memory is None or memory.base not in (RBP, RSP) or memory.size != 8:
+        return False
+    register = insn.operands[0].register
+    pushed = {item.insn.operands[0].register for item in steps if item.insn.mnemonic == "push"}
+    stored = any(item.insn.memory == memory and item.insn.operands[0].memory for item in steps)
+    return register in pushed & _KEPT_BY_CALLEES and not stored
 
 
 def _uses_stack(insn: Insn) -> bool:

@@ -1,0 +1,153 @@
+/*
+ * What fences cost, by loops of its own: the independent truth that benchmarks/calibrate.py compares
+ * `xtrace calibrate` with.  Prints a line for each kind, fence and context: TSC cycles that the fence adds
+ * to one execution, the median of interleaved pairs.  Usage: calibrate_truth CPU
+ */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define PASSES 64
+#define RUNS 301
+
+static struct { volatile uint8_t pending, mask; char rest[62]; } vcpu __attribute__((aligned(64)));
+static volatile uint32_t hot[40][16] __attribute__((aligned(64)));
+static char pages[PASSES][4096] __attribute__((aligned(4096)));
+static char *lines[PASSES];
+static volatile uint8_t kept;
+
+static inline uint64_t now(void)
+{
+	uint32_t low, high;
+
+	__asm__ volatile("mfence; lfence; rdtsc; lfence" : "=a"(low), "=d"(high) :: "memory");
+	return (uint64_t)high << 32 | low;
+}
+
+static void flush(void)
+{
+	for (int i = 0; i < PASSES; i++)
+		__asm__ volatile("clflush %0" :: "m"(*lines[i]) : "memory");
+}
+
+#define CHAIN_60 ".rept 60; imul %%r11, %%r11; .endr"
+#define CHAIN_1024 ".rept 1024; imul %%r11, %%r11; .endr"
+#define ASM(text) __asm__ volatile(text ::: "r11", "memory", "cc")
+
+#define BEFORE_empty
+#define BEFORE_stores_8 for (int s = 0; s < 8; s++) hot[s][8] = s;
+#define BEFORE_stores_40 _Pragma("GCC unroll 40") for (int s = 0; s < 40; s++) hot[s][8] = s;
+#define BEFORE_alu_chain ASM(CHAIN_60);
+#define BEFORE_store_miss_1 ASM("lfence"); *(volatile char *)lines[i] = 1;
+#define BEFORE_load_miss_1 ASM("lfence"); *(volatile char *)lines[i];
+#define BEHIND_empty
+#define BEHIND_stores_8
+#define BEHIND_stores_40
+#define BEHIND_alu_chain
+#define BEHIND_store_miss_1 ASM(CHAIN_1024);
+#define BEHIND_load_miss_1 ASM(CHAIN_1024);
+#define MISSES_empty 0
+#define MISSES_stores_8 0
+#define MISSES_stores_40 0
+#define MISSES_alu_chain 0
+#define MISSES_store_miss_1 1
+#define MISSES_load_miss_1 1
+
+#define SITE_mask(fence) (void)vcpu.mask; vcpu.mask = 1; fence
+#define SITE_restore(fence) vcpu.mask = kept_mask; fence if (vcpu.pending) abort();
+#define SITE_unmask(fence) vcpu.mask = 0; fence if (vcpu.pending) abort();
+
+#define NONE
+#define LFENCE ASM("lfence");
+#define MFENCE ASM("mfence");
+#define SFENCE ASM("sfence");
+#define LOCK_ADD ASM("lock addq $0, -8(%%rsp)");
+
+#define RUN(name, kind, context, fence)							\
+	static __attribute__((noinline)) double name(int count)				\
+	{										\
+		uint8_t kept_mask = kept;						\
+		uint64_t begin;								\
+											\
+		(void)kept_mask;							\
+		if (MISSES_##context)							\
+			flush();							\
+		begin = now();								\
+		for (int i = 0; i < count; i++) {					\
+			BEFORE_##context						\
+			SITE_##kind(fence)						\
+			BEHIND_##context						\
+		}									\
+		return (double)(now() - begin) / count;					\
+	}
+
+static int compare(const void *left, const void *right)
+{
+	double a = *(const double *)left, b = *(const double *)right;
+
+	return (a > b) - (a < b);
+}
+
+static void report(const char *kind, const char *fence, const char *context, int misses,
+		   double (*fenced)(int), double (*plain)(int))
+{
+	static double differences[RUNS];
+	int count = misses ? PASSES : 400;
+
+	for (int run = -20; run < RUNS; run++) {
+		int first = rand() & 1;
+		double a = first ? fenced(count) : 0, b = plain(count);
+
+		if (!first)
+			a = fenced(count);
+		if (run >= 0)
+			differences[run] = a - b;
+	}
+	qsort(differences, RUNS, sizeof(*differences), compare);
+	printf("%s,%s,%s,%.2f\n", kind, fence, context, differences[RUNS / 2]);
+}
+
+#define EACH_FENCE(kind, context)							\
+	RUN(kind##_##context##_none, kind, context, NONE)				\
+	RUN(kind##_##context##_lfence, kind, context, LFENCE)				\
+	RUN(kind##_##context##_mfence, kind, context, MFENCE)				\
+	RUN(kind##_##context##_sfence, kind, context, SFENCE)				\
+	RUN(kind##_##context##_lock, kind, context, LOCK_ADD)
+#define TELL(kind, context, name, fence)						\
+	report(#kind, name, #context, MISSES_##context, kind##_##context##_##fence,	\
+	       kind##_##context##_none);
+#define TELL_EACH(kind, context)							\
+	TELL(kind, context, "lfence", lfence) TELL(kind, context, "mfence", mfence)	\
+	TELL(kind, context, "sfence", sfence) TELL(kind, context, "lock add", lock)
+
+#define EACH_CONTEXT(what, kind)							\
+	what(kind, empty) what(kind, stores_8) what(kind, stores_40)			\
+	what(kind, alu_chain) what(kind, store_miss_1) what(kind, load_miss_1)
+
+EACH_CONTEXT(EACH_FENCE, mask)
+EACH_CONTEXT(EACH_FENCE, restore)
+EACH_CONTEXT(EACH_FENCE, unmask)
+
+int main(int count, char **arguments)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(count > 1 ? atoi(arguments[1]) : 0, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	for (int i = 0; i < PASSES; i++)
+		lines[i] = pages[i] + 64 * (rand() % 64) + 32;
+	for (int i = PASSES - 1; i > 0; i--) {
+		int j = rand() % (i + 1);
+		char *kept_line = lines[i];
+
+		lines[i] = lines[j];
+		lines[j] = kept_line;
+	}
+	EACH_CONTEXT(TELL_EACH, mask)
+	EACH_CONTEXT(TELL_EACH, restore)
+	EACH_CONTEXT(TELL_EACH, unmask)
+	return 0;
+}
