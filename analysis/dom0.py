@@ -8,7 +8,7 @@ where the capture has none of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -207,10 +207,28 @@ _LOSS_COLUMNS = (
     Column("dropped_sample_count", _EXACT, "samples for which a ring had no room", None),
 )
 
+
+def _table(
+    name: str,
+    title: str,
+    make: Callable[[Measures], pd.DataFrame],
+    columns: tuple[Column, ...],
+    bias: str = "",
+) -> Table:
+    """Return a table of the section, which costs nothing where the capture has nothing of dom0's."""
+
+    def made(measures: Measures) -> pd.DataFrame:
+        partial = measures.partial
+        if partial.dom0_tallies.empty and partial.dom0_samples.empty:
+            return pd.DataFrame(columns=[column.name for column in columns])
+        return make(measures)
+
+    return Table(name, "dom0", title, made, columns, bias)
+
+
 TABLES = (
-    Table(
+    _table(
         "dom0_upcalls",
-        "dom0",
         "dom0's upcalls, entry to return",
         upcalls,
         (
@@ -222,9 +240,8 @@ TABLES = (
         ),
         bias=_BIAS,
     ),
-    Table(
+    _table(
         "dom0_ports",
-        "dom0",
         "dom0's ports: from upcall to handler (to), and the handler",
         ports,
         (
@@ -239,9 +256,8 @@ TABLES = (
         ),
         bias=_BIAS,
     ),
-    Table(
+    _table(
         "dom0_irqs",
-        "dom0",
         "dom0's interrupts: handler, late EOI, and the thread that it wakes",
         irqs,
         (
@@ -257,9 +273,8 @@ TABLES = (
         ),
         bias=_BIAS,
     ),
-    Table(
+    _table(
         "dom0_ipis",
-        "dom0",
         "IPIs between dom0's vCPUs",
         ipis,
         (
@@ -270,9 +285,8 @@ TABLES = (
             _RATE,
         ),
     ),
-    Table(
+    _table(
         "dom0_work",
-        "dom0",
         "dom0's softirqs, hypercalls of its tools, local interrupts",
         work,
         (
@@ -284,9 +298,8 @@ TABLES = (
         ),
         bias=_BIAS,
     ),
-    Table(
+    _table(
         "dom0_samples",
-        "dom0",
         "Where dom0's vCPUs were sampled",
         samples,
         (
@@ -299,5 +312,5 @@ TABLES = (
         ),
         bias="by the software clock, code with interrupts off is sampled where it turns them on",
     ),
-    Table("dom0_losses", "dom0", "What bpf counted, and against what", losses, _LOSS_COLUMNS),
+    _table("dom0_losses", "What bpf counted, and against what", losses, _LOSS_COLUMNS),
 )  # fmt: skip
