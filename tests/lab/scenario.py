@@ -3,6 +3,7 @@
 ``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, boot included;
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
 ``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them;
+``# untraced: yes``, with a Xen that has no trace buffer;
 ``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz.
 """
 
@@ -16,16 +17,18 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lab import image as images
 from lab import machine
 from lab.disk import disk
 from lab.hypervisor import hypervisor
 from lab.machine import Host, Ran
 from lab.packages import LabError
+from lab.untraced import untraced
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _FOLDER = _HERE / "scenarios"
-_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers|zipapp): (.*)$", re.MULTILINE)
+_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers|untraced|zipapp): (.*)$", re.MULTILINE)
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
 _MHZ = re.compile(r"Detected ([\d.]+) MHz processor")
 _BUILD_LIMIT_S = 60
@@ -95,6 +98,8 @@ def load(name: str) -> Scenario:
         host = machine.full(host, disk())
     if wants.get("schedulers") == "yes":
         host = replace(host, xen=hypervisor() / "xen")
+    if wants.get("untraced") == "yes":
+        host = replace(host, xen=untraced(images.image()))
     limit_s, variants = int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split())
     return Scenario(name, host, limit_s, variants, wants.get("zipapp") == "yes", text)
 

@@ -28,16 +28,19 @@ recorder() { cat /run/xtrace/lock; }
 
 keep() { for name in "$@"; do cp -r "/tmp/$name.xtrace" /share/; done; }
 
-# Listen without switching tracing on: what is in Xen's buffers then was left on.
+# Was tracing left on?  Then Xen's buffers hold what came before the time in NAME.before.
 left_on() {
-    xentrace -X /tmp/left.bin >/dev/null 2>&1 &
     sleep 2
+    clock pairs 1 >"/share/$1.before"
+    xentrace -e all "/tmp/$1.after" >/dev/null 2>&1 &
+    sleep 1
     kill -INT $!
     wait $!
-    known left_on "$1" "$(stat -c %s /tmp/left.bin)"
+    cp "/tmp/$1.after" /share/
 }
 
 xt --version >/share/version
+known tb_control "$(sed -n "s/ . tb_control$//p" /proc/xen/xensyms)"
 guest a pv
 known domid_a "$(domid a)"
 
