@@ -31,3 +31,7 @@ lab-run:
 # make lab-repeat [TIMES=20] [SCENARIOS=quick]
 lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)
+
+# build/xtrace.pyz: one file that records on a dom0.
+zipapp:
+	@.venv/bin/python tools/zipapp.py
