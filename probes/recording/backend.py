@@ -127,7 +127,10 @@ class Backend(Protocol):
         """End it, leave the host as it was, and return the final counts.  May be called twice."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what meta.json says of it: tool versions, what was chosen, what is missing, overhead."""
+        """Return what meta.json says of it: tool versions, what was chosen, what is missing, overhead.
+
+        Under "warnings" stand lines for the user, who is told them when it has started.
+        """
 
 
 @dataclass(slots=True)

@@ -203,6 +203,8 @@ class _Session:
                 self._say(f"not by {name}: {error}")
                 continue
             self._running.append(candidate.backend)
+            for line in candidate.backend.facts().get("warnings", ()):
+                self._say(f"{name}: {line}")
             self._spans[name] = [time.monotonic_ns()]
         if not self._running:
             raise TraceError(f"nothing to record by; {'; '.join(self._summary.failures.values())}")

@@ -68,16 +68,12 @@ class XentraceBackend:
                 f"an xentrace already runs, process {others[0]}, and the two would share out the records",
                 f"kill -INT {others[0]}",
             )
-        missing = []
         try:
-            if tracebuffer.ring_bytes() is not None:
-                missing.append(
-                    "Xen's trace buffers have their size until the next boot: --ring-pages is void"
-                )
+            tracebuffer.ring_bytes()
         except TraceError as error:
             remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
             return Availability(False, str(error), remedy)
-        return Availability(True, f"drives {host.tool('xentrace')}", missing=tuple(missing))
+        return Availability(True, f"drives {host.tool('xentrace')}")
 
     def start(self, folder: Folder, options: Options) -> None:
         """Start xentrace and wait until it traces.
@@ -93,6 +89,9 @@ class XentraceBackend:
         self._directory = Path(path).parent
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._facts["sized_before"] = _sized()
+        if options.ring_pages is not None and self._facts["sized_before"] is not None:
+            why = "Xen's trace buffers keep the size that they first got in this boot"
+            self._facts["warnings"] = [f"-S {options.ring_pages} changes nothing: {why}"]
         command = self._command(mask, options, path)
         # The markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
         traced = bool(mask & 0x20_0000 and mask & 0x1000)
@@ -160,8 +159,9 @@ class XentraceBackend:
 
     def facts(self) -> Mapping[str, Any]:
         """Return the command, the mask, gaps, and how often Xen called xentrace."""
-        with contextlib.suppress(TraceError):
-            self._facts.setdefault("version", host.run("xentrace", "--version").strip())
+        if "version" not in self._facts:
+            with contextlib.suppress(TraceError):
+                self._facts["version"] = host.run("xentrace", "--version").strip()
         return {
             **self._facts,
             "file": NAME,

@@ -149,7 +149,7 @@ def test_refusals_say_why(name: str) -> None:
     assert "another recorder runs" in said(name, "second")
     assert "an xentrace already runs" in said(name, "foreign")
     assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign"))
-    assert "-S changes nothing" in said(name, "sized")
+    assert "-S 64 changes nothing" in said(name, "sized")
     assert backend(name, "sized")["facts"]["sized_before"] == 1
 
 
