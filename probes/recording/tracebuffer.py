@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
 import os
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ def ring_bytes() -> int | None:
         size = ctypes.c_ulong()
         if library.xc_tbuf_get_size(handle, ctypes.byref(size)):
             error = ctypes.get_errno()
+            # Before the first recorder of a boot libxenctrl maps buffers of no bytes, which mmap refuses.
+            if error == errno.EINVAL:
+                return None
             raise TraceError(f"Xen has no trace buffer to ask for: {os.strerror(error)}")
         return size.value or None
 
