@@ -220,9 +220,10 @@ def kernel_facts() -> dict[str, Any]:
 
 
 def running(name: str) -> list[int]:
-    """Return the processes of that name."""
-    paths = Path("/proc").glob("[0-9]*/comm")
-    return sorted(int(path.parent.name) for path in paths if _read(path) == name)
+    """Return the processes of that name, but for those that have ended and wait for their parent."""
+    found = [path.parent for path in Path("/proc").glob("[0-9]*/comm") if _read(path) == name]
+    ended = re.compile(r"^State:\s*[ZX]", re.MULTILINE)
+    return sorted(int(path.name) for path in found if not ended.search(_read(path / "status")))
 
 
 @contextlib.contextmanager

@@ -124,9 +124,11 @@ def _put_back(data: Mapping[str, Any]) -> None:
 
 
 def _stop_xentrace(data: Mapping[str, Any]) -> None:
-    from xtrace.probes.recording.tracebuffer import switch_off
+    from xtrace.probes.recording import host, tracebuffer
 
-    switch_off()
+    # One that runs now, whoever started it, needs tracing on, and switches it off as it ends.
+    if not host.running("xentrace"):
+        tracebuffer.switch_off()
 
 
 #: file: write content back into path.  xen_tracing: switch Xen's trace buffer off.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 
 import pytest
 
@@ -143,6 +146,14 @@ def test_this_machine_is_no_dom0() -> None:
 
 def test_processes_by_name() -> None:
     assert host.running("no-such-process") == []
+    child = subprocess.Popen(["sleep", "60"])
+    while child.pid not in host.running("sleep"):
+        time.sleep(0.01)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    # It has ended, though its parent has not asked yet.
+    assert child.pid not in host.running("sleep")
+    child.wait()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,15 @@ def test_one_that_was_killed_has_left_tracing_on(tmp_path: Path, switched_off: l
     capture.close()
 
 
+def test_a_trace_that_another_took_up_is_not_cut(
+    tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = restore.note("xen_tracing", {})
+    monkeypatch.setattr(host, "running", lambda name: [4711])
+    note.undo()
+    assert (switched_off, notes(tmp_path)) == ([], [])
+
+
 def test_tracing_that_cannot_be_switched_off_stays_noted(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
