@@ -206,6 +206,7 @@ def _read(archive: zipfile.ZipFile) -> Summary:
             _check(f"{name}.{column}", columns[column], dtype)
         made[name] = pd.DataFrame(columns)
     _check_histograms(made["tallies"], made["buckets"])
+    _check_keys(made["dom0_tallies"], made["dom0_buckets"])
     if made["facts"].empty:
         raise ValueError("no facts")
     if not all(str(reason).isprintable() for reason in made["damages"]["reason"]):
@@ -250,6 +251,14 @@ def _check(name: str, column: pd.Series[Any], dtype: str) -> None:
         low, high = bounds
         if column.min() < low or column.max() > high:
             raise ValueError(f"{name} holds {column.min()} to {column.max()}")
+
+
+def _check_keys(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+    """Raise where there is a histogram without the tally that it belongs to."""
+    keys = [name for name in buckets.columns if name not in ("bucket", "count", "host")]
+    known = tallies[keys].drop_duplicates()
+    if len(buckets[keys].drop_duplicates().merge(known)) < len(buckets[keys].drop_duplicates()):
+        raise ValueError("a histogram without its tally")
 
 
 def _check_histograms(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:

@@ -138,7 +138,7 @@ def test_names_from_strangers_are_escaped(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert ESCAPE not in done.stdout
     assert r"\x1b[2J\nname" in done.stdout
-    assert r"\x1b..b\n" in done.stdout  # shortened, for it is longer than its column
+    assert r"\x1b..eb\n" in done.stdout  # shortened, for it is longer than its column
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
 
 
