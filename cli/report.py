@@ -149,6 +149,7 @@ def report(
 
             kernels = open_kernels(images)
         whole = combined(loading.result(), hz=cpu_hz, hz_source="--cpu-hz")
+        _tell_cut(paths)
         refuse_window(counted, whole.origin.window)
         costs = None
         if measured is not None or counted or others or "cost" in selection.sections:
@@ -186,6 +187,19 @@ def report(
         brief=not section,
         window=whole.origin.window,
     )
+
+
+def _tell_cut(paths: list[Path]) -> None:
+    """Say of each capture whose recorder has not ended that it is not whole."""
+    from xtrace.cli.render import safe
+    from xtrace.probes.capture import META, open_capture
+
+    for path in paths:
+        if (path / META).is_file() and not open_capture(path).has_ended:
+            line = (
+                f"xtrace: {path}: its recorder was killed, or still records: this is what it wrote up to now"
+            )
+            typer.echo(safe(line), err=True)
 
 
 def _image(text: str) -> tuple[int, Path, int | None]:

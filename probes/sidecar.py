@@ -16,7 +16,9 @@ from pathlib import Path
 from xtrace.probes.capture import META, TRACE
 from xtrace.probes.errors import TraceError
 
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 1 << 20
+#: A capture tells of every domain and event channel, too.
+_MAX_META_BYTES = 64 << 20
 _HZ_RANGE = (1e8, 2e10)
 _TIMINGS = (None, "emulated", "hardware")
 
@@ -47,11 +49,12 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
     path = _path(Path(trace))
     if not path.is_file():
         return None
+    most = _MAX_META_BYTES if path.name == META else _MAX_BYTES
     with path.open("rb") as file:
-        text = file.read(_MAX_BYTES + 1)
+        text = file.read(most + 1)
     try:
-        if len(text) > _MAX_BYTES:
-            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        if len(text) > most:
+            raise ValueError(f"larger than {most} bytes")
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("no JSON object")

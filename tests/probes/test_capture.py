@@ -134,3 +134,10 @@ def test_a_report_names_the_domains_and_escapes_what_they_chose(
     assert "domains  d0 Domain-0, d1 red\\x1b[31m, d2 two\n" in out
     assert main(["report", "--json", str(folder)]) == 0
     assert json.loads(capfd.readouterr().out)["trace"]["domains"]["77"] == "not in the trace"
+
+
+def test_a_report_says_that_a_capture_is_not_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = capture(tmp_path, state="recording")
+    shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
+    assert main(["report", str(folder)]) == 0
+    assert "its recorder was killed, or still records" in capfd.readouterr().err
