@@ -190,6 +190,9 @@ TABLES = (
             *times_columns("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
         ),
         bias="what woke it is told by the record before the WAKE on its pCPU",
+        measured="against the logs of the lab's own guests (samples/, tests/lab/truth.py; emulated): 2,399 "
+        "of 2,400 wakes by their event_channel_op were of the vCPU that they had sent to; in the "
+        "other one the event was pending already and something else woke another vCPU behind it",
     ),
     Table(
         "wakers",
@@ -244,6 +247,7 @@ TABLES = (
             ),
             Column("ambiguous_ratio", _INFERRED, "share of sends to running targets that stay open", "ambig"),
         ),
+        bias="a send with a WAKE behind it of a vCPU that was awake counts in none of these",
     ),
     Table(
         "running_targets",
@@ -269,5 +273,11 @@ TABLES = (
             ),
         ),
         bias="sent while one other vCPU ran; a system call's iret may pass for the upcall's",
+        measured="against the logs of the lab's own guests, which have no system calls (samples/, "
+        "tests/lab/truth.py; emulated, 1 to 3 pCPUs): 2,190 of 2,194 targets were right, else "
+        "dom0 was meant or it was running elsewhere; 2,176 of 2,181 irets ended the upcall that "
+        "handled the event, else one that was under way. The time ends with that upcall: it is "
+        "1.6 times (p5 1.2, p95 2.3) the one to the handler's begin, 8,918 cycles (p95 39,910) "
+        "longer. 11 sends with several vCPUs running were given no target",
     ),
 )

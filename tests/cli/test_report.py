@@ -88,8 +88,8 @@ def test_without_arguments_it_reports_on_the_sample() -> None:
     assert sample.NAME in done.stdout.splitlines()[0]
     for title in TITLES:
         assert re.search(f"^{title}", done.stdout, re.MULTILINE), title
-    assert "140,171 in 114 windows of 2 pCPUs" in done.stdout
-    assert re.search(r"^TSC +2596\.\d+ MHz", done.stdout, re.MULTILINE)
+    assert "270,414 in 124 windows of 2 pCPUs" in done.stdout
+    assert re.search(r"^TSC +2299\.\d+ MHz, told by xen417-pv-all\.bin\.xz\.json$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
@@ -194,13 +194,13 @@ def test_json() -> None:
     trace = found["trace"]
     assert found["schema_version"] == 1
     assert (trace["records"], trace["lost_records"], trace["skipped_bytes"], trace["pcpus"]) == (
-        140_171,
+        270_414,
         0,
         0,
         2,
     )
-    assert trace["tsc_hz"] == pytest.approx(2.5961e9, rel=1e-4)
-    assert trace["span_ns"] == pytest.approx(8.56e9, rel=1e-2)
+    assert trace["tsc_hz"] == 2_299_999_000
+    assert trace["span_ns"] == pytest.approx(6.195e9, rel=1e-3)
     assert {"wakes", "upcalls", "vcpu_states", "hypercalls", "events"} <= set(found["tables"])
 
 

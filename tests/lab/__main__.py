@@ -101,7 +101,7 @@ def check(names: Sequence[str]) -> int:
     traces = [results().resolve() / name / f"{name}.bin" for name in names]
     traces = [path for path in traces if path.exists()]
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "XTRACE_LAB_RESULTS": str(results().resolve()),
         "XTRACE_LAB_SCENARIOS": " ".join(names),
         "XTRACE_COMPARED_TRACES": os.pathsep.join(map(str, traces)),
@@ -119,7 +119,7 @@ def check(names: Sequence[str]) -> int:
         "-o",
         "empty_parameter_set_mark=skip",
     ]
-    # -P: the checkout's packages have the names of the tests' folders.
+    # -P, and no path of the caller's: the checkout's packages have the names of the tests' folders.
     command = [python, "-P", "-m", "pytest", *options, *map(str, files)]
     return subprocess.call(command, cwd=_ROOT, env=environment)
 

@@ -4,7 +4,8 @@ usage, in the folder tests: python3 -m lab.sample FOLDER NAME
 
 Packs the scenario's trace as samples/NAME.bin.xz.  Beside it goes its sidecar, with what dom0 and
 the guests know of the traffic: ``known``, dom0's lines as lists of words, and ``counters`` by domain,
-what our own guests printed last.
+what our own guests printed last.  Guests that logged their upcalls leave NAME.dDOMAIN.log.xz, for
+``lab.truth``.
 """
 
 from __future__ import annotations
@@ -24,19 +25,25 @@ def make(folder: Path, name: str) -> Path:
     """Pack ``folder``'s trace and write its sidecar; return the trace's path."""
     trace = folder / f"{folder.name}.bin"
     packed = _SAMPLES / f"{name}.bin.xz"
-    packed.write_bytes(lzma.compress(trace.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+    packed.write_bytes(_packed(trace.read_bytes()))
     rows = [line.split() for line in (folder / "known").read_text().splitlines()]
     facts = json.loads(trace.with_suffix(".bin.json").read_text())
     counters = {}
-    for row in rows:
-        if row[0] == "created":
-            log = folder / f"guest-{row[1]}.log"
-            if found := _COUNTERS.findall(log.read_text(errors="replace")) if log.exists() else []:
-                counters[row[2]] = json.loads(found[-1])
+    for _, guest, domain, *_ in (row for row in rows if row[0] == "created"):
+        path = folder / f"guest-{guest}.log"
+        log = path.read_text(errors="replace") if path.exists() else ""
+        if found := _COUNTERS.findall(log):
+            counters[domain] = json.loads(found[-1])
+        if "xtrace-guest: upcall" in log:
+            (_SAMPLES / f"{name}.d{domain}.log.xz").write_bytes(_packed(log.encode()))
     content = {**facts, "known": rows, "counters": counters}
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     packed.with_name(f"{packed.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return packed
+
+
+def _packed(content: bytes) -> bytes:
+    return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,9 +1,10 @@
 """What the analysis infers of upcalls and sends, measured against our own guests' logs.
 
-usage, in the folder tests: python3 -m lab.truth FOLDER...
+usage, in the folder tests: python3 -m lab.truth [FOLDER...]
 
-A folder is one that a scenario with ``log=`` left, such as build/lab/own-lfence; its guests have not
-lost a line.  Several are taken together.  Times are cycles of the emulated TSC.
+A folder is one that a scenario with ``log=`` left, such as build/lab/own-lfence; without any, the
+samples that have such logs beside them are read.  All are taken together.  Times are cycles of the
+emulated TSC.
 
 Truth: a guest's i-th upcall is the one that its i-th iret ends, for it has no system calls; what
 it logs lies between Xen's entry and that iret.  The k-th ping that one end sends is handled in the k-th
@@ -13,6 +14,7 @@ upcall of the other with the ping's port in it, for no ping is sent while one is
 from __future__ import annotations
 
 import json
+import lzma
 import re
 import sys
 from bisect import bisect_left, bisect_right
@@ -32,7 +34,7 @@ _UPCALL = re.compile(r"^xtrace-guest: upcall (\d+) (\d+) (\d+)\r?$", re.MULTILIN
 _SEND = re.compile(r"^xtrace-guest: send (\d+) (\d+)\r?$", re.MULTILINE)
 _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
 _RUNSTATE_MASK = ~0x330
-_SCENARIO_NAMES = "ab"
+_SAMPLES = Path(__file__).parents[2] / "samples"
 _DOM0 = 0
 
 
@@ -119,15 +121,36 @@ def guest_of(log: str) -> Guest:
     return Guest(upcalls, sends, counters)
 
 
-def measure(folder: Path, found: Found) -> None:
-    """Compare one scenario's trace with its guests' logs and add to ``found``."""
-    data = (folder / f"{folder.name}.bin").read_bytes()
+def of_folder(folder: Path) -> tuple[bytes, dict[int, str]]:
+    """Return what a scenario left: the trace, and the console of each of our own guests by domain."""
     rows = [line.split() for line in (folder / "known").read_text().splitlines()]
-    ids = {row[1]: int(row[2]) for row in rows if row[0] == "created" and row[1] in _SCENARIO_NAMES}
-    guests = {
-        domain: guest_of((folder / f"guest-{name}.log").read_text(errors="replace"))
-        for name, domain in ids.items()
+    logs = {
+        int(row[2]): (folder / f"guest-{row[1]}.log").read_text(errors="replace")
+        for row in rows
+        if row[0] == "created"
     }
+    return (folder / f"{folder.name}.bin").read_bytes(), logs
+
+
+def of_sample(trace: Path) -> tuple[bytes, dict[int, str]]:
+    """Return the same of a sample."""
+    name = trace.name.removesuffix(".bin.xz")
+    logs = {}
+    for path in sorted(trace.parent.glob(f"{name}.d*.log.xz")):
+        domain = path.name.removesuffix(".log.xz").rpartition(".d")[2]
+        logs[int(domain)] = lzma.decompress(path.read_bytes()).decode()
+    return lzma.decompress(trace.read_bytes()), logs
+
+
+def samples() -> list[Path]:
+    """Return the samples with logs beside them."""
+    names = {path.name.rpartition(".d")[0] for path in _SAMPLES.glob("*.log.xz")}
+    return [_SAMPLES / f"{name}.bin.xz" for name in sorted(names)]
+
+
+def measure(data: bytes, logs: dict[int, str], found: Found) -> None:
+    """Compare a trace with its guests' logs by domain, and add to ``found``."""
+    guests = {domain: guest_of(log) for domain, log in logs.items()}
     _add_records(data, guests)
     ran = run(data)
     counts = ran.counts
@@ -239,12 +262,13 @@ def _send(
 
 
 def main(folders: Sequence[str]) -> int:
-    """Print what comes out for the folders together."""
+    """Print what comes out for all together."""
     found = Found()
-    for folder in folders:
-        measure(Path(folder).resolve(), found)
+    left = [of_folder(Path(folder).resolve()) for folder in folders] or map(of_sample, samples())
+    for data, logs in left:
+        measure(data, logs, found)
     sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-    return 0 if folders else 2
+    return 0
 
 
 if __name__ == "__main__":

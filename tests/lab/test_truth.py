@@ -1,0 +1,71 @@
+"""The inferences of upcalls and sends hold on the samples whose guests logged both, as their pages say."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from lab import truth
+from lab.truth import Found, samples
+from xtrace.analysis.delivery import TABLES as DELIVERY
+from xtrace.analysis.upcalls import TABLES as UPCALLS
+
+#: What is never wrong there, and what rarely is.
+ALWAYS = (
+    "guests with an iret for each upcall",
+    "upcalls that their own iret ends",
+    "upcall ends that are an upcall's iret",
+    "upcalls that begin after the upper bound does",
+    "upcalls that begin before the lower bound does",
+    "forced upcalls that begin behind their hypercall",
+)
+MOSTLY = {
+    "woken vCPUs that are the send's target": 0.99,
+    "running targets that are the send's target": 0.98,
+    "irets after a send that end its upcall": 0.98,
+}
+
+
+@cache
+def found() -> Found:
+    every = Found()
+    for sample in samples():
+        truth.measure(*truth.of_sample(sample), every)
+    return every
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+def test_what_is_always_right(name: str) -> None:
+    counts = found().counts
+    assert counts[f"{name} right"] == counts[name] > 0
+
+
+@pytest.mark.parametrize(("name", "least"), MOSTLY.items())
+def test_what_is_mostly_right(name: str, least: float) -> None:
+    counts = found().counts
+    assert counts[f"{name} right"] >= least * counts[name] > 100
+
+
+def test_no_iret_of_these_guests_is_taken_for_a_traps() -> None:
+    assert found().counts["irets taken as the end of a trap, wrongly"] == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ("upcalls", ("upcalls that their own iret ends", "upcalls that begin after the upper bound does")),
+        ("wakes", ("woken vCPUs that are the send's target",)),
+        (
+            "running_targets",
+            ("running targets that are the send's target", "irets after a send that end its upcall"),
+        ),
+    ],
+)
+def test_the_documentation_has_the_counts_of_today(table: str, names: tuple[str, ...]) -> None:
+    (measured,) = [one.measured for one in (*DELIVERY, *UPCALLS) if one.name == table]
+    counts = found().counts
+    for name in names:
+        right, count = counts[f"{name} right"], counts[name]
+        shown = f"all {count:,}" if right == count else f"{right:,} of {count:,}"
+        assert shown in measured, (name, shown)
