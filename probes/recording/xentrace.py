@@ -33,6 +33,7 @@ _END_LIMIT_S = 60.0
 #: So much is counted in one poll, which takes a third of a second at the worst; the rest waits.
 _SCAN_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
+_FULL_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = Path("/proc/interrupts")
 _SIZED = "ring_pages"
@@ -223,8 +224,13 @@ class XentraceBackend:
         said = self._said()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         text = f"xentrace ended by itself, {how}{f': {said[-1]}' if said else ''}"
-        full = any(word in text for word in ("No space left", "Disk space limit", "Disk quota"))
-        return (CaptureFullError if full else TraceError)(text)
+        if any(word in text for word in ("No space left", "Disk space limit", "Disk quota")):
+            return CaptureFullError(text)
+        # Of a write that was cut short it says no reason.
+        disk = os.statvfs(self._directory)
+        if disk.f_bavail * disk.f_frsize < _FULL_BYTES:
+            return CaptureFullError(f"{text}; the disk is full")
+        return TraceError(text)
 
 
 def _sized() -> int | str | None:

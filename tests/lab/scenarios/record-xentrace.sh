@@ -60,9 +60,11 @@ record sized -S 64 -d 3
 keep sized
 
 # Both readings of the time of day are a second recorder's, which is refused, and a step's.
-begin step -d 12
+begin step
 record second -d 1
 date -s "@$(($(date +%s) + 3600))" >/dev/null
+sleep 3
+kill -INT "$(recorder)"
 wait $recording
 keep step
 
