@@ -44,11 +44,14 @@ known tb_control "$(sed -n "s/ . tb_control$//p" /proc/xen/xensyms)"
 guest a pv
 known domid_a "$(domid a)"
 
-# The smallest buffers, once a boot; a consumer that is stopped; a guest that goes meanwhile.
-begin lost -S 1
+# Small buffers, once a boot; a consumer that is stopped while dom0 works; a guest that goes meanwhile.
+begin lost -S 16
 sleep 2
 kill -STOP "$(pgrep xentrace)"
-sleep 2
+for i in 1 2 3; do
+    xl info >/dev/null
+    sleep 1
+done
 kill -CONT "$(pgrep xentrace)"
 attempt 30 xl destroy a
 sleep 2
