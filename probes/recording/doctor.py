@@ -118,7 +118,7 @@ def _xen() -> Iterator[Finding]:
     with contextlib.suppress(TraceError):
         info = host.info_of(host.run("xl", "info"))
         version = info.get("xen_version", version)
-        text = f"{version}{info.get('xen_extra', '')}, scheduler {info.get('xen_scheduler', '?')}"
+        text = f"{version}, scheduler {info.get('xen_scheduler', '?')}"
         text += f", {info.get('nr_cpus', '?')} pCPUs"
         how = "xl info"
     yield Finding("xen", "version", _state(bool(version), "limited"), text, how)
@@ -126,8 +126,10 @@ def _xen() -> Iterator[Finding]:
     for name, lost in _TOOLS:
         path = host.tool(name)
         state = _state(path is not None, "limited" if name == "xenalyze" else "missing")
-        text = path or f"without it: {lost}"
-        yield Finding("xen", name, state, text, "its folders of /usr/lib, PATH", "" if path else package)
+        if path:
+            yield Finding("xen", name, state, "there", path)
+        else:
+            yield Finding("xen", name, state, f"without it: {lost}", "/usr/lib/xen-*/bin, PATH", package)
     yield _tracebuffer()
     yield _privcmd()
 
@@ -197,7 +199,7 @@ def _functions(choice: functions.Choice) -> Iterator[Finding]:
         there = choice.functions.get(role.name, [])
         usable = [name for name in there if name not in refused]
         if usable:
-            yield Finding("bpf", role.name, "ok", usable[0], "/proc/kallsyms, kprobes' blacklist")
+            yield Finding("bpf", role.name, "ok", usable[0], "/proc/kallsyms")
         else:
             why = (
                 _BLACKLISTED
@@ -240,7 +242,8 @@ def _perf() -> Iterator[Finding]:
         is_open = os.geteuid() == 0 or int(paranoid) < 0
         text = f"the software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
-    mode = _first_line(_PMU_MODE)
+    # Where Xen's VPMU is off the file is there and refuses to be read.
+    mode = (_first_line(_PMU_MODE) or "off") if _PMU_MODE.exists() else None
     lost = "guests and Xen are not sampled, dom0 alone is"
     if mode is None:
         yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(_PMU_MODE))
@@ -270,7 +273,13 @@ def _clock() -> Iterator[Finding]:
             lines = [line for line in host.run("xl", "dmesg").splitlines() if "TSC" in line]
             unstable = [line for line in lines if "unreliable" in line or "unstable" in line]
             for line in (unstable or lines)[-1:]:
-                yield Finding("clock", "Xen's TSC", _state(not unstable, "limited"), line.strip(), "xl dmesg")
+                yield Finding(
+                    "clock",
+                    "Xen's TSC",
+                    _state(not unstable, "limited"),
+                    line.removeprefix("(XEN) ").strip(),
+                    "xl dmesg",
+                )
 
 
 def _disk() -> Iterator[Finding]:

@@ -95,6 +95,8 @@ class PortTable:
         return PortPeriod(seconds, ports, upcalls, upcall)
 
     def _take(self, line: Mapping[str, Any]) -> None:
+        if "schema_version" in line:
+            return  # the heading, which names the columns
         if "t_ns" in line:
             self._last_ns = int(line["t_ns"])
             if self._begin_ns is None:

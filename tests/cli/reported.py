@@ -12,6 +12,9 @@ from typing import Any
 from xtrace.cli.main import main
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
+#: The smallest, and those with losses.
+_BY_SIZE = sorted(SAMPLES, key=lambda path: path.stat().st_size)
+SOME = sorted({*_BY_SIZE[:2], *(path for path in SAMPLES if "lost" in path.name)})
 
 
 @functools.cache

@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 
 from builders.host import WAKE
-from cli.reported import SAMPLES, objects, printed, report, rows
+from cli.reported import SAMPLES, SOME, objects, printed, report, rows
 from xtrace.cli.main import main
 from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.writer import pack_record, pack_window
 
 PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
 EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
+SOME_SAMPLES = pytest.mark.parametrize("path", SOME, ids=lambda path: path.name.split(".")[0])
 WHOLE = "100000"
 
 
@@ -77,7 +78,7 @@ def test_a_whole_trace_in_one_period_is_the_report(path: Path) -> None:
         } == +hypercalls
 
 
-@EACH_SAMPLE
+@SOME_SAMPLES
 def test_periods_add_up_to_the_whole(path: Path) -> None:
     (whole,) = objects("top", "--json", "-d", WHOLE, "-i", str(path))
     periods = objects("top", "--json", "-d", "0.5", "-i", str(path))
@@ -93,7 +94,7 @@ def test_periods_add_up_to_the_whole(path: Path) -> None:
     assert all(period["end_tsc"] == edge for period, edge in zip(periods, edges[1:], strict=True))
 
 
-@EACH_SAMPLE
+@SOME_SAMPLES
 def test_a_block_fits_80_columns_and_shows_every_vcpu(path: Path) -> None:
     text = printed("top", "-b", "-d", WHOLE, "-i", str(path))
     lines = text.splitlines()
@@ -105,7 +106,7 @@ def test_a_block_fits_80_columns_and_shows_every_vcpu(path: Path) -> None:
 
 
 def test_rows_are_sorted_and_added_up_by_domain() -> None:
-    path = str(SAMPLES[0])
+    path = str(SOME[0])
     (whole,) = objects("top", "--json", "-d", WHOLE, "-i", path)
     wakes = Counter[int]()
     for row in whole["vcpus"]:
@@ -120,7 +121,7 @@ def test_rows_are_sorted_and_added_up_by_domain() -> None:
 
 
 def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["top", "-b", "-s", "nothing", "-i", str(SAMPLES[0])]) == 2
+    assert main(["top", "-b", "-s", "nothing", "-i", str(SOME[0])]) == 2
     assert "is none of" in capfd.readouterr().err
     assert main(["top", "-b", "-i", "/nonexistent"]) == 1
 
@@ -149,8 +150,8 @@ def test_a_trace_that_tells_no_rate_wants_one(tmp_path: Path, capfd: pytest.Capt
 def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "made.xtrace"
     folder.mkdir()
-    (folder / "xentrace.bin").write_bytes(lzma.decompress(SAMPLES[0].read_bytes()))
-    domain = rows(SAMPLES[0], "wakes")[0]["domain"]
+    (folder / "xentrace.bin").write_bytes(lzma.decompress(SOME[0].read_bytes()))
+    domain = rows(SOME[0], "wakes")[0]["domain"]
     meta = {
         "schema_version": 1, "tsc_hz": 2.5e9, "timing": "emulated",
         "domains": [{"id": domain, "name": "a\x1b[2Jb"}],
@@ -165,7 +166,7 @@ def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
 
 
 def test_what_is_damaged_is_told(tmp_path: Path) -> None:
-    data = bytearray(lzma.decompress(SAMPLES[0].read_bytes()))
+    data = bytearray(lzma.decompress(SOME[0].read_bytes()))
     data[100_000:100_400] = bytes(400)
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
@@ -175,7 +176,7 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
 def test_count_ends_it_and_stdin_is_read() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, "top", "-n", "2", "-i", "-"],
-        input=SAMPLES[0].read_bytes(), capture_output=True, check=True,
+        input=SOME[0].read_bytes(), capture_output=True, check=True,
     )  # fmt: skip
     assert done.stdout.count(b"lost=") == 2
     assert done.stderr == b""
@@ -234,7 +235,7 @@ def screen_of(drawn: str) -> list[str]:
 
 
 def test_keys_sort_and_q_quits() -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SAMPLES[0]))
+    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
     first = screen_of(terminal.until("[w wakes]"))
     assert len(first) == 24
     assert max(map(len, first)) <= 80
@@ -250,14 +251,14 @@ def test_keys_sort_and_q_quits() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_order(number: signal.Signals) -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SAMPLES[0]))
+    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
     terminal.until("[w wakes]")
     terminal.process.send_signal(number)
     assert terminal.end() == 0
 
 
 def test_a_new_size_is_drawn() -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SAMPLES[0]))
+    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
     terminal.until("[w wakes]")
     terminal.size(12, 60)
     terminal.process.send_signal(signal.SIGWINCH)
@@ -271,7 +272,7 @@ def test_a_new_size_is_drawn() -> None:
 def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
     """The file's compression breaks off in the middle."""
     path = tmp_path / "cut.bin.xz"
-    path.write_bytes(SAMPLES[0].read_bytes()[:200_000])
+    path.write_bytes(SOME[0].read_bytes()[:200_000])
     terminal = Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path))
     terminal.until("\x1b[?1049l")
     code = terminal.process.wait(20)

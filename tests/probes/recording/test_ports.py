@@ -10,6 +10,7 @@ import pytest
 
 from cli.reported import objects, printed
 from xtrace.cli.main import main
+from xtrace.probes.bpf.tables import heading
 from xtrace.probes.capture import open_capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording.loglinear import bucket_of
@@ -29,7 +30,7 @@ def line(second: float, *rows: list[int], buckets: list[list[int]] | None = None
 
 
 LINES = [
-    {"schema_version": 1, "what": "a heading"},
+    json.loads(json.dumps(heading())),
     {"t_ns": ORIGIN_NS, "interrupts_begin": {}},
     {"t_ns": ORIGIN_NS, "irqs": {"40": ["xen-dyn", "vif\x1b1.0"], "41": ["xen-dyn", "xenbus"]},
      "ports": {"7": 40, "9": 41}, "counters": {}},
