@@ -137,9 +137,17 @@ _SITES = (
 )
 _ESTIMATES = (
     _DOMAIN,
-    Column("estimate", _KEY, "model, or two captures: with the fences less without", "estimate"),
-    Column("low_cycles", _MODELLED, "what fences add to an upcall, least", "least"),
-    Column("high_cycles", _MODELLED, "greatest", "most"),
+    Column("of", _KEY, "upcall: what fences add to one; running time: their share of it", "of"),
+    Column(
+        "estimate",
+        _KEY,
+        "model; two captures: with fences less without; samples: of paused vCPUs, at fences or behind them",
+        "estimate",
+    ),
+    Column("low_cycles", _MODELLED, "added to an upcall, least", "least"),
+    Column("high_cycles", _MODELLED, "added to an upcall, greatest", "most"),
+    Column("cost_low_ratio", _MODELLED, "share of the running time, least", "least"),
+    Column("cost_high_ratio", _MODELLED, "share of the running time, greatest", "most"),
     Column("basis", _KEY, "what it rests on"),
     Column("agrees", _KEY, "how the two intervals lie", "together"),
 )
@@ -184,7 +192,7 @@ TABLES = (
     _table(
         "cost_estimates",
         "estimates",
-        "Two estimates of what fences add to an upcall",
+        "The model beside what was measured without it",
         _ESTIMATES,
         "what else differs between the captures counts as the fences' there",
     ),

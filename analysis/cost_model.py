@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.cost_ab import agreement, upcall_difference
 from xtrace.analysis.cost_checks import checks
+from xtrace.analysis.cost_estimates import estimates
 from xtrace.analysis.cost_executions import Executions, executions
 from xtrace.analysis.cost_facts import DomainFacts, domain_facts, pv_domains
 from xtrace.analysis.cost_needs import needs_of_domain, needs_of_host
@@ -54,6 +54,9 @@ class CostKernel(Protocol):
 
     def paths(self, never: Collection[int]) -> SitePaths:
         """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
+
+    def behind(self) -> Mapping[int, int]:
+        """Return the address behind each fence of its mask, restore and unmask sites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,12 @@ def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
         found.needs += needs_of_domain(measures, inputs, facts, cost, made)
         parts = [part_of(site) for site in cost.paths.sites]
         of_upcalls = [_upcall_row(cost, part, parts) for part in PARTS if part in parts]
-        found.estimates += _estimate_rows(measures, inputs, kernel.domain, of_upcalls)
+        of_time = [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
+        found.estimates += estimates(
+            measures, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
+        )
         found.upcalls += of_upcalls
-        found.domains += [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
+        found.domains += of_time
         found.sites += [
             _site_row(measures, cost, place) for place, part in enumerate(parts) if part is not None
         ]
@@ -224,36 +230,6 @@ def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
         "entry": cost.paths.entry,
         "unbounded_by": why,
     }
-
-
-def _estimate_rows(
-    measures: Measures, inputs: CostInputs, domain: int, of_upcalls: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return the model of an upcall and what two captures say of it, side by side."""
-    if domain not in inputs.unfenced:
-        return []
-    low = sum(row["added_low_cycles"] for row in of_upcalls)
-    high = sum(row["added_high_cycles"] for row in of_upcalls)
-    measured = upcall_difference(measures, inputs.unfenced[domain][0], domain, inputs.unfenced[domain][1])
-    agrees = agreement(low, high, measured)
-    return [
-        {
-            "domain": domain,
-            "estimate": name,
-            "low_cycles": ends[0],
-            "high_cycles": ends[1],
-            "basis": basis,
-            "agrees": agrees,
-        }
-        for name, ends, basis in (
-            ("model", (low, high), "executions on the ways through an upcall, calibrated"),
-            (
-                "two captures",
-                (measured.low, measured.high),
-                f"{measured.basis}: {measured.fenced_count} fenced, {measured.plain_count} not",
-            ),
-        )
-    ]
 
 
 def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from xtrace.analysis.samples import U64, Found
 from xtrace.symbols.image import Image, open_image
 from xtrace.symbols.model import SiteTable
 from xtrace.symbols.resolve import AddressResolver, fit_load_offset
-from xtrace.symbols.site_paths import SitePaths, site_paths
+from xtrace.symbols.site_paths import SitePaths, behind_fences, site_paths
 from xtrace.symbols.sites import find_sites
 
 #: So many distinct addresses, the most frequent, tell the load offset.
@@ -79,6 +79,10 @@ class ImageKernel:
     def paths(self, never: Collection[int]) -> SitePaths:
         """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
         return site_paths(self.image, self.sites, never)
+
+    def behind(self) -> Mapping[int, int]:
+        """Return the address behind each fence of its mask, restore and unmask sites."""
+        return behind_fences(self.image, self.sites)
 
     @cached_property
     def _masked(self) -> tuple[U64, U64]:

@@ -26,7 +26,7 @@ _NAMES_SHOWN = 12
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
-    "agrees", "bound", "space", "estimate",
+    "agrees", "bound", "space", "estimate", "of",
 }  # fmt: skip
 #: They hold names of any length; what is too long for the terminal loses its middle.
 _LONG_COLUMNS = ("function", "place", "file", "fence", "what")

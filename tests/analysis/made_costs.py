@@ -105,6 +105,7 @@ class CostedKernel:
     path: str = "boot/netbsd"
     build_id: str = BUILD_ID
     never: list[frozenset[int]] = field(default_factory=list)
+    fences: dict[int, int] = field(default_factory=dict)
 
     @property
     def sites(self) -> SiteTable:
@@ -113,3 +114,6 @@ class CostedKernel:
     def paths(self, never: Collection[int]) -> SitePaths:
         self.never.append(frozenset(never))
         return self.counted
+
+    def behind(self) -> Mapping[int, int]:
+        return self.fences

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.made_costs import HZ, CostedKernel, calibration, fenced, paths_of, row
 from analysis.partials import partial
+from analysis.test_samples import TEXT, MadeKernel
 from builders.host import simulate
+from symbols.made_sites import FACTS
 from xtrace.analysis.cost_ab import Difference, agreement, measures_of, running_difference, upcall_difference
 from xtrace.analysis.cost_model import CostInputs
+from xtrace.analysis.cost_rates import Rates
 from xtrace.analysis.cost_samples import fence_share
-from xtrace.analysis.metrics import Metric
+from xtrace.analysis.metrics import Metric, RipSource
 from xtrace.analysis.report import Selection, build
 from xtrace.analysis.tables import Measures
 from xtrace.probes.writer import pack_record, pack_window
@@ -112,6 +117,7 @@ def test_the_report_sets_both_side_by_side() -> None:
     found = build(slow.partial, hz=HZ, costs=inputs, selection=Selection(("cost",))).tables["cost_estimates"]
     model, captures = found.to_dict("records")
     assert (model["estimate"], captures["estimate"]) == ("model", "two captures")
+    assert model["of"] == captures["of"] == "upcall"
     assert model["low_cycles"] == pytest.approx(2900, rel=0.01)
     assert model["high_cycles"] == pytest.approx(6200, rel=0.01)
     assert captures["low_cycles"] < ADDED < captures["high_cycles"]
@@ -134,3 +140,36 @@ def test_the_share_of_samples_at_fences() -> None:
     assert [found.low, found.high] == pytest.approx([0.0338, 0.0597], abs=1e-4)
     none = fence_share(addresses[:0], np.array([], np.int64), {1}, {2})
     assert (none.low, none.high) == (0.0, 1.0)
+
+
+def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:
+    fence, behind, elsewhere, page = TEXT + 0x10, TEXT + 0x13, TEXT + 0x1020, FACTS.hypercall_page
+    assert page is not None
+    plain = capture(1, 0)
+    samples = {fence: 3, behind: 7, elsewhere: 990, page + 29 * 32: 5000}
+    told = pd.DataFrame(
+        {
+            "metric": int(Metric.RIP),
+            "a": 3 << 16 | int(RipSource.XENCTX) << 32,
+            "b": np.array(list(samples), np.uint64).view(np.int64),
+            "count": list(samples.values()),
+            "sum_cycles": 0,
+            "min_cycles": 0,
+            "max_cycles": 0,
+        }
+    )
+    part = replace(plain.partial, tallies=pd.concat([plain.partial.tallies, told], ignore_index=True))
+    kernel = CostedKernel(paths_of([fenced("a", 1)]), domain=3, fences={fence: behind})
+    counted = Rates("rates", {"mask": 1000}, None, True, None, {})
+    inputs = CostInputs([kernel], calibration(row(median=30.0)), {3: counted})
+    found = build(part, hz=HZ, kernels=[MadeKernel()], costs=inputs, selection=Selection(("cost",)))
+    model, sampled = found.tables["cost_estimates"].to_dict("records")
+    assert (model["of"], sampled["of"], sampled["estimate"]) == ("running time", "running time", "samples")
+    assert (
+        sampled["basis"] == "at most: 3 samples at a fence, 7 behind one, of 1000 outside the hypercall page"
+    )
+    assert sampled["cost_low_ratio"] == 0
+    assert sampled["cost_high_ratio"] == pytest.approx(0.0183, abs=1e-3)
+    ran = found.tables["cost_domains"]["running_cycles"][0]
+    assert model["cost_low_ratio"] == pytest.approx(29_000 / ran, rel=0.01)
+    assert model["agrees"] == "overlap"

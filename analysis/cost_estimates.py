@@ -1,0 +1,121 @@
+"""The model's cost beside what is measured without it: two captures, and samples of paused vCPUs.
+
+Rows of the table cost_estimates, where there is something to compare with: in an upcall, the difference of
+two captures (cost_ab); of the running time, the share of samples at fences (cost_samples).
+
+Known bias of the samples: xenctx sees a vCPU where it was paused, so mostly where it blocks; of these only
+those outside the hypercall page are taken for running ones.  What runs while dom0 does is seen more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xtrace.analysis.cost_ab import Difference, agreement, upcall_difference
+from xtrace.analysis.cost_samples import FenceShare, fence_share
+from xtrace.analysis.metrics import RipSource
+from xtrace.analysis.tables import Measures
+
+if TYPE_CHECKING:
+    from xtrace.analysis.cost_model import CostKernel
+
+_SOURCE = RipSource.XENCTX.name.lower()
+_PAGE_BYTES = 4096
+
+
+def estimates(
+    measures: Measures,
+    kernel: CostKernel,
+    unfenced: tuple[Measures, int] | None,
+    of_upcalls: Sequence[Mapping[str, Any]],
+    of_time: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the estimates of a domain, each behind the model's of the same.
+
+    Args:
+        unfenced: a capture of an unfenced kernel and the domain there.
+        of_upcalls, of_time: the model's rows, a part each.
+    """
+    found = []
+    if unfenced is not None and of_upcalls:
+        low, high = (sum(row[f"added_{end}_cycles"] for row in of_upcalls) for end in ("low", "high"))
+        difference = upcall_difference(measures, unfenced[0], kernel.domain, unfenced[1])
+        basis = f"{difference.basis}: {difference.fenced_count} fenced, {difference.plain_count} not"
+        agrees = agreement(low, high, difference)
+        found += [
+            _row(
+                kernel.domain,
+                "upcall",
+                "model",
+                agrees,
+                "ways through an upcall, calibrated",
+                cycles=(low, high),
+            ),
+            _row(
+                kernel.domain,
+                "upcall",
+                "two captures",
+                agrees,
+                basis,
+                cycles=(difference.low, difference.high),
+            ),
+        ]
+    share = _share(measures, kernel) if of_time else None
+    if share is not None:
+        low, high = (sum(row[f"cost_{end}_ratio"] for row in of_time) for end in ("low", "high"))
+        agrees = agreement(low, high, Difference(0.0, share.high, share.sample_count, 0, ""))
+        basis = (
+            f"at most: {share.at_count} samples at a fence, {share.behind_count} behind one, "
+            f"of {share.sample_count} outside the hypercall page"
+        )
+        found += [
+            _row(kernel.domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high)),
+            _row(kernel.domain, "running time", "samples", agrees, basis, ratio=(0.0, share.high)),
+        ]
+    return found
+
+
+def _share(measures: Measures, kernel: CostKernel) -> FenceShare | None:
+    """Return the share of a domain's samples in time at its fences; None without such samples."""
+    if measures.kernels is None:
+        return None
+    images, addresses = measures.kernels.images, measures.kernels.addresses
+    offsets = images.loc[images["domain"] == kernel.domain, "load_offset"].tolist()
+    mine = addresses[(addresses["domain"] == kernel.domain) & (addresses["source"] == _SOURCE)]
+    if mine.empty or not offsets or not offsets[0]:
+        return None
+    moved = np.uint64(int(offsets[0], 16) % 2**64)
+    places = mine["rip"].to_numpy(np.uint64) - moved
+    page = kernel.sites.facts.hypercall_page
+    outside = np.ones(len(places), bool)
+    if page is not None:
+        outside = places - np.uint64(page) >= np.uint64(_PAGE_BYTES)
+    behind = kernel.behind()
+    counts = mine["count"].to_numpy(np.int64)
+    return fence_share(places[outside], counts[outside], behind.keys(), behind.values())
+
+
+def _row(
+    domain: int,
+    of: str,
+    estimate: str,
+    agrees: str,
+    basis: str,
+    *,
+    cycles: tuple[float, float] = (np.nan, np.nan),
+    ratio: tuple[float, float] = (np.nan, np.nan),
+) -> dict[str, Any]:
+    return {
+        "domain": domain,
+        "of": of,
+        "estimate": estimate,
+        "low_cycles": cycles[0],
+        "high_cycles": cycles[1],
+        "cost_low_ratio": ratio[0],
+        "cost_high_ratio": ratio[1],
+        "basis": basis,
+        "agrees": agrees,
+    }
