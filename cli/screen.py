@@ -41,15 +41,19 @@ class Screen:
         self._write(_ENTER)
 
     def leave(self) -> None:
-        """Give the screen back as it was."""
-        self._write(_LEAVE)
-        termios.tcsetattr(self._input, termios.TCSADRAIN, self._mode)
+        """Give the screen back as it was, if it is still there."""
+        with contextlib.suppress(OSError, termios.error):
+            self._write(_LEAVE)
+            termios.tcsetattr(self._input, termios.TCSADRAIN, self._mode)
 
     def keys(self, limit_s: float) -> str:
-        """Return the keys that are pressed within ``limit_s``, as soon as there is one."""
-        if select.select([self._input], [], [], limit_s)[0]:
-            return os.read(self._input, 64).decode(errors="replace")
-        return ""
+        """Return the keys pressed within ``limit_s``, as soon as there is one; q where the terminal went."""
+        if not select.select([self._input], [], [], limit_s)[0]:
+            return ""
+        try:
+            return os.read(self._input, 64).decode(errors="replace") or "q"
+        except OSError:
+            return "q"
 
     def draw(self, lines: list[str], heading: int, foot: str) -> None:
         """Draw lines from the top, number ``heading`` in reverse, and a foot; what does not fit is cut."""

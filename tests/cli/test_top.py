@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import lzma
@@ -215,14 +216,23 @@ class Terminal:
                 self.output += os.read(self.primary, 1 << 16).decode()
         return self.output[begin:]
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for fd in (self.primary, self.secondary):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
     def end(self) -> int:
         code = self.process.wait(20)
         while select.select([self.primary], [], [], 0.2)[0]:
             self.output += os.read(self.primary, 1 << 16).decode()
         assert termios.tcgetattr(self.secondary) == self.mode
         assert self.output.rstrip("\r\n").endswith("\x1b[?25h\x1b[?1049l")
-        os.close(self.primary)
-        os.close(self.secondary)
         return code
 
 
@@ -235,49 +245,57 @@ def screen_of(drawn: str) -> list[str]:
 
 
 def test_keys_sort_and_q_quits() -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
-    first = screen_of(terminal.until("[w wakes]"))
-    assert len(first) == 24
-    assert max(map(len, first)) <= 80
-    os.write(terminal.primary, b"u")
-    terminal.until("[u upcalls]")
-    os.write(terminal.primary, b"d")
-    lines = screen_of(terminal.until("\x1b[J"))
-    assert any(line.startswith("d0 ") for line in lines)
-    assert not any(line.startswith("d0v") for line in lines)
-    os.write(terminal.primary, b"q")
-    assert terminal.end() == 0
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        first = screen_of(terminal.until("[w wakes]"))
+        assert len(first) == 24
+        assert max(map(len, first)) <= 80
+        os.write(terminal.primary, b"u")
+        terminal.until("[u upcalls]")
+        os.write(terminal.primary, b"d")
+        lines = screen_of(terminal.until("\x1b[J"))
+        assert any(line.startswith("d0 ") for line in lines)
+        assert not any(line.startswith("d0v") for line in lines)
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_order(number: signal.Signals) -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
-    terminal.until("[w wakes]")
-    terminal.process.send_signal(number)
-    assert terminal.end() == 0
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.process.send_signal(number)
+        assert terminal.end() == 0
 
 
 def test_a_new_size_is_drawn() -> None:
-    terminal = Terminal("top", "-d", "5", "-i", str(SOME[0]))
-    terminal.until("[w wakes]")
-    terminal.size(12, 60)
-    terminal.process.send_signal(signal.SIGWINCH)
-    lines = screen_of(terminal.until("\x1b[J"))
-    assert len(lines) == 12
-    assert max(map(len, lines)) <= 60
-    os.write(terminal.primary, b"q")
-    assert terminal.end() == 0
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.size(12, 60)
+        terminal.process.send_signal(signal.SIGWINCH)
+        lines = screen_of(terminal.until("\x1b[J"))
+        assert len(lines) == 12
+        assert max(map(len, lines)) <= 60
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
 
 
 def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
     """The file's compression breaks off in the middle."""
     path = tmp_path / "cut.bin.xz"
-    path.write_bytes(SOME[0].read_bytes()[:200_000])
-    terminal = Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path))
-    terminal.until("\x1b[?1049l")
-    code = terminal.process.wait(20)
-    while select.select([terminal.primary], [], [], 0.2)[0]:
-        terminal.output += os.read(terminal.primary, 1 << 16).decode()
-    assert termios.tcgetattr(terminal.secondary) == terminal.mode
-    assert "xtrace: " in terminal.output.rpartition("\x1b[?1049l")[2]
-    assert code == 1
+    whole = SOME[0].read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path)) as terminal:
+        terminal.until("\x1b[?1049l")
+        code = terminal.process.wait(20)
+        while select.select([terminal.primary], [], [], 0.2)[0]:
+            terminal.output += os.read(terminal.primary, 1 << 16).decode()
+        assert termios.tcgetattr(terminal.secondary) == terminal.mode
+        assert "xtrace: " in terminal.output.rpartition("\x1b[?1049l")[2]
+        assert code == 1
+
+
+def test_it_ends_where_its_terminal_goes() -> None:
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        os.close(terminal.primary)
+        assert terminal.process.wait(20) in (0, 1)
