@@ -13,7 +13,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,14 +24,15 @@ from xtrace.probes.recording import backends, clocks, host, meta, restore
 from xtrace.probes.recording.backend import Backend, CaptureFullError, Counts, Options, Overhead
 from xtrace.probes.recording.capture import Capture, SizeReachedError, make_way
 from xtrace.probes.recording.domains import Domains
+from xtrace.probes.recording.flusher import Flusher
 from xtrace.probes.recording.lock import only_recorder
+from xtrace.probes.recording.process import SIGNALS, signals, usage
 
 PROGRESS = "progress.jsonl"
 
 _POLL_S = 0.1
 _SECOND_S = 1.0
 _COMMAND_LIMIT_S = 10.0
-_SIGNALS = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGHUP: "signal"}
 #: Ends of a recording that nobody asked for.
 FAILED = ("disk", "backend")
 
@@ -131,7 +131,7 @@ class _Session:
     def run(self) -> Summary:
         """Record; whatever happens, the host is left as it was."""
         try:
-            with _signals(self._on_signal):
+            with signals(self._on_signal):
                 content = self._look_around()
                 capture = self._begin(content)
                 try:
@@ -212,9 +212,9 @@ class _Session:
 
     def _loop(self, capture: Capture) -> None:
         self._begun = time.monotonic()
-        self._usage = _usage()
+        self._usage = usage()
         until = None if self._request.duration_s is None else self._begun + self._request.duration_s
-        flusher = _Flusher(capture)
+        flusher = Flusher(capture)
         try:
             if self._request.command:
                 self._child = subprocess.Popen(self._request.command)
@@ -241,7 +241,7 @@ class _Session:
         finally:
             flusher.stop()
 
-    def _poll(self, capture: Capture, flusher: _Flusher) -> None:
+    def _poll(self, capture: Capture, flusher: Flusher) -> None:
         for backend in self._running:
             try:
                 self._summary.counts[backend.name] = backend.poll()
@@ -265,7 +265,7 @@ class _Session:
                 "elapsed_s": round(elapsed_s, 3),
                 "bytes": capture.byte_count,
                 "backends": {name: asdict(counts) for name, counts in self._summary.counts.items()},
-                "cpu_s": round(_usage().cpu_s - self._usage.cpu_s, 3),
+                "cpu_s": round(usage().cpu_s - self._usage.cpu_s, 3),
             }
         )
         self._progress.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
@@ -323,7 +323,7 @@ class _Session:
         meta.with_clocks(content, self._clocks)
 
     def _overhead(self, interrupts: int) -> Overhead:
-        used = _usage()
+        used = usage()
         overhead = Overhead(cpu_s=max(0.0, used.cpu_s - self._usage.cpu_s - self._child_s))
         overhead.notes.append("cpu_s: exact, of the recorder and of what it started, but for the command")
         if self._is_xen:
@@ -350,10 +350,14 @@ class _Session:
         """Wait for a command that still runs; it is ended only where a signal ended the recording."""
         if self._child is None or self._summary.command_code is not None:
             return
-        if self._stop_reason in _SIGNALS.values():
-            with contextlib.suppress(ProcessLookupError):
-                self._child.terminate()
+        if self._stop_reason in SIGNALS.values():
+            self._child.terminate()
+            patience = time.monotonic() + _COMMAND_LIMIT_S
+        else:
+            patience = float("inf")
         while not self._child_ended():
+            if time.monotonic() >= patience:
+                self._child.kill()
             time.sleep(_POLL_S)
 
     def _finish_by(self, reason: str, message: str) -> None:
@@ -362,7 +366,7 @@ class _Session:
 
     def _on_signal(self, number: int) -> None:
         if not self._stop_reason:
-            self._stop_reason = _SIGNALS[signal.Signals(number)]
+            self._stop_reason = SIGNALS[signal.Signals(number)]
 
     @contextlib.contextmanager
     def _told(self, part: str) -> Iterator[None]:
@@ -384,66 +388,5 @@ class _DeathError(TraceError):
     """A backend has ended by itself."""
 
 
-class _Flusher:
-    """Waits for the disk once a second, in a thread: what is written meanwhile does not."""
-
-    def __init__(self, capture: Capture) -> None:
-        self._capture = capture
-        self._ending = threading.Event()
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raise what the disk said.
-
-        Raises:
-            CaptureFullError: it had no room for what it had promised to take.
-        """
-        if self._error is not None:
-            raise CaptureFullError(f"{self._capture.directory}: {self._error.strerror}")
-
-    def stop(self) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ending.wait(_SECOND_S):
-            try:
-                self._capture.flush()
-            except OSError as error:
-                self._error = error
-                return
-
-
-@dataclass(frozen=True, slots=True)
-class _Usage:
-    """Of this process and its children that have ended: CPU seconds, waits."""
-
-    cpu_s: float
-    wait_count: int
-
-
-def _usage() -> _Usage:
-    rows = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return _Usage(sum(row.ru_utime + row.ru_stime for row in rows), sum(row.ru_nvcsw for row in rows))
-
-
 def _reason(found: Any) -> str:
     return f"{found.reason} ({found.remedy})" if found.remedy else str(found.reason)
-
-
-@contextlib.contextmanager
-def _signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Let the signals that end a recording end it in order."""
-    previous = {}
-    for number in _SIGNALS:
-        # Under nohup the terminal's end is to be ignored.
-        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-            continue
-        previous[number] = signal.signal(number, lambda got, _frame: handler(got))
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from builders.ticker import LINES, TICKER_HOMES, Ticker
-from xtrace.probes.recording import backends, host, restore, session
+from xtrace.probes.recording import backends, flusher, host, restore, session
 from xtrace.probes.recording.backend import Options
 
 TOGETHER = 10
@@ -35,7 +35,7 @@ def begin(folder: Path) -> int:
     host.why_no_dom0 = lambda: "this is a test"
     Ticker.blocks = 20
     # So that more happens in the time: a second of a recording is a twentieth of one.
-    session._SECOND_S = 0.05
+    session._SECOND_S = flusher._SECOND_S = 0.05
     session._POLL_S = 0.005
     request = session.Request(folder / "a.xtrace", Options(), ("ticker",))
     try:

@@ -19,7 +19,7 @@ from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
 from probes.recording.test_capture import small_disk as small_disk
 from xtrace.probes.capture import Capture, open_capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording import host, restore
+from xtrace.probes.recording import host, restore, session
 from xtrace.probes.recording.backend import Counts, Options
 from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.session import Request, Summary, record
@@ -106,6 +106,16 @@ def test_the_time_ends_the_recording_and_not_the_command(tmp_path: Path) -> None
     summary, _, _ = run(tmp_path / "a.xtrace", command=("sleep", "0.8"), duration_s=0.3)
     assert (summary.end_reason, summary.command_code) == ("duration", 0)
     assert summary.duration_s < 0.8 <= time.monotonic() - begin
+
+
+def test_a_signal_ends_the_command_too_even_one_that_will_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_COMMAND_LIMIT_S", 0.2)
+    for trap, code in (("", -signal.SIGTERM), ("trap '' TERM; ", -signal.SIGKILL)):
+        threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
+        summary, _, _ = run(tmp_path / "a.xtrace", command=("sh", "-c", f"{trap}exec sleep 30"))
+        assert (summary.end_reason, summary.command_code) == ("interrupt", code)
 
 
 def test_the_size_allowed_ends_it_well(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Waiting for the disk, beside the recording."""
+
+from __future__ import annotations
+
+import threading
+
+from xtrace.probes.recording.backend import CaptureFullError
+from xtrace.probes.recording.capture import Capture
+
+_SECOND_S = 1.0
+
+
+class Flusher:
+    """Waits for the disk once a second, in a thread: what is written meanwhile does not."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._ending = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what the disk said.
+
+        Raises:
+            CaptureFullError: it had no room for what it had promised to take.
+        """
+        if self._error is not None:
+            raise CaptureFullError(f"{self._capture.directory}: {self._error.strerror}")
+
+    def stop(self) -> None:
+        """End the thread; what was written since its last flush is not waited for."""
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ending.wait(_SECOND_S):
+            try:
+                self._capture.flush()
+            except OSError as error:
+                self._error = error
+                return
