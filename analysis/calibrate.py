@@ -291,6 +291,7 @@ def _substitute(item: Substituted, standards: dict[tuple[str, str, str, str], Ro
         context=item.context,
         address=item.address,
         build_id=item.build_id,
+        stands_in=True,
         note=f"not replayed: {item.reason}; the standard sequence {item.standard_place} stands in",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS
@@ -69,11 +69,11 @@ class Builder:
         """Tell whether no more sites fit."""
         return len(self._code) + _SITE_BYTES > harness.CODE_BYTES
 
-    def add(self, loop: harness.LoopCode, places: Sequence[int] = PLACES) -> tuple[Loop, ...]:
+    def add(self, loop: harness.LoopCode) -> tuple[Loop, ...]:
         """Return where the copies of a loop stand; equal loops are laid out once."""
         found = self._known.get(loop.code)
         if found is None:
-            found = tuple(Loop(self._put(loop.code, place), loop.most_count) for place in places)
+            found = tuple(Loop(self._put(loop.code, place), loop.most_count) for place in PLACES)
             self._known[loop.code] = found
         return found
 
@@ -125,7 +125,7 @@ def probes(builder: Builder) -> Probes:
     """Lay out the probes."""
 
     def put(loop: harness.LoopCode) -> Loop:
-        return builder.add(loop, PLACES[:1])[0]
+        return builder.add(loop)[0]
 
     def chain(mnemonic: str, registers: tuple[int, ...]) -> Loop:
         return put(harness.loop("empty", harness.chain_body(_LINKS, mnemonic, registers)))

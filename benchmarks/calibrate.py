@@ -63,6 +63,9 @@ def main() -> int:
     for key, value in own.items():
         row = rows[key]
         median, low, high = row["median_cycles"], row["low_cycles"], row["high_cycles"]
+        if median is None:
+            print(f"{key[0]:8} {key[1]:9} {key[2]:13} {value:8.1f} {again[key]:8.1f}  none: {row['note']}")
+            continue
         mean = (value + again[key]) / 2
         ratio = median / mean if min(abs(mean), abs(median)) >= LEAST_CYCLES else None
         if ratio is not None:

@@ -12,10 +12,14 @@
 #define PASSES 64
 #define RUNS 301
 
-static struct { volatile uint8_t pending, mask; char rest[62]; } vcpu __attribute__((aligned(64)));
-static volatile uint32_t hot[40][16] __attribute__((aligned(64)));
+static struct vcpu_info { volatile uint8_t pending, mask; char rest[62]; } vcpu __attribute__((aligned(64)));
+/* What the per-CPU segment points to: a pointer to itself, and that to vcpu_info. */
+static struct cpu { struct cpu *volatile self; long depth; struct vcpu_info *volatile vcpu; } cpu = { &cpu, 0, &vcpu };
+static volatile uint64_t hot[40] __attribute__((aligned(64)));
 static char pages[PASSES][4096] __attribute__((aligned(4096)));
-static char *lines[PASSES];
+/* Distances, not pointers: some processors prefetch what an array of pointers points to. */
+static uint32_t lines[PASSES];
+#define LINE (pages[0] + lines[i])
 static volatile uint8_t kept;
 
 static inline uint64_t now(void)
@@ -29,35 +33,40 @@ static inline uint64_t now(void)
 static void flush(void)
 {
 	for (int i = 0; i < PASSES; i++)
-		__asm__ volatile("clflush %0" :: "m"(*lines[i]) : "memory");
+		__asm__ volatile("clflush %0" :: "m"(*LINE) : "memory");
 }
 
+#define CHAIN_20 ".rept 20; imul %%r11, %%r11; .endr"
 #define CHAIN_60 ".rept 60; imul %%r11, %%r11; .endr"
 #define CHAIN_1024 ".rept 1024; imul %%r11, %%r11; .endr"
 #define ASM(text) __asm__ volatile(text ::: "r11", "memory", "cc")
 
 #define BEFORE_empty
-#define BEFORE_stores_8 for (int s = 0; s < 8; s++) hot[s][8] = s;
-#define BEFORE_stores_40 _Pragma("GCC unroll 40") for (int s = 0; s < 40; s++) hot[s][8] = s;
+#define BEFORE_stores_8 for (int s = 0; s < 8; s++) hot[s] = s;
+#define BEFORE_stores_40 _Pragma("GCC unroll 40") for (int s = 0; s < 40; s++) hot[s] = s;
 #define BEFORE_alu_chain ASM(CHAIN_60);
-#define BEFORE_store_miss_1 ASM("lfence"); *(volatile char *)lines[i] = 1;
-#define BEFORE_load_miss_1 ASM("lfence"); *(volatile char *)lines[i];
+#define BEFORE_alu_fresh ASM("mov $3, %%r11d; " CHAIN_20);
+#define BEFORE_store_miss_1 ASM("lfence"); *(volatile char *)LINE = 1;
+#define BEFORE_load_miss_1 ASM("lfence"); *(volatile char *)LINE;
 #define BEHIND_empty
 #define BEHIND_stores_8
 #define BEHIND_stores_40
 #define BEHIND_alu_chain
+#define BEHIND_alu_fresh
 #define BEHIND_store_miss_1 ASM(CHAIN_1024);
 #define BEHIND_load_miss_1 ASM(CHAIN_1024);
 #define MISSES_empty 0
 #define MISSES_stores_8 0
 #define MISSES_stores_40 0
 #define MISSES_alu_chain 0
+#define MISSES_alu_fresh 0
 #define MISSES_store_miss_1 1
 #define MISSES_load_miss_1 1
 
-#define SITE_mask(fence) (void)vcpu.mask; vcpu.mask = 1; fence
-#define SITE_restore(fence) vcpu.mask = kept_mask; fence if (vcpu.pending) abort();
-#define SITE_unmask(fence) vcpu.mask = 0; fence if (vcpu.pending) abort();
+#define VCPU struct vcpu_info *v = cpu.self->vcpu;
+#define SITE_mask(fence) VCPU (void)v->mask; v->mask = 1; fence
+#define SITE_restore(fence) VCPU v->mask = kept_mask; fence if (v->pending) abort();
+#define SITE_unmask(fence) VCPU v->mask = 0; fence if (v->pending) abort();
 
 #define NONE
 #define LFENCE ASM("lfence");
@@ -124,7 +133,7 @@ static void report(const char *kind, const char *fence, const char *context, int
 
 #define EACH_CONTEXT(what, kind)							\
 	what(kind, empty) what(kind, stores_8) what(kind, stores_40)			\
-	what(kind, alu_chain) what(kind, store_miss_1) what(kind, load_miss_1)
+	what(kind, alu_chain) what(kind, alu_fresh) what(kind, store_miss_1) what(kind, load_miss_1)
 
 EACH_CONTEXT(EACH_FENCE, mask)
 EACH_CONTEXT(EACH_FENCE, restore)
@@ -138,10 +147,10 @@ int main(int count, char **arguments)
 	CPU_SET(count > 1 ? atoi(arguments[1]) : 0, &set);
 	sched_setaffinity(0, sizeof(set), &set);
 	for (int i = 0; i < PASSES; i++)
-		lines[i] = pages[i] + 64 * (rand() % 64) + 32;
+		lines[i] = 4096 * i + 64 * (rand() % 64) + 32;
 	for (int i = PASSES - 1; i > 0; i--) {
 		int j = rand() % (i + 1);
-		char *kept_line = lines[i];
+		uint32_t kept_line = lines[i];
 
 		lines[i] = lines[j];
 		lines[j] = kept_line;

@@ -22,8 +22,11 @@ _HEADINGS = {
     "store_miss_4": "4 stmiss",
     "load_miss_1": "1 ldmiss",
     "alu_chain": "alu",
+    "alu_fresh": "fresh",
     "site": "site",
 }
+#: Of a site: what 80 columns hold; the JSON has all.
+_SITE_HEADINGS = {name: heading for name, heading in _HEADINGS.items() if name != "store_miss_4"}
 _PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
 
 
@@ -45,7 +48,7 @@ def print_calibration(
         put(f"What a fence adds to one execution, in {unit}")
         put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
         put("(in flight before it: st stores that hit, stmiss, ldmiss stores, loads that", dim=True)
-        put("miss, alu a chain of 180 core cycles)", dim=True)
+        put("miss, alu a chain of 180 core cycles, fresh one of 60 begun anew each time)", dim=True)
     standard = [row for row in found.rows if row.place != "site"]
     for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
         mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
@@ -93,7 +96,7 @@ def _print_sites(put: Put, rows: Sequence[Row], names: Mapping[tuple[int, str], 
     put("sites of the image, as they are compiled", bold=True)
     put("(call: the fence's call goes with it; lean: what only the call needs goes, too:", dim=True)
     put("frame, saved registers, spills; site: behind its own preceding instructions)", dim=True)
-    put(" " * _SITE_LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in _HEADINGS), dim=True)
+    put(" " * _SITE_LABEL + " ".join(f"{_SITE_HEADINGS[name]:>{_CELL}}" for name in _SITE_HEADINGS), dim=True)
     keys = list(dict.fromkeys((row.address or 0, row.fence) for row in rows))
     for address, fence in keys:
         mine = [row for row in rows if (row.address, row.fence) == (address, fence)]
@@ -104,7 +107,7 @@ def _print_sites(put: Put, rows: Sequence[Row], names: Mapping[tuple[int, str], 
 
 def _print_site(put: Put, rows: Sequence[Row], scale: float) -> None:
     cells = _cells(rows, scale)
-    put(f"{'call':<{_SITE_LABEL}}" + " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in _HEADINGS))
+    put(f"{'call':<{_SITE_LABEL}}" + " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in _SITE_HEADINGS))
     if any(row.lean_median_cycles is not None for row in rows):
         lean = {
             row.context: figure(
@@ -112,7 +115,10 @@ def _print_site(put: Put, rows: Sequence[Row], scale: float) -> None:
             )
             for row in rows
         }
-        put(f"{'lean':<{_SITE_LABEL}}" + " ".join(f"{lean.get(name, '-'):>{_CELL}}" for name in _HEADINGS))
+        put(
+            f"{'lean':<{_SITE_LABEL}}"
+            + " ".join(f"{lean.get(name, '-'):>{_CELL}}" for name in _SITE_HEADINGS)
+        )
     reasons = dict.fromkeys(row.note for row in rows if row.note.startswith("not replayed"))
     for reason in reasons:
         for number, line in enumerate(wrap(safe(reason), WIDTH - 4)):
@@ -134,5 +140,8 @@ def figure(median: float | None, low: float | None, high: float | None, scale: f
     value = median * scale
     text = f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
     text = "0.0" if text == "-0.0" else text
-    text += f"~{side:.1f}" if side < 9.95 and abs(value) < 99.95 else f"~{side:.0f}"
-    return text.replace("~", "\N{PLUS-MINUS SIGN}") + ("" if tight else "?")
+    mark = "" if tight else "?"
+    fine = f"{text}\N{PLUS-MINUS SIGN}{side:.1f}{mark}"
+    if side < 9.95 and abs(value) < 99.95 and len(fine) <= _CELL:
+        return fine
+    return f"{text}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"

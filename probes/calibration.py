@@ -24,6 +24,7 @@ CONTEXTS = (
     "store_miss_4",
     "load_miss_1",
     "alu_chain",
+    "alu_fresh",
     "site",
 )
 KINDS = ("mask", "restore", "unmask")
@@ -59,6 +60,7 @@ class Row:
             sequence without what only the fence's call made necessary: frame, saved registers, spills.
             None where there is nothing of the kind.
         median_ns, low_ns, high_ns: the same as in cycles.
+        stands_in: the site was not replayed: the figure is the standard sequence's, for the note's reason.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Row:
     median_ns: float | None = None
     low_ns: float | None = None
     high_ns: float | None = None
+    stands_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,12 +57,16 @@ class Xmm(NamedTuple):
 
 
 class At(NamedTuple):
-    """A memory operand: base (-1 for none, an absolute address below 2 GB) and displacement."""
+    """A memory operand: base (-1 for none, an absolute address below 2 GB) and displacement.
+
+    ``gs``: from that segment's base on, not from 0.
+    """
 
     base: int
     displacement: int
     by: int = -1
     scale: int = 1
+    gs: bool = False
 
 
 class Label(NamedTuple):
@@ -259,4 +263,5 @@ def _memory(place: At) -> MemoryOperand:
     size = 1 if place.base >= 0 and place.displacement else 0
     if place.base < 0:
         size = 4
-    return MemoryOperand(base, index, place.scale, place.displacement, size)
+    segment = Register_(Register.GS if place.gs else Register.NONE)
+    return MemoryOperand(base, index, place.scale, place.displacement, size, seg=segment)

@@ -1,5 +1,8 @@
 """The standard sequences: how a guest masks, restores and unmasks, with each fence, inline and out of line.
 
+Each execution loads the pointer to vcpu_info as guests do, through gs and the CPU's own structure: a
+fence keeps these loads from overlapping with what is before it, and that is part of its cost.
+
 Out of line is what a compiler makes of a fence in a function of its own: a call, and around the
 call a frame and a register saved for the pointer that must outlive it.  Without the fence the
 function needs neither.
@@ -9,12 +12,12 @@ from __future__ import annotations
 
 from xtrace.symbols.decode import RAX, RBP, RBX, RCX, RSP
 from xtrace.symbols.encode import Assembler, At, Gpr, Label
-from xtrace.symbols.harness import ARENA_ADDRESS, ARENA_BYTES, Body
+from xtrace.symbols.harness import ARENA_ADDRESS, ARENA_BYTES, CPU_ADDRESS, Body
 
 _PENDING, _MASK = 0, 1
 _VCPU_INFO = ARENA_ADDRESS
-#: Where the per-CPU pointer to vcpu_info lies: out of line, each execution loads it.
-_POINTER = ARENA_ADDRESS + 0x1100
+#: In the CPU's structure: the pointer to itself, at 0, and that to vcpu_info.
+_POINTER = 16
 _STACK_TOP = ARENA_ADDRESS + ARENA_BYTES - 0x1800 + 0x200
 #: Holds the mask to be restored.
 _KEPT = 12
@@ -34,13 +37,15 @@ def body(kind: str, fence: str, place: str) -> Body:
 def _begin(asm: Assembler) -> None:
     asm.op("MOV_R32_IMM32", Gpr(RSP, 4), _STACK_TOP)
     asm.op("MOV_R32_IMM32", Gpr(RBX, 4), _VCPU_INFO)
-    asm.op("MOV_RM64_IMM32", At(-1, _POINTER), _VCPU_INFO)
+    asm.op("MOV_RM64_IMM32", At(-1, CPU_ADDRESS), CPU_ADDRESS)
+    asm.op("MOV_RM64_IMM32", At(-1, CPU_ADDRESS + _POINTER), _VCPU_INFO)
     asm.op("MOV_RM8_IMM8", At(RBX, _PENDING), 0)
     asm.op("XOR_R32_RM32", Gpr(_KEPT, 4), Gpr(_KEPT, 4))
 
 
 def _inline(kind: str, fence: str) -> Body:
     def emit(asm: Assembler) -> None:
+        _load_pointer(asm, RBX)
         _store(asm, kind, RBX, fence if fence == "xchg" else "")
         if fence != "xchg":
             _fence(asm, fence)
@@ -70,7 +75,7 @@ def _out_of_line(kind: str, fence: str) -> Body:
             if tests:
                 asm.op("PUSH_R64", Gpr(RBX))
                 asm.op("SUB_RM64_IMM8", Gpr(RSP), 8)
-        asm.op("MOV_R64_RM64", Gpr(pointer), At(-1, _POINTER))
+        _load_pointer(asm, pointer)
         _store(asm, kind, pointer, "")
         if fence:
             asm.op("CALL_REL32_64", labels["fence"])
@@ -91,6 +96,11 @@ def _out_of_line(kind: str, fence: str) -> Body:
             asm.op("RETNQ")
 
     return Body(emit, _begin, functions)
+
+
+def _load_pointer(asm: Assembler, register: int) -> None:
+    asm.op("MOV_R64_RM64", Gpr(register), At(-1, 0, gs=True))
+    asm.op("MOV_R64_RM64", Gpr(register), At(register, _POINTER))
 
 
 def _store(asm: Assembler, kind: str, pointer: int, fence: str) -> None:

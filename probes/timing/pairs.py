@@ -25,7 +25,7 @@ _BATCH_CYCLES = 1e8
 _BATCH_LIMIT_S = 10.0
 _MOST_RESTARTS = 200
 _PATIENCE = 3
-_FIRST_REPEATS, _MOST_REPEATS = 6, 24
+_FIRST_REPEATS, _MOST_REPEATS = 8, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,16 @@ class Pairs:
 
     Args:
         start: starts a child that has the loops; called again where one dies.
+
+    Raises:
+        ValueError: not all loops stand at the same number of places.
     """
 
     def __init__(
         self, start: Callable[[], Session], pairs: Sequence[Pair], wanted: Wanted, seed: int = 0
     ) -> None:
+        if len({len(loops) for pair in pairs for loops in (pair.fenced, pair.plain)}) > 1:
+            raise ValueError("loops at different numbers of places")
         self._start = start
         self._session = start()
         self._pairs = pairs

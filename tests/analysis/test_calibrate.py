@@ -49,6 +49,7 @@ def test_each_sequence_has_a_row_in_each_context(measured: Calibration) -> None:
     assert measured.timing == "hardware"
     rows = [row for row in measured.rows if row.place != "site"]
     assert len({(row.kind, row.fence, row.place, row.context) for row in rows}) == len(rows) == STANDARD
+    assert not [row.note for row in rows if "ended" in row.note]
     known = [row for row in rows if row.median_cycles is not None]
     assert known
     for row in known:
@@ -97,6 +98,7 @@ def test_a_site_that_cannot_be_run_gets_the_standard_figure(guest: Guest) -> Non
     }
     made = [row for row in module._rows(plan, known, Wanted()) if row.place == "site"]
     assert {row.median_cycles for row in made} == {5.0}
+    assert all(row.stands_in for row in made)
     assert {row.note for row in made} == {
         "not replayed: no reason; the standard sequence outofline stands in"
     }

@@ -28,7 +28,7 @@ class Laid:
 def laid(codes: Sequence[harness.LoopCode]) -> Laid:
     """Return loops laid out behind the driver."""
     builder = Builder(0)
-    loops = tuple(builder.add(code, (0,))[0] for code in codes)
+    loops = tuple(builder.add(code)[0] for code in codes)
     return Laid(builder.program(), loops)
 
 

@@ -71,3 +71,10 @@ def test_what_is_tight(low: float, high: float, tight: bool) -> None:
 
 def test_what_is_not_known_is_not_tight() -> None:
     assert not Wanted().tight(Interval(math.nan, math.nan, math.nan, 3))
+
+
+def test_loops_stand_at_equally_many_places() -> None:
+    laid_out = laid([LONG, SHORT])
+    long, short = laid_out.loops
+    with pytest.raises(ValueError, match="places"):
+        Pairs(lambda: Session(laid_out.program, CPU), [Pair((long, long), (short,))], Wanted())
