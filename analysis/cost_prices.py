@@ -1,8 +1,10 @@
 """What does a fence add to one execution of a site, drawn many times from what was calibrated?
 
-The figures of a calibration are drawn around their medians, each row once a draw, so that sites that
-rest on one row vary together; the 95 % interval gives the spread, its two sides apart.  Of a site that
-was replayed as compiled its own rows count, else the standard sequence of its kind, fence and place.
+The figures of a calibration are drawn around their medians, those of one fence in one context once a
+draw, so that sites that rest on them vary together; the 95 % interval gives the spread, its two sides
+apart.  Of a site that was replayed as compiled its own rows count.  Else the standard sequences of its
+fence: the code around a fence is never quite theirs, and by how much that matters their differences tell
+(mask, restore and unmask, inline and out of line), so a price lies between the least and the greatest.
 
 What is in flight when a site executes, the trace does not tell: the context is no chance but unknown.  So
 a draw has a least and a greatest price, over all contexts measured; any mixture of contexts lies between.
@@ -16,6 +18,7 @@ on some of the ways only, between nothing and its price.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -110,11 +113,14 @@ class _Book:
         self._draws = draws
         # Of each context, the least and the greatest draw.
         self._own: dict[int, dict[str, tuple[F64, F64]]] = {}
-        self._standard: dict[tuple[str, str, str], dict[str, tuple[F64, F64]]] = {}
+        self._standard: dict[str, dict[str, tuple[F64, F64]]] = {}
+        self._known: set[tuple[str, str, str]] = set()
         self._nothing = np.full(draws, np.nan)
         random = np.random.default_rng(SEED)
+        noises: dict[tuple[str, str, int | None], F64] = defaultdict(lambda: random.standard_normal(draws))
         for row in calibration.rows:
-            noise = random.standard_normal(draws)
+            # Sequences of one fence and context err together: what was wrong for one was so for all.
+            noise = noises[row.fence, row.context, row.address]
             if row.median_cycles is None or row.low_cycles is None or row.high_cycles is None:
                 continue
             drawn = _drawn(row, noise)
@@ -122,7 +128,10 @@ class _Book:
                 if row.address is not None and (row.build_id or "") == build_id:
                     self._own.setdefault(row.address, {})[row.context] = drawn
             else:
-                self._standard.setdefault((row.kind, row.fence, row.place), {})[row.context] = drawn
+                self._known.add((row.kind, row.fence, row.place))
+                of_fence = self._standard.setdefault(row.fence, {})
+                least, most = of_fence.get(row.context, drawn)
+                of_fence[row.context] = np.minimum(least, drawn[0]), np.maximum(most, drawn[1])
 
     def price(self, site: Site) -> _Price:
         """Return the price of a site; of one without a fence it is 0."""
@@ -159,10 +168,10 @@ class _Book:
         """Return least and greatest price of a site's fences as standard sequences, by context."""
         of_fences = []
         for fence in site.fences:
-            rows = self._standard.get((str(site.kind), known_fence(fence.mnemonic), _place(fence)))
-            if rows is None:
+            name = known_fence(fence.mnemonic)
+            if (str(site.kind), name, _place(fence)) not in self._known:
                 return {}, f"no figure for {fence.mnemonic} {_place(fence)} at a {site.kind}"
-            of_fences.append((rows, fence.paths is not Paths.ALL))
+            of_fences.append((self._standard[name], fence.paths is not Paths.ALL))
         found: dict[str, tuple[F64, F64]] = {}
         for context in CONTEXTS:
             if all(context in rows for rows, _ in of_fences):

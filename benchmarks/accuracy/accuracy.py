@@ -5,12 +5,13 @@
 Stages, each of which leaves its results in build/accuracy (--data):
 
 - truth: run every build in turn, in random order; adds to the rounds that are there;
-- calibrate: `xtrace calibrate`, on the processor that the guest runs on;
+- calibrate: `xtrace calibrate`, on the processor that the guest runs on; adds to the calibrations there;
 - counts: uprobes count what the program says of itself (root; here they are slow);
 - page: predict, compare, and write accuracy.md and accuracy.svg to --out; without it, print.
 
-A quiet machine with two processors is needed, gcc, and a few minutes.  --small runs everything but the
-page in seconds, to see that it works, and prints JSON: its times say nothing.
+A quiet machine with two processors is needed, gcc, and a few minutes.  What neighbours and clocks do to the
+machine changes from minute to minute, so truth and calibrate take several turns (--turns).  --small
+runs everything but the page in seconds, to see that it works, and prints JSON: its times say nothing.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def measure_truth(folder: Path, programs: dict[program.Build, Path], rounds: int
 
 
 def calibrate(folder: Path, seconds: float) -> None:
-    """Leave a calibration of the standard sequences in DIR/standard.json."""
-    kept = folder / "standard.json"
-    options = ["--seconds", str(seconds), "--cpu", str(program.GUEST_CPU), "--force", "--output", str(kept)]
+    """Add a calibration of the standard sequences to those in DIR."""
+    kept = folder / f"calibration-{len(list(folder.glob('calibration-*.json')))}.json"
+    options = ["--seconds", str(seconds), "--cpu", str(program.GUEST_CPU), "--output", str(kept)]
     subprocess.run([*XTRACE, "calibrate", *options], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -98,7 +99,7 @@ def small(folder: Path, programs: dict[program.Build, Path], probes: bool) -> di
         "runs": rows,
         "uprobes": None,
     }
-    if (folder / "standard.json").exists():
+    if list(folder.glob("calibration-*.json")):
         # It imports pandas.
         import page
 
@@ -124,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path("build/accuracy"), help="where results are kept")
-    parser.add_argument("--rounds", type=int, default=30, help="of runs to add to the truth")
+    parser.add_argument("--turns", type=int, default=4, help="of truth and calibrate")
+    parser.add_argument("--rounds", type=int, default=10, help="of runs to add to the truth in a turn")
     parser.add_argument("--seconds", type=float, default=40, help="for each calibration")
     parser.add_argument("--only", action="append", choices=STAGES, help="run this stage; may be given again")
     parser.add_argument("--out", type=Path, help="the folder for accuracy.md and accuracy.svg")
@@ -137,10 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.small:
         print(json.dumps(small(given.data, programs, not given.no_uprobes), indent=1))
         return 0
-    if "truth" in stages:
-        measure_truth(given.data, programs, given.rounds)
-    if "calibrate" in stages:
-        calibrate(given.data, given.seconds)
+    for _ in range(given.turns):
+        if "truth" in stages:
+            measure_truth(given.data, programs, given.rounds)
+        if "calibrate" in stages:
+            calibrate(given.data, given.seconds)
     if "counts" in stages:
         cross_check(given.data, programs)
     if "page" in stages:

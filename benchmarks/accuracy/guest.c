@@ -33,7 +33,7 @@ noinline void force_callback(void)
 {
 	unsigned long result, command = 0, argument = 0;
 
-	guest_counts.forced_callback++;
+	COUNT(guest_counts.forced_callback);
 	__asm__ volatile("call hypercall_page+17*32"
 		: "=a"(result), "+D"(command), "+S"(argument) :
 		: "memory", "cc", "rcx", "rdx", "r8", "r9", "r10", "r11");
@@ -44,7 +44,7 @@ noinline void upcall(void)
 	struct vcpu_info *vcpu = this_vcpu();
 	unsigned long selector;
 
-	guest_counts.upcall++;
+	COUNT(guest_counts.upcall);
 	vcpu->evtchn_upcall_pending = 0;
 	selector = __atomic_exchange_n(&vcpu->evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
 	guest_counts.event += (uint64_t)__builtin_popcountl(selector);

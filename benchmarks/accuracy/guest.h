@@ -10,6 +10,8 @@
 
 #define noinline __attribute__((noinline, noclone))
 #define inlined static inline __attribute__((always_inline))
+/* One instruction, so that a kick between read and write loses no count. */
+#define COUNT(word) __asm__ volatile("incq %0" : "+m"(word) :: "cc")
 #define barrier() __asm__ volatile("" ::: "memory")
 
 struct vcpu_info {

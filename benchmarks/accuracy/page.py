@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import found
 import plot
-from predict import KINDS, Prediction, known_contexts, predict
+from predict import KINDS, Prediction, known_contexts, merged, predict
 from program import FENCED, FENCES, HOT_WORKS, LOOPS, PLACES, Build, Loop
 from truth import Truth, read, truths
 
@@ -61,9 +62,9 @@ def cases(folder: Path) -> list[Case]:
     """Return all configurations that were measured."""
     measured = truths(read(folder / "truth.jsonl"))
     result = []
+    known = calibrated(folder)
     for build in FENCED:
         sites, build_id = found.sites(folder / build.name)
-        known = calibration.read(calibration_path(folder, build))
         for loop in LOOPS:
             if (loop, build) in measured:
                 made = predict(
@@ -76,19 +77,18 @@ def cases(folder: Path) -> list[Case]:
 def predictions(folder: Path, builds: Sequence[Build], loops: Sequence[Loop]) -> list[dict[str, str | float]]:
     """Return what is predicted for builds that were not measured."""
     result: list[dict[str, str | float]] = []
+    known = calibrated(folder)
     for build in builds:
         sites, build_id = found.sites(folder / build.name)
-        known = calibration.read(calibration_path(folder, build))
         for loop in loops:
             made = predict(found.of_loop(sites, loop), build_id, _COUNTS, known_contexts(loop.work), known)
             result.append({"build": build.name, "loop": str(loop), **asdict(made)})
     return result
 
 
-def calibration_path(folder: Path, build: Build) -> Path:
-    """Return where the calibration for a build is: with its own sites, else of the standard sequences."""
-    own = folder / f"{build.name}.json"
-    return own if own.exists() else folder / "standard.json"
+def calibrated(folder: Path) -> calibration.Calibration:
+    """Return the calibrations of all turns as one."""
+    return merged([calibration.read(path) for path in sorted(folder.glob("calibration-*.json"))])
 
 
 def coverage(all_cases: Sequence[Case]) -> list[str]:
@@ -189,6 +189,59 @@ def figure(all_cases: Sequence[Case]) -> str:
             plot.Panel("caches may miss", bars(missing), 20, (-200, -50, 0, 50, 200, 1000)),
         ]
     )
+
+
+def machine(folder: Path) -> str:
+    """Say on what all this was measured, and when."""
+    known = calibrated(folder)
+    host = known.host
+    ratio = f", the core at {known.core_per_tsc_ratio:.2f} of it" if known.core_per_tsc_ratio else ""
+    return (
+        f"{host.get('cpu_model', 'unknown processor')}, hypervisor {host.get('hypervisor', 'unknown')}, "
+        f"Linux {host.get('kernel', 'unknown').removeprefix('Linux ')}; {os.cpu_count()} processors; "
+        f"TSC {known.tsc_hz / 1e6:.0f} MHz{ratio}; {known.date[:10]}"
+    )
+
+
+def measured(folder: Path, all_cases: Sequence[Case]) -> str:
+    """Say how much was measured."""
+    rows = read(folder / "truth.jsonl")
+    rounds = len({row["seed"] for row in rows})
+    repeated = sum(row["repeats"] > 0 for row in rows) / max(len(rows), 1)
+    turns = len(list(folder.glob("calibration-*.json")))
+    rates = [row["executions_hz"] for row in rows]
+    return (
+        f"{len(all_cases)} configurations, {rounds} rounds, {len(rows):,} runs of a loop; "
+        f"{repeated:.0%} of them were run again for a disturbance; {turns} calibrations between the rounds. "
+        f"The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times a second."
+    )
+
+
+def text(folder: Path, all_cases: Sequence[Case]) -> str:
+    """Return the page."""
+    template = Path(__file__).with_name("page.md").read_text()
+    for name, value in {
+        "machine": machine(folder),
+        "measured": measured(folder, all_cases),
+        "coverage": "\n".join(coverage(all_cases)),
+        "by_fence": "\n".join(by_fence(all_cases)),
+        "costs": "\n".join(costs(all_cases)),
+        "counted": counted(folder),
+        "details": "\n".join(details([case for case in all_cases if not case.holds])),
+    }.items():
+        template = template.replace(f"{{{{{name}}}}}", value)
+    return template
+
+
+def write(folder: Path, out: Path | None) -> None:
+    """Write accuracy.md and accuracy.svg to ``out``; without it, print the page."""
+    all_cases = cases(folder)
+    page = text(folder, all_cases)
+    if out is None:
+        print(page)
+        return
+    (out / "accuracy.md").write_text(page)
+    (out / "accuracy.svg").write_text(figure(all_cases))
 
 
 def _share(flags: Iterable[bool]) -> str:

@@ -8,6 +8,7 @@ misses the caches, or not even that.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ KINDS = {
     "stores_40": _STORES,
     "alu_60": ("alu_chain",),
     "alu_180": ("alu_chain",),
+    "alu_fresh": ("alu_fresh",),
 }
 
 
@@ -54,6 +56,25 @@ class Prediction:
 def known_contexts(work: str) -> tuple[str, ...]:
     """Return the contexts that a kind of work may be."""
     return KINDS.get(work, HOT if work in HOT_WORKS else CONTEXTS)
+
+
+def merged(turns: Sequence[Calibration]) -> Calibration:
+    """Return calibrations of one host, minutes apart, as one: each row spans those of all."""
+    of_row = defaultdict(list)
+    for turn in turns:
+        for row in turn.rows:
+            if row.median_cycles is not None:
+                of_row[row.kind, row.fence, row.place, row.context, row.address].append(row)
+    rows = tuple(
+        replace(
+            mine[0],
+            median_cycles=float(np.median([row.median_cycles for row in mine])),
+            low_cycles=min(row.low_cycles for row in mine),
+            high_cycles=max(row.high_cycles for row in mine),
+        )
+        for mine in of_row.values()
+    )
+    return replace(turns[0], rows=rows)
 
 
 def predict(

@@ -52,7 +52,7 @@ void pin(int cpu)
 static void exit_to_guest(struct vcpu_info *vcpu)
 {
 	while (vcpu->evtchn_upcall_pending && !vcpu->evtchn_upcall_mask) {
-		xen_counts.delivery++;
+		COUNT(xen_counts.delivery);
 		vcpu->evtchn_upcall_mask = 1;
 		upcall();
 		vcpu->evtchn_upcall_mask = 0;
@@ -62,9 +62,9 @@ static void exit_to_guest(struct vcpu_info *vcpu)
 static void interrupt(int number)
 {
 	(void)number;
-	xen_counts.interrupt++;
+	COUNT(xen_counts.interrupt);
 	if (shared.evtchn_upcall_mask)
-		xen_counts.masked++;
+		COUNT(xen_counts.masked);
 	exit_to_guest(&shared);
 }
 

@@ -19,9 +19,9 @@ ROUNDS = 2 * 20_000
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
 
-def price(kind: str, place: str) -> float:
-    """Return what the made calibration says: so that each sequence can be told in a sum."""
-    return {"mask": 10.0, "restore": 200.0, "unmask": 400.0}[kind] + (5.0 if place == "outofline" else 0.0)
+#: What the made calibration says, so that each sequence and fence can be told in a sum.
+PRICES = {"mask": 10.0, "restore": 200.0, "unmask": 400.0}
+DEARER = {"lfence": 1.0, "mfence": 2.0, "sfence": 3.0, "lock add": 4.0, "xchg": 5.0}
 
 
 def made_calibration() -> Calibration:
@@ -32,7 +32,7 @@ def made_calibration() -> Calibration:
         for place in ("inline", "outofline")
         for context in CONTEXTS
         if context != "site"
-        for cycles in [price(kind, place)]
+        for cycles in [DEARER[fence] * (PRICES[kind] + (5.0 if place == "outofline" else 0.0))]
     )
     return Calibration({}, "2026-01-01T00:00:00+00:00", 2e9, 1, 1.0, "hardware", {}, rows)
 
@@ -40,7 +40,7 @@ def made_calibration() -> Calibration:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("accuracy")
-    (folder / "standard.json").write_text(text_of(made_calibration()))
+    (folder / "calibration-0.json").write_text(text_of(made_calibration()))
     done = subprocess.run(
         [sys.executable, SCRIPT, "--small", "--data", folder], capture_output=True, text=True, check=False
     )
@@ -71,14 +71,13 @@ def test_events_reach_the_guest_with_every_fence(told: dict[str, Any]) -> None:
     assert told["upcall_count"] >= len(told["runs"]) / 2
 
 
-def test_a_prediction_is_the_sum_of_its_sites(told: dict[str, Any]) -> None:
+def test_a_prediction_is_the_sum_of_two_sites_of_the_fence(told: dict[str, Any]) -> None:
     for made in told["predictions"]:
-        place = "outofline" if made["build"].endswith("outofline") else "inline"
-        second = "restore" if made["loop"].startswith("inlined") else "unmask"
-        middle = price("mask", place) + price(second, place)
+        fence = made["build"].split("-")[1].replace("lockadd", "lock add")
+        # From the least of the fence's sequences to the greatest, each drawn from its interval of +-1.
+        assert made["low_cycles"] == pytest.approx(2 * DEARER[fence] * 10, abs=4)
+        assert made["high_cycles"] == pytest.approx(2 * DEARER[fence] * 405, abs=4)
         assert made["source"] == "standard"
-        # The least and the greatest of all contexts, each drawn from its interval of +-1.
-        assert middle - 4 <= made["low_cycles"] < middle < made["high_cycles"] <= middle + 4
     assert len(told["predictions"]) == 2 * 4
 
 

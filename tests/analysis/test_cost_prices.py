@@ -67,7 +67,7 @@ def test_what_else_a_fence_out_of_line_made_necessary() -> None:
     assert ends(found) == (near(29), near(42), near(42))
 
 
-def test_fences_in_and_out_of_line_of_each_kind() -> None:
+def test_what_surrounds_a_fence_is_worth_as_much_as_its_sequences_differ() -> None:
     rows = [
         row("empty", 10.0 * number, 0.0, kind=kind, place=place)
         for number, (kind, place) in enumerate(
@@ -84,7 +84,7 @@ def test_fences_in_and_out_of_line_of_each_kind() -> None:
         plain("e", 5),
     ]
     found = prices(sites, calibration(*rows), BUILD_ID)
-    assert [ends(found, place)[0] for place in range(5)] == [10, 30, 60, 20, 0]
+    assert [ends(found, place)[::2] for place in range(5)] == [(10, 60)] * 4 + [(0, 0)]
 
 
 def test_several_fences_cost_between_the_dearest_and_all() -> None:
