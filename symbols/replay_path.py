@@ -18,6 +18,9 @@ from xtrace.symbols.functions import Code, fence_of
 _MOST_BEFORE, _MOST_BEHIND, _MOST_CALLEE = 40, 48, 32
 _CALL_DEPTH = 3
 _LOOK_AHEAD = 24
+#: What may be spent on one site and on one image, in instructions looked at: calls in calls grow without end.
+_STEPS_PER_SITE, _STEPS_PER_IMAGE = 20_000, 1_000_000
+_MOST_STEPS = 400
 
 FENCES = frozenset(("lfence", "mfence", "sfence"))
 #: Only these are ever executed.  No string instruction, no division, nothing that serialises, faults by
@@ -101,6 +104,8 @@ class WayFinder:
     def __init__(self, code: Code, borders: Collection[int]) -> None:
         self._code = code
         self._borders = borders
+        self._image_left = _STEPS_PER_IMAGE
+        self._site_left = 0
 
     def way(self, address: int, fence: int, position: str) -> Way:
         """Return the way through the site at ``address`` that executes one of its fences, and no other.
@@ -112,12 +117,15 @@ class WayFinder:
         Raises:
             NotReplayableError: there is none.
         """
+        self._site_left = _STEPS_PER_SITE
         entry, insns, successors = self._function(address)
         behind = self._behind(address, insns, successors, -1 if position == "before" else fence)
         before, from_entry = self._before(
             address, entry, insns, successors, fence if position == "before" else -1
         )
         steps = (*before, *behind)
+        if sum(len(_executed(step)) for step in steps) > _MOST_STEPS:
+            raise NotReplayableError("its way executes more instructions than are run")
         if not any(_has_fence(step) for step in steps):
             raise NotReplayableError(f"its fence at {fence:#x} is not on the way that was chosen")
         last = steps[-1].insn
@@ -142,6 +150,10 @@ class WayFinder:
         Raises:
             NotReplayableError: it is not run.
         """
+        self._image_left -= 1
+        self._site_left -= 1
+        if min(self._image_left, self._site_left) < 0:
+            raise NotReplayableError("its code takes more work to follow than any kernel's does")
         data = self._bytes(insn)
         if insn.flow in (Flow.INDIRECT_CALL, Flow.INDIRECT_JUMP, Flow.STOP):
             raise NotReplayableError(

@@ -340,3 +340,28 @@ def test_random_code_around_sites(guests: Builder, tmp_path: Path) -> None:
     accepted = list(dict.fromkeys(accepted))
     assert len(accepted) > 3 * FUZZED
     assert all(cycles > 0 for cycles in run(laid(accepted)))
+
+
+def test_calls_in_calls_are_bounded(assembled: Read) -> None:
+    levels = "".join(
+        f"FUNC level{number}\n" + f"    call level{number + 1}\n" * 30 + "    ret\n" for number in range(4)
+    )
+    item = assembled(
+        f"""
+FUNC many
+    VCPU %rbx
+{"    call level0" + chr(10)}
+    movb $0, 1(%rbx)
+    lfence
+{("    call level0" + chr(10)) * 20}
+    cmpb $0, (%rbx)
+    jne force_callback
+    ret
+{levels}
+FUNC level4
+    ret
+"""
+    )["many"]
+    assert len(order(item.steps)) <= 400
+    for code in loops([item]):
+        assert len(code.code) < 10_000
