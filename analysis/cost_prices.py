@@ -205,9 +205,12 @@ def _drawn(row: Row, noise: F64) -> tuple[F64, F64]:
 
 
 def _around(median: float | None, low: float | None, high: float | None, noise: F64) -> F64 | None:
-    """Return draws around a median, spread on each side as its interval is; None without a figure."""
+    """Return draws around a median, spread on each side as its interval is; None without a figure.
+
+    A fence takes no less than nothing: what a calibration in noise puts below is cut off at 0.
+    """
     if median is None or low is None or high is None:
         return None
     below, above = max(median - low, 0.0) / _SIGMAS, max(high - median, 0.0) / _SIGMAS
-    drawn: F64 = median + np.where(noise < 0, below, above) * noise
+    drawn: F64 = np.maximum(median + np.where(noise < 0, below, above) * noise, 0.0)
     return drawn

@@ -173,3 +173,10 @@ def test_sums_of_a_group_are_those_of_trying_every_share(data: st.DataObject) ->
     mine = [True] * count
     assert least(counts, drawn(*map(float, prices_of)), mine) == min(ways)
     assert greatest(counts, drawn(*map(float, prices_of)), mine) == max(ways)
+
+
+def test_a_fence_takes_no_less_than_nothing() -> None:
+    noisy = row(median=5.0, low_cycles=-300_000.0, high_cycles=40.0)
+    found = prices([fenced("a", 1)], calibration(noisy), BUILD_ID)
+    assert found.low.min() == 0
+    assert ends(found)[2] == pytest.approx(40, abs=2)
