@@ -23,6 +23,7 @@ from xtrace.analysis.cost_needs import needs_of_domain, needs_of_host
 from xtrace.analysis.cost_prices import Prices, prices
 from xtrace.analysis.cost_rates import Rates
 from xtrace.analysis.cost_sums import greatest, least
+from xtrace.analysis.stored import COST_ENDS
 from xtrace.analysis.tables import Measures
 from xtrace.probes.calibration import Calibration
 from xtrace.symbols.model import Fence, How, Site, SiteTable, Verdict
@@ -80,7 +81,12 @@ class CostInputs:
 
 @dataclass(slots=True)
 class Estimate:
-    """Rows of the tables of the section cost."""
+    """Rows of the tables of the section cost.
+
+    Attributes:
+        shares: by domain, of its running time to all its fences: COST_ENDS of an interval; nothing where
+            it has no price.
+    """
 
     domains: list[dict[str, Any]] = field(default_factory=list)
     upcalls: list[dict[str, Any]] = field(default_factory=list)
@@ -88,6 +94,7 @@ class Estimate:
     estimates: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     needs: list[dict[str, Any]] = field(default_factory=list)
+    shares: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,9 @@ def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
         )
         found.upcalls += of_upcalls
         found.domains += of_time
+        shares = tuple(min(sum(row[f"cost_{end}_ratio"] for row in of_time), 1.0) for end in COST_ENDS)
+        if not np.isnan(shares).any():
+            found.shares[kernel.domain] = shares
         found.sites += [
             _site_row(measures, cost, place) for place, part in enumerate(parts) if part is not None
         ]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from xtrace.analysis import clock, facts
 from xtrace.analysis.histogram import summarise
 from xtrace.analysis.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.stored import COST_ENDS
 from xtrace.analysis.summary import Summary
 from xtrace.analysis.tables import Quality, share
 from xtrace.probes.catalog import VersionRange
@@ -76,6 +77,7 @@ class Sums:
             np.append(tallies["domain"].to_numpy(np.int64), HOST), return_inverse=True
         )
         self._place = self._place[:-1]
+        self._costs = summary.origin.costs
         self._metric = tallies["metric"].to_numpy(np.int64)
         self._b = tallies["b"].to_numpy(np.int64)
         self._count = tallies["count"].to_numpy(np.int64)
@@ -116,6 +118,12 @@ class Sums:
     def of_pcpus(self, cycles: F64) -> F64:
         """Return times as shares of the span of all pCPUs."""
         return share(cycles, np.full(len(cycles), self._span_cycles * self.pcpu_count))
+
+    def fences(self, end: str) -> F64:
+        """Return an end of the cost of each domain's fences, a share of its running time; NaN for unknown."""
+        place = COST_ENDS.index(end)
+        none = [np.nan] * len(COST_ENDS)
+        return np.array([self._costs.get(domain, none)[place] for domain in self.domains.tolist()], float)
 
     @property
     def known_cycles(self) -> F64:
@@ -304,6 +312,15 @@ FIGURES: tuple[Figure, ...] = (
     _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),
     _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
     _rate("moves", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
+    # Fences: of summaries that a report with an image and a calibration stored.
+    Figure("fences_least_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at least", lambda sums: sums.fences("low"),
+           key=True),
+    Figure("fences_hot_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at most where nothing misses the caches",
+           lambda sums: sums.fences("hot"), key=True),
+    Figure("fences_most_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at most", lambda sums: sums.fences("high")),
     # The host.
     Figure("pcpu_running_share", Unit.RATIO, _EXACT, "pCPUs' time in which a guest ran",
            lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_RUNNING))), key=True),

@@ -78,11 +78,13 @@ class Report:
         trace: facts about the trace; the keys are described in docs/report-schema.md.
         tables: frames by table name, times in cycles.
         hz: cycles a second, or None where nothing tells.
+        fence_shares: by domain, of its running time to its fences: least, hot, greatest, if priced.
     """
 
     trace: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     hz: float | None
+    fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     described: Mapping[str, Table] = field(default_factory=lambda: {table.name: table for table in TABLES})
 
 
@@ -121,10 +123,11 @@ def build(
         from xtrace.analysis import cost_model  # it reads images' code, which few reports do
 
         measures.cost = cost_model.estimate(measures, costs)
+    shares = measures.cost.shares if measures.cost is not None else {}
     tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
     trace = facts.trace_facts(measures, rate, found, known, versions is not None)
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}
-    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz)
+    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz, shares)
 
 
 def json_object(report: Report) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from typing import Any
 from xtrace.analysis.metrics import Metric
 from xtrace.probes.errors import TraceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUFFIX = ".summary"
+#: Of a cost: least, greatest where nothing misses the caches, greatest.
+COST_ENDS = ("low", "hot", "high")
 HEAD = "xtrace-summary.json"
 
 #: What a damaged archive, or one made to harm, can make Python's readers raise.
@@ -52,6 +54,8 @@ class Origin:
         domains: name of each domain whose name the recorder told, by id.
         files: name, size and time of change in ns of each file that it was made of; empty where they
             cannot be had again (standard input, several traces).
+        costs: by domain, the share of its running time that its fences take, COST_ENDS of an interval, as a
+            report with an image and a calibration modelled it; empty where none did.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Origin:
     window: str = ""
     domains: Mapping[int, str] = field(default_factory=dict)
     files: tuple[tuple[str, int, int], ...] = ()
+    costs: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 def is_summary(path: str | os.PathLike[str]) -> bool:
@@ -158,7 +163,10 @@ def origin_of(head: Mapping[str, Any]) -> Origin:
         raise ValueError("its origin is no text")
     domains = {int(domain): str(text)[:_MAX_NAME] for domain, text in found["domains"].items()}
     files = tuple((str(path), int(size), int(time)) for path, size, time in found["files"])
-    return Origin(name, hz, source, found["emulated"] is True, window, domains, files)
+    costs = {int(domain): tuple(map(float, ends)) for domain, ends in found["costs"].items()}
+    if any(len(ends) != len(COST_ENDS) or not all(abs(end) <= 1 for end in ends) for ends in costs.values()):
+        raise ValueError("its costs are no shares of a time")
+    return Origin(name, hz, source, found["emulated"] is True, window, domains, files, costs)
 
 
 @cache

@@ -94,6 +94,7 @@ def combined(summaries: Sequence[Summary], *, hz: float | None = None, hz_source
             window="; ".join(dict.fromkeys(s.origin.window for s in summaries if s.origin.window)),
             domains={},
             files=(),
+            costs={},
         )
     return Summary(partial, replace(first, tsc_hz=hz, tsc_hz_source=hz_source) if hz else first)
 

@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from xtrace.cli.render import LEGEND, WIDTH, Put, safe, scaled, shortened, time_text
+from xtrace.cli.render_cost import share_text
 
 if TYPE_CHECKING:
     from xtrace.analysis.diff import Change, Diff
@@ -78,7 +79,7 @@ def value_text(value: float, unit: Unit, *, in_cycles: bool) -> str:
     if unit == "time":
         return time_text(value, None if in_cycles else 1e9)
     if unit == "ratio":
-        return f"{value:.1%}"
+        return share_text(value) if abs(value) < 0.01 else f"{value:.1%}"
     return f"{scaled(value) if abs(value) >= 100 else f'{value:.3g}'}/s"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -161,11 +162,6 @@ def report(
     except BaseException:
         loading.stop()
         raise
-    if summary is not None:
-        write(whole, summary)
-        typer.echo(f"xtrace: the summary is in {summary}", err=True)
-        if not (json or csv or parquet):
-            return
     made = reports.build(
         whole.partial,
         hz=whole.origin.tsc_hz,
@@ -177,6 +173,11 @@ def report(
         costs=costs,
         domains=whole.origin.domains,
     )
+    if summary is not None:
+        write(replace(whole, origin=replace(whole.origin, costs=made.fence_shares)), summary)
+        typer.echo(f"xtrace: the summary is in {summary}", err=True)
+        if not (json or csv or parquet):
+            return
     _put_out(
         made,
         [str(path) for path in files] if files else [f"{sample.NAME}, the bundled sample"],

@@ -27,7 +27,16 @@ from xtrace.analysis.summary import Summary, combined, read, write
 from xtrace.probes.errors import TraceError
 
 DAMAGED = b"\0" * 8
-ORIGIN = Origin("a trace", 2.5e9, "told by x.json", True, "1 s to 2 s", {3: "web\x1b"}, (("x", 1, 2),))
+ORIGIN = Origin(
+    "a trace",
+    2.5e9,
+    "told by x.json",
+    True,
+    "1 s to 2 s",
+    {3: "web\x1b"},
+    (("x", 1, 2),),
+    {3: (-0.1, 0.25, 1.0)},
+)
 
 
 @pytest.fixture(scope="module")

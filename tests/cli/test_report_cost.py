@@ -112,6 +112,32 @@ def test_each_site_executed_as_the_guest_counted(
     assert upcall["entry"].startswith("symbol hypervisor_callback")
 
 
+def test_diff_compares_the_costs_that_summaries_keep(
+    run: Run,
+    image: Path,
+    trace: Path,
+    log: Path,
+    measured: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    unfenced = build(tmp_path, Variant("none", "inline"))
+    paths = []
+    for name, kernel in (("old", image), ("new", unfenced)):
+        path = tmp_path / f"{name}.summary"
+        inputs = ("--kernel", f"1={kernel}", "--rates", log, "--calibration", measured)
+        assert run(*inputs, "--summary", path, trace)[0] == 0
+        paths.append(str(path))
+    (domain,) = tables(run, "--kernel", f"1={image}", "--rates", log, "--calibration", measured, trace)[
+        "cost_domains"
+    ]
+    assert main(["diff", "--json", "--domain", "1", "--metric", "fences_hot_share", *paths]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["rows"]
+    assert row["old_median"] == pytest.approx(domain["cost_hot_ratio"])
+    assert row["new_median"] == 0
+    assert domain["cost_hot_ratio"] > 0
+
+
 def test_sites_replayed_go_first(run: Run, called: Path, trace: Path, log: Path, tmp_path: Path) -> None:
     table = find_sites(open_image(called), lines=False)
     sites = [site for site in table.sites if site.kind in (Kind.MASK, Kind.RESTORE)]
