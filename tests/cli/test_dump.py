@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from peer.conftest import UNPACK, sample_files
+from peer.conftest import UNPACK, decoded_files, sample_files
 from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, require, svm_args
 from peer.xenalyze_dump import LOST_RECORDS_END
 from xtrace.cli.main import main
@@ -269,7 +269,7 @@ class Compared:
     start: int
 
 
-@pytest.fixture(scope="module", params=sample_files(), ids=lambda path: path.name.split(".")[0])
+@pytest.fixture(scope="module", params=decoded_files(), ids=lambda path: path.name.split(".")[0])
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     require()
     path = unpack(request.param, tmp_path_factory)
