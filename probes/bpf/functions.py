@@ -14,6 +14,7 @@ from xtrace.probes.bpf.loader import Probe
 
 _KPROBES = Path("/sys/bus/event_source/devices/kprobe/type")
 _SYMBOLS = Path("/proc/kallsyms")
+_GUEST_TYPE = Path("/sys/hypervisor/guest_type")
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 MOUNT_TRACEFS = "mount -t tracefs tracefs /sys/kernel/tracing"
 
@@ -27,27 +28,28 @@ class Role:
         candidates: functions, the best first; all have the same arguments as far as they are read.
         timed: it has a duration.
         loses: what is not known without it.
+        unless_pv: candidates in a kernel that is no PV guest's, where they are others.
     """
 
     name: str
     candidates: tuple[str, ...]
     timed: bool
     loses: str
+    unless_pv: tuple[str, ...] = ()
 
 
 #: drivers/xen/events/events_base.c, arch/x86/entry/common.c, drivers/xen/evtchn.c, drivers/xen/privcmd.c
-#: of Linux 5.10 to 6.12.  xen_pv_evtchn_do_upcall may not be probed; the one it calls may.
+#: of Linux 5.10 to 6.12.  xen_pv_evtchn_do_upcall may not be probed.  __xen_pv_evtchn_do_upcall may, yet
+#: compilers put its code into its caller for upcalls from user mode, which a probe then does not see: it
+#: is the last choice.
 ROLES = (
     Role(
         "upcall",
-        (
-            "__xen_pv_evtchn_do_upcall",
-            "xen_evtchn_do_upcall",
-            "__xen_evtchn_do_upcall",
-            "xen_hvm_evtchn_do_upcall",
-        ),
+        ("xen_evtchn_do_upcall", "__xen_evtchn_do_upcall", "__xen_pv_evtchn_do_upcall"),
         True,
         "upcall durations",
+        # Before Linux 6.7 the two ways meet only in what is static.
+        ("xen_hvm_evtchn_do_upcall", "__xen_evtchn_do_upcall", "xen_evtchn_do_upcall"),
     ),
     Role("port", ("handle_irq_for_port",), True, "times by port, and from upcall to handler"),
     Role("late_eoi", ("xen_irq_lateeoi",), False, "late EOIs"),
@@ -98,11 +100,12 @@ def choose() -> Choice:
         lost = ", ".join(role.loses for role in ROLES)
         choice.missing.append(f"this kernel has no kprobes; by tracepoints alone are not known: {lost}")
     else:
-        known = _known(name for role in ROLES for name in role.candidates)
+        wanted = {role.name: _candidates(role) for role in ROLES}
+        known = _known(name for names in wanted.values() for name in names)
         for role in ROLES:
-            choice.functions[role.name] = [name for name in role.candidates if name in known]
+            choice.functions[role.name] = [name for name in wanted[role.name] if name in known]
             if not choice.functions[role.name]:
-                choice.missing.append(f"no {' or '.join(role.candidates)} in this kernel: {role.loses}")
+                choice.missing.append(f"no {' or '.join(wanted[role.name])} in this kernel: {role.loses}")
     if not choice.has_sched:
         choice.missing.append("tracefs is not mounted: sched_wakeup to sched_switch of handlers' threads")
         choice.remedies.append(MOUNT_TRACEFS)
@@ -126,6 +129,14 @@ def vector_probes() -> tuple[Probe, ...]:
         for name in VECTORS
         for end in ("exit", "enter")
     )
+
+
+def _candidates(role: Role) -> tuple[str, ...]:
+    try:
+        is_pv = _GUEST_TYPE.read_text().strip() == "PV"
+    except OSError:
+        is_pv = True
+    return role.candidates if is_pv else role.unless_pv or role.candidates
 
 
 def _known(names: Iterable[str]) -> set[str]:

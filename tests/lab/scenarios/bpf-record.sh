@@ -15,21 +15,28 @@ block_requests() { cat "/sys/bus/xen-backend/devices/vbd-$(domid a)-51712/statis
 packets_to_a() { cat "/sys/class/net/vif$(domid a).0/statistics/tx_packets"; }
 packets_of_a() { cat "/sys/class/net/vif$(domid a).0/statistics/rx_packets"; }
 
+# Not on the share: xentrace cannot write Xen's own pages through 9p.
 begin_record() {
-    full env XTRACE_RUN_DIR=/run/xtrace python3 /share/xtrace.pyz record --timing emulated "$@" >"/share/$name.said" 2>&1 &
-    record_pid=$!
+    full sh -c "echo \$\$ >/tmp/record.pid
+        XTRACE_RUN_DIR=/run/xtrace exec python3 /share/xtrace.pyz record --timing emulated -o /tmp/$name $*" \
+        >"/share/$name.said" 2>&1 &
+    record_job=$!
     await 150 "$name never began: $(cat "/share/$name.said")" grep -q "recording by" "/share/$name.said"
     known began "$name" "$(sed -n 's/.*recording by //p' "/share/$name.said")"
 }
 
+# end_record SIGNAL
 end_record() {
-    kill -INT "$(pgrep -f "xtrace.pyz record" | head -1)"
-    await 60 "$name never ended" sh -c "! kill -0 $record_pid 2>/dev/null"
+    kill "-$1" "$(cat /tmp/record.pid)"
+    await 60 "$name never ended" sh -c "! kill -0 $record_job 2>/dev/null"
     known said "$name" "$(tail -n 1 "/share/$name.said")"
+    cp -r "/tmp/$name.xtrace" /share/
 }
 
-name=all
-begin_record -o /share/bpf-record --events
+# The kernel counts what each program takes.
+echo 1 >/proc/sys/kernel/bpf_stats_enabled
+name=bpf-record
+begin_record --events
 blocks_before=$(block_requests)
 to_before=$(packets_to_a) of_before=$(packets_of_a)
 in_guest a "dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null"
@@ -39,23 +46,14 @@ known block_requests $(($(block_requests) - blocks_before))
 known packets_to_a $(($(packets_to_a) - to_before))
 known packets_of_a $(($(packets_of_a) - of_before))
 known domid_a "$(domid a)"
-end_record
-cp /proc/interrupts /share/interrupts
+end_record INT
+echo 0 >/proc/sys/kernel/bpf_stats_enabled
 
 # Killed while it records: nothing stays in the kernel, what was written reads.
 name=killed
-begin_record -o /share/killed --backend bpf --events
+begin_record --backend bpf --events
 sleep 3
-kill -KILL "$(pgrep -f "xtrace.pyz record" | head -1)"
-await 30 "$name never died" sh -c "! kill -0 $record_pid 2>/dev/null"
+end_record KILL
 sleep 1
 known kprobe_events "$(wc -c </sys/kernel/tracing/kprobe_events)"
 known kprobes_left "$(grep -c . /sys/kernel/debug/kprobes/list)"
-
-# Alone, with the functions' own cost counted by the kernel.
-name=cost
-echo 1 >/proc/sys/kernel/bpf_stats_enabled
-begin_record -o /share/cost --backend bpf
-ping -q -c 51 -i 0.02 10.0.0.10
-end_record
-echo 0 >/proc/sys/kernel/bpf_stats_enabled

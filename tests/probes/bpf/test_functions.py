@@ -28,12 +28,14 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(functions, "_SYMBOLS", tmp_path / "kallsyms")
     monkeypatch.setattr(functions, "_KPROBES", tmp_path / "type")
     monkeypatch.setattr(functions, "_TRACEFS", (tmp_path,))
+    (tmp_path / "guest_type").write_text("PV\n")
+    monkeypatch.setattr(functions, "_GUEST_TYPE", tmp_path / "guest_type")
     return tmp_path
 
 
 def test_the_best_function_that_is_there_is_first(kernel: Path) -> None:
     choice = functions.choose()
-    assert choice.functions["upcall"] == ["__xen_pv_evtchn_do_upcall", "xen_evtchn_do_upcall"]
+    assert choice.functions["upcall"] == ["xen_evtchn_do_upcall", "__xen_pv_evtchn_do_upcall"]
     assert choice.functions["privcmd"] == ["privcmd_ioctl"]
     assert choice.functions["send_ipi"] == []
     assert choice.missing == ["no xen_send_IPI_one in this kernel: IPIs"]
@@ -42,6 +44,15 @@ def test_the_best_function_that_is_there_is_first(kernel: Path) -> None:
 def test_another_kernels_name_serves_as_well(kernel: Path) -> None:
     (kernel / "kallsyms").write_text("ffffffff81661470 t __xen_evtchn_do_upcall\n")
     assert functions.choose().functions["upcall"] == ["__xen_evtchn_do_upcall"]
+
+
+def test_a_kernel_that_is_no_pv_guests_has_another_way_to_its_upcall(kernel: Path) -> None:
+    with (kernel / "kallsyms").open("a") as file:
+        file.write("ffffffff81661480 T xen_hvm_evtchn_do_upcall\n")
+    (kernel / "guest_type").write_text("PVH\n")
+    choice = functions.choose()
+    assert choice.functions["upcall"] == ["xen_hvm_evtchn_do_upcall", "xen_evtchn_do_upcall"]
+    assert choice.functions["port"] == ["handle_irq_for_port"]
 
 
 def test_a_kernel_without_kprobes_says_what_is_lost(kernel: Path) -> None:
