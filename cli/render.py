@@ -29,7 +29,7 @@ _TEXT_COLUMNS = {
     "agrees", "bound", "space", "estimate", "of",
 }  # fmt: skip
 #: They hold names of any length; what is too long for the terminal loses its middle.
-_LONG_COLUMNS = ("function", "place", "file", "fence", "what")
+_LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what")
 
 #: What a terminal shows when no section is asked for, and how many rows of each table.
 BRIEF = {

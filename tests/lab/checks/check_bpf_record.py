@@ -106,6 +106,9 @@ def test_block_requests_and_pings_came_by_their_ports(name: str) -> None:
     handled = sum(row["count"] + row["zero_count"] for row in _port_rows(name, "blkif"))
     # One request at a time: each is told by an event, or found by the thread that still looks.
     assert requests * 0.5 <= handled <= requests * 1.1 + 10
+    # Each answer is sent, unless the guest still looks at the ring.
+    answers = sum(row["send_count"] for row in _report(name)["dom0_irqs"] if row["name"] == "blkif-backend")
+    assert requests * 0.9 <= answers <= requests
     to, of = int(known(name)["packets_to_a"][0]), int(known(name)["packets_of_a"][0])
     assert to >= 101
     assert of >= 101
