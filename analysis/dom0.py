@@ -310,7 +310,7 @@ TABLES = (
             Column("masked_count", _EXACT, "samples of the kernel with interrupts off", None),
             Column("masked_ratio", _INFERRED, "share with interrupts off", "masked"),
         ),
-        bias="by the software clock, code with interrupts off is sampled where it turns them on",
+        bias="by a software clock, code with interrupts off is seen where it turns them on",
     ),
     _table("dom0_losses", "What bpf counted, and against what", losses, _LOSS_COLUMNS),
 )  # fmt: skip
