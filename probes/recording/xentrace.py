@@ -226,6 +226,11 @@ class XentraceBackend:
         text = f"xentrace ended by itself, {how}{f': {said[-1]}' if said else ''}"
         if any(word in text for word in ("No space left", "Disk space limit", "Disk quota")):
             return CaptureFullError(text)
+        if "Bad address" in text:
+            # Seen on 9p, which wants to write from Xen's own pages without a copy.
+            return TraceError(
+                f"{text}; this file system does not take Xen's buffers, record to another by -o"
+            )
         # Of a write that was cut short it says no reason.
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < _FULL_BYTES:
