@@ -13,7 +13,7 @@ from typing import Any
 import found
 import plot
 from predict import KINDS, Prediction, known_contexts, merged, predict
-from program import FENCED, FENCES, HOT_WORKS, LOOPS, PLACES, Build, Loop
+from program import FENCED, FENCES, HOT_WORKS, LOOPS, MNEMONICS, PLACES, Build, Loop
 from truth import Truth, read, truths
 
 from xtrace.probes import calibration
@@ -41,7 +41,7 @@ class Case:
     @property
     def holds(self) -> bool:
         """Tell whether the interval contains the truth."""
-        return self.prediction.holds(self.truth.median_cycles)
+        return self.prediction.holds(self.truth.value_cycles)
 
     @property
     def touches(self) -> bool:
@@ -120,14 +120,14 @@ def by_fence(all_cases: Sequence[Case]) -> list[str]:
         cells = [
             _share(case.holds for case in all_cases if case.build == Build(fence, place)) for place in PLACES
         ]
-        lines.append(f"| {fence} | " + " | ".join(cells) + " |")
+        lines.append(f"| {MNEMONICS[fence]} | " + " | ".join(cells) + " |")
     return lines
 
 
 def costs(all_cases: Sequence[Case]) -> list[str]:
     """Return the truth of each loop: cycles that one fence adds, the mean of both sites and places."""
     lines = [
-        "| work | unfenced round | " + " | ".join(FENCES) + " |",
+        "| work | unfenced round | " + " | ".join(MNEMONICS.values()) + " |",
         "|---|---|" + "---|" * len(FENCES),
     ]
     for work in dict.fromkeys(case.loop.work for case in all_cases):
@@ -173,7 +173,7 @@ def figure(all_cases: Sequence[Case]) -> str:
         return [
             plot.Bar(
                 case.build.fence,
-                case.truth.median_cycles,
+                case.truth.value_cycles,
                 case.prediction.low_cycles,
                 case.prediction.high_cycles,
             )
@@ -209,11 +209,23 @@ def measured(folder: Path, all_cases: Sequence[Case]) -> str:
     rounds = len({row["seed"] for row in rows})
     repeated = sum(row["repeats"] > 0 for row in rows) / max(len(rows), 1)
     turns = len(list(folder.glob("calibration-*.json")))
-    rates = [row["executions_hz"] for row in rows]
+    hz = calibrated(folder).tsc_hz
+    rates = [2 * hz / row["cycles"] for row in rows]
     return (
         f"{len(all_cases)} configurations, {rounds} rounds, {len(rows):,} runs of a loop; "
         f"{repeated:.0%} of them were run again for a disturbance; {turns} calibrations between the rounds. "
         f"The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times a second."
+    )
+
+
+def summary(all_cases: Sequence[Case]) -> str:
+    """Say the result in a sentence."""
+    hot = [case for case in all_cases if case.loop.work in HOT_WORKS]
+    missing = [case for case in all_cases if case.loop.work not in HOT_WORKS]
+    shares = [_share(case.holds for case in group) for group in (hot, missing, all_cases)]
+    return (
+        f"Where nothing misses the caches, the interval holds the truth in {shares[0]}; "
+        f"where something does, in {shares[1]}; in all, in {shares[2]}."
     )
 
 
@@ -223,6 +235,7 @@ def text(folder: Path, all_cases: Sequence[Case]) -> str:
     for name, value in {
         "machine": machine(folder),
         "measured": measured(folder, all_cases),
+        "summary": summary(all_cases),
         "coverage": "\n".join(coverage(all_cases)),
         "by_fence": "\n".join(by_fence(all_cases)),
         "costs": "\n".join(costs(all_cases)),

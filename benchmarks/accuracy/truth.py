@@ -41,6 +41,11 @@ class Truth:
     high_cycles: float
     round_count: int
 
+    @property
+    def value_cycles(self) -> float:
+        """Return the median; 0 for one below 0 that is not told apart from 0."""
+        return 0.0 if self.median_cycles < 0 <= self.high_cycles else self.median_cycles
+
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the rows measured so far."""
