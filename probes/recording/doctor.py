@@ -145,13 +145,13 @@ def _tracebuffer() -> Finding:
         text = f"an xentrace runs, process {others[0]}; two would share out the records"
         return Finding("xen", "trace buffer", "limited", text, "/proc/*/comm", f"kill -INT {others[0]}")
     try:
-        size = tracebuffer.ring_bytes()
+        is_sized = tracebuffer.is_sized()
     except TraceError as error:
         remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
         return Finding("xen", "trace buffer", "missing", str(error), how, remedy)
-    if size is None:
+    if not is_sized:
         return Finding("xen", "trace buffer", "ok", "there, no size yet: the first recorder sets it", how)
-    text = f"{size:,} bytes for all pCPUs until the next boot; --ring-pages is void"
+    text = "there; its size lasts until the next boot, --ring-pages changes nothing"
     return Finding("xen", "trace buffer", "ok", text, how)
 
 

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import glob
 import os
+import resource
+import signal
 from collections.abc import Iterator
 
 from xtrace.probes.errors import TraceError
@@ -21,6 +23,10 @@ _LIBRARIES = (
     "/usr/local/lib/libxenctrl.so*",
 )
 
+#: Exit codes of the child that asks; others are its errno.
+_NOT_SIZED, _SIZED, _OTHER = 0, 200, 201
+_LIMIT_S = 5
+
 
 def switch_off() -> None:
     """Stop Xen writing trace records; the buffers' size stays until the next boot.
@@ -34,21 +40,47 @@ def switch_off() -> None:
             raise TraceError(f"Xen did not switch tracing off: {os.strerror(error)}")
 
 
-def ring_bytes() -> int | None:
-    """Return the bytes of all buffers together, None where they have no size yet.
+def is_sized() -> bool:
+    """Tell whether Xen's trace buffers have their size, which lasts until the next boot.
+
+    A forked child asks: in Xen 4.17 xc_tbuf_get_size unmaps 4096 pages where it means 4096 bytes,
+    which ends the process that asks as soon as there are buffers.  So such an end is an answer.
 
     Raises:
         TraceError: Xen has no trace buffer, or cannot be asked.
     """
-    with _xen() as (library, handle):
-        size = ctypes.c_ulong()
-        if library.xc_tbuf_get_size(handle, ctypes.byref(size)):
+    _load()
+    child = os.fork()
+    if child == 0:
+        code = _OTHER
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.alarm(_LIMIT_S)
+            code = _ask_size()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code in (_SIZED, _NOT_SIZED):
+        return code == _SIZED
+    if code < 0:
+        return True
+    if code == _OTHER:
+        raise TraceError("Xen cannot be asked for its trace buffer; is this root, in dom0?")
+    raise TraceError(f"Xen has no trace buffer to ask for: {os.strerror(code)}")
+
+
+def _ask_size() -> int:
+    """Return one of the codes above, or the errno that says why there is no answer."""
+    try:
+        with _xen() as (library, handle):
+            size = ctypes.c_ulong()
+            if not library.xc_tbuf_get_size(handle, ctypes.byref(size)):
+                return _SIZED if size.value else _NOT_SIZED
             error = ctypes.get_errno()
             # Before the first recorder of a boot libxenctrl maps buffers of no bytes, which mmap refuses.
-            if error == errno.EINVAL:
-                return None
-            raise TraceError(f"Xen has no trace buffer to ask for: {os.strerror(error)}")
-        return size.value or None
+            return _NOT_SIZED if error == errno.EINVAL else error
+    except TraceError:
+        return _OTHER
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ class XentraceBackend:
                 f"kill -INT {others[0]}",
             )
         try:
-            tracebuffer.ring_bytes()
+            tracebuffer.is_sized()
         except TraceError as error:
             remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
             return Availability(False, str(error), remedy)
@@ -241,7 +241,7 @@ class XentraceBackend:
 def _sized() -> int | str | None:
     """Return the pages of a pCPU's buffer that were set in this boot, "unknown" many, or None."""
     with contextlib.suppress(TraceError):
-        if tracebuffer.ring_bytes() is None:
+        if not tracebuffer.is_sized():
             return None
     with contextlib.suppress(OSError, ValueError):
         return int((restore.run_directory() / _SIZED).read_text())

@@ -47,12 +47,12 @@ known domid_a "$(domid a)"
 # Small buffers, once a boot; a consumer that is stopped while dom0 works; a guest that goes meanwhile.
 begin lost -S 16
 sleep 2
-kill -STOP "$(pgrep xentrace)"
+kill -STOP "$(pidof xentrace)"
 for i in 1 2 3; do
     xl info >/dev/null
     sleep 1
 done
-kill -CONT "$(pgrep xentrace)"
+kill -CONT "$(pidof xentrace)"
 attempt 30 xl destroy a
 sleep 2
 kill -INT "$(recorder)"
@@ -76,14 +76,14 @@ sleep 4
 kill -KILL "$(recorder)"
 wait $recording
 sleep 2
-known xentrace_left "$(pgrep xentrace | wc -l)"
+known xentrace_left "$(pidof xentrace | wc -l)"
 left_on killed
 keep killed
 
 # xentrace alone is killed, so that it cannot switch tracing off: the recorder does.
 begin died
 sleep 2
-kill -KILL "$(pgrep xentrace)"
+kill -KILL "$(pidof xentrace)"
 wait $recording
 left_on died
 keep died

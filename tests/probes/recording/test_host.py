@@ -142,6 +142,8 @@ def test_this_machine_is_no_dom0() -> None:
         pytest.skip("this is a dom0")
     with pytest.raises(TraceError, match=r"libxenctrl|Xen"):
         tracebuffer.switch_off()
+    with pytest.raises(TraceError, match=r"libxenctrl|Xen"):
+        tracebuffer.is_sized()
 
 
 def test_processes_by_name() -> None:
@@ -175,3 +177,23 @@ def test_masks(text: str, mask: int) -> None:
 def test_words_that_are_no_mask(text: str) -> None:
     with pytest.raises(ValueError, match="none of"):
         event_mask(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sized"), [("200", True), ("0", False), ("-11", True), ("38", None), ("201", None)]
+)
+def test_buffers_that_are_asked_for_by_a_child(
+    answer: str, sized: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> int:
+        if int(answer) < 0:
+            os.kill(os.getpid(), -int(answer))
+        return int(answer)
+
+    monkeypatch.setattr(tracebuffer, "_load", lambda: None)
+    monkeypatch.setattr(tracebuffer, "_ask_size", ask)
+    if sized is None:
+        with pytest.raises(TraceError, match=r"no trace buffer .* Function not implemented|cannot be asked"):
+            tracebuffer.is_sized()
+    else:
+        assert tracebuffer.is_sized() is sized

@@ -54,7 +54,7 @@ def switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(host, "why_no_dom0", lambda: "")
     monkeypatch.setattr(host, "tool", lambda name: str(tool))
     monkeypatch.setattr(host, "running", lambda name: [])
-    monkeypatch.setattr(tracebuffer, "ring_bytes", lambda: None)
+    monkeypatch.setattr(tracebuffer, "is_sized", lambda: False)
     monkeypatch.setattr(tracebuffer, "switch_off", lambda: calls.append("off"))
     return calls
 
@@ -203,12 +203,12 @@ def test_the_tool_ends_in_order_when_its_recorder_is_killed(tmp_path: Path, swit
 def test_what_stands_against_it(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none() -> int | None:
+    def none() -> bool:
         raise TraceError("Xen has no trace buffer to ask for: Function not implemented")
 
     backend = XentraceBackend()
     assert backend.probe().usable
-    monkeypatch.setattr(tracebuffer, "ring_bytes", none)
+    monkeypatch.setattr(tracebuffer, "is_sized", none)
     found = backend.probe()
     assert (found.usable, found.remedy) == (False, "build Xen with CONFIG_TRACEBUFFER=y")
     monkeypatch.setattr(host, "running", lambda name: [4711])
@@ -222,7 +222,7 @@ def test_what_stands_against_it(
 def test_buffers_keep_the_size_of_their_first_time(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracebuffer, "ring_bytes", lambda: 4096)
+    monkeypatch.setattr(tracebuffer, "is_sized", lambda: True)
     backend, capture = started(tmp_path, ring_pages=64)
     assert backend.facts()["sized_before"] == "unknown"
     assert "-S 64 changes nothing" in backend.facts()["warnings"][0]
