@@ -105,8 +105,13 @@ def info_of(text: str) -> dict[str, str]:
 
 def topology_of(text: str) -> list[dict[str, int]]:
     """Return core, socket and node of each pCPU that ``xl info -n`` tells of."""
-    rows = re.findall(r"^ *(\d+): +(\d+) +(\d+) +(\d+) *$", text.partition("cpu_topology")[2], re.MULTILINE)
-    return [dict(zip(("pcpu", "core", "socket", "node"), map(int, row), strict=True)) for row in rows]
+    found = []
+    for line in text.partition("cpu_topology")[2].splitlines()[2:]:
+        row = re.fullmatch(r" *(\d+): +(\d+) +(\d+) +(\d+) *", line)
+        if row is None:
+            break  # rows of memory nodes, further on, look alike
+        found.append(dict(zip(("pcpu", "core", "socket", "node"), map(int, row.groups()), strict=True)))
+    return found
 
 
 def domain_facts() -> dict[str, Any]:
@@ -133,13 +138,16 @@ def domain_facts() -> dict[str, Any]:
 
 
 def store_facts(store: Xenstore, domain: int) -> dict[str, Any]:
-    """Return what xenstore knows of a domain: its name and its type."""
+    """Return what xenstore knows of a domain: its name, its type, and its kernel where it is a PV guest's."""
     name = store.read(f"/local/domain/{domain}/name")
     kind = store.read(f"/libxl/{domain}/type") or ("dom0" if domain == 0 else None)
+    machine = store.read(f"/local/domain/{domain}/vm") or ""
+    kernel = store.read(f"{machine}/image/kernel") if machine.startswith("/vm/") else None
     return {
         "id": domain,
         "name": None if name is None else _bounded(name),
         "type": None if kind is None else _bounded(kind),
+        "kernel": None if not kernel else _bounded(kernel),
     }
 
 

@@ -33,6 +33,9 @@ cpu:    core    socket     node
 device topology        :
 device           node
 No device topology data available
+numa_info              :
+node:    memsize    memfree    distances
+   0:      5120        990      10
 """
 VCPUS = """\
 Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)
