@@ -134,7 +134,7 @@ def test_events_are_those_that_were_tallied(name: str) -> None:
 @pytest.mark.parametrize("name", _NAMES)
 def test_dom0_and_its_guest_were_sampled(name: str) -> None:
     assert len(read_samples(_capture(name).path / "samples").records) > 0
-    guest = [row for row in _report(name)["rips"] if row["source"] == "xenctx"]
+    guest = [row for row in _report(name)["rip_samples"] if row["source"] == "xenctx"]
     assert {str(row["domain"]) for row in guest} == set(known(name)["domid_a"])
 
 
