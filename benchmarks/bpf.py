@@ -2,7 +2,7 @@
 
     PYTHONPATH=.typing /usr/bin/python3 benchmarks/bpf.py [--seconds 5]
 
-Needs root, gcc and bcc (Debian: python3-bpfcc), which the system's Python alone has.  A getppid loop plays
+Needs root, gcc, tracefs mounted and bcc (Debian: python3-bpfcc) in the system's Python.  A getppid loop plays
 the traced kernel; functions of an executable with the kernel's names play those that kprobes hang on, by
 uprobes, so that the programs run and only the trap into them is another.  Nothing here is asserted by a test.
 """
