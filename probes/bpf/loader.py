@@ -182,12 +182,13 @@ class Program:
             raise
 
     def _detach(self, probe: Probe) -> None:
-        if probe.how == "kprobe":
-            self._bpf.detach_kprobe(event=probe.target.encode(), fn_name=probe.program.encode())
-        elif probe.how == "kretprobe":
-            self._bpf.detach_kretprobe(event=probe.target.encode(), fn_name=probe.program.encode())
-        else:
+        if probe.how not in ("kprobe", "kretprobe"):
             raise ValueError(f"{probe} is not detached by itself")
+        event = f"{'p' if probe.how == 'kprobe' else 'r'}_{probe.target}".encode()
+        functions = self._bpf.kprobe_fds[event]
+        self._lib.bpf_close_perf_event_fd(functions.pop(probe.program.encode()))
+        if not functions:
+            del self._bpf.kprobe_fds[event]
         self.attached.remove(probe)
 
     def sample(self, program: str, event_type: int, config: int, hz: int) -> None:
@@ -299,11 +300,17 @@ class Program:
             return
         self.switch(on=False)
         bpf = self._bpf
+        # bcc's own way fails where tracefs is not mounted, after it has closed what counts.
+        for functions in bpf.kprobe_fds.values():
+            for fd in functions.values():
+                self._lib.bpf_close_perf_event_fd(fd)
+        for fd in bpf.uprobe_fds.values():
+            self._lib.bpf_close_perf_event_fd(fd)
+        bpf.kprobe_fds.clear()
+        bpf.uprobe_fds.clear()
         for attached, detach in (
             (bpf.raw_tracepoint_fds, bpf.detach_raw_tracepoint),
             (bpf.tracepoint_fds, bpf.detach_tracepoint),
-            (bpf.kprobe_fds, bpf.detach_kprobe_event),
-            (bpf.uprobe_fds, bpf.detach_uprobe_event),
         ):
             for name in list(attached):
                 detach(name)
@@ -315,6 +322,7 @@ class Program:
     def close(self) -> None:
         """Take every program and its maps off the kernel.  May be called twice."""
         if self._bpf is not None:
+            self.detach()
             with _said():
                 self._bpf.cleanup()
             for fd in self._own_fds:
