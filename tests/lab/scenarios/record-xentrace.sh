@@ -94,11 +94,12 @@ record foreign -d 1
 kill -INT $!
 wait $!
 
+# Under /full, for a mount is not seen there that is made here after its own.
 mkdir /tmp/small
-mount -t tmpfs -o size=600k none /tmp/small
+mount -t tmpfs -o size=600k none /full/tmp/small
 record_in=/tmp/small
 record full --reserve 0 -d 20
-cp -r /tmp/small/full.xtrace /share/
+cp -r /full/tmp/small/full.xtrace /share/
 record_in=/tmp
 record bounded --max-size 400K -d 60
 keep bounded
