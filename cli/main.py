@@ -29,16 +29,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(record.record)
+app.command()(doctor.doctor)
+app.command()(top.top)
+app.command()(stat.stat)
 app.command()(report.report)
 app.command()(dump.dump)
 app.command()(info.info)
-app.command()(sites.sites)
-app.command()(record.record)
-app.command()(calibrate.calibrate)
 app.command(cls=diff.DiffCommand)(diff.diff)
-app.command()(doctor.doctor)
-app.command()(stat.stat)
-app.command()(top.top)
+app.command()(sites.sites)
+app.command()(calibrate.calibrate)
 
 
 def _print_version(wanted: bool) -> None:
@@ -57,9 +57,9 @@ def xtrace(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Tell from xentrace files how events were delivered and what guests did, and from kernels how they mask.
+    """Record Xen hosts; tell how events are delivered, what guests do, and what their kernels' fences cost.
 
-    Exit status: 0 success, 1 failure, 2 wrong usage, 3 what sites --fail-on asks for.
+    Exit status: 0 success, 1 failure, 2 wrong usage, 3 what sites --fail-on or diff --fail-above asks for.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)

@@ -79,9 +79,7 @@ class Code:
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
         self._has_cold = _COLD.encode() in image.symbols.names
-        self.no_return = {
-            address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None
-        }
+        self.no_return = {address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None}
 
     def _boundaries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return where code begins anew at all, and where functions begin."""

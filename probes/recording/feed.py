@@ -287,7 +287,8 @@ def _start(mask: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
             os._exit(1)
 
     return subprocess.Popen(
-        [binary, "-D", "-e", f"{mask:#x}", "-s", str(_POLL_MS)],
+        # It wants a file's name: without one it prints its usage and ends.
+        [binary, "-D", "-e", f"{mask:#x}", "-s", str(_POLL_MS), "/proc/self/fd/1"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

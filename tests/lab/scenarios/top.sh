@@ -21,8 +21,9 @@ own_pair lfence-inline "pings=101 seconds=1 timer=20000 burst=50 work=1000"
 gone() { ! xl domid a >/dev/null 2>&1 && ! xl domid b >/dev/null 2>&1; }
 await 20 "the guests did not go" gone
 sleep 4
-kill -INT "$(pgrep -f 'xtrace.pyz top' | head -1)"
-ended() { ! pidof xentrace >/dev/null && ! pgrep -f 'xtrace.pyz top' >/dev/null; }
+# Not INT: what a script starts in the background ignores it.
+kill -TERM $(pidof python3)
+ended() { ! pidof xentrace >/dev/null && ! pidof python3 >/dev/null; }
 await 30 "top did not end" ended
 known notes "$(ls /run/xtrace | grep -c note)"
 

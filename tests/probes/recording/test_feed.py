@@ -107,7 +107,8 @@ def test_bytes_come_as_written_and_tracing_ends(player: Player, undone: list[str
         content = read_for(source, 1.0)
     assert content == b"abcd" * 1000
     assert source.rate == feed.TscRate(2.5e9, "--cpu-hz")
-    assert (tmp_path / "arguments").read_text().split() == ["-D", "-e", f"{mask_of():#x}", "-s", "100"]
+    said = (tmp_path / "arguments").read_text().split()
+    assert said == ["-D", "-e", f"{mask_of():#x}", "-s", "100", "/proc/self/fd/1"]
     assert notes() == []
     assert undone == []
 
