@@ -140,7 +140,7 @@ class _MemoryRing:
         if len(window) > self.size:
             raise ValueError(f"a window of {len(window)} bytes does not fit a buffer of {self.size}")
         free = self.size - self.used
-        if len(window) >= free:
+        if len(window) > free:
             self._make_room(len(window) - free)
         self.windows.append((pcpu, window))
         self.used += len(window)

@@ -23,6 +23,7 @@ from oracle import reader as oracle
 from probes.reading import (
     SAMPLES,
     Reading,
+    Rows,
     fast,
     filler_count,
     rows_of,
@@ -61,11 +62,22 @@ def small() -> bytes:
     return simulate(3, 3, DOMAINS, 12_000_000, poll_cycles=3_000_000).data
 
 
+def same(rows: Rows, twins: Rows, late: int) -> bool:
+    """Tell whether the reader's rows are the twin's, in order; on each pCPU where some came late.
+
+    What a damaged TSC, or a loss told of rounds after it began, puts before records that were given out
+    already is counted as late.
+    """
+    if late:
+        rows, twins = (each[np.argsort(each[:, 1], kind="stable")] for each in (rows, twins))
+    return np.array_equal(rows, twins)
+
+
 def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Reading:
     """Check that reader and twin see the same: records in order, fillers, damages, the cut at the end."""
     reading, trace = fast(data, chunk_bytes=chunk_bytes, keep=keep), oracle.read(data)
     facts = reading.reader.facts
-    assert np.array_equal(reading.rows, slow(trace.records))
+    assert same(reading.rows, slow(trace.records), facts.late_records)
     assert filler_count(reading.reader) == trace.wrap_count
     assert reading.damages == trace.damages[:MAX_DAMAGES_KEPT]
     assert facts.damage_count == len(trace.damages)
@@ -85,11 +97,13 @@ def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Re
 def test_samples(sample: Path, chunk_bytes: int, keep: int) -> None:
     reading, trace = fast(sample_bytes(sample), chunk_bytes=chunk_bytes, keep=keep), sample_trace(sample)
     facts = reading.reader.facts
-    assert np.array_equal(reading.rows, sample_rows(sample))
+    assert same(reading.rows, sample_rows(sample), facts.late_records)
+    # One loss of one sample, where a chunk is less than a round.
+    assert facts.late_records <= (chunk_bytes <= 1 << 10 and "lost" in sample.name)
     assert filler_count(reading.reader) == trace.wrap_count
     assert (facts.damages, trace.damages) == ([], [])
     assert (facts.skipped_bytes, facts.missing_bytes, facts.tail_bytes) == (0, 0, 0)
-    assert (facts.late_records, facts.backward_tsc_count) == (0, 0)
+    assert facts.backward_tsc_count == 0
     assert unaccounted_bytes(reading.reader) == 0
 
 

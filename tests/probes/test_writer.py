@@ -216,21 +216,35 @@ def test_skew_moves_the_times_inside_irq_handled() -> None:
 def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes: int) -> None:
     kept, everything = io.BytesIO(), io.BytesIO()
     writers = TraceWriter(kept, 4, 240, memory_bytes=memory_bytes), TraceWriter(everything, 4, 240)
-    now = 0
+    now, rounds = 0, [0]
     for step in steps:
         now += step.delay
         for writer in writers:
             writer.write(step.pcpu, now, step.event, step.words)
             if step.poll:
                 writer.poll()
+        rounds.append(len(everything.getvalue()))
     for writer in writers:
         writer.close()
     assert len(kept.getvalue()) <= memory_bytes
     assert everything.getvalue().endswith(kept.getvalue())
-    dropped = len(frame(everything.getvalue()).windows) - len(frame(kept.getvalue()).windows)
+    windows = frame(everything.getvalue()).windows
+    dropped = len(windows) - len(frame(kept.getvalue()).windows)
     if dropped and kept.getvalue():
-        around = frame(everything.getvalue()).windows[dropped - 1 : dropped + 1]
-        assert around[1].pcpu <= around[0].pcpu
+        # A round that does not fit as a whole drops its own windows, too.
+        first = windows[dropped]
+        begin = max(start for start in rounds if start <= first.offset - 12)
+        overflows = first.offset + first.size - begin > memory_bytes
+        assert first.pcpu <= windows[dropped - 1].pcpu or overflows
+
+
+def test_a_memory_buffer_that_is_just_full_keeps_all() -> None:
+    out = io.BytesIO()
+    with TraceWriter(out, 2, memory_bytes=64) as writer:
+        writer.write(0, 1, 0x28004, (1, 2))
+        writer.write(1, 2, 0x28004, (1, 2))
+    assert [window.pcpu for window in frame(out.getvalue()).windows] == [0, 1]
+    assert len(out.getvalue()) == 64
 
 
 def test_a_window_larger_than_the_memory_buffer_is_refused() -> None:
