@@ -20,6 +20,7 @@ import pytest
 from peer.conftest import UNPACK, decoded_files, sample_files
 from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, require, svm_args
 from peer.xenalyze_dump import LOST_RECORDS_END
+from xtrace.cli import sample
 from xtrace.cli.main import main
 
 PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -101,8 +102,8 @@ def test_an_emulated_host_is_told() -> None:
     assert "xtrace: emulated host" in run("dump", packed, "--head", "0").stderr
 
 
-def test_most_lines_fit_80_columns(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    lines = dumped(capfd, pv, "--cpu-hz", "2.4G")
+def test_most_lines_fit_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = dumped(capfd, sample.path(), "--cpu-hz", "2.4G")
     assert sum(len(line) <= 80 for line in lines) > 0.75 * len(lines)
 
 
@@ -321,14 +322,18 @@ def test_the_vcpu_that_runs_is_that_of_dump_all(compared: Compared) -> None:
 #: Ours, then xenalyze's name; "ours=theirs" for each field it shows, "name" for both alike; words a+b are
 #: the low and high half.  A field of ours that is not here is left out, as xenalyze.NOT_SHOWN says.
 NAMES: Mapping[str, tuple[str, str]] = {
+    "adjdom": ("sched_adjust", "dom"),
     "block": ("vcpu_block", "dom vcpu"),
     "continue_running": ("runstate_continue", "dom vcpu"),
     "cpuid": ("cpuid", "leaf=word0 subleaf=word1 eax=word2 ebx=word3 ecx=word4 edx=word5"),
     "credit2_credit_burn": ("csched2:burn_credits", "dom unit=vcpu credit delta"),
     "credit2_credit_reset": ("csched2:reset_credits", "dom unit=vcpu credit_start=start credit_end=end"),
+    "credit2_picked_cpu": ("csched2:picked_cpu", "dom unit=vcpu rq_id=rqi cpu"),
     "credit2_ratelimit": ("csched2:ratelimit", "dom unit=vcpu runtime=ran_ns"),
+    "credit2_runq_assign": ("csched2:runq_assign", "dom unit=vcpu rq_id=rqi"),
     "credit2_runq_cand_check": ("csched2:runq_cand_check", "dom unit=vcpu"),
     "credit2_runq_candidate": ("csched2:runq_candidate", "dom unit=vcpu tickled_cpu credit"),
+    "credit2_runq_max_weight": ("csched2:update_max_weight", "rq_id=rqi max_weight"),
     "credit2_runq_pos": ("csched2:runq_insert", "dom unit=vcpu pos=position"),
     "credit2_schedule": ("csched2:schedule", "cpu rq_id=rqi"),
     "credit2_tickle": ("csched2:runq_tickle", "cpu"),
@@ -340,6 +345,18 @@ NAMES: Mapping[str, tuple[str, str]] = {
         "rq_id=rqi rq_load=load rq_avgload=avgload b_avgload",
     ),
     "credit2_update_unit_load": ("csched2:update_vcpu_load", "dom unit=vcpu avgload=load"),
+    "credit_account_start": ("csched:acct_start", "dom unit=vcpu active"),
+    "credit_account_stop": ("csched:acct_stop", "dom unit=vcpu active"),
+    "credit_boost_end": ("csched:unboosted", "dom unit=vcpu"),
+    "credit_boost_start": ("csched:boosted", "dom unit=vcpu"),
+    "credit_picked_cpu": ("csched:pick_cpu", "cpu dom unit=vcpu"),
+    "credit_ratelimit": ("csched:ratelimit", "dom unit=vcpu runtime=ran_ns"),
+    "credit_schedule": ("csched:schedule", "cpu tasklet idle"),
+    "credit_tickle": ("csched:runq_tickle", "cpu"),
+    "dom0_dom_add": ("domain_create", "dom"),
+    "dom0_dom_rem": ("domain_destroy", "dom"),
+    "dom_add": ("sched_init_domain", "dom"),
+    "dom_rem": ("sched_destroy_domain", "dom"),
     "hlt": ("hlt", "runnable=word0"),
     "inj_virq": ("inj_virq", "vector"),
     "intr": ("intr", ""),
@@ -357,6 +374,8 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "pv_ptwr_emulation": ("ptwr", "pte=l1e rip=eip addr"),
     "pv_trap": ("trap", "trapnr rip=eip"),
     "runstate_change": ("runstate_change", "dom vcpu old new"),
+    "shutdown": ("sched_shutdown", "dom vcpu reason"),
+    "sleep": ("vcpu_sleep", "dom vcpu"),
     "switch": ("sched_switch", "prev_dom prev_unit=prev_vcpu next_dom next_unit=next_vcpu"),
     "switch_infcont": ("sched_switch_continue", "dom unit=vcpu runtime_ns=ran_ns"),
     "switch_infnext": ("sched_switch_next", "dom unit=vcpu wait_ns=waited_ns"),
@@ -365,6 +384,7 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "vmexit": ("vmexit", "rip"),
     "vmmcall": ("vmcall", "op op_name=name"),
     "wake": ("vcpu_wake", "dom vcpu"),
+    "yield": ("vcpu_yield", "dom vcpu"),
 }
 
 
@@ -384,6 +404,7 @@ def test_every_name_and_payload_is_that_of_dump_all(compared: Compared) -> None:
 
 #: Hypercalls that xenalyze does not call as Xen's headers do.
 HYPERCALLS = {
+    "acm_op": "xsm_op",
     "evtchn_op": "event_channel_op",
     "evtchn_op(compat)": "event_channel_op_compat",
     "physdev_op(compat)": "physdev_op_compat",

@@ -200,6 +200,8 @@ class Terminal:
             [sys.executable, "-P", "-c", PROGRAM, *arguments],
             stdin=self.secondary, stdout=self.secondary, stderr=self.secondary,
             env=environment, start_new_session=True,
+            # What runs these tests in the background may have had SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.output = ""
 

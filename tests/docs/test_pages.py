@@ -53,4 +53,4 @@ def test_readme_shows_the_real_report() -> None:
     spec.loader.exec_module(refresh)
     readme = (ROOT / "README.md").read_text()
     assert readme == refresh.refreshed(readme), "run: python docs/refresh.py"
-    assert "d4v0" in readme
+    assert "d2v0" in readme
