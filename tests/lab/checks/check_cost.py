@@ -1,4 +1,4 @@
-"""The whole way to the cost of fences: sites, calibration, counters, report and diff on guests that count.
+"""The whole way to the cost of fences: record, sites, calibrate, report and diff on guests that count.
 
 Times here are emulated, so no cost is compared with a truth: what is checked are executions, bounds and
 that everything emulated is marked.
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lab.checks.made import chosen, counters, domain_ids, folder, known_rows, trace
+from lab.checks.made import chosen, counters, domain_ids, folder, known_rows
 
 NAMES = chosen("cost")
 GUESTS = [(name, guest) for name in NAMES for guest in "ab"]
@@ -24,6 +24,11 @@ FENCED, PLAIN = "guest-lfence-inline.elf", "guest-none-inline.elf"
 KINDS = ("mask", "restore", "unmask")
 #: What a counted rate may be off.
 ERROR_RATIO = 0.02
+
+
+def capture(name: str) -> Path:
+    """Return the recording of the guests with fences."""
+    return folder(name) / "cost.xtrace"
 
 
 def xtrace(*arguments: str | Path, may_fail: bool = False) -> str:
@@ -45,7 +50,7 @@ def calibration(name: str) -> Path:
 
 @functools.cache
 def costs(name: str, *options: str) -> dict[str, list[dict[str, Any]]]:
-    found = json.loads(xtrace("report", "--section", "cost", "--json", *options, trace(name)))
+    found = json.loads(xtrace("report", "--section", "cost", "--json", *options, capture(name)))
     assert found["trace"]["emulated"] is True
     return {table: content["rows"] for table, content in found["tables"].items()}
 
@@ -67,6 +72,14 @@ def truth(name: str, guest: str) -> dict[tuple[str, str], int]:
 
 def bounds(found: dict[str, list[dict[str, Any]]], key: str) -> dict[tuple[str, str], Any]:
     return {(row["place"].split("+")[0], row["kind"]): row[key] for row in found["cost_sites"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_recordings_ended_well_and_lost_nothing(name: str) -> None:
+    assert [row[1:] for row in known_rows(name) if row[0] == "code"] == [["cost-none", "0"], ["cost", "0"]]
+    for path in (capture(name), folder(name) / "cost-none.xtrace"):
+        meta = json.loads((path / "meta.json").read_text())
+        assert (meta["state"], meta["end_reason"], meta["lost"]) == ("ended", "interrupt", {"xentrace": 0})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,7 +138,7 @@ def test_with_fewer_counters_the_truth_lies_in_the_interval(
 @pytest.mark.parametrize(("name", "guest"), GUESTS)
 def test_rates_a_second_give_the_same_within_their_interval(name: str, guest: str, tmp_path: Path) -> None:
     # The trace lasts longer than the guest lives: told over the trace's time, its rate is lower.
-    facts = json.loads(xtrace("report", "--section", "trace", "--json", trace(name)))["trace"]
+    facts = json.loads(xtrace("report", "--section", "trace", "--json", capture(name)))["trace"]
     said = counters(name, guest)
     content = {"counts": {kind: said[kind] for kind in (*KINDS, "save")}, "seconds": facts["span_ns"] / 1e9}
     path = tmp_path / "rates.json"
@@ -161,7 +174,7 @@ def test_the_cost_is_marked_as_emulated(name: str, guest: str) -> None:
     executed = sum(truth(name, guest).values())
     added = [row["added_low_cycles"] for row in found["cost_sites"]]
     assert executed * min(added) <= part["cost_low_cycles"] * (1 + ERROR_RATIO)
-    shown = xtrace("report", *kernel(name, guest), *given, trace(name))
+    shown = xtrace("report", *kernel(name, guest), *given, capture(name))
     assert re.search(rf"\* d{domain}: removable fences cost .*running time", shown)
     assert "emulated" in shown
 
@@ -169,7 +182,7 @@ def test_the_cost_is_marked_as_emulated(name: str, guest: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kernel_without_fences_has_nothing_to_save(name: str) -> None:
     plain = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "plain"}
-    other = folder(name) / "cost-none.bin"
+    other = folder(name) / "cost-none.xtrace"
     options = ["--kernel", f"{plain['a']}={folder(name) / PLAIN}", "--section", "cost", "--json"]
     found = json.loads(xtrace("report", *options, other))["tables"]
     assert "nothing to save" in str([row["reason"] for row in found["cost_needs"]["rows"]])
@@ -180,7 +193,7 @@ def test_a_kernel_without_fences_has_nothing_to_save(name: str) -> None:
 def test_two_captures_stand_beside_the_model(name: str) -> None:
     plain = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "plain"}
     domain = domain_ids(name)["a"]
-    other = folder(name) / "cost-none.bin"
+    other = folder(name) / "cost-none.xtrace"
     found = costs(
         name,
         *kernel(name, "a"),
@@ -190,5 +203,5 @@ def test_two_captures_stand_beside_the_model(name: str) -> None:
     model, captures = found["cost_estimates"]
     assert (model["estimate"], captures["estimate"]) == ("model", "two captures")
     assert captures["low_cycles"] < captures["high_cycles"]
-    changes = json.loads(xtrace("diff", "--json", other, trace(name)))
+    changes = json.loads(xtrace("diff", "--json", other, capture(name)))
     assert changes["schema_version"] == 1

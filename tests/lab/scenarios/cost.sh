@@ -1,11 +1,27 @@
 # pcpus: 2
 # limit: 420
+# full: yes
+# zipapp: yes
 # own: lfence-inline none-inline
-# The same work by guests without fences and by guests with them, each pair in a trace of its own.
+# The same work by guests without fences and by guests with them, each pair in a capture of its own.
 words="pings=211 loops=6000 timer=10000 burst=50 work=400"
-trace cost-none -D -e all -S 128
+
+begin() {
+    full python3 /share/xtrace.pyz record --backend xentrace -S 128 -o "/tmp/$1" >"/share/$1.said" 2>&1 &
+    recording=$!
+    await 90 "$1 never began: $(cat "/share/$1.said")" grep -qs "recording by" "/share/$1.said"
+}
+
+end() {
+    kill -INT "$(cat /run/xtrace/lock)"
+    wait $recording
+    known code "$1" $?
+    cp -r "/tmp/$1.xtrace" /share/
+}
+
+begin cost-none
 own_pair none-inline "$words"
-traced
+end cost-none
 for name in a b; do
     mv /share/guest-$name.log /share/plain-$name.log
     known plain $name "$(eval echo \$$name)"
@@ -13,6 +29,6 @@ for name in a b; do
 done
 # The next pair's ends are waited for in logs of the same names.
 rm -f "$logs"/guest-?.log
-trace cost -D -e all -S 128
+begin cost
 own_pair lfence-inline "$words"
-traced
+end cost
