@@ -42,6 +42,7 @@ _REFUSED = (errno.ENOENT, errno.EINVAL)
 #: NTP slews by 500 ppm at most.
 _SLEW_RATIO = 1e-3
 _STEP_NS = 1_000_000
+_TRIES = 5
 #: So many pairs bound the memory; past it every other one is forgotten, and stays in the file.
 _MAX_PAIRS = 4096
 _MAX_CPUS = 64
@@ -57,7 +58,7 @@ class Clocks:
         self.step_ns: list[int] = []
         self._stream: Stream | None = None
         self._privcmd = -1
-        self._last: tuple[int, int] | None = None
+        self._last: tuple[int, int, int] | None = None
         self._tsc: RawTsc | None = None
         try:
             self._tsc = RawTsc()
@@ -155,12 +156,12 @@ class Clocks:
             del self.pairs[1::2]
 
     def _steps(self) -> Iterator[dict[str, Any]]:
-        monotonic, realtime = time.monotonic_ns(), time.time_ns()
-        if self._last is not None and (step := step_between(self._last, (monotonic, realtime))):
+        now = _times()
+        if self._last is not None and (step := step_between(self._last, now)):
             self.step_ns.append(step)
             del self.step_ns[_MAX_PAIRS:]
-            yield {"kind": "step", "monotonic_ns": monotonic, "step_ns": step}
-        self._last = monotonic, realtime
+            yield {"kind": "step", "monotonic_ns": now[0], "step_ns": step}
+        self._last = now
 
     def _mark(self) -> Iterator[dict[str, Any]]:
         assert self._tsc is not None
@@ -179,11 +180,28 @@ class Clocks:
         yield {"kind": "mark", "tsc": [before, after], "number": number, "cpu": cpu}
 
 
-def step_between(earlier: tuple[int, int], later: tuple[int, int]) -> int:
-    """Return by how many ns CLOCK_REALTIME was set between two (monotonic, realtime) readings; 0: not."""
+def step_between(earlier: tuple[int, int, int], later: tuple[int, int, int]) -> int:
+    """Return by how many ns CLOCK_REALTIME was set between two readings, 0 for not.
+
+    Args:
+        earlier, later: CLOCK_MONOTONIC, CLOCK_REALTIME, and how far apart these two were read at most.
+    """
     passed = later[0] - earlier[0]
     step = later[1] - earlier[1] - passed
-    return step if abs(step) > _STEP_NS + passed * _SLEW_RATIO else 0
+    return step if abs(step) > _STEP_NS + passed * _SLEW_RATIO + earlier[2] + later[2] else 0
+
+
+def _times() -> tuple[int, int, int]:
+    """Return CLOCK_MONOTONIC, CLOCK_REALTIME and how far apart they were read: the closest of some tries.
+
+    A process may be descheduled between two readings.
+    """
+    best = (0, 0, 1 << 62)
+    for _ in range(_TRIES):
+        before, realtime, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after - before < best[2]:
+            best = (before, realtime, after - before)
+    return best
 
 
 def _current_cpu() -> int | None:

@@ -104,7 +104,12 @@ SECOND = 1_000_000_000
     ],
 )
 def test_a_clock_that_is_set_is_told_from_one_that_is_slewed(passed: int, realtime: int, step: int) -> None:
-    assert step_between((7, 1000), (7 + passed, 1000 + realtime)) == step
+    assert step_between((7, 1000, 0), (7 + passed, 1000 + realtime, 0)) == step
+
+
+def test_what_lies_within_the_readings_themselves_is_no_step() -> None:
+    assert step_between((0, 0, 100), (10**9, 10**9 + 8_000_000, 7_500_000)) == 0
+    assert step_between((0, 0, 100), (10**9, 10**9 + 10_000_000, 7_500_000)) == 10_000_000
 
 
 def test_a_step_is_a_line_and_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
