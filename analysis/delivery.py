@@ -62,6 +62,7 @@ def wakes(measures: Measures) -> pd.DataFrame:
             "a": vcpus,
             "wake_count": wake_count,
             "wake_per_s": measures.per_second(wake_count),
+            "wake_without_effect_count": counted(vcpus, measures.counts(Metric.WAKE_WITHOUT_EFFECT)),
             **columns,
             **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
             "wake_to_running_count": counted(vcpus, measured),
@@ -162,6 +163,12 @@ TABLES = (
             VCPU,
             Column("wake_count", _EXACT, "wakes of a vCPU that was blocked or offline", "wakes"),
             Column("wake_per_s", _EXACT, "wakes a second", "/s"),
+            Column(
+                "wake_without_effect_count",
+                _EXACT,
+                "WAKE records of a vCPU that was awake, or about to block and still on its pCPU; in no other "
+                "column",
+            ),
             *times_columns("wake_to_running", _EXACT, "WAKE record to RUNSTATE_CHANGE to running", _ALL),
             Column(
                 "other_pcpu_ratio",
