@@ -70,7 +70,7 @@ def test_our_own_guest_did_what_it_counted(name: str, guest: str) -> None:
 
 @pytest.mark.parametrize(("name", "guest"), OWN)
 def test_each_sleep_of_our_own_guest_ended_in_a_wake(name: str, guest: str) -> None:
-    """It polls, too, at the end; its creation wakes it up to twice; and some wakes come while it still blocks."""
+    """It polls, too, at the end; its creation wakes it up to twice; some wakes come while it still blocks."""
     said, domain = counters(name, guest), domain_ids(name)[guest]
     slept = said["block"] - total(name, "upcalls", "block_without_block_count", "domain")[domain,]
     polled = counts(name).commands[domain, made.SCHED_OP, made.SCHED_POLL]
