@@ -194,7 +194,7 @@ facts() {
 }
 
 # Run in dom0 or in a Linux guest: from there on, upcalls says how often that kernel was called up.
-counting='cd /sys/kernel/tracing; echo p:upcall __xen_pv_evtchn_do_upcall >kprobe_events;'
+counting='cd /sys/kernel/tracing; echo p:upcall xen_evtchn_do_upcall >kprobe_events;'
 counting="$counting echo 1 >events/kprobes/upcall/enable; cd /;"
 counting="$counting upcalls() { awk '{ print \"upcalls\", \$2 }' /sys/kernel/tracing/kprobe_profile; }"
 

@@ -15,7 +15,7 @@ import os, signal
 from bcc import BPF
 
 program = BPF(src_file="/share/upcalls.bpf.c")
-program.attach_kprobe(event="__xen_pv_evtchn_do_upcall", fn_name="upcall")
+program.attach_kprobe(event="xen_evtchn_do_upcall", fn_name="upcall")
 with open("/share/attached.new", "w") as file:
     file.write(str(os.getpid()))
 os.rename("/share/attached.new", "/share/attached")
