@@ -75,6 +75,17 @@ def why_not() -> tuple[str, str]:
     return "", ""
 
 
+def must_work(backend: str) -> None:
+    """Raise if bpf cannot be used here.
+
+    Raises:
+        TraceError: with the name of the backend that asks, the reason and what mends it.
+    """
+    reason, remedy = why_not()
+    if reason:
+        raise TraceError(f"{backend}: {reason}" + (f"; {remedy}" if remedy else ""))
+
+
 _BCC_REMEDY = "apt-get install python3-bpfcc"
 
 

@@ -61,9 +61,7 @@ class BpfBackend:
         Raises:
             TraceError: bcc or the kernel refuses.
         """
-        reason, remedy = loader.why_not()
-        if reason:
-            raise TraceError(f"bpf: {reason}" + (f"; {remedy}" if remedy else ""))
+        loader.must_work(self.name)
         try:
             self._start(folder, options)
         except BaseException:

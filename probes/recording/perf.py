@@ -21,7 +21,6 @@ from xtrace.probes.bpf.abi import SAMPLE_BYTES, Counter
 from xtrace.probes.bpf.loader import ProbeError, Program
 from xtrace.probes.bpf.rings import Rings
 from xtrace.probes.bpf.symbols import Names
-from xtrace.probes.errors import TraceError
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backend import Availability, CaptureFullError, Counts, Folder, Options, Stream
 
@@ -89,9 +88,7 @@ class PerfBackend:
         Raises:
             TraceError: bcc or the kernel refuses.
         """
-        reason, remedy = loader.why_not()
-        if reason:
-            raise TraceError(f"perf: {reason}" + (f"; {remedy}" if remedy else ""))
+        loader.must_work(self.name)
         try:
             self._start(folder, options)
         except BaseException:
