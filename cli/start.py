@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from xtrace.cli.background import discard_spares, prepare
@@ -22,6 +23,10 @@ def main() -> NoReturn:
         code = run(arguments)
     finally:
         discard_spares()
-    # All is written: taking pandas apart, module by module, would only cost a tenth of a second.
-    sys.stderr.flush()
+    # A command that fails may have printed before; where stdout takes no more, main() has said so.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            if stream is not None:
+                stream.flush()
+    # Taking pandas apart, module by module, would only cost a tenth of a second.
     os._exit(code)

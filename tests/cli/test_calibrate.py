@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,19 @@ def test_emulated_timing_fails_and_says_why(
         "calibrate on the hardware\n"
     )
     assert read(path).timing == "emulated"
+
+
+def test_what_is_printed_before_a_failure_is_not_lost() -> None:
+    """Python keeps what goes to a pipe until it ends, and the process is ended without it."""
+    code = (
+        "from xtrace.probes.timing import host; host.emulation = lambda *_: 'so it says'\n"
+        "from xtrace.cli.start import main; main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code, "calibrate", "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert json.loads(done.stdout)["timing"] == "emulated"
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: Capture) -> None:
