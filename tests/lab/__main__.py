@@ -1,7 +1,7 @@
 """A real Xen host in emulation.
 
 usage, in the folder tests: python3 -m lab
-       image [full]           build the image, with its disk for full, or say where it lies
+       image [full]           build the image, with its disks for full, or say where it lies
        run [SCENARIO...]      run scenarios (all of them by default) and check what they left
        quick                  run and check those that are steady
        check SCENARIO...      only check what was left
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import disk, image, machine, scenario
+from lab import disk, image, machine, scenario, wheel
 from lab.machine import Host
 from lab.packages import LabError
 
@@ -95,6 +95,13 @@ def shell(host: Host) -> int:
         return machine.shell(host, booted, Path(share))
 
 
+def _wheel() -> Path:
+    python = scenario.python()
+    if not Path(python).exists():
+        raise LabError(f"the wheel needs {python}; ./run test --version makes it")
+    return wheel.wheel_disk(python)
+
+
 def check(names: Sequence[str]) -> int:
     """Compare what scenarios left with what dom0 and the guests know; return pytest's exit code."""
     files = [*sorted((_HERE / "checks").glob("check_*.py")), _COMPARISONS]
@@ -155,16 +162,16 @@ def main(arguments: Sequence[str]) -> int:
         case ["repeat", count, *names] if count.isdecimal() and names:
             return 1 if repeat(int(count), names) else 0
         case ["image", "full"]:
-            _print(f"{image.image()}\n{disk.disk()}")
+            _print(f"{image.image()}\n{disk.disk()}\n{_wheel()}")
             return 0
         case ["shell"]:
             return shell(Host())
         case ["shell", "full"]:
-            return shell(machine.full(Host(), disk.disk()))
+            return shell(machine.full(Host(), disk.disk(), _wheel()))
         case ["command", text]:
             return command(text, Host())
         case ["command", "full", text]:
-            return command(text, machine.full(Host(), disk.disk()))
+            return command(text, machine.full(Host(), disk.disk(), _wheel()))
     sys.stderr.write(__doc__ or "")
     return 2
 

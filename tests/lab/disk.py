@@ -47,24 +47,37 @@ def disk() -> Path:
 def _make(packages: list[Path], scratch: Path) -> Path:
     root = scratch / "root"
     for package in packages:
-        _run("dpkg-deb", "-x", str(package), str(root))
+        run("dpkg-deb", "-x", str(package), str(root))
     for name in _MOUNTED:
         (root / name).mkdir(exist_ok=True)
-    image = scratch / "disk.ext4"
-    used_mib = int(_run("du", "-sm", str(root)).split()[0])
+    return file_system(root, scratch / "disk.ext4", "full", _FREE_MIB)
+
+
+def file_system(root: Path, image: Path, label: str, free_mib: int) -> Path:
+    """Make ``image``, an ext4 file with what lies in ``root`` and about so much room, and return it.
+
+    Raises:
+        LabError: mke2fs fails.
+    """
+    used_mib = int(run("du", "-sm", str(root)).split()[0])
     # No journal: every boot starts from the same file.
-    options = ["-q", "-t", "ext4", "-O", "^has_journal", "-L", "full", "-d", str(root)]
-    _run("mke2fs", *options, str(image), f"{used_mib * 5 // 4 + _FREE_MIB}M")
+    options = ["-q", "-t", "ext4", "-O", "^has_journal", "-L", label, "-d", str(root)]
+    run("mke2fs", *options, str(image), f"{used_mib * 5 // 4 + free_mib}M")
     return image
 
 
-def _run(*command: str) -> str:
+def run(*command: str, limit_s: float = _LIMIT_S) -> str:
+    """Return what a command says.
+
+    Raises:
+        LabError: it fails, is missing, or takes longer than ``limit_s``.
+    """
     if shutil.which(command[0]) is None:
         raise LabError(f"{command[0]} is missing; install it")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise LabError(f"{' '.join(command)}: no end after {_LIMIT_S} s") from None
+        raise LabError(f"{' '.join(command)}: no end after {limit_s:.0f} s") from None
     if done.returncode:
         raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

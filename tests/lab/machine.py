@@ -30,6 +30,7 @@ class Host:
         memory_mib: of the machine.
         dom0_mib: dom0's part of it.
         disk: the disk of the full image, or None.
+        wheel: the disk of the installed wheel, which the full userland sees, or None.
         xen: a hypervisor of our own, or None for the image's.
         cpu: QEMU's CPU model and its flags.
         accelerator: QEMU's -accel value.
@@ -41,6 +42,7 @@ class Host:
     memory_mib: int = 1536
     dom0_mib: int = 512
     disk: Path | None = None
+    wheel: Path | None = None
     xen: Path | None = None
     cpu: str = "max,-smap,-xsave"
     accelerator: str = "tcg,thread=multi"
@@ -63,9 +65,9 @@ class Ran:
     cpu_s: float
 
 
-def full(host: Host, disk: Path) -> Host:
-    """Return ``host`` with the full image's disk, and with memory for compilers in dom0."""
-    return replace(host, disk=disk, memory_mib=max(host.memory_mib, 3072), dom0_mib=2048)
+def full(host: Host, disk: Path, wheel: Path | None = None) -> Host:
+    """Return ``host`` with the full image's disks, and with memory for compilers in dom0."""
+    return replace(host, disk=disk, wheel=wheel, memory_mib=max(host.memory_mib, 3072), dom0_mib=2048)
 
 
 def command(host: Host, image: Path, share: Path) -> list[str]:
@@ -78,7 +80,7 @@ def command(host: Host, image: Path, share: Path) -> list[str]:
     if qemu is None:
         raise LabError("qemu-system-x86_64 is missing; as root: apt-get install qemu-system-x86")
     dom0_memory = f"dom0_mem={host.dom0_mib}M,max:{host.dom0_mib}M"
-    drive = f"file={host.disk},format=raw,if=none,id=full,snapshot=on"
+    disks = [disk for disk in (host.disk, host.wheel) if disk is not None]
     return [
         qemu,
         *("-machine", "q35", "-accel", host.accelerator, "-cpu", host.cpu),
@@ -94,8 +96,13 @@ def command(host: Host, image: Path, share: Path) -> list[str]:
         *("-initrd", f"{image / 'vmlinux'} {_LINUX_WORDS},{image / 'dom0.cpio'}"),
         *("-virtfs", f"local,path={share},mount_tag=share,security_model=none,multidevs=remap"),
         *("-device", "virtio-rng-pci"),
-        *(("-drive", drive, "-device", "virtio-blk-pci,drive=full") if host.disk else ()),
+        *(word for number, disk in enumerate(disks) for word in _drive(number, disk)),
     ]
+
+
+def _drive(number: int, disk: Path) -> tuple[str, ...]:
+    drive = f"file={disk},format=raw,if=none,id=disk{number},snapshot=on"
+    return "-drive", drive, "-device", f"virtio-blk-pci,drive=disk{number}"
 
 
 def run(host: Host, image: Path, share: Path, limit_s: float) -> Ran:

@@ -4,7 +4,8 @@
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
 ``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them;
 ``# untraced: yes``, with a Xen that has no trace buffer;
-``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz.
+``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz;
+``# wheel: yes``, with its wheel installed in the full image, whose command is xtrace.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from lab.hypervisor import hypervisor
 from lab.machine import Host, Ran
 from lab.packages import LabError
 from lab.untraced import untraced
+from lab.wheel import wheel_disk
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _FOLDER = _HERE / "scenarios"
-_HEADER = re.compile(r"^# (pcpus|xen|limit|memory|own|full|schedulers|untraced|zipapp): (.*)$", re.MULTILINE)
+_HEADER = re.compile(
+    r"^# (pcpus|xen|limit|memory|own|full|schedulers|untraced|zipapp|wheel): (.*)$", re.MULTILINE
+)
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
 _MHZ = re.compile(r"Detected ([\d.]+) MHz processor")
 _BUILD_LIMIT_S = 60
@@ -95,7 +99,7 @@ def load(name: str) -> Scenario:
     if "memory" in wants:
         host = replace(host, memory_mib=int(wants["memory"]))
     if wants.get("full") == "yes":
-        host = machine.full(host, disk())
+        host = machine.full(host, disk(), wheel_disk(python()) if wants.get("wheel") == "yes" else None)
     if wants.get("schedulers") == "yes":
         host = replace(host, xen=hypervisor() / "xen")
     if wants.get("untraced") == "yes":

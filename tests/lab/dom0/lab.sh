@@ -6,7 +6,7 @@
 #   own_guest NAME VARIANT [LINE...] create a guest of tests/lab/guest, such as lfence-inline
 #   own_pair VARIANT WORDS         two of those, a and b, that ping each other to their end
 #   in_guest NAME COMMAND          run a shell line in a Linux guest, wait for its end
-#   full COMMAND...                run a command in the Debian userland of the full image
+#   full COMMAND...                run a command in the Debian userland of the full image; xtrace is one
 #   await SECONDS WHAT COMMAND...  repeat COMMAND until it is true
 #
 # Every wait has a limit; past it the job ends with 97.
@@ -24,7 +24,11 @@ give_up() {
     exit 97
 }
 
-full() { chroot /full /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp "$@"; }
+# numba's loops lie on the wheel's disk for a generic processor: compiled here they take a quarter of an hour.
+full() {
+    chroot /full /usr/bin/env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
+        NUMBA_CPU_NAME=generic "$@"
+}
 
 POLL_US=200000
 await() {

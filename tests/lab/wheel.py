@@ -1,0 +1,111 @@
+"""Build the disk that holds the project's wheel as it is installed for dom0's own Python.
+
+It is a virtual environment that sees the system's packages, for bcc is one of them.  Debian's Python is
+3.11, so pip must be run by one of that version; dom0 has no way to a package index and would take minutes.
+
+numba's compiled loops come with it: compiled in emulation they take a quarter of an hour.  They are
+made for a generic processor, which lab.sh asks for, too, as each processor has its own otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.disk import file_system, run
+from lab.image import cache
+from lab.packages import LabError
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+_PINS = _HERE / "wheel.txt"
+#: Where dom0's userland has it; scripts name it.
+PLACE = "/opt/xtrace"
+_VERSION = "3.11"
+_CONFIG = f"home = /usr/bin\ninclude-system-site-packages = true\nversion = {_VERSION}\n"
+_FREE_MIB = 64
+_LIMIT_S = 280
+#: Whole seconds, for a file system keeps no others: Python and numba know what they compiled by them.
+_TIME = 1_700_000_000
+_GENERIC = {"NUMBA_CPU_NAME": "generic"}
+_COMPILE = (
+    "import sys; sys.path.insert(0, sys.argv[1]);"
+    "import xtrace.probes.kernels, xtrace.probes.render_kernels, xtrace.analysis.kernels"
+)
+
+
+def wheel_disk(python: str) -> Path:
+    """Return the disk of this checkout's wheel, an ext4 file, built if it is not there.
+
+    Args:
+        python: of version 3.11, with pip.
+
+    Raises:
+        LabError: it is another version, or pip or mke2fs fails.
+    """
+    digest = hashlib.sha256(Path(__file__).read_bytes() + _PINS.read_bytes())
+    for path in sources():
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(_ROOT)} {len(content)}\n".encode() + content)
+    disk = cache() / "images" / f"wheel-{digest.hexdigest()[:16]}.ext4"
+    if not disk.exists():
+        begin = time.monotonic()
+        disk.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=disk.parent) as scratch:
+            _install(python, Path(scratch))
+            file_system(Path(scratch) / "xtrace", Path(scratch) / "disk", "xtrace", _FREE_MIB).rename(disk)
+        sys.stderr.write(f"lab: wheel installed in {time.monotonic() - begin:.0f} s\n")
+    return disk
+
+
+def sources() -> Iterator[Path]:
+    """Yield the files of the checkout that the wheel is made of, as pyproject.toml names them."""
+    yield from (_ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))
+    tool = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for files in tool["data-files"].values():
+        yield from (_ROOT / name for name in files)
+    for package in tool["packages"]:
+        top, _, rest = package.removeprefix("xtrace.").partition(".")
+        folder = _ROOT / tool["package-dir"][f"xtrace.{top}"] / rest.replace(".", "/")
+        data = tool["package-data"]
+        for pattern in ("*.py", *data["*"], *data.get(package, ())):
+            yield from sorted(folder.glob(pattern))
+
+
+def _install(python: str, scratch: Path) -> None:
+    version = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    if version != _VERSION:
+        raise LabError(f"{python} is Python {version}; dom0's is {_VERSION}: make .venv by python{_VERSION}")
+    # Of a copy: setuptools would take what an earlier build left in the checkout's own build/.
+    for path in sources():
+        copy = scratch / "source" / path.relative_to(_ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    run(*pip, "wheel", "--no-deps", "-w", str(scratch), str(scratch / "source"), limit_s=_LIMIT_S)
+    (wheel,) = scratch.glob("xtrace-*.whl")
+    place = scratch / "xtrace"
+    options = ("--only-binary", ":all:", "--constraint", str(_PINS), "--no-warn-script-location")
+    # Nothing of the Python that runs pip counts as there.
+    run(
+        *(*pip, "install", "--ignore-installed", "--prefix", str(place), *options, str(wheel)),
+        limit_s=_LIMIT_S,
+    )
+    (place / "pyvenv.cfg").write_text(_CONFIG)
+    for script in (path for path in (place / "bin").iterdir() if path.is_file()):
+        _, _, rest = script.read_bytes().partition(b"\n")
+        script.write_bytes(f"#!{PLACE}/bin/python3\n".encode() + rest)
+    (place / "bin" / "python3").symlink_to("/usr/bin/python3")
+    site = place / "lib" / f"python{_VERSION}" / "site-packages"
+    for path in (site / "xtrace").rglob("*.py"):
+        os.utime(path, (_TIME, _TIME))
+    run(python, "-m", "compileall", "-q", "-f", str(site / "xtrace"))
+    run("env", *(f"{name}={value}" for name, value in _GENERIC.items()),
+        python, "-I", "-S", "-c", _COMPILE, str(site), limit_s=_LIMIT_S)  # fmt: skip
