@@ -19,7 +19,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +48,12 @@ def contents() -> Iterator[tuple[str, bytes]]:
 
 
 def build(output: Path) -> int:
-    """Write the archive to ``output``, executable, and return its size in bytes."""
+    """Write the archive to ``output``, executable, and return its size in bytes.
+
+    Raises:
+        PackageNotFoundError: the Python that runs this lacks one of VENDORED.
+    """
+    files = list(contents())
     output.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=output.parent, suffix=".pyz.new")
     with os.fdopen(handle, "wb") as file:
@@ -56,7 +61,7 @@ def build(output: Path) -> int:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             # A namespace package is found in a zip by its folder's entry alone.
             _put(archive, "xtrace/", b"")
-            for name, content in contents():
+            for name, content in files:
                 _put(archive, name, content)
                 if name.endswith(".py"):
                     _put(archive, f"{name}c", _compiled(name, content))
@@ -90,7 +95,14 @@ def _compiled(name: str, source: bytes) -> bytes:
 def main(arguments: list[str]) -> int:
     """Build and say what was built."""
     output = Path(arguments[0]) if arguments else ROOT / "build" / "xtrace.pyz"
-    size = build(output)
+    try:
+        size = build(output)
+    except PackageNotFoundError as error:
+        sys.stderr.write(
+            f"zipapp.py: {sys.executable} has no {error.name}; {', '.join(VENDORED)} go in: "
+            "run it by .venv/bin/python, which ./run makes\n"
+        )
+        return 1
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     sys.stdout.write(f"{output}: {size / 1e3:.0f} kB, compiled for Python {version}\n")
     return 0

@@ -177,6 +177,16 @@ def test_the_zipapp_is_the_same_twice_and_holds_every_module(zipapp: Path, tmp_p
                 assert path.suffix != ".py" or f"{name}c" in names
 
 
+def test_a_python_without_what_goes_into_the_zipapp_says_so(tmp_path: Path) -> None:
+    made = tmp_path / "xtrace.pyz"
+    command = [sys.executable, "-S", str(ROOT / "tools" / "zipapp.py"), str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("zipapp.py: ")
+    assert "has no annotated-doc" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_zipapp_runs_on_a_bare_python(zipapp: Path, tmp_path: Path) -> None:
     version = run(zipapp, "--version")
     assert (version.returncode, version.stdout) == (0, "xtrace 0.1.0\n")
