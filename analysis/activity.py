@@ -264,11 +264,16 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("source", Quality.KEY, "what made Xen record it; xenctx: asked for, pausing it", "source"),
+            Column(
+                "source",
+                Quality.KEY,
+                "what made Xen record it; xenctx: asked for, pausing it; perf_clock: dom0, by its clock",
+                "source",
+            ),
             Column("rip", Quality.KEY, "guest instruction pointer", "rip"),
             _COUNT,
             _PER_S,
         ),
-        bias="places that trap; by xenctx, where a paused vCPU blocks: never a profile",
+        bias="places that trap; by xenctx, where a paused vCPU blocks; by perf_clock, in time",
     ),
 )

@@ -86,8 +86,12 @@ _DOMAINS = (
 _UPCALLS = (
     _DOMAIN,
     _PART,
-    Column("upcall_least_count", _BOUNDED, "upcalls, least; by the guest's counter where it gives one"),
-    Column("upcall_most_count", _BOUNDED, "upcalls, most"),
+    Column(
+        "upcall_least_count",
+        _BOUNDED,
+        "upcalls, least; by the guest's counter where it gives one, of dom0 else by bpf, too",
+    ),
+    Column("upcall_most_count", _BOUNDED, "upcalls, most; where bpf tells it, inferred"),
     Column(
         "execution_least_count",
         _BOUNDED,
@@ -141,7 +145,8 @@ _ESTIMATES = (
     Column(
         "estimate",
         _KEY,
-        "model; two captures: with fences less without; samples: of paused vCPUs, at fences or behind them",
+        "model; two captures: with fences less without; samples: of paused vCPUs, at fences or behind them; "
+        "samples by clock: of dom0, by its software clock",
         "estimate",
     ),
     Column("low_cycles", _MODELLED, "added to an upcall, least", "least"),
@@ -155,7 +160,9 @@ _CHECKS = (
     _DOMAIN,
     Column("what", _KEY, "what is compared", "what"),
     Column("meaning", _KEY, "with what, and how it disagrees"),
-    Column("counted_count", _EXACT, "by the guest's counters, over the trace's time", "counted"),
+    Column(
+        "counted_count", _EXACT, "by the guest's counters, over the trace's time; by bpf: least", "counted"
+    ),
     Column("traced_low_count", _BOUNDED, "by the trace, least", "least"),
     Column("traced_high_count", _BOUNDED, "by the trace, most; null for no bound", "most"),
     Column("agrees", _KEY, "no: a rate rests on something that is not so", "agrees"),

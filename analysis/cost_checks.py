@@ -1,4 +1,4 @@
-"""Do a guest's counters, its sites and the trace agree?
+"""Do a guest's counters, its sites and the trace agree?  Of dom0, do bpf's counts, too?
 
 Forced callbacks, blocks, yields and upcalls are in the trace: what a guest counted of them in the same
 time must be the same, and sites whose pending test leads to a forced callback must execute at least
@@ -30,6 +30,7 @@ def checks(
 ) -> list[dict[str, Any]]:
     """Return what was compared: each row with ``agrees`` yes or no."""
     found = [_row(facts.domain, "sites", text, None, None, False) for text in executions.conflicts]
+    found += _by_bpf(facts, rates, span_s)
     factor = rates.over(span_s) if rates is not None else None
     forced = max(facts.xen_version_count - VERSION_QUERIES, 0)
     if rates is not None and factor is not None:
@@ -68,13 +69,41 @@ def checks(
     return found
 
 
-def _agree(counted: float, bounds: tuple[float, float], sampled: bool) -> bool:
+def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[dict[str, Any]]:
+    """Compare bpf's upcalls in the trace's time with the trace's, and with the guest's own where it has them.
+
+    Each of the two is an interval: they agree where they meet, but for what is counted earlier or later.
+    """
+    if facts.upcalls_by_bpf is None:
+        return []
+    low, high = facts.upcalls_by_bpf
+    known: dict[str, tuple[float, float]] = {"traced: those after a block, and all open irets": facts.upcalls}
+    factor = rates.over(span_s) if rates is not None else None
+    if rates is not None and factor is not None and "upcall" in rates.counts:
+        counted = rates.counts["upcall"] * factor
+        slack = _slack(counted, rates.seconds is not None)
+        known["by its own counter"] = (max(counted - slack, 0.0), counted + slack)
+    found = []
+    for what, bounds in known.items():
+        agrees = low <= bounds[1] + _slack(bounds[1], False) and bounds[0] <= high + _slack(high, False)
+        meaning = f"{_between((low, high))} upcalls by bpf's count, {_between(bounds)} {what}"
+        found.append(_row(facts.domain, "upcall by bpf", meaning, low, bounds, agrees))
+    return found
+
+
+def _slack(count: float, sampled: bool) -> float:
     # Another time of the same length has about as many.
-    slack = counted * TOLERANCE_RATIO + TOLERANCE_COUNT + (3 * np.sqrt(2 * counted) if sampled else 0.0)
+    return count * TOLERANCE_RATIO + TOLERANCE_COUNT + (3 * np.sqrt(2 * count) if sampled else 0.0)
+
+
+def _agree(counted: float, bounds: tuple[float, float], sampled: bool) -> bool:
+    slack = _slack(counted, sampled)
     return bool(bounds[0] - slack <= counted <= bounds[1] + slack)
 
 
 def _between(bounds: tuple[float, float]) -> str:
+    if np.isinf(bounds[1]):
+        return f"{bounds[0]:,.0f} or more"
     low, high = (f"{bound:,.0f}" for bound in bounds)
     return low if low == high else f"{low} to {high}"
 

@@ -4,6 +4,7 @@ Every site has an interval.  It begins as "0 to no bound" and is narrowed by wha
 until nothing changes:
 
 - a counter of the guest: of a site, of a function's calls, of all sites of a kind together;
+- of dom0, bpf's count of a function's calls: the least for sure, the most by inference (dom0_calls);
 - the ways through a function: sites in it execute so often in one call, the least and the most;
 - the ways through an upcall, times the upcalls that the trace is sure of.
 
@@ -76,7 +77,11 @@ class Executions:
 
 
 def executions(
-    paths: SitePaths, upcalls_least: float, rates: Rates | None = None, span_s: float | None = None
+    paths: SitePaths,
+    upcalls_least: float,
+    rates: Rates | None = None,
+    span_s: float | None = None,
+    calls: Mapping[str, tuple[float, float]] | None = None,
 ) -> Executions:
     """Return how often each site of ``paths`` executed.
 
@@ -84,10 +89,15 @@ def executions(
         upcalls_least: upcalls that the trace is sure of.
         rates: the guest's counters.
         span_s: the trace's length, None where the TSC rate is not known.
+        calls: of functions in the trace's time, counted from outside: least, and most, which is inferred.
     """
     bounds = _Bounds(paths)
     counts = {} if rates is None else _over(rates, span_s)
     groups = _put_counters(bounds, paths, counts)
+    functions = _functions(paths)
+    for name, (low, high) in (calls or {}).items():
+        if name in functions:
+            bounds.called(functions[name], low, high, name)
     if paths.upcall is not None:
         least = paths.upcall.least * upcalls_least
         for place in np.flatnonzero(least > 0).tolist():
@@ -123,12 +133,14 @@ def _over(rates: Rates, span_s: float | None) -> dict[str, tuple[float, float]]:
 
 @dataclass(slots=True)
 class _Calls:
-    """Calls of a function, and why so few and so many."""
+    """Calls of a function, why so few and so many, and whether that is inferred."""
 
     low: float = 0.0
     high: float = float("inf")
     low_rule: str = ""
     high_rule: str = ""
+    low_inferred: bool = False
+    high_inferred: bool = False
 
 
 class _Bounds:
@@ -141,6 +153,7 @@ class _Bounds:
         self.used: set[str] = set()
         self._sites = paths.sites
         self._low_rule, self._high_rule = [""] * count, [""] * count
+        self._low_inferred, self._high_inferred = [False] * count, [False] * count
         self._call = paths.call
         self._members: dict[int, list[int]] = {}
         for place, start in enumerate(paths.starts):
@@ -148,7 +161,7 @@ class _Bounds:
         self._calls = {start: _Calls() for start in self._members}
         self._changed = False
 
-    def at_least(self, place: int, low: float, rule: str) -> None:
+    def at_least(self, place: int, low: float, rule: str, inferred: bool = False) -> None:
         """Raise a lower bound."""
         if low <= self.low[place] * (1 + 1e-12):
             return
@@ -156,9 +169,10 @@ class _Bounds:
             self._conflict(place, f"{low:,.0f} or more by {rule}")
             return
         self.low[place], self._low_rule[place] = min(low, self.high[place]), rule
+        self._low_inferred[place] = inferred
         self._changed = True
 
-    def at_most(self, place: int, high: float, rule: str) -> None:
+    def at_most(self, place: int, high: float, rule: str, inferred: bool = False) -> None:
         """Lower an upper bound."""
         if high >= self.high[place] * (1 - 1e-12):
             return
@@ -166,17 +180,30 @@ class _Bounds:
             self._conflict(place, f"{high:,.0f} or fewer by {rule}")
             return
         self.high[place], self._high_rule[place] = max(high, self.low[place]), rule
+        self._high_inferred[place] = inferred
         self._changed = True
 
-    def call(self, start: int, low: float, high: float, rule: str) -> None:
+    def call(
+        self, start: int, low: float, high: float, rule: str, inferred: tuple[bool, bool] = (False, False)
+    ) -> None:
         """Narrow the calls of a function."""
         calls = self._calls[start]
         if calls.low * (1 + 1e-12) < low <= _more(calls.high):
-            calls.low, calls.low_rule = min(low, calls.high), rule
+            calls.low, calls.low_rule, calls.low_inferred = min(low, calls.high), rule, inferred[0]
             self._changed = True
         if calls.low <= _more(high) and high < calls.high * (1 - 1e-12):
-            calls.high, calls.high_rule = max(high, calls.low), rule
+            calls.high, calls.high_rule, calls.high_inferred = max(high, calls.low), rule, inferred[1]
             self._changed = True
+
+    def called(self, start: int, low: float, high: float, name: str) -> None:
+        """Narrow the calls of a function by bpf's count; what the guest's own counters contradict is told."""
+        calls = self._calls[start]
+        if low > _more(calls.high) or _more(high) < calls.low:
+            told = f"{low:,.0f} or more" if low > calls.high else f"{high:,.0f} or fewer"
+            known = f"{calls.low:,.0f} to {calls.high:,.0f} by {calls.low_rule or calls.high_rule}"
+            self.conflicts.append(f"{name} was called {told} times by bpf's count, but {known}")
+            return
+        self.call(start, low, high, f"bpf's count of calls of {name}", (False, True))
 
     def settle(self, groups: Sequence[Group]) -> None:
         """Narrow every interval by the others until nothing changes."""
@@ -203,10 +230,12 @@ class _Bounds:
         if len(members) > 1:
             rule += " less the other sites of the kind"
         for place in members:
-            others = low - self.low[place]
-            self.at_most(place, max(group.high - others, 0.0), rule)
-            rest = float(self.high[[item for item in members if item != place]].sum())
-            self.at_least(place, group.low - rest, rule)
+            others = [item for item in members if item != place]
+            inferred = any(self._low_inferred[item] for item in others)
+            self.at_most(place, max(group.high - (low - self.low[place]), 0.0), rule, inferred)
+            rest = float(self.high[others].sum())
+            inferred = any(self._high_inferred[item] for item in others)
+            self.at_least(place, group.low - rest, rule, inferred)
 
     def _by_function(self, start: int, members: Sequence[int]) -> None:
         least, most = self._call.least, self._call.most
@@ -214,13 +243,13 @@ class _Bounds:
             sure = self._low_rule[place] or self._high_rule[place]
             low = self.low[place] / most[place] if 0 < most[place] < np.inf else 0.0
             high = self.high[place] / least[place] if least[place] > 0 else np.inf
-            self.call(start, low, high, sure)
+            self.call(start, low, high, sure, (self._low_inferred[place], self._high_inferred[place]))
         calls = self._calls[start]
         for place in members:
             if least[place] > 0:
-                self.at_least(place, calls.low * least[place], _through(calls.low_rule))
+                self.at_least(place, calls.low * least[place], _through(calls.low_rule), calls.low_inferred)
             if 0 < most[place] < np.inf:
-                self.at_most(place, calls.high * most[place], _through(calls.high_rule))
+                self.at_most(place, calls.high * most[place], _through(calls.high_rule), calls.high_inferred)
             elif most[place] == 0:
                 self.at_most(place, 0.0, "no way through its function")
 
@@ -234,6 +263,8 @@ class _Bounds:
 
     def quality(self, place: int, measured: bool) -> Quality:
         """Return how a site's executions are known."""
+        if self._low_inferred[place] or self._high_inferred[place]:
+            return Quality.INFERRED
         if self.low[place] != self.high[place]:
             return Quality.INFERRED if measured and np.isfinite(self.high[place]) else Quality.BOUNDED
         return Quality.INFERRED if measured else Quality.EXACT
@@ -267,12 +298,7 @@ def _put_counters(
     """Narrow the intervals by counters of sites and functions; return those of kinds."""
     places = {site.address: place for place, site in enumerate(paths.sites)}
     named = {_name(site): place for place, site in enumerate(paths.sites) if site.symbol}
-    functions = {
-        name: start
-        for site, start in zip(paths.sites, paths.starts, strict=True)
-        if site.symbol
-        for name in (site.symbol, *site.aliases)
-    }
+    functions = _functions(paths)
     groups = []
     for name, (low, high) in counts.items():
         place = _place_of(name, places, named)
@@ -292,6 +318,16 @@ def _put_counters(
             continue
         bounds.used.add(name)
     return groups
+
+
+def _functions(paths: SitePaths) -> dict[str, int]:
+    """Return the start of each function that holds a site, by its names."""
+    return {
+        name: start
+        for site, start in zip(paths.sites, paths.starts, strict=True)
+        if site.symbol
+        for name in (site.symbol, *site.aliases)
+    }
 
 
 def _place_of(name: str, places: Mapping[int, int], named: Mapping[str, int]) -> int | None:

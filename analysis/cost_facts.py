@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from xtrace.analysis.metrics import VCPU_HVM, VCPU_PV, Metric
 from xtrace.analysis.tables import Measures
+from xtrace.probes.bpf.abi import Kind
 
 _XEN_VERSION, _IRET, _SCHED_OP = 17, 23, 29
 _YIELD = _SCHED_OP << 32
 _HYPERCALLS = 64
 _RUNNING = 0
+_DOM0 = 0
+#: Compilers put the others' code into their callers: then not each upcall is a call of them.
+_EACH_UPCALL = "xen_evtchn_do_upcall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,9 @@ class DomainFacts:
         xen_version_count, block_count, yield_count: hypercalls; forced callbacks are among the first.
         never: hypercalls that it certainly did not make; none where records were lost.
         records: RIPs recorded by function.
+        calls: of functions, the least and the most in the trace's time, where bpf counted in its kernel; inf
+            where it tells no most.
+        upcalls_by_bpf: the least and the most; None where bpf counted none.
     """
 
     domain: int
@@ -43,6 +50,8 @@ class DomainFacts:
     yield_count: int
     never: frozenset[int]
     records: dict[str, int]
+    calls: dict[str, tuple[float, float]] = field(default_factory=dict)
+    upcalls_by_bpf: tuple[float, float] | None = None
 
 
 def domain_facts(measures: Measures, domain: int) -> DomainFacts:
@@ -56,6 +65,7 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
     hypercalls = _own(measures.counts(Metric.HYPERCALL), domain)
     commands = _own(measures.counts(Metric.COMMAND), domain)
     by_number = hypercalls.groupby("b")["count"].sum()
+    calls = _calls(measures) if domain == _DOM0 else {}
     return DomainFacts(
         domain=domain,
         is_known=bool(types),
@@ -72,6 +82,8 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
         yield_count=int(commands.loc[commands["b"] == _YIELD, "count"].sum()),
         never=_never(measures, set(by_number.index.tolist())),
         records=_records(measures, domain),
+        calls={function: bounds for (_, function), bounds in calls.items()},
+        upcalls_by_bpf=_upcalls_of(calls),
     )
 
 
@@ -100,6 +112,27 @@ def _records(measures: Measures, domain: int) -> dict[str, int]:
     own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
     counts = own.groupby("function")["count"].sum()
     return {str(name): int(count) for name, count in counts.items()}
+
+
+def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:
+    """Return calls of dom0's functions by kind and function; a most needs all traces to have one."""
+    frame = measures.partial.dom0_calls
+    traces = int(measures.partial.facts["files"].sum())
+    sums = frame.groupby(["kind", "function"], as_index=False)[["bounded", "count", "most_count"]].sum()
+    return {
+        (kind, function): (float(count), float(most) if bounded >= traces else float("inf"))
+        for kind, function, bounded, count, most in sums.itertuples(index=False)
+    }
+
+
+def _upcalls_of(calls: Mapping[tuple[int, str], tuple[float, float]]) -> tuple[float, float] | None:
+    found = [
+        (low, high if function == _EACH_UPCALL else float("inf"))
+        for (kind, function), (low, high) in calls.items()
+        if kind == Kind.UPCALL
+    ]
+    # Captures of several kernels: each counted its own part, and none has a most for all.
+    return (sum(low for low, _ in found), max(high for _, high in found)) if found else None
 
 
 def _own(frame: pd.DataFrame, domain: int) -> pd.DataFrame:

@@ -161,19 +161,26 @@ def domain_cost(measures: Measures, inputs: CostInputs, kernel: CostKernel, fact
             scale=measures.hz / calibration.tsc_hz if measures.hz else 1.0,
         )
     upcalls = _upcalls(facts, rates, measures.span_s)
-    return DomainCost(
-        facts, kernel, paths, executions(paths, upcalls[0], rates, measures.span_s), price, upcalls
-    )
+    counts = executions(paths, upcalls[0], rates, measures.span_s, facts.calls)
+    return DomainCost(facts, kernel, paths, counts, price, upcalls)
 
 
 def _upcalls(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> tuple[float, float]:
-    """Return the least and the most upcalls: the guest's own count where it lies between the trace's."""
+    """Return the least and the most upcalls.
+
+    The guest's own count where it lies between the trace's; of dom0 else what both the trace and bpf allow,
+    or the trace alone where the two contradict each other.
+    """
     low, high = facts.upcalls
     factor = rates.over(span_s) if rates is not None else None
     if rates is not None and factor is not None and "upcall" in rates.counts:
         counted = rates.counts["upcall"] * factor
         if low <= counted <= high:
             return counted, counted
+    if facts.upcalls_by_bpf is not None:
+        least, most = max(low, facts.upcalls_by_bpf[0]), min(high, facts.upcalls_by_bpf[1])
+        if least <= most:
+            return least, most
     return float(low), float(high)
 
 

@@ -160,6 +160,7 @@ def needs_of_domain(
         found.append(
             _need(domain, "the TSC rate", "its rates a second cannot be set against the trace", "--cpu-hz")
         )
+    found += _of_dom0(measures, facts)
     unbounded = [place for place in fenced if np.isinf(cost.executions.high[place])]
     if rates is not None and unbounded:
         names = _listed([_name(cost, place) for place in unbounded])
@@ -195,6 +196,43 @@ def needs_of_domain(
         if check["agrees"] == "no"
     ]
     return found + _prices(inputs, cost, fenced)
+
+
+def _of_dom0(measures: Measures, facts: DomainFacts) -> list[dict[str, Any]]:
+    """Return what a recording in dom0 could tell of dom0 itself and does not."""
+    if facts.domain:
+        return []
+    found = []
+    if not facts.calls:
+        found.append(
+            _need(
+                facts.domain,
+                "bpf's counts",
+                "calls of its functions and its upcalls were not counted in its kernel",
+                "xtrace record with the backend bpf; xtrace doctor tells what that needs",
+            )
+        )
+    elif all(np.isinf(most) for _, most in facts.calls.values()):
+        found.append(
+            _need(
+                facts.domain,
+                "bpf's counts without a gap",
+                "its programs did not watch handlers and ports all the trace's time: calls have no most",
+                "xtrace record to its end, of all traces that are reported on together",
+            )
+        )
+    mixed = int(measures.partial.dom0_facts["sample_mixed"].sum())
+    if mixed:
+        found.append(
+            _need(
+                facts.domain,
+                "samples of its own",
+                f"{mixed:,} samples by hardware cycles are of all domains, and nothing in one tells "
+                "of which: they are left out",
+                "xtrace record on a Xen without vpmu=on: by dom0's software clock",
+            )
+        )
+    return found
 
 
 def _prices(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xtrace.analysis.dom0_calls import Calls, calls_of
 from xtrace.analysis.metrics import Metric, RipSource
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
@@ -23,6 +24,8 @@ from xtrace.probes.format import IDLE_DOMAIN
 SYMBOLS = "perf/symbols.jsonl"
 SAMPLES = "samples"
 XENCTX = "xenctx/samples.jsonl"
+#: The event of samples that are dom0's alone, as perf/symbols.jsonl names it.
+SOFTWARE_CLOCK = "software clock"
 
 #: min_ns of rows that have none, so that the least of several is right.
 NO_MINIMUM = 1 << 62
@@ -32,7 +35,7 @@ _LIMIT = 1 << 62
 _TALLY = ("kind", "id", "vcpu", "name")
 FACTS = (
     "captures", "span_ns", "dropped", "no_tally", "no_bucket", "unpaired", "interrupt_count",
-    "sample_count", "sample_dropped", "sample_hz",
+    "sample_count", "sample_dropped", "sample_hz", "sample_mixed",
 )  # fmt: skip
 
 
@@ -41,7 +44,8 @@ class Dom0Frames:
     """Frames of dom0's own side; see Partial for their columns.
 
     Attributes:
-        guest_rips: rows of Partial.tallies: instruction pointers of guests that xenctx told.
+        guest_rips: rows of Partial.tallies: instruction pointers that xenctx told of guests, perf of dom0.
+        calls: of dom0's functions; None where bpf does not tell them.
     """
 
     tallies: pd.DataFrame
@@ -49,6 +53,7 @@ class Dom0Frames:
     samples: pd.DataFrame
     facts: pd.DataFrame
     guest_rips: pd.DataFrame
+    calls: Calls | None = None
 
 
 def nothing() -> Dom0Frames:
@@ -65,24 +70,29 @@ def read(capture: Capture) -> Dom0Frames:
     """
     facts = dict.fromkeys(FACTS, 0)
     try:
-        tallies, buckets = _tables(capture, facts)
-        samples = _samples(capture, facts)
-        rips = _guest_rips(capture)
+        tallies, buckets, calls = _tables(capture, facts)
+        samples, rips = _samples(capture, facts)
+        rips += _guest_rips(capture)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"{capture.path}: damaged bpf tables or samples: {error!s:.100}") from None
-    return _frames(tallies, buckets, samples, facts, rips)
+    return replace(_frames(tallies, buckets, samples, facts, rips), calls=calls)
 
 
 _TallyKey = tuple[int, int, int]
+#: domain << 16 | vcpu, source, address.
+_Rips = Counter[tuple[int, RipSource, int]]
 
 
 def _tables(
     capture: Capture, facts: dict[str, int]
-) -> tuple[dict[tuple[int, int, int, str], list[int]], dict[tuple[int, int, int, str, int], int]]:
+) -> tuple[
+    dict[tuple[int, int, int, str], list[int]], dict[tuple[int, int, int, str, int], int], Calls | None
+]:
     """Add up the lines of the tables; names are those that were told last."""
     sums: dict[_TallyKey, list[int]] = {}
+    by_time: Counter[tuple[int, int]] = Counter()
     buckets: Counter[tuple[int, int, int, int]] = Counter()
     irqs: dict[int, str] = {}
     ports: dict[int, int] = {}
@@ -94,8 +104,11 @@ def _tables(
         if "t_ns" in line:
             end = int(line["t_ns"])
             begin = end if begin is None else begin
+            by_time[end, 0] += 0
         for row in line.get("rows", ()) if "t_ns" in line else ():
-            _add(sums, [_sound(value) for value in row])
+            kind, *rest = map(_sound, row)
+            _add(sums, [kind, *rest])
+            by_time[end or 0, kind] += rest[2] + rest[6]
         for row in line.get("buckets", ()) if "t_ns" in line else ():
             kind, ident, vcpu, bucket, count = map(_sound, row)
             buckets[kind, ident, vcpu, bucket] += count
@@ -106,7 +119,7 @@ def _tables(
         if before is not None and "interrupts_end" in line:
             facts["interrupt_count"] = _added(before, line["interrupts_end"])
     if begin is None or end is None:
-        return {}, {}
+        return {}, {}, None
     facts |= {"captures": 1, "span_ns": end - begin}
     for name in ("dropped", "no_tally", "no_bucket", "unpaired"):
         facts[name] = _sound(counters.get(name, 0))
@@ -118,6 +131,7 @@ def _tables(
             (kind, ident, vcpu, names[kind, ident], bucket): count
             for (kind, ident, vcpu, bucket), count in buckets.items()
         },
+        calls_of(capture, by_time, counters),
     )
 
 
@@ -173,39 +187,51 @@ def _name(
     return name_of_id(known, ident)
 
 
-def _samples(capture: Capture, facts: dict[str, int]) -> Counter[tuple[str, str, int]]:
-    """Count the samples by where they lie, what runs there and whether events were masked."""
+def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str, str, int]], _Rips]:
+    """Count the samples by where they lie, what runs there and whether events were masked, and dom0's RIPs.
+
+    By dom0's software clock all are dom0's, each of the vCPU whose stream it is in; hardware cycles are
+    counted in all domains, and nothing in a sample tells in which.
+    """
     found: Counter[tuple[str, str, int]] = Counter()
+    rips: _Rips = Counter()
     folder = capture.path / SAMPLES
     if not (folder / "metadata").is_file():
-        return found
+        return found, rips
     from xtrace.probes.events import read_samples
 
     names: dict[int, str] = {}
+    event = ""
     for line in capture.lines(SYMBOLS):
         names |= {int(row[0], 16): str(row[1])[:_MOST_NAME] for row in line.get("symbols", ())}
         facts["sample_hz"] = _sound(line.get("sample_hz", facts["sample_hz"]))
+        event = line.get("event", event)
     read_ = read_samples(folder)
     facts |= {"sample_count": len(read_.records), "sample_dropped": read_.discarded}
     records = read_.records
-    for ip, comm, flags in zip(
-        records["ip"].tolist(), records["comm"].tolist(), records["flags"].tolist(), strict=True
-    ):
+    is_own = event == SOFTWARE_CLOCK
+    facts["sample_mixed"] = 0 if is_own else len(records)
+    columns = (records[name].tolist() for name in ("ip", "comm", "flags", "cpu"))
+    for ip, comm, flags, cpu in zip(*columns, strict=True):
         place = "xen" if is_hypervisor(ip) else "kernel" if ip >= KERNEL_FIRST else "user"
         name = comm.decode("utf-8", "backslashreplace") if place == "user" else names.get(ip, "")
         found[place, name, int(place == "kernel" and not flags & _IF)] += 1
-    return found
+        if is_own and place != "xen":
+            if cpu >= 1 << 16:
+                raise ValueError("a sample of no vCPU")
+            rips[cpu, RipSource.PERF_CLOCK, ip] += 1
+    return found, rips
 
 
-def _guest_rips(capture: Capture) -> Counter[tuple[int, int]]:
-    """Count xenctx's samples by (domain << 16 | vcpu, rip)."""
-    found: Counter[tuple[int, int]] = Counter()
+def _guest_rips(capture: Capture) -> _Rips:
+    """Count xenctx's samples."""
+    found: _Rips = Counter()
     for line in capture.lines(XENCTX):
         if "rip" in line:
             domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
             if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
                 raise ValueError("a sample of no vCPU")
-            found[domain << 16 | vcpu, rip] += 1
+            found[domain << 16 | vcpu, RipSource.XENCTX, rip] += 1
     return found
 
 
@@ -214,7 +240,7 @@ def _frames(
     buckets: Mapping[tuple[int, int, int, str, int], int],
     samples: Mapping[tuple[str, str, int], int],
     facts: Mapping[str, int],
-    rips: Mapping[tuple[int, int], int],
+    rips: Mapping[tuple[int, RipSource, int], int],
 ) -> Dom0Frames:
     columns: dict[str, list[Any]] = defaultdict(list)
     for key, row in tallies.items():
@@ -234,8 +260,8 @@ def _frames(
         pd.DataFrame(
             {
                 "metric": np.full(len(rips), int(Metric.RIP), np.int64),
-                "a": np.array([vcpu | int(RipSource.XENCTX) << 32 for vcpu, _ in rips], np.int64),
-                "b": np.array([rip for _, rip in rips], np.uint64).view(np.int64),
+                "a": np.array([vcpu | int(source) << 32 for vcpu, source, _ in rips], np.int64),
+                "b": np.array([rip for _, _, rip in rips], np.uint64).view(np.int64),
                 "count": np.array(list(rips.values()), np.int64),
                 "sum_cycles": np.zeros(len(rips), np.int64),
                 "min_cycles": np.zeros(len(rips), np.int64),

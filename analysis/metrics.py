@@ -122,6 +122,11 @@ class RipSource(IntEnum):
     EXIT = 6
     PTWR = 7
     XENCTX = 8  # no record: asked for by xenctx, which pauses the domain
+    PERF_CLOCK = 9  # no record: dom0 itself, sampled by its software clock
+
+
+#: Sources whose samples are no records of the trace.
+UNRECORDED_RIPS = (RipSource.XENCTX, RipSource.PERF_CLOCK)
 
 
 class Kind(IntEnum):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis import dom0_frames
+from xtrace.analysis import dom0_calls, dom0_frames
 from xtrace.analysis.collected import Collected
 from xtrace.analysis.dom0_frames import Dom0Frames
 from xtrace.analysis.metrics import (
@@ -49,6 +49,7 @@ _KEYS = {
     "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
     "dom0_samples": ("space", "name", "masked"),
     "dom0_facts": (),
+    "dom0_calls": ("kind", "function"),
 }
 
 
@@ -70,6 +71,8 @@ class Partial:
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, of ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
         dom0_facts: one row of sums: captures, span_ns, and what was lost.
+        dom0_calls: kind, function | captures, bounded, count, most_count: traces in whose time calls of the
+            function were counted, and those of them with a most; the least, and the most of those.
     """
 
     tallies: pd.DataFrame
@@ -84,6 +87,7 @@ class Partial:
     dom0_buckets: pd.DataFrame
     dom0_samples: pd.DataFrame
     dom0_facts: pd.DataFrame
+    dom0_calls: pd.DataFrame
 
     def labelled(self, host: str) -> Partial:
         """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
@@ -193,6 +197,11 @@ def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
         dom0_buckets=dom0.buckets,
         dom0_samples=dom0.samples,
         dom0_facts=dom0.facts,
+        dom0_calls=(
+            dom0_calls.frame([])
+            if dom0.calls is None
+            else dom0.calls.in_trace(collected.first_tsc, collected.last_tsc)
+        ),
     )
 
 

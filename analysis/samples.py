@@ -2,8 +2,9 @@
 
 Input are the RIP tallies of a trace and an image for a domain.  Each table is empty where no image is
 given.  Known bias: a RIP is recorded where the guest enters Xen, so a place that never does is never
-seen, and a share is one of entries and not of time.  What a masked range calls lies outside the
-range and is not counted as masked.
+seen, and a share is one of entries and not of time.  Of time are the samples by dom0's software clock alone
+(source perf_clock): they come with an upcall, so code that masks these is seen where it unmasks.  What a
+masked range calls lies outside the range and is not counted as masked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xtrace.analysis.machine import kind_of
-from xtrace.analysis.metrics import VCPU_PV, Kind, Metric, RipSource
+from xtrace.analysis.metrics import UNRECORDED_RIPS, VCPU_PV, Kind, Metric, RipSource
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.tables import Column, Measures, Quality, Table, share
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT
@@ -41,6 +42,7 @@ _BIASED_TO = {
     RipSource.EXIT: "instructions that exit",
     RipSource.PTWR: "writes to page tables",
     RipSource.XENCTX: "where it blocks, by pauses",
+    RipSource.PERF_CLOCK: "time; masked, where it unmasks",
 }
 _CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
 _ADDRESS_COLUMNS = {
@@ -134,7 +136,8 @@ def resolve(partial: Partial, kernels: Iterable[Kernel]) -> KernelSamples:
         if kind == VCPU_PV
     }
     carried = _carried(partial.records)
-    left_out = carried - int(rips.loc[rips["source"] != int(RipSource.XENCTX), "count"].sum())
+    recorded = ~rips["source"].isin([int(source) for source in UNRECORDED_RIPS])
+    left_out = carried - int(rips.loc[recorded, "count"].sum())
     unknown = int(rips.loc[rips["domain"] == _UNKNOWN_DOMAIN, "count"].sum())
     images, addresses = [], []
     for kernel in kernels:
@@ -290,7 +293,7 @@ def _share_of_domain(table: pd.DataFrame, addresses: pd.DataFrame) -> npt.NDArra
 
 _RATIO = "masked_ratio"
 _DOMAIN = Column("domain", Quality.KEY, "domain id", "dom")
-_SOURCE = Column("source", Quality.KEY, "what made Xen record it", "source")
+_SOURCE = Column("source", Quality.KEY, "what made Xen record it; xenctx, perf_clock: no record", "source")
 _COUNT = Column("count", _EXACT, "samples", "samples")
 _SHARE = Column("share_ratio", _EXACT, "share of the domain's samples, of all sources", "share")
 _INSIDE = Column("inside_count", _EXACT, "samples in the image's code", "in image")
@@ -341,14 +344,14 @@ TABLES = (
         (
             _DOMAIN,
             _SOURCE,
-            Column("biased_to", Quality.KEY, "what such samples show, which is never time", "shows"),
+            Column("biased_to", Quality.KEY, "what such samples show; time by perf_clock alone", "shows"),
             _COUNT,
             _SHARE,
             _INSIDE,
             _MASKED,
             _MASKED_RATIO,
         ),
-        bias="a sample is an entry into Xen, not time; what masked code calls is not counted",
+        bias="but for perf_clock an entry into Xen, not time; what masked code calls is not counted",
     ),
     Table(
         "kernel_functions",
@@ -363,7 +366,7 @@ TABLES = (
             _SHARE,
             _MASKED,
         ),
-        bias="a sample is an entry into Xen, not time",
+        bias="a sample is an entry into Xen, not time, but for perf_clock",
     ),
     Table(
         "kernel_lines",

@@ -18,7 +18,7 @@ from typing import Any
 from xtrace.analysis.metrics import Metric
 from xtrace.probes.errors import TraceError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SUFFIX = ".summary"
 #: Of a cost: least, greatest where nothing misses the caches, greatest.
 COST_ENDS = ("low", "hot", "high")

@@ -56,6 +56,7 @@ _BOUNDS = {
     "bucket": (0, OCTAVES * SUB_BUCKETS - 1),
     "count": (0, 1 << 48),
     "buckets.count": (1, 1 << 48),
+    "most_count": (0, 1 << 48),
     "pcpu": (0, MAX_PCPUS),
     "header": (0, (1 << 32) - 1),
     "vcpu": (0, (1 << 32) - 1),

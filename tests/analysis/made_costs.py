@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from symbols.made_sites import BASE, fence, site, table
+from symbols.made_sites import BASE, FACTS, fence, site, table
 from xtrace.probes.calibration import KINDS, Calibration, Row, Timing
 from xtrace.symbols.model import Kind, Site, SiteTable
 from xtrace.symbols.paths import PathCounts
@@ -106,10 +106,12 @@ class CostedKernel:
     build_id: str = BUILD_ID
     never: list[frozenset[int]] = field(default_factory=list)
     fences: dict[int, int] = field(default_factory=dict)
+    has_page: bool = True
 
     @property
     def sites(self) -> SiteTable:
-        return table(*self.counted.sites)
+        facts = FACTS if self.has_page else replace(FACTS, hypercall_page=None)
+        return table(*self.counted.sites, facts=facts)
 
     def paths(self, never: Collection[int]) -> SitePaths:
         self.never.append(frozenset(never))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -140,6 +140,48 @@ def test_the_share_of_samples_at_fences() -> None:
     assert [found.low, found.high] == pytest.approx([0.0338, 0.0597], abs=1e-4)
     none = fence_share(addresses[:0], np.array([], np.int64), {1}, {2})
     assert (none.low, none.high) == (0.0, 1.0)
+
+
+@dataclass
+class Dom0Kernel(MadeKernel):
+    """An image of dom0, of which the last function makes all hypercalls, as newer Linux'."""
+
+    domain: int = 0
+    names: tuple[str, ...] = ("idle", "spl", "xen_hypercall_pv")
+
+
+@pytest.mark.parametrize("with_page", [True, False])
+def test_samples_by_dom0s_clock_stand_beside_the_model(with_page: bool) -> None:
+    at, behind, elsewhere, page = TEXT + 0x10, TEXT + 0x13, TEXT + 0x1020, FACTS.hypercall_page
+    assert page is not None
+    made = partial(simulate(1, 2, [(0, 1, "pv")], int(HZ / 20)).data)
+    samples = {at: 3, behind: 7, elsewhere: 990, TEXT + 0x2005: 400, page + 29 * 32 + 7: 5000}
+    samples |= {page + 17 * 32 + 7: 10}
+    told = pd.DataFrame(
+        {
+            "metric": int(Metric.RIP),
+            "a": int(RipSource.PERF_CLOCK) << 32,
+            "b": np.array(list(samples), np.uint64).view(np.int64),
+            "count": list(samples.values()),
+            "sum_cycles": 0,
+            "min_cycles": 0,
+            "max_cycles": 0,
+        }
+    )
+    part = replace(made, tallies=pd.concat([made.tallies, told], ignore_index=True))
+    kernel = CostedKernel(paths_of([fenced("a", 1)]), domain=0, fences={at: behind}, has_page=with_page)
+    inputs = CostInputs([kernel], calibration(row(median=30.0)))
+    found = build(part, hz=HZ, kernels=[Dom0Kernel()], costs=inputs, selection=Selection(("cost",)))
+    model, sampled = found.tables["cost_estimates"].to_dict("records")
+    assert (model["estimate"], sampled["estimate"]) == ("model", "samples by clock")
+    assert (model["of"], sampled["of"]) == ("running time", "running time")
+    assert sampled["cost_low_ratio"] == 0
+    basis = "by dom0's software clock: 3 samples at a fence, 7 behind one, "
+    # Without the page, its addresses are those of any code, and what forces a callback looks as what blocks.
+    basis += "10 where a callback is forced, of 1010" if with_page else "none of masked code, of 6010"
+    assert sampled["basis"].startswith(f"{basis} outside other hypercalls; masked code is seen where")
+    share = 20 / 1010 if with_page else 10 / 6010
+    assert share < sampled["cost_high_ratio"] < 2 * share
 
 
 def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:

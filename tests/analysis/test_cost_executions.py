@@ -123,3 +123,63 @@ def test_the_truth_lies_in_every_interval(data: st.DataObject) -> None:
     assert found.conflicts == []
     for place, number in enumerate(truth):
         assert found.low[place] <= number <= found.high[place]
+
+
+def test_bpfs_calls_bound_the_sites_inside_and_the_most_is_inferred() -> None:
+    sites = [fenced("a", 1), fenced("a", 2, Kind.UNMASK), fenced("b", 3, Kind.RESTORE), fenced("c", 4)]
+    paths = paths_of(sites, [ONCE, (0, 2), (1, 1), ONCE])
+    found = executions(paths, 0, calls={"a": (100, 120), "b": (7, INF), "elsewhere": (5, 5)})
+    assert list(zip(found.low, found.high, strict=True)) == [(100, 120), (0, 240), (7, INF), (0, INF)]
+    assert found.quality == [Quality.INFERRED, Quality.INFERRED, Quality.BOUNDED, Quality.BOUNDED]
+    assert found.rule[0] == "bpf's count of calls of a, ways through its function"
+    assert found.rule[2].startswith("at least by bpf's count of calls of b, ways through its function")
+    assert (found.conflicts, found.unused) == ([], [])
+
+
+def test_a_counter_is_stronger_than_bpf_and_a_contradiction_is_told() -> None:
+    sites = [fenced("a", 1), fenced("b", 2, Kind.RESTORE), fenced("c", 3, Kind.UNMASK)]
+    calls = {"a": (100.0, 120.0), "b": (100.0, 120.0), "c": (100.0, 120.0)}
+    rates = counters({"a()": 110, "b()": 500, hex(sites[2].address): 500})
+    found = executions(paths_of(sites, [ONCE] * 3), 0, rates, calls=calls)
+    assert found.low.tolist() == found.high.tolist() == [110, 500, 500]
+    assert found.quality == [Quality.EXACT] * 3
+    assert found.conflicts == [
+        "b was called 120 or fewer times by bpf's count, but 500 to 500 by calls of b",
+        f"unmask at {sites[2].address:#x} executed 120 or fewer by bpf's count of calls of c, ways through "
+        "its function, but 500 to 500 by the counter " + hex(sites[2].address),
+    ]
+
+
+def test_what_follows_from_an_inferred_most_is_inferred() -> None:
+    sites = [fenced("a", 1), fenced("b", 2)]
+    found = executions(
+        paths_of(sites, [ONCE, ONCE]), 0, counters({"mask": 1000}), calls={"a": (100.0, 120.0)}
+    )
+    assert list(zip(found.low, found.high, strict=True)) == [(100, 120), (880, 900)]
+    assert found.quality == [Quality.INFERRED] * 2
+    # The most alone is inferred: without one, what follows is sure.
+    sure = executions(paths_of(sites, [ONCE, ONCE]), 0, counters({"mask": 1000}), calls={"a": (100.0, INF)})
+    assert list(zip(sure.low, sure.high, strict=True)) == [(100, 1000), (0, 900)]
+    assert sure.quality == [Quality.BOUNDED] * 2
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_truth_lies_in_every_interval_by_bpf(data: st.DataObject) -> None:
+    """Probes miss some calls of functions, never more than is told."""
+    sites, call, truth, calls = [], [], [], {}
+    for function in range(data.draw(st.integers(1, 4))):
+        number, counted = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 50))
+        low = min(number, counted)
+        calls[f"f{function}"] = (float(low), data.draw(st.sampled_from((INF, number + counted - low))))
+        for place in range(data.draw(st.integers(1, 3))):
+            least = data.draw(st.integers(0, 2))
+            most = data.draw(st.sampled_from((least, least + 1, least + 3)))
+            sites.append(plain(f"f{function}", 10 * function + place + 1))
+            call.append((float(least), INF if data.draw(st.booleans()) and most else float(most)))
+            truth.append(sum(data.draw(st.integers(least, most)) for _ in range(number)))
+    rates = counters({"mask": sum(truth)}) if data.draw(st.booleans()) else None
+    found = executions(paths_of(sites, call), 0, rates, calls=calls)
+    assert found.conflicts == []
+    for place, number in enumerate(truth):
+        assert found.low[place] <= number <= found.high[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from xtrace.analysis.partial import Partial, merge, partial_of
 from xtrace.analysis.stored import Origin
 from xtrace.analysis.summary import Summary, _nothing, read, write
 from xtrace.analysis.tables import Measures
+from xtrace.probes.bpf import ctf
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture import BPF_TABLES, Capture
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
+from xtrace.probes.recording.capture import Capture as RecordedCapture
 from xtrace.probes.recording.loglinear import bucket_of
 
 Values = dict[tuple[Kind, int, int], list[int]]
 
+_SAMPLE = struct.Struct("<IIQQQII16sQ")
 _META = {"domains": [{"id": 0, "event_channels": [{"port": 17, "kind": "Interdomain", "domain": 3}]}]}
 
 
@@ -150,6 +154,53 @@ def test_xenctx_tells_where_guests_were(tmp_path: Path) -> None:
         [3, 1, "xenctx", "0xffffffff81a442b5", 3],
         [3, 0, "xenctx", "0x401136", 1],
     ]
+
+
+def _sampled(folder: Path, event: str, samples: list[tuple[int, int, int]]) -> Capture:
+    """Write samples {CPU, address, flags} as the recorder does."""
+    made = RecordedCapture(folder)
+    made.stream("samples/metadata").write(ctf.sample_metadata("made").encode())
+    for cpu in {cpu for cpu, _, _ in samples}:
+        records = b"".join(
+            _SAMPLE.pack(56, 7, 1000 + at, Kind.SAMPLE, ip, 1, 1, b"sh", flags)
+            for at, (own, ip, flags) in enumerate(samples)
+            if own == cpu
+        )
+        ctf.CpuStreams(made, "samples", cpu).write(1000, 2000, records, 0)
+    heading = {"schema_version": 1, "event": event, "sample_hz": 99}
+    made.stream(dom0_frames.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
+    made.close()
+    return Capture(folder, {})
+
+
+_KERNEL_IP, _USER_IP, _XEN_IP = 0xFFFF_FFFF_8100_1234, 0x401136, 0xFFFF_82D0_4020_0000
+_SAMPLES = [(1, _KERNEL_IP, 0x200)] * 3 + [(0, _KERNEL_IP, 0), (0, _USER_IP, 0x200), (0, _XEN_IP, 0x200)]
+
+
+def test_samples_by_the_software_clock_are_rips_of_dom0(tmp_path: Path) -> None:
+    partial = _partial(_sampled(tmp_path / "c", "software clock", _SAMPLES))
+    table = activity.rip_samples(_measures(partial, partial))
+    assert table[["domain", "vcpu", "source", "rip", "count"]].to_numpy().tolist() == [
+        [0, 1, "perf_clock", hex(_KERNEL_IP), 6],
+        [0, 0, "perf_clock", hex(_KERNEL_IP), 2],
+        [0, 0, "perf_clock", hex(_USER_IP), 2],
+    ]
+    assert partial.dom0_samples["count"].sum() == 6
+    assert partial.dom0_facts["sample_mixed"].tolist() == [0]
+
+
+@pytest.mark.parametrize("event", ["hardware cycles", ""])
+def test_samples_of_all_domains_are_nobodys_rips(tmp_path: Path, event: str) -> None:
+    partial = _partial(_sampled(tmp_path / "c", event, _SAMPLES))
+    assert activity.rip_samples(_measures(partial)).empty
+    assert partial.dom0_samples["count"].sum() == 6
+    assert partial.dom0_facts["sample_mixed"].tolist() == [6]
+
+
+def test_a_sample_of_no_vcpu_is_told(tmp_path: Path) -> None:
+    capture = _sampled(tmp_path / "c", "software clock", [(1 << 16, _KERNEL_IP, 0)])
+    with pytest.raises(TraceError, match="damaged"):
+        dom0_frames.read(capture)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from analysis.partials import partial
 from analysis.test_machine import HOSTS
 from probes.reading import SAMPLES, sample_bytes
+from xtrace.analysis.metrics import UNRECORDED_RIPS, Metric
 from xtrace.analysis.partial import Partial, merge
 from xtrace.analysis.report import Report, Selection, build, json_text
 from xtrace.analysis.samples import OUTSIDE, TABLES, Found, resolve
@@ -278,3 +279,16 @@ def test_an_empty_trace_with_an_image() -> None:
     assert found.images["note"].tolist() == ["the trace has no domain 3"]
     assert found.addresses.empty
     pd.testing.assert_index_equal(found.addresses.columns, resolve(partial(b""), []).addresses.columns)
+
+
+def test_samples_that_are_no_records_are_not_left_out_of_them() -> None:
+    part = partial(trace((TRAP, TEXT), (TRAP, TEXT + 1)))
+    told = part.tallies[part.tallies["metric"] == int(Metric.RIP)].iloc[:1]
+    more = [told.assign(a=3 << 16 | int(source) << 32, count=50) for source in UNRECORDED_RIPS]
+    found = resolve(
+        replace(part, tallies=pd.concat([part.tallies, *more], ignore_index=True)), [MadeKernel()]
+    )
+    row = found.images.iloc[0]
+    assert (row["count"], row["carried_count"], row["left_out_count"]) == (102, 2, 0)
+    shown = found.addresses.groupby("source")["biased_to"].first()
+    assert shown["perf_clock"] == "time; masked, where it unmasks"
