@@ -20,11 +20,14 @@ packets_before=$(packets_of_a)
 # dom0's own processes are most of what a trace of a quiet host holds.
 POLL_US=500000
 trace pv -D -e all -S 256
-begin_in_guest b "upcalls; i=0; while [ \$i -lt $LINES ]; do echo line \$i; i=\$((i+1)); done; upcalls"
+for name in a b; do in_guest $name upcalls; done
+begin_in_guest b "i=0; while [ \$i -lt $LINES ]; do echo line \$i; i=\$((i+1)); done"
 of_b=$number
-begin_in_guest a "upcalls; dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null; ping -q -c $PINGS -i 0.01 10.0.0.11 >/dev/null; upcalls"
+begin_in_guest a "dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null; ping -q -c $PINGS -i 0.01 10.0.0.11 >/dev/null"
 end_in_guest a "$number"
 end_in_guest b "$of_b"
+# After both have ended: the pings of a wake b long after its last line.
+for name in a b; do in_guest $name upcalls; done
 traced
 known block_requests $(($(block_requests) - blocks_before))
 known packets_of_a $(($(packets_of_a) - packets_before))
