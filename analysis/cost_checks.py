@@ -19,6 +19,8 @@ from xtrace.symbols.site_paths import SitePaths
 
 #: A kernel asks for Xen's version a few times by the hypercall that forces callbacks.
 VERSION_QUERIES = 16
+#: What is compared where bpf counted in dom0.
+UPCALLS_BY_BPF = "upcall by bpf"
 
 
 def checks(
@@ -87,7 +89,7 @@ def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> li
     for what, bounds in known.items():
         agrees = low <= bounds[1] + _slack(bounds[1], False) and bounds[0] <= high + _slack(high, False)
         meaning = f"{_between((low, high))} upcalls by bpf's count, {_between(bounds)} {what}"
-        found.append(_row(facts.domain, "upcall by bpf", meaning, low, bounds, agrees))
+        found.append(_row(facts.domain, UPCALLS_BY_BPF, meaning, low, bounds, agrees))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xtrace.analysis.cost_checks import UPCALLS_BY_BPF
 from xtrace.analysis.cost_facts import DomainFacts, lost_records
 from xtrace.analysis.tables import Measures
 from xtrace.symbols.site_paths import MOST_SITES, part_of
@@ -193,7 +194,12 @@ def needs_of_domain(
     found += [
         _need(domain, "counters that agree", check["meaning"], "counters of the traced time, in --rates")
         for check in checks
-        if check["agrees"] == "no"
+        if check["agrees"] == "no" and check["what"] != UPCALLS_BY_BPF
+    ]
+    found += [
+        _need(domain, "upcalls that agree", check["meaning"], "xtrace record again, with no record lost")
+        for check in checks
+        if check["agrees"] == "no" and check["what"] == UPCALLS_BY_BPF
     ]
     return found + _prices(inputs, cost, fenced)
 

@@ -122,6 +122,8 @@ def test_upcalls_that_contradict_the_trace_are_told_and_not_used(low: float, hig
     (check,) = [row for row in rows(found, "cost_checks") if row["what"] == "upcall by bpf"]
     assert check["agrees"] == "no"
     assert "upcalls by bpf's count" in check["meaning"]
+    told = {row["lacking"]: row["reason"] for row in rows(found, "cost_needs")}
+    assert told["upcalls that agree"] == check["meaning"]
     (row,), (plain,) = rows(found, "cost_upcalls"), rows(report(kernel, host()[1]), "cost_upcalls")
     assert row["upcall_least_count"] == plain["upcall_least_count"]
     assert row["upcall_most_count"] == plain["upcall_most_count"]

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from xtrace.analysis import dom0_frames
 from xtrace.analysis.cost_facts import domain_facts
-from xtrace.analysis.dom0_calls import COLUMNS, Calls, calls_of, frame
+from xtrace.analysis.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
 from xtrace.analysis.partial import Partial, merge, partial_of
 from xtrace.analysis.stored import Origin
 from xtrace.analysis.summary import Summary, _nothing, read, write
 from xtrace.analysis.tables import Measures
 from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.bpf.functions import ROLES
 from xtrace.probes.capture import BPF_TABLES, Capture
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
@@ -205,6 +206,10 @@ def test_captures_merge_and_one_without_a_most_takes_it_away() -> None:
     assert facts_of(one, partial([])).calls["xen_irq_lateeoi"] == (7, INF)
     assert facts_of(one, partial([])).upcalls_by_bpf == (100, INF)
     assert facts_of(partial([])).upcalls_by_bpf is None
+
+
+def test_every_role_of_the_programs_is_known() -> None:
+    assert set(KIND_OF_ROLE) == {role.name for role in ROLES}
 
 
 def test_they_are_dom0s_alone() -> None:

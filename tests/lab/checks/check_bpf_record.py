@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 
 from lab.checks.made import chosen, folder, known, known_rows
+from lab.image import image
+from xtrace.analysis import dom0_frames
+from xtrace.analysis.cost_executions import executions
+from xtrace.analysis.dom0_calls import KIND_OF_ROLE
+from xtrace.analysis.images import open_kernels
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture import BPF_TABLES, Capture, open_capture
 from xtrace.probes.events import read_events, read_samples
@@ -25,10 +30,10 @@ def _capture(name: str, which: str = "bpf-record") -> Capture:
 
 
 @functools.cache
-def _report(name: str, which: str = "bpf-record") -> dict[str, list[dict[str, Any]]]:
+def _report(name: str, which: str = "bpf-record", *options: str) -> dict[str, list[dict[str, Any]]]:
     command = [sys.executable, "-c", "from xtrace.cli.start import main; main()", "report", "--json"]
     path = str(folder(name) / f"{which}.xtrace")
-    done = subprocess.run([*command, path], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *options, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return {table: found["rows"] for table, found in json.loads(done.stdout)["tables"].items()}
 
@@ -41,6 +46,20 @@ def _facts(name: str, which: str = "bpf-record") -> dict[str, Any]:
 def _events_of(name: str, kind: Kind) -> Any:
     records = read_events(_capture(name).path / "events").records
     return records[records["kind"] == int(kind)]
+
+
+def _ends(name: str) -> tuple[int, int]:
+    """Return the first and the last TSC of the trace."""
+    pcpus = _report(name)["pcpus"]
+    return min(row["first_tsc"] for row in pcpus), max(row["last_tsc"] for row in pcpus)
+
+
+def _within(name: str, kind: Kind) -> int:
+    """Return how many events of a kind lie in the trace's time."""
+    fit = _capture(name).meta["clocks"]["fit"]
+    first, last = (fit["monotonic_ns"] + (tsc - fit["tsc"]) / fit["hz"] * 1e9 for tsc in _ends(name))
+    times = _events_of(name, kind)["timestamp"]
+    return int(((times >= first) & (times <= last)).sum())
 
 
 def _port_rows(name: str, part: str) -> list[dict[str, Any]]:
@@ -85,15 +104,7 @@ def test_handlers_are_those_of_proc_interrupts(name: str) -> None:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_upcalls_lie_between_the_bounds_of_the_trace(name: str) -> None:
-    fit = _capture(name).meta["clocks"]["fit"]
-    pcpus = _report(name)["pcpus"]
-    first, last = min(row["first_tsc"] for row in pcpus), max(row["last_tsc"] for row in pcpus)
-
-    def ns(tsc: int) -> float:
-        return float(fit["monotonic_ns"] + (tsc - fit["tsc"]) / fit["hz"] * 1e9)
-
-    times = _events_of(name, Kind.UPCALL)["timestamp"]
-    counted = int(((times >= ns(first)) & (times <= ns(last))).sum())
+    counted = _within(name, Kind.UPCALL)
     rows = [row for row in _report(name)["upcalls"] if row["domain"] == 0]
     least, most = (sum(row[f"upcall_{end}_count"] for row in rows) for end in ("least", "most"))
     assert least * 0.98 <= counted <= most
@@ -153,3 +164,86 @@ def test_the_kernel_told_what_each_program_took(name: str) -> None:
     programs = _facts(name)["programs"]
     assert {"upcall_enter", "upcall_return", "port_enter", "irq_exit"} <= set(programs)
     assert [row for row in known_rows(name) if row[0] == "said"]
+
+
+@functools.cache
+def _of_dom0(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the report with the image of dom0's kernel."""
+    sections = ("--section", "cost", "--section", "kernel")
+    return _report(name, "bpf-record", "--kernel", f"0={image() / 'vmlinux'}", *sections)
+
+
+def _calls(name: str) -> dict[str, tuple[int, int | None]]:
+    """Return the least and the most of each function's calls in the trace's time, by the lines."""
+    capture = _capture(name)
+    first, last = _ends(name)
+    calls = dom0_frames.read(capture).calls
+    assert calls is not None
+    return {
+        row["function"]: (row["count"], row["most_count"] if row["bounded"] else None)
+        for row in calls.in_trace(first, last).to_dict("records")
+    }
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_calls_by_the_lines_hold_those_of_the_events(name: str) -> None:
+    # Each event has its own time: as many as lie in the trace lie between the bounds, of every function.
+    functions, found = _facts(name)["functions"], _calls(name)
+    assert set(found) == set(functions.values())
+    for role, kind in KIND_OF_ROLE.items():
+        true = _within(name, kind)
+        least, most = found[functions[role]]
+        assert least <= true, role
+        assert (most is None) == (role == "privcmd"), role
+        assert most is None or true <= most, role
+        # The lines are a second apart: of ten seconds they leave some in doubt, and not most.
+        assert least >= true * 0.5, role
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_bpfs_upcalls_meet_those_of_the_trace_in_the_cost(name: str) -> None:
+    (row,) = [row for row in _of_dom0(name)["cost_checks"] if row["what"] == "upcall by bpf"]
+    assert (row["domain"], row["agrees"]) == (0, "yes")
+    least, most = _calls(name)["xen_evtchn_do_upcall"]
+    assert row["counted_count"] == least
+    assert most is not None
+    # Both are of the same upcalls, and bpf's are the narrower.
+    assert row["traced_low_count"] * 0.98 <= most
+    assert most - least < row["traced_high_count"] - row["traced_low_count"]
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions_are_called(name: str) -> None:
+    # Debian's kernel has no fence, so no site has a price and none is a row of the report.
+    assert {row["lacking"] for row in _of_dom0(name)["cost_needs"] if row["about"] == "d0"} == {"a fence"}
+    (kernel,) = open_kernels([(0, image() / "vmlinux", None)])
+    paths, calls = kernel.paths(frozenset()), _calls(name)
+    found = executions(
+        paths, 0, calls={key: (low, high or float("inf")) for key, (low, high) in calls.items()}
+    )
+    inside = [place for place, site in enumerate(paths.sites) if site.symbol in calls]
+    assert inside
+    assert found.conflicts == []
+    for place in inside:
+        symbol = paths.sites[place].symbol
+        assert found.low[place] == calls[symbol][0] * paths.call.least[place] > 0
+        assert f"bpf's count of calls of {symbol}" in found.rule[place]
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_dom0s_clock_samples_it_in_time_where_its_image_is_known(name: str) -> None:
+    records = read_samples(_capture(name).path / "samples").records
+    (row,) = [row for row in _of_dom0(name)["kernel_sources"] if row["source"] == "perf_clock"]
+    assert (row["domain"], row["count"]) == (0, len(records))
+    assert row["inside_count"] > row["count"] // 2
+    # Where the recorder found a name in the running kernel, the image has the same.
+    named = {
+        row["function"]: row["count"] for row in _report(name)["dom0_samples"] if row["space"] == "kernel"
+    }
+    found = {
+        row["function"]: row["count"]
+        for row in _of_dom0(name)["kernel_functions"]
+        if row["source"] == "perf_clock"
+    }
+    most = max(named, key=lambda function: named[function])
+    assert found[most] == named[most]
