@@ -9,6 +9,7 @@ seeing the rest of the file: a pipe serves as well as a file.
 from __future__ import annotations
 
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -225,8 +226,18 @@ class TraceReader:
         count = read_into(self._source, space, self._name)
         self._at_eof = count < len(space)
         self.facts.bytes_read += count
+        if self._at_eof and self.facts.bytes_read < WORD_BYTES:
+            self._check_short(bytes(space[:count]))
         self.facts.tail_bytes = count % WORD_BYTES if self._at_eof else 0
         self._tail = (begin, end + count // WORD_BYTES)
+
+    def _check_short(self, content: bytes) -> None:
+        """Raise TraceError where a file without one whole word cannot be a trace that was cut."""
+        if not struct.pack("<I", WINDOW_HEADER).startswith(content):
+            raise TraceError(
+                f"{self._name}: not a xentrace file: its {len(content)} bytes begin no window header "
+                f"(0x{WINDOW_HEADER:08x})"
+            )
 
     # --- windows and records ---------------------------------------------------------------
 

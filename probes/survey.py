@@ -31,6 +31,7 @@ _FIRST_RECORDS_BYTES = 512
 _MAX_FIRST_WINDOWS = 1024
 
 _HEADER = struct.Struct("<III")
+_MARK = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,11 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
             return headers
         head = plain.read(at, WINDOW_HEADER_BYTES)
         if len(head) < WINDOW_HEADER_BYTES:
+            if at == 0 and not _MARK.pack(WINDOW_HEADER).startswith(head[: _MARK.size]):
+                raise TraceError(
+                    f"{name}: not a xentrace file: its {len(head)} bytes begin no window header "
+                    f"(0x{WINDOW_HEADER:08x})"
+                )
             if not is_beginning:
                 headers.missing_bytes = len(head)
             break

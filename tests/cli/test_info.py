@@ -144,7 +144,9 @@ def test_long_files_are_not_walked_to_their_end(
     assert (found["records"], found["last_tsc_exact"]) == (pytest.approx(20_000, rel=0.7), False)
 
 
-@pytest.mark.parametrize("content", [None, b"no trace, though long enough", b"\x1f\x8bbroken"])
+@pytest.mark.parametrize(
+    "content", [None, b"no trace, though long enough", b"\x1f\x8bbroken", b"vm\n", b"\n"]
+)
 def test_no_trace_is_one_line_and_1(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
@@ -154,6 +156,16 @@ def test_no_trace_is_one_line_and_1(
     assert main(["info", str(path)]) == 1
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("cut_bytes", [0, 1, 3, 4, 11])
+def test_a_trace_cut_in_its_first_header_is_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], cut_bytes: int
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(struct.pack("<III", oracle.WINDOW_HEADER, 0, 0)[:cut_bytes])
+    assert main(["info", str(path)]) == 0
+    assert ("cut short" in capfd.readouterr().out) is bool(cut_bytes)
 
 
 def test_a_folder_is_one_line_and_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

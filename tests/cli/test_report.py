@@ -298,6 +298,7 @@ def test_a_full_disk_is_a_failure(made: Path) -> None:
     [
         ("missing", None, "No such file"),
         ("text", b"#!/bin/sh\nexit 0\n", "not a xentrace file"),
+        ("hostname", b"vm\n", "not a xentrace file: its 3 bytes begin no window header"),
         ("cut.gz", gzip.compress(os.urandom(9000))[:-4000], "damaged or cut short"),
     ],
 )

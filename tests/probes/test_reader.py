@@ -244,7 +244,7 @@ def test_no_trace_and_no_file(tmp_path: Path) -> None:
         pass
     with pytest.raises(FileNotFoundError), open_trace(tmp_path / "none"):
         pass
-    for content in (b"#!/bin/sh\necho not a trace\n", bytes(100), b"\x7fELF", bytes(5 << 20)):
+    for content in (b"#!/bin/sh\necho not a trace\n", bytes(100), b"\x7fELF", bytes(5 << 20), b"vm\n", b"\n"):
         path = tmp_path / "file"
         path.write_bytes(content)
         with pytest.raises(TraceError, match="file: not a xentrace file: "), open_trace(path) as reader:
