@@ -1,0 +1,184 @@
+"""The project's wheel as pip installed it for dom0's Python, and a calibration in emulation.
+
+The scenario lets calibrate look three times: as it is, with the emulator's name withheld, and with no
+look at the processor at all, so that the sites' code runs under a PV kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.checks.made import chosen, counters, domain_ids, folder, known_rows
+
+NAMES = chosen("calibrate")
+ELF = "guest-lfence-inline.elf"
+#: Python's, NumPy's and numba's arithmetic is the same everywhere; the order of a sum is not.
+CLOSE = 1e-9
+
+
+def said(name: str, what: str) -> str:
+    return (folder(name) / f"{what}.err").read_text()
+
+
+def printed(name: str, what: str) -> str:
+    return (folder(name) / f"{what}.out").read_text()
+
+
+def codes(name: str) -> dict[str, int]:
+    return {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "code"}
+
+
+def _text(row: dict[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
+def outside(name: str, *arguments: str | Path) -> dict[str, Any]:
+    command = [sys.executable, "-c", "from xtrace.cli.start import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def differences(one: Any, other: Any, place: str = "") -> list[str]:
+    """Return where two JSON values differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [text for key in one for text in differences(one[key], other[key], f"{place}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            text
+            for number, pair in enumerate(zip(one, other, strict=True))
+            for text in differences(*pair, f"{place}[{number}]")
+        ]
+    if isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=CLOSE):
+        return []
+    return [] if one == other else [f"{place}: {one!r}, {other!r}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_command_ended_as_it_is_documented(name: str) -> None:
+    ended = dict.fromkeys(("record", "version", "bcc", "report", "sites", "believed"), 0)
+    assert codes(name) == {**ended, **dict.fromkeys(("plain", "image", "unnamed"), 1)}
+    assert printed(name, "version").startswith("xtrace ")
+    assert printed(name, "bcc") == "/usr/lib/python3/dist-packages/bcc/__init__.py\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_report_made_in_dom0_is_the_one_made_here(name: str) -> None:
+    inside = json.loads(printed(name, "report"))
+    here = outside(name, "report", "--json", folder(name) / "calibrate.xtrace")
+    assert inside["tables"].keys() == here["tables"].keys()
+    for table, content in here["tables"].items():
+        # Rows with equal counts have no order: pandas sorts them as the processor's vectors allow.
+        rows = [sorted(rows, key=_text) for rows in (inside["tables"][table].pop("rows"), content["rows"])]
+        assert differences(*rows, table) == []
+        others = {key: value for key, value in content.items() if key != "rows"}
+        assert differences(inside["tables"][table], others, table) == []
+    assert differences(inside["trace"], here["trace"]) == []
+    assert inside["trace"]["emulated"] is True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_report_made_in_dom0_counts_what_the_guests_did(name: str) -> None:
+    rows = json.loads(printed(name, "report"))["tables"]["hypercalls"]["rows"]
+    for guest, domain in domain_ids(name).items():
+        called = sum(row["count"] for row in rows if (row["domain"], row["name"]) == (domain, "iret"))
+        assert called == counters(name, guest)["upcall"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sites_found_in_dom0_are_those_found_here(name: str) -> None:
+    inside, here = json.loads(printed(name, "sites")), outside(name, "sites", "--json", folder(name) / ELF)
+    assert len(here["sites"]) >= 4
+    assert differences(inside["sites"], here["sites"]) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_compiled_loops_came_with_the_disk(name: str) -> None:
+    before, after = (row[2:] for row in known_rows(name) if row[0] == "loops")
+    assert len(before) == 2
+    assert before == after
+
+
+@pytest.mark.parametrize("what", ["plain", "image", "unnamed"])
+@pytest.mark.parametrize("name", NAMES)
+def test_emulated_times_give_a_reason_and_no_figure(name: str, what: str) -> None:
+    text = said(name, what)
+    assert text.count("\n") == 1
+    assert text.startswith("xtrace: no figure: timing is ")
+    if what == "unnamed":
+        # By its times alone a busy emulator may also be taken for a noisy machine.
+        assert "emulated" in text or "noisy" in text
+        found = json.loads(printed(name, what))
+    elif what == "image":
+        assert "timing is emulated: cpuid names the hypervisor TCGTCGTCGTCG" in text
+        found = json.loads(printed(name, what))
+    else:
+        assert "timing is emulated: cpuid names the hypervisor TCGTCGTCGTCG" in text
+        assert "timing   emulated" in printed(name, what)
+        found = json.loads((folder(name) / "plain.json").read_text())
+    assert found["timing"] in (("emulated", "noisy") if what == "unnamed" else ("emulated",))
+    assert found["rows"] == []
+    assert found["notes"]
+    assert found["host"]["hypervisor"].startswith("Xen 4.17")
+    assert "PV dom0, QEMU TCG" in found["host"]["hypervisor"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_images_code_ran_in_a_child_without_rights(name: str) -> None:
+    facts: dict[str, set[str]] = {}
+    for line in said(name, "believed").splitlines():
+        if line.startswith("child: "):
+            key, _, value = line.removeprefix("child: ").replace("confined ", "confined:\t").partition(":")
+            facts.setdefault(key, set()).add(value.strip())
+    assert facts["confined"] == {"True"}
+    assert facts["Uid"] == facts["Gid"] == {"\t".join(["65534"] * 4)}
+    assert facts["Groups"] == {""}
+    assert facts["CapEff"] == facts["CapPrm"] == {"0" * 16}
+    assert facts["NoNewPrivs"] == {"1"}
+    assert facts["Seccomp"] == {"2"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_of_the_images_sites_ran_or_says_why_not(name: str) -> None:
+    found = json.loads(printed(name, "believed"))
+    fenced = {
+        int(str(site["address"]), 0)
+        for site in json.loads(printed(name, "sites"))["sites"]
+        if site["kind"] in ("mask", "restore", "unmask") and site["fences"]
+    }
+    rows = [row for row in found["rows"] if row["place"] == "site"]
+    assert len(fenced) >= 4
+    assert {row["address"] for row in rows} == fenced
+    for row in rows:
+        assert row["stands_in"] is False, row["note"]
+        assert row["note"] or row["tight"]
+        assert row["pair_count"] == 0 or row["fenced_cycles"] > 0
+    ran = [row for row in rows if row["pair_count"]]
+    assert {row["address"] for row in ran} == fenced
+    # A standard sequence finds its vcpu_info through gs: the child set its base under a PV kernel.
+    assert [row for row in found["rows"] if row["place"] == "inline" and row["pair_count"]]
+    assert not [row["note"] for row in found["rows"] if "ended by" in row["note"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_with_such_a_calibration_asks_for_another(name: str) -> None:
+    domain = domain_ids(name)["a"]
+    found = outside(
+        name,
+        *("report", "--section", "cost", "--json"),
+        *("--kernel", f"{domain}={folder(name) / ELF}"),
+        *("--rates", f"{domain}={folder(name) / 'guest-a.log'}"),
+        *("--calibration", folder(name) / "plain.json", folder(name) / "calibrate.xtrace"),
+    )
+    needs = {row["lacking"]: row["reason"] for row in found["tables"]["cost_needs"]["rows"]}
+    assert needs["a calibration on hardware"] == "this one's timing is emulated"
+    (part,) = found["tables"]["cost_domains"]["rows"]
+    assert part["execution_low_count"] > 0
+    assert {part[f"cost_{end}_cycles"] for end in ("low", "hot", "high")} == {None}

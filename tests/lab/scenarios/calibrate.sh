@@ -1,0 +1,77 @@
+# pcpus: 2
+# limit: 420
+# full: yes
+# wheel: yes
+# own: lfence-inline
+# The wheel as pip installed it for dom0's Python: record, report, sites, and calibrate where times are emulated.
+elf=/share/guest-lfence-inline.elf
+
+compiled() { find /full/opt/xtrace -name '*.nbc' | sort | xargs stat -c '%n %s %Y' | md5sum; }
+
+# run NAME COMMAND...: its output goes to NAME.out and NAME.err, its status to known.
+run() {
+    name=$1
+    shift
+    say "$name"
+    full timeout -s KILL 150 "$@" >"/tmp/$name.out" 2>"/tmp/$name.err"
+    known code "$name" $?
+    cp "/tmp/$name.out" "/tmp/$name.err" /share/
+}
+
+known loops before "$(compiled)"
+full xtrace record --backend xentrace -S 128 -o /tmp/calibrate >/share/record.said 2>&1 &
+recording=$!
+await 90 "no recording began: $(cat /share/record.said)" grep -qs "recording by" /share/record.said
+own_pair lfence-inline "pings=101 loops=1000 timer=10000 burst=50 work=400"
+kill -INT "$(cat /run/xtrace/lock)"
+wait $recording
+known code record $?
+cp -r /tmp/calibrate.xtrace /share/
+
+run version xtrace --version
+run bcc /opt/xtrace/bin/python3 -c 'import bcc, xtrace.cli; print(bcc.__file__)'
+run report xtrace report --json /tmp/calibrate.xtrace
+run sites xtrace sites --json $elf
+run plain xtrace calibrate --quick -o /tmp/plain.json
+run image xtrace calibrate --quick --json $elf
+cp /tmp/plain.json /share/
+known loops after "$(compiled)"
+
+# The same where nobody names the emulator: the times themselves must tell.
+cat >/tmp/unnamed.py <<'PYTHON'
+from xtrace.probes.timing import host
+
+host.emulation = lambda *_: ""
+from xtrace.cli.start import main
+
+main()
+PYTHON
+run unnamed /opt/xtrace/bin/python3 /tmp/unnamed.py calibrate --quick --json $elf
+
+# And where no time tells either: what runs of the image, in which process.
+cat >/tmp/believed.py <<'PYTHON'
+import sys
+from pathlib import Path
+
+from xtrace.analysis import calibrate
+from xtrace.probes.timing import host
+
+host.emulation = lambda *_: ""
+calibrate._implausible = lambda *_: ""
+calibrate._noise = lambda *_: ()
+
+
+class Watched(calibrate.Session):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        sys.stderr.write(f"child: confined {self.confined}\n")
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            sys.stderr.write(f"child: {line}\n")
+
+
+calibrate.Session = Watched
+from xtrace.cli.start import main
+
+main()
+PYTHON
+run believed /opt/xtrace/bin/python3 /tmp/believed.py calibrate --quick --json $elf
