@@ -274,6 +274,6 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
-        bias="places that trap; by xenctx, where a paused vCPU blocks; by perf_clock, in time",
+        bias="places that trap; by xenctx, where a paused vCPU blocks; by perf_clock: time",
     ),
 )

@@ -42,7 +42,7 @@ _BIASED_TO = {
     RipSource.EXIT: "instructions that exit",
     RipSource.PTWR: "writes to page tables",
     RipSource.XENCTX: "where it blocks, by pauses",
-    RipSource.PERF_CLOCK: "time; masked, where it unmasks",
+    RipSource.PERF_CLOCK: "time, masked code late",
 }
 _CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
 _ADDRESS_COLUMNS = {
@@ -351,7 +351,7 @@ TABLES = (
             _MASKED,
             _MASKED_RATIO,
         ),
-        bias="but for perf_clock an entry into Xen, not time; what masked code calls is not counted",
+        bias="entries into Xen (perf_clock: time); what masked code calls is not counted",
     ),
     Table(
         "kernel_functions",
@@ -366,7 +366,7 @@ TABLES = (
             _SHARE,
             _MASKED,
         ),
-        bias="a sample is an entry into Xen, not time, but for perf_clock",
+        bias="entries into Xen, not time; by perf_clock: time",
     ),
     Table(
         "kernel_lines",

@@ -291,4 +291,4 @@ def test_samples_that_are_no_records_are_not_left_out_of_them() -> None:
     row = found.images.iloc[0]
     assert (row["count"], row["carried_count"], row["left_out_count"]) == (102, 2, 0)
     shown = found.addresses.groupby("source")["biased_to"].first()
-    assert shown["perf_clock"] == "time; masked, where it unmasks"
+    assert shown["perf_clock"] == "time, masked code late"
