@@ -487,7 +487,8 @@ def test_our_domain_states_are_those_of_its_vcpus(case: Case) -> None:
         for row in rows:
             ours[DOMAIN_NAMES[DomainState(row.b)]] += row.value
         theirs = split_at_every_record(case, domain, as_xenalyze=False)
-        last = max((row.tsc for row in rows), default=end)
+        known = [vcpu[V.FIRST_KNOWN] for key, vcpu in case.vcpus.items() if key >> 16 == domain]
+        last = max((row.tsc for row in rows), default=min(known))
         span = int(case.ours.machine.glob[G.LAST_TSC]) - min(last, end)
         span += max(
             (
