@@ -10,6 +10,9 @@ lab-needs:
 	@XTRACE_REQUIRE_PEERS=1 ./run test --version >/dev/null
 	@apt-cache show xen-hypervisor-4.17-amd64 >/dev/null 2>&1 || apt-get -qq update
 
+# The full image has the wheel, which the environment's pip installs.
+lab-image lab-shell lab-run: $(if $(FULL),lab-needs)
+
 lab-image:
 	@$(LAB) image $(SIZE)
 

@@ -1,10 +1,10 @@
 """Build the disk that holds the project's wheel as it is installed for dom0's own Python.
 
 It is a virtual environment that sees the system's packages, for bcc is one of them.  Debian's Python is
-3.11, so pip must be run by one of that version; dom0 has no way to a package index and would take minutes.
+3.11, so pip must be run by one of that version; dom0 has no way to a package index.
 
-numba's compiled loops come with it: compiled in emulation they take a quarter of an hour.  They are
-made for a generic processor, which lab.sh asks for, too, as each processor has its own otherwise.
+numba's compiled loops come with it: they take half a minute here, and all takes tens of times as long in
+emulation.  They are made for a generic processor, which lab.sh asks for, too, as each has its own otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def wheel_disk(python: str) -> Path:
         python: of version 3.11, with pip.
 
     Raises:
-        LabError: it is another version, or pip or mke2fs fails.
+        LabError: it is not there or another version, or pip or mke2fs fails.
     """
     digest = hashlib.sha256(Path(__file__).read_bytes() + _PINS.read_bytes())
     for path in sources():
@@ -80,6 +80,8 @@ def sources() -> Iterator[Path]:
 
 
 def _install(python: str, scratch: Path) -> None:
+    if not Path(python).exists():
+        raise LabError(f"the wheel needs {python}; ./run test --version makes it")
     version = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
     if version != _VERSION:
         raise LabError(f"{python} is Python {version}; dom0's is {_VERSION}: make .venv by python{_VERSION}")

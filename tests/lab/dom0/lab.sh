@@ -24,7 +24,7 @@ give_up() {
     exit 97
 }
 
-# numba's loops lie on the wheel's disk for a generic processor: compiled here they take a quarter of an hour.
+# numba's loops lie on the wheel's disk for a generic processor: compiled here they would take many minutes.
 full() {
     chroot /full /usr/bin/env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
         NUMBA_CPU_NAME=generic "$@"

@@ -1,0 +1,47 @@
+"""The wheel in dom0: what it is made of, and that what it stands on is what pyproject.toml allows."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lab import wheel
+from lab.packages import LabError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def test_every_module_and_every_source_of_a_program_goes_in() -> None:
+    found = set(wheel.sources())
+    assert all(path.is_file() for path in found)
+    for package in ("analysis", "cli", "probes", "symbols"):
+        tree = {path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".c", ".h", ".csv")}
+        assert tree <= found
+    assert sum(path.suffix == ".xz" for path in found) == 1
+
+
+def test_what_it_stands_on_is_what_it_asks_for() -> None:
+    lines = (ROOT / "tests" / "lab" / "wheel.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert len(asked) >= 7
+    for requirement in asked:
+        found = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<([\d.]+))?", requirement)
+        assert found is not None
+        name, least, below = found.groups()
+        assert version(pins[name]) >= version(least)
+        assert below is None or version(pins[name]) < version(below)
+
+
+def test_a_python_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(LabError, match=r"the wheel needs /none/python; \./run"):
+        wheel.wheel_disk("/none/python")
+    assert list((tmp_path / "xtrace-lab" / "images").iterdir()) == []
