@@ -98,6 +98,8 @@ class Builder:
             schedule_entries=harness.SCHEDULE_ENTRIES,
             samples_offset=harness.SAMPLES_OFFSET,
             sample_count=harness.SAMPLE_COUNT,
+            far_address=harness.FAR_ADDRESS,
+            far_bytes=harness.FAR_BYTES,
             initial=((harness.ORDER_OFFSET, harness.miss_order(self._seed)),),
         )
 

@@ -7,11 +7,12 @@ move a wait to the next instruction that needs it, so a saving is at most what i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from xtrace.analysis.stored import COST_ENDS
 from xtrace.analysis.tables import Column, Measures, Quality, Table
 
 _KEY, _EXACT, _BOUNDED, _MODELLED = Quality.KEY, Quality.EXACT, Quality.BOUNDED, Quality.MODELLED
@@ -43,17 +44,18 @@ def _table(name: str, rows: str, title: str, columns: tuple[Column, ...], bias: 
 
 
 def _ends(
-    name: str, unit: str, what: str, headings: tuple[str | None, str | None, str | None] = (None, None, None)
+    name: str, unit: str, what: str, headings: Sequence[str | None] = (None, None, None, None)
 ) -> tuple[Column, ...]:
-    """Return the columns of an interval: least, greatest with hot caches, greatest."""
+    """Return the columns of an interval: least, least and greatest with hot caches, greatest."""
     meanings = (
-        f"{what}: least, in the cheapest context",
+        f"{what}: least, in the cheapest context; below 0 where fences make a stream of misses faster",
+        f"{what}: least where nothing misses the caches",
         f"{what}: greatest where nothing misses the caches",
         f"{what}: greatest, in the dearest context measured",
     )
     return tuple(
         Column(f"{name}_{end}_{unit}", _MODELLED, meaning, heading)
-        for end, meaning, heading in zip(("low", "hot", "high"), meanings, headings, strict=True)
+        for end, meaning, heading in zip(COST_ENDS, meanings, headings, strict=True)
     )
 
 
@@ -75,7 +77,7 @@ _DOMAINS = (
     Column("cost_low_cycles_per_s", _MODELLED, "least, in a second of the trace"),
     Column("cost_high_cycles_per_s", _MODELLED, "greatest, in a second of the trace"),
     Column("running_cycles", _EXACT, "time that the domain's vCPUs ran"),
-    *_ends("cost", "ratio", "share of the time that the domain ran", ("least", "hot", "most")),
+    *_ends("cost", "ratio", "share of the time that the domain ran", ("least", "hot", "to", "most")),
     Column(
         "bound",
         _KEY,
@@ -104,8 +106,9 @@ _UPCALLS = (
         "on the longest way, or all executions divided by the least upcalls; null where nothing bounds them",
         "most",
     ),
-    Column("added_low_cycles", _MODELLED, "time that they add to an upcall, least", "adds"),
-    Column("added_hot_cycles", _MODELLED, "greatest with hot caches; at most the upcall's time", "hot"),
+    Column("added_low_cycles", _MODELLED, "time that they add to an upcall, least"),
+    Column("added_hot_low_cycles", _MODELLED, "least with hot caches", "adds"),
+    Column("added_hot_cycles", _MODELLED, "greatest with hot caches; at most the upcall's time", "to"),
     Column("added_high_cycles", _MODELLED, "greatest; at most the upcall's time", "most"),
     Column("cost_low_ratio", _MODELLED, "share of the mean upcall's time, least", "share"),
     Column("cost_high_ratio", _MODELLED, "share of the mean upcall's time, greatest", "most"),
@@ -126,7 +129,7 @@ _SITES = (
     *_executions(True),
     Column("executions_quality", _KEY, "how the executions are known: exact, bounded or inferred"),
     Column("executions_rule", _KEY, "what they rest on"),
-    *_ends("added", "cycles", "time added to one execution", ("adds", None, "most")),
+    *_ends("added", "cycles", "time added to one execution", (None, "adds", "to", "most")),
     Column("priced_by", _KEY, "site: replayed as compiled; standard: the sequence of its kind and fence"),
     *_ends("cost", "cycles", "time added in the trace's time"),
     Column("cost_low_ratio", _MODELLED, "share of the time that the domain ran, least"),
@@ -180,7 +183,7 @@ TABLES = (
         "domains",
         "What fences cost, as share of the time that the domain runs",
         _DOMAINS,
-        "95 % of the calibration, all contexts; hot: nothing misses the caches",
+        "95 % of the calibration, all contexts; hot, to: nothing misses the caches",
     ),
     _table(
         "cost_upcalls",
@@ -194,7 +197,7 @@ TABLES = (
         "sites",
         "What the fences of each site add to one execution",
         _SITES,
-        "dearest first; what is in flight there is not known, so all contexts count",
+        "dearest first; adds, to: with hot caches; most: of all contexts measured",
     ),
     _table(
         "cost_estimates",

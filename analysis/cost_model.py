@@ -190,7 +190,7 @@ def _domain_row(
     mine = [item is part for item in parts]
     ones = np.ones((len(mine), 1))
     count_low, count_high = least(cost.executions, ones, mine), greatest(cost.executions, ones, mine)
-    low, hot, high = _added(cost, mine)
+    low, hot_low, hot, high = _added(cost, mine)
     ran = cost.facts.running_cycles
     span = measures.span_s or np.nan
     return {
@@ -202,31 +202,34 @@ def _domain_row(
         "execution_low_per_s": count_low / span,
         "execution_high_per_s": _or_nan(count_high) / span,
         "cost_low_cycles": low,
+        "cost_hot_low_cycles": hot_low,
         "cost_hot_cycles": min(hot, ran),
         "cost_high_cycles": min(high, ran),
         "cost_low_cycles_per_s": low / span,
         "cost_high_cycles_per_s": min(high, ran) / span,
         "running_cycles": ran,
         "cost_low_ratio": _ratio(low, ran),
+        "cost_hot_low_ratio": _ratio(hot_low, ran),
         "cost_hot_ratio": _ratio(min(hot, ran), ran),
         "cost_high_ratio": _ratio(min(high, ran), ran),
         "bound": "time" if high > ran else "executions",
     }
 
 
-def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float]:
-    """Return cycles added over the trace: least, greatest in hot contexts, greatest."""
+def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float, float]:
+    """Return cycles added over the trace: least, least and greatest in hot contexts, greatest."""
     price, counts = cost.price, cost.executions
     if price is None:
-        return np.nan, np.nan, np.nan
-    hot = greatest(counts, price.hot, mine)
-    return least(counts, price.low, mine), hot, max(greatest(counts, price.high, mine), hot)
+        return np.nan, np.nan, np.nan, np.nan
+    hot_low, hot = least(counts, price.hot_low, mine), greatest(counts, price.hot, mine)
+    low, high = least(counts, price.low, mine), greatest(counts, price.high, mine)
+    return min(low, hot_low), hot_low, hot, max(high, hot)
 
 
 def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]) -> dict[str, Any]:
     mine = np.array([item is part for item in parts])
     low_count, high_count, why = _in_upcall(cost, part, mine)
-    low, hot, high = _in_upcall_cycles(cost, mine, low_count, high_count)
+    low, hot_low, hot, high = _in_upcall_cycles(cost, mine, low_count, high_count)
     shortest, longest = cost.facts.upcall_cycles
     whole = _added(cost, mine.tolist())
     fewest, most = cost.upcalls
@@ -238,12 +241,13 @@ def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
         "execution_least_count": low_count,
         "execution_most_count": _or_nan(high_count),
         "added_low_cycles": low,
+        "added_hot_low_cycles": hot_low,
         "added_hot_cycles": _or_nan(min(hot, longest)),
         "added_high_cycles": _or_nan(min(high, longest)),
         "cost_low_ratio": _ratio(low, longest) if longest < INF else np.nan,
         "cost_high_ratio": min(_ratio(min(high, longest), shortest), 1.0),
         "all_low_cycles": _ratio(whole[0], most),
-        "all_high_cycles": _or_nan(_ratio(whole[2], fewest)),
+        "all_high_cycles": _or_nan(_ratio(whole[3], fewest)),
         "entry": cost.paths.entry,
         "unbounded_by": why,
     }
@@ -267,25 +271,39 @@ def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> 
 
 def _in_upcall_cycles(
     cost: DomainCost, mine: npt.NDArray[np.bool_], low_count: float, high_count: float
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Return what an upcall's executions add: by each site, or by their number and the ends of the prices."""
     price, upcall = cost.price, cost.paths.upcall
     if price is None:
-        return np.nan, np.nan, np.nan
-    low, hot, high = (price.interval(values[mine]) for values in (price.low, price.hot, price.high))
-    cheapest = float(np.nan_to_num(low[0]).min())
-    dearest = [float(np.where(np.isnan(ends), INF, ends).max()) for ends in (hot[1], high[1])]
-    most = [_product(high_count, ends) for ends in dearest]
-    least_cycles = low_count * cheapest
-    if upcall is not None:
-        least_cycles = max(least_cycles, float((upcall.least[mine] * np.nan_to_num(low[0])).sum()))
-        for place, ends in enumerate((hot[1], high[1])):
-            by_site = sum(
-                _product(count, INF if np.isnan(end) else end)
-                for count, end in zip(upcall.most[mine].tolist(), ends.tolist(), strict=True)
-            )
-            most[place] = min(most[place], by_site)
-    return least_cycles, most[0], max(most)
+        return np.nan, np.nan, np.nan, np.nan
+    lows = []
+    for values in (price.low, price.hot_low):
+        ends = np.nan_to_num(price.interval(values[mine])[0])
+        by_number = _least_product(low_count, high_count, float(ends.min()))
+        if upcall is not None:
+            counts = zip(upcall.least[mine].tolist(), upcall.most[mine].tolist(), ends.tolist(), strict=True)
+            by_number = max(by_number, sum(_least_product(*item) for item in counts))
+        lows.append(by_number)
+    highs = []
+    for values in (price.hot, price.high):
+        ends = price.interval(values[mine])[1]
+        ends = np.where(np.isnan(ends), INF, ends)
+        most = _most_product(low_count, high_count, float(ends.max()))
+        if upcall is not None:
+            counts = zip(upcall.least[mine].tolist(), upcall.most[mine].tolist(), ends.tolist(), strict=True)
+            most = min(most, sum(_most_product(*item) for item in counts))
+        highs.append(most)
+    return min(lows), lows[1], highs[0], max(highs)
+
+
+def _least_product(low_count: float, high_count: float, price: float) -> float:
+    """Return the least of counts times a price; a gain counts as often as is bounded."""
+    return price * (high_count if price < 0 and high_count < INF else low_count)
+
+
+def _most_product(low_count: float, high_count: float, price: float) -> float:
+    """Return the greatest of counts times a price."""
+    return _product(high_count if price > 0 else low_count, price)
 
 
 def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any]:
@@ -295,12 +313,15 @@ def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any
         cost.executions.low[place : place + 1], cost.executions.high[place : place + 1], [], [], ()
     )
     low_count, high_count = float(alone.low[0]), float(alone.high[0])
-    added = [np.nan] * 3
-    total = [np.nan] * 3
+    added = [np.nan] * len(COST_ENDS)
+    total = [np.nan] * len(COST_ENDS)
     if price is not None:
-        values = [item[mine] for item in (price.low, price.hot, price.high)]
-        added = [float(price.interval(item)[end][0]) for item, end in zip(values, (0, 1, 1), strict=True)]
-        total = [least(alone, values[0], [True]), *(greatest(alone, item, [True]) for item in values[1:])]
+        lows = [item[mine] for item in (price.low, price.hot_low)]
+        highs = [item[mine] for item in (price.hot, price.high)]
+        added = [float(price.interval(item)[0][0]) for item in lows]
+        added += [float(price.interval(item)[1][0]) for item in highs]
+        total = [least(alone, item, [True]) for item in lows]
+        total += [greatest(alone, item, [True]) for item in highs]
         total = [min(item, cost.facts.running_cycles) for item in total]
     span = measures.span_s or np.nan
     return {
@@ -316,15 +337,11 @@ def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any
         "executions_rule": cost.executions.rule[place],
         "execution_low_per_s": low_count / span,
         "execution_high_per_s": _or_nan(high_count) / span,
-        "added_low_cycles": added[0],
-        "added_hot_cycles": added[1],
-        "added_high_cycles": added[2],
+        **{f"added_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, added, strict=True)},
         "priced_by": price.source[place] if price else "",
-        "cost_low_cycles": total[0],
-        "cost_hot_cycles": total[1],
-        "cost_high_cycles": total[2],
+        **{f"cost_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, total, strict=True)},
         "cost_low_ratio": _ratio(total[0], cost.facts.running_cycles),
-        "cost_high_ratio": _ratio(total[2], cost.facts.running_cycles),
+        "cost_high_ratio": _ratio(total[-1], cost.facts.running_cycles),
         "upcall_least_count": float(upcall.least[place]) if upcall else np.nan,
         "upcall_most_count": _or_nan(float(upcall.most[place])) if upcall else np.nan,
         "record_count": cost.facts.records.get(site.symbol, 0),

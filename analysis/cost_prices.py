@@ -8,7 +8,7 @@ fence: the code around a fence is never quite theirs, and by how much that matte
 
 What is in flight when a site executes, the trace does not tell: the context is no chance but unknown.  So
 a draw has a least and a greatest price, over all contexts measured; any mixture of contexts lies between.
-Of the hot ones (nothing misses the caches) the greatest is kept apart.  Weights, where they are given,
+Of the hot ones (nothing misses the caches) both are kept apart.  Weights, where they are given,
 make it one price.
 
 Known bias: a loop that repeats a sequence is not a kernel that meets it now and then.  Where a site executes
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.probes.calibration import CONTEXTS, Calibration, Row
+from xtrace.probes.calibration import CONTEXTS, HOT_CONTEXTS, Calibration, Row
 from xtrace.symbols.model import Fence, How, Paths, Site
 
 F64 = npt.NDArray[np.float64]
@@ -33,8 +33,6 @@ F64 = npt.NDArray[np.float64]
 #: Enough that the ends of a 95 % interval stand to a few percent of its width.
 DRAWS = 2000
 SEED = 20220713
-#: Contexts in which nothing waits for memory.
-HOT = tuple(name for name in CONTEXTS if "miss" not in name)
 _SIGMAS = 1.96
 #: An interval of 95 %.
 TAILS = (0.025, 0.975)
@@ -45,7 +43,8 @@ class Prices:
     """Cycles that the fences of sites add to one execution, [sites, draws]; NaN where nothing tells.
 
     Attributes:
-        low: in the cheapest context.
+        low: in the cheapest context; below 0 where a fence makes a stream of misses faster.
+        hot_low: in the cheapest hot one, in which nothing misses the caches.
         hot: in the dearest hot one.
         high: in the dearest of all.
         source: what each rests on: "site" (replayed), "standard" or "" (nothing).
@@ -53,6 +52,7 @@ class Prices:
     """
 
     low: F64
+    hot_low: F64
     hot: F64
     high: F64
     source: tuple[str, ...]
@@ -87,6 +87,7 @@ def prices(
     shape = (len(sites), draws)
     return Prices(
         scale * np.array([price.low for price in found]).reshape(shape),
+        scale * np.array([price.hot_low for price in found]).reshape(shape),
         scale * np.array([price.hot for price in found]).reshape(shape),
         scale * np.array([price.high for price in found]).reshape(shape),
         tuple(price.source for price in found),
@@ -97,6 +98,7 @@ def prices(
 @dataclass(frozen=True, slots=True)
 class _Price:
     low: F64
+    hot_low: F64
     hot: F64
     high: F64
     source: str
@@ -139,7 +141,7 @@ class _Book:
         """Return the price of a site; of one without a fence it is 0."""
         if not site.fences:
             zero = np.zeros(self._draws)
-            return _Price(zero, zero, zero, "", "")
+            return _Price(zero, zero, zero, zero, "", "")
         own = self._own.get(site.address, {})
         standard, lacking = self._summed(site)
         by_context = {**standard, **own}
@@ -147,7 +149,8 @@ class _Book:
             by_context = {context: pair for context, pair in by_context.items() if context in self._weights}
             lacking = lacking or "the contexts with a weight were not measured"
         if not by_context:
-            return _Price(self._nothing, self._nothing, self._nothing, "", lacking)
+            nothing = self._nothing
+            return _Price(nothing, nothing, nothing, nothing, "", lacking)
         source = "site" if own else "standard"
         if self._weights:
             total = sum(self._weights[context] for context in by_context)
@@ -155,16 +158,10 @@ class _Book:
                 np.asarray(sum(self._weights[c] / total * pair[end] for c, pair in by_context.items()))
                 for end in (0, 1)
             )
-            return _Price(low, high, high, source, "")
-        hot = [pair[1] for context, pair in by_context.items() if context in HOT]
-        high = np.max([pair[1] for pair in by_context.values()], axis=0)
-        return _Price(
-            np.min([pair[0] for pair in by_context.values()], axis=0),
-            np.max(hot, axis=0) if hot else high,
-            high,
-            source,
-            "",
-        )
+            return _Price(low, low, high, high, source, "")
+        pairs = list(by_context.values())
+        hot = [pair for context, pair in by_context.items() if context in HOT_CONTEXTS] or pairs
+        return _Price(_least(pairs), _least(hot), _greatest(hot), _greatest(pairs), source, "")
 
     def _summed(self, site: Site) -> tuple[dict[str, tuple[F64, F64]], str]:
         """Return least and greatest price of a site's fences as standard sequences, by context."""
@@ -181,8 +178,18 @@ class _Book:
                 always = [rows[context][0] for rows, sometimes in of_fences if not sometimes]
                 low = np.max(always, axis=0) if always else np.minimum(0.0, np.min(lows, axis=0))
                 summed = np.sum([rows[context][1] for rows, _ in of_fences], axis=0)
+                if not always:
+                    summed = np.maximum(summed, 0.0)
                 found[context] = (low, np.maximum(summed, low))
         return found, "" if found else f"no context of {site.fences[0].mnemonic} was measured"
+
+
+def _least(pairs: Sequence[tuple[F64, F64]]) -> F64:
+    return np.asarray(np.min([pair[0] for pair in pairs], axis=0))
+
+
+def _greatest(pairs: Sequence[tuple[F64, F64]]) -> F64:
+    return np.asarray(np.max([pair[1] for pair in pairs], axis=0))
 
 
 def known_fence(mnemonic: str) -> str:
@@ -209,10 +216,11 @@ def _drawn(row: Row, noise: F64) -> tuple[F64, F64]:
 def _around(median: float | None, low: float | None, high: float | None, noise: F64) -> F64 | None:
     """Return draws around a median, spread on each side as its interval is; None without a figure.
 
-    A fence takes no less than nothing: what a calibration in noise puts below is cut off at 0.
+    Noise around nothing is cut off at 0.  Below 0 is only what was measured to be: a fence may make a
+    stream of misses faster.
     """
     if median is None or low is None or high is None:
         return None
     below, above = max(median - low, 0.0) / _SIGMAS, max(high - median, 0.0) / _SIGMAS
-    drawn: F64 = np.maximum(median + np.where(noise < 0, below, above) * noise, 0.0)
-    return drawn
+    drawn: F64 = median + np.where(noise < 0, below, above) * noise
+    return drawn if high < 0 else np.maximum(drawn, 0.0)

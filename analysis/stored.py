@@ -21,7 +21,7 @@ from xtrace.probes.errors import TraceError
 SCHEMA_VERSION = 3
 SUFFIX = ".summary"
 #: Of a cost: least, greatest where nothing misses the caches, greatest.
-COST_ENDS = ("low", "hot", "high")
+COST_ENDS = ("low", "hot_low", "hot", "high")
 HEAD = "xtrace-summary.json"
 
 #: What a damaged archive, or one made to harm, can make Python's readers raise.

@@ -21,12 +21,16 @@ _HEADINGS = {
     "store_miss_1": "1 stmiss",
     "store_miss_4": "4 stmiss",
     "load_miss_1": "1 ldmiss",
+    "store_stream_1": "1 stream",
+    "store_stream_4": "4 stream",
     "alu_chain": "alu",
     "alu_fresh": "fresh",
     "site": "site",
 }
-#: Of a site: what 80 columns hold; the JSON has all.
-_SITE_HEADINGS = {name: heading for name, heading in _HEADINGS.items() if name != "store_miss_4"}
+#: What 80 columns hold; the JSON has all.
+_LEFT_OUT = ("store_miss_4", "store_stream_1")
+_SHOWN = {name: heading for name, heading in _HEADINGS.items() if name not in _LEFT_OUT}
+_SITE_HEADINGS = {name: heading for name, heading in _SHOWN.items() if name != "stores_8"}
 _PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
 
 
@@ -47,8 +51,9 @@ def print_calibration(
         put("")
         put(f"What a fence adds to one execution, in {unit}")
         put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
-        put("(in flight before it: st stores that hit, stmiss, ldmiss stores, loads that", dim=True)
-        put("miss, alu a chain of 180 core cycles, fresh one of 60 begun anew each time)", dim=True)
+        put("(in flight before it: st stores that hit, stmiss, ldmiss a store, a load that", dim=True)
+        put("misses, 4 stream stores that miss, time and again, alu a chain of 180 core", dim=True)
+        put("cycles, fresh one of 60 begun anew each time; the JSON has more)", dim=True)
     standard = [row for row in found.rows if row.place != "site"]
     for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
         mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
@@ -81,7 +86,7 @@ def _print_host(put: Put, found: Calibration) -> None:
 
 
 def _print_table(put: Put, rows: Sequence[Row], scale: float) -> None:
-    contexts = [name for name in _HEADINGS if any(row.context == name for row in rows)]
+    contexts = [name for name in _SHOWN if any(row.context == name for row in rows)]
     put(" " * _LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in contexts), dim=True)
     for fence in dict.fromkeys(row.fence for row in rows):
         cells = _cells((row for row in rows if row.fence == fence), scale)

@@ -29,7 +29,7 @@ def cost_looks(report: Report) -> Iterator[str]:
 
 
 def _cost(row: Mapping[Any, Any]) -> str:
-    low, hot, high = (row[f"cost_{end}_ratio"] for end in ("low", "hot", "high"))
+    low, hot_low, hot, high = (row[f"cost_{end}_ratio"] for end in ("low", "hot_low", "hot", "high"))
     if math.isnan(low):
         least, most = row["execution_low_per_s"], row["execution_high_per_s"]
         if math.isnan(most):
@@ -37,12 +37,13 @@ def _cost(row: Mapping[Any, Any]) -> str:
         return f"execute {_rate(least, most)} times a second; --calibration gives their price"
     if row["bound"] == "time":
         return (
-            f"cost {share_text(low)} of its running time or more (modelled): nothing bounds their executions"
+            f"cost {share_text(hot_low)} of its running time or more with hot caches (modelled): nothing "
+            "bounds their executions"
         )
     if hot < high:
         return (
-            f"cost {_range(low, hot)} of its running time with hot caches, "
-            f"at most {share_text(high)} behind misses (modelled)"
+            f"cost {_range(hot_low, hot)} of its running time with hot caches, "
+            f"{_range(low, high)} where memory is missed (modelled)"
         )
     return f"cost {_range(low, high)} of its running time (modelled)"
 

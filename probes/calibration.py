@@ -23,10 +23,14 @@ CONTEXTS = (
     "store_miss_1",
     "store_miss_4",
     "load_miss_1",
+    "store_stream_1",
+    "store_stream_4",
     "alu_chain",
     "alu_fresh",
     "site",
 )
+#: Those in which nothing waits for memory.
+HOT_CONTEXTS = ("empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "site")
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
 PLACES = ("inline", "outofline", "site")

@@ -189,6 +189,7 @@ _CREATORS: dict[str, Callable[..., Instruction]] = {
     "rm": Instruction.create_reg_mem,
     "rr": Instruction.create_reg_reg,
     "ri": Instruction.create_reg_i32,
+    "rri": Instruction.create_reg_reg_i32,
     _WIDE: Instruction.create_reg_u64,
 }
 

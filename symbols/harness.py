@@ -61,6 +61,13 @@ _ORDER = DATA_ADDRESS + ORDER_OFFSET
 #: Inside their lines, away from the first bytes of vcpu_info: no false conflict by the low 12 bits.
 _INSIDE = 32
 DATA_BYTES = _LINES - DATA_ADDRESS + _MOST_MISSES * _SET_BYTES
+#: Lines so many that hardly one is near the core: streams miss among them.
+FAR_ADDRESS = 0x6000_0000
+_FAR_LINES = 1 << 20
+FAR_BYTES = _FAR_LINES * _LINE_BYTES
+#: Where a stream's random number stands between two draws, and how it goes on.
+_DRAWN = DATA_ADDRESS + 72
+_DRAW_FACTOR, _DRAW_ADDED = 0x5851F42D, 0x14057B7F
 
 _WORD_BYTES = 8
 #: Of the chain: 60 x 3 cycles, what imul takes on nearly all x86-64 made since 2008.
@@ -126,6 +133,7 @@ _MISSES = {
     "load_miss_1": _Misses(1, False),
 }
 _HOT_STORES = {"stores_8": 8, "stores_40": 40}
+_STREAM_STORES = {"store_stream_1": 1, "store_stream_4": 4}
 
 
 def loop(context: str, body: Body) -> LoopCode:
@@ -136,7 +144,7 @@ def loop(context: str, body: Body) -> LoopCode:
     """
     misses = _MISSES.get(context)
     counter = Gpr(body.counter)
-    if (misses or context in ("alu_chain", "alu_fresh")) and body.chain < 0:
+    if (misses or context in _STREAM_STORES or context in ("alu_chain", "alu_fresh")) and body.chain < 0:
         raise ValueError("it uses all registers: none is left for the dependent chain")
     asm = Assembler()
     run = asm.label()
@@ -212,6 +220,11 @@ def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Mi
     # the rate, and an lfence among them seems to cost nothing.
     for number in range(_HOT_STORES.get(context, 0)):
         asm.op("MOV_RM64_IMM32", At(-1, _HOT + _LINE_BYTES + number * _WORD_BYTES), number)
+    for number in range(_STREAM_STORES.get(context, 0)):
+        # Back to back: what is measured is also how many misses a fence lets memory take at once, which
+        # may be more than without it.
+        _draw_line(asm, chain)
+        asm.op("MOV_RM32_IMM32", At(chain, FAR_ADDRESS + _INSIDE), number)
     if context == "alu_chain":
         _chain(asm, chain, _CHAIN_LINKS)
     if context == "alu_fresh":
@@ -229,6 +242,18 @@ def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Mi
                 asm.op("MOV_RM32_IMM32", place, number)
             else:
                 asm.op("MOVD_XMM_RM32", Xmm(15), place)
+
+
+def _draw_line(asm: Assembler, register: int) -> None:
+    """Let a register be the distance of a line drawn at random."""
+    drawn = Gpr(register)
+    asm.op("MOV_R64_RM64", drawn, At(-1, _DRAWN))
+    asm.op("IMUL_R64_RM64_IMM32", drawn, drawn, _DRAW_FACTOR)
+    asm.op("ADD_RM64_IMM32", drawn, _DRAW_ADDED)
+    asm.op("MOV_RM64_R64", At(-1, _DRAWN), drawn)
+    # The upper bits of such numbers are the random ones.
+    asm.op("SHR_RM64_IMM8", drawn, 38)
+    asm.op("AND_RM64_IMM32", drawn, (_FAR_LINES - 1) * _LINE_BYTES)
 
 
 def _chain(asm: Assembler, register: int, links: int) -> None:

@@ -19,10 +19,9 @@ from xtrace.analysis.cost_executions import Executions
 from xtrace.analysis.cost_prices import prices
 from xtrace.analysis.cost_sums import greatest, least
 from xtrace.analysis.tables import Quality
-from xtrace.probes.calibration import CONTEXTS, Calibration
+from xtrace.probes.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
 from xtrace.symbols.model import Site
 
-HOT = tuple(name for name in CONTEXTS if "miss" not in name)
 _STORES = ("empty", "stores_8", "stores_40")
 #: By work: the contexts of its kind, how many stores or how long a chain not told.
 KINDS = {
@@ -55,7 +54,7 @@ class Prediction:
 
 def known_contexts(work: str) -> tuple[str, ...]:
     """Return the contexts that a kind of work may be."""
-    return KINDS.get(work, HOT if work in HOT_WORKS else CONTEXTS)
+    return KINDS.get(work, HOT_CONTEXTS if work in HOT_WORKS else CONTEXTS)
 
 
 def merged(turns: Sequence[Calibration]) -> Calibration:

@@ -2,7 +2,7 @@
 
 It imports the standard library alone, holds nothing of the parent's, and never returns to Python
 once the code runs: the code ends it.  Usage: child.py CPU CODE_FD DATA_FD CODE_ADDRESS DATA_ADDRESS
-DATA_BYTES LIMIT_S.  Commands come through stdin, answers go to stdout, one byte each.
+DATA_BYTES FAR_ADDRESS FAR_BYTES LIMIT_S.  Commands come through stdin, answers go to stdout, one byte each.
 """
 
 from __future__ import annotations
@@ -18,21 +18,31 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _MAP_FIXED_NOREPLACE, _MAP_POPULATE = 0x100000, 0x8000
 _NOBODY = 65534
 _PAGE_BYTES = 4096
+_MADV_HUGEPAGE = 14
 #: Exit codes that the parent has words for.
 NO_PLACE, NO_EXECUTION, NO_RIGHTS = 101, 102, 103
 
 
-def _map(libc: ctypes.CDLL, address: int, size: int, file: int) -> int:
+def _map(libc: ctypes.CDLL, address: int, size: int, file: int, populated: int = _MAP_POPULATE) -> int:
     kind = mmap.MAP_SHARED if file >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     got = libc.mmap(
         ctypes.c_void_p(address),
         ctypes.c_size_t(size),
         mmap.PROT_READ | mmap.PROT_WRITE,
-        kind | _MAP_FIXED_NOREPLACE | _MAP_POPULATE,
+        kind | _MAP_FIXED_NOREPLACE | populated,
         file,
         ctypes.c_long(0),
     )
     return int(got or 0)
+
+
+def _map_far(libc: ctypes.CDLL, address: int, size: int) -> bool:
+    """Map memory in huge pages, where Linux gives them: misses there are the caches', not the TLB's."""
+    if _map(libc, address, size, -1, 0) != address:
+        return False
+    libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    ctypes.memset(address, 0, size)
+    return True
 
 
 def _give_up_rights(libc: ctypes.CDLL, limit_s: int) -> None:
@@ -58,7 +68,8 @@ def _give_up_rights(libc: ctypes.CDLL, limit_s: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Map code and data at their addresses, give the rights up, and run the code."""
-    cpu, code_file, data_file, code_address, data_address, data_bytes, limit_s = map(int, arguments)
+    numbers = map(int, arguments)
+    cpu, code_file, data_file, code_address, data_address, data_bytes, far_address, far_bytes, limit_s = numbers
     os.sched_setaffinity(0, {cpu})
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -68,6 +79,8 @@ def main(arguments: list[str]) -> None:
     if _map(libc, code_address, size, -1) != code_address:
         os._exit(NO_PLACE)
     if _map(libc, data_address, data_bytes, data_file) != data_address:
+        os._exit(NO_PLACE)
+    if far_bytes and not _map_far(libc, far_address, far_bytes):
         os._exit(NO_PLACE)
     os.close(data_file)
     ctypes.memmove(code_address, code, len(code))

@@ -18,6 +18,7 @@ class Program:
         count_offset, index_offset: entries to do, entries done.
         sandbox_offset: what prctl() answered to the driver's filter, which stands at ``filter_offset``.
         initial: what stands in the data at first, by offset.
+        far_address, far_bytes: where memory of the child's own lies that is beyond its caches; 0 for none.
         samples_offset: where the sampler leaves ``sample_count`` readings of the TSC.
     """
 
@@ -34,6 +35,8 @@ class Program:
     samples_offset: int
     sample_count: int
     initial: tuple[tuple[int, bytes], ...] = ()
+    far_address: int = 0
+    far_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ class Session:
             program.code_address,
             program.data_address,
             program.data_bytes,
+            program.far_address,
+            program.far_bytes,
             _CPU_LIMIT_S,
         )
         # By its text: it may lie in a zip file.

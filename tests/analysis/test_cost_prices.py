@@ -34,6 +34,16 @@ def test_an_unknown_context_spans_all_that_were_measured() -> None:
     assert found.source == ("standard",)
 
 
+def test_below_nothing_is_what_was_measured_to_be_and_only_where_caches_miss() -> None:
+    rows = [*rows_of(LFENCE, 2.0), row("store_stream_4", -50.0, 5.0), row("store_stream_1", -3.0, 5.0)]
+    found = prices([fenced("a", 1)], calibration(*rows), BUILD_ID)
+    assert ends(found) == (near(-55), near(26), near(2902))
+    assert float(found.interval(found.hot_low)[0][0]) == near(11)
+    # Noise around nothing is nothing.
+    found = prices([fenced("a", 1)], calibration(row("store_stream_1", -3.0, 5.0)), BUILD_ID)
+    assert ends(found)[0] == 0.0
+
+
 def test_weights_make_it_one_price() -> None:
     weights = {"empty": 0.9, "load_miss_1": 0.1, "store_miss_4": 0.5}
     found = prices([fenced("a", 1)], calibration(*rows_of(LFENCE, 0.0)), BUILD_ID, weights)
