@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_what_it_stands_on_is_what_it_asks_for() -> None:
         name, least, below = found.groups()
         assert version(pins[name]) >= version(least)
         assert below is None or version(pins[name]) < version(below)
+
+
+def test_the_disks_used_last_are_kept(tmp_path: Path) -> None:
+    for age_s in range(1, 6):
+        path = tmp_path / f"wheel-{age_s}.ext4"
+        path.touch()
+        os.utime(path, (1e9 - age_s, 1e9 - age_s))
+    (tmp_path / "other.ext4").touch()
+    wheel.drop_old(tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"other.ext4", "wheel-1.ext4", "wheel-2.ext4", "wheel-3.ext4"}
 
 
 def test_a_python_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

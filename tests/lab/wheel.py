@@ -31,6 +31,7 @@ PLACE = "/opt/xtrace"
 _VERSION = "3.11"
 _CONFIG = f"home = /usr/bin\ninclude-system-site-packages = true\nversion = {_VERSION}\n"
 _FREE_MIB = 64
+_KEPT = 3
 _LIMIT_S = 280
 #: Whole seconds, for a file system keeps no others: Python and numba know what they compiled by them.
 _TIME = 1_700_000_000
@@ -62,7 +63,16 @@ def wheel_disk(python: str) -> Path:
             _install(python, Path(scratch))
             file_system(Path(scratch) / "xtrace", Path(scratch) / "disk", "xtrace", _FREE_MIB).rename(disk)
         sys.stderr.write(f"lab: wheel installed in {time.monotonic() - begin:.0f} s\n")
+    disk.touch()
+    drop_old(disk.parent)
     return disk
+
+
+def drop_old(folder: Path) -> None:
+    """Delete the disks used least lately: each change of the checkout makes one, of half a gigabyte."""
+    disks = sorted(folder.glob("wheel-*.ext4"), key=lambda path: path.stat().st_mtime)
+    for path in disks[:-_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def sources() -> Iterator[Path]:
