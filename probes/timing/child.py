@@ -68,8 +68,7 @@ def _give_up_rights(libc: ctypes.CDLL, limit_s: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Map code and data at their addresses, give the rights up, and run the code."""
-    numbers = map(int, arguments)
-    cpu, code_file, data_file, code_address, data_address, data_bytes, far_address, far_bytes, limit_s = numbers
+    cpu, code_file, data_file, code_address, data_address, data_bytes, *far, limit_s = map(int, arguments)
     os.sched_setaffinity(0, {cpu})
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> None:
         os._exit(NO_PLACE)
     if _map(libc, data_address, data_bytes, data_file) != data_address:
         os._exit(NO_PLACE)
-    if far_bytes and not _map_far(libc, far_address, far_bytes):
+    if far[1] and not _map_far(libc, *far):
         os._exit(NO_PLACE)
     os.close(data_file)
     ctypes.memmove(code_address, code, len(code))
