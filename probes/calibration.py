@@ -31,6 +31,8 @@ CONTEXTS = (
 )
 #: Those in which nothing waits for memory.
 HOT_CONTEXTS = ("empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "site")
+#: Those in which what memory takes at once varies: hardly ever tight.
+STREAM_CONTEXTS = ("store_stream_1", "store_stream_4")
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
 PLACES = ("inline", "outofline", "site")
