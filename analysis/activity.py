@@ -60,7 +60,7 @@ def vm_exits(measures: Measures) -> pd.DataFrame:
     table["name"] = [_exit_name(vendor, int(reason)) for reason in table["reason"]]
     table["share_ratio"] = measures.of_span(table["sum_cycles"])
     table["per_s"] = measures.per_second(table["count"])
-    return with_vcpu(table).sort_values("sum_cycles", ascending=False)
+    return with_vcpu(table).sort_values("sum_cycles", ascending=False, kind="stable")
 
 
 def hvm_events(measures: Measures) -> pd.DataFrame:
@@ -83,7 +83,7 @@ def irqs(measures: Measures) -> pd.DataFrame:
     """Return the handling of interrupts by irq and pCPU, most cycles first."""
     table = measures.times_by_b(Metric.IRQ_HANDLING).rename(columns={"a": "irq", "b": "pcpu"})
     table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("sum_cycles", ascending=False)
+    return table.sort_values("sum_cycles", ascending=False, kind="stable")
 
 
 def idle_states(measures: Measures) -> pd.DataFrame:

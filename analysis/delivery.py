@@ -77,7 +77,7 @@ def wakes(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, measures.times(Metric.SEND_TO_WAKE), tail_columns("send_to_wake", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("wake_to_running_p99_cycles", ascending=False)
+    return with_vcpu(table).sort_values("wake_to_running_p99_cycles", ascending=False, kind="stable")
 
 
 def wakers(measures: Measures) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def wakers(measures: Measures) -> pd.DataFrame:
     table = pd.concat([frame for frame in (by_vcpu, by_irq, others) if len(frame)] or [by_vcpu])
     table = with_vcpu(table.reindex(columns=["a", "waker", "latency", *TAIL]))
     table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("count", ascending=False)
+    return table.sort_values("count", ascending=False, kind="stable")
 
 
 def sends(measures: Measures) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def sends(measures: Measures) -> pd.DataFrame:
             "ambiguous_ratio": share(ambiguous, unique + ambiguous),
         }
     )
-    return with_vcpu(table).sort_values("send_count", ascending=False)
+    return with_vcpu(table).sort_values("send_count", ascending=False, kind="stable")
 
 
 def running_targets(measures: Measures) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def running_targets(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, times, tail_columns("send_to_upcall", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("send_to_upcall_p99_cycles", ascending=False)
+    return with_vcpu(table).sort_values("send_to_upcall_p99_cycles", ascending=False, kind="stable")
 
 
 def _other_waker(cause: int, argument: int) -> str:

@@ -26,7 +26,7 @@ _BIAS = "dom0 alone, by bpf, its own cost included"
 def upcalls(measures: Measures) -> pd.DataFrame:
     """Return the upcalls of each vCPU of dom0."""
     table = _times(measures, Kind.UPCALL, ("vcpu",))
-    return _finished(measures, table).sort_values("vcpu")
+    return _finished(measures, table).sort_values("vcpu", kind="stable")
 
 
 def ports(measures: Measures) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def ports(measures: Measures) -> pd.DataFrame:
     table = _times(measures, Kind.PORT_HANDLER, keys)
     table = _joined(table, _times(measures, Kind.DISPATCH, keys), keys, "dispatch")
     table = _finished(measures, table).rename(columns={"id": "port"})
-    return table.sort_values("sum_ns", ascending=False)
+    return table.sort_values("sum_ns", ascending=False, kind="stable")
 
 
 def irqs(measures: Measures) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def irqs(measures: Measures) -> pd.DataFrame:
 def ipis(measures: Measures) -> pd.DataFrame:
     """Return the IPIs that dom0's vCPUs sent each other."""
     table = _finished(measures, _times(measures, Kind.IPI, ("name", "vcpu")))
-    return table.sort_values("count", ascending=False)
+    return table.sort_values("count", ascending=False, kind="stable")
 
 
 def work(measures: Measures) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def work(measures: Measures) -> pd.DataFrame:
     ]
     table = _finished(measures, pd.concat(parts, ignore_index=True))
     table["name"] = table["name"].where(table["name"] != "", table["id"].astype(str))
-    return table.sort_values("sum_ns", ascending=False)
+    return table.sort_values("sum_ns", ascending=False, kind="stable")
 
 
 def samples(measures: Measures) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def samples(measures: Measures) -> pd.DataFrame:
     table["share_ratio"] = table["count"] / (table["count"].sum() or np.nan)
     table["masked_ratio"] = share(table["masked_count"], table["count"])
     table["name"] = table["name"].where(table["name"] != "", "(no symbol)")
-    return table.rename(columns={"name": "function"}).sort_values("count", ascending=False)
+    return table.rename(columns={"name": "function"}).sort_values("count", ascending=False, kind="stable")
 
 
 def losses(measures: Measures) -> pd.DataFrame:

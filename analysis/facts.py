@@ -67,7 +67,7 @@ def events(measures: Measures) -> pd.DataFrame:
     table["id"] = [f"0x{event:x}" for event in table["event"]]
     table["words"] = words
     table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("bytes", ascending=False)
+    return table.sort_values("bytes", ascending=False, kind="stable")
 
 
 def volume(measures: Measures) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def cuts(measures: Measures) -> pd.DataFrame:
     table["metric"] = table["b"].map({int(metric): name for metric, name in _CUT_NAMES.items()})
     table = table.rename(columns={"count": "cut_count"})
     table["cut_ratio"] = table["cut_count"] / (table["cut_count"] + table["kept_count"])
-    return table.sort_values("cut_ratio", ascending=False)
+    return table.sort_values("cut_ratio", ascending=False, kind="stable")
 
 
 def trace_facts(

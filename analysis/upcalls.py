@@ -75,7 +75,7 @@ def upcalls(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, forced_times, tail_columns("forced_to_iret", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("upcall_most_p99_cycles", ascending=False)
+    return with_vcpu(table).sort_values("upcall_most_p99_cycles", ascending=False, kind="stable")
 
 
 def injections(measures: Measures) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def injections(measures: Measures) -> pd.DataFrame:
     table["window_wait_count"] = table["window_wait_count"].fillna(0).astype("int64")
     table["window_wait_ratio"] = table["window_wait_count"] / table["injection_count"]
     table["injection_per_s"] = measures.per_second(table["injection_count"])
-    return with_vcpu(table).sort_values("injection_count", ascending=False)
+    return with_vcpu(table).sort_values("injection_count", ascending=False, kind="stable")
 
 
 TABLES = (

@@ -142,7 +142,9 @@ def costs(all_cases: Sequence[Case]) -> list[str]:
 
 
 def details(all_cases: Sequence[Case]) -> list[str]:
-    """Return every configuration."""
+    """Return a table of configurations; a sentence where there is none."""
+    if not all_cases:
+        return ["None in this run."]
     lines = ["| loop | fence | truth | its 95 % | predicted | |", "|---|---|---|---|---|---|"]
     ordered = sorted(all_cases, key=lambda case: LOOPS.index(case.loop))
     return lines + [
@@ -184,9 +186,9 @@ def figure(all_cases: Sequence[Case]) -> str:
     hot, unknown, missing = GROUPS.values()
     return plot.svg(
         [
-            plot.Panel("hot, in flight known in kind", bars(hot), 1e4, (-10, 0, 20, 40, 60, 80, 100, 120)),
+            plot.Panel("hot, in flight known in kind", bars(hot), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
             plot.Panel("hot, in flight unknown", bars(unknown), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
-            plot.Panel("caches may miss", bars(missing), 20, (-200, -50, 0, 50, 200, 1000)),
+            plot.Panel("caches may miss", bars(missing), 20, (-500, -100, -20, 0, 20, 100, 1000)),
         ]
     )
 
