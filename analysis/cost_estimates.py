@@ -7,7 +7,7 @@ Known bias of the samples: xenctx sees a vCPU where it was paused, so mostly whe
 those outside the hypercall page are taken for running ones.  What runs while dom0 does is seen more often.
 dom0's software clock comes with an upcall, so masked code is seen where it unmasks: in the hypercall that
 forces the callback, whose samples count as behind a fence, or at what an iret returns to, which do not.  In
-newer Linux that hypercall cannot be told from others.  So such a share is no upper bound.
+newer Linux that hypercall cannot be told from others.  Nor are samples without bias a bound (cost_samples).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _PAGE_BYTES = 4096
 _XEN_VERSION, _HYPERCALL_BYTES = 17, 32
 #: Linux without such a page: all hypercalls go through one function.
 _HYPERCALL_NAME = "xen_hypercall"
+_NO_BOUND = "no bound: what a fence keeps from overlapping stands elsewhere"
 _MASKED = "masked code is seen where it unmasks, so what forces no callback there is seen elsewhere"
 
 
@@ -78,10 +79,10 @@ def estimates(
             continue
         share, basis = sampled
         low, high = (sum(row[f"cost_{end}_ratio"] for row in of_time) for end in ("low", "high"))
-        agrees = agreement(low, high, Difference(0.0, share.high, share.sample_count, 0, ""))
+        agrees = agreement(low, high, Difference(share.low, share.high, share.sample_count, 0, ""))
         found += [
             _row(kernel.domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high)),
-            _row(kernel.domain, "running time", name, agrees, basis, ratio=(0.0, share.high)),
+            _row(kernel.domain, "running time", name, agrees, basis, ratio=(share.low, share.high)),
         ]
     return found
 
@@ -112,8 +113,8 @@ def _share(measures: Measures, kernel: CostKernel, source: RipSource) -> tuple[F
     share = fence_share(places[kept], counts[kept], behind.keys(), following)
     if source is RipSource.XENCTX:
         return share, (
-            f"at most: {share.at_count} samples at a fence, {share.behind_count} behind one, "
-            f"of {share.sample_count} outside the hypercall page"
+            f"{share.at_count} samples at a fence, {share.behind_count} behind one, of {share.sample_count} "
+            f"outside the hypercall page; {_NO_BOUND}"
         )
     in_forced = int(counts[forced].sum())
     unmasked = f"{in_forced} where a callback is forced" if page is not None else "none of masked code"

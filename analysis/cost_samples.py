@@ -6,8 +6,10 @@ xentrace's records, which are of what traps.
 The skid model: an interrupt that comes while an instruction waits is taken when that retires, so its
 time falls on the next instruction's address; a precise sample names the instruction itself.  Both
 addresses count.  Known bias: that includes the next instruction's own time, and waits that a kernel
-without the fence would have later; it leaves out registers spilled around a call.  Of a fence in a callee
-all callers count.  So the share is an upper bound of the fence's own, and no bound of what a site saves.
+without the fence would have later; it leaves out registers spilled around a call, and all that the fence
+keeps from overlapping, whose time stands where it is spent: behind a load that misses, at that load.  Of a
+fence in a callee all callers count.  So the share bounds what a fence costs on neither side, and says
+little of what is in flight there: measured in docs/cost.md.
 """
 
 from __future__ import annotations

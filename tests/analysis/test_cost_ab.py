@@ -175,13 +175,12 @@ def test_samples_by_dom0s_clock_stand_beside_the_model(with_page: bool) -> None:
     model, sampled = found.tables["cost_estimates"].to_dict("records")
     assert (model["estimate"], sampled["estimate"]) == ("model", "samples by clock")
     assert (model["of"], sampled["of"]) == ("running time", "running time")
-    assert sampled["cost_low_ratio"] == 0
     basis = "by dom0's software clock: 3 samples at a fence, 7 behind one, "
     # Without the page, its addresses are those of any code, and what forces a callback looks as what blocks.
     basis += "10 where a callback is forced, of 1010" if with_page else "none of masked code, of 6010"
     assert sampled["basis"].startswith(f"{basis} outside other hypercalls; masked code is seen where")
     share = 20 / 1010 if with_page else 10 / 6010
-    assert share < sampled["cost_high_ratio"] < 2 * share
+    assert share / 2 < sampled["cost_low_ratio"] < share < sampled["cost_high_ratio"] < 2 * share
 
 
 def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:
@@ -207,11 +206,10 @@ def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:
     found = build(part, hz=HZ, kernels=[MadeKernel()], costs=inputs, selection=Selection(("cost",)))
     model, sampled = found.tables["cost_estimates"].to_dict("records")
     assert (model["of"], sampled["of"], sampled["estimate"]) == ("running time", "running time", "samples")
-    assert (
-        sampled["basis"] == "at most: 3 samples at a fence, 7 behind one, of 1000 outside the hypercall page"
-    )
-    assert sampled["cost_low_ratio"] == 0
+    basis = "3 samples at a fence, 7 behind one, of 1000 outside the hypercall page; no bound"
+    assert sampled["basis"].startswith(basis)
+    assert sampled["cost_low_ratio"] == pytest.approx(0.0054, abs=1e-3)
     assert sampled["cost_high_ratio"] == pytest.approx(0.0183, abs=1e-3)
     ran = found.tables["cost_domains"]["running_cycles"][0]
     assert model["cost_low_ratio"] == pytest.approx(29_000 / ran, rel=0.01)
-    assert model["agrees"] == "overlap"
+    assert model["agrees"] == "the model is lower"
