@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis import dom0_calls, dom0_frames
 from xtrace.analysis.collected import Collected
-from xtrace.analysis.dom0_frames import Dom0Frames
+from xtrace.analysis.dom0 import calls as dom0_calls
+from xtrace.analysis.dom0 import frames as dom0_frames
+from xtrace.analysis.dom0.frames import Dom0Frames
 from xtrace.analysis.metrics import (
     C_PV_EVENT,
     C_SINGLE,

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xtrace.analysis import activity, clock, cost, delivery, dom0, facts, runstates, samples, upcalls
+from xtrace.analysis import activity, clock, delivery, facts, runstates, samples, upcalls
+from xtrace.analysis.cost import tables as cost
+from xtrace.analysis.dom0 import tables as dom0
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.tables import Measures, Quality, Table
 from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
-    from xtrace.analysis.cost_model import CostInputs
+    from xtrace.analysis.cost.model import CostInputs
 
 SCHEMA_VERSION = 1
 
@@ -120,7 +122,7 @@ def build(
         partial, known, rate.hz if rate else None, samples.resolve(partial, kernels) if kernels else None
     )
     if costs is not None:
-        from xtrace.analysis import cost_model  # it reads images' code, which few reports do
+        from xtrace.analysis.cost import model as cost_model  # it reads images' code, which few reports do
 
         measures.cost = cost_model.estimate(measures, costs)
     shares = measures.cost.shares if measures.cost is not None else {}

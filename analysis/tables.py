@@ -18,7 +18,7 @@ from xtrace.analysis.partial import Partial
 from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
-    from xtrace.analysis.cost_model import Estimate
+    from xtrace.analysis.cost.model import Estimate
     from xtrace.analysis.samples import KernelSamples
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from xtrace.analysis.cost_rates import Rates
+    from xtrace.analysis.cost.rates import Rates
     from xtrace.analysis.tables import Measures
 
 _HINT = "--rates"
@@ -25,7 +25,7 @@ def read_rates(texts: Sequence[str], domains: Sequence[int]) -> dict[int, Rates]
     Raises:
         OSError, TraceError: a file cannot be read, or is none.
     """
-    from xtrace.analysis.cost_rates import read
+    from xtrace.analysis.cost.rates import read
 
     rates: dict[int, Rates] = {}
     for text in texts:
@@ -81,7 +81,7 @@ def read_captures(
     """
     if not others:
         return {}
-    from xtrace.analysis.cost_ab import measures_of
+    from xtrace.analysis.cost.ab import measures_of
     from xtrace.analysis.summary import combined
     from xtrace.cli.reading import Reading
     from xtrace.cli.summaries import Loading

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtrace.analysis.report import Report
 
-#: xtrace.analysis.cost_needs.HOST.
+#: xtrace.analysis.cost.needs.HOST.
 _HOST = "host"
 _SAVED = "removable"
 

@@ -154,7 +154,7 @@ def report(
         refuse_window(counted, whole.origin.window)
         costs = None
         if measured is not None or counted or others or "cost" in selection.sections:
-            from xtrace.analysis.cost_model import CostInputs
+            from xtrace.analysis.cost.model import CostInputs
 
             costs = CostInputs(
                 kernels, measured, counted, whole.origin.emulated, read_captures(others, strict=strict)

@@ -17,7 +17,7 @@ from xtrace.probes.sidecar import sidecar_of
 from xtrace.probes.sources import STDIN
 
 if TYPE_CHECKING:
-    from xtrace.analysis.dom0_frames import Dom0Frames
+    from xtrace.analysis.dom0.frames import Dom0Frames
     from xtrace.analysis.summary import Summary
 
 
@@ -107,7 +107,7 @@ def _dom0_of(path: Path) -> Dom0Frames | None:
     """Return what bpf counted in dom0 while a capture was made; it cannot be cut to a window."""
     if not (path / META).is_file():
         return None
-    from xtrace.analysis.dom0_frames import read
+    from xtrace.analysis.dom0.frames import read
 
     return read(open_capture(path))
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from xtrace.symbols.decode import READ, WRITE, Insn
-from xtrace.symbols.dwarf import member_offsets
+from xtrace.symbols.dwarf.places import member_offsets
 from xtrace.symbols.flow import Access, ExhaustedError, FunctionFlow
 from xtrace.symbols.functions import Code
 from xtrace.symbols.layout import MASK, PENDING, VCPU_INFO_BYTES, Layout

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from xtrace.symbols.dwarf import Place
+from xtrace.symbols.dwarf.places import Place
 from xtrace.symbols.facts import ImageFacts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from xtrace.symbols.dwarf_variables import parameter_structs, variable_structs
+from xtrace.symbols.dwarf.variables import parameter_structs, variable_structs
 from xtrace.symbols.image import Image
 from xtrace.symbols.layout import Layout
 from xtrace.symbols.touch import Touch

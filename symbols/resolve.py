@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.symbols.dwarf import Place, lines_of
+from xtrace.symbols.dwarf.places import Place, lines_of
 from xtrace.symbols.image import Image
 from xtrace.symbols.load_offset import LoadOffset, fit_load_offset
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from xtrace.symbols.decode import RSP, Flow, Insn
-from xtrace.symbols.dwarf import Place, lines_of
+from xtrace.symbols.dwarf.places import Place, lines_of
 from xtrace.symbols.errors import ImageError
 from xtrace.symbols.facts import ImageFacts, image_facts
 from xtrace.symbols.fences import FenceFinder, Found

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from program import HOT_WORKS
 
-from xtrace.analysis.cost_executions import Executions
-from xtrace.analysis.cost_prices import prices
-from xtrace.analysis.cost_sums import greatest, least
+from xtrace.analysis.cost.executions import Executions
+from xtrace.analysis.cost.prices import prices
+from xtrace.analysis.cost.sums import greatest, least
 from xtrace.analysis.tables import Quality
 from xtrace.probes.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
 from xtrace.symbols.model import Site

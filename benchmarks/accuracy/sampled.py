@@ -21,7 +21,7 @@ import found
 import numpy as np
 from program import GUEST_CPU, HOT_WORKS, MISS_WORKS, UNFENCED, XEN_CPU, Build, Loop, build, run
 
-from xtrace.analysis.cost_samples import fence_share
+from xtrace.analysis.cost.samples import fence_share
 from xtrace.probes.events import read_samples
 from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.site_paths import behind_fences

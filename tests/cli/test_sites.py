@@ -22,7 +22,7 @@ from xtrace.cli import render_sites
 from xtrace.cli.main import main
 from xtrace.cli.render import put
 from xtrace.symbols.compare import compare
-from xtrace.symbols.dwarf import Frame, Place
+from xtrace.symbols.dwarf.places import Frame, Place
 from xtrace.symbols.model import Hazard, How, Kind, Paths, Site, SiteTable, Verdict
 from xtrace.symbols.patching import Patching
 

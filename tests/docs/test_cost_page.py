@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from xtrace.analysis.cost_executions import CHECKED, KINDS
-from xtrace.analysis.cost_rates import read
+from xtrace.analysis.cost.executions import CHECKED, KINDS
+from xtrace.analysis.cost.rates import read
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
 SHOWN = re.findall(r"```(json|csv|text)\n(.*?)```", PAGE, re.DOTALL)

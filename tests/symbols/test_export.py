@@ -13,7 +13,7 @@ import pytest
 from symbols.made_sites import BASE, fence, site, table
 from xtrace.symbols import export
 from xtrace.symbols.compare import compare
-from xtrace.symbols.dwarf import Frame, Place
+from xtrace.symbols.dwarf.places import Frame, Place
 from xtrace.symbols.model import Cpu, Fence, Hazard, Kind, Paths, Site, Verdict
 
 PLACE = Place("xen/hypervisor.c", 123, "spllower", (Frame("unmask", "cpu.h", 7), Frame("spllower", "x.c", 9)))

@@ -13,9 +13,9 @@ import pytest
 
 from lab.checks.made import chosen, folder, known, known_rows
 from lab.image import image
-from xtrace.analysis import dom0_frames
-from xtrace.analysis.cost_executions import executions
-from xtrace.analysis.dom0_calls import KIND_OF_ROLE
+from xtrace.analysis.cost.executions import executions
+from xtrace.analysis.dom0 import frames as dom0_frames
+from xtrace.analysis.dom0.calls import KIND_OF_ROLE
 from xtrace.analysis.images import open_kernels
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture import BPF_TABLES, Capture, open_capture

@@ -1,0 +1,130 @@
+"""Do a guest's counters, its sites and the trace agree?  Of dom0, do bpf's counts, too?
+
+Forced callbacks, blocks, yields and upcalls are in the trace: what a guest counted of them in the same
+time must be the same, and sites whose pending test leads to a forced callback must execute at least
+as often as it was forced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xtrace.analysis.cost.executions import TOLERANCE_COUNT, TOLERANCE_RATIO, Executions
+from xtrace.analysis.cost.facts import DomainFacts
+from xtrace.analysis.cost.rates import Rates
+from xtrace.symbols.model import Kind
+from xtrace.symbols.site_paths import SitePaths
+
+#: A kernel asks for Xen's version a few times by the hypercall that forces callbacks.
+VERSION_QUERIES = 16
+#: What is compared where bpf counted in dom0.
+UPCALLS_BY_BPF = "upcall by bpf"
+
+
+def checks(
+    facts: DomainFacts,
+    paths: SitePaths,
+    executions: Executions,
+    rates: Rates | None,
+    span_s: float | None,
+) -> list[dict[str, Any]]:
+    """Return what was compared: each row with ``agrees`` yes or no."""
+    found = [_row(facts.domain, "sites", text, None, None, False) for text in executions.conflicts]
+    found += _by_bpf(facts, rates, span_s)
+    factor = rates.over(span_s) if rates is not None else None
+    forced = max(facts.xen_version_count - VERSION_QUERIES, 0)
+    if rates is not None and factor is not None:
+        traced = {
+            "upcall": (facts.upcalls, "upcalls: those after a block, and all open irets"),
+            "force_callback": (
+                (forced, facts.xen_version_count),
+                "xen_version hypercalls, but for a few that ask for the version",
+            ),
+            "pending_found": (
+                (forced, facts.xen_version_count),
+                "xen_version hypercalls, one for each pending event that a restore or unmask found",
+            ),
+            "block": ((facts.block_count,) * 2, "block hypercalls"),
+            "yield": ((facts.yield_count,) * 2, "yield hypercalls"),
+        }
+        for name, (bounds, meaning) in traced.items():
+            if name in rates.counts:
+                counted = rates.counts[name] * factor
+                agrees = _agree(counted, bounds, rates.seconds is not None)
+                if not agrees:
+                    meaning = f"{counted:,.0f} {name} counted, {_between(bounds)} traced: {meaning}"
+                found.append(_row(facts.domain, name, meaning, counted, bounds, agrees))
+    openings = [
+        place
+        for place, site in enumerate(paths.sites)
+        if site.kind in (Kind.RESTORE, Kind.UNMASK) and site.callbacks
+    ]
+    most = float(executions.high[openings].sum()) if openings else np.inf
+    if np.isfinite(most):
+        agrees = forced <= most * (1 + TOLERANCE_RATIO) + TOLERANCE_COUNT
+        meaning = f"{most:,.0f} restores and unmasks at most, but {forced:,} forced callbacks at least"
+        if agrees:
+            meaning = "restores and unmasks at most; each forced callback in the trace is behind one"
+        found.append(_row(facts.domain, "restore, unmask", meaning, most, (forced, np.inf), agrees))
+    return found
+
+
+def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[dict[str, Any]]:
+    """Compare bpf's upcalls in the trace's time with the trace's, and with the guest's own where it has them.
+
+    Each of the two is an interval: they agree where they meet, but for what is counted earlier or later.
+    """
+    if facts.upcalls_by_bpf is None:
+        return []
+    low, high = facts.upcalls_by_bpf
+    known: dict[str, tuple[float, float]] = {"traced: those after a block, and all open irets": facts.upcalls}
+    factor = rates.over(span_s) if rates is not None else None
+    if rates is not None and factor is not None and "upcall" in rates.counts:
+        counted = rates.counts["upcall"] * factor
+        slack = _slack(counted, rates.seconds is not None)
+        known["by its own counter"] = (max(counted - slack, 0.0), counted + slack)
+    found = []
+    for what, bounds in known.items():
+        agrees = low <= bounds[1] + _slack(bounds[1], False) and bounds[0] <= high + _slack(high, False)
+        meaning = f"{_between((low, high))} upcalls by bpf's count, {_between(bounds)} {what}"
+        found.append(_row(facts.domain, UPCALLS_BY_BPF, meaning, low, bounds, agrees))
+    return found
+
+
+def _slack(count: float, sampled: bool) -> float:
+    # Another time of the same length has about as many.
+    return count * TOLERANCE_RATIO + TOLERANCE_COUNT + (3 * np.sqrt(2 * count) if sampled else 0.0)
+
+
+def _agree(counted: float, bounds: tuple[float, float], sampled: bool) -> bool:
+    slack = _slack(counted, sampled)
+    return bool(bounds[0] - slack <= counted <= bounds[1] + slack)
+
+
+def _between(bounds: tuple[float, float]) -> str:
+    if np.isinf(bounds[1]):
+        return f"{bounds[0]:,.0f} or more"
+    low, high = (f"{bound:,.0f}" for bound in bounds)
+    return low if low == high else f"{low} to {high}"
+
+
+def _row(
+    domain: int,
+    what: str,
+    meaning: str,
+    counted: float | None,
+    traced: tuple[float, float] | None,
+    agrees: bool,
+) -> dict[str, Any]:
+    low, high = traced or (np.nan, np.nan)
+    return {
+        "domain": domain,
+        "what": what,
+        "meaning": meaning,
+        "counted_count": np.nan if counted is None else counted,
+        "traced_low_count": low,
+        "traced_high_count": np.nan if np.isinf(high) else high,
+        "agrees": "yes" if agrees else "no",
+    }

@@ -1,0 +1,379 @@
+"""What do the fences of a guest's sites cost: executions times prices, as intervals.
+
+For each domain with an image: how often its sites executed (executions), what a fence adds to one
+execution (prices), what both come to (sums): per site, per upcall, over the trace, as share of
+the time that the domain ran and of an upcall's time; by parts, what a kernel without the removable
+fences saves apart from the rest.  An interval without an upper bound ends at the time that there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.analysis.cost.checks import checks
+from xtrace.analysis.cost.estimates import estimates
+from xtrace.analysis.cost.executions import Executions, executions
+from xtrace.analysis.cost.facts import DomainFacts, domain_facts, pv_domains
+from xtrace.analysis.cost.needs import needs_of_domain, needs_of_host
+from xtrace.analysis.cost.prices import Prices, prices
+from xtrace.analysis.cost.rates import Rates
+from xtrace.analysis.cost.sums import greatest, least
+from xtrace.analysis.stored import COST_ENDS
+from xtrace.analysis.tables import Measures
+from xtrace.probes.calibration import Calibration
+from xtrace.symbols.model import Fence, How, Site, SiteTable, Verdict
+from xtrace.symbols.site_paths import PARTS, SitePaths, part_of
+
+F64 = npt.NDArray[np.float64]
+
+INF = float("inf")
+
+
+class CostKernel(Protocol):
+    """An image that a domain runs, with its sites."""
+
+    @property
+    def domain(self) -> int:
+        """The domain's number."""
+
+    @property
+    def path(self) -> str:
+        """The image's file."""
+
+    @property
+    def build_id(self) -> str:
+        """The image's build-id in hex, "" if it has none."""
+
+    @property
+    def sites(self) -> SiteTable:
+        """Its sites."""
+
+    def paths(self, never: Collection[int]) -> SitePaths:
+        """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
+
+    def behind(self) -> Mapping[int, int]:
+        """Return the address behind each fence of its mask, restore and unmask sites."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostInputs:
+    """What the cost is worked out from, beside the trace.
+
+    Attributes:
+        kernels: the domains' images.
+        calibration: of the host; None where it was not given.
+        rates: counters of the guests, by domain.
+        emulated: software emulated the traced host.
+        unfenced: by domain, a capture of the same load by a kernel without the fences, and its domain there.
+    """
+
+    kernels: Sequence[CostKernel] = ()
+    calibration: Calibration | None = None
+    rates: Mapping[int, Rates] = field(default_factory=dict)
+    emulated: bool = False
+    unfenced: Mapping[int, tuple[Measures, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Estimate:
+    """Rows of the tables of the section cost.
+
+    Attributes:
+        shares: by domain, of its running time to all its fences: COST_ENDS of an interval; nothing where
+            it has no price.
+    """
+
+    domains: list[dict[str, Any]] = field(default_factory=list)
+    upcalls: list[dict[str, Any]] = field(default_factory=list)
+    sites: list[dict[str, Any]] = field(default_factory=list)
+    estimates: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    needs: list[dict[str, Any]] = field(default_factory=list)
+    shares: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainCost:
+    """All that is known of one domain's cost.
+
+    Attributes:
+        price: what the fences of each site add; None without a calibration.
+        upcalls: least and most, by the guest's counter where there is one.
+    """
+
+    facts: DomainFacts
+    kernel: CostKernel
+    paths: SitePaths
+    executions: Executions
+    price: Prices | None
+    upcalls: tuple[float, float]
+
+
+def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
+    """Return what the fences of the domains with an image cost."""
+    found = Estimate()
+    found.needs += needs_of_host(measures, inputs, pv_domains(measures))
+    for kernel in inputs.kernels:
+        facts = domain_facts(measures, kernel.domain)
+        rates = inputs.rates.get(kernel.domain)
+        if not facts.is_known or facts.is_hvm:
+            found.needs += needs_of_domain(measures, inputs, facts, None)
+            continue
+        cost = domain_cost(measures, inputs, kernel, facts)
+        made = checks(facts, cost.paths, cost.executions, rates, measures.span_s)
+        found.checks += made
+        found.needs += needs_of_domain(measures, inputs, facts, cost, made)
+        parts = [part_of(site) for site in cost.paths.sites]
+        of_upcalls = [_upcall_row(cost, part, parts) for part in PARTS if part in parts]
+        of_time = [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
+        found.estimates += estimates(
+            measures, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
+        )
+        found.upcalls += of_upcalls
+        found.domains += of_time
+        shares = tuple(min(sum(row[f"cost_{end}_ratio"] for row in of_time), 1.0) for end in COST_ENDS)
+        if not np.isnan(shares).any():
+            found.shares[kernel.domain] = shares
+        found.sites += [
+            _site_row(measures, cost, place) for place, part in enumerate(parts) if part is not None
+        ]
+    found.sites.sort(key=lambda row: -_sorted_by(row))
+    return found
+
+
+def domain_cost(measures: Measures, inputs: CostInputs, kernel: CostKernel, facts: DomainFacts) -> DomainCost:
+    """Return a domain's executions and prices."""
+    rates = inputs.rates.get(kernel.domain)
+    paths = kernel.paths(facts.never)
+    calibration = inputs.calibration
+    price = None
+    if calibration is not None and any(row.median_cycles is not None for row in calibration.rows):
+        price = prices(
+            paths.sites,
+            calibration,
+            kernel.build_id,
+            rates.contexts if rates else None,
+            scale=measures.hz / calibration.tsc_hz if measures.hz else 1.0,
+        )
+    upcalls = _upcalls(facts, rates, measures.span_s)
+    counts = executions(paths, upcalls[0], rates, measures.span_s, facts.calls)
+    return DomainCost(facts, kernel, paths, counts, price, upcalls)
+
+
+def _upcalls(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> tuple[float, float]:
+    """Return the least and the most upcalls.
+
+    The guest's own count where it lies between the trace's; of dom0 else what both the trace and bpf allow,
+    or the trace alone where the two contradict each other.
+    """
+    low, high = facts.upcalls
+    factor = rates.over(span_s) if rates is not None else None
+    if rates is not None and factor is not None and "upcall" in rates.counts:
+        counted = rates.counts["upcall"] * factor
+        if low <= counted <= high:
+            return counted, counted
+    if facts.upcalls_by_bpf is not None:
+        least, most = max(low, facts.upcalls_by_bpf[0]), min(high, facts.upcalls_by_bpf[1])
+        if least <= most:
+            return least, most
+    return float(low), float(high)
+
+
+def _domain_row(
+    measures: Measures, cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
+) -> dict[str, Any]:
+    mine = [item is part for item in parts]
+    ones = np.ones((len(mine), 1))
+    count_low, count_high = least(cost.executions, ones, mine), greatest(cost.executions, ones, mine)
+    low, hot_low, hot, high = _added(cost, mine)
+    ran = cost.facts.running_cycles
+    span = measures.span_s or np.nan
+    return {
+        "domain": cost.facts.domain,
+        "part": str(part),
+        "site_count": sum(mine),
+        "execution_low_count": count_low,
+        "execution_high_count": _or_nan(count_high),
+        "execution_low_per_s": count_low / span,
+        "execution_high_per_s": _or_nan(count_high) / span,
+        "cost_low_cycles": low,
+        "cost_hot_low_cycles": hot_low,
+        "cost_hot_cycles": min(hot, ran),
+        "cost_high_cycles": min(high, ran),
+        "cost_low_cycles_per_s": low / span,
+        "cost_high_cycles_per_s": min(high, ran) / span,
+        "running_cycles": ran,
+        "cost_low_ratio": _ratio(low, ran),
+        "cost_hot_low_ratio": _ratio(hot_low, ran),
+        "cost_hot_ratio": _ratio(min(hot, ran), ran),
+        "cost_high_ratio": _ratio(min(high, ran), ran),
+        "bound": "time" if high > ran else "executions",
+    }
+
+
+def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float, float]:
+    """Return cycles added over the trace: least, least and greatest in hot contexts, greatest."""
+    price, counts = cost.price, cost.executions
+    if price is None:
+        return np.nan, np.nan, np.nan, np.nan
+    hot_low, hot = least(counts, price.hot_low, mine), greatest(counts, price.hot, mine)
+    low, high = least(counts, price.low, mine), greatest(counts, price.high, mine)
+    return min(low, hot_low), hot_low, hot, max(high, hot)
+
+
+def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]) -> dict[str, Any]:
+    mine = np.array([item is part for item in parts])
+    low_count, high_count, why = _in_upcall(cost, part, mine)
+    low, hot_low, hot, high = _in_upcall_cycles(cost, mine, low_count, high_count)
+    shortest, longest = cost.facts.upcall_cycles
+    whole = _added(cost, mine.tolist())
+    fewest, most = cost.upcalls
+    return {
+        "domain": cost.facts.domain,
+        "part": str(part),
+        "upcall_least_count": cost.upcalls[0],
+        "upcall_most_count": cost.upcalls[1],
+        "execution_least_count": low_count,
+        "execution_most_count": _or_nan(high_count),
+        "added_low_cycles": low,
+        "added_hot_low_cycles": hot_low,
+        "added_hot_cycles": _or_nan(min(hot, longest)),
+        "added_high_cycles": _or_nan(min(high, longest)),
+        "cost_low_ratio": _ratio(low, longest) if longest < INF else np.nan,
+        "cost_high_ratio": min(_ratio(min(high, longest), shortest), 1.0),
+        "all_low_cycles": _ratio(whole[0], most),
+        "all_high_cycles": _or_nan(_ratio(whole[3], fewest)),
+        "entry": cost.paths.entry,
+        "unbounded_by": why,
+    }
+
+
+def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
+    """Return executions in one upcall, the least and the most, and what takes the most's bound away."""
+    paths = cost.paths
+    most, low, why = INF, 0.0, "no entry of the upcall is known"
+    if paths.upcall is not None and paths.parts is not None:
+        place = PARTS.index(part)
+        low = max(float(paths.parts.least[place]), float(paths.upcall.least[mine].sum()))
+        most = min(float(paths.parts.most[place]), float(paths.upcall.most[mine].sum()))
+        why = paths.parts.why[place]
+    # On average no more than there were at all.
+    counted = greatest(cost.executions, np.ones((len(mine), 1)), mine.tolist())
+    if cost.upcalls[0] > 0:
+        most = min(most, counted / cost.upcalls[0])
+    return min(low, most), most, why if most == INF else ""
+
+
+def _in_upcall_cycles(
+    cost: DomainCost, mine: npt.NDArray[np.bool_], low_count: float, high_count: float
+) -> tuple[float, float, float, float]:
+    """Return what an upcall's executions add: by each site, or by their number and the ends of the prices."""
+    price, upcall = cost.price, cost.paths.upcall
+    if price is None:
+        return np.nan, np.nan, np.nan, np.nan
+    lows = []
+    for values in (price.low, price.hot_low):
+        ends = np.nan_to_num(price.interval(values[mine])[0])
+        by_number = _least_product(low_count, high_count, float(ends.min()))
+        if upcall is not None:
+            counts = zip(upcall.least[mine].tolist(), upcall.most[mine].tolist(), ends.tolist(), strict=True)
+            by_number = max(by_number, sum(_least_product(*item) for item in counts))
+        lows.append(by_number)
+    highs = []
+    for values in (price.hot, price.high):
+        ends = price.interval(values[mine])[1]
+        ends = np.where(np.isnan(ends), INF, ends)
+        most = _most_product(low_count, high_count, float(ends.max()))
+        if upcall is not None:
+            counts = zip(upcall.least[mine].tolist(), upcall.most[mine].tolist(), ends.tolist(), strict=True)
+            most = min(most, sum(_most_product(*item) for item in counts))
+        highs.append(most)
+    return min(lows), lows[1], highs[0], max(highs)
+
+
+def _least_product(low_count: float, high_count: float, price: float) -> float:
+    """Return the least of counts times a price; a gain counts as often as is bounded."""
+    return price * (high_count if price < 0 and high_count < INF else low_count)
+
+
+def _most_product(low_count: float, high_count: float, price: float) -> float:
+    """Return the greatest of counts times a price."""
+    return _product(high_count if price > 0 else low_count, price)
+
+
+def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any]:
+    site, price, upcall = cost.paths.sites[place], cost.price, cost.paths.upcall
+    mine = [number == place for number in range(len(cost.paths.sites))]
+    alone = Executions(
+        cost.executions.low[place : place + 1], cost.executions.high[place : place + 1], [], [], ()
+    )
+    low_count, high_count = float(alone.low[0]), float(alone.high[0])
+    added = [np.nan] * len(COST_ENDS)
+    total = [np.nan] * len(COST_ENDS)
+    if price is not None:
+        lows = [item[mine] for item in (price.low, price.hot_low)]
+        highs = [item[mine] for item in (price.hot, price.high)]
+        added = [float(price.interval(item)[0][0]) for item in lows]
+        added += [float(price.interval(item)[1][0]) for item in highs]
+        total = [least(alone, item, [True]) for item in lows]
+        total += [greatest(alone, item, [True]) for item in highs]
+        total = [min(item, cost.facts.running_cycles) for item in total]
+    span = measures.span_s or np.nan
+    return {
+        "domain": cost.facts.domain,
+        "address": f"{site.address:#x}",
+        "place": _place(site),
+        "kind": str(site.kind),
+        "fence": fence_text(site),
+        "part": str(site.verdict),
+        "execution_low_count": low_count,
+        "execution_high_count": _or_nan(high_count),
+        "executions_quality": str(cost.executions.quality[place]),
+        "executions_rule": cost.executions.rule[place],
+        "execution_low_per_s": low_count / span,
+        "execution_high_per_s": _or_nan(high_count) / span,
+        **{f"added_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, added, strict=True)},
+        "priced_by": price.source[place] if price else "",
+        **{f"cost_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, total, strict=True)},
+        "cost_low_ratio": _ratio(total[0], cost.facts.running_cycles),
+        "cost_high_ratio": _ratio(total[-1], cost.facts.running_cycles),
+        "upcall_least_count": float(upcall.least[place]) if upcall else np.nan,
+        "upcall_most_count": _or_nan(float(upcall.most[place])) if upcall else np.nan,
+        "record_count": cost.facts.records.get(site.symbol, 0),
+    }
+
+
+def fence_text(site: Site) -> str:
+    """Return a site's fences in words: "lfence", "lfence call", "mfence jump, lfence"."""
+    return ", ".join(map(_fence, site.fences))
+
+
+def _fence(fence: Fence) -> str:
+    how = {How.INLINE: "", How.CALLEE: " call", How.TAIL_JUMP: " jump"}[fence.how]
+    return f"{fence.mnemonic}{how}"
+
+
+def _place(site: Site) -> str:
+    return f"{site.symbol}+{site.offset:#x}" if site.symbol else f"{site.address:#x}"
+
+
+def _sorted_by(row: Mapping[str, Any]) -> float:
+    values = (row["cost_high_cycles"], row["execution_high_count"], row["execution_low_count"])
+    return next((float(value) for value in values if not np.isnan(value)), 0.0)
+
+
+def _product(count: float, value: float) -> float:
+    return 0.0 if count == 0 or value == 0 else count * value
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else np.nan
+
+
+def _or_nan(value: float) -> float:
+    return np.nan if np.isinf(value) else value

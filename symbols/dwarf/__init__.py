@@ -1,0 +1,1 @@
+"""What DWARF says, read within a budget: places of addresses, members of structs, types of variables."""

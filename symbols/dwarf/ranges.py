@@ -1,0 +1,174 @@
+"""Which addresses a DIE or a unit covers: .debug_ranges, .debug_rnglists and .debug_aranges.
+
+Source: DWARF 4 section 2.17.3, DWARF 5 section 7.25 (.debug_rnglists), section 7.21 (.debug_aranges).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.symbols.dwarf.forms import FORM, Value, initial_length, number, uleb
+from xtrace.symbols.dwarf.sections import DwarfError
+
+if TYPE_CHECKING:
+    from xtrace.symbols.dwarf.units import Unit, Units
+
+_MOST_RANGES = 65_536
+_MOST_ENTRIES = 2_000_000
+#: Units overlap where the linker threw sections away, and where someone lies.
+_MOST_OVERLAPS = 64
+_LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
+
+Range = tuple[int, int]
+
+
+def range_list(unit: Unit, form: int, value: Value) -> list[Range]:
+    """Return what a DW_AT_ranges of a unit says, as (first, first behind) pairs."""
+    if not isinstance(value, int):
+        raise DwarfError("a range list at no offset")
+    if unit.widths.version < 5:
+        return _old_list(unit, value)
+    if form == FORM["rnglistx"]:
+        base = unit.list_base
+        width = unit.widths.offset
+        value = base + number(unit.owner.sections.rnglists, base + value * width, width)
+    return _new_list(unit, value)
+
+
+def _old_list(unit: Unit, at: int) -> list[Range]:
+    width = unit.widths.address
+    section = unit.owner.sections.ranges
+    base = unit.base
+    found: list[Range] = []
+    chooses_base = (1 << (8 * width)) - 1
+    for _ in range(_MOST_RANGES):
+        low, high = number(section, at, width), number(section, at + width, width)
+        at += 2 * width
+        unit.owner.budget.spend(1)
+        if not low and not high:
+            return found
+        if low == chooses_base:
+            base = high
+        else:
+            found.append((base + low, base + high))
+    raise DwarfError("a range list without an end")
+
+
+# DW_RLE_*: what follows each kind, "x" an index of .debug_addr, "a" an address, "n" a number.
+_END, _PAIR = 0, 4
+_BASES = {1: "x", 5: "a"}
+_ENTRIES = {2: "xx", 3: "xn", _PAIR: "nn", 6: "aa", 7: "an"}
+
+
+def _new_list(unit: Unit, at: int) -> list[Range]:
+    section = unit.owner.sections.rnglists
+    if not 0 <= at < len(section):
+        raise DwarfError("a range list outside its section")
+    width = unit.widths.address
+    base = unit.base
+    found: list[Range] = []
+    for _ in range(_MOST_RANGES):
+        kind = section[at]
+        at += 1
+        unit.owner.budget.spend(1)
+        if kind == _END:
+            return found
+        operands = []
+        for operand in _BASES.get(kind) or _ENTRIES.get(kind, ""):
+            if operand == "a":
+                value = number(section, at, width)
+                at += width
+            else:
+                value, at = uleb(section, at)
+            operands.append(unit.indexed_address(value) if operand == "x" else value)
+        if kind in _BASES:
+            base = operands[0]
+        elif kind == _PAIR:
+            found.append((base + operands[0], base + operands[1]))
+        elif kind in _ENTRIES:
+            low, high = operands
+            found.append((low, low + high if _ENTRIES[kind][1] == "n" else high))
+        else:
+            raise DwarfError(f"a range list's entry of kind {kind}")
+    raise DwarfError("a range list without an end")
+
+
+class Coverage:
+    """Which units cover which addresses."""
+
+    def __init__(
+        self, starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64], units: npt.NDArray[np.int64]
+    ) -> None:
+        """Args are columns: first address, first address behind, offset of the unit in .debug_info."""
+        # What ends before it starts covers nothing, what starts at 0 was thrown away by the linker.
+        real = (starts < ends) & (starts > 0)
+        order = np.argsort(starts[real], kind="stable")
+        self._starts = starts[real][order]
+        self._ends = ends[real][order]
+        self._units = units[real][order]
+        self._reach = np.maximum.accumulate(self._ends)
+
+    @property
+    def units(self) -> set[int]:
+        """The offsets of all units that cover something."""
+        return set(self._units.tolist())
+
+    def units_of(self, address: int) -> list[int]:
+        """Return the offsets of the units that cover an address, the one that starts closest first."""
+        found: list[int] = []
+        place = int(np.searchsorted(self._starts, np.uint64(address), "right")) - 1
+        for index in range(place, max(place - _MOST_OVERLAPS, -1), -1):
+            if self._reach[index] <= address:
+                break
+            if address < self._ends[index]:
+                found.append(int(self._units[index]))
+        return list(dict.fromkeys(found))
+
+
+def coverage(units: Units, known: set[int]) -> Coverage:
+    """Return what the DIEs of all units but the known ones say they cover."""
+    found: list[tuple[int, int, int]] = []
+    for unit in units.all:
+        if unit.offset in known:
+            continue
+        try:
+            found += [(low, high, unit.offset) for low, high in unit.top.ranges() if high <= _LAST_ADDRESS]
+            unit.forget()
+        except (DwarfError, IndexError):
+            continue  # says nothing of where it lies
+        if len(found) > _MOST_ENTRIES:
+            break
+    table = np.array(found, np.uint64).reshape(-1, 3)
+    return Coverage(table[:, 0], table[:, 1], table[:, 2].astype(np.int64))
+
+
+def aranges(section: memoryview) -> Coverage:
+    """Return .debug_aranges, up to the first damaged set: what it lacks the units' own DIEs say."""
+    pairs: list[npt.NDArray[np.uint64]] = [np.empty((0, 2), np.uint64)]
+    units: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    at, entries = 0, 0
+    try:
+        while at < len(section) and entries <= _MOST_ENTRIES:
+            start = at
+            length, width, at = initial_length(section, at)
+            end = at + length
+            unit = number(section, at + 2, width)
+            address_bytes = section[at + 2 + width]
+            if end > len(section) or address_bytes not in (4, 8) or unit >> 63:
+                break
+            # The pairs begin at a multiple of their own size.
+            at += 4 + width
+            at += -(at - start) % (2 * address_bytes)
+            count = max(end - at, 0) // (2 * address_bytes)
+            table = np.frombuffer(section, f"<u{address_bytes}", 2 * count, at).reshape(-1, 2)
+            pairs.append(table.astype(np.uint64))
+            units.append(np.full(count, unit, np.int64))
+            entries += 1 + count
+            at = end
+    except (ValueError, IndexError):
+        pass
+    both = np.concatenate(pairs)
+    return Coverage(both[:, 0], both.sum(axis=1, dtype=np.uint64), np.concatenate(units))

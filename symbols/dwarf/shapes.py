@@ -1,0 +1,114 @@
+"""The shapes of DIEs, .debug_abbrev, and the budget within which DWARF is read.
+
+Source: DWARF 5 section 7.5.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xtrace.symbols.dwarf.forms import FORM, Widths, sleb, uleb
+from xtrace.symbols.dwarf.sections import DwarfError
+
+_LEB_CONTINUES = 0x80
+_IMPLICIT_CONST = FORM["implicit_const"]
+
+
+class ExhaustedError(DwarfError):
+    """What is asked for takes longer than it may."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still be spent on one question, about a microsecond each."""
+
+    left: int
+
+    def spend(self, amount: int) -> None:
+        """Take an amount.
+
+        Raises:
+            ExhaustedError: there is less left.
+        """
+        self.left -= amount
+        if self.left < 0:
+            raise ExhaustedError(self.damage)
+
+    @property
+    def damage(self) -> str:
+        """What was given up, "" while there is something left."""
+        return "" if self.left >= 0 else "the DWARF asked for takes too long to read; ask for less at once"
+
+
+@dataclass(frozen=True, slots=True)
+class Abbreviation:
+    """The shape of a DIE.
+
+    Attributes:
+        specifications: attribute, form, size in bytes (-1: read it to know), implicit constant.
+        size: bytes of all attributes, -1 where they must be read to know.
+    """
+
+    tag: int
+    has_children: bool
+    specifications: tuple[tuple[int, int, int, int], ...]
+    size: int
+
+
+class Abbreviations:
+    """One table of .debug_abbrev, read as far as codes are asked for."""
+
+    def __init__(self, section: memoryview, offset: int, widths: Widths, budget: Budget) -> None:
+        self._data = section
+        self._at = offset
+        self._sizes = widths.sizes
+        self._budget = budget
+        self._known: dict[int, Abbreviation] = {}
+
+    def __getitem__(self, code: int) -> Abbreviation:
+        known = self._known.get(code)
+        while known is None:
+            if not self._read_next():
+                raise DwarfError(f"a DIE of the shape {code}, which its table lacks")
+            known = self._known.get(code)
+        return known
+
+    def all(self) -> Iterator[tuple[int, Abbreviation]]:
+        """Yield the whole table: code and shape."""
+        while self._read_next():
+            pass
+        self._budget.spend(1 + len(self._known) // 8)
+        yield from self._known.items()
+
+    def _read_next(self) -> bool:
+        data, sizes = self._data, self._sizes
+        code, at = uleb(data, self._at)
+        if not code:
+            return False
+        tag, at = uleb(data, at)
+        has_children = data[at] != 0
+        at += 1
+        specifications: list[tuple[int, int, int, int]] = []
+        total = 0
+        while True:
+            attribute, form = data[at], data[at + 1]
+            if attribute < _LEB_CONTINUES and form < _LEB_CONTINUES:
+                at += 2
+            else:
+                attribute, at = uleb(data, at)
+                form, at = uleb(data, at)
+            if not attribute and not form:
+                break
+            constant = 0
+            if form == _IMPLICIT_CONST:
+                constant, at = sleb(data, at)
+            size = sizes.get(form)
+            if size is None:
+                raise DwarfError(f"form {form:#x} is unknown")
+            total = -1 if size < 0 or total < 0 else total + size
+            specifications.append((attribute, form, size, constant))
+        self._budget.spend(1 + len(specifications) // 4)
+        self._at = at
+        self._known.setdefault(code, Abbreviation(tag, has_children, tuple(specifications), total))
+        return True

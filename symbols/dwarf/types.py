@@ -1,0 +1,177 @@
+"""Where the members of a few structs lie, out of DWARF of any size.
+
+Nothing indexes the types of a kernel's DWARF.  So a struct's name is looked up in .debug_str, and
+the bytes that refer to it in .debug_info; where these stand where a struct's DIE has its name, the
+DIE is read.  Members of unnamed structs and unions inside a struct are not its members here.
+
+Source: DWARF 5 section 5.7 (structure types), section 7.5.5 (forms of a name).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Set
+
+from xtrace.symbols.dwarf.forms import AT, FORM, TAG, uleb, uleb_bytes
+from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
+from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError
+from xtrace.symbols.dwarf.units import Die, Unit, Units
+from xtrace.symbols.image import Image
+
+_STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
+_MOST_NAME_OFFSETS = 32
+#: About a second of reading DIEs, or of looking through sections.
+_BUDGET = 1_000_000
+_SCANNED_BYTES_A_UNIT_OF_BUDGET = 2048
+_MOST_MEMBERS = 10_000
+#: DW_OP_plus_uconst, as DWARF 2 writes a member's offset.
+_PLUS_UCONST = 0x23
+
+
+def member_offsets(
+    image: Image, members: Set[tuple[str, str]], damage: list[str] | None = None
+) -> dict[tuple[str, str], int]:
+    """Return the offsets in bytes of the members that the image's DWARF knows.
+
+    Args:
+        members: (struct, member) names; a struct's name is its tag.
+        damage: takes, in a few words each, why one may be missing.
+    """
+    notes: list[str] = [] if damage is None else damage
+    found: dict[tuple[str, str], int] = {}
+    try:
+        sections = debug_sections(image)
+    except DwarfError as error:
+        notes.append(str(error))
+        return found
+    if sections is None:
+        return found
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for struct, member in members:
+        wanted[struct].add(member)
+    units = Units(sections, Budget(_BUDGET))
+    try:
+        for struct, die in _definitions(units, set(wanted)):
+            offsets = _offsets(die)
+            found |= {(struct, name): offsets[name] for name in wanted[struct] if name in offsets}
+    except (DwarfError, IndexError) as error:
+        notes.append(f"struct members: {error}; give their offsets by hand")
+    if units.damage:
+        notes.append(units.damage)
+    return found
+
+
+def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
+    """Yield the first DIE found that defines each struct, and take the struct off ``missing``."""
+    names = {struct.encode() + b"\0" for struct in missing}
+    for die in itertools.chain(
+        _dies_by_offset(units, names), _dies_by_spelling(units, names), _dies_by_index(units, names)
+    ):
+        struct = die.text(AT["name"])
+        if struct in missing and _defines(die):
+            missing.remove(struct)
+            yield struct, die
+        if not missing:
+            return
+
+
+def _dies_by_offset(units: Units, names: set[bytes]) -> Iterator[Die]:
+    """Yield the struct DIEs whose name is an offset of .debug_str."""
+    offsets = [offset for offset in _name_offsets(units, names) if offset >> 32 == 0]
+    if not offsets:
+        return
+    info = units.sections.info
+    units.budget.spend(
+        len(info) * len({offset >> 16 for offset in offsets}) // _SCANNED_BYTES_A_UNIT_OF_BUDGET
+    )
+    yield from _dies_named_at(units, find_words(info, offsets), FORM["strp"])
+
+
+def _dies_by_spelling(units: Units, names: set[bytes]) -> Iterator[Die]:
+    """Yield the struct DIEs that spell their name out."""
+    for name in sorted(names):
+        units.budget.spend(len(units.sections.info) // _SCANNED_BYTES_A_UNIT_OF_BUDGET)
+        yield from _dies_named_at(units, find_all(units.sections.info, name), FORM["string"])
+
+
+def _dies_by_index(units: Units, names: set[bytes]) -> Iterator[Die]:
+    """Yield the DIEs of the units whose part of .debug_str_offsets has one of the names."""
+    places = list(find_words(units.sections.str_offsets, _name_offsets(units, names)))
+    if not places:
+        return
+    owners = sorted((unit.string_base, unit.offset) for unit in units.all if unit.widths.version >= 5)
+    indices = {bisect.bisect_right(owners, (place, len(units.sections.info))) - 1 for place in places}
+    for index in sorted(indices - {-1}):
+        unit = units.unit_at(owners[index][1])
+        yield from unit.children(unit.top)
+        unit.forget()
+
+
+def _name_offsets(units: Units, names: set[bytes]) -> list[int]:
+    # A name may be the tail of others, each of which is looked for: linkers share their bytes.
+    found = (itertools.islice(find_all(units.sections.str, name), _MOST_NAME_OFFSETS) for name in names)
+    return list(itertools.chain.from_iterable(found))
+
+
+def _dies_named_at(units: Units, places: Iterator[int], form: int) -> Iterator[Die]:
+    """Yield the struct DIEs whose name stands at one of some offsets of .debug_info, as a form."""
+    for holder, group in itertools.groupby(places, units.unit_holding):
+        if holder is None:
+            continue
+        for place in group:
+            try:
+                yield from _dies_at(holder, place - holder.offset, form)
+            except ExhaustedError:
+                raise
+            except (DwarfError, IndexError):
+                continue  # bytes that look like a name by chance
+        holder.forget()
+
+
+def _dies_at(unit: Unit, place: int, form: int) -> list[Die]:
+    starts = [
+        place - before - len(code)
+        for code, before in _name_places(unit, form)
+        if unit.data.startswith(code, max(place - before - len(code), 0))
+    ]
+    return [unit.die(start) for start in starts if start >= unit.first]
+
+
+def _name_places(unit: Unit, form: int) -> Iterator[tuple[bytes, int]]:
+    """Yield, for the shapes of a unit's struct DIEs, their code and the bytes between it and the name."""
+    for code, shape in unit.abbreviations.all():
+        if shape.tag not in _STRUCTS:
+            continue
+        before = 0
+        for attribute, its_form, size, _ in shape.specifications:
+            if attribute == AT["name"] and its_form == form:
+                yield uleb_bytes(code), before
+            if size < 0:
+                break
+            before += size
+
+
+def _defines(die: Die) -> bool:
+    return (
+        die.tag in _STRUCTS
+        and die.has_children
+        and AT["declaration"] not in die.attributes
+        and AT["byte_size"] in die.attributes
+    )
+
+
+def _offsets(struct: Die) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for member in struct.unit.children(struct):
+        if member.tag != TAG["member"] or len(found) == _MOST_MEMBERS:
+            continue
+        # A union's members have no location: all begin where it does.
+        _, location = member.attributes.get(AT["data_member_location"], (0, 0))
+        if isinstance(location, bytes):
+            if not location or location[0] != _PLUS_UCONST:
+                continue
+            location, _ = uleb(location, 1)
+        found.setdefault(member.text(AT["name"]), location)
+    return found

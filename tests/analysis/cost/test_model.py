@@ -1,0 +1,403 @@
+"""What is planted in a trace, a calibration and a guest's counters lies in the intervals of the cost."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.made_costs import (
+    BUILD_ID,
+    HZ,
+    INF,
+    LFENCE,
+    CostedKernel,
+    calibration,
+    fenced,
+    paths_of,
+    plain,
+    row,
+    rows_of,
+)
+from analysis.partials import partial
+from builders.host import Simulation, simulate
+from symbols.made_sites import fence
+from xtrace.analysis.cost.executions import executions
+from xtrace.analysis.cost.model import CostInputs
+from xtrace.analysis.cost.prices import prices
+from xtrace.analysis.cost.rates import Rates
+from xtrace.analysis.cost.sums import greatest, least
+from xtrace.analysis.partial import Partial, merge
+from xtrace.analysis.report import Report, Selection, build, json_text
+from xtrace.probes.calibration import Calibration
+from xtrace.symbols.model import Kind, Site, Verdict
+
+ONCE = (1.0, 1.0)
+DOMAIN, HVM = 1, 4
+STORES = (Kind.MASK, Kind.RESTORE, Kind.UNMASK)
+CALIBRATIONS = 400
+
+
+@cache
+def host(seed: int = 1) -> tuple[Simulation, Partial]:
+    made = simulate(seed, 2, [(0, 1, "pv"), (DOMAIN, 2, "pv"), (HVM, 1, "hvm")], int(HZ / 20))
+    return made, partial(made.data)
+
+
+def counters(counts: Mapping[str, float], seconds: float | None = None, **contexts: float) -> Rates:
+    return Rates("rates", counts, seconds, True, None, contexts)
+
+
+def report(
+    kernel: CostedKernel | None,
+    measured: Calibration | None = None,
+    rates: Rates | None = None,
+    *,
+    part: Partial | None = None,
+    hz: float | None = HZ,
+    emulated: bool = False,
+) -> Report:
+    inputs = CostInputs(
+        [kernel] if kernel else [],
+        measured,
+        {kernel.domain if kernel else DOMAIN: rates} if rates else {},
+        emulated,
+    )
+    return build(part or host()[1], hz=hz, emulated=emulated, costs=inputs, selection=Selection(("cost",)))
+
+
+def rows(found: Report, name: str) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in found.tables[name].to_dict("records")]
+
+
+def needs(found: Report) -> dict[str, str]:
+    """Return the reasons by what is lacking; several of one kind joined."""
+    result: dict[str, str] = {}
+    for item in rows(found, "cost_needs"):
+        key = f"{item['about']} {item['lacking']}"
+        result[key] = "; ".join(filter(None, (result.get(key), item["reason"])))
+    return result
+
+
+def upcalls_of(seed: int = 1) -> int:
+    truth = host(seed)[0].truth
+    return sum(vcpu.upcalls for (domain, _), vcpu in truth.vcpus.items() if domain == DOMAIN)
+
+
+SITES = [
+    fenced("mask", 1),
+    plain("save", 2, Kind.SAVE),
+    fenced("save", 3),
+    fenced("restore", 4, Kind.RESTORE, callbacks=(1,)),
+    fenced("unmask", 5, Kind.UNMASK, verdict=Verdict.UNDECIDED),
+    plain("quick_unmask", 6, Kind.UNMASK),
+]
+COUNTS = {"mask": 70_000, "save": 40_000, "restore": 40_000, "unmask()": 20_000}
+
+
+def test_the_sums_by_parts_and_sites() -> None:
+    found = report(
+        CostedKernel(paths_of(SITES, [ONCE] * 6)), calibration(*rows_of(LFENCE, 0.0)), counters(COUNTS)
+    )
+    removable, undecided = rows(found, "cost_domains")
+    ran = removable["running_cycles"]
+    assert [(part["part"], part["site_count"]) for part in (removable, undecided)] == [
+        ("removable", 3),
+        ("undecided", 1),
+    ]
+    for part, executed in ((removable, 110_000), (undecided, 20_000)):
+        assert part["execution_low_count"] == part["execution_high_count"] == executed
+        assert part["execution_low_per_s"] == pytest.approx(executed / 0.05, rel=0.01)
+        assert part["cost_low_cycles"] == pytest.approx(13 * executed)
+        assert part["cost_hot_cycles"] == pytest.approx(24 * executed)
+        assert part["cost_high_cycles"] == pytest.approx(min(2900 * executed, ran))
+        assert part["cost_low_ratio"] == pytest.approx(13 * executed / ran)
+    assert (removable["bound"], undecided["bound"]) == (
+        "time",
+        "executions" if ran > 2900 * 20_000 else "time",
+    )
+    by_site = {row["place"]: row for row in rows(found, "cost_sites")}
+    assert set(by_site) == {"mask+0x10", "save+0x10", "restore+0x10", "unmask+0x10"}
+    assert by_site["mask+0x10"]["execution_low_count"] == 30_000
+    assert by_site["save+0x10"]["cost_low_cycles"] == pytest.approx(13 * 40_000)
+    assert (by_site["restore+0x10"]["executions_quality"], by_site["restore+0x10"]["priced_by"]) == (
+        "exact",
+        "standard",
+    )
+    assert ran == pytest.approx(truly_ran(), rel=0.05)
+    json.loads(json_text(found))
+
+
+def truly_ran() -> int:
+    truth = host()[0].truth.vcpus
+    return sum(
+        sum(v.state_cycles[s] for s in v.state_cycles if s == 0) for (d, _), v in truth.items() if d == DOMAIN
+    )
+
+
+def test_upcalls_by_the_ways_through_them() -> None:
+    sites = [fenced("handler", 1), fenced("other", 2, Kind.UNMASK)]
+    kernel = CostedKernel(paths_of(sites, upcall=[(2, 3), (0, INF)]))
+    found = report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)))
+    (part,) = rows(found, "cost_upcalls")
+    assert part["upcall_least_count"] <= upcalls_of() <= part["upcall_most_count"]
+    assert (part["execution_least_count"], part["added_low_cycles"]) == (2, pytest.approx(40))
+    assert np.isnan(part["execution_most_count"])
+    assert part["unbounded_by"] == "a loop"
+    # Nothing bounds the executions, so the interval ends at the time that there was.
+    (domain,) = rows(found, "cost_domains")
+    assert (domain["bound"], domain["cost_high_ratio"]) == ("time", 1.0)
+    assert domain["execution_low_count"] == 2 * part["upcall_least_count"] <= 2 * upcalls_of()
+    # The upcalls' own counter, and one of all unmasks, bound what an upcall executes on average.
+    counted = counters({"upcall": upcalls_of(), "mask": 3 * upcalls_of(), "unmask": 50})
+    (part,) = rows(report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)), counted), "cost_upcalls")
+    assert part["upcall_least_count"] == part["upcall_most_count"] == upcalls_of()
+    assert part["execution_most_count"] == pytest.approx(3 + 50 / upcalls_of())
+    assert part["all_high_cycles"] == pytest.approx(20 * (3 + 50 / upcalls_of()))
+    assert "counts of its own" in str(needs(found))
+
+
+def test_hypercalls_that_are_never_made_are_told() -> None:
+    kernel = CostedKernel(paths_of(SITES))
+    report(kernel)
+    (never,) = kernel.never
+    made = host()[0].truth.vcpus[DOMAIN, 0].hypercalls
+    assert 23 not in never
+    assert not never & set(made)
+    lossy = simulate(
+        3, 2, [(DOMAIN, 2, "pv")], int(HZ / 20), ring_bytes=1024, loss=0.5, poll_cycles=int(HZ / 1000)
+    )
+    assert lossy.truth.dropped > lossy.truth.untold
+    report(kernel, part=partial(lossy.data))
+    assert kernel.never[1] == frozenset()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_planted_costs_lie_in_the_interval(data: st.DataObject) -> None:
+    """Sites, paths, counts, contexts and a calibration whose medians are true: the cost lies inside."""
+    random_ = random.Random(data.draw(st.integers(0, 1 << 30)))
+    contexts = random_.sample(sorted(LFENCE), random_.randint(1, len(LFENCE)))
+    sites, call, upcall, executed, true_cycles = [], [], [], [], []
+    measured = []
+    for number in range(random_.randint(1, 6)):
+        kind = random_.choice(STORES)
+        mnemonic = random_.choice(("lfence", "mfence"))
+        verdict = random_.choice((Verdict.REMOVABLE, Verdict.UNDECIDED))
+        one = fenced(f"f{number // 2}", number, kind, mnemonic, verdict=verdict)
+        sites.append(one)
+        in_upcall = random_.choice((0, 0, 1, 2))
+        upcall.append((float(in_upcall), random_.choice((INF, float(in_upcall + 1)))))
+        call.append((0.0, INF))
+        per_upcall = random_.uniform(in_upcall, min(upcall[-1][1], in_upcall + 3))
+        executed.append(round(per_upcall * upcalls_of() + random_.choice((0, 10_000)) + 1))
+        weights = np.array([random_.random() for _ in contexts])
+        true_cycles.append(
+            np.array([_true(kind, mnemonic, name) for name in contexts]) @ weights / weights.sum()
+        )
+    for kind in STORES:
+        for mnemonic in ("lfence", "mfence"):
+            measured += [
+                row(name, _true(kind, mnemonic, name), random_.uniform(0, 4), kind=kind, fence=mnemonic)
+                for name in contexts
+            ]
+    counts: dict[str, float] = {}
+    if data.draw(st.booleans()):
+        counts["upcall"] = upcalls_of()
+    for kind in STORES:
+        if random_.random() < 0.7:
+            counts[str(kind)] = sum(n for n, one in zip(executed, sites, strict=True) if one.kind is kind)
+    for number, one in zip(executed, sites, strict=True):
+        if random_.random() < 0.3:
+            counts[hex(one.address)] = number
+    found = report(
+        CostedKernel(paths_of(sites, call, upcall)),
+        calibration(*measured),
+        counters(counts) if counts else None,
+    )
+    assert not [check for check in rows(found, "cost_checks") if check["agrees"] == "no"]
+    _contains(found, sites, executed, true_cycles)
+
+
+def _true(kind: Kind, mnemonic: str, context: str) -> float:
+    return (
+        LFENCE[context] * (1.5 if mnemonic == "mfence" else 1.0)
+        + {"mask": 1, "restore": 2, "unmask": 0}[kind]
+    )
+
+
+def _contains(found: Report, sites: Sequence[Site], executed: Sequence[int], cycles: Sequence[float]) -> None:
+    for part in rows(found, "cost_domains"):
+        mine = [place for place, one in enumerate(sites) if str(one.verdict) == part["part"]]
+        total = sum(executed[place] * cycles[place] for place in mine)
+        number = sum(executed[place] for place in mine)
+        assert part["execution_low_count"] <= number * 1.0000001
+        assert not part["execution_high_count"] < number * 0.9999999
+        assert part["cost_low_cycles"] <= total * 1.0000001
+        assert part["bound"] == "time" or total * 0.9999999 <= part["cost_high_cycles"]
+    by_address = {row["address"]: row for row in rows(found, "cost_sites")}
+    for place, one in enumerate(sites):
+        site_row = by_address[hex(one.address)]
+        assert site_row["execution_low_count"] <= executed[place]
+        assert not site_row["execution_high_count"] < executed[place]
+        assert site_row["added_low_cycles"] <= cycles[place] * 1.0000001
+        assert cycles[place] <= site_row["added_high_cycles"] * 1.0000001
+
+
+def test_the_interval_holds_as_often_as_it_says() -> None:
+    """Calibrations are drawn as theirs are: about 95 of 100 intervals hold the truth, of sums too.
+
+    Each fence was measured in one sequence: what several differ by would come on top.
+    """
+    kinds = {"mask": Kind.MASK, "restore": Kind.RESTORE, "unmask": Kind.UNMASK}
+    fences = {"mask": "lfence", "restore": "mfence", "unmask": "sfence"}
+    paths = paths_of([fenced(name, n, kinds[name], mnemonic=fences[name]) for n, name in enumerate(kinds, 1)])
+    counts = executions(paths, 0, counters({"mask": 10_000, "restore": 5_000, "unmask": 8_000}))
+    true_cycles = {"mask": 20.0, "restore": 30.0, "unmask": 10.0}
+    truth = 10_000 * 20 + 5_000 * 30 + 8_000 * 10
+    generator = np.random.default_rng(5)
+    held = 0
+    for _ in range(CALIBRATIONS):
+        measured = [
+            row(
+                "empty", cycles + 3.0 * generator.standard_normal(), 1.96 * 3.0, kind=kind, fence=fences[kind]
+            )
+            for kind, cycles in true_cycles.items()
+        ]
+        price = prices(paths.sites, calibration(*measured), BUILD_ID)
+        held += least(counts, price.low, [True] * 3) <= truth <= greatest(counts, price.high, [True] * 3)
+    assert 0.92 <= held / CALIBRATIONS <= 0.98
+
+
+def test_counters_of_another_time_say_they_contradict() -> None:
+    wrong = counters({"upcall": 50 * upcalls_of(), "block": 10_000, "mask": 1000, "restore": 5, "unmask": 5})
+    found = report(CostedKernel(paths_of(SITES)), calibration(*rows_of(LFENCE)), wrong)
+    agrees = {row["what"]: row["agrees"] for row in rows(found, "cost_checks")}
+    assert agrees["upcall"] == agrees["block"] == "no"
+    assert "block counted" in needs(found)["d1 counters that agree"]
+    # More callbacks were forced than restores and unmasks could force.
+    forced = sum(v.hypercalls[17] for (d, _), v in host()[0].truth.vcpus.items() if d == DOMAIN)
+    assert agrees["restore, unmask"] == ("no" if forced > 16 + 7 else "yes")
+
+
+def test_counters_that_agree() -> None:
+    truth = [vcpu for (domain, _), vcpu in host()[0].truth.vcpus.items() if domain == DOMAIN]
+    right = counters(
+        {
+            "upcall": upcalls_of(),
+            "block": sum(v.blocks + v.blocks_pending for v in truth),
+            "force_callback": sum(v.hypercalls[17] for v in truth),
+        }
+    )
+    found = report(CostedKernel(paths_of(SITES)), None, right)
+    agrees = {row["what"]: row["agrees"] for row in rows(found, "cost_checks")}
+    assert agrees["upcall"] == agrees["block"] == agrees["force_callback"] == "yes"
+
+
+def test_weights_of_contexts_narrow_the_interval() -> None:
+    weighted = counters(COUNTS, empty=0.5, load_miss_1=0.5)
+    found = report(CostedKernel(paths_of(SITES, [ONCE] * 6)), calibration(*rows_of(LFENCE, 0.0)), weighted)
+    site_row = next(item for item in rows(found, "cost_sites") if item["place"] == "mask+0x10")
+    assert site_row["added_low_cycles"] == pytest.approx((19 + 2900) / 2)
+    assert site_row["added_high_cycles"] == pytest.approx((19 + 2900) / 2)
+
+
+def test_cycles_of_another_tsc_are_converted_and_told() -> None:
+    kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
+    measured = calibration(*rows_of({"empty": 20.0}, 0.0), tsc_hz=HZ / 2)
+    found = report(kernel, measured, counters(COUNTS))
+    assert rows(found, "cost_sites")[0]["added_low_cycles"] == pytest.approx(40)
+    assert (
+        needs(found)["host a calibration of this CPU"] == "its TSC runs at 1300 MHz, the trace's at 2600 MHz"
+    )
+    # Of an emulated trace the TSC means nothing: that is told instead.
+    found = report(kernel, measured, counters(COUNTS), emulated=True)
+    assert "host a calibration of this CPU" not in needs(found)
+    assert "the cycles are those of a CPU" in needs(found)["host a trace of hardware"]
+
+
+def test_what_is_lacking_is_said_with_its_remedy() -> None:
+    empty = report(None)
+    assert set(needs(empty)) == {"host a calibration", "host a kernel's image"}
+    assert all(row["remedy"] for row in rows(empty, "cost_needs"))
+    kernel = CostedKernel(paths_of(SITES))
+    found = report(kernel, calibration(row(median=None), timing="noisy"), part=partial(b""), hz=None)
+    assert needs(found)["host a calibration on hardware"] == "this one's timing is noisy"
+    assert "host the TSC rate" in needs(found)
+    assert needs(found)["d1 the domain"] == "the trace has no such domain"
+    loose = calibration(*rows_of(LFENCE, tight=False), row(fence="mfence"))
+    told = needs(report(kernel, loose))
+    assert told["host tighter figures"].startswith("15 of 16 rows of the calibration that are no streams")
+    assert "d1 the callback's entry" in told
+    assert told["d1 replays of its sites"].startswith("4 of 4 fenced sites")
+    told = needs(report(kernel, calibration(row()), counters({"mask": 10, "odd": 3})))
+    assert told["d1 names that the image knows"] == "counters not used: odd"
+    assert told["d1 counts of some sites"].startswith(
+        "no counter bounds 2 of 4 fenced sites: restore, unmask"
+    )
+    assert told["d1 a price"].startswith("no figure for lfence inline at a restore: 1 of 4")
+    hvm = CostedKernel(paths_of(SITES), domain=HVM)
+    assert "do not use the mask" in needs(report(hvm))[f"d{HVM} a PV guest"]
+    bare = CostedKernel(paths_of([plain("a", 1)]))
+    assert "nothing to save" in needs(report(bare, calibration(row())))["d1 a fence"]
+    none = CostedKernel(paths_of([]))
+    assert needs(report(none))["d1 sites"] == "no site was found in its image"
+    assert "its sites are not known" in needs(report(None, None, counters(COUNTS)))["d1 a kernel's image"]
+
+
+def test_without_a_calibration_there_are_executions_and_no_cost() -> None:
+    found = report(CostedKernel(paths_of(SITES, [ONCE] * 6)), None, counters(COUNTS))
+    removable = rows(found, "cost_domains")[0]
+    assert removable["execution_low_count"] == 110_000
+    assert np.isnan(removable["cost_low_cycles"])
+    json.loads(json_text(found))
+
+
+def test_without_a_tsc_rate_there_are_counts_and_shares() -> None:
+    found = report(
+        CostedKernel(paths_of(SITES, [ONCE] * 6)),
+        calibration(*rows_of({"empty": 20.0}, 0.0)),
+        counters(COUNTS),
+        hz=None,
+        part=stripped(host()[1]),
+    )
+    removable = rows(found, "cost_domains")[0]
+    assert np.isnan(removable["execution_low_per_s"])
+    assert removable["cost_low_ratio"] == pytest.approx(20 * 110_000 / removable["running_cycles"])
+
+
+def stripped(part: Partial) -> Partial:
+    """Return the partial without what tells the TSC rate."""
+    from dataclasses import replace
+
+    return replace(part, pairs=part.pairs[:0])
+
+
+def test_traces_merge() -> None:
+    kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
+    both = merge([host()[1], host(2)[1]])
+    found = report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)), counters(COUNTS), part=both)
+    ran = [
+        rows(report(kernel, part=part), "cost_domains")[0]["running_cycles"]
+        for part in (host()[1], host(2)[1])
+    ]
+    assert rows(found, "cost_domains")[0]["running_cycles"] == sum(ran)
+    (part, _) = rows(found, "cost_upcalls")
+    assert part["upcall_least_count"] <= upcalls_of() + upcalls_of(2) <= part["upcall_most_count"]
+
+
+def test_a_site_with_a_fence_out_of_line() -> None:
+    one = plain("a", 1, fences=(fence(),))
+    measured = calibration(row("empty", 20.0, 0.0), row("empty", 33.0, 0.0, place="outofline"))
+    found = report(CostedKernel(paths_of([one])), measured, counters({"mask": 5}))
+    (site_row,) = rows(found, "cost_sites")
+    # The code around it is neither sequence's: between the two.
+    added = site_row["added_low_cycles"], site_row["added_high_cycles"]
+    assert (site_row["fence"], added) == ("lfence call", (pytest.approx(20), pytest.approx(33)))

@@ -1,0 +1,192 @@
+"""Prices come from the rows of the site, else of the sequence; sums take what each draw allows."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.made_costs import BUILD_ID, INF, LFENCE, calibration, fenced, plain, row, rows_of
+from symbols.made_sites import fence
+from xtrace.analysis.cost.executions import Executions, Group
+from xtrace.analysis.cost.prices import prices
+from xtrace.analysis.cost.sums import greatest, least
+from xtrace.symbols.model import How, Kind, Paths
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, abs=0.15)
+
+
+def ends(found: object, place: int = 0) -> tuple[float, float, float]:
+    low, hot, high = (getattr(found, name)[place : place + 1] for name in ("low", "hot", "high"))
+    interval = found.interval  # type: ignore[attr-defined]
+    return float(interval(low)[0][0]), float(interval(hot)[1][0]), float(interval(high)[1][0])
+
+
+def test_an_unknown_context_spans_all_that_were_measured() -> None:
+    found = prices([fenced("a", 1)], calibration(*rows_of(LFENCE, 2.0)), BUILD_ID)
+    assert ends(found) == (near(11), near(26), near(2902))
+    assert found.source == ("standard",)
+
+
+def test_below_nothing_is_what_was_measured_to_be_and_only_where_caches_miss() -> None:
+    rows = [*rows_of(LFENCE, 2.0), row("store_stream_4", -50.0, 5.0), row("store_stream_1", -3.0, 5.0)]
+    found = prices([fenced("a", 1)], calibration(*rows), BUILD_ID)
+    assert ends(found) == (near(-55), near(26), near(2902))
+    assert float(found.interval(found.hot_low)[0][0]) == near(11)
+    # Noise around nothing is nothing.
+    found = prices([fenced("a", 1)], calibration(row("store_stream_1", -3.0, 5.0)), BUILD_ID)
+    assert ends(found)[0] == 0.0
+
+
+def test_weights_make_it_one_price() -> None:
+    weights = {"empty": 0.9, "load_miss_1": 0.1, "store_miss_4": 0.5}
+    found = prices([fenced("a", 1)], calibration(*rows_of(LFENCE, 0.0)), BUILD_ID, weights)
+    # What was not measured is left out of the weights.
+    assert ends(found) == (near(0.9 * 19 + 0.1 * 2900),) * 3
+    none = prices([fenced("a", 1)], calibration(*rows_of(LFENCE)), BUILD_ID, {"site": 1.0})
+    assert none.lacking == ("the contexts with a weight were not measured",)
+    assert np.isnan(none.low).all()
+
+
+def test_a_replayed_site_goes_before_the_sequence() -> None:
+    one = fenced("a", 1)
+    own = [
+        row("site", 30.0, 0.0, place="site", address=one.address, build_id=BUILD_ID),
+        row("empty", 28.0, 0.0, place="site", address=one.address, build_id=BUILD_ID),
+        row("empty", 99.0, 0.0, place="site", address=one.address, build_id="another"),
+        row("empty", 99.0, 0.0, place="site", address=one.address + 1, build_id=BUILD_ID),
+    ]
+    found = prices([one], calibration(*own), BUILD_ID)
+    assert (ends(found), found.source) == ((28, 30, 30), ("site",))
+    # Contexts in which it was not replayed are those of the sequence.
+    found = prices([one], calibration(*own, *rows_of(LFENCE, 0.0)), BUILD_ID)
+    assert ends(found) == (13, 30, 2900)
+
+
+def test_what_else_a_fence_out_of_line_made_necessary() -> None:
+    one = fenced("a", 1)
+    more = {"lean_median_cycles": 41.0, "lean_low_cycles": 40.0, "lean_high_cycles": 42.0}
+    own = row("site", 30.0, 1.0, place="site", address=one.address, build_id=BUILD_ID, **more)
+    found = prices([one], calibration(own), BUILD_ID)
+    assert ends(found) == (near(29), near(42), near(42))
+
+
+def test_what_surrounds_a_fence_is_worth_as_much_as_its_sequences_differ() -> None:
+    rows = [
+        row("empty", 10.0 * number, 0.0, kind=kind, place=place)
+        for number, (kind, place) in enumerate(
+            itertools.product(("mask", "restore", "unmask"), ("inline", "outofline")), 1
+        )
+    ]
+    called = (fence(),)
+    jumped = (fence(how=How.TAIL_JUMP),)
+    sites = [
+        fenced("a", 1),
+        fenced("b", 2, Kind.RESTORE),
+        plain("c", 3, Kind.UNMASK, fences=called),
+        plain("d", 4, fences=jumped),
+        plain("e", 5),
+    ]
+    found = prices(sites, calibration(*rows), BUILD_ID)
+    assert [ends(found, place)[::2] for place in range(5)] == [(10, 60)] * 4 + [(0, 0)]
+
+
+def test_several_fences_cost_between_the_dearest_and_all() -> None:
+    rows = [row(median=20.0, spread=0.0), row(median=50.0, spread=0.0, fence="mfence")]
+    lfence, mfence = fence(via=""), fence("mfence", via="")
+    both = plain("a", 1, fences=(lfence, mfence))
+    sometimes = plain("b", 2, fences=(fence(via="", paths=Paths.SOME),))
+    mixed = plain("c", 3, fences=(lfence, fence("mfence", via="", paths=Paths.SOME)))
+    found = prices([both, sometimes, mixed], calibration(*rows), BUILD_ID)
+    assert [ends(found, place)[::2] for place in range(3)] == [(50, 70), (0, 20), (20, 70)]
+
+
+def test_fences_that_were_not_measured() -> None:
+    sites = [fenced("a", 1, mnemonic="cpuid"), fenced("b", 2, mnemonic="lock or"), fenced("c", 3)]
+    rows = [row(median=21.0, spread=0.0, fence="lock add"), row(median=None)]
+    found = prices(sites, calibration(*rows), BUILD_ID)
+    assert found.lacking == (
+        "no figure for cpuid inline at a mask",
+        "",
+        "no figure for lfence inline at a mask",
+    )
+    assert ends(found, 1) == (21, 21, 21)
+
+
+def test_draws_follow_the_interval_on_each_side() -> None:
+    uneven = row(median=20.0, low_cycles=19.0, high_cycles=30.0)
+    values = prices([fenced("a", 1)], calibration(uneven), BUILD_ID, draws=50_000).low[0]
+    assert np.quantile(values, [0.025, 0.5, 0.975]) == pytest.approx([19, 20, 30], abs=0.3)
+
+
+def test_sites_of_one_row_vary_together() -> None:
+    found = prices([fenced("a", 1), fenced("b", 2)], calibration(row(spread=5.0)), BUILD_ID)
+    assert (found.low[0] == found.low[1]).all()
+    again = prices([fenced("a", 1)], calibration(row(spread=5.0)), BUILD_ID)
+    assert (again.low[0] == found.low[0]).all()
+
+
+def test_the_scale_is_from_one_tsc_to_the_other() -> None:
+    found = prices([fenced("a", 1)], calibration(row(spread=0.0)), BUILD_ID, scale=0.5)
+    assert ends(found) == (10, 10, 10)
+
+
+def executed(low: list[float], high: list[float], *groups: Group) -> Executions:
+    return Executions(np.array(low), np.array(high), [], [], groups)
+
+
+def drawn(*values: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array(values)[:, None]
+
+
+def test_a_sum_without_groups() -> None:
+    counts = executed([1, 0, 5], [3, INF, 5])
+    all_of = [True] * 3
+    assert (least(counts, drawn(10, 7, 2), all_of), greatest(counts, drawn(10, 7, 2), all_of)) == (20, INF)
+    # What is free, or not asked for, needs no bound; a gain without a bound is none.
+    assert greatest(counts, drawn(10, 0, 2), all_of) == 40
+    assert greatest(counts, drawn(10, 7, 2), [True, False, True]) == 40
+    assert (least(counts, drawn(10, -7, 2), all_of), greatest(counts, drawn(10, -7, 2), all_of)) == (20, 40)
+    assert least(counts, drawn(-10, 0, 0), all_of) == -30
+
+
+def test_without_a_price_nothing_bounds_the_sum() -> None:
+    counts = executed([1, 2], [3, 2])
+    price = drawn(np.nan, 5)
+    assert (least(counts, price, [True, True]), greatest(counts, price, [True, True])) == (10, INF)
+    assert greatest(counts, price, [False, True]) == 10
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_sums_of_a_group_are_those_of_trying_every_share(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 3))
+    low = [data.draw(st.integers(0, 2)) for _ in range(count)]
+    high = [first + data.draw(st.integers(0, 3)) for first in low]
+    total = data.draw(st.integers(sum(low), sum(high)))
+    most = data.draw(st.integers(total, sum(high)))
+    prices_of = [data.draw(st.integers(-3, 5)) for _ in range(count)]
+    ways = [
+        sum(number * price for number, price in zip(shares, prices_of, strict=True))
+        for shares in itertools.product(*(range(a, b + 1) for a, b in zip(low, high, strict=True)))
+        if total <= sum(shares) <= most
+    ]
+    counts = executed(
+        [float(x) for x in low], [float(x) for x in high], Group(tuple(range(count)), total, most)
+    )
+    mine = [True] * count
+    assert least(counts, drawn(*map(float, prices_of)), mine) == min(ways)
+    assert greatest(counts, drawn(*map(float, prices_of)), mine) == max(ways)
+
+
+def test_a_fence_takes_no_less_than_nothing() -> None:
+    noisy = row(median=5.0, low_cycles=-300_000.0, high_cycles=40.0)
+    found = prices([fenced("a", 1)], calibration(noisy), BUILD_ID)
+    assert found.low.min() == 0
+    assert ends(found)[2] == pytest.approx(40, abs=2)

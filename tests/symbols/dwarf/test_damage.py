@@ -1,0 +1,150 @@
+"""DWARF that lies: places may be lacking, nothing else happens."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from builders.dwarf import compile_kernel, instructions
+from xtrace.symbols.dwarf import places as dwarf
+from xtrace.symbols.dwarf.places import Place, lines_of, member_offsets
+from xtrace.symbols.errors import ImageError
+from xtrace.symbols.image import Image, Section, open_image
+
+MEMBERS = {("vcpu_info", "evtchn_upcall_mask"), ("cpu_info", "ci_vcpu")}
+MUTATIONS = 500
+#: Bytes that DWARF is most surprised by.
+TELLING = (0, 1, 0x7F, 0x80, 0xFF)
+
+
+@pytest.fixture(scope="module", params=[2, 4, 5])
+def kernel(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[int]]:
+    path = compile_kernel(tmp_path_factory.mktemp("damaged") / "k", version=request.param)
+    return path, instructions(path)[".text"][::5]
+
+
+def debug_sections(image: Image) -> list[Section]:
+    return [section for section in image.sections if section.name.startswith(".debug_") and section.size]
+
+
+def ask(path: Path, addresses: list[int]) -> tuple[dict[int, Place], list[str]]:
+    damage: list[str] = []
+    try:
+        image = open_image(path)
+        found = lines_of(image, addresses, damage)
+        member_offsets(image, MEMBERS, damage)
+    except ImageError as error:
+        return {}, [str(error)]
+    return found, damage
+
+
+def test_mutations_are_survived(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+    path, addresses = kernel
+    whole = path.read_bytes()
+    sections = debug_sections(open_image(path))
+    rng = random.Random(2022)
+    damaged_count = 0
+    begin = time.monotonic()
+    for _ in range(MUTATIONS):
+        data = bytearray(whole)
+        section = rng.choice(sections)
+        for _ in range(rng.choice((1, 1, 2, 8, 64))):
+            place = section.offset + rng.randrange(section.size)
+            data[place] = rng.choice(TELLING) if rng.random() < 0.5 else rng.randrange(256)
+        (tmp_path / "k").write_bytes(data)
+        one = time.monotonic()
+        found, damage = ask(tmp_path / "k", addresses)
+        assert time.monotonic() - one < 10
+        assert set(found) <= set(addresses)
+        assert len(damage) <= 22
+        assert all(len(note) < 400 and note.isprintable() for note in damage)
+        damaged_count += bool(damage)
+    assert damaged_count > MUTATIONS // 20
+    assert time.monotonic() - begin < 60
+
+
+def test_cut_sections_are_survived(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+    path, addresses = kernel
+    whole = path.read_bytes()
+    for section in debug_sections(open_image(path)):
+        for kept in (0, 1, 5, section.size // 2, section.size - 1):
+            # What is cut off reads as zeros, or as the greatest of everything.
+            for filler in (b"\0", b"\xff"):
+                end = section.offset + section.size
+                cut = whole[: section.offset + kept] + filler * (section.size - kept) + whole[end:]
+                (tmp_path / "k").write_bytes(cut)
+                found, _ = ask(tmp_path / "k", addresses)
+                assert set(found) <= set(addresses)
+
+
+def test_damage_is_told_and_the_other_units_are_read(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+    path, addresses = kernel
+    whole, damage = ask(path, addresses)
+    assert damage == []
+    assert len(whole) > 10
+    image = open_image(path)
+    line = next(section for section in image.sections if section.name == ".debug_line")
+    data = bytearray(path.read_bytes())
+    data[line.offset + 4 : line.offset + 6] = b"\x63\x00"  # the first program is of version 99
+    (tmp_path / "k").write_bytes(data)
+    found, damage = ask(tmp_path / "k", addresses)
+    assert 0 < len(found) < len(whole)
+    assert found.items() <= whole.items()
+    assert damage == ["unit at 0x0 of .debug_info: a line program of version 99"]
+
+
+def test_an_origin_that_is_its_own_ends(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+    path, addresses = kernel
+    whole, _ = ask(path, addresses)
+    image = open_image(path)
+    info = next(section for section in image.sections if section.name == ".debug_info")
+    data = bytes(info.data)
+    notes: set[str] = set()
+    # Wherever a DIE's reference stands, let it refer to where it stands itself.
+    for place in range(12, min(len(data), 1500), 7):
+        changed = bytearray(path.read_bytes())
+        changed[info.offset + place : info.offset + place + 4] = place.to_bytes(4, "little")
+        (tmp_path / "k").write_bytes(changed)
+        found, damage = ask(tmp_path / "k", addresses)
+        assert set(found) <= set(whole)
+        notes.update(damage)
+    assert notes
+
+
+def test_absurd_counts_take_no_time(tmp_path: Path) -> None:
+    path = compile_kernel(tmp_path / "k")
+    addresses = instructions(path)[".text"]
+    image = open_image(path)
+    line = next(section for section in image.sections if section.name == ".debug_line")
+    data = bytearray(path.read_bytes())
+    # The folders' format of DWARF 5: none, then 2**63 folders of no bytes.
+    opcode_lengths = line.offset + 12 + 6
+    data[opcode_lengths + 12 : opcode_lengths + 24] = b"\0" + b"\xff" * 9 + b"\1" + b"\0"
+    (tmp_path / "absurd").write_bytes(data)
+    begin = time.monotonic()
+    found, damage = ask(tmp_path / "absurd", addresses)
+    assert time.monotonic() - begin < 2
+    assert any("a table of" in note and "files" in note for note in damage)
+    assert found
+
+
+def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = compile_kernel(tmp_path / "k")
+    image, addresses = open_image(path), instructions(path)[".text"]
+    whole = lines_of(image, addresses)
+    counts = []
+    for budget in (10, 200, 400, 600):
+        monkeypatch.setattr(dwarf, "_BUDGET", budget)
+        damage: list[str] = []
+        found = lines_of(image, addresses, damage)
+        assert any("takes too long to read" in note for note in damage)
+        assert set(found) <= set(whole)
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    assert counts[-1] > 0
