@@ -8,24 +8,18 @@ from typing import Annotated
 
 import typer
 
+from xtrace.cli.live_options import AsJson, CpuHz, InputFile, TracesHvm
+
 
 def stat(
     interval: Annotated[float, typer.Argument(metavar="[INTERVAL]", min=0.01, help="Seconds.")] = 1.0,
     count: Annotated[
         int | None, typer.Argument(metavar="[COUNT]", min=1, help="So many lines. Default: until Ctrl-C.")
     ] = None,
-    input_: Annotated[
-        str | None,
-        typer.Option("--input", "-i", metavar="FILE", help="Replay a trace or a capture; - is stdin."),
-    ] = None,
-    hvm: Annotated[
-        bool, typer.Option("--hvm", help="Trace HVM and PVH guests too, each exit of theirs.")
-    ] = False,
-    cpu_hz: Annotated[
-        float | None,
-        typer.Option(min=1e6, help="Cycles a second of the TSC. Default: told by Xen or the trace."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    input_: InputFile = None,
+    hvm: TracesHvm = False,
+    cpu_hz: CpuHz = None,
+    json: AsJson = False,
 ) -> None:
     """Print a line for each interval: wakes, wake to running, upcalls, sends, of the whole host.
 

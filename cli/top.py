@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xtrace.cli.live_options import AsJson, CpuHz, InputFile, TracesHvm
+
 if TYPE_CHECKING:
     from xtrace.cli.live import Watched
     from xtrace.cli.render_live import View
@@ -30,18 +32,10 @@ def top(
         bool, typer.Option("--ports", "-p", help="dom0's event channels too, counted by bpf.")
     ] = False,
     batch: Annotated[bool, typer.Option("--batch", "-b", help="Print one block after the other.")] = False,
-    input_: Annotated[
-        str | None,
-        typer.Option("--input", "-i", metavar="FILE", help="Replay a trace or a capture; - is stdin."),
-    ] = None,
-    hvm: Annotated[
-        bool, typer.Option("--hvm", help="Trace HVM and PVH guests too, each exit of theirs.")
-    ] = False,
-    cpu_hz: Annotated[
-        float | None,
-        typer.Option(min=1e6, help="Cycles a second of the TSC. Default: told by Xen or the trace."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    input_: InputFile = None,
+    hvm: TracesHvm = False,
+    cpu_hz: CpuHz = None,
+    json: AsJson = False,
 ) -> None:
     """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
 

@@ -206,7 +206,7 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
                     f"(0x{WINDOW_HEADER:08x})"
                 )
             if not is_beginning:
-                headers.missing_bytes = len(head)
+                headers.missing_bytes = WINDOW_HEADER_BYTES - len(head)
             break
         mark, pcpu, size = _HEADER.unpack(head)
         if mark != WINDOW_HEADER or pcpu >= MAX_PCPUS or size % 4 or size > MAX_WINDOW_BYTES:

@@ -317,7 +317,7 @@ def _recorder(lock: Path) -> str:
 def _note_of_the_dead(path: Path) -> str:
     try:
         content = json.loads(path.read_bytes()[: 1 << 16])
-        if Path(f"/proc/{int(content['pid'])}").exists():
+        if restore.writer_lives(content):
             return ""
         return f"{content['kind']} by process {content['pid']}, which is gone"
     except (OSError, ValueError, KeyError, TypeError):

@@ -93,8 +93,8 @@ def recover() -> list[str]:
             continue  # its writer took it away meanwhile
         try:
             content = json.loads(text)
-            if _started(content["pid"]) == content["started"]:
-                continue  # its writer lives and does so itself
+            if writer_lives(content):
+                continue  # it does so itself
             left = Note(content["kind"], content["data"], path)
             left.undo()
         except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
@@ -104,12 +104,21 @@ def recover() -> list[str]:
     return done
 
 
+def writer_lives(content: Mapping[str, Any]) -> bool:
+    """Tell whether the process that left a note still runs: pids are used again.
+
+    Raises:
+        KeyError, TypeError: it is no note.
+    """
+    return bool(_started(content["pid"]) == content["started"])
+
+
 def _described(left: Note) -> str:
     return f"{left.kind} {left.data.get('path', '')}".rstrip()
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot, or None: pids are used again."""
+    """Return when a process started, in clock ticks since boot, or None."""
     with contextlib.suppress(OSError):
         stat = Path(f"/proc/{pid}/stat").read_text()
         # The name, field 2, may hold blanks and brackets.

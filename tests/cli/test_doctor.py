@@ -13,7 +13,7 @@ import pytest
 
 from xtrace.cli import doctor as command
 from xtrace.cli.main import main
-from xtrace.probes.recording import doctor
+from xtrace.probes.recording import doctor, restore
 from xtrace.probes.recording.doctor import Examination, Finding
 
 PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -65,10 +65,16 @@ def test_what_a_killed_recorder_left_is_found(tmp_path: Path, monkeypatch: pytes
     gone.wait()
     note = {"kind": "xen_tracing", "data": {}, "started": "1"}
     (tmp_path / "1-0.note").write_text(json.dumps(note | {"pid": gone.pid}))
+    # A living writer's, and one whose process number is another process's by now.
+    restore.note("xen_tracing", {})
     (tmp_path / "2-0.note").write_text(json.dumps(note | {"pid": os.getpid()}))
     (tmp_path / "3-0.note").write_text("damaged")
     texts = [each.text for each in doctor.examine().findings if each.part == "left over"]
-    assert texts == [f"xen_tracing by process {gone.pid}, which is gone", "3-0.note cannot be read"]
+    assert texts == [
+        f"xen_tracing by process {gone.pid}, which is gone",
+        f"xen_tracing by process {os.getpid()}, which is gone",
+        "3-0.note cannot be read",
+    ]
     assert len(list(tmp_path.iterdir())) == 3
 
 
