@@ -75,7 +75,7 @@ def test_what_a_killed_recorder_left_is_found(tmp_path: Path, monkeypatch: pytes
         f"xen_tracing by process {os.getpid()}, which is gone",
         "3-0.note cannot be read",
     ]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_recorder_that_runs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
