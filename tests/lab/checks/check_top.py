@@ -26,14 +26,19 @@ def findings(name: str, file: str) -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("guest", ["a", "b"])
 def test_top_counted_what_the_guest_counted(name: str, guest: str) -> None:
-    """Nothing was lost, so hypercalls are exact; this guest makes no system calls, so most is the truth."""
+    """Hypercalls are exact where nothing is lost; this guest makes no system calls, so most is the truth.
+
+    On a busy machine top starves and Xen's buffers overflow: then the counts are too low, and it says so.
+    """
     periods, said, domain = lines(name, "top.json"), counters(name, guest), domain_ids(name)[guest]
-    assert sum(period["lost_record_count"] for period in periods) == 0
     rows = [row for period in periods for row in period["vcpus"] if row["domain"] == domain]
-    assert sum(row["upcall_most_count"] for row in rows) == said["upcall"]
+    most, forced = (sum(row[f"{what}_count"] for row in rows) for what in ("upcall_most", "xen_version"))
     assert 0 < sum(row["upcall_least_count"] for row in rows) <= said["upcall"]
-    assert sum(row["xen_version_count"] for row in rows) == said["force_callback"]
-    assert sum(row["send_count"] for row in rows) >= said["ping_sent"] + said["console_sent"]
+    if any(period["lost_record_count"] for period in periods):
+        assert (most <= said["upcall"], forced <= said["force_callback"]) == (True, True)
+    else:
+        assert (most, forced) == (said["upcall"], said["force_callback"])
+        assert sum(row["send_count"] for row in rows) >= said["ping_sent"] + said["console_sent"]
     assert {row["name"] for row in rows} <= {guest, None}
     assert any(row["name"] == guest for row in rows)
 
