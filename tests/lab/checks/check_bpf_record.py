@@ -196,8 +196,9 @@ def test_calls_by_the_lines_hold_those_of_the_events(name: str) -> None:
         assert least <= true, role
         assert (most is None) == (role == "privcmd"), role
         assert most is None or true <= most, role
-        # The lines are a second apart: of ten seconds they leave some in doubt, and not most.
-        assert least >= true * 0.5, role
+        # The lines are a second apart: of ten seconds they leave some in doubt, and not most of what goes
+        # on all the time.  Tools call privcmd in bursts.
+        assert role not in ("upcall", "port") or least >= true * 0.5, role
 
 
 @pytest.mark.parametrize("name", _NAMES)
