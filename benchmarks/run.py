@@ -77,19 +77,21 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
-#: What other programs here measure, and where their figures stand.
-ELSEWHERE = """
-## Elsewhere
+#: What other programs here measure, by which, and the page of their figures.
+ELSEWHERE = (
+    ("recording: CPU at given rates of records, beside xentrace", "record.py", "recording.md"),
+    ("bpf: ns an event, latency of a traced call, what is lost", "bpf.py", "bpf.md"),
+    ("calibrate, beside a C program's own loops", "calibrate.py", "calibrate.md"),
+    ("diff: how often it is wrong, how long it takes", "diff.py", "diff.md"),
+    ("cost: predictions, beside run times of fenced programs", "accuracy/accuracy.py", "accuracy.md"),
+    ("samples at fences, beside what these cost", "accuracy/sampled.py", "cost.md"),
+)
 
-| what | program | figures |
-|---|---|---|
-| recording: CPU at given rates of records, beside xentrace | `benchmarks/record.py` | [recording.md](recording.md) |
-| bpf: ns an event, latency of a traced call, what is lost | `benchmarks/bpf.py` | [bpf.md](bpf.md) |
-| calibrate, beside a C program's own loops | `benchmarks/calibrate.py` | [calibrate.md](calibrate.md) |
-| diff: how often it is wrong, how long it takes | `benchmarks/diff.py` | [diff.md](diff.md) |
-| cost: prediction against the run times of fenced and unfenced programs | `benchmarks/accuracy/accuracy.py` | [accuracy.md](accuracy.md) |
-| samples at fences, beside what these cost | `benchmarks/accuracy/sampled.py` | [cost.md](cost.md#two-estimates) |
-"""
+
+def elsewhere() -> list[str]:
+    """Return the page's last section."""
+    rows = [f"| {what} | `benchmarks/{program}` | [{page}]({page}) |" for what, program, page in ELSEWHERE]
+    return ["", "## Elsewhere", "", "| what | program | figures |", "|---|---|---|", *rows, ""]
 
 
 def main() -> None:
@@ -109,7 +111,7 @@ def main() -> None:
     found = sites.page(arguments.text_mb, arguments.runs, linux=not arguments.no_linux)
     with tempfile.TemporaryDirectory() as folder:
         page = measure(Path(folder), sizes, arguments.runs, xenalyze) + "\n" + "\n".join(found)
-    page = page.rstrip("\n") + "\n" + ELSEWHERE
+    page = page.rstrip("\n") + "\n" + "\n".join(elsewhere())
     if arguments.out:
         arguments.out.write_text(page)
     else:
