@@ -27,6 +27,7 @@ Framing
     (d) Fewer than 12 bytes at a boundary that begin with 0x2001f003 are the
         end of a file still being written: no damage, they count as
         ``missing_bytes``.  1 to 3 bytes behind the last whole word are ignored.
+    (e) A file of 1 to 3 bytes that 0x2001f003 does not begin with is no trace: "not a window header" at 0.
 
 Time
     A timed record shows its TSC.  An untimed one shows the TSC of the timed
@@ -194,8 +195,10 @@ def read(data: bytes) -> Trace:
 
 
 def frame(data: bytes) -> Framing:
-    """Cut ``data`` into windows and records by rules (a) to (d)."""
+    """Cut ``data`` into windows and records by rules (a) to (e)."""
     framing = Framing()
+    if len(data) < 4 and not struct.pack("<I", WINDOW_HEADER).startswith(data):
+        return Framing(damages=[Damage(0, NOT_A_WINDOW, len(data))])
     data = data[: len(data) // 4 * 4]
     offset = 0
     while offset < len(data):
