@@ -20,7 +20,7 @@ from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 3
 SUFFIX = ".summary"
-#: Of a cost: least, greatest where nothing misses the caches, greatest.
+#: Of a cost: least, least and greatest where nothing misses the caches, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")
 HEAD = "xtrace-summary.json"
 

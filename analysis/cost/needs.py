@@ -193,17 +193,19 @@ def needs_of_domain(
                 "",
             )
         )
-    found += [
-        _need(domain, "counters that agree", check["meaning"], "counters of the traced time, in --rates")
-        for check in checks
-        if check["agrees"] == "no" and check["what"] != UPCALLS_BY_BPF
-    ]
-    found += [
-        _need(domain, "upcalls that agree", check["meaning"], "xtrace record again, with no record lost")
-        for check in checks
-        if check["agrees"] == "no" and check["what"] == UPCALLS_BY_BPF
-    ]
-    return found + _prices(inputs, cost, fenced)
+    return found + _contradictions(domain, checks) + _prices(inputs, cost, fenced)
+
+
+def _contradictions(domain: int, checks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what would mend the checks that failed; those of bpf's upcalls last."""
+    found = []
+    for check in sorted(checks, key=lambda check: check["what"] == UPCALLS_BY_BPF):
+        if check["agrees"] == "no":
+            lacking, remedy = "counters that agree", "counters of the traced time, in --rates"
+            if check["what"] == UPCALLS_BY_BPF:
+                lacking, remedy = "upcalls that agree", "xtrace record again, with no record lost"
+            found.append(_need(domain, lacking, check["meaning"], remedy))
+    return found
 
 
 def _of_dom0(measures: Measures, facts: DomainFacts) -> list[dict[str, Any]]:

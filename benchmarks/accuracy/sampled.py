@@ -38,13 +38,18 @@ class Shown:
     true_cycles: float
     low_cycles: float
     high_cycles: float
-    sample_count: int
 
 
 def cycles_a_round(program: Path, loop: Loop, rounds: int) -> float:
     """Return the median over batches."""
     told = run(program, [loop], rounds=rounds, batches=12)["loops"][0]
     return float(np.median(told["batch_cycles"])) / int(told["batch_rounds_count"])
+
+
+def tsc_hz(program: Path, loop: Loop) -> float:
+    """Return cycles a second, by the program's own clocks."""
+    told = run(program, [loop])
+    return float(told["span_cycles"] / told["span_ns"] * 1e9)
 
 
 def shown(options: argparse.Namespace, programs: dict[str, Path], fence: str, loop: Loop) -> Shown:
@@ -54,8 +59,7 @@ def shown(options: argparse.Namespace, programs: dict[str, Path], fence: str, lo
         cycles_a_round(fenced, loop, options.rounds) - cycles_a_round(plain, loop, options.rounds)
         for _ in range(_TURNS)
     ]
-    each = cycles_a_round(fenced, loop, options.rounds)
-    rounds = int(_RUN_S * options.tsc_hz / each)
+    rounds = int(_RUN_S * tsc_hz(plain, loop) / cycles_a_round(fenced, loop, options.rounds))
     capture = options.data / "sampled.xtrace"
     command = [fenced, "--guest-cpu", str(GUEST_CPU), "--xen-cpu", str(XEN_CPU), "--period-us", "100000"]
     command += ["--batches", "1", "--rounds", str(rounds), str(loop)]
@@ -73,15 +77,13 @@ def shown(options: argparse.Namespace, programs: dict[str, Path], fence: str, lo
     records = read_samples(capture / "samples").records
     image = open_image(fenced)
     table = find_sites(image)
-    behind = {
-        fence.address: behind_fences(image, table)[fence.address]
-        for site in found.of_loop(table.sites, loop)
-        for fence in site.fences
-    }
+    following = behind_fences(image, table)
+    fences = [fence.address for site in found.of_loop(table.sites, loop) for fence in site.fences]
     mine = records["ip"][(records["comm"] == fenced.name.encode()[:15]) & (records["ip"] < 1 << 47)]
     addresses, counts = np.unique(mine, return_counts=True)
-    share = fence_share(addresses.astype(np.uint64), counts.astype(np.int64), behind.keys(), behind.values())
-    return Shown(float(np.median(true)) / 2, share.low * each / 2, share.high * each / 2, share.sample_count)
+    behind = [following[address] for address in fences]
+    share = fence_share(addresses.astype(np.uint64), counts.astype(np.int64), fences, behind)
+    return Shown(float(np.median(true)) / 2, share.low * each / 2, share.high * each / 2)
 
 
 def main() -> None:
@@ -93,7 +95,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/sampled"), help="where builds are kept")
     parser.add_argument("--hz", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=20_000, help="of a timed batch")
-    parser.add_argument("--tsc-hz", type=float, default=2.3e9)
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
     programs = {fence: build(Build(fence, "inline"), options.data) for fence in FENCES}
