@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from builders.host import IRQ_HANDLED, Simulation, simulate
@@ -212,18 +212,24 @@ def test_skew_moves_the_times_inside_irq_handled() -> None:
     assert [entry.words for entry in read(out.getvalue()).records] == [(16, 0xFFFF_FFFE, 3), (16, 0, 3)]
 
 
+def full_steps(*pcpus: int) -> list[Step]:
+    """Return a record of 40 bytes on each pCPU; a negative one ends a round."""
+    return [Step(abs(pcpu), 1, True, 0x28004, (7,) * 7, pcpu < 0) for pcpu in pcpus]
+
+
 @given(STEPS, st.integers(300, 2000))
+@example(full_steps(0, 0, 1, 1, 2, 2, 3), 320)  # a round of 328 bytes, 316 without its last header
+@example(full_steps(0, 0, -1, -2, 3, 3, 3), 300)  # no round is too large, all together are
 def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes: int) -> None:
     kept, everything = io.BytesIO(), io.BytesIO()
     writers = TraceWriter(kept, 4, 240, memory_bytes=memory_bytes), TraceWriter(everything, 4, 240)
-    now, rounds = 0, [0]
+    now = 0
     for step in steps:
         now += step.delay
         for writer in writers:
             writer.write(step.pcpu, now, step.event, step.words)
             if step.poll:
                 writer.poll()
-        rounds.append(len(everything.getvalue()))
     for writer in writers:
         writer.close()
     assert len(kept.getvalue()) <= memory_bytes
@@ -231,11 +237,13 @@ def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes:
     windows = frame(everything.getvalue()).windows
     dropped = len(windows) - len(frame(kept.getvalue()).windows)
     if dropped and kept.getvalue():
-        # A round that does not fit as a whole drops its own windows, too.
-        first = windows[dropped]
-        begin = max(start for start in rounds if start <= first.offset - 12)
-        overflows = first.offset + first.size - begin > memory_bytes
-        assert first.pcpu <= windows[dropped - 1].pcpu or overflows
+        # The file starts with a low pCPU, unless dropping for its first window emptied the buffer: then
+        # that window and those before it since the last low pCPU do not fit together.
+        first, low = windows[dropped], dropped
+        while low and windows[low - 1].pcpu < windows[low].pcpu:
+            low -= 1
+        together = first.offset + 12 + first.size - windows[low].offset
+        assert low == dropped or together > memory_bytes
 
 
 def test_a_memory_buffer_that_is_just_full_keeps_all() -> None:
