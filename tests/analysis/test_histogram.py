@@ -77,7 +77,7 @@ def test_buckets_tile_all_values() -> None:
     assert (width <= np.maximum(least / SUB_BUCKETS, 1)).all()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.lists(st.integers(0, (1 << 56) - 1), min_size=1, max_size=200))
 def test_a_value_lies_in_its_bucket(values: list[int]) -> None:
     part = partial_of_values(np.array(values, np.int64))

@@ -110,7 +110,7 @@ def test_damaged_hosts(seed: int) -> None:
     assert_same(damaged(seed))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))
 @given(traces())
 def test_random_records(data: bytes) -> None:
     assert_same(data)

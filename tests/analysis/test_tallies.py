@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.runs import as_intervals, run, tally_of
@@ -118,7 +118,6 @@ def test_buckets_follow_one_another() -> None:
     assert all(after[0] == before[1] + 1 for before, after in pairwise(edges))
 
 
-@settings(deadline=None)
 @given(rows, st.integers(0, 50), st.integers(50, 100))
 def test_sums_of_random_intervals(
     drawn: list[tuple[Metric, int, int, int, int]], begin: int, end: int

@@ -66,7 +66,7 @@ def test_two_pairs_leave_the_error_open_and_one_makes_no_line() -> None:
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=30, unique=True), st.integers(-300, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_both_ways_meet_and_order_is_kept(moments: list[int], skew: int) -> None:
     made = [
         ClockPair(TSC + moment * 1000, NS + moment * 400 + (skew if number % 2 else 0), TSC + moment * 1000)

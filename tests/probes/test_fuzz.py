@@ -329,11 +329,12 @@ def run_cases(seeds: range | list[int], case: Callable[[int], None]) -> None:
     with watching() as watch:
         for seed in seeds:
             watch.begin(seed)
+            began = time.process_time()
             try:
                 case(seed)
             except Exception as error:
                 raise AssertionError(f"XTRACE_FUZZ_SEED={seed} makes it again") from error
-            took_s = time.monotonic() - watch.since
+            took_s = time.process_time() - began
             assert took_s < MOST_S, f"XTRACE_FUZZ_SEED={seed} took {took_s:.1f} s"
     assert resident_bytes() - grown < MOST_GROWTH_BYTES
 
@@ -404,7 +405,6 @@ def test_mutated_compressed_files(form: str, tmp_path: Path) -> None:
 
 hypothesis_cases = settings(
     max_examples=HYPOTHESIS_CASES,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[

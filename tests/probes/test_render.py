@@ -88,7 +88,7 @@ RECORDS = st.tuples(EVENT_IDS, st.lists(WORDS, max_size=7), st.booleans(), st.in
 TRACES = st.lists(st.tuples(st.integers(0, 3), st.lists(RECORDS, max_size=8)), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TRACES, st.sampled_from(["4.0", "4.2", "4.8", "4.17", "4.22", "4.0+"]), st.sampled_from(list(Unit)))
 def test_any_record_reads_as_the_twin_says(
     drawn: list[tuple[int, list[tuple[int, list[int], int | None]]]], version: str, unit: Unit
@@ -110,7 +110,7 @@ def test_any_record_reads_as_the_twin_says(
 
 
 @given(st.integers(0, MAX_TSC), st.integers(0, MAX_TSC), st.integers(10**6, 9 * 10**9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_times_are_exact(first: int, second: int, hz: int) -> None:
     data = window(0, *record(0x28004, [1, 2], first), *record(0x28004, [1, 2], second))
     records = oracle.read(data).records
@@ -120,7 +120,7 @@ def test_times_are_exact(first: int, second: int, hz: int) -> None:
 
 
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_64_bit_values_are_exact(values: list[int]) -> None:
     words = [word for value in values for word in record(0x201106, [value & 0xFFFF_FFFF, value >> 32], 5)]
     data = window(0, *words)

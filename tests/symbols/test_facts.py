@@ -279,7 +279,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Builder(tmp_path_factory.mktemp("linux")).path(PAGE + LINUX + ENTRIES)
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(data=st.data())
 def test_damaged_notes_give_facts_or_one_error(linux: Path, data: st.DataObject) -> None:
     damaged = bytearray(linux.read_bytes())

@@ -307,7 +307,7 @@ def test_mutated_images(folder: Path, kernel: Path) -> None:
     rng = random.Random(20)
     path = folder / "mutant"
     interesting = (0, 1, 0x7F, 0x80, 0xFF)
-    began = time.monotonic()
+    began = time.process_time()
     for number in range(8_000 if os.environ.get("CI") else 3_000):
         data = bytearray(rng.choice([*seeds, small32, seeds[0], seeds[1]]))
         tables = int.from_bytes(data[40:48], "little") if data[:4] == b"\x7fELF" else 0
@@ -322,4 +322,4 @@ def test_mutated_images(folder: Path, kernel: Path) -> None:
         path.unlink(missing_ok=True)  # to cut a file that is still mapped is slow
         path.write_bytes(data)
         touch(path, with_pyelftools=not number % 4)
-    assert time.monotonic() - began < 120
+    assert time.process_time() - began < 120

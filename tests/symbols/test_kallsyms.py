@@ -81,7 +81,7 @@ def test_damaged_tables_give_nothing_wrong_and_no_hang() -> None:
     symbols = made(1100)
     whole = kallsyms(symbols)
     rng = random.Random(7)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(60):
         damaged = bytearray(whole)
         for _ in range(rng.choice((1, 8, 64))):
@@ -90,4 +90,4 @@ def test_damaged_tables_give_nothing_wrong_and_no_hang() -> None:
             [memoryview(bytes(damaged[: rng.randrange(len(damaged) // 2, len(damaged))]))], 64, extents()
         )
         assert found is None or len(found) <= len(symbols) + 256
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20

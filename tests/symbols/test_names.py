@@ -166,7 +166,7 @@ def slow_owners(rows: list[Row]) -> dict[int, int]:
     return taken[2] | taken[1] | taken[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(row_strategy, min_size=1, max_size=14))
 def test_like_giving_each_address_its_owner(rows: list[Row]) -> None:
     symbols = made(rows, None)

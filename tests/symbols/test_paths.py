@@ -79,7 +79,7 @@ def counts(found: PathCounts) -> list[tuple[float, float]]:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ways_without_loops_are_those_that_walking_finds(data: st.DataObject) -> None:
     # Jumps go down and calls go to later functions: every way ends, and all can be walked.
     functions = []

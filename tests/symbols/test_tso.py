@@ -130,7 +130,7 @@ def _replays(outcome: Outcome, sends: int, mask: int, saved: int) -> bool:
     return world.broke_mask
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(
     scenario=st.sampled_from(FENCED + VARIED),
     sends=st.sampled_from([1, 2]),

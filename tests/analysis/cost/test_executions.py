@@ -95,7 +95,7 @@ def test_contradictions() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_truth_lies_in_every_interval(data: st.DataObject) -> None:
     """Functions are called so often, their sites execute in each call between the bounds: always inside."""
     sites, call, truth = [], [], []
@@ -164,7 +164,7 @@ def test_what_follows_from_an_inferred_most_is_inferred() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_truth_lies_in_every_interval_by_bpf(data: st.DataObject) -> None:
     """Probes miss some calls of functions, never more than is told."""
     sites, call, truth, calls = [], [], [], {}

@@ -180,7 +180,7 @@ def test_hypercalls_that_are_never_made_are_told() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_planted_costs_lie_in_the_interval(data: st.DataObject) -> None:
     """Sites, paths, counts, contexts and a calibration whose medians are true: the cost lies inside."""
     random_ = random.Random(data.draw(st.integers(0, 1 << 30)))

@@ -164,7 +164,7 @@ def test_without_a_price_nothing_bounds_the_sum() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_sums_of_a_group_are_those_of_trying_every_share(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 3))
     low = [data.draw(st.integers(0, 2)) for _ in range(count)]

@@ -145,7 +145,7 @@ def test_a_damaged_meta_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_planted_calls_lie_between(data: st.DataObject) -> None:
     """Calls come at any time; reading takes a while; probes miss some, of handlers none is missed."""
     times = st.integers(0, 12 * SECOND)

@@ -181,13 +181,13 @@ def test_how_the_bytes_come_does_not_matter(chunk_bytes: int) -> None:
     assert found.framer.late_count == 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(traces())
 def test_random_records(data: bytes) -> None:
     assert_like_the_oracle(data)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(traces(), st.sampled_from([4, 40, 1 << 16]), st.integers(1, 3000))
 def test_random_records_in_periods(data: bytes, chunk_bytes: int, cycles: int) -> None:
     assert_like_the_oracle(data, cycles, chunk_bytes)

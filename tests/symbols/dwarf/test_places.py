@@ -173,9 +173,9 @@ def test_a_distribution_kernel_is_read_in_time() -> None:
     # A few addresses in each of some sixty functions, most of them in units of their own.
     chosen = starts[:: len(starts) // 60].tolist()
     addresses = [start + distance for start in chosen for distance in (0, 9, 31)]
-    begin = time.monotonic()
+    begin = time.process_time()
     found = lines_of(image, addresses)
-    assert time.monotonic() - begin < 15
+    assert time.process_time() - begin < 15
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 600 << 10
     told = addr2line(path, addresses)
     assert len(found) > 100

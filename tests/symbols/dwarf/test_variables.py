@@ -402,7 +402,7 @@ def test_mutations_are_survived(version: int, tmp_path: Path) -> None:
     sections = [section for section in image.sections if section.name.startswith(".debug_") and section.size]
     rng = random.Random(1989)
     damaged_count = 0
-    begin = time.monotonic()
+    begin = time.process_time()
     for _ in range(200):
         data = bytearray(whole)
         section = rng.choice(sections)
@@ -421,7 +421,7 @@ def test_mutations_are_survived(version: int, tmp_path: Path) -> None:
         assert all(len(note) < 400 and note.isprintable() for note in damage)
         damaged_count += bool(damage)
     assert damaged_count > 10
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 def test_a_header_cut_short_is_told(tmp_path: Path) -> None:
