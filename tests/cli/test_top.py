@@ -208,7 +208,7 @@ class Terminal:
     def size(self, rows_: int, columns: int) -> None:
         fcntl.ioctl(self.secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows_, columns, 0, 0))
 
-    def until(self, text: str, limit_s: float = 20.0) -> str:
+    def until(self, text: str, limit_s: float = 60.0) -> str:
         """Read on until ``text`` comes and return what was read since the last call."""
         end = time.monotonic() + limit_s
         begin = len(self.output)
@@ -230,7 +230,7 @@ class Terminal:
                 os.close(fd)
 
     def end(self) -> int:
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         while select.select([self.primary], [], [], 0.2)[0]:
             self.output += os.read(self.primary, 1 << 16).decode()
         assert termios.tcgetattr(self.secondary) == self.mode
@@ -288,7 +288,7 @@ def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path)) as terminal:
         terminal.until("\x1b[?1049l")
-        code = terminal.process.wait(20)
+        code = terminal.process.wait(60)
         while select.select([terminal.primary], [], [], 0.2)[0]:
             terminal.output += os.read(terminal.primary, 1 << 16).decode()
         assert termios.tcgetattr(terminal.secondary) == terminal.mode
@@ -300,4 +300,4 @@ def test_it_ends_where_its_terminal_goes() -> None:
     with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
         terminal.until("[w wakes]")
         os.close(terminal.primary)
-        assert terminal.process.wait(20) in (0, 1)
+        assert terminal.process.wait(60) in (0, 1)

@@ -23,6 +23,7 @@ from xtrace.probes.recording.bpf import BpfBackend
 from xtrace.probes.recording.capture import Capture
 from xtrace.probes.recording.perf import PerfBackend
 
+_SAMPLE_HZ = 199
 _CLONE_NEWNS = 0x20000
 _FUNCTIONS = {
     "upcall": "xen_evtchn_do_upcall",
@@ -98,11 +99,12 @@ def no_room(executable: str, *words: str) -> Any:
 
 
 def record(name: str, directory: str, seconds: str, events: str, *command: str) -> Any:
-    """Record with a backend while a command runs; return its last counts and its facts."""
+    """Record with a backend while a command runs and say what both did."""
     _mount_tracefs()
     backend = _backend(name)
     capture = Capture(Path(directory))
-    backend.start(capture, Options(events=events == "events", sample_hz=199))
+    backend.start(capture, Options(events=events == "events", sample_hz=_SAMPLE_HZ))
+    command_cpu_s = 0.0
     process = subprocess.Popen(command) if command else None
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end:
@@ -110,7 +112,8 @@ def record(name: str, directory: str, seconds: str, events: str, *command: str) 
         backend.poll()
     if process is not None:
         process.kill()
-        process.wait()
+        usage = os.wait4(process.pid, 0)[2]
+        command_cpu_s = usage.ru_utime + usage.ru_stime
     counts = backend.stop()
     assert backend.stop() == counts
     capture.close()
@@ -119,6 +122,8 @@ def record(name: str, directory: str, seconds: str, events: str, *command: str) 
         "lost": counts.lost,
         "byte_count": counts.byte_count,
         "pid": process.pid if process else 0,
+        "command_cpu_s": command_cpu_s,
+        "sample_hz": _SAMPLE_HZ,
         "facts": dict(backend.facts()),
     }
 
@@ -169,13 +174,13 @@ def killed(name: str, directory: str) -> Any:
     return {"programs_before": programs, "left": left}
 
 
-def as_nobody(name: str) -> Any:
-    """Try without root."""
+def as_nobody(name: str, directory: str) -> Any:
+    """Try without root, in a folder that anyone may write."""
     os.seteuid(65534)
     backend = _backend(name)
     said = backend.probe()
     try:
-        backend.start(Capture(Path(f"/tmp/xtrace-nobody-{os.getpid()}")), Options())
+        backend.start(Capture(Path(directory)), Options())
     except (TraceError, OSError) as error:
         return {"usable": said.usable, "reason": said.reason, "error": str(error)}
     return {"usable": said.usable, "reason": said.reason, "error": ""}

@@ -45,7 +45,8 @@ def test_a_program_that_spins_is_found_in_its_loop(recorded: tuple[Path, Any]) -
     )
     records = read_samples(folder / "c.xtrace" / "samples").records
     own = records[records["tgid"] == said["pid"]]
-    assert len(own) > 30
+    # Half of what its time on a CPU makes: how much it got of the machine is not ours to say.
+    assert len(own) > said["sample_hz"] * said["command_cpu_s"] / 2 > 0
     inside = (own["ip"] >= address) & (own["ip"] < address + size)
     assert inside.mean() > 0.9
     assert set(own["comm"].tolist()) == {b"xtrace-spin"}
@@ -66,7 +67,7 @@ def test_the_report_names_program_and_kernel_functions(recorded: tuple[Path, Any
     frame = dom0_frames.read(Capture(folder / "c.xtrace", {})).samples
     assert frame["count"].sum() == said["records"]
     user = frame[frame["space"] == "user"].set_index("name")["count"]
-    assert user["xtrace-spin"] > 30
+    assert user["xtrace-spin"] > said["sample_hz"] * said["command_cpu_s"] / 2
     kernel = frame[frame["space"] == "kernel"]
     if said["facts"]["symbols_of_the_host"] and len(kernel):
         assert (kernel["name"] != "").mean() > 0.9

@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.session import Request, Summary, record
 
 TESTS = Path(__file__).parents[2]
+_POLL = Ticker.poll
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,20 @@ def run(output: Path, **wanted: Any) -> tuple[Summary, list[str], Capture]:
 
 def ticks(capture: Capture) -> list[int]:
     return [line["tick"] for line in capture.lines(LINES)]
+
+
+def signal_when(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, is_time: Callable[[], bool]) -> None:
+    """Let this process have a signal, once, at a poll when it is time: a recording is under way then."""
+    sent: list[int] = []
+
+    def poll(self: Ticker) -> Counts:
+        counts = _POLL(self)
+        if not sent and is_time():
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return counts
+
+    monkeypatch.setattr(Ticker, "poll", poll)
 
 
 def test_a_recording_of_a_given_time(tmp_path: Path) -> None:
@@ -74,9 +88,11 @@ def test_a_recording_of_a_given_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupt"), (signal.SIGTERM, "signal")])
-def test_a_signal_ends_it_in_order(number: signal.Signals, reason: str, tmp_path: Path) -> None:
+def test_a_signal_ends_it_in_order(
+    number: signal.Signals, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = signal.getsignal(number)
-    threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
+    signal_when(monkeypatch, number, lambda: True)
     summary, _, capture = run(tmp_path / "a.xtrace")
     assert summary.end_reason == reason
     assert capture.has_ended
@@ -103,9 +119,9 @@ def test_a_command_that_is_not_there_makes_no_capture(tmp_path: Path) -> None:
 
 def test_the_time_ends_the_recording_and_not_the_command(tmp_path: Path) -> None:
     begin = time.monotonic()
-    summary, _, _ = run(tmp_path / "a.xtrace", command=("sleep", "0.8"), duration_s=0.3)
+    summary, _, _ = run(tmp_path / "a.xtrace", command=("sleep", "2"), duration_s=0.3)
     assert (summary.end_reason, summary.command_code) == ("duration", 0)
-    assert summary.duration_s < 0.8 <= time.monotonic() - begin
+    assert summary.duration_s < 2 <= time.monotonic() - begin
 
 
 def test_a_signal_ends_the_command_too_even_one_that_will_not(
@@ -113,8 +129,9 @@ def test_a_signal_ends_the_command_too_even_one_that_will_not(
 ) -> None:
     monkeypatch.setattr(session, "_COMMAND_LIMIT_S", 0.2)
     for trap, code in (("", -signal.SIGTERM), ("trap '' TERM; ", -signal.SIGKILL)):
-        threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
-        summary, _, _ = run(tmp_path / "a.xtrace", command=("sh", "-c", f"{trap}exec sleep 30"))
+        ready = tmp_path / f"ready{code}"
+        signal_when(monkeypatch, signal.SIGINT, ready.exists)
+        summary, _, _ = run(tmp_path / "a.xtrace", command=("sh", "-c", f"{trap}: >{ready}; exec sleep 300"))
         assert (summary.end_reason, summary.command_code) == ("interrupt", code)
 
 
