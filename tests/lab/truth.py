@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.runs import run
 from lab.checks.made import EVENT_CHANNEL_OP, HYPERCALL, IDLE, IRET, RUNSTATE_CHANGE
 from oracle.reader import read
+from oracle.runs import run
 from xtrace.analysis.metrics import Metric
 
 _UPCALL = re.compile(r"^xtrace-guest: upcall (\d+) (\d+) (\d+)\r?$", re.MULTILINE)

@@ -202,6 +202,10 @@ counting='cd /sys/kernel/tracing; echo p:upcall xen_evtchn_do_upcall >kprobe_eve
 counting="$counting echo 1 >events/kprobes/upcall/enable; cd /;"
 counting="$counting upcalls() { awk '{ print \"upcalls\", \$2 }' /sys/kernel/tracing/kprobe_profile; }"
 
+# Likewise: from there on, handled PATTERN says how many interrupts of such names that kernel has handled.
+handling='handled() { awk -v names="$1" '"'"'$0 ~ names { for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i }'
+handling="$handling"' END { print "handled", sum + 0 }'"'"' /proc/interrupts; }'
+
 # A bridge between the guests, 10.0.0.1 on dom0's side.
 bridge() {
     brctl addbr br0

@@ -2,6 +2,7 @@
 # limit: 300
 # Two PV guests with block, network and console traffic of known amounts, at the same time.
 BLOCKS=211 PINGS=101 LINES=307
+in_guests() { for name in a b; do in_guest $name "$1"; done; }
 
 bridge
 disk /tmp/disk.img 4
@@ -10,27 +11,43 @@ guest b pv 'vif=["bridge=br0,mac=00:16:3e:00:00:0b"]'
 in_guest a 'ip addr add 10.0.0.10/24 dev eth0; ip link set eth0 up'
 in_guest b 'ip addr add 10.0.0.11/24 dev eth0; ip link set eth0 up'
 in_guest a 'until ping -c 1 -W 1 10.0.0.11 >/dev/null; do sleep 1; done'
-for name in a b; do in_guest $name "$counting"; done
+in_guests "$counting; $handling"
+eval "$handling"
 
 block_requests() { cat "/sys/bus/xen-backend/devices/vbd-$(domid a)-51712/statistics/rd_req"; }
 packets_of_a() { cat "/sys/class/net/vif$(domid a).0/statistics/rx_packets"; }
+# What came from a guest or dom0 by its network and disk: a kernel that is awake is sent nothing more.
+from_guest() { known "handled_of $1" "$(handled "$2")"; }
+from_guests() {
+    from_guest a "blkif-backend|vif$(domid a)[.]0"
+    from_guest b "vif$(domid b)[.]0"
+    in_guests "handled 'blkif|vif'"
+}
 
 blocks_before=$(block_requests)
 packets_before=$(packets_of_a)
 # dom0's own processes are most of what a trace of a quiet host holds.
 POLL_US=500000
+in_guests upcalls
 trace pv -D -e all -S 256
-for name in a b; do in_guest $name upcalls; done
+in_guests upcalls
+from_guests
 begin_in_guest b "i=0; while [ \$i -lt $LINES ]; do echo line \$i; i=\$((i+1)); done"
 of_b=$number
 begin_in_guest a "dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null; ping -q -c $PINGS -i 0.01 10.0.0.11 >/dev/null"
 end_in_guest a "$number"
 end_in_guest b "$of_b"
 # After both have ended: the pings of a wake b long after its last line.
-for name in a b; do in_guest $name upcalls; done
+from_guests
+in_guests upcalls
 traced
+in_guests upcalls
 known block_requests $(($(block_requests) - blocks_before))
 known packets_of_a $(($(packets_of_a) - packets_before))
-for name in a b; do known upcalls $name $(tr -d '\r' <$logs/guest-$name.log | sed -n 's/^upcalls //p'); done
+for name in a b; do
+    for what in upcalls handled; do
+        known $what $name $(tr -d '\r' <$logs/guest-$name.log | sed -n "s/^$what //p")
+    done
+done
 known console_lines "$(grep -c '^line ' $logs/guest-b.log)"
 cp $logs/guest-*.log /share/

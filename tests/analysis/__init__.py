@@ -1,1 +1,0 @@
-"""Tests of xtrace.analysis; a package, so that the root's analysis/ never stands for it."""
