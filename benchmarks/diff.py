@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from analysis.captures import hosts, woken  # noqa: E402
-from analysis.partials import partial  # noqa: E402
+from builders.captures import hosts, woken  # noqa: E402
+from builders.partials import partial  # noqa: E402
 from builders.wakes import TSC_HZ, wakes  # noqa: E402
 from xtrace.analysis.diff import compare  # noqa: E402
 from xtrace.analysis.figures import FIGURES, Measured  # noqa: E402

@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.runs import Run, as_intervals, run
-from analysis.test_machine import DOMAINS
 from builders.host import simulate
+from builders.hosts import DOMAINS
 from oracle.machine import Interval
 from oracle.reader import WINDOW_HEADER, Record, read
+from oracle.reading import SAMPLES
+from oracle.runs import Run, as_intervals, run
 from peer.xenalyze import Summary, parse_summary, raw_records, require, svm_args
 from peer.xenalyze_run import run as printed_by
 from peer.xenalyze_summary import Cycles, VcpuSummary
-from probes.reading import SAMPLES
 from xtrace.analysis.metrics import STATE_LOST, DomainState, G, Metric, P, V
 from xtrace.probes.format import DEFAULT_DOMAIN, LOST_RECORDS, Runstate
 

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.partials import partial
-from analysis.test_machine import DOMAINS, lossy
 from builders.host import simulate
-from probes.reading import SAMPLES
+from builders.hosts import DOMAINS, lossy
+from builders.partials import partial
+from oracle.reading import SAMPLES
 from xtrace.analysis import clock
 from xtrace.analysis.metrics import Metric
 from xtrace.analysis.partial import Partial

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.captures import HOST_HZ, hosts, made_up, measured, woken
-from analysis.partials import collected
+from builders.captures import HOST_HZ, hosts, made_up, measured, woken
 from builders.host import simulate
+from builders.partials import collected
 from xtrace.analysis.diff import Change, Diff, compare, json_text
 from xtrace.analysis.figures import BY_NAME, FIGURES, HOST_LABEL, LOADS, Measured, labels_of, measure
 from xtrace.analysis.partial import partial_of

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.partials import collected
-from analysis.runs import tally_of
+from builders.partials import collected
+from oracle.runs import tally_of
 from xtrace.analysis.histogram import QUANTILE_ERROR_RATIO, bucket_bounds, quantiles, summarise
 from xtrace.analysis.metrics import METRIC_SHIFT, OCTAVES, SUB_BUCKETS, Metric
 from xtrace.analysis.partial import Partial, partial_of

@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import pytest
 
-from analysis.runs import Run, as_intervals, run
-from analysis.test_machine import DOMAINS, HOSTS
 from builders import host
 from builders.host import Kind, Simulation, simulate
+from builders.hosts import DOMAINS, HOSTS
 from oracle.machine import RESIDENCE_TAIL, Interval
 from oracle.reader import Record, Trace, read
-from probes.reading import SAMPLES
+from oracle.reading import SAMPLES
+from oracle.runs import Run, as_intervals, run
 from xtrace.analysis.metrics import G, Metric, P, WakeCause
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS, Runstate
 

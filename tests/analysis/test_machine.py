@@ -13,43 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from analysis.random_records import traces
-from analysis.runs import Run, as_intervals, run
 from builders import host
-from builders.host import Kind, simulate
+from builders.host import simulate
+from builders.hosts import DOMAINS, HOSTS, calm
+from builders.random_records import traces
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import read
-from probes.reading import SAMPLES
+from oracle.reading import SAMPLES
+from oracle.runs import Run, as_intervals, run
 from xtrace.analysis.metrics import G, Metric
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
 from xtrace.probes.writer import pack_record, pack_window
 
 Words = tuple[int, ...]
-
-DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
-
-
-def calm(seed: int) -> bytes:
-    return simulate(seed, 3, DOMAINS, 30_000_000).data
-
-
-def lossy(seed: int) -> bytes:
-    return simulate(seed, 3, DOMAINS, 60_000_000, loss=0.4, ring_bytes=4088, poll_cycles=2_000_000).data
-
-
-def skewed(seed: int) -> bytes:
-    return simulate(seed, 3, DOMAINS, 30_000_000, skew_cycles=(0, 3000, -5000)).data
-
-
-def lossy_and_skewed(seed: int) -> bytes:
-    return simulate(
-        seed, 3, DOMAINS, 60_000_000,
-        loss=0.4, ring_bytes=4088, poll_cycles=2_000_000, skew_cycles=(40_000, 0, 3000),
-    ).data  # fmt: skip
-
-
-HOSTS = {"calm": calm, "lossy": lossy, "skewed": skewed, "lossy and skewed": lossy_and_skewed}
 
 
 def assert_same(data: bytes) -> Run:

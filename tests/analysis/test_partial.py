@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.partials import collected, partial
-from analysis.runs import run, tally_of
-from analysis.test_machine import HOSTS
 from builders.host import simulate
+from builders.hosts import HOSTS
+from builders.partials import collected, partial
+from oracle.runs import run, tally_of
 from xtrace.analysis.metrics import Metric
 from xtrace.analysis.partial import Partial, merge, partial_of
 from xtrace.analysis.report import build, json_object

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 
-from analysis.partials import partial
-from analysis.test_machine import DOMAINS, HOSTS
 from builders.host import simulate
+from builders.hosts import DOMAINS, HOSTS
+from builders.partials import partial
 from oracle import reader as oracle
-from probes.reading import SAMPLES, sample_bytes
+from oracle.reading import SAMPLES, sample_bytes
 from xtrace.analysis.partial import Partial
 from xtrace.analysis.report import (
     SCHEMA_VERSION,

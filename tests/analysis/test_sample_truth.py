@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from analysis.partials import partial
-from probes.reading import ALL_SAMPLES, sample_bytes
+from builders.partials import partial
+from oracle.reading import ALL_SAMPLES, sample_bytes
 from xtrace.analysis.report import Report, build
 
 NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]

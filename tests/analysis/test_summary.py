@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.partials import partial
-from analysis.test_machine import HOSTS
+from builders.hosts import HOSTS
+from builders.partials import partial
 from xtrace.analysis import stored
 from xtrace.analysis.figures import measure
 from xtrace.analysis.partial import Partial, merge

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.runs import as_intervals, run, tally_of
-from analysis.test_machine import HOSTS
+from builders.hosts import HOSTS
+from oracle.runs import as_intervals, run, tally_of
 from xtrace.analysis import kernels, machine
 from xtrace.analysis.machine import Tallies
 from xtrace.analysis.metrics import (

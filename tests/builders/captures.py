@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from analysis.partials import partial
 from builders.host import simulate
+from builders.partials import partial
 from builders.wakes import TSC_HZ, wakes
 from xtrace.analysis.figures import Measured, measure
 from xtrace.analysis.stored import Origin

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from symbols.made_sites import BASE, FACTS, fence, site, table
+from builders.made_sites import BASE, FACTS, fence, site, table
 from xtrace.probes.calibration import KINDS, Calibration, Row, Timing
 from xtrace.symbols.model import Kind, Site, SiteTable
 from xtrace.symbols.paths import PathCounts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.partials import partial
+from builders.partials import partial
 from builders.wakes import TSC_HZ, wakes
 from xtrace.analysis.stored import Origin
 from xtrace.analysis.summary import Summary, read, write

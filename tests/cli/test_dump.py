@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from peer.conftest import UNPACK, decoded_files, sample_files
+from peer.samples import UNPACK, decoded_files, sample_files
 from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, require, svm_args
 from peer.xenalyze_dump import LOST_RECORDS_END
 from xtrace.cli import sample

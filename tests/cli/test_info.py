@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from oracle import reader as oracle
-from peer.conftest import UNPACK, sample_files
+from peer.samples import UNPACK, sample_files
 from xtrace.cli.main import main
 from xtrace.probes import survey
 from xtrace.probes.catalog import VersionRange

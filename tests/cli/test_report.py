@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from analysis.test_machine import DOMAINS
 from builders.host import simulate
-from probes.reading import SAMPLES
+from builders.hosts import DOMAINS
+from oracle.reading import SAMPLES
 from xtrace.cli import sample
 
 PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis.made_costs import HZ, LFENCE, calibration, row, rows_of
 from builders.host import Simulation, simulate
+from builders.made_costs import HZ, LFENCE, calibration, row, rows_of
 from lab.guest.build import Variant, build
 from xtrace.cli.main import main
 from xtrace.probes.calibration import text_of

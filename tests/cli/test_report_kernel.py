@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis.test_samples import PRIVOP, RUN_D3V0, TO_RUNNING, TRAP, VMEXIT, rip, trace
 from builders.guest import Builder, Carries, Variant
+from builders.sampled import PRIVOP, RUN_D3V0, TO_RUNNING, TRAP, VMEXIT, rip, trace
 from xtrace.cli import sample
 from xtrace.cli.main import main
 from xtrace.probes.writer import pack_record, pack_window

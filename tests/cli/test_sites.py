@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from builders.guest import Builder, Variant
-from symbols.made_sites import BASE, FACTS, fence, site, table
+from builders.made_sites import BASE, FACTS, fence, site, table
 from xtrace.cli import render_sites
 from xtrace.cli.main import main
 from xtrace.cli.render import put

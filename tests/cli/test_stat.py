@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.reported import SAMPLES, SOME, objects, printed, report, rows
+from builders.reported import SAMPLES, SOME, objects, printed, report, rows
 from xtrace.cli.main import main
 
 EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])

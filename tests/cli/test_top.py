@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from builders.host import WAKE
-from cli.reported import SAMPLES, SOME, objects, printed, report, rows
+from builders.reported import SAMPLES, SOME, objects, printed, report, rows
 from xtrace.cli.main import main
 from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.writer import pack_record, pack_window

@@ -20,7 +20,7 @@ import pytest
 
 from builders.host import Kind, simulate
 from oracle import reader as oracle
-from probes.reading import (
+from oracle.reading import (
     SAMPLES,
     Reading,
     Rows,

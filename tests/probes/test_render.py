@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from oracle import reader as oracle
 from oracle.render import Twin
-from peer.conftest import UNPACK, sample_files
+from peer.samples import UNPACK, sample_files
 from xtrace.probes.catalog import EVENTS, VersionRange
 from xtrace.probes.reader import TraceReader
 from xtrace.probes.render import KEEP_BATCHES, Choice, Pushdown, Renderer

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from builders.host import IRQ_HANDLED, Simulation, simulate
 from oracle.reader import Record, Trace, Window, frame, read
-from probes.reading import SAMPLES
+from oracle.reading import SAMPLES
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import LOST_RECORDS, WRAP_BUFFER
 from xtrace.probes.writer import TraceWriter, pack_record, pack_window, repeat

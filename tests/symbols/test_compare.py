@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from symbols.made_sites import BASE, fence, site, table
+from builders.made_sites import BASE, fence, site, table
 from xtrace.symbols.compare import compare, fence_words
 from xtrace.symbols.model import Cpu, Fence, Hazard, How, Kind, Paths, Site, Verdict
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builders.guest import Builder, Variant
-from symbols.made_sites import fence, site
+from builders.made_sites import fence, site
 from xtrace.symbols.explain import scenario_of
 from xtrace.symbols.image import open_image
 from xtrace.symbols.model import Hazard, Kind, Paths, Site, Verdict

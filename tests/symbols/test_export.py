@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from symbols.made_sites import BASE, fence, site, table
+from builders.made_sites import BASE, fence, site, table
 from xtrace.symbols import export
 from xtrace.symbols.compare import compare
 from xtrace.symbols.dwarf.places import Frame, Place

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from builders.made_sites import site, table
 from lab.guest.build import Variant, build
-from symbols.made_sites import site, table
 from xtrace.symbols.image import Image, open_image
 from xtrace.symbols.model import Kind, SiteTable
 from xtrace.symbols.site_paths import MOST_SITES, behind_fences, site_paths

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from builders.expected import Expected, Lines, Spot, differences, expectations
 from builders.guest import GUESTS, Builder, Carries, Guest, Variant
-from symbols.expected import Expected, Lines, Spot, differences, expectations
 from xtrace.symbols.image import Image, open_image
 from xtrace.symbols.model import Hazard, Kind, Site, SiteTable, Verdict
 from xtrace.symbols.sites import find_sites

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.made_costs import HZ, CostedKernel, calibration, fenced, paths_of, row
-from analysis.partials import partial
-from analysis.test_samples import TEXT, MadeKernel
 from builders.host import simulate
-from symbols.made_sites import FACTS
+from builders.made_costs import HZ, CostedKernel, calibration, fenced, paths_of, row
+from builders.made_sites import FACTS
+from builders.partials import partial
+from builders.sampled import TEXT, MadeKernel
 from xtrace.analysis.cost.ab import Difference, agreement, measures_of, running_difference, upcall_difference
 from xtrace.analysis.cost.model import CostInputs
 from xtrace.analysis.cost.rates import Rates

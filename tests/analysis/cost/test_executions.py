@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.made_costs import INF, fenced, paths_of, plain
+from builders.made_costs import INF, fenced, paths_of, plain
 from xtrace.analysis.cost.executions import executions
 from xtrace.analysis.cost.rates import Rates
 from xtrace.analysis.tables import Quality

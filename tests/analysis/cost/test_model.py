@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.made_costs import (
+from builders.host import Simulation, simulate
+from builders.made_costs import (
     BUILD_ID,
     HZ,
     INF,
@@ -26,9 +27,8 @@ from analysis.made_costs import (
     row,
     rows_of,
 )
-from analysis.partials import partial
-from builders.host import Simulation, simulate
-from symbols.made_sites import fence
+from builders.made_sites import fence
+from builders.partials import partial
 from xtrace.analysis.cost.executions import executions
 from xtrace.analysis.cost.model import CostInputs
 from xtrace.analysis.cost.prices import prices

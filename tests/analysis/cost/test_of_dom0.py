@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from analysis.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, rows_of
-from analysis.partials import partial
 from builders.host import Simulation, simulate
+from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, rows_of
+from builders.partials import partial
 from xtrace.analysis.cost.facts import domain_facts
 from xtrace.analysis.cost.model import CostInputs, domain_cost
 from xtrace.analysis.cost.rates import Rates

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.made_costs import BUILD_ID, INF, LFENCE, calibration, fenced, plain, row, rows_of
-from symbols.made_sites import fence
+from builders.made_costs import BUILD_ID, INF, LFENCE, calibration, fenced, plain, row, rows_of
+from builders.made_sites import fence
 from xtrace.analysis.cost.executions import Executions, Group
 from xtrace.analysis.cost.prices import prices
 from xtrace.analysis.cost.sums import greatest, least

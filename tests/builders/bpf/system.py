@@ -20,7 +20,7 @@ _REQUIRED = os.environ.get("XTRACE_REQUIRE_PEERS") == "1"
 def _why_not() -> str:
     if os.geteuid() != 0:
         return "bpf needs root"
-    done = _start(ROOT / "tests" / "probes" / "bpf" / "drive.py", "probe")
+    done = _start(ROOT / "tests" / "builders" / "bpf" / "drive.py", "probe")
     if done.returncode:
         return f"{PYTHON}: {(done.stderr.strip().splitlines() or ['no answer'])[-1]}"
     answer = json.loads(done.stdout)

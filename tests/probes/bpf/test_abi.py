@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probes.bpf.system import ROOT, compile_c, require_tool
+from builders.bpf.system import ROOT, compile_c, require_tool
 from xtrace.analysis.histogram import bucket_bounds
 from xtrace.probes.bpf import abi
 from xtrace.probes.recording.loglinear import bucket_of

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.bpf.system import require_tool
+from builders.bpf.system import require_tool
 from xtrace.probes.bpf import ctf
 from xtrace.probes.bpf.abi import EVENT_BYTES, SAMPLE_BYTES, Kind
 from xtrace.probes.bpf.ring import ascending_runs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from probes.bpf.system import ROOT, compile_c, drive, require_bpf
+from builders.bpf.system import ROOT, compile_c, drive, require_bpf
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.recording.loglinear import bounds_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from probes.bpf.system import drive, require_bpf, require_tool
+from builders.bpf.system import drive, require_bpf, require_tool
 from xtrace.analysis.dom0 import frames as dom0_frames
 from xtrace.analysis.dom0 import tables as dom0
 from xtrace.analysis.partial import merge, partial_of

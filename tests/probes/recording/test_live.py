@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.random_records import traces
 from builders import host
 from builders.host import Kind, simulate
+from builders.mutated import case_of
+from builders.random_records import traces
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import Trace, frame, read
-from probes.test_fuzz import case_of
 from xtrace.analysis import clock
 from xtrace.analysis import histogram as analysis_histogram
 from xtrace.analysis.collect import collect

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probes.bpf.system import compile_c, drive, require_bpf
+from builders.bpf.system import compile_c, drive, require_bpf
 from xtrace.analysis.dom0 import frames as dom0_frames
 from xtrace.probes.bpf.symbols import Names, Symbols, is_hypervisor
 from xtrace.probes.capture import Capture

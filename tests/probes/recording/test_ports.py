@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli.reported import objects, printed
+from builders.reported import objects, printed
 from xtrace.cli.main import main
 from xtrace.probes.bpf.tables import heading
 from xtrace.probes.capture import open_capture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oracle.reader import read
-from peer.conftest import UNPACK, sample_files
+from peer.samples import UNPACK, sample_files
 from xtrace.probes.recording.scan import Scanner
 from xtrace.probes.writer import pack_record, pack_window
 

@@ -15,7 +15,6 @@ import pytest
 
 from builders import ticker
 from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
-from probes.recording.test_capture import small_disk as small_disk
 from xtrace.probes.capture import Capture, open_capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording import host, restore, session
