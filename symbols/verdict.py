@@ -126,9 +126,8 @@ def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bo
         return Verdict.KEEP, f"not a mask, restore or unmask but a {kind}: outside the rule"
     if touch.wide:
         return Verdict.UNDECIDED, "the store is wider than a byte: mend that first"
-    if kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL:
-        if around.exit:
-            return Verdict.REMOVABLE, f"no test follows, but {around.exit}"
+    untested = kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL
+    if untested and not around.exit:
         if around.tested_before and around.tests.paths is Paths.NONE:
             return Verdict.UNDECIDED, "pending is tested before the store, not after it"
         return Verdict.UNDECIDED, "no pending test is seen to follow on every path"
@@ -139,6 +138,8 @@ def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bo
         )
     if kind is Kind.MASK:
         return Verdict.REMOVABLE, "only this CPU's way out of Xen reads the mask"
+    if untested:
+        return Verdict.REMOVABLE, f"no test follows, but {around.exit}"
     return Verdict.REMOVABLE, "Xen tests pending after this store, or the test that follows sees it"
 
 
