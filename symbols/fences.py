@@ -114,7 +114,9 @@ class FenceFinder:
         def step(insn: Insn) -> Step:
             if insn.address in tests:
                 return Step.HIT
-            return Step.END if insn.address in self._group else Step.ON
+            # A read of the mask on the way, such as one that decides whether to test, changes nothing.
+            other = self._group.get(insn.address)
+            return Step.END if other is not None and other.insn.access & WRITE else Step.ON
 
         return forward(self._flow, at, step, _REACH_INSNS).paths is not Paths.NONE
 
