@@ -1,0 +1,159 @@
+"""How many upcalls the cost is worked out for, and what an upcall costs where a fence is a gain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from analysis.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, row
+from analysis.partials import partial
+from builders.host import simulate
+from xtrace.analysis.cost.facts import DomainFacts
+from xtrace.analysis.cost.model import CostInputs, domain_cost, estimate
+from xtrace.analysis.cost.rates import Rates
+from xtrace.analysis.tables import Measures
+from xtrace.probes.catalog import VersionRange
+from xtrace.symbols.model import Kind
+
+DOMAIN = 1
+#: What the trace says: 100 irets end an upcall for sure, and 100 more may.
+TRACED = (100, 200)
+FACTS = DomainFacts(
+    domain=DOMAIN,
+    is_known=True,
+    is_pv=True,
+    is_hvm=False,
+    running_cycles=10_000_000,
+    upcalls=TRACED,
+    upcall_cycles=(0.0, INF),
+    xen_version_count=0,
+    block_count=0,
+    yield_count=0,
+    never=frozenset(),
+    records={},
+)
+
+
+@cache
+def measures() -> Measures:
+    return Measures(
+        partial(simulate(1, 1, [(DOMAIN, 1, "pv")], int(HZ / 100)).data), VersionRange.parse("4.17"), HZ
+    )
+
+
+def counters(seconds: float | None = None, **counts: float) -> Rates:
+    return Rates("rates", counts, seconds, True, None, {})
+
+
+def upcalls(
+    rates: Rates | None = None,
+    by_bpf: tuple[float, float] | None = None,
+    *,
+    measured: Measures | None = None,
+) -> tuple[float, float]:
+    kernel = CostedKernel(paths_of([fenced("unmask", 1, Kind.UNMASK)]))
+    inputs = CostInputs([kernel], None, {DOMAIN: rates} if rates else {})
+    facts = replace(FACTS, upcalls_by_bpf=by_bpf)
+    return domain_cost(measured or measures(), inputs, kernel, facts).upcalls
+
+
+@pytest.mark.parametrize(
+    ("counted", "found"),
+    [
+        (150, (150, 150)),
+        (100, (100, 100)),
+        (200, (200, 200)),
+        # Less than there were for sure, and more than there can have been: another time, or another count.
+        (99, TRACED),
+        (201, TRACED),
+        (0, TRACED),
+        (20_000, TRACED),
+    ],
+)
+def test_the_guests_own_count_stands_where_the_trace_allows_it(
+    counted: int, found: tuple[float, float]
+) -> None:
+    assert upcalls(counters(upcall=counted)) == found
+
+
+def test_other_counters_say_nothing_of_upcalls() -> None:
+    assert upcalls() == TRACED
+    assert upcalls(counters(unmask=150)) == TRACED
+
+
+def test_a_count_of_another_time_is_scaled_to_the_traces() -> None:
+    span_s = measures().span_s
+    assert span_s is not None
+    assert upcalls(counters(2 * span_s, upcall=300)) == pytest.approx((150, 150))
+    assert upcalls(counters(2 * span_s, upcall=500)) == TRACED
+    # Without the TSC rate the trace's time is not known.
+    assert upcalls(counters(2 * span_s, upcall=300), measured=replace(measures(), hz=None)) == TRACED
+
+
+@pytest.mark.parametrize(
+    ("by_bpf", "found"),
+    [
+        ((120, 150), (120, 150)),
+        ((50, 150), (100, 150)),
+        ((120, 300), (120, 200)),
+        ((120, INF), (120, 200)),
+        ((200, 300), (200, 200)),
+        ((0, 100), (100, 100)),
+        # They contradict each other.
+        ((201, 300), TRACED),
+        ((0, 99), TRACED),
+    ],
+)
+def test_what_bpf_counted_narrows_what_was_traced(
+    by_bpf: tuple[float, float], found: tuple[float, float]
+) -> None:
+    assert upcalls(by_bpf=by_bpf) == found
+    assert upcalls(counters(upcall=150), by_bpf) == (150, 150)
+    assert upcalls(counters(upcall=500), by_bpf) == found
+
+
+#: Behind a stream of stores an lfence is a gain of 50 cycles; everywhere an mfence costs 10.
+STREAM = calibration(
+    row("store_stream_1", -50.0, 0.0, kind="unmask"),
+    row("store_stream_1", 10.0, 0.0, kind="unmask", fence="mfence"),
+)
+GAIN = fenced("gain", 1, Kind.UNMASK)
+PRICE = fenced("price", 2, Kind.UNMASK, "mfence")
+
+
+def upcall_row(*ways: tuple[float, float], counted: Rates | None = None) -> dict[str, Any]:
+    kernel = CostedKernel(paths_of([GAIN, PRICE][: len(ways)], upcall=list(ways)))
+    inputs = CostInputs([kernel], STREAM, {DOMAIN: counted} if counted else {})
+    (found,) = estimate(measures(), inputs).upcalls
+    return found
+
+
+def test_a_gain_counts_as_often_as_the_site_can_execute() -> None:
+    found = upcall_row((2, 3))
+    assert (found["added_low_cycles"], found["added_high_cycles"]) == pytest.approx((-150, -100))
+
+
+def test_a_gain_that_nothing_bounds_counts_as_often_as_is_sure() -> None:
+    found = upcall_row((2, INF))
+    assert found["added_low_cycles"] == pytest.approx(-100)
+    assert found["unbounded_by"] == "a loop"
+
+
+def test_a_gain_and_a_price_are_told_apart_by_their_sites() -> None:
+    """Of 1 to 6 executions at most two are the gain's, whatever their number alone would allow."""
+    found = upcall_row((1, 2), (0, 4))
+    assert (found["execution_least_count"], found["execution_most_count"]) == (1, 6)
+    assert (found["added_low_cycles"], found["added_high_cycles"]) == pytest.approx((-100, -10))
+
+
+def test_counters_bound_what_an_upcall_executes_on_average() -> None:
+    """Never more than there were at all, for the least upcalls that there were."""
+    least = upcall_row((0, 8))["upcall_least_count"]
+    assert least > 0
+    found = upcall_row((0, 8), counted=counters(unmask=3 * least))
+    assert found["execution_most_count"] == pytest.approx(3)
+    assert found["added_low_cycles"] == pytest.approx(-150)
+    assert upcall_row((0, 2), counted=counters(unmask=3 * least))["execution_most_count"] == 2
