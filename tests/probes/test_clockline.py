@@ -56,6 +56,39 @@ def test_a_pair_that_something_ran_between_is_left_out() -> None:
     assert line.hz == clean.hz
 
 
+def test_a_pair_whose_second_tsc_lies_before_its_first_is_left_out() -> None:
+    """The recorder moved to a CPU whose TSC is behind: what it read says nothing of either."""
+    made = pairs(20, 2)
+    back = ClockPair(made[5].after, made[5].monotonic_ns + 4_000_000, made[5].before, 0)
+    line, clean = fit([*made, back]), fit(made)
+    assert line is not None
+    assert clean is not None
+    assert (line.pair_count, line.wide_count) == (20, 1)
+    assert (line.hz, line.residual_ns) == (clean.hz, clean.residual_ns)
+    # Both readings in one cycle are as near as can be.
+    same = ClockPair(made[5].before, made[5].monotonic_ns, made[5].before, 0)
+    assert same in narrow([*made, same])
+
+
+@pytest.mark.parametrize(
+    ("brackets", "kept"),
+    [
+        ([100, 100, 100, 800], 4),
+        ([100, 100, 100, 801], 3),
+        # Of TSCs that stand still between the readings a few cycles are still near.
+        ([0, 0, 0, 8], 4),
+        ([0, 0, 0, 9], 3),
+        ([0, 0, 0, -1], 3),
+        ([-5, -5, 0], 1),
+    ],
+)
+def test_pairs_as_near_as_most_are_kept(brackets: list[int], kept: int) -> None:
+    made = [ClockPair(1000 * number, number, 1000 * number + width) for number, width in enumerate(brackets)]
+    found = narrow(made[::-1])
+    assert len(found) == kept
+    assert found == sorted(found, key=lambda pair: pair.monotonic_ns)
+
+
 def test_clocks_that_jump_show_in_the_residual() -> None:
     made = pairs(20, 3)
     jumped = [

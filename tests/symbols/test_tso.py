@@ -246,6 +246,34 @@ def test_what_counts_as_lost(memory: tuple[int, int, int], handled: int, lost: b
     assert machine.loses(start._replace(memory=memory, handled=handled)) is lost
 
 
+@pytest.mark.parametrize(
+    ("where", "forbidden"),
+    [
+        ({}, False),
+        ({"place": 1}, True),
+        ({"place": 2}, True),
+        # Masked by an outer section: the guest found M set, and leaves it so.  No scenario of one site gets
+        # there by this alone, since nothing in it clears what another has set; two of them would.
+        ({"saved": 1}, True),
+        # A handler inside a handler.
+        ({"handling": 0}, True),
+        ({"handling": 1}, True),
+    ],
+    ids=str,
+)
+def test_where_a_handler_must_not_begin(where: dict[str, int], forbidden: bool) -> None:
+    machine = tso.Machine(Scenario(Protocol.MASK, Fence.MFENCE), 1)
+    assert machine.masked == {1, 2}
+    before = machine.starts()[0]._replace(memory=(1, 0, 1), in_xen=True, **where)  # type: ignore[arg-type]
+    begun = before._replace(in_xen=False, handling=0, buffers=((((int(Cell.M), 1),),), ()))
+    returned = before._replace(in_xen=False)
+    assert machine.forbids(before, Actor.XEN, begun) is forbidden
+    # What Xen does there is one thing, what others do another.
+    assert not machine.forbids(before, Actor.XEN, returned)
+    assert not any(machine.forbids(before, actor, begun) for actor in Actor if actor is not Actor.XEN)
+    assert not machine.forbids(before, Actor.XEN, begun._replace(handling=1))
+
+
 def test_nested_sections_are_explored_too() -> None:
     assert Scenario(Protocol.RESTORE).starts == ((1, 0), (1, 1))
     assert Scenario(Protocol.SECTION).starts == ((0, 0), (1, 1))

@@ -193,6 +193,67 @@ def test_random_records_in_periods(data: bytes, chunk_bytes: int, cycles: int) -
     assert_like_the_oracle(data, cycles, chunk_bytes)
 
 
+# --- skew ---------------------------------------------------------------------------------------
+
+VCPU = 1 << 16
+TO_RUNNING, PREEMPTED, BLOCKED = 0x21101, 0x21011, 0x21021
+WOKEN = 0x21211
+#: pCPU, TSC, event, words.
+Event = tuple[int, int, int, tuple[int, ...]]
+#: vCPU 0 of domain 1 goes from pCPU 0 to pCPU 1, whose TSC is behind: it runs there before it left pCPU 0.
+MOVES: list[Event] = [
+    (0, 1000, TO_RUNNING, (VCPU,)),
+    (1, 1900, TO_RUNNING, (VCPU,)),
+    (0, 2000, PREEMPTED, (VCPU,)),
+]
+
+
+def trace_of(events: list[Event]) -> bytes:
+    return b"".join(
+        pack_window(
+            pcpu, b"".join(pack_record(event, tsc, words) for of, tsc, event, words in events if of == pcpu)
+        )
+        for pcpu in sorted({event[0] for event in events})
+    )
+
+
+def figures_of(*events: Event) -> Figures:
+    data = trace_of([*MOVES, *events])
+    assert_like_the_oracle(data)
+    return added(periods(data)[0])[VCPU]
+
+
+def test_a_late_deschedule_does_not_stop_what_runs_elsewhere() -> None:
+    """A wake of what runs has no effect, whatever the pCPU that it left says later."""
+    assert figures_of((1, 2100, host.WAKE, (1, 0))).wakes == 0
+    # It blocks, where it runs: from then on it can be woken.
+    woken = figures_of((1, 2100, BLOCKED, (VCPU,)), (0, 2200, host.WAKE, (1, 0)))
+    assert (woken.wakes, woken.runs) == (1, 2)
+
+
+def test_only_one_deschedule_is_late() -> None:
+    """A second one of the pCPU that it left stops it after all."""
+    assert figures_of((0, 2100, BLOCKED, (VCPU,)), (1, 2200, host.WAKE, (1, 0))).wakes == 1
+
+
+def test_what_stopped_where_it_runs_owes_no_late_deschedule() -> None:
+    """The deschedule of the other pCPU was lost: the next one on that pCPU is of a new run."""
+    begun, moved, _ = MOVES
+    data = trace_of(
+        [
+            begun,
+            moved,
+            (1, 2000, BLOCKED, (VCPU,)),
+            (1, 2100, WOKEN, (VCPU,)),
+            (1, 2200, TO_RUNNING, (VCPU,)),
+            (0, 2300, BLOCKED, (VCPU,)),
+            (1, 2400, host.WAKE, (1, 0)),
+        ]
+    )
+    assert_like_the_oracle(data)
+    assert added(periods(data)[0])[VCPU].wakes == 1
+
+
 # --- damage ------------------------------------------------------------------------------------
 
 
