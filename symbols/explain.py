@@ -33,6 +33,8 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
     locked = not any(hazard.name == "unlocked-handler" for other in others for hazard in other.hazards)
     fence = _fence(site, locked)
     hazards = {hazard.name for hazard in site.hazards}
+    if site.kind is Kind.RESTORE and not _may_open(site, hazards):
+        protocol = Protocol.MASK
     return scenario_for(
         protocol,
         _kind(fence),
@@ -41,6 +43,12 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
         handler_locked=locked,
         fence_first=fence is not None and fence.position == "before",
     )
+
+
+def _may_open(site: Site, hazards: set[str]) -> bool:
+    """Tell whether a restore may store 0: where it cannot, no test follows and that is no hazard."""
+    tested = site.pending_paths is Paths.ALL or bool(site.exit)
+    return tested or bool(hazards & {"no-pending-test", "test-before-store"})
 
 
 def unstable(site: Site, scenario: Scenario) -> Scenario | None:

@@ -20,6 +20,7 @@ from xtrace.symbols.sites import find_sites
 from xtrace.symbols.tso import check
 
 UNSTABLE = Hazard("unstable-pointer", "not seen to be stable")
+UNTESTED = Hazard("no-pending-test", "no pending test follows")
 UNLOCKED = Hazard("unlocked-handler", "the selector is read without a lock")
 
 
@@ -53,6 +54,21 @@ def holds(scenario: Scenario) -> bool:
             Scenario(Protocol.UNMASK, retest=Retest.BEFORE),
         ),
         (site(hazards=(UNSTABLE,)), Scenario(Protocol.UNMASK)),
+        # No test follows a restore, and that is no hazard: it can only store what leaves the mask set.
+        (site(kind=Kind.RESTORE, pending_paths=Paths.NONE), Scenario(Protocol.MASK, retest=Retest.NONE)),
+        (site(kind=Kind.RESTORE, pending_paths=Paths.SOME), Scenario(Protocol.MASK, retest=Retest.NONE)),
+        (
+            site(kind=Kind.RESTORE, pending_paths=Paths.NONE, hazards=(UNTESTED,)),
+            Scenario(Protocol.RESTORE, retest=Retest.NONE),
+        ),
+        (
+            site(kind=Kind.RESTORE, pending_paths=Paths.NONE, hazards=(Hazard("test-before-store", "why"),)),
+            Scenario(Protocol.RESTORE, retest=Retest.BEFORE),
+        ),
+        (
+            site(kind=Kind.RESTORE, pending_paths=Paths.NONE, exit="iret"),
+            Scenario(Protocol.RESTORE, retest=Retest.XEN_EXIT),
+        ),
     ],
 )
 def test_the_scenario_of_a_site(one: Site, scenario: Scenario) -> None:

@@ -57,6 +57,14 @@ FUNC(wide_mask)
 	ret
 END(wide_mask)
 
+/* A fence does not mend it. */
+FUNC(wide_mask_fenced)
+	VCPU(%rdx)
+	movw	$0x100, (%rdx)		# SITE mask width=2 hazards=wide-store fence=mfence/inline/after/all:undecided verdict=undecided
+	mfence
+	ret
+END(wide_mask_fenced)
+
 /* Eight bytes, read, changed and written: so does this. */
 FUNC(wide_or)
 	VCPU(%rdx)
@@ -112,6 +120,35 @@ FUNC(tested_sometimes)
 1:	pop	%rbx
 	ret
 END(tested_sometimes)
+
+FUNC(tested_sometimes_fenced)
+	push	%rbx
+	VCPU(%rbx)
+	movb	$0, MASK(%rbx)		# SITE unmask fence=lfence/callee/after/all:undecided verdict=undecided hazards=no-pending-test tests=some
+	call	x86_lfence
+	test	%edi, %edi
+	je	1f
+	cmpb	$0, (%rbx)		# SITE pending-test
+	je	1f
+	call	force_callback
+1:	pop	%rbx
+	ret
+END(tested_sometimes_fenced)
+
+/* The branch asks for something else than the value restored. */
+FUNC(restored_and_tested_sometimes)
+	push	%rbx
+	VCPU(%rbx)
+	mov	%dil, MASK(%rbx)	# SITE restore fence=mfence/inline/after/all:undecided verdict=undecided hazards=no-pending-test tests=some
+	mfence
+	test	%esi, %esi
+	je	1f
+	cmpb	$0, (%rbx)		# SITE pending-test
+	je	1f
+	call	force_callback
+1:	pop	%rbx
+	ret
+END(restored_and_tested_sometimes)
 
 /* Returns masked on one path, restored on the other. */
 FUNC(unbalanced)
@@ -172,6 +209,14 @@ FUNC(leave_by_iret)
 	pop	%rsi
 	iretq
 END(leave_by_iret)
+
+FUNC(leave_by_iret_fenced)
+	VCPU(%rsi)
+	movb	$0, MASK(%rsi)		# SITE unmask fence=mfence/inline/after/all:removable verdict=removable exit=yes
+	mfence
+	pop	%rsi
+	iretq
+END(leave_by_iret_fenced)
 
 	.data
 switches:	.long 0

@@ -328,6 +328,48 @@ FUNC(restore_if_zero)
 1:	ret
 END(restore_if_zero)
 
+/* The mask itself decides whether there is something to test. */
+FUNC(restore_and_read_back)
+	mov	%gs:SELF, %rax
+	mov	CI_VCPU(%rax), %rax
+	mov	%dil, MASK(%rax)	# SITE restore fence=mfence/inline/after/all verdict=removable tests=all
+	mfence
+	cmpb	$0, MASK(%rax)		# SITE mask-test
+	jne	1f
+	cmpb	$0, (%rax)		# SITE pending-test
+	jne	unmask_slow
+1:	ret
+END(restore_and_read_back)
+
+/* Two stores, of which the one leaves the mask set: it owes no test. */
+FUNC(restore_by_two_stores)
+	mov	%gs:SELF, %rax
+	mov	CI_VCPU(%rax), %rax
+	test	%dil, %dil
+	jne	1f
+	movb	$0, MASK(%rax)		# SITE unmask fence=lfence/inline/after/all verdict=removable tests=all
+	lfence
+	cmpb	$0, (%rax)		# SITE pending-test
+	jne	unmask_slow
+	ret
+1:	mov	%dil, MASK(%rax)	# SITE restore fence=lfence/inline/after/all verdict=removable tests=none
+	lfence
+	ret
+END(restore_by_two_stores)
+
+/* The same the other way round: what is stored where it is 0 owes one. */
+FUNC(restore_by_the_wrong_store)
+	mov	%gs:SELF, %rax
+	mov	CI_VCPU(%rax), %rax
+	test	%dil, %dil
+	je	1f
+	movb	$1, MASK(%rax)		# SITE mask
+	ret
+1:	mov	%dil, MASK(%rax)	# SITE restore fence=lfence/inline/after/all:undecided verdict=undecided tests=none hazards=no-pending-test
+	lfence
+	ret
+END(restore_by_the_wrong_store)
+
 FUNC(save_and_mask)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rdx
