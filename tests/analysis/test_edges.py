@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from analysis.runs import run, tally_of
 from builders import host
 from oracle import machine as oracle
 from oracle.machine import Interval
 from oracle.reader import read
+from oracle.runs import run, tally_of
 from xtrace.analysis.metrics import T_COUNT, Metric, WakeCause
 from xtrace.probes.writer import pack_record, pack_window
 

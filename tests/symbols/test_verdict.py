@@ -14,7 +14,7 @@ from itertools import permutations, product
 
 import pytest
 
-from symbols.made_sites import fence
+from builders.made_sites import fence
 from xtrace.symbols import protocols
 from xtrace.symbols.decode import NO_REGISTER, WRITE, Flow, Insn, Memory
 from xtrace.symbols.fences import Found

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from analysis.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, row
-from analysis.partials import partial
 from builders.host import simulate
+from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, row
+from builders.partials import partial
 from xtrace.analysis.cost.facts import DomainFacts
 from xtrace.analysis.cost.model import CostInputs, domain_cost, estimate
 from xtrace.analysis.cost.rates import Rates
