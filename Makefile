@@ -38,3 +38,9 @@ lab-repeat: lab-needs
 # build/xtrace.pyz: one file that records on a dom0.
 zipapp:
 	@.venv/bin/python tools/zipapp.py
+
+# make mutants [MODULES="symbols/verdict.py"] [AGAIN=1]: takes hours, goes on where it was stopped.  docs/mutants.md
+mutants:
+	@./run test --version >/dev/null
+	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet '.[mutants]'
+	@PYTHONPATH=tools .venv/bin/python -m mutants $(if $(AGAIN),--again) $(MODULES)

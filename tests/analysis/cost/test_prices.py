@@ -1,4 +1,4 @@
-"""Prices come from the rows of the site, else of the sequence; sums take what each draw allows."""
+"""Prices come from the rows of the site, else of the sequence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from builders.made_costs import BUILD_ID, INF, LFENCE, calibration, fenced, plain, row, rows_of
+from builders.made_costs import BUILD_ID, LFENCE, calibration, fenced, plain, row, rows_of
 from builders.made_sites import fence
-from xtrace.analysis.cost.executions import Executions, Group
 from xtrace.analysis.cost.prices import prices
-from xtrace.analysis.cost.sums import greatest, least
 from xtrace.symbols.model import How, Kind, Paths
 
 
@@ -135,54 +131,6 @@ def test_sites_of_one_row_vary_together() -> None:
 def test_the_scale_is_from_one_tsc_to_the_other() -> None:
     found = prices([fenced("a", 1)], calibration(row(spread=0.0)), BUILD_ID, scale=0.5)
     assert ends(found) == (10, 10, 10)
-
-
-def executed(low: list[float], high: list[float], *groups: Group) -> Executions:
-    return Executions(np.array(low), np.array(high), [], [], groups)
-
-
-def drawn(*values: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return np.array(values)[:, None]
-
-
-def test_a_sum_without_groups() -> None:
-    counts = executed([1, 0, 5], [3, INF, 5])
-    all_of = [True] * 3
-    assert (least(counts, drawn(10, 7, 2), all_of), greatest(counts, drawn(10, 7, 2), all_of)) == (20, INF)
-    # What is free, or not asked for, needs no bound; a gain without a bound is none.
-    assert greatest(counts, drawn(10, 0, 2), all_of) == 40
-    assert greatest(counts, drawn(10, 7, 2), [True, False, True]) == 40
-    assert (least(counts, drawn(10, -7, 2), all_of), greatest(counts, drawn(10, -7, 2), all_of)) == (20, 40)
-    assert least(counts, drawn(-10, 0, 0), all_of) == -30
-
-
-def test_without_a_price_nothing_bounds_the_sum() -> None:
-    counts = executed([1, 2], [3, 2])
-    price = drawn(np.nan, 5)
-    assert (least(counts, price, [True, True]), greatest(counts, price, [True, True])) == (10, INF)
-    assert greatest(counts, price, [False, True]) == 10
-
-
-@given(st.data())
-@settings(max_examples=100)
-def test_sums_of_a_group_are_those_of_trying_every_share(data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, 3))
-    low = [data.draw(st.integers(0, 2)) for _ in range(count)]
-    high = [first + data.draw(st.integers(0, 3)) for first in low]
-    total = data.draw(st.integers(sum(low), sum(high)))
-    most = data.draw(st.integers(total, sum(high)))
-    prices_of = [data.draw(st.integers(-3, 5)) for _ in range(count)]
-    ways = [
-        sum(number * price for number, price in zip(shares, prices_of, strict=True))
-        for shares in itertools.product(*(range(a, b + 1) for a, b in zip(low, high, strict=True)))
-        if total <= sum(shares) <= most
-    ]
-    counts = executed(
-        [float(x) for x in low], [float(x) for x in high], Group(tuple(range(count)), total, most)
-    )
-    mine = [True] * count
-    assert least(counts, drawn(*map(float, prices_of)), mine) == min(ways)
-    assert greatest(counts, drawn(*map(float, prices_of)), mine) == max(ways)
 
 
 def test_a_fence_takes_no_less_than_nothing() -> None:

@@ -1,0 +1,168 @@
+"""Say what became of the mutants: a line a module, each survivor with its reason, docs/mutants.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutants.aside import REASONS
+from mutants.session import Fate, Mutant, opened
+from mutants.targets import ROOT, SEED, TARGETS, Target
+
+_HERE = Path(__file__).parent
+_BEGIN, _END = "<!-- mutants:begin -->", "<!-- mutants:end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalent:
+    """Mutants that behave as the original does.
+
+    Attributes:
+        module: where; "" for all.  operator: a pattern of the operator's name.
+        before, after: patterns of the changed line, without and with the change.
+        why: the reason, one sentence.
+    """
+
+    module: str
+    operator: str
+    before: str
+    after: str
+    why: str
+
+    def fits(self, target: Target, mutant: Mutant) -> bool:
+        """Tell whether it explains a survivor."""
+        before, after = changed(mutant)
+        return (
+            self.module in ("", target.module)
+            and re.search(self.operator, mutant.mutation.operator_name) is not None
+            and re.search(self.before, before) is not None
+            and re.search(self.after, after) is not None
+        )
+
+
+def equivalents() -> list[Equivalent]:
+    """Return what equivalent.toml says."""
+    listed = tomllib.loads((_HERE / "equivalent.toml").read_text())["equivalent"]
+    return [
+        Equivalent(
+            one.get("module", ""), one.get("operator", ""), one.get("before", ""), one.get("after", ""), one["why"]
+        )
+        for one in listed
+    ]
+
+
+def changed(mutant: Mutant) -> tuple[str, str]:
+    """Return the lines that a mutant changes, without and with the change."""
+    lines = mutant.note.splitlines()[2:]
+    before = " ".join(line[1:].strip() for line in lines if line.startswith("-"))
+    return before, " ".join(line[1:].strip() for line in lines if line.startswith("+"))
+
+
+def explained(target: Target, mutants: Iterable[Mutant]) -> tuple[list[tuple[Mutant, str]], list[Mutant]]:
+    """Return the survivors that are equivalent, each with its reason, and those that are open."""
+    known = equivalents()
+    same, left = [], []
+    for mutant in mutants:
+        if mutant.fate is Fate.SURVIVED:
+            why = next((one.why for one in known if one.fits(target, mutant)), "")
+            if why:
+                same.append((mutant, why))
+            else:
+                left.append(mutant)
+    return same, left
+
+
+def summary(target: Target, mutants: list[Mutant]) -> str:
+    """Return a target's counts, and its open survivors, for the terminal."""
+    fates = Counter(mutant.fate for mutant in mutants)
+    same, left = explained(target, mutants)
+    counts = ", ".join(f"{fates[fate]} {fate}" for fate in Fate if fates[fate])
+    lines = [f"{target.module}: {counts}; of the survivors {len(same)} equivalent, {len(left)} open"]
+    lines += [f"  {_place(mutant)}\n    - {changed(mutant)[0]}\n    + {changed(mutant)[1]}" for mutant in left]
+    return "\n".join(lines)
+
+
+def write() -> int:
+    """Write the tables of docs/mutants.md; return 1 where a target was not run to its end."""
+    rows, lists, total = [], [], Counter[str]()
+    whole = True
+    for target in TARGETS:
+        with opened(target) as session:
+            mutants = session.mutants()
+        whole &= all(mutant.fate is not Fate.PENDING for mutant in mutants)
+        same, left = explained(target, mutants)
+        row = _counts(mutants, len(same), len(left))
+        total.update(row)
+        rows.append(_row(f"`{target.module}`" + (f", {target.drawn} drawn" if target.drawn else ""), row))
+        lists += _survivors(target, same, left)
+    rows.append(_row("all", total))
+    commit = subprocess.run(
+        ["git", "log", "-1", "--format=%h", "--", *(target.module for target in TARGETS), "tests", "tools/mutants"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    head = [
+        f"Made from commit {commit}, seed {SEED}.", "",
+        "| module | mutants | " + " | ".join(REASONS) + " | not ended | killed | equivalent | open | killed of the "
+        "rest | of those not equivalent |",
+        "|---|" + "---|" * (len(REASONS) + 7),
+    ]  # fmt: skip
+    path = ROOT / "docs" / "mutants.md"
+    text = path.read_text()
+    begin, end = text.index(_BEGIN) + len(_BEGIN), text.index(_END)
+    path.write_text("\n".join([text[:begin], *head, *rows, "", *lists]).rstrip() + "\n" + text[end:])
+    return 0 if whole else 1
+
+
+def _counts(mutants: list[Mutant], same: int, left: int) -> Counter[str]:
+    counts: Counter[str] = Counter(mutant.fate for mutant in mutants)
+    counts.update(mutant.note for mutant in mutants if mutant.fate is Fate.ASIDE)
+    counts["mutants"] = sum(mutant.fate not in (Fate.NOT_DRAWN, Fate.PENDING) for mutant in mutants)
+    counts["equivalent"], counts["open"] = same, left
+    return counts
+
+
+def _row(name: str, counts: Counter[str]) -> str:
+    killed, same, left = counts[Fate.KILLED], counts["equivalent"], counts["open"]
+    cells = [
+        name, counts["mutants"], *(counts[why] for why in REASONS), counts[Fate.TIMEOUT], killed, same, left,
+        _share(killed, killed + same + left), _share(killed, killed + left),
+    ]  # fmt: skip
+    return f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in cells)} |"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _survivors(target: Target, same: list[tuple[Mutant, str]], left: list[Mutant]) -> list[str]:
+    if not same and not left:
+        return []
+    lines = [f"### {target.module}", ""]
+    by_reason: dict[str, list[Mutant]] = {}
+    for mutant, why in same:
+        by_reason.setdefault(why, []).append(mutant)
+    for why, mutants in by_reason.items():
+        lines += [f"Equivalent: {why}", "", *map(_listed, mutants), ""]
+    if left:
+        lines += ["Open:", "", *map(_listed, left), ""]
+    return lines
+
+
+def _listed(mutant: Mutant) -> str:
+    before, after = (_cut(text) for text in changed(mutant))
+    return f"- {_place(mutant)}: `{before}` to `{after}`"
+
+
+def _cut(text: str) -> str:
+    text = text.replace("`", "'")
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _place(mutant: Mutant) -> str:
+    where = mutant.mutation.definition_name or "module"
+    return f"{where}, line {mutant.mutation.start_pos[0]}"

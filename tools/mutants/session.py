@@ -1,0 +1,135 @@
+"""A module's mutants and what became of each, in cosmic-ray's database: what was run is not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from cosmic_ray.commands import init
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkItem, WorkerOutcome, WorkResult
+
+from mutants import aside
+from mutants.targets import ROOT, SEED, Target
+
+FOLDER = ROOT / "build" / "mutants"
+#: What cosmic-ray itself writes for a run that was ended.
+TIMEOUT = "timeout"
+NOT_DRAWN = "not drawn"
+
+
+class Fate(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    TIMEOUT = "timeout"
+    ASIDE = "set aside"
+    NOT_DRAWN = "not drawn"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mutant with its fate.
+
+    Attributes:
+        note: why it was set aside, or its diff.
+    """
+
+    job: str
+    mutation: MutationSpec
+    fate: Fate
+    note: str
+
+
+class Session:
+    """The mutants of one target."""
+
+    def __init__(self, target: Target, database: WorkDB) -> None:
+        self.target = target
+        self._database = database
+
+    def pending(self) -> list[WorkItem]:
+        """Return the mutants that were not run, in the order of the source."""
+        return sorted(self._database.pending_work_items, key=lambda item: _order(item.mutations[0]))
+
+    def keep(self, job: str, fate: Fate, output: str, diff: str) -> None:
+        """Keep what a run showed."""
+        outcome = TestOutcome.SURVIVED if fate is Fate.SURVIVED else TestOutcome.KILLED
+        said = TIMEOUT if fate is Fate.TIMEOUT else output
+        self._database.set_result(job, WorkResult(WorkerOutcome.NORMAL, said, outcome, diff))
+
+    def mutants(self) -> list[Mutant]:
+        """Return all mutants, in the order of the source."""
+        results = dict(self._database.results)
+        items = sorted(self._database.work_items, key=lambda item: _order(item.mutations[0]))
+        return [_mutant(item, results.get(item.job_id)) for item in items]
+
+    def set_aside(self) -> None:
+        """Set aside what the rule names, and what is not drawn of the rest."""
+        rule = aside.of_source((ROOT / self.target.module).read_text())
+        left = []
+        for item in self._database.work_items:
+            why = rule.reason(item.mutations[0])
+            if why:
+                self._skip(item.job_id, why)
+            else:
+                left.append(item)
+        if self.target.drawn:
+            left.sort(key=lambda item: _order(item.mutations[0]))
+            drawn = random.Random(SEED).sample(left, min(self.target.drawn, len(left)))
+            taken = {item.job_id for item in drawn}
+            for item in left:
+                if item.job_id not in taken:
+                    self._skip(item.job_id, NOT_DRAWN)
+
+    def _skip(self, job: str, why: str) -> None:
+        self._database.set_result(job, WorkResult(WorkerOutcome.SKIPPED, why))
+
+
+@contextmanager
+def opened(target: Target) -> Iterator[Session]:
+    """Open a target's session; one for another text of the module, or another draw, begins anew."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{target.name}.sqlite"
+    note = path.with_suffix(".json")
+    is_of = {"sha256": _sha256(ROOT / target.module), "drawn": target.drawn, "seed": SEED}
+    fresh = not path.exists() or not note.exists() or json.loads(note.read_text()) != is_of
+    if fresh:
+        path.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
+    with use_db(path) as database:
+        session = Session(target, database)
+        if fresh:
+            init([Path(target.module)], database, {})
+            session.set_aside()
+            note.write_text(json.dumps(is_of))
+        yield session
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _order(mutation: MutationSpec) -> tuple[tuple[int, int], str, int]:
+    return tuple(mutation.start_pos), mutation.operator_name, mutation.occurrence
+
+
+def _mutant(item: WorkItem, result: WorkResult | None) -> Mutant:
+    mutation = item.mutations[0]
+    if result is None:
+        return Mutant(item.job_id, mutation, Fate.PENDING, "")
+    if result.worker_outcome is WorkerOutcome.SKIPPED:
+        fate = Fate.NOT_DRAWN if result.output == NOT_DRAWN else Fate.ASIDE
+        return Mutant(item.job_id, mutation, fate, result.output or "")
+    if result.test_outcome is TestOutcome.SURVIVED:
+        return Mutant(item.job_id, mutation, Fate.SURVIVED, result.diff or "")
+    fate = Fate.TIMEOUT if result.output == TIMEOUT else Fate.KILLED
+    return Mutant(item.job_id, mutation, fate, result.diff or "")

@@ -1,0 +1,80 @@
+"""What is mutated, and the tests that must notice: fast ones first, since a mutant's run ends with its first failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 20_221_713
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One module under mutation.
+
+    Attributes:
+        module: its file, from the root of the checkout.
+        quick: what pytest is given first.
+        tests: what it is given where these pass.
+        drawn: how many mutants are drawn at random, with ``SEED``; 0 for all.
+    """
+
+    module: str
+    quick: tuple[str, ...]
+    tests: tuple[str, ...]
+    drawn: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the module's name for files: ``symbols-verdict``."""
+        return self.module.removesuffix(".py").replace("/", "-")
+
+
+_SITES = (
+    "tests/symbols/test_explain.py",
+    "tests/symbols/test_sites.py",
+    "tests/symbols/test_site_paths.py",
+    "tests/cli/test_sites.py",
+)
+_COST = "tests/analysis/cost"
+
+TARGETS = (
+    Target("symbols/verdict.py", ("tests/symbols/test_verdict.py",), _SITES),
+    Target("symbols/order.py", ("tests/symbols/test_order.py",), _SITES),
+    Target("symbols/fences.py", ("tests/symbols/test_fences.py",), _SITES),
+    Target("symbols/tso.py", ("tests/symbols/test_tso.py",), ("tests/symbols/test_explain.py",)),
+    Target("symbols/protocols.py", ("tests/symbols/test_tso.py",), ("tests/symbols/test_explain.py",)),
+    Target("analysis/cost/sums.py", (f"{_COST}/test_sums.py",), (_COST, "tests/cli/test_report_cost.py")),
+    Target(
+        "analysis/cost/model.py",
+        (f"{_COST}/test_model.py", f"{_COST}/test_upcalls.py"),
+        (_COST, "tests/cli/test_report_cost.py"),
+    ),
+    Target(
+        "analysis/histogram.py",
+        ("tests/analysis/test_histogram.py",),
+        ("tests/analysis/test_tallies.py", "tests/analysis/test_partial.py"),
+    ),
+    Target("analysis/delivery.py", ("tests/analysis/test_delivery.py",), ("tests/analysis/test_report.py",)),
+    # Each mutant is compiled anew, 12 s of CPU: a sample.
+    Target(
+        "analysis/kernels.py",
+        ("tests/analysis/test_machine.py", "tests/analysis/test_tallies.py"),
+        ("tests/analysis/test_edges.py", "tests/analysis/test_histogram.py", "tests/analysis/test_clock.py"),
+        drawn=300,
+    ),
+)
+
+
+def chosen(modules: list[str]) -> list[Target]:
+    """Return the targets of the modules named, all where none is named.
+
+    Raises:
+        SystemExit: a module that is no target.
+    """
+    known = {target.module: target for target in TARGETS}
+    unknown = [module for module in modules if module not in known]
+    if unknown:
+        raise SystemExit(f"mutants: no target: {' '.join(unknown)}; there are {' '.join(known)}")
+    return [known[module] for module in modules] or list(TARGETS)
