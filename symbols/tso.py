@@ -40,8 +40,12 @@ from xtrace.symbols.protocols import (
     program,
 )
 
-#: The largest scenario has a tenth of it: more means a program that was not meant for this model.
-_STATES_LIMIT = 500_000
+#: More means a program that was not meant for this model, or a model that is wrong.  Of all scenarios the
+#: largest has 124,824 states and at most 7 stores waiting in one buffer; what `xtrace sites --explain` asks
+#: has at most 3,505.  A state takes some 320 bytes and 8 more for each store that waits: at both limits
+#: a search has come to 170 MB at most.
+_STATES_LIMIT = 200_000
+_STORES_LIMIT = 32
 IDLE = -1
 #: They act on memory and wait until the pCPU's earlier stores have.
 _WAITS = frozenset({Op.LOCKED_STORE, Op.DRAIN, Op.TAKE, Op.LOCKED_CLEAR})
@@ -198,6 +202,10 @@ def search(machine: Machine) -> Search:
                 queue.append(after)
         if len(came_from) > _STATES_LIMIT:
             raise ValueError(f"{machine.scenario}: more than {_STATES_LIMIT} states; shorten the program")
+        if max(map(len, state.buffers)) > _STORES_LIMIT:
+            raise ValueError(
+                f"{machine.scenario}: more than {_STORES_LIMIT} stores wait; shorten the program"
+            )
     return Search(machine, came_from, ends, fault, counterexample)
 
 
