@@ -111,24 +111,25 @@ def test_to_be_in_two_places_at_once_proves_skew() -> None:
     assert inside == [("to", ONE_ZERO, 1, 50, 200), ("to", ZERO_ONE, 1, 50, 200)]
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        (stay(0, 100, 150), stay(1, 150, 200)),
-        (stay(1, 100, 150), stay(0, 150, 200)),
-        (stay(0, 100, 200), point(1, 100)),
-        (stay(0, 100, 200), point(1, 200)),
-        (stay(1, 100, 200), point(0, 100)),
-        (stay(1, 100, 200), point(0, 200)),
-        (point(0, 100), point(1, 100)),
-        # A run of no cycles is no stay: its records may be of one instant.
-        (stay(0, 100, 200), stay(1, 150, 150)),
-        (stay(0, 100, 200), stay(0, 150, 150)),
-    ],
-    ids=str,
-)
-def test_to_touch_proves_none(parts: tuple[list[Event], ...]) -> None:
-    assert excluded(*parts) == []
+TOUCHING = {
+    "one behind the other": (stay(0, 100, 150), stay(1, 150, 200)),
+    "the other behind the one": (stay(1, 100, 150), stay(0, 150, 200)),
+    "where a run begins": (stay(0, 100, 200), point(1, 100)),
+    "where a run ends": (stay(0, 100, 200), point(1, 200)),
+    "where the other begins": (stay(1, 100, 200), point(0, 100)),
+    "where the other ends": (stay(1, 100, 200), point(0, 200)),
+    "two points": (point(0, 100), point(1, 100)),
+    # A run of no cycles is no stay: its records may be of one instant.
+    "a run of no cycles": (stay(0, 100, 200), stay(1, 150, 150)),
+    "on one and the same pCPU": (stay(0, 100, 200), point(0, 150)),
+    # When a run began that was under way at first, nothing tells.
+    "a run without a beginning": (stay(1, 100, 150), stay(0, 0, 200)[1:]),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHING)
+def test_to_touch_proves_none(name: str) -> None:
+    assert excluded(*TOUCHING[name]) == []
 
 
 #: Behind a proof all is put out that is excluded: of two stays of another vCPU, at TSCs of their own.
