@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat mutants
 
 # What checks stand on: the environment of ./run with xenalyze, a compiler and QEMU, and lists that apt has.
 lab-needs:
@@ -42,5 +42,5 @@ zipapp:
 # make mutants [MODULES="symbols/verdict.py"] [AGAIN=1]: takes hours, goes on where it was stopped.  docs/mutants.md
 mutants:
 	@./run test --version >/dev/null
-	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet '.[mutants]'
+	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[mutants]'
 	@PYTHONPATH=tools .venv/bin/python -m mutants $(if $(AGAIN),--again) $(MODULES)

@@ -120,13 +120,10 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
     with suppress(EOFError, BrokenPipeError):
         limits = []
         for tests in stages:
-            # Twice: the first may compile loops.
-            code, output, _ = _forked(tree, scratch, module, tests, None)
-            if code == _PASSED:
-                code, output, seconds = _forked(tree, scratch, module, tests, None)
-                limits.append(seconds * _SLOWER + _SPARE_S)
+            code, output, seconds = _forked(tree, scratch, module, tests, None)
             if code != _PASSED:
                 break
+            limits.append(seconds * _SLOWER + _SPARE_S)
         if code != _PASSED:
             pipe.send(f"{module}: the tests fail on the module as it is:\n{output[-4000:]}")
             return
