@@ -67,14 +67,17 @@ def _spans(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Span, str]]:
 def _pieces(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield node.annotation, "annotation"
-    if isinstance(node, ast.FunctionDef):
-        if node.returns is not None:
-            yield node.returns, "annotation"
+    if isinstance(node, ast.FunctionDef) and node.returns is not None:
+        yield node.returns, "annotation"
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and _called(decorator) in _FLAGS:
                 yield decorator, "JIT or dataclass flag"
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+    if (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ):
         yield node, "docstring"
     if isinstance(node, ast.JoinedStr) and any(" " in text for text in _texts(node)):
         yield node, "message wording"

@@ -48,12 +48,8 @@ class Equivalent:
 def equivalents() -> list[Equivalent]:
     """Return what equivalent.toml says."""
     listed = tomllib.loads((_HERE / "equivalent.toml").read_text())["equivalent"]
-    return [
-        Equivalent(
-            one.get("module", ""), one.get("operator", ""), one.get("before", ""), one.get("after", ""), one["why"]
-        )
-        for one in listed
-    ]
+    patterns = ("module", "operator", "before", "after")
+    return [Equivalent(*(one.get(name, "") for name in patterns), one["why"]) for one in listed]
 
 
 def changed(mutant: Mutant) -> tuple[str, str]:
@@ -83,7 +79,9 @@ def summary(target: Target, mutants: list[Mutant]) -> str:
     same, left = explained(target, mutants)
     counts = ", ".join(f"{fates[fate]} {fate}" for fate in Fate if fates[fate])
     lines = [f"{target.module}: {counts}; of the survivors {len(same)} equivalent, {len(left)} open"]
-    lines += [f"  {_place(mutant)}\n    - {changed(mutant)[0]}\n    + {changed(mutant)[1]}" for mutant in left]
+    for mutant in left:
+        before, after = changed(mutant)
+        lines += [f"  {_place(mutant)}", f"    - {before}", f"    + {after}"]
     return "\n".join(lines)
 
 
@@ -102,13 +100,13 @@ def write() -> int:
         lists += _survivors(target, same, left)
     rows.append(_row("all", total))
     commit = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", *(target.module for target in TARGETS), "tests", "tools/mutants"],
+        ["git", "log", "-1", "--format=%h", "--", *(target.module for target in TARGETS), "tests"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     head = [
         f"Made from commit {commit}, seed {SEED}.", "",
-        "| module | mutants | " + " | ".join(REASONS) + " | not ended | killed | equivalent | open | killed of the "
-        "rest | of those not equivalent |",
+        f"| module | mutants | {' | '.join(REASONS)} | not ended | killed | equivalent | open "
+        "| killed of the rest | of those not equivalent |",
         "|---|" + "---|" * (len(REASONS) + 7),
     ]  # fmt: skip
     path = ROOT / "docs" / "mutants.md"

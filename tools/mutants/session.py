@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cosmic_ray.commands import init
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkItem, WorkerOutcome, WorkResult
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkItem, WorkResult
 
 from mutants import aside
 from mutants.targets import ROOT, SEED, Target

@@ -1,4 +1,4 @@
-"""What is mutated, and the tests that must notice: fast ones first, since a mutant's run ends with its first failure."""
+"""What is mutated, and the tests that must notice: fast ones first: a run ends with its first failure."""
 
 from __future__ import annotations
 

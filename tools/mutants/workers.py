@@ -7,8 +7,10 @@ numba's loops are compiled anew in each.
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import importlib
+import itertools
 import multiprocessing as mp
 import os
 import resource
@@ -30,12 +32,18 @@ from mutants.targets import ROOT
 
 #: What the tests import beside xtrace, at best once for all mutants.
 _HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numba", "numpy", "pandas", "pytest", "typer")
-#: pytest would rather import its plugins itself, for asserts in them.
-_LATE = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+_OPTIONS = (
+    "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0",
+    # pytest would rather import its plugins itself, for asserts in them.
+    "-W", "ignore::pytest.PytestAssertRewriteWarning",
+)  # fmt: skip
+#: After so many mutants of a worker the module as it is must pass again: what else fails kills none.
+_CONTROL = 40
 #: A mutant that needs this many times what the unchanged module needs does not end.
 _SLOWER, _SPARE_S = 6, 30
 #: More address space than the tests take; a mutant that collects without end must not take the machine's.
 _ADDRESS_BYTES = 12 << 30
+_PR_SET_PDEATHSIG = 1
 _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
 
 
@@ -117,35 +125,55 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
         importlib.import_module(name)
     source = tree / module
     original = source.read_text()
+    limits: list[float] = []
     with suppress(EOFError, BrokenPipeError):
-        limits = []
         for tests in stages:
-            code, output, seconds = _forked(tree, scratch, module, tests, None)
+            code, output, took = _forked(tree, scratch, module, tests, None)
             if code != _PASSED:
-                break
-            limits.append(seconds * _SLOWER + _SPARE_S)
-        if code != _PASSED:
-            pipe.send(f"{module}: the tests fail on the module as it is:\n{output[-4000:]}")
-            return
+                pipe.send(f"{module}: the tests fail on the module as it is:\n{output[-4000:]}")
+                return
+            limits.append(took * _SLOWER + _SPARE_S)
         pipe.send("")
-        while True:
+        for count in itertools.count(1):
             job = pipe.recv()
+            assert job.text not in (None, original), job.name
             source.write_text(job.text)
-            for tests, limit_s in zip(stages, limits, strict=True):
-                code, output, took = _forked(tree, scratch, module, tests, limit_s)
-                if code != _PASSED:
-                    break
+            begin = time.monotonic()
+            code, output = _staged(tree, scratch, module, stages, limits)
             source.write_text(original)
-            fate = {
-                None: Fate.TIMEOUT, _PASSED: Fate.SURVIVED, _FAILED: Fate.KILLED, _INTERRUPTED: Fate.KILLED,
-            }.get(code)  # fmt: skip
-            if fate is None and code is not None and code < 0:
-                fate = Fate.KILLED  # by a signal: compiled code that writes where it must not
+            fate = _fate(code)
             if fate is None:
                 pipe.send(f"{module}: {job.name}: pytest ended with {code}:\n{output[-4000:]}")
                 return
-            pipe.send(Done(job.name, fate, output[-2000:], _diff(original, job.text, module), took))
+            diff = _diff(original, job.text, module)
+            if not count % _CONTROL:
+                code, said = _staged(tree, scratch, module, stages[:1], limits)
+                if code != _PASSED:
+                    pipe.send(f"{module}: the tests fail on the module as it is, by now:\n{said[-4000:]}")
+                    return
+            pipe.send(Done(job.name, fate, output[-2000:], diff, time.monotonic() - begin))
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _staged(
+    tree: Path, scratch: Path, module: str, stages: Sequence[Sequence[str]], limits: Sequence[float]
+) -> tuple[int | None, str]:
+    """Run the stages until one does not pass; return how the last one ended and what it printed."""
+    code, output = None, ""
+    for tests, limit_s in zip(stages, limits, strict=False):
+        code, output, _ = _forked(tree, scratch, module, tests, limit_s)
+        if code != _PASSED:
+            break
+    return code, output
+
+
+def _fate(code: int | None) -> Fate | None:
+    """Return what an exit code of pytest says of a mutant; None where pytest itself failed."""
+    if code is None:
+        return Fate.TIMEOUT
+    if code < 0:
+        return Fate.KILLED  # by a signal: compiled code that writes where it must not
+    return {_PASSED: Fate.SURVIVED, _FAILED: Fate.KILLED, _INTERRUPTED: Fate.KILLED}.get(code)
 
 
 def _copied_tree(number: int) -> Path:
@@ -197,6 +225,8 @@ def _forked(
 def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> None:
     """Run pytest on the tree and end this process with its exit code."""
     os.setsid()
+    # No child outlives its worker, which may be killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_BYTES, _ADDRESS_BYTES))
     with said.open("wb") as stream, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -208,6 +238,7 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
     sys.path[:] = [str(tree / ".typing"), *(name for name in sys.path if name not in ("", str(ROOT)))]
     os.environ["PYTHONPATH"] = str(tree / ".typing")
     os.environ["TMPDIR"] = str(scratch)
+    tempfile.tempdir = None  # forget what was told before the fork
     os.environ["NUMBA_CACHE_DIR"] = str(tree / "loops")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -217,9 +248,8 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
         import pytest
 
         numba.config.reload_config()
-        quick = ("-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0", *_LATE)
-        code = pytest.main([*quick, *tests])
-    except BaseException:
+        code = pytest.main([*_OPTIONS, *tests])
+    except BaseException:  # noqa: BLE001 - said, and the exit code tells that pytest failed
         traceback.print_exc()
     finally:
         sys.stdout.flush()
