@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from xtrace.cli import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
+from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 
@@ -70,12 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line, ``sys.argv`` if none is given, and return its exit code."""
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # `xtrace dump FILE | head`: the reader has what it wanted.
-        _drop_output()
-        return OK
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except typer.TyperException as error:
@@ -91,8 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(f"this command needs {error.name}; pip install xtrace, here or where you copy the trace to")
         return FAILURE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == STDOUT:
+            # `xtrace dump FILE | head`: the reader has what it wanted.
+            return OK
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
-        _drop_output()
         return FAILURE
     return code
 
@@ -122,9 +120,3 @@ def _complain(message: str) -> None:
     """Print ``message`` as one line, whatever a file's name has put into it."""
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
     print(f"xtrace: {safe}", file=sys.stderr)  # noqa: T201 - the one place for errors
-
-
-def _drop_output() -> None:
-    """Let go of what stdout could not take, or the interpreter would report it once more."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

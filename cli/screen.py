@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from xtrace.cli.render_live import KEYS, View, top_block
+from xtrace.cli.streams import STDIN
 
 if TYPE_CHECKING:
     from xtrace.cli.live import Watched
@@ -32,12 +33,15 @@ class Screen:
 
     def __init__(self) -> None:
         self._input = sys.stdin.fileno()
-        self._mode = termios.tcgetattr(self._input)
+        with _told_as_os_error():
+            self._mode = termios.tcgetattr(self._input)
         self.resized = False
+        self.stop_wanted = False
 
     def enter(self) -> None:
         """Take the screen."""
-        tty.setcbreak(self._input)
+        with _told_as_os_error():
+            tty.setcbreak(self._input)
         self._write(_ENTER)
 
     def leave(self) -> None:
@@ -48,6 +52,8 @@ class Screen:
 
     def keys(self, limit_s: float) -> str:
         """Return the keys pressed within ``limit_s``, as soon as there is one; q where the terminal went."""
+        if self.stop_wanted:
+            self._stop()
         if not select.select([self._input], [], [], limit_s)[0]:
             return ""
         try:
@@ -66,9 +72,26 @@ class Screen:
         body = "".join(f"{line}{_TO_LINE_END}\r\n" for line in shown)
         self._write(f"{_HOME}{body}{foot[:width]}{_TO_END}")
 
+    def _stop(self) -> None:
+        """Lend the screen to the shell until it lets us go on."""
+        self.stop_wanted = False
+        self.leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.enter()
+        self.resized = True
+
     def _write(self, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _told_as_os_error() -> Iterator[None]:
+    """Let a terminal that has gone be what it is anywhere else: termios.error is no OSError."""
+    try:
+        yield
+    except termios.error as error:
+        raise OSError(*error.args, STDIN) from None
 
 
 @contextlib.contextmanager
@@ -76,11 +99,9 @@ def taken() -> Iterator[Screen]:
     """Take the screen for as long as the context lasts; Ctrl-Z lends it to the shell."""
     screen = Screen()
 
+    # Signals come in the middle of a write, too, where no other can begin: they are only noted.
     def suspend(number: int, frame: object) -> None:
-        screen.leave()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        screen.enter()
-        screen.resized = True
+        screen.stop_wanted = True
 
     def resize(number: int, frame: object) -> None:
         screen.resized = True

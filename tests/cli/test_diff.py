@@ -21,7 +21,7 @@ from xtrace.cli import diff as command_module
 from xtrace.cli import sample
 from xtrace.cli.main import main
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
 ESCAPE = "\x1b"
 P50 = "wake_to_running_p50"

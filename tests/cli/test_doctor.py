@@ -16,7 +16,7 @@ from xtrace.cli.main import main
 from xtrace.probes.recording import doctor, restore
 from xtrace.probes.recording.doctor import Examination, Finding
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 
 
 def told(capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], dict[tuple[str, str], Any]]:

@@ -23,7 +23,7 @@ from peer.xenalyze_dump import LOST_RECORDS_END
 from xtrace.cli import sample
 from xtrace.cli.main import main
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 WRAP_BUFFER = 0x1F002
 Json = dict[str, Any]
 
@@ -254,7 +254,7 @@ def test_a_closed_pipe_is_no_failure(pv: Path) -> None:
 def test_a_full_disk_is_a_failure(pv: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = run("dump", pv, "--xen", "4.17", stdout=full)
-    assert (done.returncode, done.stderr) == (1, "xtrace: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "xtrace: standard output: No space left on device\n")
 
 
 # --- against xenalyze ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from xtrace.probes import survey
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.catalog.types import Version
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 WAKE = (0xA002_8004, 10, 0, 3, 0)
 #: Of a compressed file.
 LOOKED_AT_BYTES = 4 << 20

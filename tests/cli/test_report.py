@@ -23,7 +23,7 @@ from builders.hosts import DOMAINS
 from oracle.reading import SAMPLES
 from xtrace.cli import sample
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
 ESCAPE = "\x1b"
 #: Every section of the default report that the default sample has something to say for.
@@ -290,7 +290,7 @@ def test_a_full_disk_is_a_failure(made: Path) -> None:
             check=False,
             text=True,
         )
-    assert (done.returncode, done.stderr) == (1, "xtrace: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "xtrace: standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from xtrace.cli.main import main
 from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.writer import pack_record, pack_window
 
-PROGRAM = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "from xtrace.cli.start import main; main()"
 EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
 SOME_SAMPLES = pytest.mark.parametrize("path", SOME, ids=lambda path: path.name.split(".")[0])
 WHOLE = "100000"
@@ -277,6 +277,21 @@ def test_a_new_size_is_drawn() -> None:
         lines = screen_of(terminal.until("\x1b[J"))
         assert len(lines) == 12
         assert max(map(len, lines)) <= 60
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
+
+
+def test_ctrl_z_lends_the_screen_to_the_shell() -> None:
+    """It comes while the screen is drawn, which takes the same stream."""
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.process.send_signal(signal.SIGTSTP)
+        terminal.until("\x1b[?1049l")
+        _, status = os.waitpid(terminal.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert termios.tcgetattr(terminal.secondary) == terminal.mode
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.until("[w wakes]")
         os.write(terminal.primary, b"q")
         assert terminal.end() == 0
 
