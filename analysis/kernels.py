@@ -49,7 +49,7 @@ from xtrace.analysis.metrics import (
     WakeCause,
 )
 from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
-from xtrace.probes.kernels import load_lightly
+from xtrace.probes.kernels import KEEP, load_lightly
 
 _loaded = load_lightly()
 
@@ -642,7 +642,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
         _I32_1D, _I32_1D,  # vcpu_slots, domain_slots
         _I64_2D, _I64_2D, _I64_2D,  # counts, pairs, out
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True, _nrt=False,
 )  # fmt: skip
 def run(
@@ -979,7 +979,7 @@ def run(
 # --- tallies: intervals added up by key ----------------------------------------------------
 
 
-@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=True, nogil=True, _nrt=False, inline="always")
+@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=KEEP, nogil=True, _nrt=False, inline="always")
 def bucket_of(value):
     """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
     if value < SUB_BUCKETS:
@@ -1003,7 +1003,7 @@ def _slot_for(slots, table, key, b):
     return slot
 
 
-@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=True, nogil=True, _nrt=False)
+@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=KEEP, nogil=True, _nrt=False)
 def rehash(slots, table, size):
     """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
     for row in range(size):
@@ -1014,7 +1014,7 @@ def rehash(slots, table, size):
     nb.types.UniTuple(_I64, 4)(
         _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True,
     _nrt=False,
 )

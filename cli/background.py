@@ -21,7 +21,10 @@ from xtrace.probes.errors import TraceError
 Result = TypeVar("Result")
 
 _PATIENCE_S = 5
-_PATIENCE = b"xtrace: still loading; at first use its loops are compiled, which takes half a minute\n"
+_PATIENCE = (
+    b"xtrace: still loading; at first use its loops are compiled, which takes half a minute (at each use "
+    b"where neither its own folder nor ~/.cache can be written: NUMBA_CACHE_DIR names another)\n"
+)
 
 
 class Background(Generic[Result]):

@@ -56,7 +56,21 @@ def load_lightly() -> Callable[[], None]:
     return undo
 
 
+def can_keep() -> bool:
+    """Tell whether numba finds a folder to keep compiled loops in; it refuses where there is none.
+
+    It takes NUMBA_CACHE_DIR, this folder's __pycache__ or the user's cache: the first that can be written.
+    """
+    try:
+        nb.njit(cache=True)(can_keep)
+    except RuntimeError:
+        return False
+    return True
+
+
 _loaded = load_lightly()
+#: Else each process compiles them anew, which takes it half a minute.
+KEEP = can_keep()
 
 # What frame() stopped at.
 FRAME_NEED_MORE = 0
@@ -103,7 +117,7 @@ def _is_window_header(words, at):
 
 @nb.njit(
     nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D),
-    cache=True,
+    cache=KEEP,
     nogil=True,
     _nrt=False,
 )
@@ -146,7 +160,7 @@ def _can_begin(header, window_words):
     return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
 
 
-@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=True, nogil=True, _nrt=False)
+@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=KEEP, nogil=True, _nrt=False)
 def resync(words, at, end, at_eof):
     """Return the first word from ``at`` on where a window plausibly begins, or -1.
 
@@ -175,7 +189,7 @@ def resync(words, at, end, at_eof):
         _I64_1D, _I64_1D,  # per pCPU: bytes so far, bytes up to its last WRAP filler
         _I64_1D,  # out: distances between WRAP fillers; [0] is their number
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True, _nrt=False,
 )  # fmt: skip
 def decode(
@@ -324,7 +338,7 @@ def _sift_down(heap_key, heap_chain, at, size):
         _I64_1D,  # out: per chain last key (or KEY_FLOOR)
         _I64_1D,  # out: per chain last tsc
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True, _nrt=False,
 )  # fmt: skip
 def merge(

@@ -12,6 +12,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from xtrace.probes.kernels import KEEP
+
 # What an operation writes behind its literal.
 PUT_NOTHING = 0
 PUT_TSC = 1
@@ -113,7 +115,7 @@ def _holds(values, value):
         _I64, _I64,  # chosen: first and last TSC
         _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True,
 )  # fmt: skip
 def choose(
@@ -414,7 +416,7 @@ def _find_name(name_value, begin, end, value):
         _I64, _I64, _I64,  # unit of time, its origin, TSC Hz
         _U8_1D,  # out
     ),
-    cache=True,
+    cache=KEEP,
     nogil=True,
 )  # fmt: skip
 def render(

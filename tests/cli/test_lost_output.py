@@ -160,6 +160,14 @@ def test_a_closed_stdin_is_no_empty_trace(home: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "xtrace: standard input: Bad file descriptor\n")
 
 
+def test_what_stdout_cannot_spell_is_escaped(tmp_path: Path) -> None:
+    image = tmp_path / "日本.elf"
+    image.write_bytes(IMAGE.read_bytes())
+    done = run(tmp_path, [str(XTRACE), "sites", image.name], USUAL, {"PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("image    \\u65e5\\u672c.elf\n")
+
+
 def test_a_reader_takes_one_line_of_many(tmp_path: Path) -> None:
     line = f'("$XTRACE" dump {SOME[0]}; echo $? >code) | head -1'
     done = run(tmp_path, ["sh", "-c", line], USUAL, {"XTRACE": str(XTRACE)})

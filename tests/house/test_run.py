@@ -1,0 +1,30 @@
+"""`./run` says in one line what it cannot do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+
+
+def test_a_folder_that_cannot_be_written_is_told() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("run", "pyproject.toml"):
+            shutil.copy(ROOT / file, folder)
+        folder.chmod(0o555)
+        done = subprocess.run(
+            [folder / "run", "report"], user=NOBODY if os.geteuid() == 0 else None, cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        folder.chmod(0o755)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"run: {folder}/.venv must be made or brought up to date, and cannot be written; "
+        "run it in a copy of yours\n"
+    )
