@@ -20,7 +20,8 @@ def test_a_folder_that_cannot_be_written_is_told() -> None:
         folder.chmod(0o555)
         done = subprocess.run(
             [folder / "run", "report"], user=NOBODY if os.geteuid() == 0 else None, cwd=folder,
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, capture_output=True, text=True, check=False,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         folder.chmod(0o755)
     assert (done.returncode, done.stdout) == (1, "")
