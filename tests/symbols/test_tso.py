@@ -201,6 +201,73 @@ def test_argument_says_where_a_fence_is_needed() -> None:
     assert "the mfence is needed here" in " ".join(lines)
 
 
+#: A shortest run of each fault, as it is told; read against the protocols by hand.
+TOLD = {
+    Scenario(Protocol.UNMASK, Fence.LFENCE, width=Width.WIDE): """
+SEND_B lock bts S, bit 0
+GUEST M := 0 by a plain store of P and M
+SEND_B lock bts P: was clear
+DRAIN P := 0, M := 0 reaches memory
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=0 M=0: returns
+GUEST fence: lfence
+GUEST read P: 0
+GUEST if P was read as 1: force callback
+""",
+    Scenario(Protocol.HANDLER, take=Take.READ): """
+SEND_B lock bts S, bit 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=1 M=0: M := 1, enters the handler
+DRAIN M := 1 reaches memory
+HANDLER handler: P := 0
+HANDLER handler: read S, handle what it holds
+SEND_C lock bts S, bit 1
+SEND_C lock bts P: was set, so no IPI
+DRAIN P := 0 reaches memory
+HANDLER handler: lock and S, ~(what was read)
+HANDLER handler: iret: M := 0, exit to the guest
+DRAIN M := 0 reaches memory
+XEN exit test, P=0 M=0: returns
+""",
+    Scenario(Protocol.RESTORE, retest=Retest.BEFORE): """
+SEND_B lock bts S, bit 0
+GUEST read P: 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=1 M=1: returns
+GUEST M := m
+DRAIN M := 0 reaches memory
+GUEST if P was read as 1: force callback
+""",
+    Scenario(Protocol.MASK, stable=False): """
+SEND_B lock bts S, bit 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+GUEST M := 1
+XEN exit test, P=1 M=0: M := 1, enters the handler
+""",
+}
+
+
+@pytest.mark.parametrize("scenario", TOLD, ids=named)
+def test_a_counterexample_is_told_step_by_step(scenario: Scenario) -> None:
+    told = [f"{step.actor.name} {step.text}" for step in check(scenario).counterexample]
+    assert told == TOLD[scenario].strip().splitlines()
+
+
+def test_both_numbers_of_senders_are_searched() -> None:
+    outcome = check(Scenario(Protocol.UNMASK))
+    searches = [tso.search(tso.Machine(outcome.scenario, sends)) for sends in (1, 2)]
+    assert outcome.states == sum(len(found.came_from) for found in searches)
+    assert outcome.ends == searches[0].ends | searches[1].ends
+    assert {end.sends for end in outcome.ends} == {1, 2}
+
+
 def test_site_becomes_its_scenario() -> None:
     found = scenario_for(
         Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, handler_locked=False, stable=False
