@@ -70,7 +70,7 @@ def measures(tallies: Sequence[Tally], *, hz: float | None = HZ) -> Measures:
     tallied = tally_of([np.array(rows, np.int64).reshape(-1, 4)]).columns()
     part = partial_of(replace(collected(b""), tallies=tallied))
     part = replace(part, facts=part.facts.assign(span_cycles=SPAN_CYCLES))
-    return Measures(part, VersionRange((4, 17), (4, 17)), hz)
+    return Measures(part, VersionRange(), hz)
 
 
 def made(name: str, tallies: Sequence[Tally] = TALLIES, *, hz: float | None = HZ) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from builders.host import WAKE
-from cli.reported import SOME
+from builders.reported import SOME
 from xtrace.probes.writer import pack_record, pack_window
 
 ROOT = Path(__file__).parents[2]
