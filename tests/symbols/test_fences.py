@@ -114,6 +114,10 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         "test %edi, %edi; je 1f;" + MASK + "jmp 2f; 1:" + UNMASK + "2: lfence; ret",
         OF_MASK,
     ),
+    "behind_one_of_the_first": (
+        "test %edi, %edi; je 1f;" + MASK + "2: lfence; ret; 1:" + UNMASK + "test %esi, %esi; je 2b; mfence; ret",
+        {**OF_MASK, "unmask": ["mfence inline after some paths"]},
+    ),
     "behind_a_read": (SAVE + "lfence; ret", {"save": ["lfence inline after all paths"]}),
     "before_a_read": ("lfence;" + SAVE + "ret", {}),
     "behind_a_read_and_its_branch": (TEST + "je 1f; lfence; 1: ret", {}),

@@ -62,7 +62,7 @@ TARGETS = (
         "analysis/kernels.py",
         ("tests/analysis/test_machine.py", "tests/analysis/test_tallies.py"),
         ("tests/analysis/test_edges.py", "tests/analysis/test_histogram.py", "tests/analysis/test_clock.py"),
-        drawn=300,
+        drawn=210,
     ),
 )
 
