@@ -30,8 +30,12 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
     "serialising": (MASK + "cpuid; ret", {"mask": ["cpuid inline after all paths"]}),
     "called": (MASK + "call leaf_lfence; ret", {"mask": ["lfence callee after all paths leaf_lfence"]}),
     "jumped_to": (MASK + "jmp leaf_lfence", {"mask": ["lfence tail jump after all paths leaf_lfence"]}),
-    # Not followed: known to be missed, as no compiler was seen to make it.
-    "jumped_to_on_one_way": (MASK + "je leaf_lfence; ret", {}),
+    "jumped_to_further_on": (
+        MASK + "jmp last_lfence",
+        {"mask": ["lfence tail jump after all paths last_lfence"]},
+    ),
+    # A branch out of the function is not followed.
+    "branched_to": (MASK + "test %edi, %edi; jne last_lfence; ret", {}),
     "two_in_a_callee": (
         MASK + "call leaf_both; ret",
         {"mask": ["lfence callee after all paths leaf_both", "mfence callee after all paths leaf_both"]},
@@ -176,7 +180,7 @@ HELPERS = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
     bodies = {f"case_{name}": f"vcpu %rbx; {body}" for name, (body, _) in CASES.items()}
-    return assemble(tmp_path_factory.mktemp("fences"), HELPERS | bodies)
+    return assemble(tmp_path_factory.mktemp("fences"), HELPERS | bodies | {"last_lfence": "lfence; ret"})
 
 
 @pytest.mark.parametrize(("name", "expected"), [(name, expected) for name, (_, expected) in CASES.items()])
