@@ -51,30 +51,28 @@ def pending_test(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
     return forward(flow, touch.address, step, _TEST_INSNS, _forks(flow, touch, touches))
 
 
-def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> dict[int, bool]:
+def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
     """Return the branches that depend on the restored value."""
     if touch.kind is not Kind.RESTORE or touch.stored is None:
-        return {}
-    forks = {}
+        return set()
+    forks = set()
     masks = {
         Value((READ_BY, item.address), (), 0) for item in touches.values() if item.kind is Kind.MASK_TEST
     }
     made_of = _condition(flow, touch.stored)
     for address, values in flow.values.items():
-        tested = touches.get(address)
         if (
             touch.stored in values
             or masks.intersection(values)
-            or (tested is not None and tested.kind is Kind.MASK_TEST)
             or (made_of is not None and (values == made_of.values or made_of.result in values))
         ):
             branch = _branch_after(flow, address)
             if branch is not None:
-                forks[branch] = True
+                forks.add(branch)
     if made_of is not None:
         branch = _branch_after(flow, made_of.address)
         if branch is not None:
-            forks[branch] = True
+            forks.add(branch)
     return forks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,7 +33,7 @@ def forward(
     start: int,
     step: Callable[[Insn], Step],
     limit: int,
-    forks: Mapping[int, bool] | None = None,
+    forks: Collection[int] = (),
 ) -> Ways:
     """Walk on from behind ``start``.
 
@@ -42,12 +42,12 @@ def forward(
         limit: instructions after which a way counts as ended.
         forks: conditional branches of which one side owes nothing: it is enough that the other hits.
     """
-    return _walk(flow.successors, flow.insns, start, step, limit, forks or {})
+    return _walk(flow.successors, flow.insns, start, step, limit, forks)
 
 
 def backward(flow: FunctionFlow, start: int, step: Callable[[Insn], Step], limit: int) -> Ways:
     """Walk back from before ``start``."""
-    return _walk(flow.predecessors, flow.insns, start, step, limit, {})
+    return _walk(flow.predecessors, flow.insns, start, step, limit, ())
 
 
 def _walk(
@@ -56,7 +56,7 @@ def _walk(
     start: int,
     step: Callable[[Insn], Step],
     limit: int,
-    forks: Mapping[int, bool],
+    forks: Collection[int],
 ) -> Ways:
     hits: set[int] = set()
     # For each address: whether some way hits, whether some way misses.  Cycles add nothing.
@@ -97,7 +97,7 @@ def _combined(
     address: int,
     ways: Mapping[int, tuple[int, ...]],
     known: Mapping[int, tuple[bool, bool]],
-    forks: Mapping[int, bool],
+    forks: Collection[int],
 ) -> tuple[bool, bool]:
     results = [known[item] for item in ways.get(address, ()) if item in known]
     hit = any(item[0] for item in results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import pytest
 
@@ -26,7 +26,7 @@ def walked(
     ends: Collection[int] = (),
     *,
     limit: int = 50,
-    forks: Mapping[int, bool] | None = None,
+    forks: Collection[int] = (),
 ) -> Ways:
     def step(insn: Insn) -> Step:
         return Step.HIT if insn.address in hits else Step.END if insn.address in ends else Step.ON
@@ -63,11 +63,11 @@ def test_a_loop_adds_no_way_of_its_own() -> None:
 def test_of_a_fork_one_side_is_enough() -> None:
     ways: Graph = {0: (1,), 1: (2, 3), 2: (), 3: ()}
     assert walked(ways, {2}).paths is Paths.SOME
-    assert walked(ways, {2}, forks={1: True}).paths is Paths.ALL
-    assert walked(ways, set(), forks={1: True}).paths is Paths.NONE
+    assert walked(ways, {2}, forks={1}).paths is Paths.ALL
+    assert walked(ways, set(), forks={1}).paths is Paths.NONE
     # The side that hits must hit on all of its own ways.
     deeper: Graph = {0: (1,), 1: (2, 3), 2: (4, 5), 3: (), 4: (), 5: ()}
-    assert walked(deeper, {4}, forks={1: True}).paths is Paths.SOME
+    assert walked(deeper, {4}, forks={1}).paths is Paths.SOME
 
 
 def test_a_way_that_is_too_long_ends() -> None:
