@@ -183,7 +183,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
     return assemble(tmp_path_factory.mktemp("fences"), HELPERS | bodies | {"last_lfence": "lfence; ret"})
 
 
-@pytest.mark.parametrize(("name", "expected"), [(name, expected) for name, (_, expected) in CASES.items()])
+@pytest.mark.parametrize(
+    ("name", "expected"), [(name, expected) for name, (_, expected) in CASES.items()], ids=list(CASES)
+)
 def test_the_fences_of_each_touch(made: Functions, name: str, expected: dict[str, list[str]]) -> None:
     name = f"case_{name}"
     flow, touches = made.flow(name), made.touches(name)
