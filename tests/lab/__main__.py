@@ -120,6 +120,11 @@ def check(names: Sequence[str]) -> int:
         "no:cacheprovider",
         "-o",
         "addopts=--import-mode=importlib",
+        # Calibrations and reports by the dozen, beside an emulator.
+        "-o",
+        "timeout=900",
+        "-o",
+        "faulthandler_timeout=1000",
         "-o",
         "empty_parameter_set_mark=skip",
     ]

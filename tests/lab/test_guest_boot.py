@@ -14,7 +14,8 @@ from lab.guest.build import Variant, build
 from peer.debian import unpacked
 from peer.xenalyze_run import REQUIRE_VARIABLE
 
-pytestmark = pytest.mark.slow
+# The hypervisor may have to be fetched.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(550)]
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ READS = {
 GRUBS = ("grub-x86_64-xen.bin", "grub-i386-xen.bin")
 #: The other guests have arguments, lists and jump tables, which the peer does not follow.
 GUESTS = ("linux_amd64.S", "decoys_amd64.S", "hazards_amd64.S", "minios_amd64.S", "page_amd64.S")
+#: The package may have to be fetched first.
+FETCHED = pytest.mark.timeout(550)
 
 
 def different(sites: tuple[Site, ...], accesses: list[Access]) -> list[str]:
@@ -41,6 +43,7 @@ def different(sites: tuple[Site, ...], accesses: list[Access]) -> list[str]:
 
 
 @pytest.mark.slow
+@FETCHED
 def test_debians_kernel(tmp_path: Path) -> None:
     package = dependency("linux-image-cloud-amd64", r"linux-image-\d\S*-cloud-amd64")
     (kernel,) = (unpacked(package) / "boot").glob("vmlinuz-*")
@@ -58,6 +61,7 @@ def test_debians_kernel(tmp_path: Path) -> None:
     assert {site.verdict for site in stores} == {Verdict.NO_FENCE}
 
 
+@FETCHED
 @pytest.mark.parametrize("name", GRUBS)
 def test_grubs_image_has_none(name: str) -> None:
     """GRUB polls and never masks: no byte at offset 1 is touched through any global pointer."""
