@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from builders import ready
 from builders.partials import partial
+from builders.patience import without_patience
 from builders.wakes import TSC_HZ, wakes
 from xtrace.analysis.stored import Origin
 from xtrace.analysis.summary import Summary, read, write
@@ -21,7 +23,6 @@ from xtrace.cli import diff as command_module
 from xtrace.cli import sample
 from xtrace.cli.main import main
 
-PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
 ESCAPE = "\x1b"
 P50 = "wake_to_running_p50"
@@ -32,19 +33,10 @@ Done = subprocess.CompletedProcess[str]
 def run(*arguments: str | Path, name: str = "diff", cwd: Path | None = None) -> Done:
     """Run an xtrace command; none may ever show a traceback."""
     dropped = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TERM")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, name, *map(str, arguments)],
-        capture_output=True,
-        env={key: value for key, value in os.environ.items() if key not in dropped},
-        timeout=300,
-        check=False,
-        text=True,
-        cwd=cwd,
-    )
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    done = ready.run([name, *arguments], environment=kept, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
-    # A machine that is busy with other tests may be told to have patience.
-    lines = [line for line in done.stderr.splitlines(keepends=True) if "still loading" not in line]
-    return Done(done.args, done.returncode, done.stdout, "".join(lines))
+    return Done(done.args, done.returncode, done.stdout, without_patience(done.stderr))
 
 
 def run_here(*arguments: str | Path, cwd: Path) -> Done:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from builders import ready
 from peer.samples import UNPACK, decoded_files, sample_files
 from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, require, svm_args
 from peer.xenalyze_dump import LOST_RECORDS_END
@@ -29,6 +30,8 @@ Json = dict[str, Any]
 
 
 def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    if not options:
+        return ready.run(arguments)
     command = [sys.executable, "-P", "-c", PROGRAM, *map(str, arguments)]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.run(command, **(streams | options), check=False)

@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from builders import ready
 from builders.host import simulate
 from builders.hosts import DOMAINS
+from builders.patience import without_patience
 from oracle.reading import SAMPLES
 from xtrace.cli import sample
 
@@ -44,17 +46,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 def run(*arguments: str | Path, stdin: bytes | None = None, **changes: str) -> Done:
     """Run `xtrace report` with ``arguments``; no command may ever show a traceback."""
-    done = subprocess.run(
-        command(*arguments),
-        input=stdin,
-        capture_output=True,
-        env=environment(**changes),
-        timeout=300,
-        check=False,
-    )
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert "Traceback" not in err, err
-    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+    done = ready.run(["report", *arguments], stdin=stdin or b"", environment=environment(**changes))
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.args, done.returncode, done.stdout, without_patience(done.stderr))
 
 
 @functools.cache
@@ -275,7 +269,7 @@ def test_a_reader_that_leaves_early_is_no_failure() -> None:
         assert running.stderr is not None
         assert running.stdout.readline() == b"{\n"
         running.stdout.close()
-        assert running.stderr.read() == b""
+        assert without_patience(running.stderr.read().decode()) == ""
         assert running.wait() == 0
 
 
@@ -290,7 +284,8 @@ def test_a_full_disk_is_a_failure(made: Path) -> None:
             check=False,
             text=True,
         )
-    assert (done.returncode, done.stderr) == (1, "xtrace: standard output: No space left on device\n")
+    lost = "xtrace: standard output: No space left on device\n"
+    assert (done.returncode, without_patience(done.stderr)) == (1, lost)
 
 
 @pytest.mark.parametrize(
@@ -364,4 +359,5 @@ def test_a_reader_that_is_killed_is_one_line(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
         out, err = running.communicate(timeout=60)
     assert len(children) == 1
-    one_line(subprocess.CompletedProcess(command(path), running.returncode, out, err), 1, "ended by SIGKILL")
+    done = subprocess.CompletedProcess(command(path), running.returncode, out, without_patience(err))
+    one_line(done, 1, "ended by SIGKILL")
