@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat mutants
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat mutants nightly
 
 # What checks stand on: the environment of ./run with xenalyze, a compiler and QEMU, and lists that apt has.
 lab-needs:
@@ -34,6 +34,15 @@ lab-run:
 # make lab-repeat [TIMES=20] [SCENARIOS=quick]
 lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)
+
+# What takes too long for each change: every test, those marked nightly too, fuzzing by the million, all scenarios.
+# Limits of time are for a hang: a campaign of this size takes its time.
+nightly: lab-needs
+	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),1000000) \
+	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),10000) \
+	./run test -n auto --maxprocesses 8 --dist worksteal -m 'nightly or not nightly' \
+		-o timeout=7200 -o faulthandler_timeout=8000
+	@$(LAB) run
 
 # build/xtrace.pyz: one file that records on a dom0.
 zipapp:

@@ -16,7 +16,8 @@ from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS, Calibration, Row,
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "accuracy.py"
 ROUNDS = 2 * 20_000
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+# Of a benchmark alone.
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")]
 
 
 #: What the made calibration says, so that each sequence and fence can be told in a sum.

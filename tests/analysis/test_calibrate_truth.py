@@ -8,11 +8,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS
 
 SOURCE = Path(__file__).parents[2] / "benchmarks" / "calibrate_truth.c"
 
 
+@pytest.mark.nightly  # of a benchmark alone
 def test_it_measures_the_same_sequences(tmp_path: Path) -> None:
     program = tmp_path / "truth"
     subprocess.run(

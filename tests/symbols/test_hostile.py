@@ -1,7 +1,7 @@
 """Damaged kernel images of every kind, from the file to the sites and the resolver: one clear error, or none.
 
-XTRACE_FUZZ_IMAGES sets how many cases there are; 300 unless given, 2,500 where CI is set.  A case
-that fails names its seed: XTRACE_FUZZ_IMAGE_SEED=N runs that one alone.
+XTRACE_FUZZ_IMAGES sets how many cases there are, 300 unless given.  A case that fails names its seed:
+XTRACE_FUZZ_IMAGE_SEED=N runs that one alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from builders.images import PACKERS, bzimage
 from xtrace.symbols import AddressResolver, ImageError, SiteTable, find_sites, open_image
 from xtrace.symbols.export import json_object
 
-CASES = int(os.environ.get("XTRACE_FUZZ_IMAGES", "2500" if os.environ.get("CI") else "300"))
+CASES = int(os.environ.get("XTRACE_FUZZ_IMAGES", "300"))
 ONE_SEED = os.environ.get("XTRACE_FUZZ_IMAGE_SEED")
 #: The loop is cut into so many tests, which the workers of pytest-xdist share.
 PARTS = 8
