@@ -121,7 +121,8 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         OF_MASK,
     ),
     "behind_one_of_the_first": (
-        "test %edi, %edi; je 1f;" + MASK + "2: lfence; ret; 1:" + UNMASK + "test %esi, %esi; je 2b; mfence; ret",
+        "test %edi, %edi; je 1f;" + MASK + "2: lfence; ret;"
+        "1:" + UNMASK + "test %esi, %esi; je 2b; mfence; ret",
         {**OF_MASK, "unmask": ["mfence inline after some paths"]},
     ),
     "behind_a_read": (SAVE + "lfence; ret", {"save": ["lfence inline after all paths"]}),
