@@ -54,6 +54,10 @@ TESTS_OF_RESTORE: Cases = {
     "value_tested_before": (SAVED + f"test %cl, %cl; movb %cl, 1(%rbx); jne {FORK}", ALL),
     "value_tested_and_neither_way_has_a_test": (RESTORE + "test %cl, %cl; jne 1f; nop; 1: ret", NONE),
     "another_value_tested": (RESTORE + "test %dil, %dil; jne " + FORK, SOME),
+    "another_saved_value_tested": (
+        "vcpu %rbx; movzbl 1(%rbx), %ecx; movb %cl, (%rsi); movb %dil, 1(%rbx); test %cl, %cl; jne " + FORK,
+        SOME,
+    ),
     "two_values_tested": (RESTORE + "test %cl, %cl; test %esi, %esi; jne " + FORK, SOME),
     "value_tested_early": (RESTORE + "test %cl, %cl; nops 5; jne " + FORK, ALL),
     "value_tested_too_early": (RESTORE + "test %cl, %cl; nops 6; jne " + FORK, SOME),
@@ -325,7 +329,10 @@ MASKED: Cases = {
     "one_range": (MASK + "nop; movb $0, 1(%rbx); nop; ret", [("nop", "mov")]),
     "to_the_restore": (SAVED + "nop; movb %cl, 1(%rbx); nop; ret", [("nop", "mov")]),
     "to_the_end": (MASK + "nop; ret", [("nop", "ret")]),
-    "two_ranges": (MASK + "jmp 1f; nop; 2: ret; 1: movb $0, 1(%rbx); jmp 2b", [("jmp",), ("mov",)]),
+    "two_ranges": (
+        MASK + "nop; jmp 1f; nop; 2: ret; 1: nop; movb $0, 1(%rbx); jmp 2b",
+        [("nop", "jmp"), ("nop", "mov")],
+    ),
     "over_a_second_mask": (
         MASK + "movb $1, 1(%rbx); nop; movb $0, 1(%rbx); ret",
         [("mov", "nop", "mov")],
