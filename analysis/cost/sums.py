@@ -53,13 +53,9 @@ def _greatest(executions: Executions, price: F64, mine: Sequence[bool], *, gain:
         low, high = executions.low[place], executions.high[place]
         if gain and high == np.inf:
             high = low
-        total += np.where(value[place] > 0, _times(high, value[place]), low * value[place])
+        # Of what is free the least count: no bound times nothing is no number.
+        total += np.where(value[place] > 0, high, low) * value[place]
     return total
-
-
-def _times(count: float, value: F64) -> F64:
-    """Return count x value, where nothing of no bound is nothing."""
-    return np.where(value == 0, 0.0, np.where(value == 0, 0.0, count) * value)
 
 
 def _of_group(executions: Executions, value: F64, group: Group) -> F64:
@@ -76,8 +72,7 @@ def _of_group(executions: Executions, value: F64, group: Group) -> F64:
     room = (high - low)[order]
     dearest = np.take_along_axis(prices, order, axis=0)
     before = np.vstack([np.zeros((1, room.shape[1])), np.cumsum(room, axis=0)[:-1]])
-    must = max(group.low - float(low.sum()), 0.0)
-    may = max(group.high - float(low.sum()), 0.0)
+    must, may = group.low - float(low.sum()), group.high - float(low.sum())
     to_must = np.clip(must - before, 0.0, room)
     to_may = np.clip(may - before, 0.0, room)
     taken = np.where(dearest > 0, to_may, to_must)

@@ -51,6 +51,18 @@ def test_a_gain_without_a_bound_counts_for_the_least_executions() -> None:
     assert both(counts, drawn(10), [True]) == (30, INF)
 
 
+def test_prices_of_less_than_a_cycle() -> None:
+    assert both(executed([1], [3]), drawn(0.25), [True]) == (0.25, 0.75)
+    assert both(executed([1], [3]), drawn(-0.25), [True]) == (-0.75, -0.25)
+    counts = executed([0, 0], [4, 4], Group((0, 1), 2.0, 6.0))
+    assert both(counts, drawn(0.5, 0.25), [True, True]) == (0.5, 2.5)
+    assert both(counts, drawn(-0.5, -0.25), [True, True]) == (-2.5, -0.5)
+
+
+def test_nothing_has_no_sign() -> None:
+    assert math.copysign(1.0, least(executed([0], [0]), drawn(5), [True])) == 1.0
+
+
 def test_without_a_price_nothing_bounds_the_sum() -> None:
     counts = executed([1, 2], [3, 2])
     price = drawn(np.nan, 5)
