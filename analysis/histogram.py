@@ -48,7 +48,7 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
     total = np.add.reduceat(counts, starts) if len(starts) else before
     table = dict(zip(by, keys, strict=True))
     for q in at:
-        rank = before + np.maximum(np.ceil(q * total), 1)
+        rank = before + np.ceil(q * total)
         table[f"p{round(q * 1000) / 10:g}_cycles"] = middle[np.searchsorted(upto, rank)]
     return pd.DataFrame(table)
 

@@ -123,3 +123,9 @@ def test_rows_in_any_order_that_share_buckets() -> None:
     found = quantiles(buckets, ["a"], (0.5, 1.0)).reset_index()
     assert found["p50_cycles"].tolist() == [5, 9]
     assert found["p100_cycles"].tolist() == [5, 9]
+
+
+def test_a_quantile_is_the_middle_of_its_bucket() -> None:
+    """Of one that holds two values, between them."""
+    buckets = pd.DataFrame({"a": [1], "bucket": [2 * SUB_BUCKETS + 1], "count": [1]})
+    assert quantiles(buckets, ["a"], (0.5,))["p50_cycles"].tolist() == [130.5]
