@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat mutants nightly
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat nightly zipapp mutants mutants-page
 
 # What checks stand on: the environment of ./run with xenalyze, a compiler and QEMU, and lists that apt has.
 lab-needs:
@@ -35,11 +35,11 @@ lab-run:
 lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)
 
-# What takes too long for each change: every test, those marked nightly too, fuzzing by the million, all scenarios.
+# What takes too long for each change: every test, those marked nightly too, more damaged traces and images, all scenarios.
 # Limits of time are for a hang: a campaign of this size takes its time.
 nightly: lab-needs
-	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),1000000) \
-	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),10000) \
+	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),200000) \
+	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),5000) \
 	./run test -n auto --maxprocesses 8 --dist worksteal -m 'nightly or not nightly' \
 		-o timeout=7200 -o faulthandler_timeout=8000
 	@$(LAB) run
@@ -53,3 +53,6 @@ mutants:
 	@./run test --version >/dev/null
 	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[mutants]'
 	@PYTHONPATH=tools .venv/bin/python -m mutants $(if $(AGAIN),--again) $(MODULES)
+
+mutants-page:
+	@PYTHONPATH=tools .venv/bin/python -m mutants --page
