@@ -7,6 +7,7 @@ What depends on a fresh interpreter, or on how it was started, is tested with on
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -63,6 +64,7 @@ def run(
 def _ready() -> socket.socket:
     """Start the process that stands ready; it ends when this one's end of the socket is closed."""
     ours, theirs = socket.socketpair()
+    atexit.register(ours.close)
     with theirs:
         subprocess.Popen(
             [sys.executable, "-P", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {READY}"],
