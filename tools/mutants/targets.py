@@ -47,7 +47,11 @@ TARGETS = (
     Target("symbols/order.py", ("tests/symbols/test_order.py",), _SITES),
     Target("symbols/fences.py", ("tests/symbols/test_fences.py",), _SITES),
     Target("symbols/tso.py", ("tests/symbols/test_tso.py",), ("tests/symbols/test_explain.py",)),
-    Target("symbols/protocols.py", ("tests/symbols/test_tso.py",), ("tests/symbols/test_explain.py",)),
+    Target(
+        "symbols/protocols.py",
+        ("tests/symbols/test_protocols.py",),
+        ("tests/symbols/test_tso.py", "tests/symbols/test_explain.py"),
+    ),
     Target("analysis/cost/sums.py", (f"{_COST}/test_sums.py",), (_COST, "tests/cli/test_report_cost.py")),
     Target(
         "analysis/cost/model.py",
