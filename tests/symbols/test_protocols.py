@@ -130,6 +130,13 @@ def test_how_the_handler_takes_the_selector(protocol: Protocol) -> None:
         assert written(handler(Scenario(protocol, take=take))) == [*steps, "iret M := 0"]
 
 
+@pytest.mark.parametrize("cell", [Cell.P, Cell.S])
+def test_stores_of_other_cells_mask_nothing(cell: Cell) -> None:
+    assert masked_places((Instruction(Op.STORE, "", cell, 1), Instruction(Op.TEST, ""))) == set()
+    opened = (Instruction(Op.STORE, "", Cell.M, 1), Instruction(Op.STORE, "", cell, 0))
+    assert masked_places(opened) == {1, 2}
+
+
 def test_what_an_instruction_is_unless_told() -> None:
     step = Instruction(Op.DRAIN, "mfence")
     assert (step.cell, step.value) == (Cell.M, 0)
