@@ -268,6 +268,31 @@ def test_both_numbers_of_senders_are_searched() -> None:
     assert {end.sends for end in outcome.ends} == {1, 2}
 
 
+def test_a_run_begins_with_nothing_sent_stored_or_taken() -> None:
+    assert tso.Machine(Scenario(Protocol.RESTORE), 2).starts() == [
+        tso.State(
+            memory=(0, 1, 0), buffers=((), ()), place=0, saved=saved, seen=0, in_xen=False, handling=tso.IDLE,
+            taken=0, ipi=False, senders=(0, 0), handled=0,
+        )
+        for saved in (0, 1)
+    ]  # fmt: skip
+
+
+def test_a_search_may_come_up_to_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = tso.Machine(Scenario(Protocol.SECTION, width=Width.WIDE, stable=False), 2)
+    found = tso.search(machine).came_from
+    states = len(found)
+    stores = max(len(buffer) for state in found for buffer in state.buffers)
+    assert stores > 1
+    for name, most in (("_STATES_LIMIT", states), ("_STORES_LIMIT", stores)):
+        with monkeypatch.context() as patch:
+            patch.setattr(tso, name, most)
+            assert len(tso.search(machine).came_from) == states
+            patch.setattr(tso, name, most - 1)
+            with pytest.raises(ValueError, match=f"more than {most - 1} st"):
+                tso.search(machine)
+
+
 def test_site_becomes_its_scenario() -> None:
     found = scenario_for(
         Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, handler_locked=False, stable=False
