@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -227,6 +227,14 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
 
 
 # --- a terminal that goes while a command runs -------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Let commands hear of a hang-up, whoever started the tests: `nohup` tells all below it not to."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def on_terminal(
