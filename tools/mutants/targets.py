@@ -46,7 +46,11 @@ TARGETS = (
     Target("symbols/verdict.py", ("tests/symbols/test_verdict.py",), _SITES),
     Target("symbols/order.py", ("tests/symbols/test_order.py",), _SITES),
     Target("symbols/fences.py", ("tests/symbols/test_fences.py",), _SITES),
-    Target("symbols/tso.py", ("tests/symbols/test_tso.py",), ("tests/symbols/test_explain.py",)),
+    Target(
+        "symbols/tso.py",
+        ("tests/symbols/test_tso_steps.py",),
+        ("tests/symbols/test_tso.py", "tests/symbols/test_explain.py"),
+    ),
     Target(
         "symbols/protocols.py",
         ("tests/symbols/test_protocols.py",),
