@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import os
+import tempfile
+from pathlib import Path
+
 import hypothesis
 import hypothesis.core
 import pytest
 
 import leftovers
+
+ROOT = Path(__file__).parents[1]
 
 # Deadlines and slow draws tell how busy the machine is.  Not Hypothesis's profile for CI, whose examples
 # are the same for ever.
@@ -34,7 +40,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if hypothesis.core.global_force_seed is None:
         hypothesis.core.global_force_seed = _seed(config)  # type: ignore[assignment]
     is_worker = hasattr(config, "workerinput")
+    if not is_worker and not os.access(ROOT, os.W_OK):
+        _keep_apart(config)
     config.pluginmanager.register(_Worker(config) if is_worker else _Controller(config))
+
+
+def _keep_apart(config: pytest.Config) -> None:
+    """Give tests of a checkout that cannot be written a folder for what they would keep in it.
+
+    Each process would compile its loops else, and hypothesis warn, which is an error here.  xdist's workers
+    have the environment of who started them.
+    """
+    apart = tempfile.TemporaryDirectory(prefix="xtrace-tests-")
+    config.add_cleanup(apart.cleanup)
+    for name in ("NUMBA_CACHE_DIR", "HYPOTHESIS_STORAGE_DIRECTORY"):
+        os.environ.setdefault(name, apart.name)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

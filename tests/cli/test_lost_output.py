@@ -123,7 +123,9 @@ def run(
 
 def bare(home: Path, variables: dict[str, str] | None = None) -> dict[str, str]:
     """Return an environment that has what there is anywhere, and some more."""
-    return {"HOME": str(home), "PATH": os.environ["PATH"], "TERM": "dumb"} | (variables or {})
+    # Where the checkout cannot be written, this is where its compiled loops are.
+    loops = {name: value for name, value in os.environ.items() if name == "NUMBA_CACHE_DIR"}
+    return {"HOME": str(home), "PATH": os.environ["PATH"], "TERM": "dumb"} | loops | (variables or {})
 
 
 @pytest.mark.parametrize(("command", "way"), CASES, ids=[f"{command}, {way}" for command, way in CASES])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from builders.processes import running
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording import feed, host, restore
 from xtrace.probes.recording.backend import Availability
@@ -172,12 +172,12 @@ def test_after_a_kill_the_next_start_takes_tracing_back(
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert len(notes()) == 1
-    playing = ["pgrep", "-f", f"{tmp_path}/player.py"]
+    playing = f"{tmp_path}/player.py"
     end = time.monotonic() + 5
     # The kernel tells it of its parent's death.
-    while subprocess.run(playing, capture_output=True, check=False).stdout and time.monotonic() < end:
+    while running(playing) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not subprocess.run(playing, capture_output=True, check=False).stdout
+    assert not running(playing)
     with open_live(mask_of(), 2.5e9) as source:
         assert source.read(30.0)
     assert undone == ["switched off"]

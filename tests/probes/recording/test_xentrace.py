@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from builders.processes import running
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording import host, restore, tracebuffer, xentrace
 from xtrace.probes.recording.backend import CaptureFullError, Options
@@ -236,4 +236,4 @@ def test_buffers_keep_the_size_of_their_first_time(
 def test_pcpus_that_are_none(pcpus: str, tmp_path: Path, switched_off: list[str]) -> None:
     with pytest.raises(TraceError, match="no pCPUs"):
         started(tmp_path, pcpus=pcpus)
-    assert subprocess.run(["pgrep", "-f", str(tmp_path / "xentrace")], check=False).returncode == 1
+    assert not running(str(tmp_path / "xentrace"))
