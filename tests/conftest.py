@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import os
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
