@@ -9,6 +9,7 @@ usage: python -m mutants [--again] [--show] [--page] [MODULE...]
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_item import MutationSpec
 
 from mutants import page, workers
-from mutants.session import Fate, Session, opened
+from mutants.session import FOLDER, Fate, Session, opened
 from mutants.targets import ROOT, Target, chosen
 
 
@@ -46,6 +47,15 @@ def _run(target: Target, session: Session, *, again: bool) -> None:
         todo |= {one.job: one.mutation for one in session.mutants() if one.fate is Fate.SURVIVED}
     if not todo:
         return
+    with (FOLDER / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("mutants: another run uses build/mutants") from None
+        _run_all(target, session, todo)
+
+
+def _run_all(target: Target, session: Session, todo: dict[str, MutationSpec]) -> None:
     source = (ROOT / target.module).read_text()
     begin, last = time.monotonic(), 0.0
     for count, done in enumerate(
