@@ -2,7 +2,7 @@
 
 usage: python -m mutants [--again] [--show] [--page] [MODULE...]
 
-    --again   run those that survived once more, after tests were added
+    --again   run the open survivors once more, after tests were added
     --show    show the survivors that no line of equivalent.toml explains, and run nothing
     --page    write docs/mutants.md from what was run, and run nothing
 """
@@ -20,7 +20,7 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_item import MutationSpec
 
 from mutants import page, workers
-from mutants.session import FOLDER, Fate, Session, opened
+from mutants.session import FOLDER, Session, opened
 from mutants.targets import ROOT, Target, chosen
 
 
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> int:
 def _run(target: Target, session: Session, *, again: bool) -> None:
     todo = {item.job_id: item.mutations[0] for item in session.pending()}
     if again:
-        todo |= {one.job: one.mutation for one in session.mutants() if one.fate is Fate.SURVIVED}
+        _, left = page.explained(target, session.mutants())
+        todo |= {one.job: one.mutation for one in left}
     if not todo:
         return
     with (FOLDER / "lock").open("w") as lock:
