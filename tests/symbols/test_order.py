@@ -74,6 +74,10 @@ TESTS_OF_RESTORE: Cases = {
         "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
         ALL,
     ),
+    "outcome_of_arithmetic_by_its_flags": (
+        "vcpu %rbx; and $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
+        ALL,
+    ),
     "outcome_of_the_same_operands": (
         "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); testl $0x200, %edi; jz " + FORK,
         ALL,
@@ -139,6 +143,7 @@ LEFT_MASKED: Cases = {
     "where_je_goes": (SAVED + "test %cl, %cl; je 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "where_js_goes": (SAVED + "test %cl, %cl; js 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "behind_js": (SAVED + "test %cl, %cl; js 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "behind_ja": (SAVED + "test %cl, %cl; ja 2f; movb %cl, 1(%rbx); 2: ret", False),
     "by_cmp": (SAVED + "cmp $0, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "by_another_value": (SAVED + "test %dl, %dl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "by_the_second_test": (
@@ -173,6 +178,8 @@ TESTED_BEFORE: Cases = {
         1,
     ),
     "before_a_mask": ("vcpu %rbx;" + TEST + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", 0),
+    "before_a_restore": ("vcpu %rbx;" + TEST + "movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
+    "restored_before": ("vcpu %rbx; movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
     "before_a_clear": ("vcpu %rbx;" + TEST + "movb $0, (%rbx); movb $0, 1(%rbx); ret", 0),
     "from_afar": ("vcpu %rbx;" + TEST + "nops 60; movb $0, 1(%rbx); ret", 1),
     "from_too_far": ("vcpu %rbx;" + TEST + "nops 61; movb $0, 1(%rbx); ret", 0),
