@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 def calibrate(
     image: Annotated[
         Path | None,
-        typer.Argument(help="A guest's kernel: time its own fenced sites, too.", metavar="IMAGE"),
+        typer.Argument(
+            readable=False, help="A guest's kernel: time its own fenced sites, too.", metavar="IMAGE"
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Keep the result as JSON.")
+        Path | None,
+        typer.Option("--output", "-o", readable=False, metavar="FILE", help="Keep the result as JSON."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE where it is there.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Take 5 s, not 60: wider intervals.")] = False,
@@ -36,9 +39,11 @@ def calibrate(
     ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds, not TSC cycles.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     symbols: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The image's System.map or kallsyms.")
+        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's System.map or kallsyms.")
     ] = None,
-    debug: Annotated[Path | None, typer.Option(metavar="FILE", help="The image's debug file.")] = None,
+    debug: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's debug file.")
+    ] = None,
 ) -> None:
     """Measure how many cycles a fence adds to a mask, restore or unmask on this host, by what is in flight.
 

@@ -98,7 +98,7 @@ def record(
         event_mask(event)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--event") from None
-    memory_bytes = _size(memory, "--memory")
+    memory_bytes, max_bytes = _size(memory, "--memory"), _size(max_size, "--max-size")
     options = Options(
         mask=event,
         pcpus=pcpus,
@@ -118,7 +118,7 @@ def record(
         backends=None if backend is None else tuple(backend),
         duration_s=duration,
         command=tuple(command or ()),
-        max_bytes=_size(max_size, "--max-size"),
+        max_bytes=max_bytes,
         overwrite=force,
         timing=timing,
     )

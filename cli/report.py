@@ -25,7 +25,8 @@ def report(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Traces and stored summaries, reported on together; - is stdin. None: the bundled sample."
+            readable=False,
+            help="Traces and stored summaries, reported on together; - is stdin. None: the bundled sample.",
         ),
     ] = None,
     section: Annotated[
@@ -68,7 +69,9 @@ def report(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="What fences take on this host, by xtrace calibrate; for --section cost."
+            readable=False,
+            metavar="FILE",
+            help="What fences take on this host, by xtrace calibrate; for --section cost.",
         ),
     ] = None,
     rates: Annotated[
@@ -90,14 +93,17 @@ def report(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     csv: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write one CSV file a table into DIR.")
+        Path | None, typer.Option(readable=False, metavar="DIR", help="Write one CSV file a table into DIR.")
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write one Parquet file a table into DIR.")
+        Path | None,
+        typer.Option(readable=False, metavar="DIR", help="Write one Parquet file a table into DIR."),
     ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a summary, which report and diff read like a trace."),
+        typer.Option(
+            readable=False, metavar="FILE", help="Write a summary, which report and diff read like a trace."
+        ),
     ] = None,
 ) -> None:
     """Report how event channels were delivered, what upcalls took and where the time went.

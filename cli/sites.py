@@ -38,11 +38,16 @@ class FailOn(StrEnum):
 
 def sites(
     image: Annotated[
-        Path, typer.Argument(help="A kernel: ELF, vmlinuz, or one of these compressed.", metavar="IMAGE")
+        Path,
+        typer.Argument(
+            readable=False, help="A kernel: ELF, vmlinuz, or one of these compressed.", metavar="IMAGE"
+        ),
     ],
     new_image: Annotated[
         Path | None,
-        typer.Argument(help="Another one: show what became of the sites.", metavar="NEW_IMAGE"),
+        typer.Argument(
+            readable=False, help="Another one: show what became of the sites.", metavar="NEW_IMAGE"
+        ),
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="All columns, as wide as they are.")] = False,
     only: Annotated[Only | None, typer.Option(help="Show only these sites.")] = None,
@@ -59,12 +64,16 @@ def sites(
     ] = None,
     debug: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="The image's debug file. Of two images, once for each."),
+        typer.Option(
+            readable=False, metavar="FILE", help="The image's debug file. Of two images, once for each."
+        ),
     ] = None,
     symbols: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="The image's System.map or kallsyms. Of two images, once for each."
+            readable=False,
+            metavar="FILE",
+            help="The image's System.map or kallsyms. Of two images, once for each.",
         ),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,

@@ -64,7 +64,11 @@ def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFix
         (["-d", "0"], "-d"),
     ],
 )
-def test_wrong_usage(arguments: list[str], option: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(
+    arguments: list[str], option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # It is told before what only root can mend.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     code, said = refusal(capfd, *arguments)
     assert code == 2
     assert option in said

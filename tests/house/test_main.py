@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 import pytest
+import typer
 
 from xtrace.cli import main as house
 from xtrace.cli.streams import STDOUT
@@ -88,3 +89,16 @@ def test_no_command_shows_help_on_stderr(capfd: pytest.CaptureFixture[str]) -> N
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("Usage: xtrace ")
+
+
+def test_each_command_says_itself_which_file_it_cannot_read() -> None:
+    """Typer would call it wrong usage, and that only where it is not root that asks."""
+    commands = typer.main.get_command(house.app).commands  # type: ignore[attr-defined]
+    paths = {
+        f"{command} {parameter.name}": parameter.type.readable
+        for command, made in commands.items()
+        for parameter in made.params
+        if hasattr(parameter.type, "readable")
+    }
+    assert "report files" in paths
+    assert [name for name, checked in paths.items() if checked] == []
