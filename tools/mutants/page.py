@@ -96,9 +96,12 @@ def write() -> int:
         same, left = explained(target, mutants)
         row = _counts(mutants, len(same), len(left))
         total.update(row)
-        rows.append(_row(f"`{target.module}`" + (f", {target.drawn} drawn" if target.drawn else ""), row))
+        name = f"`{target.module}`" + (f", {target.drawn} drawn" if target.drawn else "")
+        if row[Fate.PENDING]:
+            name += f"; {row[Fate.PENDING]:,} NOT RUN YET"
+        rows.append(_row(name, row))
         lists += _survivors(target, same, left)
-    rows.append(_row("all", total))
+    rows.append(_row("all that were run", total))
     commit = subprocess.run(
         ["git", "log", "-1", "--format=%h", "--", *(target.module for target in TARGETS), "tests"],
         cwd=ROOT, capture_output=True, text=True, check=True,
