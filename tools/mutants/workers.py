@@ -53,7 +53,7 @@ _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One mutant to run: its text, or None for the module as it is."""
+    """One mutant to run, the module's text with the change in it; None where the operator changed nothing."""
 
     name: str
     text: str | None
@@ -67,7 +67,6 @@ class Done:
     fate: Fate
     output: str
     diff: str
-    seconds: float
 
 
 def run(module: str, stages: Sequence[Sequence[str]], jobs: Iterator[Job], processes: int) -> Iterator[Done]:
@@ -142,7 +141,6 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
             job = pipe.recv()
             assert job.text not in (None, original), job.name
             source.write_text(job.text)
-            begin = time.monotonic()
             code, output = _staged(tree, scratch, module, stages, limits)
             source.write_text(original)
             fate = _fate(code)
@@ -155,7 +153,7 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
                 if code != _PASSED:
                     pipe.send(f"{module}: the tests fail on the module as it is, by now:\n{said[-4000:]}")
                     return
-            pipe.send(Done(job.name, fate, output[-2000:], diff, time.monotonic() - begin))
+            pipe.send(Done(job.name, fate, output[-2000:], diff))
     shutil.rmtree(scratch, ignore_errors=True)
 
 
