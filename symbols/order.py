@@ -112,9 +112,11 @@ def _branch_after(flow: FunctionFlow, address: int) -> int | None:
         if len(after) != 1:
             return None
         address = after[0]
-        if flow.insns[address].flow is Flow.CONDITIONAL:
+        insn = flow.insns[address]
+        if insn.flow is Flow.CONDITIONAL:
             return address
-        if address in flow.values:
+        # No flag survives a call.
+        if address in flow.values or insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             return None
     return None
 

@@ -40,6 +40,7 @@ TESTS_OF_UNMASK: Cases = {
         (1, SOME),
     ),
     "read_between": (UNMASK + "movzbl 1(%rbx), %eax;" + TEST + "ret", (1, ALL)),
+    "printed_between": (UNMASK + "movzbl 1(%rbx), %esi; call printf;" + TEST + "ret", (1, ALL)),
     "unmasked_twice": (UNMASK + "movb $0, 1(%rbx);" + TEST + "ret", (1, ALL)),
     "as_far_as_is_looked": (UNMASK + "nops 60;" + TEST + "ret", (1, ALL)),
     "too_far": (UNMASK + "nops 61;" + TEST + "ret", (0, NONE)),
@@ -61,9 +62,14 @@ TESTS_OF_RESTORE: Cases = {
     "two_values_tested": (RESTORE + "test %cl, %cl; test %esi, %esi; jne " + FORK, SOME),
     "value_tested_early": (RESTORE + "test %cl, %cl; nops 5; jne " + FORK, ALL),
     "value_tested_too_early": (RESTORE + "test %cl, %cl; nops 6; jne " + FORK, SOME),
+    "value_tested_before_a_call": (RESTORE + "test %cl, %cl; call leaf_nothing; jne " + FORK, SOME),
     "value_tested_for_nothing": (RESTORE + "test %cl, %cl; ret", NONE),
     "mask_read_back": (RESTORE + "movzbl 1(%rbx), %edx; test %dl, %dl; jne " + FORK, ALL),
     "mask_compared": (RESTORE + "cmpb $0, 1(%rbx); jne " + FORK, ALL),
+    "mask_exchanged_and_compared": (
+        "vcpu %rbx; mov $1, %eax; xchgb %al, 1(%rbx); movb %dil, 1(%rbx); test %al, %al; jne " + FORK,
+        SOME,
+    ),
     "pending_compared": (RESTORE + "cmpb $1, (%rbx); jne 1f; nop; 1: ret", ALL),
     "an_argument": ("vcpu %rbx; movb %dil, 1(%rbx); test %esi, %esi; jne " + FORK, SOME),
     "an_argument_tested": ("vcpu %rbx; movb %dil, 1(%rbx); test %dil, %dil; jne " + FORK, ALL),
@@ -237,6 +243,7 @@ FORCES: Cases = {
     "answer_kept": (FORCE + "mov %eax, %ebx; ret", False),
     "answer_stored": (FORCE + "mov %eax, (%rbx); ret", False),
     "answer_stored_on_the_stack": (FORCE + "mov %eax, -8(%rsp); ret", True),
+    "answer_taken_from_the_stack": (FORCE + "sub %eax, -8(%rsp); ret", False),
     "answer_pushed": (FORCE + "push %rax; ret", False),
     "answer_added_to": (FORCE + "add $1, %eax; ret", False),
     "answer_followed": (FORCE + "mov (%rax), %ebx; ret", False),
@@ -381,6 +388,9 @@ HELPERS = {
     "leaf_lock": "lock addl $0, -8(%rsp); ret",
     "leaf_lfence": "lfence; ret",
     "leaf_both": "lfence; mfence; ret",
+    "printf": "ret",
+    # A jump into itself: eb ff is a jump to ff c0, inc %eax.
+    "overlapping": MASK + ".byte 0xeb, 0xff, 0xc0; movb $0, 1(%rbx); ret",
     "leaf_nothing": "xor %edx, %edx; ret",
     "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
     "wrapper": "xor %edi, %edi; jmp page + 32 * 17",
@@ -511,6 +521,14 @@ def test_what_runs_masked(made: Functions, name: str, expected: list[tuple[str, 
     assert [names(made, name, addresses) for addresses in inside] == expected
     for (start, end), addresses in zip(found, inside, strict=True):
         assert (start, end) == (addresses[0], flow.insns[addresses[-1]].end)
+
+
+def test_what_runs_masked_where_instructions_overlap(made: Functions) -> None:
+    flow = made.flow("overlapping")
+    found = order.masked_ranges(flow, made.touch("overlapping", Kind.MASK), made.touches("overlapping"))
+    (jump,), (inc,) = made.places("overlapping", "jmp"), made.places("overlapping", "inc")
+    assert inc == jump + 1
+    assert found == ((jump, jump + 2), (inc, inc + 2 + 4))
 
 
 @of(PREEMPTION)
