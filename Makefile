@@ -48,7 +48,7 @@ nightly: lab-needs
 zipapp:
 	@.venv/bin/python tools/zipapp.py
 
-# make mutants [MODULES="symbols/verdict.py"] [AGAIN=1]: takes hours, goes on where it was stopped.  docs/mutants.md
+# make mutants [MODULES="symbols/sites/verdict.py"] [AGAIN=1]: takes hours, goes on where it was stopped.  docs/mutants.md
 mutants:
 	@./run test --version >/dev/null
 	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[mutants]'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xtrace.analysis.machine import Machine
-    from xtrace.analysis.metrics import Metric
-    from xtrace.analysis.partial import Partial, merge, partial_of
-    from xtrace.analysis.report import Report, Selection, build
+    from xtrace.analysis.machine.machine import Machine
+    from xtrace.analysis.machine.metrics import Metric
+    from xtrace.analysis.partial.partial import Partial, merge, partial_of
+    from xtrace.analysis.report.build import Report, Selection, build
 
 __all__ = ["Machine", "Metric", "Partial", "Report", "Selection", "build", "merge", "partial_of"]
 

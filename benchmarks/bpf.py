@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xtrace.probes.bpf import ctf, functions, loader, tables
+from xtrace.probes.bpf import ctf_writer, functions, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter
 from xtrace.probes.bpf.rings import Rings
-from xtrace.probes.recording.capture import Capture
+from xtrace.probes.capture.writer import Capture
 
 HERE = Path(__file__).resolve().parent
 KERNEL = HERE.parent / "tests" / "probes" / "bpf" / "kernel.c"
@@ -58,7 +58,7 @@ class Recorder:
         if streams:
             self.rings = Rings(self.program, self.drain, cpus, EVENT_BYTES)
             self.rings.open(self.capture, "events")
-            self.rings.describe(self.capture, "events", ctf.event_metadata())
+            self.rings.describe(self.capture, "events", ctf_writer.event_metadata())
         for name, tracepoint in probes:
             self.program.attach(loader.Probe(name, "raw", tracepoint))
         self.program.switch(on=True)

@@ -20,10 +20,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from builders.captures import hosts, woken  # noqa: E402
 from builders.partials import partial  # noqa: E402
 from builders.wakes import TSC_HZ, wakes  # noqa: E402
-from xtrace.analysis.diff import compare  # noqa: E402
-from xtrace.analysis.figures import FIGURES, Measured  # noqa: E402
-from xtrace.analysis.stored import Origin  # noqa: E402
-from xtrace.analysis.summary import Summary, write  # noqa: E402
+from xtrace.analysis.diff.compare import compare  # noqa: E402
+from xtrace.analysis.diff.figures import FIGURES, Measured  # noqa: E402
+from xtrace.analysis.partial.summary_file import Summary, write  # noqa: E402
+from xtrace.analysis.partial.summary_head import Origin  # noqa: E402
 
 P50 = "wake_to_running_p50"
 COMMAND = "import sys; from xtrace.cli.main import main; sys.exit(main())"

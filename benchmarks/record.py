@@ -19,10 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from xtrace.probes.recording import backends, host, restore, session
-from xtrace.probes.recording.backend import Availability, Options
-from xtrace.probes.recording.scan import Scanner
-from xtrace.probes.recording.xentrace import XentraceBackend
+from xtrace.probes.host import host, restore
+from xtrace.probes.recording import session
+from xtrace.probes.recording.backends import registry
+from xtrace.probes.recording.backends.base import Availability, Options
+from xtrace.probes.recording.backends.record_counter import Scanner
+from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
 SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "xen417-pv-all.bin.xz"
 ROUND_S = 0.1
@@ -109,7 +111,7 @@ def main() -> None:
     if wanted.produce:
         produce(wanted.produce, wanted.rate)
         return
-    backends._HOMES["xentrace"] = ("__main__", "Fed")
+    registry._HOMES["xentrace"] = ("__main__", "Fed")
     host.why_no_dom0 = lambda: "a benchmark"
     host.tool = lambda name: None
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,15 +39,15 @@ def copy_rate(runs: int) -> float:
 
 def decode_rate(path: Path, runs: int, *, merged: bool) -> float:
     """Return GB/s of reading and decoding on one core, with or without the merge over pCPUs."""
-    from xtrace.probes import kernels
-    from xtrace.probes.reader import open_trace
+    from xtrace.probes.reader import loops
+    from xtrace.probes.reader.reader import open_trace
 
-    whole = kernels.merge
+    whole = loops.merge
 
     def nothing(*arguments: object) -> tuple[int, int, int]:
         """Take every row as given out, without the work."""
         arguments[9][:] = arguments[10]  # type: ignore[index]
-        arguments[19][:] = kernels.KEY_FLOOR  # type: ignore[index]
+        arguments[19][:] = loops.KEY_FLOOR  # type: ignore[index]
         return 0, 0, 0
 
     def decode() -> int:
@@ -57,12 +57,12 @@ def decode_rate(path: Path, runs: int, *, merged: bool) -> float:
             return reader.facts.bytes_read
 
     if not merged:
-        kernels.merge = nothing
+        loops.merge = nothing
     try:
         decode()
         return best_rate(decode, runs)
     finally:
-        kernels.merge = whole
+        loops.merge = whole
 
 
 def machine() -> str:
@@ -120,8 +120,8 @@ def main() -> None:
 
 def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str:
     """Return the page."""
-    from xtrace.cli import sample
-    from xtrace.probes.writer import repeat
+    from xtrace.cli.loading import sample
+    from xtrace.probes.reader.writer import repeat
 
     plain = ["--cpu-hz", "2.6G"]
     lines = [

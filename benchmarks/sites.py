@@ -27,8 +27,8 @@ ADDRESSES = 20 * 10**6
 UNPACK = """
 import sys
 from pathlib import Path
-from xtrace.symbols.files import map_file
-from xtrace.symbols.vmlinuz import unpack
+from xtrace.symbols.image.files import map_file
+from xtrace.symbols.image.vmlinuz import unpack
 Path(sys.argv[2]).write_bytes(unpack(map_file(sys.argv[1]), sys.argv[1])[0])
 """
 

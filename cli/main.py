@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
+from xtrace.cli.commands import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
 from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError

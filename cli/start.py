@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from xtrace.cli import streams
-from xtrace.cli.background import discard_spares, prepare
+from xtrace.cli.loading.background import discard_spares, prepare
 
 _HELP = {"--help", "-h"}
 _FAILURE = 1

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from xtrace.analysis import schema
+from xtrace.analysis.report import schema
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- report:begin -->\n", "<!-- report:end -->"

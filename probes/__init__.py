@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
-    from xtrace.probes.batch import RecordBatch, ShapeTable
-    from xtrace.probes.facts import Damage, ReadFacts
-    from xtrace.probes.reader import TraceReader, open_trace
+    from xtrace.probes.reader.batches import RecordBatch, ShapeTable
+    from xtrace.probes.reader.read_facts import Damage, ReadFacts
+    from xtrace.probes.reader.reader import TraceReader, open_trace
 
 __all__ = ["Damage", "ReadFacts", "RecordBatch", "ShapeTable", "TraceError", "TraceReader", "open_trace"]
 

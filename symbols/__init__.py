@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from xtrace.symbols.errors import ImageError
 
 if TYPE_CHECKING:
-    from xtrace.symbols.image import Image, open_image
-    from xtrace.symbols.model import Fence, Hazard, Kind, Site, SiteTable, Verdict
-    from xtrace.symbols.resolve import AddressResolver, LoadOffset, fit_load_offset
-    from xtrace.symbols.sites import find_sites
+    from xtrace.symbols.addresses.resolve import AddressResolver, LoadOffset, fit_load_offset
+    from xtrace.symbols.image.image import Image, open_image
+    from xtrace.symbols.sites.finder import find_sites
+    from xtrace.symbols.sites.model import Fence, Hazard, Kind, Site, SiteTable, Verdict
 
 __all__ = [
     "AddressResolver",

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from xtrace.analysis.cost.domain_facts import DomainFacts
 from xtrace.analysis.cost.executions import TOLERANCE_COUNT, TOLERANCE_RATIO, Executions
-from xtrace.analysis.cost.facts import DomainFacts
-from xtrace.analysis.cost.rates import Rates
-from xtrace.symbols.model import Kind
-from xtrace.symbols.site_paths import SitePaths
+from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.symbols.sites.execution_bounds import SitePaths
+from xtrace.symbols.sites.model import Kind
 
 #: A kernel asks for Xen's version a few times by the hypercall that forces callbacks.
 VERSION_QUERIES = 16

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.tables import Quality
-from xtrace.symbols.model import Kind, Site
-from xtrace.symbols.site_paths import SitePaths
+from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.measures.table import Quality
+from xtrace.symbols.sites.execution_bounds import SitePaths
+from xtrace.symbols.sites.model import Kind, Site
 
 F64 = npt.NDArray[np.float64]
 

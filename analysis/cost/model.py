@@ -15,19 +15,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.checks import checks
-from xtrace.analysis.cost.estimates import estimates
+from xtrace.analysis.cost.cross_checks import estimates
+from xtrace.analysis.cost.domain_facts import DomainFacts, domain_facts, pv_domains
 from xtrace.analysis.cost.executions import Executions, executions
-from xtrace.analysis.cost.facts import DomainFacts, domain_facts, pv_domains
-from xtrace.analysis.cost.needs import needs_of_domain, needs_of_host
+from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.cost.missing_inputs import needs_of_domain, needs_of_host
 from xtrace.analysis.cost.prices import Prices, prices
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.cost.sums import greatest, least
-from xtrace.analysis.stored import COST_ENDS
-from xtrace.analysis.tables import Measures
-from xtrace.probes.calibration import Calibration
-from xtrace.symbols.model import Fence, How, Site, SiteTable, Verdict
-from xtrace.symbols.site_paths import PARTS, SitePaths, part_of
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial.summary_head import COST_ENDS
+from xtrace.probes.timing.calibration import Calibration
+from xtrace.symbols.sites.execution_bounds import PARTS, SitePaths, part_of
+from xtrace.symbols.sites.model import Fence, How, Site, SiteTable, Verdict
 
 F64 = npt.NDArray[np.float64]
 

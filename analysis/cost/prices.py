@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.probes.calibration import CONTEXTS, HOT_CONTEXTS, Calibration, Row
-from xtrace.symbols.model import Fence, How, Paths, Site
+from xtrace.probes.timing.calibration import CONTEXTS, HOT_CONTEXTS, Calibration, Row
+from xtrace.symbols.sites.model import Fence, How, Paths, Site
 
 F64 = npt.NDArray[np.float64]
 

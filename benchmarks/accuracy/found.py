@@ -8,7 +8,7 @@ from pathlib import Path
 from program import MNEMONICS, Build, Loop
 
 from xtrace.symbols import find_sites, open_image
-from xtrace.symbols.model import How, Kind, Site
+from xtrace.symbols.sites.model import How, Kind, Site
 
 _RESTORING = {"inlined": Kind.RESTORE, "called": Kind.UNMASK}
 

@@ -16,7 +16,7 @@ from predict import KINDS, Prediction, known_contexts, merged, predict
 from program import FENCED, FENCES, HOT_WORKS, LOOPS, MNEMONICS, PLACES, Build, Loop
 from truth import Truth, read, truths
 
-from xtrace.probes import calibration
+from xtrace.probes.timing import calibration
 
 #: An interval narrower than what calibrate strives for, 2 cycles an execution, is narrow at any ratio.
 NARROW_CYCLES, NARROW_RATIO = 4.0, 3.0

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from program import HOT_WORKS
 
+from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.executions import Executions
 from xtrace.analysis.cost.prices import prices
-from xtrace.analysis.cost.sums import greatest, least
-from xtrace.analysis.tables import Quality
-from xtrace.probes.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
-from xtrace.symbols.model import Site
+from xtrace.analysis.measures.table import Quality
+from xtrace.probes.timing.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
+from xtrace.symbols.sites.model import Site
 
 _STORES = ("empty", "stores_8", "stores_40")
 #: By work: the contexts of its kind, how many stores or how long a chain not told.

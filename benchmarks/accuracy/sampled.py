@@ -21,10 +21,10 @@ import found
 import numpy as np
 from program import GUEST_CPU, HOT_WORKS, MISS_WORKS, UNFENCED, XEN_CPU, Build, Loop, build, run
 
-from xtrace.analysis.cost.samples import fence_share
-from xtrace.probes.events import read_samples
+from xtrace.analysis.cost.fence_samples import fence_share
+from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.symbols import find_sites, open_image
-from xtrace.symbols.site_paths import behind_fences
+from xtrace.symbols.sites.execution_bounds import behind_fences
 
 FENCES = ("lfence", "mfence", "lockadd")
 _TURNS = 3

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xtrace.probes.bpf import ctf
+from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import Counter
 from xtrace.probes.bpf.loader import Program
 from xtrace.probes.bpf.ring import Ring, ascending_runs
 from xtrace.probes.bpf.tables import Drain
-from xtrace.probes.recording.backend import CaptureFullError, Folder
+from xtrace.probes.recording.backends.base import CaptureFullError, Folder
 
 #: Most memory of all rings together, and the bounds of one.
 TOTAL_BYTES = 64 << 20
@@ -42,7 +42,7 @@ class Rings:
     record_count: int = 0
     unwritten_count: int = 0
     _rings: list[Ring] = field(default_factory=list)
-    _streams: list[ctf.CpuStreams] = field(default_factory=list)
+    _streams: list[ctf_writer.CpuStreams] = field(default_factory=list)
 
     def open(self, folder: Folder, directory: str, byte_count: int | None = None) -> None:
         """Make the rings, before anything is attached that would put records into them.
@@ -56,7 +56,7 @@ class Rings:
             fd = self.program.new_ring(f"ring_{cpu}", size)
             self.program.put("rings", cpu.to_bytes(4, "little"), fd.to_bytes(4, "little"))
             self._rings.append(Ring(fd, size, self.record_bytes))
-            self._streams.append(ctf.CpuStreams(folder, directory, cpu))
+            self._streams.append(ctf_writer.CpuStreams(folder, directory, cpu))
 
     def describe(self, folder: Folder, directory: str, metadata: str) -> None:
         """Write what the trace's readers need to know."""

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xtrace.probes.clockline import ClockPair, fit
+from xtrace.probes.capture.clock_line import ClockPair, fit
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.backend import Stream
-from xtrace.probes.recording.rawtsc import RawTsc
+from xtrace.probes.host.raw_tsc import RawTsc
+from xtrace.probes.recording.backends.base import Stream
 
 NAME = "clocks.jsonl"
 

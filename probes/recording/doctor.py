@@ -15,7 +15,9 @@ from typing import Literal
 
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording import backends, clocks, host, rawtsc, restore, tracebuffer
+from xtrace.probes.host import host, raw_tsc, restore, trace_buffers
+from xtrace.probes.recording import clocks
+from xtrace.probes.recording.backends import registry
 
 State = Literal["ok", "limited", "missing"]
 
@@ -72,7 +74,7 @@ class Examination:
 
 def examine() -> Examination:
     """Look at everything."""
-    candidates = backends.candidates(backends.NAMES)
+    candidates = registry.candidates(registry.NAMES)
     found = [*_host(), *_xen(), *_bpf(), *_perf(), *_clock(), *_disk(), *_left_over(), *_backends(candidates)]
     usable = tuple(each.backend.name for each in candidates if each.availability.usable)
     return Examination(tuple(found), usable)
@@ -145,7 +147,7 @@ def _tracebuffer() -> Finding:
         text = f"an xentrace runs, process {others[0]}; two would share out the records"
         return Finding("xen", "trace buffer", "limited", text, "/proc/*/comm", f"kill -INT {others[0]}")
     try:
-        is_sized = tracebuffer.is_sized()
+        is_sized = trace_buffers.is_sized()
     except TraceError as error:
         remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
         return Finding("xen", "trace buffer", "missing", str(error), how, remedy)
@@ -263,7 +265,7 @@ def _clock() -> Iterator[Finding]:
     source = kernel["clocksource"] or "not told"
     yield Finding("clock", "source", "ok", f"{source} of {', '.join(kernel['clocksources'])}", "clocksource0")
     try:
-        before, _, after = rawtsc.RawTsc().pair()
+        before, _, after = raw_tsc.RawTsc().pair()
         text = f"read together with CLOCK_MONOTONIC within {after - before:,} cycles"
         yield Finding("clock", "pairs", "ok", text, "rdtsc")
     except TraceError as error:
@@ -324,7 +326,7 @@ def _note_of_the_dead(path: Path) -> str:
         return f"{path.name} cannot be read"
 
 
-def _backends(candidates: list[backends.Candidate]) -> Iterator[Finding]:
+def _backends(candidates: list[registry.Candidate]) -> Iterator[Finding]:
     for each in candidates:
         found = each.availability
         state: State = "missing" if not found.usable else "limited" if found.missing else "ok"

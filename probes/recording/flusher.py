@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from xtrace.probes.recording.backend import CaptureFullError
-from xtrace.probes.recording.capture import Capture
+from xtrace.probes.capture.writer import Capture
+from xtrace.probes.recording.backends.base import CaptureFullError
 
 _SECOND_S = 1.0
 

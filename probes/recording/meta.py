@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from xtrace.probes.recording import host
-from xtrace.probes.recording.backend import Availability, Counts, Options, Overhead
+from xtrace.probes.host import host
+from xtrace.probes.recording.backends.base import Availability, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
 
 SCHEMA_VERSION = 1

@@ -19,13 +19,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xtrace.probes.capture.writer import Capture, SizeReachedError, make_way
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording import backends, clocks, host, meta, restore
-from xtrace.probes.recording.backend import Backend, CaptureFullError, Counts, Options, Overhead
-from xtrace.probes.recording.capture import Capture, SizeReachedError, make_way
-from xtrace.probes.recording.domains import Domains
+from xtrace.probes.host import host, restore
+from xtrace.probes.host.domains import Domains
+from xtrace.probes.host.lock import only_recorder
+from xtrace.probes.recording import clocks, meta
+from xtrace.probes.recording.backends import registry
+from xtrace.probes.recording.backends.base import Backend, CaptureFullError, Counts, Options, Overhead
 from xtrace.probes.recording.flusher import Flusher
-from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.process import SIGNALS, signals, usage
 
 PROGRESS = "progress.jsonl"
@@ -105,15 +107,15 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
             raise TraceError(
                 f"{reason}, and that is what xtrace record is for; --backend bpf records any Linux kernel"
             )
-        found = backends.candidates(request.backends or backends.NAMES)
-        backends.must_work(found, named=request.backends is not None)
+        found = registry.candidates(request.backends or registry.NAMES)
+        registry.must_work(found, named=request.backends is not None)
         if request.command and shutil.which(request.command[0]) is None:
             raise TraceError(f"{request.command[0]}: no such command; nothing was recorded")
         return _Session(request, found, say, watch).run()
 
 
 class _Session:
-    def __init__(self, request: Request, found: Sequence[backends.Candidate], say: Say, watch: Watch) -> None:
+    def __init__(self, request: Request, found: Sequence[registry.Candidate], say: Say, watch: Watch) -> None:
         self._request = request
         self._found = {each.backend.name: each for each in found}
         self._say = say

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Code with a driver at its beginning, which works off schedules (see symbols/harness.py).
+    """Code with a driver at its beginning, which works off schedules (see symbols/replay/timed_loop.py).
 
     Offsets are those in the data; entries of the schedule are four 64-bit words: function, warm,
     count; the driver writes cycles over the fourth and the change of TSC_AUX over the second.

@@ -20,7 +20,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section as ElfSection
 
 from xtrace.symbols.errors import shown
-from xtrace.symbols.image import Image
+from xtrace.symbols.image.image import Image
 
 #: What decompressed and relocated sections may take together.
 _MOST_COPIED_BYTES = 512 << 20

@@ -18,7 +18,7 @@ from xtrace.symbols.dwarf.forms import AT, FORM, TAG, uleb, uleb_bytes
 from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
 from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError
 from xtrace.symbols.dwarf.units import Die, Unit, Units
-from xtrace.symbols.image import Image
+from xtrace.symbols.image.image import Image
 
 _STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
 _MOST_NAME_OFFSETS = 32

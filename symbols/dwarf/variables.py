@@ -25,7 +25,7 @@ from xtrace.symbols.dwarf.search import Notes, candidates, subprograms
 from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
 from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError
 from xtrace.symbols.dwarf.units import Die, Unit, Units
-from xtrace.symbols.image import Image
+from xtrace.symbols.image.image import Image
 
 _BUDGET = 8_000_000
 _SCANNED_BYTES_A_UNIT_OF_BUDGET = 4096

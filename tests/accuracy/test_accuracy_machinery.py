@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from xtrace.probes.calibration import CONTEXTS, FENCES, KINDS, Calibration, Row, text_of
+from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibration, Row, text_of
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "accuracy.py"
 ROUNDS = 2 * 20_000

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from xtrace.symbols.dwarf.places import Place
+from xtrace.symbols.dwarf.source_locations import Place
 
 TIMEOUT_S = 60
 TEXT_ADDRESS = 0xFFFF_FFFF_8100_0000

@@ -40,7 +40,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import Section, SymbolTableSection
 
-from xtrace.symbols.model import Cpu, Fence, Kind, Paths, Site
+from xtrace.symbols.sites.model import Cpu, Fence, Kind, Paths, Site
 
 _COMMENT = re.compile(r"(?:#|/\*|//)\s*SITE\s+([^*\n]*)")
 _EXECUTABLE = 4

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders.images import link_kernel
-from xtrace.symbols.flow import FunctionFlow
-from xtrace.symbols.functions import Code
-from xtrace.symbols.image import open_image
-from xtrace.symbols.layout import Layout
-from xtrace.symbols.model import Kind
-from xtrace.symbols.touch import Touch, touches
+from xtrace.symbols.flow.code import Code
+from xtrace.symbols.flow.interpreter import FunctionFlow
+from xtrace.symbols.image.image import open_image
+from xtrace.symbols.sites.access_kind import Touch, touches
+from xtrace.symbols.sites.model import Kind
+from xtrace.symbols.sites.vcpu_info import Layout
 
 _POINTER, _AREA, _FIELD = 0x10, 0x400, 0x30
 _HEAD = f"""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xtrace.probes.format import IDLE_DOMAIN, Runstate
-from xtrace.probes.writer import DEFAULT_RING_BYTES, TraceWriter
+from xtrace.probes.reader.writer import DEFAULT_RING_BYTES, TraceWriter
 
 Kind = Literal["pv", "hvm"]
 Cause = Literal["hypercall", "irq", "timer"]

@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 
 from builders.ticker import LINES, TICKER_HOMES, Ticker
-from xtrace.probes.recording import backends, flusher, host, restore, session
-from xtrace.probes.recording.backend import Options
+from xtrace.probes.host import host, restore
+from xtrace.probes.recording import flusher, session
+from xtrace.probes.recording.backends import registry
+from xtrace.probes.recording.backends.base import Options
 
 TOGETHER = 10
 #: A third are killed so long after their start, when most changes; the others after their first record.
@@ -30,8 +32,8 @@ def begin(folder: Path) -> int:
     if pid:
         return pid
     os.environ[restore.RUN_DIRECTORY_VARIABLE] = str(folder / "run")
-    backends._HOMES = TICKER_HOMES
-    backends.NAMES = tuple(TICKER_HOMES)
+    registry._HOMES = TICKER_HOMES
+    registry.NAMES = tuple(TICKER_HOMES)
     host.why_no_dom0 = lambda: "this is a test"
     Ticker.blocks = 20
     # So that more happens in the time: a second of a recording is a twentieth of one.

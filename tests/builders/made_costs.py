@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from builders.made_sites import BASE, FACTS, fence, site, table
-from xtrace.probes.calibration import KINDS, Calibration, Row, Timing
-from xtrace.symbols.model import Kind, Site, SiteTable
-from xtrace.symbols.paths import PathCounts
-from xtrace.symbols.site_paths import PARTS, SitePaths, part_of
+from xtrace.probes.timing.calibration import KINDS, Calibration, Row, Timing
+from xtrace.symbols.flow.path_counts import PathCounts
+from xtrace.symbols.sites.execution_bounds import PARTS, SitePaths, part_of
+from xtrace.symbols.sites.model import Kind, Site, SiteTable
 
 INF = float("inf")
 HZ = 2_600_000_000.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xtrace.symbols.facts import Callback, ImageFacts, Note
-from xtrace.symbols.model import Cpu, Fence, How, Kind, Paths, Site, SiteTable, Verdict
-from xtrace.symbols.patching import Patching
+from xtrace.symbols.image.linux_patching import Patching
+from xtrace.symbols.image.xen_facts import Callback, ImageFacts, Note
+from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Paths, Site, SiteTable, Verdict
 
 BASE = 0xFFFF_FFFF_8020_0000
 

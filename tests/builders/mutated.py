@@ -11,7 +11,7 @@ from pathlib import Path
 from oracle import reader as oracle
 from oracle.reading import SAMPLES, sample_bytes
 from xtrace.probes.format import LOST_RECORDS, MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER, WRAP_BUFFER
-from xtrace.probes.writer import pack_record, pack_window
+from xtrace.probes.reader.writer import pack_record, pack_window
 
 _LARGEST_BYTES = 8 << 10
 WORDS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xtrace.cli.background import _PATIENCE
+from xtrace.cli.loading.background import _PATIENCE
 
 
 def without_patience(said: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
-from xtrace.probes.writer import pack_record, pack_window
+from xtrace.probes.reader.writer import pack_record, pack_window
 
 Words = tuple[int, ...]
 

@@ -76,9 +76,9 @@ def _ready() -> socket.socket:
 
 def serve() -> None:
     """Fork for each command that is asked for on standard input."""
-    import xtrace.analysis.kernels
+    import xtrace.analysis.machine.loops
     import xtrace.cli.main
-    import xtrace.probes.kernels  # noqa: F401
+    import xtrace.probes.reader.loops  # noqa: F401
 
     asking = socket.socket(fileno=os.dup(0))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.samples import Found
-from xtrace.probes.writer import pack_record, pack_window
+from xtrace.analysis.tables.rip_samples import Found
+from xtrace.probes.reader.writer import pack_record, pack_window
 
 TEXT = 0xFFFF_FFFF_8010_0000
 RUN_D3V0, RUN_D5V1, RUN_IDLE = (3 << 16, 0), (5 << 16 | 1, 0), (32767 << 16, 0)

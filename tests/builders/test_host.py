@@ -8,7 +8,7 @@ from builders import host
 from builders.host import Kind, Simulation, VcpuTruth, simulate
 from oracle.reader import Record, read
 from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS, Runstate
-from xtrace.probes.writer import DEFAULT_RING_BYTES
+from xtrace.probes.reader.writer import DEFAULT_RING_BYTES
 
 DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
 DURATION_CYCLES = 100_000_000

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording import backends, host
-from xtrace.probes.recording.backend import Availability, Counts, Folder, Options, Stream
+from xtrace.probes.host import host
+from xtrace.probes.recording.backends import registry
+from xtrace.probes.recording.backends.base import Availability, Counts, Folder, Options, Stream
 
 LINES = "ticks.jsonl"
 BLOCKS = "blocks/stream_0"
@@ -78,6 +79,6 @@ TICKER_HOMES = {"absent": ("builders.ticker", "Absent"), "ticker": ("builders.ti
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make these the only backends there are, on a host that is taken for a dom0."""
-    monkeypatch.setattr(backends, "_HOMES", TICKER_HOMES)
-    monkeypatch.setattr(backends, "NAMES", tuple(TICKER_HOMES))
+    monkeypatch.setattr(registry, "_HOMES", TICKER_HOMES)
+    monkeypatch.setattr(registry, "NAMES", tuple(TICKER_HOMES))
     monkeypatch.setattr(host, "why_no_dom0", lambda: "this is a test")

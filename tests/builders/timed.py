@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xtrace.analysis.calibrate_plan import Builder
+from xtrace.analysis.calibrate.plan import Builder
 from xtrace.probes.timing.program import Loop, Program
 from xtrace.probes.timing.session import Session
-from xtrace.symbols import harness
-from xtrace.symbols.replay import Replay
+from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.replay.site_loop import Replay
 
 #: The driver may be made to run for so long before the child is given up.
 LIMIT_S = 20.0
@@ -25,7 +25,7 @@ class Laid:
     loops: tuple[Loop, ...]
 
 
-def laid(codes: Sequence[harness.LoopCode]) -> Laid:
+def laid(codes: Sequence[timed_loop.LoopCode]) -> Laid:
     """Return loops laid out behind the driver."""
     builder = Builder(0)
     loops = tuple(builder.add(code)[0] for code in codes)
@@ -53,7 +53,7 @@ def _allowed() -> set[int]:
     return os.sched_getaffinity(0)
 
 
-def bodies(replay: Replay) -> Iterator[harness.Body]:
+def bodies(replay: Replay) -> Iterator[timed_loop.Body]:
     """Yield all bodies of a replay."""
     for variants in (replay.core, replay.whole):
         if variants is not None:

@@ -10,7 +10,7 @@ import io
 import random
 
 from xtrace.probes.format import IDLE_DOMAIN
-from xtrace.probes.writer import TraceWriter
+from xtrace.probes.reader.writer import TraceWriter
 
 TSC_HZ = 2_000_000_000
 

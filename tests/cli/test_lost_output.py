@@ -22,7 +22,7 @@ import pytest
 
 from builders.host import WAKE
 from builders.reported import SOME
-from xtrace.probes.writer import pack_record, pack_window
+from xtrace.probes.reader.writer import pack_record, pack_window
 
 ROOT = Path(__file__).parents[2]
 XTRACE = Path(sys.executable).with_name("xtrace")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from xtrace.cli.render_calibration import _HEADINGS
-from xtrace.probes.calibration import CONTEXTS, Calibration, Row
+from xtrace.cli.render.calibration import _HEADINGS
+from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "calibrate.md").read_text()
 

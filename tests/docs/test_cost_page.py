@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xtrace.analysis.cost.executions import CHECKED, KINDS
-from xtrace.analysis.cost.rates import read
+from xtrace.analysis.cost.guest_counters import read
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
 SHOWN = re.findall(r"```(json|csv|text)\n(.*?)```", PAGE, re.DOTALL)

@@ -8,7 +8,7 @@ import io
 import re
 from pathlib import Path
 
-from xtrace.analysis import schema
+from xtrace.analysis.report import schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +38,8 @@ def test_schema_page_is_what_the_tables_say() -> None:
 
 def test_every_trace_key_is_described() -> None:
     from xtrace.analysis import build, partial_of
-    from xtrace.analysis.collect import collect
-    from xtrace.cli import sample
+    from xtrace.analysis.machine.one_pass import collect
+    from xtrace.cli.loading import sample
 
     report = build(partial_of(collect(sample.path())))
     assert set(report.trace) == set(schema.TRACE_KEYS)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xtrace.symbols.export import site_object
-from xtrace.symbols.model import Cpu, Fence, Hazard, How, Kind, Paths, Site, Verdict
+from xtrace.symbols.listing.export import site_object
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Paths, Site, Verdict
 
 ROOT = Path(__file__).parents[2]
 

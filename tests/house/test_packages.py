@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xtrace.cli import sample
+from xtrace.cli.loading import sample
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("analysis", "cli", "probes", "samples", "symbols")

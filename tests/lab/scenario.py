@@ -155,7 +155,7 @@ def _status(folder: Path, ran: Ran) -> str:
 
 
 def _write_sidecar(facts: Path, scenario: Scenario) -> None:
-    """Put beside a trace what it lacks: NAME.bin.json, as xtrace.probes.sidecar reads it and more."""
+    """Put beside a trace what it lacks: NAME.bin.json, as xtrace.probes.capture.sidecar reads it and more."""
     rows = [line.split(" ", 1) for line in facts.read_text().splitlines() if " " in line]
     said = dict(rows)
     domains = [value.split() for key, value in rows if key == "domain"]

@@ -13,9 +13,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from lab.guest.build import FENCES, PLACES, SOURCES, VARIANTS, Variant, build
-from xtrace.symbols.image import open_image
-from xtrace.symbols.model import Fence, Kind, Site, Verdict
-from xtrace.symbols.sites import find_sites
+from xtrace.symbols.image.image import open_image
+from xtrace.symbols.sites.finder import find_sites
+from xtrace.symbols.sites.model import Fence, Kind, Site, Verdict
 
 TIMEOUT_S = 60
 VIRT_BASE = 0xFFFF_FFFF_8000_0000

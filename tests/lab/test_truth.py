@@ -8,8 +8,8 @@ import pytest
 
 from lab import truth
 from lab.truth import Found, samples
-from xtrace.analysis.delivery import TABLES as DELIVERY
-from xtrace.analysis.upcalls import TABLES as UPCALLS
+from xtrace.analysis.tables.delivery import TABLES as DELIVERY
+from xtrace.analysis.tables.upcalls import TABLES as UPCALLS
 
 #: What is never wrong there, and what rarely is.
 ALWAYS = (

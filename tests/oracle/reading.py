@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from oracle import reader as oracle
-from xtrace.probes.batch import I64, OVERFLOW_SHAPE, RecordBatch
 from xtrace.probes.format import TIMED_BIT, WINDOW_HEADER_BYTES, WRAP_BUFFER
-from xtrace.probes.reader import TraceReader, Wanted
+from xtrace.probes.reader.batches import I64, OVERFLOW_SHAPE, RecordBatch
+from xtrace.probes.reader.reader import TraceReader, Wanted
 
 ALL_SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
 #: One of each kind of guest, for tests that read them with the slow twins, too.

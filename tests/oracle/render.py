@@ -1,6 +1,6 @@
 """A slow and plain twin of the renderer: one record in, its line of text or JSON out.
 
-Works on the records of ``oracle.reader`` and shares nothing with xtrace.probes.render but the
+Works on the records of ``oracle.reader`` and shares nothing with xtrace.probes.dump.lines but the
 catalogue.  JSON is put together by the json module, numbers by Python.
 """
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle.machine import Count, Interval
-from xtrace.analysis.machine import ALWAYS, Machine, Tallies
-from xtrace.analysis.metrics import (
+from xtrace.analysis.machine.machine import ALWAYS, Machine, Tallies
+from xtrace.analysis.machine.metrics import (
     C_HYPERCALL,
     C_PV_EVENT,
     C_SINGLE,
@@ -23,8 +23,8 @@ from xtrace.analysis.metrics import (
     P,
     V,
 )
-from xtrace.probes.batch import I64
-from xtrace.probes.reader import TraceReader
+from xtrace.probes.reader.batches import I64
+from xtrace.probes.reader.reader import TraceReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Access:
     """One instruction at an event field.
 
     Attributes:
-        kind: as xtrace.symbols.model.Kind, but ``mask read``, ``pending read`` and ``selector read``
+        kind: as xtrace.symbols.sites.model.Kind, but ``mask read``, ``pending read`` and ``selector read``
             for what only reads.
     """
 

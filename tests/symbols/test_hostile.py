@@ -25,7 +25,7 @@ import pytest
 from builders.guest import Builder, Carries, Variant
 from builders.images import PACKERS, bzimage
 from xtrace.symbols import AddressResolver, ImageError, SiteTable, find_sites, open_image
-from xtrace.symbols.export import json_object
+from xtrace.symbols.listing.export import json_object
 
 CASES = int(os.environ.get("XTRACE_FUZZ_IMAGES", "300"))
 ONE_SEED = os.environ.get("XTRACE_FUZZ_IMAGE_SEED")

@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 import pytest
 
-from xtrace.symbols.decode import Flow, Insn
-from xtrace.symbols.flow import FunctionFlow
-from xtrace.symbols.model import Paths
-from xtrace.symbols.walk import Step, Ways, backward, forward
+from xtrace.symbols.flow.interpreter import FunctionFlow
+from xtrace.symbols.flow.walk import Step, Ways, backward, forward
+from xtrace.symbols.sites.model import Paths
+from xtrace.symbols.x86.decode import Flow, Insn
 
 Graph = dict[int, tuple[int, ...]]
 

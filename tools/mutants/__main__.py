@@ -1,4 +1,4 @@
-"""Run the mutants that were not run yet: make mutants [MODULES="symbols/verdict.py ..."].
+"""Run the mutants that were not run yet: make mutants [MODULES="symbols/sites/verdict.py ..."].
 
 usage: python -m mutants [--again] [--show] [--page] [MODULE...]
 

@@ -35,44 +35,56 @@ class Target:
 _SITES = (
     "-k",
     "not compiled",
-    "tests/symbols/test_explain.py",
-    "tests/symbols/test_sites.py",
-    "tests/symbols/test_site_paths.py",
-    "tests/cli/test_sites.py",
+    "tests/symbols/proof/test_scenario.py",
+    "tests/symbols/sites/test_finder.py",
+    "tests/symbols/sites/test_execution_bounds.py",
+    "tests/cli/commands/test_sites.py",
 )
 _COST = "tests/analysis/cost"
 
 TARGETS = (
-    Target("symbols/verdict.py", ("tests/symbols/test_verdict.py",), _SITES),
-    Target("symbols/order.py", ("tests/symbols/test_order.py",), _SITES),
-    Target("symbols/fences.py", ("tests/symbols/test_fences.py",), _SITES),
+    Target("symbols/sites/verdict.py", ("tests/symbols/sites/test_verdict.py",), _SITES),
+    Target("symbols/sites/surroundings.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
+    Target("symbols/sites/fences.py", ("tests/symbols/sites/test_fences.py",), _SITES),
     Target(
-        "symbols/tso.py",
-        ("tests/symbols/test_tso_steps.py",),
-        ("tests/symbols/test_tso.py", "tests/symbols/test_explain.py"),
+        "symbols/proof/checker.py",
+        ("tests/symbols/proof/test_checker_steps.py",),
+        ("tests/symbols/proof/test_checker.py", "tests/symbols/proof/test_scenario.py"),
     ),
     Target(
-        "symbols/protocols.py",
-        ("tests/symbols/test_protocols.py",),
-        ("tests/symbols/test_tso.py", "tests/symbols/test_explain.py"),
+        "symbols/proof/protocols.py",
+        ("tests/symbols/proof/test_protocols.py",),
+        ("tests/symbols/proof/test_checker.py", "tests/symbols/proof/test_scenario.py"),
     ),
-    Target("analysis/cost/sums.py", (f"{_COST}/test_sums.py",), (_COST, "tests/cli/test_report_cost.py")),
+    Target(
+        "analysis/cost/bounded_sums.py",
+        (f"{_COST}/test_sums.py",),
+        (_COST, "tests/cli/commands/test_report_cost.py"),
+    ),
     Target(
         "analysis/cost/model.py",
         (f"{_COST}/test_model.py", f"{_COST}/test_upcalls.py"),
-        (_COST, "tests/cli/test_report_cost.py"),
+        (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
-        "analysis/histogram.py",
-        ("tests/analysis/test_histogram.py",),
-        ("tests/analysis/test_tallies.py", "tests/analysis/test_partial.py"),
+        "analysis/partial/histogram.py",
+        ("tests/analysis/partial/test_histogram.py",),
+        ("tests/analysis/machine/test_tallies.py", "tests/analysis/partial/test_partial.py"),
     ),
-    Target("analysis/delivery.py", ("tests/analysis/test_delivery.py",), ("tests/analysis/test_report.py",)),
+    Target(
+        "analysis/tables/delivery.py",
+        ("tests/analysis/tables/test_delivery.py",),
+        ("tests/analysis/report/test_build.py",),
+    ),
     # Each mutant is compiled anew, 12 s of CPU: a sample.
     Target(
-        "analysis/kernels.py",
-        ("tests/analysis/test_machine.py", "tests/analysis/test_tallies.py"),
-        ("tests/analysis/test_edges.py", "tests/analysis/test_histogram.py", "tests/analysis/test_clock.py"),
+        "analysis/machine/loops.py",
+        ("tests/analysis/machine/test_machine.py", "tests/analysis/machine/test_tallies.py"),
+        (
+            "tests/analysis/machine/test_edges.py",
+            "tests/analysis/partial/test_histogram.py",
+            "tests/analysis/partial/test_clock.py",
+        ),
         drawn=200,
     ),
 )

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from builders.made_costs import INF, fenced, paths_of, plain
 from xtrace.analysis.cost.executions import executions
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.tables import Quality
-from xtrace.symbols.model import Kind
+from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.measures.table import Quality
+from xtrace.symbols.sites.model import Kind
 
 ONCE = (1.0, 1.0)
 

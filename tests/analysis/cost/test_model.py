@@ -29,17 +29,17 @@ from builders.made_costs import (
 )
 from builders.made_sites import fence
 from builders.partials import partial
+from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.executions import executions
+from xtrace.analysis.cost.guest_counters import Rates
 from xtrace.analysis.cost.model import CostInputs, Estimate, estimate
 from xtrace.analysis.cost.prices import prices
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.cost.sums import greatest, least
-from xtrace.analysis.partial import Partial, merge
-from xtrace.analysis.report import Report, Selection, build, json_text
-from xtrace.analysis.tables import Measures
-from xtrace.probes.calibration import Calibration
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial.partial import Partial, merge
+from xtrace.analysis.report.build import Report, Selection, build, json_text
 from xtrace.probes.catalog import VersionRange
-from xtrace.symbols.model import Kind, Site, Verdict
+from xtrace.probes.timing.calibration import Calibration
+from xtrace.symbols.sites.model import Kind, Site, Verdict
 
 ONCE = (1.0, 1.0)
 DOMAIN, HVM = 1, 4

@@ -12,14 +12,14 @@ import pytest
 from builders.host import Simulation, simulate
 from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, rows_of
 from builders.partials import partial
-from xtrace.analysis.cost.facts import domain_facts
+from xtrace.analysis.cost.domain_facts import domain_facts
+from xtrace.analysis.cost.guest_counters import Rates
 from xtrace.analysis.cost.model import CostInputs, domain_cost
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.dom0.calls import frame
-from xtrace.analysis.images import open_kernels
-from xtrace.analysis.partial import Partial, merge
-from xtrace.analysis.report import Report, Selection, build
-from xtrace.analysis.tables import Measures
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial.dom0_calls import frame
+from xtrace.analysis.partial.partial import Partial, merge
+from xtrace.analysis.report.build import Report, Selection, build
+from xtrace.analysis.report.images import open_kernels
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.catalog import VersionRange
 

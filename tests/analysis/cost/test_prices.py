@@ -11,7 +11,7 @@ import pytest
 from builders.made_costs import BUILD_ID, LFENCE, calibration, fenced, plain, row, rows_of
 from builders.made_sites import fence
 from xtrace.analysis.cost.prices import prices
-from xtrace.symbols.model import How, Kind, Paths
+from xtrace.symbols.sites.model import How, Kind, Paths
 
 
 def near(value: float) -> Any:

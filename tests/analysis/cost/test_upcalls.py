@@ -11,12 +11,12 @@ import pytest
 from builders.host import simulate
 from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, row
 from builders.partials import partial
-from xtrace.analysis.cost.facts import DomainFacts
+from xtrace.analysis.cost.domain_facts import DomainFacts
+from xtrace.analysis.cost.guest_counters import Rates
 from xtrace.analysis.cost.model import CostInputs, domain_cost, estimate
-from xtrace.analysis.cost.rates import Rates
-from xtrace.analysis.tables import Measures
+from xtrace.analysis.measures.table import Measures
 from xtrace.probes.catalog import VersionRange
-from xtrace.symbols.model import Kind
+from xtrace.symbols.sites.model import Kind
 
 DOMAIN = 1
 #: What the trace says: 100 irets end an upcall for sure, and 100 more may.

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtrace.probes.bpf import ctf, loader, tables
+from xtrace.probes.bpf import ctf_writer, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter, Kind
 from xtrace.probes.bpf.functions import ROLES, probes_of
 from xtrace.probes.bpf.rings import Rings
+from xtrace.probes.capture.writer import Capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.backend import Backend, Options
-from xtrace.probes.recording.bpf import BpfBackend
-from xtrace.probes.recording.capture import Capture
-from xtrace.probes.recording.perf import PerfBackend
+from xtrace.probes.recording.backends.base import Backend, Options
+from xtrace.probes.recording.backends.bpf import BpfBackend
+from xtrace.probes.recording.backends.perf import PerfBackend
 
 _SAMPLE_HZ = 199
 _CLONE_NEWNS = 0x20000
@@ -65,7 +65,7 @@ def overload(executable: str, directory: str, ring_bytes: str, *words: str) -> A
     drain = tables.Drain(program)
     rings = Rings(program, drain, loader.possible_cpus(), EVENT_BYTES)
     rings.open(capture, "events", int(ring_bytes))
-    rings.describe(capture, "events", ctf.event_metadata())
+    rings.describe(capture, "events", ctf_writer.event_metadata())
     _hang_on(program, executable, ("send",))
     # On one CPU, so that one ring gets all.
     subprocess.run(["taskset", "-c", "0", executable, *words], check=True)

@@ -14,12 +14,12 @@ import pytest
 from lab.checks.made import chosen, folder, known, known_rows
 from lab.image import image
 from xtrace.analysis.cost.executions import executions
-from xtrace.analysis.dom0 import frames as dom0_frames
-from xtrace.analysis.dom0.calls import KIND_OF_ROLE
-from xtrace.analysis.images import open_kernels
+from xtrace.analysis.partial import dom0_frames
+from xtrace.analysis.partial.dom0_calls import KIND_OF_ROLE
+from xtrace.analysis.report.images import open_kernels
 from xtrace.probes.bpf.abi import Kind
-from xtrace.probes.capture import BPF_TABLES, Capture, open_capture
-from xtrace.probes.events import read_events, read_samples
+from xtrace.probes.bpf.ctf_reader import read_events, read_samples
+from xtrace.probes.capture.layout import BPF_TABLES, Capture, open_capture
 
 _NAMES = chosen("bpf-record")
 

@@ -6,7 +6,7 @@ import pytest
 
 from lab.checks.made import counts, domain_ids, sidecar, trace, traced
 from peer.xenalyze import raw_records
-from xtrace.probes.sidecar import sidecar_of
+from xtrace.probes.capture.sidecar import sidecar_of
 
 EVERY = traced()
 LOSING = ("lost",)

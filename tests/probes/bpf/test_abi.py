@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from builders.bpf.system import ROOT, compile_c, require_tool
-from xtrace.analysis.histogram import bucket_bounds
+from xtrace.analysis.partial.histogram import bucket_bounds
 from xtrace.probes.bpf import abi
-from xtrace.probes.recording.loglinear import bucket_of
+from xtrace.probes.live.histogram import bucket_of
 
 _HEADER = ROOT / "probes" / "bpf" / "abi.h"
 _PROGRAM = """

@@ -10,7 +10,7 @@ import pytest
 
 from builders.bpf.system import ROOT, compile_c, drive, require_bpf
 from xtrace.probes.bpf.abi import Kind
-from xtrace.probes.recording.loglinear import bounds_of
+from xtrace.probes.live.histogram import bounds_of
 
 _UPCALLS, _PORTS, _SENDS = 211, 2, 1009
 _NESTED = 1  # the first upcall holds another, with one port
@@ -99,7 +99,7 @@ def test_losses_of_a_full_ring_are_exact(executable: Path, tmp_path: Path, ring_
     assert found["tallied"] == sends
     assert found["streamed"] + found["dropped"] == sends
     assert found["written"] == found["streamed"] == ring_bytes // 32 - 1
-    from xtrace.probes.events import read_events
+    from xtrace.probes.bpf.ctf_reader import read_events
 
     events = read_events(tmp_path / "c.xtrace" / "events")
     assert (len(events.records), events.discarded) == (found["written"], found["dropped"])

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from xtrace.probes.capture import Capture as ReadCapture
-from xtrace.probes.recording.capture import Capture
+from xtrace.probes.capture.layout import Capture as ReadCapture
+from xtrace.probes.capture.writer import Capture
+from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.recording.clocks import NAME, Clocks, step_between
-from xtrace.probes.recording.rawtsc import RawTsc
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the TSC is x86's")
 

@@ -15,11 +15,12 @@ import pytest
 
 from builders import ticker
 from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
-from xtrace.probes.capture import Capture, open_capture
+from xtrace.probes.capture.layout import Capture, open_capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording import host, restore, session
-from xtrace.probes.recording.backend import Counts, Options
-from xtrace.probes.recording.lock import only_recorder
+from xtrace.probes.host import host, restore
+from xtrace.probes.host.lock import only_recorder
+from xtrace.probes.recording import session
+from xtrace.probes.recording.backends.base import Counts, Options
 from xtrace.probes.recording.session import Request, Summary, record
 
 TESTS = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ import pytest
 from xtrace.probes.timing import clock, host
 from xtrace.probes.timing.native import Native, cpuid
 from xtrace.probes.timing.sandbox import filter_bytes
-from xtrace.symbols import harness
+from xtrace.symbols.replay import timed_loop
 
 
 def test_this_host() -> None:
-    function = Native(harness.cpuid_stub())
+    function = Native(timed_loop.cpuid_stub())
     vendor = b"".join(part.to_bytes(4, "little") for part in np.array(cpuid(function, 0))[[1, 3, 2]].tolist())
     assert vendor in (b"GenuineIntel", b"AuthenticAMD", b"HygonGenuine", b"CentaurHauls", b"  Shanghai  ")
     seen = host.signatures(function)
@@ -40,7 +40,7 @@ def test_what_says_that_it_is_emulated(model: str, seen: tuple[str, ...], words:
 
 
 def test_the_clock_runs() -> None:
-    function = Native(harness.clock_stub())
+    function = Native(timed_loop.clock_stub())
     begin = clock.reading(function)
     time.sleep(0.02)
     end = clock.reading(function)

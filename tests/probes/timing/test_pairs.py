@@ -12,21 +12,21 @@ from builders.timed import laid
 from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.pairs import Pair, Pairs, Wanted
 from xtrace.probes.timing.session import Session
-from xtrace.symbols import harness, sequences
-from xtrace.symbols.encode import Assembler
-from xtrace.symbols.harness import Body
+from xtrace.symbols.replay import sequences, timed_loop
+from xtrace.symbols.replay.timed_loop import Body
+from xtrace.symbols.x86.encode import Assembler
 
 CPU = max(os.sched_getaffinity(0))
-LONG = harness.loop("empty", harness.chain_body(40, "add", (0,)))
-SHORT = harness.loop("empty", harness.chain_body(10, "add", (0,)))
+LONG = timed_loop.loop("empty", timed_loop.chain_body(40, "add", (0,)))
+SHORT = timed_loop.loop("empty", timed_loop.chain_body(10, "add", (0,)))
 
 
 def bad(asm: Assembler) -> None:
     asm.op("UD2")
 
 
-BAD = harness.loop("empty", Body(bad))
-MISS = harness.loop("store_miss_1", sequences.body("mask", "", "inline"))
+BAD = timed_loop.loop("empty", Body(bad))
+MISS = timed_loop.loop("store_miss_1", sequences.body("mask", "", "inline"))
 
 
 def test_a_difference_is_found_and_a_failure_stays_alone() -> None:

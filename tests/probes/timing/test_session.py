@@ -12,9 +12,9 @@ import pytest
 from builders.timed import Laid, laid
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing.session import ChildError, Session
-from xtrace.symbols import harness
-from xtrace.symbols.encode import Assembler, At, Gpr
-from xtrace.symbols.harness import Body, LoopCode
+from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.replay.timed_loop import Body, LoopCode
+from xtrace.symbols.x86.encode import Assembler, At, Gpr
 
 CPU = max(os.sched_getaffinity(0))
 
@@ -24,7 +24,7 @@ def loop(*lines: Callable[[Assembler], None]) -> LoopCode:
         for line in lines:
             line(asm)
 
-    return harness.loop("empty", Body(emit))
+    return timed_loop.loop("empty", Body(emit))
 
 
 def op(name: str, *operands: At | Gpr | int) -> Callable[[Assembler], None]:
@@ -44,7 +44,7 @@ def call(number: int, *arguments: int) -> LoopCode:
     return loop(*lines, op("SYSCALL"))
 
 
-FINE = harness.loop("empty", harness.chain_body(10, "add", (0,)))
+FINE = timed_loop.loop("empty", timed_loop.chain_body(10, "add", (0,)))
 
 
 def ended(session: Session, laid_out: Laid, *numbers: int, limit_s: float = 20.0) -> ChildError:
@@ -55,7 +55,7 @@ def ended(session: Session, laid_out: Laid, *numbers: int, limit_s: float = 20.0
 
 
 def test_it_runs_what_it_is_told_and_may_do_nothing_else() -> None:
-    laid_out = laid([FINE, harness.sampler()])
+    laid_out = laid([FINE, timed_loop.sampler()])
     with Session(laid_out.program, CPU) as session:
         assert session.confined
         status = dict(
@@ -89,7 +89,7 @@ def test_it_runs_what_it_is_told_and_may_do_nothing_else() -> None:
         (call(231), "SIGSYS"),  # exit_group
         (loop(op("UD2")), "SIGILL"),
         (loop(op("HLT")), "SIGSEGV"),
-        (loop(op("MOV_RM32_IMM32", At(-1, harness.CODE_ADDRESS), 0)), "SIGSEGV"),
+        (loop(op("MOV_RM32_IMM32", At(-1, timed_loop.CODE_ADDRESS), 0)), "SIGSEGV"),
         (loop(op("MOV_RM32_IMM32", At(-1, 0x1000), 0)), "SIGSEGV"),
         (loop(op("XOR_R32_RM32", Gpr(1, 4), Gpr(1, 4)), op("DIV_RM64", Gpr(1))), "SIGFPE"),
     ],
@@ -122,7 +122,7 @@ def test_it_ends_with_its_parent() -> None:
 def test_addresses_that_are_taken_are_an_error() -> None:
     from dataclasses import replace
 
-    program = replace(laid([FINE]).program, data_address=harness.CODE_ADDRESS)
+    program = replace(laid([FINE]).program, data_address=timed_loop.CODE_ADDRESS)
     with pytest.raises(TraceError, match="are taken"):
         Session(program, CPU)
 

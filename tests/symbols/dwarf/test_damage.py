@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from builders.dwarf import compile_kernel, instructions
-from xtrace.symbols.dwarf import places as dwarf
-from xtrace.symbols.dwarf.places import Place, lines_of, member_offsets
+from xtrace.symbols.dwarf import source_locations as dwarf
+from xtrace.symbols.dwarf.source_locations import Place, lines_of, member_offsets
 from xtrace.symbols.errors import ImageError
-from xtrace.symbols.image import Image, Section, open_image
+from xtrace.symbols.image.image import Image, Section, open_image
 
 MEMBERS = {("vcpu_info", "evtchn_upcall_mask"), ("cpu_info", "ci_vcpu")}
 MUTATIONS = 500

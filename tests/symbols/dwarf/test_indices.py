@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from builders.dwarf import run
-from xtrace.symbols.dwarf.places import Frame, Place, lines_of, member_offsets
-from xtrace.symbols.image import Image, open_image
+from xtrace.symbols.dwarf.source_locations import Frame, Place, lines_of, member_offsets
+from xtrace.symbols.image.image import Image, open_image
 
 NAMES = ("unit.c", "/src", "outer", "inner", "vcpu_info", "evtchn_upcall_pending", "evtchn_upcall_mask")
 (UNIT, FOLDER, OUTER, INNER, VCPU_INFO, PENDING, MASK) = range(len(NAMES))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from builders.dwarf import addr2line, compile_kernel, frames, instructions, run
-from xtrace.symbols.dwarf.places import Frame, lines_of
-from xtrace.symbols.image import open_image
+from xtrace.symbols.dwarf.source_locations import Frame, lines_of
+from xtrace.symbols.image.image import open_image
 
 #: DWARF version and bits.
 VARIANTS = [(5, 64), (4, 64), (3, 64), (2, 64), (5, 32), (4, 32)]

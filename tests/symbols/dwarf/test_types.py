@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from builders.dwarf import compile_kernel, run
-from xtrace.symbols.dwarf.places import member_offsets
 from xtrace.symbols.dwarf.sections import find_all, find_words
-from xtrace.symbols.image import open_image
+from xtrace.symbols.dwarf.source_locations import member_offsets
+from xtrace.symbols.image.image import open_image
 
 MEMBERS = {
     ("vcpu_info", "evtchn_upcall_pending"): 0,

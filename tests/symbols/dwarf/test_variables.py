@@ -12,7 +12,7 @@ from builders.dwarf import TEXT_ADDRESS, run
 from xtrace.symbols.dwarf import variables as dwarf_variables
 from xtrace.symbols.dwarf.variables import parameter_structs, variable_structs
 from xtrace.symbols.errors import ImageError
-from xtrace.symbols.image import Image, open_image
+from xtrace.symbols.image.image import Image, open_image
 
 HEADER = """\
 struct vcpu_info { unsigned char pending, mask; unsigned long sel; };

@@ -1,0 +1,192 @@
+"""What a calibration times: the standard sequences and an image's sites, laid out in one program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS
+from xtrace.probes.timing.pairs import Pair
+from xtrace.probes.timing.program import Loop, Program
+from xtrace.symbols.replay import sequences, timed_loop
+from xtrace.symbols.replay.site_loop import Replay, Variants
+from xtrace.symbols.sites.model import How
+
+SITE = "site"
+#: Where a copy of a loop begins in its 64 bytes.
+PLACES = (0, 16, 32, 48)
+_ALIGNMENT = 64
+_INT3 = 0xCC
+#: What the loops of one more site may take at most.
+_SITE_BYTES = 1 << 18
+_LINKS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A row to be measured, by its loops.
+
+    Attributes:
+        address, build_id: of a site; None for a standard sequence.
+        lean: the same fenced loops against those without what only the fence's call needs.
+        note: what is to be known of the figure.
+    """
+
+    kind: str
+    fence: str
+    place: str
+    context: str
+    pair: Pair
+    lean: Pair | None = None
+    address: int | None = None
+    build_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Substituted:
+    """A row of a site that is not replayed: the standard sequence's figure stands in."""
+
+    kind: str
+    fence: str
+    standard_place: str
+    context: str
+    address: int
+    build_id: str | None
+    reason: str
+
+
+class Builder:
+    """Lay loops out behind the driver, each at several places."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._code = bytearray(timed_loop.driver())
+        self._known: dict[bytes, tuple[Loop, ...]] = {}
+
+    @property
+    def full(self) -> bool:
+        """Tell whether no more sites fit."""
+        return len(self._code) + _SITE_BYTES > timed_loop.CODE_BYTES
+
+    def add(self, loop: timed_loop.LoopCode) -> tuple[Loop, ...]:
+        """Return where the copies of a loop stand; equal loops are laid out once."""
+        found = self._known.get(loop.code)
+        if found is None:
+            found = tuple(Loop(self._put(loop.code, place), loop.most_count) for place in PLACES)
+            self._known[loop.code] = found
+        return found
+
+    def _put(self, code: bytes, place: int) -> int:
+        self._code.extend([_INT3] * ((place - len(self._code)) % _ALIGNMENT))
+        address = timed_loop.CODE_ADDRESS + len(self._code)
+        self._code.extend(code)
+        return address
+
+    def program(self) -> Program:
+        """Return the program so far."""
+        return Program(
+            code=bytes(self._code),
+            code_address=timed_loop.CODE_ADDRESS,
+            data_address=timed_loop.DATA_ADDRESS,
+            data_bytes=timed_loop.DATA_BYTES,
+            count_offset=timed_loop.COUNT_OFFSET,
+            index_offset=timed_loop.INDEX_OFFSET,
+            sandbox_offset=timed_loop.SANDBOX_OFFSET,
+            filter_offset=timed_loop.FILTER_OFFSET,
+            schedule_offset=timed_loop.SCHEDULE_OFFSET,
+            schedule_entries=timed_loop.SCHEDULE_ENTRIES,
+            samples_offset=timed_loop.SAMPLES_OFFSET,
+            sample_count=timed_loop.SAMPLE_COUNT,
+            far_address=timed_loop.FAR_ADDRESS,
+            far_bytes=timed_loop.FAR_BYTES,
+            initial=((timed_loop.ORDER_OFFSET, timed_loop.miss_order(self._seed)),),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Loops that say what the processor is like.
+
+    Attributes:
+        chain: ``links`` additions, each of which waits for the last.
+        dependent, independent: as many multiplications that wait, and that need not.
+        missed, awaited: a load of a line that was flushed, and a fence that waits for it.
+    """
+
+    sampler: Loop
+    chain: Loop
+    dependent: Loop
+    independent: Loop
+    missed: Loop
+    awaited: Loop
+    links: int = _LINKS
+
+
+def probes(builder: Builder) -> Probes:
+    """Lay out the probes."""
+
+    def put(loop: timed_loop.LoopCode) -> Loop:
+        return builder.add(loop)[0]
+
+    def chain(mnemonic: str, registers: tuple[int, ...]) -> Loop:
+        return put(timed_loop.loop("empty", timed_loop.chain_body(_LINKS, mnemonic, registers)))
+
+    return Probes(
+        put(timed_loop.sampler()),
+        chain("add", (0,)),
+        chain("imul", (0,)),
+        chain("imul", (0, 1, 2, 3, 6, 7)),
+        put(timed_loop.loop("load_miss_1", sequences.body("mask", "", "inline"))),
+        put(timed_loop.loop("load_miss_1", sequences.body("mask", "lfence", "inline"))),
+    )
+
+
+def standard(builder: Builder) -> Iterator[Planned]:
+    """Lay out the standard sequences, and yield their rows."""
+    for kind in KINDS:
+        for place in ("inline", "outofline"):
+            for context in CONTEXTS:
+                if context == SITE:
+                    continue
+                plain = builder.add(timed_loop.loop(context, sequences.body(kind, "", place)))
+                for fence in FENCES:
+                    fenced = builder.add(timed_loop.loop(context, sequences.body(kind, fence, place)))
+                    yield Planned(kind, fence, place, context, Pair(fenced, plain))
+
+
+def sites(builder: Builder, found: Iterable[Replay], build_id: str | None) -> Iterator[Planned | Substituted]:
+    """Lay out an image's sites, and yield their rows."""
+    for replay in found:
+        if not replay.fence_name:
+            continue
+        reason = "no room for the loops of more sites" if builder.full else replay.reason
+        for context in CONTEXTS:
+            yield _site_row(builder, replay, context, build_id, reason)
+
+
+def _site_row(
+    builder: Builder, replay: Replay, context: str, build_id: str | None, reason: str
+) -> Planned | Substituted:
+    site, fence = replay.site, replay.fence
+    variants = replay.whole if context == SITE else replay.core
+    if variants is not None and not reason:
+        try:
+            pair, lean = _pairs(builder, context, variants)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            note = "" if fence.mnemonic == replay.fence_name else f"the fence is {fence.mnemonic}"
+            kind = str(site.kind)
+            return Planned(kind, replay.fence_name, SITE, context, pair, lean, site.address, build_id, note)
+    place = "inline" if fence.how is How.INLINE else "outofline"
+    return Substituted(str(site.kind), replay.fence_name, place, context, site.address, build_id, reason)
+
+
+def _pairs(builder: Builder, context: str, variants: Variants) -> tuple[Pair, Pair | None]:
+    fenced = builder.add(timed_loop.loop(context, variants.fenced))
+    plain = builder.add(timed_loop.loop(context, variants.plain))
+    lean = None
+    if variants.lean is not None:
+        lean = Pair(fenced, builder.add(timed_loop.loop(context, variants.lean)))
+    return Pair(fenced, plain), lean

@@ -1,0 +1,361 @@
+"""Measure what fences cost on this host: the standard sequences, and an image's own sites.
+
+The question: how many TSC cycles does a fence add to one execution, by what is in flight there?
+Output: probes.calibration.Calibration, a row for each sequence and context: median and 95 % interval
+in TSC cycles, measured on this host.
+
+Known bias: executions come back to back, so that the unfenced sequence overlaps with the next one,
+and branches are always predicted; in the contexts that miss, each execution waits for all before it,
+and is followed by work that needs nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from xtrace.analysis.calibrate.plan import (
+    PLACES,
+    SITE,
+    Builder,
+    Planned,
+    Probes,
+    Substituted,
+    probes,
+    sites,
+    standard,
+)
+from xtrace.probes.errors import TraceError
+from xtrace.probes.timing import clock, host
+from xtrace.probes.timing.calibration import Calibration, Row, Timing
+from xtrace.probes.timing.native import Native
+from xtrace.probes.timing.pairs import Difference, Pair, Pairs, Wanted
+from xtrace.probes.timing.program import Loop
+from xtrace.probes.timing.session import ChildError, Session
+from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.replay.site_loop import Replay
+
+QUICK_S, USUAL_S = 3.0, 40.0
+_CHAIN_RUNS, _CHAIN_COUNT, _MISS_RUNS = 101, 50, 25
+#: Independent multiplications take a third of the time of dependent ones on hardware; interpreted or
+#: translated one by one, they take the same.
+_LEAST_OVERLAP = 1.3
+#: What a load from memory takes at least, in TSC cycles.  QEMU's TCG runs multiplications as they are, but
+#: does nothing where a line is to be flushed.
+_LEAST_MISS_CYCLES = 40.0
+_MOST_CLOCK_SPREAD = 0.10
+_MOST_DROPPED = 0.30
+_LEAST_TIGHT = 0.5
+_MOST_WAITING = 0.05
+#: Contexts in which a quiet machine gives tight intervals for sure.
+_STEADY = ("empty", "stores_8", "alu_chain")
+_LEAST_SPAN_NS = 1e8
+_UNCONFINED = "the system does not let a process filter its own system calls (seccomp)"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to calibrate.
+
+    Attributes:
+        seconds: for timing; what is not tight then stays so.
+        cpu: the processor to time on; None takes the last one allowed.
+        seed: of the order of the runs.
+    """
+
+    seconds: float = USUAL_S
+    cpu: int | None = None
+    seed: int = 0
+    wanted: Wanted = field(default_factory=Wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """An image whose sites are timed, too."""
+
+    replays: Sequence[Replay]
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Clocks:
+    """What the probes said.
+
+    Attributes:
+        overlap: time of dependent multiplications over that of independent ones.
+        miss_cycles: what a fence waits for a load of a line that was flushed.
+    """
+
+    quantum_cycles: int
+    core_per_tsc: tuple[float, ...]
+    overlap: float
+    miss_cycles: float
+
+
+def calibrate(
+    settings: Settings, guest: Guest | None = None, progress: Callable[[float], None] = lambda _: None
+) -> Calibration:
+    """Measure this host.
+
+    Args:
+        progress: is told which share of the rows is known well enough.
+
+    Raises:
+        TraceError: timed code cannot run here.
+    """
+    if os.uname().machine != "x86_64":
+        raise TraceError(f"calibrate times x86-64 code, and this machine is {os.uname().machine}")
+    seen = host.signatures(Native(timed_loop.cpuid_stub()))
+    facts = host.facts(seen)
+    read_clock = Native(timed_loop.clock_stub())
+    begin = clock.reading(read_clock)
+    cpu = _cpu(settings.cpu)
+    builder = Builder(settings.seed)
+    looks = probes(builder)
+    first, confined = _looked(builder, looks, cpu)
+    emulated = host.emulation(facts, seen) or _implausible(first)
+    rows: tuple[Row, ...] = ()
+    timing: Timing = "emulated"
+    notes: tuple[str, ...] = (emulated,)
+    clocks = first
+    if not emulated:
+        plan: list[Planned | Substituted] = list(standard(builder))
+        if guest is not None:
+            found = guest.replays if confined else _refused(guest.replays)
+            plan += sites(builder, found, guest.build_id or None)
+        rows, differences, waiting = _measured(plan, builder, cpu, settings, progress)
+        last, _ = _looked(builder, looks, cpu)
+        clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))
+        notes = _noise(rows, differences, clocks, waiting)
+        timing = "noisy" if notes else "hardware"
+        if notes:
+            rows = ()
+        elif guest is not None:
+            notes = tuple(_unknown_fences(guest.replays))
+    hz, hz_error = _rate(read_clock, begin)
+    return Calibration(
+        host=facts,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tsc_hz=round(hz, 1),
+        tsc_quantum_cycles=clocks.quantum_cycles,
+        core_per_tsc_ratio=None if emulated else round(float(np.median(clocks.core_per_tsc)), 4),
+        timing=timing,
+        settings=_described(settings, cpu, hz_error),
+        rows=tuple(_with_times(row, hz) for row in rows),
+        notes=notes,
+    )
+
+
+def _cpu(wanted: int | None) -> int:
+    allowed = os.sched_getaffinity(0)
+    if wanted is None:
+        # Interrupts tend to go to the first.
+        return max(allowed)
+    if wanted not in allowed:
+        raise TraceError(f"processor {wanted} is none of those allowed here: {sorted(allowed)}")
+    return wanted
+
+
+def _refused(replays: Iterable[Replay]) -> list[Replay]:
+    """Return replays that are not run: a stranger's code runs only where it can do nothing."""
+    return [replace(item, core=None, whole=None, reason=item.reason or _UNCONFINED) for item in replays]
+
+
+def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:
+    for item in replays:
+        if not item.fence_name:
+            yield f"{item.site.address:#x}: {item.reason}"
+
+
+# --- what the processor is like ---
+
+
+def _looked(builder: Builder, looks: Probes, cpu: int) -> tuple[_Clocks, bool]:
+    """Return what the probes say, and whether the child that they run in can do nothing else."""
+    with Session(builder.program(), cpu) as session:
+        try:
+            return _clocks(session, looks), session.confined
+        except ChildError as error:
+            raise TraceError(f"timed code cannot run here: {error.reason}") from None
+
+
+def _clocks(session: Session, looks: Probes) -> _Clocks:
+    def median(loop: Loop, runs: int = _CHAIN_RUNS, count: int = _CHAIN_COUNT) -> float:
+        entries = np.tile([loop.address, 5, count], (runs, 1))
+        return float(np.median(session.run(entries, 20.0)[0])) / count
+
+    session.run(np.array([[looks.sampler.address, 1, 1]]), 20.0)
+    cycles = [median(looks.chain) for _ in range(3)]
+    return _Clocks(
+        clock.quantum_cycles(session.samples),
+        tuple(looks.links / item for item in cycles),
+        median(looks.dependent) / median(looks.independent),
+        median(looks.awaited, _MISS_RUNS, timed_loop.MISS_PASSES)
+        - median(looks.missed, _MISS_RUNS, timed_loop.MISS_PASSES),
+    )
+
+
+def _implausible(clocks: _Clocks) -> str:
+    """Return why no x86-64 hardware has such times, "" where one may."""
+    if clocks.overlap < _LEAST_OVERLAP:
+        return f"dependent multiplications take only {clocks.overlap:.2f} times as long as independent ones"
+    if clocks.miss_cycles < _LEAST_MISS_CYCLES:
+        return f"a load of a line that was flushed takes {clocks.miss_cycles:.0f} TSC cycles: none was"
+    return ""
+
+
+def _noise(
+    rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks, waiting: float
+) -> tuple[str, ...]:
+    """Return why the figures deserve no trust, nothing where they do."""
+    reasons = []
+    ratios = clocks.core_per_tsc
+    spread = (max(ratios) - min(ratios)) / min(ratios)
+    if spread > _MOST_CLOCK_SPREAD:
+        reasons.append(f"the core's clock changed by {spread:.0%} against the TSC")
+    timed = sum(item.interval.count + item.dropped_count for item in found)
+    dropped = sum(item.dropped_count for item in found) / max(timed, 1)
+    if dropped > _MOST_DROPPED:
+        reasons.append(f"{dropped:.0%} of the runs were interrupted")
+    steady = [row for row in rows if row.context in _STEADY and row.place != SITE]
+    tight = sum(row.tight for row in steady) / max(len(steady), 1)
+    if tight < _LEAST_TIGHT:
+        reasons.append(f"only {tight:.0%} of what a quiet machine makes tight became so in the time given")
+    if reasons and waiting > _MOST_WAITING:
+        reasons.append(f"other processes had the processor for {waiting:.0%} of the time")
+    return tuple(reasons)
+
+
+def _rate(read_clock: Native, begin: clock.Reading) -> tuple[float, float]:
+    while (end := clock.reading(read_clock)).ns - begin.ns < _LEAST_SPAN_NS:
+        time.sleep(_LEAST_SPAN_NS / 2e9)
+    return clock.rate_hz(begin, end)
+
+
+# --- rows ---
+
+
+def _measured(
+    plan: Sequence[Planned | Substituted],
+    builder: Builder,
+    cpu: int,
+    settings: Settings,
+    progress: Callable[[float], None],
+) -> tuple[tuple[Row, ...], list[Difference], float]:
+    program = builder.program()
+    planned = [item for item in plan if isinstance(item, Planned)]
+    # Sites that are alike have the same loops, which are timed once.
+    wanted_pairs = list(dict.fromkeys(pair for item in planned for pair in (item.pair, item.lean) if pair))
+    pairs = Pairs(lambda: Session(program, cpu), wanted_pairs, settings.wanted, settings.seed)
+    try:
+        pairs.measure(time.monotonic() + settings.seconds, progress)
+        differences = pairs.differences()
+    finally:
+        pairs.close()
+    known = dict(zip(wanted_pairs, differences, strict=True))
+    return tuple(_rows(plan, known, settings.wanted)), differences, pairs.waiting_ratio
+
+
+def _rows(
+    plan: Sequence[Planned | Substituted], known: dict[Pair, Difference], wanted: Wanted
+) -> Iterable[Row]:
+    standards: dict[tuple[str, str, str, str], Row] = {}
+    for item in plan:
+        if isinstance(item, Substituted):
+            yield _substitute(item, standards)
+            continue
+        row = _row(item, known, wanted)
+        failure = known[item.pair].failure
+        if item.place != SITE:
+            standards[item.kind, item.fence, item.place, item.context] = row
+        elif failure and item.address is not None:
+            instead = Substituted(
+                item.kind, item.fence, "inline", item.context, item.address, item.build_id, failure
+            )
+            row = _substitute(instead, standards)
+        yield row
+
+
+def _substitute(item: Substituted, standards: dict[tuple[str, str, str, str], Row]) -> Row:
+    """Return the standard sequence's row for a site; nothing stands in for its own instructions."""
+    context = "empty" if item.context == SITE else item.context
+    row = standards[item.kind, item.fence, item.standard_place, context]
+    return replace(
+        row,
+        place=SITE,
+        context=item.context,
+        address=item.address,
+        build_id=item.build_id,
+        stands_in=True,
+        note=f"not replayed: {item.reason}; the standard sequence {item.standard_place} stands in",
+    )
+
+
+def _row(item: Planned, known: dict[Pair, Difference], wanted: Wanted) -> Row:
+    found = known[item.pair]
+    interval = found.interval
+    measured = not np.isnan(interval.median)
+    tight = measured and wanted.tight(interval)
+    notes = [text for text in (item.note, found.failure) if text]
+    if not measured and not found.failure:
+        notes.append("the time given did not suffice for it")
+    elif measured and not tight:
+        notes.append("not tight in the time given, or places of the code differ")
+    row = Row(
+        kind=item.kind,
+        fence=item.fence,
+        place=item.place,
+        context=item.context,
+        median_cycles=_rounded(interval.median),
+        low_cycles=_rounded(interval.low),
+        high_cycles=_rounded(interval.high),
+        pair_count=interval.count,
+        tight=tight,
+        address=item.address,
+        build_id=item.build_id,
+        note="; ".join(notes),
+        fenced_cycles=_rounded(found.fenced_cycles),
+        plain_cycles=_rounded(found.plain_cycles),
+        dropped_count=found.dropped_count,
+    )
+    if item.lean is None:
+        return row
+    lean = known[item.lean].interval
+    return replace(
+        row,
+        lean_median_cycles=_rounded(lean.median),
+        lean_low_cycles=_rounded(lean.low),
+        lean_high_cycles=_rounded(lean.high),
+    )
+
+
+def _rounded(cycles: float) -> float | None:
+    return None if np.isnan(cycles) else round(cycles, 3)
+
+
+def _with_times(row: Row, hz: float) -> Row:
+    def ns(cycles: float | None) -> float | None:
+        return None if cycles is None else round(cycles / hz * 1e9, 3)
+
+    return replace(
+        row, median_ns=ns(row.median_cycles), low_ns=ns(row.low_cycles), high_ns=ns(row.high_cycles)
+    )
+
+
+def _described(settings: Settings, cpu: int, hz_error: float) -> dict[str, object]:
+    return {
+        "seconds": settings.seconds,
+        "cpu": cpu,
+        "seed": settings.seed,
+        "width_cycles": settings.wanted.width_cycles,
+        "width_ratio": settings.wanted.width_ratio,
+        "run_cycles": settings.wanted.run_cycles,
+        "place_count": len(PLACES),
+        "miss_passes": timed_loop.MISS_PASSES,
+        "tsc_hz_error": round(hz_error, 1),
+    }

@@ -1,0 +1,147 @@
+"""The model's cost beside what is measured without it: two captures, and samples of paused vCPUs.
+
+Rows of the table cost_estimates, where there is something to compare with: in an upcall, the difference of
+two captures (ab); of the running time, the share of samples at fences (samples).
+
+Known bias of the samples: xenctx sees a vCPU where it was paused, so mostly where it blocks; of these only
+those outside the hypercall page are taken for running ones.  What runs while dom0 does is seen more often.
+dom0's software clock comes with an upcall, so masked code is seen where it unmasks: in the hypercall that
+forces the callback, whose samples count as behind a fence, or at what an iret returns to, which do not.  In
+newer Linux that hypercall cannot be told from others.  Nor are samples without bias a bound (samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xtrace.analysis.cost.fence_samples import FenceShare, fence_share
+from xtrace.analysis.cost.paired_captures import Difference, agreement, upcall_difference
+from xtrace.analysis.machine.metrics import RipSource
+from xtrace.analysis.measures.table import Measures
+
+if TYPE_CHECKING:
+    from xtrace.analysis.cost.model import CostKernel
+
+#: Samples in time, and what is said of them.
+_SOURCES = {RipSource.XENCTX: "samples", RipSource.PERF_CLOCK: "samples by clock"}
+_PAGE_BYTES = 4096
+#: Xen, public/xen.h: the hypercall that guests force callbacks by, and the room of each in the page.
+_XEN_VERSION, _HYPERCALL_BYTES = 17, 32
+#: Linux without such a page: all hypercalls go through one function.
+_HYPERCALL_NAME = "xen_hypercall"
+_NO_BOUND = "no bound: what a fence keeps from overlapping stands elsewhere"
+_MASKED = "masked code is seen where it unmasks, so what forces no callback there is seen elsewhere"
+
+
+def estimates(
+    measures: Measures,
+    kernel: CostKernel,
+    unfenced: tuple[Measures, int] | None,
+    of_upcalls: Sequence[Mapping[str, Any]],
+    of_time: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the estimates of a domain, each behind the model's of the same.
+
+    Args:
+        unfenced: a capture of an unfenced kernel and the domain there.
+        of_upcalls, of_time: the model's rows, a part each.
+    """
+    found = []
+    if unfenced is not None and of_upcalls:
+        low, high = (sum(row[f"added_{end}_cycles"] for row in of_upcalls) for end in ("low", "high"))
+        difference = upcall_difference(measures, unfenced[0], kernel.domain, unfenced[1])
+        basis = f"{difference.basis}: {difference.fenced_count} fenced, {difference.plain_count} not"
+        agrees = agreement(low, high, difference)
+        found += [
+            _row(
+                kernel.domain,
+                "upcall",
+                "model",
+                agrees,
+                "ways through an upcall, calibrated",
+                cycles=(low, high),
+            ),
+            _row(
+                kernel.domain,
+                "upcall",
+                "two captures",
+                agrees,
+                basis,
+                cycles=(difference.low, difference.high),
+            ),
+        ]
+    for source, name in _SOURCES.items() if of_time else ():
+        sampled = _share(measures, kernel, source)
+        if sampled is None:
+            continue
+        share, basis = sampled
+        low, high = (sum(row[f"cost_{end}_ratio"] for row in of_time) for end in ("low", "high"))
+        agrees = agreement(low, high, Difference(share.low, share.high, share.sample_count, 0, ""))
+        found += [
+            _row(kernel.domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high)),
+            _row(kernel.domain, "running time", name, agrees, basis, ratio=(share.low, share.high)),
+        ]
+    return found
+
+
+def _share(measures: Measures, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:
+    """Return the share of a domain's samples in time at its fences, and its basis; None without samples."""
+    if measures.kernels is None:
+        return None
+    images, addresses = measures.kernels.images, measures.kernels.addresses
+    offsets = images.loc[images["domain"] == kernel.domain, "load_offset"].tolist()
+    mine = addresses[(addresses["domain"] == kernel.domain) & (addresses["source"] == source.name.lower())]
+    if mine.empty or not offsets or not offsets[0]:
+        return None
+    moved = np.uint64(int(offsets[0], 16) % 2**64)
+    places = mine["rip"].to_numpy(np.uint64) - moved
+    counts = mine["count"].to_numpy(np.int64)
+    page = kernel.sites.facts.hypercall_page
+    entering = mine["function"].str.startswith(_HYPERCALL_NAME).to_numpy(bool)
+    forced = np.zeros(len(places), bool)
+    if page is not None:
+        entering = entering | (places - np.uint64(page) < np.uint64(_PAGE_BYTES))
+        if source is RipSource.PERF_CLOCK:
+            stub = np.uint64(page + _XEN_VERSION * _HYPERCALL_BYTES)
+            forced = places - stub < np.uint64(_HYPERCALL_BYTES)
+    kept = ~entering | forced
+    behind = kernel.behind()
+    following = {*behind.values(), *places[forced].tolist()}
+    share = fence_share(places[kept], counts[kept], behind.keys(), following)
+    if source is RipSource.XENCTX:
+        return share, (
+            f"{share.at_count} samples at a fence, {share.behind_count} behind one, of {share.sample_count} "
+            f"outside the hypercall page; {_NO_BOUND}"
+        )
+    in_forced = int(counts[forced].sum())
+    unmasked = f"{in_forced} where a callback is forced" if page is not None else "none of masked code"
+    return share, (
+        f"by dom0's software clock: {share.at_count} samples at a fence, {share.behind_count - in_forced} "
+        f"behind one, {unmasked}, of {share.sample_count} outside other hypercalls; {_MASKED}"
+    )
+
+
+def _row(
+    domain: int,
+    of: str,
+    estimate: str,
+    agrees: str,
+    basis: str,
+    *,
+    cycles: tuple[float, float] = (np.nan, np.nan),
+    ratio: tuple[float, float] = (np.nan, np.nan),
+) -> dict[str, Any]:
+    return {
+        "domain": domain,
+        "of": of,
+        "estimate": estimate,
+        "low_cycles": cycles[0],
+        "high_cycles": cycles[1],
+        "cost_low_ratio": ratio[0],
+        "cost_high_ratio": ratio[1],
+        "basis": basis,
+        "agrees": agrees,
+    }

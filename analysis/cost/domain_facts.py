@@ -1,0 +1,149 @@
+"""What the trace says of a domain that its fences' cost rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from xtrace.analysis.machine.metrics import VCPU_HVM, VCPU_PV, Metric
+from xtrace.analysis.measures.table import Measures
+from xtrace.probes.bpf.abi import Kind
+
+_XEN_VERSION, _IRET, _SCHED_OP = 17, 23, 29
+_YIELD = _SCHED_OP << 32
+_HYPERCALLS = 64
+_RUNNING = 0
+_DOM0 = 0
+#: Compilers put the others' code into their callers: then not each upcall is a call of them.
+_EACH_UPCALL = "xen_evtchn_do_upcall"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFacts:
+    """A domain in the trace.
+
+    Attributes:
+        domain: its number.
+        is_known: the trace has it.  is_pv, is_hvm: its vCPUs' type, where that is told.
+        running_cycles: time its vCPUs ran, what the trace's end cut off included.
+        upcalls: least and most.
+        upcall_cycles: mean time of an upcall, least and most; 0 and inf where none was measured.
+        xen_version_count, block_count, yield_count: hypercalls; forced callbacks are among the first.
+        never: hypercalls that it certainly did not make; none where records were lost.
+        records: RIPs recorded by function.
+        calls: of functions, the least and the most in the trace's time, where bpf counted in its kernel; inf
+            where it tells no most.
+        upcalls_by_bpf: the least and the most; None where bpf counted none.
+    """
+
+    domain: int
+    is_known: bool
+    is_pv: bool
+    is_hvm: bool
+    running_cycles: int
+    upcalls: tuple[int, int]
+    upcall_cycles: tuple[float, float]
+    xen_version_count: int
+    block_count: int
+    yield_count: int
+    never: frozenset[int]
+    records: dict[str, int]
+    calls: dict[str, tuple[float, float]] = field(default_factory=dict)
+    upcalls_by_bpf: tuple[float, float] | None = None
+
+
+def domain_facts(measures: Measures, domain: int) -> DomainFacts:
+    """Return what the trace says of ``domain``."""
+    vcpus = measures.partial.vcpus
+    types = set(vcpus.loc[vcpus["vcpu"] // 65536 == domain, "type"].tolist())
+    tails = _own(measures.counts(Metric.TAIL), domain)
+    running = _sum(measures.counts(Metric.RUNNING), domain, "sum_cycles")
+    running += int(tails.loc[tails["b"] == _RUNNING, "sum_cycles"].sum())
+    least = _sum(measures.counts(Metric.IRET_UPCALL), domain)
+    hypercalls = _own(measures.counts(Metric.HYPERCALL), domain)
+    commands = _own(measures.counts(Metric.COMMAND), domain)
+    by_number = hypercalls.groupby("b")["count"].sum()
+    calls = _calls(measures) if domain == _DOM0 else {}
+    return DomainFacts(
+        domain=domain,
+        is_known=bool(types),
+        is_pv=VCPU_PV in types,
+        is_hvm=VCPU_HVM in types,
+        running_cycles=running,
+        upcalls=(least, least + _sum(measures.counts(Metric.IRET_OPEN), domain)),
+        upcall_cycles=(
+            _mean(measures.counts(Metric.UPCALL_MIN), domain, 0.0),
+            _mean(measures.counts(Metric.UPCALL_MAX), domain, float("inf")),
+        ),
+        xen_version_count=int(by_number.get(_XEN_VERSION, 0)),
+        block_count=_sum(measures.counts(Metric.BLOCK_CALL), domain),
+        yield_count=int(commands.loc[commands["b"] == _YIELD, "count"].sum()),
+        never=_never(measures, set(by_number.index.tolist())),
+        records=_records(measures, domain),
+        calls={function: bounds for (_, function), bounds in calls.items()},
+        upcalls_by_bpf=_upcalls_of(calls),
+    )
+
+
+def lost_records(measures: Measures) -> int:
+    """Return how many records Xen says it lost."""
+    return int(measures.counts(Metric.LOST_RECORDS)["sum_cycles"].sum())
+
+
+def pv_domains(measures: Measures) -> list[int]:
+    """Return the domains that are PV guests, ascending."""
+    vcpus = measures.partial.vcpus
+    return sorted(set((vcpus.loc[vcpus["type"] == VCPU_PV, "vcpu"] // 65536).tolist()))
+
+
+def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
+    # An iret without a hypercall leaves no record; without any record of hypercalls they were not traced.
+    if not made or lost_records(measures):
+        return frozenset()
+    return frozenset(range(_HYPERCALLS)) - frozenset(made) - {_IRET}
+
+
+def _records(measures: Measures, domain: int) -> dict[str, int]:
+    if measures.kernels is None:
+        return {}
+    addresses = measures.kernels.addresses
+    own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
+    counts = own.groupby("function")["count"].sum()
+    return {str(name): int(count) for name, count in counts.items()}
+
+
+def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:
+    """Return calls of dom0's functions by kind and function; a most needs all traces to have one."""
+    frame = measures.partial.dom0_calls
+    traces = int(measures.partial.facts["files"].sum())
+    sums = frame.groupby(["kind", "function"], as_index=False)[["bounded", "count", "most_count"]].sum()
+    return {
+        (kind, function): (float(count), float(most) if bounded >= traces else float("inf"))
+        for kind, function, bounded, count, most in sums.itertuples(index=False)
+    }
+
+
+def _upcalls_of(calls: Mapping[tuple[int, str], tuple[float, float]]) -> tuple[float, float] | None:
+    found = [
+        (low, high if function == _EACH_UPCALL else float("inf"))
+        for (kind, function), (low, high) in calls.items()
+        if kind == Kind.UPCALL
+    ]
+    # Captures of several kernels: each counted its own part, and none has a most for all.
+    return (sum(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def _own(frame: pd.DataFrame, domain: int) -> pd.DataFrame:
+    return frame[(frame["a"].astype("int64") & 0xFFFF_FFFF) // 65536 == domain]
+
+
+def _sum(frame: pd.DataFrame, domain: int, column: str = "count") -> int:
+    return int(_own(frame, domain)[column].sum())
+
+
+def _mean(frame: pd.DataFrame, domain: int, otherwise: float) -> float:
+    own = _own(frame, domain)
+    count = int(own["count"].sum())
+    return float(own["sum_cycles"].sum()) / count if count else otherwise

@@ -1,0 +1,176 @@
+"""What a guest counted by itself: how often its sites executed, for `xtrace report --rates`.
+
+A file is one of three things (docs/cost.md shows each):
+
+- JSON: an object of counts by name, or one with ``counts`` or ``per_s`` and, beside them, ``seconds``
+  (how long it was counted; left out, the counts are those of the trace's time), ``domain``, and
+  ``contexts`` (weights by the name of a calibration's context);
+- CSV with the columns ``name`` and ``count`` or ``per_s``, and perhaps ``seconds``;
+- any text with a line ``... counters {JSON object}``: the last such line counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.timing.calibration import CONTEXTS
+
+_MAX_BYTES = 16 << 20
+_MOST_COUNTERS = 100_000
+_MOST_COUNT = 1e18
+_LINE = re.compile(r"counters (\{.*\})")
+_ABOUT = ("seconds", "domain", "contexts", "counts", "per_s", "schema_version")
+_DOMAINS = 0x7FF0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The counters of one guest.
+
+    Attributes:
+        path: the file they were read from.
+        counts: by name; where only rates were given, these, and ``seconds`` is 1.
+        seconds: how long they were counted; None: as long as the trace.
+        counted: the counts are of events, so that their number says how uncertain a rate is.
+        domain: the guest's, where the file says it.
+        contexts: weight of each context, adding up to 1; empty where nothing is known.
+    """
+
+    path: str
+    counts: Mapping[str, float]
+    seconds: float | None
+    counted: bool
+    domain: int | None
+    contexts: Mapping[str, float]
+
+    def over(self, span_s: float | None) -> float | None:
+        """Return by what a count becomes one over the trace's span; None where that is not known."""
+        if self.seconds is None:
+            return 1.0
+        return span_s / self.seconds if span_s else None
+
+
+def read(path: Path) -> Rates:
+    """Read a guest's counters.
+
+    Raises:
+        TraceError: it is no such file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    try:
+        if len(data) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        return _parsed(str(path), data.decode("utf-8", "replace"))
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
+        raise TraceError(
+            f"{path}: no counters of a guest: {error}; give JSON such as "
+            '{"counts": {"restore": 1000}, "seconds": 10}'
+        ) from None
+
+
+def _parsed(path: str, text: str) -> Rates:
+    stripped = text.lstrip()
+    if stripped.startswith("{"):
+        return _of_object(path, json.loads(stripped))
+    lines = _LINE.findall(text)
+    if lines:
+        return _of_object(path, json.loads(lines[-1]))
+    return _of_csv(path, text)
+
+
+def _of_object(path: str, content: dict[str, Any]) -> Rates:
+    if "counts" in content and "per_s" in content:
+        raise ValueError("both counts and per_s")
+    named = "counts" in content or "per_s" in content
+    counters = content.get("counts", content.get("per_s")) if named else content
+    if not isinstance(counters, dict):
+        raise ValueError("counts is no object")
+    if named and (other := sorted(set(content) - set(_ABOUT))):
+        raise ValueError(f"{other[0]!r} is none of {', '.join(_ABOUT)}")
+    counts = {name: _number(name, value) for name, value in counters.items() if named or name not in _ABOUT}
+    seconds = None if content.get("seconds") is None else _positive("seconds", content["seconds"])
+    domain = content.get("domain")
+    if domain is not None and not (isinstance(domain, int) and 0 <= domain < _DOMAINS):
+        raise ValueError(f"domain is {domain!r}")
+    return _rates(
+        path, counts, seconds, "per_s" in content and named, domain, _weights(content.get("contexts") or {})
+    )
+
+
+def _of_csv(path: str, text: str) -> Rates:
+    rows = csv.DictReader(io.StringIO(text))
+    names = rows.fieldnames or ()
+    value = next((name for name in ("count", "per_s") if name in names), None)
+    if "name" not in names or value is None:
+        raise ValueError("neither JSON, nor CSV with the columns name and count or per_s")
+    counts: dict[str, float] = {}
+    seconds: set[float] = set()
+    for row in rows:
+        if not row["name"]:
+            raise ValueError("a row without a name")
+        if row["name"] in counts:
+            raise ValueError(f"{row['name']!r} twice")
+        counts[row["name"]] = _number(row["name"], row[value])
+        if row.get("seconds"):
+            seconds.add(_positive("seconds", row["seconds"]))
+    if len(seconds) > 1:
+        raise ValueError("different seconds in one file")
+    return _rates(path, counts, seconds.pop() if seconds else None, value == "per_s", None, {})
+
+
+def _rates(
+    path: str,
+    counts: dict[str, float],
+    seconds: float | None,
+    per_s: bool,
+    domain: int | None,
+    contexts: Mapping[str, float],
+) -> Rates:
+    if not counts:
+        raise ValueError("no counter in it")
+    if len(counts) > _MOST_COUNTERS:
+        raise ValueError(f"more than {_MOST_COUNTERS} counters")
+    if per_s and seconds is not None:
+        counts = {name: rate * seconds for name, rate in counts.items()}
+    elif per_s:
+        return Rates(path, counts, 1.0, False, domain, contexts)
+    return Rates(path, counts, seconds, True, domain, contexts)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{name} is {value!r}, no number")
+    number = float(value)
+    if not 0 <= number <= _MOST_COUNT:
+        raise ValueError(f"{name} is {value!r}, not a count from 0 to {_MOST_COUNT:.0e}")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} is {value!r}")
+    return number
+
+
+def _weights(content: Any) -> dict[str, float]:
+    if not isinstance(content, dict):
+        raise ValueError("contexts is no object")
+    weights = {name: _number(name, value) for name, value in content.items()}
+    if unknown := sorted(set(weights) - set(CONTEXTS)):
+        raise ValueError(f"{unknown[0]!r} is none of the contexts {', '.join(CONTEXTS)}")
+    total = math.fsum(weights.values())
+    if weights and total <= 0:
+        raise ValueError("contexts without weight")
+    return {name: weight / total for name, weight in weights.items() if weight > 0}

@@ -1,0 +1,135 @@
+"""What does a kernel with fences take longer than one without, measured in captures of both?
+
+The second estimate, which knows neither sites nor calibration: the same load once with a fenced and once
+with an unfenced kernel.  Two figures: the mean time of an upcall, from the histograms of one capture
+each, and the time that the domain ran for each upcall, from repetitions.
+
+Known bias: only the upcalls after a block have a time.  Whatever else differs between the captures
+(load, placement, the rest of the kernel) is taken for the fences'; a difference of means is dear to
+measure, for upcalls vary more than fences cost.  The interval is wide, and of the same loads alone honest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xtrace.analysis.cost.domain_facts import domain_facts
+from xtrace.analysis.diff.rank_test import shift
+from xtrace.analysis.machine.metrics import Metric
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial import clock
+from xtrace.analysis.partial.histogram import bucket_bounds
+from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.tables import trace
+
+F64 = npt.NDArray[np.float64]
+
+_SIGMAS = 1.96
+#: Fewer upcalls have no mean worth comparing.
+_FEWEST = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much longer the fenced kernel took, in cycles of the fenced captures' TSC.
+
+    Attributes:
+        low, high: of the 95 % interval; NaN where too little was captured.
+        fenced_count, plain_count: upcalls, or repetitions, behind it.
+        basis: what was compared, or why nothing could be.
+    """
+
+    low: float
+    high: float
+    fenced_count: int
+    plain_count: int
+    basis: str
+
+
+def measures_of(partial: Partial, hz: float | None) -> Measures:
+    """Return what the tables need of another capture; where ``hz`` is None its records tell the TSC rate."""
+    rate = None if hz else clock.estimate(partial.pairs)
+    return Measures(partial, trace.detected(partial.records).range, hz or (rate.hz if rate else None))
+
+
+def upcall_difference(fenced: Measures, plain: Measures, domain: int, other: int) -> Difference:
+    """Return how much longer an upcall of ``domain`` takes than one of ``other`` in the unfenced capture.
+
+    An upcall's time lies between two bounds in each capture; the interval is that of both differences.
+    """
+    scale = fenced.hz / plain.hz if fenced.hz and plain.hz else 1.0
+    ends: list[float] = []
+    counts = (0, 0)
+    for metric in (Metric.UPCALL_MIN, Metric.UPCALL_MAX):
+        mine, theirs = _moments(fenced, metric, domain), _moments(plain, metric, other)
+        counts = mine[0], theirs[0]
+        if min(counts) < _FEWEST:
+            text = f"fewer than {_FEWEST} upcalls after a block: {counts[0]} fenced, {counts[1]} not"
+            return Difference(np.nan, np.nan, *counts, text)
+        difference = mine[1] - theirs[1] * scale
+        error = _SIGMAS * np.sqrt(mine[2] / mine[0] + theirs[2] * scale**2 / theirs[0])
+        ends += [difference - error, difference + error]
+    return Difference(min(ends), max(ends), *counts, "mean time of upcalls after a block, both its bounds")
+
+
+def running_difference(
+    fenced: Sequence[Measures], plain: Sequence[Measures], domain: int, other: int
+) -> Difference:
+    """Return how much longer ``domain`` runs for each upcall than ``other`` in the unfenced captures.
+
+    Args:
+        fenced, plain: a capture a repetition.
+    """
+    mine = _per_upcall(fenced, domain, fenced)
+    theirs = _per_upcall(plain, other, fenced)
+    if not mine or not theirs:
+        return Difference(np.nan, np.nan, len(mine), len(theirs), "no upcall in the captures")
+    found = shift(theirs, mine, ratio=False)
+    if found.low is None or found.high is None:
+        text = "too few repetitions for an interval: four of each give one"
+        return Difference(np.nan, np.nan, len(mine), len(theirs), text)
+    return Difference(found.low, found.high, len(mine), len(theirs), "running time by upcalls, ranks")
+
+
+def agreement(low: float, high: float, difference: Difference) -> str:
+    """Say how a modelled interval and a measured one lie."""
+    if np.isnan(difference.low) or np.isnan(low):
+        return "-"
+    if low > difference.high:
+        return "the model is higher"
+    return "the model is lower" if high < difference.low else "overlap"
+
+
+def _per_upcall(captures: Sequence[Measures], domain: int, scaled_to: Sequence[Measures]) -> list[float]:
+    values = []
+    for capture in captures:
+        found = domain_facts(capture, domain)
+        scale = scaled_to[0].hz / capture.hz if scaled_to[0].hz and capture.hz else 1.0
+        if found.upcalls[1]:
+            values.append(scale * found.running_cycles / found.upcalls[1])
+    return values
+
+
+def _moments(measures: Measures, metric: Metric, domain: int) -> tuple[int, float, float]:
+    """Return count, mean and variance of a domain's times; the variance by buckets, 1 % wide."""
+    tallies = _own(measures.counts(metric), domain)
+    count = int(tallies["count"].sum())
+    if count < 2:
+        return count, 0.0, 0.0
+    buckets = measures.partial.buckets
+    mine = _own(buckets[buckets["metric"] == int(metric)], domain)
+    low, high = bucket_bounds(mine["bucket"].to_numpy(np.int64))
+    middle = (low.astype(float) + high.astype(float)) / 2
+    weights = mine["count"].to_numpy(float)
+    mean = float(tallies["sum_cycles"].sum()) / count
+    variance = float((weights * (middle - mean) ** 2).sum() / max(weights.sum() - 1, 1))
+    return count, mean, variance
+
+
+def _own(frame: pd.DataFrame, domain: int) -> pd.DataFrame:
+    return frame[(frame["a"].astype("int64") & 0xFFFF_FFFF) // 65536 == domain]

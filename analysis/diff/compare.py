@@ -1,0 +1,409 @@
+"""Did captures change: two groups of repetitions, figure by figure.
+
+The question: which figures of which domains differ between OLD and NEW by more than chance explains?
+Each capture gives one value a figure and domain; the values of the two groups are compared by
+ranks, and the p values of all rows are raised together by Holm's method, so that the chance
+that any row at all is a false alarm stays below 2 %.
+
+Bias: repetitions must be independent and of the same load; what the captures themselves tell
+against that is in ``warnings``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xtrace.analysis.diff.figures import FIGURES, HOST_LABEL, LOADS, Figure, Measured, Unit
+from xtrace.analysis.diff.rank_test import (
+    ALPHA,
+    holm,
+    least_p,
+    neighbours_correlate,
+    rank_test,
+    runs_needed,
+    shift,
+)
+from xtrace.probes.errors import TraceError
+
+SCHEMA_VERSION = 1
+
+#: Domain, figure, and its values in the old and the new captures.
+_Row = tuple[str, Figure, tuple[tuple[float, ...], tuple[float, ...]]]
+
+#: Loads, and the lengths of captures, may differ by so much without a warning.
+_LOAD_RATIO = 0.10
+_SPAN_RATIO = 2.0
+_BLIND_RATIO = 0.01
+_HZ_RATIO = 0.01
+#: Parts of a capture whose neighbours correlate by more are not even chosen by chance.
+_CORRELATION = 0.3
+#: Below, a rate tells of no load.
+_LEAST_PER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A figure of a domain in both groups.
+
+    Attributes:
+        domain: its label.
+        figure: what is compared.
+        old, new: a value a capture that has one; times in ns, or in cycles where no TSC rate is known.
+        is_ratio: the change is a share of the old value; else, where a value is 0, a difference in the
+            figure's unit.
+        change: the median of all changes from an old to a new capture.
+        low, high: its 95 % interval, of this row alone; None where there are too few captures.
+        p: of the rank test, of this row alone.
+        p_together: of all rows together.
+    """
+
+    domain: str
+    figure: Figure
+    old: tuple[float, ...]
+    new: tuple[float, ...]
+    is_ratio: bool
+    change: float
+    low: float | None
+    high: float | None
+    p: float
+    p_together: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether more than chance is behind the change."""
+        return self.p_together < ALPHA
+
+    @property
+    def old_median(self) -> float:
+        """The median over the old captures."""
+        return float(np.median(self.old))
+
+    @property
+    def new_median(self) -> float:
+        """The median over the new captures."""
+        return float(np.median(self.new))
+
+    @property
+    def rise_ratio(self) -> float:
+        """The change as a share of the old median, infinite where it rose from 0."""
+        if self.is_ratio or not self.change:
+            return self.change
+        return self.change / self.old_median if self.old_median else math.copysign(math.inf, self.change)
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What became of the figures.
+
+    Attributes:
+        old, new: the captures.
+        changes: in the order of domains and figures.
+        warnings: what speaks against the comparison, a sentence each.
+        in_cycles: no TSC rate is known: times are in cycles and there are no rates.
+        runs_needed: repetitions a side that could show a difference in as many rows as these.
+    """
+
+    old: tuple[Measured, ...]
+    new: tuple[Measured, ...]
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    in_cycles: bool
+    runs_needed: int
+
+    def can_tell(self, row: Change) -> bool:
+        """Return whether a row has values enough to tell any change from chance."""
+        return least_p(len(row.old), len(row.new)) * len(self.changes) < ALPHA
+
+
+def compare(
+    old: Sequence[Measured],
+    new: Sequence[Measured],
+    *,
+    figures: Collection[Figure] = FIGURES,
+    domains: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> Diff:
+    """Compare two groups of captures.
+
+    Args:
+        figures: what to compare.
+        domains: labels of those to compare, as in ``new``; empty for all.
+        renamed: label in ``old`` to label in ``new`` of what is the same domain.
+
+    Raises:
+        TraceError: some captures tell the TSC rate and others do not, or a domain is not there.
+        ValueError: a group is empty.
+    """
+    if not old or not new:
+        raise ValueError("both groups need captures")
+    _must_share_unit((*old, *new))
+    old = tuple(_renamed(capture, renamed or {}) for capture in old)
+    seen = sorted({label for capture in (*old, *new) for label in capture.values}, key=_order)
+    if absent := sorted(set(domains) - set(seen)):
+        raise TraceError(f"no capture has a domain {absent[0]!r}; there are {', '.join(seen)}")
+    paired: list[_Row] = [
+        (domain, figure, (_values(old, domain, figure), _values(new, domain, figure)))
+        for domain in seen
+        if not domains or domain in domains
+        for figure in figures
+    ]
+    # Captures that lack a value would leave those that have one chosen by their load.
+    rows = [
+        row
+        for row in paired
+        if (len(row[2][0]), len(row[2][1])) == (len(old), len(new)) and any(map(any, row[2]))
+    ]
+    p_values = [rank_test(*values) for _, _, values in rows]
+    changes = tuple(
+        _change(domain, figure, *values, p, together)
+        for (domain, figure, values), p, together in zip(rows, p_values, holm(p_values), strict=True)
+    )
+    return Diff(
+        old,
+        tuple(new),
+        changes,
+        (
+            *_of_number(old, new, len(changes)),
+            *_of_left_out(paired, len(old), len(new)),
+            *_of_parts(old, new, changes),
+            *_of_domains(old, new),
+            *_of_loads(old, new),
+            *_of_hosts(old, new),
+        ),
+        old[0].hz is None,
+        runs_needed(max(len(changes), 1)),
+    )
+
+
+def json_object(diff: Diff) -> dict[str, Any]:
+    """Return the comparison as one JSON object."""
+    time_unit = "cycles" if diff.in_cycles else "ns"
+    units = {Unit.TIME: time_unit, Unit.PER_S: "per_s", Unit.RATIO: "ratio"}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "old": [capture.name for capture in diff.old],
+        "new": [capture.name for capture in diff.new],
+        "method": {
+            "test": "Mann-Whitney, two-sided",
+            "together": "Holm",
+            "alpha": ALPHA,
+            "tests": len(diff.changes),
+            "runs_needed": diff.runs_needed,
+        },
+        "warnings": list(diff.warnings),
+        "rows": [_row_object(row, units[row.figure.unit], diff.can_tell(row)) for row in diff.changes],
+    }
+
+
+def json_text(diff: Diff) -> str:
+    """Return the comparison as JSON text."""
+    return json.dumps(json_object(diff), indent=1, allow_nan=False)
+
+
+def _row_object(row: Change, unit: str, can_tell: bool) -> dict[str, Any]:
+    return {
+        "domain": row.domain,
+        "metric": row.figure.name,
+        "quality": str(row.figure.quality),
+        "unit": unit,
+        "old_median": row.old_median,
+        "new_median": row.new_median,
+        "old_values": list(row.old),
+        "new_values": list(row.new),
+        "change_unit": "ratio" if row.is_ratio else unit,
+        "change": row.change,
+        "change_low": row.low,
+        "change_high": row.high,
+        "p": row.p,
+        "p_together": row.p_together,
+        "differs": row.differs,
+        "can_tell": can_tell,
+    }
+
+
+def _values(captures: Sequence[Measured], domain: str, figure: Figure) -> tuple[float, ...]:
+    found = (capture.values.get(domain, {}).get(figure.name) for capture in captures)
+    return tuple(value for value in found if value is not None)
+
+
+def _change(
+    domain: str, figure: Figure, old: tuple[float, ...], new: tuple[float, ...], p: float, together: float
+) -> Change:
+    is_ratio = min(*old, *new) > 0
+    found = shift(old, new, ratio=is_ratio)
+    return Change(domain, figure, old, new, is_ratio, found.estimate, found.low, found.high, p, together)
+
+
+def _must_share_unit(captures: Sequence[Measured]) -> None:
+    unknown = [capture.name for capture in captures if capture.hz is None]
+    if unknown and len(unknown) < len(captures):
+        raise TraceError(
+            f"{unknown[0]}: does not tell the TSC rate, which others do; give --cpu-hz or a longer capture"
+        )
+
+
+def _renamed(capture: Measured, names: Mapping[str, str]) -> Measured:
+    if not names:
+        return capture
+    labels = [names.get(label, label) for label in capture.values]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise TraceError(f"{capture.name}: --map makes two domains one: {twice[0]}")
+    return replace(
+        capture,
+        values=dict(zip(labels, capture.values.values(), strict=True)),
+        vcpu_counts={names.get(label, label): count for label, count in capture.vcpu_counts.items()},
+    )
+
+
+def _order(label: str) -> tuple[bool, bool, int, str]:
+    """Return what sorts labels: domains by id, then by name, the host last."""
+    number = label[1:]
+    is_plain = label.startswith("d") and number.isascii() and number.isdigit()
+    return label == HOST_LABEL, not is_plain, int(number) if is_plain else 0, label
+
+
+# --- what speaks against the comparison --------------------------------------------------------
+
+
+def _of_number(old: Sequence[Measured], new: Sequence[Measured], tests: int) -> list[str]:
+    if not tests:
+        return ["nothing to compare: no domain has a figure in both groups"]
+    found = []
+    if least_p(len(old), len(new)) * tests >= ALPHA:
+        text = f"{len(old)} against {len(new)} captures cannot tell a change from chance"
+        text += f" in {tests} rows" if tests > 1 else ""
+        text += f": it takes {runs_needed(tests)} a side"
+        fewest = runs_needed(1)
+        if tests > 1 and min(len(old), len(new)) < fewest:
+            text += f", {fewest} for a single row (--metric, --domain)"
+        elif tests > 1:
+            text += ", or fewer rows (--metric, --domain)"
+        found.append(text)
+    both = {capture.name for capture in old} & {capture.name for capture in new}
+    if both:
+        found.append(f"{min(both)} is in both groups: they are not independent")
+    return found
+
+
+def _of_left_out(rows: Sequence[_Row], old_count: int, new_count: int) -> list[str]:
+    """Say which rows are not there because some captures lack a value that others have."""
+    some = [
+        (domain, figure, values)
+        for domain, figure, values in rows
+        if all(map(any, values)) and (len(values[0]), len(values[1])) != (old_count, new_count)
+    ]
+    if not some:
+        return []
+    domain, figure, (was, now) = some[0]
+    more = f", and {len(some) - 1} more" if len(some) > 1 else ""
+    return [
+        f"left out, for some captures have too few intervals or not the domain: {domain} {figure.name} "
+        f"(in {len(was)} of {old_count} and {len(now)} of {new_count}){more}"
+    ]
+
+
+def _of_parts(old: Sequence[Measured], new: Sequence[Measured], changes: Sequence[Change]) -> list[str]:
+    """Warn of windows of a trace that are taken as repetitions, with what tells that they are none."""
+    if not any(capture.is_part for capture in (*old, *new)):
+        return []
+    text = "parts of a capture are no repetitions: p is of these captures' time alone, not of the kernels"
+    nearest = max(
+        (
+            (neighbours_correlate(values), row.domain, row.figure.name)
+            for row in changes
+            for values in (row.old, row.new)
+        ),
+        default=(0.0, "", ""),
+    )
+    if nearest[0] > _CORRELATION:
+        text += (
+            f"; and neighbours correlate ({nearest[1]} {nearest[2]} by {nearest[0]:.2f}), so p is too small"
+        )
+    return [text]
+
+
+def _of_domains(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
+    found = []
+    groups = {"old": old, "new": new}
+    labels = {
+        name: {label for capture in captures for label in capture.values} for name, captures in groups.items()
+    }
+    for here, there in (("old", "new"), ("new", "old")):
+        if only := sorted(labels[here] - labels[there], key=_order):
+            hint = "; --map OLD=NEW says which are the same" if labels[there] - labels[here] else ""
+            found.append(f"only in {here}: {', '.join(only)}{hint}")
+    for label in sorted(labels["old"] & labels["new"], key=_order):
+        counts = [
+            sorted({capture.vcpu_counts[label] for capture in captures if label in capture.vcpu_counts})
+            for captures in (old, new)
+        ]
+        if counts[0] != counts[1]:
+            was, now = (" or ".join(map(str, some)) or "none" for some in counts)
+            found.append(f"{label} has {was} vCPUs in old, {now} in new")
+    return found
+
+
+def _of_loads(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
+    found = []
+    labels = {label for capture in (*old, *new) for label in capture.values}
+    for label in sorted(labels, key=_order):
+        moved = []
+        for name in LOADS:
+            medians = [_median(captures, label, name) for captures in (old, new)]
+            if None in medians or (name.endswith("_per_s") and max(m or 0 for m in medians) < _LEAST_PER_S):
+                continue
+            was, now = (median or 0.0 for median in medians)
+            change = now / was - 1 if was else math.inf
+            if abs(change) > _LOAD_RATIO and max(was, now) > _LOAD_RATIO * 0.1:
+                moved.append((abs(math.log(now / was)) if was and now else math.inf, name, change))
+        if moved:
+            _, name, change = max(moved)
+            percent = f"{change:+.0%}" if math.isfinite(change) else "from 0"
+            found.append(f"{label}: the loads differ ({name} {percent}): its times may differ for that alone")
+    return found
+
+
+def _of_hosts(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
+    found = []
+    blind = [_median(captures, HOST_LABEL, "pcpu_blind_share") or 0.0 for captures in (old, new)]
+    if max(blind) > _BLIND_RATIO:
+        found.append(
+            f"pCPUs were blind {blind[0]:.1%} of the time in old, {blind[1]:.1%} in new: "
+            "rates count what was recorded, and long times are cut most"
+        )
+    emulated = [{capture.emulated for capture in captures} for captures in (old, new)]
+    if emulated[0] != emulated[1]:
+        found.append("some hosts were emulated and some not: their times do not compare")
+    spans = [float(np.median([capture.span_s for capture in captures])) for captures in (old, new)]
+    if min(spans) > 0 and max(spans) / min(spans) > _SPAN_RATIO:
+        found.append(f"old captures last {spans[0]:.3g} s, new ones {spans[1]:.3g} s: p99 may differ by that")
+    rates = [capture.hz for capture in (*old, *new) if capture.hz]
+    if rates and max(rates) / min(rates) - 1 > _HZ_RATIO:
+        found.append(
+            f"TSCs run at {min(rates) / 1e6:.0f} to {max(rates) / 1e6:.0f} MHz: not one kind of host"
+        )
+    if not rates:
+        found.append("no capture tells the TSC rate: times are in cycles, and there are no rates")
+    if apart := next(
+        (
+            (one.versions, other.versions)
+            for one in old
+            for other in new
+            if not one.versions.overlaps(other.versions.low, other.versions.high)
+        ),
+        None,
+    ):
+        found.append(f"old is of Xen {apart[0]}, new of Xen {apart[1]}")
+    return found
+
+
+def _median(captures: Sequence[Measured], label: str, name: str) -> float | None:
+    found = (capture.values.get(label, {}).get(name) for capture in captures)
+    values = [value for value in found if value is not None]
+    return float(np.median(values)) if values else None

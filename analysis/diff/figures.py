@@ -1,0 +1,341 @@
+"""What captures are compared by: one number a figure, domain and capture.
+
+The question: what does a repetition look like, in few figures that a change of kernel, configuration or
+hardware moves?  Output: measure() gives, for each domain (all its vCPUs together) and for
+the host, the figures of FIGURES; times in cycles or ns, rates a second, shares of 1.
+
+Bias: as in the tables that the figures are of.  A quantile of too few intervals is left out (FEWEST):
+it would be their maximum.  Rates count what was recorded, so blind time lowers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.measures.table import Quality, share
+from xtrace.analysis.partial import clock
+from xtrace.analysis.partial.histogram import summarise
+from xtrace.analysis.partial.summary_file import Summary
+from xtrace.analysis.partial.summary_head import COST_ENDS
+from xtrace.analysis.tables import trace
+from xtrace.probes.catalog import VersionRange
+from xtrace.probes.format import IDLE_DOMAIN
+
+F64 = npt.NDArray[np.float64]
+
+#: The key of what is of no domain but of the host.
+HOST = -1
+HOST_LABEL = "host"
+
+#: Least intervals in a capture for a quantile.
+FEWEST = {"p50": 5, "p95": 20, "p99": 100}
+
+_EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
+_XEN_VERSION, _IRET = 17, 23
+_RUNNABLE = (Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER)
+_OF_PCPUS = (Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.IRQ_HANDLING)
+#: Their a is no vCPU.
+_OF_OTHERS = (
+    Metric.DOMAIN_STATE, Metric.CSTATE, Metric.HANDOFF, Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO,
+    Metric.RIP, Metric.LOST_RECORDS,
+)  # fmt: skip
+
+
+class Unit(StrEnum):
+    """Of a figure."""
+
+    TIME = "time"  # ns, or cycles where no TSC rate is known
+    PER_S = "per_s"
+    RATIO = "ratio"
+
+
+class Sums:
+    """A capture's tallies added up over the vCPUs of each domain.
+
+    Attributes:
+        domains: int64, ascending; HOST is one of them.
+    """
+
+    def __init__(self, summary: Summary, hz: float | None) -> None:
+        partial = summary.partial
+        self._span_cycles = float(partial.facts["span_cycles"].sum())
+        self._hz = hz
+        self.pcpu_count = partial.pcpus["pcpu"].nunique()
+        self.vcpu_counts: dict[int, int] = {}
+        tallies = partial.tallies[~partial.tallies["metric"].isin([int(m) for m in _OF_OTHERS])]
+        of_pcpus = tallies["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
+        a = tallies["a"].to_numpy(np.int64)
+        domain = np.where(of_pcpus, HOST, (a & 0xFFFF_FFFF) >> 16)
+        is_kept = domain < IDLE_DOMAIN
+        tallies = tallies[is_kept].assign(domain=domain[is_kept])
+        self.domains, self._place = np.unique(
+            np.append(tallies["domain"].to_numpy(np.int64), HOST), return_inverse=True
+        )
+        self._place = self._place[:-1]
+        self._costs = summary.origin.costs
+        self._metric = tallies["metric"].to_numpy(np.int64)
+        self._b = tallies["b"].to_numpy(np.int64)
+        self._count = tallies["count"].to_numpy(np.int64)
+        self._cycles = tallies["sum_cycles"].to_numpy(np.int64)
+        ran = ~of_pcpus[is_kept]
+        vcpus = np.unique(a[is_kept][ran] & 0xFFFF_FFFF)
+        for key, count in zip(*np.unique(vcpus >> 16, return_counts=True), strict=True):
+            self.vcpu_counts[int(key)] = int(count)
+        timed = tallies[self._metric < int(FIRST_COUNT)]
+        buckets = partial.buckets[partial.buckets["metric"].isin(timed["metric"].unique())]
+        a = buckets["a"].to_numpy(np.int64)
+        of_pcpus = buckets["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
+        buckets = buckets.assign(domain=np.where(of_pcpus, HOST, (a & 0xFFFF_FFFF) >> 16))
+        buckets = buckets[buckets["domain"] < IDLE_DOMAIN]
+        self._times = summarise(timed, buckets, ["metric", "domain"])
+
+    def quantile(self, metric: Metric, which: str) -> F64:
+        """Return a quantile in ns, or in cycles without a rate; NaN where too few intervals bear it."""
+        rows = self._times[self._times["metric"] == int(metric)]
+        result = np.full(len(self.domains), np.nan)
+        values = rows[f"{which}_cycles"].to_numpy(float)
+        values = np.where(rows["count"].to_numpy() >= FEWEST[which], values, np.nan)
+        result[np.searchsorted(self.domains, rows["domain"].to_numpy(np.int64))] = values
+        return result * (1e9 / self._hz) if self._hz else result
+
+    def count(self, *metrics: Metric, b: int | None = None) -> F64:
+        """Return how often the metrics were counted, of ``b`` alone where it is given."""
+        return self._added(self._count, metrics, b)
+
+    def cycles(self, *metrics: Metric, b: int | None = None) -> F64:
+        """Return the cycles that the metrics took together."""
+        return self._added(self._cycles, metrics, b)
+
+    def per_s(self, count: F64) -> F64:
+        """Return counts a second; NaN where there is no rate or no time."""
+        return count * (self._hz / self._span_cycles) if self._hz and self._span_cycles else count * np.nan
+
+    def of_pcpus(self, cycles: F64) -> F64:
+        """Return times as shares of the span of all pCPUs."""
+        return share(cycles, np.full(len(cycles), self._span_cycles * self.pcpu_count))
+
+    def fences(self, end: str) -> F64:
+        """Return an end of the cost of each domain's fences, a share of its running time; NaN for unknown."""
+        place = COST_ENDS.index(end)
+        none = [np.nan] * len(COST_ENDS)
+        return np.array([self._costs.get(domain, none)[place] for domain in self.domains.tolist()], float)
+
+    @property
+    def known_cycles(self) -> F64:
+        """Time of all vCPUs whose state is known, open intervals included."""
+        closed = self.cycles(Metric.RUNNING, *_RUNNABLE, Metric.BLOCKED, Metric.OFFLINE)
+        return closed + sum(self.cycles(Metric.TAIL, b=state) for state in range(4))
+
+    @property
+    def span_s(self) -> float:
+        """Seconds that were recorded; NaN where there is no rate."""
+        return self._span_cycles / self._hz if self._hz else float("nan")
+
+    def _added(self, values: npt.NDArray[np.int64], metrics: tuple[Metric, ...], b: int | None) -> F64:
+        wanted = np.isin(self._metric, [int(metric) for metric in metrics])
+        if b is not None:
+            wanted &= self._b == b
+        added = np.bincount(self._place[wanted], values[wanted].astype(float), len(self.domains))
+        return np.asarray(added, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Something that captures are compared by.
+
+    Attributes:
+        name: as users and JSON have it.
+        unit: what its values are.
+        quality: how it is known.
+        meaning: in one sentence.
+        of: its value by domain; NaN where there is none.
+        key: shown without --all.
+    """
+
+    name: str
+    unit: Unit
+    quality: Quality
+    meaning: str
+    of: Callable[[Sums], F64]
+    key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A capture, measured.
+
+    Attributes:
+        name: as the user named it.
+        hz: of the TSC; where it is None, times are in cycles and there are no rates.
+        values: by label of the domain and name of the figure; what is unknown is left out.
+        domains: name or id of each domain, as in values.
+        vcpu_counts: how many vCPUs of each were seen.
+        span_s: seconds recorded; NaN without a rate.
+        emulated: software emulated the host.
+        versions: Xen versions that can have written it.
+        is_part: only a window of its trace was counted.
+    """
+
+    name: str
+    hz: float | None
+    values: Mapping[str, Mapping[str, float]]
+    vcpu_counts: Mapping[str, int]
+    span_s: float
+    emulated: bool
+    versions: VersionRange
+    is_part: bool = False
+
+
+def measure(summary: Summary, hz: float | None = None) -> Measured:
+    """Return the figures of a capture.
+
+    Args:
+        hz: cycles a second; else what the summary or its records tell.
+    """
+    rate = hz or summary.origin.tsc_hz
+    if not rate:
+        found = clock.estimate(summary.partial.pairs)
+        rate = found.hz if found else None
+    sums = Sums(summary, rate)
+    labels = labels_of(sums.domains.tolist(), summary.origin.domains)
+    columns = {figure.name: figure.of(sums).tolist() for figure in FIGURES}
+    return Measured(
+        summary.origin.name,
+        rate,
+        {
+            label: {name: column[row] for name, column in columns.items() if not np.isnan(column[row])}
+            for row, label in enumerate(labels)
+        },
+        {
+            label: sums.vcpu_counts[domain]
+            for label, domain in zip(labels, sums.domains.tolist(), strict=True)
+            if domain in sums.vcpu_counts
+        },
+        sums.span_s,
+        summary.origin.emulated,
+        trace.detected(summary.partial.records).range,
+        bool(summary.origin.window),
+    )
+
+
+def labels_of(domains: list[int], known: Mapping[int, str]) -> list[str]:
+    """Return what each domain is called: by its name where that is known and its alone, else d and its id."""
+    plain = {domain: HOST_LABEL if domain == HOST else f"d{domain}" for domain in domains}
+    called = [known.get(domain) or plain[domain] for domain in domains]
+    taken = [*called, *plain.values()]
+    return [
+        name if name == plain[domain] or taken.count(name) == 1 else plain[domain]
+        for domain, name in zip(domains, called, strict=True)
+    ]
+
+
+def _quantile(name: str, metric: Metric, which: str, quality: Quality, meaning: str, key: bool) -> Figure:
+    return Figure(
+        f"{name}_{which}",
+        Unit.TIME,
+        quality,
+        f"{meaning}, {which}",
+        lambda sums: sums.quantile(metric, which),
+        key,
+    )
+
+
+def _times(
+    name: str, metric: Metric, quality: Quality, meaning: str, key: str = "", other: str = ""
+) -> tuple[Figure, ...]:
+    """Return the quantiles of a metric: those of ``key`` shown always, those of ``other`` with --all."""
+    return tuple(
+        _quantile(name, metric, which, quality, meaning, which in key.split())
+        for which in FEWEST
+        if which in (*key.split(), *other.split())
+    )
+
+
+def _rate(name: str, quality: Quality, meaning: str, of: Callable[[Sums], F64], key: bool = False) -> Figure:
+    return Figure(f"{name}_per_s", Unit.PER_S, quality, meaning, lambda sums: sums.per_s(of(sums)), key)
+
+
+def _state_share(name: str, state: int, *metrics: Metric, meaning: str, key: bool) -> Figure:
+    def of(sums: Sums) -> F64:
+        return share(sums.cycles(*metrics) + sums.cycles(Metric.TAIL, b=state), sums.known_cycles)
+
+    return Figure(f"{name}_share", Unit.RATIO, _EXACT, meaning, of, key)
+
+
+FIGURES: tuple[Figure, ...] = (
+    # Delivery.
+    *_times("wake_to_running", Metric.WAKE_TO_RUNNING, _EXACT, "wake to running", "p50 p99", "p95"),
+    *_times("send_to_wake", Metric.SEND_TO_WAKE, _EXACT, "event_channel_op to wake", "p50", "p99"),
+    *_times("irq_to_wake", Metric.IRQ_TO_WAKE, _EXACT, "interrupt entry to wake", other="p50"),
+    *_times("send_to_upcall", Metric.SEND_TO_UPCALL_RUNNING, _INFERRED,
+            "event_channel_op to the upcall's end of a running vCPU", other="p50 p99"),
+    Figure("moved_share", Unit.RATIO, _EXACT, "wakes that ran on another pCPU than the waker's",
+           lambda sums: share(sums.count(Metric.WAKE_TO_RUNNING, b=1), sums.count(Metric.WAKE_TO_RUNNING))),
+    # Upcalls.
+    *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "the upcall after a block lasted at least this",
+            "p50", "p99"),
+    *_times("upcall_most", Metric.UPCALL_MAX, _BOUNDED, "the upcall after a block lasted at most this",
+            "p50", "p99"),
+    *_times("run_to_upcall", Metric.RUNNING_TO_GUEST, _BOUNDED, "running to upcall, at most", other="p50"),
+    *_times("forced_to_iret", Metric.FORCED_CALLBACK, _INFERRED, "forced callback to its iret", other="p50"),
+    *_times("inject_to_entry", Metric.INJECTION_TO_ENTRY, _BOUNDED, "VM exit before an injection to VMENTRY",
+            "p50", "p99"),
+    *_times("window_wait", Metric.INTR_WINDOW_WAIT, _EXACT, "an event's wait for the interrupt window",
+            "p50", "p99"),
+    *_times("hvm_upcall", Metric.HVM_UPCALL, _INFERRED, "entry after an injection to the next exit",
+            "p50", "p99"),
+    Figure("block_pending_share", Unit.RATIO, _INFERRED, "block hypercalls that found an event pending",
+           lambda sums: share(sums.count(Metric.BLOCK_WITHOUT_BLOCK), sums.count(Metric.BLOCK_CALL))),
+    # Runstates.
+    _state_share("running", 0, Metric.RUNNING, meaning="vCPUs' known time in running", key=True),
+    _state_share("waiting", 1, *_RUNNABLE, meaning="vCPUs' known time waiting for a pCPU", key=True),
+    _state_share("blocked", 2, Metric.BLOCKED, meaning="vCPUs' known time blocked", key=False),
+    # Rates.
+    _rate("wakes", _EXACT, "wakes", lambda sums: sums.count(Metric.WAKE_CAUSE), key=True),
+    _rate("sends", _EXACT, "event_channel_op hypercalls", lambda sums: sums.count(Metric.SEND), key=True),
+    _rate("hypercalls", _EXACT, "hypercalls",
+          lambda sums: sums.count(Metric.HYPERCALL, Metric.VMMCALL), key=True),
+    _rate("forced", _EXACT, "xen_version hypercalls: forced callbacks, but for a few queries",
+          lambda sums: sums.count(Metric.HYPERCALL, b=_XEN_VERSION), key=True),
+    _rate("upcalls_least", _INFERRED, "irets that end the upcall after a block",
+          lambda sums: sums.count(Metric.IRET_UPCALL)),
+    _rate("upcalls_most", _BOUNDED, "these and every iret that no trap explains",
+          lambda sums: sums.count(Metric.IRET_UPCALL, Metric.IRET_OPEN)),
+    _rate("irets", _EXACT, "iret hypercalls", lambda sums: sums.count(Metric.HYPERCALL, b=_IRET)),
+    _rate("blocks", _EXACT, "block hypercalls", lambda sums: sums.count(Metric.BLOCK_CALL)),
+    _rate("traps", _EXACT, "traps of PV guests", lambda sums: sums.count(Metric.TRAP)),
+    _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),
+    _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
+    _rate("moves", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
+    # Fences: of summaries that a report with an image and a calibration stored.
+    Figure("fences_least_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at least where nothing misses the caches",
+           lambda sums: sums.fences("hot_low"), key=True),
+    Figure("fences_hot_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at most where nothing misses the caches",
+           lambda sums: sums.fences("hot"), key=True),
+    Figure("fences_most_share", Unit.RATIO, Quality.MODELLED,
+           "of the running time to the fences of its sites, at most", lambda sums: sums.fences("high")),
+    # The host.
+    Figure("pcpu_running_share", Unit.RATIO, _EXACT, "pCPUs' time in which a guest ran",
+           lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_RUNNING))), key=True),
+    Figure("pcpu_blind_share", Unit.RATIO, _EXACT, "pCPUs' time in which records were lost",
+           lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_LOST)))),
+    *_times("irq", Metric.IRQ_HANDLING, _EXACT, "handling of an interrupt", other="p50 p99"),
+    _rate("irqs", _EXACT, "interrupts handled", lambda sums: sums.count(Metric.IRQ_HANDLING)),
+)  # fmt: skip
+
+BY_NAME = {figure.name: figure for figure in FIGURES}
+
+#: What tells the load: where it differs, times may differ for that alone.
+LOADS = ("wakes_per_s", "sends_per_s", "hypercalls_per_s", "exits_per_s", "running_share")
+
+
+def _host(sums: Sums, values: F64) -> F64:
+    return np.where(sums.domains == HOST, values, np.nan)

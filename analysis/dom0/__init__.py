@@ -1,1 +1,0 @@
-"""dom0's own side of delivery: what bpf counted and sampled in its kernel."""

@@ -1,0 +1,60 @@
+"""What one pass over a trace leaves: plain arrays, which pickle and need neither numba nor pandas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xtrace.probes.reader.batches import I64, U32
+from xtrace.probes.reader.read_facts import ReadFacts
+
+
+@dataclass(slots=True)
+class TallyColumns:
+    """Tallies as plain columns; histogram row h of a tally covers chunks of 64 buckets.
+
+    Attributes:
+        table: int64 [n, 8], columns T_* of metrics.
+        histograms: int32 [h, octaves], chunk number or -1.
+        buckets: int64 [chunks, 64].
+        left_out: intervals not counted, for too many distinct keys were met before.
+    """
+
+    table: I64
+    histograms: np.ndarray[tuple[int, int], np.dtype[np.int32]]
+    buckets: I64
+    left_out: int
+
+
+@dataclass(slots=True)
+class Collected:
+    """All that one pass over one trace gives.
+
+    Attributes:
+        facts: what the reader saw of the file.
+        shape_headers: uint32 [shapes], header word of each shape.
+        record_counts: int64 [pCPUs, shapes], records read.
+        tallies: intervals added up by (metric, a, b).
+        vcpu_keys, vcpu_types: int64 [vCPUs], ``domain << 16 | vcpu`` and VCPU_PV, VCPU_HVM or 0.
+        vcpu_counts: int64 [vCPUs, C_COLUMNS], the counters that need no interval.
+        vcpus_left_out: look-ups of vCPUs beyond the number that is kept apart.
+        pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
+        pairs: int64 [n, 3], nanoseconds or ticks, cycles, source; for the TSC rate.
+        first_tsc, last_tsc: of the trace, or of the window in it; 0 where it has no timed record.
+    """
+
+    facts: ReadFacts
+    shape_headers: U32
+    record_counts: I64
+    tallies: TallyColumns
+    vcpu_keys: I64
+    vcpu_types: I64
+    vcpu_counts: I64
+    vcpus_left_out: int
+    pcpu_first_tsc: I64
+    pcpu_last_tsc: I64
+    pcpu_blind_cycles: I64
+    pairs: I64
+    first_tsc: int
+    last_tsc: int

@@ -1,0 +1,1076 @@
+"""The analysis' hot loops, compiled with numba: records in, intervals out, tallies of intervals.
+
+``run`` walks merged records through the state machines of pCPUs, vCPUs and
+domains and puts out intervals, each a row {metric << 48 | a, b, value, tsc of
+its end}.  ``tally`` adds intervals up by key, with a log-linear histogram of
+the values.  What the metrics mean is told in ``metrics``;
+``tests/oracle/machine.py`` is the slow twin.  ``_nrt=False``: see xtrace.probes.reader.loops.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from xtrace.analysis.machine.metrics import (
+    C_HYPERCALL,
+    C_PV_EVENT,
+    C_SINGLE,
+    C_SUBCALL,
+    FIRST_COUNT,
+    METRIC_SHIFT,
+    PENDING_MAX,
+    RECENT_MAX,
+    S_EVENT,
+    S_KIND,
+    S_PARAM,
+    S_WORDS,
+    STATE_INIT,
+    STATE_LOST,
+    SUB_BUCKETS,
+    T_B,
+    T_COUNT,
+    T_HISTOGRAM,
+    T_KEY,
+    T_MAX,
+    T_MIN,
+    T_SUM,
+    VCPU_HVM,
+    VCPU_PV,
+    WAKE_CYCLES_MOST,
+    D,
+    DomainState,
+    G,
+    Kind,
+    Metric,
+    P,
+    RipSource,
+    V,
+    WakeCause,
+)
+from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
+from xtrace.probes.reader.loops import KEEP, load_lightly
+
+_loaded = load_lightly()
+
+_RUNNING = 0
+_RUNNABLE = 1
+_BLOCKED = 2
+_OFFLINE = 3
+
+_DENSE_OPS = 64
+_DENSE_PV_EVENTS = 32
+
+#: The most intervals that one record can put out, losses of records apart.
+OUT_MARGIN = 80
+#: The most that a loss puts out for each vCPU: what it had begun, its state and its domain's.
+LOSS_MARGIN = 12
+
+_NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
+_OP_MASK = 0xF_FFFF
+_STACK_SWITCH = 3
+_XEN_VERSION = 17
+_IRET = 23
+_SCHED_OP = 29
+_SCHED_OP_COMPAT = 6
+_EVENT_CHANNEL_OP = 32
+_EVENT_CHANNEL_OP_COMPAT = 16
+_VCPU_OP = 24
+_GRANT_TABLE_OP = 20
+_DOMCTL = 36
+_SCHEDOP_BLOCK = 1
+_EVENT_CHECK_VECTOR = 0xFC
+#: Run times are 32 bits of ns: one just below 2^32 is a clock that went back a little, and after a
+#: second or so (a TSC of less than 4.29 GHz) its turns can no longer be told.
+_NS_NEGATIVE = 0xF000_0000
+_CHAIN_BREAK_CYCLES = 1 << 32
+#: A sum this long is one measurement of the TSC rate.
+_CHAIN_NS = 500_000_000
+_NO_VECTOR = 0xFFFF_FFFF
+
+_I64 = nb.int64
+_I64_1D = nb.types.Array(nb.int64, 1, "C")
+_I64_2D = nb.types.Array(nb.int64, 2, "C")
+_I32_1D = nb.types.Array(nb.int32, 1, "C")
+_I32_2D = nb.types.Array(nb.int32, 2, "C")
+_U32_1D = nb.types.Array(nb.uint32, 1, "C")
+_U16_1D = nb.types.Array(nb.uint16, 1, "C")
+_U8_1D = nb.types.Array(nb.uint8, 1, "C")
+
+
+@nb.njit(nogil=True, _nrt=False, inline="always")
+def _put(glob, out, metric, a, b, value, tsc):
+    row = glob[G.OUT]
+    out[row, 0] = (metric << METRIC_SHIFT) | a
+    out[row, 1] = b
+    out[row, 2] = value
+    out[row, 3] = tsc
+    glob[G.OUT] = row + 1
+
+
+@nb.njit(nogil=True, _nrt=False, inline="always")
+def _count(glob, counts, vcpu, metric):
+    counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
+    """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
+    mask = len(vcpu_slots) - 1
+    slot = ((key * 0x9E37_79B1) >> 7) & mask
+    while vcpu_slots[slot] >= 0:
+        if vcpus[vcpu_slots[slot], V.KEY] == key:
+            return np.int64(vcpu_slots[slot])
+        slot = (slot + 1) & mask
+    index = glob[G.VCPUS]
+    if index == len(vcpus) - 1:
+        glob[G.VCPU_OVERFLOW] += 1
+        return index
+    glob[G.VCPUS] = index + 1
+    vcpu_slots[slot] = index
+    domain_id = key >> 16
+    domain = np.int64(domain_slots[domain_id])
+    if domain < 0:
+        domain = glob[G.DOMAINS]
+        glob[G.DOMAINS] = domain + 1
+        domain_slots[domain_id] = domain
+        domains[domain, D.ID] = domain_id
+        domains[domain, D.STATE] = -1
+    vcpus[index, V.KEY] = key
+    vcpus[index, V.DOMAIN] = domain
+    vcpus[index, V.STATE] = STATE_INIT
+    vcpus[index, V.PCPU] = -1
+    domains[domain, D.COUNTS + STATE_INIT] += 1
+    return index
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _update_domain(glob, domains, out, domain, tsc):
+    running = domains[domain, D.COUNTS + _RUNNING]
+    runnable = domains[domain, D.COUNTS + _RUNNABLE]
+    waiting = domains[domain, D.COUNTS + _BLOCKED] + domains[domain, D.COUNTS + _OFFLINE]
+    state = -1
+    if running > 0:
+        if runnable > 0:
+            state = DomainState.CONCURRENCY_HAZARD
+        elif waiting > 0:
+            state = DomainState.PARTIAL_RUN
+        else:
+            state = DomainState.FULL_RUN
+    elif runnable > 0:
+        if waiting > 0:
+            state = DomainState.PARTIAL_CONTENTION
+        else:
+            state = DomainState.FULL_CONTENTION
+    elif waiting > 0:
+        state = DomainState.BLOCKED
+    elif domains[domain, D.COUNTS + STATE_LOST] > 0:
+        state = DomainState.LOST
+    old = domains[domain, D.STATE]
+    if state == old:
+        return
+    since = domains[domain, D.SINCE]
+    if old >= 0 and tsc > since:
+        _put(glob, out, Metric.DOMAIN_STATE, domains[domain, D.ID], old, tsc - since, tsc)
+    domains[domain, D.STATE] = state
+    domains[domain, D.SINCE] = max(tsc, since)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
+    """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
+    old = vcpus[vcpu, V.STATE]
+    since = vcpus[vcpu, V.SINCE]
+    key = vcpus[vcpu, V.KEY]
+    metric = np.int64(-1)
+    if old == _RUNNING:
+        metric = np.int64(Metric.RUNNING)
+    elif old == _RUNNABLE:
+        metric = vcpus[vcpu, V.REASON]
+    elif old == _BLOCKED:
+        metric = np.int64(Metric.BLOCKED)
+    elif old == _OFFLINE:
+        metric = np.int64(Metric.OFFLINE)
+    elif old == STATE_LOST:
+        metric = np.int64(Metric.STATE_LOST)
+    if old == STATE_INIT:
+        vcpus[vcpu, V.FIRST_KNOWN] = tsc
+    if since > 0 and metric >= 0:
+        if tsc > since:
+            _put(glob, out, metric, key, 0, tsc - since, tsc)
+        elif tsc < since:
+            _put(glob, out, Metric.NEGATIVE, key, metric, 0, tsc)
+        if state == STATE_LOST and old != STATE_LOST:
+            _put(glob, out, Metric.CUT, key, metric, 0, tsc)
+    if state == _RUNNABLE:
+        if old == _RUNNING:
+            vcpus[vcpu, V.REASON] = Metric.RUNNABLE_PREEMPT
+        elif old == _BLOCKED or old == _OFFLINE:
+            vcpus[vcpu, V.REASON] = Metric.RUNNABLE_WAKE
+        else:
+            vcpus[vcpu, V.REASON] = Metric.RUNNABLE_OTHER
+    vcpus[vcpu, V.STATE] = state
+    # An interval whose end lies before its beginning is skew: what follows is counted from the later time.
+    vcpus[vcpu, V.SINCE] = max(tsc, since)
+    domain = vcpus[vcpu, V.DOMAIN]
+    if old != state:
+        domains[domain, D.COUNTS + old] -= 1
+        domains[domain, D.COUNTS + state] += 1
+        _update_domain(glob, domains, out, domain, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
+    """Count a contradiction; the time of the state that cannot have been is lost time."""
+    _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+    since = vcpus[vcpu, V.SINCE]
+    if since > 0 and tsc > since:
+        _put(glob, out, Metric.STATE_LOST, vcpus[vcpu, V.KEY], 0, tsc - since, tsc)
+    vcpus[vcpu, V.SINCE] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
+    """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
+    key = vcpus[vcpu, V.KEY]
+    if vcpus[vcpu, V.RESIDENT_SINCE] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.RESIDENCE, 0, tsc)
+    if vcpus[vcpu, V.WAKE_TSC] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.WAKE_TO_RUNNING, 0, tsc)
+    if vcpus[vcpu, V.UPCALL] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.UPCALL_MAX, 0, tsc)
+    if vcpus[vcpu, V.SEND_TSC] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
+    if vcpus[vcpu, V.EXIT_TSC] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.HVM_EXIT, 0, tsc)
+    if vcpus[vcpu, V.INJECT_TSC] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
+    if vcpus[vcpu, V.WINDOW_TSC] > 0:
+        _put(glob, out, Metric.CUT, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
+    for column in range(V.RESIDENT_SINCE, V.TYPE):
+        vcpus[vcpu, column] = 0
+    vcpus[vcpu, V.SKEW_TSC] = 0
+    vcpus[vcpu, V.LEFT_PCPU] = -1
+    _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
+    """End the turn of the pCPU's current vCPU."""
+    current = pcpus[pcpu, P.CURRENT]
+    since = pcpus[pcpu, P.SINCE]
+    if current >= 0 and since > 0 and tsc > since:
+        metric = np.int64(Metric.PCPU_RUNNING)
+        if vcpus[current, V.KEY] >> 16 == IDLE_DOMAIN:
+            metric = np.int64(Metric.PCPU_IDLE)
+        _put(glob, out, metric, pcpu, 0, tsc - since, tsc)
+    pcpus[pcpu, P.SINCE] = 0
+    pcpus[pcpu, P.CURRENT] = -1
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
+    """Let ``vcpu`` begin to run on ``pcpu``."""
+    key = vcpus[vcpu, V.KEY]
+    current = pcpus[pcpu, P.CURRENT]
+    if current >= 0 and current != vcpu:
+        _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+        if vcpus[current, V.STATE] == _RUNNING and vcpus[current, V.PCPU] == pcpu:
+            _lose_vcpu(glob, vcpus, domains, out, current, tsc)
+    old = vcpus[vcpu, V.STATE]
+    left_pcpu = vcpus[vcpu, V.LEFT_PCPU]
+    if old == _RUNNING:
+        # It runs in two places: its deschedule elsewhere comes later in the stream, or was lost.
+        _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
+        if vcpus[vcpu, V.PCPU] != pcpu:
+            vcpus[vcpu, V.SKEW_TSC] = tsc
+    elif vcpus[vcpu, V.LEFT_TSC] > 0 and left_pcpu >= 0 and left_pcpu != pcpu:
+        _put(glob, out, Metric.HANDOFF, (left_pcpu << 16) | pcpu, 0, tsc - vcpus[vcpu, V.LEFT_TSC], tsc)
+    wake = vcpus[vcpu, V.WAKE_TSC]
+    if wake > 0:
+        wake_pcpu = vcpus[vcpu, V.WAKE_PCPU]
+        if old == _RUNNABLE and vcpus[vcpu, V.REASON] == Metric.RUNNABLE_WAKE:
+            _put(glob, out, Metric.WAKE_TO_RUNNING, key, np.int64(wake_pcpu != pcpu), tsc - wake, tsc)
+            if wake_pcpu != pcpu:
+                _put(glob, out, Metric.HANDOFF, (wake_pcpu << 16) | pcpu, 0, tsc - wake, tsc)
+        vcpus[vcpu, V.WAKE_TSC] = 0
+    if vcpus[vcpu, V.PCPU] != pcpu or vcpus[vcpu, V.RESIDENT_SINCE] == 0:
+        resident = vcpus[vcpu, V.RESIDENT_SINCE]
+        if resident > 0 and tsc > resident:
+            _put(glob, out, Metric.RESIDENCE, key, vcpus[vcpu, V.PCPU], tsc - resident, tsc)
+        vcpus[vcpu, V.RESIDENT_SINCE] = tsc
+    vcpus[vcpu, V.PCPU] = pcpu
+    vcpus[vcpu, V.RUN_TSC] = tsc
+    vcpus[vcpu, V.FRESH] = 1
+    if vcpus[vcpu, V.BLOCKED_BY_CALL] > 0 and old == _RUNNABLE:
+        vcpus[vcpu, V.UPCALL] = 1
+        vcpus[vcpu, V.UPCALL_LOW] = tsc
+        vcpus[vcpu, V.UPCALL_HIGH] = 0
+        vcpus[vcpu, V.UPCALL_TRAPS] = 0
+    vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
+    _set_state(glob, vcpus, domains, out, vcpu, _RUNNING, tsc)
+    pcpus[pcpu, P.CURRENT] = vcpu
+    pcpus[pcpu, P.SINCE] = tsc
+    pcpus[pcpu, P.INFERRED] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
+    """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
+    exit_tsc = vcpus[vcpu, V.EXIT_TSC]
+    key = vcpus[vcpu, V.KEY]
+    if exit_tsc > 0:
+        _put(glob, out, Metric.HVM_EXIT, key, vcpus[vcpu, V.EXIT_REASON], max(tsc - exit_tsc, 0), tsc)
+        vcpus[vcpu, V.EXIT_TSC] = 0
+    if entered and vcpus[vcpu, V.INJECT_TSC] > 0:
+        vector = vcpus[vcpu, V.INJECT_VECTOR]
+        _put(glob, out, Metric.INJECTION_TO_ENTRY, key, vector, tsc - vcpus[vcpu, V.INJECT_TSC], tsc)
+        vcpus[vcpu, V.INJECT_TSC] = 0
+        vcpus[vcpu, V.ENTRY_TSC] = tsc
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
+    """Give up on the interrupt record that would explain the pCPU's last wakes."""
+    for i in range(pcpus[pcpu, P.PENDING]):
+        vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
+        tsc = pcpus[pcpu, P.PENDING_TSC + i]
+        _put(glob, out, Metric.WAKE_CAUSE, vcpus[vcpu, V.KEY], np.int64(cause) << 32, 0, tsc)
+    pcpus[pcpu, P.PENDING] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
+    """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
+    sender = pcpus[pcpu, P.CURRENT]
+    if sender < 0:
+        return
+    sent = pcpus[pcpu, P.CAUSE_TSC]
+    key = vcpus[sender, V.KEY]
+    found = -1
+    count = 0
+    for other in range(glob[G.PCPUS]):
+        candidate = pcpus[other, P.CURRENT]
+        if other == pcpu or candidate < 0 or pcpus[other, P.LOST]:
+            continue
+        domain = vcpus[candidate, V.KEY] >> 16
+        if domain == IDLE_DOMAIN or domain == DEFAULT_DOMAIN:
+            continue
+        count += 1
+        found = candidate
+        if count > 1:
+            break
+    if count == 0:
+        _count(glob, counts, sender, Metric.SEND_NO_TARGET)
+    elif count == 1:
+        _count(glob, counts, sender, Metric.SEND_UNIQUE)
+        if vcpus[found, V.SEND_TSC] == 0:
+            vcpus[found, V.SEND_TSC] = sent
+            vcpus[found, V.SEND_FROM] = key
+    else:
+        _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _show_upcall(glob, vcpus, out, vcpu, tsc):
+    """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
+    sent = vcpus[vcpu, V.SEND_TSC]
+    if sent > 0:
+        key = vcpus[vcpu, V.KEY]
+        if tsc >= sent:
+            _put(glob, out, Metric.SEND_TO_UPCALL_RUNNING, key, vcpus[vcpu, V.SEND_FROM], tsc - sent, tsc)
+        else:
+            _put(glob, out, Metric.NEGATIVE, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
+        vcpus[vcpu, V.SEND_TSC] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
+    """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
+    key = vcpus[vcpu, V.KEY]
+    forced = vcpus[vcpu, V.FORCE_TSC]
+    vcpus[vcpu, V.FORCE_TSC] = 0
+    if vcpus[vcpu, V.TRAPS] > 0:
+        vcpus[vcpu, V.TRAPS] -= 1
+        _count(glob, counts, vcpu, Metric.IRET_TRAP)
+        if vcpus[vcpu, V.SWITCHED] > 0:
+            _count(glob, counts, vcpu, Metric.IRET_AMBIGUOUS)
+        if vcpus[vcpu, V.TRAPS] == 0:
+            vcpus[vcpu, V.SWITCHED] = 0
+        return
+    if vcpus[vcpu, V.UPCALL] > 0:
+        vcpus[vcpu, V.UPCALL] = 0
+        _count(glob, counts, vcpu, Metric.IRET_UPCALL)
+        _put(glob, out, Metric.UPCALL_MAX, key, 0, tsc - vcpus[vcpu, V.UPCALL_LOW], tsc)
+        _put(glob, out, Metric.UPCALL_MIN, key, 0, tsc - vcpus[vcpu, V.UPCALL_HIGH], tsc)
+        if vcpus[vcpu, V.UPCALL_TRAPS] > 0:
+            _count(glob, counts, vcpu, Metric.UPCALL_NESTED)
+    else:
+        _count(glob, counts, vcpu, Metric.IRET_OPEN)
+        if forced > 0:
+            _put(glob, out, Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
+    _show_upcall(glob, vcpus, out, vcpu, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
+    """Note a record that a PV guest itself caused."""
+    if vcpus[vcpu, V.FRESH] > 0:
+        vcpus[vcpu, V.FRESH] = 0
+        if vcpus[vcpu, V.UPCALL] > 0 and vcpus[vcpu, V.UPCALL_HIGH] == 0:
+            vcpus[vcpu, V.UPCALL_HIGH] = tsc
+            _put(
+                glob, out, Metric.RUNNING_TO_GUEST, vcpus[vcpu, V.KEY], 0,
+                tsc - vcpus[vcpu, V.RUN_TSC], tsc,
+            )  # fmt: skip
+    if vcpus[vcpu, V.BLOCK_TSC] > 0:
+        # It wanted to block and is here again without having blocked.
+        _count(glob, counts, vcpu, Metric.BLOCK_WITHOUT_BLOCK)
+    vcpus[vcpu, V.BLOCK_TSC] = 0
+
+
+@nb.njit(nogil=True, _nrt=False, inline="always")
+def _address(words, at, size):
+    if size == 2:
+        return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
+    return np.int64(words[at])
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _note_pair(glob, pairs, nanoseconds, cycles, source):
+    """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
+    if nanoseconds <= 0 or cycles <= 0:
+        return
+    if glob[G.PAIR_SKIP] > 0:
+        glob[G.PAIR_SKIP] -= 1
+        return
+    glob[G.PAIR_SKIP] = glob[G.PAIR_STRIDE]
+    count = glob[G.PAIRS]
+    if count == len(pairs):
+        for i in range(count // 2):
+            for column in range(3):
+                pairs[i, column] = pairs[2 * i, column]
+        count //= 2
+        glob[G.PAIR_STRIDE] = 2 * glob[G.PAIR_STRIDE] + 1
+    pairs[count, 0] = nanoseconds
+    pairs[count, 1] = cycles
+    pairs[count, 2] = source
+    glob[G.PAIRS] = count + 1
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _end_chain(glob, pcpus, pairs, pcpu):
+    _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
+    pcpus[pcpu, P.CHAIN_NS] = 0
+    pcpus[pcpu, P.CHAIN_CYCLES] = 0
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
+    """Compare a vCPU's stay on a pCPU with its last ones on others: no skew may put it on both at once.
+
+    A record of it that neither begins nor ends a run is a stay of no length.  What a trace
+    without skew excludes is of no use, so only a proof of skew starts the collection of the rest.
+    """
+    seen = vcpus[vcpu, V.RECENT]
+    for age in range(RECENT_MAX):
+        slot = (seen + age) % RECENT_MAX
+        other = vcpus[vcpu, V.RECENT_PCPU + slot]
+        other_begin = vcpus[vcpu, V.RECENT_BEGIN + slot]
+        other_end = vcpus[vcpu, V.RECENT_END + slot]
+        if other_end == 0 or other == pcpu or (begin == end and other_begin == other_end):
+            continue
+        ahead = (other << 16) | pcpu
+        behind = (pcpu << 16) | other
+        low = begin - other_end
+        high = end - other_begin
+        if low < 0 < high:
+            glob[G.SKEWED] = 1
+            _put(glob, out, Metric.SKEW_NOT_TO, ahead, 1, high, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, behind, 1, -low, end)
+        elif glob[G.SKEWED] and low >= 0:
+            _put(glob, out, Metric.SKEW_NOT_FROM, ahead, 0, low, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, ahead, 0, high, end)
+        elif glob[G.SKEWED]:
+            _put(glob, out, Metric.SKEW_NOT_FROM, behind, 0, -high, end)
+            _put(glob, out, Metric.SKEW_NOT_TO, behind, 0, -low, end)
+    slot = seen % RECENT_MAX
+    vcpus[vcpu, V.RECENT_PCPU + slot] = pcpu
+    vcpus[vcpu, V.RECENT_BEGIN + slot] = begin
+    vcpus[vcpu, V.RECENT_END + slot] = end
+    vcpus[vcpu, V.RECENT] = seen + 1
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
+    """Follow the runs of a pCPU in its own records alone, whose order skew does not touch."""
+    key = vcpus[vcpu, V.KEY]
+    begin = tsc
+    if old == _RUNNING or new == _RUNNING:
+        is_same = pcpus[pcpu, P.STAY_KEY] == key
+        if old == new and is_same:
+            return
+        begin = pcpus[pcpu, P.STAY_TSC] if is_same else np.int64(0)
+        pcpus[pcpu, P.STAY_KEY] = key
+        pcpus[pcpu, P.STAY_TSC] = tsc if old != _RUNNING else np.int64(0)
+        if new == _RUNNING:
+            return
+    domain = key >> 16
+    if domain == IDLE_DOMAIN or domain == DEFAULT_DOMAIN or vcpu == len(vcpus) - 1:
+        return
+    if begin > 0 and (begin < tsc or old != _RUNNING):
+        _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _change_runstate(
+    glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
+):
+    vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
+    _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc)
+    state = vcpus[vcpu, V.STATE]
+    current = pcpus[pcpu, P.CURRENT]
+    if state == STATE_INIT:
+        # A vCPU becomes known when it is seen to run.
+        begin = tsc
+        if old == _RUNNING:
+            if current >= 0:
+                if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
+                    _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+                    return
+                # What was not seen to begin began with the pCPU's first record at the latest.
+                begin = pcpus[pcpu, P.FIRST_TSC]
+            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+        if new == _RUNNING:
+            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, begin)
+        return
+    if new == _RUNNABLE and vcpus[vcpu, V.EXIT_TSC] > 0:
+        _close_exit(glob, vcpus, out, vcpu, tsc, False)
+    if state == STATE_LOST:
+        if new == _RUNNING:
+            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
+        elif current == vcpu:
+            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+        return
+    if state == _RUNNING and old != _RUNNING and new != _RUNNING:
+        # What runs is stopped only by a "running to" record: this one comes late.
+        _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+        return
+    if state != old and state != _RUNNING:
+        _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
+    if new == _RUNNING:
+        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
+        return
+    if old == _RUNNING and state == _RUNNING:
+        if vcpus[vcpu, V.PCPU] != pcpu and vcpus[vcpu, V.SKEW_TSC] > 0:
+            # The deschedule that belongs to a run which the stream showed too early.
+            handoff = (pcpu << 16) | vcpus[vcpu, V.PCPU]
+            _put(glob, out, Metric.HANDOFF, handoff, 0, vcpus[vcpu, V.SKEW_TSC] - tsc, tsc)
+            vcpus[vcpu, V.SKEW_TSC] = 0
+            return
+        if current == vcpu:
+            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+        else:
+            _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
+        vcpus[vcpu, V.LEFT_TSC] = tsc
+        vcpus[vcpu, V.LEFT_PCPU] = pcpu
+        vcpus[vcpu, V.SKEW_TSC] = 0
+        if vcpus[vcpu, V.UPCALL] > 0:
+            vcpus[vcpu, V.UPCALL] = 0
+            _count(glob, counts, vcpu, Metric.UPCALL_PREEMPTED)
+        if vcpus[vcpu, V.SEND_TSC] > 0:
+            vcpus[vcpu, V.SEND_TSC] = 0
+            _count(glob, counts, vcpu, Metric.SEND_UNMATCHED)
+        vcpus[vcpu, V.FORCE_TSC] = 0
+        if new == _BLOCKED:
+            # What else waits to be returned from belongs to threads that sleep.
+            vcpus[vcpu, V.TRAPS] = 0
+            vcpus[vcpu, V.SWITCHED] = 0
+        _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
+        if glob[G.LOST_PCPUS] > 0 and key >> 16 != IDLE_DOMAIN:
+            # It may be picked up by a pCPU that is blind now.
+            _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
+        return
+    if old == _BLOCKED and new == _RUNNABLE and vcpus[vcpu, V.WAKE_TSC] > 0:
+        _put(glob, out, Metric.WAKE_TO_RUNNABLE, key, 0, tsc - vcpus[vcpu, V.WAKE_TSC], tsc)
+    _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
+    current = pcpus[pcpu, P.CURRENT]
+    if current >= 0:
+        _leave_pcpu(glob, pcpus, vcpus, out, pcpu, first_tsc)
+        if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
+            _lose_vcpu(glob, vcpus, domains, out, current, first_tsc)
+    _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.UNKNOWN)
+    pcpus[pcpu, P.CAUSE] = 0
+    pcpus[pcpu, P.IDLE_TSC] = 0
+    pcpus[pcpu, P.CHAIN_TSC] = 0
+    pcpus[pcpu, P.STAY_TSC] = 0
+    if not pcpus[pcpu, P.LOST]:
+        pcpus[pcpu, P.LOST] = 1
+        pcpus[pcpu, P.LOST_FIRST] = first_tsc
+        glob[G.LOST_PCPUS] += 1
+    # Whoever does not run elsewhere may run here, unseen.
+    for vcpu in range(glob[G.VCPUS]):
+        state = vcpus[vcpu, V.STATE]
+        if state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE:
+            _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
+    end = pcpus[pcpu, P.LOST_END]
+    blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
+    _put(glob, out, Metric.PCPU_LOST, pcpu, 0, blind, end)
+    pcpus[pcpu, P.BLIND] += blind
+    pcpus[pcpu, P.LOST] = 0
+    glob[G.LOST_PCPUS] -= 1
+    vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, pcpus[pcpu, P.LOST_VCPU])
+    if vcpus[vcpu, V.KEY] >> 16 != DEFAULT_DOMAIN:
+        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, end)
+    pcpus[pcpu, P.INFERRED] = 1
+    pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
+
+
+@nb.njit(
+    _I64(
+        _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
+        _I64_2D,  # shapes: columns S_*
+        _I64_1D, _I64_2D, _I64_2D, _I64_2D,  # glob, pcpus, vcpus, domains
+        _I32_1D, _I32_1D,  # vcpu_slots, domain_slots
+        _I64_2D, _I64_2D, _I64_2D,  # counts, pairs, out
+    ),
+    cache=KEEP,
+    nogil=True, _nrt=False,
+)  # fmt: skip
+def run(
+    batch_tsc, batch_pcpu, batch_shape, batch_start, words, row,
+    shapes,
+    glob, pcpus, vcpus, domains, vcpu_slots, domain_slots,
+    counts, pairs, out,
+):  # fmt: skip
+    """Walk a batch from ``row`` on, until it ends or ``out`` is nearly full.
+
+    Returns:
+        The row to go on with; ``glob[G.OUT]`` intervals have been put out.
+    """
+    tsc_limit = glob[G.TSC_LIMIT]
+    from_tsc = glob[G.FROM_TSC]
+    to_tsc = glob[G.TO_TSC]
+    while row < len(batch_tsc):
+        room = len(out) - glob[G.OUT] - OUT_MARGIN
+        if room < 0:
+            break
+        shape = batch_shape[row]
+        kind = shapes[shape, S_KIND]
+        tsc = batch_tsc[row]
+        pcpu = np.int64(batch_pcpu[row])
+        at = np.int64(batch_start[row])
+        if tsc < 0 or tsc >= tsc_limit:
+            kind = np.int64(Kind.WRAP)  # counted, but its time is damage
+        if kind == Kind.LOST and room < LOSS_MARGIN * glob[G.VCPUS]:
+            break
+        row += 1
+        if kind == Kind.WRAP:
+            continue
+        if not pcpus[pcpu, P.SEEN] and tsc > 0:
+            pcpus[pcpu, P.SEEN] = 1
+            pcpus[pcpu, P.FIRST_TSC] = tsc
+            pcpus[pcpu, P.CURRENT] = _vcpu_of(
+                glob, vcpus, domains, vcpu_slots, domain_slots, (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
+            )
+            glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
+            if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
+                glob[G.FIRST_TSC] = tsc
+        inside = np.int64(from_tsc <= tsc <= to_tsc)
+        glob[G.INSIDE] = inside
+        if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
+            _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
+        pcpus[pcpu, P.LAST_TSC] = max(tsc, pcpus[pcpu, P.LAST_TSC])
+        if kind != Kind.LOST:
+            glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
+
+        # An event sent by the record before this one wakes its target at once or not at all.
+        cause = pcpus[pcpu, P.CAUSE]
+        pcpus[pcpu, P.CAUSE] = 0
+        if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and kind != Kind.LOST:
+            if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
+                if cause == WakeCause.EVENT_CHANNEL:
+                    _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
+                cause = np.int64(0)
+
+        if kind == Kind.OTHER:
+            continue
+
+        current = pcpus[pcpu, P.CURRENT]
+        key = vcpus[current, V.KEY] if current >= 0 else np.int64(_NOBODY)
+
+        if Kind.HYPERCALL <= kind <= Kind.PV_OTHER:
+            if pcpus[pcpu, P.PENDING] > 0:
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+            if current < 0 or vcpus[current, V.TYPE] == VCPU_HVM or key >> 16 == IDLE_DOMAIN:
+                continue
+            vcpus[current, V.TYPE] = VCPU_PV
+            _guest_acts(glob, counts, vcpus, out, current, tsc)
+            if kind != Kind.HYPERCALL and kind != Kind.SUBCALL:
+                counts[current, C_PV_EVENT + (shapes[shape, S_EVENT] & (_DENSE_PV_EVENTS - 1))] += inside
+            if kind == Kind.HYPERCALL or kind == Kind.SUBCALL:
+                first = at + (shapes[shape, S_PARAM] >> 8)
+                op = np.int64(words[first]) & _OP_MASK
+                if op >= _DENSE_OPS:
+                    metric = np.int64(Metric.SUBCALL) if kind == Kind.SUBCALL else np.int64(Metric.HYPERCALL)
+                    _put(glob, out, metric, key, op, 0, tsc)
+                elif kind == Kind.SUBCALL:
+                    counts[current, C_SUBCALL + op] += inside
+                else:
+                    counts[current, C_HYPERCALL + op] += inside
+                if shapes[shape, S_PARAM] & 1 == 0:
+                    rip = _address(words, at, shapes[shape, S_PARAM] >> 8)
+                    _put(glob, out, Metric.RIP, key | (RipSource.HYPERCALL << 32), rip, 0, tsc)
+                # The first argument is there when its two flag bits say so.
+                command = np.int64(-1)
+                has_more = shapes[shape, S_PARAM] & 1 and shapes[shape, S_WORDS] > 1
+                if has_more and (words[first] >> np.uint32(20)) & np.uint32(3):
+                    command = np.int64(words[first + 1])
+                if command >= 0 and (
+                    op == _SCHED_OP or op == _SCHED_OP_COMPAT or op == _VCPU_OP or op == _GRANT_TABLE_OP
+                ):
+                    _put(glob, out, Metric.COMMAND, key, (op << 32) | command, 0, tsc)
+                if op == _IRET:
+                    _return_from_kernel(glob, counts, vcpus, out, current, tsc)
+                elif op == _EVENT_CHANNEL_OP or op == _EVENT_CHANNEL_OP_COMPAT:
+                    _count(glob, counts, current, Metric.SEND)
+                    pcpus[pcpu, P.CAUSE] = WakeCause.EVENT_CHANNEL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
+                elif op == _XEN_VERSION:
+                    vcpus[current, V.FORCE_TSC] = tsc
+                elif op == _STACK_SWITCH:
+                    if vcpus[current, V.TRAPS] > 0:
+                        vcpus[current, V.SWITCHED] = 1
+                elif op == _SCHED_OP or op == _SCHED_OP_COMPAT:
+                    if command == _SCHEDOP_BLOCK:
+                        _count(glob, counts, current, Metric.BLOCK_CALL)
+                        vcpus[current, V.BLOCK_TSC] = tsc
+                    elif op == _SCHED_OP_COMPAT and command < 0:
+                        # Its command is not recorded: a BLOCK record next tells a block from a yield.
+                        vcpus[current, V.BLOCK_TSC] = -tsc
+                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
+                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
+                elif op == _VCPU_OP or op == _DOMCTL:
+                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
+                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
+            elif kind == Kind.TRAP:
+                param = shapes[shape, S_PARAM]
+                vcpus[current, V.TRAPS] += 1
+                vcpus[current, V.UPCALL_TRAPS] += 1
+                _put(glob, out, Metric.TRAP, key, np.int64(words[at + param]) & 0x7FFF, 0, tsc)
+                _put(
+                    glob, out, Metric.RIP, key | (RipSource.TRAP << 32),
+                    _address(words, at, param), 0, tsc,
+                )  # fmt: skip
+            elif kind == Kind.PAGE_FAULT:
+                vcpus[current, V.TRAPS] += 1
+                vcpus[current, V.UPCALL_TRAPS] += 1
+                rip = _address(words, at, shapes[shape, S_PARAM])
+                _put(glob, out, Metric.RIP, key | (RipSource.PAGE_FAULT << 32), rip, 0, tsc)
+            elif kind == Kind.PRIVOP:
+                rip = _address(words, at, shapes[shape, S_PARAM])
+                _put(glob, out, Metric.RIP, key | (RipSource.PRIVOP << 32), rip, 0, tsc)
+            elif kind == Kind.INVALID_OP:
+                rip = _address(words, at, shapes[shape, S_PARAM])
+                _put(glob, out, Metric.RIP, key | (RipSource.INVALID_OP << 32), rip, 0, tsc)
+            elif kind == Kind.PTWR:
+                rip = _address(words, at + (shapes[shape, S_PARAM] >> 4), shapes[shape, S_PARAM] & 15)
+                _put(glob, out, Metric.RIP, key | (RipSource.PTWR << 32), rip, 0, tsc)
+
+        elif kind == Kind.RUNSTATE or kind == Kind.CONTINUE:
+            word = np.int64(words[at])
+            runner = ((word >> 16) & 0xFFFF) << 16 | (word & 0xFFFF)
+            old = shapes[shape, S_PARAM] >> 4
+            new = shapes[shape, S_PARAM] & 15
+            if kind == Kind.CONTINUE:
+                old = np.int64(_RUNNING)
+                new = np.int64(_RUNNING)
+                vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, runner)
+                _count(glob, counts, vcpu, Metric.CONTINUE_RUNNING)
+                if vcpus[vcpu, V.STATE] == _RUNNING and vcpus[vcpu, V.PCPU] == pcpu:
+                    pcpus[pcpu, P.INFERRED] = 0
+                    continue
+            if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+            _change_runstate(
+                glob,
+                counts,
+                pcpus,
+                vcpus,
+                domains,
+                out,
+                vcpu_slots,
+                domain_slots,
+                pcpu,
+                runner,
+                old,
+                new,
+                tsc,
+            )
+
+        elif kind == Kind.WAKE:
+            woken = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
+            vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, woken)
+            state = vcpus[vcpu, V.STATE]
+            if state == _RUNNING or state == _RUNNABLE:
+                _count(glob, counts, vcpu, Metric.WAKE_WITHOUT_EFFECT)
+                continue
+            vcpus[vcpu, V.WAKE_TSC] = tsc
+            vcpus[vcpu, V.WAKE_PCPU] = pcpu
+            if current < 0 or key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
+                _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
+            elif cause == WakeCause.EVENT_CHANNEL:
+                _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)
+                _put(glob, out, Metric.SEND_TO_WAKE, woken, key, tsc - pcpus[pcpu, P.CAUSE_TSC], tsc)
+            elif cause == WakeCause.HYPERCALL:
+                argument = pcpus[pcpu, P.CAUSE_ARGUMENT]
+                _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.HYPERCALL << 32) | argument, 0, tsc)
+            else:
+                if pcpus[pcpu, P.PENDING] == PENDING_MAX:
+                    _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+                i = pcpus[pcpu, P.PENDING]
+                pcpus[pcpu, P.PENDING_VCPU + i] = vcpu
+                pcpus[pcpu, P.PENDING_TSC + i] = tsc
+                pcpus[pcpu, P.PENDING] = i + 1
+
+        elif kind == Kind.BLOCK:
+            blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
+            vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
+            vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] != 0)
+            if vcpus[vcpu, V.BLOCK_TSC] < 0:
+                _count(glob, counts, vcpu, Metric.BLOCK_CALL)
+            vcpus[vcpu, V.BLOCK_TSC] = 0
+
+        elif kind == Kind.INFPREV:
+            # What the one before ran ends where this one begins: run times on a pCPU add up to
+            # Xen's clock, and only the ends of the sum carry the delay of a record.
+            ran = np.int64(words[at + shapes[shape, S_PARAM]])
+            if ran >= _NS_NEGATIVE:
+                ran -= 1 << 32
+            cycles = tsc - pcpus[pcpu, P.CHAIN_TSC]
+            if pcpus[pcpu, P.CHAIN_TSC] == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
+                _end_chain(glob, pcpus, pairs, pcpu)
+            else:
+                pcpus[pcpu, P.CHAIN_NS] += ran
+                pcpus[pcpu, P.CHAIN_CYCLES] += cycles
+                if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
+                    _end_chain(glob, pcpus, pairs, pcpu)
+            pcpus[pcpu, P.CHAIN_TSC] = tsc
+
+        elif kind == Kind.VMEXIT:
+            if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
+                continue
+            if pcpus[pcpu, P.PENDING] > 0:
+                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+            vcpus[current, V.TYPE] = VCPU_HVM
+            if vcpus[current, V.ENTRY_TSC] > 0:
+                _put(
+                    glob, out, Metric.HVM_UPCALL, key, vcpus[current, V.INJECT_VECTOR],
+                    tsc - vcpus[current, V.ENTRY_TSC], tsc,
+                )  # fmt: skip
+                vcpus[current, V.ENTRY_TSC] = 0
+            vcpus[current, V.EXIT_TSC] = tsc
+            vcpus[current, V.EXIT_REASON] = np.int64(words[at])
+            rip = _address(words, at + 1, shapes[shape, S_PARAM])
+            _put(glob, out, Metric.RIP, key | (RipSource.EXIT << 32), rip, 0, tsc)
+
+        elif Kind.VMENTRY <= kind <= Kind.HVM_OTHER:
+            if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
+                continue
+            vcpus[current, V.TYPE] = VCPU_HVM
+            if kind == Kind.VMENTRY:
+                _close_exit(glob, vcpus, out, current, tsc, True)
+                continue
+            _put(glob, out, Metric.HVM_EVENT, key, shapes[shape, S_EVENT], 0, tsc)
+            if kind == Kind.INJ_VIRQ:
+                vector = np.int64(words[at])
+                _put(glob, out, Metric.INJECTION, key, vector, 0, tsc)
+                if vcpus[current, V.WINDOW_TSC] > 0:
+                    _put(
+                        glob, out, Metric.INTR_WINDOW_WAIT, key, vector,
+                        tsc - vcpus[current, V.WINDOW_TSC], tsc,
+                    )  # fmt: skip
+                    vcpus[current, V.WINDOW_TSC] = 0
+                vcpus[current, V.INJECT_TSC] = tsc
+                vcpus[current, V.INJECT_VECTOR] = vector
+                _show_upcall(glob, vcpus, out, current, tsc)
+            elif kind == Kind.INTR_WINDOW:
+                waits = np.int64(words[at + 2] == np.uint32(_NO_VECTOR))
+                _put(glob, out, Metric.INTR_WINDOW, key, waits, 0, tsc)
+                if waits and vcpus[current, V.WINDOW_TSC] == 0:
+                    vcpus[current, V.WINDOW_TSC] = tsc
+            elif kind == Kind.HVM_INTR:
+                if shapes[shape, S_WORDS] > 0 and words[at] == np.uint32(_EVENT_CHECK_VECTOR):
+                    _count(glob, counts, current, Metric.KICK)
+            elif kind == Kind.VMMCALL:
+                op = np.int64(words[at])
+                _put(glob, out, Metric.VMMCALL, key, op, 0, tsc)
+                if op == _EVENT_CHANNEL_OP:
+                    _count(glob, counts, current, Metric.SEND)
+                    pcpus[pcpu, P.CAUSE] = WakeCause.EVENT_CHANNEL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
+                elif op == _VCPU_OP or op == _SCHED_OP:
+                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
+                    pcpus[pcpu, P.CAUSE_TSC] = tsc
+                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
+
+        elif kind == Kind.IRQ_HANDLED:
+            irq = np.int64(words[at])
+            # 32-bit halves of the TSC: distances below 2^31 are told apart from what wrapped.
+            begin = tsc - ((tsc - np.int64(words[at + 1])) & 0xFFFF_FFFF)
+            end = begin + ((np.int64(words[at + 2]) - np.int64(words[at + 1])) & 0xFFFF_FFFF)
+            _put(glob, out, Metric.IRQ_HANDLING, irq, pcpu, end - begin, tsc)
+            kept = 0
+            for i in range(pcpus[pcpu, P.PENDING]):
+                vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
+                when = pcpus[pcpu, P.PENDING_TSC + i]
+                woken = vcpus[vcpu, V.KEY]
+                if begin <= when <= end:
+                    _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.IRQ << 32) | irq, 0, when)
+                    _put(glob, out, Metric.IRQ_TO_WAKE, woken, irq, when - begin, when)
+                elif when < begin:
+                    cause_b = WakeCause.TIMER_OR_OTHER << 32
+                    _put(glob, out, Metric.WAKE_CAUSE, woken, cause_b, 0, when)
+                else:
+                    pcpus[pcpu, P.PENDING_VCPU + kept] = vcpu
+                    pcpus[pcpu, P.PENDING_TSC + kept] = when
+                    kept += 1
+            pcpus[pcpu, P.PENDING] = kept
+
+        elif kind == Kind.MEMORY:
+            domain = (np.int64(words[at + (shapes[shape, S_PARAM] >> 16)])) & 0xFFFF
+            _put(glob, out, Metric.MEMORY, key, (shapes[shape, S_EVENT] << 32) | domain, 0, tsc)
+
+        elif kind == Kind.IDLE_ENTRY:
+            tick = np.int64(words[at + 1])
+            pcpus[pcpu, P.IDLE_TSC] = tsc
+            pcpus[pcpu, P.IDLE_TICK] = tick
+
+        elif kind == Kind.IDLE_EXIT:
+            if pcpus[pcpu, P.IDLE_TSC] > 0:
+                cycles = tsc - pcpus[pcpu, P.IDLE_TSC]
+                _put(glob, out, Metric.CSTATE, pcpu, np.int64(words[at]), cycles, tsc)
+                ticks = (np.int64(words[at + 1]) - pcpus[pcpu, P.IDLE_TICK]) & 0xFFFF_FFFF
+                _note_pair(glob, pairs, ticks, cycles, 1)
+                pcpus[pcpu, P.IDLE_TSC] = 0
+
+        elif kind == Kind.LOST:
+            first_tsc = _address(words, at + 2, 2)
+            if first_tsc < 0 or first_tsc > tsc:
+                first_tsc = tsc
+            _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)
+            who = np.int64(words[at + 1])
+            pcpus[pcpu, P.LOST_END] = tsc
+            pcpus[pcpu, P.LOST_VCPU] = (who & 0xFFFF) << 16 | (who >> 16)
+            _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
+    return row
+
+
+# --- tallies: intervals added up by key ----------------------------------------------------
+
+
+@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=KEEP, nogil=True, _nrt=False, inline="always")
+def bucket_of(value):
+    """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
+    if value < SUB_BUCKETS:
+        return np.int64(0), value
+    exponent = (np.float64(value).view(np.int64) >> 52) - 1023
+    if value >> exponent == 0:
+        exponent -= 1  # the conversion to float rounded up to the next power of two
+    return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
+
+
+@nb.njit(nogil=True, _nrt=False)
+def _slot_for(slots, table, key, b):
+    mask = len(slots) - 1
+    mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
+    slot = (mixed ^ (mixed >> 29)) & mask
+    while slots[slot] >= 0:
+        row = slots[slot]
+        if table[row, T_KEY] == key and table[row, T_B] == b:
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=KEEP, nogil=True, _nrt=False)
+def rehash(slots, table, size):
+    """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
+    for row in range(size):
+        slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
+
+
+@nb.njit(
+    nb.types.UniTuple(_I64, 4)(
+        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
+    ),
+    cache=KEEP,
+    nogil=True,
+    _nrt=False,
+)
+def tally(
+    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
+):
+    """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
+
+    A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.
+
+    Returns:
+        (next row, tally rows, histogram rows, chunks in use).
+    """
+    while row < len(intervals):
+        if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
+            break
+        tsc = intervals[row, 3]
+        if tsc < from_tsc or tsc > to_tsc:
+            row += 1
+            continue
+        key = intervals[row, 0]
+        b = intervals[row, 1]
+        value = intervals[row, 2]
+        row += 1
+        slot = _slot_for(slots, table, key, b)
+        entry = np.int64(slots[slot])
+        if entry < 0:
+            entry = size
+            size += 1
+            slots[slot] = entry
+            table[entry, T_KEY] = key
+            table[entry, T_B] = b
+            table[entry, T_COUNT] = 0
+            table[entry, T_SUM] = 0
+            table[entry, T_MIN] = value
+            table[entry, T_MAX] = value
+            table[entry, T_HISTOGRAM] = -1
+        table[entry, T_COUNT] += 1
+        table[entry, T_SUM] += value
+        if key >> METRIC_SHIFT < FIRST_COUNT:
+            table[entry, T_MIN] = min(value, table[entry, T_MIN])
+            table[entry, T_MAX] = max(value, table[entry, T_MAX])
+            if value >= 0:
+                histogram = table[entry, T_HISTOGRAM]
+                if histogram < 0:
+                    histogram = histogram_size
+                    histogram_size += 1
+                    table[entry, T_HISTOGRAM] = histogram
+                octave, place = bucket_of(value)
+                chunk = np.int64(histograms[histogram, octave])
+                if chunk < 0:
+                    chunk = chunk_size
+                    chunk_size += 1
+                    histograms[histogram, octave] = chunk
+                buckets[chunk, place] += 1
+    return row, size, histogram_size, chunk_size
+
+
+_loaded()

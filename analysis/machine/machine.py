@@ -1,0 +1,303 @@
+"""Run records through the state machines and add up what comes out.
+
+The machines' state is bounded: by the number of pCPUs and vCPUs, of distinct
+keys and of histogram octaves in use, never by the length of the trace.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xtrace.analysis.machine import loops
+from xtrace.analysis.machine.collected import TallyColumns
+from xtrace.analysis.machine.metrics import (
+    C_COLUMNS,
+    METRIC_SHIFT,
+    OCTAVES,
+    S_COLUMNS,
+    STATE_COUNT,
+    SUB_BUCKETS,
+    T_COLUMNS,
+    D,
+    G,
+    Kind,
+    Metric,
+    P,
+    V,
+)
+from xtrace.probes.format import CPU_CHANGE, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
+from xtrace.probes.reader.batches import I64, MAX_SHAPES, RecordBatch, ShapeTable
+
+#: vCPUs told apart; a trace that names more is damaged, the rest share one.
+MAX_VCPUS = 32768
+#: Distinct (metric, a, b) keys kept; intervals with further keys are counted as left out.
+MAX_TALLIES = 1 << 20
+#: Pairs of (nanoseconds, cycles) kept for the TSC rate.
+MAX_PAIRS = 1 << 16
+
+_MAX_DOMAINS = 65536
+#: A window of TSCs that leaves nothing out.
+ALWAYS = (-(1 << 62), 1 << 62)
+
+
+#: Events of one length: kind, words, parameter.
+_FIXED = {
+    0x21002: (Kind.CONTINUE, 1, 0),
+    0x28004: (Kind.WAKE, 2, 0),
+    0x28006: (Kind.BLOCK, 2, 0),
+    0x81001: (Kind.VMENTRY, 0, 0),
+    0x82004: (Kind.INJ_VIRQ, 2, 0),
+    0x82012: (Kind.VMMCALL, 1, 0),
+    0x82013: (Kind.HLT, 1, 0),
+    0x82020: (Kind.INTR_WINDOW, 3, 0),
+    0x802008: (Kind.IRQ_HANDLED, 3, 0),
+    0x1F004: (Kind.IRQ_HANDLED, 3, 0),
+    0x801002: (Kind.IDLE_ENTRY, 4, 0),
+    0x801003: (Kind.IDLE_EXIT, 6, 0),
+    0x802001: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
+    0x802002: (Kind.IDLE_EXIT, 6, 0),
+    0x10F001: (Kind.MEMORY, 1, 0),
+    0x10F002: (Kind.MEMORY, 1, 0),
+    0x10F003: (Kind.MEMORY, 1, 0),
+    0x10F004: (Kind.MEMORY, 6, 5 << 16),
+    0x10F005: (Kind.MEMORY, 4, 2 << 16),
+    0x10F010: (Kind.MEMORY, 6, 4 << 16),
+    0x10F011: (Kind.MEMORY, 6, 4 << 16),
+    0x10F012: (Kind.MEMORY, 4, 2 << 16),
+    0x20F101: (Kind.HYPERCALL, 3, 2 << 8),
+    0x20F001: (Kind.HYPERCALL, 2, 1 << 8),
+    LOST_RECORDS: (Kind.LOST, 4, 0),
+}
+
+
+def kind_of(event: int, words: int) -> tuple[Kind, int]:
+    """Return what the machines do with records of a shape, and the parameter that goes with it.
+
+    A record whose length does not fit its id is taken as OTHER: it is counted, not interpreted.
+    """
+    rip_words = 2 if event & 0x100 else 1
+    if event in _FIXED:
+        kind, length, param = _FIXED[event]
+        return (kind, param) if words == length else (Kind.OTHER, 0)
+    if event in (WRAP_BUFFER, CPU_CHANGE):
+        return Kind.WRAP, 0
+    if event & 0x0FFFFCCF == 0x21001 and words >= 1:
+        return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
+    if event == 0x2800E and words in (2, 3):
+        return Kind.INFPREV, words - 1
+    return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)
+
+
+def _pv_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None:
+    if event == 0x20200E:
+        return (Kind.SUBCALL, 1) if words else None
+    # 0x201000 since 4.3, 0x20f000 before.
+    if event & 0x0FFFF000 not in (0x201000, 0x20F000):
+        return None
+    minor = event & 0xFF
+    if minor == 0x0D and words:
+        return Kind.HYPERCALL, 1
+    lengths = {
+        0x03: (Kind.TRAP, rip_words + 1, rip_words),
+        0x04: (Kind.PAGE_FAULT, 2 * rip_words + 1, rip_words),
+        0x05: (Kind.INVALID_OP, rip_words, rip_words),
+        0x06: (Kind.PRIVOP, rip_words, rip_words),
+        0x0B: (Kind.PTWR, 6, 4 << 4 | 2),
+        0x0C: (Kind.PTWR, 4, 3 << 4 | 1),
+    }
+    if minor in lengths:
+        kind, length, param = lengths[minor]
+        return (kind, param) if words == length else (Kind.OTHER, 0)
+    return Kind.PV_OTHER, 0
+
+
+def _hvm_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None:
+    if event in (0x81002, 0x81102, 0x81003, 0x81103):
+        return (Kind.VMEXIT, rip_words) if words == 1 + rip_words else (Kind.OTHER, 0)
+    if event == 0x8200F:
+        return Kind.HVM_INTR, 0
+    if event & 0x0FFFF000 == 0x82000:
+        return Kind.HVM_OTHER, 0
+    return None
+
+
+class _ShapeMeaning:
+    """Per shape: what run() needs to know, worked out once when a shape turns up."""
+
+    def __init__(self) -> None:
+        self.table = np.zeros((MAX_SHAPES, S_COLUMNS), np.int64)
+        self._known = 0
+
+    def learn(self, shapes: ShapeTable) -> None:
+        size = shapes.size
+        if size == self._known:
+            return
+        events, words = shapes.event, shapes.words
+        for shape in range(max(self._known, 1), size):
+            event, extra = int(events[shape]), int(words[shape])
+            kind, param = kind_of(event, extra)
+            self.table[shape] = (kind, param, event, extra)
+        self._known = size
+
+
+class Machine:
+    """The state machines of pCPUs, vCPUs and domains, fed batch by batch.
+
+    Args:
+        window: count only what ends within these TSCs, both included.
+        keep: how many pieces of intervals stay valid at a time; 0 gives each an array of its own.
+    """
+
+    def __init__(self, window: tuple[int, int] = ALWAYS, keep: int = 0) -> None:
+        self.glob = np.zeros(G.COLUMNS, np.int64)
+        self.glob[G.FROM_TSC], self.glob[G.TO_TSC] = window
+        self.glob[G.TSC_LIMIT] = 1 << 62
+        self.pcpus = np.zeros((64, P.COLUMNS), np.int64)
+        self.pcpus[:, P.CURRENT] = -1
+        self.vcpus = np.zeros((MAX_VCPUS, V.COLUMNS), np.int64)
+        self.domains = np.zeros((MAX_VCPUS + 1, D.COLUMNS), np.int64)
+        self._vcpu_slots = np.full(4 * MAX_VCPUS, -1, np.int32)
+        self._domain_slots = np.full(_MAX_DOMAINS, -1, np.int32)
+        self.counts = np.zeros((MAX_VCPUS, C_COLUMNS), np.int64)
+        self._pairs = np.zeros((MAX_PAIRS, 3), np.int64)
+        self._late_pairs: list[tuple[int, int, int]] = []
+        self._shapes = _ShapeMeaning()
+        self._scratches = [np.empty((0, 4), np.int64) for _ in range(keep)]
+        self._turn = 0
+        overflow = self.vcpus[MAX_VCPUS - 1]
+        overflow[V.KEY] = 0x8000_FFFE
+        overflow[V.PCPU] = -1
+        overflow[V.STATE] = STATE_COUNT - 1
+
+    def feed(self, batch: RecordBatch) -> list[I64]:
+        """Return the intervals that end in ``batch``: int64 [n, 4] pieces."""
+        self._shapes.learn(batch.shapes)
+        if len(batch):
+            self.make_room(int(batch.pcpu.max()) + 1)
+        pieces: list[I64] = []
+        row = 0
+        while row < len(batch):
+            size = (
+                max(3 * (len(batch) - row), loops.LOSS_MARGIN * int(self.glob[G.VCPUS]))
+                + 2 * loops.OUT_MARGIN
+            )
+            out = self._scratch(size)
+            self.glob[G.OUT] = 0
+            row = loops.run(
+                batch.tsc, batch.pcpu, batch.shape, batch.start, batch.words, row,
+                self._shapes.table,
+                self.glob, self.pcpus, self.vcpus, self.domains,
+                self._vcpu_slots, self._domain_slots,
+                self.counts, self._pairs, out,
+            )  # fmt: skip
+            pieces.append(out[: int(self.glob[G.OUT])])
+        return pieces
+
+    def finish(self) -> I64:
+        """Return what the end of the trace leaves open, and the heads before the first proof."""
+        last, first = int(self.glob[G.LAST_TSC]), int(self.glob[G.FIRST_TSC])
+        rows: list[tuple[int, int, int, int]] = []
+
+        def put(metric: Metric, a: int, b: int, value: int) -> None:
+            rows.append((int(metric) << METRIC_SHIFT | a, b, value, last))
+
+        for vcpu in self.vcpus[: int(self.glob[G.VCPUS])]:
+            key, state, since = int(vcpu[V.KEY]), int(vcpu[V.STATE]), int(vcpu[V.SINCE])
+            if key >> 16 == 0x8000:
+                continue
+            known = int(vcpu[V.FIRST_KNOWN])
+            put(Metric.HEAD, key, 0, (known or last) - first)
+            if known and since:
+                put(Metric.TAIL, key, state, max(last - since, 0))
+            if vcpu[V.RESIDENT_SINCE] > 0:
+                put(Metric.TAIL, key, _RESIDENCE_TAIL | int(vcpu[V.PCPU]), last - int(vcpu[V.RESIDENT_SINCE]))
+        open_ends = self.pcpus[:, [P.CHAIN_NS, P.PENDING, P.LOST]] > 0
+        for index in np.flatnonzero(open_ends.any(axis=1)).tolist():
+            pcpu = self.pcpus[index]
+            if pcpu[P.CHAIN_NS] > 0:
+                self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
+            for i in range(int(pcpu[P.PENDING])):
+                key = int(self.vcpus[int(pcpu[P.PENDING_VCPU + i]), V.KEY])
+                put(Metric.WAKE_CAUSE, key, 4 << 32, 0)
+            if pcpu[P.LOST]:
+                put(Metric.PCPU_LOST, index, 0, max(last - int(pcpu[P.LOST_FIRST]), 0))
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+    @property
+    def pairs(self) -> I64:
+        """int64 [n, 3]: nanoseconds (or ticks), cycles, source (0 scheduler, 1 idle)."""
+        late = np.array(self._late_pairs, np.int64).reshape(-1, 3)
+        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late))
+
+    def _scratch(self, size: int) -> I64:
+        if not self._scratches:
+            return np.empty((size, 4), np.int64)
+        self._turn = (self._turn + 1) % len(self._scratches)
+        if len(self._scratches[self._turn]) < size:
+            self._scratches[self._turn] = np.empty((size, 4), np.int64)
+        return self._scratches[self._turn]
+
+    def make_room(self, pcpus: int) -> None:
+        """See to it that there is state for ``pcpus`` pCPUs."""
+        old = len(self.pcpus)
+        if pcpus <= old:
+            return
+        size = min(max(pcpus, 2 * old), MAX_PCPUS)
+        more = np.zeros((size - old, P.COLUMNS), np.int64)
+        more[:, P.CURRENT] = -1
+        self.pcpus = np.concatenate((self.pcpus, more))
+
+
+#: ``b`` of a TAIL that is the residence on a pCPU and not a runstate.
+_RESIDENCE_TAIL = 1 << 20
+
+
+class Tallies:
+    """Intervals added up by (metric, a, b), in bounded memory.
+
+    Args:
+        window: only intervals that end within (from, to) TSC, both included.
+    """
+
+    def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
+        self._window = window
+        self._slots = np.full(1 << 14, -1, np.int32)
+        self._table = np.zeros((1 << 13, T_COLUMNS), np.int64)
+        self._histograms = np.full((512, OCTAVES), -1, np.int32)
+        self._buckets = np.zeros((2048, SUB_BUCKETS), np.int64)
+        self._size = self._histogram_size = self._chunk_size = 0
+        self._left_out = 0
+
+    def add(self, intervals: I64) -> None:
+        """Add intervals, int64 [n, 4] as Machine.feed() gives them."""
+        row = 0
+        while row < len(intervals):
+            row, self._size, self._histogram_size, self._chunk_size = loops.tally(
+                intervals, row, self._window[0], self._window[1], self._slots, self._table,
+                self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
+            )  # fmt: skip
+            if row < len(intervals) and not self._grow():
+                self._left_out += len(intervals) - row
+                return
+
+    def columns(self) -> TallyColumns:
+        """Return what was added so far."""
+        return TallyColumns(
+            self._table[: self._size].copy(),
+            self._histograms[: self._histogram_size].copy(),
+            self._buckets[: self._chunk_size].copy(),
+            self._left_out,
+        )
+
+    def _grow(self) -> bool:
+        if self._size == len(self._table):
+            if self._size >= MAX_TALLIES:
+                return False
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)))
+            self._slots = np.full(2 * len(self._slots), -1, np.int32)
+            loops.rehash(self._slots, self._table, self._size)
+        if self._histogram_size == len(self._histograms):
+            self._histograms = np.concatenate((self._histograms, np.full_like(self._histograms, -1)))
+        if self._chunk_size == len(self._buckets):
+            self._buckets = np.concatenate((self._buckets, np.zeros_like(self._buckets)))
+        return True

@@ -1,0 +1,1 @@
+"""A partial as what tables need of it, and what a table is."""

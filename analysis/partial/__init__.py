@@ -1,0 +1,1 @@
+"""The mergeable result of a trace, and the files that keep it."""

@@ -1,0 +1,231 @@
+"""How fast the TSC runs and how far the pCPUs' TSCs are apart, from the trace itself.
+
+Rate: Xen records how long each vCPU ran, in nanoseconds of its own clock.  On
+a pCPU one run ends where the next begins, so run times add up to that clock,
+and only the ends of a sum carry the delay of a record.  Sums of half a second
+against their distance in TSC cycles give the rate; the median of all of them is
+taken, with the interval of order statistics around it.
+
+Skew: a vCPU that leaves pCPU A and then runs on B, or is woken on A and runs on
+B, bounds the difference of their TSCs from one side, as long as the records of
+the two come in the right order.  What holds in any order: a vCPU is in one place at
+a time.  Its stay on A and another on B exclude all differences with which the
+two would overlap; where 0 is excluded, the TSCs are apart, and what all stays
+together leave open is a gap as wide as the shortest ways from A to B and back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis.machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
+from xtrace.analysis.partial.histogram import bucket_bounds
+from xtrace.analysis.partial.partial import Partial
+from xtrace.probes.reader.batches import I64
+
+#: The rates that are believed: outside, the pairs are not what they seem.
+_HZ_RANGE = (1e8, 2e10)
+_PM_TIMER_HZ = 3_579_545
+_SCHEDULER, _IDLE = 0, 1
+#: A pair shorter than this is mostly the delay of its ends.
+_LEAST_NS = 10_000_000
+#: Where fewer ranges of skew lie over each other on average, what they leave open may be chance.
+_LEAST_DEPTH = 8
+_OPEN = (math.nan, math.nan)
+_AT_ONCE = "a vCPU seen on both at once"
+_APART = "no record of one in the time of the other"
+_EARLY = "vCPUs seen on one before they left the other"
+_CONTRADICTING = "contradicting bounds: vCPUs seen on one before they left the other"
+
+
+@dataclass(frozen=True, slots=True)
+class TscRate:
+    """Cycles a second of the TSC.
+
+    Attributes:
+        hz: the rate.
+        low_hz, high_hz: 95 % interval; equal to hz where it was given by the user.
+        source: how it is known, in words.
+        pairs: measurements behind it.
+    """
+
+    hz: float
+    low_hz: float
+    high_hz: float
+    source: str
+    pairs: int = 0
+
+    @property
+    def error_ppm(self) -> float:
+        """Half the width of the interval, in parts per million."""
+        return (self.high_hz - self.low_hz) / 2 / self.hz * 1e6
+
+
+def given(hz: float) -> TscRate:
+    """Return a rate that the user or a sidecar file states."""
+    return TscRate(hz, hz, hz, "given")
+
+
+def estimate(pairs: pd.DataFrame) -> TscRate | None:
+    """Return the TSC rate that the pairs show, or None where they do not suffice.
+
+    Args:
+        pairs: columns ns, cycles, source, as in Partial.pairs.
+    """
+    scheduler = pairs[(pairs["source"] == _SCHEDULER) & (pairs["ns"] >= _LEAST_NS)]
+    rate = _median_rate(scheduler, 1e9, "run times that the scheduler recorded")
+    if rate is not None:
+        return rate
+    idle = pairs[pairs["source"] == _IDLE]
+    for ticks_per_s, name in ((1e9, "idle times in ns"), (_PM_TIMER_HZ, "idle times in PM timer ticks")):
+        rate = _median_rate(idle[idle["ns"] >= ticks_per_s / 100], ticks_per_s, name)
+        if rate is not None:
+            return rate
+    return None
+
+
+def _median_rate(pairs: pd.DataFrame, ticks_per_s: float, source: str) -> TscRate | None:
+    ratios = np.sort((pairs["cycles"] / pairs["ns"] * ticks_per_s).to_numpy(dtype=float))
+    count = len(ratios)
+    if count < 3:
+        return None
+    hz = float(np.median(ratios))
+    if not _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]:
+        return None
+    # Ranks of a distribution-free 95 % interval for the median.
+    reach = math.ceil(0.98 * math.sqrt(count))
+    middle = (count - 1) / 2
+    low = ratios[max(math.floor(middle - reach), 0)]
+    high = ratios[min(math.ceil(middle + reach), count - 1)]
+    return TscRate(hz, float(low), float(high), source, count)
+
+
+def skew(partial: Partial) -> pd.DataFrame:
+    """Return what is known of how far the pCPUs' TSCs are apart.
+
+    A damaged place may hide a switch and so make up a stay: few overlaps prove nothing then.
+
+    Returns:
+        One row a pair of pCPUs that vCPUs were seen to pass: pcpu, other_pcpu, skewed (the TSCs are
+        apart), low_cycles, high_cycles (TSC of other_pcpu less TSC of pcpu lies between; float64, NaN where
+        the records leave it open or contradict each other), least_cycles (proven to be apart by so much;
+        else 0), evidence (of skew, in words).
+    """
+    tallies, facts = partial.tallies, partial.facts
+    doubtful = RECENT_MAX * int(facts["damage_count"].sum() + facts["backward_tsc_count"].sum())
+    handoffs = _by_pair(tallies[tallies["metric"] == int(Metric.HANDOFF)], "min_cycles")
+    overlaps = _by_pair(
+        tallies[(tallies["metric"] == int(Metric.SKEW_NOT_TO)) & (tallies["b"] == 1)], "count"
+    )
+    excluded = _excluded(partial.buckets)
+    apart = _apart(partial.pcpus)
+    rows: list[tuple[int, int, float, float, int, str]] = []
+    for pcpu, other in sorted({(min(pair), max(pair)) for pair in handoffs.keys() | overlaps.keys()}):
+        pair, back = (pcpu, other), (other, pcpu)
+        if overlaps.get(pair, 0) > doubtful:
+            above = _Excluded.of(*excluded[pair], overlaps[pair], doubtful)
+            below = _Excluded.of(*excluded[back], overlaps[back], doubtful)
+            least = int(min(above.gaps[0][0], below.gaps[0][0]))
+            rows.append((pcpu, other, *_nearest(above, below), least, _AT_ONCE))
+        elif pair in apart and not doubtful:
+            rows.append((pcpu, other, *apart[pair], 0, _APART))
+        elif pair in handoffs and back in handoffs:
+            low, high = float(-handoffs[back]), float(handoffs[pair])
+            evidence = "" if low <= 0 <= high or doubtful else _EARLY if low <= high else _CONTRADICTING
+            rows.append((pcpu, other, *((low, high) if low <= high else _OPEN), 0, evidence))
+    columns = ["pcpu", "other_pcpu", "low_cycles", "high_cycles", "least_cycles", "evidence"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(2, "skewed", table["evidence"] != "")
+    return table.astype({"low_cycles": float, "high_cycles": float})
+
+
+def _by_pair(rows: pd.DataFrame, column: str) -> dict[tuple[int, int], int]:
+    """Return the column of tallies by the pair of pCPUs that is their a."""
+    return {
+        (a >> 16, a & 0xFFFF): value
+        for a, value in zip(rows["a"].tolist(), rows[column].tolist(), strict=True)
+    }
+
+
+def _apart(pcpus: pd.DataFrame) -> dict[tuple[int, int], tuple[float, float]]:
+    """Return bounds for pairs whose records lie farther apart than any pCPU's own reach.
+
+    Tracing begins and ends on all pCPUs together: their records overlap in true time.
+    """
+    seen = pcpus[pcpus["first_tsc"] > 0]
+    spans = list(zip(*(seen[name].tolist() for name in ("pcpu", "first_tsc", "last_tsc")), strict=True))
+    longest = max((last - first for _, first, last in spans), default=0)
+    return {
+        (pcpu, other): (float(other_first - last), float(other_last - first))
+        for pcpu, first, last in spans
+        for other, other_first, other_last in spans
+        if pcpu < other and max(first - other_last, other_first - last) > longest
+    }
+
+
+def _excluded(buckets: pd.DataFrame) -> dict[tuple[int, int], tuple[I64, I64]]:
+    """Return, for each pair, how many excluded ranges begin and end in each bucket of cycles."""
+    found: dict[tuple[int, int], tuple[I64, I64]] = {}
+    for end, metric in enumerate((Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)):
+        rows = buckets[buckets["metric"] == int(metric)]
+        for _, of_pair in rows.groupby("a"):
+            a = int(of_pair["a"].iloc[0])
+            empty = np.zeros((2, OCTAVES * SUB_BUCKETS), np.int64)
+            counts = found.setdefault((a >> 16, a & 0xFFFF), (empty[0], empty[1]))[end]
+            np.add.at(counts, of_pair["bucket"].to_numpy(), of_pair["count"].to_numpy())
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Excluded:
+    """How often each distance on one side of 0 is excluded.
+
+    Attributes:
+        cycles: where the buckets begin, and where the last one ends.
+        depth: ranges that exclude all of a bucket.
+        gaps: what is not excluded, ascending: from, to; the last one has no end.
+    """
+
+    cycles: I64
+    depth: I64
+    gaps: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, begun: I64, ended: I64, across: int, doubtful: int) -> _Excluded:
+        """Add up ranges by bucket, and those from below 0; of ``doubtful`` ones over a place none counts."""
+        cycles, greatest = bucket_bounds(np.arange(len(begun)))
+        depth = across + np.cumsum(begun) - begun - np.cumsum(ended) - doubtful
+        is_free = depth <= 0
+        is_free[-1] = True  # nothing is known beyond the last range
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], is_free, [False]))))
+        ends = [*cycles[edges[1:-1:2]].tolist(), math.inf]
+        return cls(
+            np.append(cycles, greatest[-1]), depth, list(zip(cycles[edges[::2]].tolist(), ends, strict=True))
+        )
+
+    def mean_depth(self, low: float, high: float) -> float:
+        """Return how many ranges exclude a distance between these two, on average."""
+        widths = np.diff(np.clip(self.cycles, low, high))
+        return float((self.depth * widths).sum() / widths.sum())
+
+
+def _nearest(above: _Excluded, below: _Excluded) -> tuple[float, float]:
+    """Return low and high of the gap nearest to 0, if it is the only one far and wide.
+
+    A gap may be there by chance where few ranges lie: twice as far out as it reaches, on both sides, there
+    must be many and no other gap; gaps close to it count as one with it.
+    """
+    is_above = above.gaps[0] < below.gaps[0]
+    near, far = (above, below) if is_above else (below, above)
+    least, most = near.gaps[0]
+    reach = 2 * most
+    if far.gaps[0][0] < reach or math.isinf(most):
+        return _OPEN
+    if min(side.mean_depth(most, reach) for side in (near, far)) < _LEAST_DEPTH:
+        return _OPEN
+    most = max(end for begin, end in near.gaps if begin < reach)
+    return _OPEN if math.isinf(most) else (least, most) if is_above else (-most, -least)

@@ -1,0 +1,178 @@
+"""How often were functions of dom0's kernel called in the trace's time, by bpf's counts?
+
+The recorder writes a line of counts a second, on CLOCK_MONOTONIC; the clock line of its meta.json sets
+them against the trace.  Calls of the lines that lie wholly in the trace are the least; those of all lines
+that touch it the most.  Rates are not scaled: in a capture of the lab, ten of eleven true counts lay outside
+what all of bpf's time gave, for it holds the recorder's own beginning.
+
+The least is sure, for a count only misses calls.  The most is inferred: a probe is skipped while another is
+handled on its CPU (so by an upcall in the midst of it), and Linux counts only a part of that.  Handlers of
+interrupts, by raw tracepoints that nothing skips, less ports by a probe tell how many upcalls went unseen:
+so many calls of each function may be missing.  privcmd_ioctl has no most: the recorder's own calls are not
+counted, and more threads than there are return probes may sleep in it.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.capture.layout import Capture
+
+COLUMNS = ("kind", "function", "captures", "bounded", "count", "most_count")
+#: What a role's function is counted as (probes.bpf.functions).
+KIND_OF_ROLE = {
+    "upcall": Kind.UPCALL,
+    "port": Kind.PORT_HANDLER,
+    "late_eoi": Kind.LATE_EOI,
+    "send": Kind.SEND,
+    "send_ipi": Kind.IPI,
+    "device_event": Kind.DEVICE_EVENT,
+    "privcmd": Kind.PRIVCMD,
+}
+_NEVER_BOUNDED = frozenset((Kind.PRIVCMD,))
+_HANDLERS = "raw irq_handler_exit"
+_FUNCTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,60}")
+_LIMIT = 1 << 47
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls that bpf counted while one capture was made.
+
+    Attributes:
+        functions: watched, by what their calls are counted as.
+        counts: calls by (time that their line was read, kind), ns.
+        until_ns: it counted at least up to then.
+        missed: calls of one function that may be missing from all counts; None where nothing tells it.
+        hz, tsc, ns, error_ns: the clock line, and how far it may be off.
+    """
+
+    functions: Mapping[Kind, str]
+    counts: Mapping[tuple[int, int], int]
+    until_ns: int
+    missed: int | None
+    hz: float
+    tsc: int
+    ns: int
+    error_ns: float
+
+    def in_trace(self, first_tsc: int, last_tsc: int) -> pd.DataFrame:
+        """Return the rows of Partial.dom0_calls for a trace between two TSCs."""
+        times = sorted({time for time, _ in self.counts})
+        if not times or last_tsc <= first_tsc:
+            return frame([])
+        first, last = (self.ns + (tsc - self.tsc) * 1e9 / self.hz for tsc in (first_tsc, last_tsc))
+        covers = times[0] <= first - self.error_ns and last + self.error_ns <= self.until_ns
+        # A line's time is from before its tables are read: it holds calls up to the next one's.
+        begins = dict(zip(times[1:], times, strict=False))
+        sure: Counter[int] = Counter()
+        may: Counter[int] = Counter()
+        for (time, kind), count in self.counts.items():
+            begin = begins.get(time, time)
+            end = times[min(bisect_right(times, time), len(times) - 1)]
+            if begin >= first + self.error_ns and end <= last - self.error_ns:
+                sure[kind] += count
+            if begin <= last + self.error_ns and end >= first - self.error_ns:
+                may[kind] += count
+        rows = []
+        for kind, function in self.functions.items():
+            is_bounded = covers and self.missed is not None and kind not in _NEVER_BOUNDED
+            most = may[kind] + (self.missed or 0) if is_bounded else 0
+            rows.append((int(kind), function, 1, int(is_bounded), sure[kind], most))
+        return frame(rows)
+
+
+def frame(rows: list[tuple[int, str, int, int, int, int]]) -> pd.DataFrame:
+    """Return rows as Partial.dom0_calls."""
+    return pd.DataFrame(
+        {
+            name: pd.Series([row[at] for row in rows], dtype=object if name == "function" else np.int64)
+            for at, name in enumerate(COLUMNS)
+        }
+    )
+
+
+def calls_of(
+    capture: Capture, counts: Mapping[tuple[int, int], int], counters: Mapping[str, Any]
+) -> Calls | None:
+    """Return what bpf says of calls; None where it does not say of which functions, or when.
+
+    Args:
+        counts: by (time of the line, kind), of all its lines.
+        counters: the programs' own, as told last.
+
+    Raises:
+        Exception: KeyError, TypeError, ValueError, AttributeError: meta.json is damaged.
+    """
+    backends = capture.meta.get("backends") or {}
+    facts = (backends.get("bpf") or {}).get("facts") or {}
+    line = (capture.meta.get("clocks") or {}).get("fit")
+    functions = {
+        KIND_OF_ROLE[role]: _name(name)
+        for role, name in (facts.get("functions") or {}).items()
+        if role in KIND_OF_ROLE
+    }
+    if not functions or not line or not counts:
+        return None
+    hz, tsc, ns = float(line["hz"]), int(line["tsc"]), int(line["monotonic_ns"])
+    if not 1e6 <= hz <= 1e12:
+        raise ValueError(f"{hz} is no TSC rate")
+    return Calls(
+        functions,
+        counts,
+        _until_ns(backends),
+        _missed(facts, counts, counters),
+        hz,
+        tsc,
+        ns,
+        float(line["error_ns"]),
+    )
+
+
+def _until_ns(backends: Mapping[str, Any]) -> int:
+    """Return until when bpf surely counted: backends stop one after the other, so until those before it.
+
+    The lines that it writes as it stops are of a time when it does not count any more.
+    """
+    ends = {
+        name: int(backend["monotonic_ns"][1])
+        for name, backend in backends.items()
+        if len(backend.get("monotonic_ns") or ()) > 1
+    }
+    own = ends.get("bpf", 0)
+    return max((end for end in ends.values() if end < own), default=0)
+
+
+def _missed(
+    facts: Mapping[str, Any], counts: Mapping[tuple[int, int], int], counters: Mapping[str, Any]
+) -> int | None:
+    """Return how many calls of one function may be missing; None where handlers or ports were not watched."""
+    # Only a recording that came to its end has both.
+    if "missed_while_busy" not in facts or _HANDLERS not in facts.get("probes", ()):
+        return None
+    if "port" not in facts.get("functions", ()):
+        return None
+    totals: Counter[int] = Counter()
+    for (_, kind), count in counts.items():
+        totals[kind] += count
+    unseen = max(totals[Kind.IRQ_HANDLER] - totals[Kind.PORT_HANDLER], 0)
+    told = int(facts["missed_while_busy"] or 0)
+    missed = unseen + told + int(counters.get("unpaired", 0)) + int(counters.get("no_tally", 0))
+    if not 0 <= missed < _LIMIT:
+        raise ValueError(f"{missed} is no count")
+    return missed
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not _FUNCTION.fullmatch(name):
+        raise ValueError("no name of a function")
+    return name

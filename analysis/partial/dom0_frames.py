@@ -1,0 +1,282 @@
+"""What a capture's bpf tables and samples come down to, as frames that merge.
+
+An irq or a port has another meaning in another boot, so its name is a part of the key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis.machine.metrics import Metric, RipSource
+from xtrace.analysis.partial.dom0_calls import Calls, calls_of
+from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
+from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
+from xtrace.probes.capture.layout import BPF_TABLES, Capture
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import IDLE_DOMAIN
+
+SYMBOLS = "perf/symbols.jsonl"
+SAMPLES = "samples"
+XENCTX = "xenctx/samples.jsonl"
+#: The event of samples that are dom0's alone, as perf/symbols.jsonl names it.
+SOFTWARE_CLOCK = "software clock"
+
+#: min_ns of rows that have none, so that the least of several is right.
+NO_MINIMUM = 1 << 62
+_MOST_NAME = 60
+_IF = 0x200
+_LIMIT = 1 << 62
+_TALLY = ("kind", "id", "vcpu", "name")
+FACTS = (
+    "captures", "span_ns", "dropped", "no_tally", "no_bucket", "unpaired", "interrupt_count",
+    "sample_count", "sample_dropped", "sample_hz", "sample_mixed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dom0Frames:
+    """Frames of dom0's own side; see Partial for their columns.
+
+    Attributes:
+        guest_rips: rows of Partial.tallies: instruction pointers that xenctx told of guests, perf of dom0.
+        calls: of dom0's functions; None where bpf does not tell them.
+    """
+
+    tallies: pd.DataFrame
+    buckets: pd.DataFrame
+    samples: pd.DataFrame
+    facts: pd.DataFrame
+    guest_rips: pd.DataFrame
+    calls: Calls | None = None
+
+
+def nothing() -> Dom0Frames:
+    """Return the frames of a capture without bpf tables and samples."""
+    return _frames({}, {}, Counter(), dict.fromkeys(FACTS, 0), Counter())
+
+
+def read(capture: Capture) -> Dom0Frames:
+    """Return the frames of a capture; empty ones where its backends were not used.
+
+    Raises:
+        TraceError: a file is damaged, other than cut short.
+        OSError: one cannot be read.
+    """
+    facts = dict.fromkeys(FACTS, 0)
+    try:
+        tallies, buckets, calls = _tables(capture, facts)
+        samples, rips = _samples(capture, facts)
+        rips += _guest_rips(capture)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise TraceError(f"{capture.path}: damaged bpf tables or samples: {error!s:.100}") from None
+    return replace(_frames(tallies, buckets, samples, facts, rips), calls=calls)
+
+
+_TallyKey = tuple[int, int, int]
+#: domain << 16 | vcpu, source, address.
+_Rips = Counter[tuple[int, RipSource, int]]
+
+
+def _tables(
+    capture: Capture, facts: dict[str, int]
+) -> tuple[
+    dict[tuple[int, int, int, str], list[int]], dict[tuple[int, int, int, str, int], int], Calls | None
+]:
+    """Add up the lines of the tables; names are those that were told last."""
+    sums: dict[_TallyKey, list[int]] = {}
+    by_time: Counter[tuple[int, int]] = Counter()
+    buckets: Counter[tuple[int, int, int, int]] = Counter()
+    irqs: dict[int, str] = {}
+    ports: dict[int, int] = {}
+    remote = _remote_domains(capture)
+    begin = end = None
+    counters: Mapping[str, Any] = {}
+    before: Mapping[str, Any] | None = None
+    for line in capture.lines(BPF_TABLES):
+        if "t_ns" in line:
+            end = int(line["t_ns"])
+            begin = end if begin is None else begin
+            by_time[end, 0] += 0
+        for row in line.get("rows", ()) if "t_ns" in line else ():
+            kind, *rest = map(_sound, row)
+            _add(sums, [kind, *rest])
+            by_time[end or 0, kind] += rest[2] + rest[6]
+        for row in line.get("buckets", ()) if "t_ns" in line else ():
+            kind, ident, vcpu, bucket, count = map(_sound, row)
+            buckets[kind, ident, vcpu, bucket] += count
+        irqs |= {int(irq): str(found[1])[:_MOST_NAME] for irq, found in line.get("irqs", {}).items()}
+        ports |= {int(port): int(irq) for port, irq in line.get("ports", {}).items()}
+        counters = line.get("counters", counters) if "t_ns" in line else counters
+        before = line.get("interrupts_begin", before)
+        if before is not None and "interrupts_end" in line:
+            facts["interrupt_count"] = _added(before, line["interrupts_end"])
+    if begin is None or end is None:
+        return {}, {}, None
+    facts |= {"captures": 1, "span_ns": end - begin}
+    for name in ("dropped", "no_tally", "no_bucket", "unpaired"):
+        facts[name] = _sound(counters.get(name, 0))
+
+    names = {(kind, ident): _name(kind, ident, irqs, ports, remote) for kind, ident, _ in sums}
+    return (
+        {(kind, ident, vcpu, names[kind, ident]): row for (kind, ident, vcpu), row in sums.items()},
+        {
+            (kind, ident, vcpu, names[kind, ident], bucket): count
+            for (kind, ident, vcpu, bucket), count in buckets.items()
+        },
+        calls_of(capture, by_time, counters),
+    )
+
+
+def _add(sums: dict[_TallyKey, list[int]], row: list[int]) -> None:
+    kind, ident, vcpu, count, total, least, most, zeros = row
+    known = sums.setdefault((kind, ident, vcpu), [0, 0, NO_MINIMUM, 0, 0])
+    known[0] += count
+    known[1] += total
+    known[2] = least or known[2]
+    known[3] = most or known[3]
+    known[4] += zeros
+
+
+def _sound(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < _LIMIT:
+        raise ValueError(f"{number} is no count")
+    return number
+
+
+def _added(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
+    """Return how many interrupts came in between; those that are new began at 0."""
+    return sum(map(int, _flat(after.values()))) - sum(
+        map(int, _flat(counts for irq, counts in before.items() if irq in after))
+    )
+
+
+def _flat(rows: Iterable[Any]) -> Iterable[Any]:
+    return (value for row in rows for value in row)
+
+
+def _remote_domains(capture: Capture) -> dict[int, int]:
+    """Return the domain at the other end of dom0's ports, as lsevtchn told."""
+    domains = capture.meta.get("domains")
+    rows = [row for row in domains if row.get("id") == 0] if isinstance(domains, list) else []
+    ports = rows[0].get("event_channels") or () if rows else ()
+    return {int(row["port"]): int(row["domain"]) for row in ports if "domain" in row and "port" in row}
+
+
+def _name(
+    kind: int, ident: int, irqs: Mapping[int, str], ports: Mapping[int, int], remote: Mapping[int, int]
+) -> str:
+    """Return what the host called an id; of a port, with the domain at its other end."""
+    try:
+        known = Kind(kind)
+    except ValueError:
+        return ""
+    if ID_OF.get(known) == "port":
+        name = irqs.get(ports.get(ident, -1), "")
+        return f"{name} d{remote[ident]}".strip() if ident in remote else name
+    if ID_OF.get(known) == "irq":
+        return irqs.get(ident, "")
+    return name_of_id(known, ident)
+
+
+def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str, str, int]], _Rips]:
+    """Count the samples by where they lie, what runs there and whether events were masked, and dom0's RIPs.
+
+    By dom0's software clock all are dom0's, each of the vCPU whose stream it is in; hardware cycles are
+    counted in all domains, and nothing in a sample tells in which.
+    """
+    found: Counter[tuple[str, str, int]] = Counter()
+    rips: _Rips = Counter()
+    folder = capture.path / SAMPLES
+    if not (folder / "metadata").is_file():
+        return found, rips
+    from xtrace.probes.bpf.ctf_reader import read_samples
+
+    names: dict[int, str] = {}
+    event = ""
+    for line in capture.lines(SYMBOLS):
+        names |= {int(row[0], 16): str(row[1])[:_MOST_NAME] for row in line.get("symbols", ())}
+        facts["sample_hz"] = _sound(line.get("sample_hz", facts["sample_hz"]))
+        event = line.get("event", event)
+    read_ = read_samples(folder)
+    facts |= {"sample_count": len(read_.records), "sample_dropped": read_.discarded}
+    records = read_.records
+    is_own = event == SOFTWARE_CLOCK
+    facts["sample_mixed"] = 0 if is_own else len(records)
+    columns = (records[name].tolist() for name in ("ip", "comm", "flags", "cpu"))
+    for ip, comm, flags, cpu in zip(*columns, strict=True):
+        place = "xen" if is_hypervisor(ip) else "kernel" if ip >= KERNEL_FIRST else "user"
+        name = comm.decode("utf-8", "backslashreplace") if place == "user" else names.get(ip, "")
+        found[place, name, int(place == "kernel" and not flags & _IF)] += 1
+        if is_own and place != "xen":
+            if cpu >= 1 << 16:
+                raise ValueError("a sample of no vCPU")
+            rips[cpu, RipSource.PERF_CLOCK, ip] += 1
+    return found, rips
+
+
+def _guest_rips(capture: Capture) -> _Rips:
+    """Count xenctx's samples."""
+    found: _Rips = Counter()
+    for line in capture.lines(XENCTX):
+        if "rip" in line:
+            domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
+            if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
+                raise ValueError("a sample of no vCPU")
+            found[domain << 16 | vcpu, RipSource.XENCTX, rip] += 1
+    return found
+
+
+def _frames(
+    tallies: Mapping[tuple[int, int, int, str], list[int]],
+    buckets: Mapping[tuple[int, int, int, str, int], int],
+    samples: Mapping[tuple[str, str, int], int],
+    facts: Mapping[str, int],
+    rips: Mapping[tuple[int, RipSource, int], int],
+) -> Dom0Frames:
+    columns: dict[str, list[Any]] = defaultdict(list)
+    for key, row in tallies.items():
+        for name, value in zip(
+            (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), (*key, *row), strict=True
+        ):
+            columns[name].append(value)
+    return Dom0Frames(
+        _frame(columns, (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), ("name",)),
+        _frame(_columns(buckets, (*_TALLY, "bucket")), (*_TALLY, "bucket", "count"), ("name",)),
+        _frame(
+            _columns(samples, ("space", "name", "masked")),
+            ("space", "name", "masked", "count"),
+            ("space", "name"),
+        ),
+        pd.DataFrame([[facts[name] for name in FACTS]], columns=list(FACTS), dtype=np.int64),
+        pd.DataFrame(
+            {
+                "metric": np.full(len(rips), int(Metric.RIP), np.int64),
+                "a": np.array([vcpu | int(source) << 32 for vcpu, source, _ in rips], np.int64),
+                "b": np.array([rip for _, _, rip in rips], np.uint64).view(np.int64),
+                "count": np.array(list(rips.values()), np.int64),
+                "sum_cycles": np.zeros(len(rips), np.int64),
+                "min_cycles": np.zeros(len(rips), np.int64),
+                "max_cycles": np.zeros(len(rips), np.int64),
+            }
+        ),
+    )
+
+
+def _columns(counts: Mapping[Any, int], keys: tuple[str, ...]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [key[at] for key in counts] for at, name in enumerate(keys)}
+    return {**columns, "count": list(counts.values())}
+
+
+def _frame(columns: Mapping[str, list[Any]], names: tuple[str, ...], text: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: pd.Series(columns.get(name, []), dtype=object if name in text else np.int64) for name in names}
+    )

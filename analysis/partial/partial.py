@@ -1,0 +1,247 @@
+"""What a trace came down to, as data frames that merge: over files, over hosts, over pieces.
+
+Each frame has key columns and additive ones: counts and sums are added, minima
+and maxima taken, histogram buckets added.  So a partial of a thousand files is
+made the way one of two is, in any order, and a cluster (Dask) needs nothing
+more than ``merge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis.machine.collected import Collected
+from xtrace.analysis.machine.metrics import (
+    C_PV_EVENT,
+    C_SINGLE,
+    C_SUBCALL,
+    FIRST_COUNT,
+    METRIC_SHIFT,
+    SUB_BUCKETS,
+    T_B,
+    T_COUNT,
+    T_HISTOGRAM,
+    T_KEY,
+    T_MAX,
+    T_MIN,
+    T_SUM,
+    Metric,
+)
+from xtrace.analysis.partial import dom0_calls, dom0_frames
+from xtrace.analysis.partial.dom0_frames import Dom0Frames
+
+_MINIMA = {"min_cycles", "first_tsc", "min_ns"}
+_MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz"}
+_KEYS = {
+    "tallies": ("metric", "a", "b"),
+    "buckets": ("metric", "a", "b", "bucket"),
+    "records": ("pcpu", "header"),
+    "pcpus": ("pcpu",),
+    "vcpus": ("vcpu",),
+    "facts": (),
+    "pairs": None,
+    "damages": None,
+    "dom0_tallies": ("kind", "id", "vcpu", "name"),
+    "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
+    "dom0_samples": ("space", "name", "masked"),
+    "dom0_facts": (),
+    "dom0_calls": ("kind", "function"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The mergeable result of one or more traces.
+
+    Attributes:
+        tallies: metric, a, b | count, sum_cycles, min_cycles, max_cycles.  Metrics that only count have
+            no extremes: 0, so that they merge.
+        buckets: metric, a, b, bucket | count.  Bucket numbers are those of bucket_bounds().
+        records: pcpu, header | count: records by header word.
+        pcpus: pcpu | first_tsc, last_tsc, blind_cycles, window_bytes.
+        vcpus: vcpu (domain << 16 | vcpu) | type (1 PV, 2 HVM, 0 unknown; the greatest wins).
+        facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
+        pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
+        damages: offset, reason, skipped_bytes, kept one by one.
+        dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
+        dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, of ns.
+        dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
+        dom0_facts: one row of sums: captures, span_ns, and what was lost.
+        dom0_calls: kind, function | captures, bounded, count, most_count: traces in whose time calls of the
+            function were counted, and those of them with a most; the least, and the most of those.
+    """
+
+    tallies: pd.DataFrame
+    buckets: pd.DataFrame
+    records: pd.DataFrame
+    pcpus: pd.DataFrame
+    vcpus: pd.DataFrame
+    facts: pd.DataFrame
+    pairs: pd.DataFrame
+    damages: pd.DataFrame
+    dom0_tallies: pd.DataFrame
+    dom0_buckets: pd.DataFrame
+    dom0_samples: pd.DataFrame
+    dom0_facts: pd.DataFrame
+    dom0_calls: pd.DataFrame
+
+    def labelled(self, host: str) -> Partial:
+        """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
+        return Partial(**{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)})
+
+
+def merge(partials: Iterable[Partial]) -> Partial:
+    """Return the partial of all traces together.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = list(partials)
+    if not parts:
+        raise ValueError("nothing to merge")
+    if len(parts) == 1:
+        return parts[0]
+    return Partial(
+        **{name: _merge_frames([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()}
+    )
+
+
+def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) -> pd.DataFrame:
+    joined = pd.concat(frames, ignore_index=True)
+    if keys is None:
+        return joined
+    by = [*(["host"] if "host" in joined else []), *keys]
+    how = {
+        name: "min" if name in _MINIMA else "max" if name in _MAXIMA or name == "type" else "sum"
+        for name in joined.columns
+        if name not in by
+    }
+    if not by:
+        return joined.agg(how).to_frame().T.astype(np.int64)
+    return joined.groupby(by, as_index=False, sort=True).agg(how)
+
+
+def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
+    """Put what one pass collected, and what bpf counted in dom0 meanwhile, into frames."""
+    dom0 = dom0 or dom0_frames.nothing()
+    table = collected.tallies.table
+    counted = _counted(collected)
+    metric = table[:, T_KEY] >> METRIC_SHIFT
+    timed = metric < FIRST_COUNT
+    tallies = pd.DataFrame(
+        {
+            "metric": np.concatenate((metric, counted[:, 0])),
+            "a": np.concatenate((table[:, T_KEY] & _A_MASK, counted[:, 1])),
+            "b": np.concatenate((table[:, T_B], counted[:, 2])),
+            "count": np.concatenate((table[:, T_COUNT], counted[:, 3])),
+            "sum_cycles": np.concatenate((table[:, T_SUM], np.zeros(len(counted), np.int64))),
+            "min_cycles": np.concatenate(
+                (np.where(timed, table[:, T_MIN], 0), np.zeros(len(counted), np.int64))
+            ),
+            "max_cycles": np.concatenate(
+                (np.where(timed, table[:, T_MAX], 0), np.zeros(len(counted), np.int64))
+            ),
+        }
+    )
+    pcpu, shape = np.nonzero(collected.record_counts)
+    seen = np.flatnonzero(collected.facts.pcpu_bytes[: len(collected.pcpu_first_tsc)] >= 0)
+    facts = collected.facts
+    return Partial(
+        tallies=pd.concat([tallies, dom0.guest_rips], ignore_index=True) if len(dom0.guest_rips) else tallies,
+        buckets=_buckets(collected, metric),
+        records=pd.DataFrame(
+            {
+                "pcpu": pcpu,
+                "header": collected.shape_headers[shape].astype(np.int64),
+                "count": collected.record_counts[pcpu, shape],
+            }
+        ),
+        pcpus=pd.DataFrame(
+            {
+                "pcpu": seen,
+                "first_tsc": collected.pcpu_first_tsc[seen],
+                "last_tsc": collected.pcpu_last_tsc[seen],
+                "blind_cycles": collected.pcpu_blind_cycles[seen],
+                "window_bytes": facts.pcpu_bytes[seen],
+            }
+        ),
+        vcpus=pd.DataFrame({"vcpu": collected.vcpu_keys, "type": collected.vcpu_types}),
+        facts=pd.DataFrame(
+            {
+                "files": [1],
+                "span_cycles": [collected.last_tsc - collected.first_tsc],
+                "bytes_read": [facts.bytes_read],
+                "windows": [facts.windows],
+                "skipped_bytes": [facts.skipped_bytes],
+                "missing_bytes": [facts.missing_bytes],
+                "tail_bytes": [facts.tail_bytes],
+                "damage_count": [facts.damage_count],
+                "late_records": [facts.late_records],
+                "backward_tsc_count": [facts.backward_tsc_count],
+                "half_full_windows": [facts.half_full_windows],
+                "ring_known_files": [int(facts.ring_bytes is not None)],
+                "intervals_left_out": [collected.tallies.left_out],
+                "vcpus_left_out": [collected.vcpus_left_out],
+            }
+        ),
+        pairs=pd.DataFrame(collected.pairs, columns=["ns", "cycles", "source"]),
+        damages=pd.DataFrame(
+            [(damage.offset, damage.reason, damage.skipped_bytes) for damage in facts.damages],
+            columns=["offset", "reason", "skipped_bytes"],
+        ),
+        dom0_tallies=dom0.tallies,
+        dom0_buckets=dom0.buckets,
+        dom0_samples=dom0.samples,
+        dom0_facts=dom0.facts,
+        dom0_calls=(
+            dom0_calls.frame([])
+            if dom0.calls is None
+            else dom0.calls.in_trace(collected.first_tsc, collected.last_tsc)
+        ),
+    )
+
+
+_A_MASK = (1 << METRIC_SHIFT) - 1
+
+
+def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return the dense counters as rows {metric, a, b, count}."""
+    vcpu, column = np.nonzero(collected.vcpu_counts)
+    single = column >= C_SINGLE
+    metric = np.select(
+        [single, column >= C_PV_EVENT, column >= C_SUBCALL],
+        [column - C_SINGLE + int(FIRST_COUNT), int(Metric.PV_EVENT), int(Metric.SUBCALL)],
+        int(Metric.HYPERCALL),
+    )
+    b = np.select(
+        [single, column >= C_PV_EVENT, column >= C_SUBCALL],
+        [0, column - C_PV_EVENT, column - C_SUBCALL],
+        column,
+    )
+    return np.stack(
+        (metric, collected.vcpu_keys[vcpu], b, collected.vcpu_counts[vcpu, column]), axis=1
+    ).astype(np.int64)
+
+
+def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pd.DataFrame:
+    tallies = collected.tallies
+    owner = np.full(len(tallies.histograms), -1, np.int64)
+    rows = np.flatnonzero((metric < FIRST_COUNT) & (tallies.table[:, T_HISTOGRAM] >= 0))
+    owner[tallies.table[rows, T_HISTOGRAM]] = rows
+    histogram, octave = np.nonzero(tallies.histograms >= 0)
+    chunks = tallies.buckets[tallies.histograms[histogram, octave]]
+    which, place = np.nonzero(chunks)
+    row = owner[histogram[which]]
+    return pd.DataFrame(
+        {
+            "metric": metric[row],
+            "a": tallies.table[row, T_KEY] & _A_MASK,
+            "b": tallies.table[row, T_B],
+            "bucket": octave[which] * SUB_BUCKETS + place,
+            "count": chunks[which, place],
+        }
+    )

@@ -1,0 +1,317 @@
+"""Stored summaries: what a trace came down to, in a file, so that no raw record is read again.
+
+A summary is a zip archive.  Its first member, ``xtrace-summary.json``, says what
+the others are; each of these is a column of a frame of Partial, as
+``frame/column.npy`` (numbers) or ``frame/column.text`` or ``.objects`` (JSON).  So
+unzip and numpy.load() read it too.  It is written by one version of the tables and read by the same only:
+where the frames or the metrics have changed, the trace must be read again.
+
+Summaries may come from strangers: nothing in them is executed or unpickled, sizes are
+bounded before memory is taken, and what the tables rely on is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis.machine.collected import Collected, TallyColumns
+from xtrace.analysis.machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
+from xtrace.analysis.partial.partial import Partial, merge, partial_of
+from xtrace.analysis.partial.summary_head import (
+    BROKEN,
+    HEAD,
+    Origin,
+    OtherVersionError,
+    head_for,
+    head_of,
+    is_summary,
+    origin_of,
+)
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import MAX_PCPUS
+from xtrace.probes.reader.read_facts import ReadFacts
+
+#: Members carry no time of their own: the same summary makes the same bytes.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+#: NumPy's kinds of numbers, and of truth.
+_NUMBERS = "iufb"
+_ANY_TYPE = "any"
+
+#: What the tables rely on; beyond, a sum would overflow or a look-up miss.
+_BOUNDS = {
+    "metric": (0, 255),
+    "a": (0, (1 << 48) - 1),
+    "bucket": (0, OCTAVES * SUB_BUCKETS - 1),
+    "count": (0, 1 << 48),
+    "buckets.count": (1, 1 << 48),
+    "most_count": (0, 1 << 48),
+    "pcpu": (0, MAX_PCPUS),
+    "header": (0, (1 << 32) - 1),
+    "vcpu": (0, (1 << 32) - 1),
+    "type": (0, 2),
+    "files": (0, 1 << 32),
+    "first_tsc": (0, 1 << 62),
+    "last_tsc": (0, 1 << 62),
+}
+_A_SUM = (0, 1 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A partial with where it comes from."""
+
+    partial: Partial
+    origin: Origin
+
+
+def combined(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: str = "") -> Summary:
+    """Return the summary of all traces together.
+
+    Args:
+        hz: cycles a second, where they are given; else what the first summary says.
+
+    Raises:
+        ValueError: there is none.
+    """
+    partial = merge(summary.partial for summary in summaries)
+    first = summaries[0].origin
+    if len(summaries) > 1:
+        first = replace(
+            first,
+            name=f"{first.name} and {len(summaries) - 1} more",
+            emulated=any(summary.origin.emulated for summary in summaries),
+            window="; ".join(dict.fromkeys(s.origin.window for s in summaries if s.origin.window)),
+            domains={},
+            files=(),
+            costs={},
+        )
+    return Summary(partial, replace(first, tsc_hz=hz, tsc_hz_source=hz_source) if hz else first)
+
+
+def write(summary: Summary, path: Path) -> None:
+    """Write a summary to ``path``, whole or not at all.
+
+    Raises:
+        TraceError: what is at ``path`` is no summary; it is left alone.
+        OSError: it cannot be written.
+    """
+    if os.path.lexists(path) and not is_summary(path):
+        raise TraceError(f"{path}: is there and no summary of xtrace; choose another name or remove it")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        with open(os.open(new, flags, 0o666), "wb") as file:
+            _write(summary, file)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> Summary:
+    """Return the summary at ``path``.
+
+    Raises:
+        TraceError: it is damaged, or another version of the tables wrote it.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive)
+    except OtherVersionError as error:
+        raise TraceError(
+            f"{os.fspath(path)}: written by another version of xtrace ({error}); "
+            "remove it or make it again from its trace"
+        ) from None
+    except BROKEN as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise TraceError(
+            f"{os.fspath(path)}: damaged summary: {said:.200}; make it again from its trace"
+        ) from None
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _write(summary: Summary, file: IO[bytes]) -> None:
+    members: dict[str, bytes] = {}
+    frames: dict[str, dict[str, str]] = {}
+    for part in fields(Partial):
+        frame = getattr(summary.partial, part.name)
+        frames[part.name] = {}
+        for column in frame.columns:
+            kind, content = _packed(frame[column], f"{part.name}.{column}")
+            frames[part.name][str(column)] = kind
+            members[f"{part.name}/{column}.{kind}"] = content
+    head = head_for(summary.origin) | {
+        "rows": {part.name: len(getattr(summary.partial, part.name)) for part in fields(Partial)},
+        "frames": frames,
+    }
+    with zipfile.ZipFile(file, "w") as archive:
+        _put(archive, HEAD, json.dumps(head, indent=1).encode())
+        for name, content in members.items():
+            _put(archive, name, content)
+
+
+def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    member = zipfile.ZipInfo(name, _EPOCH)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(member, content, compresslevel=2)
+
+
+def _packed(column: pd.Series[Any], name: str) -> tuple[str, bytes]:
+    """Return kind and bytes of a column: numbers as NumPy writes them, text and what is mixed as JSON."""
+    values = column.to_numpy()
+    if values.dtype.kind in _NUMBERS:
+        out = io.BytesIO()
+        np.lib.format.write_array(out, values, allow_pickle=False)
+        return "npy", out.getvalue()
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values.tolist()]
+    if not all(isinstance(value, str | int) for value in plain):
+        raise TypeError(f"{name}: holds neither numbers nor text")
+    return "objects" if column.dtype == object else "text", json.dumps(plain).encode()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read(archive: zipfile.ZipFile) -> Summary:
+    head = head_of(archive)
+    expected = _expected()
+    frames, rows = head["frames"], head["rows"]
+    if not isinstance(frames, dict) or not isinstance(rows, dict):
+        raise ValueError("its head does not say what it holds")
+    if set(frames) != set(expected):
+        raise OtherVersionError("its frames are others")
+    made: dict[str, pd.DataFrame] = {}
+    for name, dtypes in expected.items():
+        if not set(dtypes) <= set(frames[name]):
+            raise OtherVersionError(f"columns of {name} are others")
+        columns = {
+            column: _unpacked(archive, f"{name}/{column}", kind, rows[name])
+            for column, kind in frames[name].items()
+        }
+        for column, dtype in dtypes.items():
+            _check(f"{name}.{column}", columns[column], dtype)
+        made[name] = pd.DataFrame(columns)
+    _check_histograms(made["tallies"], made["buckets"])
+    _check_keys(made["dom0_tallies"], made["dom0_buckets"])
+    if made["facts"].empty:
+        raise ValueError("no facts")
+    if not all(str(reason).isprintable() for reason in made["damages"]["reason"]):
+        raise ValueError("damages.reason is not to be printed")
+    return Summary(Partial(**made), origin_of(head))
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> pd.Series[Any]:
+    """Return a column; ``name`` is bounded by the size of the head."""
+    if kind in ("text", "objects"):
+        values = json.loads(archive.read(f"{name}.{kind}"))
+        allowed = str if kind == "text" else str | int
+        if not isinstance(values, list) or not all(isinstance(value, allowed) for value in values):
+            raise ValueError(f"{name} is no list of text")
+        if len(values) != rows:
+            raise ValueError(f"{name} has not {rows} values")
+        # Text as pandas itself holds it, which depends on its version.
+        return pd.Series(values, dtype=pd.Series(["text"]).dtype if kind == "text" else object)
+    if kind != "npy":
+        raise ValueError(f"{name} is of no known kind")
+    content = archive.read(f"{name}.npy")
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} is no array of version 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if shape != (rows,) or dtype.kind not in _NUMBERS or not dtype.isnative:
+        raise ValueError(f"{name} is not {rows} numbers")
+    if len(content) - file.tell() != rows * dtype.itemsize:
+        raise ValueError(f"{name} is cut short or too long")
+    return pd.Series(np.frombuffer(content, dtype, offset=file.tell()).copy())
+
+
+def _check(name: str, column: pd.Series[Any], dtype: str) -> None:
+    """Raise where a column that every partial has is not what the tables take it for."""
+    if dtype == _ANY_TYPE:
+        return
+    if str(column.dtype) != dtype and len(column):
+        raise ValueError(f"{name} is of {column.dtype}, not of {dtype}")
+    frame, _, key = name.partition(".")
+    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if frame == "facts" else None)
+    if len(column) and bounds:
+        low, high = bounds
+        if column.min() < low or column.max() > high:
+            raise ValueError(f"{name} holds {column.min()} to {column.max()}")
+
+
+def _check_keys(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+    """Raise where there is a histogram without the tally that it belongs to."""
+    keys = [name for name in buckets.columns if name not in ("bucket", "count", "host")]
+    known = tallies[keys].drop_duplicates()
+    if len(buckets[keys].drop_duplicates().merge(known)) < len(buckets[keys].drop_duplicates()):
+        raise ValueError("a histogram without its tally")
+
+
+def _check_histograms(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+    """Raise where tallies of times and their histograms do not hold the same intervals."""
+    keys = ["metric", "a", "b"]
+    timed = tallies[tallies["metric"] < int(FIRST_COUNT)]
+    counts = timed.groupby(keys).agg({"count": "sum", "min_cycles": "min"})
+    placed = buckets.groupby(keys)["count"].sum().reindex(counts.index, fill_value=0)
+    if placed.sum() != buckets["count"].sum() or (placed > counts["count"]).any():
+        raise ValueError("a histogram without its tally")
+    # What is below 0 is in no bucket.
+    if (placed[counts["min_cycles"] >= 0] != counts["count"][counts["min_cycles"] >= 0]).any():
+        raise ValueError("a tally without its histogram")
+
+
+@cache
+def _expected() -> dict[str, dict[str, str]]:
+    """Return the dtype of each column of each frame; text, and what a list begins, may be of any."""
+    partial = partial_of(_nothing())
+    frames = {part.name: getattr(partial, part.name) for part in fields(Partial)}
+    return {
+        name: {
+            str(column): str(frame[column].dtype) if frame[column].dtype.kind in _NUMBERS else _ANY_TYPE
+            for column in frame.columns
+        }
+        for name, frame in frames.items()
+    }
+
+
+def _nothing() -> Collected:
+    """Return what a trace of no records leaves."""
+    none = np.zeros(0, np.int64)
+    tallies = TallyColumns(
+        np.zeros((0, T_COLUMNS), np.int64),
+        np.zeros((0, OCTAVES), np.int32),
+        np.zeros((0, SUB_BUCKETS), np.int64),
+        0,
+    )
+    return Collected(
+        facts=ReadFacts(),
+        shape_headers=np.zeros(0, np.uint32),
+        record_counts=np.zeros((0, 0), np.int64),
+        tallies=tallies,
+        vcpu_keys=none,
+        vcpu_types=none,
+        vcpu_counts=np.zeros((0, C_COLUMNS), np.int64),
+        vcpus_left_out=0,
+        pcpu_first_tsc=none,
+        pcpu_last_tsc=none,
+        pcpu_blind_cycles=none,
+        pairs=np.zeros((0, 3), np.int64),
+        first_tsc=0,
+        last_tsc=0,
+    )

@@ -1,0 +1,180 @@
+"""Stored summaries, as far as they can be known without pandas: which file is one, and of what.
+
+A summary is a zip archive whose first member is its head, ``xtrace-summary.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from xtrace.analysis.machine.metrics import Metric
+from xtrace.probes.errors import TraceError
+
+SCHEMA_VERSION = 3
+SUFFIX = ".summary"
+#: Of a cost: least, least and greatest where nothing misses the caches, greatest.
+COST_ENDS = ("low", "hot_low", "hot", "high")
+HEAD = "xtrace-summary.json"
+
+#: What a damaged archive, or one made to harm, can make Python's readers raise.
+BROKEN = (
+    ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, RuntimeError,
+    RecursionError, OverflowError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+_MAX_HEAD_BYTES = 4 << 20
+_MAX_BYTES = 1 << 30
+_MAX_MEMBERS = 1000
+_MAX_NAME = 200
+_HZ_RANGE = (1e6, 1e12)
+
+
+class OtherVersionError(TraceError):
+    """A summary whose frames or metrics are not those of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of a summary's trace besides its records.
+
+    Attributes:
+        name: the trace as the user named it.
+        tsc_hz: cycles a second, where a sidecar file or the user told; else None, and the records must tell.
+        tsc_hz_source: how it is known.
+        emulated: software emulated the host.
+        window: the part of the trace that was counted, in words; empty for all of it.
+        domains: name of each domain whose name the recorder told, by id.
+        files: name, size and time of change in ns of each file that it was made of; empty where they
+            cannot be had again (standard input, several traces).
+        costs: by domain, the share of its running time that its fences take, COST_ENDS of an interval, as a
+            report with an image and a calibration modelled it; empty where none did.
+    """
+
+    name: str
+    tsc_hz: float | None = None
+    tsc_hz_source: str = ""
+    emulated: bool = False
+    window: str = ""
+    domains: Mapping[int, str] = field(default_factory=dict)
+    files: tuple[tuple[str, int, int], ...] = ()
+    costs: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+
+def is_summary(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file at ``path`` claims to be a summary; False where there is none."""
+    mark = HEAD.encode()
+    try:
+        # A pipe would lose what is read from it.
+        if not Path(path).is_file():
+            return False
+        with open(path, "rb") as file:
+            start = file.read(30 + len(mark))
+    except OSError:
+        return False
+    return start.startswith(b"PK\x03\x04") and start[30:] == mark
+
+
+def beside(trace: Path) -> Path:
+    """Return where the summary of a trace or of a capture's folder is kept."""
+    return trace / SUFFIX[1:] if trace.is_dir() else trace.with_name(trace.name + SUFFIX)
+
+
+def files_of(trace: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of a trace and its sidecar, or of all files of a folder."""
+    if trace.is_dir():
+        own = beside(trace)
+        found = sorted(path for path in trace.rglob("*") if path.is_file() and path != own)
+    else:
+        found = [path for path in (trace, Path(f"{trace}.json")) if path.is_file()]
+    top = trace if trace.is_dir() else trace.parent
+    return tuple(
+        (path.relative_to(top).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found
+    )
+
+
+def kept(trace: Path) -> Path | None:
+    """Return where the summary of a trace lies, or None if there is none of the trace as it is now."""
+    path = beside(trace)
+    if not is_summary(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            head = head_of(archive)
+            if head["xtrace_version"] != _version():
+                return None
+            origin = origin_of(head)
+    except BROKEN:
+        return None
+    return path if origin.files == files_of(trace) and not origin.window else None
+
+
+def head_for(origin: Origin) -> dict[str, Any]:
+    """Return the part of a head that says what a summary is of, and of which version of the tables."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "xtrace_version": _version(),
+        "origin": asdict(origin),
+        "metrics": _metrics(),
+    }
+
+
+def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the head of a summary, once its sizes are known to be bearable.
+
+    Raises:
+        OtherVersionError: another version of the tables wrote it.
+        Exception: of BROKEN, for it is damaged.
+    """
+    sizes = {member.filename: member.file_size for member in archive.infolist()}
+    if len(sizes) > _MAX_MEMBERS or sum(sizes.values()) > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_MEMBERS} members or {_MAX_BYTES >> 20} MiB")
+    if sizes[HEAD] > _MAX_HEAD_BYTES:
+        raise ValueError("its head is too large")
+    head = json.loads(archive.read(HEAD))
+    if not isinstance(head, dict):
+        raise ValueError("its head is no JSON object")
+    if head["schema_version"] != SCHEMA_VERSION:
+        raise OtherVersionError("another schema")
+    if head["metrics"] != _metrics():
+        raise OtherVersionError("other metrics")
+    return head
+
+
+def origin_of(head: Mapping[str, Any]) -> Origin:
+    """Return what a summary is of.
+
+    Raises:
+        Exception: of BROKEN, for it is damaged.
+    """
+    found = head["origin"]
+    hz = found["tsc_hz"]
+    if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
+        raise ValueError("its tsc_hz is no number of cycles a second")
+    name, source, window = (found[key] for key in ("name", "tsc_hz_source", "window"))
+    if not all(isinstance(text, str) for text in (name, source, window)):
+        raise ValueError("its origin is no text")
+    domains = {int(domain): str(text)[:_MAX_NAME] for domain, text in found["domains"].items()}
+    files = tuple((str(path), int(size), int(time)) for path, size, time in found["files"])
+    costs = {int(domain): tuple(map(float, ends)) for domain, ends in found["costs"].items()}
+    if any(len(ends) != len(COST_ENDS) or not all(abs(end) <= 1 for end in ends) for ends in costs.values()):
+        raise ValueError("its costs are no shares of a time")
+    return Origin(name, hz, source, found["emulated"] is True, window, domains, files, costs)
+
+
+@cache
+def _metrics() -> dict[str, int]:
+    return {metric.name: int(metric) for metric in Metric}
+
+
+def _version() -> str:
+    from importlib.metadata import version  # takes a while, and most commands do without
+
+    return version("xtrace")

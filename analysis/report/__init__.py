@@ -1,0 +1,1 @@
+"""The report: every table of every section, and its exports."""

@@ -1,0 +1,233 @@
+"""The report: every table of every section, and its exports."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from xtrace.analysis.cost import rows as cost
+from xtrace.analysis.measures.table import Measures, Quality, Table
+from xtrace.analysis.partial import clock
+from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.tables import activity, delivery, dom0, rip_samples, runstates, upcalls
+from xtrace.analysis.tables import trace as of_trace
+from xtrace.probes.catalog import VersionRange
+
+if TYPE_CHECKING:
+    from xtrace.analysis.cost.model import CostInputs
+
+SCHEMA_VERSION = 1
+
+#: All tables, in the order of the report.
+TABLES: tuple[Table, ...] = (
+    *delivery.TABLES,
+    *upcalls.TABLES,
+    *runstates.TABLES,
+    *activity.TABLES,
+    *rip_samples.TABLES,
+    *dom0.TABLES,
+    *cost.TABLES,
+    *of_trace.TABLES,
+)
+SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of a report is wanted; empty means everything.
+
+    Attributes:
+        sections: names of SECTIONS.
+        domains: domain ids.
+        vcpus: vCPU numbers.
+        names: names of tables.
+    """
+
+    sections: Collection[str] = ()
+    domains: Collection[int] = ()
+    vcpus: Collection[int] = ()
+    names: Collection[str] = ()
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the wanted tables."""
+        return tuple(
+            table
+            for table in TABLES
+            if (not self.sections or table.section in self.sections)
+            and (not self.names or table.name in self.names)
+        )
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the wanted domains and vCPUs; a table without them is left whole."""
+        if self.domains and "domain" in frame:
+            frame = frame[frame["domain"].isin(list(self.domains))]
+        if self.vcpus and "vcpu" in frame:
+            frame = frame[frame["vcpu"].isin(list(self.vcpus))]
+        return frame
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished report.
+
+    Attributes:
+        trace: facts about the trace; the keys are described in docs/report-schema.md.
+        tables: frames by table name, times in cycles.
+        hz: cycles a second, or None where nothing tells.
+        fence_shares: by domain, of its running time to its fences: least, hot, greatest, if priced.
+    """
+
+    trace: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+    hz: float | None
+    fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    described: Mapping[str, Table] = field(default_factory=lambda: {table.name: table for table in TABLES})
+
+
+def build(
+    partial: Partial,
+    *,
+    hz: float | None = None,
+    hz_source: str = "given",
+    versions: VersionRange | None = None,
+    emulated: bool = False,
+    selection: Selection | None = None,
+    kernels: Sequence[rip_samples.Kernel] = (),
+    costs: CostInputs | None = None,
+    domains: Mapping[int, str] | None = None,
+) -> Report:
+    """Make the report of a partial.
+
+    Args:
+        hz: cycles a second where it is known from elsewhere; else the trace itself must tell.
+        hz_source: how it is known.
+        versions: range of Xen versions to decode by; else detected.
+        emulated: software emulated the host, as who recorded the trace says.
+        selection: what to include.
+        kernels: the images that domains run, to look up the samples of their RIPs in.
+        costs: what to work the fences' cost out from; None leaves it out.
+        domains: their names by id, as far as the recorder knew them.
+    """
+    selection = selection or Selection()
+    rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
+    found = of_trace.detected(partial.records)
+    known = versions or found.range
+    measures = Measures(
+        partial, known, rate.hz if rate else None, rip_samples.resolve(partial, kernels) if kernels else None
+    )
+    if costs is not None:
+        from xtrace.analysis.cost import model as cost_model  # it reads images' code, which few reports do
+
+        measures.cost = cost_model.estimate(measures, costs)
+    shares = measures.cost.shares if measures.cost is not None else {}
+    tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
+    trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
+    names = {str(domain): name for domain, name in sorted((domains or {}).items())}
+    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz, shares)
+
+
+def json_object(report: Report) -> dict[str, Any]:
+    """Return the report as one JSON object, times in cycles and, where the rate is known, in ns."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "trace": _plain(dict(report.trace)),
+        "tables": {
+            name: {
+                "quality": _qualities(report.described[name], report.hz),
+                "rows": _plain(_with_ns(frame, report.hz).to_dict("records")),
+            }
+            for name, frame in report.tables.items()
+        },
+    }
+
+
+def json_text(report: Report) -> str:
+    """Return the report as JSON text."""
+    return json.dumps(json_object(report), indent=1, allow_nan=False)
+
+
+def write_csv(report: Report, folder: Path) -> Iterator[Path]:
+    """Write one CSV file a table, and columns.csv and trace.csv, into ``folder``; yield their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in report.tables.items():
+        path = folder / f"{name}.csv"
+        _with_ns(frame, report.hz).to_csv(path, index=False)
+        yield path
+    path = folder / "columns.csv"
+    _column_list(report).to_csv(path, index=False)
+    yield path
+    path = folder / "trace.csv"
+    flat = {key: value for key, value in report.trace.items() if not isinstance(value, list)}
+    pd.DataFrame(sorted(flat.items()), columns=["fact", "value"]).to_csv(path, index=False)
+    yield path
+
+
+def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
+    """Write one Parquet file a table into ``folder`` and yield their paths.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    importlib.import_module("pyarrow")  # its absence is told before a folder is made
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in report.tables.items():
+        path = folder / f"{name}.parquet"
+        _with_ns(frame, report.hz).to_parquet(path, index=False)
+        yield path
+    path = folder / "columns.parquet"
+    _column_list(report).to_parquet(path, index=False)
+    yield path
+
+
+def _column_list(report: Report) -> pd.DataFrame:
+    """Return table, column, quality and meaning of every column: what a bare CSV file cannot say."""
+    return pd.DataFrame(
+        [
+            (name, column.name, str(column.quality), column.meaning)
+            for name in report.tables
+            for column in report.described[name].columns
+        ],
+        columns=["table", "column", "quality", "meaning"],
+    )
+
+
+def _with_ns(frame: pd.DataFrame, hz: float | None) -> pd.DataFrame:
+    if not hz:
+        return frame
+    times = [name for name in frame.columns if name.endswith("_cycles")]
+    ns = {name.removesuffix("_cycles") + "_ns": frame[name].astype(float) * (1e9 / hz) for name in times}
+    return frame.assign(**ns)
+
+
+def _qualities(table: Table, hz: float | None) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for column in table.columns:
+        if column.quality is Quality.KEY:
+            continue
+        known[column.name] = str(column.quality)
+        if hz and column.name.endswith("_cycles"):
+            known[column.name.removesuffix("_cycles") + "_ns"] = str(column.quality)
+    return known
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` in the types of JSON; what is missing becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is pd.NA:
+        return None
+    return value

@@ -1,0 +1,201 @@
+"""Where did the time of vCPUs, domains and pCPUs go?
+
+Intervals are closed by records only: what was open at the beginning or the end
+of the trace adds to the time (head, tail) and not to the quantiles.  Around lost records a state
+is unknown until the vCPU is seen to run; that time is the state "lost".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from xtrace.analysis.machine.metrics import STATE_LOST, DomainState, Metric
+from xtrace.analysis.measures.table import (
+    DOMAIN,
+    TAIL,
+    VCPU,
+    Column,
+    Measures,
+    Quality,
+    Table,
+    counted,
+    with_vcpu,
+)
+
+_EXACT = Quality.EXACT
+
+_STATES = {
+    Metric.RUNNING: "running",
+    Metric.RUNNABLE_WAKE: "runnable/wake",
+    Metric.RUNNABLE_PREEMPT: "runnable/preempt",
+    Metric.RUNNABLE_OTHER: "runnable/other",
+    Metric.BLOCKED: "blocked",
+    Metric.OFFLINE: "offline",
+    Metric.STATE_LOST: "lost",
+}
+#: Which row an interval that the end of the trace left open belongs to, by Xen's state.
+_OPEN_STATES = {0: "running", 1: "runnable/open", 2: "blocked", 3: "offline", STATE_LOST: "lost"}
+_RESIDENCE_TAIL = 1 << 20
+_STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
+
+
+def vcpu_states(measures: Measures) -> pd.DataFrame:
+    """Return the time of each vCPU by runstate, in the order of the states."""
+    closed = pd.concat(
+        [
+            measures.times(metric).assign(state=name, rank=rank)
+            for rank, (metric, name) in enumerate(_STATES.items())
+        ]
+    )
+    tails = measures.counts(Metric.TAIL)
+    tails = tails[tails["b"] < _RESIDENCE_TAIL]
+    open_ = pd.DataFrame(
+        {"a": tails["a"], "state": tails["b"].map(_OPEN_STATES), "open_cycles": tails["sum_cycles"]}
+    )
+    heads = measures.counts(Metric.HEAD)
+    head = pd.DataFrame({"a": heads["a"], "state": "before known", "open_cycles": heads["sum_cycles"]})
+    opened = pd.concat((open_, head)).groupby(["a", "state"], as_index=False)["open_cycles"].sum()
+    opened = opened[opened["open_cycles"] > 0]
+    table = closed[["a", "state", "rank", *_STATISTICS]].merge(opened, on=["a", "state"], how="outer")
+    table["rank"] = table["rank"].fillna(len(_STATES))
+    for name in ("count", "sum_cycles", "open_cycles"):
+        table[name] = table[name].fillna(0).astype("int64")
+    table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
+    table["share_ratio"] = measures.of_span(table["total_cycles"])
+    return with_vcpu(table).sort_values(["domain", "vcpu", "rank"])
+
+
+def domain_states(measures: Measures) -> pd.DataFrame:
+    """Return the time of each domain by the states of its vCPUs together."""
+    table = measures.times_by_b(Metric.DOMAIN_STATE)
+    states = {int(state): state.name.lower() for state in DomainState}
+    table = table.assign(domain=table["a"], state=table["b"].map(states))
+    table["share_ratio"] = measures.of_span(table["sum_cycles"])
+    return table.sort_values(["a", "b"])
+
+
+def pcpus(measures: Measures) -> pd.DataFrame:
+    """Return the use of each pCPU."""
+    table = measures.partial.pcpus.groupby("pcpu", as_index=False).agg(
+        {"first_tsc": "min", "last_tsc": "max", "blind_cycles": "sum", "window_bytes": "sum"}
+    )
+    keys = table["pcpu"].to_numpy(np.int64)
+    for name, metric in (
+        ("running", Metric.PCPU_RUNNING),
+        ("idle", Metric.PCPU_IDLE),
+        ("lost", Metric.PCPU_LOST),
+    ):
+        cycles = counted(keys, measures.times(metric), column="sum_cycles")
+        table[f"{name}_cycles"] = cycles
+        table[f"{name}_ratio"] = measures.of_span(cycles)
+    losses = measures.counts(Metric.LOST_RECORDS)
+    table["loss_count"] = counted(keys, losses)
+    table["lost_record_count"] = counted(keys, losses, column="sum_cycles")
+    return table
+
+
+def residence(measures: Measures) -> pd.DataFrame:
+    """Return how long each vCPU stayed on each pCPU, and how often it moved away."""
+    table = measures.times_by_b(Metric.RESIDENCE).rename(columns={"b": "pcpu", "count": "move_count"})
+    tails = measures.counts(Metric.TAIL)
+    tails = tails[tails["b"] >= _RESIDENCE_TAIL]
+    open_ = pd.DataFrame(
+        {"a": tails["a"], "pcpu": tails["b"] % _RESIDENCE_TAIL, "open_cycles": tails["sum_cycles"]}
+    )
+    columns = ["a", "pcpu", "move_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
+    table = table[columns].merge(open_, on=["a", "pcpu"], how="outer")
+    for name in ("move_count", "sum_cycles", "open_cycles"):
+        table[name] = table[name].fillna(0).astype("int64")
+    table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
+    table["share_ratio"] = measures.of_span(table["total_cycles"])
+    table["move_per_s"] = measures.per_second(table["move_count"])
+    return with_vcpu(table).sort_values(["domain", "vcpu", "pcpu"])
+
+
+def _statistics(what: str, shown: dict[str, str]) -> tuple[Column, ...]:
+    return tuple(
+        Column(name, _EXACT, f"{what}: {name.removesuffix('_cycles')}", shown.get(name))
+        for name in ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
+    )
+
+
+_SHOWN = {"mean_cycles": "mean", "p50_cycles": "p50", "p99_cycles": "p99", "max_cycles": "max"}
+_SHARE = Column("share_ratio", _EXACT, "share of the trace's span", "share")
+
+TABLES = (
+    Table(
+        "vcpu_states",
+        "runstates",
+        "Runstates of the vCPUs",
+        vcpu_states,
+        (
+            DOMAIN,
+            VCPU,
+            Column("state", Quality.KEY, "runstate; runnable is split by what came before", "state"),
+            Column("count", _EXACT, "intervals with both ends in the trace", "count"),
+            Column("total_cycles", _EXACT, "time in the state, what was open at the end included", "total"),
+            _SHARE,
+            *_statistics("closed intervals", _SHOWN),
+            Column("sum_cycles", _EXACT, "time of the closed intervals", None),
+            Column("open_cycles", _EXACT, "time that the beginning or the end of the trace cuts off", None),
+        ),
+    ),
+    Table(
+        "domain_states",
+        "runstates",
+        "States of whole domains",
+        domain_states,
+        (
+            DOMAIN,
+            Column(
+                "state",
+                Quality.KEY,
+                "full: all vCPUs; hazard: some run while others wait for a pCPU",
+                "state",
+            ),
+            Column("count", _EXACT, "intervals", "count"),
+            Column("sum_cycles", _EXACT, "time", "total"),
+            _SHARE,
+            *_statistics("intervals", _SHOWN),
+        ),
+    ),
+    Table(
+        "pcpus",
+        "runstates",
+        "Use of the pCPUs",
+        pcpus,
+        (
+            Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
+            Column("running_ratio", _EXACT, "share of the span in which a guest ran", "running"),
+            Column("idle_ratio", _EXACT, "share in which the idle domain ran", "idle"),
+            Column("lost_ratio", _EXACT, "share in which records were lost", "blind"),
+            Column("loss_count", _EXACT, "gaps", "gaps"),
+            Column("lost_record_count", _EXACT, "records lost", "lost records"),
+            Column("window_bytes", _EXACT, "bytes of its windows", "bytes"),
+            Column("running_cycles", _EXACT, "time guests ran", None),
+            Column("idle_cycles", _EXACT, "time the idle domain ran", None),
+            Column("lost_cycles", _EXACT, "blind time", None),
+            Column("first_tsc", _EXACT, "TSC of its first record", None),
+            Column("last_tsc", _EXACT, "TSC of its last record", None),
+        ),
+    ),
+    Table(
+        "residence",
+        "runstates",
+        "vCPUs on pCPUs, and their moves",
+        residence,
+        (
+            DOMAIN,
+            VCPU,
+            Column("pcpu", Quality.KEY, "the pCPU it was on", "pcpu"),
+            Column("move_count", _EXACT, "times it moved away from there", "moves"),
+            Column("move_per_s", _EXACT, "a second", "/s"),
+            Column(
+                "total_cycles", _EXACT, "time from its first run there to its first run elsewhere", "total"
+            ),
+            _SHARE,
+            *_statistics("stays", {"mean_cycles": "mean", "p50_cycles": "p50", "max_cycles": "max"}),
+        ),
+    ),
+)

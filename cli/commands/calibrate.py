@@ -1,0 +1,122 @@
+"""`xtrace calibrate`: what fences cost on this host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtrace.cli.render.terminal import put as _put
+
+if TYPE_CHECKING:
+    from xtrace.analysis.calibrate.run import Guest
+    from xtrace.probes.timing.calibration import Calibration
+
+
+def calibrate(
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            readable=False, help="A guest's kernel: time its own fenced sites, too.", metavar="IMAGE"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", readable=False, metavar="FILE", help="Keep the result as JSON."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE where it is there.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take 5 s, not 60: wider intervals.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.5, max=3600, help="Time so long, beside start and end.")
+    ] = None,
+    cpu: Annotated[
+        int | None, typer.Option(min=0, help="Time on this processor; the last one allowed if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the runs.")] = 0,
+    ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds, not TSC cycles.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    symbols: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's System.map or kallsyms.")
+    ] = None,
+    debug: Annotated[
+        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's debug file.")
+    ] = None,
+) -> None:
+    """Measure how many cycles a fence adds to a mask, restore or unmask on this host, by what is in flight.
+
+    Run it on the host that is traced, or another of its kind, when it has nothing else to do.  What is
+    emulated or too noisy to tell gives no figure and exit status 1.
+    """
+    if quick and seconds is not None:
+        raise typer.BadParameter("choose one", param_hint="--quick/--seconds")
+    if image is None and (symbols is not None or debug is not None):
+        raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
+    if output is not None and output.exists() and not force:
+        raise typer.BadParameter(f"{output} is there; --force replaces it", param_hint="--output")
+    from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
+    from xtrace.analysis.calibrate.run import calibrate as measure
+    from xtrace.probes.errors import TraceError
+
+    settings = Settings(QUICK_S if quick else seconds if seconds is not None else USUAL_S, cpu, seed)
+    guest = None if image is None else _guest(image, symbols, debug)
+    found = measure(settings, guest, _progress)
+    _finish_progress()
+    if output is not None:
+        _write(output, found)
+    if json:
+        from xtrace.probes.timing.calibration import text_of
+
+        typer.echo(text_of(found))
+    else:
+        from xtrace.cli.render.calibration import print_calibration
+
+        print_calibration(_put, found, {} if guest is None else _names(guest), ns=ns)
+    if found.timing != "hardware":
+        raise TraceError(
+            f"no figure: timing is {found.timing}: {'; '.join(found.notes)}; "
+            + ("calibrate on the hardware" if found.timing == "emulated" else "try again when it is quiet")
+        )
+
+
+def _guest(image: Path, symbols: Path | None, debug: Path | None) -> Guest:
+    from xtrace.analysis.calibrate.run import Guest
+    from xtrace.symbols.image.image import open_image
+    from xtrace.symbols.replay.site_loop import replays
+    from xtrace.symbols.sites.finder import find_sites
+
+    opened = open_image(image, symbols_path=symbols, debug_path=debug)
+    return Guest(tuple(replays(opened, find_sites(opened, lines=False))), opened.build_id)
+
+
+def _names(guest: Guest) -> dict[tuple[int, str], str]:
+    """Return how a site and its fence are named, by address and the fence's name."""
+    return {
+        (item.site.address, item.fence_name): (
+            f"{item.site.symbol}+{item.site.offset:#x}" if item.site.symbol else ""
+        )
+        + f"  {item.fence.mnemonic} {item.fence.how}"
+        + (f" {item.fence.via}" if item.fence.via else "")
+        for item in guest.replays
+    }
+
+
+def _write(output: Path, found: Calibration) -> None:
+    from xtrace.probes.timing.calibration import text_of
+
+    part = output.with_name(f"{output.name}.part")
+    part.write_text(text_of(found) + "\n", encoding="utf-8")
+    part.replace(output)
+
+
+def _progress(share: float) -> None:
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        sys.stderr.write(f"\r{share:4.0%} known well enough ")
+        sys.stderr.flush()
+
+
+def _finish_progress() -> None:
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        sys.stderr.write("\r\x1b[K")

@@ -1,0 +1,256 @@
+"""`xtrace diff`: what changed between two groups of captures, and how sure that is."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from xtrace.cli.render.terminal import put
+from xtrace.probes.capture.layout import is_capture
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.analysis.diff.compare import Change, Diff
+    from xtrace.analysis.diff.figures import Figure
+
+#: The exit code that --fail-above asks for.
+ROSE = 3
+
+#: Stands for `--` among the arguments: no file has such a name.
+_BETWEEN = "\0"
+#: What lies in a folder of captures besides them.
+_NOT_CAPTURES = (".json", ".old", ".new")
+
+
+class Sort(StrEnum):
+    """The order of rows."""
+
+    DOMAIN = "domain"
+    CHANGE = "change"
+    P = "p"
+
+
+class DiffCommand(TyperCommand):
+    """Keeps the `--` between the groups, which would else be taken as the end of options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put a mark that the parser leaves alone in the place of each `--`."""
+        return super().parse_args(ctx, [_BETWEEN if word == "--" else word for word in args])
+
+
+def diff(
+    captures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OLD NEW | OLD... -- NEW...",
+            help="Traces, stored summaries, or captures; repetitions are several files, a folder of them, "
+            "or a quoted pattern ('old*.bin').",
+        ),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC", help="Compare only this one. May be given again."),
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN", help="Only this domain, by id or name; 'host'. May be given again."),
+    ] = None,
+    renamed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="OLD=NEW",
+            help="Domain OLD of the old captures is NEW of the new ones. May be given again.",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Compare all metrics, not the main ones.")] = False,
+    sort: Annotated[Sort, typer.Option(help="Order of the rows.")] = Sort.DOMAIN,
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=PERCENT",
+            help="Exit with 3 where it rose by more than that and not by chance, in any domain shown. "
+            "May be given again.",
+        ),
+    ] = None,
+    cpu_hz: Annotated[
+        float | None,
+        typer.Option(
+            min=1e6, help="Cycles a second of the TSC, of all captures. Default: as each of them tells."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep/--no-keep",
+            help="Keep the summary of each trace beside it, for the next time.",
+        ),
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare captures, or groups of repetitions: what changed by more than chance explains.
+
+    A row shows the change where it stands out from chance, and ~ where not: rank test over the captures of
+    each group, the p of all rows raised together (Holm).
+
+    Exit status: 0 whatever changed; 3 as --fail-above asks for; 1 where it cannot be decided.
+    """
+    old, new = _groups(captures)
+    gates = [_gate(text) for text in fail_above or ()]
+    from xtrace.cli.loading.reading import Reading
+    from xtrace.cli.loading.summaries import Loading
+
+    loading = Loading([*old, *new], Reading(), keeping=keep)
+    try:
+        # While the children read, load what compares.
+        from xtrace.analysis.diff.compare import compare, json_text
+        from xtrace.analysis.diff.figures import measure
+
+        figures = _figures(metric or (), [name for name, _ in gates], every=every)
+        measured = [measure(summary, cpu_hz) for summary in loading.result()]
+    except BaseException:
+        loading.stop()
+        raise
+    found = compare(
+        measured[: len(old)],
+        measured[len(old) :],
+        figures=figures,
+        domains=[_label(text) for text in domain or ()],
+        renamed=dict(_pair(text) for text in renamed or ()),
+    )
+    if json:
+        typer.echo(json_text(found))
+    else:
+        from xtrace.cli.render.diff import print_diff
+
+        print_diff(put, found, _sorted(found.changes, sort))
+    _decide(found, gates)
+
+
+# --- what is compared --------------------------------------------------------------------------
+
+
+def _groups(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Return the files of the old and of the new group."""
+    count = words.count(_BETWEEN)
+    if count > 1:
+        raise typer.BadParameter("two groups are compared: put one -- between them", param_hint="OLD NEW")
+    if count:
+        middle = list(words).index(_BETWEEN)
+        sides = (words[:middle], words[middle + 1 :])
+    elif len(words) == 2:
+        sides = (words[:1], words[1:])
+    else:
+        raise typer.BadParameter(
+            "which are old and which new? Put -- between them" if len(words) > 2 else "two are compared",
+            param_hint="OLD NEW",
+        )
+    old, new = ([path for word in side for path in _files(word)] for side in sides)
+    for side, name in ((old, "old"), (new, "new")):
+        if not side:
+            raise typer.BadParameter(f"no {name} capture", param_hint="OLD NEW")
+        known = [os.path.realpath(path) for path in side]
+        if twice := [path for path, real in zip(side, known, strict=True) if known.count(real) > 1]:
+            raise typer.BadParameter(f"{twice[0]} is there twice: not two repetitions", param_hint="OLD NEW")
+    return old, new
+
+
+def _files(word: str) -> list[Path]:
+    """Return the captures that an argument names: a file, a folder's, or those of a pattern."""
+    path = Path(word)
+    if not os.path.lexists(path) and glob.has_magic(word):
+        found = sorted(Path(name) for name in glob.glob(word))  # noqa: PTH207 - not below one folder
+        if not found:
+            raise TraceError(f"{word}: no file is named so")
+        return [each for each in found if _is_one(each, found)]
+    if not path.is_dir() or is_capture(path):
+        return [path]
+    inside = sorted(path.iterdir())
+    found = [each for each in inside if _is_one(each, inside)]
+    if not found:
+        raise TraceError(f"{path}: a folder without captures")
+    return found
+
+
+def _is_one(path: Path, others: Sequence[Path]) -> bool:
+    """Tell captures from what lies beside them: sidecars, and summaries of traces that are there too."""
+    from xtrace.analysis.partial.summary_head import SUFFIX
+
+    if path.is_dir():
+        return is_capture(path) and not path.name.endswith(_NOT_CAPTURES)
+    if path.name.startswith(".") or path.name.endswith(_NOT_CAPTURES):
+        return False
+    return not (path.name.endswith(SUFFIX) and path.with_name(path.name.removesuffix(SUFFIX)) in others)
+
+
+def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> list[Figure]:
+    from xtrace.analysis.diff.figures import BY_NAME, FIGURES
+
+    for names, option in ((wanted, "--metric"), (gated, "--fail-above")):
+        if unknown := [name for name in names if name not in BY_NAME]:
+            raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(BY_NAME)}", param_hint=option)
+    return [
+        figure
+        for figure in FIGURES
+        if figure.name in gated or (figure.name in wanted if wanted else every or figure.key)
+    ]
+
+
+def _label(text: str) -> str:
+    """Return a domain as the rows have it: d3 for 3."""
+    return f"d{int(text)}" if text.isascii() and text.isdigit() else text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise typer.BadParameter(f"{text!r} is not OLD=NEW", param_hint="--map")
+    return _label(old), _label(new)
+
+
+def _sorted(changes: Sequence[Change], sort: Sort) -> list[Change]:
+    if sort is Sort.CHANGE:
+        return sorted(changes, key=lambda row: (not row.differs, -abs(row.rise_ratio)))
+    if sort is Sort.P:
+        return sorted(changes, key=lambda row: row.p)
+    return list(changes)
+
+
+# --- --fail-above ------------------------------------------------------------------------------
+
+
+def _gate(text: str) -> tuple[str, float]:
+    name, equals, percent = text.partition("=")
+    try:
+        most = float(percent.removesuffix("%"))
+    except ValueError:
+        most = -1.0
+    if not (name and equals and 0 <= most < float("inf")):
+        raise typer.BadParameter(f"{text!r} is not METRIC=PERCENT", param_hint="--fail-above")
+    return name, most / 100
+
+
+def _decide(found: Diff, gates: Sequence[tuple[str, float]]) -> None:
+    """Raise Exit(3) where a gated metric rose too far, and TraceError where that cannot be told."""
+    for name, most in gates:
+        rows = [row for row in found.changes if row.figure.name == name]
+        if any(row.differs and row.rise_ratio > most for row in rows):
+            raise typer.Exit(ROSE)
+    for name, _ in gates:
+        rows = [row for row in found.changes if row.figure.name == name]
+        if not rows:
+            raise TraceError(f"--fail-above {name}: no domain has it in all captures")
+        for row in rows:
+            if not found.can_tell(row):
+                raise TraceError(
+                    f"--fail-above {name}: {len(row.old)} against {len(row.new)} captures of {row.domain} "
+                    f"cannot tell, with {len(found.changes)} rows tested; take {found.runs_needed} a side, "
+                    "or fewer rows by --metric and --domain"
+                )

@@ -1,0 +1,70 @@
+"""Print all that is known of one site, and the interleavings that decide it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import typer
+
+from xtrace.cli.render.sites import print_site, where
+from xtrace.cli.render.terminal import Put
+from xtrace.symbols.errors import shown
+from xtrace.symbols.proof.argument import argument
+from xtrace.symbols.proof.checker import check
+from xtrace.symbols.proof.scenario import scenario_of, unstable
+from xtrace.symbols.sites.model import Site, SiteTable
+
+_NAMED = 6
+
+
+def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
+    """Print the sites that ``wanted`` names, each with its interleaving argument.
+
+    Raises:
+        typer.BadParameter: there is no such site.
+    """
+    for number, site in enumerate(sites_named(table.sites, wanted)):
+        if number:
+            put("")
+        print_site(put, site)
+        put("")
+        scenario = scenario_of(site, table.sites)
+        if scenario is None:
+            put(f"Nothing to search: no upcall is lost by a {site.kind}.")
+            continue
+        for line in argument(check(scenario), where(site)):
+            put(line)
+        moved = unstable(site, scenario)
+        if moved is not None:
+            put("")
+            put("And if the thread moves to another CPU after it loaded the pointer:")
+            for line in argument(check(moved), where(site)):
+                put(line)
+
+
+def sites_named(sites: Sequence[Site], wanted: str) -> list[Site]:
+    """Return the sites at an address in hex, at symbol+offset, or all of a symbol.
+
+    Raises:
+        typer.BadParameter: there is none; it names those that are near.
+    """
+    symbol, plus, offset = wanted.rpartition("+")
+    if plus and re.fullmatch(r"(0x)?[0-9a-fA-F]{1,16}", offset):
+        found = [site for site in _of_symbol(sites, symbol) if site.offset == int(offset, 16)]
+        near = _of_symbol(sites, symbol)
+    else:
+        found = near = _of_symbol(sites, wanted)
+    if not found and re.fullmatch(r"(0x)?[0-9a-fA-F]{1,16}", wanted):
+        address = int(wanted, 16)
+        found = [site for site in sites if site.address == address]
+        near = sorted(sites, key=lambda site: abs(site.address - address))
+    if not found:
+        names = ", ".join(where(site) for site in near[:_NAMED])
+        hint = f"; near are {names}" if names else ""
+        raise typer.BadParameter(f"no site is at {shown(wanted)}{hint}", param_hint="--explain")
+    return found
+
+
+def _of_symbol(sites: Iterable[Site], symbol: str) -> list[Site]:
+    return [site for site in sites if symbol and (site.symbol == symbol or symbol in site.aliases)]

@@ -1,0 +1,196 @@
+"""`xtrace info`: what a trace's headers and a sample of its records say, in milliseconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from xtrace.probes.reader.survey import Headers, Sample, Survey
+
+SCHEMA_VERSION = 1
+
+_EVENTS_SHOWN = 12
+
+
+def info(
+    file: Annotated[str, typer.Argument(help="A trace, plain or compressed; - is stdin.", metavar="FILE")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print what a trace's headers say, without a full pass.
+
+    Each line tells how it is known: exact, or from which part of the file.
+    """
+    from xtrace.probes.reader.survey import survey
+
+    found = survey(file)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(as_json(found), indent=2))
+    else:
+        typer.echo("\n".join(as_text(found)))
+
+
+def as_json(found: Survey) -> dict[str, object]:
+    """Return what `xtrace info --json` prints."""
+    headers, sample, detection = found.headers, found.sample, found.detection
+    pcpus = Counter[int]()
+    for window in headers.windows:
+        pcpus[window.pcpu] += window.size
+    total = sample.counts.total()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "file": found.name,
+        "size_bytes": found.size_bytes,
+        "compression": found.compression or None,
+        "headers": {
+            "exact": headers.is_whole,
+            "seen_bytes": headers.seen_bytes,
+            "windows": len(headers.windows),
+            "pcpus": sorted(pcpus),
+            "pcpu_bytes": {str(pcpu): pcpus[pcpu] for pcpu in sorted(pcpus)},
+            "fault": headers.fault or None,
+            "missing_bytes": headers.missing_bytes if headers.is_whole else None,
+        },
+        "first_tsc": found.first_tsc,
+        "last_tsc": found.last_tsc,
+        "last_tsc_exact": found.has_last_tsc,
+        "emulated": _is_emulated(found),
+        "records": found.record_estimate,
+        "records_exact": found.record_estimate_is_exact,
+        "sample": {
+            "bytes": sample.bytes,
+            "records": total,
+            "classes": [
+                {"name": name, "records": count, "share_ratio": count / total}
+                for name, count in _by_class(sample).most_common()
+            ],
+            "events": [
+                {"event": event_id, "name": name, "records": count, "share_ratio": count / total}
+                for (event_id, name), count in _by_event(found).most_common()
+            ],
+        },
+        "xen": {
+            "versions": str(detection.range),
+            "evidence": list(detection.evidence),
+            "conflicts": list(detection.conflicts),
+            "notes": list(detection.notes),
+        },
+    }
+
+
+def _is_emulated(found: Survey) -> bool:
+    from xtrace.probes.capture.sidecar import sidecar_of
+
+    beside = sidecar_of(found.name)
+    return beside is not None and beside.emulated
+
+
+def _by_class(sample: Sample) -> Counter[str]:
+    from xtrace.probes.format import TraceClass
+
+    counts = Counter[str]()
+    for header, count in sample.counts.items():
+        names = [bit.name.lower() for bit in TraceClass if header & bit and bit.name]
+        counts["+".join(names) or "unknown"] += count
+    return counts
+
+
+def _by_event(found: Survey) -> Counter[tuple[int, str]]:
+    from xtrace.probes.catalog import find
+    from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT
+
+    counts = Counter[tuple[int, str]]()
+    for header, count in found.sample.counts.items():
+        event_id = header & EVENT_MASK
+        words, timed = header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT)
+        match = find(event_id, words, timed, found.detection.range)
+        counts[event_id, match.event.name if match else "unknown"] += count
+    return counts
+
+
+def as_text(found: Survey) -> Iterator[str]:
+    """Yield the lines that `xtrace info` prints, 80 columns at most where names allow."""
+    headers, sample = found.headers, found.sample
+    seen = "exact" if headers.is_whole else f"from the first {_bytes(headers.seen_bytes)}"
+    looked = "exact" if found.record_estimate_is_exact else f"from {_bytes(sample.bytes)} of records"
+    kind = f"{found.compression}-compressed" if found.compression else "not compressed"
+    # The file's name may hold anything.
+    yield "".join(c if c.isprintable() else repr(c)[1:-1] for c in found.name)
+    size = "unknown" if found.size_bytes is None else f"{found.size_bytes:,} bytes, {kind}"
+    yield _row("size", size, "" if found.size_bytes is None else "exact")
+    yield _row("windows", f"{len(headers.windows):,}", seen)
+    pcpus = sorted({window.pcpu for window in headers.windows})
+    yield _row("pCPUs", f"{len(pcpus)} ({_ranges(pcpus)})" if pcpus else "0", seen)
+    yield _row("end", _end_text(headers), "exact" if headers.is_whole or headers.fault else "")
+    if found.first_tsc is not None:
+        yield _row("first TSC", str(found.first_tsc), "first records of each pCPU")
+    if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
+        how = "exact" if found.has_last_tsc else "at least; not all last windows seen"
+        yield _row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
+    if _is_emulated(found):
+        yield _row("timing", "emulated, not what hardware takes", "told by the file's .json")
+    if found.record_estimate is not None:
+        about = "" if found.record_estimate_is_exact else "about "
+        yield _row("records", f"{about}{found.record_estimate:,}", looked)
+    yield _row("Xen", str(found.detection.range), looked)
+    yield from _wrapped(found.detection.evidence, "because of ")
+    yield from _wrapped(found.detection.conflicts, "against it: ")
+    yield from _wrapped(found.detection.notes, "note: ")
+    total = sample.counts.total()
+    if not total:
+        return
+    yield ""
+    yield f"Of {total:,} records ({'all' if found.record_estimate_is_exact else 'a sample'}):"
+    yield "  " + "  ".join(f"{name} {count / total:.1%}" for name, count in _by_class(sample).most_common())
+    events = _by_event(found).most_common()
+    names = Counter[str]()
+    for (_, name), count in events:
+        names[name] += count
+    for name, count in names.most_common(_EVENTS_SHOWN):
+        yield f"  {count / total:6.1%}  {name}"
+    if len(names) > _EVENTS_SHOWN:
+        rest = sum(count for _, count in names.most_common()[_EVENTS_SHOWN:])
+        yield f"  {rest / total:6.1%}  in {len(names) - _EVENTS_SHOWN} others (--json has all)"
+
+
+def _row(name: str, value: str, how: str) -> str:
+    return f"  {name:<11}{value:<35} {how}".rstrip()
+
+
+def _wrapped(lines: tuple[str, ...], lead: str) -> Iterator[str]:
+    import textwrap
+
+    for line in lines:
+        yield from textwrap.wrap(lead + line, 80, initial_indent=" " * 4, subsequent_indent=" " * 6)
+
+
+def _end_text(headers: Headers) -> str:
+    if headers.fault:
+        return f"damaged: {headers.fault}"
+    if not headers.is_whole:
+        return "not looked at"
+    if headers.missing_bytes:
+        return f"cut short, lacks {headers.missing_bytes:,} bytes"
+    return "the last window is whole"
+
+
+def _bytes(count: int) -> str:
+    if count < 1 << 20:
+        return f"{count / (1 << 10):.0f} KiB"
+    return f"{count / (1 << 20):.0f} MiB"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return "0-3,8" for ascending numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

@@ -1,0 +1,208 @@
+"""`xtrace sites`: where a kernel's image masks and restores upcalls, and by which fences."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtrace.cli.render.terminal import put as _put
+
+if TYPE_CHECKING:
+    from xtrace.symbols.listing.compare import Comparison
+    from xtrace.symbols.sites.model import Site, SiteTable
+
+#: The exit code that --fail-on asks for.
+FOUND = 3
+
+
+class Only(StrEnum):
+    """Which sites are shown."""
+
+    FENCED = "fenced"
+    HAZARDS = "hazards"
+    REMOVABLE = "removable"
+
+
+class FailOn(StrEnum):
+    """What makes the command fail."""
+
+    HAZARD = "hazard"
+    REMOVABLE = "removable"
+    UNDECIDED = "undecided"
+
+
+def sites(
+    image: Annotated[
+        Path,
+        typer.Argument(
+            readable=False, help="A kernel: ELF, vmlinuz, or one of these compressed.", metavar="IMAGE"
+        ),
+    ],
+    new_image: Annotated[
+        Path | None,
+        typer.Argument(
+            readable=False, help="Another one: show what became of the sites.", metavar="NEW_IMAGE"
+        ),
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="All columns, as wide as they are.")] = False,
+    only: Annotated[Only | None, typer.Option(help="Show only these sites.")] = None,
+    fail_on: Annotated[
+        list[FailOn] | None,
+        typer.Option(help="Exit with 3 where IMAGE (NEW_IMAGE of two) has such a site. May be given again."),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE",
+            help="Show all of a site, by address or symbol[+offset], and why it loses no upcall, or how.",
+        ),
+    ] = None,
+    debug: Annotated[
+        list[Path] | None,
+        typer.Option(
+            readable=False, metavar="FILE", help="The image's debug file. Of two images, once for each."
+        ),
+    ] = None,
+    symbols: Annotated[
+        list[Path] | None,
+        typer.Option(
+            readable=False,
+            metavar="FILE",
+            help="The image's System.map or kallsyms. Of two images, once for each.",
+        ),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a row a site.")] = False,
+) -> None:
+    """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.
+
+    Each fence is removable, to be kept, or undecided, by the image alone.  Two images: what a patch
+    changed, with the sites matched by symbol, kind and order.
+    """
+    images = [image] if new_image is None else [image, new_image]
+    _check_usage(images, debug or [], symbols or [], explain=explain, json=json, csv=csv, wide=wide)
+    tables = [
+        _read(path, _nth(symbols, place), _nth(debug, place), lines=lines)
+        for place, path in enumerate(images)
+    ]
+    if explain is not None:
+        from xtrace.cli.commands.explain import print_explanation
+
+        print_explanation(_put, tables[0], explain)
+        return
+    found: Comparison | None = None
+    if len(tables) == 2:
+        from xtrace.symbols.listing.compare import compare
+
+        found = compare(*tables)
+    _put_out(tables, found, only, json=json, csv=csv, wide=wide)
+    if any(_has(site, reason) for site in tables[-1].sites for reason in fail_on or ()):
+        raise typer.Exit(FOUND)
+
+
+def _check_usage(
+    images: Sequence[Path],
+    debug: Sequence[Path],
+    symbols: Sequence[Path],
+    *,
+    explain: str | None,
+    json: bool,
+    csv: bool,
+    wide: bool,
+) -> None:
+    for files, option in ((debug, "--debug"), (symbols, "--symbols")):
+        if files and len(files) != len(images):
+            raise typer.BadParameter("must be given once for each image", param_hint=option)
+    if explain is not None and (len(images) == 2 or json or csv or wide):
+        raise typer.BadParameter("needs one image, and prints text", param_hint="--explain")
+    if json + csv + wide > 1:
+        raise typer.BadParameter("choose one", param_hint="--json/--csv/--wide")
+
+
+def _nth(files: Sequence[Path] | None, place: int) -> Path | None:
+    return files[place] if files else None
+
+
+def _read(image: Path, symbols: Path | None, debug: Path | None, *, lines: bool) -> SiteTable:
+    from xtrace.symbols.image.image import open_image
+    from xtrace.symbols.sites.finder import find_sites
+
+    return find_sites(open_image(image, symbols_path=symbols, debug_path=debug), lines=lines)
+
+
+def _put_out(
+    tables: Sequence[SiteTable],
+    found: Comparison | None,
+    only: Only | None,
+    *,
+    json: bool,
+    csv: bool,
+    wide: bool,
+) -> None:
+    from dataclasses import replace
+
+    from xtrace.symbols.listing import export
+
+    table = tables[-1]
+    shown = [site for site in table.sites if _is_shown(site, only)]
+    if found is not None:
+        found = replace(
+            found,
+            gone=tuple(site for site in found.gone if _is_shown(site, only)),
+            added=tuple(site for site in found.added if _is_shown(site, only)),
+            changed=tuple(
+                change
+                for change in found.changed
+                if _is_shown(change.old, only) or _is_shown(change.new, only)
+            ),
+        )
+    if json:
+        import json as codec
+
+        old = tables[0] if found else None
+        typer.echo(codec.dumps(export.json_object(table, shown, old, found), indent=1))
+    elif csv:
+        export.write_csv(sys.stdout, shown, found)
+    else:
+        _print(tables, shown, found, wide=wide)
+
+
+def _print(
+    tables: Sequence[SiteTable], shown: Sequence[Site], found: Comparison | None, *, wide: bool
+) -> None:
+    from xtrace.cli.render import sites
+
+    if found is not None:
+        for table, label in zip(tables, ("old", "new"), strict=True):
+            sites.print_image(_put, table, label, brief=True)
+        sites.print_comparison(_put, found)
+        return
+    if wide:
+        sites.print_wide(_put, shown)
+        return
+    sites.print_head(_put, tables[0])
+    sites.print_sites(_put, shown)
+
+
+def _is_shown(site: Site, only: Only | None) -> bool:
+    from xtrace.symbols.listing.export import is_fenced, is_removable
+
+    if only is Only.FENCED:
+        return is_fenced(site)
+    if only is Only.HAZARDS:
+        return bool(site.hazards)
+    return only is None or is_removable(site)
+
+
+def _has(site: Site, reason: FailOn) -> bool:
+    from xtrace.symbols.listing.export import is_removable, is_undecided
+
+    if reason is FailOn.HAZARD:
+        return bool(site.hazards)
+    return is_removable(site) if reason is FailOn.REMOVABLE else is_undecided(site)

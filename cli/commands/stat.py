@@ -1,0 +1,49 @@
+"""`xtrace stat`: one line an interval of what the whole host did, as vmstat has them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from xtrace.cli.commands.live_options import AsJson, CpuHz, InputFile, TracesHvm
+
+
+def stat(
+    interval: Annotated[float, typer.Argument(metavar="[INTERVAL]", min=0.01, help="Seconds.")] = 1.0,
+    count: Annotated[
+        int | None, typer.Argument(metavar="[COUNT]", min=1, help="So many lines. Default: until Ctrl-C.")
+    ] = None,
+    input_: InputFile = None,
+    hvm: TracesHvm = False,
+    cpu_hz: CpuHz = None,
+    json: AsJson = False,
+) -> None:
+    """Print a line for each interval: wakes, wake to running, upcalls, sends, of the whole host.
+
+    Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Needs root in dom0, or -i FILE.
+    """
+    from xtrace.cli.loading.live_feed import Watched, as_json, opened, until_interrupted
+    from xtrace.cli.render.live import stat_header, stat_line
+
+    lines = max(shutil.get_terminal_size().lines - 3, 1) if sys.stdout.isatty() else 22
+    with opened(input_, cpu_hz, irqs=True, hvm=hvm) as feed, until_interrupted():
+        watched = Watched(feed, interval, is_live=input_ is None)
+        number = 0
+        for period in watched:
+            if period is None:
+                continue
+            if json:
+                import json as codec
+
+                typer.echo(codec.dumps(as_json(watched, period, feed.names(), vcpus=False)))
+            else:
+                if number % lines == 0:
+                    typer.echo("\n".join(stat_header()))
+                typer.echo(stat_line(watched, period))
+            sys.stdout.flush()
+            number += 1
+            if number == count:
+                return

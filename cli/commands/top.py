@@ -1,0 +1,86 @@
+"""`xtrace top`: what each vCPU and domain does, refreshed."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtrace.cli.commands.live_options import AsJson, CpuHz, InputFile, TracesHvm
+
+if TYPE_CHECKING:
+    from xtrace.cli.loading.live_feed import Watched
+    from xtrace.cli.render.live import View
+
+
+def top(
+    delay: Annotated[
+        float, typer.Option("--delay", "-d", min=0.01, metavar="SECONDS", help="Between two refreshes.")
+    ] = 1.0,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", min=1, help="So many refreshes. Default: until q or Ctrl-C."),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option("--sort", "-s", help="By wakes, run, upcalls, time, forced or vcpu; run and time: p99."),
+    ] = "wakes",
+    domains: Annotated[bool, typer.Option("--domains", help="A row a domain, not a row a vCPU.")] = False,
+    ports: Annotated[
+        bool, typer.Option("--ports", "-p", help="dom0's event channels too, counted by bpf.")
+    ] = False,
+    batch: Annotated[bool, typer.Option("--batch", "-b", help="Print one block after the other.")] = False,
+    input_: InputFile = None,
+    hvm: TracesHvm = False,
+    cpu_hz: CpuHz = None,
+    json: AsJson = False,
+) -> None:
+    """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
+
+    Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Keys: q quits, d switches
+    between vCPUs and domains, the first letter of a sort key sorts.
+    """
+    from xtrace.cli.loading.live_feed import Watched, live_ports, opened, replayed_ports, until_interrupted
+    from xtrace.cli.render.live import SORTS, View
+
+    if sort not in SORTS:
+        raise typer.BadParameter(f"{sort!r} is none of {', '.join(SORTS)}", param_hint="--sort")
+    on_screen = not (batch or json) and sys.stdout.isatty() and sys.stdin.isatty()
+    with ExitStack() as stack:
+        # bpf takes seconds to load: xentrace begins behind it, or its records would wait and be lost.
+        counted = stack.enter_context(live_ports()) if ports and input_ is None else None
+        feed = stack.enter_context(opened(input_, cpu_hz, hvm=hvm))
+        if ports and input_ is not None:
+            counted = replayed_ports(input_, feed.rate.hz)
+        stack.enter_context(until_interrupted())
+        watched = Watched(feed, delay, is_live=input_ is None, ports=counted)
+        view = View(sort, domains)
+        if on_screen:
+            from xtrace.cli.render.screen import show
+
+            show(watched, view, count, delay if input_ is not None else None)
+        else:
+            _print(watched, view, count, json=json)
+
+
+def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> None:
+    from xtrace.cli.loading.live_feed import as_json
+    from xtrace.cli.render.live import top_block
+
+    number = 0
+    for period in watched:
+        if period is None:
+            continue
+        names = watched.feed.names()
+        if json:
+            import json as codec
+
+            typer.echo(codec.dumps(as_json(watched, period, names, vcpus=True)))
+        else:
+            typer.echo("\n".join([*top_block(watched, period, names, view), ""]))
+        sys.stdout.flush()
+        number += 1
+        if number == count:
+            return

@@ -1,0 +1,1 @@
+"""Read traces in child processes while this one gets ready to show them."""

@@ -1,0 +1,138 @@
+"""Run a call in a forked child while this process does something else.
+
+Loading numba in one process and typer and pandas in the other halves the time
+a short command takes; and a long one keeps its interpreter free.  A spare child
+can be forked before it is known what for: it loads what every call needs, then
+waits for the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from xtrace.probes.errors import TraceError
+
+Result = TypeVar("Result")
+
+_PATIENCE_S = 5
+_PATIENCE = (
+    b"xtrace: still loading; at first use its loops are compiled, which takes half a minute (at each use "
+    b"where neither its own folder nor ~/.cache can be written: NUMBA_CACHE_DIR names another)\n"
+)
+
+
+class Background(Generic[Result]):
+    """A call of ``function`` in a child process; fork before anything heavy is imported.
+
+    ``function`` is pickled: a function of a module, or a partial of one.
+    """
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._child = _spares.pop() if _spares else _Child()
+        self._child.send(function)
+
+    def result(self) -> Result:
+        """Wait for the call and return what it returned, or raise what it raised.
+
+        Raises:
+            TraceError: the child died before it could answer.
+        """
+        answer, code = self._child.answer()
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise TraceError(f"the process that reads the trace was ended by {name}; is there enough memory?")
+        if not answer:
+            raise TraceError(f"the process that reads the trace ended without an answer, exit code {code}")
+        value, error = pickle.loads(answer)
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """End the child, if it still runs."""
+        self._child.end()
+
+
+def prepare() -> None:
+    """Fork a child that loads the analysis and waits for a call."""
+    _spares.append(_Child())
+
+
+def discard_spares() -> None:
+    """End the children that no call was found for."""
+    while _spares:
+        _spares.pop().end()
+
+
+class _Child:
+    """A forked process with a pipe for the call and one for the answer."""
+
+    def __init__(self) -> None:
+        call_read, self._call = os.pipe()
+        self._answer, answer_write = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._call)
+            os.close(self._answer)
+            _be_the_child(call_read, answer_write)
+        os.close(call_read)
+        os.close(answer_write)
+
+    def send(self, function: Callable[[], object]) -> None:
+        # A child that is dead already is told about when its answer is missed.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self._call, "wb") as pipe:
+            pipe.write(pickle.dumps(function))
+
+    def answer(self) -> tuple[bytes, int]:
+        with os.fdopen(self._answer, "rb") as pipe:
+            content = pipe.read()
+        _, status = os.waitpid(self._pid, 0)
+        return content, os.waitstatus_to_exitcode(status)
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+_spares: list[_Child] = []
+
+
+def _be_the_child(call_read: int, answer_write: int) -> None:
+    code = 1
+    try:
+        answer: tuple[Any, BaseException | None]
+        try:
+            with _patience():
+                import xtrace.analysis.machine.one_pass  # noqa: F401 - what every call needs
+            with os.fdopen(call_read, "rb") as pipe:
+                call = pipe.read()
+            answer = (pickle.loads(call)(), None) if call else (None, None)
+        except Exception as error:  # noqa: BLE001 - it is raised again in the parent
+            answer = (None, error)
+        with os.fdopen(answer_write, "wb") as pipe:
+            pipe.write(pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL))
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        # Not sys.exit(): what the parent has open is the parent's to close.
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Say why it takes long, the one time that the loops are compiled."""
+    timer = threading.Timer(_PATIENCE_S, os.write, (2, _PATIENCE))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

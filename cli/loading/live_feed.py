@@ -1,0 +1,214 @@
+"""What `xtrace top` and `xtrace stat` share: periods of a trace that comes in, and their figures as JSON."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.probes.live.counters import Figures
+    from xtrace.probes.live.feed import Feed
+    from xtrace.probes.live.histogram import Histogram
+    from xtrace.probes.live.periods import Period, Periods
+    from xtrace.probes.live.ports import PortPeriod, Ports
+
+SCHEMA_VERSION = 1
+
+#: How long to wait for bytes before looking at the keyboard.
+_WAIT_S = 0.1
+
+
+def opened(
+    path: str | None, cpu_hz: float | None, *, irqs: bool = False, hvm: bool = False
+) -> AbstractContextManager[Feed]:
+    """Open a trace to replay, or trace this host where ``path`` is None."""
+    from xtrace.probes.live.feed import mask_of, open_file, open_live
+
+    return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz) if path is None else open_file(path, cpu_hz)
+
+
+def live_ports() -> AbstractContextManager[Ports]:
+    """Count the event channels of this dom0."""
+    from xtrace.probes.live.ports import open_live_ports
+
+    return open_live_ports()
+
+
+def replayed_ports(path: str, hz: float) -> Ports:
+    """Return the event channels that a capture tells of, on the clock of its trace.
+
+    Raises:
+        TraceError: it is none, or was recorded without bpf.
+    """
+    from xtrace.probes.capture.layout import is_capture, open_capture
+    from xtrace.probes.live.ports import ReplayedPorts
+
+    if not is_capture(path):
+        raise TraceError(f"{path}: is no capture of xtrace record: a trace alone tells no ports")
+    return ReplayedPorts(open_capture(path), hz)
+
+
+class Watched:
+    """A feed cut into periods.
+
+    Attributes:
+        feed, periods: what it is made of.
+        busy_ratio: share of a CPU that this process took over the last period; None in a replay.
+        ports: of dom0 over the last period; None where they were not asked for.
+    """
+
+    def __init__(self, feed: Feed, seconds: float, *, is_live: bool, ports: Ports | None = None) -> None:
+        from xtrace.probes.live.periods import Periods
+
+        self.feed = feed
+        self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name)
+        self.busy_ratio: float | None = None
+        self.ports: PortPeriod | None = None
+        self._is_live = is_live
+        self._ports = ports
+        self._used, self._at = _cpu_s(), time.monotonic()
+
+    def __iter__(self) -> Iterator[Period | None]:
+        """Yield the periods, and None whenever there is time to look elsewhere."""
+        while (data := self.feed.read(_WAIT_S)) is not None:
+            for period in self.periods.feed(data):
+                self._note(period)
+                yield period
+            if self._ports is not None:
+                self._ports.poll()
+            yield None
+        for period in self.periods.end():
+            self._note(period)
+            yield period
+
+    def _note(self, period: Period) -> None:
+        if self._ports is not None:
+            self.ports = self._ports.period(period.end_tsc)
+        if not self._is_live:
+            return
+        used, now = _cpu_s(), time.monotonic()
+        self.busy_ratio = (used - self._used) / max(now - self._at, 1e-9)
+        self._used, self._at = used, now
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def total_of(period: Period) -> Figures:
+    """Return the figures of all vCPUs together, those of the idle domain left out."""
+    from xtrace.probes.format import IDLE_DOMAIN
+    from xtrace.probes.live.counters import Figures
+
+    total = Figures()
+    for key, figures in period.vcpus.items():
+        if key >> 16 != IDLE_DOMAIN:
+            total.add(figures)
+    return total
+
+
+def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus: bool) -> dict[str, Any]:
+    """Return a period as `--json` prints it; names and marks as in the report's JSON."""
+    periods, rate = watched.periods, watched.feed.rate
+    host = period.host
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "begin_tsc": period.begin_tsc,
+        "end_tsc": period.end_tsc,
+        "span_s": period.span_cycles / rate.hz,
+        "tsc_hz": rate.hz,
+        "tsc_hz_source": rate.source,
+        "emulated": watched.feed.emulated,
+        "pause_s": period.pause_cycles / rate.hz,
+        "record_count": host.records,
+        "irq_count": host.irqs,
+        "lost_record_count": host.lost,
+        "loss_count": host.gaps,
+        "lost_pcpus": sorted(host.lost_pcpus),
+        "late_records": periods.framer.late_count,
+        "damage_count": periods.framer.damage_count,
+        "skipped_bytes": periods.framer.skipped_bytes,
+        "cpu_ratio": watched.busy_ratio,
+        "total": _row(total_of(period)),
+    }
+    if vcpus:
+        content["vcpus"] = [
+            {"domain": key >> 16, "vcpu": key & 0xFFFF, "name": names.get(key >> 16), **_row(figures)}
+            for key, figures in sorted(period.vcpus.items())
+        ]
+    if watched.ports is not None:
+        content["ports"] = _ports_row(watched.ports)
+    return content
+
+
+def _ports_row(ports: PortPeriod) -> dict[str, Any]:
+    return {
+        "span_s": ports.seconds,
+        "upcall_count": ports.upcalls,
+        **_times("upcall", ports.upcall, "ns"),
+        "rows": [
+            {
+                "port": row.port,
+                "irq": row.irq,
+                "name": row.name,
+                "handled_count": row.handled,
+                "zero_count": row.zero_count,
+                **_times("handler", row.handler, "ns"),
+                **_times("dispatch", row.dispatch, "ns"),
+            }
+            for row in ports.ports
+        ],
+    }
+
+
+def _row(figures: Figures) -> dict[str, Any]:
+    return {
+        "wake_count": figures.wakes,
+        "run_count": figures.runs,
+        "send_count": figures.sends,
+        "hypercall_count": figures.hypercalls,
+        "xen_version_count": figures.forced,
+        "upcall_least_count": figures.upcalls_least,
+        "upcall_most_count": figures.upcalls_most,
+        "injection_count": figures.injections,
+        "cut_count": figures.cuts,
+        **_times("wake_to_running", figures.wake_to_running),
+        **_times("upcall_most", figures.upcall_most),
+        **_times("upcall_least", figures.upcall_least),
+        **_times("upcall", figures.hvm_upcall),
+    }
+
+
+def _times(name: str, histogram: Histogram, unit: str = "cycles") -> dict[str, float | int | None]:
+    def at(q: float) -> float | None:
+        return histogram.quantile(q) if histogram.buckets else None
+
+    return {
+        f"{name}_measured_count": histogram.count,
+        f"{name}_p50_{unit}": at(0.5),
+        f"{name}_p99_{unit}": at(0.99),
+        f"{name}_max_{unit}": histogram.greatest if histogram.count else None,
+    }
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end what is shown in order: it is how one ends it, so a success."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

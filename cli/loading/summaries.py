@@ -1,0 +1,134 @@
+"""Get the summaries of traces: stored ones, those kept beside traces, or by reading the traces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from xtrace.analysis.partial.summary_head import Origin, beside, files_of, is_summary, kept
+from xtrace.cli.loading.reading import Reading
+from xtrace.probes.capture.layout import BPF_TABLES, META, open_capture, trace_in
+from xtrace.probes.capture.sidecar import sidecar_of
+from xtrace.probes.errors import TraceError
+from xtrace.probes.reader.sources import STDIN
+
+if TYPE_CHECKING:
+    from xtrace.analysis.partial.dom0_frames import Dom0Frames
+    from xtrace.analysis.partial.summary_file import Summary
+
+
+class Loading:
+    """Summaries under way: traces are read in children from here on, so that this process can load meanwhile.
+
+    Args:
+        paths: traces and stored summaries; naming one twice reads it once.
+        reading: how to read traces.
+        window: what of them is counted, in words; empty for all.
+        keeping: take the summary kept beside a trace where there is one, and else keep it there.
+
+    Raises:
+        TraceError: a trace's sidecar cannot be understood.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], reading: Reading, *, window: str = "", keeping: bool = False
+    ) -> None:
+        self._paths = list(paths)
+        self._keeping = keeping
+        self._stored = {path: path if is_summary(path) else None for path in paths}
+        if keeping:
+            self._stored |= {
+                path: kept(path) for path, place in self._stored.items() if not place and str(path) != STDIN
+            }
+        self._raw = [path for path, place in self._stored.items() if place is None]
+        self._origins = {path: origin_of(path, window=window) for path in self._raw}
+        self._windowed = bool(window)
+        self._jobs = reading.start([_trace_of(path) for path in self._raw]) if self._raw else []
+
+    def result(self) -> list[Summary]:
+        """Wait, and return a summary a path, in their order.
+
+        Raises:
+            OSError, TraceError: a file cannot be read.
+        """
+        from xtrace.analysis.partial import summary_file as summaries
+        from xtrace.analysis.partial.partial import partial_of
+
+        made = {path: summaries.read(place) for path, place in self._stored.items() if place is not None}
+        for first, job in enumerate(self._jobs):
+            for path, collected in zip(self._raw[first :: len(self._jobs)], job.result(), strict=True):
+                dom0 = None if self._windowed else _dom0_of(path)
+                made[path] = summaries.Summary(partial_of(collected, dom0), self._origins[path])
+        if self._keeping:
+            _keep({path: made[path] for path in self._raw if str(path) != STDIN})
+        return [made[path] for path in self._paths]
+
+    def stop(self) -> None:
+        """End the children that still read."""
+        for job in self._jobs:
+            job.stop()
+
+
+def origin_of(trace: Path, *, window: str = "") -> Origin:
+    """Return what is known of a trace before it is read.
+
+    Raises:
+        TraceError: its sidecar, or its capture's meta.json, cannot be understood.
+    """
+    found = sidecar_of(trace)
+    hz = found.tsc_hz if found else None
+    names = open_capture(trace).domain_names if (trace / META).is_file() else {}
+    return Origin(
+        name=os.fspath(trace),
+        tsc_hz=hz,
+        tsc_hz_source=f"told by {found.path.name}" if found and hz else "",
+        emulated=bool(found and found.emulated),
+        window=window,
+        domains=names,
+        files=files_of(trace) if str(trace) != STDIN else (),
+    )
+
+
+def _trace_of(path: Path) -> str:
+    """Return what to read of a path: nothing, of a capture that bpf alone recorded."""
+    if (path / META).is_file() and (path / BPF_TABLES).is_file():
+        try:
+            trace_in(path)
+        except TraceError:
+            return os.devnull
+    return str(path)
+
+
+def _dom0_of(path: Path) -> Dom0Frames | None:
+    """Return what bpf counted in dom0 while a capture was made; it cannot be cut to a window."""
+    if not (path / META).is_file():
+        return None
+    from xtrace.analysis.partial.dom0_frames import read
+
+    return read(open_capture(path))
+
+
+def _keep(made: dict[Path, Summary]) -> None:
+    """Write each summary beside its trace; say what came of it, for a folder may not be ours to write in."""
+    from xtrace.analysis.partial.summary_file import write
+
+    places = []
+    for trace, summary in made.items():
+        path = beside(trace)
+        try:
+            write(summary, path)
+        except OSError as error:
+            typer.echo(f"xtrace: the summary is not kept: {path}: {error.strerror}", err=True)
+            return
+        except TraceError as error:
+            typer.echo(f"xtrace: the summary is not kept: {error}", err=True)
+        else:
+            places.append(path)
+    if len(places) == 1:
+        typer.echo(f"xtrace: the summary is kept: {places[0]}", err=True)
+    elif places:
+        typer.echo(f"xtrace: {len(places)} summaries are kept beside their traces", err=True)

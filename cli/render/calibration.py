@@ -1,0 +1,152 @@
+"""Put a calibration on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from xtrace.cli.render.terminal import WIDTH, Put, safe, shortened
+
+if TYPE_CHECKING:
+    from xtrace.probes.timing.calibration import Calibration, Row
+
+_LABEL = 9
+_CELL = 8
+_SITE_LABEL = 5
+_HEADINGS = {
+    "empty": "empty",
+    "stores_8": "8 st",
+    "stores_40": "40 st",
+    "store_miss_1": "1 stmiss",
+    "store_miss_4": "4 stmiss",
+    "load_miss_1": "1 ldmiss",
+    "store_stream_1": "1 stream",
+    "store_stream_4": "4 stream",
+    "alu_chain": "alu",
+    "alu_fresh": "fresh",
+    "site": "site",
+}
+#: What 80 columns hold; the JSON has all.
+_LEFT_OUT = ("store_miss_4", "store_stream_1")
+_SHOWN = {name: heading for name, heading in _HEADINGS.items() if name not in _LEFT_OUT}
+_SITE_HEADINGS = {name: heading for name, heading in _SHOWN.items() if name != "stores_8"}
+_PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
+
+
+def print_calibration(
+    put: Put, found: Calibration, names: Mapping[tuple[int, str], str], *, ns: bool
+) -> None:
+    """Print what was measured, a table for each sequence, then one for each site.
+
+    Args:
+        put: prints a line.
+        names: what a site and its fence are called, by address and the fence's name.
+        ns: in nanoseconds, not TSC cycles.
+    """
+    _print_host(put, found)
+    scale = 1e9 / found.tsc_hz if ns else 1.0
+    if found.rows:
+        unit = "ns" if ns else f"TSC cycles of {1e9 / found.tsc_hz:.3g} ns"
+        put("")
+        put(f"What a fence adds to one execution, in {unit}")
+        put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
+        put("(in flight before it: st stores that hit, stmiss, ldmiss a store, a load that", dim=True)
+        put("misses, 4 stream stores that miss, time and again, alu a chain of 180 core", dim=True)
+        put("cycles, fresh one of 60 begun anew each time; the JSON has more)", dim=True)
+    standard = [row for row in found.rows if row.place != "site"]
+    for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
+        mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
+        put("")
+        put(f"{kind}, {_PLACES[place]}", bold=True)
+        _print_table(put, mine, scale)
+    _print_sites(put, [row for row in found.rows if row.place == "site"], names, scale)
+    for note in found.notes if found.timing == "hardware" else ():
+        for number, line in enumerate(wrap(safe(note), WIDTH - 2)):
+            put(("! " if not number else "  ") + line)
+
+
+def _print_host(put: Put, found: Calibration) -> None:
+    host = found.host
+    lines = [
+        ("host", host.get("cpu_model", "unknown")),
+        (
+            "",
+            f"microcode {host.get('microcode', 'unknown')}; hypervisor: {host.get('hypervisor', 'unknown')}",
+        ),
+        ("kernel", host.get("kernel", "unknown")),
+        ("TSC", f"{found.tsc_hz / 1e6:.3f} MHz in steps of {found.tsc_quantum_cycles:g}"),
+        ("timing", found.timing),
+    ]
+    if found.core_per_tsc_ratio is not None:
+        lines[3] = ("TSC", f"{lines[3][1]}; the core ran at {found.core_per_tsc_ratio:.3f} of it")
+    for label, text in lines:
+        for number, line in enumerate(wrap(safe(text), WIDTH - _LABEL) or [""]):
+            put(f"{label if not number else '':<{_LABEL}}{line}")
+
+
+def _print_table(put: Put, rows: Sequence[Row], scale: float) -> None:
+    contexts = [name for name in _SHOWN if any(row.context == name for row in rows)]
+    put(" " * _LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in contexts), dim=True)
+    for fence in dict.fromkeys(row.fence for row in rows):
+        cells = _cells((row for row in rows if row.fence == fence), scale)
+        line = " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in contexts)
+        put(f"{shortened(fence, _LABEL - 1):<{_LABEL}}{line}")
+
+
+def _print_sites(put: Put, rows: Sequence[Row], names: Mapping[tuple[int, str], str], scale: float) -> None:
+    if not rows:
+        return
+    put("")
+    put("sites of the image, as they are compiled", bold=True)
+    put("(call: the fence's call goes with it; lean: what only the call needs goes, too:", dim=True)
+    put("frame, saved registers, spills; site: behind its own preceding instructions)", dim=True)
+    put(" " * _SITE_LABEL + " ".join(f"{_SITE_HEADINGS[name]:>{_CELL}}" for name in _SITE_HEADINGS), dim=True)
+    keys = list(dict.fromkeys((row.address or 0, row.fence) for row in rows))
+    for address, fence in keys:
+        mine = [row for row in rows if (row.address, row.fence) == (address, fence)]
+        title = f"{address:x}  {mine[0].kind}  {names.get((address, fence), fence)}"
+        put(shortened(safe(title), WIDTH), bold=True)
+        _print_site(put, mine, scale)
+
+
+def _print_site(put: Put, rows: Sequence[Row], scale: float) -> None:
+    cells = _cells(rows, scale)
+    put(f"{'call':<{_SITE_LABEL}}" + " ".join(f"{cells.get(name, '-'):>{_CELL}}" for name in _SITE_HEADINGS))
+    if any(row.lean_median_cycles is not None for row in rows):
+        lean = {
+            row.context: figure(
+                row.lean_median_cycles, row.lean_low_cycles, row.lean_high_cycles, scale, tight=True
+            )
+            for row in rows
+        }
+        put(
+            f"{'lean':<{_SITE_LABEL}}"
+            + " ".join(f"{lean.get(name, '-'):>{_CELL}}" for name in _SITE_HEADINGS)
+        )
+    reasons = dict.fromkeys(row.note for row in rows if row.note.startswith("not replayed"))
+    for reason in reasons:
+        for number, line in enumerate(wrap(safe(reason), WIDTH - 4)):
+            put(("  ! " if not number else "    ") + line)
+
+
+def _cells(rows: Iterable[Row], scale: float) -> dict[str, str]:
+    return {
+        row.context: figure(row.median_cycles, row.low_cycles, row.high_cycles, scale, tight=row.tight)
+        for row in rows
+    }
+
+
+def figure(median: float | None, low: float | None, high: float | None, scale: float, *, tight: bool) -> str:
+    """Return a median with the larger side of its interval, in at most 8 characters where it can be."""
+    if median is None or low is None or high is None:
+        return "-"
+    side = max(high - median, median - low) * scale
+    value = median * scale
+    text = f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+    text = "0.0" if text == "-0.0" else text
+    mark = "" if tight else "?"
+    fine = f"{text}\N{PLUS-MINUS SIGN}{side:.1f}{mark}"
+    if side < 9.95 and abs(value) < 99.95 and len(fine) <= _CELL:
+        return fine
+    return f"{text}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"

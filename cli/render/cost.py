@@ -1,0 +1,79 @@
+"""Say on a terminal what the fences cost in a line each, and what is missing for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xtrace.analysis.report.build import Report
+
+#: xtrace.analysis.cost.missing_inputs.HOST.
+_HOST = "host"
+_SAVED = "removable"
+
+
+def cost_looks(report: Report) -> Iterator[str]:
+    """Yield one sentence a domain: what its removable fences cost, or how often they execute."""
+    domains = report.tables.get("cost_domains")
+    if domains is None:
+        return
+    for row in domains.to_dict("records"):
+        if row["part"] == _SAVED:
+            yield f"d{row['domain']}: removable fences {_cost(row)}"
+    checks = report.tables.get("cost_checks")
+    if checks is not None:
+        for domain in checks.loc[checks["agrees"] == "no", "domain"].unique().tolist():
+            yield f"d{domain}: its counters, its sites and the trace contradict each other"
+
+
+def _cost(row: Mapping[Any, Any]) -> str:
+    low, hot_low, hot, high = (row[f"cost_{end}_ratio"] for end in ("low", "hot_low", "hot", "high"))
+    if math.isnan(low):
+        least, most = row["execution_low_per_s"], row["execution_high_per_s"]
+        if math.isnan(most):
+            return "have no price without --calibration, and no counts bound their executions"
+        return f"execute {_rate(least, most)} times a second; --calibration gives their price"
+    if row["bound"] == "time":
+        return (
+            f"cost {share_text(hot_low)} of its running time or more with hot caches (modelled): nothing "
+            "bounds their executions"
+        )
+    if hot < high:
+        return (
+            f"cost {_range(hot_low, hot)} of its running time with hot caches, "
+            f"{_range(low, high)} where memory is missed (modelled)"
+        )
+    return f"cost {_range(low, high)} of its running time (modelled)"
+
+
+def _range(low: float, high: float) -> str:
+    """Return two shares as "0.03 to 0.4 %"."""
+    first, second = share_text(low), share_text(high)
+    return second if first == second else f"{first.removesuffix('%')} to {second}"
+
+
+def _rate(least: float, most: float) -> str:
+    first, second = f"{least:,.0f}", f"{most:,.0f}"
+    return second if first == second else f"{first} to {second}"
+
+
+def share_text(value: float) -> str:
+    """Return a share as a percentage of two digits that count, as 0.034%."""
+    percent = 100 * value
+    if percent == 0:
+        return "0%"
+    digits = max(1 - math.floor(math.log10(abs(percent))), 0)
+    return f"{percent:.{min(digits, 9)}f}%"
+
+
+def cost_needs(report: Report) -> Iterator[str]:
+    """Yield a line for each thing that the cost lacks, with what would mend it."""
+    needs = report.tables.get("cost_needs")
+    if needs is None:
+        return
+    for row in needs.to_dict("records"):
+        whose = "" if row["about"] == _HOST else f"{row['about']}: "
+        remedy = f"; {row['remedy']}" if row["remedy"] else ""
+        yield f"{whose}{row['lacking']}: {row['reason']}{remedy}"

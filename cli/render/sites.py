@@ -1,0 +1,272 @@
+"""Put the sites of an image, and what a patch did to them, on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from xtrace.cli.render.terminal import WIDTH, Put, shortened
+from xtrace.symbols.errors import shown
+from xtrace.symbols.listing.compare import Comparison, fence_words, key_words
+from xtrace.symbols.listing.export import COLUMNS, Tally, cells, is_fenced, tallies
+from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict
+
+_LABEL = 9
+_GAP = "  "
+_VERDICT = 9
+#: They stand on a line of their own.
+_SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
+_LEAST_WHERE = 24
+_ORDER = {
+    verdict: place
+    for place, verdict in enumerate((Verdict.REMOVABLE, Verdict.UNDECIDED, Verdict.KEEP, Verdict.NO_FENCE))
+}
+
+
+def print_head(put: Put, table: SiteTable) -> None:
+    """Print what is known of an image and how, and how many sites of each kind it has."""
+    print_image(put, table)
+    put("")
+    _print_kinds(put, tallies(table.sites))
+
+
+def print_image(put: Put, table: SiteTable, label: str = "image", *, brief: bool = False) -> None:
+    """Print what is known of an image, a line each; ``brief`` leaves out what it says of itself to Xen."""
+    lines = _labelled(label, [table.path])
+    put(next(lines), bold=True)
+    for line in lines:
+        put(line)
+    for name, texts in (
+        ("build-id", [table.build_id or "none"]),
+        *(() if brief else _fact_lines(table)),
+        ("fields", table.layout or ("not found: nothing in the image tells where vcpu_info is",)),
+        ("unread", table.damage),
+    ):
+        for line in _labelled(name, texts):
+            put(line)
+
+
+def print_sites(put: Put, sites: Iterable[Site]) -> None:
+    """Print a table for each kind, sites with a fence first; debug reads are left out."""
+    by_kind = _by_kind(site for site in sites if site.kind is not Kind.DEBUG_READ)
+    for kind, found in by_kind.items():
+        put("")
+        fenced = sum(map(is_fenced, found))
+        put(f"{kind}: {_count(len(found), 'site')}, {fenced or 'none'} with a fence", bold=True)
+        _print_rows(put, found)
+
+
+def print_comparison(put: Put, found: Comparison) -> None:
+    """Print what is gone, new and changed, and first the sums."""
+    put("")
+    put(
+        f"{'change':<{_LABEL}}fences removed {len(found.fences_removed)}, added {len(found.fences_added)}; "
+        f"sites gone {len(found.gone)}, new {len(found.added)}, "
+        f"changed {len(found.changed)}, same {found.same_count}",
+        bold=True,
+    )
+    for label, keys in (("removed", found.fences_removed), ("added", found.fences_added)):
+        words = Counter(key_words(key) for key in keys)
+        for line in _labelled(label, [", ".join(f"{count} {text}" for text, count in words.most_common())]):
+            put(line)
+    for title, image, sites in (("gone", "old", found.gone), ("new", "new", found.added)):
+        for kind, rows in _by_kind(sites).items():
+            put("")
+            put(f"{title}, {kind}: {_count(len(rows), 'site')} of the {image} image", bold=True)
+            _print_rows(put, rows)
+    if found.changed:
+        put("")
+        put(f"changed: {_count(len(found.changed), 'site')}", bold=True)
+    for change in found.changed:
+        lead = f"{change.new.address:x}{_GAP}{change.new.kind}{_GAP}"
+        put(lead + shortened(where(change.new), WIDTH - len(lead)))
+        for difference in change.differences:
+            _put_wrapped(put, difference, "    ", "      ")
+
+
+def print_wide(put: Put, sites: Iterable[Site]) -> None:
+    """Print a line of all columns a site, as wide as they are; what is empty is a dash."""
+    found = [cells(site) for site in sites]
+    rows = [list(COLUMNS), *([row[name] or "-" for name in COLUMNS] for row in found)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+    for number, row in enumerate(rows):
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        put(_GAP.join(padded).rstrip(), bold=number == 0)
+
+
+def print_site(put: Put, site: Site) -> None:
+    """Print all that is known of one site, a line each."""
+    found = cells(site)
+    put(f"{found['address']}  {where(site)}", bold=True)
+    place = f"{found['file']}:{found['line']}" if found["file"] else ""
+    inline = (
+        [f"in {shown(f.function)} {shown(f.file)}:{f.line}" for f in site.place.inline]
+        if place and site.place
+        else []
+    )
+    source = f"{site.origin}; {site.cpu}" if site.origin else str(site.cpu)
+    for name, texts in (
+        ("kind", [site.kind]),
+        ("also", site.aliases),
+        ("source", [place, *inline]),
+        ("code", [site.text]),
+        ("access", [f"{_count(site.width_bytes, 'byte')}, in {site.section}" if site.section else ""]),
+        ("pointer", [source]),
+        ("fence", [_fence_line(fence) for fence in site.fences]),
+        ("tests", [f"{found['pending_tests']} on {site.pending_paths}" if site.pending_tests else ""]),
+        ("calls", [found["callbacks"]]),
+        ("exit", [site.exit]),
+        ("patched", [f"by {site.patched}" if site.patched else ""]),
+        ("masked", [found["masked"]]),
+        ("verdict", [f"{site.verdict}: {site.reason}" if site.reason else site.verdict]),
+        ("hazard", [f"{hazard.name}: {hazard.reason}" for hazard in site.hazards]),
+    ):
+        for line in _labelled(name, texts):
+            put(line)
+
+
+def where(site: Site) -> str:
+    """Return symbol and offset, or the section where there is no symbol."""
+    if not site.symbol:
+        return shown(site.section)
+    return shown(f"{site.symbol}+{site.offset:#x}" if site.offset else site.symbol, 4096)
+
+
+def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
+    facts = table.facts
+    guest = f"{facts.guest_os} {facts.guest_version}".strip() or "no note for Xen says what it is"
+    yield "guest", [guest]
+    notes = [f"{note.name}={note.value}" for note in facts.notes if note.name not in _SHOWN_NOTES]
+    yield "notes", [" ".join(notes), " ".join(f"{key}={value}" for key, value in facts.legacy)]
+    page = ""
+    if facts.hypercall_page is not None:
+        page = f"hypercall page {facts.hypercall_page:#x} by {facts.hypercall_page_source}; "
+    calls = ", ".join(f"{call.kind} {call.address:#x} by {call.source}" for call in facts.callbacks)
+    yield "entries", [f"{page}callbacks: {calls or 'none known'}"]
+    patched = sum(bool(site.patched) for site in table.sites)
+    tables = ", ".join(f"{known.name} ({known.count:,})" for known in facts.patching.tables)
+    yield (
+        "patching",
+        [
+            f"{tables} may change the code when it runs; {patched} of {_count(len(table.sites), 'site')}"
+            if tables
+            else "no table lets the kernel change its code",
+            *facts.patching.unknown,
+        ],
+    )
+
+
+def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
+    if not found:
+        put("no site was found")
+        return
+    lines = [["kind", "sites", "fenced", *map(str, _ORDER), "hazards"]]
+    for kind, tally in found.items():
+        counts = (tally.sites, tally.fenced, *(tally.verdicts.get(name, 0) for name in _ORDER), tally.hazards)
+        lines.append([str(kind), *(f"{count:,}" for count in counts)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        counted = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        put(_GAP.join((line[0].ljust(widths[0]), *counted)), bold=number == 0)
+        if number == 0:
+            put("-" * (sum(widths) + len(_GAP) * (len(widths) - 1)), dim=True)
+
+
+def _print_rows(put: Put, sites: Sequence[Site]) -> None:
+    """Print sites of one kind; below those that share it, what is said of them."""
+    rows = sorted(sites, key=_row_order)
+    address_width = max(len(f"{site.address:x}") for site in rows)
+    where_width, fence_width = _widths(rows, WIDTH - address_width - _VERDICT - 3 * len(_GAP))
+    indent = " " * (address_width + where_width + 2 * len(_GAP))
+    for said, group in groupby(rows, key=_said):
+        for site in group:
+            fences = [shortened(_fence_text(fence), fence_width) for fence in site.fences]
+            line = (
+                f"{site.address:0{address_width}x}",
+                shortened(where(site), where_width).ljust(where_width),
+                (fences[0] if fences else "").ljust(fence_width),
+                site.verdict,
+            )
+            put(_GAP.join(cell for cell in line if cell))
+            for text, fence in list(zip(fences, site.fences, strict=True))[1:]:
+                put(f"{indent}{text:<{fence_width}}{_GAP}{fence.verdict}")
+        for mark, text in said:
+            _put_wrapped(put, text, f"  {mark} ", "    ")
+
+
+def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
+    """Return the widths of the symbols and of the fences, which share ``room`` columns."""
+    where_width = max(len(where(site)) for site in rows)
+    fence_width = max((len(_fence_text(fence)) for site in rows for fence in site.fences), default=0)
+    if where_width + fence_width > room:
+        fence_width = min(fence_width, max(room - where_width, room - _LEAST_WHERE))
+        where_width = min(where_width, room - fence_width)
+    return where_width, fence_width
+
+
+def _row_order(site: Site) -> tuple[object, ...]:
+    said = _said(site)
+    # What nothing is said of comes last, or the words below the next ones would seem to be of these too.
+    return not is_fenced(site), _ORDER[site.verdict], not said, said, site.address
+
+
+def _said(site: Site) -> tuple[tuple[str, str], ...]:
+    """Return what is said of a site below it, each with its mark; that there is no fence is not."""
+    said = [("!", f"{hazard.name}: {hazard.reason}") for hazard in site.hazards]
+    if site.exit:
+        said.append((">", f"exit: {site.exit}"))
+    if site.patched:
+        said.append(("~", f"patched: {site.patched} lets the kernel change these bytes when it runs"))
+    verdicts = [(site.verdict, site.reason), *((fence.verdict, fence.reason) for fence in site.fences)]
+    for verdict, reason in dict.fromkeys(verdicts):
+        if verdict is not Verdict.NO_FENCE and reason:
+            said.append(("=", f"{verdict}: {reason}"))
+    return tuple(said)
+
+
+def _by_kind(sites: Iterable[Site]) -> dict[Kind, list[Site]]:
+    found: dict[Kind, list[Site]] = {}
+    for site in sites:
+        found.setdefault(site.kind, []).append(site)
+    # Those with fences first, for they are what is asked about.
+    order = sorted(found, key=lambda kind: (not any(map(is_fenced, found[kind])), list(Kind).index(kind)))
+    return {kind: found[kind] for kind in order}
+
+
+def _fence_text(fence: Fence) -> str:
+    return shown(fence_words(fence), 4096)
+
+
+def _fence_line(fence: Fence) -> str:
+    return (
+        f"{fence_words(fence)} at {fence.address:#x}, {fence.position} the access on {fence.paths}: "
+        f"{fence.verdict}, {fence.reason}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _labelled(label: str, texts: Iterable[str]) -> Iterator[str]:
+    """Yield lines of a label and, beside it, each text that is not empty, wrapped."""
+    for text in filter(None, texts):
+        yield from _wrapped(text, label.ljust(_LABEL), " " * _LABEL)
+        label = ""
+
+
+def _put_wrapped(put: Put, text: str, lead: str, indent: str) -> None:
+    for line in _wrapped(text, lead, indent):
+        put(line)
+
+
+def _wrapped(text: str, lead: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        shown(text, 4096),
+        WIDTH,
+        initial_indent=lead,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )

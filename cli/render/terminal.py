@@ -1,0 +1,367 @@
+"""Put a report on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xtrace.analysis.measures.table import Table
+    from xtrace.analysis.report.build import Report
+
+IDLE_DOMAIN = 32767
+WIDTH = 80
+_LABEL = 9
+_NAMES_SHOWN = 12
+_TEXT_COLUMNS = {
+    "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
+    "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
+    "agrees", "bound", "space", "estimate", "of",
+}  # fmt: skip
+#: They hold names of any length; what is too long for the terminal loses its middle.
+_LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what")
+
+#: What a terminal shows when no section is asked for, and how many rows of each table.
+BRIEF = {
+    "wakes": 8,
+    "wakers": 8,
+    "sends": 6,
+    "running_targets": 4,
+    "upcalls": 8,
+    "injections": 6,
+    "vcpu_states": 14,
+    "domain_states": 8,
+    "pcpus": 8,
+    "hypercalls": 8,
+    "traps": 5,
+    "vm_exits": 8,
+    "irqs": 5,
+    "kernel_images": 0,
+    "kernel_sources": 12,
+    "kernel_functions": 10,
+    "kernel_lines": 10,
+    "cost_domains": 9,
+    "cost_upcalls": 9,
+    "cost_sites": 10,
+    "cost_estimates": 8,
+    "cost_checks": 10,
+    "cost_needs": 0,
+    "dom0_upcalls": 8,
+    "dom0_ports": 10,
+    "dom0_irqs": 8,
+    "dom0_work": 8,
+    "dom0_samples": 8,
+    "cuts": 12,
+}
+LEGEND = "marks    = exact  < bounded  ~ inferred  * modelled"
+
+
+class Put(Protocol):
+    """Prints a line."""
+
+    def __call__(self, text: str, *, bold: bool = False, dim: bool = False) -> None:
+        """Print ``text`` as one line."""
+
+
+def print_report(
+    put: Put, report: Report, names: Sequence[str], *, rows: int | None, brief: bool, window: str = ""
+) -> None:
+    """Print the report.
+
+    Args:
+        put: prints a line.
+        names: the traces, as the user named them.
+        rows: most rows of a table; None takes the usual number, 0 all.
+        brief: leave out the idle domain.
+        window: the part of the trace that is counted, in words; empty for all of it.
+    """
+    _print_facts(put, report, names)
+    if window:
+        put(f"window   {window}: only what ends there is counted")
+    _print_domains(put, report)
+    _print_kernels(put, report)
+    for need in cost_needs(report):
+        _put_labelled(put, "needs", safe(need))
+    _print_first_looks(put, report)
+    for name, frame in report.tables.items():
+        table = report.described[name]
+        if brief and name not in BRIEF:
+            continue
+        if brief and "domain" in frame:
+            frame = frame[frame["domain"] != IDLE_DOMAIN]
+        if frame.empty:
+            continue
+        limit = BRIEF.get(name, 20) if rows is None else rows or len(frame)
+        _print_table(put, table, frame, report.hz, limit)
+
+
+def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line, in style where there is a terminal that may show it."""
+    if (bold or dim) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        text = typer.style(text, bold=bold or None, dim=dim or None)
+    sys.stdout.write(text + "\n")
+
+
+def time_text(cycles: float, hz: float | None) -> str:
+    """Return a time in three digits: with a unit of time, or in cycles where the TSC rate is not known."""
+    if math.isnan(cycles):
+        return "-"
+    if hz is None:
+        return scaled(cycles) + "c"
+    ns = cycles / hz * 1e9
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(ns) >= size:
+            return _digits(ns / size) + unit
+    return f"{ns:.0f}ns"
+
+
+def scaled(value: float) -> str:
+    """Return a number in three digits and k, M, G or T."""
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(value) >= size:
+            return _digits(value / (1e3 if letter == "k" else size)) + letter
+    return f"{value:.0f}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+
+
+def _print_domains(put: Put, report: Report) -> None:
+    """Print the names of the domains that the tables tell of, where the recorder knew them."""
+    told = {
+        int(domain)
+        for frame in report.tables.values()
+        if "domain" in frame
+        for domain in frame["domain"].unique()
+    }
+    names = {int(domain): name for domain, name in report.trace["domains"].items()}
+    shown = [f"d{domain} {safe(names[domain])}" for domain in sorted(told & set(names))]
+    if shown:
+        more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
+        _put_labelled(put, "domains", ", ".join(shown[:_NAMES_SHOWN]) + more)
+
+
+def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
+    trace = report.trace
+    hz = report.hz
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    put(f"trace    {safe(shown)}", bold=True)
+    lines = []
+    if trace["emulated"]:
+        lines.append("host     emulated: times tell order and shares, not what hardware takes")
+    if hz:
+        low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
+        error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
+        lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s")
+        lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}")
+    else:
+        lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
+        lines.append("TSC      the trace does not tell its rate: times are in cycles; give --cpu-hz")
+    lines.append(
+        f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
+        f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
+    )
+    if trace["lost_records"]:
+        lines.append(
+            f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
+            f"pCPUs blind {trace['blind_ratio']:.1%} of the time"
+        )
+    if trace["damage_count"]:
+        first = trace["damages"][0]
+        lines.append(
+            f"damage   {trace['damage_count']} places, {trace['skipped_bytes']:,} bytes skipped; "
+            f"first at offset {first['offset']}: {first['reason']}"
+        )
+    if trace["missing_bytes"] or trace["tail_bytes"]:
+        lines.append("cut      the file ends inside a window: it is still being written, or was cut")
+    lines += [
+        f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
+        for pair in trace["skewed_pcpu_pairs"][:3]
+    ]
+    if trace["late_records"]:
+        lines.append(
+            f"order    {trace['late_records']:,} records came too late to be merged in order (skewed TSCs)"
+        )
+    lines.append(
+        f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
+        "timer and other wakes of dom0 are its own"
+    )
+    for line in lines:
+        put(line)
+    put(LEGEND, dim=True)
+
+
+def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
+    """Return how far two TSCs are apart, as far as that is known."""
+    if not math.isnan(pair["low_cycles"]):
+        return f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
+    if pair["least_cycles"]:
+        return f"at least {time_text(pair['least_cycles'], hz)}, either way"
+    return str(pair["evidence"])
+
+
+def _print_first_looks(put: Put, report: Report) -> None:
+    """Say in a line each what stands out."""
+    hz = report.hz
+    looks = []
+    wakes = report.tables.get("wakes")
+    if wakes is not None and len(guests := wakes[wakes["domain"] != IDLE_DOMAIN]):
+        worst = guests.iloc[0]
+        looks.append(
+            f"{_vcpu(worst)} waits longest: wake to running p99 "
+            f"{time_text(worst['wake_to_running_p99_cycles'], hz)} "
+            f"over {int(worst['wake_to_running_count'])} wakes"
+        )
+    states = report.tables.get("domain_states")
+    if states is not None and len(states):
+        waiting = states[
+            states["state"].isin(("full_contention", "partial_contention", "concurrency_hazard"))
+        ]
+        share = waiting[waiting["domain"] != IDLE_DOMAIN].groupby("domain")["share_ratio"].sum()
+        if len(share):
+            looks.append(f"d{share.idxmax()} had vCPUs waiting for a pCPU {share.max():.0%} of the time")
+    upcalls = report.tables.get("upcalls")
+    if upcalls is not None and len(upcalls):
+        forced = upcalls.sort_values("xen_version_count", ascending=False).iloc[0]
+        looks.append(
+            f"{_vcpu(forced)} forced a callback at most {int(forced['xen_version_count'])} times, "
+            f"in {int(forced['upcall_least_count'])} to {int(forced['upcall_most_count'])} upcalls"
+        )
+    looks += cost_looks(report)
+    for look in looks:
+        first, *rest = wrap(safe(look), WIDTH - 2)
+        put(f"* {first}")
+        for line in rest:
+            put(f"  {line}")
+
+
+def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
+    from xtrace.analysis.measures.table import MARKS
+
+    shown = [column for column in table.columns if column.heading]
+    if not shown:
+        return
+    put("")
+    put(table.title, bold=True)
+    if table.bias:
+        put(f"({table.bias})", dim=True)
+    # Domain and vCPU make one column: d3v0.
+    if paired := {"domain", "vcpu"} <= {column.name for column in shown}:
+        shown = [column for column in shown if column.name != "vcpu"]
+    lines = [["vcpu" if paired and c.name == "domain" else f"{c.heading}{MARKS[c.quality]}" for c in shown]]
+    lines += [
+        [_vcpu(row) if paired and c.name == "domain" else _cell(c.name, row[c.name], hz) for c in shown]
+        for row in frame.head(limit).to_dict("records")
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    long = [place for place, column in enumerate(shown) if column.name in _LONG_COLUMNS]
+    while long and sum(widths) + len(widths) - 1 > WIDTH:
+        widths[max(long, key=lambda place: widths[place])] -= 1
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    to_left = [c.name in _TEXT_COLUMNS for c in shown]
+    for number, line in enumerate(lines):
+        cells = [
+            (_fitted(cell, width, shown[place].name) if place in long else cell, width, left)
+            for place, (cell, width, left) in enumerate(zip(line, widths, to_left, strict=True))
+        ]
+        text = gap.join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
+        put(text.rstrip(), bold=number == 0)
+        if number == 0:
+            put("-" * (sum(widths) + len(gap) * (len(widths) - 1)), dim=True)
+    if len(frame) > limit:
+        put(f"  {len(frame) - limit} more: --section {table.section} --rows 0", dim=True)
+
+
+def _print_kernels(put: Put, report: Report) -> None:
+    """Say of each image that was given how the samples were found in it, and what is missing."""
+    images = report.tables.get("kernel_images")
+    if images is None:
+        return
+    rows = images.to_dict("records")
+    for row in rows:
+        name = shortened(safe(f"d{row['domain']} {row['image'].rpartition('/')[2]}"), WIDTH - _LABEL)
+        if row["note"]:
+            _put_labelled(put, "kernel", f"{shortened(name, WIDTH // 2)}: {row['note']}")
+            continue
+        put(f"{'kernel':<{_LABEL}}{name}", bold=True)
+        _put_labelled(put, "", f"load offset {row['load_offset']}, {row['load_offset_source']}")
+        _put_labelled(
+            put,
+            "",
+            f"{row['count']:,} samples at {row['address_count']:,} addresses, {row['inside_count']:,} in the "
+            f"image, {row['masked_count']:,} of them ({row['masked_ratio']:.1%}) where it masks upcalls",
+        )
+    if rows:
+        _put_labelled(
+            put,
+            "samples",
+            f"{rows[0]['carried_count']:,} records of the trace have a guest's address; "
+            f"{rows[0]['left_out_count']:,} left out, "
+            f"{rows[0]['unknown_domain_count']:,} of a domain not told yet",
+        )
+
+
+def _put_labelled(put: Put, label: str, text: str) -> None:
+    for line in wrap(text, WIDTH - _LABEL):
+        put(f"{label:<{_LABEL}}{line}")
+        label = ""
+
+
+def _vcpu(row: Any) -> str:
+    domain = int(row["domain"])
+    name = "idle" if domain == IDLE_DOMAIN else "d?" if domain == 32768 else f"d{domain}"
+    return f"{name}v{int(row['vcpu'])}"
+
+
+def _cell(name: str, value: Any, hz: float | None) -> str:
+    if isinstance(value, str):
+        return safe(value)
+    number = float(value)
+    if math.isnan(number):
+        return "-"
+    if name == "line":
+        return f"{number:.0f}"
+    if name.endswith("_cycles"):
+        return time_text(number, hz)
+    if name.endswith("_ns"):
+        return time_text(number, 1e9)
+    if name.startswith("cost_") and name.endswith("_ratio"):
+        return share_text(number)
+    if name.endswith("_ratio"):
+        return f"{number:.1%}"
+    if name.endswith("per_s"):
+        return scaled(number) if number >= 100 else f"{number:.1f}"
+    if name == "domain":
+        return "idle" if number == IDLE_DOMAIN else f"d{int(number)}"
+    return f"{number:.1f}" if number != int(number) and abs(number) < 100 else f"{int(number):,}"
+
+
+def _fitted(text: str, width: int, name: str) -> str:
+    """Return a cell in its column's width; of a file the end of its path tells most."""
+    if name == "file" and len(text) > width:
+        return ".." + text[len(text) - width + 2 :]
+    return shortened(text, width)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return ``text`` in at most ``width`` characters, its middle left out where it is longer."""
+    if len(text) <= width:
+        return text
+    tail = (width - 2) // 2
+    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"
+
+
+def safe(text: str) -> str:
+    """Return ``text`` with what a terminal would obey written as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

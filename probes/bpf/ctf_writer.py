@@ -1,0 +1,168 @@
+"""Write records as CTF 1.8, the Common Trace Format: babeltrace2 and Trace Compass read it as it is.
+
+A trace is a folder: ``metadata``, which describes every byte in TSDL, and streams of
+packets.  A record is copied as it lay in the ring: the 8 bytes that the ring puts before it
+are padding to CTF, for the metadata aligns each event to the size of a record.  Packets are whole
+when they are appended, so a cut file loses its last packet at most.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from xtrace.probes.bpf.abi import EVENT_BYTES, MEANINGS, SAMPLE_BYTES, UNTIMED, Kind
+from xtrace.probes.recording.backends.base import Folder, Stream
+
+MAGIC = 0xC1FC1FC1
+#: magic, padding; first and last time, bits of content and of packet, discarded events, CPU: so
+#: long that with the ring's 8 bytes the first event is aligned.
+PACKET = struct.Struct("<I4x6Q")
+
+_ID_NAMES = {
+    Kind.DISPATCH: "port", Kind.PORT_HANDLER: "port", Kind.IRQ_HANDLER: "irq", Kind.LATE_EOI: "irq",
+    Kind.SEND: "irq", Kind.IPI: "vector_and_target", Kind.DEVICE_EVENT: "irq", Kind.PRIVCMD: "ioctl",
+    Kind.SOFTIRQ: "vector", Kind.WAKE_TO_SWITCH: "irq", Kind.VECTOR: "vector", Kind.UPCALL: "unused",
+}  # fmt: skip
+
+_HEAD = """/* CTF 1.8 */
+/* {about} */
+typealias integer {{ size = 8; align = 8; signed = false; }} := uint8_t;
+typealias integer {{ size = 56; align = 8; signed = false; }} := uint56_t;
+typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
+typealias integer {{ size = 64; align = 64; signed = false; }} := uint64_t;
+typealias integer {{ size = 64; align = 64; signed = false; base = 16; }} := address_t;
+typealias integer {{ size = 64; align = 64; signed = false; map = clock.monotonic.value; }} := time_t;
+typealias integer {{ size = 8; align = 8; signed = false; encoding = UTF8; }} := char_t;
+
+trace {{
+    major = 1;
+    minor = 8;
+    byte_order = le;
+    packet.header := struct {{
+        uint32_t magic;
+    }};
+}};
+
+env {{
+    domain = "kernel";
+    tracer_name = "xtrace";
+    tracer_major = 1;
+    tracer_minor = 0;
+}};
+
+clock {{
+    name = "monotonic";
+    uuid = "{uuid}";
+    description = "CLOCK_MONOTONIC, which bpf_ktime_get_ns reads";
+    freq = 1000000000;
+    offset_s = {offset_s};
+    offset = {offset_ns};
+}};
+
+stream {{
+    packet.context := struct {{
+        time_t timestamp_begin;
+        time_t timestamp_end;
+        uint64_t content_size;
+        uint64_t packet_size;
+        uint64_t events_discarded;
+        uint64_t cpu_id;
+    }};
+    event.header := struct {{
+        time_t timestamp;
+        uint8_t id;
+    }} align({align});
+}};
+"""
+
+
+def event_metadata() -> str:
+    """Return the metadata of raw events: struct event of abi.h."""
+    text = [_head("what bpf programs saw; the time of a duration is that of its end", EVENT_BYTES)]
+    for kind, meaning in MEANINGS.items():
+        unit = "unused_duration" if kind in UNTIMED else "duration_ns"
+        text.append(
+            f'\nevent {{ /* {meaning} */\n    name = "{kind.name.lower()}";\n    id = {int(kind)};\n'
+            f"    fields := struct {{\n        uint56_t {unit};\n"
+            f"        uint32_t {_ID_NAMES[kind]};\n        uint32_t pid;\n    }};\n}};\n"
+        )
+    return "".join(text)
+
+
+def sample_metadata(event: str) -> str:
+    """Return the metadata of samples of the perf event ``event``: struct sample of abi.h."""
+    return _head(f"instruction pointers, sampled by {event}", SAMPLE_BYTES) + (
+        f'\nevent {{\n    name = "sample";\n    id = {int(Kind.SAMPLE)};\n'
+        "    fields := struct {\n        address_t ip;\n        uint32_t tgid;\n        uint32_t pid;\n"
+        "        char_t comm[16];\n        address_t flags;\n    };\n};\n"
+    )
+
+
+def _head(about: str, record_bytes: int) -> str:
+    # What turns the monotonic clock into time of day, read as closely as two calls allow.
+    wall, monotonic = time.time_ns(), time.monotonic_ns()
+    offset_s, offset_ns = divmod(wall - monotonic, 10**9)
+    return _HEAD.format(
+        about=about, align=8 * record_bytes, uuid=uuid.uuid4(), offset_s=offset_s, offset_ns=offset_ns
+    )
+
+
+@dataclass(slots=True)
+class _Chain:
+    stream: Stream
+    last: int = 0
+
+
+@dataclass(slots=True)
+class CpuStreams:
+    """The streams of one CPU: the times in each only go forward, as CTF demands.
+
+    A record that came behind a later one goes to another stream; readers merge them by time.
+    """
+
+    folder: Folder
+    directory: str
+    cpu: int
+    discarded: int = 0
+    byte_count: int = 0
+    _chains: list[_Chain] = field(default_factory=list)
+
+    def write(self, first: int, last: int, records: bytes, discarded: int) -> None:
+        """Append one packet of records whose times ascend from ``first`` to ``last``.
+
+        Args:
+            discarded: records that the ring of this CPU had no room for, since the beginning.
+        """
+        number, chain = next(
+            ((at, chain) for at, chain in enumerate(self._chains) if chain.last <= first), (-1, None)
+        )
+        if chain is None:
+            number = len(self._chains)
+            name = f"stream_{self.cpu}" + (f"_{number}" if number else "")
+            chain = _Chain(self.folder.stream(f"{self.directory}/{name}"))
+            self._chains.append(chain)
+        packet = _packet(self.cpu, first, last, records, discarded if number == 0 else 0)
+        chain.stream.write(packet)
+        chain.last = last
+        if number == 0:
+            self.discarded = discarded
+        self.byte_count += len(packet)
+
+    def finish(self, discarded: int) -> None:
+        """Append a packet without records where losses came after the last one."""
+        if discarded != self.discarded:
+            now = max(time.monotonic_ns(), self._chains[0].last if self._chains else 0)
+            self.write(now, now, b"", discarded)
+
+    def flush(self) -> None:
+        """Hand what was written to the disk."""
+        for chain in self._chains:
+            chain.stream.flush()
+
+
+def _packet(cpu: int, first: int, last: int, records: bytes, discarded: int) -> bytes:
+    bits = 8 * (PACKET.size + len(records))
+    return PACKET.pack(MAGIC, first, last, bits, bits, discarded, cpu) + records

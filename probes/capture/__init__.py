@@ -1,0 +1,1 @@
+"""The folder NAME.xtrace that a recording leaves."""

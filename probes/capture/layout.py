@@ -1,0 +1,192 @@
+"""Read back what `xtrace record` wrote: ``NAME.xtrace/``, whole or cut short.
+
+================  ===============================================================
+file              holds
+================  ===============================================================
+meta.json         the host, its domains, the clocks, each backend, losses, cost
+xentrace.bin      xentrace's bytes, untouched
+xentrace.log      what xentrace said
+clocks.jsonl      a JSON object a line: clock pairs, markers, clock steps
+progress.jsonl    a JSON object a line and second: counts and losses by backend; domains that came and went
+bpf/, events/...  what other backends wrote
+================  ===============================================================
+
+After a kill, a full disk or a power cut all files read up to their last whole line or record, and
+``meta.json`` is that of the beginning: its ``state`` is "recording".
+The standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.probes.capture.clock_line import ClockPair
+
+SUFFIX = ".xtrace"
+META = "meta.json"
+TRACE = "xentrace.bin"
+BPF_TABLES = "bpf/tables.jsonl"
+
+_SCHEMA_VERSIONS = (1,)
+_MAX_META_BYTES = 64 << 20
+_MAX_LINE_BYTES = 1 << 20
+_STDIN = "-"
+#: As a user may have compressed it.
+_ENDINGS = ("", ".zst", ".xz", ".gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A marker: Xen's record of it lies between two readings of the TSC.
+
+    Attributes:
+        before, after: TSC cycles.
+        number: its second argument.
+        cpu: of the kernel that sent it, or None.
+    """
+
+    before: int
+    after: int
+    number: int
+    cpu: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A capture that was made.
+
+    Attributes:
+        path: its folder.
+        meta: what meta.json says; other versions may know more or less.
+    """
+
+    path: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the recorder came to its end; else it was killed, or still records."""
+        return self.meta.get("state") == "ended"
+
+    @property
+    def domain_names(self) -> dict[int, str]:
+        """Return the domains' names by id; guests chose them, so escape them."""
+        rows = self.meta.get("domains")
+        return {
+            row["id"]: row["name"]
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, dict) and isinstance(row.get("id"), int) and isinstance(row.get("name"), str)
+        }
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Return the records lost by backend, as known at the end or at the last second that was written."""
+        if self.has_ended:
+            found = self.meta.get("lost")
+            return dict(found) if isinstance(found, dict) else {}
+        last: Mapping[str, Any] = {}
+        for line in self.lines("progress.jsonl"):
+            if line.get("kind") == "progress":
+                last = line.get("backends") or {}
+        return {name: int(counts["lost"]) for name, counts in last.items()}
+
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the objects of a file of lines, those that are whole; none where there is no such file.
+
+        Raises:
+            TraceError: a line that is not the last one is no JSON object.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return
+        with open(path, "rb") as file:
+            number = 0
+            while line := file.readline(_MAX_LINE_BYTES + 1):
+                number += 1
+                if not line.endswith(b"\n") and len(line) <= _MAX_LINE_BYTES:
+                    return  # cut short
+                try:
+                    found = json.loads(line)
+                    if not isinstance(found, dict):
+                        raise ValueError("no object")
+                except (ValueError, RecursionError) as error:
+                    raise TraceError(f"{path}: line {number} is damaged: {error}") from None
+                yield found
+
+    def clock_pairs(self) -> list[ClockPair]:
+        """Return the readings of TSC and CLOCK_MONOTONIC."""
+        from xtrace.probes.capture.clock_line import ClockPair
+
+        return [
+            ClockPair(line["tsc"][0], line["monotonic_ns"], line["tsc"][1], line.get("cpu"))
+            for line in self.lines("clocks.jsonl")
+            if line.get("kind") == "pair"
+        ]
+
+    def marks(self) -> list[Mark]:
+        """Return the markers that were sent into Xen's trace."""
+        return [
+            Mark(line["tsc"][0], line["tsc"][1], line["number"], line.get("cpu"))
+            for line in self.lines("clocks.jsonl")
+            if line.get("kind") == "mark"
+        ]
+
+
+def is_capture(path: str | os.PathLike[str]) -> bool:
+    """Tell whether ``path`` is the folder of a capture."""
+    folder = Path(path)
+    return folder.is_dir() and ((folder / META).is_file() or _trace(folder) is not None)
+
+
+def open_capture(path: str | os.PathLike[str]) -> Capture:
+    """Open a capture; its meta.json is read, nothing else.
+
+    Raises:
+        TraceError: it is none, or of a later xtrace.
+    """
+    folder = Path(path)
+    file = folder / META
+    if not file.is_file():
+        raise TraceError(f"{folder}: no capture of xtrace record: there is no {META} in it")
+    with file.open("rb") as content:
+        text = content.read(_MAX_META_BYTES + 1)
+    try:
+        if len(text) > _MAX_META_BYTES:
+            raise ValueError(f"larger than {_MAX_META_BYTES >> 20} MiB")
+        meta = json.loads(text)
+        if not isinstance(meta, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{file}: is damaged: {error}; {TRACE} beside it still reads by itself") from None
+    if meta.get("schema_version") not in _SCHEMA_VERSIONS:
+        version = meta.get("schema_version")
+        raise TraceError(f"{file}: schema_version {version!r} is not known; use the xtrace that wrote it")
+    return Capture(folder, meta)
+
+
+def trace_in(path: str | os.PathLike[str]) -> str:
+    """Return the path of the trace in a capture's folder; any other path as it is.
+
+    Raises:
+        TraceError: a folder with no trace in it.
+    """
+    folder = Path(path)
+    if os.fspath(path) == _STDIN or not folder.is_dir():
+        return os.fspath(path)
+    found = _trace(folder)
+    if found is None:
+        why = "was not recorded by xentrace" if (folder / META).is_file() else "is a folder, not a trace"
+        raise TraceError(f"{folder}: {why}; name a trace file, or a capture that has a {TRACE}")
+    return str(found)
+
+
+def _trace(folder: Path) -> Path | None:
+    return next((path for end in _ENDINGS if (path := folder / f"{TRACE}{end}").is_file()), None)

@@ -1,0 +1,81 @@
+"""What a recorder leaves beside a trace, since the trace itself has no header.
+
+``TRACE.json``, or the ``meta.json`` of the capture that the trace lies in: a
+JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC,
+``xen_version``, such as "4.17", and ``timing``, which is "emulated" where
+software emulated the host's processors.  Other keys are left to who wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrace.probes.capture.layout import META, TRACE
+from xtrace.probes.errors import TraceError
+
+_MAX_BYTES = 1 << 20
+#: A capture tells of every domain and event channel, too.
+_MAX_META_BYTES = 64 << 20
+_HZ_RANGE = (1e8, 2e10)
+_TIMINGS = (None, "emulated", "hardware")
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Facts that stand beside a trace.
+
+    Attributes:
+        path: the file they were read from.
+        tsc_hz: cycles a second, or None.
+        xen_version: as written, or None.
+        emulated: software emulated the host's processors.
+    """
+
+    path: Path
+    tsc_hz: float | None
+    xen_version: str | None
+    emulated: bool = False
+
+
+def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
+    """Return the sidecar of a trace file or of a capture's folder, or None where there is none.
+
+    Raises:
+        TraceError: it is there and cannot be understood.
+    """
+    path = _path(Path(trace))
+    if not path.is_file():
+        return None
+    most = _MAX_META_BYTES if path.name == META else _MAX_BYTES
+    with path.open("rb") as file:
+        text = file.read(most + 1)
+    try:
+        if len(text) > most:
+            raise ValueError(f"larger than {most} bytes")
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        hz = content.get("tsc_hz")
+        if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
+            raise ValueError(f"tsc_hz is {hz!r}, not a number of cycles a second")
+        version = content.get("xen_version")
+        if version is not None and not isinstance(version, str):
+            raise ValueError(f"xen_version is {version!r}, not a text")
+        timing = content.get("timing")
+        if timing not in _TIMINGS:
+            raise ValueError(f"timing is {timing!r}, not emulated or hardware")
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: not a sidecar of a trace: {error}; mend it or move it away") from None
+    return Sidecar(path, float(hz) if hz is not None else None, version, timing == "emulated")
+
+
+def _path(trace: Path) -> Path:
+    if trace.is_dir():
+        return trace / META
+    inside = trace.parent / META
+    if trace.name.startswith(TRACE) and inside.is_file():
+        return inside
+    return Path(f"{trace}.json")

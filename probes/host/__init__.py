@@ -1,0 +1,1 @@
+"""What dom0 tells of its Xen host, what a recorder changes there, and how that is taken back."""

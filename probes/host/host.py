@@ -1,0 +1,259 @@
+"""Facts of the Xen host: what xl, xenstore, lsevtchn and the kernel say, bounded, as JSON values."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.host.xenstore import Xenstore, open_xenstore
+
+_HYPERVISOR = Path("/sys/hypervisor")
+_CAPABILITIES = Path("/proc/xen/capabilities")
+#: XENFEAT_dom0 (Xen, public/features.h).
+_FEATURE_DOM0 = 1 << 11
+
+_LIMIT_S = 20
+_MAX_TEXT = 256
+_MAX_OUTPUT = 4 << 20
+_MAX_DOMAINS = 1024
+_MAX_PORTS = 4096
+_INFO_KEYS = {
+    *("host", "release", "machine", "nr_cpus", "nr_nodes", "cores_per_socket", "threads_per_core", "cpu_mhz"),
+    *("virt_caps", "total_memory", "xen_version", "xen_extra", "xen_caps", "xen_scheduler"),
+    *("xen_changeset", "xen_commandline", "cc_compiler", "cc_compile_date", "build_id"),
+}
+_PORT = re.compile(r"\s*(\d+): VCPU (\d+): (.*)")
+_KINDS = (
+    (re.compile(r"Virtual IRQ (\d+)"), ("virq",)),
+    (re.compile(r"Physical IRQ (\d+)"), ("pirq",)),
+    (re.compile(r"Interdomain \(Connected\) - Remote Domain (\d+), Port (\d+)"), ("domain", "remote_port")),
+    (re.compile(r"Interdomain \(Waiting connection\) - Remote Domain (\d+)"), ("domain",)),
+)
+
+
+def why_no_dom0() -> str:
+    """Return why this is not a dom0 that may control its Xen, or ""."""
+    kind = _read(_HYPERVISOR / "type")
+    if kind != "xen":
+        return "this machine does not run under Xen"
+    if "control_d" in _read(_CAPABILITIES):
+        return ""
+    with contextlib.suppress(ValueError):
+        if int(_read(_HYPERVISOR / "properties" / "features"), 16) & _FEATURE_DOM0:
+            return ""
+    return "this is a guest of Xen, not its dom0"
+
+
+def tool(name: str) -> str | None:
+    """Return the path of a Xen tool: of the running Xen, of another, or of the path; None if missing."""
+    major, minor = (_read(_HYPERVISOR / "version" / part) for part in ("major", "minor"))
+    folders = [Path(f"/usr/lib/xen-{major}.{minor}/bin"), *sorted(Path("/usr/lib").glob("xen-*/bin"))[::-1]]
+    for path in [folder / name for folder in folders]:
+        if os.access(path, os.X_OK) and path.is_file():
+            return str(path)
+    return shutil.which(name)
+
+
+def run(name: str, *arguments: str) -> str:
+    """Return what a Xen tool prints.
+
+    Raises:
+        TraceError: it is missing, fails or does not end.
+    """
+    path = tool(name)
+    if path is None:
+        raise TraceError(f"{name} is missing; apt-get install xen-utils-common, or your Xen's tools")
+    command = [path, *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_LIMIT_S, stdin=subprocess.DEVNULL, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TraceError(f"{' '.join(command)}: no end within {_LIMIT_S} s") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
+        raise TraceError(f"{' '.join(command)}: {said[-1] if said else f'exit code {done.returncode}'}")
+    return done.stdout[:_MAX_OUTPUT].decode("utf-8", "backslashreplace")
+
+
+def xen_facts() -> dict[str, Any]:
+    """Return what Xen is and runs on; ``missing`` lists what could not be asked."""
+    found: dict[str, Any] = {"missing": []}
+    with _missing(found):
+        found["info"] = info_of(run("xl", "info"))
+    with _missing(found):
+        lines = run("xl", "dmesg").splitlines()
+        found["tsc_lines"] = [_bounded(line) for line in lines if re.search(r"TSC|MHz processor", line)][:40]
+    with _missing(found):
+        found["topology"] = topology_of(run("xl", "info", "-n"))
+    return found
+
+
+def info_of(text: str) -> dict[str, str]:
+    """Return the lines of ``xl info`` that matter later."""
+    rows = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): _bounded(value.strip()) for key, _, value in rows if key.strip() in _INFO_KEYS}
+
+
+def topology_of(text: str) -> list[dict[str, int]]:
+    """Return core, socket and node of each pCPU that ``xl info -n`` tells of."""
+    found = []
+    for line in text.partition("cpu_topology")[2].splitlines()[2:]:
+        row = re.fullmatch(r" *(\d+): +(\d+) +(\d+) +(\d+) *", line)
+        if row is None:
+            break  # rows of memory nodes, further on, look alike
+        found.append(dict(zip(("pcpu", "core", "socket", "node"), map(int, row.groups()), strict=True)))
+    return found
+
+
+def domain_facts() -> dict[str, Any]:
+    """Return all domains with their vCPUs and event channels; ``missing`` lists what could not be asked."""
+    found: dict[str, Any] = {"missing": []}
+    domains: dict[int, dict[str, Any]] = {}
+    with _missing(found), open_xenstore() as store:
+        for domain in store.domains()[:_MAX_DOMAINS]:
+            domains[domain] = store_facts(store, domain)
+    with _missing(found):
+        for domain, row in vcpus_of(run("xl", "vcpu-list")).items():
+            domains.setdefault(domain, {"id": domain}).update(row)
+    if set(domains) - {0}:
+        # Where there is dom0 alone, for which xl keeps no configuration, it fails.
+        with _missing(found):
+            for domain, row in configurations_of(run("xl", "list", "-l")).items():
+                if domain in domains:
+                    domains[domain].update(row)
+    for domain, row in domains.items():
+        with _missing(found):
+            row["event_channels"] = ports_of(run("lsevtchn", str(domain)))
+    found["domains"] = [domains[domain] for domain in sorted(domains)]
+    return found
+
+
+def store_facts(store: Xenstore, domain: int) -> dict[str, Any]:
+    """Return what xenstore knows of a domain: its name, its type, and its kernel where it is a PV guest's."""
+    name = store.read(f"/local/domain/{domain}/name")
+    kind = store.read(f"/libxl/{domain}/type") or ("dom0" if domain == 0 else None)
+    machine = store.read(f"/local/domain/{domain}/vm") or ""
+    kernel = store.read(f"{machine}/image/kernel") if machine.startswith("/vm/") else None
+    return {
+        "id": domain,
+        "name": None if name is None else _bounded(name),
+        "type": None if kind is None else _bounded(kind),
+        "kernel": None if not kernel else _bounded(kernel),
+    }
+
+
+def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
+    """Return names and vCPUs with their affinities by domain, of ``xl vcpu-list``."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines()[1:]:
+        # A name may hold blanks, so the fields are counted from the right: ID VCPU CPU STATE TIME HARD / SOFT
+        row = re.fullmatch(r"(.*\S) +(\d+) +(\d+) +(\d+|-) +(\S+) +(\S+) +(\S+) / (\S+) *", line)
+        if row is None:
+            continue
+        domain = found.setdefault(int(row[2]), {"name": _bounded(row[1]), "vcpus": []})
+        domain["vcpus"].append(
+            {
+                "vcpu": int(row[3]),
+                "pcpu": None if row[4] == "-" else int(row[4]),
+                "hard_affinity": _bounded(row[7]),
+                "soft_affinity": _bounded(row[8]),
+            }
+        )
+    return found
+
+
+def configurations_of(text: str) -> dict[int, dict[str, Any]]:
+    """Return type, kernel and its command line by domain, of ``xl list -l``."""
+    found: dict[int, dict[str, Any]] = {}
+    for row in json.loads(text):
+        config = row.get("config") or {}
+        build = config.get("b_info") or {}
+        variants = [build.get(name) or {} for name in ("type.pv", "type.pvh", "type.hvm")]
+        values = {
+            "type": (config.get("c_info") or {}).get("type"),
+            "kernel": next((part["kernel"] for part in (build, *variants) if part.get("kernel")), None),
+            "kernel_command_line": next(
+                (part["cmdline"] for part in (build, *variants) if part.get("cmdline")), None
+            ),
+        }
+        found[int(row["domid"])] = {key: _bounded(str(value)) for key, value in values.items() if value}
+    return found
+
+
+def ports_of(text: str) -> list[dict[str, Any]]:
+    """Return the event channels of ``lsevtchn``: port, vCPU, kind and what it is bound to."""
+    ports = []
+    for line in text.splitlines()[:_MAX_PORTS]:
+        row = _PORT.match(line)
+        if row is None:
+            continue
+        port: dict[str, Any] = {"port": int(row[1]), "vcpu": int(row[2]), "kind": _bounded(row[3].strip())}
+        for pattern, names in _KINDS:
+            if match := pattern.match(row[3]):
+                port.update(zip(names, map(int, match.groups()), strict=True))
+                port["kind"] = row[3].split(" - ")[0] if names[0] == "domain" else names[0]
+        if row[3].startswith("IPI"):
+            port["kind"] = "ipi"
+        ports.append(port)
+    return ports
+
+
+def kernel_facts() -> dict[str, Any]:
+    """Return what this kernel is, and what it thinks of the TSC."""
+    clock = Path("/sys/devices/system/clocksource/clocksource0")
+    flags = re.search(r"^flags\s*:(.*)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    name = os.uname()
+    return {
+        "release": name.release,
+        "version": name.version,
+        "machine": name.machine,
+        "command_line": _bounded(_read(Path("/proc/cmdline"))),
+        "boot_id": _read(Path("/proc/sys/kernel/random/boot_id")),
+        "cpus": len(os.sched_getaffinity(0)),
+        "clocksource": _read(clock / "current_clocksource"),
+        "clocksources": _read(clock / "available_clocksource").split(),
+        "tsc_flags": [flag for flag in (flags[1] if flags else "").split() if "tsc" in flag],
+        "hypervisor": _read(_HYPERVISOR / "type") or None,
+        "machine_vendor": _bounded(_read(Path("/sys/class/dmi/id/sys_vendor"))) or None,
+    }
+
+
+def running(name: str) -> list[int]:
+    """Return the processes of that name, but for those that have ended and wait for their parent."""
+    found = [path.parent for path in Path("/proc").glob("[0-9]*/comm") if _read(path) == name]
+    ended = re.compile(r"^State:\s*[ZX]", re.MULTILINE)
+    return sorted(int(path.name) for path in found if not ended.search(_read(path / "status")))
+
+
+@contextlib.contextmanager
+def _missing(found: Mapping[str, Any]) -> Any:
+    """Let a question that has no answer here be one that is not answered: ``missing`` says so."""
+    try:
+        yield
+    except (OSError, TraceError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found["missing"].append(_bounded(str(error)))
+
+
+def names_of(domains: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Return the domains' names by id, where they have one."""
+    return {int(row["id"]): str(row["name"]) for row in domains if row.get("name")}
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes()[:_MAX_OUTPUT].decode("utf-8", "backslashreplace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,40 @@
+"""One recorder at a time on a host: two would share out Xen's records, and count each other's upcalls."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.host.restore import run_directory
+
+_NAME = "lock"
+
+
+@contextmanager
+def only_recorder() -> Iterator[None]:
+    """Hold the host's lock; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        TraceError: another recorder has it.
+    """
+    path = run_directory() / _NAME
+    # Closed at exec: what the recorder starts does not hold the lock after it.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            who = f"process {int(owner)}" if owner.isdecimal() else "its process is not known"
+            raise TraceError(
+                f"another recorder runs on this host, {who}; wait for its end, or end it by Ctrl-C"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

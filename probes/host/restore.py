@@ -1,0 +1,144 @@
+"""Taking back what a recorder changed on the host, even if it was killed.
+
+Before a backend changes the host it leaves a note in a folder of /run; it takes
+the note away once the host is as it was.  A note whose writer is gone is the next
+start's to act on.  /run is empty after a boot, as the changes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+
+#: Notes and the lock lie here; another folder is for tests, which must not meet each other.
+RUN_DIRECTORY_VARIABLE = "XTRACE_RUN_DIR"
+_RUN_DIRECTORY = "/run/xtrace"
+_NOTE_SUFFIX = ".note"
+
+Undo = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Note:
+    """A change of the host that is still to be taken back.
+
+    Attributes:
+        kind: a key of UNDO.
+        data: what its undoing needs, JSON values.
+        path: where the note lies.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
+    path: Path
+
+    def drop(self) -> None:
+        """Take the note away: the host is as it was.  May be called twice."""
+        self.path.unlink(missing_ok=True)
+
+    def undo(self) -> None:
+        """Take the change back, then the note away.
+
+        Raises:
+            OSError, TraceError: it did not work; the note stays for the next start.
+        """
+        if self.kind not in UNDO:
+            raise TraceError(f"{self.path}: asks for an unknown change to be taken back: {self.kind!r}")
+        UNDO[self.kind](self.data)
+        self.drop()
+
+
+def run_directory() -> Path:
+    """Return the folder of notes and of the lock, made if need be, root's alone."""
+    directory = Path(os.environ.get(RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def note(kind: str, data: Mapping[str, Any]) -> Note:
+    """Leave a note of a change that is about to be made.
+
+    Args:
+        kind: a key of UNDO.
+        data: what its undoing needs, JSON values.
+    """
+    if kind not in UNDO:
+        raise ValueError(f"nothing undoes {kind!r}")
+    directory = run_directory()
+    pid = os.getpid()
+    content = {"kind": kind, "data": dict(data), "pid": pid, "started": _started(pid)}
+    number = 0
+    while (path := directory / f"{pid}-{number}{_NOTE_SUFFIX}").exists():
+        number += 1
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content))
+    new.replace(path)
+    return Note(kind, dict(data), path)
+
+
+def recover() -> list[str]:
+    """Take back what recorders left that are gone; a line for each, what was done or why not."""
+    done = []
+    for path in sorted(run_directory().glob(f"*{_NOTE_SUFFIX}")):
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue  # its writer took it away meanwhile
+        try:
+            content = json.loads(text)
+            if writer_lives(content):
+                continue  # it does so itself
+            left = Note(content["kind"], content["data"], path)
+            left.undo()
+        except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
+            done.append(f"could not take back what a recorder left, {path}: {error}")
+        else:
+            done.append(f"took back what a recorder left that was killed: {_described(left)}")
+    return done
+
+
+def writer_lives(content: Mapping[str, Any]) -> bool:
+    """Tell whether the process that left a note still runs: pids are used again.
+
+    Raises:
+        KeyError, TypeError: it is no note.
+    """
+    return bool(_started(content["pid"]) == content["started"])
+
+
+def _described(left: Note) -> str:
+    return f"{left.kind} {left.data.get('path', '')}".rstrip()
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot, or None."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        # The name, field 2, may hold blanks and brackets.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    return None
+
+
+def _put_back(data: Mapping[str, Any]) -> None:
+    """Write ``data["content"]`` into ``data["path"]``, such as /sys/hypervisor/pmu/pmu_mode."""
+    Path(data["path"]).write_text(data["content"])
+
+
+def _stop_xentrace(data: Mapping[str, Any]) -> None:
+    from xtrace.probes.host import host, trace_buffers
+
+    # One that runs now, whoever started it, needs tracing on, and switches it off as it ends.
+    if not host.running("xentrace"):
+        trace_buffers.switch_off()
+
+
+#: file: write content back into path.  xen_tracing: switch Xen's trace buffer off.
+UNDO: dict[str, Undo] = {"file": _put_back, "xen_tracing": _stop_xentrace}

@@ -1,0 +1,505 @@
+"""What `xtrace top` and `stat` count while a trace is being made: wakes, upcalls, sends of each vCPU.
+
+The rules are those of the report's state machines, in plain Python and for these
+figures only; tests/oracle/machine.py states them.  What they count of a whole
+trace is what the report says of it.  Left out, for nothing here shows it: durations of
+runstates, what woke whom, where an event to a running vCPU arrived, domains' states, skew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xtrace.probes.format import DEFAULT_DOMAIN, GUEST_CLASS_BIT, IDLE_DOMAIN, LOST_RECORDS
+from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Meaning
+from xtrace.probes.live.histogram import Histogram
+
+#: vCPUs followed; the rest, which no host has, share one.
+MAX_VCPUS = 16384
+
+_RUNNING, _RUNNABLE, _BLOCKED, _OFFLINE, _LOST, _UNKNOWN = range(6)
+_XEN_VERSION, _IRET = 17, 23
+_SCHED_OPS, _EVENT_CHANNEL_OPS, _SCHED_OP_COMPAT, _EVENT_CHANNEL_OP = (29, 6), (32, 16), 6, 32
+_BLOCK_COMMAND = 1
+_OP_MASK = 0xFFFFF
+_HAS_ARGUMENT = 0x300000
+_PV, _HVM = 1, 2
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one vCPU did in a period.
+
+    Attributes:
+        wakes: of a blocked or offline vCPU (exact).
+        runs: how often it began to run (exact).
+        sends: event_channel_op hypercalls and VMMCALLs (exact).
+        hypercalls: all, entries of multicalls left out (exact).
+        forced: xen_version among them: forced callbacks, but for a few queries (exact).
+        upcalls_least: irets that end the upcall after a block (inferred).
+        irets_open: irets of an upcall while running or of a system call; with upcalls_least the most
+            upcalls that there can have been (bounded).
+        injections: interrupts injected into an HVM or PVH guest (exact).
+        cuts: measurements that a loss cut off.
+        wake_to_running: cycles (exact).
+        upcall_most, upcall_least: bounds of an upcall's cycles after a block (bounded).
+        hvm_upcall: entry after an injection to the next exit, cycles (inferred).
+    """
+
+    wakes: int = 0
+    runs: int = 0
+    sends: int = 0
+    hypercalls: int = 0
+    forced: int = 0
+    upcalls_least: int = 0
+    irets_open: int = 0
+    injections: int = 0
+    cuts: int = 0
+    wake_to_running: Histogram = field(default_factory=Histogram)
+    upcall_most: Histogram = field(default_factory=Histogram)
+    upcall_least: Histogram = field(default_factory=Histogram)
+    hvm_upcall: Histogram = field(default_factory=Histogram)
+
+    @property
+    def upcalls_most(self) -> int:
+        """Upcalls at most, of a PV guest."""
+        return self.upcalls_least + self.irets_open
+
+    def add(self, other: Figures) -> None:
+        """Add what another vCPU did, or the same one later."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in TIMES:
+            getattr(self, name).add(getattr(other, name))
+
+
+COUNTS = (
+    "wakes",
+    "runs",
+    "sends",
+    "hypercalls",
+    "forced",
+    "upcalls_least",
+    "irets_open",
+    "injections",
+    "cuts",
+)
+TIMES = ("wake_to_running", "upcall_most", "upcall_least", "hvm_upcall")
+
+
+@dataclass(slots=True)
+class HostFigures:
+    """What the host did in a period, apart from its vCPUs.
+
+    Attributes:
+        records: written by Xen, fillers left out (exact; up to the last record of each pCPU that counts).
+        irqs: HW_IRQ_HANDLED records (exact).
+        lost: records that Xen had no room for (exact); gaps: in how many stretches.
+        lost_pcpus: where.
+    """
+
+    records: int = 0
+    irqs: int = 0
+    lost: int = 0
+    gaps: int = 0
+    lost_pcpus: set[int] = field(default_factory=set)
+
+
+class _Vcpu:
+    """A vCPU's state; what ``forget`` clears is what a loss of records cuts off."""
+
+    __slots__ = (
+        "block_call", "blocked_by_call", "entered", "figures", "injected", "is_fresh", "is_woken", "key",
+        "pcpu", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
+    )  # fmt: skip
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.state = _UNKNOWN
+        self.is_woken = False  # the way to RUNNABLE was a wake
+        self.pcpu = -1
+        self.type = 0
+        self.figures: Figures | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        self.wake: int | None = None
+        self.is_fresh = False
+        self.blocked_by_call = False
+        self.block_call: bool | None = None  # False: only a BLOCK record will tell that it was one
+        self.upcall: int | None = None
+        self.upcall_high: int | None = None
+        self.traps = 0
+        self.injected: int | None = None
+        self.entered: int | None = None
+        self.skew = False  # runs here, its deschedule elsewhere has not come
+
+
+class _Pcpu:
+    __slots__ = ("attends", "current", "first_tsc", "is_blind", "loss_end", "loss_vcpu", "number", "seen")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.first_tsc: int | None = None
+        self.current: _Vcpu | None = None
+        self.is_blind = False
+        self.loss_end = 0
+        self.loss_vcpu = 0
+        self.attends = True  # its next record begins or ends something
+        self.seen = 0
+
+
+class Machine:
+    """Follows vCPUs and pCPUs through merged records.
+
+    Attributes:
+        host: figures of the period at hand.
+        overflow_count: records of vCPUs beyond MAX_VCPUS.
+    """
+
+    def __init__(self) -> None:
+        self.host = HostFigures()
+        self.overflow_count = 0
+        self._vcpus: dict[int, _Vcpu] = {}
+        self._touched: list[_Vcpu] = []
+        self._pcpus: dict[int, _Pcpu] = {}
+        self._blind_count = 0
+        self._counted: dict[int, int] = {}
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Walk through records that Framer.take() returned."""
+        for _, handler, pcpu, tsc, seen, a, b in entries:
+            pcpu.seen = seen
+            if pcpu.attends:
+                self._attend(pcpu, handler, tsc)
+            handler(pcpu, tsc, a, b)
+
+    def period(self) -> tuple[dict[int, Figures], HostFigures]:
+        """Return what each vCPU (``domain << 16 | vcpu``) and the host did since the last call."""
+        vcpus: dict[int, Figures] = {}
+        for vcpu in self._touched:
+            assert vcpu.figures is not None
+            vcpus[vcpu.key], vcpu.figures = vcpu.figures, None
+        self._touched.clear()
+        host, self.host = self.host, HostFigures()
+        for number, pcpu in self._pcpus.items():
+            host.records += pcpu.seen - self._counted.get(number, 0)
+            self._counted[number] = pcpu.seen
+        return vcpus, host
+
+    # --- what Framer asks for --------------------------------------------------------------
+
+    def pcpu_of(self, number: int) -> _Pcpu:
+        """Return what the handlers are given for a pCPU."""
+        pcpu = self._pcpus[number] = _Pcpu(number)
+        return pcpu
+
+    def meaning(self, event: int, words: int) -> Meaning | None:
+        """Return what handles a record, or None for what means nothing here."""
+        if event & GUEST_CLASS_BIT:
+            return None
+        fixed: dict[int, tuple[int, Meaning]] = {
+            LOST_RECORDS: (4, (self._on_lost, ALL_WORDS, None)),
+            0x21002: (1, (self._on_continue, 1, None)),
+            0x28004: (2, (self._on_wake, 2, None)),
+            0x28006: (2, (self._on_block, 2, None)),
+            0x20F001: (2, (self._on_hypercall, LAST_WORD, None)),
+            0x20F101: (3, (self._on_hypercall, LAST_WORD, None)),
+            0x81001: (0, (self._on_entry, 0, None)),
+            0x81002: (2, (self._on_exit, 0, None)),
+            0x81003: (2, (self._on_exit, 0, None)),
+            0x81102: (3, (self._on_exit, 0, None)),
+            0x81103: (3, (self._on_exit, 0, None)),
+            0x82004: (2, (self._on_injection, 0, None)),
+            0x82012: (1, (self._on_vmmcall, 1, None)),
+            0x82013: (1, (self._on_hvm, 0, None)),
+            0x82020: (3, (self._on_hvm, 0, None)),
+            0x802008: (3, (self._on_irq, 0, None)),
+            0x1F004: (3, (self._on_irq, 0, None)),
+        }
+        if event in fixed:
+            length, meaning = fixed[event]
+            return meaning if words == length else None
+        if event & ~0x330 == 0x21001 and words:
+            return self._on_runstate, 1, (event >> 8 & 3, event >> 4 & 3)
+        if event == 0x20200E:
+            return (self._on_subcall, min(words, 2), None) if words else None
+        group = event & ~0xFFF
+        if group in (0x201000, 0x20F000):
+            return self._pv_meaning(event, words)
+        return (self._on_hvm, 0, None) if group == 0x82000 else None
+
+    def _pv_meaning(self, event: int, words: int) -> Meaning | None:
+        minor, rip = event & 0xFF, 2 if event & 0x100 else 1
+        if minor == 0x0D and words:
+            return self._on_hypercall, min(words, 2), None
+        lengths = {0x03: rip + 1, 0x04: 2 * rip + 1, 0x05: rip, 0x06: rip, 0x0B: 6, 0x0C: 4}
+        if lengths.get(minor, words) != words:
+            return None
+        return (self._on_trap if minor in (0x03, 0x04) else self._on_pv), 0, None
+
+    def on_other(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        """Take a record that means nothing by itself."""
+
+    def on_tick(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        """Take the end of a chunk: records that mean nothing were counted up to here."""
+
+    # --- pCPUs and vCPUs -------------------------------------------------------------------
+
+    def _attend(self, pcpu: _Pcpu, handler: object, tsc: int) -> None:
+        """Take what a pCPU's first record, and the first behind a loss, mean whatever they are."""
+        if handler == self.on_tick:
+            return
+        if pcpu.first_tsc is None and tsc > 0:
+            pcpu.first_tsc = tsc
+            pcpu.current = self._vcpu(DEFAULT_DOMAIN << 16 | pcpu.number)
+        if pcpu.is_blind and handler != self._on_lost:
+            self._end_loss(pcpu)
+        pcpu.attends = pcpu.is_blind or pcpu.first_tsc is None
+
+    def _vcpu(self, key: int) -> _Vcpu:
+        vcpu = self._vcpus.get(key)
+        if vcpu is None:
+            if len(self._vcpus) >= MAX_VCPUS:
+                self.overflow_count += 1
+                key = DEFAULT_DOMAIN << 16 | 0xFFFF
+                vcpu = self._vcpus.get(key)
+            if vcpu is None:
+                vcpu = self._vcpus[key] = _Vcpu(key)
+        return vcpu
+
+    def _figures(self, vcpu: _Vcpu) -> Figures:
+        """Return the figures of the period at hand."""
+        figures = vcpu.figures
+        if figures is None:
+            figures = vcpu.figures = Figures()
+            self._touched.append(vcpu)
+        return figures
+
+    def _set_state(self, vcpu: _Vcpu, state: int) -> None:
+        if state == _RUNNABLE:
+            vcpu.is_woken = vcpu.state in (_BLOCKED, _OFFLINE)
+        vcpu.state = state
+
+    def _enter(self, pcpu: _Pcpu, vcpu: _Vcpu, tsc: int) -> None:
+        """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+        before = pcpu.current
+        if before not in (None, vcpu) and before.state == _RUNNING and before.pcpu == pcpu.number:
+            self._lose(before)
+        is_runnable = vcpu.state == _RUNNABLE
+        if vcpu.state == _RUNNING and vcpu.pcpu != pcpu.number:
+            vcpu.skew = True
+        woken_at, vcpu.wake = vcpu.wake, None
+        if woken_at is not None and is_runnable and vcpu.is_woken:
+            self._figures(vcpu).wake_to_running.put(tsc - woken_at)
+        if vcpu.blocked_by_call and is_runnable:
+            vcpu.upcall, vcpu.upcall_high = tsc, None
+        vcpu.blocked_by_call = False
+        vcpu.is_fresh = True
+        vcpu.pcpu = pcpu.number
+        vcpu.state = _RUNNING
+        pcpu.current = vcpu
+
+    def _stop(self, pcpu: _Pcpu, vcpu: _Vcpu, new: int) -> None:
+        """Take a running vCPU off its pCPU."""
+        if vcpu.skew and vcpu.pcpu != pcpu.number:
+            vcpu.skew = False
+            return
+        if pcpu.current is vcpu:
+            pcpu.current = None
+        vcpu.skew = False
+        vcpu.upcall = None
+        if new == _BLOCKED:
+            vcpu.traps = 0
+        self._set_state(vcpu, new)
+        if self._blind_count and vcpu.key >> 16 != IDLE_DOMAIN:
+            self._lose(vcpu)
+
+    def _lose(self, vcpu: _Vcpu) -> None:
+        cuts = (vcpu.wake is not None) + (vcpu.upcall is not None) + (vcpu.entered is not None)
+        if cuts:
+            self._figures(vcpu).cuts += cuts
+        vcpu.forget()
+        vcpu.state = _LOST
+
+    def _end_loss(self, pcpu: _Pcpu) -> None:
+        pcpu.is_blind = False
+        self._blind_count -= 1
+        vcpu = self._vcpu(pcpu.loss_vcpu)
+        if vcpu.key >> 16 != DEFAULT_DOMAIN:
+            self._enter(pcpu, vcpu, pcpu.loss_end)
+
+    # --- the scheduler's records -----------------------------------------------------------
+
+    def _on_lost(self, pcpu: _Pcpu, tsc: int, words: list[int], _: object) -> None:
+        count, who, _low, _high = words
+        self.host.lost += count
+        self.host.gaps += 1
+        self.host.lost_pcpus.add(pcpu.number)
+        current, pcpu.current = pcpu.current, None
+        if current is not None and current.key >> 16 != DEFAULT_DOMAIN:
+            self._lose(current)
+        if not pcpu.is_blind:
+            self._blind_count += 1
+        pcpu.is_blind = pcpu.attends = True
+        pcpu.loss_end, pcpu.loss_vcpu = tsc, (who & 0xFFFF) << 16 | who >> 16
+        for vcpu in self._vcpus.values():
+            if vcpu.state in (_RUNNABLE, _BLOCKED, _OFFLINE):
+                self._lose(vcpu)
+
+    def _on_runstate(self, pcpu: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
+        old, new = states
+        vcpu = self._vcpu(key)
+        state = vcpu.state
+        if new == _RUNNING and key >> 16 != IDLE_DOMAIN:
+            self._figures(vcpu).runs += 1
+        if state == _UNKNOWN:
+            self._first_change(pcpu, vcpu, old, new, tsc)
+        elif new == _RUNNING:
+            self._enter(pcpu, vcpu, tsc)
+        elif state == _LOST:
+            if pcpu.current is vcpu:
+                pcpu.current = None
+        elif state == _RUNNING:
+            if old == _RUNNING:
+                self._stop(pcpu, vcpu, new)
+        else:
+            self._set_state(vcpu, new)
+
+    def _first_change(self, pcpu: _Pcpu, vcpu: _Vcpu, old: int, new: int, tsc: int) -> None:
+        if old == _RUNNING:
+            if pcpu.current is not None:
+                if pcpu.current.key >> 16 != DEFAULT_DOMAIN:
+                    return
+                tsc = pcpu.first_tsc or tsc
+            pcpu.current = None
+        if new == _RUNNING:
+            self._enter(pcpu, vcpu, tsc)
+
+    def _on_continue(self, pcpu: _Pcpu, tsc: int, key: int, _: object) -> None:
+        vcpu = self._vcpu(key)
+        if vcpu.state == _RUNNING and vcpu.pcpu == pcpu.number:
+            return
+        if vcpu.state == _UNKNOWN:
+            self._first_change(pcpu, vcpu, _RUNNING, _RUNNING, tsc)
+        else:
+            self._enter(pcpu, vcpu, tsc)
+
+    def _on_wake(self, pcpu: _Pcpu, tsc: int, domain: int, number: int) -> None:
+        vcpu = self._vcpu((domain & 0xFFFF) << 16 | number & 0xFFFF)
+        if vcpu.state not in (_RUNNING, _RUNNABLE):
+            vcpu.wake = tsc
+            self._figures(vcpu).wakes += 1
+
+    def _on_block(self, pcpu: _Pcpu, tsc: int, domain: int, number: int) -> None:
+        vcpu = self._vcpu((domain & 0xFFFF) << 16 | number & 0xFFFF)
+        vcpu.blocked_by_call = vcpu.block_call is not None
+        vcpu.block_call = None
+
+    # --- records of PV guests --------------------------------------------------------------
+
+    def _pv(self, pcpu: _Pcpu, tsc: int) -> _Vcpu | None:
+        """Return the vCPU that a PV guest's record is of, None where none can be."""
+        vcpu = pcpu.current
+        if vcpu is None or vcpu.type == _HVM or vcpu.key >> 16 == IDLE_DOMAIN:
+            return None
+        vcpu.type = _PV
+        if vcpu.is_fresh:
+            vcpu.is_fresh = False
+            if vcpu.upcall is not None and vcpu.upcall_high is None:
+                vcpu.upcall_high = tsc
+        vcpu.block_call = None
+        return vcpu
+
+    def _on_pv(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        self._pv(pcpu, tsc)
+
+    def _on_trap(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        vcpu = self._pv(pcpu, tsc)
+        if vcpu is not None:
+            vcpu.traps += 1
+
+    def _on_hypercall(self, pcpu: _Pcpu, tsc: int, word: int, argument: int | None) -> None:
+        vcpu = self._pv(pcpu, tsc)
+        if vcpu is None:
+            return
+        figures = vcpu.figures or self._figures(vcpu)
+        figures.hypercalls += 1
+        op = word & _OP_MASK
+        if op == _IRET:
+            self._iret(vcpu, figures, tsc)
+        elif op == _XEN_VERSION:
+            figures.forced += 1
+        else:
+            self._call(vcpu, figures, word, argument)
+
+    def _on_subcall(self, pcpu: _Pcpu, tsc: int, word: int, argument: int | None) -> None:
+        vcpu = self._pv(pcpu, tsc)
+        if vcpu is None:
+            return
+        figures = self._figures(vcpu)
+        if word & _OP_MASK == _IRET:
+            self._iret(vcpu, figures, tsc)
+        else:
+            self._call(vcpu, figures, word, argument)
+
+    def _call(self, vcpu: _Vcpu, figures: Figures, word: int, argument: int | None) -> None:
+        op = word & _OP_MASK
+        if op in _EVENT_CHANNEL_OPS:
+            figures.sends += 1
+        elif op in _SCHED_OPS:
+            command = argument if word & _HAS_ARGUMENT else None
+            if command == _BLOCK_COMMAND:
+                vcpu.block_call = True
+            elif command is None and op == _SCHED_OP_COMPAT:
+                vcpu.block_call = False
+
+    def _iret(self, vcpu: _Vcpu, figures: Figures, tsc: int) -> None:
+        if vcpu.traps:
+            vcpu.traps -= 1
+            return
+        began, vcpu.upcall = vcpu.upcall, None
+        if began is None:
+            figures.irets_open += 1
+            return
+        figures.upcalls_least += 1
+        figures.upcall_most.put(tsc - began)
+        figures.upcall_least.put(tsc - (vcpu.upcall_high or 0))
+
+    # --- records of HVM and PVH guests -----------------------------------------------------
+
+    def _hvm(self, pcpu: _Pcpu) -> _Vcpu | None:
+        vcpu = pcpu.current
+        if vcpu is None or vcpu.type == _PV or vcpu.key >> 16 == IDLE_DOMAIN:
+            return None
+        vcpu.type = _HVM
+        return vcpu
+
+    def _on_hvm(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        self._hvm(pcpu)
+
+    def _on_injection(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        vcpu = self._hvm(pcpu)
+        if vcpu is not None:
+            vcpu.injected = tsc
+            self._figures(vcpu).injections += 1
+
+    def _on_entry(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        vcpu = self._hvm(pcpu)
+        if vcpu is not None and vcpu.injected is not None:
+            vcpu.injected, vcpu.entered = None, tsc
+
+    def _on_exit(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        vcpu = self._hvm(pcpu)
+        if vcpu is not None and vcpu.entered is not None:
+            self._figures(vcpu).hvm_upcall.put(tsc - vcpu.entered)
+            vcpu.entered = None
+
+    def _on_vmmcall(self, pcpu: _Pcpu, tsc: int, op: int, _: object) -> None:
+        vcpu = self._hvm(pcpu)
+        if vcpu is not None and op == _EVENT_CHANNEL_OP:
+            self._figures(vcpu).sends += 1
+
+    def _on_irq(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        self.host.irqs += 1

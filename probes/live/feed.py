@@ -1,0 +1,314 @@
+"""Where `xtrace top` and `stat` take a trace's bytes from: a file, or an xentrace that writes into a pipe.
+
+The pipe is what keeps a slow reader honest: while it is full xentrace waits, Xen's
+buffers fill up, and Xen counts each record that it then has no room for.  So
+nothing is skipped here, and what is lost is told exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from xtrace.probes.capture import layout
+from xtrace.probes.capture.sidecar import sidecar_of
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import TraceClass
+from xtrace.probes.host import host, restore
+from xtrace.probes.host.lock import only_recorder
+from xtrace.probes.host.raw_tsc import RawTsc
+from xtrace.probes.host.xenstore import open_xenstore
+from xtrace.probes.live.tsc_rate import RateMeter
+from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
+from xtrace.probes.recording.clocks import Clocks
+
+_CHUNK_BYTES = 1 << 18
+#: So much of a file is read ahead to learn how fast its TSC runs.
+_RATE_BYTES = 8 << 20
+_PIPE_BYTES = 1 << 20
+_POLL_MS = 100
+_BEGIN_LIMIT_S = 20.0
+_END_LIMIT_S = 20.0
+_NAMES_S = 2.0
+_RATE_S = 0.3
+_PR_SET_PDEATHSIG = 1
+#: Sub-classes of the records that live.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000 entries
+#: of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
+_SUBCLASSES = 0xB000
+_libc = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True)
+class TscRate:
+    """Cycles a second of the TSC, and how that is known."""
+
+    hz: float
+    source: str
+
+
+class Feed(Protocol):
+    """A trace that comes in.
+
+    Attributes:
+        name: for people; rate: of its TSC; emulated: software emulated the host's processors.
+    """
+
+    name: str
+    rate: TscRate
+    emulated: bool
+
+    def read(self, limit_s: float) -> bytes | None:
+        """Return bytes that came, none if that takes longer than ``limit_s``; None at the end.
+
+        Raises:
+            TraceError: the source is damaged, or has died.
+        """
+
+    def names(self) -> Mapping[int, str]:
+        """Return domains' names by id; guests chose them, so escape them."""
+
+
+def mask_of(*, irqs: bool = False, hvm: bool = False) -> int:
+    """Return the event mask of what the live figures need, and no class more."""
+    classes = TraceClass.SCHED | TraceClass.PV
+    if irqs:
+        classes |= TraceClass.HW
+    if hvm:
+        classes |= TraceClass.HVM
+    return classes | _SUBCLASSES
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+class FileFeed:
+    """A trace file, plain or compressed, the folder of a capture, or standard input."""
+
+    def __init__(self, source: Source, name: str, names: Mapping[int, str], emulated: bool) -> None:
+        self.name = name
+        self.rate = TscRate(0, "")
+        self.emulated = emulated
+        self._source = source
+        self._names = names
+        self._ahead: list[bytes] = []
+
+    def measure(self) -> None:
+        """Learn the TSC's rate from the first part of the file.
+
+        Raises:
+            TraceError: it does not tell.
+        """
+        meter, byte_count = RateMeter(), 0
+        while byte_count < _RATE_BYTES and (chunk := self._chunk()):
+            self._ahead.append(chunk)
+            byte_count += len(chunk)
+            meter.feed(chunk)
+        if meter.hz is None:
+            raise TraceError(
+                f"{self.name}: its first {byte_count:,} bytes do not tell the TSC's rate; give --cpu-hz"
+            )
+        self.rate = TscRate(meter.hz, f"run times in its first {byte_count / (1 << 20):.1f} MiB")
+
+    def read(self, limit_s: float) -> bytes | None:
+        """Return the next bytes; None at the end."""
+        if self._ahead:
+            return self._ahead.pop(0)
+        return self._chunk() or None
+
+    def names(self) -> Mapping[int, str]:
+        """Return the names that the capture or the sidecar knows."""
+        return self._names
+
+    def _chunk(self) -> bytes:
+        buffer = bytearray(_CHUNK_BYTES)
+        count = read_into(self._source, memoryview(buffer), self.name)
+        return bytes(memoryview(buffer)[:count])
+
+
+@contextlib.contextmanager
+def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
+    """Open a trace to replay.
+
+    Args:
+        path: a file, a capture's folder, ``-`` for standard input.
+        cpu_hz: cycles a second; None takes it from beside the trace, else from the trace.
+
+    Raises:
+        TraceError: there is no trace, or nothing tells the rate.
+    """
+    names: Mapping[int, str] = {}
+    hz, source, emulated = cpu_hz, "--cpu-hz", False
+    name = "standard input" if path == STDIN else path
+    if layout.is_capture(path) and (Path(path) / layout.META).is_file():
+        made = layout.open_capture(path)
+        names, emulated = made.domain_names, made.meta.get("timing") == "emulated"
+        told = made.meta.get("tsc_hz")
+        if hz is None and isinstance(told, int | float) and told > 0:
+            hz, source = float(told), f"told by {layout.META}"
+    trace = layout.trace_in(path)
+    if path != STDIN and (beside := sidecar_of(trace)) is not None:
+        emulated = emulated or beside.emulated
+        if hz is None and beside.tsc_hz is not None:
+            hz, source = beside.tsc_hz, f"told by {beside.path.name}"
+    with open_source(trace) as opened:
+        feed = FileFeed(opened, name, names, emulated)
+        if hz is None:
+            feed.measure()
+        else:
+            feed.rate = TscRate(hz, source)
+        yield feed
+
+
+# --- the live host -----------------------------------------------------------------------------
+
+
+class LiveFeed:
+    """An xentrace of our own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], rate: TscRate, begun: float) -> None:
+        self.name = "live"
+        self.rate = rate
+        self.emulated = bool(Clocks().is_emulated())
+        self._process = process
+        self._log = log
+        self._begun = begun
+        self._names: dict[int, str] = {}
+        self._asked_at = -_NAMES_S
+        assert process.stdout is not None
+        self._pipe = process.stdout.fileno()
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def read(self, limit_s: float) -> bytes | None:
+        """Return what xentrace wrote since.
+
+        Raises:
+            TraceError: it has ended by itself, or never began.
+        """
+        if not select.select([self._pipe], [], [], limit_s)[0]:
+            if self._begun and time.monotonic() - self._begun > _BEGIN_LIMIT_S:
+                raise TraceError(f"xentrace gave no record within {_BEGIN_LIMIT_S:.0f} s; see xtrace doctor")
+            return b""
+        self._begun = 0.0
+        if found := os.read(self._pipe, _CHUNK_BYTES):
+            return found
+        self._process.wait()
+        raise TraceError(
+            f"xentrace ended by itself, {_how(self._process.returncode)}{self._said()}; see xtrace doctor"
+        )
+
+    def names(self) -> Mapping[int, str]:
+        """Return the names that xenstore knows, asked every two seconds at most."""
+        if time.monotonic() - self._asked_at >= _NAMES_S:
+            self._asked_at = time.monotonic()
+            with contextlib.suppress(OSError, TraceError), open_xenstore() as store:
+                rows = [host.store_facts(store, domain) for domain in store.domains()]
+                self._names = host.names_of(rows)
+        return self._names
+
+    def end(self) -> bool:
+        """End xentrace, which switches tracing off; tell whether it did."""
+        self._process.terminate()
+        limit = time.monotonic() + _END_LIMIT_S
+        # It empties Xen's buffers first: a full pipe would keep it waiting for ever.
+        while self._process.poll() is None and time.monotonic() < limit:
+            if select.select([self._pipe], [], [], 0.1)[0] and not os.read(self._pipe, _CHUNK_BYTES):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(max(0.0, limit - time.monotonic()))
+                break
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return self._process.returncode == 0
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read(1 << 16).decode(errors="backslashreplace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f": {said[-1]}" if said else ""
+
+
+@contextlib.contextmanager
+def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
+    """Trace this host for as long as the context lasts.
+
+    Raises:
+        TraceError: no root, no Xen dom0, no xentrace, another recorder: with what mends it.
+    """
+    from xtrace.probes.recording.backends.xentrace import XentraceBackend
+
+    if reason := host.why_no_dom0():
+        raise TraceError(f"{reason}; -i FILE replays a trace of another host")
+    if os.geteuid() != 0:
+        raise TraceError("tracing needs root; run it by sudo")
+    with only_recorder(), tempfile.TemporaryFile() as log:
+        restore.recover()
+        found = XentraceBackend().probe()
+        if not found.usable:
+            raise TraceError(f"{found.reason}; {found.remedy}" if found.remedy else found.reason)
+        rate = TscRate(cpu_hz, "--cpu-hz") if cpu_hz else _rate()
+        note = restore.note("xen_tracing", {})
+        try:
+            feed = LiveFeed(_start(mask, log), log, rate, time.monotonic())
+        except BaseException:
+            note.drop()
+            raise
+        try:
+            yield feed
+        finally:
+            # Only an xentrace that came to its end has switched tracing off.
+            if feed.end():
+                note.drop()
+            else:
+                note.undo()
+
+
+def _start(mask: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    binary = host.tool("xentrace")
+    assert binary is not None
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return subprocess.Popen(
+        # It wants a file's name: without one it prints its usage and ends.
+        [binary, "-D", "-e", f"{mask:#x}", "-s", str(_POLL_MS), "/proc/self/fd/1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        # A session of its own, lest Ctrl-C on the terminal ends it before we know.
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # safe, for no thread runs
+    )
+
+
+def _rate() -> TscRate:
+    """Return the TSC's rate as Xen calibrated it, or as this kernel's clock shows it."""
+    with contextlib.suppress(TraceError, ValueError, KeyError):
+        return TscRate(float(host.info_of(host.run("xl", "info"))["cpu_mhz"]) * 1e6, "xl info")
+    tsc = RawTsc()
+    first = tsc.pair()
+    time.sleep(_RATE_S)
+    second = tsc.pair()
+    hz = (sum(second[::2]) - sum(first[::2])) / 2 / (second[1] - first[1]) * 1e9
+    return TscRate(hz, f"{_RATE_S} s of CLOCK_MONOTONIC")
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,443 @@
+"""xentrace's bytes, as they come, to the records that somebody wants, merged by time.
+
+Plain Python for a dom0 without NumPy: only the records that ``meaning`` has a
+handler for become objects; the rest is counted and stepped over.
+
+Windows come round by round, each round the pCPUs in ascending order, so what
+has not come yet is younger than all of the round before the last whole one: up to there
+the pCPUs are merged.  Damage is counted and left at the next window, by the rules of
+``xtrace.probes.reader.reader``, of which this is the slow form: tests/oracle/reader.py states them.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import (
+    EVENT_MASK,
+    EXTRA_MASK,
+    EXTRA_SHIFT,
+    LOST_RECORDS,
+    MAX_PCPUS,
+    MAX_WINDOW_BYTES,
+    TIMED_BIT,
+    WINDOW_HEADER,
+    WINDOW_HEADER_BYTES,
+    WORD_BYTES,
+    WRAP_BUFFER,
+)
+
+#: A TSC beyond this is damage.
+MAX_TSC = (1 << 62) - 1
+
+Handler = Callable[[Any, int, Any, Any], None]
+#: What handles a record, how many of its words it is given (0 to 2, or one of the codes below), and what
+#: it is given in place of those that are not there.
+Meaning = tuple[Handler, int, Any]
+#: The last word, and nothing; all words at once.
+LAST_WORD, ALL_WORDS = 3, 4
+#: Key to sort by, handler, pCPU, TSC, records of the pCPU up to here, and the handler's two arguments.
+Entry = tuple[int, Handler, Any, int, int, Any, Any]
+
+_key = itemgetter(0)
+
+#: Records held back at most for the sake of order; each takes some 200 bytes.
+_MAX_HELD = 400_000
+_MAX_SHAPES = 4096
+_HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
+
+#: Words of the record, handler, how many words that takes, its other argument, to be looked at first.
+_Shape = tuple[int, Handler | None, int, Any, bool]
+
+
+class _Lane:
+    """What is known of one pCPU's records.
+
+    Attributes:
+        pcpu: what the handlers are given.
+        held: records that wait for the other pCPUs, in order.
+        key: of the last record; tsc: of the last timed one.
+        seen: records up to now, wanted or not, fillers left out.
+        is_watched: hand out every record: the first ones, and the one behind a loss.
+    """
+
+    __slots__ = ("held", "is_watched", "key", "pcpu", "seen", "tsc")
+
+    def __init__(self, pcpu: Any) -> None:
+        self.pcpu = pcpu
+        self.held: list[Entry] = []
+        self.key = 0
+        self.tsc = 0
+        self.seen = 0
+        self.is_watched = True
+
+
+class _Shapes(dict[int, _Shape]):
+    """What a header word means, worked out when it is met first."""
+
+    def __init__(self, meaning: Callable[[int, int], Meaning | None]) -> None:
+        super().__init__()
+        self._meaning = meaning
+
+    def __missing__(self, header: int) -> _Shape:
+        event, extra = header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK
+        size = 1 + extra + (2 if header & TIMED_BIT else 0)
+        found = self._meaning(event, extra)
+        handler, count, other = found or (None, 0, None)
+        to_look_at = (
+            header == WINDOW_HEADER
+            or header >> 16 & 0xFFF == 0
+            or event == WRAP_BUFFER
+            or (event == LOST_RECORDS and bool(header & TIMED_BIT) and extra == 4)
+        )
+        shape = (size, handler, count, other, to_look_at)
+        if len(self) < _MAX_SHAPES:
+            self[header] = shape
+        return shape
+
+
+class Framer:
+    """Feed it bytes, take the records.
+
+    Args:
+        meaning: event id and number of extra words to what handles such records; None: nobody wants them.
+        pcpu_of: number of a pCPU to what its handlers are given.
+        on_other: handler of records that nobody wants and that are handed out all the same: the first of a
+            pCPU, and the one behind a loss.
+        on_tick: handler of the places where a chunk ends: what nobody wants was counted up to there.
+        name: of the source, in messages.
+
+    Attributes:
+        windows, damage_count, skipped_bytes, missing_bytes, late_count: as the report counts them.
+        first_damage: offset and reason, None where there is none.
+    """
+
+    def __init__(
+        self,
+        meaning: Callable[[int, int], Meaning | None],
+        pcpu_of: Callable[[int], Any],
+        on_other: Handler,
+        on_tick: Handler,
+        name: str = "trace",
+    ) -> None:
+        self.windows = 0
+        self.damage_count = 0
+        self.first_damage: tuple[int, str] | None = None
+        self.skipped_bytes = 0
+        self.missing_bytes = 0
+        self.late_count = 0
+        self._shapes = _Shapes(meaning)
+        self._pcpu_of = pcpu_of
+        self._on_other = on_other
+        self._on_tick = on_tick
+        self._name = name
+        self._lanes: dict[int, _Lane] = {}
+        self._tail = b""
+        self._offset = 0  # of the tail's first byte
+        self._at_end = False
+        # The window at hand: its lane, and how many of its words are still to come.
+        self._lane: _Lane | None = None
+        self._room = 0
+        self._skip = 0
+        self._lost: tuple[int, str] | None = None
+        # Rounds: greatest key of all, of all closed ones, of all but the last closed one.
+        self._round_pcpu = MAX_PCPUS
+        self._max_key = self._closed_key = self._watermark = 0
+        self._emitted_key = 0
+
+    @property
+    def record_count(self) -> int:
+        """Records framed up to now, fillers left out."""
+        return sum(lane.seen for lane in self._lanes.values())
+
+    def feed(self, data: bytes) -> None:
+        """Frame the bytes that follow on those before."""
+        data = self._tail + data
+        usable = len(data) // WORD_BYTES * WORD_BYTES
+        words = array("I")
+        words.frombytes(data[:usable])
+        at = self._frame(words)
+        self._tail = data[at * WORD_BYTES :]
+        self._offset += at * WORD_BYTES
+
+    def end(self) -> None:
+        """Take what is left as the end of the trace.
+
+        Raises:
+            TraceError: there was no window in it.
+        """
+        self._at_end = True
+        self.feed(b"")
+        left = len(self._tail) // WORD_BYTES * WORD_BYTES
+        if self._lost is None:
+            self.missing_bytes = (self._skip or self._room) * WORD_BYTES or left
+
+    def take(self) -> list[Entry]:
+        """Return, merged, the records that nothing older can follow; behind the end all that are left."""
+        lanes = self._lanes
+        is_full = sum(len(lane.held) for lane in lanes.values()) > _MAX_HELD
+        watermark: float = math.inf if self._at_end or is_full else self._watermark
+        out: list[Entry] = []
+        for number in sorted(lanes):
+            held = lanes[number].held
+            if not held or held[0][0] >= watermark:
+                continue
+            if held[0][0] < self._emitted_key:
+                self.late_count += bisect_left(held, self._emitted_key, key=_key)
+            if held[-1][0] < watermark:
+                out += held
+                held.clear()
+            else:
+                count = bisect_left(held, watermark, key=_key)
+                out += held[:count]
+                del held[:count]
+        out.sort(key=_key)
+        if out:
+            self._emitted_key = max(self._emitted_key, out[-1][0])
+        return out
+
+    # --- windows ---------------------------------------------------------------------------
+
+    def _frame(self, words: array[int]) -> int:
+        """Frame what is there and return how many words are done with."""
+        at, end = 0, len(words)
+        while True:
+            if self._skip:
+                count = min(self._skip, end - at)
+                self._skip -= count
+                at += count
+                self.skipped_bytes += count * WORD_BYTES
+                if self._skip:
+                    return at
+            if self._lane is not None:
+                at = self._in_window(words, at, end, self._lane)
+                if self._lane is not None:
+                    return at
+            elif self._lost is not None:
+                at = self._search(words, at, end)
+                if self._lost is not None:
+                    return at
+            elif end - at < _HEADER_WORDS:
+                if not self._at_end or at == end or words[at] == WINDOW_HEADER:
+                    return at
+                self._lose(at, "too few bytes for a window header")
+            elif self._is_window(words, at, end):
+                self._begin_window(words[at + 1], words[at + 2])
+                at += _HEADER_WORDS
+            else:
+                self._lose(at, _why_no_window(words, at))
+
+    def _is_window(self, words: array[int], at: int, end: int) -> bool:
+        if at + _HEADER_WORDS > end or words[at] != WINDOW_HEADER or words[at + 1] >= MAX_PCPUS:
+            return False
+        size = words[at + 2]
+        return size % WORD_BYTES == 0 and size <= MAX_WINDOW_BYTES
+
+    def _begin_window(self, pcpu: int, size: int) -> None:
+        self.windows += 1
+        if pcpu <= self._round_pcpu:
+            self._watermark, self._closed_key = self._closed_key, self._max_key
+        self._round_pcpu = pcpu
+        lane = self._lanes.get(pcpu)
+        if lane is None:
+            lane = self._lanes[pcpu] = _Lane(self._pcpu_of(pcpu))
+        self._room = size // WORD_BYTES
+        self._lane = lane if self._room else None
+
+    def _in_window(self, words: array[int], at: int, end: int, lane: _Lane) -> int:
+        """Frame the records of a window as far as it is there."""
+        present = min(end, at + self._room)
+        announced = at + self._room
+        while True:
+            begin = at
+            at, damage = self._records(words, at, present, announced, lane)
+            self._room -= at - begin
+            if damage is None:
+                break
+            if damage == "":
+                continue
+            self._note(at, damage)
+            if words[at] != WINDOW_HEADER:
+                self._skip = self._room
+            self._lane, self._room = None, 0
+            break
+        self._max_key = max(self._max_key, lane.key)
+        if self._lane is not None and self._room == 0:
+            self._lane = None
+        return at
+
+    def _records(  # noqa: C901 - the hot loop: a call costs as much as the rest of a record
+        self, words: array[int], at: int, present: int, announced: int, lane: _Lane
+    ) -> tuple[int, str | None]:
+        """Frame records until the words end or one must be looked at.
+
+        Returns:
+            Where it stopped, and why: None, the words end; "", one was looked at, go on; else the damage.
+        """
+        shapes, held, pcpu = self._shapes, lane.held, lane.pcpu
+        key, tsc, seen = lane.key, lane.tsc, lane.seen
+        is_plain = not lane.is_watched
+        size = 0
+        why: str | None = None
+        while at < present:
+            header = words[at]
+            size, handler, count, other, to_look_at = shapes[header]
+            stop = at + size
+            if to_look_at or stop > present:
+                is_plain = False
+            if not is_plain:
+                break
+            seen += 1
+            if header >= TIMED_BIT:
+                tsc = words[at + 1] | words[at + 2] << 32
+                first = at + 3
+            else:
+                first = at + 1
+            if tsc > key:
+                key = tsc if tsc <= MAX_TSC else MAX_TSC
+            if handler is not None and tsc <= MAX_TSC:
+                if count == 1:
+                    held.append((key, handler, pcpu, tsc, seen, words[first], other))
+                elif count == 2:
+                    held.append((key, handler, pcpu, tsc, seen, words[first], words[first + 1]))
+                elif count == 0:
+                    held.append((key, handler, pcpu, tsc, seen, other, None))
+                else:
+                    held.append((key, handler, pcpu, tsc, seen, words[stop - 1], None))
+            at = stop
+        lane.key, lane.tsc = key, tsc
+        if seen > lane.seen:
+            lane.seen = seen
+            held.append((key, self._on_tick, pcpu, tsc, seen, None, None))
+        if at < present:
+            why = self._look(words, at, present, announced, lane)
+            if why == "":
+                at += size
+        return at, why
+
+    def _look(self, words: array[int], at: int, present: int, announced: int, lane: _Lane) -> str | None:
+        """Take one record that is not plain; return the damage, "" if it is done, None if it is cut off."""
+        header = words[at]
+        size, handler, count, other, _ = self._shapes[header]
+        if fault := _fault(header, size, announced - at):
+            return fault
+        if at + size > present:
+            return None
+        event, is_timed = header & EVENT_MASK, header >= TIMED_BIT
+        if event == WRAP_BUFFER:
+            return ""
+        lane.seen += 1
+        taken = words[at + (3 if is_timed else 1) : at + size].tolist()
+        if is_timed:
+            lane.tsc = words[at + 1] | words[at + 2] << 32
+        before, tsc = lane.key, lane.tsc
+        key = lane.key = max(before, min(tsc, MAX_TSC))
+        if tsc > MAX_TSC:
+            lane.held.append((key, self._on_tick, lane.pcpu, tsc, lane.seen, None, None))
+            return ""
+        if event == LOST_RECORDS and is_timed and len(taken) == 4:
+            # It sorts by where it begins, and what follows on its pCPU by where it ends.
+            key = max(before, min(taken[2] | taken[3] << 32, tsc))
+            lane.is_watched = True
+        elif tsc > 0:
+            lane.is_watched = False
+        a, b = _arguments(taken, count, other)
+        lane.held.append((key, handler or self._on_other, lane.pcpu, tsc, lane.seen, a, b))
+        return ""
+
+    # --- damage ----------------------------------------------------------------------------
+
+    def _note(self, at: int, reason: str) -> None:
+        self.damage_count += 1
+        if self.first_damage is None:
+            self.first_damage = (self._offset + at * WORD_BYTES, reason)
+
+    def _lose(self, at: int, reason: str) -> None:
+        self._lost = (self._offset + at * WORD_BYTES, reason)
+
+    def _search(self, words: array[int], at: int, end: int) -> int:
+        """Look for the next window behind damage; return what is done with."""
+        assert self._lost is not None
+        offset, reason = self._lost
+        start = at
+        # The place itself is known to be none.
+        search = at + 1 if self._offset + at * WORD_BYTES == offset else at
+        while True:
+            try:
+                found = words.index(WINDOW_HEADER, min(search, end))
+            except ValueError:
+                self.skipped_bytes += (end - start) * WORD_BYTES
+                return self._give_up(end)
+            if found + _HEADER_WORDS + 1 > end and not self._at_end:
+                self.skipped_bytes += (found - start) * WORD_BYTES
+                return found
+            if self._is_window(words, found, end) and self._is_plausible(words, found, end):
+                break
+            search = found + 1
+        self.skipped_bytes += (found - start) * WORD_BYTES
+        self._found(offset, reason)
+        return found
+
+    def _give_up(self, at: int) -> int:
+        """End the search where the words end, for good if that is the end of the trace."""
+        assert self._lost is not None
+        if self._at_end:
+            if self.windows == 0:
+                offset, reason = self._lost
+                raise TraceError(
+                    f"{self._name}: not a xentrace file: {reason} at offset {offset} and no window header "
+                    f"(0x{WINDOW_HEADER:08x}) in {self._offset + at * WORD_BYTES} bytes"
+                )
+            self._found(*self._lost)
+        return at
+
+    def _found(self, offset: int, reason: str) -> None:
+        self._lost = None
+        self.damage_count += 1
+        if self.first_damage is None:
+            self.first_damage = (offset, reason)
+
+    def _is_plausible(self, words: array[int], at: int, end: int) -> bool:
+        """Tell whether a window's first record can be one."""
+        size, first = words[at + 2], at + _HEADER_WORDS
+        if size == 0 or first >= end:
+            return True
+        header = words[first]
+        return (
+            header != WINDOW_HEADER
+            and header >> 16 & 0xFFF != 0
+            and self._shapes[header][0] * WORD_BYTES <= size
+        )
+
+
+def _fault(header: int, size: int, room: int) -> str:
+    """Return why no record of ``size`` words begins with ``room`` words left of its window; "" if it may."""
+    if header == WINDOW_HEADER:
+        return "window header inside a window"
+    if header >> 16 & 0xFFF == 0:
+        return "not a record header"
+    return "record overruns its window" if size > room else ""
+
+
+def _arguments(taken: list[int], count: int, other: Any) -> tuple[Any, Any]:
+    """Return what a handler is given of a record's words."""
+    if count == ALL_WORDS:
+        return taken, None
+    if count == LAST_WORD:
+        return taken[-1], None
+    if count == 0:
+        return other, None
+    return taken[0], taken[1] if count == 2 else other
+
+
+def _why_no_window(words: array[int], at: int) -> str:
+    header, pcpu, size = words[at : at + _HEADER_WORDS]
+    if header != WINDOW_HEADER:
+        return f"word 0x{header:08x} where a window header belongs"
+    return f"window header of pCPU {pcpu} with {size} bytes"

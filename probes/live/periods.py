@@ -1,0 +1,111 @@
+"""A trace cut into periods of equal length, by its own clock, while it comes in."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+from xtrace.probes.live.counters import Figures, HostFigures, Machine
+from xtrace.probes.live.framer import Entry, Framer
+
+#: Periods without any record that are given out one by one; of a longer pause only its length is told.
+_MAX_EMPTY = 64
+
+_key = itemgetter(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What happened between two TSCs.
+
+    Attributes:
+        begin_tsc, end_tsc: of the period; the last one of a trace ends with its last record.
+        vcpus: figures by ``domain << 16 | vcpu``, of those that did something.
+        host: figures of the host.
+        pause_cycles: time without records, before this period, that was left out.
+    """
+
+    begin_tsc: int
+    end_tsc: int
+    vcpus: dict[int, Figures] = field(default_factory=dict)
+    host: HostFigures = field(default_factory=HostFigures)
+    pause_cycles: int = 0
+
+    @property
+    def span_cycles(self) -> int:
+        """Its length."""
+        return self.end_tsc - self.begin_tsc
+
+
+class Periods:
+    """Feed it a trace's bytes, take the periods that are complete.
+
+    A period begins with the first record.  What ends in a period counts there.
+
+    Attributes:
+        framer: what it saw of the bytes; machine: of the records.
+        first_tsc: where the first period begins.
+    """
+
+    def __init__(self, cycles: int, name: str = "trace") -> None:
+        """Begin.
+
+        Args:
+            cycles: length of a period.
+            name: of the source, in messages.
+        """
+        self.machine = Machine()
+        self.framer = Framer(
+            self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name
+        )
+        self.first_tsc: int | None = None
+        self._cycles = cycles
+        self._begin = 0
+        self._last = 0
+        self._pause = 0
+
+    def feed(self, data: bytes) -> Iterator[Period]:
+        """Take the bytes that follow and yield the periods that they complete."""
+        self.framer.feed(data)
+        yield from self._walk(self.framer.take())
+
+    def end(self) -> Iterator[Period]:
+        """Take what is left as the end and yield the last periods, the one that it cuts off included.
+
+        Raises:
+            TraceError: it was no trace.
+        """
+        self.framer.end()
+        yield from self._walk(self.framer.take())
+        if self._begin:
+            yield self._period(self._last)
+
+    def _walk(self, entries: list[Entry]) -> Iterator[Period]:
+        at, count = 0, len(entries)
+        if not self._begin:
+            # Untimed records before the first timed one have no time.
+            at = bisect_left(entries, 1, key=_key)
+            self.machine.take(entries[:at])
+            if at < count:
+                self.first_tsc = self._begin = self._last = entries[at][0]
+        while at < count:
+            end = self._begin + self._cycles
+            key = entries[at][0]
+            if key >= end:
+                yield self._period(end)
+                if (empty := (key - end) // self._cycles) > _MAX_EMPTY:
+                    self._pause = empty * self._cycles
+                    self._begin += self._pause
+                continue
+            stop = count if entries[-1][0] < end else bisect_left(entries, end, at, key=_key)
+            self.machine.take(entries[at:stop])
+            self._last = max(self._last, entries[stop - 1][0])
+            at = stop
+
+    def _period(self, end: int) -> Period:
+        vcpus, host = self.machine.period()
+        made = Period(self._begin, end, vcpus, host, self._pause)
+        self._begin, self._pause = end, 0
+        return made

@@ -1,0 +1,220 @@
+"""Where the bytes of a trace come from: a file, standard input, or a compressed file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+from xtrace.probes.capture.layout import trace_in
+from xtrace.probes.errors import TraceError
+
+STDIN = "-"
+
+_GZIP = b"\x1f\x8b"
+_XZ = b"\xfd7zXZ\x00"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_MAGIC_BYTES = 6
+
+#: A stranger's file may name any dictionary size: this is as much as we give.
+_DICTIONARY_LIMIT_BYTES = 256 << 20
+_XZ_CHUNK_BYTES = 1 << 18
+#: zstd gives up to 128 KiB for each 4 bytes, all at once: so little is put in at a time.
+_ZSTD_CHUNK_BYTES = 1 << 10
+
+
+class Source(Protocol):
+    """A stream of plain trace bytes: all that the reader asks for."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Put up to ``len(buffer)`` bytes into ``buffer``; 0 at the end."""
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+    """Open a trace, or the trace of a capture, for reading as plain trace bytes; ``-`` is standard input.
+
+    Compression (gzip, xz, zstd) is told by the first bytes, not by the name.
+
+    Raises:
+        OSError: the file cannot be opened.
+        TraceError: a folder without a trace, or a zstd file where no zstd library is installed.
+    """
+    if os.fspath(path) == STDIN:
+        yield _decompressed(cast(Source, sys.stdin.buffer), "standard input")
+        return
+    # Unbuffered: the reader asks for megabytes at a time.
+    with open(trace_in(path), "rb", buffering=0) as raw:
+        yield _decompressed(cast(Source, raw), str(path))
+
+
+def read_into(source: Source, buffer: memoryview, name: str) -> int:
+    """Fill ``buffer`` as far as the source goes and return the bytes read.
+
+    Fewer than asked for is the end, or the place where the compressed stream is damaged: to tell,
+    ask once more.
+
+    Raises:
+        TraceError: the compressed stream is damaged or cut short.
+    """
+    filled = 0
+    while filled < len(buffer):
+        try:
+            count = source.readinto(buffer[filled:])
+        except _damage_errors() as error:
+            if filled:
+                return filled  # what came before the damage counts; the next call meets it again
+            raise TraceError(
+                f"{name}: compressed data is damaged or cut short: {error}; "
+                "decompress what can be saved and read that"
+            ) from None
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def _damage_errors() -> tuple[type[Exception], ...]:
+    zstandard = sys.modules.get("zstandard")
+    known = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+    return (*known, zstandard.ZstdError) if zstandard else known
+
+
+def _decompressed(raw: Source, name: str) -> Source:
+    head = bytearray(_MAGIC_BYTES)
+    filled = read_into(raw, memoryview(head), name)
+    first = bytes(head[:filled])
+    whole = _Rejoined(first, raw)
+    if first.startswith(_GZIP):
+        return _Steadfast(cast(Source, gzip.GzipFile(fileobj=cast(io.BufferedIOBase, whole))))
+    if first.startswith(_XZ):
+        return _Steadfast(_Xz(cast(Source, whole)))
+    if first.startswith(_ZSTD):
+        return _Steadfast(_open_zstd(cast(Source, whole), name))
+    return cast(Source, whole)
+
+
+def _open_zstd(raw: Source, name: str) -> Source:
+    try:
+        import zstandard
+    except ImportError:
+        raise TraceError(
+            f"{name}: is zstd-compressed and no zstd library is installed; "
+            "pip install 'xtrace[zstd]', or pipe it: zstd -dc FILE | xtrace ... -"
+        ) from None
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_LIMIT_BYTES)
+    return _Zstd(raw, lambda: decompressor.decompressobj())
+
+
+class _Steadfast:
+    """A compressed stream that says of its damage each time it is asked: the libraries say it once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._damage: Exception | None = None
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        if self._damage is not None:
+            raise self._damage
+        try:
+            return self._source.readinto(buffer)
+        except _damage_errors() as error:
+            self._damage = error
+            raise
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream whose first bytes were read to look at them: they come again, then the rest."""
+
+    def __init__(self, head: bytes, rest: Source) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self._head:
+            count = min(len(buffer), len(self._head))
+            buffer[:count] = self._head[:count]
+            self._head = self._head[count:]
+            return count
+        return int(self._rest.readinto(buffer) or 0)
+
+
+class _Xz:
+    """xz streams one after the other, with a bound on memory that lzma.LZMAFile cannot set."""
+
+    def __init__(self, raw: Source) -> None:
+        self._raw = raw
+        self._stream = self._new_stream()
+        self._input = b""
+
+    @staticmethod
+    def _new_stream() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DICTIONARY_LIMIT_BYTES)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        while True:
+            if self._stream.eof:
+                self._input = self._stream.unused_data or _take(self._raw, _XZ_CHUNK_BYTES)
+                if not self._input:
+                    return 0
+                self._stream = self._new_stream()
+            elif self._stream.needs_input and not self._input:
+                self._input = _take(self._raw, _XZ_CHUNK_BYTES)
+                if not self._input:
+                    raise EOFError("the xz stream ends early")
+            plain = self._stream.decompress(self._input, max_length=len(buffer))
+            self._input = b""
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+
+
+class _ZstdFrame(Protocol):
+    """What is used of zstandard.ZstdDecompressionObj."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Zstd:
+    """zstd frames one after the other; zstandard's own stream reader takes a cut one for a whole one."""
+
+    def __init__(self, raw: Source, new_frame: Callable[[], _ZstdFrame]) -> None:
+        self._raw = raw
+        self._new_frame = new_frame
+        self._frame = new_frame()
+        self._plain = memoryview(b"")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        while not self._plain:
+            if self._frame.eof:
+                data = self._frame.unused_data or _take(self._raw, _ZSTD_CHUNK_BYTES)
+                if not data:
+                    return 0
+                self._frame = self._new_frame()
+            elif not (data := _take(self._raw, _ZSTD_CHUNK_BYTES)):
+                raise EOFError("the zstd frame ends early")
+            self._plain = memoryview(self._frame.decompress(data))
+        count = min(len(buffer), len(self._plain))
+        buffer[:count] = self._plain[:count]
+        self._plain = self._plain[count:]
+        return count
+
+
+def _take(raw: Source, size: int) -> bytes:
+    chunk = bytearray(size)
+    return bytes(chunk[: raw.readinto(memoryview(chunk)) or 0])

@@ -1,0 +1,342 @@
+"""What a trace's headers and a sample of its records say, in milliseconds.
+
+No numba and no full pass: a plain file's window headers are visited one by one, for as long as that
+is quick, and some hundred kilobytes of records from all over the file are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xtrace.probes.catalog import Detection
+
+#: Headers are visited until the file ends or this much time is over.
+_HOP_SECONDS = 0.2
+_HOPS_BETWEEN_LOOKS_AT_THE_CLOCK = 1024
+#: Of a stream this much is read.
+_STREAM_BYTES = 4 << 20
+_SAMPLE_BYTES = 256 << 10
+_SAMPLE_WINDOWS = 64
+_LAST_WINDOWS_BYTES = 256 << 10
+_FIRST_RECORDS_BYTES = 512
+_MAX_FIRST_WINDOWS = 1024
+
+_HEADER = struct.Struct("<III")
+_MARK = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window header and where it stands; ``size`` is what it announces, in bytes."""
+
+    offset: int
+    pcpu: int
+    size: int
+
+
+@dataclass(slots=True)
+class Headers:
+    """The window headers of a trace, as far as they were visited.
+
+    Attributes:
+        seen_bytes: up to where the file is known.
+        is_whole: whether that is its end.
+        fault: what is wrong behind ``seen_bytes``, "" if nothing.
+        missing_bytes: what the last window announces and the file does not have.
+    """
+
+    windows: list[Window] = field(default_factory=list)
+    seen_bytes: int = 0
+    is_whole: bool = False
+    fault: str = ""
+    missing_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Sample:
+    """Records looked at.
+
+    Attributes:
+        counts: records by header word, WRAP fillers left out.
+        records, bytes: all looked at, fillers too.
+        first_tsc, last_tsc: least and greatest TSC met.
+    """
+
+    counts: Counter[int] = field(default_factory=Counter)
+    records: int = 0
+    bytes: int = 0
+    first_tsc: int | None = None
+    last_tsc: int | None = None
+
+
+@dataclass(slots=True)
+class Survey:
+    """All that `xtrace info` knows of a trace.
+
+    Attributes:
+        size_bytes: of the file as it lies there; None for standard input.
+        compression: "gzip", "xz", "zstd" or "".
+        is_stream: whether only the beginning could be looked at.
+        first_tsc, last_tsc: of the whole trace when the headers are whole, else of what was seen.
+        has_last_tsc: whether ``last_tsc`` is of the last window of each pCPU.
+        record_estimate: records of the trace; exact where ``sample`` is all of it.
+    """
+
+    name: str
+    size_bytes: int | None
+    compression: str
+    is_stream: bool
+    headers: Headers
+    sample: Sample
+    first_tsc: int | None
+    last_tsc: int | None
+    has_last_tsc: bool
+    record_estimate: int | None
+    record_estimate_is_exact: bool
+    detection: Detection
+
+
+def survey(path: str) -> Survey:
+    """Look at the trace ``path``, or that of a capture's folder; ``-`` is standard input.
+
+    Raises:
+        OSError: it cannot be read.
+        TraceError: it is no trace.
+    """
+    from xtrace.probes.capture.layout import trace_in
+    from xtrace.probes.reader.sources import STDIN, open_source
+
+    place = path if path == STDIN else trace_in(path)
+    compression = "" if path == STDIN else compression_of(place)
+    if path != STDIN and not compression and is_plain_file(place):
+        with open(place, "rb", buffering=0) as raw:
+            return _survey_file(path, raw.fileno())
+    size = None if path == STDIN or not is_plain_file(place) else Path(place).stat().st_size
+    with open_source(place) as source:
+        return _survey_stream(path, source, size, compression)
+
+
+def compression_of(path: str) -> str:
+    """Return how the file is compressed, by its first bytes; "" for not at all."""
+    if not is_plain_file(path):
+        return ""
+    with open(path, "rb", buffering=0) as raw:
+        first = raw.read(6)
+    marks = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+    return next((name for mark, name in marks.items() if first.startswith(mark)), "")
+
+
+def is_plain_file(path: str) -> bool:
+    """Tell whether ``path`` is a regular file, which can be looked at anywhere."""
+    return stat.S_ISREG(Path(path).stat().st_mode)
+
+
+class Bytes:
+    """The bytes to look at: a file, or the beginning of a stream."""
+
+    def __init__(self, file: int | None, held: memoryview, size: int) -> None:
+        self.size = size
+        self._file = file
+        self._held = held
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from ``offset``."""
+        if self._file is None:
+            return bytes(self._held[offset : offset + count])
+        return os.pread(self._file, count, offset)
+
+
+def _survey_file(path: str, file: int) -> Survey:
+    size = os.fstat(file).st_size
+    if hasattr(os, "posix_fadvise"):
+        # Reading ahead is wasted on a dozen bytes here and there.
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    plain = Bytes(file, memoryview(b""), size)
+    headers = visit_headers(path, plain)
+    return _survey(path, plain, headers, size=size, compression="", is_stream=False)
+
+
+def _survey_stream(path: str, source: object, size: int | None, compression: str) -> Survey:
+    from typing import cast
+
+    from xtrace.probes.reader.sources import STDIN, Source, read_into
+
+    name = "standard input" if path == STDIN else path
+    held = memoryview(bytearray(_STREAM_BYTES))
+    count = read_into(cast(Source, source), held, name)
+    plain = Bytes(None, held[:count], count)
+    headers = visit_headers(name, plain, is_beginning=count == _STREAM_BYTES)
+    return _survey(name, plain, headers, size=size, compression=compression, is_stream=True)
+
+
+def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Headers:
+    """List the window headers for as long as that is quick.
+
+    Args:
+        is_beginning: whether more follows behind ``plain``.
+
+    Raises:
+        TraceError: there is no window header near the beginning.
+    """
+    from xtrace.probes.errors import TraceError
+    from xtrace.probes.format import MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER, WINDOW_HEADER_BYTES
+
+    headers = Headers()
+    until = time.monotonic() + _HOP_SECONDS
+    at = 0
+    while at < plain.size:
+        hops = len(headers.windows)
+        if hops % _HOPS_BETWEEN_LOOKS_AT_THE_CLOCK == 0 and hops and time.monotonic() > until:
+            headers.seen_bytes = at
+            return headers
+        head = plain.read(at, WINDOW_HEADER_BYTES)
+        if len(head) < WINDOW_HEADER_BYTES:
+            if at == 0 and not _MARK.pack(WINDOW_HEADER).startswith(head[: _MARK.size]):
+                raise TraceError(
+                    f"{name}: not a xentrace file: its {len(head)} bytes begin no window header "
+                    f"(0x{WINDOW_HEADER:08x})"
+                )
+            if not is_beginning:
+                headers.missing_bytes = WINDOW_HEADER_BYTES - len(head)
+            break
+        mark, pcpu, size = _HEADER.unpack(head)
+        if mark != WINDOW_HEADER or pcpu >= MAX_PCPUS or size % 4 or size > MAX_WINDOW_BYTES:
+            if at == 0:
+                raise TraceError(
+                    f"{name}: not a xentrace file: 0x{mark:08x} where a window header belongs at offset 0; "
+                    "if only its beginning is damaged, xtrace dump finds the rest"
+                )
+            headers.fault = f"0x{mark:08x} where a window header belongs at offset {at}"
+            headers.seen_bytes = at
+            return headers
+        headers.windows.append(Window(at, pcpu, size))
+        at += WINDOW_HEADER_BYTES + size
+    headers.is_whole = not is_beginning
+    if at > plain.size and not is_beginning:
+        headers.missing_bytes = at - plain.size
+    headers.seen_bytes = min(at, plain.size)
+    return headers
+
+
+def _survey(
+    name: str, plain: Bytes, headers: Headers, *, size: int | None, compression: str, is_stream: bool
+) -> Survey:
+    from xtrace.probes.catalog import detect
+    from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT
+
+    payload = sum(_present(window, plain.size) for window in headers.windows)
+    sample = Sample()
+    for piece in sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
+        look_at(piece, sample)
+    all_looked_at = headers.is_whole and payload <= _SAMPLE_BYTES
+    first = Sample()
+    for window in _first_windows(headers.windows):
+        look_at(plain.read(window.offset + _HEADER.size, min(window.size, _FIRST_RECORDS_BYTES)), first)
+    last, has_last = _last_records(plain, headers)
+    estimate: int | None = None
+    if all_looked_at:
+        estimate = sample.counts.total()
+    elif sample.bytes and (headers.is_whole or not is_stream):
+        share = sample.counts.total() / sample.bytes
+        estimate = round((payload if headers.is_whole else plain.size) * share)
+    shapes = (
+        (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
+        for header, count in sample.counts.items()
+    )
+    return Survey(
+        name=name,
+        size_bytes=size,
+        compression=compression,
+        is_stream=is_stream and not headers.is_whole,
+        headers=headers,
+        sample=sample,
+        first_tsc=first.first_tsc if first.first_tsc is not None else sample.first_tsc,
+        last_tsc=last,
+        has_last_tsc=has_last,
+        record_estimate=estimate,
+        record_estimate_is_exact=all_looked_at,
+        detection=detect(shapes),
+    )
+
+
+def _present(window: Window, size: int) -> int:
+    """Return how many of a window's bytes the file has."""
+    return max(0, min(window.size, size - window.offset - _HEADER.size))
+
+
+def sample_pieces(plain: Bytes, windows: list[Window], budget: int, count: int) -> Iterator[bytes]:
+    """Yield the beginnings of ``count`` windows from all over the file, ``budget`` bytes in all.
+
+    If all windows together are no larger, yield all of them whole.
+    """
+    filled = [window for window in windows if window.size]
+    if sum(window.size for window in filled) > budget:
+        step = max(len(filled) / count, 1.0)
+        filled = [filled[int(number * step)] for number in range(min(count, len(filled)))]
+        each = budget // len(filled) & ~3
+        filled = [Window(window.offset, window.pcpu, min(window.size, each)) for window in filled]
+    for window in filled:
+        yield plain.read(window.offset + _HEADER.size, window.size)
+
+
+def look_at(piece: bytes, sample: Sample) -> None:
+    """Count the whole records at the beginning of a window, up to the first that is none."""
+    from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, GUEST_CLASS_BIT, WRAP_BUFFER
+
+    words = struct.unpack(f"<{len(piece) // 4}I", piece[: len(piece) & ~3])
+    at, end = 0, len(words)
+    while at < end:
+        header = words[at]
+        timed = header >> 31
+        behind = at + 1 + 2 * timed + (header >> EXTRA_SHIFT & EXTRA_MASK)
+        if not header & 0x0FFF_0000 or behind > end:
+            break
+        sample.records += 1
+        if header & EVENT_MASK != WRAP_BUFFER:
+            if header & GUEST_CLASS_BIT:
+                header &= ~0x07FF_FFFF
+            sample.counts[header] += 1
+            if timed:
+                tsc = words[at + 1] | words[at + 2] << 32
+                if sample.first_tsc is None or tsc < sample.first_tsc:
+                    sample.first_tsc = tsc
+                if sample.last_tsc is None or tsc > sample.last_tsc:
+                    sample.last_tsc = tsc
+        at = behind
+    sample.bytes += 4 * at
+
+
+def _first_windows(windows: list[Window]) -> list[Window]:
+    """Return the first window with records of each pCPU."""
+    first: dict[int, Window] = {}
+    for window in windows:
+        if window.size and window.pcpu not in first:
+            first[window.pcpu] = window
+            if len(first) == _MAX_FIRST_WINDOWS:
+                break
+    return list(first.values())
+
+
+def _last_records(plain: Bytes, headers: Headers) -> tuple[int | None, bool]:
+    """Return the greatest TSC in the last windows, and whether that of every pCPU was looked at."""
+    last: dict[int, Window] = {}
+    for window in headers.windows:
+        if window.size:
+            last[window.pcpu] = window
+    sample = Sample()
+    left = _LAST_WINDOWS_BYTES
+    for window in sorted(last.values(), key=lambda window: -window.offset):
+        left -= window.size
+        if left < 0:
+            return sample.last_tsc, False
+        look_at(plain.read(window.offset + _HEADER.size, window.size), sample)
+    return sample.last_tsc, headers.is_whole and bool(last)

@@ -1,0 +1,1 @@
+"""The ways to record: xentrace, bpf, perf, xenctx."""

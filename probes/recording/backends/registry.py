@@ -1,0 +1,60 @@
+"""The backends there are, in the order in which they are started; each is imported when it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.recording.backends.base import Availability, Backend
+
+#: xentrace comes last: what the others do to begin does not belong into its trace.
+_HOMES = {
+    "bpf": ("xtrace.probes.recording.backends.bpf", "BpfBackend"),
+    "perf": ("xtrace.probes.recording.backends.perf", "PerfBackend"),
+    "xenctx": ("xtrace.probes.recording.backends.xenctx", "XenctxBackend"),
+    "xentrace": ("xtrace.probes.recording.backends.xentrace", "XentraceBackend"),
+}
+NAMES = tuple(_HOMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backend and whether it works here."""
+
+    backend: Backend
+    availability: Availability
+
+
+def make(name: str) -> Backend:
+    """Return the backend ``name``, not started."""
+    module, attribute = _HOMES[name]
+    made: Backend = getattr(import_module(module), attribute)()
+    return made
+
+
+def candidates(names: Iterable[str]) -> list[Candidate]:
+    """Ask each backend of ``names`` whether it works here; it changes nothing."""
+    found = []
+    for name in NAMES:
+        if name in names:
+            backend = make(name)
+            found.append(Candidate(backend, backend.probe()))
+    return found
+
+
+def must_work(found: Sequence[Candidate], *, named: bool) -> None:
+    """Raise where none works, or one that was asked for by name does not.
+
+    Raises:
+        TraceError: with the reason of each.
+    """
+    bad = [each for each in found if not each.availability.usable]
+    if bad and (named or len(bad) == len(found)):
+        reasons = "; ".join(f"{each.backend.name}: {_why(each.availability)}" for each in bad)
+        raise TraceError(f"nothing to record by: {reasons}" if not named else reasons)
+
+
+def _why(found: Availability) -> str:
+    return f"{found.reason} ({found.remedy})" if found.remedy else found.reason

@@ -1,0 +1,259 @@
+"""The backend that drives Xen's own ``xentrace``.
+
+xentrace writes its file itself: then neither a slow disk nor the death of the recorder comes
+between it and its data, and nothing is copied.  What it wrote is read once more from the
+page cache, to count.  When the recorder dies, the kernel sends xentrace the signal on
+which it empties the buffers, switches tracing off and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.host import host, restore, trace_buffers
+from xtrace.probes.recording.backends.base import Availability, CaptureFullError, Counts, Folder, Options
+from xtrace.probes.recording.backends.masks import event_mask
+from xtrace.probes.recording.backends.record_counter import Scanner
+
+NAME = "xentrace.bin"
+LOG = "xentrace.log"
+
+_BEGIN_LIMIT_S = 20.0
+_END_LIMIT_S = 60.0
+#: So much is counted in one poll, which takes a third of a second at the worst; the rest waits.
+_SCAN_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20
+_FULL_BYTES = 64 << 10
+_PR_SET_PDEATHSIG = 1
+_INTERRUPTS = Path("/proc/interrupts")
+_SIZED = "ring_pages"
+_PCPUS = re.compile(r"all|0x[0-9a-fA-F]+|\d+(-\d+)?(,\d+(-\d+)?)*")
+_libc = ctypes.CDLL(None)
+
+
+class XentraceBackend:
+    """Records what Xen traces."""
+
+    name = "xentrace"
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._note: restore.Note | None = None
+        self._scanner = Scanner()
+        self._file = -1
+        self._log_path = Path()
+        self._directory = Path()
+        self._facts: dict[str, Any] = {}
+        self._read_bytes = 0
+
+    def probe(self) -> Availability:
+        """Tell whether Xen traces and xentrace can take it, without changing anything."""
+        if reason := host.why_no_dom0():
+            return Availability(False, reason)
+        if host.tool("xentrace") is None:
+            package = "xen-utils-common xen-utils-4.17"
+            return Availability(False, "xentrace is missing", f"apt-get install {package}")
+        if others := host.running("xentrace"):
+            return Availability(
+                False,
+                f"an xentrace already runs, process {others[0]}, and the two would share out the records",
+                f"kill -INT {others[0]}",
+            )
+        try:
+            trace_buffers.is_sized()
+        except TraceError as error:
+            remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
+            return Availability(False, str(error), remedy)
+        return Availability(True, f"drives {host.tool('xentrace')}")
+
+    def start(self, folder: Folder, options: Options) -> None:
+        """Start xentrace and wait until it traces.
+
+        Raises:
+            TraceError: it ends at once, or does not begin.
+        """
+        mask = event_mask(options.mask)
+        if options.pcpus is not None and not _PCPUS.fullmatch(options.pcpus):
+            raise TraceError(f"no pCPUs: {options.pcpus!r}; write them as 0-3,8 or as a mask such as 0xff")
+        self._log_path = Path(folder.path(LOG))
+        path = folder.path(NAME)
+        self._directory = Path(path).parent
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._facts["sized_before"] = _sized()
+        if options.ring_pages is not None and self._facts["sized_before"] is not None:
+            why = "Xen's trace buffers keep the size that they first got in this boot"
+            self._facts["warnings"] = [f"-S {options.ring_pages} changes nothing: {why}"]
+        command = self._command(mask, options, path)
+        # The markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
+        traced = bool(mask & 0x20_0000 and mask & 0x1000)
+        self._facts |= {"command": command, "event_mask": f"{mask:#x}", "marks_are_traced": traced}
+        self._note = restore.note("xen_tracing", {})
+        recorder = os.getpid()
+
+        def end_with_recorder() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != recorder:
+                os._exit(1)
+
+        with open(self._log_path, "wb") as log:
+            # A session of its own, lest Ctrl-C on the terminal ends it before the recorder knows.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_recorder,  # safe, for no thread runs yet
+            )
+        self._await_begin()
+        if options.ring_pages is not None and self._facts["sized_before"] is None:
+            with contextlib.suppress(OSError):
+                (restore.run_directory() / _SIZED).write_text(f"{options.ring_pages}\n")
+
+    def poll(self) -> Counts:
+        """Count what xentrace wrote since.
+
+        Raises:
+            TraceError: it has ended by itself.
+            CaptureFullError: it has, for the disk is full.
+        """
+        self._scan(_SCAN_BYTES)
+        if self._process is not None and self._process.poll() is not None:
+            raise self._death()
+        return self._counts()
+
+    def stop(self) -> Counts:
+        """End xentrace, which empties Xen's buffers and switches tracing off."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._facts["buffer_interrupts"] = _interrupts_of("xentrace")
+            process.terminate()
+            try:
+                process.wait(_END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._facts["exit_code"] = process.returncode
+        if self._note is not None:
+            note, self._note = self._note, None
+            # Only an xentrace that came to its end has switched tracing off.
+            if self._facts.get("exit_code") == 0:
+                note.drop()
+            else:
+                note.undo()
+        if self._file >= 0:
+            self._scan(None)
+            os.close(self._file)
+            self._file = -1
+            self._facts["said"] = self._said()[-5:]
+        return self._counts()
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return the command, the mask, gaps, and how often Xen called xentrace."""
+        if "version" not in self._facts:
+            with contextlib.suppress(TraceError):
+                self._facts["version"] = host.run("xentrace", "--version").strip()
+        return {
+            **self._facts,
+            "file": NAME,
+            "windows": self._scanner.windows,
+            "gaps": self._scanner.gaps,
+            "fault": self._scanner.fault or None,
+        }
+
+    @staticmethod
+    def _command(mask: int, options: Options, path: str) -> list[str]:
+        binary = host.tool("xentrace")
+        assert binary is not None
+        command = [binary, "-D", "-e", f"{mask:#x}", "-s", str(options.poll_ms)]
+        if options.pcpus is not None:
+            command += ["-c", options.pcpus]
+        if options.ring_pages is not None:
+            command += ["-S", str(options.ring_pages)]
+        if options.memory_mib is not None:
+            command += ["-M", str(options.memory_mib << 20)]
+        if options.reserve_mib > 1:
+            # The recorder looks after the reserve; this is for when it cannot.
+            command += ["-r", str(options.reserve_mib // 2)]
+        return [*command, path]
+
+    def _await_begin(self) -> None:
+        """Wait until there is data or Xen's interrupt for it is bound."""
+        assert self._process is not None
+        end = time.monotonic() + _BEGIN_LIMIT_S
+        while not os.fstat(self._file).st_size and _interrupts_of("xentrace") is None:
+            if self._process.poll() is not None:
+                raise self._death()
+            if time.monotonic() > end:
+                raise TraceError(f"xentrace did not begin to trace within {_BEGIN_LIMIT_S:.0f} s")
+            time.sleep(0.02)
+
+    def _scan(self, limit: int | None) -> None:
+        left = limit
+        while left is None or left > 0:
+            piece = os.pread(self._file, _PIECE_BYTES, self._read_bytes)
+            if not piece:
+                break
+            self._scanner.feed(piece)
+            self._read_bytes += len(piece)
+            left = left if left is None else left - len(piece)
+
+    def _counts(self) -> Counts:
+        size = self._read_bytes if self._file < 0 else os.fstat(self._file).st_size
+        return Counts(self._scanner.records, self._scanner.lost, size, lost_known=not self._scanner.fault)
+
+    def _said(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            lines = self._log_path.read_bytes()[-(64 << 10) :].decode(errors="backslashreplace").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+        return []
+
+    def _death(self) -> TraceError:
+        assert self._process is not None
+        code = self._process.returncode
+        said = self._said()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        text = f"xentrace ended by itself, {how}{f': {said[-1]}' if said else ''}"
+        if any(word in text for word in ("No space left", "Disk space limit", "Disk quota")):
+            return CaptureFullError(text)
+        if "Bad address" in text:
+            # Seen on 9p, which wants to write from Xen's own pages without a copy.
+            return TraceError(
+                f"{text}; this file system does not take Xen's buffers, record to another by -o"
+            )
+        # Of a write that was cut short it says no reason.
+        disk = os.statvfs(self._directory)
+        if disk.f_bavail * disk.f_frsize < _FULL_BYTES:
+            return CaptureFullError(f"{text}; the disk is full")
+        return TraceError(text)
+
+
+def _sized() -> int | str | None:
+    """Return the pages of a pCPU's buffer that were set in this boot, "unknown" many, or None."""
+    with contextlib.suppress(TraceError):
+        if not trace_buffers.is_sized():
+            return None
+    with contextlib.suppress(OSError, ValueError):
+        return int((restore.run_directory() / _SIZED).read_text())
+    return "unknown"
+
+
+def _interrupts_of(process: str) -> int | None:
+    """Return how often an event channel of ``process`` interrupted this kernel, None if it has none."""
+    found = None
+    with contextlib.suppress(OSError), open(_INTERRUPTS, encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.rstrip().endswith(f"evtchn:{process}"):
+                counts = line.split(":", 1)[1].split()
+                found = (found or 0) + sum(int(word) for word in counts if word.isdecimal())
+    return found

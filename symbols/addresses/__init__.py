@@ -1,0 +1,1 @@
+"""Addresses of a running guest as functions and source lines of its image."""

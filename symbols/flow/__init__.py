@@ -1,0 +1,1 @@
+"""What a function computes, and the ways through it."""

@@ -1,0 +1,554 @@
+"""Follow values through one function: which pointer each instruction goes through.
+
+A forward abstract interpretation over the function's instructions.  A state is
+the value of each register and of each stack slot; where ways meet, states meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+
+from xtrace.symbols.flow.values import (
+    CPU,
+    STACK,
+    ZERO,
+    Value,
+    added,
+    constant,
+    indexed,
+    loaded,
+    merged,
+    moved,
+)
+from xtrace.symbols.x86.decode import RAX, RBP, RDX, READ, REGISTERS, RSP, WRITE, Flow, Insn, Memory
+
+#: The root of a byte that an instruction read: (READ_BY, its address).
+READ_BY = "read"
+#: What a call that is not known is taken to change.  The convention lets it change more, but then no
+#: compiled code looks at the rest before it writes it; and where the compiler saw that the callee
+#: leaves a register alone, it does.
+RESULTS = (RAX, RDX)
+_MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "movabs"))
+_STEPS_PER_BLOCK = 12
+#: Copying a block's state and meeting others costs as much as so many instructions.
+_STEPS_TO_MEET = 3
+#: So many stack slots cost as much to copy and compare as an instruction.
+_SLOTS_PER_STEP = 8
+#: A copy of so many bytes is taken for a copy of all: nobody uses half a pointer.
+_LEAST_COPY_BYTES = 4
+#: So far from a pointer a displacement is a field's offset for sure.
+_NEAR_BYTES = 0x1000
+
+
+#: Instructions by address, and the addresses that follow each.
+Graph = tuple[dict[int, Insn], dict[int, tuple[int, ...]]]
+
+
+@dataclass(slots=True)
+class State:
+    """What registers and stack slots (by distance from the stack pointer at entry) hold."""
+
+    registers: list[Value]
+    slots: dict[int, Value]
+
+    def copy(self) -> State:
+        """Return a state of its own."""
+        return State(self.registers.copy(), self.slots.copy())
+
+
+def entry_state() -> State:
+    """Return the state at a function's entry, nothing known but the names of things."""
+    registers = [Value(("entry", number), (), 0) for number in range(REGISTERS)]
+    registers[RSP] = Value(STACK, (), 0)
+    return State(registers, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One memory access: where, and what it reads or writes.
+
+    Attributes:
+        place: the address as a value.
+        direct: through the per-CPU segment in the one instruction.
+        stored: the value written, where it is a plain store.
+    """
+
+    insn: Insn
+    place: Value
+    direct: bool
+    stored: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call, or a jump out of the function (``tail``), with the state that it passes on."""
+
+    insn: Insn
+    target: int
+    tail: bool
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """What a call does to its caller: registers changed and the value that comes back in rax."""
+
+    written: tuple[int, ...]
+    result: Value | None
+
+
+@dataclass
+class FunctionFlow:
+    """A function's instructions, how they follow one another, and what they touch.
+
+    Attributes:
+        successors: ways inside the function; a call goes to the instruction behind it.
+        accesses: by address, memory operands that are not stack slots.
+        values: by address, the registers an instruction compares or tests, as values.
+        calls: by address of the call or jump.
+        results: rax at each return.
+    """
+
+    entry: int
+    insns: dict[int, Insn]
+    successors: dict[int, tuple[int, ...]]
+    accesses: dict[int, Access] = field(default_factory=dict)
+    values: dict[int, tuple[Value, ...]] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
+    results: dict[int, Value] = field(default_factory=dict)
+
+    @cached_property
+    def predecessors(self) -> dict[int, tuple[int, ...]]:
+        """Return the ways backwards."""
+        before: dict[int, list[int]] = {}
+        for address, after in self.successors.items():
+            for following in after:
+                before.setdefault(following, []).append(address)
+        return {address: tuple(items) for address, items in before.items()}
+
+
+def explore(
+    decode: Callable[[int], Iterable[Insn]],
+    entries: Iterable[int],
+    inside: Callable[[int], bool],
+    limit: int,
+    no_return: Container[int] = (),
+    cases: Callable[[Insn], tuple[int, ...]] = lambda _: (),
+    known: Graph | None = None,
+) -> Graph:
+    """Return the instructions that are reached from ``entries`` and how they follow one another.
+
+    Args:
+        decode: the instructions from an address on, as they stand.
+        inside: whether an address belongs to the function.
+        limit: most instructions that are looked at.
+        no_return: functions that do not come back.
+        cases: where an indirect jump may go.
+        known: what was reached before; it is added to.
+    """
+    insns, successors = known or ({}, {})
+    todo = list(entries)
+    while todo:
+        address = todo.pop()
+        if address in insns or not inside(address):
+            continue
+        for insn in decode(address):
+            address = insn.address
+            if address in insns or len(insns) >= limit or not inside(address):
+                break
+            insns[address] = insn
+            flow = insn.flow
+            if (
+                flow is Flow.NEXT
+                or flow is Flow.INDIRECT_CALL
+                or (flow is Flow.CALL and insn.target not in no_return)
+            ):
+                successors[address] = (insn.end,)
+                continue
+            after: tuple[int, ...] = ()
+            if flow is Flow.CONDITIONAL:
+                after = (insn.end, insn.target) if inside(insn.target) else (insn.end,)
+            elif flow is Flow.JUMP and inside(insn.target):
+                after = (insn.target,)
+            elif flow is Flow.INDIRECT_JUMP:
+                after = tuple(item for item in cases(insn) if inside(item))
+            successors[address] = after
+            todo.extend(after)
+            break
+    for address, after in successors.items():
+        if not all(item in insns for item in after):
+            successors[address] = tuple(item for item in after if item in insns)
+    return insns, successors
+
+
+class ExhaustedError(Exception):
+    """An image asks for more work than any kernel does."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Work that may still be spent on one image, in instructions looked at."""
+
+    left: int
+
+    def spend(self, steps: int) -> None:
+        """Take some off.
+
+        Raises:
+            ExhaustedError: there is not enough.
+        """
+        self.left -= steps
+        if self.left < 0:
+            raise ExhaustedError
+
+
+class Interpreter:
+    """Run a function's instructions over values until nothing changes.
+
+    Args:
+        bits: 32 or 64.
+        callee: what a direct call does, None where it is not known.
+        budget: what may be spent on the image.
+    """
+
+    def __init__(self, bits: int, callee: Callable[[int], Callee | None], budget: Budget) -> None:
+        self._budget = budget
+        self._word = bits // 8
+        self._callee = callee
+
+    def run(
+        self,
+        entry: int,
+        insns: dict[int, Insn],
+        successors: dict[int, tuple[int, ...]],
+        state: State,
+    ) -> FunctionFlow:
+        """Return what the function does, begun at ``entry`` in ``state``."""
+        flow = FunctionFlow(entry, insns, successors)
+        blocks = _blocks(insns, successors, entry)
+        states: dict[int, State] = {entry: state}
+        # Lower addresses first: code mostly runs downwards, so most blocks settle at once.
+        todo = list(states)
+        heapify(todo)
+        waiting = set(todo)
+        turns = _STEPS_PER_BLOCK * len(blocks)
+        while todo and turns:
+            turns -= 1
+            start = heappop(todo)
+            waiting.discard(start)
+            current = states[start].copy()
+            self._budget.spend(len(blocks[start]) + len(current.slots) // _SLOTS_PER_STEP + _STEPS_TO_MEET)
+            last = start
+            for address in blocks[start]:
+                self._step(insns[address], current, None)
+                last = address
+            for following in successors[last]:
+                known = states.get(following)
+                if known is None:
+                    states[following] = current.copy()
+                elif not _meet(known, current, following):
+                    continue
+                if following not in waiting:
+                    waiting.add(following)
+                    heappush(todo, following)
+        for start, block in blocks.items():
+            if start in states:
+                current = states[start].copy()
+                for address in block:
+                    self._step(insns[address], current, flow)
+        return flow
+
+    def place(self, memory: Memory, state: State) -> Value:
+        """Return the address that a memory operand names."""
+        if memory.per_cpu:
+            value = Value(CPU, (), memory.displacement)
+            for register in (memory.base, memory.index_register):
+                if register >= 0:
+                    number = state.registers[register].constant
+                    value = indexed(value) if number is None else moved(value, _signed(number))
+            return value
+        value = ZERO if memory.base < 0 else state.registers[memory.base]
+        if memory.index_register >= 0:
+            index = state.registers[memory.index_register]
+            number = index.constant
+            if number is not None:
+                value = moved(value, _signed(number) * memory.scale)
+            elif memory.scale == 1:
+                value = added(value, index) or indexed(value)
+            else:
+                value = indexed(value)
+        by = memory.displacement
+        if not by:
+            return value
+        if value.root == STACK or -_NEAR_BYTES < by < _NEAR_BYTES:
+            return moved(value, by)
+        return added(value, constant(by)) or moved(value, by)
+
+    def _step(self, insn: Insn, state: State, flow: FunctionFlow | None) -> None:
+        place = None
+        if insn.memory is not None and insn.access:
+            place = self.place(insn.memory, state)
+            if flow is not None and place.root != STACK:
+                flow.accesses[insn.address] = Access(
+                    insn, place, insn.memory.per_cpu, self._stored(insn, state)
+                )
+        if flow is not None:
+            self._note(insn, place, state, flow)
+        handler = _HANDLERS.get(insn.mnemonic)
+        if handler is not None and handler(self, insn, place, state):
+            return
+        if insn.flow is Flow.CALL or insn.flow is Flow.INDIRECT_CALL:
+            self._call(insn, state)
+            return
+        for register in insn.written:
+            if register != RSP:
+                state.registers[register] = Value(("new", insn.address, register), (), 0)
+        if place is not None and place.root == STACK and insn.access & WRITE:
+            state.slots.pop(place.offset, None)
+
+    def _stored(self, insn: Insn, state: State) -> Value | None:
+        if not insn.access & WRITE or insn.access & READ or len(insn.operands) < 2:
+            return None
+        source = insn.operands[1]
+        if source.register >= 0:
+            return Value(("high", insn.address), (), 0) if source.high else state.registers[source.register]
+        return constant(source.value)
+
+    def _note(self, insn: Insn, place: Value | None, state: State, flow: FunctionFlow) -> None:
+        """Keep what the questions ask for: compared values, calls, results."""
+        if insn.mnemonic in ("test", "cmp"):
+            values = [state.registers[item.register] for item in insn.operands if item.register >= 0]
+            if place is not None:
+                values.append(self._fetch(insn, place, state))
+            flow.values[insn.address] = tuple(values)
+        elif insn.mnemonic == "xchg" and place is not None:
+            registers = [item.register for item in insn.operands if item.register >= 0]
+            flow.values[insn.address] = tuple(state.registers[number] for number in registers)
+        if insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
+            flow.calls[insn.address] = Call(insn, insn.target, False, state.copy())
+        elif insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in flow.successors[insn.address]:
+            flow.calls[insn.address] = Call(insn, insn.target, True, state.copy())
+        elif insn.flow is Flow.RETURN:
+            flow.results[insn.address] = state.registers[RAX]
+
+    def _call(self, insn: Insn, state: State) -> None:
+        callee = self._callee(insn.target) if insn.flow is Flow.CALL else None
+        result = None
+        if callee is not None and callee.result is not None:
+            result = _in_caller(callee.result, state, self._word)
+        written = RESULTS if callee is None else callee.written
+        for register in written:
+            state.registers[register] = Value(("result", insn.address, register), (), 0)
+        if result is not None:
+            state.registers[RAX] = result
+
+    # Handlers return whether they did all there is to do.
+
+    def _move(self, insn: Insn, place: Value | None, state: State) -> bool:
+        target, source = insn.operands[0], insn.operands[1]
+        if source.memory and place is not None:
+            value = self._fetch(insn, place, state)
+        elif source.register >= 0:
+            value = state.registers[source.register]
+            if source.high or (source.size < _LEAST_COPY_BYTES and not _survives_narrowing(value)):
+                return False
+        else:
+            value = constant(source.value)
+        if target.memory:
+            if place is not None and place.root == STACK and not place.indexed:
+                state.slots[place.offset] = value
+            return True
+        if target.register < 0 or target.high:
+            return False
+        state.registers[target.register] = value
+        return True
+
+    def _fetch(self, insn: Insn, place: Value, state: State) -> Value:
+        """Return what a load from ``place`` gives."""
+        if place.root == STACK:
+            known = None if place.indexed else state.slots.get(place.offset)
+            return known or Value(("slot", place.offset), (), 0)
+        if insn.memory is not None and insn.memory.size == 1:
+            # A byte is no pointer: what matters is which instruction read it.
+            return Value((READ_BY, insn.address), (), 0)
+        return loaded(place)
+
+    def _lea(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        if insn.memory is None or insn.operands[0].size < self._word:
+            return False
+        memory = insn.memory
+        if memory.base < 0 and memory.index_register >= 0:
+            return False
+        state.registers[insn.operands[0].register] = self.place(memory, state)
+        return True
+
+    def _add(self, insn: Insn, place: Value | None, state: State) -> bool:
+        target, source = insn.operands[0], insn.operands[1]
+        if target.register < 0 or target.size < self._word:
+            return False
+        if source.memory and place is not None:
+            by = self._fetch(insn, place, state)
+        elif source.register >= 0:
+            by = state.registers[source.register]
+        else:
+            by = constant(source.value)
+        if insn.mnemonic == "sub":
+            number = by.constant
+            if source.register == target.register:
+                state.registers[target.register] = ZERO
+                return True
+            if number is None:
+                return False
+            by = constant(-number)
+        total = added(state.registers[target.register], by)
+        if total is None:
+            return False
+        state.registers[target.register] = total
+        return True
+
+    def _xor(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        target, source = insn.operands[0], insn.operands[1]
+        if target.register < 0 or target.register != source.register or target.high or source.high:
+            return False
+        state.registers[target.register] = ZERO
+        return True
+
+    def _and(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        # Aligning the stack pointer moves all slots alike; a byte's bits are still that byte's.
+        register = insn.operands[0].register
+        return register == RSP or (register >= 0 and _survives_narrowing(state.registers[register]))
+
+    def _push(self, insn: Insn, place: Value | None, state: State) -> bool:
+        pointer = moved(state.registers[RSP], -self._word)
+        operand = insn.operands[0]
+        if operand.register >= 0:
+            value = state.registers[operand.register]
+        elif place is not None:
+            value = self._fetch(insn, place, state)
+        else:
+            value = constant(operand.value)
+        state.registers[RSP] = pointer
+        if pointer.root == STACK:
+            state.slots[pointer.offset] = value
+        return True
+
+    def _pop(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        pointer = state.registers[RSP]
+        operand = insn.operands[0]
+        state.registers[RSP] = moved(pointer, self._word)
+        if operand.register >= 0:
+            value = state.slots.get(pointer.offset) if pointer.root == STACK else None
+            state.registers[operand.register] = value or Value(("slot", pointer.offset), (), 0)
+        return True
+
+    def _leave(self, _insn: Insn, _place: Value | None, state: State) -> bool:
+        frame = state.registers[RBP]
+        state.registers[RSP] = moved(frame, self._word)
+        saved = state.slots.get(frame.offset) if frame.root == STACK else None
+        state.registers[RBP] = saved or Value(("slot", frame.offset), (), 0)
+        return True
+
+    def _exchange(self, insn: Insn, place: Value | None, state: State) -> bool:
+        left, right = insn.operands[0], insn.operands[1]
+        if place is None and left.register >= 0 and right.register >= 0 and left.size >= self._word:
+            registers = state.registers
+            registers[left.register], registers[right.register] = (
+                registers[right.register],
+                registers[left.register],
+            )
+            return True
+        return False
+
+
+_Handler = Callable[[Interpreter, Insn, Value | None, State], bool]
+_HANDLERS: dict[str, _Handler] = {
+    **dict.fromkeys(_MOVES, Interpreter._move),
+    "lea": Interpreter._lea,
+    "add": Interpreter._add,
+    "sub": Interpreter._add,
+    "xor": Interpreter._xor,
+    "and": Interpreter._and,
+    "push": Interpreter._push,
+    "pop": Interpreter._pop,
+    "leave": Interpreter._leave,
+    "xchg": Interpreter._exchange,
+}
+
+
+def _survives_narrowing(value: Value) -> bool:
+    """Tell whether a part of a value is still that value: a small number, or a byte that was read."""
+    return value.constant is not None or (isinstance(value.root, tuple) and value.root[0] == READ_BY)
+
+
+def _in_caller(value: Value, state: State, word: int) -> Value | None:
+    """Return a callee's value in its caller's terms, at the call."""
+    if isinstance(value.root, str):
+        return value if value.root != STACK else None
+    base: Value | None = None
+    if value.root[0] == "entry" and isinstance(value.root[1], int):
+        base = state.registers[value.root[1]]
+    elif value.root[0] == "slot" and isinstance(value.root[1], int):
+        # The caller's stack pointer, before the call pushed the return address.
+        pointer = state.registers[RSP]
+        base = state.slots.get(pointer.offset + value.root[1] - word) if pointer.root == STACK else None
+    if base is None:
+        return None
+    for offset in value.path:
+        base = loaded(moved(base, offset))
+    return moved(base, value.offset)
+
+
+def _meet(known: State, other: State, where: int) -> bool:
+    """Weaken ``known`` to what holds in ``other`` too; tell whether that changed it."""
+    changed = False
+    if known.registers != other.registers:
+        for number, (value, theirs) in enumerate(zip(known.registers, other.registers, strict=True)):
+            if value is not theirs and value != theirs:
+                result = merged(value, theirs, (where, number))
+                if result != value:
+                    known.registers[number] = result
+                    changed = True
+    if known.slots == other.slots:
+        return changed
+    for offset in list(known.slots):
+        value = known.slots[offset]
+        slot = other.slots.get(offset)
+        if slot is None:
+            del known.slots[offset]
+            changed = True
+        elif slot != value:
+            result = merged(value, slot, (where, "slot", offset))
+            if result != value:
+                known.slots[offset] = result
+                changed = True
+    return changed
+
+
+def _blocks(
+    insns: dict[int, Insn], successors: dict[int, tuple[int, ...]], entry: int
+) -> dict[int, list[int]]:
+    """Return straight runs of instructions by their first address."""
+    leaders = {entry}
+    for address, after in successors.items():
+        insn = insns[address]
+        if insn.flow in (Flow.CONDITIONAL, Flow.JUMP, Flow.INDIRECT_JUMP):
+            leaders.update(after)
+    blocks = {}
+    for leader in leaders:
+        if leader not in insns:
+            continue
+        block = [leader]
+        while True:
+            after = successors[block[-1]]
+            if len(after) != 1 or after[0] in leaders:
+                break
+            block.append(after[0])
+        blocks[leader] = block
+    return blocks
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number

@@ -1,0 +1,1 @@
+"""Tables of sites compared with each other, and written out."""

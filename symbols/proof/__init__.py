@@ -1,0 +1,1 @@
+"""The proof beside a verdict: a model checker of x86-TSO, and what it is run on."""

@@ -1,0 +1,90 @@
+"""Which scenario of the model a site is, so that its interleavings can be searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from xtrace.symbols.proof import protocols
+from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Width, scenario_for
+from xtrace.symbols.sites.model import Fence, Kind, Paths, Site, Verdict
+
+_PROTOCOLS = {
+    Kind.MASK: Protocol.MASK,
+    Kind.RESTORE: Protocol.RESTORE,
+    Kind.UNMASK: Protocol.UNMASK,
+    Kind.PENDING_CLEAR: Protocol.HANDLER,
+    Kind.SELECTOR_TAKE: Protocol.HANDLER,
+}
+
+
+def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
+    """Return the scenario of a site, None where it stores nothing that an upcall could be lost by.
+
+    Where the paths differ the scenario is that of the worst one.  The pointer is the hosting CPU's, as the
+    verdict takes it; unstable() gives the scenario where it is not.
+
+    Args:
+        others: all sites of the image, for its handlers.
+    """
+    protocol = _PROTOCOLS.get(site.kind)
+    if protocol is None:
+        return None
+    locked = not any(hazard.name == "unlocked-handler" for other in others for hazard in other.hazards)
+    fence = _fence(site, locked)
+    hazards = {hazard.name for hazard in site.hazards}
+    if site.kind is Kind.RESTORE and not _may_open(site, hazards):
+        protocol = Protocol.MASK
+    return scenario_for(
+        protocol,
+        _kind(fence),
+        _width(site),
+        _retest(site, hazards),
+        handler_locked=locked,
+        fence_first=fence is not None and fence.position == "before",
+    )
+
+
+def _may_open(site: Site, hazards: set[str]) -> bool:
+    """Tell whether a restore may store 0: where it cannot, no test follows and that is no hazard."""
+    tested = site.pending_paths is Paths.ALL or bool(site.exit)
+    return tested or bool(hazards & {"no-pending-test", "test-before-store"})
+
+
+def unstable(site: Site, scenario: Scenario) -> Scenario | None:
+    """Return the scenario in which the pointer is another CPU's, None where that cannot be."""
+    if any(hazard.name == "unstable-pointer" for hazard in site.hazards):
+        return replace(scenario, stable=False)
+    return None
+
+
+def _fence(site: Site, locked: bool) -> Fence | None:
+    """Return the fence that does most, the access itself left out: the model has that as the store."""
+    fences = [fence for fence in site.fences if fence.position != "access"]
+    if _PROTOCOLS[site.kind] is Protocol.HANDLER and locked:
+        # The one to keep is the access that takes the selector, which is in the model's handler.
+        fences = [fence for fence in fences if fence.verdict is not Verdict.KEEP]
+    return max(fences, key=lambda fence: _kind(fence).drains, default=None)
+
+
+def _kind(fence: Fence | None) -> protocols.Fence:
+    if fence is None:
+        return protocols.Fence.NONE
+    first = fence.mnemonic.split()[0]
+    plain = {kind.value: kind for kind in protocols.Fence}
+    return plain.get(first, protocols.Fence.SERIALISING)
+
+
+def _width(site: Site) -> Width:
+    if site.width_bytes <= 1 or site.kind is Kind.SELECTOR_TAKE:
+        return Width.BYTE
+    locked = any(fence.position == "access" for fence in site.fences)
+    return Width.LOCKED_WIDE if locked else Width.WIDE
+
+
+def _retest(site: Site, hazards: set[str]) -> Retest:
+    if site.pending_paths is Paths.ALL:
+        return Retest.AFTER
+    if "test-before-store" in hazards:
+        return Retest.BEFORE
+    return Retest.XEN_EXIT if site.exit else Retest.NONE

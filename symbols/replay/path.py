@@ -1,0 +1,338 @@
+"""Choose the instructions of a site that are run again: one way through it, each instruction once.
+
+The way goes back from the site to where its function begins, or as far as may be, and on to the
+return.  Where a branch parts, it takes the side that comes to a return without a hypercall or a call
+that cannot be followed: nothing is pending.  Branches stay what they are, but both their sides lead
+on along the way, so that nothing a stranger's image holds can loop or leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from xtrace.symbols.flow.code import Code, fence_of
+from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn
+from xtrace.symbols.x86.encode import is_general
+
+_MOST_BEFORE, _MOST_BEHIND, _MOST_CALLEE = 40, 48, 32
+_CALL_DEPTH = 3
+_LOOK_AHEAD = 24
+#: What may be spent on one site and on one image, in instructions looked at: calls in calls grow without end.
+_STEPS_PER_SITE, _STEPS_PER_IMAGE = 20_000, 1_000_000
+_MOST_STEPS = 400
+
+FENCES = frozenset(("lfence", "mfence", "sfence"))
+#: Only these are ever executed.  No string instruction, no division, nothing that serialises, faults by
+#: itself, or that a user may not do.
+_ALLOWED = FENCES | {
+    "mov", "movzx", "movsx", "movsxd", "lea", "add", "sub", "adc", "sbb", "and", "or", "xor", "not",
+    "neg", "inc", "dec", "test", "cmp", "imul", "shl", "sal", "shr", "sar", "rol", "ror", "shld", "shrd",
+    "bt", "bts", "btr", "btc", "bsf", "bsr", "tzcnt", "lzcnt", "popcnt", "bswap", "push", "pop", "leave",
+    "nop", "endbr64", "xchg", "xadd", "cmpxchg", "cdq", "cqo", "cdqe", "cwde", "cbw", "movbe",
+    "prefetchw", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchnta", "pause", "clc", "stc", "cmc",
+}  # fmt: skip
+#: As iced-x86 names them, behind set, cmov and j.
+_CONDITIONS = (
+    "o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g",
+)  # fmt: skip
+_CONDITIONAL = frozenset(f"{prefix}{name}" for prefix in ("set", "cmov") for name in _CONDITIONS)
+_JUMPS = frozenset(f"j{name}" for name in _CONDITIONS)
+#: With a register for the bit they reach memory anywhere.
+_BIT_STRINGS = frozenset(("bt", "bts", "btr", "btc"))
+#: What a function that is only a fence may have beside it.
+_IDLE = frozenset(("nop", "endbr64", "pause"))
+
+
+class NotReplayableError(Exception):
+    """A site cannot be run again; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instruction of the way.
+
+    Attributes:
+        data: its bytes in the image.
+        callee: what a call, or a tail jump, executes; None for other instructions.
+        fence: it is the fence in question, or executes nothing but it.
+    """
+
+    insn: Insn
+    data: bytes
+    callee: tuple[Step, ...] | None = None
+    fence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The steps through a site.
+
+    Attributes:
+        first, last: which of the steps are the site's own instruction and the fence, in their order.
+        whole: they are a whole call of the function, from its entry to its return.
+    """
+
+    steps: tuple[Step, ...]
+    first: int
+    last: int
+    whole: bool
+
+
+def refusal(insn: Insn, data: bytes) -> str:
+    """Return why an instruction is not run, "" for one that may be; branches and calls are not asked."""
+    if insn.mnemonic not in _ALLOWED and insn.mnemonic not in _CONDITIONAL:
+        return f"{insn.mnemonic} at {insn.address:#x} is none of the instructions that are run"
+    if not is_general(data, insn.address):
+        return f"{insn.mnemonic} at {insn.address:#x} uses more than general registers and memory"
+    memory = insn.memory
+    if memory is not None and insn.mnemonic in _BIT_STRINGS and insn.operands[1].register >= 0:
+        return f"{insn.mnemonic} at {insn.address:#x} reaches memory by a register's bits"
+    written = {item.register for item in insn.operands[:1] if not item.memory}
+    if RSP in written and insn.mnemonic not in ("mov", "add", "sub", "and", "lea", "test", "cmp"):
+        return f"{insn.mnemonic} at {insn.address:#x} changes the stack pointer"
+    return ""
+
+
+class WayFinder:
+    """Find the ways through the sites of one image.
+
+    Args:
+        borders: addresses of instructions that belong to other sites: no way goes over them.
+    """
+
+    def __init__(self, code: Code, borders: Collection[int]) -> None:
+        self._code = code
+        self._borders = borders
+        self._image_left = _STEPS_PER_IMAGE
+        self._site_left = 0
+
+    def way(self, address: int, fence: int, position: str) -> Way:
+        """Return the way through the site at ``address`` that executes one of its fences, and no other.
+
+        Args:
+            fence: its address; several sites may call it, so of several calls the nearest counts.
+            position: "before" or "after" the site's access, or "access" itself.
+
+        Raises:
+            NotReplayableError: there is none.
+        """
+        self._site_left = _STEPS_PER_SITE
+        entry, insns, successors = self._function(address)
+        behind = self._behind(address, insns, successors, -1 if position == "before" else fence)
+        before, from_entry = self._before(
+            address, entry, insns, successors, fence if position == "before" else -1
+        )
+        steps = (*before, *behind)
+        if sum(len(_executed(step)) for step in steps) > _MOST_STEPS:
+            raise NotReplayableError("its way executes more instructions than are run")
+        if not any(_has_fence(step) for step in steps):
+            raise NotReplayableError(f"its fence at {fence:#x} is not on the way that was chosen")
+        last = steps[-1].insn
+        ends = last.flow is Flow.RETURN or (last.flow is Flow.JUMP and steps[-1].callee is not None)
+        fenced = next(place for place, step in enumerate(steps) if _has_fence(step))
+        return Way(steps, min(len(before), fenced), max(len(before), fenced), from_entry and ends)
+
+    def _function(self, address: int) -> tuple[int, dict[int, Insn], dict[int, tuple[int, ...]]]:
+        start, _ = self._code.window(address)
+        for entry in self._code.entries(start):
+            insns, successors = self._code.graph(entry)
+            if address in insns:
+                return entry, insns, successors
+        raise NotReplayableError("its function's code could not be followed")
+
+    def _bytes(self, insn: Insn) -> bytes:
+        return self._code.image.read(insn.address, insn.length)
+
+    def _step(self, insn: Insn, fence: int, depth: int = 0) -> Step:
+        """Return an instruction as a step.
+
+        Raises:
+            NotReplayableError: it is not run.
+        """
+        self._image_left -= 1
+        self._site_left -= 1
+        if min(self._image_left, self._site_left) < 0:
+            raise NotReplayableError("its code takes more work to follow than any kernel's does")
+        data = self._bytes(insn)
+        if insn.flow in (Flow.INDIRECT_CALL, Flow.INDIRECT_JUMP, Flow.STOP):
+            raise NotReplayableError(
+                f"{insn.mnemonic} at {insn.address:#x} goes where the image does not say"
+            )
+        if insn.flow is Flow.RETURN:
+            if insn.mnemonic != "ret" or insn.operands:
+                raise NotReplayableError(f"{insn.mnemonic} at {insn.address:#x} is no plain return")
+            return Step(insn, data)
+        if insn.flow is Flow.CONDITIONAL:
+            if insn.mnemonic not in _JUMPS:
+                raise NotReplayableError(f"{insn.mnemonic} at {insn.address:#x} is none of what is run")
+            return Step(insn, data)
+        if insn.flow is Flow.CALL:
+            callee = self._callee(insn.target, fence, depth + 1)
+            return Step(insn, data, callee, _is_fence_alone(callee))
+        if insn.flow is Flow.JUMP:
+            return Step(insn, data)
+        reason = refusal(insn, data)
+        if reason:
+            raise NotReplayableError(reason)
+        return Step(insn, data, None, insn.address == fence)
+
+    def _callee(self, target: int, fence: int, depth: int) -> tuple[Step, ...]:
+        if depth > _CALL_DEPTH:
+            raise NotReplayableError(f"calls nest too deeply at {target:#x}")
+        page = self._code.hypercall_page
+        if page is not None and page <= target < page + 4096:
+            raise NotReplayableError(f"a hypercall at {target:#x}")
+        steps: list[Step] = []
+        seen: set[int] = set()
+        address = target
+        while len(steps) < _MOST_CALLEE:
+            insn = next(self._code.run(address), None)
+            if insn is None or address in seen:
+                raise NotReplayableError(f"the function at {target:#x} does not come to a return")
+            seen.add(address)
+            step = self._step(insn, fence, depth)
+            steps.append(step)
+            if insn.flow is Flow.RETURN:
+                return tuple(steps)
+            address = insn.target if insn.flow is Flow.JUMP else insn.end
+        raise NotReplayableError(f"the function at {target:#x} is longer than what is followed")
+
+    def _before(
+        self,
+        address: int,
+        entry: int,
+        insns: dict[int, Insn],
+        successors: dict[int, tuple[int, ...]],
+        fence: int,
+    ) -> tuple[list[Step], bool]:
+        """Return the steps to the site, and whether they begin at the function's entry."""
+        sources: dict[int, list[int]] = {}
+        for place, following in successors.items():
+            for item in following:
+                sources.setdefault(item, []).append(place)
+        steps: list[Step] = []
+        seen = {address}
+        while len(steps) < _MOST_BEFORE:
+            if address == entry:
+                return steps[::-1], True
+            candidates = [place for place in sources.get(address, ()) if place not in seen]
+            # What falls through into the site, rather than what jumps there.
+            candidates.sort(key=lambda place, to=address: insns[place].end != to)  # type: ignore[misc]
+            if not candidates or candidates[0] in self._borders:
+                break
+            insn = insns[candidates[0]]
+            try:
+                step = self._step(insn, fence)
+            except NotReplayableError:
+                break
+            if _has_fence(step):
+                fence = -1
+            elif any(fence_of(item) for item in _executed(step)):
+                break
+            steps.append(step)
+            seen.add(insn.address)
+            address = insn.address
+        return steps[::-1], False
+
+    def _behind(
+        self, address: int, insns: dict[int, Insn], successors: dict[int, tuple[int, ...]], fence: int
+    ) -> list[Step]:
+        """Return the steps from the site on.
+
+        Raises:
+            NotReplayableError: the site itself is not run.
+        """
+        steps: list[Step] = []
+        seen: set[int] = set()
+        start = address
+        while len(steps) < _MOST_BEHIND and address not in seen:
+            if address != start and address in self._borders:
+                break
+            insn = insns[address]
+            seen.add(address)
+            try:
+                step = self._step(insn, fence)
+                if insn.flow is Flow.JUMP and not successors[address]:
+                    callee = self._callee(insn.target, fence, 1)
+                    step = Step(insn, step.data, callee, _is_fence_alone(callee))
+            except NotReplayableError:
+                if fence >= 0 or not steps:
+                    raise
+                break
+            if _has_fence(step):
+                fence = -1
+            elif address != start and any(fence_of(item) for item in _executed(step)):
+                break
+            steps.append(step)
+            following = successors[address]
+            if not following:
+                break
+            address = self._better(following, insns, successors, seen)
+        return _cut(steps)
+
+    def _better(
+        self,
+        following: tuple[int, ...],
+        insns: dict[int, Insn],
+        successors: dict[int, tuple[int, ...]],
+        seen: set[int],
+    ) -> int:
+        """Return the side of a branch on which more can be run."""
+        return max(following, key=lambda address: self._reach(address, insns, successors, seen))
+
+    def _reach(
+        self, address: int, insns: dict[int, Insn], successors: dict[int, tuple[int, ...]], seen: set[int]
+    ) -> int:
+        count = 0
+        visited = set(seen)
+        while count < _LOOK_AHEAD and address not in visited:
+            visited.add(address)
+            insn = insns[address]
+            try:
+                self._step(insn, -1)
+            except NotReplayableError:
+                return count
+            if insn.flow is Flow.RETURN:
+                return _LOOK_AHEAD
+            if not successors[address]:
+                return count
+            address = successors[address][0]
+            count += 1
+        return count
+
+
+def _executed(step: Step) -> list[Insn]:
+    """Return the instructions that a step executes, calls followed."""
+    found = [step.insn]
+    for inner in step.callee or ():
+        found.extend(_executed(inner))
+    return found
+
+
+def _has_fence(step: Step) -> bool:
+    return step.fence or any(_has_fence(inner) for inner in step.callee or ())
+
+
+def _is_fence_alone(callee: tuple[Step, ...]) -> bool:
+    """Tell whether a function is nothing but the fence: a frame around it counts for nothing."""
+    if not any(_has_fence(step) for step in callee):
+        return False
+    return all(_is_idle(step) for step in callee)
+
+
+def _is_idle(step: Step) -> bool:
+    insn = step.insn
+    if step.fence or insn.flow in (Flow.RETURN, Flow.JUMP) or insn.mnemonic in _IDLE:
+        return True
+    registers = [item.register for item in insn.operands]
+    if insn.mnemonic in ("push", "pop"):
+        return registers == [RBP]
+    return insn.mnemonic == "leave" or (insn.mnemonic == "mov" and registers == [RBP, RSP])
+
+
+def _cut(steps: list[Step]) -> list[Step]:
+    """Drop a jump at the very end, which leads nowhere here."""
+    while steps and steps[-1].callee is None and steps[-1].insn.flow in (Flow.JUMP, Flow.CONDITIONAL):
+        steps.pop()
+    return steps

@@ -1,0 +1,386 @@
+"""The frame that timed loops run in: where code and data lie, the loop around a body, the driver.
+
+All addresses are fixed and below 2 GB, so that any operand reaches them without a register, and
+what a stranger's instructions need no register for can be told from the bytes.
+
+The driver runs in a process that may do nothing but read, write and exit.  It reads one byte for
+each batch, calls the functions that the schedule names, leaves TSC cycles beside them, and writes
+one byte.  A function gets (warm, count) in rsi and rdi, times ``count`` only, and returns cycles
+in rax and, in rdx, 0 where IA32_TSC_AUX did not change: Linux keeps the CPU's number there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from xtrace.symbols.x86.decode import RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP
+from xtrace.symbols.x86.encode import Assembler, At, Gpr, Xmm
+
+CODE_ADDRESS = 0x5000_0000
+CODE_BYTES = 64 << 20
+DATA_ADDRESS = 0x5800_0000
+
+#: The control page: 8 bytes each.
+_COUNT, _INDEX, _RESULT, _TIMED, _BEGIN, _AUX, _RUN_STACK, _BYTE = range(DATA_ADDRESS, DATA_ADDRESS + 64, 8)
+COUNT_OFFSET, INDEX_OFFSET = 0, 8
+#: What prctl() answered when the driver gave its rights up; it begins as SANDBOX_UNKNOWN.
+SANDBOX_OFFSET = 64
+_SANDBOX = DATA_ADDRESS + SANDBOX_OFFSET
+#: struct sock_fprog, and the filter that it points to.
+FILTER_OFFSET = 128
+_FILTER = DATA_ADDRESS + FILTER_OFFSET
+#: Entries of four 64-bit words: function, warm, count; then the cycles, and over the warm count the change
+#: of TSC_AUX.
+SCHEDULE_OFFSET = 0x2000
+SCHEDULE_ENTRIES = 8192
+_SCHEDULE = DATA_ADDRESS + SCHEDULE_OFFSET
+_ENTRY_SHIFT = 5
+#: Readings of the TSC, one behind the other.
+SAMPLES_OFFSET = 0x50000
+SAMPLE_COUNT = 4096
+#: What a sequence may touch.
+ARENA_ADDRESS = DATA_ADDRESS + 0x80000
+ARENA_BYTES = 0x80000
+#: Where the segment gs begins: the running CPU's own data, as guests reach it.
+CPU_ADDRESS = ARENA_ADDRESS + 0x1100
+#: Lines that are always in the first-level cache; lines that are flushed before each pass.
+_HOT = ARENA_ADDRESS + ARENA_BYTES
+_LINES = _HOT + 0x10000
+_LINE_BYTES = 64
+#: Passes between two flushes, each with its line in a page of its own.
+MISS_PASSES = 64
+_PAGE_BYTES = 4096
+_SET_BYTES = MISS_PASSES * _PAGE_BYTES
+_MOST_MISSES = 4
+#: For each pass the distance of its line; from 1 on, as counters end at 0.
+ORDER_OFFSET = 0x60000
+_ORDER = DATA_ADDRESS + ORDER_OFFSET
+#: Inside their lines, away from the first bytes of vcpu_info: no false conflict by the low 12 bits.
+_INSIDE = 32
+DATA_BYTES = _LINES - DATA_ADDRESS + _MOST_MISSES * _SET_BYTES
+#: Lines so many that hardly one is near the core: streams miss among them.
+FAR_ADDRESS = 0x6000_0000
+_FAR_LINES = 1 << 20
+FAR_BYTES = _FAR_LINES * _LINE_BYTES
+#: Where a stream's random number stands between two draws, and how it goes on.
+_DRAWN = DATA_ADDRESS + 72
+_DRAW_FACTOR, _DRAW_ADDED = 0x5851F42D, 0x14057B7F
+
+_WORD_BYTES = 8
+#: Of the chain: 60 x 3 cycles, what imul takes on nearly all x86-64 made since 2008.
+_CHAIN_LINKS = 60
+#: Of one that each execution begins anew, so that executions can overlap: 20 x 3 cycles.
+_FRESH_LINKS = 20
+#: Work behind a sequence whose context misses, longer than a miss takes.
+_SHADOW_LINKS = 1024
+
+_SYS_READ, _SYS_WRITE, _SYS_EXIT, _SYS_PRCTL, _SYS_ARCH_PRCTL = 0, 1, 60, 157, 158
+_ARCH_SET_GS = 0x1001
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+
+Emit = Callable[[Assembler], None]
+
+
+def _nothing(_: Assembler) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a loop repeats.
+
+    Attributes:
+        emit: adds one execution.
+        begin: adds what is done once before the loop.
+        functions: adds what the execution calls, behind the loop.
+        counter: a register that nothing of it uses.
+        chain: another one, for the context of a dependent chain; -1 where there is none.
+    """
+
+    emit: Emit
+    begin: Emit = _nothing
+    functions: Emit = _nothing
+    counter: int = 15
+    chain: int = 14
+
+
+@dataclass(frozen=True, slots=True)
+class LoopCode:
+    """A function of the driver's calling convention; it may stand anywhere.
+
+    Attributes:
+        most_count: executions that one call may time at most; 0 for any number.
+    """
+
+    code: bytes
+    most_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Misses:
+    """How a context misses: so many lines, by stores or loads."""
+
+    lines: int
+    store: bool
+
+
+_MISSES = {
+    "store_miss_1": _Misses(1, True),
+    "store_miss_4": _Misses(4, True),
+    "load_miss_1": _Misses(1, False),
+}
+_HOT_STORES = {"stores_8": 8, "stores_40": 40}
+_STREAM_STORES = {"store_stream_1": 1, "store_stream_4": 4}
+
+
+def loop(context: str, body: Body) -> LoopCode:
+    """Return the loop that repeats ``body`` in a context of calibration.CONTEXTS.
+
+    Raises:
+        ValueError: the body leaves no register for it.
+    """
+    misses = _MISSES.get(context)
+    counter = Gpr(body.counter)
+    if (misses or context in _STREAM_STORES or context in ("alu_chain", "alu_fresh")) and body.chain < 0:
+        raise ValueError("it uses all registers: none is left for the dependent chain")
+    asm = Assembler()
+    run = asm.label()
+    asm.op("MOV_RM64_R64", At(-1, _TIMED), Gpr(RDI))
+    asm.op("MOV_R64_RM64", counter, Gpr(RSI))
+    asm.op("CALL_REL32_64", run)
+    asm.op("MOV_R64_RM64", counter, At(-1, _TIMED))
+    if misses:
+        again = asm.label()
+        asm.mark(again)
+        _point(asm, counter, body.chain)
+        for number in range(misses.lines):
+            asm.op("CLFLUSH_M8", _line(body.chain, number))
+        asm.op("SUB_RM64_IMM8", counter, 1)
+        asm.op("JNE_REL8_64", again)
+        asm.op("MOV_R64_RM64", counter, At(-1, _TIMED))
+    asm.op("MFENCE")
+    _read_clock(asm)
+    asm.op("MOV_RM64_R64", At(-1, _BEGIN), Gpr(RAX))
+    asm.op("MOV_RM64_R64", At(-1, _AUX), Gpr(RCX))
+    asm.op("LFENCE")
+    asm.op("CALL_REL32_64", run)
+    # What is still in flight is part of what was executed.
+    asm.op("MFENCE")
+    _read_clock(asm)
+    asm.op("SUB_R64_RM64", Gpr(RAX), At(-1, _BEGIN))
+    asm.op("MOV_R64_RM64", Gpr(RDX), Gpr(RCX))
+    asm.op("SUB_R64_RM64", Gpr(RDX), At(-1, _AUX))
+    asm.op("RETNQ")
+    _pad(asm)
+    asm.mark(run)
+    asm.op("MOV_RM64_R64", At(-1, _RUN_STACK), Gpr(RSP))
+    if misses or context == "alu_chain":
+        asm.op("MOV_R32_IMM32", Gpr(body.chain, 4), 3)
+    body.begin(asm)
+    again = asm.label()
+    asm.mark(again)
+    _context(asm, context, counter, body.chain, misses)
+    body.emit(asm)
+    if misses:
+        _chain(asm, body.chain, _SHADOW_LINKS)
+    asm.op("SUB_RM64_IMM8", counter, 1)
+    asm.op("JNE_REL8_64", again)
+    asm.op("MOV_R64_RM64", Gpr(RSP), At(-1, _RUN_STACK))
+    asm.op("RETNQ")
+    body.functions(asm)
+    return LoopCode(asm.code(CODE_ADDRESS), MISS_PASSES if misses else 0)
+
+
+def miss_order(seed: int) -> bytes:
+    """Return what stands at ORDER_OFFSET: pages in random order, a random line in each.
+
+    Prefetchers follow any stride, over pages too: then nothing would miss.
+    """
+    random = Random(seed)
+    pages = random.sample(range(MISS_PASSES), MISS_PASSES)
+    lines = [random.randrange(_PAGE_BYTES // _LINE_BYTES) for _ in pages]
+    distances = [page * _PAGE_BYTES + line * _LINE_BYTES for page, line in zip(pages, lines, strict=True)]
+    return struct.pack(f"<{MISS_PASSES + 1}Q", 0, *distances)
+
+
+def _point(asm: Assembler, counter: Gpr, register: int) -> None:
+    """Let a register point to the lines of this pass."""
+    asm.op("MOV_R64_RM64", Gpr(register), At(-1, _ORDER, counter.number, 8))
+
+
+def _line(register: int, number: int) -> At:
+    return At(register, _LINES + number * _SET_BYTES + _INSIDE)
+
+
+def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Misses | None) -> None:
+    # Word by word, as structures and stacks are written: to a line each, stores reach the cache at half
+    # the rate, and an lfence among them seems to cost nothing.
+    for number in range(_HOT_STORES.get(context, 0)):
+        asm.op("MOV_RM64_IMM32", At(-1, _HOT + _LINE_BYTES + number * _WORD_BYTES), number)
+    for number in range(_STREAM_STORES.get(context, 0)):
+        # Back to back: what is measured is also how many misses a fence lets memory take at once, which
+        # may be more than without it.
+        _draw_line(asm, chain)
+        asm.op("MOV_RM32_IMM32", At(chain, FAR_ADDRESS + _INSIDE), number)
+    if context == "alu_chain":
+        _chain(asm, chain, _CHAIN_LINKS)
+    if context == "alu_fresh":
+        asm.op("MOV_R32_IMM32", Gpr(chain, 4), 3)
+        _chain(asm, chain, _FRESH_LINKS)
+    if misses:
+        # One execution at a time: back to back, misses would overlap, and the loops would measure how many
+        # of them memory takes at once.  What a fence then costs is what it keeps from overlapping with the
+        # miss, so work follows that needs nothing of it.
+        asm.op("LFENCE")
+        _point(asm, counter, chain)
+        for number in range(misses.lines):
+            place = _line(chain, number)
+            if misses.store:
+                asm.op("MOV_RM32_IMM32", place, number)
+            else:
+                asm.op("MOVD_XMM_RM32", Xmm(15), place)
+
+
+def _draw_line(asm: Assembler, register: int) -> None:
+    """Let a register be the distance of a line drawn at random."""
+    drawn = Gpr(register)
+    asm.op("MOV_R64_RM64", drawn, At(-1, _DRAWN))
+    asm.op("IMUL_R64_RM64_IMM32", drawn, drawn, _DRAW_FACTOR)
+    asm.op("ADD_RM64_IMM32", drawn, _DRAW_ADDED)
+    asm.op("MOV_RM64_R64", At(-1, _DRAWN), drawn)
+    # The upper bits of such numbers are the random ones.
+    asm.op("SHR_RM64_IMM8", drawn, 38)
+    asm.op("AND_RM64_IMM32", drawn, (_FAR_LINES - 1) * _LINE_BYTES)
+
+
+def _chain(asm: Assembler, register: int, links: int) -> None:
+    link = Assembler()
+    link.op("IMUL_R64_RM64", Gpr(register), Gpr(register))
+    asm.raw(link.code(CODE_ADDRESS) * links)
+
+
+def _read_clock(asm: Assembler) -> None:
+    """Leave the TSC in rax and TSC_AUX in rcx."""
+    asm.op("RDTSCP")
+    asm.op("SHL_RM64_IMM8", Gpr(RDX), 32)
+    asm.op("OR_R64_RM64", Gpr(RAX), Gpr(RDX))
+
+
+def _pad(asm: Assembler) -> None:
+    """Part what is timed from what is not."""
+    for _ in range(16):
+        asm.op("NOPD")
+
+
+def chain_body(links: int, mnemonic: str, registers: tuple[int, ...]) -> Body:
+    """Return equal instructions, taken in turn over ``registers``: with one, each waits for the last.
+
+    Args:
+        mnemonic: "add" (1 cycle on all x86-64) or "imul".
+    """
+    name = {"add": "ADD_R64_RM64", "imul": "IMUL_R64_RM64"}[mnemonic]
+
+    def begin(asm: Assembler) -> None:
+        for register in (*registers, RBP):
+            asm.op("MOV_R32_IMM32", Gpr(register, 4), 3)
+
+    def emit(asm: Assembler) -> None:
+        for number in range(links):
+            asm.op(name, Gpr(registers[number % len(registers)]), Gpr(RBP))
+
+    return Body(emit, begin)
+
+
+def sampler() -> LoopCode:
+    """Return a function that leaves SAMPLE_COUNT readings of the TSC, one behind the other."""
+    asm = Assembler()
+    again = asm.label()
+    asm.op("MOV_R32_IMM32", Gpr(RBX, 4), DATA_ADDRESS + SAMPLES_OFFSET)
+    asm.op("MOV_R32_IMM32", Gpr(RCX, 4), SAMPLE_COUNT)
+    asm.mark(again)
+    asm.op("RDTSC")
+    asm.op("SHL_RM64_IMM8", Gpr(RDX), 32)
+    asm.op("OR_R64_RM64", Gpr(RAX), Gpr(RDX))
+    asm.op("MOV_RM64_R64", At(RBX, 0), Gpr(RAX))
+    asm.op("ADD_RM64_IMM8", Gpr(RBX), 8)
+    asm.op("SUB_RM64_IMM8", Gpr(RCX), 1)
+    asm.op("JNE_REL8_64", again)
+    asm.op("XOR_R32_RM32", Gpr(RDX, 4), Gpr(RDX, 4))
+    asm.op("RETNQ")
+    return LoopCode(asm.code(CODE_ADDRESS), 1)
+
+
+def driver() -> bytes:
+    """Return the driver, which stands at CODE_ADDRESS; it never returns."""
+    asm = Assembler()
+    command, following, done, leave = (asm.label() for _ in range(4))
+    _system_call(asm, _SYS_ARCH_PRCTL, _ARCH_SET_GS, CPU_ADDRESS, 0)
+    _system_call(asm, _SYS_PRCTL, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _FILTER)
+    asm.op("MOV_RM64_R64", At(-1, _SANDBOX), Gpr(RAX))
+    asm.op("JMP_REL8_64", done)
+    asm.mark(command)
+    _system_call(asm, _SYS_READ, 0, _BYTE, 1)
+    asm.op("CMP_RM64_IMM8", Gpr(RAX), 1)
+    asm.op("JNE_REL8_64", leave)
+    asm.op("MOV_RM64_IMM32", At(-1, _INDEX), 0)
+    asm.mark(following)
+    asm.op("MOV_R64_RM64", Gpr(RAX), At(-1, _INDEX))
+    asm.op("CMP_R64_RM64", Gpr(RAX), At(-1, _COUNT))
+    asm.op("JAE_REL8_64", done)
+    asm.op("SHL_RM64_IMM8", Gpr(RAX), _ENTRY_SHIFT)
+    asm.op("MOV_R64_RM64", Gpr(RSI), At(RAX, _SCHEDULE + 8))
+    asm.op("MOV_R64_RM64", Gpr(RDI), At(RAX, _SCHEDULE + 16))
+    asm.op("CALL_RM64", At(RAX, _SCHEDULE))
+    asm.op("MOV_R64_RM64", Gpr(RCX), At(-1, _INDEX))
+    asm.op("SHL_RM64_IMM8", Gpr(RCX), _ENTRY_SHIFT)
+    asm.op("MOV_RM64_R64", At(RCX, _SCHEDULE + 24), Gpr(RAX))
+    asm.op("MOV_RM64_R64", At(RCX, _SCHEDULE + 8), Gpr(RDX))
+    asm.op("ADD_RM64_IMM8", At(-1, _INDEX), 1)
+    asm.op("JMP_REL8_64", following)
+    asm.mark(done)
+    _system_call(asm, _SYS_WRITE, 1, _BYTE, 1)
+    asm.op("CMP_RM64_IMM8", Gpr(RAX), 1)
+    asm.op("JE_REL8_64", command)
+    asm.mark(leave)
+    _system_call(asm, _SYS_EXIT, 0, 0, 0)
+    asm.op("UD2")
+    return asm.code(CODE_ADDRESS)
+
+
+def _system_call(asm: Assembler, number: int, *arguments: int) -> None:
+    """Call Linux; rcx and r11 change, too."""
+    for register, value in zip((RAX, RDI, RSI, RDX), (number, *arguments), strict=True):
+        asm.op("MOV_R32_IMM32", Gpr(register, 4), value)
+    asm.op("XOR_R32_RM32", Gpr(10, 4), Gpr(10, 4))
+    asm.op("XOR_R32_RM32", Gpr(8, 4), Gpr(8, 4))
+    asm.op("SYSCALL")
+
+
+def clock_stub() -> bytes:
+    """Return a C function that reads the TSC."""
+    asm = Assembler()
+    asm.op("LFENCE")
+    asm.op("RDTSC")
+    asm.op("SHL_RM64_IMM8", Gpr(RDX), 32)
+    asm.op("OR_R64_RM64", Gpr(RAX), Gpr(RDX))
+    asm.op("RETNQ")
+    return asm.code(CODE_ADDRESS)
+
+
+def cpuid_stub() -> bytes:
+    """Return a C function (leaf, subleaf, where) that leaves eax, ebx, ecx and edx as four 32-bit words."""
+    asm = Assembler()
+    where = Gpr(8)
+    asm.op("MOV_R64_RM64", where, Gpr(RDX))
+    asm.op("MOV_R64_RM64", Gpr(9), Gpr(RBX))
+    asm.op("MOV_R32_RM32", Gpr(RAX, 4), Gpr(RDI, 4))
+    asm.op("MOV_R32_RM32", Gpr(RCX, 4), Gpr(RSI, 4))
+    asm.op("CPUID")
+    for number, register in enumerate((RAX, RBX, RCX, RDX)):
+        asm.op("MOV_RM32_R32", At(8, 4 * number), Gpr(register, 4))
+    asm.op("MOV_R64_RM64", Gpr(RBX), Gpr(9))
+    asm.op("RETNQ")
+    return asm.code(CODE_ADDRESS)

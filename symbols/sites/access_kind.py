@@ -1,0 +1,288 @@
+"""Tell what an access to vcpu_info is: the kind of each touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xtrace.symbols.flow.code import Code
+from xtrace.symbols.flow.interpreter import READ_BY, Access, Call, FunctionFlow
+from xtrace.symbols.flow.values import CONSTANT, STACK, Root, Value
+from xtrace.symbols.sites.model import Kind
+from xtrace.symbols.sites.vcpu_info import MASK, PENDING, Layout, Spot
+from xtrace.symbols.x86.decode import READ, WRITE, Flow, Insn
+
+_ARGUMENTS_64 = (7, 6, 2, 1, 8, 9)
+_STACK_ARGUMENTS = 16
+#: What a store of not 0, of 0, of something, and a read of the byte are.
+_MASK_KINDS = (Kind.MASK, Kind.UNMASK, Kind.RESTORE, Kind.MASK_TEST)
+_PENDING_KINDS = (Kind.PENDING_SET, Kind.PENDING_CLEAR, Kind.PENDING_SET, Kind.PENDING_TEST)
+_TESTS = frozenset(("test", "cmp", "bt"))
+_SETS = frozenset(("bts", "or", "inc"))
+_CLEARS = frozenset(("btr", "and", "dec"))
+_COMBINES = frozenset(("and", "or", "xor", "sub"))
+_STRINGS = frozenset(
+    f"{name}{size}" for name in ("movs", "stos", "lods", "cmps", "scas") for size in ("b", "w", "d", "q")
+)
+#: Between a test and the instruction that keeps its outcome.
+_FLAG_USES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One instruction that touches a field of vcpu_info.
+
+    Attributes:
+        stored: the value a store leaves in the field, where it is a plain one.
+        wide: a plain store that writes more than the byte.
+    """
+
+    insn: Insn
+    kind: Kind
+    spot: Spot
+    flow: FunctionFlow
+    stored: Value | None
+    wide: bool
+    direct: bool
+
+    @property
+    def address(self) -> int:
+        """Return the instruction's address."""
+        return self.insn.address
+
+
+def touches(flow: FunctionFlow, layout: Layout, code: Code) -> list[Touch]:
+    """Return the touches of a function, in address order."""
+    found = []
+    strangers = _strangers(flow, layout)
+    for address in sorted(flow.accesses):
+        access = flow.accesses[address]
+        spot = layout.spot(access.place, access.direct)
+        if spot is None or access.insn.mnemonic in _STRINGS:
+            continue
+        if (access.place.root, access.place.path) in strangers or _in_array(access, spot, layout):
+            continue
+        kind = _kind(access, spot.offset, flow, layout, code)
+        if kind is not None:
+            found.append(Touch(access.insn, kind, spot, flow, access.stored, _wide(access), access.direct))
+    return found
+
+
+def _in_array(access: Access, spot: Spot, layout: Layout) -> bool:
+    """Tell whether an index into shared_info means its arrays of ports, which are used by the word."""
+    insn = access.insn
+    if not access.place.indexed or insn.memory is None or insn.memory.size == 1:
+        return False
+    bit = next((item.value for item in insn.operands if item.register < 0 and not item.memory), None)
+    takes = spot.offset == layout.selector and (insn.mnemonic == "xchg" or insn.lock)
+    sets = spot.offset == PENDING and insn.lock and insn.mnemonic in _SETS and bit in (0, 1)
+    return insn.memory.scale > 1 or not (takes or sets)
+
+
+def _strangers(flow: FunctionFlow, layout: Layout) -> set[tuple[Root, tuple[int, ...]]]:
+    """Return pointers from a field of vcpu_info's offset that some other structure has.
+
+    Only the running CPU's structure is sure to be one.  What was reached otherwise is taken for one only
+    if everything done through the pointer is what is done to vcpu_info, and something touches a byte of it.
+    """
+    fits: dict[tuple[Root, tuple[int, ...]], bool] = {}
+    used: set[tuple[Root, tuple[int, ...]]] = set()
+    offsets: dict[tuple[Root, tuple[int, ...]], set[int]] = {}
+    for access in flow.accesses.values():
+        place = access.place
+        spot = layout.spot(place, access.direct)
+        if spot is None or not spot.by_field:
+            continue
+        pointer = place.root, place.path
+        insn = access.insn
+        assert insn.memory is not None
+        event = spot.offset <= MASK and (insn.memory.size == 1 or insn.lock)
+        exchanged = spot.offset == layout.selector and (insn.lock or insn.mnemonic == "xchg")
+        other = spot.offset >= layout.selector and not insn.access & WRITE
+        fits[pointer] = fits.get(pointer, True) and (event or exchanged or other)
+        if exchanged or (event and insn.lock):
+            used.add(pointer)
+        elif event:
+            offsets.setdefault(pointer, set()).add(spot.offset)
+    for pointer, touched in offsets.items():
+        # One byte of what a global variable points to is too little to tell by.
+        if pointer[0] != CONSTANT or len(touched) > 1:
+            used.add(pointer)
+    return {pointer for pointer, good in fits.items() if not good or pointer not in used}
+
+
+def _wide(access: Access) -> bool:
+    insn = access.insn
+    assert insn.memory is not None
+    return bool(insn.access & WRITE) and insn.memory.size > 1 and not insn.lock and insn.mnemonic != "xchg"
+
+
+def _kind(access: Access, offset: int, flow: FunctionFlow, layout: Layout, code: Code) -> Kind | None:
+    memory = access.insn.memory
+    assert memory is not None
+    if memory.size > layout.word_bytes or not memory.size:
+        return None
+    if offset == layout.selector and (memory.size == layout.word_bytes or access.insn.lock):
+        return _selector_kind(access, flow)
+    if offset == MASK:
+        return _byte_kind(access, flow, _MASK_KINDS, code)
+    if offset == PENDING and memory.size == 1:
+        return _byte_kind(access, flow, _PENDING_KINDS, code)
+    if offset == PENDING:
+        return _wide_kind(access, flow, code)
+    return None
+
+
+def _byte_kind(
+    access: Access, flow: FunctionFlow, kinds: tuple[Kind, Kind, Kind, Kind], code: Code
+) -> Kind | None:
+    """Return the kind of an access to one byte; ``kinds`` are for set, cleared, from a register, tested."""
+    insn = access.insn
+    to_one, to_zero, to_value, tested = kinds
+    if not insn.access & WRITE:
+        return _read_kind(access, flow, tested, code)
+    if insn.access & READ and insn.mnemonic != "xchg":
+        if insn.mnemonic in _SETS:
+            return to_one
+        if insn.mnemonic in _CLEARS:
+            return to_zero
+        # Nobody counts in these bytes; zeros decode as an addition.
+        return to_value if insn.mnemonic == "cmpxchg" else None
+    number = access.stored.constant if access.stored is not None else None
+    if insn.mnemonic == "xchg":
+        number = _exchanged(insn, flow)
+    if number is None:
+        return to_value
+    return to_one if number & 0xFF else to_zero
+
+
+def _exchanged(insn: Insn, flow: FunctionFlow) -> int | None:
+    values = flow.values.get(insn.address, ())
+    return values[0].constant if values else None
+
+
+def _wide_kind(access: Access, flow: FunctionFlow, code: Code) -> Kind:
+    """Return the kind of an access that covers the pending byte, the mask and more."""
+    insn = access.insn
+    if not insn.access & WRITE:
+        return _read_kind(access, flow, Kind.PENDING_TEST, code)
+    bit = next((item.value for item in insn.operands if item.register < 0 and not item.memory), None)
+    if insn.mnemonic in ("bts", "btr", "btc") and bit is not None:
+        if bit // 8 == MASK:
+            return Kind.MASK if insn.mnemonic == "bts" else Kind.UNMASK
+        return Kind.PENDING_SET if insn.mnemonic == "bts" else Kind.PENDING_CLEAR
+    if insn.access & READ and insn.mnemonic != "xchg":
+        if insn.mnemonic == "or" and bit is not None:
+            return Kind.MASK if bit & 0xFF00 else Kind.PENDING_SET
+        if insn.mnemonic == "and" and bit is not None:
+            return Kind.PENDING_CLEAR if bit & 0xFF00 == 0xFF00 else Kind.UNMASK
+        return Kind.PENDING_SET
+    number = access.stored.constant if access.stored is not None else None
+    if number is None:
+        return Kind.RESTORE
+    return Kind.MASK if (number >> 8) & 0xFF else Kind.UNMASK
+
+
+def _selector_kind(access: Access, flow: FunctionFlow) -> Kind | None:
+    insn = access.insn
+    if not insn.access & WRITE:
+        return (
+            Kind.DEBUG_READ
+            if insn.mnemonic in _TESTS or not _cleared_later(access, flow)
+            else Kind.SELECTOR_TAKE
+        )
+    if insn.mnemonic == "xchg" or insn.mnemonic in _CLEARS:
+        return Kind.SELECTOR_TAKE
+    if insn.mnemonic in _SETS or insn.mnemonic == "cmpxchg":
+        return Kind.SELECTOR_SET
+    number = access.stored.constant if access.stored is not None else None
+    return Kind.SELECTOR_SET if number is None or number else None
+
+
+def _cleared_later(access: Access, flow: FunctionFlow) -> bool:
+    """Tell whether a plain store of zero takes what a plain read saw."""
+    return any(
+        other.place == access.place and other.stored is not None and other.stored.constant == 0
+        for other in flow.accesses.values()
+    )
+
+
+def _read_kind(access: Access, flow: FunctionFlow, tested: Kind, code: Code) -> Kind:
+    """Return what a read is for: a test, a value that is kept, or something to print."""
+    insn = access.insn
+    if insn.mnemonic in _TESTS:
+        return Kind.SAVE if tested is Kind.MASK_TEST and _outcome_kept(insn, flow) else tested
+    read = Value((READ_BY, insn.address), (), 0)
+    if insn.mnemonic in _COMBINES and _branches(insn, flow):
+        return tested
+    if tested is Kind.MASK_TEST:
+        kept = any(item.stored == read for item in flow.accesses.values())
+        if kept or read in flow.results.values():
+            return Kind.SAVE
+    for address, values in flow.values.items():
+        if read in values and flow.insns[address].mnemonic in _TESTS:
+            kept = tested is Kind.MASK_TEST and _outcome_kept(flow.insns[address], flow)
+            return Kind.SAVE if kept else tested
+    if insn.memory is not None and insn.memory.size > 1 and tested is Kind.PENDING_TEST:
+        return tested
+    passed = [call for call in flow.calls.values() if read in _arguments(call)]
+    prints = [call for call in flow.calls.values() if _prints(call, code)]
+    if any(call in prints for call in passed):
+        return Kind.DEBUG_READ
+    if tested is Kind.MASK_TEST:
+        # What meets another value on its way to a call is lost to sight: a function that prints and masks
+        # nothing prints this, too.
+        only_prints = prints and not passed and not any(item.stored for item in flow.accesses.values())
+        return Kind.DEBUG_READ if only_prints else Kind.SAVE
+    return Kind.DEBUG_READ if passed else tested
+
+
+def _outcome_kept(insn: Insn, flow: FunctionFlow) -> bool:
+    """Tell whether a test's outcome becomes a number, not a branch."""
+    address = insn.address
+    for _ in range(_FLAG_USES):
+        after = flow.successors.get(address, ())
+        if len(after) != 1:
+            return False
+        following = flow.insns[after[0]]
+        if following.mnemonic.startswith("set") or following.mnemonic in ("sbb", "adc"):
+            return True
+        if following.flow is not Flow.NEXT:
+            return False
+        address = following.address
+    return False
+
+
+def _branches(insn: Insn, flow: FunctionFlow) -> bool:
+    """Tell whether a branch follows the flags of an instruction, or of one that refines its result."""
+    address = insn.address
+    for _ in range(_FLAG_USES):
+        after = flow.successors.get(address, ())
+        if len(after) != 1:
+            return False
+        following = flow.insns[after[0]]
+        if following.flow is Flow.CONDITIONAL:
+            return True
+        if following.mnemonic not in _COMBINES:
+            return False
+        address = following.address
+    return False
+
+
+def _arguments(call: Call) -> list[Value]:
+    """Return what a call may be given: argument registers and the top of the stack."""
+    values = [call.state.registers[number] for number in _ARGUMENTS_64]
+    pointer = call.state.registers[4]
+    if pointer.root == STACK:
+        slots = [call.state.slots.get(pointer.offset + 4 * number) for number in range(_STACK_ARGUMENTS)]
+        values.extend(slot for slot in slots if slot is not None)
+    return values
+
+
+def _prints(call: Call, code: Code) -> bool:
+    """Tell a call that prints: by its name, or by al, which counts the vector registers for printf's kind."""
+    name = code.name(call.target).lower() if call.target >= 0 else ""
+    return (
+        "print" in name
+        or "panic" in name
+        or (code.image.bits == 64 and call.state.registers[0].constant == 0)
+    )

@@ -1,0 +1,192 @@
+"""Find the few functions worth following: those whose bytes may name vcpu_info.
+
+A plain search of the bytes, with no decoding: it finds more than there is,
+never less, and it reads gigabytes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrace.symbols.image.image import Section
+from xtrace.symbols.sites.vcpu_info import VCPU_INFO_BYTES, Layout
+
+Offsets = npt.NDArray[np.int64]
+_Mask = npt.NDArray[np.bool_]
+
+_CHUNK_BYTES = 1 << 20
+#: Behind a displacement an instruction has at most an immediate of 4 bytes; before it, prefixes,
+#: opcode, ModRM and SIB.
+_TAIL_BYTES = 8
+_HEAD_BYTES = 7
+_SHARED_BYTES = 32 * VCPU_INFO_BYTES
+
+# Opcodes whose ModRM operand is a byte read or written, with and without the 0f prefix.
+_BYTE_OPCODES = (0xC6, 0x88, 0x8A, 0x80, 0xF6, 0x38, 0x3A, 0x84, 0x86)
+_BYTE_OPCODES_0F = (0xB6, 0xBE, *range(0x90, 0xA0))
+
+
+def _table(values: Iterable[int]) -> _Mask:
+    table = np.zeros(256, np.bool_)
+    table[list(values)] = True
+    return table
+
+
+_IS_BYTE = _table((*_BYTE_OPCODES, *_BYTE_OPCODES_0F))
+_MOD1 = _table(number for number in range(0x40, 0x80))
+_MOD1_SIB = _table(number for number in range(0x40, 0x80) if number & 7 == 4)
+_MOD0 = _table(number for number in range(0x40) if number & 7 not in (4, 5))
+#: What follows a segment's prefix: a REX prefix, or a move.
+_AFTER_PREFIX = _table((*range(0x48, 0x50), 0x8B, 0xA1, 0x03, 0xC6, 0x80))
+_MOD2 = _table(number for number in range(0x80, 0xC0) if number & 7 != 4)
+_LOADS = _table((0x8B, 0xFF))
+#: i386: mov moffs32,%eax.
+_LOAD_ABSOLUTE = 0xA1
+_PER_CPU_PREFIX = _table((0x64, 0x65))
+
+
+def field_accesses(section: Section) -> Offsets:
+    """Return offsets of bytes that look like what a function does with a vcpu_info pointer.
+
+    That is a byte access at displacement 0 or 1 of a register, a locked instruction, or an operand in
+    the per-CPU segment (such a function may pass the pointer on).
+    """
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < 4:
+        return np.empty(0, np.int64)
+    opcode, modrm = _IS_BYTE[code[:-3]], code[1:-2]
+    one = _MOD1[modrm] & (np.where(_MOD1_SIB[modrm], code[3:], code[2:-1]) == 1)
+    locked = code[:-3] == 0xF0
+    per_cpu = _PER_CPU_PREFIX[code[:-3]] & _AFTER_PREFIX[modrm]
+    return np.flatnonzero((opcode & (one | _MOD0[modrm])) | locked | per_cpu).astype(np.int64)
+
+
+def mask_stores(section: Section) -> Offsets:
+    """Return offsets of bytes that look like a store of 0 at displacement 1 of a register or of anything."""
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < 8:
+        return np.empty(0, np.int64)
+    store = code[:-4] == 0xC6
+    plain = store & _MOD1[code[1:-3]] & ~_MOD1_SIB[code[1:-3]] & (code[2:-2] % 64 == 1) & (code[3:-1] == 0)
+    based = store & _MOD1_SIB[code[1:-3]] & (code[3:-1] % 64 == 1) & (code[4:] == 0)
+    absolute = np.zeros(len(plain), np.bool_)
+    fixed = store[:-3] & (code[1:-6] == 0x04) & (code[2:-5] == 0x25)
+    absolute[:-3] = fixed & (code[3:-4] % 64 == 1) & (code[7:] == 0)
+    return np.flatnonzero(plain | based | absolute | _relative_stores(code, section.address)).astype(np.int64)
+
+
+def _relative_stores(code: npt.NDArray[np.uint8], base: int) -> _Mask:
+    """Return where a byte of 0 is stored relative to rip, at an address that may be a mask's."""
+    found = np.zeros(len(code) - 4, np.bool_)
+    places = np.flatnonzero((code[:-7] == 0xC6) & (code[1:-6] == 0x05) & (code[6:-1] == 0))
+    # Of the displacement, the low byte is enough to tell the place inside 64 bytes.
+    low = code[places + 2].astype(np.int64) + places + 7 + base % VCPU_INFO_BYTES
+    found[places[low % VCPU_INFO_BYTES == 1]] = True
+    return found
+
+
+def selector_exchanges(section: Section, bits: int) -> Offsets:
+    """Return offsets of bytes that look like an exchange with what may be a selector."""
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < 5:
+        return np.empty(0, np.int64)
+    prefix, opcode, modrm, behind, last = code[:-4], code[1:-3], code[2:-2], code[3:-1], code[4:]
+    word = ((prefix & 0xF0) == 0x40) | (prefix == 0xF0) | (bits == 32)
+    displacement = np.where(_MOD1_SIB[modrm], last, behind)
+    memory = _MOD0[modrm] | (_MOD1[modrm] & (displacement == bits // 8))
+    return np.flatnonzero(word & (opcode == 0x87) & memory).astype(np.int64)
+
+
+def field_loads(section: Section, fields: Iterable[int]) -> Offsets:
+    """Return offsets of bytes that look like an operand at one of the displacements ``fields``."""
+    code = np.frombuffer(section.data, np.uint8)
+    found = []
+    for number in fields:
+        if len(code) < 8:
+            continue
+        if -128 <= number < 128:
+            hits = np.flatnonzero(_LOADS[code[:-2]] & _MOD1[code[1:-1]] & (code[2:] == (number & 0xFF)))
+            found.append(hits)
+        for phase in range(4):
+            words = np.frombuffer(section.data, "<i4", (len(code) - phase) // 4, phase)
+            hits = np.flatnonzero(words == number) * 4 + phase
+            # Opcode and ModRM stand before, a SIB byte or the absolute form's SIB perhaps between.
+            plain = _LOADS[code[np.maximum(hits - 2, 0)]] & _MOD2[code[np.maximum(hits - 1, 0)]]
+            based = _LOADS[code[np.maximum(hits - 3, 0)]]
+            found.append(np.where(plain, hits - 2, hits - 3)[plain | based])
+            found.append(hits[code[np.maximum(hits - 1, 0)] == _LOAD_ABSOLUTE] - 1)
+    return np.unique(np.concatenate(found)).astype(np.int64) if found else np.empty(0, np.int64)
+
+
+def references(section: Section, layout: Layout) -> Offsets:
+    """Return offsets of 32-bit numbers that name, absolutely or relative to rip, what the layout knows."""
+    word = layout.word_bytes
+    places = [(start, word, True) for start in layout.pointers]
+    places += [(start, VCPU_INFO_BYTES, True) for start in layout.areas]
+    places += [(start, word, False) for start in layout.shared_pointers]
+    places += [(start, _SHARED_BYTES, False) for start in layout.shared_pages]
+    code = np.frombuffer(section.data, np.uint8)
+    found = [_references(code, section.address, start, size, per_cpu) for start, size, per_cpu in places]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+
+
+def _references(code: npt.NDArray[np.uint8], base: int, start: int, size: int, per_cpu: bool) -> Offsets:
+    found = []
+    for chunk in range(0, max(len(code) - 3, 0), _CHUNK_BYTES):
+        part = code[chunk : chunk + _CHUNK_BYTES + 3]
+        for phase in range(4):
+            count = (len(part) - phase) // 4
+            if count <= 0:
+                continue
+            words = np.frombuffer(part.data, "<u4", count, phase)
+            places = np.arange(count, dtype=np.uint32) * np.uint32(4) + np.uint32(
+                (base + chunk + phase) & 0xFFFFFFFF
+            )
+            absolute = words - np.uint32(start & 0xFFFFFFFF) < np.uint32(size)
+            # The displacement counts from the instruction's end, up to 8 bytes behind its own first byte.
+            relative = words + places - np.uint32((start - _TAIL_BYTES) & 0xFFFFFFFF) < np.uint32(size + 4)
+            hits = np.flatnonzero(absolute | relative) * 4 + phase + chunk
+            found.append(hits)
+    hits = np.concatenate(found) if found else np.empty(0, np.int64)
+    if per_cpu and start < 1 << 20 and len(hits):
+        # A small number is common: it names a per-CPU place only behind the segment's prefix, or as
+        # a link address that an offset is added to.
+        near = np.zeros(len(hits), np.bool_)
+        for back in range(3, _HEAD_BYTES + 1):
+            near |= _PER_CPU_PREFIX[code[np.maximum(hits - back, 0)]]
+        hits = hits[near | (start >= 1 << 12)]
+    return hits
+
+
+def functions_of(section: Section, starts: npt.NDArray[np.uint64], offsets: Offsets) -> set[int]:
+    """Return the starts of the functions that hold the given offsets of a section."""
+    places = offsets.astype(np.uint64) + np.uint64(section.address)
+    index = np.searchsorted(starts, places, "right") - 1
+    return set(starts[np.unique(index[index >= 0])].tolist())
+
+
+def call_targets(section: Section) -> npt.NDArray[np.uint64]:
+    """Return likely function starts of a section without symbols: what its calls go to.
+
+    A target counts where two calls agree on it, or where it lies behind a return or padding.
+    """
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < 6:
+        return np.array([section.address], np.uint64)
+    calls = np.flatnonzero(code[:-4] == 0xE8)
+    displacement = (
+        code[calls + 1].astype(np.int64)
+        | code[calls + 2].astype(np.int64) << 8
+        | code[calls + 3].astype(np.int64) << 16
+        | code[calls + 4].astype(np.int8).astype(np.int64) << 24
+    )
+    targets = calls + 5 + displacement
+    targets = targets[(targets >= 0) & (targets < len(code))]
+    unique, counts = np.unique(targets, return_counts=True)
+    before = code[np.maximum(unique - 1, 0)]
+    ends = _table((0xC3, 0xCC, 0x90, 0x00, 0xE9))
+    kept = unique[(counts > 1) | ends[before] | (unique % 16 == 0)]
+    return np.unique(np.concatenate(([0], kept))).astype(np.uint64) + np.uint64(section.address)

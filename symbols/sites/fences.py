@@ -1,0 +1,148 @@
+"""Find the fences that execute at a touch: before it, after it, in it, in a callee."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from xtrace.symbols.flow.code import Code, fence_of
+from xtrace.symbols.flow.interpreter import Access, FunctionFlow
+from xtrace.symbols.flow.values import CPU, loaded
+from xtrace.symbols.flow.walk import Step, backward, forward
+from xtrace.symbols.sites.access_kind import Touch
+from xtrace.symbols.sites.model import How, Paths
+from xtrace.symbols.sites.vcpu_info import Layout
+from xtrace.symbols.x86.decode import WRITE, Flow, Insn
+
+#: A fence further away belongs to something else.
+_REACH_INSNS = 24
+_BEFORE_INSNS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A fence at a touch, before its verdict.
+
+    Attributes:
+        insn: the fence itself.  at: the instruction of the touch's function that executes or calls it.
+    """
+
+    insn: Insn
+    at: int
+    how: How
+    via: str
+    position: str
+    paths: Paths
+
+
+class FenceFinder:
+    """The fences of one function's touches: each belongs to the nearest touch before it, else to the next.
+
+    Args:
+        group: the touches of the function by address.
+        tests: the pending tests that follow an unmask or restore, by its address.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        layout: Layout,
+        flow: FunctionFlow,
+        group: Mapping[int, Touch],
+        tests: Mapping[int, tuple[int, ...]],
+    ) -> None:
+        self._code = code
+        self._layout = layout
+        self._flow = flow
+        self._group = group
+        self._tests = tests
+
+    def find(self) -> dict[int, list[Found]]:
+        """Return the fences by the touch that they execute at."""
+        found: dict[int, list[Found]] = {}
+        claimed: set[int] = set()
+        for address, touch in self._group.items():
+            name = fence_of(touch.insn)
+            found[address] = [Found(touch.insn, address, How.INLINE, "", "access", Paths.ALL)] if name else []
+        for address in sorted(self._group):
+            found[address].extend(self._beside(address, "after", claimed))
+        for address in sorted(self._group):
+            # Before a read, a fence belongs to what came before it.
+            if self._group[address].insn.access & WRITE:
+                found[address].extend(self._beside(address, "before", claimed))
+        return found
+
+    def _beside(self, touch: int, position: str, claimed: set[int]) -> Iterator[Found]:
+        walk = forward if position == "after" else backward
+        flow = self._flow
+        seen: dict[int, tuple[Insn, ...]] = {}
+
+        reads = not self._group[touch].insn.access & WRITE
+
+        def step(insn: Insn) -> Step:
+            fences = None if insn.address in self._group else self._executed(insn)
+            if reads and insn.flow is Flow.CONDITIONAL:
+                # What comes behind a test's branch belongs to the code there.
+                fences = None
+            if fences:
+                seen[insn.address] = fences
+            return Step.END if fences is None else Step.ON
+
+        reach = _REACH_INSNS if position == "after" else _BEFORE_INSNS
+        walk(flow, touch, step, reach)
+        for at in sorted(seen):
+            if at in claimed or (position == "after" and not self._between(touch, at)):
+                continue
+
+            def reached(insn: Insn, at: int = at) -> Step:
+                return Step.HIT if insn.address == at else step(insn)
+
+            paths = walk(flow, touch, reached, reach).paths
+            claimed.add(at)
+            caller = flow.insns[at]
+            how = _HOW.get(caller.flow, How.INLINE)
+            via = self._code.name(caller.target) if how is not How.INLINE else ""
+            for insn in seen[at]:
+                yield Found(insn, at, how, via, position, paths)
+
+    def _between(self, touch: int, at: int) -> bool:
+        """Tell whether a fence behind an opening store stands before its pending test, if there is one."""
+        tests = self._tests.get(touch, ())
+        if not tests:
+            return True
+
+        def step(insn: Insn) -> Step:
+            if insn.address in tests:
+                return Step.HIT
+            # A read of the mask on the way, such as one that decides whether to test, changes nothing.
+            other = self._group.get(insn.address)
+            return Step.END if other is not None and other.insn.access & WRITE else Step.ON
+
+        return forward(self._flow, at, step, _REACH_INSNS).paths is not Paths.NONE
+
+    def _executed(self, insn: Insn) -> tuple[Insn, ...] | None:
+        """Return the fences that an instruction executes, None where a fence beyond it is another's."""
+        code = self._code
+        if insn.flow is Flow.CALL or (
+            insn.flow is Flow.JUMP and code.window(insn.address) != code.window(insn.target)
+        ):
+            return code.leaf_fences(insn.target)
+        if insn.flow in (Flow.INDIRECT_CALL, Flow.INDIRECT_JUMP, Flow.RETURN, Flow.STOP):
+            return None
+        access = self._flow.accesses.get(insn.address)
+        if access is not None and not self._leads_on(access):
+            # Work on other memory: a fence behind it orders that.
+            return None
+        return (insn,) if fence_of(insn) else ()
+
+    def _leads_on(self, access: Access) -> bool:
+        """Tell whether a read only finds the way to vcpu_info (again)."""
+        if access.insn.access & WRITE:
+            return False
+        pointer = loaded(access.place)
+        return access.place.root == CPU or any(
+            self._layout.spot(item, False) is not None for item in (pointer, access.place)
+        )
+
+
+_HOW = {Flow.CALL: How.CALLEE, Flow.JUMP: How.TAIL_JUMP}

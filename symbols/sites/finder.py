@@ -1,0 +1,392 @@
+"""Find all sites of an image: every touch of the upcall mask, the pending byte and the selector.
+
+The image's bytes are searched for what may name vcpu_info; the functions found
+are followed value by value; pointers that they pass on are followed into the
+functions called; what goes through a vcpu_info pointer is a touch; what stands
+around it gives fences, hazards and the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from xtrace.symbols.dwarf.source_locations import Place, lines_of
+from xtrace.symbols.errors import ImageError
+from xtrace.symbols.flow.code import Code, fence_of
+from xtrace.symbols.flow.interpreter import Call, ExhaustedError, FunctionFlow, State, entry_state
+from xtrace.symbols.flow.values import STACK, Value
+from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.image.image import Image
+from xtrace.symbols.image.xen_facts import ImageFacts, image_facts
+from xtrace.symbols.sites.access_kind import Touch, touches
+from xtrace.symbols.sites.byte_scan import field_accesses, field_loads, functions_of, references
+from xtrace.symbols.sites.dwarf_owner import foreign
+from xtrace.symbols.sites.fences import FenceFinder, Found
+from xtrace.symbols.sites.learning import learned_layout
+from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Paths, Site, SiteTable
+from xtrace.symbols.sites.prefilter import may_touch, mentions
+from xtrace.symbols.sites.surroundings import (
+    callbacks,
+    executed,
+    exit_behind,
+    forces,
+    locked_access,
+    masked_ranges,
+    opened_only_if_zero,
+    pending_test,
+    preemption_off,
+    reopened,
+    tested_before,
+)
+from xtrace.symbols.sites.vcpu_info import ARGUMENT, VCPU_INFO_BYTES, Layout
+from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings, hazards, judged, site_verdict
+from xtrace.symbols.x86.decode import RSP, Flow, Insn
+
+_NOWHERE = Ways((), Paths.NONE)
+_ARGUMENT_REGISTERS = (7, 6, 2, 1, 8, 9, 0)
+_STACK_ARGUMENTS = 6
+#: Functions that a pointer is followed into, in all; and how many ways into one.
+_MOST_FOLLOWED = 4000
+_MOST_BINDINGS = 4
+#: What is left for judging what was found in an image that asks for too much.
+_RESERVE_STEPS = 200_000
+_TOO_MUCH = "its code takes more work to follow than any kernel's does: only a part of it was followed"
+#: These take any pointer and mean nothing by what they write.
+_COPIES = ("mem", "bcopy", "bzero", "copy", "str", "kcopy", "ovbcopy", "__mem", "explicit_")
+
+#: What a function does that was entered in a certain state.
+_Bindings = tuple[tuple[int, Value], ...]
+
+
+def find_sites(image: Image, lines: bool = True) -> SiteTable:
+    """Return the sites of a kernel.
+
+    Args:
+        image: as from open_image().
+        lines: look up source files and lines, where there is DWARF.
+
+    Raises:
+        ImageError: the image has no code.
+    """
+    if not image.code:
+        raise ImageError(
+            f"{image.path}: no executable code; give the kernel image itself, not its debug file"
+        )
+    facts = image_facts(image)
+    code = Code(image, facts.hypercall_page)
+    damage: list[str] = []
+    layout = Layout(image.bits)
+    flows: list[FunctionFlow] = []
+    sites: list[Site] = []
+    try:
+        layout = learned_layout(code)
+        _follow(code, layout, flows)
+    except ExhaustedError:
+        damage.append(_TOO_MUCH)
+        code.budget.left = _RESERVE_STEPS
+    found = _touches(flows, layout, code)
+    for address in foreign(image, layout, found):
+        del found[address]
+    try:
+        forced = _forced(code, {id(touch.flow): touch.flow for touch in found.values()}.values())
+        places = lines_of(image, sorted({*found, *forced}), damage) if lines else {}
+        sites.extend(_judged(code, facts, layout, found, places))
+        sites.extend(
+            _forced_site(code, facts, address, flow, places.get(address)) for address, flow in forced.items()
+        )
+    except ExhaustedError:
+        damage.append(_TOO_MUCH)
+    sites.sort(key=lambda site: site.address)
+    return SiteTable(image.path, image.build_id, facts, tuple(sites), layout.how, tuple(damage))
+
+
+def _judged(
+    code: Code, facts: ImageFacts, layout: Layout, found: dict[int, Touch], places: Mapping[int, Place]
+) -> Iterator[Site]:
+    """Yield the touches with what stands around them."""
+    groups = list(_groups(found))
+    takers = {
+        code.window(touch.address)[0]: touch.insn
+        for touch in found.values()
+        if touch.kind is Kind.SELECTOR_TAKE and fence_of(touch.insn)
+    }
+    locked = {
+        touch.address: locked_access(code, touch.flow, touch, group, takers)
+        for group in groups
+        for touch in group.values()
+        if touch.kind is Kind.PENDING_CLEAR
+    }
+    handlers_locked = not any(unlocked for _, unlocked in locked.values())
+    for group in groups:
+        flow = next(iter(group.values())).flow
+        own = {address: touch for address, touch in group.items() if touch.flow is flow}
+        around = {
+            address: _surroundings(code, touch, group, locked.get(address, (_NOWHERE, ())))
+            for address, touch in own.items()
+        }
+        tests = {address: item.tests.hits for address, item in around.items()}
+        near = FenceFinder(code, layout, flow, group, tests).find()
+        for address, touch in own.items():
+            fences = _fences(code, touch, near[address], around[address], takers, handlers_locked)
+            yield _site(code, facts, touch, group, around[address], fences, places.get(address))
+
+
+def _fences(
+    code: Code,
+    touch: Touch,
+    near: list[Found],
+    around: Surroundings,
+    takers: Mapping[int, Insn],
+    handlers_locked: bool,
+) -> tuple[Fence, ...]:
+    """Return a touch's fences with their verdicts; a pending clear's is the locked access behind it."""
+    if touch.kind is Kind.DEBUG_READ:
+        return ()
+    known = {item.at for item in near}
+    needed = []
+    for at in around.locked.hits:
+        caller = touch.flow.insns[at]
+        how = How.CALLEE if caller.flow is Flow.CALL else How.INLINE
+        via = code.name(caller.target) if how is How.CALLEE else ""
+        if at not in known:
+            needed += [
+                Found(insn, at, how, via, "after", around.locked.paths)
+                for insn in executed(code, caller, takers)
+            ]
+    return tuple(judged(item, touch, around, handlers_locked) for item in (*near, *needed))
+
+
+def _candidates(code: Code, layout: Layout) -> list[int]:
+    """Return where the code begins that is worth following."""
+    named: set[int] = set()
+    loading: set[int] = set()
+    for section in code.sections:
+        named |= functions_of(section, code.starts, references(section, layout))
+        if layout.fields:
+            loads = functions_of(section, code.starts, field_loads(section, layout.fields))
+            loading |= loads & functions_of(section, code.starts, field_accesses(section))
+    entries = {
+        place for entry in named for place in code.entries(entry) if mentions(code.graph(place)[0], layout)
+    }
+    for entry in loading - named:
+        entries |= {place for place in code.entries(entry) if may_touch(*code.graph(place), layout)}
+    return sorted(entries)
+
+
+def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
+    """Add the flows of the functions that may touch vcpu_info, entered in each way that matters."""
+    if not layout:
+        return
+    flows.extend(code.flow(entry) for entry in _candidates(code, layout))
+    todo: list[tuple[int, _Bindings]] = []
+    bound: dict[int, set[_Bindings]] = {}
+    for flow in flows:
+        todo.extend(_passed(code, layout, flow))
+    followed = 0
+    while todo and followed < _MOST_FOLLOWED:
+        target, bindings = todo.pop()
+        known = bound.setdefault(target, set())
+        if bindings in known or len(known) >= _MOST_BINDINGS:
+            continue
+        known.add(bindings)
+        followed += 1
+        flow = code.flow_from(target, _bound_state(bindings))
+        flows.append(flow)
+        todo.extend(_passed(code, layout, flow))
+
+
+def _passed(code: Code, layout: Layout, flow: FunctionFlow) -> Iterator[tuple[int, _Bindings]]:
+    """Yield the functions that get a vcpu_info pointer from this one, with where they get it."""
+    for call in flow.calls.values():
+        if call.target < 0 or code.section(call.target) is None:
+            continue
+        if code.hypercall_of(call) is not None or code.name(call.target).startswith(_COPIES):
+            continue
+        bindings = tuple(_arguments(call, layout))
+        if bindings:
+            yield call.target, bindings
+
+
+def _arguments(call: Call, layout: Layout) -> Iterator[tuple[int, Value]]:
+    """Yield registers (or, from 16 on, stack slots) that hold a vcpu_info pointer at a call."""
+    state = call.state
+    for register in _ARGUMENT_REGISTERS if not call.tail else range(16):
+        value = _as_argument(state.registers[register], layout)
+        if value is not None:
+            yield register, value
+    pointer = state.registers[RSP]
+    if layout.bits == 32 and pointer.root == STACK:
+        # A call pushes the return address below; a jump leaves the caller's.
+        for number in range(_STACK_ARGUMENTS):
+            slot = state.slots.get(pointer.offset + 4 * number)
+            value = _as_argument(slot, layout) if slot is not None else None
+            if value is not None:
+                yield 16 + 4 * (number + (0 if call.tail else 1)), value
+
+
+def _as_argument(value: Value, layout: Layout) -> Value | None:
+    spot = layout.spot(value, False)
+    if spot is None or not 0 <= spot.offset < VCPU_INFO_BYTES // 4:
+        return None
+    return Value((ARGUMENT, spot.origin, spot.cpu), (), spot.offset)
+
+
+def _bound_state(bindings: _Bindings) -> State:
+    state = entry_state()
+    for number, value in bindings:
+        if number < 16:
+            state.registers[number] = value
+        else:
+            state.slots[number - 16] = value
+    return state
+
+
+def _touches(flows: Iterable[FunctionFlow], layout: Layout, code: Code) -> dict[int, Touch]:
+    """Return the touches by address; where flows disagree, the one that knows more stands."""
+    found: dict[int, Touch] = {}
+    for flow in flows:
+        for touch in touches(flow, layout, code):
+            known = found.get(touch.address)
+            if known is None or _certainty(touch) > _certainty(known):
+                found[touch.address] = touch
+    return found
+
+
+def _certainty(touch: Touch) -> tuple[bool, int]:
+    return touch.spot.cpu in (Cpu.RUNNING, Cpu.LOADED), len(touch.flow.insns)
+
+
+def _groups(found: dict[int, Touch]) -> Iterator[dict[int, Touch]]:
+    """Yield the touches of each flow, in address order, its own first.
+
+    What other flows found in the same code counts as touched here, too.
+    """
+    own: dict[int, dict[int, Touch]] = {}
+    for address in sorted(found):
+        touch = found[address]
+        own.setdefault(id(touch.flow), {})[address] = touch
+    for group in own.values():
+        flow = next(iter(group.values())).flow
+        yield {**group, **{address: found[address] for address in flow.insns if address in found}}
+
+
+def _surroundings(
+    code: Code, touch: Touch, group: dict[int, Touch], locked: tuple[Ways, tuple[int, ...]]
+) -> Surroundings:
+    flow = touch.flow
+    opens = touch.kind in OPENS
+    tests = pending_test(flow, touch, group) if opens else _NOWHERE
+    owes = opens and not (touch.kind is Kind.RESTORE and opened_only_if_zero(flow, touch))
+    covered = exit_behind(code, flow, touch) if owes and tests.paths is not Paths.ALL else ""
+    return Surroundings(
+        tests=tests,
+        tested_before=tested_before(flow, touch, group) if opens else (),
+        owes_test=owes,
+        exit=covered,
+        reopened=reopened(flow, touch, group) if touch.kind is Kind.MASK else _NOWHERE,
+        locked=locked[0],
+        unlocked=locked[1],
+        guarded=touch.kind in STORES and preemption_off(code, flow, touch),
+    )
+
+
+def _site(
+    code: Code,
+    facts: ImageFacts,
+    touch: Touch,
+    group: dict[int, Touch],
+    around: Surroundings,
+    fences: tuple[Fence, ...],
+    place: Place | None,
+) -> Site:
+    verdict, reason = site_verdict(fences)
+    cpu = touch.spot.cpu
+    if cpu is Cpu.LOADED and around.guarded:
+        cpu = Cpu.GUARDED
+    assert touch.insn.memory is not None
+    symbol, offset, aliases, section = _named(code, touch.address)
+    return Site(
+        address=touch.address,
+        symbol=symbol,
+        offset=offset,
+        aliases=aliases,
+        section=section,
+        kind=touch.kind,
+        text=code.text(touch.insn),
+        origin=touch.spot.origin,
+        cpu=cpu,
+        width_bytes=touch.insn.memory.size,
+        fences=fences,
+        pending_tests=around.tests.hits,
+        pending_paths=around.tests.paths,
+        callbacks=callbacks(code, touch.flow, around.tests.hits),
+        exit=around.exit,
+        verdict=verdict,
+        reason=reason,
+        hazards=hazards(touch, around),
+        place=place,
+        patched=facts.patched(touch.address, touch.insn.length) or "",
+        masked=masked_ranges(touch.flow, touch, group) if touch.kind is Kind.MASK else (),
+    )
+
+
+def _named(code: Code, address: int) -> tuple[str, int, tuple[str, ...], str]:
+    symbols = code.image.symbols
+    section = code.section(address)
+    index = symbols.index_of(address)
+    if index is None:
+        return "", 0, (), section.name if section else ""
+    start = int(symbols.addresses[index])
+    name = symbols.name(index)
+    aliases = tuple(item for item in symbols.at(start) if item != name)
+    return name, address - start, aliases, section.name if section else ""
+
+
+def _forced(code: Code, flows: Iterable[FunctionFlow]) -> dict[int, FunctionFlow]:
+    """Return the hypercalls that force the callback: in the functions followed and in those they call."""
+    found: dict[int, FunctionFlow] = {}
+    seen: set[int] = set()
+    todo = list(flows)
+    while todo:
+        flow = todo.pop()
+        for address, call in flow.calls.items():
+            if call.insn.flow is Flow.INDIRECT_CALL:
+                continue
+            if code.hypercall_of(call) is not None:
+                if forces(code, call.insn, flow):
+                    found[address] = flow
+            elif call.target not in seen and forces(code, call.insn, flow):
+                seen.add(call.target)
+                todo.append(code.flow(call.target))
+    return found
+
+
+def _forced_site(
+    code: Code, facts: ImageFacts, address: int, flow: FunctionFlow, place: Place | None
+) -> Site:
+    insn = flow.insns[address]
+    symbol, offset, aliases, section = _named(code, address)
+    verdict, reason = site_verdict(())
+    return Site(
+        address=address,
+        symbol=symbol,
+        offset=offset,
+        aliases=aliases,
+        section=section,
+        kind=Kind.FORCE_CALLBACK,
+        text=code.text(insn),
+        origin="hypercall xen_version",
+        cpu=Cpu.RUNNING,
+        width_bytes=0,
+        fences=(),
+        pending_tests=(),
+        pending_paths=Paths.NONE,
+        callbacks=(),
+        exit="",
+        verdict=verdict,
+        reason=reason,
+        hazards=(),
+        place=place,
+        patched=facts.patched(address, insn.length) or "",
+        masked=(),
+    )

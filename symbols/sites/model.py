@@ -1,0 +1,160 @@
+"""What a site is: the words that the finder, the verdict and the commands share.
+
+The kinds and the rule behind the verdicts follow the contract of Xen's public
+header xen/include/public/xen.h (struct vcpu_info) on x86-TSO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xtrace.symbols.dwarf.source_locations import Place
+from xtrace.symbols.image.xen_facts import ImageFacts
+
+
+class Kind(StrEnum):
+    """What an instruction does to ``vcpu_info``'s event fields."""
+
+    MASK = "mask"  # evtchn_upcall_mask := 1
+    SAVE = "save"  # the mask is read and kept
+    RESTORE = "restore"  # evtchn_upcall_mask := a kept value
+    UNMASK = "unmask"  # evtchn_upcall_mask := 0
+    MASK_TEST = "mask test"
+    PENDING_TEST = "pending test"
+    PENDING_CLEAR = "pending clear"
+    PENDING_SET = "pending set"
+    SELECTOR_TAKE = "selector take"
+    SELECTOR_SET = "selector set"
+    FORCE_CALLBACK = "force callback"
+    DEBUG_READ = "debug read"  # read to be printed: no site of the question
+
+
+class How(StrEnum):
+    """Where a fence's instruction stands as seen from the site."""
+
+    INLINE = "inline"
+    CALLEE = "callee"
+    TAIL_JUMP = "tail jump"
+
+
+class Verdict(StrEnum):
+    """What the binary alone says of a fence, or of a site by its fences."""
+
+    NO_FENCE = "no fence"
+    REMOVABLE = "removable"
+    KEEP = "keep"
+    UNDECIDED = "undecided"
+
+
+class Paths(StrEnum):
+    """On which of the ways through the code something happens."""
+
+    ALL = "all paths"
+    SOME = "some paths"
+    NONE = "no path"
+
+
+class Cpu(StrEnum):
+    """Whose vcpu_info the pointer is."""
+
+    RUNNING = "running CPU"  # one instruction through the per-CPU segment: always the running CPU's
+    LOADED = "running CPU when loaded"  # the per-CPU segment gave the pointer before
+    GUARDED = "running CPU, preemption off"
+    OTHER = "any CPU"  # an array, a list or an argument named the CPU
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fence that executes at a site.
+
+    Attributes:
+        mnemonic: ``lfence``, ``mfence``, ``sfence``, ``lock add``, ``xchg``, ``cpuid``...
+        address: of the fence instruction itself, in the callee where it stands there.
+        via: the callee's symbol; "" where inline.
+        position: ``before`` or ``after`` the access, ``access`` where the access itself is locked.
+        paths: on which ways from (or to) the access it executes.
+    """
+
+    mnemonic: str
+    how: How
+    address: int
+    via: str
+    position: str
+    paths: Paths
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """Something at a site that no fence mends.
+
+    Attributes:
+        name: ``wide-store``, ``test-before-store``, ``no-pending-test``, ``unlocked-handler``,
+            ``unstable-pointer`` or ``unbalanced``.
+        reason: one sentence with the addresses it rests on.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One instruction that touches the upcall mask, the pending byte or the selector.
+
+    Attributes:
+        address: of the instruction.  symbol, offset: its place ("" and 0 without symbols).
+        aliases: other names of the same symbol address.
+        text: the instruction in AT&T syntax.
+        origin: where the vcpu_info pointer comes from, in words.
+        width_bytes: of the access.
+        pending_tests: addresses of the pending tests that follow a restore or unmask.
+        pending_paths: on which paths from the store such a test follows.
+        callbacks: addresses of the force callbacks (calls) that such a test guards.
+        exit: what covers an unmask without a test, such as the iret that it reaches; "" if not seen.
+        place: source file, line and inline chain, where there is DWARF for it.
+        patched: the table that lets the kernel change these bytes at run time; "" if none.
+        masked: [start, end) address ranges that run with the mask set by this site, for mask sites.
+    """
+
+    address: int
+    symbol: str
+    offset: int
+    aliases: tuple[str, ...]
+    section: str
+    kind: Kind
+    text: str
+    origin: str
+    cpu: Cpu
+    width_bytes: int
+    fences: tuple[Fence, ...]
+    pending_tests: tuple[int, ...]
+    pending_paths: Paths
+    callbacks: tuple[int, ...]
+    exit: str
+    verdict: Verdict
+    reason: str
+    hazards: tuple[Hazard, ...]
+    place: Place | None
+    patched: str
+    masked: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTable:
+    """All sites of an image, in address order, with how they were found.
+
+    Attributes:
+        layout: how the fields were told (offset, source), in words, for the report's head.
+        damage: what could not be read, one line each.
+    """
+
+    path: str
+    build_id: str
+    facts: ImageFacts
+    sites: tuple[Site, ...]
+    layout: tuple[str, ...]
+    damage: tuple[str, ...]

@@ -1,0 +1,165 @@
+"""Where a guest keeps vcpu_info, and which field an address of its code names.
+
+Guests reach vcpu_info in few ways: an area or a pointer in the per-CPU segment
+(Linux, and assembly in NetBSD), a pointer in a CPU structure (NetBSD, illumos),
+or shared_info, which holds 64 bytes for each of its vCPUs (Mini-OS, Unikraft,
+GRUB, XenLinux).  Layout of vcpu_info: xen/include/public/xen.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xtrace.symbols.flow.values import CONSTANT, CPU, Root, Value
+from xtrace.symbols.sites.model import Cpu
+
+#: struct vcpu_info, the same on i386 and x86-64 but for the selector.
+PENDING, MASK = 0, 1
+VCPU_INFO_BYTES = 64
+#: XEN_LEGACY_MAX_VCPUS: shared_info holds so many.
+_SHARED_BYTES = 32 * VCPU_INFO_BYTES
+#: The root of a pointer that a caller passes: (ARGUMENT, origin, cpu).
+ARGUMENT = "vcpu_info"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place inside some vcpu_info.
+
+    Attributes:
+        offset: from its beginning.
+        origin: how the pointer was reached, in words.
+    """
+
+    offset: int
+    origin: str
+    cpu: Cpu
+
+    @property
+    def by_field(self) -> bool:
+        """Tell whether only a field's offset says so: other structures may have a field there, too."""
+        return self.cpu is Cpu.OTHER and self.origin.startswith("CPU structure")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The ways by which one kernel reaches vcpu_info.
+
+    Attributes:
+        pointers: per-CPU offsets (or link addresses) of a pointer to vcpu_info.
+        areas: per-CPU offsets (or link addresses) of a vcpu_info.
+        fields: offsets of the pointer in the CPU structure.
+        bases: per-CPU offsets of the pointer to the CPU structure itself; empty where not known.
+        shared_pointers: addresses of pointers to shared_info.
+        shared_pages: addresses of shared_info itself.
+        struct: the CPU structure's tag, where DWARF told the field.
+        how: what is known, and from what, a line each.
+    """
+
+    bits: int
+    pointers: frozenset[int] = frozenset()
+    areas: frozenset[int] = frozenset()
+    fields: frozenset[int] = frozenset()
+    bases: frozenset[int] = frozenset()
+    shared_pointers: frozenset[int] = frozenset()
+    shared_pages: frozenset[int] = frozenset()
+    struct: str = ""
+    how: tuple[str, ...] = ()
+
+    @property
+    def selector(self) -> int:
+        """Return the offset of evtchn_pending_sel."""
+        return 8 if self.bits == 64 else 4
+
+    @property
+    def word_bytes(self) -> int:
+        """Return the size of evtchn_pending_sel."""
+        return self.bits // 8
+
+    def __bool__(self) -> bool:
+        return bool(self.pointers or self.areas or self.fields or self.shared_pointers or self.shared_pages)
+
+    def names(self, address: int) -> bool:
+        """Tell whether a number is (inside) something that the layout knows by its address."""
+        return (
+            address in self.pointers
+            or address in self.shared_pointers
+            or any(0 <= address - area < VCPU_INFO_BYTES for area in self.areas)
+            or any(0 <= address - page < _SHARED_BYTES for page in self.shared_pages)
+        )
+
+    def spot(self, place: Value, direct: bool) -> Spot | None:
+        """Return the field of vcpu_info that an address is, None where it is none.
+
+        Args:
+            direct: the instruction itself names the per-CPU segment.
+        """
+        root, path, offset = place.root, place.path, place.offset
+        if isinstance(root, tuple) and root[0] == ARGUMENT and not path:
+            return Spot(offset, str(root[1]), Cpu(str(root[2])))
+        if not path:
+            return self._static(root, offset, place.indexed, direct)
+        last, before = path[-1], path[:-1]
+        if 0 <= offset < VCPU_INFO_BYTES and not place.indexed:
+            found = self._pointed(root, before, last)
+            if found is not None:
+                return Spot(offset, *found)
+        if not before and root == CONSTANT and last in self.shared_pointers and 0 <= offset < _SHARED_BYTES:
+            return _shared(offset, place.indexed)
+        if len(path) == 1 and (root == CPU or _element(root)):
+            # An offset to this (or another) CPU's area, read from memory, plus the area's link address.
+            cpu = Cpu.LOADED if root == CPU else Cpu.OTHER
+            return self._area(offset, cpu)
+        return None
+
+    def _static(self, root: Root, offset: int, indexed: bool, direct: bool) -> Spot | None:
+        if root == CPU and not indexed:
+            return self._area(offset, Cpu.RUNNING if direct else Cpu.LOADED)
+        if root != CONSTANT:
+            return None
+        for page in self.shared_pages:
+            if 0 <= offset - page < _SHARED_BYTES:
+                return _shared(offset - page, indexed)
+        return self._area(offset, Cpu.OTHER) if indexed else None
+
+    def _area(self, offset: int, cpu: Cpu) -> Spot | None:
+        for area in self.areas:
+            if 0 <= offset - area < VCPU_INFO_BYTES:
+                return Spot(offset - area, f"per-CPU vcpu_info at {area:#x}", cpu)
+        return None
+
+    def _pointed(self, root: Root, before: tuple[int, ...], last: int) -> tuple[str, Cpu] | None:
+        """Return how a pointer loaded from ``last`` of what ``root`` and ``before`` reach is vcpu_info's."""
+        if root == CPU and not before and last in self.pointers:
+            return f"per-CPU pointer at {last:#x}", Cpu.LOADED
+        if last in self.fields:
+            if root == CPU and len(before) == 1 and (not self.bases or before[0] in self.bases):
+                return f"CPU structure of this CPU, field {last:#x}", Cpu.LOADED
+            if root != CPU:
+                return f"CPU structure ({_named(root, before)}), field {last:#x}", Cpu.OTHER
+        if last in self.pointers - self.fields and (_element(root) or (root == CPU and len(before) == 1)):
+            return f"per-CPU pointer at {last:#x}", Cpu.LOADED if root == CPU else Cpu.OTHER
+        return None
+
+
+def _shared(offset: int, indexed: bool) -> Spot:
+    inside = offset % VCPU_INFO_BYTES
+    if indexed:
+        return Spot(inside, "shared_info, vCPU by index", Cpu.OTHER)
+    return Spot(inside, f"shared_info, vCPU {offset // VCPU_INFO_BYTES}", Cpu.OTHER)
+
+
+def _element(root: Root) -> bool:
+    return isinstance(root, tuple) and root[0] == "element"
+
+
+def _named(root: Root, before: tuple[int, ...]) -> str:
+    if isinstance(root, tuple) and root[0] in ("entry", "slot") and not before:
+        return "an argument"
+    if isinstance(root, tuple) and root[0] == "merge":
+        return "a list's cursor or one of several"
+    if root == CONSTANT:
+        return "a global pointer"
+    if isinstance(root, tuple) and root[0] == "result":
+        return "a call's result"
+    return "reached through memory"

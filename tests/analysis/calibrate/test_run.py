@@ -1,0 +1,158 @@
+"""Calibration as a whole, run shortly in a real child.  What the figures are is not asserted."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders.guest import Builder as GuestBuilder
+from builders.guest import Variant
+from xtrace.analysis.calibrate import run as module
+from xtrace.analysis.calibrate.plan import Builder, Planned, Substituted, sites, standard
+from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
+from xtrace.probes.errors import TraceError
+from xtrace.probes.timing import calibration, host
+from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibration
+from xtrace.probes.timing.interval import Interval
+from xtrace.probes.timing.pairs import Difference, Wanted
+from xtrace.symbols import find_sites, open_image
+from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.replay.site_loop import replays
+
+#: Runs so short that a first round of all pairs takes well below a second.
+SHORT = Wanted(run_cycles=500.0)
+STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1)
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    path = GuestBuilder(tmp_path_factory.mktemp("guest")).build("netbsd_amd64.S", Variant()).image
+    image = open_image(path)
+    return Guest(tuple(replays(image, find_sites(image, lines=False))), image.build_id)
+
+
+@pytest.fixture(scope="module")
+def measured(guest: Guest) -> Calibration:
+    before = module._noise
+    module._noise = lambda *_: ()  # a test machine is never quiet
+    try:
+        return calibrate(Settings(seconds=3.0, wanted=SHORT), guest)
+    finally:
+        module._noise = before
+
+
+def test_each_sequence_has_a_row_in_each_context(measured: Calibration) -> None:
+    assert measured.timing == "hardware"
+    rows = [row for row in measured.rows if row.place != "site"]
+    assert len({(row.kind, row.fence, row.place, row.context) for row in rows}) == len(rows) == STANDARD
+    assert not [row.note for row in rows if "ended" in row.note]
+    known = [row for row in rows if row.median_cycles is not None]
+    assert known
+    for row in known:
+        assert row.low_cycles is not None
+        assert row.high_cycles is not None
+        assert row.low_cycles <= row.median_cycles <= row.high_cycles  # type: ignore[operator]
+        assert row.median_ns == pytest.approx(row.median_cycles / measured.tsc_hz * 1e9, abs=1e-3)  # type: ignore[operator]
+
+
+def test_sites_have_rows_in_each_context(measured: Calibration, guest: Guest) -> None:
+    rows = [row for row in measured.rows if row.place == "site"]
+    named = [item for item in guest.replays if item.fence_name]
+    assert len(rows) == len(named) * len(CONTEXTS)
+    assert {row.address for row in rows} == {item.site.address for item in named}
+    assert {row.build_id for row in rows} == {guest.build_id}
+    assert not [row.note for row in rows if "not replayed" in row.note]
+    # A fence that has no standard sequence is told.
+    assert [note for note in measured.notes if "cpuid" in note]
+
+
+def test_it_is_written_and_read(measured: Calibration, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text(calibration.text_of(measured))
+    assert calibration.read(path) == measured
+
+
+def test_what_the_file_says_of_the_run(measured: Calibration) -> None:
+    assert measured.settings["cpu"] == max(os.sched_getaffinity(0))
+    assert measured.settings["seconds"] == 3.0
+    assert measured.settings["place_count"] == 4
+    assert measured.core_per_tsc_ratio is not None
+    assert set(measured.host) == {"cpu_model", "microcode", "hypervisor", "kernel"}
+
+
+def test_a_site_that_cannot_be_run_gets_the_standard_figure(guest: Guest) -> None:
+    item = replace(guest.replays[0], core=None, whole=None, reason="no reason")
+    rows = list(sites(Builder(0), [item], "ab"))
+    assert all(isinstance(row, Substituted) for row in rows)
+    assert len(rows) == len(CONTEXTS)
+    builder = Builder(0)
+    plan = [*standard(builder), *rows]
+    known = {
+        row.pair: Difference(Interval(5.0, 4.0, 6.0, 99), 7.0, 2.0, 1)
+        for row in plan
+        if isinstance(row, Planned)
+    }
+    made = [row for row in module._rows(plan, known, Wanted()) if row.place == "site"]
+    assert {row.median_cycles for row in made} == {5.0}
+    assert all(row.stands_in for row in made)
+    assert {row.note for row in made} == {
+        "not replayed: no reason; the standard sequence outofline stands in"
+    }
+
+
+def test_a_site_whose_loop_died_gets_the_standard_figure(guest: Guest) -> None:
+    builder = Builder(0)
+    plan = [*standard(builder), *sites(builder, guest.replays[:1], None)]
+    fine = Difference(Interval(5.0, 4.0, 6.0, 99), 7.0, 2.0, 1)
+    dead = Difference(Interval(math.nan, math.nan, math.nan, 0), math.nan, math.nan, 0, "it was ended by X")
+    known = {row.pair: dead if row.place == "site" else fine for row in plan if isinstance(row, Planned)}
+    made = [row for row in module._rows(plan, known, Wanted()) if row.place == "site"]
+    assert {row.median_cycles for row in made} == {5.0}
+    assert all("it was ended by X" in row.note for row in made)
+
+
+def test_strangers_code_needs_the_filter(guest: Guest) -> None:
+    refused = module._refused(guest.replays)
+    assert all(item.core is None and item.whole is None and item.reason for item in refused)
+
+
+def test_equal_loops_are_laid_out_once() -> None:
+    builder = Builder(0)
+    loop = timed_loop.loop("empty", timed_loop.chain_body(3, "add", (0,)))
+    places = builder.add(loop)
+    size = len(builder.program().code)
+    assert builder.add(loop) == places
+    assert len(builder.program().code) == size
+    assert sorted(item.address % 64 for item in places) == [0, 16, 32, 48]
+
+
+def test_emulation_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "emulation", lambda *_: "it says so")
+    found = calibrate(Settings(seconds=0.5))
+    assert (found.timing, found.rows, found.notes) == ("emulated", (), ("it says so",))
+    assert found.core_per_tsc_ratio is None
+
+
+def test_times_that_no_hardware_has() -> None:
+    assert "multiplications" in module._implausible(module._Clocks(1, (1.0,), 1.02, 200.0))
+    assert "flushed" in module._implausible(module._Clocks(1, (1.0,), 2.9, 3.0))
+    assert not module._implausible(module._Clocks(1, (1.0,), 2.9, 200.0))
+
+
+def test_noise_is_told() -> None:
+    steady = module._Clocks(1, (1.0, 1.01), 3.0, 200.0)
+    found = [Difference(Interval(1.0, 0.0, 9.0, 50), 2.0, 1.0, 50)]
+    reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0, 200.0), 0.5)
+    words = ("clock", "interrupted", "tight", "other processes")
+    assert all(word in reason for word, reason in zip(words, reasons, strict=True))
+    rows = calibration.Row("mask", "lfence", "inline", "empty", 1.0, 0.9, 1.1, 9, True)
+    assert module._noise((rows,), [replace(found[0], dropped_count=0)], steady, 0.5) == ()
+
+
+def test_a_processor_that_is_not_there() -> None:
+    with pytest.raises(TraceError, match="none of those"):
+        calibrate(Settings(cpu=4095))

@@ -1,0 +1,97 @@
+"""Counters are read from JSON, CSV and logs, and what is none is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xtrace.analysis.cost.guest_counters import Rates, read
+from xtrace.probes.errors import TraceError
+
+COUNTERS = '{"mask": 12, "save": 5, "upcall": 3}'
+
+
+def read_text(tmp_path: Path, text: str) -> Rates:
+    path = tmp_path / "rates"
+    path.write_text(text)
+    return read(path)
+
+
+def test_the_counters_of_the_own_guest(tmp_path: Path) -> None:
+    log = 'guest: counters {"mask": 1}\nguest: upcall 7 8\nguest: counters ' + COUNTERS + "\r\nguest: done\n"
+    found = read_text(tmp_path, log)
+    assert (found.counts, found.seconds) == ({"mask": 12, "save": 5, "upcall": 3}, None)
+    assert found.over(None) == found.over(7.0) == 1.0
+    assert read_text(tmp_path, COUNTERS).counts == found.counts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"counts": {"mask": 50, "0x1000": 20}, "seconds": 10, "domain": 3}',
+        '{"mask": 50, "0x1000": 20, "seconds": 10, "domain": 3}',
+        '{"per_s": {"mask": 5, "0x1000": 2}, "seconds": 10, "domain": 3}',
+    ],
+)
+def test_counts_and_how_long(tmp_path: Path, text: str) -> None:
+    found = read_text(tmp_path, text)
+    assert (found.counts, found.seconds, found.domain) == ({"mask": 50, "0x1000": 20}, 10, 3)
+    assert found.counted
+    assert found.over(2.0) == pytest.approx(0.2)
+    assert found.over(None) is None
+
+
+def test_rates_alone(tmp_path: Path) -> None:
+    found = read_text(tmp_path, '{"per_s": {"mask": 5}}')
+    assert (found.counts, found.seconds, found.counted) == ({"mask": 5}, 1.0, False)
+    assert found.over(4.0) == 4.0
+
+
+def test_weights_of_contexts(tmp_path: Path) -> None:
+    found = read_text(
+        tmp_path, '{"counts": {"mask": 5}, "contexts": {"empty": 3, "load_miss_1": 1, "site": 0}}'
+    )
+    assert found.contexts == {"empty": 0.75, "load_miss_1": 0.25}
+
+
+def test_csv(tmp_path: Path) -> None:
+    found = read_text(tmp_path, "name,count,seconds\nspllower+0x12,7,2\nunmask(),9,2\n")
+    assert (found.counts, found.seconds) == ({"spllower+0x12": 7, "unmask()": 9}, 2.0)
+    found = read_text(tmp_path, "per_s,name\n7.5,mask\n")
+    assert (found.counts, found.counted) == ({"mask": 7.5}, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "neither JSON, nor CSV"),
+        ("{}", "no counter"),
+        ("{", "Expecting"),
+        ('{"counts": {"mask": 1}, "per_s": {}}', "both"),
+        ('{"counts": {"mask": 1}, "second": 3}', "'second' is none of"),
+        ('{"counts": [1]}', "no object"),
+        ('{"mask": -1}', "not a count"),
+        ('{"mask": NaN}', "not a count"),
+        ('{"mask": 1e400}', "not a count"),
+        ('{"mask": true}', "no number"),
+        ('{"mask": [1]}', "no number"),
+        ('{"counts": {"mask": 1}, "seconds": 0}', "seconds is 0"),
+        ('{"counts": {"mask": 1}, "domain": "x"}', "domain is"),
+        ('{"counts": {"mask": 1}, "contexts": {"hot": 1}}', "'hot' is none of the contexts"),
+        ('{"counts": {"mask": 1}, "contexts": {"empty": 0}}', "without weight"),
+        ("name,count\nmask,1\nmask,2\n", "twice"),
+        ("name,count\n,1\n", "without a name"),
+        ("name,count\nmask\n", "no number"),
+        ("name,count,seconds\na,1,2\nb,1,3\n", "different seconds"),
+        ("[" * 100_000, "neither"),
+        ('{"a": ' * 100_000, "recursion"),
+        ("name,count\n" + "x" * 200_000 + ",1", "field larger"),
+    ],
+)
+def test_what_is_no_counters(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        read_text(tmp_path, text)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,182 @@
+"""What happens at one and the same TSC: where an interval holds its ends and where two only touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from builders import host
+from oracle import machine as oracle
+from oracle.machine import Interval
+from oracle.reader import read
+from oracle.runs import run, tally_of
+from xtrace.analysis.machine.metrics import T_COUNT, Metric, WakeCause
+from xtrace.probes.reader.writer import pack_record, pack_window
+
+START = 1 << 40
+LOW = 0xFFFF_FFFF
+DOMAIN = 1 << 16
+
+#: pCPU, TSC behind START, event, words.
+Event = tuple[int, int, int, tuple[int, ...]]
+
+
+def trace(events: Sequence[Event]) -> bytes:
+    """Pack events, of each pCPU in the order given."""
+    windows: dict[int, bytearray] = {}
+    for pcpu, tsc, event, words in events:
+        windows.setdefault(pcpu, bytearray()).extend(pack_record(event, START + tsc, words))
+    return b"".join(pack_window(pcpu, bytes(body)) for pcpu, body in sorted(windows.items()))
+
+
+def intervals(events: Sequence[Event], *metrics: Metric) -> list[Interval]:
+    """Return what the compiled machines make of events, TSCs behind START; the slow twin must agree."""
+    data = trace(events)
+    found = run(data).intervals
+    assert found == oracle.run(read(data).records).intervals
+    return [row._replace(tsc=row.tsc - START) for row in found if row.metric in metrics]
+
+
+def change(old: int, new: int) -> int:
+    """Return the event of a runstate record; running 0, runnable 1, blocked 2."""
+    return 0x21001 | old << 8 | new << 4
+
+
+# --- wakes and the interrupt that explains them ------------------------------------------------
+
+
+def handled(irq: int, begin: int, end: int, tsc: int) -> Event:
+    return 0, tsc, host.IRQ_HANDLED, (irq, START + begin & LOW, START + end & LOW)
+
+
+def causes(wakes: Sequence[int], *irqs: Event) -> tuple[list[tuple[int, int | None]], list[tuple[int, int]]]:
+    """Return each wake's TSC with its interrupt, None for a timer, and the delays behind interrupts."""
+    began = (0, 0, change(1, 0), (DOMAIN,))
+    woken: list[Event] = [(0, tsc, host.WAKE, (2 + number, 0)) for number, tsc in enumerate(wakes)]
+    # A switch settles what no interrupt explained.
+    rows = intervals(
+        [began, *woken, *irqs, (0, 9000, change(1, 0), (3 * DOMAIN,))], Metric.WAKE_CAUSE, Metric.IRQ_TO_WAKE
+    )
+    told: list[tuple[int, int | None]] = []
+    for row in rows:
+        if row.metric is Metric.WAKE_CAUSE:
+            cause, irq = WakeCause(row.b >> 32), row.b & LOW
+            assert cause in (WakeCause.IRQ, WakeCause.TIMER_OR_OTHER)
+            told.append((row.tsc, irq if cause is WakeCause.IRQ else None))
+    return told, [(row.tsc, row.value) for row in rows if row.metric is Metric.IRQ_TO_WAKE]
+
+
+def test_an_interrupt_explains_the_wakes_from_its_first_to_its_last_cycle() -> None:
+    told, delays = causes([99, 100, 101, 199, 200, 201], handled(7, 100, 200, 300))
+    assert told == [(99, None), (100, 7), (101, 7), (199, 7), (200, 7), (201, None)]
+    assert delays == [(100, 0), (101, 1), (199, 99), (200, 100)]
+
+
+def test_what_comes_behind_an_interrupt_waits_for_the_next() -> None:
+    told, delays = causes([150, 201, 202], handled(7, 100, 200, 250), handled(8, 201, 201, 260))
+    assert told == [(150, 7), (201, 8), (202, None)]
+    assert delays == [(150, 50), (201, 0)]
+
+
+# --- stays of one vCPU on two pCPUs ------------------------------------------------------------
+
+
+def stay(pcpu: int, begin: int, end: int, key: int = DOMAIN) -> list[Event]:
+    return [(pcpu, begin, change(1, 0), (key,)), (pcpu, end, change(0, 1), (key,))]
+
+
+def point(pcpu: int, tsc: int, key: int = DOMAIN) -> list[Event]:
+    """Return a record of a vCPU that neither begins nor ends a run."""
+    return [(pcpu, tsc, change(2, 1), (key,))]
+
+
+def excluded(*parts: list[Event]) -> list[tuple[str, int, int, int, int]]:
+    """Return what is excluded: which end, of which pCPUs' difference, whether it is a proof, where, when."""
+    rows = intervals([one for part in parts for one in part], Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)
+    names = {Metric.SKEW_NOT_FROM: "from", Metric.SKEW_NOT_TO: "to"}
+    return [(names[row.metric], row.a, row.b, row.value, row.tsc) for row in rows]
+
+
+#: Difference of pCPU 1's TSC to pCPU 0's, and the other way round.
+ZERO_ONE, ONE_ZERO = 1, 1 << 16
+PROOF = [*stay(0, 100, 200), *stay(1, 150, 250)]
+PROVEN = [("to", ZERO_ONE, 1, 150, 250), ("to", ONE_ZERO, 1, 50, 250)]
+
+
+def test_to_be_in_two_places_at_once_proves_skew() -> None:
+    assert excluded(PROOF) == PROVEN
+    inside = excluded(stay(0, 100, 200), point(1, 150))
+    assert inside == [("to", ONE_ZERO, 1, 50, 200), ("to", ZERO_ONE, 1, 50, 200)]
+
+
+TOUCHING = {
+    "one behind the other": (stay(0, 100, 150), stay(1, 150, 200)),
+    "the other behind the one": (stay(1, 100, 150), stay(0, 150, 200)),
+    "where a run begins": (stay(0, 100, 200), point(1, 100)),
+    "where a run ends": (stay(0, 100, 200), point(1, 200)),
+    "where the other begins": (stay(1, 100, 200), point(0, 100)),
+    "where the other ends": (stay(1, 100, 200), point(0, 200)),
+    "two points": (point(0, 100), point(1, 100)),
+    # A run of no cycles is no stay: its records may be of one instant.
+    "a run of no cycles": (stay(0, 100, 200), stay(1, 150, 150)),
+    "on one and the same pCPU": (stay(0, 100, 200), point(0, 150)),
+    # When a run began that was under way at first, nothing tells.
+    "a run without a beginning": (stay(1, 100, 150), stay(0, 0, 200)[1:]),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHING)
+def test_to_touch_proves_none(name: str) -> None:
+    assert excluded(*TOUCHING[name]) == []
+
+
+#: Behind a proof all is put out that is excluded: of two stays of another vCPU, at TSCs of their own.
+BEHIND_A_PROOF = {
+    "apart": (
+        (stay(0, 1000, 1100, 2 * DOMAIN), stay(1, 1150, 1250, 2 * DOMAIN)),
+        [("from", ZERO_ONE, 0, 50, 1250), ("to", ZERO_ONE, 0, 250, 1250)],
+    ),
+    "touching": (
+        (stay(0, 1000, 1100, 2 * DOMAIN), stay(1, 1100, 1250, 2 * DOMAIN)),
+        [("from", ZERO_ONE, 0, 0, 1250), ("to", ZERO_ONE, 0, 250, 1250)],
+    ),
+    "a run and a point": (
+        (stay(0, 1000, 1100, 2 * DOMAIN), point(1, 1200, 2 * DOMAIN)),
+        [("from", ZERO_ONE, 0, 100, 1200), ("to", ZERO_ONE, 0, 200, 1200)],
+    ),
+    "a point and a run": (
+        (point(0, 1000, 2 * DOMAIN), stay(1, 1100, 1200, 2 * DOMAIN)),
+        [("from", ZERO_ONE, 0, 100, 1200), ("to", ZERO_ONE, 0, 200, 1200)],
+    ),
+    "a point where a run ends": (
+        (point(0, 1100, 2 * DOMAIN), stay(1, 1000, 1100, 2 * DOMAIN)),
+        [("from", ONE_ZERO, 0, 0, 1100), ("to", ONE_ZERO, 0, 100, 1100)],
+    ),
+    "two points": ((point(0, 1000, 2 * DOMAIN), point(1, 1100, 2 * DOMAIN)), []),
+    "a run of no cycles": ((stay(0, 1000, 1100, 2 * DOMAIN), stay(1, 1200, 1200, 2 * DOMAIN)), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEHIND_A_PROOF)
+def test_what_two_stays_exclude_behind_a_proof(name: str) -> None:
+    parts, expected = BEHIND_A_PROOF[name]
+    assert excluded(PROOF, *parts) == PROVEN + expected
+
+
+# --- the window of TSCs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "inside"),
+    [(100, 300, 3), (101, 300, 2), (100, 299, 2), (200, 200, 1), (201, 299, 0)],
+)
+def test_a_window_holds_its_first_and_its_last_tsc(first: int, last: int, inside: int) -> None:
+    """Of the counts, which are kept as they come, and of the intervals, which are added up behind."""
+    window = (START + first, START + last)
+    calls: list[Event] = [(0, tsc, host.PV_HYPERCALL, (17,)) for tsc in (100, 200, 300)]
+    made = run(trace([(0, 50, change(1, 0), (DOMAIN,)), *calls]), window=window)
+    assert sum(n for key, n in made.counts.items() if key.metric == Metric.HYPERCALL) == inside
+    rows = np.array([[1, 0, 5, START + tsc] for tsc in (100, 200, 300)], np.int64)
+    assert tally_of([rows], window).columns().table[:, T_COUNT].sum() == inside

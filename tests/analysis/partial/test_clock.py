@@ -1,0 +1,326 @@
+"""The TSC's rate and the skew between pCPUs, as the trace itself tells them."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from builders.host import simulate
+from builders.hosts import DOMAINS, lossy
+from builders.partials import partial
+from oracle.reading import SAMPLES
+from xtrace.analysis.machine.metrics import Metric
+from xtrace.analysis.partial import clock
+from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.report.build import build, json_object
+from xtrace.probes.format import IDLE_DOMAIN
+from xtrace.probes.reader.writer import TraceWriter, pack_record, pack_window
+
+RUNSTATE, INFPREV = 0x21001, 0x2800E
+SCHEDULER, IDLE = 0, 1
+
+
+def busy(hz: int, seconds: float, *, pcpus: int = 2, seed: int = 1, skew_cycles: Sequence[int] = ()) -> bytes:
+    """Return a trace of turns of two vCPUs a pCPU, with the run times in ns that Xen records."""
+    random, out = np.random.default_rng(seed), io.BytesIO()
+    with TraceWriter(out, pcpus, skew_cycles=skew_cycles) as writer:
+        for pcpu in range(pcpus):
+            tsc, begun, vcpus = 1 << 40, 1 << 40, [(1 + pcpu) << 16, IDLE_DOMAIN << 16 | pcpu]
+            writer.write(pcpu, tsc, RUNSTATE | 0x100, (vcpus[0],))
+            while tsc < (1 << 40) + seconds * hz:
+                tsc += int(random.exponential(0.0008 * hz)) + 4000
+                ran = tsc - begun
+                begun = tsc
+                # From Xen's clock to the record some cycles pass, now more, now less.
+                tsc += int(random.integers(200, 2500))
+                old, new = vcpus
+                writer.write(pcpu, tsc, INFPREV, (old >> 16, old & 0xFFFF, ran * 10**9 // hz))
+                writer.write(pcpu, tsc + 300, RUNSTATE | 0x010, (old,))
+                writer.write(pcpu, tsc + 600, RUNSTATE | 0x100, (new,))
+                vcpus.reverse()
+                if writer.unread_bytes(pcpu) > 60_000:
+                    writer.poll()
+    return out.getvalue()
+
+
+def pairs_of(ratios: np.ndarray[tuple[int], np.dtype[np.float64]], source: int, units: float) -> pd.DataFrame:
+    cycles = np.full(len(ratios), 1_000_000_000)
+    return pd.DataFrame(
+        {"ns": (cycles / ratios * units).astype(np.int64), "cycles": cycles, "source": source}
+    )
+
+
+@pytest.mark.parametrize("hz", [1_000_000_000, 2_600_000_000, 4_200_000_000])
+def test_run_times_tell_the_rate(hz: int) -> None:
+    rate = clock.estimate(partial(busy(hz, 2.5)).pairs)
+    assert rate is not None
+    assert "scheduler" in rate.source
+    assert rate.pairs >= 8
+    assert abs(rate.hz - hz) / hz < 20e-6
+    assert rate.low_hz <= rate.hz <= rate.high_hz
+    assert rate.low_hz - hz * 2e-6 <= hz <= rate.high_hz + hz * 2e-6
+    assert rate.error_ppm < 20
+
+
+@pytest.mark.parametrize("hz", [1_000_000_000, 2_600_000_000, 4_200_000_000])
+def test_a_whole_host_tells_the_rate(hz: int) -> None:
+    """In the fraction of a second that the simulated one lives: the ends of few, short sums weigh."""
+    data = simulate(2, 4, DOMAINS, hz // 25, tsc_hz=hz).data
+    rate = clock.estimate(partial(data).pairs)
+    assert rate is not None
+    assert rate.low_hz <= hz <= rate.high_hz or abs(rate.hz - hz) / hz < 300e-6
+
+
+def test_skew_does_not_spoil_the_rate() -> None:
+    hz = 2_600_000_000
+    rate = clock.estimate(partial(busy(hz, 2.0, skew_cycles=(0, 5_000_000))).pairs)
+    assert rate is not None
+    assert abs(rate.hz - hz) / hz < 20e-6
+
+
+@pytest.mark.parametrize("data", [b"", busy(2_600_000_000, 0.004)], ids=["nothing", "four milliseconds"])
+def test_too_little_tells_nothing(data: bytes) -> None:
+    assert clock.estimate(partial(data).pairs) is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "source"), [(5e7, SCHEDULER), (5e10, SCHEDULER), (5e7, IDLE), (2.6e9, 7)], ids=str
+)
+def test_what_cannot_be_a_rate_is_none(ratio: float, source: int) -> None:
+    assert clock.estimate(pairs_of(np.full(9, ratio), source, 1e9)) is None
+
+
+@pytest.mark.parametrize(("units", "name"), [(1e9, "ns"), (3_579_545, "PM timer")])
+def test_idle_times_serve_where_run_times_are_missing(units: float, name: str) -> None:
+    rate = clock.estimate(pairs_of(np.full(9, 2.6e9), IDLE, units))
+    assert rate is not None
+    assert rate.hz == pytest.approx(2.6e9, rel=1e-5)
+    assert name in rate.source
+
+
+def test_run_times_go_before_idle_times() -> None:
+    both = pd.concat((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), pairs_of(np.full(99, 3e9), IDLE, 1e9)))
+    rate = clock.estimate(both)
+    assert rate is not None
+    assert rate.hz == pytest.approx(2.6e9, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [10, 30, 200])
+def test_the_interval_holds_the_rate_as_often_as_it_says(count: int) -> None:
+    random = np.random.default_rng(count)
+    hit = 0
+    for _ in range(300):
+        rate = clock.estimate(pairs_of(2.6e9 * (1 + random.normal(0, 1e-5, count)), SCHEDULER, 1e9))
+        assert rate is not None
+        hit += rate.low_hz <= 2.6e9 <= rate.high_hz
+    assert hit / 300 > 0.92
+
+
+def test_a_few_wild_pairs_do_not_move_the_median() -> None:
+    ratios = np.concatenate((np.full(40, 2.6e9), [1e9, 9e9, 8e9]))
+    rate = clock.estimate(pairs_of(ratios, SCHEDULER, 1e9))
+    assert rate is not None
+    assert rate.hz == pytest.approx(2.6e9, rel=1e-6)
+
+
+def test_a_given_rate_has_no_error() -> None:
+    rate = clock.given(2.4e9)
+    assert (rate.hz, rate.low_hz, rate.high_hz, rate.error_ppm, rate.source) == (
+        2.4e9,
+        2.4e9,
+        2.4e9,
+        0,
+        "given",
+    )
+
+
+# --- skew --------------------------------------------------------------------------------------
+
+COLUMNS = ["pcpu", "other_pcpu", "skewed", "low_cycles", "high_cycles", "least_cycles", "evidence"]
+DISTANCES = (50_000, 100_000, 300_000, 500_000, 1_000_000, 4_000_000)
+TSC = 1 << 40
+LOST = 0x1F001
+
+
+def skews(seed: int, *skew_cycles: int, duration_cycles: int = 40_000_000) -> dict[tuple[int, int], Any]:
+    """Return what is found on a host, by pair of pCPUs, after a look whether it is true."""
+    data = simulate(seed, len(skew_cycles), DOMAINS, duration_cycles, skew_cycles=skew_cycles).data
+    found = {(row["pcpu"], row["other_pcpu"]): row for row in clock.skew(partial(data)).to_dict("records")}
+    for (pcpu, other), row in found.items():
+        true = skew_cycles[other] - skew_cycles[pcpu]
+        assert true or not row["skewed"], row
+        # Never true of NaN.
+        assert not row["low_cycles"] > true, row
+        assert not row["high_cycles"] < true, row
+        assert row["least_cycles"] <= abs(true), row
+        assert row["skewed"] == bool(row["evidence"])
+    return found
+
+
+@pytest.mark.parametrize("seed", [7, 8, 21])
+@pytest.mark.parametrize("skew_cycles", [sign * least for least in DISTANCES for sign in (1, -1)])
+def test_a_skew_of_one_pcpu_shows_in_its_pairs(seed: int, skew_cycles: int) -> None:
+    found = skews(seed, 0, 0, skew_cycles)
+    assert {pair: row["skewed"] for pair, row in found.items()} == {(0, 1): False, (0, 2): True, (1, 2): True}
+    for pair in ((0, 2), (1, 2)):
+        row = found[pair]
+        # But for the ways between the two, which take up to 20,000 cycles or so.
+        assert row["least_cycles"] > 0.9 * abs(skew_cycles) - 20_000
+        if not math.isnan(row["low_cycles"]):
+            assert row["high_cycles"] - row["low_cycles"] < 60_000 + abs(skew_cycles) / 16
+
+
+@pytest.mark.parametrize("skew_cycles", [-1_000_000, -100_000, 100_000, 1_000_000])
+def test_much_evidence_gives_bounds(skew_cycles: int) -> None:
+    found = skews(7, 0, 0, skew_cycles)
+    assert not any(math.isnan(row["low_cycles"]) for row in found.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bounds_hold_the_true_skew(seed: int) -> None:
+    for skew in ((0, 700, -900), (0, 20_000, -30_000), (-60_000, 150_000, 0), (0, 250_000, -2_000_000)):
+        found = skews(seed, *skew)
+        assert list(found) == [(0, 1), (0, 2), (1, 2)]
+        for (pcpu, other), row in found.items():
+            assert row["skewed"] or abs(skew[other] - skew[pcpu]) < 40_000, row
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("skew_cycles", [-400_000, 300_000, 1_000_000])
+def test_few_records_give_no_wrong_bounds(seed: int, skew_cycles: int) -> None:
+    for duration_cycles in (4_000_000, 10_000_000):
+        skews(seed, 0, 0, skew_cycles, duration_cycles=duration_cycles)
+
+
+@pytest.mark.parametrize("skew_cycles", [-(10**12), -(10**9), 10**9, 10**10])
+def test_a_skew_beyond_the_trace_shows(skew_cycles: int) -> None:
+    found = skews(7, 0, 0, skew_cycles)
+    assert {pair: row["skewed"] for pair, row in found.items()} == {(0, 1): False, (0, 2): True, (1, 2): True}
+    assert found[0, 2]["high_cycles"] - found[0, 2]["low_cycles"] < 100_000_000
+
+
+@pytest.mark.parametrize("pcpus", range(1, 9))
+def test_where_there_is_no_skew_none_is_found(pcpus: int) -> None:
+    for seed in range(2):
+        found = skews(seed, *[0] * pcpus, duration_cycles=15_000_000)
+        assert found or pcpus == 1
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name.split(".")[0])
+def test_samples_are_not_skewed(sample: Path) -> None:
+    found = clock.skew(partial(lzma.decompress(sample.read_bytes())))
+    assert found["skewed"].tolist() == [False]
+    assert found["low_cycles"][0] < 0 < found["high_cycles"][0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_are_not_taken_for_skew(seed: int) -> None:
+    assert not clock.skew(partial(lossy(seed)))["skewed"].any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damage_is_not_taken_for_skew(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    data = bytearray(lzma.decompress(SAMPLES[1].read_bytes()))
+    for at in random.integers(0, len(data) // 4, 1 + 4 * seed).tolist():
+        data[4 * at : 4 * at + 4] = random.bytes(4)
+    assert not clock.skew(partial(bytes(data)))["skewed"].any()
+
+
+Step = tuple[int, int, str]  # pCPU, TSC, what the vCPU does there
+_EVENTS = {"runs": 0x21101, "stops": 0x21011, "blocks": 0x21021, "is woken": 0x21211}
+
+
+def of_steps(*steps: Step) -> Partial:
+    """Return the partial of a trace of one vCPU."""
+    content = [b"", b"", b""]
+    for pcpu, tsc, what in steps:
+        if what == "loss":
+            words = (3, 1, TSC + tsc - 1 & 0xFFFF_FFFF, TSC + tsc - 1 >> 32)
+            content[pcpu] += pack_record(LOST, TSC + tsc, words)
+        else:
+            content[pcpu] += pack_record(_EVENTS[what], TSC + tsc, (1 << 16,))
+    return partial(b"".join(pack_window(pcpu, body) for pcpu, body in enumerate(content)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "least_cycles"),
+    [
+        ([(0, 100, "runs"), (0, 300, "stops"), (1, 240, "runs"), (1, 400, "stops")], 60),
+        ([(0, 100, "runs"), (0, 900, "stops"), (1, 240, "runs"), (1, 400, "stops")], 300),
+        ([(0, 100, "runs"), (0, 300, "stops"), (1, 270, "is woken")], 30),
+        ([(0, 100, "runs"), (0, 300, "blocks"), (1, 270, "is woken")], 30),
+    ],
+    ids=["overlapping", "inside", "changed elsewhere meanwhile", "woken before it blocks"],
+)
+def test_a_vcpu_on_two_pcpus_at_once_proves_skew(steps: list[Step], least_cycles: int) -> None:
+    (row,) = clock.skew(of_steps(*steps)).to_dict("records")
+    assert row["skewed"]
+    # A bucket of the histogram wide.
+    assert least_cycles * 63 / 64 <= row["least_cycles"] <= least_cycles
+    assert math.isnan(row["low_cycles"])
+    assert row["evidence"] == "a vCPU seen on both at once"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(0, 100, "runs"), (0, 300, "stops"), (1, 300, "runs"), (1, 400, "stops")],
+        [(0, 100, "runs"), (0, 300, "blocks"), (1, 300, "is woken"), (0, 400, "runs"), (0, 500, "stops")],
+        [(0, 100, "runs"), (0, 290, "loss"), (0, 300, "stops"), (1, 240, "runs"), (1, 400, "stops")],
+        [(0, 300, "stops"), (1, 240, "runs"), (1, 400, "stops")],
+        [(0, 100, "runs"), (1, 240, "runs"), (1, 400, "stops")],
+        [(0, 200, "is woken"), (1, 100, "is woken"), (0, 100, "is woken"), (1, 200, "is woken")],
+    ],
+    ids=["touching", "woken at its end", "loss between", "no beginning", "no end", "never runs"],
+)
+def test_what_does_not_prove_skew(steps: list[Step]) -> None:
+    assert not clock.skew(of_steps(*steps))["skewed"].any()
+
+
+def of_handoffs(**least_cycles: int) -> Partial:
+    """Return the partial of a trace with handoffs that took so long at least, by name of pCPUs."""
+    rows = [
+        {
+            "metric": int(Metric.HANDOFF), "a": int(name[1]) << 16 | int(name[2]), "b": 0, "count": 1,
+            "sum_cycles": value, "min_cycles": value, "max_cycles": value,
+        }
+        for name, value in least_cycles.items()
+    ]  # fmt: skip
+    nothing = partial(b"")
+    return replace(nothing, tallies=pd.concat((nothing.tallies, pd.DataFrame(rows))))
+
+
+def test_one_direction_alone_says_nothing() -> None:
+    found = clock.skew(of_handoffs(p01=5))
+    assert len(found) == 0
+    assert list(found.columns) == COLUMNS
+
+
+def test_bounds_that_contradict_each_other_show_skew() -> None:
+    (row,) = clock.skew(of_handoffs(p01=-50, p10=-70)).to_dict("records")
+    assert row["skewed"]
+    assert math.isnan(row["low_cycles"])
+    assert math.isnan(row["high_cycles"])
+    assert row["evidence"].startswith("contradicting bounds")
+
+
+def test_the_report_says_it_in_words() -> None:
+    data = simulate(7, 3, DOMAINS, 120_000_000, skew_cycles=(0, 100_000, -8_000_000)).data
+    trace = json_object(build(partial(data)))["trace"]
+    pairs = {(pair["pcpu"], pair["other_pcpu"]): pair for pair in trace["skewed_pcpu_pairs"]}
+    assert list(pairs) == [(0, 1), (0, 2), (1, 2)]
+    assert pairs[0, 1]["low_cycles"] <= 100_000 <= pairs[0, 1]["high_cycles"]
+    assert pairs[0, 1]["evidence"] == "a vCPU seen on both at once"
+    far = pairs[0, 2]
+    assert far["low_cycles"] is None
+    assert far["evidence"].endswith(f"at least {far['least_cycles']} cycles apart, either way")

@@ -1,0 +1,172 @@
+"""Partials merge: over pieces, files and hosts, in any order and grouping."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from builders.host import simulate
+from builders.hosts import HOSTS
+from builders.partials import collected, partial
+from oracle.runs import run, tally_of
+from xtrace.analysis.machine.metrics import Metric
+from xtrace.analysis.partial.partial import Partial, merge, partial_of
+from xtrace.analysis.report.build import build, json_object
+from xtrace.probes.format import EVENT_MASK, WRAP_BUFFER
+
+NAMES = [field.name for field in fields(Partial)]
+DAMAGED = b"\0" * 8
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[Partial]:
+    """Hosts that are calm, lossy, skewed, damaged, and one that recorded nothing."""
+    traces = [HOSTS["calm"](1), HOSTS["lossy"](2), HOSTS["skewed"](3) + DAMAGED + HOSTS["calm"](4), b""]
+    return [partial(data) for data in traces]
+
+
+def frames(of: Partial) -> dict[str, pd.DataFrame]:
+    """Return the frames in one order of rows."""
+    ordered = {}
+    for name in NAMES:
+        frame = getattr(of, name)
+        ordered[name] = frame.sort_values(list(frame.columns)).reset_index(drop=True)
+    return ordered
+
+
+def assert_equal(one: Partial, other: Partial) -> None:
+    left, right = frames(one), frames(other)
+    for name in NAMES:
+        pd.testing.assert_frame_equal(left[name], right[name], check_dtype=False, obj=name)
+
+
+def test_any_order(parts: list[Partial]) -> None:
+    assert_equal(merge(parts), merge(parts[::-1]))
+    assert_equal(merge(parts), merge([parts[2], parts[0], parts[3], parts[1]]))
+
+
+def test_any_grouping(parts: list[Partial]) -> None:
+    a, b, c, d = parts
+    assert_equal(merge([a, b, c, d]), merge([merge([a, b]), merge([c, d])]))
+    assert_equal(merge([a, b, c, d]), merge([a, merge([b, merge([c, d])])]))
+
+
+def test_what_is_merged_is_left_alone(parts: list[Partial]) -> None:
+    before = [{name: frame.copy() for name, frame in frames(part).items()} for part in parts]
+    merge(parts)
+    for part, was in zip(parts, before, strict=True):
+        for name, frame in frames(part).items():
+            pd.testing.assert_frame_equal(frame, was[name])
+
+
+def test_one_and_none(parts: list[Partial]) -> None:
+    assert_equal(merge([parts[0]]), parts[0])
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge([])
+
+
+def test_a_trace_of_nothing_changes_nothing_but_the_number_of_files(parts: list[Partial]) -> None:
+    both = merge([parts[0], parts[3]])
+    assert both.facts["files"].tolist() == [2]
+    facts = both.facts.assign(files=1)
+    assert_equal(replace(both, facts=facts), parts[0])
+
+
+@pytest.mark.parametrize("name", ["tallies", "buckets", "records", "facts", "pairs", "damages", "pcpus"])
+def test_counts_of_files_add_up(parts: list[Partial], name: str) -> None:
+    together = getattr(merge(parts), name)
+    assert len(getattr(parts[0], name)) or name == "damages"
+    for column in (
+        "count",
+        "sum_cycles",
+        "ns",
+        "cycles",
+        "skipped_bytes",
+        "window_bytes",
+        "blind_cycles",
+        "bytes_read",
+    ):
+        if column in together:
+            assert together[column].sum() == sum(getattr(part, name)[column].sum() for part in parts)
+    if name in ("pairs", "damages"):
+        assert len(together) == sum(len(getattr(part, name)) for part in parts)
+
+
+def test_extremes_are_those_of_all(parts: list[Partial]) -> None:
+    tallies = merge(parts).tallies.set_index(["metric", "a", "b"])
+    for part in parts:
+        each = part.tallies.set_index(["metric", "a", "b"])
+        assert (tallies.loc[each.index, "min_cycles"] <= each["min_cycles"]).all()
+        assert (tallies.loc[each.index, "max_cycles"] >= each["max_cycles"]).all()
+    assert tallies["max_cycles"].max() == max(
+        part.tallies["max_cycles"].max() for part in parts if len(part.tallies)
+    )
+
+
+def test_pieces_of_a_trace_make_the_whole() -> None:
+    """Tallies of two halves of the intervals, merged, are the tallies of all."""
+    data = HOSTS["lossy"](5)
+    done, whole = run(data), collected(data)
+    rows = np.concatenate((done.rows, done.ends))
+    middle = len(rows) // 3
+    none = np.zeros_like(whole.vcpu_counts)
+
+    def tallied(*pieces: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Partial:
+        return partial_of(replace(whole, tallies=tally_of(pieces).columns(), vcpu_counts=none))
+
+    together = tallied(rows)
+    merged = merge([tallied(rows[:middle]), tallied(rows[middle:])])
+    for name in ("tallies", "buckets"):
+        pd.testing.assert_frame_equal(frames(together)[name], frames(merged)[name], check_dtype=False)
+    seen = frames(partial_of(replace(whole, vcpu_counts=none)))
+    pd.testing.assert_frame_equal(frames(together)["tallies"], seen["tallies"], check_dtype=False)
+
+
+def test_two_hosts_stay_apart_under_their_labels(parts: list[Partial]) -> None:
+    one, other = parts[0], parts[1]
+    both = merge([one.labelled("athens"), other.labelled("berne"), one.labelled("athens")])
+    for name in NAMES:
+        frame = getattr(both, name)
+        berne = frame[frame["host"] == "berne"].drop(columns="host").reset_index(drop=True)
+        was = getattr(other, name)
+        was = was.sort_values(list(was.columns)).reset_index(drop=True)
+        berne = berne[was.columns].sort_values(list(was.columns)).reset_index(drop=True)
+        pd.testing.assert_frame_equal(berne, was, check_dtype=False, obj=name)
+    athens = both.tallies[both.tallies["host"] == "athens"]
+    assert athens["count"].sum() == 2 * one.tallies["count"].sum()
+    assert set(both.facts["host"]) == {"athens", "berne"}
+
+
+def test_a_partial_counts_what_the_host_did() -> None:
+    simulation = simulate(9, 2, [(0, 2, "pv"), (3, 1, "hvm")], 20_000_000)
+    part = partial(simulation.data)
+    header = part.records["header"]
+    events = part.records.groupby(header & EVENT_MASK)["count"].sum().to_dict()
+    assert events.pop(WRAP_BUFFER, 0) == simulation.truth.fillers
+    assert events == dict(simulation.truth.events)
+    tallies = part.tallies
+    for (domain, vcpu), truth in simulation.truth.vcpus.items():
+        of = tallies[tallies["a"] == domain << 16 | vcpu]
+        found = of[of["metric"] == int(Metric.HYPERCALL)].set_index("b")["count"].to_dict()
+        if domain == 0:
+            assert found == dict(truth.hypercalls)
+
+
+def test_a_merged_report_is_that_of_all_files(parts: list[Partial]) -> None:
+    trace = json_object(build(merge(parts)))["trace"]
+    alone = [json_object(build(part))["trace"] for part in parts]
+    assert trace["files"] == len(parts)
+    for key in (
+        "records",
+        "lost_records",
+        "loss_count",
+        "skipped_bytes",
+        "damage_count",
+        "bytes_read",
+        "span_cycles",
+    ):
+        assert trace[key] == sum(each[key] for each in alone), key
+    assert trace["pcpus"] == max(each["pcpus"] for each in alone)

@@ -1,0 +1,359 @@
+"""Stored summaries: what is written is what is read, and what strangers write does no harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import zipfile
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from builders.hosts import HOSTS
+from builders.partials import partial
+from xtrace.analysis.diff.figures import measure
+from xtrace.analysis.partial import summary_head
+from xtrace.analysis.partial.partial import Partial, merge
+from xtrace.analysis.partial.summary_file import Summary, combined, read, write
+from xtrace.analysis.partial.summary_head import HEAD, Origin, beside, files_of, is_summary, kept
+from xtrace.analysis.report.build import build, json_text
+from xtrace.probes.errors import TraceError
+
+DAMAGED = b"\0" * 8
+ORIGIN = Origin(
+    "a trace",
+    2.5e9,
+    "told by x.json",
+    True,
+    "1 s to 2 s",
+    {3: "web\x1b"},
+    (("x", 1, 2),),
+    {3: (-0.1, 0.01, 0.25, 1.0)},
+)
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Partial]:
+    """Hosts that are calm, lossy, damaged, and one that recorded nothing."""
+    traces = {
+        "calm": HOSTS["calm"](1),
+        "lossy": HOSTS["lossy"](2),
+        "damaged": DAMAGED + HOSTS["calm"](4),
+        "nothing": b"",
+    }
+    return {name: partial(data) for name, data in traces.items()}
+
+
+def assert_same(one: Partial, other: Partial) -> None:
+    for part in fields(Partial):
+        pd.testing.assert_frame_equal(getattr(one, part.name), getattr(other, part.name), obj=part.name)
+
+
+def through_a_file(one: Partial, folder: Path, origin: Origin = ORIGIN) -> Summary:
+    path = folder / "a.summary"
+    write(Summary(one, origin), path)
+    assert is_summary(path)
+    return read(path)
+
+
+# --- round trip --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["calm", "lossy", "damaged", "nothing"])
+def test_a_partial_comes_back_as_it_was(name: str, parts: dict[str, Partial], tmp_path: Path) -> None:
+    found = through_a_file(parts[name], tmp_path)
+    assert_same(found.partial, parts[name])
+    assert found.origin == ORIGIN
+
+
+def test_merged_and_labelled_ones_come_back_too(parts: dict[str, Partial], tmp_path: Path) -> None:
+    merged = merge(parts.values())
+    assert_same(through_a_file(merged, tmp_path).partial, merged)
+    labelled = merge([parts["calm"].labelled("athens"), parts["damaged"].labelled("\0berne\n")])
+    assert_same(through_a_file(labelled, tmp_path).partial, labelled)
+
+
+def test_frames_and_columns_that_are_new_come_back(parts: dict[str, Partial], tmp_path: Path) -> None:
+    """As long as they hold numbers or text; anything else is refused when it is written."""
+    calm = parts["calm"]
+    extended = calm.vcpus.assign(
+        ratio=0.5, is_new=True, name="n", mixed=pd.Series([1, *["x"] * (len(calm.vcpus) - 1)], dtype=object)
+    )
+    more = replace(calm, vcpus=extended)
+    assert_same(through_a_file(more, tmp_path).partial, more)
+    with pytest.raises(TypeError, match=r"vcpus\.bad"):
+        write(Summary(replace(calm, vcpus=calm.vcpus.assign(bad=None)), ORIGIN), tmp_path / "b.summary")
+    assert not (tmp_path / "b.summary").exists()
+
+
+def test_merging_summaries_is_merging_partials(parts: dict[str, Partial], tmp_path: Path) -> None:
+    found = []
+    for name, part in parts.items():
+        path = tmp_path / f"{name}.summary"
+        write(Summary(part, Origin(name)), path)
+        found.append(read(path))
+    together = combined(found)
+    assert_same(together.partial, merge(parts.values()))
+    assert json_text(build(together.partial)) == json_text(build(merge(parts.values())))
+    assert together.origin == Origin("calm and 3 more")
+
+
+def test_the_same_summary_makes_the_same_bytes(parts: dict[str, Partial], tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        write(Summary(parts["calm"], ORIGIN), path)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_it_says_itself_what_it_holds(parts: dict[str, Partial], tmp_path: Path) -> None:
+    path = tmp_path / "a.summary"
+    write(Summary(parts["calm"], ORIGIN), path)
+    with zipfile.ZipFile(path) as archive:
+        head = json.loads(archive.read(HEAD))
+        counts = np.load(io.BytesIO(archive.read("tallies/count.npy")), allow_pickle=False)
+    assert head["schema_version"] == summary_head.SCHEMA_VERSION
+    assert head["metrics"]["WAKE_TO_RUNNING"] == 16
+    assert set(head["frames"]) == {part.name for part in fields(Partial)}
+    assert counts.tolist() == parts["calm"].tallies["count"].tolist()
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_only_a_summary_is_overwritten(parts: dict[str, Partial], tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("notes")
+    with pytest.raises(TraceError, match="no summary"):
+        write(Summary(parts["calm"], ORIGIN), path)
+    assert path.read_text() == "notes"
+    path.unlink()
+    write(Summary(parts["calm"], ORIGIN), path)
+    write(Summary(parts["lossy"], ORIGIN), path)
+    assert_same(read(path).partial, parts["lossy"])
+    assert [each.name for each in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_link_is_replaced_and_not_followed(parts: dict[str, Partial], tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    write(Summary(parts["calm"], ORIGIN), target)
+    link.symlink_to(target)
+    write(Summary(parts["lossy"], ORIGIN), link)
+    assert not link.is_symlink()
+    assert_same(read(target).partial, parts["calm"])
+
+
+def test_a_kept_summary_is_of_the_trace_as_it_is(parts: dict[str, Partial], tmp_path: Path) -> None:
+    trace = tmp_path / "t.bin"
+    trace.write_bytes(b"1234")
+    assert kept(trace) is None
+    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    assert kept(trace) == beside(trace) == tmp_path / "t.bin.summary"
+    os.utime(trace, ns=(1, 1))
+    assert kept(trace) is None
+    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    Path(f"{trace}.json").write_text("{}")
+    assert kept(trace) is None, "a sidecar may tell another TSC rate"
+    write(Summary(parts["calm"], Origin("t.bin", window="1 s", files=files_of(trace))), beside(trace))
+    assert kept(trace) is None, "it is of a part"
+
+
+def test_a_kept_summary_of_another_version_is_not_used(
+    parts: dict[str, Partial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "t.bin"
+    trace.write_bytes(b"1234")
+    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    monkeypatch.setattr(summary_head, "_version", lambda: "0.0.1")
+    assert kept(trace) is None
+    monkeypatch.undo()
+    beside(trace).write_bytes(beside(trace).read_bytes()[:-50])
+    assert kept(trace) is None, "it is damaged"
+
+
+def test_a_folder_keeps_its_summary_inside(parts: dict[str, Partial], tmp_path: Path) -> None:
+    capture = tmp_path / "a.xtrace"
+    (capture / "bpf").mkdir(parents=True)
+    (capture / "xentrace.bin").write_bytes(b"1234")
+    (capture / "bpf" / "x").write_bytes(b"5")
+    write(Summary(parts["calm"], Origin("a", files=files_of(capture))), beside(capture))
+    assert kept(capture) == capture / "summary"
+    (capture / "bpf" / "x").write_bytes(b"56")
+    assert kept(capture) is None
+
+
+# --- strangers ---------------------------------------------------------------------------------
+
+
+Members = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def members(parts: dict[str, Partial], tmp_path_factory: pytest.TempPathFactory) -> Members:
+    path = tmp_path_factory.mktemp("sound") / "a.summary"
+    write(Summary(parts["damaged"], ORIGIN), path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(members: Members, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def array(values: Any) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.asarray(values), allow_pickle=True)
+    return out.getvalue()
+
+
+def with_head(members: Members, change: Callable[[dict[str, Any]], object]) -> Members:
+    head = json.loads(members[HEAD])
+    change(head)
+    return {**members, HEAD: json.dumps(head).encode()}
+
+
+def with_column(members: Members, name: str, change: Callable[[Any], Any]) -> Members:
+    values = np.load(io.BytesIO(members[f"{name}.npy"]))
+    return {**members, f"{name}.npy": array(change(values.copy()))}
+
+
+def first(value: int) -> Callable[[Any], Any]:
+    def change(values: Any) -> Any:
+        values[0] = value
+        return values
+
+    return change
+
+
+def every(value: int) -> Callable[[Any], Any]:
+    return lambda values: np.where(values >= 0, value, values)
+
+
+BAD: dict[str, Callable[[Members], Members]] = {
+    "no head": lambda m: {**m, HEAD: b""},
+    "no object": lambda m: {**m, HEAD: b"[1]"},
+    "deep": lambda m: {**m, HEAD: b"[" * 100_000},
+    "large head": lambda m: {**m, HEAD: b" " * (5 << 20)},
+    "no member": lambda m: {name: content for name, content in m.items() if name != "tallies/b.npy"},
+    "pickle": lambda m: {**m, "tallies/b.npy": array(np.array([{}] * 3, object))},
+    "not an array": lambda m: {**m, "tallies/b.npy": b"nothing"},
+    "many rows": lambda m: with_head(m, lambda h: h["rows"].update(tallies=1 << 40)),
+    "negative rows": lambda m: with_head(m, lambda h: h["rows"].update(tallies=-1)),
+    "rows in words": lambda m: with_head(m, lambda h: h["rows"].update(tallies="ten")),
+    "no rows": lambda m: with_head(m, lambda h: h.pop("rows")),
+    "a list for frames": lambda m: with_head(m, lambda h: h.update(frames=[])),
+    "unknown kind": lambda m: with_head(m, lambda h: h["frames"]["tallies"].update(b="pickle")),
+    "short": lambda m: {**m, "tallies/b.npy": m["tallies/b.npy"][:-8]},
+    "two dimensions": lambda m: with_column(m, "tallies/b", lambda v: v.reshape(-1, 1)),
+    "floats": lambda m: with_column(m, "tallies/b", lambda v: v.astype(float)),
+    "bytes": lambda m: with_column(m, "tallies/count", lambda v: v.astype(np.int8)),
+    "big-endian": lambda m: with_column(m, "tallies/count", lambda v: v.astype(">i8")),
+    "dates": lambda m: with_column(m, "tallies/count", lambda v: v.astype("M8[s]")),
+    "no such bucket": lambda m: with_column(m, "buckets/bucket", first(1 << 40)),
+    "negative bucket": lambda m: with_column(m, "buckets/bucket", first(-1)),
+    "negative count": lambda m: with_column(m, "buckets/count", first(-1)),
+    "huge count": lambda m: with_column(m, "tallies/count", first(1 << 62)),
+    "no such metric": lambda m: with_column(m, "tallies/metric", first(-5)),
+    "no such pCPU": lambda m: with_column(m, "pcpus/pcpu", first(1 << 40)),
+    "text for numbers": lambda m: {
+        **with_head(m, lambda h: h["frames"]["vcpus"].update(vcpu="objects")),
+        "vcpus/vcpu.objects": b'["a"]',
+    },
+    "numbers for text": lambda m: {**m, "damages/reason.text": b"[1]"},
+    "escapes": lambda m: {**m, "damages/reason.text": b'["\\u001b[2J"]'},
+    "no text": lambda m: {**m, "damages/reason.text": b"[null]"},
+    "origin": lambda m: with_head(m, lambda h: h.update(origin=5)),
+    "rate": lambda m: with_head(m, lambda h: h["origin"].update(tsc_hz=-1)),
+    "rate in words": lambda m: with_head(m, lambda h: h["origin"].update(tsc_hz="fast")),
+    "domains": lambda m: with_head(m, lambda h: h["origin"].update(domains={"x": "y"})),
+    "files": lambda m: with_head(m, lambda h: h["origin"].update(files=[1])),
+    "many members": lambda m: {**m, **{f"x/{number}": b"" for number in range(1001)}},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) -> None:
+    path = packed(BAD[kind](members), tmp_path / "bad.summary")
+    with pytest.raises(TraceError) as raised:
+        read(path)
+    said = str(raised.value)
+    assert said.startswith(f"{path}: damaged summary: ")
+    assert said.endswith("; make it again from its trace")
+    assert "\n" not in said
+    assert len(said) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda head: head.update(schema_version=99), "another schema"),
+        (lambda head: head["metrics"].update(RUNNING=3), "other metrics"),
+        (lambda head: head["frames"].pop("pairs"), "its frames are others"),
+        (lambda head: head["frames"]["pairs"].pop("ns"), "columns of pairs are others"),
+    ],
+)
+def test_another_version_says_so(
+    change: Callable[[dict[str, Any]], object], said: str, members: Members, tmp_path: Path
+) -> None:
+    path = packed(with_head(members, change), tmp_path / "other.summary")
+    with pytest.raises(TraceError, match=rf"another version of xtrace \({said}\)"):
+        read(path)
+
+
+def test_a_bomb_is_told_by_its_size(
+    members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed({**members, "x/y": bytes(1 << 20)}, tmp_path / "bomb.summary")
+    assert path.stat().st_size < 1 << 19
+    monkeypatch.setattr(summary_head, "_MAX_BYTES", 1 << 19)
+    with pytest.raises(TraceError, match="more than"):
+        read(path)
+
+
+def test_bytes_that_change_are_noticed_or_harmless(members: Members, tmp_path: Path) -> None:
+    path = packed(members, tmp_path / "flipped.summary")
+    sound = path.read_bytes()
+    chance = random.Random(5)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(sound)
+        for _ in range(chance.choice((1, 1, 4))):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        if chance.random() < 0.2:
+            del damaged[chance.randrange(len(damaged)) :]
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except TraceError:
+            refused += 1
+    assert refused > 130
+
+
+def test_numbers_that_make_no_sense_make_no_traceback(members: Members, tmp_path: Path) -> None:
+    """What passes the checks goes through every table and every figure of a diff."""
+    chance = random.Random(6)
+    names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+    passed = 0
+    for _ in range(40):
+        changed = members
+        for name in chance.sample(names, 3):
+            value = chance.choice((0, 1, -1, 77, 1 << 16, 1 << 31, 1 << 47, -(1 << 40), (1 << 62)))
+            changed = with_column(changed, name, every(value))
+        path = packed(changed, tmp_path / "senseless.summary")
+        try:
+            found = read(path)
+        except TraceError:
+            continue
+        passed += 1
+        json_text(build(found.partial))
+        measure(found)
+    assert passed > 10

@@ -1,0 +1,215 @@
+"""dom0's tables from a capture made by hand: names, zeros, quantiles, merges, samples by xenctx."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial import dom0_frames
+from xtrace.analysis.partial.histogram import QUANTILE_ERROR_RATIO
+from xtrace.analysis.partial.partial import Partial, merge, partial_of
+from xtrace.analysis.partial.summary_file import Summary, _nothing, read, write
+from xtrace.analysis.partial.summary_head import Origin
+from xtrace.analysis.tables import activity, dom0
+from xtrace.probes.bpf import ctf_writer
+from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.capture.layout import BPF_TABLES, Capture
+from xtrace.probes.capture.writer import Capture as RecordedCapture
+from xtrace.probes.catalog import VersionRange
+from xtrace.probes.errors import TraceError
+from xtrace.probes.live.histogram import bucket_of
+
+Values = dict[tuple[Kind, int, int], list[int]]
+
+_SAMPLE = struct.Struct("<IIQQQII16sQ")
+_META = {"domains": [{"id": 0, "event_channels": [{"port": 17, "kind": "Interdomain", "domain": 3}]}]}
+
+
+def _capture(
+    folder: Path, values: dict[tuple[Kind, int, int], list[int]], irq_name: str = "blkif"
+) -> Capture:
+    """Write durations as the recorder would, half of them in a first second and half in a second."""
+    lines: list[dict[str, Any]] = [{"schema_version": 1}, {"t_ns": 10**9, "interrupts_begin": {"45": [7, 1]}}]
+    for half in range(2):
+        rows, buckets = [], []
+        for (kind, ident, vcpu), durations in values.items():
+            part = durations[half::2]
+            timed = [value for value in part if value]
+            upto = [value for value in durations[: None if half else 1] if value]
+            rows.append(
+                [kind, ident, vcpu, len(timed), sum(timed), min(upto, default=0), max(upto, default=0),
+                 len(part) - len(timed)]
+            )  # fmt: skip
+            buckets += [[kind, ident, vcpu, bucket_of(value), 1] for value in timed]
+        lines += [
+            {"t_ns": (half + 2) * 10**9, "rows": rows},
+            {"t_ns": (half + 2) * 10**9, "buckets": buckets},
+        ]
+    lines.append(
+        {"t_ns": 3 * 10**9, "irqs": {"45": ["xen-dyn-lateeoi-event", irq_name]}, "ports": {"17": 45}}
+    )
+    lines.append({"t_ns": 3 * 10**9, "interrupts_end": {"45": [10, 3], "46": [1, 0]}})
+    path = folder / BPF_TABLES
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Capture(folder, _META)
+
+
+def _partial(capture: Capture) -> Partial:
+    return partial_of(_nothing(), dom0_frames.read(capture))
+
+
+def _measures(*partials: Partial) -> Measures:
+    return Measures(merge(partials), VersionRange.parse("4.17"))
+
+
+_VALUES = {
+    (Kind.UPCALL, 0, 0): [0, 5000, 7000, 0, 9000, 11000],
+    (Kind.UPCALL, 0, 1): [300],
+    (Kind.PORT_HANDLER, 17, 1): [400, 800, 1_000_000],
+    (Kind.DISPATCH, 17, 1): [100, 120, 140],
+    (Kind.IRQ_HANDLER, 45, 1): [350, 700, 900_000],
+    (Kind.LATE_EOI, 45, 0): [5_000_000],
+}
+
+
+def test_upcalls_by_vcpu_leave_zeros_apart(tmp_path: Path) -> None:
+    table = dom0.upcalls(_measures(_partial(_capture(tmp_path, _VALUES))))
+    assert table[["domain", "vcpu", "count", "zero_count", "sum_ns"]].to_numpy().tolist() == [
+        [0, 0, 4, 2, 32000],
+        [0, 1, 1, 0, 300],
+    ]
+    first = table.iloc[0]
+    assert abs(first["p50_ns"] - 7000) <= 7000 * QUANTILE_ERROR_RATIO
+    assert first["max_ns"] == 11000
+    assert first["per_s"] == 2.0
+    assert first["share_ratio"] == pytest.approx(32000 / 2e9)
+
+
+def test_a_port_has_the_name_of_its_irq_and_its_domain(tmp_path: Path) -> None:
+    row = dom0.ports(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
+    assert (row["port"], row["name"], row["vcpu"], row["count"]) == (17, "blkif d3", 1, 3)
+    assert row["dispatch_count"] == 3
+    assert abs(row["dispatch_p50_ns"] - 120) <= 120 * QUANTILE_ERROR_RATIO
+
+
+def test_an_interrupt_has_its_late_eois_whatever_vcpu_they_came_on(tmp_path: Path) -> None:
+    row = dom0.irqs(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
+    assert (row["irq"], row["name"], row["count"], row["eoi_count"]) == (45, "blkif", 3, 1)
+    assert row["eoi_max_ns"] == 5_000_000
+    assert row["send_count"] == row["wake_to_switch_count"] == 0
+    assert np.isnan(row["wake_to_switch_p50_ns"])
+
+
+def test_losses_compare_with_proc_interrupts(tmp_path: Path) -> None:
+    row = dom0.losses(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
+    # 45 went from 8 to 13; 46 is new and has 1.
+    assert row["interrupt_count"] == 6
+    assert (row["upcall_count"], row["port_handler_count"], row["irq_handler_count"]) == (7, 3, 3)
+
+
+def test_captures_merge_and_another_boots_irq_stays_apart(tmp_path: Path) -> None:
+    first = _partial(_capture(tmp_path / "a", _VALUES))
+    second = _partial(_capture(tmp_path / "b", _VALUES, "vif1.0"))
+    both = dom0.irqs(_measures(first, second))
+    assert both[["name", "count"]].to_numpy().tolist() == [["blkif", 3], ["vif1.0", 3]]
+    same = _measures(first, first)
+    assert dom0.upcalls(same)["count"].tolist() == [8, 2]
+    assert same.partial.dom0_tallies["min_ns"].min() == 100
+    assert int(same.partial.dom0_facts["span_ns"].iloc[0]) == 4 * 10**9
+
+
+def test_tables_of_nothing_are_empty_with_their_columns() -> None:
+    measures = _measures(partial_of(_nothing()))
+    for table in dom0.TABLES:
+        frame = table.of(measures)
+        assert frame.empty, table.name
+        assert list(frame.columns) == [column.name for column in table.columns]
+
+
+def test_a_summary_keeps_them(tmp_path: Path) -> None:
+    partial = _partial(_capture(tmp_path / "a", _VALUES))
+    write(Summary(partial, Origin("a")), tmp_path / "a.summary")
+    kept = read(tmp_path / "a.summary").partial
+    for table in dom0.TABLES:
+        before, after = table.of(_measures(partial)), table.of(_measures(kept))
+        assert before.to_json() == after.to_json(), table.name
+
+
+def test_xenctx_tells_where_guests_were(tmp_path: Path) -> None:
+    (tmp_path / "xenctx").mkdir()
+    rows = [
+        {"schema_version": 1, "bias": "..."},
+        *[{"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0xffffffff81a442b5"}] * 3,
+        {"t_ns": [3, 4], "domain": 3, "vcpu": 0, "rip": "0x401136"},
+    ]
+    (tmp_path / dom0_frames.XENCTX).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = activity.rip_samples(_measures(_partial(Capture(tmp_path, {}))))
+    assert table[["domain", "vcpu", "source", "rip", "count"]].to_numpy().tolist() == [
+        [3, 1, "xenctx", "0xffffffff81a442b5", 3],
+        [3, 0, "xenctx", "0x401136", 1],
+    ]
+
+
+def _sampled(folder: Path, event: str, samples: list[tuple[int, int, int]]) -> Capture:
+    """Write samples {CPU, address, flags} as the recorder does."""
+    made = RecordedCapture(folder)
+    made.stream("samples/metadata").write(ctf_writer.sample_metadata("made").encode())
+    for cpu in {cpu for cpu, _, _ in samples}:
+        records = b"".join(
+            _SAMPLE.pack(56, 7, 1000 + at, Kind.SAMPLE, ip, 1, 1, b"sh", flags)
+            for at, (own, ip, flags) in enumerate(samples)
+            if own == cpu
+        )
+        ctf_writer.CpuStreams(made, "samples", cpu).write(1000, 2000, records, 0)
+    heading = {"schema_version": 1, "event": event, "sample_hz": 99}
+    made.stream(dom0_frames.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
+    made.close()
+    return Capture(folder, {})
+
+
+_KERNEL_IP, _USER_IP, _XEN_IP = 0xFFFF_FFFF_8100_1234, 0x401136, 0xFFFF_82D0_4020_0000
+_SAMPLES = [(1, _KERNEL_IP, 0x200)] * 3 + [(0, _KERNEL_IP, 0), (0, _USER_IP, 0x200), (0, _XEN_IP, 0x200)]
+
+
+def test_samples_by_the_software_clock_are_rips_of_dom0(tmp_path: Path) -> None:
+    partial = _partial(_sampled(tmp_path / "c", "software clock", _SAMPLES))
+    table = activity.rip_samples(_measures(partial, partial))
+    assert table[["domain", "vcpu", "source", "rip", "count"]].to_numpy().tolist() == [
+        [0, 1, "perf_clock", hex(_KERNEL_IP), 6],
+        [0, 0, "perf_clock", hex(_KERNEL_IP), 2],
+        [0, 0, "perf_clock", hex(_USER_IP), 2],
+    ]
+    assert partial.dom0_samples["count"].sum() == 6
+    assert partial.dom0_facts["sample_mixed"].tolist() == [0]
+
+
+@pytest.mark.parametrize("event", ["hardware cycles", ""])
+def test_samples_of_all_domains_are_nobodys_rips(tmp_path: Path, event: str) -> None:
+    partial = _partial(_sampled(tmp_path / "c", event, _SAMPLES))
+    assert activity.rip_samples(_measures(partial)).empty
+    assert partial.dom0_samples["count"].sum() == 6
+    assert partial.dom0_facts["sample_mixed"].tolist() == [6]
+
+
+def test_a_sample_of_no_vcpu_is_told(tmp_path: Path) -> None:
+    capture = _sampled(tmp_path / "c", "software clock", [(1 << 16, _KERNEL_IP, 0)])
+    with pytest.raises(TraceError, match="damaged"):
+        dom0_frames.read(capture)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rip": "0x1ffffffffffffffff"}, {"vcpu": 70000}, {"domain": -1}, {"rip": 5}]
+)
+def test_a_damaged_sample_of_xenctx_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    (tmp_path / "xenctx").mkdir()
+    row = {"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0x1"} | wrong
+    (tmp_path / dom0_frames.XENCTX).write_text(json.dumps(row) + "\n")
+    with pytest.raises(TraceError, match="damaged"):
+        dom0_frames.read(Capture(tmp_path, {}))

@@ -1,0 +1,163 @@
+"""`xtrace calibrate` as a user runs it, and what it prints of figures made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xtrace.cli.main import main
+from xtrace.cli.render.calibration import figure, print_calibration
+from xtrace.cli.render.terminal import put
+from xtrace.probes.timing import host
+from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row, read
+
+WIDTH = 80
+Capture = pytest.CaptureFixture[str]
+HOST = {
+    "cpu_model": "A processor of a name that must be broken up (family 6, model 207, stepping 2)",
+    "microcode": "0x1",
+    "hypervisor": "Xen 4.17 PV dom0",
+    "kernel": "Linux 6.1",
+}
+
+
+def row(kind: str, place: str, context: str, median: float | None, **changes: object) -> Row:
+    low, high = (None, None) if median is None else (median - 0.4, median + 12.3)
+    return Row(kind, "lock add", place, context, median, low, high, 96, True, **changes)  # type: ignore[arg-type]
+
+
+SITE = 0xFFFF_FFFF_8020_1234
+FOUND = Calibration(
+    HOST,
+    "2026-01-02T03:04:05+00:00",
+    2.3e9,
+    26,
+    1.25,
+    "hardware",
+    {},
+    (
+        *(
+            row("mask", "inline", context, 10.0 ** (number - 2))
+            for number, context in enumerate(CONTEXTS[:7])
+        ),
+        row("unmask", "outofline", "empty", None),
+        *(
+            row("unmask", "site", context, 14.0, address=SITE, lean_median_cycles=15.0)
+            for context in CONTEXTS[:3]
+        ),
+        row("unmask", "site", "site", 1.0, address=SITE + 1, note="not replayed: hlt at 0x1 is none; so"),
+    ),
+    ("0x1: cpuid is no fence that is run",),
+)
+
+
+@pytest.mark.parametrize("ns", [False, True])
+def test_it_fits_the_terminal(capsys: Capture, ns: bool) -> None:
+    name = "xen_a_function_of_a_name_that_takes_all_the_room_and_more+0x12  lfence callee x86_lfence"
+    print_calibration(put, FOUND, {(SITE, "lock add"): name}, ns=ns)
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= WIDTH
+    assert ("in ns" in out) is ns
+    assert "not replayed: hlt at 0x1" in out
+    assert "cpuid is no fence" in out
+    assert "measured on this host" in out
+
+
+def test_what_it_looks_like(capsys: Capture) -> None:
+    print_calibration(put, FOUND, {(SITE, "lock add"): "spllower+0x12  lock add inline"}, ns=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "TSC      2300.000 MHz in steps of 26; the core ran at 1.250 of it" in lines
+    assert "ffffffff80201234  unmask  spllower+0x12  lock add inline" in lines
+    assert [line for line in lines if line.startswith("lean ")]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "tight", "text"),
+    [
+        ((12.34, 12.0, 12.5), 1.0, True, "12.3±0.3"),
+        ((12.34, 12.0, 12.5), 10.0, False, "123±3?"),
+        ((-0.01, -0.4, 0.3), 1.0, True, "0.0±0.4"),
+        ((361.0, 340.0, 399.0), 1.0, True, "361±38"),
+        ((0.5, 0.1, 31.5), 1.0, False, "0.5±31?"),
+        ((19.7, 19.0, 20.94), 1.0, False, "19.7±1?"),
+        ((None, None, None), 1.0, False, "-"),
+    ],
+)
+def test_figures(
+    values: tuple[float | None, float | None, float | None], scale: float, tight: bool, text: str
+) -> None:
+    assert figure(*values, scale, tight=tight) == text
+
+
+def test_a_run(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "calibration.json"
+    code = main(["calibrate", "--seconds", "0.5", "--cpu", "0", "-o", str(path), "--json"])
+    captured = capsys.readouterr()
+    found = read(path)
+    assert json.loads(captured.out)["date"] == found.date
+    # A test machine may be too noisy: then it says so, keeps no figure, and fails.
+    assert code == (0 if found.timing == "hardware" else 1)
+    assert bool(found.rows) is (found.timing == "hardware")
+    assert (captured.err.count("\n"), captured.err.startswith("xtrace: no figure")) == (code, bool(code))
+
+
+def test_emulated_timing_fails_and_says_why(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "emulation", lambda *_: "cpuid names the hypervisor TCGTCGTCGTCG")
+    path = tmp_path / "calibration.json"
+    assert main(["calibrate", "--quick", "-o", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert "timing   emulated" in captured.out
+    assert captured.err == (
+        "xtrace: no figure: timing is emulated: cpuid names the hypervisor TCGTCGTCGTCG; "
+        "calibrate on the hardware\n"
+    )
+    assert read(path).timing == "emulated"
+
+
+def test_what_is_printed_before_a_failure_is_not_lost() -> None:
+    """Python keeps what goes to a pipe until it ends, and the process is ended without it."""
+    code = (
+        "from xtrace.probes.timing import host; host.emulation = lambda *_: 'so it says'\n"
+        "from xtrace.cli.start import main; main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code, "calibrate", "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert json.loads(done.stdout)["timing"] == "emulated"
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text("mine")
+    assert main(["calibrate", "-o", str(path)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--quick", "--seconds", "5"],
+        ["--seconds", "0"],
+        ["--symbols", "x"],
+        ["--cpu", "-1"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: Capture) -> None:
+    assert main(["calibrate", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("xtrace: ")
+
+
+def test_what_is_no_image(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "not-a-kernel"
+    path.write_text("text")
+    assert main(["calibrate", str(path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,208 @@
+"""`xtrace record` as a user has it: refusals, the closing line, exit codes, and the one file for a dom0."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from builders import ticker
+from builders.ticker import Ticker
+from xtrace.cli.commands.record import closing_line
+from xtrace.cli.main import main
+from xtrace.probes.capture.layout import open_capture
+from xtrace.probes.host import host, restore
+from xtrace.probes.recording.backends.base import Availability, Counts, Overhead
+from xtrace.probes.recording.session import Summary
+
+ROOT = Path(__file__).parents[3]
+HEAVY = {"bcc", "iced_x86", "numba", "numpy", "pandas", "rich"}
+
+
+@pytest.fixture
+def ticking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    ticker.install(monkeypatch)
+
+
+def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(["record", *arguments])
+    out, err = capfd.readouterr()
+    assert out == ""
+    return code, err
+
+
+def test_it_needs_root(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert refusal(capfd) == (1, "xtrace: recording needs root; run it by sudo\n")
+
+
+def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
+    code, said = refusal(capfd)
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "--backend bpf records any Linux kernel" in said
+    assert not (tmp_path / "capture.xtrace").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--backend", "ftrace"], "--backend"),
+        (["-e", "sched+nothing"], "--event"),
+        (["--max-size", "many"], "--max-size"),
+        (["--reserve", "-1"], "--reserve"),
+        (["--timing", "fast"], "--timing"),
+        (["-d", "0"], "-d"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # It is told before what only root can mend.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    code, said = refusal(capfd, *arguments)
+    assert code == 2
+    assert option in said
+
+
+def test_a_recording_says_one_line_of_what_it_is(
+    tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["record", "--backend", "ticker", "-d", "0.3", "--reserve", "0"]) == 0
+        out, err = capfd.readouterr()
+        assert out == ""
+        first, last = err.splitlines()
+        assert first == "xtrace: recording by ticker"
+        assert last.startswith("xtrace: capture.xtrace: ")
+        assert "ticker" in last
+        assert " records, 0 lost" in last
+        assert "% of a CPU" in last
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "capture.xtrace").rglob("*")}
+    assert modes == {0o600, 0o700}
+    assert open_capture(tmp_path / "capture.xtrace.old").has_ended
+    assert main(["record", "--backend", "ticker", "-d", "0.1", "-f", "-o", "capture.xtrace"]) == 0
+
+
+def test_the_exit_code_is_the_commands(ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["record", "--backend", "ticker", "--reserve", "0", "--"]
+    assert main([*arguments, "sh", "-c", "exit 7"]) == 7
+    assert main([*arguments, "sh", "-c", "kill -9 $$"]) == 128 + 9
+    assert main([*arguments, "no-such-command"]) == 1
+    assert "no such command" in capfd.readouterr().err
+
+
+def test_the_end_of_a_backend_is_a_failure_that_keeps_all(
+    tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Ticker, "lives", 2)
+    assert main(["record", "--backend", "ticker", "--reserve", "0"]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert "2 records" in lines[-2]
+    assert lines[-1] == "xtrace: ticker: it fell silent; what was recorded up to then is kept"
+
+
+def test_the_size_allowed_is_a_success_that_says_so(
+    tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--backend", "ticker", "--max-size", "200k", "--reserve", "0"]) == 0
+    assert "reached its --max-size of 204,800 bytes" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_what_a_tool_says_is_escaped(
+    ticking: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hostile = Availability(True, "it ticks", missing=("red \x1b[31m\r\nxtrace: all is well",))
+    monkeypatch.setattr(Ticker, "probe", lambda self: hostile)
+    assert main(["record", "--backend", "ticker", "-d", "0.1", "--reserve", "0"]) == 0
+    err = capfd.readouterr().err
+    assert "\x1b" not in err
+    assert "\\x1b[31m\\r\\nxtrace" in err
+
+
+def test_the_closing_line() -> None:
+    summary = Summary(
+        Path("a.xtrace"),
+        counts={"xentrace": Counts(140_171, 3, 1), "bpf": Counts(12, 0, 1, lost_known=False)},
+        duration_s=10.0,
+        byte_count=12_345_678,
+        overhead=Overhead(cpu_s=0.13, own_upcalls=214),
+    )
+    assert closing_line(summary) == (
+        "a.xtrace: 12.3 MB; xentrace 140,171 records, 3 lost; bpf 12 records, 0 lost or more; "
+        "10.0 s; cost 1.3% of a CPU, at most 214 upcalls"
+    )
+
+
+def test_the_recorder_imports_the_standard_library_alone() -> None:
+    program = (
+        "import json, sys; import xtrace.cli.commands.record, xtrace.probes.recording.session as s; "
+        "from xtrace.probes.recording import backends; [backends.make(n) for n in backends.NAMES]; "
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("zipapp") / "xtrace.pyz"
+    subprocess.run([sys.executable, ROOT / "tools" / "zipapp.py", made], check=True, capture_output=True)
+    return made
+
+
+def run(zipapp: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # -S: nothing that is installed is seen.
+    command = [sys.executable, "-S", str(zipapp), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=zipapp.parent)
+
+
+def test_the_zipapp_is_the_same_twice_and_holds_every_module(zipapp: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.pyz"
+    subprocess.run([sys.executable, ROOT / "tools" / "zipapp.py", again], check=True, capture_output=True)
+    assert zipapp.read_bytes() == again.read_bytes()
+    assert os.access(zipapp, os.X_OK)
+    with zipfile.ZipFile(zipapp) as archive:
+        names = set(archive.namelist())
+    for package in ("cli", "probes", "symbols"):
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix in (".py", ".c", ".h"):
+                name = f"xtrace/{path.relative_to(ROOT)}"
+                assert name in names
+                assert path.suffix != ".py" or f"{name}c" in names
+
+
+def test_a_python_without_what_goes_into_the_zipapp_says_so(tmp_path: Path) -> None:
+    made = tmp_path / "xtrace.pyz"
+    command = [sys.executable, "-S", str(ROOT / "tools" / "zipapp.py"), str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("zipapp.py: ")
+    assert "has no annotated-doc" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_zipapp_runs_on_a_bare_python(zipapp: Path, tmp_path: Path) -> None:
+    version = run(zipapp, "--version")
+    assert (version.returncode, version.stdout) == (0, "xtrace 0.1.0\n")
+    assert run(zipapp, "record", "--help").stdout.startswith("Usage: ")
+    sample = min((ROOT / "samples").glob("*.bin.xz"), key=lambda path: path.stat().st_size)
+    assert "windows" in run(zipapp, "info", str(sample)).stdout
+    for command in (["report"], ["dump", str(sample)], ["sites", sys.executable]):
+        done = run(zipapp, *command)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "; pip install xtrace" in done.stderr
+    if os.geteuid() == 0 and host.why_no_dom0():
+        done = run(zipapp, "record", "-d", "1")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "--backend bpf" in done.stderr

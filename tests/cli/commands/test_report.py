@@ -1,0 +1,363 @@
+"""`xtrace report` as a user runs it: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import ready
+from builders.host import simulate
+from builders.hosts import DOMAINS
+from builders.patience import without_patience
+from oracle.reading import SAMPLES
+from xtrace.cli.loading import sample
+
+PROGRAM = "from xtrace.cli.start import main; main()"
+WIDTH = 80
+ESCAPE = "\x1b"
+#: Every section of the default report that the default sample has something to say for.
+TITLES = ("Wakes", "Who wakes whom", "Upcalls of PV guests", "Runstates", "Use of the pCPUs", "Hypercalls")
+
+Done = subprocess.CompletedProcess[str]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-c", PROGRAM, "report", *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    dropped = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TERM")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**kept, **changes}
+
+
+def run(*arguments: str | Path, stdin: bytes | None = None, **changes: str) -> Done:
+    """Run `xtrace report` with ``arguments``; no command may ever show a traceback."""
+    done = ready.run(["report", *arguments], stdin=stdin or b"", environment=environment(**changes))
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.args, done.returncode, done.stdout, without_patience(done.stderr))
+
+
+@functools.cache
+def default() -> Done:
+    """Return what it does without arguments, which several tests look at."""
+    return run()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short trace of a PV and an HVM guest."""
+    path = tmp_path_factory.mktemp("made") / "made.bin"
+    path.write_bytes(simulate(8, 2, [(0, 2, "pv"), (3, 1, "hvm")], 20_000_000).data)
+    return path
+
+
+def one_line(done: Done, code: int, said: str) -> None:
+    """Check that a command failed with one line on standard error and nothing on standard output."""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("xtrace: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+# --- on a terminal -----------------------------------------------------------------------------
+
+
+def test_without_arguments_it_reports_on_the_sample() -> None:
+    done = default()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sample.NAME in done.stdout.splitlines()[0]
+    for title in TITLES:
+        assert re.search(f"^{title}", done.stdout, re.MULTILINE), title
+    assert "270,414 in 124 windows of 2 pCPUs" in done.stdout
+    assert re.search(r"^TSC +2299\.\d+ MHz, told by xen417-pv-all\.bin\.xz\.json$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
+def test_no_line_is_wider_than_a_terminal(path: Path) -> None:
+    done = default() if path.name == sample.NAME else run(path)
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= WIDTH
+
+
+def test_no_line_of_any_section_is_wider_than_a_terminal(made: Path) -> None:
+    sections = ("delivery", "upcalls", "runstates", "hypercalls", "hvm", "irqs", "rips", "trace")
+    done = run(made, *[word for section in sections for word in ("--section", section)], "--rows", "0")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 150
+    assert max(map(len, done.stdout.splitlines())) <= WIDTH
+
+
+def test_no_escapes_but_for_a_terminal() -> None:
+    assert ESCAPE not in default().stdout
+    assert default().stdout == run(NO_COLOR="1").stdout
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_obeyed_on_a_terminal(no_color: str, coloured: bool, made: Path) -> None:
+    pty = pytest.importorskip("pty")
+    parent, child = pty.openpty()
+    changes = {"TERM": "xterm-256color", "COLUMNS": "80"} | ({"NO_COLOR": no_color} if no_color else {})
+    running = subprocess.Popen(
+        command(made), stdout=child, stderr=subprocess.DEVNULL, env=environment(**changes)
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 1 << 16):
+            shown += piece
+    except OSError:  # how Linux tells the end of a terminal
+        pass
+    finally:
+        os.close(parent)
+    assert running.wait() == 0
+    codes = set(re.findall(rb"\x1b\[([0-9;]*)m", shown))
+    assert bool(codes) or not coloured
+    # Without colour there may still be bold and dim.
+    assert coloured or not [code for code in codes if re.search(rb"(^|;)[34]\d", code)]
+
+
+def test_rows_and_the_way_to_more() -> None:
+    short = run("--section", "hypercalls", "--rows", "2")
+    assert re.search(r"^ +\d+ more: --section hypercalls --rows 0$", short.stdout, re.MULTILINE)
+    whole = run("--section", "hypercalls", "--rows", "0")
+    assert "more:" not in whole.stdout
+    assert len(whole.stdout.splitlines()) > len(short.stdout.splitlines()) + 20
+
+
+def test_domain_and_vcpu_choose_rows() -> None:
+    done = run("--section", "runstates", "--domain", "0", "--vcpu", "1", "--rows", "0")
+    assert set(re.findall(r"^(d\d+v\d+) ", done.stdout, re.MULTILINE)) == {"d0v1"}
+
+
+def test_a_trace_of_nothing_has_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "nothing"
+    path.touch()
+    done = run(path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "records  0 in 0 windows" in done.stdout
+    assert "TSC      the trace does not tell" in done.stdout
+
+
+def test_a_damaged_and_cut_trace_has_a_report_that_says_so(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    path.write_bytes(bytes(8) + made.read_bytes()[:-7])
+    done = run(path)
+    assert done.returncode == 0
+    assert "8 bytes skipped" in done.stdout
+    assert "cut " in done.stdout
+    one_line(run(path, "--strict"), 1, "offset 0")
+
+
+def test_a_file_that_cannot_be_named_plainly(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ESCAPE}[31m\n[bold]b"
+    shutil.copy(made, path)
+    done = run(path)
+    assert done.returncode == 0
+    assert ESCAPE not in done.stdout
+    assert r"\x1b[31m\n[bold]b" in done.stdout.replace("\n", "")
+    path.write_bytes(b"no trace at all")
+    one_line(run(path), 1, r"\x1b[31m\n[bold]b")
+
+
+# --- JSON, CSV, Parquet ------------------------------------------------------------------------
+
+
+@functools.cache
+def as_json(*arguments: str | Path) -> Any:
+    done = run("--json", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_json() -> None:
+    found = as_json()
+    trace = found["trace"]
+    assert found["schema_version"] == 1
+    assert (trace["records"], trace["lost_records"], trace["skipped_bytes"], trace["pcpus"]) == (
+        270_414,
+        0,
+        0,
+        2,
+    )
+    assert trace["tsc_hz"] == 2_299_999_000
+    assert trace["span_ns"] == pytest.approx(6.195e9, rel=1e-3)
+    assert {"wakes", "upcalls", "vcpu_states", "hypercalls", "events"} <= set(found["tables"])
+
+
+def test_standard_input_and_compressed_files_give_the_same(made: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "made.gz"
+    packed.write_bytes(gzip.compress(made.read_bytes()))
+    plain = as_json(made)
+    assert as_json(packed) == plain
+    done = run("--json", "-", stdin=made.read_bytes())
+    assert json.loads(done.stdout) == plain
+
+
+def test_several_files_are_reported_together(made: Path) -> None:
+    one, three = as_json(made), as_json(made, made, made)
+    assert three["trace"]["files"] == 3
+    assert three["trace"]["records"] == 3 * one["trace"]["records"]
+    assert three["trace"]["span_cycles"] == 3 * one["trace"]["span_cycles"]
+
+
+@pytest.mark.parametrize(
+    ("skew_cycles", "said"),
+    [(-300_000, r": -\d+us to -\d+us$"), (4_000_000, r": at least [\d.]+ms, either way$")],
+)
+def test_skewed_clocks_are_said(skew_cycles: int, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "skewed.bin"
+    path.write_bytes(simulate(7, 3, DOMAINS, 40_000_000, skew_cycles=(0, 0, skew_cycles)).data)
+    lines = [line for line in run(path).stdout.splitlines() if line.startswith("skew")]
+    assert [line.split(":")[0] for line in lines] == [
+        "skew     TSC of pCPU 2 less that of pCPU 0",
+        "skew     TSC of pCPU 2 less that of pCPU 1",
+    ]
+    assert all(re.search(said, line) for line in lines), lines
+
+
+def test_a_window_of_time() -> None:
+    whole, part = as_json(), as_json("--from", "2", "--to", "3.5")
+    assert part["trace"]["span_ns"] == pytest.approx(1.5e9, rel=1e-3)
+
+    def calls(found: Any) -> int:
+        return sum(row["count"] for row in found["tables"]["hypercalls"]["rows"])
+
+    assert 0 < calls(part) < calls(whole) / 2
+
+
+def test_a_rate_that_is_given(made: Path) -> None:
+    trace = as_json(made, "--cpu-hz", "2e9")["trace"]
+    assert (trace["tsc_hz"], trace["tsc_hz_source"]) == (2e9, "--cpu-hz")
+
+
+def test_files_of_tables(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    done = run(made, "--csv", tmp_path / "csv", "--parquet", tmp_path / "parquet")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count(" files in ") == 2
+    with (tmp_path / "csv" / "hypercalls.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = as_json(made)["tables"]["hypercalls"]["rows"]
+    assert [(row["domain"], row["count"]) for row in rows] == [
+        (str(row["domain"]), str(row["count"])) for row in found
+    ]
+    assert (tmp_path / "parquet" / "hypercalls.parquet").stat().st_size > 0
+
+
+# --- how it fails ------------------------------------------------------------------------------
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    with subprocess.Popen(
+        command("--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == b"{\n"
+        running.stdout.close()
+        assert without_patience(running.stderr.read().decode()) == ""
+        assert running.wait() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_a_failure(made: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command(made),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            check=False,
+            text=True,
+        )
+    lost = "xtrace: standard output: No space left on device\n"
+    assert (done.returncode, without_patience(done.stderr)) == (1, lost)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing", None, "No such file"),
+        ("text", b"#!/bin/sh\nexit 0\n", "not a xentrace file"),
+        ("hostname", b"vm\n", "not a xentrace file: its 3 bytes begin no window header"),
+        ("cut.gz", gzip.compress(os.urandom(9000))[:-4000], "damaged or cut short"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(name: str, content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    done = run(path)
+    one_line(done, 1, said)
+    assert str(path) in done.stderr
+
+
+def test_a_folder_is_no_trace(tmp_path: Path) -> None:
+    one_line(run(tmp_path), 1, "is a folder, not a trace")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read anything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0)
+    one_line(run(path), 1, "Permission denied")
+
+
+def test_one_bad_file_among_good_ones(made: Path, tmp_path: Path) -> None:
+    one_line(run(made, tmp_path / "missing", made), 1, "missing: No such file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--section", "nonsense"], "'nonsense' is none of delivery"),
+        (["--xen", "nonsense"], "--xen"),
+        (["--rows", "-1"], "--rows"),
+        (["--from", "1", "-"], "--from"),
+        (["--from", "2", "--to", "1"], "--from"),
+        (["--cpu-hz", "5"], "--cpu-hz"),
+        (["--nonsense"], "--nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_2(arguments: Sequence[str], said: str) -> None:
+    one_line(run(*arguments), 2, said)
+
+
+def children_of(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        pytest.skip("no list of children here")
+    return [int(child) for child in path.read_text("ascii").split()]
+
+
+def test_a_reader_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    """As the kernel does where memory runs out."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    running = subprocess.Popen(
+        command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
+    )
+    # The child waits for the other end of the pipe; opening that says that the child is there.
+    with path.open("wb"):
+        children = children_of(running.pid)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        out, err = running.communicate(timeout=60)
+    assert len(children) == 1
+    done = subprocess.CompletedProcess(command(path), running.returncode, out, without_patience(err))
+    one_line(done, 1, "ended by SIGKILL")

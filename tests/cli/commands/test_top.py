@@ -1,0 +1,318 @@
+"""`xtrace top`: over a whole trace its figures are the report's; on a terminal it leaves all as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import lzma
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.host import WAKE
+from builders.reported import SAMPLES, SOME, objects, printed, report, rows
+from xtrace.cli.main import main
+from xtrace.probes.format import IDLE_DOMAIN
+from xtrace.probes.reader.writer import pack_record, pack_window
+
+PROGRAM = "from xtrace.cli.start import main; main()"
+EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
+SOME_SAMPLES = pytest.mark.parametrize("path", SOME, ids=lambda path: path.name.split(".")[0])
+WHOLE = "100000"
+
+
+def by_vcpu(found: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
+    return {(row["domain"], row["vcpu"]): row for row in found}
+
+
+@EACH_SAMPLE
+def test_a_whole_trace_in_one_period_is_the_report(path: Path) -> None:
+    (period,) = objects("top", "--json", "-d", WHOLE, "-i", str(path))
+    trace = report(path)["trace"]
+    assert period["record_count"] == trace["records"]
+    assert period["lost_record_count"] == trace["lost_records"]
+    assert period["loss_count"] == trace["loss_count"]
+    assert period["end_tsc"] - period["begin_tsc"] == trace["span_cycles"]
+    assert period["tsc_hz"] == pytest.approx(trace["tsc_hz"], rel=1e-4)
+    assert period["emulated"] is trace["emulated"]
+    live = by_vcpu(period["vcpus"])
+    seen = set()
+    for table, names in {
+        "wakes": ("wake_count", "wake_to_running_p50_cycles", "wake_to_running_p99_cycles",
+                  "wake_to_running_max_cycles"),
+        "upcalls": ("upcall_least_count", "upcall_most_count", "xen_version_count",
+                    "upcall_most_p50_cycles", "upcall_most_p99_cycles",
+                    "upcall_least_p50_cycles", "upcall_least_p99_cycles"),
+        "sends": ("send_count",),
+    }.items():  # fmt: skip
+        for row in rows(path, table):
+            key = row["domain"], row["vcpu"]
+            seen.add((table, key))
+            assert {name: live[key][name] for name in names} == {name: row[name] for name in names}
+    # What the report has no row of, top counts none of.
+    for key, row in live.items():
+        assert ("wakes", key) in seen or row["wake_count"] == 0
+        assert ("upcalls", key) in seen or row["upcall_most_count"] == 0
+        assert ("sends", key) in seen or row["send_count"] == 0
+    hypercalls = Counter[tuple[int, int]]()
+    for row in rows(path, "hypercalls"):
+        hypercalls[row["domain"], row["vcpu"]] += row["count"] * (row["kind"] == "call")
+    injections = Counter[tuple[int, int]]()
+    for row in rows(path, "injections"):
+        injections[row["domain"], row["vcpu"]] += row["injection_count"]
+    assert {key: row["injection_count"] for key, row in live.items() if row["injection_count"]} == injections
+    if not injections:
+        assert {
+            key: row["hypercall_count"] for key, row in live.items() if row["hypercall_count"]
+        } == +hypercalls
+
+
+@SOME_SAMPLES
+def test_periods_add_up_to_the_whole(path: Path) -> None:
+    (whole,) = objects("top", "--json", "-d", WHOLE, "-i", str(path))
+    periods = objects("top", "--json", "-d", "0.5", "-i", str(path))
+    assert len(periods) == int(whole["span_s"] / 0.5) + 1
+    for name, total in whole["total"].items():
+        if name.endswith("_count"):
+            assert sum(period["total"][name] for period in periods) == total
+    for name in ("record_count", "lost_record_count", "loss_count", "irq_count"):
+        assert sum(period[name] for period in periods) == whole[name]
+    edges = [period["begin_tsc"] for period in periods] + [periods[-1]["end_tsc"]]
+    assert edges[0] == whole["begin_tsc"]
+    assert edges[-1] == whole["end_tsc"]
+    assert all(period["end_tsc"] == edge for period, edge in zip(periods, edges[1:], strict=True))
+
+
+@SOME_SAMPLES
+def test_a_block_fits_80_columns_and_shows_every_vcpu(path: Path) -> None:
+    text = printed("top", "-b", "-d", WHOLE, "-i", str(path))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("lost=") for line in lines)
+    for row in rows(path, "wakes"):
+        if row["domain"] != IDLE_DOMAIN:
+            assert any(line.startswith(f"d{row['domain']}v{row['vcpu']} ") for line in lines)
+
+
+def test_rows_are_sorted_and_added_up_by_domain() -> None:
+    path = str(SOME[0])
+    (whole,) = objects("top", "--json", "-d", WHOLE, "-i", path)
+    wakes = Counter[int]()
+    for row in whole["vcpus"]:
+        if row["domain"] != IDLE_DOMAIN:
+            wakes[row["domain"]] += row["wake_count"]
+    text = printed("top", "-b", "-d", WHOLE, "--domains", "-i", path)
+    table = text.partition("vcpu ")[2].splitlines()[1:]
+    shown = [line.split()[0] for line in table if line.startswith("d")]
+    assert [f"d{domain}" for domain, count in wakes.most_common() if count] == shown[: len(+wakes)]
+    for sort in ("run", "upcalls", "time", "forced", "vcpu"):
+        assert printed("top", "-b", "-d", WHOLE, "-s", sort, "-i", path)
+
+
+def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "-b", "-s", "nothing", "-i", str(SOME[0])]) == 2
+    assert "is none of" in capfd.readouterr().err
+    assert main(["top", "-b", "-i", "/nonexistent"]) == 1
+
+
+def test_without_xen_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    if Path("/sys/hypervisor/type").exists():
+        pytest.skip("this is a Xen host")
+    assert main(["top", "-b"]) == 1
+    assert capfd.readouterr().err == (
+        "xtrace: this machine does not run under Xen; -i FILE replays a trace of another host\n"
+    )
+
+
+def test_a_trace_that_tells_no_rate_wants_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.bin"
+    path.write_bytes(pack_window(0, b"".join(pack_record(WAKE, tsc, (1, 0)) for tsc in (1000, 3_000_000))))
+    assert main(["top", "-b", "-i", str(path)]) == 1
+    assert "give --cpu-hz" in capfd.readouterr().err
+    periods = objects("top", "--json", "-d", "1", "--cpu-hz", "1e6", "-i", str(path))
+    assert [period["total"]["wake_count"] for period in periods] == [1, 0, 1]
+    (tmp_path / "trace.bin.json").write_text('{"tsc_hz": 1000000000.0}')
+    (period,) = objects("top", "--json", "-i", str(path))
+    assert period["tsc_hz_source"] == "told by trace.bin.json"
+
+
+def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "made.xtrace"
+    folder.mkdir()
+    (folder / "xentrace.bin").write_bytes(lzma.decompress(SOME[0].read_bytes()))
+    domain = rows(SOME[0], "wakes")[0]["domain"]
+    meta = {
+        "schema_version": 1, "tsc_hz": 2.5e9, "timing": "emulated",
+        "domains": [{"id": domain, "name": "a\x1b[2Jb"}],
+    }  # fmt: skip
+    (folder / "meta.json").write_text(json.dumps(meta))
+    text = printed("top", "-b", "-d", WHOLE, "-i", str(folder))
+    assert "\x1b" not in text
+    assert "a\\x1b[2Jb"[:4] in text
+    (period,) = objects("top", "--json", "-d", WHOLE, "-i", str(folder))
+    assert (period["tsc_hz"], period["tsc_hz_source"]) == (2.5e9, "told by meta.json")
+    assert {row["name"] for row in period["vcpus"] if row["domain"] == domain} == {"a\x1b[2Jb"}
+
+
+def test_what_is_damaged_is_told(tmp_path: Path) -> None:
+    data = bytearray(lzma.decompress(SOME[0].read_bytes()))
+    data[100_000:100_400] = bytes(400)
+    path = tmp_path / "damaged.bin"
+    path.write_bytes(data)
+    assert "damage   1 places" in printed("top", "-b", "-d", WHOLE, "-i", str(path))
+
+
+def test_count_ends_it_and_stdin_is_read() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM, "top", "-n", "2", "-i", "-"],
+        input=SOME[0].read_bytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.count(b"lost=") == 2
+    assert done.stderr == b""
+
+
+# --- the terminal ------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A pseudo-terminal of 80x24 and a command on it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.primary, self.secondary = pty.openpty()
+        self.size(24, 80)
+        self.mode = termios.tcgetattr(self.secondary)
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAM, *arguments],
+            stdin=self.secondary, stdout=self.secondary, stderr=self.secondary,
+            env=environment, start_new_session=True,
+            # What runs these tests in the background may have had SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        self.output = ""
+
+    def size(self, rows_: int, columns: int) -> None:
+        fcntl.ioctl(self.secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows_, columns, 0, 0))
+
+    def until(self, text: str, limit_s: float = 60.0) -> str:
+        """Read on until ``text`` comes and return what was read since the last call."""
+        end = time.monotonic() + limit_s
+        begin = len(self.output)
+        while text not in self.output[begin:]:
+            assert time.monotonic() < end, self.output[begin:]
+            if select.select([self.primary], [], [], 0.1)[0]:
+                self.output += os.read(self.primary, 1 << 16).decode()
+        return self.output[begin:]
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for fd in (self.primary, self.secondary):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def end(self) -> int:
+        code = self.process.wait(60)
+        while select.select([self.primary], [], [], 0.2)[0]:
+            self.output += os.read(self.primary, 1 << 16).decode()
+        assert termios.tcgetattr(self.secondary) == self.mode
+        assert self.output.rstrip("\r\n").endswith("\x1b[?25h\x1b[?1049l")
+        return code
+
+
+def screen_of(drawn: str) -> list[str]:
+    """Return the lines of the last screen drawn, without what styles them."""
+    last = drawn.rpartition("\x1b[H")[2]
+    for code in ("\x1b[K", "\x1b[J", "\x1b[7m", "\x1b[0m"):
+        last = last.replace(code, "")
+    return [line.rstrip("\r") for line in last.split("\n")]
+
+
+def test_keys_sort_and_q_quits() -> None:
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        first = screen_of(terminal.until("[w wakes]"))
+        assert len(first) == 24
+        assert max(map(len, first)) <= 80
+        os.write(terminal.primary, b"u")
+        terminal.until("[u upcalls]")
+        os.write(terminal.primary, b"d")
+        lines = screen_of(terminal.until("\x1b[J"))
+        assert any(line.startswith("d0 ") for line in lines)
+        assert not any(line.startswith("d0v") for line in lines)
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_order(number: signal.Signals) -> None:
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.process.send_signal(number)
+        assert terminal.end() == 0
+
+
+def test_a_new_size_is_drawn() -> None:
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.size(12, 60)
+        terminal.process.send_signal(signal.SIGWINCH)
+        lines = screen_of(terminal.until("\x1b[J"))
+        assert len(lines) == 12
+        assert max(map(len, lines)) <= 60
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
+
+
+def test_ctrl_z_lends_the_screen_to_the_shell() -> None:
+    """It comes while the screen is drawn, which takes the same stream."""
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        terminal.process.send_signal(signal.SIGTSTP)
+        terminal.until("\x1b[?1049l")
+        _, status = os.waitpid(terminal.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert termios.tcgetattr(terminal.secondary) == terminal.mode
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.until("[w wakes]")
+        os.write(terminal.primary, b"q")
+        assert terminal.end() == 0
+
+
+def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
+    """The file's compression breaks off in the middle."""
+    path = tmp_path / "cut.bin.xz"
+    whole = SOME[0].read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path)) as terminal:
+        terminal.until("\x1b[?1049l")
+        code = terminal.process.wait(60)
+        while select.select([terminal.primary], [], [], 0.2)[0]:
+            terminal.output += os.read(terminal.primary, 1 << 16).decode()
+        assert termios.tcgetattr(terminal.secondary) == terminal.mode
+        assert "xtrace: " in terminal.output.rpartition("\x1b[?1049l")[2]
+        assert code == 1
+
+
+def test_it_ends_where_its_terminal_goes() -> None:
+    with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
+        terminal.until("[w wakes]")
+        os.close(terminal.primary)
+        assert terminal.process.wait(60) in (0, 1)

@@ -1,0 +1,143 @@
+"""A capture read back: whole, cut short, damaged, of a later version."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oracle.reader import read
+from xtrace.cli.main import main
+from xtrace.probes import open_trace
+from xtrace.probes.capture.layout import is_capture, open_capture, trace_in
+from xtrace.probes.capture.sidecar import sidecar_of
+from xtrace.probes.errors import TraceError
+
+SAMPLE = min((Path(__file__).parents[3] / "samples").glob("*.bin.xz"), key=lambda path: path.stat().st_size)
+
+
+def capture(tmp_path: Path, **meta: Any) -> Path:
+    folder = tmp_path / "a.xtrace"
+    folder.mkdir()
+    (folder / "meta.json").write_text(json.dumps({"schema_version": 1, "state": "ended", **meta}))
+    return folder
+
+
+def test_lines_up_to_the_one_that_is_cut(tmp_path: Path) -> None:
+    folder = capture(tmp_path)
+    text = b'{"n": 1}\n{"n": 2}\n{"n": 3}\n'
+    for cut in range(len(text) + 1):
+        (folder / "x.jsonl").write_bytes(text[:cut])
+        found = [line["n"] for line in open_capture(folder).lines("x.jsonl")]
+        assert found == [1, 2, 3][: text[:cut].count(b"\n")]
+    assert list(open_capture(folder).lines("none.jsonl")) == []
+
+
+@pytest.mark.parametrize("bad", [b"{\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n", b"x" * (2 << 20)])
+def test_a_damaged_line_is_told_by_its_number(bad: bytes, tmp_path: Path) -> None:
+    folder = capture(tmp_path)
+    (folder / "x.jsonl").write_bytes(b'{"n": 1}\n' + bad + b'{"n": 3}\n')
+    with pytest.raises(TraceError, match="line 2 is damaged"):
+        list(open_capture(folder).lines("x.jsonl"))
+
+
+def test_losses_of_a_recording_that_was_killed_are_those_last_told(tmp_path: Path) -> None:
+    folder = capture(tmp_path, state="recording", lost={"xentrace": 0})
+    lines = [{"kind": "progress", "backends": {"xentrace": {"lost": lost}}} for lost in (0, 7, 30)]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / "progress.jsonl").write_text(text[:-3])
+    found = open_capture(folder)
+    assert not found.has_ended
+    assert found.lost == {"xentrace": 7}
+
+
+def test_names_of_domains(tmp_path: Path) -> None:
+    rows = [{"id": 0, "name": "Domain-0"}, {"id": 3, "name": None}, {"id": "4", "name": "x"}, 5]
+    assert open_capture(capture(tmp_path, domains=rows)).domain_names == {0: "Domain-0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is damaged"),
+        ("[]", "no JSON object"),
+        ('{"schema_version": 99}', "schema_version 99 is not known"),
+        ("{}", "schema_version None is not known"),
+    ],
+)
+def test_a_meta_that_cannot_be_understood(text: str, said: str, tmp_path: Path) -> None:
+    folder = capture(tmp_path)
+    (folder / "meta.json").write_text(text)
+    with pytest.raises(TraceError, match=said):
+        open_capture(folder)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    assert not is_capture(tmp_path)
+    with pytest.raises(TraceError, match="no capture"):
+        open_capture(tmp_path)
+    with pytest.raises(TraceError, match="is a folder, not a trace"):
+        trace_in(tmp_path)
+    folder = capture(tmp_path)
+    assert is_capture(folder)
+    with pytest.raises(TraceError, match="not recorded by xentrace"):
+        trace_in(folder)
+    assert trace_in("-") == "-"
+    assert trace_in(tmp_path / "no such") == str(tmp_path / "no such")
+
+
+@pytest.mark.parametrize("ending", ["", ".xz"])
+def test_its_trace_is_read_and_its_meta_is_the_sidecar(ending: str, tmp_path: Path) -> None:
+    folder = capture(tmp_path, tsc_hz=2.6e9, xen_version="4.17", timing="emulated")
+    data = SAMPLE.read_bytes() if ending else lzma.decompress(SAMPLE.read_bytes())
+    inside = folder / f"xentrace.bin{ending}"
+    inside.write_bytes(data)
+    for path in (folder, inside):
+        beside = sidecar_of(path)
+        assert beside is not None
+        assert (beside.tsc_hz, beside.xen_version, beside.emulated) == (2.6e9, "4.17", True)
+        with open_trace(path) as reader:
+            assert sum(len(batch) for batch in reader) > 0
+
+
+def test_the_commands_take_a_capture_as_they_take_its_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = capture(tmp_path, tsc_hz=2.6e9)
+    bare = tmp_path / "bare.bin"
+    bare.write_bytes(lzma.decompress(SAMPLE.read_bytes())[:300_000])
+    (tmp_path / "bare.bin.json").write_text('{"tsc_hz": 2600000000.0}')
+    shutil.copy(bare, folder / "xentrace.bin")
+    for command in (["dump", "--json"], ["info", "--json"], ["report", "--json"]):
+        said = []
+        for path in (bare, folder):
+            assert main([*command, str(path)]) == 0
+            out = capfd.readouterr().out
+            said.append(out.replace(str(path), "FILE").replace("bare.bin.json", "meta.json"))
+        assert said[0] == said[1]
+    assert len(read(bare.read_bytes()).records) > 1000
+
+
+def test_a_report_names_the_domains_and_escapes_what_they_chose(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": 0, "name": "Domain-0"}, {"id": 77, "name": "not in the trace"}]
+    folder = capture(tmp_path, domains=[{"id": 1, "name": "red\x1b[31m"}, {"id": 2, "name": "two"}, *rows])
+    shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
+    assert main(["report", str(folder)]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert "domains  d0 Domain-0, d1 red\\x1b[31m, d2 two\n" in out
+    assert main(["report", "--json", str(folder)]) == 0
+    assert json.loads(capfd.readouterr().out)["trace"]["domains"]["77"] == "not in the trace"
+
+
+def test_a_report_says_that_a_capture_is_not_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = capture(tmp_path, state="recording")
+    shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
+    assert main(["report", str(folder)]) == 0
+    assert "its recorder was killed, or still records" in capfd.readouterr().err

@@ -1,0 +1,583 @@
+"""The reader gives what its slow twin does: on real traces, made ones and damaged ones."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import random
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from builders.host import Kind, simulate
+from oracle import reader as oracle
+from oracle.reading import (
+    SAMPLES,
+    Reading,
+    Rows,
+    fast,
+    filler_count,
+    rows_of,
+    sample_bytes,
+    sample_rows,
+    sample_trace,
+    slow,
+    taken,
+    unaccounted_bytes,
+)
+from xtrace.probes.errors import TraceError
+from xtrace.probes.format import (
+    LOST_RECORDS,
+    MAX_PCPUS,
+    MAX_WINDOW_BYTES,
+    RING_HEADER_BYTES,
+    RING_PAGE_BYTES,
+    WINDOW_HEADER,
+    TraceClass,
+)
+from xtrace.probes.reader.batches import MAX_SHAPES, OVERFLOW_SHAPE
+from xtrace.probes.reader.reader import CHUNK_BYTES, MAX_DAMAGES_KEPT, TraceReader, open_trace
+from xtrace.probes.reader.sources import open_source, read_into
+from xtrace.probes.reader.writer import DEFAULT_RING_BYTES, TraceWriter, pack_record, pack_window, repeat
+
+DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
+WAKE = 0x28004
+CHUNKS = (64, 1 << 10, 1 << 16, CHUNK_BYTES)
+
+each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name.split(".")[0])
+
+
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    """A calm host's trace of some windows a pCPU."""
+    return simulate(3, 3, DOMAINS, 12_000_000, poll_cycles=3_000_000).data
+
+
+def same(rows: Rows, twins: Rows, late: int) -> bool:
+    """Tell whether the reader's rows are the twin's, in order; on each pCPU where some came late.
+
+    What a damaged TSC, or a loss told of rounds after it began, puts before records that were given out
+    already is counted as late.
+    """
+    if late:
+        rows, twins = (each[np.argsort(each[:, 1], kind="stable")] for each in (rows, twins))
+    return np.array_equal(rows, twins)
+
+
+def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Reading:
+    """Check that reader and twin see the same: records in order, fillers, damages, the cut at the end."""
+    reading, trace = fast(data, chunk_bytes=chunk_bytes, keep=keep), oracle.read(data)
+    facts = reading.reader.facts
+    assert same(reading.rows, slow(trace.records), facts.late_records)
+    assert filler_count(reading.reader) == trace.wrap_count
+    assert reading.damages == trace.damages[:MAX_DAMAGES_KEPT]
+    assert facts.damage_count == len(trace.damages)
+    assert facts.skipped_bytes == trace.skipped_bytes
+    assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
+    assert facts.bytes_read == len(data)
+    assert unaccounted_bytes(reading.reader) == 0
+    return reading
+
+
+# --- real traces -------------------------------------------------------------------------------
+
+
+@each_sample
+@pytest.mark.parametrize("chunk_bytes", CHUNKS)
+@pytest.mark.parametrize("keep", [0, 3])
+def test_samples(sample: Path, chunk_bytes: int, keep: int) -> None:
+    reading, trace = fast(sample_bytes(sample), chunk_bytes=chunk_bytes, keep=keep), sample_trace(sample)
+    facts = reading.reader.facts
+    assert same(reading.rows, sample_rows(sample), facts.late_records)
+    # One loss of one sample, where a chunk is less than a round.
+    assert facts.late_records <= (chunk_bytes <= 1 << 10 and "lost" in sample.name)
+    assert filler_count(reading.reader) == trace.wrap_count
+    assert (facts.damages, trace.damages) == ([], [])
+    assert (facts.skipped_bytes, facts.missing_bytes, facts.tail_bytes) == (0, 0, 0)
+    assert facts.backward_tsc_count == 0
+    assert unaccounted_bytes(reading.reader) == 0
+
+
+@pytest.mark.parametrize(
+    ("sample", "lost", "gaps", "ring_pages"),
+    [
+        ("xen417-pv-all", 0, 0, 256),
+        ("xen417-pv-lost", 38_991, 126, 1),
+        ("xen417-netbsd7-idle", 0, 0, 256),
+    ],
+)
+def test_samples_show_what_their_page_says(sample: str, lost: int, gaps: int, ring_pages: int) -> None:
+    path = next(path for path in SAMPLES if path.name.startswith(sample + "."))
+    reading = fast(sample_bytes(path))
+    losses = reading.rows[reading.rows[:, 2] == LOST_RECORDS]
+    assert (len(losses), losses[:, 5].sum()) == (gaps, lost)
+    assert reading.reader.facts.ring_bytes == ring_pages * RING_PAGE_BYTES - RING_HEADER_BYTES
+    assert reading.reader.facts.pcpus == [0, 1]
+    page = (path.parent / "README.md").read_text("utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| {path.name} "))
+    assert f"{len(reading.rows):,} records" in row
+    if lost:
+        assert f"{lost:,} lost" in row
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 12, 1 << 18])
+def test_a_batch_stays_valid_until_keep_more_were_taken(chunk_bytes: int) -> None:
+    keep = 3
+    reader = TraceReader(io.BytesIO(sample_bytes(SAMPLES[0])), keep=keep, chunk_bytes=chunk_bytes)
+    held: deque[tuple[object, ...]] = deque(maxlen=keep)
+    for batch in reader:
+        held.append((batch, rows_of(batch)))
+        for old, rows in held:
+            assert np.array_equal(rows_of(old), rows)  # type: ignore[arg-type]
+
+
+# --- where the bytes come from -----------------------------------------------------------------
+
+
+def pack_zstd(data: bytes) -> bytes:
+    return bytes(pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(data))
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "zst": pack_zstd,
+}
+
+
+def halves(pack: Callable[[bytes], bytes], data: bytes) -> bytes:
+    """Return two compressed streams, one after the other, as `cat a.gz b.gz` makes them."""
+    middle = len(data) // 2 + 1
+    return pack(data[:middle]) + pack(data[middle:])
+
+
+@pytest.mark.parametrize("form", PACK)
+@pytest.mark.parametrize("join", [lambda pack, data: pack(data), halves], ids=["one", "two"])
+def test_a_compressed_file_is_told_by_its_bytes(
+    form: str, join: Callable[[Callable[[bytes], bytes], bytes], bytes], small: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(join(PACK[form], small))
+    with open_trace(path, chunk_bytes=5000) as reader:
+        reading = taken(reader)
+    assert np.array_equal(reading.rows, fast(small).rows)
+    assert reading.reader.facts.bytes_read == len(small)
+
+
+@contextmanager
+def dripping(data: bytes, piece_bytes: int) -> Iterator[int]:
+    """Give the read end of a pipe that is filled piece by piece."""
+    read_end, write_end = os.pipe()
+
+    def drip() -> None:
+        with os.fdopen(write_end, "wb", buffering=0) as pipe:
+            for at in range(0, len(data), piece_bytes):
+                pipe.write(data[at : at + piece_bytes])
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    yield read_end
+    thread.join()
+
+
+@pytest.mark.parametrize("form", PACK)
+@pytest.mark.parametrize("piece_bytes", [3, 1000, 1 << 16])
+def test_standard_input_may_come_in_pieces(
+    form: str, piece_bytes: int, small: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small[:20_000]
+    with dripping(PACK[form](data), piece_bytes) as read_end, os.fdopen(read_end, "rb") as stdin:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stdin))
+        with open_trace("-") as reader:
+            reading = taken(reader)
+    assert np.array_equal(reading.rows, fast(data).rows)
+
+
+def test_a_named_pipe(small: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    thread = threading.Thread(target=path.write_bytes, args=(small,))
+    thread.start()
+    with open_trace(path) as reader:
+        assert np.array_equal(taken(reader).rows, fast(small).rows)
+    thread.join()
+
+
+@pytest.mark.parametrize("form", ["gz", "xz", "zst"])
+def test_compressed_data_cut_short_says_so(form: str, tmp_path: Path) -> None:
+    """What came before the cut is given out; a plain file that ends there would be one that still grows."""
+    path = tmp_path / "trace"
+    path.write_bytes(PACK[form](sample_bytes(SAMPLES[0]))[:-20])
+    with open_trace(path) as reader:
+        batches = iter(reader)
+        assert len(next(batches)) > 0
+        with pytest.raises(TraceError, match=r"trace: compressed data is damaged or cut short: .*decompress"):
+            deque(batches, maxlen=0)
+
+
+@pytest.mark.parametrize("form", ["gz", "xz", "zst"])
+def test_damage_in_the_middle_of_compressed_data_says_so(form: str, tmp_path: Path) -> None:
+    packed = bytearray(PACK[form](random.Random(1).randbytes(100_000)))
+    packed[50_000:50_004] = b"\xff" * 4
+    path = tmp_path / "trace"
+    path.write_bytes(packed)
+    with open_source(path) as source:
+        with suppress(TraceError):
+            read_into(source, memoryview(bytearray(1 << 20)), "trace")
+        for _ in range(2):
+            with pytest.raises(TraceError, match="trace: compressed data is damaged"):
+                read_into(source, memoryview(bytearray(1)), "trace")
+
+
+def test_no_trace_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="is a folder, not a trace"), open_trace(tmp_path):
+        pass
+    with pytest.raises(FileNotFoundError), open_trace(tmp_path / "none"):
+        pass
+    for content in (b"#!/bin/sh\necho not a trace\n", bytes(100), b"\x7fELF", bytes(5 << 20), b"vm\n", b"\n"):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        with pytest.raises(TraceError, match="file: not a xentrace file: "), open_trace(path) as reader:
+            taken(reader)
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), lzma.compress(b"")], ids=["plain", "gz", "xz"])
+def test_an_empty_file_is_a_trace_of_nothing(content: bytes, tmp_path: Path) -> None:
+    """xentrace leaves one when no event of the chosen classes came."""
+    path = tmp_path / "empty"
+    path.write_bytes(content)
+    with open_trace(path) as reader:
+        reading = taken(reader)
+    facts = reading.reader.facts
+    assert len(reading.rows) == 0
+    assert (facts.bytes_read, facts.windows, facts.damage_count, facts.pcpus) == (0, 0, 0, [])
+
+
+# --- a file that still grows -------------------------------------------------------------------
+
+
+def record_ends(data: bytes) -> tuple[list[int], list[int]]:
+    """Return the offsets where windows begin and where records end, fillers too."""
+    windows = oracle.frame(data).windows
+    ends = []
+    for window in windows:
+        begins = [record.offset for record in window.records]
+        ends += [*begins[1:], window.offset + 12 + window.size] if begins else []
+    return [window.offset for window in windows], ends
+
+
+@each_sample
+def test_whole_records_of_a_growing_file_count(sample: Path) -> None:
+    data = sample_bytes(sample)
+    windows, ends = record_ends(data)
+    random_ = random.Random(sample.name)
+    cuts = [random_.randrange(len(data)) for _ in range(8)]
+    cuts += [offset + cut for offset in random_.sample(windows, 1) for cut in (-1, 0, 1, 4, 11, 12, 13, 23)]
+    for cut in (cut for cut in cuts if cut >= 0):
+        reader = fast(data[:cut]).reader
+        facts = reader.facts
+        assert facts.damage_count == 0, cut
+        assert reader.record_counts.sum() == np.searchsorted(ends, cut, side="right"), cut
+        assert unaccounted_bytes(reader) == 0, cut
+        inside = next(end for end in [*windows[1:], len(data)] if end >= cut)
+        # Less than a header tells nothing of the window that it begins.
+        if cut - max(offset for offset in windows if offset <= cut) >= 12:
+            assert facts.missing_bytes == inside - cut // 4 * 4, cut
+
+
+def test_every_cut_of_a_small_file(small: bytes) -> None:
+    random_ = random.Random(7)
+    for cut in [*range(60), *(random_.randrange(len(small)) for _ in range(120))]:
+        assert assert_same(small[:cut], chunk_bytes=random_.choice((64, 999, 1 << 16))).damages == []
+
+
+# --- what the writer and the host make ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory_bytes", [9_000, 40_000])
+def test_ring_files_of_the_memory_option(memory_bytes: int) -> None:
+    """xentrace -M keeps the last windows in memory; the file begins in the middle of what happened."""
+    out = io.BytesIO()
+    with TraceWriter(out, 3, 4088, memory_bytes=memory_bytes) as writer:
+        for step in range(9_000):
+            writer.write(step % 3, 1000 + 10 * step, WAKE, (step, 1))
+            if step % 200 == 0:
+                writer.poll()
+    reading = assert_same(out.getvalue(), chunk_bytes=999)
+    assert 0 < len(reading.rows) < 9_000
+    assert reading.rows[-1, 5] == 8_999
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 10, 1 << 20])
+def test_three_hundred_pcpus(chunk_bytes: int) -> None:
+    domains: list[tuple[int, int, Kind]] = [(0, 16, "pv"), *((number, 8, "hvm") for number in range(1, 60))]
+    simulation = simulate(4, 300, domains, 1_500_000, poll_cycles=500_000)
+    reading = assert_same(simulation.data, chunk_bytes=chunk_bytes)
+    assert reading.reader.facts.pcpus == list(range(300))
+    assert reading.reader.facts.late_records == 0
+    assert len(reading.rows) == simulation.truth.written
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 12, 1 << 20])
+@pytest.mark.parametrize(
+    ("loss", "skew"),
+    [(0.0, (0, 3000, -5000)), (0.4, ()), (0.4, (900_000, 0, -70_000))],
+    ids=["skew", "lost", "both"],
+)
+def test_skewed_and_lossy_hosts(loss: float, skew: tuple[int, ...], chunk_bytes: int) -> None:
+    simulation = simulate(
+        5, 3, DOMAINS, 40_000_000, loss=loss, skew_cycles=skew, ring_bytes=4088, poll_cycles=2_000_000
+    )
+    reading = assert_same(simulation.data, chunk_bytes=chunk_bytes)
+    truth = simulation.truth
+    losses = reading.rows[reading.rows[:, 2] == LOST_RECORDS]
+    assert losses[:, 5].sum() + truth.untold == truth.dropped
+    assert len(reading.rows) - len(losses) == truth.written
+    assert (len(losses) > 0) == (loss > 0)
+
+
+def test_a_pcpu_far_behind_comes_late_and_is_counted() -> None:
+    """A skew beyond the time of two polls cannot be waited for: the records are given out and counted."""
+    simulation = simulate(5, 3, DOMAINS, 80_000_000, skew_cycles=(0, 50_000_000, 0), poll_cycles=2_000_000)
+    reading = fast(simulation.data, chunk_bytes=1 << 10)
+    assert reading.reader.facts.late_records > 0
+    assert len(reading.rows) == simulation.truth.written
+    in_order = slow(oracle.read(simulation.data).records)
+    for pcpu in range(3):
+        assert np.array_equal(reading.rows[reading.rows[:, 1] == pcpu], in_order[in_order[:, 1] == pcpu])
+
+
+@pytest.mark.parametrize("pages", [1, 2, 32])
+def test_the_distance_of_fillers_tells_the_ring_size(pages: int) -> None:
+    ring_bytes = pages * RING_PAGE_BYTES - RING_HEADER_BYTES
+    out = io.BytesIO()
+    with TraceWriter(out, 2, ring_bytes) as writer:
+        for step in range(pages * 2000):
+            writer.write(step % 2, step, WAKE, range(step % 7))
+            if step % (pages * 50) == 0:
+                writer.poll()
+    facts = assert_same(out.getvalue()).reader.facts
+    assert writer.fillers > 4
+    assert (facts.ring_bytes, facts.ring_votes > 0) == (ring_bytes, True)
+
+
+def test_no_filler_no_ring_size() -> None:
+    facts = fast(simulate(6, 2, DOMAINS, 1_000_000).data).reader.facts
+    assert (facts.ring_bytes, facts.ring_votes) == (None, 0)
+
+
+def test_windows_of_more_than_half_a_ring_are_counted() -> None:
+    out = io.BytesIO()
+    with TraceWriter(out, 1) as writer:
+        for burst in [7000, 100, 100, 6000] * 3:
+            for _ in range(burst):
+                writer.write(0, writer.written, WAKE, (1,))
+            writer.poll()
+    facts = fast(out.getvalue()).reader.facts
+    assert facts.ring_bytes == DEFAULT_RING_BYTES
+    assert facts.half_full_windows == 6
+
+
+# --- filters -----------------------------------------------------------------------------------
+
+
+@each_sample
+@pytest.mark.parametrize(
+    "wanted",
+    [lambda event: bool(event & TraceClass.PV), lambda event: event == WAKE, lambda _event: False],
+    ids=["class", "event", "none"],
+)
+def test_a_filter_thins_out_records_and_no_counts(sample: Path, wanted: Callable[[int], bool]) -> None:
+    reading = fast(sample_bytes(sample), wanted=wanted, chunk_bytes=1 << 18)
+    all_rows = sample_rows(sample)
+    chosen = np.array([wanted(int(event)) for event in all_rows[:, 2]], bool)
+    assert np.array_equal(reading.rows, all_rows[chosen])
+    counts = fast(sample_bytes(sample)).reader.record_counts
+    assert np.array_equal(reading.reader.record_counts, counts)
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+def sound(pcpu: int = 1, tsc: int = 50) -> bytes:
+    return pack_window(pcpu, pack_record(WAKE, tsc, (1, 2)))
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+DAMAGES = {
+    "zeros": (words(0, 0), oracle.NOT_A_WINDOW, 0, 8),
+    "a pCPU that cannot be": (pack_window(MAX_PCPUS, b""), oracle.NOT_A_WINDOW, 0, 12),
+    "an odd size": (words(WINDOW_HEADER, 0, 6, 0), oracle.NOT_A_WINDOW, 0, 16),
+    "a size that cannot be": (words(WINDOW_HEADER, 0, MAX_WINDOW_BYTES + 4), oracle.NOT_A_WINDOW, 0, 12),
+    "no class": (pack_window(0, words(4, WAKE)), oracle.NOT_A_RECORD, 12, 8),
+    "an overrun": (pack_window(0, words(WAKE, 0x7000_0000 | WAKE)), oracle.OVERRUN, 16, 4),
+    "a window inside": (words(WINDOW_HEADER, 0, 400, WAKE), oracle.WINDOW_INSIDE, 16, 0),
+}
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_told_by_place_reason_and_size(kind: str, chunk_bytes: int) -> None:
+    damaged, reason, offset, skipped_bytes = DAMAGES[kind]
+    before = sound(0, 40)
+    reading = assert_same(before + damaged + sound(), chunk_bytes=chunk_bytes)
+    assert reading.damages == [oracle.Damage(len(before) + offset, reason, skipped_bytes)]
+    assert [int(row[0]) for row in reading.rows if row[3]] == [40, 50]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_strict_stops_at_the_first_damage(kind: str) -> None:
+    damaged, _, offset, _ = DAMAGES[kind]
+    before = sound(0, 40)
+    with pytest.raises(TraceError, match=f"trace: offset {len(before) + offset}: .*--strict"):
+        fast(before + damaged + sound() + words(0, 0, 0), strict=True)
+
+
+def test_strict_takes_a_sound_and_a_growing_file(small: bytes) -> None:
+    assert np.array_equal(fast(small, strict=True).rows, fast(small).rows)
+    assert len(fast(small[:-30], strict=True).rows) > 0
+
+
+def test_damaged_samples() -> None:
+    random_ = random.Random(11)
+    for sample in SAMPLES:
+        data = bytearray(sample_bytes(sample)[:300_000])
+        for _ in range(12):
+            at = random_.randrange(len(data))
+            data[at : at + 4] = random_.randbytes(random_.choice((0, 3, 4, 8)))
+        assert_same(bytes(data), chunk_bytes=random_.choice((999, 1 << 16)))
+
+
+def test_more_damages_than_are_kept() -> None:
+    reading = assert_same(pack_window(0, words(4)) * 3000 + sound(), chunk_bytes=1 << 12)
+    assert len(reading.reader.facts.damages) == MAX_DAMAGES_KEPT
+
+
+# --- hostile files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 12, CHUNK_BYTES])
+@pytest.mark.parametrize("content", [b"", pack_record(WAKE, None)], ids=["empty", "one record"])
+def test_a_hundred_thousand_windows(content: bytes, chunk_bytes: int) -> None:
+    count = 100_000
+    reader = fast(pack_window(3, content) * count, chunk_bytes=chunk_bytes).reader
+    assert reader.facts.windows == count
+    assert reader.record_counts.sum() == count * bool(content)
+    assert unaccounted_bytes(reader) == 0
+
+
+def test_a_window_of_the_greatest_size() -> None:
+    header = words(WINDOW_HEADER, 0, MAX_WINDOW_BYTES)
+    reading = assert_same(header + pack_record(WAKE, 7, (1, 2)) * 100)
+    assert reading.reader.facts.missing_bytes == MAX_WINDOW_BYTES - 2000
+
+
+def test_the_greatest_pcpu_costs_no_memory() -> None:
+    before = resident_bytes()
+    reading = assert_same(sound(MAX_PCPUS - 1))
+    assert reading.reader.facts.pcpus == [MAX_PCPUS - 1]
+    assert resident_bytes() - before < 64 << 20
+
+
+@pytest.mark.parametrize("tsc", [(1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_tsc_that_cannot_be_sorts_last(tsc: int) -> None:
+    data = (
+        pack_window(0, pack_record(WAKE, tsc) + pack_record(WAKE, 7)) + sound(1) + sound(0, 60) + sound(1, 70)
+    )
+    for chunk_bytes in (64, 1 << 20):
+        reading = assert_same(data, chunk_bytes=chunk_bytes)
+        assert reading.rows[:, 0].tolist() == [50, 70, tsc, 7, 60]
+
+
+@pytest.mark.parametrize("first_tsc", [0, 99, 101, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_loss_that_begins_when_it_cannot(first_tsc: int) -> None:
+    lost = pack_record(LOST_RECORDS, 100, (0xFFFF_FFFF, 0, first_tsc & 0xFFFF_FFFF, first_tsc >> 32))
+    content = pack_record(WAKE, 40) + lost + pack_record(WAKE, 120)
+    assert_same(pack_window(0, content) + pack_window(1, pack_record(WAKE, 60) + pack_record(WAKE, 110)))
+
+
+def test_an_untimed_record_behind_a_loss_is_younger_than_it() -> None:
+    """Also where the loss is given out with one batch and the record with another."""
+    lost = pack_record(LOST_RECORDS, 100, (5, 0, 10, 0)) + pack_record(0x82013, None)
+    rounds = [
+        (pack_record(WAKE, 5), pack_record(WAKE, 20)),
+        (lost, pack_record(WAKE, 90)),
+        (pack_record(WAKE, 120), pack_record(WAKE, 110)),
+        (pack_record(WAKE, 130), pack_record(WAKE, 140)),
+    ]
+    data = b"".join(pack_window(pcpu, content) for pair in rounds for pcpu, content in enumerate(pair))
+    for chunk_bytes in range(64, len(data) + 8, 4):
+        reading = assert_same(data, chunk_bytes=chunk_bytes)
+        assert reading.rows[:, 0].tolist() == [5, 100, 20, 90, 100, 110, 120, 130, 140]
+
+
+@pytest.mark.parametrize("tsc", [0, 1 << 62, 1 << 63, (1 << 64) - 1])
+def test_a_loss_that_ends_when_it_cannot(tsc: int) -> None:
+    lost = pack_record(LOST_RECORDS, tsc, (5, 0, 50, 0)) + pack_record(WAKE, 70)
+    assert_same(pack_window(0, lost) + pack_window(1, pack_record(WAKE, 40) + pack_record(WAKE, 60)))
+
+
+def test_more_kinds_of_records_than_are_told_apart() -> None:
+    """They are given out and counted together; the columns that rest on their kind are not to be had."""
+    kinds = 5000
+    data = pack_window(0, b"".join(pack_record(WAKE + kind, kind) for kind in range(kinds))) + sound(0, kinds)
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=1 << 12)
+    tscs = np.concatenate([batch.tsc for batch in reader])
+    assert tscs.tolist() == list(range(kinds + 1))
+    assert reader.shapes.size == MAX_SHAPES
+    assert reader.record_counts[0, OVERFLOW_SHAPE] == kinds + 1 - (MAX_SHAPES - 1)
+
+
+def test_guests_may_choose_any_event_id() -> None:
+    content = b"".join(pack_record(0x0800_0000 | kind, kind, (kind,)) for kind in range(6000))
+    reading = assert_same(pack_window(0, content))
+    assert reading.reader.shapes.size == 2
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds right now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        pytest.skip("no /proc here")
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("keep", [0, 5])
+def test_memory_does_not_grow_with_the_trace(keep: int) -> None:
+    read_end, write_end = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(write_end, "wb") as pipe:
+            repeat(SAMPLES[1], pipe, min_bytes=300 << 20)
+
+    thread = threading.Thread(target=write)
+    before = most = resident_bytes()
+    records = 0
+    thread.start()
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        reader = TraceReader(pipe, keep=keep)
+        for batch in reader:
+            records += len(batch)
+            most = max(most, resident_bytes())
+    thread.join()
+    assert reader.facts.bytes_read >= 300 << 20
+    assert reader.record_counts.sum() == records
+    assert reader.facts.late_records == 0
+    assert most - before < 300 << 20

@@ -1,0 +1,208 @@
+"""The backend bpf on this kernel: tracepoints for real, a full capture, a kill, no root, no bcc."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.bpf.system import drive, require_bpf, require_tool
+from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.partial import dom0_frames
+from xtrace.analysis.partial.partial import merge, partial_of
+from xtrace.analysis.partial.summary_file import _nothing
+from xtrace.analysis.tables import dom0
+from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.bpf.ctf_reader import read_events
+from xtrace.probes.capture.layout import BPF_TABLES, Capture
+from xtrace.probes.catalog import VersionRange
+
+#: Sleeps so often that softirqs and switches come for sure.
+_WORK = ("/bin/sh", "-c", "while :; do sleep 0.001; done")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capture, Any]:
+    require_bpf()
+    folder = tmp_path_factory.mktemp("bpf") / "c.xtrace"
+    return Capture(folder, {}), drive("record", "bpf", folder, "2.5", "events", *_WORK)
+
+
+def _totals(capture: Capture) -> Counter[int]:
+    totals: Counter[int] = Counter()
+    for line in capture.lines(BPF_TABLES):
+        for row in line["rows"] if "t_ns" in line and "rows" in line else ():
+            totals[row[0]] += row[3] + row[7]
+    return totals
+
+
+def test_the_lines_add_up_to_what_was_counted(recorded: tuple[Capture, Any]) -> None:
+    capture, said = recorded
+    totals = {Kind(kind).name.lower(): count for kind, count in _totals(capture).items()}
+    assert totals == said["facts"]["counted"]
+    assert totals["softirq"] > 0
+
+
+def test_each_event_that_was_counted_was_streamed(recorded: tuple[Capture, Any]) -> None:
+    capture, said = recorded
+    events = read_events(capture.path / "events")
+    assert said["lost"] == events.discarded == 0
+    streamed = Counter(events.records["kind"].tolist())
+    assert streamed == _totals(capture)
+    assert said["records"] == len(events.records)
+    # Each tally's sum is that of the durations streamed.
+    softirqs = events.records[events.records["kind"] == int(Kind.SOFTIRQ)]
+    added = sum(
+        row[4]
+        for line in capture.lines(BPF_TABLES)
+        if "t_ns" in line
+        for row in line.get("rows", ())
+        if row[0] == Kind.SOFTIRQ
+    )
+    assert int(softirqs["duration_ns"].sum()) == added
+
+
+def test_the_file_says_what_it_holds(recorded: tuple[Capture, Any]) -> None:
+    capture, said = recorded
+    heading, *lines = capture.lines(BPF_TABLES)
+    assert heading["schema_version"] == 1
+    assert heading["kinds"]["10"]["name"] == "softirq"
+    assert heading["buckets"] == ["kind", "id", "vcpu", "bucket", "count"]
+    assert "interrupts_begin" in lines[0]
+    assert "interrupts_end" in lines[-1]
+    assert any(line.get("irqs") for line in lines)
+    assert said["facts"]["headers"].startswith("xtrace's shim")
+    assert said["facts"]["load_s"] > 0
+    files = [path for path in capture.path.rglob("*") if path.is_file()]
+    written = sum(path.stat().st_size for path in files if path.name not in ("metadata", "meta.json"))
+    assert said["byte_count"] == written
+
+
+def test_handlers_are_as_many_as_proc_interrupts_says(recorded: tuple[Capture, Any]) -> None:
+    # Both are read within moments, at both ends: interrupts that come in between are few.
+    capture, _ = recorded
+    measures = _measures(capture)
+    row = dom0.losses(measures).iloc[0]
+    assert abs(row["irq_handler_count"] - row["interrupt_count"]) <= max(20, row["interrupt_count"] // 20)
+
+
+def _measures(*captures: Capture) -> Measures:
+    nothing = _nothing()
+    partial = merge([partial_of(nothing, dom0_frames.read(capture)) for capture in captures])
+    return Measures(partial, VersionRange.parse("4.17"))
+
+
+def test_the_report_has_the_same_counts(recorded: tuple[Capture, Any]) -> None:
+    capture, said = recorded
+    table = dom0.work(_measures(capture))
+    softirqs = table[table["what"] == "softirq"]
+    assert softirqs["count"].sum() + softirqs["zero_count"].sum() == said["facts"]["counted"]["softirq"]
+    assert (softirqs["p50_ns"] <= softirqs["max_ns"]).all()
+    twice = dom0.work(_measures(capture, capture))
+    assert (twice["count"].to_numpy() == 2 * table["count"].to_numpy()).all()
+    assert (twice["p99_ns"].to_numpy() == table["p99_ns"].to_numpy()).all()
+
+
+def test_babeltrace2_reads_as_many(recorded: tuple[Capture, Any]) -> None:
+    import subprocess
+
+    tool = require_tool("babeltrace2", "babeltrace2")
+    capture, said = recorded
+    done = subprocess.run([tool, str(capture.path / "events")], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == said["records"]
+
+
+def test_a_full_capture_ends_the_recording_and_reads(tmp_path: Path) -> None:
+    require_bpf()
+    folder = tmp_path / "c.xtrace"
+    said = drive("full", "bpf", folder, "16000")
+    assert "--max-size" in said["said"]
+    assert said["byte_count"] <= 16000
+    capture = Capture(folder, {})
+    events = read_events(folder / "events")
+    assert events.cut_bytes == 0
+    list(capture.lines(BPF_TABLES))
+    # What was taken from the rings and did not fit is told.
+    assert said["lost"] == said["facts"]["unwritten_events"] + said["facts"]["counters"]["dropped"]
+    assert said["facts"]["unwritten_events"] > 0
+
+
+def test_a_kill_leaves_nothing_in_the_kernel_and_a_capture_that_reads(tmp_path: Path) -> None:
+    require_bpf()
+    folder = tmp_path / "c.xtrace"
+    said = drive("killed", "bpf", folder)
+    assert said["programs_before"] > 5
+    assert said["left"] == []
+    capture = Capture(folder, {})
+    assert sum(_totals(capture).values()) > 0
+    assert len(read_events(folder / "events").records) > 0
+    frames = dom0_frames.read(capture)
+    assert frames.facts["span_ns"].iloc[0] > 0
+
+
+@pytest.mark.parametrize("name", ["bpf", "perf"])
+def test_without_root_it_says_so(name: str) -> None:
+    require_bpf()
+    # Not pytest's, which nobody but we may enter.
+    with tempfile.TemporaryDirectory(prefix="xtrace-tests-") as folder:
+        Path(folder).chmod(0o777)
+        said = drive("as_nobody", name, Path(folder) / "c.xtrace")
+    assert not said["usable"]
+    assert said["reason"] == "bpf needs root"
+    assert said["error"].startswith(f"{name}: bpf needs root")
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_without_bcc_it_names_the_package(tmp_path: Path, present: bool) -> None:
+    require_bpf()
+    if present:
+        # PyPI's bcc is about crystals.
+        (tmp_path / "bcc").mkdir()
+        (tmp_path / "bcc" / "__init__.py").touch()
+    said = drive("without_bcc", "bpf", tmp_path)
+    assert not said["usable"]
+    assert said["remedy"] == "apt-get install python3-bpfcc"
+    assert ("another package" if present else "bcc is missing") in said["reason"]
+    assert "\n" not in said["reason"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"t_ns":1,"rows":[[10,1,0,-5,1,1,1,0]]}',
+        '{"t_ns":1,"rows":[[10,1]]}',
+        '{"t_ns":1,"rows":[["a",1,0,5,1,1,1,0]]}',
+        '{"t_ns":1,"rows":7}',
+        '{"t_ns":1,"buckets":[[10,1,0,99999999999999999999999,1]]}',
+        '{"t_ns":1,"irqs":[]}',
+        '{"t_ns":1,"interrupts_begin":{"1":[1]}}\n{"t_ns":1,"interrupts_end":{"1":["x"]}}',
+    ],
+)
+def test_a_damaged_line_is_told(tmp_path: Path, line: str) -> None:
+    from xtrace.probes.errors import TraceError
+
+    path = tmp_path / BPF_TABLES
+    path.parent.mkdir()
+    path.write_text(line + "\n")
+    with pytest.raises(TraceError, match="damaged"):
+        dom0_frames.read(Capture(tmp_path, {}))
+
+
+def test_what_nobody_knows_yet_is_carried(tmp_path: Path) -> None:
+    path = tmp_path / BPF_TABLES
+    path.parent.mkdir()
+    rows = [[200, 1, 0, 5, 10, 1, 4, 0], [int(Kind.PRIVCMD), 0, 1, 3, 30, 5, 20, 2]]
+    path.write_text(
+        json.dumps({"t_ns": 5, "rows": rows}) + "\n" + json.dumps({"t_ns": 10, "rows": []}) + "\n"
+    )
+    measures = _measures(Capture(tmp_path, {}))
+    table = dom0.work(measures)
+    assert table[["what", "name", "count", "zero_count"]].to_numpy().tolist() == [
+        ["privcmd", "hypercall", 3, 2]
+    ]
+    assert measures.partial.dom0_tallies["count"].sum() == 8

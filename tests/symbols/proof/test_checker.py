@@ -1,0 +1,560 @@
+"""The model checker finds what the rule says, and an interpreter of its own agrees with each run it shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from random import Random
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from xtrace.symbols.proof import checker
+from xtrace.symbols.proof.argument import argument
+from xtrace.symbols.proof.checker import Actor, End, Outcome
+from xtrace.symbols.proof.protocols import (
+    Cell,
+    Fence,
+    Protocol,
+    Retest,
+    Scenario,
+    Take,
+    Width,
+    masked_places,
+    program,
+    scenario_for,
+)
+
+check = lru_cache(maxsize=None)(checker.check)
+DRAINING = (Fence.MFENCE, Fence.LOCK, Fence.XCHG, Fence.SERIALISING)
+PLANTED = (
+    {"width": Width.WIDE},
+    {"width": Width.LOCKED_WIDE},
+    {"retest": Retest.BEFORE},
+    {"retest": Retest.NONE},
+    {"retest": Retest.XEN_EXIT},
+    {"take": Take.READ},
+    {"take": Take.PLAIN},
+    {"take": Take.XCHG_FIRST},
+    {"stable": False},
+    {"fence_first": True},
+)
+FENCED = [Scenario(protocol, fence) for protocol in Protocol for fence in Fence]
+VARIED = [
+    replace(Scenario(protocol, fence), **change)
+    for protocol in Protocol
+    if protocol is not Protocol.SECTION
+    for fence in (Fence.NONE, Fence.MFENCE)
+    for change in PLANTED
+]
+
+
+def rule(scenario: Scenario) -> bool:
+    """Say by the contract alone whether the scenario is right."""
+    own_handler = scenario.protocol is Protocol.HANDLER
+    # Only where the site is the handler are its fence and its store's width the handler's.
+    flushed = own_handler and (
+        scenario.width is Width.LOCKED_WIDE or (scenario.fence in DRAINING and not scenario.fence_first)
+    )
+    takes = scenario.take is Take.XCHG or (scenario.take is Take.READ and flushed)
+    if own_handler:
+        return takes
+    retested = not scenario.clears_mask or scenario.retest in (Retest.AFTER, Retest.XEN_EXIT)
+    return takes and retested and scenario.width is not Width.WIDE and scenario.stable
+
+
+def named(scenario: Scenario) -> str:
+    values = (getattr(scenario, name) for name in Scenario.__slots__)
+    return "-".join(str(value) for value in values)
+
+
+@pytest.mark.parametrize("scenario", FENCED + VARIED, ids=named)
+def test_search_agrees_with_the_contract(scenario: Scenario) -> None:
+    outcome = check(scenario)
+    assert outcome.holds is rule(scenario)
+    assert outcome.holds is (not outcome.fault) is (not outcome.counterexample)
+    assert 50 < outcome.states < 10_000
+
+
+@pytest.mark.parametrize("change", [{}, *PLANTED], ids=str)
+@pytest.mark.parametrize("protocol", [Protocol.MASK, Protocol.UNMASK, Protocol.HANDLER])
+def test_lfence_changes_no_end_of_any_run(protocol: Protocol, change: dict[str, object]) -> None:
+    bare = check(_changed(Scenario(protocol), change))
+    fenced = check(_changed(Scenario(protocol, Fence.LFENCE), change))
+    assert (fenced.holds, fenced.fault, fenced.ends) == (bare.holds, bare.fault, bare.ends)
+
+
+@pytest.mark.parametrize("fence", DRAINING)
+def test_what_empties_the_buffer_between_p_and_s_is_needed(fence: Fence) -> None:
+    plain = Scenario(Protocol.HANDLER, take=Take.READ)
+    assert check(plain).fault == "an upcall is lost"
+    assert check(replace(plain, fence=fence)).holds
+    assert not check(replace(plain, fence=fence, fence_first=True)).holds
+
+
+@pytest.mark.parametrize("fence", Fence)
+def test_no_fence_helps_where_the_pointer_is_another_vcpus(fence: Fence) -> None:
+    mask = check(Scenario(Protocol.MASK, fence, stable=False))
+    unmask = check(Scenario(Protocol.UNMASK, fence, stable=False))
+    assert mask.fault == "the handler runs where the guest has masked it"
+    assert unmask.fault == "an upcall is lost"
+
+
+@pytest.mark.parametrize("scenario", [s for s in FENCED + VARIED if not rule(s)], ids=named)
+def test_counterexample_is_a_run_of_another_interpreter(scenario: Scenario) -> None:
+    outcome = check(scenario)
+    assert any(_replays(outcome, sends, *start) for sends in (1, 2) for start in scenario.starts)
+
+
+def _replays(outcome: Outcome, sends: int, mask: int, saved: int) -> bool:
+    """Tell whether the counterexample, from this start, is a run that fails as it says it does."""
+    if not outcome.counterexample or len(outcome.counterexample[0].after.senders) != sends:
+        return False
+    world = World(outcome.scenario, sends, mask, saved)
+    for step in outcome.counterexample:
+        if step.actor not in world.enabled():
+            return False
+        world.move(step.actor)
+        waiting = [
+            [{Cell[name].value: value for name, value in store.items()} for store in world.buffers[cpu]]
+            for cpu in "AD"
+        ]
+        assert tuple(world.memory.values()) == step.after.memory
+        assert waiting == [[dict(store) for store in buffer] for buffer in step.after.buffers]
+        assert world.ipi is step.after.ipi
+    if outcome.fault == "an upcall is lost":
+        return not world.enabled() and world.lost()
+    return world.broke_mask
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    scenario=st.sampled_from(FENCED + VARIED),
+    sends=st.sampled_from([1, 2]),
+    random=st.randoms(use_true_random=False),
+)
+def test_random_walks_end_where_the_search_says(scenario: Scenario, sends: int, random: Random) -> None:
+    world = World(scenario, sends, *random.choice(scenario.starts))
+    while actors := world.enabled():
+        world.move(random.choice(actors))
+    outcome = check(scenario)
+    memory = world.memory
+    assert End(sends, (memory["P"], memory["M"], memory["S"]), world.handled) in outcome.ends
+    if outcome.holds:
+        assert not world.lost()
+        assert not world.broke_mask
+
+
+def test_random_walks_meet_the_planted_faults() -> None:
+    random = Random(1)
+    lost = Counter[str]()
+    for name, scenario in {
+        "no test": Scenario(Protocol.UNMASK, retest=Retest.NONE),
+        "wide": Scenario(Protocol.UNMASK, width=Width.WIDE),
+        "plain": Scenario(Protocol.HANDLER, take=Take.PLAIN),
+        "right": Scenario(Protocol.UNMASK),
+    }.items():
+        for _ in range(300):
+            world = World(scenario, 2, *scenario.starts[0])
+            while actors := world.enabled():
+                world.move(random.choice(actors))
+            lost[name] += world.lost()
+    assert lost["right"] == 0
+    assert min(lost["no test"], lost["wide"], lost["plain"]) > 0
+
+
+@pytest.mark.parametrize("protocol", [Protocol.SAVE_MASK, Protocol.UNMASK, Protocol.HANDLER])
+@pytest.mark.parametrize(
+    "change", [{}, {"fence": Fence.LFENCE}, {"take": Take.PLAIN}, {"stable": False}], ids=str
+)
+def test_argument_fits_a_terminal(protocol: Protocol, change: dict[str, object]) -> None:
+    outcome = check(_changed(Scenario(protocol), change))
+    lines = argument(outcome, "xen_irq_enable_direct+0x8")
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("xen_irq_enable_direct+0x8: ")
+    shown = sum(line.startswith("  ") and "P M S" not in line for line in lines)
+    assert shown >= len(outcome.counterexample or "12345678")
+    assert any("Counterexample" in line for line in lines) is not outcome.holds
+
+
+def test_argument_shows_the_ipi_before_and_after_the_store() -> None:
+    lines = argument(check(Scenario(Protocol.UNMASK, Fence.LFENCE)), "spllower+0x40")
+    text = "\n".join(lines)
+    assert " ".join(lines[:6]).count("the lfence protects nothing here") == 1
+    titles = [line for line in lines if line.startswith("An IPI")]
+    assert [title.split(":")[0] for title in titles] == [
+        "An IPI before M ",
+        "An IPI while M ",
+        "An IPI once M ",
+    ]
+    assert "An IPI" in text
+    while_buffered = text[text.index("An IPI while") : text.index("An IPI once")]
+    # Memory still says masked: only the pCPU that made the store can know better.
+    assert "exit test, P=1 M=0: M := 1, enters the handler 1 1 01  M=0 M=1" in while_buffered
+
+
+def test_argument_says_where_a_fence_is_needed() -> None:
+    lines = argument(check(Scenario(Protocol.HANDLER, Fence.MFENCE, take=Take.READ)), "evtchn_do_upcall+0x1f")
+    assert "the mfence is needed here" in " ".join(lines)
+
+
+#: A shortest run of each fault, as it is told; read against the protocols by hand.
+TOLD = {
+    Scenario(Protocol.UNMASK, Fence.LFENCE, width=Width.WIDE): """
+SEND_B lock bts S, bit 0
+GUEST M := 0 by a plain store of P and M
+SEND_B lock bts P: was clear
+DRAIN P := 0, M := 0 reaches memory
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=0 M=0: returns
+GUEST fence: lfence
+GUEST read P: 0
+GUEST if P was read as 1: force callback
+""",
+    Scenario(Protocol.HANDLER, take=Take.READ): """
+SEND_B lock bts S, bit 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=1 M=0: M := 1, enters the handler
+DRAIN M := 1 reaches memory
+HANDLER handler: P := 0
+HANDLER handler: read S, handle what it holds
+SEND_C lock bts S, bit 1
+SEND_C lock bts P: was set, so no IPI
+DRAIN P := 0 reaches memory
+HANDLER handler: lock and S, ~(what was read)
+HANDLER handler: iret: M := 0, exit to the guest
+DRAIN M := 0 reaches memory
+XEN exit test, P=0 M=0: returns
+""",
+    Scenario(Protocol.RESTORE, retest=Retest.BEFORE): """
+SEND_B lock bts S, bit 0
+GUEST read P: 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+XEN exit test, P=1 M=1: returns
+GUEST M := m
+DRAIN M := 0 reaches memory
+GUEST if P was read as 1: force callback
+""",
+    Scenario(Protocol.MASK, stable=False): """
+SEND_B lock bts S, bit 0
+SEND_B lock bts P: was clear
+SEND_B sends the IPI
+IPI takes the IPI, enters Xen
+GUEST M := 1
+XEN exit test, P=1 M=0: M := 1, enters the handler
+""",
+}
+
+
+@pytest.mark.parametrize("scenario", TOLD, ids=named)
+def test_a_counterexample_is_told_step_by_step(scenario: Scenario) -> None:
+    told = [f"{step.actor.name} {step.text}" for step in check(scenario).counterexample]
+    assert told == TOLD[scenario].strip().splitlines()
+
+
+def test_both_numbers_of_senders_are_searched() -> None:
+    outcome = check(Scenario(Protocol.UNMASK))
+    searches = [checker.search(checker.Machine(outcome.scenario, sends)) for sends in (1, 2)]
+    assert outcome.states == sum(len(found.came_from) for found in searches)
+    assert outcome.ends == searches[0].ends | searches[1].ends
+    assert {end.sends for end in outcome.ends} == {1, 2}
+
+
+def test_a_run_begins_with_nothing_sent_stored_or_taken() -> None:
+    assert checker.Machine(Scenario(Protocol.RESTORE), 2).starts() == [
+        checker.State(
+            memory=(0, 1, 0), buffers=((), ()), place=0, saved=saved, seen=0, in_xen=False,
+            handling=checker.IDLE, taken=0, ipi=False, senders=(0, 0), handled=0,
+        )
+        for saved in (0, 1)
+    ]  # fmt: skip
+
+
+def test_a_search_may_come_up_to_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = checker.Machine(Scenario(Protocol.SECTION, width=Width.WIDE, stable=False), 2)
+    found = checker.search(machine).came_from
+    states = len(found)
+    stores = max(len(buffer) for state in found for buffer in state.buffers)
+    assert stores > 1
+    for name, most in (("_STATES_LIMIT", states), ("_STORES_LIMIT", stores)):
+        with monkeypatch.context() as patch:
+            patch.setattr(checker, name, most)
+            assert len(checker.search(machine).came_from) == states
+            patch.setattr(checker, name, most - 1)
+            with pytest.raises(ValueError, match=f"more than {most - 1} st"):
+                checker.search(machine)
+
+
+def test_site_becomes_its_scenario() -> None:
+    found = scenario_for(
+        Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, handler_locked=False, stable=False
+    )
+    assert found == Scenario(
+        Protocol.UNMASK, Fence.LFENCE, width=Width.WIDE, retest=Retest.NONE, take=Take.READ, stable=False
+    )
+    assert scenario_for(Protocol.MASK) == Scenario(Protocol.MASK)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "places"),
+    [
+        (Scenario(Protocol.MASK), {1}),
+        (Scenario(Protocol.SAVE_MASK, Fence.MFENCE), {2, 3}),
+        (Scenario(Protocol.UNMASK), {0}),
+        (Scenario(Protocol.RESTORE, retest=Retest.BEFORE), {0, 1}),
+        (Scenario(Protocol.SECTION), {2}),
+        (Scenario(Protocol.HANDLER), set()),
+    ],
+    ids=str,
+)
+def test_masked_places_lie_between_the_stores(scenario: Scenario, places: set[int]) -> None:
+    assert masked_places(program(scenario)) == places
+
+
+@pytest.mark.parametrize(
+    ("memory", "handled", "lost"),
+    [
+        ((0, 0, 0), 0b11, False),
+        ((1, 1, 0b11), 0, False),
+        ((1, 1, 0b10), 0b01, False),
+        # P and M promise a later upcall, but one event is in no selector.
+        ((1, 1, 0b10), 0, True),
+        ((1, 0, 0b11), 0, True),
+        ((0, 1, 0b11), 0, True),
+        ((0, 0, 0), 0b01, True),
+    ],
+)
+def test_what_counts_as_lost(memory: tuple[int, int, int], handled: int, lost: bool) -> None:
+    machine = checker.Machine(Scenario(Protocol.MASK), 2)
+    (start,) = machine.starts()
+    assert machine.loses(start._replace(memory=memory, handled=handled)) is lost
+
+
+@pytest.mark.parametrize(
+    ("where", "forbidden"),
+    [
+        ({}, False),
+        ({"place": 1}, True),
+        ({"place": 2}, True),
+        # Masked by an outer section: the guest found M set, and leaves it so.  Of all scenarios only those
+        # with another vCPU's pointer get there, and they have shorter counterexamples.
+        ({"saved": 1}, True),
+        # A handler inside a handler.
+        ({"handling": 0}, True),
+        ({"handling": 1}, True),
+    ],
+    ids=str,
+)
+def test_where_a_handler_must_not_begin(where: dict[str, int], forbidden: bool) -> None:
+    machine = checker.Machine(Scenario(Protocol.MASK, Fence.MFENCE), 1)
+    assert machine.masked == {1, 2}
+    before = machine.starts()[0]._replace(memory=(1, 0, 1), in_xen=True, **where)  # type: ignore[arg-type]
+    begun = before._replace(in_xen=False, handling=0, buffers=((((int(Cell.M), 1),),), ()))
+    returned = before._replace(in_xen=False)
+    assert machine.forbids(before, Actor.XEN, begun) is forbidden
+    # What Xen does there is one thing, what others do another.
+    assert not machine.forbids(before, Actor.XEN, returned)
+    assert not any(machine.forbids(before, actor, begun) for actor in Actor if actor is not Actor.XEN)
+    assert not machine.forbids(before, Actor.XEN, begun._replace(handling=1))
+
+
+def test_nested_sections_are_explored_too() -> None:
+    assert Scenario(Protocol.RESTORE).starts == ((1, 0), (1, 1))
+    assert Scenario(Protocol.SECTION).starts == ((0, 0), (1, 1))
+    ends = check(Scenario(Protocol.RESTORE)).ends
+    # The outer section keeps what came inside for its own restore.
+    assert End(2, (1, 1, 0b11), 0) in ends
+    assert End(2, (0, 0, 0), 0b11) in ends
+
+
+@pytest.mark.parametrize(
+    ("limit", "number", "text"),
+    [("_STATES_LIMIT", 100, "more than 100 states"), ("_STORES_LIMIT", 1, "more than 1 stores wait")],
+)
+def test_search_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, number: int, text: str) -> None:
+    monkeypatch.setattr(checker, limit, number)
+    with pytest.raises(ValueError, match=text):
+        checker.check(Scenario(Protocol.UNMASK))
+
+
+def _changed(scenario: Scenario, change: dict[str, object]) -> Scenario:
+    return replace(scenario, **change)  # type: ignore[arg-type]
+
+
+class World:
+    """A second model of the same machine: code is generators, buffers are lists, and no state is copied.
+
+    A generator yields before each instruction: True where it must wait for an empty store buffer.
+    """
+
+    def __init__(self, scenario: Scenario, sends: int, mask: int, saved: int) -> None:
+        self.scenario = scenario
+        self.sends = sends
+        self.memory = {"P": 0, "M": mask, "S": 0}
+        self.buffers: dict[str, list[dict[str, int]]] = {"A": [], "D": []}
+        self.host = "A" if scenario.stable else "D"
+        self.exits = False
+        self.ipi = False
+        self.handled = 0
+        self.broke_mask = False
+        self.critical = mask == 1
+        self.outer = saved == 1
+        self.waits: dict[Iterator[bool], bool] = {}
+        self.remotes = [self.begin(self.remote(bit)) for bit in range(sends)]
+        self.site = self.begin(self.guest(saved))
+        self.upcall: Iterator[bool] | None = None
+
+    def begin(self, code: Iterator[bool]) -> Iterator[bool] | None:
+        return code if self.go_on(code) else None
+
+    def go_on(self, code: Iterator[bool]) -> bool:
+        """Execute up to the next instruction; tell whether there is one."""
+        following = next(code, None)
+        self.waits[code] = bool(following)
+        return following is not None
+
+    def read(self, cpu: str, cell: str) -> int:
+        return {**self.memory, **{k: v for store in self.buffers[cpu] for k, v in store.items()}}[cell]
+
+    def enabled(self) -> list[Actor]:
+        found = [actor for actor, cpu in ((Actor.DRAIN, "A"), (Actor.DRAIN_HOST, "D")) if self.buffers[cpu]]
+        found += [
+            (Actor.SEND_B, Actor.SEND_C)[i] for i, remote in enumerate(self.remotes) if remote is not None
+        ]
+        found += [Actor.IPI] * self.ipi
+        if self.exits:
+            found.append(Actor.XEN)
+        elif self.upcall is not None and not (self.waits[self.upcall] and self.buffers[self.host]):
+            found.append(Actor.HANDLER)
+        interrupted = self.host == "A" and (self.exits or self.upcall is not None)
+        if self.site is not None and not interrupted and not (self.waits[self.site] and self.buffers["A"]):
+            found.append(Actor.GUEST)
+        return found
+
+    def move(self, actor: Actor) -> None:
+        if actor in (Actor.DRAIN, Actor.DRAIN_HOST):
+            self.memory |= self.buffers["A" if actor is Actor.DRAIN else "D"].pop(0)
+        elif actor in (Actor.SEND_B, Actor.SEND_C):
+            which = int(actor is Actor.SEND_C)
+            remote = self.remotes[which]
+            assert remote is not None
+            if not self.go_on(remote):
+                self.remotes[which] = None
+        elif actor is Actor.IPI:
+            self.ipi, self.exits = False, True
+        elif actor is Actor.XEN:
+            self.exits = False
+            if (self.read(self.host, "P"), self.read(self.host, "M")) == (1, 0):
+                self.broke_mask |= self.upcall is not None or self.critical or self.outer
+                self.store(self.host, "M", 1)
+                self.upcall = self.begin(self.handle())
+        elif actor is Actor.HANDLER:
+            assert self.upcall is not None
+            if not self.go_on(self.upcall):
+                self.upcall = None
+        else:
+            assert self.site is not None
+            if not self.go_on(self.site):
+                self.site = None
+
+    def store(self, cpu: str, cell: str, value: int, width: Width = Width.BYTE) -> None:
+        other = {"M": "P", "P": "M"}.get(cell, "")
+        if width is Width.LOCKED_WIDE:
+            assert not self.buffers[cpu]
+            self.memory[cell] = value
+        elif width is Width.WIDE:
+            self.buffers[cpu].append({other: self.read(cpu, other), cell: value})
+        else:
+            self.buffers[cpu].append({cell: value})
+
+    def lost(self) -> bool:
+        missing = (1 << self.sends) - 1 & ~self.handled
+        found_later = self.memory["M"] and self.memory["P"] and self.memory["S"] & missing == missing
+        return missing != 0 and not found_later
+
+    def remote(self, bit: int) -> Iterator[bool]:
+        yield False
+        self.memory["S"] |= 1 << bit
+        yield False
+        was, self.memory["P"] = self.memory["P"], 1
+        if not was:
+            yield False
+            self.ipi = True
+
+    def fence(self, first: bool) -> Iterator[bool]:
+        if self.scenario.fence is not Fence.NONE and self.scenario.fence_first is first:
+            yield self.scenario.fence in DRAINING
+
+    def guest(self, m: int) -> Iterator[bool]:
+        site, locked = self.scenario, self.scenario.width is Width.LOCKED_WIDE
+        if site.protocol in (Protocol.SAVE_MASK, Protocol.SECTION):
+            yield False
+            m = self.read("A", "M")
+            self.outer = m == 1
+        if site.protocol in (Protocol.MASK, Protocol.SAVE_MASK, Protocol.SECTION):
+            yield from self.fence(first=True)
+            yield locked
+            self.store("A", "M", 1, site.width)
+            self.critical = True
+            yield from self.fence(first=False)
+        if site.protocol not in (Protocol.RESTORE, Protocol.UNMASK, Protocol.SECTION):
+            return
+        pending = 0
+        if site.retest is Retest.BEFORE:
+            yield False
+            pending = self.read("A", "P")
+        yield from self.fence(first=True)
+        yield locked
+        self.store("A", "M", 0 if site.protocol is Protocol.UNMASK else m, site.width)
+        self.critical = False
+        yield from self.fence(first=False)
+        if site.retest is Retest.AFTER:
+            yield False
+            pending = self.read("A", "P")
+        if site.retest is not Retest.NONE:
+            yield False
+            if site.retest is Retest.XEN_EXIT or (pending and m == 0):
+                self.exits = self.exits or site.stable
+
+    def handle(self) -> Iterator[bool]:
+        take = self.scenario.take
+        if take is Take.XCHG_FIRST:
+            yield from self.exchange()
+        yield from self.clear()
+        if take is Take.XCHG:
+            yield from self.exchange()
+        elif take is not Take.XCHG_FIRST:
+            yield False
+            bits = self.read(self.host, "S")
+            self.handled |= bits
+            yield take is Take.READ
+            if take is Take.READ:
+                self.memory["S"] &= ~bits
+            else:
+                self.store(self.host, "S", 0)
+        yield False
+        self.store(self.host, "M", 0)
+        self.exits = True
+
+    def clear(self) -> Iterator[bool]:
+        own = self.scenario.protocol is Protocol.HANDLER
+        width = self.scenario.width if own else Width.BYTE
+        if own:
+            yield from self.fence(first=True)
+        yield width is Width.LOCKED_WIDE
+        self.store(self.host, "P", 0, width)
+        if own:
+            yield from self.fence(first=False)
+
+    def exchange(self) -> Iterator[bool]:
+        yield True
+        self.handled |= self.memory["S"]
+        self.memory["S"] = 0

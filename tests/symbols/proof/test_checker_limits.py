@@ -1,0 +1,55 @@
+"""The model checker's own limits: every scenario fits, and a model that is wrong ends in little memory."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from xtrace.symbols.proof import checker
+from xtrace.symbols.proof.protocols import Fence, Protocol, Retest, Scenario, Take, Width
+
+#: Models with a fault by which the states never end, as the body of Machine.following().
+WRONG = {
+    "a thread that never gets on": "return [(a, s._replace(place=0)) for a, s in found]",
+    "a thread that only stores": (
+        "return [(a, s._replace(place=0)) for a, s in found if a is tso.Actor.GUEST]"
+    ),
+    "a handler that never ends": "return [(a, s._replace(handling=min(s.handling, 0))) for a, s in found]",
+    "a count that grows": "return [(a, s._replace(handled=s.handled + 1, ipi=True)) for a, s in found]",
+    "bits that grow": "return [(a, s._replace(taken=s.taken << 64 | 1, ipi=True)) for a, s in found]",
+}
+PROGRAM = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+from xtrace.symbols import protocols, tso
+class Wrong(tso.Machine):
+    def following(self, state):
+        found = super().following(state)
+        {fault}
+scenario = protocols.Scenario(protocols.Protocol.UNMASK, width=protocols.Width.WIDE, stable=False)
+try:
+    tso.search(Wrong(scenario, 2))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_model_ends_within_a_gigabyte(fault: str) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(fault=WRONG[fault])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search("more than (200000 states|32 stores wait); shorten the program", done.stdout)
+
+
+def test_the_largest_scenario_of_all_leaves_room() -> None:
+    """All combinations were searched once: this one, which no site of a kernel can be, has most states."""
+    largest = Scenario(
+        Protocol.SECTION, Fence.LFENCE, False, Width.WIDE, Retest.BEFORE, Take.PLAIN, stable=False
+    )
+    came_from = checker.search(checker.Machine(largest, 2)).came_from
+    assert len(came_from) == 124_824
+    assert max(len(buffer) for state in came_from for buffer in state.buffers) == 6

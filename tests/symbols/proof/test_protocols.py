@@ -1,0 +1,158 @@
+"""The programs that the model checker runs, written out: instruction by instruction, with their starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from xtrace.symbols.proof.protocols import (
+    SAVED,
+    Cell,
+    Fence,
+    Instruction,
+    Op,
+    Program,
+    Protocol,
+    Retest,
+    Scenario,
+    Take,
+    Width,
+    handler,
+    masked_places,
+    program,
+    scenario_for,
+)
+
+MASK, RESTORE, UNMASK = "M := 1", "M := m", "M := 0"
+
+
+def written(steps: Program) -> list[str]:
+    """Return a program's instructions in the words of this test, from their meaning and not their text."""
+    return [_written(step) for step in steps]
+
+
+def _written(step: Instruction) -> str:
+    value = "m" if step.value == SAVED else str(step.value)
+    store = f"{step.cell.name} := {value}"
+    return {
+        Op.STORE: store, Op.WIDE_STORE: f"wide {store}", Op.LOCKED_STORE: f"locked {store}",
+        Op.SAVE: "save", Op.TEST: "test", Op.CALL_IF_PENDING: "call if pending", Op.CALL: "call",
+        Op.DRAIN: "drain", Op.NOTHING: "nothing", Op.TAKE: f"take {step.cell.name}",
+        Op.READ: f"read {step.cell.name}", Op.LOCKED_CLEAR: f"locked clear {step.cell.name}",
+        Op.IRET: f"iret {store}",
+    }[step.op]  # fmt: skip
+
+
+#: Each protocol: whether it may open the mask, its starts (M, saved), its program, where it must not be
+#: interrupted (instructions executed so far).
+PROTOCOLS = {
+    Protocol.MASK: (False, [(0, 0)], [MASK], {1}),
+    Protocol.SAVE_MASK: (False, [(0, 0), (1, 1)], ["save", MASK], {2}),
+    Protocol.RESTORE: (True, [(1, 0), (1, 1)], [RESTORE, "test", "call if pending"], {0}),
+    Protocol.UNMASK: (True, [(1, 0)], [UNMASK, "test", "call if pending"], {0}),
+    Protocol.SECTION: (True, [(0, 0), (1, 1)], ["save", MASK, RESTORE, "test", "call if pending"], {2}),
+    Protocol.HANDLER: (False, [(0, 0)], [], set()),
+}
+OPENING = {protocol: stores for protocol, (opens, _, stores, _) in PROTOCOLS.items() if opens}
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_each_protocol(protocol: Protocol) -> None:
+    scenario = Scenario(protocol)
+    opens, starts, steps, masked = PROTOCOLS[protocol]
+    assert scenario.clears_mask is opens
+    assert list(scenario.starts) == starts
+    assert written(program(scenario)) == steps
+    assert masked_places(program(scenario)) == masked
+
+
+@pytest.mark.parametrize("protocol", OPENING)
+def test_where_pending_is_tested(protocol: Protocol) -> None:
+    *before, store, _, _ = OPENING[protocol]
+    for retest, steps in {
+        Retest.AFTER: [store, "test", "call if pending"],
+        Retest.BEFORE: ["test", store, "call if pending"],
+        Retest.NONE: [store],
+        Retest.XEN_EXIT: [store, "call"],
+    }.items():
+        assert written(program(Scenario(protocol, retest=retest))) == [*before, *steps]
+
+
+@pytest.mark.parametrize("protocol", [p for p in Protocol if p not in OPENING])
+def test_what_opens_nothing_tests_nothing(protocol: Protocol) -> None:
+    plain = program(Scenario(protocol))
+    assert {program(Scenario(protocol, retest=retest)) for retest in Retest} == {plain}
+
+
+@pytest.mark.parametrize("fence", Fence)
+def test_a_fence_stands_at_each_store_of_the_site(fence: Fence) -> None:
+    drains = fence in (Fence.MFENCE, Fence.LOCK, Fence.XCHG, Fence.SERIALISING)
+    assert fence.drains is drains
+    it = [] if fence is Fence.NONE else ["drain" if drains else "nothing"]
+    section = Scenario(Protocol.SECTION, fence)
+    rest = ["test", "call if pending"]
+    assert written(program(section)) == ["save", MASK, *it, RESTORE, *it, *rest]
+    first = replace(section, fence_first=True)
+    assert written(program(first)) == ["save", *it, MASK, *it, RESTORE, *rest]
+    # From the store that sets the mask to the one that opens it.
+    assert masked_places(program(section)) == set(range(2, 3 + len(it)))
+    assert masked_places(program(first)) == set(range(2 + len(it), 3 + 2 * len(it)))
+    own = Scenario(Protocol.HANDLER, fence)
+    assert written(handler(own)) == ["P := 0", *it, "take S", "iret M := 0"]
+    assert written(handler(replace(own, fence_first=True))) == [*it, "P := 0", "take S", "iret M := 0"]
+    # Elsewhere the handler is another piece of code.
+    assert written(handler(section)) == ["P := 0", "take S", "iret M := 0"]
+
+
+@pytest.mark.parametrize(
+    ("width", "how"), [(Width.BYTE, ""), (Width.WIDE, "wide "), (Width.LOCKED_WIDE, "locked ")]
+)
+def test_the_width_is_of_the_site_s_stores(width: Width, how: str) -> None:
+    section = Scenario(Protocol.SECTION, width=width)
+    assert written(program(section))[1:3] == [how + MASK, how + RESTORE]
+    assert masked_places(program(section)) == {2}
+    assert written(program(Scenario(Protocol.UNMASK, width=width)))[0] == how + UNMASK
+    assert masked_places(program(Scenario(Protocol.UNMASK, width=width))) == {0}
+    assert written(handler(section))[0] == "P := 0"
+    assert written(handler(Scenario(Protocol.HANDLER, width=width)))[0] == f"{how}P := 0"
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_how_the_handler_takes_the_selector(protocol: Protocol) -> None:
+    for take, steps in {
+        Take.XCHG: ["P := 0", "take S"],
+        Take.XCHG_FIRST: ["take S", "P := 0"],
+        Take.READ: ["P := 0", "read S", "locked clear S"],
+        Take.PLAIN: ["P := 0", "read S", "S := 0"],
+    }.items():
+        assert written(handler(Scenario(protocol, take=take))) == [*steps, "iret M := 0"]
+
+
+@pytest.mark.parametrize("cell", [Cell.P, Cell.S])
+def test_stores_of_other_cells_mask_nothing(cell: Cell) -> None:
+    assert masked_places((Instruction(Op.STORE, "", cell, 1), Instruction(Op.TEST, ""))) == set()
+    opened = (Instruction(Op.STORE, "", Cell.M, 1), Instruction(Op.STORE, "", cell, 0))
+    assert masked_places(opened) == {1, 2}
+
+
+def test_what_an_instruction_is_unless_told() -> None:
+    step = Instruction(Op.DRAIN, "mfence")
+    assert (step.cell, step.value) == (Cell.M, 0)
+
+
+def test_cells_are_the_places_of_the_memory() -> None:
+    assert [cell.value for cell in (Cell.P, Cell.M, Cell.S)] == [0, 1, 2]
+    # No value that is stored is taken for the saved one.
+    assert SAVED not in (0, 1)
+
+
+def test_a_site_of_a_binary() -> None:
+    for protocol, fence, width, retest in product(Protocol, Fence, Width, Retest):
+        found = scenario_for(protocol, fence, width, retest)
+        assert found == Scenario(protocol, fence, width=width, retest=retest)
+    assert scenario_for(Protocol.UNMASK) == Scenario(Protocol.UNMASK)
+    assert scenario_for(Protocol.UNMASK, handler_locked=False).take is Take.READ
+    assert scenario_for(Protocol.UNMASK, fence_first=True).fence_first
+    assert not scenario_for(Protocol.UNMASK, stable=False).stable

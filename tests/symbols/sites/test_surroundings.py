@@ -1,0 +1,569 @@
+"""What follows a touch, on small functions: each limit, each branch, each kind of instruction that counts.
+
+A case is the body of a function and what must be found in it.  What is found is told by the names of the
+instructions, in the order of their addresses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.functions import Functions, assemble
+from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.sites import surroundings
+from xtrace.symbols.sites.model import Kind, Paths
+
+ALL, SOME, NONE = Paths.ALL, Paths.SOME, Paths.NONE
+UNMASK = "vcpu %rbx; movb $0, 1(%rbx);"
+MASK = "vcpu %rbx; movb $1, 1(%rbx);"
+TEST = "cmpb $0, (%rbx);"
+#: The value to restore is read, kept, and stored again.
+SAVED = "vcpu %rbx; movzbl 1(%rbx), %ecx; movb $1, 1(%rbx);"
+RESTORE = SAVED + "movb %cl, 1(%rbx);"
+#: Followed by a way with a test and one without, of which the condition decides.
+FORK = f"1f; {TEST} 1: ret"
+
+Cases = dict[str, tuple[str, Any]]
+
+#: On which ways a pending test follows the first unmask, and how many tests.
+TESTS_OF_UNMASK: Cases = {
+    "follows": (UNMASK + TEST + "ret", (1, ALL)),
+    "does_not": (UNMASK + "ret", (0, NONE)),
+    "sometimes": (UNMASK + "test %edi, %edi; je " + FORK, (1, SOME)),
+    "on_both_ways": (UNMASK + f"test %edi, %edi; je 1f; {TEST} ret; 1: {TEST} ret", (2, ALL)),
+    "masked_again": (UNMASK + "movb $1, 1(%rbx);" + TEST + "ret", (0, NONE)),
+    "masked_again_on_one_way": (
+        UNMASK + f"test %edi, %edi; je 1f; {TEST} ret; 1: movb $1, 1(%rbx); {TEST} ret",
+        (1, SOME),
+    ),
+    "read_between": (UNMASK + "movzbl 1(%rbx), %eax;" + TEST + "ret", (1, ALL)),
+    "printed_between": (UNMASK + "movzbl 1(%rbx), %esi; call printf;" + TEST + "ret", (1, ALL)),
+    "unmasked_twice": (UNMASK + "movb $0, 1(%rbx);" + TEST + "ret", (1, ALL)),
+    "as_far_as_is_looked": (UNMASK + "nops 60;" + TEST + "ret", (1, ALL)),
+    "too_far": (UNMASK + "nops 61;" + TEST + "ret", (0, NONE)),
+    # An unmask opens the mask in any case: a test of the mask spares no way.
+    "asks_for_the_mask": (UNMASK + "cmpb $0, 1(%rbx); jne " + FORK, (1, SOME)),
+}
+
+#: On which ways a pending test follows the first restore.
+TESTS_OF_RESTORE: Cases = {
+    "value_tested": (RESTORE + "test %cl, %cl; jne " + FORK, ALL),
+    "value_compared": (RESTORE + "cmp $0, %cl; jne " + FORK, ALL),
+    "value_tested_before": (SAVED + f"test %cl, %cl; movb %cl, 1(%rbx); jne {FORK}", ALL),
+    "value_tested_and_neither_way_has_a_test": (RESTORE + "test %cl, %cl; jne 1f; nop; 1: ret", NONE),
+    "another_value_tested": (RESTORE + "test %dil, %dil; jne " + FORK, SOME),
+    "another_saved_value_tested": (
+        "vcpu %rbx; movzbl 1(%rbx), %ecx; movb %cl, (%rsi); movb %dil, 1(%rbx); test %cl, %cl; jne " + FORK,
+        SOME,
+    ),
+    "two_values_tested": (RESTORE + "test %cl, %cl; test %esi, %esi; jne " + FORK, SOME),
+    "value_tested_early": (RESTORE + "test %cl, %cl; nops 5; jne " + FORK, ALL),
+    "value_tested_too_early": (RESTORE + "test %cl, %cl; nops 6; jne " + FORK, SOME),
+    "value_tested_before_a_call": (RESTORE + "test %cl, %cl; call leaf_nothing; jne " + FORK, SOME),
+    "value_tested_for_nothing": (RESTORE + "test %cl, %cl; ret", NONE),
+    "mask_read_back": (RESTORE + "movzbl 1(%rbx), %edx; test %dl, %dl; jne " + FORK, ALL),
+    "mask_compared": (RESTORE + "cmpb $0, 1(%rbx); jne " + FORK, ALL),
+    "mask_exchanged_and_compared": (
+        "vcpu %rbx; mov $1, %eax; xchgb %al, 1(%rbx); movb %dil, 1(%rbx); test %al, %al; jne " + FORK,
+        SOME,
+    ),
+    "pending_compared": (RESTORE + "cmpb $1, (%rbx); jne 1f; nop; 1: ret", ALL),
+    "an_argument": ("vcpu %rbx; movb %dil, 1(%rbx); test %esi, %esi; jne " + FORK, SOME),
+    "an_argument_tested": ("vcpu %rbx; movb %dil, 1(%rbx); test %dil, %dil; jne " + FORK, ALL),
+    "exchanged": ("vcpu %rbx; cmpxchg %cl, 1(%rbx); test %cl, %cl; jne " + FORK, SOME),
+    # The value is the outcome of a comparison: its flags, its operands or its result decide.
+    "outcome_by_its_flags": ("vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); jz " + FORK, SOME),
+    "outcome_kept_by_its_flags": (
+        "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
+        ALL,
+    ),
+    "outcome_of_arithmetic_by_its_flags": (
+        "vcpu %rbx; and $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
+        ALL,
+    ),
+    "outcome_of_the_same_operands": (
+        "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); testl $0x200, %edi; jz " + FORK,
+        ALL,
+    ),
+    "outcome_of_other_operands": (
+        "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); testl $0x200, %esi; jz " + FORK,
+        SOME,
+    ),
+    "outcome_and_the_result_tested": (
+        "vcpu %rbx; and $0x200, %edi; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
+        ALL,
+    ),
+    "outcome_with_a_move_between": (
+        "vcpu %rbx; and $0x200, %edi; mov %esi, %edx; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz "
+        + FORK,
+        ALL,
+    ),
+    "outcome_of_an_older_result": (
+        "vcpu %rbx; and $0x200, %edi; not %edi; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
+        SOME,
+    ),
+    "outcome_from_afar": (
+        "vcpu %rbx; and $0x200, %edi; nops 5; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
+        ALL,
+    ),
+    "outcome_from_too_far": (
+        "vcpu %rbx; and $0x200, %edi; nops 6; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
+        SOME,
+    ),
+    "outcome_of_two_ways": (
+        "vcpu %rbx; test %esi, %esi; js 2f; and $0x200, %edi; 2: setz %al; movb %al, 1(%rbx);"
+        "test %edi, %edi; jz " + FORK,
+        SOME,
+    ),
+    "no_outcome": (
+        "vcpu %rbx; cmp %dl, %cl; not %al; movb %al, 1(%rbx); cmp %dl, %cl; jne " + FORK,
+        SOME,
+    ),
+}  # fmt: skip
+#: Each sets the flags that an outcome is made of.
+for _how in (
+    "or %esi,",
+    "xor %esi,",
+    "add %esi,",
+    "sub %esi,",
+    "shr $1,",
+    "shl $1,",
+    "sar $1,",
+    "neg",
+    "inc",
+    "dec",
+):
+    TESTS_OF_RESTORE[f"outcome_of_{_how.split()[0]}"] = (
+        f"vcpu %rbx; {_how} %edi; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz {FORK}",
+        ALL,
+    )
+
+#: Whether the first restore can only store what is not 0.
+LEFT_MASKED: Cases = {
+    "where_jne_goes": (SAVED + "test %cl, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", True),
+    "behind_jne": (SAVED + "test %cl, %cl; jne 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "behind_je": (SAVED + "test %cl, %cl; je 2f; movb %cl, 1(%rbx); 2: ret", True),
+    "where_je_goes": (SAVED + "test %cl, %cl; je 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
+    "where_js_goes": (SAVED + "test %cl, %cl; js 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
+    "behind_js": (SAVED + "test %cl, %cl; js 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "behind_ja": (SAVED + "test %cl, %cl; ja 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "by_cmp": (SAVED + "cmp $0, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
+    "by_another_value": (SAVED + "test %dl, %dl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
+    "by_the_second_test": (
+        SAVED + "test %cl, %cl; test %cl, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret",
+        True,
+    ),
+    "by_no_branch": (SAVED + "test %cl, %cl; movb %cl, 1(%rbx); ret", False),
+    "with_code_between": (SAVED + "test %cl, %cl; jne 2f; ret; 2: nops 11; movb %cl, 1(%rbx); ret", True),
+    "with_much_between": (SAVED + "test %cl, %cl; jne 2f; ret; 2: nops 12; movb %cl, 1(%rbx); ret", False),
+    "with_a_branch_between": (
+        SAVED + "test %cl, %cl; jne 2f; ret; 2: test %esi, %esi; js 3f; movb %cl, 1(%rbx); 3: ret",
+        False,
+    ),
+    "exchanged_if_not_zero": (
+        "vcpu %rbx; test %cl, %cl; jne 2f; ret; 2: cmpxchg %cl, 1(%rbx); ret",
+        False,
+    ),
+}
+
+#: How many pending tests come before the first unmask, with nothing stored between.
+TESTED_BEFORE: Cases = {
+    "before": ("vcpu %rbx;" + TEST + "movb $0, 1(%rbx); ret", 1),
+    "twice_before": ("vcpu %rbx;" + TEST + "jne 1f; nop; 1:" + TEST + "movb $0, 1(%rbx); ret", 1),
+    "not_before": ("vcpu %rbx; movb $0, 1(%rbx);" + TEST + "ret", 0),
+    "before_on_one_way": (
+        "vcpu %rbx; test %edi, %edi; je 1f;" + TEST + "1: movb $0, 1(%rbx); ret",
+        1,
+    ),
+    "before_a_save": ("vcpu %rbx;" + TEST + "movzbl 1(%rbx), %eax; movb $0, 1(%rbx); ret", 1),
+    "before_a_mask_test": (
+        "vcpu %rbx;" + TEST + "cmpb $0, 1(%rbx); je 1f; movb $0, 1(%rbx); 1: ret",
+        1,
+    ),
+    "before_a_mask": ("vcpu %rbx;" + TEST + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", 0),
+    "before_a_restore": ("vcpu %rbx;" + TEST + "movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
+    "restored_before": ("vcpu %rbx; movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
+    "before_a_clear": ("vcpu %rbx;" + TEST + "movb $0, (%rbx); movb $0, 1(%rbx); ret", 0),
+    "from_afar": ("vcpu %rbx;" + TEST + "nops 60; movb $0, 1(%rbx); ret", 1),
+    "from_too_far": ("vcpu %rbx;" + TEST + "nops 61; movb $0, 1(%rbx); ret", 0),
+}
+
+CLEAR = "vcpu %rbx; movb $0, (%rbx); xor %eax, %eax;"
+PLAIN = "mov 8(%rbx), %rax; movq $0, 8(%rbx); ret"
+#: The locked accesses behind the first pending clear, on which ways, and the plain uses of the selector.
+LOCKED: Cases = {
+    "taken_by_xchg": (CLEAR + "xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
+    "taken_plainly": (CLEAR + PLAIN, ((), NONE, 1)),
+    "not_taken": (CLEAR + "ret", ((), NONE, 0)),
+    "taken_behind_mfence": (CLEAR + "mfence;" + PLAIN, (("mfence",), ALL, 0)),
+    "taken_behind_a_locked_access": (CLEAR + "lock orl $0, (%rsp);" + PLAIN, (("or",), ALL, 0)),
+    "taken_behind_cpuid": (CLEAR + "cpuid;" + PLAIN, (("cpuid",), ALL, 0)),
+    "taken_behind_lfence": (CLEAR + "lfence;" + PLAIN, ((), NONE, 1)),
+    "taken_behind_sfence": (CLEAR + "sfence;" + PLAIN, ((), NONE, 1)),
+    "looked_at_before": (CLEAR + "cmpq $0, 8(%rbx); je 1f; xchg %rax, 8(%rbx); 1: ret", ((), NONE, 0)),
+    "taken_two_ways": (
+        CLEAR + "test %edi, %edi; je 1f; xchg %rax, 8(%rbx); ret; 1:" + PLAIN,
+        (("xchg",), SOME, 1),
+    ),
+    "locked_in_a_callee": (CLEAR + "call leaf_lock;" + PLAIN, (("call",), ALL, 0)),
+    "half_fence_in_a_callee": (CLEAR + "call leaf_lfence;" + PLAIN, ((), NONE, 1)),
+    "both_fences_in_a_callee": (CLEAR + "call leaf_both;" + PLAIN, (("call",), ALL, 0)),
+    "nothing_in_a_callee": (CLEAR + "call leaf_nothing;" + PLAIN, ((), NONE, 1)),
+    "taken_in_a_callee": (CLEAR + "lea 8(%rbx), %rdi; call taker; ret", (("call",), ALL, 0)),
+    "taken_from_afar": (CLEAR + "nops 59; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
+    "taken_from_too_far": (CLEAR + "nops 60; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
+}
+
+FORCE = "call page + 32 * 17;"
+#: Whether the first call or jump forces the callback.
+FORCES: Cases = {
+    "by_hypercall": (FORCE + "ret", True),
+    "by_a_tail_jump": ("jmp page + 32 * 17", True),
+    "by_a_branch": ("test %edi, %edi; jne page + 32 * 17; ret", True),
+    "another_hypercall": ("call page + 32 * 16; ret", False),
+    "one_further": ("call page + 32 * 18; ret", False),
+    "by_a_wrapper": ("call wrapper; ret", True),
+    "by_a_jump_to_a_wrapper": ("jmp wrapper", True),
+    "by_two_wrappers": ("call second_wrapper; ret", True),
+    "by_three_wrappers": ("call third_wrapper; ret", False),
+    "by_a_wrapper_of_another": ("call other_first; ret", False),
+    "by_a_wrapper_of_one_before": ("call lower_first; ret", False),
+    "by_a_wrapper_that_asks": ("call asker; ret", False),
+    "by_a_wrapper_that_does_more": ("call busy_wrapper; ret", True),
+    "by_as_large_a_wrapper_as_is_followed": ("call large_wrapper; ret", True),
+    "by_too_large_a_wrapper": ("call huge_wrapper; ret", False),
+    "by_nothing": ("call leaf_nothing; ret", False),
+    "to_nowhere": ("call 0xffffffff90000000; ret", False),
+    "to_where_a_register_says": ("call *%rax; ret", False),
+    # A question for Xen's version uses the answer.
+    "answer_tested": (FORCE + "test %eax, %eax; js 1f; 1: ret", False),
+    "answer_kept": (FORCE + "mov %eax, %ebx; ret", False),
+    "answer_stored": (FORCE + "mov %eax, (%rbx); ret", False),
+    "answer_stored_on_the_stack": (FORCE + "mov %eax, -8(%rsp); ret", True),
+    "answer_taken_from_the_stack": (FORCE + "sub %eax, -8(%rsp); ret", False),
+    "answer_pushed": (FORCE + "push %rax; ret", False),
+    "answer_added_to": (FORCE + "add $1, %eax; ret", False),
+    "answer_followed": (FORCE + "mov (%rax), %ebx; ret", False),
+    "answer_beside_memory_without_a_base": (FORCE + "cmpl $0, %gs:0x40; ret", True),
+    "answer_as_an_address": (FORCE + "lea 1(%rax), %ecx; ret", False),
+    "answer_combined": (FORCE + "xor %eax, %ebx; ret", False),
+    "answer_combined_the_other_way": (FORCE + "xor %ebx, %eax; ret", False),
+    "answer_cleared": (FORCE + "xor %eax, %eax; mov %eax, %ebx; ret", True),
+    "another_cleared": (FORCE + "xor %edx, %edx; mov %eax, %ebx; ret", True),
+    "answer_overwritten": (FORCE + "mov %ebx, %eax; mov %eax, %ecx; ret", True),
+    "answer_zero_extended_over": (FORCE + "movzbl %bl, %eax; mov %eax, %ecx; ret", True),
+    "answer_sign_extended_over": (FORCE + "movsbl %bl, %eax; mov %eax, %ecx; ret", True),
+    "answer_widened_over": (FORCE + "movslq %ebx, %rax; mov %eax, %ecx; ret", True),
+    "answer_an_address_over": (FORCE + "lea 4(%rbx), %rax; mov %eax, %ecx; ret", True),
+    "answer_popped_over": (FORCE + "pop %rax; mov %eax, %ecx; ret", True),
+    "answer_widened": (FORCE + "movslq %eax, %rbx; ret", False),
+    "answer_passed_over_a_call": (FORCE + "call leaf_nothing; test %eax, %eax; js 1f; 1: ret", True),
+    "answer_used_late": (FORCE + "nops 12; test %eax, %eax; js 1f; 1: ret", False),
+    "answer_used_too_late": (FORCE + "nops 13; test %eax, %eax; js 1f; 1: ret", True),
+    "answer_used_behind_a_jump": (FORCE + "jmp 1f; 1: test %eax, %eax; js 2f; 2: ret", True),
+}
+
+#: The calls that force the callback behind the function's pending tests.
+CALLBACKS: Cases = {
+    "behind_a_test": ("vcpu %rbx;" + TEST + "je 1f;" + FORCE + "1: ret", ("call",)),
+    "by_the_branch_itself": ("vcpu %rbx;" + TEST + "jne page + 32 * 17; ret", ("jne",)),
+    "by_a_jump_behind": ("vcpu %rbx;" + TEST + "je 1f; jmp page + 32 * 17; 1: ret", ("jmp",)),
+    "before_a_test": (FORCE + "vcpu %rbx;" + TEST + "je 1f; nop; 1: ret", ()),
+    "behind_two_tests": (
+        "vcpu %rbx;" + TEST + "jne page + 32 * 17; nop;" + TEST + "je 1f;" + FORCE + "1: ret",
+        ("jne", "call"),
+    ),
+    "behind_a_test_from_afar": ("vcpu %rbx;" + TEST + "je 1f; nops 59;" + FORCE + "1: ret", ("call",)),
+    "behind_a_test_from_too_far": ("vcpu %rbx;" + TEST + "je 1f; nops 60;" + FORCE + "1: ret", ()),
+    "behind_a_test_another_call": ("vcpu %rbx;" + TEST + "je 1f; call leaf_nothing; 1: ret", ()),
+}
+
+BLOCK = "mov $1, %edi; call page + 32 * 29;"
+#: What covers the first unmask: the name of the instruction, and the first word of the reason.
+EXITS: Cases = {
+    "iret": (UNMASK + "pop %rsi; iretq", "iretq at {iretq}"),
+    "iret_of_32_bits": (UNMASK + "iretl", "iretd at {iretd}"),
+    "sysret": (UNMASK + "sysretq", "sysretq at {sysretq}"),
+    "sysexit": (UNMASK + "sysexitl", "sysexit at {sysexit}"),
+    "iret_behind_a_jump": (UNMASK + "jmp 1f; ud2; 1: iretq", "iretq at {iretq}"),
+    "iret_behind_a_call": (UNMASK + "call leaf_nothing; iretq", "iretq at {iretq}"),
+    "iret_behind_an_indirect_call": (UNMASK + "call *%rax; iretq", "iretq at {iretq}"),
+    "iret_behind_a_return": (UNMASK + "ret; iretq", ""),
+    "iret_behind_a_stop": (UNMASK + "ud2; iretq", ""),
+    "iret_behind_a_branch": (UNMASK + "js 1f; 1: iretq", ""),
+    "iret_behind_an_indirect_jump": (UNMASK + "jmp *%rax; iretq", ""),
+    "iret_from_afar": (UNMASK + "nops 159; iretq", "iretq at {iretq}"),
+    "iret_from_too_far": (UNMASK + "nops 160; iretq", ""),
+    "jump_to_nowhere": (UNMASK + "jmp 0xffffffff90000000", ""),
+    "hypercall_iret": (
+        UNMASK + "jmp page + 32 * 23",
+        "HYPERVISOR_iret at {jmp} tests pending on the way out",
+    ),
+    "hypercall_iret_called": (
+        UNMASK + "call page + 32 * 23",
+        "HYPERVISOR_iret at {call} tests pending on the way out",
+    ),
+    "hypercall_of_another_number": (UNMASK + "jmp page + 32 * 22", ""),
+    "block": (UNMASK + BLOCK + "ret", "SCHEDOP_block at {call} clears the mask and tests pending"),
+    "block_by_the_old_number": (
+        UNMASK + "mov $1, %edi; call page + 32 * 6; ret",
+        "SCHEDOP_block at {call} clears the mask and tests pending",
+    ),
+    "yield": (UNMASK + "mov $0, %edi; call page + 32 * 29; ret", ""),
+    "poll": (UNMASK + "mov $3, %edi; call page + 32 * 29; ret", ""),
+    "what_is_not_known": (UNMASK + "call page + 32 * 29; ret", ""),
+    "another_hypercall_of_one": (UNMASK + "mov $1, %edi; call page + 32 * 30; ret", ""),
+    "block_on_one_way": (UNMASK + "test %edi, %edi; je 1f;" + BLOCK + "1: ret", ""),
+    "block_from_afar": (
+        UNMASK + "nops 59;" + BLOCK + "ret",
+        "SCHEDOP_block at {call} clears the mask and tests pending",
+    ),
+    "block_from_too_far": (UNMASK + "nops 60;" + BLOCK + "ret", ""),
+}
+
+#: The unmasks and restores that the first mask leads to.
+REOPENED: Cases = {
+    "opened_again": (MASK + "nop; movb $0, 1(%rbx); ret", (1, ALL)),
+    "restored": (SAVED + "movb %cl, 1(%rbx); ret", (1, ALL)),
+    "left_masked": (MASK + "nop; ret", (0, NONE)),
+    "opened_on_one_way": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); 1: ret", (1, SOME)),
+    "opened_or_stopped": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: ud2", (1, ALL)),
+    "opened_on_two_ways": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: movb $0, 1(%rbx); ret",
+        (2, ALL),
+    ),
+    "masked_and_opened": (MASK + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", (1, ALL)),
+    "opened_from_afar": (MASK + "nops 4000; movb $0, 1(%rbx); ret", (1, ALL)),
+    "opened_from_too_far": (MASK + "nops 4001; movb $0, 1(%rbx); ret", (0, NONE)),
+}
+
+#: What runs masked behind the first mask: the instructions of each range.
+MASKED: Cases = {
+    "one_range": (MASK + "nop; movb $0, 1(%rbx); nop; ret", [("nop", "mov")]),
+    "to_the_restore": (SAVED + "nop; movb %cl, 1(%rbx); nop; ret", [("nop", "mov")]),
+    "to_the_end": (MASK + "nop; ret", [("nop", "ret")]),
+    "two_ranges": (
+        MASK + "nop; jmp 1f; nop; 2: ret; 1: nop; movb $0, 1(%rbx); jmp 2b",
+        [("nop", "jmp"), ("nop", "mov")],
+    ),
+    "over_a_second_mask": (
+        MASK + "movb $1, 1(%rbx); nop; movb $0, 1(%rbx); ret",
+        [("mov", "nop", "mov")],
+    ),
+}
+
+#: Whether something before the first mask keeps the thread on its CPU.
+PREEMPTION: Cases = {
+    "by_a_call": ("call kpreempt_disable;" + MASK + "ret", True),
+    "by_a_critical_section": ("call critical_enter;" + MASK + "ret", True),
+    "by_another_call": ("call leaf_nothing;" + MASK + "ret", False),
+    "ended_by_a_call": ("call kpreempt_disable; call kpreempt_enable;" + MASK + "ret", False),
+    "ended_critical_section": ("call critical_enter; call critical_exit;" + MASK + "ret", False),
+    "ended_before_it_began": ("call kpreempt_enable; call kpreempt_disable;" + MASK + "ret", True),
+    "counted_before_a_call_that_ends": ("incl %gs:0x20; call kpreempt_enable;" + MASK + "ret", False),
+    "counted_before_a_section_ends": ("incl %gs:0x20; call critical_exit;" + MASK + "ret", False),
+    "by_a_count": ("incl %gs:0x20;" + MASK + "ret", True),
+    "by_a_sum": ("addl $1, %gs:0x20;" + MASK + "ret", True),
+    "by_a_count_behind_the_own_pointer": ("mov %gs:0x18, %rax; incl 4(%rax);" + MASK + "ret", True),
+    "counted_down": ("decl %gs:0x20;" + MASK + "ret", False),
+    "set": ("movl $1, %gs:0x20;" + MASK + "ret", False),
+    "read_and_added": ("addl %gs:0x20, %eax;" + MASK + "ret", False),
+    "of_something_else": ("incl (%rdi);" + MASK + "ret", False),
+    "on_the_stack": ("incl -8(%rsp);" + MASK + "ret", False),
+    "on_one_way": ("test %edi, %edi; je 1f; incl %gs:0x20; 1:" + MASK + "ret", False),
+    "on_both_ways": (
+        "test %edi, %edi; je 1f; incl %gs:0x20; jmp 2f; 1: call kpreempt_disable; 2:" + MASK + "ret",
+        True,
+    ),
+    "a_jump_is_no_call": ("jmp 1f; 1:" + MASK + "jmp kpreempt_disable", False),
+    "counted_from_afar": ("incl %gs:0x20; nops 59;" + MASK + "ret", True),
+    "counted_from_too_far": ("incl %gs:0x20; nops 60;" + MASK + "ret", False),
+    "nowhere": (MASK + "ret", False),
+}
+
+HELPERS = {
+    "leaf_lock": "lock addl $0, -8(%rsp); ret",
+    "leaf_lfence": "lfence; ret",
+    "leaf_both": "lfence; mfence; ret",
+    "printf": "ret",
+    # A jump into itself: eb ff is a jump to ff c0, inc %eax.
+    "overlapping": MASK + ".byte 0xeb, 0xff, 0xc0; movb $0, 1(%rbx); ret",
+    "leaf_nothing": "xor %edx, %edx; ret",
+    "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
+    "wrapper": "xor %edi, %edi; jmp page + 32 * 17",
+    "second_wrapper": "call wrapper; ret",
+    "third_wrapper": "call second_wrapper; ret",
+    "lower_first": "call page + 32 * 16;" + FORCE + "ret",
+    "other_first": "call page + 32 * 29;" + FORCE + "ret",
+    "asker": FORCE + "test %eax, %eax; js 1f; 1: ret",
+    "busy_wrapper": "call leaf_nothing; call *%rcx;" + FORCE + "ret",
+    "large_wrapper": "nops 251; jmp page + 32 * 17",
+    "huge_wrapper": "nops 252; jmp page + 32 * 17",
+    "kpreempt_disable": "incl %gs:0x20; ret",
+    "kpreempt_enable": "decl %gs:0x20; ret",
+    "critical_enter": "incl %gs:0x20; ret",
+    "critical_exit": "decl %gs:0x20; ret",
+}
+TABLES = (
+    TESTS_OF_UNMASK,
+    TESTS_OF_RESTORE,
+    LEFT_MASKED,
+    TESTED_BEFORE,
+    LOCKED,
+    FORCES,
+    CALLBACKS,
+    EXITS,
+    REOPENED,
+    MASKED,
+    PREEMPTION,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
+    """All cases in one image, those of table number n with the prefix tn_."""
+    bodies = {f"t{n}_{name}": body for n, table in enumerate(TABLES) for name, (body, _) in table.items()}
+    return assemble(tmp_path_factory.mktemp("order"), HELPERS | bodies)
+
+
+def of(table: Cases) -> pytest.MarkDecorator:
+    """Run a test with each case of a table: the function's name and what is expected."""
+    (number,) = [n for n, one in enumerate(TABLES) if one is table]
+    cases = [(f"t{number}_{name}", expected) for name, (_, expected) in table.items()]
+    return pytest.mark.parametrize(("name", "expected"), cases, ids=list(table))
+
+
+def names(made: Functions, name: str, addresses: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(made.flow(name).insns[address].mnemonic for address in addresses)
+
+
+@of(TESTS_OF_UNMASK)
+def test_a_pending_test_behind_an_unmask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
+    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
+    assert (len(found.hits), found.paths) == expected
+    assert {made.touches(name)[hit].kind for hit in found.hits} <= {Kind.PENDING_TEST}
+
+
+@of(TESTS_OF_RESTORE)
+def test_a_pending_test_behind_a_restore(made: Functions, name: str, expected: Paths) -> None:
+    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.RESTORE), made.touches(name))
+    assert found.paths is expected
+
+
+@of(LEFT_MASKED)
+def test_a_restore_that_leaves_the_mask_set(made: Functions, name: str, expected: bool) -> None:
+    assert surroundings.opened_only_if_zero(made.flow(name), made.touch(name, Kind.RESTORE)) is expected
+
+
+@of(TESTED_BEFORE)
+def test_a_pending_test_before_an_unmask(made: Functions, name: str, expected: int) -> None:
+    touches = made.touches(name)
+    found = surroundings.tested_before(made.flow(name), made.touch(name, Kind.UNMASK), touches)
+    assert len(found) == expected
+    assert all(touches[address].kind is Kind.PENDING_TEST for address in found)
+
+
+@of(LOCKED)
+def test_a_locked_access_behind_a_clear(
+    made: Functions, name: str, expected: tuple[tuple[str, ...], Paths, int]
+) -> None:
+    takers = {made.start("taker"): made.flow("taker").insns[made.places("taker", "xchg")[0]]}
+    touches = made.touches(name)
+    ways, unlocked = surroundings.locked_access(
+        made.code, made.flow(name), made.touch(name, Kind.PENDING_CLEAR), touches, takers
+    )
+    assert (names(made, name, ways.hits), ways.paths, len(unlocked)) == expected
+    assert all(touches[address].kind is Kind.SELECTOR_TAKE for address in unlocked)
+
+
+@of(FORCES)
+def test_what_forces_the_callback(made: Functions, name: str, expected: bool) -> None:
+    flow = made.flow(name)
+    first = made.places(name, "call", "jmp", "jne")[0]
+    assert surroundings.forces(made.code, flow.insns[first], flow) is expected
+
+
+def test_what_is_no_call_forces_nothing(made: Functions) -> None:
+    flow = made.flow("leaf_nothing")
+    assert not any(surroundings.forces(made.code, insn, flow) for insn in flow.insns.values())
+
+
+@of(CALLBACKS)
+def test_callbacks_behind_tests(made: Functions, name: str, expected: tuple[str, ...]) -> None:
+    tests = tuple(at for at, touch in made.touches(name).items() if touch.kind is Kind.PENDING_TEST)
+    found = surroundings.callbacks(made.code, made.flow(name), tests)
+    assert names(made, name, found) == expected
+    assert surroundings.callbacks(made.code, made.flow(name), ()) == ()
+
+
+@of(EXITS)
+def test_an_exit_through_xen(made: Functions, name: str, expected: str) -> None:
+    flow = made.flow(name)
+    places = {insn.mnemonic: f"{address:#x}" for address, insn in flow.insns.items()}
+    found = surroundings.exit_behind(made.code, flow, made.touch(name, Kind.UNMASK))
+    assert found == expected.format(**places)
+
+
+@of(REOPENED)
+def test_what_a_mask_leads_to(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
+    found = surroundings.reopened(made.flow(name), made.touch(name, Kind.MASK), made.touches(name))
+    assert (len(found.hits), found.paths) == expected
+
+
+@of(MASKED)
+def test_what_runs_masked(made: Functions, name: str, expected: list[tuple[str, ...]]) -> None:
+    flow = made.flow(name)
+    found = surroundings.masked_ranges(flow, made.touch(name, Kind.MASK), made.touches(name))
+    inside = [tuple(at for at in sorted(flow.insns) if start <= at < end) for start, end in found]
+    assert [names(made, name, addresses) for addresses in inside] == expected
+    for (start, end), addresses in zip(found, inside, strict=True):
+        assert (start, end) == (addresses[0], flow.insns[addresses[-1]].end)
+
+
+def test_what_runs_masked_where_instructions_overlap(made: Functions) -> None:
+    flow = made.flow("overlapping")
+    found = surroundings.masked_ranges(
+        flow, made.touch("overlapping", Kind.MASK), made.touches("overlapping")
+    )
+    (jump,), (inc,) = made.places("overlapping", "jmp"), made.places("overlapping", "inc")
+    assert inc == jump + 1
+    assert found == ((jump, jump + 2), (inc, inc + 2 + 4))
+
+
+@of(PREEMPTION)
+def test_preemption_is_off(made: Functions, name: str, expected: bool) -> None:
+    assert surroundings.preemption_off(made.code, made.flow(name), made.touch(name, Kind.MASK)) is expected
+
+
+def test_the_fences_that_an_instruction_executes(made: Functions) -> None:
+    name = "t4_both_fences_in_a_callee"
+    flow = made.flow(name)
+    taker = made.flow("taker").insns[made.places("taker", "xchg")[0]]
+    (call,) = (flow.insns[at] for at in made.places(name, "call"))
+    assert [item.mnemonic for item in surroundings.executed(made.code, call, {})] == ["lfence", "mfence"]
+    # A function that is known to take the selector stands for its locked access.
+    assert surroundings.executed(made.code, call, {made.start("leaf_both"): taker}) == (taker,)
+    assert surroundings.executed(made.code, taker, {}) == (taker,)
+    (xor,) = (made.flow("taker").insns[at] for at in made.places("taker", "xor"))
+    assert surroundings.executed(made.code, xor, {}) == ()
+    # What a larger function executes is not looked for.
+    larger = made.flow("t5_by_two_wrappers")
+    (call,) = (larger.insns[at] for at in made.places("t5_by_two_wrappers", "call"))
+    assert surroundings.executed(made.code, call, {}) == ()
+
+
+@pytest.mark.parametrize(("argument", "covered"), [("mov $1, %ebx", True), ("mov $1, %edi", False)])
+def test_i386_passes_the_first_argument_in_ebx(tmp_path: Path, argument: str, covered: bool) -> None:
+    body = f"vcpu %edx; movb $0, 1(%edx); {argument}; call page + 32 * 29; ret"
+    made = assemble(tmp_path, {"block": body}, bits=32)
+    found = surroundings.exit_behind(made.code, made.flow("block"), made.touch("block", Kind.UNMASK))
+    assert bool(found) is covered
+
+
+def test_ways_are_what_a_walk_gives(made: Functions) -> None:
+    name = "t0_follows"
+    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
+    assert found == Ways(made.places(name, "cmp"), ALL)

@@ -1,0 +1,479 @@
+"""The verdict on each combination of what stands around a site, by a table written by hand and by the model.
+
+A row of a table is a case of the rule: a word for each question, ``*`` where it does not matter.  Exactly one
+row must fit each combination of answers.  What the tables say is then asked of the model checker, which knows
+nothing of the rule: a fence is removable where, and only where, no upcall is lost without it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+
+import pytest
+
+from builders.made_sites import fence
+from xtrace.symbols.flow.interpreter import FunctionFlow
+from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.proof import protocols
+from xtrace.symbols.proof.checker import check
+from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Take, Width
+from xtrace.symbols.sites.access_kind import Touch
+from xtrace.symbols.sites.fences import Found
+from xtrace.symbols.sites.model import Cpu, How, Kind, Paths, Verdict
+from xtrace.symbols.sites.vcpu_info import Spot
+from xtrace.symbols.sites.verdict import Surroundings, hazards, judged, site_verdict
+from xtrace.symbols.x86.decode import NO_REGISTER, WRITE, Flow, Insn, Memory
+
+STORE, FENCE, LATER = 0x1000, 0x1004, 0x1040
+
+#: The answers to each question, and what each question is.
+ANSWERS = {
+    "kind": ("mask", "restore", "unmask", "clear", "set", "other"),
+    "fence": ("access", "between", "beside"),  # the access itself; between P := 0 and S; elsewhere
+    "width": ("byte", "wide"),  # of a plain store
+    "opens": ("no", "yes"),  # the mask may be opened here
+    "tests": ("none", "some", "all"),  # ways with a pending test behind
+    "before": ("no", "yes"),  # a pending test before
+    "exit": ("no", "yes"),  # it runs into an exit through Xen
+    "handlers": ("plain", "locked"),  # how the image's handlers take the selector
+    "taken": ("locked", "plain"),  # how the selector is taken behind this pending clear
+    "preemption": ("on", "off"),
+    "pointer": ("running", "loaded", "field", "other"),  # whose vcpu_info it is
+    "reopened": ("none", "some", "all"),  # ways from a mask to an unmask
+}
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "mask": (Kind.MASK,),
+    "restore": (Kind.RESTORE,),
+    "unmask": (Kind.UNMASK,),
+    "clear": (Kind.PENDING_CLEAR,),
+    "set": (Kind.PENDING_SET,),
+}
+KINDS["other"] = tuple(kind for kind in Kind if (kind,) not in KINDS.values())
+PATHS = {"none": Paths.NONE, "some": Paths.SOME, "all": Paths.ALL}
+
+VERDICTS = """
+kind           fence            width opens tests     before exit handlers : verdict   reason
+mask           access           *     *     *         *      *    *        : undecided locked-access
+restore|unmask access           *     *     *         *      *    *        : undecided locked-access
+clear|set      access           *     *     *         *      *    *        : keep      others-write
+other          access           *     *     *         *      *    *        : keep      others-write
+clear          between          *     *     *         *      *    *        : keep      orders
+clear          beside           *     *     *         *      *    *        : keep      outside
+set|other      between|beside   *     *     *         *      *    *        : keep      outside
+mask           between|beside   wide  *     *         *      *    *        : undecided wide
+restore|unmask between|beside   wide  *     *         *      *    *        : undecided wide
+mask           between|beside   byte  *     *         *      *    plain    : undecided handlers
+mask           between|beside   byte  *     *         *      *    locked   : removable nobody-else-reads
+restore|unmask between|beside   byte  no    *         *      *    plain    : undecided handlers
+restore|unmask between|beside   byte  no    *         *      *    locked   : removable tested
+restore|unmask between|beside   byte  yes   all       *      *    plain    : undecided handlers
+restore|unmask between|beside   byte  yes   all       *      *    locked   : removable tested
+restore|unmask between|beside   byte  yes   none|some *      yes  plain    : undecided handlers
+restore|unmask between|beside   byte  yes   none|some *      yes  locked   : removable exit
+restore|unmask between|beside   byte  yes   some      *      no   *        : undecided no-test
+restore|unmask between|beside   byte  yes   none      no     no   *        : undecided no-test
+restore|unmask between|beside   byte  yes   none      yes    no   *        : undecided tested-before
+"""
+REASONS = {
+    "locked-access": "the access itself is locked; a plain byte store would do",
+    "others-write": "other CPUs write this field",
+    "orders": "pending must be clear for all CPUs before the selector is taken",
+    "outside": "not a mask, restore or unmask but a {kind}",
+    "wide": "the store is wider than a byte",
+    "handlers": "some handler in this image clears pending with no locked access",
+    "nobody-else-reads": "only this CPU's way out of Xen reads the mask",
+    "tested": "Xen tests pending after this store, or the test that follows sees it",
+    "exit": "no test follows, but iret at 0x1040",
+    "no-test": "no pending test is seen to follow on every path",
+    "tested-before": "pending is tested before the store, not after it",
+}
+
+#: A table for each hazard, since each stands for itself; "-" where there is none.
+HAZARDS = (
+    """
+kind                width : hazard
+mask|restore|unmask wide  : the-store
+clear|set           wide  : the-store
+other               wide  : -
+*                   byte  : -
+""",
+    """
+kind           opens tests before exit : hazard
+restore|unmask yes   none  no     no   : no-test-follows
+restore|unmask yes   none  yes    no   : tested-before-it
+restore|unmask yes   some  *      no   : some-ways-have-no-test
+restore|unmask yes   all   *      no   : -
+restore|unmask yes   *     *      yes  : -
+restore|unmask no    *     *      *    : -
+mask|clear     *     *     *      *    : -
+set|other      *     *     *      *    : -
+""",
+    """
+kind                taken  : hazard
+clear               plain  : the-selector
+clear               locked : -
+mask|restore|unmask *      : -
+set|other           *      : -
+""",
+    """
+kind                preemption pointer       : hazard
+mask|restore|unmask on         loaded        : loaded-before
+mask|restore|unmask on         field         : not-known-to-be-ours
+mask|restore|unmask on         running|other : -
+mask|restore|unmask off        *             : -
+clear|set|other     *          *             : -
+""",
+    """
+kind                reopened : hazard
+mask                some     : some-ways-stay-masked
+mask                none|all : -
+restore|unmask      *        : -
+clear|set|other     *        : -
+""",
+)
+HAZARD_REASONS = {
+    "the-store": ("wide-store", "the store is 2 bytes wide"),
+    "no-test-follows": ("no-pending-test", "no pending test follows the store"),
+    "some-ways-have-no-test": ("no-pending-test", "on some paths no pending test follows the store"),
+    "tested-before-it": ("test-before-store", "pending is tested at 0xff0, 0xff8, before the store"),
+    "the-selector": ("unlocked-handler", "the selector is used at 0x1040, 0x1048 without a locked access"),
+    "loaded-before": ("unstable-pointer", "the pointer was loaded before"),
+    "not-known-to-be-ours": ("unstable-pointer", "nothing shows that this is the running CPU's"),
+    "some-ways-stay-masked": ("unbalanced", "some paths open the mask again (at 0x1040, 0x1044, 0x1048)"),
+}
+STORES = ("mask", "restore", "unmask")
+Case = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: the answers that it fits, and what it says."""
+
+    answers: Mapping[str, tuple[str, ...]]
+    says: tuple[str, ...]
+
+    def fits(self, case: Case) -> bool:
+        return all(case[question] in answers for question, answers in self.answers.items())
+
+
+def rows(table: str) -> list[Row]:
+    """Return the rows of a table.
+
+    Raises:
+        KeyError, ValueError: a question or an answer that there is not.
+    """
+    head, *lines = table.strip().splitlines()
+    questions = head.split(":")[0].split()
+    found = []
+    for line in lines:
+        left, right = line.split(":")
+        answers = {}
+        for question, word in zip(questions, left.split(), strict=True):
+            answers[question] = ANSWERS[question] if word == "*" else tuple(word.split("|"))
+            assert set(answers[question]) <= set(ANSWERS[question]), line
+        found.append(Row(answers, tuple(right.split())))
+    return found
+
+
+def cases(*questions: str) -> Iterator[Case]:
+    """Give each combination of the answers to some questions."""
+    for answers in product(*(ANSWERS[question] for question in questions)):
+        yield dict(zip(questions, answers, strict=True))
+
+
+def told(table: str, case: Case) -> tuple[str, ...]:
+    (row,) = [row for row in rows_of(table) if row.fits(case)]
+    return row.says
+
+
+rows_of = functools.cache(rows)
+
+
+# --- what a case is in the code's own terms -------------------------------------------------------
+
+#: A case that is right in every way; a test names what it changes.
+RIGHT: Case = {
+    "kind": "unmask", "fence": "beside", "width": "byte", "opens": "yes", "tests": "all", "before": "no",
+    "exit": "no", "handlers": "locked", "taken": "locked", "preemption": "off", "pointer": "running",
+    "reopened": "none",
+}  # fmt: skip
+POINTERS = {
+    "running": (Cpu.RUNNING, "per-CPU vcpu_info at 0x40"),
+    "loaded": (Cpu.LOADED, "per-CPU pointer at 0x40"),
+    "field": (Cpu.OTHER, "CPU structure (an argument), field 0x40"),
+    "other": (Cpu.OTHER, "shared_info, vCPU by index"),
+}
+
+
+def touch_of(case: Case, kind: Kind) -> Touch:
+    is_wide = case["width"] == "wide"
+    insn = instruction(STORE, "mov", 2 if is_wide else 1)
+    cpu, origin = POINTERS[case["pointer"]]
+    flow = FunctionFlow(STORE, {STORE: insn}, {STORE: ()})
+    return Touch(insn, kind, Spot(1, origin, cpu), flow, None, is_wide, False)
+
+
+def instruction(address: int, mnemonic: str, size: int = 1, *, lock: bool = False) -> Insn:
+    memory = Memory(False, 3, NO_REGISTER, 1, 1, size)
+    return Insn(address, 4, mnemonic, Flow.NEXT, -1, (), memory, WRITE, (), lock)
+
+
+def around_of(case: Case) -> Surroundings:
+    reopened = (LATER, LATER + 4, LATER + 8, LATER + 12)
+    return Surroundings(
+        tests=ways(case["tests"], LATER),
+        tested_before=(STORE - 16, STORE - 8) if case["before"] == "yes" else (),
+        owes_test=case["opens"] == "yes",
+        exit=f"iret at {LATER:#x}" if case["exit"] == "yes" else "",
+        reopened=ways(case["reopened"], *reopened),
+        locked=ways("all" if case["fence"] == "between" else "none", FENCE),
+        unlocked=(LATER, LATER + 8) if case["taken"] == "plain" else (),
+        guarded=case["preemption"] == "off",
+    )
+
+
+def ways(word: str, *hits: int) -> Ways:
+    return Ways(() if word == "none" else hits, PATHS[word])
+
+
+def found_of(case: Case) -> Found:
+    if case["fence"] == "access":
+        return Found(instruction(STORE, "xchg"), STORE, How.INLINE, "", "access", Paths.ALL)
+    return Found(instruction(FENCE, "lfence"), FENCE, How.INLINE, "", "after", Paths.ALL)
+
+
+# --- the tables ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [VERDICTS, *HAZARDS])
+def test_exactly_one_row_fits_each_combination(table: str) -> None:
+    questions = next(iter(rows(table))).answers
+    for case in cases(*questions):
+        assert sum(row.fits(case) for row in rows_of(table)) == 1, case
+
+
+def test_the_words_are_used_and_tell_the_reasons_apart() -> None:
+    assert {says[1] for says in (row.says for row in rows(VERDICTS))} == set(REASONS)
+    said = {row.says[0] for table in HAZARDS for row in rows(table)}
+    assert said - {"-"} == set(HAZARD_REASONS)
+    for reasons in (list(REASONS.values()), list(HAZARD_REASONS.values())):
+        assert len(set(reasons)) == len(reasons)
+
+
+QUESTIONS = ("kind", "fence", "width", "opens", "tests", "before", "exit", "handlers")
+
+
+def test_the_verdict_on_every_combination() -> None:
+    seen = 0
+    for case in cases(*QUESTIONS):
+        verdict, reason = told(VERDICTS, case)
+        for kind in KINDS[case["kind"]]:
+            full = RIGHT | case
+            fence = judged(
+                found_of(full), touch_of(full, kind), around_of(full), case["handlers"] == "locked"
+            )
+            assert fence.verdict == verdict, (case, kind)
+            assert fence.reason.startswith(REASONS[reason].format(kind=kind)), (case, kind)
+            seen += 1
+    assert seen == len(Kind) * 3 * 2 * 2 * 3 * 2 * 2 * 2
+
+
+def test_what_does_not_matter_to_the_verdict() -> None:
+    """Preemption, pointers, what a mask leads to and how this clear's selector is taken: hazards alone."""
+    for case in cases("kind", "tests", "handlers"):
+        for kind in KINDS[case["kind"]]:
+            results = {
+                judged(found_of(full), touch_of(full, kind), around_of(full), case["handlers"] == "locked")
+                for full in (
+                    RIGHT | case | other for other in cases("taken", "preemption", "pointer", "reopened")
+                )
+            }
+            assert len(results) == 1
+
+
+def test_the_hazards_of_every_combination() -> None:
+    questions = ("kind", "width", "opens", "tests", "before", "exit")
+    more = ("taken", "preemption", "pointer", "reopened")
+    for case in cases(*questions, *more):
+        words = [word for table in HAZARDS for (word,) in [told(table, case)] if word != "-"]
+        expected = [HAZARD_REASONS[word] for word in words]
+        full = RIGHT | case
+        around = around_of(full)
+        for kind in KINDS[case["kind"]]:
+            found = hazards(touch_of(full, kind), around)
+            assert [hazard.name for hazard in found] == [name for name, _ in expected], (case, kind)
+            for hazard, (_, reason) in zip(found, expected, strict=True):
+                assert hazard.reason.startswith(reason), (case, kind)
+
+
+# --- the model checker, which knows nothing of the rule ---------------------------------------------
+
+#: Combinations of a store of the mask for which the model has a scenario: what sets the mask does not open
+#: it, what clears it does.
+OF_STORES = [
+    case | {"fence": "beside"}
+    for case in cases("kind", "width", "opens", "tests", "before", "exit", "handlers")
+    if (case["kind"], case["opens"])
+    in [("mask", "no"), ("restore", "no"), ("restore", "yes"), ("unmask", "yes")]
+]
+
+
+@functools.cache
+def holds(scenario: Scenario) -> bool:
+    return check(scenario).holds
+
+
+def scenario_of(case: Case) -> Scenario:
+    """Return the scenario of a case of a store, without its fence; of the worst of its ways."""
+    protocol = {"mask": Protocol.MASK, "restore": Protocol.RESTORE, "unmask": Protocol.UNMASK}[case["kind"]]
+    if case["opens"] == "no":
+        protocol = Protocol.MASK  # all that it stores is 1
+    retest = Retest.BEFORE if case["before"] == "yes" and case["tests"] == "none" else Retest.NONE
+    if case["exit"] == "yes":
+        retest = Retest.XEN_EXIT
+    if case["tests"] == "all":
+        retest = Retest.AFTER
+    return Scenario(
+        protocol,
+        width=Width.WIDE if case["width"] == "wide" else Width.BYTE,
+        retest=retest,
+        take=Take.XCHG if case["handlers"] == "locked" else Take.READ,
+    )
+
+
+def test_a_fence_is_removable_where_and_only_where_nothing_is_lost_without_it() -> None:
+    by_verdict = dict.fromkeys(("removable", "undecided"), 0)
+    for case in OF_STORES:
+        verdict, _ = told(VERDICTS, case)
+        assert (verdict == "removable") is holds(scenario_of(case)), case
+        by_verdict[verdict] += 1
+    assert min(by_verdict.values()) >= 20
+
+
+def test_what_is_undecided_no_fence_mends() -> None:
+    """With the strongest fence, too, an upcall is lost: what is wrong there is something else."""
+    for case in OF_STORES:
+        if told(VERDICTS, case)[0] == "undecided":
+            assert not holds(replace(scenario_of(case), fence=protocols.Fence.MFENCE)), case
+
+
+@pytest.mark.parametrize("handlers", ["plain", "locked"])
+def test_what_is_kept_between_p_and_s_is_needed(handlers: str) -> None:
+    """The locked access is that which takes S, or one before a plain read of S."""
+    assert told(VERDICTS, RIGHT | {"kind": "clear", "fence": "between", "handlers": handlers})[0] == "keep"
+    assert holds(Scenario(Protocol.HANDLER, take=Take.XCHG))
+    assert holds(Scenario(Protocol.HANDLER, protocols.Fence.LOCK, take=Take.READ))
+    assert not holds(Scenario(Protocol.HANDLER, take=Take.READ))
+
+
+def test_where_the_rule_is_more_careful_than_the_model() -> None:
+    """By name: what the model would let go and the rule does not."""
+    # A byte store needs no lock, but it is the store itself that would have to be written anew.
+    locked = RIGHT | {"kind": "mask", "fence": "access"}
+    assert told(VERDICTS, locked)[0] == "undecided"
+    assert holds(Scenario(Protocol.MASK))
+    # A second fence beside a handler's clear, whose xchg of S orders it already.
+    beside = RIGHT | {"kind": "clear", "fence": "beside"}
+    assert told(VERDICTS, beside)[0] == "keep"
+    for position in (False, True):
+        spare = Scenario(Protocol.HANDLER, protocols.Fence.MFENCE, position)
+        assert holds(spare)
+        assert holds(replace(spare, fence=protocols.Fence.NONE))
+
+
+def deviation(**changes: str) -> Case:
+    return RIGHT | changes
+
+
+#: One thing wrong at a time, and the hazard that tells it; None where nothing is.
+DEVIATIONS: list[tuple[Case, str | None]] = [(deviation(kind="mask", tests="none", before="yes"), None)]
+for store in STORES:
+    DEVIATIONS += [(deviation(kind=store), None), (deviation(kind=store, width="wide"), "wide-store")]
+for opening in ("restore", "unmask"):
+    DEVIATIONS += [
+        (deviation(kind=opening, tests="none"), "no-pending-test"),
+        (deviation(kind=opening, tests="some"), "no-pending-test"),
+        (deviation(kind=opening, tests="none", before="yes"), "test-before-store"),
+        (deviation(kind=opening, tests="none", exit="yes"), None),
+        (deviation(kind=opening, tests="some", exit="yes"), None),
+    ]
+DEVIATIONS.append((deviation(kind="restore", tests="none", opens="no"), None))
+
+
+@pytest.mark.parametrize(("case", "name"), DEVIATIONS, ids=str)
+def test_a_hazard_is_what_the_model_loses_an_upcall_by(case: Case, name: str | None) -> None:
+    (kind,) = KINDS[case["kind"]]
+    scenario = scenario_of(case)
+    found = [hazard.name for hazard in hazards(touch_of(case, kind), around_of(case))]
+    assert found == ([] if name is None else [name])
+    for fence_ in (protocols.Fence.NONE, protocols.Fence.MFENCE):
+        assert holds(replace(scenario, fence=fence_)) is (name is None)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_an_unstable_pointer_is_what_the_model_fails_by(kind: str) -> None:
+    case = deviation(kind=kind, preemption="on", pointer="loaded")
+    scenario = replace(scenario_of(case), stable=False)
+    assert not holds(scenario)
+    assert not holds(replace(scenario, fence=protocols.Fence.MFENCE))
+    assert [hazard.name for hazard in hazards(touch_of(case, KINDS[kind][0]), around_of(case))] == [
+        "unstable-pointer"
+    ]
+
+
+def test_an_unlocked_handler_is_what_the_model_loses_an_upcall_by() -> None:
+    for taken, take in (("plain", Take.READ), ("plain", Take.PLAIN), ("locked", Take.XCHG)):
+        case = deviation(kind="clear", taken=taken)
+        names = [hazard.name for hazard in hazards(touch_of(case, Kind.PENDING_CLEAR), around_of(case))]
+        assert names == ["unlocked-handler"] * (not holds(Scenario(Protocol.HANDLER, take=take)))
+
+
+# --- what is made of the verdicts ------------------------------------------------------------------
+
+
+def test_a_fence_is_told_with_its_name_and_place() -> None:
+    insn = instruction(0x2000, "add", lock=True)
+    case = RIGHT | {"kind": "mask"}
+    found = Found(insn, FENCE, How.CALLEE, "membar_sync", "before", Paths.SOME)
+    told_ = judged(found, touch_of(case, Kind.MASK), around_of(case), True)
+    assert (told_.mnemonic, told_.how, told_.address, told_.via, told_.position, told_.paths) == (
+        "lock add", How.CALLEE, 0x2000, "membar_sync", "before", Paths.SOME,
+    )  # fmt: skip
+    plain = replace(found, insn=instruction(0x2000, "mfence"))
+    assert judged(plain, touch_of(case, Kind.MASK), around_of(case), True).mnemonic == "mfence"
+
+
+#: What fences come to: the site needs work before they can go, some can go, or none.
+OF_FENCES = {
+    (): "no fence",
+    ("keep",): "keep",
+    ("removable",): "removable",
+    ("undecided",): "undecided",
+    ("keep", "removable"): "removable",
+    ("keep", "undecided"): "undecided",
+    ("removable", "undecided"): "undecided",
+    ("keep", "removable", "undecided"): "undecided",
+}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_verdict_of_a_site(number: int) -> None:
+    """In each order; the reason is that of the first fence with the verdict."""
+    for verdicts in product(("keep", "removable", "undecided"), repeat=number):
+        fences = tuple(
+            fence(verdict=Verdict(word), reason=f"{word} {place}") for place, word in enumerate(verdicts)
+        )
+        verdict, reason = site_verdict(fences)
+        assert verdict == OF_FENCES[tuple(sorted(set(verdicts)))]
+        if number:
+            assert reason == f"{verdict} {verdicts.index(str(verdict))}"
+        else:
+            assert reason == "no fence executes here"
+
+
+def test_the_order_of_fences_changes_nothing_but_the_reason() -> None:
+    fences = [fence(verdict=verdict) for verdict in (Verdict.KEEP, Verdict.REMOVABLE, Verdict.UNDECIDED)]
+    assert {site_verdict(order)[0] for order in permutations(fences)} == {Verdict.UNDECIDED}
