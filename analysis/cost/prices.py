@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.probes.timing.calibration import CONTEXTS, HOT_CONTEXTS, Calibration, Row
-from xtrace.symbols.sites.model import Fence, How, Paths, Site
+from xtrace.symbols.flow.walk import Paths
+from xtrace.symbols.sites.model import Fence, How, Site
 
 F64 = npt.NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
+from xtrace.symbols.dwarf.coverage import Coverage
 from xtrace.symbols.dwarf.forms import TAG
-from xtrace.symbols.dwarf.ranges import Coverage
 from xtrace.symbols.dwarf.units import Die, Unit, Units
 
 _MOST_DAMAGE = 20

@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xtrace.symbols.dwarf.coverage import Coverage, aranges, coverage
 from xtrace.symbols.dwarf.forms import AT, TAG
 from xtrace.symbols.dwarf.lines import LineTable, line_table
-from xtrace.symbols.dwarf.ranges import Coverage, aranges, coverage
 from xtrace.symbols.dwarf.search import Notes, candidates, subprograms
 from xtrace.symbols.dwarf.sections import DwarfError, debug_sections
 from xtrace.symbols.dwarf.shapes import Budget

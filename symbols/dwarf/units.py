@@ -26,7 +26,7 @@ from xtrace.symbols.dwarf.forms import (
     read_sized,
     uleb,
 )
-from xtrace.symbols.dwarf.ranges import Range, range_list
+from xtrace.symbols.dwarf.range_lists import Range, range_list
 from xtrace.symbols.dwarf.sections import DebugSections, DwarfError, plain_text, text_at
 from xtrace.symbols.dwarf.shapes import Abbreviations, Budget
 

@@ -19,8 +19,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
+from xtrace.symbols.dwarf.coverage import aranges, coverage
 from xtrace.symbols.dwarf.forms import AT, TAG, uleb, uleb_bytes
-from xtrace.symbols.dwarf.ranges import aranges, coverage
 from xtrace.symbols.dwarf.search import Notes, candidates, subprograms
 from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
 from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError

@@ -23,7 +23,6 @@ from xtrace.symbols.flow.interpreter import (
 from xtrace.symbols.flow.values import STACK, Value
 from xtrace.symbols.image.image import Image, Section
 from xtrace.symbols.image.symbol_table import FUNC, GNU_IFUNC, LOCAL
-from xtrace.symbols.sites.byte_scan import call_targets
 from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder
 
 #: Longer functions are cut: no compiler makes them, a stranger's image may.
@@ -50,6 +49,8 @@ _HYPERCALL_NAME = "xen_hypercall"
 _HYPERCALL_BYTES = 32
 _HYPERCALL_PAGE_BYTES = 4096
 _FENCES = frozenset(("lfence", "mfence", "sfence"))
+#: What stands before a function: a return, int3, nop, zeros, a jump.
+_BEFORE_A_START = (0xC3, 0xCC, 0x90, 0x00, 0xE9)
 _SERIALISING = frozenset(("cpuid", "serialize", "wbinvd", "rsm"))
 
 
@@ -377,3 +378,26 @@ def _visible(result: Value | None) -> Value | None:
     if isinstance(result.root, tuple) and result.root[0] not in ("entry", "slot", "element"):
         return None
     return None if result.root == ("entry", RAX) else result
+
+
+def call_targets(section: Section) -> npt.NDArray[np.uint64]:
+    """Return likely function starts of a section without symbols: what its calls go to.
+
+    A target counts where two calls agree on it, or where it lies behind a return or padding.
+    """
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < 6:
+        return np.array([section.address], np.uint64)
+    calls = np.flatnonzero(code[:-4] == 0xE8)
+    displacement = (
+        code[calls + 1].astype(np.int64)
+        | code[calls + 2].astype(np.int64) << 8
+        | code[calls + 3].astype(np.int64) << 16
+        | code[calls + 4].astype(np.int8).astype(np.int64) << 24
+    )
+    targets = calls + 5 + displacement
+    targets = targets[(targets >= 0) & (targets < len(code))]
+    unique, counts = np.unique(targets, return_counts=True)
+    before = code[np.maximum(unique - 1, 0)]
+    kept = unique[(counts > 1) | np.isin(before, _BEFORE_A_START) | (unique % 16 == 0)]
+    return np.unique(np.concatenate(([0], kept))).astype(np.uint64) + np.uint64(section.address)

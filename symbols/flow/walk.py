@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from xtrace.symbols.flow.interpreter import FunctionFlow
-from xtrace.symbols.sites.model import Paths
 from xtrace.symbols.x86.decode import Insn
+
+
+class Paths(StrEnum):
+    """On which of the ways through the code something happens."""
+
+    ALL = "all paths"
+    SOME = "some paths"
+    NONE = "no path"
 
 
 class Step(Enum):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.proof import protocols
 from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Width, scenario_for
-from xtrace.symbols.sites.model import Fence, Kind, Paths, Site, Verdict
+from xtrace.symbols.sites.model import Fence, Kind, Site, Verdict
 
 _PROTOCOLS = {
     Kind.MASK: Protocol.MASK,

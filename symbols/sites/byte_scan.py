@@ -166,27 +166,3 @@ def functions_of(section: Section, starts: npt.NDArray[np.uint64], offsets: Offs
     places = offsets.astype(np.uint64) + np.uint64(section.address)
     index = np.searchsorted(starts, places, "right") - 1
     return set(starts[np.unique(index[index >= 0])].tolist())
-
-
-def call_targets(section: Section) -> npt.NDArray[np.uint64]:
-    """Return likely function starts of a section without symbols: what its calls go to.
-
-    A target counts where two calls agree on it, or where it lies behind a return or padding.
-    """
-    code = np.frombuffer(section.data, np.uint8)
-    if len(code) < 6:
-        return np.array([section.address], np.uint64)
-    calls = np.flatnonzero(code[:-4] == 0xE8)
-    displacement = (
-        code[calls + 1].astype(np.int64)
-        | code[calls + 2].astype(np.int64) << 8
-        | code[calls + 3].astype(np.int64) << 16
-        | code[calls + 4].astype(np.int8).astype(np.int64) << 24
-    )
-    targets = calls + 5 + displacement
-    targets = targets[(targets >= 0) & (targets < len(code))]
-    unique, counts = np.unique(targets, return_counts=True)
-    before = code[np.maximum(unique - 1, 0)]
-    ends = _table((0xC3, 0xCC, 0x90, 0x00, 0xE9))
-    kept = unique[(counts > 1) | ends[before] | (unique % 16 == 0)]
-    return np.unique(np.concatenate(([0], kept))).astype(np.uint64) + np.uint64(section.address)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.flow.interpreter import Access, FunctionFlow
 from xtrace.symbols.flow.values import CPU, loaded
-from xtrace.symbols.flow.walk import Step, backward, forward
+from xtrace.symbols.flow.walk import Paths, Step, backward, forward
 from xtrace.symbols.sites.access_kind import Touch
-from xtrace.symbols.sites.model import How, Paths
+from xtrace.symbols.sites.model import How
 from xtrace.symbols.sites.vcpu_info import Layout
 from xtrace.symbols.x86.decode import WRITE, Flow, Insn
 

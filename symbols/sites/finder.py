@@ -15,7 +15,7 @@ from xtrace.symbols.errors import ImageError
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.flow.interpreter import Call, ExhaustedError, FunctionFlow, State, entry_state
 from xtrace.symbols.flow.values import STACK, Value
-from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.image.xen_facts import ImageFacts, image_facts
 from xtrace.symbols.sites.access_kind import Touch, touches
@@ -23,7 +23,7 @@ from xtrace.symbols.sites.byte_scan import field_accesses, field_loads, function
 from xtrace.symbols.sites.dwarf_owner import foreign
 from xtrace.symbols.sites.fences import FenceFinder, Found
 from xtrace.symbols.sites.learning import learned_layout
-from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Paths, Site, SiteTable
+from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
 from xtrace.symbols.sites.surroundings import (
     callbacks,

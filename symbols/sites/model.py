@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from xtrace.symbols.dwarf.source_locations import Place
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.xen_facts import ImageFacts
 
 
@@ -45,14 +46,6 @@ class Verdict(StrEnum):
     REMOVABLE = "removable"
     KEEP = "keep"
     UNDECIDED = "undecided"
-
-
-class Paths(StrEnum):
-    """On which of the ways through the code something happens."""
-
-    ALL = "all paths"
-    SOME = "some paths"
-    NONE = "no path"
 
 
 class Cpu(StrEnum):

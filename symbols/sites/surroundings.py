@@ -8,9 +8,9 @@ from typing import NamedTuple
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.flow.interpreter import READ_BY, Call, FunctionFlow
 from xtrace.symbols.flow.values import Value
-from xtrace.symbols.flow.walk import Step, Ways, backward, forward
+from xtrace.symbols.flow.walk import Paths, Step, Ways, backward, forward
 from xtrace.symbols.sites.access_kind import Touch
-from xtrace.symbols.sites.model import Kind, Paths
+from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.x86.decode import RAX, RBX, RDI, READ, WRITE, Flow, Insn
 
 #: How far a pending test, a locked access or a return may lie.

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
-from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Paths, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Verdict
 
 STORES = frozenset((Kind.MASK, Kind.RESTORE, Kind.UNMASK))
 OPENS = frozenset((Kind.RESTORE, Kind.UNMASK))

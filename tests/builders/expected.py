@@ -40,7 +40,8 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import Section, SymbolTableSection
 
-from xtrace.symbols.sites.model import Cpu, Fence, Kind, Paths, Site
+from xtrace.symbols.flow.walk import Paths
+from xtrace.symbols.sites.model import Cpu, Fence, Kind, Site
 
 _COMMENT = re.compile(r"(?:#|/\*|//)\s*SITE\s+([^*\n]*)")
 _EXECUTABLE = 4

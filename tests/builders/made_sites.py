@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.linux_patching import Patching
 from xtrace.symbols.image.xen_facts import Callback, ImageFacts, Note
-from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Paths, Site, SiteTable, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable, Verdict
 
 BASE = 0xFFFF_FFFF_8020_0000
 

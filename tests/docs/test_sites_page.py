@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.listing.export import site_object
-from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Paths, Site, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Site, Verdict
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,8 @@ import pytest
 from builders.made_costs import BUILD_ID, LFENCE, calibration, fenced, plain, row, rows_of
 from builders.made_sites import fence
 from xtrace.analysis.cost.prices import prices
-from xtrace.symbols.sites.model import How, Kind, Paths
+from xtrace.symbols.flow.walk import Paths
+from xtrace.symbols.sites.model import How, Kind
 
 
 def near(value: float) -> Any:

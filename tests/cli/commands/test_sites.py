@@ -22,9 +22,10 @@ from xtrace.cli.main import main
 from xtrace.cli.render import sites
 from xtrace.cli.render.terminal import put
 from xtrace.symbols.dwarf.source_locations import Frame, Place
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.linux_patching import Patching
 from xtrace.symbols.listing.compare import compare
-from xtrace.symbols.sites.model import Hazard, How, Kind, Paths, Site, SiteTable, Verdict
+from xtrace.symbols.sites.model import Hazard, How, Kind, Site, SiteTable, Verdict
 
 WIDTH = 80
 MOVED = Hazard("unstable-pointer", "the pointer was loaded before; nothing seen keeps the thread on its CPU")

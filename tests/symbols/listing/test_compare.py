@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from builders.made_sites import BASE, fence, site, table
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.listing.compare import compare, fence_words
-from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Paths, Site, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Site, Verdict
 
 LFENCE = ("lfence", "callee", "x86_lfence")
 

@@ -12,12 +12,13 @@ import pytest
 
 from builders.guest import Builder, Variant
 from builders.made_sites import fence, site
+from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.image import open_image
 from xtrace.symbols.proof.checker import check
 from xtrace.symbols.proof.protocols import Fence, Protocol, Retest, Scenario, Take, Width
 from xtrace.symbols.proof.scenario import scenario_of
 from xtrace.symbols.sites.finder import find_sites
-from xtrace.symbols.sites.model import Hazard, Kind, Paths, Site, Verdict
+from xtrace.symbols.sites.model import Hazard, Kind, Site, Verdict
 
 UNSTABLE = Hazard("unstable-pointer", "not seen to be stable")
 UNTESTED = Hazard("no-pending-test", "no pending test follows")

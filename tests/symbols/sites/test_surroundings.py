@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from builders.functions import Functions, assemble
-from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites import surroundings
-from xtrace.symbols.sites.model import Kind, Paths
+from xtrace.symbols.sites.model import Kind
 
 ALL, SOME, NONE = Paths.ALL, Paths.SOME, Paths.NONE
 UNMASK = "vcpu %rbx; movb $0, 1(%rbx);"

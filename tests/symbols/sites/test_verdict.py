@@ -16,13 +16,13 @@ import pytest
 
 from builders.made_sites import fence
 from xtrace.symbols.flow.interpreter import FunctionFlow
-from xtrace.symbols.flow.walk import Ways
+from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.proof import protocols
 from xtrace.symbols.proof.checker import check
 from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Take, Width
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
-from xtrace.symbols.sites.model import Cpu, How, Kind, Paths, Verdict
+from xtrace.symbols.sites.model import Cpu, How, Kind, Verdict
 from xtrace.symbols.sites.vcpu_info import Spot
 from xtrace.symbols.sites.verdict import Surroundings, hazards, judged, site_verdict
 from xtrace.symbols.x86.decode import NO_REGISTER, WRITE, Flow, Insn, Memory

@@ -1,99 +1,21 @@
-"""Which addresses a DIE or a unit covers: .debug_ranges, .debug_rnglists and .debug_aranges.
+"""Which units cover which addresses: .debug_aranges, or else what the units' own DIEs say.
 
-Source: DWARF 4 section 2.17.3, DWARF 5 section 7.25 (.debug_rnglists), section 7.21 (.debug_aranges).
+Source: DWARF 5 section 6.1.2 and 7.21 (.debug_aranges).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.symbols.dwarf.forms import FORM, Value, initial_length, number, uleb
+from xtrace.symbols.dwarf.forms import initial_length, number
 from xtrace.symbols.dwarf.sections import DwarfError
+from xtrace.symbols.dwarf.units import Units
 
-if TYPE_CHECKING:
-    from xtrace.symbols.dwarf.units import Unit, Units
-
-_MOST_RANGES = 65_536
 _MOST_ENTRIES = 2_000_000
 #: Units overlap where the linker threw sections away, and where someone lies.
 _MOST_OVERLAPS = 64
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
-
-Range = tuple[int, int]
-
-
-def range_list(unit: Unit, form: int, value: Value) -> list[Range]:
-    """Return what a DW_AT_ranges of a unit says, as (first, first behind) pairs."""
-    if not isinstance(value, int):
-        raise DwarfError("a range list at no offset")
-    if unit.widths.version < 5:
-        return _old_list(unit, value)
-    if form == FORM["rnglistx"]:
-        base = unit.list_base
-        width = unit.widths.offset
-        value = base + number(unit.owner.sections.rnglists, base + value * width, width)
-    return _new_list(unit, value)
-
-
-def _old_list(unit: Unit, at: int) -> list[Range]:
-    width = unit.widths.address
-    section = unit.owner.sections.ranges
-    base = unit.base
-    found: list[Range] = []
-    chooses_base = (1 << (8 * width)) - 1
-    for _ in range(_MOST_RANGES):
-        low, high = number(section, at, width), number(section, at + width, width)
-        at += 2 * width
-        unit.owner.budget.spend(1)
-        if not low and not high:
-            return found
-        if low == chooses_base:
-            base = high
-        else:
-            found.append((base + low, base + high))
-    raise DwarfError("a range list without an end")
-
-
-# DW_RLE_*: what follows each kind, "x" an index of .debug_addr, "a" an address, "n" a number.
-_END, _PAIR = 0, 4
-_BASES = {1: "x", 5: "a"}
-_ENTRIES = {2: "xx", 3: "xn", _PAIR: "nn", 6: "aa", 7: "an"}
-
-
-def _new_list(unit: Unit, at: int) -> list[Range]:
-    section = unit.owner.sections.rnglists
-    if not 0 <= at < len(section):
-        raise DwarfError("a range list outside its section")
-    width = unit.widths.address
-    base = unit.base
-    found: list[Range] = []
-    for _ in range(_MOST_RANGES):
-        kind = section[at]
-        at += 1
-        unit.owner.budget.spend(1)
-        if kind == _END:
-            return found
-        operands = []
-        for operand in _BASES.get(kind) or _ENTRIES.get(kind, ""):
-            if operand == "a":
-                value = number(section, at, width)
-                at += width
-            else:
-                value, at = uleb(section, at)
-            operands.append(unit.indexed_address(value) if operand == "x" else value)
-        if kind in _BASES:
-            base = operands[0]
-        elif kind == _PAIR:
-            found.append((base + operands[0], base + operands[1]))
-        elif kind in _ENTRIES:
-            low, high = operands
-            found.append((low, low + high if _ENTRIES[kind][1] == "n" else high))
-        else:
-            raise DwarfError(f"a range list's entry of kind {kind}")
-    raise DwarfError("a range list without an end")
 
 
 class Coverage:

@@ -7,8 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from xtrace.symbols.flow.interpreter import FunctionFlow
-from xtrace.symbols.flow.walk import Step, Ways, backward, forward
-from xtrace.symbols.sites.model import Paths
+from xtrace.symbols.flow.walk import Paths, Step, Ways, backward, forward
 from xtrace.symbols.x86.decode import Flow, Insn
 
 Graph = dict[int, tuple[int, ...]]
