@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("analysis", "cli", "probes", "samples", "symbols")
 SAMPLE = "xtrace/samples/xen417-pv-all.bin.xz"
-ALSO = ("xtrace/cli/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json")
+ALSO = ("xtrace/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json")
 
 
 def faults(wheel: Path) -> list[str]:
@@ -22,6 +22,7 @@ def faults(wheel: Path) -> list[str]:
     expected = {
         f"xtrace/{path.relative_to(ROOT)}" for name in PACKAGES for path in (ROOT / name).rglob("*.py")
     }
+    expected |= {f"xtrace/{path.name}" for path in (ROOT / "xtrace").glob("*.py")}
     tops = {name.split("/")[0] for name in inside}
     strange = {top for top in tops if top != "xtrace" and not top.startswith("xtrace-")}
     lines = [f"absent from the wheel: {name}" for name in sorted(expected.union(ALSO) - inside)]

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from xtrace import __version__
 from xtrace.cli.commands import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
 from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
@@ -44,9 +45,7 @@ app.command()(calibrate.calibrate)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"xtrace {version('xtrace')}")
+        typer.echo(f"xtrace {__version__}")
         raise typer.Exit(OK)
 
 

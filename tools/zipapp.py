@@ -16,7 +16,6 @@ import marshal
 import os
 import sys
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -25,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: Without analysis: its loops are compiled by numba, which a zip cannot cache.
 PACKAGES = ("cli", "probes", "symbols")
+_TOP = ("__init__.py", "lazy.py")
 VENDORED = ("annotated-doc", "shellingham", "typer")
 SHEBANG = b"#!/usr/bin/python3\n"
 MAIN = "from xtrace.cli.start import main\n\nmain()\n"
@@ -34,13 +34,15 @@ _NOT_KEPT = {".pyc", ".pyi", ".typed", ".nbi", ".nbc"}
 def contents() -> Iterator[tuple[str, bytes]]:
     """Yield the name and the bytes of each file that goes in."""
     yield "__main__.py", MAIN.encode()
+    for name in _TOP:
+        yield f"xtrace/{name}", (ROOT / "xtrace" / name).read_bytes()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*")):
             if path.is_file() and path.suffix not in _NOT_KEPT:
                 yield f"xtrace/{path.relative_to(ROOT).as_posix()}", path.read_bytes()
     # The one module of samples that commands ask for a path.
     yield "xtrace/samples/__init__.py", (ROOT / "samples" / "__init__.py").read_bytes()
-    yield from _own_metadata()
+    yield "xtrace/LICENSE", (ROOT / "LICENSE").read_bytes()
     for name in VENDORED:
         for file in distribution(name).files or ():
             if ".." not in file.parts and file.suffix not in _NOT_KEPT and file.name != "RECORD":
@@ -59,8 +61,6 @@ def build(output: Path) -> int:
     with os.fdopen(handle, "wb") as file:
         file.write(SHEBANG)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            # A namespace package is found in a zip by its folder's entry alone.
-            _put(archive, "xtrace/", b"")
             for name, content in files:
                 _put(archive, name, content)
                 if name.endswith(".py"):
@@ -68,14 +68,6 @@ def build(output: Path) -> int:
     Path(scratch).chmod(0o755)
     Path(scratch).replace(output)
     return output.stat().st_size
-
-
-def _own_metadata() -> Iterator[tuple[str, bytes]]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    folder = f"{project['name']}-{project['version']}.dist-info"
-    text = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    yield f"{folder}/METADATA", text.encode()
-    yield f"{folder}/licenses/LICENSE", (ROOT / "LICENSE").read_bytes()
 
 
 def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from xtrace import __version__
 from xtrace.analysis.machine.metrics import Metric
 from xtrace.probes.errors import TraceError
 
@@ -108,7 +109,7 @@ def kept(trace: Path) -> Path | None:
     try:
         with zipfile.ZipFile(path) as archive:
             head = head_of(archive)
-            if head["xtrace_version"] != _version():
+            if head["xtrace_version"] != __version__:
                 return None
             origin = origin_of(head)
     except BROKEN:
@@ -120,7 +121,7 @@ def head_for(origin: Origin) -> dict[str, Any]:
     """Return the part of a head that says what a summary is of, and of which version of the tables."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "xtrace_version": _version(),
+        "xtrace_version": __version__,
         "origin": asdict(origin),
         "metrics": _metrics(),
     }
@@ -172,9 +173,3 @@ def origin_of(head: Mapping[str, Any]) -> Origin:
 @cache
 def _metrics() -> dict[str, int]:
     return {metric.name: int(metric) for metric in Metric}
-
-
-def _version() -> str:
-    from importlib.metadata import version  # takes a while, and most commands do without
-
-    return version("xtrace")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from xtrace import __version__
 from xtrace.probes.host import host
 from xtrace.probes.recording.backends.base import Availability, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
@@ -33,7 +34,7 @@ def beginning(
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "xtrace capture",
-        "xtrace_version": _version(),
+        "xtrace_version": __version__,
         "state": "recording",
         "tsc_hz": None,
         "tsc_hz_source": None,
@@ -91,12 +92,3 @@ def overhead_row(overhead: Overhead) -> dict[str, Any]:
 def now() -> dict[str, int]:
     """Return both of the kernel's clocks."""
     return {"realtime_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()}
-
-
-def _version() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("xtrace")
-    except PackageNotFoundError:
-        return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import xtrace
 from xtrace.cli.loading import sample
 
 ROOT = Path(__file__).parents[2]
@@ -21,31 +24,32 @@ def setuptools_table() -> dict[str, Any]:
     return table
 
 
-def test_every_folder_with_modules_is_listed_as_a_package(setuptools_table: dict[str, Any]) -> None:
-    modules = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    packages = {".".join(("xtrace", *module.parent.relative_to(ROOT).parts)) for module in modules}
-    assert sorted(setuptools_table["packages"]) == sorted(packages)
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_package_has_an_init(folder: str) -> None:
+def test_every_folder_with_modules_is_a_package(folder: str) -> None:
     holders = {path.parent for path in (ROOT / folder).rglob("*.py")}
     assert [str(holder) for holder in holders if not (holder / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_link_for_type_checkers_leads_to_the_folder(folder: str) -> None:
-    link = ROOT / ".typing" / "xtrace" / folder
+def test_the_packages_are_links_to_the_folders_at_the_root(folder: str) -> None:
+    link = ROOT / "xtrace" / folder
     assert link.is_symlink()
     assert not link.readlink().is_absolute()
     assert link.resolve() == (ROOT / folder).resolve()
 
 
-@pytest.mark.parametrize("folder", ["analysis", "cli", "probes", "symbols"])
-def test_every_package_says_that_it_is_typed(folder: str) -> None:
-    assert (ROOT / folder / "py.typed").is_file()
+def test_nothing_else_lies_beside_the_links() -> None:
+    own = {path.name for path in (ROOT / "xtrace").iterdir() if not path.is_symlink()}
+    assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "lazy.py", "py.typed"}
 
 
 def test_the_default_sample_is_installed(setuptools_table: dict[str, Any]) -> None:
     assert sample.NAME in setuptools_table["package-data"]["xtrace.samples"]
     assert sample.path().is_file()
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xtrace", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"xtrace {xtrace.__version__}\n"
