@@ -120,7 +120,7 @@ def main() -> None:
 
 def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str:
     """Return the page."""
-    from xtrace.cli.loading import sample
+    from xtrace import samples
     from xtrace.probes.reader.writer import repeat
 
     plain = ["--cpu-hz", "2.6G"]
@@ -141,7 +141,7 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     reports: dict[int, tuple[float, float]] = {}
     for size in sizes:
         path = folder / f"{size}.bin"
-        actual = repeat(sample.path(), path, min_bytes=size * MEGABYTE)
+        actual = repeat(samples.path(), path, min_bytes=size * MEGABYTE)
         ours, theirs = paired([*XTRACE, "report", str(path)], [xenalyze, *plain, "-s", str(path)], runs)
         dumps, their_dumps = paired(
             [*XTRACE, "dump", str(path)], [xenalyze, *plain, "--dump-all", str(path)], max(runs // 2, 1)

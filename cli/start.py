@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from xtrace.cli import streams
-from xtrace.cli.loading.background import discard_spares, prepare
+from xtrace.forked import discard_spares, prepare
 
 _HELP = {"--help", "-h"}
 _FAILURE = 1
@@ -35,7 +35,11 @@ def _run(arguments: list[str]) -> int:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _hang_up)
     if arguments[:1] == ["report"] and not _HELP & set(arguments):
-        prepare()
+        # The file for a dom0 has no analysis: the command says so.
+        with suppress(ModuleNotFoundError):
+            from xtrace.analysis.loading.preload import LOOPS
+
+            prepare(LOOPS)
     try:
         from xtrace.cli.main import main as run
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from xtrace.cli.render.terminal import put
+from xtrace.cli.loading.progress import bar
+from xtrace.cli.render.terminal import put, tell
 from xtrace.probes.capture.layout import is_capture
 from xtrace.probes.errors import TraceError
 
@@ -104,10 +105,10 @@ def diff(
     """
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]
-    from xtrace.cli.loading.reading import Reading
-    from xtrace.cli.loading.summaries import Loading
+    from xtrace.analysis.loading.reading import Reading
+    from xtrace.analysis.loading.summaries import Loading
 
-    loading = Loading([*old, *new], Reading(), keeping=keep)
+    loading = Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell)
     try:
         # While the children read, load what compares.
         from xtrace.analysis.diff.compare import compare, json_text

@@ -112,6 +112,11 @@ def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
     sys.stdout.write(text + "\n")
 
 
+def tell(line: str) -> None:
+    """Say something beside the result, on standard error."""
+    typer.echo(safe(f"xtrace: {line}"), err=True)
+
+
 def time_text(cycles: float, hz: float | None) -> str:
     """Return a time in three digits: with a unit of time, or in cycles where the TSC rate is not known."""
     if math.isnan(cycles):

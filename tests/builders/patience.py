@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from xtrace.cli.loading.background import _PATIENCE
+from xtrace.analysis.loading.preload import LOOPS
 
 
 def without_patience(said: str) -> str:
     """Return what a command said on standard error, but for that line."""
-    return said.replace(_PATIENCE.decode(), "")
+    return said.replace(LOOPS.patience, "")

@@ -37,11 +37,11 @@ def test_schema_page_is_what_the_tables_say() -> None:
 
 
 def test_every_trace_key_is_described() -> None:
+    from xtrace import samples
     from xtrace.analysis import build, partial_of
     from xtrace.analysis.machine.one_pass import collect
-    from xtrace.cli.loading import sample
 
-    report = build(partial_of(collect(sample.path())))
+    report = build(partial_of(collect(samples.path())))
     assert set(report.trace) == set(schema.TRACE_KEYS)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import xtrace
-from xtrace.cli.loading import sample
+from xtrace import samples
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("analysis", "cli", "probes", "samples", "symbols")
@@ -40,12 +40,12 @@ def test_the_packages_are_links_to_the_folders_at_the_root(folder: str) -> None:
 
 def test_nothing_else_lies_beside_the_links() -> None:
     own = {path.name for path in (ROOT / "xtrace").iterdir() if not path.is_symlink()}
-    assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "lazy.py", "py.typed"}
+    assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "forked.py", "lazy.py", "py.typed"}
 
 
 def test_the_default_sample_is_installed(setuptools_table: dict[str, Any]) -> None:
-    assert sample.NAME in setuptools_table["package-data"]["xtrace.samples"]
-    assert sample.path().is_file()
+    assert samples.NAME in setuptools_table["package-data"]["xtrace.samples"]
+    assert samples.path().is_file()
 
 
 def test_the_module_runs_as_the_command() -> None:

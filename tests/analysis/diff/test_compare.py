@@ -13,6 +13,7 @@ import pytest
 from builders.captures import HOST_HZ, hosts, made_up, measured, woken
 from builders.host import simulate
 from builders.partials import collected
+from xtrace import samples
 from xtrace.analysis.diff.compare import Change, Diff, compare, json_text
 from xtrace.analysis.diff.figures import BY_NAME, FIGURES, HOST_LABEL, LOADS, Measured, labels_of, measure
 from xtrace.analysis.diff.rank_test import ALPHA
@@ -20,7 +21,6 @@ from xtrace.analysis.partial.partial import partial_of
 from xtrace.analysis.partial.summary_file import Summary
 from xtrace.analysis.partial.summary_head import Origin
 from xtrace.analysis.report.build import build
-from xtrace.cli.loading import sample
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import Runstate
@@ -38,7 +38,7 @@ def same_hosts() -> list[Measured]:
 @pytest.fixture(scope="module")
 def sample_parts() -> list[Measured]:
     """Twenty windows of a real trace."""
-    data = sample.path().read_bytes()
+    data = samples.path().read_bytes()
     whole = collected(data)
     width = (whole.last_tsc - whole.first_tsc) // 20
     starts = [whole.first_tsc + number * width for number in range(20)]
@@ -156,7 +156,7 @@ def test_figures_are_those_of_the_host() -> None:
 
 
 def test_figures_are_those_of_the_report() -> None:
-    part = partial_of(collected(sample.path().read_bytes()))
+    part = partial_of(collected(samples.path().read_bytes()))
     report = build(part)
     values = measure(Summary(part, Origin("x"))).values
     assert report.hz is not None

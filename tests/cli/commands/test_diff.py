@@ -17,10 +17,10 @@ from builders import ready
 from builders.partials import partial
 from builders.patience import without_patience
 from builders.wakes import TSC_HZ, wakes
+from xtrace import samples
 from xtrace.analysis.partial.summary_file import Summary, read, write
 from xtrace.analysis.partial.summary_head import Origin
 from xtrace.cli.commands import diff as command_module
-from xtrace.cli.loading import sample
 from xtrace.cli.main import main
 
 WIDTH = 80
@@ -261,7 +261,7 @@ def test_a_report_writes_a_summary_and_reads_it(tmp_path: Path) -> None:
     assert read(path).origin.emulated
     whole, again = run("--json", name="report"), run("--json", path, name="report")
     assert json.loads(again.stdout) == json.loads(whole.stdout)
-    both = json.loads(run("--json", path, sample.path(), name="report").stdout)
+    both = json.loads(run("--json", path, samples.path(), name="report").stdout)
     assert both["trace"]["records"] == 2 * json.loads(whole.stdout)["trace"]["records"]
     one_line(run("--from", "1", path, name="report"), 2, "a summary cannot be cut")
     notes = tmp_path / "notes"

@@ -21,7 +21,7 @@ from builders import ready
 from peer.samples import UNPACK, decoded_files, sample_files
 from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, require, svm_args
 from peer.xenalyze_dump import LOST_RECORDS_END
-from xtrace.cli.loading import sample
+from xtrace import samples
 from xtrace.cli.main import main
 
 PROGRAM = "from xtrace.cli.start import main; main()"
@@ -106,7 +106,7 @@ def test_an_emulated_host_is_told() -> None:
 
 
 def test_most_lines_fit_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = dumped(capfd, sample.path(), "--cpu-hz", "2.4G")
+    lines = dumped(capfd, samples.path(), "--cpu-hz", "2.4G")
     assert sum(len(line) <= 80 for line in lines) > 0.75 * len(lines)
 
 

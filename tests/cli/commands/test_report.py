@@ -23,7 +23,7 @@ from builders.host import simulate
 from builders.hosts import DOMAINS
 from builders.patience import without_patience
 from oracle.reading import SAMPLES
-from xtrace.cli.loading import sample
+from xtrace import samples
 
 PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
@@ -79,7 +79,7 @@ def one_line(done: Done, code: int, said: str) -> None:
 def test_without_arguments_it_reports_on_the_sample() -> None:
     done = default()
     assert (done.returncode, done.stderr) == (0, "")
-    assert sample.NAME in done.stdout.splitlines()[0]
+    assert samples.NAME in done.stdout.splitlines()[0]
     for title in TITLES:
         assert re.search(f"^{title}", done.stdout, re.MULTILINE), title
     assert "270,414 in 124 windows of 2 pCPUs" in done.stdout
@@ -88,7 +88,7 @@ def test_without_arguments_it_reports_on_the_sample() -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
 def test_no_line_is_wider_than_a_terminal(path: Path) -> None:
-    done = default() if path.name == sample.NAME else run(path)
+    done = default() if path.name == samples.NAME else run(path)
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
 

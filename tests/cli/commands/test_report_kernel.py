@@ -13,7 +13,7 @@ import pytest
 
 from builders.guest import Builder, Carries, Variant
 from builders.sampled import PRIVOP, RUN_D3V0, TO_RUNNING, TRAP, VMEXIT, rip, trace
-from xtrace.cli.loading import sample
+from xtrace import samples
 from xtrace.cli.main import main
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.symbols.image.image import open_image
@@ -199,7 +199,7 @@ def test_csv_has_the_tables(run: Run, guest: Path, traced: Callable[[int], Path]
 
 
 def test_without_an_image_the_report_is_as_before(run: Run) -> None:
-    _, out = run(sample.path())
+    _, out = run(samples.path())
     assert "kernel" not in out.split("Hypercalls")[0].replace("netbsd", "")
     assert not any(title in out for title in TITLES)
 

@@ -1,9 +1,8 @@
 """Run a call in a forked child while this process does something else.
 
-Loading numba in one process and typer and pandas in the other halves the time
-a short command takes; and a long one keeps its interpreter free.  A spare child
-can be forked before it is known what for: it loads what every call needs, then
-waits for the call.
+Loading numba in one process and typer and pandas in the other halves the time a short command takes; and a
+long one keeps its interpreter free.  A spare child can be forked before it is known what for: it loads what
+such a call needs, then waits for it.
 """
 
 from __future__ import annotations
@@ -14,41 +13,55 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
-
-from xtrace.probes.errors import TraceError
+from importlib import import_module
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
 _PATIENCE_S = 5
-_PATIENCE = (
-    b"xtrace: still loading; at first use its loops are compiled, which takes half a minute (at each use "
-    b"where neither its own folder nor ~/.cache can be written: NUMBA_CACHE_DIR names another)\n"
-)
 
 
-class Background(Generic[Result]):
-    """A call of ``function`` in a child process; fork before anything heavy is imported.
+class Preload(NamedTuple):
+    """What a child loads before its call.
 
-    ``function`` is pickled: a function of a module, or a partial of one.
+    Attributes:
+        module: to import.
+        patience: what is written to standard error where that takes longer than 5 s.
     """
 
-    def __init__(self, function: Callable[[], Result]) -> None:
-        self._child = _spares.pop() if _spares else _Child()
+    module: str
+    patience: str
+
+
+class ChildEndedError(Exception):
+    """A child ended before it could answer; the text says how: "was ended by SIGKILL..."."""
+
+
+class Forked(Generic[Result]):
+    """A call of ``function`` in a child process; fork before anything heavy is imported.
+
+    ``function`` is pickled: a function of a module, or a partial of one.  A spare child that has loaded
+    ``preload`` takes the call where there is one.
+    """
+
+    def __init__(self, function: Callable[[], Result], preload: Preload) -> None:
+        spare = next((child for child in _spares if child.preload == preload), None)
+        if spare is not None:
+            _spares.remove(spare)
+        self._child = spare or _Child(preload)
         self._child.send(function)
 
     def result(self) -> Result:
         """Wait for the call and return what it returned, or raise what it raised.
 
         Raises:
-            TraceError: the child died before it could answer.
+            ChildEndedError: the child died before it could answer.
         """
         answer, code = self._child.answer()
         if code < 0:
-            name = signal.Signals(-code).name
-            raise TraceError(f"the process that reads the trace was ended by {name}; is there enough memory?")
+            raise ChildEndedError(f"was ended by {signal.Signals(-code).name}; is there enough memory?")
         if not answer:
-            raise TraceError(f"the process that reads the trace ended without an answer, exit code {code}")
+            raise ChildEndedError(f"ended without an answer, exit code {code}")
         value, error = pickle.loads(answer)
         if error is not None:
             raise error
@@ -59,9 +72,9 @@ class Background(Generic[Result]):
         self._child.end()
 
 
-def prepare() -> None:
-    """Fork a child that loads the analysis and waits for a call."""
-    _spares.append(_Child())
+def prepare(preload: Preload) -> None:
+    """Fork a child that loads ``preload`` and waits for a call."""
+    _spares.append(_Child(preload))
 
 
 def discard_spares() -> None:
@@ -73,19 +86,20 @@ def discard_spares() -> None:
 class _Child:
     """A forked process with a pipe for the call and one for the answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Preload) -> None:
+        self.preload = preload
         call_read, self._call = os.pipe()
         self._answer, answer_write = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._call)
             os.close(self._answer)
-            _be_the_child(call_read, answer_write)
+            _be_the_child(preload, call_read, answer_write)
         os.close(call_read)
         os.close(answer_write)
 
     def send(self, function: Callable[[], object]) -> None:
-        # A child that is dead already is told about when its answer is missed.
+        # If the child is dead already, the missing answer says so.
         with contextlib.suppress(BrokenPipeError), os.fdopen(self._call, "wb") as pipe:
             pipe.write(pickle.dumps(function))
 
@@ -104,13 +118,13 @@ class _Child:
 _spares: list[_Child] = []
 
 
-def _be_the_child(call_read: int, answer_write: int) -> None:
+def _be_the_child(preload: Preload, call_read: int, answer_write: int) -> None:
     code = 1
     try:
         answer: tuple[Any, BaseException | None]
         try:
-            with _patience():
-                import xtrace.analysis.machine.one_pass  # noqa: F401 - what every call needs
+            with _patience(preload.patience):
+                import_module(preload.module)
             with os.fdopen(call_read, "rb") as pipe:
                 call = pipe.read()
             answer = (pickle.loads(call)(), None) if call else (None, None)
@@ -127,9 +141,9 @@ def _be_the_child(call_read: int, answer_write: int) -> None:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Say why it takes long, the one time that the loops are compiled."""
-    timer = threading.Timer(_PATIENCE_S, os.write, (2, _PATIENCE))
+def _patience(text: str) -> Iterator[None]:
+    """Write ``text`` to standard error if what is done takes long."""
+    timer = threading.Timer(_PATIENCE_S, os.write, (2, text.encode()))
     timer.daemon = True
     timer.start()
     try:

@@ -1,24 +1,30 @@
-"""Read traces in child processes, with a progress bar, for the commands that analyse them."""
+"""Read traces in child processes."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtrace.cli.loading.background import Background
-from xtrace.probes.capture.layout import trace_in
+from xtrace.analysis.loading.preload import LOOPS
+from xtrace.forked import Forked
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from xtrace.analysis.machine.collected import Collected
 
-_PROGRESS_BYTES = 64 << 20
+#: Entered by a child with the path of the trace that it reads: gives a function to call with the bytes read
+#: so far, or None.  It is pickled, so it is a function of a module.
+Progress = Callable[[str], AbstractContextManager[Callable[[int], None] | None]]
+
+
+@contextmanager
+def unseen(_path: str) -> Iterator[None]:
+    """Show no progress."""
+    yield None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +35,20 @@ class Reading:
         strict: stop at the first damage.
         from_s, to_s: count only what ends there, in seconds from the first record; None is open.
         hz: cycles a second of the TSC, where it is known beforehand; only a window needs it.
+        progress: shows how far a child is.
     """
 
     strict: bool = False
     from_s: float | None = None
     to_s: float | None = None
     hz: float | None = None
+    progress: Progress = unseen
 
-    def start(self, paths: Sequence[str]) -> list[Background[list[Collected]]]:
+    def start(self, paths: Sequence[str]) -> list[Forked[list[Collected]]]:
         """Begin to read ``paths`` in as many children as there are cores."""
         cores = len(os.sched_getaffinity(0))
         shares = [paths[first::cores] for first in range(min(cores, len(paths)))]
-        return [Background(partial(self._read_all, share)) for share in shares]
+        return [Forked(partial(self._read_all, share), LOOPS) for share in shares]
 
     def _read_all(self, paths: Sequence[str]) -> list[Collected]:
         return [self._read(path) for path in paths]
@@ -48,7 +56,7 @@ class Reading:
     def _read(self, path: str) -> Collected:
         from xtrace.analysis.machine.one_pass import collect
 
-        with _progress(path) as update:
+        with self.progress(path) as update:
             if self.from_s is None and self.to_s is None:
                 return collect(path, strict=self.strict, progress=update)
             whole = collect(path, strict=self.strict)
@@ -70,19 +78,3 @@ class Reading:
             hz = rate.hz
         from_tsc = whole.first_tsc + round((self.from_s or 0) * hz)
         return from_tsc, whole.last_tsc if self.to_s is None else whole.first_tsc + round(self.to_s * hz)
-
-
-@contextmanager
-def _progress(path: str) -> Iterator[Callable[[int], None] | None]:
-    """Show a progress bar on standard error, for long files on a terminal; else nothing."""
-    place = Path(trace_in(path))
-    size = place.stat().st_size if place.is_file() else 0
-    if size < _PROGRESS_BYTES or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=size)
-        yield lambda done: bar.update(task, completed=done)

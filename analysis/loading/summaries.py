@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from xtrace.analysis.loading.reading import Reading
 from xtrace.analysis.partial.summary_head import Origin, beside, files_of, is_summary, kept
-from xtrace.cli.loading.reading import Reading
+from xtrace.forked import ChildEndedError
 from xtrace.probes.capture.layout import BPF_TABLES, META, open_capture, trace_in
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
@@ -29,15 +28,23 @@ class Loading:
         reading: how to read traces.
         window: what of them is counted, in words; empty for all.
         keeping: take the summary kept beside a trace where there is one, and else keep it there.
+        tell: is given a line where something is kept, or cannot be.
 
     Raises:
         TraceError: a trace's sidecar cannot be understood.
     """
 
     def __init__(
-        self, paths: Sequence[Path], reading: Reading, *, window: str = "", keeping: bool = False
+        self,
+        paths: Sequence[Path],
+        reading: Reading,
+        *,
+        window: str = "",
+        keeping: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._paths = list(paths)
+        self._tell = tell
         self._keeping = keeping
         self._stored = {path: path if is_summary(path) else None for path in paths}
         if keeping:
@@ -60,11 +67,15 @@ class Loading:
 
         made = {path: summaries.read(place) for path, place in self._stored.items() if place is not None}
         for first, job in enumerate(self._jobs):
-            for path, collected in zip(self._raw[first :: len(self._jobs)], job.result(), strict=True):
+            try:
+                found = job.result()
+            except ChildEndedError as error:
+                raise TraceError(f"the process that reads the trace {error}") from None
+            for path, collected in zip(self._raw[first :: len(self._jobs)], found, strict=True):
                 dom0 = None if self._windowed else _dom0_of(path)
                 made[path] = summaries.Summary(partial_of(collected, dom0), self._origins[path])
         if self._keeping:
-            _keep({path: made[path] for path in self._raw if str(path) != STDIN})
+            _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
         return [made[path] for path in self._paths]
 
     def stop(self) -> None:
@@ -112,7 +123,7 @@ def _dom0_of(path: Path) -> Dom0Frames | None:
     return read(open_capture(path))
 
 
-def _keep(made: dict[Path, Summary]) -> None:
+def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
     """Write each summary beside its trace; say what came of it, for a folder may not be ours to write in."""
     from xtrace.analysis.partial.summary_file import write
 
@@ -122,13 +133,13 @@ def _keep(made: dict[Path, Summary]) -> None:
         try:
             write(summary, path)
         except OSError as error:
-            typer.echo(f"xtrace: the summary is not kept: {path}: {error.strerror}", err=True)
+            tell(f"the summary is not kept: {path}: {error.strerror}")
             return
         except TraceError as error:
-            typer.echo(f"xtrace: the summary is not kept: {error}", err=True)
+            tell(f"the summary is not kept: {error}")
         else:
             places.append(path)
     if len(places) == 1:
-        typer.echo(f"xtrace: the summary is kept: {places[0]}", err=True)
+        tell(f"the summary is kept: {places[0]}")
     elif places:
-        typer.echo(f"xtrace: {len(places)} summaries are kept beside their traces", err=True)
+        tell(f"{len(places)} summaries are kept beside their traces")
