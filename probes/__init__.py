@@ -1,32 +1,50 @@
-"""What touches the wire: trace files in, batches of records out."""
+"""What touches the wire: trace files in, batches of records out.
+
+The names in ``__all__`` are public; the modules that they come from are not.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from xtrace.lazy import exported
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
+    from xtrace.probes import catalog
+    from xtrace.probes.capture.layout import Capture, open_capture
+    from xtrace.probes.format import TraceClass
     from xtrace.probes.reader.batches import RecordBatch, ShapeTable
     from xtrace.probes.reader.read_facts import Damage, ReadFacts
     from xtrace.probes.reader.reader import TraceReader, open_trace
 
-__all__ = ["Damage", "ReadFacts", "RecordBatch", "ShapeTable", "TraceError", "TraceReader", "open_trace"]
+__all__ = [
+    "Capture",
+    "Damage",
+    "ReadFacts",
+    "RecordBatch",
+    "ShapeTable",
+    "TraceClass",
+    "TraceError",
+    "TraceReader",
+    "catalog",
+    "open_capture",
+    "open_trace",
+]
 
-_HOMES = {
-    "Damage": "facts",
-    "ReadFacts": "facts",
-    "RecordBatch": "batch",
-    "ShapeTable": "batch",
-    "TraceReader": "reader",
-    "open_trace": "reader",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs numpy and numba when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(name)
-    from importlib import import_module
-
-    return getattr(import_module(f"xtrace.probes.{_HOMES[name]}"), name)
+#: They need numpy and numba, but for the catalogue and captures.
+__getattr__ = exported(
+    __name__,
+    {
+        "Capture": "capture.layout",
+        "Damage": "reader.read_facts",
+        "ReadFacts": "reader.read_facts",
+        "RecordBatch": "reader.batches",
+        "ShapeTable": "reader.batches",
+        "TraceClass": "format",
+        "TraceReader": "reader.reader",
+        "catalog": "",
+        "open_capture": "capture.layout",
+        "open_trace": "reader.reader",
+    },
+)

@@ -1,14 +1,23 @@
-"""What the binaries say: a guest kernel's image in, its sites, fences and verdicts out."""
+"""What the binaries say: a guest kernel's image in, its sites, fences and verdicts out.
+
+The names in ``__all__`` are public; the modules that they come from are not.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from xtrace.lazy import exported
 from xtrace.symbols.errors import ImageError
 
 if TYPE_CHECKING:
-    from xtrace.symbols.addresses.resolve import AddressResolver, LoadOffset, fit_load_offset
+    from xtrace.symbols.addresses.load_offset import LoadOffset, fit_load_offset
+    from xtrace.symbols.addresses.resolve import AddressResolver
     from xtrace.symbols.image.image import Image, open_image
+    from xtrace.symbols.proof.argument import explain
+    from xtrace.symbols.proof.checker import Outcome, check
+    from xtrace.symbols.proof.protocols import Scenario
+    from xtrace.symbols.proof.scenario import scenario_of
     from xtrace.symbols.sites.finder import find_sites
     from xtrace.symbols.sites.model import Fence, Hazard, Kind, Site, SiteTable, Verdict
 
@@ -20,34 +29,39 @@ __all__ = [
     "ImageError",
     "Kind",
     "LoadOffset",
+    "Outcome",
+    "Scenario",
     "Site",
     "SiteTable",
     "Verdict",
+    "check",
+    "explain",
     "find_sites",
     "fit_load_offset",
     "open_image",
+    "scenario_of",
 ]
 
-_HOMES = {
-    "AddressResolver": "resolve",
-    "Fence": "model",
-    "Hazard": "model",
-    "Image": "image",
-    "Kind": "model",
-    "LoadOffset": "resolve",
-    "Site": "model",
-    "SiteTable": "model",
-    "Verdict": "model",
-    "find_sites": "sites",
-    "fit_load_offset": "resolve",
-    "open_image": "image",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs numpy, pyelftools and iced-x86 when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(name)
-    from importlib import import_module
-
-    return getattr(import_module(f"xtrace.symbols.{_HOMES[name]}"), name)
+#: They need numpy, pyelftools and iced-x86.
+__getattr__ = exported(
+    __name__,
+    {
+        "AddressResolver": "addresses.resolve",
+        "Fence": "sites.model",
+        "Hazard": "sites.model",
+        "Image": "image.image",
+        "Kind": "sites.model",
+        "LoadOffset": "addresses.load_offset",
+        "Outcome": "proof.checker",
+        "Scenario": "proof.protocols",
+        "Site": "sites.model",
+        "SiteTable": "sites.model",
+        "Verdict": "sites.model",
+        "check": "proof.checker",
+        "explain": "proof.argument",
+        "find_sites": "sites.finder",
+        "fit_load_offset": "addresses.load_offset",
+        "open_image": "image.image",
+        "scenario_of": "proof.scenario",
+    },
+)

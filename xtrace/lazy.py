@@ -13,13 +13,17 @@ def exported(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its full name.
-        homes: by name, the module of the package that has it: ``"reader.reader"``.
+        homes: by public name, the module of the package that has it: ``"reader.reader"``; "" for a name that
+            is a sub-package itself.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        value = (
+            getattr(import_module(f"{package}.{home}"), name) if home else import_module(f"{package}.{name}")
+        )
         setattr(sys.modules[package], name, value)
         return value
 

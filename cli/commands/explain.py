@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import typer
 
-from xtrace.cli.render.sites import print_site, where
+from xtrace.cli.render.sites import print_site
 from xtrace.cli.render.terminal import Put
 from xtrace.symbols.errors import shown
-from xtrace.symbols.proof.argument import argument
-from xtrace.symbols.proof.checker import check
-from xtrace.symbols.proof.scenario import scenario_of, unstable
-from xtrace.symbols.sites.model import Site, SiteTable
+from xtrace.symbols.proof.argument import explain
+from xtrace.symbols.sites.model import Site, SiteTable, where
 
 _NAMED = 6
 
@@ -29,18 +27,8 @@ def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
             put("")
         print_site(put, site)
         put("")
-        scenario = scenario_of(site, table.sites)
-        if scenario is None:
-            put(f"Nothing to search: no upcall is lost by a {site.kind}.")
-            continue
-        for line in argument(check(scenario), where(site)):
+        for line in explain(site, table.sites):
             put(line)
-        moved = unstable(site, scenario)
-        if moved is not None:
-            put("")
-            put("And if the thread moves to another CPU after it loaded the pointer:")
-            for line in argument(check(moved), where(site)):
-                put(line)
 
 
 def sites_named(sites: Sequence[Site], wanted: str) -> list[Site]:

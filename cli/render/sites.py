@@ -11,7 +11,7 @@ from xtrace.cli.render.terminal import WIDTH, Put, shortened
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.compare import Comparison, fence_words, key_words
 from xtrace.symbols.listing.export import COLUMNS, Tally, cells, is_fenced, tallies
-from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict
+from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, where
 
 _LABEL = 9
 _GAP = "  "
@@ -125,13 +125,6 @@ def print_site(put: Put, site: Site) -> None:
     ):
         for line in _labelled(name, texts):
             put(line)
-
-
-def where(site: Site) -> str:
-    """Return symbol and offset, or the section where there is no symbol."""
-    if not site.symbol:
-        return shown(site.section)
-    return shown(f"{site.symbol}+{site.offset:#x}" if site.offset else site.symbol, 4096)
 
 
 def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:

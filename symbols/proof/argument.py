@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from xtrace.symbols.proof.checker import (
@@ -21,6 +21,25 @@ from xtrace.symbols.proof.checker import (
     view,
 )
 from xtrace.symbols.proof.protocols import Cell, Fence, Op, Protocol, Retest, Scenario, Take, Width
+from xtrace.symbols.proof.scenario import scenario_of, unstable
+from xtrace.symbols.sites.model import Site, where
+
+
+def explain(site: Site, others: Iterable[Site]) -> list[str]:
+    """Return the proof beside a site's verdict, or the counterexample, as lines of at most 80 columns.
+
+    Args:
+        others: the image's sites, its handlers among them.
+    """
+    scenario = scenario_of(site, others)
+    if scenario is None:
+        return [f"Nothing to search: no upcall is lost by a {site.kind}."]
+    lines = argument(check(scenario), where(site))
+    moved = unstable(site, scenario)
+    if moved is not None:
+        lines += ["", "And if the thread moves to another CPU after it loaded the pointer:"]
+        lines += argument(check(moved), where(site))
+    return lines
 
 
 def argument(outcome: Outcome, site: str) -> list[str]:

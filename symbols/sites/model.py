@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from xtrace.symbols.dwarf.source_locations import Place
+from xtrace.symbols.errors import shown
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.xen_facts import ImageFacts
 
@@ -151,3 +152,10 @@ class SiteTable:
     sites: tuple[Site, ...]
     layout: tuple[str, ...]
     damage: tuple[str, ...]
+
+
+def where(site: Site) -> str:
+    """Return a site's symbol and offset, or its section where there is no symbol, safe to print."""
+    if not site.symbol:
+        return shown(site.section)
+    return shown(f"{site.symbol}+{site.offset:#x}" if site.offset else site.symbol, 4096)

@@ -15,7 +15,7 @@ from xtrace.symbols.proof.protocols import Fence, Protocol, Retest, Scenario, Ta
 WRONG = {
     "a thread that never gets on": "return [(a, s._replace(place=0)) for a, s in found]",
     "a thread that only stores": (
-        "return [(a, s._replace(place=0)) for a, s in found if a is tso.Actor.GUEST]"
+        "return [(a, s._replace(place=0)) for a, s in found if a is checker.Actor.GUEST]"
     ),
     "a handler that never ends": "return [(a, s._replace(handling=min(s.handling, 0))) for a, s in found]",
     "a count that grows": "return [(a, s._replace(handled=s.handled + 1, ipi=True)) for a, s in found]",
@@ -24,14 +24,14 @@ WRONG = {
 PROGRAM = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-from xtrace.symbols import protocols, tso
-class Wrong(tso.Machine):
+from xtrace.symbols.proof import checker, protocols
+class Wrong(checker.Machine):
     def following(self, state):
         found = super().following(state)
         {fault}
 scenario = protocols.Scenario(protocols.Protocol.UNMASK, width=protocols.Width.WIDE, stable=False)
 try:
-    tso.search(Wrong(scenario, 2))
+    checker.search(Wrong(scenario, 2))
 except ValueError as error:
     print(error)
 """
