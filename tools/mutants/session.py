@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import ast
 import json
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,13 +97,21 @@ class Session:
 
 @contextmanager
 def opened(target: Target) -> Iterator[Session]:
-    """Open a target's session; one for another text of the module, or another draw, begins anew."""
+    """Open a target's session; another draw begins anew, another text where it differs.
+
+    What was found of the mutants of a function or class at the top of the module stays where its text does.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{target.name}.sqlite"
     note = path.with_suffix(".json")
-    is_of = {"sha256": _sha256(ROOT / target.module), "drawn": target.drawn, "seed": SEED}
-    fresh = not path.exists() or not note.exists() or json.loads(note.read_text()) != is_of
+    is_of = {"text": (ROOT / target.module).read_text(), "drawn": target.drawn, "seed": SEED}
+    was_of = json.loads(note.read_text()) if path.exists() and note.exists() else {}
+    fresh = was_of != is_of
+    carried: dict[_Key, WorkResult] = {}
     if fresh:
+        if was_of and not target.drawn:
+            with use_db(path) as database:
+                carried = _found(was_of["text"], database)
         path.unlink(missing_ok=True)
         note.unlink(missing_ok=True)
     with use_db(path) as database:
@@ -110,12 +119,40 @@ def opened(target: Target) -> Iterator[Session]:
         if fresh:
             init([Path(target.module)], database, {})
             session.set_aside()
+            for key, job in _keys(is_of["text"], database.pending_work_items):
+                if key in carried:
+                    database.set_result(job, carried[key])
             note.write_text(json.dumps(is_of))
         yield session
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+#: A mutant: the text of the statement at the top that it is in, its place there, the operator, its turn.
+_Key = tuple[str, tuple[int, int], str, str, int]
+
+
+def _keys(text: str, items: Iterable[WorkItem]) -> Iterator[tuple[_Key, str]]:
+    """Yield what tells each mutant of a module's text from all others, and its job."""
+    lines = text.splitlines()
+    tops = []
+    for node in ast.parse(text).body:
+        first = min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", ()))])
+        tops.append((first, "\n".join(lines[first - 1 : node.end_lineno])))
+    turns: defaultdict[tuple[str, tuple[int, int], str, str], int] = defaultdict(int)
+    for item in sorted(items, key=lambda item: _order(item.mutations[0])):
+        mutation = item.mutations[0]
+        line, column = mutation.start_pos
+        first, source = max((top for top in tops if top[0] <= line), default=(0, ""))
+        place = source, (line - first, column), mutation.operator_name, repr(mutation.operator_args)
+        yield (*place, turns[place]), item.job_id
+        turns[place] += 1
+
+
+def _found(text: str, database: WorkDB) -> dict[_Key, WorkResult]:
+    """Return what runs have shown."""
+    results = {
+        job: result for job, result in database.results if result.worker_outcome is WorkerOutcome.NORMAL
+    }
+    return {key: results[job] for key, job in _keys(text, database.work_items) if job in results}
 
 
 def _order(mutation: MutationSpec) -> tuple[tuple[int, int], str, int]:

@@ -27,7 +27,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Return the module's name for files: ``symbols-verdict``."""
+        """Return the module's name for files: ``symbols-sites-verdict``."""
         return self.module.removesuffix(".py").replace("/", "-")
 
 
@@ -58,7 +58,7 @@ TARGETS = (
     ),
     Target(
         "analysis/cost/bounded_sums.py",
-        (f"{_COST}/test_sums.py",),
+        (f"{_COST}/test_bounded_sums.py",),
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(

@@ -237,8 +237,8 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
     os.chdir(tree)
     # xtrace is this tree's, for the tests and for the commands that they start; `python -m mutants` has put
     # the root on the path, whose folders have the names of tests' folders.
-    sys.path[:] = [str(tree / ".typing"), *(name for name in sys.path if name not in ("", str(ROOT)))]
-    os.environ["PYTHONPATH"] = str(tree / ".typing")
+    sys.path[:] = [str(tree), *(name for name in sys.path if name not in ("", str(ROOT)))]
+    os.environ["PYTHONPATH"] = str(tree)
     os.environ["TMPDIR"] = str(scratch)
     tempfile.tempdir = None  # forget what was told before the fork
     os.environ["NUMBA_CACHE_DIR"] = str(tree / "loops")
