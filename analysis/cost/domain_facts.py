@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import VCPU_HVM, VCPU_PV, Metric
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.probes.bpf.abi import Kind
 
 _XEN_VERSION, _IRET, _SCHED_OP = 17, 23, 29
@@ -32,7 +32,6 @@ class DomainFacts:
         upcall_cycles: mean time of an upcall, least and most; 0 and inf where none was measured.
         xen_version_count, block_count, yield_count: hypercalls; forced callbacks are among the first.
         never: hypercalls that it certainly did not make; none where records were lost.
-        records: RIPs recorded by function.
         calls: of functions, the least and the most in the trace's time, where bpf counted in its kernel; inf
             where it tells no most.
         upcalls_by_bpf: the least and the most; None where bpf counted none.
@@ -49,7 +48,6 @@ class DomainFacts:
     block_count: int
     yield_count: int
     never: frozenset[int]
-    records: dict[str, int]
     calls: dict[str, tuple[float, float]] = field(default_factory=dict)
     upcalls_by_bpf: tuple[float, float] | None = None
 
@@ -81,7 +79,6 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
         block_count=_sum(measures.counts(Metric.BLOCK_CALL), domain),
         yield_count=int(commands.loc[commands["b"] == _YIELD, "count"].sum()),
         never=_never(measures, set(by_number.index.tolist())),
-        records=_records(measures, domain),
         calls={function: bounds for (_, function), bounds in calls.items()},
         upcalls_by_bpf=_upcalls_of(calls),
     )
@@ -103,15 +100,6 @@ def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
     if not made or lost_records(measures):
         return frozenset()
     return frozenset(range(_HYPERCALLS)) - frozenset(made) - {_IRET}
-
-
-def _records(measures: Measures, domain: int) -> dict[str, int]:
-    if measures.kernels is None:
-        return {}
-    addresses = measures.kernels.addresses
-    own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
-    counts = own.groupby("function")["count"].sum()
-    return {str(name): int(count) for name, count in counts.items()}
 
 
 def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:

@@ -21,11 +21,11 @@ import pandas as pd
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.diff.rank_test import shift
 from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.histogram import bucket_bounds
 from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.tables import trace
+from xtrace.analysis.partial.versions import detected
 
 F64 = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Difference:
 def measures_of(partial: Partial, hz: float | None) -> Measures:
     """Return what the tables need of another capture; where ``hz`` is None its records tell the TSC rate."""
     rate = None if hz else clock.estimate(partial.pairs)
-    return Measures(partial, trace.detected(partial.records).range, hz or (rate.hz if rate else None))
+    return Measures(partial, detected(partial.records).range, hz or (rate.hz if rate else None))
 
 
 def upcall_difference(fenced: Measures, plain: Measures, domain: int, other: int) -> Difference:

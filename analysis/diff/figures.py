@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
-from xtrace.analysis.measures.table import Quality, share
+from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.histogram import summarise
 from xtrace.analysis.partial.summary_file import Summary
 from xtrace.analysis.partial.summary_head import COST_ENDS
-from xtrace.analysis.tables import trace
+from xtrace.analysis.partial.versions import detected
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.format import IDLE_DOMAIN
 
@@ -219,7 +220,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         },
         sums.span_s,
         summary.origin.emulated,
-        trace.detected(summary.partial.records).range,
+        detected(summary.partial.records).range,
         bool(summary.origin.window),
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import Metric, RipSource
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, with_vcpu
+from xtrace.analysis.measures.lookup import with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
 from xtrace.probes.catalog import by_id, exits, names
 
 _EXACT = Quality.EXACT

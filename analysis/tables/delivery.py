@@ -11,22 +11,9 @@ import numpy as np
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import Metric, WakeCause
-from xtrace.analysis.measures.table import (
-    DOMAIN,
-    TAIL,
-    VCPU,
-    Column,
-    Measures,
-    Quality,
-    Table,
-    counted,
-    keys_of,
-    looked_up,
-    share,
-    tail_columns,
-    times_columns,
-    with_vcpu,
-)
+from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
 from xtrace.probes.catalog import names
 
 #: Statistics that the terminal shows of a time.

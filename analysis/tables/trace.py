@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric, WakeCause
-from xtrace.analysis.measures.table import Column, Measures, Quality, Table
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.partial import clock
-from xtrace.probes.catalog import Detection, VersionRange, detect, find
+from xtrace.probes.catalog import Detection, VersionRange, find
 from xtrace.probes.format import (
     EVENT_MASK,
     EXTRA_MASK,
@@ -39,16 +40,6 @@ _CUT_NAMES = {
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",
 }
-
-
-def detected(partial_records: pd.DataFrame) -> Detection:
-    """Return which Xen versions can have written the records, and why."""
-    counts = partial_records.groupby("header", as_index=False)[["count"]].sum()
-    return detect(
-        (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
-        for header, count in zip(counts["header"].tolist(), counts["count"].tolist(), strict=True)
-        if header & EVENT_MASK != WRAP_BUFFER and header
-    )
 
 
 def events(measures: Measures) -> pd.DataFrame:

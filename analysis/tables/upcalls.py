@@ -12,22 +12,9 @@ from __future__ import annotations
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.measures.table import (
-    DOMAIN,
-    TAIL,
-    VCPU,
-    Column,
-    Measures,
-    Quality,
-    Table,
-    counted,
-    keys_of,
-    looked_up,
-    share,
-    tail_columns,
-    times_columns,
-    with_vcpu,
-)
+from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 

@@ -18,7 +18,7 @@ from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
-    from xtrace.analysis.report.images import ImageKernel
+    from xtrace.analysis.report.guest_kernels import ImageKernel
 
 
 def report(
@@ -152,7 +152,7 @@ def report(
             )
         kernels: list[ImageKernel] = []
         if images:
-            from xtrace.analysis.report.images import open_kernels
+            from xtrace.analysis.report.guest_kernels import open_kernels
 
             kernels = open_kernels(images)
         whole = combined(loading.result(), hz=cpu_hz, hz_source="--cpu-hz")
@@ -160,7 +160,7 @@ def report(
         refuse_window(counted, whole.origin.window)
         costs = None
         if measured is not None or counted or others or "cost" in selection.sections:
-            from xtrace.analysis.cost.model import CostInputs
+            from xtrace.analysis.cost.inputs import CostInputs
 
             costs = CostInputs(
                 kernels, measured, counted, whole.origin.emulated, read_captures(others, strict=strict)

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.guest_counters import Rates
-    from xtrace.analysis.measures.table import Measures
+    from xtrace.analysis.measures.measures import Measures
 
 _HINT = "--rates"
 

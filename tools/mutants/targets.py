@@ -58,12 +58,17 @@ TARGETS = (
     ),
     Target(
         "analysis/cost/bounded_sums.py",
-        (f"{_COST}/test_sums.py",),
+        (f"{_COST}/test_bounded_sums.py",),
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
         "analysis/cost/model.py",
         (f"{_COST}/test_model.py", f"{_COST}/test_upcalls.py"),
+        (_COST, "tests/cli/commands/test_report_cost.py"),
+    ),
+    Target(
+        "analysis/cost/domain_cost.py",
+        (f"{_COST}/test_upcalls.py", f"{_COST}/test_model.py"),
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
