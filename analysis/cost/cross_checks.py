@@ -23,12 +23,10 @@ from xtrace.analysis.cost.rows import DomainRow, EstimateRow, UpcallRow
 from xtrace.analysis.machine.metrics import RipSource
 from xtrace.analysis.measures.kernel_samples import KernelSamples
 from xtrace.analysis.measures.measures import Measures
+from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES, Hypercall
 
 #: Samples in time, and what is said of them.
 _SOURCES = {RipSource.XENCTX: "samples", RipSource.PERF_CLOCK: "samples by clock"}
-_PAGE_BYTES = 4096
-#: Xen, public/xen.h: the hypercall that guests force callbacks by, and the room of each in the page.
-_XEN_VERSION, _HYPERCALL_BYTES = 17, 32
 #: Linux without such a page: all hypercalls go through one function.
 _HYPERCALL_NAME = "xen_hypercall"
 _NO_BOUND = "no bound: what a fence keeps from overlapping stands elsewhere"
@@ -103,10 +101,10 @@ def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tup
     entering = mine["function"].str.startswith(_HYPERCALL_NAME).to_numpy(bool)
     forced = np.zeros(len(places), bool)
     if page is not None:
-        entering = entering | (places - np.uint64(page) < np.uint64(_PAGE_BYTES))
+        entering = entering | (places - np.uint64(page) < np.uint64(HYPERCALL_PAGE_BYTES))
         if source is RipSource.PERF_CLOCK:
-            stub = np.uint64(page + _XEN_VERSION * _HYPERCALL_BYTES)
-            forced = places - stub < np.uint64(_HYPERCALL_BYTES)
+            stub = np.uint64(page + Hypercall.XEN_VERSION * HYPERCALL_ROOM_BYTES)
+            forced = places - stub < np.uint64(HYPERCALL_ROOM_BYTES)
     kept = ~entering | forced
     behind = kernel.behind()
     following = {*behind.values(), *places[forced].tolist()}

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, high_of
 from xtrace.analysis.machine.machine import kind_of
 from xtrace.analysis.machine.metrics import UNRECORDED_RIPS, VCPU_PV, Kind, Metric, RipSource
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.partial.partial import Partial
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 
 U64 = npt.NDArray[np.uint64]
 
@@ -22,8 +24,6 @@ U64 = npt.NDArray[np.uint64]
 MOST_LINES = 1000
 OUTSIDE = "(not in the image)"
 
-_VCPU_MASK = 0xFFFF_FFFF
-_UNKNOWN_DOMAIN = 32768
 
 _BIASED_TO = {
     RipSource.TRAP: "where the guest traps",
@@ -117,16 +117,16 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
         return _samples([], [])
     tallies = partial.tallies
     rows = tallies[tallies["metric"] == int(Metric.RIP)]
-    vcpu = rows["a"].to_numpy(np.int64)
+    sampled = rows["a"].to_numpy(np.int64)
     rips = pd.DataFrame(
         {
-            "domain": (vcpu & _VCPU_MASK) >> 16,
-            "source": vcpu >> 32,
+            "domain": domain_of(sampled),
+            "source": high_of(sampled),
             "rip": rows["b"].to_numpy(np.int64).view(np.uint64),
             "count": rows["count"].to_numpy(np.int64),
         }
     )
-    domains = (partial.vcpus["vcpu"].to_numpy(np.int64) >> 16).tolist()
+    domains = domain_of(partial.vcpus["vcpu"].to_numpy(np.int64)).tolist()
     known = set(domains)
     pv = {
         domain
@@ -136,7 +136,7 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
     carried = _carried(partial.records)
     recorded = ~rips["source"].isin([int(source) for source in UNRECORDED_RIPS])
     left_out = carried - int(rips.loc[recorded, "count"].sum())
-    unknown = int(rips.loc[rips["domain"] == _UNKNOWN_DOMAIN, "count"].sum())
+    unknown = int(rips.loc[rips["domain"] == DEFAULT_DOMAIN, "count"].sum())
     images, addresses = [], []
     for kernel in kernels:
         own = rips[rips["domain"] == kernel.domain]

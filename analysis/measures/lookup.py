@@ -8,13 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, vcpu_of
 from xtrace.analysis.measures.table import TAIL
 
 
 def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:
-    """Add the columns domain and vcpu, from ``domain << 16 | vcpu`` in column ``key``."""
-    vcpu = frame[key].astype("int64") & 0xFFFF_FFFF
-    return frame.assign(domain=vcpu // 65536, vcpu=vcpu % 65536)
+    """Add the columns domain and vcpu, from the vCPU's key in column ``key``."""
+    keys = frame[key].astype("int64")
+    return frame.assign(domain=domain_of(keys), vcpu=vcpu_of(keys))
+
+
+def of_domain(frame: pd.DataFrame, domain: int, key: str = "a") -> pd.DataFrame:
+    """Return the rows whose vCPU, in column ``key``, is one of ``domain``."""
+    return frame[domain_of(frame[key].astype("int64")) == domain]
 
 
 def keys_of(*frames: pd.DataFrame, key: str = "a") -> npt.NDArray[np.int64]:

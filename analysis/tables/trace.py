@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, paired
 from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric, WakeCause
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
@@ -21,6 +22,7 @@ from xtrace.probes.format import (
     WRAP_BUFFER,
     TraceClass,
 )
+from xtrace.probes.xen_abi import DOM0
 
 _EXACT = Quality.EXACT
 
@@ -101,7 +103,7 @@ def trace_facts(
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     wakes = measures.counts(Metric.WAKE_CAUSE)
-    dom0_other = wakes[(wakes["a"] < 1 << 16) & (wakes["b"] == int(WakeCause.TIMER_OR_OTHER) << 32)][
+    dom0_other = wakes[(domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))][
         "count"
     ].sum()
     half_full = facts.pop("half_full_windows")

@@ -211,7 +211,7 @@ def _tell_cut(paths: list[Path]) -> None:
 
 def _image(text: str) -> tuple[int, Path, int | None]:
     """Return the domain, the image and the load offset of ``DOMAIN=IMAGE[@0xOFFSET]``."""
-    from xtrace.probes.format import IDLE_DOMAIN
+    from xtrace.probes.xen_abi import IDLE_DOMAIN
 
     found = re.fullmatch(r"(\d{1,5})=(.+?)(?:@(-?0x[0-9a-fA-F]{1,16}))?", text, re.ASCII | re.DOTALL)
     if found is None or int(found[1]) >= IDLE_DOMAIN:
