@@ -12,6 +12,10 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
+# The machines' loops take them from here.
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN as DEFAULT_DOMAIN
+from xtrace.probes.xen_abi import IDLE_DOMAIN as IDLE_DOMAIN
+
 WORD_BYTES = 4
 
 # The header word of a record.
@@ -41,10 +45,6 @@ MAX_WINDOW_BYTES = 65535 * 4096
 #: A ring of N pages holds N * 4096 bytes less struct t_buf.
 RING_PAGE_BYTES = 4096
 RING_HEADER_BYTES = 8
-
-IDLE_DOMAIN = 0x7FFF
-#: The domain id that Xen's tools use for "not known which".
-DEFAULT_DOMAIN = 0x8000
 
 
 class TraceClass(IntFlag):

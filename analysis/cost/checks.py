@@ -7,13 +7,12 @@ as often as it was forced.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from xtrace.analysis.cost.domain_facts import DomainFacts
 from xtrace.analysis.cost.executions import TOLERANCE_COUNT, TOLERANCE_RATIO, Executions
 from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.cost.rows import CheckRow
 from xtrace.symbols.sites.execution_bounds import SitePaths
 from xtrace.symbols.sites.model import Kind
 
@@ -29,7 +28,7 @@ def checks(
     executions: Executions,
     rates: Rates | None,
     span_s: float | None,
-) -> list[dict[str, Any]]:
+) -> list[CheckRow]:
     """Return what was compared: each row with ``agrees`` yes or no."""
     found = [_row(facts.domain, "sites", text, None, None, False) for text in executions.conflicts]
     found += _by_bpf(facts, rates, span_s)
@@ -71,7 +70,7 @@ def checks(
     return found
 
 
-def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[dict[str, Any]]:
+def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[CheckRow]:
     """Compare bpf's upcalls in the trace's time with the trace's, and with the guest's own where it has them.
 
     Each of the two is an interval: they agree where they meet, but for what is counted earlier or later.
@@ -117,14 +116,14 @@ def _row(
     counted: float | None,
     traced: tuple[float, float] | None,
     agrees: bool,
-) -> dict[str, Any]:
+) -> CheckRow:
     low, high = traced or (np.nan, np.nan)
-    return {
-        "domain": domain,
-        "what": what,
-        "meaning": meaning,
-        "counted_count": np.nan if counted is None else counted,
-        "traced_low_count": low,
-        "traced_high_count": np.nan if np.isinf(high) else high,
-        "agrees": "yes" if agrees else "no",
-    }
+    return CheckRow(
+        domain=domain,
+        what=what,
+        meaning=meaning,
+        counted_count=np.nan if counted is None else counted,
+        traced_low_count=low,
+        traced_high_count=np.nan if np.isinf(high) else high,
+        agrees="yes" if agrees else "no",
+    )

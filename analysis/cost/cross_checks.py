@@ -12,24 +12,21 @@ newer Linux that hypercall cannot be told from others.  Nor are samples without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from xtrace.analysis.cost.fence_samples import FenceShare, fence_share
+from xtrace.analysis.cost.inputs import CostKernel
 from xtrace.analysis.cost.paired_captures import Difference, agreement, upcall_difference
+from xtrace.analysis.cost.rows import DomainRow, EstimateRow, UpcallRow
 from xtrace.analysis.machine.metrics import RipSource
-from xtrace.analysis.measures.table import Measures
-
-if TYPE_CHECKING:
-    from xtrace.analysis.cost.model import CostKernel
+from xtrace.analysis.measures.kernel_samples import KernelSamples
+from xtrace.analysis.measures.measures import Measures
+from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES, Hypercall
 
 #: Samples in time, and what is said of them.
 _SOURCES = {RipSource.XENCTX: "samples", RipSource.PERF_CLOCK: "samples by clock"}
-_PAGE_BYTES = 4096
-#: Xen, public/xen.h: the hypercall that guests force callbacks by, and the room of each in the page.
-_XEN_VERSION, _HYPERCALL_BYTES = 17, 32
 #: Linux without such a page: all hypercalls go through one function.
 _HYPERCALL_NAME = "xen_hypercall"
 _NO_BOUND = "no bound: what a fence keeps from overlapping stands elsewhere"
@@ -38,11 +35,12 @@ _MASKED = "masked code is seen where it unmasks, so what forces no callback ther
 
 def estimates(
     measures: Measures,
+    samples: KernelSamples,
     kernel: CostKernel,
     unfenced: tuple[Measures, int] | None,
-    of_upcalls: Sequence[Mapping[str, Any]],
-    of_time: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+    of_upcalls: Sequence[UpcallRow],
+    of_time: Sequence[DomainRow],
+) -> list[EstimateRow]:
     """Return the estimates of a domain, each behind the model's of the same.
 
     Args:
@@ -51,7 +49,8 @@ def estimates(
     """
     found = []
     if unfenced is not None and of_upcalls:
-        low, high = (sum(row[f"added_{end}_cycles"] for row in of_upcalls) for end in ("low", "high"))
+        low = sum(row.added_low_cycles for row in of_upcalls)
+        high = sum(row.added_high_cycles for row in of_upcalls)
         difference = upcall_difference(measures, unfenced[0], kernel.domain, unfenced[1])
         basis = f"{difference.basis}: {difference.fenced_count} fenced, {difference.plain_count} not"
         agrees = agreement(low, high, difference)
@@ -74,11 +73,12 @@ def estimates(
             ),
         ]
     for source, name in _SOURCES.items() if of_time else ():
-        sampled = _share(measures, kernel, source)
+        sampled = _share(samples, kernel, source)
         if sampled is None:
             continue
         share, basis = sampled
-        low, high = (sum(row[f"cost_{end}_ratio"] for row in of_time) for end in ("low", "high"))
+        low = sum(row.cost_low_ratio for row in of_time)
+        high = sum(row.cost_high_ratio for row in of_time)
         agrees = agreement(low, high, Difference(share.low, share.high, share.sample_count, 0, ""))
         found += [
             _row(kernel.domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high)),
@@ -87,11 +87,9 @@ def estimates(
     return found
 
 
-def _share(measures: Measures, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:
+def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:
     """Return the share of a domain's samples in time at its fences, and its basis; None without samples."""
-    if measures.kernels is None:
-        return None
-    images, addresses = measures.kernels.images, measures.kernels.addresses
+    images, addresses = samples.images, samples.addresses
     offsets = images.loc[images["domain"] == kernel.domain, "load_offset"].tolist()
     mine = addresses[(addresses["domain"] == kernel.domain) & (addresses["source"] == source.name.lower())]
     if mine.empty or not offsets or not offsets[0]:
@@ -103,10 +101,10 @@ def _share(measures: Measures, kernel: CostKernel, source: RipSource) -> tuple[F
     entering = mine["function"].str.startswith(_HYPERCALL_NAME).to_numpy(bool)
     forced = np.zeros(len(places), bool)
     if page is not None:
-        entering = entering | (places - np.uint64(page) < np.uint64(_PAGE_BYTES))
+        entering = entering | (places - np.uint64(page) < np.uint64(HYPERCALL_PAGE_BYTES))
         if source is RipSource.PERF_CLOCK:
-            stub = np.uint64(page + _XEN_VERSION * _HYPERCALL_BYTES)
-            forced = places - stub < np.uint64(_HYPERCALL_BYTES)
+            stub = np.uint64(page + Hypercall.XEN_VERSION * HYPERCALL_ROOM_BYTES)
+            forced = places - stub < np.uint64(HYPERCALL_ROOM_BYTES)
     kept = ~entering | forced
     behind = kernel.behind()
     following = {*behind.values(), *places[forced].tolist()}
@@ -133,15 +131,15 @@ def _row(
     *,
     cycles: tuple[float, float] = (np.nan, np.nan),
     ratio: tuple[float, float] = (np.nan, np.nan),
-) -> dict[str, Any]:
-    return {
-        "domain": domain,
-        "of": of,
-        "estimate": estimate,
-        "low_cycles": cycles[0],
-        "high_cycles": cycles[1],
-        "cost_low_ratio": ratio[0],
-        "cost_high_ratio": ratio[1],
-        "basis": basis,
-        "agrees": agrees,
-    }
+) -> EstimateRow:
+    return EstimateRow(
+        domain=domain,
+        of=of,
+        estimate=estimate,
+        low_cycles=cycles[0],
+        high_cycles=cycles[1],
+        cost_low_ratio=ratio[0],
+        cost_high_ratio=ratio[1],
+        basis=basis,
+        agrees=agrees,
+    )

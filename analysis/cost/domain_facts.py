@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, paired
 from xtrace.analysis.machine.metrics import VCPU_HVM, VCPU_PV, Metric
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.lookup import of_domain
+from xtrace.analysis.measures.measures import Measures
 from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.format import Runstate
+from xtrace.probes.xen_abi import DOM0, HYPERCALL_COUNT, Hypercall, SchedOp
 
-_XEN_VERSION, _IRET, _SCHED_OP = 17, 23, 29
-_YIELD = _SCHED_OP << 32
-_HYPERCALLS = 64
-_RUNNING = 0
-_DOM0 = 0
+_YIELD = paired(Hypercall.SCHED_OP, SchedOp.YIELD)
 #: Compilers put the others' code into their callers: then not each upcall is a call of them.
 _EACH_UPCALL = "xen_evtchn_do_upcall"
 
@@ -32,7 +32,6 @@ class DomainFacts:
         upcall_cycles: mean time of an upcall, least and most; 0 and inf where none was measured.
         xen_version_count, block_count, yield_count: hypercalls; forced callbacks are among the first.
         never: hypercalls that it certainly did not make; none where records were lost.
-        records: RIPs recorded by function.
         calls: of functions, the least and the most in the trace's time, where bpf counted in its kernel; inf
             where it tells no most.
         upcalls_by_bpf: the least and the most; None where bpf counted none.
@@ -49,7 +48,6 @@ class DomainFacts:
     block_count: int
     yield_count: int
     never: frozenset[int]
-    records: dict[str, int]
     calls: dict[str, tuple[float, float]] = field(default_factory=dict)
     upcalls_by_bpf: tuple[float, float] | None = None
 
@@ -57,15 +55,15 @@ class DomainFacts:
 def domain_facts(measures: Measures, domain: int) -> DomainFacts:
     """Return what the trace says of ``domain``."""
     vcpus = measures.partial.vcpus
-    types = set(vcpus.loc[vcpus["vcpu"] // 65536 == domain, "type"].tolist())
-    tails = _own(measures.counts(Metric.TAIL), domain)
+    types = set(vcpus.loc[domain_of(vcpus["vcpu"]) == domain, "type"].tolist())
+    tails = of_domain(measures.counts(Metric.TAIL), domain)
     running = _sum(measures.counts(Metric.RUNNING), domain, "sum_cycles")
-    running += int(tails.loc[tails["b"] == _RUNNING, "sum_cycles"].sum())
+    running += int(tails.loc[tails["b"] == Runstate.RUNNING, "sum_cycles"].sum())
     least = _sum(measures.counts(Metric.IRET_UPCALL), domain)
-    hypercalls = _own(measures.counts(Metric.HYPERCALL), domain)
-    commands = _own(measures.counts(Metric.COMMAND), domain)
+    hypercalls = of_domain(measures.counts(Metric.HYPERCALL), domain)
+    commands = of_domain(measures.counts(Metric.COMMAND), domain)
     by_number = hypercalls.groupby("b")["count"].sum()
-    calls = _calls(measures) if domain == _DOM0 else {}
+    calls = _calls(measures) if domain == DOM0 else {}
     return DomainFacts(
         domain=domain,
         is_known=bool(types),
@@ -77,11 +75,10 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
             _mean(measures.counts(Metric.UPCALL_MIN), domain, 0.0),
             _mean(measures.counts(Metric.UPCALL_MAX), domain, float("inf")),
         ),
-        xen_version_count=int(by_number.get(_XEN_VERSION, 0)),
+        xen_version_count=int(by_number.get(Hypercall.XEN_VERSION, 0)),
         block_count=_sum(measures.counts(Metric.BLOCK_CALL), domain),
         yield_count=int(commands.loc[commands["b"] == _YIELD, "count"].sum()),
         never=_never(measures, set(by_number.index.tolist())),
-        records=_records(measures, domain),
         calls={function: bounds for (_, function), bounds in calls.items()},
         upcalls_by_bpf=_upcalls_of(calls),
     )
@@ -95,23 +92,14 @@ def lost_records(measures: Measures) -> int:
 def pv_domains(measures: Measures) -> list[int]:
     """Return the domains that are PV guests, ascending."""
     vcpus = measures.partial.vcpus
-    return sorted(set((vcpus.loc[vcpus["type"] == VCPU_PV, "vcpu"] // 65536).tolist()))
+    return sorted(set(domain_of(vcpus.loc[vcpus["type"] == VCPU_PV, "vcpu"]).tolist()))
 
 
 def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
     # An iret without a hypercall leaves no record; without any record of hypercalls they were not traced.
     if not made or lost_records(measures):
         return frozenset()
-    return frozenset(range(_HYPERCALLS)) - frozenset(made) - {_IRET}
-
-
-def _records(measures: Measures, domain: int) -> dict[str, int]:
-    if measures.kernels is None:
-        return {}
-    addresses = measures.kernels.addresses
-    own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
-    counts = own.groupby("function")["count"].sum()
-    return {str(name): int(count) for name, count in counts.items()}
+    return frozenset(range(HYPERCALL_COUNT)) - frozenset(made) - {Hypercall.IRET}
 
 
 def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:
@@ -135,15 +123,11 @@ def _upcalls_of(calls: Mapping[tuple[int, str], tuple[float, float]]) -> tuple[f
     return (sum(low for low, _ in found), max(high for _, high in found)) if found else None
 
 
-def _own(frame: pd.DataFrame, domain: int) -> pd.DataFrame:
-    return frame[(frame["a"].astype("int64") & 0xFFFF_FFFF) // 65536 == domain]
-
-
 def _sum(frame: pd.DataFrame, domain: int, column: str = "count") -> int:
-    return int(_own(frame, domain)[column].sum())
+    return int(of_domain(frame, domain)[column].sum())
 
 
 def _mean(frame: pd.DataFrame, domain: int, otherwise: float) -> float:
-    own = _own(frame, domain)
+    own = of_domain(frame, domain)
     count = int(own["count"].sum())
     return float(own["sum_cycles"].sum()) / count if count else otherwise

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from xtrace.analysis.cost.checks import UPCALLS_BY_BPF
+from xtrace.analysis.cost.domain_cost import DomainCost
 from xtrace.analysis.cost.domain_facts import DomainFacts, lost_records
-from xtrace.analysis.measures.table import Measures
-from xtrace.probes.timing.calibration import STREAM_CONTEXTS
+from xtrace.analysis.cost.inputs import CostInputs
+from xtrace.analysis.cost.rows import CheckRow, NeedRow
+from xtrace.analysis.measures.measures import Measures
+from xtrace.probes.timing.calibration import STREAM_CONTEXTS, Calibration
 from xtrace.symbols.sites.execution_bounds import MOST_SITES, part_of
-
-if TYPE_CHECKING:
-    from xtrace.analysis.cost.model import CostInputs, DomainCost
 
 #: Whom it concerns, where that is no domain.
 HOST = "host"
@@ -24,97 +24,136 @@ _SAME_TSC_RATIO = 0.002
 _MOST_NAMED = 3
 
 
-def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[int]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that the cost may lack; the texts are format strings.
+
+    Attributes:
+        lacking: what.
+        reason: why the cost needs it.
+        remedy: the command or option that gives it; empty where nothing does.
+    """
+
+    lacking: str
+    reason: str
+    remedy: str
+
+    def of(self, about: int | str, **values: object) -> NeedRow:
+        """Return the row that says it of a domain or the host.
+
+        Args:
+            values: what the texts name.
+        """
+        return NeedRow(
+            about=f"d{about}" if isinstance(about, int) else about,
+            lacking=self.lacking,
+            reason=self.reason.format(**values),
+            remedy=self.remedy.format(**values),
+        )
+
+
+# --- of the host, its calibration and the trace ---
+
+CALIBRATION = Need(
+    "a calibration",
+    "nothing tells what a fence takes on this host",
+    "xtrace calibrate IMAGE -o FILE on it, then --calibration FILE",
+)
+CALIBRATION_ON_HARDWARE = Need(
+    "a calibration on hardware",
+    "this one's timing is {timing}",
+    "xtrace calibrate on the host itself, idle",
+)
+TRACE_OF_HARDWARE = Need(
+    "a trace of hardware",
+    "the traced host is emulated: counts are right, times and shares are not; the cycles are those of {cpu}",
+    "trace the host that was calibrated",
+)
+CALIBRATION_OF_THIS_CPU = Need(
+    "a calibration of this CPU",
+    "its TSC runs at {calibrated_mhz:.0f} MHz, the trace's at {traced_mhz:.0f} MHz",
+    "xtrace calibrate on the traced host",
+)
+TIGHTER_FIGURES = Need(
+    "tighter figures",
+    "{loose} of {rows} rows of the calibration that are no streams are not tight",
+    "xtrace calibrate without --quick, on an idle machine",
+)
+TSC_RATE = Need("the TSC rate", "nothing tells how many cycles a second has: no rates", "--cpu-hz")
+TRACE_WITHOUT_LOSSES = Need(
+    "a trace without losses",
+    "{lost} records are lost: what is counted in the trace is too low",
+    "xentrace with larger buffers (-S), or fewer events (-e)",
+)
+ANY_IMAGE = Need(
+    "a kernel's image", "no sites are known of the PV domains {domains}", "--kernel {first}=IMAGE"
+)
+
+# --- of a domain ---
+
+IMAGE_OF_COUNTED = Need(
+    "a kernel's image", "its counters were given, its sites are not known", "--kernel {domain}=IMAGE"
+)
+DOMAIN = Need("the domain", "the trace has no such domain", "another --kernel DOMAIN=IMAGE")
+PV_GUEST = Need("a PV guest", "HVM and PVH guests do not use the mask: they pay no fence there", "")
+SITES = Need("sites", "no site was found in its image", "xtrace sites IMAGE says what was looked for")
+FEWER_SITES = Need("sites", f"more than {MOST_SITES} sites", "xtrace sites IMAGE says what was looked for")
+FENCE = Need("a fence", "no mask, restore or unmask site of its image has one: nothing to save", "")
+COUNTS = Need(
+    "counts of its own",
+    "the trace does not tell how often sites execute outside upcalls",
+    "--rates {domain}=FILE, counters of the guest",
+)
+TSC_RATE_FOR_RATES = Need("the TSC rate", "its rates a second cannot be set against the trace", "--cpu-hz")
+BPF_COUNTS = Need(
+    "bpf's counts",
+    "calls of its functions and its upcalls were not counted in its kernel",
+    "xtrace record with the backend bpf; xtrace doctor tells what that needs",
+)
+BPF_COUNTS_WITHOUT_GAP = Need(
+    "bpf's counts without a gap",
+    "its programs did not watch handlers and ports all the trace's time: calls have no most",
+    "xtrace record to its end, of all traces that are reported on together",
+)
+OWN_SAMPLES = Need(
+    "samples of its own",
+    "{count:,} samples by hardware cycles are of all domains, and nothing in one tells of which: they are "
+    "left out",
+    "xtrace record on a Xen without vpmu=on: by dom0's software clock",
+)
+COUNTS_OF_SITES = Need(
+    "counts of some sites",
+    "no counter bounds {unbounded} of {fenced} fenced sites: {names}",
+    "counters of these functions or addresses in --rates",
+)
+ENTRY = Need(
+    "the callback's entry",
+    "its image does not tell where upcalls begin: no paths are counted",
+    "an image with symbols",
+)
+KNOWN_NAMES = Need("names that the image knows", "counters not used: {names}", "")
+AGREEING_COUNTERS = Need("counters that agree", "{disagreement}", "counters of the traced time, in --rates")
+AGREEING_UPCALLS = Need("upcalls that agree", "{disagreement}", "xtrace record again, with no record lost")
+FIGURES = Need("figures", "the calibration has none", "xtrace calibrate on the traced host")
+PRICE = Need(
+    "a price",
+    "{why}: {count} of {fenced} fenced sites count as 0 below, as unbounded above",
+    "xtrace calibrate IMAGE",
+)
+REPLAYS = Need(
+    "replays of its sites",
+    "{standard} of {fenced} fenced sites are priced by a standard sequence",
+    "xtrace calibrate IMAGE, with this very image",
+)
+
+
+def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[int]) -> list[NeedRow]:
     """Return what is lacking whatever the domain."""
-    found = []
-    calibration = inputs.calibration
-    if calibration is None:
-        found.append(
-            _need(
-                HOST,
-                "a calibration",
-                "nothing tells what a fence takes on this host",
-                "xtrace calibrate IMAGE -o FILE on it, then --calibration FILE",
-            )
-        )
-    else:
-        if calibration.timing != "hardware":
-            found.append(
-                _need(
-                    HOST,
-                    "a calibration on hardware",
-                    f"this one's timing is {calibration.timing}",
-                    "xtrace calibrate on the host itself, idle",
-                )
-            )
-        elif inputs.emulated:
-            model = calibration.host.get("cpu_model", "another machine")
-            found.append(
-                _need(
-                    HOST,
-                    "a trace of hardware",
-                    "the traced host is emulated: counts are right, times and shares are not; the "
-                    f"cycles are those of {model}",
-                    "trace the host that was calibrated",
-                )
-            )
-        ratio = measures.hz / calibration.tsc_hz if measures.hz else 1.0
-        if abs(ratio - 1) > _SAME_TSC_RATIO and not inputs.emulated:
-            found.append(
-                _need(
-                    HOST,
-                    "a calibration of this CPU",
-                    f"its TSC runs at {calibration.tsc_hz / 1e6:.0f} MHz, "
-                    f"the trace's at {(measures.hz or 0) / 1e6:.0f} MHz",
-                    "xtrace calibrate on the traced host",
-                )
-            )
-        rows = [row for row in calibration.rows if row.context not in STREAM_CONTEXTS]
-        loose = sum(not row.tight for row in rows if row.median_cycles is not None)
-        if loose:
-            found.append(
-                _need(
-                    HOST,
-                    "tighter figures",
-                    f"{loose} of {len(rows)} rows of the calibration that are no streams are not tight",
-                    "xtrace calibrate without --quick, on an idle machine",
-                )
-            )
-    if not measures.hz:
-        found.append(
-            _need(HOST, "the TSC rate", "nothing tells how many cycles a second has: no rates", "--cpu-hz")
-        )
-    if lost_records(measures):
-        found.append(
-            _need(
-                HOST,
-                "a trace without losses",
-                f"{lost_records(measures)} records are lost: what is counted in the trace is too low",
-                "xentrace with larger buffers (-S), or fewer events (-e)",
-            )
-        )
-    given = {kernel.domain for kernel in inputs.kernels}
-    without = [domain for domain in pv_domains if domain not in given]
-    if without and not given:
-        found.append(
-            _need(
-                HOST,
-                "a kernel's image",
-                f"no sites are known of the PV domains {_listed([f'd{domain}' for domain in without])}",
-                f"--kernel {without[0]}=IMAGE",
-            )
-        )
-    unused = [domain for domain in inputs.rates if domain not in given]
-    found += [
-        _need(
-            domain,
-            "a kernel's image",
-            "its counters were given, its sites are not known",
-            f"--kernel {domain}=IMAGE",
-        )
-        for domain in unused
+    return [
+        *_of_calibration(measures.hz, inputs),
+        *_of_trace(measures),
+        *_of_images(inputs, pv_domains),
     ]
-    return found
 
 
 def needs_of_domain(
@@ -122,8 +161,8 @@ def needs_of_domain(
     inputs: CostInputs,
     facts: DomainFacts,
     cost: DomainCost | None,
-    checks: Sequence[dict[str, Any]] = (),
-) -> list[dict[str, Any]]:
+    checks: Sequence[CheckRow] = (),
+) -> list[NeedRow]:
     """Return what is lacking for one domain.
 
     Args:
@@ -132,146 +171,115 @@ def needs_of_domain(
     """
     domain = facts.domain
     if not facts.is_known:
-        return [_need(domain, "the domain", "the trace has no such domain", "another --kernel DOMAIN=IMAGE")]
+        return [DOMAIN.of(domain)]
     if cost is None:
-        return [
-            _need(domain, "a PV guest", "HVM and PVH guests do not use the mask: they pay no fence there", "")
-        ]
-    found = []
-    rates = inputs.rates.get(domain)
+        return [PV_GUEST.of(domain)]
     if not cost.paths.sites:
         more = len(cost.kernel.sites.sites) > MOST_SITES
-        why = f"more than {MOST_SITES} sites" if more else "no site was found in its image"
-        return [_need(domain, "sites", why, "xtrace sites IMAGE says what was looked for")]
+        return [(FEWER_SITES if more else SITES).of(domain)]
     fenced = [place for place, site in enumerate(cost.paths.sites) if part_of(site) is not None]
     if not fenced:
-        return [
-            _need(
-                domain, "a fence", "no mask, restore or unmask site of its image has one: nothing to save", ""
-            )
-        ]
+        return [FENCE.of(domain)]
+    return [
+        *_of_rates(measures, inputs, domain),
+        *_of_dom0(measures, facts),
+        *_of_counts(inputs, cost, fenced),
+        *_of_checks(domain, checks),
+        *_of_prices(inputs, cost, fenced),
+    ]
+
+
+def _of_calibration(hz: float | None, inputs: CostInputs) -> Iterator[NeedRow]:
+    calibration = inputs.calibration
+    if calibration is None:
+        yield CALIBRATION.of(HOST)
+        return
+    if calibration.timing != "hardware":
+        yield CALIBRATION_ON_HARDWARE.of(HOST, timing=calibration.timing)
+    elif inputs.emulated:
+        yield TRACE_OF_HARDWARE.of(HOST, cpu=calibration.host.get("cpu_model", "another machine"))
+    if hz and abs(hz / calibration.tsc_hz - 1) > _SAME_TSC_RATIO and not inputs.emulated:
+        yield CALIBRATION_OF_THIS_CPU.of(HOST, calibrated_mhz=calibration.tsc_hz / 1e6, traced_mhz=hz / 1e6)
+    yield from _of_figures(calibration)
+
+
+def _of_figures(calibration: Calibration) -> Iterator[NeedRow]:
+    rows = [row for row in calibration.rows if row.context not in STREAM_CONTEXTS]
+    loose = sum(not row.tight for row in rows if row.median_cycles is not None)
+    if loose:
+        yield TIGHTER_FIGURES.of(HOST, loose=loose, rows=len(rows))
+
+
+def _of_trace(measures: Measures) -> Iterator[NeedRow]:
+    if not measures.hz:
+        yield TSC_RATE.of(HOST)
+    lost = lost_records(measures)
+    if lost:
+        yield TRACE_WITHOUT_LOSSES.of(HOST, lost=lost)
+
+
+def _of_images(inputs: CostInputs, pv_domains: Sequence[int]) -> Iterator[NeedRow]:
+    given = {kernel.domain for kernel in inputs.kernels}
+    if pv_domains and not given:
+        named = _listed([f"d{domain}" for domain in pv_domains])
+        yield ANY_IMAGE.of(HOST, domains=named, first=pv_domains[0])
+    for domain in inputs.rates:
+        if domain not in given:
+            yield IMAGE_OF_COUNTED.of(domain, domain=domain)
+
+
+def _of_rates(measures: Measures, inputs: CostInputs, domain: int) -> Iterator[NeedRow]:
+    rates = inputs.rates.get(domain)
     if rates is None:
-        found.append(
-            _need(
-                domain,
-                "counts of its own",
-                "the trace does not tell how often sites execute outside upcalls",
-                f"--rates {domain}=FILE, counters of the guest",
-            )
-        )
+        yield COUNTS.of(domain, domain=domain)
     elif rates.over(measures.span_s) is None:
-        found.append(
-            _need(domain, "the TSC rate", "its rates a second cannot be set against the trace", "--cpu-hz")
-        )
-    found += _of_dom0(measures, facts)
-    unbounded = [place for place in fenced if np.isinf(cost.executions.high[place])]
-    if rates is not None and unbounded:
-        names = _listed([_name(cost, place) for place in unbounded])
-        found.append(
-            _need(
-                domain,
-                "counts of some sites",
-                f"no counter bounds {len(unbounded)} of {len(fenced)} fenced sites: {names}",
-                "counters of these functions or addresses in --rates",
-            )
-        )
-    if cost.paths.upcall is None:
-        found.append(
-            _need(
-                domain,
-                "the callback's entry",
-                "its image does not tell where upcalls begin: no paths are counted",
-                "an image with symbols",
-            )
-        )
-    if cost.executions.unused and rates is not None:
-        found.append(
-            _need(
-                domain,
-                "names that the image knows",
-                f"counters not used: {_listed(cost.executions.unused)}",
-                "",
-            )
-        )
-    return found + _contradictions(domain, checks) + _prices(inputs, cost, fenced)
+        yield TSC_RATE_FOR_RATES.of(domain)
 
 
-def _contradictions(domain: int, checks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what would mend the checks that failed; those of bpf's upcalls last."""
-    found = []
-    for check in sorted(checks, key=lambda check: check["what"] == UPCALLS_BY_BPF):
-        if check["agrees"] == "no":
-            lacking, remedy = "counters that agree", "counters of the traced time, in --rates"
-            if check["what"] == UPCALLS_BY_BPF:
-                lacking, remedy = "upcalls that agree", "xtrace record again, with no record lost"
-            found.append(_need(domain, lacking, check["meaning"], remedy))
-    return found
-
-
-def _of_dom0(measures: Measures, facts: DomainFacts) -> list[dict[str, Any]]:
-    """Return what a recording in dom0 could tell of dom0 itself and does not."""
+def _of_dom0(measures: Measures, facts: DomainFacts) -> Iterator[NeedRow]:
+    """Yield what a recording in dom0 could tell of dom0 itself and does not."""
     if facts.domain:
-        return []
-    found = []
+        return
     if not facts.calls:
-        found.append(
-            _need(
-                facts.domain,
-                "bpf's counts",
-                "calls of its functions and its upcalls were not counted in its kernel",
-                "xtrace record with the backend bpf; xtrace doctor tells what that needs",
-            )
-        )
+        yield BPF_COUNTS.of(facts.domain)
     elif all(np.isinf(most) for _, most in facts.calls.values()):
-        found.append(
-            _need(
-                facts.domain,
-                "bpf's counts without a gap",
-                "its programs did not watch handlers and ports all the trace's time: calls have no most",
-                "xtrace record to its end, of all traces that are reported on together",
-            )
-        )
+        yield BPF_COUNTS_WITHOUT_GAP.of(facts.domain)
     mixed = int(measures.partial.dom0_facts["sample_mixed"].sum())
     if mixed:
-        found.append(
-            _need(
-                facts.domain,
-                "samples of its own",
-                f"{mixed:,} samples by hardware cycles are of all domains, and nothing in one tells "
-                "of which: they are left out",
-                "xtrace record on a Xen without vpmu=on: by dom0's software clock",
-            )
-        )
-    return found
+        yield OWN_SAMPLES.of(facts.domain, count=mixed)
 
 
-def _prices(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> list[dict[str, Any]]:
+def _of_counts(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> Iterator[NeedRow]:
+    domain, counted = cost.facts.domain, cost.facts.domain in inputs.rates
+    unbounded = [place for place in fenced if np.isinf(cost.executions.high[place])]
+    if counted and unbounded:
+        names = _listed([_name(cost, place) for place in unbounded])
+        yield COUNTS_OF_SITES.of(domain, unbounded=len(unbounded), fenced=len(fenced), names=names)
+    if cost.paths.upcall is None:
+        yield ENTRY.of(domain)
+    if cost.executions.unused and counted:
+        yield KNOWN_NAMES.of(domain, names=_listed(cost.executions.unused))
+
+
+def _of_checks(domain: int, checks: Sequence[CheckRow]) -> Iterator[NeedRow]:
+    """Yield what would mend the checks that failed; those of bpf's upcalls last."""
+    for check in sorted(checks, key=lambda check: check.what == UPCALLS_BY_BPF):
+        if check.agrees == "no":
+            need = AGREEING_UPCALLS if check.what == UPCALLS_BY_BPF else AGREEING_COUNTERS
+            yield need.of(domain, disagreement=check.meaning)
+
+
+def _of_prices(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> Iterator[NeedRow]:
     domain, price = cost.facts.domain, cost.price
     if price is None:
-        if inputs.calibration is None:
-            return []
-        return [_need(domain, "figures", "the calibration has none", "xtrace calibrate on the traced host")]
-    found = []
+        if inputs.calibration is not None:
+            yield FIGURES.of(domain)
+        return
     for why, count in Counter(price.lacking[place] for place in fenced if price.lacking[place]).items():
-        found.append(
-            _need(
-                domain,
-                "a price",
-                f"{why}: {count} of {len(fenced)} fenced sites count as 0 below, as unbounded above",
-                "xtrace calibrate IMAGE",
-            )
-        )
+        yield PRICE.of(domain, why=why, count=count, fenced=len(fenced))
     standard = sum(price.source[place] == "standard" for place in fenced)
     if standard:
-        found.append(
-            _need(
-                domain,
-                "replays of its sites",
-                f"{standard} of {len(fenced)} fenced sites are priced by a standard sequence",
-                "xtrace calibrate IMAGE, with this very image",
-            )
-        )
-    return found
+        yield REPLAYS.of(domain, standard=standard, fenced=len(fenced))
 
 
 def _name(cost: DomainCost, place: int) -> str:
@@ -283,8 +291,3 @@ def _listed(names: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(names))
     more = len(distinct) - _MOST_NAMED
     return ", ".join(distinct[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _need(about: int | str, lacking: str, reason: str, remedy: str) -> dict[str, Any]:
-    about = f"d{about}" if isinstance(about, int) else about
-    return {"about": about, "lacking": lacking, "reason": reason, "remedy": remedy}

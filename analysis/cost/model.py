@@ -8,9 +8,7 @@ fences saves apart from the rest.  An interval without an upper bound ends at th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,103 +16,24 @@ import numpy.typing as npt
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.checks import checks
 from xtrace.analysis.cost.cross_checks import estimates
-from xtrace.analysis.cost.domain_facts import DomainFacts, domain_facts, pv_domains
-from xtrace.analysis.cost.executions import Executions, executions
-from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
+from xtrace.analysis.cost.domain_facts import domain_facts, pv_domains
+from xtrace.analysis.cost.executions import Executions
+from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.cost.missing_inputs import needs_of_domain, needs_of_host
-from xtrace.analysis.cost.prices import Prices, prices
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.cost.rows import DomainRow, Estimate, SiteRow, UpcallRow
+from xtrace.analysis.measures.kernel_samples import KernelSamples, records_by_function
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial.summary_head import COST_ENDS
-from xtrace.probes.timing.calibration import Calibration
-from xtrace.symbols.sites.execution_bounds import PARTS, SitePaths, part_of
-from xtrace.symbols.sites.model import Fence, How, Site, SiteTable, Verdict
+from xtrace.symbols.sites.execution_bounds import PARTS, part_of
+from xtrace.symbols.sites.model import Fence, How, Site, Verdict
 
 F64 = npt.NDArray[np.float64]
 
 INF = float("inf")
 
 
-class CostKernel(Protocol):
-    """An image that a domain runs, with its sites."""
-
-    @property
-    def domain(self) -> int:
-        """The domain's number."""
-
-    @property
-    def path(self) -> str:
-        """The image's file."""
-
-    @property
-    def build_id(self) -> str:
-        """The image's build-id in hex, "" if it has none."""
-
-    @property
-    def sites(self) -> SiteTable:
-        """Its sites."""
-
-    def paths(self, never: Collection[int]) -> SitePaths:
-        """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
-
-    def behind(self) -> Mapping[int, int]:
-        """Return the address behind each fence of its mask, restore and unmask sites."""
-
-
-@dataclass(frozen=True, slots=True)
-class CostInputs:
-    """What the cost is worked out from, beside the trace.
-
-    Attributes:
-        kernels: the domains' images.
-        calibration: of the host; None where it was not given.
-        rates: counters of the guests, by domain.
-        emulated: software emulated the traced host.
-        unfenced: by domain, a capture of the same load by a kernel without the fences, and its domain there.
-    """
-
-    kernels: Sequence[CostKernel] = ()
-    calibration: Calibration | None = None
-    rates: Mapping[int, Rates] = field(default_factory=dict)
-    emulated: bool = False
-    unfenced: Mapping[int, tuple[Measures, int]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Estimate:
-    """Rows of the tables of the section cost.
-
-    Attributes:
-        shares: by domain, of its running time to all its fences: COST_ENDS of an interval; nothing where
-            it has no price.
-    """
-
-    domains: list[dict[str, Any]] = field(default_factory=list)
-    upcalls: list[dict[str, Any]] = field(default_factory=list)
-    sites: list[dict[str, Any]] = field(default_factory=list)
-    estimates: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    needs: list[dict[str, Any]] = field(default_factory=list)
-    shares: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class DomainCost:
-    """All that is known of one domain's cost.
-
-    Attributes:
-        price: what the fences of each site add; None without a calibration.
-        upcalls: least and most, by the guest's counter where there is one.
-    """
-
-    facts: DomainFacts
-    kernel: CostKernel
-    paths: SitePaths
-    executions: Executions
-    price: Prices | None
-    upcalls: tuple[float, float]
-
-
-def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
+def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> Estimate:
     """Return what the fences of the domains with an image cost."""
     found = Estimate()
     found.needs += needs_of_host(measures, inputs, pv_domains(measures))
@@ -132,88 +51,53 @@ def estimate(measures: Measures, inputs: CostInputs) -> Estimate:
         of_upcalls = [_upcall_row(cost, part, parts) for part in PARTS if part in parts]
         of_time = [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
         found.estimates += estimates(
-            measures, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
+            measures, samples, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
         )
         found.upcalls += of_upcalls
         found.domains += of_time
-        shares = tuple(min(sum(row[f"cost_{end}_ratio"] for row in of_time), 1.0) for end in COST_ENDS)
+        shares = tuple(
+            min(sum(row.cost_ratios[end] for row in of_time), 1.0) for end in range(len(COST_ENDS))
+        )
         if not np.isnan(shares).any():
             found.shares[kernel.domain] = shares
+        records = records_by_function(samples, kernel.domain)
         found.sites += [
-            _site_row(measures, cost, place) for place, part in enumerate(parts) if part is not None
+            _site_row(measures, cost, place, records) for place, part in enumerate(parts) if part is not None
         ]
     found.sites.sort(key=lambda row: -_sorted_by(row))
     return found
 
 
-def domain_cost(measures: Measures, inputs: CostInputs, kernel: CostKernel, facts: DomainFacts) -> DomainCost:
-    """Return a domain's executions and prices."""
-    rates = inputs.rates.get(kernel.domain)
-    paths = kernel.paths(facts.never)
-    calibration = inputs.calibration
-    price = None
-    if calibration is not None and any(row.median_cycles is not None for row in calibration.rows):
-        price = prices(
-            paths.sites,
-            calibration,
-            kernel.build_id,
-            rates.contexts if rates else None,
-            scale=measures.hz / calibration.tsc_hz if measures.hz else 1.0,
-        )
-    upcalls = _upcalls(facts, rates, measures.span_s)
-    counts = executions(paths, upcalls[0], rates, measures.span_s, facts.calls)
-    return DomainCost(facts, kernel, paths, counts, price, upcalls)
-
-
-def _upcalls(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> tuple[float, float]:
-    """Return the least and the most upcalls.
-
-    The guest's own count where it lies between the trace's; of dom0 else what both the trace and bpf allow,
-    or the trace alone where the two contradict each other.
-    """
-    low, high = facts.upcalls
-    factor = rates.over(span_s) if rates is not None else None
-    if rates is not None and factor is not None and "upcall" in rates.counts:
-        counted = rates.counts["upcall"] * factor
-        if low <= counted <= high:
-            return counted, counted
-    if facts.upcalls_by_bpf is not None:
-        least, most = max(low, facts.upcalls_by_bpf[0]), min(high, facts.upcalls_by_bpf[1])
-        if least <= most:
-            return least, most
-    return float(low), float(high)
-
-
 def _domain_row(
     measures: Measures, cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
-) -> dict[str, Any]:
+) -> DomainRow:
     mine = [item is part for item in parts]
     ones = np.ones((len(mine), 1))
     count_low, count_high = least(cost.executions, ones, mine), greatest(cost.executions, ones, mine)
     low, hot_low, hot, high = _added(cost, mine)
     ran = cost.facts.running_cycles
     span = measures.span_s or np.nan
-    return {
-        "domain": cost.facts.domain,
-        "part": str(part),
-        "site_count": sum(mine),
-        "execution_low_count": count_low,
-        "execution_high_count": _or_nan(count_high),
-        "execution_low_per_s": count_low / span,
-        "execution_high_per_s": _or_nan(count_high) / span,
-        "cost_low_cycles": low,
-        "cost_hot_low_cycles": hot_low,
-        "cost_hot_cycles": min(hot, ran),
-        "cost_high_cycles": min(high, ran),
-        "cost_low_cycles_per_s": low / span,
-        "cost_high_cycles_per_s": min(high, ran) / span,
-        "running_cycles": ran,
-        "cost_low_ratio": _ratio(low, ran),
-        "cost_hot_low_ratio": _ratio(hot_low, ran),
-        "cost_hot_ratio": _ratio(min(hot, ran), ran),
-        "cost_high_ratio": _ratio(min(high, ran), ran),
-        "bound": "time" if high > ran else "executions",
-    }
+    return DomainRow(
+        domain=cost.facts.domain,
+        part=str(part),
+        site_count=sum(mine),
+        execution_low_count=count_low,
+        execution_high_count=_or_nan(count_high),
+        execution_low_per_s=count_low / span,
+        execution_high_per_s=_or_nan(count_high) / span,
+        cost_low_cycles=low,
+        cost_hot_low_cycles=hot_low,
+        cost_hot_cycles=min(hot, ran),
+        cost_high_cycles=min(high, ran),
+        cost_low_cycles_per_s=low / span,
+        cost_high_cycles_per_s=min(high, ran) / span,
+        running_cycles=ran,
+        cost_low_ratio=_ratio(low, ran),
+        cost_hot_low_ratio=_ratio(hot_low, ran),
+        cost_hot_ratio=_ratio(min(hot, ran), ran),
+        cost_high_ratio=_ratio(min(high, ran), ran),
+        bound="time" if high > ran else "executions",
+    )
 
 
 def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float, float]:
@@ -226,31 +110,31 @@ def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float,
     return min(low, hot_low), hot_low, hot, max(high, hot)
 
 
-def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]) -> dict[str, Any]:
+def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]) -> UpcallRow:
     mine = np.array([item is part for item in parts])
     low_count, high_count, why = _in_upcall(cost, part, mine)
     low, hot_low, hot, high = _in_upcall_cycles(cost, mine, low_count, high_count)
     shortest, longest = cost.facts.upcall_cycles
     whole = _added(cost, mine.tolist())
     fewest, most = cost.upcalls
-    return {
-        "domain": cost.facts.domain,
-        "part": str(part),
-        "upcall_least_count": cost.upcalls[0],
-        "upcall_most_count": cost.upcalls[1],
-        "execution_least_count": low_count,
-        "execution_most_count": _or_nan(high_count),
-        "added_low_cycles": low,
-        "added_hot_low_cycles": hot_low,
-        "added_hot_cycles": _or_nan(min(hot, longest)),
-        "added_high_cycles": _or_nan(min(high, longest)),
-        "cost_low_ratio": _ratio(low, longest) if longest < INF else np.nan,
-        "cost_high_ratio": min(_ratio(min(high, longest), shortest), 1.0),
-        "all_low_cycles": _ratio(whole[0], most),
-        "all_high_cycles": _or_nan(_ratio(whole[3], fewest)),
-        "entry": cost.paths.entry,
-        "unbounded_by": why,
-    }
+    return UpcallRow(
+        domain=cost.facts.domain,
+        part=str(part),
+        upcall_least_count=cost.upcalls[0],
+        upcall_most_count=cost.upcalls[1],
+        execution_least_count=low_count,
+        execution_most_count=_or_nan(high_count),
+        added_low_cycles=low,
+        added_hot_low_cycles=hot_low,
+        added_hot_cycles=_or_nan(min(hot, longest)),
+        added_high_cycles=_or_nan(min(high, longest)),
+        cost_low_ratio=_ratio(low, longest) if longest < INF else np.nan,
+        cost_high_ratio=min(_ratio(min(high, longest), shortest), 1.0),
+        all_low_cycles=_ratio(whole[0], most),
+        all_high_cycles=_or_nan(_ratio(whole[3], fewest)),
+        entry=cost.paths.entry,
+        unbounded_by=why,
+    )
 
 
 def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
@@ -306,7 +190,7 @@ def _most_product(low_count: float, high_count: float, price: float) -> float:
     return _product(high_count if price > 0 else low_count, price)
 
 
-def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any]:
+def _site_row(measures: Measures, cost: DomainCost, place: int, records: Mapping[str, int]) -> SiteRow:
     site, price, upcall = cost.paths.sites[place], cost.price, cost.paths.upcall
     mine = [number == place for number in range(len(cost.paths.sites))]
     alone = Executions(
@@ -324,28 +208,34 @@ def _site_row(measures: Measures, cost: DomainCost, place: int) -> dict[str, Any
         total += [greatest(alone, item, [True]) for item in highs]
         total = [min(item, cost.facts.running_cycles) for item in total]
     span = measures.span_s or np.nan
-    return {
-        "domain": cost.facts.domain,
-        "address": f"{site.address:#x}",
-        "place": _place(site),
-        "kind": str(site.kind),
-        "fence": fence_text(site),
-        "part": str(site.verdict),
-        "execution_low_count": low_count,
-        "execution_high_count": _or_nan(high_count),
-        "executions_quality": str(cost.executions.quality[place]),
-        "executions_rule": cost.executions.rule[place],
-        "execution_low_per_s": low_count / span,
-        "execution_high_per_s": _or_nan(high_count) / span,
-        **{f"added_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, added, strict=True)},
-        "priced_by": price.source[place] if price else "",
-        **{f"cost_{end}_cycles": cycles for end, cycles in zip(COST_ENDS, total, strict=True)},
-        "cost_low_ratio": _ratio(total[0], cost.facts.running_cycles),
-        "cost_high_ratio": _ratio(total[-1], cost.facts.running_cycles),
-        "upcall_least_count": float(upcall.least[place]) if upcall else np.nan,
-        "upcall_most_count": _or_nan(float(upcall.most[place])) if upcall else np.nan,
-        "record_count": cost.facts.records.get(site.symbol, 0),
-    }
+    return SiteRow(
+        domain=cost.facts.domain,
+        address=f"{site.address:#x}",
+        place=_place(site),
+        kind=str(site.kind),
+        fence=fence_text(site),
+        part=str(site.verdict),
+        execution_low_count=low_count,
+        execution_high_count=_or_nan(high_count),
+        executions_quality=str(cost.executions.quality[place]),
+        executions_rule=cost.executions.rule[place],
+        execution_low_per_s=low_count / span,
+        execution_high_per_s=_or_nan(high_count) / span,
+        added_low_cycles=added[0],
+        added_hot_low_cycles=added[1],
+        added_hot_cycles=added[2],
+        added_high_cycles=added[3],
+        priced_by=price.source[place] if price else "",
+        cost_low_cycles=total[0],
+        cost_hot_low_cycles=total[1],
+        cost_hot_cycles=total[2],
+        cost_high_cycles=total[3],
+        cost_low_ratio=_ratio(total[0], cost.facts.running_cycles),
+        cost_high_ratio=_ratio(total[-1], cost.facts.running_cycles),
+        upcall_least_count=float(upcall.least[place]) if upcall else np.nan,
+        upcall_most_count=_or_nan(float(upcall.most[place])) if upcall else np.nan,
+        record_count=records.get(site.symbol, 0),
+    )
 
 
 def fence_text(site: Site) -> str:
@@ -362,8 +252,8 @@ def _place(site: Site) -> str:
     return f"{site.symbol}+{site.offset:#x}" if site.symbol else f"{site.address:#x}"
 
 
-def _sorted_by(row: Mapping[str, Any]) -> float:
-    values = (row["cost_high_cycles"], row["execution_high_count"], row["execution_low_count"])
+def _sorted_by(row: SiteRow) -> float:
+    values = (row.cost_high_cycles, row.execution_high_count, row.execution_low_count)
     return next((float(value) for value in values if not np.isnan(value)), 0.0)
 
 

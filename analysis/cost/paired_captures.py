@@ -16,16 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.diff.rank_test import shift
 from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.lookup import of_domain
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.histogram import bucket_bounds
 from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.tables import trace
+from xtrace.analysis.partial.versions import detected
 
 F64 = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Difference:
 def measures_of(partial: Partial, hz: float | None) -> Measures:
     """Return what the tables need of another capture; where ``hz`` is None its records tell the TSC rate."""
     rate = None if hz else clock.estimate(partial.pairs)
-    return Measures(partial, trace.detected(partial.records).range, hz or (rate.hz if rate else None))
+    return Measures(partial, detected(partial.records).range, hz or (rate.hz if rate else None))
 
 
 def upcall_difference(fenced: Measures, plain: Measures, domain: int, other: int) -> Difference:
@@ -117,19 +117,15 @@ def _per_upcall(captures: Sequence[Measures], domain: int, scaled_to: Sequence[M
 
 def _moments(measures: Measures, metric: Metric, domain: int) -> tuple[int, float, float]:
     """Return count, mean and variance of a domain's times; the variance by buckets, 1 % wide."""
-    tallies = _own(measures.counts(metric), domain)
+    tallies = of_domain(measures.counts(metric), domain)
     count = int(tallies["count"].sum())
     if count < 2:
         return count, 0.0, 0.0
     buckets = measures.partial.buckets
-    mine = _own(buckets[buckets["metric"] == int(metric)], domain)
+    mine = of_domain(buckets[buckets["metric"] == int(metric)], domain)
     low, high = bucket_bounds(mine["bucket"].to_numpy(np.int64))
     middle = (low.astype(float) + high.astype(float)) / 2
     weights = mine["count"].to_numpy(float)
     mean = float(tallies["sum_cycles"].sum()) / count
     variance = float((weights * (middle - mean) ** 2).sum() / max(weights.sum() - 1, 1))
     return count, mean, variance
-
-
-def _own(frame: pd.DataFrame, domain: int) -> pd.DataFrame:
-    return frame[(frame["a"].astype("int64") & 0xFFFF_FFFF) // 65536 == domain]

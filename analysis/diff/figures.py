@@ -17,15 +17,17 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.machine.keys import domain_of, low_of
 from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
-from xtrace.analysis.measures.table import Quality, share
+from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.histogram import summarise
 from xtrace.analysis.partial.summary_file import Summary
 from xtrace.analysis.partial.summary_head import COST_ENDS
-from xtrace.analysis.tables import trace
+from xtrace.analysis.partial.versions import detected
 from xtrace.probes.catalog import VersionRange
-from xtrace.probes.format import IDLE_DOMAIN
+from xtrace.probes.xen_abi import IDLE_DOMAIN, Hypercall
 
 F64 = npt.NDArray[np.float64]
 
@@ -37,7 +39,6 @@ HOST_LABEL = "host"
 FEWEST = {"p50": 5, "p95": 20, "p99": 100}
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
-_XEN_VERSION, _IRET = 17, 23
 _RUNNABLE = (Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER)
 _OF_PCPUS = (Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.IRQ_HANDLING)
 #: Their a is no vCPU.
@@ -71,7 +72,7 @@ class Sums:
         tallies = partial.tallies[~partial.tallies["metric"].isin([int(m) for m in _OF_OTHERS])]
         of_pcpus = tallies["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
         a = tallies["a"].to_numpy(np.int64)
-        domain = np.where(of_pcpus, HOST, (a & 0xFFFF_FFFF) >> 16)
+        domain = np.where(of_pcpus, HOST, domain_of(a))
         is_kept = domain < IDLE_DOMAIN
         tallies = tallies[is_kept].assign(domain=domain[is_kept])
         self.domains, self._place = np.unique(
@@ -84,14 +85,14 @@ class Sums:
         self._count = tallies["count"].to_numpy(np.int64)
         self._cycles = tallies["sum_cycles"].to_numpy(np.int64)
         ran = ~of_pcpus[is_kept]
-        vcpus = np.unique(a[is_kept][ran] & 0xFFFF_FFFF)
-        for key, count in zip(*np.unique(vcpus >> 16, return_counts=True), strict=True):
+        vcpus = np.unique(low_of(a[is_kept][ran]))
+        for key, count in zip(*np.unique(domain_of(vcpus), return_counts=True), strict=True):
             self.vcpu_counts[int(key)] = int(count)
         timed = tallies[self._metric < int(FIRST_COUNT)]
         buckets = partial.buckets[partial.buckets["metric"].isin(timed["metric"].unique())]
         a = buckets["a"].to_numpy(np.int64)
         of_pcpus = buckets["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
-        buckets = buckets.assign(domain=np.where(of_pcpus, HOST, (a & 0xFFFF_FFFF) >> 16))
+        buckets = buckets.assign(domain=np.where(of_pcpus, HOST, domain_of(a)))
         buckets = buckets[buckets["domain"] < IDLE_DOMAIN]
         self._times = summarise(timed, buckets, ["metric", "domain"])
 
@@ -219,7 +220,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         },
         sums.span_s,
         summary.origin.emulated,
-        trace.detected(summary.partial.records).range,
+        detected(summary.partial.records).range,
         bool(summary.origin.window),
     )
 
@@ -302,12 +303,12 @@ FIGURES: tuple[Figure, ...] = (
     _rate("hypercalls", _EXACT, "hypercalls",
           lambda sums: sums.count(Metric.HYPERCALL, Metric.VMMCALL), key=True),
     _rate("forced", _EXACT, "xen_version hypercalls: forced callbacks, but for a few queries",
-          lambda sums: sums.count(Metric.HYPERCALL, b=_XEN_VERSION), key=True),
+          lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.XEN_VERSION), key=True),
     _rate("upcalls_least", _INFERRED, "irets that end the upcall after a block",
           lambda sums: sums.count(Metric.IRET_UPCALL)),
     _rate("upcalls_most", _BOUNDED, "these and every iret that no trap explains",
           lambda sums: sums.count(Metric.IRET_UPCALL, Metric.IRET_OPEN)),
-    _rate("irets", _EXACT, "iret hypercalls", lambda sums: sums.count(Metric.HYPERCALL, b=_IRET)),
+    _rate("irets", _EXACT, "iret hypercalls", lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.IRET)),
     _rate("blocks", _EXACT, "block hypercalls", lambda sums: sums.count(Metric.BLOCK_CALL)),
     _rate("traps", _EXACT, "traps of PV guests", lambda sums: sums.count(Metric.TRAP)),
     _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),

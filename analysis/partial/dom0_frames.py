@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xtrace.analysis.machine.keys import paired, vcpu_key
 from xtrace.analysis.machine.metrics import Metric, RipSource
 from xtrace.analysis.partial.dom0_calls import Calls, calls_of
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
 from xtrace.probes.capture.layout import BPF_TABLES, Capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.format import IDLE_DOMAIN
+from xtrace.probes.xen_abi import DOM0, IDLE_DOMAIN
 
 SYMBOLS = "perf/symbols.jsonl"
 SAMPLES = "samples"
@@ -219,7 +220,7 @@ def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str
         if is_own and place != "xen":
             if cpu >= 1 << 16:
                 raise ValueError("a sample of no vCPU")
-            rips[cpu, RipSource.PERF_CLOCK, ip] += 1
+            rips[vcpu_key(DOM0, cpu), RipSource.PERF_CLOCK, ip] += 1
     return found, rips
 
 
@@ -231,7 +232,7 @@ def _guest_rips(capture: Capture) -> _Rips:
             domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
             if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
                 raise ValueError("a sample of no vCPU")
-            found[domain << 16 | vcpu, RipSource.XENCTX, rip] += 1
+            found[vcpu_key(domain, vcpu), RipSource.XENCTX, rip] += 1
     return found
 
 
@@ -260,7 +261,7 @@ def _frames(
         pd.DataFrame(
             {
                 "metric": np.full(len(rips), int(Metric.RIP), np.int64),
-                "a": np.array([vcpu | int(source) << 32 for vcpu, source, _ in rips], np.int64),
+                "a": np.array([paired(source, vcpu) for vcpu, source, _ in rips], np.int64),
                 "b": np.array([rip for _, _, rip in rips], np.uint64).view(np.int64),
                 "count": np.array(list(rips.values()), np.int64),
                 "sum_cycles": np.zeros(len(rips), np.int64),

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xtrace.analysis.cost import rows as cost
-from xtrace.analysis.measures.table import Measures, Quality, Table
+from xtrace.analysis.cost.rows import Estimate
+from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.tables import activity, delivery, dom0, rip_samples, runstates, upcalls
+from xtrace.analysis.partial.versions import detected
+from xtrace.analysis.tables import activity, cost, delivery, dom0, rip_samples, runstates, upcalls
 from xtrace.analysis.tables import trace as of_trace
 from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
-    from xtrace.analysis.cost.model import CostInputs
+    from xtrace.analysis.cost.inputs import CostInputs
 
 SCHEMA_VERSION = 1
 
 #: All tables, in the order of the report.
-TABLES: tuple[Table, ...] = (
+TABLES: tuple[Table[Any], ...] = (
     *delivery.TABLES,
     *upcalls.TABLES,
     *runstates.TABLES,
@@ -55,7 +58,7 @@ class Selection:
     vcpus: Collection[int] = ()
     names: Collection[str] = ()
 
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table[Any], ...]:
         """Return the wanted tables."""
         return tuple(
             table
@@ -88,7 +91,9 @@ class Report:
     tables: Mapping[str, pd.DataFrame]
     hz: float | None
     fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-    described: Mapping[str, Table] = field(default_factory=lambda: {table.name: table for table in TABLES})
+    described: Mapping[str, Table[Any]] = field(
+        default_factory=lambda: {table.name: table for table in TABLES}
+    )
 
 
 def build(
@@ -99,7 +104,7 @@ def build(
     versions: VersionRange | None = None,
     emulated: bool = False,
     selection: Selection | None = None,
-    kernels: Sequence[rip_samples.Kernel] = (),
+    kernels: Sequence[Kernel] = (),
     costs: CostInputs | None = None,
     domains: Mapping[int, str] | None = None,
 ) -> Report:
@@ -117,20 +122,20 @@ def build(
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
-    found = of_trace.detected(partial.records)
+    found = detected(partial.records)
     known = versions or found.range
-    measures = Measures(
-        partial, known, rate.hz if rate else None, rip_samples.resolve(partial, kernels) if kernels else None
-    )
+    measures = Measures(partial, known, rate.hz if rate else None)
+    samples = resolve(partial, kernels)
+    estimate = Estimate()
     if costs is not None:
-        from xtrace.analysis.cost import model as cost_model  # it reads images' code, which few reports do
+        from xtrace.analysis.cost import model  # it reads images' code, which few reports do
 
-        measures.cost = cost_model.estimate(measures, costs)
-    shares = measures.cost.shares if measures.cost is not None else {}
-    tables = {table.name: selection.rows(table.of(measures)) for table in selection.tables()}
+        estimate = model.estimate(measures, samples, costs)
+    given: dict[type, Any] = {Measures: measures, KernelSamples: samples, Estimate: estimate}
+    tables = {table.name: selection.rows(table.of(given[table.takes])) for table in selection.tables()}
     trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}
-    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz, shares)
+    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz, estimate.shares)
 
 
 def json_object(report: Report) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def _with_ns(frame: pd.DataFrame, hz: float | None) -> pd.DataFrame:
     return frame.assign(**ns)
 
 
-def _qualities(table: Table, hz: float | None) -> dict[str, str]:
+def _qualities(table: Table[Any], hz: float | None) -> dict[str, str]:
     known: dict[str, str] = {}
     for column in table.columns:
         if column.quality is Quality.KEY:

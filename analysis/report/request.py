@@ -16,11 +16,11 @@ from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.guest_counters import Rates
-    from xtrace.analysis.cost.model import CostInputs
-    from xtrace.analysis.measures.table import Measures
+    from xtrace.analysis.cost.inputs import CostInputs
+    from xtrace.analysis.measures.measures import Measures
     from xtrace.analysis.partial.summary_file import Summary
     from xtrace.analysis.report.build import Report
-    from xtrace.analysis.report.images import ImageKernel
+    from xtrace.analysis.report.guest_kernels import ImageKernel
     from xtrace.probes.catalog import VersionRange
     from xtrace.probes.timing.calibration import Calibration
 
@@ -196,7 +196,7 @@ def _known_sections(sections: Sequence[str]) -> None:
 def _kernels(request: ReportRequest) -> list[ImageKernel]:
     if not request.images:
         return []
-    from xtrace.analysis.report.images import open_kernels
+    from xtrace.analysis.report.guest_kernels import open_kernels
 
     return open_kernels((image.domain, image.path, image.load_offset) for image in request.images)
 
@@ -260,7 +260,7 @@ def _costs(
     asked = calibration is not None or counters or request.unfenced or "cost" in request.sections
     if not asked:
         return None
-    from xtrace.analysis.cost.model import CostInputs
+    from xtrace.analysis.cost.inputs import CostInputs
 
     unfenced = _unfenced(request, progress)
     return CostInputs(kernels, calibration, counters, whole.origin.emulated, unfenced)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
+from xtrace.analysis.machine.keys import high_of, low_of
 from xtrace.analysis.machine.metrics import Metric, RipSource
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Measures, Quality, Table, with_vcpu
+from xtrace.analysis.measures.lookup import with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
 from xtrace.probes.catalog import by_id, exits, names
+from xtrace.probes.xen_abi import Hypercall
 
 _EXACT = Quality.EXACT
 _COUNT = Column("count", _EXACT, "records", "count")
 _PER_S = Column("per_s", _EXACT, "a second", "/s")
+_COMMANDS: dict[int, Mapping[int, str]] = {
+    Hypercall.SCHED_OP: names.SCHED_OPS,
+    Hypercall.SCHED_OP_COMPAT: names.SCHED_OPS,
+    Hypercall.VCPU_OP: names.VCPU_OPS,
+    Hypercall.GRANT_TABLE_OP: names.GRANT_TABLE_OPS,
+}
 
 
 def hypercalls(measures: Measures) -> pd.DataFrame:
@@ -25,9 +37,8 @@ def hypercalls(measures: Measures) -> pd.DataFrame:
 def commands(measures: Measures) -> pd.DataFrame:
     """Return the commands of sched_op, vcpu_op and grant_table_op, most first."""
     table = measures.counts(Metric.COMMAND)
-    op, command = table["b"] // 2**32, table["b"] % 2**32
-    tables = {29: names.SCHED_OPS, 6: names.SCHED_OPS, 24: names.VCPU_OPS, 20: names.GRANT_TABLE_OPS}
-    label = [tables[int(o)].get(int(c), str(c)) for o, c in zip(op, command, strict=True)]
+    op, command = high_of(table["b"]), low_of(table["b"])
+    label = [_COMMANDS[int(o)].get(int(c), str(c)) for o, c in zip(op, command, strict=True)]
     table = table.assign(op=op, name=op.map(lambda o: names.HYPERCALLS.get(int(o), "unknown")), command=label)
     return _ranked(measures, table)
 
@@ -48,7 +59,7 @@ def memory(measures: Measures) -> pd.DataFrame:
     """Return grant and memory records by the vCPU that ran and the domain they concern."""
     table = measures.counts(Metric.MEMORY)
     table = table.assign(
-        event=(table["b"] // 2**32).map(lambda event: _event_name(int(event))), target=table["b"] % 2**32
+        event=high_of(table["b"]).map(lambda event: _event_name(int(event))), target=low_of(table["b"])
     )
     return _ranked(measures, table)
 
@@ -99,7 +110,7 @@ def rip_samples(measures: Measures) -> pd.DataFrame:
     table = measures.counts(Metric.RIP)
     sources = {int(source): source.name.lower() for source in RipSource}
     table = table.assign(
-        source=(table["a"] // 2**32).map(sources), rip=[f"0x{int(rip) % 2**64:x}" for rip in table["b"]]
+        source=high_of(table["a"]).map(sources), rip=[f"0x{int(rip) % 2**64:x}" for rip in table["b"]]
     )
     return _ranked(measures, table)
 

@@ -10,23 +10,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, high_of, low_of, vcpu_of
 from xtrace.analysis.machine.metrics import Metric, WakeCause
-from xtrace.analysis.measures.table import (
-    DOMAIN,
-    TAIL,
-    VCPU,
-    Column,
-    Measures,
-    Quality,
-    Table,
-    counted,
-    keys_of,
-    looked_up,
-    share,
-    tail_columns,
-    times_columns,
-    with_vcpu,
-)
+from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
 from xtrace.probes.catalog import names
 
 #: Statistics that the terminal shows of a time.
@@ -47,7 +35,7 @@ def wakes(measures: Measures) -> pd.DataFrame:
     causes = measures.counts(Metric.WAKE_CAUSE)
     vcpus = keys_of(causes)
     running = measures.times_by_b(Metric.WAKE_TO_RUNNING)
-    cause = causes["b"].to_numpy() >> 32
+    cause = high_of(causes["b"].to_numpy())
     columns = {
         f"{name}_count": counted(
             vcpus, causes[cause == int(code)].groupby("a", as_index=False)[["count"]].sum()
@@ -90,9 +78,9 @@ def wakers(measures: Measures) -> pd.DataFrame:
     irq = measures.times_by_b(Metric.IRQ_TO_WAKE)
     by_irq = irq.assign(waker="irq " + irq["b"].astype(str), latency="irq")
     causes = measures.counts(Metric.WAKE_CAUSE)
-    kind = causes["b"] // 2**32
+    kind = high_of(causes["b"])
     others = causes[["a", "count"]].assign(
-        waker=[_other_waker(int(code), int(b) % 2**32) for code, b in zip(kind, causes["b"], strict=True)],
+        waker=[_other_waker(int(code), low_of(int(b))) for code, b in zip(kind, causes["b"], strict=True)],
         latency="",
     )[kind.isin([int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)])]
     table = pd.concat([frame for frame in (by_vcpu, by_irq, others) if len(frame)] or [by_vcpu])
@@ -149,7 +137,7 @@ def _other_waker(cause: int, argument: int) -> str:
 
 
 def _vcpu_name(keys: pd.Series[int]) -> pd.Series[str]:
-    return "d" + (keys // 65536).astype(str) + "v" + (keys % 65536).astype(str)
+    return "d" + domain_of(keys).astype(str) + "v" + vcpu_of(keys).astype(str)
 
 
 TABLES = (

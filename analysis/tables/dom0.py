@@ -14,7 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Measures, Quality, Table, looked_up, share
+from xtrace.analysis.measures.lookup import looked_up, share
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.partial.histogram import summarise
 from xtrace.probes.bpf.abi import Kind
 
@@ -214,7 +216,7 @@ def _table(
     make: Callable[[Measures], pd.DataFrame],
     columns: tuple[Column, ...],
     bias: str = "",
-) -> Table:
+) -> Table[Measures]:
     """Return a table of the section, which costs nothing where the capture has nothing of dom0's."""
 
     def made(measures: Measures) -> pd.DataFrame:

@@ -11,17 +11,9 @@ import numpy as np
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import STATE_LOST, DomainState, Metric
-from xtrace.analysis.measures.table import (
-    DOMAIN,
-    TAIL,
-    VCPU,
-    Column,
-    Measures,
-    Quality,
-    Table,
-    counted,
-    with_vcpu,
-)
+from xtrace.analysis.measures.lookup import counted, with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
 
 _EXACT = Quality.EXACT
 

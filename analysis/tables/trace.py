@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from xtrace.analysis.machine.keys import domain_of, paired
 from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric, WakeCause
-from xtrace.analysis.measures.table import Column, Measures, Quality, Table
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.partial import clock
-from xtrace.probes.catalog import Detection, VersionRange, detect, find
+from xtrace.probes.catalog import Detection, VersionRange, find
 from xtrace.probes.format import (
     EVENT_MASK,
     EXTRA_MASK,
@@ -20,6 +22,7 @@ from xtrace.probes.format import (
     WRAP_BUFFER,
     TraceClass,
 )
+from xtrace.probes.xen_abi import DOM0
 
 _EXACT = Quality.EXACT
 
@@ -39,16 +42,6 @@ _CUT_NAMES = {
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",
 }
-
-
-def detected(partial_records: pd.DataFrame) -> Detection:
-    """Return which Xen versions can have written the records, and why."""
-    counts = partial_records.groupby("header", as_index=False)[["count"]].sum()
-    return detect(
-        (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
-        for header, count in zip(counts["header"].tolist(), counts["count"].tolist(), strict=True)
-        if header & EVENT_MASK != WRAP_BUFFER and header
-    )
 
 
 def events(measures: Measures) -> pd.DataFrame:
@@ -110,7 +103,7 @@ def trace_facts(
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     wakes = measures.counts(Metric.WAKE_CAUSE)
-    dom0_other = wakes[(wakes["a"] < 1 << 16) & (wakes["b"] == int(WakeCause.TIMER_OR_OTHER) << 32)][
+    dom0_other = wakes[(domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))][
         "count"
     ].sum()
     half_full = facts.pop("half_full_windows")

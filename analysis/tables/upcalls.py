@@ -12,22 +12,10 @@ from __future__ import annotations
 import pandas as pd
 
 from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.measures.table import (
-    DOMAIN,
-    TAIL,
-    VCPU,
-    Column,
-    Measures,
-    Quality,
-    Table,
-    counted,
-    keys_of,
-    looked_up,
-    share,
-    tail_columns,
-    times_columns,
-    with_vcpu,
-)
+from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
+from xtrace.probes.xen_abi import Hypercall
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 
@@ -41,7 +29,6 @@ _COUNTS = {
     "block_call_count": Metric.BLOCK_CALL,
     "block_without_block_count": Metric.BLOCK_WITHOUT_BLOCK,
 }
-_XEN_VERSION = 17
 _PV_KINDS = (Metric.IRET_TRAP, Metric.IRET_UPCALL, Metric.IRET_OPEN, Metric.BLOCK_CALL)
 
 
@@ -52,7 +39,7 @@ def upcalls(measures: Measures) -> pd.DataFrame:
     least = counts["upcall_least_count"]
     most = least + counts["iret_open_count"]
     hypercalls = measures.counts(Metric.HYPERCALL)
-    forced = counted(vcpus, hypercalls[hypercalls["b"] == _XEN_VERSION])
+    forced = counted(vcpus, hypercalls[hypercalls["b"] == Hypercall.XEN_VERSION])
     entry = measures.times(Metric.RUNNING_TO_GUEST)
     forced_times = measures.times(Metric.FORCED_CALLBACK)
     table = pd.DataFrame(

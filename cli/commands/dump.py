@@ -176,7 +176,7 @@ def _numbers(text: str) -> frozenset[int]:
 
 
 def _domain(text: str) -> int:
-    from xtrace.probes.format import IDLE_DOMAIN
+    from xtrace.probes.xen_abi import IDLE_DOMAIN
 
     if text == "idle":
         return IDLE_DOMAIN

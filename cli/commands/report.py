@@ -165,7 +165,7 @@ def _versions(text: str | None) -> VersionRange | None:
 def _image(text: str) -> GuestImage:
     """Read ``DOMAIN=IMAGE[@0xOFFSET]``."""
     from xtrace.analysis.report.request import GuestImage
-    from xtrace.probes.format import IDLE_DOMAIN
+    from xtrace.probes.xen_abi import IDLE_DOMAIN
 
     found = re.fullmatch(r"(\d{1,5})=(.+?)(?:@(-?0x[0-9a-fA-F]{1,16}))?", text, re.ASCII | re.DOTALL)
     if found is None or int(found[1]) >= IDLE_DOMAIN:

@@ -104,8 +104,8 @@ def _cpu_s() -> float:
 
 def total_of(period: Period) -> Figures:
     """Return the figures of all vCPUs together, those of the idle domain left out."""
-    from xtrace.probes.format import IDLE_DOMAIN
     from xtrace.probes.live.counters import Figures
+    from xtrace.probes.xen_abi import IDLE_DOMAIN
 
     total = Figures()
     for key, figures in period.vcpus.items():

@@ -251,7 +251,7 @@ def _print_first_looks(put: Put, report: Report) -> None:
             put(f"  {line}")
 
 
-def _print_table(put: Put, table: Table, frame: pd.DataFrame, hz: float | None, limit: int) -> None:
+def _print_table(put: Put, table: Table[Any], frame: pd.DataFrame, hz: float | None, limit: int) -> None:
     from xtrace.analysis.measures.table import MARKS
 
     shown = [column for column in table.columns if column.heading]

@@ -11,17 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from xtrace.probes.format import DEFAULT_DOMAIN, GUEST_CLASS_BIT, IDLE_DOMAIN, LOST_RECORDS
+from xtrace.probes.format import GUEST_CLASS_BIT, LOST_RECORDS
 from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Meaning
 from xtrace.probes.live.histogram import Histogram
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN, Hypercall, SchedOp
 
 #: vCPUs followed; the rest, which no host has, share one.
 MAX_VCPUS = 16384
 
 _RUNNING, _RUNNABLE, _BLOCKED, _OFFLINE, _LOST, _UNKNOWN = range(6)
-_XEN_VERSION, _IRET = 17, 23
-_SCHED_OPS, _EVENT_CHANNEL_OPS, _SCHED_OP_COMPAT, _EVENT_CHANNEL_OP = (29, 6), (32, 16), 6, 32
-_BLOCK_COMMAND = 1
+# Plain numbers, which are quicker to compare than an enum's.
+_XEN_VERSION, _IRET = int(Hypercall.XEN_VERSION), int(Hypercall.IRET)
+_SCHED_OP, _SCHED_OP_COMPAT = int(Hypercall.SCHED_OP), int(Hypercall.SCHED_OP_COMPAT)
+_EVENT_CHANNEL_OP = int(Hypercall.EVENT_CHANNEL_OP)
+_SCHED_OPS = (_SCHED_OP, _SCHED_OP_COMPAT)
+_EVENT_CHANNEL_OPS = (_EVENT_CHANNEL_OP, int(Hypercall.EVENT_CHANNEL_OP_COMPAT))
+_BLOCK_COMMAND = int(SchedOp.BLOCK)
 _OP_MASK = 0xFFFFF
 _HAS_ARGUMENT = 0x300000
 _PV, _HVM = 1, 2

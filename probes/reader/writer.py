@@ -25,7 +25,6 @@ from xtrace.probes.format import (
     EVENT_MASK,
     EXTRA_MASK,
     EXTRA_SHIFT,
-    IDLE_DOMAIN,
     LOST_RECORDS,
     MAX_PCPUS,
     MAX_WINDOW_BYTES,
@@ -38,6 +37,7 @@ from xtrace.probes.format import (
     WRAP_BUFFER,
 )
 from xtrace.probes.reader.sources import Source, open_source, read_into
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: xentrace asks for 32 pages a pCPU unless told otherwise.
 DEFAULT_RING_BYTES = 32 * RING_PAGE_BYTES - RING_HEADER_BYTES

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xtrace.probes.format import IDLE_DOMAIN, Runstate
+from xtrace.probes.format import Runstate
 from xtrace.probes.reader.writer import DEFAULT_RING_BYTES, TraceWriter
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 Kind = Literal["pv", "hvm"]
 Cause = Literal["hypercall", "irq", "timer"]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
+from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 Words = tuple[int, ...]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.tables.rip_samples import Found
+from xtrace.analysis.measures.kernel_samples import Found
 from xtrace.probes.reader.writer import pack_record, pack_window
 
 TEXT = 0xFFFF_FFFF_8010_0000
@@ -29,7 +29,7 @@ class MadeKernel:
     names: tuple[str, ...] = ("idle", "spl", "")
     asked: list[int] = field(default_factory=list)
 
-    def place(self, rips: npt.NDArray[np.uint64], *, is_pv: bool) -> tuple[int | None, str]:
+    def load_offset_of(self, rips: npt.NDArray[np.uint64], *, is_pv: bool) -> tuple[int | None, str]:
         assert rips.dtype == np.uint64
         assert len(set(rips.tolist())) == len(rips) > 0
         self.was_pv = is_pv

@@ -7,8 +7,9 @@ import pytest
 from builders import host
 from builders.host import Kind, Simulation, VcpuTruth, simulate
 from oracle.reader import Record, read
-from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS, Runstate
+from xtrace.probes.format import LOST_RECORDS, Runstate
 from xtrace.probes.reader.writer import DEFAULT_RING_BYTES
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
 DURATION_CYCLES = 100_000_000

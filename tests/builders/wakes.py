@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import random
 
-from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.reader.writer import TraceWriter
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 TSC_HZ = 2_000_000_000
 

@@ -67,6 +67,11 @@ TARGETS = (
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
+        "analysis/cost/domain_cost.py",
+        (f"{_COST}/test_upcalls.py", f"{_COST}/test_model.py"),
+        (_COST, "tests/cli/commands/test_report_cost.py"),
+    ),
+    Target(
         "analysis/partial/histogram.py",
         ("tests/analysis/partial/test_histogram.py",),
         ("tests/analysis/machine/test_tallies.py", "tests/analysis/partial/test_partial.py"),

@@ -32,9 +32,12 @@ from builders.partials import partial
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.executions import executions
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.model import CostInputs, Estimate, estimate
+from xtrace.analysis.cost.inputs import CostInputs
+from xtrace.analysis.cost.model import estimate
 from xtrace.analysis.cost.prices import prices
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.cost.rows import Estimate
+from xtrace.analysis.measures.kernel_samples import resolve
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial.partial import Partial, merge
 from xtrace.analysis.report.build import Report, Selection, build, json_text
 from xtrace.probes.catalog import VersionRange
@@ -386,14 +389,15 @@ def estimated(
     *kernels: CostedKernel, measured: Calibration, rates: Rates | None = None, hz: float = HZ
 ) -> Estimate:
     measures = Measures(host()[1], VersionRange.parse("4.17"), hz)
-    return estimate(measures, CostInputs(kernels, measured, {DOMAIN: rates} if rates else {}))
+    inputs = CostInputs(kernels, measured, {DOMAIN: rates} if rates else {})
+    return estimate(measures, resolve(measures.partial, ()), inputs)
 
 
 def test_a_domain_that_cannot_be_costed_hides_none_behind_it() -> None:
     of_hvm, of_none, of_pv = (CostedKernel(paths_of(SITES, [ONCE] * 6), domain=n) for n in (HVM, 9, DOMAIN))
     found = estimated(of_hvm, of_none, of_pv, measured=calibration(*rows_of(LFENCE)), rates=counters(COUNTS))
-    assert {row["domain"] for row in found.domains} == {DOMAIN}
-    assert not [row for row in found.needs if "emulated" in row["reason"]]
+    assert {row.domain for row in found.domains} == {DOMAIN}
+    assert not [row for row in found.needs if "emulated" in row.reason]
 
 
 @pytest.mark.parametrize(
@@ -403,13 +407,13 @@ def test_the_dearest_site_comes_first(measured: Calibration) -> None:
     """By what it may cost; without a price by how often it may execute."""
     counts = {"mask": 70, "save": 40, "restore": 50, "unmask()": 20}
     found = estimated(CostedKernel(paths_of(SITES, [ONCE] * 6)), measured=measured, rates=counters(counts))
-    assert [row["place"] for row in found.sites] == ["restore+0x10", "save+0x10", "mask+0x10", "unmask+0x10"]
+    assert [row.place for row in found.sites] == ["restore+0x10", "save+0x10", "mask+0x10", "unmask+0x10"]
 
 
 def test_all_fences_take_no_more_than_the_time_there_was() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
     found = estimated(kernel, measured=calibration(*rows_of({"empty": 1e9}, 0.0)), rates=counters(COUNTS))
-    assert [row["cost_high_ratio"] for row in found.domains] == [1.0, 1.0]
+    assert [row.cost_high_ratio for row in found.domains] == [1.0, 1.0]
     assert found.shares[DOMAIN][-1] == 1.0
 
 
@@ -417,7 +421,7 @@ def test_prices_are_in_cycles_of_the_traced_host() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
     measured = calibration(*rows_of({"empty": 20.0}, 0.0), tsc_hz=HZ / 1.5)
     found = estimated(kernel, measured=measured, rates=counters(COUNTS))
-    assert found.domains[0]["cost_low_cycles"] == pytest.approx(1.5 * 20 * 110_000)
+    assert found.domains[0].cost_low_cycles == pytest.approx(1.5 * 20 * 110_000)
 
 
 def test_traces_merge() -> None:

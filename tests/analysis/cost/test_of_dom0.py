@@ -12,14 +12,15 @@ import pytest
 from builders.host import Simulation, simulate
 from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, rows_of
 from builders.partials import partial
+from xtrace.analysis.cost.domain_cost import domain_cost
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.model import CostInputs, domain_cost
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.cost.inputs import CostInputs
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial.dom0_calls import frame
 from xtrace.analysis.partial.partial import Partial, merge
 from xtrace.analysis.report.build import Report, Selection, build
-from xtrace.analysis.report.images import open_kernels
+from xtrace.analysis.report.guest_kernels import open_kernels
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.catalog import VersionRange
 

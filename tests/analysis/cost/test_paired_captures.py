@@ -16,7 +16,7 @@ from builders.partials import partial
 from builders.sampled import TEXT, MadeKernel
 from xtrace.analysis.cost.fence_samples import fence_share
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.model import CostInputs
+from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.cost.paired_captures import (
     Difference,
     agreement,
@@ -25,7 +25,7 @@ from xtrace.analysis.cost.paired_captures import (
     upcall_difference,
 )
 from xtrace.analysis.machine.metrics import Metric, RipSource
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.report.build import Selection, build
 from xtrace.probes.reader.writer import pack_record, pack_window
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import pytest
 
 from builders.host import simulate
 from builders.made_costs import HZ, INF, CostedKernel, calibration, fenced, paths_of, row
 from builders.partials import partial
+from xtrace.analysis.cost.domain_cost import domain_cost
 from xtrace.analysis.cost.domain_facts import DomainFacts
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.model import CostInputs, domain_cost, estimate
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.cost.inputs import CostInputs
+from xtrace.analysis.cost.model import estimate
+from xtrace.analysis.cost.rows import UpcallRow
+from xtrace.analysis.measures.kernel_samples import resolve
+from xtrace.analysis.measures.measures import Measures
 from xtrace.probes.catalog import VersionRange
 from xtrace.symbols.sites.model import Kind
 
@@ -33,7 +36,6 @@ FACTS = DomainFacts(
     block_count=0,
     yield_count=0,
     never=frozenset(),
-    records={},
 )
 
 
@@ -124,36 +126,36 @@ GAIN = fenced("gain", 1, Kind.UNMASK)
 PRICE = fenced("price", 2, Kind.UNMASK, "mfence")
 
 
-def upcall_row(*ways: tuple[float, float], counted: Rates | None = None) -> dict[str, Any]:
+def upcall_row(*ways: tuple[float, float], counted: Rates | None = None) -> UpcallRow:
     kernel = CostedKernel(paths_of([GAIN, PRICE][: len(ways)], upcall=list(ways)))
     inputs = CostInputs([kernel], STREAM, {DOMAIN: counted} if counted else {})
-    (found,) = estimate(measures(), inputs).upcalls
+    (found,) = estimate(measures(), resolve(measures().partial, ()), inputs).upcalls
     return found
 
 
 def test_a_gain_counts_as_often_as_the_site_can_execute() -> None:
     found = upcall_row((2, 3))
-    assert (found["added_low_cycles"], found["added_high_cycles"]) == pytest.approx((-150, -100))
+    assert (found.added_low_cycles, found.added_high_cycles) == pytest.approx((-150, -100))
 
 
 def test_a_gain_that_nothing_bounds_counts_as_often_as_is_sure() -> None:
     found = upcall_row((2, INF))
-    assert found["added_low_cycles"] == pytest.approx(-100)
-    assert found["unbounded_by"] == "a loop"
+    assert found.added_low_cycles == pytest.approx(-100)
+    assert found.unbounded_by == "a loop"
 
 
 def test_a_gain_and_a_price_are_told_apart_by_their_sites() -> None:
     """Of 1 to 6 executions at most two are the gain's, whatever their number alone would allow."""
     found = upcall_row((1, 2), (0, 4))
-    assert (found["execution_least_count"], found["execution_most_count"]) == (1, 6)
-    assert (found["added_low_cycles"], found["added_high_cycles"]) == pytest.approx((-100, -10))
+    assert (found.execution_least_count, found.execution_most_count) == (1, 6)
+    assert (found.added_low_cycles, found.added_high_cycles) == pytest.approx((-100, -10))
 
 
 def test_counters_bound_what_an_upcall_executes_on_average() -> None:
     """Never more than there were at all, for the least upcalls that there were."""
-    least = upcall_row((0, 8))["upcall_least_count"]
+    least = upcall_row((0, 8)).upcall_least_count
     assert least > 0
     found = upcall_row((0, 8), counted=counters(unmask=3 * least))
-    assert found["execution_most_count"] == pytest.approx(3)
-    assert found["added_low_cycles"] == pytest.approx(-150)
-    assert upcall_row((0, 2), counted=counters(unmask=3 * least))["execution_most_count"] == 2
+    assert found.execution_most_count == pytest.approx(3)
+    assert found.added_low_cycles == pytest.approx(-150)
+    assert upcall_row((0, 2), counted=counters(unmask=3 * least)).execution_most_count == 2

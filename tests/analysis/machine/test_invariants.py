@@ -16,7 +16,8 @@ from oracle.reader import Record, Trace, read
 from oracle.reading import SAMPLES
 from oracle.runs import Run, as_intervals, run
 from xtrace.analysis.machine.metrics import G, Metric, P, WakeCause
-from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS, Runstate
+from xtrace.probes.format import LOST_RECORDS, Runstate
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 STATES = {
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER,

@@ -22,8 +22,8 @@ from xtrace.analysis.machine.metrics import Metric
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial.partial import Partial
 from xtrace.analysis.report.build import build, json_object
-from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.reader.writer import TraceWriter, pack_record, pack_window
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 RUNSTATE, INFPREV = 0x21001, 0x2800E
 SCHEDULER, IDLE = 0, 1

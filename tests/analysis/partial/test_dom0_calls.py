@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtrace.analysis.cost.domain_facts import domain_facts
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import dom0_frames
 from xtrace.analysis.partial.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
 from xtrace.analysis.partial.partial import Partial, merge, partial_of

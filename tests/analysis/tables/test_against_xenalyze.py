@@ -30,7 +30,8 @@ from peer.xenalyze import Summary, parse_summary, raw_records, require, svm_args
 from peer.xenalyze_run import run as printed_by
 from peer.xenalyze_summary import Cycles, VcpuSummary
 from xtrace.analysis.machine.metrics import STATE_LOST, DomainState, G, Metric, P, V
-from xtrace.probes.format import DEFAULT_DOMAIN, LOST_RECORDS, Runstate
+from xtrace.probes.format import LOST_RECORDS, Runstate
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 
 CPU_HZ = 2_600_000_000
 #: Names files to compare instead of the samples, as PATH does folders; the lab's checks set it.

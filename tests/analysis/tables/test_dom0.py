@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import dom0_frames
 from xtrace.analysis.partial.histogram import QUANTILE_ERROR_RATIO
 from xtrace.analysis.partial.partial import Partial, merge, partial_of

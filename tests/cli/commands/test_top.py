@@ -24,8 +24,8 @@ import pytest
 from builders.host import WAKE
 from builders.reported import SAMPLES, SOME, objects, printed, report, rows
 from xtrace.cli.main import main
-from xtrace.probes.format import IDLE_DOMAIN
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 PROGRAM = "from xtrace.cli.start import main; main()"
 EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])

@@ -35,7 +35,8 @@ from xtrace.probes.catalog import (
 from xtrace.probes.catalog.pv import hypercall_arguments
 from xtrace.probes.catalog.sched import runstate_change_id
 from xtrace.probes.catalog.types import parse_fields
-from xtrace.probes.format import IDLE_DOMAIN, Runstate, TraceClass
+from xtrace.probes.format import Runstate, TraceClass
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 VERSIONS = [Version(4, minor) for minor in range(23)]
 XEN_4_17 = VersionRange.parse("4.17")

@@ -25,13 +25,14 @@ from xtrace.analysis.machine.one_pass import collect
 from xtrace.analysis.partial import clock
 from xtrace.analysis.partial import histogram as analysis_histogram
 from xtrace.probes.errors import TraceError
-from xtrace.probes.format import IDLE_DOMAIN, LOST_RECORDS
+from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.live import counters, framer
 from xtrace.probes.live.counters import Figures
 from xtrace.probes.live.histogram import Histogram, bounds_of, bucket_of
 from xtrace.probes.live.periods import Period, Periods
 from xtrace.probes.live.tsc_rate import RateMeter
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: The smallest, and those with losses; tests/cli/commands/test_top.py holds all of them against the report.
 _ALL = sorted((Path(__file__).parents[3] / "samples").glob("*.bin.xz"), key=lambda path: path.stat().st_size)

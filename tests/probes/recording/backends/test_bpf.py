@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builders.bpf.system import drive, require_bpf, require_tool
-from xtrace.analysis.measures.table import Measures
+from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import dom0_frames
 from xtrace.analysis.partial.partial import merge, partial_of
 from xtrace.analysis.partial.summary_file import _nothing

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtrace.analysis.tables.rip_samples import U64, Found
+from xtrace.analysis.measures.kernel_samples import U64, Found
 from xtrace.symbols.addresses.resolve import AddressResolver, fit_load_offset
 from xtrace.symbols.image.image import Image, open_image
 from xtrace.symbols.sites.execution_bounds import SitePaths, behind_fences, site_paths
@@ -46,7 +46,7 @@ class ImageKernel:
         """The image's build-id in hex, "" if it has none."""
         return self.image.build_id
 
-    def place(self, rips: U64, *, is_pv: bool) -> tuple[int | None, str]:
+    def load_offset_of(self, rips: U64, *, is_pv: bool) -> tuple[int | None, str]:
         """Return what addresses of the guest are more than those of the image, and how it is known."""
         if self.load_offset is not None:
             return self.load_offset, "given"

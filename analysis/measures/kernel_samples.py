@@ -1,0 +1,250 @@
+"""The samples of guests' instruction pointers, looked up in the images that their domains run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xtrace.analysis.machine.keys import domain_of, high_of
+from xtrace.analysis.machine.machine import kind_of
+from xtrace.analysis.machine.metrics import UNRECORDED_RIPS, VCPU_PV, Kind, Metric, RipSource
+from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.partial.partial import Partial
+from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN
+
+U64 = npt.NDArray[np.uint64]
+
+#: So many addresses of a domain, the hottest, are looked up in the line programs.
+MOST_LINES = 1000
+OUTSIDE = "(not in the image)"
+
+
+_BIASED_TO = {
+    RipSource.TRAP: "where the guest traps",
+    RipSource.PAGE_FAULT: "where the guest faults",
+    RipSource.PRIVOP: "privileged instructions",
+    RipSource.INVALID_OP: "forced emulation, as cpuid",
+    RipSource.HYPERCALL: "where hypercalls are made",
+    RipSource.EXIT: "instructions that exit",
+    RipSource.PTWR: "writes to page tables",
+    RipSource.XENCTX: "where it blocks, by pauses",
+    RipSource.PERF_CLOCK: "time, masked code late",
+}
+_CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
+_ADDRESS_COLUMNS = {
+    "domain": "int64", "source": "object", "biased_to": "object", "rip": "object", "function": "object",
+    "offset": "int64", "file": "object", "line": "float64", "inside": "bool", "masked": "bool",
+    "count": "int64",
+}  # fmt: skip
+_IMAGE_COLUMNS = (
+    "domain", "image", "build_id", "load_offset", "load_offset_source", "count", "address_count",
+    "inside_count", "masked_count", "carried_count", "left_out_count", "unknown_domain_count", "note",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an image says of addresses, one entry an address.
+
+    Attributes:
+        inside: the address lies in code of the image.
+        functions: symbol names; "" where none covers the address.
+        offsets: from the symbol.
+        masked: the address lies in a range that a site runs with upcalls masked.
+        files, lines: source places; "" and 0 where there is none.
+    """
+
+    inside: npt.NDArray[np.bool_]
+    functions: Sequence[str]
+    offsets: npt.NDArray[np.int64]
+    masked: npt.NDArray[np.bool_]
+    files: Sequence[str]
+    lines: npt.NDArray[np.int64]
+
+
+class Kernel(Protocol):
+    """An image that a domain runs."""
+
+    @property
+    def domain(self) -> int:
+        """The domain's number."""
+
+    @property
+    def path(self) -> str:
+        """The image's file."""
+
+    @property
+    def build_id(self) -> str:
+        """The image's build-id in hex, "" if it has none."""
+
+    def load_offset_of(self, rips: U64, *, is_pv: bool) -> tuple[int | None, str]:
+        """Return what addresses of the guest are more than those of the image, and how it is known.
+
+        Args:
+            rips: distinct, the most frequent first.
+            is_pv: the domain is a PV guest.
+
+        Returns:
+            The load offset, None where the samples do not tell it, and how it is known or why not.
+        """
+
+    def find(self, addresses: U64, most_lines: int) -> Found:
+        """Say of addresses of the image, the most frequent first, where they lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSamples:
+    """The samples of the domains that have an image.
+
+    Attributes:
+        images: as the table kernel_images.
+        addresses: domain, source, biased_to, rip, function, offset, file, line, inside, masked | count.
+    """
+
+    images: pd.DataFrame
+    addresses: pd.DataFrame
+
+
+def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
+    """Say of each RIP of a domain with an image where it lies; empty frames where there is no image."""
+    if not kernels:
+        return _samples([], [])
+    tallies = partial.tallies
+    rows = tallies[tallies["metric"] == int(Metric.RIP)]
+    sampled = rows["a"].to_numpy(np.int64)
+    rips = pd.DataFrame(
+        {
+            "domain": domain_of(sampled),
+            "source": high_of(sampled),
+            "rip": rows["b"].to_numpy(np.int64).view(np.uint64),
+            "count": rows["count"].to_numpy(np.int64),
+        }
+    )
+    domains = domain_of(partial.vcpus["vcpu"].to_numpy(np.int64)).tolist()
+    known = set(domains)
+    pv = {
+        domain
+        for domain, kind in zip(domains, partial.vcpus["type"].tolist(), strict=True)
+        if kind == VCPU_PV
+    }
+    carried = _carried(partial.records)
+    recorded = ~rips["source"].isin([int(source) for source in UNRECORDED_RIPS])
+    left_out = carried - int(rips.loc[recorded, "count"].sum())
+    unknown = int(rips.loc[rips["domain"] == DEFAULT_DOMAIN, "count"].sum())
+    images, addresses = [], []
+    for kernel in kernels:
+        own = rips[rips["domain"] == kernel.domain]
+        own = own.groupby(["source", "rip"], as_index=False)[["count"]].sum()
+        own = own.sort_values(["count", "source", "rip"], ascending=[False, True, True])
+        offset, source, frame = _placed(kernel, own, is_pv=kernel.domain in pv)
+        inside = int(frame.loc[frame["inside"], "count"].sum())
+        images.append(
+            {
+                "domain": kernel.domain,
+                "image": kernel.path,
+                "build_id": kernel.build_id,
+                "load_offset": "" if offset is None else f"{'-' if offset < 0 else ''}{abs(offset):#x}",
+                "load_offset_source": source,
+                "count": int(frame["count"].sum()),
+                "address_count": int(frame["rip"].nunique()),
+                "inside_count": inside,
+                "masked_count": int(frame.loc[frame["masked"], "count"].sum()),
+                "carried_count": carried,
+                "left_out_count": left_out,
+                "unknown_domain_count": unknown,
+                "note": _note(kernel.domain, known, len(frame), offset, source, inside),
+            }
+        )
+        addresses.append(frame)
+    return _samples(images, addresses)
+
+
+def records_by_function(samples: KernelSamples, domain: int) -> dict[str, int]:
+    """Return the samples of a domain's kernel by function."""
+    addresses = samples.addresses
+    own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
+    counts = own.groupby("function")["count"].sum()
+    return {str(name): int(count) for name, count in counts.items()}
+
+
+def _samples(images: Sequence[Mapping[str, object]], addresses: Sequence[pd.DataFrame]) -> KernelSamples:
+    empty = pd.DataFrame(columns=list(_ADDRESS_COLUMNS)).astype(_ADDRESS_COLUMNS)
+    table = pd.DataFrame(images, columns=list(_IMAGE_COLUMNS))
+    return KernelSamples(
+        table.assign(masked_ratio=share(table["masked_count"], table["inside_count"])),
+        pd.concat([empty, *addresses], ignore_index=True) if addresses else empty,
+    )
+
+
+def _note(
+    domain: int, known: set[int], address_count: int, offset: int | None, source: str, inside: int
+) -> str:
+    """Return why nothing could be looked up; "" where something was."""
+    if domain not in known:
+        return f"the trace has no domain {domain}"
+    if not address_count:
+        return f"the trace has no RIP sample of domain {domain}"
+    if offset is None:
+        return f"the load offset is not known: {source}"
+    return "" if inside else "none of the samples lies in it: did the domain run this kernel?"
+
+
+def _placed(kernel: Kernel, own: pd.DataFrame, *, is_pv: bool) -> tuple[int | None, str, pd.DataFrame]:
+    rips = own["rip"].to_numpy(np.uint64)
+    counts = own["count"].to_numpy(np.int64)
+    offset, source = None, ""
+    if len(rips):
+        # What the records of two sources tell twice is one address.
+        distinct = np.array(list(dict.fromkeys(rips.tolist())), np.uint64)
+        offset, source = kernel.load_offset_of(distinct, is_pv=is_pv)
+    found = (
+        _nowhere(len(rips)) if offset is None else kernel.find(rips - np.uint64(offset % 2**64), MOST_LINES)
+    )
+    functions = [
+        (name or "(no symbol)") if inside else OUTSIDE
+        for name, inside in zip(found.functions, found.inside.tolist(), strict=True)
+    ]
+    sources = [RipSource(source) for source in own["source"].tolist()]
+    frame = pd.DataFrame(
+        {
+            "domain": np.full(len(own), kernel.domain, np.int64),
+            "source": pd.Series([source.name.lower() for source in sources], dtype=object),
+            "biased_to": pd.Series([_BIASED_TO[source] for source in sources], dtype=object),
+            "rip": pd.Series(rips.tolist(), dtype=object),
+            "function": pd.Series(functions, dtype=object),
+            "offset": np.where(found.inside, found.offsets, 0),
+            "file": pd.Series(list(found.files), dtype=object),
+            "line": np.where(found.lines > 0, found.lines, np.nan),
+            "inside": found.inside,
+            "masked": found.masked & found.inside,
+            "count": counts,
+        }
+    )
+    return offset, source, frame
+
+
+def _nowhere(count: int) -> Found:
+    no = np.zeros(count, bool)
+    zero = np.zeros(count, np.int64)
+    return Found(no, [""] * count, zero, no, [""] * count, zero)
+
+
+def _carried(records: pd.DataFrame) -> int:
+    """Return how many records of a trace carry the RIP of a guest."""
+    headers = records["header"].to_numpy(np.int64)
+    carries = [
+        _carries(header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK) for header in headers.tolist()
+    ]
+    return int(records["count"].to_numpy(np.int64)[np.array(carries, bool)].sum())
+
+
+def _carries(event: int, words: int) -> bool:
+    kind, param = kind_of(event, words)
+    # A hypercall's record has a RIP in the old layout, and then no arguments.
+    return kind in _CARRIERS or (kind is Kind.HYPERCALL and not param & 1)

@@ -1,0 +1,92 @@
+"""A partial and what several tables need of it, worked out once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.partial.histogram import summarise
+from xtrace.analysis.partial.partial import Partial
+from xtrace.probes.catalog import VersionRange
+
+
+@dataclass
+class Measures:
+    """A partial and what several tables need of it, worked out once.
+
+    Attributes:
+        versions: Xen versions to decode by.
+        hz: cycles a second of the TSC; None where nothing tells it.
+    """
+
+    partial: Partial
+    versions: VersionRange
+    hz: float | None = None
+
+    @cached_property
+    def _tallies(self) -> _ByMetric:
+        return _ByMetric(self.partial.tallies)
+
+    @cached_property
+    def _each(self) -> _ByMetric:
+        return self._summary(["metric", "a", "b"])
+
+    @cached_property
+    def _merged(self) -> _ByMetric:
+        return self._summary(["metric", "a"])
+
+    def _summary(self, by: list[str]) -> _ByMetric:
+        timed = self.partial.tallies[self.partial.tallies["metric"].to_numpy() < int(FIRST_COUNT)]
+        return _ByMetric(summarise(timed, self.partial.buckets, by))
+
+    def times(self, metric: Metric) -> pd.DataFrame:
+        """Return the metric's statistics by ``a``: count, sum_cycles, mean_cycles, quantiles, extremes."""
+        return self._merged.rows(metric)
+
+    def times_by_b(self, metric: Metric) -> pd.DataFrame:
+        """Return the metric's statistics by ``a`` and ``b``."""
+        return self._each.rows(metric)
+
+    def counts(self, metric: Metric) -> pd.DataFrame:
+        """Return a, b, count, sum_cycles of a metric."""
+        return self._tallies.rows(metric)
+
+    def count_by_a(self, metric: Metric) -> pd.DataFrame:
+        """Return a, count of a metric."""
+        return self.counts(metric).groupby("a", as_index=False)[["count"]].sum()
+
+    @property
+    def span_cycles(self) -> int:
+        """Cycles from the first to the last record, added up over the traces."""
+        return int(self.partial.facts["span_cycles"].sum())
+
+    @property
+    def span_s(self) -> float | None:
+        """The span in seconds, where the TSC rate is known."""
+        return self.span_cycles / self.hz if self.hz else None
+
+    def per_second(self, count: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return counts as rates; NaN where the TSC rate is not known."""
+        return np.asarray(count, float) / (self.span_s or np.nan)
+
+    def of_span(self, cycles: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return times as shares of the span."""
+        return np.asarray(cycles, float) / (self.span_cycles or np.nan)
+
+
+class _ByMetric:
+    """A frame ordered by its column ``metric``, to take a metric's rows from at once."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        order = np.argsort(frame["metric"].to_numpy(), kind="stable")
+        self._frame = frame.iloc[order].reset_index(drop=True)
+        self._metric = self._frame["metric"].to_numpy()
+
+    def rows(self, metric: Metric) -> pd.DataFrame:
+        low, high = np.searchsorted(self._metric, [int(metric), int(metric) + 1])
+        return self._frame.iloc[low:high]

@@ -1,0 +1,18 @@
+"""Which versions of Xen can have written a trace?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xtrace.probes.catalog import Detection, detect
+from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT, WRAP_BUFFER
+
+
+def detected(records: pd.DataFrame) -> Detection:
+    """Return which Xen versions can have written the records, and why."""
+    counts = records.groupby("header", as_index=False)[["count"]].sum()
+    return detect(
+        (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
+        for header, count in zip(counts["header"].tolist(), counts["count"].tolist(), strict=True)
+        if header & EVENT_MASK != WRAP_BUFFER and header
+    )

@@ -1,0 +1,36 @@
+"""What is packed into a key comes out again, from single numbers, arrays and columns alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xtrace.analysis.machine.keys import domain_of, high_of, low_of, paired, vcpu_key, vcpu_of
+
+U16 = st.integers(0, (1 << 16) - 1)
+U31 = st.integers(0, (1 << 31) - 1)
+U32 = st.integers(0, (1 << 32) - 1)
+
+
+@given(U16, U16, U31)
+def test_a_vcpu_comes_out_whatever_it_is_paired_with(domain: int, vcpu: int, other: int) -> None:
+    key = vcpu_key(domain, vcpu)
+    assert key == domain << 16 | vcpu
+    for packed in (key, paired(other, key)):
+        assert (domain_of(packed), vcpu_of(packed)) == (domain, vcpu)
+        array = np.array([packed], np.int64)
+        assert (domain_of(array).tolist(), vcpu_of(array).tolist()) == ([domain], [vcpu])
+        column = pd.Series([packed], dtype="int64")
+        assert (domain_of(column).tolist(), vcpu_of(column).tolist()) == ([domain], [vcpu])
+
+
+@given(U31, U32)
+def test_a_pair_comes_out(high: int, low: int) -> None:
+    key = paired(high, low)
+    assert key == high << 32 | low
+    assert (high_of(key), low_of(key)) == (high, low)
+    array, column = np.array([key], np.int64), pd.Series([key], dtype="int64")
+    assert (high_of(array).tolist(), low_of(array).tolist()) == ([high], [low])
+    assert (high_of(column).tolist(), low_of(column).tolist()) == ([high], [low])

@@ -1,0 +1,38 @@
+"""The cost tables are made of rows of one class each, whose fields are their columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.measures.table import Quality, Table
+from xtrace.analysis.tables.cost import TABLES
+
+ROWS = {
+    "cost_domains": DomainRow,
+    "cost_upcalls": UpcallRow,
+    "cost_sites": SiteRow,
+    "cost_estimates": EstimateRow,
+    "cost_checks": CheckRow,
+    "cost_needs": NeedRow,
+}
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_the_fields_of_a_row_are_the_columns_of_its_table(table: Table[Estimate]) -> None:
+    assert [field.name for field in fields(ROWS[table.name])] == [column.name for column in table.columns]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_table_without_rows_has_the_types_of_one_with_rows(table: Table[Estimate]) -> None:
+    frame = table.of(Estimate())
+    assert list(frame.columns) == [column.name for column in table.columns]
+    for column in table.columns:
+        text = column.quality is Quality.KEY and column.name != "domain"
+        assert (frame[column.name].dtype == object) is text
+
+
+def test_each_table_has_its_row() -> None:
+    assert [table.name for table in TABLES] == list(ROWS)
