@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["Damage", "ReadFacts", "RecordBatch", "ShapeTable", "TraceError", "TraceReader", "open_trace"]
 
 _HOMES = {
-    "Damage": "facts",
-    "ReadFacts": "facts",
-    "RecordBatch": "batch",
-    "ShapeTable": "batch",
+    "Damage": "read_facts",
+    "ReadFacts": "read_facts",
+    "RecordBatch": "batches",
+    "ShapeTable": "batches",
     "TraceReader": "reader",
     "open_trace": "reader",
 }
@@ -29,4 +29,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from importlib import import_module
 
-    return getattr(import_module(f"xtrace.probes.{_HOMES[name]}"), name)
+    return getattr(import_module(f"xtrace.probes.reader.{_HOMES[name]}"), name)

@@ -146,7 +146,7 @@ def test_the_closing_line() -> None:
 def test_the_recorder_imports_the_standard_library_alone() -> None:
     program = (
         "import json, sys; import xtrace.cli.commands.record, xtrace.probes.recording.session as s; "
-        "from xtrace.probes.recording import backends; [backends.make(n) for n in backends.NAMES]; "
+        "from xtrace.probes.recording.backends import registry; [registry.make(n) for n in registry.NAMES]; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -8,10 +8,10 @@ import sys
 
 PROGRAM = """
 import numpy as np
-from xtrace.probes import kernels
+from xtrace.probes.reader import loops
 words = np.zeros(8, np.uint32)
 places = np.zeros(1, np.int64)
-print(kernels.KEEP, kernels.frame(words, 0, len(words), True, np.zeros(1, np.int32), places, places))
+print(loops.KEEP, loops.frame(words, 0, len(words), True, np.zeros(1, np.int32), places, places))
 """
 
 
