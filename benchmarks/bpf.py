@@ -24,7 +24,7 @@ from pathlib import Path
 from xtrace.probes.bpf import ctf_writer, functions, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter
 from xtrace.probes.bpf.rings import Rings
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.writer import CaptureWriter
 
 HERE = Path(__file__).resolve().parent
 KERNEL = HERE.parent / "tests" / "probes" / "bpf" / "kernel.c"
@@ -52,7 +52,7 @@ class Recorder:
         settings = {"OWN_PID": os.getpid(), "LOAD_PID": pid, "TALLIES": 4096, "BUCKETS": 32768, "CPUS": cpus}
         self.program = loader.Program(str(SOURCE), settings | ({"STREAM": 1} if streams else {}))
         self.drain = tables.Drain(self.program)
-        self.capture = Capture(directory)
+        self.capture = CaptureWriter(directory)
         self.rings: Rings | None = None
         self._lines = self.capture.stream("bpf/tables.jsonl")
         if streams:
@@ -163,7 +163,7 @@ def programs(scratch: Path) -> None:
             program = loader.Program("dom0.bpf.c", settings | ({"STREAM": 1} if streams else {}))
             drain = tables.Drain(program)
             rings = Rings(program, drain, cpus, EVENT_BYTES) if streams else None
-            capture = Capture(scratch / f"programs_{streams}")
+            capture = CaptureWriter(scratch / f"programs_{streams}")
             if rings is not None:
                 rings.open(capture, "events")
             for role in functions.ROLES:

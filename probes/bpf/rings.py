@@ -10,7 +10,7 @@ from xtrace.probes.bpf.abi import Counter
 from xtrace.probes.bpf.loader import Program
 from xtrace.probes.bpf.ring import Ring, ascending_runs
 from xtrace.probes.bpf.tables import Drain
-from xtrace.probes.recording.backends.base import CaptureFullError, Folder
+from xtrace.probes.capture.stream import CaptureFullError, Folder
 
 #: Most memory of all rings together, and the bounds of one.
 TOTAL_BYTES = 64 << 20

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.capture.clock_line import ClockPair, fit
+from xtrace.probes.capture.stream import Stream
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host.raw_tsc import RawTsc
-from xtrace.probes.recording.backends.base import Stream
-
-NAME = "clocks.jsonl"
 
 #: The marker: a vcpu_op that Xen refuses, and whose two arguments it records with its own TSC.
 MARK_COMMAND = 0x7874

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from xtrace.probes.capture.stream import Folder, Stream
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import host
 from xtrace.probes.recording.backends import registry
-from xtrace.probes.recording.backends.base import Availability, Counts, Folder, Options, Stream
+from xtrace.probes.recording.backends.base import Availability, Counts, Options
 
 LINES = "ticks.jsonl"
 BLOCKS = "blocks/stream_0"

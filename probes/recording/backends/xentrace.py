@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xtrace.probes.capture.layout import TRACE, TRACE_LOG
+from xtrace.probes.capture.stream import CaptureFullError, Folder
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import host, restore, trace_buffers
-from xtrace.probes.recording.backends.base import Availability, CaptureFullError, Counts, Folder, Options
+from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.masks import event_mask
 from xtrace.probes.recording.backends.record_counter import Scanner
-
-NAME = "xentrace.bin"
-LOG = "xentrace.log"
 
 _BEGIN_LIMIT_S = 20.0
 _END_LIMIT_S = 60.0
@@ -85,8 +84,8 @@ class XentraceBackend:
         mask = event_mask(options.mask)
         if options.pcpus is not None and not _PCPUS.fullmatch(options.pcpus):
             raise TraceError(f"no pCPUs: {options.pcpus!r}; write them as 0-3,8 or as a mask such as 0xff")
-        self._log_path = Path(folder.path(LOG))
-        path = folder.path(NAME)
+        self._log_path = Path(folder.path(TRACE_LOG))
+        path = folder.path(TRACE)
         self._directory = Path(path).parent
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._facts["sized_before"] = _sized()
@@ -165,7 +164,7 @@ class XentraceBackend:
                 self._facts["version"] = host.run("xentrace", "--version").strip()
         return {
             **self._facts,
-            "file": NAME,
+            "file": TRACE,
             "windows": self._scanner.windows,
             "gaps": self._scanner.gaps,
             "fault": self._scanner.fault or None,

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from builders.processes import running
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.stream import CaptureFullError
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import host, restore, trace_buffers
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.recording.backends import xentrace
-from xtrace.probes.recording.backends.base import CaptureFullError, Options
+from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
 #: Appends a window each hundredth of a second; on SIGTERM one more, and a clean end.
@@ -64,8 +65,8 @@ def notes(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "run").glob("*.note"))
 
 
-def started(tmp_path: Path, **wanted: Any) -> tuple[XentraceBackend, Capture]:
-    capture = Capture(tmp_path / "a.xtrace")
+def started(tmp_path: Path, **wanted: Any) -> tuple[XentraceBackend, CaptureWriter]:
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     backend = XentraceBackend()
     backend.start(capture, Options(**wanted))
     return backend, capture
@@ -167,7 +168,7 @@ def test_a_tool_that_does_not_start(
 ) -> None:
     monkeypatch.setattr(xentrace, "_BEGIN_LIMIT_S", 0.3)
     monkeypatch.setenv("STAND_IN_WINDOW", "")
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     backend = XentraceBackend()
     with pytest.raises(TraceError, match="did not begin to trace"):
         backend.start(capture, Options())
