@@ -133,10 +133,10 @@ def _put_back(data: Mapping[str, Any]) -> None:
 
 
 def _stop_xentrace(data: Mapping[str, Any]) -> None:
-    from xtrace.probes.host import host, trace_buffers
+    from xtrace.probes.host import dom0, trace_buffers
 
     # One that runs now, whoever started it, needs tracing on, and switches it off as it ends.
-    if not host.running("xentrace"):
+    if not dom0.running("xentrace"):
         trace_buffers.switch_off()
 
 

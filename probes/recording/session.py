@@ -23,13 +23,13 @@ from xtrace.probes.capture.layout import CLOCKS, PROGRESS
 from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.capture.writer import CaptureWriter, SizeReachedError, make_way
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore
-from xtrace.probes.host.domains import Domains
+from xtrace.probes.host import dom0, restore
 from xtrace.probes.host.lock import only_recorder
 from xtrace.probes.recording import meta
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Backend, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
+from xtrace.probes.recording.domains import Domains
 from xtrace.probes.recording.flusher import Flusher
 from xtrace.probes.recording.process import SIGNALS, signals, usage
 
@@ -104,7 +104,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
     with only_recorder():
         for line in restore.recover():
             say(line)
-        if request.backends is None and (reason := host.why_no_dom0()):
+        if request.backends is None and (reason := dom0.why_no_dom0()):
             raise TraceError(
                 f"{reason}, and that is what xtrace record is for; --backend bpf records any Linux kernel"
             )
@@ -126,7 +126,7 @@ class _Session:
         self._stop_reason = ""
         self._clocks = Clocks()
         self._domains = Domains()
-        self._is_xen = not host.why_no_dom0()
+        self._is_xen = not dom0.why_no_dom0()
         self._child: subprocess.Popen[bytes] | None = None
         self._child_s = 0.0
         self._spans: dict[str, list[int]] = {}
@@ -150,7 +150,7 @@ class _Session:
         return self._summary
 
     def _look_around(self) -> dict[str, Any]:
-        timing = self._request.timing or ("emulated" if self._clocks.is_emulated() else None)
+        timing = self._request.timing or ("emulated" if dom0.is_emulated() else None)
         content = meta.beginning(
             self._request.options, self._request.command, timing=timing, with_xen=self._is_xen
         )

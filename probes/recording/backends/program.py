@@ -27,7 +27,7 @@ class Loaded:
     """A program in the kernel and the files of the capture that it fills.
 
     Attributes:
-        program: not attached to anything yet.
+        program: loaded; the backend attaches it.
         drain: of its tables.
         rings: None until they are opened, and for ever where nothing is streamed.
         lines: as soon as they are opened.
