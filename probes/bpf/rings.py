@@ -31,7 +31,7 @@ class Rings:
     Attributes:
         record_count: written.
         unwritten_count: taken from the rings, for which the capture had no room.
-        on_records: called with each span, as ctf.py's records.
+        on_records: called with each span of records that was taken from a ring.
     """
 
     program: Program
