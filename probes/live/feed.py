@@ -42,8 +42,8 @@ _END_LIMIT_S = 20.0
 _NAMES_S = 2.0
 _RATE_S = 0.3
 _PR_SET_PDEATHSIG = 1
-#: Sub-classes of the records that counters.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000 entries
-#: of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
+#: Sub-classes of the records that counters.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000
+#: entries of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
 _SUBCLASSES = 0xB000
 _libc = ctypes.CDLL(None)
 
