@@ -15,6 +15,8 @@ from xtrace.probes.host.texts import bounded, read
 
 _HYPERVISOR = Path("/sys/hypervisor")
 _CAPABILITIES = Path("/proc/xen/capabilities")
+#: Whose instructions Xen's VPMU lets dom0 sample; not there without one.
+PMU_MODE = _HYPERVISOR / "pmu" / "pmu_mode"
 #: XENFEAT_dom0 (Xen, public/features.h).
 _FEATURE_DOM0 = 1 << 11
 

@@ -26,8 +26,6 @@ _TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-_PMU_MODE = _SYS_HYPERVISOR / "pmu" / "pmu_mode"
-_RUN_DIRECTORY = Path("/run/xtrace")
 #: Xen's tools: the package of Debian that has it, and what is not known without it.
 _TOOLS = (
     ("xentrace", "nothing of Xen's own trace"),
@@ -245,15 +243,15 @@ def _perf() -> Iterator[Finding]:
         text = f"the software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
     # Where Xen's VPMU is off the file is there and refuses to be read.
-    mode = (_first_line(_PMU_MODE) or "off") if _PMU_MODE.exists() else None
+    mode = (_first_line(dom0.PMU_MODE) or "off") if dom0.PMU_MODE.exists() else None
     lost = "guests and Xen are not sampled, dom0 alone is"
     if mode is None:
-        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(_PMU_MODE))
+        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(dom0.PMU_MODE))
     elif mode == "off":
         text = f"Xen's VPMU is off: {lost}"
-        yield Finding("perf", "VPMU", "limited", text, str(_PMU_MODE), "boot Xen with vpmu=on")
+        yield Finding("perf", "VPMU", "limited", text, str(dom0.PMU_MODE), "boot Xen with vpmu=on")
     else:
-        yield Finding("perf", "VPMU", "ok", f"pmu_mode {mode}", str(_PMU_MODE))
+        yield Finding("perf", "VPMU", "ok", f"pmu_mode {mode}", str(dom0.PMU_MODE))
 
 
 def _clock() -> Iterator[Finding]:
@@ -293,8 +291,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _left_over() -> Iterator[Finding]:
-    # Not restore.run_directory(), which makes the folder.
-    folder = Path(os.environ.get(restore.RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+    folder = restore.run_path()  # not run_directory(), which makes it
     if owner := _recorder(folder / "lock"):
         text = f"a recorder runs, process {owner}: another one must wait"
         yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")

@@ -18,11 +18,9 @@ from xtrace.probes.bpf.loader import ProbeError, Program
 from xtrace.probes.bpf.symbols import Names
 from xtrace.probes.capture.layout import SAMPLES, SYMBOLS
 from xtrace.probes.capture.stream import Folder
-from xtrace.probes.host import restore
+from xtrace.probes.host import dom0, restore
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.program import Loaded, ProgramBackend
-
-PMU_MODE = Path("/sys/hypervisor/pmu/pmu_mode")
 
 HARDWARE_BIAS = "hardware cycles by Xen's VPMU: a sample may lie some instructions behind its cause"
 SOFTWARE_BIAS = (
@@ -43,7 +41,7 @@ class PerfBackend(ProgramBackend):
 
     name = "perf"
 
-    def __init__(self, pmu_mode: Path = PMU_MODE) -> None:
+    def __init__(self, pmu_mode: Path = dom0.PMU_MODE) -> None:
         super().__init__()
         self._pmu_mode = pmu_mode
         self._note: restore.Note | None = None
