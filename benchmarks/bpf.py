@@ -24,6 +24,7 @@ from pathlib import Path
 from xtrace.probes.bpf import ctf_writer, functions, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter
 from xtrace.probes.bpf.rings import Rings
+from xtrace.probes.capture.stream import Lines
 from xtrace.probes.capture.writer import CaptureWriter
 
 HERE = Path(__file__).resolve().parent
@@ -54,7 +55,7 @@ class Recorder:
         self.drain = tables.Drain(self.program)
         self.capture = CaptureWriter(directory)
         self.rings: Rings | None = None
-        self._lines = self.capture.stream("bpf/tables.jsonl")
+        self._lines = Lines(self.capture.stream("bpf/tables.jsonl"))
         if streams:
             self.rings = Rings(self.program, self.drain, cpus, EVENT_BYTES)
             self.rings.open(self.capture, "events")
@@ -73,7 +74,7 @@ class Recorder:
                 self.rings.take()
             if time.monotonic() >= due:
                 due += 1
-                self._lines.write(tables.line_of(self.drain.difference()))
+                self._lines.write(self.drain.difference())
                 self.capture.flush()
         return (_own_cpu_s() - before) / (time.monotonic() - begin)
 
