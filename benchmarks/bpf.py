@@ -24,7 +24,8 @@ from pathlib import Path
 from xtrace.probes.bpf import ctf_writer, functions, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter
 from xtrace.probes.bpf.rings import Rings
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.stream import Lines
+from xtrace.probes.capture.writer import CaptureWriter
 
 HERE = Path(__file__).resolve().parent
 KERNEL = HERE.parent / "tests" / "probes" / "bpf" / "kernel.c"
@@ -52,9 +53,9 @@ class Recorder:
         settings = {"OWN_PID": os.getpid(), "LOAD_PID": pid, "TALLIES": 4096, "BUCKETS": 32768, "CPUS": cpus}
         self.program = loader.Program(str(SOURCE), settings | ({"STREAM": 1} if streams else {}))
         self.drain = tables.Drain(self.program)
-        self.capture = Capture(directory)
+        self.capture = CaptureWriter(directory)
         self.rings: Rings | None = None
-        self._lines = self.capture.stream("bpf/tables.jsonl")
+        self._lines = Lines(self.capture.stream("bpf/tables.jsonl"))
         if streams:
             self.rings = Rings(self.program, self.drain, cpus, EVENT_BYTES)
             self.rings.open(self.capture, "events")
@@ -73,7 +74,7 @@ class Recorder:
                 self.rings.take()
             if time.monotonic() >= due:
                 due += 1
-                self._lines.write(tables.line_of(self.drain.difference()))
+                self._lines.write(self.drain.difference())
                 self.capture.flush()
         return (_own_cpu_s() - before) / (time.monotonic() - begin)
 
@@ -163,7 +164,7 @@ def programs(scratch: Path) -> None:
             program = loader.Program("dom0.bpf.c", settings | ({"STREAM": 1} if streams else {}))
             drain = tables.Drain(program)
             rings = Rings(program, drain, cpus, EVENT_BYTES) if streams else None
-            capture = Capture(scratch / f"programs_{streams}")
+            capture = CaptureWriter(scratch / f"programs_{streams}")
             if rings is not None:
                 rings.open(capture, "events")
             for role in functions.ROLES:

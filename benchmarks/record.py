@@ -19,11 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore, xen_tools
 from xtrace.probes.recording import session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Availability, Options
-from xtrace.probes.recording.backends.record_counter import Scanner
+from xtrace.probes.recording.backends.record_counter import RecordCounter
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
 SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "xen417-pv-all.bin.xz"
@@ -69,9 +69,9 @@ def rounds_of(data: bytes) -> list[tuple[int, bytes]]:
     at = 0
     while at < len(data):
         size = 12 + struct.unpack_from("<I", data, at + 8)[0]
-        scanner = Scanner()
-        scanner.feed(data[at : at + size])
-        found.append((scanner.records, data[at : at + size]))
+        counter = RecordCounter()
+        counter.feed(data[at : at + size])
+        found.append((counter.records, data[at : at + size]))
         at += size
     return found
 
@@ -112,8 +112,8 @@ def main() -> None:
         produce(wanted.produce, wanted.rate)
         return
     registry._HOMES["xentrace"] = ("__main__", "Fed")
-    host.why_no_dom0 = lambda: "a benchmark"
-    host.tool = lambda name: None
+    dom0.why_no_dom0 = lambda: "a benchmark"
+    xen_tools.tool = lambda name: None
     with tempfile.TemporaryDirectory() as scratch:
         os.environ[restore.RUN_DIRECTORY_VARIABLE] = str(Path(scratch) / "run")
         for rate in map(int, wanted.rates.split(",")):

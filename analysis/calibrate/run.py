@@ -31,7 +31,7 @@ from xtrace.analysis.calibrate.plan import (
     standard,
 )
 from xtrace.probes.errors import TraceError
-from xtrace.probes.timing import clock, host
+from xtrace.probes.timing import clock, this_host
 from xtrace.probes.timing.calibration import Calibration, Row, Timing
 from xtrace.probes.timing.native import Native
 from xtrace.probes.timing.pairs import Difference, Pair, Pairs, Wanted
@@ -110,15 +110,15 @@ def calibrate(
     """
     if os.uname().machine != "x86_64":
         raise TraceError(f"calibrate times x86-64 code, and this machine is {os.uname().machine}")
-    seen = host.signatures(Native(timed_loop.cpuid_stub()))
-    facts = host.facts(seen)
+    seen = this_host.signatures(Native(timed_loop.cpuid_stub()))
+    facts = this_host.facts(seen)
     read_clock = Native(timed_loop.clock_stub())
     begin = clock.reading(read_clock)
     cpu = _cpu(settings.cpu)
     builder = Builder(settings.seed)
     looks = probes(builder)
     first, confined = _looked(builder, looks, cpu)
-    emulated = host.emulation(facts, seen) or _implausible(first)
+    emulated = this_host.emulation(facts, seen) or _implausible(first)
     rows: tuple[Row, ...] = ()
     timing: Timing = "emulated"
     notes: tuple[str, ...] = (emulated,)

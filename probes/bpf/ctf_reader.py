@@ -44,7 +44,7 @@ _CPU_MOST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class _Stream:
     """What one stream of a trace holds.
 
     Attributes:
@@ -109,14 +109,14 @@ def _read(directory: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any])
     )
 
 
-def _read_stream(path: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any]) -> Stream:
+def _read_stream(path: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any]) -> _Stream:
     content = path.read_bytes()
     parts, last_cpu, last_discarded, read = [], -1, 0, 0
     for begin, end, cpu, discarded in _packets(path, content, record_bytes):
         parts.append(decode(content[begin + PACKET.size : end], cpu))
         last_cpu, last_discarded, read = cpu, discarded, end
     records = np.concatenate([np.empty(0, dtype), *parts])
-    return Stream(records, last_cpu, last_discarded, len(content) - read)
+    return _Stream(records, last_cpu, last_discarded, len(content) - read)
 
 
 def _packets(path: Path, content: bytes, record_bytes: int) -> Iterator[tuple[int, int, int, int]]:

@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from xtrace.probes.bpf.abi import EVENT_BYTES, MEANINGS, SAMPLE_BYTES, UNTIMED, Kind
-from xtrace.probes.recording.backends.base import Folder, Stream
+from xtrace.probes.capture.stream import Folder, Stream
 
 MAGIC = 0xC1FC1FC1
 #: magic, padding; first and last time, bits of content and of packet, discarded events, CPU: so

@@ -10,7 +10,7 @@ from xtrace.probes.bpf.abi import Counter
 from xtrace.probes.bpf.loader import Program
 from xtrace.probes.bpf.ring import Ring, ascending_runs
 from xtrace.probes.bpf.tables import Drain
-from xtrace.probes.recording.backends.base import CaptureFullError, Folder
+from xtrace.probes.capture.stream import CaptureFullError, Folder
 
 #: Most memory of all rings together, and the bounds of one.
 TOTAL_BYTES = 64 << 20
@@ -31,7 +31,7 @@ class Rings:
     Attributes:
         record_count: written.
         unwritten_count: taken from the rings, for which the capture had no room.
-        on_records: called with each span, as ctf.py's records.
+        on_records: called with each span of records that was taken from a ring.
     """
 
     program: Program

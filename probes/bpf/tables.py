@@ -8,7 +8,6 @@ tables: what is written is the difference to what was read before, so nothing is
 
 from __future__ import annotations
 
-import json
 import struct
 from array import array
 from collections.abc import Iterable, Mapping
@@ -60,11 +59,6 @@ def heading() -> dict[str, Any]:
         "ipi_vectors": IPIS,
         "counters": [counter.name.lower() for counter in Counter],
     }  # fmt: skip
-
-
-def line_of(content: Mapping[str, Any]) -> bytes:
-    """Return an object as one line."""
-    return json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
 
 class Drain:

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 SUFFIX = ".xtrace"
 META = "meta.json"
 TRACE = "xentrace.bin"
+TRACE_LOG = "xentrace.log"
+CLOCKS = "clocks.jsonl"
+PROGRESS = "progress.jsonl"
 BPF_TABLES = "bpf/tables.jsonl"
+BPF_EVENTS = "events"
+SAMPLES = "samples"
+SYMBOLS = "perf/symbols.jsonl"
+XENCTX_SAMPLES = "xenctx/samples.jsonl"
 
 _SCHEMA_VERSIONS = (1,)
 _MAX_META_BYTES = 64 << 20
@@ -93,7 +100,7 @@ class Capture:
             found = self.meta.get("lost")
             return dict(found) if isinstance(found, dict) else {}
         last: Mapping[str, Any] = {}
-        for line in self.lines("progress.jsonl"):
+        for line in self.lines(PROGRESS):
             if line.get("kind") == "progress":
                 last = line.get("backends") or {}
         return {name: int(counts["lost"]) for name, counts in last.items()}
@@ -127,7 +134,7 @@ class Capture:
 
         return [
             ClockPair(line["tsc"][0], line["monotonic_ns"], line["tsc"][1], line.get("cpu"))
-            for line in self.lines("clocks.jsonl")
+            for line in self.lines(CLOCKS)
             if line.get("kind") == "pair"
         ]
 
@@ -135,7 +142,7 @@ class Capture:
         """Return the markers that were sent into Xen's trace."""
         return [
             Mark(line["tsc"][0], line["tsc"][1], line["number"], line.get("cpu"))
-            for line in self.lines("clocks.jsonl")
+            for line in self.lines(CLOCKS)
             if line.get("kind") == "mark"
         ]
 

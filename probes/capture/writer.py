@@ -18,11 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from xtrace.probes.capture.layout import META, SUFFIX
+from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.backends.base import CaptureFullError
-
-SUFFIX = ".xtrace"
-META = "meta.json"
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: How often the disk is asked for its free bytes, at most.
@@ -36,7 +34,7 @@ class SizeReachedError(CaptureFullError):
 class CaptureStream:
     """An append-only file of a capture; a write is whole or not there."""
 
-    def __init__(self, capture: Capture, path: Path) -> None:
+    def __init__(self, capture: CaptureWriter, path: Path) -> None:
         self.path = path
         self.byte_count = 0
         self._capture = capture
@@ -79,7 +77,7 @@ class CaptureStream:
             self._fd = -1
 
 
-class Capture:
+class CaptureWriter:
     """A capture that is being made."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Templates of lines, made from the catalogue: what render_kernels.render() fills in.
+"""Templates of lines, made from the catalogue: what loops.render() fills in.
 
 Text, one record a line::
 

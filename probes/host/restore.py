@@ -55,9 +55,14 @@ class Note:
         self.drop()
 
 
+def run_path() -> Path:
+    """Return where the notes and the lock lie, whether or not there are any."""
+    return Path(os.environ.get(RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+
+
 def run_directory() -> Path:
     """Return the folder of notes and of the lock, made if need be, root's alone."""
-    directory = Path(os.environ.get(RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+    directory = run_path()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 
@@ -133,10 +138,10 @@ def _put_back(data: Mapping[str, Any]) -> None:
 
 
 def _stop_xentrace(data: Mapping[str, Any]) -> None:
-    from xtrace.probes.host import host, trace_buffers
+    from xtrace.probes.host import dom0, trace_buffers
 
     # One that runs now, whoever started it, needs tracing on, and switches it off as it ends.
-    if not host.running("xentrace"):
+    if not dom0.running("xentrace"):
         trace_buffers.switch_off()
 
 

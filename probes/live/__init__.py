@@ -1,1 +1,1 @@
-"""What top and stat stand on: counters of the running host, period by period."""
+"""What top and stat stand on: a trace that comes in, live or replayed, counted period by period."""

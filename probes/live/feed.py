@@ -25,13 +25,12 @@ from xtrace.probes.capture import layout
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import TraceClass
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore, xen_tools
 from xtrace.probes.host.lock import only_recorder
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.host.xenstore import open_xenstore
 from xtrace.probes.live.tsc_rate import RateMeter
 from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
-from xtrace.probes.recording.clocks import Clocks
 
 _CHUNK_BYTES = 1 << 18
 #: So much of a file is read ahead to learn how fast its TSC runs.
@@ -43,8 +42,8 @@ _END_LIMIT_S = 20.0
 _NAMES_S = 2.0
 _RATE_S = 0.3
 _PR_SET_PDEATHSIG = 1
-#: Sub-classes of the records that live.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000 entries
-#: of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
+#: Sub-classes of the records that counters.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000
+#: entries of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
 _SUBCLASSES = 0xB000
 _libc = ctypes.CDLL(None)
 
@@ -179,7 +178,7 @@ class LiveFeed:
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], rate: TscRate, begun: float) -> None:
         self.name = "live"
         self.rate = rate
-        self.emulated = bool(Clocks().is_emulated())
+        self.emulated = dom0.is_emulated()
         self._process = process
         self._log = log
         self._begun = begun
@@ -213,8 +212,8 @@ class LiveFeed:
         if time.monotonic() - self._asked_at >= _NAMES_S:
             self._asked_at = time.monotonic()
             with contextlib.suppress(OSError, TraceError), open_xenstore() as store:
-                rows = [host.store_facts(store, domain) for domain in store.domains()]
-                self._names = host.names_of(rows)
+                rows = [xen_tools.store_facts(store, domain) for domain in store.domains()]
+                self._names = xen_tools.names_of(rows)
         return self._names
 
     def end(self) -> bool:
@@ -250,7 +249,7 @@ def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
     """
     from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
-    if reason := host.why_no_dom0():
+    if reason := dom0.why_no_dom0():
         raise TraceError(f"{reason}; -i FILE replays a trace of another host")
     if os.geteuid() != 0:
         raise TraceError("tracing needs root; run it by sudo")
@@ -277,7 +276,7 @@ def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
 
 
 def _start(mask: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    binary = host.tool("xentrace")
+    binary = xen_tools.tool("xentrace")
     assert binary is not None
     parent = os.getpid()
 
@@ -301,7 +300,7 @@ def _start(mask: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
 def _rate() -> TscRate:
     """Return the TSC's rate as Xen calibrated it, or as this kernel's clock shows it."""
     with contextlib.suppress(TraceError, ValueError, KeyError):
-        return TscRate(float(host.info_of(host.run("xl", "info"))["cpu_mhz"]) * 1e6, "xl info")
+        return TscRate(float(xen_tools.info_of(xen_tools.run("xl", "info"))["cpu_mhz"]) * 1e6, "xl info")
     tsc = RawTsc()
     first = tsc.pair()
     time.sleep(_RATE_S)

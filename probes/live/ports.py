@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from xtrace.probes.bpf.abi import Kind
-from xtrace.probes.capture.layout import Capture
+from xtrace.probes.capture.layout import BPF_TABLES, Capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.live.histogram import Histogram
 from xtrace.probes.recording.backends.base import Options
-from xtrace.probes.recording.backends.bpf import TABLES, BpfBackend
+from xtrace.probes.recording.backends.bpf import BpfBackend
 
 #: By port where functions can be probed, else by irq.
 _HANDLERS = (Kind.PORT_HANDLER, Kind.IRQ_HANDLER)
@@ -80,7 +80,7 @@ class PortTable:
         try:
             self._take(line)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise TraceError(f"{TABLES}: a line that cannot be understood: {error}") from None
+            raise TraceError(f"{BPF_TABLES}: a line that cannot be understood: {error}") from None
 
     def period(self) -> PortPeriod:
         """Return what came since the last call."""
@@ -166,11 +166,11 @@ class ReplayedPorts:
         pairs = capture.clock_pairs()
         if not pairs:
             raise TraceError(f"{capture.path}: has no clock pair to put its ports and its trace on one clock")
-        if not (capture.path / TABLES).is_file():
-            raise TraceError(f"{capture.path}: has no {TABLES}: it was recorded without bpf")
+        if not (capture.path / BPF_TABLES).is_file():
+            raise TraceError(f"{capture.path}: has no {BPF_TABLES}: it was recorded without bpf")
         self._origin_tsc, self._origin_ns = pairs[0].middle, pairs[0].monotonic_ns
         self._hz = hz
-        self._lines = capture.lines(TABLES)
+        self._lines = capture.lines(BPF_TABLES)
         self._next: dict[str, Any] | None = None
         self._table = PortTable()
 

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.capture.clock_line import ClockPair, fit
+from xtrace.probes.capture.stream import Stream
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host.raw_tsc import RawTsc
-from xtrace.probes.recording.backends.base import Stream
-
-NAME = "clocks.jsonl"
 
 #: The marker: a vcpu_op that Xen refuses, and whose two arguments it records with its own TSC.
 MARK_COMMAND = 0x7874
@@ -143,13 +141,6 @@ class Clocks:
             found["cpu_off_ns"] = {str(cpu): round(sum(all_) / len(all_), 1) for cpu, all_ in off.items()}
         return found
 
-    def is_emulated(self) -> bool | None:
-        """Tell whether QEMU's software emulation runs this machine, by what its CPU says of itself."""
-        if self._tsc is None:
-            return None
-        _eax, *words = self._tsc.cpuid(0x4000_0000)
-        return struct.pack("<III", *words) == b"TCGTCGTCGTCG" or "QEMU TCG" in _cpu_model()
-
     def _keep(self, pair: ClockPair) -> None:
         self.pairs.append(pair)
         if len(self.pairs) > _MAX_PAIRS:
@@ -208,14 +199,6 @@ def _current_cpu() -> int | None:
     getcpu = _library.sched_getcpu
     cpu = int(getcpu())
     return cpu if cpu >= 0 else None
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return ""
 
 
 _library = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, raw_tsc, restore, trace_buffers
+from xtrace.probes.host import dom0, raw_tsc, restore, trace_buffers, xen_tools
 from xtrace.probes.recording import clocks
 from xtrace.probes.recording.backends import registry
 
@@ -26,8 +26,6 @@ _TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-_PMU_MODE = _SYS_HYPERVISOR / "pmu" / "pmu_mode"
-_RUN_DIRECTORY = Path("/run/xtrace")
 #: Xen's tools: the package of Debian that has it, and what is not known without it.
 _TOOLS = (
     ("xentrace", "nothing of Xen's own trace"),
@@ -101,13 +99,13 @@ def _host() -> Iterator[Finding]:
     yield Finding("host", "kernel", "ok", f"{platform.system()} {platform.release()}", "uname")
     python = f"{platform.python_version()}, {sys.executable}"
     yield Finding("host", "python", "ok", python, "sys.executable")
-    if clocks.Clocks().is_emulated():
+    if dom0.is_emulated():
         text = "QEMU's software emulation: times tell order and shares, not what hardware takes"
         yield Finding("host", "processors", "limited", text, "CPUID 0x40000000")
 
 
 def _xen() -> Iterator[Finding]:
-    reason = host.why_no_dom0()
+    reason = dom0.why_no_dom0()
     how = "/sys/hypervisor, /proc/xen/capabilities"
     if reason:
         text = f"{reason}: only Linux itself can be recorded, by bpf and perf"
@@ -118,7 +116,7 @@ def _xen() -> Iterator[Finding]:
     text = version or "not told"
     how = "/sys/hypervisor/version"
     with contextlib.suppress(TraceError):
-        info = host.info_of(host.run("xl", "info"))
+        info = xen_tools.info_of(xen_tools.run("xl", "info"))
         version = info.get("xen_version", version)
         text = f"{version}, scheduler {info.get('xen_scheduler', '?')}"
         text += f", {info.get('nr_cpus', '?')} pCPUs"
@@ -126,13 +124,13 @@ def _xen() -> Iterator[Finding]:
     yield Finding("xen", "version", _state(bool(version), "limited"), text, how)
     package = _XEN_PACKAGES.format(version=".".join(version.split(".")[:2]) or "4.17")
     for name, lost in _TOOLS:
-        path = host.tool(name)
+        path = xen_tools.tool(name)
         state = _state(path is not None, "limited" if name == "xenalyze" else "missing")
         if path:
             yield Finding("xen", name, state, "there", path)
         else:
             yield Finding("xen", name, state, f"without it: {lost}", "/usr/lib/xen-*/bin, PATH", package)
-    yield _tracebuffer()
+    yield _trace_buffer()
     yield _privcmd()
 
 
@@ -141,9 +139,9 @@ def _xen_version() -> str:
     return f"{parts[0]}.{parts[1]}{parts[2] or ''}" if parts[0] and parts[1] else ""
 
 
-def _tracebuffer() -> Finding:
+def _trace_buffer() -> Finding:
     how = "xc_tbuf_get_size"
-    if others := host.running("xentrace"):
+    if others := dom0.running("xentrace"):
         text = f"an xentrace runs, process {others[0]}; two would share out the records"
         return Finding("xen", "trace buffer", "limited", text, "/proc/*/comm", f"kill -INT {others[0]}")
     try:
@@ -245,19 +243,19 @@ def _perf() -> Iterator[Finding]:
         text = f"the software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
     # Where Xen's VPMU is off the file is there and refuses to be read.
-    mode = (_first_line(_PMU_MODE) or "off") if _PMU_MODE.exists() else None
+    mode = (_first_line(dom0.PMU_MODE) or "off") if dom0.PMU_MODE.exists() else None
     lost = "guests and Xen are not sampled, dom0 alone is"
     if mode is None:
-        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(_PMU_MODE))
+        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(dom0.PMU_MODE))
     elif mode == "off":
         text = f"Xen's VPMU is off: {lost}"
-        yield Finding("perf", "VPMU", "limited", text, str(_PMU_MODE), "boot Xen with vpmu=on")
+        yield Finding("perf", "VPMU", "limited", text, str(dom0.PMU_MODE), "boot Xen with vpmu=on")
     else:
-        yield Finding("perf", "VPMU", "ok", f"pmu_mode {mode}", str(_PMU_MODE))
+        yield Finding("perf", "VPMU", "ok", f"pmu_mode {mode}", str(dom0.PMU_MODE))
 
 
 def _clock() -> Iterator[Finding]:
-    kernel = host.kernel_facts()
+    kernel = dom0.kernel_facts()
     flags = kernel["tsc_flags"]
     lacking = [flag for flag in _STABLE_FLAGS if flag not in flags]
     text = f"no {', '.join(lacking)}: pCPUs' TSCs may differ" if lacking else ", ".join(flags)
@@ -270,9 +268,9 @@ def _clock() -> Iterator[Finding]:
         yield Finding("clock", "pairs", "ok", text, "rdtsc")
     except TraceError as error:
         yield Finding("clock", "pairs", "missing", str(error), "rdtsc")
-    if not host.why_no_dom0():
+    if not dom0.why_no_dom0():
         with contextlib.suppress(TraceError):
-            lines = [line for line in host.run("xl", "dmesg").splitlines() if "TSC" in line]
+            lines = [line for line in xen_tools.run("xl", "dmesg").splitlines() if "TSC" in line]
             unstable = [line for line in lines if "unreliable" in line or "unstable" in line]
             for line in (unstable or lines)[-1:]:
                 yield Finding(
@@ -293,8 +291,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _left_over() -> Iterator[Finding]:
-    # Not restore.run_directory(), which makes the folder.
-    folder = Path(os.environ.get(restore.RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
+    folder = restore.run_path()  # not run_directory(), which makes it
     if owner := _recorder(folder / "lock"):
         text = f"a recorder runs, process {owner}: another one must wait"
         yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")

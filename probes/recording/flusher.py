@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from xtrace.probes.capture.writer import Capture
-from xtrace.probes.recording.backends.base import CaptureFullError
+from xtrace.probes.capture.stream import CaptureFullError
+from xtrace.probes.capture.writer import CaptureWriter
 
 _SECOND_S = 1.0
 
@@ -13,7 +13,7 @@ _SECOND_S = 1.0
 class Flusher:
     """Waits for the disk once a second, in a thread: what is written meanwhile does not."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: CaptureWriter) -> None:
         self._capture = capture
         self._ending = threading.Event()
         self._error: OSError | None = None

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xtrace import __version__
-from xtrace.probes.host import host
+from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.recording.backends.base import Availability, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
 
@@ -43,8 +43,8 @@ def beginning(
         "started": now(),
         "command": list(command),
         "options": asdict(options),
-        "kernel": host.kernel_facts(),
-        "xen": host.xen_facts() if with_xen else None,
+        "kernel": dom0.kernel_facts(),
+        "xen": xen_tools.xen_facts() if with_xen else None,
     }
     info = (content["xen"] or {}).get("info", {})
     content["xen_version"] = ".".join(info["xen_version"].split(".")[:2]) if "xen_version" in info else None

@@ -19,18 +19,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtrace.probes.capture.writer import Capture, SizeReachedError, make_way
+from xtrace.probes.capture.layout import CLOCKS, PROGRESS
+from xtrace.probes.capture.stream import CaptureFullError
+from xtrace.probes.capture.writer import CaptureWriter, SizeReachedError, make_way
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore
-from xtrace.probes.host.domains import Domains
+from xtrace.probes.host import dom0, restore
 from xtrace.probes.host.lock import only_recorder
-from xtrace.probes.recording import clocks, meta
+from xtrace.probes.recording import meta
 from xtrace.probes.recording.backends import registry
-from xtrace.probes.recording.backends.base import Backend, CaptureFullError, Counts, Options, Overhead
+from xtrace.probes.recording.backends.base import Backend, Counts, Options, Overhead
+from xtrace.probes.recording.clocks import Clocks
+from xtrace.probes.recording.domains import Domains
 from xtrace.probes.recording.flusher import Flusher
 from xtrace.probes.recording.process import SIGNALS, signals, usage
-
-PROGRESS = "progress.jsonl"
 
 _POLL_S = 0.1
 _SECOND_S = 1.0
@@ -103,7 +104,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
     with only_recorder():
         for line in restore.recover():
             say(line)
-        if request.backends is None and (reason := host.why_no_dom0()):
+        if request.backends is None and (reason := dom0.why_no_dom0()):
             raise TraceError(
                 f"{reason}, and that is what xtrace record is for; --backend bpf records any Linux kernel"
             )
@@ -123,9 +124,9 @@ class _Session:
         self._running: list[Backend] = []
         self._summary = Summary(request.output)
         self._stop_reason = ""
-        self._clocks = clocks.Clocks()
+        self._clocks = Clocks()
         self._domains = Domains()
-        self._is_xen = not host.why_no_dom0()
+        self._is_xen = not dom0.why_no_dom0()
         self._child: subprocess.Popen[bytes] | None = None
         self._child_s = 0.0
         self._spans: dict[str, list[int]] = {}
@@ -149,7 +150,7 @@ class _Session:
         return self._summary
 
     def _look_around(self) -> dict[str, Any]:
-        timing = self._request.timing or ("emulated" if self._clocks.is_emulated() else None)
+        timing = self._request.timing or ("emulated" if dom0.is_emulated() else None)
         content = meta.beginning(
             self._request.options, self._request.command, timing=timing, with_xen=self._is_xen
         )
@@ -157,11 +158,11 @@ class _Session:
             self._domains.start()
         return content
 
-    def _begin(self, content: dict[str, Any]) -> Capture:
+    def _begin(self, content: dict[str, Any]) -> CaptureWriter:
         request = self._request
         self._fill(content)
         make_way(request.output, overwrite=request.overwrite)
-        capture = Capture(
+        capture = CaptureWriter(
             request.output,
             content,
             max_bytes=request.max_bytes,
@@ -169,7 +170,7 @@ class _Session:
         )
         try:
             self._progress = capture.stream(PROGRESS)
-            self._clocks.start(capture.stream(clocks.NAME))
+            self._clocks.start(capture.stream(CLOCKS))
             self._start_backends(capture)
         except BaseException:
             # Nothing was recorded, so there is nothing to keep.
@@ -187,7 +188,7 @@ class _Session:
             with contextlib.suppress(Exception):
                 self._running.pop().stop()
 
-    def _start_backends(self, capture: Capture) -> None:
+    def _start_backends(self, capture: CaptureWriter) -> None:
         for name, candidate in self._found.items():
             if not candidate.availability.usable:
                 self._say(f"not by {name}: {_reason(candidate.availability)}")
@@ -212,7 +213,7 @@ class _Session:
             raise TraceError(f"nothing to record by; {'; '.join(self._summary.failures.values())}")
         self._say(f"recording by {', '.join(backend.name for backend in self._running)}")
 
-    def _loop(self, capture: Capture) -> None:
+    def _loop(self, capture: CaptureWriter) -> None:
         self._begun = time.monotonic()
         self._usage = usage()
         until = None if self._request.duration_s is None else self._begun + self._request.duration_s
@@ -243,7 +244,7 @@ class _Session:
         finally:
             flusher.stop()
 
-    def _poll(self, capture: Capture, flusher: Flusher) -> None:
+    def _poll(self, capture: CaptureWriter, flusher: Flusher) -> None:
         for backend in self._running:
             try:
                 self._summary.counts[backend.name] = backend.poll()
@@ -255,7 +256,7 @@ class _Session:
         capture.make_room()
         flusher.check()
 
-    def _tick(self, capture: Capture) -> None:
+    def _tick(self, capture: CaptureWriter) -> None:
         self._clocks.tick()
         now_ns = time.monotonic_ns()
         lines = self._domains.tick(now_ns)
@@ -273,7 +274,7 @@ class _Session:
         self._progress.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
         self._watch(elapsed_s, capture.byte_count, self._summary.counts)
 
-    def _end(self, capture: Capture, content: dict[str, Any]) -> None:
+    def _end(self, capture: CaptureWriter, content: dict[str, Any]) -> None:
         """Stop the backends, last one first, and write what is known now; what fails is told."""
         self._summary.duration_s = time.monotonic() - self._begun
         self._summary.end_reason = self._stop_reason
@@ -299,7 +300,7 @@ class _Session:
         with self._told("disk"):
             capture.close()
 
-    def _write_meta(self, capture: Capture, content: dict[str, Any]) -> None:
+    def _write_meta(self, capture: CaptureWriter, content: dict[str, Any]) -> None:
         self._fill(content)
         with self._told("meta.json"):
             capture.write_meta(content)

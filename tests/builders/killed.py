@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from builders.ticker import LINES, TICKER_HOMES, Ticker
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore
 from xtrace.probes.recording import flusher, session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Options
@@ -34,7 +34,7 @@ def begin(folder: Path) -> int:
     os.environ[restore.RUN_DIRECTORY_VARIABLE] = str(folder / "run")
     registry._HOMES = TICKER_HOMES
     registry.NAMES = tuple(TICKER_HOMES)
-    host.why_no_dom0 = lambda: "this is a test"
+    dom0.why_no_dom0 = lambda: "this is a test"
     Ticker.blocks = 20
     # So that more happens in the time: a second of a recording is a twentieth of one.
     session._SECOND_S = flusher._SECOND_S = 0.05

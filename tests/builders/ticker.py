@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from xtrace.probes.capture.stream import Folder, Stream
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host
+from xtrace.probes.host import dom0
 from xtrace.probes.recording.backends import registry
-from xtrace.probes.recording.backends.base import Availability, Counts, Folder, Options, Stream
+from xtrace.probes.recording.backends.base import Availability, Counts, Options
 
 LINES = "ticks.jsonl"
 BLOCKS = "blocks/stream_0"
@@ -81,4 +82,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make these the only backends there are, on a host that is taken for a dom0."""
     monkeypatch.setattr(registry, "_HOMES", TICKER_HOMES)
     monkeypatch.setattr(registry, "NAMES", tuple(TICKER_HOMES))
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "this is a test")
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a test")

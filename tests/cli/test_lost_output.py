@@ -185,9 +185,10 @@ PROGRAM = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from builders import ticker
-from xtrace.probes.recording import backends, host
-backends._HOMES, backends.NAMES = ticker.TICKER_HOMES, tuple(ticker.TICKER_HOMES)
-host.why_no_dom0 = lambda: "this is a test"
+from xtrace.probes.host import dom0
+from xtrace.probes.recording.backends import registry
+registry._HOMES, registry.NAMES = ticker.TICKER_HOMES, tuple(ticker.TICKER_HOMES)
+dom0.why_no_dom0 = lambda: "this is a test"
 os.geteuid = lambda: 0
 from xtrace.cli.start import main
 main()

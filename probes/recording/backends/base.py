@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from xtrace.probes.errors import TraceError
-
-
-class CaptureFullError(TraceError):
-    """A capture has as many bytes as it may have, or the disk as few free ones."""
+from xtrace.probes.capture.stream import Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +66,6 @@ class Counts:
     lost: int = 0
     byte_count: int = 0
     lost_known: bool = True
-
-
-class Stream(Protocol):
-    """An append-only file of a capture."""
-
-    def write(self, content: bytes) -> None:
-        """Append ``content``: the kernel's at once, so call it with what a poll gathered, not by records.
-
-        Raises:
-            CaptureFullError: it would not fit; nothing of it is written.
-        """
-
-    def flush(self) -> None:
-        """Wait until all that was written is on the disk; the recorder does so once a second by itself."""
-
-
-class Folder(Protocol):
-    """A capture that is being made."""
-
-    def stream(self, name: str) -> Stream:
-        """Begin the append-only file ``name``, which may lie in a folder: ``events/stream_0``."""
-
-    def path(self, name: str) -> str:
-        """Make ``name``, empty, and return its path, for a tool that writes it by itself."""
 
 
 class Backend(Protocol):

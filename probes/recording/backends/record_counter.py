@@ -28,7 +28,7 @@ _LOST_WORDS = 7
 _LOST_EXTRA = 4
 
 
-class Scanner:
+class RecordCounter:
     """What a growing trace holds.
 
     Attributes:

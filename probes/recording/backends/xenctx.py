@@ -16,19 +16,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any
 
+from xtrace.probes.capture.layout import XENCTX_SAMPLES
+from xtrace.probes.capture.stream import CaptureFullError, Folder, Stream
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host
+from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.xenstore import open_xenstore
-from xtrace.probes.recording.backends.base import (
-    Availability,
-    CaptureFullError,
-    Counts,
-    Folder,
-    Options,
-    Stream,
-)
+from xtrace.probes.recording.backends.base import Availability, Counts, Options
 
-SAMPLES = "xenctx/samples.jsonl"
 BIAS = (
     "xenctx pauses the domain for each sample and finds a vCPU mostly where it blocks: shares are not shares "
     "of time"
@@ -83,9 +77,9 @@ class XenctxBackend:
 
     def probe(self) -> Availability:
         """Tell whether xenctx is there and may ask."""
-        if reason := host.why_no_dom0():
+        if reason := dom0.why_no_dom0():
             return Availability(False, reason)
-        if host.tool("xenctx") is None:
+        if xen_tools.tool("xenctx") is None:
             return Availability(False, "xenctx is missing", "apt-get install xen-utils-common")
         return Availability(True, f"xenctx, slowly; {BIAS}")
 
@@ -98,9 +92,9 @@ class XenctxBackend:
         found = self.probe()
         if not found.usable:
             raise TraceError(f"xenctx: {found.reason}" + (f"; {found.remedy}" if found.remedy else ""))
-        self._tool = host.tool("xenctx") or "xenctx"
+        self._tool = xen_tools.tool("xenctx") or "xenctx"
         self._options = options
-        self._stream = folder.stream(SAMPLES)
+        self._stream = folder.stream(XENCTX_SAMPLES)
         self._write(
             {
                 "schema_version": 1,

@@ -19,19 +19,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xtrace.probes.capture.layout import TRACE, TRACE_LOG
+from xtrace.probes.capture.stream import CaptureFullError, Folder
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore, trace_buffers
-from xtrace.probes.recording.backends.base import Availability, CaptureFullError, Counts, Folder, Options
+from xtrace.probes.host import dom0, restore, trace_buffers, xen_tools
+from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.masks import event_mask
-from xtrace.probes.recording.backends.record_counter import Scanner
-
-NAME = "xentrace.bin"
-LOG = "xentrace.log"
+from xtrace.probes.recording.backends.record_counter import RecordCounter
 
 _BEGIN_LIMIT_S = 20.0
 _END_LIMIT_S = 60.0
 #: So much is counted in one poll, which takes a third of a second at the worst; the rest waits.
-_SCAN_BYTES = 16 << 20
+_POLL_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
 _FULL_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
@@ -49,7 +48,7 @@ class XentraceBackend:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._note: restore.Note | None = None
-        self._scanner = Scanner()
+        self._counter = RecordCounter()
         self._file = -1
         self._log_path = Path()
         self._directory = Path()
@@ -58,12 +57,12 @@ class XentraceBackend:
 
     def probe(self) -> Availability:
         """Tell whether Xen traces and xentrace can take it, without changing anything."""
-        if reason := host.why_no_dom0():
+        if reason := dom0.why_no_dom0():
             return Availability(False, reason)
-        if host.tool("xentrace") is None:
+        if xen_tools.tool("xentrace") is None:
             package = "xen-utils-common xen-utils-4.17"
             return Availability(False, "xentrace is missing", f"apt-get install {package}")
-        if others := host.running("xentrace"):
+        if others := dom0.running("xentrace"):
             return Availability(
                 False,
                 f"an xentrace already runs, process {others[0]}, and the two would share out the records",
@@ -74,7 +73,7 @@ class XentraceBackend:
         except TraceError as error:
             remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
             return Availability(False, str(error), remedy)
-        return Availability(True, f"drives {host.tool('xentrace')}")
+        return Availability(True, f"drives {xen_tools.tool('xentrace')}")
 
     def start(self, folder: Folder, options: Options) -> None:
         """Start xentrace and wait until it traces.
@@ -85,8 +84,8 @@ class XentraceBackend:
         mask = event_mask(options.mask)
         if options.pcpus is not None and not _PCPUS.fullmatch(options.pcpus):
             raise TraceError(f"no pCPUs: {options.pcpus!r}; write them as 0-3,8 or as a mask such as 0xff")
-        self._log_path = Path(folder.path(LOG))
-        path = folder.path(NAME)
+        self._log_path = Path(folder.path(TRACE_LOG))
+        path = folder.path(TRACE)
         self._directory = Path(path).parent
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._facts["sized_before"] = _sized()
@@ -127,7 +126,7 @@ class XentraceBackend:
             TraceError: it has ended by itself.
             CaptureFullError: it has, for the disk is full.
         """
-        self._scan(_SCAN_BYTES)
+        self._catch_up(_POLL_BYTES)
         if self._process is not None and self._process.poll() is not None:
             raise self._death()
         return self._counts()
@@ -152,7 +151,7 @@ class XentraceBackend:
             else:
                 note.undo()
         if self._file >= 0:
-            self._scan(None)
+            self._catch_up(None)
             os.close(self._file)
             self._file = -1
             self._facts["said"] = self._said()[-5:]
@@ -162,18 +161,18 @@ class XentraceBackend:
         """Return the command, the mask, gaps, and how often Xen called xentrace."""
         if "version" not in self._facts:
             with contextlib.suppress(TraceError):
-                self._facts["version"] = host.run("xentrace", "--version").strip()
+                self._facts["version"] = xen_tools.run("xentrace", "--version").strip()
         return {
             **self._facts,
-            "file": NAME,
-            "windows": self._scanner.windows,
-            "gaps": self._scanner.gaps,
-            "fault": self._scanner.fault or None,
+            "file": TRACE,
+            "windows": self._counter.windows,
+            "gaps": self._counter.gaps,
+            "fault": self._counter.fault or None,
         }
 
     @staticmethod
     def _command(mask: int, options: Options, path: str) -> list[str]:
-        binary = host.tool("xentrace")
+        binary = xen_tools.tool("xentrace")
         assert binary is not None
         command = [binary, "-D", "-e", f"{mask:#x}", "-s", str(options.poll_ms)]
         if options.pcpus is not None:
@@ -198,19 +197,19 @@ class XentraceBackend:
                 raise TraceError(f"xentrace did not begin to trace within {_BEGIN_LIMIT_S:.0f} s")
             time.sleep(0.02)
 
-    def _scan(self, limit: int | None) -> None:
+    def _catch_up(self, limit: int | None) -> None:
         left = limit
         while left is None or left > 0:
             piece = os.pread(self._file, _PIECE_BYTES, self._read_bytes)
             if not piece:
                 break
-            self._scanner.feed(piece)
+            self._counter.feed(piece)
             self._read_bytes += len(piece)
             left = left if left is None else left - len(piece)
 
     def _counts(self) -> Counts:
         size = self._read_bytes if self._file < 0 else os.fstat(self._file).st_size
-        return Counts(self._scanner.records, self._scanner.lost, size, lost_known=not self._scanner.fault)
+        return Counts(self._counter.records, self._counter.lost, size, lost_known=not self._counter.fault)
 
     def _said(self) -> list[str]:
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from xtrace.analysis.calibrate import run as module
 from xtrace.analysis.calibrate.plan import Builder, Planned, Substituted, sites, standard
 from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
 from xtrace.probes.errors import TraceError
-from xtrace.probes.timing import calibration, host
+from xtrace.probes.timing import calibration, this_host
 from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibration
 from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.pairs import Difference, Wanted
@@ -131,7 +131,7 @@ def test_equal_loops_are_laid_out_once() -> None:
 
 
 def test_emulation_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "emulation", lambda *_: "it says so")
+    monkeypatch.setattr(this_host, "emulation", lambda *_: "it says so")
     found = calibrate(Settings(seconds=0.5))
     assert (found.timing, found.rows, found.notes) == ("emulated", (), ("it says so",))
     assert found.core_per_tsc_ratio is None

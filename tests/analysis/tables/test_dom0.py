@@ -20,7 +20,7 @@ from xtrace.analysis.tables import activity, dom0
 from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture.layout import BPF_TABLES, Capture
-from xtrace.probes.capture.writer import Capture as RecordedCapture
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
 from xtrace.probes.live.histogram import bucket_of
@@ -159,7 +159,7 @@ def test_xenctx_tells_where_guests_were(tmp_path: Path) -> None:
 
 def _sampled(folder: Path, event: str, samples: list[tuple[int, int, int]]) -> Capture:
     """Write samples {CPU, address, flags} as the recorder does."""
-    made = RecordedCapture(folder)
+    made = CaptureWriter(folder)
     made.stream("samples/metadata").write(ctf_writer.sample_metadata("made").encode())
     for cpu in {cpu for cpu, _, _ in samples}:
         records = b"".join(

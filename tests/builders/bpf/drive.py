@@ -17,7 +17,7 @@ from xtrace.probes.bpf import ctf_writer, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter, Kind
 from xtrace.probes.bpf.functions import ROLES, probes_of
 from xtrace.probes.bpf.rings import Rings
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording.backends.base import Backend, Options
 from xtrace.probes.recording.backends.bpf import BpfBackend
@@ -60,7 +60,7 @@ def uprobes(executable: str, *words: str) -> Any:
 
 def overload(executable: str, directory: str, ring_bytes: str, *words: str) -> Any:
     """Stream more than a ring holds while nobody reads it; return what was read and what was dropped."""
-    capture = Capture(Path(directory))
+    capture = CaptureWriter(Path(directory))
     program = loader.Program("dom0.bpf.c", {**_settings(), "STREAM": 1})
     drain = tables.Drain(program)
     rings = Rings(program, drain, loader.possible_cpus(), EVENT_BYTES)
@@ -102,7 +102,7 @@ def record(name: str, directory: str, seconds: str, events: str, *command: str) 
     """Record with a backend while a command runs and say what both did."""
     _mount_tracefs()
     backend = _backend(name)
-    capture = Capture(Path(directory))
+    capture = CaptureWriter(Path(directory))
     backend.start(capture, Options(events=events == "events", sample_hz=_SAMPLE_HZ))
     command_cpu_s = 0.0
     process = subprocess.Popen(command) if command else None
@@ -132,7 +132,7 @@ def full(name: str, directory: str, max_bytes: str) -> Any:
     """Record into a capture that may have few bytes, to its end."""
     _mount_tracefs()
     backend = _backend(name)
-    capture = Capture(Path(directory), max_bytes=int(max_bytes))
+    capture = CaptureWriter(Path(directory), max_bytes=int(max_bytes))
     said = ""
     try:
         backend.start(capture, Options(events=True, sample_hz=999))
@@ -158,7 +158,7 @@ def killed(name: str, directory: str) -> Any:
     child = os.fork()
     if child == 0:
         backend = _backend(name)
-        backend.start(Capture(Path(directory)), Options(events=True))
+        backend.start(CaptureWriter(Path(directory)), Options(events=True))
         # The parent waits for this file.
         Path(f"{directory}.started").touch()
         while True:
@@ -180,7 +180,7 @@ def as_nobody(name: str, directory: str) -> Any:
     backend = _backend(name)
     said = backend.probe()
     try:
-        backend.start(Capture(Path(directory)), Options())
+        backend.start(CaptureWriter(Path(directory)), Options())
     except (TraceError, OSError) as error:
         return {"usable": said.usable, "reason": said.reason, "error": str(error)}
     return {"usable": said.usable, "reason": said.reason, "error": ""}

@@ -13,7 +13,7 @@ import pytest
 from xtrace.cli.main import main
 from xtrace.cli.render.calibration import figure, print_calibration
 from xtrace.cli.render.terminal import put
-from xtrace.probes.timing import host
+from xtrace.probes.timing import this_host
 from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row, read
 
 WIDTH = 80
@@ -109,7 +109,7 @@ def test_a_run(tmp_path: Path, capsys: Capture) -> None:
 def test_emulated_timing_fails_and_says_why(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "emulation", lambda *_: "cpuid names the hypervisor TCGTCGTCGTCG")
+    monkeypatch.setattr(this_host, "emulation", lambda *_: "cpuid names the hypervisor TCGTCGTCGTCG")
     path = tmp_path / "calibration.json"
     assert main(["calibrate", "--quick", "-o", str(path)]) == 1
     captured = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_emulated_timing_fails_and_says_why(
 def test_what_is_printed_before_a_failure_is_not_lost() -> None:
     """Python keeps what goes to a pipe until it ends, and the process is ended without it."""
     code = (
-        "from xtrace.probes.timing import host; host.emulation = lambda *_: 'so it says'\n"
+        "from xtrace.probes.timing import this_host; this_host.emulation = lambda *_: 'so it says'\n"
         "from xtrace.cli.start import main; main()"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

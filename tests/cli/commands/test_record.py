@@ -17,7 +17,7 @@ from builders.ticker import Ticker
 from xtrace.cli.commands.record import closing_line
 from xtrace.cli.main import main
 from xtrace.probes.capture.layout import open_capture
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Overhead
 from xtrace.probes.recording.session import Summary
 
@@ -146,7 +146,7 @@ def test_the_closing_line() -> None:
 def test_the_recorder_imports_the_standard_library_alone() -> None:
     program = (
         "import json, sys; import xtrace.cli.commands.record, xtrace.probes.recording.session as s; "
-        "from xtrace.probes.recording import backends; [backends.make(n) for n in backends.NAMES]; "
+        "from xtrace.probes.recording.backends import registry; [registry.make(n) for n in registry.NAMES]; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -202,7 +202,7 @@ def test_the_zipapp_runs_on_a_bare_python(zipapp: Path, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert "; pip install xtrace" in done.stderr
-    if os.geteuid() == 0 and host.why_no_dom0():
+    if os.geteuid() == 0 and dom0.why_no_dom0():
         done = run(zipapp, "record", "-d", "1")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert "--backend bpf" in done.stderr

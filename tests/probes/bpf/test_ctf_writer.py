@@ -18,7 +18,7 @@ from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import EVENT_BYTES, SAMPLE_BYTES, Kind
 from xtrace.probes.bpf.ctf_reader import read_events, read_samples
 from xtrace.probes.bpf.ring import ascending_runs
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
 
 _EVENT = struct.Struct("<IIQQII")
@@ -31,7 +31,7 @@ def _event(timestamp: int, kind: Kind, duration_ns: int, ident: int, pid: int) -
 
 def _write(folder: Path, spans: list[tuple[int, bytes, int]]) -> Path:
     """Write spans {cpu, records, discarded} as the recorder does."""
-    capture = Capture(folder)
+    capture = CaptureWriter(folder)
     capture.stream("events/metadata").write(ctf_writer.event_metadata().encode())
     streams = {cpu: ctf_writer.CpuStreams(capture, "events", cpu) for cpu, _, _ in spans}
     for cpu, records, discarded in spans:
@@ -100,7 +100,7 @@ def test_babeltrace2_reads_the_same_events(tmp_path: Path) -> None:
 
 
 def test_babeltrace2_reads_the_same_samples(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "c.xtrace")
+    capture = CaptureWriter(tmp_path / "c.xtrace")
     capture.stream("samples/metadata").write(ctf_writer.sample_metadata("software clock").encode())
     records = b"".join(
         _SAMPLE.pack(56, 7, time, Kind.SAMPLE, 0xFFFFFFFF81000000 + time, 5, 6, b"a name", 0x246)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from xtrace.probes.capture.writer import Capture, SizeReachedError, make_way, named
+from xtrace.probes.capture.stream import CaptureFullError
+from xtrace.probes.capture.writer import CaptureWriter, SizeReachedError, make_way, named
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.backends.base import CaptureFullError
 
 
 def test_files_are_private_and_grow(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "a.xtrace", {"state": "recording"})
+    capture = CaptureWriter(tmp_path / "a.xtrace", {"state": "recording"})
     stream = capture.stream("events/stream_0")
     stream.write(b"one")
     stream.write(b"two")
@@ -37,11 +37,11 @@ def test_files_are_private_and_grow(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../a", "/a", "a/../../b"])
 def test_a_stream_stays_in_the_capture(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no name"):
-        Capture(tmp_path / "a.xtrace").stream(name)
+        CaptureWriter(tmp_path / "a.xtrace").stream(name)
 
 
 def test_a_stream_begins_once(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     capture.stream("a")
     with pytest.raises(TraceError, match="begun before"):
         capture.path("a")
@@ -49,7 +49,7 @@ def test_a_stream_begins_once(tmp_path: Path) -> None:
 
 
 def test_what_would_be_too_large_is_not_written_at_all(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "a.xtrace", max_bytes=1000)
+    capture = CaptureWriter(tmp_path / "a.xtrace", max_bytes=1000)
     stream = capture.stream("a")
     stream.write(b"x" * 900)
     with pytest.raises(SizeReachedError, match=r"--max-size of 1,000 bytes"):
@@ -62,7 +62,7 @@ def test_what_would_be_too_large_is_not_written_at_all(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_whole_writes_and_the_old_meta(small_disk: Path) -> None:
-    capture = Capture(small_disk / "a.xtrace", {"state": "recording"})
+    capture = CaptureWriter(small_disk / "a.xtrace", {"state": "recording"})
     stream = capture.stream("a")
     block = b"y" * 5000
     with pytest.raises(CaptureFullError, match="No space left on device") as caught:  # noqa: PT012
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_whole_writes_and_the_old_meta(small_disk: Path) -> N
 
 
 def test_the_reserve_of_a_disk_is_left_free(small_disk: Path) -> None:
-    capture = Capture(small_disk / "a.xtrace", reserve_bytes=128 << 10)
+    capture = CaptureWriter(small_disk / "a.xtrace", reserve_bytes=128 << 10)
     stream = capture.stream("a")
     with pytest.raises(CaptureFullError, match="reserve"):  # noqa: PT012
         while True:
@@ -94,7 +94,7 @@ def test_the_capture_before_is_kept_once_or_overwritten(tmp_path: Path) -> None:
     path = named(str(tmp_path / "a"))
     for number in range(3):
         make_way(path, overwrite=False)
-        Capture(path, {"number": number}).close()
+        CaptureWriter(path, {"number": number}).close()
     old = tmp_path / "a.xtrace.old"
     assert json.loads((old / "meta.json").read_text()) == {"number": 1}
     make_way(path, overwrite=True)
@@ -108,13 +108,13 @@ def test_what_is_no_capture_is_left_alone(tmp_path: Path) -> None:
     (folder / "thesis.txt").write_text("five years")
     link = tmp_path / "b.xtrace"
     other = tmp_path / "other.xtrace"
-    Capture(other).close()
+    CaptureWriter(other).close()
     link.symlink_to(other)
     for path in (folder, link):
         for overwrite in (False, True):
             with pytest.raises(TraceError, match="in the way"):
                 make_way(path, overwrite=overwrite)
-    Capture(tmp_path / "c.xtrace").close()
+    CaptureWriter(tmp_path / "c.xtrace").close()
     (tmp_path / "c.xtrace.old").write_text("mine")
     with pytest.raises(TraceError, match="in the way"):
         make_way(tmp_path / "c.xtrace", overwrite=False)

@@ -15,7 +15,7 @@ import pytest
 
 from builders.processes import running
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore, xen_tools
 from xtrace.probes.live import feed
 from xtrace.probes.live.feed import LiveFeed, mask_of, open_file, open_live
 from xtrace.probes.recording.backends.base import Availability
@@ -65,8 +65,10 @@ def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
         script.chmod(0o755)
 
     monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "")
-    monkeypatch.setattr(host, "tool", lambda name: str(tmp_path / "xentrace") if name == "xentrace" else None)
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
+    monkeypatch.setattr(
+        xen_tools, "tool", lambda name: str(tmp_path / "xentrace") if name == "xentrace" else None
+    )
     monkeypatch.setattr(XentraceBackend, "probe", lambda self: Availability(True, "a player"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(feed, "_END_LIMIT_S", 10.0)
@@ -186,10 +188,10 @@ def test_after_a_kill_the_next_start_takes_tracing_back(
 
 
 def test_without_dom0_or_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "this machine does not run under Xen")
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this machine does not run under Xen")
     with pytest.raises(TraceError, match="-i FILE"), open_live(mask_of(), None):
         pass
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "")
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(TraceError, match="needs root"), open_live(mask_of(), None):
         pass

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from xtrace.probes.capture.layout import Capture as ReadCapture
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.layout import CLOCKS, Capture
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.host.raw_tsc import RawTsc
-from xtrace.probes.recording.clocks import NAME, Clocks, step_between
+from xtrace.probes.recording.clocks import Clocks, step_between
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the TSC is x86's")
 
@@ -58,9 +58,9 @@ def test_cpuid_is_the_cpus_own() -> None:
 
 
 def test_a_recordings_lines_read_back(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     clocks = Clocks()
-    clocks.start(capture.stream(NAME))
+    clocks.start(capture.stream(CLOCKS))
     affinity = os.sched_getaffinity(0)
     clocks.every_cpu()
     time.sleep(0.02)
@@ -68,7 +68,7 @@ def test_a_recordings_lines_read_back(tmp_path: Path) -> None:
     clocks.stop()
     capture.close()
     assert os.sched_getaffinity(0) == affinity
-    read = ReadCapture(capture.directory, {})
+    read = Capture(capture.directory, {})
     assert read.clock_pairs() == clocks.pairs
     assert {pair.cpu for pair in clocks.pairs} >= affinity - {None}
     facts = clocks.facts()
@@ -79,14 +79,14 @@ def test_a_recordings_lines_read_back(tmp_path: Path) -> None:
 
 
 def test_the_memory_of_pairs_is_bounded_and_the_file_has_them_all(tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     clocks = Clocks()
-    clocks.start(capture.stream(NAME))
+    clocks.start(capture.stream(CLOCKS))
     for _ in range(4200):
         clocks.tick()
     capture.close()
     assert len(clocks.pairs) <= 4096
-    assert len(ReadCapture(capture.directory, {}).clock_pairs()) == 4201
+    assert len(Capture(capture.directory, {}).clock_pairs()) == 4201
     assert clocks.facts()["fit"]["span_s"] > 0
 
 
@@ -113,16 +113,16 @@ def test_what_lies_within_the_readings_themselves_is_no_step() -> None:
 
 
 def test_a_step_is_a_line_and_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     clocks = Clocks()
-    clocks.start(capture.stream(NAME))
+    clocks.start(capture.stream(CLOCKS))
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 7 * SECOND)
     clocks.tick()
     clocks.tick()
     capture.close()
     lines: list[dict[str, Any]] = [
-        line for line in ReadCapture(capture.directory, {}).lines(NAME) if line["kind"] == "step"
+        line for line in Capture(capture.directory, {}).lines(CLOCKS) if line["kind"] == "step"
     ]
     (step,) = clocks.facts()["realtime_steps_ns"]
     assert [line["step_ns"] for line in lines] == [step]

@@ -17,7 +17,7 @@ from builders import ticker
 from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
 from xtrace.probes.capture.layout import Capture, open_capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore
+from xtrace.probes.host import dom0, restore, xen_tools
 from xtrace.probes.host.lock import only_recorder
 from xtrace.probes.recording import session
 from xtrace.probes.recording.backends.base import Counts, Options
@@ -176,8 +176,8 @@ def test_a_backend_that_dies_ends_it_and_all_is_kept(tmp_path: Path, monkeypatch
 def test_a_backend_that_is_not_there_is_said_and_another_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "")
-    monkeypatch.setattr(host, "xen_facts", lambda: {"missing": []})
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
+    monkeypatch.setattr(xen_tools, "xen_facts", lambda: {"missing": []})
     summary, lines, capture = run(tmp_path / "a.xtrace", backends=None, duration_s=0.2)
     assert "not by absent: it is not here (fetch it)" in lines
     assert "recording by ticker" in lines

@@ -11,7 +11,7 @@ import pytest
 from oracle.reader import read
 from peer.samples import UNPACK, sample_files
 from xtrace.probes.reader.writer import pack_record, pack_window
-from xtrace.probes.recording.backends.record_counter import Scanner
+from xtrace.probes.recording.backends.record_counter import RecordCounter
 
 LOST_RECORDS = 0x1F001
 LOST_HEADER = bytes.fromhex("01f001c0")
@@ -29,14 +29,14 @@ def part_of(data: bytes) -> bytes:
     return part
 
 
-def scanned(data: bytes, sizes: list[int]) -> Scanner:
-    scanner = Scanner()
+def counted(data: bytes, sizes: list[int]) -> RecordCounter:
+    counter = RecordCounter()
     at = 0
     for size in sizes:
-        scanner.feed(data[at : at + size])
+        counter.feed(data[at : at + size])
         at += size
-    scanner.feed(data[at:])
-    return scanner
+    counter.feed(data[at:])
+    return counter
 
 
 @pytest.mark.parametrize("packed", sample_files(), ids=lambda path: path.name.split(".")[0])
@@ -47,7 +47,7 @@ def test_samples(packed: Path) -> None:
     chance = random.Random(packed.name)
     for most in (1 << 30, 1 << 16, 997):
         sizes = [chance.randrange(1, most) for _ in range(len(data) // (most // 2) + 2)]
-        found = scanned(data, sizes)
+        found = counted(data, sizes)
         assert bool(lost) == ("lost" in packed.name)
         assert (found.records, found.lost, found.gaps) == (len(told.records), sum(lost), len(lost))
         assert not found.fault
@@ -58,23 +58,23 @@ def test_words_that_look_like_a_loss_or_a_filler_are_none() -> None:
     record = pack_record(0x28004, 0x0001F002_0001F001, words)
     data = pack_window(0, record * 100)
     for cut in range(0, 200, 7):
-        found = scanned(data, [cut])
+        found = counted(data, [cut])
         assert (found.records, found.lost) == (100, 0)
 
 
 def test_what_is_cut_counts_when_it_is_whole() -> None:
     record = pack_record(0x28004, 5, [1, 2])
     window = pack_window(0, record * 3)
-    scanner = Scanner()
-    scanner.feed(window[:-1])
-    before = scanner.records
-    scanner.feed(window[-1:])
-    assert before < scanner.records == 3
+    counter = RecordCounter()
+    counter.feed(window[:-1])
+    before = counter.records
+    counter.feed(window[-1:])
+    assert before < counter.records == 3
 
 
 def test_bytes_that_are_no_window_are_said_where() -> None:
     window = pack_window(3, pack_record(0x28004, 5, [1, 2]))
     for bad in (b"\0" * 12, struct.pack("<3I", 0x2001F003, 1 << 20, 4), struct.pack("<3I", 0x2001F003, 0, 3)):
-        found = scanned(window + bad + window, [])
+        found = counted(window + bad + window, [])
         assert found.records == 1
         assert found.fault == f"no window begins at byte {len(window)}"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.layout import XENCTX_SAMPLES
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host
+from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.recording.backends import xenctx
 from xtrace.probes.recording.backends.base import Counts, Options
 from xtrace.probes.recording.backends.xenctx import BIAS, XenctxBackend, samples_of
@@ -53,8 +54,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "xenctx"
     path.write_text(f"#!/bin/sh\necho \"$@\" >>{tmp_path}/calls\ncat <<'END'\n{_TOLD}END\n")
     path.chmod(0o755)
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "")
-    monkeypatch.setattr(host, "tool", lambda name: str(path))
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
+    monkeypatch.setattr(xen_tools, "tool", lambda name: str(path))
     monkeypatch.setattr(xenctx, "_LEAST_PERIOD_S", 0.01)
     return path
 
@@ -67,14 +68,14 @@ def _poll(backend: XenctxBackend, records: int) -> Counts:
 
 
 def test_samples_are_lines_behind_the_bias(tool: Path, tmp_path: Path) -> None:
-    capture = Capture(tmp_path / "c.xtrace")
+    capture = CaptureWriter(tmp_path / "c.xtrace")
     backend = XenctxBackend()
     backend.start(capture, Options(domains=(7, 9)))
     _poll(backend, 6)
     counts = backend.stop()
     assert backend.stop() == counts
     capture.close()
-    heading, *rows = map(json.loads, (tmp_path / "c.xtrace" / xenctx.SAMPLES).read_text().splitlines())
+    heading, *rows = map(json.loads, (tmp_path / "c.xtrace" / XENCTX_SAMPLES).read_text().splitlines())
     assert heading["bias"] == BIAS == backend.facts()["bias"]
     assert counts.records == len(rows) >= 6
     assert {row["domain"] for row in rows} == {7, 9}
@@ -87,7 +88,7 @@ def test_samples_are_lines_behind_the_bias(tool: Path, tmp_path: Path) -> None:
 
 def test_a_domain_that_is_gone_is_counted_and_no_end(tool: Path, tmp_path: Path) -> None:
     tool.write_text("#!/bin/sh\necho 'xc_domain_getinfo: No such domain' >&2\nexit 1\n")
-    capture = Capture(tmp_path / "c.xtrace")
+    capture = CaptureWriter(tmp_path / "c.xtrace")
     backend = XenctxBackend()
     backend.start(capture, Options(domains=(7,)))
     end = time.monotonic() + 20
@@ -101,8 +102,8 @@ def test_a_domain_that_is_gone_is_counted_and_no_end(tool: Path, tmp_path: Path)
 
 
 def test_outside_a_dom0_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
     backend = XenctxBackend()
     assert backend.probe().reason == "this is a guest of Xen, not its dom0"
     with pytest.raises(TraceError, match="not its dom0"):
-        backend.start(Capture(tmp_path / "c.xtrace"), Options())
+        backend.start(CaptureWriter(tmp_path / "c.xtrace"), Options())

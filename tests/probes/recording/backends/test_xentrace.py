@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from builders.processes import running
-from xtrace.probes.capture.writer import Capture
+from xtrace.probes.capture.stream import CaptureFullError
+from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, restore, trace_buffers
+from xtrace.probes.host import dom0, restore, trace_buffers, xen_tools
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.recording.backends import xentrace
-from xtrace.probes.recording.backends.base import CaptureFullError, Options
+from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
 #: Appends a window each hundredth of a second; on SIGTERM one more, and a clean end.
@@ -52,9 +53,9 @@ def switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     monkeypatch.setenv("STAND_IN_WINDOW", WINDOW.hex())
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "")
-    monkeypatch.setattr(host, "tool", lambda name: str(tool))
-    monkeypatch.setattr(host, "running", lambda name: [])
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
+    monkeypatch.setattr(xen_tools, "tool", lambda name: str(tool))
+    monkeypatch.setattr(dom0, "running", lambda name: [])
     monkeypatch.setattr(trace_buffers, "is_sized", lambda: False)
     monkeypatch.setattr(trace_buffers, "switch_off", lambda: calls.append("off"))
     return calls
@@ -64,8 +65,8 @@ def notes(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "run").glob("*.note"))
 
 
-def started(tmp_path: Path, **wanted: Any) -> tuple[XentraceBackend, Capture]:
-    capture = Capture(tmp_path / "a.xtrace")
+def started(tmp_path: Path, **wanted: Any) -> tuple[XentraceBackend, CaptureWriter]:
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     backend = XentraceBackend()
     backend.start(capture, Options(**wanted))
     return backend, capture
@@ -141,7 +142,7 @@ def test_a_trace_that_another_took_up_is_not_cut(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = restore.note("xen_tracing", {})
-    monkeypatch.setattr(host, "running", lambda name: [4711])
+    monkeypatch.setattr(dom0, "running", lambda name: [4711])
     note.undo()
     assert (switched_off, notes(tmp_path)) == ([], [])
 
@@ -167,7 +168,7 @@ def test_a_tool_that_does_not_start(
 ) -> None:
     monkeypatch.setattr(xentrace, "_BEGIN_LIMIT_S", 0.3)
     monkeypatch.setenv("STAND_IN_WINDOW", "")
-    capture = Capture(tmp_path / "a.xtrace")
+    capture = CaptureWriter(tmp_path / "a.xtrace")
     backend = XentraceBackend()
     with pytest.raises(TraceError, match="did not begin to trace"):
         backend.start(capture, Options())
@@ -212,11 +213,11 @@ def test_what_stands_against_it(
     monkeypatch.setattr(trace_buffers, "is_sized", none)
     found = backend.probe()
     assert (found.usable, found.remedy) == (False, "build Xen with CONFIG_TRACEBUFFER=y")
-    monkeypatch.setattr(host, "running", lambda name: [4711])
+    monkeypatch.setattr(dom0, "running", lambda name: [4711])
     assert backend.probe().remedy == "kill -INT 4711"
-    monkeypatch.setattr(host, "tool", lambda name: None)
+    monkeypatch.setattr(xen_tools, "tool", lambda name: None)
     assert "apt-get install xen-utils" in backend.probe().remedy
-    monkeypatch.setattr(host, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
     assert backend.probe().reason == "this is a guest of Xen, not its dom0"
 
 

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import time
 
-import pytest
-
-from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host, trace_buffers
-from xtrace.probes.host.domains import _merged
-from xtrace.probes.recording.backends.masks import ALL, event_mask
+from xtrace.probes.host import xen_tools
 
 INFO = """\
 host                   : (none)
@@ -53,21 +45,21 @@ PORTS = """\
 
 
 def test_xl_info() -> None:
-    found = host.info_of(INFO)
+    found = xen_tools.info_of(INFO)
     assert found["xen_version"] == "4.17.7"
     assert found["xen_commandline"] == "console=com1 com1=115200,8n1 dom0_mem=2048M,max:2048M"
     assert "hw_caps" not in found
 
 
 def test_topology() -> None:
-    assert host.topology_of(TOPOLOGY) == [
+    assert xen_tools.topology_of(TOPOLOGY) == [
         {"pcpu": 0, "core": 0, "socket": 0, "node": 0},
         {"pcpu": 1, "core": 1, "socket": 0, "node": 0},
     ]
 
 
 def test_vcpus_and_names_with_blanks() -> None:
-    found = host.vcpus_of(VCPUS)
+    found = xen_tools.vcpus_of(VCPUS)
     assert [row["vcpu"] for row in found[0]["vcpus"]] == [0, 1]
     assert found[0]["vcpus"][1]["hard_affinity"] == "0-1"
     assert found[12] == {
@@ -78,7 +70,7 @@ def test_vcpus_and_names_with_blanks() -> None:
 
 def test_a_name_like_a_row_is_a_name() -> None:
     hostile = "Domain-0 0 0 0 r-- 1.0 all / all"
-    (row,) = host.vcpus_of(f"Name ID\n{hostile}   7     0    1   r--  19.2  all / all\n").items()
+    (row,) = xen_tools.vcpus_of(f"Name ID\n{hostile}   7     0    1   r--  19.2  all / all\n").items()
     assert row[0] == 7
     assert row[1]["name"] == hostile
 
@@ -100,7 +92,7 @@ def test_configurations() -> None:
             {"domid": 5},
         ]
     )
-    found = host.configurations_of(text)
+    found = xen_tools.configurations_of(text)
     assert found[3]["kernel"] == "/boot/vmlinux"
     assert len(found[3]["kernel_command_line"]) < 300
     assert found[4] == {"type": "pv", "kernel": "/boot/netbsd"}
@@ -108,95 +100,10 @@ def test_configurations() -> None:
 
 
 def test_event_channels() -> None:
-    assert host.ports_of(PORTS) == [
+    assert xen_tools.ports_of(PORTS) == [
         {"port": 1, "vcpu": 0, "kind": "virq", "virq": 0},
         {"port": 2, "vcpu": 0, "kind": "ipi"},
         {"port": 13, "vcpu": 1, "kind": "Interdomain (Connected)", "domain": 0, "remote_port": 27},
         {"port": 14, "vcpu": 1, "kind": "Interdomain (Waiting connection)", "domain": 3},
         {"port": 15, "vcpu": 1, "kind": "pirq", "pirq": 9},
     ]
-
-
-def test_event_channels_of_both_ends_are_told_apart() -> None:
-    first = host.ports_of(PORTS)
-    known = _merged([], host.ports_of(PORTS), "start")
-    later = [port for port in first if port["port"] != 2] + [{"port": 2, "vcpu": 1, "kind": "ipi"}]
-    found = _merged(known, later, "end")
-    assert {(port["port"], port["vcpu"]): port["seen"] for port in found} == {
-        (1, 0): "both",
-        (2, 0): "start",
-        (2, 1): "end",
-        (13, 1): "both",
-        (14, 1): "both",
-        (15, 1): "both",
-    }
-
-
-def test_the_kernel_is_known() -> None:
-    facts = host.kernel_facts()
-    assert len(facts["boot_id"]) == 36
-    assert facts["clocksource"] in facts["clocksources"]
-    assert facts["cpus"] >= 1
-
-
-def test_this_machine_is_no_dom0() -> None:
-    reason = host.why_no_dom0()
-    if not reason:
-        pytest.skip("this is a dom0")
-    with pytest.raises(TraceError, match=r"libxenctrl|Xen"):
-        trace_buffers.switch_off()
-    with pytest.raises(TraceError, match=r"libxenctrl|Xen"):
-        trace_buffers.is_sized()
-
-
-def test_processes_by_name() -> None:
-    assert host.running("no-such-process") == []
-    child = subprocess.Popen(["sleep", "60"])
-    while child.pid not in host.running("sleep"):
-        time.sleep(0.01)
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    # It has ended, though its parent has not asked yet.
-    assert child.pid not in host.running("sleep")
-    child.wait()
-
-
-@pytest.mark.parametrize(
-    ("text", "mask"),
-    [
-        ("all", ALL),
-        ("sched", 0x2F000),
-        ("gen+SCHED", 0x3F000),
-        ("hvm,0x28000", 0xAF000),
-        ("hw_irq", 0x802000),
-        ("0x21000", 0x21000),
-    ],
-)
-def test_masks(text: str, mask: int) -> None:
-    assert event_mask(text) == mask
-
-
-@pytest.mark.parametrize("text", ["", "sched+", "scheduler", "12", "0x100000000", "0x1fffffff"])
-def test_words_that_are_no_mask(text: str) -> None:
-    with pytest.raises(ValueError, match="none of"):
-        event_mask(text)
-
-
-@pytest.mark.parametrize(
-    ("answer", "sized"), [("200", True), ("0", False), ("-9", True), ("38", None), ("201", None)]
-)
-def test_buffers_that_are_asked_for_by_a_child(
-    answer: str, sized: bool | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ask() -> int:
-        if int(answer) < 0:
-            os.kill(os.getpid(), -int(answer))
-        return int(answer)
-
-    monkeypatch.setattr(trace_buffers, "_load", lambda: None)
-    monkeypatch.setattr(trace_buffers, "_ask_size", ask)
-    if sized is None:
-        with pytest.raises(TraceError, match=r"no trace buffer .* Function not implemented|cannot be asked"):
-            trace_buffers.is_sized()
-    else:
-        assert trace_buffers.is_sized() is sized

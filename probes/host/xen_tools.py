@@ -1,4 +1,4 @@
-"""Facts of the Xen host: what xl, xenstore, lsevtchn and the kernel say, bounded, as JSON values."""
+"""What xl, xenstore and lsevtchn say of Xen and its domains, bounded, as JSON values."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.host.texts import MAX_BYTES, bounded, read
 from xtrace.probes.host.xenstore import Xenstore, open_xenstore
 
 _HYPERVISOR = Path("/sys/hypervisor")
-_CAPABILITIES = Path("/proc/xen/capabilities")
-#: XENFEAT_dom0 (Xen, public/features.h).
-_FEATURE_DOM0 = 1 << 11
 
 _LIMIT_S = 20
-_MAX_TEXT = 256
-_MAX_OUTPUT = 4 << 20
 _MAX_DOMAINS = 1024
 _MAX_PORTS = 4096
 _INFO_KEYS = {
@@ -39,22 +35,9 @@ _KINDS = (
 )
 
 
-def why_no_dom0() -> str:
-    """Return why this is not a dom0 that may control its Xen, or ""."""
-    kind = _read(_HYPERVISOR / "type")
-    if kind != "xen":
-        return "this machine does not run under Xen"
-    if "control_d" in _read(_CAPABILITIES):
-        return ""
-    with contextlib.suppress(ValueError):
-        if int(_read(_HYPERVISOR / "properties" / "features"), 16) & _FEATURE_DOM0:
-            return ""
-    return "this is a guest of Xen, not its dom0"
-
-
 def tool(name: str) -> str | None:
     """Return the path of a Xen tool: of the running Xen, of another, or of the path; None if missing."""
-    major, minor = (_read(_HYPERVISOR / "version" / part) for part in ("major", "minor"))
+    major, minor = (read(_HYPERVISOR / "version" / part) for part in ("major", "minor"))
     folders = [Path(f"/usr/lib/xen-{major}.{minor}/bin"), *sorted(Path("/usr/lib").glob("xen-*/bin"))[::-1]]
     for path in [folder / name for folder in folders]:
         if os.access(path, os.X_OK) and path.is_file():
@@ -81,7 +64,7 @@ def run(name: str, *arguments: str) -> str:
     if done.returncode:
         said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
         raise TraceError(f"{' '.join(command)}: {said[-1] if said else f'exit code {done.returncode}'}")
-    return done.stdout[:_MAX_OUTPUT].decode("utf-8", "backslashreplace")
+    return done.stdout[:MAX_BYTES].decode("utf-8", "backslashreplace")
 
 
 def xen_facts() -> dict[str, Any]:
@@ -91,7 +74,7 @@ def xen_facts() -> dict[str, Any]:
         found["info"] = info_of(run("xl", "info"))
     with _missing(found):
         lines = run("xl", "dmesg").splitlines()
-        found["tsc_lines"] = [_bounded(line) for line in lines if re.search(r"TSC|MHz processor", line)][:40]
+        found["tsc_lines"] = [bounded(line) for line in lines if re.search(r"TSC|MHz processor", line)][:40]
     with _missing(found):
         found["topology"] = topology_of(run("xl", "info", "-n"))
     return found
@@ -100,7 +83,7 @@ def xen_facts() -> dict[str, Any]:
 def info_of(text: str) -> dict[str, str]:
     """Return the lines of ``xl info`` that matter later."""
     rows = (line.partition(":") for line in text.splitlines())
-    return {key.strip(): _bounded(value.strip()) for key, _, value in rows if key.strip() in _INFO_KEYS}
+    return {key.strip(): bounded(value.strip()) for key, _, value in rows if key.strip() in _INFO_KEYS}
 
 
 def topology_of(text: str) -> list[dict[str, int]]:
@@ -145,9 +128,9 @@ def store_facts(store: Xenstore, domain: int) -> dict[str, Any]:
     kernel = store.read(f"{machine}/image/kernel") if machine.startswith("/vm/") else None
     return {
         "id": domain,
-        "name": None if name is None else _bounded(name),
-        "type": None if kind is None else _bounded(kind),
-        "kernel": None if not kernel else _bounded(kernel),
+        "name": None if name is None else bounded(name),
+        "type": None if kind is None else bounded(kind),
+        "kernel": None if not kernel else bounded(kernel),
     }
 
 
@@ -159,13 +142,13 @@ def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
         row = re.fullmatch(r"(.*\S) +(\d+) +(\d+) +(\d+|-) +(\S+) +(\S+) +(\S+) / (\S+) *", line)
         if row is None:
             continue
-        domain = found.setdefault(int(row[2]), {"name": _bounded(row[1]), "vcpus": []})
+        domain = found.setdefault(int(row[2]), {"name": bounded(row[1]), "vcpus": []})
         domain["vcpus"].append(
             {
                 "vcpu": int(row[3]),
                 "pcpu": None if row[4] == "-" else int(row[4]),
-                "hard_affinity": _bounded(row[7]),
-                "soft_affinity": _bounded(row[8]),
+                "hard_affinity": bounded(row[7]),
+                "soft_affinity": bounded(row[8]),
             }
         )
     return found
@@ -185,7 +168,7 @@ def configurations_of(text: str) -> dict[int, dict[str, Any]]:
                 (part["cmdline"] for part in (build, *variants) if part.get("cmdline")), None
             ),
         }
-        found[int(row["domid"])] = {key: _bounded(str(value)) for key, value in values.items() if value}
+        found[int(row["domid"])] = {key: bounded(str(value)) for key, value in values.items() if value}
     return found
 
 
@@ -196,7 +179,7 @@ def ports_of(text: str) -> list[dict[str, Any]]:
         row = _PORT.match(line)
         if row is None:
             continue
-        port: dict[str, Any] = {"port": int(row[1]), "vcpu": int(row[2]), "kind": _bounded(row[3].strip())}
+        port: dict[str, Any] = {"port": int(row[1]), "vcpu": int(row[2]), "kind": bounded(row[3].strip())}
         for pattern, names in _KINDS:
             if match := pattern.match(row[3]):
                 port.update(zip(names, map(int, match.groups()), strict=True))
@@ -207,53 +190,15 @@ def ports_of(text: str) -> list[dict[str, Any]]:
     return ports
 
 
-def kernel_facts() -> dict[str, Any]:
-    """Return what this kernel is, and what it thinks of the TSC."""
-    clock = Path("/sys/devices/system/clocksource/clocksource0")
-    flags = re.search(r"^flags\s*:(.*)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    name = os.uname()
-    return {
-        "release": name.release,
-        "version": name.version,
-        "machine": name.machine,
-        "command_line": _bounded(_read(Path("/proc/cmdline"))),
-        "boot_id": _read(Path("/proc/sys/kernel/random/boot_id")),
-        "cpus": len(os.sched_getaffinity(0)),
-        "clocksource": _read(clock / "current_clocksource"),
-        "clocksources": _read(clock / "available_clocksource").split(),
-        "tsc_flags": [flag for flag in (flags[1] if flags else "").split() if "tsc" in flag],
-        "hypervisor": _read(_HYPERVISOR / "type") or None,
-        "machine_vendor": _bounded(_read(Path("/sys/class/dmi/id/sys_vendor"))) or None,
-    }
-
-
-def running(name: str) -> list[int]:
-    """Return the processes of that name, but for those that have ended and wait for their parent."""
-    found = [path.parent for path in Path("/proc").glob("[0-9]*/comm") if _read(path) == name]
-    ended = re.compile(r"^State:\s*[ZX]", re.MULTILINE)
-    return sorted(int(path.name) for path in found if not ended.search(_read(path / "status")))
-
-
 @contextlib.contextmanager
 def _missing(found: Mapping[str, Any]) -> Any:
     """Let a question that has no answer here be one that is not answered: ``missing`` says so."""
     try:
         yield
     except (OSError, TraceError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found["missing"].append(_bounded(str(error)))
+        found["missing"].append(bounded(str(error)))
 
 
 def names_of(domains: Iterable[Mapping[str, Any]]) -> dict[int, str]:
     """Return the domains' names by id, where they have one."""
     return {int(row["id"]): str(row["name"]) for row in domains if row.get("name")}
-
-
-def _bounded(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes()[:_MAX_OUTPUT].decode("utf-8", "backslashreplace").strip()
-    except OSError:
-        return ""

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from xtrace.probes.timing import clock, host
+from xtrace.probes.timing import clock, this_host
 from xtrace.probes.timing.native import Native, cpuid
 from xtrace.probes.timing.sandbox import filter_bytes
 from xtrace.symbols.replay import timed_loop
@@ -17,8 +17,8 @@ def test_this_host() -> None:
     function = Native(timed_loop.cpuid_stub())
     vendor = b"".join(part.to_bytes(4, "little") for part in np.array(cpuid(function, 0))[[1, 3, 2]].tolist())
     assert vendor in (b"GenuineIntel", b"AuthenticAMD", b"HygonGenuine", b"CentaurHauls", b"  Shanghai  ")
-    seen = host.signatures(function)
-    facts = host.facts(seen)
+    seen = this_host.signatures(function)
+    facts = this_host.facts(seen)
     assert set(facts) == {"cpu_model", "microcode", "hypervisor", "kernel"}
     assert facts["kernel"].startswith("Linux ")
     assert "family" in facts["cpu_model"]
@@ -35,7 +35,7 @@ def test_this_host() -> None:
     ],
 )
 def test_what_says_that_it_is_emulated(model: str, seen: tuple[str, ...], words: str) -> None:
-    found = host.emulation({"cpu_model": model}, seen)
+    found = this_host.emulation({"cpu_model": model}, seen)
     assert (words in found) if words else not found
 
 

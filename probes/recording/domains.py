@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import host
+from xtrace.probes.host import xen_tools
 from xtrace.probes.host.xenstore import Xenstore, open_xenstore
 
 
@@ -26,7 +26,7 @@ class Domains:
 
     def start(self) -> None:
         """Take those that are there."""
-        self._take(host.domain_facts(), "start")
+        self._take(xen_tools.domain_facts(), "start")
         with self._tolerant():
             self._store = self._stack.enter_context(open_xenstore())
 
@@ -38,13 +38,13 @@ class Domains:
         with self._tolerant():
             present = set(self._store.domains())
             for domain in sorted(present - set(self.rows)):
-                row = host.store_facts(self._store, domain)
+                row = xen_tools.store_facts(self._store, domain)
                 self.rows[domain] = {**row, "seen": {"from": monotonic_ns, "to": None}}
                 lines.append({"kind": "domain", "monotonic_ns": monotonic_ns, "came": domain, **row})
             for domain, row in self.rows.items():
                 if domain in present and row.get("name") is None:
                     # It was there before its name was.
-                    row.update(host.store_facts(self._store, domain))
+                    row.update(xen_tools.store_facts(self._store, domain))
                 if domain not in present and row["seen"]["to"] is None:
                     row["seen"]["to"] = monotonic_ns
                     lines.append({"kind": "domain", "monotonic_ns": monotonic_ns, "went": domain})
@@ -53,7 +53,7 @@ class Domains:
     def stop(self) -> None:
         """Take those that are there at the end; may be called twice."""
         if self._store is not None:
-            self._take(host.domain_facts(), "end")
+            self._take(xen_tools.domain_facts(), "end")
         self.close()
 
     def close(self) -> None:

@@ -1,0 +1,30 @@
+"""Xen's trace buffers, which a child asks for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from xtrace.probes.errors import TraceError
+from xtrace.probes.host import trace_buffers
+
+
+@pytest.mark.parametrize(
+    ("answer", "sized"), [("200", True), ("0", False), ("-9", True), ("38", None), ("201", None)]
+)
+def test_buffers_that_are_asked_for_by_a_child(
+    answer: str, sized: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> int:
+        if int(answer) < 0:
+            os.kill(os.getpid(), -int(answer))
+        return int(answer)
+
+    monkeypatch.setattr(trace_buffers, "_load", lambda: None)
+    monkeypatch.setattr(trace_buffers, "_ask_size", ask)
+    if sized is None:
+        with pytest.raises(TraceError, match=r"no trace buffer .* Function not implemented|cannot be asked"):
+            trace_buffers.is_sized()
+    else:
+        assert trace_buffers.is_sized() is sized
