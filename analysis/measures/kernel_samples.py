@@ -24,7 +24,6 @@ U64 = npt.NDArray[np.uint64]
 MOST_LINES = 1000
 OUTSIDE = "(not in the image)"
 
-
 _BIASED_TO = {
     RipSource.TRAP: "where the guest traps",
     RipSource.PAGE_FAULT: "where the guest faults",
