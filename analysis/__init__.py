@@ -1,33 +1,69 @@
-"""The questions: records in, data frames out."""
+"""The questions: traces in, data frames out.
+
+The names in ``__all__`` are public; the modules that they come from are not.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from xtrace.lazy import exported
 
 if TYPE_CHECKING:
-    from xtrace.analysis.machine.machine import Machine
-    from xtrace.analysis.machine.metrics import Metric
-    from xtrace.analysis.partial.partial import Partial, merge, partial_of
-    from xtrace.analysis.report.build import Report, Selection, build
+    from xtrace.analysis.comparison.compare import Diff, diff
+    from xtrace.analysis.loading.summaries import analyse
+    from xtrace.analysis.partial.summary_file import Summary, merge, read_summary, write_summary
+    from xtrace.analysis.report.build import Report, Selection, build_report
+    from xtrace.analysis.report.request import (
+        Answer,
+        GuestCounters,
+        GuestImage,
+        ReportRequest,
+        RequestError,
+        UnfencedCapture,
+        make_report,
+    )
 
-__all__ = ["Machine", "Metric", "Partial", "Report", "Selection", "build", "merge", "partial_of"]
+__all__ = [
+    "Answer",
+    "Diff",
+    "GuestCounters",
+    "GuestImage",
+    "Report",
+    "ReportRequest",
+    "RequestError",
+    "Selection",
+    "Summary",
+    "UnfencedCapture",
+    "analyse",
+    "build_report",
+    "diff",
+    "make_report",
+    "merge",
+    "read_summary",
+    "write_summary",
+]
 
-_HOMES = {
-    "Machine": "machine",
-    "Metric": "metrics",
-    "Partial": "partial",
-    "Report": "report",
-    "Selection": "report",
-    "build": "report",
-    "merge": "partial",
-    "partial_of": "partial",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs numba or pandas when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(name)
-    from importlib import import_module
-
-    return getattr(import_module(f"xtrace.analysis.{_HOMES[name]}"), name)
+#: They need numba or pandas.
+__getattr__ = exported(
+    __name__,
+    {
+        "Answer": "report.request",
+        "Diff": "comparison.compare",
+        "GuestCounters": "report.request",
+        "GuestImage": "report.request",
+        "Report": "report.build",
+        "ReportRequest": "report.request",
+        "RequestError": "report.request",
+        "Selection": "report.build",
+        "Summary": "partial.summary_file",
+        "UnfencedCapture": "report.request",
+        "analyse": "loading.summaries",
+        "build_report": "report.build",
+        "diff": "comparison.compare",
+        "make_report": "report.request",
+        "merge": "partial.summary_file",
+        "read_summary": "partial.summary_file",
+        "write_summary": "partial.summary_file",
+    },
+)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from builders.captures import hosts, woken  # noqa: E402
 from builders.partials import partial  # noqa: E402
 from builders.wakes import TSC_HZ, wakes  # noqa: E402
-from xtrace.analysis.diff.compare import compare  # noqa: E402
-from xtrace.analysis.diff.figures import FIGURES, Measured  # noqa: E402
-from xtrace.analysis.partial.summary_file import Summary, write  # noqa: E402
+from xtrace.analysis.comparison.compare import compare  # noqa: E402
+from xtrace.analysis.comparison.figures import FIGURES, Measured  # noqa: E402
+from xtrace.analysis.partial.summary_file import Summary, write_summary  # noqa: E402
 from xtrace.analysis.partial.summary_head import Origin  # noqa: E402
 
 P50 = "wake_to_running_p50"
@@ -82,7 +82,7 @@ def timed(captures: int) -> None:
             (Path(folder) / group).mkdir()
             for number in range(captures):
                 summary = Summary(partial(wakes(first + number)), Origin(str(number), TSC_HZ, "told"))
-                write(summary, Path(folder) / group / f"{number}.summary")
+                write_summary(summary, Path(folder) / group / f"{number}.summary")
         arguments: Sequence[str] = [sys.executable, "-c", COMMAND, "diff", "old", "new"]
         times = []
         for _ in range(5):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.comparison.rank_test import shift
 from xtrace.analysis.cost.domain_facts import domain_facts
-from xtrace.analysis.diff.rank_test import shift
 from xtrace.analysis.machine.metrics import Metric
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures

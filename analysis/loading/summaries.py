@@ -16,6 +16,7 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
+    from xtrace.analysis.machine.collected import Collected
     from xtrace.analysis.partial.dom0_frames import Dom0Frames
     from xtrace.analysis.partial.summary_file import Summary
 
@@ -53,7 +54,6 @@ class Loading:
             }
         self._raw = [path for path, place in self._stored.items() if place is None]
         self._origins = {path: origin_of(path, window=window) for path in self._raw}
-        self._windowed = bool(window)
         self._jobs = reading.start([_trace_of(path) for path in self._raw]) if self._raw else []
 
     def result(self) -> list[Summary]:
@@ -62,18 +62,16 @@ class Loading:
         Raises:
             OSError, TraceError: a file cannot be read.
         """
-        from xtrace.analysis.partial import summary_file as summaries
-        from xtrace.analysis.partial.partial import partial_of
+        from xtrace.analysis.partial.summary_file import read_summary
 
-        made = {path: summaries.read(place) for path, place in self._stored.items() if place is not None}
+        made = {path: read_summary(place) for path, place in self._stored.items() if place is not None}
         for first, job in enumerate(self._jobs):
             try:
                 found = job.result()
             except ChildEndedError as error:
                 raise TraceError(f"the process that reads the trace {error}") from None
             for path, collected in zip(self._raw[first :: len(self._jobs)], found, strict=True):
-                dom0 = None if self._windowed else _dom0_of(path)
-                made[path] = summaries.Summary(partial_of(collected, dom0), self._origins[path])
+                made[path] = _summary(path, collected, self._origins[path])
         if self._keeping:
             _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
         return [made[path] for path in self._paths]
@@ -82,6 +80,30 @@ class Loading:
         """End the children that still read."""
         for job in self._jobs:
             job.stop()
+
+
+def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
+    """Read a trace or a capture, in this process, and return what it comes to.
+
+    Args:
+        path: any trace, as it is or compressed; a capture NAME.xtrace; ``-`` for standard input.
+        strict: stop at the first damage.
+
+    Raises:
+        OSError, TraceError: it cannot be read.
+    """
+    from xtrace.analysis.machine.one_pass import collect
+
+    trace = Path(path)
+    origin = origin_of(trace)
+    return _summary(trace, collect(_trace_of(trace), strict=strict), origin)
+
+
+def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:
+    from xtrace.analysis.partial.partial import partial_of
+    from xtrace.analysis.partial.summary_file import Summary
+
+    return Summary(partial_of(collected, None if origin.window else _dom0_of(path)), origin)
 
 
 def origin_of(trace: Path, *, window: str = "") -> Origin:
@@ -125,13 +147,13 @@ def _dom0_of(path: Path) -> Dom0Frames | None:
 
 def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
     """Write each summary beside its trace; say what came of it, for a folder may not be ours to write in."""
-    from xtrace.analysis.partial.summary_file import write
+    from xtrace.analysis.partial.summary_file import write_summary
 
     places = []
     for trace, summary in made.items():
         path = beside(trace)
         try:
-            write(summary, path)
+            write_summary(summary, path)
         except OSError as error:
             tell(f"the summary is not kept: {path}: {error.strerror}")
             return

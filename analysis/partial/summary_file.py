@@ -28,7 +28,8 @@ import pandas as pd
 
 from xtrace.analysis.machine.collected import Collected, TallyColumns
 from xtrace.analysis.machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
-from xtrace.analysis.partial.partial import Partial, merge, partial_of
+from xtrace.analysis.partial.partial import Partial, partial_of
+from xtrace.analysis.partial.partial import merge as merge_partials
 from xtrace.analysis.partial.summary_head import (
     BROKEN,
     HEAD,
@@ -76,7 +77,7 @@ class Summary:
     origin: Origin
 
 
-def combined(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: str = "") -> Summary:
+def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: str = "") -> Summary:
     """Return the summary of all traces together.
 
     Args:
@@ -85,7 +86,7 @@ def combined(summaries: Sequence[Summary], *, hz: float | None = None, hz_source
     Raises:
         ValueError: there is none.
     """
-    partial = merge(summary.partial for summary in summaries)
+    partial = merge_partials(summary.partial for summary in summaries)
     first = summaries[0].origin
     if len(summaries) > 1:
         first = replace(
@@ -100,7 +101,7 @@ def combined(summaries: Sequence[Summary], *, hz: float | None = None, hz_source
     return Summary(partial, replace(first, tsc_hz=hz, tsc_hz_source=hz_source) if hz else first)
 
 
-def write(summary: Summary, path: Path) -> None:
+def write_summary(summary: Summary, path: Path) -> None:
     """Write a summary to ``path``, whole or not at all.
 
     Raises:
@@ -121,7 +122,7 @@ def write(summary: Summary, path: Path) -> None:
         raise
 
 
-def read(path: str | os.PathLike[str]) -> Summary:
+def read_summary(path: str | os.PathLike[str]) -> Summary:
     """Return the summary at ``path``.
 
     Raises:

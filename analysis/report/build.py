@@ -25,6 +25,7 @@ from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
+    from xtrace.analysis.partial.summary_file import Summary
 
 SCHEMA_VERSION = 1
 
@@ -93,6 +94,36 @@ class Report:
     fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     described: Mapping[str, Table[Any]] = field(
         default_factory=lambda: {table.name: table for table in TABLES}
+    )
+
+
+def build_report(
+    summary: Summary,
+    *,
+    versions: VersionRange | None = None,
+    selection: Selection | None = None,
+    kernels: Sequence[Kernel] = (),
+    costs: CostInputs | None = None,
+) -> Report:
+    """Make the report of what one or several traces come to.
+
+    Args:
+        versions: range of Xen versions to decode by; else the records tell.
+        selection: what to include; everything unless given.
+        kernels: the images that domains run, to look up samples in.
+        costs: what to work the fences' cost out from; None leaves it out.
+    """
+    origin = summary.origin
+    return build(
+        summary.partial,
+        hz=origin.tsc_hz,
+        hz_source=origin.tsc_hz_source,
+        versions=versions,
+        emulated=origin.emulated,
+        selection=selection,
+        kernels=kernels,
+        costs=costs,
+        domains=origin.domains,
     )
 
 

@@ -117,7 +117,7 @@ class Answer:
     summary: Summary
 
 
-def answer(
+def make_report(
     request: ReportRequest,
     *,
     tell: Callable[[str], None] = lambda line: None,
@@ -142,30 +142,20 @@ def answer(
     loading = Loading(request.paths, reading, window=window)
     try:
         # While the children read, load what makes the tables.
-        from xtrace.analysis.partial.summary_file import combined
-        from xtrace.analysis.report.build import Selection, build
+        from xtrace.analysis.partial.summary_file import merge
+        from xtrace.analysis.report.build import Selection, build_report
 
         selection = Selection(request.sections, request.domains, request.vcpus, request.tables)
         _known_sections(request.sections)
         kernels = _kernels(request)
-        whole = combined(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
+        whole = merge(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
         costs = _costs(request, kernels, calibration, counters, whole, progress)
     except BaseException:
         loading.stop()
         raise
-    made = build(
-        whole.partial,
-        hz=whole.origin.tsc_hz,
-        hz_source=whole.origin.tsc_hz_source,
-        versions=request.versions,
-        emulated=whole.origin.emulated,
-        selection=selection,
-        kernels=kernels,
-        costs=costs,
-        domains=whole.origin.domains,
-    )
+    made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
 
@@ -271,7 +261,7 @@ def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Mea
     if not request.unfenced:
         return {}
     from xtrace.analysis.cost.paired_captures import measures_of
-    from xtrace.analysis.partial.summary_file import combined
+    from xtrace.analysis.partial.summary_file import merge
 
     read: dict[Path, Measures] = {}
     for given in request.unfenced:
@@ -279,7 +269,7 @@ def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Mea
             continue
         loading = Loading([given.path], Reading(request.strict, progress=progress))
         try:
-            whole = combined(loading.result())
+            whole = merge(loading.result())
         except BaseException:
             loading.stop()
             raise

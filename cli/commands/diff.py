@@ -18,8 +18,8 @@ from xtrace.probes.capture.layout import is_capture
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
-    from xtrace.analysis.diff.compare import Change, Diff
-    from xtrace.analysis.diff.figures import Figure
+    from xtrace.analysis.comparison.compare import Change, Diff
+    from xtrace.analysis.comparison.figures import Figure
 
 #: The exit code that --fail-above asks for.
 ROSE = 3
@@ -111,17 +111,18 @@ def diff(
     loading = Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell)
     try:
         # While the children read, load what compares.
-        from xtrace.analysis.diff.compare import compare, json_text
-        from xtrace.analysis.diff.figures import measure
+        from xtrace.analysis.comparison.compare import diff as compare
+        from xtrace.analysis.comparison.compare import json_text
 
         figures = _figures(metric or (), [name for name, _ in gates], every=every)
-        measured = [measure(summary, cpu_hz) for summary in loading.result()]
+        summaries = loading.result()
     except BaseException:
         loading.stop()
         raise
     found = compare(
-        measured[: len(old)],
-        measured[len(old) :],
+        summaries[: len(old)],
+        summaries[len(old) :],
+        hz=cpu_hz,
         figures=figures,
         domains=[_label(text) for text in domain or ()],
         renamed=dict(_pair(text) for text in renamed or ()),
@@ -192,7 +193,7 @@ def _is_one(path: Path, others: Sequence[Path]) -> bool:
 
 
 def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> list[Figure]:
-    from xtrace.analysis.diff.figures import BY_NAME, FIGURES
+    from xtrace.analysis.comparison.figures import BY_NAME, FIGURES
 
     for names, option in ((wanted, "--metric"), (gated, "--fail-above")):
         if unknown := [name for name in names if name not in BY_NAME]:

@@ -103,7 +103,9 @@ def report(
     summary: Annotated[
         Path | None,
         typer.Option(
-            readable=False, metavar="FILE", help="Write a summary, which report and diff read like a trace."
+            readable=False,
+            metavar="FILE",
+            help="Write a summary, which report and diff read like a trace.",
         ),
     ] = None,
 ) -> None:
@@ -111,7 +113,7 @@ def report(
 
     Every figure is marked by how it is known: = exact, < bounded, ~ inferred, * modelled.
     """
-    from xtrace.analysis.report.request import ReportRequest, RequestError, answer
+    from xtrace.analysis.report.request import ReportRequest, RequestError, make_report
 
     on_terminal = not (json or csv or parquet)
     request = ReportRequest(
@@ -132,13 +134,13 @@ def report(
         strict=strict,
     )
     try:
-        found = answer(request, tell=tell, progress=bar)
+        found = make_report(request, tell=tell, progress=bar)
     except RequestError as error:
         raise typer.BadParameter(str(error), param_hint=_OPTIONS[error.field]) from None
     if summary is not None:
-        from xtrace.analysis.partial.summary_file import write
+        from xtrace.analysis.partial.summary_file import write_summary
 
-        write(found.summary, summary)
+        write_summary(found.summary, summary)
         tell(f"the summary is in {summary}")
     _export(found.report, csv, parquet)
     if json:

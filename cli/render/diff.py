@@ -12,8 +12,8 @@ from xtrace.cli.render.cost import share_text
 from xtrace.cli.render.terminal import LEGEND, WIDTH, Put, safe, scaled, shortened, time_text
 
 if TYPE_CHECKING:
-    from xtrace.analysis.diff.compare import Change, Diff
-    from xtrace.analysis.diff.figures import Measured, Unit
+    from xtrace.analysis.comparison.compare import Change, Diff
+    from xtrace.analysis.comparison.figures import Measured, Unit
 
 _LABEL = 9
 _NAMES = 3
@@ -26,7 +26,7 @@ _LEAST_P = 0.0001
 
 def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     """Print a comparison, its rows in the order of ``rows``."""
-    from xtrace.analysis.diff.rank_test import ALPHA
+    from xtrace.analysis.comparison.rank_test import ALPHA
 
     for label, captures in (("old", diff.old), ("new", diff.new)):
         put(shortened(f"{label:<{_LABEL}}{_names(captures)}", WIDTH), bold=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from builders.host import simulate
 from builders.partials import partial
 from builders.wakes import TSC_HZ, wakes
-from xtrace.analysis.diff.figures import Measured, measure
+from xtrace.analysis.comparison.figures import Measured, measure
 from xtrace.analysis.partial.summary_file import Summary
 from xtrace.analysis.partial.summary_head import Origin
 

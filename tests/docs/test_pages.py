@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
 import re
 from pathlib import Path
+from types import ModuleType
 
+import pytest
+
+from xtrace import analysis, probes, samples, symbols
+from xtrace.analysis import analyse, build_report
 from xtrace.analysis.report import schema
 
 ROOT = Path(__file__).parents[2]
@@ -32,16 +38,34 @@ def test_library_page_runs_and_prints_what_it_says() -> None:
     assert compared >= 7
 
 
+def test_library_page_uses_public_names_alone() -> None:
+    page = (ROOT / "docs" / "library.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    used = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("xtrace")
+        for alias in node.names
+    ]
+    public = {(package.__name__, name) for package in (analysis, probes, symbols) for name in package.__all__}
+    assert set(used) - public == {("xtrace", "samples")}
+    assert len(used) >= 12
+
+
+@pytest.mark.parametrize("package", [analysis, probes, symbols], ids=lambda package: package.__name__)
+def test_each_public_name_is_there_with_a_docstring(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
 def test_schema_page_is_what_the_tables_say() -> None:
     assert (ROOT / "docs" / "report-schema.md").read_text() == schema.markdown()
 
 
 def test_every_trace_key_is_described() -> None:
-    from xtrace import samples
-    from xtrace.analysis import build, partial_of
-    from xtrace.analysis.machine.one_pass import collect
-
-    report = build(partial_of(collect(samples.path())))
+    report = build_report(analyse(samples.path()))
     assert set(report.trace) == set(schema.TRACE_KEYS)
 
 

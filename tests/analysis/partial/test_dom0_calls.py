@@ -20,7 +20,7 @@ from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import dom0_frames
 from xtrace.analysis.partial.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
 from xtrace.analysis.partial.partial import Partial, merge, partial_of
-from xtrace.analysis.partial.summary_file import Summary, _nothing, read, write
+from xtrace.analysis.partial.summary_file import Summary, _nothing, read_summary, write_summary
 from xtrace.analysis.partial.summary_head import Origin
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.functions import ROLES
@@ -224,8 +224,8 @@ def test_a_function_that_compilers_inline_bounds_no_upcalls() -> None:
 
 
 def test_a_summary_keeps_them(tmp_path: Path) -> None:
-    write(Summary(partial(FIRST), Origin("a")), tmp_path / "a.summary")
-    kept = read(tmp_path / "a.summary").partial
+    write_summary(Summary(partial(FIRST), Origin("a")), tmp_path / "a.summary")
+    kept = read_summary(tmp_path / "a.summary").partial
     assert kept.dom0_calls.to_numpy().tolist() == [list(row) for row in FIRST]
     assert list(kept.dom0_calls.columns) == list(COLUMNS)
     assert merge([kept, kept]).dom0_calls["count"].tolist() == [200, 14]

@@ -18,10 +18,11 @@ import pytest
 
 from builders.hosts import HOSTS
 from builders.partials import partial
-from xtrace.analysis.diff.figures import measure
+from xtrace.analysis.comparison.figures import measure
 from xtrace.analysis.partial import summary_head
-from xtrace.analysis.partial.partial import Partial, merge
-from xtrace.analysis.partial.summary_file import Summary, combined, read, write
+from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.partial.partial import merge as merge_partials
+from xtrace.analysis.partial.summary_file import Summary, merge, read_summary, write_summary
 from xtrace.analysis.partial.summary_head import HEAD, Origin, beside, files_of, is_summary, kept
 from xtrace.analysis.report.build import build, json_text
 from xtrace.probes.errors import TraceError
@@ -58,9 +59,9 @@ def assert_same(one: Partial, other: Partial) -> None:
 
 def through_a_file(one: Partial, folder: Path, origin: Origin = ORIGIN) -> Summary:
     path = folder / "a.summary"
-    write(Summary(one, origin), path)
+    write_summary(Summary(one, origin), path)
     assert is_summary(path)
-    return read(path)
+    return read_summary(path)
 
 
 # --- round trip --------------------------------------------------------------------------------
@@ -74,9 +75,9 @@ def test_a_partial_comes_back_as_it_was(name: str, parts: dict[str, Partial], tm
 
 
 def test_merged_and_labelled_ones_come_back_too(parts: dict[str, Partial], tmp_path: Path) -> None:
-    merged = merge(parts.values())
+    merged = merge_partials(parts.values())
     assert_same(through_a_file(merged, tmp_path).partial, merged)
-    labelled = merge([parts["calm"].labelled("athens"), parts["damaged"].labelled("\0berne\n")])
+    labelled = merge_partials([parts["calm"].labelled("athens"), parts["damaged"].labelled("\0berne\n")])
     assert_same(through_a_file(labelled, tmp_path).partial, labelled)
 
 
@@ -89,7 +90,9 @@ def test_frames_and_columns_that_are_new_come_back(parts: dict[str, Partial], tm
     more = replace(calm, vcpus=extended)
     assert_same(through_a_file(more, tmp_path).partial, more)
     with pytest.raises(TypeError, match=r"vcpus\.bad"):
-        write(Summary(replace(calm, vcpus=calm.vcpus.assign(bad=None)), ORIGIN), tmp_path / "b.summary")
+        write_summary(
+            Summary(replace(calm, vcpus=calm.vcpus.assign(bad=None)), ORIGIN), tmp_path / "b.summary"
+        )
     assert not (tmp_path / "b.summary").exists()
 
 
@@ -97,24 +100,24 @@ def test_merging_summaries_is_merging_partials(parts: dict[str, Partial], tmp_pa
     found = []
     for name, part in parts.items():
         path = tmp_path / f"{name}.summary"
-        write(Summary(part, Origin(name)), path)
-        found.append(read(path))
-    together = combined(found)
-    assert_same(together.partial, merge(parts.values()))
-    assert json_text(build(together.partial)) == json_text(build(merge(parts.values())))
+        write_summary(Summary(part, Origin(name)), path)
+        found.append(read_summary(path))
+    together = merge(found)
+    assert_same(together.partial, merge_partials(parts.values()))
+    assert json_text(build(together.partial)) == json_text(build(merge_partials(parts.values())))
     assert together.origin == Origin("calm and 3 more")
 
 
 def test_the_same_summary_makes_the_same_bytes(parts: dict[str, Partial], tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for path in (one, other):
-        write(Summary(parts["calm"], ORIGIN), path)
+        write_summary(Summary(parts["calm"], ORIGIN), path)
     assert one.read_bytes() == other.read_bytes()
 
 
 def test_it_says_itself_what_it_holds(parts: dict[str, Partial], tmp_path: Path) -> None:
     path = tmp_path / "a.summary"
-    write(Summary(parts["calm"], ORIGIN), path)
+    write_summary(Summary(parts["calm"], ORIGIN), path)
     with zipfile.ZipFile(path) as archive:
         head = json.loads(archive.read(HEAD))
         counts = np.load(io.BytesIO(archive.read("tallies/count.npy")), allow_pickle=False)
@@ -131,36 +134,36 @@ def test_only_a_summary_is_overwritten(parts: dict[str, Partial], tmp_path: Path
     path = tmp_path / "precious"
     path.write_text("notes")
     with pytest.raises(TraceError, match="no summary"):
-        write(Summary(parts["calm"], ORIGIN), path)
+        write_summary(Summary(parts["calm"], ORIGIN), path)
     assert path.read_text() == "notes"
     path.unlink()
-    write(Summary(parts["calm"], ORIGIN), path)
-    write(Summary(parts["lossy"], ORIGIN), path)
-    assert_same(read(path).partial, parts["lossy"])
+    write_summary(Summary(parts["calm"], ORIGIN), path)
+    write_summary(Summary(parts["lossy"], ORIGIN), path)
+    assert_same(read_summary(path).partial, parts["lossy"])
     assert [each.name for each in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_link_is_replaced_and_not_followed(parts: dict[str, Partial], tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
-    write(Summary(parts["calm"], ORIGIN), target)
+    write_summary(Summary(parts["calm"], ORIGIN), target)
     link.symlink_to(target)
-    write(Summary(parts["lossy"], ORIGIN), link)
+    write_summary(Summary(parts["lossy"], ORIGIN), link)
     assert not link.is_symlink()
-    assert_same(read(target).partial, parts["calm"])
+    assert_same(read_summary(target).partial, parts["calm"])
 
 
 def test_a_kept_summary_is_of_the_trace_as_it_is(parts: dict[str, Partial], tmp_path: Path) -> None:
     trace = tmp_path / "t.bin"
     trace.write_bytes(b"1234")
     assert kept(trace) is None
-    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
     assert kept(trace) == beside(trace) == tmp_path / "t.bin.summary"
     os.utime(trace, ns=(1, 1))
     assert kept(trace) is None
-    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
     Path(f"{trace}.json").write_text("{}")
     assert kept(trace) is None, "a sidecar may tell another TSC rate"
-    write(Summary(parts["calm"], Origin("t.bin", window="1 s", files=files_of(trace))), beside(trace))
+    write_summary(Summary(parts["calm"], Origin("t.bin", window="1 s", files=files_of(trace))), beside(trace))
     assert kept(trace) is None, "it is of a part"
 
 
@@ -169,8 +172,8 @@ def test_a_kept_summary_of_another_version_is_not_used(
 ) -> None:
     trace = tmp_path / "t.bin"
     trace.write_bytes(b"1234")
-    write(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
-    monkeypatch.setattr(summary_head, "_version", lambda: "0.0.1")
+    write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
+    monkeypatch.setattr(summary_head, "__version__", "0.0.1")
     assert kept(trace) is None
     monkeypatch.undo()
     beside(trace).write_bytes(beside(trace).read_bytes()[:-50])
@@ -182,7 +185,7 @@ def test_a_folder_keeps_its_summary_inside(parts: dict[str, Partial], tmp_path: 
     (capture / "bpf").mkdir(parents=True)
     (capture / "xentrace.bin").write_bytes(b"1234")
     (capture / "bpf" / "x").write_bytes(b"5")
-    write(Summary(parts["calm"], Origin("a", files=files_of(capture))), beside(capture))
+    write_summary(Summary(parts["calm"], Origin("a", files=files_of(capture))), beside(capture))
     assert kept(capture) == capture / "summary"
     (capture / "bpf" / "x").write_bytes(b"56")
     assert kept(capture) is None
@@ -197,7 +200,7 @@ Members = dict[str, bytes]
 @pytest.fixture(scope="module")
 def members(parts: dict[str, Partial], tmp_path_factory: pytest.TempPathFactory) -> Members:
     path = tmp_path_factory.mktemp("sound") / "a.summary"
-    write(Summary(parts["damaged"], ORIGIN), path)
+    write_summary(Summary(parts["damaged"], ORIGIN), path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -284,7 +287,7 @@ BAD: dict[str, Callable[[Members], Members]] = {
 def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) -> None:
     path = packed(BAD[kind](members), tmp_path / "bad.summary")
     with pytest.raises(TraceError) as raised:
-        read(path)
+        read_summary(path)
     said = str(raised.value)
     assert said.startswith(f"{path}: damaged summary: ")
     assert said.endswith("; make it again from its trace")
@@ -306,7 +309,7 @@ def test_another_version_says_so(
 ) -> None:
     path = packed(with_head(members, change), tmp_path / "other.summary")
     with pytest.raises(TraceError, match=rf"another version of xtrace \({said}\)"):
-        read(path)
+        read_summary(path)
 
 
 def test_a_bomb_is_told_by_its_size(
@@ -316,7 +319,7 @@ def test_a_bomb_is_told_by_its_size(
     assert path.stat().st_size < 1 << 19
     monkeypatch.setattr(summary_head, "_MAX_BYTES", 1 << 19)
     with pytest.raises(TraceError, match="more than"):
-        read(path)
+        read_summary(path)
 
 
 def test_bytes_that_change_are_noticed_or_harmless(members: Members, tmp_path: Path) -> None:
@@ -332,7 +335,7 @@ def test_bytes_that_change_are_noticed_or_harmless(members: Members, tmp_path: P
             del damaged[chance.randrange(len(damaged)) :]
         path.write_bytes(damaged)
         try:
-            read(path)
+            read_summary(path)
         except TraceError:
             refused += 1
     assert refused > 130
@@ -350,7 +353,7 @@ def test_numbers_that_make_no_sense_make_no_traceback(members: Members, tmp_path
             changed = with_column(changed, name, every(value))
         path = packed(changed, tmp_path / "senseless.summary")
         try:
-            found = read(path)
+            found = read_summary(path)
         except TraceError:
             continue
         passed += 1

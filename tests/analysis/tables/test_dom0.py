@@ -14,7 +14,7 @@ from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.partial import dom0_frames
 from xtrace.analysis.partial.histogram import QUANTILE_ERROR_RATIO
 from xtrace.analysis.partial.partial import Partial, merge, partial_of
-from xtrace.analysis.partial.summary_file import Summary, _nothing, read, write
+from xtrace.analysis.partial.summary_file import Summary, _nothing, read_summary, write_summary
 from xtrace.analysis.partial.summary_head import Origin
 from xtrace.analysis.tables import activity, dom0
 from xtrace.probes.bpf import ctf_writer
@@ -135,8 +135,8 @@ def test_tables_of_nothing_are_empty_with_their_columns() -> None:
 
 def test_a_summary_keeps_them(tmp_path: Path) -> None:
     partial = _partial(_capture(tmp_path / "a", _VALUES))
-    write(Summary(partial, Origin("a")), tmp_path / "a.summary")
-    kept = read(tmp_path / "a.summary").partial
+    write_summary(Summary(partial, Origin("a")), tmp_path / "a.summary")
+    kept = read_summary(tmp_path / "a.summary").partial
     for table in dom0.TABLES:
         before, after = table.of(_measures(partial)), table.of(_measures(kept))
         assert before.to_json() == after.to_json(), table.name

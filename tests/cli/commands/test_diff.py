@@ -18,7 +18,7 @@ from builders.partials import partial
 from builders.patience import without_patience
 from builders.wakes import TSC_HZ, wakes
 from xtrace import samples
-from xtrace.analysis.partial.summary_file import Summary, read, write
+from xtrace.analysis.partial.summary_file import Summary, read_summary, write_summary
 from xtrace.analysis.partial.summary_head import Origin
 from xtrace.cli.commands import diff as command_module
 from xtrace.cli.main import main
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(10):
             part = partial(wakes(first + number, count=150, wake_cycles=10_000 * factor))
             origin = Origin(f"{group}/{number}", TSC_HZ, "told")
-            write(Summary(part, origin), made / group / f"{number}.summary")
+            write_summary(Summary(part, origin), made / group / f"{number}.summary")
     return made
 
 
@@ -136,7 +136,9 @@ def test_sort_by_change_puts_what_changed_first(folder: Path) -> None:
 def test_names_from_strangers_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "x.summary"
     part = partial(wakes(1, count=40))
-    write(Summary(part, Origin(f"{ESCAPE}[2J\nname", TSC_HZ, "told", domains={1: f"{ESCAPE}]0;web\n"})), path)
+    write_summary(
+        Summary(part, Origin(f"{ESCAPE}[2J\nname", TSC_HZ, "told", domains={1: f"{ESCAPE}]0;web\n"})), path
+    )
     done = run_here(path, path, cwd=tmp_path)
     assert done.returncode == 0
     assert ESCAPE not in done.stdout
@@ -258,7 +260,7 @@ def test_a_report_writes_a_summary_and_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "s.summary"
     done = run("--summary", path, name="report")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"xtrace: the summary is in {path}\n")
-    assert read(path).origin.emulated
+    assert read_summary(path).origin.emulated
     whole, again = run("--json", name="report"), run("--json", path, name="report")
     assert json.loads(again.stdout) == json.loads(whole.stdout)
     both = json.loads(run("--json", path, samples.path(), name="report").stdout)
@@ -315,7 +317,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_every_figure_of_a_plain_run_is_described_on_the_page(folder: Path) -> None:
-    from xtrace.analysis.diff.figures import FIGURES
+    from xtrace.analysis.comparison.figures import FIGURES
 
     page = (Path(__file__).parents[3] / "docs" / "diff.md").read_text()
     assert all(f"`{figure.name}`" in page for figure in FIGURES)

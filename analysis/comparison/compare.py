@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from xtrace.analysis.diff.figures import FIGURES, HOST_LABEL, LOADS, Figure, Measured, Unit
-from xtrace.analysis.diff.rank_test import (
+from xtrace.analysis.comparison.figures import FIGURES, HOST_LABEL, LOADS, Figure, Measured, Unit, measure
+from xtrace.analysis.comparison.rank_test import (
     ALPHA,
     holm,
     least_p,
@@ -29,6 +29,7 @@ from xtrace.analysis.diff.rank_test import (
     runs_needed,
     shift,
 )
+from xtrace.analysis.partial.summary_file import Summary
 from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 1
@@ -119,6 +120,26 @@ class Diff:
     def can_tell(self, row: Change) -> bool:
         """Return whether a row has values enough to tell any change from chance."""
         return least_p(len(row.old), len(row.new)) * len(self.changes) < ALPHA
+
+
+def diff(
+    old: Sequence[Summary],
+    new: Sequence[Summary],
+    *,
+    hz: float | None = None,
+    figures: Collection[Figure] = FIGURES,
+    domains: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> Diff:
+    """Compare two groups of captures, as compare() does, from their summaries.
+
+    Args:
+        hz: cycles a second of the TSC, of all; else as each of them tells.
+    """
+    measured = [measure(summary, hz) for summary in (*old, *new)]
+    return compare(
+        measured[: len(old)], measured[len(old) :], figures=figures, domains=domains, renamed=renamed
+    )
 
 
 def compare(

@@ -14,9 +14,17 @@ from builders.captures import HOST_HZ, hosts, made_up, measured, woken
 from builders.host import simulate
 from builders.partials import collected
 from xtrace import samples
-from xtrace.analysis.diff.compare import Change, Diff, compare, json_text
-from xtrace.analysis.diff.figures import BY_NAME, FIGURES, HOST_LABEL, LOADS, Measured, labels_of, measure
-from xtrace.analysis.diff.rank_test import ALPHA
+from xtrace.analysis.comparison.compare import Change, Diff, compare, json_text
+from xtrace.analysis.comparison.figures import (
+    BY_NAME,
+    FIGURES,
+    HOST_LABEL,
+    LOADS,
+    Measured,
+    labels_of,
+    measure,
+)
+from xtrace.analysis.comparison.rank_test import ALPHA
 from xtrace.analysis.partial.partial import partial_of
 from xtrace.analysis.partial.summary_file import Summary
 from xtrace.analysis.partial.summary_head import Origin

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrace.analysis.diff import rank_test as module
-from xtrace.analysis.diff.rank_test import (
+from xtrace.analysis.comparison import rank_test as module
+from xtrace.analysis.comparison.rank_test import (
     ALPHA,
     EXACT_MOST,
     MISS,
