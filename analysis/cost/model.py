@@ -192,10 +192,8 @@ def _most_product(low_count: float, high_count: float, price: float) -> float:
 
 def _site_row(measures: Measures, cost: DomainCost, place: int, records: Mapping[str, int]) -> SiteRow:
     site, price, upcall = cost.paths.sites[place], cost.price, cost.paths.upcall
-    mine = [number == place for number in range(len(cost.paths.sites))]
-    alone = Executions(
-        cost.executions.low[place : place + 1], cost.executions.high[place : place + 1], [], [], ()
-    )
+    mine = slice(place, place + 1)
+    alone = Executions(cost.executions.low[mine], cost.executions.high[mine], [], [], ())
     low_count, high_count = float(alone.low[0]), float(alone.high[0])
     added = [np.nan] * len(COST_ENDS)
     total = [np.nan] * len(COST_ENDS)

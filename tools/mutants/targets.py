@@ -63,7 +63,7 @@ TARGETS = (
     ),
     Target(
         "analysis/cost/model.py",
-        (f"{_COST}/test_model.py", f"{_COST}/test_upcalls.py"),
+        (f"{_COST}/test_cost_rows.py", f"{_COST}/test_model.py", f"{_COST}/test_upcalls.py"),
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
