@@ -1,13 +1,13 @@
 """The model's cost beside what is measured without it: two captures, and samples of paused vCPUs.
 
 Rows of the table cost_estimates, where there is something to compare with: in an upcall, the difference of
-two captures (ab); of the running time, the share of samples at fences (samples).
+two captures (paired_captures); of the running time, the share of samples at fences (fence_samples).
 
 Known bias of the samples: xenctx sees a vCPU where it was paused, so mostly where it blocks; of these only
 those outside the hypercall page are taken for running ones.  What runs while dom0 does is seen more often.
 dom0's software clock comes with an upcall, so masked code is seen where it unmasks: in the hypercall that
 forces the callback, whose samples count as behind a fence, or at what an iret returns to, which do not.  In
-newer Linux that hypercall cannot be told from others.  Nor are samples without bias a bound (samples).
+newer Linux that hypercall cannot be told from others.  Nor are samples without bias a bound (fence_samples).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What do the fences of a guest's sites cost: executions times prices, as intervals.
 
 For each domain with an image: how often its sites executed (executions), what a fence adds to one
-execution (prices), what both come to (sums): per site, per upcall, over the trace, as share of
+execution (prices), what both come to (bounded_sums): per site, per upcall, over the trace, as share of
 the time that the domain ran and of an upcall's time; by parts, what a kernel without the removable
 fences saves apart from the rest.  An interval without an upper bound ends at the time that there was.
 """
