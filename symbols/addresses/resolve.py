@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.symbols.addresses.load_offset import LoadOffset, fit_load_offset
-from xtrace.symbols.dwarf.source_locations import Place, lines_of
+from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.image.image import Image
 
 __all__ = ["AddressResolver", "LoadOffset", "Partition", "Resolved", "fit_load_offset", "ranges_partition"]
@@ -123,7 +123,7 @@ class AddressResolver:
         """Return the name of each symbol that occurs; -1 has none."""
         return {index: self.image.symbols.name(index) for index in np.unique(symbols).tolist() if index >= 0}
 
-    def places(self, rips: Sequence[int], damage: list[str] | None = None) -> dict[int, Place]:
+    def places(self, rips: Sequence[int], damage: list[str] | None = None) -> dict[int, SourceLocation]:
         """Return file and line of the addresses that the image's DWARF knows; see lines_of.
 
         Args:

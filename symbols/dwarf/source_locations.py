@@ -22,7 +22,7 @@ from xtrace.symbols.dwarf.types import member_offsets
 from xtrace.symbols.dwarf.units import Die, Unit, Units
 from xtrace.symbols.image.image import Image
 
-__all__ = ["Frame", "Place", "lines_of", "member_offsets"]
+__all__ = ["Frame", "SourceLocation", "lines_of", "member_offsets"]
 
 _BUDGET = 8_000_000
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
@@ -38,7 +38,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """Where an address comes from.
 
     Attributes:
@@ -54,14 +54,16 @@ class Place:
     inline: tuple[Frame, ...] = ()
 
 
-def lines_of(image: Image, addresses: Sequence[int], damage: list[str] | None = None) -> dict[int, Place]:
+def lines_of(
+    image: Image, addresses: Sequence[int], damage: list[str] | None = None
+) -> dict[int, SourceLocation]:
     """Return the place of each address that the image's DWARF knows.
 
     Args:
         damage: takes, in a few words each, why addresses may lack a place or the functions inlined there.
     """
     notes = Notes(damage)
-    found: dict[int, Place] = {}
+    found: dict[int, SourceLocation] = {}
     wanted = sorted({int(address) for address in addresses if 0 <= address <= _LAST_ADDRESS})
     try:
         sections = debug_sections(image)
@@ -82,7 +84,7 @@ def lines_of(image: Image, addresses: Sequence[int], damage: list[str] | None = 
 
 
 def _find(
-    units: Units, covering: Coverage, addresses: list[int], found: dict[int, Place], notes: Notes
+    units: Units, covering: Coverage, addresses: list[int], found: dict[int, SourceLocation], notes: Notes
 ) -> None:
     for unit, group in candidates(units, covering, addresses, found):
         try:
@@ -96,13 +98,13 @@ def _note(offset: int, error: ValueError | IndexError) -> str:
     return f"unit at {offset:#x} of .debug_info: {what}"
 
 
-def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, Place]:
+def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, SourceLocation]:
     program = unit.top.integer(AT["stmt_list"])
     if program is None:
         return {}
     table = line_table(unit, program, addresses)
     places = {
-        address: Place(path, line)
+        address: SourceLocation(path, line)
         for address, (file, line) in table.rows.items()
         if (path := table.path(file))
     }
@@ -114,13 +116,15 @@ def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, Place]:
     return places
 
 
-def _framed(place: Place, functions: tuple[Die, ...], table: LineTable) -> Place:
+def _framed(place: SourceLocation, functions: tuple[Die, ...], table: LineTable) -> SourceLocation:
     """Return a place with its functions, given from the innermost out."""
     frames = [Frame(functions[0].name(), place.file, place.line)]
     for inlined, caller in itertools.pairwise(functions):
         file = table.path(inlined.integer(AT["call_file"]) or 0)
         frames.append(Frame(caller.name(), file, inlined.integer(AT["call_line"]) or 0))
-    return Place(place.file, place.line, frames[0].function, tuple(frames) if len(frames) > 1 else ())
+    return SourceLocation(
+        place.file, place.line, frames[0].function, tuple(frames) if len(frames) > 1 else ()
+    )
 
 
 def _functions(unit: Unit, addresses: list[int]) -> dict[int, tuple[Die, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from xtrace.symbols.dwarf.source_locations import Place, lines_of
+from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.errors import ImageError
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.flow.interpreter import Call, ExhaustedError, FunctionFlow, State, entry_state
@@ -101,7 +101,11 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
 
 
 def _judged(
-    code: Code, facts: ImageFacts, layout: Layout, found: dict[int, Touch], places: Mapping[int, Place]
+    code: Code,
+    facts: ImageFacts,
+    layout: Layout,
+    found: dict[int, Touch],
+    places: Mapping[int, SourceLocation],
 ) -> Iterator[Site]:
     """Yield the touches with what stands around them."""
     groups = list(_groups(found))
@@ -297,7 +301,7 @@ def _site(
     group: dict[int, Touch],
     around: Surroundings,
     fences: tuple[Fence, ...],
-    place: Place | None,
+    place: SourceLocation | None,
 ) -> Site:
     verdict, reason = site_verdict(fences)
     cpu = touch.spot.cpu
@@ -362,7 +366,7 @@ def _forced(code: Code, flows: Iterable[FunctionFlow]) -> dict[int, FunctionFlow
 
 
 def _forced_site(
-    code: Code, facts: ImageFacts, address: int, flow: FunctionFlow, place: Place | None
+    code: Code, facts: ImageFacts, address: int, flow: FunctionFlow, place: SourceLocation | None
 ) -> Site:
     insn = flow.insns[address]
     symbol, offset, aliases, section = _named(code, address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from xtrace.symbols.dwarf.source_locations import Place
+from xtrace.symbols.dwarf.source_locations import SourceLocation
 from xtrace.symbols.errors import shown
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.xen_facts import ImageFacts
@@ -132,7 +132,7 @@ class Site:
     verdict: Verdict
     reason: str
     hazards: tuple[Hazard, ...]
-    place: Place | None
+    place: SourceLocation | None
     patched: str
     masked: tuple[tuple[int, int], ...]
 

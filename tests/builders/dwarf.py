@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from xtrace.symbols.dwarf.source_locations import Place
+from xtrace.symbols.dwarf.source_locations import SourceLocation
 
 TIMEOUT_S = 60
 TEXT_ADDRESS = 0xFFFF_FFFF_8100_0000
@@ -168,7 +168,7 @@ def addr2line(path: Path, addresses: Iterable[int], *options: str) -> dict[int, 
     return found
 
 
-def frames(place: Place | None) -> Frames:
+def frames(place: SourceLocation | None) -> Frames:
     """Return a place as addr2line would say it."""
     if place is None or not place.line:
         return []

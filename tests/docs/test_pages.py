@@ -78,3 +78,17 @@ def test_readme_shows_the_real_report() -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme == refresh.refreshed(readme), "run: python docs/refresh.py"
     assert "d2v0" in readme
+
+
+def test_files_that_pages_name_are_there() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+    named = {
+        (page.name, path)
+        for page in pages
+        for path in re.findall(
+            r"(?<![\w/.-])((?:analysis|benchmarks|cli|docs|probes|symbols|tests|tools|xtrace)/[\w/.-]*\w)",
+            page.read_text(),
+        )
+    }
+    assert [item for item in sorted(named) if not (ROOT / item[1]).exists()] == []
+    assert len(named) > 60

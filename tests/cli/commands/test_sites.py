@@ -21,7 +21,7 @@ from builders.made_sites import BASE, FACTS, fence, site, table
 from xtrace.cli.main import main
 from xtrace.cli.render import sites
 from xtrace.cli.render.terminal import put
-from xtrace.symbols.dwarf.source_locations import Frame, Place
+from xtrace.symbols.dwarf.source_locations import Frame, SourceLocation
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.linux_patching import Patching
 from xtrace.symbols.listing.compare import compare
@@ -184,7 +184,9 @@ def test_two_images_show_what_changed(capsys: Capture) -> None:
 
 def test_one_site_whole(capsys: Capture) -> None:
     source = "arch/xen/hypervisor_machdep.c"
-    place = Place(source, 123, "unmask", (Frame("unmask", "cpu.h", 7), Frame("spllower", source, 120)))
+    place = SourceLocation(
+        source, 123, "unmask", (Frame("unmask", "cpu.h", 7), Frame("spllower", source, 120))
+    )
     found = site(
         fences=(fence(),),
         aliases=("_spllower",),
@@ -222,7 +224,7 @@ def test_no_name_of_an_image_is_obeyed_or_too_wide(capsys: Capture) -> None:
         text=name,
         origin=name,
         patched=name,
-        place=Place(name, 1, name, (Frame(name, name, 1),)),
+        place=SourceLocation(name, 1, name, (Frame(name, name, 1),)),
     )
     found = table(nasty, path=name, layout=(name,), damage=(name,))
     sites.print_head(put, found)

@@ -10,7 +10,7 @@ import pytest
 
 from builders.dwarf import compile_kernel, instructions
 from xtrace.symbols.dwarf import source_locations as dwarf
-from xtrace.symbols.dwarf.source_locations import Place, lines_of, member_offsets
+from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of, member_offsets
 from xtrace.symbols.errors import ImageError
 from xtrace.symbols.image.image import Image, Section, open_image
 
@@ -32,7 +32,7 @@ def debug_sections(image: Image) -> list[Section]:
     return [section for section in image.sections if section.name.startswith(".debug_") and section.size]
 
 
-def ask(path: Path, addresses: list[int]) -> tuple[dict[int, Place], list[str]]:
+def ask(path: Path, addresses: list[int]) -> tuple[dict[int, SourceLocation], list[str]]:
     damage: list[str] = []
     try:
         image = open_image(path)

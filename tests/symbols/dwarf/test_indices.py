@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builders.dwarf import run
-from xtrace.symbols.dwarf.source_locations import Frame, Place, lines_of, member_offsets
+from xtrace.symbols.dwarf.source_locations import Frame, SourceLocation, lines_of, member_offsets
 from xtrace.symbols.image.image import Image, open_image
 
 NAMES = ("unit.c", "/src", "outer", "inner", "vcpu_info", "evtchn_upcall_pending", "evtchn_upcall_mask")
@@ -139,11 +139,12 @@ def test_places_and_inlined_functions_by_index(image: Image) -> None:
     found = lines_of(image, range(0x0FFFFF, 0x10000A), damage)
     assert damage == []
     whole = {
-        0x100000 + offset: Place("/src/unit.c", 10 if offset < 2 else 20, "outer") for offset in range(8)
+        0x100000 + offset: SourceLocation("/src/unit.c", 10 if offset < 2 else 20, "outer")
+        for offset in range(8)
     }
     for offset in (2, 3, 5):
         chain = Frame("inner", "/src/unit.c", 20), Frame("outer", "/src/unit.c", 7)
-        whole[0x100000 + offset] = Place("/src/unit.c", 20, "inner", chain)
+        whole[0x100000 + offset] = SourceLocation("/src/unit.c", 20, "inner", chain)
     assert found == whole
 
 
@@ -161,7 +162,7 @@ def test_an_origin_that_is_its_own_leaves_the_line(tmp_path: Path) -> None:
     image = assemble(tmp_path, _INFO.replace(".long inner_die - unit", ".long inlined_die - unit"))
     damage: list[str] = []
     found = lines_of(image, [0x100001, 0x100002], damage)
-    assert found[0x100002] == Place("/src/unit.c", 20)
+    assert found[0x100002] == SourceLocation("/src/unit.c", 20)
     assert damage == ["unit at 0x0 of .debug_info: a chain of abstract origins without an end"]
 
 
@@ -174,5 +175,5 @@ def test_a_range_list_of_no_known_kind_leaves_the_line(tmp_path: Path) -> None:
     (tmp_path / "k").write_bytes(data)
     damage: list[str] = []
     found = lines_of(open_image(tmp_path / "k"), [0x100002], damage)
-    assert found == {0x100002: Place("/src/unit.c", 20)}
+    assert found == {0x100002: SourceLocation("/src/unit.c", 20)}
     assert damage == ["unit at 0x0 of .debug_info: a range list's entry of kind 9"]

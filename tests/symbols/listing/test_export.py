@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from builders.made_sites import BASE, fence, site, table
-from xtrace.symbols.dwarf.source_locations import Frame, Place
+from xtrace.symbols.dwarf.source_locations import Frame, SourceLocation
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.listing import export
 from xtrace.symbols.listing.compare import compare
 from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Site, Verdict
 
-PLACE = Place("xen/hypervisor.c", 123, "spllower", (Frame("unmask", "cpu.h", 7), Frame("spllower", "x.c", 9)))
+PLACE = SourceLocation(
+    "xen/hypervisor.c", 123, "spllower", (Frame("unmask", "cpu.h", 7), Frame("spllower", "x.c", 9))
+)
 FULL = site(
     "spllower",
     0x12,
