@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.checks import checks
-from xtrace.analysis.cost.cross_checks import estimates
+from xtrace.analysis.cost.cross_checks.estimates import estimates
 from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
 from xtrace.analysis.cost.domain_facts import domain_facts, pv_domains
 from xtrace.analysis.cost.executions import Executions

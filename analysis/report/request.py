@@ -260,7 +260,7 @@ def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Mea
     """Read the captures of unfenced kernels, each once, by the domain that they are compared with."""
     if not request.unfenced:
         return {}
-    from xtrace.analysis.cost.paired_captures import measures_of
+    from xtrace.analysis.cost.cross_checks.paired_captures import measures_of
     from xtrace.analysis.partial.summary_file import merge
 
     read: dict[Path, Measures] = {}

@@ -21,7 +21,7 @@ import found
 import numpy as np
 from program import GUEST_CPU, HOT_WORKS, MISS_WORKS, UNFENCED, XEN_CPU, Build, Loop, build, run
 
-from xtrace.analysis.cost.fence_samples import fence_share
+from xtrace.analysis.cost.cross_checks.fence_samples import fence_share
 from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.sites.execution_bounds import behind_fences

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli.commands.live_options import AsJson, CpuHz, InputFile, TracesHvm
+from xtrace.cli.options import AsJson, CpuHz, InputFile, TracesHvm
 
 
 def stat(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.commands.live_options import AsJson, CpuHz, InputFile, TracesHvm
+from xtrace.cli.options import AsJson, CpuHz, InputFile, TracesHvm
 
 if TYPE_CHECKING:
     from xtrace.cli.loading.live_feed import Watched

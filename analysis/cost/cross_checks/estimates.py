@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xtrace.analysis.cost.fence_samples import FenceShare, fence_share
+from xtrace.analysis.cost.cross_checks.fence_samples import FenceShare, fence_share
+from xtrace.analysis.cost.cross_checks.paired_captures import Difference, agreement, upcall_difference
 from xtrace.analysis.cost.inputs import CostKernel
-from xtrace.analysis.cost.paired_captures import Difference, agreement, upcall_difference
 from xtrace.analysis.cost.rows import DomainRow, EstimateRow, UpcallRow
 from xtrace.analysis.machine.metrics import RipSource
 from xtrace.analysis.measures.kernel_samples import KernelSamples

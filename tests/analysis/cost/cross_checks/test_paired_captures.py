@@ -14,16 +14,16 @@ from builders.made_costs import HZ, CostedKernel, calibration, fenced, paths_of,
 from builders.made_sites import FACTS
 from builders.partials import partial
 from builders.sampled import TEXT, MadeKernel
-from xtrace.analysis.cost.fence_samples import fence_share
-from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.inputs import CostInputs
-from xtrace.analysis.cost.paired_captures import (
+from xtrace.analysis.cost.cross_checks.fence_samples import fence_share
+from xtrace.analysis.cost.cross_checks.paired_captures import (
     Difference,
     agreement,
     measures_of,
     running_difference,
     upcall_difference,
 )
+from xtrace.analysis.cost.guest_counters import Rates
+from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.machine.metrics import Metric, RipSource
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.report.build import Selection, build

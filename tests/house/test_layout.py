@@ -1,0 +1,29 @@
+"""The folders stay small, and tests/ mirrors them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("analysis", "cli", "probes", "symbols")
+MOST_MODULES = 14
+#: One file a record class.
+EXEMPT = {Path("probes/catalog")}
+#: Sources of guests, not tests.
+DATA = {Path("tests/symbols/guests")}
+
+
+def folders(root: Path) -> set[Path]:
+    return {path.parent.relative_to(ROOT) for path in root.rglob("*.py")}
+
+
+def test_no_folder_has_more_modules_than_one_can_look_over() -> None:
+    inside = {path for package in PACKAGES for path in folders(ROOT / package)}
+    modules = {path: len([*(ROOT / path).glob("*.py")]) - 1 for path in inside - EXEMPT}
+    assert {path: count for path, count in modules.items() if count > MOST_MODULES} == {}
+    assert len(modules) > 30
+
+
+def test_tests_lie_in_folders_of_the_same_names() -> None:
+    tested = {path for package in PACKAGES for path in folders(ROOT / "tests" / package)} - DATA
+    assert [path for path in sorted(tested) if not (ROOT / path.relative_to("tests")).is_dir()] == []
