@@ -24,6 +24,7 @@ from xtrace.symbols.flow.values import STACK, Value
 from xtrace.symbols.image.image import Image, Section
 from xtrace.symbols.image.symbol_table import FUNC, GNU_IFUNC, LOCAL
 from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder
+from xtrace.symbols.xen_abi import HYPERCALL_NAME, HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES
 
 #: Longer functions are cut: no compiler makes them, a stranger's image may.
 _MOST_INSNS = 16_000
@@ -44,10 +45,6 @@ _MOST_CASES = 512
 _MOST_RESTARTS = 2000
 _ADDRESS = {32: (1 << 32) - 1, 64: (1 << 64) - 1}
 _COLD = ".cold"
-#: Linux since 2024: xen_hypercall_pv, __SCT__xen_hypercall; the number is in eax.
-_HYPERCALL_NAME = "xen_hypercall"
-_HYPERCALL_BYTES = 32
-_HYPERCALL_PAGE_BYTES = 4096
 _FENCES = frozenset(("lfence", "mfence", "sfence"))
 #: What stands before a function: a return, int3, nop, zeros, a jump.
 _BEFORE_A_START = (0xC3, 0xCC, 0x90, 0x00, 0xE9)
@@ -138,15 +135,15 @@ class Code:
     def hypercall(self, target: int) -> int | None:
         """Return the number of the hypercall that a call to ``target`` makes."""
         page = self.hypercall_page
-        if page is None or not page <= target < page + _HYPERCALL_PAGE_BYTES:
+        if page is None or not page <= target < page + HYPERCALL_PAGE_BYTES:
             return None
-        number, rest = divmod(target - page, _HYPERCALL_BYTES)
+        number, rest = divmod(target - page, HYPERCALL_ROOM_BYTES)
         return None if rest else number
 
     def hypercall_of(self, call: Call) -> int | None:
         """Return the number of the hypercall that a call makes: by its place in the page, or in eax."""
         number = self.hypercall(call.target)
-        if number is None and call.target >= 0 and _HYPERCALL_NAME in self.name(call.target):
+        if number is None and call.target >= 0 and HYPERCALL_NAME in self.name(call.target):
             return call.state.registers[RAX].constant
         return number
 
@@ -263,8 +260,8 @@ class Code:
 
     def _behind_padding(self, start: int, end: int) -> int:
         """Return the first address from ``start`` on that is neither padding nor the hypercall page."""
-        if self.hypercall_page is not None and 0 <= start - self.hypercall_page < _HYPERCALL_PAGE_BYTES:
-            start = self.hypercall_page + _HYPERCALL_PAGE_BYTES
+        if self.hypercall_page is not None and 0 <= start - self.hypercall_page < HYPERCALL_PAGE_BYTES:
+            start = self.hypercall_page + HYPERCALL_PAGE_BYTES
         for insn in self.run(start):
             if insn.address >= end or insn.mnemonic not in ("nop", "int3", "xchg", "data16"):
                 return min(insn.address, end)

@@ -19,15 +19,13 @@ import numpy.typing as npt
 from xtrace.symbols.flow.code import Code
 from xtrace.symbols.flow.interpreter import Budget, ExhaustedError
 from xtrace.symbols.x86.decode import Flow, Insn
+from xtrace.symbols.xen_abi import HYPERCALL_NAME, Hypercall
 
 F64 = npt.NDArray[np.float64]
 
-#: xen/include/public/xen.h.
-_IRET = 23
 _MOST_DEPTH = 60
 #: Nodes looked at, of all functions and rounds: real kernels' upcalls took a tenth of it at most.
 _MOST_STEPS = 400_000
-_HYPERCALL_NAME = "xen_hypercall"
 _ENDS = ("iret", "sysret", "sysexit")
 
 
@@ -162,7 +160,7 @@ class PathCounter:
         number = code.hypercall(entry)
         if number is not None:
             return self._hypercall(number)
-        if _HYPERCALL_NAME in code.name(entry):
+        if HYPERCALL_NAME in code.name(entry):
             return self._plain
         if code.section(entry) is None:
             self._note_all(f"a call of {entry:#x}, which is not in the image")
@@ -179,7 +177,7 @@ class PathCounter:
     def _hypercall(self, number: int) -> _Function:
         if number in self._never:
             return _Function(self._no_way, self._no_way)
-        if number == _IRET:
+        if number == Hypercall.IRET:
             return _Function(self._no_way, _Bounds(self._zero, self._zero))
         return self._plain
 

@@ -22,6 +22,7 @@ from xtrace.symbols.errors import shown
 from xtrace.symbols.image import headers
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.image.linux_patching import Patching, patching
+from xtrace.symbols.xen_abi import HYPERCALL_ROOM_BYTES, Hypercall
 
 _OWNER = b"Xen\0"
 #: XEN_ELFNOTE_*: names by number.
@@ -56,8 +57,6 @@ _CALLBACK_NAMES = (
     ("xen_callback", "xen_failsafe_callback", "sys_syscall"),
 )
 _KINDS = ("event", "failsafe", "syscall")
-_SET_CALLBACKS = 4
-_HYPERCALL_BYTES = 32
 #: The registers are loaded just before the call: three loads of at most ten bytes each.
 _LOOK_BACK_BYTES = 32
 _CALL_BYTES = 5
@@ -221,7 +220,9 @@ def _set_callbacks(image: Image, page: int | None) -> tuple[Callback, ...]:
     """Return the callbacks by the constants loaded before a direct call of set_callbacks."""
     if page is None:
         return ()
-    for address, before in islice(_calls(image, page + _SET_CALLBACKS * _HYPERCALL_BYTES), _MOST_CALLS):
+    for address, before in islice(
+        _calls(image, page + Hypercall.SET_CALLBACKS * HYPERCALL_ROOM_BYTES), _MOST_CALLS
+    ):
         found = []
         for kind, load in _LOADS[image.bits]:
             values = [_constant(match, address - len(before)) for match in load.finditer(before)]

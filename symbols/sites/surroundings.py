@@ -12,14 +12,12 @@ from xtrace.symbols.flow.walk import Paths, Step, Ways, backward, forward
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.x86.decode import RAX, RBX, RDI, READ, WRITE, Flow, Insn
+from xtrace.symbols.xen_abi import SCHEDOP_BLOCK, Hypercall
 
 #: How far a pending test, a locked access or a return may lie.
 _TEST_INSNS = 60
 _EXIT_INSNS = 160
 _RANGE_INSNS = 4000
-#: xen/include/public/xen.h and sched.h.
-_XEN_VERSION, _IRET, _SCHED_OP, _SCHED_OP_COMPAT = 17, 23, 29, 6
-_SCHEDOP_BLOCK = 1
 _ANSWER_INSNS = 12
 #: These order loads alone, or stores alone.
 _HALF_FENCES = ("lfence", "sfence")
@@ -212,7 +210,7 @@ def forces(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
         return False
     number = code.hypercall_of(call)
     if number is not None:
-        return number == _XEN_VERSION and not _answer_used(flow, call)
+        return number == Hypercall.XEN_VERSION and not _answer_used(flow, call)
     return _forces_inside(code, call.target, 0)
 
 
@@ -245,7 +243,7 @@ def _forces_inside(code: Code, target: int, depth: int) -> bool:
     for call in flow.calls.values():
         number = code.hypercall_of(call)
         if number is not None:
-            return number == _XEN_VERSION and not _answer_used(flow, call)
+            return number == Hypercall.XEN_VERSION and not _answer_used(flow, call)
         if call.target >= 0 and _forces_inside(code, call.target, depth + 1):
             return True
     return False
@@ -255,7 +253,10 @@ def exit_behind(code: Code, flow: FunctionFlow, touch: Touch) -> str:
     """Return what covers an unmask without a test: the iret or the block hypercall that it runs into."""
     for call in flow.calls.values():
         number = code.hypercall_of(call)
-        if number in (_SCHED_OP, _SCHED_OP_COMPAT) and _first_argument(code, call).constant == _SCHEDOP_BLOCK:
+        if (
+            number in (Hypercall.SCHED_OP, Hypercall.SCHED_OP_COMPAT)
+            and _first_argument(code, call).constant == SCHEDOP_BLOCK
+        ):
             ways = forward(
                 flow,
                 touch.address,
@@ -273,7 +274,7 @@ def exit_behind(code: Code, flow: FunctionFlow, touch: Touch) -> str:
             return f"{insn.mnemonic} at {insn.address:#x}"
         if insn.flow is Flow.RETURN:
             return ""
-        if insn.flow in (Flow.JUMP, Flow.CALL) and code.hypercall(insn.target) == _IRET:
+        if insn.flow in (Flow.JUMP, Flow.CALL) and code.hypercall(insn.target) == Hypercall.IRET:
             return f"HYPERVISOR_iret at {insn.address:#x} tests pending on the way out"
         address = insn.target if insn.flow is Flow.JUMP else insn.end
     return ""
