@@ -1,10 +1,9 @@
-"""The analysis' hot loops, compiled with numba: records in, intervals out, tallies of intervals.
+"""The state machines' hot loop, compiled with numba: records in, intervals out.
 
 ``run`` walks merged records through the state machines of pCPUs, vCPUs and
 domains and puts out intervals, each a row {metric << 48 | a, b, value, tsc of
-its end}.  ``tally`` adds intervals up by key, with a log-linear histogram of
-the values.  What the metrics mean is told in ``metrics``;
-``tests/oracle/machine.py`` is the slow twin.  ``_nrt=False``: see xtrace.probes.reader.loops.
+its end}.  First come the transitions, then what each kind of record does to the machines, then the
+loop.  What the metrics mean is told in ``metrics``; ``tests/oracle/machine.py`` is the slow twin.
 """
 
 from __future__ import annotations
@@ -27,14 +26,6 @@ from xtrace.analysis.machine.metrics import (
     S_WORDS,
     STATE_INIT,
     STATE_LOST,
-    SUB_BUCKETS,
-    T_B,
-    T_COUNT,
-    T_HISTOGRAM,
-    T_KEY,
-    T_MAX,
-    T_MIN,
-    T_SUM,
     VCPU_HVM,
     VCPU_PV,
     WAKE_CYCLES_MOST,
@@ -49,9 +40,7 @@ from xtrace.analysis.machine.metrics import (
     WakeCause,
 )
 from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
-from xtrace.probes.reader.loops import KEEP, load_lightly
-
-_loaded = load_lightly()
+from xtrace.probes.kept_loops import inlined_part, kept_loop, part
 
 _RUNNING = 0
 _RUNNABLE = 1
@@ -92,13 +81,11 @@ _I64 = nb.int64
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
 _I64_2D = nb.types.Array(nb.int64, 2, "C")
 _I32_1D = nb.types.Array(nb.int32, 1, "C")
-_I32_2D = nb.types.Array(nb.int32, 2, "C")
 _U32_1D = nb.types.Array(nb.uint32, 1, "C")
 _U16_1D = nb.types.Array(nb.uint16, 1, "C")
-_U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _put(glob, out, metric, a, b, value, tsc):
     row = glob[G.OUT]
     out[row, 0] = (metric << METRIC_SHIFT) | a
@@ -108,12 +95,12 @@ def _put(glob, out, metric, a, b, value, tsc):
     glob[G.OUT] = row + 1
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
     mask = len(vcpu_slots) - 1
@@ -144,7 +131,7 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     return index
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
@@ -176,7 +163,7 @@ def _update_domain(glob, domains, out, domain, tsc):
     domains[domain, D.SINCE] = max(tsc, since)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
     old = vcpus[vcpu, V.STATE]
@@ -219,7 +206,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         _update_domain(glob, domains, out, domain, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
     """Count a contradiction; the time of the state that cannot have been is lost time."""
     _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
@@ -229,7 +216,7 @@ def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.SINCE] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -254,7 +241,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the turn of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
@@ -268,7 +255,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     pcpus[pcpu, P.CURRENT] = -1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     """Let ``vcpu`` begin to run on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
@@ -314,7 +301,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     pcpus[pcpu, P.INFERRED] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
@@ -329,7 +316,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         vcpus[vcpu, V.ENTRY_TSC] = tsc
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
@@ -339,7 +326,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     pcpus[pcpu, P.PENDING] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
     """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
@@ -371,7 +358,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
     """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
@@ -384,7 +371,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.SEND_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
     key = vcpus[vcpu, V.KEY]
@@ -412,7 +399,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     """Note a record that a PV guest itself caused."""
     if vcpus[vcpu, V.FRESH] > 0:
@@ -429,14 +416,14 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _address(words, at, size):
     if size == 2:
         return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
     return np.int64(words[at])
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
     """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
     if nanoseconds <= 0 or cycles <= 0:
@@ -458,14 +445,14 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
     glob[G.PAIRS] = count + 1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _end_chain(glob, pcpus, pairs, pcpu):
     _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
     pcpus[pcpu, P.CHAIN_NS] = 0
     pcpus[pcpu, P.CHAIN_CYCLES] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
     """Compare a vCPU's stay on a pCPU with its last ones on others: no skew may put it on both at once.
 
@@ -501,7 +488,7 @@ def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
     vcpus[vcpu, V.RECENT] = seen + 1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
     """Follow the runs of a pCPU in its own records alone, whose order skew does not touch."""
     key = vcpus[vcpu, V.KEY]
@@ -522,7 +509,7 @@ def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
         _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _change_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
 ):
@@ -596,7 +583,7 @@ def _change_runstate(
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0:
@@ -619,7 +606,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
             _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
@@ -637,7 +624,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
 # --- records: what each kind of them does to the machines ----------------------------------
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
     """Take the first record of a pCPU that has a time: who runs there is not known yet."""
     pcpus[pcpu, P.SEEN] = 1
@@ -649,7 +636,7 @@ def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
         glob[G.FIRST_TSC] = tsc
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _expect_wake(pcpus, pcpu, cause, op, tsc):
     """Remember that the record at hand may wake a vCPU: the pCPU's next record tells."""
     pcpus[pcpu, P.CAUSE] = cause
@@ -657,7 +644,7 @@ def _expect_wake(pcpus, pcpu, cause, op, tsc):
     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
     """Return what would have caused a wake by this record, 0 where nothing that is known would.
 
@@ -673,18 +660,18 @@ def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
     return cause
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _current_key(pcpus, vcpus, pcpu):
     current = pcpus[pcpu, P.CURRENT]
     return vcpus[current, V.KEY] if current >= 0 else np.int64(_NOBODY)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _put_rip(glob, out, key, source, words, at, size, tsc):
     _put(glob, out, Metric.RIP, key | (source << 32), _address(words, at, size), 0, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _count_hypercall(glob, counts, out, vcpu, key, is_entry, op, tsc):
     """Count a hypercall or, with ``is_entry``, an entry of a multicall."""
     if op >= _DENSE_OPS:
@@ -696,7 +683,7 @@ def _count_hypercall(glob, counts, out, vcpu, key, is_entry, op, tsc):
         counts[vcpu, C_HYPERCALL + op] += glob[G.INSIDE]
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _command_of(meaning, words, first):
     """Return a hypercall's first argument, -1 where its record has none: two flag bits tell."""
     has_more = meaning[S_PARAM] & 1 and meaning[S_WORDS] > 1
@@ -705,7 +692,7 @@ def _command_of(meaning, words, first):
     return np.int64(-1)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, meaning, words, at, tsc):
     first = at + (meaning[S_PARAM] >> 8)
     op = np.int64(words[first]) & _OP_MASK
@@ -739,7 +726,7 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_pv_event(glob, counts, vcpus, out, vcpu, key, kind, meaning, words, at, tsc):
     """Take a PV guest's trap, page fault or emulated instruction."""
     counts[vcpu, C_PV_EVENT + (meaning[S_EVENT] & (_DENSE_PV_EVENTS - 1))] += glob[G.INSIDE]
@@ -760,7 +747,7 @@ def _take_pv_event(glob, counts, vcpus, out, vcpu, key, kind, meaning, words, at
         _put_rip(glob, out, key, RipSource.PTWR, words, at + (param >> 4), param & 15, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
     """Take a record of a PV guest's way into Xen."""
     if pcpus[pcpu, P.PENDING] > 0:
@@ -777,7 +764,7 @@ def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, ts
         _take_pv_event(glob, counts, vcpus, out, current, key, kind, meaning, words, at, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, kind, meaning, words, at, tsc
 ):
@@ -801,7 +788,7 @@ def _take_runstate(
     )
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_wake(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, cause, words, at, tsc
 ):
@@ -831,7 +818,7 @@ def _take_wake(
         pcpus[pcpu, P.PENDING] = i + 1
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, at):
     blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
@@ -841,7 +828,7 @@ def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, a
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
     """Take how long the last vCPU ran, in ns, for the estimate of the TSC rate.
 
@@ -861,14 +848,14 @@ def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
     pcpus[pcpu, P.CHAIN_TSC] = tsc
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _is_hvm(pcpus, vcpus, pcpu):
     """Tell whether a hardware guest's vCPU can run on the pCPU."""
     current = pcpus[pcpu, P.CURRENT]
     return current >= 0 and vcpus[current, V.TYPE] != VCPU_PV and vcpus[current, V.KEY] >> 16 != IDLE_DOMAIN
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
     if pcpus[pcpu, P.PENDING] > 0:
         _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
@@ -884,7 +871,7 @@ def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
     _put_rip(glob, out, key, RipSource.EXIT, words, at + 1, meaning[S_PARAM], tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_injection(glob, vcpus, out, vcpu, vector, tsc):
     key = vcpus[vcpu, V.KEY]
     _put(glob, out, Metric.INJECTION, key, vector, 0, tsc)
@@ -897,7 +884,7 @@ def _take_injection(glob, vcpus, out, vcpu, vector, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
     _put(glob, out, Metric.VMMCALL, key, op, 0, tsc)
     if op == _EVENT_CHANNEL_OP:
@@ -907,7 +894,7 @@ def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
     """Take what Xen does for a hardware guest between an exit and the entry, and the entry."""
     vcpu = pcpus[pcpu, P.CURRENT]
@@ -931,7 +918,7 @@ def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, t
         _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, np.int64(words[at]), tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
     """Take an interrupt that Xen has handled: the pCPU's wakes meanwhile are its work."""
     irq = np.int64(words[at])
@@ -957,7 +944,7 @@ def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
     pcpus[pcpu, P.PENDING] = kept
 
 
-@nb.njit(nogil=True, _nrt=False, forceinline=True)
+@inlined_part
 def _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc):
     if pcpus[pcpu, P.IDLE_TSC] > 0:
         cycles = tsc - pcpus[pcpu, P.IDLE_TSC]
@@ -967,7 +954,7 @@ def _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc):
         pcpus[pcpu, P.IDLE_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
     first_tsc = _address(words, at + 2, 2)
     if first_tsc < 0 or first_tsc > tsc:
@@ -979,16 +966,14 @@ def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
     _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
 
 
-@nb.njit(
+@kept_loop(
     _I64(
         _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
         _I64_2D,  # shapes: columns S_*
         _I64_1D, _I64_2D, _I64_2D, _I64_2D,  # glob, pcpus, vcpus, domains
         _I32_1D, _I32_1D,  # vcpu_slots, domain_slots
         _I64_2D, _I64_2D, _I64_2D,  # counts, pairs, out
-    ),
-    cache=KEEP,
-    nogil=True, _nrt=False,
+    )
 )  # fmt: skip
 def run(
     batch_tsc, batch_pcpu, batch_shape, batch_start, words, row,
@@ -1069,103 +1054,3 @@ def run(
         elif kind == Kind.LOST:
             _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc)
     return row
-
-
-# --- tallies: intervals added up by key ----------------------------------------------------
-
-
-@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=KEEP, nogil=True, _nrt=False, forceinline=True)
-def bucket_of(value):
-    """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
-    if value < SUB_BUCKETS:
-        return np.int64(0), value
-    exponent = (np.float64(value).view(np.int64) >> 52) - 1023
-    if value >> exponent == 0:
-        exponent -= 1  # the conversion to float rounded up to the next power of two
-    return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
-
-
-@nb.njit(nogil=True, _nrt=False)
-def _slot_for(slots, table, key, b):
-    mask = len(slots) - 1
-    mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
-    slot = (mixed ^ (mixed >> 29)) & mask
-    while slots[slot] >= 0:
-        row = slots[slot]
-        if table[row, T_KEY] == key and table[row, T_B] == b:
-            break
-        slot = (slot + 1) & mask
-    return slot
-
-
-@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=KEEP, nogil=True, _nrt=False)
-def rehash(slots, table, size):
-    """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
-    for row in range(size):
-        slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
-
-
-@nb.njit(
-    nb.types.UniTuple(_I64, 4)(
-        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
-    ),
-    cache=KEEP,
-    nogil=True,
-    _nrt=False,
-)
-def tally(
-    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
-):
-    """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
-
-    A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.
-
-    Returns:
-        (next row, tally rows, histogram rows, chunks in use).
-    """
-    while row < len(intervals):
-        if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
-            break
-        tsc = intervals[row, 3]
-        if tsc < from_tsc or tsc > to_tsc:
-            row += 1
-            continue
-        key = intervals[row, 0]
-        b = intervals[row, 1]
-        value = intervals[row, 2]
-        row += 1
-        slot = _slot_for(slots, table, key, b)
-        entry = np.int64(slots[slot])
-        if entry < 0:
-            entry = size
-            size += 1
-            slots[slot] = entry
-            table[entry, T_KEY] = key
-            table[entry, T_B] = b
-            table[entry, T_COUNT] = 0
-            table[entry, T_SUM] = 0
-            table[entry, T_MIN] = value
-            table[entry, T_MAX] = value
-            table[entry, T_HISTOGRAM] = -1
-        table[entry, T_COUNT] += 1
-        table[entry, T_SUM] += value
-        if key >> METRIC_SHIFT < FIRST_COUNT:
-            table[entry, T_MIN] = min(value, table[entry, T_MIN])
-            table[entry, T_MAX] = max(value, table[entry, T_MAX])
-            if value >= 0:
-                histogram = table[entry, T_HISTOGRAM]
-                if histogram < 0:
-                    histogram = histogram_size
-                    histogram_size += 1
-                    table[entry, T_HISTOGRAM] = histogram
-                octave, place = bucket_of(value)
-                chunk = np.int64(histograms[histogram, octave])
-                if chunk < 0:
-                    chunk = chunk_size
-                    chunk_size += 1
-                    histograms[histogram, octave] = chunk
-                buckets[chunk, place] += 1
-    return row, size, histogram_size, chunk_size
-
-
-_loaded()

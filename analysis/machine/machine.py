@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.machine import loops
+from xtrace.analysis.machine import loops, tally_loops
 from xtrace.analysis.machine.collected import TallyColumns
 from xtrace.analysis.machine.metrics import (
     C_COLUMNS,
@@ -272,7 +272,7 @@ class Tallies:
         """Add intervals, int64 [n, 4] as Machine.feed() gives them."""
         row = 0
         while row < len(intervals):
-            row, self._size, self._histogram_size, self._chunk_size = loops.tally(
+            row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
                 intervals, row, self._window[0], self._window[1], self._slots, self._table,
                 self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip
@@ -295,7 +295,7 @@ class Tallies:
                 return False
             self._table = np.concatenate((self._table, np.zeros_like(self._table)))
             self._slots = np.full(2 * len(self._slots), -1, np.int32)
-            loops.rehash(self._slots, self._table, self._size)
+            tally_loops.rehash(self._slots, self._table, self._size)
         if self._histogram_size == len(self._histograms):
             self._histograms = np.concatenate((self._histograms, np.full_like(self._histograms, -1)))
         if self._chunk_size == len(self._buckets):
