@@ -1,10 +1,9 @@
-"""The analysis' hot loops, compiled with numba: records in, intervals out, tallies of intervals.
+"""The state machines' hot loop, compiled with numba: records in, intervals out.
 
 ``run`` walks merged records through the state machines of pCPUs, vCPUs and
 domains and puts out intervals, each a row {metric << 48 | a, b, value, tsc of
-its end}.  ``tally`` adds intervals up by key, with a log-linear histogram of
-the values.  What the metrics mean is told in ``metrics``;
-``tests/oracle/machine.py`` is the slow twin.  ``_nrt=False``: see xtrace.probes.reader.loops.
+its end}.  First come the transitions, then what each kind of record does to the machines, then the
+loop.  What the metrics mean is told in ``metrics``; ``tests/oracle/machine.py`` is the slow twin.
 """
 
 from __future__ import annotations
@@ -27,14 +26,6 @@ from xtrace.analysis.machine.metrics import (
     S_WORDS,
     STATE_INIT,
     STATE_LOST,
-    SUB_BUCKETS,
-    T_B,
-    T_COUNT,
-    T_HISTOGRAM,
-    T_KEY,
-    T_MAX,
-    T_MIN,
-    T_SUM,
     VCPU_HVM,
     VCPU_PV,
     WAKE_CYCLES_MOST,
@@ -49,9 +40,7 @@ from xtrace.analysis.machine.metrics import (
     WakeCause,
 )
 from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
-from xtrace.probes.reader.loops import KEEP, load_lightly
-
-_loaded = load_lightly()
+from xtrace.probes.kept_loops import inlined_part, kept_loop, part
 
 _RUNNING = 0
 _RUNNABLE = 1
@@ -92,13 +81,11 @@ _I64 = nb.int64
 _I64_1D = nb.types.Array(nb.int64, 1, "C")
 _I64_2D = nb.types.Array(nb.int64, 2, "C")
 _I32_1D = nb.types.Array(nb.int32, 1, "C")
-_I32_2D = nb.types.Array(nb.int32, 2, "C")
 _U32_1D = nb.types.Array(nb.uint32, 1, "C")
 _U16_1D = nb.types.Array(nb.uint16, 1, "C")
-_U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@inlined_part
 def _put(glob, out, metric, a, b, value, tsc):
     row = glob[G.OUT]
     out[row, 0] = (metric << METRIC_SHIFT) | a
@@ -108,12 +95,12 @@ def _put(glob, out, metric, a, b, value, tsc):
     glob[G.OUT] = row + 1
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@inlined_part
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
     mask = len(vcpu_slots) - 1
@@ -144,7 +131,7 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     return index
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
@@ -176,7 +163,7 @@ def _update_domain(glob, domains, out, domain, tsc):
     domains[domain, D.SINCE] = max(tsc, since)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
     old = vcpus[vcpu, V.STATE]
@@ -219,7 +206,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         _update_domain(glob, domains, out, domain, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
     """Count a contradiction; the time of the state that cannot have been is lost time."""
     _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
@@ -229,7 +216,7 @@ def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.SINCE] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
     key = vcpus[vcpu, V.KEY]
@@ -254,7 +241,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the turn of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
@@ -268,7 +255,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     pcpus[pcpu, P.CURRENT] = -1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     """Let ``vcpu`` begin to run on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
@@ -314,7 +301,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     pcpus[pcpu, P.INFERRED] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
@@ -329,7 +316,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         vcpus[vcpu, V.ENTRY_TSC] = tsc
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     """Give up on the interrupt record that would explain the pCPU's last wakes."""
     for i in range(pcpus[pcpu, P.PENDING]):
@@ -339,7 +326,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
     pcpus[pcpu, P.PENDING] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
     """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
@@ -371,7 +358,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
     """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
@@ -384,7 +371,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
         vcpus[vcpu, V.SEND_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
     key = vcpus[vcpu, V.KEY]
@@ -412,7 +399,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     """Note a record that a PV guest itself caused."""
     if vcpus[vcpu, V.FRESH] > 0:
@@ -429,14 +416,14 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@inlined_part
 def _address(words, at, size):
     if size == 2:
         return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
     return np.int64(words[at])
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
     """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
     if nanoseconds <= 0 or cycles <= 0:
@@ -458,14 +445,14 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
     glob[G.PAIRS] = count + 1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _end_chain(glob, pcpus, pairs, pcpu):
     _note_pair(glob, pairs, pcpus[pcpu, P.CHAIN_NS], pcpus[pcpu, P.CHAIN_CYCLES], 0)
     pcpus[pcpu, P.CHAIN_NS] = 0
     pcpus[pcpu, P.CHAIN_CYCLES] = 0
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
     """Compare a vCPU's stay on a pCPU with its last ones on others: no skew may put it on both at once.
 
@@ -501,7 +488,7 @@ def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
     vcpus[vcpu, V.RECENT] = seen + 1
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
     """Follow the runs of a pCPU in its own records alone, whose order skew does not touch."""
     key = vcpus[vcpu, V.KEY]
@@ -522,7 +509,7 @@ def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
         _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _change_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, key, old, new, tsc
 ):
@@ -596,7 +583,7 @@ def _change_runstate(
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0:
@@ -619,7 +606,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
             _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
@@ -634,16 +621,359 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
 
-@nb.njit(
+# --- records: what each kind of them does to the machines ----------------------------------
+
+
+@part
+def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
+    """Take the first record of a pCPU that has a time: who runs there is not known yet."""
+    pcpus[pcpu, P.SEEN] = 1
+    pcpus[pcpu, P.FIRST_TSC] = tsc
+    unknown = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
+    pcpus[pcpu, P.CURRENT] = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, unknown)
+    glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
+    if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
+        glob[G.FIRST_TSC] = tsc
+
+
+@inlined_part
+def _expect_wake(pcpus, pcpu, cause, op, tsc):
+    """Remember that the record at hand may wake a vCPU: the pCPU's next record tells."""
+    pcpus[pcpu, P.CAUSE] = cause
+    pcpus[pcpu, P.CAUSE_TSC] = tsc
+    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
+
+
+@inlined_part
+def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
+    """Return what would have caused a wake by this record, 0 where nothing that is known would.
+
+    An event sent by the record before this one wakes its target at once or not at all.
+    """
+    cause = pcpus[pcpu, P.CAUSE]
+    pcpus[pcpu, P.CAUSE] = 0
+    if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and kind != Kind.LOST:
+        if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
+            if cause == WakeCause.EVENT_CHANNEL:
+                _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
+            cause = np.int64(0)
+    return cause
+
+
+@inlined_part
+def _current_key(pcpus, vcpus, pcpu):
+    current = pcpus[pcpu, P.CURRENT]
+    return vcpus[current, V.KEY] if current >= 0 else np.int64(_NOBODY)
+
+
+@inlined_part
+def _put_rip(glob, out, key, source, words, at, size, tsc):
+    _put(glob, out, Metric.RIP, key | (source << 32), _address(words, at, size), 0, tsc)
+
+
+@inlined_part
+def _count_hypercall(glob, counts, out, vcpu, key, is_entry, op, tsc):
+    """Count a hypercall or, with ``is_entry``, an entry of a multicall."""
+    if op >= _DENSE_OPS:
+        metric = np.int64(Metric.SUBCALL) if is_entry else np.int64(Metric.HYPERCALL)
+        _put(glob, out, metric, key, op, 0, tsc)
+    elif is_entry:
+        counts[vcpu, C_SUBCALL + op] += glob[G.INSIDE]
+    else:
+        counts[vcpu, C_HYPERCALL + op] += glob[G.INSIDE]
+
+
+@inlined_part
+def _command_of(meaning, words, first):
+    """Return a hypercall's first argument, -1 where its record has none: two flag bits tell."""
+    has_more = meaning[S_PARAM] & 1 and meaning[S_WORDS] > 1
+    if has_more and (words[first] >> np.uint32(20)) & np.uint32(3):
+        return np.int64(words[first + 1])
+    return np.int64(-1)
+
+
+@inlined_part
+def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, meaning, words, at, tsc):
+    first = at + (meaning[S_PARAM] >> 8)
+    op = np.int64(words[first]) & _OP_MASK
+    _count_hypercall(glob, counts, out, vcpu, key, kind == Kind.SUBCALL, op, tsc)
+    if meaning[S_PARAM] & 1 == 0:
+        _put_rip(glob, out, key, RipSource.HYPERCALL, words, at, meaning[S_PARAM] >> 8, tsc)
+    command = _command_of(meaning, words, first)
+    if command >= 0 and (
+        op == _SCHED_OP or op == _SCHED_OP_COMPAT or op == _VCPU_OP or op == _GRANT_TABLE_OP
+    ):
+        _put(glob, out, Metric.COMMAND, key, (op << 32) | command, 0, tsc)
+    if op == _IRET:
+        _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc)
+    elif op == _EVENT_CHANNEL_OP or op == _EVENT_CHANNEL_OP_COMPAT:
+        _count(glob, counts, vcpu, Metric.SEND)
+        _expect_wake(pcpus, pcpu, WakeCause.EVENT_CHANNEL, op, tsc)
+    elif op == _XEN_VERSION:
+        vcpus[vcpu, V.FORCE_TSC] = tsc
+    elif op == _STACK_SWITCH:
+        if vcpus[vcpu, V.TRAPS] > 0:
+            vcpus[vcpu, V.SWITCHED] = 1
+    elif op == _SCHED_OP or op == _SCHED_OP_COMPAT:
+        if command == _SCHEDOP_BLOCK:
+            _count(glob, counts, vcpu, Metric.BLOCK_CALL)
+            vcpus[vcpu, V.BLOCK_TSC] = tsc
+        elif op == _SCHED_OP_COMPAT and command < 0:
+            # Its command is not recorded: a BLOCK record next tells a block from a yield.
+            vcpus[vcpu, V.BLOCK_TSC] = -tsc
+        _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
+    elif op == _VCPU_OP or op == _DOMCTL:
+        _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
+
+
+@inlined_part
+def _take_pv_event(glob, counts, vcpus, out, vcpu, key, kind, meaning, words, at, tsc):
+    """Take a PV guest's trap, page fault or emulated instruction."""
+    counts[vcpu, C_PV_EVENT + (meaning[S_EVENT] & (_DENSE_PV_EVENTS - 1))] += glob[G.INSIDE]
+    param = meaning[S_PARAM]
+    if kind == Kind.TRAP or kind == Kind.PAGE_FAULT:
+        vcpus[vcpu, V.TRAPS] += 1
+        vcpus[vcpu, V.UPCALL_TRAPS] += 1
+    if kind == Kind.TRAP:
+        _put(glob, out, Metric.TRAP, key, np.int64(words[at + param]) & 0x7FFF, 0, tsc)
+        _put_rip(glob, out, key, RipSource.TRAP, words, at, param, tsc)
+    elif kind == Kind.PAGE_FAULT:
+        _put_rip(glob, out, key, RipSource.PAGE_FAULT, words, at, param, tsc)
+    elif kind == Kind.PRIVOP:
+        _put_rip(glob, out, key, RipSource.PRIVOP, words, at, param, tsc)
+    elif kind == Kind.INVALID_OP:
+        _put_rip(glob, out, key, RipSource.INVALID_OP, words, at, param, tsc)
+    elif kind == Kind.PTWR:
+        _put_rip(glob, out, key, RipSource.PTWR, words, at + (param >> 4), param & 15, tsc)
+
+
+@inlined_part
+def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
+    """Take a record of a PV guest's way into Xen."""
+    if pcpus[pcpu, P.PENDING] > 0:
+        _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+    current = pcpus[pcpu, P.CURRENT]
+    key = _current_key(pcpus, vcpus, pcpu)
+    if current < 0 or vcpus[current, V.TYPE] == VCPU_HVM or key >> 16 == IDLE_DOMAIN:
+        return
+    vcpus[current, V.TYPE] = VCPU_PV
+    _guest_acts(glob, counts, vcpus, out, current, tsc)
+    if kind == Kind.HYPERCALL or kind == Kind.SUBCALL:
+        _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, current, key, kind, meaning, words, at, tsc)
+    else:
+        _take_pv_event(glob, counts, vcpus, out, current, key, kind, meaning, words, at, tsc)
+
+
+@inlined_part
+def _take_runstate(
+    glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, kind, meaning, words, at, tsc
+):
+    """Take a change of runstate, or the scheduler's word that a vCPU goes on running."""
+    word = np.int64(words[at])
+    runner = ((word >> 16) & 0xFFFF) << 16 | (word & 0xFFFF)
+    old = meaning[S_PARAM] >> 4
+    new = meaning[S_PARAM] & 15
+    if kind == Kind.CONTINUE:
+        old = np.int64(_RUNNING)
+        new = np.int64(_RUNNING)
+        vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, runner)
+        _count(glob, counts, vcpu, Metric.CONTINUE_RUNNING)
+        if vcpus[vcpu, V.STATE] == _RUNNING and vcpus[vcpu, V.PCPU] == pcpu:
+            pcpus[pcpu, P.INFERRED] = 0
+            return
+    if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
+        _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+    _change_runstate(
+        glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, runner, old, new, tsc
+    )
+
+
+@inlined_part
+def _take_wake(
+    glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, cause, words, at, tsc
+):
+    woken = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
+    vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, woken)
+    state = vcpus[vcpu, V.STATE]
+    if state == _RUNNING or state == _RUNNABLE:
+        _count(glob, counts, vcpu, Metric.WAKE_WITHOUT_EFFECT)
+        return
+    vcpus[vcpu, V.WAKE_TSC] = tsc
+    vcpus[vcpu, V.WAKE_PCPU] = pcpu
+    key = _current_key(pcpus, vcpus, pcpu)
+    if key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
+        _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
+    elif cause == WakeCause.EVENT_CHANNEL:
+        _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)
+        _put(glob, out, Metric.SEND_TO_WAKE, woken, key, tsc - pcpus[pcpu, P.CAUSE_TSC], tsc)
+    elif cause == WakeCause.HYPERCALL:
+        argument = pcpus[pcpu, P.CAUSE_ARGUMENT]
+        _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.HYPERCALL << 32) | argument, 0, tsc)
+    else:
+        if pcpus[pcpu, P.PENDING] == PENDING_MAX:
+            _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+        i = pcpus[pcpu, P.PENDING]
+        pcpus[pcpu, P.PENDING_VCPU + i] = vcpu
+        pcpus[pcpu, P.PENDING_TSC + i] = tsc
+        pcpus[pcpu, P.PENDING] = i + 1
+
+
+@inlined_part
+def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, at):
+    blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
+    vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
+    vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] != 0)
+    if vcpus[vcpu, V.BLOCK_TSC] < 0:
+        _count(glob, counts, vcpu, Metric.BLOCK_CALL)
+    vcpus[vcpu, V.BLOCK_TSC] = 0
+
+
+@inlined_part
+def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
+    """Take how long the last vCPU ran, in ns, for the estimate of the TSC rate.
+
+    What the one before ran ends where this one begins: run times on a pCPU add up to
+    Xen's clock, and only the ends of the sum carry the delay of a record.
+    """
+    if ran >= _NS_NEGATIVE:
+        ran -= 1 << 32
+    cycles = tsc - pcpus[pcpu, P.CHAIN_TSC]
+    if pcpus[pcpu, P.CHAIN_TSC] == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
+        _end_chain(glob, pcpus, pairs, pcpu)
+    else:
+        pcpus[pcpu, P.CHAIN_NS] += ran
+        pcpus[pcpu, P.CHAIN_CYCLES] += cycles
+        if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
+            _end_chain(glob, pcpus, pairs, pcpu)
+    pcpus[pcpu, P.CHAIN_TSC] = tsc
+
+
+@inlined_part
+def _is_hvm(pcpus, vcpus, pcpu):
+    """Tell whether a hardware guest's vCPU can run on the pCPU."""
+    current = pcpus[pcpu, P.CURRENT]
+    return current >= 0 and vcpus[current, V.TYPE] != VCPU_PV and vcpus[current, V.KEY] >> 16 != IDLE_DOMAIN
+
+
+@inlined_part
+def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
+    if pcpus[pcpu, P.PENDING] > 0:
+        _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+    vcpu = pcpus[pcpu, P.CURRENT]
+    key = vcpus[vcpu, V.KEY]
+    vcpus[vcpu, V.TYPE] = VCPU_HVM
+    entry = vcpus[vcpu, V.ENTRY_TSC]
+    if entry > 0:
+        _put(glob, out, Metric.HVM_UPCALL, key, vcpus[vcpu, V.INJECT_VECTOR], tsc - entry, tsc)
+        vcpus[vcpu, V.ENTRY_TSC] = 0
+    vcpus[vcpu, V.EXIT_TSC] = tsc
+    vcpus[vcpu, V.EXIT_REASON] = np.int64(words[at])
+    _put_rip(glob, out, key, RipSource.EXIT, words, at + 1, meaning[S_PARAM], tsc)
+
+
+@inlined_part
+def _take_injection(glob, vcpus, out, vcpu, vector, tsc):
+    key = vcpus[vcpu, V.KEY]
+    _put(glob, out, Metric.INJECTION, key, vector, 0, tsc)
+    window = vcpus[vcpu, V.WINDOW_TSC]
+    if window > 0:
+        _put(glob, out, Metric.INTR_WINDOW_WAIT, key, vector, tsc - window, tsc)
+        vcpus[vcpu, V.WINDOW_TSC] = 0
+    vcpus[vcpu, V.INJECT_TSC] = tsc
+    vcpus[vcpu, V.INJECT_VECTOR] = vector
+    _show_upcall(glob, vcpus, out, vcpu, tsc)
+
+
+@inlined_part
+def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
+    _put(glob, out, Metric.VMMCALL, key, op, 0, tsc)
+    if op == _EVENT_CHANNEL_OP:
+        _count(glob, counts, vcpu, Metric.SEND)
+        _expect_wake(pcpus, pcpu, WakeCause.EVENT_CHANNEL, op, tsc)
+    elif op == _VCPU_OP or op == _SCHED_OP:
+        _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
+
+
+@inlined_part
+def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
+    """Take what Xen does for a hardware guest between an exit and the entry, and the entry."""
+    vcpu = pcpus[pcpu, P.CURRENT]
+    key = vcpus[vcpu, V.KEY]
+    vcpus[vcpu, V.TYPE] = VCPU_HVM
+    if kind == Kind.VMENTRY:
+        _close_exit(glob, vcpus, out, vcpu, tsc, True)
+        return
+    _put(glob, out, Metric.HVM_EVENT, key, meaning[S_EVENT], 0, tsc)
+    if kind == Kind.INJ_VIRQ:
+        _take_injection(glob, vcpus, out, vcpu, np.int64(words[at]), tsc)
+    elif kind == Kind.INTR_WINDOW:
+        waits = np.int64(words[at + 2] == np.uint32(_NO_VECTOR))
+        _put(glob, out, Metric.INTR_WINDOW, key, waits, 0, tsc)
+        if waits and vcpus[vcpu, V.WINDOW_TSC] == 0:
+            vcpus[vcpu, V.WINDOW_TSC] = tsc
+    elif kind == Kind.HVM_INTR:
+        if meaning[S_WORDS] > 0 and words[at] == np.uint32(_EVENT_CHECK_VECTOR):
+            _count(glob, counts, vcpu, Metric.KICK)
+    elif kind == Kind.VMMCALL:
+        _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, np.int64(words[at]), tsc)
+
+
+@part
+def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
+    """Take an interrupt that Xen has handled: the pCPU's wakes meanwhile are its work."""
+    irq = np.int64(words[at])
+    # 32-bit halves of the TSC: distances below 2^31 are told apart from what wrapped.
+    begin = tsc - ((tsc - np.int64(words[at + 1])) & 0xFFFF_FFFF)
+    end = begin + ((np.int64(words[at + 2]) - np.int64(words[at + 1])) & 0xFFFF_FFFF)
+    _put(glob, out, Metric.IRQ_HANDLING, irq, pcpu, end - begin, tsc)
+    kept = 0
+    for i in range(pcpus[pcpu, P.PENDING]):
+        vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
+        when = pcpus[pcpu, P.PENDING_TSC + i]
+        woken = vcpus[vcpu, V.KEY]
+        if begin <= when <= end:
+            _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.IRQ << 32) | irq, 0, when)
+            _put(glob, out, Metric.IRQ_TO_WAKE, woken, irq, when - begin, when)
+        elif when < begin:
+            cause_b = WakeCause.TIMER_OR_OTHER << 32
+            _put(glob, out, Metric.WAKE_CAUSE, woken, cause_b, 0, when)
+        else:
+            pcpus[pcpu, P.PENDING_VCPU + kept] = vcpu
+            pcpus[pcpu, P.PENDING_TSC + kept] = when
+            kept += 1
+    pcpus[pcpu, P.PENDING] = kept
+
+
+@inlined_part
+def _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc):
+    if pcpus[pcpu, P.IDLE_TSC] > 0:
+        cycles = tsc - pcpus[pcpu, P.IDLE_TSC]
+        _put(glob, out, Metric.CSTATE, pcpu, np.int64(words[at]), cycles, tsc)
+        ticks = (np.int64(words[at + 1]) - pcpus[pcpu, P.IDLE_TICK]) & 0xFFFF_FFFF
+        _note_pair(glob, pairs, ticks, cycles, 1)
+        pcpus[pcpu, P.IDLE_TSC] = 0
+
+
+@part
+def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
+    first_tsc = _address(words, at + 2, 2)
+    if first_tsc < 0 or first_tsc > tsc:
+        first_tsc = tsc
+    _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)
+    who = np.int64(words[at + 1])
+    pcpus[pcpu, P.LOST_END] = tsc
+    pcpus[pcpu, P.LOST_VCPU] = (who & 0xFFFF) << 16 | (who >> 16)
+    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
+
+
+@kept_loop(
     _I64(
         _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
         _I64_2D,  # shapes: columns S_*
         _I64_1D, _I64_2D, _I64_2D, _I64_2D,  # glob, pcpus, vcpus, domains
         _I32_1D, _I32_1D,  # vcpu_slots, domain_slots
         _I64_2D, _I64_2D, _I64_2D,  # counts, pairs, out
-    ),
-    cache=KEEP,
-    nogil=True, _nrt=False,
+    )
 )  # fmt: skip
 def run(
     batch_tsc, batch_pcpu, batch_shape, batch_start, words, row,
@@ -663,8 +993,8 @@ def run(
         room = len(out) - glob[G.OUT] - OUT_MARGIN
         if room < 0:
             break
-        shape = batch_shape[row]
-        kind = shapes[shape, S_KIND]
+        meaning = shapes[batch_shape[row]]
+        kind = meaning[S_KIND]
         tsc = batch_tsc[row]
         pcpu = np.int64(batch_pcpu[row])
         at = np.int64(batch_start[row])
@@ -676,401 +1006,51 @@ def run(
         if kind == Kind.WRAP:
             continue
         if not pcpus[pcpu, P.SEEN] and tsc > 0:
-            pcpus[pcpu, P.SEEN] = 1
-            pcpus[pcpu, P.FIRST_TSC] = tsc
-            pcpus[pcpu, P.CURRENT] = _vcpu_of(
-                glob, vcpus, domains, vcpu_slots, domain_slots, (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
-            )
-            glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
-            if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
-                glob[G.FIRST_TSC] = tsc
-        inside = np.int64(from_tsc <= tsc <= to_tsc)
-        glob[G.INSIDE] = inside
+            _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
+        glob[G.INSIDE] = np.int64(from_tsc <= tsc <= to_tsc)
         if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
             _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
         pcpus[pcpu, P.LAST_TSC] = max(tsc, pcpus[pcpu, P.LAST_TSC])
         if kind != Kind.LOST:
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
-
-        # An event sent by the record before this one wakes its target at once or not at all.
-        cause = pcpus[pcpu, P.CAUSE]
-        pcpus[pcpu, P.CAUSE] = 0
-        if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and kind != Kind.LOST:
-            if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
-                if cause == WakeCause.EVENT_CHANNEL:
-                    _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
-                cause = np.int64(0)
+        cause = _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc)
 
         if kind == Kind.OTHER:
             continue
-
-        current = pcpus[pcpu, P.CURRENT]
-        key = vcpus[current, V.KEY] if current >= 0 else np.int64(_NOBODY)
-
         if Kind.HYPERCALL <= kind <= Kind.PV_OTHER:
-            if pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
-            if current < 0 or vcpus[current, V.TYPE] == VCPU_HVM or key >> 16 == IDLE_DOMAIN:
-                continue
-            vcpus[current, V.TYPE] = VCPU_PV
-            _guest_acts(glob, counts, vcpus, out, current, tsc)
-            if kind != Kind.HYPERCALL and kind != Kind.SUBCALL:
-                counts[current, C_PV_EVENT + (shapes[shape, S_EVENT] & (_DENSE_PV_EVENTS - 1))] += inside
-            if kind == Kind.HYPERCALL or kind == Kind.SUBCALL:
-                first = at + (shapes[shape, S_PARAM] >> 8)
-                op = np.int64(words[first]) & _OP_MASK
-                if op >= _DENSE_OPS:
-                    metric = np.int64(Metric.SUBCALL) if kind == Kind.SUBCALL else np.int64(Metric.HYPERCALL)
-                    _put(glob, out, metric, key, op, 0, tsc)
-                elif kind == Kind.SUBCALL:
-                    counts[current, C_SUBCALL + op] += inside
-                else:
-                    counts[current, C_HYPERCALL + op] += inside
-                if shapes[shape, S_PARAM] & 1 == 0:
-                    rip = _address(words, at, shapes[shape, S_PARAM] >> 8)
-                    _put(glob, out, Metric.RIP, key | (RipSource.HYPERCALL << 32), rip, 0, tsc)
-                # The first argument is there when its two flag bits say so.
-                command = np.int64(-1)
-                has_more = shapes[shape, S_PARAM] & 1 and shapes[shape, S_WORDS] > 1
-                if has_more and (words[first] >> np.uint32(20)) & np.uint32(3):
-                    command = np.int64(words[first + 1])
-                if command >= 0 and (
-                    op == _SCHED_OP or op == _SCHED_OP_COMPAT or op == _VCPU_OP or op == _GRANT_TABLE_OP
-                ):
-                    _put(glob, out, Metric.COMMAND, key, (op << 32) | command, 0, tsc)
-                if op == _IRET:
-                    _return_from_kernel(glob, counts, vcpus, out, current, tsc)
-                elif op == _EVENT_CHANNEL_OP or op == _EVENT_CHANNEL_OP_COMPAT:
-                    _count(glob, counts, current, Metric.SEND)
-                    pcpus[pcpu, P.CAUSE] = WakeCause.EVENT_CHANNEL
-                    pcpus[pcpu, P.CAUSE_TSC] = tsc
-                elif op == _XEN_VERSION:
-                    vcpus[current, V.FORCE_TSC] = tsc
-                elif op == _STACK_SWITCH:
-                    if vcpus[current, V.TRAPS] > 0:
-                        vcpus[current, V.SWITCHED] = 1
-                elif op == _SCHED_OP or op == _SCHED_OP_COMPAT:
-                    if command == _SCHEDOP_BLOCK:
-                        _count(glob, counts, current, Metric.BLOCK_CALL)
-                        vcpus[current, V.BLOCK_TSC] = tsc
-                    elif op == _SCHED_OP_COMPAT and command < 0:
-                        # Its command is not recorded: a BLOCK record next tells a block from a yield.
-                        vcpus[current, V.BLOCK_TSC] = -tsc
-                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
-                    pcpus[pcpu, P.CAUSE_TSC] = tsc
-                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
-                elif op == _VCPU_OP or op == _DOMCTL:
-                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
-                    pcpus[pcpu, P.CAUSE_TSC] = tsc
-                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
-            elif kind == Kind.TRAP:
-                param = shapes[shape, S_PARAM]
-                vcpus[current, V.TRAPS] += 1
-                vcpus[current, V.UPCALL_TRAPS] += 1
-                _put(glob, out, Metric.TRAP, key, np.int64(words[at + param]) & 0x7FFF, 0, tsc)
-                _put(
-                    glob, out, Metric.RIP, key | (RipSource.TRAP << 32),
-                    _address(words, at, param), 0, tsc,
-                )  # fmt: skip
-            elif kind == Kind.PAGE_FAULT:
-                vcpus[current, V.TRAPS] += 1
-                vcpus[current, V.UPCALL_TRAPS] += 1
-                rip = _address(words, at, shapes[shape, S_PARAM])
-                _put(glob, out, Metric.RIP, key | (RipSource.PAGE_FAULT << 32), rip, 0, tsc)
-            elif kind == Kind.PRIVOP:
-                rip = _address(words, at, shapes[shape, S_PARAM])
-                _put(glob, out, Metric.RIP, key | (RipSource.PRIVOP << 32), rip, 0, tsc)
-            elif kind == Kind.INVALID_OP:
-                rip = _address(words, at, shapes[shape, S_PARAM])
-                _put(glob, out, Metric.RIP, key | (RipSource.INVALID_OP << 32), rip, 0, tsc)
-            elif kind == Kind.PTWR:
-                rip = _address(words, at + (shapes[shape, S_PARAM] >> 4), shapes[shape, S_PARAM] & 15)
-                _put(glob, out, Metric.RIP, key | (RipSource.PTWR << 32), rip, 0, tsc)
-
+            _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
         elif kind == Kind.RUNSTATE or kind == Kind.CONTINUE:
-            word = np.int64(words[at])
-            runner = ((word >> 16) & 0xFFFF) << 16 | (word & 0xFFFF)
-            old = shapes[shape, S_PARAM] >> 4
-            new = shapes[shape, S_PARAM] & 15
-            if kind == Kind.CONTINUE:
-                old = np.int64(_RUNNING)
-                new = np.int64(_RUNNING)
-                vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, runner)
-                _count(glob, counts, vcpu, Metric.CONTINUE_RUNNING)
-                if vcpus[vcpu, V.STATE] == _RUNNING and vcpus[vcpu, V.PCPU] == pcpu:
-                    pcpus[pcpu, P.INFERRED] = 0
-                    continue
-            if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
-            _change_runstate(
-                glob,
-                counts,
-                pcpus,
-                vcpus,
-                domains,
-                out,
-                vcpu_slots,
-                domain_slots,
-                pcpu,
-                runner,
-                old,
-                new,
-                tsc,
-            )
-
+            _take_runstate(
+                glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots,
+                pcpu, kind, meaning, words, at, tsc,
+            )  # fmt: skip
         elif kind == Kind.WAKE:
-            woken = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
-            vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, woken)
-            state = vcpus[vcpu, V.STATE]
-            if state == _RUNNING or state == _RUNNABLE:
-                _count(glob, counts, vcpu, Metric.WAKE_WITHOUT_EFFECT)
-                continue
-            vcpus[vcpu, V.WAKE_TSC] = tsc
-            vcpus[vcpu, V.WAKE_PCPU] = pcpu
-            if current < 0 or key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
-                _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
-            elif cause == WakeCause.EVENT_CHANNEL:
-                _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)
-                _put(glob, out, Metric.SEND_TO_WAKE, woken, key, tsc - pcpus[pcpu, P.CAUSE_TSC], tsc)
-            elif cause == WakeCause.HYPERCALL:
-                argument = pcpus[pcpu, P.CAUSE_ARGUMENT]
-                _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.HYPERCALL << 32) | argument, 0, tsc)
-            else:
-                if pcpus[pcpu, P.PENDING] == PENDING_MAX:
-                    _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
-                i = pcpus[pcpu, P.PENDING]
-                pcpus[pcpu, P.PENDING_VCPU + i] = vcpu
-                pcpus[pcpu, P.PENDING_TSC + i] = tsc
-                pcpus[pcpu, P.PENDING] = i + 1
-
+            _take_wake(
+                glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots,
+                pcpu, cause, words, at, tsc,
+            )  # fmt: skip
         elif kind == Kind.BLOCK:
-            blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
-            vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
-            vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] != 0)
-            if vcpus[vcpu, V.BLOCK_TSC] < 0:
-                _count(glob, counts, vcpu, Metric.BLOCK_CALL)
-            vcpus[vcpu, V.BLOCK_TSC] = 0
-
+            _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, at)
         elif kind == Kind.INFPREV:
-            # What the one before ran ends where this one begins: run times on a pCPU add up to
-            # Xen's clock, and only the ends of the sum carry the delay of a record.
-            ran = np.int64(words[at + shapes[shape, S_PARAM]])
-            if ran >= _NS_NEGATIVE:
-                ran -= 1 << 32
-            cycles = tsc - pcpus[pcpu, P.CHAIN_TSC]
-            if pcpus[pcpu, P.CHAIN_TSC] == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
-                _end_chain(glob, pcpus, pairs, pcpu)
-            else:
-                pcpus[pcpu, P.CHAIN_NS] += ran
-                pcpus[pcpu, P.CHAIN_CYCLES] += cycles
-                if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
-                    _end_chain(glob, pcpus, pairs, pcpu)
-            pcpus[pcpu, P.CHAIN_TSC] = tsc
-
-        elif kind == Kind.VMEXIT:
-            if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
-                continue
-            if pcpus[pcpu, P.PENDING] > 0:
-                _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
-            vcpus[current, V.TYPE] = VCPU_HVM
-            if vcpus[current, V.ENTRY_TSC] > 0:
-                _put(
-                    glob, out, Metric.HVM_UPCALL, key, vcpus[current, V.INJECT_VECTOR],
-                    tsc - vcpus[current, V.ENTRY_TSC], tsc,
-                )  # fmt: skip
-                vcpus[current, V.ENTRY_TSC] = 0
-            vcpus[current, V.EXIT_TSC] = tsc
-            vcpus[current, V.EXIT_REASON] = np.int64(words[at])
-            rip = _address(words, at + 1, shapes[shape, S_PARAM])
-            _put(glob, out, Metric.RIP, key | (RipSource.EXIT << 32), rip, 0, tsc)
-
+            _take_run_time(glob, pcpus, pairs, pcpu, np.int64(words[at + meaning[S_PARAM]]), tsc)
         elif Kind.VMENTRY <= kind <= Kind.HVM_OTHER:
-            if current < 0 or vcpus[current, V.TYPE] == VCPU_PV or key >> 16 == IDLE_DOMAIN:
+            if not _is_hvm(pcpus, vcpus, pcpu):
                 continue
-            vcpus[current, V.TYPE] = VCPU_HVM
-            if kind == Kind.VMENTRY:
-                _close_exit(glob, vcpus, out, current, tsc, True)
-                continue
-            _put(glob, out, Metric.HVM_EVENT, key, shapes[shape, S_EVENT], 0, tsc)
-            if kind == Kind.INJ_VIRQ:
-                vector = np.int64(words[at])
-                _put(glob, out, Metric.INJECTION, key, vector, 0, tsc)
-                if vcpus[current, V.WINDOW_TSC] > 0:
-                    _put(
-                        glob, out, Metric.INTR_WINDOW_WAIT, key, vector,
-                        tsc - vcpus[current, V.WINDOW_TSC], tsc,
-                    )  # fmt: skip
-                    vcpus[current, V.WINDOW_TSC] = 0
-                vcpus[current, V.INJECT_TSC] = tsc
-                vcpus[current, V.INJECT_VECTOR] = vector
-                _show_upcall(glob, vcpus, out, current, tsc)
-            elif kind == Kind.INTR_WINDOW:
-                waits = np.int64(words[at + 2] == np.uint32(_NO_VECTOR))
-                _put(glob, out, Metric.INTR_WINDOW, key, waits, 0, tsc)
-                if waits and vcpus[current, V.WINDOW_TSC] == 0:
-                    vcpus[current, V.WINDOW_TSC] = tsc
-            elif kind == Kind.HVM_INTR:
-                if shapes[shape, S_WORDS] > 0 and words[at] == np.uint32(_EVENT_CHECK_VECTOR):
-                    _count(glob, counts, current, Metric.KICK)
-            elif kind == Kind.VMMCALL:
-                op = np.int64(words[at])
-                _put(glob, out, Metric.VMMCALL, key, op, 0, tsc)
-                if op == _EVENT_CHANNEL_OP:
-                    _count(glob, counts, current, Metric.SEND)
-                    pcpus[pcpu, P.CAUSE] = WakeCause.EVENT_CHANNEL
-                    pcpus[pcpu, P.CAUSE_TSC] = tsc
-                elif op == _VCPU_OP or op == _SCHED_OP:
-                    pcpus[pcpu, P.CAUSE] = WakeCause.HYPERCALL
-                    pcpus[pcpu, P.CAUSE_TSC] = tsc
-                    pcpus[pcpu, P.CAUSE_ARGUMENT] = op
-
+            if kind == Kind.VMEXIT:
+                _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc)
+            else:
+                _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
         elif kind == Kind.IRQ_HANDLED:
-            irq = np.int64(words[at])
-            # 32-bit halves of the TSC: distances below 2^31 are told apart from what wrapped.
-            begin = tsc - ((tsc - np.int64(words[at + 1])) & 0xFFFF_FFFF)
-            end = begin + ((np.int64(words[at + 2]) - np.int64(words[at + 1])) & 0xFFFF_FFFF)
-            _put(glob, out, Metric.IRQ_HANDLING, irq, pcpu, end - begin, tsc)
-            kept = 0
-            for i in range(pcpus[pcpu, P.PENDING]):
-                vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
-                when = pcpus[pcpu, P.PENDING_TSC + i]
-                woken = vcpus[vcpu, V.KEY]
-                if begin <= when <= end:
-                    _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.IRQ << 32) | irq, 0, when)
-                    _put(glob, out, Metric.IRQ_TO_WAKE, woken, irq, when - begin, when)
-                elif when < begin:
-                    cause_b = WakeCause.TIMER_OR_OTHER << 32
-                    _put(glob, out, Metric.WAKE_CAUSE, woken, cause_b, 0, when)
-                else:
-                    pcpus[pcpu, P.PENDING_VCPU + kept] = vcpu
-                    pcpus[pcpu, P.PENDING_TSC + kept] = when
-                    kept += 1
-            pcpus[pcpu, P.PENDING] = kept
-
+            _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc)
         elif kind == Kind.MEMORY:
-            domain = (np.int64(words[at + (shapes[shape, S_PARAM] >> 16)])) & 0xFFFF
-            _put(glob, out, Metric.MEMORY, key, (shapes[shape, S_EVENT] << 32) | domain, 0, tsc)
-
+            domain = np.int64(words[at + (meaning[S_PARAM] >> 16)]) & 0xFFFF
+            key = _current_key(pcpus, vcpus, pcpu)
+            _put(glob, out, Metric.MEMORY, key, (meaning[S_EVENT] << 32) | domain, 0, tsc)
         elif kind == Kind.IDLE_ENTRY:
-            tick = np.int64(words[at + 1])
             pcpus[pcpu, P.IDLE_TSC] = tsc
-            pcpus[pcpu, P.IDLE_TICK] = tick
-
+            pcpus[pcpu, P.IDLE_TICK] = np.int64(words[at + 1])
         elif kind == Kind.IDLE_EXIT:
-            if pcpus[pcpu, P.IDLE_TSC] > 0:
-                cycles = tsc - pcpus[pcpu, P.IDLE_TSC]
-                _put(glob, out, Metric.CSTATE, pcpu, np.int64(words[at]), cycles, tsc)
-                ticks = (np.int64(words[at + 1]) - pcpus[pcpu, P.IDLE_TICK]) & 0xFFFF_FFFF
-                _note_pair(glob, pairs, ticks, cycles, 1)
-                pcpus[pcpu, P.IDLE_TSC] = 0
-
+            _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc)
         elif kind == Kind.LOST:
-            first_tsc = _address(words, at + 2, 2)
-            if first_tsc < 0 or first_tsc > tsc:
-                first_tsc = tsc
-            _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)
-            who = np.int64(words[at + 1])
-            pcpus[pcpu, P.LOST_END] = tsc
-            pcpus[pcpu, P.LOST_VCPU] = (who & 0xFFFF) << 16 | (who >> 16)
-            _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
+            _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc)
     return row
-
-
-# --- tallies: intervals added up by key ----------------------------------------------------
-
-
-@nb.njit(nb.types.UniTuple(_I64, 2)(_I64), cache=KEEP, nogil=True, _nrt=False, inline="always")
-def bucket_of(value):
-    """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
-    if value < SUB_BUCKETS:
-        return np.int64(0), value
-    exponent = (np.float64(value).view(np.int64) >> 52) - 1023
-    if value >> exponent == 0:
-        exponent -= 1  # the conversion to float rounded up to the next power of two
-    return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
-
-
-@nb.njit(nogil=True, _nrt=False)
-def _slot_for(slots, table, key, b):
-    mask = len(slots) - 1
-    mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
-    slot = (mixed ^ (mixed >> 29)) & mask
-    while slots[slot] >= 0:
-        row = slots[slot]
-        if table[row, T_KEY] == key and table[row, T_B] == b:
-            break
-        slot = (slot + 1) & mask
-    return slot
-
-
-@nb.njit(nb.void(_I32_1D, _I64_2D, _I64), cache=KEEP, nogil=True, _nrt=False)
-def rehash(slots, table, size):
-    """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
-    for row in range(size):
-        slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
-
-
-@nb.njit(
-    nb.types.UniTuple(_I64, 4)(
-        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
-    ),
-    cache=KEEP,
-    nogil=True,
-    _nrt=False,
-)
-def tally(
-    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
-):
-    """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
-
-    A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.
-
-    Returns:
-        (next row, tally rows, histogram rows, chunks in use).
-    """
-    while row < len(intervals):
-        if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
-            break
-        tsc = intervals[row, 3]
-        if tsc < from_tsc or tsc > to_tsc:
-            row += 1
-            continue
-        key = intervals[row, 0]
-        b = intervals[row, 1]
-        value = intervals[row, 2]
-        row += 1
-        slot = _slot_for(slots, table, key, b)
-        entry = np.int64(slots[slot])
-        if entry < 0:
-            entry = size
-            size += 1
-            slots[slot] = entry
-            table[entry, T_KEY] = key
-            table[entry, T_B] = b
-            table[entry, T_COUNT] = 0
-            table[entry, T_SUM] = 0
-            table[entry, T_MIN] = value
-            table[entry, T_MAX] = value
-            table[entry, T_HISTOGRAM] = -1
-        table[entry, T_COUNT] += 1
-        table[entry, T_SUM] += value
-        if key >> METRIC_SHIFT < FIRST_COUNT:
-            table[entry, T_MIN] = min(value, table[entry, T_MIN])
-            table[entry, T_MAX] = max(value, table[entry, T_MAX])
-            if value >= 0:
-                histogram = table[entry, T_HISTOGRAM]
-                if histogram < 0:
-                    histogram = histogram_size
-                    histogram_size += 1
-                    table[entry, T_HISTOGRAM] = histogram
-                octave, place = bucket_of(value)
-                chunk = np.int64(histograms[histogram, octave])
-                if chunk < 0:
-                    chunk = chunk_size
-                    chunk_size += 1
-                    histograms[histogram, octave] = chunk
-                buckets[chunk, place] += 1
-    return row, size, histogram_size, chunk_size
-
-
-_loaded()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.machine import loops
+from xtrace.analysis.machine import loops, tally_loops
 from xtrace.analysis.machine.collected import TallyColumns
 from xtrace.analysis.machine.metrics import (
     C_COLUMNS,
@@ -25,7 +25,8 @@ from xtrace.analysis.machine.metrics import (
     P,
     V,
 )
-from xtrace.probes.format import CPU_CHANGE, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
+from xtrace.probes import event_ids as ids
+from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, RecordBatch, ShapeTable
 
 #: vCPUs told apart; a trace that names more is damaged, the rest share one.
@@ -42,30 +43,30 @@ ALWAYS = (-(1 << 62), 1 << 62)
 
 #: Events of one length: kind, words, parameter.
 _FIXED = {
-    0x21002: (Kind.CONTINUE, 1, 0),
-    0x28004: (Kind.WAKE, 2, 0),
-    0x28006: (Kind.BLOCK, 2, 0),
-    0x81001: (Kind.VMENTRY, 0, 0),
-    0x82004: (Kind.INJ_VIRQ, 2, 0),
-    0x82012: (Kind.VMMCALL, 1, 0),
-    0x82013: (Kind.HLT, 1, 0),
-    0x82020: (Kind.INTR_WINDOW, 3, 0),
-    0x802008: (Kind.IRQ_HANDLED, 3, 0),
-    0x1F004: (Kind.IRQ_HANDLED, 3, 0),
-    0x801002: (Kind.IDLE_ENTRY, 4, 0),
-    0x801003: (Kind.IDLE_EXIT, 6, 0),
-    0x802001: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
-    0x802002: (Kind.IDLE_EXIT, 6, 0),
-    0x10F001: (Kind.MEMORY, 1, 0),
-    0x10F002: (Kind.MEMORY, 1, 0),
-    0x10F003: (Kind.MEMORY, 1, 0),
-    0x10F004: (Kind.MEMORY, 6, 5 << 16),
-    0x10F005: (Kind.MEMORY, 4, 2 << 16),
-    0x10F010: (Kind.MEMORY, 6, 4 << 16),
-    0x10F011: (Kind.MEMORY, 6, 4 << 16),
-    0x10F012: (Kind.MEMORY, 4, 2 << 16),
-    0x20F101: (Kind.HYPERCALL, 3, 2 << 8),
-    0x20F001: (Kind.HYPERCALL, 2, 1 << 8),
+    ids.CONTINUE_RUNNING: (Kind.CONTINUE, 1, 0),
+    ids.WAKE: (Kind.WAKE, 2, 0),
+    ids.BLOCK: (Kind.BLOCK, 2, 0),
+    ids.HVM_VMENTRY: (Kind.VMENTRY, 0, 0),
+    ids.HVM_INJ_VIRQ: (Kind.INJ_VIRQ, 2, 0),
+    ids.HVM_VMMCALL: (Kind.VMMCALL, 1, 0),
+    ids.HVM_HLT: (Kind.HLT, 1, 0),
+    ids.HVM_INTR_WINDOW: (Kind.INTR_WINDOW, 3, 0),
+    ids.HW_IRQ_HANDLED: (Kind.IRQ_HANDLED, 3, 0),
+    ids.TRACE_IRQ: (Kind.IRQ_HANDLED, 3, 0),
+    ids.PM_IDLE_ENTRY: (Kind.IDLE_ENTRY, 4, 0),
+    ids.PM_IDLE_EXIT: (Kind.IDLE_EXIT, 6, 0),
+    ids.PM_IDLE_ENTRY_4_0: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
+    ids.PM_IDLE_EXIT_4_0: (Kind.IDLE_EXIT, 6, 0),
+    ids.MEM_PAGE_GRANT_MAP: (Kind.MEMORY, 1, 0),
+    ids.MEM_PAGE_GRANT_UNMAP: (Kind.MEMORY, 1, 0),
+    ids.MEM_PAGE_GRANT_TRANSFER: (Kind.MEMORY, 1, 0),
+    ids.MEM_SET_P2M_ENTRY: (Kind.MEMORY, 6, 5 << 16),
+    ids.MEM_DECREASE_RESERVATION: (Kind.MEMORY, 4, 2 << 16),
+    ids.MEM_POD_POPULATE: (Kind.MEMORY, 6, 4 << 16),
+    ids.MEM_POD_ZERO_RECLAIM: (Kind.MEMORY, 6, 4 << 16),
+    ids.MEM_POD_SUPERPAGE_SPLINTER: (Kind.MEMORY, 4, 2 << 16),
+    ids.PV_BASE_4_0 | ids.WIDE | ids.PV_HYPERCALL: (Kind.HYPERCALL, 3, 2 << 8),
+    ids.PV_BASE_4_0 | ids.PV_HYPERCALL: (Kind.HYPERCALL, 2, 1 << 8),
     LOST_RECORDS: (Kind.LOST, 4, 0),
 }
 
@@ -75,35 +76,34 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
 
     A record whose length does not fit its id is taken as OTHER: it is counted, not interpreted.
     """
-    rip_words = 2 if event & 0x100 else 1
+    rip_words = 2 if event & ids.WIDE else 1
     if event in _FIXED:
         kind, length, param = _FIXED[event]
         return (kind, param) if words == length else (Kind.OTHER, 0)
     if event in (WRAP_BUFFER, CPU_CHANGE):
         return Kind.WRAP, 0
-    if event & 0x0FFFFCCF == 0x21001 and words >= 1:
+    if event & (EVENT_MASK & ~ids.RUNSTATE_BITS) == ids.RUNSTATE_CHANGE and words >= 1:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
-    if event == 0x2800E and words in (2, 3):
+    if event == ids.SWITCH_INFPREV and words in (2, 3):
         return Kind.INFPREV, words - 1
     return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)
 
 
 def _pv_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None:
-    if event == 0x20200E:
+    if event == ids.PV_HYPERCALL_SUBCALL:
         return (Kind.SUBCALL, 1) if words else None
-    # 0x201000 since 4.3, 0x20f000 before.
-    if event & 0x0FFFF000 not in (0x201000, 0x20F000):
+    if event & ids.GROUP_MASK not in (ids.PV_BASE, ids.PV_BASE_4_0):
         return None
-    minor = event & 0xFF
-    if minor == 0x0D and words:
+    minor = event & ids.MINOR_MASK
+    if minor == ids.PV_HYPERCALL_V2 and words:
         return Kind.HYPERCALL, 1
     lengths = {
-        0x03: (Kind.TRAP, rip_words + 1, rip_words),
-        0x04: (Kind.PAGE_FAULT, 2 * rip_words + 1, rip_words),
-        0x05: (Kind.INVALID_OP, rip_words, rip_words),
-        0x06: (Kind.PRIVOP, rip_words, rip_words),
-        0x0B: (Kind.PTWR, 6, 4 << 4 | 2),
-        0x0C: (Kind.PTWR, 4, 3 << 4 | 1),
+        ids.PV_TRAP: (Kind.TRAP, rip_words + 1, rip_words),
+        ids.PV_PAGE_FAULT: (Kind.PAGE_FAULT, 2 * rip_words + 1, rip_words),
+        ids.PV_FORCED_INVALID_OP: (Kind.INVALID_OP, rip_words, rip_words),
+        ids.PV_EMULATE_PRIVOP: (Kind.PRIVOP, rip_words, rip_words),
+        ids.PV_PTWR_EMULATION: (Kind.PTWR, 6, 4 << 4 | 2),
+        ids.PV_PTWR_EMULATION_PAE: (Kind.PTWR, 4, 3 << 4 | 1),
     }
     if minor in lengths:
         kind, length, param = lengths[minor]
@@ -112,11 +112,11 @@ def _pv_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None:
 
 
 def _hvm_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None:
-    if event in (0x81002, 0x81102, 0x81003, 0x81103):
+    if event & ~ids.WIDE in (ids.HVM_VMX_EXIT, ids.HVM_SVM_EXIT):
         return (Kind.VMEXIT, rip_words) if words == 1 + rip_words else (Kind.OTHER, 0)
-    if event == 0x8200F:
+    if event == ids.HVM_INTR:
         return Kind.HVM_INTR, 0
-    if event & 0x0FFFF000 == 0x82000:
+    if event & ids.GROUP_MASK == ids.HVM_HANDLER:
         return Kind.HVM_OTHER, 0
     return None
 
@@ -272,7 +272,7 @@ class Tallies:
         """Add intervals, int64 [n, 4] as Machine.feed() gives them."""
         row = 0
         while row < len(intervals):
-            row, self._size, self._histogram_size, self._chunk_size = loops.tally(
+            row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
                 intervals, row, self._window[0], self._window[1], self._slots, self._table,
                 self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip
@@ -295,7 +295,7 @@ class Tallies:
                 return False
             self._table = np.concatenate((self._table, np.zeros_like(self._table)))
             self._slots = np.full(2 * len(self._slots), -1, np.int32)
-            loops.rehash(self._slots, self._table, self._size)
+            tally_loops.rehash(self._slots, self._table, self._size)
         if self._histogram_size == len(self._histograms):
             self._histograms = np.concatenate((self._histograms, np.full_like(self._histograms, -1)))
         if self._chunk_size == len(self._buckets):

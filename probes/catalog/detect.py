@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.lookup import by_id, find, readings
 from xtrace.probes.catalog.types import NEWEST, OLDEST, Version, VersionRange
 
@@ -25,11 +26,11 @@ _RARE_SHARE = 1e-4
 
 _ALL = (1 << (NEWEST.minor - OLDEST.minor + 1)) - 1
 
-_INTR = 0x8200F
+_INTR = ids.HVM_INTR
 _SMI = 0x82011
 _SWITCH_INFNEXT = 0x2800F
-_SHARED_EXITS = frozenset({0x81002, 0x81102})
-_PM_IDLE_4_0 = frozenset({(0x802001, 4), (0x802002, 6)})
+_SHARED_EXITS = frozenset({ids.HVM_VMX_EXIT, ids.HVM_VMX_EXIT | ids.WIDE})
+_PM_IDLE_4_0 = frozenset({(ids.PM_IDLE_ENTRY_4_0, 4), (ids.PM_IDLE_EXIT_4_0, 6)})
 
 
 @dataclass(frozen=True, slots=True)

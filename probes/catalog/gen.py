@@ -6,6 +6,7 @@ xen/arch/x86/hvm/hvm.c (HVMOP_xentrace).
 
 from __future__ import annotations
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.table import define, lay
 from xtrace.probes.format import CPU_CHANGE, GUEST_CLASS_BIT, LOST_RECORDS, WRAP_BUFFER, TraceClass
 
@@ -27,7 +28,7 @@ EVENTS = (
          lay("4.0+", 2, "pcpu:w0 window_bytes:w1", timed=False),
          source="tools/xentrace/xentrace.c"),
     # 4.2 has TRC_HW_IRQ_HANDLED in its place.
-    _gen(0x1F004, "trace_irq", "TRC_TRACE_IRQ",
+    _gen(ids.TRACE_IRQ, "trace_irq", "TRC_TRACE_IRQ",
          lay("4.0-4.1", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
          source="xen/arch/x86/irq.c"),
     # The id's low bits are the guest's own (0x0800f000 is always set); here it stands for all of them.

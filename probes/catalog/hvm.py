@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.table import define, lay
 from xtrace.probes.catalog.types import OLDEST, Event
 from xtrace.probes.format import TraceClass
@@ -22,7 +23,6 @@ _io = define(TraceClass.HVM, "xen/arch/x86/hvm/emulate.c")
 _vmx = define(TraceClass.HVM, "xen/arch/x86/hvm/vmx/vmx.c")
 _svm = define(TraceClass.HVM, "xen/arch/x86/hvm/svm/svm.c")
 
-_64BIT = 0x100
 _NESTED = 0x400
 
 # A reason of before 4.19 may be either vendor's (exits.vendor_of), so it has no names here.
@@ -32,20 +32,22 @@ _SVM_EXIT = (2, "reason:w0:hex:@svm rip:w1:hex")
 _SVM_EXIT64 = (3, "reason:w0:hex:@svm rip:w1-w2:hex")
 
 _ENTRY_EXIT = (
-    _hvm(0x81001, "vmentry", "TRC_HVM_VMENTRY", lay("4.0+", 0)),
-    _vmx(0x81002, "vmexit", "TRC_HVM_VMX_EXIT", lay("4.0+", *_EXIT),
+    _hvm(ids.HVM_VMENTRY, "vmentry", "TRC_HVM_VMENTRY", lay("4.0+", 0)),
+    _vmx(ids.HVM_VMX_EXIT, "vmexit", "TRC_HVM_VMX_EXIT", lay("4.0+", *_EXIT),
          note="TRC_HVM_VMEXIT before 4.19, and then of SVM as well"),
-    _vmx(0x81102, "vmexit", "TRC_HVM_VMX_EXIT64", lay("4.0+", *_EXIT64),
+    _vmx(ids.HVM_VMX_EXIT | ids.WIDE, "vmexit", "TRC_HVM_VMX_EXIT64", lay("4.0+", *_EXIT64),
          note="TRC_HVM_VMEXIT64 before 4.19, and then of SVM as well"),
     # 4.19 gives SVM ids of its own.
-    _svm(0x81003, "vmexit_svm", "TRC_HVM_SVM_EXIT", lay("4.19+", *_SVM_EXIT)),
-    _svm(0x81103, "vmexit_svm", "TRC_HVM_SVM_EXIT64", lay("4.19+", *_SVM_EXIT64)),
+    _svm(ids.HVM_SVM_EXIT, "vmexit_svm", "TRC_HVM_SVM_EXIT", lay("4.19+", *_SVM_EXIT)),
+    _svm(ids.HVM_SVM_EXIT | ids.WIDE, "vmexit_svm", "TRC_HVM_SVM_EXIT64", lay("4.19+", *_SVM_EXIT64)),
     # A guest's own guest (L2): on SVM only, so the codes before 4.19 are SVM's here.
-    _svm(0x81001 | _NESTED, "vmentry_nested", "TRC_HVM_VMENTRY", lay("4.2+", 0)),
-    _svm(0x81002 | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT", lay("4.2-4.18", *_SVM_EXIT)),
-    _svm(0x81102 | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT64", lay("4.2-4.18", *_SVM_EXIT64)),
-    _svm(0x81003 | _NESTED, "vmexit_svm_nested", "TRC_HVM_SVM_EXIT", lay("4.19+", *_SVM_EXIT)),
-    _svm(0x81103 | _NESTED, "vmexit_svm_nested", "TRC_HVM_SVM_EXIT64", lay("4.19+", *_SVM_EXIT64)),
+    _svm(ids.HVM_VMENTRY | _NESTED, "vmentry_nested", "TRC_HVM_VMENTRY", lay("4.2+", 0)),
+    _svm(ids.HVM_VMX_EXIT | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT", lay("4.2-4.18", *_SVM_EXIT)),
+    _svm(ids.HVM_VMX_EXIT | ids.WIDE | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT64",
+         lay("4.2-4.18", *_SVM_EXIT64)),
+    _svm(ids.HVM_SVM_EXIT | _NESTED, "vmexit_svm_nested", "TRC_HVM_SVM_EXIT", lay("4.19+", *_SVM_EXIT)),
+    _svm(ids.HVM_SVM_EXIT | ids.WIDE | _NESTED, "vmexit_svm_nested", "TRC_HVM_SVM_EXIT64",
+         lay("4.19+", *_SVM_EXIT64)),
 )  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def _xen_width(id: int, name: str, words: int, text: str) -> Iterator[Event]:
     wide = text.replace(f"w{last}", f"w{last}-w{last + 1}")
     xen_name = f"TRC_HVM_{name.upper()}"
     yield _hvm(id, name, xen_name, lay("4.0-4.2", words, text, timed=False))
-    yield _hvm(id | _64BIT, name, f"{xen_name}64", lay("4.0+", words + 1, wide, timed=False))
+    yield _hvm(id | ids.WIDE, name, f"{xen_name}64", lay("4.0+", words + 1, wide, timed=False))
 
 
 _HANDLERS = (
@@ -70,7 +72,7 @@ _HANDLERS = (
     *_xen_width(0x82002, "pf_inject", 2, "error_code:w0:hex cr2:w1:hex"),
     _hvm(0x82003, "inj_exc", "TRC_HVM_INJ_EXC",
          lay("4.0+", 2, "vector:w0:@trap error_code:w1:hex", timed=False)),
-    _hvm(0x82004, "inj_virq", "TRC_HVM_INJ_VIRQ",
+    _hvm(ids.HVM_INJ_VIRQ, "inj_virq", "TRC_HVM_INJ_VIRQ",
          lay("4.0+", 2, "vector:w0:hex fake:w1", timed=False),
          note="not for posted interrupts nor virtual-interrupt delivery"),
     _hvm(0x82005, "reinj_virq", "TRC_HVM_REINJ_VIRQ", note="reserved, never written"),
@@ -89,14 +91,14 @@ _HANDLERS = (
          lay("4.0-4.12", 5, "leaf:w0:hex eax:w1:hex ebx:w2:hex ecx:w3:hex edx:w4:hex", timed=False),
          lay("4.13+", 6, "leaf:w0:hex subleaf:w1:hex eax:w2:hex ebx:w3:hex ecx:w4:hex edx:w5:hex",
              timed=False)),
-    _hvm(0x8200F, "intr", "TRC_HVM_INTR",
+    _hvm(ids.HVM_INTR, "intr", "TRC_HVM_INTR",
          # the host's vector on VMX, nothing on SVM; Xen's own vectors are numbered so since 4.2
          lay("4.0-4.1", (0, 1), "vector:w0:hex", timed=False),
          lay("4.2+", (0, 1), "vector:w0:hex:@vector", timed=False)),
     _hvm(0x82010, "nmi", "TRC_HVM_NMI", lay("4.0+", 0, timed=False)),
     _svm(0x82011, "smi", "TRC_HVM_SMI", lay("4.0+", 0, timed=False)),
-    _hvm(0x82012, "vmmcall", "TRC_HVM_VMMCALL", lay("4.0+", 1, "op:w0:@hypercall", timed=False)),
-    _hvm(0x82013, "hlt", "TRC_HVM_HLT", lay("4.0+", 1, "runnable:w0", timed=False)),
+    _hvm(ids.HVM_VMMCALL, "vmmcall", "TRC_HVM_VMMCALL", lay("4.0+", 1, "op:w0:@hypercall", timed=False)),
+    _hvm(ids.HVM_HLT, "hlt", "TRC_HVM_HLT", lay("4.0+", 1, "runnable:w0", timed=False)),
     *_xen_width(0x82014, "invlpg", 2, "invlpga:w0 va:w1:hex"),
     _hvm(0x82015, "mce", "TRC_HVM_MCE", lay("4.0+", 0, timed=False)),
     # Data are absent when they are in the guest's memory (string instructions).
@@ -118,7 +120,7 @@ _HANDLERS = (
     _hvm(0x82018, "clts", "TRC_HVM_CLTS", lay("4.0+", 0, timed=False)),
     *_xen_width(0x82019, "lmsw", 1, "value:w0:hex"),
     _hvm(0x8201A, "rdtsc", "TRC_HVM_RDTSC", lay("4.1+", 2, "tsc:w0-w1", timed=False)),
-    _hvm(0x82020, "intr_window", "TRC_HVM_INTR_WINDOW",
+    _hvm(ids.HVM_INTR_WINDOW, "intr_window", "TRC_HVM_INTR_WINDOW",
          lay("4.0+", 3, "vector:w0:hex source:w1:@intsrc queued:w2:hex", timed=False),
          note="queued 0xffffffff: could not be injected; a vector: only waits behind that one"),
     _hvm(0x82021, "npf", "TRC_HVM_NPF",

@@ -9,6 +9,7 @@ and 0x801003 and gave the old ids to interrupts; 4 and 6 words against 3 tell wh
 
 from __future__ import annotations
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.table import define, lay
 from xtrace.probes.format import TraceClass
 
@@ -29,10 +30,10 @@ EVENTS = (
     _pm(0x801001, "pm_freq_change", "TRC_PM_FREQ_CHANGE",
         lay("4.0+", 2, "old_mhz:w0 new_mhz:w1"),
         source="xen/drivers/cpufreq/utility.c"),
-    _pm(0x801002, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.2+", 4, _ENTRY)),
-    _pm(0x801003, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.2+", 6, _EXIT)),
-    _pm(0x802001, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.0-4.1", 4, _ENTRY)),
-    _pm(0x802002, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.0-4.1", 6, _EXIT_4_0)),
+    _pm(ids.PM_IDLE_ENTRY, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.2+", 4, _ENTRY)),
+    _pm(ids.PM_IDLE_EXIT, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.2+", 6, _EXIT)),
+    _pm(ids.PM_IDLE_ENTRY_4_0, "pm_idle_entry", "TRC_PM_IDLE_ENTRY", lay("4.0-4.1", 4, _ENTRY)),
+    _pm(ids.PM_IDLE_EXIT_4_0, "pm_idle_exit", "TRC_PM_IDLE_EXIT", lay("4.0-4.1", 6, _EXIT_4_0)),
 
     _irq(0x802001, "irq_move_cleanup_delay", "TRC_HW_IRQ_MOVE_CLEANUP_DELAY",
          lay("4.2+", 3, "irq:w0 vector:w1:hex cpu:w2")),
@@ -45,7 +46,7 @@ EVENTS = (
     _irq(0x802006, "irq_assign_vector", "TRC_HW_IRQ_ASSIGN_VECTOR", lay("4.2+", 7, _MASK)),
     _irq(0x802007, "irq_unmapped_vector", "TRC_HW_IRQ_UNMAPPED_VECTOR",
          lay("4.2+", 1, "vector:w0:hex")),
-    _irq(0x802008, "irq_handled", "TRC_HW_IRQ_HANDLED",
+    _irq(ids.HW_IRQ_HANDLED, "irq_handled", "TRC_HW_IRQ_HANDLED",
          # low halves of the TSC before and after the handler; tsc_in is 0 if tracing began in between
          lay("4.2+", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
          note="not for vectors that the local APIC takes directly (IPIs, its timer)"),

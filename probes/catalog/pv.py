@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.names import GRANT_TABLE_OPS, SCHED_OPS, VCPU_OPS
 from xtrace.probes.catalog.table import define, lay
 from xtrace.probes.catalog.types import Event
@@ -20,37 +21,33 @@ from xtrace.probes.format import TraceClass
 
 _pv = define(TraceClass.PV, "xen/arch/x86/pv/trace.c")
 
-_BASE_4_0 = 0x20F000
-_BASE = 0x201000
-_64BIT = 0x100
-
 _TRAP = "trapnr:w{0}[14:0]:@trap has_error_code:w{0}[15] error_code:w{0}[31:16]:hex"
 
 # number, name, (words, fields) for a 32-bit guest, for a 64-bit guest.  All carry the guest's RIP.
 _ENTRIES: tuple[tuple[int, str, tuple[int, str] | None, tuple[int, str] | None], ...] = (
-    (3, "trap",
+    (ids.PV_TRAP, "trap",
      (2, "rip:w0:hex " + _TRAP.format(1)),
      (3, "rip:w0-w1:hex " + _TRAP.format(2))),
-    (4, "page_fault",
+    (ids.PV_PAGE_FAULT, "page_fault",
      (3, "rip:w0:hex addr:w1:hex error_code:w2:hex"),
      (5, "rip:w0-w1:hex addr:w2-w3:hex error_code:w4:hex")),
-    (5, "forced_invalid_op", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
+    (ids.PV_FORCED_INVALID_OP, "forced_invalid_op", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
     # its RIP is behind the instruction already
-    (6, "emulate_privop", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
+    (ids.PV_EMULATE_PRIVOP, "emulate_privop", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
     (9, "paging_fixup", (2, "rip:w0:hex addr:w1:hex"), (4, "rip:w0-w1:hex addr:w2-w3:hex")),
     (10, "gdt_ldt_mapping_fault",
      (2, "rip:w0:hex offset:w1:hex"), (4, "rip:w0-w1:hex offset:w2-w3:hex")),
-    (11, "ptwr_emulation", None, (6, "pte:w0-w1:hex addr:w2-w3:hex rip:w4-w5:hex")),
-    (12, "ptwr_emulation_pae", (4, "pte:w0-w1:hex addr:w2:hex rip:w3:hex"), None),
+    (ids.PV_PTWR_EMULATION, "ptwr_emulation", None, (6, "pte:w0-w1:hex addr:w2-w3:hex rip:w4-w5:hex")),
+    (ids.PV_PTWR_EMULATION_PAE, "ptwr_emulation_pae", (4, "pte:w0-w1:hex addr:w2:hex rip:w3:hex"), None),
 )  # fmt: skip
 
 
 def _entries() -> Iterator[Event]:
     for number, name, narrow, wide in _ENTRIES:
-        for flag, layout in ((0, narrow), (_64BIT, wide)):
+        for flag, layout in ((0, narrow), (ids.WIDE, wide)):
             if layout is None:
                 continue
-            for base, versions in ((_BASE_4_0, "4.0-4.2"), (_BASE, "4.3+")):
+            for base, versions in ((ids.PV_BASE_4_0, "4.0-4.2"), (ids.PV_BASE, "4.3+")):
                 yield _pv(base + flag + number, f"pv_{name}", f"TRC_PV_{name.upper()}",
                           lay(versions, *layout))  # fmt: skip
 
@@ -60,22 +57,25 @@ _HYPERCALL = "op:w0[19:0]:@hypercall argmask:w0[31:20]:hex arg_a:w1 arg_b:w2"
 
 EVENTS = (
     *_entries(),
-    _pv(_BASE_4_0 + 1, "pv_hypercall", "TRC_PV_HYPERCALL",
+    _pv(ids.PV_BASE_4_0 + ids.PV_HYPERCALL, "pv_hypercall", "TRC_PV_HYPERCALL",
         lay("4.0-4.2", 2, "rip:w0:hex op:w1:@hypercall")),
-    _pv(_BASE_4_0 + _64BIT + 1, "pv_hypercall", "TRC_PV_HYPERCALL",
+    _pv(ids.PV_BASE_4_0 + ids.WIDE + ids.PV_HYPERCALL, "pv_hypercall", "TRC_PV_HYPERCALL",
         lay("4.0-4.2", 3, "rip:w0-w1:hex op:w2:@hypercall")),
-    _pv(_BASE + 1, "pv_hypercall_v1", "TRC_PV_HYPERCALL", note="defined since 4.3, never written"),
-    _pv(_BASE + 13, "pv_hypercall", "TRC_PV_HYPERCALL_V2", lay("4.3+", (1, 2, 3), _HYPERCALL),
+    _pv(ids.PV_BASE + ids.PV_HYPERCALL, "pv_hypercall_v1", "TRC_PV_HYPERCALL",
+        note="defined since 4.3, never written"),
+    _pv(ids.PV_BASE + ids.PV_HYPERCALL_V2, "pv_hypercall", "TRC_PV_HYPERCALL_V2",
+        lay("4.3+", (1, 2, 3), _HYPERCALL),
         note="on entry only; hypercall_arguments() names the arguments", source="xen/common/trace.c"),
-    _pv(0x20200E, "pv_hypercall_subcall", "TRC_PV_HYPERCALL_SUBCALL", lay("4.3+", (1, 2, 3), _HYPERCALL),
+    _pv(ids.PV_HYPERCALL_SUBCALL, "pv_hypercall_subcall", "TRC_PV_HYPERCALL_SUBCALL",
+        lay("4.3+", (1, 2, 3), _HYPERCALL),
         note="one for each entry of a multicall, behind its pv_hypercall", source="xen/common/multicall.c"),
-    _pv(_BASE_4_0 + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", lay("4.0-4.2", 1, "rip:w0:hex"),
+    _pv(ids.PV_BASE_4_0 + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", lay("4.0-4.2", 1, "rip:w0:hex"),
         note="32-bit Xen only", source="xen/arch/x86/traps.c"),
-    _pv(_BASE + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", note="defined since 4.3, never written"),
+    _pv(ids.PV_BASE + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", note="defined since 4.3, never written"),
     # 4.22 restores FPU state at the switch.
-    _pv(_BASE_4_0 + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.0-4.2", 0),
+    _pv(ids.PV_BASE_4_0 + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.0-4.2", 0),
         source="xen/arch/x86/traps.c"),
-    _pv(_BASE + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.3-4.21", 0),
+    _pv(ids.PV_BASE + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.3-4.21", 0),
         source="xen/arch/x86/traps.c"),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ Xen's system time cut to 32 bits: they wrap at 4.29 s.
 
 from __future__ import annotations
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.names import RUNSTATES
 from xtrace.probes.catalog.table import define, lay
 from xtrace.probes.catalog.types import Event
@@ -17,12 +18,10 @@ from xtrace.probes.format import TraceClass
 
 _sched = define(TraceClass.SCHED, "xen/common/sched/core.c")
 
-_RUNSTATE_CHANGE = 0x21001
-
 
 def runstate_change_id(old: int, new: int) -> int:
     """Return the id of the transition between two runstates (format.Runstate)."""
-    return _RUNSTATE_CHANGE | old << 8 | new << 4
+    return ids.RUNSTATE_CHANGE | old << 8 | new << 4
 
 
 def _runstate_change(old: int, new: int) -> Event:
@@ -37,7 +36,7 @@ def _runstate_change(old: int, new: int) -> Event:
 
 EVENTS = (
     *(_runstate_change(old, new) for old in RUNSTATES for new in RUNSTATES),
-    _sched(0x21002, "continue_running", "TRC_SCHED_CONTINUE_RUNNING",
+    _sched(ids.CONTINUE_RUNNING, "continue_running", "TRC_SCHED_CONTINUE_RUNNING",
            lay("4.0+", 1, "vcpu:w0[15:0] dom:w0[31:16]")),
     _sched(0x28001, "dom_add", "TRC_SCHED_DOM_ADD",
            # once a vCPU before 4.7, once a domain since
@@ -48,12 +47,12 @@ EVENTS = (
     _sched(0x28003, "sleep", "TRC_SCHED_SLEEP",
            lay("4.0+", 2, "dom:w0 vcpu:w1"),
            note="a pause, not a block"),
-    _sched(0x28004, "wake", "TRC_SCHED_WAKE",
+    _sched(ids.WAKE, "wake", "TRC_SCHED_WAKE",
            lay("4.0+", 2, "dom:w0 vcpu:w1"),
            note="at entry of vcpu_wake(), on the waker's pCPU; also for vCPUs that already run"),
     _sched(0x28005, "yield", "TRC_SCHED_YIELD",
            lay("4.0+", 2, "dom:w0 vcpu:w1")),
-    _sched(0x28006, "block", "TRC_SCHED_BLOCK",
+    _sched(ids.BLOCK, "block", "TRC_SCHED_BLOCK",
            lay("4.0+", 2, "dom:w0 vcpu:w1"),
            note="only when the vCPU really blocks; SCHEDOP_block and SCHEDOP_poll"),
     _sched(0x28007, "shutdown", "TRC_SCHED_SHUTDOWN",
@@ -67,7 +66,7 @@ EVENTS = (
     _sched(0x2800C, "t_timer_fn", "TRC_SCHED_T_TIMER_FN", note="reserved, never written"),
     _sched(0x2800D, "dom_timer_fn", "TRC_SCHED_DOM_TIMER_FN", note="reserved, never written"),
     # 4.8 adds the vCPU to both.
-    _sched(0x2800E, "switch_infprev", "TRC_SCHED_SWITCH_INFPREV",
+    _sched(ids.SWITCH_INFPREV, "switch_infprev", "TRC_SCHED_SWITCH_INFPREV",
            lay("4.0-4.7", 2, "dom:w0 runtime_ns:w1"),
            lay("4.8+", 3, "dom:w0 unit:w1 runtime_ns:w2")),
     _sched(0x2800F, "switch_infnext", "TRC_SCHED_SWITCH_INFNEXT",

@@ -12,7 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from xtrace.probes.reader.loops import KEEP
+from xtrace.probes.kept_loops import kept_loop, part
 
 # What an operation writes behind its literal.
 PUT_NOTHING = 0
@@ -82,10 +82,10 @@ def slot_of(key: int, slots: int) -> int:
     return (key ^ (key >> 20) ^ (key >> 32)) & (slots - 1)
 
 
-_slot_of = nb.njit(nogil=True)(slot_of)
+_slot_of = part(slot_of)
 
 
-@nb.njit(nogil=True)
+@part
 def _find(slot_key, slot_template, key):
     mask = len(slot_key) - 1
     slot = _slot_of(key, len(slot_key))
@@ -96,7 +96,7 @@ def _find(slot_key, slot_template, key):
     return np.int64(TEMPLATE_MISSING)
 
 
-@nb.njit(nogil=True)
+@part
 def _holds(values, value):
     for at in range(len(values)):
         if values[at] == value:
@@ -104,7 +104,7 @@ def _holds(values, value):
     return False
 
 
-@nb.njit(
+@kept_loop(
     nb.types.UniTuple(_I64, 2)(
         _I64, _I64, _I64,  # first row, rows chosen so far, most to choose
         _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, shape, start, words
@@ -114,9 +114,7 @@ def _holds(values, value):
         _U8_1D, _I64_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs, vCPU numbers of any domain
         _I64, _I64,  # chosen: first and last TSC
         _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
-    ),
-    cache=KEEP,
-    nogil=True,
+    )
 )  # fmt: skip
 def choose(
     row, count, limit,
@@ -208,7 +206,7 @@ def _store_8(_typing_context, out, at, value):
 # what comes next.
 
 
-@nb.njit(nogil=True)
+@part
 def _put_bytes(out, at, source, begin, count):
     _copy_16(out, at, source, begin)
     done = 16
@@ -218,7 +216,7 @@ def _put_bytes(out, at, source, begin, count):
     return at + count
 
 
-@nb.njit(nogil=True)
+@part
 def _put_spaces(out, at, end):
     """Write up to 16 spaces and return ``end``, or ``at`` where that is beyond it."""
     _store_8(out, at, np.uint64(0x2020_2020_2020_2020))
@@ -226,7 +224,7 @@ def _put_spaces(out, at, end):
     return max(at, end)
 
 
-@nb.njit(nogil=True)
+@part
 def _eight_digits(value):
     """Return the decimal digits of a number below 10**8 as bytes 0 to 9, the first digit lowest.
 
@@ -241,14 +239,14 @@ def _eight_digits(value):
     return high | ((twos - high * np.uint64(10)) << np.uint64(8))
 
 
-@nb.njit(nogil=True)
+@part
 def _put_eight(out, at, value):
     """Write a number below 10**8 with all its leading zeros."""
     _store_8(out, at, _eight_digits(value) | np.uint64(0x3030_3030_3030_3030))
     return at + 8
 
 
-@nb.njit(nogil=True)
+@part
 def _put_decimal(out, at, value):
     """Write an unsigned 64-bit number and return where it ends."""
     ten = np.uint64(10)
@@ -284,7 +282,7 @@ def _put_decimal(out, at, value):
     return end
 
 
-@nb.njit(nogil=True)
+@part
 def _eight_hex(value):
     """Return the 8 hexadecimal digits of a 32-bit number as text, the first digit lowest."""
     spread = (value | (value << np.uint64(16))) & np.uint64(0x0000_FFFF_0000_FFFF)
@@ -302,7 +300,7 @@ def _eight_hex(value):
     return ((text >> np.uint64(8)) & singles) | ((text & singles) << np.uint64(8))
 
 
-@nb.njit(nogil=True)
+@part
 def _put_small_hex(out, at, value):
     """Write a 32-bit number in hexadecimal."""
     digits = (
@@ -319,7 +317,7 @@ def _put_small_hex(out, at, value):
     return at + digits
 
 
-@nb.njit(nogil=True)
+@part
 def _put_hex(out, at, value):
     out[at] = np.uint8(_ZERO)
     out[at + 1] = np.uint8(0x78)
@@ -332,7 +330,7 @@ def _put_hex(out, at, value):
     return at + 8
 
 
-@nb.njit(nogil=True)
+@part
 def _put_right(out, at, width, begin, end):
     """Move what was written at ``begin`` to ``end`` so that it ends a column of ``width`` at ``at``."""
     length = end - begin
@@ -340,7 +338,7 @@ def _put_right(out, at, width, begin, end):
     return _put_bytes(out, at, out, begin, length)
 
 
-@nb.njit(nogil=True)
+@part
 def _put_time(out, at, width, unit, tsc, origin, hz):
     """Write a time to the end of a column; it is composed behind the column first."""
     begin = at + width + 16
@@ -368,7 +366,7 @@ def _put_time(out, at, width, unit, tsc, origin, hz):
     return _put_right(out, at, width, begin, end)
 
 
-@nb.njit(nogil=True)
+@part
 def _put_vcpu(out, at, vcpu):
     out[at] = np.uint8(0x64)
     if vcpu < 0:
@@ -381,7 +379,7 @@ def _put_vcpu(out, at, vcpu):
     return _put_decimal(out, at + 1, np.uint64(vcpu & 0xFFFF))
 
 
-@nb.njit(nogil=True)
+@part
 def _put_current(out, at, vcpu, fixed):
     """Write the vCPU that runs; of the idle domain's the number is the pCPU's and left out."""
     if vcpu >> 16 == _IDLE_DOMAIN:
@@ -389,7 +387,7 @@ def _put_current(out, at, vcpu, fixed):
     return _put_vcpu(out, at, vcpu)
 
 
-@nb.njit(nogil=True)
+@part
 def _find_name(name_value, begin, end, value):
     """Return the index of ``value`` among ascending values, or -1."""
     low = begin
@@ -405,7 +403,7 @@ def _find_name(name_value, begin, end, value):
     return np.int64(-1)
 
 
-@nb.njit(
+@kept_loop(
     _I64(
         _I64, _I64,  # chosen rows: first, end
         _U32_1D, _I64_1D, _I32_1D,  # chosen: row, vCPU, template
@@ -415,9 +413,7 @@ def _find_name(name_value, begin, end, value):
         _U8_1D,  # "idle" and, from 16 on, "null"
         _I64, _I64, _I64,  # unit of time, its origin, TSC Hz
         _U8_1D,  # out
-    ),
-    cache=KEEP,
-    nogil=True,
+    )
 )  # fmt: skip
 def render(
     first, end,

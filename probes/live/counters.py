@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from xtrace.probes import event_ids as ids
 from xtrace.probes.format import GUEST_CLASS_BIT, LOST_RECORDS
 from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Meaning
 from xtrace.probes.live.histogram import Histogram
@@ -206,43 +207,50 @@ class Machine:
             return None
         fixed: dict[int, tuple[int, Meaning]] = {
             LOST_RECORDS: (4, (self._on_lost, ALL_WORDS, None)),
-            0x21002: (1, (self._on_continue, 1, None)),
-            0x28004: (2, (self._on_wake, 2, None)),
-            0x28006: (2, (self._on_block, 2, None)),
-            0x20F001: (2, (self._on_hypercall, LAST_WORD, None)),
-            0x20F101: (3, (self._on_hypercall, LAST_WORD, None)),
-            0x81001: (0, (self._on_entry, 0, None)),
-            0x81002: (2, (self._on_exit, 0, None)),
-            0x81003: (2, (self._on_exit, 0, None)),
-            0x81102: (3, (self._on_exit, 0, None)),
-            0x81103: (3, (self._on_exit, 0, None)),
-            0x82004: (2, (self._on_injection, 0, None)),
-            0x82012: (1, (self._on_vmmcall, 1, None)),
-            0x82013: (1, (self._on_hvm, 0, None)),
-            0x82020: (3, (self._on_hvm, 0, None)),
-            0x802008: (3, (self._on_irq, 0, None)),
-            0x1F004: (3, (self._on_irq, 0, None)),
+            ids.CONTINUE_RUNNING: (1, (self._on_continue, 1, None)),
+            ids.WAKE: (2, (self._on_wake, 2, None)),
+            ids.BLOCK: (2, (self._on_block, 2, None)),
+            ids.PV_BASE_4_0 | ids.PV_HYPERCALL: (2, (self._on_hypercall, LAST_WORD, None)),
+            ids.PV_BASE_4_0 | ids.WIDE | ids.PV_HYPERCALL: (3, (self._on_hypercall, LAST_WORD, None)),
+            ids.HVM_VMENTRY: (0, (self._on_entry, 0, None)),
+            ids.HVM_VMX_EXIT: (2, (self._on_exit, 0, None)),
+            ids.HVM_SVM_EXIT: (2, (self._on_exit, 0, None)),
+            ids.HVM_VMX_EXIT | ids.WIDE: (3, (self._on_exit, 0, None)),
+            ids.HVM_SVM_EXIT | ids.WIDE: (3, (self._on_exit, 0, None)),
+            ids.HVM_INJ_VIRQ: (2, (self._on_injection, 0, None)),
+            ids.HVM_VMMCALL: (1, (self._on_vmmcall, 1, None)),
+            ids.HVM_HLT: (1, (self._on_hvm, 0, None)),
+            ids.HVM_INTR_WINDOW: (3, (self._on_hvm, 0, None)),
+            ids.HW_IRQ_HANDLED: (3, (self._on_irq, 0, None)),
+            ids.TRACE_IRQ: (3, (self._on_irq, 0, None)),
         }
         if event in fixed:
             length, meaning = fixed[event]
             return meaning if words == length else None
-        if event & ~0x330 == 0x21001 and words:
+        if event & ~ids.RUNSTATE_BITS == ids.RUNSTATE_CHANGE and words:
             return self._on_runstate, 1, (event >> 8 & 3, event >> 4 & 3)
-        if event == 0x20200E:
+        if event == ids.PV_HYPERCALL_SUBCALL:
             return (self._on_subcall, min(words, 2), None) if words else None
-        group = event & ~0xFFF
-        if group in (0x201000, 0x20F000):
+        group = event & ids.GROUP_MASK
+        if group in (ids.PV_BASE, ids.PV_BASE_4_0):
             return self._pv_meaning(event, words)
-        return (self._on_hvm, 0, None) if group == 0x82000 else None
+        return (self._on_hvm, 0, None) if group == ids.HVM_HANDLER else None
 
     def _pv_meaning(self, event: int, words: int) -> Meaning | None:
-        minor, rip = event & 0xFF, 2 if event & 0x100 else 1
-        if minor == 0x0D and words:
+        minor, rip = event & ids.MINOR_MASK, 2 if event & ids.WIDE else 1
+        if minor == ids.PV_HYPERCALL_V2 and words:
             return self._on_hypercall, min(words, 2), None
-        lengths = {0x03: rip + 1, 0x04: 2 * rip + 1, 0x05: rip, 0x06: rip, 0x0B: 6, 0x0C: 4}
+        lengths = {
+            ids.PV_TRAP: rip + 1,
+            ids.PV_PAGE_FAULT: 2 * rip + 1,
+            ids.PV_FORCED_INVALID_OP: rip,
+            ids.PV_EMULATE_PRIVOP: rip,
+            ids.PV_PTWR_EMULATION: 6,
+            ids.PV_PTWR_EMULATION_PAE: 4,
+        }
         if lengths.get(minor, words) != words:
             return None
-        return (self._on_trap if minor in (0x03, 0x04) else self._on_pv), 0, None
+        return (self._on_trap if minor in (ids.PV_TRAP, ids.PV_PAGE_FAULT) else self._on_pv), 0, None
 
     def on_other(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
         """Take a record that means nothing by itself."""

@@ -3,15 +3,9 @@
 Everything here works on NumPy arrays and plain integers and calls nothing
 outside this module.  ``tests/oracle/reader.py`` is the slow, obvious twin that
 says what these loops must give.
-
-``_nrt=False`` compiles without numba's run time for arrays: these loops make none, and counting
-references to those that they are given takes a third of their time.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numba as nb
 import numpy as np
@@ -28,49 +22,7 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
-
-
-def load_lightly() -> Callable[[], None]:
-    """Let numba load compiled loops without what only a compilation needs; return what undoes that.
-
-    Before it loads anything from its cache numba enters all of Python's and NumPy's types and functions into
-    registries, 0.3 s of the time of a short command.  A compilation, where the cache has nothing, does so
-    by itself.  A numba without these parts loads the slow way.
-    """
-    from numba.core import caching, registry, runtime
-
-    cache: Any = getattr(caching, "FunctionCache", None)
-    if cache is None or not hasattr(cache, "_load_overload"):
-        return lambda: None
-    runtime.rtsys.initialize(registry.cpu_target.target_context)
-    slow = cache.load_overload
-
-    def load_overload(self: Any, sig: Any, target_context: Any) -> Any:
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
-
-    def undo() -> None:
-        cache.load_overload = slow
-
-    cache.load_overload = load_overload
-    return undo
-
-
-def can_keep() -> bool:
-    """Tell whether numba finds a folder to keep compiled loops in; it refuses where there is none.
-
-    It takes NUMBA_CACHE_DIR, this folder's __pycache__ or the user's cache: the first that can be written.
-    """
-    try:
-        nb.njit(cache=True)(can_keep)
-    except RuntimeError:
-        return False
-    return True
-
-
-_loaded = load_lightly()
-#: Else each process compiles them anew, which takes it half a minute.
-KEEP = can_keep()
+from xtrace.probes.kept_loops import inlined_part, kept_loop, part
 
 # What frame() stopped at.
 FRAME_NEED_MORE = 0
@@ -100,12 +52,12 @@ _U16_1D = nb.types.Array(nb.uint16, 1, "C")
 _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@inlined_part
 def _tsc_at(words, at):
     return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _is_window_header(words, at):
     return (
         words[at] == WINDOW_HEADER
@@ -115,12 +67,7 @@ def _is_window_header(words, at):
     )
 
 
-@nb.njit(
-    nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D),
-    cache=KEEP,
-    nogil=True,
-    _nrt=False,
-)
+@kept_loop(nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D))
 def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
     """Walk window headers from word ``at`` and list the windows that lie whole in the buffer.
 
@@ -150,7 +97,7 @@ def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
         at = stop
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _can_begin(header, window_words):
     record_words = (
         1
@@ -160,7 +107,7 @@ def _can_begin(header, window_words):
     return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
 
 
-@nb.njit(_I64(_U32_1D, _I64, _I64, nb.boolean), cache=KEEP, nogil=True, _nrt=False)
+@kept_loop(_I64(_U32_1D, _I64, _I64, nb.boolean))
 def resync(words, at, end, at_eof):
     """Return the first word from ``at`` on where a window plausibly begins, or -1.
 
@@ -177,7 +124,7 @@ def resync(words, at, end, at_eof):
     return -1
 
 
-@nb.njit(
+@kept_loop(
     nb.types.UniTuple(_I64, 3)(
         _U32_1D, _I64, _I64, _I64,  # words, segment to begin with, segments, announced end of the last
         _I32_1D, _I64_1D, _I64_1D,  # segments: pcpu, begin, end
@@ -188,9 +135,7 @@ def resync(words, at, end, at_eof):
         _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # out, segments: row, row_end, stop, key
         _I64_1D, _I64_1D,  # per pCPU: bytes so far, bytes up to its last WRAP filler
         _I64_1D,  # out: distances between WRAP fillers; [0] is their number
-    ),
-    cache=KEEP,
-    nogil=True, _nrt=False,
+    )
 )  # fmt: skip
 def decode(
     words, segment, segment_count, announced_end,
@@ -300,12 +245,12 @@ def decode(
     return DECODE_OK, segment, row
 
 
-@nb.njit(nogil=True, _nrt=False, inline="always")
+@inlined_part
 def _before(key_a, chain_a, key_b, chain_b):
     return key_a < key_b or (key_a == key_b and chain_a < chain_b)
 
 
-@nb.njit(nogil=True, _nrt=False)
+@part
 def _sift_down(heap_key, heap_chain, at, size):
     key = heap_key[at]
     chain = heap_chain[at]
@@ -326,7 +271,7 @@ def _sift_down(heap_key, heap_chain, at, size):
     heap_chain[at] = chain
 
 
-@nb.njit(
+@kept_loop(
     nb.types.UniTuple(_I64, 3)(
         _I64, _I64,  # watermark, greatest key given out before
         _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start
@@ -337,9 +282,7 @@ def _sift_down(heap_key, heap_chain, at, size):
         _I64_1D, _U16_1D, _U16_1D, _U32_1D,  # out: tsc, pcpu, shape, start
         _I64_1D,  # out: per chain last key (or KEY_FLOOR)
         _I64_1D,  # out: per chain last tsc
-    ),
-    cache=KEEP,
-    nogil=True, _nrt=False,
+    )
 )  # fmt: skip
 def merge(
     watermark, emitted_key,
@@ -420,6 +363,3 @@ def merge(
         if size > 1:
             _sift_down(heap_key, heap_chain, 0, size)
     return out, late, backward
-
-
-_loaded()

@@ -81,6 +81,12 @@ TARGETS = (
         ("tests/analysis/tables/test_delivery.py",),
         ("tests/analysis/report/test_build.py",),
     ),
+    Target(
+        "analysis/machine/tally_loops.py",
+        ("tests/analysis/machine/test_tallies.py",),
+        ("tests/analysis/machine/test_machine.py", "tests/analysis/partial/test_histogram.py"),
+        drawn=30,
+    ),
     # Each mutant is compiled anew, 12 s of CPU: a sample.
     Target(
         "analysis/machine/loops.py",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builders.hosts import HOSTS
 from oracle.runs import as_intervals, run, tally_of
-from xtrace.analysis.machine import loops, machine
+from xtrace.analysis.machine import machine, tally_loops
 from xtrace.analysis.machine.machine import Tallies
 from xtrace.analysis.machine.metrics import (
     FIRST_COUNT,
@@ -102,7 +102,7 @@ def read_out(tallies: Tallies) -> dict[Key, tuple[int, int, int, int, Counter[Ke
 
 @given(values.filter(lambda value: value >= 0))
 def test_the_bucket_of_a_value_contains_it_and_is_narrow(value: int) -> None:
-    octave, place = loops.bucket_of(value)
+    octave, place = tally_loops.bucket_of(value)
     assert 0 <= octave < OCTAVES
     assert 0 <= place < SUB_BUCKETS
     least, greatest = bounds(octave, place)

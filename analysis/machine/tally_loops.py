@@ -1,0 +1,120 @@
+"""The tallies' hot loops, compiled with numba: intervals added up by key.
+
+``tally`` takes the rows that ``loops.run`` puts out and keeps a log-linear histogram of their values.
+``tests/oracle/machine.py`` is the slow twin.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from xtrace.analysis.machine.metrics import (
+    FIRST_COUNT,
+    METRIC_SHIFT,
+    SUB_BUCKETS,
+    T_B,
+    T_COUNT,
+    T_HISTOGRAM,
+    T_KEY,
+    T_MAX,
+    T_MIN,
+    T_SUM,
+)
+from xtrace.probes.kept_loops import kept_loop, part
+
+_I64 = nb.int64
+_I64_2D = nb.types.Array(nb.int64, 2, "C")
+_I32_1D = nb.types.Array(nb.int32, 1, "C")
+_I32_2D = nb.types.Array(nb.int32, 2, "C")
+
+
+@kept_loop(nb.types.UniTuple(_I64, 2)(_I64), forceinline=True)
+def bucket_of(value):
+    """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
+    if value < SUB_BUCKETS:
+        return np.int64(0), value
+    exponent = (np.float64(value).view(np.int64) >> 52) - 1023
+    if value >> exponent == 0:
+        exponent -= 1  # the conversion to float rounded up to the next power of two
+    return exponent - 5, (value >> (exponent - 6)) - SUB_BUCKETS
+
+
+@part
+def _slot_for(slots, table, key, b):
+    mask = len(slots) - 1
+    mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
+    slot = (mixed ^ (mixed >> 29)) & mask
+    while slots[slot] >= 0:
+        row = slots[slot]
+        if table[row, T_KEY] == key and table[row, T_B] == b:
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kept_loop(nb.void(_I32_1D, _I64_2D, _I64))
+def rehash(slots, table, size):
+    """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
+    for row in range(size):
+        slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
+
+
+@kept_loop(
+    nb.types.UniTuple(_I64, 4)(
+        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
+    )
+)
+def tally(
+    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
+):
+    """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
+
+    A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.
+
+    Returns:
+        (next row, tally rows, histogram rows, chunks in use).
+    """
+    while row < len(intervals):
+        if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
+            break
+        tsc = intervals[row, 3]
+        if tsc < from_tsc or tsc > to_tsc:
+            row += 1
+            continue
+        key = intervals[row, 0]
+        b = intervals[row, 1]
+        value = intervals[row, 2]
+        row += 1
+        slot = _slot_for(slots, table, key, b)
+        entry = np.int64(slots[slot])
+        if entry < 0:
+            entry = size
+            size += 1
+            slots[slot] = entry
+            table[entry, T_KEY] = key
+            table[entry, T_B] = b
+            table[entry, T_COUNT] = 0
+            table[entry, T_SUM] = 0
+            table[entry, T_MIN] = value
+            table[entry, T_MAX] = value
+            table[entry, T_HISTOGRAM] = -1
+        table[entry, T_COUNT] += 1
+        table[entry, T_SUM] += value
+        if key >> METRIC_SHIFT < FIRST_COUNT:
+            table[entry, T_MIN] = min(value, table[entry, T_MIN])
+            table[entry, T_MAX] = max(value, table[entry, T_MAX])
+            if value >= 0:
+                histogram = table[entry, T_HISTOGRAM]
+                if histogram < 0:
+                    histogram = histogram_size
+                    histogram_size += 1
+                    table[entry, T_HISTOGRAM] = histogram
+                octave, place = bucket_of(value)
+                chunk = np.int64(histograms[histogram, octave])
+                if chunk < 0:
+                    chunk = chunk_size
+                    chunk_size += 1
+                    histograms[histogram, octave] = chunk
+                buckets[chunk, place] += 1
+    return row, size, histogram_size, chunk_size

@@ -1,0 +1,62 @@
+"""Ids of the events that the state machines follow, as in xen/include/public/trace.h.
+
+Constants alone, because the catalogue takes too long to import for `xtrace top`.  Its tables take
+these ids from here, and so do the report's machines and what `xtrace top` counts.
+"""
+
+from __future__ import annotations
+
+#: Flag of a record that a 64-bit guest caused (TRC_64_FLAG and TRC_PV_64_FLAG).
+WIDE = 0x100
+#: A PV or HVM event's class and sub-class, and its number in there.
+GROUP_MASK = 0x0FFF_F000
+MINOR_MASK = 0xFF
+
+# The scheduler.  A change's id is RUNSTATE_CHANGE | old << 8 | new << 4.
+RUNSTATE_CHANGE = 0x21001
+RUNSTATE_BITS = 0x330
+CONTINUE_RUNNING = 0x21002
+WAKE = 0x28004
+BLOCK = 0x28006
+SWITCH_INFPREV = 0x2800E
+
+# PV guests' ways into Xen: base + flag + number.  4.3 moved the base.
+PV_BASE_4_0 = 0x20F000
+PV_BASE = 0x201000
+PV_HYPERCALL = 0x01
+PV_TRAP = 0x03
+PV_PAGE_FAULT = 0x04
+PV_FORCED_INVALID_OP = 0x05
+PV_EMULATE_PRIVOP = 0x06
+PV_PTWR_EMULATION = 0x0B
+PV_PTWR_EMULATION_PAE = 0x0C
+PV_HYPERCALL_V2 = 0x0D
+PV_HYPERCALL_SUBCALL = 0x20200E
+
+# Hardware guests.
+HVM_VMENTRY = 0x81001
+HVM_VMX_EXIT = 0x81002
+HVM_SVM_EXIT = 0x81003
+HVM_HANDLER = 0x82000
+HVM_INJ_VIRQ = 0x82004
+HVM_INTR = 0x8200F
+HVM_VMMCALL = 0x82012
+HVM_HLT = 0x82013
+HVM_INTR_WINDOW = 0x82020
+
+MEM_PAGE_GRANT_MAP = 0x10F001
+MEM_PAGE_GRANT_UNMAP = 0x10F002
+MEM_PAGE_GRANT_TRANSFER = 0x10F003
+MEM_SET_P2M_ENTRY = 0x10F004
+MEM_DECREASE_RESERVATION = 0x10F005
+MEM_POD_POPULATE = 0x10F010
+MEM_POD_ZERO_RECLAIM = 0x10F011
+MEM_POD_SUPERPAGE_SPLINTER = 0x10F012
+
+# Interrupts and idle.  4.0 and 4.1 write idle at two ids that belong to interrupts since 4.2.
+TRACE_IRQ = 0x1F004
+PM_IDLE_ENTRY = 0x801002
+PM_IDLE_EXIT = 0x801003
+PM_IDLE_ENTRY_4_0 = 0x802001
+PM_IDLE_EXIT_4_0 = 0x802002
+HW_IRQ_HANDLED = 0x802008
