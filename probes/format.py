@@ -12,10 +12,6 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-# The machines' loops take them from here.
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN as DEFAULT_DOMAIN
-from xtrace.probes.xen_abi import IDLE_DOMAIN as IDLE_DOMAIN
-
 WORD_BYTES = 4
 
 # The header word of a record.

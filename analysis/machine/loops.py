@@ -39,8 +39,8 @@ from xtrace.analysis.machine.metrics import (
     V,
     WakeCause,
 )
-from xtrace.probes.format import DEFAULT_DOMAIN, IDLE_DOMAIN
 from xtrace.probes.kept_loops import inlined_part, kept_loop, part
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _RUNNING = 0
 _RUNNABLE = 1
