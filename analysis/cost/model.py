@@ -256,7 +256,8 @@ def _sorted_by(row: SiteRow) -> float:
 
 
 def _product(count: float, value: float) -> float:
-    return 0.0 if count == 0 or value == 0 else count * value
+    # Nothing, even of what has no bound.
+    return 0.0 if count == 0 else count * value
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -198,6 +198,26 @@ def test_prices_below_one_cycle_count_as_any(monkeypatch: pytest.MonkeyPatch) ->
     assert (row.added_low_cycles, row.added_high_cycles) == (-2, -0.5)
 
 
+def test_a_gain_that_may_not_be_met_is_none_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Planted((0, 1000), (0, 4), -2, -2, -2, -2)
+    (row,) = estimated(monkeypatch, [planted]).upcalls
+    assert (row.added_low_cycles, row.added_hot_cycles, row.added_high_cycles) == (-8, 0, 0)
+
+
+def test_a_site_that_no_upcall_meets_adds_nothing_whatever_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = Planted((0, 1000), (0, 0), np.nan, np.nan, np.nan, np.nan)
+    (row,) = estimated(monkeypatch, [unknown]).upcalls
+    assert (row.added_hot_cycles, row.added_high_cycles) == (0, 0)
+    (row,) = estimated(monkeypatch, [replace(unknown, in_upcall=(0, 1))]).upcalls
+    # Bounded by the upcall's time alone.
+    assert row.added_high_cycles == 800
+
+
+def test_one_upcall(monkeypatch: pytest.MonkeyPatch) -> None:
+    removable, _ = estimated(monkeypatch, upcalls=(1, 1)).upcalls
+    assert (removable.all_low_cycles, removable.all_high_cycles) == (320, 4260)
+
+
 def test_a_sites_row(monkeypatch: pytest.MonkeyPatch) -> None:
     found = estimated(monkeypatch)
     assert [row.place for row in found.sites] == ["unmask+0x10", "mask+0x10", "restore+0x10"]
