@@ -66,7 +66,7 @@ TESTS_OF_RESTORE: Cases = {
     "value_tested_for_nothing": (RESTORE + "test %cl, %cl; ret", NONE),
     "mask_read_back": (RESTORE + "movzbl 1(%rbx), %edx; test %dl, %dl; jne " + FORK, ALL),
     "mask_compared": (RESTORE + "cmpb $0, 1(%rbx); jne " + FORK, ALL),
-    "selector_read_back": (RESTORE + "mov 8(%rbx), %rdx; test %rdx, %rdx; jne " + FORK, SOME),
+    "selector_read_back": (RESTORE + "movzbl 8(%rbx), %edx; test %dl, %dl; jne " + FORK, SOME),
     "pending_compared": (RESTORE + "cmpb $1, (%rbx); jne 1f; nop; 1: ret", ALL),
     "an_argument": ("vcpu %rbx; movb %dil, 1(%rbx); test %esi, %esi; jne " + FORK, SOME),
     "an_argument_tested": ("vcpu %rbx; movb %dil, 1(%rbx); test %dil, %dil; jne " + FORK, ALL),
