@@ -1,6 +1,6 @@
 """Measure what recording by bpf costs: the traced call, each program, the recorder itself, what is lost.
 
-    PYTHONPATH=.typing /usr/bin/python3 benchmarks/bpf.py [--seconds 5]
+    PYTHONPATH=. /usr/bin/python3 benchmarks/bpf.py [--seconds 5]
 
 Needs root, gcc, tracefs mounted and bcc (Debian: python3-bpfcc) in the system's Python.  A getppid loop plays
 the traced kernel; functions of an executable with the kernel's names play those that kprobes hang on, by

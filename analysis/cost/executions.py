@@ -105,14 +105,20 @@ def executions(
     bounds.settle(groups)
     measured = rates is not None and rates.seconds is not None
     return Executions(
-        bounds.low,
-        bounds.high,
+        _unrounded(bounds.low),
+        _unrounded(bounds.high),
         [bounds.quality(place, measured) for place in range(len(paths.sites))],
         [bounds.rule(place, paths) for place in range(len(paths.sites))],
         tuple(groups),
         bounds.conflicts,
         [name for name in counts if name not in bounds.used and name not in CHECKED],
     )
+
+
+def _unrounded(counts: F64) -> F64:
+    """Take off what divisions and products leave at a whole number: 31.999999999999996 would leave out 32."""
+    whole = np.rint(counts)
+    return np.where(np.isclose(counts, whole, rtol=1e-12, atol=0.0), whole, counts)
 
 
 def _over(rates: Rates, span_s: float | None) -> dict[str, tuple[float, float]]:

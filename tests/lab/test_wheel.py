@@ -23,8 +23,9 @@ def test_every_module_and_every_source_of_a_program_goes_in() -> None:
     found = set(wheel.sources())
     assert all(path.is_file() for path in found)
     for package in ("analysis", "cli", "probes", "symbols"):
-        tree = {path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".c", ".h", ".csv")}
-        assert tree <= found
+        files = (path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".c", ".h", ".csv"))
+        assert {ROOT / "xtrace" / path.relative_to(ROOT) for path in files} <= found
+    assert {ROOT / "xtrace" / name for name in ("__init__.py", "__main__.py", "py.typed")} <= found
     assert sum(path.suffix == ".xz" for path in found) == 1
 
 

@@ -81,12 +81,15 @@ def sources() -> Iterator[Path]:
     tool = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     for files in tool["data-files"].values():
         yield from (_ROOT / name for name in files)
-    for package in tool["packages"]:
-        top, _, rest = package.removeprefix("xtrace.").partition(".")
-        folder = _ROOT / tool["package-dir"][f"xtrace.{top}"] / rest.replace(".", "/")
-        data = tool["package-data"]
-        for pattern in ("*.py", *data["*"], *data.get(package, ())):
-            yield from sorted(folder.glob(pattern))
+    data = tool["package-data"]
+    package = _ROOT / "xtrace"
+    yield from (path for path in sorted(package.iterdir()) if path.is_file())
+    for link in sorted(path for path in package.iterdir() if path.is_symlink()):
+        for init in sorted(link.resolve().rglob("__init__.py")):
+            folder = link / init.parent.relative_to(link.resolve())
+            name = ".".join(folder.relative_to(_ROOT).parts)
+            for pattern in ("*.py", *data["*"], *data.get(name, ())):
+                yield from sorted(folder.glob(pattern))
 
 
 def _install(python: str, scratch: Path) -> None:

@@ -80,6 +80,13 @@ def test_a_rate_of_another_time_is_uncertain() -> None:
     assert rate.high[0] == pytest.approx(40_000 + 1.96 * 200)
 
 
+def test_rounding_leaves_no_whole_number_out() -> None:
+    assert 61 / 7 * 7 < 61
+    sites = [fenced("a", 1), fenced("a", 2, Kind.UNMASK)]
+    found = executions(paths_of(sites, [(7, 7), (7, 7)]), 0, counters({"mask": 61}))
+    assert (found.low.tolist(), found.high.tolist()) == ([61, 61], [61, 61])
+
+
 def test_contradictions() -> None:
     sites = [fenced("a", 1), fenced("b", 2, Kind.RESTORE)]
     found = executions(

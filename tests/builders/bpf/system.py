@@ -58,7 +58,7 @@ def drive(action: str, *arguments: str | Path, timeout_s: float = 60) -> Any:
 def _start(script: Path, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT / ".typing"),
+        "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return subprocess.run(
