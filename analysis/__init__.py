@@ -12,7 +12,6 @@ from xtrace.lazy import exported
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff, diff
     from xtrace.analysis.loading.summaries import analyse
-    from xtrace.analysis.partial.summary_file import Summary, merge, read_summary, write_summary
     from xtrace.analysis.report.build import Report, Selection, build_report
     from xtrace.analysis.report.request import (
         Answer,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         UnfencedCapture,
         make_report,
     )
+    from xtrace.analysis.summary.summary_file import Summary, merge, read_summary, write_summary
 
 __all__ = [
     "Answer",

@@ -22,8 +22,8 @@ from builders.partials import partial  # noqa: E402
 from builders.wakes import TSC_HZ, wakes  # noqa: E402
 from xtrace.analysis.comparison.compare import compare  # noqa: E402
 from xtrace.analysis.comparison.figures import FIGURES, Measured  # noqa: E402
-from xtrace.analysis.partial.summary_file import Summary, write_summary  # noqa: E402
-from xtrace.analysis.partial.summary_head import Origin  # noqa: E402
+from xtrace.analysis.summary.summary_file import Summary, write_summary  # noqa: E402
+from xtrace.analysis.summary.summary_head import Origin  # noqa: E402
 
 P50 = "wake_to_running_p50"
 COMMAND = "import sys; from xtrace.cli.main import main; sys.exit(main())"

@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from xtrace.probes.host import dom0, restore, xen_tools
-from xtrace.probes.recording import session
+from xtrace.probes.host import dom0, xen_tools
+from xtrace.probes.recording import restore, session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter

@@ -29,7 +29,7 @@ from xtrace.analysis.comparison.rank_test import (
     runs_needed,
     shift,
 )
-from xtrace.analysis.partial.summary_file import Summary
+from xtrace.analysis.summary.summary_file import Summary
 from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 1

@@ -17,15 +17,15 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.machine.keys import domain_of, low_of
-from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.measures.table import Quality
-from xtrace.analysis.partial import clock
-from xtrace.analysis.partial.histogram import summarise
-from xtrace.analysis.partial.summary_file import Summary
-from xtrace.analysis.partial.summary_head import COST_ENDS
-from xtrace.analysis.partial.versions import detected
+from xtrace.analysis.state_machine.keys import domain_of, low_of
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.summary import clock
+from xtrace.analysis.summary.histogram import summarise
+from xtrace.analysis.summary.summary_file import Summary
+from xtrace.analysis.summary.summary_head import COST_ENDS
+from xtrace.analysis.summary.versions import detected
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.xen_abi import IDLE_DOMAIN, Hypercall
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from xtrace.analysis.machine.keys import domain_of, paired
-from xtrace.analysis.machine.metrics import VCPU_HVM, VCPU_PV, Metric
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.state_machine.keys import domain_of, paired
+from xtrace.analysis.state_machine.metrics import VCPU_HVM, VCPU_PV, Metric
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.format import Runstate
 from xtrace.probes.xen_abi import DOM0, HYPERCALL_COUNT, Hypercall, SchedOp

@@ -4,7 +4,7 @@ Every site has an interval.  It begins as "0 to no bound" and is narrowed by wha
 until nothing changes:
 
 - a counter of the guest: of a site, of a function's calls, of all sites of a kind together;
-- of dom0, bpf's count of a function's calls: the least for sure, the most by inference (partial/dom0_calls);
+- of dom0, bpf's count of a function's calls: the least for sure, the most by inference (summary/dom0_calls);
 - the ways through a function: sites in it execute so often in one call, the least and the most;
 - the ways through an upcall, times the upcalls that the trace is sure of.
 

@@ -24,7 +24,7 @@ from xtrace.analysis.cost.missing_inputs import needs_of_domain, needs_of_host
 from xtrace.analysis.cost.rows import DomainRow, Estimate, SiteRow, UpcallRow
 from xtrace.analysis.measures.kernel_samples import KernelSamples, records_by_function
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial.summary_head import COST_ENDS
+from xtrace.analysis.summary.summary_head import COST_ENDS
 from xtrace.symbols.sites.execution_bounds import PARTS, part_of
 from xtrace.symbols.sites.model import Fence, How, Site, Verdict
 

@@ -14,7 +14,7 @@ from xtrace.forked import Forked
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
-    from xtrace.analysis.machine.collected import Collected
+    from xtrace.analysis.state_machine.collected import Collected
 
 #: Entered by a child with the path of the trace that it reads: gives a function to call with the bytes read
 #: so far, or None.  It is pickled, so it is a function of a module.
@@ -54,7 +54,7 @@ class Reading:
         return [self._read(path) for path in paths]
 
     def _read(self, path: str) -> Collected:
-        from xtrace.analysis.machine.one_pass import collect
+        from xtrace.analysis.state_machine.one_pass import collect
 
         with self.progress(path) as update:
             if self.from_s is None and self.to_s is None:
@@ -68,7 +68,7 @@ class Reading:
         if hz is None:
             import pandas as pd
 
-            from xtrace.analysis.partial import clock
+            from xtrace.analysis.summary import clock
 
             rate = clock.estimate(pd.DataFrame(whole.pairs, columns=["ns", "cycles", "source"]))
             if rate is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Reading
-from xtrace.analysis.partial.summary_head import Origin, beside, files_of, is_summary, kept
+from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept
 from xtrace.forked import ChildEndedError
 from xtrace.probes.capture.layout import BPF_TABLES, META, open_capture, trace_in
 from xtrace.probes.capture.sidecar import sidecar_of
@@ -16,9 +16,9 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
-    from xtrace.analysis.machine.collected import Collected
-    from xtrace.analysis.partial.dom0_frames import Dom0Frames
-    from xtrace.analysis.partial.summary_file import Summary
+    from xtrace.analysis.state_machine.collected import Collected
+    from xtrace.analysis.summary.dom0_frames import Dom0Frames
+    from xtrace.analysis.summary.summary_file import Summary
 
 
 class Loading:
@@ -62,7 +62,7 @@ class Loading:
         Raises:
             OSError, TraceError: a file cannot be read.
         """
-        from xtrace.analysis.partial.summary_file import read_summary
+        from xtrace.analysis.summary.summary_file import read_summary
 
         made = {path: read_summary(place) for path, place in self._stored.items() if place is not None}
         for first, job in enumerate(self._jobs):
@@ -92,7 +92,7 @@ def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
     Raises:
         OSError, TraceError: it cannot be read.
     """
-    from xtrace.analysis.machine.one_pass import collect
+    from xtrace.analysis.state_machine.one_pass import collect
 
     trace = Path(path)
     origin = origin_of(trace)
@@ -100,8 +100,8 @@ def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
 
 
 def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:
-    from xtrace.analysis.partial.partial import partial_of
-    from xtrace.analysis.partial.summary_file import Summary
+    from xtrace.analysis.summary.partial import partial_of
+    from xtrace.analysis.summary.summary_file import Summary
 
     return Summary(partial_of(collected, None if origin.window else _dom0_of(path)), origin)
 
@@ -140,14 +140,14 @@ def _dom0_of(path: Path) -> Dom0Frames | None:
     """Return what bpf counted in dom0 while a capture was made; it cannot be cut to a window."""
     if not (path / META).is_file():
         return None
-    from xtrace.analysis.partial.dom0_frames import read
+    from xtrace.analysis.summary.dom0_frames import read
 
     return read(open_capture(path))
 
 
 def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
     """Write each summary beside its trace; say what came of it, for a folder may not be ours to write in."""
-    from xtrace.analysis.partial.summary_file import write_summary
+    from xtrace.analysis.summary.summary_file import write_summary
 
     places = []
     for trace, summary in made.items():

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xtrace.analysis.machine.keys import domain_of, high_of
-from xtrace.analysis.machine.machine import kind_of
-from xtrace.analysis.machine.metrics import UNRECORDED_RIPS, VCPU_PV, Kind, Metric, RipSource
 from xtrace.analysis.measures.lookup import share
-from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.state_machine.keys import domain_of, high_of
+from xtrace.analysis.state_machine.machine import kind_of
+from xtrace.analysis.state_machine.metrics import UNRECORDED_RIPS, VCPU_PV, Kind, Metric, RipSource
+from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xtrace.analysis.machine.keys import domain_of, vcpu_of
 from xtrace.analysis.measures.table import TAIL
+from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
 
 def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:

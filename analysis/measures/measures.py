@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric
-from xtrace.analysis.partial.histogram import summarise
-from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.summary.histogram import summarise
+from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
 
 

@@ -16,16 +16,16 @@ from xtrace.analysis.cost.rows import Estimate
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
-from xtrace.analysis.partial import clock
-from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.partial.versions import detected
+from xtrace.analysis.summary import clock
+from xtrace.analysis.summary.partial import Partial
+from xtrace.analysis.summary.versions import detected
 from xtrace.analysis.tables import activity, cost, delivery, dom0, rip_samples, runstates, upcalls
 from xtrace.analysis.tables import trace as of_trace
 from xtrace.probes.catalog import VersionRange
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
-    from xtrace.analysis.partial.summary_file import Summary
+    from xtrace.analysis.summary.summary_file import Summary
 
 SCHEMA_VERSION = 1
 

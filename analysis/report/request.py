@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Progress, Reading, unseen
 from xtrace.analysis.loading.summaries import Loading, origin_of
-from xtrace.analysis.partial.summary_head import is_summary
+from xtrace.analysis.summary.summary_head import is_summary
 from xtrace.probes.capture.layout import META, open_capture
 from xtrace.probes.reader.sources import STDIN
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from xtrace.analysis.cost.guest_counters import Rates
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.measures.measures import Measures
-    from xtrace.analysis.partial.summary_file import Summary
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.guest_kernels import ImageKernel
+    from xtrace.analysis.summary.summary_file import Summary
     from xtrace.probes.catalog import VersionRange
     from xtrace.probes.timing.calibration import Calibration
 
@@ -142,8 +142,8 @@ def make_report(
     loading = Loading(request.paths, reading, window=window)
     try:
         # While the children read, load what makes the tables.
-        from xtrace.analysis.partial.summary_file import merge
         from xtrace.analysis.report.build import Selection, build_report
+        from xtrace.analysis.summary.summary_file import merge
 
         selection = Selection(request.sections, request.domains, request.vcpus, request.tables)
         _known_sections(request.sections)
@@ -261,7 +261,7 @@ def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Mea
     if not request.unfenced:
         return {}
     from xtrace.analysis.cost.cross_checks.paired_captures import measures_of
-    from xtrace.analysis.partial.summary_file import merge
+    from xtrace.analysis.summary.summary_file import merge
 
     read: dict[Path, Measures] = {}
     for given in request.unfenced:

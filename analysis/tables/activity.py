@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from xtrace.analysis.machine.keys import high_of, low_of
-from xtrace.analysis.machine.metrics import Metric, RipSource
 from xtrace.analysis.measures.lookup import with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
+from xtrace.analysis.state_machine.keys import high_of, low_of
+from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.probes.catalog import by_id, exits, names
 from xtrace.probes.xen_abi import Hypercall
 

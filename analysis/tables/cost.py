@@ -14,7 +14,7 @@ import pandas as pd
 
 from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
 from xtrace.analysis.measures.table import Column, Quality, Table
-from xtrace.analysis.partial.summary_head import COST_ENDS
+from xtrace.analysis.summary.summary_head import COST_ENDS
 
 _KEY, _EXACT, _BOUNDED, _MODELLED = Quality.KEY, Quality.EXACT, Quality.BOUNDED, Quality.MODELLED
 

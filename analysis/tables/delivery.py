@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.keys import domain_of, high_of, low_of, vcpu_of
-from xtrace.analysis.machine.metrics import Metric, WakeCause
 from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
+from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_of
+from xtrace.analysis.state_machine.metrics import Metric, WakeCause
 from xtrace.probes.catalog import names
 
 #: Statistics that the terminal shows of a time.

@@ -17,7 +17,7 @@ import pandas as pd
 from xtrace.analysis.measures.lookup import looked_up, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
-from xtrace.analysis.partial.histogram import summarise
+from xtrace.analysis.summary.histogram import summarise
 from xtrace.probes.bpf.abi import Kind
 
 _EXACT, _INFERRED, _KEY = Quality.EXACT, Quality.INFERRED, Quality.KEY

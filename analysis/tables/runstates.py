@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.metrics import STATE_LOST, DomainState, Metric
 from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
+from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, Metric
 
 _EXACT = Quality.EXACT
 

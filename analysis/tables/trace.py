@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from xtrace.analysis.machine.keys import domain_of, paired
-from xtrace.analysis.machine.metrics import FIRST_COUNT, Metric, WakeCause
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
-from xtrace.analysis.partial import clock
+from xtrace.analysis.state_machine.keys import domain_of, paired
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, WakeCause
+from xtrace.analysis.summary import clock
 from xtrace.probes.catalog import Detection, VersionRange, find
 from xtrace.probes.format import (
     EVENT_MASK,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from xtrace.analysis.machine.metrics import Metric
 from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
+from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.xen_abi import Hypercall
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from xtrace.cli.loading.progress import bar
+from xtrace.cli.render.progress import bar
 from xtrace.cli.render.terminal import put, tell
 from xtrace.probes.capture.layout import is_capture
 from xtrace.probes.errors import TraceError
@@ -183,7 +183,7 @@ def _files(word: str) -> list[Path]:
 
 def _is_one(path: Path, others: Sequence[Path]) -> bool:
     """Tell captures from what lies beside them: sidecars, and summaries of traces that are there too."""
-    from xtrace.analysis.partial.summary_head import SUFFIX
+    from xtrace.analysis.summary.summary_head import SUFFIX
 
     if path.is_dir():
         return is_capture(path) and not path.name.endswith(_NOT_CAPTURES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace import samples
-from xtrace.cli.loading.progress import bar
+from xtrace.cli.render.progress import bar
 from xtrace.cli.render.terminal import BRIEF, put, tell
 from xtrace.probes.errors import TraceError
 
@@ -138,7 +138,7 @@ def report(
     except RequestError as error:
         raise typer.BadParameter(str(error), param_hint=_OPTIONS[error.field]) from None
     if summary is not None:
-        from xtrace.analysis.partial.summary_file import write_summary
+        from xtrace.analysis.summary.summary_file import write_summary
 
         write_summary(found.summary, summary)
         tell(f"the summary is in {summary}")

@@ -25,7 +25,7 @@ def stat(
 
     Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Needs root in dom0, or -i FILE.
     """
-    from xtrace.cli.loading.live_feed import Watched, as_json, opened, until_interrupted
+    from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
     from xtrace.cli.render.live import stat_header, stat_line
 
     lines = max(shutil.get_terminal_size().lines - 3, 1) if sys.stdout.isatty() else 22

@@ -11,7 +11,7 @@ import typer
 from xtrace.cli.options import AsJson, CpuHz, InputFile, TracesHvm
 
 if TYPE_CHECKING:
-    from xtrace.cli.loading.live_feed import Watched
+    from xtrace.cli.live.feed import Watched
     from xtrace.cli.render.live import View
 
 
@@ -42,7 +42,7 @@ def top(
     Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Keys: q quits, d switches
     between vCPUs and domains, the first letter of a sort key sorts.
     """
-    from xtrace.cli.loading.live_feed import Watched, live_ports, opened, replayed_ports, until_interrupted
+    from xtrace.cli.live.feed import Watched, live_ports, opened, replayed_ports, until_interrupted
     from xtrace.cli.render.live import SORTS, View
 
     if sort not in SORTS:
@@ -66,7 +66,7 @@ def top(
 
 
 def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> None:
-    from xtrace.cli.loading.live_feed import as_json
+    from xtrace.cli.live.feed import as_json
     from xtrace.cli.render.live import top_block
 
     number = 0

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from xtrace.cli.loading.live_feed import total_of
+from xtrace.cli.live.feed import total_of
 from xtrace.cli.render.terminal import WIDTH, safe, scaled, shortened, time_text
 
 if TYPE_CHECKING:
-    from xtrace.cli.loading.live_feed import Watched
+    from xtrace.cli.live.feed import Watched
     from xtrace.probes.live.counters import Figures
     from xtrace.probes.live.histogram import Histogram
     from xtrace.probes.live.periods import Period

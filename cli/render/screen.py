@@ -18,7 +18,7 @@ from xtrace.cli.render.live import KEYS, View, top_block
 from xtrace.cli.streams import STDIN
 
 if TYPE_CHECKING:
-    from xtrace.cli.loading.live_feed import Watched
+    from xtrace.cli.live.feed import Watched
     from xtrace.probes.live.periods import Period
 
 _ENTER = "\x1b[?1049h\x1b[?25l"

@@ -65,7 +65,7 @@ struct sample {
 #define TALLY_KEY(kind, id) ((u64)(kind) << 32 | (u32)(id))
 #define BUCKET_KEY(kind, id, bucket) ((u64)(kind) << 44 | (u64)(u32)(id) << 12 | (bucket))
 
-/* analysis/partial/histogram.py: 64 buckets an octave, one for each value below 64. */
+/* analysis/summary/histogram.py: 64 buckets an octave, one for each value below 64. */
 static __always_inline u32 bucket_of(u64 value)
 {
 	u32 top = 0, shift;

@@ -25,12 +25,13 @@ from xtrace.probes.capture import layout
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import TraceClass
-from xtrace.probes.host import dom0, restore, xen_tools
-from xtrace.probes.host.lock import only_recorder
+from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.host.xenstore import open_xenstore
 from xtrace.probes.live.tsc_rate import RateMeter
 from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
+from xtrace.probes.recording import restore
+from xtrace.probes.recording.lock import only_recorder
 
 _CHUNK_BYTES = 1 << 18
 #: So much of a file is read ahead to learn how fast its TSC runs.

@@ -15,8 +15,8 @@ from typing import Literal
 
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, raw_tsc, restore, trace_buffers, xen_tools
-from xtrace.probes.recording import clocks
+from xtrace.probes.host import dom0, raw_tsc, trace_buffers, xen_tools
+from xtrace.probes.recording import clocks, restore
 from xtrace.probes.recording.backends import registry
 
 State = Literal["ok", "limited", "missing"]

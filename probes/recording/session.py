@@ -23,14 +23,14 @@ from xtrace.probes.capture.layout import CLOCKS, PROGRESS
 from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.capture.writer import CaptureWriter, SizeReachedError, make_way
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, restore
-from xtrace.probes.host.lock import only_recorder
-from xtrace.probes.recording import meta
+from xtrace.probes.host import dom0
+from xtrace.probes.recording import meta, restore
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Backend, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
 from xtrace.probes.recording.domains import Domains
 from xtrace.probes.recording.flusher import Flusher
+from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.process import SIGNALS, signals, usage
 
 _POLL_S = 0.1

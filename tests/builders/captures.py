@@ -9,8 +9,8 @@ from builders.host import simulate
 from builders.partials import partial
 from builders.wakes import TSC_HZ, wakes
 from xtrace.analysis.comparison.figures import Measured, measure
-from xtrace.analysis.partial.summary_file import Summary
-from xtrace.analysis.partial.summary_head import Origin
+from xtrace.analysis.summary.summary_file import Summary
+from xtrace.analysis.summary.summary_head import Origin
 
 HOST_HZ = 2_600_000_000
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from xtrace.analysis.machine.collected import Collected
-from xtrace.analysis.machine.machine import ALWAYS
-from xtrace.analysis.machine.one_pass import collect
-from xtrace.analysis.partial.partial import Partial, partial_of
+from xtrace.analysis.state_machine.collected import Collected
+from xtrace.analysis.state_machine.machine import ALWAYS
+from xtrace.analysis.state_machine.one_pass import collect
+from xtrace.analysis.summary.partial import Partial, partial_of
 
 
 def collected(data: bytes, window: tuple[int, int] = ALWAYS) -> Collected:

@@ -76,7 +76,7 @@ def _ready() -> socket.socket:
 
 def serve() -> None:
     """Fork for each command that is asked for on standard input."""
-    import xtrace.analysis.machine.machine
+    import xtrace.analysis.state_machine.machine
     import xtrace.cli.main
     import xtrace.probes.reader.loops  # noqa: F401
 

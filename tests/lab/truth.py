@@ -28,7 +28,7 @@ import numpy as np
 from lab.checks.made import EVENT_CHANNEL_OP, HYPERCALL, IDLE, IRET, RUNSTATE_CHANGE
 from oracle.reader import read
 from oracle.runs import run
-from xtrace.analysis.machine.metrics import Metric
+from xtrace.analysis.state_machine.metrics import Metric
 
 _UPCALL = re.compile(r"^xtrace-guest: upcall (\d+) (\d+) (\d+)\r?$", re.MULTILINE)
 _SEND = re.compile(r"^xtrace-guest: send (\d+) (\d+)\r?$", re.MULTILINE)

@@ -38,7 +38,7 @@ _TIME = 1_700_000_000
 _GENERIC = {"NUMBA_CPU_NAME": "generic"}
 _COMPILE = (
     "import sys; sys.path.insert(0, sys.argv[1]);"
-    "import xtrace.probes.reader.loops, xtrace.probes.dump.loops, xtrace.analysis.machine.machine"
+    "import xtrace.probes.reader.loops, xtrace.probes.dump.loops, xtrace.analysis.state_machine.machine"
 )
 
 

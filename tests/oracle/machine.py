@@ -53,7 +53,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from oracle.reader import LOST_RECORDS, Record
-from xtrace.analysis.machine.metrics import PENDING_MAX, RECENT_MAX, DomainState, Metric, RipSource, WakeCause
+from xtrace.analysis.state_machine.metrics import (
+    PENDING_MAX,
+    RECENT_MAX,
+    DomainState,
+    Metric,
+    RipSource,
+    WakeCause,
+)
 
 IDLE, STAND_IN = 0x7FFF, 0x8000
 NOBODY = STAND_IN << 16 | 0xFFFF

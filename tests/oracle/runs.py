@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle.machine import Count, Interval
-from xtrace.analysis.machine.machine import ALWAYS, Machine, Tallies
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
+from xtrace.analysis.state_machine.metrics import (
     C_HYPERCALL,
     C_PV_EVENT,
     C_SINGLE,

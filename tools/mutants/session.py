@@ -109,7 +109,7 @@ def opened(target: Target) -> Iterator[Session]:
     fresh = was_of != is_of
     carried: dict[_Key, WorkResult] = {}
     if fresh:
-        if was_of and not target.drawn:
+        if was_of:
             with use_db(path) as database:
                 carried = _found(was_of["text"], database)
         path.unlink(missing_ok=True)

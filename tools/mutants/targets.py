@@ -72,9 +72,9 @@ TARGETS = (
         (_COST, "tests/cli/commands/test_report_cost.py"),
     ),
     Target(
-        "analysis/partial/histogram.py",
-        ("tests/analysis/partial/test_histogram.py",),
-        ("tests/analysis/machine/test_tallies.py", "tests/analysis/partial/test_partial.py"),
+        "analysis/summary/histogram.py",
+        ("tests/analysis/summary/test_histogram.py",),
+        ("tests/analysis/state_machine/test_tallies.py", "tests/analysis/summary/test_partial.py"),
     ),
     Target(
         "analysis/tables/delivery.py",
@@ -82,19 +82,19 @@ TARGETS = (
         ("tests/analysis/report/test_build.py",),
     ),
     Target(
-        "analysis/machine/tally_loops.py",
-        ("tests/analysis/machine/test_tallies.py",),
-        ("tests/analysis/machine/test_machine.py", "tests/analysis/partial/test_histogram.py"),
+        "analysis/state_machine/tally_loops.py",
+        ("tests/analysis/state_machine/test_tallies.py",),
+        ("tests/analysis/state_machine/test_machine.py", "tests/analysis/summary/test_histogram.py"),
         drawn=30,
     ),
     # Each mutant is compiled anew, 12 s of CPU: a sample.
     Target(
-        "analysis/machine/loops.py",
-        ("tests/analysis/machine/test_machine.py", "tests/analysis/machine/test_tallies.py"),
+        "analysis/state_machine/loops.py",
+        ("tests/analysis/state_machine/test_machine.py", "tests/analysis/state_machine/test_tallies.py"),
         (
-            "tests/analysis/machine/test_edges.py",
-            "tests/analysis/partial/test_histogram.py",
-            "tests/analysis/partial/test_clock.py",
+            "tests/analysis/state_machine/test_edges.py",
+            "tests/analysis/summary/test_histogram.py",
+            "tests/analysis/summary/test_clock.py",
         ),
         drawn=200,
     ),

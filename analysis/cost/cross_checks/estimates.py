@@ -20,9 +20,9 @@ from xtrace.analysis.cost.cross_checks.fence_samples import FenceShare, fence_sh
 from xtrace.analysis.cost.cross_checks.paired_captures import Difference, agreement, upcall_difference
 from xtrace.analysis.cost.inputs import CostKernel
 from xtrace.analysis.cost.rows import DomainRow, EstimateRow, UpcallRow
-from xtrace.analysis.machine.metrics import RipSource
 from xtrace.analysis.measures.kernel_samples import KernelSamples
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.state_machine.metrics import RipSource
 from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES, Hypercall
 
 #: Samples in time, and what is said of them.

@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from xtrace.analysis.comparison.rank_test import shift
 from xtrace.analysis.cost.domain_facts import domain_facts
-from xtrace.analysis.machine.metrics import Metric
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial import clock
-from xtrace.analysis.partial.histogram import bucket_bounds
-from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.partial.versions import detected
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.summary import clock
+from xtrace.analysis.summary.histogram import bucket_bounds
+from xtrace.analysis.summary.partial import Partial
+from xtrace.analysis.summary.versions import detected
 
 F64 = npt.NDArray[np.float64]
 

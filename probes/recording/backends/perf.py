@@ -18,7 +18,8 @@ from xtrace.probes.bpf.loader import ProbeError, Program
 from xtrace.probes.bpf.symbols import Names
 from xtrace.probes.capture.layout import SAMPLES, SYMBOLS
 from xtrace.probes.capture.stream import Folder
-from xtrace.probes.host import dom0, restore
+from xtrace.probes.host import dom0
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.program import Loaded, ProgramBackend
 

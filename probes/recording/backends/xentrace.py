@@ -22,7 +22,8 @@ from typing import Any
 from xtrace.probes.capture.layout import TRACE, TRACE_LOG
 from xtrace.probes.capture.stream import CaptureFullError, Folder
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, restore, trace_buffers, xen_tools
+from xtrace.probes.host import dom0, trace_buffers, xen_tools
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.masks import event_mask
 from xtrace.probes.recording.backends.record_counter import RecordCounter

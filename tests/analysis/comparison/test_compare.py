@@ -25,10 +25,10 @@ from xtrace.analysis.comparison.figures import (
     measure,
 )
 from xtrace.analysis.comparison.rank_test import ALPHA
-from xtrace.analysis.partial.partial import partial_of
-from xtrace.analysis.partial.summary_file import Summary
-from xtrace.analysis.partial.summary_head import Origin
 from xtrace.analysis.report.build import build
+from xtrace.analysis.summary.partial import partial_of
+from xtrace.analysis.summary.summary_file import Summary
+from xtrace.analysis.summary.summary_head import Origin
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import Runstate

@@ -38,8 +38,8 @@ from xtrace.analysis.cost.prices import prices
 from xtrace.analysis.cost.rows import Estimate
 from xtrace.analysis.measures.kernel_samples import resolve
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial.partial import Partial, merge
 from xtrace.analysis.report.build import Report, Selection, build, json_text
+from xtrace.analysis.summary.partial import Partial, merge
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.timing.calibration import Calibration
 from xtrace.symbols.sites.model import Kind, Site, Verdict

@@ -17,10 +17,10 @@ from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.cost.guest_counters import Rates
 from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial.dom0_calls import frame
-from xtrace.analysis.partial.partial import Partial, merge
 from xtrace.analysis.report.build import Report, Selection, build
 from xtrace.analysis.report.guest_kernels import open_kernels
+from xtrace.analysis.summary.dom0_calls import frame
+from xtrace.analysis.summary.partial import Partial, merge
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.catalog import VersionRange
 

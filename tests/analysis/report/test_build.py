@@ -19,7 +19,6 @@ from builders.partials import partial
 from oracle import reader as oracle
 from oracle.reading import SAMPLES, sample_bytes
 from xtrace.analysis.measures.table import Quality
-from xtrace.analysis.partial.partial import Partial
 from xtrace.analysis.report.build import (
     SCHEMA_VERSION,
     SECTIONS,
@@ -31,6 +30,7 @@ from xtrace.analysis.report.build import (
     write_csv,
     write_parquet,
 )
+from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.reader.writer import pack_record, pack_window
 

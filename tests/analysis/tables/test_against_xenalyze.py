@@ -29,7 +29,7 @@ from oracle.runs import Run, as_intervals, run
 from peer.xenalyze import Summary, parse_summary, raw_records, require, svm_args
 from peer.xenalyze_run import run as printed_by
 from peer.xenalyze_summary import Cycles, VcpuSummary
-from xtrace.analysis.machine.metrics import STATE_LOST, DomainState, G, Metric, P, V
+from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, G, Metric, P, V
 from xtrace.probes.format import LOST_RECORDS, Runstate
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 

@@ -12,9 +12,9 @@ import pytest
 
 from builders.partials import collected
 from oracle.runs import tally_of
-from xtrace.analysis.machine.metrics import METRIC_SHIFT, Metric, WakeCause
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial.partial import partial_of
+from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric, WakeCause
+from xtrace.analysis.summary.partial import partial_of
 from xtrace.analysis.tables import delivery
 from xtrace.probes.catalog import VersionRange
 

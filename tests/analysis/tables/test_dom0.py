@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial import dom0_frames
-from xtrace.analysis.partial.histogram import QUANTILE_ERROR_RATIO
-from xtrace.analysis.partial.partial import Partial, merge, partial_of
-from xtrace.analysis.partial.summary_file import Summary, _nothing, read_summary, write_summary
-from xtrace.analysis.partial.summary_head import Origin
+from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO
+from xtrace.analysis.summary.partial import Partial, merge, partial_of
+from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
+from xtrace.analysis.summary.summary_head import Origin
 from xtrace.analysis.tables import activity, dom0
 from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import Kind

@@ -28,10 +28,10 @@ from builders.sampled import (
     trace,
 )
 from oracle.reading import SAMPLES, sample_bytes
-from xtrace.analysis.machine.metrics import UNRECORDED_RIPS, Metric
 from xtrace.analysis.measures.kernel_samples import OUTSIDE, resolve
-from xtrace.analysis.partial.partial import Partial, merge
 from xtrace.analysis.report.build import Report, Selection, build, json_text
+from xtrace.analysis.state_machine.metrics import UNRECORDED_RIPS, Metric
+from xtrace.analysis.summary.partial import Partial, merge
 from xtrace.analysis.tables.rip_samples import TABLES
 from xtrace.probes.reader.writer import pack_record, pack_window
 

@@ -18,8 +18,8 @@ from builders.partials import partial
 from builders.patience import without_patience
 from builders.wakes import TSC_HZ, wakes
 from xtrace import samples
-from xtrace.analysis.partial.summary_file import Summary, read_summary, write_summary
-from xtrace.analysis.partial.summary_head import Origin
+from xtrace.analysis.summary.summary_file import Summary, read_summary, write_summary
+from xtrace.analysis.summary.summary_head import Origin
 from xtrace.cli.commands import diff as command_module
 from xtrace.cli.main import main
 

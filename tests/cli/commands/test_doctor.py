@@ -13,8 +13,7 @@ import pytest
 
 from xtrace.cli.commands import doctor as command
 from xtrace.cli.main import main
-from xtrace.probes.host import restore
-from xtrace.probes.recording import doctor
+from xtrace.probes.recording import doctor, restore
 from xtrace.probes.recording.doctor import Examination, Finding
 
 PROGRAM = "from xtrace.cli.start import main; main()"
@@ -80,7 +79,7 @@ def test_what_a_killed_recorder_left_is_found(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_recorder_that_runs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xtrace.probes.host.lock import only_recorder
+    from xtrace.probes.recording.lock import only_recorder
 
     monkeypatch.setenv("XTRACE_RUN_DIR", str(tmp_path))
     with only_recorder():

@@ -17,7 +17,8 @@ from builders.ticker import Ticker
 from xtrace.cli.commands.record import closing_line
 from xtrace.cli.main import main
 from xtrace.probes.capture.layout import open_capture
-from xtrace.probes.host import dom0, restore
+from xtrace.probes.host import dom0
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Overhead
 from xtrace.probes.recording.session import Summary
 

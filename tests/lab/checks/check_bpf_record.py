@@ -14,9 +14,9 @@ import pytest
 from lab.checks.made import chosen, folder, known, known_rows
 from lab.image import image
 from xtrace.analysis.cost.executions import executions
-from xtrace.analysis.partial import dom0_frames
-from xtrace.analysis.partial.dom0_calls import KIND_OF_ROLE
 from xtrace.analysis.report.guest_kernels import open_kernels
+from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary.dom0_calls import KIND_OF_ROLE
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.ctf_reader import read_events, read_samples
 from xtrace.probes.capture.layout import BPF_TABLES, Capture, open_capture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab.checks.made import chosen, counters, domain_ids, folder, known_rows
-from xtrace.analysis.partial.summary_head import COST_ENDS
+from xtrace.analysis.summary.summary_head import COST_ENDS
 
 NAMES = chosen("calibrate")
 ELF = "guest-lfence-inline.elf"

@@ -16,7 +16,7 @@ from lab.checks import made
 from lab.checks.made import chosen, folder, known, known_rows
 from oracle.reader import Trace, read
 from peer.xenalyze import raw_records
-from xtrace.analysis.partial.timeline import compare_marks, of_capture
+from xtrace.analysis.summary.timeline import compare_marks, of_capture
 from xtrace.probes.capture.layout import Capture, open_capture
 
 RECORD = chosen("record-xentrace")

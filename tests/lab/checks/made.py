@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oracle.reader import Record, read
-from xtrace.analysis.machine.metrics import WAKE_CYCLES_MOST
+from xtrace.analysis.state_machine.metrics import WAKE_CYCLES_MOST
 
 RUNSTATE_CHANGE = 0x21001
 WAKE = 0x28004

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from builders.bpf.system import ROOT, compile_c, require_tool
-from xtrace.analysis.partial.histogram import bucket_bounds
+from xtrace.analysis.summary.histogram import bucket_bounds
 from xtrace.probes.bpf import abi
 from xtrace.probes.live.histogram import bucket_of
 

@@ -20,10 +20,10 @@ from builders.random_records import traces
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import Trace, frame, read
-from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.machine.one_pass import collect
-from xtrace.analysis.partial import clock
-from xtrace.analysis.partial import histogram as analysis_histogram
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.state_machine.one_pass import collect
+from xtrace.analysis.summary import clock
+from xtrace.analysis.summary import histogram as analysis_histogram
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.live import counters, framer

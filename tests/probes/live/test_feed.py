@@ -15,9 +15,10 @@ import pytest
 
 from builders.processes import running
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, restore, xen_tools
+from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.live import feed
 from xtrace.probes.live.feed import LiveFeed, mask_of, open_file, open_live
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
 

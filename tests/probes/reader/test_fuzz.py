@@ -36,9 +36,9 @@ from oracle.reading import (
     unaccounted_bytes,
     without_fillers,
 )
-from xtrace.analysis.machine import machine
-from xtrace.analysis.machine.machine import Machine, Tallies
-from xtrace.analysis.machine.metrics import T_COUNT
+from xtrace.analysis.state_machine import machine
+from xtrace.analysis.state_machine.machine import Machine, Tallies
+from xtrace.analysis.state_machine.metrics import T_COUNT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import LOST_RECORDS, WINDOW_HEADER, WRAP_BUFFER
 from xtrace.probes.reader.batches import OVERFLOW_SHAPE

@@ -24,9 +24,9 @@ from xtrace.analysis.cost.cross_checks.paired_captures import (
 )
 from xtrace.analysis.cost.guest_counters import Rates
 from xtrace.analysis.cost.inputs import CostInputs
-from xtrace.analysis.machine.metrics import Metric, RipSource
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.report.build import Selection, build
+from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.probes.reader.writer import pack_record, pack_window
 
 ADDED = 4_000

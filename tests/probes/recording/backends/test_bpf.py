@@ -12,9 +12,9 @@ import pytest
 
 from builders.bpf.system import drive, require_bpf, require_tool
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial import dom0_frames
-from xtrace.analysis.partial.partial import merge, partial_of
-from xtrace.analysis.partial.summary_file import _nothing
+from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary.partial import merge, partial_of
+from xtrace.analysis.summary.summary_file import _nothing
 from xtrace.analysis.tables import dom0
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.ctf_reader import read_events

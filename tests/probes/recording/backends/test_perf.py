@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from builders.bpf.system import compile_c, drive, require_bpf
-from xtrace.analysis.partial import dom0_frames
+from xtrace.analysis.summary import dom0_frames
 from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.probes.bpf.symbols import Names, Symbols, is_hypervisor
 from xtrace.probes.capture.layout import Capture
-from xtrace.probes.host import restore
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.perf import PerfBackend
 
 _SPIN = """

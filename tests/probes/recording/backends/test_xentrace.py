@@ -15,8 +15,9 @@ from builders.processes import running
 from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, restore, trace_buffers, xen_tools
+from xtrace.probes.host import dom0, trace_buffers, xen_tools
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends import xentrace
 from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
-from xtrace.analysis.partial.histogram import bucket_bounds
-from xtrace.analysis.partial.partial import Partial
+from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
+from xtrace.analysis.summary.histogram import bucket_bounds
+from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.reader.batches import I64
 
 #: The rates that are believed: outside, the pairs are not what they seem.

@@ -12,9 +12,9 @@ from builders.host import simulate
 from builders.hosts import HOSTS
 from builders.partials import collected, partial
 from oracle.runs import run, tally_of
-from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.partial.partial import Partial, merge, partial_of
 from xtrace.analysis.report.build import build, json_object
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.summary.partial import Partial, merge, partial_of
 from xtrace.probes.format import EVENT_MASK, WRAP_BUFFER
 
 NAMES = [field.name for field in fields(Partial)]

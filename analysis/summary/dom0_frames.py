@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.keys import paired, vcpu_key
-from xtrace.analysis.machine.metrics import Metric, RipSource
-from xtrace.analysis.partial.dom0_calls import Calls, calls_of
+from xtrace.analysis.state_machine.keys import paired, vcpu_key
+from xtrace.analysis.state_machine.metrics import Metric, RipSource
+from xtrace.analysis.summary.dom0_calls import Calls, calls_of
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
 from xtrace.probes.capture.layout import BPF_TABLES, Capture

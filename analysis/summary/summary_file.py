@@ -26,11 +26,11 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.collected import Collected, TallyColumns
-from xtrace.analysis.machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
-from xtrace.analysis.partial.partial import Partial, partial_of
-from xtrace.analysis.partial.partial import merge as merge_partials
-from xtrace.analysis.partial.summary_head import (
+from xtrace.analysis.state_machine.collected import Collected, TallyColumns
+from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
+from xtrace.analysis.summary.partial import Partial, partial_of
+from xtrace.analysis.summary.partial import merge as merge_partials
+from xtrace.analysis.summary.summary_head import (
     BROKEN,
     HEAD,
     Origin,

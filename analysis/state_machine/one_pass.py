@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from xtrace.analysis.machine.collected import Collected
-from xtrace.analysis.machine.machine import ALWAYS, Machine, Tallies
-from xtrace.analysis.machine.metrics import G, P, V
+from xtrace.analysis.state_machine.collected import Collected
+from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
+from xtrace.analysis.state_machine.metrics import G, P, V
 from xtrace.probes.reader.reader import open_trace
 
 Item = TypeVar("Item")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from builders.partials import collected
 from oracle.runs import tally_of
-from xtrace.analysis.machine.metrics import METRIC_SHIFT, OCTAVES, SUB_BUCKETS, Metric
-from xtrace.analysis.partial.histogram import QUANTILE_ERROR_RATIO, bucket_bounds, quantiles, summarise
-from xtrace.analysis.partial.partial import Partial, partial_of
+from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, OCTAVES, SUB_BUCKETS, Metric
+from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, bucket_bounds, quantiles, summarise
+from xtrace.analysis.summary.partial import Partial, partial_of
 
 I64 = npt.NDArray[np.int64]
 KEYS = ["metric", "a", "b"]

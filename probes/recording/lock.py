@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host.restore import run_directory
+from xtrace.probes.recording.restore import run_directory
 
 _NAME = "lock"
 

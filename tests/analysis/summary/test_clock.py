@@ -18,10 +18,10 @@ from builders.host import simulate
 from builders.hosts import DOMAINS, lossy
 from builders.partials import partial
 from oracle.reading import SAMPLES
-from xtrace.analysis.machine.metrics import Metric
-from xtrace.analysis.partial import clock
-from xtrace.analysis.partial.partial import Partial
 from xtrace.analysis.report.build import build, json_object
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.summary import clock
+from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.reader.writer import TraceWriter, pack_record, pack_window
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 

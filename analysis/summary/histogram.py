@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xtrace.analysis.machine.metrics import SUB_BUCKETS
+from xtrace.analysis.state_machine.metrics import SUB_BUCKETS
 
 #: Bound on the relative error of a quantile.
 QUANTILE_ERROR_RATIO = 1 / (2 * SUB_BUCKETS)

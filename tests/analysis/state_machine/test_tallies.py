@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from builders.hosts import HOSTS
 from oracle.runs import as_intervals, run, tally_of
-from xtrace.analysis.machine import machine, tally_loops
-from xtrace.analysis.machine.machine import Tallies
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine import machine, tally_loops
+from xtrace.analysis.state_machine.machine import Tallies
+from xtrace.analysis.state_machine.metrics import (
     FIRST_COUNT,
     METRIC_SHIFT,
     OCTAVES,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrace import __version__
-from xtrace.analysis.machine.metrics import Metric
+from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 3

@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtrace.analysis.machine.keys import domain_of, high_of, low_of, paired, vcpu_key, vcpu_of
+from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, paired, vcpu_key, vcpu_of
 
 U16 = st.integers(0, (1 << 16) - 1)
 U31 = st.integers(0, (1 << 31) - 1)

@@ -19,12 +19,12 @@ import pytest
 from builders.hosts import HOSTS
 from builders.partials import partial
 from xtrace.analysis.comparison.figures import measure
-from xtrace.analysis.partial import summary_head
-from xtrace.analysis.partial.partial import Partial
-from xtrace.analysis.partial.partial import merge as merge_partials
-from xtrace.analysis.partial.summary_file import Summary, merge, read_summary, write_summary
-from xtrace.analysis.partial.summary_head import HEAD, Origin, beside, files_of, is_summary, kept
 from xtrace.analysis.report.build import build, json_text
+from xtrace.analysis.summary import summary_head
+from xtrace.analysis.summary.partial import Partial
+from xtrace.analysis.summary.partial import merge as merge_partials
+from xtrace.analysis.summary.summary_file import Summary, merge, read_summary, write_summary
+from xtrace.analysis.summary.summary_head import HEAD, Origin, beside, files_of, is_summary, kept
 from xtrace.probes.errors import TraceError
 
 DAMAGED = b"\0" * 8

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import restore
+from xtrace.probes.recording import restore
 
 LEAVE_AND_DIE = """
 import os, sys

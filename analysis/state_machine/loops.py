@@ -11,7 +11,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine.metrics import (
     C_HYPERCALL,
     C_PV_EVENT,
     C_SINGLE,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrace.analysis.partial.timeline import compare_marks, of_pairs
+from xtrace.analysis.summary.timeline import compare_marks, of_pairs
 from xtrace.probes.capture.clock_line import ClockPair
 from xtrace.probes.capture.layout import Mark
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from xtrace.analysis.machine.collected import Collected
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine.collected import Collected
+from xtrace.analysis.state_machine.metrics import (
     C_PV_EVENT,
     C_SINGLE,
     C_SUBCALL,
@@ -31,8 +31,8 @@ from xtrace.analysis.machine.metrics import (
     T_SUM,
     Metric,
 )
-from xtrace.analysis.partial import dom0_calls, dom0_frames
-from xtrace.analysis.partial.dom0_frames import Dom0Frames
+from xtrace.analysis.summary import dom0_calls, dom0_frames
+from xtrace.analysis.summary.dom0_frames import Dom0Frames
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}
 _MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz"}

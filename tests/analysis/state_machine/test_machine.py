@@ -22,7 +22,7 @@ from oracle.machine import Count
 from oracle.reader import read
 from oracle.reading import SAMPLES
 from oracle.runs import Run, as_intervals, run
-from xtrace.analysis.machine.metrics import G, Metric
+from xtrace.analysis.state_machine.metrics import G, Metric
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.xen_abi import IDLE_DOMAIN

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.partial import dom0_frames
-from xtrace.analysis.partial.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
-from xtrace.analysis.partial.partial import Partial, merge, partial_of
-from xtrace.analysis.partial.summary_file import Summary, _nothing, read_summary, write_summary
-from xtrace.analysis.partial.summary_head import Origin
+from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
+from xtrace.analysis.summary.partial import Partial, merge, partial_of
+from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
+from xtrace.analysis.summary.summary_head import Origin
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.functions import ROLES
 from xtrace.probes.capture.layout import BPF_TABLES, Capture

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.machine import loops, tally_loops
-from xtrace.analysis.machine.collected import TallyColumns
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine import loops, tally_loops
+from xtrace.analysis.state_machine.collected import TallyColumns
+from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
     METRIC_SHIFT,
     OCTAVES,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from xtrace.analysis.machine.metrics import (
+from xtrace.analysis.state_machine.metrics import (
     FIRST_COUNT,
     METRIC_SHIFT,
     SUB_BUCKETS,

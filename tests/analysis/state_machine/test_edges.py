@@ -12,7 +12,7 @@ from oracle import machine as oracle
 from oracle.machine import Interval
 from oracle.reader import read
 from oracle.runs import run, tally_of
-from xtrace.analysis.machine.metrics import T_COUNT, Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import T_COUNT, Metric, WakeCause
 from xtrace.probes.reader.writer import pack_record, pack_window
 
 START = 1 << 40

@@ -15,7 +15,7 @@ from oracle.machine import RESIDENCE_TAIL, Interval
 from oracle.reader import Record, Trace, read
 from oracle.reading import SAMPLES
 from oracle.runs import Run, as_intervals, run
-from xtrace.analysis.machine.metrics import G, Metric, P, WakeCause
+from xtrace.analysis.state_machine.metrics import G, Metric, P, WakeCause
 from xtrace.probes.format import LOST_RECORDS, Runstate
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 

@@ -1,0 +1,1 @@
+"""The live feed of top and stat."""

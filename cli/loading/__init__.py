@@ -1,1 +1,0 @@
-"""Read traces in child processes while this one gets ready to show them."""
