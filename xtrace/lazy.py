@@ -20,10 +20,8 @@ def exported(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home = homes[name]
-        value = (
-            getattr(import_module(f"{package}.{home}"), name) if home else import_module(f"{package}.{name}")
-        )
+        module = import_module(f"{package}.{homes[name] or name}")
+        value = getattr(module, name) if homes[name] else module
         setattr(sys.modules[package], name, value)
         return value
 

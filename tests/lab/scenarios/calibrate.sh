@@ -39,9 +39,9 @@ known loops after "$(compiled)"
 
 # The same where nobody names the emulator: the times themselves must tell.
 cat >/tmp/unnamed.py <<'PYTHON'
-from xtrace.probes.timing import host
+from xtrace.probes.timing import this_host
 
-host.emulation = lambda *_: ""
+this_host.emulation = lambda *_: ""
 from xtrace.cli.start import main
 
 main()
@@ -54,9 +54,9 @@ import sys
 from pathlib import Path
 
 from xtrace.analysis import calibrate
-from xtrace.probes.timing import host
+from xtrace.probes.timing import this_host
 
-host.emulation = lambda *_: ""
+this_host.emulation = lambda *_: ""
 calibrate._implausible = lambda *_: ""
 calibrate._noise = lambda *_: ()
 

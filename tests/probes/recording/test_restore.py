@@ -15,7 +15,7 @@ from xtrace.probes.recording import restore
 
 LEAVE_AND_DIE = """
 import os, sys
-from xtrace.probes.host import restore
+from xtrace.probes.recording import restore
 restore.note("file", {"path": sys.argv[1], "content": "off"})
 open(sys.argv[1], "w").write("all")
 os.kill(os.getpid(), 9)
