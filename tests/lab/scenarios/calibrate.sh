@@ -53,7 +53,7 @@ cat >/tmp/believed.py <<'PYTHON'
 import sys
 from pathlib import Path
 
-from xtrace.analysis import calibrate
+from xtrace.analysis.calibrate import run as calibrate
 from xtrace.probes.timing import this_host
 
 this_host.emulation = lambda *_: ""
