@@ -30,7 +30,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _COMMAND_LIMIT_S = 300
 #: What xenalyze says of a trace, compared with the machines.
-_COMPARISONS = _HERE.parent / "analysis" / "test_against_xenalyze.py"
+_COMPARISONS = _HERE.parent / "analysis" / "tables" / "test_against_xenalyze.py"
 #: Steady, by the runs that README.md counts.
 _QUICK = ("quick",)
 
