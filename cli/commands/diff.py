@@ -14,7 +14,6 @@ from typer.core import TyperCommand
 
 from xtrace.cli.render.progress import bar
 from xtrace.cli.render.terminal import put, tell
-from xtrace.probes.capture.layout import is_capture
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
@@ -166,6 +165,8 @@ def _groups(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 def _files(word: str) -> list[Path]:
     """Return the captures that an argument names: a file, a folder's, or those of a pattern."""
+    from xtrace.probes.capture.layout import is_capture
+
     path = Path(word)
     if not os.path.lexists(path) and glob.has_magic(word):
         found = sorted(Path(name) for name in glob.glob(word))  # noqa: PTH207 - not below one folder
@@ -184,6 +185,7 @@ def _files(word: str) -> list[Path]:
 def _is_one(path: Path, others: Sequence[Path]) -> bool:
     """Tell captures from what lies beside them: sidecars, and summaries of traces that are there too."""
     from xtrace.analysis.summary.summary_head import SUFFIX
+    from xtrace.probes.capture.layout import is_capture
 
     if path.is_dir():
         return is_capture(path) and not path.name.endswith(_NOT_CAPTURES)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xtrace.probes.capture.layout import trace_in
-
 _PROGRESS_BYTES = 64 << 20
 
 
 @contextmanager
 def bar(path: str) -> Iterator[Callable[[int], None] | None]:
     """Show a progress bar on standard error, for long files on a terminal; else nothing."""
+    from xtrace.probes.capture.layout import trace_in
+
     place = Path(trace_in(path))
     size = place.stat().st_size if place.is_file() else 0
     if size < _PROGRESS_BYTES or not sys.stderr.isatty():
