@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: Without analysis: its loops are compiled by numba, which a zip cannot cache.
 PACKAGES = ("cli", "probes", "symbols")
-_TOP = ("__init__.py", "forked.py", "lazy.py")
+_TOP = ("__init__.py", "__main__.py", "forked.py", "lazy.py")
 VENDORED = ("annotated-doc", "shellingham", "typer")
 SHEBANG = b"#!/usr/bin/python3\n"
 MAIN = "from xtrace.cli.start import main\n\nmain()\n"
