@@ -1,11 +1,11 @@
 """Which mutants are set aside, by rule: those that change nothing that a test could or should see.
 
-======================= ==============================================================================
+======================= ===================================================================================
 annotation              inside a type annotation, which nothing evaluates
 docstring               inside a string that stands alone as a statement
 message wording         inside a ``raise``, or an f-string with a space in it, which is a sentence and no name
-JIT or dataclass flag   an argument of ``nb.njit`` or ``dataclass``, or ``nb.njit`` itself removed
-======================= ==============================================================================
+JIT or dataclass flag   an argument of what compiles a loop or of ``dataclass``, or the former itself removed
+======================= ===================================================================================
 
 All other mutants count.
 """
@@ -21,8 +21,9 @@ from cosmic_ray.work_item import MutationSpec
 #: First and last position of a piece of source, both (line, column in characters).
 Span = tuple[tuple[int, int], tuple[int, int]]
 
-_FLAGS = ("nb.njit", "dataclass")
-_COMPILES = "nb.njit"
+#: The decorators of probes/kept_loops.py.
+_COMPILES = ("kept_loop", "part", "inlined_part")
+_FLAGS = (*_COMPILES, "dataclass")
 REASONS = ("annotation", "docstring", "message wording", "JIT or dataclass flag")
 
 
@@ -53,7 +54,7 @@ def of_source(source: str) -> Aside:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
         for decorator in node.decorator_list
-        if _called(decorator) == _COMPILES
+        if _called(decorator) in _COMPILES
     }
     return Aside(tuple(_spans(tree, lines)), frozenset(compiles))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 
 from cosmic_ray.commands import init
@@ -74,8 +74,12 @@ class Session:
         return [_mutant(item, results.get(item.job_id)) for item in items]
 
     def set_aside(self) -> None:
-        """Set aside what the rule names, and what is not drawn of the rest."""
-        rule = aside.of_source((ROOT / self.target.module).read_text())
+        """Set aside what the rule names, and what is not drawn of the rest.
+
+        What is drawn of a function does not depend on the others: it stays drawn where they change.
+        """
+        text = (ROOT / self.target.module).read_text()
+        rule = aside.of_source(text)
         left = []
         for item in self._database.work_items:
             why = rule.reason(item.mutations[0])
@@ -84,12 +88,11 @@ class Session:
             else:
                 left.append(item)
         if self.target.drawn:
-            left.sort(key=lambda item: _order(item.mutations[0]))
-            drawn = random.Random(SEED).sample(left, min(self.target.drawn, len(left)))
-            taken = {item.job_id for item in drawn}
-            for item in left:
-                if item.job_id not in taken:
-                    self._skip(item.job_id, NOT_DRAWN)
+            lots = sorted(
+                (sha256(repr((SEED, key)).encode()).digest(), job) for key, job in _keys(text, left)
+            )
+            for _, job in lots[self.target.drawn :]:
+                self._skip(job, NOT_DRAWN)
 
     def _skip(self, job: str, why: str) -> None:
         self._database.set_result(job, WorkResult(WorkerOutcome.SKIPPED, why))
@@ -97,14 +100,19 @@ class Session:
 
 @contextmanager
 def opened(target: Target) -> Iterator[Session]:
-    """Open a target's session; another draw begins anew, another text where it differs.
+    """Open a target's session; another text, rule or draw begins anew.
 
     What was found of the mutants of a function or class at the top of the module stays where its text does.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{target.name}.sqlite"
     note = path.with_suffix(".json")
-    is_of = {"text": (ROOT / target.module).read_text(), "drawn": target.drawn, "seed": SEED}
+    is_of = {
+        "text": (ROOT / target.module).read_text(),
+        "drawn": target.drawn,
+        "seed": SEED,
+        "rule": sha256(Path(aside.__file__).read_bytes()).hexdigest(),
+    }
     was_of = json.loads(note.read_text()) if path.exists() and note.exists() else {}
     fresh = was_of != is_of
     carried: dict[_Key, WorkResult] = {}

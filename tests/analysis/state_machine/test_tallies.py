@@ -158,6 +158,9 @@ def test_tables_grow() -> None:
     assert columns.left_out == 0
     assert len(columns.table) == 20_000
     assert columns.buckets.sum() == len(intervals)
+    # A histogram for each, and no chunk of one that nothing fell into.
+    assert len(columns.histograms) == 20_000
+    assert (columns.buckets.sum(axis=1) > 0).all()
     chosen = intervals[np.isin(intervals[:, 1], [0, 19])]
     expected = added_up(chosen)
     found = read_out(tally_of([chosen]))
