@@ -122,6 +122,15 @@ TOUCHING = {
     # A run of no cycles is no stay: its records may be of one instant.
     "a run of no cycles": (stay(0, 100, 200), stay(1, 150, 150)),
     "on one and the same pCPU": (stay(0, 100, 200), point(0, 150)),
+    # What began to run there was another vCPU, of a greater key and of a smaller one.
+    "a run that another began": (
+        stay(1, 100, 200),
+        [(0, 150, change(1, 0), (2 * DOMAIN,)), (0, 180, change(0, 1), (DOMAIN,))],
+    ),
+    "a run that yet another began": (
+        stay(1, 100, 200, 2 * DOMAIN),
+        [(0, 150, change(1, 0), (DOMAIN,)), (0, 180, change(0, 1), (2 * DOMAIN,))],
+    ),
     # When a run began that was under way at first, nothing tells.
     "a run without a beginning": (stay(1, 100, 150), stay(0, 0, 200)[1:]),
 }
@@ -163,6 +172,12 @@ BEHIND_A_PROOF = {
 def test_what_two_stays_exclude_behind_a_proof(name: str) -> None:
     parts, expected = BEHIND_A_PROOF[name]
     assert excluded(PROOF, *parts) == PROVEN + expected
+
+
+def test_a_turn_that_ends_before_it_began_takes_no_time() -> None:
+    turn: list[Event] = [(0, 500, change(1, 0), (DOMAIN,)), (0, 400, change(0, 2), (DOMAIN,))]
+    assert intervals(turn, Metric.PCPU_RUNNING) == []
+    assert [row.metric for row in intervals(turn, Metric.NEGATIVE)] == [Metric.NEGATIVE]
 
 
 # --- the window of TSCs ------------------------------------------------------------------------

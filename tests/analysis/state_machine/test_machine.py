@@ -22,7 +22,7 @@ from oracle.machine import Count
 from oracle.reader import read
 from oracle.reading import SAMPLES
 from oracle.runs import Run, as_intervals, run
-from xtrace.analysis.state_machine.metrics import G, Metric
+from xtrace.analysis.state_machine.metrics import G, Metric, V
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.xen_abi import IDLE_DOMAIN
@@ -38,6 +38,11 @@ def assert_same(data: bytes) -> Run:
     assert intervals == slow.intervals
     assert sorted(as_intervals(fast.ends)) == sorted(slow.ends)
     assert fast.counts == slow.counts
+    # Rows are taken one by one: none is left empty.
+    glob = fast.machine.glob
+    keys = fast.machine.vcpus[: glob[G.VCPUS], V.KEY]
+    assert glob[G.DOMAINS] == len(np.unique(keys >> 16))
+    assert (fast.machine.pairs[:, :2] > 0).all()
     return fast
 
 
