@@ -111,7 +111,7 @@ def test_to_be_in_two_places_at_once_proves_skew() -> None:
     assert inside == [("to", ONE_ZERO, 1, 50, 200), ("to", ZERO_ONE, 1, 50, 200)]
 
 
-TOUCHING = {
+TOUCHING: dict[str, tuple[list[Event], list[Event]]] = {
     "one behind the other": (stay(0, 100, 150), stay(1, 150, 200)),
     "the other behind the one": (stay(1, 100, 150), stay(0, 150, 200)),
     "where a run begins": (stay(0, 100, 200), point(1, 100)),
