@@ -76,10 +76,14 @@ class Loading:
             _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
         return [made[path] for path in self._paths]
 
-    def stop(self) -> None:
-        """End the children that still read."""
-        for job in self._jobs:
-            job.stop()
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the children that still read, where something went wrong."""
+        if kind is not None:
+            for job in self._jobs:
+                job.stop()
 
 
 def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:

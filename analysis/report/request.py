@@ -139,8 +139,7 @@ def make_report(
     calibration = _calibration(request)
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
     reading = Reading(request.strict, request.from_s, request.to_s, hz, progress)
-    loading = Loading(request.paths, reading, window=window)
-    try:
+    with Loading(request.paths, reading, window=window) as loading:
         # While the children read, load what makes the tables.
         from xtrace.analysis.report.build import Selection, build_report
         from xtrace.analysis.summary.summary_file import merge
@@ -152,9 +151,6 @@ def make_report(
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
         costs = _costs(request, kernels, calibration, counters, whole, progress)
-    except BaseException:
-        loading.stop()
-        raise
     made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
@@ -267,11 +263,7 @@ def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Mea
     for given in request.unfenced:
         if given.path in read:
             continue
-        loading = Loading([given.path], Reading(request.strict, progress=progress))
-        try:
+        with Loading([given.path], Reading(request.strict, progress=progress)) as loading:
             whole = merge(loading.result())
-        except BaseException:
-            loading.stop()
-            raise
         read[given.path] = measures_of(whole.partial, whole.origin.tsc_hz)
     return {given.domain: (read[given.path], given.other_domain) for given in request.unfenced}

@@ -18,13 +18,10 @@ from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.analysis.summary.dom0_calls import Calls, calls_of
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
-from xtrace.probes.capture.layout import BPF_TABLES, Capture
+from xtrace.probes.capture.layout import BPF_TABLES, SAMPLES, SYMBOLS, XENCTX_SAMPLES, Capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.xen_abi import DOM0, IDLE_DOMAIN
 
-SYMBOLS = "perf/symbols.jsonl"
-SAMPLES = "samples"
-XENCTX = "xenctx/samples.jsonl"
 #: The event of samples that are dom0's alone, as perf/symbols.jsonl names it.
 SOFTWARE_CLOCK = "software clock"
 
@@ -227,7 +224,7 @@ def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str
 def _guest_rips(capture: Capture) -> _Rips:
     """Count xenctx's samples."""
     found: _Rips = Counter()
-    for line in capture.lines(XENCTX):
+    for line in capture.lines(XENCTX_SAMPLES):
         if "rip" in line:
             domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
             if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:

@@ -107,17 +107,13 @@ def diff(
     from xtrace.analysis.loading.reading import Reading
     from xtrace.analysis.loading.summaries import Loading
 
-    loading = Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell)
-    try:
+    with Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell) as loading:
         # While the children read, load what compares.
         from xtrace.analysis.comparison.compare import diff as compare
         from xtrace.analysis.comparison.compare import json_text
 
         figures = _figures(metric or (), [name for name, _ in gates], every=every)
         summaries = loading.result()
-    except BaseException:
-        loading.stop()
-        raise
     found = compare(
         summaries[: len(old)],
         summaries[len(old) :],

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
-from xtrace.cli.render.terminal import WIDTH, safe, scaled, shortened, time_text
+from xtrace.cli.render.terminal import WIDTH, domain_name, safe, scaled, shortened, time_text
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from xtrace.probes.live.periods import Period
     from xtrace.probes.live.ports import PortPeriod
 
-IDLE_DOMAIN = 0x7FFF
-_UNKNOWN_DOMAIN = 0x8000
 _MAX_PCPUS_NAMED = 8
 _BUSY_RATIO = 0.8
 
@@ -134,7 +133,7 @@ def _top_cells(
     if figures.injections and not figures.upcalls_most:
         upcalls, times, mark = f"{_rate(figures.injections, span_s)}i", figures.hvm_upcall, "~"
     domain = key >> 16
-    name = "idle" if domain == IDLE_DOMAIN else "d?" if domain == _UNKNOWN_DOMAIN else f"d{domain}"
+    name = domain_name(domain)
     return [
         name if view.by_domain else f"{name}v{key & 0xFFFF}",
         shortened(safe(names.get(domain, "-")), TOP_WIDTHS[1]),

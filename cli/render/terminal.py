@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from xtrace.analysis.measures.table import Table
     from xtrace.analysis.report.build import Report
 
-IDLE_DOMAIN = 32767
 WIDTH = 80
 _LABEL = 9
 _NAMES_SHOWN = 12
@@ -323,10 +323,13 @@ def _put_labelled(put: Put, label: str, text: str) -> None:
         label = ""
 
 
+def domain_name(domain: int) -> str:
+    """Return how a domain is called where its name is not known."""
+    return "idle" if domain == IDLE_DOMAIN else "d?" if domain == DEFAULT_DOMAIN else f"d{domain}"
+
+
 def _vcpu(row: Any) -> str:
-    domain = int(row["domain"])
-    name = "idle" if domain == IDLE_DOMAIN else "d?" if domain == 32768 else f"d{domain}"
-    return f"{name}v{int(row['vcpu'])}"
+    return f"{domain_name(int(row['domain']))}v{int(row['vcpu'])}"
 
 
 def _cell(name: str, value: Any, hz: float | None) -> str:

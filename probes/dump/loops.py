@@ -1,7 +1,7 @@
 """The renderer's hot loops, compiled with numba: which records to show, and their lines as bytes.
 
 A line is a template: a row of operations, each of which copies a literal and
-then writes one value.  render.py compiles the templates from the catalogue;
+then writes one value.  lines.py compiles the templates from the catalogue;
 ``tests/oracle/render.py`` is the slow, obvious twin.
 """
 
@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from xtrace.probes.kept_loops import kept_loop, part
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 # What an operation writes behind its literal.
 PUT_NOTHING = 0
@@ -61,7 +62,6 @@ UNKNOWN_VCPU = -1
 TEMPLATE_MISSING = -1
 TEMPLATE_BY_WORD = -2
 
-_IDLE_DOMAIN = 0x7FFF
 _EVENT_MASK = 0x0FFF_FFFF
 _NS_PER_S = 1_000_000_000
 
@@ -382,7 +382,7 @@ def _put_vcpu(out, at, vcpu):
 @part
 def _put_current(out, at, vcpu, fixed):
     """Write the vCPU that runs; of the idle domain's the number is the pCPU's and left out."""
-    if vcpu >> 16 == _IDLE_DOMAIN:
+    if vcpu >> 16 == IDLE_DOMAIN:
         return _put_bytes(out, at, fixed, 0, 4)
     return _put_vcpu(out, at, vcpu)
 

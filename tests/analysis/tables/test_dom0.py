@@ -19,6 +19,7 @@ from xtrace.analysis.summary.summary_head import Origin
 from xtrace.analysis.tables import activity, dom0
 from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.capture import layout
 from xtrace.probes.capture.layout import BPF_TABLES, Capture
 from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.catalog import VersionRange
@@ -149,7 +150,7 @@ def test_xenctx_tells_where_guests_were(tmp_path: Path) -> None:
         *[{"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0xffffffff81a442b5"}] * 3,
         {"t_ns": [3, 4], "domain": 3, "vcpu": 0, "rip": "0x401136"},
     ]
-    (tmp_path / dom0_frames.XENCTX).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / layout.XENCTX_SAMPLES).write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = activity.rip_samples(_measures(_partial(Capture(tmp_path, {}))))
     assert table[["domain", "vcpu", "source", "rip", "count"]].to_numpy().tolist() == [
         [3, 1, "xenctx", "0xffffffff81a442b5", 3],
@@ -169,7 +170,7 @@ def _sampled(folder: Path, event: str, samples: list[tuple[int, int, int]]) -> C
         )
         ctf_writer.CpuStreams(made, "samples", cpu).write(1000, 2000, records, 0)
     heading = {"schema_version": 1, "event": event, "sample_hz": 99}
-    made.stream(dom0_frames.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
+    made.stream(layout.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
     made.close()
     return Capture(folder, {})
 
@@ -210,6 +211,6 @@ def test_a_sample_of_no_vcpu_is_told(tmp_path: Path) -> None:
 def test_a_damaged_sample_of_xenctx_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
     (tmp_path / "xenctx").mkdir()
     row = {"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0x1"} | wrong
-    (tmp_path / dom0_frames.XENCTX).write_text(json.dumps(row) + "\n")
+    (tmp_path / layout.XENCTX_SAMPLES).write_text(json.dumps(row) + "\n")
     with pytest.raises(TraceError, match="damaged"):
         dom0_frames.read(Capture(tmp_path, {}))
