@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import tokenize
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 from cosmic_ray.commands import init
@@ -134,25 +138,48 @@ def opened(target: Target) -> Iterator[Session]:
         yield session
 
 
-#: A mutant: the text of the statement at the top that it is in, its place there, the operator, its turn.
-_Key = tuple[str, tuple[int, int], str, str, int]
+#: A mutant: the code of the statement at the top that it is in, its token there, the operator, its turn.
+_Key = tuple[str, int, str, str, int]
+
+_LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
+_BEFORE_A_STATEMENT = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 def _keys(text: str, items: Iterable[WorkItem]) -> Iterator[tuple[_Key, str]]:
-    """Yield what tells each mutant of a module's text from all others, and its job."""
-    lines = text.splitlines()
+    """Yield what tells each mutant of a module's text from all others, and its job.
+
+    Comments, docstrings and blank lines are left out, so that they may be rewritten.
+    """
+    tokens = _tokens(text)
     tops = []
     for node in ast.parse(text).body:
         first = min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", ()))])
-        tops.append((first, "\n".join(lines[first - 1 : node.end_lineno])))
-    turns: defaultdict[tuple[str, tuple[int, int], str, str], int] = defaultdict(int)
+        starts = [start for start, _ in tokens if first <= start[0] <= (node.end_lineno or first)]
+        code = " ".join(word for start, word in tokens if first <= start[0] <= (node.end_lineno or first))
+        tops.append((first, code, starts))
+    turns: defaultdict[tuple[str, int, str, str], int] = defaultdict(int)
     for item in sorted(items, key=lambda item: _order(item.mutations[0])):
         mutation = item.mutations[0]
-        line, column = mutation.start_pos
-        first, source = max((top for top in tops if top[0] <= line), default=(0, ""))
-        place = source, (line - first, column), mutation.operator_name, repr(mutation.operator_args)
-        yield (*place, turns[place]), item.job_id
-        turns[place] += 1
+        start = tuple(mutation.start_pos)
+        _, code, starts = max((top for top in tops if top[0] <= start[0]), default=(0, "", []))
+        key = code, bisect_left(starts, start), mutation.operator_name, repr(mutation.operator_args)
+        yield (*key, turns[key]), item.job_id
+        turns[key] += 1
+
+
+def _tokens(text: str) -> list[tuple[tuple[int, int], str]]:
+    """Return where each token of the code begins, and what it is."""
+    all_tokens = [
+        token for token in tokenize.generate_tokens(StringIO(text).readline) if token.type not in _LAYOUT
+    ]
+    kept = []
+    before = tokenize.NEWLINE
+    for token, after in pairwise([*all_tokens, None]):
+        ends = after is None or after.type == tokenize.NEWLINE
+        if not (token.type == tokenize.STRING and before in _BEFORE_A_STATEMENT and ends):
+            kept.append((token.start, token.string.strip() or tokenize.tok_name[token.type]))
+        before = token.type
+    return kept
 
 
 def _found(text: str, database: WorkDB) -> dict[_Key, WorkResult]:
