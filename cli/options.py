@@ -1,18 +1,174 @@
-"""Options that `xtrace top` and `xtrace stat` share."""
+"""Options that several commands have: each is defined once, so that it means the same in all of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xtrace.probes.selection.times import Moment, duration_s, frequency_hz
+from xtrace.probes.selection.vcpus import Pcpus, Vcpu
+
+if TYPE_CHECKING:
+    from xtrace.probes.catalog import VersionRange
+else:
+    # The catalogue takes 10 ms to import, which --help does not need.
+    VersionRange = Any
+
+
+def _version_range(text: str) -> VersionRange:
+    from xtrace.probes.catalog import VersionRange
+
+    return VersionRange.parse(text)
+
+
+def offered(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what a shell completes, for ``typer.Option(autocompletion=...)``: the values that begin so."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def _class_names() -> Iterable[str]:
+    from xtrace.probes.selection.event_masks import NAMES
+
+    return NAMES
+
+
+# --- what is selected of a trace ---------------------------------------------------------------
+
+DOMAIN_FORMS = "by id (3 or d3) or name"
+
+DomainNames = Annotated[
+    list[str] | None,
+    typer.Option("--domain", metavar="DOMAIN", help=f"Only this domain, {DOMAIN_FORMS}. Repeatable."),
+]
+Vcpus = Annotated[
+    list[Vcpu] | None,
+    typer.Option(
+        "--vcpu",
+        parser=Vcpu.parse,
+        metavar="VCPU",
+        help="Only this vCPU: d3v0, or 0 for vCPU 0 of every domain. Repeatable.",
+    ),
+]
+From = Annotated[
+    Moment | None,
+    typer.Option(
+        "--from",
+        parser=Moment.parse,
+        metavar="TIME",
+        help="Only from this time on, counted from the first record: 1.5s, 300ms, 20us, 123c (TSC cycles) or "
+        "tsc:N (a TSC). Without a unit: seconds.",
+    ),
+]
+To = Annotated[
+    Moment | None,
+    typer.Option("--to", parser=Moment.parse, metavar="TIME", help="Only before this time, as --from."),
+]
+EventClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        "-e",
+        metavar="LIST",
+        help="Only these trace classes, as for xentrace -e: sched,hvm,hw_irq or masks such as 0x2f000.",
+        autocompletion=offered(_class_names),
+    ),
+]
+PcpuList = Annotated[
+    Pcpus | None,
+    typer.Option("--pcpu", "-c", parser=Pcpus.parse, metavar="LIST", help="Only these pCPUs: 0,4-7 or 0xf1."),
+]
+
+# --- how a trace is read -----------------------------------------------------------------------
+
+CpuHz = Annotated[
+    int | None,
+    typer.Option(
+        parser=frequency_hz,
+        metavar="HZ",
+        help="TSC cycles per second, such as 2.8G. Default: from the recorder or the trace.",
+    ),
+]
+XenVersion = Annotated[
+    VersionRange | None,
+    typer.Option(
+        "--xen",
+        parser=_version_range,
+        metavar="VERSION",
+        help="Xen version that wrote the trace: 4.17, 4.13-4.17, 4.13+. Default: detected.",
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")]
 InputFile = Annotated[
     str | None,
     typer.Option("--input", "-i", metavar="FILE", help="Replay a trace or a capture; - is stdin."),
 ]
-TracesHvm = Annotated[bool, typer.Option("--hvm", help="Trace HVM and PVH guests too, each exit of theirs.")]
-CpuHz = Annotated[
-    float | None,
-    typer.Option(min=1e6, help="Cycles a second of the TSC. Default: told by Xen or the trace."),
+TracesHvm = Annotated[bool, typer.Option("--hvm", help="Also trace HVM and PVH guests, with every VM exit.")]
+
+# --- a guest's kernel --------------------------------------------------------------------------
+
+SymbolFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--symbols",
+        readable=False,
+        metavar="FILE",
+        help="System.map or kallsyms of the image; one for each of two images.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+DebugFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--debug",
+        readable=False,
+        metavar="FILE",
+        help="Debug file of the image; one for each of two images.",
+    ),
+]
+
+# --- output ------------------------------------------------------------------------------------
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+
+
+def seconds(least: float, most: float = 1e9) -> Callable[[str | float], float]:
+    """Return a parser of durations, for ``typer.Option(parser=...)``; it is given defaults, too."""
+
+    def parse(text: str | float) -> float:
+        found = duration_s(str(text))
+        if not least <= found <= most:
+            limit = f"between {least:g} and {most:g}" if most < 1e9 else f"{least:g} or more"
+            raise ValueError(f"{text} is not {limit} seconds")
+        return found
+
+    return parse
+
+
+def one_of(text: str, values: Iterable[str], option: str) -> str:
+    """Return ``text`` if it is one of ``values``.
+
+    Raises:
+        typer.BadParameter: it is not; the message lists them.
+    """
+    known = list(values)
+    if text not in known:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}", param_hint=option)
+    return text
+
+
+def renamed(old: str, new: str, **how: Any) -> Any:
+    """Return the hidden option ``old``, which is now called ``new``: it still works in this version."""
+
+    def warn(value: Any) -> Any:
+        if value is not None:
+            typer.echo(f"xtrace: {old} is now {new}; {old} will go in the next version", err=True)
+        return value
+
+    return typer.Option(old, hidden=True, callback=warn, **how)

@@ -31,6 +31,7 @@ from xtrace.analysis.comparison.rank_test import (
 )
 from xtrace.analysis.summary.summary_file import Summary
 from xtrace.probes.errors import TraceError
+from xtrace.probes.selection.vcpus import id_of
 
 SCHEMA_VERSION = 1
 
@@ -154,8 +155,8 @@ def compare(
 
     Args:
         figures: what to compare.
-        domains: labels of those to compare, as in ``new``; empty for all.
-        renamed: label in ``old`` to label in ``new`` of what is the same domain.
+        domains: those to compare, by id ("3", "d3"), name, or "host"; empty for all.
+        renamed: what is the same domain, in ``old`` and in ``new``, named likewise.
 
     Raises:
         TraceError: some captures tell the TSC rate and others do not, or a domain is not there.
@@ -164,14 +165,22 @@ def compare(
     if not old or not new:
         raise ValueError("both groups need captures")
     _must_share_unit((*old, *new))
-    old = tuple(_renamed(capture, renamed or {}) for capture in old)
+    new_labels = {text: _only_label(label, new) for text, label in (renamed or {}).items()}
+    old = tuple(
+        _renamed(capture, {_only_label(text, [capture]): label for text, label in new_labels.items()})
+        for capture in old
+    )
     seen = sorted({label for capture in (*old, *new) for label in capture.values}, key=_order)
-    if absent := sorted(set(domains) - set(seen)):
-        raise TraceError(f"no capture has a domain {absent[0]!r}; there are {', '.join(seen)}")
+    wanted: set[str] = set()
+    for text in domains:
+        found = _labels(text, new) or _labels(text, old)
+        if not found:
+            raise TraceError(f"no capture has a domain {text!r}; there are {', '.join(seen)}")
+        wanted.update(found)
     paired: list[_Row] = [
         (domain, figure, (_values(old, domain, figure), _values(new, domain, figure)))
         for domain in seen
-        if not domains or domain in domains
+        if not wanted or domain in wanted
         for figure in figures
     ]
     # Captures that lack a value would leave those that have one chosen by their load.
@@ -280,6 +289,23 @@ def _renamed(capture: Measured, names: Mapping[str, str]) -> Measured:
         values=dict(zip(labels, capture.values.values(), strict=True)),
         vcpu_counts={names.get(label, label): count for label, count in capture.vcpu_counts.items()},
     )
+
+
+def _labels(text: str, captures: Sequence[Measured]) -> list[str]:
+    """Return the labels, in these captures, of the domain that a user names."""
+    number = None if text == HOST_LABEL else id_of(text)
+    if number is None:
+        found = {label for each in captures for label in each.values if label == text}
+    else:
+        found = {label for each in captures for label, key in each.ids.items() if key == number}
+    return sorted(found)
+
+
+def _only_label(text: str, captures: Sequence[Measured]) -> str:
+    found = _labels(text, captures)
+    if len(found) > 1:
+        raise TraceError(f"--map: {text} is {' and '.join(found)}: give a name")
+    return found[0] if found else text
 
 
 def _order(label: str) -> tuple[bool, bool, int, str]:

@@ -11,7 +11,7 @@ it would be their maximum.  Rates count what was recorded, so blind time lowers 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -181,6 +181,7 @@ class Measured:
         emulated: software emulated the host.
         versions: Xen versions that can have written it.
         is_part: only a window of its trace was counted.
+        ids: of the domains, by label.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Measured:
     emulated: bool
     versions: VersionRange
     is_part: bool = False
+    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 def measure(summary: Summary, hz: float | None = None) -> Measured:
@@ -222,6 +224,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         summary.origin.emulated,
         detected(summary.partial.records).range,
         bool(summary.origin.window),
+        dict(zip(labels, sums.domains.tolist(), strict=True)),
     )
 
 

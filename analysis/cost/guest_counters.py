@@ -12,9 +12,11 @@ A file is one of three things (docs/cost.md shows each):
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.reader.sources import open_source, read_into
 from xtrace.probes.timing.calibration import CONTEXTS
 
 _MAX_BYTES = 16 << 20
@@ -60,14 +63,19 @@ class Rates:
 
 
 def read(path: Path) -> Rates:
-    """Read a guest's counters.
+    """Read a guest's counters, plain or compressed by gzip, xz or zstd.
 
     Raises:
-        TraceError: it is no such file.
+        TraceError: it is not such a file, or its compressed data is damaged.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    buffer = bytearray(_MAX_BYTES + 1)
+    with open_source(path) as source:
+        data = buffer[: read_into(source, memoryview(buffer), str(path))]
+        if len(data) <= _MAX_BYTES:
+            read_into(source, memoryview(bytearray(1)), str(path))  # meets damage
     try:
         if len(data) > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")

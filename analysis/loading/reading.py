@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xtrace.analysis.loading.preload import LOOPS
 from xtrace.forked import Forked
 from xtrace.probes.errors import TraceError
+from xtrace.probes.selection.times import Moment
 
 if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected
@@ -33,14 +34,14 @@ class Reading:
 
     Attributes:
         strict: stop at the first damage.
-        from_s, to_s: count only what ends there, in seconds from the first record; None is open.
-        hz: cycles a second of the TSC, where it is known beforehand; only a window needs it.
+        begin, end: count only what ends between these points, the end not included; None is open.
+        hz: TSC cycles per second, where it is known beforehand; only a window in seconds needs it.
         progress: shows how far a child is.
     """
 
     strict: bool = False
-    from_s: float | None = None
-    to_s: float | None = None
+    begin: Moment | None = None
+    end: Moment | None = None
     hz: float | None = None
     progress: Progress = unseen
 
@@ -57,13 +58,13 @@ class Reading:
         from xtrace.analysis.state_machine.one_pass import collect
 
         with self.progress(path) as update:
-            if self.from_s is None and self.to_s is None:
+            if self.begin is None and self.end is None:
                 return collect(path, strict=self.strict, progress=update)
             whole = collect(path, strict=self.strict)
             return collect(path, strict=self.strict, window=self._window(path, whole), progress=update)
 
     def _window(self, path: str, whole: Collected) -> tuple[int, int]:
-        """Return the window in TSCs; the whole trace tells how fast the TSC runs."""
+        """Return the first and the last TSC of the window; the whole trace says how fast the TSC runs."""
         hz = self.hz
         if hz is None:
             import pandas as pd
@@ -71,10 +72,18 @@ class Reading:
             from xtrace.analysis.summary import clock
 
             rate = clock.estimate(pd.DataFrame(whole.pairs, columns=["ns", "cycles", "source"]))
-            if rate is None:
-                raise TraceError(
-                    f"{path}: --from and --to need --cpu-hz, for the trace does not tell the TSC rate"
-                )
-            hz = rate.hz
-        from_tsc = whole.first_tsc + round((self.from_s or 0) * hz)
-        return from_tsc, whole.last_tsc if self.to_s is None else whole.first_tsc + round(self.to_s * hz)
+            hz = rate.hz if rate else None
+        first_tsc, last_tsc = whole.first_tsc, whole.last_tsc
+        try:
+            if self.begin is not None:
+                first_tsc += self.begin.cycles(whole.first_tsc, hz)
+            if self.end is not None:
+                last_tsc = min(last_tsc, whole.first_tsc + self.end.cycles(whole.first_tsc, hz) - 1)
+        except TraceError as error:
+            raise TraceError(f"{path}: {error}") from None
+        if last_tsc < max(first_tsc, whole.first_tsc):
+            raise TraceError(
+                f"{path}: nothing is from {self.begin or 'its begin'} to {self.end or 'its end'}: "
+                f"it has TSCs {whole.first_tsc} to {whole.last_tsc}"
+            )
+        return first_tsc, last_tsc

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Reading
-from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept
+from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept, names_in
 from xtrace.forked import ChildEndedError
-from xtrace.probes.capture.layout import BPF_TABLES, META, open_capture, trace_in
+from xtrace.probes.capture.layout import BPF_TABLES, META, names_of, open_capture, trace_in
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
@@ -118,16 +118,27 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
     """
     found = sidecar_of(trace)
     hz = found.tsc_hz if found else None
-    names = open_capture(trace).domain_names if (trace / META).is_file() else {}
     return Origin(
         name=os.fspath(trace),
         tsc_hz=hz,
         tsc_hz_source=f"told by {found.path.name}" if found and hz else "",
         emulated=bool(found and found.emulated),
         window=window,
-        domains=names,
+        domains=names_of(trace),
         files=files_of(trace) if str(trace) != STDIN else (),
     )
+
+
+def domain_names(paths: Sequence[Path]) -> dict[int, str]:
+    """Return the names of domains by id that captures and stored summaries have, before they are read.
+
+    Raises:
+        TraceError: a capture's meta.json cannot be understood.
+    """
+    names: dict[int, str] = {}
+    for path in paths:
+        names |= names_in(path) if is_summary(path) else names_of(path)
+    return names
 
 
 def _trace_of(path: Path) -> str:

@@ -22,6 +22,8 @@ from xtrace.analysis.summary.versions import detected
 from xtrace.analysis.tables import activity, cost, delivery, dom0, rip_samples, runstates, upcalls
 from xtrace.analysis.tables import trace as of_trace
 from xtrace.probes.catalog import VersionRange
+from xtrace.probes.selection.vcpus import Vcpu
+from xtrace.probes.xen_abi import DOM0
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
@@ -50,13 +52,13 @@ class Selection:
     Attributes:
         sections: names of SECTIONS.
         domains: domain ids.
-        vcpus: vCPU numbers.
+        vcpus: those with a number, of one domain or of all.
         names: names of tables.
     """
 
     sections: Collection[str] = ()
     domains: Collection[int] = ()
-    vcpus: Collection[int] = ()
+    vcpus: Collection[Vcpu] = ()
     names: Collection[str] = ()
 
     def tables(self) -> tuple[Table[Any], ...]:
@@ -73,7 +75,13 @@ class Selection:
         if self.domains and "domain" in frame:
             frame = frame[frame["domain"].isin(list(self.domains))]
         if self.vcpus and "vcpu" in frame:
-            frame = frame[frame["vcpu"].isin(list(self.vcpus))]
+            # Tables of vCPUs without domains are those of dom0's own.
+            domains = frame["domain"] if "domain" in frame else pd.Series(DOM0, frame.index)
+            wanted = pd.Series(False, frame.index)
+            for vcpu in self.vcpus:
+                of_domain = True if vcpu.domain is None else domains == vcpu.domain
+                wanted |= (frame["vcpu"] == vcpu.number) & of_domain
+            frame = frame[wanted]
         return frame
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Progress, Reading, unseen
-from xtrace.analysis.loading.summaries import Loading, origin_of
+from xtrace.analysis.loading.summaries import Loading, domain_names, origin_of
 from xtrace.analysis.summary.summary_head import is_summary
 from xtrace.probes.capture.layout import META, open_capture
+from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
+from xtrace.probes.selection.times import Moment
+from xtrace.probes.selection.vcpus import Vcpu, domain_ids
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.guest_counters import Rates
@@ -29,7 +33,7 @@ class RequestError(ValueError):
     """A request that cannot be answered as it is.
 
     Attributes:
-        field: of the request: window, sections, kernels, counters.
+        field: of the request: window, sections, domains, images, counters, unfenced.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -42,10 +46,11 @@ class GuestImage:
     """The image of the kernel that a domain runs.
 
     Attributes:
+        domain: id, or text as for ReportRequest.domains.
         load_offset: how far it was moved when loaded; None where the samples are to tell.
     """
 
-    domain: int
+    domain: int | str
     path: Path
     load_offset: int | None = None
 
@@ -58,7 +63,7 @@ class GuestCounters:
         domain: None where the file says it, or where there is one image.
     """
 
-    domain: int | None
+    domain: int | str | None
     path: Path
 
 
@@ -70,9 +75,9 @@ class UnfencedCapture:
         domain: the one that it is compared with.  other_domain: the one in this capture.
     """
 
-    domain: int
+    domain: int | str
     path: Path
-    other_domain: int
+    other_domain: int | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,9 @@ class ReportRequest:
 
     Attributes:
         paths: traces, captures and stored summaries, reported on together; ``-`` is standard input.
-        sections, domains, vcpus, tables: only these; empty is all.
-        from_s, to_s: count only what ends there, in seconds from the first record; one file alone.
+        sections, domains, vcpus, tables: only these; empty is all.  A domain is an id, or text: "3", "d3" or
+            the name that a capture has for it.
+        begin, end: count only what ends between these points, the end not included; one file alone.
         cpu_hz: cycles a second of the TSC; None: as the files tell.
         cpu_hz_source: how it is known, for the report.
         versions: Xen versions to decode by; None: as the records tell.
@@ -94,11 +100,11 @@ class ReportRequest:
 
     paths: Sequence[Path]
     sections: Sequence[str] = ()
-    domains: Sequence[int] = ()
-    vcpus: Sequence[int] = ()
+    domains: Sequence[int | str] = ()
+    vcpus: Sequence[Vcpu] = ()
     tables: Sequence[str] = ()
-    from_s: float | None = None
-    to_s: float | None = None
+    begin: Moment | None = None
+    end: Moment | None = None
     cpu_hz: float | None = None
     cpu_hz_source: str = "given"
     versions: VersionRange | None = None
@@ -133,43 +139,104 @@ def make_report(
         RequestError: the request contradicts itself, or asks for what there is not.
         OSError, TraceError, ImageError: a file cannot be read.
     """
-    window = _checked(request)
-    counters = _counters(request)
+    named = _named(request)
+    window = _checked(request, named)
+    counters = _counters(named)
     _refuse_window(counters, window)
     calibration = _calibration(request)
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
-    reading = Reading(request.strict, request.from_s, request.to_s, hz, progress)
+    reading = Reading(request.strict, request.begin, request.end, hz, progress)
     with Loading(request.paths, reading, window=window) as loading:
         # While the children read, load what makes the tables.
         from xtrace.analysis.report.build import Selection, build_report
         from xtrace.analysis.summary.summary_file import merge
 
-        selection = Selection(request.sections, request.domains, request.vcpus, request.tables)
+        selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
         _known_sections(request.sections)
-        kernels = _kernels(request)
+        kernels = _kernels(named)
         whole = merge(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
-        costs = _costs(request, kernels, calibration, counters, whole, progress)
+        costs = _costs(request, named, kernels, calibration, counters, whole, progress)
     made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
 
-def _checked(request: ReportRequest) -> str:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a request says of domains, by their ids: as in ReportRequest."""
+
+    domains: list[int]
+    images: list[tuple[int, Path, int | None]]
+    counters: list[tuple[int | None, Path]]
+    unfenced: dict[int, tuple[Path, int]]
+
+
+def _named(request: ReportRequest) -> _Named:
+    """Find the ids of the domains that a request names; a name may have several.
+
+    Raises:
+        RequestError: no domain has such a name or id.
+    """
+    names = domain_names([path for path in request.paths if str(path) != STDIN])
+    source = str(request.paths[0]) if len(request.paths) == 1 else f"{len(request.paths)} files"
+
+    def guests(field: str, domain: int | str) -> list[int]:
+        found = _ids(field, domain, names, source)
+        if IDLE_DOMAIN in found:
+            raise RequestError(field, "the idle domain does not run a guest's kernel")
+        return found
+
+    return _Named(
+        domains=[one for each in request.domains for one in _ids("domains", each, names, source)],
+        images=[
+            (one, each.path, each.load_offset)
+            for each in request.images
+            for one in guests("images", each.domain)
+        ],
+        counters=[
+            (one, each.path)
+            for each in request.counters
+            for one in ([None] if each.domain is None else guests("counters", each.domain))
+        ],
+        unfenced={
+            one: (each.path, _only_id(each))
+            for each in request.unfenced
+            for one in guests("unfenced", each.domain)
+        },
+    )
+
+
+def _ids(field: str, domain: int | str, names: Mapping[int, str], source: str) -> list[int]:
+    try:
+        return domain_ids([domain], names, source)
+    except TraceError as error:
+        raise RequestError(field, str(error)) from None
+
+
+def _only_id(capture: UnfencedCapture) -> int:
+    found = _ids("unfenced", capture.other_domain, domain_names([capture.path]), str(capture.path))
+    if len(found) > 1:
+        several = ", ".join(f"d{one}" for one in found)
+        raise RequestError("unfenced", f"{capture.path}: {capture.other_domain} is {several}; give one id")
+    return found[0]
+
+
+def _checked(request: ReportRequest, named: _Named) -> str:
     """Return the window in words, "" for the whole trace."""
-    count = Counter(image.domain for image in request.images)
+    count = Counter(domain for domain, _, _ in named.images)
     if twice := [domain for domain in count if count[domain] > 1]:
         raise RequestError("images", f"two images for domain {twice[0]}")
-    if request.from_s is None and request.to_s is None:
+    begin, end = request.begin, request.end
+    if begin is None and end is None:
         return ""
     if len(request.paths) > 1 or str(request.paths[0]) == STDIN:
         raise RequestError("window", "--from and --to need exactly one file")
     if is_summary(request.paths[0]):
         raise RequestError("window", "a summary cannot be cut: they need the trace")
-    if request.from_s is not None and request.to_s is not None and request.to_s < request.from_s:
-        raise RequestError("window", "--to lies before --from")
-    end = "the end" if request.to_s is None else f"{request.to_s:g} s"
-    return f"{request.from_s or 0:g} s to {end}"
+    if begin is not None and end is not None and begin.unit == end.unit and end.value <= begin.value:
+        raise RequestError("window", "--to must be later than --from")
+    return f"{begin or '0s'} to {end or 'the end'}"
 
 
 def _known_sections(sections: Sequence[str]) -> None:
@@ -179,12 +246,12 @@ def _known_sections(sections: Sequence[str]) -> None:
         raise RequestError("sections", f"{unknown[0]!r} is none of {', '.join(SECTIONS)}")
 
 
-def _kernels(request: ReportRequest) -> list[ImageKernel]:
-    if not request.images:
+def _kernels(named: _Named) -> list[ImageKernel]:
+    if not named.images:
         return []
     from xtrace.analysis.report.guest_kernels import open_kernels
 
-    return open_kernels((image.domain, image.path, image.load_offset) for image in request.images)
+    return open_kernels(named.images)
 
 
 def _calibration(request: ReportRequest) -> Calibration | None:
@@ -195,20 +262,20 @@ def _calibration(request: ReportRequest) -> Calibration | None:
     return read(request.calibration)
 
 
-def _counters(request: ReportRequest) -> dict[int, Rates]:
-    """Read guests' counters, by domain; of a single image's domain they are where nothing says whose."""
-    if not request.counters:
+def _counters(named: _Named) -> dict[int, Rates]:
+    """Read guests' counters, by domain; without a domain they are those of the only image's domain."""
+    if not named.counters:
         return {}
     from xtrace.analysis.cost.guest_counters import read
 
     rates: dict[int, Rates] = {}
-    for given in request.counters:
-        found = read(given.path)
-        domain = found.domain if given.domain is None else given.domain
-        if domain is None and len(request.images) == 1:
-            domain = request.images[0].domain
+    for given, path in named.counters:
+        found = read(path)
+        domain = found.domain if given is None else given
+        if domain is None and len(named.images) == 1:
+            domain = named.images[0][0]
         if domain is None:
-            message = f"{given.path}: whose counters? Say DOMAIN=FILE, or give one --kernel"
+            message = f"{path}: it does not say whose counters these are; give DOMAIN=FILE, or one --kernel"
             raise RequestError("counters", message)
         if domain in rates:
             raise RequestError("counters", f"two files for domain {domain}")
@@ -221,8 +288,8 @@ def _refuse_window(rates: Mapping[int, Rates], window: str) -> None:
     for found in rates.values():
         if window and found.seconds is None:
             message = (
-                f"{found.path} says not how long it was counted (seconds), so it is of the whole trace: "
-                f"not for {window}"
+                f"{found.path} does not say how long it was counted (seconds), so it is of the whole trace, "
+                f"not of {window}"
             )
             raise RequestError("counters", message)
 
@@ -236,34 +303,35 @@ def _tell_cut(paths: Sequence[Path], tell: Callable[[str], None]) -> None:
 
 def _costs(
     request: ReportRequest,
+    named: _Named,
     kernels: Sequence[ImageKernel],
     calibration: Calibration | None,
     counters: Mapping[int, Rates],
     whole: Summary,
     progress: Progress,
 ) -> CostInputs | None:
-    """Return what the fences' cost is made of; None where it is not asked for."""
-    asked = calibration is not None or counters or request.unfenced or "cost" in request.sections
+    """Return what the fences' cost is computed from; None where it was not asked for."""
+    asked = calibration is not None or counters or named.unfenced or "cost" in request.sections
     if not asked:
         return None
     from xtrace.analysis.cost.inputs import CostInputs
 
-    unfenced = _unfenced(request, progress)
+    unfenced = _unfenced(request, named, progress)
     return CostInputs(kernels, calibration, counters, whole.origin.emulated, unfenced)
 
 
-def _unfenced(request: ReportRequest, progress: Progress) -> dict[int, tuple[Measures, int]]:
+def _unfenced(request: ReportRequest, named: _Named, progress: Progress) -> dict[int, tuple[Measures, int]]:
     """Read the captures of unfenced kernels, each once, by the domain that they are compared with."""
-    if not request.unfenced:
+    if not named.unfenced:
         return {}
     from xtrace.analysis.cost.cross_checks.paired_captures import measures_of
     from xtrace.analysis.summary.summary_file import merge
 
     read: dict[Path, Measures] = {}
-    for given in request.unfenced:
-        if given.path in read:
+    for path, _ in named.unfenced.values():
+        if path in read:
             continue
-        with Loading([given.path], Reading(request.strict, progress=progress)) as loading:
+        with Loading([path], Reading(request.strict, progress=progress)) as loading:
             whole = merge(loading.result())
-        read[given.path] = measures_of(whole.partial, whole.origin.tsc_hz)
-    return {given.domain: (read[given.path], given.other_domain) for given in request.unfenced}
+        read[path] = measures_of(whole.partial, whole.origin.tsc_hz)
+    return {domain: (read[path], other) for domain, (path, other) in named.unfenced.items()}

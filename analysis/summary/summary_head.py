@@ -117,6 +117,15 @@ def kept(trace: Path) -> Path | None:
     return path if origin.files == files_of(trace) and not origin.window else None
 
 
+def names_in(path: Path) -> Mapping[int, str]:
+    """Return the names of domains by id in a stored summary; none where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return origin_of(head_of(archive)).domains
+    except (*BROKEN, OSError, TraceError):
+        return {}
+
+
 def head_for(origin: Origin) -> dict[str, Any]:
     """Return the part of a head that says what a summary is of, and of which version of the tables."""
     return {

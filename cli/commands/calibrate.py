@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, renamed, seconds
 from xtrace.cli.render.terminal import put as _put
 
 if TYPE_CHECKING:
@@ -16,51 +17,64 @@ if TYPE_CHECKING:
     from xtrace.probes.timing.calibration import Calibration
 
 
+_DURATION = seconds(0.5, 3600)
+
+
 def calibrate(
     image: Annotated[
         Path | None,
         typer.Argument(
-            readable=False, help="A guest's kernel: time its own fenced sites, too.", metavar="IMAGE"
+            readable=False, help="A guest's kernel: also time its own fenced sites.", metavar="IMAGE"
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", readable=False, metavar="FILE", help="Keep the result as JSON."),
+        typer.Option("--output", "-o", readable=False, metavar="FILE", help="Write the result as JSON."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE where it is there.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Take 5 s, not 60: wider intervals.")] = False,
-    seconds: Annotated[
-        float | None, typer.Option(min=0.5, max=3600, help="Time so long, beside start and end.")
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure for 3 s instead of 40: wider intervals.")
+    ] = False,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            "-d",
+            parser=_DURATION,
+            metavar="TIME",
+            help="How long to measure, without start and end: 40 (seconds, the default), 500ms.",
+        ),
     ] = None,
     cpu: Annotated[
-        int | None, typer.Option(min=0, help="Time on this processor; the last one allowed if not given.")
+        int | None, typer.Option(min=0, help="Measure on this CPU. Default: the last one allowed.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of the runs.")] = 0,
-    ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds, not TSC cycles.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    symbols: Annotated[
-        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's System.map or kallsyms.")
-    ] = None,
-    debug: Annotated[
-        Path | None, typer.Option(readable=False, metavar="FILE", help="The image's debug file.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the order of the runs.")] = 0,
+    ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds instead of TSC cycles.")] = False,
+    json: AsJson = False,
+    symbols: SymbolFiles = None,
+    debug: DebugFiles = None,
+    old_seconds: Annotated[float | None, renamed("--seconds", "--duration", parser=_DURATION)] = None,
 ) -> None:
     """Measure how many cycles a fence adds to a mask, restore or unmask on this host, by what is in flight.
 
-    Run it on the host that is traced, or another of its kind, when it has nothing else to do.  What is
-    emulated or too noisy to tell gives no figure and exit status 1.
+    Run it on the traced host, or on one with the same CPU model, while it is idle.  On an emulated or too
+    noisy host there is no figure, and the exit status is 1.
     """
-    if quick and seconds is not None:
-        raise typer.BadParameter("choose one", param_hint="--quick/--seconds")
-    if image is None and (symbols is not None or debug is not None):
+    duration = duration if duration is not None else old_seconds
+    if quick and duration is not None:
+        raise typer.BadParameter("choose one", param_hint="--quick/--duration")
+    if image is None and (symbols or debug):
         raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
+    for files, option in ((symbols, "--symbols"), (debug, "--debug")):
+        if len(files or ()) > 1:
+            raise typer.BadParameter("takes one file for one image", param_hint=option)
     if output is not None and output.exists() and not force:
         raise typer.BadParameter(f"{output} is there; --force replaces it", param_hint="--output")
     from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
     from xtrace.analysis.calibrate.run import calibrate as measure
     from xtrace.probes.errors import TraceError
 
-    settings = Settings(QUICK_S if quick else seconds if seconds is not None else USUAL_S, cpu, seed)
+    settings = Settings(QUICK_S if quick else duration if duration is not None else USUAL_S, cpu, seed)
     guest = None if image is None else _guest(image, symbols, debug)
     found = measure(settings, guest, _progress)
     _finish_progress()
@@ -81,13 +95,17 @@ def calibrate(
         )
 
 
-def _guest(image: Path, symbols: Path | None, debug: Path | None) -> Guest:
+def _guest(image: Path, symbols: list[Path] | None, debug: list[Path] | None) -> Guest:
     from xtrace.analysis.calibrate.run import Guest
     from xtrace.symbols.image.image import open_image
     from xtrace.symbols.replay.site_loop import replays
     from xtrace.symbols.sites.finder import find_sites
 
-    opened = open_image(image, symbols_path=symbols, debug_path=debug)
+    opened = open_image(
+        image,
+        symbols_path=symbols[0] if symbols else None,
+        debug_path=debug[0] if debug else None,
+    )
     return Guest(tuple(replays(opened, find_sites(opened, lines=False))), opened.build_id)
 
 

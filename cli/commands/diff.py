@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from xtrace.cli.options import DOMAIN_FORMS, AsJson, CpuHz, offered, one_of
 from xtrace.cli.render.progress import bar
 from xtrace.cli.render.terminal import put, tell
 from xtrace.probes.errors import TraceError
@@ -56,44 +57,48 @@ def diff(
     ],
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC", help="Compare only this one. May be given again."),
+        typer.Option(
+            metavar="METRIC",
+            help="Compare only this metric. Repeatable.",
+            autocompletion=offered(lambda: _metrics()),
+        ),
     ] = None,
     domain: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN", help="Only this domain, by id or name; 'host'. May be given again."),
+        typer.Option(
+            metavar="DOMAIN",
+            help=f"Only this domain, {DOMAIN_FORMS}, or host. Repeatable.",
+        ),
     ] = None,
     renamed: Annotated[
         list[str] | None,
         typer.Option(
             "--map",
             metavar="OLD=NEW",
-            help="Domain OLD of the old captures is NEW of the new ones. May be given again.",
+            help="Domain OLD of the old captures is domain NEW of the new ones. Repeatable.",
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Compare all metrics, not the main ones.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Compare all metrics, not just the main ones.")
+    ] = False,
     sort: Annotated[Sort, typer.Option(help="Order of the rows.")] = Sort.DOMAIN,
     fail_above: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METRIC=PERCENT",
-            help="Exit with 3 where it rose by more than that and not by chance, in any domain shown. "
-            "May be given again.",
+            help="Exit with 3 if METRIC rose by more than PERCENT, beyond chance, in any domain shown. "
+            "Repeatable.",
         ),
     ] = None,
-    cpu_hz: Annotated[
-        float | None,
-        typer.Option(
-            min=1e6, help="Cycles a second of the TSC, of all captures. Default: as each of them tells."
-        ),
-    ] = None,
+    cpu_hz: CpuHz = None,
     keep: Annotated[
         bool,
         typer.Option(
             "--keep/--no-keep",
-            help="Keep the summary of each trace beside it, for the next time.",
+            help="Keep each trace's summary next to it, so that the next diff is fast.",
         ),
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Compare captures, or groups of repetitions: what changed by more than chance explains.
 
@@ -119,7 +124,7 @@ def diff(
         summaries[len(old) :],
         hz=cpu_hz,
         figures=figures,
-        domains=[_label(text) for text in domain or ()],
+        domains=domain or (),
         renamed=dict(_pair(text) for text in renamed or ()),
     )
     if json:
@@ -194,8 +199,8 @@ def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> lis
     from xtrace.analysis.comparison.figures import BY_NAME, FIGURES
 
     for names, option in ((wanted, "--metric"), (gated, "--fail-above")):
-        if unknown := [name for name in names if name not in BY_NAME]:
-            raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(BY_NAME)}", param_hint=option)
+        for name in names:
+            one_of(name, BY_NAME, option)
     return [
         figure
         for figure in FIGURES
@@ -203,16 +208,17 @@ def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> lis
     ]
 
 
-def _label(text: str) -> str:
-    """Return a domain as the rows have it: d3 for 3."""
-    return f"d{int(text)}" if text.isascii() and text.isdigit() else text
+def _metrics() -> Iterable[str]:
+    from xtrace.analysis.comparison.figures import BY_NAME
+
+    return BY_NAME
 
 
 def _pair(text: str) -> tuple[str, str]:
     old, equals, new = text.partition("=")
     if not (old and equals and new):
         raise typer.BadParameter(f"{text!r} is not OLD=NEW", param_hint="--map")
-    return _label(old), _label(new)
+    return old, new
 
 
 def _sorted(changes: Sequence[Change], sort: Sort) -> list[Change]:

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from xtrace.cli.options import AsJson
 from xtrace.cli.render.terminal import WIDTH, safe
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _STATE_WIDTH, _NAME_WIDTH = 7, 12
 _INDENT = 2 + _STATE_WIDTH + 2 + _NAME_WIDTH + 1
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(json: AsJson = False) -> None:
     """Say what this host offers a recorder, what is missing and what mends it; nothing is changed.
 
     Exit status: 0 where something can be recorded, 1 where nothing can.

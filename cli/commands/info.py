@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xtrace.cli.options import AsJson
+
 if TYPE_CHECKING:
     from xtrace.probes.reader.survey import Headers, Sample, Survey
 
@@ -18,7 +20,7 @@ _EVENTS_SHOWN = 12
 
 def info(
     file: Annotated[str, typer.Argument(help="A trace, plain or compressed; - is stdin.", metavar="FILE")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Print what a trace's headers say, without a full pass.
 

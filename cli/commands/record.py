@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, renamed, seconds
 from xtrace.probes.errors import TraceError
+from xtrace.probes.selection.vcpus import Pcpus
 
 if TYPE_CHECKING:
     from xtrace.probes.recording.backends.base import Counts
@@ -30,89 +33,104 @@ def record(
     ] = "capture",
     duration: Annotated[
         float | None,
-        typer.Option("--duration", "-d", min=0.1, metavar="SECONDS", help="Default: until Ctrl-C."),
+        typer.Option(
+            "--duration",
+            "-d",
+            parser=seconds(0.1),
+            metavar="TIME",
+            help="How long: 10 (seconds), 10s, 500ms. Default: until Ctrl-C.",
+        ),
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Only by this: xentrace, bpf, perf, xenctx. May be given again."),
+        typer.Option(
+            help="Use only this recorder: xentrace, bpf, perf, xenctx. Repeatable.",
+            autocompletion=offered(lambda: _backends()),
+        ),
     ] = None,
-    event: Annotated[
-        str,
-        typer.Option("--event", "-e", metavar="MASK", help="What Xen traces: sched+hvm, 0x2f000, all."),
-    ] = "all",
-    pcpus: Annotated[
-        str | None, typer.Option("--pcpus", "-c", metavar="LIST", help="Only these pCPUs: 0-3,8 or 0xff.")
-    ] = None,
+    classes: EventClasses = None,
+    pcpu: PcpuList = None,
     ring_pages: Annotated[
         int | None,
         typer.Option(
-            "--ring-pages", "-S", min=1, max=65535, help="Pages of Xen's buffer for a pCPU, once a boot."
+            "--ring-pages",
+            "-S",
+            min=1,
+            max=65535,
+            help="Pages of Xen's trace buffer per pCPU; Xen allocates it once per boot.",
         ),
     ] = None,
     poll_ms: Annotated[
-        int, typer.Option("--poll-ms", "-s", min=1, max=10000, help="How often Xen's buffers are emptied.")
+        int, typer.Option("--poll-ms", "-s", min=1, max=10000, help="How often to empty Xen's buffers.")
     ] = 100,
     memory: Annotated[
         str | None,
         typer.Option("--memory", "-M", metavar="SIZE", help="Keep only the last SIZE of Xen's trace."),
     ] = None,
     events: Annotated[
-        bool, typer.Option("--events", help="Stream bpf's events, beside its histograms.")
+        bool, typer.Option("--events", help="Record each bpf event, in addition to histograms.")
     ] = False,
     frequency: Annotated[
         int,
-        typer.Option("--frequency", "-F", min=1, max=10000, metavar="HZ", help="RIP samples a second."),
+        typer.Option("--frequency", "-F", min=1, max=10000, metavar="HZ", help="RIP samples per second."),
     ] = 99,
     domain: Annotated[
-        list[int] | None, typer.Option(help="Sample this domain by xenctx. May be given again.")
+        list[str] | None,
+        typer.Option(
+            "--domain",
+            metavar="DOMAIN",
+            help=f"Sample only this domain with xenctx, {DOMAIN_FORMS}. Repeatable.",
+        ),
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="End when the capture has SIZE bytes: 500M, 2G.")
+        str | None, typer.Option(metavar="SIZE", help="Stop when the capture reaches SIZE: 500M, 2G.")
     ] = None,
-    reserve: Annotated[str, typer.Option(metavar="SIZE", help="Of the disk to leave free.")] = "64M",
+    reserve: Annotated[str, typer.Option(metavar="SIZE", help="Disk space to leave free.")] = "64M",
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Overwrite, without keeping NAME.xtrace.old.")
     ] = False,
     timing: Annotated[
-        str | None, typer.Option(metavar="HOW", help="emulated or hardware, where it cannot be told.")
+        str | None,
+        typer.Option(metavar="HOW", help="emulated or hardware, on a host where xtrace cannot detect it."),
     ] = None,
+    old_event: Annotated[str | None, renamed("--event", "--class")] = None,
+    old_pcpus: Annotated[Pcpus | None, renamed("--pcpus", "--pcpu", parser=Pcpus.parse)] = None,
 ) -> None:
-    """Record a live Xen host, as root in dom0, for a time, until Ctrl-C or while COMMAND runs.
+    """Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.
 
-    Exit status: of COMMAND, if one is run; else 0; 1 if the disk is full or a recorder died, with
-    what was recorded kept.
+    Exit status: that of COMMAND if one is run, otherwise 0; 1 if the disk is full or a recorder died, in
+    which case what was recorded is kept.
     """
     from xtrace.probes.capture import writer
     from xtrace.probes.recording.backends import registry
     from xtrace.probes.recording.backends.base import Options
-    from xtrace.probes.recording.backends.masks import event_mask
     from xtrace.probes.recording.session import FAILED, Request
     from xtrace.probes.recording.session import record as run
+    from xtrace.probes.selection.event_masks import event_mask
 
-    if unknown := sorted(set(backend or ()) - set(registry.NAMES)):
-        raise typer.BadParameter(
-            f"{unknown[0]!r} is none of {', '.join(registry.NAMES)}", param_hint="--backend"
-        )
+    for name in backend or ():
+        one_of(name, registry.NAMES, "--backend")
+    classes, pcpu = classes or old_event or "all", pcpu or old_pcpus
     if timing not in (None, "emulated", "hardware"):
         raise typer.BadParameter(f"{timing!r} is neither emulated nor hardware", param_hint="--timing")
     try:
-        event_mask(event)
+        event_mask(classes)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--event") from None
+        raise typer.BadParameter(str(error), param_hint="--class") from None
     memory_bytes, max_bytes = _size(memory, "--memory"), _size(max_size, "--max-size")
     options = Options(
-        mask=event,
-        pcpus=pcpus,
+        mask=classes,
+        pcpus=None if pcpu is None else pcpu.text,
         ring_pages=ring_pages,
         poll_ms=poll_ms,
         memory_mib=None if memory_bytes is None else max(1, memory_bytes >> 20),
         reserve_mib=(_size(reserve, "--reserve") or 0) >> 20,
         events=events,
         sample_hz=frequency,
-        domains=tuple(domain or ()),
     )
     if os.geteuid() != 0:
-        raise TraceError("recording needs root; run it by sudo")
+        raise TraceError("recording needs root; run it with sudo")
+    options = replace(options, domains=_domains(domain or []))
     request = Request(
         output=writer.named(output),
         options=options,
@@ -182,6 +200,28 @@ def _bytes(count: int) -> str:
 
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _backends() -> Sequence[str]:
+    from xtrace.probes.recording.backends import registry
+
+    return registry.NAMES
+
+
+def _domains(wanted: list[str]) -> tuple[int, ...]:
+    """Return ids of running domains; xenstore is asked only for names."""
+    from xtrace.probes.host import xen_tools
+    from xtrace.probes.host.xenstore import open_xenstore
+    from xtrace.probes.selection.vcpus import domain_ids, id_of
+
+    names: dict[int, str] = {}
+    try:
+        if any(id_of(each) is None for each in wanted):
+            with open_xenstore() as store:
+                names = xen_tools.names_of(xen_tools.store_facts(store, domain) for domain in store.domains())
+        return tuple(domain_ids(wanted, names, "xenstore"))
+    except TraceError as error:
+        raise typer.BadParameter(str(error), param_hint="--domain") from None
 
 
 def _size(text: str | None, option: str) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles
 from xtrace.cli.render.terminal import put as _put
 
 if TYPE_CHECKING:
@@ -62,22 +63,10 @@ def sites(
             help="Show all of a site, by address or symbol[+offset], and why it loses no upcall, or how.",
         ),
     ] = None,
-    debug: Annotated[
-        list[Path] | None,
-        typer.Option(
-            readable=False, metavar="FILE", help="The image's debug file. Of two images, once for each."
-        ),
-    ] = None,
-    symbols: Annotated[
-        list[Path] | None,
-        typer.Option(
-            readable=False,
-            metavar="FILE",
-            help="The image's System.map or kallsyms. Of two images, once for each.",
-        ),
-    ] = None,
+    debug: DebugFiles = None,
+    symbols: SymbolFiles = None,
     lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a row a site.")] = False,
 ) -> None:
     """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.

@@ -8,18 +8,21 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, CpuHz, InputFile, TracesHvm
+from xtrace.cli.options import AsJsonLines, CpuHz, InputFile, TracesHvm, seconds
 
 
 def stat(
-    interval: Annotated[float, typer.Argument(metavar="[INTERVAL]", min=0.01, help="Seconds.")] = 1.0,
+    interval: Annotated[
+        float,
+        typer.Argument(metavar="[INTERVAL]", parser=seconds(0.01), help="Between lines: 2 (seconds), 500ms."),
+    ] = 1.0,
     count: Annotated[
-        int | None, typer.Argument(metavar="[COUNT]", min=1, help="So many lines. Default: until Ctrl-C.")
+        int | None, typer.Argument(metavar="[COUNT]", min=1, help="Number of lines. Default: until Ctrl-C.")
     ] = None,
     input_: InputFile = None,
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
-    json: AsJson = False,
+    json: AsJsonLines = False,
 ) -> None:
     """Print a line for each interval: wakes, wake to running, upcalls, sends, of the whole host.
 

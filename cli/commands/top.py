@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, CpuHz, InputFile, TracesHvm
+from xtrace.cli.options import AsJsonLines, CpuHz, InputFile, TracesHvm, offered, one_of, seconds
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -17,25 +18,40 @@ if TYPE_CHECKING:
 
 def top(
     delay: Annotated[
-        float, typer.Option("--delay", "-d", min=0.01, metavar="SECONDS", help="Between two refreshes.")
+        float,
+        typer.Option(
+            "--delay",
+            "-d",
+            parser=seconds(0.01),
+            metavar="TIME",
+            help="Between refreshes: 2 (seconds), 500ms.",
+        ),
     ] = 1.0,
     count: Annotated[
         int | None,
-        typer.Option("--count", "-n", min=1, help="So many refreshes. Default: until q or Ctrl-C."),
+        typer.Option("--count", "-n", min=1, help="Number of refreshes. Default: until q or Ctrl-C."),
     ] = None,
     sort: Annotated[
         str,
-        typer.Option("--sort", "-s", help="By wakes, run, upcalls, time, forced or vcpu; run and time: p99."),
+        typer.Option(
+            "--sort",
+            "-s",
+            metavar="KEY",
+            help="Sort by wakes, run (p99), upcalls, time (p99), forced or vcpu.",
+            autocompletion=offered(lambda: _sorts()),
+        ),
     ] = "wakes",
-    domains: Annotated[bool, typer.Option("--domains", help="A row a domain, not a row a vCPU.")] = False,
+    domains: Annotated[bool, typer.Option("--domains", help="One row per domain, not per vCPU.")] = False,
     ports: Annotated[
-        bool, typer.Option("--ports", "-p", help="dom0's event channels too, counted by bpf.")
+        bool, typer.Option("--ports", "-p", help="Also show dom0's event channels, counted by bpf.")
     ] = False,
-    batch: Annotated[bool, typer.Option("--batch", "-b", help="Print one block after the other.")] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", "-b", help="Print blocks, one after the other, as for a file.")
+    ] = False,
     input_: InputFile = None,
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
-    json: AsJson = False,
+    json: AsJsonLines = False,
 ) -> None:
     """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
 
@@ -45,11 +61,10 @@ def top(
     from xtrace.cli.live.feed import Watched, live_ports, opened, replayed_ports, until_interrupted
     from xtrace.cli.render.live import SORTS, View
 
-    if sort not in SORTS:
-        raise typer.BadParameter(f"{sort!r} is none of {', '.join(SORTS)}", param_hint="--sort")
+    one_of(sort, SORTS, "--sort")
     on_screen = not (batch or json) and sys.stdout.isatty() and sys.stdin.isatty()
     with ExitStack() as stack:
-        # bpf takes seconds to load: xentrace begins behind it, or its records would wait and be lost.
+        # bpf takes seconds to load: xentrace starts after it, or its records would wait and be lost.
         counted = stack.enter_context(live_ports()) if ports and input_ is None else None
         feed = stack.enter_context(opened(input_, cpu_hz, hvm=hvm))
         if ports and input_ is not None:
@@ -63,6 +78,12 @@ def top(
             show(watched, view, count, delay if input_ is not None else None)
         else:
             _print(watched, view, count, json=json)
+
+
+def _sorts() -> Iterable[str]:
+    from xtrace.cli.render.live import SORTS
+
+    return SORTS
 
 
 def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> None:

@@ -179,6 +179,15 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
     return Capture(folder, meta)
 
 
+def names_of(path: str | os.PathLike[str]) -> dict[int, str]:
+    """Return the names of domains by id that a capture has; a bare trace has none.
+
+    Raises:
+        TraceError: its meta.json cannot be understood.
+    """
+    return open_capture(path).domain_names if (Path(path) / META).is_file() else {}
+
+
 def trace_in(path: str | os.PathLike[str]) -> str:
     """Return the path of the trace in a capture's folder; any other path as it is.
 

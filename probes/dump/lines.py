@@ -33,6 +33,7 @@ from xtrace.probes.format import (
 )
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, OVERFLOW_SHAPE, U8, U32, RecordBatch, ShapeTable
 from xtrace.probes.reader.reader import TraceReader
+from xtrace.probes.selection.times import Moment
 
 I32 = npt.NDArray[np.int32]
 
@@ -69,8 +70,7 @@ class Choice:
         pcpus: None for all.
         domains, vcpus: those that run on the record's pCPU, vCPUs as (domain, number), and
             (None, number) is that of any domain; none means all.
-        from_time, to_time: cycles since the trace's first record, or TSCs with Unit.TSC; the end
-            is not included.
+        begin, end: from and to which time, the end not included; None is open.
         limit: lines in all.
     """
 
@@ -78,9 +78,14 @@ class Choice:
     pcpus: frozenset[int] | None = None
     domains: frozenset[int] = frozenset()
     vcpus: frozenset[tuple[int | None, int]] = frozenset()
-    from_time: int | None = None
-    to_time: int | None = None
+    begin: Moment | None = None
+    end: Moment | None = None
     limit: int | None = None
+
+    @property
+    def needs_hz(self) -> bool:
+        """Return whether a time is in seconds, so that the TSC's rate must be known."""
+        return any(moment is not None and moment.unit == "s" for moment in (self.begin, self.end))
 
 
 EVERYTHING = Choice()
@@ -122,7 +127,7 @@ class Renderer:
 
     Args:
         versions: which Xen wrote the trace.
-        hz: TSC frequency, for Unit.SECONDS.
+        hz: TSC cycles per second, for Unit.SECONDS and for times of the choice in seconds.
         threads: how many write at a time.
 
     Attributes:
@@ -137,7 +142,7 @@ class Renderer:
         choice: Choice = EVERYTHING,
         *,
         unit: Unit = Unit.CYCLES,
-        hz: int = 1,
+        hz: float | None = None,
         threads: int | None = None,
     ) -> None:
         self.origin: int | None = None
@@ -220,7 +225,7 @@ class Renderer:
                 templates.first_op, templates.timed, templates.ops, templates.literals,
                 templates.table_name, templates.name_value, templates.name_place, templates.name_bytes,
                 _FIXED,
-                self._unit.value, self.origin or 0, self._hz,
+                self._unit.value, self.origin or 0, round(self._hz or 1),
                 out,
             )  # fmt: skip
             return out, int(count)
@@ -261,11 +266,14 @@ class Renderer:
 
     def _window(self) -> tuple[int, int]:
         """Return the first and the last TSC that is shown."""
-        base = 0 if self._unit is Unit.TSC else self.origin or 0
-        begin, end = self._choice.from_time, self._choice.to_time
+        origin = self.origin or 0
+        begin, end = (
+            None if moment is None else origin + moment.cycles(origin, self._hz)
+            for moment in (self._choice.begin, self._choice.end)
+        )
         return (
-            _MIN_TSC if begin is None else max(_MIN_TSC, min(base + begin, _MAX_TSC)),
-            _MAX_TSC if end is None else max(_MIN_TSC, min(base + end - 1, _MAX_TSC)),
+            _MIN_TSC if begin is None else max(_MIN_TSC, min(begin, _MAX_TSC)),
+            _MAX_TSC if end is None else max(_MIN_TSC, min(end - 1, _MAX_TSC)),
         )
 
     def _is_beyond(self, batch: RecordBatch) -> bool:
@@ -273,7 +281,7 @@ class Renderer:
 
         A pCPU whose TSC goes back afterwards is not waited for.
         """
-        if self._choice.to_time is None or not len(batch):
+        if self._choice.end is None or not len(batch):
             return False
         return bool(batch.tsc.min() > self._window()[1])
 

@@ -253,7 +253,7 @@ def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
     if reason := dom0.why_no_dom0():
         raise TraceError(f"{reason}; -i FILE replays a trace of another host")
     if os.geteuid() != 0:
-        raise TraceError("tracing needs root; run it by sudo")
+        raise TraceError("tracing needs root; run it with sudo")
     with only_recorder(), tempfile.TemporaryFile() as log:
         restore.recover()
         found = XentraceBackend().probe()

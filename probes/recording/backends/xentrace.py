@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import time
@@ -25,8 +24,9 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, trace_buffers, xen_tools
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
-from xtrace.probes.recording.backends.masks import event_mask
 from xtrace.probes.recording.backends.record_counter import RecordCounter
+from xtrace.probes.selection.event_masks import event_mask
+from xtrace.probes.selection.vcpus import Pcpus
 
 _BEGIN_LIMIT_S = 20.0
 _END_LIMIT_S = 60.0
@@ -37,7 +37,6 @@ _FULL_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = Path("/proc/interrupts")
 _SIZED = "ring_pages"
-_PCPUS = re.compile(r"all|0x[0-9a-fA-F]+|\d+(-\d+)?(,\d+(-\d+)?)*")
 _libc = ctypes.CDLL(None)
 
 
@@ -82,9 +81,12 @@ class XentraceBackend:
         Raises:
             TraceError: it ends at once, or does not begin.
         """
-        mask = event_mask(options.mask)
-        if options.pcpus is not None and not _PCPUS.fullmatch(options.pcpus):
-            raise TraceError(f"no pCPUs: {options.pcpus!r}; write them as 0-3,8 or as a mask such as 0xff")
+        try:
+            mask = event_mask(options.mask)
+            if options.pcpus is not None:
+                Pcpus.parse(options.pcpus)
+        except ValueError as error:
+            raise TraceError(str(error)) from None
         self._log_path = Path(folder.path(TRACE_LOG))
         path = folder.path(TRACE)
         self._directory = Path(path).parent

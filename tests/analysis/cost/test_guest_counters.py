@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,29 @@ def test_counts_and_how_long(tmp_path: Path, text: str) -> None:
     assert found.counted
     assert found.over(2.0) == pytest.approx(0.2)
     assert found.over(None) is None
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, lzma.compress])
+def test_compressed_files_read_the_same(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    log = f"guest: counters {COUNTERS}\n".encode()
+    path = tmp_path / "log"
+    path.write_bytes(packed(log))
+    assert read(path).counts == {"mask": 12, "save": 5, "upcall": 3}
+    path.write_bytes(packed(log * 1000)[:-6])
+    with pytest.raises(TraceError, match="damaged or cut short"):
+        read(path)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(gzip.compress(bytes(1 << 25)))
+    with pytest.raises(TraceError, match="larger than"):
+        read(path)
+
+
+def test_a_folder_has_no_counters(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
 
 
 def test_rates_alone(tmp_path: Path) -> None:

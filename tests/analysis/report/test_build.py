@@ -33,6 +33,7 @@ from xtrace.analysis.report.build import (
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.selection.vcpus import Vcpu
 
 
 def damaged(data: bytes) -> bytes:
@@ -251,14 +252,21 @@ def test_a_section_has_its_tables_whole(host: Partial, section: str) -> None:
 
 def test_domains_and_vcpus_choose_rows(host: Partial) -> None:
     whole = build(host)
-    for name, frame in build(host, selection=Selection(domains=[1], vcpus=[0, 2])).tables.items():
+    vcpus = [Vcpu(0), Vcpu(2)]
+    for name, frame in build(host, selection=Selection(domains=[1], vcpus=vcpus)).tables.items():
         was = whole.tables[name]
         for column, values in (("domain", [1]), ("vcpu", [0, 2])):
             if column in was:
                 was = was[was[column].isin(values)]
         pd.testing.assert_frame_equal(frame, was)
-    states = build(host, selection=Selection(domains=[1], vcpus=[0, 2])).tables["vcpu_states"]
+    states = build(host, selection=Selection(domains=[1], vcpus=vcpus)).tables["vcpu_states"]
     assert set(zip(states["domain"], states["vcpu"], strict=True)) == {(1, 0), (1, 2)}
+
+
+def test_a_vcpu_of_one_domain_chooses_its_rows(host: Partial) -> None:
+    chosen = [Vcpu(0, 1), Vcpu(1, 0)]
+    states = build(host, selection=Selection(vcpus=chosen)).tables["vcpu_states"]
+    assert set(zip(states["domain"], states["vcpu"], strict=True)) == {(1, 0), (0, 1)}
 
 
 def test_a_domain_that_is_not_there_leaves_no_row(host: Partial) -> None:

@@ -63,7 +63,7 @@ WAKE = (0xA002_8004, 10, 0, 3, 0)
 
 
 def test_golden_text(pv: Path) -> None:
-    done = run("dump", pv, "--from", "884820000", "--to", "884860000", "--pcpu", "1")
+    done = run("dump", pv, "--from", "884820000c", "--to", "884860000c", "--pcpu", "1")
     assert (
         done.stdout
         == """\
@@ -171,7 +171,50 @@ def test_a_time_span_is_cut_out(pv: Path, capfd: pytest.CaptureFixture[str]) -> 
     every = dumped(capfd, pv, "--json")
     low, high = 3_991_000_000_000, 3_991_500_000_000
     kept = [line for line in every if low <= json.loads(line)["tsc"] < high]
-    assert dumped(capfd, pv, "--json", "--from", str(low), "--to", str(high)) == kept
+    assert dumped(capfd, pv, "--json", "--from", f"tsc:{low}", "--to", f"tsc:{high:#x}") == kept
+    origin = json.loads(every[0])["tsc"]
+    cycles = ["--from", f"{low - origin}c", "--to", f"{high - origin}c"]
+    assert dumped(capfd, pv, "--json", *cycles) == kept
+    # 2.5 GHz makes both ends whole nanoseconds.
+    seconds = [
+        "--cpu-hz",
+        "2.5G",
+        "--from",
+        f"{(low - origin) / 2.5:.1f}ns",
+        "--to",
+        f"{(high - origin) / 2.5e9:.10f}",
+    ]
+    assert dumped(capfd, pv, "--json", *seconds) == kept
+
+
+def test_seconds_of_a_trace_with_a_rate_of_its_own(pv: Path) -> None:
+    done = run("dump", pv, "--from", "1s", "--to", "1.001")
+    assert "run times in its first" in done.stderr
+    times = [int(line.split()[0].split("+")[0]) for line in done.stdout.splitlines()]
+    assert times
+    assert all(2.59e9 < time < 2.61e9 for time in times)
+
+
+def test_seconds_where_the_rate_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(window(*WAKE))
+    done = run("dump", path, "--from", "1.5")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "--cpu-hz" in done.stderr
+    assert run("dump", path, "--from", "0c").returncode == 0
+
+
+def test_a_domain_by_name(pv: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "busy.xtrace"
+    folder.mkdir()
+    (folder / "xentrace.bin").write_bytes(pv.read_bytes())
+    meta = {"schema_version": 1, "domains": [{"id": 0, "name": "Domain-0"}, {"id": 3, "name": "web"}]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert dumped(capfd, folder, "--domain", "web") == dumped(capfd, folder, "--domain", "d3") != []
+    assert main(["dump", str(folder), "--domain", "db"]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "web (d3)" in err
 
 
 @pytest.mark.parametrize(
@@ -182,9 +225,14 @@ def test_a_time_span_is_cut_out(pv: Path, capfd: pytest.CaptureFixture[str]) -> 
         ["--class", "0x20000"],
         ["--pcpu", "1-x"],
         ["--domain", "-1"],
+        ["--domain", "web"],
+        ["--domain", "65536"],
         ["--vcpu", "v3"],
-        ["--from", "1.5"],
+        ["--from", "-1.5"],
+        ["--from", "0x20c"],
         ["--to", "soon", "--cpu-hz", "2G"],
+        ["--to", "tsc:soon"],
+        ["--pcpu", "0x0"],
         ["--cpu-hz", "12"],
         ["--cpu-hz", "1/0"],
         ["--cpu-hz", "2G", "--tsc"],

@@ -43,7 +43,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 
 def test_it_needs_root(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert refusal(capfd) == (1, "xtrace: recording needs root; run it by sudo\n")
+    assert refusal(capfd) == (1, "xtrace: recording needs root; run it with sudo\n")
 
 
 def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,9 @@ def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFix
     ("arguments", "option"),
     [
         (["--backend", "ftrace"], "--backend"),
-        (["-e", "sched+nothing"], "--event"),
+        (["-e", "sched+nothing"], "--class"),
+        (["-c", "0-x"], "--pcpu"),
+        (["--duration", "10 minutes"], "--duration"),
         (["--max-size", "many"], "--max-size"),
         (["--reserve", "-1"], "--reserve"),
         (["--timing", "fast"], "--timing"),

@@ -24,6 +24,7 @@ from builders.hosts import DOMAINS
 from builders.patience import without_patience
 from oracle.reading import SAMPLES
 from xtrace import samples
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
@@ -237,6 +238,79 @@ def test_a_window_of_time() -> None:
         return sum(row["count"] for row in found["tables"]["hypercalls"]["rows"])
 
     assert 0 < calls(part) < calls(whole) / 2
+
+
+def test_windows_that_meet_share_nothing() -> None:
+    """The end is not included, in whatever unit the point is given where they meet."""
+    first, second, both = (
+        as_json(*window)
+        for window in (
+            ("--from", "2", "--to", "2500ms"),
+            ("--from", "2.5s", "--to", "3"),
+            ("--from", "2000000us", "--to", "3s"),
+        )
+    )
+    for name, column in (("hypercalls", "count"), ("wakes", "wake_count")):
+        counts = [
+            sum(row[column] for row in found["tables"][name]["rows"]) for found in (first, second, both)
+        ]
+        assert counts[0] + counts[1] == counts[2] > counts[0] > 0, name
+
+
+def test_a_window_in_cycles_and_tscs() -> None:
+    hz = as_json()["trace"]["tsc_hz"]
+    first = min(row["first_tsc"] for row in as_json()["tables"]["pcpus"]["rows"])
+    by_seconds = as_json("--from", "2", "--to", "3")
+    begin, end = round(2 * hz), round(3 * hz)
+    for window in (
+        (f"{begin}c", f"{end}c"),
+        (f"tsc:{first + begin}", f"tsc:{first + end:#x}"),
+        ("2s", f"tsc:{first + end}"),
+    ):
+        found = as_json("--from", window[0], "--to", window[1])
+        assert found["tables"]["hypercalls"] == by_seconds["tables"]["hypercalls"]
+
+
+def test_a_window_that_has_nothing_in_it() -> None:
+    one_line(run("--from", "tsc:5", "--to", "tsc:7"), 1, "tsc:5 to tsc:7")
+    one_line(run("--from", "1000s"), 1, "1000s")
+
+
+def test_seconds_where_the_rate_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(simulate(8, 1, [(0, 1, "pv")], 200_000).data)
+    one_line(run(path, "--from", "0.00001"), 1, "give --cpu-hz")
+    assert run(path, "--from", "1000c").returncode == 0
+
+
+def test_a_domain_by_name(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "busy.xtrace"
+    folder.mkdir()
+    shutil.copy(made, folder / "xentrace.bin")
+    meta = {
+        "schema_version": 1,
+        "state": "ended",
+        "domains": [{"id": 0, "name": "Domain-0"}, {"id": 3, "name": "web"}],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    found = [as_json(folder, "--domain", text)["tables"] for text in ("3", "d3", "web")]
+    assert found[0] == found[1] == found[2]
+    assert {row["domain"] for row in found[0]["vcpu_states"]["rows"]} == {3}
+    summary = tmp_path / "stored.summary"
+    assert run(folder, "--summary", summary).returncode == 0
+    assert as_json(summary, "--domain", "web")["tables"] == found[0]
+    one_line(run(folder, "--domain", "wbe"), 2, "web (d3)")
+    one_line(run(made, "--domain", "web"), 2, "give an id")
+
+
+def test_vcpus_of_one_domain_and_of_all(made: Path) -> None:
+    def shown(*texts: str) -> set[tuple[int, int]]:
+        options = [word for text in texts for word in ("--vcpu", text)]
+        rows = as_json(made, *options)["tables"]["vcpu_states"]["rows"]
+        return {(row["domain"], row["vcpu"]) for row in rows}
+
+    assert shown("0") == {(0, 0), (3, 0), (IDLE_DOMAIN, 0)}
+    assert shown("d0v1", "d3v0") == {(0, 1), (3, 0)}
 
 
 def test_a_rate_that_is_given(made: Path) -> None:

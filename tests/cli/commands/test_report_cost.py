@@ -213,11 +213,16 @@ def test_csv_has_the_tables(
 
 def test_usage(run: Run, image: Path, trace: Path, log: Path, tmp_path: Path, measured: Path) -> None:
     for arguments, code, says in (
-        (("--rates", log), 2, "whose counters?"),
+        (("--rates", log), 2, "whose counters"),
         (("--rates", log, "--rates", f"1={log}", "--kernel", f"1={image}"), 2, "two files for domain 1"),
         (("--rates", f"1={log}", "--from", "0.01"), 2, "it is of the whole trace"),
         (("--rates", f"1={tmp_path / 'missing'}"), 1, "missing"),
         (("--rates", f"1={image}"), 1, "no counters of a guest"),
+        (("--rates", f"web={log}"), 2, "no domain is called 'web'"),
+        (("--kernel", f"web={image}"), 2, "no domain is called 'web'"),
+        (("--kernel", f"idle={image}"), 2, "idle domain"),
+        (("--kernel", str(image)), 2, "--kernel"),
+        (("--unfenced", f"1={trace}@web"), 2, "no domain is called 'web'"),
         (("--calibration", log), 1, "not a calibration"),
         (("--calibration", tmp_path / "missing"), 1, "missing"),
     ):

@@ -21,6 +21,7 @@ from xtrace.probes.dump.lines import KEEP_BATCHES, Choice, Pushdown, Renderer
 from xtrace.probes.dump.templates import RESERVED_KEYS, Style, Unit, json_key
 from xtrace.probes.reader.reader import TraceReader
 from xtrace.probes.reader.sources import Source
+from xtrace.probes.selection.times import Moment
 
 XEN = VersionRange.parse("4.17")
 ANY = VersionRange()
@@ -173,9 +174,10 @@ def test_a_loss_says_who_runs_behind_it() -> None:
         (Choice(pcpus=frozenset({1, 99999})), 2),
         (Choice(event=lambda _, name: name == "wake"), 4),
         (Choice(event=lambda _, name: name == "wake", domains=frozenset({4})), 1),
-        (Choice(from_time=15), 6),
-        (Choice(from_time=15, to_time=25), 2),
-        (Choice(to_time=0), 0),
+        (Choice(begin=Moment.parse("15c")), 6),
+        (Choice(begin=Moment.parse("15c"), end=Moment.parse("25c")), 2),
+        (Choice(begin=Moment.parse("tsc:25"), end=Moment.parse("tsc:35")), 2),
+        (Choice(end=Moment.parse("0c")), 0),
         (Choice(limit=3), 3),
         (Choice(limit=0), 0),
         (Choice(event=lambda _, __: False), 0),
