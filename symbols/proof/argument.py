@@ -33,11 +33,11 @@ def explain(site: Site, others: Iterable[Site]) -> list[str]:
     """
     scenario = scenario_of(site, others)
     if scenario is None:
-        return [f"Nothing to search: no upcall is lost by a {site.kind}."]
+        return [f"Nothing to search: a {site.kind} cannot lose an upcall."]
     lines = argument(check(scenario), where(site))
     moved = unstable(site, scenario)
     if moved is not None:
-        lines += ["", "And if the thread moves to another CPU after it loaded the pointer:"]
+        lines += ["", "If the thread moves to another CPU after it loads the pointer:"]
         lines += argument(check(moved), where(site))
     return lines
 
@@ -57,8 +57,10 @@ def argument(outcome: Outcome, site: str) -> list[str]:
         lines += _wrapped(_fence_adds(outcome, check(replace(scenario, fence=Fence.NONE))))
     where = "A executes the site and hosts the vCPU"
     if not scenario.stable:
-        where = "A executes the site, the vCPU is hosted by D"
-    lines += _wrapped(f"{where}; B and C send. Memory after each step, and stores not yet in it:")
+        where = "A executes the site, D hosts the vCPU"
+    lines += _wrapped(
+        f"{where}; B and C send. Each line shows memory after a step, then the buffered stores:"
+    )
     runs = [(f"Counterexample: {outcome.fault}", outcome.counterexample)]
     if outcome.holds:
         runs = list(_cases(scenario))
@@ -143,14 +145,14 @@ def _sent_while_handling(*, kicks: bool) -> _Decides:
 
 _MASKS = (
     (
-        "An IPI before M := 1: Xen reads M = 0, the handler runs before the section",
+        "An IPI before M := 1: Xen reads M = 0; the handler runs before the section",
         _tested(0, 0, later=False),
     ),
     ("An IPI while M := 1 is buffered: Xen, on A, reads A's store and returns", _tested(1, 0, later=True)),
     ("An IPI once M := 1 is in memory: Xen returns; P stays 1 for the unmask", _tested(1, 1, later=True)),
 )
 _CLEARS = (
-    ("An IPI before M := 0: Xen reads M = 1; what follows M := 0 finds P = 1", _tested(1, 1, later=False)),
+    ("An IPI before M := 0: Xen reads M = 1; the test after M := 0 finds P = 1", _tested(1, 1, later=False)),
     ("An IPI while M := 0 is buffered: Xen, on A, reads A's store and delivers", _tested(0, 1, later=True)),
     ("An IPI once M := 0 is in memory: Xen reads M = 0 and delivers", _tested(0, 0, later=True)),
 )
@@ -162,7 +164,7 @@ _DECISIVE: dict[Protocol, tuple[tuple[str, _Decides], ...]] = {
     Protocol.SECTION: _CLEARS,
     Protocol.HANDLER: (
         (
-            "No IPI, P := 0 is buffered: S is read once it is in memory, with the new bit",
+            "No IPI, P := 0 is buffered: S is read after it reaches memory, with the new bit",
             _sent_while_handling(kicks=False),
         ),
         (
@@ -203,16 +205,18 @@ _TAKES = {
 
 def _found(outcome: Outcome) -> str:
     explored = f"{outcome.states:,} states, every interleaving with 1 and with 2 senders"
-    verdict = "No upcall is lost and the mask holds" if outcome.holds else f"It fails, {outcome.fault}"
-    return f"{verdict}: {explored}."
+    verdict = "No upcall is lost and the mask holds" if outcome.holds else f"It fails: {outcome.fault}"
+    return f"{verdict} ({explored})."
 
 
 def _fence_adds(outcome: Outcome, bare: Outcome) -> str:
     fence = outcome.scenario.fence
     if outcome.holds is bare.holds:
-        verdict = "holds too" if bare.holds else "fails too"
-        ends = "the runs end in the same states" if outcome.ends == bare.ends else "the runs end otherwise"
-        return f"Without the {fence} it {verdict}, and {ends}: the {fence} protects nothing here."
+        verdict = "also holds" if bare.holds else "also fails"
+        ends = "in the same states" if outcome.ends == bare.ends else "in other states"
+        return (
+            f"Without the {fence} it {verdict}, and the runs end {ends}: the {fence} protects nothing here."
+        )
     return f"Without the {fence} it fails ({bare.fault}): the {fence} is needed here."
 
 

@@ -195,7 +195,7 @@ def search(machine: Machine) -> Search:
                 fault, counterexample = "an upcall is lost", machine.trace(path_to(came_from, state))
         for actor, after in following:
             if not fault and machine.forbids(state, actor, after):
-                fault = "the handler runs where the guest has masked it"
+                fault = "the handler runs where the guest has masked upcalls"
                 counterexample = machine.trace([*path_to(came_from, state), (state, actor)])
             if after not in came_from:
                 came_from[after] = (state, actor)
@@ -204,7 +204,7 @@ def search(machine: Machine) -> Search:
             raise ValueError(f"{machine.scenario}: more than {_STATES_LIMIT} states; shorten the program")
         if max(map(len, state.buffers)) > _STORES_LIMIT:
             raise ValueError(
-                f"{machine.scenario}: more than {_STORES_LIMIT} stores wait; shorten the program"
+                f"{machine.scenario}: more than {_STORES_LIMIT} stores in one buffer; shorten the program"
             )
     return Search(machine, came_from, ends, fault, counterexample)
 

@@ -193,7 +193,7 @@ class _Run:
             for address, written in self._memory.items():
                 same = address == cell.address and written == _Written(_known(value), cell.size)
                 if not same and address < cell.address + cell.size and cell.address < address + written.size:
-                    raise NotReplayableError("it changes a pointer in memory that it uses")
+                    raise NotReplayableError("it overwrites a pointer in memory that it uses")
 
     # --- values ---
 
@@ -211,7 +211,7 @@ class _Run:
         source = self._symbols[value.symbol]
         chosen = (number - value.number) & _WORD
         if isinstance(source, Cell) and chosen >> (8 * source.size):
-            raise NotReplayableError("a pointer in memory that is narrower than a pointer")
+            raise NotReplayableError(f"a pointer in memory is only {source.size} bytes wide")
         self._solutions[value.symbol] = chosen
 
     def _as_zero(self, value: Value | None, what: str) -> int:
@@ -224,7 +224,7 @@ class _Run:
         return value.number
 
     def _unknown(self, what: str) -> NotReplayableError:
-        return NotReplayableError(f"{what} at step {self._place + 1} comes from what is not followed")
+        return NotReplayableError(f"{what} at step {self._place + 1} comes from a value that is not followed")
 
     def _pointer(self) -> int:
         """Return a pointer into a region of its own."""
@@ -232,7 +232,7 @@ class _Run:
         self._regions += 1
         address = ARENA_ADDRESS + region * _REGION_BYTES + _INTO_REGION + region * _SHIFT_BYTES
         if address + _REGION_BYTES > ARENA_ADDRESS + ARENA_BYTES:
-            raise NotReplayableError("it uses more pointers than there is room for")
+            raise NotReplayableError("it uses more pointers than private memory has room for")
         return address
 
     def _page(self, segment: bool, address: int) -> int:
@@ -269,7 +269,7 @@ class _Run:
 
     def _check(self, address: int, size: int) -> None:
         if not ARENA_ADDRESS <= address <= ARENA_ADDRESS + ARENA_BYTES - max(size, 8):
-            raise NotReplayableError(f"step {self._place + 1} reaches outside of private memory")
+            raise NotReplayableError(f"step {self._place + 1} accesses memory that is not private")
         self.touched.append((address, size))
 
     def _load(self, address: int, size: int) -> Value | None:
@@ -321,7 +321,7 @@ class _Run:
             self._called()
         elif insn.flow is Flow.RETURN:
             if not self._open or self._pop() != Value(_RETURN, self._open.pop()):
-                raise NotReplayableError(f"step {self._place + 1} returns to what was written over")
+                raise NotReplayableError(f"step {self._place + 1} does not return to its caller")
         elif insn.flow is Flow.NEXT:
             self._plain(insn)
 
@@ -462,7 +462,7 @@ class _Run:
             self._solve(frame, self._pointer())
             frame = self._resolved(frame)
         if frame is None or frame.symbol != _KNOWN:
-            raise self._unknown("the frame")
+            raise self._unknown("the frame pointer")
         self._registers[RSP] = frame
         self._registers[RBP] = self._pop()
         return True

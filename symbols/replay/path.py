@@ -82,12 +82,14 @@ class Way:
 def refusal(insn: Insn, data: bytes) -> str:
     """Return why an instruction is not run, "" for one that may be; branches and calls are not asked."""
     if insn.mnemonic not in _ALLOWED and insn.mnemonic not in _CONDITIONAL:
-        return f"{insn.mnemonic} at {insn.address:#x} is none of the instructions that are run"
+        return f"{insn.mnemonic} at {insn.address:#x} is not an instruction that is replayed"
     if not is_general(data, insn.address):
-        return f"{insn.mnemonic} at {insn.address:#x} uses more than general registers and memory"
+        return (
+            f"{insn.mnemonic} at {insn.address:#x} uses more than general registers and plain memory operands"
+        )
     memory = insn.memory
     if memory is not None and insn.mnemonic in _BIT_STRINGS and insn.operands[1].register >= 0:
-        return f"{insn.mnemonic} at {insn.address:#x} reaches memory by a register's bits"
+        return f"{insn.mnemonic} at {insn.address:#x} addresses memory with a bit offset in a register"
     written = {item.register for item in insn.operands[:1] if not item.memory}
     if RSP in written and insn.mnemonic not in ("mov", "add", "sub", "and", "lea", "test", "cmp"):
         return f"{insn.mnemonic} at {insn.address:#x} changes the stack pointer"
@@ -125,9 +127,9 @@ class WayFinder:
         )
         steps = (*before, *behind)
         if sum(len(_executed(step)) for step in steps) > _MOST_STEPS:
-            raise NotReplayableError("its way executes more instructions than are run")
+            raise NotReplayableError(f"its path executes more than {_MOST_STEPS} instructions")
         if not any(_has_fence(step) for step in steps):
-            raise NotReplayableError(f"its fence at {fence:#x} is not on the way that was chosen")
+            raise NotReplayableError(f"its fence at {fence:#x} is not on the chosen path")
         last = steps[-1].insn
         ends = last.flow is Flow.RETURN or (last.flow is Flow.JUMP and steps[-1].callee is not None)
         fenced = next(place for place, step in enumerate(steps) if _has_fence(step))
@@ -139,7 +141,7 @@ class WayFinder:
             insns, successors = self._code.graph(entry)
             if address in insns:
                 return entry, insns, successors
-        raise NotReplayableError("its function's code could not be followed")
+        raise NotReplayableError("the code of its function could not be followed")
 
     def _bytes(self, insn: Insn) -> bytes:
         return self._code.image.read(insn.address, insn.length)
@@ -153,19 +155,21 @@ class WayFinder:
         self._image_left -= 1
         self._site_left -= 1
         if min(self._image_left, self._site_left) < 0:
-            raise NotReplayableError("its code takes more work to follow than any kernel's does")
+            raise NotReplayableError("its code takes more steps to follow than any real kernel's")
         data = self._bytes(insn)
         if insn.flow in (Flow.INDIRECT_CALL, Flow.INDIRECT_JUMP, Flow.STOP):
             raise NotReplayableError(
-                f"{insn.mnemonic} at {insn.address:#x} goes where the image does not say"
+                f"{insn.mnemonic} at {insn.address:#x} leaves the code that can be followed"
             )
         if insn.flow is Flow.RETURN:
             if insn.mnemonic != "ret" or insn.operands:
-                raise NotReplayableError(f"{insn.mnemonic} at {insn.address:#x} is no plain return")
+                raise NotReplayableError(f"{insn.mnemonic} at {insn.address:#x} is not a plain return")
             return Step(insn, data)
         if insn.flow is Flow.CONDITIONAL:
             if insn.mnemonic not in _JUMPS:
-                raise NotReplayableError(f"{insn.mnemonic} at {insn.address:#x} is none of what is run")
+                raise NotReplayableError(
+                    f"{insn.mnemonic} at {insn.address:#x} is not an instruction that is replayed"
+                )
             return Step(insn, data)
         if insn.flow is Flow.CALL:
             callee = self._callee(insn.target, fence, depth + 1)
@@ -182,21 +186,21 @@ class WayFinder:
             raise NotReplayableError(f"calls nest too deeply at {target:#x}")
         page = self._code.hypercall_page
         if page is not None and page <= target < page + 4096:
-            raise NotReplayableError(f"a hypercall at {target:#x}")
+            raise NotReplayableError(f"it makes a hypercall at {target:#x}")
         steps: list[Step] = []
         seen: set[int] = set()
         address = target
         while len(steps) < _MOST_CALLEE:
             insn = next(self._code.run(address), None)
             if insn is None or address in seen:
-                raise NotReplayableError(f"the function at {target:#x} does not come to a return")
+                raise NotReplayableError(f"the function at {target:#x} does not reach a return")
             seen.add(address)
             step = self._step(insn, fence, depth)
             steps.append(step)
             if insn.flow is Flow.RETURN:
                 return tuple(steps)
             address = insn.target if insn.flow is Flow.JUMP else insn.end
-        raise NotReplayableError(f"the function at {target:#x} is longer than what is followed")
+        raise NotReplayableError(f"the function at {target:#x} is longer than {_MOST_CALLEE} instructions")
 
     def _before(
         self,

@@ -87,9 +87,9 @@ def _replay(bits: int, finder: WayFinder, site: Site, fence: Fence) -> Replay:
     name = name_of(fence)
     try:
         if not name:
-            raise NotReplayableError(f"{fence.mnemonic} is no fence that is run")
+            raise NotReplayableError(f"{fence.mnemonic} is not a fence that is replayed")
         if bits != 64:
-            raise NotReplayableError("it is code of 32 bits")
+            raise NotReplayableError("it is 32-bit code")
         way = finder.way(site.address, fence.address, fence.position)
         access = fence.position == "access"
         # Where what lies further off cannot be run, it is left away: the site and its fence remain.
@@ -125,7 +125,7 @@ def _first_of(cuts: Sequence[_Cut], access: bool) -> tuple[Variants, _Cut]:
     Raises:
         NotReplayableError: none can; with why the last and shortest cannot.
     """
-    reason = NotReplayableError("nothing is left to run")
+    reason = NotReplayableError("nothing is left to replay")
     for cut in cuts:
         try:
             return _variants(cut.steps, access, called=cut.called), cut
@@ -245,7 +245,7 @@ def _body(steps: Sequence[Step], *, called: bool, unlocked: bool = False) -> Bod
     found = needs(steps, whole=called)
     free = [number for number in _FREE if number not in found.used]
     if not free:
-        raise NotReplayableError("it uses all registers: none is left to count with")
+        raise NotReplayableError("it uses all registers: none is left for the loop counter")
     emitter = _Emitter(tuple(steps), found, called=called, unlocked=unlocked)
     try:
         trial = Assembler()

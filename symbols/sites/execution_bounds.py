@@ -102,13 +102,13 @@ def _calls(code: Code, sites: Sequence[Site], starts: Sequence[int]) -> PathCoun
         try:
             found = PathCounter(code, [{sites[number].address} for number in numbers]).inside(start)
         except ExhaustedError:
-            why = [reason or "more code than is followed" for reason in why]
+            why = [reason or "more code than the analysis follows" for reason in why]
             break
         entered = _entered_elsewhere(code, start)
         reached = code.graph(start)[0]
         for place, number in enumerate(numbers):
             if entered or sites[number].address not in reached:
-                why[number] = "its function is entered at more places than its start"
+                why[number] = "its function can be entered elsewhere than at its start"
             else:
                 least[number], most[number] = found.least[place], found.most[place]
                 why[number] = found.why[place]

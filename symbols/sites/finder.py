@@ -50,7 +50,7 @@ _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
 #: What is left for judging what was found in an image that asks for too much.
 _RESERVE_STEPS = 200_000
-_TOO_MUCH = "its code takes more work to follow than any kernel's does: only a part of it was followed"
+_TOO_MUCH = "its code takes more steps to follow than any real kernel's: only part of it was followed"
 #: These take any pointer and mean nothing by what they write.
 _COPIES = ("mem", "bcopy", "bzero", "copy", "str", "kcopy", "ovbcopy", "__mem", "explicit_")
 

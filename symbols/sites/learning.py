@@ -130,8 +130,8 @@ def _with_evidence(code: Code, layout: Layout) -> Layout:
     known |= {("page", number) for number in layout.shared_pages}
     kept = {way: item for way, item in evidence.items() if way not in known and _convincing(item)}
     how = [
-        f"{_WORDS[way[0]]} {way[1]:#x}, learned from sites: {len(kept[way].unmasks)} x unmask with its test, "
-        f"{len(kept[way].taken)} x handler"
+        f"{_WORDS[way[0]]} {way[1]:#x}, learned from sites: {len(kept[way].unmasks)} x unmask with "
+        f"pending test, {len(kept[way].taken)} x handler"
         for way in sorted(kept)
     ]
     numbers = {kind: frozenset(number for other, number in kept if other == kind) for kind in _WORDS}
@@ -164,7 +164,7 @@ def _gather(code: Code, evidence: dict[_Way, _Evidence]) -> None:
 _WORDS = {
     "pointer": "per-CPU pointer at",
     "area": "per-CPU vcpu_info at",
-    "field": "CPU structure's field at",
+    "field": "CPU structure field at",
     "global": "global pointer at",
     "page": "shared_info at",
 }

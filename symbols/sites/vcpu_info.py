@@ -157,9 +157,9 @@ def _named(root: Root, before: tuple[int, ...]) -> str:
     if isinstance(root, tuple) and root[0] in ("entry", "slot") and not before:
         return "an argument"
     if isinstance(root, tuple) and root[0] == "merge":
-        return "a list's cursor or one of several"
+        return "a list cursor or one of several pointers"
     if root == CONSTANT:
         return "a global pointer"
     if isinstance(root, tuple) and root[0] == "result":
-        return "a call's result"
+        return "a return value"
     return "reached through memory"

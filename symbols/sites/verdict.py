@@ -65,14 +65,14 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
             found.append(
                 Hazard(
                     "test-before-store",
-                    f"pending is tested at {at}, before the store: an event between is lost",
+                    f"pending is tested at {at}, before the store: an event in between is lost",
                 )
             )
         else:
             found.append(
                 Hazard(
                     "no-pending-test",
-                    f"{where} the store: an event that came while masked waits for the next",
+                    f"{where} the store: an event that arrived while masked waits for the next one",
                 )
             )
     if kind is Kind.PENDING_CLEAR and around.unlocked:
@@ -88,19 +88,20 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
             found.append(
                 Hazard(
                     "unstable-pointer",
-                    "the pointer was loaded before; nothing seen keeps the thread on its CPU",
+                    "the pointer was loaded earlier; nothing found keeps the thread on its CPU",
                 )
             )
         elif touch.spot.by_field:
             found.append(
                 Hazard(
-                    "unstable-pointer", f"nothing shows that this is the running CPU's: {touch.spot.origin}"
+                    "unstable-pointer",
+                    f"nothing shows that this is the running CPU's vcpu_info: {touch.spot.origin}",
                 )
             )
     if kind is Kind.MASK and around.reopened.paths is Paths.SOME:
         at = ", ".join(f"{address:#x}" for address in around.reopened.hits[:3])
         found.append(
-            Hazard("unbalanced", f"some paths open the mask again (at {at}), others return with it set")
+            Hazard("unbalanced", f"some paths unmask again (at {at}), others return with the mask set")
         )
     return tuple(found)
 
@@ -121,26 +122,29 @@ def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bo
             return Verdict.UNDECIDED, "the access itself is locked; a plain byte store would do"
         return Verdict.KEEP, "other CPUs write this field: the access must stay locked"
     if kind is Kind.PENDING_CLEAR and found.at in around.locked.hits:
-        return Verdict.KEEP, "pending must be clear for all CPUs before the selector is taken: this orders it"
+        return (
+            Verdict.KEEP,
+            "every CPU must see pending clear before the selector is taken: this orders the two",
+        )
     if kind not in STORES:
-        return Verdict.KEEP, f"not a mask, restore or unmask but a {kind}: outside the rule"
+        return Verdict.KEEP, f"a {kind} is outside the rule, which covers mask, restore and unmask"
     if touch.wide:
-        return Verdict.UNDECIDED, "the store is wider than a byte: mend that first"
+        return Verdict.UNDECIDED, "the store is wider than a byte: fix that first"
     untested = kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL
     if untested and not around.exit:
         if around.tested_before and around.tests.paths is Paths.NONE:
             return Verdict.UNDECIDED, "pending is tested before the store, not after it"
-        return Verdict.UNDECIDED, "no pending test is seen to follow on every path"
+        return Verdict.UNDECIDED, "a pending test was not found on every path after the store"
     if not handlers_locked:
         return (
             Verdict.UNDECIDED,
-            "some handler in this image clears pending with no locked access before the selector",
+            "a handler in this image clears pending and uses the selector with no locked access in between",
         )
     if kind is Kind.MASK:
-        return Verdict.REMOVABLE, "only this CPU's way out of Xen reads the mask"
+        return Verdict.REMOVABLE, "only Xen's exit to the guest on this CPU reads the mask"
     if untested:
         return Verdict.REMOVABLE, f"no test follows, but {around.exit}"
-    return Verdict.REMOVABLE, "Xen tests pending after this store, or the test that follows sees it"
+    return Verdict.REMOVABLE, "Xen tests pending after this store, or the test that follows sees the event"
 
 
 def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:

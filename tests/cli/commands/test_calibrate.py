@@ -52,7 +52,7 @@ FOUND = Calibration(
         ),
         row("unmask", "site", "site", 1.0, address=SITE + 1, note="not replayed: hlt at 0x1 is none; so"),
     ),
-    ("0x1: cpuid is no fence that is run",),
+    ("0x1: cpuid is not a fence that is replayed",),
 )
 
 

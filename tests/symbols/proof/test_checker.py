@@ -99,7 +99,7 @@ def test_what_empties_the_buffer_between_p_and_s_is_needed(fence: Fence) -> None
 def test_no_fence_helps_where_the_pointer_is_another_vcpus(fence: Fence) -> None:
     mask = check(Scenario(Protocol.MASK, fence, stable=False))
     unmask = check(Scenario(Protocol.UNMASK, fence, stable=False))
-    assert mask.fault == "the handler runs where the guest has masked it"
+    assert mask.fault == "the handler runs where the guest has masked upcalls"
     assert unmask.fault == "an upcall is lost"
 
 

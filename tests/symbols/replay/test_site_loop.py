@@ -37,7 +37,7 @@ GUESTS = (
 FRAME = {"rdtscp", "clflush", "jne", "call", "ret"}
 FUZZED = 16
 
-EXPECTED_REFUSALS = {"cpuid is no fence that is run"}
+EXPECTED_REFUSALS = {"cpuid is not a fence that is replayed"}
 
 Read = Callable[[str], dict[str, Replay]]
 

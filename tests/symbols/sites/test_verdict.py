@@ -80,14 +80,14 @@ restore|unmask between|beside   byte  yes   none      yes    no   *        : und
 REASONS = {
     "locked-access": "the access itself is locked; a plain byte store would do",
     "others-write": "other CPUs write this field",
-    "orders": "pending must be clear for all CPUs before the selector is taken",
-    "outside": "not a mask, restore or unmask but a {kind}",
+    "orders": "every CPU must see pending clear before the selector is taken",
+    "outside": "a {kind} is outside the rule",
     "wide": "the store is wider than a byte",
-    "handlers": "some handler in this image clears pending with no locked access",
-    "nobody-else-reads": "only this CPU's way out of Xen reads the mask",
-    "tested": "Xen tests pending after this store, or the test that follows sees it",
+    "handlers": "a handler in this image clears pending and uses the selector with no locked access",
+    "nobody-else-reads": "only Xen's exit to the guest on this CPU reads the mask",
+    "tested": "Xen tests pending after this store, or the test that follows sees the event",
     "exit": "no test follows, but iret at 0x1040",
-    "no-test": "no pending test is seen to follow on every path",
+    "no-test": "a pending test was not found on every path after the store",
     "tested-before": "pending is tested before the store, not after it",
 }
 
@@ -140,9 +140,9 @@ HAZARD_REASONS = {
     "some-ways-have-no-test": ("no-pending-test", "on some paths no pending test follows the store"),
     "tested-before-it": ("test-before-store", "pending is tested at 0xff0, 0xff8, before the store"),
     "the-selector": ("unlocked-handler", "the selector is used at 0x1040, 0x1048 without a locked access"),
-    "loaded-before": ("unstable-pointer", "the pointer was loaded before"),
+    "loaded-before": ("unstable-pointer", "the pointer was loaded earlier"),
     "not-known-to-be-ours": ("unstable-pointer", "nothing shows that this is the running CPU's"),
-    "some-ways-stay-masked": ("unbalanced", "some paths open the mask again (at 0x1040, 0x1044, 0x1048)"),
+    "some-ways-stay-masked": ("unbalanced", "some paths unmask again (at 0x1040, 0x1044, 0x1048)"),
 }
 STORES = ("mask", "restore", "unmask")
 Case = dict[str, str]
