@@ -1,6 +1,6 @@
-"""What the binaries say: a guest kernel's image in, its sites, fences and verdicts out.
+"""Analysis of a guest kernel's image: its sites, the fences there and the verdicts.
 
-The names in ``__all__`` are public; the modules that they come from are not.
+The names in ``__all__`` are public; the modules that define them are not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "scenario_of",
 ]
 
-#: They need numpy, pyelftools and iced-x86.
+#: Imported on first use: these modules need numpy, pyelftools and iced-x86.
 __getattr__ = exported(
     __name__,
     {

@@ -1,14 +1,14 @@
-"""What can go wrong while reading a guest kernel's image."""
+"""The error for an unreadable kernel image, and how to print text that comes from an image."""
 
 from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """An image that cannot be read, in one line that says what, where and what to do."""
+    """An image cannot be read; the message is one line that says what, where and what to do."""
 
 
 def shown(text: bytes | str, most: int = 200) -> str:
-    r"""Return a stranger's text fit for one line: ``most`` characters, the unprintable as ``\x..``."""
+    r"""Return the first ``most`` characters of untrusted text, unprintable ones as ``\x..``, for one line."""
     if isinstance(text, bytes):
         text = text[: 4 * most].decode("utf-8", "backslashreplace")
     cut = text[:most]

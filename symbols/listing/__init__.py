@@ -1,1 +1,1 @@
-"""Tables of sites compared with each other, and written out."""
+"""Compare site tables, and write them out."""

@@ -1,8 +1,8 @@
-"""What a patch did to a kernel's sites: those gone, new and changed between two images.
+"""Compare the sites of two images of a kernel: which are gone, new and changed.
 
-Addresses move with every build, so a site is known by its symbol, its kind and its order among the
-symbol's sites of that kind.  A symbol that has another name in the other image is found by its
-aliases, and by its name without what GCC puts behind copies (``.isra.0``, ``.part.1``).
+Addresses move with every build, so a site is identified by its symbol, its kind and its order among the
+symbol's sites of that kind.  A symbol with a different name in the other image is found by its aliases,
+and by its name without the suffixes that GCC gives to copies (``.isra.0``, ``.part.1``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 
 from xtrace.symbols.sites.model import Fence, How, Kind, Site, SiteTable
 
-#: The alignment of two lists takes time by the product of their lengths, and images come from strangers.
+#: Aligning two lists takes time in the product of their lengths, and images are untrusted.
 _MOST_ALIGNED = 100
 
 _COPY = re.compile(r"(\.(isra|constprop|part|cold|lto_priv)(\.\d+)?)+$")
@@ -25,7 +25,7 @@ _Groups = dict[tuple[str, Kind], list[Site]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A site that is in both images, but not the same.
+    """A site that is in both images but differs.
 
     Attributes:
         differences: in words, at least one.
@@ -38,15 +38,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What became of the sites of an image in another one; debug reads are left out.
+    """What became of an image's sites in another image; debug reads are left out.
 
     Attributes:
-        gone: sites of the old image alone.
-        added: sites of the new image alone.
-        changed: in the order of the new image.
+        gone: sites of the old image only.
+        added: sites of the new image only.
+        changed: sites that differ, in the order of the new image.
         same_count: sites that are in both and do the same.
-        fences_removed, fences_added: (mnemonic, how, via) of each fence, those of sites gone and
-            new included; how is inline or callee.
+        fences_removed, fences_added: (mnemonic, how, via) of each fence, including those of sites
+            gone and new; how is inline or callee.
     """
 
     gone: tuple[Site, ...]
@@ -96,14 +96,14 @@ def compare(old: SiteTable, new: SiteTable) -> Comparison:
 
 
 def fence_words(fence: Fence) -> str:
-    """Return a fence as a table shows it: ``lfence call x86_lfence``, ``lock add inline``."""
+    """Return a fence as tables show it: ``lfence call x86_lfence``, ``lock add inline``."""
     if fence.how is How.INLINE:
         return f"{fence.mnemonic} inline"
     return f"{fence.mnemonic} {'jump' if fence.how is How.TAIL_JUMP else 'call'} {fence.via}".rstrip()
 
 
 def key_words(key: tuple[str, str, str]) -> str:
-    """Return one of the fences of a Comparison in words."""
+    """Return a fence of a Comparison as text: ``lfence in x86_lfence``, ``lock add inline``."""
     mnemonic, how, via = key
     return f"{mnemonic} {'inline' if how == How.INLINE else 'in'} {via}".rstrip()
 
@@ -117,10 +117,10 @@ def _grouped(sites: Iterable[Site]) -> _Groups:
 
 
 def _counterparts(before: _Groups, after: _Groups) -> Mapping[str, str]:
-    """Return the symbol of the new image for each of the old one that is called otherwise there."""
+    """Map symbols of the old image to those of the new image that have a different name there."""
     names = [_names(groups) for groups in (before, after)]
     taken = set(names[0]) & set(names[1])
-    #: Names by which a symbol of the new image that the old one lacks may be known.
+    # All names of the symbols that only the new image has.
     known = {name: symbol for symbol in sorted(names[1]) if symbol not in taken for name in names[1][symbol]}
     found: dict[str, str] = {}
     for symbol in sorted(names[0]):
@@ -132,7 +132,7 @@ def _counterparts(before: _Groups, after: _Groups) -> Mapping[str, str]:
 
 
 def _names(groups: _Groups) -> dict[str, tuple[str, ...]]:
-    """Return each symbol with all names for it, the plainest last; sites without a symbol have none."""
+    """Return each symbol with all its names, those without suffixes last; unnamed sites are left out."""
     names: dict[str, dict[str, None]] = {}
     for (symbol, _), sites in groups.items():
         if symbol:
@@ -142,9 +142,9 @@ def _names(groups: _Groups) -> dict[str, tuple[str, ...]]:
 
 
 def _paired(olds: Sequence[Site], news: Sequence[Site]) -> Iterable[tuple[Site | None, Site | None]]:
-    """Yield the sites of one symbol and kind in pairs, in their order; None where there is no partner.
+    """Yield the sites of one symbol and kind in pairs, in order; None for a site without a partner.
 
-    Where one was put in or taken out, those that read the same on both sides are kept together.
+    If their numbers differ, sites that look the same on both sides are paired first.
     """
     if len(olds) == len(news) or max(len(olds), len(news)) > _MOST_ALIGNED:
         yield from _in_order(olds, news)
@@ -163,17 +163,17 @@ def _in_order(olds: Sequence[Site], news: Sequence[Site]) -> Iterable[tuple[Site
 
 
 def _look(site: Site) -> tuple[object, ...]:
-    """Return what tells a site from its neighbours whatever its address."""
+    """Return what distinguishes a site from its neighbours, whatever its address."""
     return site.text, site.width_bytes, tuple(_fence_key(fence) for fence in site.fences)
 
 
 def _fence_key(fence: Fence) -> tuple[str, str, str]:
-    # Whether the compiler makes the call a jump is no change of what executes.
+    # If the compiler turns the call into a jump, the same fence executes.
     return fence.mnemonic, How.INLINE if fence.how is How.INLINE else How.CALLEE, fence.via
 
 
 def _differences(old: Site, new: Site) -> tuple[str, ...]:
-    """Return in words what is different; where the code lies is no difference."""
+    """Return the differences as text; a different address is not one."""
     was, now = (Counter(map(_fence_key, site.fences)) for site in (old, new))
     found = [f"fence gone: {key_words(key)}" for key in sorted((was - now).elements())]
     found += [f"fence new: {key_words(key)}" for key in sorted((now - was).elements())]

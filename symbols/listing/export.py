@@ -1,4 +1,4 @@
-"""Sites as JSON and CSV, for other programs."""
+"""Write sites as JSON and CSV, for other programs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ COLUMNS = (
     "file", "line", "inline", "text", "width_bytes", "origin", "cpu", "pending_tests", "pending_paths",
     "callbacks", "exit", "patched", "masked",
 )  # fmt: skip
-"""Columns of a CSV file; with two images, ``change`` and ``differences`` stand before them."""
+"""Columns of a CSV file; if two images are compared, ``change`` and ``differences`` precede them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many sites of a kind there are, and what is said of them.
+    """Numbers of sites of one kind.
 
     Attributes:
         fenced: sites with a fence.
-        verdicts: sites by verdict, those that occur.
+        verdicts: sites by verdict; only verdicts that occur.
         hazards: sites with a hazard.
     """
 
@@ -42,7 +42,7 @@ class Tally:
 
 
 def tallies(sites: Iterable[Site]) -> dict[Kind, Tally]:
-    """Return the numbers of each kind that occurs, in the order of the kinds; debug reads have no fences."""
+    """Return the numbers for each kind that occurs, in the order of Kind; debug reads have no fences."""
     by_kind: dict[Kind, list[Site]] = {}
     for site in sites:
         by_kind.setdefault(site.kind, []).append(site)
@@ -63,17 +63,17 @@ def tallies(sites: Iterable[Site]) -> dict[Kind, Tally]:
 
 
 def is_fenced(site: Site) -> bool:
-    """Tell whether a fence executes at a site of the question."""
+    """Return whether a fence executes at a site that is not a debug read."""
     return bool(site.fences) and site.kind is not Kind.DEBUG_READ
 
 
 def is_removable(site: Site) -> bool:
-    """Tell whether a site has a fence that may go."""
+    """Return whether a site has a fence that can be removed."""
     return is_fenced(site) and any(fence.verdict is Verdict.REMOVABLE for fence in site.fences)
 
 
 def is_undecided(site: Site) -> bool:
-    """Tell whether the image alone does not say what to think of a site or of a fence of it."""
+    """Return whether the image alone cannot decide about a site or one of its fences."""
     return site.kind is not Kind.DEBUG_READ and (
         site.verdict is Verdict.UNDECIDED or any(fence.verdict is Verdict.UNDECIDED for fence in site.fences)
     )
@@ -85,9 +85,9 @@ def json_object(
     """Return what ``xtrace sites --json`` prints.
 
     Args:
-        table: of the image, the newer one of two.
-        sites: those of it that are shown.
-        old, found: the older image and what became of its sites, where two are compared.
+        table: the table of the image, or of the newer of two.
+        sites: the sites of it that are shown.
+        old, found: the table of the older image and the comparison, if two are compared.
     """
     result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -120,7 +120,7 @@ def json_object(
 
 
 def site_object(site: Site) -> dict[str, Any]:
-    """Return a site as JSON has it: all its fields, the place as file, line and inline."""
+    """Return a site as a JSON object: all its fields, with the place as file, line and inline."""
     place = site.place
     result = {
         field.name: _plain(getattr(site, field.name)) for field in fields(site) if field.name != "place"
@@ -132,7 +132,7 @@ def site_object(site: Site) -> dict[str, Any]:
 
 
 def write_csv(stream: TextIO, sites: Iterable[Site], found: Comparison | None = None) -> None:
-    """Write one row a site; where two images are compared, one row a site that is gone, new or changed."""
+    """Write one row per site; if two images are compared, one per site that is gone, new or changed."""
     writer = csv.writer(stream, lineterminator="\n")
     if found is None:
         writer.writerow(COLUMNS)
@@ -147,7 +147,7 @@ def write_csv(stream: TextIO, sites: Iterable[Site], found: Comparison | None = 
 
 
 def cells(site: Site) -> dict[str, str]:
-    """Return a site as text by column, safe to print: addresses in hex, lists joined by semicolons."""
+    """Return a site's text by column, safe to print: addresses in hex, lists joined by semicolons."""
     place = site.place
     values = {
         "address": hex(site.address),
@@ -235,7 +235,7 @@ def _facts(facts: ImageFacts) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value in the types of JSON."""
+    """Return a value as JSON types."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):

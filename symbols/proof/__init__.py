@@ -1,1 +1,1 @@
-"""The proof beside a verdict: a model checker of x86-TSO, and what it is run on."""
+"""The proof of a verdict: a model checker for x86-TSO, and the programs that it checks."""

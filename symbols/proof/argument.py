@@ -1,4 +1,4 @@
-"""The interleaving argument for a site, in words: the decisive runs of the model, or the counterexample."""
+"""Write the proof for a site: the decisive runs of the model, or the counterexample."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from xtrace.symbols.sites.model import Site, where
 
 
 def explain(site: Site, others: Iterable[Site]) -> list[str]:
-    """Return the proof beside a site's verdict, or the counterexample, as lines of at most 80 columns.
+    """Return the proof for a site's verdict, or the counterexample, as lines of at most 80 columns.
 
     Args:
-        others: the image's sites, its handlers among them.
+        others: all sites of the image, because its handlers matter too.
     """
     scenario = scenario_of(site, others)
     if scenario is None:
@@ -45,11 +45,11 @@ def explain(site: Site, others: Iterable[Site]) -> list[str]:
 def argument(outcome: Outcome, site: str) -> list[str]:
     """Return the interleaving argument for a site as lines of at most 80 columns.
 
-    The decisive interleavings where it holds, else the counterexample.  What a fence at the site adds
-    is told by a second search without it.
+    It has the decisive interleavings if the site is safe, otherwise the counterexample.  A second
+    search without the fence shows what the fence adds.
 
     Args:
-        site: the place in the binary, in words.
+        site: its symbol and offset.
     """
     scenario = outcome.scenario
     lines = [*_wrapped(f"{site}: {_described(scenario)}."), *_wrapped(_found(outcome))]
@@ -72,8 +72,8 @@ def argument(outcome: Outcome, site: str) -> list[str]:
 
 
 def _cases(scenario: Scenario) -> Iterator[tuple[str, Trace]]:
-    """Give a shortest run through each decisive case of the protocol, where it has one."""
-    # Of a handler the decisive case is a second event that finds P still set by the first.
+    """Yield the title and a shortest run of each decisive case that the scenario can reach."""
+    # The decisive case of a handler needs two events: the second finds P still set by the first.
     machine = Machine(scenario, 2 if scenario.protocol is Protocol.HANDLER else 1)
     came_from = search(machine).came_from
     steps = [(state, *step) for state in came_from for step in machine.following(state)]
@@ -89,7 +89,7 @@ def _to_end(machine: Machine, state: State) -> list[tuple[State, Actor]]:
     came_from: CameFrom = {state: None}
     queue = deque(came_from)
     while following := machine.following(state := queue.popleft()):
-        # Backwards: of runs as short as each other, the one whose stores wait longest shows most.
+        # Reversed: among equally short runs, take the one whose stores stay in the buffer longest.
         for actor, after in reversed(following):
             if after not in came_from:
                 came_from[after] = (state, actor)
@@ -102,17 +102,18 @@ _CALLS = (Op.CALL, Op.CALL_IF_PENDING)
 
 
 def _stored(machine: Machine, state: State) -> bool:
-    """Tell whether the store that the case is about, the program's last one to M, has been executed."""
+    """Return whether the store that the case is about has been executed."""
     if machine.scenario.clears_mask:
         return state.place > max(machine.masked)
     return state.place in machine.masked
 
 
 def _tested(mask: int, mask_in_memory: int, *, later: bool) -> _Decides:
-    """Return a test for: an IPI makes Xen test on exit while A sees M as ``mask`` and P as 1.
+    """Return a test for the case that Xen's exit test sees P = 1 and M = ``mask``.
 
     Args:
-        later: the store of the site has been executed.
+        mask_in_memory: the value of M in memory at that time.
+        later: the site's store has been executed.
     """
 
     def decides(machine: Machine, before: State, actor: Actor, after: State) -> bool:
@@ -131,7 +132,7 @@ def _tested(mask: int, mask_in_memory: int, *, later: bool) -> _Decides:
 
 
 def _sent_while_handling(*, kicks: bool) -> _Decides:
-    """Return a test for: once a handler has cleared P a sender sets P, and ``kicks`` as it was clear."""
+    """Return a test for the case that a sender sets P after a handler cleared it, and kicks or does not."""
 
     def decides(machine: Machine, before: State, actor: Actor, after: State) -> bool:
         if actor not in (Actor.SEND_B, Actor.SEND_C) or before.handling < 1:

@@ -1,24 +1,24 @@
 """A model checker for x86-TSO that decides whether a mask, unmask or handler site can lose an upcall.
 
-One vCPU on pCPU A executes the site's program; one or two remote CPUs send an event each: lock bts of
-S, lock bts of P and, if P was clear, an IPI to A.  Every interleaving is explored.
+One vCPU on pCPU A executes the site's program; one or two remote CPUs each send an event: lock bts on
+S, lock bts on P and, if P was clear, an IPI to A.  Every interleaving is explored.
 
 What the model assumes:
     - x86-TSO (Owens, Sarkar and Sewell 2009; SDM vol. 3, section 9.2): each CPU has a FIFO store buffer
-      that its own loads look into first; a locked or serialising instruction waits until it is empty.
-      lfence and sfence do nothing to it: on write-back memory loads are in order and so are stores.
+      that its own loads search first; a locked or serialising instruction waits until it is empty.
+      lfence and sfence do not affect it: on write-back memory, loads are in order and so are stores.
     - Interrupts are precise.  An IPI is taken between two instructions and drains nothing.  Real CPUs
       may drain there, which only removes interleavings.
-    - Xen, on its exit to the guest, reads {P, M} at one instant on the vCPU's own pCPU, so with A's
-      earlier stores in it.  P and not M: it stores M := 1 and enters the handler.  An IPI that comes
-      inside Xen before the test is absorbed by it, one that comes after stays pending.
-    - The remote CPUs never read M.  A vCPU that does not run is ordered by the scheduler's locks and is
-      tested on entry: not modelled.
-    - The handler runs masked and leaves by iret, which stores M := 0 and tests on exit.
-    - The store buffer is unbounded; the programs are straight lines, so that each run ends.
+    - On its exit to the guest, Xen reads {P, M} at one instant on the vCPU's own pCPU, so it sees A's
+      earlier stores.  If P and not M, it stores M := 1 and enters the handler.  An IPI that arrives
+      inside Xen before the test is absorbed by it; one that arrives later stays pending.
+    - The remote CPUs never read M.  A vCPU that is not running is ordered by the scheduler's locks and
+      tested on entry; that is not modelled.
+    - The handler runs masked and returns with iret, which stores M := 0 and tests on exit.
+    - The store buffer is unbounded; the programs have no loops, so each run ends.
 
-An upcall is lost when all has come to rest, no IPI under way, buffers empty, and an event was sent that
-no handler took, unless M and P are both 1: then the unmask that is still to come finds it.
+An upcall is lost if an event was sent that no handler took when everything has come to rest (no IPI in
+flight, buffers empty), unless M and P are both 1: then a later unmask finds it.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from xtrace.symbols.proof.protocols import (
     program,
 )
 
-#: More means a program that was not meant for this model, or a model that is wrong.  Of all scenarios the
-#: largest has 124,824 states and at most 7 stores waiting in one buffer; what `xtrace sites --explain` asks
-#: has at most 3,505.  A state takes some 320 bytes and 8 more for each store that waits: at both limits
-#: a search has come to 170 MB at most.
+#: More states mean a program that this model was not made for, or an error in the model.  The largest
+#: scenario has 124,824 states and at most 7 stores in one buffer; those of `xtrace sites --explain` have
+#: at most 3,505.  A state takes about 320 bytes, and 8 more per buffered store: searches that
+#: reached both limits took at most 170 MB.
 _STATES_LIMIT = 200_000
 _STORES_LIMIT = 32
 IDLE = -1
-#: They act on memory and wait until the pCPU's earlier stores have.
+#: They access memory directly, after the pCPU's earlier stores have reached it.
 _WAITS = frozenset({Op.LOCKED_STORE, Op.DRAIN, Op.TAKE, Op.LOCKED_CLEAR})
 _STORES = frozenset({Op.STORE, Op.WIDE_STORE, Op.IRET})
 
-#: Cells by their number: hashing an enum's member is Python code, and states are hashed most of the time.
+#: Cells are plain ints: hashing an enum member runs Python code, and hashing states takes most of the time.
 _Buffer = tuple[tuple[tuple[int, int], ...], ...]
 _Memory = tuple[int, int, int]
 
 
 class Actor(IntEnum):
-    """Who makes a step; in one state each has at most one."""
+    """Who makes a step; each has at most one possible step per state."""
 
     DRAIN = 0
     DRAIN_HOST = 1
@@ -79,13 +79,13 @@ class State(NamedTuple):
     Attributes:
         memory: P, M, S as every CPU sees them once the buffers are empty.
         buffers: the stores not yet in memory, oldest first, of the pCPU that executes the site and,
-            where that is another, of the vCPU's own pCPU.
-        place, saved, seen: instructions of the program executed, the saved mask, P as last read.
+            if that is a different one, of the vCPU's own pCPU.
+        place, saved, seen: number of program instructions executed, the saved mask, P as last read.
         in_xen: Xen has yet to test P and M on its exit to the guest.
-        handling: instructions of the handler executed, -1 where it does not run.
+        handling: number of handler instructions executed, -1 if it does not run.
         taken: the bits of S that the handler read.
         ipi: an IPI is on its way.
-        senders: what each remote CPU did: 0 nothing, 1 S, 2 P found clear, 3 all.
+        senders: how far each remote CPU is: 0 not begun, 1 S is set, 2 P was clear and is set, 3 done.
         handled: the bits of S that a handler took.
     """
 
@@ -103,7 +103,7 @@ class State(NamedTuple):
 
 
 class End(NamedTuple):
-    """What is left when all has come to rest, with ``sends`` remote CPUs."""
+    """The final state of a run with ``sends`` remote CPUs."""
 
     sends: int
     memory: _Memory
@@ -112,7 +112,7 @@ class End(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an interleaving, in words, and the state after it."""
+    """One step of an interleaving: who makes it, its text, and the state after it."""
 
     actor: Actor
     text: str
@@ -128,10 +128,10 @@ class Outcome:
 
     Attributes:
         states: distinct states explored, with one remote CPU and with two.
-        holds: no upcall is lost and no handler runs where the guest has masked it.
-        counterexample: a shortest interleaving that shows otherwise; empty where it holds.
-        fault: what the counterexample shows, in words; "" where it holds.
-        ends: all ways in which the runs end.
+        holds: no upcall is lost and no handler runs where the guest has masked upcalls.
+        counterexample: a shortest interleaving that violates this; empty if it holds.
+        fault: what the counterexample shows, in words; "" if it holds.
+        ends: all final states.
     """
 
     scenario: Scenario
@@ -148,10 +148,10 @@ CameFrom = dict[State, "tuple[State, Actor] | None"]
 def check(scenario: Scenario) -> Outcome:
     """Explore every interleaving of ``scenario`` with one remote CPU and with two.
 
-    Breadth first and in a fixed order: what is shown is shortest and the same in each run.
+    The search is breadth first and in a fixed order, so counterexamples are shortest and reproducible.
 
     Raises:
-        ValueError: the scenario has more states than the model was made for.
+        ValueError: the scenario has more states or buffered stores than the model allows.
     """
     searches = [search(Machine(scenario, sends)) for sends in (1, 2)]
     failed = next((found for found in searches if found.fault), None)
@@ -167,9 +167,10 @@ def check(scenario: Scenario) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What one search found; ``came_from`` holds each state reached, with a shortest way back.
+    """What one search found.
 
-    Its order is that in which they were reached.
+    ``came_from`` maps each state reached to the state and actor before it on a shortest path, in the
+    order in which they were reached.
     """
 
     machine: Machine
@@ -180,7 +181,7 @@ class Search:
 
 
 def search(machine: Machine) -> Search:
-    """Explore all that ``machine`` can reach, breadth first."""
+    """Explore all states that ``machine`` can reach, breadth first."""
     came_from: CameFrom = dict.fromkeys(machine.starts())
     queue = deque(came_from)
     ends: set[End] = set()
@@ -210,7 +211,7 @@ def search(machine: Machine) -> Search:
 
 
 def path_to(came_from: CameFrom, state: State) -> list[tuple[State, Actor]]:
-    """Return a shortest way to a state that was reached: the states before it and who moved there."""
+    """Return a shortest path to a state: each state before it and the actor that moves on from there."""
     path = []
     while (before := came_from[state]) is not None:
         path.append(before)
@@ -238,13 +239,13 @@ class Machine:
         ]
 
     def loses(self, end: State) -> bool:
-        """Tell whether an event was sent that was not taken and that no later unmask will find."""
+        """Return whether an event that was sent was neither taken nor left for a later unmask to find."""
         pending, mask, selector = end.memory
         missing = ((1 << self.sends) - 1) & ~end.handled
         return bool(missing) and not (pending and mask and selector & missing == missing)
 
     def forbids(self, state: State, actor: Actor, after: State) -> bool:
-        """Tell whether a handler begins where it must not: the guest set M, or found it set."""
+        """Return whether a handler starts where it must not: the guest has M set, or a handler is running."""
         begins = actor is Actor.XEN and after.handling == 0 and after.buffers != state.buffers
         return begins and (state.handling != IDLE or state.place in self.masked or state.saved == 1)
 
@@ -258,7 +259,7 @@ class Machine:
             if after is not None:
                 handling = IDLE if after.in_xen else state.handling + 1
                 found.append((Actor.HANDLER, after._replace(handling=handling)))
-        # On the vCPU's own pCPU, Xen and the handler run in the place of the site's code.
+        # On the vCPU's own pCPU, Xen and the handler run instead of the site's code.
         own_turn = self._host or (not state.in_xen and state.handling == IDLE)
         if own_turn and state.place < len(self.program):
             after = self._execute(state, self.program[state.place], 0)
@@ -267,7 +268,7 @@ class Machine:
         return found
 
     def trace(self, path: list[tuple[State, Actor]]) -> Trace:
-        """Return a path of states and who moved there as steps."""
+        """Return a path from path_to() as steps."""
         return tuple(
             Step(actor, self._text(state, actor), dict(self.following(state))[actor]) for state, actor in path
         )
@@ -320,7 +321,7 @@ class Machine:
         return state._replace(in_xen=False, handling=0, taken=0, buffers=bounced)
 
     def _execute(self, state: State, step: Instruction, which: int) -> State | None:
-        """Return the state after one instruction on a pCPU, None where it waits for its stores."""
+        """Return the state after one instruction on a pCPU, None if it has to wait for earlier stores."""
         memory, buffer = state.memory, state.buffers[which]
         if step.op in _WAITS:
             return None if buffer else _locked(state, step)
@@ -341,12 +342,12 @@ class Machine:
         if step.op is Op.TEST:
             return state._replace(seen=view(memory, buffer, Cell.P))
         calls = step.op is Op.CALL or (step.op is Op.CALL_IF_PENDING and state.seen and not state.saved)
-        # A hypercall tests the vCPU that makes it, which is another one where the pointer is stale.
+        # A hypercall tests the vCPU that makes it, which is a different one if the pointer is stale.
         return state._replace(in_xen=True) if calls and self.scenario.stable else state
 
 
 def _locked(state: State, step: Instruction) -> State:
-    """Return the state after an instruction that acts on memory at once."""
+    """Return the state after an instruction that accesses memory directly."""
     memory = state.memory
     if step.op is Op.LOCKED_STORE:
         value = state.saved if step.value == SAVED else step.value
@@ -359,7 +360,7 @@ def _locked(state: State, step: Instruction) -> State:
 
 
 def _send(state: State, which: int, done: int) -> State:
-    """Return the state after one step of a sender: set S, set P and see what it was, kick."""
+    """Return the state after one step of a sender: set S, test and set P, or kick."""
     senders = list(state.senders)
     if done == 0:
         senders[which] = 1
@@ -373,7 +374,7 @@ def _send(state: State, which: int, done: int) -> State:
 
 
 def view(memory: _Memory, buffer: _Buffer, cell: int) -> int:
-    """Return what a pCPU reads: its own newest store of the cell, else memory."""
+    """Return what a pCPU reads from a cell: its own newest buffered store, otherwise memory."""
     for entry in reversed(buffer):
         for stored, value in entry:
             if stored == cell:

@@ -1,8 +1,8 @@
 """The guest's mask, unmask and handler protocols as programs for the model checker.
 
-M is evtchn_upcall_mask, P evtchn_upcall_pending (adjacent bytes of vcpu_info), S the pending selector
-or the FIFO ready word.  A scenario says how one site of a binary is written; its program is what the
-guest's thread executes around the store, and its handler what the upcall executes.
+M is evtchn_upcall_mask and P evtchn_upcall_pending (adjacent bytes of vcpu_info); S is the pending
+selector or the FIFO ready word.  A scenario describes how one site of a binary is written.  Its program
+is what the guest's thread executes around the store, and its handler is what the upcall executes.
 
 Source: xen/include/public/xen.h (struct vcpu_info), xen/arch/x86/x86_64/entry.S (test_all_events,
 create_bounce_frame), xen/common/event_channel.c (evtchn_send).
@@ -15,7 +15,7 @@ from enum import IntEnum, StrEnum
 
 
 class Cell(IntEnum):
-    """A memory cell of the model; the values index its memory."""
+    """A memory cell of the model; its value is the index into the model's memory."""
 
     P = 0
     M = 1
@@ -34,7 +34,7 @@ class Protocol(StrEnum):
 
 
 class Fence(StrEnum):
-    """The fence at the site; all but the first three empty the store buffer."""
+    """The fence at the site; all except the first three drain the store buffer."""
 
     NONE = "none"
     LFENCE = "lfence"
@@ -46,14 +46,14 @@ class Fence(StrEnum):
 
     @property
     def drains(self) -> bool:
-        """Tell whether later loads wait until earlier stores are visible to every CPU."""
+        """Return whether later loads wait until earlier stores are visible to every CPU."""
         return self not in (Fence.NONE, Fence.LFENCE, Fence.SFENCE)
 
 
 class Width(StrEnum):
     """How wide the store of the site is.
 
-    A wide one reads the other byte and writes it back, in one instruction, which is locked or is not.
+    A wide store also reads the other byte and writes it back, in one instruction, locked or not.
     """
 
     BYTE = "byte"
@@ -97,13 +97,13 @@ class Op(IntEnum):
     IRET = 12
 
 
-#: As the value of a store: the mask that the program saved.
+#: A store's value that stands for the mask that the program saved.
 SAVED = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One step of a program: what it does, to which cell, with which value, and its text."""
+    """One step of a program: its operation, text, cell and value."""
 
     op: Op
     text: str
@@ -116,17 +116,17 @@ Program = tuple[Instruction, ...]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One site, as it is written, against remote senders.
+    """How one site is written; the model runs it against remote senders.
 
     Attributes:
         protocol: what the site does.
-        fence: the fence there; for a handler it stands between P := 0 and the read of S.
-        fence_first: the fence stands before the store instead of after it.
+        fence: the fence at the site; in a handler it is at P := 0.
+        fence_first: the fence is before the store instead of after it.
         width: the width of the store.
-        retest: where P is tested; of restore, unmask and save-mask-restore only.
+        retest: where P is tested; only for restore, unmask and section.
         take: how the upcall's handler takes S.
-        stable: the vcpu_info is that of the vCPU that executes the code; else it is one that runs
-            on another pCPU (the thread was preempted after it read the pointer); not of a handler.
+        stable: the vcpu_info belongs to the vCPU that executes the code; otherwise to a vCPU on
+            another pCPU (the thread was preempted after it read the pointer); not for a handler.
     """
 
     protocol: Protocol
@@ -139,7 +139,7 @@ class Scenario:
 
     @property
     def clears_mask(self) -> bool:
-        """Tell whether the site's program may set M to 0."""
+        """Return whether the site's program may set M to 0."""
         return self.protocol in (Protocol.RESTORE, Protocol.UNMASK, Protocol.SECTION)
 
     @property
@@ -167,14 +167,14 @@ def scenario_for(
     """Return the scenario of a site found in a binary.
 
     Args:
-        handler_locked: each P := 0 of the image is followed by a locked access before S is used.
+        handler_locked: after each P := 0 in the image, a locked access precedes the use of S.
     """
     take = Take.XCHG if handler_locked else Take.READ
     return Scenario(protocol, fence, fence_first, width, retest, take, stable)
 
 
 def program(scenario: Scenario) -> Program:
-    """Return what the guest's thread executes at the site; nothing for a handler."""
+    """Return what the guest's thread executes at the site; empty for a handler."""
     found: list[Instruction] = []
     if scenario.protocol in (Protocol.SAVE_MASK, Protocol.SECTION):
         found.append(Instruction(Op.SAVE, "m = M"))
@@ -195,11 +195,11 @@ def program(scenario: Scenario) -> Program:
 
 
 def masked_places(steps: Program) -> frozenset[int]:
-    """Return the places of a program where no upcall may run: between M := 1 and the next store to M.
+    """Return the places of a program where no upcall may run: from M := 1 to the next store to M.
 
     A place is the number of instructions executed so far.
     """
-    # A program that never sets M and clears it begins masked; one that sets it begins unmasked.
+    # A program that only clears M starts masked; one that sets it starts unmasked.
     masked = any(map(_stores_mask, steps)) and not any(map(_sets_mask, steps))
     places = []
     for place in range(len(steps) + 1):
@@ -211,7 +211,7 @@ def masked_places(steps: Program) -> frozenset[int]:
 
 
 def handler(scenario: Scenario) -> Program:
-    """Return what the upcall executes, from Xen's bounce frame to iret."""
+    """Return what the upcall executes, from Xen's bounce frame to the iret."""
     clear = _store(scenario.width if scenario.protocol is Protocol.HANDLER else Width.BYTE, Cell.P, 0)
     if scenario.protocol is Protocol.HANDLER:
         begin = _fenced(scenario, clear)

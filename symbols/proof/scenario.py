@@ -1,4 +1,4 @@
-"""Which scenario of the model a site is, so that its interleavings can be searched."""
+"""Map a site to a scenario of the model, so that its interleavings can be searched."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PROTOCOLS = {
 
 
 def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
-    """Return the scenario of a site, None where it stores nothing that an upcall could be lost by.
+    """Return the scenario of a site, None if it has no store that could lose an upcall.
 
-    Where the paths differ the scenario is that of the worst one.  The pointer is the hosting CPU's, as the
-    verdict takes it; unstable() gives the scenario where it is not.
+    If paths differ, the scenario is that of the worst one.  Like the verdict, it assumes that the pointer
+    is the hosting CPU's; unstable() returns the scenario for a pointer that is not.
 
     Args:
-        others: all sites of the image, for its handlers.
+        others: all sites of the image, because its handlers matter too.
     """
     protocol = _PROTOCOLS.get(site.kind)
     if protocol is None:
@@ -47,23 +47,23 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
 
 
 def _may_open(site: Site, hazards: set[str]) -> bool:
-    """Tell whether a restore may store 0: where it cannot, no test follows and that is no hazard."""
+    """Return whether a restore may store 0: one that cannot is neither tested nor a hazard."""
     tested = site.pending_paths is Paths.ALL or bool(site.exit)
     return tested or bool(hazards & {"no-pending-test", "test-before-store"})
 
 
 def unstable(site: Site, scenario: Scenario) -> Scenario | None:
-    """Return the scenario in which the pointer is another CPU's, None where that cannot be."""
+    """Return the scenario in which the pointer is another CPU's, None if that cannot happen."""
     if any(hazard.name == "unstable-pointer" for hazard in site.hazards):
         return replace(scenario, stable=False)
     return None
 
 
 def _fence(site: Site, locked: bool) -> Fence | None:
-    """Return the fence that does most, the access itself left out: the model has that as the store."""
+    """Return the strongest fence, not counting the access itself, which the model has as the store."""
     fences = [fence for fence in site.fences if fence.position != "access"]
     if _PROTOCOLS[site.kind] is Protocol.HANDLER and locked:
-        # The one to keep is the access that takes the selector, which is in the model's handler.
+        # A fence to keep is the access that takes the selector: the model's handler has it already.
         fences = [fence for fence in fences if fence.verdict is not Verdict.KEEP]
     return max(fences, key=lambda fence: _kind(fence).drains, default=None)
 

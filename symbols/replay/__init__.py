@@ -1,1 +1,1 @@
-"""Sites as loops that can be timed, proven to touch nothing but their own memory."""
+"""Sites as loops that can be timed, proven to access only private memory."""

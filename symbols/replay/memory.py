@@ -1,9 +1,9 @@
-"""Give the pointers of a way private memory to point to, and prove that it touches nothing else.
+"""Let the pointers of a path point to private memory, and prove that it accesses nothing else.
 
-A first run over the steps finds which registers and memory cells must hold a pointer: what an address
-is made of and nothing on the way made itself.  Each gets a private region.  A second run, which may
-choose nothing, shows that every address then follows from these alone and lies in private memory, and
-that nothing overwrites them or a return address: so each repetition touches the same places.
+A first run over the steps finds which registers and memory cells must hold a pointer: those that an
+address is computed from and that no step on the path sets.  Each gets a private region.  A second run,
+which may not choose anything, shows that every address follows from these alone and is in private memory,
+and that nothing overwrites them or a return address.  So each repetition accesses the same addresses.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from xtrace.symbols.x86.decode import RAX, RBP, RDX, REGISTERS, RSP, WRITE, Flow
 _WORD = (1 << 64) - 1
 _REGION_BYTES = 0x4000
 _PAGE_BYTES = 0x1000
-#: A pointer points here into its region: fields lie behind it, and before it.
+#: Where a pointer points in its region: fields follow and precede it.
 _INTO_REGION = 0x1000
-#: Regions differ in these bits of their addresses, or they would share cache sets and seem to overlap.
+#: Shift between regions: without it they would share cache sets and falsely conflict.
 _SHIFT_BYTES = 192
-#: Further from a register than any field lies: the displacement is an address, the register an index.
+#: Further than any field from its base: the displacement is then an address and the register an index.
 _FAR_BYTES = 1 << 20
 STACK_POINTER = ARENA_ADDRESS + _REGION_BYTES // 2
 
@@ -32,7 +32,7 @@ _KNOWN, _RETURN = -1, -2
 
 
 class Value(NamedTuple):
-    """A number: a symbol's (``symbol`` >= 0) plus ``number``, or ``number`` alone, or a return address."""
+    """A symbol (>= 0) plus ``number``, or ``number`` alone (_KNOWN), or a return address (_RETURN)."""
 
     symbol: int
     number: int
@@ -43,7 +43,7 @@ def _known(number: int) -> Value:
 
 
 class Cell(NamedTuple):
-    """A place in memory that is read before it is written."""
+    """A memory location that is read before it is written."""
 
     address: int
     size: int
@@ -51,15 +51,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a way needs to find, so that all its addresses are private.
+    """The initial state with which all addresses of a path are private.
 
     Attributes:
-        registers: numbers and what they must hold when the way begins.
-        cells: memory that holds pointers, or parts of addresses, and what it must hold.
-        absolute: by the step's place in the order of execution, the address that stands for an operand
-            that names memory without a register.
-        touched: places that are read and written, for those who want to check.
-        used: registers that occur at all.
+        registers: register numbers and their values at the start of the path.
+        cells: memory that holds pointers or parts of addresses, and its values.
+        absolute: replacement addresses for operands with an absolute or per-CPU address, by the step's
+            index in execution order.
+        touched: (address, size) of every access, for checks.
+        used: all registers that occur.
     """
 
     registers: tuple[tuple[int, int], ...]
@@ -70,13 +70,13 @@ class Needs:
 
 
 def needs(steps: Sequence[Step], *, whole: bool) -> Needs:
-    """Return what a way needs.
+    """Return what a path needs.
 
     Args:
         whole: the steps are called as a function.
 
     Raises:
-        NotReplayableError: it reaches memory in a way that is not followed.
+        NotReplayableError: its accesses cannot be shown to be private.
     """
     order = list(_in_order(steps))
     chooser = _Run(None, whole)
@@ -97,7 +97,7 @@ def needs(steps: Sequence[Step], *, whole: bool) -> Needs:
 
 
 def _in_order(steps: Sequence[Step]) -> Iterator[Step]:
-    """Yield the steps as they are executed; a tail jump's callee returns for its caller."""
+    """Yield the steps in execution order; a tail jump's callee returns for its caller."""
     for step in steps:
         yield step
         yield from _in_order(step.callee or ())
@@ -117,7 +117,7 @@ def _registers_of(insn: Insn) -> Iterator[int]:
 
 
 class _Fixed(NamedTuple):
-    """What the second run starts from."""
+    """The initial state of the second run."""
 
     registers: dict[int, int]
     cells: dict[Cell, int]
@@ -131,7 +131,7 @@ class _Written:
 
 @dataclass
 class _Run:
-    """Follow the steps; without ``fixed``, choose what is not known where an address needs it."""
+    """A run over the steps; without ``fixed``, it chooses unknown values that an address needs."""
 
     fixed: _Fixed | None
     whole: bool
@@ -141,17 +141,17 @@ class _Run:
     _memory: dict[int, _Written] = field(default_factory=dict)
     _symbols: list[int | Cell] = field(default_factory=list)
     _solutions: dict[int, int] = field(default_factory=dict)
-    _regions: int = 1  # the first is the stack's
+    _regions: int = 1  # region 0 is the stack
     _pages: dict[tuple[bool, int], int] = field(default_factory=dict)
     _calls: int = 0
     _open: list[int] = field(default_factory=list)
     _place: int = 0
 
     def go(self, steps: Sequence[Step]) -> None:
-        """Follow the steps.
+        """Run over the steps.
 
         Raises:
-            NotReplayableError: an address cannot be told, or is not private.
+            NotReplayableError: an address is not known or not private.
         """
         self._registers = [self._entry_value(number) for number in range(REGISTERS)]
         self._registers[RSP] = _known(STACK_POINTER)
@@ -171,22 +171,22 @@ class _Run:
         return Value(len(self._symbols) - 1, 0)
 
     def chosen_registers(self) -> Iterator[tuple[int, int | None]]:
-        """Yield registers that the way needs, with their values."""
+        """Yield all registers except rsp with the value chosen on entry, None if none was needed."""
         for symbol, source in enumerate(self._symbols):
             if isinstance(source, int) and source != RSP:
                 yield source, self._solutions.get(symbol)
 
     def chosen_cells(self) -> Iterator[tuple[Cell, int | None]]:
-        """Yield memory that the way needs, with its values."""
+        """Yield the memory cells that were read with the value chosen, None if none was needed."""
         for symbol, source in enumerate(self._symbols):
             if isinstance(source, Cell):
                 yield source, self._solutions.get(symbol)
 
     def check_cells(self) -> None:
-        """Make sure that what the addresses rest on is still there for the next time.
+        """Check that the cells that addresses depend on are unchanged for the next repetition.
 
         Raises:
-            NotReplayableError: the way writes over it.
+            NotReplayableError: the path overwrites one.
         """
         assert self.fixed is not None
         for cell, value in self.fixed.cells.items():
@@ -207,7 +207,7 @@ class _Run:
         return self._resolved(self._registers[number])
 
     def _solve(self, value: Value, number: int) -> None:
-        """Choose a symbol so that ``value`` is ``number``."""
+        """Choose the value of a symbol so that ``value`` becomes ``number``."""
         source = self._symbols[value.symbol]
         chosen = (number - value.number) & _WORD
         if isinstance(source, Cell) and chosen >> (8 * source.size):
@@ -215,7 +215,7 @@ class _Run:
         self._solutions[value.symbol] = chosen
 
     def _as_zero(self, value: Value | None, what: str) -> int:
-        """Return a part of an address as a number: 0 where it may be chosen."""
+        """Return a part of an address as a number; choose 0 for a symbol."""
         if value is not None and value.symbol >= 0:
             self._solve(value, value.number)
             value = self._resolved(value)
@@ -227,7 +227,7 @@ class _Run:
         return NotReplayableError(f"{what} at step {self._place + 1} comes from a value that is not followed")
 
     def _pointer(self) -> int:
-        """Return a pointer into a region of its own."""
+        """Return a pointer into a new region."""
         region = self._regions
         self._regions += 1
         address = ARENA_ADDRESS + region * _REGION_BYTES + _INTO_REGION + region * _SHIFT_BYTES
@@ -236,7 +236,7 @@ class _Run:
         return address
 
     def _page(self, segment: bool, address: int) -> int:
-        """Return what stands for an address that the image names itself."""
+        """Return the private address that replaces an absolute address of the image."""
         key = segment, address // _PAGE_BYTES
         if key not in self._pages:
             self._pages[key] = (self._pointer() + _PAGE_BYTES) & -_PAGE_BYTES
@@ -245,7 +245,7 @@ class _Run:
     # --- memory ---
 
     def _address(self, memory: Memory, *, lea: bool = False) -> int:
-        """Return the address of a memory operand, private where it is accessed."""
+        """Return the address of a memory operand, a private one; that of an lea is not checked."""
         base = self._register(memory.base) if memory.base >= 0 else None
         index = 0
         if memory.index_register >= 0:
@@ -284,7 +284,7 @@ class _Run:
             value = self.fixed.cells.get(cell)
             return None if value is None else _known(value)
         value_of_cell = self._symbol(cell)
-        # Read again, it is the same.
+        # A second read returns the same.
         self._memory[address] = _Written(value_of_cell, size)
         return value_of_cell
 
@@ -350,7 +350,7 @@ class _Run:
             self._check(address, max(insn.memory.size, 1))
 
     def _computed(self, insn: Insn) -> Value | None:
-        """Return what arithmetic on numbers leaves in its first operand, None where that is not told."""
+        """Return the result that arithmetic leaves in its first operand, None if it is not known."""
         operands = insn.operands
         if len(operands) == 3 and insn.mnemonic == "imul" and operands[0].size >= 4:
             left = self._zeroed(self._operand(insn, 1))
@@ -366,7 +366,7 @@ class _Run:
         return _arithmetic(insn.mnemonic, left, right, operands[0].size)
 
     def _zeroed(self, value: Value | None) -> Value | None:
-        """Return a value that becomes an index, if anything: 0 where it may be chosen."""
+        """Return a value that can only become an index; choose 0 for a symbol."""
         if value is not None and value.symbol >= 0:
             self._solve(value, value.number)
         return self._resolved(value)
@@ -395,7 +395,7 @@ class _Run:
         if target.size < 4:
             value = None
         elif source.register >= 0 and min(target.size, source.size) == 4:
-            # Half of a pointer is none: what is moved so is an index.
+            # Half of a pointer is not a pointer: a value moved in 32 bits is an index.
             value = self._zeroed(value)
             if value is not None and value.number >> 31:
                 value = None
@@ -424,7 +424,7 @@ class _Run:
         return True
 
     def _add_memory(self, insn: Insn, address: int | None) -> bool:
-        """Follow an addition of what memory holds: so does Linux find this CPU's copy of a variable."""
+        """Handle an add from memory: this is how Linux finds this CPU's copy of a variable."""
         target, source = insn.operands[0], insn.operands[1]
         if not source.memory or address is None or insn.memory is None or target.size < 8:
             return False
@@ -509,7 +509,7 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "shr": lambda left, right: left >> (right & 63),
     "imul": operator.mul,
 }
-#: What is done to numbers, and to pointers only by those who hide them.
+#: Operations on numbers, which code applies to pointers only to obfuscate them.
 _INDEX_ARITHMETIC = frozenset(("shl", "sal", "shr", "imul"))
 _HANDLERS: dict[str, Callable[[_Run, Insn, int | None], bool]] = {
     **dict.fromkeys(("mov", "movzx", "movsx", "movsxd"), _Run._move),

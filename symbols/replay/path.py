@@ -1,9 +1,9 @@
-"""Choose the instructions of a site that are run again: one way through it, each instruction once.
+"""Choose the instructions of a site that are replayed: one path through it, each instruction once.
 
-The way goes back from the site to where its function begins, or as far as may be, and on to the
-return.  Where a branch parts, it takes the side that comes to a return without a hypercall or a call
-that cannot be followed: nothing is pending.  Branches stay what they are, but both their sides lead
-on along the way, so that nothing a stranger's image holds can loop or leave.
+The path goes back from the site to the start of its function, or as far as possible, and on to the
+return.  At a branch it takes the side on which more can be run, up to a return: that is the case in
+which nothing is pending.  Branches are kept, but both their sides continue on the path, so code from an
+untrusted image can neither loop nor leave it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from xtrace.symbols.x86.encode import is_general
 _MOST_BEFORE, _MOST_BEHIND, _MOST_CALLEE = 40, 48, 32
 _CALL_DEPTH = 3
 _LOOK_AHEAD = 24
-#: What may be spent on one site and on one image, in instructions looked at: calls in calls grow without end.
+#: Limits on the instructions examined per site and per image, because nested calls multiply.
 _STEPS_PER_SITE, _STEPS_PER_IMAGE = 20_000, 1_000_000
 _MOST_STEPS = 400
 
 FENCES = frozenset(("lfence", "mfence", "sfence"))
-#: Only these are ever executed.  No string instruction, no division, nothing that serialises, faults by
-#: itself, or that a user may not do.
+#: Only these are ever executed: no string instruction, no division, nothing that serialises, that faults
+#: by itself or that is privileged.
 _ALLOWED = FENCES | {
     "mov", "movzx", "movsx", "movsxd", "lea", "add", "sub", "adc", "sbb", "and", "or", "xor", "not",
     "neg", "inc", "dec", "test", "cmp", "imul", "shl", "sal", "shr", "sar", "rol", "ror", "shld", "shrd",
@@ -32,30 +32,30 @@ _ALLOWED = FENCES | {
     "nop", "endbr64", "xchg", "xadd", "cmpxchg", "cdq", "cqo", "cdqe", "cwde", "cbw", "movbe",
     "prefetchw", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchnta", "pause", "clc", "stc", "cmc",
 }  # fmt: skip
-#: As iced-x86 names them, behind set, cmov and j.
+#: Condition suffixes of set, cmov and j, as iced-x86 names them.
 _CONDITIONS = (
     "o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g",
 )  # fmt: skip
 _CONDITIONAL = frozenset(f"{prefix}{name}" for prefix in ("set", "cmov") for name in _CONDITIONS)
 _JUMPS = frozenset(f"j{name}" for name in _CONDITIONS)
-#: With a register for the bit they reach memory anywhere.
+#: With a bit number in a register, these can access memory anywhere.
 _BIT_STRINGS = frozenset(("bt", "bts", "btr", "btc"))
-#: What a function that is only a fence may have beside it.
+#: What a function may contain besides its fence and still count as only a fence.
 _IDLE = frozenset(("nop", "endbr64", "pause"))
 
 
 class NotReplayableError(Exception):
-    """A site cannot be run again; the message says why."""
+    """A site cannot be replayed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One instruction of the way.
+    """One instruction of the path.
 
     Attributes:
         data: its bytes in the image.
-        callee: what a call, or a tail jump, executes; None for other instructions.
-        fence: it is the fence in question, or executes nothing but it.
+        callee: the steps that a call or a tail jump executes; None for other instructions.
+        fence: it is the fence in question, or its callee is only that fence.
     """
 
     insn: Insn
@@ -66,11 +66,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The steps through a site.
+    """The path through a site.
 
     Attributes:
-        first, last: which of the steps are the site's own instruction and the fence, in their order.
-        whole: they are a whole call of the function, from its entry to its return.
+        first, last: indices of the site's own instruction and of the fence, the lower one first.
+        whole: the steps are a whole call of the function, from its entry to its return.
     """
 
     steps: tuple[Step, ...]
@@ -80,7 +80,7 @@ class Way:
 
 
 def refusal(insn: Insn, data: bytes) -> str:
-    """Return why an instruction is not run, "" for one that may be; branches and calls are not asked."""
+    """Return why an instruction is not replayed, "" if it may be; not for branches and calls."""
     if insn.mnemonic not in _ALLOWED and insn.mnemonic not in _CONDITIONAL:
         return f"{insn.mnemonic} at {insn.address:#x} is not an instruction that is replayed"
     if not is_general(data, insn.address):
@@ -97,10 +97,10 @@ def refusal(insn: Insn, data: bytes) -> str:
 
 
 class WayFinder:
-    """Find the ways through the sites of one image.
+    """Find paths through the sites of one image.
 
     Args:
-        borders: addresses of instructions that belong to other sites: no way goes over them.
+        borders: addresses of the sites' own instructions: no path crosses another site.
     """
 
     def __init__(self, code: Code, borders: Collection[int]) -> None:
@@ -110,14 +110,14 @@ class WayFinder:
         self._site_left = 0
 
     def way(self, address: int, fence: int, position: str) -> Way:
-        """Return the way through the site at ``address`` that executes one of its fences, and no other.
+        """Return the path through the site at ``address`` that executes one of its fences, and no other.
 
         Args:
-            fence: its address; several sites may call it, so of several calls the nearest counts.
-            position: "before" or "after" the site's access, or "access" itself.
+            fence: its address.  Several sites may call it: of several calls the nearest counts.
+            position: "before" or "after" the site's access, or "access" if it is the access.
 
         Raises:
-            NotReplayableError: there is none.
+            NotReplayableError: there is no such path.
         """
         self._site_left = _STEPS_PER_SITE
         entry, insns, successors = self._function(address)
@@ -150,7 +150,7 @@ class WayFinder:
         """Return an instruction as a step.
 
         Raises:
-            NotReplayableError: it is not run.
+            NotReplayableError: it is not replayed.
         """
         self._image_left -= 1
         self._site_left -= 1
@@ -210,7 +210,7 @@ class WayFinder:
         successors: dict[int, tuple[int, ...]],
         fence: int,
     ) -> tuple[list[Step], bool]:
-        """Return the steps to the site, and whether they begin at the function's entry."""
+        """Return the steps before the site, and whether they start at the function's entry."""
         sources: dict[int, list[int]] = {}
         for place, following in successors.items():
             for item in following:
@@ -221,7 +221,7 @@ class WayFinder:
             if address == entry:
                 return steps[::-1], True
             candidates = [place for place in sources.get(address, ()) if place not in seen]
-            # What falls through into the site, rather than what jumps there.
+            # Prefer the predecessor that falls through to one that jumps here.
             candidates.sort(key=lambda place, to=address: insns[place].end != to)  # type: ignore[misc]
             if not candidates or candidates[0] in self._borders:
                 break
@@ -245,7 +245,7 @@ class WayFinder:
         """Return the steps from the site on.
 
         Raises:
-            NotReplayableError: the site itself is not run.
+            NotReplayableError: the site itself, or the code up to its fence, is not replayed.
         """
         steps: list[Step] = []
         seen: set[int] = set()
@@ -282,7 +282,7 @@ class WayFinder:
         successors: dict[int, tuple[int, ...]],
         seen: set[int],
     ) -> int:
-        """Return the side of a branch on which more can be run."""
+        """Return the side of a branch on which more instructions can be replayed."""
         return max(following, key=lambda address: self._reach(address, insns, successors, seen))
 
     def _reach(
@@ -307,7 +307,7 @@ class WayFinder:
 
 
 def _executed(step: Step) -> list[Insn]:
-    """Return the instructions that a step executes, calls followed."""
+    """Return the instructions that a step executes, including those of callees."""
     found = [step.insn]
     for inner in step.callee or ():
         found.extend(_executed(inner))
@@ -319,7 +319,7 @@ def _has_fence(step: Step) -> bool:
 
 
 def _is_fence_alone(callee: tuple[Step, ...]) -> bool:
-    """Tell whether a function is nothing but the fence: a frame around it counts for nothing."""
+    """Return whether a function is only the fence, with or without a frame."""
     if not any(_has_fence(step) for step in callee):
         return False
     return all(_is_idle(step) for step in callee)
@@ -336,7 +336,7 @@ def _is_idle(step: Step) -> bool:
 
 
 def _cut(steps: list[Step]) -> list[Step]:
-    """Drop a jump at the very end, which leads nowhere here."""
+    """Drop jumps at the end, which lead nowhere here."""
     while steps and steps[-1].callee is None and steps[-1].insn.flow in (Flow.JUMP, Flow.CONDITIONAL):
         steps.pop()
     return steps

@@ -1,11 +1,11 @@
-"""The standard sequences: how a guest masks, restores and unmasks, with each fence, inline and out of line.
+"""The standard sequences: mask, restore and unmask, with each fence, inline and out of line.
 
-Each execution loads the pointer to vcpu_info as guests do, through gs and the CPU's own structure: a
-fence keeps these loads from overlapping with what is before it, and that is part of its cost.
+Each execution loads the pointer to vcpu_info as guests do, through gs and the CPU structure: a fence
+keeps these loads from overlapping with what precedes it, and that is part of its cost.
 
-Out of line is what a compiler makes of a fence in a function of its own: a call, and around the
-call a frame and a register saved for the pointer that must outlive it.  Without the fence the
-function needs neither.
+Out of line is what a compiler generates for a fence in its own function: a call, and around it a frame
+and a saved register for the pointer that must survive the call.  Without the fence the function needs
+neither.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from xtrace.symbols.x86.encode import Assembler, At, Gpr, Label
 
 _PENDING, _MASK = 0, 1
 _VCPU_INFO = ARENA_ADDRESS
-#: In the CPU's structure: the pointer to itself, at 0, and that to vcpu_info.
+#: Offset of the pointer to vcpu_info in the CPU structure; at 0 is the structure's own address.
 _POINTER = 16
 _STACK_TOP = ARENA_ADDRESS + ARENA_BYTES - 0x1800 + 0x200
-#: Holds the mask to be restored.
+#: The register with the mask to restore.
 _KEPT = 12
 
 
@@ -28,7 +28,7 @@ def body(kind: str, fence: str, place: str) -> Body:
 
     Args:
         kind: "mask", "restore" or "unmask".
-        fence: of calibration.FENCES; "" for none.
+        fence: one of calibration.FENCES; "" for none.
         place: "inline" or "outofline".
     """
     return _inline(kind, fence) if place == "inline" else _out_of_line(kind, fence)
@@ -104,7 +104,7 @@ def _load_pointer(asm: Assembler, register: int) -> None:
 
 
 def _store(asm: Assembler, kind: str, pointer: int, fence: str) -> None:
-    """Add the store to the mask; with xchg it is itself the fence."""
+    """Add the store to the mask; with ``fence`` xchg, it is the fence too."""
     if kind == "mask":
         asm.op("MOVZX_R32_RM8", Gpr(RCX, 4), At(pointer, _MASK))
     if fence == "xchg":
@@ -129,7 +129,7 @@ def _fence(asm: Assembler, fence: str) -> None:
 
 
 def _test(asm: Assembler, pointer: int, out: Label) -> None:
-    """Add the pending test; the event never comes."""
+    """Add the pending test; no event is ever pending."""
     asm.op("MOVZX_R32_RM8", Gpr(RAX, 4), At(pointer, _PENDING))
     asm.op("TEST_RM8_R8", Gpr(RAX, 1), Gpr(RAX, 1))
     asm.op("JNE_REL8_64", out)

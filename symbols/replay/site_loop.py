@@ -1,9 +1,9 @@
-"""A guest's own fenced sites as loops: the site as it is compiled, and the same without the fence.
+"""Turn a guest's own fenced sites into loops: each site as compiled, and the same without its fence.
 
-Each site gives two bodies.  The core begins at the site's own instruction; the other one, for the
-context "site", has the instructions before it too, and is called as a function where the way through
-it is a whole call.  Each is built with the fence, without it, and, where the fence is a call, without
-what only that call made necessary.
+Each site has two bodies.  The core starts at the site's own instruction.  The other one, for the context
+"site", also has the instructions before it, and is called as a function if the path through it is a
+whole call.  Each is built with the fence, without it, and, if the fence is a call, without what only
+that call makes necessary.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LEAST_WIDE = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """The bodies of one way: with the fence, without it, and without what only its call needs.
+    """The bodies of one path: with the fence, without it, and also without what only its call needs.
 
     Attributes:
-        lean: None where the call needs nothing.
+        lean: None if the fence is not a call, if other calls remain, or if nothing can be dropped.
     """
 
     fenced: Body
@@ -42,12 +42,12 @@ class Variants:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A fence of a site, to be run again.
+    """A fence of a site, ready to be replayed.
 
     Attributes:
-        fence_name: as the calibration names it, "" for one that it has no name for.
-        core, whole: None where it cannot be replayed, for ``reason``.
-        steps: what is run, instruction by instruction, calls followed; for those who want to look.
+        fence_name: the calibration's name for it, "" if it has none.
+        core, whole: None if it cannot be replayed; ``reason`` says why.
+        steps: the instructions of ``whole``, with those of callees; for inspection.
         called: ``whole`` is called as a function.
     """
 
@@ -62,10 +62,10 @@ class Replay:
 
 
 def replays(image: Image, table: SiteTable) -> Iterator[Replay]:
-    """Yield the fences of an image's masks, restores and unmasks, ready to be run or with why not.
+    """Yield the fences of an image's masks, restores and unmasks, ready to be replayed or with why not.
 
     Args:
-        table: of find_sites(image).
+        table: from find_sites(image).
     """
     code = Code(image, table.facts.hypercall_page)
     borders = {site.address for site in table.sites if site.kind in _STORED}
@@ -77,7 +77,7 @@ def replays(image: Image, table: SiteTable) -> Iterator[Replay]:
 
 
 def name_of(fence: Fence) -> str:
-    """Return a fence as calibrations name it: of locked instructions all cost what an addition does."""
+    """Return the calibration's name for a fence: all locked instructions but xchg cost what lock add does."""
     if fence.mnemonic in ("lfence", "mfence", "sfence", "xchg"):
         return fence.mnemonic
     return "lock add" if fence.mnemonic.startswith("lock ") else ""
@@ -92,7 +92,7 @@ def _replay(bits: int, finder: WayFinder, site: Site, fence: Fence) -> Replay:
             raise NotReplayableError("it is 32-bit code")
         way = finder.way(site.address, fence.address, fence.position)
         access = fence.position == "access"
-        # Where what lies further off cannot be run, it is left away: the site and its fence remain.
+        # Code further away that cannot be replayed is left out: the site and its fence remain.
         core, _ = _first_of(_cores(way), access)
         whole, chosen = _first_of(_wholes(way), access)
     except NotReplayableError as error:
@@ -102,28 +102,28 @@ def _replay(bits: int, finder: WayFinder, site: Site, fence: Fence) -> Replay:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A part of a way; ``called`` where it is a whole call."""
+    """A part of a path; ``called`` if it is a whole call."""
 
     steps: tuple[Step, ...]
     called: bool = False
 
 
 def _cores(way: Way) -> list[_Cut]:
-    """Return what may be run of a way from the site on, the longest first."""
+    """Return candidates for the core, from the site on, the longest first."""
     return [_Cut(_inline(way.steps[way.first :])), _Cut(_inline(way.steps[way.first : way.last + 1]))]
 
 
 def _wholes(way: Way) -> list[_Cut]:
-    """Return what may be run of a way with the instructions before the site, the longest first."""
+    """Return candidates with the instructions before the site, the longest first."""
     whole = [_Cut(way.steps, called=True)] if way.whole else []
     return [*whole, _Cut(_inline(way.steps)), _Cut(_inline(way.steps[: way.last + 1])), *_cores(way)]
 
 
 def _first_of(cuts: Sequence[_Cut], access: bool) -> tuple[Variants, _Cut]:
-    """Return the variants of the first that can be run.
+    """Return the variants of the first cut that can be replayed, and the cut.
 
     Raises:
-        NotReplayableError: none can; with why the last and shortest cannot.
+        NotReplayableError: none can; the reason is that of the last and shortest.
     """
     reason = NotReplayableError("nothing is left to replay")
     for cut in cuts:
@@ -135,7 +135,7 @@ def _first_of(cuts: Sequence[_Cut], access: bool) -> tuple[Variants, _Cut]:
 
 
 def _inline(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Return steps that are not called: without the return at their end."""
+    """Return the steps without the return at their end, to run inline."""
     last = steps[-1]
     return tuple(steps[:-1] if last.insn.flow is Flow.RETURN else steps)
 
@@ -153,7 +153,7 @@ def _variants(steps: tuple[Step, ...], access: bool, *, called: bool) -> Variant
 def _without_fence(steps: Sequence[Step], access: bool, *, called: bool) -> Iterator[Step]:
     for step in steps:
         if step.fence and access:
-            yield step  # as a plain access: see _Emitter
+            yield step  # written as a plain access: see _Emitter
         elif step.fence:
             if called and step.insn.flow is Flow.JUMP:
                 yield _return_at(step.insn)
@@ -172,7 +172,7 @@ def _return_at(insn: Insn) -> Step:
 
 
 def _lean(fenced: Sequence[Step], plain: tuple[Step, ...], *, called: bool) -> tuple[Step, ...] | None:
-    """Return the plain steps without what a compiler needs only where something is called, None if none."""
+    """Return the plain steps without what a compiler adds only around a call, None if there is nothing."""
     if not any(step.fence and step.callee is not None for step in fenced):
         return None
     if any(step.callee is not None for step in plain):
@@ -186,7 +186,7 @@ def _lean(fenced: Sequence[Step], plain: tuple[Step, ...], *, called: bool) -> t
 
 
 def _spills(steps: Sequence[Step]) -> set[int]:
-    """Return the steps that only keep a register in a stack slot and bring it back."""
+    """Return the steps that only save a register to a stack slot and reload it."""
     slots: dict[tuple[int, int, int], list[int]] = {}
     for place, step in enumerate(steps):
         memory = step.insn.memory
@@ -203,7 +203,7 @@ def _spills(steps: Sequence[Step]) -> set[int]:
 
 
 def _makes_frame(insn: Insn) -> bool:
-    """Tell an instruction of a prologue or epilogue: registers that callees keep, the frame, its room."""
+    """Return whether an instruction is of a prologue or epilogue: saved registers, frame, stack space."""
     registers = [item.register for item in insn.operands]
     if insn.mnemonic in ("push", "pop"):
         return registers[0] in _KEPT_BY_CALLEES
@@ -215,7 +215,7 @@ def _makes_frame(insn: Insn) -> bool:
 
 
 def _brings_back(insn: Insn, steps: Sequence[Step]) -> bool:
-    """Tell a load of a pushed register from its place in the frame, as compilers do before leave."""
+    """Return whether an instruction reloads a pushed register from the frame, as is done before leave."""
     memory = insn.memory
     if insn.mnemonic != "mov" or memory is None or memory.base not in (RBP, RSP) or memory.size != 8:
         return False
@@ -237,10 +237,10 @@ def _uses_stack(insn: Insn) -> bool:
 
 
 def _body(steps: Sequence[Step], *, called: bool, unlocked: bool = False) -> Body:
-    """Return the steps as the body of a loop, in private memory.
+    """Return the steps as the body of a loop that accesses only private memory.
 
     Raises:
-        NotReplayableError: they cannot be.
+        NotReplayableError: that is not possible.
     """
     found = needs(steps, whole=called)
     free = [number for number in _FREE if number not in found.used]
@@ -259,10 +259,10 @@ def _body(steps: Sequence[Step], *, called: bool, unlocked: bool = False) -> Bod
 
 
 class _Emitter:
-    """Write steps down.
+    """Encode steps.
 
     Args:
-        called: they are a function, which the loop calls.
+        called: the steps are a function, which the loop calls.
         unlocked: the fence is written as a plain access.
     """
 
@@ -275,7 +275,7 @@ class _Emitter:
         self._functions: list[tuple[Label, tuple[Step, ...], int]] = []
 
     def begin(self, asm: Assembler) -> None:
-        """Add what is done once: pointers in memory, registers that nothing changes."""
+        """Add what is done once: set pointers in memory and registers that no step writes."""
         for cell, value in self._needs.cells:
             _fill(asm, cell, value)
         for number, value in self._needs.registers:
@@ -297,7 +297,7 @@ class _Emitter:
             self._write(asm, self._steps, 0, called=False)
 
     def functions(self, asm: Assembler) -> None:
-        """Add what is called."""
+        """Add the functions that are called."""
         while self._functions:
             label, steps, place = self._functions.pop(0)
             for _ in range(16):
@@ -306,12 +306,12 @@ class _Emitter:
             self._write(asm, steps, place, called=True)
 
     def _write(self, asm: Assembler, steps: Sequence[Step], place: int, *, called: bool) -> None:
-        """Add steps; ``place`` counts in the order of execution, as ``needs`` does."""
+        """Add steps; ``place`` counts them in execution order, as ``needs`` does."""
         for step in steps:
             flow = step.insn.flow
             if step.callee is not None:
                 label = asm.label()
-                # A tail jump's callee returns for its caller; where nothing was called it is a call.
+                # A tail jump's callee returns for its caller; if the steps run inline, it must be a call.
                 jumps = flow is Flow.JUMP and called
                 asm.op("JMP_REL32_64" if jumps else "CALL_REL32_64", label)
                 self._functions.append((label, step.callee, place + 1))

@@ -1,12 +1,12 @@
-"""The frame that timed loops run in: where code and data lie, the loop around a body, the driver.
+"""The frame that timed loops run in: the addresses of code and data, the loop around a body, the driver.
 
-All addresses are fixed and below 2 GB, so that any operand reaches them without a register, and
-what a stranger's instructions need no register for can be told from the bytes.
+All addresses are fixed and below 2 GB, so that any operand can reach them without a register, and
+operands of untrusted code that use no register can be checked from the bytes.
 
-The driver runs in a process that may do nothing but read, write and exit.  It reads one byte for
-each batch, calls the functions that the schedule names, leaves TSC cycles beside them, and writes
-one byte.  A function gets (warm, count) in rsi and rdi, times ``count`` only, and returns cycles
-in rax and, in rdx, 0 where IA32_TSC_AUX did not change: Linux keeps the CPU's number there.
+The driver runs in a process that can only read, write and exit.  For each batch it reads one byte, calls
+the functions in the schedule, stores TSC cycles beside them, and writes one byte.  A function gets (warm,
+count) in rsi and rdi, times only ``count``, and returns cycles in rax and, in rdx, 0 if IA32_TSC_AUX,
+where Linux keeps the CPU number, did not change.
 """
 
 from __future__ import annotations
@@ -23,58 +23,58 @@ CODE_ADDRESS = 0x5000_0000
 CODE_BYTES = 64 << 20
 DATA_ADDRESS = 0x5800_0000
 
-#: The control page: 8 bytes each.
+#: Fields of the control page, 8 bytes each.
 _COUNT, _INDEX, _RESULT, _TIMED, _BEGIN, _AUX, _RUN_STACK, _BYTE = range(DATA_ADDRESS, DATA_ADDRESS + 64, 8)
 COUNT_OFFSET, INDEX_OFFSET = 0, 8
-#: What prctl() answered when the driver gave its rights up; it begins as SANDBOX_UNKNOWN.
+#: What prctl() returned when the driver dropped its rights: 0 on success; not 0 before that.
 SANDBOX_OFFSET = 64
 _SANDBOX = DATA_ADDRESS + SANDBOX_OFFSET
-#: struct sock_fprog, and the filter that it points to.
+#: struct sock_fprog and the filter that it points to.
 FILTER_OFFSET = 128
 _FILTER = DATA_ADDRESS + FILTER_OFFSET
-#: Entries of four 64-bit words: function, warm, count; then the cycles, and over the warm count the change
-#: of TSC_AUX.
+#: Entries of four 64-bit words: function, warm, count, cycles.  The change of TSC_AUX overwrites the warm
+#: count.
 SCHEDULE_OFFSET = 0x2000
 SCHEDULE_ENTRIES = 8192
 _SCHEDULE = DATA_ADDRESS + SCHEDULE_OFFSET
 _ENTRY_SHIFT = 5
-#: Readings of the TSC, one behind the other.
+#: Consecutive readings of the TSC.
 SAMPLES_OFFSET = 0x50000
 SAMPLE_COUNT = 4096
-#: What a sequence may touch.
+#: The memory that a sequence may access.
 ARENA_ADDRESS = DATA_ADDRESS + 0x80000
 ARENA_BYTES = 0x80000
-#: Where the segment gs begins: the running CPU's own data, as guests reach it.
+#: The base of gs: the running CPU's own data, as guests access it.
 CPU_ADDRESS = ARENA_ADDRESS + 0x1100
-#: Lines that are always in the first-level cache; lines that are flushed before each pass.
+#: Lines that stay in the L1 cache; lines that are flushed before each timed run.
 _HOT = ARENA_ADDRESS + ARENA_BYTES
 _LINES = _HOT + 0x10000
 _LINE_BYTES = 64
-#: Passes between two flushes, each with its line in a page of its own.
+#: Passes between two flushes; each uses a line in its own page.
 MISS_PASSES = 64
 _PAGE_BYTES = 4096
 _SET_BYTES = MISS_PASSES * _PAGE_BYTES
 _MOST_MISSES = 4
-#: For each pass the distance of its line; from 1 on, as counters end at 0.
+#: For each pass the offset of its line; starts at index 1, because counters end at 0.
 ORDER_OFFSET = 0x60000
 _ORDER = DATA_ADDRESS + ORDER_OFFSET
-#: Inside their lines, away from the first bytes of vcpu_info: no false conflict by the low 12 bits.
+#: Offset inside a line that avoids false conflicts with the first bytes of vcpu_info in the low 12 bits.
 _INSIDE = 32
 DATA_BYTES = _LINES - DATA_ADDRESS + _MOST_MISSES * _SET_BYTES
-#: Lines so many that hardly one is near the core: streams miss among them.
+#: Far more lines than the caches near the core hold: streams miss among them.
 FAR_ADDRESS = 0x6000_0000
 _FAR_LINES = 1 << 20
 FAR_BYTES = _FAR_LINES * _LINE_BYTES
-#: Where a stream's random number stands between two draws, and how it goes on.
+#: Where a stream keeps its last random number, and the constants of the generator.
 _DRAWN = DATA_ADDRESS + 72
 _DRAW_FACTOR, _DRAW_ADDED = 0x5851F42D, 0x14057B7F
 
 _WORD_BYTES = 8
-#: Of the chain: 60 x 3 cycles, what imul takes on nearly all x86-64 made since 2008.
+#: Length of the chain: 60 x 3 cycles, the latency of imul on nearly all x86-64 CPUs since 2008.
 _CHAIN_LINKS = 60
-#: Of one that each execution begins anew, so that executions can overlap: 20 x 3 cycles.
+#: Length of a chain that each execution starts anew, so that executions can overlap: 20 x 3 cycles.
 _FRESH_LINKS = 20
-#: Work behind a sequence whose context misses, longer than a miss takes.
+#: Length of the work after a sequence in a context with misses; it takes longer than a miss.
 _SHADOW_LINKS = 1024
 
 _SYS_READ, _SYS_WRITE, _SYS_EXIT, _SYS_PRCTL, _SYS_ARCH_PRCTL = 0, 1, 60, 157, 158
@@ -93,11 +93,11 @@ class Body:
     """What a loop repeats.
 
     Attributes:
-        emit: adds one execution.
-        begin: adds what is done once before the loop.
-        functions: adds what the execution calls, behind the loop.
-        counter: a register that nothing of it uses.
-        chain: another one, for the context of a dependent chain; -1 where there is none.
+        emit: adds the code of one execution.
+        begin: adds the code that runs once before the loop.
+        functions: adds the functions that the execution calls, after the loop.
+        counter: a register that the body does not use.
+        chain: another such register, for a context with a dependent chain; -1 if there is none.
     """
 
     emit: Emit
@@ -109,10 +109,10 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class LoopCode:
-    """A function of the driver's calling convention; it may stand anywhere.
+    """A function with the driver's calling convention; it may be placed anywhere.
 
     Attributes:
-        most_count: executions that one call may time at most; 0 for any number.
+        most_count: most executions that one call may time; 0 for any number.
     """
 
     code: bytes
@@ -121,7 +121,7 @@ class LoopCode:
 
 @dataclass(frozen=True, slots=True)
 class _Misses:
-    """How a context misses: so many lines, by stores or loads."""
+    """How a context misses: the number of lines, and whether by stores or loads."""
 
     lines: int
     store: bool
@@ -137,10 +137,10 @@ _STREAM_STORES = {"store_stream_1": 1, "store_stream_4": 4}
 
 
 def loop(context: str, body: Body) -> LoopCode:
-    """Return the loop that repeats ``body`` in a context of calibration.CONTEXTS.
+    """Return the loop that repeats ``body`` in one of calibration.CONTEXTS.
 
     Raises:
-        ValueError: the body leaves no register for it.
+        ValueError: the body leaves no register for the context.
     """
     misses = _MISSES.get(context)
     counter = Gpr(body.counter)
@@ -167,7 +167,7 @@ def loop(context: str, body: Body) -> LoopCode:
     asm.op("MOV_RM64_R64", At(-1, _AUX), Gpr(RCX))
     asm.op("LFENCE")
     asm.op("CALL_REL32_64", run)
-    # What is still in flight is part of what was executed.
+    # Whatever is still in flight is part of what is timed.
     asm.op("MFENCE")
     _read_clock(asm)
     asm.op("SUB_R64_RM64", Gpr(RAX), At(-1, _BEGIN))
@@ -195,9 +195,9 @@ def loop(context: str, body: Body) -> LoopCode:
 
 
 def miss_order(seed: int) -> bytes:
-    """Return what stands at ORDER_OFFSET: pages in random order, a random line in each.
+    """Return the contents of ORDER_OFFSET: pages in random order, a random line in each.
 
-    Prefetchers follow any stride, over pages too: then nothing would miss.
+    Prefetchers follow any stride, even across pages, and then nothing would miss.
     """
     random = Random(seed)
     pages = random.sample(range(MISS_PASSES), MISS_PASSES)
@@ -207,7 +207,7 @@ def miss_order(seed: int) -> bytes:
 
 
 def _point(asm: Assembler, counter: Gpr, register: int) -> None:
-    """Let a register point to the lines of this pass."""
+    """Load the offset of this pass's line into a register."""
     asm.op("MOV_R64_RM64", Gpr(register), At(-1, _ORDER, counter.number, 8))
 
 
@@ -216,13 +216,13 @@ def _line(register: int, number: int) -> At:
 
 
 def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Misses | None) -> None:
-    # Word by word, as structures and stacks are written: to a line each, stores reach the cache at half
-    # the rate, and an lfence among them seems to cost nothing.
+    # Consecutive words, as structures and stacks are written.  With one line per store, stores would reach
+    # the cache at half the rate, and an lfence among them would seem to cost nothing.
     for number in range(_HOT_STORES.get(context, 0)):
         asm.op("MOV_RM64_IMM32", At(-1, _HOT + _LINE_BYTES + number * _WORD_BYTES), number)
     for number in range(_STREAM_STORES.get(context, 0)):
-        # Back to back: what is measured is also how many misses a fence lets memory take at once, which
-        # may be more than without it.
+        # Back to back: this also measures how many misses memory handles at once with a fence, which may
+        # be more than without it.
         _draw_line(asm, chain)
         asm.op("MOV_RM32_IMM32", At(chain, FAR_ADDRESS + _INSIDE), number)
     if context == "alu_chain":
@@ -232,8 +232,8 @@ def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Mi
         _chain(asm, chain, _FRESH_LINKS)
     if misses:
         # One execution at a time: back to back, misses would overlap, and the loops would measure how many
-        # of them memory takes at once.  What a fence then costs is what it keeps from overlapping with the
-        # miss, so work follows that needs nothing of it.
+        # of them memory handles at once.  The cost of a fence is then what it keeps from overlapping with
+        # the miss, so work that does not depend on the miss follows.
         asm.op("LFENCE")
         _point(asm, counter, chain)
         for number in range(misses.lines):
@@ -245,7 +245,7 @@ def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Mi
 
 
 def _draw_line(asm: Assembler, register: int) -> None:
-    """Let a register be the distance of a line drawn at random."""
+    """Set a register to the offset of a random line."""
     drawn = Gpr(register)
     asm.op("MOV_R64_RM64", drawn, At(-1, _DRAWN))
     asm.op("IMUL_R64_RM64_IMM32", drawn, drawn, _DRAW_FACTOR)
@@ -270,13 +270,13 @@ def _read_clock(asm: Assembler) -> None:
 
 
 def _pad(asm: Assembler) -> None:
-    """Part what is timed from what is not."""
+    """Separate timed code from other code."""
     for _ in range(16):
         asm.op("NOPD")
 
 
 def chain_body(links: int, mnemonic: str, registers: tuple[int, ...]) -> Body:
-    """Return equal instructions, taken in turn over ``registers``: with one, each waits for the last.
+    """Return equal instructions that take turns on ``registers``; with one register, each waits for the last.
 
     Args:
         mnemonic: "add" (1 cycle on all x86-64) or "imul".
@@ -295,7 +295,7 @@ def chain_body(links: int, mnemonic: str, registers: tuple[int, ...]) -> Body:
 
 
 def sampler() -> LoopCode:
-    """Return a function that leaves SAMPLE_COUNT readings of the TSC, one behind the other."""
+    """Return a function that stores SAMPLE_COUNT consecutive readings of the TSC."""
     asm = Assembler()
     again = asm.label()
     asm.op("MOV_R32_IMM32", Gpr(RBX, 4), DATA_ADDRESS + SAMPLES_OFFSET)
@@ -314,7 +314,7 @@ def sampler() -> LoopCode:
 
 
 def driver() -> bytes:
-    """Return the driver, which stands at CODE_ADDRESS; it never returns."""
+    """Return the driver, which is placed at CODE_ADDRESS and never returns."""
     asm = Assembler()
     command, following, done, leave = (asm.label() for _ in range(4))
     _system_call(asm, _SYS_ARCH_PRCTL, _ARCH_SET_GS, CPU_ADDRESS, 0)
@@ -351,7 +351,7 @@ def driver() -> bytes:
 
 
 def _system_call(asm: Assembler, number: int, *arguments: int) -> None:
-    """Call Linux; rcx and r11 change, too."""
+    """Add a system call; it clobbers rcx and r11."""
     for register, value in zip((RAX, RDI, RSI, RDX), (number, *arguments), strict=True):
         asm.op("MOV_R32_IMM32", Gpr(register, 4), value)
     asm.op("XOR_R32_RM32", Gpr(10, 4), Gpr(10, 4))
@@ -371,7 +371,7 @@ def clock_stub() -> bytes:
 
 
 def cpuid_stub() -> bytes:
-    """Return a C function (leaf, subleaf, where) that leaves eax, ebx, ecx and edx as four 32-bit words."""
+    """Return a C function (leaf, subleaf, where) that stores eax, ebx, ecx and edx as four 32-bit words."""
     asm = Assembler()
     where = Gpr(8)
     asm.op("MOV_R64_RM64", where, Gpr(RDX))

@@ -1,1 +1,1 @@
-"""The instructions that touch vcpu_info: found, with the fences there and a verdict on each."""
+"""Find the instructions that touch vcpu_info, the fences at them, and give a verdict on each fence."""

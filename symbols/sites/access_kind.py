@@ -1,4 +1,4 @@
-"""Tell what an access to vcpu_info is: the kind of each touch."""
+"""Classify the accesses to vcpu_info: find the touches of a function and their kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xtrace.symbols.x86.decode import READ, WRITE, Flow, Insn
 
 _ARGUMENTS_64 = (7, 6, 2, 1, 8, 9)
 _STACK_ARGUMENTS = 16
-#: What a store of not 0, of 0, of something, and a read of the byte are.
+#: The kinds of a store of non-zero, a store of 0, a store of an unknown value, and a read.
 _MASK_KINDS = (Kind.MASK, Kind.UNMASK, Kind.RESTORE, Kind.MASK_TEST)
 _PENDING_KINDS = (Kind.PENDING_SET, Kind.PENDING_CLEAR, Kind.PENDING_SET, Kind.PENDING_TEST)
 _TESTS = frozenset(("test", "cmp", "bt"))
@@ -23,7 +23,7 @@ _COMBINES = frozenset(("and", "or", "xor", "sub"))
 _STRINGS = frozenset(
     f"{name}{size}" for name in ("movs", "stos", "lods", "cmps", "scas") for size in ("b", "w", "d", "q")
 )
-#: Between a test and the instruction that keeps its outcome.
+#: How many instructions after a test may use its flags.
 _FLAG_USES = 4
 
 
@@ -32,8 +32,9 @@ class Touch:
     """One instruction that touches a field of vcpu_info.
 
     Attributes:
-        stored: the value a store leaves in the field, where it is a plain one.
-        wide: a plain store that writes more than the byte.
+        stored: the value that a plain store writes to the field.
+        wide: it is a plain store of more than one byte.
+        direct: the instruction itself uses the per-CPU segment.
     """
 
     insn: Insn
@@ -68,7 +69,7 @@ def touches(flow: FunctionFlow, layout: Layout, code: Code) -> list[Touch]:
 
 
 def _in_array(access: Access, spot: Spot, layout: Layout) -> bool:
-    """Tell whether an index into shared_info means its arrays of ports, which are used by the word."""
+    """Return whether an indexed access to shared_info is to its port arrays, which are used by the word."""
     insn = access.insn
     if not access.place.indexed or insn.memory is None or insn.memory.size == 1:
         return False
@@ -79,10 +80,10 @@ def _in_array(access: Access, spot: Spot, layout: Layout) -> bool:
 
 
 def _strangers(flow: FunctionFlow, layout: Layout) -> set[tuple[Root, tuple[int, ...]]]:
-    """Return pointers from a field of vcpu_info's offset that some other structure has.
+    """Return pointers loaded from the right field offset, but of some other structure.
 
-    Only the running CPU's structure is sure to be one.  What was reached otherwise is taken for one only
-    if everything done through the pointer is what is done to vcpu_info, and something touches a byte of it.
+    Only the running CPU's structure is certain.  A pointer from elsewhere counts as a vcpu_info pointer
+    only if every access through it fits vcpu_info, and some access touches an event field.
     """
     fits: dict[tuple[Root, tuple[int, ...]], bool] = {}
     used: set[tuple[Root, tuple[int, ...]]] = set()
@@ -104,7 +105,7 @@ def _strangers(flow: FunctionFlow, layout: Layout) -> set[tuple[Root, tuple[int,
         elif event:
             offsets.setdefault(pointer, set()).add(spot.offset)
     for pointer, touched in offsets.items():
-        # One byte of what a global variable points to is too little to tell by.
+        # A single byte access through a global pointer is too little evidence.
         if pointer[0] != CONSTANT or len(touched) > 1:
             used.add(pointer)
     return {pointer for pointer, good in fits.items() if not good or pointer not in used}
@@ -135,7 +136,7 @@ def _kind(access: Access, offset: int, flow: FunctionFlow, layout: Layout, code:
 def _byte_kind(
     access: Access, flow: FunctionFlow, kinds: tuple[Kind, Kind, Kind, Kind], code: Code
 ) -> Kind | None:
-    """Return the kind of an access to one byte; ``kinds`` are for set, cleared, from a register, tested."""
+    """Return the kind of an access to one byte; ``kinds``: set, cleared, set to an unknown value, tested."""
     insn = access.insn
     to_one, to_zero, to_value, tested = kinds
     if not insn.access & WRITE:
@@ -145,7 +146,7 @@ def _byte_kind(
             return to_one
         if insn.mnemonic in _CLEARS:
             return to_zero
-        # Nobody counts in these bytes; zeros decode as an addition.
+        # Nothing does arithmetic on these bytes; but zeros decode as an add.
         return to_value if insn.mnemonic == "cmpxchg" else None
     number = access.stored.constant if access.stored is not None else None
     if insn.mnemonic == "xchg":
@@ -161,7 +162,7 @@ def _exchanged(insn: Insn, flow: FunctionFlow) -> int | None:
 
 
 def _wide_kind(access: Access, flow: FunctionFlow, code: Code) -> Kind:
-    """Return the kind of an access that covers the pending byte, the mask and more."""
+    """Return the kind of an access of several bytes that starts at the pending byte."""
     insn = access.insn
     if not insn.access & WRITE:
         return _read_kind(access, flow, Kind.PENDING_TEST, code)
@@ -199,7 +200,7 @@ def _selector_kind(access: Access, flow: FunctionFlow) -> Kind | None:
 
 
 def _cleared_later(access: Access, flow: FunctionFlow) -> bool:
-    """Tell whether a plain store of zero takes what a plain read saw."""
+    """Return whether the function also stores a plain 0 to the place that was read."""
     return any(
         other.place == access.place and other.stored is not None and other.stored.constant == 0
         for other in flow.accesses.values()
@@ -207,7 +208,7 @@ def _cleared_later(access: Access, flow: FunctionFlow) -> bool:
 
 
 def _read_kind(access: Access, flow: FunctionFlow, tested: Kind, code: Code) -> Kind:
-    """Return what a read is for: a test, a value that is kept, or something to print."""
+    """Return the kind of a read: a test, a saved value, or a value to print."""
     insn = access.insn
     if insn.mnemonic in _TESTS:
         return Kind.SAVE if tested is Kind.MASK_TEST and _outcome_kept(insn, flow) else tested
@@ -229,15 +230,15 @@ def _read_kind(access: Access, flow: FunctionFlow, tested: Kind, code: Code) -> 
     if any(call in prints for call in passed):
         return Kind.DEBUG_READ
     if tested is Kind.MASK_TEST:
-        # What meets another value on its way to a call is lost to sight: a function that prints and masks
-        # nothing prints this, too.
+        # A value that merges with another before a call is no longer tracked: assume that a function which
+        # prints and stores nothing prints this one too.
         only_prints = prints and not passed and not any(item.stored for item in flow.accesses.values())
         return Kind.DEBUG_READ if only_prints else Kind.SAVE
     return Kind.DEBUG_READ if passed else tested
 
 
 def _outcome_kept(insn: Insn, flow: FunctionFlow) -> bool:
-    """Tell whether a test's outcome becomes a number, not a branch."""
+    """Return whether a test's flags become a number (setcc, sbb, adc) instead of deciding a branch."""
     address = insn.address
     for _ in range(_FLAG_USES):
         after = flow.successors.get(address, ())
@@ -253,7 +254,7 @@ def _outcome_kept(insn: Insn, flow: FunctionFlow) -> bool:
 
 
 def _branches(insn: Insn, flow: FunctionFlow) -> bool:
-    """Tell whether a branch follows the flags of an instruction, or of one that refines its result."""
+    """Return whether a branch uses the flags of an instruction, or of one that refines its result."""
     address = insn.address
     for _ in range(_FLAG_USES):
         after = flow.successors.get(address, ())
@@ -269,7 +270,7 @@ def _branches(insn: Insn, flow: FunctionFlow) -> bool:
 
 
 def _arguments(call: Call) -> list[Value]:
-    """Return what a call may be given: argument registers and the top of the stack."""
+    """Return the possible arguments of a call: argument registers and the top of the stack."""
     values = [call.state.registers[number] for number in _ARGUMENTS_64]
     pointer = call.state.registers[4]
     if pointer.root == STACK:
@@ -279,7 +280,7 @@ def _arguments(call: Call) -> list[Value]:
 
 
 def _prints(call: Call, code: Code) -> bool:
-    """Tell a call that prints: by its name, or by al, which counts the vector registers for printf's kind."""
+    """Return whether a call prints: by its name, or as a variadic call: al (vector registers) is 0."""
     name = code.name(call.target).lower() if call.target >= 0 else ""
     return (
         "print" in name

@@ -1,7 +1,7 @@
-"""Find the few functions worth following: those whose bytes may name vcpu_info.
+"""Find the few functions worth analysing: those whose bytes may refer to vcpu_info.
 
-A plain search of the bytes, with no decoding: it finds more than there is,
-never less, and it reads gigabytes a second.
+A search of the raw bytes without decoding.  It has false positives but misses
+nothing, and it scans gigabytes per second.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Offsets = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
 
 _CHUNK_BYTES = 1 << 20
-#: Behind a displacement an instruction has at most an immediate of 4 bytes; before it, prefixes,
-#: opcode, ModRM and SIB.
+#: A displacement is followed by an immediate of at most 4 bytes and preceded by prefixes, opcode,
+#: ModRM and SIB.
 _TAIL_BYTES = 8
 _HEAD_BYTES = 7
 _SHARED_BYTES = 32 * VCPU_INFO_BYTES
 
-# Opcodes whose ModRM operand is a byte read or written, with and without the 0f prefix.
+# Opcodes that read or write a byte through ModRM, with and without the 0f prefix.
 _BYTE_OPCODES = (0xC6, 0x88, 0x8A, 0x80, 0xF6, 0x38, 0x3A, 0x84, 0x86)
 _BYTE_OPCODES_0F = (0xB6, 0xBE, *range(0x90, 0xA0))
 
@@ -39,7 +39,7 @@ _IS_BYTE = _table((*_BYTE_OPCODES, *_BYTE_OPCODES_0F))
 _MOD1 = _table(number for number in range(0x40, 0x80))
 _MOD1_SIB = _table(number for number in range(0x40, 0x80) if number & 7 == 4)
 _MOD0 = _table(number for number in range(0x40) if number & 7 not in (4, 5))
-#: What follows a segment's prefix: a REX prefix, or a move.
+#: What follows a segment prefix: a REX prefix or an opcode.
 _AFTER_PREFIX = _table((*range(0x48, 0x50), 0x8B, 0xA1, 0x03, 0xC6, 0x80))
 _MOD2 = _table(number for number in range(0x80, 0xC0) if number & 7 != 4)
 _LOADS = _table((0x8B, 0xFF))
@@ -49,9 +49,9 @@ _PER_CPU_PREFIX = _table((0x64, 0x65))
 
 
 def field_accesses(section: Section) -> Offsets:
-    """Return offsets of bytes that look like what a function does with a vcpu_info pointer.
+    """Return offsets of bytes that look like a use of a vcpu_info pointer.
 
-    That is a byte access at displacement 0 or 1 of a register, a locked instruction, or an operand in
+    That is a byte access at displacement 0 or 1 from a register, a locked instruction, or an operand in
     the per-CPU segment (such a function may pass the pointer on).
     """
     code = np.frombuffer(section.data, np.uint8)
@@ -65,7 +65,7 @@ def field_accesses(section: Section) -> Offsets:
 
 
 def mask_stores(section: Section) -> Offsets:
-    """Return offsets of bytes that look like a store of 0 at displacement 1 of a register or of anything."""
+    """Return offsets of bytes that look like a byte store of 0 to a mask: displacement 1 modulo 64."""
     code = np.frombuffer(section.data, np.uint8)
     if len(code) < 8:
         return np.empty(0, np.int64)
@@ -79,17 +79,17 @@ def mask_stores(section: Section) -> Offsets:
 
 
 def _relative_stores(code: npt.NDArray[np.uint8], base: int) -> _Mask:
-    """Return where a byte of 0 is stored relative to rip, at an address that may be a mask's."""
+    """Return where a byte of 0 is stored relative to rip, at an address that may be a mask."""
     found = np.zeros(len(code) - 4, np.bool_)
     places = np.flatnonzero((code[:-7] == 0xC6) & (code[1:-6] == 0x05) & (code[6:-1] == 0))
-    # Of the displacement, the low byte is enough to tell the place inside 64 bytes.
+    # The low byte of the displacement is enough to compute the address modulo 64.
     low = code[places + 2].astype(np.int64) + places + 7 + base % VCPU_INFO_BYTES
     found[places[low % VCPU_INFO_BYTES == 1]] = True
     return found
 
 
 def selector_exchanges(section: Section, bits: int) -> Offsets:
-    """Return offsets of bytes that look like an exchange with what may be a selector."""
+    """Return offsets of bytes that look like an xchg with a selector."""
     code = np.frombuffer(section.data, np.uint8)
     if len(code) < 5:
         return np.empty(0, np.int64)
@@ -101,7 +101,7 @@ def selector_exchanges(section: Section, bits: int) -> Offsets:
 
 
 def field_loads(section: Section, fields: Iterable[int]) -> Offsets:
-    """Return offsets of bytes that look like an operand at one of the displacements ``fields``."""
+    """Return offsets of bytes that look like a load at one of the displacements ``fields``."""
     code = np.frombuffer(section.data, np.uint8)
     found = []
     for number in fields:
@@ -113,7 +113,7 @@ def field_loads(section: Section, fields: Iterable[int]) -> Offsets:
         for phase in range(4):
             words = np.frombuffer(section.data, "<i4", (len(code) - phase) // 4, phase)
             hits = np.flatnonzero(words == number) * 4 + phase
-            # Opcode and ModRM stand before, a SIB byte or the absolute form's SIB perhaps between.
+            # Opcode and ModRM precede the displacement, perhaps with a SIB byte in between.
             plain = _LOADS[code[np.maximum(hits - 2, 0)]] & _MOD2[code[np.maximum(hits - 1, 0)]]
             based = _LOADS[code[np.maximum(hits - 3, 0)]]
             found.append(np.where(plain, hits - 2, hits - 3)[plain | based])
@@ -122,7 +122,7 @@ def field_loads(section: Section, fields: Iterable[int]) -> Offsets:
 
 
 def references(section: Section, layout: Layout) -> Offsets:
-    """Return offsets of 32-bit numbers that name, absolutely or relative to rip, what the layout knows."""
+    """Return offsets of 32-bit numbers that refer, absolutely or rip-relative, to addresses of the layout."""
     word = layout.word_bytes
     places = [(start, word, True) for start in layout.pointers]
     places += [(start, VCPU_INFO_BYTES, True) for start in layout.areas]
@@ -146,14 +146,14 @@ def _references(code: npt.NDArray[np.uint8], base: int, start: int, size: int, p
                 (base + chunk + phase) & 0xFFFFFFFF
             )
             absolute = words - np.uint32(start & 0xFFFFFFFF) < np.uint32(size)
-            # The displacement counts from the instruction's end, up to 8 bytes behind its own first byte.
+            # The displacement is relative to the instruction's end, up to 8 bytes past its own first byte.
             relative = words + places - np.uint32((start - _TAIL_BYTES) & 0xFFFFFFFF) < np.uint32(size + 4)
             hits = np.flatnonzero(absolute | relative) * 4 + phase + chunk
             found.append(hits)
     hits = np.concatenate(found) if found else np.empty(0, np.int64)
     if per_cpu and start < 1 << 20 and len(hits):
-        # A small number is common: it names a per-CPU place only behind the segment's prefix, or as
-        # a link address that an offset is added to.
+        # Small numbers are common: below 0x1000, count one only after a segment prefix.  Larger ones may
+        # be link addresses to which a per-CPU offset is added.
         near = np.zeros(len(hits), np.bool_)
         for back in range(3, _HEAD_BYTES + 1):
             near |= _PER_CPU_PREFIX[code[np.maximum(hits - back, 0)]]
@@ -162,7 +162,7 @@ def _references(code: npt.NDArray[np.uint8], base: int, start: int, size: int, p
 
 
 def functions_of(section: Section, starts: npt.NDArray[np.uint64], offsets: Offsets) -> set[int]:
-    """Return the starts of the functions that hold the given offsets of a section."""
+    """Return the starts of the functions that contain the given offsets of a section."""
     places = offsets.astype(np.uint64) + np.uint64(section.address)
     index = np.searchsorted(starts, places, "right") - 1
     return set(starts[np.unique(index[index >= 0])].tolist())

@@ -1,7 +1,7 @@
-"""Ask DWARF whose field it is: a pointer at the vcpu pointer's offset in some other structure is none.
+"""Use DWARF to drop touches through structures that merely have a pointer at the same offset.
 
-Only where the CPU structure came from an argument or a global variable, and
-where DWARF knows its type; what DWARF does not know stays in.
+Only structures reached from an argument or a global variable whose type is in
+DWARF are checked; touches that DWARF says nothing about are kept.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from xtrace.symbols.image.image import Image
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.vcpu_info import Layout
 
-#: The System V convention's registers for arguments, in order.
+#: Argument registers of the System V ABI, in order.
 _ARGUMENTS_64 = (7, 6, 2, 1, 8, 9)
-#: GCC's -mregparm=3.
+#: Argument registers of GCC's -mregparm=3, in order.
 _ARGUMENTS_32 = (0, 2, 1)
 
 
 def foreign(image: Image, layout: Layout, found: Mapping[int, Touch]) -> set[int]:
-    """Return the addresses of touches that go through a structure which is not the CPU's."""
+    """Return the addresses of touches that go through a structure other than the CPU structure."""
     places = {
         address: touch.flow.accesses[address].place for address, touch in found.items() if touch.spot.by_field
     }
@@ -39,13 +39,13 @@ def foreign(image: Image, layout: Layout, found: Mapping[int, Touch]) -> set[int
     for address, index in arguments.items():
         structs = parameters.get(found[address].flow.entry, ())
         owners[address] = structs[index] if index < len(structs) else ""
-    # Where the field was learned, its structure has no name yet; all guests call it by "cpu".
+    # A learned field has no structure name; in all known guests the name contains "cpu".
     wanted = {layout.struct} if layout.struct else {owner for owner in owners.values() if "cpu" in owner}
     return {address for address, owner in owners.items() if wanted and owner and owner not in wanted}
 
 
 def _argument(image: Image, place: Value) -> int:
-    """Return which argument of its function a place was reached through, -1 for none."""
+    """Return the index of the argument through which a place was reached, -1 if none."""
     root = place.root
     if not isinstance(root, tuple) or len(place.path) != 1 or not isinstance(root[1], int):
         return -1

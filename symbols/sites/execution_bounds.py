@@ -1,4 +1,4 @@
-"""How often an image's sites execute in one call of their function, and in one upcall."""
+"""Bound how often an image's sites execute in one call of their function, and in one upcall."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from xtrace.symbols.flow.path_counts import F64, PathCounter, PathCounts
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.sites.model import Kind, Site, SiteTable, Verdict
 
-#: No kernel has so many; of a stranger's image with more none is counted.
+#: More than any real kernel has; in an image with more, no site is counted.
 MOST_SITES = 2000
 
-#: The parts that fences fall into, by their site's verdict.
+#: Fences are grouped by the verdict of their site.
 PARTS = (Verdict.REMOVABLE, Verdict.UNDECIDED, Verdict.KEEP)
 STORES = frozenset((Kind.MASK, Kind.RESTORE, Kind.UNMASK))
 
 
 @dataclass(frozen=True, slots=True)
 class SitePaths:
-    """Path counts of sites, one entry a site.
+    """Path counts of sites, one entry per site.
 
     Attributes:
-        sites: those counted: all but what is read to be printed.
-        starts: address of the function that holds each.
-        call: executions in one call of that function.
-        upcall: executions in one upcall; None where no callback is known.
-        parts: executions in one upcall of all fenced mask, restore and unmask sites of each of PARTS.
-        entry: of the upcall, in words; "" where it is not known.
+        sites: those counted: all but debug reads.
+        starts: for each site, the address of its function.
+        call: executions per call of that function.
+        upcall: executions per upcall; None if no event callback is known.
+        parts: executions per upcall of all fenced mask, restore and unmask sites, for each of PARTS.
+        entry: where the upcall enters, in words; "" if not known.
     """
 
     sites: tuple[Site, ...]
@@ -46,8 +46,8 @@ def site_paths(image: Image, table: SiteTable, never: Collection[int] = frozense
     """Count the executions of an image's sites.
 
     Args:
-        table: its sites.
-        never: hypercalls that the guest does not make in the time that is asked about.
+        table: the image's sites.
+        never: numbers of hypercalls that the guest does not make in the period in question.
     """
     sites = tuple(site for site in table.sites if site.kind is not Kind.DEBUG_READ)
     if len(sites) > MOST_SITES:
@@ -72,9 +72,9 @@ def site_paths(image: Image, table: SiteTable, never: Collection[int] = frozense
 
 
 def behind_fences(image: Image, table: SiteTable) -> dict[int, int]:
-    """Return the instruction behind each fence of the mask, restore and unmask sites, by the fence's address.
+    """Return the address after each fence of the mask, restore and unmask sites, by the fence's address.
 
-    A sample in time that waited for the fence names the one or the other.
+    A time sample taken while a fence stalls may name either address.
     """
     code = Code(image, table.facts.hypercall_page)
     fences = {fence.address for site in table.sites if part_of(site) is not None for fence in site.fences}
@@ -83,7 +83,7 @@ def behind_fences(image: Image, table: SiteTable) -> dict[int, int]:
 
 
 def part_of(site: Site) -> Verdict | None:
-    """Return the part that a site's fences belong to; None for no fence, or no mask, restore or unmask."""
+    """Return which of PARTS a site's fences belong to; None for other kinds and for sites without fences."""
     if site.kind not in STORES or not site.fences:
         return None
     return site.verdict
@@ -116,7 +116,7 @@ def _calls(code: Code, sites: Sequence[Site], starts: Sequence[int]) -> PathCoun
 
 
 def _entered_elsewhere(code: Code, start: int) -> bool:
-    """Tell whether the function at ``start`` has labels inside, or is one: it may be entered there, too."""
+    """Return whether a function has labels inside, or ``start`` is one: then it has other entries too."""
     begin, end = code.window(start)
     first, last = np.searchsorted(code.labels, np.array([start + 1, max(end, start + 1)], np.uint64))
     return begin != start or bool(last > first)

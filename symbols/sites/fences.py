@@ -1,4 +1,4 @@
-"""Find the fences that execute at a touch: before it, after it, in it, in a callee."""
+"""Find the fences that execute at a touch: before it, after it, as the access itself, or in a callee."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from xtrace.symbols.sites.model import How
 from xtrace.symbols.sites.vcpu_info import Layout
 from xtrace.symbols.x86.decode import WRITE, Flow, Insn
 
-#: A fence further away belongs to something else.
+#: A fence further away is not attributed to the touch.
 _REACH_INSNS = 24
 _BEFORE_INSNS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A fence at a touch, before its verdict.
+    """A fence at a touch, without a verdict yet.
 
     Attributes:
         insn: the fence itself.  at: the instruction of the touch's function that executes or calls it.
@@ -36,11 +36,13 @@ class Found:
 
 
 class FenceFinder:
-    """The fences of one function's touches: each belongs to the nearest touch before it, else to the next.
+    """Find the fences of one function's touches.
+
+    Each fence belongs to the nearest touch before it, otherwise to the next one.
 
     Args:
-        group: the touches of the function by address.
-        tests: the pending tests that follow an unmask or restore, by its address.
+        group: the function's touches by address.
+        tests: the pending tests that follow an unmask or restore, by the address of that store.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class FenceFinder:
         self._tests = tests
 
     def find(self) -> dict[int, list[Found]]:
-        """Return the fences by the touch that they execute at."""
+        """Return the fences by the address of their touch."""
         found: dict[int, list[Found]] = {}
         claimed: set[int] = set()
         for address, touch in self._group.items():
@@ -67,7 +69,7 @@ class FenceFinder:
         for address in sorted(self._group):
             found[address].extend(self._beside(address, "after", claimed))
         for address in sorted(self._group):
-            # Before a read, a fence belongs to what came before it.
+            # A fence before a read belongs to whatever precedes the fence.
             if self._group[address].insn.access & WRITE:
                 found[address].extend(self._beside(address, "before", claimed))
         return found
@@ -82,7 +84,7 @@ class FenceFinder:
         def step(insn: Insn) -> Step:
             fences = None if insn.address in self._group else self._executed(insn)
             if reads and insn.flow is Flow.CONDITIONAL:
-                # What comes behind a test's branch belongs to the code there.
+                # A fence after a test's branch belongs to the code on that side.
                 fences = None
             if fences:
                 seen[insn.address] = fences
@@ -106,7 +108,7 @@ class FenceFinder:
                 yield Found(insn, at, how, via, position, paths)
 
     def _between(self, touch: int, at: int) -> bool:
-        """Tell whether a fence behind an opening store stands before its pending test, if there is one."""
+        """Return whether a fence after an unmask or restore precedes its pending test, if it has one."""
         tests = self._tests.get(touch, ())
         if not tests:
             return True
@@ -114,14 +116,14 @@ class FenceFinder:
         def step(insn: Insn) -> Step:
             if insn.address in tests:
                 return Step.HIT
-            # A read of the mask on the way, such as one that decides whether to test, changes nothing.
+            # A read of the mask in between, such as one that decides whether to test, does not matter.
             other = self._group.get(insn.address)
             return Step.END if other is not None and other.insn.access & WRITE else Step.ON
 
         return forward(self._flow, at, step, _REACH_INSNS).paths is not Paths.NONE
 
     def _executed(self, insn: Insn) -> tuple[Insn, ...] | None:
-        """Return the fences that an instruction executes, None where a fence beyond it is another's."""
+        """Return the fences that an instruction executes; None if fences past it belong to other code."""
         code = self._code
         if insn.flow is Flow.CALL or (
             insn.flow is Flow.JUMP and code.window(insn.address) != code.window(insn.target)
@@ -131,12 +133,12 @@ class FenceFinder:
             return None
         access = self._flow.accesses.get(insn.address)
         if access is not None and not self._leads_on(access):
-            # Work on other memory: a fence behind it orders that.
+            # An access to other memory: a fence after it orders that access.
             return None
         return (insn,) if fence_of(insn) else ()
 
     def _leads_on(self, access: Access) -> bool:
-        """Tell whether a read only finds the way to vcpu_info (again)."""
+        """Return whether a read only loads a pointer that leads to vcpu_info."""
         if access.insn.access & WRITE:
             return False
         pointer = loaded(access.place)

@@ -1,9 +1,9 @@
 """Find all sites of an image: every touch of the upcall mask, the pending byte and the selector.
 
-The image's bytes are searched for what may name vcpu_info; the functions found
-are followed value by value; pointers that they pass on are followed into the
-functions called; what goes through a vcpu_info pointer is a touch; what stands
-around it gives fences, hazards and the verdict.
+The image's bytes are searched for what may refer to vcpu_info; the values in the
+functions found are tracked; pointers that they pass on are followed into their
+callees; an access through a vcpu_info pointer is a touch; the code around it gives
+the fences, the hazards and the verdict.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from xtrace.symbols.x86.decode import RSP, Flow, Insn
 _NOWHERE = Ways((), Paths.NONE)
 _ARGUMENT_REGISTERS = (7, 6, 2, 1, 8, 9, 0)
 _STACK_ARGUMENTS = 6
-#: Functions that a pointer is followed into, in all; and how many ways into one.
+#: Into how many functions pointers are followed in all, and with how many argument sets into each.
 _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
-#: What is left for judging what was found in an image that asks for too much.
+#: Steps for judging what was found, if the image used up its budget.
 _RESERVE_STEPS = 200_000
 _TOO_MUCH = "its code takes more steps to follow than any real kernel's: only part of it was followed"
-#: These take any pointer and mean nothing by what they write.
+#: Prefixes of functions that take any pointer: what they write says nothing about its type.
 _COPIES = ("mem", "bcopy", "bzero", "copy", "str", "kcopy", "ovbcopy", "__mem", "explicit_")
 
-#: What a function does that was entered in a certain state.
+#: Vcpu_info pointers on entry to a function, by register (or, from 16 on, stack slot).
 _Bindings = tuple[tuple[int, Value], ...]
 
 
@@ -62,8 +62,8 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
     """Return the sites of a kernel.
 
     Args:
-        image: as from open_image().
-        lines: look up source files and lines, where there is DWARF.
+        image: from open_image().
+        lines: look up source files and lines, if there is DWARF.
 
     Raises:
         ImageError: the image has no code.
@@ -107,7 +107,7 @@ def _judged(
     found: dict[int, Touch],
     places: Mapping[int, SourceLocation],
 ) -> Iterator[Site]:
-    """Yield the touches with what stands around them."""
+    """Yield the touches as sites, judged by the code around them."""
     groups = list(_groups(found))
     takers = {
         code.window(touch.address)[0]: touch.insn
@@ -143,7 +143,7 @@ def _fences(
     takers: Mapping[int, Insn],
     handlers_locked: bool,
 ) -> tuple[Fence, ...]:
-    """Return a touch's fences with their verdicts; a pending clear's is the locked access behind it."""
+    """Return a touch's fences with their verdicts; for a pending clear also the locked accesses after it."""
     if touch.kind is Kind.DEBUG_READ:
         return ()
     known = {item.at for item in near}
@@ -161,7 +161,7 @@ def _fences(
 
 
 def _candidates(code: Code, layout: Layout) -> list[int]:
-    """Return where the code begins that is worth following."""
+    """Return the entries of the code that is worth analysing."""
     named: set[int] = set()
     loading: set[int] = set()
     for section in code.sections:
@@ -178,7 +178,7 @@ def _candidates(code: Code, layout: Layout) -> list[int]:
 
 
 def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
-    """Add the flows of the functions that may touch vcpu_info, entered in each way that matters."""
+    """Add the flows of the functions that may touch vcpu_info, once per set of vcpu_info arguments."""
     if not layout:
         return
     flows.extend(code.flow(entry) for entry in _candidates(code, layout))
@@ -200,7 +200,7 @@ def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
 
 
 def _passed(code: Code, layout: Layout, flow: FunctionFlow) -> Iterator[tuple[int, _Bindings]]:
-    """Yield the functions that get a vcpu_info pointer from this one, with where they get it."""
+    """Yield the functions to which this one passes a vcpu_info pointer, and in which arguments."""
     for call in flow.calls.values():
         if call.target < 0 or code.section(call.target) is None:
             continue
@@ -220,7 +220,7 @@ def _arguments(call: Call, layout: Layout) -> Iterator[tuple[int, Value]]:
             yield register, value
     pointer = state.registers[RSP]
     if layout.bits == 32 and pointer.root == STACK:
-        # A call pushes the return address below; a jump leaves the caller's.
+        # A call pushes a return address below the arguments; a jump leaves the caller's there.
         for number in range(_STACK_ARGUMENTS):
             slot = state.slots.get(pointer.offset + 4 * number)
             value = _as_argument(slot, layout) if slot is not None else None
@@ -246,7 +246,7 @@ def _bound_state(bindings: _Bindings) -> State:
 
 
 def _touches(flows: Iterable[FunctionFlow], layout: Layout, code: Code) -> dict[int, Touch]:
-    """Return the touches by address; where flows disagree, the one that knows more stands."""
+    """Return the touches by address; if flows disagree, that of the flow that knows more."""
     found: dict[int, Touch] = {}
     for flow in flows:
         for touch in touches(flow, layout, code):
@@ -261,9 +261,9 @@ def _certainty(touch: Touch) -> tuple[bool, int]:
 
 
 def _groups(found: dict[int, Touch]) -> Iterator[dict[int, Touch]]:
-    """Yield the touches of each flow, in address order, its own first.
+    """Yield the touches of each flow by address, its own first.
 
-    What other flows found in the same code counts as touched here, too.
+    Touches that other flows found in the same code are included.
     """
     own: dict[int, dict[int, Touch]] = {}
     for address in sorted(found):
@@ -347,7 +347,7 @@ def _named(code: Code, address: int) -> tuple[str, int, tuple[str, ...], str]:
 
 
 def _forced(code: Code, flows: Iterable[FunctionFlow]) -> dict[int, FunctionFlow]:
-    """Return the hypercalls that force the callback: in the functions followed and in those they call."""
+    """Return the hypercalls that force the callback, in the given flows and in functions they call."""
     found: dict[int, FunctionFlow] = {}
     seen: set[int] = set()
     todo = list(flows)

@@ -1,8 +1,8 @@
-"""Learn by which ways a kernel reaches vcpu_info: from its names, its DWARF, or its unmistakable sites.
+"""Learn how a kernel reaches vcpu_info: from its symbols, its DWARF, or its unmistakable sites.
 
-An unmistakable site clears the byte at offset 1 of a structure and then reads
-the byte at offset 0 of the same one: that is an unmask with its pending test, and
-whatever pointer it goes through is a way to vcpu_info.
+An unmistakable site clears the byte at offset 1 of a structure and then reads the
+byte at offset 0 of the same structure: that is an unmask with its pending test, so
+the pointer that it uses points to vcpu_info.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xtrace.symbols.sites.surroundings import callbacks
 from xtrace.symbols.sites.vcpu_info import MASK, PENDING, VCPU_INFO_BYTES, Layout
 from xtrace.symbols.x86.decode import READ, WRITE, Insn
 
-#: Names that guests give to what we look for.
+#: Symbols of guests for a per-CPU vcpu_info and a pointer to it.
 _AREAS = ("xen_vcpu_info",)
 _POINTERS = ("xen_vcpu",)
 #: HYPERVISOR_shared_info, xen_shared_info, grub_xen_shared_info, hyp_shared_info...
@@ -38,17 +38,17 @@ _MOST_FUNCTIONS = 3000
 _ENOUGH_FUNCTIONS = 400
 _NEAR_INSNS = 12
 _LEAST_WITNESSES = 2
-#: Of a way's accesses at most this share may be such as vcpu_info has none.
+#: At most this share of a way's accesses may be of a kind that vcpu_info never gets.
 _DOUBT = 0.25
 _PAGE_BYTES = 4096
-#: Relocatable images give symbols that are not theirs, whatever they are, this much room.
+#: Room that a relocatable image reserves for each symbol defined elsewhere, whatever its type.
 _LARGEST_POINTER_BYTES = 16
 _SHARED_BYTES = 32 * VCPU_INFO_BYTES
 
 
 @dataclass(slots=True)
 class _Evidence:
-    """Functions that speak for a way, since only vcpu_info explains them, and accesses that do not fit."""
+    """Evidence for a way to vcpu_info: functions that only it explains, and accesses that do not fit."""
 
     unmasks: set[int] = field(default_factory=set)
     handlers: set[int] = field(default_factory=set)
@@ -68,7 +68,7 @@ _Way = tuple[str, int]
 
 
 def learned_layout(code: Code) -> Layout:
-    """Return how the kernel reaches vcpu_info, with how that is known."""
+    """Return how the kernel reaches vcpu_info, and how that is known."""
     layout = _named(code)
     if layout.areas:
         return layout
@@ -111,16 +111,16 @@ def _named(code: Code) -> Layout:
 
 
 def _is_page(name: str, address: int, size: int) -> bool:
-    """Tell shared_info itself from a pointer to it, which all guests call so."""
+    """Return whether a symbol is shared_info itself, not a pointer to it: guests use the same names."""
     if size:
         return size > _LARGEST_POINTER_BYTES
     return address % _PAGE_BYTES == 0 and name != "HYPERVISOR_shared_info"
 
 
 def _with_evidence(code: Code, layout: Layout) -> Layout:
-    """Return the layout with the ways that unmistakable sites show."""
+    """Return the layout with the ways that unmistakable sites show added."""
     evidence: dict[_Way, _Evidence] = defaultdict(_Evidence)
-    # A third of the budget: what was learned by then must do, and the sites are still to be found.
+    # Learning may use a third of the budget: the rest is for finding the sites.
     kept_back = code.budget.left * 2 // 3
     code.budget.left -= kept_back
     with suppress(ExhaustedError):
@@ -150,7 +150,7 @@ def _with_evidence(code: Code, layout: Layout) -> Layout:
 def _gather(code: Code, evidence: dict[_Way, _Evidence]) -> None:
     for number, entry in enumerate(_witnesses(code)):
         if number % _ENOUGH_FUNCTIONS == _ENOUGH_FUNCTIONS - 1 and any(map(_convincing, evidence.values())):
-            return  # a kernel that shows its way so often shows it in what is left, too
+            return  # enough evidence: the remaining functions would only add to it
         for place in code.entries(entry):
             if not may_witness(code.graph(place)[0]):
                 continue
@@ -179,7 +179,7 @@ def _witnesses(code: Code) -> list[int]:
 
 
 def _way(place: Value) -> _Way | None:
-    """Return by which way a place is reached: the last step, and what kind it is."""
+    """Return the way by which a place is reached: its kind and its last step."""
     path = place.path
     if place.root == CONSTANT and not path and not place.indexed:
         return "page", place.offset & ~(_PAGE_BYTES - 1)
@@ -227,14 +227,14 @@ def _weigh(evidence: _Evidence, access: Access, flow: FunctionFlow, code: Code) 
 
 
 def _strange(offset: int, size: int, locked: bool, selector: int) -> bool:
-    """Tell an access that nothing does to vcpu_info."""
+    """Return whether an access is one that vcpu_info never gets."""
     if not 0 <= offset < VCPU_INFO_BYTES or MASK < offset < selector:
         return True
     return offset < selector and size != 1 and not locked
 
 
 def _tests_behind(access: Access, flow: FunctionFlow) -> tuple[int, ...]:
-    """Return where the byte before the one that was cleared is read next, through an equal pointer."""
+    """Return where the byte before the cleared one is read next, through an equal pointer."""
     pending = access.place._replace(offset=access.place.offset - MASK + PENDING)
 
     def step(insn: Insn) -> Step:
@@ -247,6 +247,6 @@ def _tests_behind(access: Access, flow: FunctionFlow) -> tuple[int, ...]:
 
 
 def _convincing(evidence: _Evidence) -> bool:
-    # What calls xen_version then can be nothing else.
+    # An unmask that then calls xen_version can be nothing else: it counts twice.
     witnesses = len(evidence.unmasks | evidence.taken) + len(evidence.forced)
     return witnesses >= _LEAST_WITNESSES and evidence.strange <= _DOUBT * evidence.total

@@ -1,7 +1,7 @@
-"""What a site is: the words that the finder, the verdict and the commands share.
+"""What a site is: the types that the finder, the verdict and the commands share.
 
-The kinds and the rule behind the verdicts follow the contract of Xen's public
-header xen/include/public/xen.h (struct vcpu_info) on x86-TSO.
+The kinds, and the rule for the verdicts, follow Xen's public header
+xen/include/public/xen.h (struct vcpu_info) on x86-TSO.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Kind(StrEnum):
     """What an instruction does to ``vcpu_info``'s event fields."""
 
     MASK = "mask"  # evtchn_upcall_mask := 1
-    SAVE = "save"  # the mask is read and kept
-    RESTORE = "restore"  # evtchn_upcall_mask := a kept value
+    SAVE = "save"  # the mask is read and saved
+    RESTORE = "restore"  # evtchn_upcall_mask := a saved value
     UNMASK = "unmask"  # evtchn_upcall_mask := 0
     MASK_TEST = "mask test"
     PENDING_TEST = "pending test"
@@ -29,11 +29,11 @@ class Kind(StrEnum):
     SELECTOR_TAKE = "selector take"
     SELECTOR_SET = "selector set"
     FORCE_CALLBACK = "force callback"
-    DEBUG_READ = "debug read"  # read to be printed: no site of the question
+    DEBUG_READ = "debug read"  # read only to be printed: left out of counts and comparisons
 
 
 class How(StrEnum):
-    """Where a fence's instruction stands as seen from the site."""
+    """Where a fence instruction is, relative to the site."""
 
     INLINE = "inline"
     CALLEE = "callee"
@@ -41,7 +41,7 @@ class How(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the binary alone says of a fence, or of a site by its fences."""
+    """What the binary alone shows about a fence, or about a site from its fences."""
 
     NO_FENCE = "no fence"
     REMOVABLE = "removable"
@@ -50,12 +50,12 @@ class Verdict(StrEnum):
 
 
 class Cpu(StrEnum):
-    """Whose vcpu_info the pointer is."""
+    """Whose vcpu_info the pointer refers to."""
 
     RUNNING = "running CPU"  # one instruction through the per-CPU segment: always the running CPU's
-    LOADED = "running CPU when loaded"  # the per-CPU segment gave the pointer before
+    LOADED = "running CPU when loaded"  # the pointer was loaded from the per-CPU segment earlier
     GUARDED = "running CPU, preemption off"
-    OTHER = "any CPU"  # an array, a list or an argument named the CPU
+    OTHER = "any CPU"  # an array, a list or an argument selects the CPU
     UNKNOWN = "unknown"
 
 
@@ -65,10 +65,10 @@ class Fence:
 
     Attributes:
         mnemonic: ``lfence``, ``mfence``, ``sfence``, ``lock add``, ``xchg``, ``cpuid``...
-        address: of the fence instruction itself, in the callee where it stands there.
-        via: the callee's symbol; "" where inline.
-        position: ``before`` or ``after`` the access, ``access`` where the access itself is locked.
-        paths: on which ways from (or to) the access it executes.
+        address: of the fence instruction itself, which may be in a callee.
+        via: the callee's symbol; "" if inline.
+        position: ``before`` or ``after`` the access; ``access`` if the access itself is locked.
+        paths: on which paths from (or to) the access it executes.
     """
 
     mnemonic: str
@@ -83,12 +83,12 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Hazard:
-    """Something at a site that no fence mends.
+    """A problem at a site that no fence fixes.
 
     Attributes:
         name: ``wide-store``, ``test-before-store``, ``no-pending-test``, ``unlocked-handler``,
             ``unstable-pointer`` or ``unbalanced``.
-        reason: one sentence with the addresses it rests on.
+        reason: one sentence, with the addresses that support it.
     """
 
     name: str
@@ -100,18 +100,18 @@ class Site:
     """One instruction that touches the upcall mask, the pending byte or the selector.
 
     Attributes:
-        address: of the instruction.  symbol, offset: its place ("" and 0 without symbols).
-        aliases: other names of the same symbol address.
+        address: of the instruction.  symbol, offset: where that is ("" and 0 without symbols).
+        aliases: other symbols at the same address as ``symbol``.
         text: the instruction in AT&T syntax.
         origin: where the vcpu_info pointer comes from, in words.
         width_bytes: of the access.
         pending_tests: addresses of the pending tests that follow a restore or unmask.
         pending_paths: on which paths from the store such a test follows.
         callbacks: addresses of the force callbacks (calls) that such a test guards.
-        exit: what covers an unmask without a test, such as the iret that it reaches; "" if not seen.
-        place: source file, line and inline chain, where there is DWARF for it.
-        patched: the table that lets the kernel change these bytes at run time; "" if none.
-        masked: [start, end) address ranges that run with the mask set by this site, for mask sites.
+        exit: what makes up for a missing pending test, such as an iret that follows; "" if none was found.
+        place: source file, line and inline chain, if DWARF has them.
+        patched: the table by which the kernel may patch these bytes at run time; "" if none.
+        masked: for mask sites, [start, end) address ranges that run with the mask set by this site.
     """
 
     address: int
@@ -139,10 +139,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class SiteTable:
-    """All sites of an image, in address order, with how they were found.
+    """All sites of an image in address order, and how they were found.
 
     Attributes:
-        layout: how the fields were told (offset, source), in words, for the report's head.
+        layout: how the kernel reaches vcpu_info (offset, source), one line each, for the report's head.
         damage: what could not be read, one line each.
     """
 
@@ -155,7 +155,7 @@ class SiteTable:
 
 
 def where(site: Site) -> str:
-    """Return a site's symbol and offset, or its section where there is no symbol, safe to print."""
+    """Return a site's symbol and offset, or its section if there is no symbol, safe to print."""
     if not site.symbol:
         return shown(site.section)
     return shown(f"{site.symbol}+{site.offset:#x}" if site.offset else site.symbol, 4096)

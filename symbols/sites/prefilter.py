@@ -1,9 +1,9 @@
-"""Tell cheaply whether a function may touch vcpu_info through a field: which functions to follow at all.
+"""Decide cheaply whether a function may touch vcpu_info through a field, and is worth analysing.
 
-A field's offset is a common number.  So before values are followed, only the
-pointers loaded from such a field are: a function stays in if a byte at offset 0
-or 1 behind one is accessed, or a locked instruction goes through one, or one is
-passed on by a function that looks at the CPU's own structure.
+A field's offset is a common number.  So before all values are tracked, only the
+pointers loaded from such a field are.  A function is kept if it accesses a byte at
+offset 0 or 1 from one, or uses one in a locked instruction or an xchg, or passes
+one on and also accesses the per-CPU segment.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from xtrace.symbols.sites.vcpu_info import MASK, VCPU_INFO_BYTES, Layout
 from xtrace.symbols.x86.decode import READ, RSP, WRITE, Flow, Insn
 
 _ARGUMENTS = (7, 6, 2, 1, 8, 9, 0)
-#: In a set of registers, the bit for "somewhere in memory".
+#: The bit for "somewhere in memory" in a set of registers.
 _SPILLED = 1 << 16
 _SCRATCH = ~(1 << 0 | 1 << 2)
 
 
 def may_touch(insns: Mapping[int, Insn], successors: Mapping[int, tuple[int, ...]], layout: Layout) -> bool:
-    """Tell whether a function may touch vcpu_info through one of the layout's fields."""
+    """Return whether a function may touch vcpu_info through one of the layout's fields."""
     looks_at_cpu = any(insn.memory is not None and insn.memory.per_cpu for insn in insns.values())
     seeds = [address for address, insn in insns.items() if _loads_field(insn, layout)]
     held: dict[int, int] = {}
@@ -42,7 +42,7 @@ def may_touch(insns: Mapping[int, Insn], successors: Mapping[int, tuple[int, ...
 
 
 def mentions(insns: Mapping[int, Insn], layout: Layout) -> bool:
-    """Tell whether a function names an address that the layout knows, in a displacement or an immediate."""
+    """Return whether a displacement or an immediate of a function is an address of the layout."""
     mask = (1 << layout.bits) - 1
     for insn in insns.values():
         memory = insn.memory
@@ -57,7 +57,7 @@ def mentions(insns: Mapping[int, Insn], layout: Layout) -> bool:
 
 
 def may_witness(insns: Mapping[int, Insn]) -> bool:
-    """Tell whether a function clears a byte that may be a mask, or exchanges what may be a selector."""
+    """Return whether a function writes a byte that may be a mask, or has an xchg with memory."""
     for insn in insns.values():
         memory = insn.memory
         if memory is None or not insn.access & WRITE:
@@ -96,7 +96,7 @@ def _passes(insn: Insn, registers: int, successors: Mapping[int, tuple[int, ...]
 
 
 def _after(insn: Insn, registers: int, layout: Layout) -> int:
-    """Return which registers hold such a pointer (or a part of one) behind an instruction."""
+    """Return which registers hold such a pointer (or a part of one) after an instruction."""
     if insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
         return registers & _SCRATCH
     gained = 0

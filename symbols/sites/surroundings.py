@@ -1,4 +1,4 @@
-"""What follows a touch: the pending test, the callback, the exit, the locked access, the unmask."""
+"""Examine the code around a touch: pending test, callback, exit, locked access, unmask, preemption."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.x86.decode import RAX, RBX, RDI, READ, WRITE, Flow, Insn
 from xtrace.symbols.xen_abi import SCHEDOP_BLOCK, Hypercall
 
-#: How far a pending test, a locked access or a return may lie.
+#: How many instructions a walk may take from the touch.
 _TEST_INSNS = 60
 _EXIT_INSNS = 160
 _RANGE_INSNS = 4000
 _ANSWER_INSNS = 12
-#: These order loads alone, or stores alone.
+#: These order only loads, or only stores.
 _HALF_FENCES = ("lfence", "sfence")
 _FLAG_INSNS = 6
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
@@ -31,9 +31,9 @@ Touches = Mapping[int, Touch]
 
 
 def pending_test(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
-    """Return the pending tests that follow a restore or unmask, and on which ways.
+    """Return the pending tests that follow a restore or unmask, and on which paths.
 
-    A way on which the mask was not opened (the value restored was not 0) owes no test.
+    A path on which the mask stays set (the restored value was not 0) needs no test.
     """
 
     def step(insn: Insn) -> Step:
@@ -75,7 +75,7 @@ def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
 
 
 class _Condition(NamedTuple):
-    """What set the flags that a stored value was made of: its place, what it compared, or its result."""
+    """The instruction whose flags became a stored value: its address, and what it compared or its result."""
 
     address: int
     values: tuple[Value, ...]
@@ -83,7 +83,7 @@ class _Condition(NamedTuple):
 
 
 def _condition(flow: FunctionFlow, stored: Value) -> _Condition | None:
-    """Return what decided a stored value that is a comparison's outcome (setcc), None for other values."""
+    """Return what set the flags for a stored value that comes from setcc, None for other values."""
     root = stored.root
     if not isinstance(root, tuple) or root[0] != "new" or not isinstance(root[1], int):
         return None
@@ -120,7 +120,7 @@ def _branch_after(flow: FunctionFlow, address: int) -> int | None:
 
 
 def opened_only_if_zero(flow: FunctionFlow, touch: Touch) -> bool:
-    """Tell whether a restore stands on the side of a branch where its value is not 0."""
+    """Return whether a restore is on the side of a branch where its value is not 0."""
     if touch.stored is None:
         return False
     for address, values in flow.values.items():
@@ -147,7 +147,7 @@ def _straight(flow: FunctionFlow, start: int, goal: int) -> bool:
 
 
 def tested_before(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[int, ...]:
-    """Return the pending tests that come before a store with nothing opened or masked between."""
+    """Return the pending tests that precede a store with no mask or unmask in between."""
 
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
@@ -161,10 +161,10 @@ def tested_before(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[i
 def locked_access(
     code: Code, flow: FunctionFlow, touch: Touch, touches: Touches, takers: Mapping[int, Insn]
 ) -> tuple[Ways, tuple[int, ...]]:
-    """Return the locked accesses behind a pending clear, and the selector uses that come before one.
+    """Return the locked accesses after a pending clear, and the selector uses that precede one.
 
     Args:
-        takers: functions that take a selector, which their caller points to, with the locked instruction.
+        takers: by entry, functions that take the selector with a locked instruction, and that instruction.
     """
     unlocked: list[int] = []
 
@@ -182,7 +182,7 @@ def locked_access(
 
 
 def executed(code: Code, insn: Insn, takers: Mapping[int, Insn]) -> tuple[Insn, ...]:
-    """Return the fences that an instruction executes, in a callee too."""
+    """Return the fences that an instruction executes, itself or in its callee."""
     if insn.flow is Flow.CALL:
         taker = takers.get(insn.target)
         return (taker,) if taker is not None else code.leaf_fences(insn.target) or ()
@@ -190,7 +190,7 @@ def executed(code: Code, insn: Insn, takers: Mapping[int, Insn]) -> tuple[Insn, 
 
 
 def callbacks(code: Code, flow: FunctionFlow, tests: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the calls behind pending tests that force the callback."""
+    """Return the calls after pending tests that force the callback."""
     found: set[int] = set()
     for test in tests:
 
@@ -204,7 +204,7 @@ def callbacks(code: Code, flow: FunctionFlow, tests: tuple[int, ...]) -> tuple[i
 
 
 def forces(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
-    """Tell whether a call or jump forces the callback, itself or through a small function."""
+    """Return whether a call or jump forces the callback, directly or through a small function."""
     call = flow.calls.get(insn.address)
     if call is None or call.target < 0:
         return False
@@ -215,13 +215,13 @@ def forces(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
 
 
 def _answer_used(flow: FunctionFlow, call: Call) -> bool:
-    """Tell whether something looks at a hypercall's result: that tells a question for Xen's version."""
+    """Return whether a hypercall's result is used: then the call asks for Xen's version, not a callback."""
 
     def step(insn: Insn) -> Step:
         memory = insn.memory
         sources = insn.operands[1:] if insn.mnemonic in _PLAIN_MOVES else insn.operands
         if insn.mnemonic == "mov" and insn.address not in flow.accesses and memory is not None:
-            return Step.END  # kept in a slot that nothing reads, as without optimisation
+            return Step.END  # saved to a slot that nothing reads, as unoptimised code does
         if insn.mnemonic == "xor" and len({item.register for item in insn.operands}) == 1:
             return Step.END
         if any(item.register == RAX for item in sources) or (memory is not None and memory.base == RAX):
@@ -250,7 +250,7 @@ def _forces_inside(code: Code, target: int, depth: int) -> bool:
 
 
 def exit_behind(code: Code, flow: FunctionFlow, touch: Touch) -> str:
-    """Return what covers an unmask without a test: the iret or the block hypercall that it runs into."""
+    """Return what makes up for an unmask without a test: an iret or a block hypercall that follows it."""
     for call in flow.calls.values():
         number = code.hypercall_of(call)
         if (
@@ -281,7 +281,7 @@ def exit_behind(code: Code, flow: FunctionFlow, touch: Touch) -> str:
 
 
 def masked_ranges(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[tuple[int, int], ...]:
-    """Return the [start, end) addresses of the function that run between a mask and what opens it again."""
+    """Return the function's [start, end) address ranges that run between a mask and the next unmask."""
     inside: set[int] = set()
 
     def step(insn: Insn) -> Step:
@@ -301,7 +301,7 @@ def masked_ranges(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[t
 
 
 def reopened(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
-    """Return the unmasks and restores that a mask leads to, and on which of the ways to a return."""
+    """Return the unmasks and restores that follow a mask, and on which of the paths to a return."""
 
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
@@ -313,7 +313,7 @@ def reopened(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
 
 
 def preemption_off(code: Code, flow: FunctionFlow, touch: Touch) -> bool:
-    """Tell whether something before the touch keeps the thread on its CPU."""
+    """Return whether preemption is disabled on every path to the touch."""
 
     def step(insn: Insn) -> Step:
         if insn.flow is Flow.CALL:

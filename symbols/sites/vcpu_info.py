@@ -1,8 +1,8 @@
-"""Where a guest keeps vcpu_info, and which field an address of its code names.
+"""Where a guest keeps vcpu_info, and which field of it an address refers to.
 
-Guests reach vcpu_info in few ways: an area or a pointer in the per-CPU segment
+Guests reach vcpu_info in a few ways: an area or a pointer in the per-CPU segment
 (Linux, and assembly in NetBSD), a pointer in a CPU structure (NetBSD, illumos),
-or shared_info, which holds 64 bytes for each of its vCPUs (Mini-OS, Unikraft,
+or shared_info, which has 64 bytes per vCPU (Mini-OS, Unikraft,
 GRUB, XenLinux).  Layout of vcpu_info: xen/include/public/xen.h.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from xtrace.symbols.flow.values import CONSTANT, CPU, Root, Value
 from xtrace.symbols.sites.model import Cpu
 
-#: struct vcpu_info, the same on i386 and x86-64 but for the selector.
+#: struct vcpu_info: the same on i386 and x86-64 except for the selector.
 PENDING, MASK = 0, 1
 VCPU_INFO_BYTES = 64
-#: XEN_LEGACY_MAX_VCPUS: shared_info holds so many.
+#: The part of shared_info with the vcpu_infos of XEN_LEGACY_MAX_VCPUS vCPUs.
 _SHARED_BYTES = 32 * VCPU_INFO_BYTES
-#: The root of a pointer that a caller passes: (ARGUMENT, origin, cpu).
+#: Marks the root of a pointer that a caller passes: (ARGUMENT, origin, cpu).
 ARGUMENT = "vcpu_info"
 
 
@@ -27,7 +27,7 @@ class Spot:
     """A place inside some vcpu_info.
 
     Attributes:
-        offset: from its beginning.
+        offset: from its start.
         origin: how the pointer was reached, in words.
     """
 
@@ -37,23 +37,23 @@ class Spot:
 
     @property
     def by_field(self) -> bool:
-        """Tell whether only a field's offset says so: other structures may have a field there, too."""
+        """Return whether only a field's offset identifies it: other structures may have a field there too."""
         return self.cpu is Cpu.OTHER and self.origin.startswith("CPU structure")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The ways by which one kernel reaches vcpu_info.
+    """How one kernel reaches vcpu_info.
 
     Attributes:
         pointers: per-CPU offsets (or link addresses) of a pointer to vcpu_info.
         areas: per-CPU offsets (or link addresses) of a vcpu_info.
-        fields: offsets of the pointer in the CPU structure.
-        bases: per-CPU offsets of the pointer to the CPU structure itself; empty where not known.
+        fields: offsets of the pointer to vcpu_info in the CPU structure.
+        bases: per-CPU offsets of the pointer to the CPU structure itself; empty if not known.
         shared_pointers: addresses of pointers to shared_info.
         shared_pages: addresses of shared_info itself.
-        struct: the CPU structure's tag, where DWARF told the field.
-        how: what is known, and from what, a line each.
+        struct: the CPU structure's tag, if the field comes from DWARF.
+        how: what is known and its source, one line each.
     """
 
     bits: int
@@ -80,7 +80,7 @@ class Layout:
         return bool(self.pointers or self.areas or self.fields or self.shared_pointers or self.shared_pages)
 
     def names(self, address: int) -> bool:
-        """Tell whether a number is (inside) something that the layout knows by its address."""
+        """Return whether an address is a known pointer, or inside a known vcpu_info or shared_info."""
         return (
             address in self.pointers
             or address in self.shared_pointers
@@ -89,10 +89,10 @@ class Layout:
         )
 
     def spot(self, place: Value, direct: bool) -> Spot | None:
-        """Return the field of vcpu_info that an address is, None where it is none.
+        """Return which place in vcpu_info an address is, None if it is not in one.
 
         Args:
-            direct: the instruction itself names the per-CPU segment.
+            direct: the instruction itself uses the per-CPU segment.
         """
         root, path, offset = place.root, place.path, place.offset
         if isinstance(root, tuple) and root[0] == ARGUMENT and not path:
@@ -107,7 +107,7 @@ class Layout:
         if not before and root == CONSTANT and last in self.shared_pointers and 0 <= offset < _SHARED_BYTES:
             return _shared(offset, place.indexed)
         if len(path) == 1 and (root == CPU or _element(root)):
-            # An offset to this (or another) CPU's area, read from memory, plus the area's link address.
+            # The offset of this (or another) CPU's area, read from memory, plus the area's link address.
             cpu = Cpu.LOADED if root == CPU else Cpu.OTHER
             return self._area(offset, cpu)
         return None
@@ -129,7 +129,7 @@ class Layout:
         return None
 
     def _pointed(self, root: Root, before: tuple[int, ...], last: int) -> tuple[str, Cpu] | None:
-        """Return how a pointer loaded from ``last`` of what ``root`` and ``before`` reach is vcpu_info's."""
+        """Return the origin and CPU of a vcpu_info pointer loaded from offset ``last``, None for others."""
         if root == CPU and not before and last in self.pointers:
             return f"per-CPU pointer at {last:#x}", Cpu.LOADED
         if last in self.fields:

@@ -1,4 +1,4 @@
-"""Say of each fence whether it is needed, and of each site what no fence mends.
+"""Decide for each fence whether it is needed, and find the problems of a site that no fence fixes.
 
 The rule (x86-TSO and xen/include/public/xen.h): only the CPU that hosts the vCPU
 reads the mask, so a fence at a mask, restore or unmask is removable if the store
@@ -24,11 +24,11 @@ class Surroundings:
     """What the code around a touch shows.
 
     Attributes:
-        tests: the pending tests behind it.  tested_before: those before it.
+        tests: the pending tests after it.  tested_before: those before it.
         owes_test: it may open the mask, and nothing shows that it does not.
-        exit: what covers an unmask without a test.
-        reopened: what a mask leads to.
-        locked: locked accesses behind a pending clear.  unlocked: selector uses that come first.
+        exit: what makes up for an unmask without a test; "" if nothing does.
+        reopened: the unmasks and restores that follow a mask.
+        locked: locked accesses after a pending clear.  unlocked: selector uses that precede one.
         guarded: preemption is off.
     """
 
@@ -148,7 +148,7 @@ def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bo
 
 
 def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:
-    """Return what a site's fences come to."""
+    """Return a site's verdict and reason: its fences', where undecided outranks removable outranks keep."""
     if not fences:
         return Verdict.NO_FENCE, "no fence executes here"
     for verdict in (Verdict.UNDECIDED, Verdict.REMOVABLE, Verdict.KEEP):
