@@ -40,10 +40,10 @@ from xtrace.symbols.proof.protocols import (
     program,
 )
 
-#: More states mean a program that this model was not made for, or an error in the model.  The largest
-#: scenario has 124,824 states and at most 7 stores in one buffer; those of `xtrace sites --explain` have
-#: at most 3,505.  A state takes about 320 bytes, and 8 more per buffered store: searches that
-#: reached both limits took at most 170 MB.
+#: More states mean a program that this model was not made for, or an error in the model.  Over all
+#: scenarios, the most states are 124,824 and the most stores in one buffer 8; scenarios of `xtrace sites
+#: --explain` have at most 3,505 states.  A state takes about 320 bytes, and 8 more per buffered store:
+#: searches that reached both limits took at most 170 MB.
 _STATES_LIMIT = 200_000
 _STORES_LIMIT = 32
 IDLE = -1

@@ -1,7 +1,7 @@
-"""Damaged kernel images of every kind, from the file to the sites and the resolver: one clear error, or none.
+"""Damaged kernel images, from the file to the sites and the resolver: each gives one clear error or a result.
 
-XTRACE_FUZZ_IMAGES sets how many cases there are, 300 unless given.  A case that fails names its seed:
-XTRACE_FUZZ_IMAGE_SEED=N runs that one alone.
+XTRACE_FUZZ_IMAGES sets the number of cases, 300 by default.  A failing case prints its seed:
+XTRACE_FUZZ_IMAGE_SEED=N runs only that one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from xtrace.symbols.listing.export import json_object
 
 CASES = int(os.environ.get("XTRACE_FUZZ_IMAGES", "300"))
 ONE_SEED = os.environ.get("XTRACE_FUZZ_IMAGE_SEED")
-#: The loop is cut into so many tests, which the workers of pytest-xdist share.
+#: The loop is split into this many tests, so that pytest-xdist can distribute them.
 PARTS = 8
-#: CPU time, so that a busy machine fails nothing.
+#: CPU time, so that no test fails because the machine is busy.
 MOST_CPU_S = 5.0
 MOST_BYTES = 1 << 30
 
-#: Small guests that between them have every kind of site, both machines, and what beside code is read.
+#: Small guests that together have every kind of site, both machines, and all data that is read.
 GUESTS = (
     ("hazards_amd64.S", Variant()),
     ("netbsd_i386.S", Variant(bits=32)),
@@ -51,7 +51,7 @@ Change = Callable[[random.Random, bytearray, Sequence["Span"]], None]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes of a file that one kind of change is for.
+    """A range of a file, and which changes apply to it.
 
     Attributes:
         role: headers, symbols, names, dwarf, code, notes or data.
@@ -64,7 +64,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """An image to damage, with what lies where in it."""
+    """An image to damage, and the ranges in it."""
 
     name: str
     data: bytes
@@ -72,7 +72,7 @@ class Victim:
 
 
 class TooLongError(BaseException):
-    """A case that used up its CPU time; no ``except`` of the code under test may take it."""
+    """A case used up its CPU time.  Not an Exception, so that the code under test cannot catch it."""
 
 
 # --- what is damaged -------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> list[Victim]:
 
 
 def spans(path: Path) -> Iterator[Span]:
-    """Yield what lies where in an ELF file."""
+    """Yield the ranges of an ELF file."""
     image = open_image(path)
     data = image.data
     wide = image.bits == 64
@@ -100,7 +100,7 @@ def spans(path: Path) -> Iterator[Span]:
         yield Span("headers", segments, size * count)
     yield Span("headers", sections, row * rows)
     for section in image.sections:
-        # .bss has no bytes, and what an object file does not define has no place.
+        # .bss has no bytes in the file, and the section of undefined symbols has no offset.
         if section.size and section.offset and section.kind != 8:
             yield Span(_role(section.name, section.executable), section.offset, section.size)
 
@@ -119,7 +119,7 @@ def _role(name: str, executable: bool) -> str:
 
 
 def some_value(rng: random.Random, size: int) -> bytes:
-    """Return a number that readers do not expect: of a sign, of a size, of an address, or any."""
+    """Return an unexpected number: 0, an extreme of signed or unsigned, a power of 2, or a random one."""
     most = (1 << 8 * size) - 1
     value = rng.choice(
         (0, 1, most, most - 1, most >> 1, (most >> 1) + 1, 1 << rng.randrange(8 * size), rng.randint(0, most))
@@ -128,7 +128,7 @@ def some_value(rng: random.Random, size: int) -> bytes:
 
 
 def change_words(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
-    """Put unexpected numbers into headers, symbols, notes, DWARF or data."""
+    """Overwrite words with unexpected numbers."""
     span = rng.choice(spans)
     for _ in range(rng.choice((1, 1, 2, 4, 30))):
         size = rng.choice((1, 2, 4, 8))
@@ -137,7 +137,7 @@ def change_words(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> 
 
 
 def change_bytes(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
-    """Put any bytes into one place after the other, or over a stretch."""
+    """Overwrite single bytes, or a whole range."""
     span = rng.choice(spans)
     if rng.random() < 0.5:
         for _ in range(rng.choice((1, 4, 40))):
@@ -150,7 +150,7 @@ def change_bytes(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> 
 
 
 def change_code(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
-    """Put jumps to everywhere, endless prefixes, loops, and pieces of other code into the code."""
+    """Overwrite code with random jumps, endless prefixes, loops or other pieces of code."""
     span = rng.choice([span for span in spans if span.role == "code"])
     begin = rng.randrange(span.size)
     size = min(rng.choice((2, 16, 64, 512, 4096)), span.size - begin)
@@ -177,7 +177,7 @@ def change_code(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> N
 
 
 def cut(rng: random.Random, data: bytearray, spans: Sequence[Span]) -> None:
-    """Cut the file short, or something out of it."""
+    """Truncate the file, or remove some bytes."""
     place = rng.choice((rng.randrange(len(data)), rng.choice(spans).offset + rng.randrange(-2, 9)))
     place = max(min(place, len(data) - 1), 0)
     if rng.random() < 0.6:
@@ -207,7 +207,7 @@ CHANGES: tuple[tuple[Change, int, tuple[str, ...]], ...] = (
 
 
 def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
-    """Return a damaged image, and what was done to which."""
+    """Return a description of the damage and the damaged image."""
     victim = rng.choice(victims)
     data = bytearray(victim.data)
     done = []
@@ -219,7 +219,7 @@ def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
         try:
             change(rng, data, fitting)
         except (IndexError, ValueError):
-            continue  # an earlier change cut this place off
+            continue  # an earlier change cut this range off
         done.append(change.__name__)
     name = f"{victim.name}: {', '.join(done)}"
     if rng.random() < 0.1:
@@ -239,7 +239,7 @@ def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
 
 @contextmanager
 def bounded(cpu_s: float = MOST_CPU_S, grown_bytes: int = MOST_BYTES) -> Iterator[None]:
-    """Raise TooLongError when a block takes more CPU time, MemoryError when it takes more memory."""
+    """Raise TooLongError if a block takes more CPU time, MemoryError if it takes more memory."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise TooLongError
@@ -258,7 +258,7 @@ def bounded(cpu_s: float = MOST_CPU_S, grown_bytes: int = MOST_BYTES) -> Iterato
 
 
 def examine(path: Path, rng: random.Random, **beside: Path) -> SiteTable | None:
-    """Do with an image all that a command does; return its sites, None where it cannot be read."""
+    """Do everything that a command does with an image; return its sites, None if it cannot be read."""
     try:
         image = open_image(path, **beside)
         table = find_sites(image, lines=True)
@@ -297,14 +297,14 @@ def test_damaged_images(part: int, victims: list[Victim], tmp_path: Path) -> Non
     for seed in seeds_of(part):
         rng = random.Random(seed)
         name, data = damaged(rng, victims)
-        # A mapped file must not be written to.
+        # Do not write to a file that is still mapped.
         path.unlink(missing_ok=True)
         path.write_bytes(data)
         try:
             with bounded():
                 table = examine(path, rng)
         except (Exception, TooLongError) as error:
-            raise AssertionError(f"XTRACE_FUZZ_IMAGE_SEED={seed} makes it again: {name}") from error
+            raise AssertionError(f"XTRACE_FUZZ_IMAGE_SEED={seed} reproduces this: {name}") from error
         read += table is not None
         failed += table is None
     if ONE_SEED is None and read + failed > 30:
@@ -313,7 +313,7 @@ def test_damaged_images(part: int, victims: list[Victim], tmp_path: Path) -> Non
 
 
 def test_damaged_files_beside_an_image(tmp_path: Path) -> None:
-    """A debug file and a map that are damaged, with an image that is whole."""
+    """Damage the debug file or the map of an intact image."""
     builder = Builder(tmp_path / "guests")
     with_debug = builder.build("netbsd_amd64.S", Variant(carries=Carries.DEBUG_FILE))
     with_map = builder.build("netbsd_amd64.S", Variant(carries=Carries.MAP))
@@ -338,11 +338,11 @@ def test_damaged_files_beside_an_image(tmp_path: Path) -> None:
             with bounded():
                 examine(image, rng, **{option: beside})
         except (Exception, TooLongError) as error:
-            raise AssertionError(f"seed {seed} makes it again: {option}") from error
+            raise AssertionError(f"seed {seed} reproduces this: {option}") from error
 
 
 def in_elf(code: bytes) -> bytes:
-    """Return a 64-bit executable with one segment that holds ``code``, and Xen's note in another."""
+    """Return a 64-bit executable with ``code`` in one segment and a Xen note in another."""
     note = struct.pack("<III4s8s", 4, 8, 6, b"Xen", b"NetBSD")
     base, size, start = 0xFFFF_FFFF_8010_0000, len(code), 64 + 2 * 56
     header = b"\x7fELF\2\1\1" + bytes(9)
@@ -360,7 +360,7 @@ FORCE = b"\x31\xff\xb8\x11\0\0\0\x0f\x05"  # xen_version(0)
 
 
 def storm(rng: random.Random, name: str) -> bytes:
-    """Return 128 KiB of code that is made to be slow to follow."""
+    """Return 128 KiB of code that is designed to be slow to analyse."""
     head = POINTER + MASK + UNMASK + TEST + b"\x74\x09" + FORCE
     size = 1 << 17
     near = (bytes((0x70 + rng.randrange(16), rng.randrange(256))) for _ in range(size))
@@ -392,7 +392,7 @@ def storm(rng: random.Random, name: str) -> bytes:
     "name",
     ["branches", "functions", "far branches", "calls", "sites", "pointers", "stack", "chains", "noise"],
 )
-def test_code_that_is_made_to_be_slow(name: str, tmp_path: Path) -> None:
+def test_code_designed_to_be_slow(name: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     path = tmp_path / "kernel"
     path.write_bytes(in_elf(storm(rng, name)))
@@ -400,7 +400,7 @@ def test_code_that_is_made_to_be_slow(name: str, tmp_path: Path) -> None:
         assert examine(path, rng) is not None
 
 
-def test_a_bomb_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
+def test_decompression_bomb_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, wbits=31)
     first = packer.compress(in_elf(POINTER + MASK + b"\xc3")) + packer.flush()
     packer = zlib.compressobj(9, wbits=31)
@@ -411,8 +411,8 @@ def test_a_bomb_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
         open_image(path)
 
 
-def test_counts_that_no_file_holds(victims: list[Victim], tmp_path: Path) -> None:
-    """Each 16-, 32- and 64-bit field of the ELF header, as large and as small as it goes."""
+def test_extreme_values_in_the_elf_header(victims: list[Victim], tmp_path: Path) -> None:
+    """Every 16-bit word of the ELF header, with 0, 1 and the largest signed and unsigned value."""
     victim = next(one for one in victims if one.name.startswith("page"))
     rng = random.Random(0)
     path = tmp_path / "kernel"
@@ -426,8 +426,8 @@ def test_counts_that_no_file_holds(victims: list[Victim], tmp_path: Path) -> Non
                 examine(path, rng)
 
 
-def test_sections_that_lie_over_one_another(victims: list[Victim], tmp_path: Path) -> None:
-    """Every section is the whole file, all at one address."""
+def test_overlapping_sections(victims: list[Victim], tmp_path: Path) -> None:
+    """Every section covers the whole file, all at one address."""
     rng = random.Random(0)
     for victim in victims:
         path = tmp_path / "kernel"

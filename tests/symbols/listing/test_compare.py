@@ -1,4 +1,4 @@
-"""Sites are the same by symbol, kind and order, wherever they lie."""
+"""Comparison of two site tables: sites match by symbol, kind and order, whatever their addresses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LFENCE = ("lfence", "callee", "x86_lfence")
 
 
 def moved(was: Site, by: int) -> Site:
-    """Return a site somewhere else, as another build has it."""
+    """Return a site at another address, as in another build."""
     return replace(was, address=was.address + by, pending_tests=tuple(a + by for a in was.pending_tests))
 
 
-def test_what_has_only_moved_is_the_same() -> None:
+def test_moved_sites_count_as_the_same() -> None:
     sites = [site("a", 4), site("a", 8, Kind.MASK), site("b", 2, fences=(fence(),)), site("", 0)]
     found = compare(table(*sites), table(*(moved(one, 0x40) for one in sites)))
     assert found.same_count == 4
@@ -29,7 +29,7 @@ def test_what_has_only_moved_is_the_same() -> None:
     assert (found.fences_removed, found.fences_added) == ((), ())
 
 
-def test_a_fence_that_went() -> None:
+def test_removed_fence() -> None:
     old = site("spllower", 0x12, fences=(fence(), fence("mfence", "")))
     new = site("spllower", 0x10, fences=(fence("mfence", ""),))
     found = compare(table(old), table(new))
@@ -40,12 +40,12 @@ def test_a_fence_that_went() -> None:
     assert (found.fences_removed, found.fences_added) == ((LFENCE,), ())
 
 
-def test_a_call_that_became_a_jump_is_the_same_fence() -> None:
+def test_call_that_became_a_jump_is_the_same_fence() -> None:
     old, new = (site(fences=(fence(how=how),)) for how in (How.CALLEE, How.TAIL_JUMP))
     assert compare(table(old), table(new)).same_count == 1
 
 
-def test_fences_are_counted_with_those_of_sites_gone_and_new() -> None:
+def test_fence_counts_include_sites_gone_and_new() -> None:
     old = table(site("gone", fences=(fence(), fence())), site("stays", fences=(fence("mfence", ""),)))
     new = table(site("new", fences=(fence("sfence", ""),)), site("stays", fences=(fence("lock add", ""),)))
     found = compare(old, new)
@@ -66,14 +66,14 @@ def test_fences_are_counted_with_those_of_sites_gone_and_new() -> None:
         ({"hazards": (Hazard("wide-store", "it covers P"),)}, "hazard new: wide-store"),
     ],
 )
-def test_what_else_makes_a_difference(changes: dict[str, Any], said: str) -> None:
+def test_other_differences(changes: dict[str, Any], said: str) -> None:
     new = site(**changes)
     assert compare(table(site()), table(new)).changed[0].differences == (said,)
     (back,) = compare(table(new), table(site())).changed
     assert len(back.differences) == 1
 
 
-def test_kinds_of_one_symbol_are_apart() -> None:
+def test_kinds_of_one_symbol_are_compared_separately() -> None:
     old = table(site("f", 1, Kind.MASK), site("f", 2, Kind.RESTORE), site("f", 3, Kind.DEBUG_READ))
     new = table(site("f", 1, Kind.RESTORE), site("f", 2, Kind.PENDING_TEST))
     found = compare(old, new)
@@ -92,12 +92,12 @@ def test_kinds_of_one_symbol_are_apart() -> None:
         (site("f"), site("f.constprop.0.isra.1")),
     ],
 )
-def test_a_symbol_of_another_name(old: Site, new: Site) -> None:
+def test_symbol_with_another_name_matches(old: Site, new: Site) -> None:
     found = compare(table(old), table(new))
     assert (found.same_count, found.gone, found.added) == (1, (), ())
 
 
-def test_a_name_that_both_have_is_no_alias_of_another() -> None:
+def test_name_in_both_images_is_not_an_alias_of_another() -> None:
     old = table(site("a", aliases=("b",)), site("b", 0x20))
     new = table(site("b", 0x30))
     found = compare(old, new)
@@ -106,7 +106,7 @@ def test_a_name_that_both_have_is_no_alias_of_another() -> None:
 
 
 @pytest.mark.parametrize("removed", range(5))
-def test_one_taken_out_of_many_is_the_one_that_is_gone(removed: int) -> None:
+def test_site_removed_from_many_is_the_one_gone(removed: int) -> None:
     texts = [f"movb $0x0,0x1(%r{register})" for register in (8, 9, 10, 11, 12)]
     old = [site("f", 16 * place, text=text) for place, text in enumerate(texts)]
     new = [moved(one, 0x100) for place, one in enumerate(old) if place != removed]
@@ -115,7 +115,7 @@ def test_one_taken_out_of_many_is_the_one_that_is_gone(removed: int) -> None:
     assert (found.same_count, found.added, found.changed) == (4, (), ())
 
 
-def test_each_site_is_told_of_once_whatever_changed() -> None:
+def test_each_site_is_reported_once_whatever_changed() -> None:
     chance = random.Random(7)
     for _ in range(200):
         old, new = (
@@ -143,8 +143,8 @@ def test_each_site_is_told_of_once_whatever_changed() -> None:
         assert addresses == sorted(addresses)
 
 
-def test_many_sites_without_symbols_take_no_time() -> None:
-    """The alignment is cut off where its time would grow with the product of both."""
+def test_many_sites_without_symbols_are_compared_quickly() -> None:
+    """Long lists are not aligned, because that takes time in the product of their lengths."""
     old = table(*(site("", place, text=str(place % 3)) for place in range(3000)))
     new = table(*(site("", place, text=str(place % 5)) for place in range(2999)))
     found = compare(old, new)
@@ -160,5 +160,5 @@ def test_many_sites_without_symbols_take_no_time() -> None:
         (fence("xchg", "", position="access", address=BASE), "xchg inline"),
     ],
 )
-def test_a_fence_in_words(one: Fence, words: str) -> None:
+def test_fence_words(one: Fence, words: str) -> None:
     assert fence_words(one) == words

@@ -1,4 +1,4 @@
-"""Sites as JSON and CSV: all that is known, under the names that are promised."""
+"""Sites as JSON and CSV: all fields, under their documented names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_a_site_has_the_promised_keys() -> None:
+def test_site_object_has_the_documented_keys() -> None:
     found = as_json(export.site_object(FULL))
     assert {
         "address": BASE + 0x12,
@@ -69,20 +69,20 @@ def test_a_site_has_the_promised_keys() -> None:
     assert [frame["function"] for frame in found["inline"]] == ["unmask", "spllower"]
 
 
-def test_nothing_of_a_site_is_left_out() -> None:
+def test_no_field_of_a_site_is_left_out() -> None:
     names = {field.name for field in fields(Site)} - {"place"} | {"file", "line", "inline"}
     assert set(export.site_object(FULL)) == names
     assert set(export.cells(FULL)) == names == set(export.COLUMNS)
     assert {field.name for field in fields(Fence)} == set(export.site_object(FULL)["fences"][0])
 
 
-def test_a_site_without_a_place_has_the_same_keys() -> None:
+def test_site_without_a_place_has_the_same_keys() -> None:
     found = as_json(export.site_object(site()))
     assert set(found) == set(export.site_object(FULL))
     assert (found["file"], found["line"], found["inline"]) == (None, None, [])
 
 
-def test_the_object_of_an_image() -> None:
+def test_object_of_one_image() -> None:
     other = site("mask", 0, Kind.MASK)
     found = as_json(export.json_object(table(FULL, other, damage=("x: cut",)), [FULL]))
     assert found["schema_version"] == export.SCHEMA_VERSION
@@ -100,7 +100,7 @@ def test_the_object_of_an_image() -> None:
     assert [one["symbol"] for one in found["sites"]] == ["spllower"]
 
 
-def test_the_object_of_two_images() -> None:
+def test_object_of_two_images() -> None:
     gone = site("gone", 0x80, Kind.MASK, fences=(fence(),))
     old, new = table(FULL, gone), table(site("spllower", 0x10), site("added", 0x90))
     found = as_json(export.json_object(new, new.sites, old, compare(old, new)))
@@ -135,7 +135,7 @@ def test_csv_can_be_read_back() -> None:
     assert second["file"] == second["line"] == ""
 
 
-def test_csv_of_two_images_says_what_changed() -> None:
+def test_csv_of_two_images_lists_the_changes() -> None:
     old = table(FULL, site("gone", 4, Kind.MASK))
     new = table(site("spllower", 0x10), site("added", 9, Kind.SAVE))
     stream = io.StringIO(newline="")
@@ -149,7 +149,7 @@ def test_csv_of_two_images_says_what_changed() -> None:
     assert found[2]["differences"].startswith("fence gone: ")
 
 
-def test_what_an_image_names_cannot_reach_the_terminal() -> None:
+def test_control_characters_from_an_image_do_not_reach_the_terminal() -> None:
     nasty = site("a\x1b[2Jb\nc", text="mov\x07", aliases=("\x9b31m",))
     stream = io.StringIO(newline="")
     export.write_csv(stream, [nasty])
@@ -179,7 +179,7 @@ def test_no_sites_give_a_header_and_an_empty_list() -> None:
         (site(kind=Kind.DEBUG_READ, fences=(fence(verdict=Verdict.UNDECIDED),)), False, False, False),
     ],
 )
-def test_what_a_site_counts_as(one: Site, fenced: bool, removable: bool, undecided: bool) -> None:
+def test_fenced_removable_undecided(one: Site, fenced: bool, removable: bool, undecided: bool) -> None:
     assert export.is_fenced(one) is fenced
     assert export.is_removable(one) is removable
     assert export.is_undecided(one) is undecided

@@ -1,4 +1,4 @@
-"""The model checker finds what the rule says, and an interpreter of its own agrees with each run it shows."""
+"""The model checker agrees with the rule, and a second interpreter agrees with each run that it shows."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ VARIED = [
 
 
 def rule(scenario: Scenario) -> bool:
-    """Say by the contract alone whether the scenario is right."""
+    """Return whether the scenario is right by the contract alone."""
     own_handler = scenario.protocol is Protocol.HANDLER
-    # Only where the site is the handler are its fence and its store's width the handler's.
+    # The site's fence and width belong to the handler only if the site is the handler.
     flushed = own_handler and (
         scenario.width is Width.LOCKED_WIDE or (scenario.fence in DRAINING and not scenario.fence_first)
     )
@@ -81,14 +81,14 @@ def test_search_agrees_with_the_contract(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("change", [{}, *PLANTED], ids=str)
 @pytest.mark.parametrize("protocol", [Protocol.MASK, Protocol.UNMASK, Protocol.HANDLER])
-def test_lfence_changes_no_end_of_any_run(protocol: Protocol, change: dict[str, object]) -> None:
+def test_lfence_does_not_change_any_final_state(protocol: Protocol, change: dict[str, object]) -> None:
     bare = check(_changed(Scenario(protocol), change))
     fenced = check(_changed(Scenario(protocol, Fence.LFENCE), change))
     assert (fenced.holds, fenced.fault, fenced.ends) == (bare.holds, bare.fault, bare.ends)
 
 
 @pytest.mark.parametrize("fence", DRAINING)
-def test_what_empties_the_buffer_between_p_and_s_is_needed(fence: Fence) -> None:
+def test_fence_that_drains_between_p_and_s_is_needed(fence: Fence) -> None:
     plain = Scenario(Protocol.HANDLER, take=Take.READ)
     assert check(plain).fault == "an upcall is lost"
     assert check(replace(plain, fence=fence)).holds
@@ -96,7 +96,7 @@ def test_what_empties_the_buffer_between_p_and_s_is_needed(fence: Fence) -> None
 
 
 @pytest.mark.parametrize("fence", Fence)
-def test_no_fence_helps_where_the_pointer_is_another_vcpus(fence: Fence) -> None:
+def test_no_fence_helps_if_the_pointer_is_another_vcpus(fence: Fence) -> None:
     mask = check(Scenario(Protocol.MASK, fence, stable=False))
     unmask = check(Scenario(Protocol.UNMASK, fence, stable=False))
     assert mask.fault == "the handler runs where the guest has masked upcalls"
@@ -104,13 +104,13 @@ def test_no_fence_helps_where_the_pointer_is_another_vcpus(fence: Fence) -> None
 
 
 @pytest.mark.parametrize("scenario", [s for s in FENCED + VARIED if not rule(s)], ids=named)
-def test_counterexample_is_a_run_of_another_interpreter(scenario: Scenario) -> None:
+def test_second_interpreter_can_run_the_counterexample(scenario: Scenario) -> None:
     outcome = check(scenario)
     assert any(_replays(outcome, sends, *start) for sends in (1, 2) for start in scenario.starts)
 
 
 def _replays(outcome: Outcome, sends: int, mask: int, saved: int) -> bool:
-    """Tell whether the counterexample, from this start, is a run that fails as it says it does."""
+    """Return whether the counterexample, from this start, is a run that fails as stated."""
     if not outcome.counterexample or len(outcome.counterexample[0].after.senders) != sends:
         return False
     world = World(outcome.scenario, sends, mask, saved)
@@ -136,7 +136,7 @@ def _replays(outcome: Outcome, sends: int, mask: int, saved: int) -> bool:
     sends=st.sampled_from([1, 2]),
     random=st.randoms(use_true_random=False),
 )
-def test_random_walks_end_where_the_search_says(scenario: Scenario, sends: int, random: Random) -> None:
+def test_random_walks_end_in_states_of_the_search(scenario: Scenario, sends: int, random: Random) -> None:
     world = World(scenario, sends, *random.choice(scenario.starts))
     while actors := world.enabled():
         world.move(random.choice(actors))
@@ -148,7 +148,7 @@ def test_random_walks_end_where_the_search_says(scenario: Scenario, sends: int, 
         assert not world.broke_mask
 
 
-def test_random_walks_meet_the_planted_faults() -> None:
+def test_random_walks_find_the_planted_faults() -> None:
     random = Random(1)
     lost = Counter[str]()
     for name, scenario in {
@@ -192,16 +192,16 @@ def test_argument_shows_the_ipi_before_and_after_the_store() -> None:
     ]
     assert "An IPI" in text
     while_buffered = text[text.index("An IPI while") : text.index("An IPI once")]
-    # Memory still says masked: only the pCPU that made the store can know better.
+    # Memory still has M = 1: only the pCPU that made the store sees 0.
     assert "exit test, P=1 M=0: M := 1, enters the handler 1 1 01  M=0 M=1" in while_buffered
 
 
-def test_argument_says_where_a_fence_is_needed() -> None:
+def test_argument_says_that_a_fence_is_needed() -> None:
     lines = argument(check(Scenario(Protocol.HANDLER, Fence.MFENCE, take=Take.READ)), "evtchn_do_upcall+0x1f")
     assert "the mfence is needed here" in " ".join(lines)
 
 
-#: A shortest run of each fault, as it is told; read against the protocols by hand.
+#: A shortest run of each fault, as text; checked against the protocols by hand.
 TOLD = {
     Scenario(Protocol.UNMASK, Fence.LFENCE, width=Width.WIDE): """
 SEND_B lock bts S, bit 0
@@ -255,12 +255,12 @@ XEN exit test, P=1 M=0: M := 1, enters the handler
 
 
 @pytest.mark.parametrize("scenario", TOLD, ids=named)
-def test_a_counterexample_is_told_step_by_step(scenario: Scenario) -> None:
+def test_text_of_counterexamples(scenario: Scenario) -> None:
     told = [f"{step.actor.name} {step.text}" for step in check(scenario).counterexample]
     assert told == TOLD[scenario].strip().splitlines()
 
 
-def test_both_numbers_of_senders_are_searched() -> None:
+def test_one_and_two_senders_are_searched() -> None:
     outcome = check(Scenario(Protocol.UNMASK))
     searches = [checker.search(checker.Machine(outcome.scenario, sends)) for sends in (1, 2)]
     assert outcome.states == sum(len(found.came_from) for found in searches)
@@ -268,7 +268,7 @@ def test_both_numbers_of_senders_are_searched() -> None:
     assert {end.sends for end in outcome.ends} == {1, 2}
 
 
-def test_a_run_begins_with_nothing_sent_stored_or_taken() -> None:
+def test_start_states() -> None:
     assert checker.Machine(Scenario(Protocol.RESTORE), 2).starts() == [
         checker.State(
             memory=(0, 1, 0), buffers=((), ()), place=0, saved=saved, seen=0, in_xen=False,
@@ -278,7 +278,7 @@ def test_a_run_begins_with_nothing_sent_stored_or_taken() -> None:
     ]  # fmt: skip
 
 
-def test_a_search_may_come_up_to_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_may_reach_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = checker.Machine(Scenario(Protocol.SECTION, width=Width.WIDE, stable=False), 2)
     found = checker.search(machine).came_from
     states = len(found)
@@ -293,7 +293,7 @@ def test_a_search_may_come_up_to_its_limits(monkeypatch: pytest.MonkeyPatch) -> 
                 checker.search(machine)
 
 
-def test_site_becomes_its_scenario() -> None:
+def test_scenario_for() -> None:
     found = scenario_for(
         Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, handler_locked=False, stable=False
     )
@@ -315,7 +315,7 @@ def test_site_becomes_its_scenario() -> None:
     ],
     ids=str,
 )
-def test_masked_places_lie_between_the_stores(scenario: Scenario, places: set[int]) -> None:
+def test_masked_places_are_between_the_stores(scenario: Scenario, places: set[int]) -> None:
     assert masked_places(program(scenario)) == places
 
 
@@ -325,7 +325,7 @@ def test_masked_places_lie_between_the_stores(scenario: Scenario, places: set[in
         ((0, 0, 0), 0b11, False),
         ((1, 1, 0b11), 0, False),
         ((1, 1, 0b10), 0b01, False),
-        # P and M promise a later upcall, but one event is in no selector.
+        # P and M mean that a later upcall will come, but one event is not in the selector.
         ((1, 1, 0b10), 0, True),
         ((1, 0, 0b11), 0, True),
         ((0, 1, 0b11), 0, True),
@@ -344,8 +344,8 @@ def test_what_counts_as_lost(memory: tuple[int, int, int], handled: int, lost: b
         ({}, False),
         ({"place": 1}, True),
         ({"place": 2}, True),
-        # Masked by an outer section: the guest found M set, and leaves it so.  Of all scenarios only those
-        # with another vCPU's pointer get there, and they have shorter counterexamples.
+        # Masked by an outer section: the guest found M set and leaves it set.  Only scenarios with another
+        # vCPU's pointer get here, and they have shorter counterexamples.
         ({"saved": 1}, True),
         # A handler inside a handler.
         ({"handling": 0}, True),
@@ -353,31 +353,31 @@ def test_what_counts_as_lost(memory: tuple[int, int, int], handled: int, lost: b
     ],
     ids=str,
 )
-def test_where_a_handler_must_not_begin(where: dict[str, int], forbidden: bool) -> None:
+def test_where_a_handler_must_not_start(where: dict[str, int], forbidden: bool) -> None:
     machine = checker.Machine(Scenario(Protocol.MASK, Fence.MFENCE), 1)
     assert machine.masked == {1, 2}
     before = machine.starts()[0]._replace(memory=(1, 0, 1), in_xen=True, **where)  # type: ignore[arg-type]
     begun = before._replace(in_xen=False, handling=0, buffers=((((int(Cell.M), 1),),), ()))
     returned = before._replace(in_xen=False)
     assert machine.forbids(before, Actor.XEN, begun) is forbidden
-    # What Xen does there is one thing, what others do another.
+    # Only Xen starts a handler, and only at its first instruction.
     assert not machine.forbids(before, Actor.XEN, returned)
     assert not any(machine.forbids(before, actor, begun) for actor in Actor if actor is not Actor.XEN)
     assert not machine.forbids(before, Actor.XEN, begun._replace(handling=1))
 
 
-def test_nested_sections_are_explored_too() -> None:
+def test_nested_sections_are_explored() -> None:
     assert Scenario(Protocol.RESTORE).starts == ((1, 0), (1, 1))
     assert Scenario(Protocol.SECTION).starts == ((0, 0), (1, 1))
     ends = check(Scenario(Protocol.RESTORE)).ends
-    # The outer section keeps what came inside for its own restore.
+    # What arrives inside is left for the outer section's own restore.
     assert End(2, (1, 1, 0b11), 0) in ends
     assert End(2, (0, 0, 0), 0b11) in ends
 
 
 @pytest.mark.parametrize(
     ("limit", "number", "text"),
-    [("_STATES_LIMIT", 100, "more than 100 states"), ("_STORES_LIMIT", 1, "more than 1 stores wait")],
+    [("_STATES_LIMIT", 100, "more than 100 states"), ("_STORES_LIMIT", 1, "more than 1 stores")],
 )
 def test_search_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, number: int, text: str) -> None:
     monkeypatch.setattr(checker, limit, number)
@@ -390,9 +390,9 @@ def _changed(scenario: Scenario, change: dict[str, object]) -> Scenario:
 
 
 class World:
-    """A second model of the same machine: code is generators, buffers are lists, and no state is copied.
+    """A second model of the same machine, with generators as code, lists as buffers and mutable state.
 
-    A generator yields before each instruction: True where it must wait for an empty store buffer.
+    A generator yields before each instruction: True if the instruction waits for an empty store buffer.
     """
 
     def __init__(self, scenario: Scenario, sends: int, mask: int, saved: int) -> None:
@@ -416,7 +416,7 @@ class World:
         return code if self.go_on(code) else None
 
     def go_on(self, code: Iterator[bool]) -> bool:
-        """Execute up to the next instruction; tell whether there is one."""
+        """Execute up to the next instruction; return whether there is one."""
         following = next(code, None)
         self.waits[code] = bool(following)
         return following is not None

@@ -1,4 +1,4 @@
-"""Each step of the model by itself: what one instruction, one sender, Xen or a draining store changes."""
+"""Single steps of the model: what one instruction, one sender, Xen or a draining store changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from xtrace.symbols.proof.checker import IDLE, Actor, Machine, State, view
 from xtrace.symbols.proof.protocols import SAVED, Cell, Instruction, Op, Protocol, Scenario, Take
 
-#: A state in which no two things are equal by chance: P=1 M=0 S=0b10 in memory; the mask was saved as 1.
+#: A state with distinct values: P=1 M=0 S=0b10 in memory; the mask was saved as 1.
 START = State(
     memory=(1, 0, 0b10), buffers=((), ()), place=0, saved=1, seen=0, in_xen=False, handling=IDLE,
     taken=0b01, ipi=False, senders=(3, 3), handled=0b01,
@@ -19,7 +19,7 @@ WAITING = (((Cell.M, 1),), ((Cell.P, 0),))
 
 
 def machine(*program: Instruction, stable: bool = True, handler: tuple[Instruction, ...] = ()) -> Machine:
-    """Return a machine that executes instructions of ours."""
+    """Return a machine that executes the given instructions."""
     made = Machine(Scenario(Protocol.UNMASK, stable=stable), 2)
     made.program = program
     made.handler = handler or made.handler
@@ -27,12 +27,12 @@ def machine(*program: Instruction, stable: bool = True, handler: tuple[Instructi
 
 
 def after(made: Machine, state: State, actor: Actor) -> State | None:
-    """Return the state after an actor's step, None where it has none."""
+    """Return the state after an actor's step, None if it has none."""
     return dict(made.following(state)).get(actor)
 
 
 def changes(state: State | None, before: State = START) -> dict[str, Any]:
-    """Return what is another than before."""
+    """Return the fields that differ from ``before``."""
     assert state is not None
     return {name: value for name, value in state._asdict().items() if value != getattr(before, name)}
 
@@ -40,7 +40,7 @@ def changes(state: State | None, before: State = START) -> dict[str, Any]:
 def executed(
     op: Op, cell: Cell = Cell.M, value: int = 0, *, stable: bool = True, **state: Any
 ) -> dict[str, Any]:
-    """Return what one instruction of the guest changes, but for its place."""
+    """Return what one instruction of the guest changes, except its place."""
     before = START._replace(**state)
     found = changes(
         after(machine(Instruction(op, "", cell, value), stable=stable), before, Actor.GUEST), before
@@ -53,25 +53,25 @@ def executed(
 
 
 @pytest.mark.parametrize("cell", Cell)
-def test_a_store_waits_in_the_buffer(cell: Cell) -> None:
+def test_store_waits_in_the_buffer(cell: Cell) -> None:
     assert executed(Op.STORE, cell, 0) == {"buffers": ((((cell, 0),),), ())}
     assert executed(Op.STORE, cell, SAVED) == {"buffers": ((((cell, 1),),), ())}
-    # Behind those that wait.
+    # After those that are waiting.
     found = executed(Op.STORE, cell, 1, buffers=(WAITING, ()))
     assert found == {"buffers": ((*WAITING, ((cell, 1),)), ())}
 
 
-def test_a_wide_store_writes_back_what_it_read_of_the_other_byte() -> None:
+def test_wide_store_writes_the_other_byte_back() -> None:
     assert executed(Op.WIDE_STORE, Cell.M, 1) == {"buffers": ((((Cell.P, 1), (Cell.M, 1)),), ())}
     assert executed(Op.WIDE_STORE, Cell.P, 0) == {"buffers": ((((Cell.M, 0), (Cell.P, 0)),), ())}
-    # Its own newest store first.
+    # It reads its own newest store first.
     waits: dict[str, Any] = {"buffers": (WAITING, ())}
     assert executed(Op.WIDE_STORE, Cell.M, SAVED, **waits)["buffers"][0][-1] == ((Cell.P, 0), (Cell.M, 1))
     assert executed(Op.WIDE_STORE, Cell.P, 1, **waits)["buffers"][0][-1] == ((Cell.M, 1), (Cell.P, 1))
 
 
 @pytest.mark.parametrize("cell", Cell)
-def test_a_locked_store_is_in_memory_at_once(cell: Cell) -> None:
+def test_locked_store_reaches_memory_at_once(cell: Cell) -> None:
     for value, stored in ((0, 0), (1, 1), (SAVED, 1)):
         memory = tuple(stored if place == cell else held for place, held in enumerate(START.memory))
         found = executed(Op.LOCKED_STORE, cell, value)
@@ -79,34 +79,34 @@ def test_a_locked_store_is_in_memory_at_once(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("op", [Op.LOCKED_STORE, Op.DRAIN, Op.TAKE, Op.LOCKED_CLEAR])
-def test_what_is_locked_waits_until_the_buffer_is_empty(op: Op) -> None:
+def test_locked_instructions_wait_until_the_buffer_is_empty(op: Op) -> None:
     made = machine(Instruction(op, ""))
     assert after(made, START._replace(buffers=(WAITING, ())), Actor.GUEST) is None
     assert after(made, START, Actor.GUEST) is not None
-    # Of its own pCPU alone.
+    # Only the buffer of its own pCPU.
     assert after(made, START._replace(buffers=((), WAITING)), Actor.GUEST) is not None
 
 
-def test_a_fence_and_what_is_none_change_nothing() -> None:
+def test_fences_and_nops_change_nothing() -> None:
     for seen, saved in ((0, 0), (1, 0), (0, 1), (1, 1)):
         assert executed(Op.DRAIN, seen=seen, saved=saved) == {}
         assert executed(Op.NOTHING, seen=seen, saved=saved) == {}
         assert executed(Op.NOTHING, seen=seen, saved=saved, buffers=(WAITING, ())) == {}
 
 
-def test_loads_see_the_own_buffer_first() -> None:
+def test_loads_see_their_own_buffer_first() -> None:
     assert executed(Op.SAVE) == {"saved": 0}
     assert executed(Op.SAVE, saved=0, buffers=(WAITING, ())) == {"saved": 1}
     assert executed(Op.TEST) == {"seen": 1}
     assert executed(Op.TEST, seen=1, buffers=(WAITING, ())) == {"seen": 0}
-    # The other pCPU's is not seen.
+    # The other pCPU's buffer is not seen.
     assert executed(Op.TEST, buffers=((), WAITING)) == {"seen": 1}
     newer = (*WAITING, ((Cell.P, 1), (Cell.M, 0)))
     assert [view((0, 1, 2), newer, cell) for cell in Cell] == [1, 0, 2]
     assert [view((0, 1, 2), WAITING, cell) for cell in Cell] == [0, 1, 2]
 
 
-def test_the_selector_is_taken_read_and_cleared() -> None:
+def test_selector_take_read_and_clear() -> None:
     assert executed(Op.TAKE, Cell.S) == {"memory": (1, 0, 0), "handled": 0b11}
     assert executed(Op.TAKE, Cell.S, handled=0b10) == {"memory": (1, 0, 0)}
     assert executed(Op.READ, Cell.S) == {"taken": 0b10, "handled": 0b11}
@@ -129,7 +129,7 @@ def test_calls_enter_xen_for_the_vcpu_that_makes_them(stable: bool) -> None:
 
 
 @pytest.mark.parametrize("stable", [True, False])
-def test_the_exit_test_is_of_the_vcpus_own_pcpu(stable: bool) -> None:
+def test_exit_test_is_on_the_vcpus_own_pcpu(stable: bool) -> None:
     host = 0 if stable else 1
     made = machine(stable=stable)
 
@@ -143,14 +143,14 @@ def test_the_exit_test_is_of_the_vcpus_own_pcpu(stable: bool) -> None:
         assert tested(memory) == {"in_xen": False}
     bounced = (((entry,), ()), ((), (entry,)))[host]
     assert tested((1, 0, 2)) == {"in_xen": False, "handling": 0, "taken": 0, "buffers": bounced}
-    # By its own stores, in memory or not.
+    # It sees that pCPU's own stores, in memory or not.
     assert tested((1, 0, 2), WAITING) == {"in_xen": False}
     opened = (((Cell.P, 1), (Cell.M, 0)),)
     assert tested((0, 1, 2), opened)["buffers"][host] == (*opened, entry)
 
 
 @pytest.mark.parametrize("stable", [True, False])
-def test_the_handler_runs_on_the_vcpus_own_pcpu_and_leaves_by_iret(stable: bool) -> None:
+def test_handler_runs_on_the_vcpus_own_pcpu_and_returns_with_iret(stable: bool) -> None:
     host = 0 if stable else 1
     clear = Instruction(Op.STORE, "", Cell.P, 0)
     iret = Instruction(Op.IRET, "", Cell.M, 0)
@@ -165,20 +165,20 @@ def test_the_handler_runs_on_the_vcpus_own_pcpu_and_leaves_by_iret(stable: bool)
     assert changes(after(made, ends, Actor.HANDLER), ends) == {
         "handling": IDLE, "in_xen": True, "buffers": (((entry,), ()), ((), (entry,)))[host],
     }  # fmt: skip
-    # In Xen the handler stands still, and the guest's code does where both would run on one pCPU.
+    # The handler does not run while in Xen; nor does the guest's code if both are on the same pCPU.
     for state in (begun._replace(in_xen=True), begun, START._replace(in_xen=True)):
         assert (after(made, state, Actor.GUEST) is None) is stable
         assert (after(made, state, Actor.HANDLER) is None) is (state is not begun)
         assert (after(made, state, Actor.XEN) is None) is not state.in_xen
     assert after(made, START, Actor.HANDLER) is None
-    # A program that is over makes no step.
+    # A finished program makes no step.
     assert after(made, START._replace(place=1), Actor.GUEST) is None
 
 
-# --- what comes from elsewhere -------------------------------------------------------------------
+# --- stores, senders, IPIs -----------------------------------------------------------------------
 
 
-def test_stores_reach_memory_oldest_first_and_whole() -> None:
+def test_stores_reach_memory_whole_and_oldest_first() -> None:
     wide = ((Cell.P, 0), (Cell.M, 1))
     state = START._replace(buffers=((wide, *WAITING), WAITING))
     made = machine()
@@ -190,7 +190,7 @@ def test_stores_reach_memory_oldest_first_and_whole() -> None:
 
 
 @pytest.mark.parametrize(("which", "actor"), [(0, Actor.SEND_B), (1, Actor.SEND_C)])
-def test_a_sender_sets_s_then_p_and_kicks_where_p_was_clear(which: int, actor: Actor) -> None:
+def test_sender_sets_s_then_p_and_kicks_if_p_was_clear(which: int, actor: Actor) -> None:
     made = machine()
 
     def sent(done: int, memory: tuple[int, int, int]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def test_a_sender_sets_s_then_p_and_kicks_where_p_was_clear(which: int, actor: A
     assert after(made, START, actor) is None
 
 
-def test_an_ipi_enters_xen_and_is_gone() -> None:
+def test_ipi_enters_xen_and_is_consumed() -> None:
     for in_xen in (False, True):
         state = START._replace(ipi=True, in_xen=in_xen)
         found = changes(after(machine(), state, Actor.IPI), state)
@@ -217,7 +217,7 @@ def test_an_ipi_enters_xen_and_is_gone() -> None:
     assert after(machine(), START, Actor.IPI) is None
 
 
-# --- in words ------------------------------------------------------------------------------------
+# --- texts ---------------------------------------------------------------------------------------
 
 
 def text(made: Machine, state: State, actor: Actor) -> str:
@@ -226,7 +226,7 @@ def text(made: Machine, state: State, actor: Actor) -> str:
     return step.text
 
 
-def test_steps_in_words() -> None:
+def test_text_of_steps() -> None:
     made = machine(Instruction(Op.TEST, "read P"))
     own = START._replace(buffers=((((Cell.P, 0), (Cell.M, 1)), ((Cell.S, 0),)), (((Cell.M, 0),), *WAITING)))
     assert text(made, own, Actor.DRAIN) == "P := 0, M := 1 reaches memory"
@@ -261,12 +261,12 @@ def test_steps_in_words() -> None:
         (True, ((WAITING[0],), ()), "exit test, P=1 M=1: returns"),
     ],
 )
-def test_the_exit_test_in_words(stable: bool, buffers: Any, told: str) -> None:
+def test_text_of_the_exit_test(stable: bool, buffers: Any, told: str) -> None:
     state = START._replace(in_xen=True, buffers=buffers)
     assert text(machine(stable=stable), state, Actor.XEN) == told
 
 
-def test_a_machine_runs_the_programs_of_its_scenario() -> None:
+def test_machine_runs_the_programs_of_its_scenario() -> None:
     made = Machine(Scenario(Protocol.MASK, take=Take.PLAIN), 1)
     assert [step.text for step in made.program] == ["M := 1"]
     assert [step.op for step in made.handler] == [Op.STORE, Op.READ, Op.STORE, Op.IRET]

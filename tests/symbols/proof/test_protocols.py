@@ -1,4 +1,4 @@
-"""The programs that the model checker runs, written out: instruction by instruction, with their starts."""
+"""The programs that the model checker runs, instruction by instruction, and their start states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MASK, RESTORE, UNMASK = "M := 1", "M := m", "M := 0"
 
 
 def written(steps: Program) -> list[str]:
-    """Return a program's instructions in the words of this test, from their meaning and not their text."""
+    """Return a program's instructions in the notation of this test, from their operations, not their text."""
     return [_written(step) for step in steps]
 
 
@@ -45,8 +45,8 @@ def _written(step: Instruction) -> str:
     }[step.op]  # fmt: skip
 
 
-#: Each protocol: whether it may open the mask, its starts (M, saved), its program, where it must not be
-#: interrupted (instructions executed so far).
+#: For each protocol: whether it may unmask, its starts (M, saved), its program, and the places
+#: (instructions executed so far) where it must not be interrupted.
 PROTOCOLS = {
     Protocol.MASK: (False, [(0, 0)], [MASK], {1}),
     Protocol.SAVE_MASK: (False, [(0, 0), (1, 1)], ["save", MASK], {2}),
@@ -59,7 +59,7 @@ OPENING = {protocol: stores for protocol, (opens, _, stores, _) in PROTOCOLS.ite
 
 
 @pytest.mark.parametrize("protocol", Protocol)
-def test_each_protocol(protocol: Protocol) -> None:
+def test_every_protocol(protocol: Protocol) -> None:
     scenario = Scenario(protocol)
     opens, starts, steps, masked = PROTOCOLS[protocol]
     assert scenario.clears_mask is opens
@@ -81,13 +81,13 @@ def test_where_pending_is_tested(protocol: Protocol) -> None:
 
 
 @pytest.mark.parametrize("protocol", [p for p in Protocol if p not in OPENING])
-def test_what_opens_nothing_tests_nothing(protocol: Protocol) -> None:
+def test_protocols_that_do_not_unmask_do_not_test(protocol: Protocol) -> None:
     plain = program(Scenario(protocol))
     assert {program(Scenario(protocol, retest=retest)) for retest in Retest} == {plain}
 
 
 @pytest.mark.parametrize("fence", Fence)
-def test_a_fence_stands_at_each_store_of_the_site(fence: Fence) -> None:
+def test_fence_is_at_every_store_of_the_site(fence: Fence) -> None:
     drains = fence in (Fence.MFENCE, Fence.LOCK, Fence.XCHG, Fence.SERIALISING)
     assert fence.drains is drains
     it = [] if fence is Fence.NONE else ["drain" if drains else "nothing"]
@@ -96,20 +96,20 @@ def test_a_fence_stands_at_each_store_of_the_site(fence: Fence) -> None:
     assert written(program(section)) == ["save", MASK, *it, RESTORE, *it, *rest]
     first = replace(section, fence_first=True)
     assert written(program(first)) == ["save", *it, MASK, *it, RESTORE, *rest]
-    # From the store that sets the mask to the one that opens it.
+    # From the store that sets the mask to the one that clears it.
     assert masked_places(program(section)) == set(range(2, 3 + len(it)))
     assert masked_places(program(first)) == set(range(2 + len(it), 3 + 2 * len(it)))
     own = Scenario(Protocol.HANDLER, fence)
     assert written(handler(own)) == ["P := 0", *it, "take S", "iret M := 0"]
     assert written(handler(replace(own, fence_first=True))) == [*it, "P := 0", "take S", "iret M := 0"]
-    # Elsewhere the handler is another piece of code.
+    # For other protocols, the handler is other code.
     assert written(handler(section)) == ["P := 0", "take S", "iret M := 0"]
 
 
 @pytest.mark.parametrize(
     ("width", "how"), [(Width.BYTE, ""), (Width.WIDE, "wide "), (Width.LOCKED_WIDE, "locked ")]
 )
-def test_the_width_is_of_the_site_s_stores(width: Width, how: str) -> None:
+def test_width_applies_to_the_sites_stores(width: Width, how: str) -> None:
     section = Scenario(Protocol.SECTION, width=width)
     assert written(program(section))[1:3] == [how + MASK, how + RESTORE]
     assert masked_places(program(section)) == {2}
@@ -131,24 +131,24 @@ def test_how_the_handler_takes_the_selector(protocol: Protocol) -> None:
 
 
 @pytest.mark.parametrize("cell", [Cell.P, Cell.S])
-def test_stores_of_other_cells_mask_nothing(cell: Cell) -> None:
+def test_stores_to_other_cells_do_not_mask(cell: Cell) -> None:
     assert masked_places((Instruction(Op.STORE, "", cell, 1), Instruction(Op.TEST, ""))) == set()
     opened = (Instruction(Op.STORE, "", Cell.M, 1), Instruction(Op.STORE, "", cell, 0))
     assert masked_places(opened) == {1, 2}
 
 
-def test_what_an_instruction_is_unless_told() -> None:
+def test_instruction_defaults() -> None:
     step = Instruction(Op.DRAIN, "mfence")
     assert (step.cell, step.value) == (Cell.M, 0)
 
 
-def test_cells_are_the_places_of_the_memory() -> None:
+def test_cells_index_the_memory() -> None:
     assert [cell.value for cell in (Cell.P, Cell.M, Cell.S)] == [0, 1, 2]
-    # No value that is stored is taken for the saved one.
+    # SAVED cannot be confused with a value that is stored.
     assert SAVED not in (0, 1)
 
 
-def test_a_site_of_a_binary() -> None:
+def test_scenario_for_a_site() -> None:
     for protocol, fence, width, retest in product(Protocol, Fence, Width, Retest):
         found = scenario_for(protocol, fence, width, retest)
         assert found == Scenario(protocol, fence, width=width, retest=retest)

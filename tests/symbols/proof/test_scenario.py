@@ -1,4 +1,4 @@
-"""A site becomes the model's scenario, and the verdict agrees with what the model finds."""
+"""Sites map to scenarios of the model, and verdicts agree with what the model finds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def holds(scenario: Scenario) -> bool:
             Scenario(Protocol.UNMASK, retest=Retest.BEFORE),
         ),
         (site(hazards=(UNSTABLE,)), Scenario(Protocol.UNMASK)),
-        # No test follows a restore, and that is no hazard: it can only store what leaves the mask set.
+        # No test follows a restore and that is not a hazard: it can only leave the mask set.
         (site(kind=Kind.RESTORE, pending_paths=Paths.NONE), Scenario(Protocol.MASK, retest=Retest.NONE)),
         (site(kind=Kind.RESTORE, pending_paths=Paths.SOME), Scenario(Protocol.MASK, retest=Retest.NONE)),
         (
@@ -72,24 +72,24 @@ def holds(scenario: Scenario) -> bool:
         ),
     ],
 )
-def test_the_scenario_of_a_site(one: Site, scenario: Scenario) -> None:
+def test_scenario_of_a_site(one: Site, scenario: Scenario) -> None:
     assert scenario_of(one, [one]) == scenario
 
 
 @pytest.mark.parametrize("kind", [Kind.PENDING_CLEAR, Kind.SELECTOR_TAKE])
 @pytest.mark.parametrize("hazards", [(), (UNLOCKED,)])
-def test_a_handler_takes_the_selector_as_the_image_does(kind: Kind, hazards: tuple[Hazard, ...]) -> None:
+def test_handler_takes_the_selector_as_in_the_image(kind: Kind, hazards: tuple[Hazard, ...]) -> None:
     handler = site("handler", kind=kind, hazards=hazards, pending_paths=Paths.ALL)
     found = scenario_of(handler, [handler])
     assert found is not None
     assert found.protocol is Protocol.HANDLER
     assert found.take is (Take.READ if hazards else Take.XCHG)
     assert holds(found) is not bool(hazards)
-    # An unmask has the handlers of its image.
+    # An unmask's scenario has the handlers of its image.
     assert scenario_of(site(), [site(), handler]) == Scenario(Protocol.UNMASK, take=found.take)
 
 
-def test_the_access_to_keep_is_the_handlers_own() -> None:
+def test_access_to_keep_is_part_of_the_handler() -> None:
     xchg = fence("xchg", "", verdict=Verdict.KEEP)
     one = site(kind=Kind.PENDING_CLEAR, fences=(xchg, fence()))
     found = scenario_of(one, [one])
@@ -104,7 +104,7 @@ def test_the_access_to_keep_is_the_handlers_own() -> None:
 @pytest.mark.parametrize(
     "kind", sorted(set(Kind) - {Kind.MASK, Kind.RESTORE, Kind.UNMASK, Kind.PENDING_CLEAR, Kind.SELECTOR_TAKE})
 )
-def test_what_loses_nothing_has_no_scenario(kind: Kind) -> None:
+def test_kinds_that_lose_nothing_have_no_scenario(kind: Kind) -> None:
     assert scenario_of(site(kind=kind), []) is None
 
 
@@ -118,8 +118,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 @pytest.mark.parametrize(
     "name", ["netbsd.c", "linux.c", "minios.c", "netbsd_amd64.S", "hazards_amd64.S", "unlocked_amd64.S"]
 )
-def test_the_verdict_agrees_with_the_model(builder: Builder, name: str) -> None:
-    """Where a fence is removable no upcall is lost without it; where one is lost there is a hazard."""
+def test_verdicts_agree_with_the_model(builder: Builder, name: str) -> None:
+    """If a fence is removable, no upcall is lost without it; if one is lost, there is a hazard."""
     image: Path = builder.build(name, Variant()).image
     sites = find_sites(open_image(image), lines=False).sites
     seen: list[Any] = []
@@ -128,7 +128,7 @@ def test_the_verdict_agrees_with_the_model(builder: Builder, name: str) -> None:
         if scenario is None:
             continue
         seen.append(scenario)
-        # A pointer that is not shown to be stable is a hazard of its own, whatever the fences.
+        # A pointer that may not be stable is a hazard of its own, whatever the fences.
         bare = replace(scenario, fence=Fence.NONE, stable=True)
         if one.verdict is Verdict.REMOVABLE:
             assert holds(bare), one

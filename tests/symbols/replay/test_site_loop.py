@@ -1,4 +1,4 @@
-"""Sites run again: what is run of them, what is refused, and that nothing else is touched."""
+"""Replayed sites: what is run of them, what is refused, and that only private memory is accessed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xtrace.symbols.replay.site_loop import Replay, replays
 from xtrace.symbols.replay.timed_loop import ARENA_ADDRESS, ARENA_BYTES, LoopCode
 from xtrace.symbols.x86.decode import Flow, InsnDecoder
 
-#: The caller's registers must live over the fence: with the knowledge of what it changes, gcc keeps none.
+#: Make gcc assume that the fence function clobbers registers; otherwise it saves none around the call.
 BLIND = ("-fno-ipa-ra",)
 GUESTS = (
     ("netbsd_amd64.S", Variant()),
@@ -33,7 +33,7 @@ GUESTS = (
     ("hazards_amd64.S", Variant()),
     ("decoys_amd64.S", Variant()),
 )
-#: What the loop around a body is made of beside the allowed: see harness.loop().
+#: Instructions of the loop around a body, besides those that are replayed: see timed_loop.loop().
 FRAME = {"rdtscp", "clflush", "jne", "call", "ret"}
 FUZZED = 16
 
@@ -54,7 +54,7 @@ def replays_of(path: Path) -> list[Replay]:
 
 @pytest.fixture
 def assembled(tmp_path: Path) -> Read:
-    """Return what reads replays, by their sites' symbols, out of assembly text."""
+    """Return a function that assembles text and returns its replays by their sites' symbols."""
 
     def read(text: str) -> dict[str, Replay]:
         source, target = tmp_path / "guest.s", tmp_path / "guest.o"
@@ -65,7 +65,7 @@ def assembled(tmp_path: Path) -> Read:
     return read
 
 
-#: Enough for the finder to learn the way to vcpu_info from.
+#: Enough code for the finder to learn how vcpu_info is reached.
 TAUGHT = """
     .text
     .macro FUNC name
@@ -105,7 +105,7 @@ FUNC hypercall_page
 
 
 def order(steps: tuple[Step, ...]) -> list[str]:
-    """Return the mnemonics as they are executed, calls followed."""
+    """Return the mnemonics in execution order, including those of callees."""
     found = []
     for step in steps:
         found.append(step.insn.mnemonic)
@@ -118,7 +118,7 @@ def decoded(code: bytes) -> list[str]:
 
 
 def audit(code: LoopCode) -> None:
-    """Check finished machine code by itself: nothing in it may go elsewhere or do more than compute."""
+    """Check that finished machine code neither leaves itself nor does more than compute."""
     start, end = timed_loop.CODE_ADDRESS, timed_loop.CODE_ADDRESS + len(code.code)
     for insn in InsnDecoder(64).decode(code.code, start):
         text = code.code[insn.address - start : insn.end - start]
@@ -145,7 +145,7 @@ def loops(items: list[Replay]) -> Iterator[LoopCode]:
 
 
 @pytest.mark.parametrize(("name", "variant"), GUESTS, ids=str)
-def test_each_site_of_each_guest_runs(guests: Builder, name: str, variant: Variant) -> None:
+def test_every_site_of_every_guest_runs(guests: Builder, name: str, variant: Variant) -> None:
     items = replays_of(guests.build(name, variant).image)
     codes = list(loops(items))
     for code in codes:
@@ -155,8 +155,8 @@ def test_each_site_of_each_guest_runs(guests: Builder, name: str, variant: Varia
     assert refused <= EXPECTED_REFUSALS, refused
 
 
-def test_a_fence_out_of_line_is_seen_with_its_call_and_spills(guests: Builder) -> None:
-    # As NetBSD compiled it: the frame, and a slot that keeps the pointer while the fence is called.
+def test_out_of_line_fence_with_its_call_and_spills(guests: Builder) -> None:
+    # As NetBSD compiles it: a frame, and a slot that keeps the pointer across the call of the fence.
     item = {i.site.symbol: i for i in replays_of(guests.build("netbsd_amd64.S", Variant()).image)}[
         "unmask_spilled"
     ]
@@ -170,7 +170,7 @@ def test_a_fence_out_of_line_is_seen_with_its_call_and_spills(guests: Builder) -
         decoded(timed_loop.loop("site", body).code)
         for body in (item.whole.fenced, item.whole.plain, item.whole.lean)
     )
-    # lfence stands once in the frame of the loop itself.
+    # One lfence belongs to the loop itself.
     assert [names.count("lfence") for names in (fenced, plain, lean)] == [2, 1, 1]
     assert [names.count("call") for names in (fenced, plain, lean)] == [4, 3, 3]
     assert [names.count("push") + names.count("leave") for names in (fenced, plain, lean)] == [2, 2, 0]
@@ -179,7 +179,7 @@ def test_a_fence_out_of_line_is_seen_with_its_call_and_spills(guests: Builder) -
 
 @pytest.mark.parametrize("frame", ["-fomit-frame-pointer", "-fno-omit-frame-pointer"])
 @pytest.mark.parametrize("symbol", ["unmask", "restore", "unmask_reloads"])
-def test_what_a_compiler_adds_for_the_call_is_taken_away(guests: Builder, symbol: str, frame: str) -> None:
+def test_lean_variant_drops_what_is_only_for_the_call(guests: Builder, symbol: str, frame: str) -> None:
     variant = Variant(flags=(*BLIND, frame))
     item = {i.site.symbol: i for i in replays_of(guests.build("netbsd.c", variant).image)}[symbol]
     assert item.whole is not None
@@ -193,15 +193,15 @@ def test_what_a_compiler_adds_for_the_call_is_taken_away(guests: Builder, symbol
     assert stack & set(plain)
     assert not stack & set(lean)
     assert len(fenced) > len(plain) > len(lean)
-    # As short as gcc makes the same function without a fence.
+    # As short as what gcc makes of the same function without a fence.
     last = len(lean) - lean[::-1].index("nop")
     assert " ".join(lean[last:]) in (
         "mov mov mov movzx test jne ret",
-        "mov mov mov mov movzx test jne ret",  # what is reloaded
+        "mov mov mov mov movzx test jne ret",  # with a reload
     )
 
 
-def test_of_two_calls_of_one_fence_each_site_has_its_own(guests: Builder) -> None:
+def test_two_calls_of_one_fence_belong_to_one_site_each(guests: Builder) -> None:
     found = [
         i
         for i in replays_of(guests.build("netbsd_amd64.S", Variant()).image)
@@ -211,7 +211,7 @@ def test_of_two_calls_of_one_fence_each_site_has_its_own(guests: Builder) -> Non
     assert [order(i.steps).count("lfence") for i in found] == [1, 1]
 
 
-def test_an_access_that_is_itself_the_fence(assembled: Read) -> None:
+def test_access_that_is_itself_the_fence(assembled: Read) -> None:
     item = assembled(
         """
 FUNC swaps
@@ -228,7 +228,7 @@ FUNC swaps
     assert "xchg" not in decoded(timed_loop.loop("site", item.core.plain).code)
 
 
-#: What stands between a fence and the pending test.  The way ends before it, at the fence, where True.
+#: Code between a fence and the pending test.  If True, the path ends before it, at the fence.
 HOSTILE = {
     "syscall": ("syscall", True),
     "wrmsr": ("wrmsr", True),
@@ -271,7 +271,7 @@ NEVER = {"syscall", "wrmsr", "rdmsr", "hlt", "cli", "in", "int", "div", "movsb",
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_must_not_run_does_not(assembled: Read, name: str) -> None:
+def test_hostile_code_is_not_run(assembled: Read, name: str) -> None:
     inserted, cut = HOSTILE[name]
     item = assembled(
         f"""
@@ -296,7 +296,7 @@ FUNC hostile
     assert (names[-1] != "ret") is cut, names
 
 
-def test_nothing_but_private_memory_is_written(guests: Builder) -> None:
+def test_only_private_memory_is_written(guests: Builder) -> None:
     import numpy as np
 
     from xtrace.probes.timing.session import Session
@@ -318,7 +318,7 @@ def test_nothing_but_private_memory_is_written(guests: Builder) -> None:
 
 
 def test_random_code_around_sites(guests: Builder, tmp_path: Path) -> None:
-    """Bytes around fenced sites are changed at random: what is still accepted runs, and ends."""
+    """With random bytes around fenced sites, the code that is still accepted runs and ends."""
     data = guests.build("netbsd_amd64.S", Variant()).image.read_bytes()
     known = [item.site.address for item in replays_of(guests.build("netbsd_amd64.S", Variant()).image)]
     image = open_image(guests.build("netbsd_amd64.S", Variant()).image)
@@ -347,7 +347,7 @@ def test_random_code_around_sites(guests: Builder, tmp_path: Path) -> None:
     assert all(cycles > 0 for cycles in run(laid(accepted)))
 
 
-def test_calls_in_calls_are_bounded(assembled: Read) -> None:
+def test_nested_calls_are_bounded(assembled: Read) -> None:
     levels = "".join(
         f"FUNC level{number}\n" + f"    call level{number + 1}\n" * 30 + "    ret\n" for number in range(4)
     )

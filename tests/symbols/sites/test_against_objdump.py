@@ -1,4 +1,4 @@
-"""The site finder against a second finder that reads objdump's text, on real images and on guests."""
+"""Compare the site finder with a second one that reads objdump's text, on real images and on guests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtrace.symbols.image.image import open_image
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import Kind, Site, Verdict
 
-#: The peer does not tell why a field is read.
+#: The peer does not know why a field is read.
 READS = {
     Kind.SAVE: {"mask read"},
     Kind.MASK_TEST: {"mask read"},
@@ -24,14 +24,14 @@ READS = {
     Kind.DEBUG_READ: {"mask read", "pending read", "selector read"},
 }
 GRUBS = ("grub-x86_64-xen.bin", "grub-i386-xen.bin")
-#: The other guests have arguments, lists and jump tables, which the peer does not follow.
+#: The other guests use arguments, lists and jump tables, which the peer does not follow.
 GUESTS = ("linux_amd64.S", "decoys_amd64.S", "hazards_amd64.S", "minios_amd64.S", "page_amd64.S")
 #: The package may have to be fetched first.
 FETCHED = pytest.mark.timeout(550)
 
 
 def different(sites: tuple[Site, ...], accesses: list[Access]) -> list[str]:
-    """Return where two finders disagree about an address or a kind."""
+    """Return the addresses and kinds on which the two finders disagree."""
     ours = {site.address: site for site in sites if site.kind is not Kind.FORCE_CALLBACK}
     theirs = {access.address: access for access in accesses}
     wrong = [f"{hex(at)} only here: {ours[at].kind}: {ours[at].text}" for at in ours.keys() - theirs.keys()]
@@ -63,8 +63,8 @@ def test_debians_kernel(tmp_path: Path) -> None:
 
 @FETCHED
 @pytest.mark.parametrize("name", GRUBS)
-def test_grubs_image_has_none(name: str) -> None:
-    """GRUB polls and never masks: no byte at offset 1 is touched through any global pointer."""
+def test_grub_images_have_no_sites(name: str) -> None:
+    """GRUB polls and never masks: it accesses no byte at offset 1 through a global pointer."""
     image = unpacked("grub-xen-host") / "usr/lib/grub-xen" / name
     listing = disassemble(image, "-D", "-j", ".text")
     pointers = tuple(sorted(global_addresses(listing)))

@@ -1,4 +1,4 @@
-"""Sites of compiled guests: executions in a call and in an upcall, and what stands behind their fences."""
+"""Sites of compiled guests: executions per call and per upcall, and the addresses after their fences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assembled(folder: Path, text: str) -> tuple[Image, SiteTable]:
     return image, find_sites(image, lines=False)
 
 
-def test_each_function_of_the_own_guest_executes_its_sites_once(made: Made) -> None:
+def test_each_function_of_the_lab_guest_executes_its_sites_once(made: Made) -> None:
     image, found = made("lfence-inline")
     paths = site_paths(image, found)
     stores = [
@@ -54,7 +54,7 @@ def test_each_function_of_the_own_guest_executes_its_sites_once(made: Made) -> N
     assert (paths.call.least[stores] == 1).all()
     assert (paths.call.most[stores] == 1).all()
     tests = [place for place, one in enumerate(paths.sites) if one.kind is Kind.PENDING_TEST]
-    # Behind a restore pending is tested only where the mask became 0.
+    # After a restore, pending is tested only if the mask became 0.
     assert sorted(paths.call.least[tests].tolist()) == [0, 1]
     assert paths.upcall is not None
     assert paths.parts is not None
@@ -128,7 +128,7 @@ FUNC hypercall_page
 """
 
 
-def test_the_ways_through_an_upcall(tmp_path: Path) -> None:
+def test_paths_through_an_upcall(tmp_path: Path) -> None:
     image, found = assembled(tmp_path, GUEST)
     by_name = {}
     for never in (frozenset(), frozenset((29,))):
@@ -147,15 +147,15 @@ def test_the_ways_through_an_upcall(tmp_path: Path) -> None:
     assert by_name["handle_events", Kind.SELECTOR_TAKE, False] == (1, INF)
 
 
-def test_what_stands_behind_a_fence(tmp_path: Path) -> None:
+def test_addresses_after_fences(tmp_path: Path) -> None:
     image, found = assembled(tmp_path, GUEST)
     behind = behind_fences(image, found)
-    # lfence and mfence are three bytes long; the handler's exchange is no fence of these sites.
+    # lfence and mfence are three bytes long; the handler's xchg is not a fence of these sites.
     assert len(behind) == 3
     assert {after - at for at, after in behind.items()} == {3}
 
 
-def test_more_sites_than_any_kernel_has_are_not_counted(made: Made) -> None:
+def test_no_site_is_counted_if_there_are_too_many(made: Made) -> None:
     image, _ = made("none-inline")
     many = table(*(site(offset=number) for number in range(MOST_SITES + 1)))
     assert site_paths(image, many).sites == ()

@@ -1,4 +1,4 @@
-"""Which fences belong to a touch, on small functions: how far, in what, on which ways, and to which touch."""
+"""Which fences belong to a touch, on small functions: at what distance, on which paths, to which touch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xtrace.symbols.sites import surroundings
 from xtrace.symbols.sites.fences import FenceFinder
 from xtrace.symbols.sites.model import Kind
 
-#: In a case's body each touch has a kind of its own, by which what is expected names it.
+#: Each touch in a case has a different kind, which identifies it in the expected result.
 MASK = "movb $1, 1(%rbx);"
 UNMASK = "movb $0, 1(%rbx);"
 TEST = "cmpb $0, (%rbx);"
@@ -20,10 +20,10 @@ CLEAR = "movb $0, (%rbx);"
 OF_MASK = {"mask": ["lfence inline after all paths"]}
 OF_UNMASK = {"unmask": ["lfence inline after all paths"]}
 
-#: The body, and the fences that are found: by touch, "mnemonic how position paths", with the callee's name.
+#: The body, and by touch the fences found: "mnemonic how position paths" and the callee's name.
 CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
     "none": (MASK + "nop; ret", {}),
-    # What is a fence, and how it is reached.
+    # The fence instruction, and how it is reached.
     "lfence": (MASK + "lfence; ret", OF_MASK),
     "mfence": (MASK + "mfence; ret", {"mask": ["mfence inline after all paths"]}),
     "locked": (MASK + "lock addl $0, -8(%rsp); ret", {"mask": ["add inline after all paths"]}),
@@ -49,64 +49,64 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         "xchg %cl, 1(%rbx); mfence; ret",
         {"restore": ["xchg inline access all paths", "mfence inline after all paths"]},
     ),
-    # How far.
-    "as_far_as_is_looked_behind": (MASK + "nops 24; lfence; ret", OF_MASK),
-    "too_far_behind": (MASK + "nops 25; lfence; ret", {}),
+    # The distance.
+    "at_the_limit_after": (MASK + "nops 24; lfence; ret", OF_MASK),
+    "too_far_after": (MASK + "nops 25; lfence; ret", {}),
     "before": ("lfence;" + MASK + "ret", {"mask": ["lfence inline before all paths"]}),
     "called_before": (
         "call leaf_lfence;" + MASK + "ret",
         {"mask": ["lfence callee before all paths leaf_lfence"]},
     ),
-    "as_far_as_is_looked_before": (
+    "at_the_limit_before": (
         "lfence; nops 6;" + MASK + "ret",
         {"mask": ["lfence inline before all paths"]},
     ),
     "too_far_before": ("lfence; nops 7;" + MASK + "ret", {}),
-    # On which ways.
-    "on_one_way": (
+    # The paths.
+    "on_one_path": (
         MASK + "test %edi, %edi; je 1f; lfence; 1: ret",
         {"mask": ["lfence inline after some paths"]},
     ),
-    "on_both_ways": (
+    "on_both_paths": (
         MASK + "test %edi, %edi; je 1f; lfence; ret; 1: mfence; ret",
         {"mask": ["lfence inline after some paths", "mfence inline after some paths"]},
     ),
-    "behind_where_ways_meet": (
+    "after_paths_join": (
         MASK + "test %edi, %edi; je 1f; nop; 1: lfence; ret",
         OF_MASK,
     ),
-    "before_on_one_way": (
+    "before_on_one_path": (
         "test %edi, %edi; je 1f; lfence; 1:" + MASK + "ret",
         {"mask": ["lfence inline before some paths"]},
     ),
-    "behind_a_jump": (MASK + "jmp 1f; nop; 1: lfence; ret", OF_MASK),
+    "after_a_jump": (MASK + "jmp 1f; nop; 1: lfence; ret", OF_MASK),
     # What ends the search.
-    "behind_a_call": (MASK + "call leaf_nothing; lfence; ret", OF_MASK),
-    "behind_a_larger_call": (MASK + "call not_a_leaf; lfence; ret", {}),
-    "behind_an_indirect_call": (MASK + "call *%rax; lfence; ret", {}),
+    "after_a_call": (MASK + "call leaf_nothing; lfence; ret", OF_MASK),
+    "after_a_call_of_a_larger_function": (MASK + "call not_a_leaf; lfence; ret", {}),
+    "after_an_indirect_call": (MASK + "call *%rax; lfence; ret", {}),
     "before_an_indirect_call": ("lfence; call *%rax;" + MASK + "ret", {}),
-    "behind_other_memory_read": (MASK + "mov (%rdi), %eax; lfence; ret", {}),
-    "behind_other_memory_written": (MASK + "mov %eax, (%rdi); lfence; ret", {}),
+    "after_a_read_of_other_memory": (MASK + "mov (%rdi), %eax; lfence; ret", {}),
+    "after_a_write_to_other_memory": (MASK + "mov %eax, (%rdi); lfence; ret", {}),
     "before_other_memory": ("lfence; mov %eax, (%rdi);" + MASK + "ret", {}),
-    "of_other_memory": (MASK + "lock incl (%rdi); ret", {}),
-    "behind_other_memory_of_the_cpu_written": (MASK + "mov %eax, %gs:0x40; lfence; ret", {}),
-    "behind_other_memory_of_the_cpu_read": (
+    "locked_access_to_other_memory": (MASK + "lock incl (%rdi); ret", {}),
+    "after_a_write_to_other_per_cpu_memory": (MASK + "mov %eax, %gs:0x40; lfence; ret", {}),
+    "after_a_read_of_other_per_cpu_memory": (
         MASK + "mov %gs:0x40, %eax; lfence; ret",
         OF_MASK,
     ),
-    "behind_the_stack": (MASK + "mov %eax, -8(%rsp); lfence; ret", OF_MASK),
-    "behind_the_pointer_again": (MASK + "vcpu %rdx; lfence; ret", OF_MASK),
-    "behind_a_pointer_in_a_field": (
+    "after_a_write_to_the_stack": (MASK + "mov %eax, -8(%rsp); lfence; ret", OF_MASK),
+    "after_the_pointer_is_loaded_again": (MASK + "vcpu %rdx; lfence; ret", OF_MASK),
+    "after_a_load_from_the_pointers_field": (
         MASK + "mov 0x30(%rdi), %rdx; lfence; ret",
         OF_MASK,
     ),
-    "behind_another_field": (MASK + "mov 0x38(%rdi), %rdx; lfence; ret", {}),
-    "behind_more_of_vcpu_info": (
+    "after_a_load_from_another_field": (MASK + "mov 0x38(%rdi), %rdx; lfence; ret", {}),
+    "after_a_read_of_another_vcpu_info_field": (
         MASK + "mov 16(%rbx), %rax; lfence; ret",
         OF_MASK,
     ),
-    "behind_a_write_to_more_of_vcpu_info": (MASK + "mov %rax, 16(%rbx); lfence; ret", {}),
-    # To which touch: the one before it, else the one behind.
+    "after_a_write_to_another_vcpu_info_field": (MASK + "mov %rax, 16(%rbx); lfence; ret", {}),
+    # The touch that it belongs to: the one before it, otherwise the one after it.
     "of_two_the_first": (
         MASK + "lfence; nops 2;" + UNMASK + "ret",
         OF_MASK,
@@ -116,33 +116,33 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         "mfence;" + MASK + "lfence;" + UNMASK + "ret",
         {"mask": ["lfence inline after all paths", "mfence inline before all paths"]},
     ),
-    "where_two_meet": (
+    "where_two_join": (
         "test %edi, %edi; je 1f;" + MASK + "jmp 2f; 1:" + UNMASK + "2: lfence; ret",
         OF_MASK,
     ),
-    "behind_one_of_the_first": (
+    "after_both_and_another_after_one": (
         "test %edi, %edi; je 1f;" + MASK + "2: lfence; ret;"
         "1:" + UNMASK + "test %esi, %esi; je 2b; mfence; ret",
         {**OF_MASK, "unmask": ["mfence inline after some paths"]},
     ),
-    "behind_a_read": (SAVE + "lfence; ret", {"save": ["lfence inline after all paths"]}),
-    "called_behind_a_read": (
+    "after_a_read": (SAVE + "lfence; ret", {"save": ["lfence inline after all paths"]}),
+    "called_after_a_read": (
         SAVE + "call leaf_lfence; ret",
         {"save": ["lfence callee after all paths leaf_lfence"]},
     ),
     "before_a_read": ("lfence;" + SAVE + "ret", {}),
-    "behind_a_read_and_its_branch": (TEST + "je 1f; lfence; 1: ret", {}),
-    "behind_a_read_before_its_branch": (
+    "after_the_branch_of_a_read": (TEST + "je 1f; lfence; 1: ret", {}),
+    "after_a_read_before_its_branch": (
         TEST + "lfence; je 1f; nop; 1: ret",
         {"pending test": ["lfence inline after all paths"]},
     ),
-    "behind_a_clear": (CLEAR + "mfence; ret", {"pending clear": ["mfence inline after all paths"]}),
-    # A fence behind an opening store is the store's where its pending test comes behind the fence.
+    "after_a_clear": (CLEAR + "mfence; ret", {"pending clear": ["mfence inline after all paths"]}),
+    # A fence after an unmask or restore belongs to it if its pending test follows the fence.
     "before_the_test": (
         UNMASK + "lfence;" + TEST + "je 1f; nop; 1: ret",
         OF_UNMASK,
     ),
-    "before_the_test_on_one_way": (
+    "before_the_test_on_one_path": (
         UNMASK + "lfence; test %edi, %edi; je 1f;" + TEST + "1: ret",
         OF_UNMASK,
     ),
@@ -150,12 +150,12 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         UNMASK + "lfence;" + UNMASK + TEST + "je 1f; nop; 1: ret",
         {"unmask": ["lfence inline before all paths"]},
     ),
-    "beside_the_test": (UNMASK + "test %edi, %edi; je 1f;" + TEST + "ret; 1: lfence; ret", {}),
-    "beside_the_test_of_a_restore": (
+    "on_the_path_without_the_test": (UNMASK + "test %edi, %edi; je 1f;" + TEST + "ret; 1: lfence; ret", {}),
+    "on_the_path_without_the_test_of_a_restore": (
         SAVE + MASK + RESTORE + "test %cl, %cl; jne 1f;" + TEST + "ret; 1: lfence; ret",
         {},
     ),
-    "as_far_before_the_test_as_is_looked": (
+    "at_the_limit_before_the_test": (
         UNMASK + "lfence; nops 24;" + TEST + "je 1f; nop; 1: ret",
         OF_UNMASK,
     ),
@@ -187,7 +187,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
 @pytest.mark.parametrize(
     ("name", "expected"), [(name, expected) for name, (_, expected) in CASES.items()], ids=list(CASES)
 )
-def test_the_fences_of_each_touch(made: Functions, name: str, expected: dict[str, list[str]]) -> None:
+def test_fences_of_each_touch(made: Functions, name: str, expected: dict[str, list[str]]) -> None:
     name = f"case_{name}"
     flow, touches = made.flow(name), made.touches(name)
     tests = {
@@ -208,6 +208,6 @@ def test_the_fences_of_each_touch(made: Functions, name: str, expected: dict[str
     assert told == expected
     for fences in found.values():
         for item in fences:
-            # Where the function executes it: the fence itself, or the call or jump to it.
+            # ``at`` is in the function: the fence itself, or the call or jump to it.
             assert item.at in flow.insns
             assert (item.at == item.insn.address) is (item.via == "")

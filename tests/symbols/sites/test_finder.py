@@ -1,4 +1,4 @@
-"""The site finder on guests built here, against the expectations beside their source."""
+"""Run the site finder on guests built here and compare with the expectations in their source."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ASSEMBLY = sorted(path.name for path in GUESTS.glob("*.S") if path.name != "comm
 COMPILED = sorted(path.name for path in GUESTS.glob("*.c"))
 LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
 FRAMES = ("-fno-omit-frame-pointer", "-fomit-frame-pointer")
-#: What stripped images cannot know.
+#: What cannot be known in stripped images.
 NAMED = ("via", "aliases")
 UNNAMED = (": not found", "the pointer is unstable", "expected guarded")
-#: Where labels tell code from data, an image without them cannot be read rightly.
+#: This guest needs labels to distinguish code from data: without symbols it cannot be read correctly.
 LABELLED = "labels_amd64.S"
 
 
@@ -31,7 +31,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
 
 
 def assembly_variants() -> list[tuple[str, Variant]]:
-    """Return every assembly guest, linked with all that it may carry and as an object."""
+    """Return every assembly guest, linked with each kind of symbols it may carry, and as an object file."""
     variants = []
     for name in ASSEMBLY:
         plain = Variant(bits=32 if "i386" in name else 64)
@@ -46,7 +46,7 @@ def assembly_variants() -> list[tuple[str, Variant]]:
 
 
 def compiled_variants() -> list[tuple[str, Variant]]:
-    """Return every C guest at each level, with and without frame pointers, for both machines."""
+    """Return every C guest at each optimisation level, with and without frame pointers, 32 and 64 bits."""
     variants = []
     for name in COMPILED:
         for bits in (64, 32):
@@ -69,7 +69,7 @@ def named(variants: list[tuple[str, Variant]]) -> list[str]:
 
 
 def found(guest: Guest) -> tuple[SiteTable, list[tuple[Spot, Site]]]:
-    """Return a guest's table and its sites with their places."""
+    """Return a guest's site table, and its sites with section and offset."""
     image = open_image(guest.image, symbols_path=guest.map, debug_path=guest.debug)
     table = find_sites(image, lines=True)
     return table, [(spot_of(image, site), site) for site in table.sites]
@@ -101,8 +101,8 @@ def check(builder: Builder, name: str, variant: Variant, *, exact: bool) -> None
     assert [site.address for site in table.sites] == sorted({site.address for site in table.sites})
     wrong = differences(sites, expected_of(guest, variant), Lines(guest.reference), exact=exact)
     if variant.carries is Carries.NOTHING:
-        # Without names a way to vcpu_info must be learned, which one lone site does not suffice for, and
-        # calls that hold the thread on its CPU look like others.
+        # Without symbols a way to vcpu_info must be learned, and a single site is not enough for that;
+        # and calls that keep the thread on its CPU look like any other.
         lost = [line for line in wrong if line.endswith(": not found")]
         assert len(lost) <= len(sites), "\n".join(["", *lost])
         wrong = [line for line in wrong if not line.endswith(UNNAMED)]
@@ -120,7 +120,7 @@ def test_compiled(builder: Builder, name: str, variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_places_are_the_line_tables(builder: Builder, name: str) -> None:
+def test_places_match_the_line_table(builder: Builder, name: str) -> None:
     guest = builder.build(name, Variant())
     _, sites = found(guest)
     lines = Lines(guest.reference)
@@ -130,7 +130,7 @@ def test_places_are_the_line_tables(builder: Builder, name: str) -> None:
         assert (Path(site.place.file).name, site.place.line) == lines.at(spot)
 
 
-def test_places_come_from_the_debug_file_too(builder: Builder) -> None:
+def test_places_from_a_debug_file(builder: Builder) -> None:
     own, _ = found(builder.build("netbsd.c", Variant()))
     apart, _ = found(builder.build("netbsd.c", Variant(carries=Carries.DEBUG_FILE)))
     bare, _ = found(builder.build("netbsd.c", Variant(carries=Carries.SYMBOLS)))
@@ -138,7 +138,7 @@ def test_places_come_from_the_debug_file_too(builder: Builder) -> None:
     assert not any(site.place for site in bare.sites)
 
 
-def test_the_debug_file_is_found_by_its_build_id(builder: Builder, tmp_path: Path) -> None:
+def test_debug_file_is_found_by_build_id(builder: Builder, tmp_path: Path) -> None:
     guest = builder.build("netbsd.c", Variant(carries=Carries.DEBUG_FILE))
     assert guest.debug is not None
     own, _ = found(builder.build("netbsd.c", Variant()))
@@ -153,7 +153,7 @@ def test_the_debug_file_is_found_by_its_build_id(builder: Builder, tmp_path: Pat
     assert all(site.place for site in table.sites)
 
 
-def test_inlined_helpers_say_where(builder: Builder) -> None:
+def test_inline_chain_of_inlined_helpers(builder: Builder) -> None:
     table, _ = found(builder.build("netbsd.c", Variant()))
     saves = [site for site in table.sites if site.kind is Kind.SAVE and "section" in site.symbol]
     assert {site.symbol for site in saves} == {"first_section", "second_section", "third_section"}
@@ -164,7 +164,7 @@ def test_inlined_helpers_say_where(builder: Builder) -> None:
         assert names[-1] == site.symbol
 
 
-def test_a_masked_range_ends_at_its_restore(builder: Builder) -> None:
+def test_masked_range_ends_at_its_restore(builder: Builder) -> None:
     table, _ = found(builder.build("netbsd_amd64.S", Variant()))
     inside = [site for site in table.sites if site.symbol == "spl_section"]
     mask = next(site for site in inside if site.kind is Kind.MASK)
@@ -184,20 +184,20 @@ def test_pending_tests_are_sites(builder: Builder) -> None:
         assert all(site.address != call for call in site.callbacks)
 
 
-def test_an_unlocked_handler_leaves_every_fence_undecided(builder: Builder) -> None:
+def test_unlocked_handler_leaves_every_fence_undecided(builder: Builder) -> None:
     table, _ = found(builder.build("unlocked_amd64.S", Variant()))
     fences = [fence for site in table.sites for fence in site.fences if site.kind in (Kind.MASK, Kind.UNMASK)]
     assert len(fences) == 3
     assert {fence.verdict for fence in fences} == {Verdict.UNDECIDED}
 
 
-def test_an_unstable_pointer_leaves_the_verdict(builder: Builder) -> None:
+def test_unstable_pointer_does_not_change_the_verdict(builder: Builder) -> None:
     table, _ = found(builder.build("netbsd_amd64.S", Variant()))
     site = next(site for site in table.sites if site.symbol == "unmask_callee" and site.kind is Kind.UNMASK)
     assert site.verdict is Verdict.REMOVABLE
 
 
-def test_hazards_say_addresses(builder: Builder) -> None:
+def test_hazards_have_reasons(builder: Builder) -> None:
     table, _ = found(builder.build("hazards_amd64.S", Variant()))
     hazards: list[Hazard] = [hazard for site in table.sites for hazard in site.hazards]
     assert {hazard.name for hazard in hazards} >= {
@@ -209,7 +209,7 @@ def test_hazards_say_addresses(builder: Builder) -> None:
     assert all(hazard.reason for hazard in hazards)
 
 
-def test_an_hvm_guest_has_none(builder: Builder) -> None:
+def test_hvm_guest_has_no_sites(builder: Builder) -> None:
     table, sites = found(builder.build("hvm_amd64.S", Variant()))
     assert not sites
     assert not table.damage

@@ -1,7 +1,7 @@
-"""What follows a touch, on small functions: each limit, each branch, each kind of instruction that counts.
+"""The code around a touch, in small functions: each limit, each branch, each relevant kind of instruction.
 
-A case is the body of a function and what must be found in it.  What is found is told by the names of the
-instructions, in the order of their addresses.
+A case is the body of a function and the expected result, in which instructions are given by their
+mnemonics, in address order.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ ALL, SOME, NONE = Paths.ALL, Paths.SOME, Paths.NONE
 UNMASK = "vcpu %rbx; movb $0, 1(%rbx);"
 MASK = "vcpu %rbx; movb $1, 1(%rbx);"
 TEST = "cmpb $0, (%rbx);"
-#: The value to restore is read, kept, and stored again.
+#: The value to restore is read and saved; then the mask is set.
 SAVED = "vcpu %rbx; movzbl 1(%rbx), %ecx; movb $1, 1(%rbx);"
 RESTORE = SAVED + "movb %cl, 1(%rbx);"
-#: Followed by a way with a test and one without, of which the condition decides.
+#: The end of a conditional branch to a path without a test; the other path has one.
 FORK = f"1f; {TEST} 1: ret"
 
 Cases = dict[str, tuple[str, Any]]
 
-#: On which ways a pending test follows the first unmask, and how many tests.
+#: How many pending tests follow the first unmask, and on which paths.
 TESTS_OF_UNMASK: Cases = {
     "follows": (UNMASK + TEST + "ret", (1, ALL)),
-    "does_not": (UNMASK + "ret", (0, NONE)),
-    "sometimes": (UNMASK + "test %edi, %edi; je " + FORK, (1, SOME)),
-    "on_both_ways": (UNMASK + f"test %edi, %edi; je 1f; {TEST} ret; 1: {TEST} ret", (2, ALL)),
+    "missing": (UNMASK + "ret", (0, NONE)),
+    "on_one_path": (UNMASK + "test %edi, %edi; je " + FORK, (1, SOME)),
+    "on_both_paths": (UNMASK + f"test %edi, %edi; je 1f; {TEST} ret; 1: {TEST} ret", (2, ALL)),
     "masked_again": (UNMASK + "movb $1, 1(%rbx);" + TEST + "ret", (0, NONE)),
-    "masked_again_on_one_way": (
+    "masked_again_on_one_path": (
         UNMASK + f"test %edi, %edi; je 1f; {TEST} ret; 1: movb $1, 1(%rbx); {TEST} ret",
         (1, SOME),
     ),
     "read_between": (UNMASK + "movzbl 1(%rbx), %eax;" + TEST + "ret", (1, ALL)),
     "printed_between": (UNMASK + "movzbl 1(%rbx), %esi; call printf;" + TEST + "ret", (1, ALL)),
     "unmasked_twice": (UNMASK + "movb $0, 1(%rbx);" + TEST + "ret", (1, ALL)),
-    "as_far_as_is_looked": (UNMASK + "nops 60;" + TEST + "ret", (1, ALL)),
+    "at_the_limit": (UNMASK + "nops 60;" + TEST + "ret", (1, ALL)),
     "too_far": (UNMASK + "nops 61;" + TEST + "ret", (0, NONE)),
-    # An unmask opens the mask in any case: a test of the mask spares no way.
-    "asks_for_the_mask": (UNMASK + "cmpb $0, 1(%rbx); jne " + FORK, (1, SOME)),
+    # An unmask always opens the mask: a test of the mask exempts no path.
+    "mask_tested": (UNMASK + "cmpb $0, 1(%rbx); jne " + FORK, (1, SOME)),
 }
 
-#: On which ways a pending test follows the first restore.
+#: On which paths a pending test follows the first restore.
 TESTS_OF_RESTORE: Cases = {
     "value_tested": (RESTORE + "test %cl, %cl; jne " + FORK, ALL),
     "value_compared": (RESTORE + "cmp $0, %cl; jne " + FORK, ALL),
     "value_tested_before": (SAVED + f"test %cl, %cl; movb %cl, 1(%rbx); jne {FORK}", ALL),
-    "value_tested_and_neither_way_has_a_test": (RESTORE + "test %cl, %cl; jne 1f; nop; 1: ret", NONE),
+    "value_tested_and_no_path_has_a_test": (RESTORE + "test %cl, %cl; jne 1f; nop; 1: ret", NONE),
     "another_value_tested": (RESTORE + "test %dil, %dil; jne " + FORK, SOME),
     "another_saved_value_tested": (
         "vcpu %rbx; movzbl 1(%rbx), %ecx; movb %cl, (%rsi); movb %dil, 1(%rbx); test %cl, %cl; jne " + FORK,
@@ -63,7 +63,7 @@ TESTS_OF_RESTORE: Cases = {
     "value_tested_early": (RESTORE + "test %cl, %cl; nops 5; jne " + FORK, ALL),
     "value_tested_too_early": (RESTORE + "test %cl, %cl; nops 6; jne " + FORK, SOME),
     "value_tested_before_a_call": (RESTORE + "test %cl, %cl; call leaf_nothing; jne " + FORK, SOME),
-    "value_tested_for_nothing": (RESTORE + "test %cl, %cl; ret", NONE),
+    "value_tested_without_a_branch": (RESTORE + "test %cl, %cl; ret", NONE),
     "mask_read_back": (RESTORE + "movzbl 1(%rbx), %edx; test %dl, %dl; jne " + FORK, ALL),
     "mask_compared": (RESTORE + "cmpb $0, 1(%rbx); jne " + FORK, ALL),
     "selector_read_back": (RESTORE + "movzbl 8(%rbx), %edx; test %dl, %dl; jne " + FORK, SOME),
@@ -71,9 +71,9 @@ TESTS_OF_RESTORE: Cases = {
     "an_argument": ("vcpu %rbx; movb %dil, 1(%rbx); test %esi, %esi; jne " + FORK, SOME),
     "an_argument_tested": ("vcpu %rbx; movb %dil, 1(%rbx); test %dil, %dil; jne " + FORK, ALL),
     "exchanged": ("vcpu %rbx; cmpxchg %cl, 1(%rbx); test %cl, %cl; jne " + FORK, SOME),
-    # The value is the outcome of a comparison: its flags, its operands or its result decide.
+    # The value is the outcome of a comparison: a branch on its flags, operands or result decides.
     "outcome_by_its_flags": ("vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); jz " + FORK, SOME),
-    "outcome_kept_by_its_flags": (
+    "saved_outcome_by_its_flags": (
         "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
         ALL,
     ),
@@ -102,7 +102,7 @@ TESTS_OF_RESTORE: Cases = {
         "vcpu %rbx; and $0x200, %edi; not %edi; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
         SOME,
     ),
-    "outcome_from_afar": (
+    "outcome_at_the_limit": (
         "vcpu %rbx; and $0x200, %edi; nops 5; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
         ALL,
     ),
@@ -110,7 +110,7 @@ TESTS_OF_RESTORE: Cases = {
         "vcpu %rbx; and $0x200, %edi; nops 6; setz %al; movb %al, 1(%rbx); test %edi, %edi; jz " + FORK,
         SOME,
     ),
-    "outcome_of_two_ways": (
+    "outcome_of_two_paths": (
         "vcpu %rbx; test %esi, %esi; js 2f; and $0x200, %edi; 2: setz %al; movb %al, 1(%rbx);"
         "test %edi, %edi; jz " + FORK,
         SOME,
@@ -120,7 +120,7 @@ TESTS_OF_RESTORE: Cases = {
         SOME,
     ),
 }  # fmt: skip
-#: Each sets the flags that an outcome is made of.
+#: Each sets the flags that an outcome comes from.
 for _how in (
     "or %esi,",
     "xor %esi,",
@@ -138,15 +138,15 @@ for _how in (
         ALL,
     )
 
-#: Whether the first restore can only store what is not 0.
+#: Whether the first restore can only store non-zero.
 LEFT_MASKED: Cases = {
     "where_jne_goes": (SAVED + "test %cl, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", True),
-    "behind_jne": (SAVED + "test %cl, %cl; jne 2f; movb %cl, 1(%rbx); 2: ret", False),
-    "behind_je": (SAVED + "test %cl, %cl; je 2f; movb %cl, 1(%rbx); 2: ret", True),
+    "after_jne": (SAVED + "test %cl, %cl; jne 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "after_je": (SAVED + "test %cl, %cl; je 2f; movb %cl, 1(%rbx); 2: ret", True),
     "where_je_goes": (SAVED + "test %cl, %cl; je 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "where_js_goes": (SAVED + "test %cl, %cl; js 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
-    "behind_js": (SAVED + "test %cl, %cl; js 2f; movb %cl, 1(%rbx); 2: ret", False),
-    "behind_ja": (SAVED + "test %cl, %cl; ja 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "after_js": (SAVED + "test %cl, %cl; js 2f; movb %cl, 1(%rbx); 2: ret", False),
+    "after_ja": (SAVED + "test %cl, %cl; ja 2f; movb %cl, 1(%rbx); 2: ret", False),
     "by_cmp": (SAVED + "cmp $0, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "by_another_value": (SAVED + "test %dl, %dl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", False),
     "by_the_second_test": (
@@ -166,12 +166,12 @@ LEFT_MASKED: Cases = {
     ),
 }
 
-#: How many pending tests come before the first unmask, with nothing stored between.
+#: How many pending tests precede the first unmask with no store in between.
 TESTED_BEFORE: Cases = {
     "before": ("vcpu %rbx;" + TEST + "movb $0, 1(%rbx); ret", 1),
     "twice_before": ("vcpu %rbx;" + TEST + "jne 1f; nop; 1:" + TEST + "movb $0, 1(%rbx); ret", 1),
     "not_before": ("vcpu %rbx; movb $0, 1(%rbx);" + TEST + "ret", 0),
-    "before_on_one_way": (
+    "before_on_one_path": (
         "vcpu %rbx; test %edi, %edi; je 1f;" + TEST + "1: movb $0, 1(%rbx); ret",
         1,
     ),
@@ -184,24 +184,24 @@ TESTED_BEFORE: Cases = {
     "before_a_restore": ("vcpu %rbx;" + TEST + "movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
     "restored_before": ("vcpu %rbx; movb %dil, 1(%rbx); movb $0, 1(%rbx); ret", 0),
     "before_a_clear": ("vcpu %rbx;" + TEST + "movb $0, (%rbx); movb $0, 1(%rbx); ret", 0),
-    "from_afar": ("vcpu %rbx;" + TEST + "nops 60; movb $0, 1(%rbx); ret", 1),
-    "from_too_far": ("vcpu %rbx;" + TEST + "nops 61; movb $0, 1(%rbx); ret", 0),
+    "at_the_limit": ("vcpu %rbx;" + TEST + "nops 60; movb $0, 1(%rbx); ret", 1),
+    "too_far": ("vcpu %rbx;" + TEST + "nops 61; movb $0, 1(%rbx); ret", 0),
 }
 
 CLEAR = "vcpu %rbx; movb $0, (%rbx); xor %eax, %eax;"
 PLAIN = "mov 8(%rbx), %rax; movq $0, 8(%rbx); ret"
-#: The locked accesses behind the first pending clear, on which ways, and the plain uses of the selector.
+#: The locked accesses after the first pending clear, on which paths, and the number of plain selector uses.
 LOCKED: Cases = {
     "taken_by_xchg": (CLEAR + "xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
     "taken_plainly": (CLEAR + PLAIN, ((), NONE, 1)),
     "not_taken": (CLEAR + "ret", ((), NONE, 0)),
-    "taken_behind_mfence": (CLEAR + "mfence;" + PLAIN, (("mfence",), ALL, 0)),
-    "taken_behind_a_locked_access": (CLEAR + "lock orl $0, (%rsp);" + PLAIN, (("or",), ALL, 0)),
-    "taken_behind_cpuid": (CLEAR + "cpuid;" + PLAIN, (("cpuid",), ALL, 0)),
-    "taken_behind_lfence": (CLEAR + "lfence;" + PLAIN, ((), NONE, 1)),
-    "taken_behind_sfence": (CLEAR + "sfence;" + PLAIN, ((), NONE, 1)),
-    "looked_at_before": (CLEAR + "cmpq $0, 8(%rbx); je 1f; xchg %rax, 8(%rbx); 1: ret", ((), NONE, 0)),
-    "taken_two_ways": (
+    "taken_after_mfence": (CLEAR + "mfence;" + PLAIN, (("mfence",), ALL, 0)),
+    "taken_after_a_locked_access": (CLEAR + "lock orl $0, (%rsp);" + PLAIN, (("or",), ALL, 0)),
+    "taken_after_cpuid": (CLEAR + "cpuid;" + PLAIN, (("cpuid",), ALL, 0)),
+    "taken_after_lfence": (CLEAR + "lfence;" + PLAIN, ((), NONE, 1)),
+    "taken_after_sfence": (CLEAR + "sfence;" + PLAIN, ((), NONE, 1)),
+    "compared_first": (CLEAR + "cmpq $0, 8(%rbx); je 1f; xchg %rax, 8(%rbx); 1: ret", ((), NONE, 0)),
+    "taken_differently_on_two_paths": (
         CLEAR + "test %edi, %edi; je 1f; xchg %rax, 8(%rbx); ret; 1:" + PLAIN,
         (("xchg",), SOME, 1),
     ),
@@ -210,8 +210,8 @@ LOCKED: Cases = {
     "both_fences_in_a_callee": (CLEAR + "call leaf_both;" + PLAIN, (("call",), ALL, 0)),
     "nothing_in_a_callee": (CLEAR + "call leaf_nothing;" + PLAIN, ((), NONE, 1)),
     "taken_in_a_callee": (CLEAR + "lea 8(%rbx), %rdi; call taker; ret", (("call",), ALL, 0)),
-    "taken_from_afar": (CLEAR + "nops 59; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
-    "taken_from_too_far": (CLEAR + "nops 60; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
+    "taken_at_the_limit": (CLEAR + "nops 59; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
+    "taken_too_far_away": (CLEAR + "nops 60; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
 }
 
 FORCE = "call page + 32 * 17;"
@@ -221,21 +221,21 @@ FORCES: Cases = {
     "by_a_tail_jump": ("jmp page + 32 * 17", True),
     "by_a_branch": ("test %edi, %edi; jne page + 32 * 17; ret", True),
     "another_hypercall": ("call page + 32 * 16; ret", False),
-    "one_further": ("call page + 32 * 18; ret", False),
+    "next_hypercall": ("call page + 32 * 18; ret", False),
     "by_a_wrapper": ("call wrapper; ret", True),
     "by_a_jump_to_a_wrapper": ("jmp wrapper", True),
     "by_two_wrappers": ("call second_wrapper; ret", True),
     "by_three_wrappers": ("call third_wrapper; ret", False),
     "by_a_wrapper_of_another": ("call other_first; ret", False),
-    "by_a_wrapper_of_one_before": ("call lower_first; ret", False),
-    "by_a_wrapper_that_asks": ("call asker; ret", False),
+    "by_a_wrapper_of_the_previous_hypercall": ("call lower_first; ret", False),
+    "by_a_wrapper_that_uses_the_answer": ("call asker; ret", False),
     "by_a_wrapper_that_does_more": ("call busy_wrapper; ret", True),
-    "by_as_large_a_wrapper_as_is_followed": ("call large_wrapper; ret", True),
+    "by_a_wrapper_at_the_limit": ("call large_wrapper; ret", True),
     "by_too_large_a_wrapper": ("call huge_wrapper; ret", False),
     "by_nothing": ("call leaf_nothing; ret", False),
-    "to_nowhere": ("call 0xffffffff90000000; ret", False),
-    "to_where_a_register_says": ("call *%rax; ret", False),
-    # A question for Xen's version uses the answer.
+    "to_unmapped_code": ("call 0xffffffff90000000; ret", False),
+    "indirect": ("call *%rax; ret", False),
+    # A call that asks for Xen's version uses the answer.
     "answer_tested": (FORCE + "test %eax, %eax; js 1f; 1: ret", False),
     "answer_kept": (FORCE + "mov %eax, %ebx; ret", False),
     "answer_stored": (FORCE + "mov %eax, (%rbx); ret", False),
@@ -243,58 +243,58 @@ FORCES: Cases = {
     "answer_taken_from_the_stack": (FORCE + "sub %eax, -8(%rsp); ret", False),
     "answer_pushed": (FORCE + "push %rax; ret", False),
     "answer_added_to": (FORCE + "add $1, %eax; ret", False),
-    "answer_followed": (FORCE + "mov (%rax), %ebx; ret", False),
-    "answer_beside_memory_without_a_base": (FORCE + "cmpl $0, %gs:0x40; ret", True),
+    "answer_dereferenced": (FORCE + "mov (%rax), %ebx; ret", False),
+    "memory_operand_without_a_base": (FORCE + "cmpl $0, %gs:0x40; ret", True),
     "answer_as_an_address": (FORCE + "lea 1(%rax), %ecx; ret", False),
     "answer_combined": (FORCE + "xor %eax, %ebx; ret", False),
     "answer_combined_the_other_way": (FORCE + "xor %ebx, %eax; ret", False),
     "answer_cleared": (FORCE + "xor %eax, %eax; mov %eax, %ebx; ret", True),
     "another_cleared": (FORCE + "xor %edx, %edx; mov %eax, %ebx; ret", True),
     "answer_overwritten": (FORCE + "mov %ebx, %eax; mov %eax, %ecx; ret", True),
-    "answer_zero_extended_over": (FORCE + "movzbl %bl, %eax; mov %eax, %ecx; ret", True),
-    "answer_sign_extended_over": (FORCE + "movsbl %bl, %eax; mov %eax, %ecx; ret", True),
-    "answer_widened_over": (FORCE + "movslq %ebx, %rax; mov %eax, %ecx; ret", True),
-    "answer_an_address_over": (FORCE + "lea 4(%rbx), %rax; mov %eax, %ecx; ret", True),
-    "answer_popped_over": (FORCE + "pop %rax; mov %eax, %ecx; ret", True),
+    "answer_overwritten_by_zero_extension": (FORCE + "movzbl %bl, %eax; mov %eax, %ecx; ret", True),
+    "answer_overwritten_by_sign_extension": (FORCE + "movsbl %bl, %eax; mov %eax, %ecx; ret", True),
+    "answer_overwritten_by_widening": (FORCE + "movslq %ebx, %rax; mov %eax, %ecx; ret", True),
+    "answer_overwritten_by_lea": (FORCE + "lea 4(%rbx), %rax; mov %eax, %ecx; ret", True),
+    "answer_overwritten_by_pop": (FORCE + "pop %rax; mov %eax, %ecx; ret", True),
     "answer_widened": (FORCE + "movslq %eax, %rbx; ret", False),
-    "answer_passed_over_a_call": (FORCE + "call leaf_nothing; test %eax, %eax; js 1f; 1: ret", True),
-    "answer_used_late": (FORCE + "nops 12; test %eax, %eax; js 1f; 1: ret", False),
+    "answer_used_after_a_call": (FORCE + "call leaf_nothing; test %eax, %eax; js 1f; 1: ret", True),
+    "answer_used_at_the_limit": (FORCE + "nops 12; test %eax, %eax; js 1f; 1: ret", False),
     "answer_used_too_late": (FORCE + "nops 13; test %eax, %eax; js 1f; 1: ret", True),
-    "answer_used_behind_a_jump": (FORCE + "jmp 1f; 1: test %eax, %eax; js 2f; 2: ret", True),
+    "answer_used_after_a_jump": (FORCE + "jmp 1f; 1: test %eax, %eax; js 2f; 2: ret", True),
 }
 
-#: The calls that force the callback behind the function's pending tests.
+#: The calls that force the callback after the function's pending tests.
 CALLBACKS: Cases = {
-    "behind_a_test": ("vcpu %rbx;" + TEST + "je 1f;" + FORCE + "1: ret", ("call",)),
+    "after_a_test": ("vcpu %rbx;" + TEST + "je 1f;" + FORCE + "1: ret", ("call",)),
     "by_the_branch_itself": ("vcpu %rbx;" + TEST + "jne page + 32 * 17; ret", ("jne",)),
-    "by_a_jump_behind": ("vcpu %rbx;" + TEST + "je 1f; jmp page + 32 * 17; 1: ret", ("jmp",)),
+    "by_a_jump_after_a_test": ("vcpu %rbx;" + TEST + "je 1f; jmp page + 32 * 17; 1: ret", ("jmp",)),
     "before_a_test": (FORCE + "vcpu %rbx;" + TEST + "je 1f; nop; 1: ret", ()),
-    "behind_two_tests": (
+    "after_two_tests": (
         "vcpu %rbx;" + TEST + "jne page + 32 * 17; nop;" + TEST + "je 1f;" + FORCE + "1: ret",
         ("jne", "call"),
     ),
-    "behind_a_test_from_afar": ("vcpu %rbx;" + TEST + "je 1f; nops 59;" + FORCE + "1: ret", ("call",)),
-    "behind_a_test_from_too_far": ("vcpu %rbx;" + TEST + "je 1f; nops 60;" + FORCE + "1: ret", ()),
-    "behind_a_test_another_call": ("vcpu %rbx;" + TEST + "je 1f; call leaf_nothing; 1: ret", ()),
+    "after_a_test_at_the_limit": ("vcpu %rbx;" + TEST + "je 1f; nops 59;" + FORCE + "1: ret", ("call",)),
+    "too_far_after_a_test": ("vcpu %rbx;" + TEST + "je 1f; nops 60;" + FORCE + "1: ret", ()),
+    "another_call_after_a_test": ("vcpu %rbx;" + TEST + "je 1f; call leaf_nothing; 1: ret", ()),
 }
 
 BLOCK = "mov $1, %edi; call page + 32 * 29;"
-#: What covers the first unmask: the name of the instruction, and the first word of the reason.
+#: What makes up for the first unmask's missing test; {mnemonic} is that instruction's address.
 EXITS: Cases = {
     "iret": (UNMASK + "pop %rsi; iretq", "iretq at {iretq}"),
     "iret_of_32_bits": (UNMASK + "iretl", "iretd at {iretd}"),
     "sysret": (UNMASK + "sysretq", "sysretq at {sysretq}"),
     "sysexit": (UNMASK + "sysexitl", "sysexit at {sysexit}"),
-    "iret_behind_a_jump": (UNMASK + "jmp 1f; ud2; 1: iretq", "iretq at {iretq}"),
-    "iret_behind_a_call": (UNMASK + "call leaf_nothing; iretq", "iretq at {iretq}"),
-    "iret_behind_an_indirect_call": (UNMASK + "call *%rax; iretq", "iretq at {iretq}"),
-    "iret_behind_a_return": (UNMASK + "ret; iretq", ""),
-    "iret_behind_a_stop": (UNMASK + "ud2; iretq", ""),
-    "iret_behind_a_branch": (UNMASK + "js 1f; 1: iretq", ""),
-    "iret_behind_an_indirect_jump": (UNMASK + "jmp *%rax; iretq", ""),
-    "iret_from_afar": (UNMASK + "nops 159; iretq", "iretq at {iretq}"),
-    "iret_from_too_far": (UNMASK + "nops 160; iretq", ""),
-    "jump_to_nowhere": (UNMASK + "jmp 0xffffffff90000000", ""),
+    "iret_after_a_jump": (UNMASK + "jmp 1f; ud2; 1: iretq", "iretq at {iretq}"),
+    "iret_after_a_call": (UNMASK + "call leaf_nothing; iretq", "iretq at {iretq}"),
+    "iret_after_an_indirect_call": (UNMASK + "call *%rax; iretq", "iretq at {iretq}"),
+    "iret_after_a_return": (UNMASK + "ret; iretq", ""),
+    "iret_after_a_stop": (UNMASK + "ud2; iretq", ""),
+    "iret_after_a_branch": (UNMASK + "js 1f; 1: iretq", ""),
+    "iret_after_an_indirect_jump": (UNMASK + "jmp *%rax; iretq", ""),
+    "iret_at_the_limit": (UNMASK + "nops 159; iretq", "iretq at {iretq}"),
+    "iret_too_far_away": (UNMASK + "nops 160; iretq", ""),
+    "jump_to_unmapped_code": (UNMASK + "jmp 0xffffffff90000000", ""),
     "hypercall_iret": (
         UNMASK + "jmp page + 32 * 23",
         "HYPERVISOR_iret at {jmp} tests pending on the way out",
@@ -311,33 +311,33 @@ EXITS: Cases = {
     ),
     "yield": (UNMASK + "mov $0, %edi; call page + 32 * 29; ret", ""),
     "poll": (UNMASK + "mov $3, %edi; call page + 32 * 29; ret", ""),
-    "what_is_not_known": (UNMASK + "call page + 32 * 29; ret", ""),
+    "unknown_operation": (UNMASK + "call page + 32 * 29; ret", ""),
     "another_hypercall_of_one": (UNMASK + "mov $1, %edi; call page + 32 * 30; ret", ""),
-    "block_on_one_way": (UNMASK + "test %edi, %edi; je 1f;" + BLOCK + "1: ret", ""),
-    "block_from_afar": (
+    "block_on_one_path": (UNMASK + "test %edi, %edi; je 1f;" + BLOCK + "1: ret", ""),
+    "block_at_the_limit": (
         UNMASK + "nops 59;" + BLOCK + "ret",
         "SCHEDOP_block at {call} clears the mask and tests pending",
     ),
-    "block_from_too_far": (UNMASK + "nops 60;" + BLOCK + "ret", ""),
+    "block_too_far_away": (UNMASK + "nops 60;" + BLOCK + "ret", ""),
 }
 
-#: The unmasks and restores that the first mask leads to.
+#: How many unmasks and restores follow the first mask, and on which paths.
 REOPENED: Cases = {
-    "opened_again": (MASK + "nop; movb $0, 1(%rbx); ret", (1, ALL)),
+    "unmasked": (MASK + "nop; movb $0, 1(%rbx); ret", (1, ALL)),
     "restored": (SAVED + "movb %cl, 1(%rbx); ret", (1, ALL)),
     "left_masked": (MASK + "nop; ret", (0, NONE)),
-    "opened_on_one_way": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); 1: ret", (1, SOME)),
-    "opened_or_stopped": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: ud2", (1, ALL)),
-    "opened_on_two_ways": (
+    "unmasked_on_one_path": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); 1: ret", (1, SOME)),
+    "unmasked_or_stopped": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: ud2", (1, ALL)),
+    "unmasked_on_two_paths": (
         MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: movb $0, 1(%rbx); ret",
         (2, ALL),
     ),
-    "masked_and_opened": (MASK + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", (1, ALL)),
-    "opened_from_afar": (MASK + "nops 4000; movb $0, 1(%rbx); ret", (1, ALL)),
-    "opened_from_too_far": (MASK + "nops 4001; movb $0, 1(%rbx); ret", (0, NONE)),
+    "masked_twice_and_unmasked": (MASK + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", (1, ALL)),
+    "unmasked_at_the_limit": (MASK + "nops 4000; movb $0, 1(%rbx); ret", (1, ALL)),
+    "unmasked_too_far_away": (MASK + "nops 4001; movb $0, 1(%rbx); ret", (0, NONE)),
 }
 
-#: What runs masked behind the first mask: the instructions of each range.
+#: What runs masked after the first mask: the instructions of each range.
 MASKED: Cases = {
     "one_range": (MASK + "nop; movb $0, 1(%rbx); nop; ret", [("nop", "mov")]),
     "to_the_restore": (SAVED + "nop; movb %cl, 1(%rbx); nop; ret", [("nop", "mov")]),
@@ -346,13 +346,13 @@ MASKED: Cases = {
         MASK + "nop; jmp 1f; nop; 2: ret; 1: nop; movb $0, 1(%rbx); jmp 2b",
         [("nop", "jmp"), ("nop", "mov")],
     ),
-    "over_a_second_mask": (
+    "across_a_second_mask": (
         MASK + "movb $1, 1(%rbx); nop; movb $0, 1(%rbx); ret",
         [("mov", "nop", "mov")],
     ),
 }
 
-#: Whether something before the first mask keeps the thread on its CPU.
+#: Whether preemption is off at the first mask.
 PREEMPTION: Cases = {
     "by_a_call": ("call kpreempt_disable;" + MASK + "ret", True),
     "by_a_critical_section": ("call critical_enter;" + MASK + "ret", True),
@@ -364,20 +364,20 @@ PREEMPTION: Cases = {
     "counted_before_a_section_ends": ("incl %gs:0x20; call critical_exit;" + MASK + "ret", False),
     "by_a_count": ("incl %gs:0x20;" + MASK + "ret", True),
     "by_a_sum": ("addl $1, %gs:0x20;" + MASK + "ret", True),
-    "by_a_count_behind_the_own_pointer": ("mov %gs:0x18, %rax; incl 4(%rax);" + MASK + "ret", True),
+    "by_a_count_through_the_self_pointer": ("mov %gs:0x18, %rax; incl 4(%rax);" + MASK + "ret", True),
     "counted_down": ("decl %gs:0x20;" + MASK + "ret", False),
     "set": ("movl $1, %gs:0x20;" + MASK + "ret", False),
     "read_and_added": ("addl %gs:0x20, %eax;" + MASK + "ret", False),
     "of_something_else": ("incl (%rdi);" + MASK + "ret", False),
     "on_the_stack": ("incl -8(%rsp);" + MASK + "ret", False),
-    "on_one_way": ("test %edi, %edi; je 1f; incl %gs:0x20; 1:" + MASK + "ret", False),
-    "on_both_ways": (
+    "on_one_path": ("test %edi, %edi; je 1f; incl %gs:0x20; 1:" + MASK + "ret", False),
+    "on_both_paths": (
         "test %edi, %edi; je 1f; incl %gs:0x20; jmp 2f; 1: call kpreempt_disable; 2:" + MASK + "ret",
         True,
     ),
-    "a_jump_is_no_call": ("jmp 1f; 1:" + MASK + "jmp kpreempt_disable", False),
-    "counted_from_afar": ("incl %gs:0x20; nops 59;" + MASK + "ret", True),
-    "counted_from_too_far": ("incl %gs:0x20; nops 60;" + MASK + "ret", False),
+    "jump_instead_of_call": ("jmp 1f; 1:" + MASK + "jmp kpreempt_disable", False),
+    "counted_at_the_limit": ("incl %gs:0x20; nops 59;" + MASK + "ret", True),
+    "counted_too_far_away": ("incl %gs:0x20; nops 60;" + MASK + "ret", False),
     "nowhere": (MASK + "ret", False),
 }
 
@@ -421,13 +421,13 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
-    """All cases in one image, those of table number n with the prefix tn_."""
+    """Return an image of all cases, those of table n with the prefix tn_."""
     bodies = {f"t{n}_{name}": body for n, table in enumerate(TABLES) for name, (body, _) in table.items()}
     return assemble(tmp_path_factory.mktemp("order"), HELPERS | bodies)
 
 
 def of(table: Cases) -> pytest.MarkDecorator:
-    """Run a test with each case of a table: the function's name and what is expected."""
+    """Parametrise a test with the cases of a table: the function's name and the expected result."""
     (number,) = [n for n, one in enumerate(TABLES) if one is table]
     cases = [(f"t{number}_{name}", expected) for name, (_, expected) in table.items()]
     return pytest.mark.parametrize(("name", "expected"), cases, ids=list(table))
@@ -438,25 +438,25 @@ def names(made: Functions, name: str, addresses: tuple[int, ...]) -> tuple[str, 
 
 
 @of(TESTS_OF_UNMASK)
-def test_a_pending_test_behind_an_unmask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
+def test_pending_tests_after_an_unmask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
     found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
     assert (len(found.hits), found.paths) == expected
     assert {made.touches(name)[hit].kind for hit in found.hits} <= {Kind.PENDING_TEST}
 
 
 @of(TESTS_OF_RESTORE)
-def test_a_pending_test_behind_a_restore(made: Functions, name: str, expected: Paths) -> None:
+def test_pending_tests_after_a_restore(made: Functions, name: str, expected: Paths) -> None:
     found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.RESTORE), made.touches(name))
     assert found.paths is expected
 
 
 @of(LEFT_MASKED)
-def test_a_restore_that_leaves_the_mask_set(made: Functions, name: str, expected: bool) -> None:
+def test_restore_that_leaves_the_mask_set(made: Functions, name: str, expected: bool) -> None:
     assert surroundings.opened_only_if_zero(made.flow(name), made.touch(name, Kind.RESTORE)) is expected
 
 
 @of(TESTED_BEFORE)
-def test_a_pending_test_before_an_unmask(made: Functions, name: str, expected: int) -> None:
+def test_pending_tests_before_an_unmask(made: Functions, name: str, expected: int) -> None:
     touches = made.touches(name)
     found = surroundings.tested_before(made.flow(name), made.touch(name, Kind.UNMASK), touches)
     assert len(found) == expected
@@ -464,7 +464,7 @@ def test_a_pending_test_before_an_unmask(made: Functions, name: str, expected: i
 
 
 @of(LOCKED)
-def test_a_locked_access_behind_a_clear(
+def test_locked_accesses_after_a_clear(
     made: Functions, name: str, expected: tuple[tuple[str, ...], Paths, int]
 ) -> None:
     takers = {made.start("taker"): made.flow("taker").insns[made.places("taker", "xchg")[0]]}
@@ -477,19 +477,19 @@ def test_a_locked_access_behind_a_clear(
 
 
 @of(FORCES)
-def test_what_forces_the_callback(made: Functions, name: str, expected: bool) -> None:
+def test_calls_that_force_the_callback(made: Functions, name: str, expected: bool) -> None:
     flow = made.flow(name)
     first = made.places(name, "call", "jmp", "jne")[0]
     assert surroundings.forces(made.code, flow.insns[first], flow) is expected
 
 
-def test_what_is_no_call_forces_nothing(made: Functions) -> None:
+def test_other_instructions_do_not_force_the_callback(made: Functions) -> None:
     flow = made.flow("leaf_nothing")
     assert not any(surroundings.forces(made.code, insn, flow) for insn in flow.insns.values())
 
 
 @of(CALLBACKS)
-def test_callbacks_behind_tests(made: Functions, name: str, expected: tuple[str, ...]) -> None:
+def test_callbacks_after_tests(made: Functions, name: str, expected: tuple[str, ...]) -> None:
     tests = tuple(at for at, touch in made.touches(name).items() if touch.kind is Kind.PENDING_TEST)
     found = surroundings.callbacks(made.code, made.flow(name), tests)
     assert names(made, name, found) == expected
@@ -497,7 +497,7 @@ def test_callbacks_behind_tests(made: Functions, name: str, expected: tuple[str,
 
 
 @of(EXITS)
-def test_an_exit_through_xen(made: Functions, name: str, expected: str) -> None:
+def test_exit_through_xen(made: Functions, name: str, expected: str) -> None:
     flow = made.flow(name)
     places = {insn.mnemonic: f"{address:#x}" for address, insn in flow.insns.items()}
     found = surroundings.exit_behind(made.code, flow, made.touch(name, Kind.UNMASK))
@@ -505,13 +505,13 @@ def test_an_exit_through_xen(made: Functions, name: str, expected: str) -> None:
 
 
 @of(REOPENED)
-def test_what_a_mask_leads_to(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
+def test_unmasks_after_a_mask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
     found = surroundings.reopened(made.flow(name), made.touch(name, Kind.MASK), made.touches(name))
     assert (len(found.hits), found.paths) == expected
 
 
 @of(MASKED)
-def test_what_runs_masked(made: Functions, name: str, expected: list[tuple[str, ...]]) -> None:
+def test_masked_ranges(made: Functions, name: str, expected: list[tuple[str, ...]]) -> None:
     flow = made.flow(name)
     found = surroundings.masked_ranges(flow, made.touch(name, Kind.MASK), made.touches(name))
     inside = [tuple(at for at in sorted(flow.insns) if start <= at < end) for start, end in found]
@@ -520,7 +520,7 @@ def test_what_runs_masked(made: Functions, name: str, expected: list[tuple[str, 
         assert (start, end) == (addresses[0], flow.insns[addresses[-1]].end)
 
 
-def test_what_runs_masked_where_instructions_overlap(made: Functions) -> None:
+def test_masked_ranges_if_instructions_overlap(made: Functions) -> None:
     flow = made.flow("overlapping")
     found = surroundings.masked_ranges(
         flow, made.touch("overlapping", Kind.MASK), made.touches("overlapping")
@@ -531,22 +531,22 @@ def test_what_runs_masked_where_instructions_overlap(made: Functions) -> None:
 
 
 @of(PREEMPTION)
-def test_preemption_is_off(made: Functions, name: str, expected: bool) -> None:
+def test_preemption_off(made: Functions, name: str, expected: bool) -> None:
     assert surroundings.preemption_off(made.code, made.flow(name), made.touch(name, Kind.MASK)) is expected
 
 
-def test_the_fences_that_an_instruction_executes(made: Functions) -> None:
+def test_fences_that_an_instruction_executes(made: Functions) -> None:
     name = "t4_both_fences_in_a_callee"
     flow = made.flow(name)
     taker = made.flow("taker").insns[made.places("taker", "xchg")[0]]
     (call,) = (flow.insns[at] for at in made.places(name, "call"))
     assert [item.mnemonic for item in surroundings.executed(made.code, call, {})] == ["lfence", "mfence"]
-    # A function that is known to take the selector stands for its locked access.
+    # A function that is known to take the selector counts as its locked access.
     assert surroundings.executed(made.code, call, {made.start("leaf_both"): taker}) == (taker,)
     assert surroundings.executed(made.code, taker, {}) == (taker,)
     (xor,) = (made.flow("taker").insns[at] for at in made.places("taker", "xor"))
     assert surroundings.executed(made.code, xor, {}) == ()
-    # What a larger function executes is not looked for.
+    # Fences in functions that are not leaves are not searched for.
     larger = made.flow("t5_by_two_wrappers")
     (call,) = (larger.insns[at] for at in made.places("t5_by_two_wrappers", "call"))
     assert surroundings.executed(made.code, call, {}) == ()
@@ -560,7 +560,7 @@ def test_i386_passes_the_first_argument_in_ebx(tmp_path: Path, argument: str, co
     assert bool(found) is covered
 
 
-def test_ways_are_what_a_walk_gives(made: Functions) -> None:
+def test_pending_test_returns_ways(made: Functions) -> None:
     name = "t0_follows"
     found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
     assert found == Ways(made.places(name, "cmp"), ALL)

@@ -1,8 +1,8 @@
-"""The verdict on each combination of what stands around a site, by a table written by hand and by the model.
+"""The verdict on every combination of a site's surroundings, against hand-written tables and the model.
 
-A row of a table is a case of the rule: a word for each question, ``*`` where it does not matter.  Exactly one
-row must fit each combination of answers.  What the tables say is then asked of the model checker, which knows
-nothing of the rule: a fence is removable where, and only where, no upcall is lost without it.
+A row of a table is a case of the rule: a word for each question, ``*`` if it does not matter.  Exactly one
+row must match each combination of answers.  The tables are then compared with the model checker, which does
+not know the rule: a fence is removable if and only if no upcall is lost without it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from xtrace.symbols.x86.decode import NO_REGISTER, WRITE, Flow, Insn, Memory
 
 STORE, FENCE, LATER = 0x1000, 0x1004, 0x1040
 
-#: The answers to each question, and what each question is.
+#: The questions, and the answers to each.
 ANSWERS = {
     "kind": ("mask", "restore", "unmask", "clear", "set", "other"),
     "fence": ("access", "between", "beside"),  # the access itself; between P := 0 and S; elsewhere
     "width": ("byte", "wide"),  # of a plain store
-    "opens": ("no", "yes"),  # the mask may be opened here
-    "tests": ("none", "some", "all"),  # ways with a pending test behind
-    "before": ("no", "yes"),  # a pending test before
-    "exit": ("no", "yes"),  # it runs into an exit through Xen
+    "opens": ("no", "yes"),  # the site may unmask
+    "tests": ("none", "some", "all"),  # paths with a pending test after the site
+    "before": ("no", "yes"),  # a pending test before the site
+    "exit": ("no", "yes"),  # an exit through Xen follows
     "handlers": ("plain", "locked"),  # how the image's handlers take the selector
-    "taken": ("locked", "plain"),  # how the selector is taken behind this pending clear
+    "taken": ("locked", "plain"),  # how the selector is taken after this pending clear
     "preemption": ("on", "off"),
     "pointer": ("running", "loaded", "field", "other"),  # whose vcpu_info it is
-    "reopened": ("none", "some", "all"),  # ways from a mask to an unmask
+    "reopened": ("none", "some", "all"),  # paths from a mask to an unmask
 }
 KINDS: dict[str, tuple[Kind, ...]] = {
     "mask": (Kind.MASK,),
@@ -91,7 +91,7 @@ REASONS = {
     "tested-before": "pending is tested before the store, not after it",
 }
 
-#: A table for each hazard, since each stands for itself; "-" where there is none.
+#: A table for each hazard, because they are independent; "-" if there is none.
 HAZARDS = (
     """
 kind                width : hazard
@@ -150,7 +150,7 @@ Case = dict[str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: the answers that it fits, and what it says."""
+    """One row of a table: the answers that it matches, and its result."""
 
     answers: Mapping[str, tuple[str, ...]]
     says: tuple[str, ...]
@@ -163,7 +163,9 @@ def rows(table: str) -> list[Row]:
     """Return the rows of a table.
 
     Raises:
-        KeyError, ValueError: a question or an answer that there is not.
+        KeyError: an unknown question.
+        ValueError: a row has too few or too many words.
+        AssertionError: an unknown answer.
     """
     head, *lines = table.strip().splitlines()
     questions = head.split(":")[0].split()
@@ -179,7 +181,7 @@ def rows(table: str) -> list[Row]:
 
 
 def cases(*questions: str) -> Iterator[Case]:
-    """Give each combination of the answers to some questions."""
+    """Yield each combination of the answers to some questions."""
     for answers in product(*(ANSWERS[question] for question in questions)):
         yield dict(zip(questions, answers, strict=True))
 
@@ -192,9 +194,9 @@ def told(table: str, case: Case) -> tuple[str, ...]:
 rows_of = functools.cache(rows)
 
 
-# --- what a case is in the code's own terms -------------------------------------------------------
+# --- a case as the code's own types ---------------------------------------------------------------
 
-#: A case that is right in every way; a test names what it changes.
+#: A case without any fault; a test gives what it changes.
 RIGHT: Case = {
     "kind": "unmask", "fence": "beside", "width": "byte", "opens": "yes", "tests": "all", "before": "no",
     "exit": "no", "handlers": "locked", "taken": "locked", "preemption": "off", "pointer": "running",
@@ -249,13 +251,13 @@ def found_of(case: Case) -> Found:
 
 
 @pytest.mark.parametrize("table", [VERDICTS, *HAZARDS])
-def test_exactly_one_row_fits_each_combination(table: str) -> None:
+def test_exactly_one_row_matches_each_combination(table: str) -> None:
     questions = next(iter(rows(table))).answers
     for case in cases(*questions):
         assert sum(row.fits(case) for row in rows_of(table)) == 1, case
 
 
-def test_the_words_are_used_and_tell_the_reasons_apart() -> None:
+def test_all_words_are_used_and_reasons_differ() -> None:
     assert {says[1] for says in (row.says for row in rows(VERDICTS))} == set(REASONS)
     said = {row.says[0] for table in HAZARDS for row in rows(table)}
     assert said - {"-"} == set(HAZARD_REASONS)
@@ -266,7 +268,7 @@ def test_the_words_are_used_and_tell_the_reasons_apart() -> None:
 QUESTIONS = ("kind", "fence", "width", "opens", "tests", "before", "exit", "handlers")
 
 
-def test_the_verdict_on_every_combination() -> None:
+def test_verdict_on_every_combination() -> None:
     seen = 0
     for case in cases(*QUESTIONS):
         verdict, reason = told(VERDICTS, case)
@@ -281,8 +283,8 @@ def test_the_verdict_on_every_combination() -> None:
     assert seen == len(Kind) * 3 * 2 * 2 * 3 * 2 * 2 * 2
 
 
-def test_what_does_not_matter_to_the_verdict() -> None:
-    """Preemption, pointers, what a mask leads to and how this clear's selector is taken: hazards alone."""
+def test_hazard_questions_do_not_affect_the_verdict() -> None:
+    """Preemption, the pointer, the unmasks after a mask and how this clear's selector is taken."""
     for case in cases("kind", "tests", "handlers"):
         for kind in KINDS[case["kind"]]:
             results = {
@@ -294,7 +296,7 @@ def test_what_does_not_matter_to_the_verdict() -> None:
             assert len(results) == 1
 
 
-def test_the_hazards_of_every_combination() -> None:
+def test_hazards_of_every_combination() -> None:
     questions = ("kind", "width", "opens", "tests", "before", "exit")
     more = ("taken", "preemption", "pointer", "reopened")
     for case in cases(*questions, *more):
@@ -309,10 +311,10 @@ def test_the_hazards_of_every_combination() -> None:
                 assert hazard.reason.startswith(reason), (case, kind)
 
 
-# --- the model checker, which knows nothing of the rule ---------------------------------------------
+# --- the model checker, which does not know the rule ------------------------------------------------
 
-#: Combinations of a store of the mask for which the model has a scenario: what sets the mask does not open
-#: it, what clears it does.
+#: Combinations of a store to the mask for which the model has a scenario: a mask never unmasks, an unmask
+#: always does.
 OF_STORES = [
     case | {"fence": "beside"}
     for case in cases("kind", "width", "opens", "tests", "before", "exit", "handlers")
@@ -327,10 +329,10 @@ def holds(scenario: Scenario) -> bool:
 
 
 def scenario_of(case: Case) -> Scenario:
-    """Return the scenario of a case of a store, without its fence; of the worst of its ways."""
+    """Return the scenario of a store's case without its fence, for the worst of its paths."""
     protocol = {"mask": Protocol.MASK, "restore": Protocol.RESTORE, "unmask": Protocol.UNMASK}[case["kind"]]
     if case["opens"] == "no":
-        protocol = Protocol.MASK  # all that it stores is 1
+        protocol = Protocol.MASK  # it can only store 1
     retest = Retest.BEFORE if case["before"] == "yes" and case["tests"] == "none" else Retest.NONE
     if case["exit"] == "yes":
         retest = Retest.XEN_EXIT
@@ -344,7 +346,7 @@ def scenario_of(case: Case) -> Scenario:
     )
 
 
-def test_a_fence_is_removable_where_and_only_where_nothing_is_lost_without_it() -> None:
+def test_fence_is_removable_if_and_only_if_nothing_is_lost_without_it() -> None:
     by_verdict = dict.fromkeys(("removable", "undecided"), 0)
     for case in OF_STORES:
         verdict, _ = told(VERDICTS, case)
@@ -353,29 +355,29 @@ def test_a_fence_is_removable_where_and_only_where_nothing_is_lost_without_it() 
     assert min(by_verdict.values()) >= 20
 
 
-def test_what_is_undecided_no_fence_mends() -> None:
-    """With the strongest fence, too, an upcall is lost: what is wrong there is something else."""
+def test_undecided_cases_are_not_fixed_by_any_fence() -> None:
+    """An upcall is lost even with the strongest fence: the fault is elsewhere."""
     for case in OF_STORES:
         if told(VERDICTS, case)[0] == "undecided":
             assert not holds(replace(scenario_of(case), fence=protocols.Fence.MFENCE)), case
 
 
 @pytest.mark.parametrize("handlers", ["plain", "locked"])
-def test_what_is_kept_between_p_and_s_is_needed(handlers: str) -> None:
-    """The locked access is that which takes S, or one before a plain read of S."""
+def test_fence_kept_between_p_and_s_is_needed(handlers: str) -> None:
+    """The locked access is the one that takes S, or one before a plain read of S."""
     assert told(VERDICTS, RIGHT | {"kind": "clear", "fence": "between", "handlers": handlers})[0] == "keep"
     assert holds(Scenario(Protocol.HANDLER, take=Take.XCHG))
     assert holds(Scenario(Protocol.HANDLER, protocols.Fence.LOCK, take=Take.READ))
     assert not holds(Scenario(Protocol.HANDLER, take=Take.READ))
 
 
-def test_where_the_rule_is_more_careful_than_the_model() -> None:
-    """By name: what the model would let go and the rule does not."""
-    # A byte store needs no lock, but it is the store itself that would have to be written anew.
+def test_cases_where_the_rule_is_more_careful_than_the_model() -> None:
+    """Fences that the model would let go and the rule does not."""
+    # A byte store needs no lock, but removing it means rewriting the store itself.
     locked = RIGHT | {"kind": "mask", "fence": "access"}
     assert told(VERDICTS, locked)[0] == "undecided"
     assert holds(Scenario(Protocol.MASK))
-    # A second fence beside a handler's clear, whose xchg of S orders it already.
+    # A second fence at a handler's clear, which the handler's xchg of S already orders.
     beside = RIGHT | {"kind": "clear", "fence": "beside"}
     assert told(VERDICTS, beside)[0] == "keep"
     for position in (False, True):
@@ -388,7 +390,7 @@ def deviation(**changes: str) -> Case:
     return RIGHT | changes
 
 
-#: One thing wrong at a time, and the hazard that tells it; None where nothing is.
+#: Cases with one fault, and its hazard; None if the case has no fault.
 DEVIATIONS: list[tuple[Case, str | None]] = [(deviation(kind="mask", tests="none", before="yes"), None)]
 for store in STORES:
     DEVIATIONS += [(deviation(kind=store), None), (deviation(kind=store, width="wide"), "wide-store")]
@@ -404,7 +406,7 @@ DEVIATIONS.append((deviation(kind="restore", tests="none", opens="no"), None))
 
 
 @pytest.mark.parametrize(("case", "name"), DEVIATIONS, ids=str)
-def test_a_hazard_is_what_the_model_loses_an_upcall_by(case: Case, name: str | None) -> None:
+def test_model_fails_exactly_if_there_is_a_hazard(case: Case, name: str | None) -> None:
     (kind,) = KINDS[case["kind"]]
     scenario = scenario_of(case)
     found = [hazard.name for hazard in hazards(touch_of(case, kind), around_of(case))]
@@ -414,7 +416,7 @@ def test_a_hazard_is_what_the_model_loses_an_upcall_by(case: Case, name: str | N
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_an_unstable_pointer_is_what_the_model_fails_by(kind: str) -> None:
+def test_model_fails_with_an_unstable_pointer(kind: str) -> None:
     case = deviation(kind=kind, preemption="on", pointer="loaded")
     scenario = replace(scenario_of(case), stable=False)
     assert not holds(scenario)
@@ -424,17 +426,17 @@ def test_an_unstable_pointer_is_what_the_model_fails_by(kind: str) -> None:
     ]
 
 
-def test_an_unlocked_handler_is_what_the_model_loses_an_upcall_by() -> None:
+def test_model_fails_with_an_unlocked_handler() -> None:
     for taken, take in (("plain", Take.READ), ("plain", Take.PLAIN), ("locked", Take.XCHG)):
         case = deviation(kind="clear", taken=taken)
         names = [hazard.name for hazard in hazards(touch_of(case, Kind.PENDING_CLEAR), around_of(case))]
         assert names == ["unlocked-handler"] * (not holds(Scenario(Protocol.HANDLER, take=take)))
 
 
-# --- what is made of the verdicts ------------------------------------------------------------------
+# --- fences and sites ------------------------------------------------------------------------------
 
 
-def test_a_fence_is_told_with_its_name_and_place() -> None:
+def test_judged_fence_has_its_name_and_place() -> None:
     insn = instruction(0x2000, "add", lock=True)
     case = RIGHT | {"kind": "mask"}
     found = Found(insn, FENCE, How.CALLEE, "membar_sync", "before", Paths.SOME)
@@ -446,7 +448,7 @@ def test_a_fence_is_told_with_its_name_and_place() -> None:
     assert judged(plain, touch_of(case, Kind.MASK), around_of(case), True).mnemonic == "mfence"
 
 
-#: What fences come to: the site needs work before they can go, some can go, or none.
+#: The verdict of a site from those of its fences.
 OF_FENCES = {
     (): "no fence",
     ("keep",): "keep",
@@ -460,8 +462,8 @@ OF_FENCES = {
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_the_verdict_of_a_site(number: int) -> None:
-    """In each order; the reason is that of the first fence with the verdict."""
+def test_verdict_of_a_site(number: int) -> None:
+    """For every order of fences; the reason is that of the first fence with the verdict."""
     for verdicts in product(("keep", "removable", "undecided"), repeat=number):
         fences = tuple(
             fence(verdict=Verdict(word), reason=f"{word} {place}") for place, word in enumerate(verdicts)
@@ -474,6 +476,6 @@ def test_the_verdict_of_a_site(number: int) -> None:
             assert reason == "no fence executes here"
 
 
-def test_the_order_of_fences_changes_nothing_but_the_reason() -> None:
+def test_order_of_fences_does_not_change_the_verdict() -> None:
     fences = [fence(verdict=verdict) for verdict in (Verdict.KEEP, Verdict.REMOVABLE, Verdict.UNDECIDED)]
     assert {site_verdict(order)[0] for order in permutations(fences)} == {Verdict.UNDECIDED}
