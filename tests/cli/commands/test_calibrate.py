@@ -64,7 +64,7 @@ def test_it_fits_the_terminal(capsys: Capture, ns: bool) -> None:
     assert max(len(line) for line in out.splitlines()) <= WIDTH
     assert ("in ns" in out) is ns
     assert "not replayed: hlt at 0x1" in out
-    assert "cpuid is no fence" in out
+    assert "cpuid is not a fence" in out
     assert "measured on this host" in out
 
 
