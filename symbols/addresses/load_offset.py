@@ -66,9 +66,7 @@ class LoadOffset:
 def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
     """Return the load offset that sampled addresses show."""
     if image.relocatable:
-        return LoadOffset(
-            None, 0.0, "an object file has no addresses to be offset from; give the linked image"
-        )
+        return LoadOffset(None, 0.0, "an object file has no load address; give the linked image")
     samples, counts = np.unique(rips, return_counts=True)
     if not len(samples) or not image.code:
         return LoadOffset(None, 0.0, "no samples, or no code in the image")
@@ -79,7 +77,7 @@ def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
     shares = {step: int(counts[code.holds(_shifted(samples, step))].sum()) / len(rips) for step in steps}
     best_share = max(shares.values())
     if not best_share:
-        return LoadOffset(None, 0.0, "no offset within 1 GiB puts a sample into the image's code")
+        return LoadOffset(None, 0.0, "no load offset within 1 GiB puts a sample in the image's code")
     likely = [step for step in steps if shares[step] >= _LEAST_OF_BEST_SHARE * best_share]
     evidence = {step: int(code.telling(_shifted(samples, step)).sum()) for step in likely}
     ranked = sorted(likely, key=lambda step: (-evidence[step], abs(step)))
@@ -87,15 +85,15 @@ def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
     rival = evidence[ranked[1]] if len(ranked) > 1 else 0
     # By chance as many samples lie at such places with one wrong offset as with another.
     if most - rival >= _DEVIATIONS * math.sqrt(rival + 1):
-        how = f"{most} of {len(samples)} distinct samples lie at calls' returns, exits or function starts"
+        how = f"{most} of {len(samples)} distinct samples are at call returns, exits or function starts"
         return LoadOffset(first, shares[first], f"{how}, {rival} with the next best offset")
     if len(likely) == 1:
-        return LoadOffset(first, shares[first], "no other offset puts half as many samples into code")
+        return LoadOffset(first, shares[first], "no other offset puts half as many samples in code")
     return LoadOffset(
         None,
         best_share,
-        f"{len(likely)} offsets put about as many samples into code, and at most {most} of {len(samples)} "
-        "distinct samples lie at places that tell; give the offset",
+        f"{len(likely)} offsets put about as many samples in code, and at most {most} of {len(samples)} "
+        "distinct samples are at call returns, exits or function starts; give the offset",
     )
 
 

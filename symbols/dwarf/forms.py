@@ -105,7 +105,7 @@ def uleb(data: bytes | memoryview, at: int) -> tuple[int, int]:
             return value, at + 1
         shift += 7
         if shift > 70:
-            raise DwarfError("a LEB128 number of over ten bytes")
+            raise DwarfError("a LEB128 number longer than ten bytes")
 
 
 def uleb_bytes(value: int) -> bytes:
@@ -138,7 +138,7 @@ def read_sized(data: bytes, form: int, at: int) -> tuple[Value, int]:
         length = int.from_bytes(data[at : at + _BLOCK_LENGTHS[form]], "little")
         at += _BLOCK_LENGTHS[form]
     if at + length > len(data):
-        raise DwarfError("a block that reaches behind its unit")
+        raise DwarfError("a block that extends past its unit")
     return data[at : at + length], at + length
 
 
@@ -146,7 +146,7 @@ def read_string(data: bytes, at: int) -> tuple[bytes, int]:
     """Return the bytes of a string and the offset behind its zero byte."""
     end = data.find(b"\0", at)
     if end < 0:
-        raise DwarfError("a string without an end")
+        raise DwarfError("an unterminated string")
     return data[at:end], end + 1
 
 
@@ -163,5 +163,5 @@ def initial_length(section: memoryview, at: int) -> tuple[int, int, int]:
     if length == 0xFFFF_FFFF:
         return number(section, at + 4, 8), 8, at + 12
     if length >= 0xFFFF_FFF0:
-        raise DwarfError(f"a unit of the reserved length {length:#x}")
+        raise DwarfError(f"a unit with the reserved length {length:#x}")
     return length, 4, at + 4

@@ -84,7 +84,7 @@ def line_table(unit: Unit, offset: int, addresses: Sequence[int]) -> LineTable:
     section = unit.owner.sections.line
     length, offset_bytes, at = initial_length(section, offset)
     if at + length > len(section) or length > _MOST_PROGRAM_BYTES:
-        raise DwarfError(f"a line program of {length:,} bytes at {offset:#x} of .debug_line")
+        raise DwarfError(f"a line program of {length:,} bytes at {offset:#x} in .debug_line")
     unit.owner.budget.spend(length // _BYTES_A_UNIT_OF_BUDGET)
     data = bytes(section[at : at + length])
     program = _header(unit, data, offset_bytes)
@@ -123,7 +123,7 @@ class _Program:
 def _header(unit: Unit, data: bytes, offset_bytes: int) -> _Program:
     version = int.from_bytes(data[:2], "little")
     if not 2 <= version <= 5:
-        raise DwarfError(f"a line program of version {version}")
+        raise DwarfError(f"unsupported line program version {version}")
     at = 2
     address_bytes = unit.widths.address
     if version >= 5:
@@ -139,12 +139,12 @@ def _header(unit: Unit, data: bytes, offset_bytes: int) -> _Program:
     line_range, opcode_base = data[at + 2], data[at + 3]
     at += 4
     if not line_range or not opcode_base or start > len(data):
-        raise DwarfError("a line program's header makes no sense")
+        raise DwarfError("an invalid line program header")
     operands = data[at : at + opcode_base - 1]
     at += opcode_base - 1
     if version >= 5:
         if address_bytes not in (4, 8):
-            raise DwarfError(f"a line program with addresses of {address_bytes} bytes")
+            raise DwarfError(f"a line program with {address_bytes}-byte addresses")
         widths = Widths(version, address_bytes, offset_bytes)
         folders, at = _entries(unit, data, at, widths)
         files, at = _entries(unit, data, at, widths)
@@ -170,18 +170,18 @@ def _entries(unit: Unit, data: bytes, at: int, widths: Widths) -> tuple[list[tup
     format_count = data[at]
     at += 1
     if format_count > _MOST_FORMATS:
-        raise DwarfError(f"a file table of {format_count} columns")
+        raise DwarfError(f"a file table with {format_count} columns")
     formats = []
     for _ in range(format_count):
         content, at = uleb(data, at)
         form, at = uleb(data, at)
         if form not in widths.sizes:
-            raise DwarfError(f"form {form:#x} is unknown")
+            raise DwarfError(f"unknown form {form:#x}")
         formats.append((content, form, widths.sizes[form]))
     count, at = uleb(data, at)
     # Entries of no bytes cost a liar nothing.
     if count > _MOST_FILES or (count and not any(size for _, _, size in formats)):
-        raise DwarfError(f"a table of {count:,} files")
+        raise DwarfError(f"a file table with {count:,} entries")
     unit.owner.budget.spend(count)
     found = []
     for _ in range(count):
@@ -199,7 +199,7 @@ def _entries(unit: Unit, data: bytes, at: int, widths: Widths) -> tuple[list[tup
                 directory = value
         found.append((name, directory))
     if at > len(data):
-        raise DwarfError("a file table that reaches behind its program")
+        raise DwarfError("a file table that extends past its line program")
     return found, at
 
 
@@ -209,13 +209,13 @@ def _old_entries(data: bytes, at: int) -> tuple[tuple[str, ...], list[tuple[str,
     files: list[tuple[str, int]] = []
     while data[at]:
         if len(directories) == _MOST_FILES:
-            raise DwarfError(f"over {_MOST_FILES:,} folders")
+            raise DwarfError(f"more than {_MOST_FILES:,} directories")
         raw, at = read_string(data, at)
         directories.append(plain_text(raw))
     at += 1
     while data[at]:
         if len(files) == _MOST_FILES:
-            raise DwarfError(f"over {_MOST_FILES:,} files")
+            raise DwarfError(f"more than {_MOST_FILES:,} files")
         raw, at = read_string(data, at)
         directory, at = uleb(data, at)
         _, at = uleb(data, at)
@@ -266,7 +266,7 @@ def _rows(  # noqa: C901
         else:
             length, at = uleb(data, at)
             if not length or at + length > end:
-                raise DwarfError("an extended opcode that reaches behind its line program")
+                raise DwarfError("an extended opcode that extends past its line program")
             kind = data[at]
             if kind == _END_SEQUENCE:
                 budget.spend(_keep(found, addresses, places, address, wanted))

@@ -50,7 +50,7 @@ class RangesUnit(Protocol):
 def range_list(unit: RangesUnit, form: int, value: Value) -> list[Range]:
     """Return what a DW_AT_ranges of a unit says, as (first, first behind) pairs."""
     if not isinstance(value, int):
-        raise DwarfError("a range list at no offset")
+        raise DwarfError("a DW_AT_ranges that is not an offset")
     if unit.widths.version < 5:
         return _old_list(unit, value)
     if form == FORM["rnglistx"]:
@@ -76,7 +76,7 @@ def _old_list(unit: RangesUnit, at: int) -> list[Range]:
             base = high
         else:
             found.append((base + low, base + high))
-    raise DwarfError("a range list without an end")
+    raise DwarfError("an unterminated range list")
 
 
 # DW_RLE_*: what follows each kind, "x" an index of .debug_addr, "a" an address, "n" a number.
@@ -114,5 +114,5 @@ def _new_list(unit: RangesUnit, at: int) -> list[Range]:
             low, high = operands
             found.append((low, low + high if _ENTRIES[kind][1] == "n" else high))
         else:
-            raise DwarfError(f"a range list's entry of kind {kind}")
-    raise DwarfError("a range list without an end")
+            raise DwarfError(f"a range list entry of unknown kind {kind}")
+    raise DwarfError("an unterminated range list")

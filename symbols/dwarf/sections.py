@@ -83,7 +83,7 @@ def debug_sections(image: Image) -> DebugSections | None:
             if section.compressed or number in relocations:
                 copied += section.data_size
                 if copied > _MOST_COPIED_BYTES:
-                    raise DwarfError(f"compressed or relocatable DWARF of over {_MOST_COPIED_BYTES:,} bytes")
+                    raise DwarfError(f"over {_MOST_COPIED_BYTES:,} bytes of compressed or relocatable DWARF")
             data = memoryview(section.data()) if section.compressed else _mapped(whole, section)
             if number in relocations:
                 data = _relocated(data, relocations[number], elf, bases)
@@ -107,7 +107,7 @@ def debug_sections(image: Image) -> DebugSections | None:
 def text_at(section: memoryview, offset: int) -> str:
     """Return the string that begins at an offset, cut at 4,096 bytes."""
     if not 0 <= offset < len(section):
-        raise DwarfError(f"string at {offset:#x}, outside its section")
+        raise DwarfError(f"a string at {offset:#x}, outside its section")
     raw = bytes(section[offset : offset + _LONGEST_STRING_BYTES])
     return plain_text(raw.split(b"\0", 1)[0])
 
@@ -151,7 +151,7 @@ def find_words(section: memoryview, words: Collection[int]) -> Iterator[int]:
 def _mapped(whole: memoryview, section: ElfSection) -> memoryview:
     start, size = section["sh_offset"], section["sh_size"]
     if start + size > len(whole):
-        raise DwarfError(f"{section.name} reaches behind the end of the file")
+        raise DwarfError(f"{section.name} extends past the end of the file")
     return whole[start : start + size]
 
 
@@ -193,17 +193,17 @@ def _relocated(data: memoryview, table: ElfSection, elf: ELFFile, bases: list[in
     symbols = (entries["info"] >> shift).astype(np.int64)
     kinds = (entries["info"] & np.array(0xFFFF_FFFF if wide else 0xFF, shift.dtype)).astype(np.int64)
     if len(symbols) and symbols.max() >= len(values):
-        raise DwarfError(f"{table.name}: symbol {symbols.max()} of {len(values)}")
+        raise DwarfError(f"{table.name}: refers to symbol {symbols.max()} of {len(values)}")
     for kind in np.unique(kinds).tolist():
         width = _WIDTHS.get(elf["e_machine"], {}).get(kind)
         if kind == _NO_RELOCATION:
             continue
         if width is None:
-            raise DwarfError(f"{table.name}: relocation type {kind}")
+            raise DwarfError(f"{table.name}: unsupported relocation type {kind}")
         mine = kinds == kind
         places = entries["offset"][mine].astype(np.uint64)
         if len(image) < width or (places > np.uint64(len(image) - width)).any():
-            raise DwarfError(f"{table.name}: relocates bytes behind the end of its section")
+            raise DwarfError(f"{table.name}: relocates bytes past the end of its section")
         octets = np.frombuffer(image, np.uint8)
         at = places.astype(np.int64)[:, None] + np.arange(width)
         number = np.dtype(f"<u{width}")

@@ -38,7 +38,7 @@ class Budget:
     @property
     def damage(self) -> str:
         """What was given up, "" while there is something left."""
-        return "" if self.left >= 0 else "the DWARF asked for takes too long to read; ask for less at once"
+        return "" if self.left >= 0 else "the requested DWARF takes too long to read; ask for less at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Abbreviations:
         known = self._known.get(code)
         while known is None:
             if not self._read_next():
-                raise DwarfError(f"a DIE of the shape {code}, which its table lacks")
+                raise DwarfError(f"a DIE with abbreviation code {code}, which is not in its table")
             known = self._known.get(code)
         return known
 
@@ -105,7 +105,7 @@ class Abbreviations:
                 constant, at = sleb(data, at)
             size = sizes.get(form)
             if size is None:
-                raise DwarfError(f"form {form:#x} is unknown")
+                raise DwarfError(f"unknown form {form:#x}")
             total = -1 if size < 0 or total < 0 else total + size
             specifications.append((attribute, form, size, constant))
         self._budget.spend(1 + len(specifications) // 4)

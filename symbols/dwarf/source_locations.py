@@ -95,7 +95,7 @@ def _find(
 
 def _note(offset: int, error: ValueError | IndexError) -> str:
     what = "ends early" if isinstance(error, IndexError) else str(error)
-    return f"unit at {offset:#x} of .debug_info: {what}"
+    return f"unit at {offset:#x} in .debug_info: {what}"
 
 
 def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, SourceLocation]:

@@ -89,7 +89,7 @@ class Die:
                 if name := die.text(attribute):
                     return name
             die = die.referred(AT["abstract_origin"]) or die.referred(AT["specification"])
-        raise DwarfError("a chain of abstract origins without an end")
+        raise DwarfError("an endless chain of abstract origins")
 
     def ranges(self) -> list[Range]:
         """Return the addresses that the DIE covers, as (first, first behind) pairs."""
@@ -160,7 +160,7 @@ class Unit:
             raise DwarfError(f"a reference to {self.offset + at:#x}, outside its unit")
         die = self._die(self.data, at)
         if die is None:
-            raise DwarfError(f"a reference to {self.offset + at:#x}, where no DIE is")
+            raise DwarfError(f"a reference to {self.offset + at:#x}, where there is no DIE")
         return die
 
     def children(self, parent: Die) -> Iterator[Die]:
@@ -213,7 +213,7 @@ class Unit:
                 value = constant
             attributes[attribute] = (form, value)
         if at > len(data):
-            raise DwarfError("a DIE that reaches behind its unit")
+            raise DwarfError("a DIE that extends past its unit")
         return Die(self, start, at, shape.tag, shape.has_children, attributes)
 
     def _behind(self, die: Die) -> int:
@@ -223,7 +223,7 @@ class Unit:
         form, sibling = die.attributes.get(AT["sibling"], (0, 0))
         if form in UNIT_REFERENCES and isinstance(sibling, int):
             if sibling < die.end:
-                raise DwarfError("a sibling that lies before its DIE")
+                raise DwarfError("a sibling reference that points backwards")
             return sibling
         return self._behind_children(die.end)
 
@@ -274,7 +274,7 @@ class Unit:
     def address(self, form: int, value: Value) -> int:
         """Return the address of an attribute."""
         if not isinstance(value, int):
-            raise DwarfError("an address that is none")
+            raise DwarfError("an address attribute that is not a number")
         return self.indexed_address(value) if form in ADDRESS_INDICES else value
 
     def _read_top(self) -> Die:
@@ -331,7 +331,7 @@ class Units:
         try:
             while at < len(self.sections.info):
                 if len(found) == _MOST_UNITS:
-                    raise DwarfError(f"over {_MOST_UNITS:,} units")
+                    raise DwarfError(f"more than {_MOST_UNITS:,} units")
                 unit = self._header(at)
                 if unit is not None:
                     found.append(unit)
@@ -348,7 +348,7 @@ class Units:
         """
         unit = self.unit_holding(offset)
         if unit is None:
-            raise DwarfError(f"a reference to {offset:#x}, where no unit is")
+            raise DwarfError(f"a reference to {offset:#x}, where there is no unit")
         return unit
 
     def unit_holding(self, offset: int) -> Unit | None:
@@ -377,10 +377,10 @@ class Units:
         length, offset_bytes, at = initial_length(info, at)
         self._next = at + length
         if self._next > len(info):
-            raise DwarfError("a unit that reaches behind its section")
+            raise DwarfError("a unit that extends past its section")
         version = number(info, at, 2)
         if not 2 <= version <= 5:
-            raise DwarfError(f"DWARF version {version}")
+            raise DwarfError(f"unsupported DWARF version {version}")
         at += 2
         if version == 5:
             kind, address_bytes = info[at], info[at + 1]
@@ -395,5 +395,5 @@ class Units:
             address_bytes = info[at + offset_bytes]
             at += offset_bytes + 1
         if address_bytes not in (4, 8):
-            raise DwarfError(f"addresses of {address_bytes} bytes")
+            raise DwarfError(f"unsupported address size of {address_bytes} bytes")
         return Unit(self, start, self._next, at - start, Widths(version, address_bytes, offset_bytes), table)

@@ -123,7 +123,7 @@ class _Notes(Notes):
 
 
 def _what(error: ValueError | IndexError) -> str:
-    return "DWARF that ends early" if isinstance(error, IndexError) else str(error)
+    return "the DWARF ends early" if isinstance(error, IndexError) else str(error)
 
 
 def _sorted_addresses(numbers: Iterable[int]) -> list[int]:
@@ -188,7 +188,7 @@ def _origins(die: Die) -> Iterator[Die]:
             return
         yield following
         following = following.referred(AT["abstract_origin"]) or following.referred(AT["specification"])
-    raise DwarfError("a chain of abstract origins without an end")
+    raise DwarfError("an endless chain of abstract origins")
 
 
 def _type(die: Die) -> Die | None:
@@ -208,7 +208,7 @@ def _plain(kind: Die | None) -> Die | None:
         if kind is None or kind.tag not in _SAME_VALUE:
             return kind
         kind = _type(kind)
-    raise DwarfError("a chain of types without an end")
+    raise DwarfError("an endless chain of types")
 
 
 def _pointed(kind: Die | None) -> str:

@@ -111,7 +111,7 @@ class PathCounter:
         try:
             found = self._function(entry, 0)
         except ExhaustedError:
-            self._note_all("more code than is followed")
+            self._note_all("more code than the analysis follows")
             found = self._any
         return self._answer(found, entry)
 
@@ -121,7 +121,7 @@ class PathCounter:
         try:
             found = self._solved(entry, lambda _: self._plain)
         except ExhaustedError:
-            self._note_all("more code than is followed")
+            self._note_all("more code than the analysis follows")
             found = self._any
         answer = self._answer(found, entry)
         self._why = kept
@@ -132,7 +132,7 @@ class PathCounter:
         most = np.maximum(found.back.most, found.end.most)
         if np.isinf(least).any():
             self._why = dict.fromkeys(
-                range(self._count), f"no way from {entry:#x} to a return or an iret is seen"
+                range(self._count), f"no path from {entry:#x} to a return or an iret was found"
             )
             most = np.where(np.isinf(least), np.inf, most)
             least = np.where(np.isinf(least), 0.0, least)
@@ -163,10 +163,10 @@ class PathCounter:
         if HYPERCALL_NAME in code.name(entry):
             return self._plain
         if code.section(entry) is None:
-            self._note_all(f"a call of {entry:#x}, which is not in the image")
+            self._note_all(f"a call to {entry:#x}, which is outside the image")
             return self._any
         if depth >= _MOST_DEPTH:
-            self._note_all("calls nest deeper than is followed")
+            self._note_all("calls nest deeper than the analysis follows")
             return self._any
         self._open.add(entry)
         found = self._solved(entry, lambda target: self._function(target, depth + 1))

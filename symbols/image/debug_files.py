@@ -83,7 +83,7 @@ def read_map(path: str, extents: Extents, text_address: int | None) -> Symbols:
     symbols = Symbols.from_map_text(text, source, extents=extents, text_address=text_address, path=path)
     if not len(symbols.function_starts()):
         raise ImageError(
-            f"{path}: none of its {len(symbols):,} symbols lies in the image's code; "
+            f"{path}: none of its {len(symbols):,} symbols is in the image's code; "
             "give the map of this kernel"
         )
     return symbols

@@ -21,7 +21,7 @@ def map_file(path: str) -> memoryview:
     with open(handle, "rb", buffering=0) as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{path}: is no plain file; give the file itself, or copy it to one first")
+            raise ImageError(f"{path}: is not a regular file; give the file itself, or copy it to one first")
         if not status.st_size:
             raise ImageError(f"{path}: is empty; copy it again")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -91,15 +91,15 @@ def read_headers(data: memoryview, path: str) -> Headers:
     if data[:4] != ELF_MAGIC:
         raise ImageError(f"{path}: not an ELF file; give a kernel's vmlinux, vmlinuz or object file")
     if len(data) < 52 or data[4] not in (1, 2) or (data[4] == 2 and len(data) < 64):
-        raise ImageError(f"{path}: its ELF header is cut or damaged; copy the file again")
+        raise ImageError(f"{path}: its ELF header is cut short or damaged; copy the file again")
     wide = data[4] == 2
     (kind, machine, _, entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, shstrndx) = (
         struct.unpack_from("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", data, 16)
     )
     if (data[4], machine) not in _MACHINES or data[5] != 1:
-        raise ImageError(f"{path}: is for machine {machine}; only x86-64 and i386 kernels are read")
+        raise ImageError(f"{path}: is for ELF machine {machine}; only x86-64 and i386 are supported")
     if kind not in (_EXECUTABLE, _SHARED, _RELOCATABLE):
-        raise ImageError(f"{path}: ELF type {kind} is no kernel image; give an executable or an object file")
+        raise ImageError(f"{path}: ELF type {kind} is not a kernel image; give an executable or object file")
     sections = np.zeros(0, _SECTION64)
     if shoff:
         layout = _SECTION64 if wide else _SECTION32
@@ -108,12 +108,12 @@ def read_headers(data: memoryview, path: str) -> Headers:
         shnum = shnum or int(first["size"])
         shstrndx = int(first["link"]) if shstrndx == 0xFFFF else shstrndx
         if shnum > _MOST_SECTIONS:
-            raise ImageError(f"{path}: {shnum:,} sections, {_MOST_SECTIONS:,} at most; the header is damaged")
+            raise ImageError(f"{path}: {shnum:,} sections, at most {_MOST_SECTIONS:,}; the header is damaged")
         sections = _widened(_rows(data, shoff, shnum, shentsize, layout, "section header", path), _SECTION64)
     segments = np.zeros(0, _SEGMENT64)
     if phoff and phnum:
         if phnum > _MOST_SEGMENTS:
-            raise ImageError(f"{path}: {phnum:,} segments, {_MOST_SEGMENTS:,} at most; the header is damaged")
+            raise ImageError(f"{path}: {phnum:,} segments, at most {_MOST_SEGMENTS:,}; the header is damaged")
         layout = _SEGMENT64 if wide else _SEGMENT32
         segments = _widened(_rows(data, phoff, phnum, phentsize, layout, "program header", path), _SEGMENT64)
     names = _section_names(data, sections, shstrndx, path)
@@ -176,12 +176,12 @@ def _rows(
 ) -> npt.NDArray[Any]:
     if size != layout.itemsize:
         raise ImageError(
-            f"{path}: a {what} of {size} bytes, not {layout.itemsize} (offset {offset:#x}); "
+            f"{path}: {what}s of {size} bytes, not {layout.itemsize} (offset {offset:#x}); "
             "the header is damaged"
         )
     if offset + count * size > len(data):
         raise ImageError(
-            f"{path}: the {what}s at offset {offset:#x} lie beyond the end ({len(data):#x}); "
+            f"{path}: the {what}s at offset {offset:#x} extend past the end ({len(data):#x}); "
             "the file is cut short: copy it again"
         )
     return np.frombuffer(data, layout, count, offset)
@@ -199,7 +199,7 @@ def _section_names(data: memoryview, sections: npt.NDArray[Any], shstrndx: int, 
         return ()
     if shstrndx >= len(sections):
         raise ImageError(
-            f"{path}: section {shstrndx} holds the names, of {len(sections)}; the header is damaged"
+            f"{path}: the section names are in section {shstrndx} of {len(sections)}; the header is damaged"
         )
     table = sections[shstrndx]
     offset, size = int(table["offset"]), int(table["size"])
@@ -223,8 +223,8 @@ def _check_sections(
     if outside.any():
         index = int(outside.argmax())
         raise ImageError(
-            f"{path}: section {names[index] or index} at offset {int(sections['offset'][index]):#x} lies "
-            f"beyond the end ({len(data):#x}); the file is cut short: copy it again"
+            f"{path}: section {names[index] or index} at offset {int(sections['offset'][index]):#x} extends "
+            f"past the end ({len(data):#x}); the file is cut short: copy it again"
         )
     top = np.uint64((1 << bits) - 1)
     allocated = (sections["flags"] & np.uint64(SHF_ALLOC)) != 0
@@ -234,14 +234,14 @@ def _check_sections(
     if wraps.any():
         index = int(wraps.argmax())
         raise ImageError(
-            f"{path}: section {names[index] or index} at {int(sections['addr'][index]):#x} reaches beyond "
+            f"{path}: section {names[index] or index} at {int(sections['addr'][index]):#x} extends past "
             "the address space; the section headers are damaged"
         )
     for index in np.flatnonzero(np.isin(sections["type"], (SHT_SYMTAB, SHT_DYNSYM))).tolist():
         link = int(sections["link"][index])
         if link >= len(sections) or int(sections["type"][link]) != SHT_STRTAB:
             raise ImageError(
-                f"{path}: section {names[index] or index} has its names in section {link}, which is no "
+                f"{path}: section {names[index] or index} has its names in section {link}, which is not a "
                 "string table; the section headers are damaged"
             )
     for index in np.flatnonzero(sections["flags"] & np.uint64(SHF_COMPRESSED)).tolist():
@@ -254,13 +254,13 @@ def _check_compressed(data: memoryview, offset: int, size: int, bits: int, name:
     layout, place = ("<IIQ", 8) if bits == 64 else ("<II", 4)
     if size < struct.calcsize(layout) or offset + size > len(data):
         raise ImageError(
-            f"{path}: compressed section {name} at offset {offset:#x} is cut; copy the file again"
+            f"{path}: compressed section {name} at offset {offset:#x} is cut short; copy the file again"
         )
     (plain_size,) = struct.unpack_from(layout[0] + layout[-1], data, offset + place)
     if plain_size > _MOST_PLAIN_BYTES:
         raise ImageError(
-            f"{path}: compressed section {name} says it holds {plain_size:,} bytes, "
-            f"{_MOST_PLAIN_BYTES:,} at most; the section headers are damaged"
+            f"{path}: compressed section {name} claims to hold {plain_size:,} bytes, "
+            f"at most {_MOST_PLAIN_BYTES:,} are read; the section headers are damaged"
         )
 
 
@@ -275,6 +275,6 @@ def _check_segments(data: memoryview, segments: npt.NDArray[Any], path: str) -> 
     if outside.any():
         index = int(outside.argmax())
         raise ImageError(
-            f"{path}: segment {index} at offset {int(segments['offset'][index]):#x} lies beyond the end "
+            f"{path}: segment {index} at offset {int(segments['offset'][index]):#x} extends past the end "
             f"({len(data):#x}); the file is cut short: copy it again"
         )

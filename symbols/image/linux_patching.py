@@ -171,14 +171,14 @@ def patching(image: Image) -> Patching:
     tables: list[PatchTable] = []
     unknown: list[str] = []
     if image.sections and all(section.name.startswith("segment ") for section in image.sections):
-        unknown.append("the image has no section headers, so tables of patched code are not found")
+        unknown.append("the image has no section headers, so tables of patched code may be missed")
     for kind in _KINDS:
         found = _bytes_of(image, kind)
         if found is None:
             continue
         address, data = found
         if len(data) > _MOST_BYTES:
-            unknown.append(f"{kind.section}: {len(data):,} bytes are more than any kernel has")
+            unknown.append(f"{kind.section}: {len(data):,} bytes, more than any kernel has")
             continue
         layouts = kind.wide if image.bits == 64 else kind.narrow
         table = _best(kind.section, address, data, layouts, code)

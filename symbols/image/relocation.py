@@ -77,7 +77,7 @@ def lay_out(data: memoryview, found: Headers, path: str) -> Layout:
     undefined = ((symbols["shndx"] == UNDEFINED) | (symbols["shndx"] == COMMON)) & (symbols["name"] != 0)
     placed = (symbols["shndx"] != UNDEFINED) & (symbols["shndx"] < RESERVED)
     if (symbols["shndx"][placed] >= len(sections)).any():
-        raise ImageError(f"{path}: a symbol lies in a section that is not there; the symbol table is damaged")
+        raise ImageError(f"{path}: a symbol is in a section that does not exist; the symbol table is damaged")
     symbols["value"][placed] += addresses[symbols["shndx"][placed]]
     count = int(undefined.sum())
     symbols["value"][undefined] = place + _UNDEFINED_BYTES * np.arange(count, dtype=np.uint64)
@@ -85,7 +85,10 @@ def lay_out(data: memoryview, found: Headers, path: str) -> Layout:
     for index in np.flatnonzero(np.isin(sections["type"], (headers.SHT_RELA, headers.SHT_REL))).tolist():
         target = int(sections["info"][index])
         if target >= len(sections):
-            raise ImageError(f"{path}: {found.names[index]} relocates section {target}, of {len(sections)}")
+            raise ImageError(
+                f"{path}: {found.names[index]} relocates section {target} of {len(sections)}; "
+                "the section headers are damaged"
+            )
         row = sections[target]
         if not int(row["flags"]) & headers.SHF_ALLOC or int(row["type"]) == headers.SHT_NOBITS:
             continue
@@ -135,7 +138,7 @@ def _apply(
             or (numbers[mine] >= len(symbols)).any()
         ):
             raise ImageError(
-                f"{path}: {found.names[index]} relocates bytes or names symbols that are not there; "
+                f"{path}: {found.names[index]} refers to bytes or symbols that do not exist; "
                 "the object is damaged: compile it again"
             )
         places = offsets.astype(np.int64)[:, None] + np.arange(size)

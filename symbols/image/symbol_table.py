@@ -55,7 +55,7 @@ def entries(table: memoryview, bits: int, path: str) -> npt.NDArray[Any]:
     layout = _ENTRY64 if bits == 64 else _ENTRY32
     count = len(table) // layout.itemsize
     if count > _MOST_SYMBOLS:
-        raise ImageError(f"{path}: {count:,} symbols, {_MOST_SYMBOLS:,} at most; is this a kernel?")
+        raise ImageError(f"{path}: {count:,} symbols, at most {_MOST_SYMBOLS:,}; is this a kernel?")
     raw = np.frombuffer(table, layout, count)
     wide = np.empty(count, _ENTRY64)
     for column in _ENTRY64.names or ():
@@ -161,8 +161,8 @@ class Symbols:
         if len(beyond):
             offset = int(kept["name"][beyond[0]])
             raise ImageError(
-                f"{path}: a symbol's name lies at offset {offset:#x} of {len(strings):#x} bytes of names: "
-                "the symbol table is damaged; strip it and give the symbols apart"
+                f"{path}: a symbol's name is at offset {offset:#x} in {len(strings):#x} bytes of names; "
+                "the symbol table is damaged: strip it and give the symbols separately"
             )
         return cls(
             kept["value"].copy(),

@@ -25,14 +25,14 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
     """
     width = text.find(b" ")
     if len(text) > _MOST_BYTES or not 1 <= width <= 16:
-        raise ImageError(f"{path}: is no System.map or copy of /proc/kallsyms; make one: nm -n VMLINUX")
+        raise ImageError(f"{path}: is not a System.map or a copy of /proc/kallsyms; make one: nm -n VMLINUX")
     raw = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     ends = np.flatnonzero(raw == ord("\n"))
     starts = np.append(0, ends[:-1] + 1)
     lines = np.flatnonzero(ends > starts)  # numbers from 0, the empty ones left out
     starts, ends = starts[lines], ends[lines]
     if len(lines) > _MOST_LINES:
-        raise ImageError(f"{path}: {len(lines):,} lines, {_MOST_LINES:,} at most; is this a kernel's map?")
+        raise ImageError(f"{path}: {len(lines):,} lines, at most {_MOST_LINES:,}; is this a kernel's map?")
     whole = ends - starts > width + 3
     # A short line's columns are read from its start: it is refused anyway.
     digits = _HEX[raw[np.where(whole, starts, 0)[:, None] + np.arange(width)]] if whole.any() else None
@@ -51,8 +51,8 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
         index = int(sound.argmin())
         line = shown(text[starts[index] : ends[index]], 80)
         raise ImageError(
-            f"{path}: line {int(lines[index]) + 1} is none of a map ({line!r}); "
-            "give the real System.map, which may be in the kernel's debug package, or nm -n VMLINUX"
+            f"{path}: line {int(lines[index]) + 1} is not a line of a symbol map ({line!r}); give the real "
+            "System.map, which may be in the kernel's debug package, or the output of nm -n VMLINUX"
         )
     assert digits is not None
     addresses = np.zeros(len(starts), np.uint64)
@@ -60,7 +60,7 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
         addresses = addresses << np.uint64(4) | digits[:, column]
     if not addresses.any():
         raise ImageError(
-            f"{path}: every address is 0: copy /proc/kallsyms as root, with kernel.kptr_restrict 0"
+            f"{path}: every address is 0; copy /proc/kallsyms as root, with kernel.kptr_restrict=0"
         )
     # A module's symbols come with its name behind a tab.
     tabs = np.flatnonzero(raw == ord("\t"))

@@ -80,21 +80,21 @@ def unpack(
         if payload[:4] == ELF_MAGIC:
             return payload, "none"
         hint = (
-            "lzo: unpack it with lzop -d" if payload[:9] == _LZO else "unpack it with Linux's extract-vmlinux"
+            "it is lzo: unpack it with lzop -d" if payload[:9] == _LZO else "unpack it with extract-vmlinux"
         )
-        raise ImageError(f"{path}: the kernel at offset {start:#x} is packed in an unknown way; {hint}")
+        raise ImageError(f"{path}: the kernel at offset {start:#x} has an unsupported compression; {hint}")
     plain = bytearray()
     try:
         for piece in _PLAIN[name](payload, path):
             plain += piece
             if len(plain) >= 4 and plain[:4] != ELF_MAGIC:
                 raise ImageError(
-                    f"{path}: unpacks ({name}, offset {start:#x}) to something that is no ELF file"
+                    f"{path}: unpacks ({name}, offset {start:#x}) to something that is not an ELF file"
                 )
             if len(plain) > limit_bytes:
                 raise ImageError(
                     f"{path}: unpacks ({name}, offset {start:#x}) to more than {limit_bytes:,} bytes; "
-                    "no kernel is so large: unpack it by hand if you trust it"
+                    "no kernel is that large: unpack it by hand if you trust it"
                 )
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError) as error:
         if isinstance(error, ImageError):
@@ -104,26 +104,26 @@ def unpack(
             "copy the file again"
         ) from None
     if plain[:4] != ELF_MAGIC:
-        raise ImageError(f"{path}: unpacks ({name}, offset {start:#x}) to something that is no ELF file")
+        raise ImageError(f"{path}: unpacks ({name}, offset {start:#x}) to something that is not an ELF file")
     return memoryview(plain).toreadonly(), "lz4" if name == "lz4 frame" else name
 
 
 def _payload(data: memoryview, path: str) -> tuple[int, int]:
     """Return where the compressed kernel begins and ends in a bzImage."""
     if len(data) < _PAYLOAD + 8:
-        raise ImageError(f"{path}: the boot header is cut; copy the file again")
+        raise ImageError(f"{path}: the boot header is cut short; copy the file again")
     (protocol,) = struct.unpack_from("<H", data, _PROTOCOL)
     if protocol < _LEAST_PROTOCOL:
         raise ImageError(
             f"{path}: boot protocol {protocol >> 8}.{protocol & 255:02} (offset {_PROTOCOL:#x}) does not say "
-            "where the kernel lies (Linux before 2.6.26); give its vmlinux"
+            "where the kernel is (Linux before 2.6.26); give its vmlinux"
         )
     offset, length = struct.unpack_from("<II", data, _PAYLOAD)
     # 0 means 4: the protocol's oldest images left it out.
     start = ((data[_SETUP_SECTORS] or 4) + 1) * 512 + offset
     if not length or start + length > len(data):
         raise ImageError(
-            f"{path}: the compressed kernel ({length:,} bytes at offset {start:#x}) reaches beyond the end "
+            f"{path}: the compressed kernel ({length:,} bytes at offset {start:#x}) extends past the end "
             f"({len(data):#x}); the file is cut short: copy it again"
         )
     return start, start + length
@@ -149,7 +149,7 @@ def _streams(payload: memoryview, make: Callable[[], _Stream]) -> Iterator[bytes
         place -= len(stream.unused_data or b"")
         if payload[place : place + 3] != magic:
             return
-    raise EOFError(f"more than {_MOST_STREAMS:,} streams one after the other")
+    raise EOFError(f"more than {_MOST_STREAMS:,} concatenated streams")
 
 
 def _drain(stream: _Stream, data: bytes) -> Iterator[bytes]:
@@ -193,7 +193,7 @@ def _lz4_legacy(payload: memoryview, path: str) -> Iterator[bytes]:
     while place + 4 < len(payload):
         (size,) = struct.unpack_from("<I", payload, place)
         if not size or place + 4 + size > len(payload):
-            raise EOFError(f"a block of {size:,} bytes at offset {place:#x} of it")
+            raise EOFError(f"a block of {size:,} bytes at offset {place:#x} in it")
         try:
             yield lz4.block.decompress(
                 payload[place + 4 : place + 4 + size], uncompressed_size=_LZ4_BLOCK_BYTES
@@ -232,8 +232,8 @@ def _zstd(payload: memoryview, path: str) -> Iterator[bytes]:
 
 def _missing(path: str, name: str, extra: str) -> ImageError:
     return ImageError(
-        f"{path}: is packed by {name} and no {name} library is installed; pip install 'xtrace[{extra}]', "
-        "or give the unpacked vmlinux"
+        f"{path}: is compressed with {name}, and no {name} library is installed; "
+        f"pip install 'xtrace[{extra}]', or give the unpacked vmlinux"
     )
 
 

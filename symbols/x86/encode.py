@@ -135,7 +135,7 @@ class Assembler:
         """
         raw = next(iter(Decoder(_BITS, data, ip=address)), None)
         if raw is None or raw.code == Code.INVALID or raw.len != len(data):
-            raise ValueError("no instruction")
+            raise ValueError("not an instruction")
         instruction = raw.copy()
         if absolute is not None:
             instruction.segment_prefix = Register.NONE
@@ -144,12 +144,12 @@ class Assembler:
             instruction.memory_displ_size = 4
             instruction.memory_displacement = absolute
         elif instruction.is_ip_rel_memory_operand or instruction.segment_prefix != Register.NONE:
-            raise ValueError("an operand without a place here")
+            raise ValueError("a memory operand with no address given")
         if unlocked:
             instruction = _plain(instruction)
         if instruction.op_count and instruction.op0_kind == OpKind.NEAR_BRANCH64:
             if target is None:
-                raise ValueError("a branch without a target here")
+                raise ValueError("a branch with no target given")
             self._branches.append((len(self._instructions), target))
         self._instructions.append(instruction)
 

@@ -87,6 +87,6 @@ def test_what_cannot_be_told_is_said(image: Image, tmp_path: Path) -> None:
     assert fit_load_offset(none, image).value is None
     user = fit_load_offset(np.array([0x40_0000], np.uint64), image)
     assert user.value is None
-    assert user.how == "no offset within 1 GiB puts a sample into the image's code"
+    assert user.how == "no load offset within 1 GiB puts a sample in the image's code"
     relocatable = open_image(compile_kernel(tmp_path / "k", relocatable=True))
     assert fit_load_offset(none, relocatable).value is None

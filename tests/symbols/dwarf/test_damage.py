@@ -95,7 +95,7 @@ def test_damage_is_told_and_the_other_units_are_read(kernel: tuple[Path, list[in
     found, damage = ask(tmp_path / "k", addresses)
     assert 0 < len(found) < len(whole)
     assert found.items() <= whole.items()
-    assert damage == ["unit at 0x0 of .debug_info: a line program of version 99"]
+    assert damage == ["unit at 0x0 in .debug_info: unsupported line program version 99"]
 
 
 def test_an_origin_that_is_its_own_ends(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_absurd_counts_take_no_time(tmp_path: Path) -> None:
     begin = time.process_time()
     found, damage = ask(tmp_path / "absurd", addresses)
     assert time.process_time() - begin < 2
-    assert any("a table of" in note and "files" in note for note in damage)
+    assert any("file table" in note and "entries" in note for note in damage)
     assert found
 
 

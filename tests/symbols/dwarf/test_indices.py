@@ -163,7 +163,7 @@ def test_an_origin_that_is_its_own_leaves_the_line(tmp_path: Path) -> None:
     damage: list[str] = []
     found = lines_of(image, [0x100001, 0x100002], damage)
     assert found[0x100002] == SourceLocation("/src/unit.c", 20)
-    assert damage == ["unit at 0x0 of .debug_info: a chain of abstract origins without an end"]
+    assert damage == ["unit at 0x0 in .debug_info: an endless chain of abstract origins"]
 
 
 def test_a_range_list_of_no_known_kind_leaves_the_line(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_a_range_list_of_no_known_kind_leaves_the_line(tmp_path: Path) -> None:
     damage: list[str] = []
     found = lines_of(open_image(tmp_path / "k"), [0x100002], damage)
     assert found == {0x100002: SourceLocation("/src/unit.c", 20)}
-    assert damage == ["unit at 0x0 of .debug_info: a range list's entry of kind 9"]
+    assert damage == ["unit at 0x0 in .debug_info: a range list entry of unknown kind 9"]

@@ -196,7 +196,7 @@ def test_a_hypercall_that_is_never_made_closes_its_ways() -> None:
 def test_no_way_out_is_said() -> None:
     made = MadeCode([[(Flow.JUMP, 0)]])
     found = counter(made, [0]).upcall(0)
-    assert (counts(found), found.why) == ([(0, INF)], ("no way from 0x0 to a return or an iret is seen",))
+    assert (counts(found), found.why) == ([(0, INF)], ("no path from 0x0 to a return or an iret was found",))
 
 
 def test_one_call_of_a_function_is_its_own_code() -> None:
@@ -215,7 +215,7 @@ def test_calls_without_end_are_given_up_in_time() -> None:
     made = MadeCode([*chain, [(Flow.RETURN, -1)]])
     found = counter(made, [90 * FUNCTION], [0]).upcall(0)
     assert found.most[0] == INF
-    assert found.why[0] == "calls nest deeper than is followed"
+    assert found.why[0] == "calls nest deeper than the analysis follows"
     assert counts(counter(MadeCode([*chain[:20], [(Flow.RETURN, -1)]]), [20 * FUNCTION]).upcall(0)) == [
         (2.0**20, 2.0**20)
     ]
@@ -225,7 +225,7 @@ def test_more_code_than_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xtrace.symbols.flow.path_counts._MOST_STEPS", 20)
     made = MadeCode([[(Flow.CONDITIONAL, place + 1) for place in range(30)] + [(Flow.RETURN, -1)]])
     found = counter(made, [0]).upcall(0)
-    assert (counts(found), found.why) == ([(0, INF)], ("more code than is followed",))
+    assert (counts(found), found.why) == ([(0, INF)], ("more code than the analysis follows",))
 
 
 @pytest.fixture(scope="module")

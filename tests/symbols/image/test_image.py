@@ -230,7 +230,7 @@ def test_given_map_replaces_the_symbols(folder: Path, kernel: Path) -> None:
     image = open_image(kernel, symbols_path=path)
     assert (image.symbols.source, image.symbols.at(TEXT_ADDRESS)) == ("kallsyms", ("given",))
     path.write_bytes(b"%016x T given\n" % 0x1000)
-    with pytest.raises(ImageError, match="none of its 1 symbols lies in the image's code"):
+    with pytest.raises(ImageError, match="none of its 1 symbols is in the image's code"):
         open_image(kernel, symbols_path=path)
 
 
@@ -249,14 +249,14 @@ def test_kernel_with_its_own_kallsyms(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d[:40], "ELF header is cut"),
+        (lambda d: d[:40], "ELF header is cut short"),
         (lambda d: b"MZ" + d[2:], "not an ELF file"),
-        (lambda d: d[:18] + b"\xb7\0" + d[20:], "for machine 183"),
+        (lambda d: d[:18] + b"\xb7\0" + d[20:], "machine 183"),
         (lambda d: d[:5] + b"\2" + d[6:], "only x86-64 and i386"),
         (lambda d: d[:16] + b"\4\0" + d[18:], "ELF type 4"),
         (lambda d: d[: len(d) // 3], "cut short"),
-        (lambda d: d[:58] + b"\x10\0" + d[60:], "section header of 16 bytes"),
-        (lambda d: d[:62] + b"\x50\0", "lie beyond the end"),
+        (lambda d: d[:58] + b"\x10\0" + d[60:], "section headers of 16 bytes"),
+        (lambda d: d[:62] + b"\x50\0", "extend past the end"),
     ],
 )
 def test_what_is_no_kernel(folder: Path, kernel: Path, change: object, message: str) -> None:

@@ -273,10 +273,10 @@ def test_running_kernel_that_was_moved() -> None:
             .replace(b"1", b"0"),
             "as root",
         ),
-        (b"", "is no System.map"),
-        (b"\x7fELF\x02\x01\x01\0\0\0\0", "is no System.map"),
-        (b"a\n", "is no System.map"),
-        (b" T x\n", "is no System.map"),
+        (b"", "is not a System.map"),
+        (b"\x7fELF\x02\x01\x01\0\0\0\0", "is not a System.map"),
+        (b"a\n", "is not a System.map"),
+        (b" T x\n", "is not a System.map"),
     ],
 )
 def test_what_is_no_map(text: bytes, message: str) -> None:
@@ -286,7 +286,7 @@ def test_what_is_no_map(text: bytes, message: str) -> None:
 
 def test_name_outside_the_string_table() -> None:
     table = entries(memoryview(bytes(24) + b"\x40\0\0\0\x12\0\x01\0" + bytes(16)), 64, "image")
-    with pytest.raises(ImageError, match=r"image: .*offset 0x40 of 0x3 bytes"):
+    with pytest.raises(ImageError, match=r"image: .*offset 0x40 in 0x3 bytes"):
         Symbols.from_elf(table, memoryview(b"\0a\0"), EXTENTS, ".symtab", "image")
 
 

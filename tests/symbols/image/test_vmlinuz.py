@@ -78,9 +78,9 @@ def test_bomb_stops_at_the_limit(how: str) -> None:
 
 
 def test_what_is_no_kernel_is_found_out_at_once() -> None:
-    with pytest.raises(ImageError, match="no ELF file"):
+    with pytest.raises(ImageError, match="not an ELF file"):
         unpack(memoryview(gzip.compress(bytes(64 << 20))), "zeros.gz")
-    with pytest.raises(ImageError, match="no ELF file"):
+    with pytest.raises(ImageError, match="not an ELF file"):
         unpack(memoryview(gzip.compress(b"")), "empty.gz")
 
 
@@ -93,7 +93,7 @@ def test_xz_dictionary_is_bounded() -> None:
 
 
 def test_frames_without_end() -> None:
-    with pytest.raises(ImageError, match="streams one after the other"):
+    with pytest.raises(ImageError, match="concatenated streams"):
         unpack(memoryview(gzip.compress(ELF[:300]) + gzip.compress(b"") * 5000), "kernel")
 
 
@@ -104,9 +104,9 @@ def test_boot_header() -> None:
         unpack(memoryview(bytes(image)), "old")
     struct.pack_into("<H", image, 0x206, 0x20F)
     struct.pack_into("<I", image, 0x24C, len(image))
-    with pytest.raises(ImageError, match="reaches beyond the end"):
+    with pytest.raises(ImageError, match="extends past the end"):
         unpack(memoryview(bytes(image)), "cut")
-    with pytest.raises(ImageError, match="boot header is cut"):
+    with pytest.raises(ImageError, match="boot header is cut short"):
         unpack(memoryview(bytes(image[:0x210])), "cut")
     image = bytearray(bzimage(ELF, "gzip"))
     at = 5 * 512 + 0x3C4
