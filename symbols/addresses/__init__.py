@@ -1,1 +1,1 @@
-"""Addresses of a running guest as functions and source lines of its image."""
+"""Map addresses of a running guest to functions and source lines of its image."""

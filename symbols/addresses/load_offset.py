@@ -1,10 +1,10 @@
-"""How far from its linked addresses a kernel was loaded, from sampled addresses alone.
+"""Find how far from its linked addresses a kernel was loaded, from sampled addresses alone.
 
-Linux with KASLR is loaded some multiple of 2 MiB above the addresses it is linked at, up to 1 GiB.
-A wrong offset puts samples into code as well, but at no special places in it.  A right one puts
-them where samples are often taken: behind a call or a hypercall, at an instruction that exits to
-Xen, at a function's start, inside a stub of the hypercall page.  So each offset is judged by how
-many distinct samples lie at such a place.
+Linux with KASLR is loaded at a multiple of 2 MiB above the addresses it is linked at, up to 1 GiB.
+A wrong offset puts samples in code as well, but at arbitrary places in it.  The right one puts them
+where samples are often taken: after a call or a hypercall, at an instruction that exits to Xen, at a
+function's start, inside a stub of the hypercall page.  So each offset is judged by how many distinct
+samples are at such a place.
 
 Source: Linux arch/x86/boot/compressed/kaslr.c, xen/arch/x86/hypercall.c (the stubs), SDM volume 3
 section 26.1 (instructions that cause VM exits).
@@ -25,18 +25,18 @@ Flags = npt.NDArray[np.bool_]
 
 _STEP_BYTES = 2 << 20
 _REACH_BYTES = 1 << 30
-#: Distinct samples looked at: the most frequent ones.
+#: How many distinct samples are examined: the most frequent ones.
 _MOST_SAMPLES = 4096
 _DEVIATIONS = 4
-#: Offsets that put less than this of the best one's samples into code are not looked at closer.
+#: Offsets that put less than this share of the best one's samples in code are not examined further.
 _LEAST_OF_BEST_SHARE = 0.5
 _BEFORE, _AFTER = 6, 3
 _STUB_BYTES, _PAGE_BYTES = 32, 4096
-#: Behind syscall in a 64-bit PV stub, int $0x82 in a 32-bit one, vmcall in an HVM one, and at it.
+#: After syscall in a 64-bit PV stub, int $0x82 in a 32-bit one, vmcall in an HVM one, and at the vmcall.
 _STUB_RETURNS = (10, 7, 8, 5)
-#: What samples lie behind: syscall, int $0x82, vmcall, vmmcall; sti then hlt.
+#: Instructions that samples come right after: syscall, int $0x82, vmcall, vmmcall; sti then hlt.
 _EXITS_BEHIND = (b"\x0f\x05", b"\xcd\x82", b"\x0f\x01\xc1", b"\x0f\x01\xd9", b"\xfb\xf4")
-#: What they lie at: cpuid, rdmsr, wrmsr, vmcall, vmmcall, and mov from and to a control register.
+#: Instructions that samples are at: cpuid, rdmsr, wrmsr, vmcall, vmmcall, mov from and to a control register.
 _EXITS_AT = (
     b"\x0f\xa2",
     b"\x0f\x32",
@@ -53,9 +53,9 @@ class LoadOffset:
     """What was added to an image's addresses when it was loaded.
 
     Attributes:
-        value: bytes, a multiple of 2 MiB; None where the samples do not tell.
-        share: of the samples that lie in the image's code then; without a value, at best.
-        how: what it rests on, or why there is none, in words.
+        value: bytes, a multiple of 2 MiB; None where the samples do not decide it.
+        share: of the samples that this offset puts in the image's code; without a value, the best share.
+        how: the evidence for the value, or why there is none, in words.
     """
 
     value: int | None
@@ -64,7 +64,7 @@ class LoadOffset:
 
 
 def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
-    """Return the load offset that sampled addresses show."""
+    """Return the load offset that fits the sampled addresses best."""
     if image.relocatable:
         return LoadOffset(None, 0.0, "an object file has no load address; give the linked image")
     samples, counts = np.unique(rips, return_counts=True)
@@ -83,7 +83,7 @@ def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
     ranked = sorted(likely, key=lambda step: (-evidence[step], abs(step)))
     first, most = ranked[0], evidence[ranked[0]]
     rival = evidence[ranked[1]] if len(ranked) > 1 else 0
-    # By chance as many samples lie at such places with one wrong offset as with another.
+    # With any wrong offset about the same number of samples is at such places, by chance.
     if most - rival >= _DEVIATIONS * math.sqrt(rival + 1):
         how = f"{most} of {len(samples)} distinct samples are at call returns, exits or function starts"
         return LoadOffset(first, shares[first], f"{how}, {rival} with the next best offset")
@@ -92,8 +92,8 @@ def fit_load_offset(rips: U64, image: Image) -> LoadOffset:
     return LoadOffset(
         None,
         best_share,
-        f"{len(likely)} offsets put about as many samples in code, and at most {most} of {len(samples)} "
-        "distinct samples are at call returns, exits or function starts; give the offset",
+        f"{len(likely)} offsets put a similar number of samples in code, and at most {most} of "
+        f"{len(samples)} distinct samples are at call returns, exits or function starts; give the offset",
     )
 
 
@@ -102,13 +102,13 @@ def _shifted(samples: U64, step: int) -> U64:
 
 
 class _Code:
-    """An image's code in one piece, to look at many addresses at a time."""
+    """An image's code as one array, to examine many addresses at a time."""
 
     def __init__(self, image: Image) -> None:
         sections = sorted(image.code, key=lambda section: section.address)
         self._starts = np.array([s.address for s in sections], np.uint64)
         self._ends = np.array([s.address + len(s.data) for s in sections], np.uint64)
-        # Between sections and around them, bytes that are part of no instruction looked for.
+        # Between and around the sections: zeros, which are not part of any instruction looked for.
         gap = bytes(max(_BEFORE, _AFTER))
         pieces, places, place = [gap], [], len(gap)
         for section in sections:
@@ -121,13 +121,13 @@ class _Code:
         self._hypercall_page = image.symbols.find("hypercall_page")
 
     def holds(self, addresses: U64) -> Flags:
-        """Tell which addresses lie in the code."""
+        """Return which addresses are in the code, as flags."""
         section, _ = self._section(addresses)
         inside: Flags = (addresses >= self._starts[section]) & (addresses < self._ends[section])
         return inside
 
     def telling(self, addresses: U64) -> Flags:
-        """Tell which addresses lie where samples are often taken."""
+        """Return which of the addresses in the code are where samples are often taken, as flags."""
         addresses = addresses[self.holds(addresses)]
         section, distance = self._section(addresses)
         place = self._places[section] + distance.astype(np.int64)
@@ -150,7 +150,7 @@ class _Code:
         return found
 
     def _behind_call(self, addresses: U64, place: npt.NDArray[np.int64]) -> Flags:
-        """Tell what lies behind a direct call of a function, or of code where no functions are known."""
+        """Return which addresses follow a direct call to a function, or to any code if none are known."""
         octets = self._bytes[place[:, None] + np.arange(-4, 0)]
         distances = np.ascontiguousarray(octets).view("<i4")[:, 0].astype(np.int64)
         targets = addresses + distances.view(np.uint64)

@@ -1,7 +1,7 @@
-"""Which symbol, source line and site range each of millions of sampled addresses lies in.
+"""Find the symbol, source line and site range of each of millions of sampled addresses.
 
-The ranges that symbols cover are laid out once as a partition of the address space.  A table over
-the upper bits of an address leads close to its piece of the partition, and few steps lead there.
+The ranges that symbols cover are turned once into a partition of the address space.  A table indexed by
+the upper bits of an address leads close to its piece of the partition; a few steps find the piece itself.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 _MOST_BUCKETS = 1 << 21
-#: What is worked on at a time stays in a processor's cache.
+#: Addresses handled at a time: they stay in a processor's cache.
 _CHUNK = 1 << 15
-#: Steps from a bucket's first piece before the rest is looked up by bisection.
+#: Steps from a bucket's first piece before the remaining addresses are looked up by bisection.
 _MOST_STEPS = 4
 _ADDRESS_COUNT = 1 << 64
 
 
 class Partition:
-    """Disjoint pieces of the address space, each with what owns it."""
+    """Disjoint pieces of the address space, each with its owner."""
 
     def __init__(self, breaks: U64, owners: I64) -> None:
-        """Take where pieces begin, sorted and unique, and their owners; the last owner must be -1."""
+        """Take the start of each piece, sorted and unique, and its owner; the last owner must be -1."""
         self._base = breaks[0] if len(breaks) else np.uint64(0)
         self._reach = breaks[-1] - self._base if len(breaks) else np.uint64(0)
         # A kernel's code spans less than 4 GiB: half the bytes to move.
@@ -42,8 +42,8 @@ class Partition:
         self._word = np.dtype(np.uint32 if narrow else np.uint64)
         steps = (breaks - self._base).astype(self._word)
         self._breaks = steps
-        # The greatest distance ends the last piece.  Only where the breaks span all addresses is it met:
-        # there each step must find an end, until the bisection has the last word.
+        # The greatest distance ends the last piece.  An address can reach it only if the breaks span all
+        # addresses: then each step must still find an end, and the bisection decides.
         ends = np.full(1 + _MOST_STEPS, (1 << 8 * self._word.itemsize) - 1, self._word)
         self._ends = np.concatenate((steps[1:], ends))
         self.owner = owners if len(breaks) else np.array([-1], np.int64)
@@ -62,11 +62,11 @@ class Partition:
         return found
 
     def owners(self, addresses: U64) -> I64:
-        """Return what owns each address, -1 for nothing."""
+        """Return the owner of each address, -1 for none."""
         return self.owner[self.places(addresses)]
 
     def _places(self, addresses: U64) -> npt.NDArray[np.int64]:
-        # What lies before the first piece wraps around to behind the last one.
+        # An address before the first piece wraps around to after the last one.
         distances: U64 = np.minimum(addresses - self._base, self._reach).astype(self._word)
         places: I64 = self._table.take((distances >> self._shift).astype(np.int64)).astype(np.int64)
         behind = self._ends.take(places) <= distances
@@ -83,7 +83,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where addresses lie, a row each.
+    """The symbols of addresses, one row per address.
 
     Attributes:
         symbols: int64, index into the image's symbols, -1 for none.
@@ -107,7 +107,7 @@ class AddressResolver:
         self.load_offset = load_offset
 
     def resolve(self, rips: U64) -> Resolved:
-        """Return symbol and offset of each address, some ten million a second."""
+        """Return symbol and offset of each address, at some ten million addresses per second."""
         partition, starts = self._symbols
         symbols = np.empty(len(rips), np.int64)
         offsets = np.empty(len(rips), np.uint64)
@@ -120,25 +120,25 @@ class AddressResolver:
         return Resolved(symbols, offsets)
 
     def names(self, symbols: I64) -> dict[int, str]:
-        """Return the name of each symbol that occurs; -1 has none."""
+        """Return the name of each symbol that occurs, by its index; -1 is left out."""
         return {index: self.image.symbols.name(index) for index in np.unique(symbols).tolist() if index >= 0}
 
     def places(self, rips: Sequence[int], damage: list[str] | None = None) -> dict[int, SourceLocation]:
-        """Return file and line of the addresses that the image's DWARF knows; see lines_of.
+        """Return the source locations of the addresses that the image's DWARF covers; see lines_of.
 
         Args:
-            rips: the hot ones: some thousand distinct addresses at most.
+            rips: as sampled, a few thousand distinct addresses at most.
         """
         there = {rip: (rip - self.load_offset) % _ADDRESS_COUNT for rip in map(int, rips)}
         found = lines_of(self.image, list(there.values()), damage)
         return {rip: found[address] for rip, address in there.items() if address in found}
 
     def ranges(self, rips: U64, starts: U64, ends: U64) -> I64:
-        """Return for each address the range that it lies in, -1 for none; of nested ranges the shortest.
+        """Return the index of the range that contains each address, -1 for none; the shortest if nested.
 
         Args:
             rips: as sampled.
-            starts, ends: addresses in the image, the end is the first one behind.
+            starts, ends: addresses in the image, ends exclusive.
         """
         partition = ranges_partition(starts, ends)
         found = np.empty(len(rips), np.int64)
@@ -147,12 +147,12 @@ class AddressResolver:
         return found
 
     def in_image(self, rips: U64) -> U64:
-        """Return the addresses that sampled ones have in the image."""
+        """Return the image addresses of sampled ones."""
         return rips - np.uint64(self.load_offset % _ADDRESS_COUNT)
 
     @cached_property
     def _symbols(self) -> tuple[Partition, U64]:
-        """Return the pieces of the code, and where the symbol of each starts."""
+        """Return the partition of the code, and where the symbol of each piece starts."""
         symbols = self.image.symbols
         edges = [np.array([s.address, s.address + s.size], np.uint64) for s in self.image.code]
         if not edges:
@@ -162,7 +162,7 @@ class AddressResolver:
         breaks = breaks[(breaks >= code.min()) & (breaks <= code.max())]
         owners = symbols.indices_of(breaks)
         owners[-1] = -1
-        # Only where the owner changes does a piece begin.
+        # A piece begins only where the owner changes.
         kept = np.append(True, owners[1:] != owners[:-1])
         breaks, owners = breaks[kept], owners[kept]
         starts = np.zeros(len(owners), np.uint64)
@@ -171,7 +171,7 @@ class AddressResolver:
 
 
 def ranges_partition(starts: U64, ends: U64) -> Partition:
-    """Return the pieces that ranges cut the address space into, each owned by the shortest range over it."""
+    """Return the partition that ranges make; the shortest range over a piece owns it."""
     breaks = np.unique(np.concatenate((starts, ends)))
     owners = np.full(len(breaks), -1, np.int64)
     first, last = np.searchsorted(breaks, starts), np.searchsorted(breaks, ends)

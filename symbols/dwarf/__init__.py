@@ -1,1 +1,1 @@
-"""What DWARF says, read within a budget: places of addresses, members of structs, types of variables."""
+"""Read DWARF within a budget: source locations, struct members, types of variables and parameters."""

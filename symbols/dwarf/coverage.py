@@ -1,4 +1,4 @@
-"""Which units cover which addresses: .debug_aranges, or else what the units' own DIEs say.
+"""Which units cover which addresses: from .debug_aranges, or otherwise from the units' own DIEs.
 
 Source: DWARF 5 section 6.1.2 and 7.21 (.debug_aranges).
 """
@@ -13,7 +13,7 @@ from xtrace.symbols.dwarf.sections import DwarfError
 from xtrace.symbols.dwarf.units import Units
 
 _MOST_ENTRIES = 2_000_000
-#: Units overlap where the linker threw sections away, and where someone lies.
+#: Units overlap where the linker discarded sections, or where a file is forged.
 _MOST_OVERLAPS = 64
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -24,8 +24,8 @@ class Coverage:
     def __init__(
         self, starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64], units: npt.NDArray[np.int64]
     ) -> None:
-        """Args are columns: first address, first address behind, offset of the unit in .debug_info."""
-        # What ends before it starts covers nothing, what starts at 0 was thrown away by the linker.
+        """Take three columns: first address, end address (exclusive), offset of the unit in .debug_info."""
+        # A range that ends before it starts is empty; one that starts at 0 was discarded by the linker.
         real = (starts < ends) & (starts > 0)
         order = np.argsort(starts[real], kind="stable")
         self._starts = starts[real][order]
@@ -35,11 +35,11 @@ class Coverage:
 
     @property
     def units(self) -> set[int]:
-        """The offsets of all units that cover something."""
+        """The offsets of all units that cover any address."""
         return set(self._units.tolist())
 
     def units_of(self, address: int) -> list[int]:
-        """Return the offsets of the units that cover an address, the one that starts closest first."""
+        """Return the offsets of the units that cover an address, the closest start first."""
         found: list[int] = []
         place = int(np.searchsorted(self._starts, np.uint64(address), "right")) - 1
         for index in range(place, max(place - _MOST_OVERLAPS, -1), -1):
@@ -51,7 +51,7 @@ class Coverage:
 
 
 def coverage(units: Units, known: set[int]) -> Coverage:
-    """Return what the DIEs of all units but the known ones say they cover."""
+    """Return the coverage that unit DIEs state themselves, without the units in ``known``."""
     found: list[tuple[int, int, int]] = []
     for unit in units.all:
         if unit.offset in known:
@@ -60,7 +60,7 @@ def coverage(units: Units, known: set[int]) -> Coverage:
             found += [(low, high, unit.offset) for low, high in unit.top.ranges() if high <= _LAST_ADDRESS]
             unit.forget()
         except (DwarfError, IndexError):
-            continue  # says nothing of where it lies
+            continue  # its DIE does not say what it covers
         if len(found) > _MOST_ENTRIES:
             break
     table = np.array(found, np.uint64).reshape(-1, 3)
@@ -68,7 +68,10 @@ def coverage(units: Units, known: set[int]) -> Coverage:
 
 
 def aranges(section: memoryview) -> Coverage:
-    """Return .debug_aranges, up to the first damaged set: what it lacks the units' own DIEs say."""
+    """Return the coverage in .debug_aranges, up to the first damaged set.
+
+    For units that it lacks, ask ``coverage``.
+    """
     pairs: list[npt.NDArray[np.uint64]] = [np.empty((0, 2), np.uint64)]
     units: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     at, entries = 0, 0
@@ -81,7 +84,7 @@ def aranges(section: memoryview) -> Coverage:
             address_bytes = section[at + 2 + width]
             if end > len(section) or address_bytes not in (4, 8) or unit >> 63:
                 break
-            # The pairs begin at a multiple of their own size.
+            # The pairs are aligned to their own size.
             at += 4 + width
             at += -(at - start) % (2 * address_bytes)
             count = max(end - at, 0) // (2 * address_bytes)

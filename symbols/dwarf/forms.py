@@ -1,8 +1,8 @@
-"""DWARF's attribute forms and numbers: how long each is, and how to read one.
+"""DWARF attribute forms and numbers: the size of each, and how to read one.
 
-pyelftools reads a form through a parser object, some ten microseconds each and without bounds on
-what a damaged file asks for; walking a kernel's DIEs needs one microsecond and bounds, so the
-numbers come from pyelftools' tables and the reading from here.
+pyelftools reads a form through a parser object, which takes some ten microseconds and sets no bounds
+on what a damaged file asks for.  Walking a kernel's DIEs needs bounds and one microsecond per form, so
+the constants come from pyelftools' tables and the reading is done here.
 
 Source: DWARF 5 section 7.5, DWARF 4 section 7.5, GCC's split-DWARF extensions.
 """
@@ -23,7 +23,7 @@ TAG = {
     name.removeprefix("DW_TAG_"): number for name, number in ENUM_DW_TAG.items() if isinstance(number, int)
 }
 
-#: Forms of one size wherever they stand.
+#: Forms whose size is the same in every unit.
 _SIZES = {
     "data1": 1, "data2": 2, "data4": 4, "data8": 8, "data16": 16, "flag": 1, "flag_present": 0,
     "implicit_const": 0, "ref1": 1, "ref2": 2, "ref4": 4, "ref8": 8, "ref_sup4": 4, "ref_sup8": 8,
@@ -55,12 +55,12 @@ Value = int | bytes
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """What the header of a unit says of the size of its fields.
+    """The sizes of a unit's fields, from its header.
 
     Attributes:
         version: of DWARF, 2 to 5.
-        address: bytes of an address, 4 or 8.
-        offset: bytes of an offset into a section, 4 or 8.
+        address: bytes per address, 4 or 8.
+        offset: bytes per section offset, 4 or 8.
     """
 
     version: int
@@ -69,7 +69,7 @@ class Widths:
 
     @property
     def sizes(self) -> dict[int, int]:
-        """Return the bytes of each form, -1 where they must be read to know."""
+        """Return the size of each form in bytes, -1 where it must be read from the data."""
         return _ALL_SIZES[self.version == 2, self.address, self.offset]
 
 
@@ -77,7 +77,7 @@ def _sizes(old: bool, address: int, offset: int) -> dict[int, int]:
     sizes = dict.fromkeys(_READ_TO_KNOW, -1)
     sizes |= {FORM[name]: size for name, size in _SIZES.items()}
     sizes |= {FORM[name]: offset for name in _OFFSETS}
-    # DWARF 2 gave a reference across units the size of an address.
+    # In DWARF 2 a reference across units has the size of an address.
     sizes |= {FORM["addr"]: address, FORM["ref_addr"]: address if old else offset}
     return sizes
 
@@ -91,7 +91,7 @@ _ALL_SIZES = {
 
 
 def uleb(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Return an unsigned LEB128 number and the offset behind it."""
+    """Return an unsigned LEB128 number and the offset after it."""
     byte = data[at]
     if byte < 0x80:
         return byte, at + 1
@@ -109,7 +109,7 @@ def uleb(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def uleb_bytes(value: int) -> bytes:
-    """Return a number as LEB128."""
+    """Return a number encoded as unsigned LEB128."""
     octets = bytearray()
     while value > 0x7F:
         octets.append(value & 0x7F | 0x80)
@@ -118,14 +118,14 @@ def uleb_bytes(value: int) -> bytes:
 
 
 def sleb(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Return a signed LEB128 number and the offset behind it."""
+    """Return a signed LEB128 number and the offset after it."""
     value, behind = uleb(data, at)
     sign = 1 << (7 * (behind - at) - 1)
     return (value ^ sign) - sign, behind
 
 
 def read_sized(data: bytes, form: int, at: int) -> tuple[Value, int]:
-    """Return the value of a form whose size must be read, and the offset behind it."""
+    """Return the value of a form whose size must be read from the data, and the offset after it."""
     if form in _UNSIGNED:
         return uleb(data, at)
     if form == FORM["sdata"]:
@@ -143,7 +143,7 @@ def read_sized(data: bytes, form: int, at: int) -> tuple[Value, int]:
 
 
 def read_string(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return the bytes of a string and the offset behind its zero byte."""
+    """Return the bytes of a string and the offset after its zero byte."""
     end = data.find(b"\0", at)
     if end < 0:
         raise DwarfError("an unterminated string")
@@ -151,14 +151,14 @@ def read_string(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def number(section: memoryview, at: int, width: int) -> int:
-    """Return the unsigned number at an offset of a section."""
+    """Return the unsigned number at an offset in a section."""
     if not 0 <= at <= len(section) - width:
         raise DwarfError(f"a number at {at:#x}, outside its section")
     return int.from_bytes(section[at : at + width], "little")
 
 
 def initial_length(section: memoryview, at: int) -> tuple[int, int, int]:
-    """Return a unit's length, the bytes of its offsets (4 or 8) and the offset behind the length."""
+    """Return a unit's length, the size of its offsets (4 or 8) and the offset after the length field."""
     length = number(section, at, 4)
     if length == 0xFFFF_FFFF:
         return number(section, at + 4, 8), 8, at + 12

@@ -1,6 +1,6 @@
-"""Which file and line an address comes from: the line program of one unit, run for the addresses asked for.
+"""Run one unit's line program to find the file and line of the addresses asked for.
 
-Of the rows that name one address the last one counts, as in GNU addr2line.
+Where several rows have the same address, the last one counts, as in GNU addr2line.
 
 Source: DWARF 4 section 6.2, DWARF 5 section 6.2.
 """
@@ -32,7 +32,7 @@ from xtrace.symbols.dwarf.units import Unit
 _MOST_PROGRAM_BYTES = 64 << 20
 _MOST_FILES = 100_000
 _MOST_FORMATS = 16
-#: Bytes of a line program that take as long as a DIE's attribute.
+#: Bytes of a line program that cost as much as one unit of the budget.
 _BYTES_A_UNIT_OF_BUDGET = 4
 _PATH, _DIRECTORY = ENUM_DW_LNCT["DW_LNCT_path"], ENUM_DW_LNCT["DW_LNCT_directory_index"]
 # DW_LNS_*, then DW_LNE_*.
@@ -42,10 +42,10 @@ _END_SEQUENCE, _SET_ADDRESS = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class LineTable:
-    """The files of a unit, and the place of each address asked for.
+    """The files of a unit, and the file and line of each address asked for.
 
     Attributes:
-        rows: by address the number of the file and the line; 0 is no line.
+        rows: file number and line by address; line 0 means no line.
     """
 
     rows: dict[int, tuple[int, int]]
@@ -55,9 +55,10 @@ class LineTable:
     compiled_in: str
 
     def path(self, file: int) -> str:
-        """Return a file by its number, below the folder it was compiled in where it is relative; "" for none.
+        """Return the path of a file by its number; "" for none.
 
-        Files are numbered from 1 before DWARF 5 and from 0 since; folder 0 is the one compiled in.
+        A relative path is joined to the compilation directory.  Files are numbered from 1 before DWARF 5
+        and from 0 since; directory 0 is the compilation directory.
         """
         first = 0 if self.version >= 5 else 1
         if not first <= file < len(self.files) + first:
@@ -72,14 +73,14 @@ class LineTable:
 
 
 def line_table(unit: Unit, offset: int, addresses: Sequence[int]) -> LineTable:
-    """Return the files of a unit's line program and the rows of some addresses.
+    """Return the files of a unit's line program and the rows for some addresses.
 
     Args:
         offset: of the program in .debug_line.
         addresses: sorted.
 
     Raises:
-        DwarfError: it is damaged, or longer than any real one.
+        DwarfError: the program is damaged, or longer than any real one.
     """
     section = unit.owner.sections.line
     length, offset_bytes, at = initial_length(section, offset)
@@ -106,7 +107,7 @@ def _joined(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """A line program's header; ``data`` begins behind the unit's length."""
+    """A line program's header; ``data`` begins after the length field."""
 
     data: bytes
     start: int
@@ -134,7 +135,7 @@ def _header(unit: Unit, data: bytes, offset_bytes: int) -> _Program:
     least_instruction = data[at]
     at += 1
     if version >= 4:
-        at += 1  # operations an instruction: one, on x86
+        at += 1  # operations per instruction: one on x86
     line_base = data[at + 1] - 256 if data[at + 1] > 127 else data[at + 1]
     line_range, opcode_base = data[at + 2], data[at + 3]
     at += 4
@@ -166,7 +167,7 @@ def _header(unit: Unit, data: bytes, offset_bytes: int) -> _Program:
 
 
 def _entries(unit: Unit, data: bytes, at: int, widths: Widths) -> tuple[list[tuple[str, int]], int]:
-    """Return name and folder of the entries of a DWARF 5 table, and the offset behind it."""
+    """Return (name, directory) of each entry in a DWARF 5 table, and the offset after the table."""
     format_count = data[at]
     at += 1
     if format_count > _MOST_FORMATS:
@@ -179,7 +180,7 @@ def _entries(unit: Unit, data: bytes, at: int, widths: Widths) -> tuple[list[tup
             raise DwarfError(f"unknown form {form:#x}")
         formats.append((content, form, widths.sizes[form]))
     count, at = uleb(data, at)
-    # Entries of no bytes cost a liar nothing.
+    # With entries of 0 bytes a forged file could claim any number of them.
     if count > _MOST_FILES or (count and not any(size for _, _, size in formats)):
         raise DwarfError(f"a file table with {count:,} entries")
     unit.owner.budget.spend(count)
@@ -204,7 +205,7 @@ def _entries(unit: Unit, data: bytes, at: int, widths: Widths) -> tuple[list[tup
 
 
 def _old_entries(data: bytes, at: int) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """Return the folders and the files (name, folder) of a table of DWARF 2 to 4."""
+    """Return the directories and the files (name, directory) of a DWARF 2 to 4 header."""
     directories: list[str] = []
     files: list[tuple[str, int]] = []
     while data[at]:
@@ -227,7 +228,7 @@ def _old_entries(data: bytes, at: int) -> tuple[tuple[str, ...], list[tuple[str,
 def _rows(  # noqa: C901
     program: _Program, wanted: Sequence[int], budget: Budget
 ) -> dict[int, tuple[int, int]]:
-    """Run the program: one loop, for it is what takes the time."""
+    """Run the program.  It is one loop because it takes most of the time."""
     data, at, end = program.data, program.start, len(program.data)
     base, step, line_range = program.line_base, program.least_instruction, program.line_range
     first_special = len(program.operands) + 1
@@ -285,7 +286,7 @@ def _keep(
     end: int,
     wanted: Sequence[int],
 ) -> int:
-    """Put the places of the addresses that a sequence of rows covers into ``found``; return how many."""
+    """Add to ``found`` the file and line of the addresses that a sequence covers; return how many."""
     if not addresses:
         return 0
     first = bisect.bisect_left(wanted, min(addresses))

@@ -25,11 +25,11 @@ class _Owner(Protocol):
 
 
 class RangesUnit(Protocol):
-    """What a range list needs of the unit whose DIE names it."""
+    """What reading a range list needs from the unit whose DIE names it."""
 
     @property
     def owner(self) -> _Owner:
-        """The sections, and the budget that reading them is taken from."""
+        """The sections, and the budget for reading them."""
 
     @property
     def widths(self) -> Widths:
@@ -37,18 +37,18 @@ class RangesUnit(Protocol):
 
     @property
     def base(self) -> int:
-        """What addresses of the unit are counted from."""
+        """The base address of the unit's range lists."""
 
     @property
     def list_base(self) -> int:
-        """Where its lists' offsets begin in .debug_rnglists."""
+        """Where the unit's list offsets begin in .debug_rnglists."""
 
     def indexed_address(self, index: int) -> int:
-        """Return an address of its part of .debug_addr."""
+        """Return an address from the unit's part of .debug_addr."""
 
 
 def range_list(unit: RangesUnit, form: int, value: Value) -> list[Range]:
-    """Return what a DW_AT_ranges of a unit says, as (first, first behind) pairs."""
+    """Return the ranges of a unit's DW_AT_ranges as (start, end) pairs, end exclusive."""
     if not isinstance(value, int):
         raise DwarfError("a DW_AT_ranges that is not an offset")
     if unit.widths.version < 5:
@@ -79,7 +79,7 @@ def _old_list(unit: RangesUnit, at: int) -> list[Range]:
     raise DwarfError("an unterminated range list")
 
 
-# DW_RLE_*: what follows each kind, "x" an index of .debug_addr, "a" an address, "n" a number.
+# DW_RLE_*: the operands of each kind: "x" an index into .debug_addr, "a" an address, "n" a number.
 _END, _PAIR = 0, 4
 _BASES = {1: "x", 5: "a"}
 _ENTRIES = {2: "xx", 3: "xn", _PAIR: "nn", 6: "aa", 7: "an"}

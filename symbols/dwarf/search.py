@@ -1,4 +1,4 @@
-"""Which units to read for some addresses, the functions in one, and notes of what is damaged there."""
+"""Find the units to read for some addresses and the functions in a unit; collect notes on damage."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from xtrace.symbols.dwarf.forms import TAG
 from xtrace.symbols.dwarf.units import Die, Unit, Units
 
 _MOST_DAMAGE = 20
-#: Of the units that claim an address, so many are asked.
+#: How many of the units that claim an address are read.
 _MOST_CANDIDATES = 4
-#: What functions lie in, besides the unit itself.
+#: DIEs that contain functions, besides the unit itself.
 _SCOPES = (TAG["namespace"], TAG["module"])
 
 
 class Notes:
-    """What is damaged, each thing once and no more than can be read."""
+    """Notes on damage, each once, up to a limit that a person can read."""
 
     def __init__(self, notes: list[str] | None) -> None:
         self._notes = [] if notes is None else notes
 
     def add(self, note: str) -> None:
-        """Take a note; "" is none."""
+        """Add a note; "" adds none."""
         if note and note not in self._notes and len(self._notes) < _MOST_DAMAGE:
             self._notes.append(note)
 
@@ -31,7 +31,7 @@ class Notes:
 def candidates(
     units: Units, covering: Coverage, addresses: list[int], found: Collection[int]
 ) -> Iterator[tuple[Unit, list[int]]]:
-    """Yield units with the addresses, not found by then, that they claim to cover."""
+    """Yield each unit with the addresses that it claims to cover and that are not in ``found`` yet."""
     claims = {address: covering.units_of(address) for address in addresses}
     for rank in range(_MOST_CANDIDATES):
         by_unit: dict[int, list[int]] = defaultdict(list)
@@ -46,7 +46,7 @@ def candidates(
 
 
 def subprograms(unit: Unit) -> Iterator[Die]:
-    """Yield the functions of a unit, those in namespaces and modules too."""
+    """Yield the functions of a unit, including those in namespaces and modules."""
     scopes = [unit.top]
     while scopes:
         for die in unit.children(scopes.pop()):

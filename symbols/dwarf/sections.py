@@ -1,8 +1,8 @@
-"""The .debug_* sections of an image as plain bytes, mapped where the file holds them so.
+"""The .debug_* sections of an image as plain bytes, mapped from the file where possible.
 
-A kernel with DWARF is hundreds of megabytes: what is not asked for is not read.  An executable's
-DWARF needs no relocation, even where the linker kept its .rela sections (Linux does); a relocatable
-object's does, to the places where the image lays its sections out.
+A kernel with DWARF has hundreds of megabytes, so only what is asked for is read.  An executable's
+DWARF needs no relocation, even if the linker kept its .rela sections (Linux does).  A relocatable
+object's DWARF is relocated to the addresses that the image gives its sections.
 
 Source: System V ABI (ELF), x86-64 psABI section 4.4, i386 psABI section 4.4.
 """
@@ -22,29 +22,29 @@ from elftools.elf.sections import Section as ElfSection
 from xtrace.symbols.errors import shown
 from xtrace.symbols.image.image import Image
 
-#: What decompressed and relocated sections may take together.
+#: Limit for decompressed and relocated sections together.
 _MOST_COPIED_BYTES = 512 << 20
 _LONGEST_STRING_BYTES = 4096
 _FIND_CHUNK_BYTES = 16 << 20
-#: Fits a processor's cache.
+#: Fits in a processor's cache.
 _WORD_CHUNK_BYTES = 1 << 19
 _SHF_GROUP = 0x200
 #: Relocation types by machine, with the bytes each writes: R_X86_64_64, _32, _32S; R_386_32.
 _WIDTHS = {"EM_X86_64": {1: 8, 10: 4, 11: 4}, "EM_386": {1: 4}}
-#: What no relocation does, or one that leaves the place as it is: R_X86_64_NONE, R_386_NONE.
+#: R_X86_64_NONE, R_386_NONE: leave the place as it is.
 _NO_RELOCATION = 0
 
 
 class DwarfError(ValueError):
-    """DWARF that says nothing that can be used, in a few words; it never leaves this package."""
+    """Unusable DWARF, described in a few words; never raised out of this package."""
 
 
 @dataclass(frozen=True, slots=True)
 class DebugSections:
-    """The sections that DWARF 2 to 5 keeps its tables in; one that is absent is empty.
+    """The sections that hold the tables of DWARF 2 to 5; an absent section is empty.
 
     Attributes:
-        bits: 32 or 64, the size of an address where no header says it.
+        bits: 32 or 64, the size of an address where no header states it.
     """
 
     info: memoryview
@@ -61,7 +61,7 @@ class DebugSections:
 
 
 def debug_sections(image: Image) -> DebugSections | None:
-    """Return the DWARF sections that belong to an image; None where there are none.
+    """Return the DWARF sections of an image or its debug file; None where there are none.
 
     Raises:
         DwarfError: they cannot be read.
@@ -97,7 +97,7 @@ def debug_sections(image: Image) -> DebugSections | None:
         AssertionError,
         OverflowError,
     ) as error:
-        # What pyelftools meets in a damaged file it says by any of these.
+        # On a damaged file pyelftools may raise any of these.
         raise DwarfError(f"DWARF sections: {shown(str(error))}") from None
     if not found["info"]:
         return None
@@ -105,7 +105,7 @@ def debug_sections(image: Image) -> DebugSections | None:
 
 
 def text_at(section: memoryview, offset: int) -> str:
-    """Return the string that begins at an offset, cut at 4,096 bytes."""
+    """Return the string that begins at an offset, truncated to 4,096 bytes."""
     if not 0 <= offset < len(section):
         raise DwarfError(f"a string at {offset:#x}, outside its section")
     raw = bytes(section[offset : offset + _LONGEST_STRING_BYTES])
@@ -113,12 +113,12 @@ def text_at(section: memoryview, offset: int) -> str:
 
 
 def plain_text(raw: bytes) -> str:
-    """Return a stranger's bytes as text that fits one line."""
+    """Return untrusted bytes as printable text on one line."""
     return shown(raw, _LONGEST_STRING_BYTES)
 
 
 def find_all(section: memoryview, pattern: bytes) -> Iterator[int]:
-    """Yield the offsets at which a pattern lies, in order, with a part of the section in memory at a time."""
+    """Yield in order the offsets at which a pattern occurs, with part of the section in memory at a time."""
     for start in range(0, len(section), _FIND_CHUNK_BYTES):
         chunk = bytes(section[start : start + _FIND_CHUNK_BYTES + len(pattern) - 1])
         place = chunk.find(pattern)
@@ -128,9 +128,9 @@ def find_all(section: memoryview, pattern: bytes) -> Iterator[int]:
 
 
 def find_words(section: memoryview, words: Collection[int]) -> Iterator[int]:
-    """Yield the offsets, aligned or not, at which one of some 32-bit numbers lies, in order.
+    """Yield in order the offsets, aligned or not, at which any of some 32-bit numbers occurs.
 
-    Some GB/s for few numbers, however many they are, as long as their upper halves are alike.
+    The speed, some GB/s, depends on the number of distinct upper halves, not on the number of words.
     """
     wanted = np.array(sorted(words), np.uint32)
     uppers = np.unique(wanted >> np.uint32(16)).astype(np.uint16)
@@ -156,7 +156,10 @@ def _mapped(whole: memoryview, section: ElfSection) -> memoryview:
 
 
 def _bases(image: Image, elf: ELFFile) -> list[int]:
-    """Return the address of each section of the debug file: of like names, the n-th is the image's n-th."""
+    """Return the address of each section of the debug file.
+
+    Where several sections share a name, the n-th of them is the n-th of that name in the image.
+    """
     laid_out = dict(_numbered((section.name, section.address) for section in image.sections if section.name))
     return [
         laid_out.get(key, 0) for key, _ in _numbered((section.name, 0) for section in elf.iter_sections())
@@ -217,7 +220,7 @@ def _relocated(data: memoryview, table: ElfSection, elf: ELFFile, bases: list[in
 
 
 def _symbol_values(elf: ELFFile, number: int, bases: list[int]) -> npt.NDArray[np.uint64]:
-    """Return the address of each symbol, where the image lays out the sections."""
+    """Return the address of each symbol, given where the image lays out the sections."""
     raw = elf.get_section(number).data()
     if elf.elfclass == 64:
         layout = np.dtype(

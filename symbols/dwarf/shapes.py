@@ -1,4 +1,4 @@
-"""The shapes of DIEs, .debug_abbrev, and the budget within which DWARF is read.
+"""The shapes of DIEs (.debug_abbrev), and the budget for reading DWARF.
 
 Source: DWARF 5 section 7.5.3.
 """
@@ -16,20 +16,20 @@ _IMPLICIT_CONST = FORM["implicit_const"]
 
 
 class ExhaustedError(DwarfError):
-    """What is asked for takes longer than it may."""
+    """The request takes longer than its budget allows."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """What may still be spent on one question, about a microsecond each."""
+    """What may still be spent on one request, in units of about a microsecond."""
 
     left: int
 
     def spend(self, amount: int) -> None:
-        """Take an amount.
+        """Subtract an amount.
 
         Raises:
-            ExhaustedError: there is less left.
+            ExhaustedError: less than that is left.
         """
         self.left -= amount
         if self.left < 0:
@@ -37,7 +37,7 @@ class Budget:
 
     @property
     def damage(self) -> str:
-        """What was given up, "" while there is something left."""
+        """A note that reading was given up, "" while the budget lasts."""
         return "" if self.left >= 0 else "the requested DWARF takes too long to read; ask for less at once"
 
 
@@ -46,8 +46,8 @@ class Abbreviation:
     """The shape of a DIE.
 
     Attributes:
-        specifications: attribute, form, size in bytes (-1: read it to know), implicit constant.
-        size: bytes of all attributes, -1 where they must be read to know.
+        specifications: attribute, form, size in bytes (-1: must be read), implicit constant.
+        size: bytes of all attributes together, -1 where they must be read.
     """
 
     tag: int
@@ -57,7 +57,7 @@ class Abbreviation:
 
 
 class Abbreviations:
-    """One table of .debug_abbrev, read as far as codes are asked for."""
+    """One table in .debug_abbrev, read only as far as the codes asked for."""
 
     def __init__(self, section: memoryview, offset: int, widths: Widths, budget: Budget) -> None:
         self._data = section
@@ -75,7 +75,7 @@ class Abbreviations:
         return known
 
     def all(self) -> Iterator[tuple[int, Abbreviation]]:
-        """Yield the whole table: code and shape."""
+        """Yield code and shape of the whole table."""
         while self._read_next():
             pass
         self._budget.spend(1 + len(self._known) // 8)

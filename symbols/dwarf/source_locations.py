@@ -1,6 +1,6 @@
-"""Where in the source an address comes from, and what was inlined there.
+"""Find the source location of an address, and the functions inlined there.
 
-Only the units that hold the addresses are read: .debug_aranges or else the units' own DIEs say which.
+Only the units that cover the addresses are read, found by .debug_aranges or otherwise by the units' own DIEs.
 
 Source: DWARF 5 section 3.3.8 (inlined subroutines), section 6.1.2 (lookup by address).
 """
@@ -30,7 +30,7 @@ _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A function that an address lies in, and the place in it: where it called what was inlined."""
+    """A function that an address lies in, and the line there: the address's own, or of the inlined call."""
 
     function: str
     file: str
@@ -42,10 +42,10 @@ class SourceLocation:
     """Where an address comes from.
 
     Attributes:
-        file, line: of the source; line 0 is code of no line.
+        file, line: of the source; line 0 is code without a line.
         function: the innermost function, inlined or not; "" where DWARF names none.
-        inline: where code was inlined, the functions from the innermost out to the one it became
-            part of; else empty.
+        inline: where code was inlined, the functions from the innermost out to the one that contains
+            the code; otherwise empty.
     """
 
     file: str
@@ -57,10 +57,10 @@ class SourceLocation:
 def lines_of(
     image: Image, addresses: Sequence[int], damage: list[str] | None = None
 ) -> dict[int, SourceLocation]:
-    """Return the place of each address that the image's DWARF knows.
+    """Return the source location of each address that the image's DWARF covers.
 
     Args:
-        damage: takes, in a few words each, why addresses may lack a place or the functions inlined there.
+        damage: is extended with short reasons why locations or inlined functions may be missing.
     """
     notes = Notes(damage)
     found: dict[int, SourceLocation] = {}
@@ -117,7 +117,7 @@ def _places(unit: Unit, addresses: list[int], notes: Notes) -> dict[int, SourceL
 
 
 def _framed(place: SourceLocation, functions: tuple[Die, ...], table: LineTable) -> SourceLocation:
-    """Return a place with its functions, given from the innermost out."""
+    """Return a location with its functions, which are given from the innermost out."""
     frames = [Frame(functions[0].name(), place.file, place.line)]
     for inlined, caller in itertools.pairwise(functions):
         file = table.path(inlined.integer(AT["call_file"]) or 0)
@@ -130,7 +130,7 @@ def _framed(place: SourceLocation, functions: tuple[Die, ...], table: LineTable)
 def _functions(unit: Unit, addresses: list[int]) -> dict[int, tuple[Die, ...]]:
     """Return the functions that each address lies in, from the innermost out.
 
-    The innermost is that of the smallest range, and of like ranges the later one, as in GNU addr2line.
+    The innermost has the smallest range; of ranges of equal size the later one counts, as in GNU addr2line.
     """
     best: dict[int, tuple[int, tuple[Die, ...]]] = {}
 

@@ -1,8 +1,8 @@
-"""Where the members of a few structs lie, out of DWARF of any size.
+"""Find the offsets of the members of a few structs in DWARF of any size.
 
-Nothing indexes the types of a kernel's DWARF.  So a struct's name is looked up in .debug_str, and
-the bytes that refer to it in .debug_info; where these stand where a struct's DIE has its name, the
-DIE is read.  Members of unnamed structs and unions inside a struct are not its members here.
+A kernel's DWARF has no index of types.  So the struct's name is looked up in .debug_str, and .debug_info
+is searched for bytes that refer to it; where these bytes may be the name of a struct's DIE, the DIE is
+read.  Members of unnamed structs and unions inside a struct do not count as its members here.
 
 Source: DWARF 5 section 5.7 (structure types), section 7.5.5 (forms of a name).
 """
@@ -22,7 +22,7 @@ from xtrace.symbols.image.image import Image
 
 _STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
 _MOST_NAME_OFFSETS = 32
-#: About a second of reading DIEs, or of looking through sections.
+#: About a second of reading DIEs or searching sections.
 _BUDGET = 1_000_000
 _SCANNED_BYTES_A_UNIT_OF_BUDGET = 2048
 _MOST_MEMBERS = 10_000
@@ -33,11 +33,11 @@ _PLUS_UCONST = 0x23
 def member_offsets(
     image: Image, members: Set[tuple[str, str]], damage: list[str] | None = None
 ) -> dict[tuple[str, str], int]:
-    """Return the offsets in bytes of the members that the image's DWARF knows.
+    """Return the offsets in bytes of the members that the image's DWARF describes.
 
     Args:
         members: (struct, member) names; a struct's name is its tag.
-        damage: takes, in a few words each, why one may be missing.
+        damage: is extended with short reasons why members may be missing.
     """
     notes: list[str] = [] if damage is None else damage
     found: dict[tuple[str, str], int] = {}
@@ -64,7 +64,7 @@ def member_offsets(
 
 
 def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
-    """Yield the first DIE found that defines each struct, and take the struct off ``missing``."""
+    """Yield the first DIE found that defines each struct, and remove the struct from ``missing``."""
     names = {struct.encode() + b"\0" for struct in missing}
     for die in itertools.chain(
         _dies_by_offset(units, names), _dies_by_spelling(units, names), _dies_by_index(units, names)
@@ -78,7 +78,7 @@ def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
 
 
 def _dies_by_offset(units: Units, names: set[bytes]) -> Iterator[Die]:
-    """Yield the struct DIEs whose name is an offset of .debug_str."""
+    """Yield the struct DIEs whose name is an offset into .debug_str."""
     offsets = [offset for offset in _name_offsets(units, names) if offset >> 32 == 0]
     if not offsets:
         return
@@ -90,7 +90,7 @@ def _dies_by_offset(units: Units, names: set[bytes]) -> Iterator[Die]:
 
 
 def _dies_by_spelling(units: Units, names: set[bytes]) -> Iterator[Die]:
-    """Yield the struct DIEs that spell their name out."""
+    """Yield the struct DIEs that hold their name inline (DW_FORM_string)."""
     for name in sorted(names):
         units.budget.spend(len(units.sections.info) // _SCANNED_BYTES_A_UNIT_OF_BUDGET)
         yield from _dies_named_at(units, find_all(units.sections.info, name), FORM["string"])
@@ -110,13 +110,13 @@ def _dies_by_index(units: Units, names: set[bytes]) -> Iterator[Die]:
 
 
 def _name_offsets(units: Units, names: set[bytes]) -> list[int]:
-    # A name may be the tail of others, each of which is looked for: linkers share their bytes.
+    # Linkers let names share their tails, so each string that ends in the name counts.
     found = (itertools.islice(find_all(units.sections.str, name), _MOST_NAME_OFFSETS) for name in names)
     return list(itertools.chain.from_iterable(found))
 
 
 def _dies_named_at(units: Units, places: Iterator[int], form: int) -> Iterator[Die]:
-    """Yield the struct DIEs whose name stands at one of some offsets of .debug_info, as a form."""
+    """Yield the struct DIEs whose name, in the given form, is at one of some offsets in .debug_info."""
     for holder, group in itertools.groupby(places, units.unit_holding):
         if holder is None:
             continue
@@ -126,7 +126,7 @@ def _dies_named_at(units: Units, places: Iterator[int], form: int) -> Iterator[D
             except ExhaustedError:
                 raise
             except (DwarfError, IndexError):
-                continue  # bytes that look like a name by chance
+                continue  # these bytes only looked like a name
         holder.forget()
 
 
@@ -140,7 +140,7 @@ def _dies_at(unit: Unit, place: int, form: int) -> list[Die]:
 
 
 def _name_places(unit: Unit, form: int) -> Iterator[tuple[bytes, int]]:
-    """Yield, for the shapes of a unit's struct DIEs, their code and the bytes between it and the name."""
+    """Yield the code of each shape of a unit's struct DIEs, and the bytes between it and the name."""
     for code, shape in unit.abbreviations.all():
         if shape.tag not in _STRUCTS:
             continue
@@ -167,7 +167,7 @@ def _offsets(struct: Die) -> dict[str, int]:
     for member in struct.unit.children(struct):
         if member.tag != TAG["member"] or len(found) == _MOST_MEMBERS:
             continue
-        # A union's members have no location: all begin where it does.
+        # The members of a union have no location: all are at offset 0.
         _, location = member.attributes.get(AT["data_member_location"], (0, 0))
         if isinstance(location, bytes):
             if not location or location[0] != _PLUS_UCONST:

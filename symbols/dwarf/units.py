@@ -1,7 +1,7 @@
-"""The units and DIEs of .debug_info, read where they are asked for and within a budget.
+"""The units and DIEs of .debug_info, read on demand and within a budget.
 
-A unit's tree is never built: a walk yields the DIEs of one level and steps over what lies below
-them, by DW_AT_sibling where there is one.
+A unit's tree is never built: a walk yields the DIEs of one level and skips what is below them, by
+DW_AT_sibling where there is one.
 
 Source: DWARF 5 section 7.5 (units, abbreviations).
 """
@@ -30,15 +30,15 @@ from xtrace.symbols.dwarf.range_lists import Range, range_list
 from xtrace.symbols.dwarf.sections import DebugSections, DwarfError, plain_text, text_at
 from xtrace.symbols.dwarf.shapes import Abbreviations, Budget
 
-#: The largest kernels have some 5,000; a unit is at least 11 bytes, so a file may claim millions.
+#: The largest kernels have some 5,000; a unit has at least 11 bytes, so a file may claim millions.
 _MOST_UNITS = 200_000
 _MOST_UNIT_BYTES = 256 << 20
 _HEAD_BYTES = 4096
-#: DW_UT_type and DW_UT_split_type: they hold a type's DIEs and no code.
+#: DW_UT_type and DW_UT_split_type: they hold the DIEs of a type and no code.
 _TYPE_UNITS = (2, 6)
-#: Tables kept: units that share one lie close together.
+#: Tables kept in memory: units that share one are close together.
 _MOST_TABLES = 64
-#: How far abstract_origin and specification lead from one DIE to the next.
+#: Most DIEs to follow through abstract_origin and specification.
 _LONGEST_CHAIN = 16
 
 
@@ -47,7 +47,7 @@ class Die:
     """A DIE with its attributes: form and value by number.
 
     Attributes:
-        at, end: offsets in the unit, of the DIE and behind its attributes.
+        at, end: offsets in the unit: of the DIE and after its attributes.
     """
 
     unit: Unit
@@ -58,7 +58,7 @@ class Die:
     attributes: dict[int, tuple[int, Value]]
 
     def integer(self, attribute: int) -> int | None:
-        """Return an attribute that is a number."""
+        """Return an attribute that is a number, None where it is absent or something else."""
         form_value = self.attributes.get(attribute)
         return form_value[1] if form_value and isinstance(form_value[1], int) else None
 
@@ -68,7 +68,7 @@ class Die:
         return self.unit.text(*form_value) if form_value else ""
 
     def referred(self, attribute: int) -> Die | None:
-        """Return the DIE that an attribute refers to."""
+        """Return the DIE that an attribute refers to, None where it is absent or not followed."""
         form, value = self.attributes.get(attribute, (0, b""))
         if not isinstance(value, int):
             return None
@@ -80,7 +80,7 @@ class Die:
         return None  # in a type unit or a supplementary file
 
     def name(self) -> str:
-        """Return the linkage name or else the name, of this DIE or of what it is an instance of."""
+        """Return the linkage name, otherwise the name, of this DIE or of what it is an instance of."""
         die: Die | None = self
         for _ in range(_LONGEST_CHAIN):
             if die is None:
@@ -92,7 +92,7 @@ class Die:
         raise DwarfError("an endless chain of abstract origins")
 
     def ranges(self) -> list[Range]:
-        """Return the addresses that the DIE covers, as (first, first behind) pairs."""
+        """Return the addresses that the DIE covers as (start, end) pairs, end exclusive."""
         if AT["ranges"] in self.attributes:
             return range_list(self.unit, *self.attributes[AT["ranges"]])
         if AT["low_pc"] not in self.attributes or AT["high_pc"] not in self.attributes:
@@ -109,10 +109,10 @@ class Unit:
     """One unit of .debug_info.
 
     Attributes:
-        owner: all of them.
-        offset, end: in .debug_info, of the header and behind the last DIE.
+        owner: all units of the image.
+        offset, end: offsets in .debug_info: of the header and after the last DIE.
         first: offset of the top DIE in the unit.
-        abbreviations_at: offset in .debug_abbrev.
+        abbreviations_at: offset of its table in .debug_abbrev.
     """
 
     owner: Units
@@ -143,13 +143,13 @@ class Unit:
 
     @property
     def top(self) -> Die:
-        """The unit's own DIE."""
+        """The top DIE, which describes the unit itself."""
         if self._top is None:
             self._top = self._read_top()
         return self._top
 
     def forget(self) -> None:
-        """Give back what was read of the unit; it is read again where it is asked for."""
+        """Release what was read of the unit; it is read again on demand."""
         self._data = b""
         self._abbreviations = None
         self._top = None
@@ -164,7 +164,7 @@ class Unit:
         return die
 
     def children(self, parent: Die) -> Iterator[Die]:
-        """Yield the DIEs right below one."""
+        """Yield the children of a DIE."""
         if not parent.has_children:
             return
         at = parent.end
@@ -177,7 +177,7 @@ class Unit:
             at = self._behind(child)
 
     def below(self, parent: Die) -> Iterator[tuple[int, Die]]:
-        """Yield all DIEs below one, in order, with their depth below it: 1 for a child."""
+        """Yield all DIEs below ``parent`` in order, with their depth below it: 1 for a child."""
         if not parent.has_children:
             return
         at, depth = parent.end, 1
@@ -217,7 +217,7 @@ class Unit:
         return Die(self, start, at, shape.tag, shape.has_children, attributes)
 
     def _behind(self, die: Die) -> int:
-        """Return the offset behind a DIE and all below it."""
+        """Return the offset after a DIE and everything below it."""
         if not die.has_children:
             return die.end
         form, sibling = die.attributes.get(AT["sibling"], (0, 0))
@@ -265,20 +265,20 @@ class Unit:
 
     @property
     def string_base(self) -> int:
-        """Where the unit's part of .debug_str_offsets begins; without a word, behind its header."""
+        """Where the unit's part of .debug_str_offsets begins; if not stated, after the section's header."""
         stated = self.top.integer(AT["str_offsets_base"])
         if stated is not None:
             return stated
         return (8 if self.widths.offset == 4 else 16) if self.widths.version >= 5 else 0
 
     def address(self, form: int, value: Value) -> int:
-        """Return the address of an attribute."""
+        """Return an attribute that is an address."""
         if not isinstance(value, int):
             raise DwarfError("an address attribute that is not a number")
         return self.indexed_address(value) if form in ADDRESS_INDICES else value
 
     def _read_top(self) -> Die:
-        # The top DIE of each unit may be asked for, to see where it lies: map no more than that.
+        # The top DIEs of all units may be asked for, to see what they cover: copy no more than that.
         head = bytes(self.owner.sections.info[self.offset : min(self.end, self.offset + _HEAD_BYTES)])
         try:
             die = self._die(head, self.first)
@@ -295,12 +295,12 @@ class Unit:
 
     @property
     def base(self) -> int:
-        """The unit's base address, for its range lists."""
+        """The base address of the unit's range lists."""
         low = self.top.attributes.get(AT["low_pc"])
         return self.address(*low) if low else 0
 
     def indexed_address(self, index: int) -> int:
-        """Return an address of the unit's part of .debug_addr."""
+        """Return an address from the unit's part of .debug_addr."""
         base = self.top.integer(AT["addr_base"])
         if base is None:
             base = self.top.integer(AT["GNU_addr_base"]) or 0
@@ -313,8 +313,8 @@ class Units:
 
     Attributes:
         sections: where they are read from.
-        budget: what may be spent on them.
-        damage: why there are fewer than .debug_info should hold, in a few words; "" where there are not.
+        budget: what may be spent on reading them.
+        damage: a short reason why some units are missing; "" while none are known to be.
     """
 
     def __init__(self, sections: DebugSections, budget: Budget) -> None:
@@ -341,10 +341,10 @@ class Units:
         return found
 
     def unit_at(self, offset: int) -> Unit:
-        """Return the unit that an offset of .debug_info lies in.
+        """Return the unit that contains an offset in .debug_info.
 
         Raises:
-            DwarfError: in none.
+            DwarfError: none does.
         """
         unit = self.unit_holding(offset)
         if unit is None:
@@ -352,12 +352,12 @@ class Units:
         return unit
 
     def unit_holding(self, offset: int) -> Unit | None:
-        """Return the unit that an offset of .debug_info lies in; None for a type's unit, or none."""
+        """Return the unit that contains an offset in .debug_info; None for a type unit or if none does."""
         place = bisect.bisect_right(self._offsets, offset) - 1
         return self.all[place] if place >= 0 and offset < self.all[place].end else None
 
     def abbreviations(self, offset: int, widths: Widths) -> Abbreviations:
-        """Return the table at an offset of .debug_abbrev."""
+        """Return the table at an offset in .debug_abbrev."""
         key = offset, widths
         if key not in self._tables:
             if len(self._tables) == _MOST_TABLES:
@@ -370,7 +370,7 @@ class Units:
         return [unit.offset for unit in self.all]
 
     def _header(self, at: int) -> Unit | None:
-        """Return the unit at an offset, None for a type unit; sets where the next begins."""
+        """Return the unit at an offset, None for a type unit; set ``_next`` to where the next one begins."""
         info = self.sections.info
         start = at
         self.budget.spend(3)
@@ -388,7 +388,7 @@ class Units:
             at += 2 + offset_bytes
             if kind in _TYPE_UNITS:
                 return None
-            if kind in (4, 5):  # skeleton and split: behind them a number of the .dwo file
+            if kind in (4, 5):  # skeleton and split units: the ID of the .dwo file follows
                 at += 8
         else:
             table = number(info, at, offset_bytes)

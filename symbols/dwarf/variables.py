@@ -1,11 +1,11 @@
-"""Which structs the parameters of functions and the variables of a kernel are or point to.
+"""Find the structs that a kernel's variables are or point to, and that its functions' parameters point to.
 
-A function is found by the units that cover its address.  Nothing says which unit has a variable, so
-.debug_info is searched for bytes that are a location at the variable's address, and the DIE is read
-that they lie in: one pass for all variables, those static in functions too.
+A function is found through the units that cover its address.  Nothing says which unit has a variable,
+so .debug_info is searched for bytes that are a location at the variable's address, and the DIE that
+contains them is read.  One pass finds all variables, including those static in functions.
 
-Types in type units and in supplementary files are not followed: what has such a type is left out
-with a note.
+Types in type units and in supplementary files are not followed: variables and functions with such a type
+are left out, with a note.
 
 Source: DWARF 5 section 2.5.1.1 (DW_OP_addr, DW_OP_addrx), section 3.3 (subroutines), section 4.1
 (variables and parameters), section 5.3 (type modifiers).
@@ -30,7 +30,7 @@ from xtrace.symbols.image.image import Image
 _BUDGET = 8_000_000
 _SCANNED_BYTES_A_UNIT_OF_BUDGET = 4096
 _MOST_PARAMETERS = 256
-#: How far qualifiers, typedefs, origins and specifications lead from one DIE to the next.
+#: Most DIEs to follow through qualifiers, typedefs, origins and specifications.
 _LONGEST_CHAIN = 32
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
 _STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
@@ -39,7 +39,7 @@ _SAME_VALUE = tuple(
 )
 _OP_ADDR, _OP_ADDRX = 0x03, 0xA1
 _NOT_FOLLOWED = "a type in a type unit or another file, which is not followed"
-#: GCC's mark on a function that takes parts of what its parameters point to, instead of them.
+#: GCC's suffix for a function whose pointer parameters it replaced with parts of what they point to.
 _SCALARS_REPLACED = ".isra."
 
 
@@ -48,14 +48,14 @@ def parameter_structs(
 ) -> dict[int, tuple[str, ...]]:
     """Return the tags of the structs that the parameters of functions point to, in order.
 
-    "" is a parameter that is no pointer, of exactly one level, to a struct or union with a tag.  Left
-    out are functions that DWARF does not know, and those that by their symbol (.isra) are called with
-    something else than DWARF lists.  Parameters that a clone (.constprop, .part) is called without
-    come behind the others: GCC lists them so.
+    "" is a parameter that is not a pointer, of exactly one level, to a struct or union with a tag.
+    Functions that DWARF does not describe are left out, as are those whose symbol (.isra) says that their
+    parameters differ from what DWARF lists.  Parameters that a clone (.constprop, .part) does not take
+    come after the others, as GCC lists them.
 
     Args:
         functions: addresses at which functions begin.
-        damage: takes, in a few words each, why one may be missing.
+        damage: is extended with short reasons why functions may be missing.
     """
     wanted = [
         address
@@ -81,14 +81,14 @@ def parameter_structs(
 def variable_structs(
     image: Image, addresses: Iterable[int], damage: list[str] | None = None
 ) -> dict[int, str]:
-    """Return the tags of the structs that variables are, or else point to by exactly one level.
+    """Return the tags of the structs that variables are, or otherwise point to by exactly one level.
 
-    "" is a variable that is neither: an array, a number, a struct without a tag.  Left out are
-    variables that DWARF does not know.
+    "" is a variable that is neither: an array, a number, a struct without a tag.  Variables that DWARF
+    does not describe are left out.
 
     Args:
-        addresses: at which variables begin; one inside a variable is unknown.
-        damage: takes, in a few words each, why one may be missing.
+        addresses: where variables begin; an address inside a variable finds nothing.
+        damage: is extended with short reasons why variables may be missing.
     """
     wanted = frozenset(_sorted_addresses(addresses))
     notes = _Notes(damage)
@@ -113,7 +113,7 @@ def variable_structs(
 class _Notes(Notes):
     @contextmanager
     def of(self, unit: Unit, at: int = 0) -> Iterator[None]:
-        """Note what is damaged at an offset in a unit, and go on behind the block."""
+        """Note damage at an offset in a unit, and continue after the ``with`` block."""
         try:
             yield
         except ExhaustedError:
@@ -142,7 +142,7 @@ def _units(image: Image, notes: _Notes) -> Units | None:
 def _units_covering(
     units: Units, addresses: list[int], found: Collection[int]
 ) -> Iterator[tuple[Unit, list[int]]]:
-    """Yield units with the addresses, not found by then, that they cover."""
+    """Yield each unit with the addresses that it covers and that are not in ``found`` yet."""
     listed = aranges(units.sections.aranges)
     yield from candidates(units, listed, addresses, found)
     left = [address for address in addresses if address not in found]
@@ -151,7 +151,7 @@ def _units_covering(
 
 
 def _read_functions(unit: Unit, wanted: set[int], found: dict[int, tuple[str, ...]], notes: _Notes) -> None:
-    """Add the parameters of a unit's functions, and take the functions off ``wanted``."""
+    """Add the parameters of a unit's functions, and remove the functions from ``wanted``."""
     for die in subprograms(unit):
         with notes.of(unit, die.at):
             entry = _entry(die)
@@ -163,7 +163,7 @@ def _read_functions(unit: Unit, wanted: set[int], found: dict[int, tuple[str, ..
 
 
 def _entry(function: Die) -> int | None:
-    """Return where a function begins: of one in parts, the part that compilers list first."""
+    """Return where a function begins; if it has several ranges, the first, as compilers list them."""
     low = function.attributes.get(AT["low_pc"])
     if low is not None:
         return function.unit.address(*low)
@@ -172,7 +172,7 @@ def _entry(function: Die) -> int | None:
 
 
 def _parameters(function: Die) -> list[Die]:
-    """Return the parameters of a function, or else of what it is an instance or the definition of."""
+    """Return the parameters of a function, or those of what it is an instance or the definition of."""
     for die in _origins(function):
         own = (child for child in die.unit.children(die) if child.tag == TAG["formal_parameter"])
         if parameters := list(itertools.islice(own, _MOST_PARAMETERS)):
@@ -220,14 +220,14 @@ def _tag(kind: Die | None) -> str:
     if kind is None or kind.tag not in _STRUCTS:
         return ""
     name = kind.text(AT["name"])
-    # Of a struct in a type unit GCC leaves a nameless one behind, with the unit's signature.
+    # For a struct in a type unit, GCC emits a nameless DIE with the unit's signature.
     if not name and AT["signature"] in kind.attributes:
         raise DwarfError(_NOT_FOLLOWED)
     return name
 
 
 def _stated_places(units: Units, wanted: Collection[int]) -> Iterator[tuple[Unit, list[int]]]:
-    """Yield units with the offsets in them at which DW_OP_addr and a wanted address may stand."""
+    """Yield each unit with the offsets in it that may hold DW_OP_addr and a wanted address."""
     info = units.sections.info
     for unit, group in itertools.groupby(_words_at(units, info, wanted), units.unit_holding):
         if unit is None:
@@ -243,7 +243,7 @@ def _stated_places(units: Units, wanted: Collection[int]) -> Iterator[tuple[Unit
 
 
 def _indexed_places(units: Units, wanted: Collection[int], notes: _Notes) -> Iterator[tuple[Unit, list[int]]]:
-    """Yield units with the offsets in them at which the index of a wanted address may stand."""
+    """Yield each unit with the offsets in it that may hold the index of a wanted address."""
     places = list(_words_at(units, units.sections.addr, wanted))
     if not places:
         return
@@ -269,7 +269,7 @@ def _indexed_places(units: Units, wanted: Collection[int], notes: _Notes) -> Ite
 
 
 def _index_places(unit: Unit, index: int) -> Iterator[int]:
-    """Yield the offsets in a unit at which a DW_OP_addrx of an index may stand as a whole location."""
+    """Yield the offsets in a unit at which DW_OP_addrx of an index may be a whole location."""
     expression = bytes((_OP_ADDRX, *uleb_bytes(index)))
     unit.owner.budget.spend(1 + len(unit.data) // _SCANNED_BYTES_A_UNIT_OF_BUDGET)
     for place in find_all(memoryview(unit.data), bytes((len(expression), *expression))):
@@ -278,7 +278,7 @@ def _index_places(unit: Unit, index: int) -> Iterator[int]:
 
 
 def _words_at(units: Units, section: memoryview, wanted: Collection[int]) -> Iterator[int]:
-    """Yield where in a section the lower halves of wanted addresses lie."""
+    """Yield the offsets in a section of the lower 32 bits of wanted addresses."""
     words = {address & 0xFFFF_FFFF for address in wanted}
     passes = len({word >> 16 for word in words})
     units.budget.spend(len(section) * passes // _SCANNED_BYTES_A_UNIT_OF_BUDGET)
@@ -290,7 +290,7 @@ def _words_at(units: Units, section: memoryview, wanted: Collection[int]) -> Ite
 def _read_variables(
     unit: Unit, places: list[int], wanted: Collection[int], found: dict[int, str], notes: _Notes
 ) -> None:
-    """Add the variables whose locations lie at some offsets in a unit."""
+    """Add the variables whose locations are at some offsets in a unit."""
     for die in _dies_over(unit, places):
         if die.tag != TAG["variable"]:
             continue
@@ -302,7 +302,7 @@ def _read_variables(
 
 
 def _dies_over(unit: Unit, places: list[int]) -> Iterator[Die]:
-    """Yield the DIEs in whose own bytes some ascending offsets in a unit lie, each once."""
+    """Yield once each DIE whose own bytes contain any of some ascending offsets in a unit."""
     scopes = [(unit.top, places)]
     while scopes:
         parent, inside = scopes.pop()
@@ -322,7 +322,7 @@ def _dies_over(unit: Unit, places: list[int]) -> Iterator[Die]:
 
 
 def _address(variable: Die) -> int | None:
-    """Return where a variable lies, None where it is in no one place."""
+    """Return the address of a variable, None where it has no fixed one."""
     _, block = variable.attributes.get(AT["location"], (0, b""))
     if not isinstance(block, bytes) or not block:
         return None

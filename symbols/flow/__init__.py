@@ -1,1 +1,1 @@
-"""What a function computes, and the ways through it."""
+"""What a function computes, and the paths through it."""

@@ -1,4 +1,4 @@
-"""An image's code, function by function, decoded and followed once."""
+"""An image's code: each function is decoded and analysed once."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from xtrace.symbols.image.symbol_table import FUNC, GNU_IFUNC, LOCAL
 from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder
 from xtrace.symbols.xen_abi import HYPERCALL_NAME, HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES
 
-#: Longer functions are cut: no compiler makes them, a stranger's image may.
+#: Longer functions are truncated: no compiler makes them, but an untrusted image may have them.
 _MOST_INSNS = 16_000
 _MOST_RUN_BYTES = 1 << 14
-#: What may be spent on one image: the real kernels that took most spent two thirds of it.
+#: What may be spent on one image; the most expensive real kernels took two thirds of it.
 _MOST_STEPS = 2_000_000
-#: To begin to decode somewhere else costs as much as so many instructions more.
+#: Starting to decode at a branch target costs as much as this many more instructions.
 _STEPS_PER_BRANCH = 3
-#: A callee of at most so many instructions is followed for its fences and its result.
+#: A callee of at most this many instructions is followed for its fences and its result.
 _SMALL_INSNS = 32
 _SMALL_BYTES = 256
 _LEAF_INSNS = 16
 _CALL_DEPTH = 3
-#: Calls to these do not come back.
+#: Calls to these do not return.
 _NO_RETURN = frozenset(("panic", "abort", "__stack_chk_fail", "do_exit", "minios_do_exit"))
 _MOST_CASES = 512
-#: How often code is looked for behind a return, in one stretch of an image without symbols.
+#: How often code is looked for after a return, in one function of an image without symbols.
 _MOST_RESTARTS = 2000
 _ADDRESS = {32: (1 << 32) - 1, 64: (1 << 64) - 1}
 _COLD = ".cold"
 _FENCES = frozenset(("lfence", "mfence", "sfence"))
-#: What stands before a function: a return, int3, nop, zeros, a jump.
+#: The last byte before a function: a return, int3, nop, zero, or the opcode of a jump.
 _BEFORE_A_START = (0xC3, 0xCC, 0x90, 0x00, 0xE9)
 _SERIALISING = frozenset(("cpuid", "serialize", "wbinvd", "rsm"))
 
 
-#: What the syscall behind a hypercall changes: the result, rcx and r11.
+#: What the syscall instruction of a hypercall changes: the result, rcx and r11.
 _HYPERCALL = Callee((RAX, RCX, 11), None)
 
 
@@ -80,7 +80,7 @@ class Code:
         self.no_return = {address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None}
 
     def _boundaries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Return where code begins anew at all, and where functions begin."""
+        """Return the sorted addresses where code may begin (labels), and where functions begin."""
         symbols = self.image.symbols
         bases = np.array([section.address for section in self.sections], np.uint64)
         labels = symbols.function_starts()
@@ -103,7 +103,7 @@ class Code:
         return max(start, section.address), min(end, section.address + section.size)
 
     def _labels_between(self, start: int, end: int) -> list[int]:
-        """Return the labels inside [start, end), the first one at ``start`` left out."""
+        """Return the labels in (start, end)."""
         first, last = np.searchsorted(self.labels, np.array([start + 1, end], np.uint64))
         found: list[int] = self.labels[first:last].tolist()
         return found
@@ -116,7 +116,7 @@ class Code:
         return None
 
     def run(self, address: int) -> Iterator[Insn]:
-        """Yield the instructions from ``address`` on, as they stand."""
+        """Yield the instructions from ``address`` on, in memory order."""
         section = self.section(address)
         if section is None:
             return
@@ -128,12 +128,12 @@ class Code:
         return self.decoder.text(self.image.read(insn.address, insn.length), insn.address)
 
     def name(self, address: int) -> str:
-        """Return the best symbol of exactly this address, "" without."""
+        """Return the best symbol at exactly this address, "" for none."""
         names = self.image.symbols.at(address)
         return names[0] if names else ""
 
     def hypercall(self, target: int) -> int | None:
-        """Return the number of the hypercall that a call to ``target`` makes."""
+        """Return the number of the hypercall whose stub is at ``target``, None if it is not in the page."""
         page = self.hypercall_page
         if page is None or not page <= target < page + HYPERCALL_PAGE_BYTES:
             return None
@@ -141,7 +141,7 @@ class Code:
         return None if rest else number
 
     def hypercall_of(self, call: Call) -> int | None:
-        """Return the number of the hypercall that a call makes: by its place in the page, or in eax."""
+        """Return the number of the hypercall that a call makes: from its place in the page, or from eax."""
         number = self.hypercall(call.target)
         if number is None and call.target >= 0 and HYPERCALL_NAME in self.name(call.target):
             return call.state.registers[RAX].constant
@@ -155,10 +155,10 @@ class Code:
         return flow
 
     def entries(self, entry: int) -> Iterator[int]:
-        """Yield where code begins in a function: its start, and what the code from there does not reach.
+        """Yield where code begins in a function: its start, and each place not reached from the ones before.
 
-        With symbols, code begins anew at labels and nowhere else: what lies between may be data.  Without,
-        it may begin behind each return.
+        With symbols, these places are labels only, because anything else may be data.  Without symbols,
+        code may begin after each return.
         """
         yield entry
         start, end = self.window(entry)
@@ -185,12 +185,12 @@ class Code:
             yield place
 
     def flow_from(self, entry: int, state: State) -> FunctionFlow:
-        """Return what the function does when it is entered in ``state``."""
+        """Return what the function does when entered in ``state``."""
         insns, successors = self.graph(entry)
         return self._interpreter.run(entry, insns, successors, state)
 
     def graph(self, entry: int) -> Graph:
-        """Return the instructions reached from ``entry`` in its function, and how they follow one another."""
+        """Return the instructions reached from ``entry`` in its function, and their successors."""
         graph = self._graphs.get(entry)
         if graph is None:
             graph = self._graphs[entry] = self._explored(entry)
@@ -206,7 +206,7 @@ class Code:
             if start <= address < end or any(low <= address < high for low, high in cold):
                 return True
             if self._has_cold and _COLD in self.name(address):
-                # The compiler put unlikely parts of the function elsewhere.
+                # The compiler moved unlikely parts of the function there.
                 cold.append(self.window(address))
                 return True
             return False
@@ -219,7 +219,7 @@ class Code:
             if insn.flow is Flow.INDIRECT_JUMP and not successors[address]
         ]
         if blind:
-            # A table that was not found: what nothing else reaches is its cases.
+            # The jump table was not found: take code that nothing else reaches as its cases.
             hidden = self._hidden(insns, end)
             explore(self.run, hidden, inside, _MOST_INSNS, self.no_return, self._cases, graph)
             cases = tuple(place for place in hidden if place in insns)
@@ -228,7 +228,7 @@ class Code:
         return insns, successors
 
     def _cases(self, jump: Insn) -> tuple[int, ...]:
-        """Return the targets of a jump through a table of addresses that the instruction itself names."""
+        """Return the targets of a jump through a table whose address is in the instruction itself."""
         memory = jump.memory
         word = self.image.bits // 8
         if memory is None or memory.per_cpu or memory.base >= 0:
@@ -247,7 +247,7 @@ class Code:
         return tuple(dict.fromkeys(targets))
 
     def _hidden(self, insns: dict[int, Insn], end: int) -> list[int]:
-        """Return where code begins that nothing seems to reach: the gaps between what was reached."""
+        """Return where the gaps between reached instructions begin, after padding: code not reached yet."""
         places = sorted(insns)
         found = []
         for address, following in zip(places, [*places[1:], end], strict=True):
@@ -259,7 +259,7 @@ class Code:
         return found
 
     def _behind_padding(self, start: int, end: int) -> int:
-        """Return the first address from ``start`` on that is neither padding nor the hypercall page."""
+        """Return the first address from ``start`` on that is neither padding nor in the hypercall page."""
         if self.hypercall_page is not None and 0 <= start - self.hypercall_page < HYPERCALL_PAGE_BYTES:
             start = self.hypercall_page + HYPERCALL_PAGE_BYTES
         for insn in self.run(start):
@@ -268,7 +268,7 @@ class Code:
         return end
 
     def is_small(self, target: int) -> bool:
-        """Tell whether the function at ``target`` is short, as far as that is known before it is decoded."""
+        """Return whether the function at ``target`` is short, as far as symbols say; True without symbols."""
         return not len(self.image.symbols) or self.window(target)[1] - target <= _SMALL_BYTES
 
     def _callee(self, target: int) -> Callee | None:
@@ -279,7 +279,7 @@ class Code:
             return _HYPERCALL
         if self._depth >= _CALL_DEPTH or self.section(target) is None:
             return None
-        self._callees[target] = None  # where functions call each other in a ring
+        self._callees[target] = None  # for functions that call each other recursively
         self._depth += 1
         try:
             callee = self._summary(target)
@@ -312,11 +312,11 @@ class Code:
 
     @staticmethod
     def _leaf_convention(insns: dict[int, Insn]) -> bool:
-        """Tell whether a function changes registers in plain sight only: nothing saved and brought back."""
+        """Return whether a function saves and restores no registers."""
         return not any(insn.mnemonic in ("pop", "leave") for insn in insns.values())
 
     def leaf_fences(self, target: int) -> tuple[Insn, ...] | None:
-        """Return the fences that a small leaf function executes, None where it is no such function."""
+        """Return the fences that a small leaf function executes, None if it is not such a function."""
         if target not in self._leaves:
             self._leaves[target] = None
             self._leaves[target] = self._leaf(target, 0)
@@ -348,13 +348,13 @@ class Code:
 
     @staticmethod
     def _harmless(insn: Insn) -> bool:
-        """Tell whether an instruction of a leaf touches nothing but registers and the stack."""
+        """Return whether an instruction of a leaf accesses only registers and the stack."""
         memory = insn.memory
         return memory is None or not insn.access or memory.base in (RSP, 5)
 
 
 def fence_of(insn: Insn) -> str:
-    """Return the name of the fence that an instruction is, "" where it is none.
+    """Return the name of an instruction that acts as a fence, "" for others.
 
     Source: Intel SDM volume 3, 8.2.5 and 8.3: lfence, mfence and sfence, locked instructions, xchg with
     memory, serialising instructions.
@@ -369,7 +369,7 @@ def fence_of(insn: Insn) -> str:
 
 
 def _visible(result: Value | None) -> Value | None:
-    """Return a result that means something to a caller."""
+    """Return a result that can be expressed in a caller's terms, otherwise None."""
     if result is None or result.root == STACK:
         return None
     if isinstance(result.root, tuple) and result.root[0] not in ("entry", "slot", "element"):
@@ -378,9 +378,9 @@ def _visible(result: Value | None) -> Value | None:
 
 
 def call_targets(section: Section) -> npt.NDArray[np.uint64]:
-    """Return likely function starts of a section without symbols: what its calls go to.
+    """Return likely function starts in a section without symbols: its address and the targets of calls.
 
-    A target counts where two calls agree on it, or where it lies behind a return or padding.
+    A target counts if it has two calls, is after a return, a jump or padding, or is aligned to 16 bytes.
     """
     code = np.frombuffer(section.data, np.uint8)
     if len(code) < 6:

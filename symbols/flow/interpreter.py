@@ -1,7 +1,7 @@
-"""Follow values through one function: which pointer each instruction goes through.
+"""Follow values through one function: which pointer each memory access goes through.
 
-A forward abstract interpretation over the function's instructions.  A state is
-the value of each register and of each stack slot; where ways meet, states meet.
+This is a forward abstract interpretation of the function's instructions.  A state holds the value of
+each register and of each stack slot; where paths meet, their states are merged.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from xtrace.symbols.flow.values import (
 )
 from xtrace.symbols.x86.decode import RAX, RBP, RDX, READ, REGISTERS, RSP, WRITE, Flow, Insn, Memory
 
-#: The root of a byte that an instruction read: (READ_BY, its address).
+#: The root of a byte that an instruction read: (READ_BY, the instruction's address).
 READ_BY = "read"
-#: What a call that is not known is taken to change.  The convention lets it change more, but then no
-#: compiled code looks at the rest before it writes it; and where the compiler saw that the callee
-#: leaves a register alone, it does.
+#: What an unknown callee is assumed to change.  The calling convention lets it change more, but compiled
+#: code does not read those registers before it writes them, except where the compiler saw that the callee
+#: leaves one alone: then the value is indeed still there.
 RESULTS = (RAX, RDX)
 _MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "movabs"))
 _STEPS_PER_BLOCK = 12
-#: Copying a block's state and meeting others costs as much as so many instructions.
+#: Copying a block's state and merging it costs as much as this many instructions.
 _STEPS_TO_MEET = 3
-#: So many stack slots cost as much to copy and compare as an instruction.
+#: Copying and comparing this many stack slots costs as much as an instruction.
 _SLOTS_PER_STEP = 8
-#: A copy of so many bytes is taken for a copy of all: nobody uses half a pointer.
+#: A copy of at least this many bytes counts as a copy of the whole value: nothing uses half a pointer.
 _LEAST_COPY_BYTES = 4
-#: So far from a pointer a displacement is a field's offset for sure.
+#: A displacement smaller than this is certainly a field's offset.
 _NEAR_BYTES = 0x1000
 
 
-#: Instructions by address, and the addresses that follow each.
+#: Instructions by address, and the successors of each.
 Graph = tuple[dict[int, Insn], dict[int, tuple[int, ...]]]
 
 
@@ -55,12 +55,12 @@ class State:
     slots: dict[int, Value]
 
     def copy(self) -> State:
-        """Return a state of its own."""
+        """Return an independent copy."""
         return State(self.registers.copy(), self.slots.copy())
 
 
 def entry_state() -> State:
-    """Return the state at a function's entry, nothing known but the names of things."""
+    """Return the state at a function's entry, where each register has a root of its own."""
     registers = [Value(("entry", number), (), 0) for number in range(REGISTERS)]
     registers[RSP] = Value(STACK, (), 0)
     return State(registers, {})
@@ -72,8 +72,8 @@ class Access:
 
     Attributes:
         place: the address as a value.
-        direct: through the per-CPU segment in the one instruction.
-        stored: the value written, where it is a plain store.
+        direct: the operand itself has the per-CPU segment prefix.
+        stored: the value written, if it is a plain store.
     """
 
     insn: Insn
@@ -84,7 +84,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call, or a jump out of the function (``tail``), with the state that it passes on."""
+    """A call, or a jump out of the function (``tail``), with the state before it."""
 
     insn: Insn
     target: int
@@ -94,7 +94,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """What a call does to its caller: registers changed and the value that comes back in rax."""
+    """What a call does to its caller: the registers it changes, and the value that it returns in rax."""
 
     written: tuple[int, ...]
     result: Value | None
@@ -102,14 +102,14 @@ class Callee:
 
 @dataclass
 class FunctionFlow:
-    """A function's instructions, how they follow one another, and what they touch.
+    """A function's instructions, their successors, and what they access.
 
     Attributes:
-        successors: ways inside the function; a call goes to the instruction behind it.
-        accesses: by address, memory operands that are not stack slots.
-        values: by address, the registers an instruction compares or tests, as values.
+        successors: inside the function; that of a call is the instruction after it.
+        accesses: by address, memory accesses other than to stack slots.
+        values: by address, the values that an instruction compares, tests or exchanges.
         calls: by address of the call or jump.
-        results: rax at each return.
+        results: the value of rax at each return, by address.
     """
 
     entry: int
@@ -122,7 +122,7 @@ class FunctionFlow:
 
     @cached_property
     def predecessors(self) -> dict[int, tuple[int, ...]]:
-        """Return the ways backwards."""
+        """Return the predecessors of each instruction."""
         before: dict[int, list[int]] = {}
         for address, after in self.successors.items():
             for following in after:
@@ -139,15 +139,15 @@ def explore(
     cases: Callable[[Insn], tuple[int, ...]] = lambda _: (),
     known: Graph | None = None,
 ) -> Graph:
-    """Return the instructions that are reached from ``entries`` and how they follow one another.
+    """Return the instructions that are reached from ``entries``, and their successors.
 
     Args:
-        decode: the instructions from an address on, as they stand.
+        decode: returns the instructions from an address on, in memory order.
         inside: whether an address belongs to the function.
-        limit: most instructions that are looked at.
-        no_return: functions that do not come back.
+        limit: the most instructions to follow.
+        no_return: functions that do not return.
         cases: where an indirect jump may go.
-        known: what was reached before; it is added to.
+        known: a graph from before, which is extended in place.
     """
     insns, successors = known or ({}, {})
     todo = list(entries)
@@ -185,20 +185,20 @@ def explore(
 
 
 class ExhaustedError(Exception):
-    """An image asks for more work than any kernel does."""
+    """An image requires more work than any kernel does."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """Work that may still be spent on one image, in instructions looked at."""
+    """Work that may still be spent on one image, in instructions."""
 
     left: int
 
     def spend(self, steps: int) -> None:
-        """Take some off.
+        """Subtract some steps.
 
         Raises:
-            ExhaustedError: there is not enough.
+            ExhaustedError: fewer than that are left.
         """
         self.left -= steps
         if self.left < 0:
@@ -206,11 +206,11 @@ class Budget:
 
 
 class Interpreter:
-    """Run a function's instructions over values until nothing changes.
+    """Interpret a function's instructions over values until nothing changes.
 
     Args:
         bits: 32 or 64.
-        callee: what a direct call does, None where it is not known.
+        callee: returns what a direct call does, None where that is not known.
         budget: what may be spent on the image.
     """
 
@@ -226,11 +226,11 @@ class Interpreter:
         successors: dict[int, tuple[int, ...]],
         state: State,
     ) -> FunctionFlow:
-        """Return what the function does, begun at ``entry`` in ``state``."""
+        """Return what the function does when entered at ``entry`` in ``state``."""
         flow = FunctionFlow(entry, insns, successors)
         blocks = _blocks(insns, successors, entry)
         states: dict[int, State] = {entry: state}
-        # Lower addresses first: code mostly runs downwards, so most blocks settle at once.
+        # Lower addresses first: code mostly runs forwards, so most blocks settle at once.
         todo = list(states)
         heapify(todo)
         waiting = set(todo)
@@ -318,7 +318,7 @@ class Interpreter:
         return constant(source.value)
 
     def _note(self, insn: Insn, place: Value | None, state: State, flow: FunctionFlow) -> None:
-        """Keep what the questions ask for: compared values, calls, results."""
+        """Record what callers of ``run`` ask for: compared values, calls, results."""
         if insn.mnemonic in ("test", "cmp"):
             values = [state.registers[item.register] for item in insn.operands if item.register >= 0]
             if place is not None:
@@ -345,7 +345,7 @@ class Interpreter:
         if result is not None:
             state.registers[RAX] = result
 
-    # Handlers return whether they did all there is to do.
+    # Handlers return whether they handled the instruction completely.
 
     def _move(self, insn: Insn, place: Value | None, state: State) -> bool:
         target, source = insn.operands[0], insn.operands[1]
@@ -367,12 +367,12 @@ class Interpreter:
         return True
 
     def _fetch(self, insn: Insn, place: Value, state: State) -> Value:
-        """Return what a load from ``place`` gives."""
+        """Return the value that a load from ``place`` yields."""
         if place.root == STACK:
             known = None if place.indexed else state.slots.get(place.offset)
             return known or Value(("slot", place.offset), (), 0)
         if insn.memory is not None and insn.memory.size == 1:
-            # A byte is no pointer: what matters is which instruction read it.
+            # A byte is not a pointer: what matters is which instruction read it.
             return Value((READ_BY, insn.address), (), 0)
         return loaded(place)
 
@@ -417,7 +417,7 @@ class Interpreter:
         return True
 
     def _and(self, insn: Insn, _place: Value | None, state: State) -> bool:
-        # Aligning the stack pointer moves all slots alike; a byte's bits are still that byte's.
+        # Aligning the stack pointer moves all slots alike; masking a byte that was read keeps its origin.
         register = insn.operands[0].register
         return register == RSP or (register >= 0 and _survives_narrowing(state.registers[register]))
 
@@ -479,7 +479,7 @@ _HANDLERS: dict[str, _Handler] = {
 
 
 def _survives_narrowing(value: Value) -> bool:
-    """Tell whether a part of a value is still that value: a small number, or a byte that was read."""
+    """Return whether part of a value counts as that value: a known number, or a byte that was read."""
     return value.constant is not None or (isinstance(value.root, tuple) and value.root[0] == READ_BY)
 
 
@@ -502,7 +502,7 @@ def _in_caller(value: Value, state: State, word: int) -> Value | None:
 
 
 def _meet(known: State, other: State, where: int) -> bool:
-    """Weaken ``known`` to what holds in ``other`` too; tell whether that changed it."""
+    """Weaken ``known`` to what also holds in ``other``; return whether that changed it."""
     changed = False
     if known.registers != other.registers:
         for number, (value, theirs) in enumerate(zip(known.registers, other.registers, strict=True)):
@@ -530,7 +530,7 @@ def _meet(known: State, other: State, where: int) -> bool:
 def _blocks(
     insns: dict[int, Insn], successors: dict[int, tuple[int, ...]], entry: int
 ) -> dict[int, list[int]]:
-    """Return straight runs of instructions by their first address."""
+    """Return the basic blocks, as lists of addresses, by their first address."""
     leaders = {entry}
     for address, after in successors.items():
         insn = insns[address]

@@ -1,10 +1,10 @@
-"""Count how often sites execute from where a function or an upcall begins to where it ends.
+"""Bound how often sites execute between the beginning and the end of a function or an upcall.
 
-On the shortest way and on the longest, for each group of instructions apart: how often one of the
-group executes.  Calls are followed.  What the image does not tell makes the most unbounded: a loop with
-one of the group in it, a recursion, an indirect call or jump.  Ways that do not come back (a panic) do
-not count, nor those through a hypercall that the guest never makes.  The least is a bound whatever the
-handlers do; an interrupt on the way counts as an upcall of its own.
+For each group of instructions, separately, this gives the least and the most executions over all paths.
+Calls are followed.  The most is unbounded where the image does not show a bound: a loop that contains an
+instruction of the group, a recursion, an indirect call or jump.  Paths that do not return (a panic) do not
+count, nor do those through a hypercall that the guest never makes.  The least is a bound whatever the
+handlers do; an interrupt on the path counts as an upcall of its own.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from xtrace.symbols.xen_abi import HYPERCALL_NAME, Hypercall
 F64 = npt.NDArray[np.float64]
 
 _MOST_DEPTH = 60
-#: Nodes looked at, of all functions and rounds: real kernels' upcalls took a tenth of it at most.
+#: Nodes visited, over all functions and rounds; real kernels' upcalls took at most a tenth of it.
 _MOST_STEPS = 400_000
 _ENDS = ("iret", "sysret", "sysexit")
 
 
 @dataclass(frozen=True, slots=True)
 class PathCounts:
-    """How often groups execute, one entry a group.
+    """How often groups execute, one entry for each group.
 
     Attributes:
-        least: on the way with the fewest.
-        most: on the way with the most; inf where nothing bounds it.
-        why: what takes the bound away; "" where there is one.
+        least: on the path with the fewest executions.
+        most: on the path with the most; inf where nothing bounds it.
+        why: why there is no bound; "" where there is one.
     """
 
     least: F64
@@ -45,14 +45,14 @@ class PathCounts:
 
 
 class _Bounds(NamedTuple):
-    """Least and most; inf and -inf where there is no way."""
+    """Least and most; inf and -inf where there is no path."""
 
     least: F64
     most: F64
 
 
 class _Function(NamedTuple):
-    """What a function does on the ways back to its caller, and on those that end the upcall in it."""
+    """The counts on a function's paths back to its caller, and on those that end the upcall inside it."""
 
     back: _Bounds
     end: _Bounds
@@ -60,13 +60,13 @@ class _Function(NamedTuple):
 
 @dataclass(slots=True)
 class _Node:
-    """An instruction on which something depends: a touch, a call, a fork, an end.
+    """An instruction that the counts depend on: one of a group, a call, a branch, an end.
 
     Attributes:
-        own: executions that it is itself.
-        through: those on the way through it, in a callee; None where there is none.
-        following: instructions behind it.
-        leaving: what functions it may leave by a jump.
+        own: executions that the instruction itself adds.
+        through: those added by the callee; None if it is not a call.
+        following: the nodes after it.
+        leaving: the functions that it may leave to.
         back, end: it returns to the caller; it ends the upcall.
     """
 
@@ -83,8 +83,8 @@ class PathCounter:
 
     Args:
         code: of the image.
-        groups: addresses of instructions; an address may be in several.
-        never: hypercalls that the guest is known not to make.
+        groups: addresses of instructions; an address may be in several groups.
+        never: numbers of hypercalls that the guest is known not to make.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class PathCounter:
         return self._answer(found, entry)
 
     def inside(self, entry: int) -> PathCounts:
-        """Return the counts of one call of a function in its own code, callees left out."""
+        """Return the counts of one call of a function in its own code, without its callees."""
         kept, self._why = self._why, {}
         try:
             found = self._solved(entry, lambda _: self._plain)
@@ -182,7 +182,7 @@ class PathCounter:
         return self._plain
 
     def _solved(self, entry: int, callee: Callable[[int], _Function]) -> _Function:
-        """Return what a function does, when that of its callees is known."""
+        """Return the counts of a function, given a way to get those of its callees."""
         insns, successors = self._code.graph(entry)
         if entry not in insns:
             return _Function(self._no_way, self._no_way)
@@ -199,7 +199,7 @@ class PathCounter:
         successors: Mapping[int, tuple[int, ...]],
         callee: Callable[[int], _Function],
     ) -> dict[int, _Node]:
-        """Return the instructions that matter and how they follow one another, from ``entry`` on."""
+        """Return the instructions from ``entry`` on that matter, as nodes by address."""
         nodes: dict[int, _Node] = {}
         todo = [entry]
         ends: dict[int, int] = {}
@@ -210,7 +210,7 @@ class PathCounter:
             return not plain or address in self._own
 
         def skipped(address: int) -> int:
-            """Return the next instruction that matters, or the first of a ring in which none does."""
+            """Return the next instruction that matters, or one of a loop in which none does."""
             way = []
             seen: set[int] = set()
             while address not in ends and address not in seen and not matters(address):
@@ -248,7 +248,8 @@ class PathCounter:
             case Flow.CALL if insn.target in self._code.no_return:
                 pass
             case Flow.CALL if not successors and self._code.section(insn.end) is not None:
-                # It runs into the next function, unless the compiler knew that the callee does not return.
+                # It falls through to the next function, unless the compiler knew that the callee
+                # does not return.
                 node.leaving.append(_then(callee(insn.target), callee(insn.end)))
             case Flow.CALL:
                 node.through = callee(insn.target)
@@ -258,17 +259,17 @@ class PathCounter:
                 self._note_all(f"an indirect call at {insn.address:#x}")
                 node.through = self._any
             case Flow.INDIRECT_JUMP if insn.memory is None or insn.memory.base >= 0 or not successors:
-                # The cases, if any are known, were guessed.
+                # The cases, if any, were guessed.
                 self._note_all(f"an indirect jump at {insn.address:#x}")
                 node.leaving.append(self._any)
             case Flow.JUMP | Flow.CONDITIONAL if insn.target >= 0 and insn.target not in successors:
                 node.leaving.append(callee(insn.target))
             case Flow.NEXT if not successors and self._code.section(insn.end) is not None:
-                node.leaving.append(callee(insn.end))  # it runs into the next function
+                node.leaving.append(callee(insn.end))  # it falls through to the next function
         return node
 
     def _ways(self, node: _Node, end: bool) -> Iterator[_Bounds]:
-        """Yield what is left to do on each way that leaves the function at a node."""
+        """Yield the counts after a node on each path that leaves the function there."""
         if node.end if end else node.back:
             yield _Bounds(self._zero, self._zero)
         for function in node.leaving:
@@ -332,7 +333,7 @@ class PathCounter:
 
 
 def _then(first: _Function, second: _Function) -> _Function:
-    """Return what both do, one after the other."""
+    """Return the counts of two functions executed one after the other."""
     least = first.back.least
     end = _Bounds(
         np.minimum(first.end.least, least + second.end.least),
@@ -348,7 +349,7 @@ def _through(node: _Node) -> _Bounds:
 
 
 def _plus(one: F64 | None, other: F64) -> F64:
-    """Return the sum; where either has no way, there is none."""
+    """Return the sum; -inf, no path, where either is."""
     if one is None:
         return other
     none = (one == -np.inf) | (other == -np.inf)
@@ -356,7 +357,7 @@ def _plus(one: F64 | None, other: F64) -> F64:
 
 
 def _components(following: Mapping[int, tuple[int, ...]], entry: int) -> list[list[int]]:
-    """Return the strongly connected components that are reached, each behind those it leads to.
+    """Return the strongly connected components that are reached, each after those it leads to.
 
     Source: Tarjan 1972, without recursion.
     """

@@ -1,9 +1,8 @@
-"""What a register holds, told by the way it was reached.
+"""Describe what a register holds by how the value was reached.
 
-A value is a root followed through memory: the pointer that
-``mov %gs:0x10,%rax; mov 0x1e8(%rax),%rax`` leaves in rax is
-``Value("cpu", (0x10, 0x1e8), 0, False)``.  Two registers with equal values hold
-the same pointer, however often it was copied, spilled and loaded again.
+A value is a root followed through memory: the pointer that ``mov %gs:0x10,%rax; mov 0x1e8(%rax),%rax``
+leaves in rax is ``Value("cpu", (0x10, 0x1e8), 0, False)``.  Two registers with equal values hold the same
+pointer, however often it was copied, spilled and reloaded.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ STACK = "stack"  # the stack pointer at the function's entry
 
 Root = str | tuple[object, ...]
 
-#: Longer chains begin anew: what lies deeper says nothing about vcpu_info.
+#: Longer paths get a new root: what is that deep says nothing about vcpu_info.
 _PATH_LIMIT = 5
 _ADDRESS = (1 << 64) - 1
-#: Below, a number added to anything is a field's offset; above, it may be an address.
+#: A smaller number added to anything is a field's offset; a larger one may be an address.
 _LEAST_ADDRESS = 0x1000
-#: Below, a number added to a known pointer is a field's offset: structures reach this far.
+#: A smaller number added to a known pointer is a field's offset: structures are up to this large.
 _LEAST_FAR_ADDRESS = 0x400000
 
 
@@ -32,9 +31,9 @@ class Value(NamedTuple):
 
     Attributes:
         root: where it begins.
-        path: offsets at which memory was read, one behind the other.
-        offset: what was added since.
-        indexed: a number that is not known was added, too (an array's index).
+        path: offsets at which memory was read, one after the other.
+        offset: what was added after the last read.
+        indexed: an unknown number was added, too (an array index).
     """
 
     root: Root
@@ -44,7 +43,7 @@ class Value(NamedTuple):
 
     @property
     def constant(self) -> int | None:
-        """Return the number, where it is known."""
+        """Return the number if it is known, otherwise None."""
         if self.root == CONSTANT and not self.path and not self.indexed:
             return self.offset
         return None
@@ -59,7 +58,7 @@ ZERO = constant(0)
 
 
 def moved(value: Value, by: int) -> Value:
-    """Return the value with a known number added."""
+    """Return the value plus a known number."""
     offset = value.offset + by
     if value.root == CONSTANT and not value.path:
         offset &= _ADDRESS
@@ -67,16 +66,16 @@ def moved(value: Value, by: int) -> Value:
 
 
 def indexed(value: Value) -> Value:
-    """Return the value with an unknown number added."""
+    """Return the value plus an unknown number."""
     return value if value.indexed else Value(value.root, value.path, value.offset, True)
 
 
 def loaded(place: Value) -> Value:
-    """Return what memory holds at ``place``."""
+    """Return the value in memory at ``place``."""
     path = (*place.path, place.offset)
     if len(path) > _PATH_LIMIT:
         return Value(("deep", *path[:-_PATH_LIMIT]), path[-_PATH_LIMIT:], 0)
-    # An element of a table is its own pointer; the table stays visible in the path.
+    # An element of a table is a pointer of its own; the table stays visible in the path.
     root: Root = ("element", place.root) if place.indexed else place.root
     return Value(root, path, 0)
 
@@ -93,18 +92,18 @@ def added(left: Value, right: Value) -> Value | None:
         if _likeness(pointer) and abs(by) < _LEAST_FAR_ADDRESS:
             return moved(pointer, by)
         if pointer.root == CPU and len(pointer.path) == 1:
-            # The offset of this CPU's area, read from memory, and the link address of something in it.
+            # The offset of this CPU's area, read from memory, plus the link address of something in it.
             return moved(pointer, number.offset)
     best = max(left, right, key=_likeness)
     return indexed(best) if _likeness(best) else None
 
 
 def merged(left: Value, right: Value, where: tuple[object, ...]) -> Value:
-    """Return what is known where two ways meet: ``where`` names the place."""
+    """Return what is known where two paths meet; ``where`` names the place."""
     if left == right:
         return left
-    # Where ways meet, what is still used has one type: what a call or a computation left behind is either
-    # dead or a pointer of the same kind.
+    # Where paths meet, a value that is still used has one type: what a call or a computation left there is
+    # either dead or a pointer of the same kind.
     if right.path and _unknown(left):
         return right
     if left.path and _unknown(right):
@@ -119,7 +118,7 @@ def _unknown(value: Value) -> bool:
 
 
 def _likeness(value: Value) -> int:
-    """Rank how much like a pointer to something shared a value is."""
+    """Rank how likely a value is a pointer to something shared."""
     if value.root == CONSTANT:
         return 3 if value.path or value.offset >= _LEAST_ADDRESS else 0
     if value.root == CPU:

@@ -1,4 +1,4 @@
-"""Walk a function's ways from an instruction, and tell on which of them something happens."""
+"""Walk a function's paths from an instruction, and find on which of them something happens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xtrace.symbols.x86.decode import Insn
 
 
 class Paths(StrEnum):
-    """On which of the ways through the code something happens."""
+    """On which of the paths through the code something happens."""
 
     ALL = "all paths"
     SOME = "some paths"
@@ -22,14 +22,14 @@ class Step(Enum):
     """What an instruction means to a walk."""
 
     ON = 0  # go on
-    HIT = 1  # what was looked for; this way is done
-    END = 2  # too late for it; this way is done
-    SPARE = 3  # as END, but nothing was owed on this way
+    HIT = 1  # what was looked for; this path is done
+    END = 2  # too late for it; this path is done
+    SPARE = 3  # like END, but no hit was required on this path
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What a walk found: the instructions hit, and on which ways."""
+    """What a walk found: the instructions hit, and on which paths."""
 
     hits: tuple[int, ...]
     paths: Paths
@@ -42,18 +42,18 @@ def forward(
     limit: int,
     forks: Collection[int] = (),
 ) -> Ways:
-    """Walk on from behind ``start``.
+    """Walk forward from the successors of ``start``.
 
     Args:
-        step: what each instruction means.
-        limit: instructions after which a way counts as ended.
-        forks: conditional branches of which one side owes nothing: it is enough that the other hits.
+        step: says what each instruction means.
+        limit: how many instructions a path may have before it counts as ended.
+        forks: conditional branches of which only one side must hit.
     """
     return _walk(flow.successors, flow.insns, start, step, limit, forks)
 
 
 def backward(flow: FunctionFlow, start: int, step: Callable[[Insn], Step], limit: int) -> Ways:
-    """Walk back from before ``start``."""
+    """Walk backward from the predecessors of ``start``."""
     return _walk(flow.predecessors, flow.insns, start, step, limit, ())
 
 
@@ -66,7 +66,7 @@ def _walk(
     forks: Collection[int],
 ) -> Ways:
     hits: set[int] = set()
-    # For each address: whether some way hits, whether some way misses.  Cycles add nothing.
+    # For each address: whether some path hits, whether some path misses.  Cycles add neither.
     known: dict[int, tuple[bool, bool]] = {}
     stack: list[tuple[int, int, bool]] = [(address, limit, False) for address in ways.get(start, ())]
     root = tuple(ways.get(start, ()))

@@ -1,1 +1,1 @@
-"""A kernel image as a file: its sections, symbols and notes, and what Xen and Linux are told by them."""
+"""A kernel image as a file: its sections, symbols and notes, and what they say to Xen and Linux."""

@@ -1,7 +1,7 @@
-"""The files beside an image: its debug file and a map of its symbols.
+"""The files that go with an image: its debug file and its symbol map.
 
-A debug file is found by build-id as gdb finds it, and beside the image; one with another build-id
-is of another build and would give wrong lines without a word.
+A debug file is looked for by build-id where gdb does, and beside the image.  One with another build-id is
+from another build and would silently give wrong lines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def debug_file(path: str, build_id: str, given: str | None) -> tuple[str, memory
 
     Raises:
         OSError: the given one cannot be opened.
-        ImageError: the given one is no ELF file or of another build.
+        ImageError: the given one is not an ELF file, or is from another build.
     """
     if given is not None:
         data = map_file(given)
@@ -72,11 +72,11 @@ def read_map(path: str, extents: Extents, text_address: int | None) -> Symbols:
     Args:
         path: the map.
         extents: the image's sections.
-        text_address: where the image has its .text section, None where it has none of that name.
+        text_address: where the image has its .text section, None if it has none.
 
     Raises:
         OSError: it cannot be opened.
-        ImageError: it is no map, or not of this image.
+        ImageError: it is not a map, or not of this image.
     """
     text = bytes(map_file(path))
     source = "kallsyms" if "kallsyms" in Path(path).name else "System.map"
@@ -90,9 +90,9 @@ def read_map(path: str, extents: Extents, text_address: int | None) -> Symbols:
 
 
 def map_beside(path: str, extents: Extents, text_address: int | None) -> Symbols | None:
-    """Return the symbols of the map that lies beside a Linux image, None where there is none that fits.
+    """Return the symbols of the System.map beside a Linux image, None if there is none that fits.
 
-    Debian's System.map is one line that says where the real one is: it is passed over.
+    Debian's System.map is one line that says where the real one is; it is skipped.
     """
     versioned = _VERSIONED.fullmatch(Path(path).name)
     if not versioned:
@@ -102,5 +102,5 @@ def map_beside(path: str, extents: Extents, text_address: int | None) -> Symbols
         symbols = read_map(str(candidate), extents, None)
     except (OSError, ImageError):
         return None
-    # Of another build with the same version.
+    # A different _text: the map is from another build of the same version.
     return symbols if text_address is None or symbols.find("_text") in (None, text_address) else None

@@ -1,4 +1,4 @@
-"""The bytes of an image's files."""
+"""Map the files of an image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def map_file(path: str) -> memoryview:
 
     Raises:
         OSError: it cannot be opened.
-        ImageError: it is empty, or no plain file.
+        ImageError: it is empty, or not a regular file.
     """
-    # A pipe would wait for its writer.
+    # Without O_NONBLOCK, opening a pipe would wait for its writer.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb", buffering=0) as file:
         status = os.fstat(handle)

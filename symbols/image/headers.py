@@ -1,7 +1,9 @@
-"""The headers of an ELF file, checked before anything else relies on them.
+"""Read the headers of an ELF file, and check them before anything else relies on them.
 
-Executables, shared objects and relocatable objects of x86, as in the System V ABI, chapters 4 and 5.
-Both classes come out with the columns of the 64-bit one.
+They are those of x86 executables, shared objects and relocatable objects.  Both ELF classes are returned
+with the columns of the 64-bit one.
+
+Source: System V ABI, chapters 4 and 5.
 """
 
 from __future__ import annotations
@@ -49,11 +51,11 @@ _SEGMENT32 = _row("type:u4 offset:u4 vaddr:u4 paddr:u4 filesz:u4 memsz:u4 flags:
 
 _EXECUTABLE, _SHARED, _RELOCATABLE = 2, 3, 1
 _MACHINES = {(1, 3): "i386", (2, 62): "x86-64"}
-#: -ffunction-sections gives a large object some ten thousand.
+#: With -ffunction-sections a large object has some ten thousand.
 _MOST_SECTIONS = 65_279
 _MOST_SEGMENTS = 1_024
 _LONGEST_NAME = 256
-#: What a compressed section may say it holds: zlib and zstd never shrink real debug data so far.
+#: The most that a compressed section may claim to hold.
 _MOST_PLAIN_BYTES = 1 << 30
 _GNU_BUILD_ID = 3
 
@@ -66,11 +68,11 @@ class Headers:
         bits: 32 or 64.
         machine: "x86-64" or "i386".
         relocatable: an object file, which has no addresses yet.
-        entry: where it starts.
-        sections: a row a section header, the null one included: name, type, flags, addr, offset,
+        entry: address of the entry point.
+        sections: one row per section header, including the null one: name, type, flags, addr, offset,
             size, link, info, addralign, entsize.
-        names: theirs.
-        segments: a row a program header: type, flags, offset, vaddr, paddr, filesz, memsz, align.
+        names: of the sections.
+        segments: one row per program header: type, flags, offset, vaddr, paddr, filesz, memsz, align.
     """
 
     bits: int
@@ -86,7 +88,7 @@ def read_headers(data: memoryview, path: str) -> Headers:
     """Read and check the headers of an ELF file.
 
     Raises:
-        ImageError: not an x86 ELF file, cut short, or with headers that contradict it.
+        ImageError: not an x86 ELF file, cut short, or with inconsistent headers.
     """
     if data[:4] != ELF_MAGIC:
         raise ImageError(f"{path}: not an ELF file; give a kernel's vmlinux, vmlinuz or object file")
@@ -103,7 +105,7 @@ def read_headers(data: memoryview, path: str) -> Headers:
     sections = np.zeros(0, _SECTION64)
     if shoff:
         layout = _SECTION64 if wide else _SECTION32
-        # More than fit the header's field: the null section says how many.
+        # If there are more than fit in the header's field, the null section holds the count.
         first = _rows(data, shoff, 1, shentsize, layout, "section header", path)[0]
         shnum = shnum or int(first["size"])
         shstrndx = int(first["link"]) if shstrndx == 0xFFFF else shstrndx
@@ -118,7 +120,7 @@ def read_headers(data: memoryview, path: str) -> Headers:
         segments = _widened(_rows(data, phoff, phnum, phentsize, layout, "program header", path), _SEGMENT64)
     names = _section_names(data, sections, shstrndx, path)
     _check_sections(data, sections, names, 64 if wide else 32, path)
-    # Where there are sections they are used; a debug file's segments are those of its image.
+    # Segments matter only without loaded sections; a debug file's segments describe its image, not itself.
     if not has_loaded_sections(sections):
         _check_segments(data, segments, path)
     return Headers(
@@ -133,17 +135,17 @@ def read_headers(data: memoryview, path: str) -> Headers:
 
 
 def has_loaded_sections(sections: npt.NDArray[Any]) -> bool:
-    """Return whether the section headers say what is loaded; those of GRUB's Xen image do not."""
+    """Return whether any section header is of a loaded section; GRUB's Xen image has none."""
     return bool((sections["flags"] & np.uint64(SHF_ALLOC)).any())
 
 
 def stored(data: memoryview, section: np.void) -> memoryview:
-    """Return the bytes of a row of the sections, which lie within the file."""
+    """Return the bytes of a section that is within the file, given its row."""
     return data[int(section["offset"]) : int(section["offset"]) + int(section["size"])]
 
 
 def notes(data: memoryview) -> Iterator[tuple[bytes, int, memoryview]]:
-    """Yield name, type and value of the ELF notes in a section, up to the first damaged one."""
+    """Yield name, type and value of each ELF note in a section, up to the first damaged one."""
     place = 0
     while place + 12 <= len(data):
         name_size, value_size, kind = struct.unpack_from("<III", data, place)
@@ -214,7 +216,7 @@ def _section_names(data: memoryview, sections: npt.NDArray[Any], shstrndx: int, 
 def _check_sections(
     data: memoryview, sections: npt.NDArray[Any], names: tuple[str, ...], bits: int, path: str
 ) -> None:
-    """Raise ImageError for a section outside the file or the address space, or with a wrong link."""
+    """Raise ImageError for a section outside the file or the address space, or with an invalid link."""
     stored = (sections["type"] != SHT_NOBITS) & (sections["type"] != 0)
     limit = np.uint64(len(data))
     outside = stored & (

@@ -1,7 +1,7 @@
-"""A guest kernel's image, opened: its sections, its symbols, and where its debug information lies.
+"""Open a guest kernel's image: its sections, its symbols, and its debug information.
 
-The file is mapped, not read: a kernel of 600 MB with its debug information opens in a fraction of
-a second.  A compressed image is unpacked in memory, a relocatable object is laid out there.
+The file is mapped, not read: a kernel of 600 MB with debug information opens in a fraction of a second.
+A compressed image is unpacked in memory; a relocatable object is laid out there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xtrace.symbols.image.intervals import Extents
 from xtrace.symbols.image.relocation import Layout
 from xtrace.symbols.image.symbol_table import Symbols, entries
 
-#: The section of symbols that an object file does not define.
+#: Name of the made-up section for symbols that an object file does not define.
 UNDEFINED = "*undefined*"
 _DEBUG_INFO = (".debug_info", ".zdebug_info")
 
@@ -36,12 +36,12 @@ class Section:
 
     Attributes:
         name: as in the file, made printable; "segment 0" for a segment.
-        address: where it lies in memory; 0 where it is not loaded.
+        address: in memory; 0 if it is not loaded.
         size: bytes in memory.
         offset: of its bytes in the (unpacked) file.
         kind: sh_type.
-        allocated, executable, writable: in memory, and how.
-        data: its bytes; none for .bss.
+        allocated, executable, writable: whether it is in memory, and with which permissions.
+        data: its bytes; empty for .bss.
     """
 
     name: str
@@ -63,15 +63,16 @@ class Image:
         path: as given.
         bits: 32 or 64.
         machine: "x86-64" or "i386".
-        relocatable: an object file, whose addresses are made up (see relocate).
-        entry: where it starts.
+        relocatable: an object file, whose addresses are made up (see relocation.py).
+        entry: address of the entry point.
         build_id: hexadecimal digits, "" for none.
-        packed: "gzip", "xz", ... where it came out of a compressed file, else "".
-        sections: all but the null one, in file order; where none of them is loaded, as in GRUB's Xen
+        packed: "gzip", "xz", ... if it came from a compressed file, otherwise "".
+        sections: all but the null one, in file order; if none of them is loaded, as in GRUB's Xen
             image, the loaded segments come first.
-        symbols: of the image, its debug file, a map, or its own kallsyms tables.
+        symbols: from the image, its debug file, a map, or its own kallsyms tables.
         data: the bytes of the ELF file, unpacked.
         debug_path: the separate debug file, "" for none.
+        debug_data: its bytes, None for none.
     """
 
     path: str
@@ -113,7 +114,7 @@ class Image:
         return self.elf if any(s.name in _DEBUG_INFO and len(s.data) for s in self.sections) else None
 
     def section_at(self, address: int) -> Section | None:
-        """Return the section that an address lies in; of several the one that starts last."""
+        """Return the section that contains an address; of several, the one that starts last."""
         starts, placed, reach = self._placed
         index = bisect.bisect_right(starts, address) - 1
         while index >= 0 and reach[index] > address:
@@ -123,7 +124,7 @@ class Image:
         return None
 
     def read(self, address: int, size: int) -> bytes:
-        """Return up to ``size`` bytes from an address, fewer at the end of a section, none where none are."""
+        """Return up to ``size`` bytes from an address: fewer at the end of a section, none outside of one."""
         section = self.section_at(address)
         if section is None or size <= 0:
             return b""
@@ -132,7 +133,7 @@ class Image:
 
     @cached_property
     def _placed(self) -> tuple[list[int], list[Section], list[int]]:
-        """Start, section, and how far it and those before it reach, sorted by start."""
+        """Start of each section, the section, and the greatest end up to it, sorted by start."""
         placed = sorted((s for s in self.sections if s.allocated and s.size), key=lambda s: s.address)
         reach: list[int] = []
         for section in placed:
@@ -150,12 +151,12 @@ def open_image(
 
     Args:
         path: an ELF executable or object file, a Linux vmlinuz, or one of these compressed.
-        symbols_path: a System.map or a copy of /proc/kallsyms, used instead of the image's own symbols.
-        debug_path: the separate debug file; looked for by build-id where not given.
+        symbols_path: a System.map or a copy of /proc/kallsyms to use instead of the image's own symbols.
+        debug_path: the separate debug file; if not given, it is looked for by build-id.
 
     Raises:
         OSError: a file cannot be opened.
-        ImageError: what is in it cannot be read.
+        ImageError: its contents cannot be read.
     """
     name = os.fspath(path)
     file = map_file(name)
@@ -190,10 +191,10 @@ def open_image(
 
 
 def elf_file(data: memoryview, path: str) -> ELFFile:
-    """Return what pyelftools reads from.
+    """Return pyelftools' view of a file.
 
     Raises:
-        ImageError: it cannot make sense of the file.
+        ImageError: pyelftools cannot make sense of the file.
     """
     try:
         return ELFFile(cast(IO[bytes], _Bytes(data)))
@@ -204,7 +205,7 @@ def elf_file(data: memoryview, path: str) -> ELFFile:
 
 
 class _Bytes(io.RawIOBase):
-    """A stream over bytes in memory, without a copy of them."""
+    """A stream over bytes in memory that does not copy them."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -248,7 +249,7 @@ def _sections(data: memoryview, found: Headers, layout: Layout | None) -> tuple[
                 size=size,
                 offset=offset,
                 kind=kind,
-                # .tbss takes no room.
+                # .tbss takes no address space.
                 allocated=bool(flags & headers.SHF_ALLOC) and (stored or not flags & headers.SHF_TLS),
                 executable=bool(flags & headers.SHF_EXECINSTR),
                 writable=bool(flags & headers.SHF_WRITE),
@@ -296,7 +297,11 @@ def _symbols(
     path: str,
     symbols_path: str | None,
 ) -> Symbols:
-    """Return the symbols of the best source there is: the given map, the tables, a map, the kernel's own."""
+    """Return the symbols of the first source that has any.
+
+    The order: the given map (alone), .symtab, the debug file's .symtab, a map beside the image, embedded
+    kallsyms, .dynsym.
+    """
     placed = sorted((s for s in sections if s.allocated and s.size), key=lambda s: s.address)
     extents = Extents(
         np.array([s.address for s in placed], np.uint64),
@@ -322,7 +327,7 @@ def _symbols(
 def _table_symbols(
     data: memoryview, found: Headers, kind: int, extents: Extents, path: str, layout: Layout | None
 ) -> Symbols | None:
-    """Return the symbols of the first symbol table of a kind that has any, None for none."""
+    """Return the symbols of the first symbol table of a kind that has any, None if none has."""
     for row in found.sections[found.sections["type"] == kind]:
         table = entries(headers.stored(data, row), found.bits, path) if layout is None else layout.symbols
         names = headers.stored(data, found.sections[int(row["link"])])

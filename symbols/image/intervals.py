@@ -1,4 +1,4 @@
-"""Ranges of addresses that overlap, as break points of which each begins one owner's part."""
+"""Resolve overlapping address ranges into break points, each of which starts the part of one owner."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Extents:
     """The sections of an image in memory, sorted by address.
 
     Attributes:
-        starts, ends: addresses, the end is the first one behind.
-        executable: whether code lies there.
+        starts, ends: addresses, ends exclusive.
+        executable: whether each section is.
     """
 
     starts: U64
@@ -36,21 +36,21 @@ class Extents:
 
 
 def distinct(addresses: U64) -> U64:
-    """Return sorted addresses, each once: np.unique hashes them, which takes ten times as long."""
+    """Return sorted addresses without duplicates; np.unique hashes them, which takes ten times as long."""
     return addresses[np.append(True, addresses[1:] != addresses[:-1])] if len(addresses) else addresses
 
 
 def flatten(starts: U64, ends: U64, symbols: I64) -> tuple[U64, I64]:
-    """Return break points and owners of spans sorted by start, of which the one that starts last wins."""
+    """Return break points and owners of spans sorted by start; where they overlap, the last start wins."""
     reach = np.maximum.accumulate(ends)
     fresh = np.append(True, reach[:-1] <= starts[1:])
-    # Most spans overlap no other: only those that do are worth a loop.
+    # Most spans do not overlap; only those that do need the loop in Python.
     alone = fresh & np.append(fresh[1:], True)
     nobody = np.full(int(alone.sum()), -1, np.int64)
     swept, swept_owners = _sweep(starts[~alone].tolist(), ends[~alone].tolist(), symbols[~alone].tolist())
     breaks = np.concatenate((starts[alone], ends[alone], np.array(swept, np.uint64)))
     owners = np.concatenate((symbols[alone], nobody, np.array(swept_owners, np.int64)))
-    # Where one ends and the next begins, the next counts.
+    # Where one span ends and the next begins, the next one counts.
     order = np.lexsort((owners, breaks))
     breaks, owners = breaks[order], owners[order]
     last = np.append(breaks[1:] != breaks[:-1], True)
@@ -83,7 +83,7 @@ def _sweep(starts: list[int], ends: list[int], symbols: list[int]) -> tuple[list
 
 
 def layered(layers: Sequence[tuple[U64, I64]]) -> tuple[U64, I64]:
-    """Return the break points of several layers as one, an earlier layer before a later one."""
+    """Return the break points and owners of several layers merged; an earlier layer takes precedence."""
     if not layers:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     breaks = distinct(np.sort(np.concatenate([starts for starts, _ in layers])))

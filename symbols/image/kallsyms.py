@@ -1,14 +1,14 @@
-"""The symbols that a Linux kernel carries for itself, found without a name that says where.
+"""Find the kallsyms tables that a Linux kernel contains, without symbols that say where they are.
 
-The tables of scripts/kallsyms.c lie in read-only data, in this order:
+The tables of scripts/kallsyms.c are in read-only data, in this order:
 
     to 6.3    offsets, relative base, count, names, markers, (6.2 on: order of names,) tokens, token index
     from 6.4  count, names, markers, tokens, token index, offsets, relative base, order of names
-    to 4.5, and where the base is not relative: addresses in the place of offsets and base
+    to 4.5, and without CONFIG_KALLSYMS_BASE_RELATIVE: addresses instead of offsets and base
 
-A name is a length (from 6.1 on, above 127 in two bytes) and that many bytes, each of which stands
-for a token; the first character is nm's letter.  Markers say where each 256th name begins.  The
-token table is what can be recognised: digits occur in names and stand for themselves.
+A name is a length (from 6.1 on, above 127 in two bytes) and that many bytes, each of which encodes a
+token; the first character is nm's letter.  Markers say where each 256th name begins.  The token table can
+be recognised because digits occur in names and are encoded as themselves.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from xtrace.symbols.image.symbol_table import Symbols
 _TOKENS = 256
 _DIGITS = b"".join(bytes((digit, 0)) for digit in b"0123456789")
 _FIRST_DIGIT = ord("0")
-#: A token is never longer than the longest name, 512.
+#: A token is never longer than the longest name, 512 bytes.
 _LONGEST_TOKEN = 512
-#: Between the markers and the tokens lie three bytes a symbol at most.
+#: There are at most three bytes per symbol between the markers and the tokens.
 _MARKERS_REACH_BYTES = 4 << 20
-#: 300,000 names take some 10 MB when plain.
+#: 300,000 names take some 10 MB when expanded.
 _MOST_PLAIN_BYTES = 32 << 20
 _NAMES_A_MARKER = 256
 _LEAST_MARKERS = 4
-#: A name takes its length and at least one token, and never more than its 512 characters and two bytes.
+#: A name takes its length and at least one token, and at most 512 characters and two bytes.
 _LONGEST_STEP = 514
 _LEAST_STEP, _MOST_STEP = 2 * _NAMES_A_MARKER, _LONGEST_STEP * _NAMES_A_MARKER
 _MOST_SYMBOLS = 1_000_000
-# How often chance, or somebody, may make something look like the tables.
+# How many things may look like the tables, by chance or by forgery.
 _MOST_DIGITS, _MOST_TABLES, _MOST_RUNS, _MOST_COUNTS, _MOST_WALKS = 64, 4, 8, 64, 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """The token table: where it begins and its index ends, and the tokens."""
+    """The token table: where it begins, where its index ends, and the tokens."""
 
     start: int
     end: int
@@ -54,7 +54,7 @@ class _Tokens:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where compressed names may lie: their count, themselves, and their markers, which end them."""
+    """Where compressed names may be: their count, and the names themselves, which end at their markers."""
 
     count_at: int
     count: int
@@ -66,7 +66,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Where each compressed name begins, its length left out, and how many bytes it has."""
+    """Where each compressed name begins, after its length, and how many bytes it has."""
 
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
@@ -78,7 +78,7 @@ def embedded(parts: Iterable[memoryview], bits: int, extents: Extents) -> Symbol
     Args:
         parts: the bytes of the sections that may hold them.
         bits: 32 or 64.
-        extents: the image's sections, in which most symbols lie.
+        extents: the image's sections, which contain most symbols.
     """
     for data in parts:
         for tokens in itertools.islice(_token_tables(data), _MOST_TABLES):
@@ -99,7 +99,7 @@ def embedded(parts: Iterable[memoryview], bits: int, extents: Extents) -> Symbol
 
 
 def _token_tables(data: memoryview) -> Iterator[_Tokens]:
-    """Yield what is a table of 256 strings with the index that fits it behind."""
+    """Yield each table of 256 strings that is followed by an index that fits it."""
     whole = data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
     place = whole.find(_DIGITS)
     for _ in range(_MOST_DIGITS):
@@ -132,7 +132,7 @@ def _token_tables(data: memoryview) -> Iterator[_Tokens]:
 
 
 def _candidates(data: memoryview, tokens_at: int, word_bytes: int) -> Iterator[_Place]:
-    """Yield where names may lie in front of a token table: their markers rise from 0 in even steps."""
+    """Yield where names may be before a token table: their markers rise from 0 in plausible steps."""
     low = max(tokens_at - _MARKERS_REACH_BYTES, 0) & ~7
     # Markers had the size of a pointer until 4.20.
     for size in (4, 8) if word_bytes == 8 else (4,):
@@ -148,26 +148,26 @@ def _candidates(data: memoryview, tokens_at: int, word_bytes: int) -> Iterator[_
 
 
 def _counts_before(data: memoryview, markers_at: int, markers: npt.NDArray[np.int64]) -> Iterator[_Place]:
-    """Yield where names that end at their markers may begin: behind a count that fits the markers."""
+    """Yield where names that end at their markers may begin: after a count that fits the markers."""
     low = max(markers_at - int(markers[-1]) - _MOST_STEP - 16, 0) & ~3
     counts = np.frombuffer(data, "<u4", max(markers_at - int(markers[-1]) - low, 0) // 4, low).astype(
         np.int64
     )
     fits = -(-counts // _NAMES_A_MARKER) == len(markers)
     expected = markers.tolist()
-    # The last first: the names of the last marker are mostly short, and farther back lie the offsets.
+    # The last one first: names after the last marker mostly take few bytes; farther back are the offsets.
     for index in np.flatnonzero(fits & (counts <= _MOST_SYMBOLS))[::-1][:_MOST_COUNTS].tolist():
         count_at = low + 4 * index
-        # On 64 bits the names are aligned to 8 behind their count.
+        # On 64 bits the names are aligned to 8 after their count.
         for names_at, two_bytes in itertools.product((count_at + 8, count_at + 4), (True, False)):
             place = _Place(count_at, int(counts[index]), names_at, markers_at, expected, two_bytes)
-            # Two markers met are no accident; only then the long walk is worth its time.
+            # Two markers that fit are not chance; only then is the full walk worth its time.
             if _walk(data, place, 2 * _NAMES_A_MARKER + 1) is not None:
                 yield place
 
 
 def _walk(data: memoryview, names: _Place, most: int) -> _Names | None:
-    """Follow the lengths of up to ``most`` names; None where they do not lead from marker to marker."""
+    """Return up to ``most`` names by following their lengths; None if these do not match the markers."""
     count = min(names.count, most)
     raw = bytes(data[names.start : min(names.end, names.start + count * _LONGEST_STEP)])
     starts, lengths = [], []
@@ -195,7 +195,7 @@ def _walk(data: memoryview, names: _Place, most: int) -> _Names | None:
 def _find_addresses(
     data: memoryview, tokens: _Tokens, names: _Place, word_bytes: int, extents: Extents
 ) -> U64 | None:
-    """Return the addresses, read in the way that makes them rise and lie in the image; None for no way."""
+    """Return the addresses, read in the format that makes them rise and be in the image; None for none."""
 
     def aligned(place: int) -> int:
         return -(-place // word_bytes) * word_bytes
@@ -211,7 +211,7 @@ def _find_addresses(
             offsets = np.frombuffer(data, "<i4", names.count, offsets_at).astype(np.int64)
             base = np.uint64(int.from_bytes(data[base_at : base_at + word_bytes], "little"))
             unsigned = (offsets & 0xFFFF_FFFF).astype(np.uint64)
-            # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: those not negative are addresses, others are from the base.
+            # CONFIG_KALLSYMS_ABSOLUTE_PERCPU: offsets >= 0 are addresses, others count from the base.
             readings += (
                 unsigned + base,
                 np.where(offsets >= 0, unsigned, base + (-1 - offsets).astype(np.uint64)),
@@ -231,13 +231,13 @@ def _find_addresses(
 def _expand(
     raw: npt.NDArray[np.uint8], names: _Names, texts: tuple[bytes, ...]
 ) -> tuple[bytes, npt.NDArray[np.int64]] | None:
-    """Return the plain names, each ended by a zero byte, and where each begins; None for far too much."""
+    """Return the expanded names, each ended by a zero byte, and where each begins; None if far too long."""
     first, end = int(names.starts[0]), int(names.starts[-1] + names.lengths[-1])
     sizes = np.array([len(text) for text in texts])
     if int(sizes[raw[first:end]].sum()) > _MOST_PLAIN_BYTES:
         return None
     tokens = raw[first:end].astype(np.int16)
-    # A length stands between two names, and ends the first.
+    # Between two names is a length; it becomes the zero byte that ends the first one.
     gaps = names.starts[1:] - first
     tokens[gaps - 1] = _TOKENS
     two_bytes = gaps - (names.starts[:-1] + names.lengths[:-1] - first) == 2

@@ -1,8 +1,8 @@
-"""Which bytes of a Linux kernel's code may change after it is loaded.
+"""Find the bytes of a Linux kernel's code that may change after it is loaded.
 
-Linux lists them in tables, each entry the place of an instruction: paravirt calls, alternatives for a
-CPU feature, static calls and branches, lock prefixes that a single CPU does without.  An entry's layout
-differs between versions and is told by what makes sense: each place must lie in code.
+Linux lists them in tables whose entries name the place of an instruction: paravirt calls, alternatives
+for a CPU feature, static calls and branches, lock prefixes that a single CPU can do without.  The layout
+of an entry differs between versions; the right one is recognised because each place must be in code.
 
 Source: Linux arch/x86/include/asm/alternative.h (struct alt_instr: two pointers until 2.6.38, then
 12 bytes; 13 with padlen in 4.0 to 5.12; 14 with flags from 6.3), paravirt_types.h (struct
@@ -24,7 +24,7 @@ U64 = npt.NDArray[np.uint64]
 
 #: A distribution's kernel has 50,000 entries in its largest table, 200 KB.
 _MOST_BYTES = 16 << 20
-#: A table is believed if so much of it makes sense: init code may be discarded, its entries zeroed.
+#: A table is accepted if this share of it makes sense: init code may be discarded and its entries zeroed.
 _LEAST_SENSE = 0.95
 
 
@@ -34,10 +34,10 @@ class PatchTable:
 
     Attributes:
         name: its section, or the section that it would have.
-        count: entries.
-        entry_bytes: of one entry, which tells the version of its layout.
+        count: number of entries.
+        entry_bytes: bytes per entry, which differ between versions of the layout.
         starts: the places, sorted.
-        reach: for each place, how far it and those before it reach.
+        reach: for each place, the greatest end up to it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class PatchTable:
     reach: U64 = field(repr=False, compare=False)
 
     def touches(self, address: int, length: int) -> bool:
-        """Tell whether any of ``length`` bytes from ``address`` may change."""
+        """Return whether any of ``length`` bytes from ``address`` may change."""
         before = int(np.searchsorted(self.starts, np.uint64(min(address + length, _LAST_ADDRESS)), "left"))
         return before > 0 and int(self.reach[before - 1]) > address
 
@@ -58,7 +58,7 @@ class Patching:
 
     Attributes:
         tables: those that were found and read.
-        unknown: why more may change than they say, a line each.
+        unknown: why more than they list may change, one line for each reason.
     """
 
     tables: tuple[PatchTable, ...]
@@ -74,11 +74,11 @@ class _Layout:
     """One layout of an entry, which begins with the place.
 
     Attributes:
-        entry_bytes: of one entry.
-        place: its type; a signed one counts from the entry.
-        length_at: where the entry says the instruction's length; -1 where ``lengths`` does.
-        lengths: the instruction's length by its first byte, and for all others.
-        replacement_at, replacement_length_at: where the entry says what comes in its place; -1 for none.
+        entry_bytes: bytes per entry.
+        place: type of the place; a signed one is relative to the field.
+        length_at: offset of the instruction's length in the entry; -1 if ``lengths`` gives it.
+        lengths: the instruction's length by its first byte, and for all other first bytes.
+        replacement_at, replacement_length_at: offsets of the replacement code and its length; -1 for none.
     """
 
     entry_bytes: int
@@ -93,8 +93,8 @@ class _Layout:
 class _Kind:
     """One table: its section, the symbols around it, and its layouts on x86-64 and on i386.
 
-    Of layouts that make as much sense the first is taken: an 8-bit feature before the 16-bit one, whose
-    upper byte would be a length of 0.
+    If several layouts make equally much sense, the first is taken: an 8-bit feature before the 16-bit one,
+    whose upper byte would be a length of 0.
     """
 
     section: str
@@ -166,7 +166,7 @@ _KINDS = (
 
 
 def patching(image: Image) -> Patching:
-    """Return which bytes of an image's code Linux may patch; no tables for other kernels."""
+    """Return which bytes of an image's code Linux may patch; other kernels have no tables."""
     code = _Code(image)
     tables: list[PatchTable] = []
     unknown: list[str] = []
@@ -190,7 +190,7 @@ def patching(image: Image) -> Patching:
 
 
 def _bytes_of(image: Image, kind: _Kind) -> tuple[int, U8] | None:
-    """Return where a table lies and its bytes, None where the image has none."""
+    """Return the address and bytes of a table, None where the image does not have it."""
     section = next((s for s in image.sections if s.name == kind.section and len(s.data)), None)
     if section is not None:
         return section.address, np.frombuffer(section.data, np.uint8)
@@ -212,14 +212,14 @@ class _Code:
         self._bytes = [np.frombuffer(section.data, np.uint8) for section in ordered]
 
     def holds(self, addresses: U64) -> npt.NDArray[np.bool_]:
-        """Tell which addresses lie in code."""
+        """Return which addresses are in code, as flags."""
         index = np.searchsorted(self._starts, addresses, "right").astype(np.int64) - 1
         if not len(self._starts):
             return np.zeros(len(addresses), np.bool_)
         return (index >= 0) & (addresses < self._ends[index])
 
     def first_bytes(self, addresses: U64) -> U8:
-        """Return the byte at each address, all of which lie in code."""
+        """Return the byte at each address; all must be in code."""
         index = np.searchsorted(self._starts, addresses, "right") - 1
         found = np.zeros(len(addresses), np.uint8)
         for place in np.unique(index).tolist():
@@ -229,7 +229,7 @@ class _Code:
 
 
 def _best(name: str, address: int, data: U8, layouts: tuple[_Layout, ...], code: _Code) -> PatchTable | None:
-    """Return the table read by the layout that makes most sense, None where none does."""
+    """Return the table as read by the layout that makes most sense, None if none makes enough."""
     best, best_sense = None, 0.0
     for layout in layouts:
         table, sense = _read(name, address, data, layout, code)
@@ -239,9 +239,9 @@ def _best(name: str, address: int, data: U8, layouts: tuple[_Layout, ...], code:
 
 
 def _read(name: str, address: int, data: U8, layout: _Layout, code: _Code) -> tuple[PatchTable, float]:
-    """Return a table and the share of its entries that makes sense."""
+    """Return a table and the share of its entries that make sense."""
     size = layout.entry_bytes
-    # The linker fills the table up to a page; an entry of zeros names itself, which is no code.
+    # The linker pads the table to a page; an entry of zeros would point to itself, which is not code.
     used = int(data.nonzero()[0][-1]) + 1 if data.any() else 0
     count = -(-used // size)
     rows = np.zeros((count, size), np.uint8)
@@ -272,7 +272,7 @@ def _read(name: str, address: int, data: U8, layout: _Layout, code: _Code) -> tu
 
 
 def _pointed(rows: U8, offset: int, at: U64, kind: str, wraps: int) -> U64:
-    """Return the addresses that one field of all entries names."""
+    """Return the addresses that one field of each entry points to."""
     width = int(kind[-1])
     raw = np.ascontiguousarray(rows[:, offset : offset + width]).view(kind).reshape(-1)
     if kind != "<i4":

@@ -1,8 +1,8 @@
-"""A relocatable object laid out as if it had been linked.
+"""Lay out a relocatable object as if it had been linked.
 
-Sections get addresses one after the other, undefined symbols 16 bytes each in a region behind them,
-and the relocations of code and data are applied to copies of their bytes.  So a call in an object
-file leads to its callee, and %gs:symbol has that symbol's address.
+Sections get consecutive addresses, undefined symbols get 16 bytes each in a region after them, and the
+relocations of code and data are applied to copies of their bytes.  So a call in an object file leads to
+its callee, and %gs:symbol has that symbol's address.
 
 Relocation types: System V ABI, AMD64 supplement 4.4 and Intel386 supplement 4.  Those that need a
 global offset table, which no kernel has, leave the bytes as they are.
@@ -27,7 +27,7 @@ _UNDEFINED_BYTES = 16
 _LARGEST_BYTES = 1 << 30
 COMMON = 0xFFF2
 
-#: Type: bytes written, and whether the place's own address is subtracted.
+#: By type: bytes written, and whether the address of the place is subtracted.
 _X86_64 = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
 _I386 = {1: (4, False), 2: (4, True), 4: (4, True)}
 
@@ -39,13 +39,13 @@ _REL32 = np.dtype([("offset", "<u4"), ("info", "<u4")])
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where an object's parts lie.
+    """Addresses of an object's parts.
 
     Attributes:
-        addresses: of each section, the null one included; 0 for what is not loaded.
+        addresses: of each section, the null one included; 0 if it is not loaded.
         undefined_address, undefined_bytes: the region of symbols that the object does not define.
-        symbols: the symbol table, as from names.entries(), with addresses as values.
-        contents: the relocated bytes of a section, by its number; others are as in the file.
+        symbols: the symbol table, as from symbol_table.entries(), with addresses as values.
+        contents: the relocated bytes of sections by number; other sections are as in the file.
     """
 
     addresses: tuple[int, ...]
@@ -56,7 +56,7 @@ class Layout:
 
 
 def lay_out(data: memoryview, found: Headers, path: str) -> Layout:
-    """Give addresses to an object's sections and symbols and apply its relocations.
+    """Return addresses for an object's sections and symbols, and its relocated contents.
 
     Raises:
         ImageError: the object is damaged, or too large to lay out.
@@ -96,7 +96,7 @@ def lay_out(data: memoryview, found: Headers, path: str) -> Layout:
         content = np.array(np.frombuffer(headers.stored(data, row), np.uint8)) if content is None else content
         _apply(content, data, found, index, int(addresses[target]), symbols, path)
         contents[target] = content
-    # Named, and of their own bytes: so a call to one is a call to its name.
+    # Undefined symbols count as defined, each with bytes of its own, so a call to one shows its name.
     symbols["shndx"][undefined] = 1
     symbols["size"][undefined] = _UNDEFINED_BYTES
     return Layout(

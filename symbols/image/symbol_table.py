@@ -1,10 +1,10 @@
-"""Which symbol an address belongs to, and where a symbol lies.
+"""Find the symbol that an address belongs to, and the address of a symbol.
 
-A kernel's symbols are no partition of its code: functions of size 0, labels without a type inside
-other functions, several names for one address, ranges that overlap.  So an address goes to the
-symbol that says most about it: a typed one (function, object) before an exported label before a
-local label, and among equals the one that starts last.  A symbol of size 0 reaches to the next
-symbol that says as much as it does, and no symbol reaches past its section.
+A kernel's symbols do not partition its code: there are functions of size 0, untyped labels inside
+functions, several names for one address, and ranges that overlap.  So an address belongs to the most
+specific symbol: a typed one (function, object) before an exported label before a local label, and among
+equals the one that starts last.  A symbol of size 0 extends to the next symbol that is at least as
+specific, and no symbol extends past its section.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _ENTRY32 = np.dtype(
 _MOST_SYMBOLS = 4_000_000
 _MOST_NAME_BYTES = 256 << 20
 _LONGEST_NAME = 512
-#: What an address is given to: the higher, the more a symbol says.
+#: Ranks of symbols: an address belongs to the highest.
 _TYPED, _EXPORTED, _LABEL, _NOWHERE = 3, 2, 1, 0
 _LAST_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
-#: From so many addresses on a table of code in steps of 16 bytes pays: most steps lie in one symbol.
+#: From this many addresses on, a table of code in steps of 16 bytes pays: most steps are in one symbol.
 _MANY_ADDRESSES = 50_000
 _PIECE = 1 << 16
 _LEAST_SHIFT, _MOST_BUCKETS = 4, 1 << 21
@@ -64,7 +64,7 @@ def entries(table: memoryview, bits: int, path: str) -> npt.NDArray[Any]:
 
 
 def _letter_columns() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Return st_type, st_bind and whether it is a mere number, for each letter of nm."""
+    """Return st_type, st_bind and whether the symbol is absolute, for each letter of nm."""
     kinds = np.full(256, NOTYPE, np.uint8)
     binds = np.full(256, LOCAL, np.uint8)
     binds[ord("A") : ord("Z") + 1] = GLOBAL
@@ -80,7 +80,7 @@ _LETTERS = _letter_columns()
 
 
 class Symbols:
-    """The symbols of an image, sorted by address and, at one address, the most telling first.
+    """The symbols of an image, sorted by address; at the same address, the most specific first.
 
     Attributes:
         addresses, sizes: uint64.
@@ -130,7 +130,7 @@ class Symbols:
 
     @classmethod
     def empty(cls) -> Symbols:
-        """Return no symbols."""
+        """Return an empty table."""
         none8, none64 = np.empty(0, np.uint8), np.empty(0, np.uint64)
         return cls(none64, none64, none8, none8, np.empty(0, np.uint32), b"", "none")
 
@@ -138,17 +138,17 @@ class Symbols:
     def from_elf(
         cls, table: npt.NDArray[Any], names: memoryview, extents: Extents, source: str, path: str
     ) -> Symbols:
-        """Return the symbols of an ELF symbol table that lie somewhere.
+        """Return the named, defined symbols of an ELF symbol table.
 
         Args:
-            table: as from entries(), with st_value an address (laid out, where the image is relocatable).
+            table: as from entries(), with st_value an address (laid out, if the image is relocatable).
             names: the string table.
             extents: the image's sections.
             source: ".symtab" or ".dynsym".
             path: the file, for the error.
 
         Raises:
-            ImageError: a name outside the string table.
+            ImageError: a name is outside the string table, or the string table is too large.
         """
         if len(names) > _MOST_NAME_BYTES:
             raise ImageError(f"{path}: {len(names):,} bytes of symbol names; is this a kernel?")
@@ -186,7 +186,7 @@ class Symbols:
         source: str,
         extents: Extents | None,
     ) -> Symbols:
-        """Return symbols of which nm's letter is known: "T" is exported code, "d" is local data."""
+        """Return symbols by nm's letters: "T" is exported code, "d" is local data."""
         kinds, binds, absolute = _LETTERS
         sizes = np.zeros(len(addresses), np.uint64)
         return cls(
@@ -217,12 +217,12 @@ class Symbols:
             text: lines of an address, a letter and a name; symbols of modules are left out.
             source: "System.map" or "kallsyms".
             extents: the image's sections, which bound the symbols.
-            text_address: where the image has its .text section. A running kernel may lie elsewhere
-                (KASLR): what follows the map's _text is moved by the difference.
+            text_address: where the image has its .text section. A running kernel may be elsewhere
+                (KASLR): the map's symbols from _text on are moved by the difference.
             path: the file, for the error.
 
         Raises:
-            ImageError: not such a file.
+            ImageError: it is not such a file.
         """
         addresses, letters, name_offsets = map_lines(text, path)
         names = names_in(text)
@@ -238,25 +238,25 @@ class Symbols:
         return len(self.addresses)
 
     def name(self, index: int) -> str:
-        """Return a symbol's name, fit for one line."""
+        """Return a symbol's name as printable text on one line."""
         start = int(self.name_offsets[index])
         end = self.names.find(b"\0", start, start + 4 * _LONGEST_NAME)
         return shown(self.names[start : end if end >= 0 else start + 4 * _LONGEST_NAME], _LONGEST_NAME)
 
     def index_of(self, address: int) -> int | None:
-        """Return the symbol that an address belongs to."""
+        """Return the index of the symbol that an address belongs to, None for none."""
         breaks, owners = self._ownership_lists
         place = bisect.bisect_right(breaks, address) - 1
         owner = owners[place] if place >= 0 else -1
         return owner if owner >= 0 else None
 
     def indices_of(self, addresses: U64) -> I64:
-        """Return the symbol of each address, -1 for none."""
+        """Return the index of the symbol of each address, -1 for none."""
         if len(addresses) < _MANY_ADDRESSES:
             return self._searched(addresses)
         first, shift, owners = self._buckets
         found = np.empty(len(addresses), np.int64)
-        # In pieces that stay in the cache.
+        # In pieces that stay in the processor's cache.
         for start in range(0, len(addresses), _PIECE):
             piece = addresses[start : start + _PIECE]
             bucket = np.minimum((piece - first) >> shift, np.uint64(len(owners) - 1))
@@ -275,7 +275,7 @@ class Symbols:
 
     @cached_property
     def _buckets(self) -> tuple[np.uint64, np.uint64, npt.NDArray[np.int32]]:
-        """First address, log2 of a bucket's bytes, each one's symbol: _SHARED for several, and last."""
+        """First address, log2 of bytes per bucket, symbol of each: _SHARED for several and at the end."""
         code = self.function_starts()
         if not len(code):
             return np.uint64(0), np.uint64(0), np.full(1, _SHARED, np.int32)
@@ -286,7 +286,7 @@ class Symbols:
         place = np.searchsorted(breaks, starts, "right")
         same = place == np.searchsorted(breaks, starts + np.uint64((1 << shift) - 1), "right")
         one = np.where(place > 0, owners[place - 1], -1)
-        # What lies beyond the last bucket is looked for as what lies in a shared one.
+        # Addresses beyond the last bucket are looked up like those in a shared one.
         return (
             np.uint64(first),
             np.uint64(shift),
@@ -294,7 +294,7 @@ class Symbols:
         )
 
     def at(self, address: int) -> tuple[str, ...]:
-        """Return all names of exactly this address, the most telling first."""
+        """Return all names at exactly this address, the most specific first."""
         if not 0 <= address <= _LAST_ADDRESS:
             return ()
         first, last = (
@@ -303,14 +303,14 @@ class Symbols:
         return tuple(self.name(index) for index in range(first, last))
 
     def find(self, name: str) -> int | None:
-        """Return the address of the symbol of exactly this name; of several, the most telling one's."""
+        """Return the address of the symbol of exactly this name; of several, of the most specific one."""
         wanted = name.encode("utf-8", "surrogateescape")
         if not wanted or b"\0" in wanted:
             return None
         ended = wanted + b"\0"
         offsets = []
         offset = self.names.find(ended)
-        # A name may be the tail of another: linkers share their bytes.
+        # Linkers let names share their tails, so the name may be the end of another.
         while offset >= 0:
             offsets.append(offset)
             offset = self.names.find(ended, offset + 1)
@@ -321,13 +321,13 @@ class Symbols:
         return int(self.addresses[best])
 
     def ending_in(self, suffix: str) -> dict[str, tuple[int, int]]:
-        """Return address and size of the data (or untyped labels) whose names end so, by name."""
+        """Return address and size by name of data and untyped symbols whose names end in ``suffix``."""
         ended = suffix.encode() + b"\0"
         found: dict[str, tuple[int, int]] = {}
         offset = self.names.find(ended)
         while offset >= 0:
             start = self.names.rfind(b"\0", 0, offset) + 1
-            # Linkers let a name share the end of another's bytes.
+            # Linkers let names share their tails: names may begin anywhere up to the suffix.
             inside = (self.name_offsets >= start) & (self.name_offsets <= offset)
             for index in np.flatnonzero(inside & (self.kinds != FUNC)).tolist():
                 if self._ranks[index] != _NOWHERE:
@@ -336,7 +336,7 @@ class Symbols:
         return found
 
     def function_starts(self) -> U64:
-        """Return the sorted addresses at which code begins anew: functions and labels, not objects."""
+        """Return the sorted addresses of functions and labels in code, not of objects."""
         code = (self._ranks != _NOWHERE) & (self.kinds != OBJECT)
         if self._extents is not None:
             place = self._extents.index(self.addresses)
@@ -358,13 +358,13 @@ class Symbols:
 
     @cached_property
     def _ownership(self) -> tuple[U64, I64]:
-        """Break points and the symbol that owns the addresses from each to the next, -1 for none."""
+        """Break points, and the symbol that owns the addresses from each to the next, -1 for none."""
         layers: list[tuple[U64, I64]] = []
         for rank in (_TYPED, _EXPORTED, _LABEL):
             if (self._ranks == rank).any():
                 starts, ends, symbols = self._spans(rank)
                 for breaks, owners in layers:
-                    # What begins inside a more telling symbol ends with it.
+                    # A symbol that begins inside a more specific one ends with it.
                     behind = np.searchsorted(breaks, starts, "right")
                     inside = (behind > 0) & (owners[behind - 1] >= 0)
                     ends[inside] = np.minimum(ends[inside], breaks[behind[inside]])
@@ -372,7 +372,7 @@ class Symbols:
         return layered(layers)
 
     def _spans(self, rank: int) -> tuple[U64, U64, I64]:
-        """Return start, end and index of the symbols of one rank: of aliases only the first."""
+        """Return start, end and index of the symbols of one rank; of aliases, only the first."""
         mine = np.flatnonzero(self._ranks == rank)
         first = np.ones(len(mine), np.bool_)
         first[1:] = self.addresses[mine][1:] != self.addresses[mine][:-1]
@@ -381,7 +381,7 @@ class Symbols:
         least = min(rank, _EXPORTED)
         stops = distinct(self.addresses[self._ranks >= least])
         behind = np.searchsorted(stops, starts, "right")
-        # Behind the last lies the end of its section, and without sections nothing but itself.
+        # The last one extends to the end of its section, or without sections over one byte.
         last = np.uint64(_LAST_ADDRESS) if self._extents is not None else starts[-1] + np.uint64(1)
         following = np.append(stops, last)[behind]
         sizes = self.sizes[mine]

@@ -1,4 +1,4 @@
-"""A map of symbols as text: System.map, a copy of /proc/kallsyms, the output of nm."""
+"""Parse a symbol map in text form: System.map, a copy of /proc/kallsyms, the output of nm."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _HEX[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
 
 
 def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
-    """Return address, letter and offset of the name of each line of a map.
+    """Return the address, letter and offset of the name in each line of a map.
 
     Raises:
-        ImageError: a line is none of a map, or the addresses are hidden.
+        ImageError: it is not a map, or its addresses are hidden.
     """
     width = text.find(b" ")
     if len(text) > _MOST_BYTES or not 1 <= width <= 16:
@@ -29,12 +29,12 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
     raw = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     ends = np.flatnonzero(raw == ord("\n"))
     starts = np.append(0, ends[:-1] + 1)
-    lines = np.flatnonzero(ends > starts)  # numbers from 0, the empty ones left out
+    lines = np.flatnonzero(ends > starts)  # line numbers from 0, without empty lines
     starts, ends = starts[lines], ends[lines]
     if len(lines) > _MOST_LINES:
         raise ImageError(f"{path}: {len(lines):,} lines, at most {_MOST_LINES:,}; is this a kernel's map?")
     whole = ends - starts > width + 3
-    # A short line's columns are read from its start: it is refused anyway.
+    # For a short line the columns are read from offset 0; it is refused anyway.
     digits = _HEX[raw[np.where(whole, starts, 0)[:, None] + np.arange(width)]] if whole.any() else None
     spaces = np.flatnonzero(raw == ord(" "))
     spaces_in_name = np.searchsorted(spaces, ends) - np.searchsorted(spaces, starts + width + 3)
@@ -62,7 +62,7 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
         raise ImageError(
             f"{path}: every address is 0; copy /proc/kallsyms as root, with kernel.kptr_restrict=0"
         )
-    # A module's symbols come with its name behind a tab.
+    # The symbols of a module are followed by a tab and its name.
     tabs = np.flatnonzero(raw == ord("\t"))
     kernel = np.searchsorted(tabs, ends) == np.searchsorted(tabs, starts)
     starts = starts[kernel]
@@ -70,5 +70,5 @@ def map_lines(text: bytes, path: str) -> tuple[U64, npt.NDArray[np.uint8], npt.N
 
 
 def names_in(text: bytes) -> bytes:
-    """Return a map in which each name is ended by a zero byte."""
+    """Return a map's text with each name ended by a zero byte."""
     return text.translate(_LINE_ENDS)

@@ -1,10 +1,9 @@
-"""The ELF image inside a compressed one: a Linux vmlinuz, or an ELF file that was compressed as it is.
+"""Unpack the ELF image from a compressed one: a Linux vmlinuz, or an ELF file that was compressed as it is.
 
-A vmlinuz (bzImage) is a boot sector, a set-up program, and code that unpacks the kernel at boot.
-Since boot protocol 2.08 its header says where the compressed kernel lies (Linux
-Documentation/arch/x86/boot.rst: payload_offset, payload_length).  How it is compressed is told by
-its first bytes.  Kernels compressed otherwise than by gzip end with their plain size, which no
-format counts as its own.
+A vmlinuz (bzImage) is a boot sector, a set-up program, and code that unpacks the kernel at boot.  Since
+boot protocol 2.08 its header says where the compressed kernel is (Linux Documentation/arch/x86/boot.rst:
+payload_offset, payload_length).  The first bytes there identify the compression.  Except with gzip, Linux
+appends the unpacked size, which is not part of any format.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from xtrace.symbols.image.headers import ELF_MAGIC
 
 #: No kernel is larger without its debug information.
 IMAGE_LIMIT_BYTES = 512 << 20
-#: What a stranger's file may ask for as its dictionary: Linux packs with 128 MiB at most.
+#: The largest dictionary that an untrusted file may ask for; Linux packs with 128 MiB at most.
 _DICTIONARY_LIMIT_BYTES = 256 << 20
 _STEP_BYTES = 1 << 16
 _PLAIN_STEP_BYTES = 1 << 20
-#: Parallel packers write a stream for each 900 kB; each costs us a step.
+#: Parallel packers write one stream per 900 kB.
 _MOST_STREAMS = 4096
-#: zstd gives up to 128 KiB for each 4 bytes, all at once: so little is put in at a time.
+#: zstd may expand each 4 bytes to 128 KiB, all at once, so only this much is fed at a time.
 _ZSTD_STEP_BYTES = 1 << 10
 
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
@@ -63,11 +62,11 @@ class _Stream(Protocol):
 def unpack(
     data: memoryview, path: str, *, limit_bytes: int = IMAGE_LIMIT_BYTES
 ) -> tuple[memoryview, str] | None:
-    """Return the ELF file inside a compressed image and how it was packed; None where it is not compressed.
+    """Return the ELF file inside a compressed image and its compression; None if it is not compressed.
 
     Raises:
-        ImageError: damaged, cut short, larger than ``limit_bytes``, no ELF file inside, or packed in
-            a way that needs a library which is not installed.
+        ImageError: it is damaged, cut short, larger than ``limit_bytes`` or not an ELF file inside, or
+            its compression is unsupported or needs a library that is not installed.
     """
     start, end = 0, len(data)
     if bytes(data[_HEADER_MAGIC : _HEADER_MAGIC + 4]) == b"HdrS":
@@ -119,7 +118,7 @@ def _payload(data: memoryview, path: str) -> tuple[int, int]:
             "where the kernel is (Linux before 2.6.26); give its vmlinux"
         )
     offset, length = struct.unpack_from("<II", data, _PAYLOAD)
-    # 0 means 4: the protocol's oldest images left it out.
+    # 0 means 4, as the boot protocol says, for compatibility.
     start = ((data[_SETUP_SECTORS] or 4) + 1) * 512 + offset
     if not length or start + length > len(data):
         raise ImageError(
@@ -135,7 +134,7 @@ def _format(data: memoryview) -> str | None:
 
 
 def _streams(payload: memoryview, make: Callable[[], _Stream]) -> Iterator[bytes]:
-    """Yield what compressed streams, one after the other, hold; what follows the last is left alone."""
+    """Yield the contents of concatenated compressed streams; bytes after the last stream are ignored."""
     magic = bytes(payload[:3])
     place = 0
     for _ in range(_MOST_STREAMS):
@@ -161,7 +160,7 @@ def _drain(stream: _Stream, data: bytes) -> Iterator[bytes]:
 
 
 class _Zlib:
-    """A gzip stream in the manner of bz2 and lzma: it keeps the input that it was given too early."""
+    """A gzip stream with the interface of bz2 and lzma: it keeps input that it cannot use yet."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -183,13 +182,13 @@ def _xz(form: int) -> Callable[[], _Stream]:
 
 
 def _lz4_legacy(payload: memoryview, path: str) -> Iterator[bytes]:
-    """Yield the blocks of a legacy lz4 file: a size, then that many bytes, for 8 MiB of plain ones each."""
+    """Yield the blocks of a legacy lz4 file: each is a size and that many bytes, up to 8 MiB unpacked."""
     try:
         import lz4.block
     except ImportError:
         raise _missing(path, "lz4", "lz4") from None
     place = len(_LZ4_LEGACY)
-    # Fewer bytes than a size and a block: the plain size that Linux adds.
+    # The last four bytes are the unpacked size that Linux appends.
     while place + 4 < len(payload):
         (size,) = struct.unpack_from("<I", payload, place)
         if not size or place + 4 + size > len(payload):

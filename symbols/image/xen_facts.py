@@ -1,8 +1,8 @@
-"""What a guest kernel's image says of itself to Xen, and where Xen calls it.
+"""Read what a guest kernel's image says about itself to Xen, and find where Xen calls it.
 
-Notes of the owner "Xen" in PT_NOTE segments or, without any there, in note sections; before 2006 a
-string in the section __xen_guest.  The callbacks are registered at run time: they are known by name, or
-by the constants before the set_callbacks hypercall.
+The notes have the owner "Xen" and are in PT_NOTE segments or, if there are none, in note sections; before
+2006 they were a string in the section __xen_guest.  The callbacks are registered at run time, so they are
+found by symbol name, or by the constants loaded before the set_callbacks hypercall.
 
 Source: xen/include/public/elfnote.h, xen/common/libelf/libelf-dominfo.c (the order of the above, and the
 legacy keys), xen/include/public/arch-x86/xen-x86_64.h and xen-x86_32.h (the arguments of set_callbacks).
@@ -25,7 +25,7 @@ from xtrace.symbols.image.linux_patching import Patching, patching
 from xtrace.symbols.xen_abi import HYPERCALL_ROOM_BYTES, Hypercall
 
 _OWNER = b"Xen\0"
-#: XEN_ELFNOTE_*: names by number.
+#: XEN_ELFNOTE_* names by number.
 _NOTE_NAMES = (
     *("INFO", "ENTRY", "HYPERCALL_PAGE", "VIRT_BASE", "PADDR_OFFSET", "XEN_VERSION", "GUEST_OS"),
     *("GUEST_VERSION", "LOADER", "PAE_MODE", "FEATURES", "BSD_SYMTAB", "HV_START_LOW", "L1_MFN_VALID"),
@@ -33,13 +33,13 @@ _NOTE_NAMES = (
 )
 _STRINGS = frozenset({0, 5, 6, 7, 8, 9, 10, 11})
 _MOST_NOTES = 1_024
-#: Segments or sections of notes; calls of one hypercall.
+#: Most segments or sections of notes, and most calls of set_callbacks.
 _MOST_PIECES = 64
 _MOST_CALLS = 64
 _LONGEST_VALUE_BYTES = 4_096
 _LONGEST_LEGACY_BYTES = 65_536
 
-#: Event, failsafe and syscall entry points as kernels name them; of a place the first name that is there.
+#: Event, failsafe and syscall entry points as kernels name them; of several names the first that exists.
 _CALLBACK_NAMES = (
     # Linux from 5.8, then before.
     (
@@ -57,14 +57,14 @@ _CALLBACK_NAMES = (
     ("xen_callback", "xen_failsafe_callback", "sys_syscall"),
 )
 _KINDS = ("event", "failsafe", "syscall")
-#: The registers are loaded just before the call: three loads of at most ten bytes each.
+#: The arguments are loaded just before the call: three loads of at most ten bytes each.
 _LOOK_BACK_BYTES = 32
 _CALL_BYTES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note for Xen: XEN_ELFNOTE_ ``name``, its number, and its value in words; ``address`` if a number."""
+    """A note for Xen: XEN_ELFNOTE_ ``name``, its type ``kind``, its value as text and, if it is one, number."""
 
     name: str
     kind: int
@@ -74,7 +74,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """An entry point that Xen calls: "event", "failsafe" or "syscall", and how it is known."""
+    """An entry point that Xen calls: "event", "failsafe" or "syscall", and how it was found."""
 
     kind: str
     address: int
@@ -83,16 +83,16 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What an image says of itself.
+    """What an image says about itself.
 
     Attributes:
-        guest_os, guest_version: by note or __xen_guest; "" for none.
+        guest_os, guest_version: from a note or __xen_guest; "" for none.
         notes: for Xen, in file order.
         legacy: the keys and values of __xen_guest.
-        hypercall_page: its address, None where unknown; newer Linux has none.
+        hypercall_page: its address, None if unknown; newer Linux has none.
         hypercall_page_source: "note", "__xen_guest", "symbol" or "".
-        callbacks: the entry points that are known.
-        patching: what Linux may patch.
+        callbacks: the entry points that were found.
+        patching: the code that Linux may patch.
     """
 
     guest_os: str
@@ -105,12 +105,12 @@ class ImageFacts:
     patching: Patching
 
     def patched(self, address: int, length: int) -> str | None:
-        """Return the name of the table by which Linux may change these bytes, None for none."""
+        """Return the name of the first table that lets Linux change these bytes, None for none."""
         return self.patching.patched(address, length)
 
 
 def image_facts(image: Image) -> ImageFacts:
-    """Return what an image says of itself to Xen, and what of its code may change.
+    """Return what an image says about itself to Xen, and which of its code may change.
 
     Raises:
         ImageError: its headers cannot be read.
@@ -171,7 +171,7 @@ def _note(kind: int, value: bytes) -> Note:
 
 
 def _legacy(image: Image) -> Iterator[tuple[str, str]]:
-    """Give the keys and values of __xen_guest: KEY=VALUE, or KEY alone, between commas."""
+    """Yield the keys and values of __xen_guest: KEY=VALUE, or KEY alone, separated by commas."""
     section = next((s for s in image.sections if s.name == "__xen_guest"), None)
     if section is None:
         return
@@ -188,14 +188,14 @@ def _hypercall_page(image: Image, notes: dict[str, Note], legacy: dict[str, str]
         return note.number, "note"
     page = _number(legacy.get("HYPERCALL_PAGE", ""))
     if page is not None:
-        # The legacy value counts pages from VIRT_BASE.
+        # The legacy value is in pages from VIRT_BASE.
         return (page << 12) + (_number(legacy.get("VIRT_BASE", "")) or 0), "__xen_guest"
     address = image.symbols.find("hypercall_page")
     return address, "" if address is None else "symbol"
 
 
 def _number(text: str) -> int | None:
-    """Return a number as C's strtoull reads it, None for none of 64 bits."""
+    """Return a decimal or 0x number of at most 64 bits, None for anything else."""
     if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,18}", text) is None:
         return None
     return int(text, 16 if text[:2] in ("0x", "0X") else 10)
@@ -206,7 +206,7 @@ def _named_callbacks(image: Image) -> tuple[Callback, ...]:
         if image.symbols.find(row[0]) is None:
             continue
         found = []
-        # On i386 system calls come by a trap gate, not by a callback.
+        # On i386 system calls come through a trap gate, not a callback.
         for kind, names in zip(_KINDS[: 3 if image.bits == 64 else 2], row, strict=False):
             known = ((name, image.symbols.find(name)) for name in names.split())
             first = next(((name, address) for name, address in known if address is not None), None)
@@ -217,7 +217,7 @@ def _named_callbacks(image: Image) -> tuple[Callback, ...]:
 
 
 def _set_callbacks(image: Image, page: int | None) -> tuple[Callback, ...]:
-    """Return the callbacks by the constants loaded before a direct call of set_callbacks."""
+    """Return the callbacks from the constants loaded before a direct call of set_callbacks."""
     if page is None:
         return ()
     for address, before in islice(
@@ -226,7 +226,7 @@ def _set_callbacks(image: Image, page: int | None) -> tuple[Callback, ...]:
         found = []
         for kind, load in _LOADS[image.bits]:
             values = [_constant(match, address - len(before)) for match in load.finditer(before)]
-            # Of several loads the last counts; one that names no code, or 0, is something else.
+            # Of several loads the last one counts; a value that is 0 or not in code is something else.
             code = [value for value in values if value and _is_code(image, value)]
             if code:
                 found.append(Callback(kind, code[-1], f"set_callbacks at {address:#x}"))
@@ -236,14 +236,14 @@ def _set_callbacks(image: Image, page: int | None) -> tuple[Callback, ...]:
 
 
 def _calls(image: Image, target: int) -> Iterator[tuple[int, bytes]]:
-    """Give the address of each direct call of ``target`` and the bytes before it."""
+    """Yield the address of each direct call of ``target`` and the bytes before it."""
     for section in image.code:
         code = np.frombuffer(section.data, np.uint8)
         places = np.flatnonzero(code[: max(len(code) - _CALL_BYTES + 1, 0)] == _CALL)
         distances = np.zeros(len(places), np.uint32)
         for byte in range(4):
             distances |= code[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
-        # Modulo 2**32, as both kinds of kernel lie in one half of 2 GiB.
+        # Modulo 2**32, because 32- and 64-bit kernels both fit within 2 GiB.
         first = (target - section.address - _CALL_BYTES) % 2**32
         wanted = (first - places.astype(np.int64)) & 0xFFFF_FFFF
         for place in places[distances == wanted].tolist():
@@ -254,7 +254,7 @@ _CALL = 0xE8
 
 
 def _loads(number: int) -> re.Pattern[bytes]:
-    """Return what loads a constant into rax, rcx, ... rdi by number: four forms of mov and lea."""
+    """Return a pattern for four forms of mov and lea that load a constant into register 0, rax, to 7, rdi."""
     move, modrm, near = bytes([0xB8 + number]), bytes([0xC0 + number]), bytes([0x05 + 8 * number])
     forms = (
         rb"\x48\xc7%s(?P<signed>.{4})" % re.escape(modrm),
@@ -265,7 +265,7 @@ def _loads(number: int) -> re.Pattern[bytes]:
     return re.compile(b"|".join(forms), re.DOTALL)
 
 
-#: The arguments by register: rdi, rsi, rdx; on i386 selectors take ebx and edx.
+#: The registers of the arguments: rdi, rsi, rdx; on i386 ecx and esi, as selectors are in ebx and edx.
 _LOADS = {
     64: (("event", _loads(7)), ("failsafe", _loads(6)), ("syscall", _loads(2))),
     32: (("event", _loads(1)), ("failsafe", _loads(6))),

@@ -1,1 +1,1 @@
-"""Decode and encode instructions: the only modules that know iced-x86."""
+"""Decode and encode instructions: the only modules that use iced-x86."""

@@ -1,7 +1,6 @@
-"""x86 instructions as the data flow needs them: the only module that knows iced-x86.
+"""Decode x86 instructions as the data flow needs them.
 
-Everything else works on ``Insn``, so another decoder takes its place by
-filling the same fields.
+The rest of the package works on ``Insn``, so another decoder can replace iced-x86 by filling its fields.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Flow(IntEnum):
     STOP = 7  # ud2, int3, an invalid instruction
 
 
-#: Full registers are numbered as the instruction set numbers them: rax 0, rcx 1, ... r15 15.
+#: Full registers have the numbers of the instruction set: rax 0, rcx 1, ... r15 15.
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 REGISTERS = 16
 NO_REGISTER = -1
@@ -52,8 +51,8 @@ READ, WRITE = 1, 2
 class Memory(NamedTuple):
     """A memory operand.
 
-    ``displacement`` is a signed number, or the absolute address for an operand relative to rip.
-    ``per_cpu`` tells the fs or gs prefix.
+    ``displacement`` is a signed number, or the absolute address if the operand is relative to rip.
+    ``per_cpu``: has an fs or gs prefix.
     """
 
     per_cpu: bool
@@ -79,10 +78,10 @@ class Insn:
     """One decoded instruction.
 
     Attributes:
-        target: of a direct jump or call; -1 without.
-        memory: its memory operand, where it touches memory with it (lea's too).
+        target: of a direct jump or call; -1 for others.
+        memory: its memory operand, lea's and nop's too; None without.
         access: READ | WRITE of that operand; 0 for lea and nop.
-        written: full registers that change, the operands' and the implied ones.
+        written: full registers that it changes, as operands or implicitly.
     """
 
     address: int
@@ -98,7 +97,7 @@ class Insn:
 
     @property
     def end(self) -> int:
-        """Return the address behind the instruction."""
+        """Return the address after the instruction."""
         return self.address + self.length
 
     def at(self, address: int) -> Insn:
@@ -133,7 +132,7 @@ _FLOWS = {0: Flow.NEXT, 1: Flow.JUMP, 2: Flow.INDIRECT_JUMP, 3: Flow.CONDITIONAL
     8: Flow.NEXT,
     9: Flow.STOP,
 }
-#: i386: above, a displacement is a negative number, below it is a kernel's address.
+#: i386: from here on a displacement is a negative number; below, it may be a kernel's address.
 _LEAST_NEGATIVE = 0xFFF0_0000
 _STOPS = (Code.INVALID, Code.INT3)
 _PER_CPU = (Register.FS, Register.GS)
@@ -156,7 +155,7 @@ _REGISTERS = _register_table()
 
 
 class _Form(NamedTuple):
-    """What all instructions of one encoding share: READ | WRITE of each operand, other registers written."""
+    """Per iced-x86 ``Code``: READ | WRITE of each operand, and the full registers written implicitly."""
 
     accesses: tuple[int, ...]
     implied: tuple[int, ...]
@@ -177,7 +176,7 @@ class InsnDecoder:
         self._formatter = Formatter(FormatterSyntax.GAS)
 
     def decode(self, data: bytes | memoryview, address: int) -> Iterator[Insn]:
-        """Yield the instructions of ``data``, which stands at ``address``, one behind the other."""
+        """Yield the instructions of ``data``, which is at ``address``, in order."""
         code = bytes(data)
         known = self._known
         for raw in Decoder(self._bits, code, ip=address):
@@ -186,7 +185,7 @@ class InsnDecoder:
             insn = known.get(text)
             if insn is None:
                 insn = self._insn(raw)
-                # What names an address relative to itself differs from place to place.
+                # An instruction that names an address relative to itself differs from place to place.
                 if insn.target < 0 and not raw.is_ip_rel_memory_operand:
                     known[text] = insn
                 yield insn

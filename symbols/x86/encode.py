@@ -1,7 +1,7 @@
-"""Assemble x86-64 machine code: the only module that uses iced-x86's encoder.
+"""Assemble x86-64 machine code with iced-x86's encoder.
 
-Instructions are named by iced-x86's ``Code`` names, registers by the numbers of
-``symbols.decode``.  Branches go to labels, so that the code may stand anywhere.
+Instructions have iced-x86's ``Code`` names, registers the numbers of ``decode``.  Branches go to
+labels, so the code can be placed anywhere.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from iced_x86 import (
     Register_,
 )
 
-#: Where an assembler's own instructions stand before they have addresses: no image's code is there.
+#: Provisional addresses of the instructions until they are placed: no image has code here.
 _FIRST_PLACE = 1 << 40
 _PLACE_BYTES = 16
-#: The end of the names that take an immediate of 64 bits.
+#: How the names end that take a 64-bit immediate.
 _WIDE = "R64_IMM64"
-#: So many bytes can be declared at once.
+#: The most bytes that one iced-x86 "declare byte" holds.
 _PIECE_BYTES = 16
 _BITS = 64
 _FIRST = {8: Register.RAX, 4: Register.EAX, 2: Register.AX}
-#: By number: spl to dil, where the numbering alone would give ah to bh.
+#: 8-bit registers by number: spl to dil for 4 to 7, where iced-x86's order has ah to bh.
 _BYTES = tuple(
     Register_(number)
     for number in (
@@ -57,9 +57,10 @@ class Xmm(NamedTuple):
 
 
 class At(NamedTuple):
-    """A memory operand: base (-1 for none, an absolute address below 2 GB) and displacement.
+    """A memory operand: base, displacement, index register ``by`` and its ``scale``.
 
-    ``gs``: from that segment's base on, not from 0.
+    Without a base (-1) the displacement is an absolute address below 2 GiB.  ``gs``: relative to the
+    base of gs instead of 0.
     """
 
     base: int
@@ -70,7 +71,7 @@ class At(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A place in the code that branches go to."""
+    """A branch target in the code."""
 
     number: int
 
@@ -79,7 +80,7 @@ Operand = Gpr | Xmm | At | Label | int
 
 
 class Assembler:
-    """Gather instructions and encode them."""
+    """Collect instructions and encode them."""
 
     def __init__(self) -> None:
         self._instructions: list[Instruction] = []
@@ -88,12 +89,12 @@ class Assembler:
         self._label_count = 0
 
     def label(self) -> Label:
-        """Return a new label; it stands nowhere yet."""
+        """Return a new label, which has no place yet."""
         self._label_count += 1
         return Label(self._label_count)
 
     def mark(self, label: Label) -> None:
-        """Let ``label`` stand before the next instruction."""
+        """Place ``label`` before the next instruction."""
         self._places[label] = len(self._instructions)
 
     def op(self, name: str, *operands: Operand, lock: bool = False) -> None:
@@ -101,8 +102,8 @@ class Assembler:
 
         Args:
             name: of iced_x86.Code, such as ``MOV_RM64_R64``.
-            operands: in Intel's order, as ``name`` wants them.
-            lock: with this prefix.
+            operands: in Intel order, as ``name`` requires.
+            lock: add a lock prefix.
         """
         instruction = self._created(getattr(Code, name), name, operands)
         if lock:
@@ -110,7 +111,7 @@ class Assembler:
         self._instructions.append(instruction)
 
     def raw(self, data: bytes) -> None:
-        """Add bytes as they are: code that names no address."""
+        """Add bytes as they are: code without any relative address."""
         pieces = (data[place : place + _PIECE_BYTES] for place in range(0, len(data), _PIECE_BYTES))
         self._instructions.extend(Instruction.create_declare_byte(piece) for piece in pieces)
 
@@ -127,11 +128,11 @@ class Assembler:
 
         Args:
             target: where it branches to here.
-            absolute: the address that stands for its memory operand here; without, that operand is kept.
-            unlocked: as a plain access: without its lock prefix, a store for an exchange.
+            absolute: the address that replaces its memory operand; None keeps the operand.
+            unlocked: make it a plain access: drop its lock prefix, turn an exchange into a store.
 
         Raises:
-            ValueError: it is no instruction, or has what was not given a place here.
+            ValueError: it is not exactly one instruction, or needs a target or an address that is not given.
         """
         raw = next(iter(Decoder(_BITS, data, ip=address)), None)
         if raw is None or raw.code == Code.INVALID or raw.len != len(data):
@@ -154,7 +155,7 @@ class Assembler:
         self._instructions.append(instruction)
 
     def code(self, address: int) -> bytes:
-        """Return the code as it stands at ``address``.
+        """Return the code encoded for ``address``.
 
         Raises:
             ValueError: it cannot be encoded.
@@ -178,7 +179,7 @@ class Assembler:
         return create(code, *(_for_iced(item) for item in operands))
 
 
-#: By the operands: register, memory, immediate.
+#: By operand kinds: r register, m memory, i immediate.
 _CREATORS: dict[str, Callable[..., Instruction]] = {
     "": Instruction.create,
     "i": Instruction.create_i32,
@@ -206,7 +207,7 @@ def _for_iced(operand: Operand) -> object:
     return operand
 
 
-#: A store of the same width for an exchange.
+#: The store of the same width for each exchange.
 _STORES = {
     Code.XCHG_RM8_R8: Code.MOV_RM8_R8,
     Code.XCHG_RM16_R16: Code.MOV_RM16_R16,
@@ -223,10 +224,11 @@ def _plain(instruction: Instruction) -> Instruction:
 
 
 def is_general(data: bytes, address: int) -> bool:
-    """Tell whether an instruction works on general registers and memory alone, as any user may.
+    """Return whether ``data`` is one unprivileged instruction on general registers and memory only.
 
-    No segment, control, debug or vector register, no far address, no port, no part of rip but branches;
-    no address of 32 bits, no memory that it reaches without an operand but the stack.
+    It is no string instruction, and no operand is a segment, control, debug or vector register, a branch
+    target, or memory at a far or 32-bit address.  Registers that are not operands are not checked: fld1
+    and vzeroupper pass.
     """
     raw = next(iter(Decoder(_BITS, data, ip=address)), None)
     if raw is None or raw.code == Code.INVALID or raw.len != len(data) or raw.is_privileged:

@@ -113,7 +113,7 @@ def test_ways_without_loops_are_those_that_walking_finds(data: st.DataObject) ->
         least, most = (min(ways), max(ways)) if ways else (0, INF)
         assert (found.least[number], found.most[number]) == (least, most)
     if found.why[0]:
-        assert found.why[0].startswith("no way")
+        assert found.why[0].startswith("no path")
 
 
 def walked(made: MadeCode, entry: int, group: frozenset[int], never: frozenset[int]) -> list[int]:
