@@ -3,8 +3,8 @@
 A kernel's symbols do not partition its code: there are functions of size 0, untyped labels inside
 functions, several names for one address, and ranges that overlap.  So an address belongs to the most
 specific symbol: a typed one (function, object) before an exported label before a local label, and among
-equals the one that starts last.  A symbol of size 0 extends to the next symbol that is at least as
-specific, and no symbol extends past its section.
+equals the one that starts last.  A typed or exported symbol of size 0 extends to the next typed or exported
+one, a local label to the next symbol; no symbol extends past its section.
 """
 
 from __future__ import annotations

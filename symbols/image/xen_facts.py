@@ -64,7 +64,7 @@ _CALL_BYTES = 5
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note for Xen: XEN_ELFNOTE_ ``name``, its type ``kind``, its value as text and, if it is one, number."""
+    """A note for Xen: XEN_ELFNOTE_ ``name``, its type ``kind``, and its value as text and, if one, number."""
 
     name: str
     kind: int

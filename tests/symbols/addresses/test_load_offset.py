@@ -1,4 +1,4 @@
-"""The load offset that samples show: found where they tell, and not guessed where they do not."""
+"""The load offset is found if the samples show it, and not guessed if they do not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xtrace.symbols.image.image import Image, open_image
 
 STEP = 2 << 20
 BLOCKS, BLOCK_BYTES = 1536, 4096
-#: Six megabytes: a function, then blocks of which each calls it somewhere; then the hypercall page.
+#: Six megabytes: a function, then blocks that each call it somewhere, then the hypercall page.
 SOURCE = f"""
     .text
     .globl start
@@ -49,7 +49,7 @@ def samples(*places: int, load_offset: int) -> np.ndarray[tuple[int], np.dtype[n
 
 
 @pytest.mark.parametrize("steps", [0, 1, 211, 511, -3])
-def test_returns_of_calls_tell(image: Image, steps: int) -> None:
+def test_call_returns_show_the_offset(image: Image, steps: int) -> None:
     rng = np.random.default_rng(3)
     calling = rng.choice(BLOCKS, 40, replace=False)
     returns = (calling + 1) * BLOCK_BYTES + calling * calling * 97 % 4000 + 5
@@ -62,27 +62,27 @@ def test_returns_of_calls_tell(image: Image, steps: int) -> None:
     assert "40 of 125 distinct samples" in fitted.how
 
 
-def test_stubs_of_the_hypercall_page_tell(image: Image) -> None:
+def test_hypercall_stubs_show_the_offset(image: Image) -> None:
     page = (BLOCKS + 1) * BLOCK_BYTES
     rips = samples(*(page + 32 * call + 10 for call in range(12)), load_offset=8 * STEP)
     assert fit_load_offset(rips, image).value == 8 * STEP
 
 
-def test_samples_anywhere_do_not_tell(image: Image) -> None:
+def test_random_samples_show_no_offset(image: Image) -> None:
     places = np.random.default_rng(4).integers(BLOCK_BYTES, STEP, 200) // 16 * 16 + 7
     fitted = fit_load_offset(samples(*places.tolist(), load_offset=STEP), image)
     assert fitted.value is None
     assert "give the offset" in fitted.how
 
 
-def test_a_small_kernel_fits_at_one_offset_alone(tmp_path: Path) -> None:
+def test_small_kernel_fits_at_only_one_offset(tmp_path: Path) -> None:
     image = open_image(compile_kernel(tmp_path / "k"))
     fitted = fit_load_offset(samples(8, 9, 20, load_offset=5 * STEP), image)
     assert fitted.value == 5 * STEP
     assert fitted.share == 1
 
 
-def test_what_cannot_be_told_is_said(image: Image, tmp_path: Path) -> None:
+def test_missing_offset_is_explained(image: Image, tmp_path: Path) -> None:
     none = np.empty(0, np.uint64)
     assert fit_load_offset(none, image).value is None
     user = fit_load_offset(np.array([0x40_0000], np.uint64), image)

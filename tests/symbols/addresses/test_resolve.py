@@ -1,4 +1,4 @@
-"""Addresses to symbols, lines and ranges against slow and obvious ways, on compiled kernels."""
+"""Resolved symbols, lines and ranges match slow, obvious methods on compiled kernels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def every_address(image: Image) -> U64:
 
 
 @pytest.mark.parametrize("load_offset", [0, 42 << 21, -(3 << 21)])
-def test_each_address_has_the_symbol_that_a_single_look_up_gives(
+def test_each_address_has_the_symbol_of_a_single_lookup(
     image: Image, every_address: U64, load_offset: int
 ) -> None:
     rips = every_address + np.uint64(load_offset % (1 << 64))
@@ -72,7 +72,7 @@ def test_an_image_without_symbols_has_none(tmp_path: Path) -> None:
     assert (found.offsets == addresses).all()
 
 
-def test_hot_addresses_have_the_places_of_addr2line(image: Image) -> None:
+def test_source_locations_match_addr2line(image: Image) -> None:
     load_offset = 7 << 21
     addresses = instructions(Path(image.path))[".text"]
     told = addr2line(Path(image.path), addresses)
@@ -86,7 +86,7 @@ def test_hot_addresses_have_the_places_of_addr2line(image: Image) -> None:
     ranges=st.lists(st.tuples(SMALL, SMALL), max_size=12),
     addresses=st.lists(st.one_of(SMALL, FAR), min_size=1, max_size=60),
 )
-def test_of_nested_ranges_the_shortest_counts(ranges: list[tuple[int, int]], addresses: list[int]) -> None:
+def test_shortest_of_nested_ranges_counts(ranges: list[tuple[int, int]], addresses: list[int]) -> None:
     starts = np.array([start for start, _ in ranges], np.uint64)
     ends = np.array([end for _, end in ranges], np.uint64)
     found = ranges_partition(starts, ends).owners(np.array(addresses, np.uint64)).tolist()
@@ -109,7 +109,7 @@ def test_ranges_move_with_the_image(image: Image) -> None:
     breaks=st.lists(st.one_of(SMALL, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=200, unique=True),
     addresses=st.lists(st.one_of(SMALL, st.integers(0, (1 << 64) - 1)), max_size=60),
 )
-def test_pieces_are_found_however_unevenly_they_lie(breaks: list[int], addresses: list[int]) -> None:
+def test_unevenly_spaced_pieces_are_found(breaks: list[int], addresses: list[int]) -> None:
     edges = np.sort(np.array(breaks, np.uint64))
     owners = np.append(np.arange(len(edges) - 1), -1)
     asked = np.concatenate((np.array(addresses, np.uint64), edges, edges - np.uint64(1)))

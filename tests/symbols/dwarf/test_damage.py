@@ -1,4 +1,4 @@
-"""DWARF that lies: places may be lacking, nothing else happens."""
+"""Damaged DWARF: locations may be missing, but nothing else goes wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtrace.symbols.image.image import Image, Section, open_image
 
 MEMBERS = {("vcpu_info", "evtchn_upcall_mask"), ("cpu_info", "ci_vcpu")}
 MUTATIONS = 500
-#: Bytes that DWARF is most surprised by.
+#: The byte values most likely to break a DWARF reader.
 TELLING = (0, 1, 0x7F, 0x80, 0xFF)
 
 
@@ -68,12 +68,12 @@ def test_mutations_are_survived(kernel: tuple[Path, list[int]], tmp_path: Path) 
     assert time.process_time() - begin < 60
 
 
-def test_cut_sections_are_survived(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+def test_truncated_sections_are_survived(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
     path, addresses = kernel
     whole = path.read_bytes()
     for section in debug_sections(open_image(path)):
         for kept in (0, 1, 5, section.size // 2, section.size - 1):
-            # What is cut off reads as zeros, or as the greatest of everything.
+            # The part that is cut off reads as zeros, or as the greatest numbers.
             for filler in (b"\0", b"\xff"):
                 end = section.offset + section.size
                 cut = whole[: section.offset + kept] + filler * (section.size - kept) + whole[end:]
@@ -82,7 +82,7 @@ def test_cut_sections_are_survived(kernel: tuple[Path, list[int]], tmp_path: Pat
                 assert set(found) <= set(addresses)
 
 
-def test_damage_is_told_and_the_other_units_are_read(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+def test_damage_is_reported_and_other_units_are_read(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
     path, addresses = kernel
     whole, damage = ask(path, addresses)
     assert damage == []
@@ -90,7 +90,7 @@ def test_damage_is_told_and_the_other_units_are_read(kernel: tuple[Path, list[in
     image = open_image(path)
     line = next(section for section in image.sections if section.name == ".debug_line")
     data = bytearray(path.read_bytes())
-    data[line.offset + 4 : line.offset + 6] = b"\x63\x00"  # the first program is of version 99
+    data[line.offset + 4 : line.offset + 6] = b"\x63\x00"  # the first program has version 99
     (tmp_path / "k").write_bytes(data)
     found, damage = ask(tmp_path / "k", addresses)
     assert 0 < len(found) < len(whole)
@@ -98,14 +98,14 @@ def test_damage_is_told_and_the_other_units_are_read(kernel: tuple[Path, list[in
     assert damage == ["unit at 0x0 in .debug_info: unsupported line program version 99"]
 
 
-def test_an_origin_that_is_its_own_ends(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
+def test_self_referencing_origin_terminates(kernel: tuple[Path, list[int]], tmp_path: Path) -> None:
     path, addresses = kernel
     whole, _ = ask(path, addresses)
     image = open_image(path)
     info = next(section for section in image.sections if section.name == ".debug_info")
     data = bytes(info.data)
     notes: set[str] = set()
-    # Wherever a DIE's reference stands, let it refer to where it stands itself.
+    # Write into each place its own offset, so that any reference there refers to itself.
     for place in range(12, min(len(data), 1500), 7):
         changed = bytearray(path.read_bytes())
         changed[info.offset + place : info.offset + place + 4] = place.to_bytes(4, "little")
@@ -122,7 +122,7 @@ def test_absurd_counts_take_no_time(tmp_path: Path) -> None:
     image = open_image(path)
     line = next(section for section in image.sections if section.name == ".debug_line")
     data = bytearray(path.read_bytes())
-    # The folders' format of DWARF 5: none, then 2**63 folders of no bytes.
+    # The directory table of DWARF 5: no columns, then a huge count of entries of 0 bytes.
     opcode_lengths = line.offset + 12 + 6
     data[opcode_lengths + 12 : opcode_lengths + 24] = b"\0" + b"\xff" * 9 + b"\1" + b"\0"
     (tmp_path / "absurd").write_bytes(data)
@@ -133,7 +133,7 @@ def test_absurd_counts_take_no_time(tmp_path: Path) -> None:
     assert found
 
 
-def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = compile_kernel(tmp_path / "k")
     image, addresses = open_image(path), instructions(path)[".text"]
     whole = lines_of(image, addresses)

@@ -1,4 +1,4 @@
-"""DWARF 5 as clang writes it: names, addresses and range lists by index into tables of their own."""
+"""DWARF 5 as Clang writes it: names, addresses and range lists by index into separate tables."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ list_1:
     .byte 2; .uleb128 1, 2              # startx_endx: code + 2 to code + 4
     .byte 1; .uleb128 0                 # base_addressx: code
     .byte 4; .uleb128 5, 6              # offset_pair: code + 5 to code + 6
-    .byte 7; .quad code + 6; .uleb128 0 # start_length of nothing
+    .byte 7; .quad code + 6; .uleb128 0 # start_length, empty
     .byte 0
 lists_end:
 """
@@ -121,7 +121,7 @@ offsets_end:
 
 
 def assemble(folder: Path, info: str) -> Image:
-    """Return a kernel of one function of eight bytes, another inlined at 2, 3 and 5."""
+    """Return a kernel with one function of eight bytes, in which another is inlined at 2, 3 and 5."""
     text = "    .text\n    .globl code\ncode:\n    .fill 8, 1, 0x90\n"
     (folder / "k.s").write_text(text + _ABBREVIATIONS + info + _strings() + _LISTS + _LINES)
     run(folder, "as", "k.s", "-o", "k.o")
@@ -158,7 +158,7 @@ def test_members_by_index(image: Image) -> None:
     assert damage == []
 
 
-def test_an_origin_that_is_its_own_leaves_the_line(tmp_path: Path) -> None:
+def test_self_referencing_origin_keeps_the_line(tmp_path: Path) -> None:
     image = assemble(tmp_path, _INFO.replace(".long inner_die - unit", ".long inlined_die - unit"))
     damage: list[str] = []
     found = lines_of(image, [0x100001, 0x100002], damage)
@@ -166,7 +166,7 @@ def test_an_origin_that_is_its_own_leaves_the_line(tmp_path: Path) -> None:
     assert damage == ["unit at 0x0 in .debug_info: an endless chain of abstract origins"]
 
 
-def test_a_range_list_of_no_known_kind_leaves_the_line(tmp_path: Path) -> None:
+def test_unknown_range_list_entry_keeps_the_line(tmp_path: Path) -> None:
     image = assemble(tmp_path, _INFO)
     data = bytearray((tmp_path / "k").read_bytes())
     section = next(section for section in image.sections if section.name == ".debug_rnglists")

@@ -1,4 +1,4 @@
-"""Places and inline chains against GNU addr2line, on kernels compiled with DWARF of each version."""
+"""Source locations and inline chains match GNU addr2line, on kernels with DWARF of each version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = {
 
 
 def compare(path: Path, addresses: list[int]) -> int:
-    """Compare all addresses; return how many lie in inlined functions."""
+    """Compare all addresses; return how many are in inlined functions."""
     damage: list[str] = []
     found = lines_of(open_image(path), addresses, damage)
     told = addr2line(path, addresses)
@@ -36,12 +36,12 @@ def compare(path: Path, addresses: list[int]) -> int:
 
 
 def unnamed(told: list[tuple[str, str, int]], ours: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
-    """Return what addr2line says without the name it has from the symbols, where DWARF has none."""
+    """Return addr2line's frames without a name that it took from the symbols because DWARF has none."""
     return [("", file, line) for _, file, line in told] if ours and not ours[0][0] else told
 
 
 @pytest.mark.parametrize(("version", "bits"), VARIANTS)
-def test_each_instruction_has_the_place_that_addr2line_gives(version: int, bits: int, tmp_path: Path) -> None:
+def test_each_instruction_matches_addr2line(version: int, bits: int, tmp_path: Path) -> None:
     path = compile_kernel(tmp_path / "k", version=version, bits=bits)
     addresses = instructions(path)[".text"]
     assert len(addresses) > 50
@@ -68,7 +68,7 @@ def test_a_chain_begins_with_the_innermost_function(tmp_path: Path) -> None:
     assert deepest.file.endswith("include/mask.h")
 
 
-def test_assembly_has_lines_where_it_was_assembled_with_them(tmp_path: Path) -> None:
+def test_assembly_has_lines_if_assembled_with_them(tmp_path: Path) -> None:
     path = compile_kernel(tmp_path / "k")
     image = open_image(path)
     known, bare = image.symbols.find("known"), image.symbols.find("bare")
@@ -83,9 +83,7 @@ def test_assembly_has_lines_where_it_was_assembled_with_them(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("version", [2, 4, 5])
 @pytest.mark.parametrize("bits", [64, 32])
-def test_relocatable_objects_have_the_places_of_their_sections(
-    tmp_path: Path, version: int, bits: int
-) -> None:
+def test_relocatable_objects_are_relocated_to_their_sections(tmp_path: Path, version: int, bits: int) -> None:
     path = compile_kernel(tmp_path / "k", "-ffunction-sections", version=version, bits=bits, relocatable=True)
     image = open_image(path)
     bases = {section.name: section.address for section in image.sections}
@@ -100,7 +98,7 @@ def test_relocatable_objects_have_the_places_of_their_sections(
     assert compared > 50
 
 
-def test_a_separate_debug_file_serves_as_well(tmp_path: Path) -> None:
+def test_separate_debug_file_gives_the_same(tmp_path: Path) -> None:
     path = compile_kernel(tmp_path / "k")
     addresses = instructions(path)[".text"]
     whole = lines_of(open_image(path), addresses)
@@ -111,7 +109,7 @@ def test_a_separate_debug_file_serves_as_well(tmp_path: Path) -> None:
     assert len(whole) > 50
 
 
-def test_addresses_that_are_none_have_no_place(tmp_path: Path) -> None:
+def test_invalid_addresses_have_no_location(tmp_path: Path) -> None:
     image = open_image(compile_kernel(tmp_path / "k"))
     damage: list[str] = []
     assert lines_of(image, [0, 1, -1, 1 << 64, (1 << 64) - 1], damage) == {}
@@ -119,21 +117,21 @@ def test_addresses_that_are_none_have_no_place(tmp_path: Path) -> None:
     assert damage == []
 
 
-def test_an_image_without_dwarf_has_no_places(tmp_path: Path) -> None:
+def test_image_without_dwarf_has_no_locations(tmp_path: Path) -> None:
     path = compile_kernel(tmp_path / "k")
     run(path.parent, "strip", "-g", "kernel")
     assert lines_of(open_image(path), instructions(path)[".text"]) == {}
 
 
-def test_64_bit_dwarf_says_the_same(tmp_path: Path) -> None:
+def test_64_bit_dwarf_gives_the_same(tmp_path: Path) -> None:
     # addr2line does not find its line programs.
     plain, wide = compile_kernel(tmp_path / "a"), compile_kernel(tmp_path / "b", "-gdwarf64")
     addresses = instructions(plain)[".text"]
     assert shape(wide, addresses) == shape(plain, addresses)
 
 
-def test_files_of_a_mapped_folder_are_named_once(tmp_path: Path) -> None:
-    # addr2line names such a folder twice: it takes folder 0 of DWARF 5 for one below the compiler's.
+def test_mapped_directory_is_in_file_names_once(tmp_path: Path) -> None:
+    # addr2line repeats such a directory: it takes directory 0 of DWARF 5 for one below the compiler's.
     path = compile_kernel(tmp_path / "k", f"-ffile-prefix-map={tmp_path}=build")
     image = open_image(path)
     start = image.symbols.find("start")
@@ -141,8 +139,8 @@ def test_files_of_a_mapped_folder_are_named_once(tmp_path: Path) -> None:
     assert lines_of(image, [start])[start].file == "build/k/first.c"
 
 
-def test_the_first_rows_of_a_program_are_of_file_1(tmp_path: Path) -> None:
-    # Not of file 0, as addr2line 2.40 has it; readelf knows better.
+def test_first_rows_of_a_program_are_of_file_1(tmp_path: Path) -> None:
+    # addr2line 2.40 wrongly takes file 0; readelf is right.
     path = compile_kernel(tmp_path / "k", "-O0")
     table = run(path.parent, "readelf", "--debug-dump=decodedline", path.name)
     rows = [line.split() for line in table.splitlines() if re.match(r"\S+ +\d+ +0x", line)]
@@ -155,7 +153,7 @@ def test_the_first_rows_of_a_program_are_of_file_1(tmp_path: Path) -> None:
 
 
 def shape(path: Path, addresses: list[int]) -> dict[int, list[tuple[str, str, int]]]:
-    """Return the frames of addresses with the files' last names."""
+    """Return the frames of addresses, with the files' base names."""
     found = lines_of(open_image(path), addresses)
     assert len(found) > 50
     return {
@@ -165,12 +163,14 @@ def shape(path: Path, addresses: list[int]) -> dict[int, list[tuple[str, str, in
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("XTRACE_VMLINUX" not in os.environ, reason="XTRACE_VMLINUX names no vmlinux with DWARF")
-def test_a_distribution_kernel_is_read_in_time() -> None:
+@pytest.mark.skipif(
+    "XTRACE_VMLINUX" not in os.environ, reason="XTRACE_VMLINUX does not name a vmlinux with DWARF"
+)
+def test_distribution_kernel_is_read_in_time() -> None:
     path = Path(os.environ["XTRACE_VMLINUX"])
     image = open_image(path)
     starts = image.symbols.function_starts()
-    # A few addresses in each of some sixty functions, most of them in units of their own.
+    # A few addresses in each of some sixty functions, most of which are in different units.
     chosen = starts[:: len(starts) // 60].tolist()
     addresses = [start + distance for start in chosen for distance in (0, 9, 31)]
     begin = time.process_time()

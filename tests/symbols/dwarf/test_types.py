@@ -1,4 +1,4 @@
-"""Offsets of struct members from DWARF of each version, and what is said where there are none."""
+"""Offsets of struct members from DWARF of each version, and what happens where there are none."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_members_are_where_the_compiler_put_them(
 
 
 @pytest.mark.parametrize("relocatable", [False, True])
-def test_of_32_bits_and_of_object_files_too(relocatable: bool, tmp_path: Path) -> None:
+def test_members_of_32_bit_kernels_and_object_files(relocatable: bool, tmp_path: Path) -> None:
     image = open_image(compile_kernel(tmp_path / "k", bits=32, relocatable=relocatable))
     assert member_offsets(image, set(MEMBERS)) == MEMBERS_32
 
 
-def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_missing_members_are_not_found(tmp_path: Path) -> None:
     image = open_image(compile_kernel(tmp_path / "k"))
     damage: list[str] = []
     asked = {("vcpu_info", "no_such_member"), ("no_such_struct", "x"), ("info", "x"), ("cpu_info", "ci_vcpu")}
@@ -55,13 +55,13 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     assert damage == []
 
 
-def test_an_image_without_dwarf_has_none(tmp_path: Path) -> None:
+def test_image_without_dwarf_has_no_members(tmp_path: Path) -> None:
     path = compile_kernel(tmp_path / "k")
     run(path.parent, "strip", "-g", "kernel")
     assert member_offsets(open_image(path), set(MEMBERS)) == {}
 
 
-def test_words_are_found_wherever_they_lie() -> None:
+def test_words_are_found_at_any_offset() -> None:
     data = np.random.default_rng(5).integers(0, 4, 1_300_000, dtype=np.uint8).tobytes()
     words = [0x00010203, 0x03020100, 0x02020202]
     expected = sorted(

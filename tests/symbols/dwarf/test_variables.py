@@ -1,4 +1,4 @@
-"""The structs that parameters and variables of compiled kernels are or point to, and damaged DWARF."""
+"""The structs that variables and parameters of compiled kernels are or point to, and damaged DWARF."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ VARIABLES = {
 def compile_guest(
     folder: Path, *options: str, bits: int = 64, relocatable: bool = False, **sources: str
 ) -> Image:
-    """Build an image of some C files, by default of both above, with what they include."""
+    """Build an image from some C files, by default both above, together with the header they include."""
     folder.mkdir(exist_ok=True)
     (folder / "guest.h").write_text(HEADER)
     model = ("-m64", "-mcmodel=kernel") if bits == 64 else ("-m32",)
@@ -160,7 +160,7 @@ def compile_guest(
 
 
 def addresses(image: Image, names: dict[str, object] | dict[str, str]) -> dict[int, str]:
-    """Return the names by their addresses; those static in a function have a number in the symbol."""
+    """Return the names by address; the symbol of a variable static in a function ends in a number."""
     places = {image.symbols.name(index).split(".")[0]: index for index in range(len(image.symbols))}
     return {int(image.symbols.addresses[places[name]]): name for name in names}
 
@@ -184,7 +184,7 @@ def variables_by_name(image: Image) -> dict[str, str]:
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("level", ["-O0", "-O2", "-Os"])
 @pytest.mark.parametrize("version", [2, 3, 4, 5])
-def test_each_version_and_level_tells_the_same(version: int, level: str, bits: int, tmp_path: Path) -> None:
+def test_each_version_and_level_gives_the_same(version: int, level: str, bits: int, tmp_path: Path) -> None:
     image = compile_guest(tmp_path, f"-gdwarf-{version}", level, bits=bits)
     assert parameters_by_name(image) == PARAMETERS
     assert variables_by_name(image) == VARIABLES
@@ -192,7 +192,7 @@ def test_each_version_and_level_tells_the_same(version: int, level: str, bits: i
 
 @pytest.mark.parametrize("bits", [64, 32])
 @pytest.mark.parametrize("version", [4, 5])
-def test_object_files_tell_it_too(version: int, bits: int, tmp_path: Path) -> None:
+def test_object_files_give_the_same(version: int, bits: int, tmp_path: Path) -> None:
     options = (f"-gdwarf-{version}", "-O2", "-ffunction-sections", "-fdata-sections")
     image = compile_guest(tmp_path, *options, bits=bits, relocatable=True)
     assert parameters_by_name(image) == PARAMETERS
@@ -200,13 +200,13 @@ def test_object_files_tell_it_too(version: int, bits: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("options", [("-gz=zlib",), ("-gdwarf64",), ("-fno-merge-debug-strings",), ("-O3",)])
-def test_options_of_the_compiler_change_nothing(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_compiler_options_change_nothing(options: tuple[str, ...], tmp_path: Path) -> None:
     image = compile_guest(tmp_path, "-O2", *options)
     assert parameters_by_name(image) == PARAMETERS
     assert variables_by_name(image) == VARIABLES
 
 
-def test_units_say_where_they_lie_where_no_index_does(tmp_path: Path) -> None:
+def test_without_aranges_the_units_give_their_ranges(tmp_path: Path) -> None:
     compile_guest(tmp_path, "-O2")
     run(tmp_path, "objcopy", "--remove-section=.debug_aranges", "guest")
     image = open_image(tmp_path / "guest")
@@ -214,7 +214,7 @@ def test_units_say_where_they_lie_where_no_index_does(tmp_path: Path) -> None:
     assert variables_by_name(image) == VARIABLES
 
 
-def test_a_function_in_parts_begins_where_it_is_entered(tmp_path: Path) -> None:
+def test_function_with_a_cold_part_begins_at_its_entry(tmp_path: Path) -> None:
     source = """\
 #include "guest.h"
 __attribute__((cold, noreturn)) void panic(void);
@@ -233,7 +233,7 @@ volatile unsigned sink;
     assert parameter_structs(image, [hot, cold, hot + 1]) == {hot: ("cpu_info", "")}
 
 
-def test_clones_keep_what_they_are_called_with_first(tmp_path: Path) -> None:
+def test_clones_list_the_passed_parameters_first(tmp_path: Path) -> None:
     source = """\
 #include "guest.h"
 unsigned other(unsigned);
@@ -258,11 +258,11 @@ unsigned caller(struct cpu_info *a, struct cpu_info *b, struct vcpu_info *v)
     constant, split = (image.symbols.find(name) for name in ("constant.constprop.0", "split.isra.0"))
     assert constant is not None
     assert split is not None
-    # The constant is no longer passed; of the second clone no register holds the cpu_info.
+    # The first clone is no longer passed the constant; the second one is not passed the cpu_info.
     assert parameter_structs(image, [constant, split]) == {constant: ("cpu_info", "vcpu_info", "")}
 
 
-#: DWARF 5 as Clang writes it: addresses as indices of .debug_addr.
+#: DWARF 5 as Clang writes it: addresses as indices into .debug_addr.
 INDEXED = """\
     .text
     .globl start
@@ -340,13 +340,13 @@ def test_addresses_may_be_indices(tmp_path: Path) -> None:
     assert damage == []
 
 
-def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
     image = compile_guest(tmp_path, "-O2")
     function, variable = image.symbols.find("send_ipi"), image.symbols.find("cpu_info_primary")
     assert function is not None
     assert variable is not None
     damage: list[str] = []
-    # Not where a function or variable begins, the other of both, outside the image, no address.
+    # Inside a function or variable, a variable as a function and vice versa, outside the image, invalid.
     assert parameter_structs(image, (function + 1, variable, 5, -1, 1 << 64), damage) == {}
     assert variable_structs(image, (variable + 8, function, 5, -1, 1 << 64), damage) == {}
     assert parameter_structs(image, ()) == {}
@@ -354,7 +354,7 @@ def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     assert damage == []
 
 
-def test_an_image_without_dwarf_has_none(tmp_path: Path) -> None:
+def test_image_without_dwarf_has_no_structs(tmp_path: Path) -> None:
     asked = list(addresses(compile_guest(tmp_path), VARIABLES))
     run(tmp_path, "strip", "-g", "guest")
     image = open_image(tmp_path / "guest")
@@ -362,7 +362,7 @@ def test_an_image_without_dwarf_has_none(tmp_path: Path) -> None:
     assert variable_structs(image, asked) == {}
 
 
-def test_types_in_units_of_their_own_are_said_not_to_be_followed(tmp_path: Path) -> None:
+def test_types_in_type_units_are_reported_as_not_followed(tmp_path: Path) -> None:
     image = compile_guest(tmp_path, "-O2", "-fdebug-types-section")
     send_ipi, nothing, primary = map(image.symbols.find, ("send_ipi", "nothing", "cpu_info_primary"))
     assert send_ipi is not None
@@ -375,14 +375,14 @@ def test_types_in_units_of_their_own_are_said_not_to_be_followed(tmp_path: Path)
     assert all("a type in a type unit" in note for note in damage)
 
 
-def test_a_type_that_is_its_own_ends(tmp_path: Path) -> None:
+def test_self_referencing_type_terminates(tmp_path: Path) -> None:
     image = compile_guest(tmp_path, "-O2", "-gdwarf-5")
     path = tmp_path / "guest"
     asked = addresses(image, dict.fromkeys(PARAMETERS, ""))
     info = next(section for section in image.sections if section.name == ".debug_info")
     whole = parameter_structs(image, asked)
     notes: list[str] = []
-    # Wherever a DIE's reference stands, let it refer to the DIE that it most likely stands in.
+    # Write into each place the offset before it, so that a reference there may refer to its own DIE.
     for place in range(12, min(info.size, 900), 3):
         changed = bytearray(path.read_bytes())
         changed[info.offset + place : info.offset + place + 4] = (place - 1).to_bytes(4, "little")
@@ -424,7 +424,7 @@ def test_mutations_are_survived(version: int, tmp_path: Path) -> None:
     assert time.process_time() - begin < 60
 
 
-def test_a_header_cut_short_is_told(tmp_path: Path) -> None:
+def test_truncated_header_is_reported(tmp_path: Path) -> None:
     text = ".globl start\nstart: ret\n.section .debug_info\n.long 3\n.short 5\n.byte 1\n"
     (tmp_path / "cut.s").write_text(text)
     run(tmp_path, "as", "cut.s", "-o", "cut.o")
@@ -435,7 +435,7 @@ def test_a_header_cut_short_is_told(tmp_path: Path) -> None:
     assert len(damage) == 1
 
 
-def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = compile_guest(tmp_path, "-O2")
     functions = addresses(image, dict.fromkeys(PARAMETERS, ""))
     variables = addresses(image, VARIABLES)

@@ -1,4 +1,4 @@
-"""The shortest and longest ways are those that walking every way finds."""
+"""The least and most counts are those found by walking every path."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from xtrace.symbols.x86.decode import Flow, Insn
 
 INF = float("inf")
 IRET, SCHED_OP = 23, 29
-#: Functions of the made code begin at multiples of this, their instructions are one apart.
+#: Functions of the made-up code begin at multiples of this; their instructions are one byte apart.
 FUNCTION = 100
 PAGE = 1_000_000
 
 
 @dataclass
 class MadeCode:
-    """Functions of one-byte instructions: (flow, target, goes on) each."""
+    """Functions of one-byte instructions, each a (flow, target) pair."""
 
     functions: Sequence[Sequence[tuple[Flow, int]]]
     no_return: frozenset[int] = frozenset()
@@ -80,8 +80,8 @@ def counts(found: PathCounts) -> list[tuple[float, float]]:
 
 @given(st.data())
 @settings(max_examples=80)
-def test_ways_without_loops_are_those_that_walking_finds(data: st.DataObject) -> None:
-    # Jumps go down and calls go to later functions: every way ends, and all can be walked.
+def test_counts_without_loops_match_walking_every_path(data: st.DataObject) -> None:
+    # Jumps go forwards and calls go to later functions, so every path ends and all can be walked.
     functions = []
     total = data.draw(st.integers(1, 3))
     for number in range(total):
@@ -99,7 +99,7 @@ def test_ways_without_loops_are_those_that_walking_finds(data: st.DataObject) ->
                 ahead = [*range(here + 1, number * FUNCTION + size), *later]
                 target = data.draw(st.sampled_from(ahead))
             body.append((flow, target))
-        # Nothing runs into the next function.
+        # Nothing falls through to the next function.
         body.append((data.draw(st.sampled_from((Flow.RETURN, Flow.STOP))), -1))
         functions.append(body)
     made = MadeCode(functions)
@@ -117,11 +117,11 @@ def test_ways_without_loops_are_those_that_walking_finds(data: st.DataObject) ->
 
 
 def walked(made: MadeCode, entry: int, group: frozenset[int], never: frozenset[int]) -> list[int]:
-    """Return the executions on every way from an entry to a return or an iret."""
+    """Return the executions on every path from an entry to a return or an iret."""
 
     @cache
     def from_here(address: int) -> tuple[tuple[int, bool], ...]:
-        """Return (executions, whether the upcall ended) of each way."""
+        """Return (executions, whether the upcall ended) for each path."""
         number = made.hypercall(address)
         if number is not None:
             return () if number in never else ((0, number == IRET),)
@@ -146,7 +146,7 @@ def walked(made: MadeCode, entry: int, group: frozenset[int], never: frozenset[i
     return [count for count, _ in from_here(entry)]
 
 
-def test_a_loop_bounds_only_what_is_not_in_it() -> None:
+def test_groups_in_a_loop_are_unbounded() -> None:
     made = MadeCode([[(Flow.NEXT, -1), (Flow.NEXT, -1), (Flow.CONDITIONAL, 1), (Flow.RETURN, -1)]])
     found = counter(made, [0], [1], [3], [0, 1]).upcall(0)
     assert counts(found) == [(1, 1), (1, INF), (1, 1), (2, INF)]
@@ -158,7 +158,7 @@ def test_a_loop_around_a_call() -> None:
     assert counts(counter(made, [100], [2]).upcall(0)) == [(1, INF), (1, 1)]
 
 
-def test_an_indirect_call_may_do_anything() -> None:
+def test_indirect_call_may_do_anything() -> None:
     made = MadeCode([[(Flow.INDIRECT_CALL, -1), (Flow.RETURN, -1)]])
     found = counter(made, [1], [77]).upcall(0)
     assert counts(found) == [(1, INF), (0, INF)]
@@ -177,7 +177,7 @@ def test_functions_that_call_each_other() -> None:
     assert all("calls itself" in why for why in found.why)
 
 
-def test_what_never_returns_does_not_count() -> None:
+def test_paths_that_never_return_do_not_count() -> None:
     made = MadeCode(
         [[(Flow.CONDITIONAL, 3), (Flow.NEXT, -1), (Flow.CALL, 100), (Flow.RETURN, -1)], [(Flow.RETURN, -1)]],
         frozenset((100,)),
@@ -185,7 +185,7 @@ def test_what_never_returns_does_not_count() -> None:
     assert counts(counter(made, [1]).upcall(0)) == [(0, 0)]
 
 
-def test_a_hypercall_that_is_never_made_closes_its_ways() -> None:
+def test_paths_through_a_hypercall_never_made_do_not_count() -> None:
     made = MadeCode(
         [[(Flow.CONDITIONAL, 3), (Flow.NEXT, -1), (Flow.CALL, PAGE + SCHED_OP), (Flow.RETURN, -1)]]
     )
@@ -193,21 +193,21 @@ def test_a_hypercall_that_is_never_made_closes_its_ways() -> None:
     assert counts(counter(made, [1], never=frozenset((SCHED_OP,))).upcall(0)) == [(0, 0)]
 
 
-def test_no_way_out_is_said() -> None:
+def test_function_without_a_path_out_is_reported() -> None:
     made = MadeCode([[(Flow.JUMP, 0)]])
     found = counter(made, [0]).upcall(0)
     assert (counts(found), found.why) == ([(0, INF)], ("no path from 0x0 to a return or an iret was found",))
 
 
-def test_one_call_of_a_function_is_its_own_code() -> None:
+def test_inside_leaves_out_callees() -> None:
     made = MadeCode([[(Flow.NEXT, -1), (Flow.CALL, 100), (Flow.RETURN, -1)], [(Flow.RETURN, -1)]])
     both = counter(made, [0, 100])
     assert counts(both.inside(0)) == [(1, 1)]
     assert counts(both.upcall(0)) == [(2, 2)]
 
 
-def test_calls_without_end_are_given_up_in_time() -> None:
-    # Each function calls the next twice: too many ways to walk, few functions to follow.
+def test_deeply_nested_calls_are_given_up_in_time() -> None:
+    # Each function calls the next twice: too many paths to walk, but few functions to follow.
     chain = [
         [(Flow.CALL, (number + 1) * FUNCTION), (Flow.CALL, (number + 1) * FUNCTION), (Flow.RETURN, -1)]
         for number in range(90)
@@ -221,7 +221,7 @@ def test_calls_without_end_are_given_up_in_time() -> None:
     ]
 
 
-def test_more_code_than_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_code_than_the_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xtrace.symbols.flow.path_counts._MOST_STEPS", 20)
     made = MadeCode([[(Flow.CONDITIONAL, place + 1) for place in range(30)] + [(Flow.RETURN, -1)]])
     found = counter(made, [0]).upcall(0)
@@ -246,7 +246,7 @@ def test_the_handler_of_a_guest(sites_of_netbsd: tuple[Code, Mapping[str, list[i
     assert entry is not None
     mask, early, late = sites["upcall_entry"]
     found = PathCounter(code, [[mask], [early], [late], [early, late], sites["spl_section"]]).upcall(entry)
-    # It ends by iretq after the one unmask, or by the hypercall after the other.
+    # It ends by iretq after one unmask, or by the hypercall after the other.
     assert counts(found) == [(1, 1), (0, 1), (0, 1), (1, 1), (0, 0)]
 
 

@@ -1,4 +1,4 @@
-"""Values: pointers told by the way they were reached."""
+"""Values: pointers described by how they were reached."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_chain_of_loads() -> None:
     assert vcpu.constant is None
 
 
-def test_long_chains_begin_anew() -> None:
+def test_long_chains_get_a_new_root() -> None:
     value = SELF
     for offset in range(20):
         value = loaded(moved(value, offset))
@@ -50,9 +50,9 @@ def test_constants_are_addresses() -> None:
         (constant(0x1E8), SELF, moved(SELF, 0x1E8)),
         (constant(1), constant(2), constant(3)),
         (Value(STACK, (), -8), constant(-0x4000), Value(STACK, (), -0x4008)),
-        # A per-CPU offset read from memory, and the link address of a variable.
+        # A per-CPU offset read from memory, plus the link address of a variable.
         (SELF, constant(0xFFFFFFFF81000000), Value(CPU, (0x20,), 0xFFFFFFFF81000000)),
-        # An unknown index into what a global points to, and into an array.
+        # An unknown index into what a global points to, or into an array.
         (GLOBAL, UNKNOWN, indexed(GLOBAL)),
         (UNKNOWN, constant(0xFFFFFFFF81000000), indexed(constant(0xFFFFFFFF81000000))),
         (UNKNOWN, UNKNOWN, None),
@@ -62,23 +62,23 @@ def test_sums(left: Value, right: Value, total: Value | None) -> None:
     assert added(left, right) == total
 
 
-def test_an_element_of_a_table_is_no_global() -> None:
+def test_element_of_a_table_is_not_a_global() -> None:
     element = loaded(indexed(constant(0xFFFFFFFF81000000)))
     assert element.root == ("element", CONSTANT)
     assert element.path == (0xFFFFFFFF81000000,)
 
 
-def test_where_ways_meet() -> None:
+def test_where_paths_meet() -> None:
     place = (0x100, 3)
     assert merged(SELF, SELF, place) == SELF
     # The same field of two structures is still that field.
     one, other = loaded(moved(SELF, 0x1E8)), loaded(moved(GLOBAL, 0x1E8))
     assert merged(one, other, place) == Value(("merge", *place), (0x1E8,), 0)
-    # What a call left behind is dead, or of the same kind.
+    # The result of a call is dead, or of the same kind.
     left = Value(("result", 0x90, 0), (), 0)
     assert merged(left, one, place) == one
     assert merged(one, left, place) == one
-    # Nothing in common: a name of its own, which stays.
+    # Nothing in common: a root of its own, which stays the same.
     new = merged(constant(1), constant(2), place)
     assert new == Value(("merge", *place), (), 0)
     assert merged(new, constant(3), place) == new

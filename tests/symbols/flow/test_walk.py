@@ -1,4 +1,4 @@
-"""Walks over hand-made graphs: on which ways something happens."""
+"""Walks over hand-made graphs: on which paths something happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Graph = dict[int, tuple[int, ...]]
 
 
 def graph(ways: Graph) -> FunctionFlow:
-    """Make a function of one-byte instructions that follow one another as ``ways`` says."""
+    """Return a function of one-byte instructions with the successors in ``ways``."""
     insns = {address: Insn(address, 1, "nop", Flow.NEXT, -1, (), None, 0, (), False) for address in ways}
     return FunctionFlow(0, insns, ways)
 
@@ -48,34 +48,34 @@ LOOP: Graph = {0: (1,), 1: (2, 3), 2: (1,), 3: ()}
         ({3}, {1, 2}, Paths.NONE),
     ],
 )
-def test_two_ways(hits: set[int], ends: set[int], paths: Paths) -> None:
+def test_two_paths(hits: set[int], ends: set[int], paths: Paths) -> None:
     assert walked(DIAMOND, hits, ends).paths is paths
 
 
-def test_a_loop_adds_no_way_of_its_own() -> None:
+def test_loop_adds_no_path_of_its_own() -> None:
     assert walked(LOOP, {3}) == Ways((3,), Paths.ALL)
     assert walked(LOOP, {2}) == Ways((2,), Paths.SOME)
-    # It never ends: nothing is missed, and nothing found.
+    # The path never ends: nothing is missed, and nothing is found.
     assert walked({0: (1,), 1: (1,)}, set()).paths is Paths.NONE
 
 
-def test_of_a_fork_one_side_is_enough() -> None:
+def test_one_side_of_a_fork_is_enough() -> None:
     ways: Graph = {0: (1,), 1: (2, 3), 2: (), 3: ()}
     assert walked(ways, {2}).paths is Paths.SOME
     assert walked(ways, {2}, forks={1}).paths is Paths.ALL
     assert walked(ways, set(), forks={1}).paths is Paths.NONE
-    # The side that hits must hit on all of its own ways.
+    # The side that hits must hit on all of its own paths.
     deeper: Graph = {0: (1,), 1: (2, 3), 2: (4, 5), 3: (), 4: (), 5: ()}
     assert walked(deeper, {4}, forks={1}).paths is Paths.SOME
 
 
-def test_a_way_that_is_too_long_ends() -> None:
+def test_path_that_is_too_long_ends() -> None:
     line: Graph = {number: (number + 1,) for number in range(30)} | {30: ()}
     assert walked(line, {30}, limit=40).paths is Paths.ALL
     assert walked(line, {30}, limit=10).paths is Paths.NONE
 
 
-def test_a_spared_way_is_not_missed() -> None:
+def test_spared_path_is_not_missed() -> None:
     def step(insn: Insn) -> Step:
         return {1: Step.SPARE, 2: Step.HIT}.get(insn.address, Step.ON)
 

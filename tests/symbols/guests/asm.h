@@ -1,13 +1,13 @@
 /*
- * What the assembly guests share.
+ * Definitions shared by the assembly guests.
  *
- * An expectation stands on the line of its instruction (of the last one, where a macro makes several):
+ * An expectation is on the line of its instruction (of the last one, if a macro makes several):
  *   # SITE kind fence=mnemonic/how[/position][/paths][:verdict][+...] verdict=... hazards=a+b key=value
- * See tests/symbols/expected.py for the keys.
+ * See tests/builders/expected.py for the keys.
  */
 #define FUNC(name) .globl name; .type name, @function; .balign 16; name:
 #define END(name) .size name, . - name
-/* A function as old assemblers left it: no size. */
+/* A function without a size, as in old hand-written assembly. */
 #define UNSIZED(name) .globl name; .type name, @function; .balign 16; name:
 
 #define MASK 1

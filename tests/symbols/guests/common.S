@@ -1,4 +1,4 @@
-/* Linked into every guest: Xen's notes, the hypercall page, a start. */
+/* Linked into every guest: Xen's notes, the hypercall page, an entry point. */
 #include "asm.h"
 
 #ifdef __x86_64__

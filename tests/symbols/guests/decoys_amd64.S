@@ -1,4 +1,4 @@
-/* What looks like a site and is none, beside one honest function. */
+/* Code that looks like a site but is not one, and some real sites. */
 #include "asm.h"
 #define SELF 0x20
 #define CI_VCPU 0x2a8
@@ -63,7 +63,7 @@ FUNC(softc_flag)
 	ret
 END(softc_flag)
 
-/* Another struct, whose pointer has the very offset of the vcpu field. */
+/* Another struct, whose pointer is at the same offset as the vcpu field. */
 FUNC(device_flag)
 	mov	device_list(%rip), %rax
 	mov	CI_VCPU(%rax), %rax
@@ -79,7 +79,7 @@ FUNC(device_argument)
 	ret
 END(device_argument)
 
-/* A task behind the per-CPU pointer, and a field of it at the same offset. */
+/* A task that the per-CPU pointer points to, and its field at the same offset. */
 FUNC(task_flag)
 	mov	%gs:0x28, %rax
 	mov	CI_VCPU(%rax), %rax
@@ -113,7 +113,7 @@ FUNC(clock_read)
 	ret
 END(clock_read)
 
-/* The arch part of it: no event field. */
+/* The arch part of the vcpu_info: not an event field. */
 FUNC(fault_address)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rax

@@ -1,4 +1,4 @@
-/* FreeBSD's manner in C: a per-CPU base from the segment, plus the address of a linked symbol. */
+/* As FreeBSD does it, in C: a per-CPU base from the segment, plus the address of a linked symbol. */
 #include "guest.h"
 
 struct vcpu_info *dynamic_vcpu_info;

@@ -1,7 +1,7 @@
 /*
- * What the C guests share: the layout of Xen's public header, the fences and the hypercall.
+ * Definitions shared by the C guests: the layout from Xen's public header, the fences and the hypercall.
  *
- * Expectations stand on the statement's line, see tests/symbols/expected.py.
+ * Expectations are on the line of the statement, see tests/builders/expected.py.
  */
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-/* What no fence mends, one planted in each function. */
+/* Hazards that no fence fixes, one in each function. */
 #include "asm.h"
 #define SELF 0x10
 #define CI_DEPTH 0x84
@@ -23,7 +23,7 @@ FUNC(schedule)
 	ret
 END(schedule)
 
-/* One honest site of each kind, so that the layout can be learned. */
+/* One correct site of each kind, so that the layout can be learned. */
 FUNC(honest)
 	push	%rbx
 	VCPU(%rbx)
@@ -44,7 +44,7 @@ FUNC(handler)
 	ret
 END(handler)
 
-/* Two bytes: erases a pending that another CPU sets. */
+/* A two-byte store erases a pending flag that another CPU sets. */
 FUNC(wide_word)
 	VCPU(%rdx)
 	movw	$0, (%rdx)		# SITE unmask width=2 hazards=wide-store+no-pending-test? fence=lfence/tail-jump:undecided verdict=undecided
@@ -57,7 +57,7 @@ FUNC(wide_mask)
 	ret
 END(wide_mask)
 
-/* A fence does not mend it. */
+/* A fence does not fix it. */
 FUNC(wide_mask_fenced)
 	VCPU(%rdx)
 	movw	$0x100, (%rdx)		# SITE mask width=2 hazards=wide-store fence=mfence/inline/after/all:undecided verdict=undecided
@@ -65,7 +65,7 @@ FUNC(wide_mask_fenced)
 	ret
 END(wide_mask_fenced)
 
-/* Eight bytes, read, changed and written: so does this. */
+/* Eight bytes, read, changed and written, have the same effect. */
 FUNC(wide_or)
 	VCPU(%rdx)
 	mov	(%rdx), %rax		# SITE save|pending-test|mask-test? width=8
@@ -135,7 +135,7 @@ FUNC(tested_sometimes_fenced)
 	ret
 END(tested_sometimes_fenced)
 
-/* The branch asks for something else than the value restored. */
+/* The branch tests something other than the restored value. */
 FUNC(restored_and_tested_sometimes)
 	push	%rbx
 	VCPU(%rbx)
@@ -166,7 +166,7 @@ FUNC(unbalanced)
 	ret
 END(unbalanced)
 
-/* May sleep between store and test: the pointer can be another CPU's by then. */
+/* May sleep between store and test: the pointer may belong to another CPU by then. */
 FUNC(unstable)
 	push	%rbx
 	VCPU(%rbx)

@@ -1,4 +1,4 @@
-/* An HVM guest: takes events by vector, asks for the version, touches no mask. */
+/* An HVM guest: takes events by vector, asks for the version, does not access the mask. */
 #include "asm.h"
 
 	.text

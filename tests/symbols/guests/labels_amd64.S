@@ -1,6 +1,6 @@
 /*
  * Symbols and text as kernels have them: functions of size 0, labels inside functions, aliases,
- * ranges that overlap, strings and tables between the code.
+ * overlapping ranges, strings and tables in the code.
  */
 #include "asm.h"
 #define SELF 0x20
@@ -29,7 +29,7 @@ FUNC(force_callback)
 	jmp	HYPERCALL(XEN_VERSION)	# SITE force-callback
 END(force_callback)
 
-/* A label in the middle that others jump to: the pointer is still in %rbx there. */
+/* A label inside a function that is jumped to: the pointer is still in %rbx there. */
 FUNC(labelled)
 	push	%rbx
 	VCPU(%rbx)
@@ -61,7 +61,7 @@ END(aliased)
 	.size aliased_too, . - aliased_too
 	.size other_name, . - other_name
 
-/* One function's range lies in another's. */
+/* One function's range is inside another's. */
 FUNC(outer)
 	VCPU(%rdx)
 	movb	$1, MASK(%rdx)		# SITE mask
@@ -76,7 +76,7 @@ inner:
 	ret
 END(outer)
 
-/* A message after the call that does not return, whose bytes would swallow what follows. */
+/* A message after a call that does not return; decoded as code, its bytes would swallow what follows. */
 FUNC(panics)
 	lea	1f(%rip), %rdi
 	call	panic
@@ -92,13 +92,13 @@ FUNC(panic)
 	jmp panic
 END(panic)
 
-/* Bytes behind a function that decode as a site, and no way leads to them. */
+/* Bytes after a function that decode as a site but are not reachable. */
 	.byte 0x65, 0x48, 0x8b, 0x04, 0x25, 0x20, 0, 0, 0
 	.byte 0x48, 0x8b, 0x80, 0xa8, 0x02, 0, 0
 	.byte 0xc6, 0x40, 0x01, 0x01
 	.byte 0xc3
 
-/* And under an object's symbol, behind its string. */
+/* The same bytes after a string, within an object's symbol. */
 	.globl message
 	.type message, @object
 message:
@@ -109,7 +109,7 @@ message:
 	.byte 0xc3
 	.size message, . - message
 
-/* Jump tables, in .rodata and right behind the jump. */
+/* Jump tables, in .rodata and right after the jump. */
 FUNC(switched)
 	push	%rbx
 	VCPU(%rbx)

@@ -1,4 +1,4 @@
-/* Linux's manner in C: a per-CPU vcpu_info, a per-CPU pointer to it, per_cpu(pointer, cpu). */
+/* As Linux does it, in C: a per-CPU vcpu_info, a per-CPU pointer to it, per_cpu(pointer, cpu). */
 #include "guest.h"
 
 __asm__(".pushsection .percpu, \"aw\", @progbits\n"

@@ -1,6 +1,6 @@
 /*
- * Linux's manner on amd64: the vcpu_info is a per-CPU area itself, reached by %gs:absolute and by
- * %gs:displacement(%rip), with a per-CPU pointer to it besides.
+ * As Linux does it on amd64: the vcpu_info itself is a per-CPU variable, accessed as %gs:absolute and as
+ * %gs:displacement(%rip); there is also a per-CPU pointer to it.
  */
 #include "asm.h"
 #define AREA xen_vcpu_info
@@ -56,7 +56,7 @@ FUNC(xen_save_fl_direct)
 	ret
 END(xen_save_fl_direct)
 
-/* Both bytes in one read: pending is 1 and the mask 0. */
+/* One read of both bytes: pending is 1 and mask is 0. */
 FUNC(xen_restore_fl_direct)
 	testw	$0x200, %di
 	setz	%gs:ITS_MASK			# SITE restore tests=all cpu=running
@@ -78,7 +78,7 @@ FUNC(unmask_by_rip)
 	ret
 END(unmask_by_rip)
 
-/* An old C variant: the pointer, with preemption off by its count. */
+/* An old C variant: through the pointer, with preemption disabled by its count. */
 FUNC(xen_irq_enable)
 	push	%rbx
 	incl	%gs:__preempt_count(%rip)
@@ -153,7 +153,7 @@ FUNC(xen_evtchn_handle_events)
 	ret
 END(xen_evtchn_handle_events)
 
-/* The clock's sequence lock in the same vcpu_info: none of ours. */
+/* The clock's sequence lock in the same vcpu_info: not a site. */
 FUNC(xen_clock_read)
 	mov	%gs:xen_vcpu(%rip), %rdi
 	add	$0x20, %rdi

@@ -1,4 +1,4 @@
-/* Linux's manner on i386: a per-CPU area by %fs, calls with arguments in registers. */
+/* As Linux does it on i386: a per-CPU area at %fs, calls with arguments in registers. */
 #include "asm.h"
 
 	.text

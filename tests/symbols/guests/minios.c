@@ -1,4 +1,4 @@
-/* Mini-OS's and GRUB's manner in C: vcpu_info[n] in shared_info, by pointer and as a page. */
+/* As Mini-OS and GRUB do it, in C: vcpu_info[n] in shared_info, by pointer and as a page. */
 #include "guest.h"
 
 struct shared_info {

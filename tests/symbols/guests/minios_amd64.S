@@ -1,6 +1,6 @@
 /*
- * The manner of Mini-OS, Unikraft, GRUB and the old Linux trees for Xen: vcpu_info[n] at
- * shared_info + 64 * n, through a pointer and through a page that is a linked symbol.
+ * As Mini-OS, Unikraft, GRUB and the old Linux trees for Xen do it: vcpu_info[n] at
+ * shared_info + 64 * n, through a pointer and as a page that is a linked symbol.
  */
 #include "asm.h"
 
@@ -116,7 +116,7 @@ FUNC(do_hypervisor_callback)
 	xchg	%rax, SELECTOR(%rbx)		# SITE selector-take fence=xchg/inline/access:keep verdict=keep
 	test	%rax, %rax
 	je	2f
-	/* The pending bits and their mask, beyond the vcpu_infos: not ours. */
+	/* The pending bits and their mask, beyond the vcpu_infos: not sites. */
 	mov	0x800(%rbx), %rcx
 	and	0xa00(%rbx), %rcx
 	lock btr %rax, 0x800(%rbx)

@@ -1,4 +1,4 @@
-/* NetBSD's manner in C: curcpu() from the per-CPU segment, its ci_vcpu, fences out of line. */
+/* As NetBSD does it, in C: curcpu() from the per-CPU segment, its ci_vcpu, fences out of line. */
 #include "guest.h"
 
 struct cpu_info {
@@ -10,7 +10,7 @@ struct cpu_info {
 	void *softc;
 };
 
-/* A struct with a pointer at the very offset of the vcpu field. */
+/* A struct with a pointer at the same offset as the vcpu field. */
 struct device {
 	char head[offsetof(struct cpu_info, vcpu)];
 	uint8_t *registers;

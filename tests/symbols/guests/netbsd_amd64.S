@@ -1,5 +1,5 @@
 /*
- * NetBSD's manner on amd64: curcpu() is a self pointer at %gs:SELF, a field of it points to the
+ * As NetBSD does it on amd64: curcpu() is a self pointer at %gs:SELF, one of its fields points to the
  * vcpu_info, and most fences are functions.
  */
 #include "asm.h"
@@ -36,7 +36,7 @@ membar_enter:
 END(membar_sync)
 	.size membar_enter, . - membar_enter
 
-/* Named like a barrier, and none. */
+/* Named like a barrier, but not one. */
 FUNC(membar_producer)
 	movq	$0, -8(%rsp)
 	ret
@@ -315,7 +315,7 @@ FUNC(restore_reloads)
 	jmp	unmask_slow
 END(restore_reloads)
 
-/* Only a restored 0 needs the test. */
+/* Only restoring 0 requires the test. */
 FUNC(restore_if_zero)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rax
@@ -328,7 +328,7 @@ FUNC(restore_if_zero)
 1:	ret
 END(restore_if_zero)
 
-/* The mask itself decides whether there is something to test. */
+/* The mask itself is read to decide whether to test. */
 FUNC(restore_and_read_back)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rax
@@ -341,7 +341,7 @@ FUNC(restore_and_read_back)
 1:	ret
 END(restore_and_read_back)
 
-/* Two stores, of which the one leaves the mask set: it owes no test. */
+/* Two stores; the one that leaves the mask set requires no test. */
 FUNC(restore_by_two_stores)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rax
@@ -357,7 +357,7 @@ FUNC(restore_by_two_stores)
 	ret
 END(restore_by_two_stores)
 
-/* The same the other way round: what is stored where it is 0 owes one. */
+/* The same the other way round: the store on the path where it is 0 requires a test. */
 FUNC(restore_by_the_wrong_store)
 	mov	%gs:SELF, %rax
 	mov	CI_VCPU(%rax), %rax
@@ -398,7 +398,7 @@ FUNC(panic_unless_masked)
 1:	ud2
 END(panic_unless_masked)
 
-/* --- pointers that come another way --- */
+/* --- pointers from other sources --- */
 
 FUNC(unmask_argument)
 	push	%rbx
@@ -465,7 +465,7 @@ FUNC(set_pending_here)
 	ret
 END(set_pending_here)
 
-/* --- the upcall handler and the ways back to the guest --- */
+/* --- the upcall handler and the returns to the guest --- */
 
 FUNC(do_events)
 	push	%rbx
@@ -512,7 +512,7 @@ upcall_return:
 	jmp	HYPERCALL(IRET)
 END(upcall_entry)
 
-/* --- what is read to be printed --- */
+/* --- reads for printing --- */
 
 FUNC(print_vcpu)
 	mov	CI_VCPU(%rdi), %rax

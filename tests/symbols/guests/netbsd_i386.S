@@ -1,4 +1,4 @@
-/* NetBSD's manner on i386: %fs:SELF, arguments on the stack and in registers. */
+/* As NetBSD does it on i386: %fs:SELF, arguments on the stack and in registers. */
 #include "asm.h"
 #define SELF 0x10
 #define CI_DEPTH 0x84
@@ -96,7 +96,7 @@ FUNC(unmask_pushes)
 	ret
 END(unmask_pushes)
 
-/* And in %eax, by regparm. */
+/* And in %eax (regparm). */
 FUNC(mask_register_argument)
 	movb	$1, MASK(%eax)		# SITE mask
 	ret
@@ -144,7 +144,7 @@ FUNC(return_to_guest)
 	iretl
 END(return_to_guest)
 
-/* The clock reads at 32 here too. */
+/* The clock reads at offset 32 here too. */
 FUNC(clock_read)
 	mov	%fs:SELF, %eax
 	mov	CI_VCPU(%eax), %edx

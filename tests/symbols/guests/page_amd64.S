@@ -1,5 +1,5 @@
 /*
- * shared_info as a page that the kernel's own assembly lays out, under the name that others give to a
+ * shared_info as a page defined in the kernel's assembly, under the name that other kernels give to a
  * pointer; the symbol has neither type nor size.
  */
 #include "asm.h"

@@ -1,4 +1,4 @@
-/* A handler that takes the selector without a locked access: no fence of this image may go. */
+/* A handler that takes the selector without a locked access: no fence in this image may be removed. */
 #include "asm.h"
 #define SELF 0x10
 #define CI_VCPU 0x1b0
@@ -31,7 +31,7 @@ FUNC(unmask_plain)
 	ret
 END(unmask_plain)
 
-/* Xen tests pending on the way out, but the event may be lost in the handler. */
+/* Xen tests pending on the return to the guest, but the handler may lose the event. */
 FUNC(leave_by_iret)
 	mov	%gs:SELF, %rsi
 	mov	CI_VCPU(%rsi), %rsi

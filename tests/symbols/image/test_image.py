@@ -46,7 +46,7 @@ table:
 """
 
 
-#: Ten headers and tables for each image that tests of what lies behind them damage.
+#: Ten times the number of damaged images in test_hostile.py: reading headers and tables is cheap.
 MUTANTS = 10 * int(os.environ.get("XTRACE_FUZZ_IMAGES", "300"))
 
 
@@ -118,7 +118,7 @@ def test_image_without_section_headers(folder: Path, kernel: Path) -> None:
     assert image.build_id == open_image(kernel).build_id
 
 
-def test_image_whose_sections_are_not_loaded(folder: Path, kernel: Path) -> None:
+def test_image_without_loaded_sections(folder: Path, kernel: Path) -> None:
     data = bytearray(kernel.read_bytes())
     (table,) = struct.unpack_from("<Q", data, 40)
     (count,) = struct.unpack_from("<H", data, 60)
@@ -196,7 +196,7 @@ def test_debug_file_of_another_build(folder: Path, kernel: Path) -> None:
     assert open_image(folder / "lonely").debug_path == ""
 
 
-def test_dwarf_of_the_image_itself(folder: Path) -> None:
+def test_dwarf_in_the_image_itself(folder: Path) -> None:
     path = folder / "dwarf"
     source = b"int f(void) { return 1; } void start(void) { f(); }"
     command = ["gcc", "-g", "-nostdlib", "-static", "-Wl,-e,start", "-x", "c", "-", "-o", str(path)]
@@ -234,7 +234,7 @@ def test_given_map_replaces_the_symbols(folder: Path, kernel: Path) -> None:
         open_image(kernel, symbols_path=path)
 
 
-def test_kernel_with_its_own_kallsyms(folder: Path) -> None:
+def test_kernel_with_embedded_kallsyms(folder: Path) -> None:
     names = [(TEXT_ADDRESS + i, "T", f"xen_function_{i:04}_0123456789") for i in range(1500)]
     tables = folder / "tables"
     tables.write_bytes(kallsyms(names, absolute_percpu=False))
@@ -259,7 +259,7 @@ def test_kernel_with_its_own_kallsyms(folder: Path) -> None:
         (lambda d: d[:62] + b"\x50\0", "extend past the end"),
     ],
 )
-def test_what_is_no_kernel(folder: Path, kernel: Path, change: object, message: str) -> None:
+def test_files_that_are_not_kernels(folder: Path, kernel: Path, change: object, message: str) -> None:
     assert callable(change)
     path = folder / "damaged"
     path.write_bytes(change(kernel.read_bytes()))
@@ -267,7 +267,7 @@ def test_what_is_no_kernel(folder: Path, kernel: Path, change: object, message: 
         open_image(path)
 
 
-def test_what_is_no_file(folder: Path) -> None:
+def test_empty_and_missing_files(folder: Path) -> None:
     empty = folder / "empty"
     empty.touch()
     with pytest.raises(ImageError, match="is empty"):
@@ -281,7 +281,7 @@ def test_what_is_no_file(folder: Path) -> None:
 
 
 def touch(path: Path, with_pyelftools: bool) -> None:
-    """Open an image and use what it offers: only the two declared errors may come."""
+    """Open an image and use what it offers: only the two declared errors may be raised."""
     try:
         image = open_image(path)
         for index in range(min(len(image.symbols), 50)):
@@ -316,14 +316,14 @@ def test_mutated_images(folder: Path, kernel: Path) -> None:
         data = bytearray(rng.choice([*seeds, small32, seeds[0], seeds[1]]))
         tables = int.from_bytes(data[40:48], "little") if data[:4] == b"\x7fELF" else 0
         for _ in range(rng.choice((1, 1, 2, 6))):
-            # Mostly where the headers are: at the front, and the section headers.
+            # Mostly in the headers: at the beginning, and in the section headers.
             start = rng.choice((0, 0, min(tables, len(data) - 1)))
             at = min(start + rng.randrange(rng.choice((64, 800, len(data)))), len(data) - 1)
             for place in range(at, min(at + rng.choice((1, 1, 4, 8)), len(data))):
                 data[place] = rng.choice((*interesting, rng.randrange(256)))
         if rng.random() < 0.1:
             del data[rng.randrange(len(data)) :]
-        path.unlink(missing_ok=True)  # to cut a file that is still mapped is slow
+        path.unlink(missing_ok=True)  # truncating a file that is still mapped is slow
         path.write_bytes(data)
         touch(path, with_pyelftools=not number % 4)
     assert time.process_time() - began < MUTANTS * 0.015

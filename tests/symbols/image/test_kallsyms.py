@@ -29,7 +29,7 @@ def extents(base: int = TEXT_ADDRESS, size: int = 1 << 20) -> Extents:
 @pytest.mark.parametrize("layout", ["4.20", "6.1", "6.2", "6.4"])
 @pytest.mark.parametrize("absolute_percpu", [True, False])
 @pytest.mark.parametrize("count", [1021, 1300, 5000])
-def test_every_name_and_address_comes_back(layout: str, absolute_percpu: bool, count: int) -> None:
+def test_every_name_and_address_is_found(layout: str, absolute_percpu: bool, count: int) -> None:
     symbols = made(count, percpu=absolute_percpu)
     tables = kallsyms(symbols, layout=layout, absolute_percpu=absolute_percpu)
     noise = random.Random(count).randbytes(4096)
@@ -63,7 +63,7 @@ def test_32_bits(layout: str) -> None:
     assert found.at(base + 32) == ("__x64_sys_read2",)
 
 
-def test_none_where_there_are_none() -> None:
+def test_image_without_tables_has_no_symbols() -> None:
     assert module.embedded([memoryview(bytes(100_000))], 64, extents()) is None
     assert (
         module.embedded([memoryview(b"".join(b"%d\0" % (i % 10) for i in range(9000)))], 64, extents())
@@ -72,12 +72,12 @@ def test_none_where_there_are_none() -> None:
     assert module.embedded([], 64, extents()) is None
 
 
-def test_addresses_outside_the_image_are_not_believed() -> None:
+def test_addresses_outside_the_image_are_rejected() -> None:
     tables = memoryview(kallsyms(made(2000)))
     assert module.embedded([tables], 64, extents(base=0x7000_0000)) is None
 
 
-def test_damaged_tables_give_nothing_wrong_and_no_hang() -> None:
+def test_damaged_tables_give_nothing_wrong_and_do_not_hang() -> None:
     symbols = made(1100)
     whole = kallsyms(symbols)
     rng = random.Random(7)

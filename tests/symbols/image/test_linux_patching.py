@@ -1,4 +1,4 @@
-"""The tables by which Linux patches its code, assembled in the layouts of several versions."""
+"""The tables of code that Linux patches, assembled in the layouts of several versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtrace.symbols.image.linux_patching import Patching, patching
 TIMEOUT_S = 60
 BASE = {64: 0xFFFF_FFFF_8100_0000, 32: 0xC100_0000}
 
-# Ten places of code, 16 bytes apart, and two replacements; "p" becomes the place's number.
+# Ten places in code, 16 bytes apart, and two replacements.
 CODE = """
     .text
     .globl start
@@ -111,7 +111,7 @@ def test_each_layout_of_alternatives(
     ],
 )
 def test_paravirt_calls(build: Builder, bits: int, entry: str, entry_bytes: int) -> None:
-    # The last entry has no padding behind it.
+    # There is no padding after the last entry.
     rows = "".join(entry.format(n) for n in (5, 3, 8))
     found = patching(build.image(bits, f'.section .parainstructions, "a"\n{rows}'))
     assert _only(found, ".parainstructions") == (3, entry_bytes)
@@ -120,16 +120,16 @@ def test_paravirt_calls(build: Builder, bits: int, entry: str, entry_bytes: int)
 
 
 @pytest.mark.parametrize("bits", [64, 32])
-def test_lock_prefixes_in_a_table_filled_up_to_a_page(build: Builder, bits: int) -> None:
+def test_lock_prefixes_in_a_table_padded_to_a_page(build: Builder, bits: int) -> None:
     rows = "".join(f".long p{n} - .\n" for n in (2, 6))
     found = patching(build.image(bits, f'.section .smp_locks, "a"\n{rows}.balign 4096\n'))
     assert _only(found, ".smp_locks") == (2, 4)
-    # On a single CPU the lock prefix goes and with it the fence: only that byte changes.
+    # On a single CPU only the byte of the lock prefix changes, and with it the fence goes.
     assert found.patched(_place(bits, 6), 1) == ".smp_locks"
     assert found.patched(_place(bits, 6) + 1, 5) is None
 
 
-def test_branches_and_calls_are_as_long_as_their_first_byte_says(build: Builder) -> None:
+def test_first_byte_gives_the_length_of_branches_and_calls(build: Builder) -> None:
     tables = """
     .text
     .balign 16
@@ -158,7 +158,7 @@ b2: .byte 0x0f, 0x84, 0, 0, 0, 0
     assert lengths == {"b0": 2, "b1": 5, "b2": 6}
 
 
-def test_table_without_a_section_of_its_own_is_found_by_its_symbols(build: Builder) -> None:
+def test_table_without_its_own_section_is_found_by_symbols(build: Builder) -> None:
     tables = """
     .data
     .quad 0
@@ -175,8 +175,8 @@ __stop_static_call_sites:
 
 
 @pytest.mark.parametrize("entry", [ALT14, ALT13, ALT12])
-def test_replacements_lie_in_code_and_are_no_longer(build: Builder, entry: str) -> None:
-    # Four bytes before the first place there is no code.
+def test_replacements_are_in_code_and_not_longer(build: Builder, entry: str) -> None:
+    # There is no code four bytes before the first place.
     right = patching(build.image(64, f'.section .altinstructions, "a"\n{entry.format(3, "p0", 6, 3)}'))
     assert _only(right, ".altinstructions")[0] == 1
     for wrong in (entry.format(3, "r0", 6, 7), entry.format(3, "r0 - 0x100000", 6, 3)):
@@ -192,13 +192,13 @@ def test_overlapping_entries_reach_as_far_as_the_longest(build: Builder) -> None
     assert found.patched(_place(64, 1) + 40, 1) is None
 
 
-def test_table_of_no_known_layout_is_said_to_be_unknown(build: Builder) -> None:
+def test_table_of_unknown_layout_is_reported(build: Builder) -> None:
     found = patching(build.image(64, '.section .altinstructions, "a"\n.fill 96, 1, 0x41\n'))
     assert found.tables == ()
     assert found.unknown == (".altinstructions: no known layout fits its 96 bytes",)
 
 
-def test_image_without_section_headers_is_said_to_be_unknown(build: Builder, tmp_path: Path) -> None:
+def test_image_without_section_headers_is_reported(build: Builder, tmp_path: Path) -> None:
     rows = ALT12.format(1, "r0", 6, 3)
     image = build.image(64, f'.section .altinstructions, "a"\n{rows}')
     data = bytearray(image.data)

@@ -48,7 +48,7 @@ def test_label_inside_a_function_belongs_to_it() -> None:
     assert symbols.function_starts().tolist() == [0x1100, 0x1150]
 
 
-def test_function_of_size_0_reaches_to_the_next_that_says_as_much() -> None:
+def test_function_of_size_0_extends_to_the_next_exported_symbol() -> None:
     rows = [
         (0x1100, 0, FUNC, GLOBAL, "f"),
         (0x1150, 0, NOTYPE, LOCAL, "label"),
@@ -61,7 +61,7 @@ def test_function_of_size_0_reaches_to_the_next_that_says_as_much() -> None:
     assert [owner(symbols, a) for a in addresses] == ["f", "f", "entry", "entry", "last", "last", None, None]
 
 
-def test_overlapping_functions_the_last_to_start_wins() -> None:
+def test_last_of_overlapping_functions_wins() -> None:
     rows = [(0x1000, 0x200, FUNC, GLOBAL, "outer"), (0x1080, 0x40, FUNC, LOCAL, "inner")]
     rows += [(0x1090, 0x300, FUNC, LOCAL, "across")]
     symbols = made(rows)
@@ -69,7 +69,7 @@ def test_overlapping_functions_the_last_to_start_wins() -> None:
     assert found == ["outer", "inner", "across", "across", "across", None]
 
 
-def test_aliases_the_most_telling_first() -> None:
+def test_most_specific_alias_comes_first() -> None:
     rows = [
         (0x1000, 0, NOTYPE, LOCAL, "label"),
         (0x1000, 8, FUNC, LOCAL, "local"),
@@ -84,7 +84,7 @@ def test_aliases_the_most_telling_first() -> None:
     assert symbols.at(0x1001) == symbols.at(-1) == symbols.at(1 << 64) == ()
 
 
-def test_no_symbol_leaves_its_section() -> None:
+def test_symbols_end_with_their_section() -> None:
     symbols = made(
         [(0x2FF0, 1 << 63, FUNC, GLOBAL, "f"), (0x8000, 0, OBJECT, GLOBAL, "d"), (0x7000, 0, 0, 1, "gap")]
     )
@@ -95,7 +95,7 @@ def test_no_symbol_leaves_its_section() -> None:
     assert symbols.function_starts().tolist() == [0x2FF0]
 
 
-def test_find_names_exactly_and_prefers_what_is_exported() -> None:
+def test_find_matches_exactly_and_prefers_exported_symbols() -> None:
     rows = [
         (0x1000, 4, FUNC, LOCAL, "twin"),
         (0x1010, 4, FUNC, GLOBAL, "twin"),
@@ -110,13 +110,13 @@ def test_find_names_exactly_and_prefers_what_is_exported() -> None:
     assert symbols.find("twin\0twin") is None
 
 
-def test_names_are_fit_for_a_terminal() -> None:
+def test_names_are_printable() -> None:
     symbols = made([(0x1000, 4, FUNC, LOCAL, "a\x1b[2J\n"), (0x1008, 4, FUNC, LOCAL, "n" * 5000)])
     assert symbols.name(0) == "a\\x1b[2J\\n"
     assert symbols.name(1) == "n" * 512 + "..."
 
 
-def test_nothing_in_nothing() -> None:
+def test_empty_table() -> None:
     symbols = Symbols.empty()
     assert len(symbols) == 0
     assert symbols.source == "none"
@@ -136,7 +136,7 @@ row_strategy = st.tuples(
 
 
 def slow_owners(rows: list[Row]) -> dict[int, int]:
-    """Return the address of each address's owner, by giving it every address: one rank after the other."""
+    """Return the symbol's address for each address, by assigning every single one, rank after rank."""
 
     def rank(row: Row) -> int:
         return 3 if row[2] != NOTYPE else 2 if row[3] != LOCAL else 1
@@ -144,11 +144,11 @@ def slow_owners(rows: list[Row]) -> dict[int, int]:
     def order(row: Row) -> tuple[int, bool, bool, int]:
         return {GLOBAL: 0, WEAK: 1, LOCAL: 2}[row[3]], row[2] == OBJECT, row[1] == 0, rows.index(row)
 
-    taken: list[dict[int, int]] = []  # of each rank: address to owner
+    taken: list[dict[int, int]] = []  # owner by address, for each rank
     for level in (3, 2, 1):
         owners: dict[int, int] = {}
         for start in sorted({row[0] for row in rows if rank(row) == level}):
-            # Of aliases the one that is shown first speaks for all.
+            # Of aliases, the one that is shown first counts.
             size = min((row for row in rows if row[0] == start and rank(row) == level), key=order)[1]
             stops = [row[0] for row in rows if row[0] > start and rank(row) >= min(level, 2)]
             end = start + size if size else min(stops, default=None)
@@ -168,7 +168,7 @@ def slow_owners(rows: list[Row]) -> dict[int, int]:
 
 @settings(max_examples=150)
 @given(st.lists(row_strategy, min_size=1, max_size=14))
-def test_like_giving_each_address_its_owner(rows: list[Row]) -> None:
+def test_owners_match_the_slow_method(rows: list[Row]) -> None:
     symbols = made(rows, None)
     probes = np.arange(TEXT[0] - 2, TEXT[0] + 200, dtype=np.uint64)
     owners = slow_owners(rows)
@@ -194,7 +194,7 @@ def big(count: int) -> Symbols:
     return Symbols(starts, sizes, kinds, binds, offsets, names, ".symtab", extents=extents)
 
 
-def test_200_000_symbols_are_ready_at_once() -> None:
+def test_200_000_symbols_are_ready_in_a_second() -> None:
     symbols = big(200_000)
     began = time.process_time()
     assert symbols.find("name123456") == int(symbols.addresses[123456])
@@ -202,7 +202,7 @@ def test_200_000_symbols_are_ready_at_once() -> None:
     assert time.process_time() - began < 1  # some 0.1 s on an idle machine
 
 
-def test_samples_in_the_millions() -> None:
+def test_millions_of_samples() -> None:
     symbols = big(100_000)
     rng = np.random.default_rng(4)
     low, high = int(symbols.addresses[0]) - 4000, int(symbols.addresses[-1]) + 4000
@@ -244,12 +244,12 @@ def test_map_with_modules_and_other_line_ends() -> None:
     assert symbols.find("_text") == 0xFFFF_FFFF_8100_0000
 
 
-def test_map_of_32_bits() -> None:
+def test_32_bit_map() -> None:
     symbols = Symbols.from_map_text(b"c1000000 T _text\nC10000f0 t next", "System.map")
     assert symbols.addresses.tolist() == [0xC100_0000, 0xC100_00F0]
 
 
-def test_running_kernel_that_was_moved() -> None:
+def test_running_kernel_with_kaslr() -> None:
     moved = MAP.replace(b"ffffffff8", b"ffffffffa")
     symbols = Symbols.from_map_text(moved, "kallsyms", text_address=0xFFFF_FFFF_8100_0000)
     assert symbols.find("data") == 0xFFFF_FFFF_8180_0000
@@ -279,7 +279,7 @@ def test_running_kernel_that_was_moved() -> None:
         (b" T x\n", "is not a System.map"),
     ],
 )
-def test_what_is_no_map(text: bytes, message: str) -> None:
+def test_files_that_are_not_maps(text: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=f"^some.map: .*{message}"):
         Symbols.from_map_text(text, "System.map", path="some.map")
 
@@ -290,7 +290,7 @@ def test_name_outside_the_string_table() -> None:
         Symbols.from_elf(table, memoryview(b"\0a\0"), EXTENTS, ".symtab", "image")
 
 
-def test_fully_nested_symbols_are_no_trap() -> None:
+def test_deeply_nested_symbols_are_fast() -> None:
     count = 100_000
     starts = np.arange(count, dtype=np.uint64) + np.uint64(0x1000)
     sizes = (np.uint64(3 * count) - np.uint64(2) * np.arange(count, dtype=np.uint64)).astype(np.uint64)

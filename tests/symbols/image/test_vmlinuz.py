@@ -36,7 +36,7 @@ def test_compressed_elf_file(how: str) -> None:
 @pytest.mark.parametrize(
     "tool", ["gzip -9", "xz", "xz --format=lzma", "bzip2", "lz4 -l", "lz4", "zstd -q -19"]
 )
-def test_what_the_tools_write(tool: str) -> None:
+def test_files_written_by_each_tool(tool: str) -> None:
     command = tool.split()
     if shutil.which(command[0]) is None:
         pytest.skip(f"no {command[0]}")
@@ -46,14 +46,14 @@ def test_what_the_tools_write(tool: str) -> None:
     assert bytes(found[0]) == ELF
 
 
-def test_streams_one_after_the_other() -> None:
+def test_concatenated_streams() -> None:
     for pack in (gzip.compress, lzma.compress):
         found = unpack(memoryview(pack(ELF[:5000]) + pack(ELF[5000:])), "kernel")
         assert found is not None
         assert bytes(found[0]) == ELF
 
 
-def test_what_is_not_compressed_is_left_alone() -> None:
+def test_uncompressed_files_are_left_alone() -> None:
     assert unpack(memoryview(ELF), "vmlinux") is None
     assert unpack(memoryview(b"x"), "x") is None
 
@@ -77,7 +77,7 @@ def test_bomb_stops_at_the_limit(how: str) -> None:
     assert peak < 48 << 20
 
 
-def test_what_is_no_kernel_is_found_out_at_once() -> None:
+def test_data_that_is_not_a_kernel_is_rejected_at_once() -> None:
     with pytest.raises(ImageError, match="not an ELF file"):
         unpack(memoryview(gzip.compress(bytes(64 << 20))), "zeros.gz")
     with pytest.raises(ImageError, match="not an ELF file"):
@@ -92,7 +92,7 @@ def test_xz_dictionary_is_bounded() -> None:
         unpack(memoryview(b"\x5d\0\0" + bytes(packed[3:])), "kernel")
 
 
-def test_frames_without_end() -> None:
+def test_too_many_streams() -> None:
     with pytest.raises(ImageError, match="concatenated streams"):
         unpack(memoryview(gzip.compress(ELF[:300]) + gzip.compress(b"") * 5000), "kernel")
 
@@ -115,7 +115,7 @@ def test_boot_header() -> None:
         unpack(memoryview(bytes(image)), "lzo")
 
 
-def test_kernel_stored_as_it_is() -> None:
+def test_kernel_stored_uncompressed() -> None:
     setup = bytearray(bzimage(ELF, "gzip")[: 5 * 512])
     struct.pack_into("<II", setup, 0x248, 0, len(ELF))
     found = unpack(memoryview(bytes(setup) + ELF), "vmlinuz")

@@ -1,4 +1,4 @@
-"""What an image says to Xen, from images assembled here and as readelf -n sees their notes."""
+"""What an image says to Xen: on images assembled here, also compared with readelf -n."""
 
 from __future__ import annotations
 
@@ -128,10 +128,10 @@ def test_notes_of_a_linux_kernel(build: Builder) -> None:
     assert facts.patched(BASE[64], 16) is None
 
 
-def test_notes_are_those_of_readelf(build: Builder) -> None:
+def test_notes_match_readelf(build: Builder) -> None:
     path = build.path(PAGE + LINUX)
     shown = _run("readelf", "-nW", str(path))
-    # Kinds that GNU tools know by another name are told by the order of the lines.
+    # GNU tools have other names for some kinds, so lines are matched by their order.
     rows = re.findall(r"^  Xen\s+0x([0-9a-f]+)\s+(.*?)(?:\s+description data: ([0-9a-f ]+))?$", shown, re.M)
     notes = image_facts(open_image(path)).notes
     assert len(rows) == len(notes) == 9
@@ -146,7 +146,7 @@ def test_notes_are_those_of_readelf(build: Builder) -> None:
             assert value == note.value.encode() + b"\0"
 
 
-def test_notes_of_a_segment_need_no_section_headers(build: Builder) -> None:
+def test_notes_in_a_segment_need_no_section_headers(build: Builder) -> None:
     path = build.path(PAGE + LINUX)
     data = bytearray(path.read_bytes())
     data[0x28:0x30] = bytes(8)
@@ -156,7 +156,7 @@ def test_notes_of_a_segment_need_no_section_headers(build: Builder) -> None:
     assert image_facts(open_image(bare)).notes == image_facts(open_image(path)).notes
 
 
-def test_notes_of_an_object_file_lie_in_its_sections(build: Builder) -> None:
+def test_notes_of_an_object_file_are_in_its_sections(build: Builder) -> None:
     path = build.path(PAGE + NOTES + 'note 6, .asciz "Mini-OS"\n').with_name("a.o")
     assert image_facts(open_image(path)).guest_os == "Mini-OS"
 
@@ -200,12 +200,12 @@ def test_no_hypercall_page(build: Builder) -> None:
             ("event", "failsafe", "syscall"),
         ),
         (("hypervisor_callback", "failsafe_callback", "Xsyscall"), ("event", "failsafe", "syscall")),
-        # Mini-OS has none; sys_syscall is a system call of its own elsewhere.
+        # Mini-OS has no syscall entry; sys_syscall is an ordinary system call in other kernels.
         (("hypervisor_callback", "failsafe_callback", "sys_syscall"), ("event", "failsafe")),
         (("xen_callback", "xen_failsafe_callback", "sys_syscall"), ("event", "failsafe", "syscall")),
     ],
 )
-def test_callbacks_by_the_names_of_each_kernel(
+def test_callbacks_by_the_names_in_each_kernel(
     build: Builder, names: tuple[str, ...], sources: tuple[str, ...]
 ) -> None:
     labels = "".join(f".globl {name}\n.balign 16\n{name}: ret\n" for name in names)
@@ -216,7 +216,7 @@ def test_callbacks_by_the_names_of_each_kernel(
     )
 
 
-def test_system_calls_of_a_32_bit_kernel_are_no_callback(build: Builder) -> None:
+def test_syscall_entry_of_a_32_bit_kernel_is_not_a_callback(build: Builder) -> None:
     names = ("hypervisor_callback", "failsafe_callback", "Xsyscall")
     labels = "".join(f".globl {name}\n{name}: ret\n" for name in names)
     facts = build.facts(PAGE + ".text\n" + labels, bits=32)
@@ -224,7 +224,7 @@ def test_system_calls_of_a_32_bit_kernel_are_no_callback(build: Builder) -> None
 
 
 @pytest.mark.parametrize("form", SET_CALLBACKS)
-def test_callbacks_by_the_constants_before_set_callbacks(build: Builder, form: str) -> None:
+def test_callbacks_from_constants_before_set_callbacks(build: Builder, form: str) -> None:
     other, wanted_call = "call hypercall_page + 32", "caller: call hypercall_page + 4*32"
     source = "\n".join((NETBSD, ENTRIES, other, SET_CALLBACKS[form], wanted_call, ""))
     image = open_image(build.path(source))
@@ -254,20 +254,20 @@ def test_callbacks_of_a_32_bit_kernel_come_with_selectors(build: Builder) -> Non
         "mov %rbx, %rdi; mov %rbp, %rsi",
     ],
 )
-def test_set_callbacks_without_constants_tells_nothing(build: Builder, loads: str) -> None:
+def test_set_callbacks_without_constants_gives_no_callbacks(build: Builder, loads: str) -> None:
     source = f"{NETBSD}{ENTRIES}\n{loads}\ncall hypercall_page + 4*32\n"
     assert build.facts(source, strip=("--strip-all",)).callbacks == ()
 
 
-def test_set_callbacks_of_0_takes_them_away(build: Builder) -> None:
-    # Mini-OS is linked at 0, where there is code.
+def test_set_callbacks_of_0_gives_no_callbacks(build: Builder) -> None:
+    # Mini-OS is linked at 0, so there is code at 0.
     loads = "mov $0, %rdi; mov $failsafe_entry, %rsi; mov $0, %rdx"
     source = f"{PAGE}{NOTES}note 2, .quad hypercall_page\n{ENTRIES}\n{loads}\ncall hypercall_page + 4*32\n"
     image = open_image(build.path(source, strip=("--strip-all",), base=0))
     assert image_facts(image).callbacks == ()
 
 
-def test_strangers_text_is_shown_escaped_and_bounded(build: Builder) -> None:
+def test_untrusted_text_is_escaped_and_bounded(build: Builder) -> None:
     source = PAGE + NOTES + 'note 6, .ascii "\\033[31mred"\nnote 7, .fill 9000, 1, 65\n'
     facts = build.facts(source)
     assert facts.guest_os == "\\x1b[31mred"
@@ -281,7 +281,7 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(data=st.data())
-def test_damaged_notes_give_facts_or_one_error(linux: Path, data: st.DataObject) -> None:
+def test_damaged_notes_give_bounded_facts(linux: Path, data: st.DataObject) -> None:
     damaged = bytearray(linux.read_bytes())
     at = damaged.index(b"Xen\0linux") - 12
     for _ in range(data.draw(st.integers(1, 4))):
@@ -294,7 +294,7 @@ def test_damaged_notes_give_facts_or_one_error(linux: Path, data: st.DataObject)
     assert all(note.value.isprintable() or not note.value for note in facts.notes)
 
 
-def test_hypercall_page_beyond_all_addresses_is_no_matter(build: Builder) -> None:
+def test_hypercall_page_beyond_all_addresses_is_harmless(build: Builder) -> None:
     facts = build.facts(PAGE + NOTES + "note 2, .quad 0x7fffffffffffffff\n" + ENTRIES)
     assert (facts.hypercall_page, facts.callbacks) == (2**63 - 1, ())
 

@@ -1,4 +1,4 @@
-"""The decoder against objdump, instruction by instruction, and the fields that the data flow rests on."""
+"""The decoder matches objdump, instruction by instruction; the fields that the data flow relies on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one(code: str, bits: int = 64, address: int = 0x1000) -> Insn:
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("name", ["netbsd.c", "linux.c", "minios.c"])
-def test_lengths_and_targets_are_objdumps(name: str, bits: int, builder: Builder) -> None:
+def test_lengths_and_targets_match_objdump(name: str, bits: int, builder: Builder) -> None:
     image = open_image(builder.build(name, Variant(bits, "-O3")).image)
     listing = subprocess.run(
         ["objdump", "-d", "-w", image.path], capture_output=True, text=True, check=True, timeout=60
@@ -50,7 +50,7 @@ def test_lengths_and_targets_are_objdumps(name: str, bits: int, builder: Builder
     assert branches > 10
 
 
-def test_an_instruction_met_again_keeps_its_own_address() -> None:
+def test_repeated_instruction_has_its_own_address() -> None:
     decoder = InsnDecoder(64)
     first, second = decoder.decode(bytes.fromhex("90 90"), 0x1000)
     assert (first.address, second.address, second.end) == (0x1000, 0x1001, 0x1002)
@@ -104,8 +104,8 @@ def test_what_is_read_and_written(code: str, access: int, written: tuple[int, ..
     assert (insn.access, tuple(sorted(insn.written))) == (access, written)
 
 
-def test_one_encoding_with_memory_and_with_a_register() -> None:
-    """The two forms share an opcode: the first one met must not speak for the other."""
+def test_one_opcode_with_memory_and_with_a_register() -> None:
+    """The two forms share an opcode: what is cached for one must not be used for the other."""
     decoder = InsnDecoder(64)
     register, memory = decoder.decode(bytes.fromhex("80f900 803900"), 0)
     assert (register.access, memory.access) == (0, READ)
@@ -126,7 +126,7 @@ def test_one_encoding_with_memory_and_with_a_register() -> None:
         ("06", Flow.STOP),
     ],
 )
-def test_where_it_goes(code: str, flow: Flow) -> None:
+def test_flow_of_control(code: str, flow: Flow) -> None:
     assert one(code).flow is flow
 
 
@@ -135,5 +135,5 @@ def test_text_is_in_att_syntax() -> None:
     assert InsnDecoder(64).text(b"", 0) == ""
 
 
-def test_what_ends_early_stops() -> None:
+def test_truncated_instruction_stops() -> None:
     assert [insn.flow for insn in InsnDecoder(64).decode(b"\xc6\x43", 0)] == [Flow.STOP]

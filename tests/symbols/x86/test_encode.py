@@ -1,4 +1,4 @@
-"""Encoding, checked by decoding again; which instructions count as general."""
+"""Encoding, checked by decoding the result; which instructions count as general."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def texts(code: bytes, address: int = ADDRESS) -> list[str]:
     ]
 
 
-def test_every_form_of_operands() -> None:
+def test_each_form_of_operands() -> None:
     asm = Assembler()
     asm.op("MOV_R32_IMM32", Gpr(RBX, 4), 5)
     asm.op("MOV_R64_IMM64", Gpr(9), 0xFFFF_8000_0000_1234)
@@ -78,7 +78,7 @@ def test_unknown_operands_are_refused() -> None:
         ("4887442408", {"unlocked": True}, "mov %rax,8(%rsp)"),
     ],
 )
-def test_copies(data: str, options: dict[str, int], text: str) -> None:
+def test_copied_instructions(data: str, options: dict[str, int], text: str) -> None:
     asm = Assembler()
     asm.copy(bytes.fromhex(data), 0xFFFF_FFFF_8000_0000, **options)  # type: ignore[arg-type]
     assert texts(asm.code(ADDRESS)) == [text]
@@ -97,16 +97,16 @@ def test_a_branch_is_copied_with_its_new_target() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        "488b0510000000",  # a place that is named by rip
+        "488b0510000000",  # relative to rip
         "65488b042520000000",  # a segment
         "7505",  # a branch
         "e800000000",
-        "06",  # none in 64 bits
-        "c64301",  # cut off
-        "c643010190",  # two
+        "06",  # invalid in 64-bit mode
+        "c64301",  # truncated
+        "c643010190",  # two instructions
     ],
 )
-def test_what_has_no_place_is_not_copied(data: str) -> None:
+def test_instructions_that_need_a_place_are_not_copied(data: str) -> None:
     with pytest.raises(ValueError, match=r"not an instruction|no (address|target) given"):
         Assembler().copy(bytes.fromhex(data), 0x1000)
 
@@ -128,7 +128,7 @@ def test_what_has_no_place_is_not_copied(data: str) -> None:
         ("8cd8", False),  # mov %ds,%eax
         ("0f28c1", False),  # movaps
         ("0f6f03", False),  # movq (%rbx),%mm0
-        ("d9e8", True),  # fld1: its name is what refuses it
+        ("d9e8", True),  # fld1: refused by its mnemonic elsewhere
         ("67c6430101", False),  # an address of 32 bits
         ("e420", False),  # in
         ("fa", False),  # cli
