@@ -55,7 +55,7 @@ _MOST_WAITING = 0.05
 #: Contexts in which a quiet machine gives tight intervals for sure.
 _STEADY = ("empty", "stores_8", "alu_chain")
 _LEAST_SPAN_NS = 1e8
-_UNCONFINED = "the system does not let a process filter its own system calls (seccomp)"
+_UNCONFINED = "this system does not allow a process to filter its own system calls (seccomp)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def calibrate(
         TraceError: timed code cannot run here.
     """
     if os.uname().machine != "x86_64":
-        raise TraceError(f"calibrate times x86-64 code, and this machine is {os.uname().machine}")
+        raise TraceError(f"calibrate times x86-64 code, but this machine is {os.uname().machine}")
     seen = this_host.signatures(Native(timed_loop.cpuid_stub()))
     facts = this_host.facts(seen)
     read_clock = Native(timed_loop.clock_stub())
@@ -157,7 +157,7 @@ def _cpu(wanted: int | None) -> int:
         # Interrupts tend to go to the first.
         return max(allowed)
     if wanted not in allowed:
-        raise TraceError(f"processor {wanted} is none of those allowed here: {sorted(allowed)}")
+        raise TraceError(f"CPU {wanted} is not one of those allowed here: {sorted(allowed)}")
     return wanted
 
 
@@ -205,7 +205,7 @@ def _implausible(clocks: _Clocks) -> str:
     if clocks.overlap < _LEAST_OVERLAP:
         return f"dependent multiplications take only {clocks.overlap:.2f} times as long as independent ones"
     if clocks.miss_cycles < _LEAST_MISS_CYCLES:
-        return f"a load of a line that was flushed takes {clocks.miss_cycles:.0f} TSC cycles: none was"
+        return f"a load of a flushed line takes {clocks.miss_cycles:.0f} TSC cycles: nothing was flushed"
     return ""
 
 
@@ -217,7 +217,7 @@ def _noise(
     ratios = clocks.core_per_tsc
     spread = (max(ratios) - min(ratios)) / min(ratios)
     if spread > _MOST_CLOCK_SPREAD:
-        reasons.append(f"the core's clock changed by {spread:.0%} against the TSC")
+        reasons.append(f"the core's clock changed by {spread:.0%} relative to the TSC")
     timed = sum(item.interval.count + item.dropped_count for item in found)
     dropped = sum(item.dropped_count for item in found) / max(timed, 1)
     if dropped > _MOST_DROPPED:
@@ -225,9 +225,9 @@ def _noise(
     steady = [row for row in rows if row.context in _STEADY and row.place != SITE]
     tight = sum(row.tight for row in steady) / max(len(steady), 1)
     if tight < _LEAST_TIGHT:
-        reasons.append(f"only {tight:.0%} of what a quiet machine makes tight became so in the time given")
+        reasons.append(f"only {tight:.0%} of the rows that a quiet machine makes tight became tight in time")
     if reasons and waiting > _MOST_WAITING:
-        reasons.append(f"other processes had the processor for {waiting:.0%} of the time")
+        reasons.append(f"other processes used the CPU for {waiting:.0%} of the time")
     return tuple(reasons)
 
 
@@ -292,7 +292,7 @@ def _substitute(item: Substituted, standards: dict[tuple[str, str, str, str], Ro
         address=item.address,
         build_id=item.build_id,
         stands_in=True,
-        note=f"not replayed: {item.reason}; the standard sequence {item.standard_place} stands in",
+        note=f"not replayed: {item.reason}; figure of the {item.standard_place} standard sequence",
     )
 
 
@@ -303,9 +303,9 @@ def _row(item: Planned, known: dict[Pair, Difference], wanted: Wanted) -> Row:
     tight = measured and wanted.tight(interval)
     notes = [text for text in (item.note, found.failure) if text]
     if not measured and not found.failure:
-        notes.append("the time given did not suffice for it")
+        notes.append("not measured in the time given")
     elif measured and not tight:
-        notes.append("not tight in the time given, or places of the code differ")
+        notes.append("not tight in the time given, or copies at different addresses differ")
     row = Row(
         kind=item.kind,
         fence=item.fence,

@@ -175,7 +175,7 @@ def compare(
     for text in domains:
         found = _labels(text, new) or _labels(text, old)
         if not found:
-            raise TraceError(f"no capture has a domain {text!r}; there are {', '.join(seen)}")
+            raise TraceError(f"no capture has the domain {text!r}; they have {', '.join(seen)}")
         wanted.update(found)
     paired: list[_Row] = [
         (domain, figure, (_values(old, domain, figure), _values(new, domain, figure)))
@@ -274,7 +274,7 @@ def _must_share_unit(captures: Sequence[Measured]) -> None:
     unknown = [capture.name for capture in captures if capture.hz is None]
     if unknown and len(unknown) < len(captures):
         raise TraceError(
-            f"{unknown[0]}: does not tell the TSC rate, which others do; give --cpu-hz or a longer capture"
+            f"{unknown[0]}: its TSC rate is not known, unlike the others'; give --cpu-hz or a longer capture"
         )
 
 
@@ -283,7 +283,7 @@ def _renamed(capture: Measured, names: Mapping[str, str]) -> Measured:
         return capture
     labels = [names.get(label, label) for label in capture.values]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise TraceError(f"{capture.name}: --map makes two domains one: {twice[0]}")
+        raise TraceError(f"{capture.name}: --map gives two domains the same name: {twice[0]}")
     return replace(
         capture,
         values=dict(zip(labels, capture.values.values(), strict=True)),
@@ -323,9 +323,9 @@ def _of_number(old: Sequence[Measured], new: Sequence[Measured], tests: int) -> 
         return ["nothing to compare: no domain has a figure in both groups"]
     found = []
     if least_p(len(old), len(new)) * tests >= ALPHA:
-        text = f"{len(old)} against {len(new)} captures cannot tell a change from chance"
+        text = f"{len(old)} against {len(new)} captures cannot distinguish a change from chance"
         text += f" in {tests} rows" if tests > 1 else ""
-        text += f": it takes {runs_needed(tests)} a side"
+        text += f": it takes {runs_needed(tests)} per side"
         fewest = runs_needed(1)
         if tests > 1 and min(len(old), len(new)) < fewest:
             text += f", {fewest} for a single row (--metric, --domain)"
@@ -334,7 +334,7 @@ def _of_number(old: Sequence[Measured], new: Sequence[Measured], tests: int) -> 
         found.append(text)
     both = {capture.name for capture in old} & {capture.name for capture in new}
     if both:
-        found.append(f"{min(both)} is in both groups: they are not independent")
+        found.append(f"{min(both)} is in both groups, so they are not independent")
     return found
 
 
@@ -350,7 +350,7 @@ def _of_left_out(rows: Sequence[_Row], old_count: int, new_count: int) -> list[s
     domain, figure, (was, now) = some[0]
     more = f", and {len(some) - 1} more" if len(some) > 1 else ""
     return [
-        f"left out, for some captures have too few intervals or not the domain: {domain} {figure.name} "
+        f"left out because some captures have too few intervals or lack the domain: {domain} {figure.name} "
         f"(in {len(was)} of {old_count} and {len(now)} of {new_count}){more}"
     ]
 
@@ -359,7 +359,7 @@ def _of_parts(old: Sequence[Measured], new: Sequence[Measured], changes: Sequenc
     """Warn of windows of a trace that are taken as repetitions, with what tells that they are none."""
     if not any(capture.is_part for capture in (*old, *new)):
         return []
-    text = "parts of a capture are no repetitions: p is of these captures' time alone, not of the kernels"
+    text = "parts of a capture are not repetitions: p is about these captures alone, not about the kernels"
     nearest = max(
         (
             (neighbours_correlate(values), row.domain, row.figure.name)
@@ -370,7 +370,7 @@ def _of_parts(old: Sequence[Measured], new: Sequence[Measured], changes: Sequenc
     )
     if nearest[0] > _CORRELATION:
         text += (
-            f"; and neighbours correlate ({nearest[1]} {nearest[2]} by {nearest[0]:.2f}), so p is too small"
+            f"; neighbouring parts correlate ({nearest[1]} {nearest[2]}: {nearest[0]:.2f}), so p is too small"
         )
     return [text]
 
@@ -412,7 +412,7 @@ def _of_loads(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
         if moved:
             _, name, change = max(moved)
             percent = f"{change:+.0%}" if math.isfinite(change) else "from 0"
-            found.append(f"{label}: the loads differ ({name} {percent}): its times may differ for that alone")
+            found.append(f"{label}: the loads differ ({name} {percent}), which alone may change its times")
     return found
 
 
@@ -422,21 +422,21 @@ def _of_hosts(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
     if max(blind) > _BLIND_RATIO:
         found.append(
             f"pCPUs were blind {blind[0]:.1%} of the time in old, {blind[1]:.1%} in new: "
-            "rates count what was recorded, and long times are cut most"
+            "rates count only what was recorded, and long intervals are cut most often"
         )
     emulated = [{capture.emulated for capture in captures} for captures in (old, new)]
     if emulated[0] != emulated[1]:
-        found.append("some hosts were emulated and some not: their times do not compare")
+        found.append("some hosts were emulated and some were not: their times cannot be compared")
     spans = [float(np.median([capture.span_s for capture in captures])) for captures in (old, new)]
     if min(spans) > 0 and max(spans) / min(spans) > _SPAN_RATIO:
-        found.append(f"old captures last {spans[0]:.3g} s, new ones {spans[1]:.3g} s: p99 may differ by that")
+        found.append(f"old captures last {spans[0]:.3g} s, new ones {spans[1]:.3g} s, so p99 may differ")
     rates = [capture.hz for capture in (*old, *new) if capture.hz]
     if rates and max(rates) / min(rates) - 1 > _HZ_RATIO:
         found.append(
-            f"TSCs run at {min(rates) / 1e6:.0f} to {max(rates) / 1e6:.0f} MHz: not one kind of host"
+            f"TSCs run at {min(rates) / 1e6:.0f} to {max(rates) / 1e6:.0f} MHz: the hosts differ in kind"
         )
     if not rates:
-        found.append("no capture tells the TSC rate: times are in cycles, and there are no rates")
+        found.append("no capture has a known TSC rate: times are in cycles, and there are no rates")
     if apart := next(
         (
             (one.versions, other.versions)
@@ -446,7 +446,7 @@ def _of_hosts(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
         ),
         None,
     ):
-        found.append(f"old is of Xen {apart[0]}, new of Xen {apart[1]}")
+        found.append(f"old is from Xen {apart[0]}, new from Xen {apart[1]}")
     return found
 
 

@@ -36,10 +36,10 @@ def checks(
     forced = max(facts.xen_version_count - VERSION_QUERIES, 0)
     if rates is not None and factor is not None:
         traced = {
-            "upcall": (facts.upcalls, "upcalls: those after a block, and all open irets"),
+            "upcall": (facts.upcalls, "upcalls: those after a block (least), plus all open irets (most)"),
             "force_callback": (
                 (forced, facts.xen_version_count),
-                "xen_version hypercalls, but for a few that ask for the version",
+                "xen_version hypercalls, except a few that query the version",
             ),
             "pending_found": (
                 (forced, facts.xen_version_count),
@@ -63,9 +63,9 @@ def checks(
     most = float(executions.high[openings].sum()) if openings else np.inf
     if np.isfinite(most):
         agrees = forced <= most * (1 + TOLERANCE_RATIO) + TOLERANCE_COUNT
-        meaning = f"{most:,.0f} restores and unmasks at most, but {forced:,} forced callbacks at least"
+        meaning = f"at most {most:,.0f} restores and unmasks, but at least {forced:,} forced callbacks"
         if agrees:
-            meaning = "restores and unmasks at most; each forced callback in the trace is behind one"
+            meaning = "most restores and unmasks; each forced callback in the trace follows one"
         found.append(_row(facts.domain, "restore, unmask", meaning, most, (forced, np.inf), agrees))
     return found
 
@@ -78,16 +78,18 @@ def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> li
     if facts.upcalls_by_bpf is None:
         return []
     low, high = facts.upcalls_by_bpf
-    known: dict[str, tuple[float, float]] = {"traced: those after a block, and all open irets": facts.upcalls}
+    known: dict[str, tuple[float, float]] = {
+        "traced: those after a block (least), plus all open irets (most)": facts.upcalls
+    }
     factor = rates.over(span_s) if rates is not None else None
     if rates is not None and factor is not None and "upcall" in rates.counts:
         counted = rates.counts["upcall"] * factor
         slack = _slack(counted, rates.seconds is not None)
-        known["by its own counter"] = (max(counted - slack, 0.0), counted + slack)
+        known["by the domain's own counter"] = (max(counted - slack, 0.0), counted + slack)
     found = []
     for what, bounds in known.items():
         agrees = low <= bounds[1] + _slack(bounds[1], False) and bounds[0] <= high + _slack(high, False)
-        meaning = f"{_between((low, high))} upcalls by bpf's count, {_between(bounds)} {what}"
+        meaning = f"{_between((low, high))} upcalls counted by bpf, {_between(bounds)} {what}"
         found.append(_row(facts.domain, UPCALLS_BY_BPF, meaning, low, bounds, agrees))
     return found
 

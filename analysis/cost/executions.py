@@ -101,7 +101,7 @@ def executions(
     if paths.upcall is not None:
         least = paths.upcall.least * upcalls_least
         for place in np.flatnonzero(least > 0).tolist():
-            bounds.at_least(place, least[place], "the ways through an upcall")
+            bounds.at_least(place, least[place], "the paths through an upcall")
     bounds.settle(groups)
     measured = rates is not None and rates.seconds is not None
     return Executions(
@@ -172,7 +172,7 @@ class _Bounds:
         if low <= self.low[place] * (1 + 1e-12):
             return
         if low > _more(self.high[place]):
-            self._conflict(place, f"{low:,.0f} or more by {rule}")
+            self._conflict(place, f"at least {low:,.0f} times according to {rule}")
             return
         self.low[place], self._low_rule[place] = min(low, self.high[place]), rule
         self._low_inferred[place] = inferred
@@ -183,7 +183,7 @@ class _Bounds:
         if high >= self.high[place] * (1 - 1e-12):
             return
         if _more(high) < self.low[place]:
-            self._conflict(place, f"{high:,.0f} or fewer by {rule}")
+            self._conflict(place, f"at most {high:,.0f} times according to {rule}")
             return
         self.high[place], self._high_rule[place] = max(high, self.low[place]), rule
         self._high_inferred[place] = inferred
@@ -205,11 +205,11 @@ class _Bounds:
         """Narrow the calls of a function by bpf's count; what the guest's own counters contradict is told."""
         calls = self._calls[start]
         if low > _more(calls.high) or _more(high) < calls.low:
-            told = f"{low:,.0f} or more" if low > calls.high else f"{high:,.0f} or fewer"
-            known = f"{calls.low:,.0f} to {calls.high:,.0f} by {calls.low_rule or calls.high_rule}"
-            self.conflicts.append(f"{name} was called {told} times by bpf's count, but {known}")
+            told = f"at least {low:,.0f}" if low > calls.high else f"at most {high:,.0f}"
+            known = f"{calls.low:,.0f} to {calls.high:,.0f} according to {calls.low_rule or calls.high_rule}"
+            self.conflicts.append(f"{name} was called {told} times according to bpf's count, but {known}")
             return
-        self.call(start, low, high, f"bpf's count of calls of {name}", (False, True))
+        self.call(start, low, high, f"bpf's count of calls to {name}", (False, True))
 
     def settle(self, groups: Sequence[Group]) -> None:
         """Narrow every interval by the others until nothing changes."""
@@ -227,14 +227,16 @@ class _Bounds:
         low, high = float(self.low[members].sum()), float(self.high[members].sum())
         kind = self._sites[members[0]].kind
         if low > _more(group.high) or _more(high) < group.low:
-            told = f"{low:,.0f} or more" if low > group.high else f"{high:,.0f} or fewer"
-            text = f"all {kind} sites: counted {group.low:,.0f} to {group.high:,.0f}, but executed {told}"
+            told = f"at least {low:,.0f}" if low > group.high else f"at most {high:,.0f}"
+            text = (
+                f"all {kind} sites: counted {group.low:,.0f} to {group.high:,.0f}, but executed {told} times"
+            )
             if text not in self.conflicts:
                 self.conflicts.append(text)
             return
         rule = f"the counter {str(kind).replace(' ', '_')}"
         if len(members) > 1:
-            rule += " less the other sites of the kind"
+            rule += " minus the other sites of its kind"
         for place in members:
             others = [item for item in members if item != place]
             inferred = any(self._low_inferred[item] for item in others)
@@ -257,12 +259,12 @@ class _Bounds:
             if 0 < most[place] < np.inf:
                 self.at_most(place, calls.high * most[place], _through(calls.high_rule), calls.high_inferred)
             elif most[place] == 0:
-                self.at_most(place, 0.0, "no way through its function")
+                self.at_most(place, 0.0, "no path through its function executes it")
 
     def _conflict(self, place: int, text: str) -> None:
         site = self._sites[place]
         by = self._low_rule[place] or self._high_rule[place]
-        known = f"{self.low[place]:,.0f} to {self.high[place]:,.0f} by {by}"
+        known = f"{self.low[place]:,.0f} to {self.high[place]:,.0f} according to {by}"
         told = f"{site.kind} at {site.address:#x} executed {text}, but {known}"
         if told not in self.conflicts:
             self.conflicts.append(told)
@@ -279,8 +281,8 @@ class _Bounds:
         """Say what a site's interval rests on."""
         low, high = self._low_rule[place], self._high_rule[place]
         if np.isinf(self.high[place]):
-            at_least = f"at least by {low}" if low else "nothing tells how often"
-            return f"{at_least}; no counter bounds it above"
+            at_least = f"lower bound: {low}" if low else "no lower bound"
+            return f"{at_least}; no counter gives an upper bound"
         if low == high or not low:
             return high
         return f"{low}; {high}"
@@ -293,8 +295,8 @@ def _more(value: float) -> float:
 def _through(rule: str) -> str:
     return (
         rule
-        if not rule or rule.endswith("ways through its function")
-        else f"{rule}, ways through its function"
+        if not rule or rule.endswith("paths through its function")
+        else f"{rule}, paths through its function"
     )
 
 
@@ -319,7 +321,7 @@ def _put_counters(
                 continue
             groups.append(Group(members, low, high))
         elif start is not None:
-            bounds.call(start, low, high, f"calls of {name.removesuffix('()')}")
+            bounds.call(start, low, high, f"calls to {name.removesuffix('()')}")
         else:
             continue
         bounds.used.add(name)

@@ -82,7 +82,7 @@ def read(path: Path) -> Rates:
         return _parsed(str(path), data.decode("utf-8", "replace"))
     except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise TraceError(
-            f"{path}: no counters of a guest: {error}; give JSON such as "
+            f"{path}: not a file of guest counters: {error}; give JSON such as "
             '{"counts": {"restore": 1000}, "seconds": 10}'
         ) from None
 
@@ -99,18 +99,18 @@ def _parsed(path: str, text: str) -> Rates:
 
 def _of_object(path: str, content: dict[str, Any]) -> Rates:
     if "counts" in content and "per_s" in content:
-        raise ValueError("both counts and per_s")
+        raise ValueError("it has both counts and per_s")
     named = "counts" in content or "per_s" in content
     counters = content.get("counts", content.get("per_s")) if named else content
     if not isinstance(counters, dict):
-        raise ValueError("counts is no object")
+        raise ValueError("counts is not an object")
     if named and (other := sorted(set(content) - set(_ABOUT))):
-        raise ValueError(f"{other[0]!r} is none of {', '.join(_ABOUT)}")
+        raise ValueError(f"{other[0]!r} is not one of {', '.join(_ABOUT)}")
     counts = {name: _number(name, value) for name, value in counters.items() if named or name not in _ABOUT}
     seconds = None if content.get("seconds") is None else _positive("seconds", content["seconds"])
     domain = content.get("domain")
     if domain is not None and not (isinstance(domain, int) and 0 <= domain < _DOMAINS):
-        raise ValueError(f"domain is {domain!r}")
+        raise ValueError(f"domain is {domain!r}, not a domain id")
     return _rates(
         path, counts, seconds, "per_s" in content and named, domain, _weights(content.get("contexts") or {})
     )
@@ -121,19 +121,19 @@ def _of_csv(path: str, text: str) -> Rates:
     names = rows.fieldnames or ()
     value = next((name for name in ("count", "per_s") if name in names), None)
     if "name" not in names or value is None:
-        raise ValueError("neither JSON, nor CSV with the columns name and count or per_s")
+        raise ValueError("neither JSON nor CSV with the columns name and count or per_s")
     counts: dict[str, float] = {}
     seconds: set[float] = set()
     for row in rows:
         if not row["name"]:
             raise ValueError("a row without a name")
         if row["name"] in counts:
-            raise ValueError(f"{row['name']!r} twice")
+            raise ValueError(f"{row['name']!r} occurs twice")
         counts[row["name"]] = _number(row["name"], row[value])
         if row.get("seconds"):
             seconds.add(_positive("seconds", row["seconds"]))
     if len(seconds) > 1:
-        raise ValueError("different seconds in one file")
+        raise ValueError("the rows differ in seconds")
     return _rates(path, counts, seconds.pop() if seconds else None, value == "per_s", None, {})
 
 
@@ -146,7 +146,7 @@ def _rates(
     contexts: Mapping[str, float],
 ) -> Rates:
     if not counts:
-        raise ValueError("no counter in it")
+        raise ValueError("it has no counters")
     if len(counts) > _MOST_COUNTERS:
         raise ValueError(f"more than {_MOST_COUNTERS} counters")
     if per_s and seconds is not None:
@@ -158,7 +158,7 @@ def _rates(
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{name} is {value!r}, no number")
+        raise ValueError(f"{name} is {value!r}, not a number")
     number = float(value)
     if not 0 <= number <= _MOST_COUNT:
         raise ValueError(f"{name} is {value!r}, not a count from 0 to {_MOST_COUNT:.0e}")
@@ -168,17 +168,17 @@ def _number(name: str, value: Any) -> float:
 def _positive(name: str, value: Any) -> float:
     number = _number(name, value)
     if number <= 0:
-        raise ValueError(f"{name} is {value!r}")
+        raise ValueError(f"{name} is {value!r}, but must be positive")
     return number
 
 
 def _weights(content: Any) -> dict[str, float]:
     if not isinstance(content, dict):
-        raise ValueError("contexts is no object")
+        raise ValueError("contexts is not an object")
     weights = {name: _number(name, value) for name, value in content.items()}
     if unknown := sorted(set(weights) - set(CONTEXTS)):
-        raise ValueError(f"{unknown[0]!r} is none of the contexts {', '.join(CONTEXTS)}")
+        raise ValueError(f"{unknown[0]!r} is not one of the contexts {', '.join(CONTEXTS)}")
     total = math.fsum(weights.values())
     if weights and total <= 0:
-        raise ValueError("contexts without weight")
+        raise ValueError("the weights of contexts add up to 0")
     return {name: weight / total for name, weight in weights.items() if weight > 0}

@@ -56,8 +56,8 @@ class Need:
 
 CALIBRATION = Need(
     "a calibration",
-    "nothing tells what a fence takes on this host",
-    "xtrace calibrate IMAGE -o FILE on it, then --calibration FILE",
+    "the time that a fence takes on this host is not known",
+    "xtrace calibrate IMAGE -o FILE on that host, then --calibration FILE",
 )
 CALIBRATION_ON_HARDWARE = Need(
     "a calibration on hardware",
@@ -76,74 +76,79 @@ CALIBRATION_OF_THIS_CPU = Need(
 )
 TIGHTER_FIGURES = Need(
     "tighter figures",
-    "{loose} of {rows} rows of the calibration that are no streams are not tight",
+    "{loose} of the {rows} calibration rows outside the stream contexts are not tight",
     "xtrace calibrate without --quick, on an idle machine",
 )
-TSC_RATE = Need("the TSC rate", "nothing tells how many cycles a second has: no rates", "--cpu-hz")
+TSC_RATE = Need("the TSC rate", "cycles cannot be converted to seconds: there are no rates", "--cpu-hz")
 TRACE_WITHOUT_LOSSES = Need(
     "a trace without losses",
-    "{lost} records are lost: what is counted in the trace is too low",
+    "{lost} records were lost: counts from the trace are too low",
     "xentrace with larger buffers (-S), or fewer events (-e)",
 )
 ANY_IMAGE = Need(
-    "a kernel's image", "no sites are known of the PV domains {domains}", "--kernel {first}=IMAGE"
+    "a kernel's image", "the sites of the PV domains {domains} are not known", "--kernel {first}=IMAGE"
 )
 
 # --- of a domain ---
 
 IMAGE_OF_COUNTED = Need(
-    "a kernel's image", "its counters were given, its sites are not known", "--kernel {domain}=IMAGE"
+    "a kernel's image", "its counters were given, but its sites are not known", "--kernel {domain}=IMAGE"
 )
 DOMAIN = Need("the domain", "the trace has no such domain", "another --kernel DOMAIN=IMAGE")
-PV_GUEST = Need("a PV guest", "HVM and PVH guests do not use the mask: they pay no fence there", "")
-SITES = Need("sites", "no site was found in its image", "xtrace sites IMAGE says what was looked for")
-FEWER_SITES = Need("sites", f"more than {MOST_SITES} sites", "xtrace sites IMAGE says what was looked for")
+PV_GUEST = Need(
+    "a PV guest", "HVM and PVH guests do not use the upcall mask, so its fences cost them nothing", ""
+)
+SITES = Need("sites", "no site was found in its image", "xtrace sites IMAGE shows what was looked for")
+FEWER_SITES = Need(
+    "sites",
+    f"its image has more than {MOST_SITES} sites, so none are counted",
+    "xtrace sites IMAGE shows what was looked for",
+)
 FENCE = Need("a fence", "no mask, restore or unmask site of its image has one: nothing to save", "")
 COUNTS = Need(
     "counts of its own",
-    "the trace does not tell how often sites execute outside upcalls",
-    "--rates {domain}=FILE, counters of the guest",
+    "the trace does not show how often sites execute outside upcalls",
+    "--rates {domain}=FILE with the guest's counters",
 )
-TSC_RATE_FOR_RATES = Need("the TSC rate", "its rates a second cannot be set against the trace", "--cpu-hz")
+TSC_RATE_FOR_RATES = Need("the TSC rate", "its counters cannot be scaled to the trace's length", "--cpu-hz")
 BPF_COUNTS = Need(
     "bpf's counts",
-    "calls of its functions and its upcalls were not counted in its kernel",
-    "xtrace record with the backend bpf; xtrace doctor tells what that needs",
+    "its upcalls and the calls to its functions were not counted in its kernel",
+    "xtrace record with the bpf backend; xtrace doctor shows what that needs",
 )
 BPF_COUNTS_WITHOUT_GAP = Need(
     "bpf's counts without a gap",
-    "its programs did not watch handlers and ports all the trace's time: calls have no most",
-    "xtrace record to its end, of all traces that are reported on together",
+    "its programs did not watch handlers and ports for the whole trace: calls have no upper bound",
+    "xtrace record, run to its end, for every trace in the report",
 )
 OWN_SAMPLES = Need(
     "samples of its own",
-    "{count:,} samples by hardware cycles are of all domains, and nothing in one tells of which: they are "
-    "left out",
-    "xtrace record on a Xen without vpmu=on: by dom0's software clock",
+    "{count:,} samples by hardware cycles come from all domains and do not say which: they are left out",
+    "xtrace record on a Xen without vpmu=on, to sample by dom0's software clock",
 )
 COUNTS_OF_SITES = Need(
     "counts of some sites",
     "no counter bounds {unbounded} of {fenced} fenced sites: {names}",
-    "counters of these functions or addresses in --rates",
+    "counters for these functions or addresses, with --rates",
 )
 ENTRY = Need(
     "the callback's entry",
-    "its image does not tell where upcalls begin: no paths are counted",
+    "its image does not show where upcalls begin, so no paths are counted",
     "an image with symbols",
 )
-KNOWN_NAMES = Need("names that the image knows", "counters not used: {names}", "")
-AGREEING_COUNTERS = Need("counters that agree", "{disagreement}", "counters of the traced time, in --rates")
-AGREEING_UPCALLS = Need("upcalls that agree", "{disagreement}", "xtrace record again, with no record lost")
+KNOWN_NAMES = Need("names that the image knows", "these counters name nothing in it: {names}", "")
+AGREEING_COUNTERS = Need("counters that agree", "{disagreement}", "counters of the traced time, with --rates")
+AGREEING_UPCALLS = Need("upcalls that agree", "{disagreement}", "xtrace record again, without losing records")
 FIGURES = Need("figures", "the calibration has none", "xtrace calibrate on the traced host")
 PRICE = Need(
     "a price",
-    "{why}: {count} of {fenced} fenced sites count as 0 below, as unbounded above",
+    "{why}: {count} of {fenced} fenced sites cost at least 0, with no upper bound",
     "xtrace calibrate IMAGE",
 )
 REPLAYS = Need(
     "replays of its sites",
     "{standard} of {fenced} fenced sites are priced by a standard sequence",
-    "xtrace calibrate IMAGE, with this very image",
+    "xtrace calibrate IMAGE with this image",
 )
 
 

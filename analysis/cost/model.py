@@ -140,7 +140,7 @@ def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
 def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
     """Return executions in one upcall, the least and the most, and what takes the most's bound away."""
     paths = cost.paths
-    most, low, why = INF, 0.0, "no entry of the upcall is known"
+    most, low, why = INF, 0.0, "the entry of the upcall is not known"
     if paths.upcall is not None and paths.parts is not None:
         place = PARTS.index(part)
         low = max(float(paths.parts.least[place]), float(paths.upcall.least[mine].sum()))

@@ -148,7 +148,7 @@ class _Book:
         by_context = {**standard, **own}
         if self._weights:
             by_context = {context: pair for context, pair in by_context.items() if context in self._weights}
-            lacking = lacking or "the contexts with a weight were not measured"
+            lacking = lacking or "none of the contexts with a weight was measured"
         if not by_context:
             nothing = self._nothing
             return _Price(nothing, nothing, nothing, nothing, "", lacking)
@@ -182,7 +182,10 @@ class _Book:
                 if not always:
                     summed = np.maximum(summed, 0.0)
                 found[context] = (low, np.maximum(summed, low))
-        return found, "" if found else f"no context of {site.fences[0].mnemonic} was measured"
+        return (
+            found,
+            "" if found else f"no context was measured for {site.fences[0].mnemonic} and its other fences",
+        )
 
 
 def _least(pairs: Sequence[tuple[F64, F64]]) -> F64:

@@ -29,8 +29,8 @@ from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES, Hy
 _SOURCES = {RipSource.XENCTX: "samples", RipSource.PERF_CLOCK: "samples by clock"}
 #: Linux without such a page: all hypercalls go through one function.
 _HYPERCALL_NAME = "xen_hypercall"
-_NO_BOUND = "no bound: what a fence keeps from overlapping stands elsewhere"
-_MASKED = "masked code is seen where it unmasks, so what forces no callback there is seen elsewhere"
+_NO_BOUND = "not a bound: samples of what a fence keeps from overlapping are elsewhere"
+_MASKED = "masked code is sampled where it unmasks, and elsewhere if it forces no callback there"
 
 
 def estimates(
@@ -52,7 +52,7 @@ def estimates(
         low = sum(row.added_low_cycles for row in of_upcalls)
         high = sum(row.added_high_cycles for row in of_upcalls)
         difference = upcall_difference(measures, unfenced[0], kernel.domain, unfenced[1])
-        basis = f"{difference.basis}: {difference.fenced_count} fenced, {difference.plain_count} not"
+        basis = f"{difference.basis}: {difference.fenced_count} with fences, {difference.plain_count} without"
         agrees = agreement(low, high, difference)
         found += [
             _row(
@@ -60,7 +60,7 @@ def estimates(
                 "upcall",
                 "model",
                 agrees,
-                "ways through an upcall, calibrated",
+                "paths through an upcall, calibrated",
                 cycles=(low, high),
             ),
             _row(
@@ -111,14 +111,14 @@ def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tup
     share = fence_share(places[kept], counts[kept], behind.keys(), following)
     if source is RipSource.XENCTX:
         return share, (
-            f"{share.at_count} samples at a fence, {share.behind_count} behind one, of {share.sample_count} "
-            f"outside the hypercall page; {_NO_BOUND}"
+            f"{share.at_count} samples at a fence, {share.behind_count} right after one, "
+            f"of {share.sample_count} outside the hypercall page; {_NO_BOUND}"
         )
     in_forced = int(counts[forced].sum())
     unmasked = f"{in_forced} where a callback is forced" if page is not None else "none of masked code"
     return share, (
         f"by dom0's software clock: {share.at_count} samples at a fence, {share.behind_count - in_forced} "
-        f"behind one, {unmasked}, of {share.sample_count} outside other hypercalls; {_MASKED}"
+        f"right after one, {unmasked}, of {share.sample_count} outside other hypercalls; {_MASKED}"
     )
 
 

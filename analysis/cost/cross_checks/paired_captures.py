@@ -69,12 +69,12 @@ def upcall_difference(fenced: Measures, plain: Measures, domain: int, other: int
         mine, theirs = _moments(fenced, metric, domain), _moments(plain, metric, other)
         counts = mine[0], theirs[0]
         if min(counts) < _FEWEST:
-            text = f"fewer than {_FEWEST} upcalls after a block: {counts[0]} fenced, {counts[1]} not"
+            text = f"fewer than {_FEWEST} upcalls after a block: {counts[0]} with fences, {counts[1]} without"
             return Difference(np.nan, np.nan, *counts, text)
         difference = mine[1] - theirs[1] * scale
         error = _SIGMAS * np.sqrt(mine[2] / mine[0] + theirs[2] * scale**2 / theirs[0])
         ends += [difference - error, difference + error]
-    return Difference(min(ends), max(ends), *counts, "mean time of upcalls after a block, both its bounds")
+    return Difference(min(ends), max(ends), *counts, "mean time of upcalls after a block, both bounds")
 
 
 def running_difference(
@@ -88,12 +88,12 @@ def running_difference(
     mine = _per_upcall(fenced, domain, fenced)
     theirs = _per_upcall(plain, other, fenced)
     if not mine or not theirs:
-        return Difference(np.nan, np.nan, len(mine), len(theirs), "no upcall in the captures")
+        return Difference(np.nan, np.nan, len(mine), len(theirs), "no upcalls in one group of captures")
     found = shift(theirs, mine, ratio=False)
     if found.low is None or found.high is None:
-        text = "too few repetitions for an interval: four of each give one"
+        text = "too few repetitions for an interval: it takes four of each"
         return Difference(np.nan, np.nan, len(mine), len(theirs), text)
-    return Difference(found.low, found.high, len(mine), len(theirs), "running time by upcalls, ranks")
+    return Difference(found.low, found.high, len(mine), len(theirs), "running time per upcall, by ranks")
 
 
 def agreement(low: float, high: float, difference: Difference) -> str:

@@ -100,7 +100,7 @@ def test_a_site_that_cannot_be_run_gets_the_standard_figure(guest: Guest) -> Non
     assert {row.median_cycles for row in made} == {5.0}
     assert all(row.stands_in for row in made)
     assert {row.note for row in made} == {
-        "not replayed: no reason; the standard sequence outofline stands in"
+        "not replayed: no reason; figure of the outofline standard sequence"
     }
 
 
@@ -154,5 +154,5 @@ def test_noise_is_told() -> None:
 
 
 def test_a_processor_that_is_not_there() -> None:
-    with pytest.raises(TraceError, match="none of those"):
+    with pytest.raises(TraceError, match="CPU 4095"):
         calibrate(Settings(cpu=4095))

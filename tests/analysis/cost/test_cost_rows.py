@@ -182,7 +182,7 @@ def test_executions_of_an_upcall_whose_entry_is_not_known(
         (row,) = estimated(monkeypatch, ALL[:1], upcalls=upcalls, paths=paths).upcalls
         assert row.execution_least_count == 0
         assert row.execution_most_count == most or (most is None and np.isnan(row.execution_most_count))
-        assert row.unbounded_by == ("" if most else "no entry of the upcall is known")
+        assert row.unbounded_by == ("" if most else "the entry of the upcall is not known")
 
 
 def test_counters_bound_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def test_the_own_guest_tells_each_site() -> None:
     assert found.low.tolist() == found.high.tolist() == [5204, 10000, 10000, 10000, 5001]
     assert found.quality == [Quality.EXACT] * 5
     assert found.conflicts == []
-    assert found.rule[2] == "the counter save, ways through its function"
-    assert found.rule[0] == "the counter mask less the other sites of the kind"
+    assert found.rule[2] == "the counter save, paths through its function"
+    assert found.rule[0] == "the counter mask minus the other sites of its kind"
 
 
 def test_counters_of_sites_and_functions() -> None:
@@ -49,7 +49,7 @@ def test_counters_of_sites_and_functions() -> None:
     assert list(zip(found.low, found.high, strict=True)) == [(7, 7), (8, 8), (0, 10), (5, INF)]
     assert found.unused == ["d", "0x1"]
     assert found.quality[2:] == [Quality.BOUNDED] * 2
-    assert found.rule[3].endswith("no counter bounds it above")
+    assert found.rule[3].endswith("no counter gives an upper bound")
 
 
 def test_a_kind_of_which_only_the_sum_is_counted() -> None:
@@ -63,8 +63,8 @@ def test_without_counters_the_upcalls_are_the_least() -> None:
     found = executions(paths_of([fenced("a", 1), fenced("b", 2)], upcall=[(2, 3), (0, 1)]), 10)
     assert (found.low.tolist(), found.high.tolist()) == ([20, 0], [INF, INF])
     assert found.rule == [
-        "at least by the ways through an upcall; no counter bounds it above",
-        "nothing tells how often; no counter bounds it above",
+        "lower bound: the paths through an upcall; no counter gives an upper bound",
+        "no lower bound; no counter gives an upper bound",
     ]
 
 
@@ -92,10 +92,10 @@ def test_contradictions() -> None:
     found = executions(
         paths_of(sites, upcall=[(2, 2), (1, 1)]), 1000, counters({"mask": 500, "restore": 1010})
     )
-    assert found.conflicts == ["all mask sites: counted 500 to 500, but executed 2,000 or more"]
+    assert found.conflicts == ["all mask sites: counted 500 to 500, but executed at least 2,000 times"]
     assert found.high[1] == 1010
     sums = executions(paths_of(sites), 0, counters({"mask": 500, hex(sites[0].address): 900}))
-    assert sums.conflicts == ["all mask sites: counted 500 to 500, but executed 900 or more"]
+    assert sums.conflicts == ["all mask sites: counted 500 to 500, but executed at least 900 times"]
     # A few more or less are no contradiction.
     near = executions(paths_of(sites), 0, counters({"mask": 500, hex(sites[0].address): 505}))
     assert near.conflicts == []
@@ -138,8 +138,8 @@ def test_bpfs_calls_bound_the_sites_inside_and_the_most_is_inferred() -> None:
     found = executions(paths, 0, calls={"a": (100, 120), "b": (7, INF), "elsewhere": (5, 5)})
     assert list(zip(found.low, found.high, strict=True)) == [(100, 120), (0, 240), (7, INF), (0, INF)]
     assert found.quality == [Quality.INFERRED, Quality.INFERRED, Quality.BOUNDED, Quality.BOUNDED]
-    assert found.rule[0] == "bpf's count of calls of a, ways through its function"
-    assert found.rule[2].startswith("at least by bpf's count of calls of b, ways through its function")
+    assert found.rule[0] == "bpf's count of calls to a, paths through its function"
+    assert found.rule[2].startswith("lower bound: bpf's count of calls to b, paths through its function")
     assert (found.conflicts, found.unused) == ([], [])
 
 
@@ -151,9 +151,9 @@ def test_a_counter_is_stronger_than_bpf_and_a_contradiction_is_told() -> None:
     assert found.low.tolist() == found.high.tolist() == [110, 500, 500]
     assert found.quality == [Quality.EXACT] * 3
     assert found.conflicts == [
-        "b was called 120 or fewer times by bpf's count, but 500 to 500 by calls of b",
-        f"unmask at {sites[2].address:#x} executed 120 or fewer by bpf's count of calls of c, ways through "
-        "its function, but 500 to 500 by the counter " + hex(sites[2].address),
+        "b was called at most 120 times according to bpf's count, but 500 to 500 according to calls to b",
+        f"unmask at {sites[2].address:#x} executed at most 120 times according to bpf's count of calls "
+        "to c, paths through its function, but 500 to 500 according to the counter " + hex(sites[2].address),
     ]
 
 

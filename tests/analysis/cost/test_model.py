@@ -339,17 +339,17 @@ def test_what_is_lacking_is_said_with_its_remedy() -> None:
     assert needs(found)["d1 the domain"] == "the trace has no such domain"
     loose = calibration(*rows_of(LFENCE, tight=False), row(fence="mfence"))
     told = needs(report(kernel, loose))
-    assert told["host tighter figures"].startswith("15 of 16 rows of the calibration that are no streams")
+    assert told["host tighter figures"].startswith("15 of the 16 calibration rows")
     assert "d1 the callback's entry" in told
     assert told["d1 replays of its sites"].startswith("4 of 4 fenced sites")
     told = needs(report(kernel, calibration(row()), counters({"mask": 10, "odd": 3})))
-    assert told["d1 names that the image knows"] == "counters not used: odd"
+    assert told["d1 names that the image knows"] == "these counters name nothing in it: odd"
     assert told["d1 counts of some sites"].startswith(
         "no counter bounds 2 of 4 fenced sites: restore, unmask"
     )
     assert told["d1 a price"].startswith("no figure for lfence inline at a restore: 1 of 4")
     hvm = CostedKernel(paths_of(SITES), domain=HVM)
-    assert "do not use the mask" in needs(report(hvm))[f"d{HVM} a PV guest"]
+    assert "do not use the upcall mask" in needs(report(hvm))[f"d{HVM} a PV guest"]
     bare = CostedKernel(paths_of([plain("a", 1)]))
     assert "nothing to save" in needs(report(bare, calibration(row())))["d1 a fence"]
     none = CostedKernel(paths_of([]))

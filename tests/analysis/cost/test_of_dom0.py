@@ -71,7 +71,7 @@ def test_planted_calls_come_back_within_the_interval_and_narrow_the_upcalls() ->
     upcall, eoi = by_site["xen_evtchn_do_upcall"], by_site["xen_irq_lateeoi"]
     assert (eoi["execution_low_count"], eoi["execution_high_count"]) == (40, 45)
     assert eoi["executions_quality"] == "inferred"
-    assert eoi["executions_rule"] == "bpf's count of calls of xen_irq_lateeoi, ways through its function"
+    assert eoi["executions_rule"] == "bpf's count of calls to xen_irq_lateeoi, paths through its function"
     assert eoi["cost_high_cycles"] == pytest.approx(45 * 20)
     assert upcall["execution_low_count"] <= upcalls() <= upcall["execution_high_count"]
     (row,) = rows(found, "cost_upcalls")
@@ -113,7 +113,7 @@ def test_a_count_without_a_most_leaves_the_traces() -> None:
     (row,) = rows(found, "cost_upcalls")
     assert row["upcall_most_count"] == rows(report(kernel, host()[1]), "cost_upcalls")[0]["upcall_most_count"]
     lacking = {row["lacking"]: row["remedy"] for row in rows(found, "cost_needs") if row["about"] == "d0"}
-    assert lacking["bpf's counts without a gap"].startswith("xtrace record to its end")
+    assert lacking["bpf's counts without a gap"].startswith("xtrace record, run to its end")
 
 
 @pytest.mark.parametrize(("low", "high"), [(50, 60), (0, 0.0001)])
@@ -122,7 +122,7 @@ def test_upcalls_that_contradict_the_trace_are_told_and_not_used(low: float, hig
     found = report(kernel, counted(low, high))
     (check,) = [row for row in rows(found, "cost_checks") if row["what"] == "upcall by bpf"]
     assert check["agrees"] == "no"
-    assert "upcalls by bpf's count" in check["meaning"]
+    assert "upcalls counted by bpf" in check["meaning"]
     told = {row["lacking"]: row["reason"] for row in rows(found, "cost_needs")}
     assert told["upcalls that agree"] == check["meaning"]
     (row,), (plain,) = rows(found, "cost_upcalls"), rows(report(kernel, host()[1]), "cost_upcalls")
@@ -137,7 +137,7 @@ def test_its_own_counter_of_upcalls_is_stronger_and_compared() -> None:
     assert row["upcall_least_count"] == row["upcall_most_count"] == upcalls()
     checks = [row for row in rows(found, "cost_checks") if row["what"] == "upcall by bpf"]
     assert [row["agrees"] for row in checks] == ["yes", "yes"]
-    assert "by its own counter" in checks[1]["meaning"]
+    assert "by the domain's own counter" in checks[1]["meaning"]
     wrong = report(kernel, counted(0.5, 0.6), {"upcall": upcalls()})
     checks = [row for row in rows(wrong, "cost_checks") if row["what"] == "upcall by bpf"]
     assert [row["agrees"] for row in checks] == ["yes", "no"]
@@ -153,10 +153,10 @@ def test_merged_captures_add_up() -> None:
 def test_what_a_recording_could_tell_is_asked_for() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=0)
     without = {row["lacking"]: row["remedy"] for row in rows(report(kernel, host()[1]), "cost_needs")}
-    assert "backend bpf" in without["bpf's counts"]
+    assert "bpf backend" in without["bpf's counts"]
     told = {row["lacking"]: row["reason"] for row in rows(report(kernel, counted(mixed=1272)), "cost_needs")}
     assert "bpf's counts" not in told
-    assert told["samples of its own"].startswith("1,272 samples by hardware cycles are of all domains")
+    assert told["samples of its own"].startswith("1,272 samples")
     other = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=1)
     assert "bpf's counts" not in {row["lacking"] for row in rows(report(other, host()[1]), "cost_needs")}
 
@@ -171,5 +171,5 @@ def test_the_sites_of_a_real_image_follow_from_calls_of_its_functions() -> None:
     for name, ends in calls.items():
         row = by_site[name]
         assert (row["execution_low_count"], row["execution_high_count"]) == ends, name
-        assert row["executions_rule"].startswith(f"bpf's count of calls of {name}")
+        assert row["executions_rule"].startswith(f"bpf's count of calls to {name}")
     assert by_site["upcalls_unmask"]["executions_quality"] == "bounded"

@@ -47,7 +47,7 @@ def test_weights_make_it_one_price() -> None:
     # What was not measured is left out of the weights.
     assert ends(found) == (near(0.9 * 19 + 0.1 * 2900),) * 3
     none = prices([fenced("a", 1)], calibration(*rows_of(LFENCE)), BUILD_ID, {"site": 1.0})
-    assert none.lacking == ("the contexts with a weight were not measured",)
+    assert none.lacking == ("none of the contexts with a weight was measured",)
     assert np.isnan(none.low).all()
 
 

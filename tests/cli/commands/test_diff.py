@@ -110,7 +110,7 @@ def test_single_captures_say_why_nothing_can_be_said(folder: Path) -> None:
     done = run_here("old/0.summary", "new/0.summary", "--metric", P50, cwd=folder)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    assert "1 against 1 captures cannot tell a change from chance: it takes 5 a side" in text
+    assert "1 against 1 captures cannot distinguish a change from chance: it takes 5 per side" in text
     assert " ~ " in text
     assert " 1+1" in text
 
@@ -180,7 +180,7 @@ def test_groups_by_files_by_folder_and_by_pattern_are_the_same(folder: Path) -> 
         (["old", "new", "--fail-above", f"{P50}=nan"], 2, "is not METRIC=PERCENT"),
         (["old", "new", "--map", "3"], 2, "is not OLD=NEW"),
         (["old", "new", "--sort", "x"], 2, "--sort"),
-        (["old", "new", "--domain", "9"], 1, "no capture has a domain '9'"),
+        (["old", "new", "--domain", "9"], 1, "no capture has the domain '9'"),
         (["old", "bad.summary"], 1, "bad.summary: damaged summary"),
         (["old", "text"], 1, "not a xentrace file"),
     ],

@@ -182,7 +182,7 @@ def test_on_a_terminal(run: Run, image: Path, trace: Path, log: Path, measured: 
 def test_what_is_lacking_without_inputs(run: Run, trace: Path) -> None:
     code, out = run("--section", "cost", trace)
     assert code == 0
-    assert "needs    a calibration: nothing tells what a fence takes on this host; xtrace" in out
+    assert "needs    a calibration: the time that a fence takes on this host is not known" in out
     assert "--kernel 0=IMAGE" in " ".join(out.split())
     _, brief = run(trace)
     assert "needs" not in brief
@@ -197,7 +197,10 @@ def test_counters_that_contradict_are_told(run: Run, image: Path, trace: Path, t
     words = " ".join(out.split())
     assert "* d1: its counters, its sites and the trace contradict each other" in words
     assert "d1: counters that agree: 1,000,000 upcall counted, " in words
-    assert "executed 900 or more by the counter save, ways through its function, but 0 to 5" in words
+    assert (
+        "executed at least 900 times according to the counter save, paths through its function, but 0 to 5"
+        in words
+    )
 
 
 def test_csv_has_the_tables(
@@ -217,7 +220,7 @@ def test_usage(run: Run, image: Path, trace: Path, log: Path, tmp_path: Path, me
         (("--rates", log, "--rates", f"1={log}", "--kernel", f"1={image}"), 2, "two files for domain 1"),
         (("--rates", f"1={log}", "--from", "0.01"), 2, "it is of the whole trace"),
         (("--rates", f"1={tmp_path / 'missing'}"), 1, "missing"),
-        (("--rates", f"1={image}"), 1, "no counters of a guest"),
+        (("--rates", f"1={image}"), 1, "not a file of guest counters"),
         (("--rates", f"web={log}"), 2, "no domain is called 'web'"),
         (("--kernel", f"web={image}"), 2, "no domain is called 'web'"),
         (("--kernel", f"idle={image}"), 2, "idle domain"),

@@ -228,7 +228,7 @@ def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions_are_called(na
     for place in inside:
         symbol = paths.sites[place].symbol
         assert found.low[place] == calls[symbol][0] * paths.call.least[place] > 0
-        assert f"bpf's count of calls of {symbol}" in found.rule[place]
+        assert f"bpf's count of calls to {symbol}" in found.rule[place]
 
 
 @pytest.mark.parametrize("name", _NAMES)

@@ -88,7 +88,7 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
 def test_too_few_upcalls_give_no_figure() -> None:
     found = upcall_difference(capture(1, 0), capture(2, 0, 20), 3, 3)
     assert np.isnan(found.low)
-    assert found.basis == "fewer than 30 upcalls after a block: 400 fenced, 20 not"
+    assert found.basis == "fewer than 30 upcalls after a block: 400 with fences, 20 without"
     assert np.isnan(upcall_difference(capture(1, 0), capture(2, 0), 3, 5).low)
 
 
@@ -99,7 +99,7 @@ def test_running_time_needs_repetitions() -> None:
     assert found.low < ADDED < found.high
     assert (found.fenced_count, found.plain_count) == (6, 6)
     assert np.isnan(running_difference(slow[:1], plain[:1], 3, 3).low)
-    assert running_difference(slow, plain, 3, 9).basis == "no upcall in the captures"
+    assert running_difference(slow, plain, 3, 9).basis == "no upcalls in one group of captures"
 
 
 def test_how_two_intervals_lie() -> None:
@@ -181,10 +181,10 @@ def test_samples_by_dom0s_clock_stand_beside_the_model(with_page: bool) -> None:
     model, sampled = found.tables["cost_estimates"].to_dict("records")
     assert (model["estimate"], sampled["estimate"]) == ("model", "samples by clock")
     assert (model["of"], sampled["of"]) == ("running time", "running time")
-    basis = "by dom0's software clock: 3 samples at a fence, 7 behind one, "
+    basis = "by dom0's software clock: 3 samples at a fence, 7 right after one, "
     # Without the page, its addresses are those of any code, and what forces a callback looks as what blocks.
     basis += "10 where a callback is forced, of 1010" if with_page else "none of masked code, of 6010"
-    assert sampled["basis"].startswith(f"{basis} outside other hypercalls; masked code is seen where")
+    assert sampled["basis"].startswith(f"{basis} outside other hypercalls; masked code is sampled where")
     share = 20 / 1010 if with_page else 10 / 6010
     assert share / 2 < sampled["cost_low_ratio"] < share < sampled["cost_high_ratio"] < 2 * share
 
@@ -212,7 +212,7 @@ def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:
     found = build(part, hz=HZ, kernels=[MadeKernel()], costs=inputs, selection=Selection(("cost",)))
     model, sampled = found.tables["cost_estimates"].to_dict("records")
     assert (model["of"], sampled["of"], sampled["estimate"]) == ("running time", "running time", "samples")
-    basis = "3 samples at a fence, 7 behind one, of 1000 outside the hypercall page; no bound"
+    basis = "3 samples at a fence, 7 right after one, of 1000 outside the hypercall page; not a bound"
     assert sampled["basis"].startswith(basis)
     assert sampled["cost_low_ratio"] == pytest.approx(0.0054, abs=1e-3)
     assert sampled["cost_high_ratio"] == pytest.approx(0.0183, abs=1e-3)
