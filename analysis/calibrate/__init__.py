@@ -1,1 +1,1 @@
-"""The price of a fence, timed on this host."""
+"""Timing the price of a fence on this host."""

@@ -1,4 +1,4 @@
-"""What a calibration times: the standard sequences and an image's sites, laid out in one program."""
+"""The loops that a calibration times: standard sequences and an image's sites, laid out in one program."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from xtrace.symbols.replay.site_loop import Replay, Variants
 from xtrace.symbols.sites.model import How
 
 SITE = "site"
-#: Where a copy of a loop begins in its 64 bytes.
+#: Offsets from a 64-byte boundary at which the copies of a loop begin.
 PLACES = (0, 16, 32, 48)
 _ALIGNMENT = 64
 _INT3 = 0xCC
-#: What the loops of one more site may take at most.
+#: Most bytes that the loops of one site may take.
 _SITE_BYTES = 1 << 18
 _LINKS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A row to be measured, by its loops.
+    """A row to measure, with its loops.
 
     Attributes:
         address, build_id: of a site; None for a standard sequence.
-        lean: the same fenced loops against those without what only the fence's call needs.
-        note: what is to be known of the figure.
+        lean: the same fenced loops, paired with loops that also lack what only the call of the fence needs.
+        note: a remark on the figure.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Substituted:
-    """A row of a site that is not replayed: the standard sequence's figure stands in."""
+    """A row of a site that is not replayed: it gets the figure of the standard sequence."""
 
     kind: str
     fence: str
@@ -57,7 +57,7 @@ class Substituted:
 
 
 class Builder:
-    """Lay loops out behind the driver, each at several places."""
+    """Lay out loops after the driver, each at several places."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -66,11 +66,11 @@ class Builder:
 
     @property
     def full(self) -> bool:
-        """Tell whether no more sites fit."""
+        """Whether no more sites fit."""
         return len(self._code) + _SITE_BYTES > timed_loop.CODE_BYTES
 
     def add(self, loop: timed_loop.LoopCode) -> tuple[Loop, ...]:
-        """Return where the copies of a loop stand; equal loops are laid out once."""
+        """Return the copies of a loop; loops with equal code are laid out only once."""
         found = self._known.get(loop.code)
         if found is None:
             found = tuple(Loop(self._put(loop.code, place), loop.most_count) for place in PLACES)
@@ -84,7 +84,7 @@ class Builder:
         return address
 
     def program(self) -> Program:
-        """Return the program so far."""
+        """Return the program with all loops added so far."""
         return Program(
             code=bytes(self._code),
             code_address=timed_loop.CODE_ADDRESS,
@@ -106,12 +106,12 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Loops that say what the processor is like.
+    """Loops that show properties of the processor.
 
     Attributes:
-        chain: ``links`` additions, each of which waits for the last.
-        dependent, independent: as many multiplications that wait, and that need not.
-        missed, awaited: a load of a line that was flushed, and a fence that waits for it.
+        chain: ``links`` additions, each of which waits for the one before.
+        dependent, independent: as many multiplications, in one chain and in several.
+        missed, awaited: a load of a flushed line, without and with a fence that waits for it.
     """
 
     sampler: Loop
@@ -143,7 +143,7 @@ def probes(builder: Builder) -> Probes:
 
 
 def standard(builder: Builder) -> Iterator[Planned]:
-    """Lay out the standard sequences, and yield their rows."""
+    """Lay out the standard sequences and yield their rows."""
     for kind in KINDS:
         for place in ("inline", "outofline"):
             for context in CONTEXTS:
@@ -156,7 +156,7 @@ def standard(builder: Builder) -> Iterator[Planned]:
 
 
 def sites(builder: Builder, found: Iterable[Replay], build_id: str | None) -> Iterator[Planned | Substituted]:
-    """Lay out an image's sites, and yield their rows."""
+    """Lay out an image's sites and yield their rows."""
     for replay in found:
         if not replay.fence_name:
             continue

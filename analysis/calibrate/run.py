@@ -1,12 +1,12 @@
-"""Measure what fences cost on this host: the standard sequences, and an image's own sites.
+"""Measure what fences cost on this host, in standard sequences and at an image's own sites.
 
-The question: how many TSC cycles does a fence add to one execution, by what is in flight there?
-Output: probes.calibration.Calibration, a row for each sequence and context: median and 95 % interval
-in TSC cycles, measured on this host.
+How many TSC cycles does a fence add to one execution, depending on what is in flight there?
+Output: probes.timing.calibration.Calibration, with a row for each sequence and context: median and 95 %
+interval in TSC cycles, measured on this host.
 
-Known bias: executions come back to back, so that the unfenced sequence overlaps with the next one,
-and branches are always predicted; in the contexts that miss, each execution waits for all before it,
-and is followed by work that needs nothing of it.
+Known bias: executions come back to back, so an unfenced sequence overlaps with the next one, and branches
+are always predicted.  In the contexts that miss, each execution waits for all before it and is followed by
+work that does not depend on it.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from xtrace.symbols.replay.site_loop import Replay
 
 QUICK_S, USUAL_S = 3.0, 40.0
 _CHAIN_RUNS, _CHAIN_COUNT, _MISS_RUNS = 101, 50, 25
-#: Independent multiplications take a third of the time of dependent ones on hardware; interpreted or
-#: translated one by one, they take the same.
+#: On hardware, independent multiplications take a third of the time of dependent ones; interpreted or
+#: translated one by one, both take the same time.
 _LEAST_OVERLAP = 1.3
-#: What a load from memory takes at least, in TSC cycles.  QEMU's TCG runs multiplications as they are, but
-#: does nothing where a line is to be flushed.
+#: Least TSC cycles of a load from memory.  QEMU's TCG runs multiplications natively, but does nothing when a
+#: line is to be flushed.
 _LEAST_MISS_CYCLES = 40.0
 _MOST_CLOCK_SPREAD = 0.10
 _MOST_DROPPED = 0.30
 _LEAST_TIGHT = 0.5
 _MOST_WAITING = 0.05
-#: Contexts in which a quiet machine gives tight intervals for sure.
+#: Contexts in which a quiet machine reliably gives tight intervals.
 _STEADY = ("empty", "stores_8", "alu_chain")
 _LEAST_SPAN_NS = 1e8
 _UNCONFINED = "this system does not allow a process to filter its own system calls (seccomp)"
@@ -63,9 +63,9 @@ class Settings:
     """How to calibrate.
 
     Attributes:
-        seconds: for timing; what is not tight then stays so.
-        cpu: the processor to time on; None takes the last one allowed.
-        seed: of the order of the runs.
+        seconds: time for measuring; rows that are not tight by then stay so.
+        cpu: the CPU to time on; None for the last one allowed.
+        seed: for the order of the runs.
     """
 
     seconds: float = USUAL_S
@@ -76,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """An image whose sites are timed, too."""
+    """An image whose sites are timed too."""
 
     replays: Sequence[Replay]
     build_id: str
@@ -84,11 +84,11 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class _Clocks:
-    """What the probes said.
+    """What the probes measured.
 
     Attributes:
-        overlap: time of dependent multiplications over that of independent ones.
-        miss_cycles: what a fence waits for a load of a line that was flushed.
+        overlap: time of dependent multiplications divided by that of independent ones.
+        miss_cycles: time that a fence waits for a load of a flushed line.
     """
 
     quantum_cycles: int
@@ -103,7 +103,7 @@ def calibrate(
     """Measure this host.
 
     Args:
-        progress: is told which share of the rows is known well enough.
+        progress: called with the share of loop pairs that need no more timing.
 
     Raises:
         TraceError: timed code cannot run here.
@@ -154,7 +154,7 @@ def calibrate(
 def _cpu(wanted: int | None) -> int:
     allowed = os.sched_getaffinity(0)
     if wanted is None:
-        # Interrupts tend to go to the first.
+        # Interrupts tend to go to the first CPU.
         return max(allowed)
     if wanted not in allowed:
         raise TraceError(f"CPU {wanted} is not one of those allowed here: {sorted(allowed)}")
@@ -162,7 +162,7 @@ def _cpu(wanted: int | None) -> int:
 
 
 def _refused(replays: Iterable[Replay]) -> list[Replay]:
-    """Return replays that are not run: a stranger's code runs only where it can do nothing."""
+    """Return the replays without their code: an image's code runs only in a confined child."""
     return [replace(item, core=None, whole=None, reason=item.reason or _UNCONFINED) for item in replays]
 
 
@@ -172,11 +172,11 @@ def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:
             yield f"{item.site.address:#x}: {item.reason}"
 
 
-# --- what the processor is like ---
+# --- properties of the processor ---
 
 
 def _looked(builder: Builder, looks: Probes, cpu: int) -> tuple[_Clocks, bool]:
-    """Return what the probes say, and whether the child that they run in can do nothing else."""
+    """Return what the probes measured, and whether their child process is confined (seccomp)."""
     with Session(builder.program(), cpu) as session:
         try:
             return _clocks(session, looks), session.confined
@@ -201,7 +201,7 @@ def _clocks(session: Session, looks: Probes) -> _Clocks:
 
 
 def _implausible(clocks: _Clocks) -> str:
-    """Return why no x86-64 hardware has such times, "" where one may."""
+    """Return why these times are not those of x86-64 hardware, "" if they may be."""
     if clocks.overlap < _LEAST_OVERLAP:
         return f"dependent multiplications take only {clocks.overlap:.2f} times as long as independent ones"
     if clocks.miss_cycles < _LEAST_MISS_CYCLES:
@@ -212,7 +212,7 @@ def _implausible(clocks: _Clocks) -> str:
 def _noise(
     rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks, waiting: float
 ) -> tuple[str, ...]:
-    """Return why the figures deserve no trust, nothing where they do."""
+    """Return why the figures are not reliable; empty if they are."""
     reasons = []
     ratios = clocks.core_per_tsc
     spread = (max(ratios) - min(ratios)) / min(ratios)
@@ -249,7 +249,7 @@ def _measured(
 ) -> tuple[tuple[Row, ...], list[Difference], float]:
     program = builder.program()
     planned = [item for item in plan if isinstance(item, Planned)]
-    # Sites that are alike have the same loops, which are timed once.
+    # Identical sites share their loops, which are timed once.
     wanted_pairs = list(dict.fromkeys(pair for item in planned for pair in (item.pair, item.lean) if pair))
     pairs = Pairs(lambda: Session(program, cpu), wanted_pairs, settings.wanted, settings.seed)
     try:
@@ -282,7 +282,7 @@ def _rows(
 
 
 def _substitute(item: Substituted, standards: dict[tuple[str, str, str, str], Row]) -> Row:
-    """Return the standard sequence's row for a site; nothing stands in for its own instructions."""
+    """Return the standard sequence's row for a site; for the context "site" that of the context "empty"."""
     context = "empty" if item.context == SITE else item.context
     row = standards[item.kind, item.fence, item.standard_place, context]
     return replace(

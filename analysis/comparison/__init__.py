@@ -1,1 +1,1 @@
-"""Two captures compared."""
+"""Comparing two groups of captures."""

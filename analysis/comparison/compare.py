@@ -1,12 +1,12 @@
-"""Did captures change: two groups of repetitions, figure by figure.
+"""Compare two groups of captures, figure by figure.
 
-The question: which figures of which domains differ between OLD and NEW by more than chance explains?
-Each capture gives one value a figure and domain; the values of the two groups are compared by
-ranks, and the p values of all rows are raised together by Holm's method, so that the chance
-that any row at all is a false alarm stays below 2 %.
+Which figures of which domains differ between OLD and NEW by more than chance explains?  Each capture gives
+one value per figure and domain.  The values of the two groups are compared by a rank test, and the p values
+of all rows are adjusted together by Holm's method, so that the chance of even one false alarm among all rows
+is at most 2 %.
 
-Bias: repetitions must be independent and of the same load; what the captures themselves tell
-against that is in ``warnings``.
+Bias: repetitions must be independent and of the same load; ``warnings`` lists what in the captures speaks
+against that.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SCHEMA_VERSION = 1
 #: Domain, figure, and its values in the old and the new captures.
 _Row = tuple[str, Figure, tuple[tuple[float, ...], tuple[float, ...]]]
 
-#: Loads, and the lengths of captures, may differ by so much without a warning.
+#: Differences of loads, lengths of captures, blind time and TSC rates that do not cause a warning.
 _LOAD_RATIO = 0.10
 _SPAN_RATIO = 2.0
 _BLIND_RATIO = 0.01
 _HZ_RATIO = 0.01
-#: Parts of a capture whose neighbours correlate by more are not even chosen by chance.
+#: If neighbouring parts of a capture correlate by more than this, they are not independent.
 _CORRELATION = 0.3
-#: Below, a rate tells of no load.
+#: Lower rates are not a load worth comparing.
 _LEAST_PER_S = 1.0
 
 
@@ -56,13 +56,13 @@ class Change:
     Attributes:
         domain: its label.
         figure: what is compared.
-        old, new: a value a capture that has one; times in ns, or in cycles where no TSC rate is known.
-        is_ratio: the change is a share of the old value; else, where a value is 0, a difference in the
+        old, new: one value per capture; times in ns, or in cycles if no TSC rate is known.
+        is_ratio: the change is a share of the old value; otherwise, if a value is 0, a difference in the
             figure's unit.
         change: the median of all changes from an old to a new capture.
-        low, high: its 95 % interval, of this row alone; None where there are too few captures.
-        p: of the rank test, of this row alone.
-        p_together: of all rows together.
+        low, high: its 95 % interval, for this row alone; None if there are too few captures.
+        p: p value of the rank test, for this row alone.
+        p_together: p adjusted for all rows together.
     """
 
     domain: str
@@ -78,7 +78,7 @@ class Change:
 
     @property
     def differs(self) -> bool:
-        """Whether more than chance is behind the change."""
+        """Whether the change is more than chance explains."""
         return self.p_together < ALPHA
 
     @property
@@ -93,7 +93,7 @@ class Change:
 
     @property
     def rise_ratio(self) -> float:
-        """The change as a share of the old median, infinite where it rose from 0."""
+        """The change as a share of the old median; infinite if the old median is 0."""
         if self.is_ratio or not self.change:
             return self.change
         return self.change / self.old_median if self.old_median else math.copysign(math.inf, self.change)
@@ -101,14 +101,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What became of the figures.
+    """The result of a comparison.
 
     Attributes:
         old, new: the captures.
         changes: in the order of domains and figures.
-        warnings: what speaks against the comparison, a sentence each.
-        in_cycles: no TSC rate is known: times are in cycles and there are no rates.
-        runs_needed: repetitions a side that could show a difference in as many rows as these.
+        warnings: what speaks against the comparison, one sentence each.
+        in_cycles: no TSC rate is known, so times are in cycles and there are no rates.
+        runs_needed: repetitions per group that are needed to show a difference in this many rows.
     """
 
     old: tuple[Measured, ...]
@@ -119,7 +119,7 @@ class Diff:
     runs_needed: int
 
     def can_tell(self, row: Change) -> bool:
-        """Return whether a row has values enough to tell any change from chance."""
+        """Return whether a row has enough values to distinguish any change from chance."""
         return least_p(len(row.old), len(row.new)) * len(self.changes) < ALPHA
 
 
@@ -132,10 +132,10 @@ def diff(
     domains: Collection[str] = (),
     renamed: Mapping[str, str] | None = None,
 ) -> Diff:
-    """Compare two groups of captures, as compare() does, from their summaries.
+    """Compare two groups of captures, as compare() does, by their summaries.
 
     Args:
-        hz: cycles a second of the TSC, of all; else as each of them tells.
+        hz: TSC cycles per second of all captures; None takes the rate that each capture has.
     """
     measured = [measure(summary, hz) for summary in (*old, *new)]
     return compare(
@@ -159,7 +159,8 @@ def compare(
         renamed: what is the same domain, in ``old`` and in ``new``, named likewise.
 
     Raises:
-        TraceError: some captures tell the TSC rate and others do not, or a domain is not there.
+        TraceError: the TSC rate is known for some captures only, a capture has two domains of the same label
+            after renaming, or no capture has one of ``domains``.
         ValueError: a group is empty.
     """
     if not old or not new:
@@ -183,7 +184,7 @@ def compare(
         if not wanted or domain in wanted
         for figure in figures
     ]
-    # Captures that lack a value would leave those that have one chosen by their load.
+    # A row needs a value in every capture: those that have one may have it because of their load.
     rows = [
         row
         for row in paired
@@ -309,7 +310,7 @@ def _only_label(text: str, captures: Sequence[Measured]) -> str:
 
 
 def _order(label: str) -> tuple[bool, bool, int, str]:
-    """Return what sorts labels: domains by id, then by name, the host last."""
+    """Return the sort key of a label: domains by id, then domains by name, the host last."""
     number = label[1:]
     is_plain = label.startswith("d") and number.isascii() and number.isdigit()
     return label == HOST_LABEL, not is_plain, int(number) if is_plain else 0, label
@@ -339,7 +340,7 @@ def _of_number(old: Sequence[Measured], new: Sequence[Measured], tests: int) -> 
 
 
 def _of_left_out(rows: Sequence[_Row], old_count: int, new_count: int) -> list[str]:
-    """Say which rows are not there because some captures lack a value that others have."""
+    """Warn of rows that are left out because some captures lack a value that others have."""
     some = [
         (domain, figure, values)
         for domain, figure, values in rows
@@ -356,7 +357,7 @@ def _of_left_out(rows: Sequence[_Row], old_count: int, new_count: int) -> list[s
 
 
 def _of_parts(old: Sequence[Measured], new: Sequence[Measured], changes: Sequence[Change]) -> list[str]:
-    """Warn of windows of a trace that are taken as repetitions, with what tells that they are none."""
+    """Warn of windows of a trace used as repetitions, and of the correlation between them if it is high."""
     if not any(capture.is_part for capture in (*old, *new)):
         return []
     text = "parts of a capture are not repetitions: p is about these captures alone, not about the kernels"

@@ -1,10 +1,10 @@
-"""What captures are compared by: one number a figure, domain and capture.
+"""The figures that captures are compared by: one number per figure, domain and capture.
 
-The question: what does a repetition look like, in few figures that a change of kernel, configuration or
-hardware moves?  Output: measure() gives, for each domain (all its vCPUs together) and for
-the host, the figures of FIGURES; times in cycles or ns, rates a second, shares of 1.
+What does a repetition look like, in a few figures that a change of kernel, configuration or hardware moves?
+Output: measure() returns the figures of FIGURES for each domain (all its vCPUs together) and for the host;
+times in ns or cycles, rates per second, shares from 0 to 1.
 
-Bias: as in the tables that the figures are of.  A quantile of too few intervals is left out (FEWEST):
+Bias: as in the tables that show these figures.  A quantile of too few intervals (FEWEST) is left out, because
 it would be their maximum.  Rates count what was recorded, so blind time lowers them.
 """
 
@@ -31,17 +31,17 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN, Hypercall
 
 F64 = npt.NDArray[np.float64]
 
-#: The key of what is of no domain but of the host.
+#: Domain key of the host's own figures.
 HOST = -1
 HOST_LABEL = "host"
 
-#: Least intervals in a capture for a quantile.
+#: Fewest intervals in a capture for a quantile.
 FEWEST = {"p50": 5, "p95": 20, "p99": 100}
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 _RUNNABLE = (Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER)
 _OF_PCPUS = (Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.IRQ_HANDLING)
-#: Their a is no vCPU.
+#: Metrics whose key a is not a vCPU.
 _OF_OTHERS = (
     Metric.DOMAIN_STATE, Metric.CSTATE, Metric.HANDOFF, Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO,
     Metric.RIP, Metric.LOST_RECORDS,
@@ -49,9 +49,9 @@ _OF_OTHERS = (
 
 
 class Unit(StrEnum):
-    """Of a figure."""
+    """The unit of a figure."""
 
-    TIME = "time"  # ns, or cycles where no TSC rate is known
+    TIME = "time"  # ns, or cycles if no TSC rate is known
     PER_S = "per_s"
     RATIO = "ratio"
 
@@ -97,7 +97,7 @@ class Sums:
         self._times = summarise(timed, buckets, ["metric", "domain"])
 
     def quantile(self, metric: Metric, which: str) -> F64:
-        """Return a quantile in ns, or in cycles without a rate; NaN where too few intervals bear it."""
+        """Return a quantile in ns, or in cycles without a TSC rate; NaN with too few intervals."""
         rows = self._times[self._times["metric"] == int(metric)]
         result = np.full(len(self.domains), np.nan)
         values = rows[f"{which}_cycles"].to_numpy(float)
@@ -106,36 +106,36 @@ class Sums:
         return result * (1e9 / self._hz) if self._hz else result
 
     def count(self, *metrics: Metric, b: int | None = None) -> F64:
-        """Return how often the metrics were counted, of ``b`` alone where it is given."""
+        """Return the counts of the metrics added up, only those with ``b`` if given."""
         return self._added(self._count, metrics, b)
 
     def cycles(self, *metrics: Metric, b: int | None = None) -> F64:
-        """Return the cycles that the metrics took together."""
+        """Return the cycles of the metrics added up, only those with ``b`` if given."""
         return self._added(self._cycles, metrics, b)
 
     def per_s(self, count: F64) -> F64:
-        """Return counts a second; NaN where there is no rate or no time."""
+        """Return counts per second; NaN without a TSC rate or without recorded time."""
         return count * (self._hz / self._span_cycles) if self._hz and self._span_cycles else count * np.nan
 
     def of_pcpus(self, cycles: F64) -> F64:
-        """Return times as shares of the span of all pCPUs."""
+        """Return cycles as shares of the span of all pCPUs."""
         return share(cycles, np.full(len(cycles), self._span_cycles * self.pcpu_count))
 
     def fences(self, end: str) -> F64:
-        """Return an end of the cost of each domain's fences, a share of its running time; NaN for unknown."""
+        """Return each domain's cost of fences at one of COST_ENDS, a share of its running time; or NaN."""
         place = COST_ENDS.index(end)
         none = [np.nan] * len(COST_ENDS)
         return np.array([self._costs.get(domain, none)[place] for domain in self.domains.tolist()], float)
 
     @property
     def known_cycles(self) -> F64:
-        """Time of all vCPUs whose state is known, open intervals included."""
+        """Time in which the runstate of a domain's vCPUs is known, including open intervals."""
         closed = self.cycles(Metric.RUNNING, *_RUNNABLE, Metric.BLOCKED, Metric.OFFLINE)
         return closed + sum(self.cycles(Metric.TAIL, b=state) for state in range(4))
 
     @property
     def span_s(self) -> float:
-        """Seconds that were recorded; NaN where there is no rate."""
+        """Seconds that were recorded; NaN without a TSC rate."""
         return self._span_cycles / self._hz if self._hz else float("nan")
 
     def _added(self, values: npt.NDArray[np.int64], metrics: tuple[Metric, ...], b: int | None) -> F64:
@@ -148,14 +148,14 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Something that captures are compared by.
+    """A figure that captures are compared by.
 
     Attributes:
         name: as users and JSON have it.
-        unit: what its values are.
+        unit: of its values.
         quality: how it is known.
-        meaning: in one sentence.
-        of: its value by domain; NaN where there is none.
+        meaning: in a few words.
+        of: returns its value by domain; NaN for none.
         key: shown without --all.
     """
 
@@ -169,17 +169,16 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A capture, measured.
+    """The figures of a capture.
 
     Attributes:
         name: as the user named it.
-        hz: of the TSC; where it is None, times are in cycles and there are no rates.
-        values: by label of the domain and name of the figure; what is unknown is left out.
-        domains: name or id of each domain, as in values.
-        vcpu_counts: how many vCPUs of each were seen.
-        span_s: seconds recorded; NaN without a rate.
-        emulated: software emulated the host.
-        versions: Xen versions that can have written it.
+        hz: TSC rate; if it is None, times are in cycles and there are no rates.
+        values: by the label of the domain and the name of the figure; unknown values are left out.
+        vcpu_counts: by the label of the domain, how many vCPUs were seen.
+        span_s: seconds recorded; NaN without a TSC rate.
+        emulated: the host was emulated in software.
+        versions: Xen versions that may have written it.
         is_part: only a window of its trace was counted.
         ids: of the domains, by label.
     """
@@ -199,7 +198,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
     """Return the figures of a capture.
 
     Args:
-        hz: cycles a second; else what the summary or its records tell.
+        hz: TSC cycles per second; None takes the rate from the summary or estimates it from its records.
     """
     rate = hz or summary.origin.tsc_hz
     if not rate:
@@ -229,7 +228,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
 
 
 def labels_of(domains: list[int], known: Mapping[int, str]) -> list[str]:
-    """Return what each domain is called: by its name where that is known and its alone, else d and its id."""
+    """Return a label for each domain: its name if that is known and unique, otherwise d and its id."""
     plain = {domain: HOST_LABEL if domain == HOST else f"d{domain}" for domain in domains}
     called = [known.get(domain) or plain[domain] for domain in domains]
     taken = [*called, *plain.values()]
@@ -253,7 +252,7 @@ def _quantile(name: str, metric: Metric, which: str, quality: Quality, meaning: 
 def _times(
     name: str, metric: Metric, quality: Quality, meaning: str, key: str = "", other: str = ""
 ) -> tuple[Figure, ...]:
-    """Return the quantiles of a metric: those of ``key`` shown always, those of ``other`` with --all."""
+    """Return the figures of a metric's quantiles: ``key`` are always shown, ``other`` with --all."""
     return tuple(
         _quantile(name, metric, which, quality, meaning, which in key.split())
         for which in FEWEST
@@ -317,7 +316,7 @@ FIGURES: tuple[Figure, ...] = (
     _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),
     _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
     _rate("moves", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
-    # Fences: of summaries that a report with an image and a calibration stored.
+    # Fences: in summaries stored by a report with an image and a calibration.
     Figure("fences_least_share", Unit.RATIO, Quality.MODELLED,
            "running time spent in the fences of its sites, at least, if nothing misses the caches",
            lambda sums: sums.fences("hot_low"), key=True),
@@ -337,7 +336,7 @@ FIGURES: tuple[Figure, ...] = (
 
 BY_NAME = {figure.name: figure for figure in FIGURES}
 
-#: What tells the load: where it differs, times may differ for that alone.
+#: Figures that describe the load: if these differ, times may differ for that reason alone.
 LOADS = ("wakes_per_s", "sends_per_s", "hypercalls_per_s", "exits_per_s", "running_share")
 
 

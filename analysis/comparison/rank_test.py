@@ -1,7 +1,7 @@
-"""Do two groups of repetitions differ, by how much, and how sure is that?
+"""Do two groups of repetitions differ, by how much, and with what confidence?
 
-Rank statistics: they ask nothing of how the values are distributed, only that repetitions of the same
-thing could have come in any order.  Where the groups are small everything is counted out and exact.
+Rank statistics make no assumption about the distribution of the values, only that repetitions of the same
+thing could have come in any order.  For small groups all results are exact, by enumeration.
 
 Sources: Mann and Whitney 1947 (the test); Hodges and Lehmann 1963, Moses 1965 (the interval);
 Holm 1979 (many tests at once).
@@ -17,12 +17,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-#: The chance that any row of a comparison is a false alarm.  Below the usual 5 %, since people compare often.
+#: The chance that any row of a comparison is a false alarm.  Below the usual 5 %: people compare often.
 ALPHA = 0.02
-#: The chance that an interval misses the truth.
+#: The chance that an interval does not cover the true change.
 MISS = 0.05
 
-#: Up to so many values together all orders are counted; beyond, sums of ranks are as good as normal.
+#: Up to this many values in total, all divisions are counted; beyond, rank sums are close to normal.
 EXACT_MOST = 50
 
 F64 = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its 95 % interval; an end is None where too few values bound it."""
+    """An estimate with its 95 % interval; the ends are None if there are too few values."""
 
     estimate: float
     low: float | None
@@ -38,11 +38,11 @@ class Interval:
 
 
 def rank_test(old: Sequence[float], new: Sequence[float]) -> float:
-    """Return the two-sided p of the Mann-Whitney test: that chance alone sets the groups as far apart.
+    """Return the two-sided p of the Mann-Whitney test: the chance of groups at least this far apart.
 
-    Exact up to EXACT_MOST values, ties included: the share of all ways to divide the values into two groups
-    whose sums of ranks lie as far from the middle or farther.  Beyond, the normal approximation
-    with its corrections for ties and for continuity.
+    Exact up to EXACT_MOST values, ties included: the share of all divisions of the values into two groups
+    whose rank sums are at least as far from the expected sum.  Beyond that, the normal approximation with
+    corrections for ties and continuity.
 
     Raises:
         ValueError: a group is empty, or a value is not a number.
@@ -52,7 +52,7 @@ def rank_test(old: Sequence[float], new: Sequence[float]) -> float:
         raise ValueError("both groups need values, and numbers only")
     doubled = _doubled_ranks(values)
     chosen = int(doubled[: len(old)].sum())
-    # Twice the sum of ranks that is expected: n (n + m + 1).
+    # Twice the expected rank sum is n (n + m + 1).
     apart = abs(chosen - len(old) * (len(values) + 1))
     if len(values) <= EXACT_MOST:
         return _exact_p(tuple(np.sort(doubled).tolist()), len(old), apart)
@@ -60,14 +60,14 @@ def rank_test(old: Sequence[float], new: Sequence[float]) -> float:
 
 
 def shift(old: Sequence[float], new: Sequence[float], *, ratio: bool) -> Interval:
-    """Return how far ``new`` lies from ``old``, with the interval that belongs to the rank test.
+    """Return how far ``new`` is from ``old``, with the interval that corresponds to the rank test.
 
-    The estimate is the median of all differences (ratios, less 1) of a new and an old value, the interval
-    is that of order statistics among them: it covers the truth in at least 95 % of cases if the groups differ
-    by a shift (a factor) alone.
+    The estimate is the median of all differences (or ratios minus 1) of a new and an old value.  The interval
+    is between two order statistics of these: it covers the true change in at least 95 % of cases if the
+    groups differ only by a shift (or a factor).
 
     Args:
-        ratio: the change as a share of the old value; all values must then be above 0.
+        ratio: return the change as a share of the old value; all values must then be above 0.
     """
     one, other = np.asarray(old, float), np.asarray(new, float)
     pairs = np.sort((other[:, None] / one if ratio else other[:, None] - one).ravel())
@@ -79,10 +79,10 @@ def shift(old: Sequence[float], new: Sequence[float], *, ratio: bool) -> Interva
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values for being tested together, in the order given.
+    """Return p values adjusted for being tested together, in the order given.
 
-    That any of them falls below ALPHA by chance has a chance of ALPHA at most, however they depend on each
-    other.
+    With probability 1 - ALPHA or more, none of them falls below ALPHA by chance, however they depend on
+    each other.
     """
     count = len(p_values)
     adjusted = [1.0] * count
@@ -94,12 +94,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def least_p(old_count: int, new_count: int) -> float:
-    """Return the least p that groups of these sizes can have: all of one above all of the other."""
+    """Return the least p that groups of these sizes can have, when all values of one are higher."""
     return min(2 / math.comb(old_count + new_count, old_count), 1.0)
 
 
 def neighbours_correlate(values: Sequence[float]) -> float:
-    """Return the correlation of each value with the next one; 0 where all are equal or too few."""
+    """Return the correlation of each value with the next; 0 if all are equal or there are fewer than 3."""
     series = np.asarray(values, float)
     series = series - series.mean() if len(series) else series
     whole = float((series**2).sum())
@@ -107,7 +107,7 @@ def neighbours_correlate(values: Sequence[float]) -> float:
 
 
 def runs_needed(tests: int) -> int:
-    """Return how many repetitions a side at least can show a difference when so many tests are made."""
+    """Return how many repetitions per group are needed to show a difference in one of ``tests`` tests."""
     count = 1
     while least_p(count, count) * tests > ALPHA:
         count += 1
@@ -124,9 +124,9 @@ def _doubled_ranks(values: F64) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=256)
 def _sums(doubled: tuple[int, ...], chosen: int) -> F64:
-    """Return by how many choices of ``chosen`` of the ranks each sum comes about.
+    """Return, for each sum, how many choices of ``chosen`` of the ranks have it.
 
-    Counts stay below 2^53, so float64 holds them exactly.
+    Counts stay below 2^53, so they are exact in float64.
     """
     ways = np.zeros((chosen + 1, sum(doubled[-chosen:]) + 1))
     ways[0, 0] = 1
@@ -157,12 +157,12 @@ def _normal_p(doubled: npt.NDArray[np.int64], chosen: int, apart: int) -> float:
 
 @lru_cache(maxsize=256)
 def _left_out(n: int, m: int) -> int:
-    """Return where the interval ends, counted from either end of the sorted pairs; 0: nowhere."""
+    """Return the place of the interval's ends, from either end of the sorted pairs; 0 for no interval."""
     total = n + m
     if total > EXACT_MOST:
         middle, spread = n * m / 2, math.sqrt(n * m * (total + 1) / 12)
         return max(math.floor(middle - 1.959964 * spread), 0)
     ways = _sums(tuple(range(2, 2 * total + 2, 2)), n)
-    # U = sum of ranks less the least that n ranks can have; doubled sums are even.
+    # U is the rank sum minus the least sum of n ranks; doubled sums are even.
     below = np.cumsum(ways[n * (n + 1) :: 2]) / ways.sum()
     return int(np.searchsorted(below, MISS / 2, side="right"))

@@ -1,1 +1,1 @@
-"""What the fences at a guest's mask and restore sites cost: executions times prices, as intervals."""
+"""The cost of the fences at a guest's mask, restore and unmask sites: executions times prices."""

@@ -1,8 +1,8 @@
-"""What do executions times prices come to, when of some sites only the sum of executions is known?
+"""What do executions times prices add up to, if only the sum of executions is known for some sites?
 
-A sum over sites is least when the executions that are free go to the cheapest sites, greatest when they
-go to the dearest.  That is done for each draw of the prices; the interval is from the low end of the
-least to the high end of the greatest.
+A sum over sites is least if the executions that are not fixed go to the cheapest sites, and greatest if
+they go to the dearest.  This is computed for each draw of the prices; the interval runs from the low end of
+the least to the high end of the greatest.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ F64 = npt.NDArray[np.float64]
 def least(executions: Executions, price: F64, mine: Sequence[bool]) -> float:
     """Return the low end of what the sites of ``mine`` cost at ``price`` [sites, draws].
 
-    Sites without a price (NaN) are taken to cost nothing.  Where a price was measured below 0, what does
-    not bound the executions does not bound that gain either: the least executions count.
+    Sites without a price (NaN) count as 0.  If a price was measured below 0 and the executions have no upper
+    bound, the gain has none either: then the least executions count.
     """
     values = np.sort(-_greatest(executions, -price, mine, gain=True))
     return float(values[math.floor(TAILS[0] * (len(values) - 1))]) + 0.0
 
 
 def greatest(executions: Executions, price: F64, mine: Sequence[bool]) -> float:
-    """Return the high end; inf where nothing bounds it, also for a site without a price that may execute."""
+    """Return the high end; inf if it has no bound or if a site without a price may execute."""
     mask = np.asarray(mine, bool)
     unknown = np.isnan(price).any(axis=1) & mask & (executions.high > 0)
     if unknown.any():
         return float("inf")
-    # No interpolation: some draws may have no bound.
+    # No interpolation, because some draws may be inf.
     values = np.sort(_greatest(executions, price, mine))
     return float(values[math.ceil(TAILS[1] * (len(values) - 1))])
 
 
 def _greatest(executions: Executions, price: F64, mine: Sequence[bool], *, gain: bool = False) -> F64:
-    """Return the greatest sum of executions x price for each draw."""
+    """Return the greatest sum of executions times price for each draw."""
     value = np.where(np.asarray(mine, bool)[:, None], np.nan_to_num(price), 0.0)
     total = np.zeros(price.shape[1])
     grouped = {place for group in executions.groups for place in group.members}
@@ -53,16 +53,17 @@ def _greatest(executions: Executions, price: F64, mine: Sequence[bool], *, gain:
         low, high = executions.low[place], executions.high[place]
         if gain and high == np.inf:
             high = low
-        # Of what is free the least count: no bound times nothing is no number.
+        # At a price of 0 use the low count: inf * 0 would be NaN.
         total += np.where(value[place] > 0, high, low) * value[place]
     return total
 
 
 def _of_group(executions: Executions, value: F64, group: Group) -> F64:
-    """Return the greatest sum over sites whose executions add up to what is known.
+    """Return the greatest sum over the sites of a group, for each draw.
 
-    Each has its least; what is left goes to the dearest sites first, as much as each may have: up to
-    the low end of the sum in any case, up to its high end while that adds something.
+    Each site has at least its low count; the rest goes to the dearest sites first, up to the high count of
+    each: up to the low end of the group's sum in any case, and up to its high end as long as prices are
+    positive.
     """
     members = list(group.members)
     low, high = executions.low[members], executions.high[members]

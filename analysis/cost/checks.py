@@ -1,8 +1,8 @@
-"""Do a guest's counters, its sites and the trace agree?  Of dom0, do bpf's counts, too?
+"""Do a guest's counters, its sites and the trace agree?  In dom0, do bpf's counts agree too?
 
-Forced callbacks, blocks, yields and upcalls are in the trace: what a guest counted of them in the same
+Forced callbacks, blocks, yields and upcalls are in the trace: the guest's own counts of them over the same
 time must be the same, and sites whose pending test leads to a forced callback must execute at least
-as often as it was forced.
+as often as callbacks were forced.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from xtrace.analysis.cost.rows import CheckRow
 from xtrace.symbols.sites.execution_bounds import SitePaths
 from xtrace.symbols.sites.model import Kind
 
-#: A kernel asks for Xen's version a few times by the hypercall that forces callbacks.
+#: A kernel queries Xen's version a few times with the same hypercall that forces callbacks.
 VERSION_QUERIES = 16
-#: What is compared where bpf counted in dom0.
+#: ``what`` of a check against bpf's counts in dom0.
 UPCALLS_BY_BPF = "upcall by bpf"
 
 
@@ -29,7 +29,7 @@ def checks(
     rates: Rates | None,
     span_s: float | None,
 ) -> list[CheckRow]:
-    """Return what was compared: each row with ``agrees`` yes or no."""
+    """Return a row for each comparison, with ``agrees`` yes or no."""
     found = [_row(facts.domain, "sites", text, None, None, False) for text in executions.conflicts]
     found += _by_bpf(facts, rates, span_s)
     factor = rates.over(span_s) if rates is not None else None
@@ -71,9 +71,10 @@ def checks(
 
 
 def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[CheckRow]:
-    """Compare bpf's upcalls in the trace's time with the trace's, and with the guest's own where it has them.
+    """Compare bpf's upcalls in the traced time with the trace, and with the guest's own counter if given.
 
-    Each of the two is an interval: they agree where they meet, but for what is counted earlier or later.
+    Both sides are intervals.  They agree if they overlap, with some slack because events may be counted
+    earlier or later.
     """
     if facts.upcalls_by_bpf is None:
         return []
@@ -95,7 +96,7 @@ def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> li
 
 
 def _slack(count: float, sampled: bool) -> float:
-    # Another time of the same length has about as many.
+    # Sampled counts come from another period of the same length, which has only about as many.
     return count * TOLERANCE_RATIO + TOLERANCE_COUNT + (3 * np.sqrt(2 * count) if sampled else 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What the cost of one domain is made of: upcalls, executions of its sites, prices of their fences."""
+"""What the cost of one domain is computed from: upcalls, executions of its sites, prices of their fences."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from xtrace.symbols.sites.execution_bounds import SitePaths
 
 @dataclass(frozen=True, slots=True)
 class DomainCost:
-    """All that is known of one domain's cost.
+    """Everything that one domain's cost is computed from.
 
     Attributes:
-        price: what the fences of each site add; None without a calibration.
-        upcalls: least and most, by the guest's counter where there is one.
+        price: what the fences of each site add; None without a calibration that has figures.
+        upcalls: the least and the most.
     """
 
     facts: DomainFacts
@@ -52,8 +52,8 @@ def domain_cost(measures: Measures, inputs: CostInputs, kernel: CostKernel, fact
 def _upcalls(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> tuple[float, float]:
     """Return the least and the most upcalls.
 
-    The guest's own count where it lies between the trace's; of dom0 else what both the trace and bpf allow,
-    or the trace alone where the two contradict each other.
+    This is the guest's own count if it is within the trace's bounds.  Otherwise it is what both the trace and
+    bpf's counts (dom0 only) allow, or the trace's bounds alone if the two contradict each other.
     """
     low, high = facts.upcalls
     factor = rates.over(span_s) if rates is not None else None

@@ -1,4 +1,4 @@
-"""What the trace says of a domain that its fences' cost rests on."""
+"""What the trace says about a domain, as far as the cost of its fences needs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtrace.probes.format import Runstate
 from xtrace.probes.xen_abi import DOM0, HYPERCALL_COUNT, Hypercall, SchedOp
 
 _YIELD = paired(Hypercall.SCHED_OP, SchedOp.YIELD)
-#: Compilers put the others' code into their callers: then not each upcall is a call of them.
+#: The other functions may be inlined into their callers, so that not every upcall calls them.
 _EACH_UPCALL = "xen_evtchn_do_upcall"
 
 
@@ -25,16 +25,17 @@ class DomainFacts:
     """A domain in the trace.
 
     Attributes:
-        domain: its number.
-        is_known: the trace has it.  is_pv, is_hvm: its vCPUs' type, where that is told.
-        running_cycles: time its vCPUs ran, what the trace's end cut off included.
+        domain: its id.
+        is_known: the trace has it.  is_pv, is_hvm: the type of its vCPUs, if the trace shows it.
+        running_cycles: time its vCPUs ran, including the interval that the end of the trace cuts off.
         upcalls: least and most.
-        upcall_cycles: mean time of an upcall, least and most; 0 and inf where none was measured.
-        xen_version_count, block_count, yield_count: hypercalls; forced callbacks are among the first.
-        never: hypercalls that it certainly did not make; none where records were lost.
-        calls: of functions, the least and the most in the trace's time, where bpf counted in its kernel; inf
-            where it tells no most.
-        upcalls_by_bpf: the least and the most; None where bpf counted none.
+        upcall_cycles: mean time of an upcall, least and most; 0 and inf if none was measured.
+        xen_version_count, block_count, yield_count: hypercalls; the first include forced callbacks.
+        never: hypercalls that it certainly did not make; empty if records were lost or no hypercall was
+            recorded.
+        calls: calls to functions in the traced time, least and most, if bpf counted in its kernel; the most
+            is inf if bpf gives no upper bound.
+        upcalls_by_bpf: least and most; None if bpf counted none.
     """
 
     domain: int
@@ -53,7 +54,7 @@ class DomainFacts:
 
 
 def domain_facts(measures: Measures, domain: int) -> DomainFacts:
-    """Return what the trace says of ``domain``."""
+    """Return what the trace says about ``domain``."""
     vcpus = measures.partial.vcpus
     types = set(vcpus.loc[domain_of(vcpus["vcpu"]) == domain, "type"].tolist())
     tails = of_domain(measures.counts(Metric.TAIL), domain)
@@ -85,25 +86,25 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
 
 
 def lost_records(measures: Measures) -> int:
-    """Return how many records Xen says it lost."""
+    """Return how many records Xen reports as lost."""
     return int(measures.counts(Metric.LOST_RECORDS)["sum_cycles"].sum())
 
 
 def pv_domains(measures: Measures) -> list[int]:
-    """Return the domains that are PV guests, ascending."""
+    """Return the ids of PV domains, ascending."""
     vcpus = measures.partial.vcpus
     return sorted(set(domain_of(vcpus.loc[vcpus["type"] == VCPU_PV, "vcpu"]).tolist()))
 
 
 def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
-    # An iret without a hypercall leaves no record; without any record of hypercalls they were not traced.
+    # An iret may happen without the hypercall; if there are no records of hypercalls, they were not traced.
     if not made or lost_records(measures):
         return frozenset()
     return frozenset(range(HYPERCALL_COUNT)) - frozenset(made) - {Hypercall.IRET}
 
 
 def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:
-    """Return calls of dom0's functions by kind and function; a most needs all traces to have one."""
+    """Return calls to dom0's functions by kind and function; the most is inf unless every trace has one."""
     frame = measures.partial.dom0_calls
     traces = int(measures.partial.facts["files"].sum())
     sums = frame.groupby(["kind", "function"], as_index=False)[["bounded", "count", "most_count"]].sum()
@@ -119,7 +120,7 @@ def _upcalls_of(calls: Mapping[tuple[int, str], tuple[float, float]]) -> tuple[f
         for (kind, function), (low, high) in calls.items()
         if kind == Kind.UPCALL
     ]
-    # Captures of several kernels: each counted its own part, and none has a most for all.
+    # With captures of several kernels, each function counts only some of the upcalls: no common upper bound.
     return (sum(low for low, _ in found), max(high for _, high in found)) if found else None
 
 

@@ -1,15 +1,16 @@
-"""How often did each site of a guest execute, as far as counters, paths and the trace tell?
+"""How often did each site of a guest execute, according to counters, paths and the trace?
 
-Every site has an interval.  It begins as "0 to no bound" and is narrowed by what is known, over and over
-until nothing changes:
+Every site has an interval.  It starts as "0 to no upper bound" and is narrowed repeatedly until nothing
+changes, by:
 
-- a counter of the guest: of a site, of a function's calls, of all sites of a kind together;
-- of dom0, bpf's count of a function's calls: the least for sure, the most by inference (summary/dom0_calls);
-- the ways through a function: sites in it execute so often in one call, the least and the most;
-- the ways through an upcall, times the upcalls that the trace is sure of.
+- a counter of the guest: of a site, of the calls to a function, or of all sites of a kind together;
+- in dom0, bpf's count of the calls to a function: a certain lower and an inferred upper bound
+  (summary/dom0_calls);
+- the paths through a function: the least and the most executions of its sites in one call;
+- the paths through an upcall, times the upcalls that the trace is sure of.
 
-Known bias: sites are taken to execute only as their image stands (not where Linux patched it), and a
-call that has begun to have ended.  What contradicts what was known before is told and changes nothing.
+Known bias: sites are assumed to execute as they are in the image file (not as Linux patched it), and every
+call that began to have ended.  A fact that contradicts earlier ones is reported and not used.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from xtrace.symbols.sites.model import Kind, Site
 
 F64 = npt.NDArray[np.float64]
 
-#: Counters of these names are of all sites of a kind; "pending test" is also written pending_test.
+#: A counter with one of these names counts all sites of a kind; the kind "pending test" is pending_test.
 KINDS = {str(kind).replace(" ", "_"): kind for kind in Kind if kind is not Kind.DEBUG_READ}
 #: Counters that are compared with the trace.
 CHECKED = ("upcall", "force_callback", "pending_found", "block", "yield")
-#: What is counted a little earlier or later than it is traced makes no contradiction.
+#: Events may be counted a little earlier or later than they are traced: that is not a contradiction.
 TOLERANCE_RATIO, TOLERANCE_COUNT = 0.02, 2.0
 _ROUNDS = 20
-#: Two standard deviations, nearly: of a count that is one of many that could have come.
+#: Standard deviations of a 95 % interval, for a count of random events.
 _SIGMAS = 1.96
 _SITE = re.compile(r"(.+)\+(0x[0-9a-fA-F]{1,16})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Sites of which only the sum is counted.
+    """Sites whose executions are counted only as a sum.
 
     Attributes:
-        members: places of the sites.
-        low, high: what the sum lies between.
+        members: indices of the sites.
+        low, high: bounds of the sum.
     """
 
     members: tuple[int, ...]
@@ -56,14 +57,14 @@ class Group:
 
 @dataclass(slots=True)
 class Executions:
-    """How often sites executed, one entry a site.
+    """How often sites executed, one entry per site.
 
     Attributes:
-        low, high: bounds over the trace's time; inf where nothing bounds it.
-        quality: how well it is known: exact, bounded or inferred.
-        rule: by what, in words.
-        groups: sums that are known.
-        conflicts: what contradicts what, a sentence each.
+        low, high: bounds over the traced time; inf without an upper bound.
+        quality: how well they are known: exact, bounded or inferred.
+        rule: where the bounds come from, in words.
+        groups: the known sums.
+        conflicts: facts that contradict each other, one sentence each.
         unused: counters that name nothing in the image.
     """
 
@@ -88,8 +89,9 @@ def executions(
     Args:
         upcalls_least: upcalls that the trace is sure of.
         rates: the guest's counters.
-        span_s: the trace's length, None where the TSC rate is not known.
-        calls: of functions in the trace's time, counted from outside: least, and most, which is inferred.
+        span_s: the trace's length; None if the TSC rate is not known.
+        calls: calls to functions in the traced time, counted from outside: the least, and the most, which is
+            inferred.
     """
     bounds = _Bounds(paths)
     counts = {} if rates is None else _over(rates, span_s)
@@ -116,13 +118,13 @@ def executions(
 
 
 def _unrounded(counts: F64) -> F64:
-    """Take off what divisions and products leave at a whole number: 31.999999999999996 would leave out 32."""
+    """Remove rounding errors near whole numbers: an upper bound of 31.999999999999996 would exclude 32."""
     whole = np.rint(counts)
     return np.where(np.isclose(counts, whole, rtol=1e-12, atol=0.0), whole, counts)
 
 
 def _over(rates: Rates, span_s: float | None) -> dict[str, tuple[float, float]]:
-    """Return each counter's interval over the trace's span; none where the span is not known."""
+    """Return each counter's interval over the trace's span; empty if the counters cannot be scaled to it."""
     factor = rates.over(span_s)
     if factor is None:
         return {}
@@ -130,7 +132,7 @@ def _over(rates: Rates, span_s: float | None) -> dict[str, tuple[float, float]]:
     for name, count in rates.counts.items():
         error = 0.0
         if rates.seconds is not None:
-            # The events of the trace's time are other ones than those that were counted: both vary.
+            # The counted events are not those of the traced time: both numbers vary.
             seen = count * factor
             error = _SIGMAS * np.sqrt(seen + (factor * seen if rates.counted else 0.0))
         found[name] = (max(count * factor - error, 0.0), count * factor + error)
@@ -139,7 +141,7 @@ def _over(rates: Rates, span_s: float | None) -> dict[str, tuple[float, float]]:
 
 @dataclass(slots=True)
 class _Calls:
-    """Calls of a function, why so few and so many, and whether that is inferred."""
+    """Bounds of the calls to a function, the rule for each, and whether it is inferred."""
 
     low: float = 0.0
     high: float = float("inf")
@@ -150,7 +152,7 @@ class _Calls:
 
 
 class _Bounds:
-    """Intervals of sites and of functions' calls, and why they are so narrow."""
+    """Intervals of the executions of sites and the calls to functions, with the rules they come from."""
 
     def __init__(self, paths: SitePaths) -> None:
         count = len(paths.sites)
@@ -168,7 +170,7 @@ class _Bounds:
         self._changed = False
 
     def at_least(self, place: int, low: float, rule: str, inferred: bool = False) -> None:
-        """Raise a lower bound."""
+        """Raise the lower bound of a site."""
         if low <= self.low[place] * (1 + 1e-12):
             return
         if low > _more(self.high[place]):
@@ -179,7 +181,7 @@ class _Bounds:
         self._changed = True
 
     def at_most(self, place: int, high: float, rule: str, inferred: bool = False) -> None:
-        """Lower an upper bound."""
+        """Lower the upper bound of a site."""
         if high >= self.high[place] * (1 - 1e-12):
             return
         if _more(high) < self.low[place]:
@@ -192,7 +194,7 @@ class _Bounds:
     def call(
         self, start: int, low: float, high: float, rule: str, inferred: tuple[bool, bool] = (False, False)
     ) -> None:
-        """Narrow the calls of a function."""
+        """Narrow the calls to a function."""
         calls = self._calls[start]
         if calls.low * (1 + 1e-12) < low <= _more(calls.high):
             calls.low, calls.low_rule, calls.low_inferred = min(low, calls.high), rule, inferred[0]
@@ -202,7 +204,7 @@ class _Bounds:
             self._changed = True
 
     def called(self, start: int, low: float, high: float, name: str) -> None:
-        """Narrow the calls of a function by bpf's count; what the guest's own counters contradict is told."""
+        """Narrow the calls to a function by bpf's count, or record a conflict with what is known."""
         calls = self._calls[start]
         if low > _more(calls.high) or _more(high) < calls.low:
             told = f"at least {low:,.0f}" if low > calls.high else f"at most {high:,.0f}"
@@ -270,7 +272,7 @@ class _Bounds:
             self.conflicts.append(told)
 
     def quality(self, place: int, measured: bool) -> Quality:
-        """Return how a site's executions are known."""
+        """Return the quality of a site's executions."""
         if self._low_inferred[place] or self._high_inferred[place]:
             return Quality.INFERRED
         if self.low[place] != self.high[place]:
@@ -278,7 +280,7 @@ class _Bounds:
         return Quality.INFERRED if measured else Quality.EXACT
 
     def rule(self, place: int, paths: SitePaths) -> str:
-        """Say what a site's interval rests on."""
+        """Return what a site's interval is based on, in words."""
         low, high = self._low_rule[place], self._high_rule[place]
         if np.isinf(self.high[place]):
             at_least = f"lower bound: {low}" if low else "no lower bound"
@@ -303,7 +305,7 @@ def _through(rule: str) -> str:
 def _put_counters(
     bounds: _Bounds, paths: SitePaths, counts: Mapping[str, tuple[float, float]]
 ) -> list[Group]:
-    """Narrow the intervals by counters of sites and functions; return those of kinds."""
+    """Narrow the intervals by counters of sites and functions; return a group for each counter of a kind."""
     places = {site.address: place for place, site in enumerate(paths.sites)}
     named = {_name(site): place for place, site in enumerate(paths.sites) if site.symbol}
     functions = _functions(paths)
@@ -329,7 +331,7 @@ def _put_counters(
 
 
 def _functions(paths: SitePaths) -> dict[str, int]:
-    """Return the start of each function that holds a site, by its names."""
+    """Return the start address of each function that has a site, by its name and its aliases."""
     return {
         name: start
         for site, start in zip(paths.sites, paths.starts, strict=True)

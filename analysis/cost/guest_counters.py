@@ -1,12 +1,12 @@
-"""What a guest counted by itself: how often its sites executed, for `xtrace report --rates`.
+"""A guest's own counters of how often its sites executed, for `xtrace report --rates`.
 
-A file is one of three things (docs/cost.md shows each):
+A file has one of three formats (examples in docs/cost.md):
 
-- JSON: an object of counts by name, or one with ``counts`` or ``per_s`` and, beside them, ``seconds``
-  (how long it was counted; left out, the counts are those of the trace's time), ``domain``, and
-  ``contexts`` (weights by the name of a calibration's context);
-- CSV with the columns ``name`` and ``count`` or ``per_s``, and perhaps ``seconds``;
-- any text with a line ``... counters {JSON object}``: the last such line counts.
+- JSON: an object of counts by name, or an object with ``counts`` or ``per_s`` and optionally ``seconds``
+  (how long they were counted; without it, the counts cover the traced time), ``domain`` and ``contexts``
+  (weights by the names of a calibration's contexts);
+- CSV with the columns ``name`` and ``count`` or ``per_s``, and optionally ``seconds``;
+- any text with a line ``... counters {JSON object}``; the last such line is used.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Rates:
 
     Attributes:
         path: the file they were read from.
-        counts: by name; where only rates were given, these, and ``seconds`` is 1.
-        seconds: how long they were counted; None: as long as the trace.
-        counted: the counts are of events, so that their number says how uncertain a rate is.
-        domain: the guest's, where the file says it.
-        contexts: weight of each context, adding up to 1; empty where nothing is known.
+        counts: by name; if the file has only rates, the rates, and ``seconds`` is 1.
+        seconds: how long they were counted; None: over the traced time.
+        counted: the counts are numbers of events, from which the uncertainty of a rate follows.
+        domain: the guest's id, if the file has it.
+        contexts: weight of each context, adding up to 1; empty if the file has none.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Rates:
     contexts: Mapping[str, float]
 
     def over(self, span_s: float | None) -> float | None:
-        """Return by what a count becomes one over the trace's span; None where that is not known."""
+        """Return the factor that scales a count to the trace's span; None if it is not known."""
         if self.seconds is None:
             return 1.0
         return span_s / self.seconds if span_s else None

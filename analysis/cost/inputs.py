@@ -1,4 +1,4 @@
-"""What the cost is worked out from, beside the trace."""
+"""The inputs of the cost other than the trace."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class CostKernel(Protocol):
-    """An image that a domain runs, with its sites."""
+    """A kernel image that a domain runs, with its sites."""
 
     @property
     def domain(self) -> int:
-        """The domain's number."""
+        """The domain's id."""
 
     @property
     def path(self) -> str:
@@ -27,29 +27,29 @@ class CostKernel(Protocol):
 
     @property
     def build_id(self) -> str:
-        """The image's build-id in hex, "" if it has none."""
+        """The image's build-id in hex; "" if it has none."""
 
     @property
     def sites(self) -> SiteTable:
-        """Its sites."""
+        """The image's sites."""
 
     def paths(self, never: Collection[int]) -> SitePaths:
-        """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
+        """Return the sites' path counts, without paths of an upcall that make a hypercall of ``never``."""
 
     def behind(self) -> Mapping[int, int]:
-        """Return the address behind each fence of its mask, restore and unmask sites."""
+        """Return the address of the instruction after each fence of the mask, restore and unmask sites."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostInputs:
-    """What the cost is worked out from, beside the trace.
+    """The inputs of the cost other than the trace.
 
     Attributes:
         kernels: the domains' images.
-        calibration: of the host; None where it was not given.
-        rates: counters of the guests, by domain.
-        emulated: software emulated the traced host.
-        unfenced: by domain, a capture of the same load by a kernel without the fences, and its domain there.
+        calibration: of the host; None if not given.
+        rates: the guests' counters, by domain.
+        emulated: the traced host was emulated in software.
+        unfenced: by domain, a capture of the same load with an unfenced kernel, and the domain in it.
     """
 
     kernels: Sequence[CostKernel] = ()

@@ -1,4 +1,4 @@
-"""What is missing for the cost of the fences, or makes it doubtful, and which command would mend it."""
+"""What the cost of the fences lacks, or what makes it doubtful, and which command fixes that."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xtrace.analysis.measures.measures import Measures
 from xtrace.probes.timing.calibration import STREAM_CONTEXTS, Calibration
 from xtrace.symbols.sites.execution_bounds import MOST_SITES, part_of
 
-#: Whom it concerns, where that is no domain.
+#: What a need is about if not about a domain.
 HOST = "host"
-#: Two measurements of one TSC differ by less.
+#: Two measurements of the same TSC differ by less than this.
 _SAME_TSC_RATIO = 0.002
 _MOST_NAMED = 3
 
@@ -29,9 +29,9 @@ class Need:
     """Something that the cost may lack; the texts are format strings.
 
     Attributes:
-        lacking: what.
+        lacking: what is missing.
         reason: why the cost needs it.
-        remedy: the command or option that gives it; empty where nothing does.
+        remedy: the command or option that supplies it; empty if nothing does.
     """
 
     lacking: str
@@ -39,10 +39,10 @@ class Need:
     remedy: str
 
     def of(self, about: int | str, **values: object) -> NeedRow:
-        """Return the row that says it of a domain or the host.
+        """Return the row for a domain or the host.
 
         Args:
-            values: what the texts name.
+            values: what the format strings name.
         """
         return NeedRow(
             about=f"d{about}" if isinstance(about, int) else about,
@@ -52,7 +52,7 @@ class Need:
         )
 
 
-# --- of the host, its calibration and the trace ---
+# --- about the host, its calibration and the trace ---
 
 CALIBRATION = Need(
     "a calibration",
@@ -89,7 +89,7 @@ ANY_IMAGE = Need(
     "a kernel's image", "the sites of the PV domains {domains} are not known", "--kernel {first}=IMAGE"
 )
 
-# --- of a domain ---
+# --- about a domain ---
 
 IMAGE_OF_COUNTED = Need(
     "a kernel's image", "its counters were given, but its sites are not known", "--kernel {domain}=IMAGE"
@@ -142,7 +142,7 @@ AGREEING_UPCALLS = Need("upcalls that agree", "{disagreement}", "xtrace record a
 FIGURES = Need("figures", "the calibration has none", "xtrace calibrate on the traced host")
 PRICE = Need(
     "a price",
-    "{why}: {count} of {fenced} fenced sites cost at least 0, with no upper bound",
+    "{why}: {count} of {fenced} fenced sites count as 0 in the lower bound and leave no upper one",
     "xtrace calibrate IMAGE",
 )
 REPLAYS = Need(
@@ -153,7 +153,7 @@ REPLAYS = Need(
 
 
 def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[int]) -> list[NeedRow]:
-    """Return what is lacking whatever the domain."""
+    """Return what is lacking regardless of the domain."""
     return [
         *_of_calibration(measures.hz, inputs),
         *_of_trace(measures),
@@ -171,8 +171,8 @@ def needs_of_domain(
     """Return what is lacking for one domain.
 
     Args:
-        cost: None where nothing could be worked out.
-        checks: what was compared.
+        cost: None if it could not be computed.
+        checks: the comparisons with the trace.
     """
     domain = facts.domain
     if not facts.is_known:
@@ -242,7 +242,7 @@ def _of_rates(measures: Measures, inputs: CostInputs, domain: int) -> Iterator[N
 
 
 def _of_dom0(measures: Measures, facts: DomainFacts) -> Iterator[NeedRow]:
-    """Yield what a recording in dom0 could tell of dom0 itself and does not."""
+    """Yield what a recording in dom0 could show about dom0 itself but does not."""
     if facts.domain:
         return
     if not facts.calls:
@@ -267,7 +267,7 @@ def _of_counts(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> I
 
 
 def _of_checks(domain: int, checks: Sequence[CheckRow]) -> Iterator[NeedRow]:
-    """Yield what would mend the checks that failed; those of bpf's upcalls last."""
+    """Yield a need for each check that failed, those of bpf's upcalls last."""
     for check in sorted(checks, key=lambda check: check.what == UPCALLS_BY_BPF):
         if check.agrees == "no":
             need = AGREEING_UPCALLS if check.what == UPCALLS_BY_BPF else AGREEING_COUNTERS

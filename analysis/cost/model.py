@@ -1,9 +1,10 @@
-"""What do the fences of a guest's sites cost: executions times prices, as intervals.
+"""What do the fences of a guest's sites cost?  Executions times prices, as intervals.
 
 For each domain with an image: how often its sites executed (executions), what a fence adds to one
-execution (prices), what both come to (bounded_sums): per site, per upcall, over the trace, as share of
-the time that the domain ran and of an upcall's time; by parts, what a kernel without the removable
-fences saves apart from the rest.  An interval without an upper bound ends at the time that there was.
+execution (prices), and their product (bounded_sums): per site, per upcall and over the trace, as shares of
+the domain's running time and of an upcall's time.  Sites are split into parts by verdict, so that what a
+kernel without the removable fences saves is separate.  An interval without an upper bound ends at the
+running time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ INF = float("inf")
 
 
 def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> Estimate:
-    """Return what the fences of the domains with an image cost."""
+    """Return the cost of the fences of all domains with an image."""
     found = Estimate()
     found.needs += needs_of_host(measures, inputs, pv_domains(measures))
     for kernel in inputs.kernels:
@@ -101,7 +102,7 @@ def _domain_row(
 
 
 def _added(cost: DomainCost, mine: Sequence[bool]) -> tuple[float, float, float, float]:
-    """Return cycles added over the trace: least, least and greatest in hot contexts, greatest."""
+    """Return the cycles added over the trace: least, least hot, greatest hot, greatest."""
     price, counts = cost.price, cost.executions
     if price is None:
         return np.nan, np.nan, np.nan, np.nan
@@ -138,7 +139,7 @@ def _upcall_row(cost: DomainCost, part: Verdict, parts: Sequence[Verdict | None]
 
 
 def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> tuple[float, float, str]:
-    """Return executions in one upcall, the least and the most, and what takes the most's bound away."""
+    """Return the least and the most executions in one upcall, and why the most is unbounded if it is."""
     paths = cost.paths
     most, low, why = INF, 0.0, "the entry of the upcall is not known"
     if paths.upcall is not None and paths.parts is not None:
@@ -146,7 +147,7 @@ def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> 
         low = max(float(paths.parts.least[place]), float(paths.upcall.least[mine].sum()))
         most = min(float(paths.parts.most[place]), float(paths.upcall.most[mine].sum()))
         why = paths.parts.why[place]
-    # On average no more than there were at all.
+    # The average upcall cannot have more than all executions divided by the upcalls.
     counted = greatest(cost.executions, np.ones((len(mine), 1)), mine.tolist())
     if cost.upcalls[0] > 0:
         most = min(most, counted / cost.upcalls[0])
@@ -156,7 +157,11 @@ def _in_upcall(cost: DomainCost, part: Verdict, mine: npt.NDArray[np.bool_]) -> 
 def _in_upcall_cycles(
     cost: DomainCost, mine: npt.NDArray[np.bool_], low_count: float, high_count: float
 ) -> tuple[float, float, float, float]:
-    """Return what an upcall's executions add: by each site, or by their number and the ends of the prices."""
+    """Return the cycles that an upcall's executions add, in the order of COST_ENDS.
+
+    They are bounded by the counts of each site times its price, and by the total count times the extreme
+    prices; the tighter bound counts.
+    """
     price, upcall = cost.price, cost.paths.upcall
     if price is None:
         return np.nan, np.nan, np.nan, np.nan
@@ -181,12 +186,12 @@ def _in_upcall_cycles(
 
 
 def _least_product(low_count: float, high_count: float, price: float) -> float:
-    """Return the least of counts times a price; a gain counts as often as is bounded."""
+    """Return the least count times price; a price below 0 uses the high count if that is bounded."""
     return price * (high_count if price < 0 and high_count < INF else low_count)
 
 
 def _most_product(low_count: float, high_count: float, price: float) -> float:
-    """Return the greatest of counts times a price."""
+    """Return the greatest count times price."""
     return _product(high_count if price > 0 else low_count, price)
 
 
@@ -237,7 +242,7 @@ def _site_row(measures: Measures, cost: DomainCost, place: int, records: Mapping
 
 
 def fence_text(site: Site) -> str:
-    """Return a site's fences in words: "lfence", "lfence call", "mfence jump, lfence"."""
+    """Return a site's fences in words, such as "lfence", "lfence call" or "mfence jump, lfence"."""
     return ", ".join(map(_fence, site.fences))
 
 
@@ -256,7 +261,7 @@ def _sorted_by(row: SiteRow) -> float:
 
 
 def _product(count: float, value: float) -> float:
-    # Nothing, even of what has no bound.
+    # 0 even if the value is inf.
     return 0.0 if count == 0 else count * value
 
 

@@ -1,19 +1,20 @@
-"""What does a fence add to one execution of a site, drawn many times from what was calibrated?
+"""What does a fence add to one execution of a site?  Prices are drawn at random from a calibration.
 
-The figures of a calibration are drawn around their medians, those of one fence in one context once a
-draw, so that sites that rest on them vary together; the 95 % interval gives the spread, its two sides
-apart.  Of a site that was replayed as compiled its own rows count.  Else the standard sequences of its
-fence: the code around a fence is never quite theirs, and by how much that matters their differences tell
-(mask, restore and unmask, inline and out of line), so a price lies between the least and the greatest.
+Each figure of the calibration is drawn around its median, with the spread of its 95 % interval on each side.
+One random number per draw is shared by all rows of a fence and context, so that sites priced by them vary
+together.  A site that was replayed as compiled is priced by its own rows.  Otherwise it is priced by the
+standard sequences of its fence: the code around a fence is never quite that of a standard sequence, and the
+differences between these (mask, restore and unmask; inline and out of line) show how much that matters, so
+the price is between the least and the greatest of them.
 
-What is in flight when a site executes, the trace does not tell: the context is no chance but unknown.  So
-a draw has a least and a greatest price, over all contexts measured; any mixture of contexts lies between.
-Of the hot ones (nothing misses the caches) both are kept apart.  Weights, where they are given,
-make it one price.
+The trace does not show what is in flight when a site executes, so the context is unknown, not random.  A
+draw therefore has a least and a greatest price over all measured contexts; any mixture of contexts is in
+between.  Hot contexts (nothing misses the caches) have their own least and greatest price.  If weights of
+the contexts are given, their weighted mean is used instead.
 
-Known bias: a loop that repeats a sequence is not a kernel that meets it now and then.  Where a site executes
-several fences that were measured one by one, the price lies between the dearest and their sum; a fence
-on some of the ways only, between nothing and its price.
+Known bias: a loop that repeats a sequence is not a kernel that executes it now and then.  If a site has
+several fences that were measured one by one, the price is between that of the dearest and their sum; a fence
+on only some of the paths costs between 0 and its price.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ from xtrace.symbols.sites.model import Fence, How, Site
 
 F64 = npt.NDArray[np.float64]
 
-#: Enough that the ends of a 95 % interval stand to a few percent of its width.
+#: Enough for the ends of a 95 % interval to vary by only a few percent of its width.
 DRAWS = 2000
 SEED = 20220713
 _SIGMAS = 1.96
-#: An interval of 95 %.
+#: Quantiles at the ends of a 95 % interval.
 TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Cycles that the fences of sites add to one execution, [sites, draws]; NaN where nothing tells.
+    """Cycles that the fences of sites add to one execution, [sites, draws]; NaN without a price.
 
     Attributes:
-        low: in the cheapest context; below 0 where a fence makes a stream of misses faster.
-        hot_low: in the cheapest hot one, in which nothing misses the caches.
-        hot: in the dearest hot one.
-        high: in the dearest of all.
-        source: what each rests on: "site" (replayed), "standard" or "" (nothing).
-        lacking: why there is no price; "" where there is one.
+        low: in the cheapest context; below 0 if a fence makes a stream of misses faster.
+        hot_low: in the cheapest hot context, one in which nothing misses the caches.
+        hot: in the dearest hot context.
+        high: in the dearest context.
+        source: what each is based on: "site" (replayed), "standard" or "" (nothing).
+        lacking: why there is no price; "" if there is one.
     """
 
     low: F64
@@ -60,7 +61,7 @@ class Prices:
     lacking: tuple[str, ...]
 
     def interval(self, values: F64) -> tuple[F64, F64]:
-        """Return the 95 % interval of each row."""
+        """Return the low and the high ends of the 95 % interval of each row."""
         if not values.size:
             return np.zeros(len(values)), np.zeros(len(values))
         low, high = np.quantile(values, TAILS, axis=1)
@@ -79,9 +80,9 @@ def prices(
     """Return what the fences of ``sites`` add.
 
     Args:
-        build_id: of their image, to tell the rows of its sites.
-        weights: of contexts, where they are known; those that were not measured are left out.
-        scale: cycles of the trace's TSC in one of the calibration's.
+        build_id: of their image, to find the rows of its sites.
+        weights: of contexts, if known; contexts that were not measured are left out.
+        scale: cycles of the trace's TSC per cycle of the calibration's.
     """
     book = _Book(calibration, build_id, weights or {}, draws)
     found = [book.price(site) for site in sites]
@@ -107,14 +108,14 @@ class _Price:
 
 
 class _Book:
-    """The rows of a calibration by what they are of, each drawn once."""
+    """The rows of a calibration by site or fence, each drawn once."""
 
     def __init__(
         self, calibration: Calibration, build_id: str, weights: Mapping[str, float], draws: int
     ) -> None:
         self._weights = weights
         self._draws = draws
-        # Of each context, the least and the greatest draw.
+        # Least and greatest draws, by address or fence and by context.
         self._own: dict[int, dict[str, tuple[F64, F64]]] = {}
         self._standard: dict[str, dict[str, tuple[F64, F64]]] = {}
         self._known: set[tuple[str, str, str]] = set()
@@ -122,12 +123,12 @@ class _Book:
         random = np.random.default_rng(SEED)
         noises: dict[tuple[str, str, int | None], F64] = defaultdict(lambda: random.standard_normal(draws))
         for row in calibration.rows:
-            # Sequences of one fence and context err together: what was wrong for one was so for all.
+            # Rows of one fence and context share their noise: a measurement error affects all of them.
             noise = noises[row.fence, row.context, row.address]
             if row.median_cycles is None or row.low_cycles is None or row.high_cycles is None:
                 continue
             if row.stands_in:
-                continue  # the standard sequences say the same, and by how much they differ
+                continue  # a copy of a standard sequence's row, which is in the calibration itself
             drawn = _drawn(row, noise)
             if row.place == "site":
                 if row.address is not None and (row.build_id or "") == build_id:
@@ -139,7 +140,7 @@ class _Book:
                 of_fence[row.context] = np.minimum(least, drawn[0]), np.maximum(most, drawn[1])
 
     def price(self, site: Site) -> _Price:
-        """Return the price of a site; of one without a fence it is 0."""
+        """Return the price of a site, which is 0 without a fence."""
         if not site.fences:
             zero = np.zeros(self._draws)
             return _Price(zero, zero, zero, zero, "", "")
@@ -165,7 +166,7 @@ class _Book:
         return _Price(_least(pairs), _least(hot), _greatest(hot), _greatest(pairs), source, "")
 
     def _summed(self, site: Site) -> tuple[dict[str, tuple[F64, F64]], str]:
-        """Return least and greatest price of a site's fences as standard sequences, by context."""
+        """Return a site's least and greatest price by standard sequences, by context, or why it has none."""
         of_fences = []
         for fence in site.fences:
             name = known_fence(fence.mnemonic)
@@ -197,7 +198,7 @@ def _greatest(pairs: Sequence[tuple[F64, F64]]) -> F64:
 
 
 def known_fence(mnemonic: str) -> str:
-    """Return the calibrated fence that a mnemonic is one of: any locked instruction is like lock add."""
+    """Return the calibrated fence for a mnemonic; every locked instruction counts as "lock add"."""
     return "lock add" if mnemonic.startswith("lock ") else mnemonic
 
 
@@ -208,8 +209,8 @@ def _place(fence: Fence) -> str:
 def _drawn(row: Row, noise: F64) -> tuple[F64, F64]:
     """Return draws of what a row's fence adds, the least and the greatest.
 
-    They differ where a fence out of line also made the compiler save and spill registers: a kernel built
-    without it saves that, too; one in which it is only taken out does not.
+    They differ if a fence out of line also made the compiler save and spill registers: a kernel built without
+    the fence saves that too, but one in which the fence is only patched out does not.
     """
     plain = _around(row.median_cycles, row.low_cycles, row.high_cycles, noise)
     assert plain is not None
@@ -218,10 +219,9 @@ def _drawn(row: Row, noise: F64) -> tuple[F64, F64]:
 
 
 def _around(median: float | None, low: float | None, high: float | None, noise: F64) -> F64 | None:
-    """Return draws around a median, spread on each side as its interval is; None without a figure.
+    """Return draws around a median, with the spread of its interval on each side; None without a figure.
 
-    Noise around nothing is cut off at 0.  Below 0 is only what was measured to be: a fence may make a
-    stream of misses faster.
+    Draws are cut off at 0 unless the whole interval is below 0: a fence may make a stream of misses faster.
     """
     if median is None or low is None or high is None:
         return None

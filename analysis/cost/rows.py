@@ -1,4 +1,4 @@
-"""The rows of the cost tables: what their columns mean, xtrace.analysis.tables.cost says."""
+"""The rows of the cost tables; xtrace.analysis.tables.cost documents their columns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DomainRow:
 
     @property
     def cost_ratios(self) -> tuple[float, float, float, float]:
-        """The shares of the running time, in the order of COST_ENDS."""
+        """Shares of the running time, in the order of COST_ENDS."""
         return self.cost_low_ratio, self.cost_hot_low_ratio, self.cost_hot_ratio, self.cost_high_ratio
 
 
@@ -91,7 +91,7 @@ class SiteRow:
 
 @dataclass(frozen=True, slots=True)
 class EstimateRow:
-    """One of two figures of the same thing: the model's, or one measured without it."""
+    """One of two figures of the same quantity: the model's, or one measured without the model."""
 
     domain: int
     of: str
@@ -106,7 +106,7 @@ class EstimateRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckRow:
-    """What was compared with the trace, and whether it agrees."""
+    """A comparison with the trace, and whether it agrees."""
 
     domain: int
     what: str
@@ -119,7 +119,7 @@ class CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class NeedRow:
-    """What is lacking, of whom, why it matters, and what gives it."""
+    """What is lacking for which domain or the host, why the cost needs it, and what supplies it."""
 
     about: str
     lacking: str
@@ -129,11 +129,11 @@ class NeedRow:
 
 @dataclass(slots=True)
 class Estimate:
-    """Rows of the tables of the section cost.
+    """The rows of the tables of the section cost.
 
     Attributes:
-        shares: by domain, of its running time to all its fences: COST_ENDS of an interval; nothing where
-            it has no price.
+        shares: by domain, the share of its running time that all its fences take, in the order of COST_ENDS;
+            without domains that have no price.
     """
 
     domains: list[DomainRow] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""What the model says beside what is measured without it: captures of both kernels, and samples."""
+"""The model checked against measurements without it: captures of both kernels, and samples."""

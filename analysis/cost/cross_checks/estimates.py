@@ -1,13 +1,14 @@
-"""The model's cost beside what is measured without it: two captures, and samples of paused vCPUs.
+"""The model's cost next to estimates without the model: two captures, and samples in time.
 
-Rows of the table cost_estimates, where there is something to compare with: in an upcall, the difference of
-two captures (paired_captures); of the running time, the share of samples at fences (fence_samples).
+Rows of the table cost_estimates, if there is something to compare with: for an upcall, the difference of
+two captures (paired_captures); for the running time, the share of samples at fences (fence_samples).
 
-Known bias of the samples: xenctx sees a vCPU where it was paused, so mostly where it blocks; of these only
-those outside the hypercall page are taken for running ones.  What runs while dom0 does is seen more often.
-dom0's software clock comes with an upcall, so masked code is seen where it unmasks: in the hypercall that
-forces the callback, whose samples count as behind a fence, or at what an iret returns to, which do not.  In
-newer Linux that hypercall cannot be told from others.  Nor are samples without bias a bound (fence_samples).
+Known bias of the samples: xenctx sees a vCPU where it was paused, which is mostly where it blocks; only
+samples outside the hypercall page are taken as running.  Code that runs while dom0 runs is sampled more
+often.  dom0's software clock arrives as an upcall, so masked code is sampled where it unmasks: in the
+hypercall that forces the callback, whose samples count as right after a fence, or where an iret returns to,
+whose samples do not.  In newer Linux that hypercall cannot be distinguished from others.  Even unbiased
+samples would not be a bound (see fence_samples).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.metrics import RipSource
 from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES, Hypercall
 
-#: Samples in time, and what is said of them.
+#: Sources of samples in time, and the name of their estimate.
 _SOURCES = {RipSource.XENCTX: "samples", RipSource.PERF_CLOCK: "samples by clock"}
-#: Linux without such a page: all hypercalls go through one function.
+#: In Linux without a hypercall page all hypercalls go through this function.
 _HYPERCALL_NAME = "xen_hypercall"
-_NO_BOUND = "not a bound: samples of what a fence keeps from overlapping are elsewhere"
+_NO_BOUND = "not a bound: time that is lost because nothing overlaps is sampled elsewhere"
 _MASKED = "masked code is sampled where it unmasks, and elsewhere if it forces no callback there"
 
 
@@ -41,11 +42,11 @@ def estimates(
     of_upcalls: Sequence[UpcallRow],
     of_time: Sequence[DomainRow],
 ) -> list[EstimateRow]:
-    """Return the estimates of a domain, each behind the model's of the same.
+    """Return the estimates of a domain, each after the model's row for the same quantity.
 
     Args:
-        unfenced: a capture of an unfenced kernel and the domain there.
-        of_upcalls, of_time: the model's rows, a part each.
+        unfenced: a capture of an unfenced kernel, and the domain in it.
+        of_upcalls, of_time: the model's rows, one per part.
     """
     found = []
     if unfenced is not None and of_upcalls:
@@ -88,7 +89,7 @@ def estimates(
 
 
 def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:
-    """Return the share of a domain's samples in time at its fences, and its basis; None without samples."""
+    """Return the share of a domain's samples at its fences, and its basis; None without samples."""
     images, addresses = samples.images, samples.addresses
     offsets = images.loc[images["domain"] == kernel.domain, "load_offset"].tolist()
     mine = addresses[(addresses["domain"] == kernel.domain) & (addresses["source"] == source.name.lower())]

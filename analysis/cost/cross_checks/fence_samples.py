@@ -1,15 +1,17 @@
-"""Which share of the time stands at a fence: of samples in time, those at it and right behind it.
+"""What share of the time is spent at fences: the share of samples at a fence or right after one.
 
-Of use are samples of time (perf with Xen's VPMU, a paused vCPU's address), never the addresses in
-xentrace's records, which are of what traps.
+The samples must be samples in time (perf with Xen's VPMU, a paused vCPU's address), never the addresses in
+xentrace's records, which are of code that traps.
 
-The skid model: an interrupt that comes while an instruction waits is taken when that retires, so its
-time falls on the next instruction's address; a precise sample names the instruction itself.  Both
-addresses count.  Known bias: that includes the next instruction's own time, and waits that a kernel
-without the fence would have later; it leaves out registers spilled around a call, and all that the fence
-keeps from overlapping, whose time stands where it is spent: behind a load that misses, at that load.  Of a
-fence in a callee all callers count.  So the share bounds what a fence costs on neither side, and says
-little of what is in flight there: measured in docs/cost.md.
+Skid model: an interrupt that arrives while an instruction waits is taken when that instruction retires, so
+the time is attributed to the address of the next instruction; a precise sample names the instruction
+itself.  Both addresses count.
+
+Known bias: the share includes the time of the next instruction itself, and waits that a kernel without the
+fence would have later.  It leaves out registers spilled around a call, and the overlap that the fence
+prevents: that time is attributed to where it is spent, for example to a load that misses.  A fence in a
+callee counts for all its callers.  So the share is neither an upper nor a lower bound of what a fence
+costs, and says little about what is in flight there; docs/cost.md has measurements.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class FenceShare:
 
     Attributes:
         sample_count: all samples of the domain, user code included.
-        at_count: at a fence.  behind_count: at the instruction right behind one.
-        low, high: 95 % interval of the share of both together; 0 to 1 without a sample.
+        at_count: samples at a fence.  behind_count: at the instruction right after one.
+        low, high: 95 % interval of the share of both together; 0 to 1 without samples.
     """
 
     sample_count: int
@@ -46,13 +48,13 @@ def fence_share(
     fences: Collection[int],
     behind: Collection[int],
 ) -> FenceShare:
-    """Return the share of samples of a domain that stand at its fences.
+    """Return the share of a domain's samples that are at its fences.
 
     Args:
-        addresses: in the image: the load offset taken off.
+        addresses: as in the image, without the load offset.
         counts: samples at each address.
         fences: addresses of fences.
-        behind: of the instructions that follow them.
+        behind: addresses of the instructions that follow them.
     """
     at = np.isin(addresses, np.array(sorted(fences), np.uint64))
     after = np.isin(addresses, np.array(sorted(set(behind) - set(fences)), np.uint64))
@@ -62,7 +64,7 @@ def fence_share(
 
 
 def _wilson(hits: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share.  Source: Wilson 1927."""
+    """Return the 95 % interval of a share (Wilson 1927)."""
     if not total:
         return 0.0, 1.0
     share, slack = hits / total, _SIGMAS**2 / total

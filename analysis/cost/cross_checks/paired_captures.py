@@ -1,12 +1,12 @@
-"""What does a kernel with fences take longer than one without, measured in captures of both?
+"""How much longer does a kernel with fences take than one without, measured in captures of both?
 
-The second estimate, which knows neither sites nor calibration: the same load once with a fenced and once
-with an unfenced kernel.  Two figures: the mean time of an upcall, from the histograms of one capture
-each, and the time that the domain ran for each upcall, from repetitions.
+A second estimate, independent of sites and calibration: the same load is captured with a fenced and with
+an unfenced kernel.  Two figures: the mean time of an upcall, from the histograms of one capture of each,
+and the running time of the domain per upcall, from repetitions.
 
-Known bias: only the upcalls after a block have a time.  Whatever else differs between the captures
-(load, placement, the rest of the kernel) is taken for the fences'; a difference of means is dear to
-measure, for upcalls vary more than fences cost.  The interval is wide, and of the same loads alone honest.
+Known bias: only upcalls after a block have a time.  Any other difference between the captures (load,
+placement, the rest of the kernel) is attributed to the fences.  Upcalls vary by more than the fences cost,
+so the interval of the difference of means is wide; it is valid only if the loads are the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from xtrace.analysis.summary.versions import detected
 F64 = npt.NDArray[np.float64]
 
 _SIGMAS = 1.96
-#: Fewer upcalls have no mean worth comparing.
+#: With fewer upcalls the means are not worth comparing.
 _FEWEST = 30
 
 
@@ -39,9 +39,9 @@ class Difference:
     """How much longer the fenced kernel took, in cycles of the fenced captures' TSC.
 
     Attributes:
-        low, high: of the 95 % interval; NaN where too little was captured.
-        fenced_count, plain_count: upcalls, or repetitions, behind it.
-        basis: what was compared, or why nothing could be.
+        low, high: ends of the 95 % interval; NaN if too little was captured.
+        fenced_count, plain_count: upcalls, or repetitions, that it is based on.
+        basis: what was compared, or why nothing was.
     """
 
     low: float
@@ -52,7 +52,7 @@ class Difference:
 
 
 def measures_of(partial: Partial, hz: float | None) -> Measures:
-    """Return what the tables need of another capture; where ``hz`` is None its records tell the TSC rate."""
+    """Return another capture's measures; if ``hz`` is None, the TSC rate is estimated from its records."""
     rate = None if hz else clock.estimate(partial.pairs)
     return Measures(partial, detected(partial.records).range, hz or (rate.hz if rate else None))
 
@@ -60,7 +60,7 @@ def measures_of(partial: Partial, hz: float | None) -> Measures:
 def upcall_difference(fenced: Measures, plain: Measures, domain: int, other: int) -> Difference:
     """Return how much longer an upcall of ``domain`` takes than one of ``other`` in the unfenced capture.
 
-    An upcall's time lies between two bounds in each capture; the interval is that of both differences.
+    Each capture bounds the time of an upcall on both sides; the interval covers both differences.
     """
     scale = fenced.hz / plain.hz if fenced.hz and plain.hz else 1.0
     ends: list[float] = []
@@ -83,7 +83,7 @@ def running_difference(
     """Return how much longer ``domain`` runs for each upcall than ``other`` in the unfenced captures.
 
     Args:
-        fenced, plain: a capture a repetition.
+        fenced, plain: one capture per repetition.
     """
     mine = _per_upcall(fenced, domain, fenced)
     theirs = _per_upcall(plain, other, fenced)
@@ -91,13 +91,13 @@ def running_difference(
         return Difference(np.nan, np.nan, len(mine), len(theirs), "no upcalls in one group of captures")
     found = shift(theirs, mine, ratio=False)
     if found.low is None or found.high is None:
-        text = "too few repetitions for an interval: it takes four of each"
+        text = "too few repetitions for an interval: four of each are enough"
         return Difference(np.nan, np.nan, len(mine), len(theirs), text)
     return Difference(found.low, found.high, len(mine), len(theirs), "running time per upcall, by ranks")
 
 
 def agreement(low: float, high: float, difference: Difference) -> str:
-    """Say how a modelled interval and a measured one lie."""
+    """Return how a modelled interval compares with a measured one, in words."""
     if np.isnan(difference.low) or np.isnan(low):
         return "-"
     if low > difference.high:
@@ -116,7 +116,7 @@ def _per_upcall(captures: Sequence[Measures], domain: int, scaled_to: Sequence[M
 
 
 def _moments(measures: Measures, metric: Metric, domain: int) -> tuple[int, float, float]:
-    """Return count, mean and variance of a domain's times; the variance by buckets, 1 % wide."""
+    """Return count, mean and variance of a domain's times; the variance comes from buckets 1 % wide."""
     tallies = of_domain(measures.counts(metric), domain)
     count = int(tallies["count"].sum())
     if count < 2:
