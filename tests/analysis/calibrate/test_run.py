@@ -1,4 +1,4 @@
-"""Calibration as a whole, run shortly in a real child.  What the figures are is not asserted."""
+"""A whole calibration, run for a short time in a real child.  The values of its figures are not checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.replay import timed_loop
 from xtrace.symbols.replay.site_loop import replays
 
-#: Runs so short that a first round of all pairs takes well below a second.
+#: Runs short enough for a first round of all pairs to take well under a second.
 SHORT = Wanted(run_cycles=500.0)
 STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1)
 
@@ -45,7 +45,7 @@ def measured(guest: Guest) -> Calibration:
         module._noise = before
 
 
-def test_each_sequence_has_a_row_in_each_context(measured: Calibration) -> None:
+def test_every_sequence_has_a_row_in_every_context(measured: Calibration) -> None:
     assert measured.timing == "hardware"
     rows = [row for row in measured.rows if row.place != "site"]
     assert len({(row.kind, row.fence, row.place, row.context) for row in rows}) == len(rows) == STANDARD
@@ -59,24 +59,24 @@ def test_each_sequence_has_a_row_in_each_context(measured: Calibration) -> None:
         assert row.median_ns == pytest.approx(row.median_cycles / measured.tsc_hz * 1e9, abs=1e-3)  # type: ignore[operator]
 
 
-def test_sites_have_rows_in_each_context(measured: Calibration, guest: Guest) -> None:
+def test_sites_have_rows_in_every_context(measured: Calibration, guest: Guest) -> None:
     rows = [row for row in measured.rows if row.place == "site"]
     named = [item for item in guest.replays if item.fence_name]
     assert len(rows) == len(named) * len(CONTEXTS)
     assert {row.address for row in rows} == {item.site.address for item in named}
     assert {row.build_id for row in rows} == {guest.build_id}
     assert not [row.note for row in rows if "not replayed" in row.note]
-    # A fence that has no standard sequence is told.
+    # A fence without a standard sequence gets a note.
     assert [note for note in measured.notes if "cpuid" in note]
 
 
-def test_it_is_written_and_read(measured: Calibration, tmp_path: Path) -> None:
+def test_a_calibration_can_be_written_and_read_back(measured: Calibration, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(calibration.text_of(measured))
     assert calibration.read(path) == measured
 
 
-def test_what_the_file_says_of_the_run(measured: Calibration) -> None:
+def test_the_calibration_describes_its_run(measured: Calibration) -> None:
     assert measured.settings["cpu"] == max(os.sched_getaffinity(0))
     assert measured.settings["seconds"] == 3.0
     assert measured.settings["place_count"] == 4
@@ -115,7 +115,7 @@ def test_a_site_whose_loop_died_gets_the_standard_figure(guest: Guest) -> None:
     assert all("it was ended by X" in row.note for row in made)
 
 
-def test_strangers_code_needs_the_filter(guest: Guest) -> None:
+def test_an_images_code_is_not_run_without_the_filter(guest: Guest) -> None:
     refused = module._refused(guest.replays)
     assert all(item.core is None and item.whole is None and item.reason for item in refused)
 
@@ -130,20 +130,20 @@ def test_equal_loops_are_laid_out_once() -> None:
     assert sorted(item.address % 64 for item in places) == [0, 16, 32, 48]
 
 
-def test_emulation_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulated_host_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(this_host, "emulation", lambda *_: "it says so")
     found = calibrate(Settings(seconds=0.5))
     assert (found.timing, found.rows, found.notes) == ("emulated", (), ("it says so",))
     assert found.core_per_tsc_ratio is None
 
 
-def test_times_that_no_hardware_has() -> None:
+def test_times_that_are_not_those_of_hardware() -> None:
     assert "multiplications" in module._implausible(module._Clocks(1, (1.0,), 1.02, 200.0))
     assert "flushed" in module._implausible(module._Clocks(1, (1.0,), 2.9, 3.0))
     assert not module._implausible(module._Clocks(1, (1.0,), 2.9, 200.0))
 
 
-def test_noise_is_told() -> None:
+def test_noise_is_reported() -> None:
     steady = module._Clocks(1, (1.0, 1.01), 3.0, 200.0)
     found = [Difference(Interval(1.0, 0.0, 9.0, 50), 2.0, 1.0, 50)]
     reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0, 200.0), 0.5)
@@ -153,6 +153,6 @@ def test_noise_is_told() -> None:
     assert module._noise((rows,), [replace(found[0], dropped_count=0)], steady, 0.5) == ()
 
 
-def test_a_processor_that_is_not_there() -> None:
+def test_a_cpu_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(TraceError, match="CPU 4095"):
         calibrate(Settings(cpu=4095))

@@ -1,4 +1,4 @@
-"""The C program that benchmarks/calibrate.py compares with: it builds, and measures what calibrate does."""
+"""The C program that benchmarks/calibrate.py compares with builds and measures the same as calibrate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS
 SOURCE = Path(__file__).parents[3] / "benchmarks" / "calibrate_truth.c"
 
 
-@pytest.mark.nightly  # of a benchmark alone
+@pytest.mark.nightly  # needed by a benchmark only
 def test_it_measures_the_same_sequences(tmp_path: Path) -> None:
     program = tmp_path / "truth"
     subprocess.run(

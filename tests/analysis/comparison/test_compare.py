@@ -1,4 +1,4 @@
-"""Comparing captures: silence where nothing changed, the change where something did, and the warnings."""
+"""Comparing captures: no change is shown where there is none, planted changes are found, and warnings."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def shifted() -> list[Measured]:
     return woken(range(100, 120), 1.05)
 
 
-# --- what the whole is for ---------------------------------------------------------------------
+# --- false alarms and planted changes ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pool", ["same_hosts", "sample_parts", "unshifted"])
 def test_captures_of_one_kernel_show_no_change(pool: str, request: pytest.FixtureRequest) -> None:
-    """In 95 % of random splits no row at all says that something changed."""
+    """In at least 95 % of random splits no row shows a change."""
     captures = list(request.getfixturevalue(pool))
     chance = random.Random(1)
     false_alarms = rows = 0
@@ -97,7 +97,7 @@ def test_a_shift_of_5_percent_is_found_with_10_repetitions(
         changes = {(row.domain, row.figure.name): row for row in diff.changes}
         planted = changes.pop(("d1", P50))
         found += planted.differs and 0.03 < planted.change < 0.07
-        # Longer waits are a larger share of the time, and leave a little less for the rest.
+        # Longer waits take a larger share of the time and leave a little less for the rest.
         others += sum(
             row.differs and abs(row.change) > 0.01
             for (_, name), row in changes.items()
@@ -107,7 +107,7 @@ def test_a_shift_of_5_percent_is_found_with_10_repetitions(
     assert others == 0
 
 
-def test_a_shift_is_found_the_other_way_round_too(unshifted: list[Measured], shifted: list[Measured]) -> None:
+def test_a_shift_is_found_in_both_directions(unshifted: list[Measured], shifted: list[Measured]) -> None:
     one = row_of(compare(unshifted[:10], shifted[:10]), "d1", P50)
     other = row_of(compare(shifted[:10], unshifted[:10]), "d1", P50)
     assert one.differs
@@ -117,8 +117,8 @@ def test_a_shift_is_found_the_other_way_round_too(unshifted: list[Measured], shi
     assert (1 + one.change) * (1 + other.change) == pytest.approx(1)
 
 
-def test_noise_is_no_change(same_hosts: list[Measured]) -> None:
-    """A single capture a side says nothing, however far apart they are."""
+def test_noise_is_not_a_change(same_hosts: list[Measured]) -> None:
+    """One capture per group cannot show a change, however far apart they are."""
     far = replace(
         same_hosts[1],
         values={label: {name: 9 * v for name, v in of.items()} for label, of in same_hosts[0].values.items()},
@@ -137,8 +137,8 @@ def row_of(diff: Diff, domain: str, name: str) -> Change:
 # --- figures -----------------------------------------------------------------------------------
 
 
-def test_figures_are_those_of_the_host() -> None:
-    """Against the simulation's own counts: rates, shares and how many vCPUs there are."""
+def test_figures_match_the_simulated_host() -> None:
+    """Rates, shares and numbers of vCPUs match the simulation's own counts."""
     simulation = simulate(5, 2, [(0, 2, "pv"), (3, 1, "hvm")], 60_000_000)
     found = measured(simulation.data, "x", HOST_HZ)
     assert found.vcpu_counts == {"d0": 2, "d3": 1}
@@ -163,7 +163,7 @@ def test_figures_are_those_of_the_host() -> None:
         assert values[P50] == pytest.approx(waits[(len(waits) - 1) // 2] / HOST_HZ * 1e9, rel=0.02)
 
 
-def test_figures_are_those_of_the_report() -> None:
+def test_figures_match_the_report() -> None:
     part = partial_of(collected(samples.path().read_bytes()))
     report = build(part)
     values = measure(Summary(part, Origin("x"))).values
@@ -197,7 +197,7 @@ def test_a_quantile_of_too_few_intervals_is_left_out() -> None:
     assert "wake_to_running_p99" not in brief
 
 
-def test_a_trace_of_nothing_has_no_figures_and_makes_no_rows(unshifted: list[Measured]) -> None:
+def test_an_empty_trace_has_no_figures_and_makes_no_rows(unshifted: list[Measured]) -> None:
     nothing = measured(b"", "nothing", HOST_HZ)
     assert not any(nothing.values.values())
     diff = compare([nothing], unshifted[:1])
@@ -205,14 +205,14 @@ def test_a_trace_of_nothing_has_no_figures_and_makes_no_rows(unshifted: list[Mea
     assert "nothing to compare: no domain has a figure in both groups" in diff.warnings
 
 
-def test_domains_are_called_by_names_that_tell_them_apart() -> None:
+def test_domains_are_labelled_by_unique_names() -> None:
     assert labels_of([-1, 0, 3], {}) == ["host", "d0", "d3"]
     assert labels_of([0, 3, 4], {3: "web", 4: "db"}) == ["d0", "web", "db"]
     assert labels_of([3, 4, 5], {3: "web", 4: "web", 5: "d3"}) == ["d3", "d4", "d5"]
     assert labels_of([-1, 3], {3: "host"}) == ["host", "d3"]
 
 
-def test_every_figure_is_described() -> None:
+def test_every_figure_has_a_meaning() -> None:
     assert len(BY_NAME) == len(FIGURES)
     assert all(figure.meaning and len(figure.name) <= 20 for figure in FIGURES)
     assert set(LOADS) <= set(BY_NAME)
@@ -225,7 +225,7 @@ def simple(values: list[float], like: Measured, label: str = "d1", name: str = P
     return [made_up(f"c{i}", {label: {name: value}}, like) for i, value in enumerate(values)]
 
 
-def test_a_row_by_hand(unshifted: list[Measured]) -> None:
+def test_a_row_computed_by_hand(unshifted: list[Measured]) -> None:
     old = simple([10, 11, 12, 13, 14], unshifted[0])
     new = simple([20, 22, 24, 26, 28], unshifted[0])
     diff = compare(old, [replace(capture, name="n" + capture.name) for capture in new])
@@ -234,12 +234,12 @@ def test_a_row_by_hand(unshifted: list[Measured]) -> None:
     assert row.p == row.p_together == pytest.approx(2 / 252)
     assert row.differs
     assert row.change == pytest.approx(1.0, abs=0.02)
-    assert row.low == pytest.approx(22 / 14 - 1)  # the third of the 25 ratios from below
+    assert row.low == pytest.approx(22 / 14 - 1)  # the third lowest of the 25 ratios
     assert row.high == pytest.approx(28 / 11 - 1)
     assert not diff.warnings
 
 
-def test_zeros_make_a_difference_and_no_ratio(unshifted: list[Measured]) -> None:
+def test_zeros_give_a_difference_instead_of_a_ratio(unshifted: list[Measured]) -> None:
     old = simple([0, 0, 0, 0, 0], unshifted[0], name="forced_per_s")
     new = simple([3, 4, 5, 6, 7], unshifted[0], name="forced_per_s")
     (row,) = compare(old, new).changes
@@ -248,13 +248,13 @@ def test_zeros_make_a_difference_and_no_ratio(unshifted: list[Measured]) -> None
     assert row.rise_ratio == math.inf
     (same,) = compare(new, simple([0, 4, 5, 6, 7], unshifted[0], name="forced_per_s")).changes
     assert (same.is_ratio, same.change, same.rise_ratio) == (False, 0, 0)
-    assert not compare(old, old).changes, "what never happens is no test"
+    assert not compare(old, old).changes, "a figure that is always 0 is not tested"
 
 
-def test_p_counts_all_rows_that_are_tested(unshifted: list[Measured]) -> None:
+def test_p_is_adjusted_for_all_tested_rows(unshifted: list[Measured]) -> None:
     old, new = simple([10, 11, 12, 13, 14], unshifted[0]), simple([20, 22, 24, 26, 28], unshifted[0])
     for place, capture in enumerate([*old, *new]):
-        # Every other one: no sign of a change.
+        # Every other capture: no sign of a change.
         for name in ("send_to_wake_p50", "irq_to_wake_p50"):
             capture.values["d1"][name] = 1.0 + place % 5 + place / 100  # type: ignore[index]
     diff = compare(old, new)
@@ -267,7 +267,7 @@ def test_p_counts_all_rows_that_are_tested(unshifted: list[Measured]) -> None:
     assert only.can_tell(only.changes[0])
 
 
-def test_values_that_some_captures_lack_are_left_out_and_told(unshifted: list[Measured]) -> None:
+def test_rows_that_some_captures_lack_are_left_out_with_a_warning(unshifted: list[Measured]) -> None:
     old, new = simple([10, 11], unshifted[0]), simple([20, 22], unshifted[0])
     for capture in (*old, new[0]):
         capture.values["d1"]["send_to_wake_p50"] = 5.0  # type: ignore[index]
@@ -289,7 +289,7 @@ def test_domains_are_matched_by_name_and_by_map(unshifted: list[Measured]) -> No
         compare(old, new, renamed={"d3": "d7"})
 
 
-def test_a_domain_that_is_not_there_is_an_error(unshifted: list[Measured]) -> None:
+def test_a_domain_that_does_not_exist_is_an_error(unshifted: list[Measured]) -> None:
     with pytest.raises(TraceError, match="'d9'; they have d1, host"):
         compare(unshifted[:1], unshifted[1:2], domains=["d9"])
     diff = compare(unshifted[:2], unshifted[2:4], domains=[HOST_LABEL])
@@ -308,7 +308,7 @@ def warned(old: list[Measured], new: list[Measured]) -> str:
     return "\n".join(compare(old, new, figures=KEY).warnings)
 
 
-def test_another_load_is_told(unshifted: list[Measured]) -> None:
+def test_a_different_load_gives_a_warning(unshifted: list[Measured]) -> None:
     busier = [
         replace(
             capture,
@@ -323,7 +323,7 @@ def test_another_load_is_told(unshifted: list[Measured]) -> None:
     assert "loads" not in warned(unshifted[:10], unshifted[10:])
 
 
-def test_blind_time_is_told(unshifted: list[Measured]) -> None:
+def test_blind_time_gives_a_warning(unshifted: list[Measured]) -> None:
     blind = [
         replace(capture, values={**capture.values, HOST_LABEL: {"pcpu_blind_share": 0.12}})
         for capture in unshifted[10:]
@@ -342,26 +342,28 @@ def test_blind_time_is_told(unshifted: list[Measured]) -> None:
     ],
     ids=["emulated", "span", "hz", "versions", "vcpus"],
 )
-def test_other_hosts_are_told(change: dict[str, object], said: str, unshifted: list[Measured]) -> None:
+def test_different_hosts_give_a_warning(
+    change: dict[str, object], said: str, unshifted: list[Measured]
+) -> None:
     known = [replace(capture, versions=VersionRange.parse("4.17")) for capture in unshifted]
     new = [replace(capture, **change) for capture in known[10:]]  # type: ignore[arg-type]
     assert said in warned(known[:10], new)
     assert said not in warned(known[:10], known[10:])
 
 
-def test_one_capture_on_both_sides_is_told(unshifted: list[Measured]) -> None:
+def test_a_capture_in_both_groups_gives_a_warning(unshifted: list[Measured]) -> None:
     assert "is in both groups" in warned(unshifted[:5], unshifted[4:9])
 
 
-def test_parts_of_a_capture_are_no_repetitions(sample_parts: list[Measured]) -> None:
-    assert "no repetitions" not in warned(sample_parts[:10], sample_parts[10:])
+def test_parts_of_a_capture_are_not_repetitions(sample_parts: list[Measured]) -> None:
+    assert "not repetitions" not in warned(sample_parts[:10], sample_parts[10:])
     parts = [replace(capture, is_part=True) for capture in sample_parts]
     said = warned(parts[:10], parts[10:])
     assert "parts of a capture are not repetitions" in said
     assert re.search(r"neighbouring parts correlate \(\w+ \w+: 0\.\d\d\), so p is too small", said)
 
 
-def test_without_a_rate_times_are_in_cycles(unshifted: list[Measured]) -> None:
+def test_without_a_tsc_rate_times_are_in_cycles(unshifted: list[Measured]) -> None:
     cycles = [measure(Summary(partial_of(collected(b"")), Origin("x"))) for _ in range(2)]
     assert cycles[0].hz is None
     diff = compare(cycles[:1], cycles[1:])
@@ -374,7 +376,7 @@ def test_without_a_rate_times_are_in_cycles(unshifted: list[Measured]) -> None:
 # --- JSON --------------------------------------------------------------------------------------
 
 
-def test_json_holds_what_the_rows_hold(unshifted: list[Measured], shifted: list[Measured]) -> None:
+def test_json_has_the_values_of_the_rows(unshifted: list[Measured], shifted: list[Measured]) -> None:
     diff = compare(unshifted[:10], shifted[:10])
     found = json.loads(json_text(diff))
     assert found["schema_version"] == 1

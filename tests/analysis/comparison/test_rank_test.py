@@ -1,4 +1,4 @@
-"""Rank test, interval and Holm's method: against published tables, scipy, and by their properties."""
+"""Rank test, interval and Holm's method, against published tables and scipy, and by their properties."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ positive = st.lists(st.floats(0.5, 1e6), min_size=4, max_size=9)
 
 
 def counted_out(old: Sequence[float], new: Sequence[float]) -> float:
-    """Return p by trying every way to divide the values: slow and obvious."""
+    """Return p by enumerating all divisions of the values: slow and obvious."""
     values = [*old, *new]
     ranks = [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
     middle = len(old) * (len(values) + 1) / 2
@@ -43,16 +43,16 @@ def counted_out(old: Sequence[float], new: Sequence[float]) -> float:
 
 @pytest.mark.parametrize(
     ("n", "m", "critical"),
-    # Greatest U with a two-sided p of at most 0.05; table of Mann and Whitney's U.
+    # Greatest U with a two-sided p of at most 0.05, from a table of Mann and Whitney's U.
     [(4, 4, 0), (5, 5, 2), (5, 8, 6), (6, 6, 5), (8, 8, 13), (10, 10, 23), (12, 12, 37), (20, 20, 127)],
 )
-def test_critical_values_are_those_of_the_tables(n: int, m: int, critical: int) -> None:
+def test_critical_values_match_published_tables(n: int, m: int, critical: int) -> None:
     for u, is_significant in ((critical, True), (critical + 1, False)):
         assert (rank_test(*with_u(n, m, u)) <= 0.05) is is_significant
 
 
 def with_u(n: int, m: int, u: int) -> tuple[list[float], list[float]]:
-    """Return two groups without ties in which u pairs have the old value above the new one."""
+    """Return two groups without ties, with the old value above the new one in u pairs."""
     old: list[float] = []
     new = [float(value) for value in range(m)]
     for _ in range(n):
@@ -63,12 +63,12 @@ def with_u(n: int, m: int, u: int) -> tuple[list[float], list[float]]:
 
 
 @given(few, few)
-def test_p_is_that_of_all_divisions(old: list[float], new: list[float]) -> None:
+def test_p_matches_enumeration_of_all_divisions(old: list[float], new: list[float]) -> None:
     assert rank_test(old, new) == pytest.approx(counted_out(old, new))
 
 
 @given(few, few, st.randoms())
-def test_order_of_groups_and_of_values_and_monotone_scales_do_not_matter(
+def test_p_does_not_depend_on_order_or_on_a_monotone_scale(
     old: list[float], new: list[float], chance: random.Random
 ) -> None:
     p = rank_test(old, new)
@@ -80,8 +80,8 @@ def test_order_of_groups_and_of_values_and_monotone_scales_do_not_matter(
     )
 
 
-def test_p_is_right_about_how_often_chance_does_it() -> None:
-    """Of all divisions of ten values, at most a share p has a p as low."""
+def test_p_bounds_the_frequency_of_chance_differences() -> None:
+    """Of all divisions of ten values, a share of at most p has a p this low."""
     values = [float(value) for value in (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)]
     p_values = []
     for chosen in itertools.combinations(range(10), 5):
@@ -92,9 +92,9 @@ def test_p_is_right_about_how_often_chance_does_it() -> None:
         assert sum(other <= p + 1e-12 for other in p_values) / len(p_values) <= p + 1e-9
 
 
-def test_the_normal_approximation_takes_over_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_normal_approximation_is_close_to_the_exact_p(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(1)
-    for digits in (0, 1, 9):  # the fewer, the more values are equal
+    for digits in (0, 1, 9):  # fewer digits, more equal values
         old = [round(chance.gauss(0, 1), digits) for _ in range(EXACT_MOST // 2)]
         new = [round(chance.gauss(0.4, 1), digits) for _ in range(EXACT_MOST // 2)]
         exact = rank_test(old, new)
@@ -103,17 +103,17 @@ def test_the_normal_approximation_takes_over_without_a_step(monkeypatch: pytest.
             assert rank_test(old, new) == pytest.approx(exact, rel=0.05)
 
 
-def test_many_equal_values_differ_by_chance() -> None:
+def test_many_equal_values_have_p_1() -> None:
     assert rank_test([1.0] * 60, [1.0] * 60) == 1
 
 
 @pytest.mark.parametrize("groups", [([], [1.0]), ([1.0], []), ([math.nan], [1.0])])
-def test_what_cannot_be_ranked_is_refused(groups: tuple[list[float], list[float]]) -> None:
+def test_values_that_cannot_be_ranked_are_an_error(groups: tuple[list[float], list[float]]) -> None:
     with pytest.raises(ValueError, match="groups"):
         rank_test(*groups)
 
 
-def test_it_agrees_with_scipy() -> None:
+def test_p_agrees_with_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     chance = random.Random(2)
     for n, m in [(1, 4), (3, 9), (8, 8), (10, 10), (25, 25), (30, 40)]:
@@ -129,7 +129,7 @@ def test_it_agrees_with_scipy() -> None:
 # --- the interval ------------------------------------------------------------------------------
 
 
-def test_the_interval_of_a_worked_example() -> None:
+def test_the_interval_of_a_published_example() -> None:
     """Hollander and Wolfe, permeability of membranes: R's wilcox.test says -0.76 to 0.15, shift -0.305."""
     term = [0.80, 0.83, 1.89, 1.04, 1.45, 1.38, 1.91, 1.64, 0.73, 1.46]
     weeks = [1.15, 0.88, 0.90, 0.74, 1.21]
@@ -141,8 +141,8 @@ def test_the_interval_of_a_worked_example() -> None:
 
 
 @given(positive, positive)
-def test_the_interval_leaves_out_no_change_where_the_test_does(old: list[float], new: list[float]) -> None:
-    """As far as no values are equal: ties make the test more cautious than the interval."""
+def test_the_interval_excludes_no_change_exactly_if_the_test_does(old: list[float], new: list[float]) -> None:
+    """Only without equal values: ties make the test more cautious than the interval."""
     for ratio in (False, True):
         found = shift(old, new, ratio=ratio)
         if found.low is None or found.high is None:
@@ -162,7 +162,7 @@ def test_a_factor_on_all_values_is_found(old: list[float], factor: float) -> Non
     assert found.high >= factor - 1 - 1e-9
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_in_95_percent_of_cases() -> None:
     chance = random.Random(3)
     for n in (4, 10):
         covered = 0
@@ -201,14 +201,14 @@ def test_large_groups_have_an_interval_too() -> None:
         ([1, 1, 1, -1, -1, -1], 3 / 6),
     ],
 )
-def test_how_neighbours_correlate(values: list[float], correlation: float) -> None:
+def test_correlation_of_neighbours(values: list[float], correlation: float) -> None:
     assert neighbours_correlate(values) == pytest.approx(correlation)
 
 
 # --- many tests --------------------------------------------------------------------------------
 
 
-def test_holm_of_a_worked_example() -> None:
+def test_holm_on_a_worked_example() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
 
@@ -224,12 +224,12 @@ def test_holm_raises_p_and_keeps_the_order(p_values: list[float]) -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_the_least_p_is_that_of_groups_apart(n: int, m: int) -> None:
+def test_the_least_p_is_that_of_separate_groups(n: int, m: int) -> None:
     old, new = [float(value) for value in range(n)], [float(value + n) for value in range(m)]
     assert rank_test(old, new) == pytest.approx(least_p(n, m))
 
 
 @pytest.mark.parametrize(("tests", "needed"), [(1, 5), (2, 5), (10, 7), (40, 8), (100, 8), (300, 9)])
-def test_how_many_runs_are_needed(tests: int, needed: int) -> None:
+def test_runs_needed(tests: int, needed: int) -> None:
     assert runs_needed(tests) == needed
     assert least_p(needed, needed) * tests <= ALPHA < least_p(needed - 1, needed - 1) * tests

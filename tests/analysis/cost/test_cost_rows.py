@@ -1,4 +1,4 @@
-"""Each figure of the cost's rows, worked out by hand from planted executions and prices."""
+"""Every figure of the cost's rows, computed by hand from planted executions and prices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from xtrace.symbols.sites.execution_bounds import SitePaths
 from xtrace.symbols.sites.model import Kind, Verdict
 
 DOMAIN = 1
-#: An object of its own: what tells it by its identity is wrong.
+#: A separate object: code that compares it by identity is wrong.
 INF = float("inf")
 FACTS = DomainFacts(
     domain=DOMAIN,
@@ -49,7 +49,7 @@ UNMASK = fenced("unmask", 3, Kind.UNMASK, verdict=Verdict.UNDECIDED)
 
 @dataclass(frozen=True)
 class Planted:
-    """A site's executions, least and most, in all and in an upcall, and its prices by their end."""
+    """A site's least and most executions, in total and in an upcall, and its price at each of COST_ENDS."""
 
     executed: tuple[float, float]
     in_upcall: tuple[float, float]
@@ -127,7 +127,7 @@ def test_a_domains_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert removable.running_cycles == 10_000
     assert removable.cost_ratios == pytest.approx((0.032, 0.06, 0.216, 0.426))
     assert removable.bound == "executions"
-    # Nothing bounds the other's executions but the time that there was; its gain counts as often as is sure.
+    # The other's executions are bounded only by the running time; its gain counts the least executions.
     assert (undecided.execution_low_count, np.isnan(undecided.execution_high_count)) == (7, True)
     assert np.isnan(undecided.execution_high_per_s)
     assert (undecided.cost_low_cycles, undecided.cost_hot_low_cycles) == (-5 * 7, 6 * 7)
@@ -136,7 +136,7 @@ def test_a_domains_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert undecided.bound == "time"
 
 
-def test_what_just_fits_into_the_time_is_bounded_by_executions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cost_equal_to_the_running_time_is_bounded_by_executions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4260))
     assert (found.domains[0].bound, found.domains[0].cost_high_ratio) == ("executions", 1.0)
     found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4259))
@@ -148,7 +148,7 @@ def test_an_upcalls_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (removable.domain, removable.part) == (DOMAIN, "removable")
     assert (removable.upcall_least_count, removable.upcall_most_count) == (20, 25)
     assert (removable.execution_least_count, removable.execution_most_count) == (1, 5)
-    # Of each site at least and at most as often as it executes; the cheaper one at least once in any case.
+    # Bounds by each site's own counts; the lower end is one execution of the cheaper site.
     assert (removable.added_low_cycles, removable.added_hot_low_cycles) == (2, 4)
     assert (removable.added_hot_cycles, removable.added_high_cycles) == (10 * 2 + 11 * 3, 20 * 2 + 21 * 3)
     assert (removable.cost_low_ratio, removable.cost_high_ratio) == pytest.approx((2 / 800, 103 / 300))
@@ -156,12 +156,12 @@ def test_an_upcalls_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (removable.entry, removable.unbounded_by) == ("symbol hypervisor_callback", "")
     assert (undecided.execution_least_count, np.isnan(undecided.execution_most_count)) == (0, True)
     assert undecided.unbounded_by == "a loop"
-    # No more than the upcall takes, as far as that is known.
+    # At most the greatest mean time of an upcall.
     assert undecided.added_high_cycles == 800
     assert undecided.cost_high_ratio == 1.0
 
 
-def test_an_upcall_without_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upcall_without_an_upper_bound_on_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = replace(FACTS, upcall_cycles=(50.0, float("inf")))
     removable, undecided = estimated(monkeypatch, facts=facts).upcalls
     assert np.isnan(removable.cost_low_ratio)
@@ -176,7 +176,7 @@ def test_an_upcall_without_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_executions_of_an_upcall_whose_entry_is_not_known(
     monkeypatch: pytest.MonkeyPatch, upcalls: tuple[float, float], most: float | None
 ) -> None:
-    """On average no more than there were at all, for the least upcalls that there were."""
+    """The most is all executions divided by the least upcalls."""
     known = paths_of([MASK], upcall=[(1, 2)])
     for paths in (paths_of([MASK]), replace(known, parts=None)):
         (row,) = estimated(monkeypatch, ALL[:1], upcalls=upcalls, paths=paths).upcalls
@@ -190,7 +190,7 @@ def test_counters_bound_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row.execution_most_count, row.unbounded_by) == (1.5, "")
 
 
-def test_prices_below_one_cycle_count_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prices_below_one_cycle_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = Planted((100, 1000), (1, 4), 0.5, 0.5, 0.5, 0.5)
     (row,) = estimated(monkeypatch, [planted]).upcalls
     assert (row.added_low_cycles, row.added_high_cycles) == (0.5, 2)
@@ -198,18 +198,20 @@ def test_prices_below_one_cycle_count_as_any(monkeypatch: pytest.MonkeyPatch) ->
     assert (row.added_low_cycles, row.added_high_cycles) == (-2, -0.5)
 
 
-def test_a_gain_that_may_not_be_met_is_none_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gain_at_a_site_that_may_not_execute_is_0_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = Planted((0, 1000), (0, 4), -2, -2, -2, -2)
     (row,) = estimated(monkeypatch, [planted]).upcalls
     assert (row.added_low_cycles, row.added_hot_cycles, row.added_high_cycles) == (-8, 0, 0)
 
 
-def test_a_site_that_no_upcall_meets_adds_nothing_whatever_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_outside_upcalls_adds_nothing_to_them_even_without_a_price(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     unknown = Planted((0, 1000), (0, 0), np.nan, np.nan, np.nan, np.nan)
     (row,) = estimated(monkeypatch, [unknown]).upcalls
     assert (row.added_hot_cycles, row.added_high_cycles) == (0, 0)
     (row,) = estimated(monkeypatch, [replace(unknown, in_upcall=(0, 1))]).upcalls
-    # Bounded by the upcall's time alone.
+    # Bounded only by the upcall's time.
     assert row.added_high_cycles == 800
 
 

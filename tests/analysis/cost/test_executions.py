@@ -1,4 +1,4 @@
-"""Executions are as narrow as counters and paths make them, and what contradicts is told."""
+"""Counters and paths narrow the executions of sites, and contradictions are reported."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def counters(counts: Mapping[str, float], seconds: float | None = None, counted:
     return Rates("rates", counts, seconds, counted, None, {})
 
 
-def test_the_own_guest_tells_each_site() -> None:
-    # As tests/lab/guest: a save and a mask in one function, another mask, a restore, an unmask.
+def test_the_lab_guests_counters_fix_every_site() -> None:
+    # As in tests/lab/guest: a save and a mask in one function, another mask, a restore and an unmask.
     sites = [
         fenced("upcalls_mask", 1),
         plain("upcalls_save", 2, Kind.SAVE),
@@ -52,14 +52,14 @@ def test_counters_of_sites_and_functions() -> None:
     assert found.rule[3].endswith("no counter gives an upper bound")
 
 
-def test_a_kind_of_which_only_the_sum_is_counted() -> None:
+def test_a_counter_of_a_whole_kind() -> None:
     sites = [fenced("a", 1), fenced("b", 2), plain("c", 3)]
     found = executions(paths_of(sites, upcall=[(2, 3), (0, INF), (0, 0)]), 10, counters({"mask": 100}))
     assert list(zip(found.low, found.high, strict=True)) == [(20, 100), (0, 80), (0, 80)]
     assert [(group.members, group.low, group.high) for group in found.groups] == [((0, 1, 2), 100, 100)]
 
 
-def test_without_counters_the_upcalls_are_the_least() -> None:
+def test_without_counters_upcalls_give_the_lower_bound() -> None:
     found = executions(paths_of([fenced("a", 1), fenced("b", 2)], upcall=[(2, 3), (0, 1)]), 10)
     assert (found.low.tolist(), found.high.tolist()) == ([20, 0], [INF, INF])
     assert found.rule == [
@@ -68,19 +68,19 @@ def test_without_counters_the_upcalls_are_the_least() -> None:
     ]
 
 
-def test_a_rate_of_another_time_is_uncertain() -> None:
+def test_a_rate_from_another_period_is_uncertain() -> None:
     paths = paths_of([fenced("a", 1)])
     found = executions(paths, 0, counters({"mask": 10_000}, seconds=10), 40)
     assert found.low[0] == pytest.approx(40_000 - 1.96 * (40_000 + 160_000) ** 0.5)
     assert found.high[0] == pytest.approx(40_000 + 1.96 * (40_000 + 160_000) ** 0.5)
     assert found.quality == [Quality.INFERRED]
-    # Without the span, a rate says nothing.
+    # Without the trace's span, the counter is not used.
     assert executions(paths, 0, counters({"mask": 10_000}, seconds=10), None).high[0] == INF
     rate = executions(paths, 0, counters({"mask": 1000}, seconds=1, counted=False), 40)
     assert rate.high[0] == pytest.approx(40_000 + 1.96 * 200)
 
 
-def test_rounding_leaves_no_whole_number_out() -> None:
+def test_rounding_does_not_exclude_whole_numbers() -> None:
     assert 61 / 7 * 7 < 61
     sites = [fenced("a", 1), fenced("a", 2, Kind.UNMASK)]
     found = executions(paths_of(sites, [(7, 7), (7, 7)]), 0, counters({"mask": 61}))
@@ -96,15 +96,15 @@ def test_contradictions() -> None:
     assert found.high[1] == 1010
     sums = executions(paths_of(sites), 0, counters({"mask": 500, hex(sites[0].address): 900}))
     assert sums.conflicts == ["all mask sites: counted 500 to 500, but executed at least 900 times"]
-    # A few more or less are no contradiction.
+    # A small difference is not a contradiction.
     near = executions(paths_of(sites), 0, counters({"mask": 500, hex(sites[0].address): 505}))
     assert near.conflicts == []
 
 
 @given(st.data())
 @settings(max_examples=60)
-def test_the_truth_lies_in_every_interval(data: st.DataObject) -> None:
-    """Functions are called so often, their sites execute in each call between the bounds: always inside."""
+def test_the_truth_is_in_every_interval(data: st.DataObject) -> None:
+    """For random calls to functions and executions per call within the bounds of the paths."""
     sites, call, truth = [], [], []
     calls = {}
     kinds = (Kind.MASK, Kind.SAVE, Kind.RESTORE, Kind.UNMASK)
@@ -132,7 +132,7 @@ def test_the_truth_lies_in_every_interval(data: st.DataObject) -> None:
         assert found.low[place] <= number <= found.high[place]
 
 
-def test_bpfs_calls_bound_the_sites_inside_and_the_most_is_inferred() -> None:
+def test_bpfs_calls_bound_the_sites_of_a_function_and_the_most_is_inferred() -> None:
     sites = [fenced("a", 1), fenced("a", 2, Kind.UNMASK), fenced("b", 3, Kind.RESTORE), fenced("c", 4)]
     paths = paths_of(sites, [ONCE, (0, 2), (1, 1), ONCE])
     found = executions(paths, 0, calls={"a": (100, 120), "b": (7, INF), "elsewhere": (5, 5)})
@@ -143,7 +143,7 @@ def test_bpfs_calls_bound_the_sites_inside_and_the_most_is_inferred() -> None:
     assert (found.conflicts, found.unused) == ([], [])
 
 
-def test_a_counter_is_stronger_than_bpf_and_a_contradiction_is_told() -> None:
+def test_a_counter_overrides_bpf_and_a_contradiction_is_reported() -> None:
     sites = [fenced("a", 1), fenced("b", 2, Kind.RESTORE), fenced("c", 3, Kind.UNMASK)]
     calls = {"a": (100.0, 120.0), "b": (100.0, 120.0), "c": (100.0, 120.0)}
     rates = counters({"a()": 110, "b()": 500, hex(sites[2].address): 500})
@@ -157,14 +157,14 @@ def test_a_counter_is_stronger_than_bpf_and_a_contradiction_is_told() -> None:
     ]
 
 
-def test_what_follows_from_an_inferred_most_is_inferred() -> None:
+def test_bounds_derived_from_an_inferred_bound_are_inferred() -> None:
     sites = [fenced("a", 1), fenced("b", 2)]
     found = executions(
         paths_of(sites, [ONCE, ONCE]), 0, counters({"mask": 1000}), calls={"a": (100.0, 120.0)}
     )
     assert list(zip(found.low, found.high, strict=True)) == [(100, 120), (880, 900)]
     assert found.quality == [Quality.INFERRED] * 2
-    # The most alone is inferred: without one, what follows is sure.
+    # Only the most is inferred; without it, the derived bounds are certain.
     sure = executions(paths_of(sites, [ONCE, ONCE]), 0, counters({"mask": 1000}), calls={"a": (100.0, INF)})
     assert list(zip(sure.low, sure.high, strict=True)) == [(100, 1000), (0, 900)]
     assert sure.quality == [Quality.BOUNDED] * 2
@@ -172,8 +172,8 @@ def test_what_follows_from_an_inferred_most_is_inferred() -> None:
 
 @given(st.data())
 @settings(max_examples=60)
-def test_the_truth_lies_in_every_interval_by_bpf(data: st.DataObject) -> None:
-    """Probes miss some calls of functions, never more than is told."""
+def test_the_truth_is_in_every_interval_from_bpf(data: st.DataObject) -> None:
+    """Probes miss some calls to functions, but the truth is within bpf's bounds."""
     sites, call, truth, calls = [], [], [], {}
     for function in range(data.draw(st.integers(1, 4))):
         number, counted = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 50))

@@ -1,4 +1,4 @@
-"""Counters are read from JSON, CSV and logs, and what is none is refused in one line."""
+"""Counters are read from JSON, CSV and logs; other files are refused in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_text(tmp_path: Path, text: str) -> Rates:
     return read(path)
 
 
-def test_the_counters_of_the_own_guest(tmp_path: Path) -> None:
+def test_the_lab_guests_counters(tmp_path: Path) -> None:
     log = 'guest: counters {"mask": 1}\nguest: upcall 7 8\nguest: counters ' + COUNTERS + "\r\nguest: done\n"
     found = read_text(tmp_path, log)
     assert (found.counts, found.seconds) == ({"mask": 12, "save": 5, "upcall": 3}, None)
@@ -37,7 +37,7 @@ def test_the_counters_of_the_own_guest(tmp_path: Path) -> None:
         '{"per_s": {"mask": 5, "0x1000": 2}, "seconds": 10, "domain": 3}',
     ],
 )
-def test_counts_and_how_long(tmp_path: Path, text: str) -> None:
+def test_counts_with_seconds(tmp_path: Path, text: str) -> None:
     found = read_text(tmp_path, text)
     assert (found.counts, found.seconds, found.domain) == ({"mask": 50, "0x1000": 20}, 10, 3)
     assert found.counted
@@ -115,7 +115,7 @@ def test_csv(tmp_path: Path) -> None:
         ("name,count\n" + "x" * 200_000 + ",1", "field larger"),
     ],
 )
-def test_what_is_no_counters(tmp_path: Path, text: str, says: str) -> None:
+def test_invalid_files_are_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(TraceError) as caught:
         read_text(tmp_path, text)
     assert says in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is planted in a trace, a calibration and a guest's counters lies in the intervals of the cost."""
+"""Costs planted in a trace, a calibration and a guest's counters are in the intervals of the report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def rows(found: Report, name: str) -> list[dict[str, Any]]:
 
 
 def needs(found: Report) -> dict[str, str]:
-    """Return the reasons by what is lacking; several of one kind joined."""
+    """Return the reasons by what is lacking, joined if there are several."""
     result: dict[str, str] = {}
     for item in rows(found, "cost_needs"):
         key = f"{item['about']} {item['lacking']}"
@@ -107,7 +107,7 @@ SITES = [
 COUNTS = {"mask": 70_000, "save": 40_000, "restore": 40_000, "unmask()": 20_000}
 
 
-def test_the_sums_by_parts_and_sites() -> None:
+def test_costs_by_part_and_by_site() -> None:
     found = report(
         CostedKernel(paths_of(SITES, [ONCE] * 6)), calibration(*rows_of(LFENCE, 0.0)), counters(COUNTS)
     )
@@ -147,7 +147,7 @@ def truly_ran() -> int:
     )
 
 
-def test_upcalls_by_the_ways_through_them() -> None:
+def test_the_cost_of_an_upcall_by_its_paths() -> None:
     sites = [fenced("handler", 1), fenced("other", 2, Kind.UNMASK)]
     kernel = CostedKernel(paths_of(sites, upcall=[(2, 3), (0, INF)]))
     found = report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)))
@@ -156,11 +156,11 @@ def test_upcalls_by_the_ways_through_them() -> None:
     assert (part["execution_least_count"], part["added_low_cycles"]) == (2, pytest.approx(40))
     assert np.isnan(part["execution_most_count"])
     assert part["unbounded_by"] == "a loop"
-    # Nothing bounds the executions, so the interval ends at the time that there was.
+    # The executions have no upper bound, so the interval ends at the running time.
     (domain,) = rows(found, "cost_domains")
     assert (domain["bound"], domain["cost_high_ratio"]) == ("time", 1.0)
     assert domain["execution_low_count"] == 2 * part["upcall_least_count"] <= 2 * upcalls_of()
-    # The upcalls' own counter, and one of all unmasks, bound what an upcall executes on average.
+    # Counters of upcalls and of all unmasks bound the average executions in an upcall.
     counted = counters({"upcall": upcalls_of(), "mask": 3 * upcalls_of(), "unmask": 50})
     (part,) = rows(report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)), counted), "cost_upcalls")
     assert part["upcall_least_count"] == part["upcall_most_count"] == upcalls_of()
@@ -169,7 +169,7 @@ def test_upcalls_by_the_ways_through_them() -> None:
     assert "counts of its own" in str(needs(found))
 
 
-def test_hypercalls_that_are_never_made_are_told() -> None:
+def test_paths_are_counted_without_hypercalls_that_are_never_made() -> None:
     kernel = CostedKernel(paths_of(SITES))
     report(kernel)
     (never,) = kernel.never
@@ -186,8 +186,8 @@ def test_hypercalls_that_are_never_made_are_told() -> None:
 
 @given(st.data())
 @settings(max_examples=60)
-def test_planted_costs_lie_in_the_interval(data: st.DataObject) -> None:
-    """Sites, paths, counts, contexts and a calibration whose medians are true: the cost lies inside."""
+def test_planted_costs_are_in_the_interval(data: st.DataObject) -> None:
+    """For random sites, paths, counts and contexts, with a calibration whose medians are true."""
     random_ = random.Random(data.draw(st.integers(0, 1 << 30)))
     contexts = random_.sample(sorted(LFENCE), random_.randint(1, len(LFENCE)))
     sites, call, upcall, executed, true_cycles = [], [], [], [], []
@@ -257,9 +257,9 @@ def _contains(found: Report, sites: Sequence[Site], executed: Sequence[int], cyc
 
 
 def test_the_interval_holds_as_often_as_it_says() -> None:
-    """Calibrations are drawn as theirs are: about 95 of 100 intervals hold the truth, of sums too.
+    """With random calibrations, about 95 % of the intervals of a sum cover the true cost.
 
-    Each fence was measured in one sequence: what several differ by would come on top.
+    Each fence is measured in one sequence only: differences between sequences would widen the interval.
     """
     kinds = {"mask": Kind.MASK, "restore": Kind.RESTORE, "unmask": Kind.UNMASK}
     fences = {"mask": "lfence", "restore": "mfence", "unmask": "sfence"}
@@ -281,13 +281,13 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
     assert 0.92 <= held / CALIBRATIONS <= 0.98
 
 
-def test_counters_of_another_time_say_they_contradict() -> None:
+def test_counters_from_another_period_contradict() -> None:
     wrong = counters({"upcall": 50 * upcalls_of(), "block": 10_000, "mask": 1000, "restore": 5, "unmask": 5})
     found = report(CostedKernel(paths_of(SITES)), calibration(*rows_of(LFENCE)), wrong)
     agrees = {row["what"]: row["agrees"] for row in rows(found, "cost_checks")}
     assert agrees["upcall"] == agrees["block"] == "no"
     assert "block counted" in needs(found)["d1 counters that agree"]
-    # More callbacks were forced than restores and unmasks could force.
+    # More callbacks were forced than restores and unmasks can have forced.
     forced = sum(v.hypercalls[17] for (d, _), v in host()[0].truth.vcpus.items() if d == DOMAIN)
     assert agrees["restore, unmask"] == ("no" if forced > 16 + 7 else "yes")
 
@@ -314,7 +314,7 @@ def test_weights_of_contexts_narrow_the_interval() -> None:
     assert site_row["added_high_cycles"] == pytest.approx((19 + 2900) / 2)
 
 
-def test_cycles_of_another_tsc_are_converted_and_told() -> None:
+def test_cycles_of_another_tsc_are_converted_and_reported() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
     measured = calibration(*rows_of({"empty": 20.0}, 0.0), tsc_hz=HZ / 2)
     found = report(kernel, measured, counters(COUNTS))
@@ -322,13 +322,13 @@ def test_cycles_of_another_tsc_are_converted_and_told() -> None:
     assert (
         needs(found)["host a calibration of this CPU"] == "its TSC runs at 1300 MHz, the trace's at 2600 MHz"
     )
-    # Of an emulated trace the TSC means nothing: that is told instead.
+    # With an emulated trace the TSC rate means nothing; the emulation is reported instead.
     found = report(kernel, measured, counters(COUNTS), emulated=True)
     assert "host a calibration of this CPU" not in needs(found)
     assert "the cycles are those of a CPU" in needs(found)["host a trace of hardware"]
 
 
-def test_what_is_lacking_is_said_with_its_remedy() -> None:
+def test_what_is_lacking_is_reported_with_its_remedy() -> None:
     empty = report(None)
     assert set(needs(empty)) == {"host a calibration", "host a kernel's image"}
     assert all(row["remedy"] for row in rows(empty, "cost_needs"))
@@ -357,7 +357,7 @@ def test_what_is_lacking_is_said_with_its_remedy() -> None:
     assert "its sites are not known" in needs(report(None, None, counters(COUNTS)))["d1 a kernel's image"]
 
 
-def test_without_a_calibration_there_are_executions_and_no_cost() -> None:
+def test_without_a_calibration_there_are_executions_but_no_cost() -> None:
     found = report(CostedKernel(paths_of(SITES, [ONCE] * 6)), None, counters(COUNTS))
     removable = rows(found, "cost_domains")[0]
     assert removable["execution_low_count"] == 110_000
@@ -379,7 +379,7 @@ def test_without_a_tsc_rate_there_are_counts_and_shares() -> None:
 
 
 def stripped(part: Partial) -> Partial:
-    """Return the partial without what tells the TSC rate."""
+    """Return the partial without the pairs that the TSC rate is estimated from."""
     from dataclasses import replace
 
     return replace(part, pairs=part.pairs[:0])
@@ -393,7 +393,7 @@ def estimated(
     return estimate(measures, resolve(measures.partial, ()), inputs)
 
 
-def test_a_domain_that_cannot_be_costed_hides_none_behind_it() -> None:
+def test_a_domain_without_a_cost_does_not_hide_the_ones_after_it() -> None:
     of_hvm, of_none, of_pv = (CostedKernel(paths_of(SITES, [ONCE] * 6), domain=n) for n in (HVM, 9, DOMAIN))
     found = estimated(of_hvm, of_none, of_pv, measured=calibration(*rows_of(LFENCE)), rates=counters(COUNTS))
     assert {row.domain for row in found.domains} == {DOMAIN}
@@ -404,13 +404,13 @@ def test_a_domain_that_cannot_be_costed_hides_none_behind_it() -> None:
     "measured", [calibration(*rows_of(LFENCE)), calibration()], ids=["priced", "counted"]
 )
 def test_the_dearest_site_comes_first(measured: Calibration) -> None:
-    """By what it may cost; without a price by how often it may execute."""
+    """By the greatest cost; without a price, by the most executions."""
     counts = {"mask": 70, "save": 40, "restore": 50, "unmask()": 20}
     found = estimated(CostedKernel(paths_of(SITES, [ONCE] * 6)), measured=measured, rates=counters(counts))
     assert [row.place for row in found.sites] == ["restore+0x10", "save+0x10", "mask+0x10", "unmask+0x10"]
 
 
-def test_all_fences_take_no_more_than_the_time_there_was() -> None:
+def test_the_cost_is_at_most_the_running_time() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
     found = estimated(kernel, measured=calibration(*rows_of({"empty": 1e9}, 0.0)), rates=counters(COUNTS))
     assert [row.cost_high_ratio for row in found.domains] == [1.0, 1.0]
@@ -424,7 +424,7 @@ def test_prices_are_in_cycles_of_the_traced_host() -> None:
     assert found.domains[0].cost_low_cycles == pytest.approx(1.5 * 20 * 110_000)
 
 
-def test_traces_merge() -> None:
+def test_merged_traces_add_up() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
     both = merge([host()[1], host(2)[1]])
     found = report(kernel, calibration(*rows_of({"empty": 20.0}, 0.0)), counters(COUNTS), part=both)
@@ -442,6 +442,6 @@ def test_a_site_with_a_fence_out_of_line() -> None:
     measured = calibration(row("empty", 20.0, 0.0), row("empty", 33.0, 0.0, place="outofline"))
     found = report(CostedKernel(paths_of([one])), measured, counters({"mask": 5}))
     (site_row,) = rows(found, "cost_sites")
-    # The code around it is neither sequence's: between the two.
+    # The code around it is that of neither standard sequence, so the price spans both.
     added = site_row["added_low_cycles"], site_row["added_high_cycles"]
     assert (site_row["fence"], added) == ("lfence call", (pytest.approx(20), pytest.approx(33)))

@@ -1,4 +1,4 @@
-"""Domain 0 with its image: bpf's calls bound its sites and its upcalls, in the report of a capture."""
+"""dom0 with its image: bpf's counts bound its sites and its upcalls in the report of a capture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def host(seed: int = 1) -> tuple[Simulation, Partial]:
 
 
 def upcalls(seed: int = 1) -> int:
-    """Return the upcalls that dom0 truly had."""
+    """Return the true number of dom0's upcalls."""
     vcpus = host(seed)[0].truth.vcpus
     return sum(vcpu.upcalls for (domain, _), vcpu in vcpus.items() if domain == 0)
 
@@ -44,7 +44,7 @@ def upcalls(seed: int = 1) -> int:
 def counted(
     low: float = 0.98, high: float = 1.02, *, bounded: int = 1, seed: int = 1, mixed: int = 0, eois: int = 40
 ) -> Partial:
-    """Return a trace with what bpf counted: upcalls between parts of the truth, and late EOIs."""
+    """Return a trace with bpf's counts: upcalls between two fractions of the truth, and late EOIs."""
     part = host(seed)[1]
     true = upcalls(seed)
     rows = [
@@ -64,7 +64,7 @@ def rows(found: Report, name: str) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in found.tables[name].to_dict("records")]
 
 
-def test_planted_calls_come_back_within_the_interval_and_narrow_the_upcalls() -> None:
+def test_planted_calls_are_in_the_interval_and_narrow_the_upcalls() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE], upcall=[(1, 1), (0, INF)]), domain=0)
     found = report(kernel, counted(0.98, 1.0))
     by_site = {row["place"].split("+")[0]: row for row in rows(found, "cost_sites")}
@@ -94,7 +94,7 @@ def test_planted_calls_come_back_within_the_interval_and_narrow_the_upcalls() ->
         ((10, 100), None, (10, 100)),
     ],
 )
-def test_upcalls_are_what_both_allow(
+def test_upcalls_are_what_bpf_and_the_trace_both_allow(
     traced: tuple[int, int], by_bpf: tuple[float, float] | None, both: tuple[float, float]
 ) -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=0)
@@ -103,7 +103,7 @@ def test_upcalls_are_what_both_allow(
     assert domain_cost(measures, CostInputs([kernel]), kernel, facts).upcalls == both
 
 
-def test_a_count_without_a_most_leaves_the_traces() -> None:
+def test_a_count_without_a_most_keeps_the_upper_bound_of_the_trace() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE], upcall=[(1, 1), (0, INF)]), domain=0)
     found = report(kernel, counted(bounded=0))
     eoi = next(row for row in rows(found, "cost_sites") if row["place"].startswith("xen_irq_lateeoi"))
@@ -117,7 +117,7 @@ def test_a_count_without_a_most_leaves_the_traces() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(50, 60), (0, 0.0001)])
-def test_upcalls_that_contradict_the_trace_are_told_and_not_used(low: float, high: float) -> None:
+def test_upcalls_that_contradict_the_trace_are_reported_and_not_used(low: float, high: float) -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE], upcall=[(1, 1), (0, INF)]), domain=0)
     found = report(kernel, counted(low, high))
     (check,) = [row for row in rows(found, "cost_checks") if row["what"] == "upcall by bpf"]
@@ -130,7 +130,7 @@ def test_upcalls_that_contradict_the_trace_are_told_and_not_used(low: float, hig
     assert row["upcall_most_count"] == plain["upcall_most_count"]
 
 
-def test_its_own_counter_of_upcalls_is_stronger_and_compared() -> None:
+def test_the_domains_own_upcall_counter_overrides_bpf_and_is_compared() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE], upcall=[(1, 1), (0, INF)]), domain=0)
     found = report(kernel, counted(), {"upcall": upcalls()})
     (row,) = rows(found, "cost_upcalls")
@@ -150,7 +150,7 @@ def test_merged_captures_add_up() -> None:
     assert (eoi["execution_low_count"], eoi["execution_high_count"]) == (43, 53)
 
 
-def test_what_a_recording_could_tell_is_asked_for() -> None:
+def test_needs_list_what_a_recording_could_show() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=0)
     without = {row["lacking"]: row["remedy"] for row in rows(report(kernel, host()[1]), "cost_needs")}
     assert "bpf backend" in without["bpf's counts"]
@@ -161,8 +161,8 @@ def test_what_a_recording_could_tell_is_asked_for() -> None:
     assert "bpf's counts" not in {row["lacking"] for row in rows(report(other, host()[1]), "cost_needs")}
 
 
-def test_the_sites_of_a_real_image_follow_from_calls_of_its_functions() -> None:
-    # The lab's own guest, as if it were dom0's kernel: each of these functions executes its fence once.
+def test_calls_to_functions_give_the_executions_of_a_real_images_sites() -> None:
+    # The lab guest as dom0's kernel: each call to one of these functions executes its fence once.
     calls = {"upcalls_restore": (900, 907), "upcalls_save": (1000, 1007), "upcalls_mask": (60, 67)}
     rows_ = [(int(Kind.SEND), name, 1, 1, low, high) for name, (low, high) in calls.items()]
     (kernel,) = open_kernels([(0, OWN_GUEST, None)])

@@ -1,4 +1,4 @@
-"""Prices come from the rows of the site, else of the sequence."""
+"""Prices come from the site's own rows, otherwise from those of the standard sequences."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def ends(found: object, place: int = 0) -> tuple[float, float, float]:
     return float(interval(low)[0][0]), float(interval(hot)[1][0]), float(interval(high)[1][0])
 
 
-def test_an_unknown_context_spans_all_that_were_measured() -> None:
+def test_an_unknown_context_spans_all_measured_contexts() -> None:
     found = prices([fenced("a", 1)], calibration(*rows_of(LFENCE, 2.0)), BUILD_ID)
     assert ends(found) == (near(11), near(26), near(2902))
     assert found.source == ("standard",)
 
 
-def test_below_nothing_is_what_was_measured_to_be_and_only_where_caches_miss() -> None:
+def test_prices_are_negative_only_if_measured_so_and_only_in_contexts_that_miss() -> None:
     rows = [*rows_of(LFENCE, 2.0), row("store_stream_4", -50.0, 5.0), row("store_stream_1", -3.0, 5.0)]
     found = prices([fenced("a", 1)], calibration(*rows), BUILD_ID)
     assert ends(found) == (near(-55), near(26), near(2902))
     assert float(found.interval(found.hot_low)[0][0]) == near(11)
-    # Noise around nothing is nothing.
+    # Noise around 0 is cut off at 0.
     found = prices([fenced("a", 1)], calibration(row("store_stream_1", -3.0, 5.0)), BUILD_ID)
     assert ends(found)[0] == 0.0
 
 
-def test_weights_make_it_one_price() -> None:
+def test_weights_of_contexts_give_a_single_price() -> None:
     weights = {"empty": 0.9, "load_miss_1": 0.1, "store_miss_4": 0.5}
     found = prices([fenced("a", 1)], calibration(*rows_of(LFENCE, 0.0)), BUILD_ID, weights)
-    # What was not measured is left out of the weights.
+    # Contexts that were not measured are left out of the weights.
     assert ends(found) == (near(0.9 * 19 + 0.1 * 2900),) * 3
     none = prices([fenced("a", 1)], calibration(*rows_of(LFENCE)), BUILD_ID, {"site": 1.0})
     assert none.lacking == ("none of the contexts with a weight was measured",)
     assert np.isnan(none.low).all()
 
 
-def test_a_replayed_site_goes_before_the_sequence() -> None:
+def test_a_replayed_sites_rows_override_the_standard_sequence() -> None:
     one = fenced("a", 1)
     own = [
         row("site", 30.0, 0.0, place="site", address=one.address, build_id=BUILD_ID),
@@ -61,12 +61,12 @@ def test_a_replayed_site_goes_before_the_sequence() -> None:
     ]
     found = prices([one], calibration(*own), BUILD_ID)
     assert (ends(found), found.source) == ((28, 30, 30), ("site",))
-    # Contexts in which it was not replayed are those of the sequence.
+    # Contexts in which it was not replayed come from the standard sequences.
     found = prices([one], calibration(*own, *rows_of(LFENCE, 0.0)), BUILD_ID)
     assert ends(found) == (13, 30, 2900)
 
 
-def test_what_else_a_fence_out_of_line_made_necessary() -> None:
+def test_a_price_spans_what_only_the_call_of_a_fence_requires() -> None:
     one = fenced("a", 1)
     more = {"lean_median_cycles": 41.0, "lean_low_cycles": 40.0, "lean_high_cycles": 42.0}
     own = row("site", 30.0, 1.0, place="site", address=one.address, build_id=BUILD_ID, **more)
@@ -74,7 +74,7 @@ def test_what_else_a_fence_out_of_line_made_necessary() -> None:
     assert ends(found) == (near(29), near(42), near(42))
 
 
-def test_what_surrounds_a_fence_is_worth_as_much_as_its_sequences_differ() -> None:
+def test_a_price_spans_the_standard_sequences_of_its_fence() -> None:
     rows = [
         row("empty", 10.0 * number, 0.0, kind=kind, place=place)
         for number, (kind, place) in enumerate(
@@ -94,7 +94,7 @@ def test_what_surrounds_a_fence_is_worth_as_much_as_its_sequences_differ() -> No
     assert [ends(found, place)[::2] for place in range(5)] == [(10, 60)] * 4 + [(0, 0)]
 
 
-def test_several_fences_cost_between_the_dearest_and_all() -> None:
+def test_several_fences_cost_between_the_dearest_and_their_sum() -> None:
     rows = [row(median=20.0, spread=0.0), row(median=50.0, spread=0.0, fence="mfence")]
     lfence, mfence = fence(via=""), fence("mfence", via="")
     both = plain("a", 1, fences=(lfence, mfence))
@@ -122,19 +122,19 @@ def test_draws_follow_the_interval_on_each_side() -> None:
     assert np.quantile(values, [0.025, 0.5, 0.975]) == pytest.approx([19, 20, 30], abs=0.3)
 
 
-def test_sites_of_one_row_vary_together() -> None:
+def test_sites_priced_by_one_row_vary_together() -> None:
     found = prices([fenced("a", 1), fenced("b", 2)], calibration(row(spread=5.0)), BUILD_ID)
     assert (found.low[0] == found.low[1]).all()
     again = prices([fenced("a", 1)], calibration(row(spread=5.0)), BUILD_ID)
     assert (again.low[0] == found.low[0]).all()
 
 
-def test_the_scale_is_from_one_tsc_to_the_other() -> None:
+def test_prices_are_scaled_between_tscs() -> None:
     found = prices([fenced("a", 1)], calibration(row(spread=0.0)), BUILD_ID, scale=0.5)
     assert ends(found) == (10, 10, 10)
 
 
-def test_a_fence_takes_no_less_than_nothing() -> None:
+def test_noise_does_not_make_a_price_negative() -> None:
     noisy = row(median=5.0, low_cycles=-300_000.0, high_cycles=40.0)
     found = prices([fenced("a", 1)], calibration(noisy), BUILD_ID)
     assert found.low.min() == 0

@@ -1,4 +1,4 @@
-"""How many upcalls the cost is worked out for, and what an upcall costs where a fence is a gain."""
+"""How many upcalls the cost is computed for, and what an upcall costs if a fence is a gain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xtrace.probes.catalog import VersionRange
 from xtrace.symbols.sites.model import Kind
 
 DOMAIN = 1
-#: What the trace says: 100 irets end an upcall for sure, and 100 more may.
+#: The trace's bounds: 100 irets certainly end an upcall, and 100 more may.
 TRACED = (100, 200)
 FACTS = DomainFacts(
     domain=DOMAIN,
@@ -68,30 +68,30 @@ def upcalls(
         (150, (150, 150)),
         (100, (100, 100)),
         (200, (200, 200)),
-        # Less than there were for sure, and more than there can have been: another time, or another count.
+        # Outside the trace's bounds: the count is of another period or of something else.
         (99, TRACED),
         (201, TRACED),
         (0, TRACED),
         (20_000, TRACED),
     ],
 )
-def test_the_guests_own_count_stands_where_the_trace_allows_it(
+def test_the_guests_own_count_is_used_if_the_trace_allows_it(
     counted: int, found: tuple[float, float]
 ) -> None:
     assert upcalls(counters(upcall=counted)) == found
 
 
-def test_other_counters_say_nothing_of_upcalls() -> None:
+def test_other_counters_do_not_change_the_upcalls() -> None:
     assert upcalls() == TRACED
     assert upcalls(counters(unmask=150)) == TRACED
 
 
-def test_a_count_of_another_time_is_scaled_to_the_traces() -> None:
+def test_a_count_from_another_period_is_scaled_to_the_trace() -> None:
     span_s = measures().span_s
     assert span_s is not None
     assert upcalls(counters(2 * span_s, upcall=300)) == pytest.approx((150, 150))
     assert upcalls(counters(2 * span_s, upcall=500)) == TRACED
-    # Without the TSC rate the trace's time is not known.
+    # Without the TSC rate, the trace's span is not known.
     assert upcalls(counters(2 * span_s, upcall=300), measured=replace(measures(), hz=None)) == TRACED
 
 
@@ -104,12 +104,12 @@ def test_a_count_of_another_time_is_scaled_to_the_traces() -> None:
         ((120, INF), (120, 200)),
         ((200, 300), (200, 200)),
         ((0, 100), (100, 100)),
-        # They contradict each other.
+        # bpf and the trace contradict each other.
         ((201, 300), TRACED),
         ((0, 99), TRACED),
     ],
 )
-def test_what_bpf_counted_narrows_what_was_traced(
+def test_bpfs_count_narrows_the_traced_upcalls(
     by_bpf: tuple[float, float], found: tuple[float, float]
 ) -> None:
     assert upcalls(by_bpf=by_bpf) == found
@@ -117,7 +117,7 @@ def test_what_bpf_counted_narrows_what_was_traced(
     assert upcalls(counters(upcall=500), by_bpf) == found
 
 
-#: Behind a stream of stores an lfence is a gain of 50 cycles; everywhere an mfence costs 10.
+#: After a stream of stores, an lfence gains 50 cycles and an mfence costs 10.
 STREAM = calibration(
     row("store_stream_1", -50.0, 0.0, kind="unmask"),
     row("store_stream_1", 10.0, 0.0, kind="unmask", fence="mfence"),
@@ -133,26 +133,26 @@ def upcall_row(*ways: tuple[float, float], counted: Rates | None = None) -> Upca
     return found
 
 
-def test_a_gain_counts_as_often_as_the_site_can_execute() -> None:
+def test_a_gain_counts_the_most_executions() -> None:
     found = upcall_row((2, 3))
     assert (found.added_low_cycles, found.added_high_cycles) == pytest.approx((-150, -100))
 
 
-def test_a_gain_that_nothing_bounds_counts_as_often_as_is_sure() -> None:
+def test_an_unbounded_gain_counts_only_the_least_executions() -> None:
     found = upcall_row((2, INF))
     assert found.added_low_cycles == pytest.approx(-100)
     assert found.unbounded_by == "a loop"
 
 
-def test_a_gain_and_a_price_are_told_apart_by_their_sites() -> None:
-    """Of 1 to 6 executions at most two are the gain's, whatever their number alone would allow."""
+def test_a_gain_and_a_price_at_different_sites_are_bounded_separately() -> None:
+    """Of 1 to 6 executions at most two are at the site with the gain."""
     found = upcall_row((1, 2), (0, 4))
     assert (found.execution_least_count, found.execution_most_count) == (1, 6)
     assert (found.added_low_cycles, found.added_high_cycles) == pytest.approx((-100, -10))
 
 
-def test_counters_bound_what_an_upcall_executes_on_average() -> None:
-    """Never more than there were at all, for the least upcalls that there were."""
+def test_counters_bound_the_average_executions_in_an_upcall() -> None:
+    """The most is all executions divided by the least upcalls."""
     least = upcall_row((0, 8)).upcall_least_count
     assert least > 0
     found = upcall_row((0, 8), counted=counters(unmask=3 * least))

@@ -1,4 +1,4 @@
-"""What two captures and samples say beside the model."""
+"""Estimates from two captures and from samples, next to the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCHED_OP, EVENT_CHANNEL_OP, IRET = 29, 32, 23
 
 
 def capture(seed: int, added: int, upcalls: int = 400) -> Measures:
-    """Return a trace of d3v0: it blocks, is woken, and takes upcalls of 20,000 cycles and ``added``."""
+    """Return a trace of d3v0, which blocks, is woken, and runs upcalls of 20,000 + ``added`` cycles."""
     random = np.random.default_rng(seed)
     now = 1 << 32
     records = []
@@ -64,7 +64,7 @@ def capture(seed: int, added: int, upcalls: int = 400) -> Measures:
     return measures_of(partial(pack_window(0, b"".join(records))), HZ)
 
 
-def test_the_planted_difference_lies_in_the_interval() -> None:
+def test_the_planted_difference_is_in_the_interval() -> None:
     plain, slow = capture(1, 0), capture(2, ADDED)
     assert plain.counts(Metric.UPCALL_MIN)["count"].sum() == 400
     found = upcall_difference(slow, plain, 3, 3)
@@ -102,7 +102,7 @@ def test_running_time_needs_repetitions() -> None:
     assert running_difference(slow, plain, 3, 9).basis == "no upcalls in one group of captures"
 
 
-def test_how_two_intervals_lie() -> None:
+def test_agreement_of_two_intervals() -> None:
     measured = Difference(10.0, 20.0, 1, 1, "")
     lies = {
         (5.0, 12.0): "overlap",
@@ -116,7 +116,7 @@ def test_how_two_intervals_lie() -> None:
     assert agreement(1, 2, Difference(np.nan, np.nan, 0, 0, "")) == "-"
 
 
-def test_the_report_sets_both_side_by_side() -> None:
+def test_the_report_shows_the_model_and_the_two_captures() -> None:
     kernel = CostedKernel(paths_of([fenced("a", 1)], upcall=[(100.0, 200.0)]), domain=3)
     slow, plain = capture(2, ADDED), capture(1, 0)
     inputs = CostInputs([kernel], calibration(row(median=30.0)), unfenced={3: (plain, 3)})
@@ -150,14 +150,14 @@ def test_the_share_of_samples_at_fences() -> None:
 
 @dataclass
 class Dom0Kernel(MadeKernel):
-    """An image of dom0, of which the last function makes all hypercalls, as newer Linux'."""
+    """An image of dom0 whose last function makes all hypercalls, as in newer Linux."""
 
     domain: int = 0
     names: tuple[str, ...] = ("idle", "spl", "xen_hypercall_pv")
 
 
 @pytest.mark.parametrize("with_page", [True, False])
-def test_samples_by_dom0s_clock_stand_beside_the_model(with_page: bool) -> None:
+def test_the_report_shows_the_model_and_samples_by_dom0s_clock(with_page: bool) -> None:
     at, behind, elsewhere, page = TEXT + 0x10, TEXT + 0x13, TEXT + 0x1020, FACTS.hypercall_page
     assert page is not None
     made = partial(simulate(1, 2, [(0, 1, "pv")], int(HZ / 20)).data)
@@ -182,14 +182,14 @@ def test_samples_by_dom0s_clock_stand_beside_the_model(with_page: bool) -> None:
     assert (model["estimate"], sampled["estimate"]) == ("model", "samples by clock")
     assert (model["of"], sampled["of"]) == ("running time", "running time")
     basis = "by dom0's software clock: 3 samples at a fence, 7 right after one, "
-    # Without the page, its addresses are those of any code, and what forces a callback looks as what blocks.
+    # Without a hypercall page, its addresses are ordinary code, and a forced callback looks like a block.
     basis += "10 where a callback is forced, of 1010" if with_page else "none of masked code, of 6010"
     assert sampled["basis"].startswith(f"{basis} outside other hypercalls; masked code is sampled where")
     share = 20 / 1010 if with_page else 10 / 6010
     assert share / 2 < sampled["cost_low_ratio"] < share < sampled["cost_high_ratio"] < 2 * share
 
 
-def test_samples_of_paused_vcpus_stand_beside_the_model() -> None:
+def test_the_report_shows_the_model_and_samples_of_paused_vcpus() -> None:
     fence, behind, elsewhere, page = TEXT + 0x10, TEXT + 0x13, TEXT + 0x1020, FACTS.hypercall_page
     assert page is not None
     plain = capture(1, 0)
