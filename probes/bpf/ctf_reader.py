@@ -98,7 +98,7 @@ def _read(directory: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any])
     with (directory / "metadata").open("rb") as file:
         metadata = file.read(_METADATA_MOST_BYTES)
     if not metadata.startswith(b"/* CTF 1.8 */") or f"align({8 * record_bytes})".encode() not in metadata:
-        raise TraceError(f"{directory / 'metadata'}: not of a trace that xtrace wrote; use babeltrace2")
+        raise TraceError(f"{directory / 'metadata'}: not from a trace that xtrace wrote; use babeltrace2")
     paths = sorted(path for path in directory.iterdir() if _STREAM.fullmatch(path.name))
     streams = [_read_stream(path, record_bytes, decode, dtype) for path in paths]
     records = np.concatenate([np.empty(0, dtype), *(stream.records for stream in streams)])
@@ -134,7 +134,7 @@ def _packets(path: Path, content: bytes, record_bytes: int) -> Iterator[tuple[in
             and cpu < _CPU_MOST
         )
         if not sound:
-            raise TraceError(f"{path}: offset {at}: not a packet; what stands before it is sound")
+            raise TraceError(f"{path}: offset {at}: not a packet; everything before it is intact")
         if size > len(content) - at:
             return
         yield at, at + size, cpu, discarded

@@ -81,7 +81,7 @@ stream {{
 
 def event_metadata() -> str:
     """Return the metadata of raw events: struct event of abi.h."""
-    text = [_head("what bpf programs saw; the time of a duration is that of its end", EVENT_BYTES)]
+    text = [_head("events that BPF programs saw; a duration's timestamp is that of its end", EVENT_BYTES)]
     for kind, meaning in MEANINGS.items():
         unit = "unused_duration" if kind in UNTIMED else "duration_ns"
         text.append(

@@ -98,16 +98,20 @@ def choose() -> Choice:
     choice = Choice(has_kprobes=_KPROBES.exists(), has_sched=_has_format("sched/sched_switch"))
     if not choice.has_kprobes:
         lost = ", ".join(role.loses for role in ROLES)
-        choice.missing.append(f"this kernel has no kprobes; by tracepoints alone are not known: {lost}")
+        choice.missing.append(f"this kernel has no kprobes, only tracepoints; not recorded: {lost}")
     else:
         wanted = {role.name: _candidates(role) for role in ROLES}
         known = _known(name for names in wanted.values() for name in names)
         for role in ROLES:
             choice.functions[role.name] = [name for name in wanted[role.name] if name in known]
             if not choice.functions[role.name]:
-                choice.missing.append(f"no {' or '.join(wanted[role.name])} in this kernel: {role.loses}")
+                choice.missing.append(
+                    f"this kernel has no {' or '.join(wanted[role.name])}; not recorded: {role.loses}"
+                )
     if not choice.has_sched:
-        choice.missing.append("tracefs is not mounted: sched_wakeup to sched_switch of handlers' threads")
+        choice.missing.append(
+            "tracefs is not mounted; not recorded: sched_wakeup to sched_switch of handlers' threads"
+        )
         choice.remedies.append(MOUNT_TRACEFS)
     return choice
 

@@ -65,7 +65,7 @@ def why_not() -> tuple[str, str]:
     if os.geteuid() != 0:
         return "bpf needs root", "run it as root"
     if kernel_version() < LEAST_KERNEL:
-        return f"Linux {platform.release()} has no BPF ring buffer, 5.8 has", ""
+        return f"Linux {platform.release()} has no BPF ring buffer; 5.8 or later has one", ""
     if platform.machine() != "x86_64":
         return f"the programs are for x86_64, this is {platform.machine()}", ""
     try:
@@ -100,11 +100,11 @@ def bcc() -> Any:
     except (ImportError, OSError) as error:
         raise TraceError(
             f"bcc is missing for {sys.executable} ({error}); on Debian: {_BCC_REMEDY}, and run "
-            "xtrace by /usr/bin/python3 or in a venv made with --system-site-packages"
+            "xtrace with /usr/bin/python3 or in a venv made with --system-site-packages"
         ) from None
     if not hasattr(module, "BPF"):
         raise TraceError(
-            f"{module.__file__}: is another package named bcc, not the BPF compiler; on Debian: {_BCC_REMEDY}"
+            f"{module.__file__}: another package named bcc, not the BPF compiler; on Debian: {_BCC_REMEDY}"
         )
     return module
 
@@ -194,7 +194,7 @@ class Program:
 
     def _detach(self, probe: Probe) -> None:
         if probe.how not in ("kprobe", "kretprobe"):
-            raise ValueError(f"{probe} is not detached by itself")
+            raise ValueError(f"{probe} cannot be detached on its own")
         event = f"{'p' if probe.how == 'kprobe' else 'r'}_{probe.target}".encode()
         functions = self._bpf.kprobe_fds[event]
         self._lib.bpf_close_perf_event_fd(functions.pop(probe.program.encode()))

@@ -40,11 +40,11 @@ def heading() -> dict[str, Any]:
     """Return the file's first object, which describes the others."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "what": "what bpf programs counted in dom0's kernel, exact but for what the lines 'counters' say",
+        "what": "counts by BPF programs in dom0's kernel, exact except for what the 'counters' lines report",
         "clock": "CLOCK_MONOTONIC, nanoseconds, as t_ns",
         "rows": TALLY_COLUMNS,
         "rows_are": "since the line before: count, sum_ns, zero_count; since the beginning: min_ns, max_ns. "
-        "zero_count: durations that read 0 for the clock was held back; they are in no other figure",
+        "zero_count: durations that read 0 because the clock was held back; they are in no other figure",
         "buckets": BUCKET_COLUMNS,
         "buckets_are": "below 64 ns bucket b holds the value b; above, bucket 64*o+p holds "
         "[(64+p)<<(o-1), (65+p)<<(o-1)); counts since the line before",

@@ -116,7 +116,8 @@ class FileFeed:
             meter.feed(chunk)
         if meter.hz is None:
             raise TraceError(
-                f"{self.name}: its first {byte_count:,} bytes do not tell the TSC's rate; give --cpu-hz"
+                f"{self.name}: the TSC's rate cannot be determined from the first {byte_count:,} bytes; "
+                "give --cpu-hz"
             )
         self.rate = TscRate(meter.hz, f"run times in its first {byte_count / (1 << 20):.1f} MiB")
 
@@ -155,12 +156,12 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
         names, emulated = made.domain_names, made.meta.get("timing") == "emulated"
         told = made.meta.get("tsc_hz")
         if hz is None and isinstance(told, int | float) and told > 0:
-            hz, source = float(told), f"told by {layout.META}"
+            hz, source = float(told), f"from {layout.META}"
     trace = layout.trace_in(path)
     if path != STDIN and (beside := sidecar_of(trace)) is not None:
         emulated = emulated or beside.emulated
         if hz is None and beside.tsc_hz is not None:
-            hz, source = beside.tsc_hz, f"told by {beside.path.name}"
+            hz, source = beside.tsc_hz, f"from {beside.path.name}"
     with open_source(trace) as opened:
         feed = FileFeed(opened, name, names, emulated)
         if hz is None:
@@ -198,7 +199,7 @@ class LiveFeed:
         """
         if not select.select([self._pipe], [], [], limit_s)[0]:
             if self._begun and time.monotonic() - self._begun > _BEGIN_LIMIT_S:
-                raise TraceError(f"xentrace gave no record within {_BEGIN_LIMIT_S:.0f} s; see xtrace doctor")
+                raise TraceError(f"xentrace wrote no record within {_BEGIN_LIMIT_S:.0f} s; see xtrace doctor")
             return b""
         self._begun = 0.0
         if found := os.read(self._pipe, _CHUNK_BYTES):

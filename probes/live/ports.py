@@ -80,7 +80,7 @@ class PortTable:
         try:
             self._take(line)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise TraceError(f"{BPF_TABLES}: a line that cannot be understood: {error}") from None
+            raise TraceError(f"{BPF_TABLES}: invalid line: {error}") from None
 
     def period(self) -> PortPeriod:
         """Return what came since the last call."""
@@ -165,7 +165,7 @@ class ReplayedPorts:
     def __init__(self, capture: Capture, hz: float) -> None:
         pairs = capture.clock_pairs()
         if not pairs:
-            raise TraceError(f"{capture.path}: has no clock pair to put its ports and its trace on one clock")
+            raise TraceError(f"{capture.path}: has no clock pair to align its ports with its trace")
         if not (capture.path / BPF_TABLES).is_file():
             raise TraceError(f"{capture.path}: has no {BPF_TABLES}: it was recorded without bpf")
         self._origin_tsc, self._origin_ns = pairs[0].middle, pairs[0].monotonic_ns
@@ -220,7 +220,7 @@ class _Memory:
         return self
 
     def path(self, name: str) -> str:
-        raise NotImplementedError(f"no tool writes {name} by itself here")
+        raise NotImplementedError(f"nothing here writes {name} to a path")
 
     def write(self, content: bytes) -> None:
         self._content += content

@@ -163,7 +163,7 @@ class Clocks:
             self._privcmd, _IOCTL_HYPERCALL, ctypes.addressof(call)
         )
         if code not in _REFUSED:
-            reason = os.strerror(code) if code else "it did not refuse a call that it must refuse"
+            reason = os.strerror(code) if code else "Xen accepted a call that it should refuse"
             self.missing.append(f"no markers in Xen's trace: {PRIVCMD}: {reason}")
             self.stop()
             return

@@ -28,14 +28,14 @@ _BTF = Path("/sys/kernel/btf/vmlinux")
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 #: Xen's tools: the package of Debian that has it, and what is not known without it.
 _TOOLS = (
-    ("xentrace", "nothing of Xen's own trace"),
-    ("xl", "no facts of the host, no names of domains"),
+    ("xentrace", "no trace from Xen itself"),
+    ("xl", "no facts about the host, no domain names"),
     ("lsevtchn", "no event channels of the domains"),
-    ("xenctx", "no instruction pointers of guests where there is no PMU"),
-    ("xenalyze", "nothing; it is what others compare with"),
+    ("xenctx", "no guest instruction pointers where there is no PMU"),
+    ("xenalyze", "nothing is lost; it is only for comparison"),
 )
 _XEN_PACKAGES = "apt-get install xen-utils-common xen-utils-{version}"
-_BLACKLISTED = "kprobes on it are refused"
+_BLACKLISTED = "the kernel refuses kprobes on it"
 #: A busy host writes 2 to 4 MB of trace a second.
 _LEAST_DISK_BYTES = 1 << 30
 _STABLE_FLAGS = ("constant_tsc", "nonstop_tsc")
@@ -100,7 +100,7 @@ def _host() -> Iterator[Finding]:
     python = f"{platform.python_version()}, {sys.executable}"
     yield Finding("host", "python", "ok", python, "sys.executable")
     if dom0.is_emulated():
-        text = "QEMU's software emulation: times tell order and shares, not what hardware takes"
+        text = "QEMU's software emulation: times show order and proportions, not hardware durations"
         yield Finding("host", "processors", "limited", text, "CPUID 0x40000000")
 
 
@@ -111,9 +111,9 @@ def _xen() -> Iterator[Finding]:
         text = f"{reason}: only Linux itself can be recorded, by bpf and perf"
         yield Finding("xen", "dom0", "missing", text, how)
         return
-    yield Finding("xen", "dom0", "ok", "control of this Xen", how)
+    yield Finding("xen", "dom0", "ok", "control domain of this Xen", how)
     version = _xen_version()
-    text = version or "not told"
+    text = version or "unknown"
     how = "/sys/hypervisor/version"
     with contextlib.suppress(TraceError):
         info = xen_tools.info_of(xen_tools.run("xl", "info"))
@@ -127,7 +127,7 @@ def _xen() -> Iterator[Finding]:
         path = xen_tools.tool(name)
         state = _state(path is not None, "limited" if name == "xenalyze" else "missing")
         if path:
-            yield Finding("xen", name, state, "there", path)
+            yield Finding("xen", name, state, "installed", path)
         else:
             yield Finding("xen", name, state, f"without it: {lost}", "/usr/lib/xen-*/bin, PATH", package)
     yield _trace_buffer()
@@ -142,7 +142,7 @@ def _xen_version() -> str:
 def _trace_buffer() -> Finding:
     how = "xc_tbuf_get_size"
     if others := dom0.running("xentrace"):
-        text = f"an xentrace runs, process {others[0]}; two would share out the records"
+        text = f"xentrace is already running, process {others[0]}; each of two would get only some records"
         return Finding("xen", "trace buffer", "limited", text, "/proc/*/comm", f"kill -INT {others[0]}")
     try:
         is_sized = trace_buffers.is_sized()
@@ -150,18 +150,18 @@ def _trace_buffer() -> Finding:
         remedy = "build Xen with CONFIG_TRACEBUFFER=y" if "no trace buffer" in str(error) else ""
         return Finding("xen", "trace buffer", "missing", str(error), how, remedy)
     if not is_sized:
-        return Finding("xen", "trace buffer", "ok", "there, no size yet: the first recorder sets it", how)
-    text = "there; its size lasts until the next boot, --ring-pages changes nothing"
+        return Finding("xen", "trace buffer", "ok", "present, no size yet: the first recorder sets it", how)
+    text = "present; its size is fixed until the next boot, --ring-pages has no effect"
     return Finding("xen", "trace buffer", "ok", text, how)
 
 
 def _privcmd() -> Finding:
     path = clocks.PRIVCMD
     if not path.exists():
-        text = "without it: no markers that put dom0 and Xen on one clock"
+        text = "without it: no markers to align dom0's clock with Xen's"
         return Finding("xen", "privcmd", "missing", text, str(path), "modprobe xen-privcmd")
     if not os.access(path, os.R_OK | os.W_OK):
-        return Finding("xen", "privcmd", "limited", "not for this user", str(path), "sudo xtrace doctor")
+        return Finding("xen", "privcmd", "limited", "not accessible", str(path), "sudo xtrace doctor")
     return Finding("xen", "privcmd", "ok", "readable and writable", str(path))
 
 
@@ -176,16 +176,16 @@ def _bpf() -> Iterator[Finding]:
         text = str(error).partition(";")[0]
         yield Finding("bpf", "bcc", "missing", text, how, "apt-get install python3-bpfcc")
     headers = Path(f"/lib/modules/{platform.release()}/build")
-    text = "there, though not needed" if headers.exists() else "not there, and not needed"
+    text = "present, but not needed" if headers.exists() else "absent, and not needed"
     yield Finding("bpf", "headers", "ok", f"{text}: the programs read no kernel struct", str(headers))
-    text = "there, though not needed" if _BTF.exists() else "not there, and not needed"
+    text = "present, but not needed" if _BTF.exists() else "absent, and not needed"
     yield Finding("bpf", "BTF", "ok", text, str(_BTF))
     choice = functions.choose()
     how = "/sys/bus/event_source/devices/kprobe"
     if choice.has_kprobes:
         yield Finding("bpf", "kprobes", "ok", "functions can be probed", how)
     else:
-        text = f"tracepoints alone; not known: {', '.join(role.loses for role in functions.ROLES)}"
+        text = f"only tracepoints; not recorded: {', '.join(role.loses for role in functions.ROLES)}"
         yield Finding("bpf", "kprobes", "limited", text, how, "boot a kernel with CONFIG_KPROBES=y")
     yield from _functions(choice)
     yield from _tracepoints(choice)
@@ -204,10 +204,10 @@ def _functions(choice: functions.Choice) -> Iterator[Finding]:
             why = (
                 _BLACKLISTED
                 if there
-                else f"none of {', '.join(role.candidates)} in this kernel (no Xen dom0?)"
+                else f"this kernel has none of {', '.join(role.candidates)} (not a Xen dom0?)"
             )
-            text = f"{why}; not known: {role.loses}"
-            yield Finding("bpf", role.name, "missing", text, "/proc/kallsyms, kprobes' blacklist")
+            text = f"{why}; not recorded: {role.loses}"
+            yield Finding("bpf", role.name, "missing", text, "/proc/kallsyms, kprobes blacklist")
 
 
 def _blacklisted() -> set[str]:
@@ -220,7 +220,7 @@ def _tracepoints(choice: functions.Choice) -> Iterator[Finding]:
     root = next((path for path in _TRACING if (path / "events").is_dir()), None)
     if root is None:
         text = (
-            "tracefs is not mounted, or not for this user; not known: wake-up to switch of handlers' threads"
+            "tracefs is not mounted or not accessible; not recorded: wake-up to switch of handlers' threads"
         )
         yield Finding("bpf", "tracepoints", "limited", text, str(_TRACING[0]), functions.MOUNT_TRACEFS)
         return
@@ -240,13 +240,13 @@ def _perf() -> Iterator[Finding]:
         yield Finding("perf", "events", "missing", "this kernel has no perf events", str(_PARANOID))
     else:
         is_open = os.geteuid() == 0 or int(paranoid) < 0
-        text = f"the software clock of each CPU; perf_event_paranoid {paranoid}"
+        text = f"software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
     # Where Xen's VPMU is off the file is there and refuses to be read.
     mode = (_first_line(dom0.PMU_MODE) or "off") if dom0.PMU_MODE.exists() else None
-    lost = "guests and Xen are not sampled, dom0 alone is"
+    lost = "only dom0 is sampled, not guests or Xen"
     if mode is None:
-        yield Finding("perf", "VPMU", "limited", f"Xen gives no PMU: {lost}", str(dom0.PMU_MODE))
+        yield Finding("perf", "VPMU", "limited", f"Xen provides no PMU: {lost}", str(dom0.PMU_MODE))
     elif mode == "off":
         text = f"Xen's VPMU is off: {lost}"
         yield Finding("perf", "VPMU", "limited", text, str(dom0.PMU_MODE), "boot Xen with vpmu=on")
@@ -260,7 +260,7 @@ def _clock() -> Iterator[Finding]:
     lacking = [flag for flag in _STABLE_FLAGS if flag not in flags]
     text = f"no {', '.join(lacking)}: pCPUs' TSCs may differ" if lacking else ", ".join(flags)
     yield Finding("clock", "TSC", _state(not lacking, "limited"), text, "flags in /proc/cpuinfo")
-    source = kernel["clocksource"] or "not told"
+    source = kernel["clocksource"] or "unknown"
     yield Finding("clock", "source", "ok", f"{source} of {', '.join(kernel['clocksources'])}", "clocksource0")
     try:
         before, _, after = raw_tsc.RawTsc().pair()
@@ -285,7 +285,7 @@ def _clock() -> Iterator[Finding]:
 def _disk() -> Iterator[Finding]:
     disk = os.statvfs(".")
     free = disk.f_bavail * disk.f_frsize
-    text = f"{free >> 20:,} MiB free here; a busy host writes 2 to 4 MB a second"
+    text = f"{free >> 20:,} MiB free here; a busy host writes 2 to 4 MB of trace per second"
     remedy = "" if free >= _LEAST_DISK_BYTES else "xtrace record -o /another/disk/NAME"
     yield Finding("disk", "free", _state(not remedy, "limited"), text, "statvfs of this folder", remedy)
 
@@ -293,14 +293,14 @@ def _disk() -> Iterator[Finding]:
 def _left_over() -> Iterator[Finding]:
     folder = restore.run_path()  # not run_directory(), which makes it
     if owner := _recorder(folder / "lock"):
-        text = f"a recorder runs, process {owner}: another one must wait"
+        text = f"a recorder is running, process {owner}; another one must wait"
         yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")
     dead = [text for path in sorted(folder.glob("*.note")) if (text := _note_of_the_dead(path))]
     for text in dead:
-        remedy = "xtrace record -d 1: each start takes back what a killed recorder left"
+        remedy = "xtrace record -d 1: each start undoes what a killed recorder left"
         yield Finding("left over", "change", "limited", text, str(folder), remedy)
     if not dead:
-        yield Finding("left over", "changes", "ok", "no killed recorder left any", str(folder))
+        yield Finding("left over", "changes", "ok", "none: no killed recorder left any", str(folder))
 
 
 def _recorder(lock: Path) -> str:

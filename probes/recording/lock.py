@@ -28,9 +28,9 @@ def only_recorder() -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            who = f"process {int(owner)}" if owner.isdecimal() else "its process is not known"
+            who = f"process {int(owner)}" if owner.isdecimal() else "process unknown"
             raise TraceError(
-                f"another recorder runs on this host, {who}; wait for its end, or end it by Ctrl-C"
+                f"another recorder is running on this host, {who}; wait until it ends, or stop it with Ctrl-C"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -50,7 +50,7 @@ class Note:
             OSError, TraceError: it did not work; the note stays for the next start.
         """
         if self.kind not in UNDO:
-            raise TraceError(f"{self.path}: asks for an unknown change to be taken back: {self.kind!r}")
+            raise TraceError(f"{self.path}: cannot undo an unknown change: {self.kind!r}")
         UNDO[self.kind](self.data)
         self.drop()
 
@@ -75,7 +75,7 @@ def note(kind: str, data: Mapping[str, Any]) -> Note:
         data: what its undoing needs, JSON values.
     """
     if kind not in UNDO:
-        raise ValueError(f"nothing undoes {kind!r}")
+        raise ValueError(f"no way to undo {kind!r}")
     directory = run_directory()
     pid = os.getpid()
     content = {"kind": kind, "data": dict(data), "pid": pid, "started": _started(pid)}
@@ -103,9 +103,9 @@ def recover() -> list[str]:
             left = Note(content["kind"], content["data"], path)
             left.undo()
         except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
-            done.append(f"could not take back what a recorder left, {path}: {error}")
+            done.append(f"could not undo what a recorder left, {path}: {error}")
         else:
-            done.append(f"took back what a recorder left that was killed: {_described(left)}")
+            done.append(f"undid what a killed recorder left: {_described(left)}")
     return done
 
 

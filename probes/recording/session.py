@@ -106,7 +106,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
             say(line)
         if request.backends is None and (reason := dom0.why_no_dom0()):
             raise TraceError(
-                f"{reason}, and that is what xtrace record is for; --backend bpf records any Linux kernel"
+                f"{reason}, but xtrace record is for a Xen dom0; --backend bpf records any Linux kernel"
             )
         found = registry.candidates(request.backends or registry.NAMES)
         registry.must_work(found, named=request.backends is not None)
@@ -191,7 +191,7 @@ class _Session:
     def _start_backends(self, capture: CaptureWriter) -> None:
         for name, candidate in self._found.items():
             if not candidate.availability.usable:
-                self._say(f"not by {name}: {_reason(candidate.availability)}")
+                self._say(f"not using {name}: {_reason(candidate.availability)}")
                 continue
             for line in candidate.availability.missing:
                 self._say(f"{name}: {line}")
@@ -203,14 +203,14 @@ class _Session:
                 if self._request.backends is not None or isinstance(error, CaptureFullError):
                     raise
                 self._summary.failures[name] = str(error)
-                self._say(f"not by {name}: {error}")
+                self._say(f"not using {name}: {error}")
                 continue
             self._running.append(candidate.backend)
             for line in candidate.backend.facts().get("warnings", ()):
                 self._say(f"{name}: {line}")
             self._spans[name] = [time.monotonic_ns()]
         if not self._running:
-            raise TraceError(f"nothing to record by; {'; '.join(self._summary.failures.values())}")
+            raise TraceError(f"no backend could start: {'; '.join(self._summary.failures.values())}")
         self._say(f"recording by {', '.join(backend.name for backend in self._running)}")
 
     def _loop(self, capture: CaptureWriter) -> None:
@@ -252,7 +252,7 @@ class _Session:
                 raise
             except (TraceError, OSError) as error:
                 self._summary.failures[backend.name] = str(error)
-                raise _DeathError(f"{backend.name}: {error}; what was recorded up to then is kept") from None
+                raise _DeathError(f"{backend.name}: {error}; what was recorded until then is kept") from None
         capture.make_room()
         flusher.check()
 
@@ -328,13 +328,13 @@ class _Session:
     def _overhead(self, interrupts: int) -> Overhead:
         used = usage()
         overhead = Overhead(cpu_s=max(0.0, used.cpu_s - self._usage.cpu_s - self._child_s))
-        overhead.notes.append("cpu_s: exact, of the recorder and of what it started, but for the command")
+        overhead.notes.append("cpu_s: exact, the recorder and the processes it started, without the command")
         if self._is_xen:
             waits = used.wait_count - self._usage.wait_count
             overhead.own_upcalls = interrupts + 2 * waits
             overhead.notes.append(
-                f"own_upcalls: an upper bound: {interrupts} interrupts of xentrace's buffers, exact, and two "
-                f"(a timer or disk, an IPI) for each of {waits} waits of the recorder and of what it started"
+                f"own_upcalls: an upper bound: {interrupts} interrupts for xentrace's buffers (exact), two "
+                f"(timer or disk, IPI) per wait of the recorder and the processes it started ({waits} waits)"
             )
         return overhead
 

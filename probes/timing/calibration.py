@@ -160,7 +160,7 @@ def _row(content: dict[str, Any]) -> Row:
         (row.context, CONTEXTS),
     ):
         if value not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(known)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     figures = (
         row.median_cycles,
         row.low_cycles,
@@ -173,7 +173,7 @@ def _row(content: dict[str, Any]) -> Row:
         row.high_ns,
     )
     if any(figure is not None and not math.isfinite(figure) for figure in figures):
-        raise ValueError("a figure that is no number")
+        raise ValueError("a figure is not a finite number")
     return row
 
 
@@ -181,4 +181,4 @@ def _check(found: Calibration) -> None:
     if found.timing not in ("hardware", "emulated", "noisy"):
         raise ValueError(f"timing is {found.timing!r}")
     if not 1e8 <= found.tsc_hz <= 2e10:
-        raise ValueError(f"tsc_hz is {found.tsc_hz!r}, not a number of cycles a second")
+        raise ValueError(f"tsc_hz is {found.tsc_hz!r}, not a plausible TSC rate in Hz")

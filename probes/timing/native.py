@@ -23,7 +23,7 @@ class Native:
         libc = ctypes.CDLL(None, use_errno=True)
         protection = mmap.PROT_READ | mmap.PROT_EXEC
         if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), protection):
-            raise TraceError("the system lets no memory become executable (SELinux execmem?)")
+            raise TraceError("the system does not allow memory to be made executable (SELinux execmem?)")
         self.call = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p)(
             address
         )

@@ -86,7 +86,7 @@ class Pairs:
         self, start: Callable[[], Session], pairs: Sequence[Pair], wanted: Wanted, seed: int = 0
     ) -> None:
         if len({len(loops) for pair in pairs for loops in (pair.fenced, pair.plain)}) > 1:
-            raise ValueError("loops at different numbers of places")
+            raise ValueError("loops with different numbers of places")
         self._start = start
         self._session = start()
         self._pairs = pairs
@@ -249,6 +249,6 @@ class Pairs:
         self._restarts += 1
         if self._restarts > _MOST_RESTARTS:
             for other in self._alive():
-                self._failures[other] = "too many others ended the process that they run in"
+                self._failures[other] = "too many other loops ended the process they ran in"
             return
         self._session = self._start()

@@ -27,9 +27,9 @@ _START_S = 20.0
 _CPU_LIMIT_S = 600
 _UNKNOWN = -1
 _EXITS = {
-    child_module.NO_PLACE: "the addresses for code and data are taken in a new process",
-    child_module.NO_EXECUTION: "the system lets no memory become executable (SELinux execmem?)",
-    child_module.NO_RIGHTS: "the system does not let the process give its rights up",
+    child_module.NO_PLACE: "the addresses for code and data are already mapped in a new process",
+    child_module.NO_EXECUTION: "the system does not allow memory to be made executable (SELinux execmem?)",
+    child_module.NO_RIGHTS: "the system does not let the process drop its privileges",
 }
 
 
@@ -203,12 +203,12 @@ def _file(name: str) -> int:
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC)
     except OSError as error:
-        raise TraceError(f"no memory to share with a child: {error.strerror}") from None
+        raise TraceError(f"cannot share memory with a child process: {error.strerror}") from None
 
 
 def _ended(code: int) -> str:
     if code < 0:
         with suppress(ValueError):
-            return f"it was ended by {signal.Signals(-code).name}"
-        return f"it was ended by signal {-code}"
-    return f"it ended with status {code}"
+            return f"it was killed by {signal.Signals(-code).name}"
+        return f"it was killed by signal {-code}"
+    return f"it exited with status {code}"

@@ -96,8 +96,8 @@ class BpfBackend(ProgramBackend):
             "counters": _counters(loaded),
             "programs": _costs(loaded.program),
             "missed_while_busy": loaded.program.misses(),
-            "missed_is": "runs of a program skipped for one ran on that CPU; Linux before 6.7 does not count "
-            "those of kprobes: irq_handler, which nothing skips, less port_handler tells how many",
+            "missed_is": "runs of a program skipped because one already ran on that CPU; Linux before 6.7 "
+            "counts none for kprobes: irq_handler, which is never skipped, minus port_handler is the number",
             "unwritten_events": 0 if loaded.rings is None else loaded.rings.unwritten_count,
         }
 
@@ -110,7 +110,7 @@ def _attach(program: Program, choice: functions.Choice) -> tuple[dict[str, str],
             taken, refusals = _first_taken(program, role, choice.functions[role.name])
             if taken:
                 attached[role.name] = taken
-            missing += [] if taken else [f"{refusal}: {role.loses}" for refusal in refusals]
+            missing += [] if taken else [f"{refusal}; not recorded: {role.loses}" for refusal in refusals]
     for probe in _tracepoints(choice):
         try:
             program.attach(probe)

@@ -23,10 +23,12 @@ from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.program import Loaded, ProgramBackend
 
-HARDWARE_BIAS = "hardware cycles by Xen's VPMU: a sample may lie some instructions behind its cause"
+HARDWARE_BIAS = (
+    "hardware cycles from Xen's VPMU: a sample may be some instructions after the one that caused it"
+)
 SOFTWARE_BIAS = (
-    "dom0's software clock: only dom0 is seen, and code that runs with interrupts off is sampled where it "
-    "turns them on"
+    "dom0's software clock: only dom0 is sampled, and code that runs with interrupts off is sampled where it "
+    "enables them"
 )
 #: perf_event_attr: hardware cycles, the software clock of a CPU.
 _HARDWARE, _CYCLES = 0, 0

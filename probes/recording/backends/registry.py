@@ -53,7 +53,7 @@ def must_work(found: Sequence[Candidate], *, named: bool) -> None:
     bad = [each for each in found if not each.availability.usable]
     if bad and (named or len(bad) == len(found)):
         reasons = "; ".join(f"{each.backend.name}: {_why(each.availability)}" for each in bad)
-        raise TraceError(f"nothing to record by: {reasons}" if not named else reasons)
+        raise TraceError(f"no backend can record here: {reasons}" if not named else reasons)
 
 
 def _why(found: Availability) -> str:

@@ -24,8 +24,8 @@ from xtrace.probes.host.xenstore import open_xenstore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
 
 BIAS = (
-    "xenctx pauses the domain for each sample and finds a vCPU mostly where it blocks: shares are not shares "
-    "of time"
+    "xenctx pauses the domain for each sample and mostly finds a vCPU where it blocks: shares of samples are "
+    "not shares of time"
 )
 
 #: A sampled domain is paused for at most this share of the time, all of them together.
@@ -81,7 +81,7 @@ class XenctxBackend:
             return Availability(False, reason)
         if xen_tools.tool("xenctx") is None:
             return Availability(False, "xenctx is missing", "apt-get install xen-utils-common")
-        return Availability(True, f"xenctx, slowly; {BIAS}")
+        return Availability(True, f"slow; {BIAS}")
 
     def start(self, folder: Folder, options: Options) -> None:
         """Begin the file; the first sample is taken at the first poll.

@@ -65,7 +65,7 @@ class XentraceBackend:
         if others := dom0.running("xentrace"):
             return Availability(
                 False,
-                f"an xentrace already runs, process {others[0]}, and the two would share out the records",
+                f"xentrace is already running, process {others[0]}; each of two would get only some records",
                 f"kill -INT {others[0]}",
             )
         try:
@@ -93,8 +93,8 @@ class XentraceBackend:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._facts["sized_before"] = _sized()
         if options.ring_pages is not None and self._facts["sized_before"] is not None:
-            why = "Xen's trace buffers keep the size that they first got in this boot"
-            self._facts["warnings"] = [f"-S {options.ring_pages} changes nothing: {why}"]
+            why = "Xen's trace buffers keep the first size that was set since boot"
+            self._facts["warnings"] = [f"-S {options.ring_pages} has no effect: {why}"]
         command = self._command(mask, options, path)
         # The markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
         traced = bool(mask & 0x20_0000 and mask & 0x1000)
@@ -197,7 +197,7 @@ class XentraceBackend:
             if self._process.poll() is not None:
                 raise self._death()
             if time.monotonic() > end:
-                raise TraceError(f"xentrace did not begin to trace within {_BEGIN_LIMIT_S:.0f} s")
+                raise TraceError(f"xentrace did not start tracing within {_BEGIN_LIMIT_S:.0f} s")
             time.sleep(0.02)
 
     def _catch_up(self, limit: int | None) -> None:
@@ -231,7 +231,7 @@ class XentraceBackend:
         if "Bad address" in text:
             # Seen on 9p, which wants to write from Xen's own pages without a copy.
             return TraceError(
-                f"{text}; this file system does not take Xen's buffers, record to another by -o"
+                f"{text}; this file system cannot write from Xen's buffers, record to another one with -o"
             )
         # Of a write that was cut short it says no reason.
         disk = os.statvfs(self._directory)

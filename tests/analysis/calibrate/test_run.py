@@ -108,11 +108,11 @@ def test_a_site_whose_loop_died_gets_the_standard_figure(guest: Guest) -> None:
     builder = Builder(0)
     plan = [*standard(builder), *sites(builder, guest.replays[:1], None)]
     fine = Difference(Interval(5.0, 4.0, 6.0, 99), 7.0, 2.0, 1)
-    dead = Difference(Interval(math.nan, math.nan, math.nan, 0), math.nan, math.nan, 0, "it was ended by X")
+    dead = Difference(Interval(math.nan, math.nan, math.nan, 0), math.nan, math.nan, 0, "it was killed by X")
     known = {row.pair: dead if row.place == "site" else fine for row in plan if isinstance(row, Planned)}
     made = [row for row in module._rows(plan, known, Wanted()) if row.place == "site"]
     assert {row.median_cycles for row in made} == {5.0}
-    assert all("it was ended by X" in row.note for row in made)
+    assert all("it was killed by X" in row.note for row in made)
 
 
 def test_an_images_code_is_not_run_without_the_filter(guest: Guest) -> None:

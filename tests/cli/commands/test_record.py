@@ -111,7 +111,7 @@ def test_the_end_of_a_backend_is_a_failure_that_keeps_all(
     assert main(["record", "--backend", "ticker", "--reserve", "0"]) == 1
     lines = capfd.readouterr().err.splitlines()
     assert "2 records" in lines[-2]
-    assert lines[-1] == "xtrace: ticker: it fell silent; what was recorded up to then is kept"
+    assert lines[-1] == "xtrace: ticker: it fell silent; what was recorded until then is kept"
 
 
 def test_the_size_allowed_is_a_success_that_says_so(

@@ -145,7 +145,7 @@ def test_a_trace_that_tells_no_rate_wants_one(tmp_path: Path, capfd: pytest.Capt
     assert [period["total"]["wake_count"] for period in periods] == [1, 0, 1]
     (tmp_path / "trace.bin.json").write_text('{"tsc_hz": 1000000000.0}')
     (period,) = objects("top", "--json", "-i", str(path))
-    assert period["tsc_hz_source"] == "told by trace.bin.json"
+    assert period["tsc_hz_source"] == "from trace.bin.json"
 
 
 def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert "a\\x1b[2Jb"[:4] in text
     (period,) = objects("top", "--json", "-d", WHOLE, "-i", str(folder))
-    assert (period["tsc_hz"], period["tsc_hz_source"]) == (2.5e9, "told by meta.json")
+    assert (period["tsc_hz"], period["tsc_hz_source"]) == (2.5e9, "from meta.json")
     assert {row["name"] for row in period["vcpus"] if row["domain"] == domain} == {"a\x1b[2Jb"}
 
 

@@ -162,7 +162,7 @@ def test_each_of_the_images_sites_ran_or_says_why_not(name: str) -> None:
     assert {row["address"] for row in ran} == fenced
     # A standard sequence finds its vcpu_info through gs: the child set its base under a PV kernel.
     assert [row for row in found["rows"] if row["place"] == "inline" and row["pair_count"]]
-    assert not [row["note"] for row in found["rows"] if "ended by" in row["note"]]
+    assert not [row["note"] for row in found["rows"] if "killed by" in row["note"]]
 
 
 @pytest.mark.parametrize("name", NAMES)

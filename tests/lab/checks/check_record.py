@@ -147,10 +147,10 @@ def test_a_clock_that_is_set_is_seen(name: str) -> None:
 
 @every
 def test_refusals_say_why(name: str) -> None:
-    assert "another recorder runs" in said(name, "second")
+    assert "another recorder is running" in said(name, "second")
     assert "an xentrace already runs" in said(name, "foreign")
     assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign"))
-    assert "-S 64 changes nothing" in said(name, "sized")
+    assert "-S 64 has no effect" in said(name, "sized")
     assert backend(name, "sized")["facts"]["sized_before"] == 16
 
 
@@ -213,7 +213,7 @@ def test_a_xen_without_a_trace_buffer(name: str) -> None:
     codes = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "code"}
     assert codes == {"named": 1, "default": 0}
     assert said(name, "named") == f"xtrace: {reason} (build Xen with CONFIG_TRACEBUFFER=y)\n"
-    assert f"not by {reason}" in said(name, "default")
+    assert f"not using {reason}" in said(name, "default")
     assert "left" not in known(name)
     found = capture(name, "default")
     assert found.has_ended

@@ -177,7 +177,7 @@ def test_a_damaged_packet_is_told_with_its_place(tmp_path: Path, offset: int, va
 
 def test_a_trace_of_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata").write_text("/* CTF 1.8 */\ntrace { major = 1; };\n")
-    with pytest.raises(TraceError, match="not of a trace that xtrace wrote"):
+    with pytest.raises(TraceError, match="not from a trace that xtrace wrote"):
         read_events(tmp_path)
 
 

@@ -146,7 +146,7 @@ def test_its_death_is_told_in_its_words(player: Player, undone: list[str]) -> No
 def test_silence_is_told(player: Player, undone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     player(b"")
     monkeypatch.setattr(feed, "_BEGIN_LIMIT_S", 0.3)
-    with open_live(mask_of(), 2.5e9) as source, pytest.raises(TraceError, match="gave no record"):
+    with open_live(mask_of(), 2.5e9) as source, pytest.raises(TraceError, match="wrote no record"):
         read_for(source, 30.0)
 
 

@@ -34,7 +34,7 @@ def test_what_a_killed_recorder_changed_is_put_back(tmp_path: Path, run_director
     subprocess.run([sys.executable, "-c", LEAVE_AND_DIE, str(mode)], check=False)
     assert mode.read_text() == "all"
     (line,) = restore.recover()
-    assert "took back" in line
+    assert "undid" in line
     assert str(mode) in line
     assert mode.read_text() == "off"
     assert list(run_directory.iterdir()) == []
@@ -69,14 +69,14 @@ def test_what_cannot_be_put_back_is_said_and_stays(tmp_path: Path, run_directory
     note.path.write_text(json.dumps({**content, "pid": 2**22 + 1}))
     for _ in range(2):
         (line,) = restore.recover()
-        assert "could not take back" in line
+        assert "could not undo" in line
     (run_directory / "9-9.note").write_text("{")
     (run_directory / "9-8.note").write_text(json.dumps({**content, "pid": 2**22 + 1, "kind": "rm"}))
     assert len(restore.recover()) == 3
 
 
 def test_only_known_changes_can_be_noted() -> None:
-    with pytest.raises(ValueError, match="nothing undoes"):
+    with pytest.raises(ValueError, match="no way to undo"):
         restore.note("rm", {})
     with pytest.raises(TraceError, match="unknown change"):
         restore.Note("rm", {}, Path("x")).undo()

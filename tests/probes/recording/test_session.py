@@ -179,7 +179,7 @@ def test_a_backend_that_is_not_there_is_said_and_another_used(
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
     monkeypatch.setattr(xen_tools, "xen_facts", lambda: {"missing": []})
     summary, lines, capture = run(tmp_path / "a.xtrace", backends=None, duration_s=0.2)
-    assert "not by absent: it is not here (fetch it)" in lines
+    assert "not using absent: it is not here (fetch it)" in lines
     assert "recording by ticker" in lines
     assert set(summary.counts) == {"ticker"}
     assert capture.meta["backends"]["absent"]["used"] is False
@@ -196,7 +196,7 @@ def test_outside_a_dom0_it_refuses_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_second_recorder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    with only_recorder(), pytest.raises(TraceError, match=f"another recorder runs .* process {os.getpid()}"):
+    with only_recorder(), pytest.raises(TraceError, match=f"another recorder .* process {os.getpid()}"):
         run(tmp_path / "a.xtrace")
     assert run(tmp_path / "a.xtrace", duration_s=0.1)[0].end_reason == "duration"
 

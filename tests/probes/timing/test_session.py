@@ -123,7 +123,7 @@ def test_addresses_that_are_taken_are_an_error() -> None:
     from dataclasses import replace
 
     program = replace(laid([FINE]).program, data_address=timed_loop.CODE_ADDRESS)
-    with pytest.raises(TraceError, match="are taken"):
+    with pytest.raises(TraceError, match="already mapped"):
         Session(program, CPU)
 
 

@@ -171,7 +171,7 @@ def test_a_tool_that_does_not_start(
     monkeypatch.setenv("STAND_IN_WINDOW", "")
     capture = CaptureWriter(tmp_path / "a.xtrace")
     backend = XentraceBackend()
-    with pytest.raises(TraceError, match="did not begin to trace"):
+    with pytest.raises(TraceError, match="did not start tracing"):
         backend.start(capture, Options())
     backend.stop()
     assert notes(tmp_path) == []
@@ -199,7 +199,7 @@ def test_the_tool_ends_in_order_when_its_recorder_is_killed(tmp_path: Path, swit
     assert (tmp_path / "a.xtrace" / "xentrace.bin").stat().st_size % len(WINDOW) == 0
     # The next start finds the note.
     assert len(notes(tmp_path)) == 1
-    assert ["took back" in line for line in restore.recover()] == [True]
+    assert ["undid" in line for line in restore.recover()] == [True]
     assert (switched_off, notes(tmp_path)) == (["off"], [])
 
 
@@ -228,7 +228,7 @@ def test_buffers_keep_the_size_of_their_first_time(
     monkeypatch.setattr(trace_buffers, "is_sized", lambda: True)
     backend, capture = started(tmp_path, ring_pages=64)
     assert backend.facts()["sized_before"] == "unknown"
-    assert "-S 64 changes nothing" in backend.facts()["warnings"][0]
+    assert "-S 64 has no effect" in backend.facts()["warnings"][0]
     backend.stop()
     capture.close()
     # What another recorder had set is not overwritten by what it did not set.
