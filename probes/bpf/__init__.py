@@ -1,4 +1,4 @@
-"""Programs that count and time in dom0's kernel, what loads them and drains their tables and rings.
+"""BPF programs that count and time in dom0's kernel; load them and drain their tables and rings.
 
-bcc alone is needed; ctf_reader, which reads the traces back, needs NumPy.
+Only bcc is needed, and NumPy for ctf_reader, which reads the traces back.
 """

@@ -1,13 +1,14 @@
 /*
- * What the programs and their reader agree on; probes/bpf/abi.py says the same, and a test compares them.
- * No kernel struct is named here or in any program: they run on kernels whose headers are not at hand.
+ * The interface between the programs and their reader; probes/bpf/abi.py mirrors it, and a test compares
+ * the two.  Neither this file nor any program names a kernel struct: they run on kernels whose headers are
+ * not available.
  */
 #ifndef XTRACE_ABI_H
 #define XTRACE_ABI_H
 
-/* What is counted, and what its id is.  Times are nanoseconds of the monotonic clock. */
+/* What is counted, and the meaning of its id.  Times are nanoseconds of the monotonic clock. */
 enum kind {
-	UPCALL = 1,        /* 0; entry to return of the upcall */
+	UPCALL = 1,        /* always 0; entry to return of the upcall */
 	DISPATCH = 2,      /* port; entry of the upcall to entry of the port's handler */
 	PORT_HANDLER = 3,  /* port; entry to return of handle_irq_for_port */
 	IRQ_HANDLER = 4,   /* irq; one action, irq_handler_entry to irq_handler_exit */
@@ -17,9 +18,9 @@ enum kind {
 	DEVICE_EVENT = 8,  /* irq; count of evtchn_interrupt */
 	PRIVCMD = 9,       /* number of the ioctl; entry to return */
 	SOFTIRQ = 10,      /* vector; softirq_entry to softirq_exit */
-	WAKE_TO_SWITCH = 11, /* irq; of a thread that the irq's handler wakes, sched_wakeup to sched_switch */
+	WAKE_TO_SWITCH = 11, /* irq; sched_wakeup to sched_switch of a thread that the irq's handler woke */
 	VECTOR = 12,       /* vector of the local APIC; irq_vectors, entry to exit */
-	SAMPLE = 13,       /* instruction pointers, only streamed */
+	SAMPLE = 13,       /* instruction pointer, only streamed */
 	KINDS
 };
 
@@ -27,29 +28,32 @@ enum counter {
 	STREAMED = 0,      /* records put into the rings */
 	DROPPED = 1,       /* records for which a ring had no room */
 	NO_TALLY = 2,      /* not counted: no room for another (kind, id) */
-	NO_BUCKET = 3,     /* counted, yet not in the histogram: no room for another bucket */
-	UNPAIRED = 4,      /* a beginning or an end without the other */
+	NO_BUCKET = 3,     /* counted, but not in the histogram: no room for another bucket */
+	UNPAIRED = 4,      /* a begin without an end, or an end without a begin */
 	COUNTERS
 };
 
-/* The clock of a vCPU may be held back to that of another, so a duration may read 0: those are apart. */
+/*
+ * A vCPU's clock may be held back to that of another, so a duration may read 0; those are counted
+ * separately.
+ */
 struct tally {
 	u64 count;         /* durations above 0, or occurrences */
 	u64 sum_ns;
-	u64 least_ns;      /* inverted, ~least: a value of another CPU begins as 0, which must mean none */
+	u64 least_ns;      /* inverted, ~least: other CPUs' values start as 0, which must mean none */
 	u64 most_ns;
 	u64 zero_count;
 };
 
 /*
- * Records as they lie in the rings.  With the 8 bytes that a ring puts before each they fill 32 and 64, so
- * that CTF can take those 8 for padding.
+ * Records as they are in the rings.  With the 8 bytes that the ring puts before each, they take 32 and 64
+ * bytes, so that CTF can treat those 8 as padding.
  */
 struct event {
-	u64 timestamp;     /* at the end of what took duration_ns */
-	u64 kind_duration; /* kind in the lowest 8 bits, above it the nanoseconds */
+	u64 timestamp;     /* at the end of the duration */
+	u64 kind_duration; /* kind in the lowest 8 bits, nanoseconds above */
 	u32 id;
-	u32 pid;           /* thread that ran */
+	u32 pid;           /* the current thread */
 };
 
 struct sample {
@@ -59,13 +63,13 @@ struct sample {
 	u32 tgid;
 	u32 pid;
 	char comm[16];
-	u64 flags;         /* of the processor; of a PV kernel, Xen keeps IF as the inverted upcall mask */
+	u64 flags;         /* RFLAGS; for a PV kernel Xen sets IF to the inverted upcall mask */
 };
 
 #define TALLY_KEY(kind, id) ((u64)(kind) << 32 | (u32)(id))
 #define BUCKET_KEY(kind, id, bucket) ((u64)(kind) << 44 | (u64)(u32)(id) << 12 | (bucket))
 
-/* analysis/summary/histogram.py: 64 buckets an octave, one for each value below 64. */
+/* As in analysis/summary/histogram.py: 64 buckets per octave, and one for each value below 64. */
 static __always_inline u32 bucket_of(u64 value)
 {
 	u32 top = 0, shift;

@@ -1,4 +1,4 @@
-"""The Python side of abi.h: kinds of events, counters, and how records and keys are laid out.
+"""The Python side of abi.h: kinds of events, counters, and the layout of records and keys.
 
 tests/probes/bpf/test_abi.py compares it with the header.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-#: Linux 5.8 is the first with a ring buffer; batches of look-ups came before.
+#: Linux 5.8 is the first with BPF ring buffers; batched map look-ups came earlier.
 LEAST_KERNEL = (5, 8)
 
 
 class Kind(IntEnum):
-    """What is counted or timed; abi.h says what its id is."""
+    """What is counted or timed; abi.h gives the meaning of the id."""
 
     UPCALL = 1
     DISPATCH = 2
@@ -30,7 +30,7 @@ class Kind(IntEnum):
 
 
 class Counter(IntEnum):
-    """What the programs count of themselves, a number for each CPU."""
+    """What the programs count about themselves, per CPU."""
 
     STREAMED = 0
     DROPPED = 1
@@ -39,7 +39,7 @@ class Counter(IntEnum):
     UNPAIRED = 4
 
 
-#: What an id is of each kind; "" where it says nothing.
+#: What the id of each kind is; "" if it has no meaning.
 ID_OF = {
     Kind.UPCALL: "",
     Kind.DISPATCH: "port",
@@ -68,7 +68,7 @@ MEANINGS = {
     Kind.WAKE_TO_SWITCH: "sched_wakeup to sched_switch of a thread that the irq's handler woke",
     Kind.VECTOR: "irq_vectors, entry to exit, of the local APIC",
 }
-#: Kinds that are counted only.
+#: Kinds that are only counted.
 UNTIMED = frozenset((Kind.SEND, Kind.IPI, Kind.DEVICE_EVENT))
 
 #: include/linux/interrupt.h, the order of softirqs since 2.6.36.
@@ -88,25 +88,25 @@ VECTORS = {
     246: "irq_work", 251: "call_function_single", 252: "call_function", 253: "reschedule", 236: "local_timer",
 }  # fmt: skip
 
-#: The rest of a u64 key below the kind.
+#: The parts of a u64 key of a tally or a bucket.
 TALLY_KIND_SHIFT = 32
 BUCKET_KIND_SHIFT = 44
 BUCKET_ID_SHIFT = 12
 ID_MASK = 0xFFFF_FFFF
 BUCKET_MASK = 0xFFF
 
-#: struct tally in u64 words: count, sum, least (inverted), most, zero_count.
+#: Length of struct tally in u64 words: count, sum, least (inverted), most, zero_count.
 TALLY_WORDS = 5
 U64_MASK = (1 << 64) - 1
 
-#: The ring's own header before each record, and the two kinds of records with it.
+#: Sizes of the ring's own header before each record, and of the two records including it.
 RING_HEADER_BYTES = 8
 EVENT_BYTES = RING_HEADER_BYTES + 24
 SAMPLE_BYTES = RING_HEADER_BYTES + 56
 
 
 def name_of_id(kind: Kind, number: int) -> str:
-    """Return what an id is called; "" where only the host knows its names, as of an irq."""
+    """Return the name of an id; "" if only the host knows it, as for an irq."""
     if kind is Kind.SOFTIRQ:
         return SOFTIRQS[number] if number < len(SOFTIRQS) else f"softirq {number}"
     if kind is Kind.IPI:

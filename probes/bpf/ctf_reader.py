@@ -1,8 +1,7 @@
-"""Read the CTF traces of a capture back: raw bpf events and samples of instruction pointers.
+"""Read the CTF traces of a capture: raw bpf events and samples of instruction pointers.
 
-The metadata beside the streams says the same for other readers; the two layouts are known
-here, and a trace of another is refused.  A stream that a crash cut is read up to its
-last whole packet.
+The metadata file describes the layout to other readers; this one knows the two layouts that
+xtrace writes, and refuses any other.  A stream cut by a crash is read up to its last whole packet.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from xtrace.probes.bpf.abi import EVENT_BYTES, SAMPLE_BYTES
 from xtrace.probes.bpf.ctf_writer import MAGIC, PACKET
 from xtrace.probes.errors import TraceError
 
-#: Columns of an event; duration_ns is that of what ended at timestamp.
+#: Columns of an event; duration_ns is how long what ended at timestamp took.
 EVENT_DTYPE = np.dtype(
     [("timestamp", "<u8"), ("cpu", "<u4"), ("kind", "u1"), ("duration_ns", "<u8"), ("id", "<u4"),
      ("pid", "<u4")]
 )  # fmt: skip
-#: Columns of a sample; flags are the processor's.
+#: Columns of a sample; flags is RFLAGS.
 SAMPLE_DTYPE = np.dtype(
     [("timestamp", "<u8"), ("cpu", "<u4"), ("ip", "<u8"), ("tgid", "<u4"), ("pid", "<u4"), ("comm", "S16"),
      ("flags", "<u8")]
@@ -45,13 +44,13 @@ _CPU_MOST = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What one stream of a trace holds.
+    """The content of one stream of a trace.
 
     Attributes:
-        records: of EVENT_DTYPE or SAMPLE_DTYPE, in the order of time.
-        cpu: that wrote them; -1 where there is no packet.
-        discarded: records that the kernel had no room for, exactly.
-        cut_bytes: at the end of the file, of a packet that a crash cut off.
+        records: EVENT_DTYPE or SAMPLE_DTYPE, in order of time.
+        cpu: that wrote them; -1 if there is no packet.
+        discarded: exact number of records that the ring had no room for.
+        cut_bytes: bytes of an incomplete packet at the end of the file, left by a crash.
     """
 
     records: npt.NDArray[Any]
@@ -78,7 +77,7 @@ def read_events(directory: Path) -> Events:
     """Return the raw events of ``NAME.xtrace/events``.
 
     Raises:
-        TraceError: it is no such trace, or damaged.
+        TraceError: it is not such a trace, or it is damaged.
         OSError: it cannot be read.
     """
     return _read(directory, EVENT_BYTES, _events, EVENT_DTYPE)
@@ -88,7 +87,7 @@ def read_samples(directory: Path) -> Events:
     """Return the samples of ``NAME.xtrace/samples``.
 
     Raises:
-        TraceError: it is no such trace, or damaged.
+        TraceError: it is not such a trace, or it is damaged.
         OSError: it cannot be read.
     """
     return _read(directory, SAMPLE_BYTES, _samples, SAMPLE_DTYPE)
@@ -120,7 +119,7 @@ def _read_stream(path: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any
 
 
 def _packets(path: Path, content: bytes, record_bytes: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield begin, end, CPU and discarded records of each whole packet."""
+    """Yield begin, end, CPU and number of discarded records of each whole packet."""
     at = 0
     while len(content) - at >= PACKET.size:
         magic, _, _, content_bits, packet_bits, discarded, cpu = PACKET.unpack_from(content, at)

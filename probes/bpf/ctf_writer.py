@@ -1,9 +1,9 @@
-"""Write records as CTF 1.8, the Common Trace Format: babeltrace2 and Trace Compass read it as it is.
+"""Write records as CTF 1.8, the Common Trace Format, which babeltrace2 and Trace Compass read.
 
-A trace is a folder: ``metadata``, which describes every byte in TSDL, and streams of
-packets.  A record is copied as it lay in the ring: the 8 bytes that the ring puts before it
-are padding to CTF, for the metadata aligns each event to the size of a record.  Packets are whole
-when they are appended, so a cut file loses its last packet at most.
+A trace is a folder: ``metadata``, which describes every byte in TSDL, and streams of packets.
+Records are copied as they are in the ring; the 8 bytes that the ring puts before each are padding
+to CTF, because the metadata aligns events to the size of a record.  Only whole packets are
+appended, so a truncated file loses at most its last packet.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from xtrace.probes.bpf.abi import EVENT_BYTES, MEANINGS, SAMPLE_BYTES, UNTIMED, 
 from xtrace.probes.capture.stream import Folder, Stream
 
 MAGIC = 0xC1FC1FC1
-#: magic, padding; first and last time, bits of content and of packet, discarded events, CPU: so
-#: long that with the ring's 8 bytes the first event is aligned.
+#: magic, padding; first and last time, bits of content and of packet, discarded events, CPU.  With the
+#: ring's 8 bytes after this header, the first event is aligned.
 PACKET = struct.Struct("<I4x6Q")
 
 _ID_NAMES = {
@@ -102,7 +102,7 @@ def sample_metadata(event: str) -> str:
 
 
 def _head(about: str, record_bytes: int) -> str:
-    # What turns the monotonic clock into time of day, read as closely as two calls allow.
+    # The offset from the monotonic clock to the time of day; the two are read back to back.
     wall, monotonic = time.time_ns(), time.monotonic_ns()
     offset_s, offset_ns = divmod(wall - monotonic, 10**9)
     return _HEAD.format(
@@ -118,9 +118,9 @@ class _Chain:
 
 @dataclass(slots=True)
 class CpuStreams:
-    """The streams of one CPU: the times in each only go forward, as CTF demands.
+    """The streams of one CPU: times in each are ascending, as CTF requires.
 
-    A record that came behind a later one goes to another stream; readers merge them by time.
+    A record that arrives after a later one goes to another stream; readers merge them by time.
     """
 
     folder: Folder
@@ -134,7 +134,7 @@ class CpuStreams:
         """Append one packet of records whose times ascend from ``first`` to ``last``.
 
         Args:
-            discarded: records that the ring of this CPU had no room for, since the beginning.
+            discarded: records that this CPU's ring had no room for, since the start.
         """
         number, chain = next(
             ((at, chain) for at, chain in enumerate(self._chains) if chain.last <= first), (-1, None)
@@ -152,13 +152,13 @@ class CpuStreams:
         self.byte_count += len(packet)
 
     def finish(self, discarded: int) -> None:
-        """Append a packet without records where losses came after the last one."""
+        """Append a packet without records if records were lost after the last packet."""
         if discarded != self.discarded:
             now = max(time.monotonic_ns(), self._chains[0].last if self._chains else 0)
             self.write(now, now, b"", discarded)
 
     def flush(self) -> None:
-        """Hand what was written to the disk."""
+        """Flush what was written to the disk."""
         for chain in self._chains:
             chain.stream.flush()
 

@@ -1,14 +1,14 @@
 /*
  * dom0's side of event delivery: from the upcall's entry to the handler of each port, to the late EOI, to
- * the thread that the handler wakes; and what dom0 sends.  Which function of the kernel each program hangs
- * on is chosen by functions.py.
+ * the thread that the handler wakes; and the events that dom0 sends.  functions.py chooses the kernel
+ * function that each program is attached to.
  */
 #include <uapi/linux/ptrace.h>
 #include "measure.h"
 
-#define DEEPEST 4 /* a power of 2: the verifier wants a mask */
+#define DEEPEST 4 /* a power of 2, because the verifier needs a mask */
 
-/* What goes on on this CPU.  An upcall may come while softirqs run at the end of another. */
+/* The state of this CPU.  An upcall may arrive while softirqs run at the end of another one. */
 struct now {
 	u64 upcall_ns[DEEPEST];
 	u64 port_ns;
@@ -68,7 +68,7 @@ int upcall_return(struct pt_regs *ctx)
 		return 0;
 	depth = now->depth;
 	if (!depth) {
-		/* It was running when the recording began. */
+		/* It was running when the recording started. */
 		count_up(UNPAIRED);
 		return 0;
 	}
@@ -110,7 +110,7 @@ int port_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Raw tracepoints: no kernel struct is needed for a number, and they may nest. */
+/* Raw tracepoints: they may nest, and the irq number is an argument, so no kernel struct is needed. */
 int irq_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 irq = ctx->args[0], port, *known;
@@ -154,7 +154,7 @@ int late_eoi(struct pt_regs *ctx)
 	u64 *begin = eoi_begins.lookup(&irq), none = 0;
 
 	if (!begin) {
-		/* From the next one on, its handler's beginning is noted. */
+		/* From the next interrupt on, irq_enter() notes when its handler begins. */
 		eoi_begins.update(&irq, &none);
 		count_up(UNPAIRED);
 	} else if (*begin) {
@@ -263,14 +263,14 @@ int vector_exit(struct bpf_raw_tracepoint_args *ctx)
 }
 
 #ifdef SCHED
-/* bcc makes these structs from the formats that the running kernel tells. */
+/* bcc generates these structs from the running kernel's tracepoint formats. */
 int waking(struct tracepoint__sched__sched_waking *args)
 {
 	u32 thread = args->pid;
 	struct now *now = state();
 	struct woken woken = {};
 
-	/* Only here is the waker known: the wake-up itself may be done by the other CPU. */
+	/* Only here is the waker known: another CPU may do the wake-up itself. */
 	if (!now || !now->irq || thread == OWN_PID)
 		return 0;
 	woken.irq = now->irq - 1;
@@ -294,7 +294,7 @@ int switched(struct tracepoint__sched__sched_switch *args)
 	u32 from = args->prev_pid, to = args->next_pid;
 	struct woken *woken = from ? woken_threads.lookup(&from) : 0;
 
-	/* Woken while it still ran: it never waited. */
+	/* It was woken while it still ran, so it never waited. */
 	if (woken)
 		woken_threads.delete(&from);
 	woken = to ? woken_threads.lookup(&to) : 0;

@@ -1,7 +1,7 @@
-"""Which functions and tracepoints of the running kernel the programs hang on.
+"""Choose the functions and tracepoints of the running kernel that the programs are attached to.
 
-Names differ between kernels, so each role has candidates.  A kernel without kprobes is
-watched by tracepoints alone, and what that loses is said.
+Names differ between kernels, so each role has candidates.  On a kernel without kprobes only
+tracepoints are used, and what that loses is reported.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MOUNT_TRACEFS = "mount -t tracefs tracefs /sys/kernel/tracing"
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A point in the kernel that is watched.
+    """A point in the kernel to probe.
 
     Attributes:
-        name: of the program: ``NAME_enter`` and ``NAME_return`` where it has a duration, else NAME.
-        candidates: functions, the best first; all have the same arguments as far as they are read.
+        name: of the program: ``NAME_enter`` and ``NAME_return`` if it is timed, otherwise NAME.
+        candidates: functions, the best first; the arguments that are read are the same in all.
         timed: it has a duration.
-        loses: what is not known without it.
-        unless_pv: candidates in a kernel that is no PV guest's, where they are others.
+        loses: what is not recorded without it.
+        unless_pv: candidates in a kernel that is not a PV guest's, if they differ.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Role:
 
 
 #: drivers/xen/events/events_base.c, arch/x86/entry/common.c, drivers/xen/evtchn.c, drivers/xen/privcmd.c
-#: of Linux 5.10 to 6.12.  xen_pv_evtchn_do_upcall may not be probed.  __xen_pv_evtchn_do_upcall may, yet
-#: compilers put its code into its caller for upcalls from user mode, which a probe then does not see: it
-#: is the last choice.
+#: of Linux 5.10 to 6.12.  xen_pv_evtchn_do_upcall cannot be probed.  __xen_pv_evtchn_do_upcall can, but
+#: compilers inline it into its caller for upcalls from user mode, where a probe misses it, so it is the
+#: last choice.
 ROLES = (
     Role(
         "upcall",
         ("xen_evtchn_do_upcall", "__xen_evtchn_do_upcall", "__xen_pv_evtchn_do_upcall"),
         True,
         "upcall durations",
-        # Before Linux 6.7 the two ways meet only in what is static.
+        # Before Linux 6.7 the two paths share only a static function.
         ("xen_hvm_evtchn_do_upcall", "__xen_evtchn_do_upcall", "xen_evtchn_do_upcall"),
     ),
     Role("port", ("handle_irq_for_port",), True, "times by port, and from upcall to handler"),
@@ -70,7 +70,7 @@ SCHED_TRACEPOINTS = (
     Probe("wakeup", "tracepoint", "sched:sched_wakeup"),
     Probe("waking", "tracepoint", "sched:sched_waking"),
 )
-#: Only where there are no upcalls to time: interrupts of the local APIC.
+#: Local APIC interrupts, timed only where upcalls cannot be.
 VECTORS = ("local_timer", "reschedule", "call_function", "call_function_single", "irq_work")
 
 
@@ -80,10 +80,10 @@ class Choice:
 
     Attributes:
         has_kprobes: the kernel can probe functions.
-        functions: function of each role that the kernel seems to have, the candidates in order.
+        functions: for each role, the candidates that the kernel seems to have, in order.
         has_sched: the formats of the scheduler's tracepoints can be read.
-        missing: what will not be known and why, a line each.
-        remedies: commands that mend some of it.
+        missing: what will not be recorded and why, one line each.
+        remedies: commands that fix some of it.
     """
 
     has_kprobes: bool = False
@@ -94,7 +94,7 @@ class Choice:
 
 
 def choose() -> Choice:
-    """Look at the running kernel; nothing is attached."""
+    """Return the choice for the running kernel, without attaching anything."""
     choice = Choice(has_kprobes=_KPROBES.exists(), has_sched=_has_format("sched/sched_switch"))
     if not choice.has_kprobes:
         lost = ", ".join(role.loses for role in ROLES)
@@ -117,7 +117,7 @@ def choose() -> Choice:
 
 
 def probes_of(role: Role, function: str) -> tuple[Probe, ...]:
-    """Return what watches ``function`` in a role; the end first, so that no beginning lacks it."""
+    """Return the probes of ``function`` in a role, the return first so that no entry is left without one."""
     if not role.timed:
         return (Probe(role.name, "kprobe", function),)
     return (
@@ -127,7 +127,7 @@ def probes_of(role: Role, function: str) -> tuple[Probe, ...]:
 
 
 def vector_probes() -> tuple[Probe, ...]:
-    """Return what watches the local APIC's interrupts."""
+    """Return the probes of the local APIC's interrupts."""
     return tuple(
         Probe(f"vector_{end}", "raw", f"{name}_{'exit' if end == 'exit' else 'entry'}")
         for name in VECTORS

@@ -1,4 +1,4 @@
-"""What /proc/interrupts says of interrupts: their counts by CPU, their chips and names."""
+"""Read /proc/interrupts: counts per CPU, chips and names of interrupts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Interrupt:
 
     Attributes:
         irq: number.
-        counts: on each CPU that is on line.
-        chip: such as xen-dyn-lateeoi, xen-percpu, xen-pirq; the flow is its last word: -event, -ipi, -virq.
-        name: of the actions, as drivers gave it.
+        counts: on each online CPU.
+        chip: such as xen-dyn-lateeoi, xen-percpu or xen-pirq, with the flow appended: -event, -ipi, -virq.
+        name: of the actions, as the drivers named them.
     """
 
     irq: int
@@ -26,12 +26,12 @@ class Interrupt:
 
     @property
     def is_event(self) -> bool:
-        """Tell whether it comes by an event channel."""
+        """Return whether it comes through an event channel."""
         return self.chip.startswith("xen-")
 
     @property
     def is_late_eoi(self) -> bool:
-        """Tell whether its handler ends it later, by xen_irq_lateeoi."""
+        """Return whether its handler ends it later, with xen_irq_lateeoi."""
         return "lateeoi" in self.chip
 
 
@@ -41,7 +41,7 @@ def read() -> dict[int, Interrupt]:
 
 
 def parse(text: str) -> dict[int, Interrupt]:
-    """Return the numbered interrupts of the text of /proc/interrupts."""
+    """Return the numbered interrupts in the text of /proc/interrupts."""
     lines = text.splitlines()
     cpus = len(lines[0].split()) if lines else 0
     found = {}

@@ -1,7 +1,7 @@
-"""Load a program with bcc, hang it on functions and tracepoints, read its tables.
+"""Load a program with bcc, attach it to functions and tracepoints, read its tables.
 
-bcc compiles at load time.  The programs name no kernel struct, so what they need of a
-kernel's headers is the small tree in ``shim``, and they are compiled alike on every host.
+bcc compiles at load time.  The programs name no kernel struct, so the small tree in ``shim`` is
+all they need of kernel headers, and they are compiled the same way on every host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal
 from xtrace.probes.bpf.abi import LEAST_KERNEL
 from xtrace.probes.errors import TraceError
 
-#: What bcc's compiler is told of headers.
+#: The kernel headers that bcc compiles with.
 HEADERS = "xtrace's shim: the programs read no kernel struct"
 
 _KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
@@ -37,17 +37,17 @@ How = Literal["kprobe", "kretprobe", "raw", "tracepoint", "uprobe", "uretprobe"]
 
 
 class ProbeError(TraceError):
-    """A program that the kernel does not take."""
+    """bcc or the kernel refuses a program, a probe or a map."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A program and what it hangs on.
+    """A program and what it is attached to.
 
     Attributes:
-        program: function of the source.
-        how: kind of the hook.
-        target: function, or tracepoint: ``irq_handler_entry`` raw, ``sched:sched_switch`` else.
+        program: function in the source.
+        how: kind of probe.
+        target: function, or tracepoint: ``irq_handler_entry`` if raw, otherwise ``sched:sched_switch``.
         path: of the executable, for uprobes.
     """
 
@@ -61,7 +61,7 @@ class Probe:
 
 
 def why_not() -> tuple[str, str]:
-    """Return why bpf cannot be used here and the command that mends it; empty where it can."""
+    """Return why bpf cannot be used here, and the command that fixes it; both empty if it can."""
     if os.geteuid() != 0:
         return "bpf needs root", "run it as root"
     if kernel_version() < LEAST_KERNEL:
@@ -79,7 +79,7 @@ def must_work(backend: str) -> None:
     """Raise if bpf cannot be used here.
 
     Raises:
-        TraceError: with the name of the backend that asks, the reason and what mends it.
+        TraceError: with the name of the backend that asks, the reason and the fix.
     """
     reason, remedy = why_not()
     if reason:
@@ -90,10 +90,10 @@ _BCC_REMEDY = "apt-get install python3-bpfcc"
 
 
 def bcc() -> Any:
-    """Return the module bcc of the IO Visor project.
+    """Return the IO Visor project's module bcc.
 
     Raises:
-        TraceError: it is not there, or another package of that name is.
+        TraceError: it is missing, or another package of that name is installed.
     """
     try:
         module = importlib.import_module("bcc")
@@ -121,21 +121,21 @@ def kernel_version() -> tuple[int, int]:
 
 
 class Program:
-    """A compiled source whose functions can be attached; what is attached goes with the process.
+    """A compiled source whose functions can be attached; the kernel detaches them when the process ends.
 
     Attributes:
-        load_s: what compiling took.
-        attached: in order.
+        load_s: how long compiling took.
+        attached: probes, in order.
     """
 
     def __init__(self, source: str, settings: Mapping[str, int]) -> None:
         """Compile ``source``, a file of this package or a path.
 
         Args:
-            settings: names that the source is given by -D.
+            settings: macros to define with -D.
 
         Raises:
-            ProbeError: it does not compile; the message holds the compiler's first complaint.
+            ProbeError: it does not compile; the message has the compiler's first error.
         """
         module = bcc()
         self._lib = importlib.import_module("bcc.libbcc").lib
@@ -152,7 +152,7 @@ class Program:
         self._own_fds: list[int] = []
 
     def attach(self, probe: Probe) -> None:
-        """Hang a program on its target.
+        """Attach a program to its target.
 
         Raises:
             ProbeError: the kernel refuses.
@@ -177,7 +177,7 @@ class Program:
         self.attached.append(probe)
 
     def attach_all(self, probes: Sequence[Probe]) -> None:
-        """Hang programs that belong together on their targets: all of them or none.
+        """Attach programs that belong together to their targets: all of them or none.
 
         Raises:
             ProbeError: the kernel refuses one.
@@ -203,7 +203,7 @@ class Program:
         self.attached.remove(probe)
 
     def sample(self, program: str, event_type: int, config: int, hz: int) -> None:
-        """Run ``program`` ``hz`` times a second on each CPU that is on line.
+        """Run ``program`` ``hz`` times per second on each online CPU.
 
         Args:
             event_type, config: of perf_event_attr.
@@ -220,11 +220,18 @@ class Program:
                 raise ProbeError(f"perf event {event_type}:{config}: {_first(said(), error)}") from None
 
     def map_fd(self, name: str) -> int:
-        """Return the descriptor of a map."""
+        """Return the file descriptor of a map."""
         return int(self._bpf[name.encode()].map_fd)
 
     def new_ring(self, name: str, byte_count: int) -> int:
-        """Make a ring buffer of ``byte_count``, a power of 2 of whole pages, and return its descriptor."""
+        """Create a ring buffer and return its file descriptor.
+
+        Args:
+            byte_count: its size, a power of 2 and a multiple of the page size.
+
+        Raises:
+            ProbeError: the kernel refuses.
+        """
         fd = int(self._lib.bcc_create_map(_BPF_MAP_TYPE_RINGBUF, name.encode(), 0, 0, byte_count, 0))
         if fd < 0:
             raise ProbeError(f"no ring buffer of {byte_count:,} bytes: {os.strerror(ctypes.get_errno())}")
@@ -241,10 +248,13 @@ class Program:
             raise ProbeError(f"map {name}: {os.strerror(ctypes.get_errno())}")
 
     def elements(self, name: str, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all (key, value) of a hash, the values of every CPU behind each other where it has them.
+        """Yield each (key, value) of a hash; a value of a per-CPU hash has all CPUs' values in order.
 
         Args:
-            value_bytes: of a value, all CPUs together.
+            value_bytes: size of a value, all CPUs together.
+
+        Raises:
+            ProbeError: the kernel refuses.
         """
         fd = self.map_fd(name)
         keys = ctypes.create_string_buffer(_BATCH * key_bytes)
@@ -263,7 +273,7 @@ class Program:
             )
             if failed and ctypes.get_errno() != _ENOENT:
                 raise ProbeError(f"map {name}: {os.strerror(ctypes.get_errno())}")
-            # One copy of what came: .raw copies the whole buffer each time.
+            # Copy once: each use of .raw copies the whole buffer.
             told, held = keys.raw, values.raw
             for at in range(count.value):
                 yield (
@@ -275,13 +285,13 @@ class Program:
             before = ctypes.byref(token)
 
     def element(self, name: str, key: bytes, value_bytes: int) -> bytes:
-        """Return the value of one element, zeros where there is none."""
+        """Return the value of one element, zeros if there is none."""
         value = ctypes.create_string_buffer(value_bytes)
         self._lib.bpf_lookup_elem(self.map_fd(name), key, value)
         return value.raw
 
     def misses(self) -> int | None:
-        """Return how often programs were skipped because they ran already; None where Linux does not tell."""
+        """Return how often programs were skipped because they already ran; None if Linux does not count."""
         total = None
         for function in self._bpf.funcs.values():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -290,7 +300,7 @@ class Program:
         return total
 
     def run_times(self) -> dict[str, tuple[int, int]]:
-        """Return runs and nanoseconds of each program; zeros unless kernel.bpf_stats_enabled is 1."""
+        """Return each program's runs and total ns; zeros unless kernel.bpf_stats_enabled is 1."""
         times = {}
         for name, function in self._bpf.funcs.items():
             fields = dict(
@@ -302,16 +312,16 @@ class Program:
         return times
 
     def switch(self, *, on: bool) -> None:
-        """Let the programs count, or not; they do not before the first call."""
+        """Switch counting on or off; it is off before the first call."""
         self.put("recording", bytes(4), int(on).to_bytes(4, "little"))
 
     def detach(self) -> None:
-        """Take every program off the kernel; the maps stay readable.  May be called twice."""
+        """Detach every program; the maps stay readable.  May be called twice."""
         if self._bpf is None:
             return
         self.switch(on=False)
         bpf = self._bpf
-        # bcc's own way fails where tracefs is not mounted, after it has closed what counts.
+        # bcc's own detach fails if tracefs is not mounted, after it has closed the descriptor that matters.
         for functions in bpf.kprobe_fds.values():
             for fd in functions.values():
                 self._lib.bpf_close_perf_event_fd(fd)
@@ -327,11 +337,11 @@ class Program:
                 detach(name)
         for event_type, config in list(bpf.open_perf_events):
             bpf.detach_perf_event(event_type, config)
-        # Those that run at this moment on another CPU come to their end meanwhile.
+        # Wait for programs that are running on other CPUs at this moment.
         time.sleep(_LAST_RUNS_S)
 
     def close(self) -> None:
-        """Take every program and its maps off the kernel.  May be called twice."""
+        """Remove every program and its maps from the kernel.  May be called twice."""
         if self._bpf is not None:
             self.detach()
             with _said():
@@ -350,7 +360,7 @@ def possible_cpus() -> int:
 
 @contextlib.contextmanager
 def _sources(source: str) -> Iterator[tuple[Path, Path]]:
-    """Put the package's C files into a folder, also where the package is in an archive."""
+    """Copy the package's C files into a folder, even if the package is in an archive."""
     with tempfile.TemporaryDirectory(prefix="xtrace-bpf-") as scratch:
         directory = Path(scratch)
         _copy(resources.files("xtrace.probes.bpf"), directory)
@@ -362,7 +372,7 @@ def _sources(source: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _merged(text: str, name: str, tables: str) -> str:
-    """Put the header of tables into the source itself: bcc rewrites uses of maps in the main file alone."""
+    """Return ``text`` with the header of tables inlined: bcc rewrites uses of maps only in the main file."""
     before, include, after = text.partition(f'#include "{_TABLES}"\n')
     if not include:
         return text
@@ -395,7 +405,7 @@ def _kernel_source(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _said() -> Iterator[Any]:
-    """Catch what bcc's libraries print on the process's own descriptors: their only reason."""
+    """Capture what bcc's libraries print on descriptors 1 and 2: they report errors nowhere else."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -416,7 +426,7 @@ def _said() -> Iterator[Any]:
 
 
 def _first(said: str, error: Exception) -> str:
-    """Return the line that tells most, in one line."""
+    """Return the first line with "error" in ``said``, else its first line, else ``error``, as one line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower()] or lines[:1]
     text = (telling[0] if telling else "") or str(error)

@@ -5,10 +5,10 @@
 BPF_TABLE("percpu_hash", u64, struct tally, tallies, TALLIES);
 BPF_TABLE("percpu_hash", u64, u64, buckets, BUCKETS);
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
-/* 1 from when all programs are attached to before the first is detached: they count the same time. */
+/* 1 once all programs are attached until before the first is detached, so that all count the same period. */
 BPF_ARRAY(recording, u32, 1);
 
-/* Interrupts come in between, so what several contexts add to is added to in one instruction. */
+/* Interrupts may come in between, so what several contexts update is updated in one instruction. */
 #define ADD(place, much) __sync_fetch_and_add(&(place), (much))
 
 static __always_inline bool is_on(void)
@@ -27,7 +27,7 @@ static __always_inline void count_up(u32 which)
 }
 
 #ifdef STREAM
-/* A ring for each CPU, so that its records come in order; put in by the loader. */
+/* One ring per CPU, so that its records are in order; filled in by the loader. */
 BPF_RINGBUF_OUTPUT(ring_template, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", CPUS);
 
@@ -36,7 +36,7 @@ static __always_inline void stream(void *record, u64 size)
 	u32 cpu = bpf_get_smp_processor_id();
 	void *ring = rings.lookup(&cpu);
 
-	/* Never a wake-up: it would cost each event some microseconds and cause events of its own. */
+	/* No wake-up: it would cost some microseconds per event and cause events of its own. */
 	if (ring && !bpf_ringbuf_output(ring, record, size, BPF_RB_NO_WAKEUP))
 		count_up(STREAMED);
 	else
@@ -87,7 +87,7 @@ static __always_inline void occurred(u32 kind, u32 id)
 	stream_event(kind, id, bpf_ktime_get_ns(), 0);
 }
 
-/* Count what took from begin to now. */
+/* Count a duration from begin to now. */
 static __always_inline void measured(u32 kind, u32 id, u64 begin, u64 now)
 {
 	u64 ns = now > begin ? now - begin : 0;

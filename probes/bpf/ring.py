@@ -1,9 +1,9 @@
-"""Read a BPF ring buffer in spans: its pages are mapped, and no record costs a call.
+"""Read a BPF ring buffer in spans: its pages are mapped, so no record costs a system call.
 
-Layout (kernel/bpf/ringbuf.c): a page with the consumer's position, a page with the
-producer's, then the data, mapped twice behind each other so that a span never breaks.
-Each record has 8 bytes before it: its length, whose two highest bits say that it is still
-being written or was discarded, and a page offset.  All records here have one length.
+Layout (kernel/bpf/ringbuf.c): a page with the consumer's position, a page with the producer's,
+then the data, mapped twice in succession so that a span never wraps.  Each record is preceded by
+8 bytes: its length, whose two highest bits say that it is still being written or was discarded,
+and a page offset.  All records here have the same length.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Ring:
     """The consumer of one ring buffer.
 
     Attributes:
-        record_bytes: of a record, its 8 bytes included.
+        record_bytes: length of a record, including the 8 bytes before it.
     """
 
     def __init__(self, fd: int, byte_count: int, record_bytes: int) -> None:
-        """Map the ring ``fd`` of ``byte_count``."""
+        """Map the ring ``fd`` of ``byte_count`` bytes."""
         self.record_bytes = record_bytes
         self._mask = byte_count - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -35,7 +35,7 @@ class Ring:
         self._data = self._all[_PAGE:]
 
     def take(self) -> bytes:
-        """Return the records that have come, whole, as they lie in the ring, and give their room back."""
+        """Return the whole records that have arrived, as they are in the ring, and free their space."""
         position = self._consumer[0]
         waiting = self._producer[0] - position
         if waiting == 0:
@@ -46,14 +46,14 @@ class Ring:
         expected = self.record_bytes - RING_HEADER_BYTES
         whole = lengths.count(expected)
         if whole != len(lengths):
-            # Some are being written on another CPU: take those before the first.
+            # Some are still being written on another CPU: take those before the first of them.
             whole = next(at for at, length in enumerate(lengths) if length != expected)
             span = span[: whole * self.record_bytes]
         self._consumer[0] = position + len(span)
         return span
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the ring."""
         for view in (self._consumer, self._producer, self._data, self._all):
             view.release()
         self._consumer_map.close()
@@ -61,9 +61,10 @@ class Ring:
 
 
 def ascending_runs(span: bytes, record_bytes: int) -> list[tuple[int, int, bytes]]:
-    """Cut records where their time goes back: (first, last, bytes) of each run.
+    """Split records where their time goes back; return (first time, last time, bytes) of each run.
 
-    An interrupt between a record's clock reading and its place in the ring puts later ones before it.
+    If an interrupt comes after a record's clock is read and before its space in the ring is reserved, the
+    interrupt's records precede it.
     """
     times = memoryview(span).cast("Q")[1 :: record_bytes // 8].tolist()
     if not times:

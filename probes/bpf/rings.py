@@ -1,4 +1,4 @@
-"""The rings of all CPUs of one program, drained into the streams of a CTF trace."""
+"""Drain the rings of all CPUs of one program into the streams of a CTF trace."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def ring_bytes(cpus: int) -> int:
 
 @dataclass(slots=True)
 class Rings:
-    """One ring a CPU, and the trace that they go into.
+    """One ring per CPU, and the trace that they are written to.
 
     Attributes:
-        record_count: written.
-        unwritten_count: taken from the rings, for which the capture had no room.
-        on_records: called with each span of records that was taken from a ring.
+        record_count: records written.
+        unwritten_count: records taken from the rings that the capture had no room for.
+        on_records: is called with each span of records taken from a ring.
     """
 
     program: Program
@@ -45,11 +45,11 @@ class Rings:
     _streams: list[ctf_writer.CpuStreams] = field(default_factory=list)
 
     def open(self, folder: Folder, directory: str, byte_count: int | None = None) -> None:
-        """Make the rings, before anything is attached that would put records into them.
+        """Create the rings, before anything is attached that would write to them.
 
         Args:
             directory: of the trace.
-            byte_count: of each ring; None chooses by the number of CPUs.
+            byte_count: size of each ring; None chooses it by the number of CPUs.
         """
         size = byte_count or ring_bytes(self.cpus)
         for cpu in range(self.cpus):
@@ -59,7 +59,7 @@ class Rings:
             self._streams.append(ctf_writer.CpuStreams(folder, directory, cpu))
 
     def describe(self, folder: Folder, directory: str, metadata: str) -> None:
-        """Write what the trace's readers need to know."""
+        """Write the trace's metadata."""
         described = folder.stream(f"{directory}/metadata")
         described.write(metadata.encode())
         described.flush()
@@ -70,10 +70,10 @@ class Rings:
         return sum(streams.byte_count for streams in self._streams)
 
     def take(self) -> None:
-        """Write what has come.
+        """Write the records that have arrived.
 
         Raises:
-            CaptureFullError: what does not fit is counted, not kept.
+            CaptureFullError: the capture is full; records that do not fit are counted and dropped.
         """
         dropped = self.drain.by_cpu(Counter.DROPPED)
         for cpu, (ring, streams) in enumerate(zip(self._rings, self._streams, strict=True)):
@@ -94,13 +94,13 @@ class Rings:
                 raise
 
     def finish(self) -> None:
-        """Write what is left and the final losses; the programs are detached."""
+        """Write what is left and the final losses, after the programs have been detached."""
         self.take()
         for streams, dropped in zip(self._streams, self.drain.by_cpu(Counter.DROPPED), strict=True):
             streams.finish(dropped)
 
     def flush(self) -> None:
-        """Hand what was written to the disk."""
+        """Flush what was written to the disk."""
         for streams in self._streams:
             streams.flush()
 

@@ -1,4 +1,4 @@
-/* Where each CPU's instruction pointer is when a perf event overflows. */
+/* Stream each CPU's instruction pointer when a perf event overflows. */
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>
 #include "measure.h"

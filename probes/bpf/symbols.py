@@ -1,4 +1,4 @@
-"""Names of kernel and hypervisor addresses, from the host that runs: its addresses change at each boot."""
+"""Look up names of kernel and hypervisor addresses on the running host: addresses change at each boot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ XEN_SYMBOLS = Path("/proc/xen/xensyms")
 #: Xen's public/arch-x86/xen-x86_64.h: the hypervisor's own part of every address space.
 XEN_FIRST, XEN_LAST = 0xFFFF_8000_0000_0000, 0xFFFF_87FF_FFFF_FFFF
 KERNEL_FIRST = 0xFFFF_8000_0000_0000
-#: Nothing is that far from its symbol: what is lies in code without one.
+#: An address this far past a symbol is in code without one.
 _FARTHEST = 1 << 20
 
 
 class Symbols:
-    """Symbols in the order of their addresses; empty where the host hides them."""
+    """Symbols in order of their addresses; empty if the host hides them."""
 
     def __init__(self, path: Path) -> None:
         rows = []
@@ -38,7 +38,7 @@ class Symbols:
         return len(self._names)
 
     def name(self, address: int) -> tuple[str, int]:
-        """Return the symbol that ``address`` lies behind and how far; ("", 0) where there is none."""
+        """Return the symbol at or before ``address`` and the offset from it; ("", 0) if there is none."""
         at = bisect_right(self._addresses, address) - 1
         if at < 0 or address - self._addresses[at] >= _FARTHEST:
             return "", 0
@@ -46,12 +46,12 @@ class Symbols:
 
 
 def is_hypervisor(address: int) -> bool:
-    """Tell whether an address is Xen's own."""
+    """Return whether an address is in Xen's own range."""
     return XEN_FIRST <= address <= XEN_LAST
 
 
 class Names:
-    """Looks kernel and hypervisor addresses up, each once; the tables are loaded at the first."""
+    """Looks up kernel and hypervisor addresses, each once; the tables are loaded on first use."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()
@@ -60,11 +60,11 @@ class Names:
 
     @property
     def symbol_count(self) -> int:
-        """Return how many symbols the host told; 0 also where none was asked for yet."""
+        """Return how many symbols were read from the host; 0 before the first look-up."""
         return sum(len(table) for table in (self._kernel, self._xen) if table is not None)
 
     def new(self, addresses: Iterable[int], most: int) -> Iterator[tuple[str, str, int]]:
-        """Yield (address in hex, symbol, offset) of those not asked for before, up to ``most`` in all."""
+        """Yield (address in hex, symbol, offset) of addresses not seen before, up to ``most`` in all."""
         for address in addresses:
             if address < KERNEL_FIRST or address in self._known or len(self._known) >= most:
                 continue

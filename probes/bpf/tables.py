@@ -1,9 +1,9 @@
-"""What the programs counted, second by second, as lines of JSON: ``bpf/tables.jsonl``.
+"""Write what the programs counted as JSON lines, once a second: ``bpf/tables.jsonl``.
 
-The first line says what the file holds; each further line is one object, whole or, the
-last one, cut.  Counts, sums and buckets are of the time since the line before, so they are added up; the
-least and the most are those since the beginning.  Nothing is taken out of the kernel's
-tables: what is written is the difference to what was read before, so nothing is lost in between.
+The first line describes the file; each further line is one object, and only the last can be cut
+off.  Counts, sums and buckets are increments since the line before, to be added up; min and max
+are since the beginning.  Nothing is removed from the kernel's tables: the increments are
+differences from what was read before, so nothing is lost in between.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def heading() -> dict[str, Any]:
 
 
 class Drain:
-    """Reads the tables of a program and says what came since the last time."""
+    """Reads the tables of a program and returns what was added since the last time."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -74,7 +74,7 @@ class Drain:
         self.totals: dict[tuple[int, int], int] = {}
 
     def difference(self) -> dict[str, Any]:
-        """Return ``rows`` and ``buckets`` since the last call; without those that are empty."""
+        """Return ``rows`` and ``buckets`` since the last call, each only if not empty."""
         rows: list[tuple[int, ...]] = []
         tally_bytes = 8 * TALLY_WORDS
         for key, value in self._changed("tallies", tally_bytes * self._cpus, self._tallies):
@@ -103,7 +103,7 @@ class Drain:
         return {name: found for name, found in (("rows", rows), ("buckets", buckets)) if found}
 
     def names(self, interrupts: Mapping[int, Interrupt]) -> dict[str, Any]:
-        """Return the irqs that are new or have another name, and the irq of ports; without what is empty."""
+        """Return new or renamed ``irqs`` and new or changed irqs of ``ports``, each only if not empty."""
         irqs = {
             irq: (found.chip, found.name)
             for irq, found in interrupts.items()
@@ -118,11 +118,11 @@ class Drain:
         return {name: found for name, found in (("irqs", irqs), ("ports", ports)) if found}
 
     def counters(self) -> dict[Counter, int]:
-        """Return the programs' own counters, all CPUs together, since the beginning."""
+        """Return the programs' own counters since the start, summed over all CPUs."""
         return {counter: sum(self.by_cpu(counter)) for counter in Counter}
 
     def by_cpu(self, counter: Counter) -> tuple[int, ...]:
-        """Return one of the programs' own counters by CPU."""
+        """Return one of the programs' own counters, per CPU."""
         key = struct.pack("<I", counter)
         return tuple(_words(self._program.element("counters", key, 8 * self._cpus)))
 

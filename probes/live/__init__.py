@@ -1,1 +1,1 @@
-"""What top and stat stand on: a trace that comes in, live or replayed, counted period by period."""
+"""The basis of top and stat: a trace, live or replayed, counted period by period as it arrives."""

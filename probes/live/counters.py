@@ -1,9 +1,9 @@
-"""What `xtrace top` and `stat` count while a trace is being made: wakes, upcalls, sends of each vCPU.
+"""Count what `xtrace top` and `stat` show while a trace is being recorded: wakes, upcalls, sends per vCPU.
 
-The rules are those of the report's state machines, in plain Python and for these
-figures only; tests/oracle/machine.py states them.  What they count of a whole
-trace is what the report says of it.  Left out, for nothing here shows it: durations of
-runstates, what woke whom, where an event to a running vCPU arrived, domains' states, skew.
+The rules are those of the report's state machines, in plain Python and for these figures only;
+tests/oracle/machine.py states them.  Over a whole trace the counts equal the report's.  Not
+counted, because nothing here shows it: durations of runstates, what woke whom, where an event to
+a running vCPU arrived, states of domains, skew.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Meaning
 from xtrace.probes.live.histogram import Histogram
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN, Hypercall, SchedOp
 
-#: vCPUs followed; the rest, which no host has, share one.
+#: vCPUs that are followed; any others, which no real host has, share one.
 MAX_VCPUS = 16384
 
 _RUNNING, _RUNNABLE, _BLOCKED, _OFFLINE, _LOST, _UNKNOWN = range(6)
-# Plain numbers, which are quicker to compare than an enum's.
+# Plain numbers, because they compare faster than enum members.
 _XEN_VERSION, _IRET = int(Hypercall.XEN_VERSION), int(Hypercall.IRET)
 _SCHED_OP, _SCHED_OP_COMPAT = int(Hypercall.SCHED_OP), int(Hypercall.SCHED_OP_COMPAT)
 _EVENT_CHANNEL_OP = int(Hypercall.EVENT_CHANNEL_OP)
@@ -38,19 +38,19 @@ class Figures:
     """What one vCPU did in a period.
 
     Attributes:
-        wakes: of a blocked or offline vCPU (exact).
-        runs: how often it began to run (exact).
+        wakes: while blocked or offline (exact).
+        runs: how often it started to run (exact).
         sends: event_channel_op hypercalls and VMMCALLs (exact).
-        hypercalls: all, entries of multicalls left out (exact).
-        forced: xen_version among them: forced callbacks, but for a few queries (exact).
+        hypercalls: all, except the entries of multicalls (exact).
+        forced: the xen_version calls among them, which are forced callbacks except for a few queries (exact).
         upcalls_least: irets that end the upcall after a block (inferred).
-        irets_open: irets of an upcall while running or of a system call; with upcalls_least the most
-            upcalls that there can have been (bounded).
+        irets_open: irets of an upcall while running or of a system call; added to upcalls_least, an upper
+            bound of the number of upcalls (bounded).
         injections: interrupts injected into an HVM or PVH guest (exact).
         cuts: measurements that a loss cut off.
         wake_to_running: cycles (exact).
-        upcall_most, upcall_least: bounds of an upcall's cycles after a block (bounded).
-        hvm_upcall: entry after an injection to the next exit, cycles (inferred).
+        upcall_most, upcall_least: bounds of the cycles of an upcall after a block (bounded).
+        hvm_upcall: cycles from the VM entry after an injection to the next VM exit (inferred).
     """
 
     wakes: int = 0
@@ -69,11 +69,11 @@ class Figures:
 
     @property
     def upcalls_most(self) -> int:
-        """Upcalls at most, of a PV guest."""
+        """Upper bound of a PV guest's upcalls."""
         return self.upcalls_least + self.irets_open
 
     def add(self, other: Figures) -> None:
-        """Add what another vCPU did, or the same one later."""
+        """Add the figures of another vCPU, or of another period."""
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in TIMES:
@@ -99,10 +99,10 @@ class HostFigures:
     """What the host did in a period, apart from its vCPUs.
 
     Attributes:
-        records: written by Xen, fillers left out (exact; up to the last record of each pCPU that counts).
+        records: written by Xen, without fillers (exact; up to the last record taken of each pCPU).
         irqs: HW_IRQ_HANDLED records (exact).
-        lost: records that Xen had no room for (exact); gaps: in how many stretches.
-        lost_pcpus: where.
+        lost: records that Xen had no room for (exact); gaps: number of LOST_RECORDS records.
+        lost_pcpus: pCPUs that lost records.
     """
 
     records: int = 0
@@ -113,7 +113,7 @@ class HostFigures:
 
 
 class _Vcpu:
-    """A vCPU's state; what ``forget`` clears is what a loss of records cuts off."""
+    """A vCPU's state; ``forget`` clears what a loss of records invalidates."""
 
     __slots__ = (
         "block_call", "blocked_by_call", "entered", "figures", "injected", "is_fresh", "is_woken", "key",
@@ -123,7 +123,7 @@ class _Vcpu:
     def __init__(self, key: int) -> None:
         self.key = key
         self.state = _UNKNOWN
-        self.is_woken = False  # the way to RUNNABLE was a wake
+        self.is_woken = False  # it became RUNNABLE by a wake
         self.pcpu = -1
         self.type = 0
         self.figures: Figures | None = None
@@ -133,13 +133,13 @@ class _Vcpu:
         self.wake: int | None = None
         self.is_fresh = False
         self.blocked_by_call = False
-        self.block_call: bool | None = None  # False: only a BLOCK record will tell that it was one
+        self.block_call: bool | None = None  # False: only a BLOCK record will show that it was one
         self.upcall: int | None = None
         self.upcall_high: int | None = None
         self.traps = 0
         self.injected: int | None = None
         self.entered: int | None = None
-        self.skew = False  # runs here, its deschedule elsewhere has not come
+        self.skew = False  # it runs here, and its deschedule record from another pCPU has not come yet
 
 
 class _Pcpu:
@@ -152,7 +152,7 @@ class _Pcpu:
         self.is_blind = False
         self.loss_end = 0
         self.loss_vcpu = 0
-        self.attends = True  # its next record begins or ends something
+        self.attends = True  # its next record must be passed to _attend() first
         self.seen = 0
 
 
@@ -160,7 +160,7 @@ class Machine:
     """Follows vCPUs and pCPUs through merged records.
 
     Attributes:
-        host: figures of the period at hand.
+        host: figures of the current period.
         overflow_count: records of vCPUs beyond MAX_VCPUS.
     """
 
@@ -174,7 +174,7 @@ class Machine:
         self._counted: dict[int, int] = {}
 
     def take(self, entries: Iterable[Entry]) -> None:
-        """Walk through records that Framer.take() returned."""
+        """Process records returned by Framer.take()."""
         for _, handler, pcpu, tsc, seen, a, b in entries:
             pcpu.seen = seen
             if pcpu.attends:
@@ -182,7 +182,7 @@ class Machine:
             handler(pcpu, tsc, a, b)
 
     def period(self) -> tuple[dict[int, Figures], HostFigures]:
-        """Return what each vCPU (``domain << 16 | vcpu``) and the host did since the last call."""
+        """Return the figures of each vCPU (``domain << 16 | vcpu``) and of the host since the last call."""
         vcpus: dict[int, Figures] = {}
         for vcpu in self._touched:
             assert vcpu.figures is not None
@@ -197,12 +197,12 @@ class Machine:
     # --- what Framer asks for --------------------------------------------------------------
 
     def pcpu_of(self, number: int) -> _Pcpu:
-        """Return what the handlers are given for a pCPU."""
+        """Return the object that handlers get for a pCPU."""
         pcpu = self._pcpus[number] = _Pcpu(number)
         return pcpu
 
     def meaning(self, event: int, words: int) -> Meaning | None:
-        """Return what handles a record, or None for what means nothing here."""
+        """Return how a record is handled, or None if it means nothing here."""
         if event & GUEST_CLASS_BIT:
             return None
         fixed: dict[int, tuple[int, Meaning]] = {
@@ -253,15 +253,15 @@ class Machine:
         return (self._on_trap if minor in (ids.PV_TRAP, ids.PV_PAGE_FAULT) else self._on_pv), 0, None
 
     def on_other(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
-        """Take a record that means nothing by itself."""
+        """Ignore a record that means nothing by itself."""
 
     def on_tick(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
-        """Take the end of a chunk: records that mean nothing were counted up to here."""
+        """Ignore the end of a chunk; take() has noted the records counted up to here."""
 
     # --- pCPUs and vCPUs -------------------------------------------------------------------
 
     def _attend(self, pcpu: _Pcpu, handler: object, tsc: int) -> None:
-        """Take what a pCPU's first record, and the first behind a loss, mean whatever they are."""
+        """Handle a pCPU's first record and its first after a loss, whatever the record is."""
         if handler == self.on_tick:
             return
         if pcpu.first_tsc is None and tsc > 0:
@@ -283,7 +283,7 @@ class Machine:
         return vcpu
 
     def _figures(self, vcpu: _Vcpu) -> Figures:
-        """Return the figures of the period at hand."""
+        """Return a vCPU's figures of the current period."""
         figures = vcpu.figures
         if figures is None:
             figures = vcpu.figures = Figures()
@@ -413,7 +413,7 @@ class Machine:
     # --- records of PV guests --------------------------------------------------------------
 
     def _pv(self, pcpu: _Pcpu, tsc: int) -> _Vcpu | None:
-        """Return the vCPU that a PV guest's record is of, None where none can be."""
+        """Return the vCPU that a PV record belongs to, None if there is none."""
         vcpu = pcpu.current
         if vcpu is None or vcpu.type == _HVM or vcpu.key >> 16 == IDLE_DOMAIN:
             return None

@@ -1,8 +1,7 @@
-"""Where `xtrace top` and `stat` take a trace's bytes from: a file, or an xentrace that writes into a pipe.
+"""Where `xtrace top` and `stat` get a trace's bytes: from a file, or from an xentrace that writes to a pipe.
 
-The pipe is what keeps a slow reader honest: while it is full xentrace waits, Xen's
-buffers fill up, and Xen counts each record that it then has no room for.  So
-nothing is skipped here, and what is lost is told exactly.
+The pipe gives back-pressure: while it is full xentrace waits, Xen's trace buffers fill up, and Xen
+counts each record that it has no room for.  So nothing is skipped here, and losses are known exactly.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from xtrace.probes.recording import restore
 from xtrace.probes.recording.lock import only_recorder
 
 _CHUNK_BYTES = 1 << 18
-#: So much of a file is read ahead to learn how fast its TSC runs.
+#: At most this much of a file is read ahead to determine the TSC's rate.
 _RATE_BYTES = 8 << 20
 _PIPE_BYTES = 1 << 20
 _POLL_MS = 100
@@ -43,7 +42,7 @@ _END_LIMIT_S = 20.0
 _NAMES_S = 2.0
 _RATE_S = 0.3
 _PR_SET_PDEATHSIG = 1
-#: Sub-classes of the records that counters.Machine takes: 0x1000 runstates, PV and HVM entries; 0x2000
+#: Sub-classes of the records that counters.Machine uses: 0x1000 runstates, PV and HVM entries; 0x2000
 #: entries of multicalls, interrupts, HVM injections; 0x8000 wakes and blocks.
 _SUBCLASSES = 0xB000
 _libc = ctypes.CDLL(None)
@@ -51,17 +50,17 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True)
 class TscRate:
-    """Cycles a second of the TSC, and how that is known."""
+    """TSC cycles per second, and where that is known from."""
 
     hz: float
     source: str
 
 
 class Feed(Protocol):
-    """A trace that comes in.
+    """A trace as it arrives.
 
     Attributes:
-        name: for people; rate: of its TSC; emulated: software emulated the host's processors.
+        name: for people; rate: of its TSC; emulated: the host's processors were emulated in software.
     """
 
     name: str
@@ -69,18 +68,18 @@ class Feed(Protocol):
     emulated: bool
 
     def read(self, limit_s: float) -> bytes | None:
-        """Return bytes that came, none if that takes longer than ``limit_s``; None at the end.
+        """Return the bytes that arrive, empty if none do within ``limit_s``; None at the end.
 
         Raises:
             TraceError: the source is damaged, or has died.
         """
 
     def names(self) -> Mapping[int, str]:
-        """Return domains' names by id; guests chose them, so escape them."""
+        """Return domain names by id; guests chose them, so escape them."""
 
 
 def mask_of(*, irqs: bool = False, hvm: bool = False) -> int:
-    """Return the event mask of what the live figures need, and no class more."""
+    """Return the event mask with only the classes that the live figures need."""
     classes = TraceClass.SCHED | TraceClass.PV
     if irqs:
         classes |= TraceClass.HW
@@ -93,7 +92,7 @@ def mask_of(*, irqs: bool = False, hvm: bool = False) -> int:
 
 
 class FileFeed:
-    """A trace file, plain or compressed, the folder of a capture, or standard input."""
+    """A trace file, plain or compressed, a capture's folder, or standard input."""
 
     def __init__(self, source: Source, name: str, names: Mapping[int, str], emulated: bool) -> None:
         self.name = name
@@ -104,10 +103,10 @@ class FileFeed:
         self._ahead: list[bytes] = []
 
     def measure(self) -> None:
-        """Learn the TSC's rate from the first part of the file.
+        """Determine the TSC's rate from the first part of the file.
 
         Raises:
-            TraceError: it does not tell.
+            TraceError: the rate cannot be determined from it.
         """
         meter, byte_count = RateMeter(), 0
         while byte_count < _RATE_BYTES and (chunk := self._chunk()):
@@ -128,7 +127,7 @@ class FileFeed:
         return self._chunk() or None
 
     def names(self) -> Mapping[int, str]:
-        """Return the names that the capture or the sidecar knows."""
+        """Return the domain names in the capture's meta.json."""
         return self._names
 
     def _chunk(self) -> bytes:
@@ -143,10 +142,10 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
 
     Args:
         path: a file, a capture's folder, ``-`` for standard input.
-        cpu_hz: cycles a second; None takes it from beside the trace, else from the trace.
+        cpu_hz: TSC cycles per second; None takes it from meta.json or the sidecar, otherwise from the trace.
 
     Raises:
-        TraceError: there is no trace, or nothing tells the rate.
+        TraceError: it cannot be opened as a trace, or its TSC rate is unknown.
     """
     names: Mapping[int, str] = {}
     hz, source, emulated = cpu_hz, "--cpu-hz", False
@@ -175,7 +174,7 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
 
 
 class LiveFeed:
-    """An xentrace of our own."""
+    """An xentrace process that this one started."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], rate: TscRate, begun: float) -> None:
         self.name = "live"
@@ -192,10 +191,10 @@ class LiveFeed:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def read(self, limit_s: float) -> bytes | None:
-        """Return what xentrace wrote since.
+        """Return what xentrace has written since the last call.
 
         Raises:
-            TraceError: it has ended by itself, or never began.
+            TraceError: it has ended by itself, or never wrote anything.
         """
         if not select.select([self._pipe], [], [], limit_s)[0]:
             if self._begun and time.monotonic() - self._begun > _BEGIN_LIMIT_S:
@@ -210,7 +209,7 @@ class LiveFeed:
         )
 
     def names(self) -> Mapping[int, str]:
-        """Return the names that xenstore knows, asked every two seconds at most."""
+        """Return the names in xenstore, which is read at most every two seconds."""
         if time.monotonic() - self._asked_at >= _NAMES_S:
             self._asked_at = time.monotonic()
             with contextlib.suppress(OSError, TraceError), open_xenstore() as store:
@@ -219,10 +218,10 @@ class LiveFeed:
         return self._names
 
     def end(self) -> bool:
-        """End xentrace, which switches tracing off; tell whether it did."""
+        """End xentrace, which switches tracing off; return whether it ended in an orderly way."""
         self._process.terminate()
         limit = time.monotonic() + _END_LIMIT_S
-        # It empties Xen's buffers first: a full pipe would keep it waiting for ever.
+        # It empties Xen's buffers first; keep reading, because a full pipe would block it forever.
         while self._process.poll() is None and time.monotonic() < limit:
             if select.select([self._pipe], [], [], 0.1)[0] and not os.read(self._pipe, _CHUNK_BYTES):
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -247,7 +246,7 @@ def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
     """Trace this host for as long as the context lasts.
 
     Raises:
-        TraceError: no root, no Xen dom0, no xentrace, another recorder: with what mends it.
+        TraceError: not root, not a Xen dom0, no xentrace, or another recorder; it says how to fix that.
     """
     from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
@@ -270,7 +269,7 @@ def open_live(mask: int, cpu_hz: float | None) -> Iterator[LiveFeed]:
         try:
             yield feed
         finally:
-            # Only an xentrace that came to its end has switched tracing off.
+            # Only an xentrace that ended in an orderly way has switched tracing off.
             if feed.end():
                 note.drop()
             else:
@@ -288,19 +287,19 @@ def _start(mask: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
             os._exit(1)
 
     return subprocess.Popen(
-        # It wants a file's name: without one it prints its usage and ends.
+        # It needs a file name: without one it prints its usage and ends.
         [binary, "-D", "-e", f"{mask:#x}", "-s", str(_POLL_MS), "/proc/self/fd/1"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,
-        # A session of its own, lest Ctrl-C on the terminal ends it before we know.
+        # In its own session, so that Ctrl-C on the terminal does not end it before we know.
         start_new_session=True,
-        preexec_fn=end_with_parent,  # safe, for no thread runs
+        preexec_fn=end_with_parent,  # safe because no thread runs
     )
 
 
 def _rate() -> TscRate:
-    """Return the TSC's rate as Xen calibrated it, or as this kernel's clock shows it."""
+    """Return the TSC's rate as Xen calibrated it, or as measured against this kernel's clock."""
     with contextlib.suppress(TraceError, ValueError, KeyError):
         return TscRate(float(xen_tools.info_of(xen_tools.run("xl", "info"))["cpu_mhz"]) * 1e6, "xl info")
     tsc = RawTsc()

@@ -1,11 +1,11 @@
-"""xentrace's bytes, as they come, to the records that somebody wants, merged by time.
+"""Turn xentrace's bytes, as they arrive, into the wanted records, merged by time.
 
-Plain Python for a dom0 without NumPy: only the records that ``meaning`` has a
-handler for become objects; the rest is counted and stepped over.
+Plain Python for a dom0 without NumPy: only records that ``meaning`` has a handler for become
+objects; the rest are counted and skipped.
 
-Windows come round by round, each round the pCPUs in ascending order, so what
-has not come yet is younger than all of the round before the last whole one: up to there
-the pCPUs are merged.  Damage is counted and left at the next window, by the rules of
+xentrace writes windows in rounds, each round with the pCPUs in ascending order.  So whatever has
+not arrived yet is younger than everything in the round before the last complete one, and the
+pCPUs are merged up to there.  Damage is counted and skipped to the next window, by the rules of
 ``xtrace.probes.reader.reader``, of which this is the slow form: tests/oracle/reader.py states them.
 """
 
@@ -33,38 +33,38 @@ from xtrace.probes.format import (
     WRAP_BUFFER,
 )
 
-#: A TSC beyond this is damage.
+#: A larger TSC is treated as damage.
 MAX_TSC = (1 << 62) - 1
 
 Handler = Callable[[Any, int, Any, Any], None]
-#: What handles a record, how many of its words it is given (0 to 2, or one of the codes below), and what
-#: it is given in place of those that are not there.
+#: What handles a record, how many of its words it gets (0 to 2, or one of the codes below), and the value
+#: that it gets in place of a missing argument.
 Meaning = tuple[Handler, int, Any]
-#: The last word, and nothing; all words at once.
+#: The handler gets the last word, or a list of all words.
 LAST_WORD, ALL_WORDS = 3, 4
-#: Key to sort by, handler, pCPU, TSC, records of the pCPU up to here, and the handler's two arguments.
+#: Sort key, handler, pCPU, TSC, number of the pCPU's records up to here, and the handler's two arguments.
 Entry = tuple[int, Handler, Any, int, int, Any, Any]
 
 _key = itemgetter(0)
 
-#: Records held back at most for the sake of order; each takes some 200 bytes.
+#: Most records held back to be merged; each takes about 200 bytes.
 _MAX_HELD = 400_000
 _MAX_SHAPES = 4096
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
 
-#: Words of the record, handler, how many words that takes, its other argument, to be looked at first.
+#: Words in the record, handler, how many words that gets, its other argument, whether _look() must see it.
 _Shape = tuple[int, Handler | None, int, Any, bool]
 
 
 class _Lane:
-    """What is known of one pCPU's records.
+    """The state of one pCPU's records.
 
     Attributes:
-        pcpu: what the handlers are given.
+        pcpu: the object that the handlers get.
         held: records that wait for the other pCPUs, in order.
         key: of the last record; tsc: of the last timed one.
-        seen: records up to now, wanted or not, fillers left out.
-        is_watched: hand out every record: the first ones, and the one behind a loss.
+        seen: records so far, wanted or not, without fillers.
+        is_watched: return every record: the first ones, and the first after a loss.
     """
 
     __slots__ = ("held", "is_watched", "key", "pcpu", "seen", "tsc")
@@ -79,7 +79,7 @@ class _Lane:
 
 
 class _Shapes(dict[int, _Shape]):
-    """What a header word means, worked out when it is met first."""
+    """What each header word means, worked out when it is first seen."""
 
     def __init__(self, meaning: Callable[[int, int], Meaning | None]) -> None:
         super().__init__()
@@ -103,19 +103,20 @@ class _Shapes(dict[int, _Shape]):
 
 
 class Framer:
-    """Feed it bytes, take the records.
+    """Takes a trace's bytes and returns its records.
 
     Args:
-        meaning: event id and number of extra words to what handles such records; None: nobody wants them.
-        pcpu_of: number of a pCPU to what its handlers are given.
-        on_other: handler of records that nobody wants and that are handed out all the same: the first of a
-            pCPU, and the one behind a loss.
-        on_tick: handler of the places where a chunk ends: what nobody wants was counted up to there.
+        meaning: returns, for an event id and number of extra words, how such records are handled; None if
+            they are not wanted.
+        pcpu_of: returns, for a pCPU's number, the object that its handlers get.
+        on_other: handler of records that are not wanted but are returned all the same: a pCPU's first, and
+            the first after a loss.
+        on_tick: handler of the entries that mark the end of a chunk, with the number of records up to there.
         name: of the source, in messages.
 
     Attributes:
         windows, damage_count, skipped_bytes, missing_bytes, late_count: as the report counts them.
-        first_damage: offset and reason, None where there is none.
+        first_damage: offset and reason, None if there is none.
     """
 
     def __init__(
@@ -141,23 +142,23 @@ class Framer:
         self._tail = b""
         self._offset = 0  # of the tail's first byte
         self._at_end = False
-        # The window at hand: its lane, and how many of its words are still to come.
+        # The current window: its lane, and how many of its words are still to come.
         self._lane: _Lane | None = None
         self._room = 0
         self._skip = 0
         self._lost: tuple[int, str] | None = None
-        # Rounds: greatest key of all, of all closed ones, of all but the last closed one.
+        # Rounds: the greatest key of all, of all closed rounds, of all but the last closed round.
         self._round_pcpu = MAX_PCPUS
         self._max_key = self._closed_key = self._watermark = 0
         self._emitted_key = 0
 
     @property
     def record_count(self) -> int:
-        """Records framed up to now, fillers left out."""
+        """Records framed so far, without fillers."""
         return sum(lane.seen for lane in self._lanes.values())
 
     def feed(self, data: bytes) -> None:
-        """Frame the bytes that follow on those before."""
+        """Frame the next bytes."""
         data = self._tail + data
         usable = len(data) // WORD_BYTES * WORD_BYTES
         words = array("I")
@@ -167,7 +168,7 @@ class Framer:
         self._offset += at * WORD_BYTES
 
     def end(self) -> None:
-        """Take what is left as the end of the trace.
+        """End the trace, with what is left as its end.
 
         Raises:
             TraceError: there was no window in it.
@@ -179,7 +180,7 @@ class Framer:
             self.missing_bytes = (self._skip or self._room) * WORD_BYTES or left
 
     def take(self) -> list[Entry]:
-        """Return, merged, the records that nothing older can follow; behind the end all that are left."""
+        """Return, merged, the records that nothing older can follow; after the end, all that are left."""
         lanes = self._lanes
         is_full = sum(len(lane.held) for lane in lanes.values()) > _MAX_HELD
         watermark: float = math.inf if self._at_end or is_full else self._watermark
@@ -205,7 +206,7 @@ class Framer:
     # --- windows ---------------------------------------------------------------------------
 
     def _frame(self, words: array[int]) -> int:
-        """Frame what is there and return how many words are done with."""
+        """Frame ``words`` and return how many of them are done."""
         at, end = 0, len(words)
         while True:
             if self._skip:
@@ -251,7 +252,7 @@ class Framer:
         self._lane = lane if self._room else None
 
     def _in_window(self, words: array[int], at: int, end: int, lane: _Lane) -> int:
-        """Frame the records of a window as far as it is there."""
+        """Frame the records of a window as far as they have arrived."""
         present = min(end, at + self._room)
         announced = at + self._room
         while True:
@@ -275,10 +276,10 @@ class Framer:
     def _records(  # noqa: C901 - the hot loop: a call costs as much as the rest of a record
         self, words: array[int], at: int, present: int, announced: int, lane: _Lane
     ) -> tuple[int, str | None]:
-        """Frame records until the words end or one must be looked at.
+        """Frame records until the words end or one needs _look().
 
         Returns:
-            Where it stopped, and why: None, the words end; "", one was looked at, go on; else the damage.
+            Where it stopped, and why: None, the words end; "", _look() took one, go on; otherwise the damage.
         """
         shapes, held, pcpu = self._shapes, lane.held, lane.pcpu
         key, tsc, seen = lane.key, lane.tsc, lane.seen
@@ -342,7 +343,7 @@ class Framer:
             lane.held.append((key, self._on_tick, lane.pcpu, tsc, lane.seen, None, None))
             return ""
         if event == LOST_RECORDS and is_timed and len(taken) == 4:
-            # It sorts by where it begins, and what follows on its pCPU by where it ends.
+            # It sorts by the start of the loss, and later records of its pCPU by its end.
             key = max(before, min(taken[2] | taken[3] << 32, tsc))
             lane.is_watched = True
         elif tsc > 0:
@@ -362,11 +363,11 @@ class Framer:
         self._lost = (self._offset + at * WORD_BYTES, reason)
 
     def _search(self, words: array[int], at: int, end: int) -> int:
-        """Look for the next window behind damage; return what is done with."""
+        """Look for the next window after damage; return how many words are done."""
         assert self._lost is not None
         offset, reason = self._lost
         start = at
-        # The place itself is known to be none.
+        # The damage is not itself a window.
         search = at + 1 if self._offset + at * WORD_BYTES == offset else at
         while True:
             try:
@@ -385,7 +386,7 @@ class Framer:
         return found
 
     def _give_up(self, at: int) -> int:
-        """End the search where the words end, for good if that is the end of the trace."""
+        """Stop the search where the words end, for good if that is the end of the trace."""
         assert self._lost is not None
         if self._at_end:
             if self.windows == 0:
@@ -404,7 +405,7 @@ class Framer:
             self.first_damage = (offset, reason)
 
     def _is_plausible(self, words: array[int], at: int, end: int) -> bool:
-        """Tell whether a window's first record can be one."""
+        """Return whether the first word of a window can be a record header."""
         size, first = words[at + 2], at + _HEADER_WORDS
         if size == 0 or first >= end:
             return True
@@ -417,7 +418,7 @@ class Framer:
 
 
 def _fault(header: int, size: int, room: int) -> str:
-    """Return why no record of ``size`` words begins with ``room`` words left of its window; "" if it may."""
+    """Return why no record of ``size`` words can begin with ``room`` words left in its window, or ""."""
     if header == WINDOW_HEADER:
         return "window header inside a window"
     if header >> 16 & 0xFFF == 0:
@@ -426,7 +427,7 @@ def _fault(header: int, size: int, room: int) -> str:
 
 
 def _arguments(taken: list[int], count: int, other: Any) -> tuple[Any, Any]:
-    """Return what a handler is given of a record's words."""
+    """Return the two arguments that a handler gets from a record's words."""
     if count == ALL_WORDS:
         return taken, None
     if count == LAST_WORD:
@@ -439,5 +440,5 @@ def _arguments(taken: list[int], count: int, other: Any) -> tuple[Any, Any]:
 def _why_no_window(words: array[int], at: int) -> str:
     header, pcpu, size = words[at : at + _HEADER_WORDS]
     if header != WINDOW_HEADER:
-        return f"word 0x{header:08x} where a window header belongs"
-    return f"window header of pCPU {pcpu} with {size} bytes"
+        return f"word 0x{header:08x} instead of a window header"
+    return f"window header of pCPU {pcpu} with {size} bytes is out of range"

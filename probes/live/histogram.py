@@ -1,6 +1,6 @@
-"""Log-linear histograms in plain Python, with the buckets of the report's: the two can be added and compared.
+"""Log-linear histograms in plain Python, with the report's buckets so that both can be added and compared.
 
-Values below 64 have a bucket each; above, an octave has 64, so that a quantile is within 1/128 of a
+Values below 64 have a bucket each; above, each octave has 64, so that a quantile is within 1/128 of a
 value that was measured.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-#: Buckets an octave, as 1 << SUB_BITS.
+#: log2 of the buckets per octave.
 SUB_BITS = 6
 SUB_BUCKETS = 1 << SUB_BITS
 
 
 def bucket_of(value: int) -> int:
-    """Return the number of the bucket that holds ``value``, which is 0 or more."""
+    """Return the number of the bucket that holds ``value``, which must not be negative."""
     shift = value.bit_length() - SUB_BITS - 1
     return value if shift <= 0 else SUB_BUCKETS * shift + (value >> shift)
 
@@ -31,12 +31,12 @@ def bounds_of(bucket: int) -> tuple[int, int]:
 
 
 class Histogram:
-    """Times in cycles: how many lie in each bucket, and their exact count and extremes.
+    """Times in cycles: the number in each bucket, and the exact count and extremes.
 
     Attributes:
-        count: values put in, negative ones included, which have no bucket.
-        least, greatest: of all of them; 0 where there are none.
-        buckets: bucket number to count.
+        count: all values, including negative ones, which have no bucket.
+        least, greatest: of all values; 0 if there are none.
+        buckets: count by bucket number.
     """
 
     __slots__ = ("buckets", "count", "greatest", "least")
@@ -48,7 +48,7 @@ class Histogram:
         self.buckets: dict[int, int] = {}
 
     def put(self, value: int) -> None:
-        """Count ``value``; a negative one comes of TSCs that are apart."""
+        """Count ``value``; a negative one is due to TSCs that differ."""
         if self.count == 0:
             self.least = self.greatest = value
         elif value < self.least:
@@ -62,7 +62,7 @@ class Histogram:
             self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
 
     def add(self, other: Histogram) -> None:
-        """Put in all that ``other`` holds."""
+        """Add everything that ``other`` holds."""
         if other.count == 0:
             return
         self.least = min(self.least, other.least) if self.count else other.least
@@ -71,7 +71,7 @@ class Histogram:
         add_buckets(self.buckets, other.buckets)
 
     def quantile(self, q: float) -> float:
-        """Return the middle of the bucket with the value of rank ``q``, within the extremes; NaN of none."""
+        """Return the middle of the bucket that holds quantile ``q``, within the extremes; NaN if empty."""
         total = sum(self.buckets.values())
         if total == 0:
             return math.nan

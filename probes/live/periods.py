@@ -1,4 +1,4 @@
-"""A trace cut into periods of equal length, by its own clock, while it comes in."""
+"""Split a trace into periods of equal length, by its own clock, as it arrives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operator import itemgetter
 from xtrace.probes.live.counters import Figures, HostFigures, Machine
 from xtrace.probes.live.framer import Entry, Framer
 
-#: Periods without any record that are given out one by one; of a longer pause only its length is told.
+#: Most periods without any record that are yielded one by one; of a longer pause only the length is given.
 _MAX_EMPTY = 64
 
 _key = itemgetter(0)
@@ -21,10 +21,10 @@ class Period:
     """What happened between two TSCs.
 
     Attributes:
-        begin_tsc, end_tsc: of the period; the last one of a trace ends with its last record.
-        vcpus: figures by ``domain << 16 | vcpu``, of those that did something.
+        begin_tsc, end_tsc: of the period; a trace's last period ends with its last record.
+        vcpus: figures by ``domain << 16 | vcpu``, of the vCPUs that did something.
         host: figures of the host.
-        pause_cycles: time without records, before this period, that was left out.
+        pause_cycles: time without records before this period that was left out.
     """
 
     begin_tsc: int
@@ -35,22 +35,22 @@ class Period:
 
     @property
     def span_cycles(self) -> int:
-        """Its length."""
+        """The period's length."""
         return self.end_tsc - self.begin_tsc
 
 
 class Periods:
-    """Feed it a trace's bytes, take the periods that are complete.
+    """Takes a trace's bytes and yields the periods that are complete.
 
-    A period begins with the first record.  What ends in a period counts there.
+    The first period begins with the first timed record.  A measurement counts in the period in which it ends.
 
     Attributes:
-        framer: what it saw of the bytes; machine: of the records.
-        first_tsc: where the first period begins.
+        framer: frames the bytes into records; machine: counts the records.
+        first_tsc: where the first period begins; None before it does.
     """
 
     def __init__(self, cycles: int, name: str = "trace") -> None:
-        """Begin.
+        """Start without any record.
 
         Args:
             cycles: length of a period.
@@ -67,15 +67,15 @@ class Periods:
         self._pause = 0
 
     def feed(self, data: bytes) -> Iterator[Period]:
-        """Take the bytes that follow and yield the periods that they complete."""
+        """Take the next bytes and yield the periods that they complete."""
         self.framer.feed(data)
         yield from self._walk(self.framer.take())
 
     def end(self) -> Iterator[Period]:
-        """Take what is left as the end and yield the last periods, the one that it cuts off included.
+        """End the trace and yield the last periods, including the one that its end cuts off.
 
         Raises:
-            TraceError: it was no trace.
+            TraceError: it was not a trace.
         """
         self.framer.end()
         yield from self._walk(self.framer.take())
@@ -85,7 +85,7 @@ class Periods:
     def _walk(self, entries: list[Entry]) -> Iterator[Period]:
         at, count = 0, len(entries)
         if not self._begin:
-            # Untimed records before the first timed one have no time.
+            # Records before the first timed one have no time, and so no period.
             at = bisect_left(entries, 1, key=_key)
             self.machine.take(entries[:at])
             if at < count:

@@ -1,7 +1,7 @@
-"""Event channels of dom0 for `xtrace top -p`: what the bpf backend counts and times, port by port.
+"""Event channels of dom0 for `xtrace top -p`: what the bpf backend counts and times, per port.
 
-Live, the backend writes its lines into memory instead of a capture; in a replay they are those of
-the capture.  Where the kernel has no kprobes, interrupts stand in for ports.
+Live, the backend writes its lines to memory instead of to a capture; in a replay they come from
+the capture.  If the kernel has no kprobes, interrupts replace ports.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from xtrace.probes.live.histogram import Histogram
 from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.bpf import BpfBackend
 
-#: By port where functions can be probed, else by irq.
+#: By port if functions can be probed, otherwise by irq.
 _HANDLERS = (Kind.PORT_HANDLER, Kind.IRQ_HANDLER)
-#: Ports and irqs that are remembered; a hostile capture may name any.
+#: Most ports and irqs that are remembered; a hostile capture may name any number.
 _MAX_PORTS = 16384
 
 
@@ -30,9 +30,9 @@ class PortFigures:
     """What one port did in a period.
 
     Attributes:
-        port: None where only the irq is known; irq and name: of this kernel.
-        handled: runs of its handler, zero_count of them with a time of 0, for the clock was held back.
-        handler: their times, ns; dispatch: from the upcall's entry to the handler's, ns.
+        port: None if only the irq is known; irq and name: of dom0's kernel.
+        handled: runs of its handler; zero_count: those that read 0 because the clock was held back.
+        handler: their durations, ns; dispatch: from the upcall's entry to the handler's, ns.
     """
 
     port: int | None
@@ -49,9 +49,9 @@ class PortPeriod:
     """What dom0's ports did in a period.
 
     Attributes:
-        seconds: it lasted, by the lines' clock.
+        seconds: its length, by the clock of the lines.
         ports: those that did something.
-        upcalls: upcalls of dom0; upcall: their times, ns.
+        upcalls: upcalls of dom0; upcall: their durations, ns.
     """
 
     seconds: float
@@ -72,10 +72,10 @@ class PortTable:
         self._last_ns = 0
 
     def take(self, line: Mapping[str, Any]) -> None:
-        """Add a line; what it does not know of lines it leaves.
+        """Add a line; unknown keys are ignored.
 
         Raises:
-            TraceError: it is none.
+            TraceError: the line is invalid.
         """
         try:
             self._take(line)
@@ -83,7 +83,7 @@ class PortTable:
             raise TraceError(f"{BPF_TABLES}: invalid line: {error}") from None
 
     def period(self) -> PortPeriod:
-        """Return what came since the last call."""
+        """Return the figures since the last call."""
         begin = self._last_ns if self._begin_ns is None else self._begin_ns
         seconds = max(self._last_ns - begin, 0) / 1e9
         kind = next((kind for kind in _HANDLERS if any(key[0] == kind for key in self._counts)), _HANDLERS[0])
@@ -111,7 +111,7 @@ class PortTable:
             counts[0] += count
             counts[1] += zeros
             times = self._times.setdefault((kind, number), Histogram())
-            # Of all that was recorded since the beginning: still bounds of what lies in a bucket.
+            # These are since the start of the recording, so they still bound this period's values.
             times.least = min(times.least, least) if times.greatest else least
             times.greatest = max(times.greatest, most)
         for row in line.get("buckets", ()):
@@ -131,17 +131,17 @@ class PortTable:
 
 
 class Ports(Protocol):
-    """A source of figures of ports."""
+    """A source of port figures."""
 
     def poll(self) -> None:
-        """Take what came; called often."""
+        """Take what has arrived; called often."""
 
     def period(self, end_tsc: int) -> PortPeriod:
-        """Return the figures since the last call, up to ``end_tsc`` as far as that is known."""
+        """Return the figures since the last call; a replay's end at ``end_tsc``."""
 
 
 class LivePorts:
-    """The bpf backend of our own."""
+    """A bpf backend that this process runs."""
 
     def __init__(self, backend: BpfBackend, memory: _Memory) -> None:
         self._backend = backend
@@ -149,13 +149,13 @@ class LivePorts:
         self._table = PortTable()
 
     def poll(self) -> None:
-        """Take what the programs counted; the backend asks them once a second."""
+        """Take what the programs counted; the backend reads it once a second."""
         self._backend.poll()
         for line in self._memory.lines():
             self._table.take(line)
 
     def period(self, end_tsc: int) -> PortPeriod:
-        """Return what came since the last call."""
+        """Return the figures since the last call."""
         return self._table.period()
 
 
@@ -175,10 +175,10 @@ class ReplayedPorts:
         self._table = PortTable()
 
     def poll(self) -> None:
-        """Nothing comes: the lines are there."""
+        """Do nothing: all lines are already there."""
 
     def period(self, end_tsc: int) -> PortPeriod:
-        """Return the figures of the lines up to ``end_tsc``."""
+        """Return the figures since the last call, from the lines up to ``end_tsc``."""
         end_ns = self._origin_ns + (end_tsc - self._origin_tsc) / self._hz * 1e9
         while True:
             line, self._next = self._next or next(self._lines, None), None
@@ -196,7 +196,7 @@ def open_live_ports() -> Iterator[LivePorts]:
     """Count dom0's ports for as long as the context lasts.
 
     Raises:
-        TraceError: bpf does not work here, with what mends it.
+        TraceError: bpf does not work here; the message says how to fix it.
     """
     backend = BpfBackend()
     found = backend.probe()
@@ -211,7 +211,7 @@ def open_live_ports() -> Iterator[LivePorts]:
 
 
 class _Memory:
-    """A folder of a capture, and the one file in it, that is kept in memory until it is read."""
+    """A capture folder with one file, kept in memory until it is read."""
 
     def __init__(self) -> None:
         self._content = b""
@@ -236,7 +236,7 @@ class _Memory:
 
 
 def _bounded(table: dict[Any, Any]) -> dict[Any, Any]:
-    """Return ``table``, emptied where it has grown beyond all that a host has."""
+    """Return ``table``, emptied if it has grown larger than any real host needs."""
     if len(table) > _MAX_PORTS:
         table.clear()
     return table

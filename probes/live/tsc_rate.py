@@ -1,7 +1,7 @@
-"""How fast the TSC of a trace runs, from the first part of it, in plain Python.
+"""Determine a trace's TSC rate from its first part, in plain Python.
 
-As the report does it: on a pCPU the run times that the scheduler records add up to Xen's
-clock; sums of half a second against their TSC distance give the rate, and their median counts.
+This is the report's method: on a pCPU, the run times that the scheduler records add up to Xen's
+clock.  The ratio of TSC cycles to half a second of run time gives the rate; the median is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.live.framer import ALL_WORDS, Entry, Framer, Meaning
 
 _SWITCH_INFPREV = 0x2800E
-#: What a 32-bit run time is at least where the clock went back a little.
+#: A 32-bit run time from here on is negative: the clock went back a little.
 _NS_NEGATIVE = 0xF000_0000
 _SUM_NS = 500_000_000
 _BREAK_CYCLES = 1 << 32
@@ -23,7 +23,7 @@ _HZ_RANGE = (1e8, 2e10)
 
 
 class _Chain:
-    """Run times of one pCPU that follow on each other."""
+    """Consecutive run times of one pCPU."""
 
     __slots__ = ("cycles", "ns", "tsc")
 
@@ -32,7 +32,7 @@ class _Chain:
 
 
 class RateMeter:
-    """Feed it a trace's bytes until ``hz`` is there."""
+    """Takes a trace's bytes until ``hz`` is not None."""
 
     def __init__(self) -> None:
         self._ratios: list[float] = []
@@ -40,7 +40,7 @@ class RateMeter:
 
     @property
     def hz(self) -> float | None:
-        """Cycles a second; None where what came does not tell."""
+        """TSC cycles per second; None if the bytes so far do not determine it."""
         if len(self._ratios) < _LEAST_SUMS:
             return None
         hz = statistics.median(self._ratios) * 1e9
@@ -48,11 +48,11 @@ class RateMeter:
 
     @property
     def sum_count(self) -> int:
-        """Sums of half a second behind the rate."""
+        """Number of half-second sums that the rate is based on."""
         return len(self._ratios)
 
     def feed(self, data: bytes) -> None:
-        """Take the bytes that follow."""
+        """Take the next bytes."""
         self._framer.feed(data)
         self._walk(self._framer.take())
 
@@ -83,4 +83,4 @@ class RateMeter:
         chain.tsc = chain.ns = chain.cycles = 0
 
     def _nothing(self, chain: _Chain, tsc: int, a: Any, b: Any) -> None:
-        """Take a record that tells no rate."""
+        """Ignore a record without a run time."""

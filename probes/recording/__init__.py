@@ -1,1 +1,1 @@
-"""Recording a live host into a capture, on a dom0's system Python: the standard library alone."""
+"""Record a live host into a capture, on dom0's system Python with only the standard library."""

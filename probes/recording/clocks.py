@@ -1,11 +1,11 @@
-"""Clock pairs, steps and markers of a recording: ``clocks.jsonl``, a line each.
+"""Clock pairs, steps and markers of a recording: one line each in ``clocks.jsonl``.
 
 =====  ==========================================================================
 kind   keys
 =====  ==========================================================================
 pair   tsc (two readings), monotonic_ns, realtime_ns, cpu
 mark   tsc (two readings), number, cpu: Xen traced vcpu_op(MARK_COMMAND, number)
-step   monotonic_ns, step_ns: CLOCK_REALTIME was set, by so much
+step   monotonic_ns, step_ns: CLOCK_REALTIME was set, by step_ns
 =====  ==========================================================================
 """
 
@@ -27,7 +27,7 @@ from xtrace.probes.capture.stream import Stream
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host.raw_tsc import RawTsc
 
-#: The marker: a vcpu_op that Xen refuses, and whose two arguments it records with its own TSC.
+#: The marker: a vcpu_op that Xen refuses, but traces with its own TSC and both arguments.
 MARK_COMMAND = 0x7874
 FIRST_MARK = 0x78740000
 
@@ -41,7 +41,7 @@ _REFUSED = (errno.ENOENT, errno.EINVAL)
 _SLEW_RATIO = 1e-3
 _STEP_NS = 1_000_000
 _TRIES = 5
-#: So many pairs bound the memory; past it every other one is forgotten, and stays in the file.
+#: Bounds the memory: beyond this many pairs every other one is dropped; the file keeps all.
 _MAX_PAIRS = 4096
 _MAX_CPUS = 64
 
@@ -64,7 +64,7 @@ class Clocks:
             self.missing.append(f"no clock pairs: {error}")
 
     def start(self, stream: Stream) -> None:
-        """Begin; ``stream`` takes the lines."""
+        """Start writing to ``stream``, and take the first reading."""
         self._stream = stream
         if PRIVCMD.exists():
             try:
@@ -74,7 +74,7 @@ class Clocks:
         self.tick()
 
     def every_cpu(self) -> None:
-        """Read a pair and send a marker on each CPU that this process may run on: is their TSC the same?"""
+        """Read a pair and send a marker on each CPU that this process may use, to compare their TSCs."""
         allowed = os.sched_getaffinity(0)
         try:
             for cpu in sorted(allowed)[:_MAX_CPUS]:
@@ -86,12 +86,12 @@ class Clocks:
                 os.sched_setaffinity(0, allowed)
 
     def tick(self) -> None:
-        """Read a pair, look for a step of the time of day, send a marker."""
+        """Read a pair, check for a step of CLOCK_REALTIME, send a marker."""
         lines: list[dict[str, Any]] = list(self._steps())
         if self._tsc is not None:
             cpu = _current_cpu()
             before, monotonic, after = self._tsc.pair()
-            # Not moved meanwhile, or it is not known which CPU's TSC that was.
+            # If the process moved meanwhile, it is unknown which CPU's TSC that was.
             cpu = cpu if cpu == _current_cpu() else None
             self._keep(ClockPair(before, monotonic, after, cpu))
             line = {"kind": "pair", "tsc": [before, after], "monotonic_ns": monotonic, "cpu": cpu}
@@ -102,13 +102,13 @@ class Clocks:
         self._stream.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
     def stop(self) -> None:
-        """End; may be called twice."""
+        """Close the hypercall device; may be called twice."""
         if self._privcmd >= 0:
             os.close(self._privcmd)
             self._privcmd = -1
 
     def facts(self) -> dict[str, Any]:
-        """Return what meta.json says of the clocks: the line through the pairs, and how far it holds."""
+        """Return the clock facts for meta.json: counts, and the line through the pairs with its errors."""
         line = fit(self.pairs)
         found: dict[str, Any] = {
             "pairs": len(self.pairs),
@@ -137,7 +137,7 @@ class Clocks:
             for pair in self.pairs:
                 if pair.cpu is not None:
                     off.setdefault(pair.cpu, []).append(pair.monotonic_ns - line.ns_of(pair.middle))
-            # The mean: how far a CPU's clocks lie from all CPUs' line.
+            # Mean distance of a CPU's pairs from the line through all pairs.
             found["cpu_off_ns"] = {str(cpu): round(sum(all_) / len(all_), 1) for cpu, all_ in off.items()}
         return found
 
@@ -172,10 +172,10 @@ class Clocks:
 
 
 def step_between(earlier: tuple[int, int, int], later: tuple[int, int, int]) -> int:
-    """Return by how many ns CLOCK_REALTIME was set between two readings, 0 for not.
+    """Return by how many ns CLOCK_REALTIME was set between two readings, 0 if it was not.
 
     Args:
-        earlier, later: CLOCK_MONOTONIC, CLOCK_REALTIME, and how far apart these two were read at most.
+        earlier, later: CLOCK_MONOTONIC, CLOCK_REALTIME, and at most how far apart these two were read, in ns.
     """
     passed = later[0] - earlier[0]
     step = later[1] - earlier[1] - passed
@@ -183,9 +183,9 @@ def step_between(earlier: tuple[int, int, int], later: tuple[int, int, int]) -> 
 
 
 def _times() -> tuple[int, int, int]:
-    """Return CLOCK_MONOTONIC, CLOCK_REALTIME and how far apart they were read: the closest of some tries.
+    """Return CLOCK_MONOTONIC, CLOCK_REALTIME and at most how far apart they were read, from the best try.
 
-    A process may be descheduled between two readings.
+    The process may be descheduled between two readings.
     """
     best = (0, 0, 1 << 62)
     for _ in range(_TRIES):

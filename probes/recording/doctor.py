@@ -1,4 +1,4 @@
-"""What this host offers a recorder and what it lacks, found by looking; nothing is traced or changed."""
+"""Examine what this host offers a recorder and what it lacks, without tracing or changing anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-#: Xen's tools: the package of Debian that has it, and what is not known without it.
+#: Xen's tools, and what is lost without each.
 _TOOLS = (
     ("xentrace", "no trace from Xen itself"),
     ("xl", "no facts about the host, no domain names"),
@@ -36,7 +36,7 @@ _TOOLS = (
 )
 _XEN_PACKAGES = "apt-get install xen-utils-common xen-utils-{version}"
 _BLACKLISTED = "the kernel refuses kprobes on it"
-#: A busy host writes 2 to 4 MB of trace a second.
+#: A busy host writes 2 to 4 MB of trace per second.
 _LEAST_DISK_BYTES = 1 << 30
 _STABLE_FLAGS = ("constant_tsc", "nonstop_tsc")
 
@@ -46,12 +46,12 @@ class Finding:
     """One thing that was looked for.
 
     Attributes:
-        part: of the host: host, xen, bpf, perf, clock, disk, left over, record by.
+        part: of the examination: host, xen, bpf, perf, clock, disk, left over, record by.
         name: of the thing.
-        state: ok; limited, then it works in part; or missing.
-        text: what was found, or what is not known without it.
-        how: where it was looked for.
-        remedy: the command that mends it; empty where nothing does, or nothing needs mending.
+        state: ok, limited (it works in part) or missing.
+        text: what was found, or what is lost without it.
+        how: where it was looked up.
+        remedy: the command that fixes it; empty if nothing does or nothing needs fixing.
     """
 
     part: str
@@ -64,14 +64,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All findings, and the backends of `xtrace record` that can work here."""
+    """All findings, and the backends of `xtrace record` that work here."""
 
     findings: tuple[Finding, ...]
     usable: tuple[str, ...]
 
 
 def examine() -> Examination:
-    """Look at everything."""
+    """Examine the host and return all findings."""
     candidates = registry.candidates(registry.NAMES)
     found = [*_host(), *_xen(), *_bpf(), *_perf(), *_clock(), *_disk(), *_left_over(), *_backends(candidates)]
     usable = tuple(each.backend.name for each in candidates if each.availability.usable)
@@ -83,7 +83,7 @@ def _state(is_there: bool, otherwise: State = "missing") -> State:
 
 
 def _first_line(path: Path) -> str | None:
-    """Return the first line of a file of the kernel, None where it cannot be read."""
+    """Return the first line of a file in /proc or /sys, None if it cannot be read."""
     with contextlib.suppress(OSError):
         return path.read_bytes()[:4096].decode(errors="backslashreplace").partition("\n")[0].strip()
     return None
@@ -242,7 +242,7 @@ def _perf() -> Iterator[Finding]:
         is_open = os.geteuid() == 0 or int(paranoid) < 0
         text = f"software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
-    # Where Xen's VPMU is off the file is there and refuses to be read.
+    # With Xen's VPMU off, the file exists but cannot be read.
     mode = (_first_line(dom0.PMU_MODE) or "off") if dom0.PMU_MODE.exists() else None
     lost = "only dom0 is sampled, not guests or Xen"
     if mode is None:
@@ -291,7 +291,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _left_over() -> Iterator[Finding]:
-    folder = restore.run_path()  # not run_directory(), which makes it
+    folder = restore.run_path()  # not run_directory(), which creates it
     if owner := _recorder(folder / "lock"):
         text = f"a recorder is running, process {owner}; another one must wait"
         yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")
@@ -304,7 +304,7 @@ def _left_over() -> Iterator[Finding]:
 
 
 def _recorder(lock: Path) -> str:
-    """Return the process that holds the recorders' lock, "" if none does."""
+    """Return the PID of the process that holds the recorder lock, "" if none does."""
     with contextlib.suppress(OSError), lock.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

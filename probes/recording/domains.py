@@ -1,4 +1,4 @@
-"""The domains of a recording: those at its beginning, those that come and go, those at its end."""
+"""The domains of a recording: those at its start, those that come and go, those at its end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from xtrace.probes.host.xenstore import Xenstore, open_xenstore
 
 
 class Domains:
-    """Which domains there were, and from when to when.
+    """Keeps track of the domains that exist during a recording.
 
     Attributes:
-        rows: by id, each with "seen": {"from", "to"} in CLOCK_MONOTONIC ns, None for the recording's ends.
-        missing: what could not be asked.
+        rows: by id, each with "seen": {"from", "to"} in CLOCK_MONOTONIC ns; None is the recording's start or
+            end.
+        missing: what could not be queried.
     """
 
     def __init__(self) -> None:
@@ -25,13 +26,13 @@ class Domains:
         self._store: Xenstore | None = None
 
     def start(self) -> None:
-        """Take those that are there."""
+        """Read the domains that exist at the start, and open xenstore."""
         self._take(xen_tools.domain_facts(), "start")
         with self._tolerant():
             self._store = self._stack.enter_context(open_xenstore())
 
     def tick(self, monotonic_ns: int) -> list[dict[str, Any]]:
-        """Return what came and went since, as lines of progress.jsonl."""
+        """Return the domains that came or went since the last call, as lines of progress.jsonl."""
         if self._store is None:
             return []
         lines = []
@@ -43,7 +44,7 @@ class Domains:
                 lines.append({"kind": "domain", "monotonic_ns": monotonic_ns, "came": domain, **row})
             for domain, row in self.rows.items():
                 if domain in present and row.get("name") is None:
-                    # It was there before its name was.
+                    # It appeared in xenstore before its name did.
                     row.update(xen_tools.store_facts(self._store, domain))
                 if domain not in present and row["seen"]["to"] is None:
                     row["seen"]["to"] = monotonic_ns
@@ -51,13 +52,13 @@ class Domains:
         return lines
 
     def stop(self) -> None:
-        """Take those that are there at the end; may be called twice."""
+        """Read the domains that exist at the end; may be called twice."""
         if self._store is not None:
             self._take(xen_tools.domain_facts(), "end")
         self.close()
 
     def close(self) -> None:
-        """Let go of xenstore."""
+        """Close xenstore."""
         self._store = None
         self._stack.close()
 
@@ -66,7 +67,7 @@ class Domains:
         for found in facts["domains"]:
             row = self.rows.setdefault(found["id"], {"seen": {"from": None, "to": None}})
             ports = found.pop("event_channels", [])
-            # What was known and is not any more, of a domain that ends, stays.
+            # Keep what was known of an ending domain even if it is unknown now.
             row.update({key: value for key, value in found.items() if value is not None})
             row["event_channels"] = _merged(row.get("event_channels", []), ports, when)
 
@@ -80,7 +81,7 @@ class Domains:
 
 
 def _merged(known: list[dict[str, Any]], found: list[dict[str, Any]], when: str) -> list[dict[str, Any]]:
-    """Return event channels of both, each with "seen": at the start, at the end or at both."""
+    """Return the event channels of both lists, each with "seen": "start", "end" or "both"."""
     rows = {
         tuple(sorted((key, value) for key, value in port.items() if key != "seen")): port for port in known
     }

@@ -1,4 +1,4 @@
-"""Waiting for the disk, beside the recording."""
+"""Flush a capture to disk while it is being recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECOND_S = 1.0
 
 
 class Flusher:
-    """Waits for the disk once a second, in a thread: what is written meanwhile does not."""
+    """Flushes the capture once a second in a thread, so that writers do not wait for the disk."""
 
     def __init__(self, capture: CaptureWriter) -> None:
         self._capture = capture
@@ -21,16 +21,16 @@ class Flusher:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what the disk said.
+        """Raise the error of the thread's flush, if it had one.
 
         Raises:
-            CaptureFullError: it had no room for what it had promised to take.
+            CaptureFullError: the disk had no room for data that it had accepted.
         """
         if self._error is not None:
             raise CaptureFullError(f"{self._capture.directory}: {self._error.strerror}")
 
     def stop(self) -> None:
-        """End the thread; what was written since its last flush is not waited for."""
+        """End the thread; what was written since its last flush is not flushed."""
         self._ending.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""One recorder at a time on a host: two would share out Xen's records, and count each other's upcalls."""
+"""Allow one recorder at a time on a host: two would split Xen's records and count each other's upcalls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NAME = "lock"
 
 @contextmanager
 def only_recorder() -> Iterator[None]:
-    """Hold the host's lock; the kernel lets go of it whatever ends the process.
+    """Hold the host's recorder lock; the kernel releases it however the process ends.
 
     Raises:
-        TraceError: another recorder has it.
+        TraceError: another recorder holds it.
     """
     path = run_directory() / _NAME
-    # Closed at exec: what the recorder starts does not hold the lock after it.
+    # Closed on exec: a child process must not hold the lock after the recorder has ended.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

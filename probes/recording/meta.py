@@ -1,8 +1,7 @@
-"""What meta.json says of a recording: the host, its domains, the clocks, each backend, what it cost.
+"""The content of meta.json: the host, its domains, the clocks, each backend, the overhead.
 
-It is written when the recording has begun and once more when it has ended, whole each
-time.  All of it is JSON in ASCII; texts that guests chose are bounded, and whoever
-prints them escapes them.
+The whole file is written when the recording has started and again when it has ended.  It is
+JSON in ASCII; text that guests chose is bounded in length and must be escaped when printed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from xtrace.probes.recording.backends.base import Availability, Counts, Options,
 from xtrace.probes.recording.clocks import Clocks
 
 SCHEMA_VERSION = 1
-#: Below it the rate through the pairs is known no better than Xen's own.
+#: Over a shorter span the clock pairs give the TSC's rate no better than Xen does.
 _FIT_LEAST_S = 1.0
 
 
@@ -56,7 +55,7 @@ def beginning(
 
 
 def with_clocks(content: dict[str, Any], clocks: Clocks) -> None:
-    """Put in the line through the clock pairs; a long one's rate is better than Xen's."""
+    """Add the clock facts; over a long enough span their rate replaces Xen's."""
     facts = clocks.facts()
     content["clocks"] = facts
     fitted = facts["fit"]
@@ -71,7 +70,7 @@ def backend_rows(
     counts: Mapping[str, Counts],
     failures: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return a row for each backend: was it used, why not, what it recorded and lost."""
+    """Return a row for each backend: whether it was used, why not, what it recorded and lost."""
     return {
         name: {
             "used": name in facts,
@@ -90,5 +89,5 @@ def overhead_row(overhead: Overhead) -> dict[str, Any]:
 
 
 def now() -> dict[str, int]:
-    """Return both of the kernel's clocks."""
+    """Return CLOCK_REALTIME and CLOCK_MONOTONIC, in ns."""
     return {"realtime_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()}

@@ -1,4 +1,4 @@
-"""The recorder as a process: the signals that end it, the time that it takes."""
+"""The recorder as a process: the signals that end it, the CPU time it uses."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: What ends a recording in order, and the reason that is told.
+#: The signals that end a recording in an orderly way, and the end reason of each.
 SIGNALS = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGHUP: "signal"}
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of this process and its children that have ended: CPU seconds, waits."""
+    """CPU seconds and voluntary waits of this process and its children that have ended."""
 
     cpu_s: float
     wait_count: int
 
 
 def usage() -> Usage:
-    """Return what was used up to now."""
+    """Return the usage so far."""
     rows = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return Usage(sum(row.ru_utime + row.ru_stime for row in rows), sum(row.ru_nvcsw for row in rows))
 
 
 @contextlib.contextmanager
 def signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Let the signals that end a recording end it in order."""
+    """Call ``handler`` for the signals that end a recording, for as long as the context lasts."""
     previous = {}
     for number in SIGNALS:
-        # Under nohup the terminal's end is to be ignored.
+        # Under nohup, SIGHUP stays ignored.
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         previous[number] = signal.signal(number, lambda got, _frame: handler(got))

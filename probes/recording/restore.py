@@ -1,8 +1,8 @@
-"""Taking back what a recorder changed on the host, even if it was killed.
+"""Undo what a recorder changed on the host, even if it was killed.
 
-Before a backend changes the host it leaves a note in a folder of /run; it takes
-the note away once the host is as it was.  A note whose writer is gone is the next
-start's to act on.  /run is empty after a boot, as the changes are.
+Before a backend changes the host, it leaves a note in a folder under /run; it removes the
+note once the host is as it was.  The next start acts on notes whose writer is gone.  A boot
+empties /run, and undoes the changes too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from xtrace.probes.errors import TraceError
 
-#: Notes and the lock lie here; another folder is for tests, which must not meet each other.
+#: Overrides the folder of the notes and the lock, for tests: they must not get into each other's way.
 RUN_DIRECTORY_VARIABLE = "XTRACE_RUN_DIR"
 _RUN_DIRECTORY = "/run/xtrace"
 _NOTE_SUFFIX = ".note"
@@ -27,12 +27,12 @@ Undo = Callable[[Mapping[str, Any]], None]
 
 @dataclass(slots=True)
 class Note:
-    """A change of the host that is still to be taken back.
+    """A change to the host that is still to be undone.
 
     Attributes:
         kind: a key of UNDO.
-        data: what its undoing needs, JSON values.
-        path: where the note lies.
+        data: what undoing it needs, as JSON values.
+        path: the note's file.
     """
 
     kind: str
@@ -40,14 +40,14 @@ class Note:
     path: Path
 
     def drop(self) -> None:
-        """Take the note away: the host is as it was.  May be called twice."""
+        """Remove the note: the host is as it was.  May be called twice."""
         self.path.unlink(missing_ok=True)
 
     def undo(self) -> None:
-        """Take the change back, then the note away.
+        """Undo the change, then remove the note.
 
         Raises:
-            OSError, TraceError: it did not work; the note stays for the next start.
+            OSError, TraceError: undoing failed; the note stays for the next start.
         """
         if self.kind not in UNDO:
             raise TraceError(f"{self.path}: cannot undo an unknown change: {self.kind!r}")
@@ -56,12 +56,12 @@ class Note:
 
 
 def run_path() -> Path:
-    """Return where the notes and the lock lie, whether or not there are any."""
+    """Return the folder of the notes and the lock, whether or not it exists."""
     return Path(os.environ.get(RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
 
 
 def run_directory() -> Path:
-    """Return the folder of notes and of the lock, made if need be, root's alone."""
+    """Return the folder of the notes and the lock, created with mode 0700 if need be."""
     directory = run_path()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
@@ -72,7 +72,7 @@ def note(kind: str, data: Mapping[str, Any]) -> Note:
 
     Args:
         kind: a key of UNDO.
-        data: what its undoing needs, JSON values.
+        data: what undoing it needs, as JSON values.
     """
     if kind not in UNDO:
         raise ValueError(f"no way to undo {kind!r}")
@@ -89,17 +89,17 @@ def note(kind: str, data: Mapping[str, Any]) -> Note:
 
 
 def recover() -> list[str]:
-    """Take back what recorders left that are gone; a line for each, what was done or why not."""
+    """Undo what recorders that are gone left; return a line for each: what was undone, or why it was not."""
     done = []
     for path in sorted(run_directory().glob(f"*{_NOTE_SUFFIX}")):
         try:
             text = path.read_text()
         except FileNotFoundError:
-            continue  # its writer took it away meanwhile
+            continue  # its writer removed it meanwhile
         try:
             content = json.loads(text)
             if writer_lives(content):
-                continue  # it does so itself
+                continue  # the writer undoes it itself
             left = Note(content["kind"], content["data"], path)
             left.undo()
         except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
@@ -110,10 +110,10 @@ def recover() -> list[str]:
 
 
 def writer_lives(content: Mapping[str, Any]) -> bool:
-    """Tell whether the process that left a note still runs: pids are used again.
+    """Return whether the process that left a note still runs: PID and start time, because PIDs are reused.
 
     Raises:
-        KeyError, TypeError: it is no note.
+        KeyError, TypeError: it is not a note.
     """
     return bool(_started(content["pid"]) == content["started"])
 
@@ -123,10 +123,10 @@ def _described(left: Note) -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot, or None."""
+    """Return when a process started, in clock ticks since boot, None if it does not run."""
     with contextlib.suppress(OSError):
         stat = Path(f"/proc/{pid}/stat").read_text()
-        # The name, field 2, may hold blanks and brackets.
+        # The name, field 2, may contain spaces and parentheses.
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     return None
@@ -140,10 +140,10 @@ def _put_back(data: Mapping[str, Any]) -> None:
 def _stop_xentrace(data: Mapping[str, Any]) -> None:
     from xtrace.probes.host import dom0, trace_buffers
 
-    # One that runs now, whoever started it, needs tracing on, and switches it off as it ends.
+    # A running xentrace, whoever started it, needs tracing on, and switches it off when it ends.
     if not dom0.running("xentrace"):
         trace_buffers.switch_off()
 
 
-#: file: write content back into path.  xen_tracing: switch Xen's trace buffer off.
+#: file: write content back to path.  xen_tracing: switch Xen's tracing off.
 UNDO: dict[str, Undo] = {"file": _put_back, "xen_tracing": _stop_xentrace}

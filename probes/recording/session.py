@@ -1,8 +1,8 @@
-"""A recording from beginning to end: `xtrace record` without its command line.
+"""A recording from start to end: `xtrace record` without its command line.
 
-What ends it, in ``end_reason`` of meta.json: ``duration``, ``interrupt`` (Ctrl-C), ``signal``,
+``end_reason`` in meta.json says what ended it.  ``duration``, ``interrupt`` (Ctrl-C), ``signal``,
 ``command`` (it has ended) and ``max-size`` are successes; ``disk`` (full, or down to its
-reserve) and ``backend`` (one died) are failures, and what was recorded up to then is kept.
+reserve) and ``backend`` (one died) are failures, and what was recorded until then is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from xtrace.probes.recording.process import SIGNALS, signals, usage
 _POLL_S = 0.1
 _SECOND_S = 1.0
 _COMMAND_LIMIT_S = 10.0
-#: Ends of a recording that nobody asked for.
+#: End reasons that are failures.
 FAILED = ("disk", "backend")
 
 
@@ -46,12 +46,12 @@ class Request:
 
     Attributes:
         output: the capture's directory.
-        backends: by name; None is all that work.
-        duration_s: None is until Ctrl-C, or as long as the command runs.
-        command: to run meanwhile.
-        max_bytes: of the capture.
-        overwrite: a capture that is there, instead of keeping it as ``.old``.
-        timing: "emulated" or "hardware", where the user knows better.
+        backends: names; None means all that work.
+        duration_s: None means until Ctrl-C, or until the command ends.
+        command: to run while recording.
+        max_bytes: limit of the capture's size.
+        overwrite: replace an existing capture instead of keeping it as ``.old``.
+        timing: "emulated" or "hardware", where the user knows better; None detects it.
     """
 
     output: Path
@@ -66,10 +66,10 @@ class Request:
 
 @dataclass(slots=True)
 class Summary:
-    """What a recording came to.
+    """The result of a recording.
 
     Attributes:
-        counts: by backend; failures: by backend, what it died of.
+        counts: by backend; failures: messages by backend or other part that failed.
         end_reason: see the module; message: for the user, where there is more to say.
         duration_s: from the last backend's start to the end.
         command_code: the command's exit code, negative for a signal, None without one.
@@ -91,15 +91,15 @@ Watch = Callable[[float, int, Mapping[str, Counts]], None]
 
 
 def record(request: Request, *, say: Say, watch: Watch) -> Summary:
-    """Record.
+    """Record and return the summary.
 
     Args:
-        request: what.
-        say: takes a line for the user.
-        watch: is called each second with the seconds, the capture's bytes and the counts of each backend.
+        request: what to record.
+        say: is called with each line for the user.
+        watch: is called once a second with the elapsed seconds, the capture's bytes and the backends' counts.
 
     Raises:
-        TraceError: nothing can be recorded here, or the output is in the way of something.
+        TraceError: nothing can be recorded here, or the output would replace something that is not a capture.
     """
     with only_recorder():
         for line in restore.recover():
@@ -132,7 +132,7 @@ class _Session:
         self._spans: dict[str, list[int]] = {}
 
     def run(self) -> Summary:
-        """Record; whatever happens, the host is left as it was."""
+        """Record, and leave the host as it was whatever happens."""
         try:
             with signals(self._on_signal):
                 content = self._look_around()
@@ -173,7 +173,7 @@ class _Session:
             self._clocks.start(capture.stream(CLOCKS))
             self._start_backends(capture)
         except BaseException:
-            # Nothing was recorded, so there is nothing to keep.
+            # Nothing was recorded, so nothing is kept.
             self._drop_backends()
             capture.close()
             shutil.rmtree(request.output, ignore_errors=True)
@@ -275,7 +275,7 @@ class _Session:
         self._watch(elapsed_s, capture.byte_count, self._summary.counts)
 
     def _end(self, capture: CaptureWriter, content: dict[str, Any]) -> None:
-        """Stop the backends, last one first, and write what is known now; what fails is told."""
+        """Stop the backends, the last one first, and write the final facts; note what fails."""
         self._summary.duration_s = time.monotonic() - self._begun
         self._summary.end_reason = self._stop_reason
         with self._told("clocks"):
@@ -306,7 +306,7 @@ class _Session:
             capture.write_meta(content)
 
     def _fill(self, content: dict[str, Any]) -> None:
-        """Put in what is known by now."""
+        """Fill in what is known so far."""
         summary = self._summary
         content["backends"] = meta.backend_rows(
             {name: each.availability for name, each in self._found.items()},
@@ -350,7 +350,7 @@ class _Session:
         return True
 
     def _end_command(self) -> None:
-        """Wait for a command that still runs; it is ended only where a signal ended the recording."""
+        """Wait for a command that still runs; terminate it only if a signal ended the recording."""
         if self._child is None or self._summary.command_code is not None:
             return
         if self._stop_reason in SIGNALS.values():
@@ -373,12 +373,12 @@ class _Session:
 
     @contextlib.contextmanager
     def _told(self, part: str) -> Iterator[None]:
-        """Let one part's end fail without keeping the others from theirs."""
+        """Note a failure while ending one part, so that the other parts still end."""
         try:
             yield
         except (TraceError, OSError) as error:
             full = isinstance(error, CaptureFullError)
-            # An end by the capture's own limit, or by a full disk, has been told of.
+            # The capture's own limit, or a full disk, is already the end reason.
             if not (full and self._stop_reason in ("max-size", "disk")):
                 self._summary.failures.setdefault(part, str(error))
                 if self._stop_reason not in FAILED and self._stop_reason:

@@ -1,1 +1,1 @@
-"""Time machine code natively: what runs it, the clock it is timed by, the intervals that come of it."""
+"""Time machine code natively: run it in a child process, read the TSC, compute confidence intervals."""

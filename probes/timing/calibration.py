@@ -1,4 +1,4 @@
-"""What `xtrace calibrate` measures and leaves as JSON: how many cycles a fence adds where it stands.
+"""The JSON file that `xtrace calibrate` writes: the cycles that each fence adds in its context.
 
 The file is one JSON object: ``schema_version`` and the fields of Calibration, rows as objects.
 """
@@ -15,7 +15,7 @@ from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 1
 
-#: What is in flight when the sequence begins.  "site" is the site's own preceding instructions.
+#: What is in flight when the sequence begins; "site" is the site's own preceding instructions.
 CONTEXTS = (
     "empty",
     "stores_8",
@@ -29,9 +29,9 @@ CONTEXTS = (
     "alu_fresh",
     "site",
 )
-#: Those in which nothing waits for memory.
+#: Contexts in which nothing waits for memory.
 HOT_CONTEXTS = ("empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "site")
-#: Those in which what memory takes at once varies: hardly ever tight.
+#: Contexts in which the amount that memory takes at once varies, so that intervals are hardly ever tight.
 STREAM_CONTEXTS = ("store_stream_1", "store_stream_4")
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
@@ -45,28 +45,28 @@ _MAX_ROWS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a fence adds to one execution of one sequence in one context.
+    """What a fence adds to one execution of a sequence in a context.
 
     Attributes:
         kind: of KINDS.
         fence: of FENCES.
         place: "inline" or "outofline" for the standard sequences; "site" for one replayed as compiled.
         context: of CONTEXTS.
-        median_cycles, low_cycles, high_cycles: TSC cycles added, fenced less unfenced, with the
-            median's 95 % interval; None where it could not be measured.
-        pair_count: pairs of loops behind them.
+        median_cycles, low_cycles, high_cycles: TSC cycles added, fenced minus unfenced: the median and
+            its 95 % interval; None if it could not be measured.
+        pair_count: pairs of loops that they are computed from.
         tight: the interval is as narrow as was asked for.
         address: of the site in its image; None for a standard sequence.
-        build_id: of the image, in hex; None where there is none.
-        note: why it is not tight, or why a site was not replayed and by what it is replaced.
-        fenced_cycles, plain_cycles: what one execution takes with and without the fence, with the context
-            and the loop around it: only their difference is the fence's.
-        dropped_count: pairs left out for an interrupt or another processor.
-        lean_median_cycles, lean_low_cycles, lean_high_cycles: the same as the median, but against the
-            sequence without what only the fence's call made necessary: frame, saved registers, spills.
-            None where there is nothing of the kind.
-        median_ns, low_ns, high_ns: the same as in cycles.
-        stands_in: the site was not replayed: the figure is the standard sequence's, for the note's reason.
+        build_id: of the image, in hex; None if it has none.
+        note: why it is not tight, or why a site was not replayed and what replaces it.
+        fenced_cycles, plain_cycles: cycles of one execution with and without the fence, including the
+            context and the loop; only their difference is due to the fence.
+        dropped_count: pairs left out because of an interrupt or a change of processor.
+        lean_median_cycles, lean_low_cycles, lean_high_cycles: as above, but compared with the sequence
+            without what only the fence's call requires: frame, saved registers, spills.  None if it
+            requires nothing of the kind.
+        median_ns, low_ns, high_ns: the figures above in ns.
+        stands_in: the site was not replayed, and the figure is the standard sequence's; the note says why.
     """
 
     kind: str
@@ -98,15 +98,15 @@ class Calibration:
     """All that one calibration measured, and on what.
 
     Attributes:
-        host: cpu_model, microcode, hypervisor, kernel, hostname-free facts as text.
+        host: cpu_model, microcode, hypervisor, kernel as text, without the host's name.
         date: ISO 8601, UTC.
-        tsc_hz: cycles a second of the TSC.
-        tsc_quantum_cycles: its least step.
-        core_per_tsc_ratio: core clock over TSC while it was measured.
-        timing: "hardware", or why the figures must not be taken for it.
+        tsc_hz: TSC cycles per second.
+        tsc_quantum_cycles: the TSC's smallest step.
+        core_per_tsc_ratio: core clock over TSC during the measurement.
+        timing: "hardware", or why the figures must not be taken for the hardware's.
         settings: of the run.
-        rows: the figures; none where timing is not "hardware".
-        notes: why timing is not "hardware"; what could not be replayed, a line each.
+        rows: the figures; empty if timing is not "hardware".
+        notes: why timing is not "hardware"; what could not be replayed, one line each.
     """
 
     host: dict[str, str]
@@ -129,7 +129,7 @@ def read(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        TraceError: it is none, or of another schema version.
+        TraceError: it is not a calibration, or of another schema version.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:

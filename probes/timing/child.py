@@ -1,8 +1,9 @@
-"""The process that timed code runs in: a script that maps code and data and gives all rights up.
+"""The process that timed code runs in: a script that maps code and data and drops all privileges.
 
-It imports the standard library alone, holds nothing of the parent's, and never returns to Python
-once the code runs: the code ends it.  Usage: child.py CPU CODE_FD DATA_FD CODE_ADDRESS DATA_ADDRESS
-DATA_BYTES FAR_ADDRESS FAR_BYTES LIMIT_S.  Commands come through stdin, answers go to stdout, one byte each.
+It imports only the standard library, shares nothing with the parent but the data and its pipes, and
+never returns to Python once the code runs: the code ends the process.  Usage: child.py CPU CODE_FD
+DATA_FD CODE_ADDRESS DATA_ADDRESS DATA_BYTES FAR_ADDRESS FAR_BYTES LIMIT_S.  Commands arrive on stdin and
+answers go to stdout, one byte each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MAP_FIXED_NOREPLACE, _MAP_POPULATE = 0x100000, 0x8000
 _NOBODY = 65534
 _PAGE_BYTES = 4096
 _MADV_HUGEPAGE = 14
-#: Exit codes that the parent has words for.
+#: Exit codes that the parent explains.
 NO_PLACE, NO_EXECUTION, NO_RIGHTS = 101, 102, 103
 
 
@@ -37,7 +38,7 @@ def _map(libc: ctypes.CDLL, address: int, size: int, file: int, populated: int =
 
 
 def _map_far(libc: ctypes.CDLL, address: int, size: int) -> bool:
-    """Map memory in huge pages, where Linux gives them: misses there are the caches', not the TLB's."""
+    """Map memory, in huge pages if Linux has them, so that misses there are cache misses, not TLB misses."""
     if _map(libc, address, size, -1, 0) != address:
         return False
     libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_HUGEPAGE)
@@ -59,7 +60,7 @@ def _give_up_rights(libc: ctypes.CDLL, limit_s: int) -> None:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    # The parent's death must still be noticed: a change of user forgets it.
+    # Again, because a change of user clears the parent-death signal.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -67,7 +68,7 @@ def _give_up_rights(libc: ctypes.CDLL, limit_s: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Map code and data at their addresses, give the rights up, and run the code."""
+    """Map code and data at their addresses, drop all privileges, and run the code."""
     cpu, code_file, data_file, code_address, data_address, data_bytes, *far, limit_s = map(int, arguments)
     os.sched_setaffinity(0, {cpu})
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""The TSC: its rate against the kernel's clock, its least step, the core's clock against it."""
+"""The TSC: its rate against the kernel's clock, and its smallest step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading:
 
 
 def reading(clock: Native) -> Reading:
-    """Read both clocks: of several tries the one with the least between its ends."""
+    """Read both clocks; return the try with the smallest gap."""
     best: Reading | None = None
     for _ in range(_TRIES):
         begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
@@ -36,12 +36,12 @@ def reading(clock: Native) -> Reading:
 
 
 def rate_hz(begin: Reading, end: Reading) -> tuple[float, float]:
-    """Return the TSC's rate between two readings, and how far it may be off."""
+    """Return the TSC's rate between two readings and its possible error, in Hz."""
     span = end.ns - begin.ns
     hz = (end.tsc - begin.tsc) / span * 1e9
     return hz, hz * (begin.gap_ns + end.gap_ns) / span
 
 
 def quantum_cycles(samples: I64) -> int:
-    """Return the TSC's least step: what all distances between readings are multiples of."""
+    """Return the TSC's smallest step, of which all distances between readings are multiples."""
     return max(int(np.gcd.reduce(np.diff(samples))), 1)

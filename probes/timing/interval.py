@@ -1,13 +1,13 @@
-"""From pairs of timed loops to a median with its interval.
+"""Compute a median and its confidence interval from pairs of timed loops.
 
-What one pair gives is the difference of two loops that ran one behind the other, in random order,
-so that what is slow to change (clock rate, neighbours) hits both.  Nothing is known of how the
-differences are spread: interrupts and caches make tails.  So the interval is that of the median by
-order statistics, which asks for no shape: between the j-th least and the j-th greatest of n lies the
-median with probability 1 - 2 P(Bin(n, 1/2) < j).
+A pair gives the difference of two loops that ran one after the other, in random order, so that
+slow changes (clock rate, neighbours) affect both.  The distribution of the differences is unknown:
+interrupts and caches produce tails.  So the interval is that of the median by order statistics,
+which assumes no distribution: the median is between the j-th least and the j-th greatest of n with
+probability 1 - 2 P(Bin(n, 1/2) < j).
 
-Where code stands moves a loop by a cycle or so, and no repetition shows it.  So each loop stands at
-several places, each place has its own interval, and the result spans them.
+The placement of code changes a loop's time by a cycle or so, which no repetition shows.  So each
+loop is placed at several addresses, each place has its own interval, and the result spans them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LEAST_EXCESS_CYCLES = 500.0
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A median and the interval that holds it 95 times of 100; NaN where there is too little."""
+    """A median and its 95 % interval; NaN if there are too few values."""
 
     median: float
     low: float
@@ -40,13 +40,13 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """Return how wide it is."""
+        """Return the interval's width."""
         return self.high - self.low
 
 
 @cache
 def rank(count: int) -> int:
-    """Return j: the j-th least and j-th greatest of ``count`` bound the median; 0 where there are too few."""
+    """Return j, so that the j-th least and j-th greatest of ``count`` bound the median; 0 if too few."""
     total, place = 0.0, 0
     while place < count // 2:
         logarithm = math.lgamma(count + 1) - math.lgamma(place + 1) - math.lgamma(count - place + 1)
@@ -58,17 +58,17 @@ def rank(count: int) -> int:
 
 
 def undisturbed(cycles: F64) -> Flags:
-    """Return which runs of one loop had no interrupt in them: those not far above the others.
+    """Return which runs of one loop had no interrupt: those that are not far above the others.
 
     Args:
-        cycles: of the whole runs, all of the same length.
+        cycles: of the runs, all with the same number of executions.
     """
     low, high = np.quantile(cycles, (0.25, 0.75))
     return np.asarray(cycles <= high + _FENCE_WIDTH * (high - low) + _LEAST_EXCESS_CYCLES)
 
 
 def of_median(values: F64) -> Interval:
-    """Return the median of ``values`` with its interval by order statistics."""
+    """Return the median of ``values`` and its interval by order statistics."""
     count = len(values)
     place = rank(count)
     if not place:
@@ -78,7 +78,7 @@ def of_median(values: F64) -> Interval:
 
 
 def spanning(intervals: Sequence[Interval]) -> Interval:
-    """Return the median over places, with an interval that spans those of all of them."""
+    """Return the median over places, with an interval that spans the intervals of all places."""
     found = [item for item in intervals if not math.isnan(item.median)]
     count = sum(item.count for item in intervals)
     if len(found) < len(intervals) or not found:

@@ -1,4 +1,4 @@
-"""Call small functions of machine code in this process: to read the TSC, and what cpuid says."""
+"""Call small machine-code functions in this process, to read the TSC and cpuid."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from xtrace.probes.errors import TraceError
 
 
 class Native:
-    """A function of machine code with the C calling convention, mapped and then made executable.
+    """A machine-code function with the C calling convention, mapped and then made executable.
 
     Raises:
-        TraceError: the system lets no memory become executable.
+        TraceError: the system does not allow memory to be made executable.
     """
 
     def __init__(self, code: bytes) -> None:

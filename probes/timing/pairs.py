@@ -1,4 +1,4 @@
-"""Time pairs of loops in random order until their differences are known well enough, or time is up."""
+"""Time pairs of loops in random order until their differences are precise enough or time is up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_COUNT = 8
 _MOST_COUNT = 20_000
 _MISS_WARM = 4
 _WARM_SHARE = 8
-#: Longer batches would let the end of the time given come late.
+#: Longer batches would overrun the deadline.
 _BATCH_CYCLES = 1e8
 _BATCH_LIMIT_S = 10.0
 _MOST_RESTARTS = 200
@@ -38,12 +38,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How well a difference is to be known.
+    """How precisely a difference is wanted.
 
     Attributes:
-        width_cycles, width_ratio: it is tight where its interval is not wider than the greater of the
-            first and of so much of the median.
-        run_cycles: what one timed run should take.
+        width_cycles, width_ratio: it is tight if its interval is not wider than ``width_cycles`` or than
+            ``width_ratio`` times the median, whichever is greater.
+        run_cycles: how long one timed run should take.
     """
 
     width_cycles: float = 2.0
@@ -51,18 +51,18 @@ class Wanted:
     run_cycles: float = 20_000.0
 
     def tight(self, found: Interval) -> bool:
-        """Tell whether an interval is narrow enough."""
+        """Return whether an interval is narrow enough."""
         return found.width <= max(self.width_cycles, self.width_ratio * abs(found.median))
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a pair's fenced loop takes beyond its plain one, for one execution, in TSC cycles.
+    """How much longer a pair's fenced loop takes than its plain one, per execution, in TSC cycles.
 
     Attributes:
-        fenced_cycles, plain_cycles: what one execution of each takes, context and loop included.
-        dropped_count: pairs left out, for an interrupt or another processor.
-        failure: why there is none.
+        fenced_cycles, plain_cycles: what one execution of each takes, including context and loop.
+        dropped_count: pairs left out because of an interrupt or a change of processor.
+        failure: why there is no difference, "" if there is one.
     """
 
     interval: Interval
@@ -73,13 +73,13 @@ class Difference:
 
 
 class Pairs:
-    """Time pairs.
+    """Times pairs.
 
     Args:
-        start: starts a child that has the loops; called again where one dies.
+        start: starts a child process that has the loops; called again if one dies.
 
     Raises:
-        ValueError: not all loops stand at the same number of places.
+        ValueError: not all loops have the same number of places.
     """
 
     def __init__(
@@ -111,16 +111,16 @@ class Pairs:
 
     @property
     def waiting_ratio(self) -> float:
-        """Return which share of the time the child waited while other processes had its processor.
+        """Return the share of the time in which the child waited because others used its processor.
 
-        Complete once closed.
+        Final only after close().
         """
         return self._waited_s / max(self._ran_s + self._waited_s, 1e-9)
 
     def measure(self, deadline: float, progress: Callable[[float], None] = lambda _: None) -> None:
         """Time all pairs, then those that are not tight yet, until ``deadline`` (time.monotonic()).
 
-        On a busy machine the first time of all of them may take three times as long as was given.
+        On a busy machine the first round over all pairs may take three times as long as the time given.
         """
         begin = time.monotonic()
         until = begin + _PATIENCE * (deadline - begin)
@@ -136,7 +136,7 @@ class Pairs:
             progress(1 - len(left) / max(len(self._pairs), 1))
 
     def differences(self) -> list[Difference]:
-        """Return what is known of each pair."""
+        """Return each pair's difference as known so far."""
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         found = [Difference(nothing, np.nan, np.nan, 0, self._failures.get(n, "")) for n in range(len(self))]
         if not self._rows:
@@ -173,7 +173,7 @@ class Pairs:
         return [number for number in range(len(self)) if number not in self._failures]
 
     def _size(self) -> None:
-        """Find out how long an execution takes, and so how many make a run."""
+        """Find out how long an execution takes, and from that how many make a run."""
         for number, pair in enumerate(self._pairs):
             for side, loops in enumerate((pair.fenced, pair.plain)):
                 for place, loop in enumerate(loops):
@@ -194,7 +194,7 @@ class Pairs:
             self._executions[number] = count
             self._entries[number, :, :, 1] = warm
             self._entries[number, :, :, 2] = count
-            # Flushing what is to miss takes about as long again.
+            # Flushing the lines that are to miss takes about as long again.
             self._expected[number] = each * (count + warm) * (2 if loop.most_count else 1) + 500
 
     def _round(self, numbers: Sequence[int], repeats: int, deadline: float) -> None:
@@ -224,14 +224,14 @@ class Pairs:
         expected: npt.NDArray[np.float64],
         deadline: float = np.inf,
     ) -> Iterable[tuple[int, int, bool]]:
-        """Run entries in batches; yield index, cycles, whether the processor changed.
+        """Run entries in batches; yield index, cycles, and whether the processor changed.
 
-        Where the child dies, what it ran has failed for good, and the rest goes on in a new one.
+        If the child dies, the pair that it ran has failed for good; the rest run in a new child.
         """
         todo = np.array([n for n in range(len(entries)) if int(owners[n]) not in self._failures], np.int64)
         while len(todo) and time.monotonic() < deadline:
             size = int(np.searchsorted(np.cumsum(expected[todo]), _BATCH_CYCLES)) + 1
-            # Both loops of a pair belong into one batch.
+            # Both loops of a pair belong in one batch.
             batch = todo[: min(size + size % 2, self._session.most_entries)]
             try:
                 cycles, changed = self._session.run(entries[batch], _BATCH_LIMIT_S)

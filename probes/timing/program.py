@@ -1,4 +1,4 @@
-"""What is run: finished machine code, and where in memory the driver in it keeps its schedule."""
+"""The machine code to time, and the layout of its data in memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Code with a driver at its beginning, which works off schedules (see symbols/replay/timed_loop.py).
+    """Code that begins with a driver, which executes schedules (see symbols/replay/timed_loop.py).
 
-    Offsets are those in the data; entries of the schedule are four 64-bit words: function, warm,
-    count; the driver writes cycles over the fourth and the change of TSC_AUX over the second.
+    Offsets are into the data.  An entry of the schedule is four 64-bit words: function, warm, count, and
+    one for the result; the driver writes the cycles to the fourth and the change of TSC_AUX to the second.
 
     Attributes:
-        code: stands at ``code_address``; it is never writable while it runs.
-        data_bytes: of data at ``data_address``, zero at first, shared with the parent.
-        count_offset, index_offset: entries to do, entries done.
-        sandbox_offset: what prctl() answered to the driver's filter, which stands at ``filter_offset``.
-        initial: what stands in the data at first, by offset.
-        far_address, far_bytes: where memory of the child's own lies that is beyond its caches; 0 for none.
-        samples_offset: where the sampler leaves ``sample_count`` readings of the TSC.
+        code: placed at ``code_address``; it is never writable while it runs.
+        data_bytes: size of the data at ``data_address``, initially zero, shared with the parent.
+        count_offset, index_offset: number of entries to do, and done.
+        sandbox_offset: what prctl() returned for the driver's filter, which is at ``filter_offset``.
+        initial: initial content of the data, by offset.
+        far_address, far_bytes: the child's private memory that does not fit its caches; 0 for none.
+        samples_offset: where the sampler writes ``sample_count`` readings of the TSC.
     """
 
     code: bytes
@@ -44,7 +44,7 @@ class Loop:
     """A function of the program.
 
     Attributes:
-        address: where it stands.
+        address: of its first instruction.
         most_count: executions that one call may time; 0 for any number.
     """
 

@@ -1,6 +1,6 @@
-"""The filter under which timed code runs: read, write and exit, all else kills the process.
+"""The seccomp filter for timed code: read, write and exit; any other system call kills the process.
 
-seccomp's strict mode would do but that it forbids rdtsc (linux/kernel/seccomp.c, disable_TSC()).
+seccomp's strict mode would do, except that it forbids rdtsc (linux/kernel/seccomp.c, disable_TSC()).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _READ, _WRITE, _EXIT = 0, 1, 60
 
 
 def filter_bytes(address: int) -> bytes:
-    """Return a struct sock_fprog that stands at ``address``, with its instructions behind it."""
+    """Return a struct sock_fprog to be placed at ``address``, followed by its instructions."""
     allowed = (_READ, _WRITE, _EXIT)
     lines = [
         (_LOAD, 0, 0, _ARCH_AT),

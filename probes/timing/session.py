@@ -1,4 +1,4 @@
-"""Run a program in a child without rights, batch by batch, and say what became of it."""
+"""Run a program in an unprivileged child process, batch by batch, and report how it ended."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class ChildError(Exception):
 
     Attributes:
         index: of the entry in its batch.
+        reason: how it ended.
     """
 
     def __init__(self, index: int, reason: str) -> None:
@@ -93,7 +94,7 @@ class Session:
             program.far_bytes,
             _CPU_LIMIT_S,
         )
-        # By its text: it may lie in a zip file.
+        # Passed as text, because the package may be in a zip file.
         script = inspect.getsource(child_module)
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-c", script, *map(str, numbers)],
@@ -108,27 +109,27 @@ class Session:
 
     @property
     def confined(self) -> bool:
-        """Tell whether the filter of system calls holds in the child."""
+        """Return whether the system-call filter is active in the child."""
         return int(self._words[self._program.sandbox_offset // 8]) == 0
 
     @property
     def memory(self) -> memoryview:
-        """Return the data that the child shares with its parent."""
+        """Return the data that the child shares with this process."""
         return memoryview(self._memory)
 
     @property
     def pid(self) -> int:
-        """Return the child's process number."""
+        """Return the child's PID."""
         return self._process.pid
 
     @property
     def most_entries(self) -> int:
-        """Return how many entries a batch may have."""
+        """Return the largest number of entries in a batch."""
         return self._program.schedule_entries
 
     @property
     def samples(self) -> I64:
-        """Return the TSC readings that the sampler left."""
+        """Return the TSC readings that the sampler wrote."""
         start = self._program.samples_offset // 8
         return self._words[start : start + self._program.sample_count].copy()
 
@@ -136,7 +137,7 @@ class Session:
         """Run entries [n, 3] of function, warm and count; return cycles [n] and whether the CPU changed [n].
 
         Raises:
-            ChildError: the child ended, or took longer than ``limit_s``; it is gone then.
+            ChildError: the child ended, or took longer than ``limit_s`` and was killed.
         """
         count = len(entries)
         if count > self._program.schedule_entries:
@@ -152,7 +153,7 @@ class Session:
         return self._schedule[:count, 3].copy(), self._schedule[:count, 1] != 0
 
     def shares_s(self) -> tuple[float, float]:
-        """Return how long the child ran and how long it waited while others did; zeros where unknown."""
+        """Return how long the child ran and how long it waited to run; zeros if unknown."""
         try:
             words = Path(f"/proc/{self.pid}/schedstat").read_text(encoding="ascii").split()
             return int(words[0]) / 1e9, int(words[1]) / 1e9
@@ -160,7 +161,7 @@ class Session:
             return 0.0, 0.0
 
     def _wait(self, limit_s: float) -> None:
-        """Take the child's answer."""
+        """Wait for the child's answer."""
         assert self._process.stdout is not None
         answer = b""
         ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
@@ -177,7 +178,7 @@ class Session:
         raise ChildError(index, _EXITS.get(code) or _ended(code))
 
     def close(self) -> None:
-        """End the child and let go of its memory."""
+        """End the child and release its memory."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

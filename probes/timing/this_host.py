@@ -1,4 +1,4 @@
-"""What the host is: processor, microcode, hypervisors, kernel; and whether software emulates it."""
+"""Identify the host: processor, microcode, hypervisors, kernel, and whether it is emulated in software."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _UNKNOWN = "unknown"
 
 
 def signatures(function: Native) -> tuple[str, ...]:
-    """Return what hypervisors call themselves in cpuid, the outermost that answers last.
+    """Return the hypervisors' signatures in cpuid, in order of their leaves.
 
-    Source: the leaves from 0x40000000 on; one hypervisor that plays another puts it 0x100 further
-    (xen/arch/x86/cpuid.c).
+    Source: the leaves from 0x40000000 on; a hypervisor that also presents another's interface moves one
+    by 0x100 (xen/arch/x86/cpuid.c).
     """
     if not cpuid(function, 1)[2] & _HYPERVISOR_BIT:
         return ()
@@ -47,7 +47,7 @@ def facts(seen: tuple[str, ...]) -> dict[str, str]:
     """Return cpu_model, microcode, hypervisor and kernel as text.
 
     Args:
-        seen: as from signatures().
+        seen: the result of signatures().
     """
     found = dict.fromkeys(("cpu_model", "microcode", "hypervisor", "kernel"), _UNKNOWN)
     found["kernel"] = " ".join((os.uname().sysname, os.uname().release))
@@ -73,7 +73,7 @@ def facts(seen: tuple[str, ...]) -> dict[str, str]:
 
 
 def emulation(host: dict[str, str], seen: tuple[str, ...]) -> str:
-    """Return by what the host says that software emulates its processors, "" where nothing does."""
+    """Return what shows that the host's processors are emulated in software, "" if nothing does."""
     if EMULATOR in seen:
         return f"cpuid names the hypervisor {EMULATOR}"
     if any(name in host["cpu_model"] for name in _EMULATED_MODELS):

@@ -1,1 +1,1 @@
-"""The ways to record, one module each: xentrace, bpf, perf, xenctx; and the seam that they share."""
+"""The ways to record, one module each: xentrace, bpf, perf, xenctx; and the interface that they share."""

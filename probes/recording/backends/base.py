@@ -1,4 +1,4 @@
-"""The seam between `xtrace record` and what it records by: xentrace, bpf, perf, xenctx."""
+"""The interface between `xtrace record` and its backends: xentrace, bpf, perf, xenctx."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Availability:
     Attributes:
         usable: it can.
         reason: why, or why not, in one line.
-        remedy: the command that mends it; empty where nothing does, or nothing needs mending.
-        missing: what it will do without, a line each, though it is usable.
+        remedy: the command that fixes it; empty if nothing does or nothing needs fixing.
+        missing: what it cannot record although it is usable, one line each.
     """
 
     usable: bool
@@ -35,11 +35,11 @@ class Options:
         pcpus: pCPUs to trace, as xentrace's -c takes them; None is all.
         ring_pages: pages of Xen's trace buffer on each pCPU; None leaves them as they are.
         poll_ms: how often xentrace empties them.
-        memory_mib: keep only the last so many MiB, in memory, until the end; None writes at once.
-        reserve_mib: of disk left free.
-        events: stream raw bpf events, beside the histograms.
-        sample_hz: RIP samples a second and pCPU.
-        domains: to sample by xenctx; empty is all PV guests.
+        memory_mib: keep only the last ``memory_mib`` MiB, in memory, until the end; None writes at once.
+        reserve_mib: disk space to leave free.
+        events: stream raw bpf events in addition to the histograms.
+        sample_hz: RIP samples per second and CPU.
+        domains: to sample with xenctx; empty means all PV guests.
     """
 
     mask: str = "all"
@@ -55,11 +55,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a backend has recorded up to now.
+    """What a backend has recorded so far.
 
     Attributes:
-        records: written; lost: known to be lost, exactly; byte_count: in the capture.
-        lost_known: False where losses cannot be counted before the end.
+        records: written; lost: exact number known to be lost; byte_count: in the capture.
+        lost_known: False if ``lost`` is only a lower bound.
     """
 
     records: int = 0
@@ -71,37 +71,37 @@ class Counts:
 class Backend(Protocol):
     """One way to record.
 
-    A backend that changes the host (tracing on, a pmu mode) notes that by
-    ``restore.note()`` before it does, so that the next start can take it back.
+    A backend that changes the host (tracing on, a pmu mode) first notes that with
+    ``restore.note()``, so that the next start can undo it.
     """
 
     name: str
 
     def probe(self) -> Availability:
-        """Tell whether it works here, without changing anything."""
+        """Return whether it works here, without changing anything."""
 
     def start(self, folder: Folder, options: Options) -> None:
-        """Begin to record.
+        """Start recording.
 
         Raises:
             TraceError: it does not work after all.
         """
 
     def poll(self) -> Counts:
-        """Take what has come since and append it to the capture.  Called about every tenth of a second.
+        """Append what has arrived since the last call to the capture.  Called about every tenth of a second.
 
         Raises:
-            TraceError: it has died; what it recorded up to then stays.
+            TraceError: it has died; what it recorded until then stays.
             CaptureFullError: no more fits.
         """
 
     def stop(self) -> Counts:
-        """End it, leave the host as it was, and return the final counts.  May be called twice."""
+        """Stop recording, restore the host, and return the final counts.  May be called twice."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what meta.json says of it: tool versions, what was chosen, what is missing, overhead.
+        """Return the facts for meta.json: tool versions, what was chosen, what is missing, overhead.
 
-        Under "warnings" stand lines for the user, who is told them when it has started.
+        "warnings" holds lines that are shown to the user once it has started.
         """
 
 
@@ -111,7 +111,7 @@ class Overhead:
 
     Attributes:
         cpu_s: of the recorder and its children.
-        own_upcalls: upcalls of dom0 that the recorder itself caused, an upper bound; None is unknown.
+        own_upcalls: upper bound of the upcalls in dom0 that the recorder itself caused; None is unknown.
         notes: how each is known.
     """
 

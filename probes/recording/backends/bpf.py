@@ -1,7 +1,7 @@
-"""The backend bpf: dom0's side of event delivery, counted and timed in its kernel by bcc.
+"""The bpf backend: dom0's side of event delivery, counted and timed in its kernel with bcc.
 
-By default the kernel adds up and a second's difference is written as a line of
-bpf/tables.jsonl; with ``events`` each event is streamed too, into the CTF trace events/.
+By default the kernel adds up, and the differences are written once a second as lines of
+bpf/tables.jsonl; with ``events`` each event is also streamed, into the CTF trace events/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.program import Loaded, ProgramBackend
 
-#: Room for so many (kind, id) and for their buckets: the memory is this, whatever happens.
+#: Room for this many (kind, id) and for their buckets; it bounds the memory.
 TALLY_ROOM = 4096
 BUCKET_ROOM = 32768
 _LINE_ROWS = 8192
@@ -69,7 +69,7 @@ class BpfBackend(ProgramBackend):
     def _write_gained(self, loaded: Loaded) -> None:
         now = time.monotonic_ns()
         found = loaded.drain.difference()
-        # Readers bound a line; these have one for so many rows.
+        # Readers limit a line's length, so a line has at most _LINE_ROWS rows.
         for name, rows in found.items():
             for at in range(0, len(rows), _LINE_ROWS):
                 loaded.lines.write({"t_ns": now, name: rows[at : at + _LINE_ROWS]})
@@ -77,7 +77,7 @@ class BpfBackend(ProgramBackend):
         loaded.lines.write({"t_ns": now, **names, "counters": _counters(loaded)})
 
     def _detach(self, loaded: Loaded) -> None:
-        # Read between the two: detaching takes its time, and nothing is counted meanwhile.
+        # Read between the two: detaching takes a while, and nothing is counted during it.
         loaded.program.switch(on=False)
         self._after = interrupts.read()
         loaded.program.detach()
@@ -103,7 +103,7 @@ class BpfBackend(ProgramBackend):
 
 
 def _attach(program: Program, choice: functions.Choice) -> tuple[dict[str, str], list[str]]:
-    """Attach all there is; return the functions chosen and what is missing."""
+    """Attach everything that is available; return the functions chosen and what is missing."""
     attached, missing = {}, []
     if choice.has_kprobes:
         for role in functions.ROLES:
@@ -136,12 +136,12 @@ def _counters(loaded: Loaded) -> dict[str, int]:
 
 
 def _event_count(found: Mapping[int, Interrupt]) -> int:
-    """Return how many interrupts came by event channels."""
+    """Return how many interrupts came through event channels."""
     return sum(sum(one.counts) for one in found.values() if one.is_event)
 
 
 def _costs(program: Program) -> dict[str, Any]:
-    """Return runs and nanoseconds a run of each program, where the kernel counts them."""
+    """Return the number of runs and the ns per run of each program, if the kernel counts them."""
     return {
         name: {"runs": runs, "ns_per_run": round(ns / runs, 1)}
         for name, (runs, ns) in program.run_times().items()
@@ -152,7 +152,7 @@ def _costs(program: Program) -> dict[str, Any]:
 def _first_taken(
     program: Program, role: functions.Role, candidates: list[str]
 ) -> tuple[str | None, list[str]]:
-    """Attach a role to the first function that lets itself be probed."""
+    """Attach a role to its first function that can be probed; return it, or None and why each was refused."""
     refusals = []
     for function in candidates:
         try:

@@ -1,9 +1,9 @@
-"""The backend perf: where the instruction pointer of each CPU is, sampled by a BPF program on a perf event.
+"""The perf backend: instruction pointers of each CPU, sampled by a BPF program on a perf event.
 
-Where Xen has a VPMU and gives dom0 the whole machine (pmu_mode "all"), the event is
-hardware cycles and samples hypervisor and guests; else it is dom0's own clock, which sees
-dom0 alone: a vCPU that does not run is not sampled, and code with interrupts off is sampled when it turns
-them on.  The samples are the CTF trace samples/, their symbols
+If Xen has a VPMU and lets dom0 profile the whole machine (pmu_mode "all"), the event is
+hardware cycles and samples the hypervisor and the guests too.  Otherwise it is dom0's software
+clock, which samples only dom0: a vCPU that does not run is not sampled, and code with interrupts
+off is sampled when it enables them.  The samples are the CTF trace samples/, their symbols are in
 perf/symbols.jsonl.
 """
 
@@ -30,11 +30,11 @@ SOFTWARE_BIAS = (
     "dom0's software clock: only dom0 is sampled, and code that runs with interrupts off is sampled where it "
     "enables them"
 )
-#: perf_event_attr: hardware cycles, the software clock of a CPU.
+#: type and config of perf_event_attr: hardware cycles, and the software clock of a CPU.
 _HARDWARE, _CYCLES = 0, 0
 _SOFTWARE, _CPU_CLOCK = 1, 0
 _RING_BYTES = 256 << 10
-#: Addresses whose symbols are looked up, at most.
+#: Most addresses whose symbols are looked up.
 _MOST_ADDRESSES = 65536
 _IP_WORD = 3
 
@@ -100,7 +100,7 @@ class PerfBackend(ProgramBackend):
         super()._close()
 
     def _begin_sampling(self, program: Program, hz: int) -> tuple[str, str]:
-        """Open the best event; return its name and why it is not the hardware's."""
+        """Open the best event; return its name, and why it is not the hardware event ("" if it is)."""
         refusal = "no /sys/hypervisor/pmu: guests and Xen are not sampled"
         if self._pmu_mode.exists():
             self._mode_before = self._mode()
@@ -117,14 +117,14 @@ class PerfBackend(ProgramBackend):
         return "software clock", refusal
 
     def _mode(self) -> str:
-        """Return Xen's pmu mode; a Xen that has no VPMU at all refuses to say it."""
+        """Return Xen's pmu mode; with the VPMU disabled, Xen refuses to report it."""
         try:
             return self._pmu_mode.read_text().strip()
         except OSError:
             return "off"
 
     def _set_mode_all(self) -> str:
-        """Let dom0 sample the whole machine; return why not."""
+        """Let dom0 sample the whole machine; return why it cannot, "" if it can."""
         if self._mode_before == "all":
             return ""
         if self._mode_before == "off":

@@ -1,8 +1,8 @@
-"""The life of a backend that loads a BPF program: what bpf and perf have in common.
+"""The life cycle of a backend that loads a BPF program: what bpf and perf have in common.
 
-The program is loaded, its files begin, it is attached and switched on.  Each poll drains its
-rings; once a second what else it gained is written as lines.  In the end it is detached, what is
-left is written, and whatever failed meanwhile, nothing stays in the kernel.
+The program is loaded, its files are started, and it is attached and switched on.  Each poll drains
+its rings; once a second its other data is written as lines.  At the end it is detached and what is
+left is written; whatever fails, nothing stays in the kernel.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Loaded:
 
     Attributes:
         program: loaded; the backend attaches it.
-        drain: of its tables.
-        rings: None until they are opened, and for ever where nothing is streamed.
-        lines: as soon as they are opened.
+        drain: reads its tables.
+        rings: None until they are opened; nothing is streamed without them.
+        lines: the file of lines, once it is opened.
     """
 
     lines: Lines
@@ -39,7 +39,7 @@ class Loaded:
         """Load ``source``.
 
         Args:
-            settings: names that the source is given by -D, beside those that every program needs.
+            settings: macros for the source (-D), in addition to those that every program needs.
 
         Raises:
             ProbeError: it does not compile.
@@ -51,7 +51,7 @@ class Loaded:
         self.rings: Rings | None = None
 
     def open_lines(self, folder: Folder, name: str, heading: Mapping[str, Any]) -> None:
-        """Begin the file of lines."""
+        """Start the file of lines."""
         self.lines = Lines(folder.stream(name))
         self.lines.write(heading)
 
@@ -64,13 +64,13 @@ class Loaded:
         byte_count: int | None = None,
         on_records: Callable[[bytes], None] | None = None,
     ) -> Rings:
-        """Make the rings, before anything is attached that would put records into them."""
+        """Create the rings, before anything is attached that would write to them."""
         self.rings = Rings(self.program, self.drain, self._cpus, record_bytes, on_records)
         self.rings.open(folder, directory, byte_count)
         return self.rings
 
     def facts(self) -> dict[str, Any]:
-        """Return how it was loaded."""
+        """Return how the program was loaded."""
         return {
             "bcc": loader.bcc_version(),
             "headers": loader.HEADERS,
@@ -78,7 +78,7 @@ class Loaded:
         }
 
     def counts(self) -> Counts:
-        """Return what was recorded up to now: records streamed, else occurrences counted."""
+        """Return the counts so far: records streamed or, if nothing is streamed, occurrences counted."""
         counters = self.drain.counters()
         lost = counters[Counter.DROPPED] + counters[Counter.NO_TALLY]
         if self.rings is None:
@@ -90,20 +90,20 @@ class Loaded:
         )
 
     def flush(self) -> None:
-        """Hand what was written to the disk."""
+        """Flush what was written to the disk."""
         self.lines.flush()
         if self.rings is not None:
             self.rings.flush()
 
     def close(self) -> None:
-        """Unmap the rings and take the program off the kernel."""
+        """Unmap the rings and remove the program from the kernel."""
         if self.rings is not None:
             self.rings.close()
         self.program.close()
 
 
 class ProgramBackend(ABC):
-    """A Backend by a BPF program; a subclass says what is its own in the methods at the end."""
+    """A Backend that uses a BPF program; subclasses implement the methods at the end."""
 
     name = ""
 
@@ -114,12 +114,12 @@ class ProgramBackend(ABC):
         self._due = 0.0
 
     def probe(self) -> Availability:
-        """Tell what can be recorded here, without loading anything."""
+        """Return what can be recorded here, without loading anything."""
         reason, remedy = loader.why_not()
         return Availability(False, reason, remedy) if reason else self._offer()
 
     def start(self, folder: Folder, options: Options) -> None:
-        """Load, attach, begin the files.
+        """Load and attach the program and start the files.
 
         Raises:
             TraceError: bcc or the kernel refuses.
@@ -133,7 +133,7 @@ class ProgramBackend(ABC):
             raise
 
     def poll(self) -> Counts:
-        """Drain the rings; once a second, write what else the program gained."""
+        """Drain the rings; once a second, write the program's other data."""
         loaded = self._loaded
         if loaded is None:
             return self._counts
@@ -147,13 +147,13 @@ class ProgramBackend(ABC):
         return self._counts
 
     def stop(self) -> Counts:
-        """Detach, write what is left, close."""
+        """Detach the program, write what is left, close the files."""
         loaded = self._loaded
         if loaded is None:
             return self._counts
         try:
             self._detach(loaded)
-            # What a full capture has no room for is counted as lost.
+            # What does not fit into a full capture is counted as lost.
             with suppress(CaptureFullError):
                 if loaded.rings is not None:
                     loaded.rings.finish()
@@ -183,7 +183,7 @@ class ProgramBackend(ABC):
 
     @abstractmethod
     def _offer(self) -> Availability:
-        """Tell what can be recorded where BPF programs can be loaded."""
+        """Return what can be recorded, given that BPF programs can be loaded."""
 
     @abstractmethod
     def _begin(self, folder: Folder, options: Options) -> dict[str, Any]:
@@ -191,16 +191,16 @@ class ProgramBackend(ABC):
 
     @abstractmethod
     def _write_gained(self, loaded: Loaded) -> None:
-        """Write as lines what the program gained since the last call."""
+        """Write, as lines, the program's data since the last call."""
 
     def _detach(self, loaded: Loaded) -> None:
-        """Take the program off the kernel; its maps stay readable."""
+        """Detach the program; its maps stay readable."""
         loaded.program.detach()
 
     def _last_lines(self) -> Iterable[Mapping[str, Any]]:
-        """Return the lines to end with."""
+        """Return the lines to end the file with."""
         return ()
 
     @abstractmethod
     def _accounts(self, loaded: Loaded) -> dict[str, Any]:
-        """Return the facts that are known in the end alone."""
+        """Return the facts that are known only at the end."""

@@ -1,7 +1,7 @@
-"""Count the records of a trace while it grows: 65 ns a record, in Python alone.
+"""Count the records of a growing trace: 65 ns per record, in plain Python.
 
-A record's length stands in the top nibble of its header word, so one byte of
-each word is enough to step from header to header.
+A record's length is in the top nibble of its header word, so one byte of each word is
+enough to step from header to header.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class RecordCounter:
     """What a growing trace holds.
 
     Attributes:
-        records: all but fillers, those that tell of losses included.
-        lost: records that Xen could not write, as it says.
-        gaps: how often it said so.
-        windows: begun.
+        records: all but fillers; LOST_RECORDS records count.
+        lost: records that Xen reports as lost.
+        gaps: number of such reports.
+        windows: number started.
         fault: where the bytes stopped being windows; empty if they did not.
     """
 
@@ -50,7 +50,7 @@ class RecordCounter:
         self._rest = b""
 
     def feed(self, content: bytes) -> None:
-        """Count what ``content``, the next bytes of the file, holds; what is cut waits for the next call."""
+        """Count the records in ``content``, the next bytes of the file; a cut one waits for the next call."""
         content = self._rest + content
         at = 0
         while not self.fault:
@@ -74,9 +74,9 @@ class RecordCounter:
         self._rest = b"" if self.fault else content[at:]
 
     def _count(self, piece: bytes, *, is_whole: bool) -> int:
-        """Count the records of a window's next bytes; return the bytes of those that are whole."""
+        """Count the whole records in a window's next bytes; return their length in bytes."""
         top = piece[3::WORD_BYTES]
-        # Of a cut piece the last few words wait, lest a record be cut.
+        # The last few words of a cut piece wait, because a record may be cut there.
         end = len(top) if is_whole else max(0, len(top) - _LONGEST_WORDS)
         at = records = 0
         words = _WORDS
@@ -100,8 +100,8 @@ class RecordCounter:
 
 
 def _places(piece: bytes, end: int) -> list[int]:
-    """Return the words, ascending, that would be of interest if a record began there."""
-    # Their second byte is rare, and one byte is what is found fastest.
+    """Return the indices, ascending, of words that would start a LOST_RECORDS or WRAP_BUFFER record."""
+    # Their second byte is rare, and searching for a single byte is fastest.
     second = piece[1::WORD_BYTES]
     places = []
     at = second.find(_SECOND, 0, end)

@@ -1,4 +1,4 @@
-"""The backends there are, in the order in which they are started; each is imported when it is wanted."""
+"""The available backends, in the order in which they start; each is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from xtrace.probes.errors import TraceError
 from xtrace.probes.recording.backends.base import Availability, Backend
 
-#: xentrace comes last: what the others do to begin does not belong into its trace.
+#: xentrace is last, to keep the start-up of the others out of its trace.
 _HOMES = {
     "bpf": ("xtrace.probes.recording.backends.bpf", "BpfBackend"),
     "perf": ("xtrace.probes.recording.backends.perf", "PerfBackend"),
@@ -35,7 +35,7 @@ def make(name: str) -> Backend:
 
 
 def candidates(names: Iterable[str]) -> list[Candidate]:
-    """Ask each backend of ``names`` whether it works here; it changes nothing."""
+    """Ask each backend in ``names`` whether it works here, without changing anything."""
     found = []
     for name in NAMES:
         if name in names:
@@ -45,10 +45,10 @@ def candidates(names: Iterable[str]) -> list[Candidate]:
 
 
 def must_work(found: Sequence[Candidate], *, named: bool) -> None:
-    """Raise where none works, or one that was asked for by name does not.
+    """Raise if none works, or if one that was asked for by name does not.
 
     Raises:
-        TraceError: with the reason of each.
+        TraceError: with the reason for each.
     """
     bad = [each for each in found if not each.availability.usable]
     if bad and (named or len(bad) == len(found)):

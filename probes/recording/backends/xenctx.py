@@ -1,8 +1,8 @@
-"""The backend xenctx: where a PV guest's vCPUs are, asked for one by one, slowly.
+"""The xenctx backend: instruction pointers of PV guests' vCPUs, sampled slowly, one domain at a time.
 
-Where no PMU is, nothing else tells it.  xenctx pauses the domain for each answer, and
-a vCPU is in what it does most often when it can be paused: in the hypercall that
-blocks it.  So this is no profile of the guest; the bias stands in the file, before the samples.
+Without a PMU nothing else shows them.  xenctx pauses the domain for each sample, and mostly finds
+a vCPU where it can be paused: in the hypercall that blocks it.  So this is not a profile of the
+guest; the file states this bias before the samples.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ BIAS = (
     "not shares of time"
 )
 
-#: A sampled domain is paused for at most this share of the time, all of them together.
+#: Largest share of the time in which xenctx may run, and so keep a domain paused.
 _MOST_BUSY = 0.2
 _LEAST_PERIOD_S = 0.5
 _LIMIT_S = 20
 _MOST_OUTPUT = 1 << 20
 _REFRESH_S = 5.0
-#: So high a beginning of the kernel that xenctx leaves out the stack, which it would read page by page.
+#: A kernel start address so high that xenctx leaves out the stack, which it would read page by page.
 _NO_STACK = "0xffffffffffffffff"
 _VCPU = re.compile(r"^vcpu(\d{1,4}):")
 _REGISTER = re.compile(r"^(rip|flags|rsp): ?([0-9a-f]{1,16})", re.IGNORECASE)
 
 
 def samples_of(text: str) -> list[dict[str, Any]]:
-    """Return vcpu, rip and rsp (hexadecimal) of each vCPU that ``xenctx -C`` told of."""
+    """Return vcpu, and rip, flags and rsp in hexadecimal, of each vCPU in the output of ``xenctx -C``."""
     found: list[dict[str, Any]] = []
     for line in text.splitlines():
         if match := _VCPU.match(line):
@@ -52,7 +52,7 @@ def samples_of(text: str) -> list[dict[str, Any]]:
 
 
 class XenctxBackend:
-    """Samples PV guests by xenctx."""
+    """Samples PV guests with xenctx."""
 
     name = "xenctx"
 
@@ -76,7 +76,7 @@ class XenctxBackend:
         self._last_error = ""
 
     def probe(self) -> Availability:
-        """Tell whether xenctx is there and may ask."""
+        """Return whether this is a dom0 with xenctx."""
         if reason := dom0.why_no_dom0():
             return Availability(False, reason)
         if xen_tools.tool("xenctx") is None:
@@ -84,10 +84,10 @@ class XenctxBackend:
         return Availability(True, f"slow; {BIAS}")
 
     def start(self, folder: Folder, options: Options) -> None:
-        """Begin the file; the first sample is taken at the first poll.
+        """Start the file; the first sample is taken at the first poll.
 
         Raises:
-            TraceError: xenctx is not there, or this is no dom0.
+            TraceError: xenctx is missing, or this is not a dom0.
         """
         found = self.probe()
         if not found.usable:
@@ -106,7 +106,7 @@ class XenctxBackend:
         )
 
     def poll(self) -> Counts:
-        """Take an answer that has come; ask again when it is time."""
+        """Write the samples of a call that has ended; start the next call when it is due."""
         if self._stream is None:
             return self._count()
         now = time.monotonic()
@@ -120,7 +120,7 @@ class XenctxBackend:
         return self._count()
 
     def stop(self) -> Counts:
-        """End it; an answer under way is waited for, so that no domain stays paused."""
+        """Stop sampling; wait for a call in progress, so that no domain stays paused."""
         if self._stream is None:
             return self._count()
         if self._process is not None:
@@ -137,7 +137,7 @@ class XenctxBackend:
         return self._count()
 
     def facts(self) -> Mapping[str, Any]:
-        """Return how often and how long it asked, and the bias."""
+        """Return the number and duration of xenctx calls, and the bias."""
         return {
             "tool": self._tool,
             "bias": BIAS,
@@ -179,7 +179,7 @@ class XenctxBackend:
         self._busy_s += took
         self._due = now + max(took / _MOST_BUSY - took, _LEAST_PERIOD_S)
         if failed:
-            # The domain may have gone meanwhile: that is no failure of the recording.
+            # The domain may have gone meanwhile, which does not fail the recording.
             self._failures += 1
             self._last_error = (text.strip().splitlines() or [""])[-1][:200]
             return
@@ -199,7 +199,7 @@ class XenctxBackend:
 
 
 def _pv_domains() -> list[int]:
-    """Return the PV guests that run."""
+    """Return the ids of the PV guests that exist."""
     try:
         with open_xenstore() as store:
             return [

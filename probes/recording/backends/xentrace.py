@@ -1,9 +1,9 @@
-"""The backend that drives Xen's own ``xentrace``.
+"""The xentrace backend, which runs Xen's own ``xentrace``.
 
-xentrace writes its file itself: then neither a slow disk nor the death of the recorder comes
-between it and its data, and nothing is copied.  What it wrote is read once more from the
-page cache, to count.  When the recorder dies, the kernel sends xentrace the signal on
-which it empties the buffers, switches tracing off and ends.
+xentrace writes its file itself, so nothing is copied, and no delay or death of the recorder
+loses data.  The recorder reads the file back from the page cache to count records.  When the
+recorder dies, the kernel sends xentrace SIGTERM, on which it empties the buffers, switches
+tracing off and ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from xtrace.probes.selection.vcpus import Pcpus
 
 _BEGIN_LIMIT_S = 20.0
 _END_LIMIT_S = 60.0
-#: So much is counted in one poll, which takes a third of a second at the worst; the rest waits.
+#: Most bytes counted in one poll, which takes at worst a third of a second; the rest waits.
 _POLL_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
 _FULL_BYTES = 64 << 10
@@ -56,7 +56,7 @@ class XentraceBackend:
         self._read_bytes = 0
 
     def probe(self) -> Availability:
-        """Tell whether Xen traces and xentrace can take it, without changing anything."""
+        """Return whether Xen has a trace buffer and xentrace can read it, without changing anything."""
         if reason := dom0.why_no_dom0():
             return Availability(False, reason)
         if xen_tools.tool("xentrace") is None:
@@ -79,7 +79,7 @@ class XentraceBackend:
         """Start xentrace and wait until it traces.
 
         Raises:
-            TraceError: it ends at once, or does not begin.
+            TraceError: it ends at once, or does not start tracing.
         """
         try:
             mask = event_mask(options.mask)
@@ -96,7 +96,7 @@ class XentraceBackend:
             why = "Xen's trace buffers keep the first size that was set since boot"
             self._facts["warnings"] = [f"-S {options.ring_pages} has no effect: {why}"]
         command = self._command(mask, options, path)
-        # The markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
+        # Markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
         traced = bool(mask & 0x20_0000 and mask & 0x1000)
         self._facts |= {"command": command, "event_mask": f"{mask:#x}", "marks_are_traced": traced}
         self._note = restore.note("xen_tracing", {})
@@ -108,14 +108,14 @@ class XentraceBackend:
                 os._exit(1)
 
         with open(self._log_path, "wb") as log:
-            # A session of its own, lest Ctrl-C on the terminal ends it before the recorder knows.
+            # In its own session, so that Ctrl-C on the terminal does not end it before the recorder knows.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=end_with_recorder,  # safe, for no thread runs yet
+                preexec_fn=end_with_recorder,  # safe because no thread runs yet
             )
         self._await_begin()
         if options.ring_pages is not None and self._facts["sized_before"] is None:
@@ -123,11 +123,11 @@ class XentraceBackend:
                 (restore.run_directory() / _SIZED).write_text(f"{options.ring_pages}\n")
 
     def poll(self) -> Counts:
-        """Count what xentrace wrote since.
+        """Count what xentrace has written since the last call.
 
         Raises:
             TraceError: it has ended by itself.
-            CaptureFullError: it has, for the disk is full.
+            CaptureFullError: it has ended because the disk is full.
         """
         self._catch_up(_POLL_BYTES)
         if self._process is not None and self._process.poll() is not None:
@@ -148,7 +148,7 @@ class XentraceBackend:
             self._facts["exit_code"] = process.returncode
         if self._note is not None:
             note, self._note = self._note, None
-            # Only an xentrace that came to its end has switched tracing off.
+            # Only an xentrace that ended in an orderly way has switched tracing off.
             if self._facts.get("exit_code") == 0:
                 note.drop()
             else:
@@ -161,7 +161,7 @@ class XentraceBackend:
         return self._counts()
 
     def facts(self) -> Mapping[str, Any]:
-        """Return the command, the mask, gaps, and how often Xen called xentrace."""
+        """Return the command, the mask, the gaps, and how often Xen interrupted for xentrace."""
         if "version" not in self._facts:
             with contextlib.suppress(TraceError):
                 self._facts["version"] = xen_tools.run("xentrace", "--version").strip()
@@ -185,12 +185,12 @@ class XentraceBackend:
         if options.memory_mib is not None:
             command += ["-M", str(options.memory_mib << 20)]
         if options.reserve_mib > 1:
-            # The recorder looks after the reserve; this is for when it cannot.
+            # The recorder itself keeps the reserve; this is in case it cannot.
             command += ["-r", str(options.reserve_mib // 2)]
         return [*command, path]
 
     def _await_begin(self) -> None:
-        """Wait until there is data or Xen's interrupt for it is bound."""
+        """Wait until there is data, or until Xen's interrupt for it is bound."""
         assert self._process is not None
         end = time.monotonic() + _BEGIN_LIMIT_S
         while not os.fstat(self._file).st_size and _interrupts_of("xentrace") is None:
@@ -229,11 +229,11 @@ class XentraceBackend:
         if any(word in text for word in ("No space left", "Disk space limit", "Disk quota")):
             return CaptureFullError(text)
         if "Bad address" in text:
-            # Seen on 9p, which wants to write from Xen's own pages without a copy.
+            # Seen on 9p, which writes directly from Xen's pages instead of copying them.
             return TraceError(
                 f"{text}; this file system cannot write from Xen's buffers, record to another one with -o"
             )
-        # Of a write that was cut short it says no reason.
+        # xentrace gives no reason for a short write.
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < _FULL_BYTES:
             return CaptureFullError(f"{text}; the disk is full")
@@ -241,7 +241,7 @@ class XentraceBackend:
 
 
 def _sized() -> int | str | None:
-    """Return the pages of a pCPU's buffer that were set in this boot, "unknown" many, or None."""
+    """Return the buffer size set since boot in pages per pCPU, "unknown", or None if none was set."""
     with contextlib.suppress(TraceError):
         if not trace_buffers.is_sized():
             return None
@@ -251,7 +251,7 @@ def _sized() -> int | str | None:
 
 
 def _interrupts_of(process: str) -> int | None:
-    """Return how often an event channel of ``process`` interrupted this kernel, None if it has none."""
+    """Return how often event channels of ``process`` interrupted this kernel, None if it has none."""
     found = None
     with contextlib.suppress(OSError), open(_INTERRUPTS, encoding="ascii", errors="replace") as file:
         for line in file:

@@ -102,7 +102,7 @@ def test_from_start_to_end(tmp_path: Path, switched_off: list[str]) -> None:
     ("last", "error"),
     [
         ("gone", TraceError),
-        ("Failed to write trace data 14 = Bad address; this file system does not take", TraceError),
+        ("Failed to write trace data 14 = Bad address; this file system", TraceError),
         ("Failed to write: No space left on device", CaptureFullError),
     ],
 )

@@ -1,1 +1,1 @@
-/* Nothing of it is needed: see linux/kconfig.h. */
+/* Intentionally empty: see linux/kconfig.h. */

@@ -1,4 +1,4 @@
-/* Included before everything by bcc.  What bcc's own headers need of a kernel tree, and no kernel struct. */
+/* Included first by bcc: what bcc's own headers need of a kernel tree, without any kernel struct. */
 #ifndef XTRACE_SHIM_KCONFIG_H
 #define XTRACE_SHIM_KCONFIG_H
 
@@ -46,7 +46,7 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
-/* arch/x86/include/asm/ptrace.h: the registers that a kprobe, a uprobe and a perf event are given. */
+/* arch/x86/include/asm/ptrace.h: the registers that programs on kprobes, uprobes and perf events get. */
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx;
 	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
