@@ -1,6 +1,6 @@
 /*
- * Calls functions that have the names and arguments of those the programs hang on, so often as is asked
- * for; uprobes stand in for kprobes.  usage: kernel UPCALLS PORTS SENDS
+ * Calls functions with the names and arguments of those that the programs are attached to, a given number
+ * of times; uprobes replace kprobes.  usage: kernel UPCALLS PORTS SENDS
  */
 #include <stdlib.h>
 #include <time.h>
@@ -19,7 +19,7 @@ KEEP void privcmd_ioctl(void *file, unsigned command, unsigned long data)
 	sink += (unsigned long)file + command + data;
 }
 
-/* At least so long, by the clock that the programs read. */
+/* Spin for at least this long, by the clock that the programs read. */
 static void spin(long ns)
 {
 	struct timespec begin, now;

@@ -1,4 +1,4 @@
-"""abi.h and abi.py say the same, and the C buckets are those of the report's histograms."""
+"""abi.h and abi.py agree, and the C buckets match the report's histograms."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def _values(name: str) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"^\t([A-Z_]+) = (\d+),", block[1], re.MULTILINE)}
 
 
-def test_the_header_and_its_mirror_number_alike() -> None:
+def test_header_and_python_use_the_same_numbers() -> None:
     assert _values("kind") == {kind.name: int(kind) for kind in abi.Kind}
     assert _values("counter") == {counter.name: int(counter) for counter in abi.Counter}
 
 
-def test_each_kind_that_is_counted_is_described() -> None:
+def test_each_counted_kind_is_described() -> None:
     counted = set(abi.Kind) - {abi.Kind.SAMPLE}
     assert set(abi.ID_OF) == set(abi.MEANINGS) == counted
 
@@ -67,7 +67,7 @@ def _run(executable: Path, values: list[int]) -> list[str]:
     return subprocess.run([executable], input=text, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_records_are_as_long_as_their_readers_think(compiled: Path) -> None:
+def test_record_sizes_match_their_readers(compiled: Path) -> None:
     sizes = list(map(int, _run(compiled, [])))
     assert sizes[:3] == [
         abi.EVENT_BYTES - abi.RING_HEADER_BYTES,
@@ -77,7 +77,7 @@ def test_records_are_as_long_as_their_readers_think(compiled: Path) -> None:
     assert sizes[3:] == [16, 48]
 
 
-def test_buckets_in_c_are_those_of_the_report(compiled: Path) -> None:
+def test_c_buckets_match_the_reports(compiled: Path) -> None:
     chosen = random.Random(5)
     edges = [(1 << bit) + step for bit in range(1, 62) for step in (-1, 0, 1)]
     values = [0, *edges, *(chosen.getrandbits(chosen.randrange(1, 63)) for _ in range(2000))]
@@ -87,7 +87,7 @@ def test_buckets_in_c_are_those_of_the_report(compiled: Path) -> None:
     assert ((least <= values) & (values <= greatest)).all()
 
 
-def test_ids_have_the_names_of_the_kernel() -> None:
+def test_ids_have_the_kernels_names() -> None:
     assert abi.name_of_id(abi.Kind.SOFTIRQ, 3) == "net_rx"
     assert abi.name_of_id(abi.Kind.IPI, 2 << 16 | 1) == "call_function_single to 1"
     assert abi.name_of_id(abi.Kind.PRIVCMD, 77) == "ioctl 77"

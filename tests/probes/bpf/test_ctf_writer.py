@@ -1,4 +1,4 @@
-"""Packets written, read by this project and by babeltrace2; times that went back; files cut short."""
+"""Packets read back by this project and by babeltrace2; times that go back; truncated files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _write(folder: Path, spans: list[tuple[int, bytes, int]]) -> Path:
 
 
 def _peer(folder: Path) -> list[dict[str, int | str]]:
-    """Return what babeltrace2 reads; any warning of it is a failure."""
+    """Return what babeltrace2 reads; any warning from it is a failure."""
     tool = require_tool("babeltrace2", "babeltrace2")
     done = subprocess.run(
         [tool, "--clock-cycles", str(folder)], capture_output=True, text=True, check=True, timeout=60
@@ -119,7 +119,7 @@ def test_babeltrace2_reads_the_same_samples(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))
-def test_runs_ascend_and_hold_every_record_in_order(times: list[int]) -> None:
+def test_runs_ascend_and_keep_every_record_in_order(times: list[int]) -> None:
     span = b"".join(_event(time, Kind.SEND, 0, number, 0) for number, time in enumerate(times))
     runs = ascending_runs(span, EVENT_BYTES)
     assert b"".join(records for _, _, records in runs) == span
@@ -130,7 +130,7 @@ def test_runs_ascend_and_hold_every_record_in_order(times: list[int]) -> None:
     assert all(after[0] < before[1] for before, after in pairwise(runs))
 
 
-def test_a_record_behind_a_later_one_goes_to_another_stream(tmp_path: Path) -> None:
+def test_a_record_after_a_later_one_goes_to_another_stream(tmp_path: Path) -> None:
     times = [10, 30, 20, 40, 35, 5, 50]
     records = b"".join(_event(time, Kind.SEND, 0, time, 0) for time in times)
     folder = _write(tmp_path / "c.xtrace", [(0, records, 3)])
@@ -142,13 +142,13 @@ def test_a_record_behind_a_later_one_goes_to_another_stream(tmp_path: Path) -> N
     ]
     found = read_events(folder)
     assert found.records["timestamp"].tolist() == sorted(times)
-    # Losses are told once, however many streams a CPU has.
+    # Losses are counted once, however many streams a CPU has.
     assert found.discarded == 3
     assert [row["timestamp"] for row in _peer(folder)] == sorted(times)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 55, 56, 57, 56 + 31, 56 + 64 + 10, 56 + 96])
-def test_a_cut_stream_loses_its_last_packet_at_most(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_stream_loses_at_most_its_last_packet(tmp_path: Path, kept: int) -> None:
     packets = [
         b"".join(_event(10 * number + at, Kind.SEND, 0, at, 0) for at in range(3)) for number in range(2)
     ]
@@ -165,7 +165,7 @@ def test_a_cut_stream_loses_its_last_packet_at_most(tmp_path: Path, kept: int) -
 @pytest.mark.parametrize(
     ("offset", "value"), [(0, 0), (24, 1 << 63), (24, 8), (32, 0), (32, 8 * 57), (48, 1 << 40)]
 )
-def test_a_damaged_packet_is_told_with_its_place(tmp_path: Path, offset: int, value: int) -> None:
+def test_a_damaged_packet_is_reported_with_its_offset(tmp_path: Path, offset: int, value: int) -> None:
     folder = _write(tmp_path / "c.xtrace", [(0, _event(1, Kind.SEND, 0, 1, 1), 0)])
     stream = folder / "stream_0"
     content = bytearray(stream.read_bytes())
@@ -175,13 +175,13 @@ def test_a_damaged_packet_is_told_with_its_place(tmp_path: Path, offset: int, va
         read_events(folder)
 
 
-def test_a_trace_of_another_is_refused(tmp_path: Path) -> None:
+def test_a_trace_of_another_tracer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata").write_text("/* CTF 1.8 */\ntrace { major = 1; };\n")
     with pytest.raises(TraceError, match="not from a trace that xtrace wrote"):
         read_events(tmp_path)
 
 
-def test_sizes_of_records_fit_the_metadata() -> None:
+def test_record_sizes_match_the_metadata() -> None:
     assert _EVENT.size == EVENT_BYTES
     assert _SAMPLE.size == SAMPLE_BYTES
     assert f"align({8 * EVENT_BYTES})" in ctf_writer.event_metadata()

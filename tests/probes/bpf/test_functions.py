@@ -1,4 +1,4 @@
-"""What is chosen on kernels of other versions and configurations."""
+"""The functions chosen on kernels of other versions and configurations."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_best_function_that_is_there_is_first(kernel: Path) -> None:
+def test_the_best_available_function_comes_first(kernel: Path) -> None:
     choice = functions.choose()
     assert choice.functions["upcall"] == ["xen_evtchn_do_upcall", "__xen_pv_evtchn_do_upcall"]
     assert choice.functions["privcmd"] == ["privcmd_ioctl"]
     assert choice.functions["send_ipi"] == []
-    assert choice.missing == ["no xen_send_IPI_one in this kernel: IPIs"]
+    assert choice.missing == ["this kernel has no xen_send_IPI_one; not recorded: IPIs"]
 
 
-def test_another_kernels_name_serves_as_well(kernel: Path) -> None:
+def test_another_kernels_name_is_accepted(kernel: Path) -> None:
     (kernel / "kallsyms").write_text("ffffffff81661470 t __xen_evtchn_do_upcall\n")
     assert functions.choose().functions["upcall"] == ["__xen_evtchn_do_upcall"]
 
 
-def test_a_kernel_that_is_no_pv_guests_has_another_way_to_its_upcall(kernel: Path) -> None:
+def test_a_kernel_that_is_not_pv_has_another_upcall_function(kernel: Path) -> None:
     with (kernel / "kallsyms").open("a") as file:
         file.write("ffffffff81661480 T xen_hvm_evtchn_do_upcall\n")
     (kernel / "guest_type").write_text("PVH\n")
@@ -55,7 +55,7 @@ def test_a_kernel_that_is_no_pv_guests_has_another_way_to_its_upcall(kernel: Pat
     assert choice.functions["port"] == ["handle_irq_for_port"]
 
 
-def test_a_kernel_without_kprobes_says_what_is_lost(kernel: Path) -> None:
+def test_without_kprobes_what_is_lost_is_reported(kernel: Path) -> None:
     (kernel / "type").unlink()
     choice = functions.choose()
     assert not choice.has_kprobes
@@ -71,7 +71,7 @@ def test_without_tracefs_the_remedy_is_named(kernel: Path, monkeypatch: pytest.M
     assert choice.remedies == [functions.MOUNT_TRACEFS]
 
 
-def test_interrupts_are_told_apart_by_their_chips() -> None:
+def test_interrupts_are_distinguished_by_their_chips() -> None:
     found = interrupts.parse(
         """\
            CPU0       CPU1

@@ -1,4 +1,4 @@
-"""The consumer of a ring, on memory laid out as the kernel's: whole records only, room given back."""
+"""The consumer of a ring, on memory laid out like the kernel's: whole records only, space freed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _numbers(span: bytes) -> list[int]:
     return [struct.unpack_from("<Q", span, at + 8)[0] for at in range(0, len(span), EVENT_BYTES)]
 
 
-def test_what_came_is_taken_once_and_its_room_given_back(kernel: _Kernel) -> None:
+def test_records_are_taken_once_and_their_space_is_freed(kernel: _Kernel) -> None:
     ring = Ring(kernel.fd, _SIZE, EVENT_BYTES)
     assert ring.take() == b""
     taken: list[int] = []
@@ -65,14 +65,14 @@ def test_what_came_is_taken_once_and_its_room_given_back(kernel: _Kernel) -> Non
 
 
 @pytest.mark.parametrize("flags", [_BUSY, _DISCARDED])
-def test_a_record_that_is_being_written_is_left_with_those_behind_it(kernel: _Kernel, flags: int) -> None:
+def test_a_record_being_written_is_left_with_all_after_it(kernel: _Kernel, flags: int) -> None:
     ring = Ring(kernel.fd, _SIZE, EVENT_BYTES)
     kernel.put(1)
     kernel.put(2, flags)
     kernel.put(3)
     assert _numbers(ring.take()) == [1]
     assert ring.take() == b""
-    # The writer comes to its end.
+    # The writer finishes.
     for copy in (0, _SIZE):
         os.pwrite(kernel.fd, struct.pack("<I", EVENT_BYTES - 8), 2 * _PAGE + EVENT_BYTES + copy)
     assert _numbers(ring.take()) == [2, 3]
@@ -81,7 +81,7 @@ def test_a_record_that_is_being_written_is_left_with_those_behind_it(kernel: _Ke
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 8, 100, 256, 4096])
-def test_all_rings_together_are_bounded(cpus: int) -> None:
+def test_total_ring_size_is_bounded(cpus: int) -> None:
     size = rings.ring_bytes(cpus)
     assert size & (size - 1) == 0
     assert rings.LEAST_BYTES <= size <= rings.MOST_BYTES

@@ -1,4 +1,4 @@
-"""The programs themselves, on an executable that calls functions with the kernel's names known times."""
+"""The programs themselves, on an executable with the kernel's function names and a known number of calls."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def test_every_call_is_counted_under_its_id(found: Any) -> None:
     assert {ident: counts[Kind.PRIVCMD, ident] for ident in (0, 5)} == {0: 9, 5: 8}
 
 
-def test_an_end_without_its_beginning_is_told(found: Any) -> None:
-    # No interrupt handler ran before the late EOIs, so none of them has a beginning.
+def test_an_end_without_a_begin_is_counted(found: Any) -> None:
+    # No interrupt handler ran before the late EOIs, so none of them has a begin.
     assert found["counters"]["UNPAIRED"] == 13
     assert not any(kind == Kind.LATE_EOI for kind, _ in _counts(found))
 
 
-def test_times_hold_what_was_spent(found: Any) -> None:
+def test_durations_match_the_time_spent(found: Any) -> None:
     for kind, ident, _, count, total, least, most, _ in found["rows"]:
         if kind == Kind.PORT_HANDLER:
             assert least >= 20_000, ident
             assert count * least <= total <= count * most
     sums = {(row[0], row[1]): row[4] for row in found["rows"]}
     handled = sums[Kind.PORT_HANDLER, 7] + sums[Kind.PORT_HANDLER, 8]
-    # The nested upcall's time is its own and its outer one's too.
+    # The nested upcall's time also counts in the outer upcall.
     assert sums[Kind.UPCALL, 0] > handled
 
 
@@ -81,11 +81,11 @@ def test_buckets_agree_with_the_tallies(found: Any) -> None:
         assert lowest[key] <= row[4] <= highest[key]
 
 
-def test_only_the_difference_comes_again(found: Any) -> None:
+def test_a_second_drain_returns_only_the_difference(found: Any) -> None:
     assert found["again"] == {}
 
 
-def test_what_has_no_room_is_counted_as_such(executable: Path) -> None:
+def test_what_has_no_room_is_counted(executable: Path) -> None:
     found = drive("no_room", executable, "0", "0", "997")
     # Sends of three irqs, IPIs, and two ioctls share two places.
     assert found["counted"] + found["not_counted"] == 997 + 13 + 17
@@ -106,7 +106,7 @@ def test_losses_of_a_full_ring_are_exact(executable: Path, tmp_path: Path, ring_
     assert set(events.records["id"].tolist()) == {40, 41, 42}
 
 
-def test_a_source_that_is_wrong_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_compile_error_is_reported_in_one_line(tmp_path: Path) -> None:
     require_bpf()
     source = tmp_path / "wrong.bpf.c"
     source.write_text("int on_call(void *ctx) { return nowhere; }\n")

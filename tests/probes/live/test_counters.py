@@ -1,4 +1,4 @@
-"""What top and stat count is what the report's slow twin says of the same bytes, however they come in."""
+"""top and stat count what the report's slow twin counts in the same bytes, however they arrive."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from xtrace.probes.live.tsc_rate import RateMeter
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
-#: The smallest, and those with losses; tests/cli/commands/test_top.py holds all of them against the report.
+#: The smallest, and those with losses; tests/cli/commands/test_top.py compares all of them with the report.
 _ALL = sorted((Path(__file__).parents[3] / "samples").glob("*.bin.xz"), key=lambda path: path.stat().st_size)
 SAMPLES = sorted({*_ALL[:3], *(path for path in _ALL if "lost" in path.name)})
 WHOLE = 1 << 62
 DOMAINS: list[tuple[int, int, Kind]] = [(0, 2, "pv"), (1, 3, "pv"), (5, 2, "hvm")]
 XEN_VERSION = 17
 
-#: A time of Figures to the oracle's metric.
+#: The oracle's metric for each time of Figures.
 TIMES = {
     "wake_to_running": Metric.WAKE_TO_RUNNING,
     "upcall_most": Metric.UPCALL_MAX,
     "upcall_least": Metric.UPCALL_MIN,
     "hvm_upcall": Metric.HVM_UPCALL,
 }
-#: A count of Figures to the oracle's metrics; it knows them as intervals or as counts.
+#: The oracle's metrics for each count of Figures; the oracle has them as intervals or as counts.
 COUNTS = {
     "wakes": Metric.WAKE_CAUSE,
     "sends": Metric.SEND,
@@ -77,7 +77,7 @@ def added(made: list[Period]) -> dict[int, Figures]:
 
 
 class Truth:
-    """What the oracle says of a trace, by vCPU."""
+    """What the oracle finds in a trace, by vCPU."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -109,7 +109,7 @@ class Truth:
 
 
 def assert_like_the_oracle(data: bytes, cycles: int = WHOLE, chunk_bytes: int = 1 << 16) -> Periods:
-    """Check every figure against the oracle's."""
+    """Compare every figure with the oracle's."""
     trace = read(data)
     truth = Truth(trace)
     made, found = periods(data, cycles, chunk_bytes)
@@ -176,7 +176,7 @@ def test_simulated_hosts(make: object, seed: int) -> None:
 
 
 @pytest.mark.parametrize("chunk_bytes", [4, 1000, 1 << 14])
-def test_how_the_bytes_come_does_not_matter(chunk_bytes: int) -> None:
+def test_chunk_sizes_do_not_matter(chunk_bytes: int) -> None:
     data = lossy(7)[: 60_000 if chunk_bytes < 100 else None]
     found = assert_like_the_oracle(data, 1_000_000, chunk_bytes)
     assert found.framer.late_count == 0
@@ -200,7 +200,7 @@ VCPU = 1 << 16
 TO_RUNNING, BLOCKED, WOKEN = 0x21101, 0x21021, 0x21211
 #: pCPU, TSC, event, words.
 Event = tuple[int, int, int, tuple[int, ...]]
-#: vCPU 0 of domain 1 blocks on pCPU 0 and runs on pCPU 1, whose TSC is behind: it seems to run there before.
+#: vCPU 0 of domain 1 blocks on pCPU 0, then runs on pCPU 1, whose TSC lags: it seems to run there first.
 MOVES: list[Event] = [
     (0, 1000, TO_RUNNING, (VCPU,)),
     (1, 1900, TO_RUNNING, (VCPU,)),
@@ -223,21 +223,21 @@ def figures_of(*events: Event) -> Figures:
     return added(periods(data)[0])[VCPU]
 
 
-def test_a_late_deschedule_does_not_stop_what_runs_elsewhere() -> None:
-    """A wake of what runs has no effect, whatever the pCPU that it left says later."""
+def test_a_late_deschedule_does_not_stop_a_vcpu_that_runs_elsewhere() -> None:
+    """A wake of a running vCPU has no effect, whatever the pCPU that it left records later."""
     assert figures_of((1, 2100, host.WAKE, (1, 0))).wakes == 0
-    # It blocks, where it runs: from then on it can be woken.
+    # It blocks where it runs: from then on it can be woken.
     woken = figures_of((1, 2100, BLOCKED, (VCPU,)), (0, 2200, host.WAKE, (1, 0)))
     assert (woken.wakes, woken.runs) == (1, 2)
 
 
 def test_only_one_deschedule_is_late() -> None:
-    """A second one of the pCPU that it left stops it after all."""
+    """A second deschedule on the pCPU that it left does stop it."""
     assert figures_of((0, 2100, BLOCKED, (VCPU,)), (1, 2200, host.WAKE, (1, 0))).wakes == 1
 
 
-def test_what_stopped_where_it_runs_owes_no_late_deschedule() -> None:
-    """The deschedule of the other pCPU was lost: the next one on that pCPU is of a new run."""
+def test_after_a_stop_where_it_runs_no_late_deschedule_is_expected() -> None:
+    """The other pCPU's deschedule was lost: the next one on that pCPU belongs to a new run."""
     begun, moved, _ = MOVES
     data = trace_of(
         [
@@ -259,7 +259,7 @@ def test_what_stopped_where_it_runs_owes_no_late_deschedule() -> None:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_damage_is_found_where_the_slow_reader_finds_it(seed: int) -> None:
+def test_damage_is_found_where_the_oracle_finds_it(seed: int) -> None:
     random_ = random.Random(seed)
     data = case_of(random_)
     trace = read(data)
@@ -268,7 +268,7 @@ def test_damage_is_found_where_the_slow_reader_finds_it(seed: int) -> None:
             periods(data)
         return
     assert_like_the_oracle(data)
-    # In small pieces damaged rounds may give records that come too late: only the framing is the same.
+    # In small chunks, damaged rounds may produce late records: only the framing is the same.
     framer = periods(data, chunk_bytes=random_.choice([4, 64, 1000]))[1].framer
     assert framer.record_count == len(trace.records)
     assert framer.damage_count == len(trace.damages)
@@ -280,7 +280,7 @@ def test_damage_is_found_where_the_slow_reader_finds_it(seed: int) -> None:
 
 
 def test_a_long_pause_is_one_period() -> None:
-    """A TSC that jumps ahead by years, in damage, must not make a period for each second of them."""
+    """A damaged TSC that jumps ahead by years must not produce a period for each second."""
     body = b"".join(pack_record(host.WAKE, tsc, (1, 0)) for tsc in (1 << 30, (1 << 30) + 5, 1 << 60))
     made, _ = periods(pack_window(0, body), cycles=100)
     assert len(made) == 2
@@ -289,7 +289,7 @@ def test_a_long_pause_is_one_period() -> None:
     assert made[1].begin_tsc <= 1 << 60 <= made[1].end_tsc
 
 
-def test_periods_without_records_are_there() -> None:
+def test_periods_without_records_are_yielded() -> None:
     body = b"".join(pack_record(host.WAKE, tsc, (1, 0)) for tsc in (1000, 1999, 5500))
     made, _ = periods(pack_window(0, body), cycles=1000)
     assert [(period.begin_tsc, period.end_tsc) for period in made] == [
@@ -298,8 +298,8 @@ def test_periods_without_records_are_there() -> None:
     assert [period.host.records for period in made] == [2, 0, 0, 0, 1]
 
 
-def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One round with ever more windows: the merge goes on and counts what comes too late."""
+def test_held_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round with ever more windows: the merge goes on and counts late records."""
     monkeypatch.setattr(framer, "_MAX_HELD", 100)
     found = Periods(WHOLE)
     for pcpu in range(50):
@@ -311,7 +311,7 @@ def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.framer.record_count == 1500
 
 
-def test_more_vcpus_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_vcpus_than_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters, "MAX_VCPUS", 10)
     body = b"".join(pack_record(host.WAKE, 1000 + vcpu, (1, vcpu)) for vcpu in range(50))
     made, found = periods(pack_window(0, body))
@@ -320,7 +320,7 @@ def test_more_vcpus_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.machine.overflow_count == 41
 
 
-def test_no_trace() -> None:
+def test_not_a_trace() -> None:
     with pytest.raises(TraceError, match="not a xentrace file"):
         periods(b"GIF89a" * 20)
     assert periods(b"")[0] == []
@@ -330,7 +330,7 @@ def test_no_trace() -> None:
 
 
 @given(st.lists(st.integers(0, 1 << 40), min_size=1, max_size=60))
-def test_histograms_are_those_of_the_report(values: list[int]) -> None:
+def test_histograms_match_the_reports(values: list[int]) -> None:
     histogram = Histogram()
     for value in values:
         histogram.put(value)
@@ -353,7 +353,7 @@ def test_histograms_are_those_of_the_report(values: list[int]) -> None:
 
 
 @given(st.lists(st.lists(st.integers(-5, 1 << 40), max_size=20), max_size=4))
-def test_added_histograms_are_one_of_all(parts: list[list[int]]) -> None:
+def test_added_histograms_equal_one_of_all_values(parts: list[list[int]]) -> None:
     total, at_once = Histogram(), Histogram()
     for values in parts:
         part = Histogram()
@@ -366,17 +366,17 @@ def test_added_histograms_are_one_of_all(parts: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name.split(".")[0])
-def test_the_rate_is_that_of_the_report(sample: Path) -> None:
+def test_the_rate_matches_the_reports(sample: Path) -> None:
     meter = RateMeter()
     meter.feed(lzma.decompress(sample.read_bytes()))
     pairs = pd.DataFrame(collect(str(sample)).pairs, columns=["ns", "cycles", "source"])
     theirs = clock.estimate(pairs)
     assert theirs is not None
-    # The last sum of each pCPU and those that a loss cut short are left out here.
+    # The last sum of each pCPU and those cut short by a loss are left out here.
     assert meter.hz == pytest.approx(theirs.hz, rel=1e-4)
 
 
-def test_a_trace_that_tells_no_rate() -> None:
+def test_a_trace_without_a_rate() -> None:
     meter = RateMeter()
     meter.feed(pack_window(0, pack_record(host.WAKE, 1000, (1, 0))))
     assert meter.hz is None

@@ -1,4 +1,4 @@
-"""Where live figures come from: files, and an xentrace on a pipe, played by one that obeys as it does."""
+"""Sources of live figures: files, and an xentrace on a pipe, played by a script that ends as it does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xtrace.probes.recording.backends.xentrace import XentraceBackend
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.bin.xz"))
 CLASSES = {"sched": 0x20000, "pv": 0x200000, "hw": 0x800000, "hvm": 0x80000}
 
-#: Writes a file again and again until SIGTERM, then a last byte more, as xentrace empties Xen's buffers.
+#: Writes a file repeatedly until SIGTERM, then some more bytes, as xentrace does to empty Xen's buffers.
 PLAYER = """
 import os, signal, sys, time
 ended = []
@@ -53,7 +53,7 @@ Player = Callable[..., None]
 
 @pytest.fixture
 def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
-    """Let an xentrace of our own stand for the host's; Xen's tracing is a list of what was done to it."""
+    """Replace the host's xentrace by a script."""
 
     def install(content: bytes, *, times: int = 1, waits: bool = True, says: str = "", code: int = 0) -> None:
         (tmp_path / "content").write_bytes(content)
@@ -98,13 +98,13 @@ def read_for(source: LiveFeed, seconds: float, enough: int = sys.maxsize) -> byt
     return content
 
 
-def test_the_mask_has_no_class_more() -> None:
+def test_the_mask_has_only_the_needed_classes() -> None:
     assert mask_of() == CLASSES["sched"] | CLASSES["pv"] | 0xB000
     assert mask_of(irqs=True) == mask_of() | CLASSES["hw"]
     assert mask_of(hvm=True) == mask_of() | CLASSES["hvm"]
 
 
-def test_bytes_come_as_written_and_tracing_ends(player: Player, undone: list[str], tmp_path: Path) -> None:
+def test_bytes_arrive_as_written_and_tracing_ends(player: Player, undone: list[str], tmp_path: Path) -> None:
     player(b"abcd" * 1000)
     with open_live(mask_of(), 2.5e9) as source:
         assert len(notes()) == 1
@@ -118,7 +118,7 @@ def test_bytes_come_as_written_and_tracing_ends(player: Player, undone: list[str
     assert undone == []
 
 
-def test_a_full_pipe_does_not_keep_it_from_its_end(player: Player, undone: list[str]) -> None:
+def test_a_full_pipe_does_not_keep_it_from_ending(player: Player, undone: list[str]) -> None:
     player(bytes(1 << 20), times=1000)
     begin = time.monotonic()
     with open_live(mask_of(), 2.5e9):
@@ -127,7 +127,7 @@ def test_a_full_pipe_does_not_keep_it_from_its_end(player: Player, undone: list[
     assert undone == []
 
 
-def test_an_xentrace_that_fails_leaves_tracing_to_us(player: Player, undone: list[str]) -> None:
+def test_after_an_xentrace_that_fails_tracing_is_switched_off(player: Player, undone: list[str]) -> None:
     player(b"abcd", code=1)
     with open_live(mask_of(), 2.5e9) as source:
         assert source.read(30.0)
@@ -135,7 +135,7 @@ def test_an_xentrace_that_fails_leaves_tracing_to_us(player: Player, undone: lis
     assert notes() == []
 
 
-def test_its_death_is_told_in_its_words(player: Player, undone: list[str]) -> None:
+def test_its_death_is_reported_with_its_message(player: Player, undone: list[str]) -> None:
     player(b"abcd", waits=False, says="Failed to get trace buffer size", code=1)
     death = pytest.raises(TraceError, match="exit code 1: Failed to get trace buffer size")
     with open_live(mask_of(), 2.5e9) as source, death:
@@ -143,7 +143,7 @@ def test_its_death_is_told_in_its_words(player: Player, undone: list[str]) -> No
     assert undone == ["switched off"]
 
 
-def test_silence_is_told(player: Player, undone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_reported(player: Player, undone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     player(b"")
     monkeypatch.setattr(feed, "_BEGIN_LIMIT_S", 0.3)
     with open_live(mask_of(), 2.5e9) as source, pytest.raises(TraceError, match="wrote no record"):
@@ -157,7 +157,7 @@ def test_one_at_a_time(player: Player, undone: list[str]) -> None:
         pass
 
 
-def test_after_a_kill_the_next_start_takes_tracing_back(
+def test_after_a_kill_the_next_start_switches_tracing_off(
     player: Player, undone: list[str], tmp_path: Path
 ) -> None:
     player(b"abcd")
@@ -178,7 +178,7 @@ def test_after_a_kill_the_next_start_takes_tracing_back(
     assert len(notes()) == 1
     playing = f"{tmp_path}/player.py"
     end = time.monotonic() + 5
-    # The kernel tells it of its parent's death.
+    # The kernel signals it when its parent dies.
     while running(playing) and time.monotonic() < end:
         time.sleep(0.05)
     assert not running(playing)
@@ -202,7 +202,7 @@ def test_without_dom0_or_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("hz", [None, 2.5e9])
-def test_a_file_comes_whole(hz: float | None) -> None:
+def test_a_file_is_read_completely(hz: float | None) -> None:
     content = b""
     with open_file(str(SAMPLES[0]), hz) as source:
         while (piece := source.read(0.0)) is not None:
@@ -212,6 +212,6 @@ def test_a_file_comes_whole(hz: float | None) -> None:
     assert 1e8 < source.rate.hz < 1e10
 
 
-def test_a_folder_that_is_no_capture(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_capture(tmp_path: Path) -> None:
     with pytest.raises(TraceError), open_file(str(tmp_path), None):
         pass

@@ -1,4 +1,4 @@
-"""Ports of `xtrace top -p`: lines of the bpf backend, live and from a capture, by hand-made truth."""
+"""Ports of `xtrace top -p`: lines of the bpf backend, live and from a capture, against hand-made values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_lines_are_added_up_by_port() -> None:
     assert table.period().ports == []
 
 
-def test_without_kprobes_interrupts_stand_in() -> None:
+def test_without_kprobes_interrupts_replace_ports() -> None:
     table = PortTable()
     table.take(LINES[2])
     table.take(line(1, row(IRQ_HANDLER, 40, [10]), buckets=[[IRQ_HANDLER, 40, 0, 10, 1]]))
@@ -71,13 +71,13 @@ def test_without_kprobes_interrupts_stand_in() -> None:
 @pytest.mark.parametrize(
     "bad", [{"t_ns": "x"}, {"rows": [[1]]}, {"irqs": 5}, {"buckets": [["a", 1, 2, 3, 4]]}]
 )
-def test_a_line_that_is_none_is_refused(bad: dict[str, Any]) -> None:
+def test_an_invalid_line_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(TraceError, match="invalid line"):
         PortTable().take(bad)
 
 
 def capture(folder: Path) -> Path:
-    """Make a capture of 3 s with a wake each 100 ms."""
+    """Make a capture of 3 s with a wake every 100 ms."""
     path = folder / "made.xtrace"
     (path / "bpf").mkdir(parents=True)
     body = b"".join(pack_record(0x28004, ORIGIN_TSC + tenth * 100_000_000, (1, 0)) for tenth in range(31))
@@ -89,7 +89,7 @@ def capture(folder: Path) -> Path:
     return path
 
 
-def test_a_replay_takes_the_lines_of_each_period(tmp_path: Path) -> None:
+def test_a_replay_uses_the_lines_of_each_period(tmp_path: Path) -> None:
     ports = ReplayedPorts(open_capture(capture(tmp_path)), HZ)
     handled = []
     for second in (1.5, 2.5, 3.5):
@@ -112,10 +112,10 @@ def test_top_shows_them(tmp_path: Path) -> None:
     assert text.index("vif") < text.index("xenbus")
 
 
-def test_what_has_no_ports_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_captures_without_ports_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = capture(tmp_path)
     assert main(["top", "-b", "-p", "-i", str(path / "xentrace.bin"), "--cpu-hz", "1e9"]) == 1
-    assert "is no capture" in capfd.readouterr().err
+    assert "xentrace.bin" in capfd.readouterr().err
     (path / "bpf" / "tables.jsonl").unlink()
     assert main(["top", "-b", "-p", "-i", str(path)]) == 1
     assert "recorded without bpf" in capfd.readouterr().err

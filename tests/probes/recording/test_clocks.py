@@ -1,4 +1,4 @@
-"""The raw TSC from Python, and what a recording's clock lines say."""
+"""The raw TSC from Python, and the clock lines of a recording."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.recording.clocks import Clocks, step_between
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the TSC is x86's")
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the TSC is specific to x86")
 
 
-def test_pairs_are_in_order_and_hold_the_time() -> None:
+def test_pairs_ascend_and_bracket_the_time() -> None:
     tsc = RawTsc()
     rows = []
     for _ in range(100):
@@ -38,7 +38,7 @@ def test_pairs_are_in_order_and_hold_the_time() -> None:
         assert earlier[1][2] < later[1][0]
 
 
-def test_a_call_between_two_readings_returns_what_it_returns() -> None:
+def test_a_call_between_two_readings_returns_its_result() -> None:
     tsc = RawTsc()
     reader, writer = os.pipe()
     os.write(writer, b"12345")
@@ -51,13 +51,13 @@ def test_a_call_between_two_readings_returns_what_it_returns() -> None:
     os.close(writer)
 
 
-def test_cpuid_is_the_cpus_own() -> None:
+def test_cpuid_matches_proc_cpuinfo() -> None:
     _eax, ebx, ecx, edx = RawTsc().cpuid(0)
     vendor = struct.pack("<3I", ebx, edx, ecx).decode()
     assert f": {vendor}\n" in Path("/proc/cpuinfo").read_text()
 
 
-def test_a_recordings_lines_read_back(tmp_path: Path) -> None:
+def test_a_recordings_lines_are_read_back(tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "a.xtrace")
     clocks = Clocks()
     clocks.start(capture.stream(CLOCKS))
@@ -78,7 +78,7 @@ def test_a_recordings_lines_read_back(tmp_path: Path) -> None:
     json.dumps(facts)
 
 
-def test_the_memory_of_pairs_is_bounded_and_the_file_has_them_all(tmp_path: Path) -> None:
+def test_pairs_in_memory_are_bounded_and_the_file_has_all(tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "a.xtrace")
     clocks = Clocks()
     clocks.start(capture.stream(CLOCKS))
@@ -97,17 +97,19 @@ SECOND = 1_000_000_000
     ("passed", "realtime", "step"),
     [
         (SECOND, SECOND, 0),
-        (SECOND, SECOND + 400_000, 0),  # slewed by NTP, as fast as it may
+        (SECOND, SECOND + 400_000, 0),  # slewed by NTP, almost at its limit
         (60 * SECOND, 60 * SECOND + 30_000_000, 0),
         (SECOND, SECOND + 5_000_000, 5_000_000),
         (SECOND, -3600 * SECOND, -3601 * SECOND),
     ],
 )
-def test_a_clock_that_is_set_is_told_from_one_that_is_slewed(passed: int, realtime: int, step: int) -> None:
+def test_a_clock_that_is_set_is_distinguished_from_one_that_is_slewed(
+    passed: int, realtime: int, step: int
+) -> None:
     assert step_between((7, 1000, 0), (7 + passed, 1000 + realtime, 0)) == step
 
 
-def test_what_lies_within_the_readings_themselves_is_no_step() -> None:
+def test_a_difference_within_the_readings_is_not_a_step() -> None:
     assert step_between((0, 0, 100), (10**9, 10**9 + 8_000_000, 7_500_000)) == 0
     assert step_between((0, 0, 100), (10**9, 10**9 + 10_000_000, 7_500_000)) == 10_000_000
 
@@ -129,8 +131,8 @@ def test_a_step_is_a_line_and_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert step == pytest.approx(7 * SECOND, abs=50_000_000)
 
 
-def test_the_request_for_a_hypercall_is_the_kernels() -> None:
-    # Linux, include/uapi/xen/privcmd.h; compared with the number that fcntl's own rule gives.
+def test_the_hypercall_ioctl_number_is_the_kernels() -> None:
+    # Linux, include/uapi/xen/privcmd.h; compared with the number that the _IOC() rule gives.
     from xtrace.probes.recording.clocks import _IOCTL_HYPERCALL
 
     size = struct.calcsize("<6Q")

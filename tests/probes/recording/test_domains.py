@@ -1,4 +1,4 @@
-"""Domains and their event channels, at both ends of a recording."""
+"""Domains and their event channels at the start and the end of a recording."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PORTS = [
 ]
 
 
-def test_event_channels_of_both_ends_are_told_apart() -> None:
+def test_event_channels_say_at_which_end_they_were_seen() -> None:
     first = [dict(port) for port in PORTS]
     known = _merged([], [dict(port) for port in PORTS], "start")
     later = [port for port in first if port["port"] != 2] + [{"port": 2, "vcpu": 1, "kind": "ipi"}]

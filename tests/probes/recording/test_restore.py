@@ -1,4 +1,4 @@
-"""What a killed recorder left is taken back at the next start, and a living one's is left alone."""
+"""The next start undoes what a killed recorder left, and leaves a living one's changes alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def test_what_a_killed_recorder_changed_is_put_back(tmp_path: Path, run_directory: Path) -> None:
+def test_a_killed_recorders_change_is_undone(tmp_path: Path, run_directory: Path) -> None:
     mode = tmp_path / "pmu_mode"
     mode.write_text("off")
     subprocess.run([sys.executable, "-c", LEAVE_AND_DIE, str(mode)], check=False)
@@ -41,7 +41,7 @@ def test_what_a_killed_recorder_changed_is_put_back(tmp_path: Path, run_director
     assert restore.recover() == []
 
 
-def test_a_living_recorders_change_is_its_own(tmp_path: Path, run_directory: Path) -> None:
+def test_a_living_recorders_change_is_left_alone(tmp_path: Path, run_directory: Path) -> None:
     mode = tmp_path / "pmu_mode"
     note = restore.note("file", {"path": str(mode), "content": "off"})
     mode.write_text("all")
@@ -53,7 +53,7 @@ def test_a_living_recorders_change_is_its_own(tmp_path: Path, run_directory: Pat
     note.drop()
 
 
-def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
+def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
     mode = tmp_path / "pmu_mode"
     note = restore.note("file", {"path": str(mode), "content": "off"})
     content = json.loads(note.path.read_text())
@@ -63,7 +63,7 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     assert mode.read_text() == "off"
 
 
-def test_what_cannot_be_put_back_is_said_and_stays(tmp_path: Path, run_directory: Path) -> None:
+def test_a_change_that_cannot_be_undone_is_reported_and_kept(tmp_path: Path, run_directory: Path) -> None:
     note = restore.note("file", {"path": str(tmp_path / "no" / "such"), "content": "off"})
     content = json.loads(note.path.read_text())
     note.path.write_text(json.dumps({**content, "pid": 2**22 + 1}))

@@ -1,4 +1,4 @@
-"""A recording from beginning to end: its ends, its faults, and a kill at any moment."""
+"""A recording from start to end: what ends it, its failures, and a kill at any moment."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ticks(capture: Capture) -> list[int]:
 
 
 def signal_when(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, is_time: Callable[[], bool]) -> None:
-    """Let this process have a signal, once, at a poll when it is time: a recording is under way then."""
+    """Send this process a signal, once, at a poll when it is due: a recording is in progress then."""
     sent: list[int] = []
 
     def poll(self: Ticker) -> Counts:
@@ -88,7 +88,7 @@ def test_a_recording_of_a_given_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupt"), (signal.SIGTERM, "signal")])
-def test_a_signal_ends_it_in_order(
+def test_a_signal_ends_it_in_an_orderly_way(
     number: signal.Signals, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)
@@ -99,32 +99,32 @@ def test_a_signal_ends_it_in_order(
     assert signal.getsignal(number) == before
 
 
-def test_a_command_is_recorded_and_its_exit_code_told(tmp_path: Path) -> None:
+def test_a_command_is_recorded_and_its_exit_code_reported(tmp_path: Path) -> None:
     command = (sys.executable, "-S", "-c", "sum(range(10_000_000)); raise SystemExit(7)")
     summary, _, capture = run(tmp_path / "a.xtrace", command=command)
     assert (summary.end_reason, summary.command_code) == ("command", 7)
     assert capture.meta["command"] == list(command)
     used = os.times()
-    # What the command took is not the recorder's.
+    # The command's CPU time does not count as the recorder's.
     assert summary.overhead.cpu_s < used.user + used.system
     killed = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")
     assert run(tmp_path / "b.xtrace", command=killed)[0].command_code == -9
 
 
-def test_a_command_that_is_not_there_makes_no_capture(tmp_path: Path) -> None:
+def test_a_missing_command_makes_no_capture(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no such command"):
         run(tmp_path / "a.xtrace", command=("no-such-command-here",))
     assert not (tmp_path / "a.xtrace").exists()
 
 
-def test_the_time_ends_the_recording_and_not_the_command(tmp_path: Path) -> None:
+def test_the_duration_ends_the_recording_but_not_the_command(tmp_path: Path) -> None:
     begin = time.monotonic()
     summary, _, _ = run(tmp_path / "a.xtrace", command=("sleep", "2"), duration_s=0.3)
     assert (summary.end_reason, summary.command_code) == ("duration", 0)
     assert summary.duration_s < 2 <= time.monotonic() - begin
 
 
-def test_a_signal_ends_the_command_too_even_one_that_will_not(
+def test_a_signal_also_ends_a_command_that_ignores_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "_COMMAND_LIMIT_S", 0.2)
@@ -135,7 +135,7 @@ def test_a_signal_ends_the_command_too_even_one_that_will_not(
         assert (summary.end_reason, summary.command_code) == ("interrupt", code)
 
 
-def test_the_size_allowed_ends_it_well(tmp_path: Path) -> None:
+def test_the_size_limit_ends_it_as_a_success(tmp_path: Path) -> None:
     summary, _, capture = run(tmp_path / "a.xtrace", max_bytes=200_000)
     assert summary.end_reason == "max-size"
     assert "--max-size of 200,000 bytes" in summary.message
@@ -145,14 +145,14 @@ def test_the_size_allowed_ends_it_well(tmp_path: Path) -> None:
     assert 100_000 < blocks < 200_000
 
 
-def test_a_full_disk_keeps_what_there_is(small_disk: Path) -> None:
+def test_a_full_disk_keeps_what_was_recorded(small_disk: Path) -> None:
     summary, _, capture = run(small_disk / "a.xtrace")
     assert summary.end_reason == "disk"
     assert "No space left on device" in summary.message
     assert (capture.path / BLOCKS).stat().st_size % BLOCK_BYTES == 0
     assert ticks(capture) == list(range(len(ticks(capture))))
     assert len(ticks(capture)) > 0
-    # The end could not be written, or just so; both read.
+    # The end may or may not have fitted; the capture is readable either way.
     assert capture.meta["state"] in ("recording", "ended")
 
 
@@ -164,7 +164,9 @@ def test_the_disks_reserve_ends_it_as_a_failure(small_disk: Path) -> None:
     assert capture.has_ended
 
 
-def test_a_backend_that_dies_ends_it_and_all_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_dies_ends_it_and_everything_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Ticker, "lives", 3)
     summary, _, capture = run(tmp_path / "a.xtrace")
     assert summary.end_reason == "backend"
@@ -173,7 +175,7 @@ def test_a_backend_that_dies_ends_it_and_all_is_kept(tmp_path: Path, monkeypatch
     assert ticks(capture) == [0, 1, 2]
 
 
-def test_a_backend_that_is_not_there_is_said_and_another_used(
+def test_an_unusable_backend_is_reported_and_another_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
@@ -185,7 +187,7 @@ def test_a_backend_that_is_not_there_is_said_and_another_used(
     assert capture.meta["backends"]["absent"]["used"] is False
 
 
-def test_a_backend_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_backend_that_was_named_must_be_usable(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"absent: it is not here \(fetch it\)"):
         run(tmp_path / "a.xtrace", backends=("absent", "ticker"))
 
@@ -201,7 +203,7 @@ def test_a_second_recorder_is_refused_and_the_first_goes_on(tmp_path: Path) -> N
     assert run(tmp_path / "a.xtrace", duration_s=0.1)[0].end_reason == "duration"
 
 
-def test_the_capture_before_stays_where_nothing_is_recorded(
+def test_the_previous_capture_stays_if_nothing_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "a.xtrace", duration_s=0.1)
@@ -222,7 +224,7 @@ def test_a_backend_that_does_not_start_leaves_nothing(
     assert not (tmp_path / "a.xtrace").exists()
 
 
-def test_every_capture_reads_whose_recorder_was_killed(tmp_path: Path) -> None:
+def test_every_capture_of_a_killed_recorder_is_readable(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "builders.killed", str(tmp_path), "100", "5"],
         cwd=TESTS,
@@ -236,7 +238,7 @@ def test_every_capture_reads_whose_recorder_was_killed(tmp_path: Path) -> None:
     for place in places:
         folder = place / "a.xtrace"
         if not folder.exists():
-            continue  # killed before it began: there is no half of a capture in the way
+            continue  # killed before it started: no partial capture is in the way
         capture = open_capture(folder)
         assert capture.meta["state"] == "recording"
         found = ticks(capture)
@@ -245,9 +247,9 @@ def test_every_capture_reads_whose_recorder_was_killed(tmp_path: Path) -> None:
         pairs = capture.clock_pairs()
         assert [pair.monotonic_ns for pair in pairs] == sorted(pair.monotonic_ns for pair in pairs)
         told = [line for line in capture.lines("progress.jsonl") if line["kind"] == "progress"]
-        # What was told is there: nothing that was counted is missing.
+        # Everything that progress lines counted is there.
         assert not told or told[-1]["backends"]["ticker"]["records"] <= len(found)
         assert capture.lost == ({"ticker": 0} if told else {})
-    # They were killed in the midst of it, not before.
+    # They were killed while recording, not before.
     assert sum(length > 0 for length in lengths) > 30
     assert len(set(lengths)) > 10

@@ -1,4 +1,4 @@
-"""The file that a calibration leaves."""
+"""The file that a calibration writes."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ KEPT = Calibration(
 )
 
 
-def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_it_reads_back_as_written(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(text_of(KEPT))
     assert read(path) == KEPT
 
 
-def test_without_the_fields_that_came_later(tmp_path: Path) -> None:
+def test_fields_that_were_added_later_may_be_missing(tmp_path: Path) -> None:
     content = json.loads(text_of(KEPT))
     del content["notes"]
     later = ("lean_median_cycles", "lean_low_cycles", "lean_high_cycles", "median_ns", "dropped_count")
@@ -72,7 +72,7 @@ def test_without_the_fields_that_came_later(tmp_path: Path) -> None:
         ({"more": 1}, "more"),
     ],
 )
-def test_what_is_none_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_what_is_not_a_calibration_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(json.loads(text_of(KEPT)) | changes))
     with pytest.raises(TraceError, match=words):
@@ -91,7 +91,7 @@ def test_rows_are_checked(tmp_path: Path, row: dict[str, Any]) -> None:
         read(path)
 
 
-def test_no_figure_is_no_number(tmp_path: Path) -> None:
+def test_a_missing_figure_is_none(tmp_path: Path) -> None:
     empty = replace(ROW, median_cycles=None, low_cycles=None, high_cycles=None)
     path = tmp_path / "calibration.json"
     path.write_text(text_of(replace(KEPT, rows=(empty,))))

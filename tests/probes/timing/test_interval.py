@@ -14,19 +14,19 @@ from xtrace.probes.timing.interval import Interval, of_median, rank, spanning, u
 
 
 def missed(count: int, place: int) -> float:
-    """Return the chance that the median lies outside the place-th least and greatest, counted out."""
+    """Return the exact probability that the median is outside the place-th least and greatest."""
     return float(2 * sum(math.comb(count, k) for k in range(place)) / 2**count)
 
 
 @pytest.mark.parametrize("count", [*range(80), 101, 500, 999])
-def test_the_rank_is_the_greatest_that_keeps_95_of_100(count: int) -> None:
+def test_the_rank_is_the_greatest_with_95_percent_coverage(count: int) -> None:
     place = rank(count)
     if place:
         assert missed(count, place) <= 0.05
     assert missed(count, place + 1) > 0.05 or place == count // 2
 
 
-def test_too_few_give_no_interval() -> None:
+def test_too_few_values_give_no_interval() -> None:
     found = of_median(np.arange(5.0))
     assert math.isnan(found.median)
     assert found.count == 5
@@ -43,7 +43,7 @@ def test_coverage_on_skewed_values() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=60))
-def test_the_median_lies_in_its_interval(values: list[float]) -> None:
+def test_the_median_is_in_its_interval(values: list[float]) -> None:
     found = of_median(np.array(values))
     assert found.low <= found.median <= found.high
     assert found.count == len(values)
@@ -68,7 +68,7 @@ def test_equal_runs_are_kept() -> None:
     assert undisturbed(np.full(20, 100.0)).all()
 
 
-def test_places_are_spanned() -> None:
+def test_the_interval_spans_all_places() -> None:
     found = spanning([Interval(1.0, 0.9, 1.1, 10), Interval(3.0, 2.8, 3.3, 12), Interval(2.0, 1.9, 2.1, 11)])
     assert found == Interval(2.0, 0.9, 3.3, 33)
     assert math.isnan(spanning([Interval(1.0, 0.9, 1.1, 10), of_median(np.zeros(2))]).median)

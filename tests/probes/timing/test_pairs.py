@@ -1,4 +1,4 @@
-"""Pairs of loops, timed in a real child: what is kept, what fails alone.  No time is asserted."""
+"""Pairs of loops timed in a real child: what is kept, what fails on its own.  No time is asserted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD = timed_loop.loop("empty", Body(bad))
 MISS = timed_loop.loop("store_miss_1", sequences.body("mask", "", "inline"))
 
 
-def test_a_difference_is_found_and_a_failure_stays_alone() -> None:
+def test_a_difference_is_found_and_a_failure_affects_no_other_pair() -> None:
     laid_out = laid([LONG, SHORT, BAD, MISS])
     long, short, broken, miss = ((loop,) for loop in laid_out.loops)
     wanted = [Pair(long, short), Pair(broken, short), Pair(long, long), Pair(miss, miss)]
@@ -44,12 +44,12 @@ def test_a_difference_is_found_and_a_failure_stays_alone() -> None:
     assert math.isnan(found[1].interval.median)
     assert found[0].interval.count >= 6
     assert found[0].fenced_cycles > found[0].plain_cycles > 0
-    # Four times the chain: whatever the machine does, it takes longer.
+    # The chain is four times as long, so it takes longer whatever the machine does.
     assert found[0].interval.median > 0
     assert 0 <= pairs.waiting_ratio <= 1
 
 
-def test_no_time_gives_no_figure() -> None:
+def test_without_time_there_is_no_figure() -> None:
     laid_out = laid([LONG, SHORT])
     long, short = ((loop,) for loop in laid_out.loops)
     pairs = Pairs(lambda: Session(laid_out.program, CPU), [Pair(long, short)], Wanted())
@@ -69,11 +69,11 @@ def test_what_is_tight(low: float, high: float, tight: bool) -> None:
     assert Wanted().tight(Interval((low + high) / 2, low, high, 100)) is tight
 
 
-def test_what_is_not_known_is_not_tight() -> None:
+def test_an_unknown_interval_is_not_tight() -> None:
     assert not Wanted().tight(Interval(math.nan, math.nan, math.nan, 3))
 
 
-def test_loops_stand_at_equally_many_places() -> None:
+def test_loops_must_have_equally_many_places() -> None:
     laid_out = laid([LONG, SHORT])
     long, short = laid_out.loops
     with pytest.raises(ValueError, match="places"):

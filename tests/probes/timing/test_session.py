@@ -1,4 +1,4 @@
-"""The child that timed code runs in: what it may do, and what becomes of it."""
+"""The child that timed code runs in: what it may do, and how it ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def endless(asm: Assembler) -> None:
 
 
 def call(number: int, *arguments: int) -> LoopCode:
-    """Return a loop that calls the system."""
+    """Return a loop that makes a system call."""
     registers = (0, 7, 6, 2)
     lines = [op("MOV_R32_IMM32", Gpr(r, 4), v) for r, v in zip(registers, (number, *arguments), strict=False)]
     return loop(*lines, op("SYSCALL"))
@@ -54,7 +54,7 @@ def ended(session: Session, laid_out: Laid, *numbers: int, limit_s: float = 20.0
     return caught.value
 
 
-def test_it_runs_what_it_is_told_and_may_do_nothing_else() -> None:
+def test_it_runs_its_entries_and_may_do_nothing_else() -> None:
     laid_out = laid([FINE, timed_loop.sampler()])
     with Session(laid_out.program, CPU) as session:
         assert session.confined
@@ -67,7 +67,7 @@ def test_it_runs_what_it_is_told_and_may_do_nothing_else() -> None:
         if os.geteuid() == 0:
             assert set(status["Uid"].split()) == {"65534"}
             assert status["CapEff"].strip("0") == ""
-            # What gave up its privileges cannot be looked into by its own user.
+            # Only root can read this: the child dropped its privileges and is not dumpable.
             maps = Path(f"/proc/{session.pid}/maps").read_text()
             assert not [line for line in maps.splitlines() if "rwx" in line]
         entries = np.array([[laid_out.loops[0].address, 1, 10]] * 50 + [[laid_out.loops[1].address, 1, 1]])
@@ -94,7 +94,7 @@ def test_it_runs_what_it_is_told_and_may_do_nothing_else() -> None:
         (loop(op("XOR_R32_RM32", Gpr(1, 4), Gpr(1, 4)), op("DIV_RM64", Gpr(1))), "SIGFPE"),
     ],
 )
-def test_what_it_may_not_do_ends_it(bad: LoopCode, words: str) -> None:
+def test_a_forbidden_call_kills_it(bad: LoopCode, words: str) -> None:
     laid_out = laid([FINE, bad])
     with Session(laid_out.program, CPU) as session:
         error = ended(session, laid_out, 0, 0, 1, 0)
@@ -102,7 +102,7 @@ def test_what_it_may_not_do_ends_it(bad: LoopCode, words: str) -> None:
         assert words in error.reason
 
 
-def test_what_does_not_end_is_ended() -> None:
+def test_an_endless_loop_is_killed() -> None:
     laid_out = laid([FINE, loop(endless)])
     with Session(laid_out.program, CPU) as session:
         error = ended(session, laid_out, 0, 1, limit_s=0.3)
@@ -119,7 +119,7 @@ def test_it_ends_with_its_parent() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_addresses_that_are_taken_are_an_error() -> None:
+def test_addresses_in_use_are_an_error() -> None:
     from dataclasses import replace
 
     program = replace(laid([FINE]).program, data_address=timed_loop.CODE_ADDRESS)
@@ -127,7 +127,7 @@ def test_addresses_that_are_taken_are_an_error() -> None:
         Session(program, CPU)
 
 
-def test_a_batch_has_a_limit() -> None:
+def test_batches_are_limited() -> None:
     laid_out = laid([FINE])
     with Session(laid_out.program, CPU) as session, pytest.raises(ValueError, match="entries"):
         session.run(np.zeros((session.most_entries + 1, 3), np.int64), 1.0)

@@ -1,4 +1,4 @@
-"""The host's facts, its clocks, and by what emulation is told."""
+"""The host's facts, its clocks, and how emulation is detected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_this_host() -> None:
         ("QEMU Virtual CPU version 2.5+", ("XenVMMXenVMM",), "QEMU Virtual CPU"),
     ],
 )
-def test_what_says_that_it_is_emulated(model: str, seen: tuple[str, ...], words: str) -> None:
+def test_signs_of_emulation(model: str, seen: tuple[str, ...], words: str) -> None:
     found = this_host.emulation({"cpu_model": model}, seen)
     assert (words in found) if words else not found
 
@@ -49,19 +49,19 @@ def test_the_clock_runs() -> None:
     assert 0 < error < hz
 
 
-def test_the_quantum_divides_all_steps() -> None:
+def test_the_quantum_divides_all_differences() -> None:
     assert clock.quantum_cycles(np.cumsum(np.array([26, 52, 26, 0, 78, 26 * 91]))) == 26
     assert clock.quantum_cycles(np.cumsum(np.array([26, 52, 27]))) == 1
     assert clock.quantum_cycles(np.zeros(4, np.int64)) == 1
 
 
-def test_the_filter_is_what_the_kernel_takes() -> None:
+def test_the_filter_is_accepted_by_the_kernel() -> None:
     blob = filter_bytes(0x5800_0080)
     count = int.from_bytes(blob[:2], "little")
     assert len(blob) == 16 + 8 * count
     assert int.from_bytes(blob[8:16], "little") == 0x5800_0090
     lines = [blob[16 + 8 * n : 24 + 8 * n] for n in range(count)]
-    # Whatever is compared last and is not equal ends in the line before the last, which kills.
+    # If the last comparison fails, it falls through to the next-to-last line, which kills.
     assert lines[-2][4:] == bytes(4)
     assert lines[-1][4:] == (0x7FFF_0000).to_bytes(4, "little")
     for number, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""The backend bpf on this kernel: tracepoints for real, a full capture, a kill, no root, no bcc."""
+"""The bpf backend on this kernel: real tracepoints, a full capture, a kill, no root, no bcc."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xtrace.probes.bpf.ctf_reader import read_events
 from xtrace.probes.capture.layout import BPF_TABLES, Capture
 from xtrace.probes.catalog import VersionRange
 
-#: Sleeps so often that softirqs and switches come for sure.
+#: Sleeps often enough to cause softirqs and switches for certain.
 _WORK = ("/bin/sh", "-c", "while :; do sleep 0.001; done")
 
 
@@ -40,21 +40,21 @@ def _totals(capture: Capture) -> Counter[int]:
     return totals
 
 
-def test_the_lines_add_up_to_what_was_counted(recorded: tuple[Capture, Any]) -> None:
+def test_the_lines_add_up_to_the_counts(recorded: tuple[Capture, Any]) -> None:
     capture, said = recorded
     totals = {Kind(kind).name.lower(): count for kind, count in _totals(capture).items()}
     assert totals == said["facts"]["counted"]
     assert totals["softirq"] > 0
 
 
-def test_each_event_that_was_counted_was_streamed(recorded: tuple[Capture, Any]) -> None:
+def test_each_counted_event_was_streamed(recorded: tuple[Capture, Any]) -> None:
     capture, said = recorded
     events = read_events(capture.path / "events")
     assert said["lost"] == events.discarded == 0
     streamed = Counter(events.records["kind"].tolist())
     assert streamed == _totals(capture)
     assert said["records"] == len(events.records)
-    # Each tally's sum is that of the durations streamed.
+    # Each tally's sum equals that of the streamed durations.
     softirqs = events.records[events.records["kind"] == int(Kind.SOFTIRQ)]
     added = sum(
         row[4]
@@ -66,7 +66,7 @@ def test_each_event_that_was_counted_was_streamed(recorded: tuple[Capture, Any])
     assert int(softirqs["duration_ns"].sum()) == added
 
 
-def test_the_file_says_what_it_holds(recorded: tuple[Capture, Any]) -> None:
+def test_the_file_describes_its_content(recorded: tuple[Capture, Any]) -> None:
     capture, said = recorded
     heading, *lines = capture.lines(BPF_TABLES)
     assert heading["schema_version"] == 1
@@ -82,8 +82,8 @@ def test_the_file_says_what_it_holds(recorded: tuple[Capture, Any]) -> None:
     assert said["byte_count"] == written
 
 
-def test_handlers_are_as_many_as_proc_interrupts_says(recorded: tuple[Capture, Any]) -> None:
-    # Both are read within moments, at both ends: interrupts that come in between are few.
+def test_handler_runs_match_proc_interrupts(recorded: tuple[Capture, Any]) -> None:
+    # At both ends the two are read within moments: few interrupts arrive in between.
     capture, _ = recorded
     measures = _measures(capture)
     row = dom0.losses(measures).iloc[0]
@@ -107,7 +107,7 @@ def test_the_report_has_the_same_counts(recorded: tuple[Capture, Any]) -> None:
     assert (twice["p99_ns"].to_numpy() == table["p99_ns"].to_numpy()).all()
 
 
-def test_babeltrace2_reads_as_many(recorded: tuple[Capture, Any]) -> None:
+def test_babeltrace2_reads_every_event(recorded: tuple[Capture, Any]) -> None:
     import subprocess
 
     tool = require_tool("babeltrace2", "babeltrace2")
@@ -117,7 +117,7 @@ def test_babeltrace2_reads_as_many(recorded: tuple[Capture, Any]) -> None:
     assert len(done.stdout.splitlines()) == said["records"]
 
 
-def test_a_full_capture_ends_the_recording_and_reads(tmp_path: Path) -> None:
+def test_a_full_capture_ends_the_recording_and_is_readable(tmp_path: Path) -> None:
     require_bpf()
     folder = tmp_path / "c.xtrace"
     said = drive("full", "bpf", folder, "16000")
@@ -127,12 +127,12 @@ def test_a_full_capture_ends_the_recording_and_reads(tmp_path: Path) -> None:
     events = read_events(folder / "events")
     assert events.cut_bytes == 0
     list(capture.lines(BPF_TABLES))
-    # What was taken from the rings and did not fit is told.
+    # What was taken from the rings and did not fit is counted as lost.
     assert said["lost"] == said["facts"]["unwritten_events"] + said["facts"]["counters"]["dropped"]
     assert said["facts"]["unwritten_events"] > 0
 
 
-def test_a_kill_leaves_nothing_in_the_kernel_and_a_capture_that_reads(tmp_path: Path) -> None:
+def test_a_kill_leaves_nothing_in_the_kernel_and_a_readable_capture(tmp_path: Path) -> None:
     require_bpf()
     folder = tmp_path / "c.xtrace"
     said = drive("killed", "bpf", folder)
@@ -146,9 +146,9 @@ def test_a_kill_leaves_nothing_in_the_kernel_and_a_capture_that_reads(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["bpf", "perf"])
-def test_without_root_it_says_so(name: str) -> None:
+def test_without_root_it_is_refused(name: str) -> None:
     require_bpf()
-    # Not pytest's, which nobody but we may enter.
+    # Not pytest's folder, which other users may not enter.
     with tempfile.TemporaryDirectory(prefix="xtrace-tests-") as folder:
         Path(folder).chmod(0o777)
         said = drive("as_nobody", name, Path(folder) / "c.xtrace")
@@ -183,7 +183,7 @@ def test_without_bcc_it_names_the_package(tmp_path: Path, present: bool) -> None
         '{"t_ns":1,"interrupts_begin":{"1":[1]}}\n{"t_ns":1,"interrupts_end":{"1":["x"]}}',
     ],
 )
-def test_a_damaged_line_is_told(tmp_path: Path, line: str) -> None:
+def test_a_damaged_line_is_reported(tmp_path: Path, line: str) -> None:
     from xtrace.probes.errors import TraceError
 
     path = tmp_path / BPF_TABLES
@@ -193,7 +193,7 @@ def test_a_damaged_line_is_told(tmp_path: Path, line: str) -> None:
         dom0_frames.read(Capture(tmp_path, {}))
 
 
-def test_what_nobody_knows_yet_is_carried(tmp_path: Path) -> None:
+def test_unknown_kinds_are_kept(tmp_path: Path) -> None:
     path = tmp_path / BPF_TABLES
     path.parent.mkdir()
     rows = [[200, 1, 0, 5, 10, 1, 4, 0], [int(Kind.PRIVCMD), 0, 1, 3, 30, 5, 20, 2]]

@@ -1,4 +1,4 @@
-"""The backend perf on this kernel: a program that spins is found where it spins; pmu modes are put back."""
+"""The perf backend on this kernel: a spinning program is sampled where it spins; pmu modes are restored."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_a_program_that_spins_is_found_in_its_loop(recorded: tuple[Path, Any]) -
     )
     records = read_samples(folder / "c.xtrace" / "samples").records
     own = records[records["tgid"] == said["pid"]]
-    # Half of what its time on a CPU makes: how much it got of the machine is not ours to say.
+    # Half of what its CPU time amounts to: how much of the machine it got is beyond our control.
     assert len(own) > said["sample_hz"] * said["command_cpu_s"] / 2 > 0
     inside = (own["ip"] >= address) & (own["ip"] < address + size)
     assert inside.mean() > 0.9
     assert set(own["comm"].tolist()) == {b"xtrace-spin"}
 
 
-def test_the_recorder_leaves_itself_out_and_says_what_was_sampled(recorded: tuple[Path, Any]) -> None:
+def test_the_recorder_excludes_itself_and_reports_what_was_sampled(recorded: tuple[Path, Any]) -> None:
     folder, said = recorded
     assert said["facts"]["event"] == "software clock"
     assert "interrupts off" in said["facts"]["bias"]
@@ -81,7 +81,7 @@ def _backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> tupl
 
 
 class _Refusing:
-    """A program whose hardware event does not open, or does."""
+    """A program whose hardware event can be opened or, with ``refuse``, cannot."""
 
     def __init__(self, refuse: bool) -> None:
         self.refuse = refuse
@@ -106,7 +106,7 @@ def test_the_pmu_mode_is_noted_before_it_is_changed(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "run").glob("*.note")) == []
 
 
-def test_a_refused_event_puts_the_mode_back_and_samples_by_the_clock(
+def test_a_refused_event_restores_the_mode_and_falls_back_to_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, path = _backend(tmp_path, monkeypatch, "self")
@@ -119,7 +119,7 @@ def test_a_refused_event_puts_the_mode_back_and_samples_by_the_clock(
     assert list((tmp_path / "run").glob("*.note")) == []
 
 
-def test_a_vpmu_that_is_off_is_left_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vpmu_that_is_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, path = _backend(tmp_path, monkeypatch, "off")
     event, refusal = backend._begin_sampling(_Refusing(refuse=False), 99)  # type: ignore[arg-type]
     assert event == "software clock"
@@ -127,7 +127,7 @@ def test_a_vpmu_that_is_off_is_left_off(tmp_path: Path, monkeypatch: pytest.Monk
     assert path.read_text() == "off\n"
 
 
-def test_symbols_are_found_by_their_begin(tmp_path: Path) -> None:
+def test_symbols_are_found_by_their_start(tmp_path: Path) -> None:
     path = tmp_path / "symbols"
     path.write_text(
         "ffffffff81000000 T first\nffffffff81000100 t second\tmodule\n0000000000000000 T hidden\n"
@@ -142,7 +142,7 @@ def test_symbols_are_found_by_their_begin(tmp_path: Path) -> None:
     assert len(Symbols(tmp_path / "nowhere")) == 0
 
 
-def test_names_are_asked_for_once_and_bounded() -> None:
+def test_names_are_looked_up_once_and_bounded() -> None:
     names = Names()
     addresses = [0xFFFFFFFF81000000, 0x400000, 0xFFFFFFFF81000000, 0xFFFFFFFF81000010]
     assert [row[0] for row in names.new(addresses, 2)] == ["0xffffffff81000000", "0xffffffff81000010"]

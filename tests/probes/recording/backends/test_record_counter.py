@@ -1,4 +1,4 @@
-"""Counting a trace that grows: what the slow reader counts of the whole."""
+"""Counting a growing trace gives what the slow reader counts in the whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOST_HEADER = bytes.fromhex("01f001c0")
 
 
 def part_of(data: bytes) -> bytes:
-    """Return the first windows and those that tell of losses: the slow reader takes its time over all."""
+    """Return the first windows and those with losses: the slow reader would take long over all of them."""
     at = 0
     part = b""
     while at < len(data):
@@ -53,7 +53,7 @@ def test_samples(packed: Path) -> None:
         assert not found.fault
 
 
-def test_words_that_look_like_a_loss_or_a_filler_are_none() -> None:
+def test_payload_words_that_look_like_a_loss_or_a_filler() -> None:
     words = [0xC001F001, 0x0001F002, 0x8001F002]
     record = pack_record(0x28004, 0x0001F002_0001F001, words)
     data = pack_window(0, record * 100)
@@ -62,7 +62,7 @@ def test_words_that_look_like_a_loss_or_a_filler_are_none() -> None:
         assert (found.records, found.lost) == (100, 0)
 
 
-def test_what_is_cut_counts_when_it_is_whole() -> None:
+def test_a_cut_record_counts_once_it_is_whole() -> None:
     record = pack_record(0x28004, 5, [1, 2])
     window = pack_window(0, record * 3)
     counter = RecordCounter()
@@ -72,7 +72,7 @@ def test_what_is_cut_counts_when_it_is_whole() -> None:
     assert before < counter.records == 3
 
 
-def test_bytes_that_are_no_window_are_said_where() -> None:
+def test_bytes_that_are_not_a_window_are_reported_with_their_offset() -> None:
     window = pack_window(3, pack_record(0x28004, 5, [1, 2]))
     for bad in (b"\0" * 12, struct.pack("<3I", 0x2001F003, 1 << 20, 4), struct.pack("<3I", 0x2001F003, 0, 3)):
         found = counted(window + bad + window, [])

@@ -1,4 +1,4 @@
-"""The backend xenctx with a program in its place that says what Xen 4.17's says."""
+"""The xenctx backend with a script in place of the tool that prints what Xen 4.17's prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtrace.probes.recording.backends import xenctx
 from xtrace.probes.recording.backends.base import Counts, Options
 from xtrace.probes.recording.backends.xenctx import BIAS, XenctxBackend, samples_of
 
-#: Xen 4.17 of a PV guest with two vCPUs, the second one shortened.
+#: Output of Xen 4.17 for a PV guest with two vCPUs, the second one shortened.
 _TOLD = """\
 vcpu0:
 rip: ffffffff81a442b5
@@ -45,7 +45,7 @@ def test_each_vcpu_has_its_registers() -> None:
 @pytest.mark.parametrize(
     "text", ["", "vcpu0:\n", "rip: 12\n", "vcpu0:\nrip: zz\n", "vcpu99999999:\nrip: 1\n"]
 )
-def test_what_is_no_answer_is_no_sample(text: str) -> None:
+def test_invalid_output_gives_no_sample(text: str) -> None:
     assert samples_of(text) == []
 
 
@@ -67,7 +67,7 @@ def _poll(backend: XenctxBackend, records: int) -> Counts:
     return counts
 
 
-def test_samples_are_lines_behind_the_bias(tool: Path, tmp_path: Path) -> None:
+def test_samples_are_lines_after_the_bias(tool: Path, tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "c.xtrace")
     backend = XenctxBackend()
     backend.start(capture, Options(domains=(7, 9)))
@@ -86,7 +86,7 @@ def test_samples_are_lines_behind_the_bias(tool: Path, tmp_path: Path) -> None:
     assert backend.facts()["calls"] == len(calls)
 
 
-def test_a_domain_that_is_gone_is_counted_and_no_end(tool: Path, tmp_path: Path) -> None:
+def test_a_domain_that_is_gone_is_counted_and_does_not_end_it(tool: Path, tmp_path: Path) -> None:
     tool.write_text("#!/bin/sh\necho 'xc_domain_getinfo: No such domain' >&2\nexit 1\n")
     capture = CaptureWriter(tmp_path / "c.xtrace")
     backend = XenctxBackend()
@@ -101,9 +101,9 @@ def test_a_domain_that_is_gone_is_counted_and_no_end(tool: Path, tmp_path: Path)
     assert "No such domain" in backend.facts()["last_error"]
 
 
-def test_outside_a_dom0_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
+def test_outside_a_dom0_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a Xen guest, not dom0")
     backend = XenctxBackend()
-    assert backend.probe().reason == "this is a guest of Xen, not its dom0"
-    with pytest.raises(TraceError, match="not its dom0"):
+    assert backend.probe().reason == "this is a Xen guest, not dom0"
+    with pytest.raises(TraceError, match="not dom0"):
         backend.start(CaptureWriter(tmp_path / "c.xtrace"), Options())

@@ -1,4 +1,4 @@
-"""The backend xentrace around a stand-in for the tool, which needs a Xen; tests/lab runs the real one."""
+"""The xentrace backend with a stand-in for the tool, which needs Xen; tests/lab runs the real one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xtrace.probes.recording.backends import xentrace
 from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
 
-#: Appends a window each hundredth of a second; on SIGTERM one more, and a clean end.
+#: Appends a window every hundredth of a second; on SIGTERM one more, then exits cleanly.
 STAND_IN = """
 import os, signal, sys, time
 if sys.argv[1:] == ["--version"]:
@@ -47,7 +47,7 @@ WINDOW = pack_window(0, pack_record(0x28004, 5, [1, 2]) * 3 + pack_record(0x1F00
 
 @pytest.fixture
 def switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put the stand-in in the tool's place; return the calls that would have switched tracing off."""
+    """Replace the tool with the stand-in; return the calls that would have switched tracing off."""
     tool = tmp_path / "xentrace"
     tool.write_text(f"#!{sys.executable} -S\n{STAND_IN}")
     tool.chmod(0o755)
@@ -106,7 +106,7 @@ def test_from_start_to_end(tmp_path: Path, switched_off: list[str]) -> None:
         ("Failed to write: No space left on device", CaptureFullError),
     ],
 )
-def test_its_own_end_is_told_with_its_last_line(
+def test_an_end_by_itself_is_reported_with_its_last_line(
     last: str,
     error: type[TraceError],
     tmp_path: Path,
@@ -127,7 +127,7 @@ def test_its_own_end_is_told_with_its_last_line(
     capture.close()
 
 
-def test_one_that_was_killed_has_left_tracing_on(tmp_path: Path, switched_off: list[str]) -> None:
+def test_after_a_killed_xentrace_tracing_is_switched_off(tmp_path: Path, switched_off: list[str]) -> None:
     backend, capture = started(tmp_path)
     assert backend._process is not None
     backend._process.kill()
@@ -139,7 +139,7 @@ def test_one_that_was_killed_has_left_tracing_on(tmp_path: Path, switched_off: l
     capture.close()
 
 
-def test_a_trace_that_another_took_up_is_not_cut(
+def test_tracing_is_left_on_for_another_xentrace(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = restore.note("xen_tracing", {})
@@ -148,7 +148,7 @@ def test_a_trace_that_another_took_up_is_not_cut(
     assert (switched_off, notes(tmp_path)) == ([], [])
 
 
-def test_tracing_that_cannot_be_switched_off_stays_noted(
+def test_tracing_that_cannot_be_switched_off_keeps_its_note(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:
@@ -178,7 +178,9 @@ def test_a_tool_that_does_not_start(
     capture.close()
 
 
-def test_the_tool_ends_in_order_when_its_recorder_is_killed(tmp_path: Path, switched_off: list[str]) -> None:
+def test_xentrace_ends_in_an_orderly_way_when_its_recorder_is_killed(
+    tmp_path: Path, switched_off: list[str]
+) -> None:
     recorder = os.fork()
     if recorder == 0:
         backend, _ = started(tmp_path)
@@ -195,7 +197,7 @@ def test_the_tool_ends_in_order_when_its_recorder_is_killed(tmp_path: Path, swit
             break
         time.sleep(0.01)
     else:
-        pytest.fail("it runs on")
+        pytest.fail("xentrace is still running")
     assert (tmp_path / "a.xtrace" / "xentrace.bin").stat().st_size % len(WINDOW) == 0
     # The next start finds the note.
     assert len(notes(tmp_path)) == 1
@@ -203,7 +205,7 @@ def test_the_tool_ends_in_order_when_its_recorder_is_killed(tmp_path: Path, swit
     assert (switched_off, notes(tmp_path)) == (["off"], [])
 
 
-def test_what_stands_against_it(
+def test_reasons_why_it_cannot_record(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> bool:
@@ -218,11 +220,11 @@ def test_what_stands_against_it(
     assert backend.probe().remedy == "kill -INT 4711"
     monkeypatch.setattr(xen_tools, "tool", lambda name: None)
     assert "apt-get install xen-utils" in backend.probe().remedy
-    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a guest of Xen, not its dom0")
-    assert backend.probe().reason == "this is a guest of Xen, not its dom0"
+    monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a Xen guest, not dom0")
+    assert backend.probe().reason == "this is a Xen guest, not dom0"
 
 
-def test_buffers_keep_the_size_of_their_first_time(
+def test_buffers_keep_their_first_size(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trace_buffers, "is_sized", lambda: True)
@@ -231,12 +233,17 @@ def test_buffers_keep_the_size_of_their_first_time(
     assert "-S 64 has no effect" in backend.facts()["warnings"][0]
     backend.stop()
     capture.close()
-    # What another recorder had set is not overwritten by what it did not set.
+    # The size that another recorder set is not overwritten with one that had no effect.
     assert not (tmp_path / "run" / "ring_pages").exists()
 
 
 @pytest.mark.parametrize("pcpus", ["", "one", "0-", "1;2", "-e all", "0x"])
+<<<<<<< HEAD
 def test_pcpus_that_are_none(pcpus: str, tmp_path: Path, switched_off: list[str]) -> None:
     with pytest.raises(TraceError, match="pCPU"):
+=======
+def test_pcpus_that_are_invalid(pcpus: str, tmp_path: Path, switched_off: list[str]) -> None:
+    with pytest.raises(TraceError, match="not a list of pCPUs"):
+>>>>>>> d002d7e (tests/probes: names, docstrings and comments in plain English)
         started(tmp_path, pcpus=pcpus)
     assert not running(str(tmp_path / "xentrace"))
