@@ -300,7 +300,7 @@ def _left_over() -> Iterator[Finding]:
         remedy = "xtrace record -d 1: each start undoes what a killed recorder left"
         yield Finding("left over", "change", "limited", text, str(folder), remedy)
     if not dead:
-        yield Finding("left over", "changes", "ok", "none: no killed recorder left any", str(folder))
+        yield Finding("left over", "changes", "ok", "none left by a killed recorder", str(folder))
 
 
 def _recorder(lock: Path) -> str:

@@ -333,8 +333,8 @@ class _Session:
             waits = used.wait_count - self._usage.wait_count
             overhead.own_upcalls = interrupts + 2 * waits
             overhead.notes.append(
-                f"own_upcalls: an upper bound: {interrupts} interrupts for xentrace's buffers (exact), two "
-                f"(timer or disk, IPI) per wait of the recorder and the processes it started ({waits} waits)"
+                f"own_upcalls: upper bound: {interrupts} interrupts for xentrace's buffers (exact), and two "
+                f"(timer or disk, IPI) for each of {waits} waits of the recorder and the processes it started"
             )
         return overhead
 

@@ -96,8 +96,9 @@ class BpfBackend(ProgramBackend):
             "counters": _counters(loaded),
             "programs": _costs(loaded.program),
             "missed_while_busy": loaded.program.misses(),
-            "missed_is": "runs of a program skipped because one already ran on that CPU; Linux before 6.7 "
-            "counts none for kprobes: irq_handler, which is never skipped, minus port_handler is the number",
+            "missed_is": "runs of a program skipped because one was already running on that CPU; Linux "
+            "before 6.7 does not count them for kprobes: irq_handler, which is never skipped, minus "
+            "port_handler is the number",
             "unwritten_events": 0 if loaded.rings is None else loaded.rings.unwritten_count,
         }
 

@@ -93,7 +93,7 @@ class XentraceBackend:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._facts["sized_before"] = _sized()
         if options.ring_pages is not None and self._facts["sized_before"] is not None:
-            why = "Xen's trace buffers keep the first size that was set since boot"
+            why = "Xen's trace buffers keep the size that was first set after boot"
             self._facts["warnings"] = [f"-S {options.ring_pages} has no effect: {why}"]
         command = self._command(mask, options, path)
         # Markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
