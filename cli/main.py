@@ -1,7 +1,7 @@
-"""The `xtrace` command: its parts, its one place for errors, its exit codes.
+"""The `xtrace` command: its sub-commands, the one place that prints errors, the exit codes.
 
-Commands raise and never print errors.  What a command module needs beyond typer it
-imports inside its functions, since `--help` and `--version` must answer at once.
+Commands raise and never print errors.  A command module imports what it needs beyond typer
+inside its functions, so that `--help` and `--version` answer at once.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def xtrace(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Record Xen hosts; tell how events are delivered, what guests do, and what their kernels' fences cost.
+    """Record Xen hosts; show how events are delivered, what guests do, and what their kernels' fences cost.
 
-    Exit status: 0 success, 1 failure, 2 wrong usage, 3 what sites --fail-on or diff --fail-above asks for.
+    Exit status: 0 success, 1 failure, 2 wrong usage, 3 if sites --fail-on or diff --fail-above applies.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -82,12 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _HEAVY and error.name != "xtrace.analysis":
             raise
-        # The zipapp for a dom0 leaves these out.
+        # The zipapp for a dom0 does not contain these.
         _complain(f"this command needs {error.name}; pip install xtrace, here or where you copy the trace to")
         return FAILURE
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == STDOUT:
-            # `xtrace dump FILE | head`: the reader has what it wanted.
+            # `xtrace dump FILE | head`: the reader got what it wanted.
             return OK
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
         return FAILURE
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     if "_XTRACE_COMPLETE" in os.environ:
         command.main(arguments, prog_name="xtrace")
-    # Not command.main(): that one chooses exit codes of its own for a broken pipe and for Ctrl-C.
+    # Not command.main(), which has its own exit codes for a broken pipe and Ctrl-C.
     try:
         with command.make_context("xtrace", arguments) as context:
             command.invoke(context)
@@ -116,6 +116,6 @@ def _usage_message(error: typer.TyperException) -> str:
 
 
 def _complain(message: str) -> None:
-    """Print ``message`` as one line, whatever a file's name has put into it."""
+    """Print ``message`` as one line; control characters, as in a file name, are escaped."""
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
     print(f"xtrace: {safe}", file=sys.stderr)  # noqa: T201 - the one place for errors

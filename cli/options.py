@@ -1,4 +1,4 @@
-"""Options that several commands have: each is defined once, so that it means the same in all of them."""
+"""Options that several commands share: each is defined once, so that it means the same in all of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _version_range(text: str) -> VersionRange:
 
 
 def offered(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return what a shell completes, for ``typer.Option(autocompletion=...)``: the values that begin so."""
+    """Return a completer for ``typer.Option(autocompletion=...)``: it offers values with the typed prefix."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values() if value.startswith(incomplete)]
@@ -139,7 +139,7 @@ AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object
 
 
 def seconds(least: float, most: float = 1e9) -> Callable[[str | float], float]:
-    """Return a parser of durations, for ``typer.Option(parser=...)``; it is given defaults, too."""
+    """Return a parser of durations for ``typer.Option(parser=...)``; typer calls it with defaults, too."""
 
     def parse(text: str | float) -> float:
         found = duration_s(str(text))
@@ -164,11 +164,11 @@ def one_of(text: str, values: Iterable[str], option: str) -> str:
 
 
 def renamed(old: str, new: str, **how: Any) -> Any:
-    """Return the hidden option ``old``, which is now called ``new``: it still works in this version."""
+    """Return a hidden option for the old name of an option; it still works in this version."""
 
     def warn(value: Any) -> Any:
         if value is not None:
-            typer.echo(f"xtrace: {old} is now {new}; {old} will go in the next version", err=True)
+            typer.echo(f"xtrace: {old} is now {new}; {old} will be removed in the next version", err=True)
         return value
 
     return typer.Option(old, hidden=True, callback=warn, **how)

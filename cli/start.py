@@ -1,4 +1,4 @@
-"""Where the `xtrace` command begins: what it stands on is made safe, and a child gets a head start."""
+"""Entry point of the `xtrace` command: secure the standard streams, and start a child early."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FAILURE = 1
 
 
 class _HungUp(BaseException):
-    """The terminal has gone, and who read there with it."""
+    """The terminal is gone, and with it the reader."""
 
 
 def main() -> NoReturn:
@@ -25,17 +25,17 @@ def main() -> NoReturn:
         code = _run(sys.argv[1:])
     except _HungUp:
         code = _FAILURE
-    # Taking pandas apart, module by module, would only cost a tenth of a second.
+    # Tearing down pandas, module by module, would take a tenth of a second.
     os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     streams.secure()
-    # Under nohup it is ignored, and stays so.
+    # Under nohup it is ignored; keep that.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _hang_up)
     if arguments[:1] == ["report"] and not _HELP & set(arguments):
-        # The file for a dom0 has no analysis: the command says so.
+        # The zipapp for a dom0 has no analysis; the command reports that.
         with suppress(ModuleNotFoundError):
             from xtrace.analysis.loading.preload import LOOPS
 
@@ -46,13 +46,13 @@ def _run(arguments: list[str]) -> int:
         code = run(arguments)
     finally:
         discard_spares()
-    # A command that fails may have printed before; where stdout takes no more, main() has said so.
+    # A command may have printed before it failed; if stdout is broken, main() has reported it.
     with suppress(OSError):
         sys.stdout.flush()
     return code
 
 
 def _hang_up(number: int, frame: object) -> None:
-    # Shells and the kernel both send it: the second must not cut short what the first one ends.
+    # Both the shell and the kernel send it: the second must not interrupt the handling of the first.
     signal.signal(number, signal.SIG_IGN)
     raise _HungUp

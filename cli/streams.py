@@ -1,12 +1,12 @@
-"""Standard input, output and error as every command may rely on them, whatever became of them.
+"""Standard input, output and error, made safe for every command.
 
-They may be closed from the start, the disk below may be full, the terminal or the reader may go:
+They may be closed from the start, the disk may be full, the terminal or the reader may go away:
 
-- a descriptor that is closed is filled, or the next file opened would get its number, and whatever
-  writes to standard error would write into a capture;
-- an error of standard output bears its name, so that main() can tell a reader that left
-  (``| head``) from any other pipe that broke;
-- what standard error does not take is dropped: nobody is there to be told, and the command goes on.
+- a closed descriptor is opened, because the next file opened would get its number, and messages
+  to standard error would go into a capture;
+- an error on standard output carries its name, so that main() can distinguish a reader that left
+  (``| head``) from any other broken pipe;
+- output that standard error does not accept is dropped, because nobody can read it; the command goes on.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ STDIN, STDOUT, STDERR = "standard input", "standard output", "standard error"
 
 
 def secure() -> None:
-    """Fill what is closed and put streams of ours in place; call it before anything is opened.
+    """Open closed descriptors and replace the streams; call it before anything else is opened.
 
     Raises:
         OSError: something is closed, and there is no /dev/null.
     """
-    # The wrong way round: reading and writing fail as they did before.  What is said on standard
-    # error is only not heard.
+    # In the wrong direction, so that reading and writing still fail.  Messages on standard
+    # error are just lost.
     for fd, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         _fill(fd, flags)
     if sys.stdin is None:
@@ -42,26 +42,26 @@ def _fill(fd: int, flags: int) -> None:
     try:
         os.fstat(fd)
     except OSError:
-        # The lowest number that is free, and those below are filled by now.
+        # It gets the lowest free number; those below are in use by now.
         opened = os.open(os.devnull, flags)
         assert opened == fd
-        # What is started from here opens files, too.
+        # Child processes open files, too.
         os.set_inheritable(fd, True)
 
 
 def _writer(stream: TextIO | None, raw: io.FileIO) -> io.TextIOWrapper:
-    """Return a text stream onto ``raw``, with the encoding of what it replaces."""
+    """Return a text stream onto ``raw``, with the encoding of the stream that it replaces."""
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=None if stream is None else stream.encoding,
-        # Names that the locale cannot spell must not end a report.
+        # A name that the locale cannot encode must not end a report.
         errors="backslashreplace",
         line_buffering=raw.isatty() or raw.name == STDERR,
     )
 
 
 class _Stream(io.FileIO):
-    """A descriptor whose errors bear its name."""
+    """A descriptor whose errors carry its name."""
 
     def __init__(self, fd: int, mode: str, name: str) -> None:
         super().__init__(fd, mode, closefd=False)
@@ -85,10 +85,10 @@ class _Stream(io.FileIO):
 
 
 class _Notes(_Stream):
-    """A descriptor that takes everything, and drops what nobody reads."""
+    """A descriptor that accepts everything, and drops what cannot be written."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write if that can be done."""
+        """Write if possible."""
         try:
             return super().write(data)
         except OSError:

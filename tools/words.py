@@ -1,4 +1,4 @@
-"""Find the words that `words.toml` lists, in the docs, the man page, and the strings, comments and names of code."""
+"""Find the words that `words.toml` lists: in docs, the man page, strings, comments and test names."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One file a command: parse, call one function, render."""
+"""The commands, one file for each: parse, call one function, render."""

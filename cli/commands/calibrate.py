@@ -46,16 +46,17 @@ def calibrate(
         ),
     ] = None,
     cpu: Annotated[
-        int | None, typer.Option(min=0, help="Measure on this CPU. Default: the last one allowed.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Measure on this CPU. Default: the last one allowed."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for the order of the runs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for the order of the runs.")] = 0,
     ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds instead of TSC cycles.")] = False,
     json: AsJson = False,
     symbols: SymbolFiles = None,
     debug: DebugFiles = None,
     old_seconds: Annotated[float | None, renamed("--seconds", "--duration", parser=_DURATION)] = None,
 ) -> None:
-    """Measure how many cycles a fence adds to a mask, restore or unmask on this host, by what is in flight.
+    """Measure how many cycles fences add to masks, restores and unmasks here, by what is in flight.
 
     Run it on the traced host, or on one with the same CPU model, while it is idle.  On an emulated or too
     noisy host there is no figure, and the exit status is 1.
@@ -69,7 +70,7 @@ def calibrate(
         if len(files or ()) > 1:
             raise typer.BadParameter("takes one file for one image", param_hint=option)
     if output is not None and output.exists() and not force:
-        raise typer.BadParameter(f"{output} is there; --force replaces it", param_hint="--output")
+        raise typer.BadParameter(f"{output} exists; --force replaces it", param_hint="--output")
     from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
     from xtrace.analysis.calibrate.run import calibrate as measure
     from xtrace.probes.errors import TraceError
@@ -90,8 +91,12 @@ def calibrate(
         print_calibration(_put, found, {} if guest is None else _names(guest), ns=ns)
     if found.timing != "hardware":
         raise TraceError(
-            f"no figure: timing is {found.timing}: {'; '.join(found.notes)}; "
-            + ("calibrate on the hardware" if found.timing == "emulated" else "try again when it is quiet")
+            f"no result: timing is {found.timing}: {'; '.join(found.notes)}; "
+            + (
+                "calibrate on real hardware"
+                if found.timing == "emulated"
+                else "try again when the host is idle"
+            )
         )
 
 
@@ -131,7 +136,7 @@ def _write(output: Path, found: Calibration) -> None:
 
 def _progress(share: float) -> None:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        sys.stderr.write(f"\r{share:4.0%} known well enough ")
+        sys.stderr.write(f"\r{share:4.0%} of the rows measured ")
         sys.stderr.flush()
 
 

@@ -1,4 +1,4 @@
-"""`xtrace diff`: what changed between two groups of captures, and how sure that is."""
+"""`xtrace diff`: what changed between two groups of captures, and how certain it is."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 #: The exit code that --fail-above asks for.
 ROSE = 3
 
-#: Stands for `--` among the arguments: no file has such a name.
+#: Replaces `--` in the arguments: no file name can contain it.
 _BETWEEN = "\0"
-#: What lies in a folder of captures besides them.
+#: Endings of what else a folder of captures contains.
 _NOT_CAPTURES = (".json", ".old", ".new")
 
 
@@ -39,10 +39,10 @@ class Sort(StrEnum):
 
 
 class DiffCommand(TyperCommand):
-    """Keeps the `--` between the groups, which would else be taken as the end of options."""
+    """Keeps the `--` between the groups, which the parser would take as the end of the options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put a mark that the parser leaves alone in the place of each `--`."""
+        """Replace each `--` by a mark that the parser leaves alone."""
         return super().parse_args(ctx, [_BETWEEN if word == "--" else word for word in args])
 
 
@@ -51,7 +51,7 @@ def diff(
         list[str],
         typer.Argument(
             metavar="OLD NEW | OLD... -- NEW...",
-            help="Traces, stored summaries, or captures; repetitions are several files, a folder of them, "
+            help="Traces, captures or summaries. Repetitions: several files, a folder of them, "
             "or a quoted pattern ('old*.bin').",
         ),
     ],
@@ -100,12 +100,12 @@ def diff(
     ] = True,
     json: AsJson = False,
 ) -> None:
-    """Compare captures, or groups of repetitions: what changed by more than chance explains.
+    """Compare captures, or groups of repeated captures: what changed by more than chance explains.
 
-    A row shows the change where it stands out from chance, and ~ where not: rank test over the captures of
-    each group, the p of all rows raised together (Holm).
+    A row shows the change if a rank test over the captures of both groups finds it significant, and ~
+    otherwise.  The p-values of all rows are corrected together (Holm).
 
-    Exit status: 0 whatever changed; 3 as --fail-above asks for; 1 where it cannot be decided.
+    Exit status: 0 whatever changed; 3 if --fail-above applies, 1 if that cannot be decided.
     """
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]
@@ -113,7 +113,7 @@ def diff(
     from xtrace.analysis.loading.summaries import Loading
 
     with Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell) as loading:
-        # While the children read, load what compares.
+        # Import this while the children read.
         from xtrace.analysis.comparison.compare import diff as compare
         from xtrace.analysis.comparison.compare import json_text
 
@@ -143,7 +143,7 @@ def _groups(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Return the files of the old and of the new group."""
     count = words.count(_BETWEEN)
     if count > 1:
-        raise typer.BadParameter("two groups are compared: put one -- between them", param_hint="OLD NEW")
+        raise typer.BadParameter("two groups are compared: write one -- between them", param_hint="OLD NEW")
     if count:
         middle = list(words).index(_BETWEEN)
         sides = (words[:middle], words[middle + 1 :])
@@ -151,40 +151,44 @@ def _groups(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
         sides = (words[:1], words[1:])
     else:
         raise typer.BadParameter(
-            "which are old and which new? Put -- between them" if len(words) > 2 else "two are compared",
+            "write -- between the old and the new captures"
+            if len(words) > 2
+            else "needs two captures, or two groups with -- between them",
             param_hint="OLD NEW",
         )
     old, new = ([path for word in side for path in _files(word)] for side in sides)
     for side, name in ((old, "old"), (new, "new")):
         if not side:
-            raise typer.BadParameter(f"no {name} capture", param_hint="OLD NEW")
+            raise typer.BadParameter(f"there is no {name} capture", param_hint="OLD NEW")
         known = [os.path.realpath(path) for path in side]
         if twice := [path for path, real in zip(side, known, strict=True) if known.count(real) > 1]:
-            raise typer.BadParameter(f"{twice[0]} is there twice: not two repetitions", param_hint="OLD NEW")
+            raise typer.BadParameter(
+                f"{twice[0]} is given twice: that is one repetition", param_hint="OLD NEW"
+            )
     return old, new
 
 
 def _files(word: str) -> list[Path]:
-    """Return the captures that an argument names: a file, a folder's, or those of a pattern."""
+    """Return the captures that an argument names: a file, those in a folder, those that match a pattern."""
     from xtrace.probes.capture.layout import is_capture
 
     path = Path(word)
     if not os.path.lexists(path) and glob.has_magic(word):
         found = sorted(Path(name) for name in glob.glob(word))  # noqa: PTH207 - not below one folder
         if not found:
-            raise TraceError(f"{word}: no file is named so")
+            raise TraceError(f"{word}: no file matches")
         return [each for each in found if _is_one(each, found)]
     if not path.is_dir() or is_capture(path):
         return [path]
     inside = sorted(path.iterdir())
     found = [each for each in inside if _is_one(each, inside)]
     if not found:
-        raise TraceError(f"{path}: a folder without captures")
+        raise TraceError(f"{path}: the folder contains no captures")
     return found
 
 
 def _is_one(path: Path, others: Sequence[Path]) -> bool:
-    """Tell captures from what lies beside them: sidecars, and summaries of traces that are there too."""
+    """Return whether a path is a capture, not a sidecar or the summary of a trace that is listed itself."""
     from xtrace.analysis.summary.summary_head import SUFFIX
     from xtrace.probes.capture.layout import is_capture
 
@@ -244,7 +248,7 @@ def _gate(text: str) -> tuple[str, float]:
 
 
 def _decide(found: Diff, gates: Sequence[tuple[str, float]]) -> None:
-    """Raise Exit(3) where a gated metric rose too far, and TraceError where that cannot be told."""
+    """Raise Exit(3) if a gated metric rose too far, and TraceError if that cannot be decided."""
     for name, most in gates:
         rows = [row for row in found.changes if row.figure.name == name]
         if any(row.differs and row.rise_ratio > most for row in rows):
@@ -257,6 +261,6 @@ def _decide(found: Diff, gates: Sequence[tuple[str, float]]) -> None:
             if not found.can_tell(row):
                 raise TraceError(
                     f"--fail-above {name}: {len(row.old)} against {len(row.new)} captures of {row.domain} "
-                    f"cannot tell, with {len(found.changes)} rows tested; take {found.runs_needed} a side, "
-                    "or fewer rows by --metric and --domain"
+                    f"cannot decide it with {len(found.changes)} rows; take {found.runs_needed} per side, "
+                    "or fewer rows with --metric and --domain"
                 )

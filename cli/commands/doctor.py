@@ -1,4 +1,4 @@
-"""`xtrace doctor`: what this host offers a recorder, and what mends what is missing."""
+"""`xtrace doctor`: what can be recorded on this host, and how to fix what cannot."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _INDENT = 2 + _STATE_WIDTH + 2 + _NAME_WIDTH + 1
 
 
 def doctor(json: AsJson = False) -> None:
-    """Say what this host offers a recorder, what is missing and what mends it; nothing is changed.
+    """Check what can be recorded on this host, what is missing and how to fix it; change nothing.
 
-    Exit status: 0 where something can be recorded, 1 where nothing can.
+    Exit status: 0 if something can be recorded, 1 if nothing can.
     """
     from xtrace.probes.recording.doctor import examine
 
@@ -49,7 +49,7 @@ def doctor(json: AsJson = False) -> None:
 
 
 def lines_of(found: Examination, *, in_colour: bool) -> Iterator[str]:
-    """Yield what is printed, 80 columns at most."""
+    """Yield the lines to print, of 80 columns at most."""
     part = ""
     for finding in found.findings:
         if finding.part != part:
@@ -57,7 +57,7 @@ def lines_of(found: Examination, *, in_colour: bool) -> Iterator[str]:
             yield typer.style(part, bold=True) if in_colour else part
         yield from _lines(finding, in_colour)
     usable = ", ".join(found.usable)
-    yield f"xtrace record works here by {usable}" if usable else "xtrace record can record nothing here"
+    yield f"xtrace record can use {usable} here" if usable else "xtrace record can record nothing here"
 
 
 def _lines(finding: Finding, in_colour: bool) -> Iterator[str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _DAMAGES_TOLD = 3
 
-# A plain file's version is told from so many bytes of records from all over it.
+# The Xen version of a plain file is detected from this many bytes of records, taken from all over it.
 _SAMPLE_BYTES = 4 << 20
 _SAMPLE_WINDOWS = 256
 
@@ -80,7 +80,7 @@ def dump(
     from xtrace.probes.reader.reader import open_trace
 
     if tsc and cpu_hz is not None:
-        raise typer.BadParameter("gives seconds, --tsc cycles; choose one", param_hint="--cpu-hz")
+        raise typer.BadParameter("prints seconds and --tsc the TSC; choose one", param_hint="--cpu-hz")
     choice = Choice(
         event=_event_filter(classes, event or []),
         pcpus=None if pcpu is None else pcpu.numbers,
@@ -111,7 +111,7 @@ def _tell_emulation(file: str) -> None:
 
     beside = sidecar_of(file)
     if beside is not None and beside.emulated:
-        typer.echo("xtrace: emulated host: times tell order, not what hardware takes", err=True)
+        typer.echo("xtrace: emulated host: times show order, not hardware durations", err=True)
 
 
 # --- options ------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _hz_of(file: str, moment: Moment | None) -> float:
 
 
 def _event_filter(classes: str | None, events: list[str]) -> Callable[[int, str], bool] | None:
-    """Return what tells by id and name whether a record is shown; None for all."""
+    """Return a predicate on id and name of the events to show; None for all."""
     from fnmatch import fnmatchcase
 
     from xtrace.probes.selection.event_masks import event_masks, passes
@@ -182,8 +182,8 @@ def _check_event(pattern: str) -> None:
     names = _event_names()
     if not any(fnmatchcase(name, pattern) for name in names):
         near = get_close_matches(pattern, names, 3)
-        hint = f"; perhaps {' or '.join(near)}" if near else ""
-        raise typer.BadParameter(f"no event is called {pattern!r}{hint}", param_hint="--event")
+        hint = f"; did you mean {' or '.join(near)}" if near else ""
+        raise typer.BadParameter(f"there is no event {pattern!r}{hint}", param_hint="--event")
 
 
 def _event_names() -> list[str]:
@@ -201,7 +201,7 @@ def _told_versions(
 ) -> tuple[VersionRange, Iterator[RecordBatch]]:
     """Return the versions that fit the trace's records, and the batches from the first one on.
 
-    A plain file is sampled; of a stream, what was read for its first batch tells.
+    They are detected from a sample of a plain file, and from the first batch of a stream.
     """
     from itertools import chain
 
@@ -227,7 +227,7 @@ def _told_versions(
 
 
 def _detect_in_sample(path: str) -> Detection | None:
-    """Return what windows from all over the file tell; None where headers are not to be found."""
+    """Detect the version from windows all over the file; None if it has no headers."""
     import io
     import os
     from typing import cast
@@ -243,10 +243,10 @@ def _detect_in_sample(path: str) -> Detection | None:
         try:
             headers = survey.visit_headers(path, plain)
         except TraceError:
-            return None  # the reader may find windows further on
+            return None  # the reader may still find windows
         sample = bytearray()
         for piece in survey.sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
-            # As a trace of its own: the last record of a piece may be cut.
+            # Each piece becomes a window of its own, since its last record may be cut.
             whole = piece[: len(piece) & ~3]
             sample += (
                 WINDOW_HEADER.to_bytes(4, "little") + bytes(4) + len(whole).to_bytes(4, "little") + whole
@@ -270,7 +270,7 @@ def _detect(reader: TraceReader) -> Detection:
 
 def _tell_versions(detection: Detection, source: str) -> None:
     sure = "" if detection.range.low == detection.range.high else " (--xen VERSION if you know it)"
-    typer.echo(f"xtrace: read as Xen {detection.range}, told by {source}{sure}", err=True)
+    typer.echo(f"xtrace: read as Xen {detection.range}, detected from {source}{sure}", err=True)
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -287,8 +287,8 @@ def _tell_damage(facts: ReadFacts) -> None:
             )
     if facts.missing_bytes:
         typer.echo(
-            f"xtrace: the last window lacks {facts.missing_bytes:,} bytes: cut short, or still growing",
+            f"xtrace: the last window lacks {facts.missing_bytes:,} bytes: cut short or still growing",
             err=True,
         )
     if facts.late_records:
-        typer.echo(f"xtrace: {facts.late_records:,} records came too late to be put in order", err=True)
+        typer.echo(f"xtrace: {facts.late_records:,} records came too late to be sorted by time", err=True)

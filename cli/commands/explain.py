@@ -1,4 +1,4 @@
-"""Print all that is known of one site, and the interleavings that decide it."""
+"""Print everything known about a site, and the interleavings that decide its verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = 6
 
 
 def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
-    """Print the sites that ``wanted`` names, each with its interleaving argument.
+    """Print the sites that ``wanted`` names, each with the search over its interleavings.
 
     Raises:
         typer.BadParameter: there is no such site.
@@ -32,10 +32,10 @@ def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
 
 
 def sites_named(sites: Sequence[Site], wanted: str) -> list[Site]:
-    """Return the sites at an address in hex, at symbol+offset, or all of a symbol.
+    """Return the sites at a hexadecimal address, at symbol+offset, or all sites of a symbol.
 
     Raises:
-        typer.BadParameter: there is none; it names those that are near.
+        typer.BadParameter: there is none; the message lists the nearest.
     """
     symbol, plus, offset = wanted.rpartition("+")
     if plus and re.fullmatch(r"(0x)?[0-9a-fA-F]{1,16}", offset):
@@ -49,8 +49,8 @@ def sites_named(sites: Sequence[Site], wanted: str) -> list[Site]:
         near = sorted(sites, key=lambda site: abs(site.address - address))
     if not found:
         names = ", ".join(where(site) for site in near[:_NAMED])
-        hint = f"; near are {names}" if names else ""
-        raise typer.BadParameter(f"no site is at {shown(wanted)}{hint}", param_hint="--explain")
+        hint = f"; nearby: {names}" if names else ""
+        raise typer.BadParameter(f"there is no site at {shown(wanted)}{hint}", param_hint="--explain")
     return found
 
 

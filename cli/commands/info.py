@@ -24,7 +24,7 @@ def info(
 ) -> None:
     """Print what a trace's headers say, without a full pass.
 
-    Each line tells how it is known: exact, or from which part of the file.
+    Each line says how it is known: exact, or from which part of the file.
     """
     from xtrace.probes.reader.survey import survey
 
@@ -116,12 +116,12 @@ def _by_event(found: Survey) -> Counter[tuple[int, str]]:
 
 
 def as_text(found: Survey) -> Iterator[str]:
-    """Yield the lines that `xtrace info` prints, 80 columns at most where names allow."""
+    """Yield the lines that `xtrace info` prints, of 80 columns at most except for long file names."""
     headers, sample = found.headers, found.sample
     seen = "exact" if headers.is_whole else f"from the first {_bytes(headers.seen_bytes)}"
     looked = "exact" if found.record_estimate_is_exact else f"from {_bytes(sample.bytes)} of records"
     kind = f"{found.compression}-compressed" if found.compression else "not compressed"
-    # The file's name may hold anything.
+    # A file name may contain any character.
     yield "".join(c if c.isprintable() else repr(c)[1:-1] for c in found.name)
     size = "unknown" if found.size_bytes is None else f"{found.size_bytes:,} bytes, {kind}"
     yield _row("size", size, "" if found.size_bytes is None else "exact")
@@ -132,16 +132,16 @@ def as_text(found: Survey) -> Iterator[str]:
     if found.first_tsc is not None:
         yield _row("first TSC", str(found.first_tsc), "first records of each pCPU")
     if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
-        how = "exact" if found.has_last_tsc else "at least; not all last windows seen"
+        how = "exact" if found.has_last_tsc else "at least; not every last window was read"
         yield _row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
     if _is_emulated(found):
-        yield _row("timing", "emulated, not what hardware takes", "told by the file's .json")
+        yield _row("timing", "emulated, not hardware durations", "from the file's .json")
     if found.record_estimate is not None:
         about = "" if found.record_estimate_is_exact else "about "
         yield _row("records", f"{about}{found.record_estimate:,}", looked)
     yield _row("Xen", str(found.detection.range), looked)
-    yield from _wrapped(found.detection.evidence, "because of ")
-    yield from _wrapped(found.detection.conflicts, "against it: ")
+    yield from _wrapped(found.detection.evidence, "because: ")
+    yield from _wrapped(found.detection.conflicts, "but: ")
     yield from _wrapped(found.detection.notes, "note: ")
     total = sample.counts.total()
     if not total:
@@ -175,10 +175,10 @@ def _end_text(headers: Headers) -> str:
     if headers.fault:
         return f"damaged: {headers.fault}"
     if not headers.is_whole:
-        return "not looked at"
+        return "not read"
     if headers.missing_bytes:
-        return f"cut short, lacks {headers.missing_bytes:,} bytes"
-    return "the last window is whole"
+        return f"cut short, {headers.missing_bytes:,} bytes are missing"
+    return "the last window is complete"
 
 
 def _bytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`xtrace record`: everything a report needs, from a live Xen host into a capture."""
+"""`xtrace record`: record a live Xen host into a capture, which has everything that a report needs."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def record(
     backend: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Use only this recorder: xentrace, bpf, perf, xenctx. Repeatable.",
             autocompletion=offered(lambda: _backends()),
         ),
@@ -57,11 +58,15 @@ def record(
             "-S",
             min=1,
             max=65535,
+            metavar="N",
             help="Pages of Xen's trace buffer per pCPU; Xen allocates it once per boot.",
         ),
     ] = None,
     poll_ms: Annotated[
-        int, typer.Option("--poll-ms", "-s", min=1, max=10000, help="How often to empty Xen's buffers.")
+        int,
+        typer.Option(
+            "--poll-ms", "-s", min=1, max=10000, metavar="MS", help="How often to empty Xen's buffers."
+        ),
     ] = 100,
     memory: Annotated[
         str | None,
@@ -153,7 +158,7 @@ def record(
 
 
 def closing_line(summary: Summary) -> str:
-    """Return what a recording came to: where, size, records, losses, time, cost."""
+    """Return the result of a recording in one line: where, size, records, losses, time, cost."""
     parts = [f"{summary.output}: {_bytes(summary.byte_count)}"]
     parts += [f"{name} {_counts(counts)}" for name, counts in summary.counts.items()]
     cost = summary.overhead
@@ -165,21 +170,21 @@ def closing_line(summary: Summary) -> str:
 
 
 class _Live:
-    """Lines on standard error, and on a terminal one that is written over each second."""
+    """Lines on standard error; on a terminal also a progress line, rewritten once a second."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._is_open = False
 
     def say(self, line: str) -> None:
-        """Print a line, whatever a guest or a tool has put into it."""
+        """Print a line; what a guest or a tool put into it is escaped."""
         if self._is_open:
             typer.echo("\r\x1b[K", nl=False, err=True)
             self._is_open = False
         typer.echo(f"xtrace: {_plain(line)}", err=True)
 
     def watch(self, elapsed_s: float, byte_count: int, counts: Mapping[str, Counts]) -> None:
-        """Show how far the recording is."""
+        """Show the progress of the recording."""
         if self._is_terminal:
             rows = ", ".join(f"{name} {_counts(each)}" for name, each in counts.items())
             line = f"{elapsed_s:.0f} s, {_bytes(byte_count)}; {rows}"[:79]
@@ -188,7 +193,7 @@ class _Live:
 
 
 def _counts(counts: Counts) -> str:
-    lost = f"{counts.lost:,} lost" if counts.lost_known else f"{counts.lost:,} lost or more"
+    lost = f"{counts.lost:,} lost" if counts.lost_known else f"at least {counts.lost:,} lost"
     return f"{counts.records:,} records, {lost}"
 
 
@@ -230,5 +235,5 @@ def _size(text: str | None, option: str) -> int | None:
         return None
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)(?:i?b)?", text.strip().lower())
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no size; write 500M or 2G", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not a size; write 500M or 2G", param_hint=option)
     return round(float(found[1]) * _MULTIPLES[found[2]])

@@ -1,4 +1,4 @@
-"""`xtrace report`: what a trace says of delivery, upcalls and time."""
+"""`xtrace report`: what a trace says about delivery, upcalls and time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OPTIONS = {
     "counters": "--rates",
     "unfenced": "--unfenced",
 }
-#: As in analysis.report.build, which takes pandas; a test holds that they are the same.
+#: A copy of analysis.report.build.SECTIONS, which takes pandas to import; a test compares them.
 _SECTIONS = (
     "delivery",
     "upcalls",
@@ -164,7 +164,7 @@ def report(
         from xtrace.analysis.summary.summary_file import write_summary
 
         write_summary(found.summary, summary)
-        tell(f"the summary is in {summary}")
+        tell(f"summary written to {summary}")
     _export(found.report, csv, parquet)
     if json:
         from xtrace.analysis.report.build import json_text
@@ -191,7 +191,7 @@ def _image(text: str) -> GuestImage:
 
 
 def _counters(text: str) -> GuestCounters:
-    """Read ``[DOMAIN=]FILE``; what is a file's whole name is that file."""
+    """Read ``[DOMAIN=]FILE``; if a file has the whole text as its name, it is that file."""
     from xtrace.analysis.report.request import GuestCounters
 
     domain, equals, path = text.partition("=")
@@ -225,4 +225,4 @@ def _export(made: Report, csv: Path | None, parquet: Path | None) -> None:
             count = sum(1 for _ in write(made, folder))
         except ImportError:
             raise TraceError("--parquet needs pyarrow: pip install 'xtrace[parquet]'") from None
-        tell(f"{count} files in {folder}")
+        tell(f"{count} files written to {folder}")

@@ -1,4 +1,4 @@
-"""`xtrace sites`: where a kernel's image masks and restores upcalls, and by which fences."""
+"""`xtrace sites`: where a kernel image masks and restores upcalls, and with which fences."""
 
 from __future__ import annotations
 
@@ -41,38 +41,36 @@ def sites(
     image: Annotated[
         Path,
         typer.Argument(
-            readable=False, help="A kernel: ELF, vmlinuz, or one of these compressed.", metavar="IMAGE"
+            readable=False, help="A kernel: ELF or vmlinuz, plain or compressed.", metavar="IMAGE"
         ),
     ],
     new_image: Annotated[
         Path | None,
-        typer.Argument(
-            readable=False, help="Another one: show what became of the sites.", metavar="NEW_IMAGE"
-        ),
+        typer.Argument(readable=False, help="A second kernel: show what changed.", metavar="NEW_IMAGE"),
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="All columns, as wide as they are.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Print all columns in full width.")] = False,
     only: Annotated[Only | None, typer.Option(help="Show only these sites.")] = None,
     fail_on: Annotated[
         list[FailOn] | None,
-        typer.Option(help="Exit with 3 where IMAGE (NEW_IMAGE of two) has such a site. May be given again."),
+        typer.Option(help="Exit with 3 if IMAGE (or NEW_IMAGE) has such a site. Repeatable."),
     ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
             metavar="SITE",
-            help="Show all of a site, by address or symbol[+offset], and why it loses no upcall, or how.",
+            help="Show one site, by address or symbol[+offset], and why it loses no upcall, or how it does.",
         ),
     ] = None,
     debug: DebugFiles = None,
     symbols: SymbolFiles = None,
     lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,
     json: AsJson = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print a row a site.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per site.")] = False,
 ) -> None:
     """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.
 
-    Each fence is removable, to be kept, or undecided, by the image alone.  Two images: what a patch
-    changed, with the sites matched by symbol, kind and order.
+    Each fence is removable, to be kept, or undecided, from the image alone.  Two images: what a patch
+    changed, with sites matched by symbol, kind and order.
     """
     images = [image] if new_image is None else [image, new_image]
     _check_usage(images, debug or [], symbols or [], explain=explain, json=json, csv=csv, wide=wide)
@@ -107,9 +105,9 @@ def _check_usage(
 ) -> None:
     for files, option in ((debug, "--debug"), (symbols, "--symbols")):
         if files and len(files) != len(images):
-            raise typer.BadParameter("must be given once for each image", param_hint=option)
+            raise typer.BadParameter("is needed once for each image", param_hint=option)
     if explain is not None and (len(images) == 2 or json or csv or wide):
-        raise typer.BadParameter("needs one image, and prints text", param_hint="--explain")
+        raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
     if json + csv + wide > 1:
         raise typer.BadParameter("choose one", param_hint="--json/--csv/--wide")
 

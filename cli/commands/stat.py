@@ -1,4 +1,4 @@
-"""`xtrace stat`: one line an interval of what the whole host did, as vmstat has them."""
+"""`xtrace stat`: what the whole host did, one line per interval, like vmstat."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def stat(
     cpu_hz: CpuHz = None,
     json: AsJsonLines = False,
 ) -> None:
-    """Print a line for each interval: wakes, wake to running, upcalls, sends, of the whole host.
+    """Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.
 
-    Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Needs root in dom0, or -i FILE.
+    Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Needs root in dom0, or -i FILE.
     """
     from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
     from xtrace.cli.render.live import stat_header, stat_line

@@ -1,4 +1,4 @@
-"""`xtrace top`: what each vCPU and domain does, refreshed."""
+"""`xtrace top`: what each vCPU and domain is doing, refreshed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def top(
     ] = 1.0,
     count: Annotated[
         int | None,
-        typer.Option("--count", "-n", min=1, help="Number of refreshes. Default: until q or Ctrl-C."),
+        typer.Option(
+            "--count", "-n", min=1, metavar="N", help="Number of refreshes. Default: until q or Ctrl-C."
+        ),
     ] = None,
     sort: Annotated[
         str,
@@ -46,7 +48,7 @@ def top(
         bool, typer.Option("--ports", "-p", help="Also show dom0's event channels, counted by bpf.")
     ] = False,
     batch: Annotated[
-        bool, typer.Option("--batch", "-b", help="Print blocks, one after the other, as for a file.")
+        bool, typer.Option("--batch", "-b", help="Print one block after the other, without a screen.")
     ] = False,
     input_: InputFile = None,
     hvm: TracesHvm = False,
@@ -55,8 +57,8 @@ def top(
 ) -> None:
     """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
 
-    Marks: = exact, < bounded, ~ inferred; upcalls are given as least-most. Keys: q quits, d switches
-    between vCPUs and domains, the first letter of a sort key sorts.
+    Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Keys: q quits, d switches
+    between vCPUs and domains, the first letter of a sort key sorts by it.
     """
     from xtrace.cli.live.feed import Watched, live_ports, opened, replayed_ports, until_interrupted
     from xtrace.cli.render.live import SORTS, View

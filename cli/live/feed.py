@@ -1,4 +1,4 @@
-"""What `xtrace top` and `xtrace stat` share: periods of a trace that comes in, and their figures as JSON."""
+"""What `xtrace top` and `xtrace stat` share: periods of an incoming trace, and their figures as JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-#: How long to wait for bytes before looking at the keyboard.
+#: How long to wait for bytes before checking the keyboard.
 _WAIT_S = 0.1
 
 
 def opened(
     path: str | None, cpu_hz: float | None, *, irqs: bool = False, hvm: bool = False
 ) -> AbstractContextManager[Feed]:
-    """Open a trace to replay, or trace this host where ``path`` is None."""
+    """Open a trace to replay, or trace this host if ``path`` is None."""
     from xtrace.probes.live.feed import mask_of, open_file, open_live
 
     return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz) if path is None else open_file(path, cpu_hz)
@@ -41,16 +41,16 @@ def live_ports() -> AbstractContextManager[Ports]:
 
 
 def replayed_ports(path: str, hz: float) -> Ports:
-    """Return the event channels that a capture tells of, on the clock of its trace.
+    """Return the event channels in a capture, on the clock of its trace.
 
     Raises:
-        TraceError: it is none, or was recorded without bpf.
+        TraceError: it is not a capture, or was recorded without bpf.
     """
     from xtrace.probes.capture.layout import is_capture, open_capture
     from xtrace.probes.live.ports import ReplayedPorts
 
     if not is_capture(path):
-        raise TraceError(f"{path}: is no capture of xtrace record: a trace alone tells no ports")
+        raise TraceError(f"{path}: --ports needs a capture of xtrace record; a trace alone has no ports")
     return ReplayedPorts(open_capture(path), hz)
 
 
@@ -58,9 +58,9 @@ class Watched:
     """A feed cut into periods.
 
     Attributes:
-        feed, periods: what it is made of.
+        feed, periods: the feed, and what cuts it.
         busy_ratio: share of a CPU that this process took over the last period; None in a replay.
-        ports: of dom0 over the last period; None where they were not asked for.
+        ports: of dom0 over the last period; None if they are not shown.
     """
 
     def __init__(self, feed: Feed, seconds: float, *, is_live: bool, ports: Ports | None = None) -> None:
@@ -75,7 +75,7 @@ class Watched:
         self._used, self._at = _cpu_s(), time.monotonic()
 
     def __iter__(self) -> Iterator[Period | None]:
-        """Yield the periods, and None whenever there is time to look elsewhere."""
+        """Yield the periods, and None whenever the caller may check the keyboard."""
         while (data := self.feed.read(_WAIT_S)) is not None:
             for period in self.periods.feed(data):
                 self._note(period)
@@ -103,7 +103,7 @@ def _cpu_s() -> float:
 
 
 def total_of(period: Period) -> Figures:
-    """Return the figures of all vCPUs together, those of the idle domain left out."""
+    """Return the figures of all vCPUs together, without the idle domain."""
     from xtrace.probes.live.counters import Figures
     from xtrace.probes.xen_abi import IDLE_DOMAIN
 
@@ -200,7 +200,7 @@ def _times(name: str, histogram: Histogram, unit: str = "cycles") -> dict[str, f
 
 @contextmanager
 def until_interrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end what is shown in order: it is how one ends it, so a success."""
+    """Let Ctrl-C and SIGTERM end the command normally: it is the usual way, so a success."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ _HEADINGS = {
     "alu_fresh": "fresh",
     "site": "site",
 }
-#: What 80 columns hold; the JSON has all.
+#: What fits in 80 columns; the JSON has everything.
 _LEFT_OUT = ("store_miss_4", "store_stream_1")
 _SHOWN = {name: heading for name, heading in _HEADINGS.items() if name not in _LEFT_OUT}
 _SITE_HEADINGS = {name: heading for name, heading in _SHOWN.items() if name != "stores_8"}
@@ -37,23 +37,23 @@ _PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame a
 def print_calibration(
     put: Put, found: Calibration, names: Mapping[tuple[int, str], str], *, ns: bool
 ) -> None:
-    """Print what was measured, a table for each sequence, then one for each site.
+    """Print the result: a table for each sequence, then one for each site.
 
     Args:
         put: prints a line.
-        names: what a site and its fence are called, by address and the fence's name.
-        ns: in nanoseconds, not TSC cycles.
+        names: name of a site and its fence, by address and fence name.
+        ns: print nanoseconds instead of TSC cycles.
     """
     _print_host(put, found)
     scale = 1e9 / found.tsc_hz if ns else 1.0
     if found.rows:
         unit = "ns" if ns else f"TSC cycles of {1e9 / found.tsc_hz:.3g} ns"
         put("")
-        put(f"What a fence adds to one execution, in {unit}")
+        put(f"Time a fence adds to one execution, in {unit}")
         put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
-        put("(in flight before it: st stores that hit, stmiss, ldmiss a store, a load that", dim=True)
-        put("misses, 4 stream stores that miss, time and again, alu a chain of 180 core", dim=True)
-        put("cycles, fresh one of 60 begun anew each time; the JSON has more)", dim=True)
+        put("(in flight before it: st stores that hit, stmiss stores and ldmiss a load that", dim=True)
+        put("miss, stream stores that miss one after the other, alu a chain of 180 core", dim=True)
+        put("cycles, fresh a chain of 60 started anew each time; the JSON has more)", dim=True)
     standard = [row for row in found.rows if row.place != "site"]
     for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
         mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
@@ -98,9 +98,9 @@ def _print_sites(put: Put, rows: Sequence[Row], names: Mapping[tuple[int, str], 
     if not rows:
         return
     put("")
-    put("sites of the image, as they are compiled", bold=True)
-    put("(call: the fence's call goes with it; lean: what only the call needs goes, too:", dim=True)
-    put("frame, saved registers, spills; site: behind its own preceding instructions)", dim=True)
+    put("sites of the image, as compiled", bold=True)
+    put("(call: without the call of the fence; lean: also without what only the call", dim=True)
+    put("needs: frame, saved registers, spills; site: after its own preceding code)", dim=True)
     put(" " * _SITE_LABEL + " ".join(f"{_SITE_HEADINGS[name]:>{_CELL}}" for name in _SITE_HEADINGS), dim=True)
     keys = list(dict.fromkeys((row.address or 0, row.fence) for row in rows))
     for address, fence in keys:
@@ -138,7 +138,7 @@ def _cells(rows: Iterable[Row], scale: float) -> dict[str, str]:
 
 
 def figure(median: float | None, low: float | None, high: float | None, scale: float, *, tight: bool) -> str:
-    """Return a median with the larger side of its interval, in at most 8 characters where it can be."""
+    """Return a median with the larger side of its interval, in 8 characters if it fits."""
     if median is None or low is None or high is None:
         return "-"
     side = max(high - median, median - low) * scale

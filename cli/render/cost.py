@@ -1,4 +1,4 @@
-"""Say on a terminal what the fences cost in a line each, and what is missing for it."""
+"""One line per domain on what its fences cost, and one for each input that is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAVED = "removable"
 
 
 def cost_looks(report: Report) -> Iterator[str]:
-    """Yield one sentence a domain: what its removable fences cost, or how often they execute."""
+    """Yield one sentence per domain: what its removable fences cost, or how often they execute."""
     domains = report.tables.get("cost_domains")
     if domains is None:
         return
@@ -33,17 +33,17 @@ def _cost(row: Mapping[Any, Any]) -> str:
     if math.isnan(low):
         least, most = row["execution_low_per_s"], row["execution_high_per_s"]
         if math.isnan(most):
-            return "have no price without --calibration, and no counts bound their executions"
-        return f"execute {_rate(least, most)} times a second; --calibration gives their price"
+            return "need --calibration for a price, and no counts bound how often they execute"
+        return f"execute {_rate(least, most)} times per second; --calibration gives their price"
     if row["bound"] == "time":
         return (
-            f"cost {share_text(hot_low)} of its running time or more with hot caches (modelled): nothing "
-            "bounds their executions"
+            f"cost at least {share_text(hot_low)} of its running time with hot caches (modelled): nothing "
+            "bounds how often they execute"
         )
     if hot < high:
         return (
             f"cost {_range(hot_low, hot)} of its running time with hot caches, "
-            f"{_range(low, high)} where memory is missed (modelled)"
+            f"{_range(low, high)} if caches miss (modelled)"
         )
     return f"cost {_range(low, high)} of its running time (modelled)"
 
@@ -60,7 +60,7 @@ def _rate(least: float, most: float) -> str:
 
 
 def share_text(value: float) -> str:
-    """Return a share as a percentage of two digits that count, as 0.034%."""
+    """Return a share as a percentage with two significant digits, such as 0.034%."""
     percent = 100 * value
     if percent == 0:
         return "0%"
@@ -69,7 +69,7 @@ def share_text(value: float) -> str:
 
 
 def cost_needs(report: Report) -> Iterator[str]:
-    """Yield a line for each thing that the cost lacks, with what would mend it."""
+    """Yield one line per missing input of the cost, with how to get it."""
     needs = report.tables.get("cost_needs")
     if needs is None:
         return

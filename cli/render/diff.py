@@ -20,7 +20,7 @@ _NAMES = 3
 _DOMAIN_WIDTH = 10
 _HEADINGS = ("domain", "metric", "old", "new", "change", "95% interval", "p", "n")
 _TO_LEFT = (0, 1)
-#: No p below is told apart.
+#: Smaller p-values are shown as below this.
 _LEAST_P = 0.0001
 
 
@@ -31,12 +31,12 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     for label, captures in (("old", diff.old), ("new", diff.new)):
         put(shortened(f"{label:<{_LABEL}}{_names(captures)}", WIDTH), bold=True)
     if any(capture.emulated for capture in (*diff.old, *diff.new)):
-        put(f"{'host':<{_LABEL}}emulated: times tell order and shares, not what hardware takes")
+        put(f"{'host':<{_LABEL}}emulated: times show order and proportions, not hardware durations")
     _put_wrapped(
         put,
         "change",
-        f"shown where p < {ALPHA:g} by rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
-        "(Holm); ~ where chance explains it",
+        f"shown if p < {ALPHA:g} by a rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
+        "(Holm); ~ if chance explains it",
     )
     put(LEGEND, dim=True)
     for warning in diff.warnings:
@@ -75,7 +75,7 @@ def _print_rows(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
 
 
 def value_text(value: float, unit: Unit, *, in_cycles: bool) -> str:
-    """Return a value of a figure in three digits, with its unit."""
+    """Return a value with three digits and its unit."""
     if unit == "time":
         return time_text(value, None if in_cycles else 1e9)
     if unit == "ratio":

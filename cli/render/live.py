@@ -1,4 +1,4 @@
-"""Put the figures of a period on a terminal of 80 columns: a block for `xtrace top`, a line for `stat`."""
+"""The figures of a period on a terminal of 80 columns: a block for `xtrace top`, a line for `stat`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOP_WIDTHS = (7, 9, 8, 7, 7, 12, 7, 7, 8)
 TOP_GROUPS = f"{'= exact < bound ~ inferred':27}{'wake to running':>15}{'':14}{'upcall at most':>15}"
 TOP_HEADINGS = ("vcpu", "domain", "wakes/s=", "p50=", "p99=", "upcalls/s~<", "p50<", "p99<", "force/s=")
 
-#: Times of the handler, and from the upcall's entry to it.
+#: Time in the handler, and from the entry of the upcall to the handler.
 PORT_WIDTHS = (5, 5, 25, 10, 7, 7, 7, 7)
 PORT_HEADINGS = ("port", "irq", "name".ljust(25), "handled/s=", "p50=", "p99=", "after=", "p99=")
 
@@ -39,14 +39,14 @@ class View:
 
     Attributes:
         sort: a key of SORTS.
-        by_domain: a row a domain, not a row a vCPU.
+        by_domain: one row per domain, not per vCPU.
     """
 
     sort: str = "wakes"
     by_domain: bool = False
 
     def pressed(self, key: str) -> View:
-        """Return the view after a key of the keyboard."""
+        """Return the view after a key was pressed."""
         if key == "d":
             return replace(self, by_domain=not self.by_domain)
         return replace(self, sort=KEYS[key]) if key in KEYS else self
@@ -56,7 +56,7 @@ def _at(histogram: Histogram, q: float) -> float:
     return histogram.quantile(q) if histogram.buckets else -1.0
 
 
-#: What rows are sorted by, greatest first.
+#: Sort keys; rows are sorted in descending order.
 SORTS: Mapping[str, Callable[[Figures], float]] = {
     "wakes": lambda figures: figures.wakes,
     "run": lambda figures: _at(figures.wake_to_running, 0.99),
@@ -71,7 +71,7 @@ KEYS = {name[0]: name for name in SORTS}
 def top_block(
     watched: Watched, period: Period, names: Mapping[int, str], view: View, rows: int | None = None
 ) -> list[str]:
-    """Return the lines of a period, ``rows`` lines of vCPUs or domains at most."""
+    """Return the lines of a period, with at most ``rows`` vCPUs or domains."""
     hz = watched.feed.rate.hz
     span_s = period.span_cycles / hz
     lines = [*_state(watched, period, span_s), "", TOP_GROUPS, _joined(TOP_HEADINGS, TOP_WIDTHS, 2)]
@@ -146,28 +146,30 @@ def _top_cells(
 
 
 def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
-    """Return what is known of the whole host and of the trace itself, 80 columns at most."""
+    """Return lines about the whole host and the trace itself, of 80 columns at most."""
     host, total = period.host, total_of(period)
     rate, busy = watched.feed.rate, watched.busy_ratio
     name = shortened(safe(watched.feed.name), 40)
     lines = [
-        f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s on",
+        f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s",
         f"per s=   records {_rate(host.records, span_s)}, sends {_rate(total.sends, span_s)}, "
         f"runs {_rate(total.runs, span_s)}{'' if busy is None else f'; reader {busy:.0%} of a CPU'}",
         f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}"[:WIDTH],
         f"lost=    {_lost(period, total)}",
     ]
     if watched.feed.emulated:
-        lines.insert(1, "host     emulated: times tell order and shares, not what hardware takes")
+        lines.insert(1, "host     emulated: times show order and proportions, not hardware durations")
     if host.lost and busy is not None and busy > _BUSY_RATIO:
-        lines.append("         the reader cannot keep up; a longer -d does not help, a quieter host does")
+        lines.append("         the reader cannot keep up; a longer -d does not help, less load does")
     framer = watched.periods.framer
     if framer.damage_count:
         lines.append(f"damage   {framer.damage_count:,} places, {framer.skipped_bytes:,} bytes skipped")
     if framer.late_count:
-        lines.append(f"order    {framer.late_count:,} records came too late to be merged in order")
+        lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:
-        lines.append(f"pause    {period.pause_cycles / rate.hz:.3g} s without records left out before this")
+        lines.append(
+            f"pause    {period.pause_cycles / rate.hz:.3g} s without records was skipped before this"
+        )
     return lines
 
 
@@ -188,7 +190,7 @@ def _lost(period: Period, total: Figures) -> str:
 
 
 def stat_header() -> list[str]:
-    """Return the two lines above the columns of `xtrace stat`."""
+    """Return the two heading lines of `xtrace stat`."""
     pair = STAT_WIDTHS[3] + 1 + STAT_WIDTHS[4]
     widths = (*STAT_WIDTHS[:3], pair, *STAT_WIDTHS[5:])
     return [_joined(STAT_NAMES, widths, 0), _joined(STAT_MARKS, STAT_WIDTHS, 0)]
@@ -219,7 +221,7 @@ def stat_line(watched: Watched, period: Period) -> str:
 
 
 def _upcalls(figures: Figures, span_s: float) -> str:
-    """Return how many upcalls a second there were, at least and at most."""
+    """Return upcalls per second, at least and at most."""
     if not figures.upcalls_most:
         return "-"
     return f"{_rate(figures.upcalls_least, span_s)}-{_rate(figures.upcalls_most, span_s)}"
@@ -238,7 +240,7 @@ def _rate(count: int, span_s: float) -> str:
 
 
 def _joined(cells: Iterable[str], widths: Sequence[int], to_left: int) -> str:
-    """Return cells in columns, the first ``to_left`` of them from the left."""
+    """Return cells in columns, the first ``to_left`` of them left-aligned."""
     columns = zip(cells, widths, strict=True)
     return " ".join(
         cell.ljust(width) if number < to_left else cell.rjust(width)

@@ -1,4 +1,4 @@
-"""How far a child is that reads a trace."""
+"""Progress of a child process that reads a trace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROGRESS_BYTES = 64 << 20
 
 @contextmanager
 def bar(path: str) -> Iterator[Callable[[int], None] | None]:
-    """Show a progress bar on standard error, for long files on a terminal; else nothing."""
+    """Show a progress bar on standard error if it is a terminal and the file is large."""
     from xtrace.probes.capture.layout import trace_in
 
     place = Path(trace_in(path))

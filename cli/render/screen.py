@@ -1,4 +1,4 @@
-"""The screen of `xtrace top`: plain ANSI, left as it was found whatever ends it."""
+"""The screen of `xtrace top`: plain ANSI, restored however the command ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOOK_S = 0.05
 
 
 class Screen:
-    """A terminal while it is ours: alternate screen, no echo, keys one by one."""
+    """A terminal in use: alternate screen, no echo, keys read one by one."""
 
     def __init__(self) -> None:
         self._input = sys.stdin.fileno()
@@ -39,19 +39,19 @@ class Screen:
         self.stop_wanted = False
 
     def enter(self) -> None:
-        """Take the screen."""
+        """Switch to the alternate screen and read keys unbuffered."""
         with _told_as_os_error():
             tty.setcbreak(self._input)
         self._write(_ENTER)
 
     def leave(self) -> None:
-        """Give the screen back as it was, if it is still there."""
+        """Restore the terminal, if it still exists."""
         with contextlib.suppress(OSError, termios.error):
             self._write(_LEAVE)
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._mode)
 
     def keys(self, limit_s: float) -> str:
-        """Return the keys pressed within ``limit_s``, as soon as there is one; q where the terminal went."""
+        """Return the keys pressed within ``limit_s``, as soon as there is one; q if the terminal is gone."""
         if self.stop_wanted:
             self._stop()
         if not select.select([self._input], [], [], limit_s)[0]:
@@ -62,7 +62,7 @@ class Screen:
             return "q"
 
     def draw(self, lines: list[str], heading: int, foot: str) -> None:
-        """Draw lines from the top, number ``heading`` in reverse, and a foot; what does not fit is cut."""
+        """Draw lines from the top, line ``heading`` in reverse video, and a footer; cut what does not fit."""
         width, height = shutil.get_terminal_size()
         shown = [line[:width] for line in lines[: height - 1]]
         if 0 <= heading < len(shown):
@@ -73,7 +73,7 @@ class Screen:
         self._write(f"{_HOME}{body}{foot[:width]}{_TO_END}")
 
     def _stop(self) -> None:
-        """Lend the screen to the shell until it lets us go on."""
+        """Give the terminal to the shell until this process is continued."""
         self.stop_wanted = False
         self.leave()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -87,7 +87,7 @@ class Screen:
 
 @contextlib.contextmanager
 def _told_as_os_error() -> Iterator[None]:
-    """Let a terminal that has gone be what it is anywhere else: termios.error is no OSError."""
+    """Turn termios.error, which is not an OSError, into one, as for any other terminal that is gone."""
     try:
         yield
     except termios.error as error:
@@ -96,10 +96,10 @@ def _told_as_os_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def taken() -> Iterator[Screen]:
-    """Take the screen for as long as the context lasts; Ctrl-Z lends it to the shell."""
+    """Use the screen for the duration of the context; Ctrl-Z gives it to the shell."""
     screen = Screen()
 
-    # Signals come in the middle of a write, too, where no other can begin: they are only noted.
+    # Signals may arrive during a write, in which no other write can start: they are only noted.
     def suspend(number: int, frame: object) -> None:
         screen.stop_wanted = True
 
@@ -119,13 +119,13 @@ def taken() -> Iterator[Screen]:
 
 
 def show(watched: Watched, view: View, count: int | None, pace_s: float | None) -> None:
-    """Show each period until q is pressed, or ``count`` of them were shown.
+    """Show each period until q is pressed or ``count`` periods were shown.
 
     Args:
-        watched: what is shown.
-        view: how, to begin with.
-        count: refreshes; None is no bound.
-        pace_s: seconds that a period of a replay stays; the last one stays until q.  None: time paces it.
+        watched: the periods to show.
+        view: the initial view.
+        count: number of refreshes; None is no limit.
+        pace_s: seconds that each period of a replay is shown, the last one until q; None for a live trace.
     """
     with taken() as screen:
         display = _Display(screen, watched, view)
@@ -151,7 +151,7 @@ class _Display:
         self._period: Period | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Do what keys say for so long; tell whether to go on."""
+        """Handle keys for a time; return whether to go on."""
         until = time.monotonic() + seconds
         while True:
             keys = self._screen.keys(min(_LOOK_S, max(until - time.monotonic(), 0.0)))
@@ -166,18 +166,18 @@ class _Display:
                 return True
 
     def draw(self, period: Period) -> None:
-        """Draw a period, as many rows as there is room for."""
+        """Draw a period, with as many rows as fit."""
         self._period, self._screen.resized = period, False
         height = shutil.get_terminal_size().lines
         names = self._watched.feed.names()
         lines = top_block(self._watched, period, names, self._view, height)
         heading = next(place for place, line in enumerate(lines) if line.startswith("vcpu "))
-        # Below: how many more there are, what i means, the foot.
+        # Lines below: how many more rows there are, what i means, the footer.
         lines = top_block(self._watched, period, names, self._view, max(height - heading - 4, 0))
         self._screen.draw(lines, heading, _foot(self._view))
 
 
 def _foot(view: View) -> str:
-    """Return what keys do, the sort key in brackets."""
+    """Return what the keys do, with the current sort key in brackets."""
     sorts = (f"[{key} {name}]" if name == view.sort else f"{key} {name}" for key, name in KEYS.items())
     return f"q quit  d domains  sort: {'  '.join(sorts)}"

@@ -1,4 +1,4 @@
-"""Put the sites of an image, and what a patch did to them, on a terminal of 80 columns."""
+"""The sites of an image, and what a patch changed, on a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, wh
 _LABEL = 9
 _GAP = "  "
 _VERDICT = 9
-#: They stand on a line of their own.
+#: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
 _ORDER = {
@@ -26,14 +26,14 @@ _ORDER = {
 
 
 def print_head(put: Put, table: SiteTable) -> None:
-    """Print what is known of an image and how, and how many sites of each kind it has."""
+    """Print what is known about an image, from where, and the number of sites of each kind."""
     print_image(put, table)
     put("")
     _print_kinds(put, tallies(table.sites))
 
 
 def print_image(put: Put, table: SiteTable, label: str = "image", *, brief: bool = False) -> None:
-    """Print what is known of an image, a line each; ``brief`` leaves out what it says of itself to Xen."""
+    """Print facts about an image, one per line; ``brief`` leaves out those from its Xen notes."""
     lines = _labelled(label, [table.path])
     put(next(lines), bold=True)
     for line in lines:
@@ -41,7 +41,7 @@ def print_image(put: Put, table: SiteTable, label: str = "image", *, brief: bool
     for name, texts in (
         ("build-id", [table.build_id or "none"]),
         *(() if brief else _fact_lines(table)),
-        ("fields", table.layout or ("not found: nothing in the image tells where vcpu_info is",)),
+        ("fields", table.layout or ("not found: nothing in the image shows where vcpu_info is",)),
         ("unread", table.damage),
     ):
         for line in _labelled(name, texts):
@@ -49,7 +49,7 @@ def print_image(put: Put, table: SiteTable, label: str = "image", *, brief: bool
 
 
 def print_sites(put: Put, sites: Iterable[Site]) -> None:
-    """Print a table for each kind, sites with a fence first; debug reads are left out."""
+    """Print a table for each kind, sites with fences first; debug reads are left out."""
     by_kind = _by_kind(site for site in sites if site.kind is not Kind.DEBUG_READ)
     for kind, found in by_kind.items():
         put("")
@@ -59,7 +59,7 @@ def print_sites(put: Put, sites: Iterable[Site]) -> None:
 
 
 def print_comparison(put: Put, found: Comparison) -> None:
-    """Print what is gone, new and changed, and first the sums."""
+    """Print totals, then the sites that are gone, new and changed."""
     put("")
     put(
         f"{'change':<{_LABEL}}fences removed {len(found.fences_removed)}, added {len(found.fences_added)}; "
@@ -87,7 +87,7 @@ def print_comparison(put: Put, found: Comparison) -> None:
 
 
 def print_wide(put: Put, sites: Iterable[Site]) -> None:
-    """Print a line of all columns a site, as wide as they are; what is empty is a dash."""
+    """Print one line per site with all columns in full width; an empty cell is a dash."""
     found = [cells(site) for site in sites]
     rows = [list(COLUMNS), *([row[name] or "-" for name in COLUMNS] for row in found)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
@@ -97,7 +97,7 @@ def print_wide(put: Put, sites: Iterable[Site]) -> None:
 
 
 def print_site(put: Put, site: Site) -> None:
-    """Print all that is known of one site, a line each."""
+    """Print everything known about a site, one fact per line."""
     found = cells(site)
     put(f"{found['address']}  {where(site)}", bold=True)
     place = f"{found['file']}:{found['line']}" if found["file"] else ""
@@ -129,7 +129,7 @@ def print_site(put: Put, site: Site) -> None:
 
 def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
     facts = table.facts
-    guest = f"{facts.guest_os} {facts.guest_version}".strip() or "no note for Xen says what it is"
+    guest = f"{facts.guest_os} {facts.guest_version}".strip() or "no Xen note says what it is"
     yield "guest", [guest]
     notes = [f"{note.name}={note.value}" for note in facts.notes if note.name not in _SHOWN_NOTES]
     yield "notes", [" ".join(notes), " ".join(f"{key}={value}" for key, value in facts.legacy)]
@@ -137,15 +137,15 @@ def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
     if facts.hypercall_page is not None:
         page = f"hypercall page {facts.hypercall_page:#x} by {facts.hypercall_page_source}; "
     calls = ", ".join(f"{call.kind} {call.address:#x} by {call.source}" for call in facts.callbacks)
-    yield "entries", [f"{page}callbacks: {calls or 'none known'}"]
+    yield "entries", [f"{page}callbacks: {calls or 'none found'}"]
     patched = sum(bool(site.patched) for site in table.sites)
     tables = ", ".join(f"{known.name} ({known.count:,})" for known in facts.patching.tables)
     yield (
         "patching",
         [
-            f"{tables} may change the code when it runs; {patched} of {_count(len(table.sites), 'site')}"
+            f"{tables} may change the code at run time; {patched} of {_count(len(table.sites), 'site')}"
             if tables
-            else "no table lets the kernel change its code",
+            else "no table shows that the kernel patches its code",
             *facts.patching.unknown,
         ],
     )
@@ -153,7 +153,7 @@ def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
 
 def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
     if not found:
-        put("no site was found")
+        put("no site found")
         return
     lines = [["kind", "sites", "fenced", *map(str, _ORDER), "hazards"]]
     for kind, tally in found.items():
@@ -168,7 +168,7 @@ def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
 
 
 def _print_rows(put: Put, sites: Sequence[Site]) -> None:
-    """Print sites of one kind; below those that share it, what is said of them."""
+    """Print sites of one kind, each group followed by the remarks that its sites share."""
     rows = sorted(sites, key=_row_order)
     address_width = max(len(f"{site.address:x}") for site in rows)
     where_width, fence_width = _widths(rows, WIDTH - address_width - _VERDICT - 3 * len(_GAP))
@@ -190,7 +190,7 @@ def _print_rows(put: Put, sites: Sequence[Site]) -> None:
 
 
 def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
-    """Return the widths of the symbols and of the fences, which share ``room`` columns."""
+    """Return the widths of the symbol and fence columns, which share ``room`` columns."""
     where_width = max(len(where(site)) for site in rows)
     fence_width = max((len(_fence_text(fence)) for site in rows for fence in site.fences), default=0)
     if where_width + fence_width > room:
@@ -201,17 +201,17 @@ def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
 
 def _row_order(site: Site) -> tuple[object, ...]:
     said = _said(site)
-    # What nothing is said of comes last, or the words below the next ones would seem to be of these too.
+    # Sites without remarks come last, or the remarks below the next group would seem to apply to them.
     return not is_fenced(site), _ORDER[site.verdict], not said, said, site.address
 
 
 def _said(site: Site) -> tuple[tuple[str, str], ...]:
-    """Return what is said of a site below it, each with its mark; that there is no fence is not."""
+    """Return the remarks below a site, each with its mark; the absence of a fence is not one."""
     said = [("!", f"{hazard.name}: {hazard.reason}") for hazard in site.hazards]
     if site.exit:
         said.append((">", f"exit: {site.exit}"))
     if site.patched:
-        said.append(("~", f"patched: {site.patched} lets the kernel change these bytes when it runs"))
+        said.append(("~", f"patched: {site.patched} lets the kernel change these bytes at run time"))
     verdicts = [(site.verdict, site.reason), *((fence.verdict, fence.reason) for fence in site.fences)]
     for verdict, reason in dict.fromkeys(verdicts):
         if verdict is not Verdict.NO_FENCE and reason:
@@ -223,7 +223,7 @@ def _by_kind(sites: Iterable[Site]) -> dict[Kind, list[Site]]:
     found: dict[Kind, list[Site]] = {}
     for site in sites:
         found.setdefault(site.kind, []).append(site)
-    # Those with fences first, for they are what is asked about.
+    # Those with fences first: they are what the user asks about.
     order = sorted(found, key=lambda kind: (not any(map(is_fenced, found[kind])), list(Kind).index(kind)))
     return {kind: found[kind] for kind in order}
 
@@ -244,7 +244,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _labelled(label: str, texts: Iterable[str]) -> Iterator[str]:
-    """Yield lines of a label and, beside it, each text that is not empty, wrapped."""
+    """Yield lines with a label and, next to it, each non-empty text, wrapped."""
     for text in filter(None, texts):
         yield from _wrapped(text, label.ljust(_LABEL), " " * _LABEL)
         label = ""

@@ -1,4 +1,4 @@
-"""Put a report on a terminal of 80 columns."""
+"""A report on a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TEXT_COLUMNS = {
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
     "agrees", "bound", "space", "estimate", "of",
 }  # fmt: skip
-#: They hold names of any length; what is too long for the terminal loses its middle.
+#: Columns with names of any length; a name that is too long is shortened in the middle.
 _LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what")
 
-#: What a terminal shows when no section is asked for, and how many rows of each table.
+#: Tables shown by default, without --section, with the number of rows of each.
 BRIEF = {
     "wakes": 8,
     "wakers": 8,
@@ -81,9 +81,9 @@ def print_report(
     Args:
         put: prints a line.
         names: the traces, as the user named them.
-        rows: most rows of a table; None takes the usual number, 0 all.
+        rows: at most this many rows per table; None is the default, 0 all.
         brief: leave out the idle domain.
-        window: the part of the trace that is counted, in words; empty for all of it.
+        window: the part of the trace that was counted, as text; empty for the whole trace.
     """
     _print_facts(put, report, names)
     if window:
@@ -106,19 +106,19 @@ def print_report(
 
 
 def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
-    """Print a line, in style where there is a terminal that may show it."""
+    """Print a line, in style if stdout is a terminal that supports it."""
     if (bold or dim) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         text = typer.style(text, bold=bold or None, dim=dim or None)
     sys.stdout.write(text + "\n")
 
 
 def tell(line: str) -> None:
-    """Say something beside the result, on standard error."""
+    """Print a remark on standard error."""
     typer.echo(safe(f"xtrace: {line}"), err=True)
 
 
 def time_text(cycles: float, hz: float | None) -> str:
-    """Return a time in three digits: with a unit of time, or in cycles where the TSC rate is not known."""
+    """Return a time with three digits and a unit: of time, or cycles if the TSC rate is not known."""
     if math.isnan(cycles):
         return "-"
     if hz is None:
@@ -131,7 +131,7 @@ def time_text(cycles: float, hz: float | None) -> str:
 
 
 def scaled(value: float) -> str:
-    """Return a number in three digits and k, M, G or T."""
+    """Return a number with three digits and k, M, G or T."""
     for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
         if abs(value) >= size:
             return _digits(value / (1e3 if letter == "k" else size)) + letter
@@ -143,7 +143,7 @@ def _digits(value: float) -> str:
 
 
 def _print_domains(put: Put, report: Report) -> None:
-    """Print the names of the domains that the tables tell of, where the recorder knew them."""
+    """Print the names of the domains in the tables, as far as the recorder knew them."""
     told = {
         int(domain)
         for frame in report.tables.values()
@@ -164,7 +164,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     put(f"trace    {safe(shown)}", bold=True)
     lines = []
     if trace["emulated"]:
-        lines.append("host     emulated: times tell order and shares, not what hardware takes")
+        lines.append("host     emulated: times show order and proportions, not hardware durations")
     if hz:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
         error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
@@ -172,7 +172,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}")
     else:
         lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
-        lines.append("TSC      the trace does not tell its rate: times are in cycles; give --cpu-hz")
+        lines.append("TSC      rate not known: times are in cycles; give --cpu-hz")
     lines.append(
         f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
@@ -180,7 +180,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     if trace["lost_records"]:
         lines.append(
             f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
-            f"pCPUs blind {trace['blind_ratio']:.1%} of the time"
+            f"no records for {trace['blind_ratio']:.1%} of the pCPUs' time"
         )
     if trace["damage_count"]:
         first = trace["damages"][0]
@@ -189,14 +189,14 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
             f"first at offset {first['offset']}: {first['reason']}"
         )
     if trace["missing_bytes"] or trace["tail_bytes"]:
-        lines.append("cut      the file ends inside a window: it is still being written, or was cut")
+        lines.append("cut      the file ends inside a window: it is still being written or was cut short")
     lines += [
-        f"skew     TSC of pCPU {pair['other_pcpu']} less that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
+        f"skew     TSC of pCPU {pair['other_pcpu']} minus that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
         for pair in trace["skewed_pcpu_pairs"][:3]
     ]
     if trace["late_records"]:
         lines.append(
-            f"order    {trace['late_records']:,} records came too late to be merged in order (skewed TSCs)"
+            f"order    {trace['late_records']:,} records came too late to be sorted by time (skewed TSCs)"
         )
     lines.append(
         f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
@@ -208,16 +208,16 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
 
 
 def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
-    """Return how far two TSCs are apart, as far as that is known."""
+    """Return the difference of two TSCs, as far as it is known."""
     if not math.isnan(pair["low_cycles"]):
         return f"{time_text(pair['low_cycles'], hz)} to {time_text(pair['high_cycles'], hz)}"
     if pair["least_cycles"]:
-        return f"at least {time_text(pair['least_cycles'], hz)}, either way"
+        return f"at least {time_text(pair['least_cycles'], hz)}, in either direction"
     return str(pair["evidence"])
 
 
 def _print_first_looks(put: Put, report: Report) -> None:
-    """Say in a line each what stands out."""
+    """Print one line for each notable finding."""
     hz = report.hz
     looks = []
     wakes = report.tables.get("wakes")
@@ -289,7 +289,7 @@ def _print_table(put: Put, table: Table[Any], frame: pd.DataFrame, hz: float | N
 
 
 def _print_kernels(put: Put, report: Report) -> None:
-    """Say of each image that was given how the samples were found in it, and what is missing."""
+    """Print for each image how samples were resolved in it, and what is missing."""
     images = report.tables.get("kernel_images")
     if images is None:
         return
@@ -313,7 +313,7 @@ def _print_kernels(put: Put, report: Report) -> None:
             "samples",
             f"{rows[0]['carried_count']:,} records of the trace have a guest's address; "
             f"{rows[0]['left_out_count']:,} left out, "
-            f"{rows[0]['unknown_domain_count']:,} of a domain not told yet",
+            f"{rows[0]['unknown_domain_count']:,} of a domain not yet known",
         )
 
 
@@ -324,7 +324,7 @@ def _put_labelled(put: Put, label: str, text: str) -> None:
 
 
 def domain_name(domain: int) -> str:
-    """Return how a domain is called where its name is not known."""
+    """Return the label of a domain whose name is not known."""
     return "idle" if domain == IDLE_DOMAIN else "d?" if domain == DEFAULT_DOMAIN else f"d{domain}"
 
 
@@ -356,14 +356,14 @@ def _cell(name: str, value: Any, hz: float | None) -> str:
 
 
 def _fitted(text: str, width: int, name: str) -> str:
-    """Return a cell in its column's width; of a file the end of its path tells most."""
+    """Return a cell in its column's width; of a file path the end is kept."""
     if name == "file" and len(text) > width:
         return ".." + text[len(text) - width + 2 :]
     return shortened(text, width)
 
 
 def shortened(text: str, width: int) -> str:
-    """Return ``text`` in at most ``width`` characters, its middle left out where it is longer."""
+    """Return ``text`` in at most ``width`` characters, shortened in the middle if it is longer."""
     if len(text) <= width:
         return text
     tail = (width - 2) // 2
@@ -371,5 +371,5 @@ def shortened(text: str, width: int) -> str:
 
 
 def safe(text: str) -> str:
-    """Return ``text`` with what a terminal would obey written as escapes."""
+    """Return ``text`` with control characters escaped, so that a terminal does not obey them."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -238,12 +238,7 @@ def test_buffers_keep_their_first_size(
 
 
 @pytest.mark.parametrize("pcpus", ["", "one", "0-", "1;2", "-e all", "0x"])
-<<<<<<< HEAD
-def test_pcpus_that_are_none(pcpus: str, tmp_path: Path, switched_off: list[str]) -> None:
-    with pytest.raises(TraceError, match="pCPU"):
-=======
 def test_pcpus_that_are_invalid(pcpus: str, tmp_path: Path, switched_off: list[str]) -> None:
-    with pytest.raises(TraceError, match="not a list of pCPUs"):
->>>>>>> d002d7e (tests/probes: names, docstrings and comments in plain English)
+    with pytest.raises(TraceError, match="pCPU"):
         started(tmp_path, pcpus=pcpus)
     assert not running(str(tmp_path / "xentrace"))
