@@ -1,1 +1,1 @@
-"""Traces and stored summaries in, summaries out: each read in a child process of its own."""
+"""Load summaries: stored ones, or made from traces that child processes read."""

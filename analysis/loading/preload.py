@@ -1,4 +1,4 @@
-"""What a child that is to read traces loads before it is told which ones."""
+"""What a child process for reading traces imports before it gets their paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from xtrace.forked import Preload
 
 LOOPS = Preload(
     "xtrace.analysis.state_machine.one_pass",
-    "xtrace: still loading; at first use its loops are compiled, which takes half a minute (at each use "
-    "where neither its own folder nor ~/.cache can be written: NUMBA_CACHE_DIR names another)\n",
+    "xtrace: still loading; the first use compiles its loops, which takes half a minute (every use does, if "
+    "neither xtrace's folder nor ~/.cache is writable: set NUMBA_CACHE_DIR to a folder that is)\n",
 )

@@ -17,8 +17,8 @@ from xtrace.probes.selection.times import Moment
 if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected
 
-#: Entered by a child with the path of the trace that it reads: gives a function to call with the bytes read
-#: so far, or None.  It is pickled, so it is a function of a module.
+#: A context manager that a child enters with the path of its trace; it yields a function to call with the
+#: number of bytes read so far, or None.  It is pickled, so it must be a module-level function.
 Progress = Callable[[str], AbstractContextManager[Callable[[int], None] | None]]
 
 
@@ -35,8 +35,8 @@ class Reading:
     Attributes:
         strict: stop at the first damage.
         begin, end: count only what ends between these points, the end not included; None is open.
-        hz: TSC cycles per second, where it is known beforehand; only a window in seconds needs it.
-        progress: shows how far a child is.
+        hz: TSC rate, where it is known beforehand; only a window in seconds needs it.
+        progress: shows the progress of a child.
     """
 
     strict: bool = False
@@ -46,7 +46,7 @@ class Reading:
     progress: Progress = unseen
 
     def start(self, paths: Sequence[str]) -> list[Forked[list[Collected]]]:
-        """Begin to read ``paths`` in as many children as there are cores."""
+        """Start to read ``paths``, in at most one child per core; return the children."""
         cores = len(os.sched_getaffinity(0))
         shares = [paths[first::cores] for first in range(min(cores, len(paths)))]
         return [Forked(partial(self._read_all, share), LOOPS) for share in shares]
@@ -64,7 +64,7 @@ class Reading:
             return collect(path, strict=self.strict, window=self._window(path, whole), progress=update)
 
     def _window(self, path: str, whole: Collected) -> tuple[int, int]:
-        """Return the first and the last TSC of the window; the whole trace says how fast the TSC runs."""
+        """Return the first and last TSC of the window; without ``hz`` the rate comes from the whole trace."""
         hz = self.hz
         if hz is None:
             import pandas as pd
@@ -83,7 +83,7 @@ class Reading:
             raise TraceError(f"{path}: {error}") from None
         if last_tsc < max(first_tsc, whole.first_tsc):
             raise TraceError(
-                f"{path}: nothing is from {self.begin or 'its begin'} to {self.end or 'its end'}: "
-                f"it has TSCs {whole.first_tsc} to {whole.last_tsc}"
+                f"{path}: there is nothing from {self.begin or 'its start'} to {self.end or 'its end'}: "
+                f"its TSCs are {whole.first_tsc} to {whole.last_tsc}"
             )
         return first_tsc, last_tsc

@@ -1,4 +1,4 @@
-"""Get the summaries of traces: stored ones, those kept beside traces, or by reading the traces."""
+"""Get the summaries of traces: stored ones, those kept beside traces, or made by reading the traces."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class Loading:
-    """Summaries under way: traces are read in children from here on, so that this process can load meanwhile.
+    """Summaries being made: children read the traces, so that this process can import modules meanwhile.
 
     Args:
-        paths: traces and stored summaries; naming one twice reads it once.
+        paths: traces and stored summaries; one named twice is read once.
         reading: how to read traces.
-        window: what of them is counted, in words; empty for all.
-        keeping: take the summary kept beside a trace where there is one, and else keep it there.
-        tell: is given a line where something is kept, or cannot be.
+        window: the part of the traces that is counted, in words; empty for all.
+        keeping: use the summary kept beside a trace; where there is none, keep the new one there, and pass a
+            line that says so, or why not, to the callback.
 
     Raises:
-        TraceError: a trace's sidecar cannot be understood.
+        TraceError: the sidecar file of a trace is not valid.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Loading:
         self._jobs = reading.start([_trace_of(path) for path in self._raw]) if self._raw else []
 
     def result(self) -> list[Summary]:
-        """Wait, and return a summary a path, in their order.
+        """Wait for the children and return one summary per path, in the order of the paths.
 
         Raises:
             OSError, TraceError: a file cannot be read.
@@ -69,7 +69,7 @@ class Loading:
             try:
                 found = job.result()
             except ChildEndedError as error:
-                raise TraceError(f"the process that reads the trace {error}") from None
+                raise TraceError(f"the process reading the trace {error}") from None
             for path, collected in zip(self._raw[first :: len(self._jobs)], found, strict=True):
                 made[path] = _summary(path, collected, self._origins[path])
         if self._keeping:
@@ -80,17 +80,17 @@ class Loading:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the children that still read, where something went wrong."""
+        """On an exception, stop the children that are still reading."""
         if kind is not None:
             for job in self._jobs:
                 job.stop()
 
 
 def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
-    """Read a trace or a capture, in this process, and return what it comes to.
+    """Read a trace or a capture in this process and return its summary.
 
     Args:
-        path: any trace, as it is or compressed; a capture NAME.xtrace; ``-`` for standard input.
+        path: a trace, compressed or not; a capture NAME.xtrace; ``-`` for standard input.
         strict: stop at the first damage.
 
     Raises:
@@ -111,17 +111,17 @@ def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:
 
 
 def origin_of(trace: Path, *, window: str = "") -> Origin:
-    """Return what is known of a trace before it is read.
+    """Return what is known about a trace before it is read.
 
     Raises:
-        TraceError: its sidecar, or its capture's meta.json, cannot be understood.
+        TraceError: its sidecar file, or meta.json of its capture, is not valid.
     """
     found = sidecar_of(trace)
     hz = found.tsc_hz if found else None
     return Origin(
         name=os.fspath(trace),
         tsc_hz=hz,
-        tsc_hz_source=f"told by {found.path.name}" if found and hz else "",
+        tsc_hz_source=f"from {found.path.name}" if found and hz else "",
         emulated=bool(found and found.emulated),
         window=window,
         domains=names_of(trace),
@@ -142,7 +142,7 @@ def domain_names(paths: Sequence[Path]) -> dict[int, str]:
 
 
 def _trace_of(path: Path) -> str:
-    """Return what to read of a path: nothing, of a capture that bpf alone recorded."""
+    """Return the file to read for a path; /dev/null for a capture that only bpf recorded."""
     if (path / META).is_file() and (path / BPF_TABLES).is_file():
         try:
             trace_in(path)
@@ -152,7 +152,7 @@ def _trace_of(path: Path) -> str:
 
 
 def _dom0_of(path: Path) -> Dom0Frames | None:
-    """Return what bpf counted in dom0 while a capture was made; it cannot be cut to a window."""
+    """Return what bpf counted in dom0 during a capture (of all of it, never of a window)."""
     if not (path / META).is_file():
         return None
     from xtrace.analysis.summary.dom0_frames import read
@@ -161,7 +161,7 @@ def _dom0_of(path: Path) -> Dom0Frames | None:
 
 
 def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
-    """Write each summary beside its trace; say what came of it, for a folder may not be ours to write in."""
+    """Write each summary beside its trace and report the result: the folder may not be writable."""
     from xtrace.analysis.summary.summary_file import write_summary
 
     places = []
@@ -170,13 +170,13 @@ def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
         try:
             write_summary(summary, path)
         except OSError as error:
-            tell(f"the summary is not kept: {path}: {error.strerror}")
+            tell(f"summary not kept: {path}: {error.strerror}")
             return
         except TraceError as error:
-            tell(f"the summary is not kept: {error}")
+            tell(f"summary not kept: {error}")
         else:
             places.append(path)
     if len(places) == 1:
-        tell(f"the summary is kept: {places[0]}")
+        tell(f"summary kept: {places[0]}")
     elif places:
-        tell(f"{len(places)} summaries are kept beside their traces")
+        tell(f"{len(places)} summaries kept beside their traces")

@@ -1,1 +1,1 @@
-"""A partial as what tables need of it, and what a table is."""
+"""What tables are made of: measures and samples from a Partial, and the description of a table."""

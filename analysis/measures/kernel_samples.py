@@ -1,4 +1,4 @@
-"""The samples of guests' instruction pointers, looked up in the images that their domains run."""
+"""Resolve samples of guest instruction pointers in the kernel images that the domains run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 
 U64 = npt.NDArray[np.uint64]
 
-#: So many addresses of a domain, the hottest, are looked up in the line programs.
+#: Source lines are looked up for this many addresses of a domain, the most sampled ones.
 MOST_LINES = 1000
 OUTSIDE = "(not in the image)"
 
@@ -28,12 +28,12 @@ _BIASED_TO = {
     RipSource.TRAP: "where the guest traps",
     RipSource.PAGE_FAULT: "where the guest faults",
     RipSource.PRIVOP: "privileged instructions",
-    RipSource.INVALID_OP: "forced emulation, as cpuid",
+    RipSource.INVALID_OP: "forced emulation, e.g. cpuid",
     RipSource.HYPERCALL: "where hypercalls are made",
     RipSource.EXIT: "instructions that exit",
     RipSource.PTWR: "writes to page tables",
-    RipSource.XENCTX: "where it blocks, by pauses",
-    RipSource.PERF_CLOCK: "time, masked code late",
+    RipSource.XENCTX: "where vCPUs block",
+    RipSource.PERF_CLOCK: "time; masked code late",
 }
 _CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
 _ADDRESS_COLUMNS = {
@@ -49,14 +49,14 @@ _IMAGE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an image says of addresses, one entry an address.
+    """What an image says about addresses, one entry per address.
 
     Attributes:
-        inside: the address lies in code of the image.
-        functions: symbol names; "" where none covers the address.
-        offsets: from the symbol.
-        masked: the address lies in a range that a site runs with upcalls masked.
-        files, lines: source places; "" and 0 where there is none.
+        inside: the address is in code of the image.
+        functions: symbol names; "" where no symbol covers the address.
+        offsets: from the symbol, in bytes.
+        masked: the address is in a range that runs with upcalls masked.
+        files, lines: source locations; "" and 0 where none is known.
     """
 
     inside: npt.NDArray[np.bool_]
@@ -83,18 +83,23 @@ class Kernel(Protocol):
         """The image's build-id in hex, "" if it has none."""
 
     def load_offset_of(self, rips: U64, *, is_pv: bool) -> tuple[int | None, str]:
-        """Return what addresses of the guest are more than those of the image, and how it is known.
+        """Return guest address minus image address, and how it is known.
 
         Args:
             rips: distinct, the most frequent first.
             is_pv: the domain is a PV guest.
 
         Returns:
-            The load offset, None where the samples do not tell it, and how it is known or why not.
+            The load offset, None where it cannot be found, and how it is known or why it is not.
         """
 
     def find(self, addresses: U64, most_lines: int) -> Found:
-        """Say of addresses of the image, the most frequent first, where they lie."""
+        """Return where addresses of the image are: function, source line, masked or not.
+
+        Args:
+            addresses: of the image, the most frequent first.
+            most_lines: look up source lines for this many of them that are inside the image.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class KernelSamples:
     """The samples of the domains that have an image.
 
     Attributes:
-        images: as the table kernel_images.
+        images: the rows of the table kernel_images.
         addresses: domain, source, biased_to, rip, function, offset, file, line, inside, masked | count.
     """
 
@@ -111,7 +116,7 @@ class KernelSamples:
 
 
 def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
-    """Say of each RIP of a domain with an image where it lies; empty frames where there is no image."""
+    """Return where each RIP of a domain with an image is; the frames are empty without an image."""
     if not kernels:
         return _samples([], [])
     tallies = partial.tallies
@@ -184,14 +189,14 @@ def _samples(images: Sequence[Mapping[str, object]], addresses: Sequence[pd.Data
 def _note(
     domain: int, known: set[int], address_count: int, offset: int | None, source: str, inside: int
 ) -> str:
-    """Return why nothing could be looked up; "" where something was."""
+    """Return why no sample was found in the image; "" where one was."""
     if domain not in known:
         return f"the trace has no domain {domain}"
     if not address_count:
         return f"the trace has no RIP sample of domain {domain}"
     if offset is None:
-        return f"the load offset is not known: {source}"
-    return "" if inside else "none of the samples lies in it: did the domain run this kernel?"
+        return f"unknown load offset: {source}"
+    return "" if inside else "no sample is in this image: did the domain run this kernel?"
 
 
 def _placed(kernel: Kernel, own: pd.DataFrame, *, is_pv: bool) -> tuple[int | None, str, pd.DataFrame]:
@@ -199,7 +204,7 @@ def _placed(kernel: Kernel, own: pd.DataFrame, *, is_pv: bool) -> tuple[int | No
     counts = own["count"].to_numpy(np.int64)
     offset, source = None, ""
     if len(rips):
-        # What the records of two sources tell twice is one address.
+        # Two sources may have sampled the same address.
         distinct = np.array(list(dict.fromkeys(rips.tolist())), np.uint64)
         offset, source = kernel.load_offset_of(distinct, is_pv=is_pv)
     found = (
@@ -235,7 +240,7 @@ def _nowhere(count: int) -> Found:
 
 
 def _carried(records: pd.DataFrame) -> int:
-    """Return how many records of a trace carry the RIP of a guest."""
+    """Return how many records of a trace contain a guest RIP."""
     headers = records["header"].to_numpy(np.int64)
     carries = [
         _carries(header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK) for header in headers.tolist()
@@ -245,5 +250,5 @@ def _carried(records: pd.DataFrame) -> int:
 
 def _carries(event: int, words: int) -> bool:
     kind, param = kind_of(event, words)
-    # A hypercall's record has a RIP in the old layout, and then no arguments.
+    # A hypercall record has a RIP only in the old layout, which has no arguments.
     return kind in _CARRIERS or (kind is Kind.HYPERCALL and not param & 1)

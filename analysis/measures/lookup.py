@@ -1,4 +1,4 @@
-"""Take from frames of tallies what the rows of a table need."""
+"""Look up the values for a table's rows in frames of tallies."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
 
 def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:
-    """Add the columns domain and vcpu, from the vCPU's key in column ``key``."""
+    """Return ``frame`` with columns domain and vcpu, from the vCPU key in column ``key``."""
     keys = frame[key].astype("int64")
     return frame.assign(domain=domain_of(keys), vcpu=vcpu_of(keys))
 
 
 def of_domain(frame: pd.DataFrame, domain: int, key: str = "a") -> pd.DataFrame:
-    """Return the rows whose vCPU, in column ``key``, is one of ``domain``."""
+    """Return the rows whose vCPU, by its key in column ``key``, belongs to ``domain``."""
     return frame[domain_of(frame[key].astype("int64")) == domain]
 
 
 def keys_of(*frames: pd.DataFrame, key: str = "a") -> npt.NDArray[np.int64]:
-    """Return the distinct values of column ``key`` of all frames, ascending."""
+    """Return the distinct values of column ``key`` in all frames, ascending."""
     return np.unique(np.concatenate([frame[key].to_numpy(np.int64) for frame in frames]))
 
 
@@ -34,7 +34,7 @@ def looked_up(
     """Return columns of ``frame`` at ``keys``, NaN where it has no such row.
 
     Args:
-        frame: one row a key at most.
+        frame: at most one row per key.
         columns: new name to name in ``frame``.
     """
     known = frame[key].to_numpy(np.int64)
@@ -54,17 +54,17 @@ def looked_up(
 def counted(
     keys: npt.NDArray[np.int64], frame: pd.DataFrame, *, key: str = "a", column: str = "count"
 ) -> npt.NDArray[np.int64]:
-    """Return a count at ``keys``, 0 where ``frame`` has no such row."""
+    """Return ``column`` at ``keys`` as int64, 0 where ``frame`` has no such row."""
     return np.nan_to_num(looked_up(keys, frame, {"count": column}, key=key)["count"]).astype(np.int64)
 
 
 def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:
-    """Return new names ``{prefix}_{statistic}`` for the statistics of a metric."""
+    """Return the columns for looked_up(): ``{prefix}_{statistic}`` to the statistic's own name."""
     return {f"{prefix}_{name}": name for name in names}
 
 
 def share(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return part / whole, NaN where the whole is nothing."""
+    """Return part / whole, NaN where the whole is 0."""
     whole = np.asarray(whole, float)
     ratio = np.full(whole.shape, np.nan)
     np.divide(np.asarray(part, float), whole, out=ratio, where=whole > 0)

@@ -1,4 +1,4 @@
-"""A partial and what several tables need of it, worked out once."""
+"""A Partial, and the statistics of it that several tables share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from xtrace.probes.catalog import VersionRange
 
 @dataclass
 class Measures:
-    """A partial and what several tables need of it, worked out once.
+    """A Partial and the statistics of it that several tables share, each computed once.
 
     Attributes:
         versions: Xen versions to decode by.
-        hz: cycles a second of the TSC; None where nothing tells it.
+        hz: TSC rate; None where it is not known.
     """
 
     partial: Partial
@@ -45,7 +45,7 @@ class Measures:
         return _ByMetric(summarise(timed, self.partial.buckets, by))
 
     def times(self, metric: Metric) -> pd.DataFrame:
-        """Return the metric's statistics by ``a``: count, sum_cycles, mean_cycles, quantiles, extremes."""
+        """Return the metric's statistics by ``a``: count, sum, mean, quantiles, min and max in cycles."""
         return self._merged.rows(metric)
 
     def times_by_b(self, metric: Metric) -> pd.DataFrame:
@@ -53,16 +53,16 @@ class Measures:
         return self._each.rows(metric)
 
     def counts(self, metric: Metric) -> pd.DataFrame:
-        """Return a, b, count, sum_cycles of a metric."""
+        """Return the metric's tallies, with columns a, b, count and sum_cycles."""
         return self._tallies.rows(metric)
 
     def count_by_a(self, metric: Metric) -> pd.DataFrame:
-        """Return a, count of a metric."""
+        """Return the metric's counts by ``a``, with columns a and count."""
         return self.counts(metric).groupby("a", as_index=False)[["count"]].sum()
 
     @property
     def span_cycles(self) -> int:
-        """Cycles from the first to the last record, added up over the traces."""
+        """Cycles from the first to the last record, summed over the traces."""
         return int(self.partial.facts["span_cycles"].sum())
 
     @property
@@ -71,7 +71,7 @@ class Measures:
         return self.span_cycles / self.hz if self.hz else None
 
     def per_second(self, count: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return counts as rates; NaN where the TSC rate is not known."""
+        """Return counts as rates per second; NaN where the TSC rate is not known."""
         return np.asarray(count, float) / (self.span_s or np.nan)
 
     def of_span(self, cycles: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -80,7 +80,7 @@ class Measures:
 
 
 class _ByMetric:
-    """A frame ordered by its column ``metric``, to take a metric's rows from at once."""
+    """A frame sorted by its column ``metric``, from which a metric's rows are one slice."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         order = np.argsort(frame["metric"].to_numpy(), kind="stable")

@@ -1,4 +1,4 @@
-"""What a table of the report is: its question, its columns, and how each figure is known."""
+"""Describe a table of the report: its columns, and the quality of each figure."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Given = TypeVar("Given")
 class Quality(StrEnum):
     """How a figure is known."""
 
-    KEY = "key"  # no figure: it names what the row is about
+    KEY = "key"  # not a figure: it names what the row is about
     EXACT = "exact"  # both ends are records
-    BOUNDED = "bounded"  # one end is only known to lie in an interval; this is the bound
-    INFERRED = "inferred"  # a rule decides; the column says which
-    MODELLED = "modelled"
+    BOUNDED = "bounded"  # one end is only known to be in an interval; this is the bound
+    INFERRED = "inferred"  # by a rule, which the column's meaning states
+    MODELLED = "modelled"  # computed by a model, not measured
 
 
 TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
 """Statistics that tables of times show."""
 
-#: How a heading on a terminal says it.
+#: Mark of each quality in a heading on a terminal.
 MARKS = {
     Quality.KEY: "",
     Quality.EXACT: "=",
@@ -42,10 +42,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: in frames, JSON and CSV.  Its ending is its unit: _cycles, _count, _ratio, _per_s.
-        quality: how it is known.
-        meaning: in one sentence, the rule included where it is inferred.
-        heading: on a terminal; None leaves it out there.
+        name: in frames, JSON and CSV.  Its suffix is the unit: _cycles, _count, _ratio, _per_s.
+        quality: how the figures are known.
+        meaning: in one sentence, with the rule for inferred figures.
+        heading: on a terminal; None leaves the column out there.
     """
 
     name: str
@@ -62,10 +62,11 @@ class Table(Generic[Given]):
         name: in JSON, and the file name of exports.
         section: of the report, as --section takes it.
         title: on a terminal.
-        bias: what the reader must know before believing it; empty where there is nothing.
-        measured: how well its inferences were found to hold, and against what; not on a terminal.
-        make: the pipeline; its frame has exactly ``columns``, also where it is empty.
-        takes: the type of what the pipeline is given.
+        make: the pipeline; its frame has all of ``columns``, even when it is empty.
+        columns: in the order in which they are shown.
+        bias: what the reader must know before trusting the figures; may be empty.
+        measured: how well the inferences held, and against what; not shown on a terminal.
+        takes: the type of the pipeline's argument.
     """
 
     name: str
@@ -78,14 +79,14 @@ class Table(Generic[Given]):
     takes: type[Given] = Measures  # type: ignore[assignment]
 
     def of(self, given: Given) -> pd.DataFrame:
-        """Return the table as a frame with its columns in order."""
+        """Return the table as a frame with exactly its columns, in order."""
         return self.make(given)[[column.name for column in self.columns]]
 
 
 def times_columns(
     prefix: str, quality: Quality, meaning: str, headings: Mapping[str, str] | None = None
 ) -> tuple[Column, ...]:
-    """Return the columns p50 to max of a time, those with a heading shown on a terminal."""
+    """Return the columns p50 to max of a time; a terminal shows those with a heading."""
     return tuple(
         Column(f"{prefix}_{name}_cycles", quality, f"{meaning}, {name}", (headings or {}).get(name))
         for name in ("p50", "p95", "p99", "max")
@@ -93,4 +94,4 @@ def times_columns(
 
 
 DOMAIN = Column("domain", Quality.KEY, "domain id; 32767 is the idle domain", "dom")
-VCPU = Column("vcpu", Quality.KEY, "vCPU of the domain", "vcpu")
+VCPU = Column("vcpu", Quality.KEY, "number of the vCPU in its domain", "vcpu")

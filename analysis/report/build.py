@@ -47,10 +47,10 @@ SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What of a report is wanted; empty means everything.
+    """The parts of a report that are wanted; empty means everything.
 
     Attributes:
-        sections: names of SECTIONS.
+        sections: names from SECTIONS.
         domains: domain ids.
         vcpus: those with a number, of one domain or of all.
         names: names of tables.
@@ -71,7 +71,7 @@ class Selection:
         )
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of the wanted domains and vCPUs; a table without them is left whole."""
+        """Return the rows of the wanted domains and vCPUs; a table without these columns stays whole."""
         if self.domains and "domain" in frame:
             frame = frame[frame["domain"].isin(list(self.domains))]
         if self.vcpus and "vcpu" in frame:
@@ -90,10 +90,11 @@ class Report:
     """A finished report.
 
     Attributes:
-        trace: facts about the trace; the keys are described in docs/report-schema.md.
+        trace: facts about the trace; docs/report-schema.md describes the keys.
         tables: frames by table name, times in cycles.
-        hz: cycles a second, or None where nothing tells.
-        fence_shares: by domain, of its running time to its fences: least, hot, greatest, if priced.
+        hz: TSC rate; None where it is not known.
+        fence_shares: by domain, the share of its running time that fences take (COST_ENDS), if priced.
+        described: the description of each table, by its name.
     """
 
     trace: Mapping[str, Any]
@@ -113,13 +114,13 @@ def build_report(
     kernels: Sequence[Kernel] = (),
     costs: CostInputs | None = None,
 ) -> Report:
-    """Make the report of what one or several traces come to.
+    """Return the report on the summary of one or more traces.
 
     Args:
-        versions: range of Xen versions to decode by; else the records tell.
-        selection: what to include; everything unless given.
-        kernels: the images that domains run, to look up samples in.
-        costs: what to work the fences' cost out from; None leaves it out.
+        versions: range of Xen versions to decode by; by default detected from the records.
+        selection: what to include; everything by default.
+        kernels: images that domains run, to look up samples in.
+        costs: inputs of the fence cost model; None leaves the cost out.
     """
     origin = summary.origin
     return build(
@@ -147,17 +148,17 @@ def build(
     costs: CostInputs | None = None,
     domains: Mapping[int, str] | None = None,
 ) -> Report:
-    """Make the report of a partial.
+    """Return the report on a Partial.
 
     Args:
-        hz: cycles a second where it is known from elsewhere; else the trace itself must tell.
-        hz_source: how it is known.
-        versions: range of Xen versions to decode by; else detected.
-        emulated: software emulated the host, as who recorded the trace says.
-        selection: what to include.
-        kernels: the images that domains run, to look up the samples of their RIPs in.
-        costs: what to work the fences' cost out from; None leaves it out.
-        domains: their names by id, as far as the recorder knew them.
+        hz: TSC rate; by default estimated from the trace.
+        hz_source: how ``hz`` is known.
+        versions: range of Xen versions to decode by; by default detected from the records.
+        emulated: software emulated the host, as the trace's recorder reported.
+        selection: what to include; everything by default.
+        kernels: images that domains run, to look up samples in.
+        costs: inputs of the fence cost model; None leaves the cost out.
+        domains: names of domains by id, where the recorder knew them.
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
@@ -167,7 +168,7 @@ def build(
     samples = resolve(partial, kernels)
     estimate = Estimate()
     if costs is not None:
-        from xtrace.analysis.cost import model  # it reads images' code, which few reports do
+        from xtrace.analysis.cost import model  # few reports need it, and it imports what reads image code
 
         estimate = model.estimate(measures, samples, costs)
     given: dict[type, Any] = {Measures: measures, KernelSamples: samples, Estimate: estimate}
@@ -178,7 +179,7 @@ def build(
 
 
 def json_object(report: Report) -> dict[str, Any]:
-    """Return the report as one JSON object, times in cycles and, where the rate is known, in ns."""
+    """Return the report as a JSON object; times are in cycles and, where the TSC rate is known, in ns."""
     return {
         "schema_version": SCHEMA_VERSION,
         "trace": _plain(dict(report.trace)),
@@ -198,7 +199,7 @@ def json_text(report: Report) -> str:
 
 
 def write_csv(report: Report, folder: Path) -> Iterator[Path]:
-    """Write one CSV file a table, and columns.csv and trace.csv, into ``folder``; yield their paths."""
+    """Write one CSV file per table, columns.csv and trace.csv into ``folder``; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in report.tables.items():
         path = folder / f"{name}.csv"
@@ -214,12 +215,12 @@ def write_csv(report: Report, folder: Path) -> Iterator[Path]:
 
 
 def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
-    """Write one Parquet file a table into ``folder`` and yield their paths.
+    """Write one Parquet file per table and columns.parquet into ``folder``; yield their paths.
 
     Raises:
         ImportError: pyarrow is not installed.
     """
-    importlib.import_module("pyarrow")  # its absence is told before a folder is made
+    importlib.import_module("pyarrow")  # fail before the folder is made if it is not installed
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in report.tables.items():
@@ -232,7 +233,7 @@ def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
 
 
 def _column_list(report: Report) -> pd.DataFrame:
-    """Return table, column, quality and meaning of every column: what a bare CSV file cannot say."""
+    """Return table, column, quality and meaning of every column, which a bare CSV file cannot contain."""
     return pd.DataFrame(
         [
             (name, column.name, str(column.quality), column.meaning)
@@ -263,7 +264,7 @@ def _qualities(table: Table[Any], hz: float | None) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` in the types of JSON; what is missing becomes null."""
+    """Return ``value`` in JSON types; missing and non-finite values become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The image of a domain's kernel, to look up its samples in."""
+"""Look up a domain's samples in the image of its kernel."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from xtrace.symbols.sites.execution_bounds import SitePaths, behind_fences, site
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import SiteTable
 
-#: So many distinct addresses, the most frequent, tell the load offset.
+#: The load offset is fitted to this many distinct addresses, the most frequent ones.
 _MOST_FITTED = 4096
 
 
 @dataclass
 class ImageKernel:
-    """An image that a domain runs, with its sites.
+    """The kernel image that a domain runs, with its sites.
 
     Attributes:
         domain: the domain's number.
         image: of its kernel.
-        sites: of the image; their masked ranges are what counts.
-        load_offset: how far it was moved when loaded; None where that is to be told by the samples.
+        sites: of the image, with their masked ranges.
+        load_offset: guest address minus image address; None to fit it to the samples.
     """
 
     domain: int
@@ -47,16 +47,16 @@ class ImageKernel:
         return self.image.build_id
 
     def load_offset_of(self, rips: U64, *, is_pv: bool) -> tuple[int | None, str]:
-        """Return what addresses of the guest are more than those of the image, and how it is known."""
+        """Return guest address minus image address, None where unknown, and how it is known or why not."""
         if self.load_offset is not None:
             return self.load_offset, "given"
         if is_pv:
-            return 0, "as linked, for the domain is PV"
+            return 0, "as linked, because the domain is PV"
         fitted = fit_load_offset(rips[:_MOST_FITTED], self.image)
         return fitted.value, fitted.how if fitted.value is None else f"fitted: {fitted.how}"
 
     def find(self, addresses: U64, most_lines: int) -> Found:
-        """Say of addresses of the image, the most frequent first, where they lie."""
+        """Return where addresses of the image are: function, source line, masked or not."""
         resolver = AddressResolver(self.image)
         found = resolver.resolve(addresses)
         names = resolver.names(found.symbols)
@@ -77,11 +77,11 @@ class ImageKernel:
         )
 
     def paths(self, never: Collection[int]) -> SitePaths:
-        """Count the executions of its sites on the ways of an upcall without the hypercalls ``never``."""
+        """Count executions of the sites on the paths of an upcall that makes no hypercall of ``never``."""
         return site_paths(self.image, self.sites, never)
 
     def behind(self) -> Mapping[int, int]:
-        """Return the address behind each fence of its mask, restore and unmask sites."""
+        """Return the address after each fence of its mask, restore and unmask sites, by fence address."""
         return behind_fences(self.image, self.sites)
 
     @cached_property
@@ -92,10 +92,10 @@ class ImageKernel:
 
 
 def open_kernels(images: Iterable[tuple[int, Path, int | None]]) -> list[ImageKernel]:
-    """Open the images that domains run and find their sites, each image once.
+    """Open the kernel images of domains and find their sites; a file is read only once.
 
     Args:
-        images: domain, file and, where it is known, load offset.
+        images: (domain, file, load offset or None where it is not known).
 
     Raises:
         OSError, ImageError: an image cannot be read.

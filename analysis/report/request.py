@@ -1,4 +1,4 @@
-"""A report from files to tables: what is asked for, and the one function that answers."""
+"""Make a report from files: the request, and the one function that answers it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class RequestError(ValueError):
-    """A request that cannot be answered as it is.
+    """A request that cannot be answered as it stands.
 
     Attributes:
-        field: of the request: window, sections, domains, images, counters, unfenced.
+        field: the part of the request that is wrong: window, sections, domains, images, counters, unfenced.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -47,7 +47,7 @@ class GuestImage:
 
     Attributes:
         domain: id, or text as for ReportRequest.domains.
-        load_offset: how far it was moved when loaded; None where the samples are to tell.
+        load_offset: guest address minus image address; None to fit it to the samples.
     """
 
     domain: int | str
@@ -60,7 +60,7 @@ class GuestCounters:
     """A guest's counters.
 
     Attributes:
-        domain: None where the file says it, or where there is one image.
+        domain: None where the file names it, or where there is only one image.
     """
 
     domain: int | str | None
@@ -69,10 +69,11 @@ class GuestCounters:
 
 @dataclass(frozen=True, slots=True)
 class UnfencedCapture:
-    """A capture of the same load by a kernel without fences.
+    """A capture of the same load with a kernel without fences.
 
     Attributes:
-        domain: the one that it is compared with.  other_domain: the one in this capture.
+        domain: the domain in the report that it is compared with.
+        other_domain: the domain in this capture.
     """
 
     domain: int | str
@@ -82,19 +83,19 @@ class UnfencedCapture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRequest:
-    """What a report is made from, and what of it is wanted.
+    """The inputs of a report, and which parts of it are wanted.
 
     Attributes:
         paths: traces, captures and stored summaries, reported on together; ``-`` is standard input.
-        sections, domains, vcpus, tables: only these; empty is all.  A domain is an id, or text: "3", "d3" or
-            the name that a capture has for it.
-        begin, end: count only what ends between these points, the end not included; one file alone.
-        cpu_hz: cycles a second of the TSC; None: as the files tell.
-        cpu_hz_source: how it is known, for the report.
-        versions: Xen versions to decode by; None: as the records tell.
-        images: to look up samples in, one a domain, and to find fences in.
-        calibration: what fences take on this host.
-        counters, unfenced: further inputs of the fences' cost.
+        sections, domains, vcpus, tables: only these; empty means all.  A domain is an id, or text: "3", "d3"
+            or its name in a capture.
+        begin, end: count only what ends between these points, the end not included; needs exactly one file.
+        cpu_hz: TSC rate; None takes it from the files.
+        cpu_hz_source: how ``cpu_hz`` is known, for the report.
+        versions: Xen versions to decode by; None detects them from the records.
+        images: kernel images to look up samples and find fences in, one per domain.
+        calibration: file of what fences cost on this host.
+        counters, unfenced: further inputs of the fence cost model.
         strict: stop at the first damage.
     """
 
@@ -117,7 +118,7 @@ class ReportRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A report, and the summary that it was made of, with the costs that the report found."""
+    """A report, and the summary that it was made from, with the costs that the report computed."""
 
     report: Report
     summary: Summary
@@ -129,14 +130,13 @@ def make_report(
     tell: Callable[[str], None] = lambda line: None,
     progress: Progress = unseen,
 ) -> Answer:
-    """Read what a request names and make its report.
+    """Read the files of a request and return its report; pass warnings to the callback, one line each.
 
     Args:
-        tell: is given what a reader must know at once, a line each.
-        progress: shows how far a child is that reads a trace.
+        progress: shows the progress of a child that reads a trace.
 
     Raises:
-        RequestError: the request contradicts itself, or asks for what there is not.
+        RequestError: the request contradicts itself, or asks for something that does not exist.
         OSError, TraceError, ImageError: a file cannot be read.
     """
     named = _named(request)
@@ -147,7 +147,7 @@ def make_report(
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
     reading = Reading(request.strict, request.begin, request.end, hz, progress)
     with Loading(request.paths, reading, window=window) as loading:
-        # While the children read, load what makes the tables.
+        # Import what makes the tables while the children read.
         from xtrace.analysis.report.build import Selection, build_report
         from xtrace.analysis.summary.summary_file import merge
 
@@ -164,7 +164,7 @@ def make_report(
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What a request says of domains, by their ids: as in ReportRequest."""
+    """The parts of a ReportRequest that name domains, with their ids instead."""
 
     domains: list[int]
     images: list[tuple[int, Path, int | None]]
@@ -173,7 +173,7 @@ class _Named:
 
 
 def _named(request: ReportRequest) -> _Named:
-    """Find the ids of the domains that a request names; a name may have several.
+    """Return the ids of the domains that a request names; several domains may have one name.
 
     Raises:
         RequestError: no domain has such a name or id.
@@ -223,7 +223,7 @@ def _only_id(capture: UnfencedCapture) -> int:
 
 
 def _checked(request: ReportRequest, named: _Named) -> str:
-    """Return the window in words, "" for the whole trace."""
+    """Check images and window; return the window in words, "" for the whole trace."""
     count = Counter(domain for domain, _, _ in named.images)
     if twice := [domain for domain in count if count[domain] > 1]:
         raise RequestError("images", f"two images for domain {twice[0]}")
@@ -233,7 +233,7 @@ def _checked(request: ReportRequest, named: _Named) -> str:
     if len(request.paths) > 1 or str(request.paths[0]) == STDIN:
         raise RequestError("window", "--from and --to need exactly one file")
     if is_summary(request.paths[0]):
-        raise RequestError("window", "a summary cannot be cut: they need the trace")
+        raise RequestError("window", "--from and --to need the trace, not a summary")
     if begin is not None and end is not None and begin.unit == end.unit and end.value <= begin.value:
         raise RequestError("window", "--to must be later than --from")
     return f"{begin or '0s'} to {end or 'the end'}"
@@ -243,7 +243,7 @@ def _known_sections(sections: Sequence[str]) -> None:
     from xtrace.analysis.report.build import SECTIONS
 
     if unknown := sorted(set(sections) - set(SECTIONS)):
-        raise RequestError("sections", f"{unknown[0]!r} is none of {', '.join(SECTIONS)}")
+        raise RequestError("sections", f"{unknown[0]!r} is not one of {', '.join(SECTIONS)}")
 
 
 def _kernels(named: _Named) -> list[ImageKernel]:
@@ -263,7 +263,7 @@ def _calibration(request: ReportRequest) -> Calibration | None:
 
 
 def _counters(named: _Named) -> dict[int, Rates]:
-    """Read guests' counters, by domain; without a domain they are those of the only image's domain."""
+    """Return the guests' counters by domain; a file that names none belongs to that of a single image."""
     if not named.counters:
         return {}
     from xtrace.analysis.cost.guest_counters import read
@@ -275,7 +275,7 @@ def _counters(named: _Named) -> dict[int, Rates]:
         if domain is None and len(named.images) == 1:
             domain = named.images[0][0]
         if domain is None:
-            message = f"{path}: it does not say whose counters these are; give DOMAIN=FILE, or one --kernel"
+            message = f"{path}: whose counters are these? Use DOMAIN=FILE or give one --kernel"
             raise RequestError("counters", message)
         if domain in rates:
             raise RequestError("counters", f"two files for domain {domain}")
@@ -284,21 +284,21 @@ def _counters(named: _Named) -> dict[int, Rates]:
 
 
 def _refuse_window(rates: Mapping[int, Rates], window: str) -> None:
-    """Refuse counts of the whole trace where only a part of it is counted."""
+    """Raise RequestError for counts of the whole trace where only a window is counted."""
     for found in rates.values():
         if window and found.seconds is None:
             message = (
-                f"{found.path} does not say how long it was counted (seconds), so it is of the whole trace, "
-                f"not of {window}"
+                f"{found.path}: without the key seconds its counts are of the whole trace, so they cannot be "
+                f"used for {window}"
             )
             raise RequestError("counters", message)
 
 
 def _tell_cut(paths: Sequence[Path], tell: Callable[[str], None]) -> None:
-    """Say of each capture whose recorder has not ended that it is not whole."""
+    """Warn about each capture whose recorder has not ended."""
     for path in paths:
         if (path / META).is_file() and not open_capture(path).has_ended:
-            tell(f"{path}: its recorder was killed, or still records: this is what it wrote up to now")
+            tell(f"{path}: incomplete: its recorder was killed or is still recording")
 
 
 def _costs(
@@ -310,7 +310,7 @@ def _costs(
     whole: Summary,
     progress: Progress,
 ) -> CostInputs | None:
-    """Return what the fences' cost is computed from; None where it was not asked for."""
+    """Return the inputs of the fence cost model; None where the cost is not wanted."""
     asked = calibration is not None or counters or named.unfenced or "cost" in request.sections
     if not asked:
         return None
@@ -321,7 +321,7 @@ def _costs(
 
 
 def _unfenced(request: ReportRequest, named: _Named, progress: Progress) -> dict[int, tuple[Measures, int]]:
-    """Read the captures of unfenced kernels, each once, by the domain that they are compared with."""
+    """Return the captures of unfenced kernels by the domain they are compared with; each is read once."""
     if not named.unfenced:
         return {}
     from xtrace.analysis.cost.cross_checks.paired_captures import measures_of

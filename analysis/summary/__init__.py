@@ -1,1 +1,1 @@
-"""The mergeable result of a trace, and the files that keep it."""
+"""The mergeable result of a trace, and the files that store it."""

@@ -1,17 +1,15 @@
-"""How fast the TSC runs and how far the pCPUs' TSCs are apart, from the trace itself.
+"""Estimate the TSC rate, and the skew between the TSCs of pCPUs, from the trace itself.
 
-Rate: Xen records how long each vCPU ran, in nanoseconds of its own clock.  On
-a pCPU one run ends where the next begins, so run times add up to that clock,
-and only the ends of a sum carry the delay of a record.  Sums of half a second
-against their distance in TSC cycles give the rate; the median of all of them is
-taken, with the interval of order statistics around it.
+Rate: Xen records how long each vCPU ran, in nanoseconds of its own clock.  On a pCPU one run ends where
+the next begins, so the run times add up to that clock, and only the ends of a sum are off by the delay
+of a record.  Each sum of half a second, compared with its length in TSC cycles, gives a rate; the result
+is the median of these, with a confidence interval from order statistics.
 
-Skew: a vCPU that leaves pCPU A and then runs on B, or is woken on A and runs on
-B, bounds the difference of their TSCs from one side, as long as the records of
-the two come in the right order.  What holds in any order: a vCPU is in one place at
-a time.  Its stay on A and another on B exclude all differences with which the
-two would overlap; where 0 is excluded, the TSCs are apart, and what all stays
-together leave open is a gap as wide as the shortest ways from A to B and back.
+Skew: a vCPU that leaves pCPU A and then runs on B, or is woken on A and runs on B, bounds the difference
+of the two TSCs from one side, as long as the records of A and B come in the right order.  In any order, a
+vCPU is only on one pCPU at a time: its stay on A and its stay on B exclude all differences at which the
+two would overlap.  If 0 is excluded, the TSCs differ.  What all the stays leave open is a gap as wide as
+the shortest moves from A to B and back.
 """
 
 from __future__ import annotations
@@ -27,30 +25,30 @@ from xtrace.analysis.summary.histogram import bucket_bounds
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.reader.batches import I64
 
-#: The rates that are believed: outside, the pairs are not what they seem.
+#: Rates outside this range are not believed: the pairs must be wrong.
 _HZ_RANGE = (1e8, 2e10)
 _PM_TIMER_HZ = 3_579_545
 _SCHEDULER, _IDLE = 0, 1
-#: A pair shorter than this is mostly the delay of its ends.
+#: In a shorter pair, the delay of the records at its ends dominates.
 _LEAST_NS = 10_000_000
-#: Where fewer ranges of skew lie over each other on average, what they leave open may be chance.
+#: Where fewer excluded ranges overlap on average, a gap between them may be chance.
 _LEAST_DEPTH = 8
 _OPEN = (math.nan, math.nan)
 _AT_ONCE = "a vCPU seen on both at once"
-_APART = "no record of one in the time of the other"
+_APART = "no record of one within the time span of the other"
 _EARLY = "vCPUs seen on one before they left the other"
-_CONTRADICTING = "contradicting bounds: vCPUs seen on one before they left the other"
+_CONTRADICTING = "contradictory bounds: vCPUs seen on one before they left the other"
 
 
 @dataclass(frozen=True, slots=True)
 class TscRate:
-    """Cycles a second of the TSC.
+    """The TSC rate.
 
     Attributes:
         hz: the rate.
-        low_hz, high_hz: 95 % interval; equal to hz where it was given by the user.
+        low_hz, high_hz: 95 % interval; equal to hz where the rate was given.
         source: how it is known, in words.
-        pairs: measurements behind it.
+        pairs: number of measurements that it is based on; 0 where it was given.
     """
 
     hz: float
@@ -66,18 +64,18 @@ class TscRate:
 
 
 def given(hz: float) -> TscRate:
-    """Return a rate that the user or a sidecar file states."""
+    """Return a rate that the user or a sidecar file gave."""
     return TscRate(hz, hz, hz, "given")
 
 
 def estimate(pairs: pd.DataFrame) -> TscRate | None:
-    """Return the TSC rate that the pairs show, or None where they do not suffice.
+    """Return the TSC rate estimated from the pairs, or None where there are too few.
 
     Args:
         pairs: columns ns, cycles, source, as in Partial.pairs.
     """
     scheduler = pairs[(pairs["source"] == _SCHEDULER) & (pairs["ns"] >= _LEAST_NS)]
-    rate = _median_rate(scheduler, 1e9, "run times that the scheduler recorded")
+    rate = _median_rate(scheduler, 1e9, "run times recorded by the scheduler")
     if rate is not None:
         return rate
     idle = pairs[pairs["source"] == _IDLE]
@@ -105,15 +103,15 @@ def _median_rate(pairs: pd.DataFrame, ticks_per_s: float, source: str) -> TscRat
 
 
 def skew(partial: Partial) -> pd.DataFrame:
-    """Return what is known of how far the pCPUs' TSCs are apart.
+    """Return what the trace shows about skew between the TSCs of pCPUs.
 
-    A damaged place may hide a switch and so make up a stay: few overlaps prove nothing then.
+    Damage in the trace may hide a context switch and so invent a stay; then a few overlaps prove nothing.
 
     Returns:
-        One row a pair of pCPUs that vCPUs were seen to pass: pcpu, other_pcpu, skewed (the TSCs are
-        apart), low_cycles, high_cycles (TSC of other_pcpu less TSC of pcpu lies between; float64, NaN where
-        the records leave it open or contradict each other), least_cycles (proven to be apart by so much;
-        else 0), evidence (of skew, in words).
+        One row per pair of pCPUs that a vCPU moved between: pcpu, other_pcpu, skewed (the TSCs differ),
+        low_cycles, high_cycles (bounds of the TSC of other_pcpu minus the TSC of pcpu; float64, NaN where
+        the records leave it open or contradict each other), least_cycles (they differ by at least this
+        much; 0 where that is not proven), evidence (of skew, in words; "" without).
     """
     tallies, facts = partial.tallies, partial.facts
     doubtful = RECENT_MAX * int(facts["damage_count"].sum() + facts["backward_tsc_count"].sum())
@@ -144,7 +142,7 @@ def skew(partial: Partial) -> pd.DataFrame:
 
 
 def _by_pair(rows: pd.DataFrame, column: str) -> dict[tuple[int, int], int]:
-    """Return the column of tallies by the pair of pCPUs that is their a."""
+    """Return a column of tallies by the pair of pCPUs in their key ``a``."""
     return {
         (a >> 16, a & 0xFFFF): value
         for a, value in zip(rows["a"].tolist(), rows[column].tolist(), strict=True)
@@ -152,9 +150,9 @@ def _by_pair(rows: pd.DataFrame, column: str) -> dict[tuple[int, int], int]:
 
 
 def _apart(pcpus: pd.DataFrame) -> dict[tuple[int, int], tuple[float, float]]:
-    """Return bounds for pairs whose records lie farther apart than any pCPU's own reach.
+    """Return bounds for pairs of pCPUs whose records are farther apart than the longest span of any pCPU.
 
-    Tracing begins and ends on all pCPUs together: their records overlap in true time.
+    Tracing starts and stops on all pCPUs together, so their records overlap in true time.
     """
     seen = pcpus[pcpus["first_tsc"] > 0]
     spans = list(zip(*(seen[name].tolist() for name in ("pcpu", "first_tsc", "last_tsc")), strict=True))
@@ -168,7 +166,7 @@ def _apart(pcpus: pd.DataFrame) -> dict[tuple[int, int], tuple[float, float]]:
 
 
 def _excluded(buckets: pd.DataFrame) -> dict[tuple[int, int], tuple[I64, I64]]:
-    """Return, for each pair, how many excluded ranges begin and end in each bucket of cycles."""
+    """Return, by pair of pCPUs, how many excluded ranges begin and end in each bucket of cycles."""
     found: dict[tuple[int, int], tuple[I64, I64]] = {}
     for end, metric in enumerate((Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)):
         rows = buckets[buckets["metric"] == int(metric)]
@@ -182,12 +180,12 @@ def _excluded(buckets: pd.DataFrame) -> dict[tuple[int, int], tuple[I64, I64]]:
 
 @dataclass(frozen=True, slots=True)
 class _Excluded:
-    """How often each distance on one side of 0 is excluded.
+    """How many ranges exclude each difference on one side of 0.
 
     Attributes:
-        cycles: where the buckets begin, and where the last one ends.
-        depth: ranges that exclude all of a bucket.
-        gaps: what is not excluded, ascending: from, to; the last one has no end.
+        cycles: starts of the buckets, and the end of the last one.
+        depth: number of ranges that exclude all of a bucket.
+        gaps: (from, to) of what is not excluded, ascending; the last one has no end.
     """
 
     cycles: I64
@@ -196,7 +194,7 @@ class _Excluded:
 
     @classmethod
     def of(cls, begun: I64, ended: I64, across: int, doubtful: int) -> _Excluded:
-        """Add up ranges by bucket, and those from below 0; of ``doubtful`` ones over a place none counts."""
+        """Count the ranges over each bucket, ``across`` of them from below 0, minus ``doubtful`` ones."""
         cycles, greatest = bucket_bounds(np.arange(len(begun)))
         depth = across + np.cumsum(begun) - begun - np.cumsum(ended) - doubtful
         is_free = depth <= 0
@@ -208,16 +206,16 @@ class _Excluded:
         )
 
     def mean_depth(self, low: float, high: float) -> float:
-        """Return how many ranges exclude a distance between these two, on average."""
+        """Return how many ranges exclude a difference between these two, on average."""
         widths = np.diff(np.clip(self.cycles, low, high))
         return float((self.depth * widths).sum() / widths.sum())
 
 
 def _nearest(above: _Excluded, below: _Excluded) -> tuple[float, float]:
-    """Return low and high of the gap nearest to 0, if it is the only one far and wide.
+    """Return low and high of the gap nearest to 0, if no other gap is near; _OPEN otherwise.
 
-    A gap may be there by chance where few ranges lie: twice as far out as it reaches, on both sides, there
-    must be many and no other gap; gaps close to it count as one with it.
+    Where few ranges overlap, a gap may be chance.  So up to twice as far out as this gap reaches, on both
+    sides, there must be many ranges and no other gap; gaps next to it on its side are merged with it.
     """
     is_above = above.gaps[0] < below.gaps[0]
     near, far = (above, below) if is_above else (below, above)

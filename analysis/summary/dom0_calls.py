@@ -1,15 +1,15 @@
-"""How often were functions of dom0's kernel called in the trace's time, by bpf's counts?
+"""Bound how often functions of dom0's kernel were called during the trace, from bpf's counts.
 
-The recorder writes a line of counts a second, on CLOCK_MONOTONIC; the clock line of its meta.json sets
-them against the trace.  Calls of the lines that lie wholly in the trace are the least; those of all lines
-that touch it the most.  Rates are not scaled: in a capture of the lab, ten of eleven true counts lay outside
-what all of bpf's time gave, for it holds the recorder's own beginning.
+The recorder writes one line of counts per second, on CLOCK_MONOTONIC; the clock fit in meta.json maps that
+to the trace's TSC.  The calls in lines that are entirely within the trace are the lower bound, the calls in
+all lines that overlap it the upper bound.  Rates over all of bpf's time are not used: in a capture of the
+lab, ten of eleven true counts were outside what they gave, because that time includes the recorder's start.
 
-The least is sure, for a count only misses calls.  The most is inferred: a probe is skipped while another is
-handled on its CPU (so by an upcall in the midst of it), and Linux counts only a part of that.  Handlers of
-interrupts, by raw tracepoints that nothing skips, less ports by a probe tell how many upcalls went unseen:
-so many calls of each function may be missing.  privcmd_ioctl has no most: the recorder's own calls are not
-counted, and more threads than there are return probes may sleep in it.
+The lower bound is certain, because counting can only miss calls.  The upper bound is inferred: a probe is
+skipped while another one runs on its CPU (so when an upcall interrupts it), and Linux counts only some of
+the skipped ones.  Interrupt handlers, by raw tracepoints that are never skipped, minus ports handled, by a
+probe, is how many upcalls were missed, and each function may miss that many calls.  privcmd_ioctl has no
+upper bound: the recorder's own calls are not counted, and more threads than return probes may sleep in it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture.layout import Capture
 
 COLUMNS = ("kind", "function", "captures", "bounded", "count", "most_count")
-#: What a role's function is counted as (probes.bpf.functions).
+#: The kind that calls of a role's function are counted as (see probes.bpf.functions).
 KIND_OF_ROLE = {
     "upcall": Kind.UPCALL,
     "port": Kind.PORT_HANDLER,
@@ -46,14 +46,14 @@ _LIMIT = 1 << 47
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls that bpf counted while one capture was made.
+    """Calls that bpf counted during one capture.
 
     Attributes:
-        functions: watched, by what their calls are counted as.
-        counts: calls by (time that their line was read, kind), ns.
-        until_ns: it counted at least up to then.
-        missed: calls of one function that may be missing from all counts; None where nothing tells it.
-        hz, tsc, ns, error_ns: the clock line, and how far it may be off.
+        functions: names of the watched functions, by the kind that their calls are counted as.
+        counts: calls by (time of their line in ns, kind).
+        until_ns: bpf counted at least until this time.
+        missed: number of calls that each function may miss in total; None where it is not known.
+        hz, tsc, ns, error_ns: the line that fits the clocks, and its error bound.
     """
 
     functions: Mapping[Kind, str]
@@ -66,13 +66,13 @@ class Calls:
     error_ns: float
 
     def in_trace(self, first_tsc: int, last_tsc: int) -> pd.DataFrame:
-        """Return the rows of Partial.dom0_calls for a trace between two TSCs."""
+        """Return Partial.dom0_calls for a trace between two TSCs."""
         times = sorted({time for time, _ in self.counts})
         if not times or last_tsc <= first_tsc:
             return frame([])
         first, last = (self.ns + (tsc - self.tsc) * 1e9 / self.hz for tsc in (first_tsc, last_tsc))
         covers = times[0] <= first - self.error_ns and last + self.error_ns <= self.until_ns
-        # A line's time is from before its tables are read: it holds calls up to the next one's.
+        # A line's time is taken before its tables are read: it may count calls up to the next line's time.
         begins = dict(zip(times[1:], times, strict=False))
         sure: Counter[int] = Counter()
         may: Counter[int] = Counter()
@@ -92,7 +92,7 @@ class Calls:
 
 
 def frame(rows: list[tuple[int, str, int, int, int, int]]) -> pd.DataFrame:
-    """Return rows as Partial.dom0_calls."""
+    """Return the frame Partial.dom0_calls with these rows."""
     return pd.DataFrame(
         {
             name: pd.Series([row[at] for row in rows], dtype=object if name == "function" else np.int64)
@@ -104,14 +104,14 @@ def frame(rows: list[tuple[int, str, int, int, int, int]]) -> pd.DataFrame:
 def calls_of(
     capture: Capture, counts: Mapping[tuple[int, int], int], counters: Mapping[str, Any]
 ) -> Calls | None:
-    """Return what bpf says of calls; None where it does not say of which functions, or when.
+    """Return the calls that bpf counted; None where the functions, the clock fit or the counts are missing.
 
     Args:
-        counts: by (time of the line, kind), of all its lines.
-        counters: the programs' own, as told last.
+        counts: calls by (time of the line, kind), from all lines of the tables.
+        counters: the bpf programs' own counters, from the last line.
 
     Raises:
-        Exception: KeyError, TypeError, ValueError, AttributeError: meta.json is damaged.
+        KeyError, TypeError, ValueError, AttributeError: meta.json is damaged.
     """
     backends = capture.meta.get("backends") or {}
     facts = (backends.get("bpf") or {}).get("facts") or {}
@@ -125,7 +125,7 @@ def calls_of(
         return None
     hz, tsc, ns = float(line["hz"]), int(line["tsc"]), int(line["monotonic_ns"])
     if not 1e6 <= hz <= 1e12:
-        raise ValueError(f"{hz} is no TSC rate")
+        raise ValueError(f"{hz} is not a possible TSC rate")
     return Calls(
         functions,
         counts,
@@ -139,9 +139,10 @@ def calls_of(
 
 
 def _until_ns(backends: Mapping[str, Any]) -> int:
-    """Return until when bpf surely counted: backends stop one after the other, so until those before it.
+    """Return the time until which bpf certainly counted: the last end of a backend that stopped before it.
 
-    The lines that it writes as it stops are of a time when it does not count any more.
+    Backends stop one after the other, and the lines that bpf writes while it stops are from a time when
+    it no longer counts.
     """
     ends = {
         name: int(backend["monotonic_ns"][1])
@@ -155,8 +156,8 @@ def _until_ns(backends: Mapping[str, Any]) -> int:
 def _missed(
     facts: Mapping[str, Any], counts: Mapping[tuple[int, int], int], counters: Mapping[str, Any]
 ) -> int | None:
-    """Return how many calls of one function may be missing; None where handlers or ports were not watched."""
-    # Only a recording that came to its end has both.
+    """Return how many calls each function may miss; None where handlers or ports were not watched."""
+    # Only a recording that ended normally has both.
     if "missed_while_busy" not in facts or _HANDLERS not in facts.get("probes", ()):
         return None
     if "port" not in facts.get("functions", ()):
@@ -168,11 +169,11 @@ def _missed(
     told = int(facts["missed_while_busy"] or 0)
     missed = unseen + told + int(counters.get("unpaired", 0)) + int(counters.get("no_tally", 0))
     if not 0 <= missed < _LIMIT:
-        raise ValueError(f"{missed} is no count")
+        raise ValueError(f"{missed} is not a possible count")
     return missed
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not _FUNCTION.fullmatch(name):
-        raise ValueError("no name of a function")
+        raise ValueError("not a function name")
     return name

@@ -1,6 +1,6 @@
-"""What a capture's bpf tables and samples come down to, as frames that merge.
+"""Read a capture's bpf tables and samples into frames that can be merged.
 
-An irq or a port has another meaning in another boot, so its name is a part of the key.
+The number of an irq or a port means something else after a reboot, so its name is part of the key.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from xtrace.probes.capture.layout import BPF_TABLES, SAMPLES, SYMBOLS, XENCTX_SA
 from xtrace.probes.errors import TraceError
 from xtrace.probes.xen_abi import DOM0, IDLE_DOMAIN
 
-#: The event of samples that are dom0's alone, as perf/symbols.jsonl names it.
+#: The event whose samples are of dom0 only, as perf/symbols.jsonl names it.
 SOFTWARE_CLOCK = "software clock"
 
-#: min_ns of rows that have none, so that the least of several is right.
+#: min_ns of rows without durations, so that the minimum of merged rows is right.
 NO_MINIMUM = 1 << 62
 _MOST_NAME = 60
 _IF = 0x200
@@ -39,11 +39,11 @@ FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Dom0Frames:
-    """Frames of dom0's own side; see Partial for their columns.
+    """Frames of what was recorded inside dom0; see Partial for their columns.
 
     Attributes:
-        guest_rips: rows of Partial.tallies: instruction pointers that xenctx told of guests, perf of dom0.
-        calls: of dom0's functions; None where bpf does not tell them.
+        guest_rips: rows of Partial.tallies: instruction pointers of guests by xenctx, and of dom0 by perf.
+        calls: of dom0's functions; None where bpf did not count them.
     """
 
     tallies: pd.DataFrame
@@ -60,11 +60,11 @@ def nothing() -> Dom0Frames:
 
 
 def read(capture: Capture) -> Dom0Frames:
-    """Return the frames of a capture; empty ones where its backends were not used.
+    """Return the frames of a capture; they are empty for backends that were not used.
 
     Raises:
-        TraceError: a file is damaged, other than cut short.
-        OSError: one cannot be read.
+        TraceError: a file is damaged in another way than being truncated.
+        OSError: a file cannot be read.
     """
     facts = dict.fromkeys(FACTS, 0)
     try:
@@ -88,7 +88,7 @@ def _tables(
 ) -> tuple[
     dict[tuple[int, int, int, str], list[int]], dict[tuple[int, int, int, str, int], int], Calls | None
 ]:
-    """Add up the lines of the tables; names are those that were told last."""
+    """Sum the lines of the tables; for names, the last line that has one counts."""
     sums: dict[_TallyKey, list[int]] = {}
     by_time: Counter[tuple[int, int]] = Counter()
     buckets: Counter[tuple[int, int, int, int]] = Counter()
@@ -146,12 +146,12 @@ def _add(sums: dict[_TallyKey, list[int]], row: list[int]) -> None:
 def _sound(value: Any) -> int:
     number = int(value)
     if not 0 <= number < _LIMIT:
-        raise ValueError(f"{number} is no count")
+        raise ValueError(f"{number} is not a possible count")
     return number
 
 
 def _added(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
-    """Return how many interrupts came in between; those that are new began at 0."""
+    """Return how many interrupts came in between; an irq that is new started at 0."""
     return sum(map(int, _flat(after.values()))) - sum(
         map(int, _flat(counts for irq, counts in before.items() if irq in after))
     )
@@ -162,7 +162,7 @@ def _flat(rows: Iterable[Any]) -> Iterable[Any]:
 
 
 def _remote_domains(capture: Capture) -> dict[int, int]:
-    """Return the domain at the other end of dom0's ports, as lsevtchn told."""
+    """Return the domain at the other end of each of dom0's ports, from lsevtchn's output in meta.json."""
     domains = capture.meta.get("domains")
     rows = [row for row in domains if row.get("id") == 0] if isinstance(domains, list) else []
     ports = rows[0].get("event_channels") or () if rows else ()
@@ -172,7 +172,7 @@ def _remote_domains(capture: Capture) -> dict[int, int]:
 def _name(
     kind: int, ident: int, irqs: Mapping[int, str], ports: Mapping[int, int], remote: Mapping[int, int]
 ) -> str:
-    """Return what the host called an id; of a port, with the domain at its other end."""
+    """Return the host's name for an id; for a port, followed by the domain at its other end."""
     try:
         known = Kind(kind)
     except ValueError:
@@ -186,10 +186,10 @@ def _name(
 
 
 def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str, str, int]], _Rips]:
-    """Count the samples by where they lie, what runs there and whether events were masked, and dom0's RIPs.
+    """Count perf's samples by space, name and whether interrupts were off, and those that are RIPs of dom0.
 
-    By dom0's software clock all are dom0's, each of the vCPU whose stream it is in; hardware cycles are
-    counted in all domains, and nothing in a sample tells in which.
+    All samples of the software clock are dom0's, each of the vCPU whose stream it is in.  Hardware cycles
+    are sampled in all domains, and a sample does not say in which.
     """
     found: Counter[tuple[str, str, int]] = Counter()
     rips: _Rips = Counter()
@@ -216,19 +216,19 @@ def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str
         found[place, name, int(place == "kernel" and not flags & _IF)] += 1
         if is_own and place != "xen":
             if cpu >= 1 << 16:
-                raise ValueError("a sample of no vCPU")
+                raise ValueError("a sample of an impossible vCPU")
             rips[vcpu_key(DOM0, cpu), RipSource.PERF_CLOCK, ip] += 1
     return found, rips
 
 
 def _guest_rips(capture: Capture) -> _Rips:
-    """Count xenctx's samples."""
+    """Count the samples taken with xenctx."""
     found: _Rips = Counter()
     for line in capture.lines(XENCTX_SAMPLES):
         if "rip" in line:
             domain, vcpu, rip = int(line["domain"]), int(line["vcpu"]), int(line["rip"], 16)
             if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
-                raise ValueError("a sample of no vCPU")
+                raise ValueError("a sample of an impossible vCPU")
             found[vcpu_key(domain, vcpu), RipSource.XENCTX, rip] += 1
     return found
 

@@ -1,8 +1,8 @@
-"""Log-linear histograms: 64 buckets an octave, so a quantile is within 0.8 % of a value that was measured.
+"""Log-linear histograms: 64 buckets per octave, so a quantile is within 0.8 % of a measured value.
 
-Values below 64 cycles have a bucket each.  Above, bucket ``64 * o + p`` covers
+Each value below 64 cycles has its own bucket.  Above, bucket ``64 * o + p`` covers
 ``[(64 + p) << (o - 1), (65 + p) << (o - 1))``: at most 1/64 of the value wide, and
-its middle is at most 1/128 away from anything in it.
+its middle is at most 1/128 away from any value in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUANTILE_ERROR_RATIO = 1 / (2 * SUB_BUCKETS)
 
 
 def bucket_bounds(bucket: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the least and the greatest value, in cycles, that each bucket holds."""
+    """Return the least and the greatest value, in cycles, that belong to each bucket."""
     octave, place = bucket // SUB_BUCKETS, bucket % SUB_BUCKETS
     shift = np.maximum(octave - 1, 0)
     least = np.where(octave == 0, place, (SUB_BUCKETS + place) << shift)
@@ -32,12 +32,12 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
 
     Args:
         buckets: frame with the int64 columns ``by``, bucket and count; several rows may share a bucket.
-        by: columns that tell the groups.
+        by: columns that define the groups.
         at: quantiles in (0, 1].
 
     Returns:
-        The columns ``by``, ascending, and one float64 column ``p50_cycles`` (and so on) for each quantile:
-        the middle of the bucket that holds the value of that rank.
+        The columns ``by``, ascending, and one float64 column per quantile (``p50_cycles`` and so on): the
+        middle of the bucket that contains the value of that rank.
     """
     keys, starts, order = _groups(buckets, [*by, "bucket"], len(by))
     counts = buckets["count"].to_numpy(np.int64)[order]
@@ -56,14 +56,14 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
 def summarise(
     tallies: pd.DataFrame, buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float] = (0.5, 0.95, 0.99)
 ) -> pd.DataFrame:
-    """Return count, sum, mean, quantiles and extremes of each group of tallies.
+    """Return count, sum, mean, quantiles, min and max of each group of tallies.
 
     Args:
         tallies, buckets: rows of the same metrics, with the int64 columns ``by``.
 
     Returns:
         The columns ``by``, ascending, then count, sum_cycles, mean_cycles, min_cycles, p50_cycles ...,
-        max_cycles.  Quantiles are bounded by the exact extremes; NaN where no value has a bucket.
+        max_cycles.  Quantiles are clipped to the exact min and max; NaN where no value is in a bucket.
     """
     keys, starts, order = _groups(tallies, by, len(by))
 
@@ -91,10 +91,10 @@ def summarise(
 def _groups(
     frame: pd.DataFrame, by: Sequence[str], told_by: int
 ) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sort rows by the columns ``by``; the first ``told_by`` of them tell the groups.
+    """Sort rows by the columns ``by``; the first ``told_by`` of them define the groups.
 
     Returns:
-        (key columns of each group, first sorted row of each group, the order).
+        (key columns with one value per group, first sorted row of each group, the order).
     """
     columns = [frame[name].to_numpy(np.int64) for name in by]
     order = np.lexsort(columns[::-1])

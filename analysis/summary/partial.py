@@ -1,9 +1,8 @@
-"""What a trace came down to, as data frames that merge: over files, over hosts, over pieces.
+"""The result of a trace as data frames that can be merged: over files, hosts or pieces of a trace.
 
-Each frame has key columns and additive ones: counts and sums are added, minima
-and maxima taken, histogram buckets added.  So a partial of a thousand files is
-made the way one of two is, in any order, and a cluster (Dask) needs nothing
-more than ``merge``.
+The columns of a frame are either keys or mergeable: counts, sums and histogram buckets are added, and
+of minima and maxima the least and the greatest is taken.  So a thousand files are merged like two, in any
+order, and a cluster (Dask) needs only ``merge``.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ class Partial:
     """The mergeable result of one or more traces.
 
     Attributes:
-        tallies: metric, a, b | count, sum_cycles, min_cycles, max_cycles.  Metrics that only count have
-            no extremes: 0, so that they merge.
+        tallies: metric, a, b | count, sum_cycles, min_cycles, max_cycles.  Metrics that only count have 0
+            as min and max, so that they merge.
         buckets: metric, a, b, bucket | count.  Bucket numbers are those of bucket_bounds().
         records: pcpu, header | count: records by header word.
         pcpus: pcpu | first_tsc, last_tsc, blind_cycles, window_bytes.
@@ -68,11 +67,12 @@ class Partial:
         pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
         damages: offset, reason, skipped_bytes, kept one by one.
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
-        dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, of ns.
+        dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
         dom0_facts: one row of sums: captures, span_ns, and what was lost.
-        dom0_calls: kind, function | captures, bounded, count, most_count: traces in whose time calls of the
-            function were counted, and those of them with a most; the least, and the most of those.
+        dom0_calls: kind, function | captures, bounded, count, most_count: traces during which calls of the
+            function were counted, and how many of these have an upper bound; sums of the lower and of the
+            upper bounds.
     """
 
     tallies: pd.DataFrame
@@ -90,15 +90,15 @@ class Partial:
     dom0_calls: pd.DataFrame
 
     def labelled(self, host: str) -> Partial:
-        """Return the partial with a leading key column ``host``, to tell hosts apart in a merge."""
+        """Return the Partial with another key column ``host``, which keeps hosts separate in a merge."""
         return Partial(**{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)})
 
 
 def merge(partials: Iterable[Partial]) -> Partial:
-    """Return the partial of all traces together.
+    """Return the Partial of all traces together.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no Partial.
     """
     parts = list(partials)
     if not parts:
@@ -126,7 +126,7 @@ def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) 
 
 
 def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
-    """Put what one pass collected, and what bpf counted in dom0 meanwhile, into frames."""
+    """Return the frames of what one pass collected and of what bpf counted in dom0 during the trace."""
     dom0 = dom0 or dom0_frames.nothing()
     table = collected.tallies.table
     counted = _counted(collected)
@@ -209,7 +209,7 @@ _A_MASK = (1 << METRIC_SHIFT) - 1
 
 
 def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Return the dense counters as rows {metric, a, b, count}."""
+    """Return the non-zero per-vCPU counters as rows {metric, a, b, count}."""
     vcpu, column = np.nonzero(collected.vcpu_counts)
     single = column >= C_SINGLE
     metric = np.select(

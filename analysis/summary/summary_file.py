@@ -1,13 +1,12 @@
-"""Stored summaries: what a trace came down to, in a file, so that no raw record is read again.
+"""Write and read stored summaries: the result of a trace in a file, so that the trace need not be read again.
 
-A summary is a zip archive.  Its first member, ``xtrace-summary.json``, says what
-the others are; each of these is a column of a frame of Partial, as
-``frame/column.npy`` (numbers) or ``frame/column.text`` or ``.objects`` (JSON).  So
-unzip and numpy.load() read it too.  It is written by one version of the tables and read by the same only:
-where the frames or the metrics have changed, the trace must be read again.
+A summary is a zip archive.  Its first member, ``xtrace-summary.json``, describes the others; each of
+them is a column of a frame of Partial, as ``frame/column.npy`` (numbers), ``frame/column.text`` or
+``.objects`` (JSON), so unzip and numpy.load() can read it too.  Only the version of the tables that
+wrote it can read it: when the frames or the metrics have changed, the trace must be read again.
 
-Summaries may come from strangers: nothing in them is executed or unpickled, sizes are
-bounded before memory is taken, and what the tables rely on is checked.
+Summaries may come from untrusted sources: nothing in them is executed or unpickled, sizes are checked
+before memory is allocated, and so is everything that the tables rely on.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.format import MAX_PCPUS
 from xtrace.probes.reader.read_facts import ReadFacts
 
-#: Members carry no time of their own: the same summary makes the same bytes.
+#: All members get this time, so that the same summary makes the same bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-#: NumPy's kinds of numbers, and of truth.
+#: NumPy's kinds of numbers and booleans.
 _NUMBERS = "iufb"
 _ANY_TYPE = "any"
 
-#: What the tables rely on; beyond, a sum would overflow or a look-up miss.
+#: The ranges that the tables rely on; outside them a sum could overflow or a look-up fail.
 _BOUNDS = {
     "metric": (0, 255),
     "a": (0, (1 << 48) - 1),
@@ -71,7 +70,7 @@ _A_SUM = (0, 1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A partial with where it comes from."""
+    """A Partial and its origin."""
 
     partial: Partial
     origin: Origin
@@ -81,10 +80,11 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
     """Return the summary of all traces together.
 
     Args:
-        hz: cycles a second, where they are given; else what the first summary says.
+        hz: TSC rate; by default that of the first summary.
+        hz_source: how ``hz`` is known.
 
     Raises:
-        ValueError: there is none.
+        ValueError: ``summaries`` is empty.
     """
     partial = merge_partials(summary.partial for summary in summaries)
     first = summaries[0].origin
@@ -102,14 +102,14 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
 
 
 def write_summary(summary: Summary, path: Path) -> None:
-    """Write a summary to ``path``, whole or not at all.
+    """Write a summary to ``path`` atomically, replacing an older summary.
 
     Raises:
-        TraceError: what is at ``path`` is no summary; it is left alone.
+        TraceError: ``path`` exists and is not a summary; it is left as it is.
         OSError: it cannot be written.
     """
     if os.path.lexists(path) and not is_summary(path):
-        raise TraceError(f"{path}: is there and no summary of xtrace; choose another name or remove it")
+        raise TraceError(f"{path}: exists and is not an xtrace summary; choose another name or remove it")
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -135,12 +135,12 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
     except OtherVersionError as error:
         raise TraceError(
             f"{os.fspath(path)}: written by another version of xtrace ({error}); "
-            "remove it or make it again from its trace"
+            "remove it or make it again from the trace"
         ) from None
     except BROKEN as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise TraceError(
-            f"{os.fspath(path)}: damaged summary: {said:.200}; make it again from its trace"
+            f"{os.fspath(path)}: damaged summary: {said:.200}; make it again from the trace"
         ) from None
 
 
@@ -174,7 +174,7 @@ def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _packed(column: pd.Series[Any], name: str) -> tuple[str, bytes]:
-    """Return kind and bytes of a column: numbers as NumPy writes them, text and what is mixed as JSON."""
+    """Return the kind and bytes of a column: numbers in NumPy's format, text and mixed values as JSON."""
     values = column.to_numpy()
     if values.dtype.kind in _NUMBERS:
         out = io.BytesIO()
@@ -182,7 +182,7 @@ def _packed(column: pd.Series[Any], name: str) -> tuple[str, bytes]:
         return "npy", out.getvalue()
     plain = [value.item() if isinstance(value, np.generic) else value for value in values.tolist()]
     if not all(isinstance(value, str | int) for value in plain):
-        raise TypeError(f"{name}: holds neither numbers nor text")
+        raise TypeError(f"{name}: contains neither numbers nor text")
     return "objects" if column.dtype == object else "text", json.dumps(plain).encode()
 
 
@@ -194,13 +194,13 @@ def _read(archive: zipfile.ZipFile) -> Summary:
     expected = _expected()
     frames, rows = head["frames"], head["rows"]
     if not isinstance(frames, dict) or not isinstance(rows, dict):
-        raise ValueError("its head does not say what it holds")
+        raise ValueError("its head does not describe its frames")
     if set(frames) != set(expected):
-        raise OtherVersionError("its frames are others")
+        raise OtherVersionError("its frames differ")
     made: dict[str, pd.DataFrame] = {}
     for name, dtypes in expected.items():
         if not set(dtypes) <= set(frames[name]):
-            raise OtherVersionError(f"columns of {name} are others")
+            raise OtherVersionError(f"columns of {name} are missing")
         columns = {
             column: _unpacked(archive, f"{name}/{column}", kind, rows[name])
             for column, kind in frames[name].items()
@@ -211,75 +211,75 @@ def _read(archive: zipfile.ZipFile) -> Summary:
     _check_histograms(made["tallies"], made["buckets"])
     _check_keys(made["dom0_tallies"], made["dom0_buckets"])
     if made["facts"].empty:
-        raise ValueError("no facts")
+        raise ValueError("facts has no row")
     if not all(str(reason).isprintable() for reason in made["damages"]["reason"]):
-        raise ValueError("damages.reason is not to be printed")
+        raise ValueError("damages.reason contains unprintable characters")
     return Summary(Partial(**made), origin_of(head))
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> pd.Series[Any]:
-    """Return a column; ``name`` is bounded by the size of the head."""
+    """Return a column; the bounded size of the head bounds the length of ``name``."""
     if kind in ("text", "objects"):
         values = json.loads(archive.read(f"{name}.{kind}"))
         allowed = str if kind == "text" else str | int
         if not isinstance(values, list) or not all(isinstance(value, allowed) for value in values):
-            raise ValueError(f"{name} is no list of text")
+            raise ValueError(f"{name} is not a list of text")
         if len(values) != rows:
-            raise ValueError(f"{name} has not {rows} values")
-        # Text as pandas itself holds it, which depends on its version.
+            raise ValueError(f"{name} does not have {rows} values")
+        # The dtype that pandas itself uses for text depends on its version.
         return pd.Series(values, dtype=pd.Series(["text"]).dtype if kind == "text" else object)
     if kind != "npy":
-        raise ValueError(f"{name} is of no known kind")
+        raise ValueError(f"{name} is of an unknown kind")
     content = archive.read(f"{name}.npy")
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{name} is no array of version 1.0")
+        raise ValueError(f"{name} is not a .npy array of version 1.0")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     if shape != (rows,) or dtype.kind not in _NUMBERS or not dtype.isnative:
-        raise ValueError(f"{name} is not {rows} numbers")
+        raise ValueError(f"{name} is not an array of {rows} numbers")
     if len(content) - file.tell() != rows * dtype.itemsize:
-        raise ValueError(f"{name} is cut short or too long")
+        raise ValueError(f"{name} is truncated or too long")
     return pd.Series(np.frombuffer(content, dtype, offset=file.tell()).copy())
 
 
 def _check(name: str, column: pd.Series[Any], dtype: str) -> None:
-    """Raise where a column that every partial has is not what the tables take it for."""
+    """Raise ValueError where a required column has a dtype or values that the tables do not expect."""
     if dtype == _ANY_TYPE:
         return
     if str(column.dtype) != dtype and len(column):
-        raise ValueError(f"{name} is of {column.dtype}, not of {dtype}")
+        raise ValueError(f"{name} is {column.dtype}, not {dtype}")
     frame, _, key = name.partition(".")
     bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if frame == "facts" else None)
     if len(column) and bounds:
         low, high = bounds
         if column.min() < low or column.max() > high:
-            raise ValueError(f"{name} holds {column.min()} to {column.max()}")
+            raise ValueError(f"{name} is {column.min()} to {column.max()}, allowed is {low} to {high}")
 
 
 def _check_keys(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
-    """Raise where there is a histogram without the tally that it belongs to."""
+    """Raise ValueError where a histogram has no tally."""
     keys = [name for name in buckets.columns if name not in ("bucket", "count", "host")]
     known = tallies[keys].drop_duplicates()
     if len(buckets[keys].drop_duplicates().merge(known)) < len(buckets[keys].drop_duplicates()):
-        raise ValueError("a histogram without its tally")
+        raise ValueError("a histogram without a tally")
 
 
 def _check_histograms(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
-    """Raise where tallies of times and their histograms do not hold the same intervals."""
+    """Raise ValueError where tallies of times and their histograms do not count the same intervals."""
     keys = ["metric", "a", "b"]
     timed = tallies[tallies["metric"] < int(FIRST_COUNT)]
     counts = timed.groupby(keys).agg({"count": "sum", "min_cycles": "min"})
     placed = buckets.groupby(keys)["count"].sum().reindex(counts.index, fill_value=0)
     if placed.sum() != buckets["count"].sum() or (placed > counts["count"]).any():
-        raise ValueError("a histogram without its tally")
-    # What is below 0 is in no bucket.
+        raise ValueError("a histogram without a tally")
+    # Negative values are in no bucket.
     if (placed[counts["min_cycles"] >= 0] != counts["count"][counts["min_cycles"] >= 0]).any():
-        raise ValueError("a tally without its histogram")
+        raise ValueError("a tally without a matching histogram")
 
 
 @cache
 def _expected() -> dict[str, dict[str, str]]:
-    """Return the dtype of each column of each frame; text, and what a list begins, may be of any."""
+    """Return the dtype of each column of each frame; columns that are not numbers may have any."""
     partial = partial_of(_nothing())
     frames = {part.name: getattr(partial, part.name) for part in fields(Partial)}
     return {
@@ -292,7 +292,7 @@ def _expected() -> dict[str, dict[str, str]]:
 
 
 def _nothing() -> Collected:
-    """Return what a trace of no records leaves."""
+    """Return the result of a pass over a trace without records."""
     none = np.zeros(0, np.int64)
     tallies = TallyColumns(
         np.zeros((0, T_COLUMNS), np.int64),

@@ -1,4 +1,4 @@
-"""Stored summaries, as far as they can be known without pandas: which file is one, and of what.
+"""Identify stored summaries without importing pandas: whether a file is one, and of which trace.
 
 A summary is a zip archive whose first member is its head, ``xtrace-summary.json``.
 """
@@ -21,11 +21,11 @@ from xtrace.probes.errors import TraceError
 
 SCHEMA_VERSION = 3
 SUFFIX = ".summary"
-#: Of a cost: least, least and greatest where nothing misses the caches, greatest.
+#: The ends of a cost interval: least, least and greatest with no cache misses, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")
 HEAD = "xtrace-summary.json"
 
-#: What a damaged archive, or one made to harm, can make Python's readers raise.
+#: What Python's readers can raise on a damaged or malicious archive.
 BROKEN = (
     ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, RuntimeError,
     RecursionError, OverflowError, zipfile.BadZipFile, zlib.error,
@@ -39,24 +39,24 @@ _HZ_RANGE = (1e6, 1e12)
 
 
 class OtherVersionError(TraceError):
-    """A summary whose frames or metrics are not those of this version."""
+    """A summary whose schema, frames or metrics are not those of this version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What is known of a summary's trace besides its records.
+    """What is known about a summary's trace besides its records.
 
     Attributes:
         name: the trace as the user named it.
-        tsc_hz: cycles a second, where a sidecar file or the user told; else None, and the records must tell.
-        tsc_hz_source: how it is known.
+        tsc_hz: TSC rate from a sidecar file or the user; None to estimate it from the records.
+        tsc_hz_source: how ``tsc_hz`` is known.
         emulated: software emulated the host.
         window: the part of the trace that was counted, in words; empty for all of it.
-        domains: name of each domain whose name the recorder told, by id.
-        files: name, size and time of change in ns of each file that it was made of; empty where they
-            cannot be had again (standard input, several traces).
-        costs: by domain, the share of its running time that its fences take, COST_ENDS of an interval, as a
-            report with an image and a calibration modelled it; empty where none did.
+        domains: names of domains by id, where the recorder saved them.
+        files: name, size and mtime in ns of each file that it was made from; empty where they cannot be
+            read again (standard input, several traces).
+        costs: by domain, the share of its running time that fences take (COST_ENDS), from a report with
+            image and calibration; empty without one.
     """
 
     name: str
@@ -70,10 +70,10 @@ class Origin:
 
 
 def is_summary(path: str | os.PathLike[str]) -> bool:
-    """Return whether the file at ``path`` claims to be a summary; False where there is none."""
+    """Return whether the file at ``path`` starts like a summary; False where it does not exist."""
     mark = HEAD.encode()
     try:
-        # A pipe would lose what is read from it.
+        # What is read from a pipe here would be lost to the reader.
         if not Path(path).is_file():
             return False
         with open(path, "rb") as file:
@@ -84,12 +84,12 @@ def is_summary(path: str | os.PathLike[str]) -> bool:
 
 
 def beside(trace: Path) -> Path:
-    """Return where the summary of a trace or of a capture's folder is kept."""
+    """Return the path at which the summary of a trace or of a capture folder is kept."""
     return trace / SUFFIX[1:] if trace.is_dir() else trace.with_name(trace.name + SUFFIX)
 
 
 def files_of(trace: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of change of a trace and its sidecar, or of all files of a folder."""
+    """Return name, size and mtime in ns of a trace and its sidecar, or of all files in a folder."""
     if trace.is_dir():
         own = beside(trace)
         found = sorted(path for path in trace.rglob("*") if path.is_file() and path != own)
@@ -102,7 +102,7 @@ def files_of(trace: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def kept(trace: Path) -> Path | None:
-    """Return where the summary of a trace lies, or None if there is none of the trace as it is now."""
+    """Return the path of the summary kept for a trace, or None if none matches the trace as it is now."""
     path = beside(trace)
     if not is_summary(path):
         return None
@@ -127,7 +127,7 @@ def names_in(path: Path) -> Mapping[int, str]:
 
 
 def head_for(origin: Origin) -> dict[str, Any]:
-    """Return the part of a head that says what a summary is of, and of which version of the tables."""
+    """Return the part of a head that identifies the trace and the version of the tables."""
     return {
         "schema_version": SCHEMA_VERSION,
         "xtrace_version": __version__,
@@ -137,11 +137,11 @@ def head_for(origin: Origin) -> dict[str, Any]:
 
 
 def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """Return the head of a summary, once its sizes are known to be bearable.
+    """Check the sizes in a summary's archive and return its head.
 
     Raises:
         OtherVersionError: another version of the tables wrote it.
-        Exception: of BROKEN, for it is damaged.
+        Exception: one of BROKEN: it is damaged.
     """
     sizes = {member.filename: member.file_size for member in archive.infolist()}
     if len(sizes) > _MAX_MEMBERS or sum(sizes.values()) > _MAX_BYTES:
@@ -150,7 +150,7 @@ def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise ValueError("its head is too large")
     head = json.loads(archive.read(HEAD))
     if not isinstance(head, dict):
-        raise ValueError("its head is no JSON object")
+        raise ValueError("its head is not a JSON object")
     if head["schema_version"] != SCHEMA_VERSION:
         raise OtherVersionError("another schema")
     if head["metrics"] != _metrics():
@@ -159,23 +159,23 @@ def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def origin_of(head: Mapping[str, Any]) -> Origin:
-    """Return what a summary is of.
+    """Return the origin in a summary's head.
 
     Raises:
-        Exception: of BROKEN, for it is damaged.
+        Exception: one of BROKEN: it is damaged.
     """
     found = head["origin"]
     hz = found["tsc_hz"]
     if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
-        raise ValueError("its tsc_hz is no number of cycles a second")
+        raise ValueError("its tsc_hz is not a possible TSC rate")
     name, source, window = (found[key] for key in ("name", "tsc_hz_source", "window"))
     if not all(isinstance(text, str) for text in (name, source, window)):
-        raise ValueError("its origin is no text")
+        raise ValueError("name, tsc_hz_source or window in its origin is not text")
     domains = {int(domain): str(text)[:_MAX_NAME] for domain, text in found["domains"].items()}
     files = tuple((str(path), int(size), int(time)) for path, size, time in found["files"])
     costs = {int(domain): tuple(map(float, ends)) for domain, ends in found["costs"].items()}
     if any(len(ends) != len(COST_ENDS) or not all(abs(end) <= 1 for end in ends) for ends in costs.values()):
-        raise ValueError("its costs are no shares of a time")
+        raise ValueError(f"its costs are not {len(COST_ENDS)} shares from -1 to 1")
     return Origin(name, hz, source, found["emulated"] is True, window, domains, files, costs)
 
 

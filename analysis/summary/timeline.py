@@ -1,9 +1,8 @@
-"""Events of the kernel's clock and records of the TSC on one axis, with the error stated.
+"""Put events on the kernel's clock and records on the TSC on one time axis, with a stated error.
 
-Between two clock pairs a straight line is taken: clocks that NTP slews, or that Xen corrects,
-are followed from second to second.  How far that holds is shown by the pairs themselves:
-each one is foretold from its neighbours, and the worst surprise, with half the time
-that a pair takes to read, is the error.
+Time is interpolated linearly between two clock pairs, which follows clocks that NTP slews or that Xen
+corrects.  The pairs themselves show the error: each is predicted from its neighbours, and the error
+is the worst difference plus half the time that it takes to read a pair.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class Timeline:
     """Both clocks at some moments.
 
     Attributes:
-        tscs: int64 [pairs], ascending; monotonic_ns: int64 [pairs], CLOCK_MONOTONIC then.
-        hz: cycles a second, by a line through all.
-        error_ns: how far a time may be off between the first and the last pair; None where fewer than
-            three pairs leave it open.
+        tscs: int64 [pairs], ascending.
+        monotonic_ns: int64 [pairs], CLOCK_MONOTONIC at these TSCs.
+        hz: TSC rate, by a line through all pairs.
+        error_ns: error bound of a time between the first and the last pair; None with fewer than three pairs.
     """
 
     tscs: I64
@@ -38,22 +37,24 @@ class Timeline:
     error_ns: float | None
 
     def ns_of(self, tscs: npt.ArrayLike) -> I64:
-        """Return CLOCK_MONOTONIC ns at ``tscs``; before the first pair and after the last by ``hz``."""
+        """Return CLOCK_MONOTONIC at ``tscs``, in ns; outside the pairs it is extrapolated by ``hz``."""
         return _along(np.asarray(tscs, np.int64), self.tscs, self.monotonic_ns, 1e9 / self.hz)
 
     def tscs_of(self, monotonic_ns: npt.ArrayLike) -> I64:
-        """Return the TSC at times of CLOCK_MONOTONIC."""
+        """Return the TSC at times of CLOCK_MONOTONIC; outside the pairs it is extrapolated by ``hz``."""
         return _along(np.asarray(monotonic_ns, np.int64), self.monotonic_ns, self.tscs, self.hz / 1e9)
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Markers that were sent and those that stand in the trace.
+    """How many markers were sent, and how many of them are in the trace.
 
     Attributes:
-        sent: how many; found: with Xen's TSC; outside: found with a TSC outside the readings around it.
-        worst_cycles: by how much the worst of these lies outside: the TSC of Xen is not that of user space,
-            or those of two pCPUs differ.
+        sent: markers that the recorder sent.
+        found: markers with a record in the trace, which has Xen's TSC.
+        outside: those found whose TSC is not between the two readings around the send.
+        worst_cycles: how far outside the worst of these is: Xen's TSC is not that of user space, or the TSCs
+            of two pCPUs differ.
     """
 
     sent: int
@@ -71,20 +72,20 @@ def of_capture(capture: Capture) -> Timeline:
     made = of_pairs(capture.clock_pairs())
     if made is None:
         raise TraceError(
-            f"{capture.path}: has no two clock pairs to put kernel events and the trace together"
+            f"{capture.path}: fewer than two clock pairs, so kernel events cannot be aligned with the trace"
         )
     return made
 
 
 def of_pairs(pairs: Sequence[ClockPair]) -> Timeline | None:
-    """Return the timeline through clock pairs, None where no two differ in time."""
+    """Return the timeline through clock pairs, None where no two of them differ in time."""
     line = fit(pairs)
     if line is None:
         return None
     kept = narrow(pairs)
     tscs = np.array([pair.middle for pair in kept], np.int64)
     times = np.array([pair.monotonic_ns for pair in kept], np.int64)
-    # Pairs of several CPUs may be a little out of order in one clock.
+    # Pairs from several CPUs may be slightly out of order in one of the clocks.
     inside = (np.diff(tscs, prepend=tscs[0] - 1) > 0) & (np.diff(times, prepend=times[0] - 1) > 0)
     tscs, times = tscs[inside], times[inside]
     if len(tscs) < 2:
@@ -93,11 +94,11 @@ def of_pairs(pairs: Sequence[ClockPair]) -> Timeline | None:
 
 
 def compare_marks(sent: Sequence[Mark], found_numbers: I64, found_tscs: I64) -> Marks:
-    """Compare the markers that were sent with the records of them in the trace.
+    """Compare the markers that were sent with their records in the trace.
 
     Args:
         sent: as the recorder noted them.
-        found_numbers, found_tscs: int64, of each record of a marker.
+        found_numbers, found_tscs: int64, number and TSC of each marker record.
     """
     known = dict(zip(found_numbers.tolist(), found_tscs.tolist(), strict=True))
     met = [(mark, known[mark.number]) for mark in sent if mark.number in known]
@@ -116,9 +117,9 @@ def _error_ns(tscs: I64, times: I64, bracket_ns: float) -> float | None:
 
 
 def _along(wanted: I64, known: I64, values: I64, slope: float) -> I64:
-    """Return the values at ``wanted``: between two known points by their line, outside by ``slope``."""
+    """Return the values at ``wanted``: interpolated between known points, extrapolated by ``slope``."""
     left = np.clip(np.searchsorted(known, wanted, side="right") - 1, 0, len(known) - 2)
-    # By differences: a 64-bit TSC has more bits than a float.
+    # Only differences become floats: a 64-bit TSC has more bits than a float's mantissa.
     steps = np.diff(values) / np.diff(known)
     slopes = np.where((wanted < known[0]) | (wanted > known[-1]), slope, steps[left])
     start = np.where(wanted > known[-1], len(known) - 1, left)

@@ -1,4 +1,4 @@
-"""Which versions of Xen can have written a trace?"""
+"""Find the versions of Xen that can have written a trace."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One question a file."""
+"""The report's tables, one subject per module."""

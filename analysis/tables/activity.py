@@ -1,4 +1,4 @@
-"""What did guests ask of Xen: hypercalls, traps, emulations, memory, VM exits, and where they were then?"""
+"""Tables of guest activity: hypercalls, traps, grants, VM exits, interrupts, C-states and guest RIPs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from xtrace.probes.catalog import by_id, exits, names
 from xtrace.probes.xen_abi import Hypercall
 
 _EXACT = Quality.EXACT
-_COUNT = Column("count", _EXACT, "records", "count")
-_PER_S = Column("per_s", _EXACT, "a second", "/s")
+_COUNT = Column("count", _EXACT, "number of records", "count")
+_PER_S = Column("per_s", _EXACT, "records per second", "/s")
 _COMMANDS: dict[int, Mapping[int, str]] = {
     Hypercall.SCHED_OP: names.SCHED_OPS,
     Hypercall.SCHED_OP_COMPAT: names.SCHED_OPS,
@@ -26,7 +26,7 @@ _COMMANDS: dict[int, Mapping[int, str]] = {
 
 
 def hypercalls(measures: Measures) -> pd.DataFrame:
-    """Return hypercalls and multicall entries by vCPU and number, most first."""
+    """Return hypercalls and multicall entries by vCPU and number, most frequent first."""
     calls = measures.counts(Metric.HYPERCALL).assign(kind="call")
     subcalls = measures.counts(Metric.SUBCALL).assign(kind="subcall")
     table = pd.concat((calls, subcalls)).rename(columns={"b": "op"})
@@ -35,7 +35,7 @@ def hypercalls(measures: Measures) -> pd.DataFrame:
 
 
 def commands(measures: Measures) -> pd.DataFrame:
-    """Return the commands of sched_op, vcpu_op and grant_table_op, most first."""
+    """Return the commands of sched_op, vcpu_op and grant_table_op, most frequent first."""
     table = measures.counts(Metric.COMMAND)
     op, command = high_of(table["b"]), low_of(table["b"])
     label = [_COMMANDS[int(o)].get(int(c), str(c)) for o, c in zip(op, command, strict=True)]
@@ -44,7 +44,7 @@ def commands(measures: Measures) -> pd.DataFrame:
 
 
 def traps(measures: Measures) -> pd.DataFrame:
-    """Return traps, faults and emulations of PV guests, most first."""
+    """Return traps, faults and emulations of PV guests, most frequent first."""
     trapped = measures.counts(Metric.TRAP)
     trapped = trapped.assign(
         event="trap", what=trapped["b"].map(lambda vector: names.TRAPS.get(int(vector), f"vector {vector}"))
@@ -56,7 +56,7 @@ def traps(measures: Measures) -> pd.DataFrame:
 
 
 def memory(measures: Measures) -> pd.DataFrame:
-    """Return grant and memory records by the vCPU that ran and the domain they concern."""
+    """Return grant and memory records by the running vCPU and the domain whose pages they are about."""
     table = measures.counts(Metric.MEMORY)
     table = table.assign(
         event=high_of(table["b"]).map(lambda event: _event_name(int(event))), target=low_of(table["b"])
@@ -75,7 +75,7 @@ def vm_exits(measures: Measures) -> pd.DataFrame:
 
 
 def hvm_events(measures: Measures) -> pd.DataFrame:
-    """Return the records of HVM handlers, most first."""
+    """Return the records of HVM handlers, most frequent first."""
     table = measures.counts(Metric.HVM_EVENT)
     table = table.assign(event=table["b"].map(lambda event: _event_name(int(event))), detail="")
     calls = measures.counts(Metric.VMMCALL)
@@ -91,14 +91,14 @@ def hvm_events(measures: Measures) -> pd.DataFrame:
 
 
 def irqs(measures: Measures) -> pd.DataFrame:
-    """Return the handling of interrupts by irq and pCPU, most cycles first."""
+    """Return interrupt handling times by irq and pCPU, most cycles first."""
     table = measures.times_by_b(Metric.IRQ_HANDLING).rename(columns={"a": "irq", "b": "pcpu"})
     table["per_s"] = measures.per_second(table["count"])
     return table.sort_values("sum_cycles", ascending=False, kind="stable")
 
 
 def idle_states(measures: Measures) -> pd.DataFrame:
-    """Return the time of each pCPU by C-state."""
+    """Return the time of each pCPU in each C-state."""
     table = measures.times_by_b(Metric.CSTATE).rename(columns={"a": "pcpu", "b": "cstate"})
     table["share_ratio"] = measures.of_span(table["sum_cycles"])
     table["per_s"] = measures.per_second(table["count"])
@@ -106,7 +106,7 @@ def idle_states(measures: Measures) -> pd.DataFrame:
 
 
 def rip_samples(measures: Measures) -> pd.DataFrame:
-    """Return the guest instruction pointers that records carry, most first."""
+    """Return guest instruction pointers by vCPU and source, most frequent first."""
     table = measures.counts(Metric.RIP)
     sources = {int(source): source.name.lower() for source in RipSource}
     table = table.assign(
@@ -142,7 +142,7 @@ def _times(what: str, shown: dict[str, str]) -> tuple[Column, ...]:
 
 
 _SHOWN = {"mean_cycles": "mean", "p50_cycles": "p50", "p95_cycles": "p95", "max_cycles": "max"}
-_SUM = Column("sum_cycles", _EXACT, "time", "total")
+_SUM = Column("sum_cycles", _EXACT, "total time", "total")
 _SHARE = Column("share_ratio", _EXACT, "share of the trace's span", "share")
 
 TABLES = (
@@ -155,8 +155,8 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("op", Quality.KEY, "hypercall number", "op"),
-            Column("name", Quality.KEY, "its name", "name"),
-            Column("kind", Quality.KEY, "call, or subcall for an entry of a multicall", "kind"),
+            Column("name", Quality.KEY, "hypercall name", "name"),
+            Column("kind", Quality.KEY, "call, or subcall for a multicall entry", "kind"),
             _COUNT,
             _PER_S,
         ),
@@ -170,8 +170,8 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("op", Quality.KEY, "hypercall number", None),
-            Column("name", Quality.KEY, "its name", "hypercall"),
-            Column("command", Quality.KEY, "the command", "command"),
+            Column("name", Quality.KEY, "hypercall name", "hypercall"),
+            Column("command", Quality.KEY, "command, the hypercall's first argument", "command"),
             _COUNT,
             _PER_S,
         ),
@@ -184,8 +184,8 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("event", Quality.KEY, "record", "event"),
-            Column("what", Quality.KEY, "which trap", "trap"),
+            Column("event", Quality.KEY, "event name", "event"),
+            Column("what", Quality.KEY, "trap name or vector; empty for other events", "trap"),
             _COUNT,
             _PER_S,
         ),
@@ -198,42 +198,40 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column("event", Quality.KEY, "record", "event"),
-            Column("target", Quality.KEY, "domain whose pages it concerns", "for domain"),
+            Column("event", Quality.KEY, "event name", "event"),
+            Column("target", Quality.KEY, "domain whose pages the record is about", "for domain"),
             _COUNT,
             _PER_S,
         ),
-        bias="domain and vcpu are those that ran on the pCPU; 32768 stands for unknown",
+        bias="domain and vcpu are what was running on the pCPU; domain 32768 is unknown",
     ),
     Table(
         "vm_exits",
         "hvm",
-        "VM exits, and the time until the entry",
+        "VM exits, and the time to the next VM entry",
         vm_exits,
         (
             DOMAIN,
             VCPU,
             Column("reason", Quality.KEY, "exit reason", None),
-            Column("name", Quality.KEY, "its name; VMX or SVM told by the reasons that occur", "reason"),
+            Column("name", Quality.KEY, "name of the reason; VMX or SVM, by which reasons occur", "reason"),
             _COUNT,
             _PER_S,
             _SUM,
             _SHARE,
-            *_times("VMEXIT to VMENTRY, or to where the vCPU waits for a pCPU", _SHOWN),
+            *_times("VMEXIT to VMENTRY, or until the vCPU starts to wait for a pCPU", _SHOWN),
         ),
     ),
     Table(
         "hvm_events",
         "hvm",
-        "What the exits did",
+        "HVM handler events",
         hvm_events,
         (
             DOMAIN,
             VCPU,
-            Column("event", Quality.KEY, "record", "event"),
-            Column(
-                "detail", Quality.KEY, "hypercall of a VMMCALL; what an interrupt window is for", "detail"
-            ),
+            Column("event", Quality.KEY, "event name", "event"),
+            Column("detail", Quality.KEY, "vmmcall: the hypercall; intr_window: why it was opened", "detail"),
             _COUNT,
             _PER_S,
         ),
@@ -241,7 +239,7 @@ TABLES = (
     Table(
         "irqs",
         "irqs",
-        "Interrupts that Xen handled",
+        "Interrupts handled by Xen",
         irqs,
         (
             Column("irq", Quality.KEY, "Xen's irq number", "irq"),
@@ -249,13 +247,13 @@ TABLES = (
             _COUNT,
             _PER_S,
             _SUM,
-            *_times("entry to exit of the handler", _SHOWN),
+            *_times("handler entry to exit", _SHOWN),
         ),
     ),
     Table(
         "idle_states",
         "irqs",
-        "C-states of the pCPUs",
+        "pCPU C-states",
         idle_states,
         (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
@@ -270,7 +268,7 @@ TABLES = (
     Table(
         "rip_samples",
         "rips",
-        "Where guests were when a record told it",
+        "Guest instruction pointers by source",
         rip_samples,
         (
             DOMAIN,
@@ -278,13 +276,13 @@ TABLES = (
             Column(
                 "source",
                 Quality.KEY,
-                "what made Xen record it; xenctx: asked for, pausing it; perf_clock: dom0, by its clock",
+                "what recorded it; xenctx: sampled while paused; perf_clock: dom0's software clock",
                 "source",
             ),
             Column("rip", Quality.KEY, "guest instruction pointer", "rip"),
             _COUNT,
             _PER_S,
         ),
-        bias="places that trap; by xenctx, where a paused vCPU blocks; by perf_clock: time",
+        bias="entries into Xen; xenctx: where vCPUs block; perf_clock: samples in time",
     ),
 )

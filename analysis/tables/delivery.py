@@ -1,8 +1,8 @@
-"""How are events delivered: who wakes whom, and how long until the woken vCPU runs?
+"""Tables of event delivery: who wakes whom, and how long it takes until the woken vCPU runs.
 
 A send is an event_channel_op of a PV guest (or VMMCALL 32 of an HVM guest); its
-sub-operation is never recorded.  Its effect is told by the record that follows on the same
-pCPU: a WAKE, or none, and then the target was running, runnable or had the event pending.
+sub-operation is never recorded.  The next record on the same pCPU shows its effect: a WAKE, or
+no WAKE, in which case the target was running, runnable or already had the event pending.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_
 from xtrace.analysis.state_machine.metrics import Metric, WakeCause
 from xtrace.probes.catalog import names
 
-#: Statistics that the terminal shows of a time.
+#: Headings of a time with all its statistics on the terminal.
 _ALL = {name: name for name in ("p50", "p95", "p99", "max")}
 _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
 
@@ -69,7 +69,7 @@ def wakes(measures: Measures) -> pd.DataFrame:
 
 
 def wakers(measures: Measures) -> pd.DataFrame:
-    """Return who or what woke each vCPU, most wakes first."""
+    """Return what woke each vCPU: a vCPU, an irq, a hypercall or the rest, most wakes first."""
     sent = measures.times_by_b(Metric.SEND_TO_WAKE)
     by_vcpu = sent.assign(
         waker=_vcpu_name(sent["b"]),
@@ -90,7 +90,7 @@ def wakers(measures: Measures) -> pd.DataFrame:
 
 
 def sends(measures: Measures) -> pd.DataFrame:
-    """Return the events each vCPU sent and what became of them, most sends first."""
+    """Return how many events each vCPU sent, and with what effect, most sends first."""
     sent = measures.count_by_a(Metric.SEND)
     vcpus = keys_of(sent)
     woke = measures.counts(Metric.SEND_TO_WAKE).groupby("b", as_index=False)[["count"]].sum()
@@ -113,7 +113,7 @@ def sends(measures: Measures) -> pd.DataFrame:
 
 
 def running_targets(measures: Measures) -> pd.DataFrame:
-    """Return how soon a running vCPU showed the upcall of an event sent to it, worst p99 first."""
+    """Return the time from a send to a running vCPU to the sign of its upcall, worst p99 first."""
     times = measures.times(Metric.SEND_TO_UPCALL_RUNNING)
     unmatched = measures.count_by_a(Metric.SEND_UNMATCHED)
     vcpus = keys_of(times, unmatched)
@@ -144,55 +144,61 @@ TABLES = (
     Table(
         "wakes",
         "delivery",
-        "Wakes: from wake to running (p50 to max), and what woke",
+        "Wakes: time from wake to running (p50 to max), and causes",
         wakes,
         (
             DOMAIN,
             VCPU,
-            Column("wake_count", _EXACT, "wakes of a vCPU that was blocked or offline", "wakes"),
-            Column("wake_per_s", _EXACT, "wakes a second", "/s"),
+            Column(
+                "wake_count", _EXACT, "WAKE records of a vCPU not known to be running or runnable", "wakes"
+            ),
+            Column("wake_per_s", _EXACT, "these wakes per second", "/s"),
             Column(
                 "wake_without_effect_count",
                 _EXACT,
-                "WAKE records of a vCPU that was awake, or about to block and still on its pCPU; in no other "
-                "column",
+                "WAKE records of a vCPU that was awake, or about to block but still on its pCPU; no other "
+                "column counts them",
             ),
             *times_columns("wake_to_running", _EXACT, "WAKE record to RUNSTATE_CHANGE to running", _ALL),
             Column(
                 "other_pcpu_ratio",
                 _EXACT,
-                "share of wakes that ran on another pCPU than the waker's",
+                "share of the measured wakes after which the vCPU ran on a pCPU other than the waker's",
                 "moved",
             ),
             Column(
                 "event_channel_count",
                 _EXACT,
-                "the record before the WAKE on its pCPU, within 2^20 cycles, is event_channel_op",
+                "wakes right after an event_channel_op on the same pCPU, within 2^20 cycles",
                 "send",
             ),
             Column(
-                "irq_count", _EXACT, "the WAKE lies between entry and exit of an interrupt on its pCPU", "irq"
+                "irq_count", _EXACT, "wakes between entry and exit of an interrupt on the same pCPU", "irq"
             ),
+            Column("hypercall_count", _INFERRED, "wakes right after another hypercall that can wake", None),
+            Column("other_count", _INFERRED, "other wakes: timers, softirqs, the recorder's VIRQ", "rest"),
             Column(
-                "hypercall_count", _INFERRED, "the record before is another hypercall that can wake", None
+                "unknown_count",
+                _EXACT,
+                "wakes while it is not known what ran on the waker's pCPU (start of trace, lost records)",
+                None,
             ),
-            Column("other_count", _INFERRED, "none of these: timers, softirqs, the trace's own VIRQ", "rest"),
-            Column("unknown_count", _EXACT, "who ran on the waker's pCPU is not known (start, losses)", None),
-            Column("wake_to_running_count", _EXACT, "wakes whose way to running was measured", None),
+            Column("wake_to_running_count", _EXACT, "wakes with a measured time to running", None),
             *times_columns("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
-            *times_columns("runnable_to_running", _EXACT, "runnable after a wake to running"),
+            *times_columns("runnable_to_running", _EXACT, "runnable after a wake, to running"),
             Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None),
             *times_columns("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
         ),
-        bias="what woke it is told by the record before the WAKE on its pCPU",
+        bias="the cause is taken from the record before the WAKE on the same pCPU",
         measured="against the logs of the lab's own guests (samples/, tests/lab/truth.py; emulated): 2,399 "
-        "of 2,400 wakes by their event_channel_op were of the vCPU that they had sent to; in the "
-        "other one the event was pending already and something else woke another vCPU behind it",
+        "of 2,400 wakes by their event_channel_op woke the vCPU that they had sent to; in the "
+        "other case the event was already pending, and something else woke another vCPU right "
+        "after the send",
     ),
     Table(
         "wakers",
         "delivery",
-        "Who wakes whom, and how long from send or interrupt to wake",
+        "Who wakes whom, and the time from send or interrupt to wake",
         wakers,
         (
             DOMAIN,
@@ -200,16 +206,16 @@ TABLES = (
             Column(
                 "waker",
                 Quality.KEY,
-                "the sending vCPU, the interrupt, the hypercall, or what is left",
+                "the sending vCPU, the irq, the hypercall, timer or other, or unknown",
                 "woken by",
             ),
-            Column("count", _EXACT, "wakes", "wakes"),
-            Column("per_s", _EXACT, "wakes a second", "/s"),
+            Column("count", _EXACT, "number of wakes", "wakes"),
+            Column("per_s", _EXACT, "wakes per second", "/s"),
             Column(
-                "latency", Quality.KEY, "what the times are: send to wake, or interrupt entry to wake", "from"
+                "latency", Quality.KEY, "start of the times: send, or irq for the interrupt's entry", "from"
             ),
             *(
-                Column(f"{n}_cycles", _EXACT, f"send or interrupt to wake, {n}", n)
+                Column(f"{n}_cycles", _EXACT, f"send or interrupt entry to wake, {n}", n)
                 for n in ("p50", "p95", "p99", "max")
             ),
         ),
@@ -217,7 +223,7 @@ TABLES = (
     Table(
         "sends",
         "delivery",
-        "Events sent, and what became of them",
+        "Events sent, and their effect",
         sends,
         (
             DOMAIN,
@@ -228,26 +234,34 @@ TABLES = (
                 "event_channel_op hypercalls (the sub-operation is not recorded)",
                 "sends",
             ),
-            Column("send_per_s", _EXACT, "a second", "/s"),
+            Column("send_per_s", _EXACT, "sends per second", "/s"),
             Column("woke_count", _EXACT, "sends that woke a vCPU", "woke"),
-            Column("no_target_count", _INFERRED, "woke none while no other guest vCPU ran", "nobody ran"),
+            Column(
+                "no_target_count",
+                _INFERRED,
+                "sends that woke no vCPU, with no other guest vCPU running",
+                "none ran",
+            ),
             Column(
                 "unique_count",
                 _INFERRED,
-                "woke none while one other vCPU ran, which is taken as target",
+                "sends that woke no vCPU, with one other guest vCPU running, which is taken as the target",
                 "one ran",
             ),
             Column(
-                "ambiguous_count", _INFERRED, "woke none while several ran: no target is taken", "several"
+                "ambiguous_count",
+                _INFERRED,
+                "sends that woke no vCPU, with several others running: the target is not known",
+                "several",
             ),
-            Column("ambiguous_ratio", _INFERRED, "share of sends to running targets that stay open", "ambig"),
+            Column("ambiguous_ratio", _INFERRED, "share of ambiguous in unique plus ambiguous", "ambig"),
         ),
-        bias="a send with a WAKE behind it of a vCPU that was awake counts in none of these",
+        bias="a send followed by a WAKE of a vCPU that was awake is counted in sends only",
     ),
     Table(
         "running_targets",
         "delivery",
-        "Send to a running vCPU, until it returns from an upcall",
+        "Sends to a running vCPU: time until it returns from the upcall",
         running_targets,
         (
             DOMAIN,
@@ -255,11 +269,16 @@ TABLES = (
             Column(
                 "send_to_upcall_count",
                 _INFERRED,
-                "sends taken as aimed at it and followed by an upcall",
+                "sends with this vCPU as target, followed by a sign of an upcall",
                 "matched",
             ),
-            Column("unmatched_count", _INFERRED, "sends after which it was descheduled first", "unmatched"),
-            Column("unmatched_ratio", _INFERRED, "share of those", "share"),
+            Column(
+                "unmatched_count",
+                _INFERRED,
+                "sends with this vCPU as target, which was descheduled before any sign of an upcall",
+                "unmatched",
+            ),
+            Column("unmatched_ratio", _INFERRED, "share of unmatched in matched plus unmatched", "share"),
             *times_columns(
                 "send_to_upcall",
                 _INFERRED,
@@ -267,12 +286,13 @@ TABLES = (
                 _ALL,
             ),
         ),
-        bias="sent while one other vCPU ran; a system call's iret may pass for the upcall's",
+        bias="sends while one other vCPU ran; may take a system call's iret for an upcall's",
         measured="against the logs of the lab's own guests, which have no system calls (samples/, "
-        "tests/lab/truth.py; emulated, 1 to 3 pCPUs): 2,190 of 2,194 targets were right, else "
-        "dom0 was meant or it was running elsewhere; 2,176 of 2,181 irets ended the upcall that "
-        "handled the event, else one that was under way. The time ends with that upcall: it is "
-        "1.6 times (p5 1.2, p95 2.3) the one to the handler's begin, 8,918 cycles (p95 39,910) "
-        "longer. 11 sends with several vCPUs running were given no target",
+        "tests/lab/truth.py; emulated, 1 to 3 pCPUs): 2,190 of 2,194 targets were right; in the "
+        "others, dom0 was the true target or was running elsewhere. 2,176 of 2,181 irets ended "
+        "the upcall that handled the event; the others ended one already under way. The time "
+        "includes that upcall: it is 1.6 times (p5 1.2, p95 2.3) the time to the start of the "
+        "handler, 8,918 cycles (p95 39,910) longer. 11 sends with several vCPUs running were "
+        "given no target",
     ),
 )

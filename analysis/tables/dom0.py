@@ -1,9 +1,9 @@
-"""dom0's own side of delivery: upcalls, handlers by port, late EOIs, sends, softirqs, threads, and samples.
+"""Tables of event delivery inside dom0: upcalls, port handlers, late EOIs, sends, softirqs and samples.
 
-What bpf programs counted in dom0's kernel while the trace was made.  Times are those of dom0's monotonic
-clock, in ns, and hold what the programs themselves take.  The clock of a vCPU may be held back to that of
-another: durations that read 0 are counted apart and are in no other figure.  Each table is empty
-where the capture has none of it.
+bpf programs in dom0's kernel counted all this while the trace was recorded.  Times are in ns of dom0's
+monotonic clock and include the programs' own overhead.  Xen may hold the clock of one vCPU back to that of
+another: durations that read 0 are counted separately and enter no other figure.  A table is empty where
+the capture has no such data.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from xtrace.probes.bpf.abi import Kind
 
 _EXACT, _INFERRED, _KEY = Quality.EXACT, Quality.INFERRED, Quality.KEY
 _STATISTICS = ("count", "sum_ns", "p50_ns", "p95_ns", "p99_ns", "max_ns", "zero_count")
-_BIAS = "dom0 alone, by bpf, its own cost included"
+_BIAS = "dom0 only, measured by bpf; includes bpf's own overhead"
 
 
 def upcalls(measures: Measures) -> pd.DataFrame:
-    """Return the upcalls of each vCPU of dom0."""
+    """Return upcall counts and durations by dom0 vCPU."""
     table = _times(measures, Kind.UPCALL, ("vcpu",))
     return _finished(measures, table).sort_values("vcpu", kind="stable")
 
 
 def ports(measures: Measures) -> pd.DataFrame:
-    """Return each port of dom0 on each vCPU that handled it, most time first."""
+    """Return handler times by dom0 port and the vCPU that handled it, most time first."""
     keys = ("id", "name", "vcpu")
     table = _times(measures, Kind.PORT_HANDLER, keys)
     table = _joined(table, _times(measures, Kind.DISPATCH, keys), keys, "dispatch")
@@ -41,7 +41,7 @@ def ports(measures: Measures) -> pd.DataFrame:
 
 
 def irqs(measures: Measures) -> pd.DataFrame:
-    """Return each interrupt of dom0, most handled first."""
+    """Return handler, late EOI and wakeup times by dom0 interrupt, most handled first."""
     keys = ("id", "name")
     table = _times(measures, Kind.IRQ_HANDLER, keys)
     for kind, prefix in ((Kind.LATE_EOI, "eoi"), (Kind.WAKE_TO_SWITCH, "wake_to_switch")):
@@ -53,13 +53,13 @@ def irqs(measures: Measures) -> pd.DataFrame:
 
 
 def ipis(measures: Measures) -> pd.DataFrame:
-    """Return the IPIs that dom0's vCPUs sent each other."""
+    """Return the IPIs between dom0's vCPUs by name and sending vCPU, most sent first."""
     table = _finished(measures, _times(measures, Kind.IPI, ("name", "vcpu")))
     return table.sort_values("count", ascending=False, kind="stable")
 
 
 def work(measures: Measures) -> pd.DataFrame:
-    """Return softirqs, hypercalls of dom0's tools and local interrupts, most time first."""
+    """Return softirqs, privcmd ioctls of dom0's tools and local interrupts, most time first."""
     parts = [
         _times(measures, kind, ("id", "name")).assign(what=what)
         for kind, what in (
@@ -74,7 +74,7 @@ def work(measures: Measures) -> pd.DataFrame:
 
 
 def samples(measures: Measures) -> pd.DataFrame:
-    """Return where the instruction pointer was sampled, most first."""
+    """Return the instruction pointer samples by function, most frequent first."""
     frame = measures.partial.dom0_samples
     table = frame.groupby(["space", "name"], as_index=False)[["count"]].sum()
     masked = frame[frame["masked"] == 1].groupby(["space", "name"])["count"].sum()
@@ -87,7 +87,7 @@ def samples(measures: Measures) -> pd.DataFrame:
 
 
 def losses(measures: Measures) -> pd.DataFrame:
-    """Return how complete the counts are, one row of each capture's sums; empty where there is none."""
+    """Return how complete the counts are: one row, summed over the captures, or none without a capture."""
     facts = measures.partial.dom0_facts.sum(numeric_only=True)
     if not facts["captures"] and not facts["sample_count"]:
         return pd.DataFrame(columns=[column.name for column in _LOSS_COLUMNS])
@@ -111,7 +111,7 @@ def losses(measures: Measures) -> pd.DataFrame:
 
 
 def _times(measures: Measures, kind: Kind, by: Collection[str]) -> pd.DataFrame:
-    """Return statistics of a kind by columns of the tallies; quantiles are NaN where nothing was timed."""
+    """Return statistics of a kind by columns of the tallies; quantiles are NaN for what was not timed."""
     keys = list(by)
     tallies = measures.partial.dom0_tallies
     tallies = tallies[tallies["kind"] == int(kind)]
@@ -120,7 +120,7 @@ def _times(measures: Measures, kind: Kind, by: Collection[str]) -> pd.DataFrame:
     if tallies.empty:
         empty = tallies[[*keys, "count", "sum_ns", "zero_count"]]
         return empty.assign(**{name: np.zeros(0) for name in _STATISTICS if name not in empty})
-    # The statistics take numbers for keys, and these hold names.
+    # summarise() needs integer keys, and these contain names.
     codes, values = pd.factorize(pd.MultiIndex.from_frame(tallies[keys]), sort=True)
     place = np.zeros(0, np.int64)
     if len(buckets):
@@ -148,7 +148,7 @@ _FROM_CYCLES = {name: name.replace("_ns", "_cycles") for name in _STATISTICS if 
 
 
 def _joined(table: pd.DataFrame, other: pd.DataFrame, keys: Collection[str], prefix: str) -> pd.DataFrame:
-    """Return ``table`` with the statistics of ``other`` beside it; rows that only one has stay."""
+    """Return the outer join of ``table`` and ``other`` on ``keys``, the latter's statistics prefixed."""
     named = other.rename(columns={name: f"{prefix}_{name}" for name in _STATISTICS})
     joined = table.merge(named, on=list(keys), how="outer")
     for name in joined.columns:
@@ -158,7 +158,7 @@ def _joined(table: pd.DataFrame, other: pd.DataFrame, keys: Collection[str], pre
 
 
 def _finished(measures: Measures, table: pd.DataFrame) -> pd.DataFrame:
-    """Add rates, shares and the domain."""
+    """Return ``table`` with rates, shares and the domain added."""
     span_s = float(measures.partial.dom0_facts["span_ns"].sum()) / 1e9 or np.nan
     table = table.assign(domain=0)
     table["per_s"] = table["count"] / span_s
@@ -171,13 +171,13 @@ def _columns(prefix: str, meaning: str, headings: dict[str, str]) -> tuple[Colum
     return tuple(
         Column(names[name], _EXACT, f"{meaning}: {text}", headings.get(name))
         for name, text in (
-            ("count", "how often, but for durations that read 0"),
+            ("count", "count, without durations that read 0"),
             ("p50_ns", "median"),
             ("p95_ns", "p95"),
             ("p99_ns", "p99"),
             ("max_ns", "longest"),
-            ("sum_ns", "together"),
-            ("zero_count", "durations that read 0, for the clock was held back"),
+            ("sum_ns", "total"),
+            ("zero_count", "durations that read 0 because the clock was held back"),
         )
     )
 
@@ -186,27 +186,32 @@ _SOME = {"count": "count", "p50_ns": "p50", "p99_ns": "p99"}
 _WAKES = {"count": "wakes", "p50_ns": "p50", "p99_ns": "p99"}
 _TO = {"p50_ns": "to p50", "p99_ns": "to p99"}
 _ALL = _SOME | {"p95_ns": "p95", "max_ns": "max"}
-_RATE = Column("per_s", _EXACT, "a second of the recording", "/s")
-_SHARE = Column("share_ratio", _EXACT, "time together, as a share of the recording", "share")
-_NAME = Column("name", _KEY, "what dom0's kernel calls it", "name")
+_RATE = Column("per_s", _EXACT, "count per second of the recording", "/s")
+_SHARE = Column("share_ratio", _EXACT, "total time as a share of the recording", "share")
+_NAME = Column("name", _KEY, "name in dom0's kernel", "name")
 
 _LOSS_COLUMNS = (
-    Column("span_ns", _EXACT, "length of the recording by bpf", "span"),
+    Column("span_ns", _EXACT, "length of the bpf recording", "span"),
     Column("upcall_count", _EXACT, "upcalls counted", "upcalls"),
-    Column("port_handler_count", _EXACT, "ports handled, by kprobe", "ports"),
-    Column("irq_handler_count", _EXACT, "handlers run, by raw tracepoint, which nothing skips", "handlers"),
+    Column("port_handler_count", _EXACT, "port handler calls, counted by a kprobe", "ports"),
+    Column(
+        "irq_handler_count",
+        _EXACT,
+        "irq handler calls, counted by a raw tracepoint, which is never skipped",
+        "handlers",
+    ),
     Column(
         "interrupt_count",
         _EXACT,
-        "numbered interrupts, by /proc/interrupts; handlers must be as many",
+        "numbered interrupts in /proc/interrupts; should equal irq_handler_count",
         "by /proc",
     ),
-    Column("unpaired_count", _EXACT, "beginnings or ends without the other", "unpaired"),
-    Column("not_counted_count", _EXACT, "events for whose id there was no room", None),
-    Column("not_in_histogram_count", _EXACT, "durations counted, yet in no bucket for lack of room", None),
-    Column("dropped_event_count", _EXACT, "streamed events for which a ring had no room", "dropped"),
-    Column("sample_count", _EXACT, "samples", "samples"),
-    Column("dropped_sample_count", _EXACT, "samples for which a ring had no room", None),
+    Column("unpaired_count", _EXACT, "entries without an exit, or exits without an entry", "unpaired"),
+    Column("not_counted_count", _EXACT, "events not counted because the table of ids was full", None),
+    Column("not_in_histogram_count", _EXACT, "durations counted but missing from a full histogram", None),
+    Column("dropped_event_count", _EXACT, "streamed events dropped because a ring was full", "dropped"),
+    Column("sample_count", _EXACT, "number of samples", "samples"),
+    Column("dropped_sample_count", _EXACT, "samples dropped because a ring was full", None),
 )
 
 
@@ -217,7 +222,7 @@ def _table(
     columns: tuple[Column, ...],
     bias: str = "",
 ) -> Table[Measures]:
-    """Return a table of the section, which costs nothing where the capture has nothing of dom0's."""
+    """Return a table of the section; without dom0 data in the capture it is empty and costs nothing."""
 
     def made(measures: Measures) -> pd.DataFrame:
         partial = measures.partial
@@ -244,34 +249,34 @@ TABLES = (
     ),
     _table(
         "dom0_ports",
-        "dom0's ports: from upcall to handler (to), and the handler",
+        "dom0's ports: time from upcall to handler (to), and in the handler",
         ports,
         (
             DOMAIN,
             VCPU,
             Column("port", _KEY, "event channel of dom0", "port"),
             _NAME,
-            *_columns("", "handler of the port", _SOME | {"max_ns": "max"}),
+            *_columns("", "port handler", _SOME | {"max_ns": "max"}),
             _RATE,
             _SHARE,
-            *_columns("dispatch", "upcall's entry to the handler's", _TO),
+            *_columns("dispatch", "upcall entry to handler entry", _TO),
         ),
         bias=_BIAS,
     ),
     _table(
         "dom0_irqs",
-        "dom0's interrupts: handler, late EOI, and the thread that it wakes",
+        "dom0's interrupts: handler, late EOI, and the woken thread",
         irqs,
         (
-            Column("irq", _KEY, "Linux' number", "irq"),
+            Column("irq", _KEY, "Linux irq number", "irq"),
             _NAME,
             *_columns("", "handler", _SOME),
             replace(_RATE, heading=None),
             replace(_SHARE, heading=None),
-            *_columns("eoi", "handler's begin to the late EOI", {"count": "eois", "p99_ns": "p99"}),
-            *_columns("wake_to_switch", "wake-up of a thread to its run", _WAKES),
-            Column("send_count", _EXACT, "events sent through it", "sends"),
-            Column("device_event_count", _EXACT, "events given to /dev/xen/evtchn", None),
+            *_columns("eoi", "handler entry to the late EOI", {"count": "eois", "p99_ns": "p99"}),
+            *_columns("wake_to_switch", "wakeup of a thread until it runs", _WAKES),
+            Column("send_count", _EXACT, "events sent through this irq", "sends"),
+            Column("device_event_count", _EXACT, "events delivered to /dev/xen/evtchn", None),
         ),
         bias=_BIAS,
     ),
@@ -283,18 +288,18 @@ TABLES = (
             DOMAIN,
             VCPU,
             _NAME,
-            Column("count", _EXACT, "sent", "sent"),
+            Column("count", _EXACT, "IPIs sent", "sent"),
             _RATE,
         ),
     ),
     _table(
         "dom0_work",
-        "dom0's softirqs, hypercalls of its tools, local interrupts",
+        "dom0's softirqs, tool hypercalls (privcmd) and local interrupts",
         work,
         (
             Column("what", _KEY, "softirq, privcmd or local irq", "what"),
             _NAME,
-            *_columns("", "begin to end", _ALL),
+            *_columns("", "entry to exit", _ALL),
             _RATE,
             _SHARE,
         ),
@@ -302,17 +307,17 @@ TABLES = (
     ),
     _table(
         "dom0_samples",
-        "Where dom0's vCPUs were sampled",
+        "dom0 samples by function",
         samples,
         (
             Column("space", _KEY, "kernel, user or xen", "where"),
-            Column("function", _KEY, "of the kernel or of Xen; in user the process's name", "function"),
-            Column("count", _EXACT, "samples", "samples"),
-            Column("share_ratio", _INFERRED, "of all samples, taken for a share of time", "share"),
-            Column("masked_count", _EXACT, "samples of the kernel with interrupts off", None),
-            Column("masked_ratio", _INFERRED, "share with interrupts off", "masked"),
+            Column("function", _KEY, "kernel or Xen function; for user, the process name", "function"),
+            Column("count", _EXACT, "number of samples", "samples"),
+            Column("share_ratio", _INFERRED, "share of all samples, taken as the share of time", "share"),
+            Column("masked_count", _EXACT, "kernel samples with interrupts off", None),
+            Column("masked_ratio", _INFERRED, "share of these samples with interrupts off", "masked"),
         ),
-        bias="by a software clock, code with interrupts off is seen where it turns them on",
+        bias="a software clock samples code with interrupts off only where it turns them on",
     ),
-    _table("dom0_losses", "What bpf counted, and against what", losses, _LOSS_COLUMNS),
+    _table("dom0_losses", "Completeness of the bpf counts", losses, _LOSS_COLUMNS),
 )  # fmt: skip

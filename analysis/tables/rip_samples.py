@@ -1,10 +1,10 @@
-"""Where was the guest's kernel when a record told it: functions, lines, and the share that runs masked?
+"""Tables of where guest kernels were sampled: functions, source lines, and the share with upcalls masked.
 
-Input are the RIP tallies of a trace and an image for a domain.  Each table is empty where no image is
-given.  Known bias: a RIP is recorded where the guest enters Xen, so a place that never does is never
-seen, and a share is one of entries and not of time.  Of time are the samples by dom0's software clock alone
-(source perf_clock): they come with an upcall, so code that masks these is seen where it unmasks.  What a
-masked range calls lies outside the range and is not counted as masked.
+The input is the RIP tallies of a trace and a kernel image per domain; without an image the tables are empty.
+Known bias: a RIP is recorded where the guest enters Xen, so code that never enters Xen is never seen, and
+a share is one of entries, not of time.  Only the samples of dom0's software clock (source perf_clock) are
+samples in time; that clock arrives with an upcall, so masked code is seen where it unmasks.  Functions
+called from a masked range are outside the range and are not counted as masked.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
 
 
 def kernel_images(samples: KernelSamples) -> pd.DataFrame:
-    """Return each image with how its samples were found in it."""
+    """Return each image with its samples: how many there were, and how many are in the image."""
     return samples.images
 
 
 def kernel_sources(samples: KernelSamples) -> pd.DataFrame:
-    """Return the samples of each domain by what made Xen record them, most first."""
+    """Return the samples of each domain by source, most frequent first."""
     return _summed(samples.addresses, ["domain", "source", "biased_to"])
 
 
 def kernel_functions(samples: KernelSamples) -> pd.DataFrame:
-    """Return the samples of each domain and source by function, most first."""
+    """Return the samples of each domain by source and function, most frequent first."""
     return _summed(samples.addresses, ["domain", "source", "function"])
 
 
 def kernel_lines(samples: KernelSamples) -> pd.DataFrame:
-    """Return the samples whose source line is known, by address, most first."""
+    """Return the samples whose source line is known, by address, most frequent first."""
     addresses = samples.addresses
     offsets = [f"+{offset:#x}" if offset else "" for offset in addresses["offset"]]
     table = addresses.assign(
@@ -52,7 +52,7 @@ def kernel_lines(samples: KernelSamples) -> pd.DataFrame:
 
 
 def _summed(addresses: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the counts of all samples, of those in the image and of those masked."""
+    """Return the counts of all samples, of those in the image and of those in masked ranges."""
     parts = addresses[[*by, "count"]].assign(
         inside_count=addresses["count"].where(addresses["inside"], 0),
         masked_count=addresses["count"].where(addresses["masked"], 0),
@@ -72,39 +72,39 @@ def _share_of_domain(table: pd.DataFrame, addresses: pd.DataFrame) -> npt.NDArra
 
 _RATIO = "masked_ratio"
 _DOMAIN = Column("domain", Quality.KEY, "domain id", "dom")
-_SOURCE = Column("source", Quality.KEY, "what made Xen record it; xenctx, perf_clock: no record", "source")
-_COUNT = Column("count", _EXACT, "samples", "samples")
-_SHARE = Column("share_ratio", _EXACT, "share of the domain's samples, of all sources", "share")
+_SOURCE = Column("source", Quality.KEY, "what recorded it; xenctx and perf_clock: not Xen", "source")
+_COUNT = Column("count", _EXACT, "number of samples", "samples")
+_SHARE = Column("share_ratio", _EXACT, "share of the domain's samples from all sources", "share")
 _INSIDE = Column("inside_count", _EXACT, "samples in the image's code", "in image")
 _MASKED = Column(
-    "masked_count", _INFERRED, "samples in a range that a mask site begins, up to its restore", "masked"
+    "masked_count", _INFERRED, "samples in a masked range, from a mask site to its restore", "masked"
 )
-_MASKED_RATIO = Column(_RATIO, _INFERRED, "masked samples as a share of those in the image", "part")
+_MASKED_RATIO = Column(_RATIO, _INFERRED, "share of the samples in the image that are masked", "ratio")
 
 _IMAGE_COLUMNS = (
     Column("domain", Quality.KEY, "domain id"),
-    Column("image", Quality.KEY, "the image's file"),
-    Column("build_id", Quality.KEY, "its build-id"),
+    Column("image", Quality.KEY, "file of the image"),
+    Column("build_id", Quality.KEY, "build-id of the image"),
     Column(
         "load_offset",
         _INFERRED,
-        "address in the guest less that in the image; exact where it is given, empty where nothing tells it",
+        "guest address minus image address; exact where it is given, empty where it is not known",
     ),
-    Column("load_offset_source", Quality.KEY, "how it is known"),
+    Column("load_offset_source", Quality.KEY, "how the load offset is known, or why it is not"),
     Column("count", _EXACT, "RIP samples of the domain, user code included"),
-    Column("address_count", _EXACT, "distinct addresses of them; none is dropped"),
+    Column("address_count", _EXACT, "distinct addresses among these samples"),
     Column("inside_count", _EXACT, "samples in the image's code"),
-    Column("masked_count", _INFERRED, "samples in a range that a mask site begins, up to its restore"),
-    Column(_RATIO, _INFERRED, "masked samples as a share of those in the image"),
-    Column("carried_count", _EXACT, "records of the whole trace that carry a RIP, of all domains"),
+    Column("masked_count", _INFERRED, "samples in a masked range, from a mask site to its restore"),
+    Column(_RATIO, _INFERRED, "share of the samples in the image that are masked"),
+    Column("carried_count", _EXACT, "records with a RIP in the whole trace, of all domains"),
     Column(
         "left_out_count",
         _EXACT,
-        "those not kept: outside --from and --to, of a vCPU that cannot have such a record, or beyond the "
-        "number of distinct addresses that is kept",
+        "of carried_count, not kept: outside --from and --to, from a vCPU of a type without such records, or "
+        "over the limit of distinct addresses",
     ),
-    Column("unknown_domain_count", _EXACT, "those kept, but of a domain that the records did not tell yet"),
-    Column("note", Quality.KEY, "why no sample was found in the image; empty where some were"),
+    Column("unknown_domain_count", _EXACT, "samples kept whose domain was not yet known from the records"),
+    Column("note", Quality.KEY, "why no sample was found in the image; empty where one was"),
 )
 
 
@@ -121,29 +121,29 @@ def _table(
 TABLES = (
     _table(
         "kernel_images",
-        "Images that samples were looked up in",
+        "Kernel images and their samples",
         kernel_images,
         _IMAGE_COLUMNS,
     ),
     _table(
         "kernel_sources",
-        "Samples of the kernels by source",
+        "Kernel samples by source",
         kernel_sources,
         (
             _DOMAIN,
             _SOURCE,
-            Column("biased_to", Quality.KEY, "what such samples show; time by perf_clock alone", "shows"),
+            Column("biased_to", Quality.KEY, "what the source shows; only perf_clock samples time", "shows"),
             _COUNT,
             _SHARE,
             _INSIDE,
             _MASKED,
             _MASKED_RATIO,
         ),
-        bias="entries into Xen (perf_clock: time); what masked code calls is not counted",
+        bias="entries into Xen (perf_clock: time); masked excludes what masked code calls",
     ),
     _table(
         "kernel_functions",
-        "Functions of the kernels that enter Xen",
+        "Kernel samples by function",
         kernel_functions,
         (
             _DOMAIN,
@@ -153,11 +153,11 @@ TABLES = (
             _SHARE,
             _MASKED,
         ),
-        bias="entries into Xen, not time; by perf_clock: time",
+        bias="entries into Xen, not time; only perf_clock samples time",
     ),
     _table(
         "kernel_lines",
-        "Lines of the kernels that enter Xen",
+        "Kernel samples by source line",
         kernel_lines,
         (
             _DOMAIN,
@@ -166,10 +166,10 @@ TABLES = (
             Column("place", Quality.KEY, "symbol and offset", "place"),
             Column("file", Quality.KEY, "source file", "file"),
             Column("line", Quality.KEY, "source line", "line"),
-            Column("masked", _INFERRED, "whether the address lies in a masked range", "masked"),
+            Column("masked", _INFERRED, "yes or no: the address is in a masked range", "masked"),
             _COUNT,
-            Column("share_ratio", _EXACT, "share of the domain's samples, of all sources"),
+            Column("share_ratio", _EXACT, "share of the domain's samples from all sources"),
         ),
-        bias=f"of the {MOST_LINES} addresses of a domain with most samples, by DWARF",
+        bias=f"from DWARF, for the {MOST_LINES} most sampled addresses of each domain",
     ),
 )

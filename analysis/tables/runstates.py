@@ -1,8 +1,8 @@
-"""Where did the time of vCPUs, domains and pCPUs go?
+"""Tables of where the time of vCPUs, domains and pCPUs went.
 
-Intervals are closed by records only: what was open at the beginning or the end
-of the trace adds to the time (head, tail) and not to the quantiles.  Around lost records a state
-is unknown until the vCPU is seen to run; that time is the state "lost".
+Only records close intervals: one that the start or end of the trace cuts off counts towards the time
+(open_cycles) but not towards the quantiles.  After lost records the state of a vCPU is unknown until
+it is seen to run; that time is the state "lost".
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _STATES = {
     Metric.OFFLINE: "offline",
     Metric.STATE_LOST: "lost",
 }
-#: Which row an interval that the end of the trace left open belongs to, by Xen's state.
+#: The state whose row gets an interval that is open at the end of the trace, by Xen's runstate.
 _OPEN_STATES = {0: "running", 1: "runnable/open", 2: "blocked", 3: "offline", STATE_LOST: "lost"}
 _RESIDENCE_TAIL = 1 << 20
 _STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
 
 
 def vcpu_states(measures: Measures) -> pd.DataFrame:
-    """Return the time of each vCPU by runstate, in the order of the states."""
+    """Return the time of each vCPU in each runstate, by vCPU and in the order of _STATES."""
     closed = pd.concat(
         [
             measures.times(metric).assign(state=name, rank=rank)
@@ -59,7 +59,7 @@ def vcpu_states(measures: Measures) -> pd.DataFrame:
 
 
 def domain_states(measures: Measures) -> pd.DataFrame:
-    """Return the time of each domain by the states of its vCPUs together."""
+    """Return the time of each domain in each DomainState."""
     table = measures.times_by_b(Metric.DOMAIN_STATE)
     states = {int(state): state.name.lower() for state in DomainState}
     table = table.assign(domain=table["a"], state=table["b"].map(states))
@@ -68,7 +68,7 @@ def domain_states(measures: Measures) -> pd.DataFrame:
 
 
 def pcpus(measures: Measures) -> pd.DataFrame:
-    """Return the use of each pCPU."""
+    """Return, by pCPU, how long it ran guests, was idle or lost records."""
     table = measures.partial.pcpus.groupby("pcpu", as_index=False).agg(
         {"first_tsc": "min", "last_tsc": "max", "blind_cycles": "sum", "window_bytes": "sum"}
     )
@@ -119,35 +119,35 @@ TABLES = (
     Table(
         "vcpu_states",
         "runstates",
-        "Runstates of the vCPUs",
+        "vCPU runstates",
         vcpu_states,
         (
             DOMAIN,
             VCPU,
-            Column("state", Quality.KEY, "runstate; runnable is split by what came before", "state"),
+            Column("state", Quality.KEY, "runstate; runnable is split by the state before it", "state"),
             Column("count", _EXACT, "intervals with both ends in the trace", "count"),
-            Column("total_cycles", _EXACT, "time in the state, what was open at the end included", "total"),
+            Column("total_cycles", _EXACT, "time in the state: sum_cycles plus open_cycles", "total"),
             _SHARE,
             *_statistics("closed intervals", _SHOWN),
-            Column("sum_cycles", _EXACT, "time of the closed intervals", None),
-            Column("open_cycles", _EXACT, "time that the beginning or the end of the trace cuts off", None),
+            Column("sum_cycles", _EXACT, "time in closed intervals", None),
+            Column("open_cycles", _EXACT, "time in intervals cut off by the start or end of the trace", None),
         ),
     ),
     Table(
         "domain_states",
         "runstates",
-        "States of whole domains",
+        "Domain states",
         domain_states,
         (
             DOMAIN,
             Column(
                 "state",
                 Quality.KEY,
-                "full: all vCPUs; hazard: some run while others wait for a pCPU",
+                "full_*: all vCPUs; concurrency_hazard: some run while others wait for a pCPU",
                 "state",
             ),
-            Column("count", _EXACT, "intervals", "count"),
-            Column("sum_cycles", _EXACT, "time", "total"),
+            Column("count", _EXACT, "number of intervals", "count"),
+            Column("sum_cycles", _EXACT, "time in the state", "total"),
             _SHARE,
             *_statistics("intervals", _SHOWN),
         ),
@@ -155,19 +155,19 @@ TABLES = (
     Table(
         "pcpus",
         "runstates",
-        "Use of the pCPUs",
+        "pCPU use",
         pcpus,
         (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
             Column("running_ratio", _EXACT, "share of the span in which a guest ran", "running"),
-            Column("idle_ratio", _EXACT, "share in which the idle domain ran", "idle"),
-            Column("lost_ratio", _EXACT, "share in which records were lost", "blind"),
-            Column("loss_count", _EXACT, "gaps", "gaps"),
-            Column("lost_record_count", _EXACT, "records lost", "lost records"),
-            Column("window_bytes", _EXACT, "bytes of its windows", "bytes"),
-            Column("running_cycles", _EXACT, "time guests ran", None),
-            Column("idle_cycles", _EXACT, "time the idle domain ran", None),
-            Column("lost_cycles", _EXACT, "blind time", None),
+            Column("idle_ratio", _EXACT, "share of the span in which the idle domain ran", "idle"),
+            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "blind"),
+            Column("loss_count", _EXACT, "gaps in which records were lost", "gaps"),
+            Column("lost_record_count", _EXACT, "records lost in these gaps", "lost records"),
+            Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes"),
+            Column("running_cycles", _EXACT, "time in which a guest ran", None),
+            Column("idle_cycles", _EXACT, "time in which the idle domain ran", None),
+            Column("lost_cycles", _EXACT, "time in which records were lost", None),
             Column("first_tsc", _EXACT, "TSC of its first record", None),
             Column("last_tsc", _EXACT, "TSC of its last record", None),
         ),
@@ -175,16 +175,19 @@ TABLES = (
     Table(
         "residence",
         "runstates",
-        "vCPUs on pCPUs, and their moves",
+        "vCPU time on each pCPU, and migrations",
         residence,
         (
             DOMAIN,
             VCPU,
-            Column("pcpu", Quality.KEY, "the pCPU it was on", "pcpu"),
-            Column("move_count", _EXACT, "times it moved away from there", "moves"),
-            Column("move_per_s", _EXACT, "a second", "/s"),
+            Column("pcpu", Quality.KEY, "the pCPU that the vCPU was on", "pcpu"),
+            Column("move_count", _EXACT, "migrations away from this pCPU", "moves"),
+            Column("move_per_s", _EXACT, "these migrations per second", "/s"),
             Column(
-                "total_cycles", _EXACT, "time from its first run there to its first run elsewhere", "total"
+                "total_cycles",
+                _EXACT,
+                "time from the first run here to the first run elsewhere or the end of the trace",
+                "total",
             ),
             _SHARE,
             *_statistics("stays", {"mean_cycles": "mean", "p50_cycles": "p50", "max_cycles": "max"}),

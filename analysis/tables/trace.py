@@ -1,4 +1,4 @@
-"""What is the trace itself: how long, of which Xen, how complete, and what did it record?"""
+"""Tables and facts about the trace itself: its length, Xen version, completeness and contents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xtrace.probes.xen_abi import DOM0
 
 _EXACT = Quality.EXACT
 
-#: Metrics without a state of their own, by the name that the report shows.
+#: The metrics that lost records can cut off, with the names that the report shows.
 _CUT_NAMES = {
     Metric.RUNNING: "running",
     Metric.RUNNABLE_WAKE: "runnable/wake",
@@ -45,7 +45,7 @@ _CUT_NAMES = {
 
 
 def events(measures: Measures) -> pd.DataFrame:
-    """Return records by event, most bytes first."""
+    """Return records and bytes by event, most bytes first."""
     table = measures.partial.records.groupby("header", as_index=False)[["count"]].sum()
     table["event"] = table["header"] & EVENT_MASK
     words = table["header"] // (1 << EXTRA_SHIFT) & EXTRA_MASK
@@ -81,7 +81,7 @@ def volume(measures: Measures) -> pd.DataFrame:
 
 
 def cuts(measures: Measures) -> pd.DataFrame:
-    """Return what lost records took out of each metric's sample."""
+    """Return, by metric, how many intervals lost records cut off, worst share first."""
     table = measures.counts(Metric.CUT).groupby("b", as_index=False)[["count"]].sum()
     tallies = measures.partial.tallies
     kept = tallies[tallies["metric"] < int(FIRST_COUNT)].groupby("metric")["count"].sum()
@@ -95,7 +95,7 @@ def cuts(measures: Measures) -> pd.DataFrame:
 def trace_facts(
     measures: Measures, rate: clock.TscRate | None, found: Detection, versions: VersionRange, forced: bool
 ) -> Mapping[str, object]:
-    """Return the facts about the trace as the JSON report's ``trace`` object holds them."""
+    """Return the facts about the trace: the JSON report's ``trace`` object."""
     partial = measures.partial
     facts = {str(name): int(value) for name, value in partial.facts.sum().items()}
     fillers = partial.records["header"] & EVENT_MASK == WRAP_BUFFER
@@ -136,14 +136,14 @@ def trace_facts(
 
 
 def _skewed_pairs(skew: pd.DataFrame) -> list[dict[str, object]]:
-    """Return the pairs whose TSCs are apart; cycles are whole numbers, NaN where a bound is open."""
+    """Return the pairs of pCPUs whose TSCs differ; cycles are integers, NaN where a bound is open."""
     pairs: list[dict[str, object]] = []
     for row in skew[skew["skewed"]].drop(columns="skewed").to_dict("records"):
         bounds = {name: row[name] for name in ("low_cycles", "high_cycles")}
         whole = {name: value if math.isnan(value) else int(value) for name, value in bounds.items()}
         words = row["evidence"]
         if row["least_cycles"] and math.isnan(row["low_cycles"]):
-            words += f"; at least {row['least_cycles']} cycles apart, either way"
+            words += f"; at least {row['least_cycles']} cycles apart, in either direction"
         pairs.append({str(name): value for name, value in row.items()} | whole | {"evidence": words})
     return pairs
 
@@ -169,13 +169,13 @@ TABLES = (
     Table(
         "volume",
         "trace",
-        "Volume by class and pCPU",
+        "Trace volume by pCPU and class",
         volume,
         (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
             Column("class", Quality.KEY, "trace class", "class"),
-            Column("count", _EXACT, "records", "records"),
-            Column("bytes", _EXACT, "bytes", "bytes"),
+            Column("count", _EXACT, "number of records", "records"),
+            Column("bytes", _EXACT, "bytes of these records", "bytes"),
         ),
     ),
     Table(
@@ -185,15 +185,15 @@ TABLES = (
         events,
         (
             Column("id", Quality.KEY, "event id", "id"),
-            Column("name", Quality.KEY, "name in the catalogue", "name"),
-            Column("words", Quality.KEY, "extra words", "words"),
-            Column("count", _EXACT, "records", "records"),
-            Column("bytes", _EXACT, "bytes", "bytes"),
-            Column("per_s", _EXACT, "a second", "/s"),
+            Column("name", Quality.KEY, "name in the event catalogue", "name"),
+            Column("words", Quality.KEY, "extra words in each record", "words"),
+            Column("count", _EXACT, "number of records", "records"),
+            Column("bytes", _EXACT, "bytes of these records", "bytes"),
+            Column("per_s", _EXACT, "records per second", "/s"),
             Column(
                 "decoded",
                 Quality.KEY,
-                "exact, ambiguous, length (not that of any version) or unknown",
+                "exact, ambiguous, length (a length that no version writes) or unknown",
                 "decoded",
             ),
         ),
@@ -201,14 +201,14 @@ TABLES = (
     Table(
         "cuts",
         "trace",
-        "What lost records cut out of the measurements",
+        "Intervals cut off by lost records",
         cuts,
         (
-            Column("metric", Quality.KEY, "which measurement", "measurement"),
+            Column("metric", Quality.KEY, "what was being measured", "measurement"),
             Column("cut_count", _EXACT, "intervals cut off", "cut"),
             Column("kept_count", _EXACT, "intervals measured", "kept"),
-            Column("cut_ratio", _EXACT, "share cut off", "share"),
+            Column("cut_ratio", _EXACT, "share of intervals cut off", "share"),
         ),
-        bias="long intervals are cut more often: tails look shorter than they are",
+        bias="long intervals are cut more often, so tails look shorter than they are",
     ),
 )

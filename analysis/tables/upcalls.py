@@ -1,10 +1,10 @@
-"""How often do guests take upcalls, how long do they last, and how often is the mask in the way?
+"""Tables of upcalls: how many guests take, how long they last, and how often events were pending.
 
-No record exists for an upcall.  Of a PV guest one is certain: a vCPU that blocks
-and is woken takes its upcall as soon as it runs, so the first iret that no trap
-explains ends it.  Every other iret that no trap explains ends an upcall while
-running or a system call; which, the records do not tell.  So the number of
-upcalls lies between the first kind and both together.
+Xen writes no record for an upcall.  One kind is certain in a PV guest: a vCPU that blocks and is
+woken takes its upcall as soon as it runs, so the first iret that no trap explains ends that upcall.
+Every other iret that no trap explains ends either an upcall taken while running or a system call;
+the records do not say which.  So the number of upcalls is at least the count of the first kind and
+at most the count of both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PV_KINDS = (Metric.IRET_TRAP, Metric.IRET_UPCALL, Metric.IRET_OPEN, Metric.BLOC
 
 
 def upcalls(measures: Measures) -> pd.DataFrame:
-    """Return upcalls by vCPU of PV guests, worst p99 first."""
+    """Return the upcalls of PV guests by vCPU, worst p99 first."""
     vcpus = keys_of(*(measures.counts(metric) for metric in _PV_KINDS))
     counts = {name: counted(vcpus, measures.counts(metric)) for name, metric in _COUNTS.items()}
     least = counts["upcall_least_count"]
@@ -66,7 +66,7 @@ def upcalls(measures: Measures) -> pd.DataFrame:
 
 
 def injections(measures: Measures) -> pd.DataFrame:
-    """Return interrupt injections by vCPU of HVM and PVH guests and vector, most first."""
+    """Return interrupt injections into HVM and PVH guests by vCPU and vector, most frequent first."""
     table = measures.counts(Metric.INJECTION)[["a", "b", "count"]].rename(
         columns={"count": "injection_count"}
     )
@@ -88,7 +88,7 @@ TABLES = (
     Table(
         "upcalls",
         "upcalls",
-        "Upcalls of PV guests: those after a block (least), and all open irets (most)",
+        "PV upcalls: those after a block (least), and all irets not from traps (most)",
         upcalls,
         (
             DOMAIN,
@@ -96,27 +96,31 @@ TABLES = (
             Column(
                 "upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"
             ),
-            Column("upcall_most_count", _BOUNDED, "these and every iret that no trap explains", "most"),
+            Column("upcall_most_count", _BOUNDED, "upcall_least_count plus iret_open_count", "most"),
             *times_columns(
                 "upcall_least",
                 _BOUNDED,
-                "first record of the guest after it runs, to the iret: the upcall lasted at least this",
+                "first guest record after the run starts, to the iret: lower bound of the upcall's time",
                 {"p50": "p50 min"},
             ),
             *times_columns(
                 "upcall_most",
                 _BOUNDED,
-                "running after the wake, to the iret: the upcall lasted at most this",
+                "start of the run after the wake, to the iret: upper bound of the upcall's time",
                 {"p50": "p50 max", "p99": "p99 max"},
             ),
-            Column("nested_count", _INFERRED, "upcalls with a trap inside", "nested"),
+            Column(
+                "nested_count", _INFERRED, "upcalls after a block during which the guest trapped", "nested"
+            ),
             Column(
                 "xen_version_count",
                 _EXACT,
-                "xen_version hypercalls: forced callbacks, but for a few queries",
+                "xen_version hypercalls: forced callbacks, except a few real queries",
                 "forced",
             ),
-            Column("forced_upcall_count", _INFERRED, "those followed by an iret that no trap explains", None),
+            Column(
+                "forced_upcall_count", _INFERRED, "xen_version calls whose next iret is an open one", None
+            ),
             Column("block_call_count", _EXACT, "block hypercalls", None),
             Column(
                 "block_without_block_count",
@@ -124,47 +128,52 @@ TABLES = (
                 "block hypercalls that found an event pending",
                 "no block",
             ),
-            Column("block_without_block_ratio", _INFERRED, "their share", None),
-            Column("upcall_least_per_s", _INFERRED, "a second", None),
-            Column("upcall_most_per_s", _BOUNDED, "a second", None),
-            Column("xen_version_per_s", _EXACT, "a second", None),
+            Column("block_without_block_ratio", _INFERRED, "their share of all block hypercalls", None),
+            Column("upcall_least_per_s", _INFERRED, "upcall_least_count per second", None),
+            Column("upcall_most_per_s", _BOUNDED, "upcall_most_count per second", None),
+            Column("xen_version_per_s", _EXACT, "xen_version_count per second", None),
             Column(
                 "iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None
             ),
             Column(
-                "iret_open_count", _INFERRED, "irets from an upcall while running or from a system call", None
+                "iret_open_count",
+                _INFERRED,
+                "irets from an upcall taken while running or a system call",
+                None,
             ),
             Column(
                 "iret_ambiguous_count",
                 _INFERRED,
-                "of iret_trap_count: the guest changed stacks in between",
+                "part of iret_trap_count: the guest switched stacks between the trap and the iret",
                 None,
             ),
             Column(
                 "preempted_count",
                 _EXACT,
-                "upcalls after a block left out of the times: descheduled inside",
+                "upcalls after a block that are left out because the vCPU was descheduled during them",
                 None,
             ),
             Column(
-                "running_to_entry_most_count", _EXACT, "runs after a block with a record of the guest", None
+                "running_to_entry_most_count", _EXACT, "runs after a block that have a guest record", None
             ),
             *times_columns(
                 "running_to_entry_most",
                 _BOUNDED,
-                "running to the first record of the guest: the upcall began by then",
+                "start of the run to the first guest record: the upcall began by then",
             ),
-            *times_columns("forced_to_iret", _INFERRED, "xen_version to the iret that no trap explains"),
+            *times_columns(
+                "forced_to_iret", _INFERRED, "xen_version to the next iret, where that is an open one"
+            ),
         ),
-        bias="system calls leave irets like those of upcalls: the truth lies between",
+        bias="system calls end in the same irets: the true count is between least and most",
         measured="against the logs of the lab's own guest (samples/, tests/lab/truth.py; emulated; it has "
-        "neither system calls nor traps, so that the upper count is the truth there). Each of all "
-        "5,649 upcalls that it logged was ended by its own iret, whose record came 1,722 cycles "
-        "(p95 5,415) after its handler's end; 3,140 of them counted as least, none as the end of "
-        "a trap. Of the times, all 3,140 upcalls began within the bounds: the upper one is 3.1 "
-        "times the handler's own time (p5 1.7, p95 5.7, more where Xen or the emulator did not "
-        "let it run), the lower one 0.87 (p5 0.70, p95 0.91). A forced callback's handler began "
-        "2,758 cycles (p95 15,300) after the hypercall",
+        "neither system calls nor traps, so the upper count is the true one there). Its own iret "
+        "ended each of all 5,649 upcalls that it logged; the iret's record came 1,722 cycles "
+        "(p95 5,415) after the end of the handler. 3,140 of these count as least, none as the end "
+        "of a trap. In all 3,140 upcalls the handler began within the bounds: the upper bound is "
+        "3.1 times the handler's own time (p5 1.7, p95 5.7, more where Xen or the emulator did "
+        "not let it run), the lower bound 0.87 times (p5 0.70, p95 0.91). A forced callback's "
+        "handler began 2,758 cycles (p95 15,300) after the hypercall",
     ),
     Table(
         "injections",
@@ -176,24 +185,24 @@ TABLES = (
             VCPU,
             Column("vector", Quality.KEY, "interrupt vector", "vector"),
             Column("injection_count", _EXACT, "INJ_VIRQ records", "inj"),
-            Column("injection_per_s", _EXACT, "a second", "/s"),
-            Column("injection_to_entry_count", _EXACT, "injections with an entry behind", None),
+            Column("injection_per_s", _EXACT, "injections per second", "/s"),
+            Column("injection_to_entry_count", _EXACT, "injections followed by a VM entry", None),
             *times_columns(
                 "injection_to_entry",
                 _BOUNDED,
-                "VM exit before the injection to VMENTRY; the injection itself is untimed and lies between",
+                "VMEXIT before the injection to VMENTRY; the INJ_VIRQ record between them has no TSC",
                 {"p50": "entry p50", "p99": "p99"},
             ),
-            Column(
-                "window_wait_count", _EXACT, "injections that really waited for the interrupt window", "waits"
-            ),
-            Column("window_wait_ratio", _EXACT, "their share", None),
+            Column("window_wait_count", _EXACT, "injections that waited for an interrupt window", "waits"),
+            Column("window_wait_ratio", _EXACT, "their share of all injections", None),
             *times_columns(
                 "window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}
             ),
-            Column("upcall_count", _INFERRED, "entries after an injection with an exit behind", None),
+            Column(
+                "upcall_count", _INFERRED, "VM entries after an injection with a VM exit after them", None
+            ),
             *times_columns(
-                "upcall", _INFERRED, "entry after the injection to the next exit", {"p50": "upcall p50"}
+                "upcall", _INFERRED, "VMENTRY after the injection to the next VMEXIT", {"p50": "upcall p50"}
             ),
         ),
     ),

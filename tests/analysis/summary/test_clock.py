@@ -311,7 +311,7 @@ def test_bounds_that_contradict_each_other_show_skew() -> None:
     assert row["skewed"]
     assert math.isnan(row["low_cycles"])
     assert math.isnan(row["high_cycles"])
-    assert row["evidence"].startswith("contradicting bounds")
+    assert row["evidence"].startswith("contradictory bounds")
 
 
 def test_the_report_says_it_in_words() -> None:
@@ -323,4 +323,4 @@ def test_the_report_says_it_in_words() -> None:
     assert pairs[0, 1]["evidence"] == "a vCPU seen on both at once"
     far = pairs[0, 2]
     assert far["low_cycles"] is None
-    assert far["evidence"].endswith(f"at least {far['least_cycles']} cycles apart, either way")
+    assert far["evidence"].endswith(f"at least {far['least_cycles']} cycles apart, in either direction")

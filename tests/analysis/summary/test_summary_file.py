@@ -31,7 +31,7 @@ DAMAGED = b"\0" * 8
 ORIGIN = Origin(
     "a trace",
     2.5e9,
-    "told by x.json",
+    "from x.json",
     True,
     "1 s to 2 s",
     {3: "web\x1b"},
@@ -133,7 +133,7 @@ def test_it_says_itself_what_it_holds(parts: dict[str, Partial], tmp_path: Path)
 def test_only_a_summary_is_overwritten(parts: dict[str, Partial], tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("notes")
-    with pytest.raises(TraceError, match="no summary"):
+    with pytest.raises(TraceError, match="not an xtrace summary"):
         write_summary(Summary(parts["calm"], ORIGIN), path)
     assert path.read_text() == "notes"
     path.unlink()
@@ -290,7 +290,7 @@ def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) 
         read_summary(path)
     said = str(raised.value)
     assert said.startswith(f"{path}: damaged summary: ")
-    assert said.endswith("; make it again from its trace")
+    assert said.endswith("; make it again from the trace")
     assert "\n" not in said
     assert len(said) < 400 + len(str(path))
 
@@ -300,8 +300,8 @@ def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) 
     [
         (lambda head: head.update(schema_version=99), "another schema"),
         (lambda head: head["metrics"].update(RUNNING=3), "other metrics"),
-        (lambda head: head["frames"].pop("pairs"), "its frames are others"),
-        (lambda head: head["frames"]["pairs"].pop("ns"), "columns of pairs are others"),
+        (lambda head: head["frames"].pop("pairs"), "its frames differ"),
+        (lambda head: head["frames"]["pairs"].pop("ns"), "columns of pairs are missing"),
     ],
 )
 def test_another_version_says_so(

@@ -148,14 +148,14 @@ def test_without_a_load_offset_nothing_is_looked_up() -> None:
     found = report(partial(trace(*MIXED)), kernel)
     (row,) = found.tables["kernel_images"].to_dict("records")
     assert (row["load_offset"], row["count"], row["inside_count"]) == ("", 12, 0)
-    assert row["note"] == "the load offset is not known: made up"
+    assert row["note"] == "unknown load offset: made up"
     assert kernel.asked == []
     assert set(found.tables["kernel_functions"]["function"]) == {OUTSIDE}
 
 
 def test_the_image_of_another_kernel_is_suspected() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel(offset=0x1000_0000))
-    note = "none of the samples lies in it: did the domain run this kernel?"
+    note = "no sample is in this image: did the domain run this kernel?"
     assert found.tables["kernel_images"]["note"].tolist() == [note]
 
 
@@ -252,4 +252,4 @@ def test_samples_that_are_no_records_are_not_left_out_of_them() -> None:
     row = found.images.iloc[0]
     assert (row["count"], row["carried_count"], row["left_out_count"]) == (102, 2, 0)
     shown = found.addresses.groupby("source")["biased_to"].first()
-    assert shown["perf_clock"] == "time, masked code late"
+    assert shown["perf_clock"] == "time; masked code late"

@@ -30,7 +30,7 @@ PROGRAM = "from xtrace.cli.start import main; main()"
 WIDTH = 80
 ESCAPE = "\x1b"
 #: Every section of the default report that the default sample has something to say for.
-TITLES = ("Wakes", "Who wakes whom", "Upcalls of PV guests", "Runstates", "Use of the pCPUs", "Hypercalls")
+TITLES = ("Wakes", "Who wakes whom", "PV upcalls", "vCPU runstates", "pCPU use", "Hypercalls")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -84,7 +84,7 @@ def test_without_arguments_it_reports_on_the_sample() -> None:
     for title in TITLES:
         assert re.search(f"^{title}", done.stdout, re.MULTILINE), title
     assert "270,414 in 124 windows of 2 pCPUs" in done.stdout
-    assert re.search(r"^TSC +2299\.\d+ MHz, told by xen417-pv-all\.bin\.xz\.json$", done.stdout, re.MULTILINE)
+    assert re.search(r"^TSC +2299\.\d+ MHz, from xen417-pv-all\.bin\.xz\.json$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
@@ -398,7 +398,7 @@ def test_one_bad_file_among_good_ones(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--section", "nonsense"], "'nonsense' is none of delivery"),
+        (["--section", "nonsense"], "'nonsense' is not one of delivery"),
         (["--xen", "nonsense"], "--xen"),
         (["--rows", "-1"], "--rows"),
         (["--from", "1", "-"], "--from"),

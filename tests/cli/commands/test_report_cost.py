@@ -168,7 +168,7 @@ def test_on_a_terminal(run: Run, image: Path, trace: Path, log: Path, measured: 
     assert max(map(len, out.splitlines()[1:])) <= WIDTH  # the first names the file
     assert "* d1: removable fences cost 0." in out
     assert "(modelled)" in out.split("\n\n")[0]
-    assert "What fences cost, as share of the time that the domain runs" in out
+    assert "What fences cost, as a share of the domain's running time" in out
     assert "d1: replays of its sites: 4 of 4 fenced sites" in " ".join(out.split())
     code, out = run("--section", "cost", "--kernel", f"1={image}", trace)
     assert "* d1: removable fences have no price without --calibration" in out
@@ -216,9 +216,9 @@ def test_csv_has_the_tables(
 
 def test_usage(run: Run, image: Path, trace: Path, log: Path, tmp_path: Path, measured: Path) -> None:
     for arguments, code, says in (
-        (("--rates", log), 2, "whose counters"),
+        (("--rates", log), 2, "whose counters are these?"),
         (("--rates", log, "--rates", f"1={log}", "--kernel", f"1={image}"), 2, "two files for domain 1"),
-        (("--rates", f"1={log}", "--from", "0.01"), 2, "it is of the whole trace"),
+        (("--rates", f"1={log}", "--from", "0.01"), 2, "of the whole trace"),
         (("--rates", f"1={tmp_path / 'missing'}"), 1, "missing"),
         (("--rates", f"1={image}"), 1, "not a file of guest counters"),
         (("--rates", f"web={log}"), 2, "no domain is called 'web'"),

@@ -21,7 +21,7 @@ from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import SiteTable
 
 WIDTH = 80
-TITLES = ("Samples of the kernels by source", "Functions of the kernels", "Lines of the kernels")
+TITLES = ("Kernel samples by source", "Kernel samples by function", "Kernel samples by source line")
 
 Run = Callable[..., tuple[int, str]]
 
@@ -140,7 +140,7 @@ def test_a_load_offset_that_the_samples_do_not_tell(run: Run, sites: SiteTable, 
     path.write_bytes(pack_window(0, pack_record(TO_RUNNING, 1000, RUN_D3V0) + exits))
     (image,) = tables(run, "--kernel", f"3={sites.path}", path)["kernel_images"]
     assert (image["load_offset"], image["inside_count"]) == ("", 0)
-    assert image["note"].startswith("the load offset is not known: ")
+    assert image["note"].startswith("unknown load offset: ")
 
 
 def test_a_pv_guest_lies_where_it_is_linked(run: Run, guest: Path, traced: Callable[[int], Path]) -> None:

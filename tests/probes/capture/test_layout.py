@@ -140,4 +140,4 @@ def test_a_report_says_that_a_capture_is_not_whole(tmp_path: Path, capfd: pytest
     folder = capture(tmp_path, state="recording")
     shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
     assert main(["report", str(folder)]) == 0
-    assert "its recorder was killed, or still records" in capfd.readouterr().err
+    assert "its recorder was killed or is still recording" in capfd.readouterr().err
