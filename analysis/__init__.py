@@ -1,4 +1,4 @@
-"""The questions: traces in, data frames out.
+"""Analyse traces: summaries, reports and comparisons as data frames.
 
 The names in ``__all__`` are public; the modules that they come from are not.
 """
@@ -44,7 +44,7 @@ __all__ = [
     "write_summary",
 ]
 
-#: They need numba or pandas.
+#: Imported on first use, because they need numba or pandas.
 __getattr__ = exported(
     __name__,
     {

@@ -1,1 +1,1 @@
-"""One pass over a trace: the state machines of vCPUs and pCPUs, and what they count."""
+"""One pass over a trace: the state machines of vCPUs and pCPUs, and the tallies of what they measure."""

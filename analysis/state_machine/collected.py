@@ -1,4 +1,4 @@
-"""What one pass over a trace leaves: plain arrays, which pickle and need neither numba nor pandas."""
+"""The result of one pass over a trace: plain arrays, which can be pickled without numba or pandas."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from xtrace.probes.reader.read_facts import ReadFacts
 
 @dataclass(slots=True)
 class TallyColumns:
-    """Tallies as plain columns; histogram row h of a tally covers chunks of 64 buckets.
+    """Tallies as plain columns.
 
     Attributes:
-        table: int64 [n, 8], columns T_* of metrics.
-        histograms: int32 [h, octaves], chunk number or -1.
-        buckets: int64 [chunks, 64].
-        left_out: intervals not counted, for too many distinct keys were met before.
+        table: int64 [n, 8], columns T_* of ``metrics``.
+        histograms: int32 [h, octaves], the chunk of each octave, or -1; T_HISTOGRAM is the row.
+        buckets: int64 [chunks, 64], counts.
+        left_out: intervals not counted because there were too many distinct keys.
     """
 
     table: I64
@@ -29,19 +29,20 @@ class TallyColumns:
 
 @dataclass(slots=True)
 class Collected:
-    """All that one pass over one trace gives.
+    """The result of one pass over one trace.
 
     Attributes:
         facts: what the reader saw of the file.
         shape_headers: uint32 [shapes], header word of each shape.
         record_counts: int64 [pCPUs, shapes], records read.
-        tallies: intervals added up by (metric, a, b).
-        vcpu_keys, vcpu_types: int64 [vCPUs], ``domain << 16 | vcpu`` and VCPU_PV, VCPU_HVM or 0.
-        vcpu_counts: int64 [vCPUs, C_COLUMNS], the counters that need no interval.
-        vcpus_left_out: look-ups of vCPUs beyond the number that is kept apart.
+        tallies: intervals by (metric, a, b).
+        vcpu_keys: int64 [vCPUs], ``domain << 16 | vcpu``.
+        vcpu_types: int64 [vCPUs], VCPU_PV, VCPU_HVM or 0.
+        vcpu_counts: int64 [vCPUs, C_COLUMNS], the metrics that only count.
+        vcpus_left_out: look-ups of vCPUs over the limit, which share one entry.
         pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
         pairs: int64 [n, 3], nanoseconds or ticks, cycles, source; for the TSC rate.
-        first_tsc, last_tsc: of the trace, or of the window in it; 0 where it has no timed record.
+        first_tsc, last_tsc: of the trace, or of the window in it; 0 without a record that has a TSC.
     """
 
     facts: ReadFacts

@@ -1,6 +1,6 @@
-"""Pack and unpack the keys of tallies: a vCPU in one number, and two numbers in one.
+"""Pack and unpack the keys of tallies: a vCPU as one number, and two numbers as one.
 
-The loops pack their keys themselves; these are for single numbers, arrays and columns of frames.
+The compiled loops pack their keys themselves; these work on integers, arrays and columns of frames.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ _LOW = 1 << 32
 
 
 def vcpu_key(domain: int, vcpu: int) -> int:
-    """Return a vCPU as one number of 32 bits."""
+    """Return the key of a vCPU, a number of 32 bits."""
     return domain << 16 | vcpu
 
 
 def domain_of(keys: Keys) -> Keys:
-    """Return the domain of a vCPU's key, whatever it is paired with."""
-    # Columns of a frame have no shift.
+    """Return the domain of a vCPU key, also of one that is the low half of a pair."""
+    # Columns of a frame do not support shifts.
     return low_of(keys) // _VCPUS
 
 
 def vcpu_of(keys: Keys) -> Keys:
-    """Return the number within its domain of a vCPU's key, whatever it is paired with."""
+    """Return the vCPU number within its domain, also of a key that is the low half of a pair."""
     return keys % _VCPUS
 
 
 def paired(high: int, low: int) -> int:
-    """Return two numbers as one, the second of 32 bits."""
+    """Return two numbers packed into one, the low one of 32 bits."""
     return high << 32 | low
 
 
 def high_of(keys: Keys) -> Keys:
-    """Return the first of two numbers paired in one."""
+    """Return the high one of two packed numbers."""
     return keys // _LOW
 
 
 def low_of(keys: Keys) -> Keys:
-    """Return the second of two numbers paired in one."""
+    """Return the low one of two packed numbers."""
     return keys % _LOW

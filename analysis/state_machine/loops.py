@@ -1,9 +1,9 @@
-"""The state machines' hot loop, compiled with numba: records in, intervals out.
+"""Run records through the state machines, in loops compiled with numba: records in, intervals out.
 
-``run`` walks merged records through the state machines of pCPUs, vCPUs and
-domains and puts out intervals, each a row {metric << 48 | a, b, value, tsc of
-its end}.  First come the transitions, then what each kind of record does to the machines, then the
-loop.  What the metrics mean is told in ``metrics``; ``tests/oracle/machine.py`` is the slow twin.
+``run`` walks merged records through the state machines of pCPUs, vCPUs and domains and emits
+intervals, each a row {metric << 48 | a, b, value, TSC of its end}.  The transitions come first, then
+what each kind of record does to the machines, then the loop.  ``metrics`` says what the metrics mean;
+``tests/oracle/machine.py`` is the slow reference implementation.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _OFFLINE = 3
 _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
 
-#: The most intervals that one record can put out, losses of records apart.
+#: The most intervals that one record can emit, except a loss of records.
 OUT_MARGIN = 80
-#: The most that a loss puts out for each vCPU: what it had begun, its state and its domain's.
+#: The most intervals that a loss emits per vCPU: what was open, its state and its domain's state.
 LOSS_MARGIN = 12
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
@@ -69,8 +69,8 @@ _GRANT_TABLE_OP = 20
 _DOMCTL = 36
 _SCHEDOP_BLOCK = 1
 _EVENT_CHECK_VECTOR = 0xFC
-#: Run times are 32 bits of ns: one just below 2^32 is a clock that went back a little, and after a
-#: second or so (a TSC of less than 4.29 GHz) its turns can no longer be told.
+#: Run times are 32 bits of ns: a value just below 2^32 means that the clock went back a little.  After
+#: _CHAIN_BREAK_CYCLES (more than a second with a TSC below 4.29 GHz) a run time may have wrapped.
 _NS_NEGATIVE = 0xF000_0000
 _CHAIN_BREAK_CYCLES = 1 << 32
 #: A sum this long is one measurement of the TSC rate.
@@ -102,7 +102,7 @@ def _count(glob, counts, vcpu, metric):
 
 @part
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
-    """Return the index of the vCPU with ``key``, made when new; the last index stands for all too many."""
+    """Return the index of the vCPU with ``key``, added if new; all over the limit share the last one."""
     mask = len(vcpu_slots) - 1
     slot = ((key * 0x9E37_79B1) >> 7) & mask
     while vcpu_slots[slot] >= 0:
@@ -197,7 +197,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         else:
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_OTHER
     vcpus[vcpu, V.STATE] = state
-    # An interval whose end lies before its beginning is skew: what follows is counted from the later time.
+    # An interval that ends before it begins is skew: the next one starts at the later time.
     vcpus[vcpu, V.SINCE] = max(tsc, since)
     domain = vcpus[vcpu, V.DOMAIN]
     if old != state:
@@ -208,7 +208,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
 
 @part
 def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
-    """Count a contradiction; the time of the state that cannot have been is lost time."""
+    """Count a contradiction; the time in the state that cannot be right becomes lost time."""
     _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
     since = vcpus[vcpu, V.SINCE]
     if since > 0 and tsc > since:
@@ -218,7 +218,7 @@ def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
 
 @part
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
-    """Take a vCPU's state as unknown from ``tsc`` on: no open measurement may bridge the gap."""
+    """Set a vCPU's state to unknown from ``tsc`` on, and cut off its open measurements."""
     key = vcpus[vcpu, V.KEY]
     if vcpus[vcpu, V.RESIDENT_SINCE] > 0:
         _put(glob, out, Metric.CUT, key, Metric.RESIDENCE, 0, tsc)
@@ -243,7 +243,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
 
 @part
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
-    """End the turn of the pCPU's current vCPU."""
+    """End the run of the pCPU's current vCPU."""
     current = pcpus[pcpu, P.CURRENT]
     since = pcpus[pcpu, P.SINCE]
     if current >= 0 and since > 0 and tsc > since:
@@ -257,7 +257,7 @@ def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
 
 @part
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
-    """Let ``vcpu`` begin to run on ``pcpu``."""
+    """Start a run of ``vcpu`` on ``pcpu``."""
     key = vcpus[vcpu, V.KEY]
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0 and current != vcpu:
@@ -267,7 +267,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
     old = vcpus[vcpu, V.STATE]
     left_pcpu = vcpus[vcpu, V.LEFT_PCPU]
     if old == _RUNNING:
-        # It runs in two places: its deschedule elsewhere comes later in the stream, or was lost.
+        # It runs on two pCPUs: its deschedule elsewhere comes later in the stream, or was lost.
         _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         if vcpus[vcpu, V.PCPU] != pcpu:
             vcpus[vcpu, V.SKEW_TSC] = tsc
@@ -303,7 +303,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
 
 @part
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
-    """End a VM exit's handling, at the entry or where the vCPU begins to wait for a pCPU."""
+    """End the handling of a VM exit, at the VM entry or when the vCPU starts to wait for a pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
     key = vcpus[vcpu, V.KEY]
     if exit_tsc > 0:
@@ -318,7 +318,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
 
 @part
 def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
-    """Give up on the interrupt record that would explain the pCPU's last wakes."""
+    """Emit the pCPU's pending wakes with ``cause``: no interrupt record explains them."""
     for i in range(pcpus[pcpu, P.PENDING]):
         vcpu = pcpus[pcpu, P.PENDING_VCPU + i]
         tsc = pcpus[pcpu, P.PENDING_TSC + i]
@@ -328,7 +328,7 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
 
 @part
 def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
-    """Look for the target of an event that woke nobody: the only vCPU that runs on another pCPU."""
+    """Infer the target of a send that woke no vCPU: the only guest vCPU running on another pCPU."""
     sender = pcpus[pcpu, P.CURRENT]
     if sender < 0:
         return
@@ -360,7 +360,7 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
 
 @part
 def _show_upcall(glob, vcpus, out, vcpu, tsc):
-    """Take a sign of an upcall as the arrival of the event sent while the vCPU ran."""
+    """Take a sign of an upcall as the arrival of the event that was sent while the vCPU ran."""
     sent = vcpus[vcpu, V.SEND_TSC]
     if sent > 0:
         key = vcpus[vcpu, V.KEY]
@@ -373,7 +373,7 @@ def _show_upcall(glob, vcpus, out, vcpu, tsc):
 
 @part
 def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
-    """Tell what a PV guest's iret returns from: a trap, the upcall after a block, or something open."""
+    """Count a PV guest's iret by what it returns from: a trap, the upcall after a block, or unknown."""
     key = vcpus[vcpu, V.KEY]
     forced = vcpus[vcpu, V.FORCE_TSC]
     vcpus[vcpu, V.FORCE_TSC] = 0
@@ -401,7 +401,7 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
 
 @part
 def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
-    """Note a record that a PV guest itself caused."""
+    """Handle a record that shows that the PV guest itself runs."""
     if vcpus[vcpu, V.FRESH] > 0:
         vcpus[vcpu, V.FRESH] = 0
         if vcpus[vcpu, V.UPCALL] > 0 and vcpus[vcpu, V.UPCALL_HIGH] == 0:
@@ -411,7 +411,7 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
                 tsc - vcpus[vcpu, V.RUN_TSC], tsc,
             )  # fmt: skip
     if vcpus[vcpu, V.BLOCK_TSC] > 0:
-        # It wanted to block and is here again without having blocked.
+        # It made a block hypercall, but runs again without a BLOCK record.
         _count(glob, counts, vcpu, Metric.BLOCK_WITHOUT_BLOCK)
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
@@ -425,7 +425,7 @@ def _address(words, at, size):
 
 @part
 def _note_pair(glob, pairs, nanoseconds, cycles, source):
-    """Keep a pair for the estimate of the TSC rate; a full table is thinned out, evenly."""
+    """Keep a pair for the TSC rate; when the table is full, every second pair is dropped."""
     if nanoseconds <= 0 or cycles <= 0:
         return
     if glob[G.PAIR_SKIP] > 0:
@@ -454,10 +454,10 @@ def _end_chain(glob, pcpus, pairs, pcpu):
 
 @part
 def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
-    """Compare a vCPU's stay on a pCPU with its last ones on others: no skew may put it on both at once.
+    """Emit the TSC differences at which a vCPU's stay on a pCPU would overlap its recent ones on others.
 
-    A record of it that neither begins nor ends a run is a stay of no length.  What a trace
-    without skew excludes is of no use, so only a proof of skew starts the collection of the rest.
+    A record of the vCPU that neither begins nor ends a run is a stay of length 0.  These ranges are only of
+    use in a trace with skew, so they are collected only once a stay has proven it.
     """
     seen = vcpus[vcpu, V.RECENT]
     for age in range(RECENT_MAX):
@@ -490,7 +490,7 @@ def _exclude_skew(glob, vcpus, out, vcpu, pcpu, begin, end):
 
 @part
 def _note_stay(glob, pcpus, vcpus, out, pcpu, vcpu, old, new, tsc):
-    """Follow the runs of a pCPU in its own records alone, whose order skew does not touch."""
+    """Track the runs on a pCPU from its own records only, whose order skew does not affect."""
     key = vcpus[vcpu, V.KEY]
     begin = tsc
     if old == _RUNNING or new == _RUNNING:
@@ -518,14 +518,14 @@ def _change_runstate(
     state = vcpus[vcpu, V.STATE]
     current = pcpus[pcpu, P.CURRENT]
     if state == STATE_INIT:
-        # A vCPU becomes known when it is seen to run.
+        # The state of a vCPU becomes known when it is seen to run.
         begin = tsc
         if old == _RUNNING:
             if current >= 0:
                 if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
                     _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
                     return
-                # What was not seen to begin began with the pCPU's first record at the latest.
+                # A run whose beginning was not seen began at the pCPU's first record or earlier.
                 begin = pcpus[pcpu, P.FIRST_TSC]
             _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         if new == _RUNNING:
@@ -540,7 +540,7 @@ def _change_runstate(
             _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         return
     if state == _RUNNING and old != _RUNNING and new != _RUNNING:
-        # What runs is stopped only by a "running to" record: this one comes late.
+        # Only a "running to" record ends a run: this record comes late.
         _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
         return
     if state != old and state != _RUNNING:
@@ -550,7 +550,7 @@ def _change_runstate(
         return
     if old == _RUNNING and state == _RUNNING:
         if vcpus[vcpu, V.PCPU] != pcpu and vcpus[vcpu, V.SKEW_TSC] > 0:
-            # The deschedule that belongs to a run which the stream showed too early.
+            # The vCPU's next run came earlier in the stream than this deschedule.
             handoff = (pcpu << 16) | vcpus[vcpu, V.PCPU]
             _put(glob, out, Metric.HANDOFF, handoff, 0, vcpus[vcpu, V.SKEW_TSC] - tsc, tsc)
             vcpus[vcpu, V.SKEW_TSC] = 0
@@ -570,12 +570,12 @@ def _change_runstate(
             _count(glob, counts, vcpu, Metric.SEND_UNMATCHED)
         vcpus[vcpu, V.FORCE_TSC] = 0
         if new == _BLOCKED:
-            # What else waits to be returned from belongs to threads that sleep.
+            # The remaining traps belong to threads that sleep.
             vcpus[vcpu, V.TRAPS] = 0
             vcpus[vcpu, V.SWITCHED] = 0
         _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
         if glob[G.LOST_PCPUS] > 0 and key >> 16 != IDLE_DOMAIN:
-            # It may be picked up by a pCPU that is blind now.
+            # A pCPU in a gap of lost records may run it.
             _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
         return
     if old == _BLOCKED and new == _RUNNABLE and vcpus[vcpu, V.WAKE_TSC] > 0:
@@ -599,7 +599,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc
         glob[G.LOST_PCPUS] += 1
-    # Whoever does not run elsewhere may run here, unseen.
+    # Any vCPU that does not run elsewhere may run here unseen.
     for vcpu in range(glob[G.VCPUS]):
         state = vcpus[vcpu, V.STATE]
         if state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE:
@@ -621,12 +621,12 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
 
-# --- records: what each kind of them does to the machines ----------------------------------
+# --- what each kind of record does to the machines -----------------------------------------
 
 
 @part
 def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
-    """Take the first record of a pCPU that has a time: who runs there is not known yet."""
+    """Handle a pCPU's first record with a TSC: it is not known yet which vCPU runs there."""
     pcpus[pcpu, P.SEEN] = 1
     pcpus[pcpu, P.FIRST_TSC] = tsc
     unknown = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
@@ -638,7 +638,7 @@ def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
 
 @inlined_part
 def _expect_wake(pcpus, pcpu, cause, op, tsc):
-    """Remember that the record at hand may wake a vCPU: the pCPU's next record tells."""
+    """Remember that this record may wake a vCPU; the pCPU's next record shows whether it did."""
     pcpus[pcpu, P.CAUSE] = cause
     pcpus[pcpu, P.CAUSE_TSC] = tsc
     pcpus[pcpu, P.CAUSE_ARGUMENT] = op
@@ -646,9 +646,9 @@ def _expect_wake(pcpus, pcpu, cause, op, tsc):
 
 @inlined_part
 def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
-    """Return what would have caused a wake by this record, 0 where nothing that is known would.
+    """Return the cause of a wake if this record is one, 0 where no cause is known.
 
-    An event sent by the record before this one wakes its target at once or not at all.
+    A send by the pCPU's previous record wakes its target at once or not at all.
     """
     cause = pcpus[pcpu, P.CAUSE]
     pcpus[pcpu, P.CAUSE] = 0
@@ -685,7 +685,7 @@ def _count_hypercall(glob, counts, out, vcpu, key, is_entry, op, tsc):
 
 @inlined_part
 def _command_of(meaning, words, first):
-    """Return a hypercall's first argument, -1 where its record has none: two flag bits tell."""
+    """Return a hypercall's first argument, -1 where its record has none by its two flag bits."""
     has_more = meaning[S_PARAM] & 1 and meaning[S_WORDS] > 1
     if has_more and (words[first] >> np.uint32(20)) & np.uint32(3):
         return np.int64(words[first + 1])
@@ -719,7 +719,7 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
             _count(glob, counts, vcpu, Metric.BLOCK_CALL)
             vcpus[vcpu, V.BLOCK_TSC] = tsc
         elif op == _SCHED_OP_COMPAT and command < 0:
-            # Its command is not recorded: a BLOCK record next tells a block from a yield.
+            # Its command is not recorded: a BLOCK record after it shows that it was a block, not a yield.
             vcpus[vcpu, V.BLOCK_TSC] = -tsc
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
     elif op == _VCPU_OP or op == _DOMCTL:
@@ -728,7 +728,7 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
 
 @inlined_part
 def _take_pv_event(glob, counts, vcpus, out, vcpu, key, kind, meaning, words, at, tsc):
-    """Take a PV guest's trap, page fault or emulated instruction."""
+    """Handle a PV guest's trap, page fault or emulated instruction."""
     counts[vcpu, C_PV_EVENT + (meaning[S_EVENT] & (_DENSE_PV_EVENTS - 1))] += glob[G.INSIDE]
     param = meaning[S_PARAM]
     if kind == Kind.TRAP or kind == Kind.PAGE_FAULT:
@@ -749,7 +749,7 @@ def _take_pv_event(glob, counts, vcpus, out, vcpu, key, kind, meaning, words, at
 
 @inlined_part
 def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
-    """Take a record of a PV guest's way into Xen."""
+    """Handle a record of a PV guest's entry into Xen."""
     if pcpus[pcpu, P.PENDING] > 0:
         _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
     current = pcpus[pcpu, P.CURRENT]
@@ -768,7 +768,7 @@ def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, ts
 def _take_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, kind, meaning, words, at, tsc
 ):
-    """Take a change of runstate, or the scheduler's word that a vCPU goes on running."""
+    """Handle a change of runstate, or a record that the vCPU continues to run."""
     word = np.int64(words[at])
     runner = ((word >> 16) & 0xFFFF) << 16 | (word & 0xFFFF)
     old = meaning[S_PARAM] >> 4
@@ -830,10 +830,10 @@ def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, a
 
 @inlined_part
 def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
-    """Take how long the last vCPU ran, in ns, for the estimate of the TSC rate.
+    """Add the previous vCPU's run time, in ns, to the pCPU's sum for the TSC rate.
 
-    What the one before ran ends where this one begins: run times on a pCPU add up to
-    Xen's clock, and only the ends of the sum carry the delay of a record.
+    One run ends where the next begins: run times on a pCPU add up to Xen's clock, and only the
+    ends of the sum are off by the delay of a record.
     """
     if ran >= _NS_NEGATIVE:
         ran -= 1 << 32
@@ -850,7 +850,7 @@ def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
 
 @inlined_part
 def _is_hvm(pcpus, vcpus, pcpu):
-    """Tell whether a hardware guest's vCPU can run on the pCPU."""
+    """Return whether the pCPU's current vCPU can be that of an HVM or PVH guest."""
     current = pcpus[pcpu, P.CURRENT]
     return current >= 0 and vcpus[current, V.TYPE] != VCPU_PV and vcpus[current, V.KEY] >> 16 != IDLE_DOMAIN
 
@@ -896,7 +896,7 @@ def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
 
 @inlined_part
 def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
-    """Take what Xen does for a hardware guest between an exit and the entry, and the entry."""
+    """Handle a record of Xen's work for an HVM or PVH guest between VM exit and entry, or the entry."""
     vcpu = pcpus[pcpu, P.CURRENT]
     key = vcpus[vcpu, V.KEY]
     vcpus[vcpu, V.TYPE] = VCPU_HVM
@@ -920,9 +920,9 @@ def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, t
 
 @part
 def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
-    """Take an interrupt that Xen has handled: the pCPU's wakes meanwhile are its work."""
+    """Handle an interrupt that Xen has handled: it caused the pCPU's wakes in the meantime."""
     irq = np.int64(words[at])
-    # 32-bit halves of the TSC: distances below 2^31 are told apart from what wrapped.
+    # The record has the low 32 bits of the TSC at entry and exit.
     begin = tsc - ((tsc - np.int64(words[at + 1])) & 0xFFFF_FFFF)
     end = begin + ((np.int64(words[at + 2]) - np.int64(words[at + 1])) & 0xFFFF_FFFF)
     _put(glob, out, Metric.IRQ_HANDLING, irq, pcpu, end - begin, tsc)
@@ -981,10 +981,10 @@ def run(
     glob, pcpus, vcpus, domains, vcpu_slots, domain_slots,
     counts, pairs, out,
 ):  # fmt: skip
-    """Walk a batch from ``row`` on, until it ends or ``out`` is nearly full.
+    """Process a batch from ``row`` on, until it ends or ``out`` is nearly full.
 
     Returns:
-        The row to go on with; ``glob[G.OUT]`` intervals have been put out.
+        The row to continue with; ``glob[G.OUT]`` intervals are in ``out``.
     """
     tsc_limit = glob[G.TSC_LIMIT]
     from_tsc = glob[G.FROM_TSC]
@@ -999,7 +999,7 @@ def run(
         pcpu = np.int64(batch_pcpu[row])
         at = np.int64(batch_start[row])
         if tsc < 0 or tsc >= tsc_limit:
-            kind = np.int64(Kind.WRAP)  # counted, but its time is damage
+            kind = np.int64(Kind.WRAP)  # the record counts, but its TSC is damaged
         if kind == Kind.LOST and room < LOSS_MARGIN * glob[G.VCPUS]:
             break
         row += 1

@@ -1,7 +1,7 @@
-"""Run records through the state machines and add up what comes out.
+"""Run records through the state machines and tally the resulting intervals.
 
-The machines' state is bounded: by the number of pCPUs and vCPUs, of distinct
-keys and of histogram octaves in use, never by the length of the trace.
+Memory is bounded by the number of pCPUs, vCPUs, distinct keys and histogram octaves in use; it does not
+grow with the length of the trace.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from xtrace.probes import event_ids as ids
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, RecordBatch, ShapeTable
 
-#: vCPUs told apart; a trace that names more is damaged, the rest share one.
+#: Entries for vCPUs; a trace with more is damaged, and all further vCPUs share the last entry.
 MAX_VCPUS = 32768
-#: Distinct (metric, a, b) keys kept; intervals with further keys are counted as left out.
+#: Distinct (metric, a, b) keys; intervals with further keys are only counted, as left out.
 MAX_TALLIES = 1 << 20
-#: Pairs of (nanoseconds, cycles) kept for the TSC rate.
+#: Pairs of (nanoseconds, cycles) kept to estimate the TSC rate.
 MAX_PAIRS = 1 << 16
 
 _MAX_DOMAINS = 65536
-#: A window of TSCs that leaves nothing out.
+#: The window of TSCs that includes everything.
 ALWAYS = (-(1 << 62), 1 << 62)
 
 
-#: Events of one length: kind, words, parameter.
+#: Events of a fixed length: kind, words, parameter.
 _FIXED = {
     ids.CONTINUE_RUNNING: (Kind.CONTINUE, 1, 0),
     ids.WAKE: (Kind.WAKE, 2, 0),
@@ -55,7 +55,7 @@ _FIXED = {
     ids.TRACE_IRQ: (Kind.IRQ_HANDLED, 3, 0),
     ids.PM_IDLE_ENTRY: (Kind.IDLE_ENTRY, 4, 0),
     ids.PM_IDLE_EXIT: (Kind.IDLE_EXIT, 6, 0),
-    ids.PM_IDLE_ENTRY_4_0: (Kind.IDLE_ENTRY, 4, 0),  # 4.0 and 4.1; since 4.2 this id has 3 words
+    ids.PM_IDLE_ENTRY_4_0: (Kind.IDLE_ENTRY, 4, 0),  # in 4.0 and 4.1; since 4.2 this id has 3 words
     ids.PM_IDLE_EXIT_4_0: (Kind.IDLE_EXIT, 6, 0),
     ids.MEM_PAGE_GRANT_MAP: (Kind.MEMORY, 1, 0),
     ids.MEM_PAGE_GRANT_UNMAP: (Kind.MEMORY, 1, 0),
@@ -72,9 +72,9 @@ _FIXED = {
 
 
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
-    """Return what the machines do with records of a shape, and the parameter that goes with it.
+    """Return how the machines treat records of a shape, and the parameter of that kind.
 
-    A record whose length does not fit its id is taken as OTHER: it is counted, not interpreted.
+    A record whose length does not fit its id is OTHER: it is counted but not interpreted.
     """
     rip_words = 2 if event & ids.WIDE else 1
     if event in _FIXED:
@@ -122,7 +122,7 @@ def _hvm_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None
 
 
 class _ShapeMeaning:
-    """Per shape: what run() needs to know, worked out once when a shape turns up."""
+    """What run() needs to know about each shape, computed once when the shape first appears."""
 
     def __init__(self) -> None:
         self.table = np.zeros((MAX_SHAPES, S_COLUMNS), np.int64)
@@ -141,11 +141,11 @@ class _ShapeMeaning:
 
 
 class Machine:
-    """The state machines of pCPUs, vCPUs and domains, fed batch by batch.
+    """The state machines of pCPUs, vCPUs and domains, which take records batch by batch.
 
     Args:
-        window: count only what ends within these TSCs, both included.
-        keep: how many pieces of intervals stay valid at a time; 0 gives each an array of its own.
+        window: (first, last) TSC, both inclusive; count only what ends in it.
+        keep: how many of the returned pieces stay valid at a time; with 0, each has its own array.
     """
 
     def __init__(self, window: tuple[int, int] = ALWAYS, keep: int = 0) -> None:
@@ -170,7 +170,7 @@ class Machine:
         overflow[V.STATE] = STATE_COUNT - 1
 
     def feed(self, batch: RecordBatch) -> list[I64]:
-        """Return the intervals that end in ``batch``: int64 [n, 4] pieces."""
+        """Return the intervals that end in ``batch``, as arrays of int64 [n, 4]."""
         self._shapes.learn(batch.shapes)
         if len(batch):
             self.make_room(int(batch.pcpu.max()) + 1)
@@ -194,7 +194,7 @@ class Machine:
         return pieces
 
     def finish(self) -> I64:
-        """Return what the end of the trace leaves open, and the heads before the first proof."""
+        """Return the intervals open at the end of the trace, and the time before each state was known."""
         last, first = int(self.glob[G.LAST_TSC]), int(self.glob[G.FIRST_TSC])
         rows: list[tuple[int, int, int, int]] = []
 
@@ -225,7 +225,7 @@ class Machine:
 
     @property
     def pairs(self) -> I64:
-        """int64 [n, 3]: nanoseconds (or ticks), cycles, source (0 scheduler, 1 idle)."""
+        """Pairs for the TSC rate, int64 [n, 3]: ns or ticks, cycles, source (0 scheduler, 1 idle)."""
         late = np.array(self._late_pairs, np.int64).reshape(-1, 3)
         return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late))
 
@@ -238,7 +238,7 @@ class Machine:
         return self._scratches[self._turn]
 
     def make_room(self, pcpus: int) -> None:
-        """See to it that there is state for ``pcpus`` pCPUs."""
+        """Make sure that there is state for ``pcpus`` pCPUs."""
         old = len(self.pcpus)
         if pcpus <= old:
             return
@@ -248,15 +248,15 @@ class Machine:
         self.pcpus = np.concatenate((self.pcpus, more))
 
 
-#: ``b`` of a TAIL that is the residence on a pCPU and not a runstate.
+#: Bit in ``b`` of a TAIL for a stay on a pCPU; without it, ``b`` is a runstate.
 _RESIDENCE_TAIL = 1 << 20
 
 
 class Tallies:
-    """Intervals added up by (metric, a, b), in bounded memory.
+    """Tallies of intervals by (metric, a, b), in bounded memory.
 
     Args:
-        window: only intervals that end within (from, to) TSC, both included.
+        window: (first, last) TSC, both inclusive; add only intervals that end in it.
     """
 
     def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
@@ -269,7 +269,7 @@ class Tallies:
         self._left_out = 0
 
     def add(self, intervals: I64) -> None:
-        """Add intervals, int64 [n, 4] as Machine.feed() gives them."""
+        """Add intervals, int64 [n, 4] as Machine.feed() returns them."""
         row = 0
         while row < len(intervals):
             row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
@@ -281,7 +281,7 @@ class Tallies:
                 return
 
     def columns(self) -> TallyColumns:
-        """Return what was added so far."""
+        """Return a copy of the tallies so far."""
         return TallyColumns(
             self._table[: self._size].copy(),
             self._histograms[: self._histogram_size].copy(),

@@ -1,7 +1,7 @@
-"""What the state machines measure: the metrics and the layout of their state.
+"""Define the metrics of the state machines and the layout of their state.
 
-A metric has keys ``a`` and ``b`` and either counts or collects values in cycles.
-``a`` is nearly always a vCPU as ``domain << 16 | vcpu``.
+A metric has the keys ``a`` and ``b`` and either counts or has values in cycles.
+``a`` is nearly always a vCPU, ``domain << 16 | vcpu``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Metric(IntEnum):
-    """Every measure that the machines put out; the comment gives a, b and the value."""
+    """Everything that the machines measure; the comments say what a, b and the value are."""
 
     # Runstates: a = vCPU, value = cycles in the state.
     RUNNING = 0
@@ -19,10 +19,10 @@ class Metric(IntEnum):
     RUNNABLE_OTHER = 3
     BLOCKED = 4
     OFFLINE = 5
-    STATE_LOST = 6  # between a loss of records and the next proof of the vCPU's state
+    STATE_LOST = 6  # from lost records until the vCPU's state is known again
     # a = domain, b = DomainState.
     DOMAIN_STATE = 7
-    RESIDENCE = 8  # a = vCPU, b = pCPU, cycles between two migrations
+    RESIDENCE = 8  # a = vCPU, b = pCPU, value = cycles between two migrations
     PCPU_RUNNING = 9  # a = pCPU
     PCPU_IDLE = 10
     PCPU_LOST = 11
@@ -32,20 +32,20 @@ class Metric(IntEnum):
     IRQ_TO_WAKE = 14  # b = irq
     WAKE_TO_RUNNABLE = 15
     WAKE_TO_RUNNING = 16  # b = 1 where it ran on another pCPU than the waker's
-    SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, inferred
-    RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry after a block
+    SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, which is inferred
+    RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry, after a block
     # Upcalls: a = vCPU.
     UPCALL_MAX = 19  # running to iret
     UPCALL_MIN = 20  # first record of the guest to iret
-    FORCED_CALLBACK = 21  # xen_version to the iret that no trap explains
+    FORCED_CALLBACK = 21  # xen_version to the next iret, where that is an IRET_OPEN
     INJECTION_TO_ENTRY = 22  # b = vector
     INTR_WINDOW_WAIT = 23  # b = vector
     HVM_UPCALL = 24  # b = vector; entry after the injection to the next exit
     HVM_EXIT = 25  # b = exit reason; exit to entry
     IRQ_HANDLING = 26  # a = irq, b = pCPU
-    HANDOFF = 27  # a = from pCPU << 16 | to pCPU: a vCPU's or a wake's way between two TSCs
-    # a = pCPU << 16 | other pCPU: the other's TSC is not ahead by more than FROM and less than TO,
-    # or a vCPU would have been on both at once; b = 1 where that excludes 0 and thus has no FROM.
+    HANDOFF = 27  # a = from pCPU << 16 | to pCPU of a move or a wake, value = TSC of the run less that before
+    # a = pCPU << 16 | other pCPU: the other's TSC cannot be ahead by more than FROM and less than TO, because
+    # a vCPU would have been on both at once; b = 1 where that excludes 0, and then there is no FROM.
     SKEW_NOT_FROM = 28
     SKEW_NOT_TO = 29
     # Counts: no value.
@@ -56,7 +56,7 @@ class Metric(IntEnum):
     SUBCALL = 44
     COMMAND = 45  # b = op << 32 | command
     TRAP = 46  # b = vector
-    PV_EVENT = 47  # b = low byte of the event id
+    PV_EVENT = 47  # b = low 5 bits of the event id
     HVM_EVENT = 48  # b = event id
     VMMCALL = 49  # b = eax
     INJECTION = 50  # b = vector
@@ -65,34 +65,34 @@ class Metric(IntEnum):
     IRET_TRAP = 53  # a = vCPU: iret that returns from a trap
     IRET_UPCALL = 54  # iret that returns from the upcall after a block
     IRET_OPEN = 55  # iret from an upcall while running, or from a system call
-    IRET_AMBIGUOUS = 56  # iret counted as from a trap after the guest changed stacks meanwhile
-    UPCALL_NESTED = 57  # upcall with a trap inside
-    UPCALL_PREEMPTED = 58  # upcall left out of the durations, for it was preempted
+    IRET_AMBIGUOUS = 56  # IRET_TRAP, but the guest switched stacks between the trap and the iret
+    UPCALL_NESTED = 57  # upcall after a block, with a trap in it
+    UPCALL_PREEMPTED = 58  # upcall after a block, left out because the vCPU was descheduled in it
     BLOCK_CALL = 59  # block hypercall
     BLOCK_WITHOUT_BLOCK = 60  # block hypercall that found an event pending
     SEND = 61  # a = sending vCPU
-    SEND_NO_TARGET = 62  # woke none while no other guest vCPU ran
-    SEND_UNIQUE = 63  # woke none while one other vCPU ran: taken as the target
-    SEND_AMBIGUOUS = 64  # woke none while several ran
+    SEND_NO_TARGET = 62  # woke no vCPU, and no other guest vCPU ran
+    SEND_UNIQUE = 63  # woke no vCPU, and one other ran, which is taken as the target
+    SEND_AMBIGUOUS = 64  # woke no vCPU, and several others ran
     SEND_UNMATCHED = 65  # a = target: descheduled before any sign of an upcall
-    INTR_WINDOW = 66  # a = vCPU, b = 1 where an event really waits
-    STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts the one before
+    INTR_WINDOW = 66  # a = vCPU, b = 1 where an event waits for the window
+    STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts an earlier one
     CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records
-    NEGATIVE = 69  # a = vCPU: an interval left out, for its end lies before its beginning
+    NEGATIVE = 69  # a = vCPU, b = metric: an interval left out because it ends before it begins
     LOST_RECORDS = 70  # a = pCPU, value = records
     HEAD = 71  # a = vCPU, value = cycles before its state was first known
-    TAIL = 72  # a = vCPU, b = state, value = cycles of the state that was open at the end
+    TAIL = 72  # a = vCPU, b = runstate, or 1 << 20 | pCPU of a stay, open at the end; value = cycles
     KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
 
 
-#: Metrics below this carry a value in cycles and get a histogram.
+#: Metrics below this have values in cycles and a histogram.
 FIRST_COUNT = Metric.CONTINUE_RUNNING
 
 
 class WakeCause(IntEnum):
     """What made Xen wake a vCPU."""
 
-    EVENT_CHANNEL = 1  # argument: none, the sender is in SEND_TO_WAKE
+    EVENT_CHANNEL = 1  # no argument: the sender is in SEND_TO_WAKE
     HYPERCALL = 2  # argument: op
     IRQ = 3  # argument: irq
     TIMER_OR_OTHER = 4
@@ -100,7 +100,7 @@ class WakeCause(IntEnum):
 
 
 class DomainState(IntEnum):
-    """State of a whole domain, from those of its vCPUs."""
+    """State of a domain, computed from the states of its vCPUs."""
 
     BLOCKED = 0
     PARTIAL_RUN = 1
@@ -112,7 +112,7 @@ class DomainState(IntEnum):
 
 
 class RipSource(IntEnum):
-    """What made Xen record a guest's instruction pointer, or who asked for it."""
+    """What recorded a guest's instruction pointer: a kind of Xen record, or a sampler."""
 
     TRAP = 1
     PAGE_FAULT = 2
@@ -121,23 +121,23 @@ class RipSource(IntEnum):
     HYPERCALL = 5
     EXIT = 6
     PTWR = 7
-    XENCTX = 8  # no record: asked for by xenctx, which pauses the domain
-    PERF_CLOCK = 9  # no record: dom0 itself, sampled by its software clock
+    XENCTX = 8  # not a record: xenctx sampled it, which pauses the domain
+    PERF_CLOCK = 9  # not a record: dom0's own software clock sampled dom0
 
 
-#: Sources whose samples are no records of the trace.
+#: Sources whose samples are not records of the trace.
 UNRECORDED_RIPS = (RipSource.XENCTX, RipSource.PERF_CLOCK)
 
 
 class Kind(IntEnum):
-    """What a record's shape means to the machines."""
+    """How the machines treat records of a shape."""
 
     OTHER = 0
     RUNSTATE = 1  # param = old << 4 | new
     CONTINUE = 2
     WAKE = 3
     BLOCK = 4
-    INFPREV = 5  # param = word of the ns count; how long the last vCPU ran
+    INFPREV = 5  # param = word of the ns count: how long the previous vCPU ran
     HYPERCALL = 6  # param = word of the op << 8 | 1 where arguments follow
     SUBCALL = 7
     TRAP = 8  # param = words of the RIP
@@ -176,35 +176,35 @@ class P(IntEnum):
     LAST_TSC = 2
     CURRENT = 3  # vCPU index or -1
     SINCE = 4  # current began to run here; 0 unknown
-    LOST = 5  # inside a blind interval
+    LOST = 5  # 1 in a gap of lost records
     LOST_FIRST = 6
     LOST_END = 7
     LOST_VCPU = 8  # domain << 16 | vcpu
-    INFERRED = 9  # current is known from a LOST_RECORDS record only
-    CAUSE = 10  # of a wake that may follow at once: 0, EVENT_CHANNEL or HYPERCALL
+    INFERRED = 9  # 1: CURRENT is known only from a LOST_RECORDS record
+    CAUSE = 10  # WakeCause of a wake that is the pCPU's next record; 0: none known
     CAUSE_TSC = 11
     CAUSE_ARGUMENT = 12
-    PENDING = 13  # wakes that wait for the interrupt record that explains them
+    PENDING = 13  # number of wakes that wait for an interrupt record to explain them
     IDLE_TSC = 14
     IDLE_TICK = 19
-    CHAIN_TSC = 15  # of the last run time added up
+    CHAIN_TSC = 15  # of the last run time in the sum
     CHAIN_NS = 16
     CHAIN_CYCLES = 17
-    BLIND = 18  # cycles
+    BLIND = 18  # cycles in gaps of lost records
     PENDING_VCPU = 20  # PENDING_MAX of them
     PENDING_TSC = 28
-    STAY_KEY = 36  # vCPU seen to begin to run here
-    STAY_TSC = 37  # when it did; 0: none
+    STAY_KEY = 36  # vCPU that was seen to start running here
+    STAY_TSC = 37  # when it did; 0: not seen
     COLUMNS = 38
 
 
 PENDING_MAX = 8
 
-#: Places and times of a vCPU that are remembered: as far as these reach, skew can be told.
+#: How many recent stays on pCPUs are kept per vCPU; skew can be detected among these.
 RECENT_MAX = 8
 
-#: A hypercall wakes at once or not at all: a wake later than this, half a millisecond or so, has
-#: another cause, even where no record stands in between.
+#: A hypercall wakes at once or not at all: a wake later than this, about half a millisecond, has
+#: another cause, even if no record is in between.
 WAKE_CYCLES_MOST = 1 << 20
 
 
@@ -215,37 +215,37 @@ class V(IntEnum):
     DOMAIN = 1  # domain index
     STATE = 2
     SINCE = 3  # 0: unknown, the interval is not measured
-    REASON = 4  # metric of the runnable state
+    REASON = 4  # metric for the time in the runnable state
     PCPU = 5
     RESIDENT_SINCE = 6
     WAKE_TSC = 7
     WAKE_PCPU = 8
-    LEFT_TSC = 9  # descheduled at, on LEFT_PCPU
+    LEFT_TSC = 9  # when it was last descheduled, on LEFT_PCPU
     LEFT_PCPU = 10
     RUN_TSC = 11
-    FRESH = 12  # no record of the guest since it runs
+    FRESH = 12  # 1: no record of the guest yet in this run
     BLOCKED_BY_CALL = 13
-    BLOCK_TSC = 14  # block hypercall whose BLOCK record has not come
-    UPCALL = 15  # an upcall is open
-    UPCALL_LOW = 16  # it began at or after
-    UPCALL_HIGH = 17  # and at or before; 0 not known yet
+    BLOCK_TSC = 14  # block hypercall without a BLOCK record yet; negative if it may have been a yield
+    UPCALL = 15  # 1: in an upcall after a block
+    UPCALL_LOW = 16  # it began at or after this TSC
+    UPCALL_HIGH = 17  # and at or before this one; 0 not known yet
     UPCALL_TRAPS = 18
-    TRAPS = 19  # traps to return from
-    SWITCHED = 20  # the guest changed stacks with traps to return from
+    TRAPS = 19  # traps without an iret yet
+    SWITCHED = 20  # 1: the guest switched stacks while TRAPS was not 0
     FORCE_TSC = 21
-    SEND_TSC = 22  # an event sent while it ran
+    SEND_TSC = 22  # when an event was sent to it while it ran; 0 none
     SEND_FROM = 23
     EXIT_TSC = 24
     EXIT_REASON = 25
     INJECT_TSC = 26  # 0 none
     INJECT_VECTOR = 27
     WINDOW_TSC = 28
-    ENTRY_TSC = 29  # entry after an injection: an upcall runs
+    ENTRY_TSC = 29  # VM entry after an injection: an upcall runs
     TYPE = 30  # 0 unknown, 1 PV, 2 HVM
     FIRST_KNOWN = 31
-    SKEW_TSC = 32  # began to run on PCPU before its deschedule elsewhere was seen
-    RECENT = 33  # how often it was seen somewhere
-    RECENT_PCPU = 34  # RECENT_MAX of them, in turn
+    SKEW_TSC = 32  # when it began to run on PCPU while its deschedule elsewhere was not yet seen
+    RECENT = 33  # number of stays seen
+    RECENT_PCPU = 34  # ring of RECENT_MAX stays
     RECENT_BEGIN = 42
     RECENT_END = 50  # 0: none
     COLUMNS = 58
@@ -264,7 +264,7 @@ class D(IntEnum):
 class G(IntEnum):
     """Global state."""
 
-    OUT = 0  # intervals put out
+    OUT = 0  # intervals written to ``out``
     VCPUS = 1
     DOMAINS = 2
     LOST_PCPUS = 3
@@ -275,26 +275,26 @@ class G(IntEnum):
     PAIR_SKIP = 8
     PCPUS = 9  # greatest pCPU seen + 1
     VCPU_OVERFLOW = 10
-    TSC_LIMIT = 11  # a TSC at or beyond is damage
-    FROM_TSC = 12  # what ends outside the window is not counted
+    TSC_LIMIT = 11  # a TSC at or above this is damage
+    FROM_TSC = 12  # the window: what ends outside it is not counted
     TO_TSC = 13
-    INSIDE = 14  # the record at hand lies in the window
-    SKEWED = 15  # a vCPU was seen on two pCPUs at once
+    INSIDE = 14  # 1: the current record is in the window
+    SKEWED = 15  # 1: a vCPU was seen on two pCPUs at once
     COLUMNS = 16
 
 
 VCPU_PV = 1
 VCPU_HVM = 2
 
-#: Intervals: rows {metric << METRIC_SHIFT | a, b, value, tsc of the end}.
+#: Intervals are rows {metric << METRIC_SHIFT | a, b, value, TSC of the end}.
 METRIC_SHIFT = 48
 
-#: Columns of what the machines know of a record's shape.
+#: Columns of what the machines know about a shape.
 S_KIND, S_PARAM, S_EVENT, S_WORDS = range(4)
 S_COLUMNS = 4
 
-#: Columns of the counters of a vCPU: hypercalls and multicall entries by op, PV records by the
-#: low byte of their id, and the metrics that only count and have no second key.
+#: Columns of a vCPU's counters: hypercalls and multicall entries by op, PV records by the low bits of
+#: their id, and the metrics that only count and have no key ``b``.
 C_HYPERCALL = 0
 C_SUBCALL = 64
 C_PV_EVENT = 128
@@ -305,6 +305,6 @@ C_COLUMNS = 200
 T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM = range(7)
 T_COLUMNS = 8  # one cache line
 
-#: Histograms: buckets an octave, and octaves.
+#: Histograms: buckets per octave, and octaves.
 SUB_BUCKETS = 64
 OCTAVES = 58

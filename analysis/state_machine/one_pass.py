@@ -1,8 +1,7 @@
-"""One pass over a trace: read, run the machines, tally, each stage in a thread of its own.
+"""Run one pass over a trace: read it, run the state machines and tally, each stage in its own thread.
 
-The loops are compiled and leave the interpreter lock, so the stages run on as
-many cores as there are.  What comes out are plain arrays: they can be
-pickled, and making them needs no pandas.
+The compiled loops release the interpreter lock, so the stages run in parallel.  The result is
+plain arrays, which can be pickled; pandas is not needed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from xtrace.probes.reader.reader import open_trace
 
 Item = TypeVar("Item")
 
-#: Batches under way between two stages; with the two at work this many must stay valid.
+#: Batches queued between two stages.  With those that the stages work on, _KEEP must stay valid.
 _QUEUED = 2
 _KEEP = _QUEUED + 3
 
@@ -32,12 +31,12 @@ def collect(
     window: tuple[int, int] = ALWAYS,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
-    """Read the trace ``path`` (``-`` is standard input) and return what the machines make of it.
+    """Read the trace ``path`` (``-`` is standard input) and return the result of the state machines.
 
     Args:
         strict: stop at the first damage.
-        window: count only what ends within these TSCs, both included.
-        progress: called now and then with the bytes read so far.
+        window: (first, last) TSC, both inclusive; count only what ends in it.
+        progress: called from time to time with the bytes read so far.
 
     Raises:
         OSError, TraceError: as open_trace() and its reader do.
@@ -79,10 +78,10 @@ def collect(
 
 
 class _Stage(Generic[Item]):
-    """Run an iterable in a thread and hand its items on, a few at a time.
+    """Run an iterable in a thread and pass on its items through a short queue.
 
-    An exception in the thread is raised where the items are taken.  A consumer that stops early
-    lets the thread end at its next item.
+    An exception in the thread is raised again in the consumer.  When the consumer stops early, the
+    thread ends at its next item.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -97,7 +96,7 @@ class _Stage(Generic[Item]):
                 self._queue.put((item, None))
                 if self._stopped.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             self._queue.put((None, error))
         else:
             self._queue.put((None, None))
@@ -115,7 +114,7 @@ class _Stage(Generic[Item]):
         finally:
             self._stopped.set()
             while self._thread.is_alive():
-                # Make room for a put() that waits.
+                # Make room for a put() that blocks.
                 try:
                     self._queue.get(timeout=0.01)
                 except queue.Empty:

@@ -1,7 +1,7 @@
-"""The tallies' hot loops, compiled with numba: intervals added up by key.
+"""Tally intervals by key, in loops compiled with numba.
 
-``tally`` takes the rows that ``loops.run`` puts out and keeps a log-linear histogram of their values.
-``tests/oracle/machine.py`` is the slow twin.
+``tally`` takes the rows that ``loops.run`` emits and keeps a log-linear histogram of their values.
+``tests/oracle/machine.py`` is the slow reference implementation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _I32_2D = nb.types.Array(nb.int32, 2, "C")
 
 @kept_loop(nb.types.UniTuple(_I64, 2)(_I64), forceinline=True)
 def bucket_of(value):
-    """Return (octave, place in it) of a value >= 0: 64 places an octave, exact below 64."""
+    """Return (octave, bucket in it) of a value >= 0: 64 buckets per octave, exact below 64."""
     if value < SUB_BUCKETS:
         return np.int64(0), value
     exponent = (np.float64(value).view(np.int64) >> 52) - 1023
@@ -55,7 +55,7 @@ def _slot_for(slots, table, key, b):
 
 @kept_loop(nb.void(_I32_1D, _I64_2D, _I64))
 def rehash(slots, table, size):
-    """Enter the first ``size`` rows of ``table`` into the empty hash ``slots``."""
+    """Insert the first ``size`` rows of ``table`` into the empty hash table ``slots``."""
     for row in range(size):
         slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
 
@@ -68,12 +68,12 @@ def rehash(slots, table, size):
 def tally(
     intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
 ):
-    """Add intervals from ``row`` on to the tallies, until all are in or a table is full.
+    """Add the intervals from ``row`` on to the tallies, until all are added or a table is full.
 
-    A histogram is a row of chunk numbers, one for each octave; a chunk holds 64 counts.
+    A histogram is a row of chunk numbers, one per octave; a chunk is 64 counts.
 
     Returns:
-        (next row, tally rows, histogram rows, chunks in use).
+        (next row, and how many tally rows, histogram rows and chunks are in use).
     """
     while row < len(intervals):
         if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
