@@ -1,4 +1,4 @@
-"""The report has the tables it promises, whatever the trace, and its exports can be read back."""
+"""The report has its documented tables for any trace, and its exports can be read back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from xtrace.probes.selection.vcpus import Vcpu
 
 
 def damaged(data: bytes) -> bytes:
-    """Put 20 bytes that are no window in between two windows."""
+    """Return a trace with 20 bytes that are not a window between two windows."""
     windows = oracle.frame(data).windows
     middle = windows[len(windows) // 2].offset
     return data[:middle] + b"\0" * 20 + data[middle:]
@@ -77,7 +77,7 @@ def report_of_sample() -> Report:
 
 
 def refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON")
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def loaded(report: Report) -> Any:
@@ -99,7 +99,7 @@ def test_an_empty_trace_gives_empty_tables() -> None:
     assert {name for name, frame in build(partial(b"")).tables.items() if len(frame)} == set()
 
 
-def test_names_are_told_once_and_sections_hold_all() -> None:
+def test_table_names_are_unique_and_sections_cover_all() -> None:
     assert len({table.name for table in TABLES}) == len(TABLES)
     assert {table.section for table in TABLES} == set(SECTIONS)
     for table in TABLES:
@@ -108,8 +108,8 @@ def test_names_are_told_once_and_sections_hold_all() -> None:
         assert all(column.meaning for column in table.columns), table.name
 
 
-def test_the_shape_of_a_table_does_not_depend_on_the_trace(report: Report) -> None:
-    """What is a number in one trace is a number in all, but for tables without a row."""
+def test_shape_of_a_table_does_not_depend_on_the_trace(report: Report) -> None:
+    """A column that is a number in one trace is a number in all, except in tables without rows."""
     whole = report_of_sample()
     for name, frame in report.tables.items():
         if frame.empty or whole.tables[name].empty:
@@ -120,7 +120,7 @@ def test_the_shape_of_a_table_does_not_depend_on_the_trace(report: Report) -> No
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name.split(".")[0])
-def test_the_states_of_a_vcpu_sum_to_the_span(sample: Path) -> None:
+def test_states_of_a_vcpu_add_up_to_the_span(sample: Path) -> None:
     part = partial(sample_bytes(sample))
     report = build(part)
     states = report.tables["vcpu_states"].groupby(["domain", "vcpu"])
@@ -133,11 +133,11 @@ def test_the_states_of_a_vcpu_sum_to_the_span(sample: Path) -> None:
         assert rows["share_ratio"].sum() == pytest.approx(1.0)
 
 
-def test_ratios_are_ratios(report: Report) -> None:
+def test_ratios_are_between_0_and_1(report: Report) -> None:
     for name, frame in report.tables.items():
         for column in map(str, frame.columns):
             if column.endswith("_ratio"):
-                # What is open at both ends of a pCPU's trace may count twice, by some cycles.
+                # Intervals that are open at the ends of a pCPU's trace may count some cycles twice.
                 assert frame[column].dropna().between(0, 1.0001).all(), (name, column)
             if column.endswith(("_count", "_cycles", "_bytes")) and column != "low_cycles":
                 assert (frame[column].dropna() >= 0).all(), (name, column)
@@ -146,7 +146,7 @@ def test_ratios_are_ratios(report: Report) -> None:
 # --- JSON --------------------------------------------------------------------------------------
 
 
-def test_json_says_what_is_promised(report: Report) -> None:
+def test_json_has_the_documented_keys(report: Report) -> None:
     found = loaded(report)
     trace = found["trace"]
     assert found["schema_version"] == SCHEMA_VERSION
@@ -169,7 +169,7 @@ def test_json_of_an_empty_trace() -> None:
     assert {key: trace[key] for key in REQUIRED} == wanted
 
 
-def test_a_given_rate_makes_nanoseconds(host: Partial) -> None:
+def test_with_a_given_rate_times_are_also_in_ns(host: Partial) -> None:
     assert "mean_ns" not in loaded(build(host))["tables"]["vcpu_states"]["rows"][0]
     found = loaded(build(host, hz=2e9, hz_source="a sidecar"))
     assert (found["trace"]["tsc_hz"], found["trace"]["tsc_hz_source"]) == (2e9, "a sidecar")
@@ -179,7 +179,7 @@ def test_a_given_rate_makes_nanoseconds(host: Partial) -> None:
             assert row[name.removesuffix("_cycles") + "_ns"] == pytest.approx(row[name] / 2)
 
 
-def test_damage_and_loss_are_told() -> None:
+def test_damage_and_loss_are_reported() -> None:
     found = loaded(build(partial(TRACES["damaged"]())))["trace"]
     assert (found["damage_count"], found["skipped_bytes"]) == (1, 20)
     assert found["damages"][0]["skipped_bytes"] == 20
@@ -238,11 +238,11 @@ def test_parquet_files_can_be_read_back(trace: str, tmp_path: Path) -> None:
         )
 
 
-# --- what is chosen ----------------------------------------------------------------------------
+# --- selections --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_has_its_tables_whole(host: Partial, section: str) -> None:
+def test_a_section_has_all_of_its_tables(host: Partial, section: str) -> None:
     chosen, whole = build(host, selection=Selection(sections=[section])), build(host)
     assert list(chosen.tables) == [table.name for table in TABLES if table.section == section]
     for name, frame in chosen.tables.items():
@@ -250,7 +250,7 @@ def test_a_section_has_its_tables_whole(host: Partial, section: str) -> None:
     assert chosen.trace == whole.trace
 
 
-def test_domains_and_vcpus_choose_rows(host: Partial) -> None:
+def test_domains_and_vcpus_select_rows(host: Partial) -> None:
     whole = build(host)
     vcpus = [Vcpu(0), Vcpu(2)]
     for name, frame in build(host, selection=Selection(domains=[1], vcpus=vcpus)).tables.items():
@@ -263,24 +263,24 @@ def test_domains_and_vcpus_choose_rows(host: Partial) -> None:
     assert set(zip(states["domain"], states["vcpu"], strict=True)) == {(1, 0), (1, 2)}
 
 
-def test_a_vcpu_of_one_domain_chooses_its_rows(host: Partial) -> None:
+def test_a_vcpu_of_one_domain_selects_its_rows(host: Partial) -> None:
     chosen = [Vcpu(0, 1), Vcpu(1, 0)]
     states = build(host, selection=Selection(vcpus=chosen)).tables["vcpu_states"]
     assert set(zip(states["domain"], states["vcpu"], strict=True)) == {(1, 0), (0, 1)}
 
 
-def test_a_domain_that_is_not_there_leaves_no_row(host: Partial) -> None:
+def test_an_absent_domain_leaves_no_row(host: Partial) -> None:
     tables = build(host, selection=Selection(domains=[99])).tables
     assert all(frame.empty for frame in tables.values() if "domain" in frame)
     json_text(build(host, selection=Selection(domains=[99])))
 
 
-def test_names_choose_tables(host: Partial) -> None:
+def test_names_select_tables(host: Partial) -> None:
     assert list(build(host, selection=Selection(names=["wakes", "pcpus"])).tables) == ["wakes", "pcpus"]
 
 
-def test_a_window_of_time_counts_what_ends_there() -> None:
-    """Two windows that meet share nothing but what ends where they meet, and are the whole."""
+def test_a_time_window_counts_what_ends_in_it() -> None:
+    """Two adjacent windows share only what ends where they meet, and together they are the whole."""
     simulation = simulate(1, 3, DOMAINS, 30_000_000)
     first, last = simulation.truth.first_tsc, simulation.truth.last_tsc
     middle = first + 13_000_000

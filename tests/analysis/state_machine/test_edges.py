@@ -1,4 +1,4 @@
-"""What happens at one and the same TSC: where an interval holds its ends and where two only touch."""
+"""Events at the same TSC: whether an interval includes its ends, and where two intervals only touch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ START = 1 << 40
 LOW = 0xFFFF_FFFF
 DOMAIN = 1 << 16
 
-#: pCPU, TSC behind START, event, words.
+#: pCPU, TSC after START, event, words.
 Event = tuple[int, int, int, tuple[int, ...]]
 
 
 def trace(events: Sequence[Event]) -> bytes:
-    """Pack events, of each pCPU in the order given."""
+    """Return a trace of events, those of a pCPU in the order given."""
     windows: dict[int, bytearray] = {}
     for pcpu, tsc, event, words in events:
         windows.setdefault(pcpu, bytearray()).extend(pack_record(event, START + tsc, words))
@@ -32,7 +32,7 @@ def trace(events: Sequence[Event]) -> bytes:
 
 
 def intervals(events: Sequence[Event], *metrics: Metric) -> list[Interval]:
-    """Return what the compiled machines make of events, TSCs behind START; the slow twin must agree."""
+    """Return the compiled machines' intervals, TSCs after START; the reference implementation must agree."""
     data = trace(events)
     found = run(data).intervals
     assert found == oracle.run(read(data).records).intervals
@@ -40,7 +40,7 @@ def intervals(events: Sequence[Event], *metrics: Metric) -> list[Interval]:
 
 
 def change(old: int, new: int) -> int:
-    """Return the event of a runstate record; running 0, runnable 1, blocked 2."""
+    """Return the event of a runstate record; 0 is running, 1 runnable, 2 blocked."""
     return 0x21001 | old << 8 | new << 4
 
 
@@ -52,10 +52,10 @@ def handled(irq: int, begin: int, end: int, tsc: int) -> Event:
 
 
 def causes(wakes: Sequence[int], *irqs: Event) -> tuple[list[tuple[int, int | None]], list[tuple[int, int]]]:
-    """Return each wake's TSC with its interrupt, None for a timer, and the delays behind interrupts."""
+    """Return each wake's TSC and irq (None for a timer), and the delays from interrupt to wake."""
     began = (0, 0, change(1, 0), (DOMAIN,))
     woken: list[Event] = [(0, tsc, host.WAKE, (2 + number, 0)) for number, tsc in enumerate(wakes)]
-    # A switch settles what no interrupt explained.
+    # A context switch ends the wait for an interrupt record.
     rows = intervals(
         [began, *woken, *irqs, (0, 9000, change(1, 0), (3 * DOMAIN,))], Metric.WAKE_CAUSE, Metric.IRQ_TO_WAKE
     )
@@ -68,13 +68,13 @@ def causes(wakes: Sequence[int], *irqs: Event) -> tuple[list[tuple[int, int | No
     return told, [(row.tsc, row.value) for row in rows if row.metric is Metric.IRQ_TO_WAKE]
 
 
-def test_an_interrupt_explains_the_wakes_from_its_first_to_its_last_cycle() -> None:
+def test_interrupt_explains_wakes_from_its_first_to_its_last_cycle() -> None:
     told, delays = causes([99, 100, 101, 199, 200, 201], handled(7, 100, 200, 300))
     assert told == [(99, None), (100, 7), (101, 7), (199, 7), (200, 7), (201, None)]
     assert delays == [(100, 0), (101, 1), (199, 99), (200, 100)]
 
 
-def test_what_comes_behind_an_interrupt_waits_for_the_next() -> None:
+def test_wakes_after_an_interrupt_wait_for_the_next_one() -> None:
     told, delays = causes([150, 201, 202], handled(7, 100, 200, 250), handled(8, 201, 201, 260))
     assert told == [(150, 7), (201, 8), (202, None)]
     assert delays == [(150, 50), (201, 0)]
@@ -88,41 +88,41 @@ def stay(pcpu: int, begin: int, end: int, key: int = DOMAIN) -> list[Event]:
 
 
 def point(pcpu: int, tsc: int, key: int = DOMAIN) -> list[Event]:
-    """Return a record of a vCPU that neither begins nor ends a run."""
+    """Return a record of a vCPU that neither starts nor ends a run."""
     return [(pcpu, tsc, change(2, 1), (key,))]
 
 
 def excluded(*parts: list[Event]) -> list[tuple[str, int, int, int, int]]:
-    """Return what is excluded: which end, of which pCPUs' difference, whether it is a proof, where, when."""
+    """Return the excluded TSC differences: end, pCPU pair, 1 for a proof of skew, value, TSC."""
     rows = intervals([one for part in parts for one in part], Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)
     names = {Metric.SKEW_NOT_FROM: "from", Metric.SKEW_NOT_TO: "to"}
     return [(names[row.metric], row.a, row.b, row.value, row.tsc) for row in rows]
 
 
-#: Difference of pCPU 1's TSC to pCPU 0's, and the other way round.
+#: The TSC of pCPU 1 minus that of pCPU 0, and the reverse.
 ZERO_ONE, ONE_ZERO = 1, 1 << 16
 PROOF = [*stay(0, 100, 200), *stay(1, 150, 250)]
 PROVEN = [("to", ZERO_ONE, 1, 150, 250), ("to", ONE_ZERO, 1, 50, 250)]
 
 
-def test_to_be_in_two_places_at_once_proves_skew() -> None:
+def test_a_vcpu_on_two_pcpus_at_once_proves_skew() -> None:
     assert excluded(PROOF) == PROVEN
     inside = excluded(stay(0, 100, 200), point(1, 150))
     assert inside == [("to", ONE_ZERO, 1, 50, 200), ("to", ZERO_ONE, 1, 50, 200)]
 
 
 TOUCHING: dict[str, tuple[list[Event], list[Event]]] = {
-    "one behind the other": (stay(0, 100, 150), stay(1, 150, 200)),
-    "the other behind the one": (stay(1, 100, 150), stay(0, 150, 200)),
+    "one after the other": (stay(0, 100, 150), stay(1, 150, 200)),
+    "the other after the one": (stay(1, 100, 150), stay(0, 150, 200)),
     "where a run begins": (stay(0, 100, 200), point(1, 100)),
     "where a run ends": (stay(0, 100, 200), point(1, 200)),
     "where the other begins": (stay(1, 100, 200), point(0, 100)),
     "where the other ends": (stay(1, 100, 200), point(0, 200)),
     "two points": (point(0, 100), point(1, 100)),
-    # A run of no cycles is no stay: its records may be of one instant.
+    # A run of no cycles is not a stay: both of its records may be of the same instant.
     "a run of no cycles": (stay(0, 100, 200), stay(1, 150, 150)),
     "on one and the same pCPU": (stay(0, 100, 200), point(0, 150)),
-    # What began to run there was another vCPU, of a greater key and of a smaller one.
+    # Another vCPU started to run there, once with a greater key and once with a smaller one.
     "a run that another began": (
         stay(1, 100, 200),
         [(0, 150, change(1, 0), (2 * DOMAIN,)), (0, 180, change(0, 1), (DOMAIN,))],
@@ -131,17 +131,17 @@ TOUCHING: dict[str, tuple[list[Event], list[Event]]] = {
         stay(1, 100, 200, 2 * DOMAIN),
         [(0, 150, change(1, 0), (DOMAIN,)), (0, 180, change(0, 1), (2 * DOMAIN,))],
     ),
-    # When a run began that was under way at first, nothing tells.
+    # It is not known when a run began that was under way at the start of the trace.
     "a run without a beginning": (stay(1, 100, 150), stay(0, 0, 200)[1:]),
 }
 
 
 @pytest.mark.parametrize("name", TOUCHING)
-def test_to_touch_proves_none(name: str) -> None:
+def test_touching_stays_do_not_prove_skew(name: str) -> None:
     assert excluded(*TOUCHING[name]) == []
 
 
-#: Behind a proof all is put out that is excluded: of two stays of another vCPU, at TSCs of their own.
+#: After a proof, everything that is excluded is emitted: here by two stays of another vCPU.
 BEHIND_A_PROOF = {
     "apart": (
         (stay(0, 1000, 1100, 2 * DOMAIN), stay(1, 1150, 1250, 2 * DOMAIN)),
@@ -169,12 +169,12 @@ BEHIND_A_PROOF = {
 
 
 @pytest.mark.parametrize("name", BEHIND_A_PROOF)
-def test_what_two_stays_exclude_behind_a_proof(name: str) -> None:
+def test_what_two_stays_exclude_after_a_proof(name: str) -> None:
     parts, expected = BEHIND_A_PROOF[name]
     assert excluded(PROOF, *parts) == PROVEN + expected
 
 
-def test_a_turn_that_ends_before_it_began_takes_no_time() -> None:
+def test_a_run_that_ends_before_it_begins_has_no_time() -> None:
     turn: list[Event] = [(0, 500, change(1, 0), (DOMAIN,)), (0, 400, change(0, 2), (DOMAIN,))]
     assert intervals(turn, Metric.PCPU_RUNNING) == []
     assert [row.metric for row in intervals(turn, Metric.NEGATIVE)] == [Metric.NEGATIVE]
@@ -187,8 +187,8 @@ def test_a_turn_that_ends_before_it_began_takes_no_time() -> None:
     ("first", "last", "inside"),
     [(100, 300, 3), (101, 300, 2), (100, 299, 2), (200, 200, 1), (201, 299, 0)],
 )
-def test_a_window_holds_its_first_and_its_last_tsc(first: int, last: int, inside: int) -> None:
-    """Of the counts, which are kept as they come, and of the intervals, which are added up behind."""
+def test_a_window_includes_its_first_and_last_tsc(first: int, last: int, inside: int) -> None:
+    """Both for counts, which the machines keep, and for intervals, which are tallied after them."""
     window = (START + first, START + last)
     calls: list[Event] = [(0, tsc, host.PV_HYPERCALL, (17,)) for tsc in (100, 200, 300)]
     made = run(trace([(0, 50, change(1, 0), (DOMAIN,)), *calls]), window=window)

@@ -1,4 +1,4 @@
-"""What must hold of any trace: nothing is lost between the records, the intervals and the open ends."""
+"""Invariants of any trace: nothing is lost between the records, the intervals and the open ends."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def trace(data: bytes) -> Trace:
 
 
 def doubtful_vcpus(done: Run) -> set[int]:
-    """Return the vCPUs with an interval left out."""
+    """Return the vCPUs that have an interval left out."""
     negative = {row.a for row in done.intervals if row.metric == Metric.NEGATIVE}
     return negative | {key.a for key in done.counts if key.metric == Metric.STATE_MISMATCH}
 
 
-def test_the_states_of_a_vcpu_fill_the_trace(done: Run) -> None:
+def test_states_of_a_vcpu_fill_the_trace(done: Run) -> None:
     span = int(done.machine.glob[G.LAST_TSC] - done.machine.glob[G.FIRST_TSC])
     total: Counter[int] = Counter()
     ends = as_intervals(done.ends)
@@ -69,8 +69,8 @@ def test_the_states_of_a_vcpu_fill_the_trace(done: Run) -> None:
     assert {vcpu: total[vcpu] for vcpu in sure} == dict.fromkeys(sure, span)
 
 
-def test_what_pcpus_do_is_what_vcpus_do(done: Run) -> None:
-    """The turns on pCPUs do not overlap; together they are the running time of the vCPUs."""
+def test_pcpu_time_agrees_with_vcpu_time(done: Run) -> None:
+    """The runs on a pCPU do not overlap; together they are the running time of the vCPUs."""
     machine = done.machine
     turns: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     of_pcpus: Counter[bool] = Counter()
@@ -120,7 +120,7 @@ COUNTED = {
 }  # fmt: skip
 
 
-def test_records_in_are_counted(done: Run, trace: Trace) -> None:
+def test_all_records_are_counted(done: Run, trace: Trace) -> None:
     assert done.reader.record_counts.sum() == len(trace.records) + trace.wrap_count
     counted: Counter[str] = Counter()
     for row in done.intervals:
@@ -135,7 +135,7 @@ def test_records_in_are_counted(done: Run, trace: Trace) -> None:
             counted[COUNTED[key.metric]] += count
     kinds = kinds_of(trace.records)
     if doubtful_vcpus(done) or kinds["lost"]:
-        # Which vCPU runs is not always known, and records of an unknown one are nobody's.
+        # The running vCPU is not always known, and then its records count for none.
         assert all(0.95 * kinds[kind] <= counted[kind] <= kinds[kind] for kind in kinds)
     else:
         assert +counted == +kinds
@@ -145,7 +145,7 @@ WOKE_NOBODY = (Metric.SEND_NO_TARGET, Metric.SEND_UNIQUE, Metric.SEND_AMBIGUOUS)
 
 
 def test_sends_have_one_outcome(done: Run, trace: Trace) -> None:
-    """A send wakes someone or not; only a loss or the end may come between."""
+    """A send either woke its target or did not; only a loss or the end of the trace leaves it unknown."""
     counts: Counter[Metric] = Counter()
     for key, count in done.counts.items():
         counts[key.metric] += count
@@ -157,7 +157,7 @@ def test_sends_have_one_outcome(done: Run, trace: Trace) -> None:
     assert counts[Metric.SEND] - open_ends <= outcomes <= counts[Metric.SEND]
 
 
-# --- against the truth of a simulated host -----------------------------------------------------
+# --- against a simulated host ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -169,7 +169,7 @@ def by_vcpu(rows: list[Interval], metric: Metric, domain: int, vcpu: int) -> lis
     return [row for row in rows if row.metric == metric and row.a == domain << 16 | vcpu]
 
 
-def test_truth(simulation: Simulation) -> None:
+def test_intervals_agree_with_the_simulated_host(simulation: Simulation) -> None:
     done = run(simulation.data)
     rows, counts = done.intervals, done.counts
 
@@ -196,8 +196,8 @@ def test_truth(simulation: Simulation) -> None:
             assert count(Metric.IRET_UPCALL) + count(Metric.IRET_OPEN) == truth.upcalls
         else:
             assert len(of(Metric.INJECTION)) == truth.upcalls
-        # Known from its first run on: the block and the wake before are the head.  A waker on another
-        # pCPU may write WAKE before the block's runstate record: such a wake is not measured.
+        # It is known from its first run on: a block and wake before that are in the head.  A waker on
+        # another pCPU may write WAKE before the block's runstate record: such a wake is not measured.
         early = count(Metric.WAKE_WITHOUT_EFFECT)
         for metric, cycles in (
             (Metric.WAKE_TO_RUNNING, truth.wake_to_running_cycles),
@@ -211,13 +211,13 @@ def test_truth(simulation: Simulation) -> None:
         running = of(Metric.RUNNING)
         assert len(running) == truth.state_counts[Runstate.RUNNING]
         assert sum(row.value for row in running) == truth.state_cycles[Runstate.RUNNING]
-        # Its first block begins before the first record of it.
+        # Its first block begins before its first record.
         assert len(of(Metric.BLOCKED)) == truth.state_counts[Runstate.BLOCKED]
         assert sum(row.value for row in of(Metric.BLOCKED)) == truth.state_cycles[Runstate.BLOCKED]
 
 
-def test_causes_of_wakes_are_the_true_ones(simulation: Simulation) -> None:
-    """But for a timer or interrupt right after a send that woke nobody: it looks like the send's work."""
+def test_causes_of_wakes_are_right(simulation: Simulation) -> None:
+    """Except for a timer or interrupt right after a send that woke no vCPU: it looks like the send's wake."""
     found: Counter[int] = Counter()
     done = run(simulation.data)
     for row in [*done.intervals, *as_intervals(done.ends)]:

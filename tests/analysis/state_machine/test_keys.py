@@ -1,4 +1,4 @@
-"""What is packed into a key comes out again, from single numbers, arrays and columns alike."""
+"""Keys unpack to what was packed, as integers, arrays and columns of frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ U32 = st.integers(0, (1 << 32) - 1)
 
 
 @given(U16, U16, U31)
-def test_a_vcpu_comes_out_whatever_it_is_paired_with(domain: int, vcpu: int, other: int) -> None:
+def test_vcpu_keys_unpack_alone_and_in_pairs(domain: int, vcpu: int, other: int) -> None:
     key = vcpu_key(domain, vcpu)
     assert key == domain << 16 | vcpu
     for packed in (key, paired(other, key)):
@@ -27,7 +27,7 @@ def test_a_vcpu_comes_out_whatever_it_is_paired_with(domain: int, vcpu: int, oth
 
 
 @given(U31, U32)
-def test_a_pair_comes_out(high: int, low: int) -> None:
+def test_pairs_unpack(high: int, low: int) -> None:
     key = paired(high, low)
     assert key == high << 32 | low
     assert (high_of(key), low_of(key)) == (high, low)

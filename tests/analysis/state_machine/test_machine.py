@@ -1,4 +1,4 @@
-"""The compiled machines put out what their slow twin does, interval by interval."""
+"""The compiled machines emit the same intervals as the slow reference implementation."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Words = tuple[int, ...]
 
 
 def assert_same(data: bytes) -> Run:
-    """Check that both machines put out the same, in the same order."""
+    """Check that both machines emit the same intervals in the same order."""
     fast, slow = run(data), oracle.run(read(data).records)
     intervals = fast.intervals
     assert sorted(intervals) == sorted(slow.intervals)
     assert intervals == slow.intervals
     assert sorted(as_intervals(fast.ends)) == sorted(slow.ends)
     assert fast.counts == slow.counts
-    # Rows are taken one by one: none is left empty.
+    # Rows are used one after the other, so none is left empty.
     glob = fast.machine.glob
     keys = fast.machine.vcpus[: glob[G.VCPUS], V.KEY]
     assert glob[G.DOMAINS] == len(np.unique(keys >> 16))
@@ -70,7 +70,7 @@ def damaged(seed: int) -> bytes:
         is_behind_loss = False
         for (event, tsc, words), following in pairwise([*records, records[-1]]):
             what = chance.random()
-            # Right behind a loss the reader puts untimed records too early, as told below.
+            # The reader puts untimed records right after a loss too early (see the test below).
             if what < 0.02 or (is_behind_loss and tsc is None):
                 continue
             is_behind_loss = False
@@ -99,8 +99,8 @@ def test_random_records(data: bytes) -> None:
     assert_same(data)
 
 
-def test_an_untimed_record_right_behind_a_loss() -> None:
-    """It is younger than the loss: until the loss' own TSC the pCPU stays blind."""
+def test_an_untimed_record_right_after_a_loss() -> None:
+    """It is newer than the loss: the pCPU stays blind until the TSC of the loss record."""
     tsc = 1 << 40
     lost = (5, 1, tsc & 0xFFFF_FFFF, tsc >> 32)
     blind = pack_record(0x1F001, tsc + 100, lost) + pack_record(host.INJ_VIRQ, None, (0xF3, 0))
@@ -113,7 +113,7 @@ def test_an_untimed_record_right_behind_a_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTS)
-def test_borders_of_batches_do_not_matter(kind: str) -> None:
+def test_batch_boundaries_do_not_matter(kind: str) -> None:
     data = HOSTS[kind](7)
     whole = run(data)
     for chunk_bytes in (1 << 12, 10_007, 1 << 16):
@@ -133,8 +133,8 @@ def test_a_window_of_tscs_selects_counts() -> None:
     assert 0 < inside.total() < run(simulation.data).counts.total()
 
 
-def test_a_loss_with_much_begun_on_many_vcpus() -> None:
-    """Where a loss cuts seven things of each vCPU, and there are more vCPUs than records left."""
+def test_a_loss_with_many_open_measurements_on_many_vcpus() -> None:
+    """A loss cuts off seven measurements of each vCPU, with more vCPUs than records left in the batch."""
     many, tsc = 400, 1 << 40
     body = bytearray()
 
@@ -174,7 +174,7 @@ def as_event(event: int) -> Translate:
 
 
 def of_compat(words: Words) -> tuple[int, Words]:
-    """Return a hypercall as NetBSD 7 makes it; Xen records no argument of those."""
+    """Return the record of a hypercall as NetBSD 7 makes it; Xen records no arguments of these."""
     op = words[0] & 0xFFFFF
     return host.PV_HYPERCALL, (COMPAT[op],) if op in COMPAT else words
 
@@ -197,7 +197,7 @@ VERSIONS: dict[str, dict[int, Translate]] = {
 
 
 def translated(data: bytes, version: str) -> bytes:
-    """Return a trace as another version of Xen, or with another guest, would have written it."""
+    """Return a trace as another version of Xen, or Xen with another guest, would have written it."""
     table = VERSIONS[version]
     by_pcpu: dict[int, bytearray] = {}
     for record in read(data).records:
@@ -217,7 +217,7 @@ def test_amd_since_4_19() -> None:
 def test_xen_4_1() -> None:
     data = calm(1)
     there, here = assert_same(translated(data, "4.1")), run(data)
-    # A hypercall record of 4.1 has the guest's RIP and no argument: blocking cannot be told from it.
+    # A hypercall record of 4.1 has the guest's RIP and no argument, so a block hypercall is not recognised.
     affected = {Metric.RIP, Metric.COMMAND, Metric.UPCALL_MIN, Metric.UPCALL_MAX, Metric.RUNNING_TO_GUEST}
     affected.add(Metric.FORCED_CALLBACK)
     assert [row for row in there.intervals if row.metric not in affected] == [
@@ -228,7 +228,7 @@ def test_xen_4_1() -> None:
     assert rips[Metric.RIP] == sum(row.metric == Metric.RIP for row in here.intervals) + hypercalls
 
 
-def test_compat_hypercalls_count_as_the_new_ones() -> None:
+def test_compat_hypercalls_count_like_the_new_ones() -> None:
     data = calm(1)
     there, here = assert_same(translated(data, "compat hypercalls")), run(data)
     for metric in (Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.RUNNING_TO_GUEST, Metric.SEND_TO_WAKE):
@@ -247,8 +247,8 @@ def test_compat_hypercalls_count_as_the_new_ones() -> None:
     assert 0 <= total(here.counts, Metric.BLOCK_CALL) - pending - total(there.counts, Metric.BLOCK_CALL) <= 5
 
 
-def test_more_vcpus_than_there_is_room_for() -> None:
-    """The rest share one."""
+def test_more_vcpus_than_the_limit() -> None:
+    """The vCPUs over the limit share one entry."""
     domains = range(5)
     body = b"".join(
         pack_record(host.WAKE, (1 << 40) + 16384 * domain + vcpu, (domain, vcpu))

@@ -1,4 +1,4 @@
-"""Tallies against additions in a dict, and the bounds of the histogram's buckets."""
+"""Tallies compared with sums in a dict, and the bounds of the histogram buckets."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def summed(key: int, found: list[int]) -> tuple[int, int, int, int, Counter[Key]
 
 
 def place_of(value: int) -> Key:
-    """Return the bucket of a value: found by its bounds, not by arithmetic on bits."""
+    """Return the bucket of a value, found by its bounds and not by bit arithmetic."""
     for octave in range(OCTAVES):
         least, greatest = bounds(octave, 0)[0], bounds(octave, SUB_BUCKETS - 1)[1]
         if least <= value <= greatest:
@@ -111,7 +111,7 @@ def test_the_bucket_of_a_value_contains_it_and_is_narrow(value: int) -> None:
     assert place_of(value) == (octave, place)
 
 
-def test_buckets_follow_one_another() -> None:
+def test_buckets_are_contiguous() -> None:
     edges = [bounds(octave, place) for octave in range(OCTAVES) for place in range(SUB_BUCKETS)]
     assert edges[0] == (0, 0)
     assert edges[-1][1] == GREATEST
@@ -141,7 +141,7 @@ def test_sums_of_a_host(kind: str) -> None:
 
 
 def many_keys(count: int) -> I64:
-    """Return intervals of as many keys, each with values in ten octaves."""
+    """Return intervals of this many keys, each with values in ten octaves."""
     random = np.random.default_rng(1)
     a, b = np.arange(count) % 1000, np.arange(count) // 1000
     intervals = np.zeros((10 * count, 4), np.int64)
@@ -158,7 +158,7 @@ def test_tables_grow() -> None:
     assert columns.left_out == 0
     assert len(columns.table) == 20_000
     assert columns.buckets.sum() == len(intervals)
-    # A histogram for each, and no chunk of one that nothing fell into.
+    # A histogram for each, and no chunk without a value.
     assert len(columns.histograms) == 20_000
     assert (columns.buckets.sum(axis=1) > 0).all()
     chosen = intervals[np.isin(intervals[:, 1], [0, 19])]
@@ -169,7 +169,7 @@ def test_tables_grow() -> None:
     assert {key: table[key] for key in expected} == {key: sums[:2] for key, sums in expected.items()}
 
 
-def test_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_over_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_TALLIES", 1 << 13)
     intervals = many_keys(9000)
     columns = tally_of([intervals]).columns()

@@ -1,4 +1,4 @@
-"""The TSC's rate and the skew between pCPUs, as the trace itself tells them."""
+"""The TSC rate and the skew between pCPUs, estimated from the trace itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCHEDULER, IDLE = 0, 1
 
 
 def busy(hz: int, seconds: float, *, pcpus: int = 2, seed: int = 1, skew_cycles: Sequence[int] = ()) -> bytes:
-    """Return a trace of turns of two vCPUs a pCPU, with the run times in ns that Xen records."""
+    """Return a trace of two vCPUs per pCPU that run in turn, with the run times in ns that Xen records."""
     random, out = np.random.default_rng(seed), io.BytesIO()
     with TraceWriter(out, pcpus, skew_cycles=skew_cycles) as writer:
         for pcpu in range(pcpus):
@@ -40,7 +40,7 @@ def busy(hz: int, seconds: float, *, pcpus: int = 2, seed: int = 1, skew_cycles:
                 tsc += int(random.exponential(0.0008 * hz)) + 4000
                 ran = tsc - begun
                 begun = tsc
-                # From Xen's clock to the record some cycles pass, now more, now less.
+                # The record comes a varying number of cycles after Xen read its clock.
                 tsc += int(random.integers(200, 2500))
                 old, new = vcpus
                 writer.write(pcpu, tsc, INFPREV, (old >> 16, old & 0xFFFF, ran * 10**9 // hz))
@@ -60,7 +60,7 @@ def pairs_of(ratios: np.ndarray[tuple[int], np.dtype[np.float64]], source: int, 
 
 
 @pytest.mark.parametrize("hz", [1_000_000_000, 2_600_000_000, 4_200_000_000])
-def test_run_times_tell_the_rate(hz: int) -> None:
+def test_rate_from_run_times(hz: int) -> None:
     rate = clock.estimate(partial(busy(hz, 2.5)).pairs)
     assert rate is not None
     assert "scheduler" in rate.source
@@ -72,15 +72,15 @@ def test_run_times_tell_the_rate(hz: int) -> None:
 
 
 @pytest.mark.parametrize("hz", [1_000_000_000, 2_600_000_000, 4_200_000_000])
-def test_a_whole_host_tells_the_rate(hz: int) -> None:
-    """In the fraction of a second that the simulated one lives: the ends of few, short sums weigh."""
+def test_rate_from_a_whole_host(hz: int) -> None:
+    """The simulated host runs for a fraction of a second, so the ends of its few short sums matter."""
     data = simulate(2, 4, DOMAINS, hz // 25, tsc_hz=hz).data
     rate = clock.estimate(partial(data).pairs)
     assert rate is not None
     assert rate.low_hz <= hz <= rate.high_hz or abs(rate.hz - hz) / hz < 300e-6
 
 
-def test_skew_does_not_spoil_the_rate() -> None:
+def test_skew_does_not_affect_the_rate() -> None:
     hz = 2_600_000_000
     rate = clock.estimate(partial(busy(hz, 2.0, skew_cycles=(0, 5_000_000))).pairs)
     assert rate is not None
@@ -88,26 +88,26 @@ def test_skew_does_not_spoil_the_rate() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", busy(2_600_000_000, 0.004)], ids=["nothing", "four milliseconds"])
-def test_too_little_tells_nothing(data: bytes) -> None:
+def test_too_little_data_gives_no_rate(data: bytes) -> None:
     assert clock.estimate(partial(data).pairs) is None
 
 
 @pytest.mark.parametrize(
     ("ratio", "source"), [(5e7, SCHEDULER), (5e10, SCHEDULER), (5e7, IDLE), (2.6e9, 7)], ids=str
 )
-def test_what_cannot_be_a_rate_is_none(ratio: float, source: int) -> None:
+def test_an_impossible_rate_is_none(ratio: float, source: int) -> None:
     assert clock.estimate(pairs_of(np.full(9, ratio), source, 1e9)) is None
 
 
 @pytest.mark.parametrize(("units", "name"), [(1e9, "ns"), (3_579_545, "PM timer")])
-def test_idle_times_serve_where_run_times_are_missing(units: float, name: str) -> None:
+def test_idle_times_are_used_without_run_times(units: float, name: str) -> None:
     rate = clock.estimate(pairs_of(np.full(9, 2.6e9), IDLE, units))
     assert rate is not None
     assert rate.hz == pytest.approx(2.6e9, rel=1e-5)
     assert name in rate.source
 
 
-def test_run_times_go_before_idle_times() -> None:
+def test_run_times_take_precedence_over_idle_times() -> None:
     both = pd.concat((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), pairs_of(np.full(99, 3e9), IDLE, 1e9)))
     rate = clock.estimate(both)
     assert rate is not None
@@ -115,7 +115,7 @@ def test_run_times_go_before_idle_times() -> None:
 
 
 @pytest.mark.parametrize("count", [10, 30, 200])
-def test_the_interval_holds_the_rate_as_often_as_it_says(count: int) -> None:
+def test_interval_contains_the_rate_in_95_percent(count: int) -> None:
     random = np.random.default_rng(count)
     hit = 0
     for _ in range(300):
@@ -125,7 +125,7 @@ def test_the_interval_holds_the_rate_as_often_as_it_says(count: int) -> None:
     assert hit / 300 > 0.92
 
 
-def test_a_few_wild_pairs_do_not_move_the_median() -> None:
+def test_a_few_outliers_do_not_move_the_median() -> None:
     ratios = np.concatenate((np.full(40, 2.6e9), [1e9, 9e9, 8e9]))
     rate = clock.estimate(pairs_of(ratios, SCHEDULER, 1e9))
     assert rate is not None
@@ -152,13 +152,13 @@ LOST = 0x1F001
 
 
 def skews(seed: int, *skew_cycles: int, duration_cycles: int = 40_000_000) -> dict[tuple[int, int], Any]:
-    """Return what is found on a host, by pair of pCPUs, after a look whether it is true."""
+    """Return the skew found on a host, by pair of pCPUs, after checking that it is right."""
     data = simulate(seed, len(skew_cycles), DOMAINS, duration_cycles, skew_cycles=skew_cycles).data
     found = {(row["pcpu"], row["other_pcpu"]): row for row in clock.skew(partial(data)).to_dict("records")}
     for (pcpu, other), row in found.items():
         true = skew_cycles[other] - skew_cycles[pcpu]
         assert true or not row["skewed"], row
-        # Never true of NaN.
+        # False for NaN.
         assert not row["low_cycles"] > true, row
         assert not row["high_cycles"] < true, row
         assert row["least_cycles"] <= abs(true), row
@@ -168,12 +168,12 @@ def skews(seed: int, *skew_cycles: int, duration_cycles: int = 40_000_000) -> di
 
 @pytest.mark.parametrize("seed", [7, 8, 21])
 @pytest.mark.parametrize("skew_cycles", [sign * least for least in DISTANCES for sign in (1, -1)])
-def test_a_skew_of_one_pcpu_shows_in_its_pairs(seed: int, skew_cycles: int) -> None:
+def test_skew_of_one_pcpu_shows_in_its_pairs(seed: int, skew_cycles: int) -> None:
     found = skews(seed, 0, 0, skew_cycles)
     assert {pair: row["skewed"] for pair, row in found.items()} == {(0, 1): False, (0, 2): True, (1, 2): True}
     for pair in ((0, 2), (1, 2)):
         row = found[pair]
-        # But for the ways between the two, which take up to 20,000 cycles or so.
+        # Except for the time of a move between the two, up to about 20,000 cycles.
         assert row["least_cycles"] > 0.9 * abs(skew_cycles) - 20_000
         if not math.isnan(row["low_cycles"]):
             assert row["high_cycles"] - row["low_cycles"] < 60_000 + abs(skew_cycles) / 16
@@ -186,7 +186,7 @@ def test_much_evidence_gives_bounds(skew_cycles: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_bounds_hold_the_true_skew(seed: int) -> None:
+def test_bounds_contain_the_true_skew(seed: int) -> None:
     for skew in ((0, 700, -900), (0, 20_000, -30_000), (-60_000, 150_000, 0), (0, 250_000, -2_000_000)):
         found = skews(seed, *skew)
         assert list(found) == [(0, 1), (0, 2), (1, 2)]
@@ -202,14 +202,14 @@ def test_few_records_give_no_wrong_bounds(seed: int, skew_cycles: int) -> None:
 
 
 @pytest.mark.parametrize("skew_cycles", [-(10**12), -(10**9), 10**9, 10**10])
-def test_a_skew_beyond_the_trace_shows(skew_cycles: int) -> None:
+def test_skew_longer_than_the_trace_is_found(skew_cycles: int) -> None:
     found = skews(7, 0, 0, skew_cycles)
     assert {pair: row["skewed"] for pair, row in found.items()} == {(0, 1): False, (0, 2): True, (1, 2): True}
     assert found[0, 2]["high_cycles"] - found[0, 2]["low_cycles"] < 100_000_000
 
 
 @pytest.mark.parametrize("pcpus", range(1, 9))
-def test_where_there_is_no_skew_none_is_found(pcpus: int) -> None:
+def test_no_skew_is_found_without_skew(pcpus: int) -> None:
     for seed in range(2):
         found = skews(seed, *[0] * pcpus, duration_cycles=15_000_000)
         assert found or pcpus == 1
@@ -241,7 +241,7 @@ _EVENTS = {"runs": 0x21101, "stops": 0x21011, "blocks": 0x21021, "is woken": 0x2
 
 
 def of_steps(*steps: Step) -> Partial:
-    """Return the partial of a trace of one vCPU."""
+    """Return the Partial of a trace of one vCPU."""
     content = [b"", b"", b""]
     for pcpu, tsc, what in steps:
         if what == "loss":
@@ -265,7 +265,7 @@ def of_steps(*steps: Step) -> Partial:
 def test_a_vcpu_on_two_pcpus_at_once_proves_skew(steps: list[Step], least_cycles: int) -> None:
     (row,) = clock.skew(of_steps(*steps)).to_dict("records")
     assert row["skewed"]
-    # A bucket of the histogram wide.
+    # To within the width of a histogram bucket.
     assert least_cycles * 63 / 64 <= row["least_cycles"] <= least_cycles
     assert math.isnan(row["low_cycles"])
     assert row["evidence"] == "a vCPU seen on both at once"
@@ -288,7 +288,7 @@ def test_what_does_not_prove_skew(steps: list[Step]) -> None:
 
 
 def of_handoffs(**least_cycles: int) -> Partial:
-    """Return the partial of a trace with handoffs that took so long at least, by name of pCPUs."""
+    """Return the Partial of a trace with handoffs of these shortest times, by pCPU pair ("p01")."""
     rows = [
         {
             "metric": int(Metric.HANDOFF), "a": int(name[1]) << 16 | int(name[2]), "b": 0, "count": 1,
@@ -300,13 +300,13 @@ def of_handoffs(**least_cycles: int) -> Partial:
     return replace(nothing, tallies=pd.concat((nothing.tallies, pd.DataFrame(rows))))
 
 
-def test_one_direction_alone_says_nothing() -> None:
+def test_one_direction_alone_gives_no_row() -> None:
     found = clock.skew(of_handoffs(p01=5))
     assert len(found) == 0
     assert list(found.columns) == COLUMNS
 
 
-def test_bounds_that_contradict_each_other_show_skew() -> None:
+def test_contradictory_bounds_show_skew() -> None:
     (row,) = clock.skew(of_handoffs(p01=-50, p10=-70)).to_dict("records")
     assert row["skewed"]
     assert math.isnan(row["low_cycles"])
@@ -314,7 +314,7 @@ def test_bounds_that_contradict_each_other_show_skew() -> None:
     assert row["evidence"].startswith("contradictory bounds")
 
 
-def test_the_report_says_it_in_words() -> None:
+def test_the_report_has_the_evidence() -> None:
     data = simulate(7, 3, DOMAINS, 120_000_000, skew_cycles=(0, 100_000, -8_000_000)).data
     trace = json_object(build(partial(data)))["trace"]
     pairs = {(pair["pcpu"], pair["other_pcpu"]): pair for pair in trace["skewed_pcpu_pairs"]}

@@ -1,4 +1,4 @@
-"""Calls that were planted lie between what bpf's lines allow; what it cannot tell has no most."""
+"""Planted calls are between the bounds from bpf's lines; what bpf cannot bound has no most."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from xtrace.probes.errors import TraceError
 
 INF = float("inf")
 HZ = 2_000_000_000.0
-#: The TSC of CLOCK_MONOTONIC 0.
+#: The TSC at CLOCK_MONOTONIC 0.
 TSC = 1 << 40
 SECOND = 1_000_000_000
 FUNCTIONS = {"upcall": "xen_evtchn_do_upcall", "port": "handle_irq_for_port", "late_eoi": "xen_irq_lateeoi"}
@@ -42,7 +42,7 @@ FACTS: dict[str, Any] = {
 
 
 def meta(facts: Mapping[str, Any] = FACTS, until_ns: int = 100 * SECOND, **fit: Any) -> dict[str, Any]:
-    """Return what meta.json says: bpf was stopped after xentrace."""
+    """Return the contents of a meta.json in which bpf stopped after xentrace."""
     return {
         "backends": {
             "bpf": {"facts": facts, "monotonic_ns": [0, until_ns + SECOND]},
@@ -71,21 +71,21 @@ def bounds(calls: pd.DataFrame) -> dict[str, tuple[int, int | None]]:
     }
 
 
-#: A line at the beginning and one a second, five calls in each second.
+#: One line at the start and one every second, five calls in each second.
 STEADY = {(n * SECOND, int(Kind.LATE_EOI)): 5 if n else 0 for n in range(11)}
 
 
-def test_lines_in_the_trace_are_the_least_and_lines_that_touch_it_the_most() -> None:
+def test_lines_within_the_trace_are_the_least_and_overlapping_ones_the_most() -> None:
     found = made(STEADY).in_trace(tsc(5 * SECOND // 2), tsc(15 * SECOND // 2))
     # Line 4 begins at 3 s, line 6 was read before 7 s; line 2 was read before 3 s, line 8 begins at 7 s.
     assert bounds(found)["xen_irq_lateeoi"] == (5 * 3, 5 * 7)
     assert bounds(found)["xen_evtchn_do_upcall"] == (0, 0)
-    # The clocks' error moves the ends.
+    # The error of the clock fit moves the ends.
     unsure = made(STEADY, error_ns=0.75e9).in_trace(tsc(5 * SECOND // 2), tsc(15 * SECOND // 2))
     assert bounds(unsure)["xen_irq_lateeoi"] == (5, 5 * 9)
 
 
-def test_what_probes_may_have_missed_widens_the_most() -> None:
+def test_calls_that_probes_may_have_missed_raise_the_most() -> None:
     counts = STEADY | {(3 * SECOND, int(Kind.IRQ_HANDLER)): 40, (3 * SECOND, int(Kind.PORT_HANDLER)): 33}
     told = made(counts, {"unpaired": 2, "no_tally": 1}, facts=FACTS | {"missed_while_busy": 4})
     assert told.missed == 7 + 2 + 1 + 4
@@ -106,13 +106,13 @@ def test_what_probes_may_have_missed_widens_the_most() -> None:
     ],
     ids=["killed", "no handlers", "no ports", "ended before the trace", "began after it"],
 )
-def test_without_a_whole_watch_there_is_a_least_alone(changes: dict[str, Any]) -> None:
+def test_without_all_watched_functions_there_is_only_a_least(changes: dict[str, Any]) -> None:
     least, most = bounds(made(STEADY, **changes).in_trace(tsc(SECOND), tsc(8 * SECOND)))["xen_irq_lateeoi"]
     assert least > 0
     assert most is None
 
 
-def test_privcmd_has_no_most_for_the_recorders_own_calls_are_not_counted() -> None:
+def test_privcmd_has_no_most() -> None:
     facts = FACTS | {"functions": FUNCTIONS | {"privcmd": "privcmd_ioctl"}}
     counts = STEADY | {(time, int(Kind.PRIVCMD)): count for (time, _), count in STEADY.items()}
     found = bounds(made(counts, facts=facts).in_trace(tsc(SECOND), tsc(8 * SECOND)))
@@ -120,7 +120,7 @@ def test_privcmd_has_no_most_for_the_recorders_own_calls_are_not_counted() -> No
 
 
 @pytest.mark.parametrize("lacking", [{}, {"backends": {}}, {"clocks": {"fit": None}}, {"backends": None}])
-def test_a_capture_that_does_not_say_which_functions_or_when_tells_nothing(lacking: dict[str, Any]) -> None:
+def test_without_functions_or_clock_fit_there_are_no_calls(lacking: dict[str, Any]) -> None:
     content = meta() | lacking if lacking else {}
     assert calls_of(Capture(Path("old"), content), STEADY, {}) is None
 
@@ -136,7 +136,7 @@ def test_a_capture_that_does_not_say_which_functions_or_when_tells_nothing(lacki
         meta() | {"backends": {"bpf": {"facts": FACTS, "monotonic_ns": 5}}},
     ],
 )
-def test_a_damaged_meta_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_a_damaged_meta_is_an_error(tmp_path: Path, wrong: dict[str, Any]) -> None:
     path = tmp_path / BPF_TABLES
     path.parent.mkdir()
     path.write_text('{"t_ns":5,"rows":[]}\n')
@@ -146,14 +146,14 @@ def test_a_damaged_meta_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
 
 @given(st.data())
 @settings(max_examples=150)
-def test_planted_calls_lie_between(data: st.DataObject) -> None:
-    """Calls come at any time; reading takes a while; probes miss some, of handlers none is missed."""
+def test_planted_calls_are_between_the_bounds(data: st.DataObject) -> None:
+    """Calls come at any time, reading takes a while, and probes miss some calls but no handlers."""
     times = st.integers(0, 12 * SECOND)
     calls = sorted(data.draw(st.lists(times, max_size=60)))
     lines = [0]
     while lines[-1] < 10 * SECOND:
         lines.append(lines[-1] + data.draw(st.integers(SECOND // 5, 2 * SECOND)))
-    # Each line's time is from before its tables were read, but for the one that it ended with.
+    # Each line's time was taken before its tables were read, except that of the last line.
     reads = [
         begin + data.draw(st.integers(0, (end - begin) * 9 // 10)) for begin, end in itertools.pairwise(lines)
     ]
@@ -163,7 +163,7 @@ def test_planted_calls_lie_between(data: st.DataObject) -> None:
     for number, time in enumerate(calls):
         at = next((place for place, end in enumerate(reads) if place and time <= end), None)
         if at is None:
-            continue  # it had ended
+            continue  # after bpf had stopped
         counts[lines[at], int(Kind.IRQ_HANDLER)] += 1
         if number not in missed:
             counts[lines[at], int(Kind.LATE_EOI)] += 1
@@ -195,14 +195,14 @@ UPCALL, EOI = int(Kind.UPCALL), int(Kind.LATE_EOI)
 FIRST = [(UPCALL, "xen_evtchn_do_upcall", 1, 1, 100, 120), (EOI, "xen_irq_lateeoi", 1, 1, 7, 9)]
 
 
-def test_captures_merge_and_one_without_a_most_takes_it_away() -> None:
+def test_merging_with_a_capture_without_a_most_leaves_no_most() -> None:
     one = partial(FIRST)
     both = facts_of(one, one)
     assert both.calls == {"xen_evtchn_do_upcall": (200, 240), "xen_irq_lateeoi": (14, 18)}
     assert both.upcalls_by_bpf == (200, 240)
     killed = partial([(UPCALL, "xen_evtchn_do_upcall", 1, 0, 50, 0)])
     assert facts_of(one, killed).calls == {"xen_evtchn_do_upcall": (150, INF), "xen_irq_lateeoi": (7, INF)}
-    # A trace that bpf did not see: its calls are not known.
+    # The calls during a trace without bpf are not known.
     assert facts_of(one, partial([])).calls["xen_irq_lateeoi"] == (7, INF)
     assert facts_of(one, partial([])).upcalls_by_bpf == (100, INF)
     assert facts_of(partial([])).upcalls_by_bpf is None
@@ -212,18 +212,18 @@ def test_every_role_of_the_programs_is_known() -> None:
     assert set(KIND_OF_ROLE) == {role.name for role in ROLES}
 
 
-def test_they_are_dom0s_alone() -> None:
+def test_calls_are_of_dom0_only() -> None:
     assert facts_of(partial(FIRST), domain=3).calls == {}
     assert facts_of(partial(FIRST), domain=3).upcalls_by_bpf is None
 
 
-def test_a_function_that_compilers_inline_bounds_no_upcalls() -> None:
+def test_a_function_that_may_be_inlined_does_not_bound_upcalls() -> None:
     found = facts_of(partial([(UPCALL, "__xen_pv_evtchn_do_upcall", 1, 1, 100, 120)]))
     assert found.calls == {"__xen_pv_evtchn_do_upcall": (100, 120)}
     assert found.upcalls_by_bpf == (100, INF)
 
 
-def test_a_summary_keeps_them(tmp_path: Path) -> None:
+def test_summary_keeps_them(tmp_path: Path) -> None:
     write_summary(Summary(partial(FIRST), Origin("a")), tmp_path / "a.summary")
     kept = read_summary(tmp_path / "a.summary").partial
     assert kept.dom0_calls.to_numpy().tolist() == [list(row) for row in FIRST]
@@ -231,7 +231,7 @@ def test_a_summary_keeps_them(tmp_path: Path) -> None:
     assert merge([kept, kept]).dom0_calls["count"].tolist() == [200, 14]
 
 
-def test_a_capture_that_is_read_gives_them_for_its_traces_time(tmp_path: Path) -> None:
+def test_a_capture_gives_the_calls_during_its_trace(tmp_path: Path) -> None:
     path = tmp_path / BPF_TABLES
     path.parent.mkdir()
     lines = [{"t_ns": n * SECOND, "rows": [[EOI, 45, 1, 4, 400, 50, 200, 1]] if n else []} for n in range(11)]

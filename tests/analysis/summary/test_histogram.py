@@ -1,4 +1,4 @@
-"""Quantiles from log-linear histograms are within 1/128 of what sorting gives."""
+"""Quantiles from log-linear histograms are within 1/128 of those of the sorted values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DRAWS: dict[str, Callable[[np.random.Generator], I64]] = {
 
 
 def partial_of_values(*groups: I64) -> Partial:
-    """Return the partial of values of one metric, the groups told apart by ``b``."""
+    """Return the Partial of values of one metric, grouped by ``b``."""
     pieces = []
     for b, values in enumerate(groups):
         rows = np.zeros((len(values), 4), np.int64)
@@ -64,11 +64,11 @@ def test_quantiles_are_near_those_of_the_values(kind: str) -> None:
         assert values.min() <= found <= values.max()
 
 
-def test_the_bound_is_the_one_promised() -> None:
+def test_error_bound_is_the_documented_one() -> None:
     assert QUANTILE_ERROR_RATIO == 1 / 128
 
 
-def test_buckets_tile_all_values() -> None:
+def test_buckets_cover_all_values() -> None:
     least, greatest = bucket_bounds(np.arange(OCTAVES * SUB_BUCKETS))
     assert least[0] == 0
     assert (least[1:] == greatest[:-1] + 1).all()
@@ -79,7 +79,7 @@ def test_buckets_tile_all_values() -> None:
 
 @settings(max_examples=60, derandomize=True)
 @given(st.lists(st.integers(0, (1 << 56) - 1), min_size=1, max_size=200))
-def test_a_value_lies_in_its_bucket(values: list[int]) -> None:
+def test_a_value_is_in_its_bucket(values: list[int]) -> None:
     part = partial_of_values(np.array(values, np.int64))
     buckets = part.buckets.sort_values("bucket")
     least, greatest = bucket_bounds(buckets["bucket"].to_numpy())
@@ -90,7 +90,7 @@ def test_a_value_lies_in_its_bucket(values: list[int]) -> None:
     assert sum(counts) == len(values)
 
 
-def test_groups_do_not_mix_and_merge_where_told() -> None:
+def test_groups_stay_separate_or_merge_by_key() -> None:
     random = np.random.default_rng(6)
     groups = [random.integers(0, 1000, 500), random.integers(10**6, 10**7, 300), random.integers(0, 10**8, 1)]
     part = partial_of_values(*groups)
@@ -107,7 +107,7 @@ def test_groups_do_not_mix_and_merge_where_told() -> None:
         assert merged[f"p{at * 100:g}_cycles"] == pytest.approx(exact, rel=QUANTILE_ERROR_RATIO)
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_in_empty_out() -> None:
     part = partial_of_values(np.zeros(0, np.int64))
     table = summarise(part.tallies, part.buckets, KEYS)
     assert len(table) == 0
@@ -126,6 +126,6 @@ def test_rows_in_any_order_that_share_buckets() -> None:
 
 
 def test_a_quantile_is_the_middle_of_its_bucket() -> None:
-    """Of one that holds two values, between them."""
+    """In a bucket of two values, it is between them."""
     buckets = pd.DataFrame({"a": [1], "bucket": [2 * SUB_BUCKETS + 1], "count": [1]})
     assert quantiles(buckets, ["a"], (0.5,))["p50_cycles"].tolist() == [130.5]

@@ -23,13 +23,13 @@ DAMAGED = b"\0" * 8
 
 @pytest.fixture(scope="module")
 def parts() -> list[Partial]:
-    """Hosts that are calm, lossy, skewed, damaged, and one that recorded nothing."""
+    """Return hosts that are calm, lossy, skewed, damaged, and one without records."""
     traces = [HOSTS["calm"](1), HOSTS["lossy"](2), HOSTS["skewed"](3) + DAMAGED + HOSTS["calm"](4), b""]
     return [partial(data) for data in traces]
 
 
 def frames(of: Partial) -> dict[str, pd.DataFrame]:
-    """Return the frames in one order of rows."""
+    """Return the frames with sorted rows."""
     ordered = {}
     for name in NAMES:
         frame = getattr(of, name)
@@ -54,7 +54,7 @@ def test_any_grouping(parts: list[Partial]) -> None:
     assert_equal(merge([a, b, c, d]), merge([a, merge([b, merge([c, d])])]))
 
 
-def test_what_is_merged_is_left_alone(parts: list[Partial]) -> None:
+def test_merging_does_not_change_its_inputs(parts: list[Partial]) -> None:
     before = [{name: frame.copy() for name, frame in frames(part).items()} for part in parts]
     merge(parts)
     for part, was in zip(parts, before, strict=True):
@@ -62,13 +62,13 @@ def test_what_is_merged_is_left_alone(parts: list[Partial]) -> None:
             pd.testing.assert_frame_equal(frame, was[name])
 
 
-def test_one_and_none(parts: list[Partial]) -> None:
+def test_merging_one_or_none(parts: list[Partial]) -> None:
     assert_equal(merge([parts[0]]), parts[0])
     with pytest.raises(ValueError, match="nothing to merge"):
         merge([])
 
 
-def test_a_trace_of_nothing_changes_nothing_but_the_number_of_files(parts: list[Partial]) -> None:
+def test_an_empty_trace_changes_only_the_number_of_files(parts: list[Partial]) -> None:
     both = merge([parts[0], parts[3]])
     assert both.facts["files"].tolist() == [2]
     facts = both.facts.assign(files=1)
@@ -76,7 +76,7 @@ def test_a_trace_of_nothing_changes_nothing_but_the_number_of_files(parts: list[
 
 
 @pytest.mark.parametrize("name", ["tallies", "buckets", "records", "facts", "pairs", "damages", "pcpus"])
-def test_counts_of_files_add_up(parts: list[Partial], name: str) -> None:
+def test_counts_add_up_over_files(parts: list[Partial], name: str) -> None:
     together = getattr(merge(parts), name)
     assert len(getattr(parts[0], name)) or name == "damages"
     for column in (
@@ -95,7 +95,7 @@ def test_counts_of_files_add_up(parts: list[Partial], name: str) -> None:
         assert len(together) == sum(len(getattr(part, name)) for part in parts)
 
 
-def test_extremes_are_those_of_all(parts: list[Partial]) -> None:
+def test_min_and_max_are_those_of_all(parts: list[Partial]) -> None:
     tallies = merge(parts).tallies.set_index(["metric", "a", "b"])
     for part in parts:
         each = part.tallies.set_index(["metric", "a", "b"])
@@ -106,8 +106,8 @@ def test_extremes_are_those_of_all(parts: list[Partial]) -> None:
     )
 
 
-def test_pieces_of_a_trace_make_the_whole() -> None:
-    """Tallies of two halves of the intervals, merged, are the tallies of all."""
+def test_halves_of_a_trace_merge_to_the_whole() -> None:
+    """The merged tallies of two halves of the intervals are the tallies of all."""
     data = HOSTS["lossy"](5)
     done, whole = run(data), collected(data)
     rows = np.concatenate((done.rows, done.ends))
@@ -125,7 +125,7 @@ def test_pieces_of_a_trace_make_the_whole() -> None:
     pd.testing.assert_frame_equal(frames(together)["tallies"], seen["tallies"], check_dtype=False)
 
 
-def test_two_hosts_stay_apart_under_their_labels(parts: list[Partial]) -> None:
+def test_two_labelled_hosts_stay_separate(parts: list[Partial]) -> None:
     one, other = parts[0], parts[1]
     both = merge([one.labelled("athens"), other.labelled("berne"), one.labelled("athens")])
     for name in NAMES:
@@ -140,7 +140,7 @@ def test_two_hosts_stay_apart_under_their_labels(parts: list[Partial]) -> None:
     assert set(both.facts["host"]) == {"athens", "berne"}
 
 
-def test_a_partial_counts_what_the_host_did() -> None:
+def test_a_partial_agrees_with_the_simulated_host() -> None:
     simulation = simulate(9, 2, [(0, 2, "pv"), (3, 1, "hvm")], 20_000_000)
     part = partial(simulation.data)
     header = part.records["header"]
@@ -155,7 +155,7 @@ def test_a_partial_counts_what_the_host_did() -> None:
             assert found == dict(truth.hypercalls)
 
 
-def test_a_merged_report_is_that_of_all_files(parts: list[Partial]) -> None:
+def test_a_merged_report_covers_all_files(parts: list[Partial]) -> None:
     trace = json_object(build(merge(parts)))["trace"]
     alone = [json_object(build(part))["trace"] for part in parts]
     assert trace["files"] == len(parts)

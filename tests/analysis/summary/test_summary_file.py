@@ -1,4 +1,4 @@
-"""Stored summaries: what is written is what is read, and what strangers write does no harm."""
+"""Stored summaries survive write and read, and untrusted ones do no harm."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ORIGIN = Origin(
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Partial]:
-    """Hosts that are calm, lossy, damaged, and one that recorded nothing."""
+    """Return hosts that are calm, lossy, damaged, and one without records."""
     traces = {
         "calm": HOSTS["calm"](1),
         "lossy": HOSTS["lossy"](2),
@@ -68,21 +68,21 @@ def through_a_file(one: Partial, folder: Path, origin: Origin = ORIGIN) -> Summa
 
 
 @pytest.mark.parametrize("name", ["calm", "lossy", "damaged", "nothing"])
-def test_a_partial_comes_back_as_it_was(name: str, parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_a_partial_survives_write_and_read(name: str, parts: dict[str, Partial], tmp_path: Path) -> None:
     found = through_a_file(parts[name], tmp_path)
     assert_same(found.partial, parts[name])
     assert found.origin == ORIGIN
 
 
-def test_merged_and_labelled_ones_come_back_too(parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_merged_and_labelled_partials_survive_too(parts: dict[str, Partial], tmp_path: Path) -> None:
     merged = merge_partials(parts.values())
     assert_same(through_a_file(merged, tmp_path).partial, merged)
     labelled = merge_partials([parts["calm"].labelled("athens"), parts["damaged"].labelled("\0berne\n")])
     assert_same(through_a_file(labelled, tmp_path).partial, labelled)
 
 
-def test_frames_and_columns_that_are_new_come_back(parts: dict[str, Partial], tmp_path: Path) -> None:
-    """As long as they hold numbers or text; anything else is refused when it is written."""
+def test_additional_columns_survive(parts: dict[str, Partial], tmp_path: Path) -> None:
+    """They must be numbers or text; anything else cannot be written."""
     calm = parts["calm"]
     extended = calm.vcpus.assign(
         ratio=0.5, is_new=True, name="n", mixed=pd.Series([1, *["x"] * (len(calm.vcpus) - 1)], dtype=object)
@@ -96,7 +96,7 @@ def test_frames_and_columns_that_are_new_come_back(parts: dict[str, Partial], tm
     assert not (tmp_path / "b.summary").exists()
 
 
-def test_merging_summaries_is_merging_partials(parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_merging_summaries_merges_partials(parts: dict[str, Partial], tmp_path: Path) -> None:
     found = []
     for name, part in parts.items():
         path = tmp_path / f"{name}.summary"
@@ -115,7 +115,7 @@ def test_the_same_summary_makes_the_same_bytes(parts: dict[str, Partial], tmp_pa
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_it_says_itself_what_it_holds(parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_the_head_describes_the_summary(parts: dict[str, Partial], tmp_path: Path) -> None:
     path = tmp_path / "a.summary"
     write_summary(Summary(parts["calm"], ORIGIN), path)
     with zipfile.ZipFile(path) as archive:
@@ -152,7 +152,9 @@ def test_a_link_is_replaced_and_not_followed(parts: dict[str, Partial], tmp_path
     assert_same(read_summary(target).partial, parts["calm"])
 
 
-def test_a_kept_summary_is_of_the_trace_as_it_is(parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_a_kept_summary_is_used_for_the_unchanged_trace_only(
+    parts: dict[str, Partial], tmp_path: Path
+) -> None:
     trace = tmp_path / "t.bin"
     trace.write_bytes(b"1234")
     assert kept(trace) is None
@@ -162,7 +164,7 @@ def test_a_kept_summary_is_of_the_trace_as_it_is(parts: dict[str, Partial], tmp_
     assert kept(trace) is None
     write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
     Path(f"{trace}.json").write_text("{}")
-    assert kept(trace) is None, "a sidecar may tell another TSC rate"
+    assert kept(trace) is None, "a sidecar may have another TSC rate"
     write_summary(Summary(parts["calm"], Origin("t.bin", window="1 s", files=files_of(trace))), beside(trace))
     assert kept(trace) is None, "it is of a part"
 
@@ -180,7 +182,7 @@ def test_a_kept_summary_of_another_version_is_not_used(
     assert kept(trace) is None, "it is damaged"
 
 
-def test_a_folder_keeps_its_summary_inside(parts: dict[str, Partial], tmp_path: Path) -> None:
+def test_the_summary_of_a_folder_is_inside_it(parts: dict[str, Partial], tmp_path: Path) -> None:
     capture = tmp_path / "a.xtrace"
     (capture / "bpf").mkdir(parents=True)
     (capture / "xentrace.bin").write_bytes(b"1234")
@@ -191,7 +193,7 @@ def test_a_folder_keeps_its_summary_inside(parts: dict[str, Partial], tmp_path: 
     assert kept(capture) is None
 
 
-# --- strangers ---------------------------------------------------------------------------------
+# --- untrusted files ---------------------------------------------------------------------------
 
 
 Members = dict[str, bytes]
@@ -284,7 +286,7 @@ BAD: dict[str, Callable[[Members], Members]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) -> None:
+def test_a_bad_summary_is_a_one_line_error(kind: str, members: Members, tmp_path: Path) -> None:
     path = packed(BAD[kind](members), tmp_path / "bad.summary")
     with pytest.raises(TraceError) as raised:
         read_summary(path)
@@ -304,7 +306,7 @@ def test_a_bad_summary_is_one_line(kind: str, members: Members, tmp_path: Path) 
         (lambda head: head["frames"]["pairs"].pop("ns"), "columns of pairs are missing"),
     ],
 )
-def test_another_version_says_so(
+def test_a_summary_of_another_version_is_an_error(
     change: Callable[[dict[str, Any]], object], said: str, members: Members, tmp_path: Path
 ) -> None:
     path = packed(with_head(members, change), tmp_path / "other.summary")
@@ -312,7 +314,7 @@ def test_another_version_says_so(
         read_summary(path)
 
 
-def test_a_bomb_is_told_by_its_size(
+def test_a_zip_bomb_is_refused_by_its_size(
     members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = packed({**members, "x/y": bytes(1 << 20)}, tmp_path / "bomb.summary")
@@ -322,7 +324,7 @@ def test_a_bomb_is_told_by_its_size(
         read_summary(path)
 
 
-def test_bytes_that_change_are_noticed_or_harmless(members: Members, tmp_path: Path) -> None:
+def test_changed_bytes_are_noticed_or_harmless(members: Members, tmp_path: Path) -> None:
     path = packed(members, tmp_path / "flipped.summary")
     sound = path.read_bytes()
     chance = random.Random(5)
@@ -341,8 +343,8 @@ def test_bytes_that_change_are_noticed_or_harmless(members: Members, tmp_path: P
     assert refused > 130
 
 
-def test_numbers_that_make_no_sense_make_no_traceback(members: Members, tmp_path: Path) -> None:
-    """What passes the checks goes through every table and every figure of a diff."""
+def test_nonsense_numbers_cause_no_traceback(members: Members, tmp_path: Path) -> None:
+    """A summary that passes the checks goes through every table and every figure of a diff."""
     chance = random.Random(6)
     names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
     passed = 0

@@ -1,8 +1,8 @@
-"""The machines against xenalyze's summary of the same trace.
+"""Compare the machines with xenalyze's summary of the same trace.
 
-Equal where both mean the same; where xenalyze means something else, a function
-named after the difference makes its figure of ours.  Percentiles of runstates
-and grant operations are not compared: xenalyze's are faulty.
+Figures must be equal where both mean the same; where xenalyze means something else, a function named
+after the difference converts ours to its figure.  Percentiles of runstates and grant operations are not
+compared, because xenalyze's are wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from xtrace.probes.format import LOST_RECORDS, Runstate
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 
 CPU_HZ = 2_600_000_000
-#: Names files to compare instead of the samples, as PATH does folders; the lab's checks set it.
+#: Variable with the files to compare instead of the samples, separated like PATH; the lab's checks set it.
 TRACES_VARIABLE = "XTRACE_COMPARED_TRACES"
 CONTINUE_RUNNING = 0x21002
 CLASS_NAMES = ("gen", "sched", "dom0op", "hvm", "mem", "pv", "shadow", "hw")
@@ -61,7 +61,7 @@ DOMAIN_NAMES = {
 
 @dataclass(slots=True)
 class Sum:
-    """Intervals counted and added up."""
+    """Count and sum of intervals."""
 
     count: int = 0
     cycles: int = 0
@@ -71,7 +71,7 @@ class Sum:
         self.cycles += cycles
 
     def agrees(self, row: Cycles | None) -> bool:
-        """Tell whether a row says the same: its mean is rounded down."""
+        """Return whether a row of xenalyze's agrees; its mean is rounded down."""
         if row is None or row.count == 0:
             return self.count == 0
         return self.count == row.count and 0 <= self.cycles - row.mean * row.count < row.count
@@ -84,7 +84,7 @@ class Sum:
 
 @dataclass
 class Case:
-    """A trace with what xenalyze says of it and what we do."""
+    """A trace with xenalyze's results and ours."""
 
     name: str
     data: bytes
@@ -106,7 +106,7 @@ class Case:
 
     @cached_property
     def losses(self) -> list[int]:
-        """first_tsc of each loss, in order."""
+        """Return first_tsc of each loss, in order."""
         lost = (record for record in self.records if record.event == LOST_RECORDS)
         return [min(record.words[2] | record.words[3] << 32, record.tsc) for record in lost]
 
@@ -120,7 +120,7 @@ class Case:
 
     @cached_property
     def learned(self) -> dict[int, int]:
-        """When a runstate record first tells of each vCPU."""
+        """Return the TSC of each vCPU's first runstate record."""
         found: dict[int, int] = {}
         for record in self.records:
             key = names(record)
@@ -130,7 +130,7 @@ class Case:
 
     @cached_property
     def vcpus(self) -> dict[int, dict[V, int]]:
-        """Each vCPU's state at the end."""
+        """Return each vCPU's state at the end."""
         count = int(self.ours.machine.glob[G.VCPUS])
         table = self.ours.machine.vcpus[:count]
         columns = [column for column in V if column is not V.COLUMNS]
@@ -138,7 +138,7 @@ class Case:
 
     @cached_property
     def known(self) -> dict[int, VcpuSummary]:
-        """Return what xenalyze says of each vCPU, the stand-ins of pCPUs included."""
+        """Return xenalyze's results by vCPU, with the placeholders that it has for pCPUs."""
         named = {
             domain << 16 | number: vcpu
             for domain, summed in self.theirs.domains.items()
@@ -149,7 +149,7 @@ class Case:
 
     @cached_property
     def still_running(self) -> dict[int, tuple[int, int]]:
-        """The vCPUs that run at the end of their pCPU: since when, and until when."""
+        """Return the vCPUs that run at the last record of their pCPU: start and end of that run."""
         keys = list(self.vcpus)
         found = {}
         for pcpu in self.ours.machine.pcpus:
@@ -161,7 +161,7 @@ class Case:
 
 
 def packed_traces() -> dict[str, Path | None]:
-    """Return the traces to compare: those that a variable names, or the samples and simulated hosts."""
+    """Return the traces to compare: those named in the variable, or the samples and simulated hosts."""
     if TRACES_VARIABLE in os.environ:
         return {Path(name).stem: Path(name) for name in os.environ[TRACES_VARIABLE].split(os.pathsep) if name}
     samples: dict[str, Path | None] = {path.name.split(".")[0]: path for path in SAMPLES}
@@ -176,9 +176,9 @@ def content_of(path: Path) -> bytes:
 def ended_together(data: bytes) -> bytes:
     """Return a trace without what follows the last record of the pCPU that ends first.
 
-    A pCPU whose records end early leaves a vCPU that may be seen to run elsewhere afterwards: xenalyze
-    knows the end of each pCPU's records beforehand, and a stream does not.  A recorded trace ends by
-    chance; the samples are compared whole.
+    If a pCPU's records end early, its last vCPU may be seen to run elsewhere afterwards: xenalyze knows
+    the end of each pCPU's records in advance, and a stream does not.  Recorded traces end at an arbitrary
+    point, and the samples are compared whole.
     """
     records = sorted(read(data).records, key=lambda record: record.offset)
     lasts = {record.pcpu: record.tsc for record in records}
@@ -207,14 +207,14 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("trace") / "trace.bin"
     path.write_bytes(data)
     options = svm_args(raw_records(path))
-    # At 100 Hz two decimals of a second are cycles.
+    # At 100 Hz, a hundredth of a second is one cycle.
     total = round(100 * summarised(path, 100, options).total_s)
     theirs = summarised(path, CPU_HZ, options)
     return Case(request.param, data, theirs, total, run(data), read(data).records)
 
 
 def summarised(path: Path, cpu_hz: int, extra_args: Sequence[str]) -> Summary:
-    """Return the summary without the complaint that an idle exit lost its entry: it goes to stdout."""
+    """Return the summary without the warning about an idle exit without an entry, which is on stdout."""
     options = ["--summary", "--report-pcpu", "--show-default-domain-summary", "--cpu-hz", str(cpu_hz)]
     lines = printed_by(path, [*options, *extra_args]).stdout.decode("ascii", "replace").splitlines()
     return parse_summary("\n".join(line for line in lines if not line.startswith("Strange, ")))
@@ -224,9 +224,9 @@ def summarised(path: Path, cpu_hz: int, extra_args: Sequence[str]) -> Summary:
 
 
 def split_at_continue(case: Case, key: int) -> int:
-    """Xenalyze ends a running interval at CONTINUE_RUNNING and begins another; we go on.
+    """Xenalyze ends a running interval at CONTINUE_RUNNING and begins another; we continue it.
 
-    But not at the one that makes the vCPU known: it has run since its pCPU's first TSC.
+    It does not do so at the record that makes the vCPU known, which has run since its pCPU's first TSC.
     """
     is_known_by_one = case.learned.get(key) == next(iter(case.continues.get(key, [])), None) is not None
     stretches = [(row.tsc - row.value, row.tsc) for row in case.by_metric[Metric.RUNNING].get(key, [])]
@@ -237,19 +237,19 @@ def split_at_continue(case: Case, key: int) -> int:
 
 
 def closed_at_the_end_of_its_pcpu(case: Case, key: int) -> int:
-    """Xenalyze ends the interval of who runs at its pCPU's last TSC; ours is Metric.TAIL."""
+    """Xenalyze ends the interval of a running vCPU at its pCPU's last TSC; ours is Metric.TAIL."""
     begin, end = case.still_running.get(key, (0, 0))
     return end - begin if begin else 0
 
 
 def lost_until_the_last_loss(case: Case, key: int) -> int:
-    """At each loss xenalyze loses the lost anew, which ends an interval; ours is one, open at the end."""
+    """Each loss ends xenalyze's interval of a vCPU that is already lost; ours is one, open at the end."""
     vcpu = case.vcpus[key]
     return max(case.losses[-1] - vcpu[V.SINCE], 0) if case.losses and vcpu[V.STATE] == STATE_LOST else 0
 
 
 def lost_before_it_was_known(case: Case, key: int) -> int:
-    """Xenalyze loses vCPUs that were named but never seen to run; ours are HEAD until they run."""
+    """Xenalyze counts vCPUs that were named but never seen to run as lost; ours are HEAD until they run."""
     known_at = case.vcpus[key][V.FIRST_KNOWN]
     named = next((record.tsc for record in case.records if names(record) == key), known_at)
     after = [loss for loss in case.losses if loss > named]
@@ -257,11 +257,11 @@ def lost_before_it_was_known(case: Case, key: int) -> int:
 
 
 def ran_until_its_pcpu_ended(case: Case, key: int) -> list[tuple[int, int, int]]:
-    """Return where a running interval began, where its pCPU's records end, where the vCPU was found again.
+    """Return TSCs of the start of a running interval, its pCPU's last record and the vCPU's next record.
 
-    Xenalyze knows the end of a pCPU's records: who runs there is lost from then on.  In a stream nobody
-    knows: when the vCPU is seen to run elsewhere, that is a mismatch, and all the interval is lost time.
-    Time lost to a loss of records is told apart by the CUT that goes with it.
+    Xenalyze knows the end of a pCPU's records and counts the vCPU there as lost from then on.  A stream
+    does not know it: when the vCPU is seen to run elsewhere, that is a mismatch, and the whole interval
+    becomes lost time.  Time lost because of lost records is recognised by its CUT.
     """
     cut = {row.tsc for row in case.by_metric[Metric.CUT].get(key, [])}
     lost = [(row.tsc - row.value, row.tsc) for row in case.by_metric[Metric.STATE_LOST].get(key, [])]
@@ -280,8 +280,8 @@ def names(record: Record) -> int | None:
 def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
     """Xenalyze credits a stay to the pCPU moved *to*, and closes the last one at the end of the trace.
 
-    Its first stay begins when the vCPU is switched to for the second time, wherever that is: the first
-    time it only comes into being.  (Nor does a loss cut its stays, as it does ours.)
+    Its first stay begins at the second switch to the vCPU, on any pCPU; the first switch only creates the
+    vCPU.  A loss does not cut off its stays, as it does ours.
     """
     switches = switches_to(case, key)[1:]
     every = Sum()
@@ -301,7 +301,7 @@ def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
 
 
 def switches_to(case: Case, key: int) -> list[tuple[int, int]]:
-    """Return when a vCPU began to run, and where: what our residences say, and the begins of its runs."""
+    """Return when and where a vCPU began to run, from our RESIDENCE intervals and the starts of its runs."""
     residences = case.by_metric[Metric.RESIDENCE].get(key, [])
     stays = [(row.tsc - row.value, row.tsc, row.b) for row in residences]
     begins = [row.tsc - row.value for row in case.by_metric[Metric.RUNNING].get(key, [])]
@@ -342,7 +342,7 @@ def split_at_every_record(case: Case, domain: int, *, as_xenalyze: bool = True) 
     changes, twice = known_too_late(case, changes) if as_xenalyze else (changes, {})
     cycles: Counter[str] = Counter()
     states: dict[int, str] = {}
-    # Of one moment the later put in counts: lost behind a run of no length.  What was put off to it is last.
+    # At the same TSC the last change counts: lost after a run of length 0, and delayed changes after all.
     changes.sort(key=lambda change: (change[0], change[:2] in twice, change[1]))
     last = max(ends, default=0)
     for (tsc, key, name), following in zip(changes, [*changes[1:], (last, 0, "")], strict=True):
@@ -355,11 +355,11 @@ def split_at_every_record(case: Case, domain: int, *, as_xenalyze: bool = True) 
 def known_too_late(
     case: Case, changes: Sequence[tuple[int, int, str]]
 ) -> tuple[list[tuple[int, int, str]], dict[tuple[int, int], int]]:
-    """Xenalyze learns of a vCPU by a record and takes it to have run since its pCPU's first TSC.
+    """Xenalyze learns of a vCPU from a record and assumes that it has run since its pCPU's first TSC.
 
-    What another of the domain did since then has ended the domain's intervals up to that moment: these are
-    without the vCPU, and the one that it begins counts the time back to the pCPU's first TSC once more.
-    Return the changes with those vCPUs' first ones put off, and the time that counts twice there.
+    Records of the domain's other vCPUs have already ended the domain's intervals up to that record, without
+    this vCPU, and the interval that it begins counts the time from the pCPU's first TSC once more.  Return
+    the changes with the first one of such vCPUs delayed, and the time that counts twice there.
     """
     learned = {key: case.learned.get(key, 0) for _, key, _ in changes}
     put_off, twice = [], {}
@@ -398,7 +398,7 @@ def lost_records_twice(sizes: Counter[str], lost_records: int) -> Counter[str]:
 
 
 def with_subcalls(events: Counter[str]) -> Counter[str]:
-    """Xenalyze counts the entries of multicalls as hypercalls too."""
+    """Xenalyze also counts multicall entries as hypercalls."""
     return events + Counter(hypercall=events["hypercall (subcall)"])
 
 
@@ -478,8 +478,8 @@ def test_domain_runstates(case: Case) -> None:
             assert Sum(0, ours[name]).agrees_in_cycles(row), (domain, name, ours[name], row)
 
 
-def test_our_domain_states_are_those_of_its_vcpus(case: Case) -> None:
-    """As soon as all vCPUs that run at the begin are known, and as long as all pCPUs go on."""
+def test_domain_states_agree_with_those_of_the_vcpus(case: Case) -> None:
+    """Once all vCPUs that run at the start are known, and until the first pCPU ends."""
     firsts = [int(pcpu[P.FIRST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN]]
     end = min(int(pcpu[P.LAST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN])
     for domain in case.theirs.domains:
@@ -505,7 +505,7 @@ def test_our_domain_states_are_those_of_its_vcpus(case: Case) -> None:
 
 def test_affinity(case: Case) -> None:
     if case.losses:
-        pytest.skip("a loss cuts our stays and not xenalyze's")
+        pytest.skip("a loss cuts off our stays but not xenalyze's")
     for key, vcpu in case.known.items():
         if key >> 16 == DEFAULT_DOMAIN or vcpu.affinity is None:
             continue
@@ -515,7 +515,7 @@ def test_affinity(case: Case) -> None:
             assert each[pcpu].agrees(vcpu.affinity_pcpu.get(pcpu)), (hex(key), pcpu)
 
 
-def test_use_of_pcpus(case: Case) -> None:
+def test_pcpu_use(case: Case) -> None:
     for number, use in case.theirs.pcpus.items():
         ours = {}
         for name, metric in (
@@ -535,7 +535,7 @@ def test_use_of_pcpus(case: Case) -> None:
 
 
 def test_exits(case: Case) -> None:
-    """By count and cycles: xenalyze names the reasons, in its own words on AMD."""
+    """Compared by count and cycles, because xenalyze has its own names for reasons on AMD."""
     for key, vcpu in case.known.items():
         ours: defaultdict[int, Sum] = defaultdict(Sum)
         for row in case.by_metric[Metric.HVM_EXIT].get(key, []):
@@ -552,7 +552,7 @@ def test_guest_interrupts(case: Case) -> None:
 
 
 def test_open_ends_are_those_of_the_intervals(case: Case) -> None:
-    """TAIL is what xenalyze leaves out or closes at the end."""
+    """TAIL is what xenalyze leaves out, or closes at the end of the trace."""
     ends = as_intervals(case.ours.ends)
     tails = [row for row in ends if row.metric == Metric.TAIL and row.b == Runstate.RUNNING]
     last = int(case.ours.machine.glob[G.LAST_TSC])

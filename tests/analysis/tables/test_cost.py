@@ -1,4 +1,4 @@
-"""The cost tables are made of rows of one class each, whose fields are their columns."""
+"""Each cost table has a class of rows whose fields are its columns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROWS = {
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_the_fields_of_a_row_are_the_columns_of_its_table(table: Table[Estimate]) -> None:
+def test_fields_of_a_row_are_the_columns_of_its_table(table: Table[Estimate]) -> None:
     assert [field.name for field in fields(ROWS[table.name])] == [column.name for column in table.columns]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_a_table_without_rows_has_the_types_of_one_with_rows(table: Table[Estimate]) -> None:
+def test_table_without_rows_has_the_same_dtypes(table: Table[Estimate]) -> None:
     frame = table.of(Estimate())
     assert list(frame.columns) == [column.name for column in table.columns]
     for column in table.columns:
@@ -34,5 +34,5 @@ def test_a_table_without_rows_has_the_types_of_one_with_rows(table: Table[Estima
         assert (frame[column.name].dtype == object) is text
 
 
-def test_each_table_has_its_row() -> None:
+def test_each_table_has_a_row_class() -> None:
     assert [table.name for table in TABLES] == list(ROWS)

@@ -1,4 +1,4 @@
-"""The delivery tables of tallies small enough to work out by hand: each figure is of its own vCPU alone."""
+"""The delivery tables of hand-made tallies: each figure is of its own vCPU only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from xtrace.analysis.summary.partial import partial_of
 from xtrace.analysis.tables import delivery
 from xtrace.probes.catalog import VersionRange
 
-#: Three vCPUs, none of which is a part of another's number.
+#: Three vCPUs; no number of one occurs in another.
 D0V1, D3V0, D3V2 = 0x0_0001, 0x3_0000, 0x3_0002
 SPAN_CYCLES, HZ = 4_000, 1_000.0
 EVTCHN, HYPERCALL, IRQ, OTHER, UNKNOWN = (int(cause) << 32 for cause in WakeCause)
 SCHED_OP, NO_SUCH_OP = 29, 77
 
-#: Metric, a, b, values: cycles below 64, each in a bucket of its own, or how many zeros where it only counts.
+#: Metric, a, b, values: cycles below 64, which have a bucket each; for metrics that count, a number of zeros.
 Tally = tuple[Metric, int, int, Sequence[int]]
 
 TALLIES: list[Tally] = [
@@ -63,7 +63,7 @@ TALLIES: list[Tally] = [
 
 
 def measures(tallies: Sequence[Tally], *, hz: float | None = HZ) -> Measures:
-    """Return the measures of intervals; the file's span is four seconds."""
+    """Return the measures of intervals; the span is four seconds."""
     rows = [
         (int(metric) << METRIC_SHIFT | a, b, value, 1) for metric, a, b, values in tallies for value in values
     ]
@@ -79,7 +79,7 @@ def made(name: str, tallies: Sequence[Tally] = TALLIES, *, hz: float | None = HZ
 
 
 def rows(table: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
-    """Return some columns row by row, None for NaN."""
+    """Return the rows of some columns, None for NaN."""
     return [
         tuple(None if pd.isna(value) else value for value in row)
         for row in table[list(columns)].itertuples(index=False)
@@ -106,7 +106,7 @@ def test_wakes_by_cause() -> None:
     ]
 
 
-def test_the_worst_wake_to_running_comes_first_and_each_time_is_of_its_own_metric() -> None:
+def test_worst_wake_to_running_is_first_and_each_time_comes_from_its_own_metric() -> None:
     table = made("wakes")
     running = [f"wake_to_running_{name}" for name in ("p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")]
     assert rows(table, *WHO, "wake_to_running_count", *running, "other_pcpu_ratio") == [
@@ -142,7 +142,7 @@ def test_who_wakes_whom() -> None:
     ]
 
 
-def test_what_became_of_sends() -> None:
+def test_sends_by_outcome() -> None:
     table = made("sends")
     became = ("woke_count", "no_target_count", "unique_count", "ambiguous_count", "ambiguous_ratio")
     assert rows(table, *WHO, "send_count", "send_per_s", *became) == [
@@ -163,7 +163,7 @@ def test_sends_to_running_vcpus() -> None:
 
 
 def test_equal_rows_keep_the_order_of_vcpus() -> None:
-    """No figure decides by chance which comes first."""
+    """So the order of equal rows is not random."""
     vcpus = [domain << 16 | vcpu for domain in range(40) for vcpu in range(2)]
     who = [(key >> 16, key & 0xFFFF) for key in vcpus]
     metrics = (Metric.WAKE_CAUSE, Metric.SEND, Metric.SEND_UNMATCHED)
@@ -180,13 +180,13 @@ def test_equal_rows_keep_the_order_of_vcpus() -> None:
 
 
 @pytest.mark.parametrize("name", [table.name for table in delivery.TABLES])
-def test_nothing_in_gives_the_same_columns_out(name: str) -> None:
+def test_empty_input_gives_the_same_columns(name: str) -> None:
     assert list(made(name, []).columns) == list(made(name).columns)
     assert len(made(name, [])) == 0
 
 
 @pytest.mark.parametrize("name", ["wakes", "wakers", "sends"])
-def test_without_a_tsc_rate_nothing_is_said_a_second(name: str) -> None:
+def test_without_a_tsc_rate_there_are_no_rates_per_second(name: str) -> None:
     table = made(name, hz=None)
     (rate,) = [column for column in table.columns if column.endswith("per_s")]
     assert table[rate].isna().all()
@@ -200,6 +200,6 @@ def test_without_a_tsc_rate_nothing_is_said_a_second(name: str) -> None:
         (Metric.WAKE_CAUSE, "wakers", ["irq 9", "d3v0"]),
     ],
 )
-def test_a_kind_of_waker_may_be_absent(dropped: Metric, name: str, there: list[str]) -> None:
+def test_wakers_without_one_kind(dropped: Metric, name: str, there: list[str]) -> None:
     wakers = made(name, [tally for tally in TALLIES if tally[0] is not dropped])["waker"]
     assert set(there) <= set(wakers)

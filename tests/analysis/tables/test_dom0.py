@@ -1,4 +1,4 @@
-"""dom0's tables from a capture made by hand: names, zeros, quantiles, merges, samples by xenctx."""
+"""dom0's tables from a hand-made capture: names, zeros, quantiles, merges, samples by xenctx."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _META = {"domains": [{"id": 0, "event_channels": [{"port": 17, "kind": "Interdom
 def _capture(
     folder: Path, values: dict[tuple[Kind, int, int], list[int]], irq_name: str = "blkif"
 ) -> Capture:
-    """Write durations as the recorder would, half of them in a first second and half in a second."""
+    """Write durations as the recorder would, half of them in each of two one-second lines."""
     lines: list[dict[str, Any]] = [{"schema_version": 1}, {"t_ns": 10**9, "interrupts_begin": {"45": [7, 1]}}]
     for half in range(2):
         rows, buckets = [], []
@@ -80,7 +80,7 @@ _VALUES = {
 }
 
 
-def test_upcalls_by_vcpu_leave_zeros_apart(tmp_path: Path) -> None:
+def test_upcalls_by_vcpu_count_zeros_separately(tmp_path: Path) -> None:
     table = dom0.upcalls(_measures(_partial(_capture(tmp_path, _VALUES))))
     assert table[["domain", "vcpu", "count", "zero_count", "sum_ns"]].to_numpy().tolist() == [
         [0, 0, 4, 2, 32000],
@@ -93,14 +93,14 @@ def test_upcalls_by_vcpu_leave_zeros_apart(tmp_path: Path) -> None:
     assert first["share_ratio"] == pytest.approx(32000 / 2e9)
 
 
-def test_a_port_has_the_name_of_its_irq_and_its_domain(tmp_path: Path) -> None:
+def test_port_has_the_name_of_its_irq_and_remote_domain(tmp_path: Path) -> None:
     row = dom0.ports(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
     assert (row["port"], row["name"], row["vcpu"], row["count"]) == (17, "blkif d3", 1, 3)
     assert row["dispatch_count"] == 3
     assert abs(row["dispatch_p50_ns"] - 120) <= 120 * QUANTILE_ERROR_RATIO
 
 
-def test_an_interrupt_has_its_late_eois_whatever_vcpu_they_came_on(tmp_path: Path) -> None:
+def test_interrupt_has_its_late_eois_from_any_vcpu(tmp_path: Path) -> None:
     row = dom0.irqs(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
     assert (row["irq"], row["name"], row["count"], row["eoi_count"]) == (45, "blkif", 3, 1)
     assert row["eoi_max_ns"] == 5_000_000
@@ -108,14 +108,14 @@ def test_an_interrupt_has_its_late_eois_whatever_vcpu_they_came_on(tmp_path: Pat
     assert np.isnan(row["wake_to_switch_p50_ns"])
 
 
-def test_losses_compare_with_proc_interrupts(tmp_path: Path) -> None:
+def test_losses_are_compared_with_proc_interrupts(tmp_path: Path) -> None:
     row = dom0.losses(_measures(_partial(_capture(tmp_path, _VALUES)))).iloc[0]
-    # 45 went from 8 to 13; 46 is new and has 1.
+    # irq 45 went from 8 to 13; irq 46 is new and has 1.
     assert row["interrupt_count"] == 6
     assert (row["upcall_count"], row["port_handler_count"], row["irq_handler_count"]) == (7, 3, 3)
 
 
-def test_captures_merge_and_another_boots_irq_stays_apart(tmp_path: Path) -> None:
+def test_captures_merge_but_irqs_of_different_boots_do_not(tmp_path: Path) -> None:
     first = _partial(_capture(tmp_path / "a", _VALUES))
     second = _partial(_capture(tmp_path / "b", _VALUES, "vif1.0"))
     both = dom0.irqs(_measures(first, second))
@@ -126,7 +126,7 @@ def test_captures_merge_and_another_boots_irq_stays_apart(tmp_path: Path) -> Non
     assert int(same.partial.dom0_facts["span_ns"].iloc[0]) == 4 * 10**9
 
 
-def test_tables_of_nothing_are_empty_with_their_columns() -> None:
+def test_tables_of_an_empty_trace_have_their_columns() -> None:
     measures = _measures(partial_of(_nothing()))
     for table in dom0.TABLES:
         frame = table.of(measures)
@@ -134,7 +134,7 @@ def test_tables_of_nothing_are_empty_with_their_columns() -> None:
         assert list(frame.columns) == [column.name for column in table.columns]
 
 
-def test_a_summary_keeps_them(tmp_path: Path) -> None:
+def test_summary_keeps_them(tmp_path: Path) -> None:
     partial = _partial(_capture(tmp_path / "a", _VALUES))
     write_summary(Summary(partial, Origin("a")), tmp_path / "a.summary")
     kept = read_summary(tmp_path / "a.summary").partial
@@ -143,7 +143,7 @@ def test_a_summary_keeps_them(tmp_path: Path) -> None:
         assert before.to_json() == after.to_json(), table.name
 
 
-def test_xenctx_tells_where_guests_were(tmp_path: Path) -> None:
+def test_xenctx_samples_are_rips_of_guests(tmp_path: Path) -> None:
     (tmp_path / "xenctx").mkdir()
     rows = [
         {"schema_version": 1, "bias": "..."},
@@ -192,14 +192,14 @@ def test_samples_by_the_software_clock_are_rips_of_dom0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("event", ["hardware cycles", ""])
-def test_samples_of_all_domains_are_nobodys_rips(tmp_path: Path, event: str) -> None:
+def test_samples_of_all_domains_are_not_rips_of_any(tmp_path: Path, event: str) -> None:
     partial = _partial(_sampled(tmp_path / "c", event, _SAMPLES))
     assert activity.rip_samples(_measures(partial)).empty
     assert partial.dom0_samples["count"].sum() == 6
     assert partial.dom0_facts["sample_mixed"].tolist() == [6]
 
 
-def test_a_sample_of_no_vcpu_is_told(tmp_path: Path) -> None:
+def test_sample_of_an_impossible_vcpu_is_an_error(tmp_path: Path) -> None:
     capture = _sampled(tmp_path / "c", "software clock", [(1 << 16, _KERNEL_IP, 0)])
     with pytest.raises(TraceError, match="damaged"):
         dom0_frames.read(capture)
@@ -208,7 +208,7 @@ def test_a_sample_of_no_vcpu_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"rip": "0x1ffffffffffffffff"}, {"vcpu": 70000}, {"domain": -1}, {"rip": 5}]
 )
-def test_a_damaged_sample_of_xenctx_is_told(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_damaged_xenctx_sample_is_an_error(tmp_path: Path, wrong: dict[str, Any]) -> None:
     (tmp_path / "xenctx").mkdir()
     row = {"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0x1"} | wrong
     (tmp_path / layout.XENCTX_SAMPLES).write_text(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""RIP samples are looked up in the image of their domain, all of them are counted, and none twice."""
+"""RIP samples are looked up in the image of their domain, and each is counted exactly once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def rows(found: Report, name: str, *columns: str) -> list[tuple[object, ...]]:
     return [tuple(row[column] for column in columns) for row in found.tables[name].to_dict("records")]
 
 
-def test_each_sample_is_found_in_its_function() -> None:
+def test_each_sample_is_in_its_function() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel())
     assert rows(found, "kernel_functions", "source", "function", "count", "masked_count") == [
         ("privop", "idle", 6, 0),
@@ -69,7 +69,7 @@ def test_each_sample_is_found_in_its_function() -> None:
     assert rows(found, "kernel_functions", "share_ratio")[0] == (pytest.approx(6 / 12),)
 
 
-def test_the_sources_say_what_they_are_biased_to() -> None:
+def test_sources_have_their_bias() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel())
     assert rows(found, "kernel_sources", "source", "biased_to", "count", "inside_count", "masked_count") == [
         ("privop", "privileged instructions", 7, 7, 1),
@@ -81,7 +81,7 @@ def test_the_sources_say_what_they_are_biased_to() -> None:
     assert np.isnan(ratios[2])
 
 
-def test_lines_are_of_addresses_and_those_without_are_left_out() -> None:
+def test_lines_by_address_without_those_that_have_none() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel())
     assert rows(found, "kernel_lines", "rip", "place", "file", "line", "masked", "count") == [
         (f"{TEXT + 0x1020:#x}", "spl+0x20", "spl.c", 7.0, "yes", 3),
@@ -89,7 +89,7 @@ def test_lines_are_of_addresses_and_those_without_are_left_out() -> None:
     ]
 
 
-def test_the_image_says_how_many_samples_it_has() -> None:
+def test_image_has_its_sample_counts() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel())
     (row,) = found.tables["kernel_images"].to_dict("records")
     assert {
@@ -110,7 +110,7 @@ def test_the_image_says_how_many_samples_it_has() -> None:
 
 
 @pytest.mark.parametrize(("offset", "shown"), [(0x10_0000, "0x100000"), (-0x2000, "-0x2000")])
-def test_the_load_offset_is_taken_off(offset: int, shown: str) -> None:
+def test_load_offset_is_subtracted(offset: int, shown: str) -> None:
     moved = [(event, address + offset if address >= TEXT else address) for event, address in MIXED]
     kernel = MadeKernel(offset=offset)
     found = report(partial(trace(*moved)), kernel)
@@ -120,8 +120,8 @@ def test_the_load_offset_is_taken_off(offset: int, shown: str) -> None:
     assert rows(found, "kernel_lines", "rip")[0] == (f"{TEXT + 0x1020 + offset:#x}",)
 
 
-def test_what_is_not_the_domains_own_is_told() -> None:
-    """Two records come before the first sign of who runs, one while nobody does."""
+def test_samples_of_other_and_unknown_domains_are_counted() -> None:
+    """Two records come before the running vCPU is known, one while the pCPU is idle."""
     early = pack_window(0, pack_record(PRIVOP, 500, rip(TEXT)) * 2)
     idle = pack_window(1, pack_record(TO_RUNNING, 600, RUN_IDLE) + pack_record(PRIVOP, 700, rip(TEXT)))
     found = report(partial(early + idle + trace(*MIXED)), MadeKernel())
@@ -143,7 +143,7 @@ def test_a_domain_without_samples_has_a_note(domain: int, note: str) -> None:
     json.loads(json_text(found))
 
 
-def test_without_a_load_offset_nothing_is_looked_up() -> None:
+def test_without_a_load_offset_no_sample_is_resolved() -> None:
     kernel = MadeKernel(offset=None)
     found = report(partial(trace(*MIXED)), kernel)
     (row,) = found.tables["kernel_images"].to_dict("records")
@@ -153,20 +153,20 @@ def test_without_a_load_offset_nothing_is_looked_up() -> None:
     assert set(found.tables["kernel_functions"]["function"]) == {OUTSIDE}
 
 
-def test_the_image_of_another_kernel_is_suspected() -> None:
+def test_image_without_samples_has_a_note() -> None:
     found = report(partial(trace(*MIXED)), MadeKernel(offset=0x1000_0000))
     note = "no sample is in this image: did the domain run this kernel?"
     assert found.tables["kernel_images"]["note"].tolist() == [note]
 
 
-def test_the_most_frequent_address_is_asked_for_first() -> None:
+def test_most_frequent_address_is_looked_up_first() -> None:
     kernel = MadeKernel()
     report(partial(trace(*MIXED)), kernel)
     assert kernel.asked[:2] == [TEXT + 0x10, TEXT + 0x1020]
     assert kernel.was_pv is True
 
 
-def test_the_kernel_of_an_hvm_guest_may_lie_anywhere() -> None:
+def test_hvm_kernel_has_no_fixed_load_offset() -> None:
     exits = b"".join(pack_record(VMEXIT, 2000 + i, (0x7B, *rip(TEXT))) for i in range(3))
     kernel = MadeKernel()
     found = report(partial(pack_window(0, pack_record(TO_RUNNING, 1000, RUN_D3V0) + exits)), kernel)
@@ -176,7 +176,7 @@ def test_the_kernel_of_an_hvm_guest_may_lie_anywhere() -> None:
     ]
 
 
-def test_domains_are_kept_apart() -> None:
+def test_domains_are_separate() -> None:
     one = trace(*MIXED)
     other = pack_window(
         1, pack_record(TO_RUNNING, 1000, RUN_D5V1) + pack_record(PRIVOP, 1001, rip(TEXT + 0x1000))
@@ -207,8 +207,8 @@ def test_all_samples_of_a_real_trace_are_counted(domain: int) -> None:
     assert row["unknown_domain_count"] == whole[whole["domain"] == 32768]["count"].sum()
 
 
-def test_the_records_that_carry_an_address_are_those_counted() -> None:
-    """Nothing is lost in a trace that tells its vCPUs from the first record on."""
+def test_all_records_with_a_rip_are_counted() -> None:
+    """No record is left out of a trace whose vCPUs are known from the first record on."""
     for name in ("calm", "lossy"):
         part = partial(HOSTS[name](4))
         found = report(part, MadeKernel(1), sections=("kernel", "rips"))
@@ -225,7 +225,7 @@ def test_two_files_have_twice_the_samples() -> None:
     assert found.tables["kernel_images"]["carried_count"].tolist() == [24]
 
 
-def test_without_an_image_the_tables_are_empty_and_have_their_columns() -> None:
+def test_without_an_image_tables_are_empty_with_their_columns() -> None:
     empty = report(sample_partial())
     full = report(partial(trace(*MIXED)), MadeKernel())
     for table in TABLES:
@@ -242,7 +242,7 @@ def test_an_empty_trace_with_an_image() -> None:
     pd.testing.assert_index_equal(found.addresses.columns, resolve(partial(b""), []).addresses.columns)
 
 
-def test_samples_that_are_no_records_are_not_left_out_of_them() -> None:
+def test_samples_without_a_record_do_not_count_as_left_out() -> None:
     part = partial(trace((TRAP, TEXT), (TRAP, TEXT + 1)))
     told = part.tallies[part.tallies["metric"] == int(Metric.RIP)].iloc[:1]
     more = [told.assign(a=3 << 16 | int(source) << 32, count=50) for source in UNRECORDED_RIPS]

@@ -1,4 +1,4 @@
-"""The report on the samples says what their guests and dom0 counted, and their page says what they show."""
+"""The report on the samples agrees with what their guests and dom0 counted, and with their page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]
 OWN = [name for name in NAMES if re.match("xen417-(own|sched)-", name)]
 SCHEDULED = [name for name in NAMES if name.startswith("xen417-sched-")]
 FOLDER = ALL_SAMPLES[0].parent
-#: How the events that only one scheduler records begin.
+#: Name prefixes of the events that only one scheduler records.
 PREFIXES = {name: f"{name}_" for name in ("credit", "credit2", "null", "rtds")}
 
 
@@ -42,7 +42,7 @@ def reported(name: str) -> Report:
 
 
 def total(name: str, table: str, column: str, *keys: str) -> Counter[Any]:
-    """Add up a column by one key, or by several as a tuple."""
+    """Return the sums of a column by one key, or by several as a tuple."""
     sums: Counter[Any] = Counter()
     for row in reported(name).tables[table].to_dict("records"):
         sums[tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]] += row[column]
@@ -50,7 +50,7 @@ def total(name: str, table: str, column: str, *keys: str) -> Counter[Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_page_says_how_large_it_is_and_its_sidecar_that_it_is_emulated(name: str) -> None:
+def test_sizes_on_the_page_and_the_sidecar_are_right(name: str) -> None:
     page = (FOLDER / "README.md").read_text()
     (row,) = [line for line in page.splitlines() if line.startswith(f"| {name}.bin.xz ")]
     trace = reported(name).trace
@@ -61,7 +61,7 @@ def test_its_page_says_how_large_it_is_and_its_sidecar_that_it_is_emulated(name:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_our_own_guests_did_what_they_counted(name: str) -> None:
+def test_own_guests_counters_agree_with_the_trace(name: str) -> None:
     calls = total(name, "hypercalls", "count", "domain", "name")
     commands = total(name, "commands", "count", "domain", "name", "command")
     most = total(name, "upcalls", "upcall_most_count", "domain")
@@ -79,7 +79,7 @@ def test_our_own_guests_did_what_they_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULED)
-def test_its_scheduler_is_the_one_of_its_name(name: str) -> None:
+def test_scheduler_is_the_one_in_the_name(name: str) -> None:
     scheduler = name.removeprefix("xen417-sched-")
     assert beside(name)["scheduler"] == scheduler
     assert reported(name).trace["pcpus"] == beside(name)["pcpus"]
@@ -88,7 +88,7 @@ def test_its_scheduler_is_the_one_of_its_name(name: str) -> None:
     assert recorded == {scheduler}
 
 
-def test_traffic_of_the_busy_guests_is_the_one_that_dom0_counted() -> None:
+def test_traffic_of_busy_guests_is_what_dom0_counted() -> None:
     name = "xen417-pv-all"
     said, ids = known(name), domain_ids(name)
     sent = total(name, "sends", "send_count", "domain")
@@ -100,7 +100,7 @@ def test_traffic_of_the_busy_guests_is_the_one_that_dom0_counted() -> None:
         assert least <= int(after) - int(before) <= most
 
 
-def test_the_pvh_guest_exits_and_is_injected_into() -> None:
+def test_pvh_guest_has_exits_and_injections() -> None:
     name = "xen417-pvh-all"
     (guest,) = domain_ids(name).values()
     assert total(name, "vm_exits", "count", "domain")[guest] == 826
@@ -109,7 +109,7 @@ def test_the_pvh_guest_exits_and_is_injected_into() -> None:
 
 
 @pytest.mark.parametrize("fence", ["lfence", "none"])
-def test_the_image_of_our_own_guests_is_fenced_as_its_name_says(fence: str) -> None:
+def test_image_of_own_guests_has_the_fences_in_its_name(fence: str) -> None:
     program = "import sys; from xtrace.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-P", "-c", program, "sites", "--json", str(FOLDER / f"own-{fence}.elf")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -120,7 +120,7 @@ def test_the_image_of_our_own_guests_is_fenced_as_its_name_says(fence: str) -> N
     assert set(masking) <= {site["symbol"] for site in sites}
 
 
-def test_the_folder_holds_nothing_that_its_page_does_not_name() -> None:
+def test_every_file_in_the_folder_is_on_its_page() -> None:
     page = (FOLDER / "README.md").read_text()
     for path in FOLDER.iterdir():
         if path.suffix in (".xz", ".elf") and ".log." not in path.name:
