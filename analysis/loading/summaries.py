@@ -130,10 +130,10 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
 
 
 def domain_names(paths: Sequence[Path]) -> dict[int, str]:
-    """Return the names of domains by id that captures and stored summaries have, before they are read.
+    """Return the names of domains by id from captures and stored summaries, without reading the traces.
 
     Raises:
-        TraceError: a capture's meta.json cannot be understood.
+        TraceError: meta.json of a capture is not valid.
     """
     names: dict[int, str] = {}
     for path in paths:

@@ -75,7 +75,7 @@ class Selection:
         if self.domains and "domain" in frame:
             frame = frame[frame["domain"].isin(list(self.domains))]
         if self.vcpus and "vcpu" in frame:
-            # Tables of vCPUs without domains are those of dom0's own.
+            # A table with vCPUs but without domains is about dom0.
             domains = frame["domain"] if "domain" in frame else pd.Series(DOM0, frame.index)
             wanted = pd.Series(False, frame.index)
             for vcpu in self.vcpus:

@@ -118,7 +118,7 @@ def kept(trace: Path) -> Path | None:
 
 
 def names_in(path: Path) -> Mapping[int, str]:
-    """Return the names of domains by id in a stored summary; none where it cannot be read."""
+    """Return the names of domains by id in a stored summary; empty where it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return origin_of(head_of(archive)).domains
