@@ -123,7 +123,7 @@ class Capture:
                 try:
                     found = json.loads(line)
                     if not isinstance(found, dict):
-                        raise ValueError("no object")
+                        raise ValueError("not a JSON object")
                 except (ValueError, RecursionError) as error:
                     raise TraceError(f"{path}: line {number} is damaged: {error}") from None
                 yield found
@@ -162,7 +162,7 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
     folder = Path(path)
     file = folder / META
     if not file.is_file():
-        raise TraceError(f"{folder}: no capture of xtrace record: there is no {META} in it")
+        raise TraceError(f"{folder}: not a capture: it contains no {META}")
     with file.open("rb") as content:
         text = content.read(_MAX_META_BYTES + 1)
     try:
@@ -170,12 +170,12 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
             raise ValueError(f"larger than {_MAX_META_BYTES >> 20} MiB")
         meta = json.loads(text)
         if not isinstance(meta, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{file}: is damaged: {error}; {TRACE} beside it still reads by itself") from None
+        raise TraceError(f"{file}: is damaged: {error}; {TRACE} beside it can still be read") from None
     if meta.get("schema_version") not in _SCHEMA_VERSIONS:
         version = meta.get("schema_version")
-        raise TraceError(f"{file}: schema_version {version!r} is not known; use the xtrace that wrote it")
+        raise TraceError(f"{file}: unknown schema_version {version!r}; use the xtrace that wrote it")
     return Capture(folder, meta)
 
 
@@ -199,8 +199,8 @@ def trace_in(path: str | os.PathLike[str]) -> str:
         return os.fspath(path)
     found = _trace(folder)
     if found is None:
-        why = "was not recorded by xentrace" if (folder / META).is_file() else "is a folder, not a trace"
-        raise TraceError(f"{folder}: {why}; name a trace file, or a capture that has a {TRACE}")
+        why = "was recorded without xentrace" if (folder / META).is_file() else "is a folder, not a trace"
+        raise TraceError(f"{folder}: {why}; give a trace file, or a capture that contains {TRACE}")
     return str(found)
 
 

@@ -57,18 +57,18 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
             raise ValueError(f"larger than {most} bytes")
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         hz = content.get("tsc_hz")
         if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
-            raise ValueError(f"tsc_hz is {hz!r}, not a number of cycles a second")
+            raise ValueError(f"tsc_hz is {hz!r}, not a TSC frequency in Hz")
         version = content.get("xen_version")
         if version is not None and not isinstance(version, str):
-            raise ValueError(f"xen_version is {version!r}, not a text")
+            raise ValueError(f"xen_version is {version!r}, not a string")
         timing = content.get("timing")
         if timing not in _TIMINGS:
-            raise ValueError(f"timing is {timing!r}, not emulated or hardware")
+            raise ValueError(f"timing is {timing!r}, neither emulated nor hardware")
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: not a sidecar of a trace: {error}; mend it or move it away") from None
+        raise TraceError(f"{path}: not a valid sidecar: {error}; fix it or move it away") from None
     return Sidecar(path, float(hz) if hz is not None else None, version, timing == "emulated")
 
 

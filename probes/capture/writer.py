@@ -164,7 +164,7 @@ class CaptureWriter:
         if self._free_bytes < self.reserve_bytes:
             reserve = f"its reserve of {self.reserve_bytes >> 20} MiB"
             raise CaptureFullError(
-                f"{self.directory}: the disk has less than {reserve} free; free some, or lower --reserve"
+                f"{self.directory}: the disk has less than {reserve} free; free some space or lower --reserve"
             )
 
     def write_meta(self, content: Mapping[str, Any]) -> None:
@@ -219,14 +219,14 @@ class CaptureWriter:
     def _place(self, name: str) -> Path:
         parts = PurePosixPath(name).parts
         if not parts or any(part in ("..", "/") for part in parts):
-            raise ValueError(f"no name of a file in a capture: {name!r}")
+            raise ValueError(f"not a valid file name in a capture: {name!r}")
         folder = self.directory
         for part in parts[:-1]:
             folder = folder / part
             folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / parts[-1]
         if name in self._streams or name in self._foreign:
-            raise TraceError(f"{path}: was begun before")
+            raise TraceError(f"{path}: is already being written")
         return path
 
 
@@ -256,7 +256,7 @@ def make_way(path: Path, *, overwrite: bool) -> None:
 
 def _must_be_capture(path: Path) -> None:
     if path.is_symlink() or not path.is_dir() or not (path / META).is_file():
-        raise TraceError(f"{path}: is in the way and no capture of xtrace; choose another name by -o")
+        raise TraceError(f"{path}: exists and is not an xtrace capture; choose another name with -o")
 
 
 def _sync_folder(path: Path) -> None:

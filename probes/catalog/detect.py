@@ -89,7 +89,7 @@ def detect(shapes: Iterable[Shape]) -> Detection:
         (
             *(_conflict(clue, span) for clue in rejected),
             *(
-                f"{clue.text}: {clue.count:,} among many others of that id, taken for damage"
+                f"{clue.text}: {clue.count:,} among many other records of that id, treated as damage"
                 for clue in rare
                 if not clue.versions & versions
             ),
@@ -118,7 +118,7 @@ def _vendor_clues(counts: dict[tuple[int, int, bool], int]) -> list[_Clue]:
     if not shared or amd < _RARE_COUNT or amd <= intel:
         return []
     before_4_19 = (1 << (19 - OLDEST.minor)) - 1
-    return [_Clue("vmexit under one id for both vendors, on an AMD host", before_4_19, min(amd, shared))]
+    return [_Clue("vmexit with an id that both vendors share, on an AMD host", before_4_19, min(amd, shared))]
 
 
 def _agree(clues: list[_Clue]) -> tuple[int, list[_Clue]]:
@@ -155,7 +155,7 @@ def _evidence(clues: list[_Clue], versions: int) -> tuple[str, ...]:
 def _conflict(clue: _Clue, span: VersionRange) -> str:
     if not clue.versions:
         return f"{clue.text}: {clue.count:,} seen, but no known version writes it"
-    return f"{clue.text}: {clue.count:,} seen, only in {_bits_text(clue.versions)}; the rest says {span}"
+    return f"{clue.text}: {clue.count:,} seen, only in {_bits_text(clue.versions)}; the rest suggest {span}"
 
 
 def _notes(shapes: list[tuple[int, int, bool]], span: VersionRange) -> list[str]:
@@ -164,11 +164,11 @@ def _notes(shapes: list[tuple[int, int, bool]], span: VersionRange) -> list[str]
     if _SWITCH_INFNEXT in ids and span.overlaps(Version(4, 13), None):
         when = "" if span.low >= (4, 13) else " if this is Xen 4.13 or later"
         notes.append(
-            f"switch_infnext: wait_ns counts from the last deschedule, blocked time included{when}; "
-            "take waits from runstate_change"
+            f"switch_infnext: wait_ns counts from the last deschedule and includes blocked time{when}; "
+            "use runstate_change for wait times"
         )
     if ids & _SHARED_EXITS and span.low < (4, 19):
-        notes.append("vmexit: before Xen 4.19 AMD hosts use VMX's ids; the reasons tell whose they are")
+        notes.append("vmexit: before Xen 4.19 AMD hosts use the VMX ids; the exit reasons show the vendor")
     if any((event_id, words) in _PM_IDLE_4_0 for event_id, words, _ in shapes):
         notes.append("ids 0x802001 and 0x802002 are pm_idle_entry and pm_idle_exit up to Xen 4.1")
     for event_id, words, timed in sorted(shapes):
@@ -179,8 +179,8 @@ def _notes(shapes: list[tuple[int, int, bool]], span: VersionRange) -> list[str]
                 for event, layout in match.alternatives
             )
             notes.append(
-                f"{_shape_text(event_id, words, timed)} is read as Xen {match.layout.since} and later write "
-                f"it; it differs in {older}: give the version if you know it"
+                f"{_shape_text(event_id, words, timed)} is decoded as in Xen {match.layout.since} and later; "
+                f"its layout differs in {older}: give the version if you know it"
             )
     return notes
 
@@ -194,7 +194,7 @@ def _unknown_note(unknown: dict[int, int]) -> list[str]:
         return []
     most = sorted(unknown, key=lambda event_id: -unknown[event_id])
     some = ", ".join(f"{event_id:#x}" for event_id in most[:5]) + (", ..." if len(most) > 5 else "")
-    return [f"{sum(unknown.values()):,} records of ids that no known version writes: {some}"]
+    return [f"{sum(unknown.values()):,} records with ids that no known version writes: {some}"]
 
 
 def _shape_text(event_id: int, words: int, timed: bool) -> str:

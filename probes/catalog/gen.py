@@ -17,13 +17,13 @@ EVENTS = (
     _gen(LOST_RECORDS, "lost_records", "TRC_LOST_RECORDS",
          # dom low, vcpu high: the reverse of the scheduler's packing
          lay("4.0+", 4, "count:w0 dom:w1[15:0] vcpu:w1[31:16] first_tsc:w2-w3"),
-         note="its own TSC ends the blind interval that first_tsc begins; dom and vcpu are those "
+         note="the blind interval lasts from first_tsc to the record's own TSC; dom and vcpu were "
               "current when it was written"),
     _gen(WRAP_BUFFER, "wrap_buffer", "TRC_TRACE_WRAP_BUFFER",
          lay("4.0+", (0, 1, 2, 3, 4, 5, 6, 7), timed=False),
          # a gap of more than 7 words after the header is filled with the help of a TSC
          lay("4.0+", (6, 7)),
-         note="filler up to the ring's end; its words are stale"),
+         note="filler up to the end of the ring; its words are stale"),
     _gen(CPU_CHANGE, "cpu_change", "TRC_TRACE_CPU_CHANGE",
          lay("4.0+", 2, "pcpu:w0 window_bytes:w1", timed=False),
          source="tools/xentrace/xentrace.c"),

@@ -49,5 +49,5 @@ EVENTS = (
     _irq(ids.HW_IRQ_HANDLED, "irq_handled", "TRC_HW_IRQ_HANDLED",
          # low halves of the TSC before and after the handler; tsc_in is 0 if tracing began in between
          lay("4.2+", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
-         note="not for vectors that the local APIC takes directly (IPIs, its timer)"),
+         note="not written for direct APIC vectors (IPIs, the local APIC timer)"),
 )  # fmt: skip

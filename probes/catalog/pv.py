@@ -68,7 +68,7 @@ EVENTS = (
         note="on entry only; hypercall_arguments() names the arguments", source="xen/common/trace.c"),
     _pv(ids.PV_HYPERCALL_SUBCALL, "pv_hypercall_subcall", "TRC_PV_HYPERCALL_SUBCALL",
         lay("4.3+", (1, 2, 3), _HYPERCALL),
-        note="one for each entry of a multicall, behind its pv_hypercall", source="xen/common/multicall.c"),
+        note="one for each entry of a multicall, after its pv_hypercall", source="xen/common/multicall.c"),
     _pv(ids.PV_BASE_4_0 + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", lay("4.0-4.2", 1, "rip:w0:hex"),
         note="32-bit Xen only", source="xen/arch/x86/traps.c"),
     _pv(ids.PV_BASE + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", note="defined since 4.3, never written"),

@@ -30,7 +30,7 @@ def _runstate_change(old: int, new: int) -> Event:
         # vcpu low, dom high: in all versions
         lay("4.0+", 1, "vcpu:w0[15:0] dom:w0[31:16]"),
         constants=(("old", RUNSTATES[old]), ("new", RUNSTATES[new])),
-        note="blocked to runnable is written on the waker's pCPU, runnable to running on the vCPU's own",
+        note="blocked to runnable is written on the waker's pCPU, runnable to running on the vCPU's pCPU",
     )  # fmt: skip
 
 
@@ -49,12 +49,12 @@ EVENTS = (
            note="a pause, not a block"),
     _sched(ids.WAKE, "wake", "TRC_SCHED_WAKE",
            lay("4.0+", 2, "dom:w0 vcpu:w1"),
-           note="at entry of vcpu_wake(), on the waker's pCPU; also for vCPUs that already run"),
+           note="on entry to vcpu_wake(), on the waker's pCPU; also for vCPUs that are already running"),
     _sched(0x28005, "yield", "TRC_SCHED_YIELD",
            lay("4.0+", 2, "dom:w0 vcpu:w1")),
     _sched(ids.BLOCK, "block", "TRC_SCHED_BLOCK",
            lay("4.0+", 2, "dom:w0 vcpu:w1"),
-           note="only when the vCPU really blocks; SCHEDOP_block and SCHEDOP_poll"),
+           note="only if the vCPU actually blocks; SCHEDOP_block and SCHEDOP_poll"),
     _sched(0x28007, "shutdown", "TRC_SCHED_SHUTDOWN",
            lay("4.0+", 3, "dom:w0 vcpu:w1 reason:w2:@shutdown")),
     _sched(0x28008, "ctl", "TRC_SCHED_CTL", note="reserved, never written"),
@@ -72,7 +72,7 @@ EVENTS = (
     _sched(0x2800F, "switch_infnext", "TRC_SCHED_SWITCH_INFNEXT",
            lay("4.0-4.7", 3, "dom:w0 wait_ns:w1 slice_ns:w2:signed"),
            lay("4.8+", 4, "dom:w0 unit:w1 wait_ns:w2 slice_ns:w3:signed"),
-           note="since 4.13 wait_ns counts from the last deschedule, blocked time included"),
+           note="since 4.13 wait_ns counts from the last deschedule and includes blocked time"),
     _sched(0x28010, "shutdown_code", "TRC_SCHED_SHUTDOWN_CODE",
            lay("4.1+", 3, "dom:w0 vcpu:w1 reason:w2:@shutdown")),
     _sched(0x28011, "switch_infcont", "TRC_SCHED_SWITCH_INFCONT",

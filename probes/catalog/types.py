@@ -68,7 +68,7 @@ class VersionRange:
 
     def __post_init__(self) -> None:
         if self.low < OLDEST:
-            raise ValueError(f"Xen {self.low} is too old: records are known from {OLDEST} on")
+            raise ValueError(f"Xen {self.low} is too old: records are known since {OLDEST}")
         if self.high is not None and self.high < self.low:
             raise ValueError(f"empty range of Xen versions: {self.low} to {self.high}")
 
@@ -144,7 +144,7 @@ def _field(text: str) -> Field:
         shift = int(found["low"] or high)
         bits = high - shift + 1
         if not 0 < bits <= 32 - shift:
-            raise ValueError(f"bits outside of a word: {text!r}")
+            raise ValueError(f"bits outside the word: {text!r}")
     signed, table, base = False, "", "dec"
     for flag in found["flags"].split(":")[1:]:
         if flag == "signed":

@@ -31,7 +31,7 @@ def why_no_dom0() -> str:
     with contextlib.suppress(ValueError):
         if int(read(_HYPERVISOR / "properties" / "features"), 16) & _FEATURE_DOM0:
             return ""
-    return "this is a guest of Xen, not its dom0"
+    return "this is a Xen guest, not dom0"
 
 
 def is_emulated() -> bool:

@@ -45,11 +45,11 @@ class RawTsc:
 
     def __init__(self) -> None:
         if platform.machine() != "x86_64":
-            raise TraceError(f"no TSC is known for a machine of type {platform.machine()}")
+            raise TraceError(f"reading the TSC needs an x86-64 machine; this one is {platform.machine()}")
         try:
             self._page = mmap.mmap(-1, _PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
-            raise TraceError(f"no page for the code that reads the TSC: {error.strerror}") from None
+            raise TraceError(f"cannot map a page for the code that reads the TSC: {error.strerror}") from None
         self._page[: len(_CODE)] = _CODE
         self._page[_CPUID_AT : _CPUID_AT + len(_CPUID)] = _CPUID
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
@@ -57,7 +57,7 @@ class RawTsc:
         library.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         if library.mprotect(address, _PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC):
             reason = os.strerror(ctypes.get_errno())
-            raise TraceError(f"the code that reads the TSC may not run: {reason}; is it a rule of SELinux?")
+            raise TraceError(f"cannot make the TSC code executable: {reason}; does SELinux forbid it?")
         arguments = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
         self._bracket = ctypes.CFUNCTYPE(None, *arguments, use_errno=True)(address)
         self._cpuid = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint)(address + _CPUID_AT)

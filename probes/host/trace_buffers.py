@@ -37,7 +37,7 @@ def switch_off() -> None:
     with _xen() as (library, handle):
         if library.xc_tbuf_disable(handle):
             error = ctypes.get_errno()
-            raise TraceError(f"Xen did not switch tracing off: {os.strerror(error)}")
+            raise TraceError(f"cannot switch off Xen's tracing: {os.strerror(error)}")
 
 
 def is_sized() -> bool:
@@ -65,8 +65,8 @@ def is_sized() -> bool:
     if code < 0:
         return True
     if code == _OTHER:
-        raise TraceError("Xen cannot be asked for its trace buffer; is this root, in dom0?")
-    raise TraceError(f"Xen has no trace buffer to ask for: {os.strerror(code)}")
+        raise TraceError("cannot query Xen's trace buffers; run as root in dom0")
+    raise TraceError(f"Xen has no trace buffer: {os.strerror(code)}")
 
 
 def _ask_size() -> int:
@@ -88,7 +88,7 @@ def _xen() -> Iterator[tuple[ctypes.CDLL, ctypes.c_void_p]]:
     library = _load()
     handle = library.xc_interface_open(None, None, 0)
     if not handle:
-        raise TraceError(f"Xen cannot be asked: {os.strerror(ctypes.get_errno())}")
+        raise TraceError(f"cannot open Xen's control interface: {os.strerror(ctypes.get_errno())}")
     pointer = ctypes.c_void_p(handle)
     try:
         yield library, pointer
@@ -107,4 +107,4 @@ def _load() -> ctypes.CDLL:
                     getattr(library, name).argtypes = [ctypes.c_void_p]
                 library.xc_tbuf_get_size.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_ulong)]
                 return library
-    raise TraceError("libxenctrl.so is missing; apt-get install libxenmisc4.17, or your Xen's tools")
+    raise TraceError("libxenctrl.so is missing; apt-get install libxenmisc4.17, or install your Xen's tools")

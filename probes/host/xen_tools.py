@@ -53,14 +53,14 @@ def run(name: str, *arguments: str) -> str:
     """
     path = tool(name)
     if path is None:
-        raise TraceError(f"{name} is missing; apt-get install xen-utils-common, or your Xen's tools")
+        raise TraceError(f"{name} is missing; apt-get install xen-utils-common, or install your Xen's tools")
     command = [path, *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=_LIMIT_S, stdin=subprocess.DEVNULL, check=False
         )
     except subprocess.TimeoutExpired:
-        raise TraceError(f"{' '.join(command)}: no end within {_LIMIT_S} s") from None
+        raise TraceError(f"{' '.join(command)}: did not finish within {_LIMIT_S} s") from None
     if done.returncode:
         said = done.stderr.decode(errors="backslashreplace").strip().splitlines()
         raise TraceError(f"{' '.join(command)}: {said[-1] if said else f'exit code {done.returncode}'}")

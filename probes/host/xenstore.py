@@ -51,7 +51,7 @@ class Xenstore:
         while True:
             answer, request, _transaction, size = _HEADER.unpack(self._take(_HEADER.size))
             if size > _MAX_BYTES:
-                raise TraceError(f"{DEVICE}: an answer of {size} bytes, which the protocol forbids")
+                raise TraceError(f"{DEVICE}: a reply of {size} bytes is longer than the protocol allows")
             content = self._take(size)
             if request == self._requests:
                 return None if answer == _ERROR else content
@@ -60,10 +60,10 @@ class Xenstore:
         content = b""
         while len(content) < size:
             if not select.select([self._fd], [], [], _LIMIT_S)[0]:
-                raise TraceError(f"{DEVICE}: xenstored does not answer; is it running?")
+                raise TraceError(f"{DEVICE}: xenstored does not reply; is it running?")
             piece = os.read(self._fd, size - len(content))
             if not piece:
-                raise TraceError(f"{DEVICE}: xenstored hung up")
+                raise TraceError(f"{DEVICE}: xenstored closed the connection")
             content += piece
         return content
 

@@ -235,7 +235,7 @@ class TraceReader:
         """Raise TraceError where a file without one whole word cannot be a trace that was cut."""
         if not struct.pack("<I", WINDOW_HEADER).startswith(content):
             raise TraceError(
-                f"{self._name}: not a xentrace file: its {len(content)} bytes begin no window header "
+                f"{self._name}: not a xentrace file: its {len(content)} bytes do not start a window header "
                 f"(0x{WINDOW_HEADER:08x})"
             )
 
@@ -358,8 +358,8 @@ class TraceReader:
             return "too few bytes for a window header" if is_short else ""
         header, pcpu, size = (int(word) for word in arena.words[at : at + _HEADER_WORDS])
         if header != WINDOW_HEADER:
-            return f"word 0x{header:08x} where a window header belongs"
-        return f"window header of pCPU {pcpu} with {size} bytes"
+            return f"word 0x{header:08x} instead of a window header"
+        return f"window header of pCPU {pcpu} with {size} bytes is out of range"
 
     def _damage(self, offset: int, reason: str, skipped_bytes: int) -> None:
         facts = self.facts

@@ -72,7 +72,7 @@ def read_into(source: Source, buffer: memoryview, name: str) -> int:
                 return filled  # what came before the damage counts; the next call meets it again
             raise TraceError(
                 f"{name}: compressed data is damaged or cut short: {error}; "
-                "decompress what can be saved and read that"
+                "decompress what can be recovered and read that"
             ) from None
         if not count:
             break

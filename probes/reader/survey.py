@@ -202,7 +202,7 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
         if len(head) < WINDOW_HEADER_BYTES:
             if at == 0 and not _MARK.pack(WINDOW_HEADER).startswith(head[: _MARK.size]):
                 raise TraceError(
-                    f"{name}: not a xentrace file: its {len(head)} bytes begin no window header "
+                    f"{name}: not a xentrace file: its {len(head)} bytes do not start a window header "
                     f"(0x{WINDOW_HEADER:08x})"
                 )
             if not is_beginning:
@@ -212,10 +212,10 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
         if mark != WINDOW_HEADER or pcpu >= MAX_PCPUS or size % 4 or size > MAX_WINDOW_BYTES:
             if at == 0:
                 raise TraceError(
-                    f"{name}: not a xentrace file: 0x{mark:08x} where a window header belongs at offset 0; "
-                    "if only its beginning is damaged, xtrace dump finds the rest"
+                    f"{name}: not a xentrace file: 0x{mark:08x} instead of a window header at offset 0; "
+                    "if only the beginning is damaged, xtrace dump reads the rest"
                 )
-            headers.fault = f"0x{mark:08x} where a window header belongs at offset {at}"
+            headers.fault = f"0x{mark:08x} instead of a window header at offset {at}"
             headers.seen_bytes = at
             return headers
         headers.windows.append(Window(at, pcpu, size))

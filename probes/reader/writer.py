@@ -71,7 +71,7 @@ def pack_record(event: int, tsc: int | None, words: Sequence[int] = ()) -> bytes
     if len(words) > EXTRA_MASK:
         raise ValueError(f"a record holds at most {EXTRA_MASK} extra words, not {len(words)}")
     if not 0 <= event <= EVENT_MASK:
-        raise ValueError(f"event id {event:#x} does not fit 28 bits")
+        raise ValueError(f"event id {event:#x} does not fit in 28 bits")
     header = event | len(words) << EXTRA_SHIFT
     try:
         if tsc is None:
@@ -138,7 +138,7 @@ class _MemoryRing:
 
     def add(self, pcpu: int, window: bytes) -> None:
         if len(window) > self.size:
-            raise ValueError(f"a window of {len(window)} bytes does not fit a buffer of {self.size}")
+            raise ValueError(f"a window of {len(window)} bytes does not fit in a buffer of {self.size}")
         free = self.size - self.used
         if len(window) > free:
             self._make_room(len(window) - free)
@@ -193,9 +193,9 @@ class TraceWriter:
             ValueError: an argument out of bounds.
         """
         if not 0 < pcpus <= MAX_PCPUS:
-            raise ValueError(f"pCPUs must number 1 to {MAX_PCPUS}, not {pcpus}")
+            raise ValueError(f"the number of pCPUs must be 1 to {MAX_PCPUS}, not {pcpus}")
         if ring_bytes % WORD_BYTES or not 2 * _LONGEST_RECORD <= ring_bytes <= MAX_WINDOW_BYTES:
-            raise ValueError(f"a ring cannot hold {ring_bytes} bytes")
+            raise ValueError(f"not a valid ring size: {ring_bytes} bytes")
         if skew_cycles and len(skew_cycles) != pcpus:
             raise ValueError(f"{len(skew_cycles)} skews for {pcpus} pCPUs")
         self.written = 0
@@ -397,7 +397,7 @@ def _copies_wanted(unit_bytes: int, seam_bytes: int, copies: int | None, min_byt
         raise ValueError("give either copies or min_bytes")
     wanted = copies if min_bytes is None else -(-(min_bytes + seam_bytes) // unit_bytes)
     if wanted is None or wanted < 1:
-        raise ValueError("at least one copy must be written")
+        raise ValueError("write at least one copy")
     return wanted
 
 
@@ -455,7 +455,7 @@ def _scan(data: bytes, name: str) -> _Scan:
         if here.current is None:
             here.current = _vcpu_before(record)
     if not ends:
-        raise TraceError(f"{name}: has no timed record to go by")
+        raise TraceError(f"{name}: has no timed record")
     last_tsc = max(here.last_tsc for here in ends.values())
     distance = last_tsc - min(here.first_tsc for here in ends.values())
     return _Scan(ends, last_tsc, distance + max(1, distance // timed_count))
@@ -520,7 +520,7 @@ def _walk(data: bytes, name: str) -> Iterator[_Walked]:
             begin = position + (3 if header & TIMED_BIT else 1)
             stop = begin + (header >> EXTRA_SHIFT & EXTRA_MASK)
             if not event >> 16 or header == WINDOW_HEADER or stop > end:
-                raise TraceError(f"{name}: no whole record at byte {position * WORD_BYTES}")
+                raise TraceError(f"{name}: no complete record at byte {position * WORD_BYTES}")
             tsc = words[position + 1] | words[position + 2] << 32 if header & TIMED_BIT else None
             yield _Walked(position, pcpu, event, tsc, words[begin:stop])
             position = stop

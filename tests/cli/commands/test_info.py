@@ -124,7 +124,7 @@ def test_damage_ends_what_is_exact(tmp_path: Path, capfd: pytest.CaptureFixture[
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
     found = told(capfd, path)
     assert found["headers"]["exact"] is False
-    assert found["headers"]["fault"] == "0x00000000 where a window header belongs at offset 32"
+    assert found["headers"]["fault"].endswith("at offset 32")
     assert found["records_exact"] is False
     assert main(["info", str(path)]) == 0
     assert "damaged: 0x00000000" in capfd.readouterr().out

@@ -367,7 +367,7 @@ def test_a_full_disk_is_a_failure(made: Path) -> None:
     [
         ("missing", None, "No such file"),
         ("text", b"#!/bin/sh\nexit 0\n", "not a xentrace file"),
-        ("hostname", b"vm\n", "not a xentrace file: its 3 bytes begin no window header"),
+        ("hostname", b"vm\n", "not a xentrace file: its 3 bytes do not start a window header"),
         ("cut.gz", gzip.compress(os.urandom(9000))[:-4000], "damaged or cut short"),
     ],
 )

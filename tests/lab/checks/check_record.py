@@ -209,7 +209,7 @@ def test_the_report_takes_a_capture(what: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", chosen("record-untraced"))
 def test_a_xen_without_a_trace_buffer(name: str) -> None:
-    reason = "xentrace: Xen has no trace buffer to ask for: Function not implemented"
+    reason = "xentrace: Xen has no trace buffer: Function not implemented"
     codes = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "code"}
     assert codes == {"named": 1, "default": 0}
     assert said(name, "named") == f"xtrace: {reason} (build Xen with CONFIG_TRACEBUFFER=y)\n"

@@ -673,14 +673,14 @@ def test_evidence_of_the_real_traces() -> None:
     )
     assert detect(real(PVH)).evidence == (
         "cpuid with 6 words: 4.13 or later",
-        "vmexit under one id for both vendors, on an AMD host: 4.18 or earlier",
+        "vmexit with an id that both vendors share, on an AMD host: 4.18 or earlier",
     )
 
 
 def test_notes_of_the_real_traces() -> None:
     assert detect(real(1)).notes == (
-        "switch_infnext: wait_ns counts from the last deschedule, blocked time included if this is Xen 4.13 "
-        "or later; take waits from runstate_change",
+        "switch_infnext: wait_ns counts from the last deschedule and includes blocked time if this is "
+        "Xen 4.13 or later; use runstate_change for wait times",
     )
     pvh = detect(real(PVH)).notes
     assert [note.partition(":")[0] for note in pvh] == ["switch_infnext", "vmexit"]
@@ -786,7 +786,7 @@ def test_a_contradiction_is_settled_by_the_most_records() -> None:
     found = detect(damaged((0x1F004, 3, True, 20)))
     assert str(found.range) == "4.11-4.21"
     assert found.conflicts == (
-        "trace_irq with 3 words: 20 seen, only in 4.1 or earlier; the rest says 4.11-4.21",
+        "trace_irq with 3 words: 20 seen, only in 4.1 or earlier; the rest suggest 4.11-4.21",
     )
     other_way = detect([(0x1F004, 3, True, 500), (0x81103, 3, True, 20)])
     assert str(other_way.range) == "4.0-4.1"
@@ -802,12 +802,12 @@ def test_a_length_that_no_version_writes_is_a_conflict() -> None:
 def test_unknown_ids_are_told() -> None:
     found = detect(damaged((0x29999, 3, True, 1200)))
     assert str(found.range) == "4.11-4.21"
-    assert found.notes[-1] == "1,200 records of ids that no known version writes: 0x29999"
+    assert found.notes[-1] == "1,200 records with ids that no known version writes: 0x29999"
 
 
 def test_ambiguous_shapes_are_told() -> None:
     (note,) = detect([(0x10F005, 4, False, 9)]).notes
-    assert note.startswith("mem_decrease_reservation with 4 words is read as Xen 4.18 ")
+    assert note.startswith("mem_decrease_reservation with 4 words is decoded as in Xen 4.18 ")
     assert "Xen 4.0-4.17" in note
     assert detect([(0x10F005, 4, False, 9), (0x81103, 3, True, 9)]).notes == ()
     (both,) = detect([(0x22003, 3, True, 9)]).notes

@@ -364,7 +364,7 @@ def test_repeat_refuses_what_it_cannot_repeat(source: Path, tmp_path: Path, shor
     untimed = pack_window(0, pack_record(0x82004, None, (1,)))
     late = pack_window(0, pack_record(0x28004, 1) + pack_record(0x28004, 1 << 62))
     cases = [(short.data[:-2], "cut short"), (short.data[:-8], "cut short"), (untimed, "no timed record")]
-    cases += [(b"\0" * 16, "no window header"), (pack_window(0, b"\0" * 8), "no whole record")]
+    cases += [(b"\0" * 16, "no window header"), (pack_window(0, b"\0" * 8), "no complete record")]
     for data, message in [*cases, (late, "63 bits")]:
         (tmp_path / "bad.bin").write_bytes(data)
         with pytest.raises(ValueError, match=message) as caught:

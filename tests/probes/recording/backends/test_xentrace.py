@@ -209,7 +209,7 @@ def test_reasons_why_it_cannot_record(
     tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> bool:
-        raise TraceError("Xen has no trace buffer to ask for: Function not implemented")
+        raise TraceError("Xen has no trace buffer: Function not implemented")
 
     backend = XentraceBackend()
     assert backend.probe().usable
