@@ -1,6 +1,6 @@
-"""What touches the wire: trace files in, batches of records out.
+"""Everything that reads or writes trace data: trace files in, batches of records out.
 
-The names in ``__all__`` are public; the modules that they come from are not.
+The names in ``__all__`` are public; the modules that define them are not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "open_trace",
 ]
 
-#: They need numpy and numba, but for the catalogue and captures.
+#: Imported on first use: all but the catalogue and captures need numpy and numba.
 __getattr__ = exported(
     __name__,
     {

@@ -1,7 +1,7 @@
-"""What can go wrong while reading a trace."""
+"""The error that reading or recording a trace raises."""
 
 from __future__ import annotations
 
 
 class TraceError(ValueError):
-    """A trace that cannot be read, in one line that says what, where and what to do."""
+    """A trace cannot be read or recorded; the message is one line: what, where, and what to do."""

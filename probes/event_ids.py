@@ -1,18 +1,18 @@
 """Ids of the events that the state machines follow, as in xen/include/public/trace.h.
 
-Constants alone, because the catalogue takes too long to import for `xtrace top`.  Its tables take
-these ids from here, and so do the report's machines and what `xtrace top` counts.
+Only constants, because the catalogue takes too long to import for `xtrace top`.  The catalogue's tables,
+the report's state machines and the counters of `xtrace top` all take these ids from here.
 """
 
 from __future__ import annotations
 
 #: Flag of a record that a 64-bit guest caused (TRC_64_FLAG and TRC_PV_64_FLAG).
 WIDE = 0x100
-#: A PV or HVM event's class and sub-class, and its number in there.
+#: A PV or HVM event's class and sub-class, and its number within the sub-class.
 GROUP_MASK = 0x0FFF_F000
 MINOR_MASK = 0xFF
 
-# The scheduler.  A change's id is RUNSTATE_CHANGE | old << 8 | new << 4.
+# The scheduler.  The id of a runstate change is RUNSTATE_CHANGE | old << 8 | new << 4.
 RUNSTATE_CHANGE = 0x21001
 RUNSTATE_BITS = 0x330
 CONTINUE_RUNNING = 0x21002
@@ -20,7 +20,7 @@ WAKE = 0x28004
 BLOCK = 0x28006
 SWITCH_INFPREV = 0x2800E
 
-# PV guests' ways into Xen: base + flag + number.  4.3 moved the base.
+# How PV guests enter Xen: base + flag + number.  4.3 moved the base.
 PV_BASE_4_0 = 0x20F000
 PV_BASE = 0x201000
 PV_HYPERCALL = 0x01

@@ -1,7 +1,7 @@
 """The xentrace file format as constants.
 
 A file is a sequence of windows.  Each window is one ``CPU_CHANGE`` record
-written by the xentrace tool, followed by a straight copy of bytes from that
+written by the xentrace tool, followed by an unmodified copy of bytes from that
 pCPU's trace ring.  All words are 32-bit little endian.
 
 Sources: xen/include/public/trace.h, xen/common/trace.c and
@@ -29,22 +29,22 @@ LOST_RECORDS = 0x1F001
 WRAP_BUFFER = 0x1F002
 CPU_CHANGE = 0x1F003
 
-#: Events a guest writes itself (HVMOP_xentrace): the low bits are its own.
+#: Events that a guest writes itself (HVMOP_xentrace); it chooses the low bits.
 GUEST_CLASS_BIT = 0x0800_0000
 
-# Bounds on what a header may claim.  NR_CPUS has been at most 16383 (Xen
-# 4.19 on); the ring's t_info table holds 16-bit page counts, so no window is
+# Bounds on what a header may claim.  NR_CPUS is at most 16383 (since Xen
+# 4.19); the ring's t_info table has 16-bit page counts, so no window is
 # larger than 65535 pages.
 MAX_PCPUS = 16384
 MAX_WINDOW_BYTES = 65535 * 4096
 
-#: A ring of N pages holds N * 4096 bytes less struct t_buf.
+#: A ring of N pages holds N * 4096 bytes minus sizeof(struct t_buf).
 RING_PAGE_BYTES = 4096
 RING_HEADER_BYTES = 8
 
 
 class TraceClass(IntFlag):
-    """Class bits of an event id (bits 16-27): what xentrace's -e selects."""
+    """Class bits of an event id (bits 16-27), which xentrace's -e selects."""
 
     GEN = 0x0001_0000
     SCHED = 0x0002_0000

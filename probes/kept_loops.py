@@ -1,11 +1,11 @@
-"""How the modules named loops compile: one decorator for a loop, two for its parts.
+"""Decorators that compile the modules named loops: one for a loop, two for its parts.
 
-A loop is compiled when its module is imported and kept on disk for the next run.  Numba compiles a kept
-loop again when the loop's own file changes and does not look at any other file, so a loop and its parts
-stand in one module.
+A loop is compiled when its module is imported and cached on disk for the next run.  Numba recompiles a
+cached loop when the loop's own file changes but does not look at any other file, so a loop and its parts
+must be in one module.
 
-All of them work on arrays that they are given and make none: ``_nrt=False`` compiles without numba's run
-time for arrays, because counting references to the arrays takes a third of such a loop's time.
+The loops only use arrays passed to them and allocate none: ``_nrt=False`` compiles without numba's array
+runtime, because reference counting of the arrays takes a third of such a loop's time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 import numba as nb
 
-#: What numba makes of a function has no types.
+#: Numba's compiled functions are untyped.
 _Loop = Callable[..., Any]
 
 
 def can_keep() -> bool:
-    """Tell whether numba finds a folder to keep compiled loops in; it refuses where there is none.
+    """Return whether numba finds a folder to cache compiled loops in; without one, ``cache=True`` raises.
 
-    It takes NUMBA_CACHE_DIR, the loop's own __pycache__ or the user's cache: the first that can be written.
+    It uses the first writable one of NUMBA_CACHE_DIR, the loop's own __pycache__ and the user's cache.
     """
     try:
         nb.njit(cache=True)(can_keep)
@@ -32,21 +32,21 @@ def can_keep() -> bool:
     return True
 
 
-#: Without it each process compiles the loops anew, which takes half a minute.
+#: If False, each process compiles the loops again, which takes half a minute.
 KEEP = can_keep()
 
 
 @contextmanager
 def loading_lightly() -> Iterator[None]:
-    """Let numba load kept loops without the parts of it that only a compilation needs.
+    """Let numba load cached loops without the set-up that only a compilation needs.
 
     Numba's ``Cache.load_overload`` (numba.core.caching) first enters all of Python's and NumPy's types
-    and functions into registries, which takes 0.3 s of a short command.  Loading does not need them,
-    and a compilation, where nothing is kept yet, enters them itself.  Inside the ``with`` block that
-    private method is replaced by the rest of its own body; xtrace replaces nothing else of numba.
+    and functions into registries, which adds 0.3 s to a short command.  Loading does not need them,
+    and a compilation, if nothing is cached yet, enters them itself.  Inside the ``with`` block that
+    private method is replaced by the rest of its own body; xtrace patches nothing else in numba.
 
-    Holds for numba 0.60 to 0.68, in which the method's body is the same.  A numba without these parts
-    loads the slow way.
+    Applies to numba 0.60 to 0.68, in which the method's body is the same.  A numba without these
+    internals loads the slow way.
     """
     from numba.core import caching, registry, runtime
 
@@ -54,7 +54,7 @@ def loading_lightly() -> Iterator[None]:
     if cache is None or not hasattr(cache, "_load_overload"):
         yield
         return
-    # What the registries would have done on the way.
+    # The skipped registry set-up would also have done this.
     runtime.rtsys.initialize(registry.cpu_target.target_context)
     slow = cache.load_overload
 
@@ -70,7 +70,7 @@ def loading_lightly() -> Iterator[None]:
 
 
 def kept_loop(signature: Any, **options: Any) -> Callable[[_Loop], _Loop]:
-    """Compile a loop for one signature, or load it if an earlier run kept it."""
+    """Compile a loop for one signature, or load it if an earlier run cached it."""
 
     def decorate(function: _Loop) -> _Loop:
         with loading_lightly():
@@ -81,16 +81,16 @@ def kept_loop(signature: Any, **options: Any) -> Callable[[_Loop], _Loop]:
 
 
 def part(function: _Loop) -> _Loop:
-    """Compile a part of the loops in the same module; whether it is inlined is LLVM's choice."""
+    """Compile a part of the loops in the same module; LLVM decides whether to inline it."""
     compiled: _Loop = nb.njit(nogil=True, _nrt=False)(function)
     return compiled
 
 
 def inlined_part(function: _Loop) -> _Loop:
-    """Compile a part of the loops in the same module, inlined wherever it is called.
+    """Compile a part of the loops in the same module and inline it wherever it is called.
 
-    LLVM does the inlining (``forceinline``).  Numba's own (``inline="always"``) comes before any
-    optimisation: it takes longer to compile and leaves slower loops.
+    LLVM does the inlining (``forceinline``).  Numba's own inlining (``inline="always"``) happens before
+    any optimisation: compilation takes longer and the loops are slower.
     """
     compiled: _Loop = nb.njit(nogil=True, _nrt=False, forceinline=True)(function)
     return compiled

@@ -1,1 +1,1 @@
-"""The folder NAME.xtrace that a recording leaves: which files lie in it, how it is written and read."""
+"""The folder NAME.xtrace that a recording leaves: which files it contains, how they are written and read."""

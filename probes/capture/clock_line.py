@@ -1,7 +1,7 @@
-"""The host's TSC and CLOCK_MONOTONIC on one axis, by pairs that a recorder read of both.
+"""Map the host's TSC to CLOCK_MONOTONIC with a line through pairs of readings of both.
 
-A pair is (TSC, CLOCK_MONOTONIC, TSC): the time lies between its two TSCs.  The
-standard library alone, for the recorder fits as it ends and a reader once more.
+A pair is (TSC, CLOCK_MONOTONIC, TSC): the time lies between its two TSCs.  Uses only
+the standard library, because the recorder fits the line too, when it ends.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: A pair between whose readings something else ran says little.
+#: Pairs wider than this many times the median are dropped: something else ran between their readings.
 _WIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ClockPair:
-    """Both clocks, read at once.
+    """Both clocks, read together.
 
     Attributes:
-        before, after: TSC cycles around the reading of the time.
+        before, after: TSC cycles before and after the time was read.
         monotonic_ns: CLOCK_MONOTONIC.
-        cpu: of the kernel that ran the recorder (in a dom0 a vCPU), or None.
+        cpu: the kernel's number of the CPU that the recorder ran on (in dom0 a vCPU), or None.
     """
 
     before: int
@@ -30,7 +30,7 @@ class ClockPair:
 
     @property
     def middle(self) -> int:
-        """Return the TSC that the time is taken for: an integer, for a float has too few bits."""
+        """Return the TSC that the time is assigned to, as an integer: a float has too few bits."""
         return (self.before + self.after) // 2
 
 
@@ -39,13 +39,14 @@ class ClockLine:
     """A line through clock pairs: ``monotonic_ns = ns + (tsc - this.tsc) * 1e9 / hz``.
 
     Attributes:
-        hz: cycles a second.
-        tsc, ns: a point of it.
-        pair_count: pairs it was made of; wide_count: pairs left out, since their readings lay too far apart.
-        bracket_ns: the widest pair's reading; half of it is what a pair may be wrong by.
-        residual_ns: how far the worst pair lies from the line: clocks that were slewed, TSCs that differ.
-        rms_ns: the root of the mean squared distance.
-        span_s: from the first pair to the last.
+        hz: cycles per second.
+        tsc, ns: a point on it.
+        pair_count: pairs used for the fit.
+        wide_count: pairs dropped because their two TSCs were too far apart or in the wrong order.
+        bracket_ns: width of the widest pair; a pair can be wrong by half of it.
+        residual_ns: distance of the worst pair from the line, due to slewed clocks or TSCs that differ.
+        rms_ns: the root mean square distance.
+        span_s: time from the first pair to the last.
     """
 
     hz: float
@@ -60,7 +61,7 @@ class ClockLine:
 
     @property
     def error_ns(self) -> float:
-        """Return how far a time may be off that the line gives, as far as the pairs show."""
+        """Return the error bound of a time computed from the line, as far as the pairs show it."""
         return self.residual_ns + self.bracket_ns / 2
 
     def ns_of(self, tsc: int) -> float:
@@ -73,7 +74,7 @@ class ClockLine:
 
 
 def narrow(pairs: Sequence[ClockPair]) -> list[ClockPair]:
-    """Return the pairs, by time, but for those whose readings lie far more apart than most."""
+    """Return the pairs in order of time, without those much wider than the median."""
     if not pairs:
         return []
     import statistics
@@ -84,14 +85,14 @@ def narrow(pairs: Sequence[ClockPair]) -> list[ClockPair]:
 
 
 def fit(pairs: Sequence[ClockPair]) -> ClockLine | None:
-    """Return the line of least squares, None where no two pairs differ in time."""
+    """Return the least-squares line, or None if no two pairs differ in time."""
     import statistics
 
     kept = narrow(pairs)
     if len(kept) < 2:
         return None
     first = kept[0]
-    # Relative to the first pair: 64-bit TSCs and squares of them do not fit a float.
+    # Relative to the first pair, because 64-bit TSCs and their squares do not fit in a float.
     tscs = [float(pair.middle - first.before) for pair in kept]
     times = [float(pair.monotonic_ns - first.monotonic_ns) for pair in kept]
     if tscs[-1] <= 0 or times[-1] <= times[0]:

@@ -1,19 +1,20 @@
-"""Read back what `xtrace record` wrote: ``NAME.xtrace/``, whole or cut short.
+"""Read a capture of `xtrace record`, ``NAME.xtrace/``, complete or cut short.
 
 ================  ===============================================================
-file              holds
+file              content
 ================  ===============================================================
 meta.json         the host, its domains, the clocks, each backend, losses, cost
-xentrace.bin      xentrace's bytes, untouched
-xentrace.log      what xentrace said
-clocks.jsonl      a JSON object a line: clock pairs, markers, clock steps
-progress.jsonl    a JSON object a line and second: counts and losses by backend; domains that came and went
-bpf/, events/...  what other backends wrote
+xentrace.bin      xentrace's output, unmodified
+xentrace.log      xentrace's messages
+clocks.jsonl      one JSON object per line: clock pairs, markers, clock steps
+progress.jsonl    one JSON object per line: each second, counts and losses by backend;
+                  domains that came and went
+bpf/, events/...  files of other backends
 ================  ===============================================================
 
-After a kill, a full disk or a power cut all files read up to their last whole line or record, and
-``meta.json`` is that of the beginning: its ``state`` is "recording".
-The standard library alone.
+After a kill, a full disk or a power cut all files can be read up to their last complete line or record,
+and ``meta.json`` is the one from the start: its ``state`` is "recording".
+Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -46,18 +47,18 @@ _SCHEMA_VERSIONS = (1,)
 _MAX_META_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
 _STDIN = "-"
-#: As a user may have compressed it.
+#: A user may have compressed the trace.
 _ENDINGS = ("", ".zst", ".xz", ".gz")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A marker: Xen's record of it lies between two readings of the TSC.
+    """A marker; the TSC of Xen's record of it lies between the two TSCs read around it.
 
     Attributes:
-        before, after: TSC cycles.
+        before, after: TSC cycles before and after it was sent.
         number: its second argument.
-        cpu: of the kernel that sent it, or None.
+        cpu: the kernel's number of the CPU that sent it, or None.
     """
 
     before: int
@@ -68,11 +69,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A capture that was made.
+    """A capture on disk.
 
     Attributes:
         path: its folder.
-        meta: what meta.json says; other versions may know more or less.
+        meta: the content of meta.json; other versions may have more or fewer keys.
     """
 
     path: Path
@@ -80,12 +81,12 @@ class Capture:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether the recorder came to its end; else it was killed, or still records."""
+        """Return whether the recorder ended normally; otherwise it was killed or is still recording."""
         return self.meta.get("state") == "ended"
 
     @property
     def domain_names(self) -> dict[int, str]:
-        """Return the domains' names by id; guests chose them, so escape them."""
+        """Return the domains' names by id; guests choose them, so escape them."""
         rows = self.meta.get("domains")
         return {
             row["id"]: row["name"]
@@ -95,7 +96,7 @@ class Capture:
 
     @property
     def lost(self) -> dict[str, int]:
-        """Return the records lost by backend, as known at the end or at the last second that was written."""
+        """Return the number of lost records by backend: the final one, or that of the last progress line."""
         if self.has_ended:
             found = self.meta.get("lost")
             return dict(found) if isinstance(found, dict) else {}
@@ -106,10 +107,10 @@ class Capture:
         return {name: int(counts["lost"]) for name, counts in last.items()}
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield the objects of a file of lines, those that are whole; none where there is no such file.
+        """Yield the objects of the complete lines of a .jsonl file; none if there is no such file.
 
         Raises:
-            TraceError: a line that is not the last one is no JSON object.
+            TraceError: a complete line is not a JSON object.
         """
         path = self.path / name
         if not path.is_file():
@@ -139,7 +140,7 @@ class Capture:
         ]
 
     def marks(self) -> list[Mark]:
-        """Return the markers that were sent into Xen's trace."""
+        """Return the markers that the recorder sent into Xen's trace."""
         return [
             Mark(line["tsc"][0], line["tsc"][1], line["number"], line.get("cpu"))
             for line in self.lines(CLOCKS)
@@ -148,16 +149,16 @@ class Capture:
 
 
 def is_capture(path: str | os.PathLike[str]) -> bool:
-    """Tell whether ``path`` is the folder of a capture."""
+    """Return whether ``path`` is the folder of a capture."""
     folder = Path(path)
     return folder.is_dir() and ((folder / META).is_file() or _trace(folder) is not None)
 
 
 def open_capture(path: str | os.PathLike[str]) -> Capture:
-    """Open a capture; its meta.json is read, nothing else.
+    """Open a capture; reads only its meta.json.
 
     Raises:
-        TraceError: it is none, or of a later xtrace.
+        TraceError: it is not a capture, or it was written by a later xtrace.
     """
     folder = Path(path)
     file = folder / META
@@ -189,10 +190,10 @@ def names_of(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def trace_in(path: str | os.PathLike[str]) -> str:
-    """Return the path of the trace in a capture's folder; any other path as it is.
+    """Return the path of the trace in a capture's folder, or any other path unchanged.
 
     Raises:
-        TraceError: a folder with no trace in it.
+        TraceError: a folder without a trace.
     """
     folder = Path(path)
     if os.fspath(path) == _STDIN or not folder.is_dir():

@@ -1,9 +1,9 @@
-"""What a recorder leaves beside a trace, since the trace itself has no header.
+"""Read the file that a recorder leaves beside a trace, because a trace has no header.
 
-``TRACE.json``, or the ``meta.json`` of the capture that the trace lies in: a
-JSON object.  Read here: ``tsc_hz``, cycles a second of the host's TSC,
-``xen_version``, such as "4.17", and ``timing``, which is "emulated" where
-software emulated the host's processors.  Other keys are left to who wrote them.
+It is ``TRACE.json``, or the ``meta.json`` of the capture that contains the trace: a
+JSON object.  Keys used here: ``tsc_hz``, the frequency of the host's TSC,
+``xen_version``, such as "4.17", and ``timing``, which is "emulated" if
+software emulated the host's processors.  Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xtrace.probes.capture.layout import META, TRACE
 from xtrace.probes.errors import TraceError
 
 _MAX_BYTES = 1 << 20
-#: A capture tells of every domain and event channel, too.
+#: The meta.json of a capture also lists every domain and event channel.
 _MAX_META_BYTES = 64 << 20
 _HZ_RANGE = (1e8, 2e10)
 _TIMINGS = (None, "emulated", "hardware")
@@ -25,13 +25,13 @@ _TIMINGS = (None, "emulated", "hardware")
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """Facts that stand beside a trace.
+    """Facts about a trace from the file beside it.
 
     Attributes:
         path: the file they were read from.
-        tsc_hz: cycles a second, or None.
-        xen_version: as written, or None.
-        emulated: software emulated the host's processors.
+        tsc_hz: TSC cycles per second, or None.
+        xen_version: as written there, or None.
+        emulated: whether software emulated the host's processors.
     """
 
     path: Path
@@ -41,10 +41,10 @@ class Sidecar:
 
 
 def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
-    """Return the sidecar of a trace file or of a capture's folder, or None where there is none.
+    """Return the sidecar of a trace file or of a capture's folder, or None if there is none.
 
     Raises:
-        TraceError: it is there and cannot be understood.
+        TraceError: it exists and is not valid.
     """
     path = _path(Path(trace))
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a recorder writes into: the folder of a capture and its append-only files, as backends see them."""
+"""The folder of a capture and its append-only files, as the recorder's backends see them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from xtrace.probes.errors import TraceError
 
 
 class CaptureFullError(TraceError):
-    """A capture has as many bytes as it may have, or the disk as few free ones."""
+    """A capture has reached its maximum size, or the disk its minimum of free space."""
 
 
 class Stream(Protocol):
     """An append-only file of a capture."""
 
     def write(self, content: bytes) -> None:
-        """Append ``content``: the kernel's at once, so call it with what a poll gathered, not by records.
+        """Append ``content``, unbuffered, so pass all that a poll gathered rather than single records.
 
         Raises:
-            CaptureFullError: it would not fit; nothing of it is written.
+            CaptureFullError: it would not fit; nothing is written.
         """
 
     def flush(self) -> None:
-        """Wait until all that was written is on the disk; the recorder does so once a second by itself."""
+        """Wait until everything written is on disk; the recorder itself does so once a second."""
 
 
 class Folder(Protocol):
-    """A capture that is being made."""
+    """A capture that is being written."""
 
     def stream(self, name: str) -> Stream:
-        """Begin the append-only file ``name``, which may lie in a folder: ``events/stream_0``."""
+        """Create the append-only file ``name``, which may be in a subfolder: ``events/stream_0``."""
 
     def path(self, name: str) -> str:
-        """Make ``name``, empty, and return its path, for a tool that writes it by itself."""
+        """Create the empty file ``name`` and return its path, for a tool that writes it itself."""
 
 
 class Lines:
-    """A stream of JSON objects, one a line.
+    """A stream of JSON objects, one per line.
 
     Attributes:
-        byte_count: written.
+        byte_count: bytes written.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -52,12 +52,12 @@ class Lines:
         """Append an object as one line.
 
         Raises:
-            CaptureFullError: it would not fit; nothing of it is written.
+            CaptureFullError: it would not fit; nothing is written.
         """
         line = json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         self._stream.write(line)
         self.byte_count += len(line)
 
     def flush(self) -> None:
-        """Wait until all that was written is on the disk."""
+        """Wait until everything written is on disk."""
         self._stream.flush()

@@ -1,9 +1,9 @@
-"""The directory that a recording is written into: ``NAME.xtrace/``.
+"""Write the directory of a recording, ``NAME.xtrace/``.
 
-Nothing is kept back in this process: what was written is the kernel's at once and
-outlives a kill -9; what was flushed outlives the power.  Files only grow, so
-whatever happens a capture reads up to its last whole record or line.
-``meta.json`` alone is replaced, and that at once.
+This process buffers nothing: written data is passed to the kernel at once and
+survives a kill -9; flushed data survives a power cut.  Files only grow, so a
+capture can always be read up to its last complete record or line.
+Only ``meta.json`` is replaced, atomically.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.errors import TraceError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-#: How often the disk is asked for its free bytes, at most.
+#: Least time between two queries of the disk's free space.
 _LOOK_S = 0.05
 
 
 class SizeReachedError(CaptureFullError):
-    """A capture has as many bytes as the user allowed it."""
+    """A capture has reached the maximum size that the user set."""
 
 
 class CaptureStream:
-    """An append-only file of a capture; a write is whole or not there."""
+    """An append-only file of a capture; a write is complete or has no effect."""
 
     def __init__(self, capture: CaptureWriter, path: Path) -> None:
         self.path = path
@@ -43,10 +43,10 @@ class CaptureStream:
         self._fd = os.open(path, flags, 0o600)
 
     def write(self, content: bytes) -> None:
-        """Append ``content``; it is the kernel's when this returns, on disk after the next flush.
+        """Append ``content``; the kernel has it when this returns, the disk after the next flush.
 
         Raises:
-            CaptureFullError: it would not fit; nothing of it is written.
+            CaptureFullError: it would not fit; nothing is written.
         """
         if not content:
             return
@@ -64,7 +64,7 @@ class CaptureStream:
         self._is_dirty = True
 
     def flush(self) -> None:
-        """Wait until all that was written is on the disk.  The recorder does this once a second."""
+        """Wait until everything written is on disk.  The recorder does this once a second."""
         if self._is_dirty:
             os.fdatasync(self._fd)
             self._is_dirty = False
@@ -78,7 +78,7 @@ class CaptureStream:
 
 
 class CaptureWriter:
-    """A capture that is being made."""
+    """A capture that is being written."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class CaptureWriter:
         max_bytes: int | None = None,
         reserve_bytes: int = 0,
     ) -> None:
-        """Make the directory, which is not there before its meta.json is in it.
+        """Create the directory; it does not appear before its meta.json is in it.
 
         Args:
             directory: it must not exist.
-            content: of its first meta.json.
-            max_bytes: that it may grow to; None is no bound.
-            reserve_bytes: of the disk left free.
+            content: the first content of meta.json.
+            max_bytes: the maximum size of the capture; None means no limit.
+            reserve_bytes: disk space to leave free.
         """
         self.directory = directory
         self.max_bytes = max_bytes
@@ -112,10 +112,10 @@ class CaptureWriter:
         _sync_folder(directory.parent)
 
     def stream(self, name: str) -> CaptureStream:
-        """Begin the append-only file ``name``, which may lie in a folder: ``events/stream_0``.
+        """Create the append-only file ``name``, which may be in a subfolder: ``events/stream_0``.
 
         Raises:
-            TraceError: there is one of that name.
+            TraceError: a file of that name is already being written.
         """
         path = self._place(name)
         try:
@@ -128,16 +128,16 @@ class CaptureWriter:
         return made
 
     def path(self, name: str) -> str:
-        """Return the path of ``name``, for a tool that writes it by itself; its bytes count too."""
+        """Create ``name`` and return its path, for a tool that writes it itself; its bytes count too."""
         path = self._place(name)
-        # Made here, so that its mode and its place are ours whatever the tool does.
+        # Created here to control its mode and place, whatever the tool does.
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._foreign[name] = fd
         return str(path)
 
     @property
     def byte_count(self) -> int:
-        """Return the bytes of all files."""
+        """Return the total size of all files in bytes."""
         return (
             self._meta_bytes
             + sum(stream.byte_count for stream in self._streams.values())
@@ -149,7 +149,7 @@ class CaptureWriter:
 
         Raises:
             SizeReachedError: the capture would be larger than allowed.
-            CaptureFullError: the disk would have less than its reserve.
+            CaptureFullError: the disk would have less free space than the reserve.
         """
         if self.max_bytes is not None and self.byte_count + byte_count > self.max_bytes:
             raise SizeReachedError(f"{self.directory}: reached its --max-size of {self.max_bytes:,} bytes")
@@ -168,10 +168,10 @@ class CaptureWriter:
             )
 
     def write_meta(self, content: Mapping[str, Any]) -> None:
-        """Put ``content`` into meta.json: the old or the new is there, never a part.
+        """Replace meta.json by ``content`` atomically.
 
         Raises:
-            CaptureFullError: it does not fit; the old one stays.
+            CaptureFullError: it does not fit; the old file stays.
         """
         self._write_meta(self.directory, content)
 
@@ -197,8 +197,8 @@ class CaptureWriter:
         self._meta_bytes = len(text)
 
     def flush(self) -> None:
-        """Wait until all that was written is on the disk, by tools too."""
-        # Copies: a backend may begin a stream while a thread of the recorder flushes.
+        """Wait until everything written is on disk, including what tools wrote."""
+        # Copies, because a backend may create a stream while a thread of the recorder flushes.
         for stream in list(self._streams.values()):
             stream.flush()
         for fd in list(self._foreign.values()):
@@ -231,7 +231,7 @@ class CaptureWriter:
 
 
 def named(name: str) -> Path:
-    """Return the directory of the capture ``name``: ``.xtrace`` is added where it is missing."""
+    """Return the directory of the capture ``name``, with ``.xtrace`` added if it is missing."""
     return Path(name if name.rstrip("/").endswith(SUFFIX) else f"{name}{SUFFIX}")
 
 
@@ -239,7 +239,7 @@ def make_way(path: Path, *, overwrite: bool) -> None:
     """Move a capture that is in the way to ``NAME.xtrace.old``, or remove it.
 
     Raises:
-        TraceError: what is there, or at ``.old``, is no capture; it is left alone.
+        TraceError: ``path`` or ``.old`` is not a capture; it is left alone.
     """
     if not os.path.lexists(path):
         return

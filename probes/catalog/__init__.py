@@ -1,8 +1,8 @@
 """The catalogue of trace records: what every event id means, in every Xen from 4.0 to 4.22.
 
-One module for each class holds its table; ``find`` reads a record's shape,
-``detect`` tells from a trace's shapes which Xen wrote it.  Plain Python, nothing
-outside of the standard library: it runs on a dom0 as well.
+Each class of events has a module with its table.  ``find`` looks up a record's shape,
+``detect`` finds the Xen versions that may have written a trace from its shapes.  It
+needs only the standard library, so it also runs on a dom0.
 
 >>> match = find(0x28004, 2, True, VersionRange.parse("4.17"))
 >>> match.event.name, match.quality, [field.name for field in match.layout.fields]

@@ -2,8 +2,8 @@
 
 Source: xen/common/sched/credit.c (xen/common/sched_credit.c before 4.14).
 
-Since 4.3; before, 4.1 and 4.2 give the same ids to credit2 (credit2.py).
-``unit`` is the vCPU before 4.13.
+Since 4.3; 4.1 and 4.2 use the same ids for credit2 (credit2.py).
+Before 4.13 ``unit`` is the vCPU.
 """
 
 from __future__ import annotations

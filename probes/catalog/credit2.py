@@ -2,10 +2,10 @@
 
 Source: xen/common/sched/credit2.c (xen/common/sched_credit2.c before 4.14).
 
-4.1 and 4.2 write them at 0x22000 + n, which since 4.3 belongs to credit; 4.3 brought
-scheduler numbers into the ids and put credit2 at 0x22200 + n.  4.7 turned {dom low, vcpu
-high} into {vcpu low, dom high} and timed all of them.  ``unit`` is the vCPU
-before 4.13.  Event number 18 (0x22212) does not exist.
+4.1 and 4.2 write them at 0x22000 + n, which credit uses since 4.3; 4.3 added the
+scheduler's number to the ids and moved credit2 to 0x22200 + n.  4.7 changed {dom low, vcpu
+high} to {vcpu low, dom high} and made all of them timed.  Before 4.13 ``unit`` is
+the vCPU.  Event number 18 (0x22212) does not exist.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ EVENTS = (
     _credit2(0x22203, "credit2_credit_burn", "TRC_CSCHED2_CREDIT_BURN",
              lay("4.3-4.6", 3, f"{_SWAPPED} credit:w1:signed delta:w2:signed"),
              lay("4.7-4.9", 3, f"{_UNIT} credit:w1:signed delta:w2:signed"),
-             # 4.10 has caps: budget is INT_MIN without one
+             # 4.10 added caps: budget is INT_MIN without a cap
              lay("4.10+", 4, f"{_UNIT} credit:w1:signed budget:w2:signed delta:w3:signed")),
     _credit2(0x22204, "credit2_credit_add", "TRC_CSCHED2_CREDIT_ADD", note="reserved, never written"),
     _credit2(0x22205, "credit2_tickle_check", "TRC_CSCHED2_TICKLE_CHECK",
@@ -74,7 +74,7 @@ EVENTS = (
              lay("4.3-4.6", 2, f"{_SWAPPED} rq_id:w1[15:0]"),
              # the upper half of word 1 is stale before 4.18
              lay("4.7+", 2, f"{_UNIT} rq_id:w1[15:0]")),
-    # 4.8 has 64-bit loads and says the fixed point's shift.
+    # Since 4.8 loads have 64 bits and the record includes the shift of the fixed-point format.
     _credit2(0x2220B, "credit2_update_unit_load", "TRC_CSCHED2_UPDATE_UNIT_LOAD",
              lay("4.3-4.6", 2, f"{_SWAPPED} avgload:w1"),
              lay("4.7", 2, f"{_UNIT} avgload:w1"),
@@ -101,7 +101,7 @@ EVENTS = (
              lay("4.8+", 4,
                  "b_avgload:w0-w1 unit:w2[15:0] dom:w2[31:16] rq_id:w3[15:0] cpu:w3[31:16]")),
     _credit2(0x22214, "credit2_runq_candidate", "TRC_CSCHED2_RUNQ_CANDIDATE",
-             # 4.8 and 4.11 have the same length and another word 2; tickled_cpu is -1 for none
+             # 4.8 and 4.11 have the same length but different words 2; tickled_cpu is -1 for none
              lay("4.8", 3, f"{_UNIT} tickled_cpu:w1:signed skipped:w2"),
              lay("4.9-4.10", 4, f"{_UNIT} tickled_cpu:w1:signed skipped:w2 credit:w3:signed"),
              lay("4.11+", 3, f"{_UNIT} tickled_cpu:w1:signed credit:w2:signed")),

@@ -1,9 +1,9 @@
-"""Tell which Xen versions can have written a trace, from the shapes of its records.
+"""Find the Xen versions that can have written a trace, from the shapes of its records.
 
-A file says nothing of its version, but ids and lengths come and go.  Every shape
-(id, extra words, timed or not) is legal in some versions; those where all of
-a trace's shapes are legal are the answer.  That an event is absent proves nothing: it may
-have been filtered out.
+A trace does not contain the version, but ids and lengths change between versions.  Every shape
+(id, extra words, timed or not) is legal in some versions; the result is the versions in which
+all of a trace's shapes are legal.  The absence of an event proves nothing: it may have been
+filtered out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xtrace.probes.catalog.types import NEWEST, OLDEST, Version, VersionRange
 #: Event id, number of extra words, timed, number of records.
 Shape = tuple[int, int, bool, int]
 
-# A shape this rare among the records of its id is taken for damage where it
+# A shape this rare among the records of its id is treated as damage if it
 # contradicts the rest, and never narrows the range.
 _RARE_COUNT = 8
 _RARE_SHARE = 1e-4
@@ -35,13 +35,13 @@ _PM_IDLE_4_0 = frozenset({(ids.PM_IDLE_ENTRY_4_0, 4), (ids.PM_IDLE_EXIT_4_0, 6)}
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Which versions a trace fits.
+    """The versions that can have written a trace.
 
     Attributes:
-        range: the versions that allow every shape, or else explain most of the records.
-        evidence: why the range is no wider, one line for each shape that narrowed it.
-        conflicts: shapes that the range does not explain, or that were left out as damage.
-        notes: what a reader of the values should know about these records.
+        range: the versions in which every shape is legal, or that explain most of the records.
+        evidence: why the range is not wider, one line for each shape that narrowed it.
+        conflicts: shapes that the range does not explain, including those treated as damage.
+        notes: what to know when reading the values of these records.
     """
 
     range: VersionRange
@@ -52,7 +52,7 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class _Clue:
-    """The versions, as bits from 4.0 up, that allow something seen; and how often it was seen."""
+    """An observation, the versions that allow it as bits from 4.0 up, and how often it was seen."""
 
     text: str
     versions: int
@@ -60,7 +60,7 @@ class _Clue:
 
 
 def detect(shapes: Iterable[Shape]) -> Detection:
-    """Return the versions that can have written records of these ``shapes``."""
+    """Return the versions that can have written records with these ``shapes``."""
     counts: dict[tuple[int, int, bool], int] = defaultdict(int)
     of_id: dict[int, int] = defaultdict(int)
     for event_id, words, timed, count in shapes:
@@ -99,7 +99,7 @@ def detect(shapes: Iterable[Shape]) -> Detection:
 
 
 def _legal(event_id: int, words: int, timed: bool) -> int:
-    """Return the versions that write such a shape, as bits."""
+    """Return the versions in which a shape is legal, as bits."""
     bits = 0
     for _, layout in readings(event_id, words, timed):
         last = NEWEST if layout.until is None else layout.until
@@ -108,9 +108,9 @@ def _legal(event_id: int, words: int, timed: bool) -> int:
 
 
 def _vendor_clues(counts: dict[tuple[int, int, bool], int]) -> list[_Clue]:
-    """Return what follows from the host being AMD's: since 4.19 its exits have ids of their own.
+    """Return a clue if exits under the VMX ids come from an AMD host: since 4.19 SVM has its own ids.
 
-    SMI records are SVM's, and so are INTR records without a vector.
+    Only SVM writes SMI records, and INTR records without a vector.
     """
     amd = sum(n for (event_id, words, _), n in counts.items() if event_id in (_INTR, _SMI) and words == 0)
     intel = sum(n for (event_id, words, _), n in counts.items() if event_id == _INTR and words == 1)
@@ -124,7 +124,8 @@ def _vendor_clues(counts: dict[tuple[int, int, bool], int]) -> list[_Clue]:
 def _agree(clues: list[_Clue]) -> tuple[int, list[_Clue]]:
     """Return the versions that explain most records, and the clues they do not explain.
 
-    Among versions that explain as many, the newest and those that explain the same.
+    If several explain equally many records, the newest one decides: the result is it and the versions
+    that explain the same clues.
     """
     newest = max(
         range(_ALL.bit_length()),
@@ -141,7 +142,7 @@ def _agree(clues: list[_Clue]) -> tuple[int, list[_Clue]]:
 
 
 def _evidence(clues: list[_Clue], versions: int) -> tuple[str, ...]:
-    """Return the clues that make the range what it is, strongest first, redundant ones left out."""
+    """Return the clues that narrow the range, strongest first, without redundant ones."""
     lines = []
     left = _ALL
     used = (clue for clue in clues if clue.versions & versions)
@@ -201,7 +202,7 @@ def _shape_text(event_id: int, words: int, timed: bool) -> str:
     fitting = readings(event_id, words, timed)
     name = fitting[-1][0].name if fitting else by_id(event_id)[-1].name
     count = {0: "without words", 1: "with 1 word"}.get(words, f"with {words} words")
-    # Said only where the other way exists or is the rule.
+    # Mentioned only if the other form exists too, or if no version writes this shape.
     told = not fitting or readings(event_id, words, not timed)
     return f"{name} {count}" + ((", timed" if timed else ", untimed") if told else "")
 
@@ -213,7 +214,7 @@ def _hull(bits: int) -> VersionRange:
 
 
 def _bits_text(bits: int) -> str:
-    """Return "4.8 or 4.11 or later" for those bits."""
+    """Return versions given as bits as text, such as "4.8 or 4.11 or later"."""
     runs = []
     while bits:
         start = (bits & -bits).bit_length() - 1

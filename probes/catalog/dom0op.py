@@ -1,4 +1,4 @@
-"""TRC_DOM0OP: domains that come and go.
+"""TRC_DOM0OP: domains that are created and destroyed.
 
 Source: xen/common/domain.c, since 4.7.
 """

@@ -1,10 +1,10 @@
-"""Why a hardware guest left to Xen: VMX exit reasons and SVM exit codes.
+"""Why a hardware guest exited to Xen: VMX exit reasons and SVM exit codes.
 
 Sources: xen/arch/x86/include/asm/hvm/vmx/vmx.h and xen/arch/x86/hvm/svm/vmcb.h of Xen 4.22; Intel SDM
 volume 3, appendix C; AMD APM volume 2, appendix C.
 
-Before Xen 4.19 an AMD host writes its exits under the ids that are VMX's since,
-so whose code a number is must be told from the codes themselves: vendor_of().
+Before Xen 4.19 an AMD host writes its exits under the ids that only VMX uses since then,
+so vendor_of() infers the vendor from the codes themselves.
 """
 
 from __future__ import annotations
@@ -60,26 +60,26 @@ SVM_CODES: Mapping[int, str] = {
     _SVM_INVALID: "invalid",
 }
 
-# The word of a VMX exit: basic reason in the low half, flags from bit 26 up
+# The reason word of a VMX exit: basic reason in the low half, flags from bit 26 up
 # (bus lock, enclave, ..., failed VM entry).
 _VMX_BASIC = 0xFFFF
 
-# Control registers 1, 5-7 and 9-15 and debug registers 8-15 do not exist: an access is #UD and no
-# exit, so AMD never reports the codes that would stand for them.
+# Control registers 1, 5-7 and 9-15 and debug registers 8-15 do not exist: an access raises #UD and does
+# not exit, so AMD never reports the codes assigned to them.
 _NO_CR = frozenset({1, 5, 6, 7, *range(9, 16)})
 _NOT_SVM = _NO_CR | {0x10 + cr for cr in _NO_CR} | {*range(0x28, 0x30)} | {*range(0x38, 0x40)}
 
 
 def vendor_of(reasons: Iterable[int]) -> Vendor | None:
-    """Return whose exit codes ``reasons`` are, or None when they do not tell.
+    """Return the vendor whose exit codes ``reasons`` are, or None if they do not show it.
 
-    Only codes that one vendor can give count.  SVM's: 0x60 and above (intr
-    0x60, cpuid 0x72, hlt 0x78, msr 0x7c, vmmcall 0x81, npf 0x400), where VMX's
-    reasons end at 75 (0x4b).  VMX's: those below 0x40 that on SVM would be accesses to
+    Only codes that just one vendor can report count.  SVM: 0x60 and above (intr
+    0x60, cpuid 0x72, hlt 0x78, msr 0x7c, vmmcall 0x81, npf 0x400), because VMX
+    reasons end at 75 (0x4b).  VMX: those below 0x40 that on SVM would be accesses to
     registers that do not exist (external interrupt 1, cpuid 10, hlt 12, cr 28,
-    io 30, ...), and any with a VMX flag, as of a failed entry.  A guest that
-    runs at all soon has some.  With both, as in a damaged trace, the greater number
-    of occurrences decides.
+    io 30, ...), and any with a VMX flag, such as that of a failed entry.  A running
+    guest soon has some.  If there are both, as in a damaged trace, the vendor with
+    more occurrences wins.
     """
     vmx = svm = 0
     for reason in reasons:
@@ -93,5 +93,5 @@ def vendor_of(reasons: Iterable[int]) -> Vendor | None:
 
 
 def exit_name(vendor: Vendor, reason: int) -> str | None:
-    """Return the name of ``reason``, the word as in the record, or None for an unknown one."""
+    """Return the name of ``reason``, a word as in the record, or None if it is unknown."""
     return VMX_REASONS.get(reason & _VMX_BASIC) if vendor == "vmx" else SVM_CODES.get(reason)

@@ -1,4 +1,4 @@
-"""TRC_GEN: records of the tracing machinery; and TRC_GUEST, what guests write themselves.
+"""TRC_GEN: records of the tracing machinery; and TRC_GUEST: records that guests write themselves.
 
 Source: xen/include/public/trace.h, xen/common/trace.c, tools/xentrace/xentrace.c,
 xen/arch/x86/hvm/hvm.c (HVMOP_xentrace).
@@ -21,17 +21,17 @@ EVENTS = (
               "current when it was written"),
     _gen(WRAP_BUFFER, "wrap_buffer", "TRC_TRACE_WRAP_BUFFER",
          lay("4.0+", (0, 1, 2, 3, 4, 5, 6, 7), timed=False),
-         # a gap of more than 7 words after the header is filled with the help of a TSC
+         # if more than 7 words remain after the header, a TSC fills two of them
          lay("4.0+", (6, 7)),
          note="filler up to the end of the ring; its words are stale"),
     _gen(CPU_CHANGE, "cpu_change", "TRC_TRACE_CPU_CHANGE",
          lay("4.0+", 2, "pcpu:w0 window_bytes:w1", timed=False),
          source="tools/xentrace/xentrace.c"),
-    # 4.2 has TRC_HW_IRQ_HANDLED in its place.
+    # 4.2 replaced it by TRC_HW_IRQ_HANDLED.
     _gen(ids.TRACE_IRQ, "trace_irq", "TRC_TRACE_IRQ",
          lay("4.0-4.1", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
          source="xen/arch/x86/irq.c"),
-    # The id's low bits are the guest's own (0x0800f000 is always set); here it stands for all of them.
+    # The guest chooses the id's low bits (0x0800f000 is always set); this entry covers all such ids.
     _guest(GUEST_CLASS_BIT, "guest", "TRC_GUEST",
            lay("4.1+", (0, 1, 2, 3, 4, 5, 6, 7),
                "data0:w0:hex data1:w1:hex data2:w2:hex data3:w3:hex data4:w4:hex data5:w5:hex data6:w6:hex",

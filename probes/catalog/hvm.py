@@ -1,11 +1,11 @@
-"""TRC_HVM: entries, exits and their handlers of hardware guests.
+"""TRC_HVM: VM entries and exits of hardware guests, and the exit handlers.
 
 Source: xen/include/public/trace.h, xen/arch/x86/hvm/.
 
-Entries and exits are timed, handlers are not: a handler's record lies between the
-VMEXIT before it and the VMENTRY behind it on the same pCPU.  Bit 8 of the
-id marks 64-bit addresses.  The narrow forms of ids that follow Xen's own width
-(_xen_width) end with the 32-bit Xen in 4.2; those of the guest's width do not.
+Entries and exits are timed, handlers are not: a handler's record lies between a
+VMEXIT and the following VMENTRY on the same pCPU.  Bit 8 of the id marks 64-bit
+addresses.  The narrow forms of ids that depend on Xen's own width (_xen_width)
+end with 32-bit Xen in 4.2; those that depend on the guest's width remain.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _svm = define(TraceClass.HVM, "xen/arch/x86/hvm/svm/svm.c")
 
 _NESTED = 0x400
 
-# A reason of before 4.19 may be either vendor's (exits.vendor_of), so it has no names here.
+# Before 4.19 a reason may be either vendor's (exits.vendor_of), so it has no names here.
 _EXIT = (2, "reason:w0:hex rip:w1:hex")
 _EXIT64 = (3, "reason:w0:hex rip:w1-w2:hex")
 _SVM_EXIT = (2, "reason:w0:hex:@svm rip:w1:hex")
@@ -37,10 +37,10 @@ _ENTRY_EXIT = (
          note="TRC_HVM_VMEXIT before 4.19, when SVM used it too"),
     _vmx(ids.HVM_VMX_EXIT | ids.WIDE, "vmexit", "TRC_HVM_VMX_EXIT64", lay("4.0+", *_EXIT64),
          note="TRC_HVM_VMEXIT64 before 4.19, when SVM used it too"),
-    # 4.19 gives SVM ids of its own.
+    # 4.19 gave SVM its own ids.
     _svm(ids.HVM_SVM_EXIT, "vmexit_svm", "TRC_HVM_SVM_EXIT", lay("4.19+", *_SVM_EXIT)),
     _svm(ids.HVM_SVM_EXIT | ids.WIDE, "vmexit_svm", "TRC_HVM_SVM_EXIT64", lay("4.19+", *_SVM_EXIT64)),
-    # A guest's own guest (L2): on SVM only, so the codes before 4.19 are SVM's here.
+    # Nested guests (L2): written on SVM only, so these codes are SVM's before 4.19 too.
     _svm(ids.HVM_VMENTRY | _NESTED, "vmentry_nested", "TRC_HVM_VMENTRY", lay("4.2+", 0)),
     _svm(ids.HVM_VMX_EXIT | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT", lay("4.2-4.18", *_SVM_EXIT)),
     _svm(ids.HVM_VMX_EXIT | ids.WIDE | _NESTED, "vmexit_nested", "TRC_HVM_VMEXIT64",
@@ -52,9 +52,9 @@ _ENTRY_EXIT = (
 
 
 def _xen_width(id: int, name: str, words: int, text: str) -> Iterator[Event]:
-    """Return both forms of a record whose last field is as wide as Xen's registers.
+    """Yield both forms of a record whose last field is as wide as Xen's registers.
 
-    ``words`` and ``text`` are those of the 32-bit form, with the field at the end.
+    ``words`` and ``text`` describe the 32-bit form, with that field at the end.
     """
     last = words - 1
     wide = text.replace(f"w{last}", f"w{last}-w{last + 1}")
@@ -64,7 +64,7 @@ def _xen_width(id: int, name: str, words: int, text: str) -> Iterator[Event]:
 
 
 _HANDLERS = (
-    # as wide as the guest: the narrow form lives on
+    # as wide as the guest: the narrow form is still written
     _hvm(0x82001, "pf_xen", "TRC_HVM_PF_XEN",
          lay("4.0+", 2, "error_code:w0:hex va:w1:hex", timed=False)),
     _hvm(0x82101, "pf_xen", "TRC_HVM_PF_XEN64",
@@ -92,7 +92,7 @@ _HANDLERS = (
          lay("4.13+", 6, "leaf:w0:hex subleaf:w1:hex eax:w2:hex ebx:w3:hex ecx:w4:hex edx:w5:hex",
              timed=False)),
     _hvm(ids.HVM_INTR, "intr", "TRC_HVM_INTR",
-         # the host's vector on VMX, nothing on SVM; Xen's own vectors are numbered so since 4.2
+         # the host's vector on VMX, no word on SVM; Xen's own vectors have these numbers since 4.2
          lay("4.0-4.1", (0, 1), "vector:w0:hex", timed=False),
          lay("4.2+", (0, 1), "vector:w0:hex:@vector", timed=False)),
     _hvm(0x82010, "nmi", "TRC_HVM_NMI", lay("4.0+", 0, timed=False)),
@@ -101,7 +101,7 @@ _HANDLERS = (
     _hvm(ids.HVM_HLT, "hlt", "TRC_HVM_HLT", lay("4.0+", 1, "runnable:w0", timed=False)),
     *_xen_width(0x82014, "invlpg", 2, "invlpga:w0 va:w1:hex"),
     _hvm(0x82015, "mce", "TRC_HVM_MCE", lay("4.0+", 0, timed=False)),
-    # Data are absent when they are in the guest's memory (string instructions).
+    # The data are absent if they are in guest memory (string instructions).
     _io(0x82016, "ioport_read", "TRC_HVM_IOPORT_READ",
         lay("4.0+", (1, 2), "port:w0:hex data:w1:hex", timed=False)),
     _io(0x82216, "ioport_write", "TRC_HVM_IOPORT_WRITE",
@@ -110,7 +110,7 @@ _HANDLERS = (
         lay("4.0+", (1, 2), "gpa:w0:hex data:w1:hex", timed=False)),
     _io(0x82217, "iomem_write", "TRC_HVM_IOMEM_WRITE",
         lay("4.0+", (1, 2), "gpa:w0:hex data:w1:hex", timed=False)),
-    # gpa above 4 GiB; 4.12 records 64 bits of data in place of 32
+    # gpa above 4 GiB; since 4.12 the data have 64 bits, before 32
     _io(0x82117, "iomem_read", "TRC_HVM_IOMEM_READ",
         lay("4.0-4.11", (2, 3), "gpa:w0-w1:hex data:w2:hex", timed=False),
         lay("4.12+", (2, 4), "gpa:w0-w1:hex data:w2-w3:hex", timed=False)),
@@ -135,16 +135,16 @@ _HANDLERS = (
         lay("4.11+", 3, "reg:w0 value:w1-w2:hex", timed=False)),
 )  # fmt: skip
 
-# Written by other means than the macro with the extra byte, below.
+# Not written with the macro that adds a byte (see below).
 _NOT_PADDED = frozenset({0x82016, 0x82216, 0x82017, 0x82217, 0x82117, 0x82317, 0x82021})
 
 
 def _padded_in_4_0(event: Event) -> Event:
-    """Return ``event`` with the form that 4.0.0 and 4.0.1 write.
+    """Return ``event`` with the additional form that 4.0.0 and 4.0.1 write.
 
-    Their HVMTRACE_ND passed a byte too many, which was rounded up to one stale word at
-    the end; 4.0.2 has the fix.  Not where that length means another thing later (the vector
-    of intr, the subleaf of cpuid).
+    Their HVMTRACE_ND passed one byte too many, which was rounded up to a stale word at
+    the end; 4.0.2 fixed it.  The form is left out if that length has another meaning too
+    (the vector of intr, the subleaf of cpuid).
     """
     taken = {words for layout in event.layouts for words in layout.words}
     first = next((layout for layout in event.layouts if layout.since == OLDEST), None)

@@ -1,7 +1,7 @@
 """TRC_HVM_EMUL: timers and interrupt controllers that Xen emulates for hardware guests.
 
 Source: xen/arch/x86/hvm/{hpet,rtc,vlapic,vpic}.c, xen/arch/x86/emul-i8254.c
-(xen/arch/x86/hvm/i8254.c before 4.12), since 4.5.  Times are nanoseconds.
+(xen/arch/x86/hvm/i8254.c before 4.12), since 4.5.  Times are in nanoseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVENTS = (
     _hpet(0x84001, "emul_hpet_start_timer", "TRC_HVM_EMUL_HPET_START_TIMER",
           lay("4.5+", 6, "timer:w0 irq:w1 delta_ns:w2-w3 period_ns:w4-w5")),
     _pit(0x84002, "emul_pit_start_timer", "TRC_HVM_EMUL_PIT_START_TIMER",
-         # low halves; period 0 is a single shot
+         # low halves; period 0 is a one-shot timer
          lay("4.5+", 2, "delta_ns:w0 period_ns:w1")),
     _rtc(0x84003, "emul_rtc_start_timer", "TRC_HVM_EMUL_RTC_START_TIMER",
          lay("4.5+", 2, "delta_ns:w0 period_ns:w1")),
@@ -42,6 +42,6 @@ EVENTS = (
     _pic(0x84010, "emul_pic_pend_irq_call", "TRC_HVM_EMUL_PIC_PEND_IRQ_CALL",
          lay("4.5+", 2, "accept:w0 int_output:w1")),
     _lapic(0x84011, "emul_lapic_pic_intr", "TRC_HVM_EMUL_LAPIC_PIC_INTR",
-           # accept is -1 without a vCPU to take it
+           # accept is -1 if there is no vCPU to take it
            lay("4.5+", 2, "target:w0 accept:w1:signed")),
 )  # fmt: skip

@@ -3,8 +3,8 @@
 Source: xen/arch/x86/acpi/cpu_idle.c, xen/arch/x86/cpu/mwait-idle.c,
 xen/drivers/cpufreq/utility.c, xen/arch/x86/irq.c.
 
-In 4.0 and 4.1 idle is written at 0x802001 and 0x802002.  4.2 moved it to 0x801002
-and 0x801003 and gave the old ids to interrupts; 4 and 6 words against 3 tell which is meant.
+4.0 and 4.1 write idle at 0x802001 and 0x802002.  4.2 moved it to 0x801002 and 0x801003
+and reused the old ids for interrupts; the lengths differ: 4 and 6 words for idle, 3 for interrupts.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from xtrace.probes.format import TraceClass
 _pm = define(TraceClass.HW, "xen/arch/x86/acpi/cpu_idle.c")
 _irq = define(TraceClass.HW, "xen/arch/x86/irq.c")
 
-# tick: nanoseconds of system time where the TSC does not stop in idle, else ticks of the ACPI PM
-# timer (3.579545 MHz); 32 bits of either.  cx: index of the C-state, or with mwait its type.
+# tick: nanoseconds of system time if the TSC does not stop in idle, otherwise ticks of the ACPI PM
+# timer (3.579545 MHz); the low 32 bits.  cx: index of the C-state, or its type with mwait.
 _ENTRY = "cx:w0 tick:w1 expected_us:w2 predicted_us:w3"
-# irq0 to irq3: vectors pending in the local APIC, 0 for none: what ended idle.
+# irq0 to irq3: vectors pending in the local APIC, which ended idle; 0 for none.
 _EXIT_4_0 = "cx:w0 tick:w1 irq0:w2:hex irq1:w3:hex irq2:w4:hex irq3:w5:hex"
 _EXIT = "cx:w0 tick:w1 irq0:w2:hex:@vector irq1:w3:hex:@vector irq2:w4:hex:@vector irq3:w5:hex:@vector"
 
-# pCPUs above 191 are cut off.
+# pCPUs above 191 are not recorded.
 _MASK = "irq:w0[15:0] vector:w0[31:16]:hex cpus_0:w1-w2:hex cpus_64:w3-w4:hex cpus_128:w5-w6:hex"
 
 EVENTS = (
@@ -47,7 +47,7 @@ EVENTS = (
     _irq(0x802007, "irq_unmapped_vector", "TRC_HW_IRQ_UNMAPPED_VECTOR",
          lay("4.2+", 1, "vector:w0:hex")),
     _irq(ids.HW_IRQ_HANDLED, "irq_handled", "TRC_HW_IRQ_HANDLED",
-         # low halves of the TSC before and after the handler; tsc_in is 0 if tracing began in between
+         # low halves of the TSC before and after the handler; tsc_in is 0 if tracing started in between
          lay("4.2+", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
          note="not written for direct APIC vectors (IPIs, the local APIC timer)"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Find what a record's shape means: its id, number of extra words, and whether it is timed."""
+"""Look up a record's shape: its id, number of extra words, and whether it is timed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xtrace.probes.format import GUEST_CLASS_BIT
 
 _MODULES = (gen, sched, credit, credit2, rtds, null, dom0op, hvm, hvm_emul, mem, pv, shadow, hw)
 
-#: Every event; those that share an id stand oldest first.
+#: All events by id; those that share an id are ordered oldest first.
 EVENTS: tuple[Event, ...] = tuple(
     sorted(
         (event for module in _MODULES for event in module.EVENTS),
@@ -36,7 +36,7 @@ for _event in EVENTS:
 
 
 def all_events() -> tuple[Event, ...]:
-    """Return every event of the catalogue, by id."""
+    """Return all events of the catalogue, ordered by id."""
     return EVENTS
 
 
@@ -46,7 +46,7 @@ def by_id(event_id: int) -> tuple[Event, ...]:
 
 
 def readings(event_id: int, words: int, timed: bool) -> list[tuple[Event, Layout]]:
-    """Return every reading of a shape in any version, oldest first."""
+    """Return all (event, layout) that a shape can have in any version, oldest first."""
     found = [
         (event, layout) for event in by_id(event_id) for layout in event.layouts if layout.fits(words, timed)
     ]
@@ -55,10 +55,10 @@ def readings(event_id: int, words: int, timed: bool) -> list[tuple[Event, Layout
 
 
 def find(event_id: int, words: int, timed: bool, versions: VersionRange) -> Match | None:
-    """Return how a record of that shape, written by one of ``versions``, is to be read.
+    """Return how to decode a record of a shape that one of ``versions`` wrote.
 
     Returns:
-        None for an id that no version knows.
+        None for an id that no version has.
     """
     events = by_id(event_id)
     if not events:
@@ -76,7 +76,7 @@ def find(event_id: int, words: int, timed: bool, versions: VersionRange) -> Matc
         ]
         return Match((known or list(events))[-1], None, "length")
     event, layout = possible[-1]
-    # Layouts that read the same are no alternative.
+    # Layouts with the same fields are not alternatives.
     others = tuple(
         (other, old) for other, old in possible[:-1] if other is not event or old.text != layout.text
     )

@@ -3,8 +3,8 @@
 Source: xen/common/{grant_table,memory}.c, xen/arch/x86/mm/p2m-{pt,pod}.c
 (xen/arch/x86/mm/p2m.c in 4.0 and 4.1).  Only grants are timed.
 
-4.18 gives domain and order a word each, in records of the same length: before,
-they share one and the next is stale.
+Since 4.18 domain and order have a word each, in records of the same length; before,
+they share a word and the next one is stale.
 """
 
 from __future__ import annotations

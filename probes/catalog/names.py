@@ -12,16 +12,16 @@ from xtrace.probes.catalog.exits import SVM_CODES, VMX_REASONS
 
 
 def _numbered(text: str) -> Mapping[int, str]:
-    """Return the words of ``text`` numbered from 0, "-" being a hole."""
+    """Return the words of ``text`` by number from 0; "-" marks an unused number."""
     return {number: name for number, name in enumerate(text.split()) if name != "-"}
 
 
 #: RUNSTATE_*, xen/include/public/vcpu.h
 RUNSTATES = _numbered("running runnable blocked offline")
 
-#: __HYPERVISOR_*, xen/include/public/xen.h.  6, 16 and 19 are the forms of before
-#: Xen 3.1 and of 3.2; tmem_op and, since 4.22, xenoprof_op are gone.  On x86 arch_0 is the
-#: MCA operation and arch_1 Xen's own continuation of a paging domctl.
+#: __HYPERVISOR_*, xen/include/public/xen.h.  6, 16 and 19 are the forms before
+#: Xen 3.1 and 3.2.  tmem_op is no longer there, nor is xenoprof_op since 4.22.  On x86 arch_0
+#: is the MCA operation and arch_1 Xen's own continuation of a paging domctl.
 HYPERCALLS = _numbered("""
     set_trap_table mmu_update set_gdt stack_switch set_callbacks fpu_taskswitch sched_op_compat platform_op
     set_debugreg get_debugreg update_descriptor - memory_op multicall update_va_mapping set_timer_op
@@ -38,7 +38,7 @@ SCHED_OPS = _numbered("yield block shutdown poll remote_shutdown shutdown_code w
 #: SHUTDOWN_*, xen/include/public/sched.h
 SHUTDOWN_REASONS = _numbered("poweroff reboot suspend crash watchdog soft_reset")
 
-#: EVTCHNOP_*, xen/include/public/event_channel.h (no record carries one: for guest-side probes)
+#: EVTCHNOP_*, xen/include/public/event_channel.h (not in any record; for probes in guests)
 EVTCHN_OPS = _numbered("""
     bind_interdomain bind_virq bind_pirq close send status alloc_unbound bind_ipi bind_vcpu unmask reset
     init_control expand_array set_priority reset_cont
@@ -63,7 +63,7 @@ TRAPS = _numbered("de db nmi bp of br ud nm df cso ts np ss gp pf spv mf ac mc x
 #: enum hvm_intsrc, xen/arch/x86/include/asm/hvm/hvm.h
 INTERRUPT_SOURCES = _numbered("none pic lapic nmi mce callback")
 
-#: Xen's own vectors since 4.2 (asm/irq-vectors.h); 4.0 and 4.1 have the timer one lower.
+#: Xen's own vectors since 4.2 (asm/irq-vectors.h); in 4.0 and 4.1 the timer is one lower.
 VECTORS: Mapping[int, str] = {
     0xF9: "pmu",
     0xFA: "lapic_timer",
@@ -74,7 +74,7 @@ VECTORS: Mapping[int, str] = {
     0xFF: "spurious",
 }
 
-#: By the name that the field notation uses.
+#: The tables by their names in the field notation.
 TABLES: Mapping[str, Mapping[int, str]] = {
     "grant_table_op": GRANT_TABLE_OPS,
     "hypercall": HYPERCALLS,

@@ -1,7 +1,7 @@
 """TRC_SCHED_CLASS, scheduler 5: null.
 
 Source: xen/common/sched/null.c (xen/common/sched_null.c before 4.14), since 4.10.
-``unit`` is the vCPU before 4.13.
+Before 4.13 ``unit`` is the vCPU.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Source: xen/arch/x86/pv/trace.c (xen/arch/x86/trace.c before 4.16),
 xen/common/trace.c and multicall.c for hypercalls.
 
-An id has bit 8 for a 64-bit guest.  4.3 moved the base from 0x20f000 to 0x201000
-and replaced TRC_PV_HYPERCALL by _V2, which has arguments and no RIP.  Xen is taken to be
-64-bit; 32-bit ones (to 4.2) write other lengths.
+Bit 8 of an id marks a 64-bit guest.  4.3 moved the base from 0x20f000 to 0x201000
+and replaced TRC_PV_HYPERCALL by _V2, which has arguments and no RIP.  The lengths are
+those of 64-bit Xen; 32-bit Xen (up to 4.2) writes other lengths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _pv = define(TraceClass.PV, "xen/arch/x86/pv/trace.c")
 
 _TRAP = "trapnr:w{0}[14:0]:@trap has_error_code:w{0}[15] error_code:w{0}[31:16]:hex"
 
-# number, name, (words, fields) for a 32-bit guest, for a 64-bit guest.  All carry the guest's RIP.
+# number, name, (words, fields) for a 32-bit guest, for a 64-bit guest.  All contain the guest's RIP.
 _ENTRIES: tuple[tuple[int, str, tuple[int, str] | None, tuple[int, str] | None], ...] = (
     (ids.PV_TRAP, "trap",
      (2, "rip:w0:hex " + _TRAP.format(1)),
@@ -32,7 +32,7 @@ _ENTRIES: tuple[tuple[int, str, tuple[int, str] | None, tuple[int, str] | None],
      (3, "rip:w0:hex addr:w1:hex error_code:w2:hex"),
      (5, "rip:w0-w1:hex addr:w2-w3:hex error_code:w4:hex")),
     (ids.PV_FORCED_INVALID_OP, "forced_invalid_op", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
-    # its RIP is behind the instruction already
+    # its RIP is already past the instruction
     (ids.PV_EMULATE_PRIVOP, "emulate_privop", (1, "rip:w0:hex"), (2, "rip:w0-w1:hex")),
     (9, "paging_fixup", (2, "rip:w0:hex addr:w1:hex"), (4, "rip:w0-w1:hex addr:w2-w3:hex")),
     (10, "gdt_ldt_mapping_fault",
@@ -52,7 +52,7 @@ def _entries() -> Iterator[Event]:
                           lay(versions, *layout))  # fmt: skip
 
 
-# Bits 31 to 20 tell two by two which of the arguments 0 to 5 follow.
+# Bits 20 to 31 give, with two bits each, how many words of arguments 0 to 5 follow.
 _HYPERCALL = "op:w0[19:0]:@hypercall argmask:w0[31:20]:hex arg_a:w1 arg_b:w2"
 
 EVENTS = (
@@ -72,7 +72,7 @@ EVENTS = (
     _pv(ids.PV_BASE_4_0 + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", lay("4.0-4.2", 1, "rip:w0:hex"),
         note="32-bit Xen only", source="xen/arch/x86/traps.c"),
     _pv(ids.PV_BASE + 7, "pv_emulate_4gb", "TRC_PV_EMULATE_4GB", note="defined since 4.3, never written"),
-    # 4.22 restores FPU state at the switch.
+    # 4.22 restores the FPU state on context switch, so it no longer writes this.
     _pv(ids.PV_BASE_4_0 + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.0-4.2", 0),
         source="xen/arch/x86/traps.c"),
     _pv(ids.PV_BASE + 8, "pv_math_state_restore", "TRC_PV_MATH_STATE_RESTORE", lay("4.3-4.21", 0),
@@ -81,7 +81,7 @@ EVENTS = (
 
 
 class Argument(NamedTuple):
-    """An argument of a hypercall, and the names its values have."""
+    """An argument of a hypercall, and the names of its values."""
 
     name: str
     value: int
@@ -90,7 +90,7 @@ class Argument(NamedTuple):
 
 _Names = Mapping[int, str]
 
-# What __trace_hypercall() records: op, then argument number, name and names.
+# The arguments that __trace_hypercall() records, by op and number: name, and names of the values.
 _ARGUMENTS: Mapping[int, Mapping[int, tuple[str, _Names | None]]] = {
     1: {1: ("count", None)},
     13: {1: ("count", None)},
@@ -104,7 +104,7 @@ _ARGUMENTS: Mapping[int, Mapping[int, tuple[str, _Names | None]]] = {
 def hypercall_arguments(extra: Sequence[int]) -> tuple[Argument, ...]:
     """Return the arguments in ``extra``, the words of a TRC_PV_HYPERCALL_V2 or _SUBCALL record.
 
-    Arguments that a short record lacks are left out.
+    Arguments missing from a short record are left out.
     """
     if not extra:
         return ()
@@ -113,7 +113,7 @@ def hypercall_arguments(extra: Sequence[int]) -> tuple[Argument, ...]:
     at = 1
     for number in range(6):
         words = (extra[0] >> (20 + 2 * number)) & 3
-        # 3 is reserved: where the next argument begins is then unknown
+        # 3 is reserved: the position of the next argument is then unknown
         if words == 3 or at + words > len(extra):
             break
         if words:

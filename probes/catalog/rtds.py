@@ -2,8 +2,8 @@
 
 Source: xen/common/sched/rt.c (xen/common/sched_rt.c before 4.14), since 4.5.
 
-4.7 turned {dom low, vcpu high} into {vcpu low, dom high}; 4.10 added the
-priority level.  ``unit`` is the vCPU before 4.13.  Times are nanoseconds.
+4.7 changed {dom low, vcpu high} to {vcpu low, dom high}; 4.10 added the
+priority level.  Before 4.13 ``unit`` is the vCPU.  Times are in nanoseconds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ EVENTS = (
           lay("4.5-4.6", 1, "cpu:w0[15:0]", timed=False),
           lay("4.7+", 1, "cpu:w0[15:0]")),
     _rtds(0x22802, "rtds_runq_pick", "TRC_RTDS_RUNQ_PICK",
-          # without words when nothing was picked
+          # without words if nothing was picked
           lay("4.5-4.6", (0, 5), f"{_SWAPPED} deadline_ns:w1-w2 budget_ns:w3-w4"),
           lay("4.7+", 5, f"{_UNIT} deadline_ns:w1-w2 budget_ns:w3-w4")),
     _rtds(0x22803, "rtds_budget_burn", "TRC_RTDS_BUDGET_BURN",
           lay("4.5-4.6", 4, f"{_SWAPPED} budget_ns:w1-w2:signed delta_ns:w3:signed"),
           lay("4.7-4.9", 4, f"{_UNIT} budget_ns:w1-w2:signed delta_ns:w3:signed"),
-          # has_extratime is a byte followed by stale ones before 4.18
+          # before 4.18 has_extratime is one byte, followed by stale bytes
           lay("4.10+", 6, f"{_UNIT} budget_ns:w1-w2:signed delta_ns:w3:signed priority_level:w4 "
                           "has_extratime:w5[7:0]")),
     _rtds(0x22804, "rtds_budget_replenish", "TRC_RTDS_BUDGET_REPLENISH",

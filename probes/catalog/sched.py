@@ -3,9 +3,9 @@
 Source: xen/include/public/trace.h, xen/common/sched/core.c (xen/common/schedule.c
 before 4.14).
 
-``unit`` is the scheduling unit since 4.13 and the vCPU before; with core scheduling
-off, as by default, they have the same number.  Times are nanoseconds of
-Xen's system time cut to 32 bits: they wrap at 4.29 s.
+``unit`` is the scheduling unit since 4.13 and the vCPU before; without core
+scheduling, the default, they have the same number.  Times are durations in nanoseconds
+of Xen's system time, cut to 32 bits: they wrap at 4.29 s.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EVENTS = (
     _sched(ids.CONTINUE_RUNNING, "continue_running", "TRC_SCHED_CONTINUE_RUNNING",
            lay("4.0+", 1, "vcpu:w0[15:0] dom:w0[31:16]")),
     _sched(0x28001, "dom_add", "TRC_SCHED_DOM_ADD",
-           # once a vCPU before 4.7, once a domain since
+           # per vCPU before 4.7, per domain since then
            lay("4.0-4.6", 2, "dom:w0 vcpu:w1"),
            lay("4.7+", 1, "dom:w0")),
     _sched(0x28002, "dom_rem", "TRC_SCHED_DOM_REM",
@@ -65,7 +65,7 @@ EVENTS = (
     _sched(0x2800B, "s_timer_fn", "TRC_SCHED_S_TIMER_FN", note="reserved, never written"),
     _sched(0x2800C, "t_timer_fn", "TRC_SCHED_T_TIMER_FN", note="reserved, never written"),
     _sched(0x2800D, "dom_timer_fn", "TRC_SCHED_DOM_TIMER_FN", note="reserved, never written"),
-    # 4.8 adds the vCPU to both.
+    # 4.8 added the vCPU to both.
     _sched(ids.SWITCH_INFPREV, "switch_infprev", "TRC_SCHED_SWITCH_INFPREV",
            lay("4.0-4.7", 2, "dom:w0 runtime_ns:w1"),
            lay("4.8+", 3, "dom:w0 unit:w1 runtime_ns:w2")),

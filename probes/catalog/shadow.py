@@ -2,9 +2,9 @@
 
 Source: xen/arch/x86/mm/shadow/multi.c, common.c and, since 4.22, oos.c.  Untimed.
 
-multi.c is compiled once for each number of the guest's page-table levels
-(2, 3 with PAE, 4) and the id says which: (levels - 2) << 8.  Addresses have 64 bits
-with 4 levels, page-table entries and frame numbers with 3 and 4.
+multi.c is compiled once for each number of guest page-table levels (2, 3 with
+PAE, 4), and the id contains (levels - 2) << 8.  Addresses have 64 bits with 4 levels,
+page-table entries and frame numbers with 3 and 4.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FRAME_ONLY = ((12, "wrmap_bf"), (13, "prealloc_unpin"), (14, "resync_full"), (1
 
 
 def _sequence(*fields: tuple[str, int]) -> tuple[int, str]:
-    """Return length and notation of ``fields``, each {name, words}, one after the other."""
+    """Return the total length and the notation of consecutive ``fields``, each (name, words)."""
     at = 0
     places = []
     for name, words in fields:
@@ -43,7 +43,7 @@ def _sequence(*fields: tuple[str, int]) -> tuple[int, str]:
 
 
 def _of_levels(levels: int) -> Iterator[Event]:
-    """Return the events of guests with so many page-table levels."""
+    """Yield the events of guests with ``levels`` page-table levels."""
     entry = 1 if levels == 2 else 2
     address = 2 if levels == 4 else 1
     base = _BASE | (levels - 2) << 8
@@ -56,13 +56,13 @@ def _of_levels(levels: int) -> Iterator[Event]:
         words, text = _sequence(("gl1e", entry), ("va", address), ("flags", 1))
         yield _shadow(base + number, f"shadow_{name}", f"TRC_SHADOW_{name.upper()}",
                       lay("4.0+", words, text, timed=False), constants=constants)  # fmt: skip
-    # The extra emulation count is written with 3 levels only.
+    # Xen writes the emulation count with 3 levels only.
     words, text = _sequence(("gl1e", entry), ("write_val", entry), ("va", address))
     text += f" flags:w{words}[28:0]:hex emulation_count:w{words}[31:29]"
     yield _shadow(base + 8, "shadow_emulate", "TRC_SHADOW_EMULATE",
                   lay("4.0+", words + 1, text, timed=False), constants=constants)  # fmt: skip
     for number, name in _UNSHADOW:
-        # 4.19 adds the flags
+        # 4.19 added the flags
         words, text = _sequence(("gfn", entry), ("va", address))
         yield _shadow(base + number, f"shadow_emulate_unshadow_{name}",
                       f"TRC_SHADOW_EMULATE_UNSHADOW_{name.upper()}",

@@ -1,4 +1,4 @@
-"""The two words that the tables are written in: lay() and the rows of define()."""
+"""The two functions that the tables are written with: lay() and define()."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _range = cache(VersionRange.parse)
 
 
 class Row(Protocol):
-    """Make an event of the class and source that define() was given."""
+    """The function that define() returns: makes an event of its class and source."""
 
     def __call__(
         self,
@@ -24,17 +24,17 @@ class Row(Protocol):
         source: str = "",
         constants: tuple[tuple[str, str], ...] = (),
     ) -> Event:
-        """Return the event; its layouts stand oldest first, and are none for a reserved id."""
+        """Return the event; layouts are oldest first, none for a reserved id."""
         ...
 
 
 def lay(
     versions: str, words: int | tuple[int, ...], text: str = "", *, timed: bool = True, note: str = ""
 ) -> Layout:
-    """Return the layout of ``versions``: "4.8+", "4.0-4.7" or "4.0".
+    """Return the layout for ``versions``, such as "4.8+", "4.0-4.7" or "4.0".
 
     Args:
-        words: number of extra words, or the numbers possible.
+        words: number of extra words, or the possible numbers.
         text: the fields, in the notation of catalog.types.
     """
     span = _range(versions)
@@ -43,7 +43,7 @@ def lay(
 
 
 def define(cls: TraceClass, source: str) -> Row:
-    """Return the maker of rows for one class, written in Xen's ``source`` unless they say otherwise."""
+    """Return the function that makes rows of one class, with ``source`` as default source in Xen."""
     default = source
 
     def row(

@@ -1,4 +1,4 @@
-"""The shapes of the catalogue: versions, fields, layouts, events.
+"""The types of the catalogue: versions, fields, layouts, events.
 
 A layout's fields are written in a compact notation and parsed on first use, so
 that importing the catalogue costs no more than building its tables::
@@ -11,7 +11,7 @@ that importing the catalogue costs no more than building its tables::
     rip:w1-w2            64 bits, low word first
     ...:signed           two's complement
     ...:hex              shown in hexadecimal (addresses, values, masks)
-    ...:@hypercall       numbers have names: names.TABLES["hypercall"]
+    ...:@hypercall       values have names: names.TABLES["hypercall"]
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Version(NamedTuple):
 
 
 OLDEST = Version(4, 0)
-#: The newest release read for the tables; later ones are taken to write the same.
+#: The newest release that the tables cover; later ones are assumed to write the same.
 NEWEST = Version(4, 22)
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRange:
-    """Releases from ``low`` to ``high``, both included; no ``high`` is open."""
+    """Releases from ``low`` to ``high``, both included; open-ended if ``high`` is None."""
 
     low: Version = OLDEST
     high: Version | None = None
@@ -86,7 +86,7 @@ class VersionRange:
         return self.low <= version and (self.high is None or version <= self.high)
 
     def overlaps(self, since: Version, until: Version | None) -> bool:
-        """Tell whether some version of the range lies from ``since`` to ``until``."""
+        """Return whether the range contains a version from ``since`` to ``until`` (None: open-ended)."""
         return (until is None or self.low <= until) and (self.high is None or since <= self.high)
 
     def __str__(self) -> str:
@@ -97,13 +97,13 @@ class VersionRange:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where a value stands in a record's extra words.
+    """The place of a value in a record's extra words.
 
     Attributes:
         word: index of its (first) extra word, 0 to 6.
         words: 1, or 2 for 64 bits with the low word first.
         shift, bits: lowest bit in the word, and width; 0 and 64 for two words.
-        table: name of its table of names, "" without one.
+        table: name of the table with the names of its values, or "".
     """
 
     name: str
@@ -117,7 +117,7 @@ class Field:
 
     @property
     def names(self) -> Mapping[int, str] | None:
-        """Names of the values, where they have any."""
+        """Names of the values, or None."""
         return TABLES[self.table] if self.table else None
 
     def value(self, extra: Sequence[int]) -> int:
@@ -166,11 +166,11 @@ def parse_fields(text: str) -> tuple[Field, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an event's extra words mean, from one version to another.
+    """What an event's extra words mean, in a range of versions.
 
     Attributes:
-        since, until: releases, both included; ``until`` None is still written.
-        words: the lengths it comes in.  Fields beyond a shorter record are absent.
+        since, until: releases, both included; ``until`` is None if it is still written.
+        words: the possible lengths.  Fields past the end of a shorter record are absent.
         timed: whether a TSC follows the header word.
         text: the fields in the notation of this module.
     """
@@ -188,25 +188,25 @@ class Layout:
         return parse_fields(self.text)
 
     def present(self, words: int) -> tuple[Field, ...]:
-        """Return the fields that a record of ``words`` extra words holds."""
+        """Return the fields that a record with ``words`` extra words contains."""
         return tuple(field for field in self.fields if field.word + field.words <= words)
 
     def fits(self, words: int, timed: bool) -> bool:
-        """Tell whether a record of that shape can have this layout."""
+        """Return whether a record of that shape can have this layout."""
         return timed == self.timed and words in self.words
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event id, as far as it keeps one meaning.
+    """One event id, for the versions in which it has one meaning.
 
     Attributes:
-        id: the 28 bits of the header word; several events may share one, of different versions.
-        name: for output and filters, [a-z0-9_]+; forms for 32- and 64-bit guests share it.
+        id: the 28 bits of the header word; events of different versions may share an id.
+        name: for output and filters, [a-z0-9_]+; the forms for 32- and 64-bit guests share it.
         xen_name: as in xen/include/public/trace.h.
         layouts: oldest first; empty for an id that is reserved but never written.
         constants: fields that follow from the id alone, such as a transition's states.
-        source: where in Xen it is written.
+        source: the file or folder in Xen that writes it.
     """
 
     id: int
@@ -221,12 +221,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How a record's shape is to be read.
+    """How to decode a record's shape.
 
     Attributes:
-        layout: None when quality is "length".
-        quality: "exact"; "ambiguous", several layouts are possible and this is the newest;
-            or "length", no layout of the event fits and only the raw words can be shown.
+        layout: None if quality is "length".
+        quality: "exact"; "ambiguous" if several layouts are possible and this is the newest;
+            or "length" if no layout of the event fits and only the raw words can be shown.
         alternatives: the other possible readings of an ambiguous shape, oldest first.
     """
 

@@ -1,1 +1,1 @@
-"""Records as lines of text."""
+"""Records as lines of text or JSON."""

@@ -1,8 +1,8 @@
-"""Batches of records to lines of text or JSON, by name and field.
+"""Render batches of records as lines of text or JSON, by name and field.
 
-The state that runs through the trace, the vCPU on each pCPU, is followed by one
-loop; what that loop chooses is written by several threads, into one buffer
-each, and given out in order.  What the lines look like is in render_templates.
+One loop tracks the vCPU that runs on each pCPU through the trace and chooses
+the rows to show; several threads write their lines, each into its own buffer,
+and the buffers are returned in order.  templates.py defines the line formats.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ _LOST_HEADER = TIMED_BIT | 4 << EXTRA_SHIFT | LOST_RECORDS
 _EXITS = (0x81002, 0x81102)
 _SVM_HAS_OWN_EXITS = (4, 19)
 
-# Lines written by a thread at a time: enough to forget the cost of a call, little enough for the cache.
+# Lines that a thread writes per call: enough to hide the cost of the call, few enough for the cache.
 _ROWS_PER_JOB = 8192
-# Templates that depend on a word 0; a trace has some dozens, what a hostile one has beyond is shown plainly.
+# Templates that depend on word 0: a trace has a few dozen.  Beyond _MAX_BY_WORD, as in a hostile trace,
+# the argument words are shown raw.
 _SLOTS = 4096
 _MAX_BY_WORD = 1024
 _MAX_TSC = np.iinfo(np.int64).max
@@ -66,12 +67,12 @@ class Choice:
     """Which records to show; the defaults show all.
 
     Attributes:
-        event: tells by event id and name.
-        pcpus: None for all.
-        domains, vcpus: those that run on the record's pCPU, vCPUs as (domain, number), and
-            (None, number) is that of any domain; none means all.
-        begin, end: from and to which time, the end not included; None is open.
-        limit: lines in all.
+        event: returns for an event id and name whether to show the event.
+        pcpus: the pCPUs to show; None means all.
+        domains, vcpus: show records while one of these runs on their pCPU.  A vCPU is (domain, number),
+            with None for any domain.  Empty means all.
+        begin, end: the time to show, ``end`` exclusive; None is open.
+        limit: maximum number of lines in total.
     """
 
     event: Callable[[int, str], bool] | None = None
@@ -92,10 +93,10 @@ EVERYTHING = Choice()
 
 
 class Pushdown:
-    """The choice by event as a filter for the reader, from behind the trace's first record on.
+    """The choice by event as a filter for the reader, in effect after the trace's first timed record.
 
-    That record has to be seen, since times count from it; and so have those that tell which vCPU
-    runs, whatever is shown.
+    That record must not be filtered out, because times count from it; nor must those that show which
+    vCPU runs.
     """
 
     def __init__(self, event: Callable[[int, str], bool] | None) -> None:
@@ -103,7 +104,7 @@ class Pushdown:
         self._begins = False
 
     def __call__(self, event_id: int) -> bool:
-        """Tell whether the reader is to give out records of the id."""
+        """Return whether the reader must return records of the id."""
         if event_id == WRAP_BUFFER:
             return False
         if not self._begins or self._event is None or event_id in _TRACKED:
@@ -112,7 +113,7 @@ class Pushdown:
         return any(self._event(event_id, name) for name in names)
 
     def batches(self, reader: TraceReader) -> Iterator[RecordBatch]:
-        """Yield the batches of ``reader``, which has this filter as its own."""
+        """Yield the batches of ``reader``, which must have this filter as its ``wanted``."""
         for batch in reader:
             if not self._begins and _has_time(batch).any():
                 self._begins = True
@@ -123,16 +124,16 @@ class Pushdown:
 
 
 class Renderer:
-    """Write the lines of a trace, batch by batch in order.
+    """Render the lines of a trace, batch by batch in order.
 
     Args:
-        versions: which Xen wrote the trace.
-        hz: TSC cycles per second, for Unit.SECONDS and for times of the choice in seconds.
-        threads: how many write at a time.
+        versions: the Xen versions that may have written the trace.
+        hz: TSC cycles per second, for Unit.SECONDS and for a choice of time in seconds.
+        threads: number of threads that write lines.
 
     Attributes:
         origin: the TSC that times count from, once a timed record has been seen.
-        is_done: whether nothing more can come: the limit or the end of the time is reached.
+        is_done: whether no more lines can follow, because the limit or ``to_time`` is reached.
     """
 
     def __init__(
@@ -173,9 +174,9 @@ class Renderer:
         self._spare: list[U8] = []
 
     def lines(self, batches: Iterable[RecordBatch]) -> Iterator[memoryview]:
-        """Yield whole lines; what is yielded is valid until the next is asked for.
+        """Yield blocks of complete lines; each is valid until the next one is requested.
 
-        The reader keeps KEEP_BATCHES batches valid.
+        The reader must keep KEEP_BATCHES batches valid.
         """
         older: deque[Future[tuple[U8, int]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
@@ -194,7 +195,7 @@ class Renderer:
             self._spare.append(out)
 
     def _jobs(self, batch: RecordBatch) -> list[Callable[[], tuple[U8, int]]]:
-        """Choose the rows of ``batch`` and return what writes them, in order."""
+        """Choose the rows of ``batch`` and return the jobs that write them, in order."""
         self._learn(batch.shapes)
         self._find_origin(batch)
         row, vcpu, template, count = self._choose(batch)
@@ -233,7 +234,7 @@ class Renderer:
         return job
 
     def _buffer(self, size: int) -> U8:
-        """Return a spare buffer, if one is large enough, or a new one."""
+        """Return a spare buffer if it is large enough, otherwise a new one."""
         try:
             spare = self._spare.pop()
         except IndexError:
@@ -243,7 +244,7 @@ class Renderer:
     # --- which rows ------------------------------------------------------------------------
 
     def _choose(self, batch: RecordBatch) -> tuple[U32, I64, I32, int]:
-        """Return the rows to show, the vCPU that runs and the template of each, and their number."""
+        """Return the rows to show, the running vCPU and the template of each, and their number."""
         size = len(batch)
         row, vcpu, template = np.empty(size, np.uint32), np.empty(size, np.int64), np.empty(size, np.int32)
         at = count = 0
@@ -277,9 +278,9 @@ class Renderer:
         )
 
     def _is_beyond(self, batch: RecordBatch) -> bool:
-        """Tell whether all of ``batch`` is later than what is asked for.
+        """Return whether all of ``batch`` is later than the choice's ``end``.
 
-        A pCPU whose TSC goes back afterwards is not waited for.
+        It does not wait for a pCPU whose TSC goes backwards after that.
         """
         if self._choice.end is None or not len(batch):
             return False
@@ -294,12 +295,12 @@ class Renderer:
         first = int(timed.argmax())
         self.origin = int(batch.tsc[first])
         if batch.shapes.header[batch.shape[first]] == _LOST_HEADER:
-            # It stands where its blind interval begins.
+            # It is sorted by the start of its blind interval.
             extra = batch.extra(first)
             self.origin = min(self.origin, int(extra[2]) | int(extra[3]) << 32)
 
     def _learn(self, shapes: ShapeTable) -> None:
-        """Note of new shapes whether they are shown and what they say of the vCPU that runs."""
+        """Note for each new shape whether to show it and what it shows about the running vCPU."""
         for shape in range(self._shapes_known, shapes.size):
             header = int(shapes.header[shape])
             self._role[shape] = _role(header)
@@ -313,7 +314,7 @@ class Renderer:
     # --- templates -------------------------------------------------------------------------
 
     def _add_template(self, batch: RecordBatch, row: int) -> None:
-        """Make the template that ``row`` lacks."""
+        """Make the missing template of ``row``."""
         shape = int(batch.shape[row])
         header = int(batch.shapes.header[shape])
         if shape != OVERFLOW_SHAPE and header & EVENT_MASK in _EXITS and self._vendor is None:
@@ -337,7 +338,7 @@ class Renderer:
 
 
 def _has_time(batch: RecordBatch) -> npt.NDArray[np.bool_]:
-    """Return which rows have a TSC of their own; that of a filler is none."""
+    """Return which rows have a TSC of their own; that of a filler does not count."""
     shapes = batch.shapes
     has_time: npt.NDArray[np.bool_] = shapes.timed & (shapes.event != WRAP_BUFFER)
     return has_time[batch.shape]
@@ -355,12 +356,12 @@ def _role(header: int) -> int:
 
 
 def _vendor(batch: RecordBatch) -> Vendor | None:
-    """Return whose exit reasons the batch has."""
+    """Return the CPU vendor that the batch's exit reasons belong to."""
     shapes = batch.shapes
     exits = np.isin(shapes.event, _EXITS) & (shapes.words > 0)
     rows = exits[batch.shape]
     reasons, counts = np.unique(batch.words[batch.start[rows]], return_counts=True)
-    # vendor_of() weighs by occurrence: a few of each reason weigh the same way.
+    # vendor_of() weighs by occurrence; up to 1000 of each reason are enough.
     return vendor_of(
         reason
         for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True)

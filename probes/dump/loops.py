@@ -1,8 +1,8 @@
-"""The renderer's hot loops, compiled with numba: which records to show, and their lines as bytes.
+"""The renderer's hot loops, compiled with numba: choose the records to show and write their lines.
 
-A line is a template: a row of operations, each of which copies a literal and
-then writes one value.  lines.py compiles the templates from the catalogue;
-``tests/oracle/render.py`` is the slow, obvious twin.
+A line is rendered from a template: a list of operations, each of which copies a
+literal and then writes one value.  templates.py makes the templates from the
+catalogue; ``tests/oracle/render.py`` is the slow reference implementation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from xtrace.probes.kept_loops import kept_loop, part
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
-# What an operation writes behind its literal.
+# What an operation writes after its literal.
 PUT_NOTHING = 0
 PUT_TSC = 1
 PUT_TIME = 2
@@ -29,7 +29,7 @@ PUT_SIGNED = 9
 PUT_HEX = 10
 PUT_NAME_ELSE_UNSIGNED = 11
 PUT_NAME_ELSE_HEX = 12
-#: The literal and the name with a quote behind it, or, without a name, nothing at all.
+#: The literal, the name and a closing quote; nothing at all if the value has no name.
 PUT_NAME_IF_ANY = 13
 
 # Columns of an operation; width is that of the column for time, pCPU and vCPU.
@@ -49,16 +49,16 @@ UNIT_CYCLES = 0
 UNIT_SECONDS = 1
 UNIT_TSC = 2
 
-# What a shape's records say of the vCPU that runs on their pCPU.
+# What a shape's records show about the vCPU that runs on their pCPU.
 ROLE_NONE = 0
 ROLE_RUNS = 1  # word 0 is {vcpu, dom} and runs from here on
 ROLE_STOPS = 2  # word 0 is {vcpu, dom} and ran up to here
-ROLE_LOST = 3  # word 1 is {dom, vcpu} and runs behind the blind interval
+ROLE_LOST = 3  # word 1 is {dom, vcpu} and runs after the blind interval
 
-#: No vCPU is known to run.
+#: The running vCPU is not known.
 UNKNOWN_VCPU = -1
 
-# Templates of a shape that are none.
+# Values in place of a shape's template.
 TEMPLATE_MISSING = -1
 TEMPLATE_BY_WORD = -2
 
@@ -78,7 +78,7 @@ _U8_1D = nb.types.Array(nb.uint8, 1, "C")
 
 
 def slot_of(key: int, slots: int) -> int:
-    """Return the first of ``slots``, a power of two, to try for ``key``."""
+    """Return the first slot to try for ``key``; ``slots`` is a power of two."""
     return (key ^ (key >> 20) ^ (key >> 32)) & (slots - 1)
 
 
@@ -126,14 +126,14 @@ def choose(
     from_tsc, last_tsc,
     out_row, out_vcpu, out_template,
 ):  # fmt: skip
-    """List the rows to show from ``row`` on, each with the vCPU that runs and with its template.
+    """List the rows to show from ``row`` on, each with the running vCPU and its template.
 
-    A vCPU is {domain, vcpu} as domain << 16 | vcpu.  A record that it starts or stops to run
-    counts as its own.  An empty list of domains means all; so do no vCPUs and no numbers.
+    A vCPU is encoded as domain << 16 | vcpu.  A record of a vCPU that starts or stops running
+    counts as a record of that vCPU.  With no domains all match; likewise with no vCPUs and no numbers.
 
     Returns:
-        (row where it stopped, rows chosen).  That row is the end of the batch, or one
-        whose template is missing, or, at ``limit``, any.
+        (row where it stopped, rows chosen).  It stops at the end of the batch, at a row whose
+        template is missing, or when ``limit`` rows are chosen.
     """
     by_domain = len(domains) > 0
     by_vcpu = len(vcpus) + len(numbers) > 0
@@ -171,14 +171,14 @@ def choose(
 
 
 def _place(context, builder, array_type, array, index, pointed):
-    """Return a pointer to item ``index`` of a byte array, as one to ``pointed``."""
+    """Return a pointer to item ``index`` of a byte array, cast to a pointer to ``pointed``."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), pointed.as_pointer())
 
 
 @intrinsic
 def _copy_16(_typing_context, out, at, source, begin):
-    """Copy 16 bytes, aligned or not, by one load and one store."""
+    """Copy 16 bytes, aligned or not, with one load and one store."""
 
     def generate(context, builder, signature, arguments):
         block = ir.VectorType(ir.IntType(8), 16)
@@ -192,7 +192,7 @@ def _copy_16(_typing_context, out, at, source, begin):
 
 @intrinsic
 def _store_8(_typing_context, out, at, value):
-    """Store the 8 bytes of a uint64, the lowest first, aligned or not."""
+    """Store the 8 bytes of a uint64, lowest first, aligned or not."""
 
     def generate(context, builder, signature, arguments):
         to = _place(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64))
@@ -202,8 +202,7 @@ def _store_8(_typing_context, out, at, value):
     return nb.types.void(out, at, nb.uint64), generate
 
 
-# What follows may write whole blocks and says how much of them counts: the rest is overwritten by
-# what comes next.
+# The functions below may write past the position that they return; the next write overwrites the excess.
 
 
 @part
@@ -226,10 +225,10 @@ def _put_spaces(out, at, end):
 
 @part
 def _eight_digits(value):
-    """Return the decimal digits of a number below 10**8 as bytes 0 to 9, the first digit lowest.
+    """Return the 8 decimal digits of a number below 10**8 as bytes 0 to 9, first digit in the lowest byte.
 
-    Splits into halves three times, all parts at once: 10486 / 2**20 and 103 / 2**10 stand for
-    1 / 100 and 1 / 10 where the numbers are that small.
+    Splits into halves three times, all parts in parallel.  10486 / 2**20 and 103 / 2**10 replace
+    1 / 100 and 1 / 10, which is exact for numbers this small.
     """
     high = value // np.uint64(10_000)
     fours = high | ((value - high * np.uint64(10_000)) << np.uint64(32))
@@ -241,14 +240,14 @@ def _eight_digits(value):
 
 @part
 def _put_eight(out, at, value):
-    """Write a number below 10**8 with all its leading zeros."""
+    """Write a number below 10**8 as 8 digits, with leading zeros."""
     _store_8(out, at, _eight_digits(value) | np.uint64(0x3030_3030_3030_3030))
     return at + 8
 
 
 @part
 def _put_decimal(out, at, value):
-    """Write an unsigned 64-bit number and return where it ends."""
+    """Write an unsigned 64-bit number in decimal and return its end."""
     ten = np.uint64(10)
     myriad = np.uint64(10_000)
     digits = 1
@@ -284,7 +283,7 @@ def _put_decimal(out, at, value):
 
 @part
 def _eight_hex(value):
-    """Return the 8 hexadecimal digits of a 32-bit number as text, the first digit lowest."""
+    """Return the 8 hexadecimal digits of a 32-bit number as ASCII, first digit in the lowest byte."""
     spread = (value | (value << np.uint64(16))) & np.uint64(0x0000_FFFF_0000_FFFF)
     spread = (spread | (spread << np.uint64(8))) & np.uint64(0x00FF_00FF_00FF_00FF)
     spread = (spread | (spread << np.uint64(4))) & np.uint64(0x0F0F_0F0F_0F0F_0F0F)
@@ -292,7 +291,7 @@ def _eight_hex(value):
         0x0101_0101_0101_0101
     )
     text = spread + np.uint64(0x3030_3030_3030_3030) + is_letter * np.uint64(0x27)
-    # The lowest digit is in the lowest byte: turn the bytes round.
+    # Now the last digit is in the lowest byte: reverse the bytes.
     text = (text >> np.uint64(32)) | (text << np.uint64(32))
     pairs = np.uint64(0x0000_FFFF_0000_FFFF)
     text = ((text >> np.uint64(16)) & pairs) | ((text & pairs) << np.uint64(16))
@@ -302,7 +301,7 @@ def _eight_hex(value):
 
 @part
 def _put_small_hex(out, at, value):
-    """Write a 32-bit number in hexadecimal."""
+    """Write a 32-bit number in hexadecimal, without leading zeros."""
     digits = (
         np.int64(1)
         + (value >= np.uint64(0x10))
@@ -332,7 +331,7 @@ def _put_hex(out, at, value):
 
 @part
 def _put_right(out, at, width, begin, end):
-    """Move what was written at ``begin`` to ``end`` so that it ends a column of ``width`` at ``at``."""
+    """Move the text from ``begin`` to ``end`` into a column of ``width`` at ``at``, right-aligned."""
     length = end - begin
     at = _put_spaces(out, at, at + width - length)
     return _put_bytes(out, at, out, begin, length)
@@ -340,7 +339,7 @@ def _put_right(out, at, width, begin, end):
 
 @part
 def _put_time(out, at, width, unit, tsc, origin, hz):
-    """Write a time to the end of a column; it is composed behind the column first."""
+    """Write a time right-aligned in a column; it is first composed after the column, then moved."""
     begin = at + width + 16
     end = begin
     if unit == UNIT_TSC:
@@ -381,7 +380,7 @@ def _put_vcpu(out, at, vcpu):
 
 @part
 def _put_current(out, at, vcpu, fixed):
-    """Write the vCPU that runs; of the idle domain's the number is the pCPU's and left out."""
+    """Write the running vCPU; for the idle domain "idle", because its vCPU number is the pCPU."""
     if vcpu >> 16 == IDLE_DOMAIN:
         return _put_bytes(out, at, fixed, 0, 4)
     return _put_vcpu(out, at, vcpu)
@@ -425,10 +424,10 @@ def render(
     unit, origin, hz,
     out,
 ):  # fmt: skip
-    """Write the lines of chosen rows ``first`` to ``end`` and return the bytes written.
+    """Write the lines of chosen rows from ``first`` to before ``end`` and return the bytes written.
 
-    ``out`` has room for every line at its longest, and ``literals`` and ``fixed`` 16 bytes more than
-    they use, for bytes are moved by 16.
+    ``out`` must have room for each line at its longest, and ``literals`` and ``fixed`` must have 16 spare
+    bytes at the end, because bytes are copied 16 at a time.
     """
     at = 0
     for index in range(first, end):
@@ -475,7 +474,7 @@ def render(
             if put == PUT_TIME:
                 width = ops[op, OP_WIDTH]
                 if not timed and tsc[row] == 0:
-                    # Nothing timed stands before it on its pCPU.
+                    # There is no timed record before it on its pCPU.
                     at = _put_spaces(out, at, at + width)
                     out[at - 1] = np.uint8(_MINUS)
                 else:

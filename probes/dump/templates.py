@@ -1,12 +1,12 @@
-"""Templates of lines, made from the catalogue: what loops.render() fills in.
+"""Templates of lines, made from the catalogue; loops.render() fills them in.
 
-Text, one record a line::
+Text, one record per line::
 
     0.058958365 p1  d3v0  pv_hypercall op=vcpu_op cmd=set_singleshot_timer vcpu=1
 
-time, pCPU, the vCPU that runs there, event, fields.  A ``+`` behind the time says
-that the record is untimed: it is from that time or later.  JSON, one object a line, has the
-same as keys; a field whose name is taken by one of them has a ``_`` behind it.
+The columns are time, pCPU, the vCPU that runs there, event, fields.  A ``+`` after the time
+marks an untimed record, written at that time or later.  JSON, one object per line, has the
+same as keys; a field with the name of one of the other keys gets a ``_`` appended.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from xtrace.probes.dump import loops as k
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, GUEST_CLASS_BIT, TIMED_BIT
 from xtrace.probes.reader.batches import I64, OVERFLOW_SHAPE, U8
 
-#: Keys of a JSON line that are no fields; "timed" is there, and false, for untimed records.
+#: Keys of a JSON line that are not fields; only untimed records have "timed", and it is false.
 RESERVED_KEYS = frozenset({"tsc", "pcpu", "current", "event", "name", "words", "timed"})
 
-#: What a record of an id that the catalogue does not have is called.
+#: Name of records whose id is not in the catalogue.
 UNKNOWN_NAME = "unknown"
-#: What the records beyond the reader's table of shapes are called: their ids are not kept.
+#: Name of records that do not fit in the reader's table of shapes: their ids are not kept.
 OVERFLOW_NAME = "beyond_shape_table"
 
 _TIME_WIDTH = 12
@@ -42,19 +42,19 @@ _VENDOR_NAMES: Mapping[Vendor, Mapping[int, str]] = {"vmx": VMX_REASONS, "svm": 
 
 _ARGUMENT_MASK = "argmask"
 
-# The most bytes that an operation writes behind its literal; columns and names come on top.
+# The most bytes that an operation writes after its literal, not counting columns and names.
 _LONGEST = 64
 
 
 class Style(Enum):
-    """How a line is written."""
+    """The format of a line."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class Unit(Enum):
-    """What the times of text lines are: since the trace's first record, or the host's TSC itself."""
+    """Unit of the times in text lines: since the trace's first record, or for TSC the host's TSC itself."""
 
     CYCLES = k.UNIT_CYCLES
     SECONDS = k.UNIT_SECONDS
@@ -62,7 +62,7 @@ class Unit(Enum):
 
 
 class Part(NamedTuple):
-    """A field as shown: a place in the record, and names for its values."""
+    """A field to show: its place in the record, and names of its values."""
 
     name: str
     place: Field
@@ -71,11 +71,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the records of a shape show.
+    """How to show the records of a shape.
 
     Attributes:
-        event: the catalogue's, or None for an id that it does not have.
-        by_word: whether word 0 decides on the fields, as that of a hypercall does.
+        event: the catalogue's event, or None if the id is not in the catalogue.
+        by_word: whether the fields depend on word 0, as with hypercalls.
     """
 
     name: str
@@ -88,18 +88,18 @@ class Reading:
 def read_shape(
     header: int, versions: VersionRange, vendor: Vendor | None = None, word0: int | None = None
 ) -> Reading:
-    """Return what records of one shape show.
+    """Return how to show the records of a shape.
 
     Args:
         header: the shape's header word.
-        vendor: whose exit reasons are those under the id that VMX and, before 4.19, SVM use.
-        word0: a first word, where that decides on the fields.
+        vendor: the vendor of the exit reasons under the id that VMX and, before 4.19, SVM use.
+        word0: the first extra word, if the fields depend on it.
     """
     words = header >> EXTRA_SHIFT & EXTRA_MASK
     timed = bool(header & TIMED_BIT)
     match = find(header & EVENT_MASK, words, timed, versions)
     if match is None or match.layout is None:
-        # Before it is called a strange length: another version may know it.
+        # Another version may have a layout of this length.
         match = find(header & EVENT_MASK, words, timed, VersionRange()) or match
     if match is None:
         return Reading(UNKNOWN_NAME, None, (), tuple(_raw_parts(words)))
@@ -128,7 +128,7 @@ def _names(event: Event, place: Field, vendor: Vendor | None) -> Mapping[int, st
 
 
 def _argument_parts(word0: int, words: int) -> Iterator[Part]:
-    """Yield the arguments of a hypercall record of ``words`` words that begins with ``word0``."""
+    """Yield the arguments of a hypercall record with ``words`` extra words, the first one ``word0``."""
     at = 1
     widths = (word0 >> shift & 3 for shift in range(20, 32, 2))
     present = [width for width in widths if width]
@@ -141,7 +141,7 @@ def _argument_parts(word0: int, words: int) -> Iterator[Part]:
         at += width
 
 
-# Arguments that are numbers to read, where the others are addresses and flags.
+# Arguments to show in decimal; the others are addresses and flags.
 _COUNTS = frozenset({"count", "vcpu"})
 
 
@@ -157,7 +157,7 @@ class _Op(NamedTuple):
 
 
 class _Line:
-    """Collects literals and values; literals gather until a value comes."""
+    """Builds a template; literals accumulate until the next value."""
 
     def __init__(self) -> None:
         self.ops: list[_Op] = []
@@ -179,16 +179,16 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """The templates as the kernel takes them.
+    """The templates as arrays for loops.render().
 
     Attributes:
         first_op: int64 [templates + 1].
         timed: uint8 [templates].
         ops: int64 [operations, OP_COLUMNS].
         literals: uint8, all literal bytes and names.
-        table_name: int64 [tables + 1], each table's first name.
+        table_name: int64 [tables + 1], index of each table's first name.
         name_value, name_place, name_bytes: int64 [names].
-        longest_bytes: bound on the length of a line.
+        longest_bytes: upper bound on the length of a line.
     """
 
     first_op: I64
@@ -204,7 +204,7 @@ class Arrays:
 
 @dataclass(slots=True)
 class TemplateBook:
-    """The templates in use, which grow as shapes turn up; the arrays given out never change."""
+    """The templates in use, extended as new shapes appear; arrays that were returned never change."""
 
     style: Style
     unit: Unit
@@ -272,7 +272,7 @@ class TemplateBook:
             line.say(f" {name}={value}")
         for part in reading.parts:
             if part.name == _ARGUMENT_MASK and not reading.by_word:
-                continue  # the arguments themselves stand behind it
+                continue  # the arguments themselves follow
             line.say(f" {part.name}=")
             line.put_field(_text_put(part), part.place, self._table(part.names))
 

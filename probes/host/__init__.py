@@ -1,1 +1,1 @@
-"""What dom0 knows of its Xen host, what a recorder changes there, and how that is taken back."""
+"""Query and control the Xen host from dom0: its domains, tools, trace buffers and TSC."""

@@ -1,4 +1,4 @@
-"""This dom0 itself: whether it is one, its kernel, its processes, and whether software emulates it."""
+"""This machine: whether it is a dom0, its kernel, its processes, and whether software emulates it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xtrace.probes.host.texts import bounded, read
 
 _HYPERVISOR = Path("/sys/hypervisor")
 _CAPABILITIES = Path("/proc/xen/capabilities")
-#: Whose instructions Xen's VPMU lets dom0 sample; not there without one.
+#: Which instructions Xen's VPMU lets dom0 sample; missing without a VPMU.
 PMU_MODE = _HYPERVISOR / "pmu" / "pmu_mode"
 #: XENFEAT_dom0 (Xen, public/features.h).
 _FEATURE_DOM0 = 1 << 11
 
 
 def why_no_dom0() -> str:
-    """Return why this is not a dom0 that may control its Xen, or ""."""
+    """Return why this is not a dom0 that may control its Xen, or "" if it is."""
     kind = read(_HYPERVISOR / "type")
     if kind != "xen":
         return "this machine does not run under Xen"
@@ -35,9 +35,9 @@ def why_no_dom0() -> str:
 
 
 def is_emulated() -> bool:
-    """Tell whether QEMU's software emulation runs this machine, by what its CPU says of itself.
+    """Return whether QEMU's software emulation (TCG) runs this machine, according to CPUID.
 
-    False where the CPU cannot be asked.
+    False if CPUID cannot be read.
     """
     try:
         _eax, *words = RawTsc().cpuid(0x4000_0000)
@@ -47,7 +47,7 @@ def is_emulated() -> bool:
 
 
 def kernel_facts() -> dict[str, Any]:
-    """Return what this kernel is, and what it thinks of the TSC."""
+    """Return facts about this kernel: version, command line, CPUs, clock source, TSC flags."""
     clock = Path("/sys/devices/system/clocksource/clocksource0")
     flags = re.search(r"^flags\s*:(.*)", read(Path("/proc/cpuinfo")), re.MULTILINE)
     name = os.uname()
@@ -67,7 +67,7 @@ def kernel_facts() -> dict[str, Any]:
 
 
 def running(name: str) -> list[int]:
-    """Return the processes of that name, but for those that have ended and wait for their parent."""
+    """Return the ids of processes of that name, without zombies."""
     found = [path.parent for path in Path("/proc").glob("[0-9]*/comm") if read(path) == name]
     ended = re.compile(r"^State:\s*[ZX]", re.MULTILINE)
     return sorted(int(path.name) for path in found if not ended.search(read(path / "status")))

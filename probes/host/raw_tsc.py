@@ -1,8 +1,8 @@
-"""The raw TSC, read from Python: a few instructions of machine code, called through ctypes.
+"""Read the raw TSC from Python with a few instructions of machine code, called through ctypes.
 
-In a PV dom0 user space reads the TSC that Xen stamps its records with.  A reading
-before and one after a call bound the time of the call; Python's own calls would
-take ten times as long.
+In a PV dom0, user space reads the same TSC that Xen puts into its records.  Reading it
+immediately before and after a call bounds the time of the call; doing so with separate
+Python calls would take ten times as long.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PAGE_BYTES = mmap.PAGESIZE
 
 
 class RawTsc:
-    """A page of code, and what it reads.
+    """A page of machine code that reads the TSC and CPUID.
 
     Raises:
-        TraceError: the machine is no x86-64, or forbids such a page.
+        TraceError: the machine is not x86-64 or forbids executable pages.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class RawTsc:
         self._ioctl = ctypes.cast(library.ioctl, ctypes.c_void_p)
 
     def pair(self, tries: int = 5) -> tuple[int, int, int]:
-        """Return (TSC, CLOCK_MONOTONIC in ns, TSC), the narrowest of so many."""
+        """Return (TSC, CLOCK_MONOTONIC in ns, TSC), the narrowest of ``tries`` readings."""
         best = (0, 0, 1 << 64)
         for _ in range(tries):
             self._bracket(self._out, self._gettime, _CLOCK_MONOTONIC, ctypes.addressof(self._time), 0)
@@ -77,14 +77,14 @@ class RawTsc:
         return best
 
     def ioctl(self, fd: int, request: int, address: int) -> tuple[int, int, int, int]:
-        """Call ioctl and return (TSC before, what it returned, errno or 0, TSC after)."""
+        """Call ioctl and return (TSC before, its return value, errno or 0, TSC after)."""
         self._bracket(self._out, self._ioctl, fd, request, address)
         before, after, result = self._out
         code = ctypes.c_int(result & 0xFFFF_FFFF).value
         return before, code, ctypes.get_errno() if code < 0 else 0, after
 
     def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
-        """Return eax, ebx, ecx, edx of a CPUID leaf, as this process sees it."""
+        """Return (eax, ebx, ecx, edx) of a CPUID leaf, as this process sees it."""
         out = (ctypes.c_uint32 * 4)()
         self._cpuid(out, leaf)
         return out[0], out[1], out[2], out[3]

@@ -1,4 +1,4 @@
-"""Xen's trace buffer, asked through the host's own libxenctrl."""
+"""Query Xen's trace buffers and switch tracing off, through the host's own libxenctrl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from xtrace.probes.errors import TraceError
 
-# Debian keeps one for each Xen; elsewhere it is the system's.
+# Debian has one for each Xen version; other systems have one in the library path.
 _LIBRARIES = (
     "/usr/lib/xen-*/lib/*/libxenctrl.so*",
     "/usr/lib/xen-*/lib/libxenctrl.so*",
@@ -23,13 +23,13 @@ _LIBRARIES = (
     "/usr/local/lib/libxenctrl.so*",
 )
 
-#: Exit codes of the child that asks; others are its errno.
+#: Exit codes of the child that queries the size; any other is an errno.
 _NOT_SIZED, _SIZED, _OTHER = 0, 200, 201
 _LIMIT_S = 5
 
 
 def switch_off() -> None:
-    """Stop Xen writing trace records; the buffers' size stays until the next boot.
+    """Stop Xen from writing trace records; the buffers keep their size until the next boot.
 
     Raises:
         TraceError: libxenctrl is missing or Xen refuses.
@@ -41,13 +41,13 @@ def switch_off() -> None:
 
 
 def is_sized() -> bool:
-    """Tell whether Xen's trace buffers have their size, which lasts until the next boot.
+    """Return whether the size of Xen's trace buffers is set, which lasts until the next boot.
 
-    A forked child asks: in Xen 4.17 xc_tbuf_get_size unmaps 4096 pages where it means 4096 bytes,
-    which ends the process that asks as soon as there are buffers.  So such an end is an answer.
+    A forked child queries it: in Xen 4.17 xc_tbuf_get_size unmaps 4096 pages instead of 4096 bytes,
+    which kills the calling process if there are buffers.  So a killed child means yes.
 
     Raises:
-        TraceError: Xen has no trace buffer, or cannot be asked.
+        TraceError: Xen has no trace buffer, or cannot be queried.
     """
     _load()
     child = os.fork()
@@ -70,14 +70,14 @@ def is_sized() -> bool:
 
 
 def _ask_size() -> int:
-    """Return one of the codes above, or the errno that says why there is no answer."""
+    """Return one of the codes above, or the errno if the query fails."""
     try:
         with _xen() as (library, handle):
             size = ctypes.c_ulong()
             if not library.xc_tbuf_get_size(handle, ctypes.byref(size)):
                 return _SIZED if size.value else _NOT_SIZED
             error = ctypes.get_errno()
-            # Before the first recorder of a boot libxenctrl maps buffers of no bytes, which mmap refuses.
+            # Before the first recorder of a boot libxenctrl maps buffers of 0 bytes, which mmap refuses.
             return _NOT_SIZED if error == errno.EINVAL else error
     except TraceError:
         return _OTHER

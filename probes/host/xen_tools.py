@@ -1,4 +1,4 @@
-"""What xl, xenstore and lsevtchn say of Xen and its domains, bounded, as JSON values."""
+"""Read facts about Xen and its domains from xl, xenstore and lsevtchn, as bounded JSON values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KINDS = (
 
 
 def tool(name: str) -> str | None:
-    """Return the path of a Xen tool: of the running Xen, of another, or of the path; None if missing."""
+    """Return the path of a Xen tool: of the running Xen, of another Xen, or in PATH; None if missing."""
     major, minor = (read(_HYPERVISOR / "version" / part) for part in ("major", "minor"))
     folders = [Path(f"/usr/lib/xen-{major}.{minor}/bin"), *sorted(Path("/usr/lib").glob("xen-*/bin"))[::-1]]
     for path in [folder / name for folder in folders]:
@@ -46,10 +46,10 @@ def tool(name: str) -> str | None:
 
 
 def run(name: str, *arguments: str) -> str:
-    """Return what a Xen tool prints.
+    """Run a Xen tool and return its standard output.
 
     Raises:
-        TraceError: it is missing, fails or does not end.
+        TraceError: it is missing, fails or does not finish.
     """
     path = tool(name)
     if path is None:
@@ -68,7 +68,7 @@ def run(name: str, *arguments: str) -> str:
 
 
 def xen_facts() -> dict[str, Any]:
-    """Return what Xen is and runs on; ``missing`` lists what could not be asked."""
+    """Return facts about Xen and its hardware; ``missing`` lists the queries that failed."""
     found: dict[str, Any] = {"missing": []}
     with _missing(found):
         found["info"] = info_of(run("xl", "info"))
@@ -81,24 +81,24 @@ def xen_facts() -> dict[str, Any]:
 
 
 def info_of(text: str) -> dict[str, str]:
-    """Return the lines of ``xl info`` that matter later."""
+    """Return the lines of ``xl info`` worth keeping, by key."""
     rows = (line.partition(":") for line in text.splitlines())
     return {key.strip(): bounded(value.strip()) for key, _, value in rows if key.strip() in _INFO_KEYS}
 
 
 def topology_of(text: str) -> list[dict[str, int]]:
-    """Return core, socket and node of each pCPU that ``xl info -n`` tells of."""
+    """Return core, socket and node of each pCPU in the output of ``xl info -n``."""
     found = []
     for line in text.partition("cpu_topology")[2].splitlines()[2:]:
         row = re.fullmatch(r" *(\d+): +(\d+) +(\d+) +(\d+) *", line)
         if row is None:
-            break  # rows of memory nodes, further on, look alike
+            break  # later rows, of memory nodes, look the same
         found.append(dict(zip(("pcpu", "core", "socket", "node"), map(int, row.groups()), strict=True)))
     return found
 
 
 def domain_facts() -> dict[str, Any]:
-    """Return all domains with their vCPUs and event channels; ``missing`` lists what could not be asked."""
+    """Return all domains with their vCPUs and event channels; ``missing`` lists the queries that failed."""
     found: dict[str, Any] = {"missing": []}
     domains: dict[int, dict[str, Any]] = {}
     with _missing(found), open_xenstore() as store:
@@ -108,7 +108,7 @@ def domain_facts() -> dict[str, Any]:
         for domain, row in vcpus_of(run("xl", "vcpu-list")).items():
             domains.setdefault(domain, {"id": domain}).update(row)
     if set(domains) - {0}:
-        # Where there is dom0 alone, for which xl keeps no configuration, it fails.
+        # Not with dom0 alone: xl keeps no configuration for it and the command fails.
         with _missing(found):
             for domain, row in configurations_of(run("xl", "list", "-l")).items():
                 if domain in domains:
@@ -121,7 +121,7 @@ def domain_facts() -> dict[str, Any]:
 
 
 def store_facts(store: Xenstore, domain: int) -> dict[str, Any]:
-    """Return what xenstore knows of a domain: its name, its type, and its kernel where it is a PV guest's."""
+    """Return a domain's name and type, and a PV guest's kernel, from xenstore."""
     name = store.read(f"/local/domain/{domain}/name")
     kind = store.read(f"/libxl/{domain}/type") or ("dom0" if domain == 0 else None)
     machine = store.read(f"/local/domain/{domain}/vm") or ""
@@ -135,10 +135,10 @@ def store_facts(store: Xenstore, domain: int) -> dict[str, Any]:
 
 
 def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
-    """Return names and vCPUs with their affinities by domain, of ``xl vcpu-list``."""
+    """Return names and vCPUs with their affinities by domain, from ``xl vcpu-list``."""
     found: dict[int, dict[str, Any]] = {}
     for line in text.splitlines()[1:]:
-        # A name may hold blanks, so the fields are counted from the right: ID VCPU CPU STATE TIME HARD / SOFT
+        # A name may contain spaces, so match from the right: ID VCPU CPU STATE TIME HARD / SOFT
         row = re.fullmatch(r"(.*\S) +(\d+) +(\d+) +(\d+|-) +(\S+) +(\S+) +(\S+) / (\S+) *", line)
         if row is None:
             continue
@@ -155,7 +155,7 @@ def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
 
 
 def configurations_of(text: str) -> dict[int, dict[str, Any]]:
-    """Return type, kernel and its command line by domain, of ``xl list -l``."""
+    """Return type, kernel and kernel command line by domain, from ``xl list -l``."""
     found: dict[int, dict[str, Any]] = {}
     for row in json.loads(text):
         config = row.get("config") or {}
@@ -173,7 +173,7 @@ def configurations_of(text: str) -> dict[int, dict[str, Any]]:
 
 
 def ports_of(text: str) -> list[dict[str, Any]]:
-    """Return the event channels of ``lsevtchn``: port, vCPU, kind and what it is bound to."""
+    """Return the event channels in the output of ``lsevtchn``: port, vCPU, kind and what it is bound to."""
     ports = []
     for line in text.splitlines()[:_MAX_PORTS]:
         row = _PORT.match(line)
@@ -192,7 +192,7 @@ def ports_of(text: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _missing(found: Mapping[str, Any]) -> Any:
-    """Let a question that has no answer here be one that is not answered: ``missing`` says so."""
+    """Add the error of a query that fails to ``missing`` instead of raising it."""
     try:
         yield
     except (OSError, TraceError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -200,5 +200,5 @@ def _missing(found: Mapping[str, Any]) -> Any:
 
 
 def names_of(domains: Iterable[Mapping[str, Any]]) -> dict[int, str]:
-    """Return the domains' names by id, where they have one."""
+    """Return the names by id of the domains that have one."""
     return {int(row["id"]): str(row["name"]) for row in domains if row.get("name")}

@@ -1,7 +1,7 @@
 """Read xenstore through /dev/xen/xenbus, without a process for each key.
 
-The wire: {type, request, transaction, length} in 32-bit words, then the payload
-(Xen, xen/include/public/io/xs_wire.h).
+Wire format: {type, request, transaction, length} in 32-bit words, then the payload
+(xen/include/public/io/xs_wire.h).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _LIMIT_S = 5.0
 
 
 class Xenstore:
-    """An open connection; keys that are not there read as None."""
+    """An open connection to xenstored."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._requests = 0
 
     def read(self, path: str) -> str | None:
-        """Return a key's value; strangers wrote it."""
+        """Return a key's value, or None if there is no such key; do not trust it, guests write some keys."""
         found = self._ask(_READ, path)
         return None if found is None else found.decode("utf-8", "backslashreplace")
 
     def names(self, path: str) -> list[str]:
-        """Return the names below a key; none where it is not there."""
+        """Return the names below a key; none if there is no such key."""
         found = self._ask(_DIRECTORY, path) or b""
         return [name.decode("utf-8", "backslashreplace") for name in found.split(b"\0") if name]
 
     def domains(self) -> list[int]:
-        """Return the ids of the domains that xenstore knows."""
+        """Return the ids of the domains in xenstore."""
         return sorted(int(name) for name in self.names("/local/domain") if name.isdecimal())
 
     def _ask(self, kind: int, path: str) -> bytes | None:
@@ -73,7 +73,7 @@ def open_xenstore() -> Iterator[Xenstore]:
     """Connect to xenstored.
 
     Raises:
-        OSError: there is no such device.
+        OSError: the device cannot be opened.
     """
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -17,26 +17,26 @@ I64 = npt.NDArray[np.int64]
 MAX_SHAPES = 4096
 _HASH_SLOTS = 4 * MAX_SHAPES
 
-#: Shape 0 stands for every record beyond the first MAX_SHAPES shapes: an
-#: honest trace has a few hundred, so only a hostile one gets there.
+#: Shape 0 covers all records of new shapes once the table is full.  A normal
+#: trace has a few hundred shapes, so only a hostile one fills it.
 OVERFLOW_SHAPE = 0
 
 
 @dataclass(slots=True)
 class ShapeTable:
-    """The distinct header words of a trace, each with a small dense number.
+    """The distinct header words of a trace, numbered densely.
 
     A shape is one header word: event id, number of extra words, timed or not.
     Loops count, filter and dispatch on the dense number; what a shape means
-    (its name, its fields, its part in an analysis) is worked out once a shape
-    and not once a record.  Guest-written events (TRC_GUEST) share one shape for each
-    length, since a guest may choose any number as id.
+    (its name, its fields, its role in an analysis) is computed once per shape,
+    not once per record.  Guest-written events (TRC_GUEST) of the same length share
+    a shape, because a guest may choose any id.
 
     Attributes:
         header: uint32 [MAX_SHAPES], the header word.
-        wanted: uint8 [MAX_SHAPES], 1 where the reader's filter lets it through.
+        wanted: uint8 [MAX_SHAPES], 1 if the reader's filter passes the shape.
         slots_key, slots_shape: the open-addressed hash from header to shape.
-        size: shapes in use.
+        size: number of shapes in use.
     """
 
     header: U32 = field(default_factory=lambda: np.zeros(MAX_SHAPES, np.uint32))
@@ -46,7 +46,7 @@ class ShapeTable:
     size: int = 1
 
     def intern(self, header: int, wanted: bool = True) -> int:
-        """Return the shape of ``header``, adding it when it is new."""
+        """Return the shape of ``header``, adding it if it is new."""
         key = canonical(header)
         slot = slot_of(key)
         while self.slots_shape[slot] >= 0:
@@ -95,14 +95,14 @@ class RecordBatch:
     """Consecutive records of the merged trace, as columns.
 
     Attributes:
-        tsc: int64 [n], raw host TSC in cycles.  An untimed record has the TSC of the timed
-            record before it on its pCPU, the lower bound of its own.  A LOST_RECORDS row has its
-            own TSC (where the blind interval ends) yet stands where the interval begins.
+        tsc: int64 [n], raw host TSC in cycles.  An untimed record has the TSC of the last timed
+            record on its pCPU, which is a lower bound of its own.  A LOST_RECORDS row has its
+            own TSC (the end of the blind interval) but is sorted by the start of the interval.
         pcpu: uint16 [n].
         shape: uint16 [n], index into ``shapes``.
         start: uint32 [n], index of the record's first extra word in ``words``.
         words: uint32 [m], the raw words that ``start`` points into.
-        shapes: the reader's table; it grows from batch to batch, never changes in place.
+        shapes: the reader's table; it grows from batch to batch, its header words never change.
     """
 
     tsc: I64

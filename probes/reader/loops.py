@@ -1,8 +1,8 @@
 """The reader's hot loops, compiled with numba.
 
 Everything here works on NumPy arrays and plain integers and calls nothing
-outside this module.  ``tests/oracle/reader.py`` is the slow, obvious twin that
-says what these loops must give.
+outside this module.  ``tests/oracle/reader.py`` is the slow reference
+implementation that defines what these loops must return.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from xtrace.probes.format import (
 )
 from xtrace.probes.kept_loops import inlined_part, kept_loop, part
 
-# What frame() stopped at.
+# Why frame() stopped.
 FRAME_NEED_MORE = 0
 FRAME_BAD_HEADER = 1
 FRAME_FULL = 2
 
-# What decode() met in a segment.
+# Why decode() stopped in a segment.
 DECODE_OK = 0
 DECODE_OVERRUN = 1
 DECODE_NOT_A_RECORD = 2
@@ -39,7 +39,7 @@ _HEADER_WORDS = 3
 _LOST_HEADER = TIMED_BIT | (4 << EXTRA_SHIFT) | LOST_RECORDS
 _GUEST_KEY_MASK = 0xF800_0000
 _CLASS_BITS = 0x0FFF_0000
-#: Keys of the merge are TSCs below this; a TSC beyond it is damage and sorts last.
+#: Largest key of the merge; a larger TSC is damage and sorts last.
 MAX_KEY = (1 << 62) - 1
 KEY_FLOOR = -1
 
@@ -69,12 +69,12 @@ def _is_window_header(words, at):
 
 @kept_loop(nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D))
 def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
-    """Walk window headers from word ``at`` and list the windows that lie whole in the buffer.
+    """Walk window headers from word ``at`` and list the windows that are complete in the buffer.
 
-    At the end of the file a window may be shorter than it says.
+    The last window of a file may be shorter than its header says.
 
     Returns:
-        (status, word where it stopped, number of segments).
+        (status, index of the word where it stopped, number of segments).
     """
     count = 0
     while True:
@@ -109,9 +109,9 @@ def _can_begin(header, window_words):
 
 @kept_loop(_I64(_U32_1D, _I64, _I64, nb.boolean))
 def resync(words, at, end, at_eof):
-    """Return the first word from ``at`` on where a window plausibly begins, or -1.
+    """Return the index of the first word from ``at`` on where a window plausibly begins, or -1.
 
-    A window of some size must hold a record header right behind its own.
+    In a window that is not empty a record header must follow the window header.
     """
     while at + _HEADER_WORDS <= end:
         if _is_window_header(words, at):
@@ -150,13 +150,12 @@ def decode(
 ):  # fmt: skip
     """Decode the records of windows in file order, up to the first damage.
 
-    A row's key is what the merge sorts by: the TSC, made monotone within the pCPU.  A
-    LOST_RECORDS row sorts where its blind interval begins.  The last window may end before its
-    announced end, with the file.
+    The merge sorts rows by key: the TSC, made monotone within the pCPU.  A LOST_RECORDS row
+    sorts by the start of its blind interval.  The last window may end early, with the file.
 
     Returns:
-        (status, segment that it stopped in or ``segment_count``, next free row).
-        ``seg_stop`` of the last segment is the word behind its last sound record.
+        (status, segment where it stopped or ``segment_count``, next free row).
+        ``seg_stop`` of the last segment is the index of the word after its last valid record.
     """
     slot_mask = np.uint32(len(slots_key) - 1)
     slot_shift = np.uint32(32)
@@ -205,7 +204,7 @@ def decode(
                     slots_shape[slot] = shape
                     shapes_size[0] = size + 1
                 else:
-                    start = at + 1  # its shape does not tell whether it is timed
+                    start = at + 1  # its shape does not show whether it is timed
             filler = header & np.uint32(EVENT_MASK) == np.uint32(WRAP_BUFFER)
             if timed and not filler:
                 last_tsc = _tsc_at(words, at + 1)
@@ -225,7 +224,7 @@ def decode(
             row += 1
             at = stop
             if header == np.uint32(_LOST_HEADER):
-                # What follows is younger than the loss, although the loss sorts by its beginning.
+                # Later records sort after the end of the loss, although the loss sorts by its start.
                 last_key = max(last_key, last_tsc if 0 <= last_tsc <= MAX_KEY else MAX_KEY)
             if filler:
                 here = bytes_before + (at - seg_begin[segment]) * 4
@@ -273,10 +272,10 @@ def _sift_down(heap_key, heap_chain, at, size):
 
 @kept_loop(
     nb.types.UniTuple(_I64, 3)(
-        _I64, _I64,  # watermark, greatest key given out before
+        _I64, _I64,  # watermark, greatest key output before
         _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start
         _I64_1D, _I64_1D, _I64_1D,  # chains: pcpu, first segment, end of segments
-        _I64_1D, _I64_1D,  # segments in chain order: next row, end row (next row is moved on)
+        _I64_1D, _I64_1D,  # segments in chain order: next row (advanced), end row
         _I64_1D, _I64_1D,  # heap: key, chain
         _I64_2D, _U8_1D,  # records by pCPU and shape; shapes: wanted
         _I64_1D, _U16_1D, _U16_1D, _U32_1D,  # out: tsc, pcpu, shape, start
@@ -294,13 +293,13 @@ def merge(
     out_tsc, out_pcpu, out_shape, out_start,
     chain_last_key, chain_last_tsc,
 ):  # fmt: skip
-    """Merge the pCPUs' rows by key, lower pCPU first among equals, up to below ``watermark``.
+    """Merge the pCPUs' rows with keys below ``watermark``, by key, and by pCPU among equal keys.
 
-    ``chain_segment[c]`` is left at the first segment of chain c with rows that remain.
+    On return ``chain_segment[c]`` is the first segment of chain c with rows left.
 
     Returns:
-        (rows put out, late rows, rows whose TSC goes back); rows of unwanted shapes are only
-        counted.  A row is late when a row with a greater key was given out before this call.
+        (rows output, late rows, rows whose TSC goes backwards).  Rows of unwanted shapes are counted
+        but not output.  A row is late if a row with a greater key was output before this call.
     """
     late = 0
     backward = 0
@@ -321,7 +320,7 @@ def merge(
     out = 0
     while size > 0 and heap_key[0] < watermark:
         chain = heap_chain[0]
-        # The run goes on until another pCPU's next row is due.
+        # The run continues until another pCPU's next row is due.
         limit = watermark
         if size > 1:
             rival = 1

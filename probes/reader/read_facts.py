@@ -1,4 +1,4 @@
-"""What the reader saw of a trace file, apart from its records."""
+"""Facts about a trace file that the reader collects besides its records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from xtrace.probes.reader.batches import I64
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A place where the bytes are not what the format allows.
+    """A place where the bytes do not follow the format.
 
     Attributes:
         offset: byte offset in the (decompressed) file.
         reason: what is wrong there.
-        skipped_bytes: bytes passed over before the next sound window.
+        skipped_bytes: bytes skipped up to the next valid window.
     """
 
     offset: int
@@ -26,22 +26,22 @@ class Damage:
 
 @dataclass(slots=True)
 class ReadFacts:
-    """What the reader saw of the file itself; complete once the last batch was taken.
+    """Facts about the file itself; complete after the last batch.
 
     Attributes:
         bytes_read: decompressed bytes.
-        windows: windows decoded, the truncated last one included.
-        skipped_bytes: bytes passed over because of damage.
-        missing_bytes: bytes in whole words that the last window promises and the file does not have.
-        tail_bytes: bytes of a record or a window header cut off at the end of the file.
+        windows: windows decoded, including a truncated last one.
+        skipped_bytes: bytes skipped because of damage.
+        missing_bytes: bytes, in whole words, that the last window announces and the file lacks.
+        tail_bytes: bytes of a record or window header cut off at the end of the file.
         damages: the first MAX_DAMAGES_KEPT; damage_count counts all.
-        late_records: records older than a batch that was already given out (skewed TSCs).
-        backward_tsc_count: records whose TSC is below that of a record before them on their pCPU.
-        pcpu_bytes: int64 [pCPUs], window bytes of each pCPU.
-        ring_bytes: size of a pCPU's trace ring, told by the distance of its WRAP fillers, or None.
-        ring_votes: how many distances said so.
-        half_full_windows: windows of more than half a ring (or, where that is not known, than half the
-            largest window): only these can have made Xen call the recorder by VIRQ_TBUF, once each.
+        late_records: records that sort before a record of an earlier batch (skewed TSCs).
+        backward_tsc_count: records whose TSC is below that of an earlier record on their pCPU.
+        pcpu_bytes: int64 [MAX_PCPUS], window bytes of each pCPU, -1 for pCPUs without a window.
+        ring_bytes: size of a pCPU's trace ring, from the distances between its WRAP fillers, or None.
+        ring_votes: number of distances equal to ``ring_bytes``.
+        half_full_windows: windows of at least half a ring, in whole pages (of half the largest window if
+            the ring size is unknown).  Only these can have made Xen raise VIRQ_TBUF, once each.
     """
 
     bytes_read: int = 0

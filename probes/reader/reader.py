@@ -3,7 +3,7 @@
 xentrace drains the pCPUs one after the other, round by round, so a record that
 has not been read yet is younger than every record of the round before the
 last.  That gives the watermark up to which the pCPUs can be merged without
-seeing the rest of the file: a pipe serves as well as a file.
+seeing the rest of the file, so the input may be a pipe.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20
-#: Damages kept with their place; all are counted.
+#: Damages that are listed with their offset; all are counted.
 MAX_DAMAGES_KEPT = 1000
 
-#: Windows framed at a time; few behind a damage, since what lies ahead may be framed anew.
+#: Windows framed at a time; few after damage, because what follows may have to be framed again.
 _WINDOWS_AHEAD = 1 << 16
 _WINDOWS_BEHIND_DAMAGE = 16
 _MAX_WRAPS = 1 << 12
@@ -53,13 +53,13 @@ _REASONS = {
     loops.DECODE_NESTED_WINDOW: "window header inside a window",
 }
 
-#: Tells from a record's event id whether the reader's user wants it.
+#: Returns whether the reader's caller wants the records of an event id.
 Wanted = Callable[[int], bool]
 
 
 @dataclass(slots=True)
 class _Arena:
-    """The arrays of one step; with ``keep`` they serve again for a later one."""
+    """The arrays of one step; with ``keep`` a later step reuses them."""
 
     words: U32
     tsc: I64
@@ -79,7 +79,7 @@ class _Arena:
 
 
 class _Windows:
-    """The windows of one step in file order: what frame() lists and decode() fills."""
+    """The windows of one step in file order; frame() lists them, decode() adds what it found."""
 
     def __init__(self) -> None:
         self.pcpu = np.empty(_WINDOWS_AHEAD, np.int32)
@@ -92,7 +92,7 @@ class _Windows:
         self.count = 0
 
     def make_room(self, count: int) -> None:
-        """See to it that ``count`` windows fit; those that are there stay."""
+        """Grow the arrays to hold ``count`` windows, keeping their content."""
         if count <= len(self.pcpu):
             return
         for name in ("pcpu", "begin", "end", "row", "row_end", "stop", "key"):
@@ -119,17 +119,17 @@ class TraceReader:
     """Iterate over a trace in merged order, once.
 
     Args:
-        source: a stream of plain trace bytes, such as open_source() gives.
-        name: how to call it in messages.
-        wanted: tells by event id which records to give out; all are counted either way.
-        strict: raise TraceError at the first damage instead of going on behind it.
-        keep: how many batches stay valid at a time; 0 gives each batch arrays of its own.
+        source: a stream of uncompressed trace bytes, such as one from open_source().
+        name: the trace's name in messages.
+        wanted: returns for an event id whether to return its records; all records are counted.
+        strict: raise TraceError at the first damage instead of continuing after it.
+        keep: number of batches that stay valid at a time; with 0 each batch has its own arrays.
         chunk_bytes: bytes to read at a time.
 
     Attributes:
-        shapes: the distinct header words met so far.
+        shapes: the distinct header words seen so far.
         record_counts: int64 [pCPUs or more, MAX_SHAPES], records read so far, wanted or not.
-        facts: what was seen of the file itself.
+        facts: facts about the file itself.
     """
 
     def __init__(
@@ -155,15 +155,15 @@ class TraceReader:
         self._at_eof = False
         self._lost: tuple[int, str] | None = None  # offset and reason, until a window is found again
         # What a step leaves for the next: windows with rows at or above the watermark, and the
-        # words behind the last whole window, all of them in the last arena.
+        # words after the last complete window; all of them are in the last arena.
         self._carried: list[tuple[int, int, int]] = []
         self._tail = (0, 0)
         self._tail_offset = 0
-        # Each pCPU's state after the last record given out.
+        # Each pCPU's state after its last record in a batch.
         self._frontier_tsc = np.zeros(MAX_PCPUS, np.int64)
         self._frontier_key = np.zeros(MAX_PCPUS, np.int64)
         self._emitted_key = loops.KEY_FLOOR
-        # Rounds: greatest key of all windows, of all closed rounds, of all but the last closed one.
+        # Greatest key of all windows, of all closed rounds, and of all closed rounds but the last.
         self._round_pcpu = MAX_PCPUS
         self._max_key = self._closed_key = self._watermark = loops.KEY_FLOOR
         self._pcpu_bytes = np.full(MAX_PCPUS, -1, np.int64)
@@ -177,14 +177,15 @@ class TraceReader:
         """Yield merged batches until the source ends.
 
         Raises:
-            TraceError: the source is no trace, its compression is damaged, or ``strict`` met damage.
+            TraceError: the source is not a trace, its compression is damaged, or ``strict`` is set and
+                the trace is damaged.
         """
         arena = self._next_arena(0)
         while not self._at_eof:
             arena = self._fill(arena)
             self._read_windows(arena)
             yield self._merge(arena)
-        # Where a compressed stream ends by damage it says so when it is asked once more.
+        # If damage ended a compressed stream, one more read raises.
         read_into(self._source, memoryview(bytearray(1)), self._name)
         self._finish()
 
@@ -200,7 +201,7 @@ class TraceReader:
         return arena
 
     def _fill(self, last: _Arena) -> _Arena:
-        """Put what was carried, the unread tail and a new chunk behind one another."""
+        """Copy the carried windows and the unread tail to the next arena and read a new chunk after them."""
         old = sum(end - begin for _, begin, end in self._carried) + self._tail[1] - self._tail[0]
         # A chunk as large as what is carried keeps the cost of carrying linear.
         arena = self._next_arena(old + max(self._chunk_words, old))
@@ -220,7 +221,7 @@ class TraceReader:
         return arena
 
     def _read_more(self, arena: _Arena) -> None:
-        """Read behind the tail until the arena is full or the source ends."""
+        """Extend the tail until the arena is full or the source ends."""
         begin, end = self._tail
         space = memoryview(arena.words.view(np.uint8).data)[end * WORD_BYTES :]
         count = read_into(self._source, space, self._name)
@@ -232,7 +233,7 @@ class TraceReader:
         self._tail = (begin, end + count // WORD_BYTES)
 
     def _check_short(self, content: bytes) -> None:
-        """Raise TraceError where a file without one whole word cannot be a trace that was cut."""
+        """Raise TraceError if a file of less than one word cannot be the start of a trace."""
         if not struct.pack("<I", WINDOW_HEADER).startswith(content):
             raise TraceError(
                 f"{self._name}: not a xentrace file: its {len(content)} bytes do not start a window header "
@@ -242,7 +243,7 @@ class TraceReader:
     # --- windows and records ---------------------------------------------------------------
 
     def _read_windows(self, arena: _Arena) -> None:
-        """Decode the carried windows, then frame and decode the tail, going on behind damage."""
+        """Decode the carried windows, then frame and decode the tail, continuing after damage."""
         rows, windows = self._rows, self._windows
         if len(rows.key) < len(arena.words):
             rows.resize(len(arena.words))
@@ -296,9 +297,9 @@ class TraceReader:
     def _decode(
         self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool, missing_words: int = 0
     ) -> int:
-        """Decode windows ``first`` to ``last`` and return what stopped it; DECODE_OK where nothing did."""
+        """Decode windows from ``first`` to before ``last`` and return why it stopped, or DECODE_OK."""
         rows, windows, shapes = self._rows, self._windows, self.shapes
-        # Windows that were carried have been counted before.
+        # Carried windows have been counted already.
         pcpu_bytes = self._pcpu_bytes if fresh else np.zeros(MAX_PCPUS, np.int64)
         distances = np.zeros(_MAX_WRAPS if fresh else 1, np.int64)
         size = np.array([shapes.size], np.int64)
@@ -330,17 +331,17 @@ class TraceReader:
         return int(damage)
 
     def _missing_words(self, arena: _Arena, count: int) -> int:
-        """Return how many words the last of ``count`` windows has less than its header says."""
+        """Return how many of its announced words the last of ``count`` windows lacks."""
         begin, end = int(self._windows.begin[count - 1]), int(self._windows.end[count - 1])
         return int(arena.words[begin - 1]) // WORD_BYTES - (end - begin)
 
     def _find_window(self, arena: _Arena, at: int, end: int, origin: int) -> int:
-        """Look for the window that follows a place where none was, and count what lies between."""
+        """Look for the next window after damage and count the bytes skipped."""
         assert self._lost is not None
         offset, reason = self._lost
         found = loops.resync(arena.words, at, end, self._at_eof)
         if found < 0 and not self._at_eof:
-            return max(at, end - _HEADER_WORDS)  # a header may have begun here
+            return max(at, end - _HEADER_WORDS)  # a header may start here
         if found < 0 and self.facts.windows == 0:
             raise TraceError(
                 f"{self._name}: not a xentrace file: {reason} at offset {offset} and no window header "
@@ -352,7 +353,7 @@ class TraceReader:
         return end if found < 0 else found
 
     def _why_no_header(self, arena: _Arena, at: int, end: int, status: int) -> str:
-        """Return why there is no window where frame() stopped; "" where there may be one."""
+        """Return why there is no window where frame() stopped, or "" if there may be one."""
         if status != loops.FRAME_BAD_HEADER:
             is_short = self._at_eof and at < end and arena.words[at] != WINDOW_HEADER
             return "too few bytes for a window header" if is_short else ""
@@ -373,7 +374,7 @@ class TraceReader:
             facts.damages.append(Damage(offset, reason, skipped_bytes))
 
     def _note_rounds(self, carried: int) -> None:
-        """Move the watermark to the greatest key of all rounds but the last whole one."""
+        """Move the watermark to the greatest key of all complete rounds but the last."""
         windows = self._windows
         new = slice(carried, windows.count)
         pcpu = windows.pcpu[new]
@@ -390,7 +391,7 @@ class TraceReader:
     # --- rows into batches -----------------------------------------------------------------
 
     def _merge(self, arena: _Arena) -> RecordBatch:
-        """Merge the rows below the watermark and note which words the others need."""
+        """Merge the rows below the watermark and note the windows that hold the rest."""
         rows, windows, shapes = self._rows, self._windows, self.shapes
         count = windows.count
         order = np.argsort(windows.pcpu[:count], kind="stable")
@@ -413,7 +414,7 @@ class TraceReader:
             last_key, last_tsc,
         )  # fmt: skip
         given = last_key > loops.KEY_FLOOR
-        # Behind a loss that is its own TSC, although it sorts by its beginning.
+        # After a loss this is its own TSC, although it sorts by its start.
         own = np.where((last_tsc < 0) | (last_tsc > loops.MAX_KEY), loops.MAX_KEY, last_tsc)
         self._frontier_key[pcpus[given]] = np.maximum(last_key, own)[given]
         self._frontier_tsc[pcpus[given]] = last_tsc[given]
@@ -428,14 +429,14 @@ class TraceReader:
     def _counts_for(self, pcpus: int) -> I64:
         old = self.record_counts
         if pcpus > len(old):
-            # Rows of pCPUs that are not there stay untouched, and take no memory.
+            # Rows of pCPUs without a window are never touched, so they take no memory.
             seen = np.flatnonzero(self._pcpu_bytes[: len(old)] >= 0)
             self.record_counts = np.zeros((max(pcpus, 2 * len(old)), MAX_SHAPES), np.int64)
             self.record_counts[seen] = old[seen]
         return self.record_counts
 
     def _left_over(self, order: I64, row: I64, row_end: I64) -> list[tuple[int, int, int]]:
-        """Return (pCPU, first word, end word) of each window with rows to come, in file order."""
+        """Return (pCPU, first word, end word) of each window with rows left, in file order."""
         rows, windows, timed = self._rows, self._windows, self.shapes.timed
         left = np.flatnonzero(row < row_end)
         left = left[np.argsort(order[left])]
@@ -449,7 +450,7 @@ class TraceReader:
     def _finish(self) -> None:
         self.facts.pcpu_bytes = self._pcpu_bytes
         if self._ring_votes:
-            # A filler is left out where a record ends with the ring, so a distance may hold several rings.
+            # A record that ends exactly with the ring needs no filler, so a distance may be several turns.
             self.facts.ring_bytes = min(self._ring_votes)
             self.facts.ring_votes = self._ring_votes[self.facts.ring_bytes]
         largest = int(np.flatnonzero(self._window_pages)[-1]) * RING_PAGE_BYTES if self.facts.windows else 0
@@ -458,7 +459,7 @@ class TraceReader:
 
 
 def _can_be_ring(distance_bytes: int) -> bool:
-    """Tell whether WRAP fillers that far apart can be one turn of a ring of whole pages."""
+    """Return whether WRAP fillers that far apart can be one turn of a ring of whole pages."""
     return distance_bytes > 0 and (distance_bytes + RING_HEADER_BYTES) % RING_PAGE_BYTES == 0
 
 
@@ -475,7 +476,7 @@ def open_trace(
 
     Raises:
         OSError: the file cannot be opened.
-        TraceError: it is no trace.
+        TraceError: it is not a trace.
     """
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
     with open_source(path) as source:

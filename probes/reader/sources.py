@@ -22,43 +22,43 @@ _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _MAGIC_BYTES = 6
 
-#: A stranger's file may name any dictionary size: this is as much as we give.
+#: Limit on the dictionary size that a file may ask for, because files are untrusted.
 _DICTIONARY_LIMIT_BYTES = 256 << 20
 _XZ_CHUNK_BYTES = 1 << 18
-#: zstd gives up to 128 KiB for each 4 bytes, all at once: so little is put in at a time.
+#: 4 bytes of zstd input can decompress to 128 KiB at once, so it is fed little at a time.
 _ZSTD_CHUNK_BYTES = 1 << 10
 
 
 class Source(Protocol):
-    """A stream of plain trace bytes: all that the reader asks for."""
+    """A stream of uncompressed trace bytes, with the one method that the reader needs."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Put up to ``len(buffer)`` bytes into ``buffer``; 0 at the end."""
+        """Read up to ``len(buffer)`` bytes into ``buffer`` and return their number; 0 at the end."""
 
 
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
-    """Open a trace, or the trace of a capture, for reading as plain trace bytes; ``-`` is standard input.
+    """Open a trace, or the trace of a capture, as a stream of uncompressed bytes; ``-`` is standard input.
 
-    Compression (gzip, xz, zstd) is told by the first bytes, not by the name.
+    Compression (gzip, xz, zstd) is detected from the first bytes, not from the name.
 
     Raises:
         OSError: the file cannot be opened.
-        TraceError: a folder without a trace, or a zstd file where no zstd library is installed.
+        TraceError: a folder without a trace, or a zstd file without an installed zstd library.
     """
     if os.fspath(path) == STDIN:
         yield _decompressed(cast(Source, sys.stdin.buffer), "standard input")
         return
-    # Unbuffered: the reader asks for megabytes at a time.
+    # Unbuffered, because the reader reads megabytes at a time.
     with open(trace_in(path), "rb", buffering=0) as raw:
         yield _decompressed(cast(Source, raw), str(path))
 
 
 def read_into(source: Source, buffer: memoryview, name: str) -> int:
-    """Fill ``buffer`` as far as the source goes and return the bytes read.
+    """Read until ``buffer`` is full or the source ends, and return the number of bytes read.
 
-    Fewer than asked for is the end, or the place where the compressed stream is damaged: to tell,
-    ask once more.
+    A short read means the end of the stream, or damage in a compressed one; in that case the next
+    call raises.
 
     Raises:
         TraceError: the compressed stream is damaged or cut short.
@@ -69,7 +69,7 @@ def read_into(source: Source, buffer: memoryview, name: str) -> int:
             count = source.readinto(buffer[filled:])
         except _damage_errors() as error:
             if filled:
-                return filled  # what came before the damage counts; the next call meets it again
+                return filled  # what precedes the damage is valid; the next call raises
             raise TraceError(
                 f"{name}: compressed data is damaged or cut short: {error}; "
                 "decompress what can be recovered and read that"
@@ -113,7 +113,7 @@ def _open_zstd(raw: Source, name: str) -> Source:
 
 
 class _Steadfast:
-    """A compressed stream that says of its damage each time it is asked: the libraries say it once."""
+    """A compressed stream that reports damage on every read; the libraries report it only once."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -130,7 +130,7 @@ class _Steadfast:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read to look at them: they come again, then the rest."""
+    """A stream that returns first the bytes already read to detect compression, then the rest."""
 
     def __init__(self, head: bytes, rest: Source) -> None:
         self._head = head
@@ -149,7 +149,7 @@ class _Rejoined(io.RawIOBase):
 
 
 class _Xz:
-    """xz streams one after the other, with a bound on memory that lzma.LZMAFile cannot set."""
+    """Concatenated xz streams, with a memory limit, which lzma.LZMAFile does not support."""
 
     def __init__(self, raw: Source) -> None:
         self._raw = raw
@@ -179,7 +179,7 @@ class _Xz:
 
 
 class _ZstdFrame(Protocol):
-    """What is used of zstandard.ZstdDecompressionObj."""
+    """The members of zstandard.ZstdDecompressionObj in use here."""
 
     @property
     def eof(self) -> bool: ...
@@ -191,7 +191,7 @@ class _ZstdFrame(Protocol):
 
 
 class _Zstd:
-    """zstd frames one after the other; zstandard's own stream reader takes a cut one for a whole one."""
+    """Concatenated zstd frames; zstandard's own stream reader accepts a truncated frame as complete."""
 
     def __init__(self, raw: Source, new_frame: Callable[[], _ZstdFrame]) -> None:
         self._raw = raw

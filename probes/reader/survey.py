@@ -1,7 +1,7 @@
-"""What a trace's headers and a sample of its records say, in milliseconds.
+"""Summarise a trace from its window headers and a sample of its records, in milliseconds.
 
-No numba and no full pass: a plain file's window headers are visited one by one, for as long as that
-is quick, and some hundred kilobytes of records from all over the file are looked at.
+Uses neither numba nor a full pass: it visits the window headers of an uncompressed file one by one,
+for a limited time, and reads a few hundred kilobytes of records from all over the file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xtrace.probes.catalog import Detection
 
-#: Headers are visited until the file ends or this much time is over.
+#: Headers are visited until the file ends or this much time has passed.
 _HOP_SECONDS = 0.2
 _HOPS_BETWEEN_LOOKS_AT_THE_CLOCK = 1024
-#: Of a stream this much is read.
+#: Most bytes that are read of a stream.
 _STREAM_BYTES = 4 << 20
 _SAMPLE_BYTES = 256 << 10
 _SAMPLE_WINDOWS = 64
@@ -36,7 +36,7 @@ _MARK = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window header and where it stands; ``size`` is what it announces, in bytes."""
+    """A window header and its offset; ``size`` is the size that it announces, in bytes."""
 
     offset: int
     pcpu: int
@@ -48,10 +48,10 @@ class Headers:
     """The window headers of a trace, as far as they were visited.
 
     Attributes:
-        seen_bytes: up to where the file is known.
-        is_whole: whether that is its end.
-        fault: what is wrong behind ``seen_bytes``, "" if nothing.
-        missing_bytes: what the last window announces and the file does not have.
+        seen_bytes: offset up to which the headers are known.
+        is_whole: whether that is the end of the file.
+        fault: what is wrong at ``seen_bytes``, or "".
+        missing_bytes: bytes that the last window, or a cut header, lacks at the end of the file.
     """
 
     windows: list[Window] = field(default_factory=list)
@@ -63,12 +63,12 @@ class Headers:
 
 @dataclass(slots=True)
 class Sample:
-    """Records looked at.
+    """The records that were examined.
 
     Attributes:
-        counts: records by header word, WRAP fillers left out.
-        records, bytes: all looked at, fillers too.
-        first_tsc, last_tsc: least and greatest TSC met.
+        counts: records by header word, without WRAP fillers.
+        records, bytes: totals, including fillers.
+        first_tsc, last_tsc: least and greatest TSC seen.
     """
 
     counts: Counter[int] = field(default_factory=Counter)
@@ -80,15 +80,15 @@ class Sample:
 
 @dataclass(slots=True)
 class Survey:
-    """All that `xtrace info` knows of a trace.
+    """Everything that `xtrace info` shows of a trace.
 
     Attributes:
-        size_bytes: of the file as it lies there; None for standard input.
+        size_bytes: size of the file, compressed or not; None for standard input.
         compression: "gzip", "xz", "zstd" or "".
-        is_stream: whether only the beginning could be looked at.
-        first_tsc, last_tsc: of the whole trace when the headers are whole, else of what was seen.
-        has_last_tsc: whether ``last_tsc`` is of the last window of each pCPU.
-        record_estimate: records of the trace; exact where ``sample`` is all of it.
+        is_stream: whether only the beginning could be read.
+        first_tsc, last_tsc: of the whole trace if the headers are complete, otherwise of what was seen.
+        has_last_tsc: whether ``last_tsc`` comes from the last window of each pCPU.
+        record_estimate: number of records in the trace; exact if ``sample`` covers all of it.
     """
 
     name: str
@@ -106,11 +106,11 @@ class Survey:
 
 
 def survey(path: str) -> Survey:
-    """Look at the trace ``path``, or that of a capture's folder; ``-`` is standard input.
+    """Survey the trace ``path``, or the trace in a capture's folder; ``-`` is standard input.
 
     Raises:
         OSError: it cannot be read.
-        TraceError: it is no trace.
+        TraceError: it is not a trace.
     """
     from xtrace.probes.capture.layout import trace_in
     from xtrace.probes.reader.sources import STDIN, open_source
@@ -126,7 +126,7 @@ def survey(path: str) -> Survey:
 
 
 def compression_of(path: str) -> str:
-    """Return how the file is compressed, by its first bytes; "" for not at all."""
+    """Return how the file is compressed, judging by its first bytes; "" if it is not."""
     if not is_plain_file(path):
         return ""
     with open(path, "rb", buffering=0) as raw:
@@ -136,12 +136,12 @@ def compression_of(path: str) -> str:
 
 
 def is_plain_file(path: str) -> bool:
-    """Tell whether ``path`` is a regular file, which can be looked at anywhere."""
+    """Return whether ``path`` is a regular file, which can be read at any offset."""
     return stat.S_ISREG(Path(path).stat().st_mode)
 
 
 class Bytes:
-    """The bytes to look at: a file, or the beginning of a stream."""
+    """The bytes to survey: a file, or the beginning of a stream."""
 
     def __init__(self, file: int | None, held: memoryview, size: int) -> None:
         self.size = size
@@ -158,7 +158,7 @@ class Bytes:
 def _survey_file(path: str, file: int) -> Survey:
     size = os.fstat(file).st_size
     if hasattr(os, "posix_fadvise"):
-        # Reading ahead is wasted on a dozen bytes here and there.
+        # Read-ahead is wasted on reads of a dozen bytes here and there.
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
     plain = Bytes(file, memoryview(b""), size)
     headers = visit_headers(path, plain)
@@ -179,13 +179,13 @@ def _survey_stream(path: str, source: object, size: int | None, compression: str
 
 
 def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Headers:
-    """List the window headers for as long as that is quick.
+    """List the window headers, for a limited time.
 
     Args:
-        is_beginning: whether more follows behind ``plain``.
+        is_beginning: whether more bytes follow after ``plain``.
 
     Raises:
-        TraceError: there is no window header near the beginning.
+        TraceError: there is no window header at the beginning.
     """
     from xtrace.probes.errors import TraceError
     from xtrace.probes.format import MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER, WINDOW_HEADER_BYTES
@@ -274,9 +274,9 @@ def _present(window: Window, size: int) -> int:
 
 
 def sample_pieces(plain: Bytes, windows: list[Window], budget: int, count: int) -> Iterator[bytes]:
-    """Yield the beginnings of ``count`` windows from all over the file, ``budget`` bytes in all.
+    """Yield the beginnings of ``count`` windows from all over the file, ``budget`` bytes in total.
 
-    If all windows together are no larger, yield all of them whole.
+    If all windows together fit in ``budget``, yield all of them completely.
     """
     filled = [window for window in windows if window.size]
     if sum(window.size for window in filled) > budget:
@@ -289,7 +289,7 @@ def sample_pieces(plain: Bytes, windows: list[Window], budget: int, count: int) 
 
 
 def look_at(piece: bytes, sample: Sample) -> None:
-    """Count the whole records at the beginning of a window, up to the first that is none."""
+    """Count the complete records at the beginning of a window, up to the first invalid one."""
     from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, GUEST_CLASS_BIT, WRAP_BUFFER
 
     words = struct.unpack(f"<{len(piece) // 4}I", piece[: len(piece) & ~3])
@@ -316,7 +316,7 @@ def look_at(piece: bytes, sample: Sample) -> None:
 
 
 def _first_windows(windows: list[Window]) -> list[Window]:
-    """Return the first window with records of each pCPU."""
+    """Return the first non-empty window of each pCPU."""
     first: dict[int, Window] = {}
     for window in windows:
         if window.size and window.pcpu not in first:
@@ -327,7 +327,7 @@ def _first_windows(windows: list[Window]) -> list[Window]:
 
 
 def _last_records(plain: Bytes, headers: Headers) -> tuple[int | None, bool]:
-    """Return the greatest TSC in the last windows, and whether that of every pCPU was looked at."""
+    """Return the greatest TSC in the last windows, and whether those of all pCPUs were read."""
     last: dict[int, Window] = {}
     for window in headers.windows:
         if window.size:

@@ -1,7 +1,7 @@
-"""Write xentrace files: the reader's inverse, for tests and benchmarks.
+"""Write xentrace files, for tests and benchmarks.
 
-``TraceWriter`` plays both halves of the recording: Xen's per-pCPU rings
-(xen/common/trace.c: fillers at the ring's end, records dropped while the ring is
+``TraceWriter`` models both halves of a recording: Xen's per-pCPU rings
+(xen/common/trace.c: fillers at the end of the ring, records dropped while the ring is
 full, LOST_RECORDS once there is room) and xentrace's polling loop
 (tools/xentrace/xentrace.c: one window per pCPU and round, the circular buffer of
 -M).  ``repeat`` makes a long trace out of a short real one.
@@ -39,7 +39,7 @@ from xtrace.probes.format import (
 from xtrace.probes.reader.sources import Source, open_source, read_into
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
-#: xentrace asks for 32 pages a pCPU unless told otherwise.
+#: xentrace asks for 32 pages per pCPU by default.
 DEFAULT_RING_BYTES = 32 * RING_PAGE_BYTES - RING_HEADER_BYTES
 
 _MAX_TSC = 1 << 63
@@ -48,16 +48,16 @@ _LOST_BYTES = 28
 _LONGEST_RECORD = 40
 
 #: Timed events whose extra words 1 and 2 are the low halves of TSCs: TRC_TRACE_IRQ
-#: (4.0 and 4.1) and TRC_HW_IRQ_HANDLED.  A 0 there means "not taken".
+#: (4.0 and 4.1) and TRC_HW_IRQ_HANDLED.  A 0 means that the time was not taken.
 _IRQ_EVENTS = frozenset({0x1F004, 0x802008})
 _IRQ_WORDS = 3
 
-#: RUNSTATE_CHANGE is 0x21001 + old << 8 + new << 4; old is 0 for a vCPU that ran here.
+#: RUNSTATE_CHANGE is 0x21001 | old << 8 | new << 4; old is 0 for a vCPU that ran on this pCPU.
 _RUNNING_TO = 0x21001
 _RUNSTATE_NEW = 0x0F0
 _CONTINUE_RUNNING = 0x21002
 
-#: About the size of a write; a larger one only costs cache.
+#: Approximate size of a write; larger ones only waste cache.
 _BLOCK_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 
@@ -66,7 +66,7 @@ def pack_record(event: int, tsc: int | None, words: Sequence[int] = ()) -> bytes
     """Return one record: header word, TSC unless it is None, extra words.
 
     Raises:
-        ValueError: more than 7 words, or a number that does not fit its field.
+        ValueError: more than 7 words, or a number that does not fit in its field.
     """
     if len(words) > EXTRA_MASK:
         raise ValueError(f"a record holds at most {EXTRA_MASK} extra words, not {len(words)}")
@@ -82,7 +82,7 @@ def pack_record(event: int, tsc: int | None, words: Sequence[int] = ()) -> bytes
 
 
 def pack_window(pcpu: int, content: bytes) -> bytes:
-    """Return ``content`` as one window of ``pcpu``, behind its CPU_CHANGE record."""
+    """Return ``content`` as one window of ``pcpu``, after its CPU_CHANGE record."""
     return struct.pack("<III", WINDOW_HEADER, pcpu, len(content)) + content
 
 
@@ -90,8 +90,8 @@ def pack_window(pcpu: int, content: bytes) -> bytes:
 class _Ring:
     """One pCPU's ring.
 
-    ``produced`` and ``consumed`` only ever grow; Xen keeps them modulo twice
-    the ring's size, which tells a full ring from an empty one just as well.
+    ``produced`` and ``consumed`` only grow; Xen keeps them modulo twice the
+    size of the ring, which also distinguishes a full ring from an empty one.
     """
 
     content: bytearray
@@ -120,7 +120,7 @@ class _Ring:
         self.produced += len(record)
 
     def take(self) -> bytes:
-        """Return all unread bytes and count them as read."""
+        """Return all unread bytes and mark them as read."""
         begin = self.consumed % len(self.content)
         straight = self.content[begin : begin + self.unread]
         taken = bytes(straight + self.content[: self.unread - len(straight)])
@@ -150,7 +150,7 @@ class _MemoryRing:
         while need > 0:
             last_pcpu, dropped = self._drop()
             need -= dropped
-        # Then to the end of the round begun, so that the file starts with a low pCPU.
+        # Drop the rest of that round too, so that the file starts with a low pCPU.
         while self.windows and self.windows[0][0] > last_pcpu:
             last_pcpu, _ = self._drop()
 
@@ -161,13 +161,13 @@ class _MemoryRing:
 
 
 class TraceWriter:
-    """Record into per-pCPU rings and poll them into a file, as Xen and xentrace do.
+    """Put records into per-pCPU rings and poll them into a file, as Xen and xentrace do.
 
     Use it as a context manager or call ``close()``; ``out`` stays open.
 
     Attributes:
         written: records stored, without fillers and LOST_RECORDS.
-        dropped: records that found the ring full.
+        dropped: records dropped because the ring was full.
         fillers: WRAP_BUFFER records inserted.
     """
 
@@ -183,14 +183,14 @@ class TraceWriter:
         """Set up empty rings.
 
         Args:
-            out: where windows go.
-            pcpus: number of pCPUs, each with a ring of its own.
+            out: the stream to write windows to.
+            pcpus: number of pCPUs, each with its own ring.
             ring_bytes: data bytes of a ring; Xen's are pages * 4096 - 8.
-            skew_cycles: for each pCPU, what its TSC is ahead of the times given to ``write``.
-            memory_bytes: size of the circular buffer of -M; None writes each round at once.
+            skew_cycles: for each pCPU, how far its TSC is ahead of the times passed to ``write``.
+            memory_bytes: size of the circular buffer of -M; with None each round is written at once.
 
         Raises:
-            ValueError: an argument out of bounds.
+            ValueError: an argument is out of bounds.
         """
         if not 0 < pcpus <= MAX_PCPUS:
             raise ValueError(f"the number of pCPUs must be 1 to {MAX_PCPUS}, not {pcpus}")
@@ -213,30 +213,30 @@ class TraceWriter:
         self.close()
 
     def set_current(self, pcpu: int, domain: int, vcpu: int) -> None:
-        """Say which vCPU runs on ``pcpu``: LOST_RECORDS names it.  At first it is the idle vCPU."""
+        """Set the vCPU that runs on ``pcpu``, for LOST_RECORDS.  Initially it is the idle vCPU."""
         self._rings[pcpu].current = (domain, vcpu)
 
     def unread_bytes(self, pcpu: int) -> int:
-        """Return how full the ring of ``pcpu`` is, in bytes (Xen raises VIRQ_TBUF at one half)."""
+        """Return how many bytes of the ring of ``pcpu`` are unread (Xen raises VIRQ_TBUF at one half)."""
         return self._rings[pcpu].unread
 
     def pending_lost(self, pcpu: int) -> int:
-        """Return how many dropped records of ``pcpu`` no LOST_RECORDS has told of yet."""
+        """Return how many dropped records of ``pcpu`` no LOST_RECORDS has reported yet."""
         return self._rings[pcpu].lost
 
     def write(self, pcpu: int, tsc: int | None, event: int, words: Sequence[int] = ()) -> bool:
         """Put a record into the ring of ``pcpu`` and return whether it fitted.
 
         Args:
-            pcpu: whose ring.
-            tsc: cycles before skew, None for an untimed record.  What Xen stamps by itself
-                (fillers, LOST_RECORDS, the first loss) gets this time, or the last one of the
-                pCPU where this is None.
+            pcpu: the pCPU whose ring to use.
+            tsc: cycles before skew, None for an untimed record.  What Xen stamps itself
+                (fillers, LOST_RECORDS, the first loss) gets this time, or the pCPU's last
+                time if this is None.
             event: event id, 28 bits.
             words: 0 to 7 extra words.  The TSC halves in HW_IRQ_HANDLED are skewed too.
 
         Raises:
-            ValueError: a number that does not fit its field.
+            ValueError: a number does not fit in its field.
         """
         ring = self._rings[pcpu]
         skew = self._skew[pcpu]
@@ -270,9 +270,9 @@ class TraceWriter:
                 self._memory.add(pcpu, window)
 
     def close(self) -> None:
-        """Write the last round, and what the circular buffer of -M holds.
+        """Write the last round, and the content of the circular buffer of -M.
 
-        Drops that no LOST_RECORDS has told of stay untold, as they do when
+        Dropped records that no LOST_RECORDS has reported stay unreported, as when
         xentrace stops tracing.
         """
         self.poll()
@@ -290,7 +290,7 @@ class TraceWriter:
 
 
 def _bytes_needed(ring: _Ring, size: int) -> int:
-    """Return what a record of ``size`` takes, with LOST_RECORDS and fillers before it."""
+    """Return the bytes that a record of ``size`` needs, with LOST_RECORDS and fillers before it."""
     to_wrap = ring.to_wrap
     needed = size
     if ring.lost:
@@ -303,7 +303,7 @@ def _bytes_needed(ring: _Ring, size: int) -> int:
 
 
 def _filler(ring: _Ring) -> bytes:
-    """Return the WRAP_BUFFER that reaches to the ring's end, stale words and all."""
+    """Return the WRAP_BUFFER that fills the ring to its end, with the stale words in it."""
     to_wrap = ring.to_wrap
     timed = to_wrap // WORD_BYTES - 1 > EXTRA_MASK
     begin = len(ring.content) - to_wrap + WORD_BYTES + (8 if timed else 0)
@@ -322,33 +322,34 @@ def _lost_record(ring: _Ring) -> bytes:
 def repeat(
     source: Path, out: Path | BinaryIO, *, copies: int | None = None, min_bytes: int | None = None
 ) -> int:
-    """Write a trace several times in a row, each copy later than the one before.
+    """Write a trace several times in a row, each copy later than the previous one.
 
     Copy k is the source with k spans added to each time in it; a span
     is the distance from the first TSC to the last one, plus the mean distance between
-    timed records.  Moved are the TSCs of timed records, the first_tsc of LOST_RECORDS and
+    timed records.  This shifts the TSCs of timed records, the first_tsc of LOST_RECORDS and
     tsc_in and tsc_out of HW_IRQ_HANDLED.  Times on Xen's own clock (the ticks of IDLE_ENTRY
     and IDLE_EXIT) stay.
 
-    At a seam the vCPUs jump from what they did last to what they did first, and
-    xenalyze gives up at the first impossible runstate.  So a round of its own stands
-    between two copies: on each pCPU one LOST_RECORDS of one record, blind from its last
-    record of the one copy to its first of the next, naming the vCPU that runs there.
-    A repeated trace thus has copies - 1 more lost records a pCPU than its source.
+    At a seam the vCPUs jump from their last state to their first, and xenalyze gives up
+    at the first impossible runstate.  So an extra round separates two copies: on each pCPU
+    one LOST_RECORDS for one record, whose blind interval lasts from the pCPU's last record
+    in one copy to its first in the next, and which names the vCPU that runs there.  A
+    repeated trace therefore has (copies - 1) more lost records per pCPU than copies of its source.
 
     Args:
-        source: a whole, undamaged trace; compressed is fine.
+        source: a complete, undamaged trace; it may be compressed.
         out: a file to create, or a stream to write to.
-        copies: how many; or
-        min_bytes: as many as it takes to write at least that much.
+        copies: the number of copies, or None if ``min_bytes`` is given.
+        min_bytes: write as many copies as needed for at least this size.
 
     Returns:
-        Bytes written.
+        The number of bytes written.
 
     Raises:
         OSError: a file cannot be read or written.
         TraceError: ``source`` is damaged, cut short, or has no timed record.
-        ValueError: not just one of ``copies`` and ``min_bytes``, or TSCs would pass 63 bits.
+        ValueError: not exactly one of ``copies`` and ``min_bytes`` is given, no copy is asked for, or
+            TSCs would need more than 63 bits.
     """
     with open_source(source) as stream:
         data = _read_all(stream, str(source))
@@ -368,7 +369,7 @@ def repeat(
 
 @dataclass(slots=True)
 class _PcpuEnds:
-    """The first and last TSC of a pCPU, and the vCPU that runs there at first (None: not told)."""
+    """The first and last TSC of a pCPU, and the vCPU that runs there first (None if unknown)."""
 
     first_tsc: int
     last_tsc: int
@@ -377,7 +378,7 @@ class _PcpuEnds:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What ``repeat`` needs to know of its source."""
+    """What ``repeat`` needs to know about its source."""
 
     ends: dict[int, _PcpuEnds]
     last_tsc: int
@@ -402,9 +403,9 @@ def _copies_wanted(unit_bytes: int, seam_bytes: int, copies: int | None, min_byt
 
 
 def _shifted(unit: bytes, times: _Times, span: int, count: int) -> Iterator[memoryview]:
-    """Yield ``count`` copies of ``unit`` in order, several to a block.
+    """Yield ``count`` copies of ``unit`` in order, several per block.
 
-    A block is made once; for the next one only its times move on, all by the same shift.
+    The block is built once; for each further one only its times are shifted, all by the same amount.
     """
     per_block = max(1, min(count, _BLOCK_BYTES // len(unit)))
     words = len(unit) // WORD_BYTES
@@ -427,7 +428,7 @@ def _shifted(unit: bytes, times: _Times, span: int, count: int) -> Iterator[memo
 
 
 def _seam(scan: _Scan) -> bytes:
-    """Return the round between a copy and the next, in times of the copy before it."""
+    """Return the round between two copies, with times relative to the first of them."""
     round_ = []
     for pcpu, ends in sorted(scan.ends.items()):
         domain, vcpu = ends.current or (IDLE_DOMAIN, pcpu)
@@ -438,10 +439,10 @@ def _seam(scan: _Scan) -> bytes:
 
 
 def _scan(data: bytes, name: str) -> _Scan:
-    """Check that ``data`` is whole and return the ends of its pCPUs.
+    """Return the ends of the pCPUs in ``data`` after checking that it is complete.
 
     Raises:
-        TraceError: it is not.
+        TraceError: it is damaged, cut short, or has no timed record.
     """
     ends: dict[int, _PcpuEnds] = {}
     timed_count = 0
@@ -462,7 +463,7 @@ def _scan(data: bytes, name: str) -> _Scan:
 
 
 def _vcpu_before(record: _Walked) -> tuple[int, int] | None:
-    """Return {domain, vcpu} that ran on the pCPU before ``record``, if the record tells."""
+    """Return the (domain, vcpu) that ran on the pCPU before ``record``, if the record shows it."""
     if record.event & ~_RUNSTATE_NEW in (_RUNNING_TO, _CONTINUE_RUNNING) and record.words:
         return record.words[0] >> 16, record.words[0] & 0xFFFF
     if record.event == LOST_RECORDS and len(record.words) == _LOST_WORDS:
@@ -472,7 +473,7 @@ def _vcpu_before(record: _Walked) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Where times are, as indices of words; those of 64-bit TSCs are of the low words."""
+    """Indices of the words with times: ``wide`` the low words of 64-bit TSCs, ``narrow`` single words."""
 
     wide: npt.NDArray[np.intp]
     narrow: npt.NDArray[np.intp]
@@ -504,10 +505,10 @@ class _Walked(NamedTuple):
 
 
 def _walk(data: bytes, name: str) -> Iterator[_Walked]:
-    """Yield all records of a file in file order, fillers too.
+    """Yield all records of a file in file order, including fillers.
 
     Raises:
-        TraceError: where the file is damaged or cut short.
+        TraceError: the file is damaged or cut short.
     """
     words = np.frombuffer(data[: len(data) & ~3], dtype="<u4").tolist()
     position = 0
