@@ -217,7 +217,7 @@ def _put_bytes(out, at, source, begin, count):
 
 @part
 def _put_spaces(out, at, end):
-    """Write up to 16 spaces and return ``end``, or ``at`` where that is beyond it."""
+    """Write up to 16 spaces and return the greater of ``at`` and ``end``."""
     _store_8(out, at, np.uint64(0x2020_2020_2020_2020))
     _store_8(out, at + 8, np.uint64(0x2020_2020_2020_2020))
     return max(at, end)

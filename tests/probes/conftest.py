@@ -1,4 +1,4 @@
-"""What tests of recordings share."""
+"""Fixtures for tests of recordings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True, check=False
     )
     if done.returncode:
-        pytest.skip("needs the right to mount")
+        pytest.skip("needs permission to mount")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""Compiled loops are kept for the next run where a folder for them can be written, and run where none can."""
+"""Compiled loops are cached for the next run if there is a writable folder, and run without one too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ places = np.zeros(1, np.int64)
 print(kept_loops.KEEP, loops.frame(words, 0, len(words), True, np.zeros(1, np.int32), places, places))
 """
 
-# How often a process that loads one loop, or compiles it, enters numba's registries.
+# Prints whether numba entered its registries, the number of cache hits, and the loop's result.
 LOAD = """
 from numba.core.base import BaseContext
 refresh, calls = BaseContext.refresh, []
@@ -43,13 +43,13 @@ def run(program: str | Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_loops_run_where_none_can_be_kept() -> None:
-    # As where neither this checkout nor a home can be written, which holds for root nowhere.
+def test_loops_run_without_a_writable_cache() -> None:
+    # Simulates that neither this checkout nor the home can be written: root can write everywhere.
     variables = {"NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator", "NUMBA_OPT": "0"}
     assert run(RUN, variables) == "False (1, 0, 0)\n"
 
 
-def test_a_kept_loop_loads_without_what_only_a_compilation_needs(tmp_path: Path) -> None:
+def test_loading_a_cached_loop_skips_the_registries(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(LOAD)
     variables = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
@@ -57,7 +57,7 @@ def test_a_kept_loop_loads_without_what_only_a_compilation_needs(tmp_path: Path)
     assert run(program, variables) == "False 1 42\n"
 
 
-def test_numba_is_as_before_when_loops_are_loaded() -> None:
+def test_numba_is_restored_after_loops_are_loaded() -> None:
     whole = Cache.load_overload
     with kept_loops.loading_lightly():
         assert Cache.load_overload is not whole
@@ -67,7 +67,7 @@ def test_numba_is_as_before_when_loops_are_loaded() -> None:
     assert Cache.load_overload is whole
 
 
-def test_a_numba_without_these_parts_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numba_without_the_patched_method_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Cache, "_load_overload")
     whole = Cache.load_overload
     with kept_loops.loading_lightly():

@@ -1,4 +1,4 @@
-"""The line through clock pairs, and how far it says that it holds."""
+"""The line through clock pairs, and the error that it states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START_NS = 987_654_321_000
 
 
 def pairs(count: int, seed: int, *, off_ns: float = 0.0, bracket: int = 100) -> list[ClockPair]:
-    """Return pairs a second apart, each off by up to ``off_ns``, its time anywhere in its bracket."""
+    """Return pairs one second apart, each off by up to ``off_ns``, with its time anywhere in its bracket."""
     chance = random.Random(seed)
     made = []
     for number in range(count):
@@ -27,7 +27,7 @@ def pairs(count: int, seed: int, *, off_ns: float = 0.0, bracket: int = 100) -> 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_rate_and_the_times_are_found_within_the_stated_error(seed: int) -> None:
+def test_rate_and_times_are_within_the_stated_error(seed: int) -> None:
     line = fit(pairs(60, seed, off_ns=200))
     assert line is not None
     assert line.hz == pytest.approx(HZ, rel=1e-7)
@@ -39,14 +39,14 @@ def test_the_rate_and_the_times_are_found_within_the_stated_error(seed: int) -> 
         assert line.tsc_of(line.ns_of(tsc)) == pytest.approx(tsc, abs=200)
 
 
-def test_64_bit_tscs_keep_their_last_digits() -> None:
+def test_64_bit_tscs_keep_full_precision() -> None:
     line = fit(pairs(100, 1, bracket=2))
     assert line is not None
     assert line.residual_ns < 2
     assert line.bracket_ns == pytest.approx(2 / HZ * 1e9, rel=1e-3)
 
 
-def test_a_pair_that_something_ran_between_is_left_out() -> None:
+def test_an_interrupted_pair_is_dropped() -> None:
     made = pairs(20, 2)
     slow = ClockPair(made[5].before, made[5].monotonic_ns + 4_000_000, made[5].before + 20_000_000, 0)
     line, clean = fit([*made, slow]), fit(made)
@@ -56,8 +56,8 @@ def test_a_pair_that_something_ran_between_is_left_out() -> None:
     assert line.hz == clean.hz
 
 
-def test_a_pair_whose_second_tsc_lies_before_its_first_is_left_out() -> None:
-    """The recorder moved to a CPU whose TSC is behind: what it read says nothing of either."""
+def test_a_pair_with_decreasing_tscs_is_dropped() -> None:
+    """The recorder moved to a CPU whose TSC lags, so the pair is useless."""
     made = pairs(20, 2)
     back = ClockPair(made[5].after, made[5].monotonic_ns + 4_000_000, made[5].before, 0)
     line, clean = fit([*made, back]), fit(made)
@@ -65,7 +65,7 @@ def test_a_pair_whose_second_tsc_lies_before_its_first_is_left_out() -> None:
     assert clean is not None
     assert (line.pair_count, line.wide_count) == (20, 1)
     assert (line.hz, line.residual_ns) == (clean.hz, clean.residual_ns)
-    # Both readings in one cycle are as near as can be.
+    # Two readings in the same cycle make the narrowest possible pair.
     same = ClockPair(made[5].before, made[5].monotonic_ns, made[5].before, 0)
     assert same in narrow([*made, same])
 
@@ -75,21 +75,21 @@ def test_a_pair_whose_second_tsc_lies_before_its_first_is_left_out() -> None:
     [
         ([100, 100, 100, 800], 4),
         ([100, 100, 100, 801], 3),
-        # Of TSCs that stand still between the readings a few cycles are still near.
+        # If the median width is 0 cycles, pairs of up to 8 cycles are kept.
         ([0, 0, 0, 8], 4),
         ([0, 0, 0, 9], 3),
         ([0, 0, 0, -1], 3),
         ([-5, -5, 0], 1),
     ],
 )
-def test_pairs_as_near_as_most_are_kept(brackets: list[int], kept: int) -> None:
+def test_pairs_up_to_8_medians_wide_are_kept(brackets: list[int], kept: int) -> None:
     made = [ClockPair(1000 * number, number, 1000 * number + width) for number, width in enumerate(brackets)]
     found = narrow(made[::-1])
     assert len(found) == kept
     assert found == sorted(found, key=lambda pair: pair.monotonic_ns)
 
 
-def test_clocks_that_jump_show_in_the_residual() -> None:
+def test_a_clock_jump_shows_in_the_residual() -> None:
     made = pairs(20, 3)
     jumped = [
         ClockPair(pair.before, pair.monotonic_ns + (5_000_000 if number > 10 else 0), pair.after, pair.cpu)
@@ -100,7 +100,7 @@ def test_clocks_that_jump_show_in_the_residual() -> None:
     assert line.residual_ns > 1_000_000
 
 
-def test_too_few_pairs_or_none_in_time_make_no_line() -> None:
+def test_no_line_without_two_pairs_in_order() -> None:
     one = ClockPair(10, 20, 30)
     assert fit([]) is None
     assert fit([one]) is None

@@ -1,4 +1,4 @@
-"""A capture read back: whole, cut short, damaged, of a later version."""
+"""Read captures: complete, cut short, damaged, of a later version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def capture(tmp_path: Path, **meta: Any) -> Path:
     return folder
 
 
-def test_lines_up_to_the_one_that_is_cut(tmp_path: Path) -> None:
+def test_lines_before_a_cut_are_read(tmp_path: Path) -> None:
     folder = capture(tmp_path)
     text = b'{"n": 1}\n{"n": 2}\n{"n": 3}\n'
     for cut in range(len(text) + 1):
@@ -38,14 +38,14 @@ def test_lines_up_to_the_one_that_is_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"{\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n", b"x" * (2 << 20)])
-def test_a_damaged_line_is_told_by_its_number(bad: bytes, tmp_path: Path) -> None:
+def test_a_damaged_line_is_reported_by_number(bad: bytes, tmp_path: Path) -> None:
     folder = capture(tmp_path)
     (folder / "x.jsonl").write_bytes(b'{"n": 1}\n' + bad + b'{"n": 3}\n')
     with pytest.raises(TraceError, match="line 2 is damaged"):
         list(open_capture(folder).lines("x.jsonl"))
 
 
-def test_losses_of_a_recording_that_was_killed_are_those_last_told(tmp_path: Path) -> None:
+def test_losses_of_a_killed_recording_are_the_last_reported(tmp_path: Path) -> None:
     folder = capture(tmp_path, state="recording", lost={"xentrace": 0})
     lines = [{"kind": "progress", "backends": {"xentrace": {"lost": lost}}} for lost in (0, 7, 30)]
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -55,7 +55,7 @@ def test_losses_of_a_recording_that_was_killed_are_those_last_told(tmp_path: Pat
     assert found.lost == {"xentrace": 7}
 
 
-def test_names_of_domains(tmp_path: Path) -> None:
+def test_domain_names(tmp_path: Path) -> None:
     rows = [{"id": 0, "name": "Domain-0"}, {"id": 3, "name": None}, {"id": "4", "name": "x"}, 5]
     assert open_capture(capture(tmp_path, domains=rows)).domain_names == {0: "Domain-0"}
 
@@ -69,14 +69,14 @@ def test_names_of_domains(tmp_path: Path) -> None:
         ("{}", "schema_version None"),
     ],
 )
-def test_a_meta_that_cannot_be_understood(text: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_meta_is_an_error(text: str, said: str, tmp_path: Path) -> None:
     folder = capture(tmp_path)
     (folder / "meta.json").write_text(text)
     with pytest.raises(TraceError, match=said):
         open_capture(folder)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_capture(tmp_path: Path) -> None:
     assert not is_capture(tmp_path)
     with pytest.raises(TraceError, match="not a capture"):
         open_capture(tmp_path)
@@ -91,7 +91,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", ".xz"])
-def test_its_trace_is_read_and_its_meta_is_the_sidecar(ending: str, tmp_path: Path) -> None:
+def test_the_trace_of_a_capture_has_its_meta_as_sidecar(ending: str, tmp_path: Path) -> None:
     folder = capture(tmp_path, tsc_hz=2.6e9, xen_version="4.17", timing="emulated")
     data = SAMPLE.read_bytes() if ending else lzma.decompress(SAMPLE.read_bytes())
     inside = folder / f"xentrace.bin{ending}"
@@ -104,9 +104,7 @@ def test_its_trace_is_read_and_its_meta_is_the_sidecar(ending: str, tmp_path: Pa
             assert sum(len(batch) for batch in reader) > 0
 
 
-def test_the_commands_take_a_capture_as_they_take_its_trace(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_read_a_capture_like_its_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = capture(tmp_path, tsc_hz=2.6e9)
     bare = tmp_path / "bare.bin"
     bare.write_bytes(lzma.decompress(SAMPLE.read_bytes())[:300_000])
@@ -122,9 +120,7 @@ def test_the_commands_take_a_capture_as_they_take_its_trace(
     assert len(read(bare.read_bytes()).records) > 1000
 
 
-def test_a_report_names_the_domains_and_escapes_what_they_chose(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_escapes_domain_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": 0, "name": "Domain-0"}, {"id": 77, "name": "not in the trace"}]
     folder = capture(tmp_path, domains=[{"id": 1, "name": "red\x1b[31m"}, {"id": 2, "name": "two"}, *rows])
     shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
@@ -136,7 +132,9 @@ def test_a_report_names_the_domains_and_escapes_what_they_chose(
     assert json.loads(capfd.readouterr().out)["trace"]["domains"]["77"] == "not in the trace"
 
 
-def test_a_report_says_that_a_capture_is_not_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_report_warns_about_an_incomplete_capture(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = capture(tmp_path, state="recording")
     shutil.copy(SAMPLE, folder / "xentrace.bin.xz")
     assert main(["report", str(folder)]) == 0

@@ -1,4 +1,4 @@
-"""The file beside a trace that tells what the trace cannot."""
+"""The file beside a trace with facts that the trace does not contain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_no_sidecar(tmp_path: Path) -> None:
     assert sidecar_of(tmp_path / "a.bin") is None
 
 
-def test_facts(tmp_path: Path) -> None:
+def test_a_sidecar_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.bin.json").write_text('{"tsc_hz": 2596180000, "xen_version": "4.17", "else": [1]}')
     found = sidecar_of(tmp_path / "a.bin")
     assert found is not None
@@ -45,7 +45,7 @@ def test_an_emulated_host(timing: str, emulated: bool, tmp_path: Path) -> None:
         " " * (1 << 20) + "{}",
     ],
 )
-def test_damaged_sidecar_is_one_error(tmp_path: Path, text: str) -> None:
+def test_an_invalid_sidecar_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.bin.json").write_text(text)
     with pytest.raises(TraceError, match=r"a\.bin\.json"):
         sidecar_of(tmp_path / "a.bin")

@@ -1,4 +1,4 @@
-"""The capture being written: whole or not, bounded, private, never in the way of a stranger's file."""
+"""Write captures: atomic writes, size limits, private modes, and no overwriting of other files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_files_are_private_and_grow(tmp_path: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*capture.directory.rglob("*")]}
     assert modes == {"meta.json": 0o600, "events": 0o700, "stream_0": 0o600, "tool.bin": 0o600}
     assert stat.S_IMODE(capture.directory.stat().st_mode) == 0o700
-    # The kernel has it before it is flushed.
+    # The kernel has the data before the flush.
     assert (capture.directory / "events" / "stream_0").read_bytes() == b"onetwo"
     assert capture.byte_count == len(b"onetwo") + 5 + (capture.directory / "meta.json").stat().st_size
     capture.flush()
@@ -40,7 +40,7 @@ def test_a_stream_stays_in_the_capture(name: str, tmp_path: Path) -> None:
         CaptureWriter(tmp_path / "a.xtrace").stream(name)
 
 
-def test_a_stream_begins_once(tmp_path: Path) -> None:
+def test_a_file_cannot_be_created_twice(tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "a.xtrace")
     capture.stream("a")
     with pytest.raises(TraceError, match="already being written"):
@@ -48,7 +48,7 @@ def test_a_stream_begins_once(tmp_path: Path) -> None:
     capture.close()
 
 
-def test_what_would_be_too_large_is_not_written_at_all(tmp_path: Path) -> None:
+def test_a_write_beyond_the_maximum_size_has_no_effect(tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "a.xtrace", max_bytes=1000)
     stream = capture.stream("a")
     stream.write(b"x" * 900)
@@ -61,7 +61,7 @@ def test_what_would_be_too_large_is_not_written_at_all(tmp_path: Path) -> None:
     assert (capture.directory / "a").stat().st_size == 900
 
 
-def test_a_full_disk_leaves_whole_writes_and_the_old_meta(small_disk: Path) -> None:
+def test_a_full_disk_keeps_complete_writes_and_the_old_meta(small_disk: Path) -> None:
     capture = CaptureWriter(small_disk / "a.xtrace", {"state": "recording"})
     stream = capture.stream("a")
     block = b"y" * 5000
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_whole_writes_and_the_old_meta(small_disk: Path) -> N
     capture.close()
 
 
-def test_the_reserve_of_a_disk_is_left_free(small_disk: Path) -> None:
+def test_the_disk_reserve_is_left_free(small_disk: Path) -> None:
     capture = CaptureWriter(small_disk / "a.xtrace", reserve_bytes=128 << 10)
     stream = capture.stream("a")
     with pytest.raises(CaptureFullError, match="reserve"):  # noqa: PT012
@@ -90,7 +90,7 @@ def test_the_reserve_of_a_disk_is_left_free(small_disk: Path) -> None:
     assert disk.f_bavail * disk.f_frsize >= 128 << 10
 
 
-def test_the_capture_before_is_kept_once_or_overwritten(tmp_path: Path) -> None:
+def test_the_previous_capture_is_kept_once_or_overwritten(tmp_path: Path) -> None:
     path = named(str(tmp_path / "a"))
     for number in range(3):
         make_way(path, overwrite=False)
@@ -102,7 +102,7 @@ def test_the_capture_before_is_kept_once_or_overwritten(tmp_path: Path) -> None:
     assert json.loads((old / "meta.json").read_text()) == {"number": 1}
 
 
-def test_what_is_no_capture_is_left_alone(tmp_path: Path) -> None:
+def test_files_that_are_not_captures_are_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "a.xtrace"
     folder.mkdir()
     (folder / "thesis.txt").write_text("five years")

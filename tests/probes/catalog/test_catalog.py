@@ -1,7 +1,7 @@
 """The catalogue of trace records: its tables, look-up and version detection.
 
-Facts below are written out a second time, from Xen's sources, so that a slip
-in a table shows.
+The facts below were copied from Xen's sources a second time, so that a mistake
+in a table shows up.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_version_parses_orders_and_prints() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4.", "x", "4.17-rc1", "4.17.", "-4.1", "4.٣", "4.17+"])
-def test_version_refuses(text: str) -> None:
+def test_version_parse_rejects(text: str) -> None:
     with pytest.raises(ValueError, match="not a Xen version"):
         Version.parse(text)
 
@@ -149,7 +149,7 @@ def test_range_parses_and_prints(
 
 
 @pytest.mark.parametrize("text", ["4.17-4.13", "3.4", "3.4+", "-4.17", "4.13-", "+", "4.13-4.17+"])
-def test_range_refuses(text: str) -> None:
+def test_range_rejects(text: str) -> None:
     with pytest.raises(ValueError, match="Xen"):
         VersionRange.parse(text)
 
@@ -177,7 +177,7 @@ def test_notation() -> None:
     "text",
     ["dom", "dom:w7", "dom:w0[15:16]", "dom:w0[32:0]", "dom:w0-w2", "dom:w0:what", "dom:w0:@none", "Dom:w0"],
 )
-def test_notation_refuses(text: str) -> None:
+def test_notation_rejects(text: str) -> None:
     with pytest.raises(ValueError, match=r"dom|Dom"):
         parse_fields(text)
 
@@ -201,7 +201,7 @@ def test_names_are_stable_identifiers() -> None:
         assert event.source.startswith(("xen/", "tools/"))
 
 
-def test_a_name_stands_for_one_xen_name_or_its_twins() -> None:
+def test_a_name_has_one_xen_name_or_its_variants() -> None:
     of_name: dict[str, set[str]] = defaultdict(set)
     for event in EVENTS:
         base = event.xen_name.removesuffix("64").removesuffix("_V2").removesuffix("_64")
@@ -209,7 +209,7 @@ def test_a_name_stands_for_one_xen_name_or_its_twins() -> None:
     assert {name: found for name, found in of_name.items() if len(found) > 1} == {}
 
 
-def test_one_event_of_a_name_for_each_id() -> None:
+def test_an_id_has_at_most_one_event_of_a_name() -> None:
     keys = [(event.id, event.name) for event in EVENTS]
     assert len(keys) == len(set(keys))
 
@@ -244,7 +244,7 @@ def test_layouts_are_ordered_and_lengths_are_possible() -> None:
             assert OLDEST <= layout.since <= (layout.until or NEWEST) <= NEWEST
 
 
-def test_one_version_has_one_reading_of_a_shape() -> None:
+def test_a_shape_is_unambiguous_within_a_version() -> None:
     shapes = {(e.id, w, layout.timed) for e in EVENTS for layout in e.layouts for w in layout.words}
     for shape in shapes:
         for version in VERSIONS:
@@ -253,8 +253,8 @@ def test_one_version_has_one_reading_of_a_shape() -> None:
             assert match.quality != "ambiguous", (hex(shape[0]), shape[1:], str(version))
 
 
-def test_no_version_in_between_is_forgotten() -> None:
-    """An event that changed its layout was written all the time."""
+def test_layouts_of_an_event_leave_no_gap() -> None:
+    """The layouts of an event have no gap between their versions."""
     for event in EVENTS:
         for old, new in zip(event.layouts, event.layouts[1:], strict=False):
             if old.until is not None:
@@ -268,7 +268,7 @@ def test_by_id_and_all_events_agree() -> None:
     assert {event.cls for event in EVENTS} == set(TraceClass)
 
 
-# --- single facts, written down a second time ---
+# --- single facts, copied from Xen a second time ---
 
 # id, version, words, timed, name
 FACTS = (
@@ -370,7 +370,7 @@ NOT_WRITTEN = (
 
 
 @pytest.mark.parametrize(("event_id", "version", "words", "timed"), NOT_WRITTEN)
-def test_known_id_of_another_length(event_id: int, version: str, words: int, timed: bool) -> None:
+def test_known_id_with_another_length(event_id: int, version: str, words: int, timed: bool) -> None:
     match = find(event_id, words, timed, at(version))
     assert match is not None
     assert (match.layout, match.quality) == (None, "length")
@@ -417,7 +417,7 @@ def test_runstate_change_has_its_states_as_constants() -> None:
     assert found[0x21101].constants == (("old", "runnable"), ("new", "running"))
 
 
-def test_shadow_has_a_row_for_each_number_of_levels() -> None:
+def test_shadow_has_events_for_each_number_of_levels() -> None:
     found = [event for event in EVENTS if event.cls == TraceClass.SHADOW]
     assert len(found) == 3 * 11 + 4
     assert {event.constants for event in found if event.id & 0xF00 == 0x200} == {(("levels", "4"),)}
@@ -469,7 +469,7 @@ def test_values_of_a_real_record() -> None:
         (0x2200B, 2, True, "4.9", "credit_steal_check"),
     ],
 )
-def test_collision_is_told_by_version(
+def test_shared_ids_are_resolved_by_version(
     event_id: int, words: int, timed: bool, version: str, name: str
 ) -> None:
     match = find(event_id, words, timed, at(version))
@@ -477,7 +477,7 @@ def test_collision_is_told_by_version(
     assert (match.event.name, match.quality) == (name, "exact")
 
 
-def test_every_shared_id_is_among_those() -> None:
+def test_all_shared_ids_are_tested() -> None:
     shared = {event.id for event in EVENTS if len(by_id(event.id)) > 1}
     assert shared == {
         0x802001,
@@ -489,14 +489,14 @@ def test_every_shared_id_is_among_those() -> None:
     }
 
 
-def test_collision_is_told_by_length_where_the_version_is_open() -> None:
+def test_shared_ids_are_resolved_by_length_without_a_version() -> None:
     for words, name in ((4, "pm_idle_entry"), (3, "irq_move_cleanup_delay")):
         match = find(0x802001, words, True, VersionRange())
         assert match is not None
         assert (match.event.name, match.quality) == (name, "exact")
 
 
-def test_ambiguous_gives_the_newest_and_tells_the_others() -> None:
+def test_an_ambiguous_shape_gets_the_newest_and_lists_the_others() -> None:
     match = find(0x22003, 3, True, VersionRange())
     assert match is not None
     assert match.layout is not None
@@ -509,14 +509,14 @@ def test_ambiguous_gives_the_newest_and_tells_the_others() -> None:
     assert [str(layout.since) for _, layout in candidate.alternatives] == ["4.8"]
 
 
-def test_a_wrong_length_is_put_down_to_the_event_of_that_version() -> None:
+def test_a_wrong_length_matches_the_event_of_that_version() -> None:
     for version, name in (("4.1", "pm_idle_entry"), ("4.17", "irq_move_cleanup_delay")):
         match = find(0x802001, 7, True, at(version))
         assert match is not None
         assert (match.event.name, match.quality) == (name, "length")
 
 
-def test_versions_to_come_are_read_as_the_newest() -> None:
+def test_future_versions_are_read_like_the_newest() -> None:
     assert find(0x28004, 2, True, at("4.30")) == find(0x28004, 2, True, at("4.22"))
     assert field_names(0x22214, 3, "4.23") == ["unit", "dom", "tickled_cpu", "credit"]
 
@@ -594,11 +594,11 @@ def test_name(table: dict[int, str], number: int, name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "number"), [(names.HYPERCALLS, 11), (names.HYPERCALLS, 43), (exits.SVM_CODES, 0x54)]
 )
-def test_holes_have_no_name(table: dict[int, str], number: int) -> None:
+def test_unused_numbers_have_no_name(table: dict[int, str], number: int) -> None:
     assert number not in table
 
 
-def test_runstate_names_are_those_of_the_format() -> None:
+def test_runstate_names_match_the_format() -> None:
     assert {state.value: state.name.lower() for state in Runstate} == names.RUNSTATES
 
 
@@ -610,7 +610,7 @@ def test_runstate_names_are_those_of_the_format() -> None:
         ([0x400], "svm"),
         ([0x8000_0021], "vmx"),
         ([0xFFFF_FFFF], "svm"),
-        ([0, 18, 48, 0x40, 0x4A], None),  # either's
+        ([0, 18, 48, 0x40, 0x4A], None),  # either vendor's
         ([], None),
         ([0x60, 0x60, 0x60, 12], "svm"),
         ([0x60, 12], None),
@@ -621,7 +621,7 @@ def test_vendor_of(reasons: list[int], vendor: str | None) -> None:
     assert exits.vendor_of(reasons) == vendor
 
 
-def test_no_vmx_reason_counts_for_svm_and_the_reverse() -> None:
+def test_no_reason_counts_for_the_other_vendor() -> None:
     for reason in exits.VMX_REASONS:
         assert exits.vendor_of([reason]) in (None, "vmx")
     for code in exits.SVM_CODES:
@@ -678,16 +678,15 @@ def test_evidence_of_the_real_traces() -> None:
 
 
 def test_notes_of_the_real_traces() -> None:
-    assert detect(real(1)).notes == (
-        "switch_infnext: wait_ns counts from the last deschedule and includes blocked time if this is "
-        "Xen 4.13 or later; use runstate_change for wait times",
-    )
+    (note,) = detect(real(1)).notes
+    assert note.startswith("switch_infnext: wait_ns ")
+    assert "if this is Xen 4.13 or later" in note
     pvh = detect(real(PVH)).notes
     assert [note.partition(":")[0] for note in pvh] == ["switch_infnext", "vmexit"]
     assert "if this is" not in pvh[0]
 
 
-def test_nothing_seen_says_nothing() -> None:
+def test_no_shapes_give_no_evidence() -> None:
     found = detect([])
     assert (str(found.range), found.evidence, found.conflicts, found.notes) == ("4.0+", (), (), ())
 
@@ -725,9 +724,9 @@ def test_detected_range(shapes: list[Shape], span: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_all_that_a_version_writes_is_detected_as_it(version: Version) -> None:
+def test_all_shapes_of_a_version_are_detected_as_that_version(version: Version) -> None:
     only = VersionRange(version, version)
-    # SMI and vectorless INTR make it an AMD host, which since 4.19 has exit ids of its own.
+    # SMI, and INTR without a vector, show an AMD host, whose exits have their own ids since 4.19.
     intels = {0x81002, 0x81102} if version >= (4, 19) else set()
     written = [
         (event.id, words, layout.timed, 100)
@@ -741,7 +740,7 @@ def test_all_that_a_version_writes_is_detected_as_it(version: Version) -> None:
     assert found.conflicts == ()
 
 
-def test_amd_exits_under_shared_ids_are_older_than_4_19() -> None:
+def test_amd_exits_with_shared_ids_are_from_before_4_19() -> None:
     exit64, intr = (0x81102, 3, True, 900), (0x8200F, 0, False, 300)
     assert str(detect([exit64, intr]).range) == "4.0-4.18"
     assert str(detect([exit64, (0x8200F, 1, False, 300)]).range) == "4.0+"
@@ -749,7 +748,7 @@ def test_amd_exits_under_shared_ids_are_older_than_4_19() -> None:
     assert str(detect([exit64, (0x8200F, 1, False, 300), (0x8200F, 0, False, 7)]).range) == "4.0+"
 
 
-def test_evidence_says_what_narrowed() -> None:
+def test_evidence_lists_the_shapes_that_narrowed_the_range() -> None:
     found = detect([(0x28004, 2, True, 5), (0x22206, 1, False, 9), (0x22214, 4, True, 0)])
     assert found.evidence == ("credit2_tickle with 1 word, untimed: 4.3 to 4.6",)
     assert detect([(0x22214, 3, True, 9)]).evidence == (
@@ -772,17 +771,17 @@ def test_a_damaged_length_does_not_move_the_range() -> None:
 
 
 def test_a_rare_shape_does_not_narrow_the_range() -> None:
-    """Legal in 4.0-4.7 only, but 3 among 100,000."""
+    """The shape is legal in 4.0-4.7 only, but there are just 3 among 100,000."""
     found = detect([(0x2800E, 3, True, 100_000), (0x2800E, 2, True, 3)])
     assert str(found.range) == "4.8+"
     assert len(found.conflicts) == 1
 
 
-def test_rare_shapes_that_fit_are_no_conflict() -> None:
+def test_rare_shapes_that_fit_are_not_conflicts() -> None:
     assert detect([(0x20100D, 1, True, 100_000), (0x20100D, 3, True, 1)]).conflicts == ()
 
 
-def test_a_contradiction_is_settled_by_the_most_records() -> None:
+def test_most_records_win_a_contradiction() -> None:
     found = detect(damaged((0x1F004, 3, True, 20)))
     assert str(found.range) == "4.11-4.21"
     assert found.conflicts == (
@@ -799,13 +798,13 @@ def test_a_length_that_no_version_writes_is_a_conflict() -> None:
     assert found.conflicts == ("wake with 3 words, timed: 400 seen, but no known version writes it",)
 
 
-def test_unknown_ids_are_told() -> None:
+def test_unknown_ids_are_reported() -> None:
     found = detect(damaged((0x29999, 3, True, 1200)))
     assert str(found.range) == "4.11-4.21"
     assert found.notes[-1] == "1,200 records with ids that no known version writes: 0x29999"
 
 
-def test_ambiguous_shapes_are_told() -> None:
+def test_ambiguous_shapes_are_reported() -> None:
     (note,) = detect([(0x10F005, 4, False, 9)]).notes
     assert note.startswith("mem_decrease_reservation with 4 words is decoded as in Xen 4.18 ")
     assert "Xen 4.0-4.17" in note
@@ -819,7 +818,7 @@ def test_pm_idle_note() -> None:
     assert not detect([(0x802001, 3, True, 9)]).notes
 
 
-def test_shapes_may_come_in_parts() -> None:
+def test_counts_of_repeated_shapes_add_up() -> None:
     parts: Iterable[Shape] = (
         (event, words, timed, 1) for event, words, timed, count in real(PVH) for _ in range(count)
     )
@@ -839,7 +838,7 @@ ranges = st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 10)))
 
 
 @given(ids, st.integers(0, 7), st.booleans(), ranges)
-def test_find_reads_any_shape(event_id: int, words: int, timed: bool, versions: VersionRange) -> None:
+def test_find_accepts_any_shape(event_id: int, words: int, timed: bool, versions: VersionRange) -> None:
     match = find(event_id, words, timed, versions)
     if match is None:
         assert by_id(event_id) == ()
@@ -854,13 +853,13 @@ def test_find_reads_any_shape(event_id: int, words: int, timed: bool, versions: 
 
 
 @given(st.lists(st.tuples(ids, st.integers(0, 7), st.booleans(), st.integers(0, 1 << 40)), max_size=40))
-def test_detect_takes_any_shapes(shapes: list[Shape]) -> None:
+def test_detect_accepts_any_shapes(shapes: list[Shape]) -> None:
     found = detect(shapes)
     assert OLDEST <= found.range.low <= NEWEST
     assert detect(reversed(shapes)).range == found.range
 
 
-def test_import_needs_no_heavy_module() -> None:
+def test_the_catalogue_imports_no_heavy_module() -> None:
     code = (
         "import sys, xtrace.probes.catalog\n"
         "print(sorted({'numpy', 'pandas', 'numba', 'pyarrow', 'bcc'} & set(sys.modules)))"

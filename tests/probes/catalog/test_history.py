@@ -1,7 +1,7 @@
 """Every length of every record in every Xen, against the catalogue.
 
-The table below was read out of Xen's sources apart from the catalogue's, as
-bare numbers: id, then versions=lengths, "u" for an untimed record.
+The table below was extracted from Xen's sources independently of the catalogue's
+tables, as plain numbers: id, then versions=lengths, with "u" for an untimed record.
 """
 
 from __future__ import annotations
@@ -254,9 +254,9 @@ HISTORY = """
 0x8000000 4.1+=0-7u
 """
 
-# 4.0.0 and 4.0.1 add a stale word to the records of HVMTRACE_ND; not to these.
+# 4.0.0 and 4.0.1 append a stale word to records written with HVMTRACE_ND; these are not.
 NOT_PADDED = {0x82016, 0x82216, 0x82017, 0x82217, 0x82117, 0x82317, 0x82021}
-#: Where the padded length is another form's, so that the catalogue leaves it out.
+#: The padded length is also that of another form, so the catalogue leaves it out.
 AMBIGUOUS_PADDED = {(0x8200E, 6), (0x8200F, 1)}
 
 
@@ -269,7 +269,7 @@ def lengths(text: str) -> list[int]:
 
 
 def history() -> set[Shape]:
-    """Return every {id, words, timed, minor version} of the table."""
+    """Return all (id, words, timed, minor version) of the table."""
     found = set()
     for line in HISTORY.split("\n"):
         if not line:
@@ -313,8 +313,8 @@ def test_the_table_covers_every_class() -> None:
     assert len(ids) > 230
 
 
-def test_a_layout_of_one_length_uses_all_of_its_words_or_says_why() -> None:
-    """Words that no field covers are padding, known one by one."""
+def test_fields_cover_all_words_but_known_padding() -> None:
+    """Words that no field covers are padding, and each case is listed."""
     bare = {
         (event.id, layout.since.minor, words)
         for event in EVENTS

@@ -1,4 +1,4 @@
-"""Lines of text and JSON against the twin in oracle.render."""
+"""Lines of text and JSON, compared with the reference renderer in oracle.render."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def unpacked(path: Path) -> bytes:
     return UNPACK[path.suffix](path.read_bytes())
 
 
-# --- against the twin ---------------------------------------------------------------------------
+# --- compared with the reference renderer -------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", list(Style))
 @pytest.mark.parametrize("path", sample_files(), ids=lambda path: path.name.split(".")[0])
-def test_samples_read_as_the_twin_says(path: Path, style: Style) -> None:
+def test_samples_render_like_the_reference(path: Path, style: Style) -> None:
     data = unpacked(path)
     records = oracle.read(data).records
     # The HVM sample was made on an AMD host; the others have no exits.
@@ -91,7 +91,7 @@ TRACES = st.lists(st.tuples(st.integers(0, 3), st.lists(RECORDS, max_size=8)), m
 
 @settings(max_examples=300)
 @given(TRACES, st.sampled_from(["4.0", "4.2", "4.8", "4.17", "4.22", "4.0+"]), st.sampled_from(list(Unit)))
-def test_any_record_reads_as_the_twin_says(
+def test_any_record_renders_like_the_reference(
     drawn: list[tuple[int, list[tuple[int, list[int], int | None]]]], version: str, unit: Unit
 ) -> None:
     data = b"".join(
@@ -151,13 +151,13 @@ def currents(lines: list[str]) -> list[str]:
     return [line.split("p", 1)[1].split()[1] for line in lines]
 
 
-def test_a_record_shows_the_vcpu_that_runs() -> None:
+def test_a_record_shows_the_running_vcpu() -> None:
     assert currents(rendered(switches())) == [
         "d?v?", "d3v0", "d?v?", "d4v1", "idle", "d4v1", "d4v1", "idle",
     ]  # fmt: skip
 
 
-def test_a_loss_says_who_runs_behind_it() -> None:
+def test_a_loss_shows_the_vcpu_that_runs_after_it() -> None:
     lost = record(0x1F001, [5, 7 | 2 << 16, 40, 0], 60)
     data = window(0, *record(RUNS, [4 << 16], 30), *lost, *record(0x28004, [1, 0], 70))
     assert currents(rendered(data)) == ["d4v0", "d7v2", "d7v2"]
@@ -187,7 +187,7 @@ def test_filters(choice: Choice, count: int) -> None:
     assert len(rendered(switches(), choice=choice)) == count
 
 
-def test_a_filter_changes_no_line() -> None:
+def test_a_filter_does_not_change_lines() -> None:
     everything = rendered(unpacked(sample_files()[0]), chunk_bytes=1 << 16)
     wakes = rendered(
         unpacked(sample_files()[0]), choice=Choice(event=lambda _, name: name == "wake"), chunk_bytes=1 << 16
@@ -195,7 +195,7 @@ def test_a_filter_changes_no_line() -> None:
     assert wakes == [line for line in everything if " wake " in line]
 
 
-def test_more_hypercalls_than_templates_are_shown_plainly() -> None:
+def test_hypercalls_beyond_the_templates_are_shown_raw() -> None:
     words = [word for op in range(3000) for word in record(0x20100D, [op], op)]
     lines = rendered(window(0, *words))
     assert [line.split("op=")[1].split()[0] for line in lines[100:]] == [str(op) for op in range(100, 3000)]
@@ -204,7 +204,7 @@ def test_more_hypercalls_than_templates_are_shown_plainly() -> None:
 # --- the catalogue ------------------------------------------------------------------------------
 
 
-def test_no_two_keys_of_a_json_line_are_the_same() -> None:
+def test_keys_of_a_json_line_are_unique() -> None:
     for event in EVENTS:
         for layout in event.layouts:
             names = [json_key(name) for name, _ in event.constants]

@@ -1,4 +1,4 @@
-"""What this machine says of itself: its kernel, its processes, that it is no dom0."""
+"""Facts about this machine: its kernel, its processes, and that it is not a dom0."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, trace_buffers
 
 
-def test_the_kernel_is_known() -> None:
+def test_kernel_facts() -> None:
     facts = dom0.kernel_facts()
     assert len(facts["boot_id"]) == 36
     assert facts["clocksource"] in facts["clocksources"]
     assert facts["cpus"] >= 1
 
 
-def test_this_machine_is_no_dom0() -> None:
+def test_this_machine_is_not_a_dom0() -> None:
     reason = dom0.why_no_dom0()
     if not reason:
         pytest.skip("this is a dom0")
@@ -36,6 +36,6 @@ def test_processes_by_name() -> None:
         time.sleep(0.01)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    # It has ended, though its parent has not asked yet.
+    # It is a zombie: its parent has not waited for it yet.
     assert child.pid not in dom0.running("sleep")
     child.wait()

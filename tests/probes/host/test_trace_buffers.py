@@ -1,4 +1,4 @@
-"""Xen's trace buffers, which a child asks for."""
+"""Query Xen's trace buffers in a child process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xtrace.probes.host import trace_buffers
 @pytest.mark.parametrize(
     ("answer", "sized"), [("200", True), ("0", False), ("-9", True), ("38", None), ("201", None)]
 )
-def test_buffers_that_are_asked_for_by_a_child(
+def test_the_child_reports_whether_buffers_are_sized(
     answer: str, sized: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask() -> int:

@@ -1,4 +1,4 @@
-"""What Xen's tools print, read into facts.  The texts are those of Xen 4.17 in the lab, cut to a few rows."""
+"""Parse the output of Xen's tools.  The texts come from Xen 4.17 in the lab, cut to a few rows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_topology() -> None:
     ]
 
 
-def test_vcpus_and_names_with_blanks() -> None:
+def test_vcpus_and_names_with_spaces() -> None:
     found = xen_tools.vcpus_of(VCPUS)
     assert [row["vcpu"] for row in found[0]["vcpus"]] == [0, 1]
     assert found[0]["vcpus"][1]["hard_affinity"] == "0-1"
@@ -68,7 +68,7 @@ def test_vcpus_and_names_with_blanks() -> None:
     }
 
 
-def test_a_name_like_a_row_is_a_name() -> None:
+def test_a_name_that_looks_like_a_row_is_a_name() -> None:
     hostile = "Domain-0 0 0 0 r-- 1.0 all / all"
     (row,) = xen_tools.vcpus_of(f"Name ID\n{hostile}   7     0    1   r--  19.2  all / all\n").items()
     assert row[0] == 7

@@ -1,7 +1,7 @@
-"""Damaged traces of every kind, through reader and machines: only TraceError, no byte unaccounted for.
+"""Damaged traces of every kind, through reader and state machines: only TraceError, every byte accounted for.
 
-XTRACE_FUZZ_CASES sets how many cases there are in all, 2,000 unless given.
-A case that fails names its seed: XTRACE_FUZZ_SEED=N runs that one alone.
+XTRACE_FUZZ_CASES sets the total number of cases, 2,000 by default.
+A failing case reports its seed: XTRACE_FUZZ_SEED=N runs only that one.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from xtrace.probes.reader.writer import TraceWriter, pack_window
 
 CASES = int(os.environ.get("XTRACE_FUZZ_CASES", "2000"))
 ONE_SEED = os.environ.get("XTRACE_FUZZ_SEED")
-#: Shares of the cases; the rest goes through the mutation loop.
+#: Numbers of cases of each kind; the mutation loop gets the rest.
 CONTAINER_CASES = CASES // 20
 HYPOTHESIS_CASES = max(CASES // 100, 20)
 MUTATED_CASES = CASES - CONTAINER_CASES - 2 * HYPOTHESIS_CASES
-#: The loop is cut into so many tests, which the workers of pytest-xdist share.
+#: The loop is split into this many tests, so that pytest-xdist can distribute them.
 PARTS = 32
 
 ORACLE_EVERY = 20
@@ -66,16 +66,16 @@ MOST_GROWTH_BYTES = 256 << 20
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the machines room for 64 vCPUs: large ones take longer to make than a case, and this runs out."""
+    """Limit the machines to 64 vCPUs: large ones take longer to set up than a case, and 64 are exceeded."""
     monkeypatch.setattr(machine, "MAX_VCPUS", 64)
     monkeypatch.setattr(machine, "MAX_PAIRS", 64)
 
 
 def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[TraceReader, list[Rows]]:
-    """Run ``data`` through reader, machines and tallies and check the sums.
+    """Run ``data`` through reader, machines and tallies and check the totals.
 
     Raises:
-        TraceError: it is no trace.
+        TraceError: it is not a trace.
     """
     reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
     machines, tallies = Machine(), Tallies()
@@ -104,12 +104,12 @@ def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[T
 
 
 def compare(data: bytes, reader: TraceReader, kept: list[Rows]) -> None:
-    """Check what the reader gave against its slow twin."""
+    """Compare the reader's output with that of the slow reference reader."""
     trace = oracle.read(data)
     facts = reader.facts
     rows, twins = without_fillers(np.concatenate(kept)), slow(trace.records)
     if facts.late_records:
-        # Out of order over batches; in order on each pCPU all the same.
+        # Out of order across batches, but still in order on each pCPU.
         rows, twins = by_pcpu(rows), by_pcpu(twins)
     assert np.array_equal(rows, twins)
     assert filler_count(reader) == trace.wrap_count
@@ -141,7 +141,7 @@ def run_case(seed: int) -> None:
 
 
 class Watch:
-    """End the process where a case does not come to its end, and say which; the loops leave the GIL."""
+    """Abort the process if a case hangs, and print its seed; this works because the loops release the GIL."""
 
     def __init__(self) -> None:
         self.seed = -1
@@ -169,7 +169,7 @@ def watching() -> Iterator[Watch]:
 
 
 def run_cases(seeds: range | list[int], case: Callable[[int], None]) -> None:
-    """Run the cases; a failure names the seed that makes it again."""
+    """Run the cases; a failure reports the seed that reproduces it."""
     grown = resident_bytes()
     with watching() as watch:
         for seed in seeds:
@@ -178,14 +178,14 @@ def run_cases(seeds: range | list[int], case: Callable[[int], None]) -> None:
             try:
                 case(seed)
             except Exception as error:
-                raise AssertionError(f"XTRACE_FUZZ_SEED={seed} makes it again") from error
+                raise AssertionError(f"XTRACE_FUZZ_SEED={seed} reproduces it") from error
             took_s = time.process_time() - began
             assert took_s < MOST_S, f"XTRACE_FUZZ_SEED={seed} took {took_s:.1f} s"
     assert resident_bytes() - grown < MOST_GROWTH_BYTES
 
 
 def resident_bytes() -> int:
-    """Return how much memory this process holds right now; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes, or 0 if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     except OSError:
@@ -209,7 +209,7 @@ def test_mutated_traces(part: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_mutated_traces_with_machines_of_full_size(part: int) -> None:
+def test_mutated_traces_with_full_size_machines(part: int) -> None:
     run_cases(range(part * 1_000_000, part * 1_000_000 + MUTATED_CASES // FULL_SIZE_EVERY // 8 + 1), run_case)
 
 
@@ -240,7 +240,7 @@ def test_mutated_compressed_files(form: str, tmp_path: Path) -> None:
                 for _ in reader:
                     pass
         except TraceError as error:
-            assert str(path) in str(error)  # noqa: PT017 - there need not be one
+            assert str(path) in str(error)  # noqa: PT017 - an error is optional
         else:
             assert shape_counts(reader)[OVERFLOW_SHAPE] == 0
             assert unaccounted_bytes(reader) == 0
@@ -301,7 +301,7 @@ _RECORD = st.tuples(
 def test_arbitrary_records_through_the_writer(
     records: list[tuple[int, int | None, int, tuple[int, ...]]], poll_every: int, ring_bytes: int
 ) -> None:
-    """What was stored comes back, pCPU by pCPU in the order of writing."""
+    """Stored records come back, on each pCPU in the order of writing."""
     out = io.BytesIO()
     stored: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
     with TraceWriter(out, 4, ring_bytes) as writer:

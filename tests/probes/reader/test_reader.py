@@ -1,4 +1,4 @@
-"""The reader gives what its slow twin does: on real traces, made ones and damaged ones."""
+"""The reader agrees with the slow reference reader: on real, generated and damaged traces."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.n
 
 @pytest.fixture(scope="module")
 def small() -> bytes:
-    """A calm host's trace of some windows a pCPU."""
+    """The trace of a calm host, with a few windows per pCPU."""
     return simulate(3, 3, DOMAINS, 12_000_000, poll_cycles=3_000_000).data
 
 
 def same(rows: Rows, twins: Rows, late: int) -> bool:
-    """Tell whether the reader's rows are the twin's, in order; on each pCPU where some came late.
+    """Return whether both readers' rows are equal, in order, or only in order on each pCPU if some are late.
 
-    What a damaged TSC, or a loss told of rounds after it began, puts before records that were given out
-    already is counted as late.
+    A record is late if it sorts before records of an earlier batch, because of a damaged TSC or a loss
+    that was reported rounds after it began.
     """
     if late:
         rows, twins = (each[np.argsort(each[:, 1], kind="stable")] for each in (rows, twins))
@@ -74,7 +74,7 @@ def same(rows: Rows, twins: Rows, late: int) -> bool:
 
 
 def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Reading:
-    """Check that reader and twin see the same: records in order, fillers, damages, the cut at the end."""
+    """Check that both readers agree on: records in order, fillers, damages, the cut at the end."""
     reading, trace = fast(data, chunk_bytes=chunk_bytes, keep=keep), oracle.read(data)
     facts = reading.reader.facts
     assert same(reading.rows, slow(trace.records), facts.late_records)
@@ -98,7 +98,7 @@ def test_samples(sample: Path, chunk_bytes: int, keep: int) -> None:
     reading, trace = fast(sample_bytes(sample), chunk_bytes=chunk_bytes, keep=keep), sample_trace(sample)
     facts = reading.reader.facts
     assert same(reading.rows, sample_rows(sample), facts.late_records)
-    # One loss of one sample, where a chunk is less than a round.
+    # One loss in one sample, if a chunk is smaller than a round.
     assert facts.late_records <= (chunk_bytes <= 1 << 10 and "lost" in sample.name)
     assert filler_count(reading.reader) == trace.wrap_count
     assert (facts.damages, trace.damages) == ([], [])
@@ -115,7 +115,7 @@ def test_samples(sample: Path, chunk_bytes: int, keep: int) -> None:
         ("xen417-netbsd7-idle", 0, 0, 256),
     ],
 )
-def test_samples_show_what_their_page_says(sample: str, lost: int, gaps: int, ring_pages: int) -> None:
+def test_samples_match_their_readme(sample: str, lost: int, gaps: int, ring_pages: int) -> None:
     path = next(path for path in SAMPLES if path.name.startswith(sample + "."))
     reading = fast(sample_bytes(path))
     losses = reading.rows[reading.rows[:, 2] == LOST_RECORDS]
@@ -130,7 +130,7 @@ def test_samples_show_what_their_page_says(sample: str, lost: int, gaps: int, ri
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 12, 1 << 18])
-def test_a_batch_stays_valid_until_keep_more_were_taken(chunk_bytes: int) -> None:
+def test_the_last_keep_batches_stay_valid(chunk_bytes: int) -> None:
     keep = 3
     reader = TraceReader(io.BytesIO(sample_bytes(SAMPLES[0])), keep=keep, chunk_bytes=chunk_bytes)
     held: deque[tuple[object, ...]] = deque(maxlen=keep)
@@ -156,14 +156,14 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def halves(pack: Callable[[bytes], bytes], data: bytes) -> bytes:
-    """Return two compressed streams, one after the other, as `cat a.gz b.gz` makes them."""
+    """Return two concatenated compressed streams, as from `cat a.gz b.gz`."""
     middle = len(data) // 2 + 1
     return pack(data[:middle]) + pack(data[middle:])
 
 
 @pytest.mark.parametrize("form", PACK)
 @pytest.mark.parametrize("join", [lambda pack, data: pack(data), halves], ids=["one", "two"])
-def test_a_compressed_file_is_told_by_its_bytes(
+def test_compression_is_detected_from_the_content(
     form: str, join: Callable[[Callable[[bytes], bytes], bytes], bytes], small: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "trace"
@@ -176,7 +176,7 @@ def test_a_compressed_file_is_told_by_its_bytes(
 
 @contextmanager
 def dripping(data: bytes, piece_bytes: int) -> Iterator[int]:
-    """Give the read end of a pipe that is filled piece by piece."""
+    """Yield the read end of a pipe that is filled piece by piece."""
     read_end, write_end = os.pipe()
 
     def drip() -> None:
@@ -192,7 +192,7 @@ def dripping(data: bytes, piece_bytes: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("form", PACK)
 @pytest.mark.parametrize("piece_bytes", [3, 1000, 1 << 16])
-def test_standard_input_may_come_in_pieces(
+def test_standard_input_in_pieces(
     form: str, piece_bytes: int, small: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = small[:20_000]
@@ -214,8 +214,8 @@ def test_a_named_pipe(small: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["gz", "xz", "zst"])
-def test_compressed_data_cut_short_says_so(form: str, tmp_path: Path) -> None:
-    """What came before the cut is given out; a plain file that ends there would be one that still grows."""
+def test_truncated_compressed_data_is_an_error(form: str, tmp_path: Path) -> None:
+    """Records before the cut are returned.  (An uncompressed file that ends early may still be growing.)"""
     path = tmp_path / "trace"
     path.write_bytes(PACK[form](sample_bytes(SAMPLES[0]))[:-20])
     with open_trace(path) as reader:
@@ -226,7 +226,7 @@ def test_compressed_data_cut_short_says_so(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["gz", "xz", "zst"])
-def test_damage_in_the_middle_of_compressed_data_says_so(form: str, tmp_path: Path) -> None:
+def test_damaged_compressed_data_is_an_error_on_every_read(form: str, tmp_path: Path) -> None:
     packed = bytearray(PACK[form](random.Random(1).randbytes(100_000)))
     packed[50_000:50_004] = b"\xff" * 4
     path = tmp_path / "trace"
@@ -239,7 +239,7 @@ def test_damage_in_the_middle_of_compressed_data_says_so(form: str, tmp_path: Pa
                 read_into(source, memoryview(bytearray(1)), "trace")
 
 
-def test_no_trace_and_no_file(tmp_path: Path) -> None:
+def test_files_that_are_not_traces(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="is a folder, not a trace"), open_trace(tmp_path):
         pass
     with pytest.raises(FileNotFoundError), open_trace(tmp_path / "none"):
@@ -252,8 +252,8 @@ def test_no_trace_and_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b""), lzma.compress(b"")], ids=["plain", "gz", "xz"])
-def test_an_empty_file_is_a_trace_of_nothing(content: bytes, tmp_path: Path) -> None:
-    """xentrace leaves one when no event of the chosen classes came."""
+def test_an_empty_file_is_an_empty_trace(content: bytes, tmp_path: Path) -> None:
+    """xentrace leaves one if no event of the chosen classes occurred."""
     path = tmp_path / "empty"
     path.write_bytes(content)
     with open_trace(path) as reader:
@@ -267,7 +267,7 @@ def test_an_empty_file_is_a_trace_of_nothing(content: bytes, tmp_path: Path) -> 
 
 
 def record_ends(data: bytes) -> tuple[list[int], list[int]]:
-    """Return the offsets where windows begin and where records end, fillers too."""
+    """Return the offsets where windows begin and where records, including fillers, end."""
     windows = oracle.frame(data).windows
     ends = []
     for window in windows:
@@ -277,7 +277,7 @@ def record_ends(data: bytes) -> tuple[list[int], list[int]]:
 
 
 @each_sample
-def test_whole_records_of_a_growing_file_count(sample: Path) -> None:
+def test_complete_records_of_a_growing_file_are_counted(sample: Path) -> None:
     data = sample_bytes(sample)
     windows, ends = record_ends(data)
     random_ = random.Random(sample.name)
@@ -290,7 +290,7 @@ def test_whole_records_of_a_growing_file_count(sample: Path) -> None:
         assert reader.record_counts.sum() == np.searchsorted(ends, cut, side="right"), cut
         assert unaccounted_bytes(reader) == 0, cut
         inside = next(end for end in [*windows[1:], len(data)] if end >= cut)
-        # Less than a header tells nothing of the window that it begins.
+        # An incomplete header does not show the size of its window.
         if cut - max(offset for offset in windows if offset <= cut) >= 12:
             assert facts.missing_bytes == inside - cut // 4 * 4, cut
 
@@ -301,12 +301,12 @@ def test_every_cut_of_a_small_file(small: bytes) -> None:
         assert assert_same(small[:cut], chunk_bytes=random_.choice((64, 999, 1 << 16))).damages == []
 
 
-# --- what the writer and the host make ---------------------------------------------------------
+# --- traces from the writer and the simulated host ---------------------------------------------
 
 
 @pytest.mark.parametrize("memory_bytes", [9_000, 40_000])
-def test_ring_files_of_the_memory_option(memory_bytes: int) -> None:
-    """xentrace -M keeps the last windows in memory; the file begins in the middle of what happened."""
+def test_files_of_the_memory_option(memory_bytes: int) -> None:
+    """xentrace -M keeps the last windows in memory, so the file starts in the middle of events."""
     out = io.BytesIO()
     with TraceWriter(out, 3, 4088, memory_bytes=memory_bytes) as writer:
         for step in range(9_000):
@@ -346,8 +346,8 @@ def test_skewed_and_lossy_hosts(loss: float, skew: tuple[int, ...], chunk_bytes:
     assert (len(losses) > 0) == (loss > 0)
 
 
-def test_a_pcpu_far_behind_comes_late_and_is_counted() -> None:
-    """A skew beyond the time of two polls cannot be waited for: the records are given out and counted."""
+def test_records_of_a_lagging_pcpu_are_counted_as_late() -> None:
+    """The reader does not wait for a pCPU skewed by more than two polls: its records are late and counted."""
     simulation = simulate(5, 3, DOMAINS, 80_000_000, skew_cycles=(0, 50_000_000, 0), poll_cycles=2_000_000)
     reading = fast(simulation.data, chunk_bytes=1 << 10)
     assert reading.reader.facts.late_records > 0
@@ -358,7 +358,7 @@ def test_a_pcpu_far_behind_comes_late_and_is_counted() -> None:
 
 
 @pytest.mark.parametrize("pages", [1, 2, 32])
-def test_the_distance_of_fillers_tells_the_ring_size(pages: int) -> None:
+def test_the_distance_between_fillers_gives_the_ring_size(pages: int) -> None:
     ring_bytes = pages * RING_PAGE_BYTES - RING_HEADER_BYTES
     out = io.BytesIO()
     with TraceWriter(out, 2, ring_bytes) as writer:
@@ -371,7 +371,7 @@ def test_the_distance_of_fillers_tells_the_ring_size(pages: int) -> None:
     assert (facts.ring_bytes, facts.ring_votes > 0) == (ring_bytes, True)
 
 
-def test_no_filler_no_ring_size() -> None:
+def test_without_fillers_the_ring_size_is_unknown() -> None:
     facts = fast(simulate(6, 2, DOMAINS, 1_000_000).data).reader.facts
     assert (facts.ring_bytes, facts.ring_votes) == (None, 0)
 
@@ -397,7 +397,7 @@ def test_windows_of_more_than_half_a_ring_are_counted() -> None:
     [lambda event: bool(event & TraceClass.PV), lambda event: event == WAKE, lambda _event: False],
     ids=["class", "event", "none"],
 )
-def test_a_filter_thins_out_records_and_no_counts(sample: Path, wanted: Callable[[int], bool]) -> None:
+def test_a_filter_removes_records_but_counts_all(sample: Path, wanted: Callable[[int], bool]) -> None:
     reading = fast(sample_bytes(sample), wanted=wanted, chunk_bytes=1 << 18)
     all_rows = sample_rows(sample)
     chosen = np.array([wanted(int(event)) for event in all_rows[:, 2]], bool)
@@ -419,18 +419,18 @@ def words(*values: int) -> bytes:
 
 DAMAGES = {
     "zeros": (words(0, 0), oracle.NOT_A_WINDOW, 0, 8),
-    "a pCPU that cannot be": (pack_window(MAX_PCPUS, b""), oracle.NOT_A_WINDOW, 0, 12),
+    "an impossible pCPU": (pack_window(MAX_PCPUS, b""), oracle.NOT_A_WINDOW, 0, 12),
     "an odd size": (words(WINDOW_HEADER, 0, 6, 0), oracle.NOT_A_WINDOW, 0, 16),
-    "a size that cannot be": (words(WINDOW_HEADER, 0, MAX_WINDOW_BYTES + 4), oracle.NOT_A_WINDOW, 0, 12),
-    "no class": (pack_window(0, words(4, WAKE)), oracle.NOT_A_RECORD, 12, 8),
+    "an impossible size": (words(WINDOW_HEADER, 0, MAX_WINDOW_BYTES + 4), oracle.NOT_A_WINDOW, 0, 12),
+    "no class bits": (pack_window(0, words(4, WAKE)), oracle.NOT_A_RECORD, 12, 8),
     "an overrun": (pack_window(0, words(WAKE, 0x7000_0000 | WAKE)), oracle.OVERRUN, 16, 4),
-    "a window inside": (words(WINDOW_HEADER, 0, 400, WAKE), oracle.WINDOW_INSIDE, 16, 0),
+    "a nested window": (words(WINDOW_HEADER, 0, 400, WAKE), oracle.WINDOW_INSIDE, 16, 0),
 }
 
 
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_told_by_place_reason_and_size(kind: str, chunk_bytes: int) -> None:
+def test_damage_is_reported_with_offset_reason_and_size(kind: str, chunk_bytes: int) -> None:
     damaged, reason, offset, skipped_bytes = DAMAGES[kind]
     before = sound(0, 40)
     reading = assert_same(before + damaged + sound(), chunk_bytes=chunk_bytes)
@@ -446,7 +446,7 @@ def test_strict_stops_at_the_first_damage(kind: str) -> None:
         fast(before + damaged + sound() + words(0, 0, 0), strict=True)
 
 
-def test_strict_takes_a_sound_and_a_growing_file(small: bytes) -> None:
+def test_strict_accepts_a_complete_and_a_growing_file(small: bytes) -> None:
     assert np.array_equal(fast(small, strict=True).rows, fast(small).rows)
     assert len(fast(small[:-30], strict=True).rows) > 0
 
@@ -479,13 +479,13 @@ def test_a_hundred_thousand_windows(content: bytes, chunk_bytes: int) -> None:
     assert unaccounted_bytes(reader) == 0
 
 
-def test_a_window_of_the_greatest_size() -> None:
+def test_a_window_of_the_maximum_size() -> None:
     header = words(WINDOW_HEADER, 0, MAX_WINDOW_BYTES)
     reading = assert_same(header + pack_record(WAKE, 7, (1, 2)) * 100)
     assert reading.reader.facts.missing_bytes == MAX_WINDOW_BYTES - 2000
 
 
-def test_the_greatest_pcpu_costs_no_memory() -> None:
+def test_the_highest_pcpu_number_costs_no_memory() -> None:
     before = resident_bytes()
     reading = assert_same(sound(MAX_PCPUS - 1))
     assert reading.reader.facts.pcpus == [MAX_PCPUS - 1]
@@ -493,7 +493,7 @@ def test_the_greatest_pcpu_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("tsc", [(1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
-def test_a_tsc_that_cannot_be_sorts_last(tsc: int) -> None:
+def test_an_impossible_tsc_sorts_last(tsc: int) -> None:
     data = (
         pack_window(0, pack_record(WAKE, tsc) + pack_record(WAKE, 7)) + sound(1) + sound(0, 60) + sound(1, 70)
     )
@@ -503,14 +503,14 @@ def test_a_tsc_that_cannot_be_sorts_last(tsc: int) -> None:
 
 
 @pytest.mark.parametrize("first_tsc", [0, 99, 101, 1 << 62, 1 << 63, (1 << 64) - 1])
-def test_a_loss_that_begins_when_it_cannot(first_tsc: int) -> None:
+def test_a_loss_with_an_impossible_start(first_tsc: int) -> None:
     lost = pack_record(LOST_RECORDS, 100, (0xFFFF_FFFF, 0, first_tsc & 0xFFFF_FFFF, first_tsc >> 32))
     content = pack_record(WAKE, 40) + lost + pack_record(WAKE, 120)
     assert_same(pack_window(0, content) + pack_window(1, pack_record(WAKE, 60) + pack_record(WAKE, 110)))
 
 
-def test_an_untimed_record_behind_a_loss_is_younger_than_it() -> None:
-    """Also where the loss is given out with one batch and the record with another."""
+def test_an_untimed_record_after_a_loss_sorts_after_its_end() -> None:
+    """This includes a loss in one batch and the record in the next."""
     lost = pack_record(LOST_RECORDS, 100, (5, 0, 10, 0)) + pack_record(0x82013, None)
     rounds = [
         (pack_record(WAKE, 5), pack_record(WAKE, 20)),
@@ -525,13 +525,13 @@ def test_an_untimed_record_behind_a_loss_is_younger_than_it() -> None:
 
 
 @pytest.mark.parametrize("tsc", [0, 1 << 62, 1 << 63, (1 << 64) - 1])
-def test_a_loss_that_ends_when_it_cannot(tsc: int) -> None:
+def test_a_loss_with_an_impossible_end(tsc: int) -> None:
     lost = pack_record(LOST_RECORDS, tsc, (5, 0, 50, 0)) + pack_record(WAKE, 70)
     assert_same(pack_window(0, lost) + pack_window(1, pack_record(WAKE, 40) + pack_record(WAKE, 60)))
 
 
-def test_more_kinds_of_records_than_are_told_apart() -> None:
-    """They are given out and counted together; the columns that rest on their kind are not to be had."""
+def test_more_shapes_than_the_table_holds() -> None:
+    """They are returned and counted as one shape, without their kind."""
     kinds = 5000
     data = pack_window(0, b"".join(pack_record(WAKE + kind, kind) for kind in range(kinds))) + sound(0, kinds)
     reader = TraceReader(io.BytesIO(data), chunk_bytes=1 << 12)
@@ -551,11 +551,11 @@ def test_guests_may_choose_any_event_id() -> None:
 
 
 def resident_bytes() -> int:
-    """Return how much memory this process holds right now."""
+    """Return the resident memory of this process in bytes."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     except OSError:
-        pytest.skip("no /proc here")
+        pytest.skip("needs /proc")
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

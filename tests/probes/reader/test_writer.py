@@ -23,7 +23,7 @@ LARGE_RING = 1 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """A record to write, ``delay`` cycles after the last one of any pCPU; perhaps a poll after it."""
+    """A record to write, ``delay`` cycles after the last one of any pCPU, optionally followed by a poll."""
 
     pcpu: int
     delay: int
@@ -49,7 +49,7 @@ STEPS = st.lists(
     ),
     max_size=80,
 )
-#: Any ring that holds two of the longest records; Xen's are larger and no different.
+#: Rings that hold at least two of the longest records; Xen's are larger but behave the same.
 RINGS = st.integers(20, 60).map(lambda words: 4 * words)
 
 
@@ -58,7 +58,7 @@ class Recording:
     data: bytes
     writer: TraceWriter
     stored: list[list[tuple[int | None, int, tuple[int, ...]]]]
-    drop_runs: list[list[tuple[int, int]]]  # of each pCPU: (records, TSC of the first) told by LOST_RECORDS
+    drop_runs: list[list[tuple[int, int]]]  # by pCPU: (records, TSC of the first) that LOST_RECORDS reports
 
 
 def record(steps: list[Step], ring_bytes: int, skew: tuple[int, ...] = ()) -> Recording:
@@ -98,7 +98,7 @@ def plain(entry: Record) -> tuple[int | None, int, tuple[int, ...]]:
     return (entry.tsc if entry.timed else None, entry.event, entry.words)
 
 
-def test_a_record_is_header_tsc_and_words() -> None:
+def test_pack_record() -> None:
     assert pack_record(0x28004, None) == struct.pack("<I", 0x28004)
     assert pack_record(0x28004, 0x1_0000_0002, (3, 4)) == struct.pack("<5I", 0xA002_8004, 2, 1, 3, 4)
 
@@ -114,7 +114,7 @@ def test_a_record_is_header_tsc_and_words() -> None:
         (0x28004, 0, (0,) * 8),
     ],
 )
-def test_what_does_not_fit_is_refused(event: int, tsc: int, words: tuple[int, ...]) -> None:
+def test_values_that_do_not_fit_are_rejected(event: int, tsc: int, words: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"28 bits|64 bits|at most 7"):
         pack_record(event, tsc, words)
 
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused(event: int, tsc: int, words: tuple[int, ..
     ("pcpus", "ring_bytes", "skew"),
     [(0, 400, ()), (1, 402, ()), (1, 40, ()), (2, 400, (1,)), (16385, 400, ())],
 )
-def test_impossible_rings_are_refused(pcpus: int, ring_bytes: int, skew: tuple[int, ...]) -> None:
+def test_impossible_rings_are_rejected(pcpus: int, ring_bytes: int, skew: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"pCPUs|ring"):
         TraceWriter(io.BytesIO(), pcpus, ring_bytes, skew_cycles=skew)
 
@@ -140,7 +140,7 @@ def test_every_record_comes_back(steps: list[Step]) -> None:
 
 @settings(max_examples=300)
 @given(STEPS, RINGS)
-def test_small_rings_wrap_and_lose_as_xen_does(steps: list[Step], ring_bytes: int) -> None:
+def test_small_rings_wrap_and_lose_records_as_in_xen(steps: list[Step], ring_bytes: int) -> None:
     recording = record(steps, ring_bytes)
     trace = read(recording.data)
     assert trace.damages == []
@@ -170,7 +170,7 @@ def assert_no_record_straddles(data: bytes, ring_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(("left_words", "timed", "extra"), [(1, False, 0), (8, False, 7), (9, True, 6)])
-def test_a_filler_is_timed_when_seven_words_are_too_few(left_words: int, timed: bool, extra: int) -> None:
+def test_a_filler_is_timed_if_seven_words_are_too_few(left_words: int, timed: bool, extra: int) -> None:
     out = io.BytesIO()
     with TraceWriter(out, 1, 4 * (20 + left_words)) as writer:
         for tsc in (1, 2):
@@ -181,7 +181,7 @@ def test_a_filler_is_timed_when_seven_words_are_too_few(left_words: int, timed: 
     assert (filler.tsc, len(filler.words)) == (3 if timed else None, extra)
 
 
-def test_lost_records_stand_before_the_first_record_that_fits() -> None:
+def test_lost_records_precedes_the_first_record_that_fits() -> None:
     out = io.BytesIO()
     with TraceWriter(out, 1, 80) as writer:
         writer.set_current(0, 5, 3)
@@ -196,7 +196,7 @@ def test_lost_records_stand_before_the_first_record_that_fits() -> None:
 
 
 @given(STEPS, st.lists(st.integers(-1000, 1000), min_size=4, max_size=4))
-def test_skew_moves_every_tsc_of_a_pcpu(steps: list[Step], skew: list[int]) -> None:
+def test_skew_shifts_every_tsc_of_a_pcpu(steps: list[Step], skew: list[int]) -> None:
     start = Step(0, 1000, True, 0x28004, (), False)
     recording = record([start, *steps], LARGE_RING, tuple(skew))
     for pcpu, entries in enumerate(by_pcpu(read(recording.data))):
@@ -204,7 +204,7 @@ def test_skew_moves_every_tsc_of_a_pcpu(steps: list[Step], skew: list[int]) -> N
         assert [plain(entry) for entry in entries] == shifted
 
 
-def test_skew_moves_the_times_inside_irq_handled() -> None:
+def test_skew_shifts_the_times_in_irq_handled() -> None:
     out = io.BytesIO()
     with TraceWriter(out, 1, skew_cycles=(-5,)) as writer:
         writer.write(0, 0x1_0000_0009, IRQ_HANDLED, (16, 3, 8))
@@ -213,14 +213,14 @@ def test_skew_moves_the_times_inside_irq_handled() -> None:
 
 
 def full_steps(*pcpus: int) -> list[Step]:
-    """Return a record of 40 bytes on each pCPU; a negative one ends a round."""
+    """Return a 40-byte record for each pCPU; a negative number adds a poll after it."""
     return [Step(abs(pcpu), 1, True, 0x28004, (7,) * 7, pcpu < 0) for pcpu in pcpus]
 
 
 @given(STEPS, st.integers(300, 2000))
 @example(full_steps(0, 0, 1, 1, 2, 2, 3), 320)  # a round of 328 bytes, 316 without its last header
-@example(full_steps(0, 0, -1, -2, 3, 3, 3), 300)  # no round is too large, all together are
-def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes: int) -> None:
+@example(full_steps(0, 0, -1, -2, 3, 3, 3), 300)  # each round fits, but not all together
+def test_the_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes: int) -> None:
     kept, everything = io.BytesIO(), io.BytesIO()
     writers = TraceWriter(kept, 4, 240, memory_bytes=memory_bytes), TraceWriter(everything, 4, 240)
     now = 0
@@ -237,8 +237,8 @@ def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes:
     windows = frame(everything.getvalue()).windows
     dropped = len(windows) - len(frame(kept.getvalue()).windows)
     if dropped and kept.getvalue():
-        # The file starts with a low pCPU, unless dropping for its first window emptied the buffer: then
-        # that window and those before it since the last low pCPU do not fit together.
+        # The file starts with a low pCPU, unless making room for its first window emptied the buffer: then
+        # that window and its predecessors since the last low pCPU do not fit together.
         first, low = windows[dropped], dropped
         while low and windows[low - 1].pcpu < windows[low].pcpu:
             low -= 1
@@ -246,7 +246,7 @@ def test_memory_buffer_keeps_the_newest_windows(steps: list[Step], memory_bytes:
         assert low == dropped or together > memory_bytes
 
 
-def test_a_memory_buffer_that_is_just_full_keeps_all() -> None:
+def test_an_exactly_full_memory_buffer_keeps_all() -> None:
     out = io.BytesIO()
     with TraceWriter(out, 2, memory_bytes=64) as writer:
         writer.write(0, 1, 0x28004, (1, 2))
@@ -255,7 +255,7 @@ def test_a_memory_buffer_that_is_just_full_keeps_all() -> None:
     assert len(out.getvalue()) == 64
 
 
-def test_a_window_larger_than_the_memory_buffer_is_refused() -> None:
+def test_a_window_larger_than_the_memory_buffer_is_rejected() -> None:
     writer = TraceWriter(io.BytesIO(), 1, memory_bytes=20)
     writer.write(0, 1, 0x28004, (1, 2))
     with pytest.raises(ValueError, match="does not fit"):
@@ -301,7 +301,7 @@ def test_repeat_shifts_each_copy_by_the_same_span(source: Path, short: Simulatio
 
 
 def shifts(window: Window, again: Window) -> set[int]:
-    """Return by how much the times of ``again`` are later; nothing else may differ."""
+    """Return by how much the times of ``again`` are later; check that nothing else differs."""
     assert (window.pcpu, window.size, len(window.records)) == (again.pcpu, again.size, len(again.records))
     found = set()
     for one, other in zip(window.records, again.records, strict=True):
@@ -321,7 +321,7 @@ def shifts(window: Window, again: Window) -> set[int]:
     return found
 
 
-def test_every_pcpu_is_blind_at_a_seam(source: Path, short: Simulation) -> None:
+def test_a_seam_is_a_loss_on_every_pcpu(source: Path, short: Simulation) -> None:
     out = io.BytesIO()
     repeat(source, out, copies=2)
     first = frame(short.data).windows
@@ -338,7 +338,7 @@ def test_every_pcpu_is_blind_at_a_seam(source: Path, short: Simulation) -> None:
 
 
 @pytest.mark.parametrize("min_bytes", [1, 1_000_000, 40_000_000])
-def test_repeat_goes_on_until_it_is_long_enough(source: Path, tmp_path: Path, min_bytes: int) -> None:
+def test_repeat_reaches_the_minimum_size(source: Path, tmp_path: Path, min_bytes: int) -> None:
     out = tmp_path / "long.bin"
     written = repeat(source, out, min_bytes=min_bytes)
     one_copy = source.stat().st_size + 3 * 40
@@ -347,7 +347,7 @@ def test_repeat_goes_on_until_it_is_long_enough(source: Path, tmp_path: Path, mi
     assert written < min_bytes + one_copy
 
 
-def test_repeat_of_many_blocks_is_the_same_as_copy_by_copy(
+def test_the_block_size_does_not_change_the_output_of_repeat(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large, small = io.BytesIO(), io.BytesIO()
@@ -357,7 +357,7 @@ def test_repeat_of_many_blocks_is_the_same_as_copy_by_copy(
     assert large.getvalue() == small.getvalue()
 
 
-def test_repeat_refuses_what_it_cannot_repeat(source: Path, tmp_path: Path, short: Simulation) -> None:
+def test_repeat_rejects_bad_input(source: Path, tmp_path: Path, short: Simulation) -> None:
     for arguments in ({}, {"copies": 1, "min_bytes": 1}, {"copies": 0}):
         with pytest.raises(ValueError, match=r"copies|one copy"):
             repeat(source, io.BytesIO(), **arguments)
@@ -376,7 +376,7 @@ def test_repeat_refuses_what_it_cannot_repeat(source: Path, tmp_path: Path, shor
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
-def test_real_windows_packed_again_are_the_same_bytes(path: Path) -> None:
+def test_repacked_samples_are_identical(path: Path) -> None:
     data = lzma.decompress(path.read_bytes())
     framing = frame(data)
     assert framing.damages == []
