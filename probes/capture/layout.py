@@ -53,7 +53,7 @@ _ENDINGS = ("", ".zst", ".xz", ".gz")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A marker; the TSC of Xen's record of it lies between the two TSCs read around it.
+    """A marker; Xen's record of it has a TSC between the two that were read around sending it.
 
     Attributes:
         before, after: TSC cycles before and after it was sent.

@@ -101,7 +101,7 @@ EVENTS = (
              lay("4.8+", 4,
                  "b_avgload:w0-w1 unit:w2[15:0] dom:w2[31:16] rq_id:w3[15:0] cpu:w3[31:16]")),
     _credit2(0x22214, "credit2_runq_candidate", "TRC_CSCHED2_RUNQ_CANDIDATE",
-             # 4.8 and 4.11 have the same length but different words 2; tickled_cpu is -1 for none
+             # 4.8 and 4.11 have the same length, but word 2 differs; tickled_cpu is -1 for none
              lay("4.8", 3, f"{_UNIT} tickled_cpu:w1:signed skipped:w2"),
              lay("4.9-4.10", 4, f"{_UNIT} tickled_cpu:w1:signed skipped:w2 credit:w3:signed"),
              lay("4.11+", 3, f"{_UNIT} tickled_cpu:w1:signed credit:w2:signed")),

@@ -87,7 +87,7 @@ _HANDLERS = (
     _hvm(0x8200D, "msr_write", "TRC_HVM_MSR_WRITE",
          lay("4.0+", 3, "msr:w0:hex value:w1-w2:hex", timed=False)),
     _hvm(0x8200E, "cpuid", "TRC_HVM_CPUID",
-         # 4.13 adds the subleaf
+         # 4.13 added the subleaf
          lay("4.0-4.12", 5, "leaf:w0:hex eax:w1:hex ebx:w2:hex ecx:w3:hex edx:w4:hex", timed=False),
          lay("4.13+", 6, "leaf:w0:hex subleaf:w1:hex eax:w2:hex ebx:w3:hex ecx:w4:hex edx:w5:hex",
              timed=False)),

@@ -129,7 +129,7 @@ def test_64_bit_values_are_exact(values: list[int]) -> None:
     assert [json.loads(line)["rip"] for line in rendered(data, Style.JSON)] == values
 
 
-# --- the vCPU that runs, filters ----------------------------------------------------------------
+# --- the running vCPU, filters ------------------------------------------------------------------
 
 RUNS, STOPS = 0x21101, 0x21021
 

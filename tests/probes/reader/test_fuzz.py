@@ -1,4 +1,4 @@
-"""Damaged traces of every kind, through reader and state machines: only TraceError, every byte accounted for.
+"""Damaged traces of every kind, through reader and machines: only TraceError, every byte accounted for.
 
 XTRACE_FUZZ_CASES sets the total number of cases, 2,000 by default.
 A failing case reports its seed: XTRACE_FUZZ_SEED=N runs only that one.
@@ -61,7 +61,7 @@ MOST_S = 5.0
 HANGS_S = 60.0
 MOST_GROWTH_BYTES = 256 << 20
 
-# --- what must hold ----------------------------------------------------------------------------
+# --- invariants --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def seeds_of(part: int, cases: int) -> range | list[int]:
     return range(part, cases, PARTS)
 
 
-# --- the suite ---------------------------------------------------------------------------------
+# --- the tests ---------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("small_machine")

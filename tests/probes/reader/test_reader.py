@@ -531,7 +531,7 @@ def test_a_loss_with_an_impossible_end(tsc: int) -> None:
 
 
 def test_more_shapes_than_the_table_holds() -> None:
-    """They are returned and counted as one shape, without their kind."""
+    """Records of further shapes are returned and counted together under one shape."""
     kinds = 5000
     data = pack_window(0, b"".join(pack_record(WAKE + kind, kind) for kind in range(kinds))) + sound(0, kinds)
     reader = TraceReader(io.BytesIO(data), chunk_bytes=1 << 12)
