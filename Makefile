@@ -1,16 +1,16 @@
-# The Xen lab: tests/lab/README.md.  All else is ./run.
-# FULL=1 is for the image with Debian's userland, bcc and kernel headers.
+# The Xen lab: tests/lab/README.md.  Everything else is in ./run.
+# FULL=1 uses the image with Debian's userland, bcc and kernel headers.
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
 .PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat nightly zipapp mutants mutants-page
 
-# What checks stand on: the environment of ./run with xenalyze, a compiler and QEMU, and lists that apt has.
+# What checks need: the environment of ./run with xenalyze, a compiler and QEMU, and apt's package lists.
 lab-needs:
 	@XTRACE_REQUIRE_PEERS=1 ./run test --version >/dev/null
 	@apt-cache show xen-hypervisor-4.17-amd64 >/dev/null 2>&1 || apt-get -qq update
 
-# The full image has the wheel, which the environment's pip installs.
+# The full image contains the wheel, which is installed with the environment's pip.
 lab-image lab-shell lab-run: $(if $(FULL),lab-needs)
 
 lab-image:
@@ -20,7 +20,7 @@ lab-image:
 lab: lab-needs
 	@$(LAB) run $(SCENARIOS)
 
-# The steady part, for each change: the image, one run, its checks.
+# The deterministic part, for each change: the image, one run, its checks.
 lab-quick: lab-needs
 	@$(LAB) quick
 
@@ -35,8 +35,8 @@ lab-run:
 lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)
 
-# What takes too long for each change: every test, those marked nightly too, more damaged traces and images, all scenarios.
-# Limits of time are for a hang: a campaign of this size takes its time.
+# What takes too long for each change: every test, including those marked nightly, more damaged traces and images,
+# all scenarios.  Timeouts are raised, so that they catch a hang and not a long fuzzing run.
 nightly: lab-needs
 	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),200000) \
 	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),5000) \
@@ -44,11 +44,11 @@ nightly: lab-needs
 		-o timeout=7200 -o faulthandler_timeout=8000
 	@$(LAB) run
 
-# build/xtrace.pyz: one file that records on a dom0.
+# build/xtrace.pyz: a single file that records on a dom0.
 zipapp:
 	@.venv/bin/python tools/zipapp.py
 
-# make mutants [MODULES="symbols/sites/verdict.py"] [AGAIN=1]: takes hours, goes on where it was stopped.  docs/mutants.md
+# make mutants [MODULES="symbols/sites/verdict.py"] [AGAIN=1]: takes hours, resumes where it stopped.  docs/mutants.md
 mutants:
 	@./run test --version >/dev/null
 	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[mutants]'

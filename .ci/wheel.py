@@ -1,4 +1,4 @@
-"""Compare a wheel with the tree: every module is in it, and nothing but xtrace.
+"""Compare a wheel with the tree: it must contain every module, and nothing but xtrace.
 
 usage: wheel.py WHEEL
 """
@@ -16,7 +16,7 @@ ALSO = ("xtrace/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json")
 
 
 def faults(wheel: Path) -> list[str]:
-    """Return what is wrong with ``wheel``, one line each."""
+    """Return the faults of ``wheel``, one line each."""
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     expected = {
@@ -25,7 +25,7 @@ def faults(wheel: Path) -> list[str]:
     expected |= {f"xtrace/{path.name}" for path in (ROOT / "xtrace").glob("*.py")}
     tops = {name.split("/")[0] for name in inside}
     strange = {top for top in tops if top != "xtrace" and not top.startswith("xtrace-")}
-    lines = [f"absent from the wheel: {name}" for name in sorted(expected.union(ALSO) - inside)]
+    lines = [f"missing from the wheel: {name}" for name in sorted(expected.union(ALSO) - inside)]
     lines += [f"generic name in site-packages: {top}" for top in sorted(strange)]
     lines += [f"not in the tree: {name}" for name in sorted(inside - expected) if name.endswith(".py")]
     return lines

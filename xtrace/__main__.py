@@ -1,4 +1,4 @@
-"""``python -m xtrace`` is the command ``xtrace``."""
+"""Run the command ``xtrace`` as ``python -m xtrace``."""
 
 from xtrace.cli.start import main
 

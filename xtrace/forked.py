@@ -1,8 +1,8 @@
 """Run a call in a forked child while this process does something else.
 
-Loading numba in one process and typer and pandas in the other halves the time a short command takes; and a
-long one keeps its interpreter free.  A spare child can be forked before it is known what for: it loads what
-such a call needs, then waits for it.
+Loading numba in one process and typer and pandas in the other halves the time of a short command; a long
+call does not block the parent's interpreter.  A spare child can be forked before its call is known: it loads
+what such a call needs, then waits for it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PATIENCE_S = 5
 
 
 class Preload(NamedTuple):
-    """What a child loads before its call.
+    """What a child imports before its call.
 
     Attributes:
-        module: to import.
-        patience: what is written to standard error where that takes longer than 5 s.
+        module: the module to import.
+        patience: text for standard error if the import takes longer than 5 s.
     """
 
     module: str
@@ -34,14 +34,14 @@ class Preload(NamedTuple):
 
 
 class ChildEndedError(Exception):
-    """A child ended before it could answer; the text says how: "was ended by SIGKILL..."."""
+    """A child ended before it answered; the text says how: "was ended by SIGKILL..."."""
 
 
 class Forked(Generic[Result]):
     """A call of ``function`` in a child process; fork before anything heavy is imported.
 
-    ``function`` is pickled: a function of a module, or a partial of one.  A spare child that has loaded
-    ``preload`` takes the call where there is one.
+    ``function`` is pickled, so it must be a module-level function or a partial of one.  A spare child that
+    loads ``preload`` takes the call if there is one.
     """
 
     def __init__(self, function: Callable[[], Result], preload: Preload) -> None:
@@ -55,7 +55,7 @@ class Forked(Generic[Result]):
         """Wait for the call and return what it returned, or raise what it raised.
 
         Raises:
-            ChildEndedError: the child died before it could answer.
+            ChildEndedError: the child ended before it answered.
         """
         answer, code = self._child.answer()
         if code < 0:
@@ -78,7 +78,7 @@ def prepare(preload: Preload) -> None:
 
 
 def discard_spares() -> None:
-    """End the children that no call was found for."""
+    """End the spare children that were not used."""
     while _spares:
         _spares.pop().end()
 
@@ -99,7 +99,7 @@ class _Child:
         os.close(answer_write)
 
     def send(self, function: Callable[[], object]) -> None:
-        # If the child is dead already, the missing answer says so.
+        # If the child is already dead, answer() finds no answer and reports it.
         with contextlib.suppress(BrokenPipeError), os.fdopen(self._call, "wb") as pipe:
             pipe.write(pickle.dumps(function))
 
@@ -136,13 +136,13 @@ def _be_the_child(preload: Preload, call_read: int, answer_write: int) -> None:
     except KeyboardInterrupt:
         code = 130
     finally:
-        # Not sys.exit(): what the parent has open is the parent's to close.
+        # Not sys.exit(): the child must not flush or close what the parent has open.
         os._exit(code)
 
 
 @contextlib.contextmanager
 def _patience(text: str) -> Iterator[None]:
-    """Write ``text`` to standard error if what is done takes long."""
+    """Write ``text`` to standard error if the block takes longer than 5 s."""
     timer = threading.Timer(_PATIENCE_S, os.write, (2, text.encode()))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""Names that a package offers, imported when they are first asked for: importing the package stays cheap."""
+"""Import a package's public names on first use, so that importing the package stays cheap."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def exported(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its full name.
-        homes: by public name, the module of the package that has it: ``"reader.reader"``; "" for a name that
-            is a sub-package itself.
+        homes: maps each public name to the module that defines it, relative to the package, such as
+            ``"reader.reader"``; "" for a name that is itself a sub-package.
     """
 
     def get(name: str) -> Any:

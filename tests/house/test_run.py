@@ -1,4 +1,4 @@
-"""`./run` says in one line what it cannot do."""
+"""`./run` reports in one line what it cannot do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 
 
-def test_a_folder_that_cannot_be_written_is_told() -> None:
+def test_a_folder_that_is_not_writable_is_reported() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in ("run", "pyproject.toml"):
@@ -26,6 +26,6 @@ def test_a_folder_that_cannot_be_written_is_told() -> None:
         folder.chmod(0o755)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"run: {folder}/.venv must be made or brought up to date, and cannot be written; "
-        "run it in a copy of yours\n"
+        f"run: {folder}/.venv must be created or updated but is not writable; "
+        "copy the checkout and run it there\n"
     )
