@@ -1,4 +1,4 @@
-"""What holds for every test: a printed seed repeats what is random, and nothing is left on the machine."""
+"""Set up every test: a printed seed repeats what is random, and nothing may be left on the machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import leftovers
 
 ROOT = Path(__file__).parents[1]
 
-# Deadlines and slow draws tell how busy the machine is.  Not Hypothesis's profile for CI, whose examples
-# are the same for ever.
+# Deadlines and slow draws only measure how busy the machine is.  Not Hypothesis's profile for CI, whose
+# examples never change.
 hypothesis.settings.register_profile(
     "xtrace",
     hypothesis.settings.get_profile("default"),
@@ -29,13 +29,13 @@ hypothesis.settings.load_profile("xtrace")
 
 
 def _seed(config: pytest.Config) -> int | None:
-    """Return pytest-randomly's seed, of the order, random and NumPy; None with -p no:randomly."""
+    """Return pytest-randomly's seed (for the order, random and NumPy); None with -p no:randomly."""
     return config.getoption("randomly_seed") if config.pluginmanager.hasplugin("randomly") else None
 
 
-@pytest.hookimpl(trylast=True)  # pytest-randomly chooses in its own
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has chosen its seed
 def pytest_configure(config: pytest.Config) -> None:
-    # Unless --hypothesis-seed says another.
+    # Unless --hypothesis-seed sets another one.
     if hypothesis.core.global_force_seed is None:
         hypothesis.core.global_force_seed = _seed(config)  # type: ignore[assignment]
     is_worker = hasattr(config, "workerinput")
@@ -45,10 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_apart(config: pytest.Config) -> None:
-    """Give tests of a checkout that cannot be written a folder for what they would keep in it.
+    """Give tests in a read-only checkout a folder for the caches that they would keep in it.
 
-    Each process would compile its loops else, and hypothesis warn, which is an error here.  xdist's workers
-    have the environment of who started them.
+    Otherwise each process would compile its loops, and Hypothesis would warn, which is an error here.
+    xdist's workers inherit this environment.
     """
     apart = tempfile.TemporaryDirectory(prefix="xtrace-tests-")
     config.add_cleanup(apart.cleanup)
@@ -57,13 +57,13 @@ def _keep_apart(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    # -q hides it above.
+    # -q hides the seed in the header.
     if (seed := _seed(config)) is not None and terminalreporter.stats.get("failed"):
         terminalreporter.write_line(f"--randomly-seed={seed} repeats the order and the examples")
 
 
 class _Worker:
-    """Where tests run: what a test leaves running ends with it, whatever ended the test."""
+    """A process that runs tests: what a test leaves running is killed after it, however the test ended."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.left: list[str] = []
@@ -81,7 +81,7 @@ class _Worker:
 
 
 class _Controller(_Worker):
-    """The process that the user started: its run fails where anything was left."""
+    """The process that the user started: the run fails if anything was left over."""
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
@@ -91,10 +91,10 @@ class _Controller(_Worker):
     def pytest_testnodedown(self, node: object, error: object) -> None:
         self.left += getattr(node, "workeroutput", {}).get("left", [])
         if error:
-            # What a worker that died had started, its time limit being one reason.
+            # The children of a worker that died, for example of its time limit.
             self.left += leftovers.end_processes()
 
-    @pytest.hookimpl(wrapper=True, trylast=True)  # behind xdist's end, before the summary
+    @pytest.hookimpl(wrapper=True, trylast=True)  # after xdist has ended, before the summary
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         yield
         self.left += self._machine.left()
@@ -103,6 +103,6 @@ class _Controller(_Worker):
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.left:
-            terminalreporter.section("left behind by the tests", red=True)
+            terminalreporter.section("left over by the tests", red=True)
             for line in self.left:
                 terminalreporter.write_line(line)

@@ -1,7 +1,7 @@
-"""What tests leave on the machine: processes, bpf programs and probes, files outside of their own folders.
+"""Find what tests leave on the machine: processes, bpf programs and probes, files outside their own folders.
 
-Other suites may run on the machine: what is found is told from theirs by the process it belongs to, by the
-type of program, or by its name.
+Other test suites may run on the machine: their leftovers are distinguished by the owning process, by the type
+of program, or by name.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: What is on its way out gets so long.
+#: How long processes and probes that are being removed may take.
 GRACE_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_BPF = 321  # x86-64
 _PROG_GET_NEXT_ID, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 11, 13, 15
-#: Types of program that probes have: kprobe, tracepoint, perf event, raw tracepoint, tracing.
+#: Program types of probes: kprobe, tracepoint, perf event, raw tracepoint, tracing.
 _PROBES = (2, 5, 7, 17, 26)
 _TRACEFS = Path("/sys/kernel/tracing")
 _EVENTS = ("kprobe_events", "uprobe_events")
 _HELD = ("anon_inode:bpf-", "anon_inode:[perf_event]")
-#: What xdist's workers are told, and what stands ready for one: they are nobody's leftovers.
+#: Commands of xdist's workers and of the server in builders/ready.py, which are not leftovers.
 _WORKER = "exec(eval(sys.stdin.readline()))"
 READY = "from builders.ready import serve; serve()"
 
@@ -38,12 +38,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def adopt() -> None:
-    """Become the parent of every process below this one that loses its own."""
+    """Become the parent of every descendant that loses its own parent."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants(pid: int | None = None) -> dict[int, str]:
-    """Return the command of each process that runs below this one, or below ``pid``."""
+    """Return pid and command of each descendant of this process, or of ``pid``."""
     found: dict[int, str] = {}
     for path in Path(f"/proc/{pid or os.getpid()}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def descendants(pid: int | None = None) -> dict[int, str]:
 
 
 def _command(pid: int) -> str:
-    """Return the command of a process; none for one that has ended and was not asked for yet."""
+    """Return the command of a process; "" for one that is gone or a zombie."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -64,7 +64,7 @@ def _command(pid: int) -> str:
 
 
 def end_processes() -> list[str]:
-    """Kill what runs below this process when it has had its time; return what that was."""
+    """Kill the descendants of this process that do not end within ``GRACE_S``; return a line for each."""
     if not descendants():
         return []
     _until(lambda: not descendants())
@@ -76,7 +76,7 @@ def end_processes() -> list[str]:
 
 
 def held() -> set[str]:
-    """Return what this process itself holds of the kernel's programs and events."""
+    """Return the bpf objects and perf events that this process has open."""
     found = set()
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -95,19 +95,19 @@ def _until(is_over: Callable[[], bool]) -> None:
 
 
 def probes() -> set[str]:
-    """Return the kernel's probes that no process holds; only root can leave or see any."""
+    """Return the kernel's probes that no process holds; only root can create or see them."""
     if os.geteuid() != 0:
         return set()
     return {*_events(), *_programs()}
 
 
 def _events() -> set[str]:
-    """Return the lines of tracefs, which may not be mounted here."""
+    """Return the kprobe and uprobe events of tracefs, which may not be mounted here."""
     mounted = (_TRACEFS / "events").exists()
     files = " ".join(str(_TRACEFS / name) for name in _EVENTS)
     mount = "" if mounted else f"mount -t tracefs tracefs {_TRACEFS} && "
     command = ["unshare", "--mount", "sh", "-c", f"{mount}cat {files}"]
-    # Some kernels have neither.
+    # Some kernels lack one or both of the files.
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return {f"probe {line}" for line in done.stdout.splitlines()}
 
@@ -119,7 +119,7 @@ def _programs() -> set[str]:
 
 
 def _loaded() -> Iterator[tuple[int, str]]:
-    """Yield id and name of each program of a probe (Linux, include/uapi/linux/bpf.h)."""
+    """Yield id and name of each loaded program of a probe type (Linux, include/uapi/linux/bpf.h)."""
     ident = 0
     while (words := _bpf(_PROG_GET_NEXT_ID, struct.pack("<II", ident, 0)))[0] == 0:
         ident = int(struct.unpack_from("<I", words[1], 4)[0])
@@ -150,13 +150,13 @@ def _ids_in_processes() -> set[int]:
 
 # --- files -------------------------------------------------------------------------------------
 
-#: Where programs put what is not the user's own folder; a name of ours there is a leftover.
+#: Folders in which programs put temporary files; a file there with our name is a leftover.
 PLACES = (Path(tempfile.gettempdir()), *map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/run")), Path.home())
 _FOLDER = "xtrace-tests-"
 
 
 def files() -> set[str]:
-    """Return what lies about under a name of ours."""
+    """Return the paths in ``PLACES`` that have our name."""
     found = set()
     for place in PLACES:
         with contextlib.suppress(OSError):
@@ -165,19 +165,19 @@ def files() -> set[str]:
 
 
 class Folder:
-    """A temporary folder of this run's own, in which nothing may be left."""
+    """This run's own temporary folder, in which nothing may be left."""
 
     def __init__(self) -> None:
         self._before = tempfile.gettempdir()
-        # pytest keeps the folders of the last runs, and not in here.
+        # pytest keeps the folders of its last runs: not in here, because this one is removed.
         self._root = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", self._before)
         self.path = Path(tempfile.mkdtemp(prefix=_FOLDER))
-        # Those below must be able to enter it, whoever they are.
+        # Children that run as another user must be able to use it.
         self.path.chmod(0o1777)
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.path)
 
     def end(self) -> set[str]:
-        """Remove it and return what lay in it."""
+        """Remove the folder and return the paths that were in it."""
         found = {str(path) for path in self.path.iterdir()}
         os.environ["TMPDIR"] = tempfile.tempdir = self._before
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(self.path)], check=True)
@@ -185,13 +185,13 @@ class Folder:
 
 
 class Machine:
-    """The state of the machine when the tests begin."""
+    """The state of the machine before the tests."""
 
     def __init__(self) -> None:
         self._probes, self._files, self.folder = probes(), files(), Folder()
 
     def left(self) -> list[str]:
-        """End and remove what was left, as far as it goes, and return what that was."""
+        """Kill the processes and remove the folder that were left, and return a line for each leftover."""
         found = end_processes()
         _until(lambda: probes() <= self._probes)
         found += sorted(probes() - self._probes)

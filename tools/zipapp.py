@@ -1,12 +1,12 @@
-"""Build xtrace.pyz: one file that records on a dom0 with nothing but its system Python.
+"""Build xtrace.pyz: a single file that records on a dom0 with its system Python alone.
 
-usage: tools/zipapp.py [OUTPUT]     (build/xtrace.pyz)
+usage: tools/zipapp.py [OUTPUT]     (default: build/xtrace.pyz)
 
-It holds the commands, the recorder and what reads captures back, with typer, and no
-NumPy: a command that needs more says what to install.  bcc is the dom0's own
-(python3-bpfcc).  Modules lie in it as source, and compiled for the Python that builds
-it, which starts twice as fast: build it by the version that the dom0 has.  The same tree and
-the same Python make the same bytes.
+It contains the commands, the recorder, the readers of captures, and typer, but not
+NumPy: a command that needs more says what to install.  bcc comes from the dom0
+(python3-bpfcc).  Each module is included as source and as byte code of the Python that
+builds the file, which halves the start time: build it with the dom0's Python version.
+The same tree and the same Python produce the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_KEPT = {".pyc", ".pyi", ".typed", ".nbi", ".nbc"}
 
 
 def contents() -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file that goes in."""
+    """Yield the name and the content of each file of the archive."""
     yield "__main__.py", MAIN.encode()
     for name in _TOP:
         yield f"xtrace/{name}", (ROOT / "xtrace" / name).read_bytes()
@@ -40,7 +40,7 @@ def contents() -> Iterator[tuple[str, bytes]]:
         for path in sorted((ROOT / package).rglob("*")):
             if path.is_file() and path.suffix not in _NOT_KEPT:
                 yield f"xtrace/{path.relative_to(ROOT).as_posix()}", path.read_bytes()
-    # The one module of samples that commands ask for a path.
+    # Commands import this module of samples for the default sample's path.
     yield "xtrace/samples/__init__.py", (ROOT / "samples" / "__init__.py").read_bytes()
     yield "xtrace/LICENSE", (ROOT / "LICENSE").read_bytes()
     for name in VENDORED:
@@ -77,7 +77,7 @@ def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """Return the .pyc of a module that is not to be checked against its source (PEP 552)."""
+    """Return a module's .pyc that is not checked against its source when loaded (PEP 552)."""
     code = compile(source, f"xtrace.pyz/{name}", "exec", dont_inherit=True, optimize=0)
     flags = 0b01
     digest = importlib.util.source_hash(source)
@@ -85,14 +85,14 @@ def _compiled(name: str, source: bytes) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Build and say what was built."""
+    """Build the file and print its path, size and Python version; return the exit code."""
     output = Path(arguments[0]) if arguments else ROOT / "build" / "xtrace.pyz"
     try:
         size = build(output)
     except PackageNotFoundError as error:
         sys.stderr.write(
-            f"zipapp.py: {sys.executable} has no {error.name}; {', '.join(VENDORED)} go in: "
-            "run it by .venv/bin/python, which ./run makes\n"
+            f"zipapp.py: {sys.executable} has no {error.name}; the archive includes {', '.join(VENDORED)}: "
+            "run it with .venv/bin/python, which ./run creates\n"
         )
         return 1
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -11,18 +11,18 @@ from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row
 PAGE = (Path(__file__).parents[2] / "docs" / "calibrate.md").read_text()
 
 
-def test_every_field_is_there() -> None:
+def test_every_field_is_described() -> None:
     missing = [
         item.name for kind in (Row, Calibration) for item in fields(kind) if f"`{item.name}`" not in PAGE
     ]
     assert not missing
 
 
-def test_every_context_is_there() -> None:
+def test_every_context_is_described() -> None:
     assert set(_HEADINGS) == set(CONTEXTS)
     table = "\n".join(line for line in PAGE.splitlines() if line.startswith("| "))
     assert all(heading in table for heading in _HEADINGS.values())
 
 
-def test_nothing_is_left_to_fill_in() -> None:
+def test_no_placeholder_is_left() -> None:
     assert "@" not in PAGE

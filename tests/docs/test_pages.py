@@ -1,4 +1,4 @@
-"""The pages under docs/ say what is true: their code runs, and what is made by a program is up to date."""
+"""The pages under docs/ are correct: their code runs, and their generated parts are up to date."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_library_page_runs_and_prints_what_it_says() -> None:
     assert compared >= 7
 
 
-def test_library_page_uses_public_names_alone() -> None:
+def test_library_page_uses_only_public_names() -> None:
     page = (ROOT / "docs" / "library.md").read_text()
     code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     used = [
@@ -53,14 +53,14 @@ def test_library_page_uses_public_names_alone() -> None:
 
 
 @pytest.mark.parametrize("package", [analysis, probes, symbols], ids=lambda package: package.__name__)
-def test_each_public_name_is_there_with_a_docstring(package: ModuleType) -> None:
+def test_each_public_name_exists_and_has_a_docstring(package: ModuleType) -> None:
     for name in package.__all__:
         assert getattr(package, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018
 
 
-def test_schema_page_is_what_the_tables_say() -> None:
+def test_schema_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "report-schema.md").read_text() == schema.markdown()
 
 
@@ -80,7 +80,7 @@ def test_readme_shows_the_real_report() -> None:
     assert "d2v0" in readme
 
 
-def test_files_that_pages_name_are_there() -> None:
+def test_files_that_pages_name_exist() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
     named = {
         (page.name, path)

@@ -1,4 +1,4 @@
-"""Helpers of tests are found by names that stand for nothing else, and are no tests themselves."""
+"""Test helpers have import names that nothing else uses, and are not tests themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 MODULES = sorted(TESTS.rglob("*.py"))
-#: What is importable by name where the root is on the path: its folders.
+#: What is importable by name if the root is on the path: its folders.
 AT_ROOT = {path.name for path in ROOT.iterdir() if path.is_dir()}
 
 
@@ -20,7 +20,7 @@ def is_test(path: Path) -> bool:
 
 
 def top(path: Path) -> str:
-    """Return the name by which an import of a file of tests/ begins."""
+    """Return the first part of a module's import name, relative to tests/."""
     return path.relative_to(TESTS).parts[0].removesuffix(".py")
 
 
@@ -33,13 +33,13 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_folders_named_like_a_package_hold_tests_alone() -> None:
-    """An __init__.py, too, would make such a folder stand for the package: tests/ comes first."""
+def test_folders_named_like_a_package_contain_only_tests() -> None:
+    """An __init__.py would make such a folder shadow the package, because tests/ comes first on the path."""
     assert {"analysis", "cli", "probes", "symbols"} <= AT_ROOT
     assert [path for path in MODULES if top(path) in AT_ROOT and not is_test(path)] == []
 
 
-def test_names_of_helpers_are_nobody_elses() -> None:
+def test_helper_names_do_not_clash_with_other_packages() -> None:
     helpers = {top(path) for path in MODULES if not is_test(path)}
     assert {"builders", "lab", "oracle", "peer"} <= helpers
     assert helpers & {*sys.stdlib_module_names, *packages_distributions(), *AT_ROOT} == set()

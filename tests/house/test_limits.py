@@ -1,4 +1,4 @@
-"""A test that hangs is ended with all that it started, and a run that leaves anything behind fails."""
+"""A test that hangs is killed with everything it started, and a run that leaves anything over fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMPORTS = "import ctypes, signal, subprocess, tempfile, time"
 
 
 def run(folder: Path, *lines: str) -> tuple[int, str]:
-    """Run a test of each line in a worker; return the exit code and what was told to be left."""
+    """Run each line as a test in a worker; return the exit code and the report of what was left."""
     tests = "\n".join(f"def test_{number}():\n    {line}" for number, line in enumerate(lines))
     (folder / "test_planted.py").write_text(f"{IMPORTS}\n{tests}\n")
     (folder / "pytest.ini").write_text(SETTINGS)
@@ -22,21 +22,21 @@ def run(folder: Path, *lines: str) -> tuple[int, str]:
     done = subprocess.run(
         [*command, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    return done.returncode, done.stdout.partition("left behind by the tests")[2]
+    return done.returncode, done.stdout.partition("left over by the tests")[2]
 
 
 def runs(command: str) -> bool:
     return subprocess.run(["pgrep", "-fx", command], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def test_a_run_that_leaves_nothing_passes(tmp_path: Path) -> None:
+def test_a_run_without_leftovers_passes(tmp_path: Path) -> None:
     assert run(tmp_path, "subprocess.run(['true'], check=True)", "tempfile.TemporaryFile().close()") == (
         0,
         "",
     )
 
 
-def test_what_is_left_is_told_and_fails_the_run(tmp_path: Path) -> None:
+def test_leftovers_are_reported_and_fail_the_run(tmp_path: Path) -> None:
     code, told = run(
         tmp_path,
         "subprocess.Popen(['setsid', 'sleep', '4001']).returncode = 0",
@@ -52,14 +52,14 @@ def test_what_is_left_is_told_and_fails_the_run(tmp_path: Path) -> None:
     assert not runs("sleep 4001")
 
 
-def test_a_test_that_waits_for_ever_ends_with_its_children(tmp_path: Path) -> None:
+def test_a_test_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     code, told = run(tmp_path, "subprocess.run(['sh', '-c', 'sleep 4002; true'])", "pass")
     assert code == 1
     assert "sleep 4002" in told
     assert not runs("sleep 4002")
 
 
-def test_one_that_python_cannot_end_ends_with_its_worker(tmp_path: Path) -> None:
+def test_a_test_that_python_cannot_interrupt_is_killed_with_its_worker(tmp_path: Path) -> None:
     blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM}); time.sleep(4004)"
     code, told = run(tmp_path, f"subprocess.Popen(['sleep', '4003']); {blocked}", "pass")
     assert code == 1

@@ -1,4 +1,4 @@
-"""main() alone prints errors and chooses exit codes."""
+"""Only main() prints errors and chooses exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command_raises(monkeypatch: pytest.MonkeyPatch) -> Raise:
             "xtrace: x: No such file or directory\n",
         ),
         (OSError("odd"), 1, "xtrace: odd\n"),
-        # Only of standard output is it a success: the reader has what it wanted.
+        # A broken pipe is a success only on standard output: the reader has what it wanted.
         (BrokenPipeError(errno.EPIPE, "Broken pipe", STDOUT), 0, ""),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "xtrace: Broken pipe\n"),
         (KeyboardInterrupt(), 130, ""),
@@ -57,7 +57,7 @@ def test_an_expected_error_is_one_line(
     assert capfd.readouterr() == ("", said)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(command_raises: Raise) -> None:
+def test_a_bug_keeps_its_traceback(command_raises: Raise) -> None:
     command_raises(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         house.main(["report"])
@@ -73,7 +73,7 @@ def test_a_fault_of_ours_keeps_its_traceback(command_raises: Raise) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage_is_one_line_and_2(
+def test_wrong_usage_prints_one_line_and_exits_2(
     capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert house.main(arguments) == 2
@@ -91,8 +91,8 @@ def test_no_command_shows_help_on_stderr(capfd: pytest.CaptureFixture[str]) -> N
     assert err.startswith("Usage: xtrace ")
 
 
-def test_each_command_says_itself_which_file_it_cannot_read() -> None:
-    """Typer would call it wrong usage, and that only where it is not root that asks."""
+def test_commands_report_unreadable_files_themselves() -> None:
+    """Typer would report a file that cannot be read as wrong usage, and only if the user is not root."""
     commands = typer.main.get_command(house.app).commands  # type: ignore[attr-defined]
     paths = {
         f"{command} {parameter.name}": parameter.type.readable

@@ -1,4 +1,4 @@
-"""What is installed is what lies in the folders."""
+"""The installed packages are the folders at the root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_packages_are_links_to_the_folders_at_the_root(folder: str) -> None:
     assert link.resolve() == (ROOT / folder).resolve()
 
 
-def test_nothing_else_lies_beside_the_links() -> None:
+def test_the_package_folder_has_no_other_files() -> None:
     own = {path.name for path in (ROOT / "xtrace").iterdir() if not path.is_symlink()}
     assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "forked.py", "lazy.py", "py.typed"}
 

@@ -1,4 +1,4 @@
-"""`--help` and `--version` answer at once: they import nothing heavy."""
+"""`--help` and `--version` are fast: they import nothing heavy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAVY = {
     "zstandard",
 }
 
-# What main() returns and what it has imported, told on stderr's last line.
+# Write what main() returns and what it has imported to stderr's last line.
 PROGRAM = """
 import json, sys
 from xtrace.cli.main import main

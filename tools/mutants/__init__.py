@@ -1,1 +1,1 @@
-"""Mutation testing of the rules that matter, by cosmic-ray's operators: docs/mutants.md has what came out."""
+"""Mutation testing of the most important modules with cosmic-ray's operators; results: docs/mutants.md."""

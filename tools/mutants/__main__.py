@@ -1,10 +1,10 @@
-"""Run the mutants that were not run yet: make mutants [MODULES="symbols/sites/verdict.py ..."].
+"""Run the mutants that have not been run yet: make mutants [MODULES="symbols/sites/verdict.py ..."].
 
 usage: python -m mutants [--again] [--show] [--page] [MODULE...]
 
-    --again   run the open survivors once more, after tests were added
-    --show    show the survivors that no line of equivalent.toml explains, and run nothing
-    --page    write docs/mutants.md from what was run, and run nothing
+    --again   run the open survivors again, after tests were added
+    --show    show the survivors that no entry of equivalent.toml explains; run nothing
+    --page    write docs/mutants.md from the stored results; run nothing
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _run(target: Target, session: Session, *, again: bool) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SystemExit("mutants: another run uses build/mutants") from None
+            raise SystemExit("mutants: another run is using build/mutants") from None
         _run_all(target, session, todo)
 
 

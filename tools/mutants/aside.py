@@ -1,10 +1,10 @@
-"""Which mutants are set aside, by rule: those that change nothing that a test could or should see.
+"""Set aside, by rule, the mutants whose change no test could or should notice.
 
 ======================= ===================================================================================
 annotation              inside a type annotation, which nothing evaluates
-docstring               inside a string that stands alone as a statement
-message wording         inside a ``raise``, or an f-string with a space in it, which is a sentence and no name
-JIT or dataclass flag   an argument of what compiles a loop or of ``dataclass``, or the former itself removed
+docstring               inside a string that is a statement by itself
+message wording         inside a ``raise``, or an f-string with a space in it: a sentence and not a name
+JIT or dataclass flag   an argument of a compiling decorator or of ``dataclass``; or the former is removed
 ======================= ===================================================================================
 
 All other mutants count.
@@ -35,7 +35,7 @@ class Aside:
     compiles: frozenset[int]
 
     def reason(self, mutation: MutationSpec) -> str:
-        """Return why a mutant is set aside, "" where it counts."""
+        """Return why a mutant is set aside, or "" if it counts."""
         start, end = tuple(mutation.start_pos), tuple(mutation.end_pos)
         if mutation.operator_name.endswith("RemoveDecorator"):
             return "JIT or dataclass flag" if start[0] in self.compiles else ""

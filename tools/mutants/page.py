@@ -1,4 +1,4 @@
-"""Say what became of the mutants: a line a module, each survivor with its reason, docs/mutants.md."""
+"""Report the mutants' results: a summary per module, each survivor with its reason, docs/mutants.md."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Equivalent:
     """Mutants that behave as the original does.
 
     Attributes:
-        module: where; "" for all.  operator: a pattern of the operator's name.
-        before, after: patterns of the changed line, without and with the change.
-        why: the reason, one sentence.
+        module: the module's path; "" for all.  operator: a pattern that matches the operator's name.
+        before, after: patterns that match the changed line without and with the change.
+        why: the reason, in one sentence.
     """
 
     module: str
@@ -35,7 +35,7 @@ class Equivalent:
     why: str
 
     def fits(self, target: Target, mutant: Mutant) -> bool:
-        """Tell whether it explains a survivor."""
+        """Return whether this entry explains a survivor."""
         before, after = changed(mutant)
         return (
             self.module in ("", target.module)
@@ -46,7 +46,7 @@ class Equivalent:
 
 
 def equivalents() -> list[Equivalent]:
-    """Return what equivalent.toml says."""
+    """Return the entries of equivalent.toml."""
     listed = tomllib.loads((_HERE / "equivalent.toml").read_text())["equivalent"]
     patterns = ("module", "operator", "before", "after")
     return [Equivalent(*(one.get(name, "") for name in patterns), one["why"]) for one in listed]
@@ -86,7 +86,7 @@ def summary(target: Target, mutants: list[Mutant]) -> str:
 
 
 def write() -> int:
-    """Write the tables of docs/mutants.md; return 1 where a target was not run to its end."""
+    """Write the tables of docs/mutants.md; return 1 if mutants of a target have not been run yet."""
     rows, lists, total = [], [], Counter[str]()
     whole = True
     for target in TARGETS:

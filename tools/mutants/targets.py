@@ -1,4 +1,4 @@
-"""What is mutated, and the tests that must notice: fast ones first: a run ends with its first failure."""
+"""List the modules to mutate and the tests that must fail: fast ones first, as one failure ends a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Target:
     """One module under mutation.
 
     Attributes:
-        module: its file, from the root of the checkout.
-        quick: what pytest is given first.
-        tests: what it is given where these pass.
+        module: its path, relative to the root of the checkout.
+        quick: arguments of the first run of pytest.
+        tests: arguments of the second run, if the first passes.
         drawn: how many mutants are drawn at random, with ``SEED``; 0 for all.
     """
 
@@ -27,11 +27,11 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Return the module's name for files: ``symbols-sites-verdict``."""
+        """Return the module's name for use in file names: ``symbols-sites-verdict``."""
         return self.module.removesuffix(".py").replace("/", "-")
 
 
-#: Without the guests in C, which take most of the time and hold the same code as those in assembly.
+#: Without the guests in C, which take most of the time and have the same code as those in assembly.
 _SITES = (
     "-k",
     "not compiled",
@@ -87,7 +87,7 @@ TARGETS = (
         ("tests/analysis/state_machine/test_machine.py", "tests/analysis/summary/test_histogram.py"),
         drawn=30,
     ),
-    # Each mutant is compiled anew, 12 s of CPU: a sample.
+    # Compiling each mutant takes 12 s of CPU, so only a sample is run.
     Target(
         "analysis/state_machine/loops.py",
         ("tests/analysis/state_machine/test_machine.py", "tests/analysis/state_machine/test_tallies.py"),
@@ -102,13 +102,13 @@ TARGETS = (
 
 
 def chosen(modules: list[str]) -> list[Target]:
-    """Return the targets of the modules named, all where none is named.
+    """Return the targets of the named modules, or all targets if none is named.
 
     Raises:
-        SystemExit: a module that is no target.
+        SystemExit: a module is not a target.
     """
     known = {target.module: target for target in TARGETS}
     unknown = [module for module in modules if module not in known]
     if unknown:
-        raise SystemExit(f"mutants: no target: {' '.join(unknown)}; there are {' '.join(known)}")
+        raise SystemExit(f"mutants: not a target: {' '.join(unknown)}; the targets are {' '.join(known)}")
     return [known[module] for module in modules] or list(TARGETS)

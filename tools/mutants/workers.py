@@ -1,8 +1,8 @@
-"""Run tests on mutants: a copy of the tree and a process for each core, a fork for each mutant.
+"""Run tests on mutants: one worker process and one copy of the tree per core, one fork per mutant.
 
-A worker imports what the tests import beside xtrace once, and forks for each mutant a child that runs pytest
-on the mutated copy. Nothing of xtrace is loaded before the fork, so each child meets the mutant's own code;
-numba's loops are compiled anew in each.
+A worker imports the tests' third-party modules once. For each mutant it forks a child that runs pytest on the
+mutated copy. Nothing of xtrace is loaded before the fork, so each child runs the mutant's code; each child
+compiles numba's loops again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from mutants.targets import ROOT
 if TYPE_CHECKING:
     import pytest
 
-#: What the tests import beside xtrace, at best once for all mutants.
+#: Third-party modules that the tests import; a worker loads them once for all its mutants.
 _HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numba", "numpy", "pandas", "pytest", "typer")
 _OPTIONS = (
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0",
-    # pytest would rather import its plugins itself, for asserts in them.
+    # pytest warns that it cannot rewrite the asserts of modules that are already imported.
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
-#: After so many mutants of a worker the module as it is must pass again: what else fails kills none.
+#: After this many mutants of a worker, the unchanged module must pass again: otherwise failures mean nothing.
 _CONTROL = 40
-#: A mutant that needs this many times what the unchanged module needs does not end.
+#: A mutant that takes longer than this many times the unchanged module's time plus the spare is not ended.
 _SLOWER, _SPARE_S = 6, 30
-#: More address space than the tests take; a mutant that collects without end must not take the machine's.
+#: More address space than the tests need; a mutant that allocates without end must not exhaust the machine's.
 _ADDRESS_BYTES = 12 << 30
 _PR_SET_PDEATHSIG = 1
 _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
@@ -53,7 +53,7 @@ _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One mutant to run, the module's text with the change in it; None where the operator changed nothing."""
+    """One mutant to run: its name and the changed module's text, None if the operator changed nothing."""
 
     name: str
     text: str | None
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a run showed."""
+    """The result of a mutant's run."""
 
     name: str
     fate: Fate
@@ -70,13 +70,16 @@ class Done:
 
 
 def run(module: str, stages: Sequence[Sequence[str]], jobs: Iterator[Job], processes: int) -> Iterator[Done]:
-    """Run the tests on each job, on several processes; yield what each showed as it ends.
+    """Run the tests on each job in several processes; yield each result as it arrives.
 
     Args:
-        stages: what pytest is given, and what it is given next where these pass.
+        module: the mutated module, relative to the root of the checkout.
+        stages: arguments for pytest; each stage runs if the one before it passes.
+        jobs: the mutants.
+        processes: how many workers to start.
 
     Raises:
-        RuntimeError: the tests fail on the module as it is, or pytest could not run them.
+        RuntimeError: the tests fail on the unchanged module, or pytest could not run them.
     """
     context = mp.get_context("spawn")
     pipes: dict[Connection, mp.process.BaseProcess] = {}
@@ -120,9 +123,9 @@ def run(module: str, stages: Sequence[Sequence[str]], jobs: Iterator[Job], proce
 
 
 def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[str]]) -> None:
-    """Be a worker: make a tree, see that the tests pass on it, then run what comes."""
+    """Be a worker: make a copy of the tree, check that its tests pass, then run the jobs from the pipe."""
     tree = _copied_tree(number)
-    # A short name: what the tests print of their files must fit into 80 columns.
+    # A short name: the tests print paths, which must fit into 80 columns.
     scratch = Path(tempfile.gettempdir()) / f"mutants-{os.getpid()}"
     for name in _HEAVY:
         importlib.import_module(name)
@@ -133,7 +136,7 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
         for tests in stages:
             code, output, took = _forked(tree, scratch, module, tests, None)
             if code != _PASSED:
-                pipe.send(f"{module}: the tests fail on the module as it is:\n{output[-4000:]}")
+                pipe.send(f"{module}: the tests fail on the unchanged module:\n{output[-4000:]}")
                 return
             limits.append(took * _SLOWER + _SPARE_S)
         pipe.send("")
@@ -145,13 +148,13 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
             source.write_text(original)
             fate = _fate(code)
             if fate is None:
-                pipe.send(f"{module}: {job.name}: pytest ended with {code}:\n{output[-4000:]}")
+                pipe.send(f"{module}: {job.name}: pytest ended with exit code {code}:\n{output[-4000:]}")
                 return
             diff = _diff(original, job.text, module)
             if not count % _CONTROL:
                 code, said = _staged(tree, scratch, module, stages[:1], limits)
                 if code != _PASSED:
-                    pipe.send(f"{module}: the tests fail on the module as it is, by now:\n{said[-4000:]}")
+                    pipe.send(f"{module}: the tests fail on the unchanged module by now:\n{said[-4000:]}")
                     return
             pipe.send(Done(job.name, fate, output[-2000:], diff))
     shutil.rmtree(scratch, ignore_errors=True)
@@ -160,7 +163,7 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
 def _staged(
     tree: Path, scratch: Path, module: str, stages: Sequence[Sequence[str]], limits: Sequence[float]
 ) -> tuple[int | None, str]:
-    """Run the stages until one does not pass; return how the last one ended and what it printed."""
+    """Run the stages until one fails; return the last one's exit code (None: timeout) and output."""
     code, output = None, ""
     for tests, limit_s in zip(stages, limits, strict=False):
         code, output, _ = _forked(tree, scratch, module, tests, limit_s)
@@ -170,16 +173,16 @@ def _staged(
 
 
 def _fate(code: int | None) -> Fate | None:
-    """Return what an exit code of pytest says of a mutant; None where pytest itself failed."""
+    """Return a mutant's fate from pytest's exit code (None: timeout); None if pytest itself failed."""
     if code is None:
         return Fate.TIMEOUT
     if code < 0:
-        return Fate.KILLED  # by a signal: compiled code that writes where it must not
+        return Fate.KILLED  # by a signal, such as SIGSEGV in compiled code
     return {_PASSED: Fate.SURVIVED, _FAILED: Fate.KILLED, _INTERRUPTED: Fate.KILLED}.get(code)
 
 
 def _copied_tree(number: int) -> Path:
-    """Return a copy of all files that git knows of, as they are now, changed or not."""
+    """Copy all files that git does not ignore, as they are in the work tree; return the copy's root."""
     tree = FOLDER / f"tree-{number}"
     shutil.rmtree(tree, ignore_errors=True)
     listed = subprocess.run(
@@ -198,8 +201,8 @@ def _copied_tree(number: int) -> Path:
 def _forked(
     tree: Path, scratch: Path, module: str, tests: Sequence[str], limit_s: float | None
 ) -> tuple[int | None, str, float]:
-    """Run the tests in a fork; return its exit code (None: not in time), what it printed, and its seconds."""
-    # Byte code is told by whole seconds and the size: two mutants may have the same of both.
+    """Run the tests in a fork; return its exit code (None: timeout), output and duration in seconds."""
+    # Python matches byte code to a source by mtime in seconds and size, which two mutants may share.
     for stale in (tree / module).parent.glob(f"__pycache__/{Path(module).stem}.*"):
         stale.unlink()
     shutil.rmtree(scratch, ignore_errors=True)
@@ -227,7 +230,7 @@ def _forked(
 def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> None:
     """Run pytest on the tree and end this process with its exit code."""
     os.setsid()
-    # No child outlives its worker, which may be killed.
+    # The child must not outlive its worker, which may be killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_BYTES, _ADDRESS_BYTES))
     with said.open("wb") as stream, Path(os.devnull).open("rb") as nothing:
@@ -235,12 +238,12 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(tree)
-    # xtrace is this tree's, for the tests and for the commands that they start; `python -m mutants` has put
-    # the root on the path, whose folders have the names of tests' folders.
+    # Tests and the commands that they start must import this tree's xtrace.  `python -m mutants` has put ROOT
+    # on the path: remove it, because its folders have the same names as folders of tests/.
     sys.path[:] = [str(tree), *(name for name in sys.path if name not in ("", str(ROOT)))]
     os.environ["PYTHONPATH"] = str(tree)
     os.environ["TMPDIR"] = str(scratch)
-    tempfile.tempdir = None  # forget what was told before the fork
+    tempfile.tempdir = None  # forget the value cached before the fork
     os.environ["NUMBA_CACHE_DIR"] = str(tree / "loops")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -253,8 +256,8 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
         seen = _Failures()
         code = pytest.main([*_OPTIONS, *tests], plugins=[seen])
         if code == _FAILED and not seen.count:
-            code = _PASSED  # what is left on the machine is no mutant's doing: others run beside it
-    except BaseException:  # noqa: BLE001 - said, and the exit code tells that pytest failed
+            code = _PASSED  # only leftovers were reported, which may come from mutants that run in parallel
+    except BaseException:  # noqa: BLE001 - printed, and the exit code says that pytest failed
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -262,7 +265,7 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
 
 
 class _Failures:
-    """A plugin that counts what fails."""
+    """A plugin that counts failed tests and collections."""
 
     count = 0
 
