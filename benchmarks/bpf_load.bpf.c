@@ -1,4 +1,4 @@
-/* What each way of recording costs a system call: a count, a duration with its histogram, a record streamed. */
+/* The ways of recording a system call whose costs are compared: a count, a duration in a histogram, a streamed record. */
 #include <uapi/linux/ptrace.h>
 #include "measure.h"
 

@@ -1,6 +1,6 @@
 /*
- * Calls getppid at a rate, and says how often and how long a call took.
- * usage: bpf_load CALLS_PER_S SECONDS     (0: as fast as it goes)
+ * Call getppid at a given rate, and print the number of calls and how long they took.
+ * usage: bpf_load CALLS_PER_S SECONDS     (0: as fast as possible)
  * prints: calls p50_ns p99_ns p999_ns
  */
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /*
- * What fences cost, by loops of its own: the independent truth that benchmarks/calibrate.py compares
- * `xtrace calibrate` with.  Prints a line for each kind, fence and context: TSC cycles that the fence adds
+ * Measure what fences cost, with independent loops; benchmarks/calibrate.py compares the results with
+ * `xtrace calibrate`.  Prints one line for each kind, fence and context: the TSC cycles that the fence adds
  * to one execution, the median of interleaved pairs.  Usage: calibrate_truth CPU
  */
 #define _GNU_SOURCE
@@ -13,11 +13,11 @@
 #define RUNS 301
 
 static struct vcpu_info { volatile uint8_t pending, mask; char rest[62]; } vcpu __attribute__((aligned(64)));
-/* What the per-CPU segment points to: a pointer to itself, and that to vcpu_info. */
+/* The per-CPU data: a pointer to itself, and the pointer to vcpu_info. */
 static struct cpu { struct cpu *volatile self; long depth; struct vcpu_info *volatile vcpu; } cpu = { &cpu, 0, &vcpu };
 static volatile uint64_t hot[40] __attribute__((aligned(64)));
 static char pages[PASSES][4096] __attribute__((aligned(4096)));
-/* Distances, not pointers: some processors prefetch what an array of pointers points to. */
+/* Offsets, not pointers: some processors prefetch what an array of pointers points to. */
 static uint32_t lines[PASSES];
 #define LINE (pages[0] + lines[i])
 static volatile uint8_t kept;
@@ -124,12 +124,12 @@ static void report(const char *kind, const char *fence, const char *context, int
 	RUN(kind##_##context##_mfence, kind, context, MFENCE)				\
 	RUN(kind##_##context##_sfence, kind, context, SFENCE)				\
 	RUN(kind##_##context##_lock, kind, context, LOCK_ADD)
-#define TELL(kind, context, name, fence)						\
+#define REPORT(kind, context, name, fence)						\
 	report(#kind, name, #context, MISSES_##context, kind##_##context##_##fence,	\
 	       kind##_##context##_none);
-#define TELL_EACH(kind, context)							\
-	TELL(kind, context, "lfence", lfence) TELL(kind, context, "mfence", mfence)	\
-	TELL(kind, context, "sfence", sfence) TELL(kind, context, "lock add", lock)
+#define REPORT_EACH(kind, context)							\
+	REPORT(kind, context, "lfence", lfence) REPORT(kind, context, "mfence", mfence)	\
+	REPORT(kind, context, "sfence", sfence) REPORT(kind, context, "lock add", lock)
 
 #define EACH_CONTEXT(what, kind)							\
 	what(kind, empty) what(kind, stores_8) what(kind, stores_40)			\
@@ -155,8 +155,8 @@ int main(int count, char **arguments)
 		lines[i] = lines[j];
 		lines[j] = kept_line;
 	}
-	EACH_CONTEXT(TELL_EACH, mask)
-	EACH_CONTEXT(TELL_EACH, restore)
-	EACH_CONTEXT(TELL_EACH, unmask)
+	EACH_CONTEXT(REPORT_EACH, mask)
+	EACH_CONTEXT(REPORT_EACH, restore)
+	EACH_CONTEXT(REPORT_EACH, unmask)
 	return 0;
 }

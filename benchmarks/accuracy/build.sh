@@ -26,8 +26,8 @@ case $place in
 esac
 
 mkdir -p "$out"
-# As kernels are built: -mno-red-zone, -mgeneral-regs-only.  Aligned loops and functions, so that where code
-# happens to lie differs less between builds.
+# -mno-red-zone and -mgeneral-regs-only, as for kernels.  Loops and functions are aligned, so that code placement
+# differs less between builds.
 compile="${CC:-gcc} -O2 -g -std=gnu11 -Wall -Wextra -Werror -mno-red-zone -fno-pic -fcf-protection=none
 	-fno-stack-protector -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns
 	-falign-functions=64 -falign-loops=64 -ffile-prefix-map=$PWD=. -ffile-prefix-map=$here=."

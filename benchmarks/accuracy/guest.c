@@ -1,4 +1,4 @@
-/* What of the guest is not in its loops: the fence, the sites as functions, the upcall. */
+/* The guest except for its loops: the fence, the sites as functions, the upcall. */
 #include "guest.h"
 
 struct guest_counts guest_counts;

@@ -1,7 +1,7 @@
 /*
  * The guest's half: vcpu_info as in Xen's public header, reached through %gs, and the sites.
  *
- * FENCE is the fence's instruction ("" for none), OUT_OF_LINE puts it into a function of its own.
+ * FENCE is the fence's instruction ("" for none), OUT_OF_LINE puts it into a separate function.
  */
 #ifndef GUEST_H
 #define GUEST_H
@@ -10,7 +10,7 @@
 
 #define noinline __attribute__((noinline, noclone))
 #define inlined static inline __attribute__((always_inline))
-/* One instruction, so that a kick between read and write loses no count. */
+/* A single instruction, so that a kick between read and write loses no count. */
 #define COUNT(word) __asm__ volatile("incq %0" : "+m"(word) :: "cc")
 #define barrier() __asm__ volatile("" ::: "memory")
 
@@ -22,7 +22,7 @@ struct vcpu_info {
 };
 _Static_assert(sizeof(struct vcpu_info) == 64, "as in xen.h");
 
-/* The running CPU's own data, found through %gs as in NetBSD. */
+/* The running CPU's data, reached through %gs as in NetBSD. */
 struct cpu_info {
 	struct cpu_info *ci_self;
 	uint64_t ci_index;
@@ -37,7 +37,7 @@ inlined struct vcpu_info *this_vcpu(void)
 	return cpu->ci_vcpu;
 }
 
-/* Every variant gives up %rax, so that the code around the fence is the same in all. */
+/* Every variant clobbers %rax, so that the code around the fence is the same in all. */
 #ifdef OUT_OF_LINE
 void x86_fence(void);
 #define fence() x86_fence()
@@ -47,7 +47,7 @@ void x86_fence(void);
 
 void force_callback(void);
 
-/* Mask, and say what the mask was. */
+/* Mask, and return the previous mask. */
 inlined uint8_t enter(void)
 {
 	struct vcpu_info *vcpu = this_vcpu();
@@ -58,7 +58,7 @@ inlined uint8_t enter(void)
 	return was;
 }
 
-/* Restore the mask; what came meanwhile is fetched. */
+/* Restore the mask, and force a callback for events that arrived meanwhile. */
 inlined void leave(uint8_t was)
 {
 	struct vcpu_info *vcpu = this_vcpu();
@@ -74,10 +74,10 @@ inlined void leave(uint8_t was)
 void upcalls_mask(void);
 void upcalls_unmask(void);
 
-/* The event callback: Xen calls it masked, and unmasks on its return. */
+/* The event callback: Xen masks before it calls it, and unmasks when it returns. */
 void upcall(void);
 
-/* What the guest did, counted where it is done. */
+/* Counters of what the guest did, each incremented where it is done. */
 struct guest_counts {
 	volatile uint64_t upcall, event, forced_callback;
 };

@@ -61,7 +61,7 @@ static struct node *far_memory(void)
 
 	if (memory == MAP_FAILED)
 		refuse("no memory");
-	/* Huge pages, so that a miss is one of the cache, not of the TLB; written, for unwritten pages are all one. */
+	/* Huge pages, so that cache misses are not TLB misses too; written, because unwritten pages share one page. */
 	madvise(memory, bytes, MADV_HUGEPAGE);
 	memset(memory, 0, bytes);
 	return (struct node *)memory;
@@ -80,7 +80,7 @@ static uint64_t time_of(const struct section *section, struct state *state, uint
 	return now_cycles() - begin;
 }
 
-/* Find how many rounds take `batch_us`; these are executed, too, so they are added to `*done`. */
+/* Return how many rounds take `batch_us`; the rounds executed to find out are added to `*done`. */
 static uint64_t rounds_for(const struct section *section, struct state *state, uint64_t batch_us, uint64_t *done)
 {
 	section->run(state, 256);
@@ -127,7 +127,7 @@ static const struct section *section_named(const char *name)
 		if (!strcmp(sections[i].work, slash + 1) && !strncmp(name, sections[i].sites, (size_t)(slash - name)) &&
 		    !sections[i].sites[slash - name])
 			return &sections[i];
-	fprintf(stderr, "guest: no loop %s; there are:", name);
+	fprintf(stderr, "guest: no such loop: %s; the loops are:", name);
 	for (int i = 0; i < section_count; i++)
 		fprintf(stderr, " %s/%s", sections[i].sites, sections[i].work);
 	fprintf(stderr, "\n");
@@ -164,7 +164,7 @@ static struct options parse(int argc, char **argv)
 		default: exit(2);
 		}
 	if (options.batches < 1 || options.batches > MOST_BATCHES || optind == argc) {
-		fprintf(stderr, "guest: name loops as SITES/WORK, and 1 to %d batches\n", MOST_BATCHES);
+		fprintf(stderr, "guest: give at least one loop SITES/WORK, and 1 to %d batches\n", MOST_BATCHES);
 		exit(2);
 	}
 	return options;

@@ -1,7 +1,7 @@
 /*
- * The loops: work, mask, work, restore or unmask, with the sites inlined, or as functions.
+ * The loops: work, mask, work, restore or unmask, with the sites inlined or as functions.
  *
- * One function a kind of work and manner, so that each has its sites to itself.
+ * One function for each kind of work, inlined and called, so that each loop has its own sites.
  */
 #include "sections.h"
 

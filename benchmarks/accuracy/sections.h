@@ -3,7 +3,7 @@
 
 #include "work.h"
 
-/* A loop, and where its two sites stand; each round executes both once. */
+/* A loop and the functions that contain its two sites; each round executes both once. */
 struct section {
 	const char *work, *sites;
 	void (*run)(struct state *state, uint64_t rounds);

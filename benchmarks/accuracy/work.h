@@ -1,7 +1,7 @@
 /*
- * What the guest does between its sites: nothing, or one kind of memory traffic or of computing.
+ * The guest's work between its sites: nothing, or one kind of memory traffic or computation.
  *
- * Each piece runs before the mask and again between mask and restore, so both sites meet it.
+ * Each piece runs before the mask and again between mask and restore, so both sites follow it.
  */
 #ifndef WORK_H
 #define WORK_H
@@ -11,7 +11,7 @@
 
 #define HOT_WORDS 64
 #define NEAR_LINES 8192			/* 512 kB: beyond L1, within L2 */
-#define FAR_LINES (1ul << 20)		/* 64 MB: beyond what a core keeps near */
+#define FAR_LINES (1ul << 20)		/* 64 MB: beyond a core's caches */
 
 struct node {
 	struct node *next;
@@ -26,7 +26,7 @@ struct state {
 	uint64_t chain, random;
 };
 
-/* What a line of each kind does is said in docs/accuracy.md. */
+/* docs/accuracy.md describes each kind. */
 #define WORKS(X) \
 	X(none) X(stores_8) X(stores_40) X(copy_256) X(list_8) X(alu_60) X(alu_180) X(alu_fresh) X(branches) \
 	X(stores_near) X(store_miss_1) X(store_miss_4) X(load_miss_1) X(chase_1)
@@ -93,7 +93,7 @@ inlined void work_alu_180(struct state *s)
 	multiply(&s->chain, 60);
 }
 
-/* As alu_60, but each piece begins anew, so that pieces can overlap. */
+/* Like alu_60, but each piece starts a new chain, so that pieces can overlap. */
 inlined void work_alu_fresh(struct state *s)
 {
 	uint64_t word = 3;
@@ -132,7 +132,7 @@ inlined void work_store_miss_4(struct state *s)
 	barrier();
 }
 
-/* Its value is used by nothing that the next piece waits for. */
+/* The next piece does not depend on the loaded value. */
 inlined void work_load_miss_1(struct state *s)
 {
 	uint64_t value = *(volatile uint64_t *)&s->far[draw(s) % FAR_LINES].value[0];
@@ -140,7 +140,7 @@ inlined void work_load_miss_1(struct state *s)
 	__asm__ volatile("" :: "r"(value));
 }
 
-/* Each load's address hangs on what the load before it found. */
+/* Each load's address depends on the value of the load before it. */
 inlined void work_chase_1(struct state *s)
 {
 	s->random += *(volatile uint64_t *)&s->far[draw(s) % FAR_LINES].value[0];

@@ -1,8 +1,8 @@
 /*
  * What Xen does to a PV guest's vcpu_info (x86-64): evtchn_2l_set_pending and vcpu_mark_events_pending
- * on the sender's CPU, the exit test and the bounce frame on the guest's, iret on the way back.
+ * on the sender's CPU, the exit test and the bounce frame on the guest's, iret on return.
  *
- * A signal stands for the IPI: its handler runs on the guest's CPU, between two of its instructions.
+ * A signal plays the IPI: its handler runs on the guest's CPU, between two of its instructions.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -48,7 +48,7 @@ void pin(int cpu)
 		refuse("cannot pin a thread");
 }
 
-/* The test on Xen's way out to the guest: deliver if unmasked, as often as there is something. */
+/* Xen's test on exit to the guest: deliver as long as events are pending and upcalls not masked. */
 static void exit_to_guest(struct vcpu_info *vcpu)
 {
 	while (vcpu->evtchn_upcall_pending && !vcpu->evtchn_upcall_mask) {
@@ -86,7 +86,7 @@ __asm__(".pushsection .text.hypercall_page, \"ax\", @progbits\n"
 	".size hypercall_page, . - hypercall_page\n"
 	".popsection\n");
 
-/* Set a bit with a locked operation; say whether it was set before. */
+/* Set a bit with a locked operation; return whether it was set before. */
 static int test_and_set(volatile void *word, unsigned long bit)
 {
 	int was;
@@ -102,7 +102,7 @@ static void send(unsigned long port)
 		xen_counts.merged++;
 		return;
 	}
-	/* Bit 0 of the first word is pending's lowest. */
+	/* Bit 0 of the first word is the lowest bit of evtchn_upcall_pending. */
 	if (test_and_set(&shared.evtchn_upcall_pending, 0))
 		return;
 	xen_counts.kick++;

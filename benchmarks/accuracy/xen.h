@@ -9,10 +9,10 @@ struct xen_counts {
 };
 extern struct xen_counts xen_counts;
 
-/* Make the calling thread the vCPU; then send to it at random times from `cpu`, `period_ns` apart in the mean. */
+/* Make the calling thread the vCPU; then send events to it from `cpu` at random times, on average `period_ns` apart. */
 void xen_start(int cpu, uint64_t period_ns);
 void xen_stop(void);
-/* Events that were sent and are not yet handled; 0 when all is well. */
+/* Nonzero if an event was sent and not handled, or upcalls are still masked. */
 int xen_pending(void);
 void pin(int cpu);
 _Noreturn void refuse(const char *what);

@@ -1,4 +1,4 @@
-/* What the benchmark's kernel has once: the fence, the hypercall page, the handler, the note for Xen. */
+/* The single parts of the benchmark's kernel: the fence, the hypercall page, the handler, the note for Xen. */
 #include "machine.h"
 
 __asm__(".pushsection .text.page, \"ax\", @progbits\n"

@@ -1,4 +1,4 @@
-/* What every unit of the benchmark's kernel includes: NetBSD's manner of masking, fences out of line. */
+/* Included by every unit of the benchmark's kernel: masking as in NetBSD, with fences out of line. */
 #define barrier() __asm__ volatile("" ::: "memory")
 #define noinline __attribute__((noinline, noclone))
 
@@ -10,7 +10,7 @@ struct vcpu_info {
 
 struct cpu_info {
 	char ci_first[0x20];
-	struct cpu_info *ci_self;	/* %gs leads to the structure itself */
+	struct cpu_info *ci_self;	/* %gs points to the structure itself */
 	char ci_other[0x128];
 	struct vcpu_info *ci_vcpu;
 	int ci_depth;

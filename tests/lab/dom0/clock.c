@@ -1,8 +1,8 @@
 /* Times and markers for a recording in dom0.
  *
  *   clock pairs N           N lines "TSC CLOCK_MONOTONIC_ns TSC"
- *   clock marks CMD N       N harmless hypercalls vcpu_op(CMD, 0xbeef0000 + i), each a line
- *                           "TSC i TSC"; Xen refuses them and records both arguments
+ *   clock marks CMD N       N harmless hypercalls vcpu_op(CMD, 0xbeef0000 + i), and for each a
+ *                           line "TSC i TSC"; Xen refuses them and records both arguments
  */
 #include <errno.h>
 #include <fcntl.h>

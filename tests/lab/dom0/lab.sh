@@ -1,15 +1,15 @@
-# Sourced by every scenario and by the shell: guests, traces and what dom0 knows, left on /share.
+# Sourced by every scenario and by the shell: functions for guests and traces; results go to /share.
 #
-#   known NAME VALUE               one line of truth for the expectations outside
+#   known NAME VALUE               record a fact, one line, for the checks outside
 #   trace NAME [XENTRACE OPTION..] start xentrace; traced ends it and saves NAME.bin with its facts
 #   guest NAME TYPE [LINE...]      create a Linux guest; LINEs go into xl's configuration
 #   own_guest NAME VARIANT [LINE...] create a guest of tests/lab/guest, such as lfence-inline
 #   own_pair VARIANT WORDS         two of those, a and b, that ping each other to their end
-#   in_guest NAME COMMAND          run a shell line in a Linux guest, wait for its end
-#   full COMMAND...                run a command in the Debian userland of the full image; xtrace is one
-#   await SECONDS WHAT COMMAND...  repeat COMMAND until it is true
+#   in_guest NAME COMMAND          run a shell line in a Linux guest and wait for its end
+#   full COMMAND...                run a command in the Debian userland of the full image, such as xtrace
+#   await SECONDS WHAT COMMAND...  repeat COMMAND until it succeeds
 #
-# Every wait has a limit; past it the job ends with 97.
+# Every wait has a limit, after which the job exits with 97.
 
 KERNEL_WORDS="console=hvc0 nokaslr mitigations=off cryptomgr.notests net.ifnames=0"
 logs=/var/log/xen/console
@@ -24,7 +24,7 @@ give_up() {
     exit 97
 }
 
-# numba's loops lie on the wheel's disk for a generic processor: compiled here they would take many minutes.
+# The wheel's disk has numba's loops compiled for a generic processor: compiling them here would take many minutes.
 full() {
     chroot /full /usr/bin/env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp \
         NUMBA_CPU_NAME=generic "$@"
@@ -50,7 +50,7 @@ domid() { xl domid "$1"; }
 create() {
     name=$1
     for try in 1 2; do
-        # Paused: a short-lived guest must not be gone before its id is known.
+        # Paused: otherwise a short-lived guest could be gone before its id is known.
         if attempt 60 xl create -q -p "/tmp/$name.cfg"; then
             known created "$name" "$(domid "$name")" "try $try"
             [ -n "$HOLD" ] && return
@@ -61,7 +61,7 @@ create() {
         tail -n 5 "$logs"/* /var/log/xen/*.log 2>/dev/null
         attempt 20 xl destroy "$name" 2>/dev/null
     done
-    give_up "no guest $name after two tries"
+    give_up "cannot create guest $name, tried twice"
 }
 
 guest() {
@@ -76,12 +76,12 @@ guest() {
         echo "extra=\"$KERNEL_WORDS\""
         echo "memory=${MEMORY:-160}"
         echo "vcpus=${VCPUS:-1}"
-        # A guest of type PVH dies at its first RDTSCP otherwise.
+        # Without this a PVH guest crashes at its first RDTSCP.
         [ "$type" = pv ] || echo 'tsc_mode="native"'
         for line in "$@"; do echo "$line"; done
     } >"/tmp/$name.cfg"
     create "$name"
-    await 60 "$name never said that it is ready" grep -qs "^guest: ready" "$logs/guest-$name.log"
+    await 60 "$name did not become ready" grep -qs "^guest: ready" "$logs/guest-$name.log"
     say "$name is ready"
 }
 
@@ -95,14 +95,14 @@ own_guest() {
         echo "kernel=\"/share/guest-$variant.elf\""
         echo 'memory=16'
         echo 'vcpus=1'
-        # Its log of upcalls is in the host's TSC only so.
+        # Otherwise the TSCs in its log would not be the host's.
         echo 'tsc_mode="native"'
         for line in "$@"; do echo "$line"; done
     } >"/tmp/$name.cfg"
     create "$name"
 }
 
-tell() { echo "$2" >"$(xenstore-read "/local/domain/$(domid "$1")/console/tty")"; }
+type_to() { echo "$2" >"$(xenstore-read "/local/domain/$(domid "$1")/console/tty")"; }
 
 # own_pair VARIANT WORDS: two of our own guests, a and b, ping each other to their end.
 own_pair() {
@@ -110,7 +110,7 @@ own_pair() {
     run_own_pair
 }
 
-# The same in steps, for a trace that has nothing of their creation: hold, then run, or start and end.
+# The same in steps, for a trace that starts after their creation: hold, then run, or start and end.
 hold_own_pair() {
     HOLD=yes
     own_guest a "$1" "extra=\"role=listen $2\""
@@ -125,15 +125,15 @@ run_own_pair() {
 }
 
 start_own_pair() {
-    for name in a b; do attempt 20 xl unpause $name || give_up "$name stays paused"; done
-    tell a "peer=$b"
-    await 30 "a never said its port" grep -qs "^xtrace-guest: port" $logs/guest-a.log
-    tell b "peer=$a port=$(sed -n 's/^xtrace-guest: port \([0-9]*\).*/\1/p' $logs/guest-a.log)"
+    for name in a b; do attempt 20 xl unpause $name || give_up "cannot unpause $name"; done
+    type_to a "peer=$b"
+    await 30 "a did not print its port" grep -qs "^xtrace-guest: port" $logs/guest-a.log
+    type_to b "peer=$a port=$(sed -n 's/^xtrace-guest: port \([0-9]*\).*/\1/p' $logs/guest-a.log)"
 }
 
 end_own_pair() {
     for name in a b; do
-        await 60 "$name never came to its end" grep -qs "^xtrace-guest: done" $logs/guest-$name.log
+        await 60 "$name did not finish" grep -qs "^xtrace-guest: done" $logs/guest-$name.log
     done
     cp $logs/guest-?.log /share/
 }
@@ -145,14 +145,14 @@ in_guest() {
     end_in_guest "$1" "$number"
 }
 
-# Start a line in a guest and do not wait: $number names it.
+# Start a shell line in a guest without waiting for it; $number identifies it.
 begin_in_guest() {
     number=$((number + 1))
-    tell "$1" "$number $2"
+    type_to "$1" "$number $2"
 }
 
 end_in_guest() {
-    await "${SECONDS_IN_GUEST:-60}" "$1 did not end line $2" \
+    await "${SECONDS_IN_GUEST:-60}" "$1 did not finish line $2" \
         grep -qs "^guest: $2 ended" "$logs/guest-$1.log"
     grep -q "^guest: $2 ended 0" "$logs/guest-$1.log" || known failed_line "$1" "$2"
 }
@@ -163,16 +163,16 @@ trace() {
     trace_file=/tmp/$trace_name.bin
     trace_command="xentrace $* $trace_name.bin"
     {
-        # xentrace reports buffer sizes and each loss here.
+        # xentrace reports buffer sizes and lost records here.
         xentrace "$@" "$trace_file" >"/tmp/$trace_name.log" 2>&1 &
     }
     trace_pid=$!
-    await 20 "xentrace never began $trace_name" trace_begun
+    await 20 "xentrace did not begin $trace_name" trace_begun
     clock pairs 3 >"/tmp/$trace_name.pairs"
     say "tracing $trace_name"
 }
 
-# Xen's buffers are handed out before the file is made, so a file that grows is tracing.
+# Xen allocates its buffers before xentrace creates the file, so tracing runs once the file exists.
 trace_begun() {
     kill -0 $trace_pid 2>/dev/null || give_up "xentrace ended: $(cat "/tmp/$trace_name.log")"
     [ -e "$trace_file" ]
@@ -193,27 +193,27 @@ facts() {
     xl info | sed -n 's/^\(xen_version\|xen_scheduler\|nr_cpus\|release\|cc_compile_date\) *: /\1 /p'
     echo "boot $(cat /proc/sys/kernel/random/boot_id)"
     xl list | awk 'NR > 1 { print "domain", $2, $1, $4 }'
-    # Name, id, vCPU, pCPU it runs on, and after the time: hard and soft affinity.
+    # The columns are name, id, vCPU, pCPU, state, time, hard and soft affinity.
     xl vcpu-list | awk 'NR > 1 { print "vcpu", $2, $3, $(NF - 2) }'
 }
 
-# Run in dom0 or in a Linux guest: from there on, upcalls says how often that kernel was called up.
+# Evaluate in dom0 or in a Linux guest: from then on, upcalls prints how many upcalls that kernel has had.
 counting='cd /sys/kernel/tracing; echo p:upcall xen_evtchn_do_upcall >kprobe_events;'
 counting="$counting echo 1 >events/kprobes/upcall/enable; cd /;"
 counting="$counting upcalls() { awk '{ print \"upcalls\", \$2 }' /sys/kernel/tracing/kprobe_profile; }"
 
-# Likewise: from there on, handled PATTERN says how many interrupts of such names that kernel has handled.
+# Likewise: from then on, handled PATTERN prints how many interrupts with matching names that kernel has handled.
 handling='handled() { awk -v names="$1" '"'"'$0 ~ names { for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i }'
 handling="$handling"' END { print "handled", sum + 0 }'"'"' /proc/interrupts; }'
 
-# A bridge between the guests, 10.0.0.1 on dom0's side.
+# A bridge between the guests; dom0 has 10.0.0.1.
 bridge() {
     brctl addbr br0
     ip addr add 10.0.0.1/24 dev br0
     ip link set br0 up
 }
 
-# disk FILE MIB: a loop device full of a pattern; its path is in $disk.
+# disk FILE MIB: a loop device filled with a pattern; its path is in $disk.
 disk() {
     yes xtrace | head -c $(($2 << 20)) >"$1"
     disk=$(losetup -f)

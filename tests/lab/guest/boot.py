@@ -1,6 +1,6 @@
-"""Boot the guest as the initial domain of Xen in QEMU's software emulation, its console on the serial line.
+"""Boot the guest as the initial domain of Xen in QEMU's software emulation, with its console on the serial line.
 
-It needs no other domain: this proves entry, hypercalls, events, masks and counters in seconds.
+It needs no other domain: this tests entry, hypercalls, events, masks and counters within seconds.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ _XEN_OPTIONS = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=1"
 
 
 class BootError(RuntimeError):
-    """The guest did not come to its end."""
+    """The guest did not run to its end."""
 
 
 def boot(xen: Path, image: Path, knobs: str, answers: Sequence[tuple[str, str]] = ()) -> str:
-    """Run a guest to its end and return what the serial line said.
+    """Run a guest to its end and return the output of the serial line.
 
     Args:
-        xen: the hypervisor's ELF file, unpacked.
+        xen: the hypervisor's ELF file, uncompressed.
+        image: the guest's ELF file.
         knobs: the guest's command line.
-        answers: (what is waited for on the serial line, what is typed then), in turn.
+        answers: (text to wait for on the serial line, text to type then), in order.
 
     Raises:
-        BootError: it crashed, or did not end within LIMIT_S; with the last of what it said.
+        BootError: it crashed, or did not end within LIMIT_S; has the end of the output.
     """
-    # SMAP and XSAVE fail under emulation: with them dom0 dies early, or is damaged.
+    # SMAP and XSAVE fail under emulation: dom0 crashes early, or its data is corrupted.
     command = [QEMU, "-machine", "q35", "-accel", "tcg", "-cpu", "max,-smap,-xsave", "-smp", "1", "-m", "256"]
     command += ["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio", "-kernel", str(xen)]
-    # Xen takes a comma for the end of a module.
+    # No comma in the module's words: Xen takes it for the end of a module.
     command += ["-append", _XEN_OPTIONS, "-initrd", f"{image} {knobs}"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -49,7 +50,7 @@ def boot(xen: Path, image: Path, knobs: str, answers: Sequence[tuple[str, str]] 
         try:
             return _talk(qemu, list(answers)).decode("ascii", "replace")
         finally:
-            # Xen halts the machine behind a guest that powered off, and QEMU goes on.
+            # After the guest's power-off Xen halts the machine, but QEMU keeps running.
             qemu.kill()
 
 
@@ -75,11 +76,11 @@ def _talk(qemu: subprocess.Popen[bytes], answers: list[tuple[str, str]]) -> byte
                 break
     tail = said[-_SAID_BYTES:].decode("ascii", "replace")
     why = "QEMU ended before the guest" if time.monotonic() < end else f"no end within {LIMIT_S} s"
-    raise BootError(f"{why}; the serial line said:\n{tail}")
+    raise BootError(f"{why}; last output of the serial line:\n{tail}")
 
 
 def reports(output: str) -> list[dict[str, int]]:
-    """Return the counters that a guest printed: on request, and last at its end."""
+    """Return the counters that a guest printed on request, and last those of its end."""
     return [json.loads(text) for text in _COUNTERS.findall(output)]
 
 

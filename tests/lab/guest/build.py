@@ -1,4 +1,4 @@
-"""Build the guest in each of its variants with the tools of this machine."""
+"""Build the guest's variants with the compiler of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What fence stands at the guest's sites, and whether in a function of its own."""
+    """The fence at the guest's sites, and whether it is inline or in a separate function."""
 
     fence: str
     place: str
@@ -31,10 +31,10 @@ VARIANTS = tuple(Variant(fence, place) for fence in FENCES for place in PLACES)
 
 
 def build(folder: Path, variant: Variant) -> Path:
-    """Build the image of a variant into a folder and return its file.
+    """Build a variant's image in a folder and return its path.
 
     Raises:
-        BuildError: with what the tools printed.
+        BuildError: the build failed or printed warnings; has the output.
     """
     command = [str(SOURCES / "build.sh"), str(folder), variant.fence, variant.place]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)

@@ -30,7 +30,7 @@ esac
 
 mkdir -p "$out"
 image=guest-$fence-$place.elf
-# -mno-red-zone: upcalls push on the interrupted stack.  -mgeneral-regs-only: they save no others.
+# -mno-red-zone: upcalls push onto the interrupted stack.  -mgeneral-regs-only: they save no other registers.
 ${CC:-gcc} -O2 -g -std=gnu11 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -no-pie -fno-pic -mcmodel=kernel \
 	-mno-red-zone -mgeneral-regs-only -fcf-protection=none -fno-stack-protector -fno-asynchronous-unwind-tables \
 	-fno-tree-loop-distribute-patterns -ffile-prefix-map="$PWD"=. -ffile-prefix-map="$here"=. \
@@ -39,13 +39,13 @@ ${CC:-gcc} -O2 -g -std=gnu11 -Wall -Wextra -Werror -ffreestanding -nostdlib -sta
 	-o "$out/$image" "$here"/start.S "$here"/*.c
 
 cat > "$out/guest.cfg" <<END
-# Two of these ping each other: role=listen peer=DOMID here, role=connect peer=DOMID port=PORT there.
+# Two of these ping each other: one with role=listen peer=DOMID, the other with role=connect peer=DOMID port=PORT.
 name = "xtrace-guest"
 type = "pv"
 kernel = "$image"
 memory = 16
 vcpus = 1
-# Its log of upcalls is in the host's TSC only so.
+# Otherwise the TSCs in its log would not be the host's.
 tsc_mode = "native"
 extra = "seconds=5 timer=1000 work=1000"
 END

@@ -1,7 +1,7 @@
 /*
- * The console: the ring shared with xenconsoled, or Xen's own console where this is the initial domain.
+ * The console: the ring shared with xenconsoled, or Xen's own console if this is the initial domain.
  *
- * Written and read outside upcalls only: an upcall just counts that there may be something to read.
+ * Written and read only outside upcalls: an upcall just counts that there may be something to read.
  */
 #include "guest.h"
 
@@ -13,7 +13,7 @@ static u32 console_port;
 static int xens_own;
 static char line[LINE_BYTES];
 static u32 line_bytes;
-/* None yet, not even 0: what came in before the guest listened made no upcall. */
+/* Not 0 at the start: input from before the guest's upcalls were on has to be read without an upcall. */
 static u64 events_seen = UNKNOWN;
 
 void map_page(void *address, u64 machine)
@@ -40,7 +40,7 @@ void console_event(u32 port)
 		COUNT(console_event);
 }
 
-/* Let xenconsoled know of what was printed, or read. */
+/* Notify xenconsoled that the guest has printed or read something. */
 void console_notify(void)
 {
 	if (xens_own)
@@ -49,7 +49,7 @@ void console_notify(void)
 	events_send(console_port);
 }
 
-/* Give xenconsoled a moment: an event would need an upcall, and this must do with upcalls masked. */
+/* Give xenconsoled some time: with a timeout and not an event, because upcalls may be masked here. */
 static void nap(void)
 {
 	struct sched_poll poll = {.timeout_abs_ns = now_ns() + NAP_NS};
@@ -69,7 +69,7 @@ static void write(const char *text, u32 bytes)
 			nap();
 		}
 		ring.out[ring.out_prod % sizeof(ring.out)] = text[i];
-		/* The other end may read as soon as it sees the index: x86 keeps stores in order, so must the compiler. */
+		/* The other end may read as soon as it sees the index: x86 does not reorder stores, nor may the compiler. */
 		__asm__ volatile("" : : : "memory");
 		ring.out_prod++;
 	}
@@ -87,7 +87,7 @@ static u32 read(char *text, u32 most)
 	return bytes;
 }
 
-/* Return a line that came in, without its end; 0 for none. */
+/* Return a line of input without its line end; 0 if there is none. */
 char *console_line(void)
 {
 	if (events_seen == counters.console_event)
@@ -108,7 +108,7 @@ char *console_line(void)
 	return 0;
 }
 
-/* Wait until xenconsoled has taken all: what is left at shutdown may be lost. */
+/* Wait until xenconsoled has read everything: what is left at shutdown may be lost. */
 void console_drain(void)
 {
 	console_notify();

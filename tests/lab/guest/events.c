@@ -26,7 +26,7 @@ static void clear(volatile u64 *words, u32 port)
 	__asm__ volatile("lock btrq %1, %0" : "+m"(words[port / WORD_BITS]) : "r"((u64)port % WORD_BITS) : "cc");
 }
 
-/* Let a fresh port's events in, without the one that bind_interdomain makes up. */
+/* Unmask a new port, and drop the event that bind_interdomain itself sets pending. */
 void events_open(u32 port)
 {
 	clear(shared_info.evtchn_pending, port);
@@ -44,7 +44,7 @@ u32 events_bind_virq(u32 virq)
 
 void events_send(u32 port)
 {
-	/* One instruction: upcalls send, too. */
+	/* A single instruction, because upcalls send too. */
 	u64 slot = 1;
 	__asm__ volatile("xaddq %0, %1" : "+r"(slot), "+m"(sent_count) : : "cc");
 	if (slot < log_most) {
@@ -54,11 +54,11 @@ void events_send(u32 port)
 	hypercall(XEN_EVENT_CHANNEL_OP, EVTCHNOP_SEND, (u64)&port, 0);
 }
 
-/* Keep the TSC at the begin and end of so many upcalls, and of so many sends. */
+/* Log the TSC at the begin and end of the first `most` upcalls, and of the first `most` sends. */
 void events_log(u64 most)
 {
 	if (most > LOG_MOST)
-		refuse("cannot keep so many upcalls", "");
+		refuse("log= is too large", "");
 	log_most = most;
 }
 
@@ -72,7 +72,7 @@ static void print_numbers(const char *before, u64 one, u64 other)
 
 void events_print_log(void)
 {
-	/* What is printed is sent, too. */
+	/* Printing sends events too. */
 	u64 sent = sent_count < log_most ? sent_count : log_most;
 
 	for (u64 i = 0; i < log_count; i++) {
@@ -95,7 +95,7 @@ static void handle(u32 port)
 	console_event(port);
 }
 
-/* Handle what is pending and return the ports below 64 among it. */
+/* Handle the pending events and return a bitmap of their ports below 64. */
 static __attribute__((noinline)) u64 take_events(void)
 {
 	struct vcpu_info *vcpu = this_vcpu();
@@ -115,7 +115,7 @@ static __attribute__((noinline)) u64 take_events(void)
 	return taken;
 }
 
-/* Called by hypervisor_callback, with upcalls masked by Xen. */
+/* Called by hypervisor_callback; Xen has masked upcalls. */
 void evtchn_upcall(void)
 {
 	u64 begin = log_count < log_most ? __builtin_ia32_rdtsc() : 0;

@@ -1,18 +1,18 @@
-/* What the guest's files share. */
+/* Declarations that the guest's files share. */
 #ifndef GUEST_H
 #define GUEST_H
 
 #include "xen.h"
 
 /*
- * What the guest did, each counted where it is done, in the order printed:
+ * Counters of what the guest did, each incremented where it is done, in the order printed:
  *   mask, save, restore, unmask	stores of 1, reads that are kept, stores of the kept value, stores of 0
- *   pending_found	pending tests behind a restore or unmask that found the byte set
+ *   pending_found	pending tests after a restore or unmask that found the byte set
  *   force_callback	xen_version hypercalls made for that
  *   upcall, empty_upcall	entries of the event callback, and those whose selector was 0
  *   timer_set, timer_event, ping_sent, ping_event, console_sent, console_event	timeouts, events sent and handled
  *   block, yield, poll	scheduler hypercalls
- *   round	turns of the loop that masks, works, restores and unmasks
+ *   round	iterations of the loop that masks, works, restores and unmasks
  */
 #define COUNTERS(X) \
 	X(mask) X(save) X(restore) X(unmask) X(pending_found) X(force_callback) X(upcall) X(empty_upcall) \
@@ -26,10 +26,10 @@ struct counters {
 };
 extern volatile struct counters counters;
 
-/* One instruction, so that an upcall between read and write loses nothing. */
+/* A single instruction, so that an upcall between read and write loses no count. */
 #define COUNT(name) __asm__ volatile("incq %0" : "+m"(counters.name))
 
-/* The running CPU's own data, found through %gs as in NetBSD. */
+/* The running CPU's data, reached through %gs as in NetBSD. */
 struct cpu_info {
 	struct cpu_info *ci_self;
 	u64 ci_id;

@@ -1,10 +1,10 @@
-/* What the guest is told, and what it does: rounds of mask, work, restore and unmask beside ticks and pings. */
+/* The guest's knobs and its main loop: rounds of mask, work, restore and unmask, with ticks and pings meanwhile. */
 #include "guest.h"
 
 #define NS_PER_US 1000ul
 #define NS_PER_S 1000000000ul
 
-/* On the command line, and in lines that come in on the console. */
+/* Knobs, on the command line and in lines from the console. */
 static u64 seconds, loops, work = 1000, burst, yield, timer_us, pings = 1009, peer = UNKNOWN, port = UNKNOWN, log;
 static enum role role;
 static int quit;
@@ -38,7 +38,7 @@ static void print_counters(const struct counters *copy)
 	print("}\n");
 }
 
-/* Print the counters as they stand with upcalls masked: all of one moment. */
+/* Print the counters, copied with upcalls masked so that all are from one moment. */
 static void report(void)
 {
 	struct counters copy;
@@ -70,7 +70,7 @@ static void set_knob(const char *name, const char *text)
 	refuse("cannot understand the knob ", name);
 }
 
-/* Do what the words of a line say: knob=value, report, quit. */
+/* Execute the words of a line: knob=value, report, quit. */
 static void obey(char *line)
 {
 	while (*line) {
@@ -93,7 +93,7 @@ static void obey(char *line)
 	}
 }
 
-/* Sleep unless there were upcalls since so many: what they changed may be what is waited for. */
+/* Sleep, unless there were upcalls since the count was read: one of them may be what the caller waits for. */
 static void wait(u64 upcalls)
 {
 	upcalls_mask();
@@ -165,7 +165,7 @@ void guest_main(struct start_info *info)
 	timer_start(timer_us * NS_PER_US, seconds * NS_PER_S);
 	upcalls_unmask();
 	run();
-	/* Upcalls stay masked as they were at the start: nothing is counted behind what is printed. */
+	/* Upcalls stay masked from here on, as at the start, so that the printed counters are final. */
 	upcalls_mask();
 	copy_counters(&copy);
 	events_print_log();

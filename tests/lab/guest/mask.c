@@ -1,8 +1,8 @@
 /*
- * The sites: mask, save, restore and unmask, with the fence that the build chose.
+ * The sites: mask, save, restore and unmask, with the fence chosen at build time.
  *
- * FENCE is the fence's instruction ("" for none); OUT_OF_LINE puts it into a function of its own, which
- * a build without a fence calls, too: the price of the call alone.
+ * FENCE is the fence's instruction ("" for none); OUT_OF_LINE puts it into a separate function, which
+ * a build without a fence calls too, so that the cost of the call alone can be measured.
  */
 #include "guest.h"
 
@@ -12,7 +12,7 @@ __attribute__((noinline)) void fence(void)
 static inline __attribute__((always_inline)) void fence(void)
 #endif
 {
-	/* Every variant gives up %rax, so that the code around the fence is the same in all. */
+	/* Every variant clobbers %rax, so that the code around the fence is the same in all. */
 	__asm__ volatile(FENCE : : : "memory", "cc", "rax");
 }
 

@@ -1,8 +1,8 @@
 /*
- * A known number of pings between two domains, or between two ports of this one.
+ * A known number of pings between two domains, or between two ports of this domain.
  *
- * The connecting end sends, the listening end answers each event with one, and the connecting end sends
- * the next: no event is ever sent while one is pending, so that each is handled by itself.
+ * The connecting end sends, the listening end answers each event with an event, and the connecting end sends
+ * the next: no event is sent while one is pending, so that each is handled separately.
  */
 #include "guest.h"
 
@@ -33,7 +33,7 @@ static u32 connect(u64 peer, u64 port)
 	return bind.local_port;
 }
 
-/* Start once what the role needs is known. */
+/* Start once everything that the role needs is known. */
 void ping_start(enum role wanted, u64 peer, u64 port, u64 count)
 {
 	if (wanted == ROLE_SELF)

@@ -1,7 +1,7 @@
 /* Xen notes, entry, hypercall page and the event callback. */
 #include "xen.h"
 
-/* The linker would name it after a temporary file. */
+/* Otherwise the symbol would have the name of a temporary file. */
 	.file	"start.S"
 
 #define VIRT_BASE 0xffffffff80000000
@@ -42,7 +42,7 @@ _start:
 
 /*
  * Entered on the interrupted stack, which Xen aligned before it pushed ss, rsp, rflags, cs, rip, r11 and
- * rcx. The iret hypercall wants another word below rip, and restores the mask from rflags.
+ * rcx. The iret hypercall needs another word below rip, and restores the mask from rflags.
  */
 	.globl	hypervisor_callback
 	.type	hypervisor_callback, @function
@@ -73,7 +73,7 @@ hypervisor_callback:
 	jmp	hypercall_page + XEN_IRET * XEN_HYPERCALL_BYTES
 	.size	hypervisor_callback, . - hypervisor_callback
 
-/* Neither can happen: there are no segments to fail, and no user mode. Xen prints where it died. */
+/* Neither can happen: no segment can fail, and there is no user mode. Xen would print where it crashed. */
 	.globl	failsafe_callback, syscall_callback
 	.type	failsafe_callback, @function
 	.type	syscall_callback, @function

@@ -1,6 +1,6 @@
 /*
- * Ticks by VCPUOP_set_singleshot_timer, each one period after the last: their number in a run of known
- * length is known, however late each comes.
+ * Ticks by VCPUOP_set_singleshot_timer, each due one period after the last: the run's length determines
+ * their number, however late each tick is.
  */
 #include "guest.h"
 
@@ -8,7 +8,7 @@ static u32 timer_port;
 static u64 period_ns, next_ns, end_ns;
 static volatile int ticks, over;
 
-/* Return system time; the vCPU reads its own copy, so the compiler's order is enough. */
+/* Return system time; the vCPU reads its own copy, so only the compiler's ordering matters. */
 u64 now_ns(void)
 {
 	volatile struct vcpu_time_info *time = &this_vcpu()->time;
@@ -35,7 +35,7 @@ static void set(void)
 /* Tick for a duration; 0 for no end, a period of 0 for one tick at the end. */
 void timer_start(u64 period, u64 duration)
 {
-	/* Xen ticks every 10 ms by itself until it is told not to. */
+	/* Xen's periodic timer of 10 ms runs until it is stopped. */
 	hypercall(XEN_VCPU_OP, VCPUOP_STOP_PERIODIC_TIMER, 0, 0);
 	timer_port = events_bind_virq(VIRQ_TIMER);
 	period_ns = period ? period : duration;
@@ -49,13 +49,13 @@ void timer_start(u64 period, u64 duration)
 	}
 }
 
-/* Tell whether another tick will come. */
+/* Return whether there will be another tick. */
 int timer_ticks(void)
 {
 	return ticks;
 }
 
-/* Tell whether the duration, if one was given, is over. */
+/* Return whether the duration, if any, is over. */
 int timer_over(void)
 {
 	return over;

@@ -1,5 +1,5 @@
 /*
- * What this guest uses of Xen's interface to x86-64 PV domains, written down anew.
+ * The part of Xen's interface to x86-64 PV domains that this guest uses, written independently.
  *
  * Numbers and layouts: xen/include/public/{xen,event_channel,sched,vcpu,elfnote,io/console}.h and
  * arch-x86/xen-x86_64.h of Xen 4.17.
@@ -106,7 +106,7 @@ struct evtchn_bind_virq { u32 virq, vcpu, port; };
 struct vcpu_set_singleshot_timer { u64 timeout_abs_ns; u32 flags; };
 struct sched_poll { u32 *ports; u32 port_count; u64 timeout_abs_ns; };
 
-/* Call Xen through the page that the domain builder filled; more arguments than a hypercall takes do no harm. */
+/* Make a hypercall through the page that the domain builder filled; surplus arguments are harmless. */
 static inline __attribute__((always_inline)) long hypercall(int number, u64 a, u64 b, u64 c)
 {
 	long result;

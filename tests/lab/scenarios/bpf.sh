@@ -1,7 +1,7 @@
 # pcpus: 2
 # limit: 240
 # full: yes
-# bcc in dom0 counts the upcalls of a trace that runs beside it.
+# bcc in dom0 counts upcalls while a trace runs.
 cat >/share/upcalls.bpf.c <<'C'
 BPF_ARRAY(calls, u64, 1);
 int upcall(struct pt_regs *context)
@@ -22,14 +22,14 @@ os.rename("/share/attached.new", "/share/attached")
 signal.sigwait({signal.SIGTERM})
 print(program["calls"][0].value)
 PYTHON
-# Blocked before it starts, so that the signal waits for sigwait.
+# SIGTERM is blocked before the program starts, so that it stays pending until sigwait.
 full python3 -c 'import signal, os
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 os.execvp("python3", ["python3", "/share/upcalls.py"])' >/share/calls 2>/share/bcc.log &
-await 120 "bcc never attached" [ -e /share/attached ]
+await 120 "bcc did not attach" [ -e /share/attached ]
 trace bpf -D -e all -S 256
 sleep 2
 traced
 kill -TERM "$(cat /share/attached)"
-await 20 "bcc never ended" [ -s /share/calls ]
+await 20 "bcc did not end" [ -s /share/calls ]
 known bcc_upcalls "$(cat /share/calls)"

@@ -3,12 +3,12 @@
 # full: yes
 # wheel: yes
 # own: lfence-inline
-# The wheel as pip installed it for dom0's Python: record, report, sites, and calibrate where times are emulated.
+# The wheel as installed by pip for dom0's Python: record, report, sites, and calibrate with emulated timing.
 elf=/share/guest-lfence-inline.elf
 
 compiled() { find /full/opt/xtrace -name '*.nbc' | sort | xargs stat -c '%n %s %Y' | md5sum; }
 
-# run NAME COMMAND...: its output goes to NAME.out and NAME.err, its status to known.
+# run NAME COMMAND...: output goes to NAME.out and NAME.err, the exit status to known.
 run() {
     name=$1
     shift
@@ -21,7 +21,7 @@ run() {
 known loops before "$(compiled)"
 full xtrace record --backend xentrace -S 128 -o /tmp/calibrate >/share/record.said 2>&1 &
 recording=$!
-await 90 "no recording began: $(cat /share/record.said)" grep -qs "recording by" /share/record.said
+await 90 "the recording did not begin: $(cat /share/record.said)" grep -qs "recording by" /share/record.said
 own_pair lfence-inline "pings=101 loops=1000 timer=10000 burst=50 work=400"
 kill -INT "$(cat /run/xtrace/lock)"
 wait $recording
@@ -37,7 +37,7 @@ run image xtrace calibrate --quick --json $elf
 cp /tmp/plain.json /share/
 known loops after "$(compiled)"
 
-# The same where nobody names the emulator: the times themselves must tell.
+# The same with the emulator's name hidden: the times themselves must show it.
 cat >/tmp/unnamed.py <<'PYTHON'
 from xtrace.probes.timing import this_host
 
@@ -48,7 +48,7 @@ main()
 PYTHON
 run unnamed /opt/xtrace/bin/python3 /tmp/unnamed.py calibrate --quick --json $elf
 
-# And where no time tells either: what runs of the image, in which process.
+# And with the checks of times disabled too: which code of the image runs, and in what process.
 cat >/tmp/believed.py <<'PYTHON'
 import sys
 from pathlib import Path

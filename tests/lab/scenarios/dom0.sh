@@ -1,6 +1,6 @@
 # pcpus: 2
 # limit: 90
-# dom0 alone: markers whose number, order and time are known.
+# dom0 without guests: markers whose number, order and time are known.
 eval "$counting"
 trace dom0 -D -e all -S 64
 before=$(upcalls)

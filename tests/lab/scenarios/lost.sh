@@ -1,7 +1,7 @@
 # pcpus: 2
 # limit: 150
 # own: lfence-inline
-# Losses: the smallest rings, and a recorder that is stopped twice while two guests ping.
+# Lost records: the smallest rings, and a recorder that is stopped twice while two guests ping each other.
 hold_own_pair lfence-inline "pings=211 seconds=3 timer=10000 burst=50 work=1000"
 trace lost -D -e all -S 1
 start_own_pair

@@ -1,7 +1,7 @@
 # pcpus: 2
 # limit: 240
 # own: lfence-inline
-# Two of our own guests, fenced, ping each other 1009 times; each counts what it does and logs every upcall.
+# Two of our own guests, with fences, ping each other 1009 times; each counts what it does and logs every upcall.
 hold_own_pair lfence-inline "pings=1009 seconds=1 timer=10000 burst=50 work=1000 log=2000"
 trace own-lfence -D -e all -S 128
 run_own_pair

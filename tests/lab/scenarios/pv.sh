@@ -1,6 +1,6 @@
 # pcpus: 2
 # limit: 300
-# Two PV guests with block, network and console traffic of known amounts, at the same time.
+# Two PV guests with known amounts of block, network and console traffic at the same time.
 BLOCKS=211 PINGS=101 LINES=307
 in_guests() { for name in a b; do in_guest $name "$1"; done; }
 
@@ -16,7 +16,7 @@ eval "$handling"
 
 block_requests() { cat "/sys/bus/xen-backend/devices/vbd-$(domid a)-51712/statistics/rd_req"; }
 packets_of_a() { cat "/sys/class/net/vif$(domid a).0/statistics/rx_packets"; }
-# What came from a guest or dom0 by its network and disk: a kernel that is awake is sent nothing more.
+# Count the interrupts that the network and disk drivers handled: a driver that is awake is sent no further events.
 from_guest() { known "handled_of $1" "$(handled "$2")"; }
 from_guests() {
     from_guest a "blkif-backend|vif$(domid a)[.]0"
@@ -26,7 +26,7 @@ from_guests() {
 
 blocks_before=$(block_requests)
 packets_before=$(packets_of_a)
-# dom0's own processes are most of what a trace of a quiet host holds.
+# Poll less often: dom0's own processes are most of the trace of a quiet host.
 POLL_US=500000
 in_guests upcalls
 trace pv -D -e all -S 256
@@ -37,7 +37,7 @@ of_b=$number
 begin_in_guest a "dd if=/dev/xvda of=/dev/null bs=4096 count=$BLOCKS iflag=direct 2>/dev/null; ping -q -c $PINGS -i 0.01 10.0.0.11 >/dev/null"
 end_in_guest a "$number"
 end_in_guest b "$of_b"
-# After both have ended: the pings of a wake b long after its last line.
+# After both have ended: pings from a wake b long after b's last line.
 from_guests
 in_guests upcalls
 traced

@@ -1,7 +1,7 @@
 # pcpus: 2
 # limit: 240
 # own: lfence-inline
-# The one that is run at each change: markers of dom0, and two pinging guests that count.
+# The scenario that is run for each change: markers of dom0, and two guests that ping each other and count.
 trace quick -D -e all -S 128
 clock marks 0x7a 61 >/share/marks
 known marks "$(wc -l </share/marks)"

@@ -3,7 +3,7 @@
 # full: yes
 # zipapp: yes
 # untraced: yes
-# A Xen without a trace buffer: xtrace record says so, and records by what is left.
+# A Xen without a trace buffer: xtrace record says so, and records with the remaining backends.
 for what in named default; do
     [ $what = named ] && options="--backend xentrace" || options=
     code=0

@@ -2,10 +2,10 @@
 # limit: 900
 # full: yes
 # zipapp: yes
-# xtrace record by xentrace: what it keeps, and each fault that needs a real Xen.
+# xtrace record with the xentrace backend: what it records, and each fault that needs a real Xen.
 xt() { full python3 /share/xtrace.pyz "$@"; }
 
-# record NAME OPTION...: to its end; its exit code is known, its captures lie in /tmp.
+# record NAME OPTION...: run it to its end; the exit code goes to known, the captures to /tmp.
 record() {
     what=$1
     shift
@@ -21,14 +21,14 @@ begin() {
     shift
     record "$what" "$@" &
     recording=$!
-    await 120 "$what never began: $(cat "/share/$what.said")" grep -qs "recording by" "/share/$what.said"
+    await 120 "$what did not begin: $(cat "/share/$what.said")" grep -qs "recording by" "/share/$what.said"
 }
 
 recorder() { cat /run/xtrace/lock; }
 
 keep() { for name in "$@"; do cp -r "/tmp/$name.xtrace" /share/; done; }
 
-# Was tracing left on?  Then Xen's buffers hold what came before the time in NAME.before.
+# If tracing was left on, Xen's buffers have records from before the time in NAME.before.
 left_on() {
     sleep 2
     clock pairs 1 >"/share/$1.before"
@@ -44,7 +44,7 @@ known tb_control "$(sed -n "s/ . tb_control$//p" /proc/xen/xensyms)"
 guest a pv
 known domid_a "$(domid a)"
 
-# Small buffers, once a boot; a consumer that is stopped while dom0 works; a guest that goes meanwhile.
+# Small buffers (their size can be set once per boot); a consumer that is stopped while dom0 works and a guest ends.
 begin lost -S 16
 sleep 2
 kill -STOP "$(pidof xentrace)"
@@ -62,7 +62,7 @@ keep lost
 record sized -S 64 -d 3
 keep sized
 
-# Both readings of the time of day are a second recorder's, which is refused, and a step's.
+# A second recorder, which is refused, and a step of the time of day.
 begin step
 record second -d 1
 date -s "@$(($(date +%s) + 3600))" >/dev/null
@@ -80,7 +80,7 @@ known xentrace_left "$(pidof xentrace | wc -l)"
 left_on killed
 keep killed
 
-# xentrace alone is killed, so that it cannot switch tracing off: the recorder does.
+# Only xentrace is killed, so that it cannot switch off tracing: the recorder must.
 begin died
 sleep 2
 kill -KILL "$(pidof xentrace)"
@@ -94,7 +94,7 @@ record foreign -d 1
 kill -INT $!
 wait $!
 
-# Under /full, for a mount is not seen there that is made here after its own.
+# Under /full, because a mount made here after /full/tmp was bound is not visible there.
 mkdir /tmp/small
 mount -t tmpfs -o size=600k none /full/tmp/small
 record_in=/tmp/small

@@ -3,8 +3,8 @@
 # full: yes
 # zipapp: yes
 # own: lfence-inline
-# xtrace top, stat and doctor in dom0, by its system Python: top over the whole life of two guests that
-# ping and count, then all of them while another guest ticks and pings itself.
+# xtrace top, stat and doctor in dom0, with its system Python: top over the whole life of two guests that
+# ping and count, then all three while another guest has timer ticks and pings itself.
 export XTRACE_RUN_DIR=/run/xtrace
 xtrace() { full env XTRACE_RUN_DIR=/run/xtrace /usr/bin/python3 /share/xtrace.pyz "$@"; }
 events() { awk '/xen-/ { sum = 0; for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) sum += $i; print substr($1, 1, length($1) - 1), sum }' /proc/interrupts; }
@@ -13,15 +13,15 @@ xtrace doctor >/share/doctor.txt 2>/share/doctor.err
 known doctor $?
 xtrace doctor --json >/share/doctor.json 2>>/share/doctor.err
 
-# With every record of the two guests between its beginning and its end.
+# top starts before the two guests and ends after them, so it sees all their records.
 xtrace top --json -d 2 >/share/top.json 2>/share/top.err &
 await 60 "top gave no period: $(cat /share/top.err)" [ -s /share/top.json ]
 xtrace doctor --json >/share/doctor-beside.json 2>>/share/doctor.err
 own_pair lfence-inline "pings=101 seconds=1 timer=20000 burst=50 work=1000"
 gone() { ! xl domid a >/dev/null 2>&1 && ! xl domid b >/dev/null 2>&1; }
-await 20 "the guests did not go" gone
+await 20 "the guests did not end" gone
 sleep 4
-# Not INT: what a script starts in the background ignores it.
+# Not INT: background jobs of a script ignore it.
 kill -TERM $(pidof python3)
 ended() { ! pidof xentrace >/dev/null && ! pidof python3 >/dev/null; }
 await 30 "top did not end" ended
