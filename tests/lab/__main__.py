@@ -1,13 +1,13 @@
-"""A real Xen host in emulation.
+"""Run scenarios on a real Xen host in emulation.
 
 usage, in the folder tests: python3 -m lab
-       image [full]           build the image, with its disks for full, or say where it lies
-       run [SCENARIO...]      run scenarios (all of them by default) and check what they left
-       quick                  run and check those that are steady
-       check SCENARIO...      only check what was left
-       repeat N SCENARIO...   run and check each N times, count how often it passes
+       image [full]           build the image if needed (with full, its disks too) and print the paths
+       run [SCENARIO...]      run scenarios (default: all) and check their results
+       quick                  run and check the reliable scenarios
+       check SCENARIO...      only check the results of earlier runs
+       repeat N SCENARIO...   run and check each scenario N times, count how often it passes
        shell [full]           a shell in dom0 on this terminal
-       command [full] LINE    run a shell line in dom0, print what it says
+       command [full] LINE    run a shell line in dom0 and print its output
 
 Results go to build/lab/SCENARIO, or to $XTRACE_LAB_RESULTS/SCENARIO.
 """
@@ -29,19 +29,19 @@ from lab.packages import LabError
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _COMMAND_LIMIT_S = 300
-#: What xenalyze says of a trace, compared with the machines.
+#: Compare xenalyze's figures for a trace with those of the state machines.
 _COMPARISONS = _HERE.parent / "analysis" / "tables" / "test_against_xenalyze.py"
-#: Steady, by the runs that README.md counts.
+#: Reliable, according to the pass rates in README.md.
 _QUICK = ("quick",)
 
 
 def results() -> Path:
-    """Return the folder under which scenarios leave their files."""
+    """Return the folder that has a folder of files for each scenario."""
     return Path(os.environ.get("XTRACE_LAB_RESULTS") or _ROOT / "build" / "lab")
 
 
 def run(names: Sequence[str]) -> int:
-    """Run scenarios and return how many did not get to their end."""
+    """Run scenarios and return how many did not complete."""
     booted = image.image()
     failed = 0
     for name in names:
@@ -52,7 +52,7 @@ def run(names: Sequence[str]) -> int:
 
 
 def repeat(count: int, names: Sequence[str]) -> int:
-    """Run each scenario ``count`` times, print how they ended, return how many runs failed."""
+    """Run and check each scenario ``count`` times, print the outcomes, and return how many runs failed."""
     booted = image.image()
     failed = 0
     for name in names:
@@ -83,13 +83,13 @@ def command(text: str, host: Host) -> int:
         if not status.exists():
             serial = (share / "serial.log").read_text(errors="replace").splitlines()
             raise LabError(
-                "\n".join([f"no end within {ran.wall_s:.0f} s; the console said last:", *serial[-10:]])
+                "\n".join([f"no end within {ran.wall_s:.0f} s; last lines of the console:", *serial[-10:]])
             )
         return int(status.read_text())
 
 
 def shell(host: Host) -> int:
-    """Give a shell in dom0 on this terminal; /share is a folder that goes away with it."""
+    """Run a shell in dom0 on this terminal; /share is a temporary folder."""
     booted = image.image()
     with tempfile.TemporaryDirectory() as share:
         return machine.shell(host, booted, Path(share))
@@ -100,7 +100,7 @@ def _wheel() -> Path:
 
 
 def check(names: Sequence[str]) -> int:
-    """Compare what scenarios left with what dom0 and the guests know; return pytest's exit code."""
+    """Compare the scenarios' results with what dom0 and the guests know; return pytest's exit code."""
     files = [*sorted((_HERE / "checks").glob("check_*.py")), _COMPARISONS]
     traces = [results().resolve() / name / f"{name}.bin" for name in names]
     traces = [path for path in traces if path.exists()]
@@ -113,14 +113,14 @@ def check(names: Sequence[str]) -> int:
     }
     python = scenario.python()
     if not Path(python).exists():
-        raise LabError(f"the checks need {python}; ./run test --version makes it")
+        raise LabError(f"the checks need {python}; create it with ./run test --version")
     options = [
         "-q",
         "-p",
         "no:cacheprovider",
         "-o",
         "addopts=--import-mode=importlib",
-        # Calibrations and reports by the dozen, beside an emulator.
+        # Dozens of calibrations and reports, while an emulator runs.
         "-o",
         "timeout=900",
         "-o",
@@ -128,7 +128,7 @@ def check(names: Sequence[str]) -> int:
         "-o",
         "empty_parameter_set_mark=skip",
     ]
-    # -P, and no path of the caller's: the checkout's packages have the names of the tests' folders.
+    # -P, and without the caller's PYTHONPATH: the checkout's packages have the names of folders of tests/.
     command = [python, "-P", "-m", "pytest", *options, *map(str, files)]
     return subprocess.call(command, cwd=_ROOT, env=environment)
 
@@ -149,7 +149,7 @@ def _print(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the command line says and return the exit code."""
+    """Execute the command line and return the exit code."""
     match arguments:
         case ["image"]:
             _print(str(image.image()))

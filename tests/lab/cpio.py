@@ -1,6 +1,6 @@
 """Write an initramfs: a cpio archive in "newc" layout (Linux, Documentation/driver-api/early-userspace).
 
-The owner of every entry is root and device nodes are plain entries, so making one needs no privilege.
+Owners (always root) and device nodes are only fields of the archive, so writing one needs no privilege.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Entry:
     """One file of the archive.
 
     Attributes:
-        path: where it lies, relative to the root, without a leading slash.
+        path: its path, relative to the root, without a leading slash.
         mode: type and permission bits, as in ``stat.st_mode``.
-        content: the bytes of a file, the target of a link.
+        content: the bytes of a file, or the target of a link.
         device: (major, minor) of a device node.
     """
 
@@ -35,7 +35,7 @@ def directory(path: str) -> Entry:
 
 
 def link(path: str, target: str) -> Entry:
-    """Return a symbolic link at ``path`` that says ``target``."""
+    """Return a symbolic link at ``path`` to ``target``."""
     return Entry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
@@ -45,7 +45,7 @@ def program(path: str, content: bytes) -> Entry:
 
 
 def plain(path: str, content: bytes) -> Entry:
-    """Return a file that is read, not run."""
+    """Return a file that is not executable."""
     return Entry(path, stat.S_IFREG | 0o644, content)
 
 
@@ -55,7 +55,7 @@ def console_node() -> Entry:
 
 
 def write(path: Path, entries: list[Entry]) -> None:
-    """Write ``entries`` to ``path``, with every folder above each of them; the first of a name wins."""
+    """Write ``entries`` to ``path`` with all their parent folders; of equal paths the first entry wins."""
     by_path: dict[str, Entry] = {}
     for entry in entries:
         for parent in reversed(PurePosixPath(entry.path).parents[:-1]):

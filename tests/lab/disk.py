@@ -1,7 +1,7 @@
 """Build the disk of the full image: a Debian userland with bcc and the kernel's headers.
 
-It is not booted: the diskless dom0 mounts it at /full, and ``full COMMAND`` runs there.  No package's
-install script has run, so there are no accounts and no services, and none are needed.
+It is not booted: the diskless dom0 mounts it at /full, and ``full COMMAND`` runs there.  The packages are
+only unpacked, without their install scripts, so there are no accounts and services; none are needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lab.packages import LabError, download, listed, resolve_all
 
 _FREE_MIB = 300
 _LIMIT_S = 240
-#: Where dom0 mounts its own; /share is the host's.
+#: Mount points for dom0's own file systems; /share is from the host.
 _MOUNTED = ("proc", "sys", "dev", "run", "tmp", "share")
 
 
 def disk() -> Path:
-    """Return the disk that today's packages make, an ext4 file, built if it is not there.
+    """Return the disk made of the current packages, an ext4 file; build it if it does not exist.
 
     Raises:
         LabError: apt, dpkg-deb or mke2fs fails.
@@ -54,23 +54,23 @@ def _make(packages: list[Path], scratch: Path) -> Path:
 
 
 def file_system(root: Path, image: Path, label: str, free_mib: int) -> Path:
-    """Make ``image``, an ext4 file with what lies in ``root`` and about so much room, and return it.
+    """Make ``image``, an ext4 file with the content of ``root`` and at least ``free_mib`` of room; return it.
 
     Raises:
         LabError: mke2fs fails.
     """
     used_mib = int(run("du", "-sm", str(root)).split()[0])
-    # No journal: every boot starts from the same file.
+    # No journal, because every boot starts from the same file.
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-L", label, "-d", str(root)]
     run("mke2fs", *options, str(image), f"{used_mib * 5 // 4 + free_mib}M")
     return image
 
 
 def run(*command: str, limit_s: float = _LIMIT_S) -> str:
-    """Return what a command says.
+    """Return the output of a command.
 
     Raises:
-        LabError: it fails, is missing, or takes longer than ``limit_s``.
+        LabError: the command fails, is missing, or takes longer than ``limit_s``.
     """
     if shutil.which(command[0]) is None:
         raise LabError(f"{command[0]} is missing; install it")

@@ -1,8 +1,8 @@
 """Build Xen from Debian's own source package, with the schedulers that Debian leaves out.
 
-Debian's Xen has credit and credit2.  For ``null`` and ``rtds`` the hypervisor, and nothing else, is made
-anew: the configuration is upstream's default of the release, with these two on.  apt knows the sources by
-a copy of this machine's own source lists with deb-src for deb, which is gone afterwards.
+Debian's Xen has credit and credit2.  For ``null`` and ``rtds``, only the hypervisor is rebuilt, with the
+release's upstream default configuration plus these two.  apt finds the sources through a temporary copy of
+this machine's source lists with deb-src in place of deb.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFIG_UNSUPPORTED=y
 CONFIG_SCHED_NULL=y
 CONFIG_SCHED_RTDS=y
 """
-#: The same file from the same source, whoever builds it.
+#: Makes builds reproducible: the same source gives the same file, whoever builds it.
 _ENVIRONMENT = {"XEN_BUILD_DATE": "xtrace", "XEN_WHOAMI": "xtrace", "XEN_BUILD_HOST": "xtrace"}
 _SOURCE_ENTRY = re.compile(r"^(Types:\s*)deb\b.*$|^deb(?=[\s\[])", re.MULTILINE)
 _TOOLS = ("dpkg-source", "make", "gcc", "bison", "flex")
@@ -37,10 +37,10 @@ _FETCH_LIMIT_S = 240
 
 
 def hypervisor() -> Path:
-    """Return a folder with ``xen``, an ELF file, and ``version``, that of its source; built if not there.
+    """Return a folder with ``xen``, an ELF file, and ``version``, its source's version; build it if needed.
 
     Raises:
-        LabError: apt knows no sources of Xen, or a tool is missing or fails.
+        LabError: apt has no sources of Xen, or a tool is missing or fails.
     """
     binary = resolve([_PACKAGE])[0]
     said = f"{binary.file} {binary.checksum}\n{_CONFIG}{_ENVIRONMENT}".encode()
@@ -48,7 +48,7 @@ def hypervisor() -> Path:
     if not (folder / "version").exists():
         missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
         if missing:
-            raise LabError(f"{', '.join(missing)} missing; apt-get install dpkg-dev make gcc bison flex")
+            raise LabError(f"missing: {', '.join(missing)}; apt-get install dpkg-dev make gcc bison flex")
         begin = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache()) as scratch:
@@ -60,7 +60,7 @@ def hypervisor() -> Path:
 
 
 def _source(scratch: Path, wanted: str) -> str:
-    """Unpack Xen's source to scratch/xen and return its version: ``wanted``, or the newest there is.
+    """Unpack Xen's source to scratch/xen and return its version: ``wanted``, or else the newest available.
 
     Not every archive keeps the sources of its security updates.
     """
@@ -71,7 +71,7 @@ def _source(scratch: Path, wanted: str) -> str:
     series = wanted.split(".")[:2]
     versions = [version for version in found if version.split(".")[:2] == series]
     versions.sort(key=lambda version: (version == wanted, found.index(version)), reverse=True)
-    refused = f"apt knows no source of Xen {'.'.join(series)}"
+    refused = f"apt has no source of Xen {'.'.join(series)}"
     for version in versions:
         try:
             command = ["apt-get", "-q", "source", "--download-only", f"xen={version}"]
@@ -82,11 +82,11 @@ def _source(scratch: Path, wanted: str) -> str:
         files = [str(path) for path in scratch.glob("xen_*.dsc")]
         _run(["dpkg-source", "--no-check", "-x", *files, "xen"], scratch, environment, _FETCH_LIMIT_S)
         return version
-    raise LabError(f"no source of Xen: {refused}")
+    raise LabError(f"cannot get the source of Xen: {refused}")
 
 
 def _apt_environment(scratch: Path) -> dict[str, str]:
-    """Return an environment in which apt knows the sources of Debian's lists on this machine."""
+    """Return an environment in which apt has the source packages of this machine's Debian lists."""
     targets = _run(["apt-get", "indextargets", "--format", "$(ORIGIN) $(SOURCESENTRY)"], scratch, {}, 60)
     entries = {line.split()[1] for line in targets.splitlines() if line.startswith("Debian /")}
     (scratch / "sources.d").mkdir()

@@ -1,10 +1,11 @@
-"""Build what QEMU boots, from Debian packages, and keep it under its content's name.
+"""Build the image that QEMU boots from Debian packages, and cache it under a hash of its inputs.
 
 An image is a folder: ``xen`` (the hypervisor as ELF), ``vmlinux`` (dom0's and the guests' kernel),
-``dom0.cpio`` (the initial file system, which holds what guests boot) and ``versions.json``.
+``dom0.cpio`` (the initial file system, which includes the guests' kernel and file system) and
+``versions.json``.
 
-Everything lies unpacked: what is decompressed in emulation is decompressed at each boot and at each
-creation of a guest, and there it takes seconds.
+Nothing is compressed: in emulation, decompression would take seconds at each boot and at each creation of a
+guest.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _DOM0_MODULES = (
 )
 _GUEST_MODULES = ("xen-evtchn", "xen-blkfront", "xen-netfront")
 
-#: What of the packages goes into the file systems; whole packages would be ten times as large.
+#: The files of the packages that go into the file systems; whole packages would be ten times as large.
 _KEPT = re.compile(
     r"(usr/)?(lib|lib64)/(x86_64-linux-gnu/)?(lib[^/]*|ld-[^/]*)\.so[^/]*$"
     r"|usr/lib/xen-4\.17/bin/(xl|xenstored|xen-init-dom0|xenconsoled?|xentrace|xentrace_setsize|xenctx"
@@ -51,16 +52,16 @@ _BUSYBOX = "bin/busybox"
 
 
 def cache() -> Path:
-    """Return the folder that images and packages are kept in."""
+    """Return the folder with the cached images and packages."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "xtrace-lab"
 
 
 def image() -> Path:
-    """Return the image that today's packages and scripts make, built if it is not there.
+    """Return the image made of the current packages and scripts; build it if it does not exist.
 
     Raises:
-        LabError: apt, dpkg-deb or gcc fails, or a package is not what it was.
+        LabError: apt, dpkg-deb or gcc fails, or a package lacks something that is expected in it.
     """
     packages = resolve(listed("diskless"))
     folder = cache() / "images" / _key(packages)
@@ -133,7 +134,7 @@ def kernel_elf(image: bytes) -> bytes:
         return lzma.LZMADecompressor().decompress(image[start : start + length])
     except lzma.LZMAError as error:
         raise LabError(
-            f"the kernel's payload is not xz: {error}; image.py must learn its compression"
+            f"the kernel's payload is not xz: {error}; add its compression to image.py"
         ) from None
 
 
@@ -185,12 +186,12 @@ def _compiled(*names: str) -> list[Entry]:
 
 
 def _loading(modules: dict[str, bytes], wanted: Iterable[str]) -> list[Entry]:
-    """Return the modules ``wanted`` and what they depend on, with the order to load them in."""
+    """Return the modules ``wanted`` and their dependencies, and a file with the order to load them in."""
     order: list[str] = []
 
     def visit(name: str) -> None:
         if name not in modules:
-            raise LabError(f"the kernel package has no module {name}; image.py names modules of Debian 12")
+            raise LabError(f"the kernel package has no module {name}; image.py lists modules of Debian 12")
         found = re.search(rb"\0depends=([^\0]*)\0", modules[name])
         for needed in found[1].decode().split(",") if found and found[1] else []:
             visit(_module_name(needed))

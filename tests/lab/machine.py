@@ -1,6 +1,6 @@
-"""The emulated host: QEMU's TCG, which needs no hardware virtualisation.
+"""Run the emulated host: QEMU's TCG, which needs no hardware virtualisation.
 
-What each choice is for stands in README.md, with what was measured.
+README.md explains each choice, with measurements.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _END_LIMIT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the emulated machine is made of.
+    """Configuration of the emulated machine.
 
     Attributes:
-        pcpus: how many pCPUs Xen finds.
+        pcpus: number of pCPUs.
         xen_words: added to Xen's command line.
-        memory_mib: of the machine.
+        memory_mib: the machine's memory.
         dom0_mib: dom0's part of it.
         disk: the disk of the full image, or None.
-        wheel: the disk of the installed wheel, which the full userland sees, or None.
-        xen: a hypervisor of our own, or None for the image's.
+        wheel: the disk of the installed wheel, which is mounted in the full userland, or None.
+        xen: our own build of the hypervisor, or None for the image's.
         cpu: QEMU's CPU model and its flags.
         accelerator: QEMU's -accel value.
-        icount: QEMU's -icount value: time runs with the instructions, not with the clock; or "".
+        icount: QEMU's -icount value, with which time follows the instruction count and not the clock; or "".
     """
 
     pcpus: int = 2
@@ -51,12 +51,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        in_time: False where the limit ended it.
+        in_time: False if it was killed at the limit.
         code: QEMU's exit code.
-        wall_s, cpu_s: what it took; cpu_s tells a slow run from a busy machine.
+        wall_s, cpu_s: wall and CPU time; cpu_s shows whether the run or the machine was slow.
     """
 
     in_time: bool
@@ -74,7 +74,7 @@ def command(host: Host, image: Path, share: Path) -> list[str]:
     """Return QEMU's command line; its first serial port is Xen's console.
 
     Raises:
-        LabError: there is no QEMU.
+        LabError: QEMU is not installed.
     """
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
@@ -106,10 +106,10 @@ def _drive(number: int, disk: Path) -> tuple[str, ...]:
 
 
 def run(host: Host, image: Path, share: Path, limit_s: float) -> Ran:
-    """Boot, wait for the job's status or for QEMU's own end; the console goes to share/serial.log.
+    """Boot, and wait for the job's exit status or for QEMU to end; the console goes to share/serial.log.
 
-    The status is the last thing that dom0 writes, straight through to the host's file, so to wait for
-    the power-off after it would only cost time.
+    The status is the last thing that dom0 writes, and it goes straight to the host's file, so waiting for the
+    power-off would only take time.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Debian packages of the lab's image, from wherever apt on this machine takes them."""
+"""Fetch the Debian packages of the lab's image, from the apt sources of this machine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _DOWNLOAD_LIMIT_S = 240
 
 
 class LabError(Exception):
-    """The lab cannot do what was asked; the text says what and what to do."""
+    """The lab cannot continue; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package as apt would take it now.
+    """A package that apt would download now.
 
     Attributes:
-        name: what was asked for.
-        file: the file name apt gives it.
-        checksum: its hash, with the kind of hash, as the package index says.
+        name: the name that was requested.
+        file: the file name that apt uses.
+        checksum: its hash with the kind of hash, from the package index.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Package:
 
 
 def listed(size: str) -> list[str]:
-    """Return the package names of an image size, the kernel's metapackage resolved to its kernel."""
+    """Return the package names of an image size, with the kernel's metapackage resolved to its kernel."""
     rows = [line.split() for line in _LIST.read_text().splitlines() if line and not line.startswith("#")]
     names = [name for wanted, name in rows if wanted == size]
     return [_kernel_of(name) if name.startswith("linux-") else name for name in names]
@@ -46,15 +46,15 @@ def listed(size: str) -> list[str]:
 def _kernel_of(metapackage: str) -> str:
     found = re.search(r"Depends: (linux-\S+)", _apt("apt-cache", "depends", metapackage))
     if found is None:
-        raise LabError(f"{metapackage} names no kernel; run apt-get update as root and try again")
+        raise LabError(f"{metapackage} depends on no kernel; run apt-get update as root and try again")
     return found[1]
 
 
 def resolve(names: list[str]) -> list[Package]:
-    """Ask apt which files it would take for ``names``; nothing is downloaded.
+    """Return the files that apt would download for ``names``; download nothing.
 
     Raises:
-        LabError: apt does not know one of them.
+        LabError: apt does not have one of them.
     """
     found = {
         row["name"].split("_")[0]: Package(row["name"].split("_")[0], row["name"], row["sum"])
@@ -62,31 +62,31 @@ def resolve(names: list[str]) -> list[Package]:
     }
     missing = [name for name in names if name not in found]
     if missing:
-        raise LabError(f"apt offers no {', '.join(missing)}; run apt-get update as root and try again")
+        raise LabError(f"apt does not have {', '.join(missing)}; run apt-get update as root and try again")
     return [found[name] for name in names]
 
 
 def resolve_all(names: list[str]) -> list[Package]:
-    """Ask apt for ``names`` and all that they depend on, as if nothing were installed here.
+    """Return ``names`` and all their dependencies, as if nothing were installed on this machine.
 
     Raises:
-        LabError: apt does not know one of them, or they exclude each other.
+        LabError: apt does not have one of them, or they conflict.
     """
     with tempfile.TemporaryDirectory() as nothing:
         status = Path(nothing) / "status"
         status.touch()
-        # No archives either: apt names no address for a package that it has downloaded before.
+        # An empty archive folder too: apt prints no address for a package that it has already downloaded.
         options = [f"Dir::State::status={status}", f"Dir::Cache::archives={nothing}", "Debug::NoLocking=1"]
         said = _apt(
             *("apt-get", *(word for option in options for word in ("-o", option))),
             *("--no-install-recommends", "--yes", "--print-uris", "install", *names),
         )
-    # What install prints has a weaker hash, or none; and newer kernels may have come by another name.
+    # Install prints a weaker hash, or none, so resolve asks again; newer kernels may have other names.
     return resolve(sorted({row[1].split("_")[0] for row in _INSTALLED.finditer(said)}))
 
 
 def download(packages: list[Package], folder: Path) -> list[Path]:
-    """Bring ``packages`` into ``folder`` where they are not there yet, and return their files in order."""
+    """Download the ``packages`` that are missing from ``folder``, and return the files in order."""
     folder.mkdir(parents=True, exist_ok=True)
     absent = [package.name for package in packages if not (folder / package.file).exists()]
     if absent:
@@ -119,7 +119,7 @@ def _apt(*command: str, folder: Path | None = None) -> str:
             timeout=_DOWNLOAD_LIMIT_S,
         )
     except FileNotFoundError:
-        raise LabError(f"{command[0]} is missing: the lab is made of Debian packages") from None
+        raise LabError(f"{command[0]} is missing; the lab needs a Debian machine's apt and dpkg") from None
     except subprocess.TimeoutExpired:
         raise LabError(f"{' '.join(command)}: no end after {_DOWNLOAD_LIMIT_S} s") from None
     if done.returncode:

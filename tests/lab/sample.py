@@ -1,11 +1,11 @@
-"""Make a sample of what a scenario left.
+"""Make a sample from a scenario's results.
 
 usage, in the folder tests: python3 -m lab.sample FOLDER NAME
 
-Packs the scenario's trace as samples/NAME.bin.xz.  Beside it goes its sidecar, with what dom0 and
-the guests know of the traffic: ``known``, dom0's lines as lists of words, and ``counters`` by domain,
-what our own guests printed last.  Guests that logged their upcalls leave NAME.dDOMAIN.log.xz, for
-``lab.truth``.
+Compresses the scenario's trace to samples/NAME.bin.xz and writes its sidecar, which adds what dom0 and the
+guests know about the traffic: ``known``, dom0's lines as lists of words, and ``counters`` by domain, the last
+ones that our own guests printed.  The consoles of guests that logged their upcalls go to
+NAME.dDOMAIN.log.xz, for ``lab.truth``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
 
 
 def make(folder: Path, name: str) -> Path:
-    """Pack ``folder``'s trace and write its sidecar; return the trace's path."""
+    """Compress ``folder``'s trace and write its sidecar; return the path of the compressed trace."""
     trace = folder / f"{folder.name}.bin"
     packed = _SAMPLES / f"{name}.bin.xz"
     packed.write_bytes(_packed(trace.read_bytes()))
@@ -47,7 +47,7 @@ def _packed(content: bytes) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the command line says."""
+    """Execute the command line and return the exit code."""
     if len(arguments) != 2:
         sys.stderr.write(__doc__ or "")
         return 2

@@ -1,8 +1,8 @@
-"""A scenario: a shell script for dom0 in scenarios/, whose first comment lines say what host it wants.
+"""Run scenarios: shell scripts for dom0 in scenarios/, whose first comment lines describe the host.
 
-``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, boot included;
+``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, including the boot;
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
-``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all of them;
+``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all schedulers;
 ``# untraced: yes``, with a Xen that has no trace buffer;
 ``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz;
 ``# wheel: yes``, with its wheel installed in the full image, whose command is xtrace.
@@ -41,14 +41,14 @@ _LIMIT_S = 120
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One script and what it asks for.
+    """One script and its requirements.
 
     Attributes:
-        name: of the script, without its ending.
+        name: the script's name, without the extension.
         host: the emulated machine.
-        limit_s: boot to power-off.
-        variants: of the own guest, built for it.
-        zipapp: whether xtrace.pyz is, too.
+        limit_s: time limit from boot to the end of the job, in seconds.
+        variants: variants of our own guest to build.
+        zipapp: whether to build xtrace.pyz.
         text: the script.
     """
 
@@ -62,11 +62,12 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a scenario.
+    """The outcome of a scenario.
 
     Attributes:
-        status: "ok", "retried" (a guest came up at the second try only) or what went wrong.
-        folder: where its files lie.
+        status: "ok", "retried" (a guest was created only at the second try) or what went wrong.
+        ran: the result of the emulator's run.
+        folder: the folder with its files.
     """
 
     status: str
@@ -75,24 +76,24 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the scenario got to its end."""
+        """Return whether the scenario completed."""
         return self.status in ("ok", "retried")
 
 
 def names() -> list[str]:
-    """Return every scenario there is."""
+    """Return the names of all scenarios."""
     return sorted(path.stem for path in _FOLDER.glob("*.sh"))
 
 
 def load(name: str) -> Scenario:
-    """Read a scenario.
+    """Read a scenario; build the disks and hypervisors that it requires.
 
     Raises:
-        LabError: there is none of that name.
+        LabError: there is no such scenario, or a build fails.
     """
     path = _FOLDER / f"{name}.sh"
     if not path.is_file():
-        raise LabError(f"no scenario {name}; there are {', '.join(names())}")
+        raise LabError(f"no such scenario: {name}; the scenarios are {', '.join(names())}")
     text = path.read_text()
     wants = dict(_HEADER.findall(text))
     host = Host(pcpus=int(wants.get("pcpus", 2)), xen_words=wants.get("xen", ""))
@@ -109,16 +110,16 @@ def load(name: str) -> Scenario:
 
 
 def python() -> str:
-    """Return the Python that has what xtrace stands on: the one of ./run, or $XTRACE_LAB_PYTHON."""
+    """Return the Python with xtrace's dependencies: $XTRACE_LAB_PYTHON, or that of ./run."""
     return os.environ.get("XTRACE_LAB_PYTHON") or str(_ROOT / ".venv" / "bin" / "python")
 
 
 def run(scenario: Scenario, image: Path, folder: Path) -> Outcome:
-    """Run ``scenario`` and leave what it made in ``folder``, which is emptied first."""
+    """Run ``scenario`` with its results in ``folder``, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for variant in scenario.variants:
-        _build(f"the own guest {variant}", "sh", _HERE / "guest" / "build.sh", folder, *variant.split("-"))
+        _build(f"our own guest {variant}", "sh", _HERE / "guest" / "build.sh", folder, *variant.split("-"))
     if scenario.zipapp:
         _build("xtrace.pyz", python(), _ROOT / "tools" / "zipapp.py", folder / "xtrace.pyz")
     (folder / "scenario.sh").write_text(scenario.text)
@@ -135,9 +136,9 @@ def _build(what: str, *command: str | Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_LIMIT_S)
     except FileNotFoundError:
-        raise LabError(f"{what} needs {command[0]}; ./run test --version makes it") from None
+        raise LabError(f"{what} needs {command[0]}; create it with ./run test --version") from None
     if done.returncode:
-        raise LabError(f"{what} does not build: {done.stderr.strip()}")
+        raise LabError(f"building {what} failed: {done.stderr.strip()}")
 
 
 def _status(folder: Path, ran: Ran) -> str:
@@ -155,7 +156,7 @@ def _status(folder: Path, ran: Ran) -> str:
 
 
 def _write_sidecar(facts: Path, scenario: Scenario) -> None:
-    """Put beside a trace what it lacks: NAME.bin.json, as xtrace.probes.capture.sidecar reads it and more."""
+    """Write NAME.bin.json: the facts that a trace lacks, for xtrace.probes.capture.sidecar, and more."""
     rows = [line.split(" ", 1) for line in facts.read_text().splitlines() if " " in line]
     said = dict(rows)
     domains = [value.split() for key, value in rows if key == "domain"]

@@ -18,7 +18,7 @@ ALWAYS = (
     "upcall ends that are an upcall's iret",
     "upcalls that begin after the upper bound does",
     "upcalls that begin before the lower bound does",
-    "forced upcalls that begin behind their hypercall",
+    "forced upcalls that begin after their hypercall",
 )
 MOSTLY = {
     "woken vCPUs that are the send's target": 0.99,

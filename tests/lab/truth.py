@@ -1,14 +1,13 @@
-"""What the analysis infers of upcalls and sends, measured against our own guests' logs.
+"""Compare what the analysis infers about upcalls and sends with our own guests' logs.
 
 usage, in the folder tests: python3 -m lab.truth [FOLDER...]
 
-A folder is one that a scenario with ``log=`` left, such as build/lab/own-lfence; without any, the
-samples that have such logs beside them are read.  All are taken together.  Times are cycles of the
-emulated TSC.
+A folder has the results of a scenario with ``log=``, such as build/lab/own-lfence; without any, the samples
+that have such logs are read.  The figures are totals over all of them.  Times are cycles of the emulated TSC.
 
-Truth: a guest's i-th upcall is the one that its i-th iret ends, for it has no system calls; what
-it logs lies between Xen's entry and that iret.  The k-th ping that one end sends is handled in the k-th
-upcall of the other with the ping's port in it, for no ping is sent while one is pending.
+Truth: a guest's i-th upcall is ended by its i-th iret, because the guest has no system calls; the begin and
+end that it logs are between Xen's entry and that iret.  The k-th ping that one end sends is handled in the
+other end's k-th upcall that has the ping's port, because no ping is sent while one is pending.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _DOM0 = 0
 
 @dataclass(frozen=True, slots=True)
 class Upcall:
-    """One upcall as the guest knows it: TSCs at begin and end, and a bitmap of the ports handled."""
+    """One upcall as logged by the guest: TSCs at begin and end, and a bitmap of the ports handled."""
 
     begin: int
     end: int
@@ -53,7 +52,7 @@ class Guest:
 
     Attributes:
         upcalls, sends: in order; a send is (TSC right before it, port).
-        counters: the last that it printed.
+        counters: the last counters that it printed.
         irets, send_records: TSCs of its iret and event_channel_op records.
     """
 
@@ -65,7 +64,7 @@ class Guest:
 
     @property
     def ping_port(self) -> int:
-        """The port that pings go out by; the first send is always the console's."""
+        """The port on which it sends pings; the first send is always the console's."""
         return next(port for _, port in self.sends if port != self.sends[0][1])
 
     def pings(self) -> list[int]:
@@ -74,18 +73,18 @@ class Guest:
         return [self.send_records[bisect_right(self.send_records, tsc)] for tsc in sent]
 
     def answers(self) -> list[int]:
-        """Return which upcalls handled a ping, by number."""
+        """Return the indices of the upcalls that handled a ping."""
         bit = 1 << self.ping_port
         return [number for number, upcall in enumerate(self.upcalls) if upcall.ports & bit]
 
 
 @dataclass(slots=True)
 class Found:
-    """What came out: how often each inference was right, and by how many cycles it was off.
+    """The result: how often each inference was right, and by how many cycles it was off.
 
     Attributes:
-        counts: by name; those that are compared stand as "NAME" and "NAME right".
-        off: samples by name, in cycles unless the name says times.
+        counts: by name; an inference that is checked has the two counts "NAME" and "NAME right".
+        off: samples by name; in cycles, or factors if the name says times.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -99,7 +98,7 @@ class Found:
         self.off.setdefault(name, []).append(value)
 
     def lines(self) -> list[str]:
-        """Return the figures as text, a line each."""
+        """Return the figures as text, one line each."""
         shown = [
             f"{name}: {self.counts[f'{name} right']} of {count} right"
             if f"{name} right" in self.counts
@@ -114,7 +113,7 @@ class Found:
 
 
 def guest_of(log: str) -> Guest:
-    """Read a guest's console."""
+    """Parse a guest's console log."""
     upcalls = [Upcall(*map(int, row)) for row in _UPCALL.findall(log)]
     sends = sorted((int(tsc), int(port)) for tsc, port in _SEND.findall(log))
     counters: dict[str, int] = json.loads(_COUNTERS.findall(log)[-1])
@@ -122,7 +121,7 @@ def guest_of(log: str) -> Guest:
 
 
 def of_folder(folder: Path) -> tuple[bytes, dict[int, str]]:
-    """Return what a scenario left: the trace, and the console of each of our own guests by domain."""
+    """Return a scenario's trace, and the console log of each of our own guests by domain."""
     rows = [line.split() for line in (folder / "known").read_text().splitlines()]
     logs = {
         int(row[2]): (folder / f"guest-{row[1]}.log").read_text(errors="replace")
@@ -133,7 +132,7 @@ def of_folder(folder: Path) -> tuple[bytes, dict[int, str]]:
 
 
 def of_sample(trace: Path) -> tuple[bytes, dict[int, str]]:
-    """Return the same of a sample."""
+    """Return a sample's trace, and the console logs by domain."""
     name = trace.name.removesuffix(".bin.xz")
     logs = {}
     for path in sorted(trace.parent.glob(f"{name}.d*.log.xz")):
@@ -143,13 +142,13 @@ def of_sample(trace: Path) -> tuple[bytes, dict[int, str]]:
 
 
 def samples() -> list[Path]:
-    """Return the samples with logs beside them."""
+    """Return the samples that have console logs."""
     names = {path.name.rpartition(".d")[0] for path in _SAMPLES.glob("*.log.xz")}
     return [_SAMPLES / f"{name}.bin.xz" for name in sorted(names)]
 
 
 def measure(data: bytes, logs: dict[int, str], found: Found) -> None:
-    """Compare a trace with its guests' logs by domain, and add to ``found``."""
+    """Compare a trace with its guests' logs by domain, and add the results to ``found``."""
     guests = {domain: guest_of(log) for domain, log in logs.items()}
     _add_records(data, guests)
     ran = run(data)
@@ -223,11 +222,11 @@ def _bound(guest: Guest, metric: Metric, tsc: int, value: int, found: Found) -> 
 
 
 def _forced(guest: Guest, tsc: int, value: int, found: Found) -> None:
-    """Measure how soon after its hypercall a forced upcall began: late ones were another's."""
+    """Measure how soon after its hypercall a forced upcall began: a late one had another cause."""
     number = bisect_left(guest.irets, tsc)
     if number < len(guest.upcalls):
         upcall = guest.upcalls[number]
-        found.judge("forced upcalls that begin behind their hypercall", tsc - value < upcall.begin)
+        found.judge("forced upcalls that begin after their hypercall", tsc - value < upcall.begin)
         found.measure("forced upcall begins after its hypercall", upcall.begin - (tsc - value))
         found.measure("forced callback to iret, times the handler's own", value / (upcall.end - upcall.begin))
 
@@ -235,14 +234,14 @@ def _forced(guest: Guest, tsc: int, value: int, found: Found) -> None:
 def _send(
     guests: dict[int, Guest], sender: int, target: int, metric: Metric, tsc: int, value: int, found: Found
 ) -> None:
-    """Judge one send that an inference gave a target, and to a running one a time."""
+    """Check one send for which the analysis inferred a target, and for a running target also a time."""
     guest = guests[sender]
     sent = tsc - value
     logged = bisect_left([before for before, _ in guest.sends], sent) - 1
     following = guest.sends[logged + 1][0] if logged + 1 < len(guest.sends) else sent + 1
     first = bisect_right(guest.send_records, guest.sends[logged][0]) if logged >= 0 else -1
     if logged < 0 or following <= sent or guest.send_records[first] != sent:
-        found.counts["sends behind the end of the log"] += 1
+        found.counts["sends after the end of the log"] += 1
         return
     peer = next(domain for domain in guests if domain != sender)
     is_ping = guest.sends[logged][1] == guest.ping_port
@@ -262,7 +261,7 @@ def _send(
 
 
 def main(folders: Sequence[str]) -> int:
-    """Print what comes out for all together."""
+    """Print the totals and return the exit code."""
     found = Found()
     left = [of_folder(Path(folder).resolve()) for folder in folders] or map(of_sample, samples())
     for data, logs in left:

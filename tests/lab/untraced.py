@@ -1,8 +1,8 @@
-"""Debian's Xen as it would be without its trace buffer (CONFIG_TRACEBUFFER=n).
+"""Patch Debian's Xen to behave as if built without a trace buffer (CONFIG_TRACEBUFFER=n).
 
-There ``tb_control``, which every question of the toolstack about the buffer ends in, is a
-function that returns -ENOSYS (Xen 4.17, xen/include/xen/trace.h).  So it is made one here: the
-running Xen tells where it lies (/proc/xen/xensyms), and six bytes of the file are written.
+In such a build ``tb_control``, which handles all trace buffer operations of the toolstack, returns -ENOSYS
+(Xen 4.17, xen/include/xen/trace.h).  Here the same is done by overwriting six bytes of the hypervisor's file;
+the function's address comes from the running Xen (/proc/xen/xensyms).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from lab.packages import LabError
 _SYMBOL = "tb_control"
 #: mov eax, -ENOSYS; ret
 _CODE = bytes.fromhex("b8 da ff ff ff c3")
-#: Where the file's one segment lies in Xen's memory (readelf: physical 2 MiB at offset 0x80).
+#: Address of the file's single segment in Xen's memory (readelf: physical 2 MiB at offset 0x80).
 _SEGMENT_ADDRESS = 0xFFFF_82D0_4020_0000
 _SEGMENT_OFFSET = 0x80
 _LIMIT_S = 300
 
 
 def untraced(image: Path) -> Path:
-    """Return the image's hypervisor without a trace buffer; made once, which takes a boot.
+    """Return the image's hypervisor without a trace buffer; the first call makes it, which takes a boot.
 
     Raises:
-        LabError: the running Xen does not tell where the function is.
+        LabError: the running Xen does not report the function's address.
     """
     made = image / "xen-untraced"
     if not made.exists():
@@ -35,7 +35,7 @@ def untraced(image: Path) -> Path:
         content = bytearray((image / "xen").read_bytes())
         if not 0 < offset < len(content):
             raise LabError(
-                f"{_SYMBOL} lies outside Xen's file, at {offset:#x}; untraced.py must learn its layout"
+                f"{_SYMBOL} is outside Xen's file, at offset {offset:#x}; update the layout in untraced.py"
             )
         content[offset : offset + len(_CODE)] = _CODE
         scratch = made.with_suffix(".new")
@@ -52,5 +52,5 @@ def _address(image: Path) -> int:
         symbol = share / "symbol"
         found = re.match(r"([0-9a-f]{16}) ", symbol.read_text()) if symbol.exists() else None
     if found is None:
-        raise LabError(f"Xen does not tell where {_SYMBOL} is")
+        raise LabError(f"{_SYMBOL} is not in Xen's /proc/xen/xensyms")
     return int(found[1], 16)

@@ -1,10 +1,11 @@
-"""Build the disk that holds the project's wheel as it is installed for dom0's own Python.
+"""Build the disk with the project's wheel, installed for dom0's own Python.
 
-It is a virtual environment that sees the system's packages, for bcc is one of them.  Debian's Python is
-3.11, so pip must be run by one of that version; dom0 has no way to a package index.
+It is a virtual environment that sees the system's packages, because bcc is one of them.  Debian's Python is
+3.11, so a Python of that version must run pip; dom0 cannot reach a package index.
 
-numba's compiled loops come with it: they take half a minute here, and all takes tens of times as long in
-emulation.  They are made for a generic processor, which lab.sh asks for, too, as each has its own otherwise.
+The disk includes numba's compiled loops: compiling takes half a minute here, and tens of times as long in
+emulation.  They are compiled for a generic processor, which lab.sh selects too; otherwise numba would compile
+them again for the emulated processor.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from lab.packages import LabError
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _PINS = _HERE / "wheel.txt"
-#: Where dom0's userland has it; scripts name it.
+#: Its mount point in dom0's userland, which is also in the scripts' first lines.
 PLACE = "/opt/xtrace"
 _VERSION = "3.11"
 _CONFIG = f"home = /usr/bin\ninclude-system-site-packages = true\nversion = {_VERSION}\n"
 _FREE_MIB = 64
 _KEPT = 3
 _LIMIT_S = 280
-#: Whole seconds, for a file system keeps no others: Python and numba know what they compiled by them.
+#: Modification time of the sources, by which Python and numba recognise what they compiled; in whole seconds
+#: because the file system stores no fractions.
 _TIME = 1_700_000_000
 _GENERIC = {"NUMBA_CPU_NAME": "generic"}
 _COMPILE = (
@@ -43,13 +45,13 @@ _COMPILE = (
 
 
 def wheel_disk(python: str) -> Path:
-    """Return the disk of this checkout's wheel, an ext4 file, built if it is not there.
+    """Return the disk of this checkout's wheel, an ext4 file; build it if it does not exist.
 
     Args:
-        python: of version 3.11, with pip.
+        python: path of a Python 3.11 with pip.
 
     Raises:
-        LabError: it is not there or another version, or pip or mke2fs fails.
+        LabError: ``python`` does not exist or has another version, or pip or mke2fs fails.
     """
     digest = hashlib.sha256(Path(__file__).read_bytes() + _PINS.read_bytes())
     for path in sources():
@@ -69,14 +71,14 @@ def wheel_disk(python: str) -> Path:
 
 
 def drop_old(folder: Path) -> None:
-    """Delete the disks used least lately: each change of the checkout makes one, of half a gigabyte."""
+    """Delete the least recently used disks: each change of the checkout makes one, of half a gigabyte."""
     disks = sorted(folder.glob("wheel-*.ext4"), key=lambda path: path.stat().st_mtime)
     for path in disks[:-_KEPT]:
         path.unlink(missing_ok=True)
 
 
 def sources() -> Iterator[Path]:
-    """Yield the files of the checkout that the wheel is made of, as pyproject.toml names them."""
+    """Yield the files of the checkout that go into the wheel, according to pyproject.toml."""
     yield from (_ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))
     tool = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     for files in tool["data-files"].values():
@@ -94,11 +96,11 @@ def sources() -> Iterator[Path]:
 
 def _install(python: str, scratch: Path) -> None:
     if not Path(python).exists():
-        raise LabError(f"the wheel needs {python}; ./run test --version makes it")
+        raise LabError(f"the wheel needs {python}; create it with ./run test --version")
     version = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
     if version != _VERSION:
-        raise LabError(f"{python} is Python {version}; dom0's is {_VERSION}: make .venv by python{_VERSION}")
-    # Of a copy: setuptools would take what an earlier build left in the checkout's own build/.
+        raise LabError(f"{python} is Python {version}; dom0 has {_VERSION}: make .venv with python{_VERSION}")
+    # From a copy: setuptools would include files that an earlier build left in the checkout's build/.
     for path in sources():
         copy = scratch / "source" / path.relative_to(_ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,7 @@ def _install(python: str, scratch: Path) -> None:
     (wheel,) = scratch.glob("xtrace-*.whl")
     place = scratch / "xtrace"
     options = ("--only-binary", ":all:", "--constraint", str(_PINS), "--no-warn-script-location")
-    # Nothing of the Python that runs pip counts as there.
+    # Ignore what is installed for the Python that runs pip.
     run(
         *(*pip, "install", "--ignore-installed", "--prefix", str(place), *options, str(wheel)),
         limit_s=_LIMIT_S,

@@ -1,4 +1,4 @@
-"""Boot the guest as the initial domain of Xen in QEMU's software emulation, with its console on the serial line.
+"""Boot the guest as the initial domain of Xen in QEMU's software emulation, its console on the serial line.
 
 It needs no other domain: this tests entry, hypercalls, events, masks and counters within seconds.
 """
