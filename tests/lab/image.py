@@ -133,9 +133,7 @@ def kernel_elf(image: bytes) -> bytes:
     try:
         return lzma.LZMADecompressor().decompress(image[start : start + length])
     except lzma.LZMAError as error:
-        raise LabError(
-            f"the kernel's payload is not xz: {error}; add its compression to image.py"
-        ) from None
+        raise LabError(f"the kernel's payload is not xz: {error}; add its compression to image.py") from None
 
 
 def _base(busybox: bytes) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""The lab's own guest: its image is what it should be, and the site finder sees its sites and fences."""
+"""The lab's own guest: its image is as intended, and the site finder finds its sites and fences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xtrace.symbols.sites.model import Fence, Kind, Site, Verdict
 
 TIMEOUT_S = 60
 VIRT_BASE = 0xFFFF_FFFF_8000_0000
-#: Each fence as objdump and as the site finder say it; its operands tell the xchg from the handler's.
+#: Each fence as printed by objdump and by the site finder; its operands distinguish the handler's xchg.
 SPELLED = {
     "none": ("", ""),
     "lfence": ("lfence", "lfence"),
@@ -29,7 +29,7 @@ SPELLED = {
 }
 #: Functions with a fence, once each.
 FENCED = ("upcalls_mask", "upcalls_save", "upcalls_restore", "upcalls_unmask")
-#: Every site, in address order: function, kind, what its source line says.
+#: Every site, in address order: function, kind, part of its source line.
 SITES = (
     ("take_events", Kind.PENDING_CLEAR, "evtchn_upcall_pending = 0"),
     ("take_events", Kind.SELECTOR_TAKE, "xchgq"),
@@ -79,7 +79,7 @@ def built(request: pytest.FixtureRequest, folder: Path) -> Built:
 
 
 def notes(image: Path) -> dict[int, bytes]:
-    """Return the values of the notes that Xen reads, by their type (xen/include/public/elfnote.h)."""
+    """Return the values of the notes for Xen by type (xen/include/public/elfnote.h)."""
     with image.open("rb") as file:
         (segment,) = (one for one in ELFFile(file).iter_segments() if one["p_type"] == "PT_NOTE")
         data = segment.data()
@@ -94,7 +94,7 @@ def notes(image: Path) -> dict[int, bytes]:
 
 
 def symbols(image: Path) -> dict[str, tuple[int, int]]:
-    """Return address and size by name, as readelf says."""
+    """Return each symbol's address and size by name, according to readelf."""
     rows = re.findall(
         r"^ *\d+: ([0-9a-f]{16}) +(\d+) \w+ +\w+ +\w+ +(\w+) (\w+)$", run("readelf", "-sW", image), re.M
     )
@@ -128,7 +128,7 @@ def test_xen_finds_its_notes(built: Built) -> None:
     }
 
 
-def test_it_is_linked_where_the_notes_say(built: Built) -> None:
+def test_it_is_linked_at_the_address_in_its_notes(built: Built) -> None:
     assert "There are no relocations in this file." in run("readelf", "-rW", built.image)
     known = symbols(built.image)
     for page in ("hypercall_page", "shared_info"):
@@ -144,7 +144,7 @@ def test_it_is_linked_where_the_notes_say(built: Built) -> None:
         assert elf.has_dwarf_info()
 
 
-def test_its_fences_stand_where_the_build_put_them(built: Built) -> None:
+def test_its_fences_are_where_the_build_put_them(built: Built) -> None:
     fence = SPELLED[built.variant.fence][0]
     outside = built.variant.place == "outofline"
     for function in FENCED:
@@ -210,7 +210,7 @@ def test_the_finder_finds_exactly_its_sites(built: Built) -> None:
     for site, expected in zip(table.sites, SITES, strict=True):
         assert [shown(fence) for fence in site.fences] == expected_fences(expected, built.variant), expected
         assert expected[2] in source_line(site)
-        # One vCPU and no threads: nothing in the code says so.
+        # One vCPU and no threads, which the code does not show.
         assert {hazard.name for hazard in site.hazards} <= {"unstable-pointer"}
         if site.kind in (Kind.RESTORE, Kind.UNMASK):
             assert len(site.callbacks) == 1
@@ -232,14 +232,14 @@ def test_the_finder_needs_neither_dwarf_nor_symbols(built: Built, tmp_path: Path
     assert [facts(site) for site in table.sites] == [facts(site) for site in whole.sites]
 
 
-def test_an_image_depends_on_nothing_but_its_sources(tmp_path: Path, folder: Path) -> None:
+def test_an_image_depends_only_on_its_sources(tmp_path: Path, folder: Path) -> None:
     variant = Variant("mfence", "outofline")
     first, second = build(folder, variant), build(tmp_path / "elsewhere", variant)
     assert first.read_bytes() == second.read_bytes()
     assert str(SOURCES.parents[2]).encode() not in first.read_bytes()
 
 
-def test_the_build_says_what_it_takes(tmp_path: Path) -> None:
+def test_the_build_script_prints_its_usage(tmp_path: Path) -> None:
     out = str(tmp_path)
     wrong: list[list[str]] = [
         [],

@@ -1,4 +1,4 @@
-"""The lab's own guest on real Xen, as the initial domain: it runs, obeys and counts right."""
+"""The lab's own guest on real Xen, as the initial domain: it runs, follows its knobs and counts correctly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.guest.build import Variant, build
 from peer.debian import unpacked
 from peer.xenalyze_run import REQUIRE_VARIABLE
 
-# The hypervisor may have to be fetched.
+# The hypervisor may have to be downloaded.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(550)]
 
 
@@ -25,11 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def xen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The hypervisor of Debian's package; QEMU is there."""
+    """The hypervisor of Debian's package; skip if QEMU is missing."""
     if shutil.which(QEMU) is None:
         missing = f"{QEMU} is not installed: apt-get install qemu-system-x86"
         if os.environ.get(REQUIRE_VARIABLE) == "1":
-            pytest.fail(f"{missing} ({REQUIRE_VARIABLE}=1 forbids to skip)", pytrace=False)
+            pytest.fail(f"{missing} ({REQUIRE_VARIABLE}=1 forbids skipping)", pytrace=False)
         pytest.skip(missing)
     packed = unpacked("xen-hypervisor-4.17-amd64") / "boot" / "xen-4.17-amd64.gz"
     plain = tmp_path_factory.mktemp("xen") / "xen"
@@ -38,7 +38,7 @@ def xen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_sums(count: dict[str, int]) -> None:
-    """Check what holds at any moment with upcalls masked, as counters are copied."""
+    """Check what holds at any moment with upcalls masked, as when the counters are copied."""
     assert count["mask"] == count["restore"] + count["unmask"] + count["block"]
     assert count["save"] - count["restore"] in (0, 1)
     assert count["pending_found"] == count["force_callback"]
@@ -100,7 +100,7 @@ def test_it_answers_on_its_console(xen: Path, folder: Path) -> None:
     assert stamps == sorted(stamps)
 
 
-def test_a_word_that_it_does_not_know_stops_it(xen: Path, folder: Path) -> None:
-    # It crashes then, and Xen with its initial domain.
+def test_an_unknown_word_stops_it(xen: Path, folder: Path) -> None:
+    # Then it crashes, and Xen with its initial domain.
     with pytest.raises(BootError, match="xtrace-guest: error: cannot understand the knob loop"):
         boot(xen, build(folder, Variant("none", "inline")), "loop=5")

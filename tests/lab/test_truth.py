@@ -1,4 +1,4 @@
-"""The inferences of upcalls and sends hold on the samples whose guests logged both, as their pages say."""
+"""On the samples whose guests logged upcalls and sends, the inferences are as right as the docs say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.truth import Found, samples
 from xtrace.analysis.tables.delivery import TABLES as DELIVERY
 from xtrace.analysis.tables.upcalls import TABLES as UPCALLS
 
-#: What is never wrong there, and what rarely is.
+#: Inferences that are never wrong on the samples, and inferences that rarely are.
 ALWAYS = (
     "guests with an iret for each upcall",
     "upcalls that their own iret ends",
@@ -47,7 +47,7 @@ def test_what_is_mostly_right(name: str, least: float) -> None:
     assert counts[f"{name} right"] >= least * counts[name] > 100
 
 
-def test_no_iret_of_these_guests_is_taken_for_a_traps() -> None:
+def test_no_iret_of_these_guests_is_taken_for_the_end_of_a_trap() -> None:
     assert found().counts["irets taken as the end of a trap, wrongly"] == 0
 
 
@@ -62,7 +62,7 @@ def test_no_iret_of_these_guests_is_taken_for_a_traps() -> None:
         ),
     ],
 )
-def test_the_documentation_has_the_counts_of_today(table: str, names: tuple[str, ...]) -> None:
+def test_the_documentation_has_the_current_counts(table: str, names: tuple[str, ...]) -> None:
     (measured,) = [one.measured for one in (*DELIVERY, *UPCALLS) if one.name == table]
     counts = found().counts
     for name in names:

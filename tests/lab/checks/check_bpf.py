@@ -1,4 +1,4 @@
-"""bcc works in dom0: it saw the upcalls that the trace saw, and those before and after it."""
+"""bcc works in dom0: it counted the upcalls of the trace, and those before and after it."""
 
 from __future__ import annotations
 

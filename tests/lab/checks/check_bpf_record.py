@@ -1,4 +1,4 @@
-"""What bpf counted in dom0 against /proc/interrupts, the trace, the pings and the block requests."""
+"""bpf's counts in dom0 agree with /proc/interrupts, the trace, the pings and the block requests."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _events_of(name: str, kind: Kind) -> Any:
 
 
 def _ends(name: str) -> tuple[int, int]:
-    """Return the first and the last TSC of the trace."""
+    """Return the first and last TSC of the trace."""
     pcpus = _report(name)["pcpus"]
     return min(row["first_tsc"] for row in pcpus), max(row["last_tsc"] for row in pcpus)
 
 
 def _within(name: str, kind: Kind) -> int:
-    """Return how many events of a kind lie in the trace's time."""
+    """Return how many events of a kind are within the trace's time span."""
     fit = _capture(name).meta["clocks"]["fit"]
     first, last = (fit["monotonic_ns"] + (tsc - fit["tsc"]) / fit["hz"] * 1e9 for tsc in _ends(name))
     times = _events_of(name, kind)["timestamp"]
@@ -90,20 +90,20 @@ def test_each_function_was_found_in_debians_kernel(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_handlers_are_those_of_proc_interrupts(name: str) -> None:
+def test_handlers_agree_with_proc_interrupts(name: str) -> None:
     row = _report(name)["dom0_losses"][0]
-    # The file is read while interrupts go on, at both ends.
+    # Interrupts continue while the file is read, at both ends.
     assert abs(row["irq_handler_count"] - row["interrupt_count"]) <= 30
-    # Each port is handled in an upcall, but for upcalls that a kprobe skipped.
+    # Each port is handled in an upcall, except for upcalls that a kprobe skipped.
     counted = _facts(name)["counted"]
     assert counted["port_handler"] * 0.98 <= counted["dispatch"] <= counted["port_handler"]
-    # What kprobes skip while another program runs.
+    # Kprobes skip hits while another program runs.
     missed = row["irq_handler_count"] - row["port_handler_count"]
     assert -30 <= missed <= row["irq_handler_count"] // 50
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_upcalls_lie_between_the_bounds_of_the_trace(name: str) -> None:
+def test_upcalls_are_within_the_bounds_from_the_trace(name: str) -> None:
     counted = _within(name, Kind.UPCALL)
     rows = [row for row in _report(name)["upcalls"] if row["domain"] == 0]
     least, most = (sum(row[f"upcall_{end}_count"] for row in rows) for end in ("least", "most"))
@@ -111,13 +111,13 @@ def test_upcalls_lie_between_the_bounds_of_the_trace(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_block_requests_and_pings_came_by_their_ports(name: str) -> None:
+def test_block_requests_and_pings_used_their_ports(name: str) -> None:
     requests, domain = int(known(name)["block_requests"][0]), known(name)["domid_a"][0]
     assert requests >= 211
     handled = sum(row["count"] + row["zero_count"] for row in _port_rows(name, "blkif"))
-    # One request at a time: each is told by an event, or found by the thread that still looks.
+    # One request at a time: each arrives with an event, or is found by the thread that is still polling.
     assert requests * 0.5 <= handled <= requests * 1.1 + 10
-    # Each answer is sent, unless the guest still looks at the ring.
+    # Each answer is sent, unless the guest is still polling the ring.
     answers = sum(row["send_count"] for row in _report(name)["dom0_irqs"] if row["name"] == "blkif-backend")
     assert requests * 0.9 <= answers <= requests
     to, of = int(known(name)["packets_to_a"][0]), int(known(name)["packets_of_a"][0])
@@ -150,7 +150,7 @@ def test_dom0_and_its_guest_were_sampled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_a_kill_leaves_no_probe_and_what_was_written(name: str) -> None:
+def test_a_kill_leaves_no_probes_and_a_readable_capture(name: str) -> None:
     assert known(name)["kprobe_events"] == ["0"]
     assert known(name)["kprobes_left"] == ["0"]
     assert not _capture(name, "killed").has_ended
@@ -160,7 +160,7 @@ def test_a_kill_leaves_no_probe_and_what_was_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_the_kernel_told_what_each_program_took(name: str) -> None:
+def test_the_kernel_measured_each_programs_run_time(name: str) -> None:
     programs = _facts(name)["programs"]
     assert {"upcall_enter", "upcall_return", "port_enter", "irq_exit"} <= set(programs)
     assert [row for row in known_rows(name) if row[0] == "said"]
@@ -168,13 +168,13 @@ def test_the_kernel_told_what_each_program_took(name: str) -> None:
 
 @functools.cache
 def _of_dom0(name: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the report with the image of dom0's kernel."""
+    """Return the report made with the image of dom0's kernel."""
     sections = ("--section", "cost", "--section", "kernel")
     return _report(name, "bpf-record", "--kernel", f"0={image() / 'vmlinux'}", *sections)
 
 
 def _calls(name: str) -> dict[str, tuple[int, int | None]]:
-    """Return the least and the most of each function's calls in the trace's time, by the lines."""
+    """Return the bounds of each function's calls within the trace's time span, from the tables' lines."""
     capture = _capture(name)
     first, last = _ends(name)
     calls = dom0_frames.read(capture).calls
@@ -186,8 +186,8 @@ def _calls(name: str) -> dict[str, tuple[int, int | None]]:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_calls_by_the_lines_hold_those_of_the_events(name: str) -> None:
-    # Each event has its own time: as many as lie in the trace lie between the bounds, of every function.
+def test_bounds_of_calls_contain_the_events(name: str) -> None:
+    # Each event has its own time: for every function, the number within the trace must be within the bounds.
     functions, found = _facts(name)["functions"], _calls(name)
     assert set(found) == set(functions.values())
     for role, kind in KIND_OF_ROLE.items():
@@ -196,26 +196,26 @@ def test_calls_by_the_lines_hold_those_of_the_events(name: str) -> None:
         assert least <= true, role
         assert (most is None) == (role == "privcmd"), role
         assert most is None or true <= most, role
-        # The lines are a second apart: of ten seconds they leave some in doubt, and not most of what goes
-        # on all the time.  Tools call privcmd in bursts.
+        # The lines are a second apart: of ten seconds they leave some calls in doubt, but not most calls of a
+        # function that is called all the time.  Tools call privcmd in bursts.
         assert role not in ("upcall", "port") or least >= true * 0.5, role
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_bpfs_upcalls_meet_those_of_the_trace_in_the_cost(name: str) -> None:
+def test_bpfs_upcalls_agree_with_those_of_the_trace(name: str) -> None:
     (row,) = [row for row in _of_dom0(name)["cost_checks"] if row["what"] == "upcall by bpf"]
     assert (row["domain"], row["agrees"]) == (0, "yes")
     least, most = _calls(name)["xen_evtchn_do_upcall"]
     assert row["counted_count"] == least
     assert most is not None
-    # Both are of the same upcalls, and bpf's are the narrower.
+    # Both count the same upcalls, and bpf's bounds are narrower.
     assert row["traced_low_count"] * 0.98 <= most
     assert most - least < row["traced_high_count"] - row["traced_low_count"]
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions_are_called(name: str) -> None:
-    # Debian's kernel has no fence, so no site has a price and none is a row of the report.
+def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions(name: str) -> None:
+    # Debian's kernel has no fences, so no site has a price or a row in the report.
     assert {row["lacking"] for row in _of_dom0(name)["cost_needs"] if row["about"] == "d0"} == {"a fence"}
     (kernel,) = open_kernels([(0, image() / "vmlinux", None)])
     paths, calls = kernel.paths(frozenset()), _calls(name)
@@ -232,12 +232,12 @@ def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions_are_called(na
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_dom0s_clock_samples_it_in_time_where_its_image_is_known(name: str) -> None:
+def test_dom0s_clock_samples_its_time_if_its_image_is_known(name: str) -> None:
     records = read_samples(_capture(name).path / "samples").records
     (row,) = [row for row in _of_dom0(name)["kernel_sources"] if row["source"] == "perf_clock"]
     assert (row["domain"], row["count"]) == (0, len(records))
     assert row["inside_count"] > row["count"] // 2
-    # Where the recorder found a name in the running kernel, the image has the same.
+    # Where the recorder found a name in the running kernel, the image has the same name.
     named = {
         row["function"]: row["count"] for row in _report(name)["dom0_samples"] if row["space"] == "kernel"
     }

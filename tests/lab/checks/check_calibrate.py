@@ -1,7 +1,7 @@
-"""The project's wheel as pip installed it for dom0's Python, and a calibration in emulation.
+"""The project's wheel as installed by pip for dom0's Python, and a calibration in emulation.
 
-The scenario lets calibrate look three times: as it is, with the emulator's name withheld, and with no
-look at the processor at all, so that the sites' code runs under a PV kernel.
+The scenario runs calibrate three times: unchanged, with the emulator's name hidden, and without any check of
+the processor, so that the sites' code runs under a PV kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtrace.analysis.summary.summary_head import COST_ENDS
 
 NAMES = chosen("calibrate")
 ELF = "guest-lfence-inline.elf"
-#: Python's, NumPy's and numba's arithmetic is the same everywhere; the order of a sum is not.
+#: The arithmetic of Python, NumPy and numba is the same everywhere; the order of summation is not.
 CLOSE = 1e-9
 
 
@@ -48,7 +48,7 @@ def outside(name: str, *arguments: str | Path) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Return where two JSON values differ."""
+    """Return the differences between two JSON values."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [text for key in one for text in differences(one[key], other[key], f"{place}.{key}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -63,7 +63,7 @@ def differences(one: Any, other: Any, place: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_command_ended_as_it_is_documented(name: str) -> None:
+def test_each_command_has_the_documented_exit_status(name: str) -> None:
     ended = dict.fromkeys(("record", "version", "bcc", "report", "sites", "believed"), 0)
     assert codes(name) == {**ended, **dict.fromkeys(("plain", "image", "unnamed"), 1)}
     assert printed(name, "version").startswith("xtrace ")
@@ -71,19 +71,19 @@ def test_each_command_ended_as_it_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_report_made_in_dom0_is_the_one_made_here(name: str) -> None:
+def test_the_report_made_in_dom0_equals_the_one_made_here(name: str) -> None:
     inside = json.loads(printed(name, "report"))
     here = outside(name, "report", "--json", folder(name) / "calibrate.xtrace")
     assert inside["tables"].keys() == here["tables"].keys()
     for table, content in here["tables"].items():
-        # Rows with equal counts have no order: pandas sorts them as the processor's vectors allow.
+        # Rows with equal counts have no defined order: pandas's sort depends on the processor's vector units.
         assert differences(_in_order(inside["tables"][table]), _in_order(content), table) == []
     assert differences(inside["trace"], here["trace"]) == []
     assert inside["trace"]["emulated"] is True
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_report_made_in_dom0_counts_what_the_guests_did(name: str) -> None:
+def test_the_report_made_in_dom0_has_the_guests_counts(name: str) -> None:
     rows = json.loads(printed(name, "report"))["tables"]["hypercalls"]["rows"]
     for guest, domain in domain_ids(name).items():
         called = sum(row["count"] for row in rows if (row["domain"], row["name"]) == (domain, "iret"))
@@ -91,14 +91,14 @@ def test_the_report_made_in_dom0_counts_what_the_guests_did(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sites_found_in_dom0_are_those_found_here(name: str) -> None:
+def test_the_sites_found_in_dom0_equal_those_found_here(name: str) -> None:
     inside, here = json.loads(printed(name, "sites")), outside(name, "sites", "--json", folder(name) / ELF)
     assert len(here["sites"]) >= 4
     assert differences(inside["sites"], here["sites"]) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_compiled_loops_came_with_the_disk(name: str) -> None:
+def test_no_loop_was_compiled_in_dom0(name: str) -> None:
     before, after = (row[2:] for row in known_rows(name) if row[0] == "loops")
     assert len(before) == 2
     assert before == after
@@ -111,7 +111,7 @@ def test_emulated_times_give_a_reason_and_no_figure(name: str, what: str) -> Non
     assert text.count("\n") == 1
     assert text.startswith("xtrace: no figure: timing is ")
     if what == "unnamed":
-        # By its times alone a busy emulator may also be taken for a noisy machine.
+        # From its times alone, a busy emulator may also look like a noisy machine.
         assert "emulated" in text or "noisy" in text
         found = json.loads(printed(name, what))
     elif what == "image":
@@ -129,7 +129,7 @@ def test_emulated_times_give_a_reason_and_no_figure(name: str, what: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_images_code_ran_in_a_child_without_rights(name: str) -> None:
+def test_the_images_code_ran_in_an_unprivileged_child(name: str) -> None:
     facts: dict[str, set[str]] = {}
     for line in said(name, "believed").splitlines():
         if line.startswith("child: "):
@@ -144,7 +144,7 @@ def test_the_images_code_ran_in_a_child_without_rights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_of_the_images_sites_ran_or_says_why_not(name: str) -> None:
+def test_each_site_of_the_image_ran_or_has_a_reason_why_not(name: str) -> None:
     found = json.loads(printed(name, "believed"))
     fenced = {
         int(str(site["address"]), 0)
@@ -160,13 +160,13 @@ def test_each_of_the_images_sites_ran_or_says_why_not(name: str) -> None:
         assert row["pair_count"] == 0 or row["fenced_cycles"] > 0
     ran = [row for row in rows if row["pair_count"]]
     assert {row["address"] for row in ran} == fenced
-    # A standard sequence finds its vcpu_info through gs: the child set its base under a PV kernel.
+    # A standard sequence reaches its vcpu_info through gs, whose base the child set under a PV kernel.
     assert [row for row in found["rows"] if row["place"] == "inline" and row["pair_count"]]
     assert not [row["note"] for row in found["rows"] if "killed by" in row["note"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_report_with_such_a_calibration_asks_for_another(name: str) -> None:
+def test_a_report_with_such_a_calibration_asks_for_one_on_hardware(name: str) -> None:
     domain = domain_ids(name)["a"]
     found = outside(
         name,

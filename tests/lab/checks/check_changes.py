@@ -1,4 +1,4 @@
-"""Losses, and domains that come and go while the trace runs."""
+"""Lost records, and domains that come and go while the trace runs."""
 
 from __future__ import annotations
 

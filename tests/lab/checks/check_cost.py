@@ -1,7 +1,7 @@
-"""The whole way to the cost of fences: record, sites, calibrate, report and diff on guests that count.
+"""The whole workflow for the cost of fences: record, sites, calibrate, report and diff on guests that count.
 
-Times here are emulated, so no cost is compared with a truth: what is checked are executions, bounds and
-that everything emulated is marked.
+Times here are emulated, so costs are not compared with a truth: the checks are of executions, of bounds and
+of marks on everything emulated.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NAMES = chosen("cost")
 GUESTS = [(name, guest) for name in NAMES for guest in "ab"]
 FENCED, PLAIN = "guest-lfence-inline.elf", "guest-none-inline.elf"
 KINDS = ("mask", "restore", "unmask")
-#: What a counted rate may be off.
+#: The error allowed for a counted rate.
 ERROR_RATIO = 0.02
 
 
 def capture(name: str) -> Path:
-    """Return the recording of the guests with fences."""
+    """Return the capture of the guests with fences."""
     return folder(name) / "cost.xtrace"
 
 
@@ -41,7 +41,7 @@ def xtrace(*arguments: str | Path, may_fail: bool = False) -> str:
 
 @functools.cache
 def calibration(name: str) -> Path:
-    """Return the calibration of this machine, which is not the traced one: the host there is emulated."""
+    """Return a calibration of this machine, which is not the traced host: that one is emulated."""
     path = folder(name) / "calibration.json"
     path.unlink(missing_ok=True)
     xtrace("calibrate", folder(name) / FENCED, "--quick", "-o", path, may_fail=True)
@@ -60,7 +60,7 @@ def kernel(name: str, guest: str) -> tuple[str, str]:
 
 
 def truth(name: str, guest: str) -> dict[tuple[str, str], int]:
-    """Return the executions of each fenced site, as the guest counted; its save masks, too."""
+    """Return the executions of each fenced site, from the guest's counters; its save masks too."""
     said = counters(name, guest)
     return {
         ("upcalls_mask", "mask"): said["mask"] - said["save"],
@@ -75,7 +75,7 @@ def bounds(found: dict[str, list[dict[str, Any]]], key: str) -> dict[tuple[str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_recordings_ended_well_and_lost_nothing(name: str) -> None:
+def test_both_recordings_succeeded_and_lost_nothing(name: str) -> None:
     assert [row[1:] for row in known_rows(name) if row[0] == "code"] == [["cost-none", "0"], ["cost", "0"]]
     for path in (capture(name), folder(name) / "cost-none.xtrace"):
         meta = json.loads((path / "meta.json").read_text())
@@ -83,7 +83,7 @@ def test_both_recordings_ended_well_and_lost_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sites_are_those_that_the_sources_have(name: str) -> None:
+def test_the_sites_are_those_of_the_sources(name: str) -> None:
     for file, fence in ((FENCED, "lfence"), (PLAIN, None)):
         sites = json.loads(xtrace("sites", "--json", folder(name) / file))["sites"]
         stores = [site for site in sites if site["kind"] in KINDS]
@@ -99,7 +99,7 @@ def test_the_sites_are_those_that_the_sources_have(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "guest"), GUESTS)
-def test_the_guests_counters_give_each_site(name: str, guest: str) -> None:
+def test_the_guests_counters_give_each_sites_executions(name: str, guest: str) -> None:
     domain = domain_ids(name)[guest]
     found = costs(name, *kernel(name, guest), "--rates", f"{domain}={folder(name) / f'guest-{guest}.log'}")
     expected = truth(name, guest)
@@ -114,13 +114,13 @@ def test_the_guests_counters_give_each_site(name: str, guest: str) -> None:
     )
     (upcall,) = found["cost_upcalls"]
     assert upcall["upcall_least_count"] == upcall["upcall_most_count"] == counters(name, guest)["upcall"]
-    # Its handler masks nothing: Xen has.
+    # Its handler does not mask, because Xen has masked already.
     assert (upcall["execution_least_count"], upcall["execution_most_count"]) == (0, 0)
 
 
 @pytest.mark.parametrize("leave_out", ["mask", "save", "restore", "unmask"])
 @pytest.mark.parametrize(("name", "guest"), GUESTS)
-def test_with_fewer_counters_the_truth_lies_in_the_interval(
+def test_with_fewer_counters_the_truth_is_in_the_interval(
     name: str, guest: str, leave_out: str, tmp_path: Path
 ) -> None:
     said = counters(name, guest)
@@ -136,8 +136,8 @@ def test_with_fewer_counters_the_truth_lies_in_the_interval(
 
 
 @pytest.mark.parametrize(("name", "guest"), GUESTS)
-def test_rates_a_second_give_the_same_within_their_interval(name: str, guest: str, tmp_path: Path) -> None:
-    # The trace lasts longer than the guest lives: told over the trace's time, its rate is lower.
+def test_rates_per_second_give_the_same_within_their_interval(name: str, guest: str, tmp_path: Path) -> None:
+    # The trace lasts longer than the guest lives: a rate over the trace's time span is lower.
     facts = json.loads(xtrace("report", "--section", "trace", "--json", capture(name)))["trace"]
     said = counters(name, guest)
     content = {"counts": {kind: said[kind] for kind in (*KINDS, "save")}, "seconds": facts["span_ns"] / 1e9}
@@ -191,7 +191,7 @@ def test_a_kernel_without_fences_has_nothing_to_save(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_captures_stand_beside_the_model(name: str) -> None:
+def test_two_captures_are_compared_with_the_model(name: str) -> None:
     plain = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "plain"}
     domain = domain_ids(name)["a"]
     other = folder(name) / "cost-none.xtrace"

@@ -1,4 +1,4 @@
-"""Markers that dom0 sent stand in the trace, in order, each between the two clock readings around it."""
+"""The markers that dom0 sent are in the trace, in order, each between the two clock readings around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIRST_MARK = 0xBEEF0000
 
 
 @pytest.mark.parametrize("name", chosen("dom0", "quick"))
-def test_every_marker_stands_between_its_clock_readings(name: str) -> None:
+def test_every_marker_is_between_its_clock_readings(name: str) -> None:
     sent = [
         [int(word) for word in line.split()] for line in (folder(name) / "marks").read_text().splitlines()
     ]

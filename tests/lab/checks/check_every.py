@@ -29,7 +29,7 @@ def test_xenalyze_sees_as_many_records(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_nothing_is_lost_but_where_it_is_meant_to_be(name: str) -> None:
+def test_nothing_is_lost_except_where_intended(name: str) -> None:
     if name not in LOSING:
         assert counts(name).lost == 0
 

@@ -1,4 +1,4 @@
-"""Linux guests: the traffic that dom0's drivers and the guests counted is the traffic asked for."""
+"""Linux guests: dom0's drivers and the guests counted the requested traffic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BLOCKS, PINGS, LINES = 211, 101, 307
 
 
 @pytest.mark.parametrize("name", chosen("pv"))
-def test_traffic_is_the_one_asked_for(name: str) -> None:
+def test_the_traffic_is_as_requested(name: str) -> None:
     said = known(name)
     assert "failed_line" not in said
     assert int(said["block_requests"][0]) == BLOCKS
@@ -21,7 +21,7 @@ def test_traffic_is_the_one_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", chosen("pv"))
 @pytest.mark.parametrize("guest", ["a", "b"])
 def test_the_report_bounds_the_upcalls(name: str, guest: str) -> None:
-    """The guest's kprobe counted: read outside of the trace, twice inside of it, and outside."""
+    """The count of the guest's kprobe is read before the trace, twice during it, and after it."""
     outside, first, last, behind = _said_by_guest(name, "upcalls", guest)
     least, most = upcall_bounds(name)[domain_ids(name)[guest]]
     assert last - first <= most
@@ -29,8 +29,8 @@ def test_the_report_bounds_the_upcalls(name: str, guest: str) -> None:
 
 
 @pytest.mark.parametrize("name", chosen("pv"))
-def test_what_came_by_an_event_was_sent(name: str) -> None:
-    """Requests and packets are no measure: a driver that is awake finds them without an event."""
+def test_every_handled_event_was_sent(name: str) -> None:
+    """Requests and packets cannot be compared: a driver that is awake finds them without an event."""
     sent, domains = total(name, "sends", "send_count", "domain"), domain_ids(name)
     for guest in "ab":
         first, last = (int(row[-1]) for row in known_rows(name) if row[:2] == ["handled_of", guest])

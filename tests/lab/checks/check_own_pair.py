@@ -1,4 +1,4 @@
-"""Two of our own guests count what they do, and the trace says the same to the last hypercall."""
+"""Two of our own guests count what they do, and the trace agrees to the last hypercall."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def test_hypercalls_are_those_that_the_guest_counted(name: str, guest: str) -> N
 
 @pytest.mark.parametrize(("name", "guest"), PAIRS)
 def test_the_report_bounds_the_upcalls(name: str, guest: str) -> None:
-    # No system calls in this guest: every iret ends an upcall, so the upper bound is the truth.  The lower
-    # one counts upcalls after a block only: half of them, where the pCPUs are busy.
+    # This guest has no system calls: every iret ends an upcall, so the upper bound is the truth.  The lower
+    # bound counts only upcalls after a block: half of them if the pCPUs are busy.
     upcalls = counters(name, guest)["upcall"]
     least, most = upcall_bounds(name)[domain_ids(name)[guest]]
     assert 0 < least <= upcalls == most
 
 
 @pytest.mark.parametrize(("name", "guest"), PAIRS)
-def test_every_ping_came(name: str, guest: str) -> None:
+def test_every_ping_arrived(name: str, guest: str) -> None:
     said = counters(name, guest)
     assert said["ping_sent"] == said["ping_event"] == (1009 if name.startswith("own") else 101)
     assert said["pending_found"] == said["force_callback"]
 
 
 @pytest.mark.parametrize("name", SCHEDULED)
-def test_the_scheduler_is_the_one_asked_for(name: str) -> None:
+def test_the_scheduler_is_as_requested(name: str) -> None:
     assert sidecar(name)["scheduler"] == name.removeprefix("sched-")

@@ -1,4 +1,4 @@
-"""xtrace record in dom0: captures that read, exact losses, markers, and a host left as it was."""
+"""xtrace record in dom0: readable captures, exact losses, markers, and a host left as it was."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_exit_codes(name: str) -> None:
 
 @every
 @pytest.mark.parametrize("what", CAPTURES)
-def test_xenalyze_sees_the_records_that_the_recorder_counted(what: str, name: str) -> None:
+def test_xenalyze_finds_the_records_that_the_recorder_counted(what: str, name: str) -> None:
     trace = records(name, what)
     path = folder(name) / f"{what}.xtrace" / "xentrace.bin"
     assert len(trace.records) > 0
@@ -81,7 +81,7 @@ def test_losses_are_exact(what: str, name: str) -> None:
 
 @every
 @pytest.mark.parametrize("what", ["sized", "step", "killed", "died"])
-def test_every_marker_stands_in_the_trace_between_its_readings(what: str, name: str) -> None:
+def test_every_marker_is_in_the_trace_between_its_readings(what: str, name: str) -> None:
     found = capture(name, what)
     command = found.meta["clocks"]["mark_command"]
     hits = [
@@ -99,13 +99,13 @@ def test_every_marker_stands_in_the_trace_between_its_readings(what: str, name: 
     assert result.outside == 0
     lost = any(record.event == made.LOST_RECORDS for record in records(name, what).records)
     if what in ("sized", "step") and not lost:
-        # One is sent before xentrace begins, and one when it has ended.
+        # One is sent before xentrace begins, and one after it has ended.
         assert result.found == result.sent - 2
 
 
 @every
 @pytest.mark.parametrize("what", ["sized", "step"])
-def test_the_clocks_fit(what: str, name: str) -> None:
+def test_the_clocks_agree(what: str, name: str) -> None:
     found = capture(name, what)
     fitted = found.meta["clocks"]["fit"]
     assert found.meta["tsc_hz"] == pytest.approx(float(found.meta["xen"]["info"]["cpu_mhz"]) * 1e6, rel=1e-3)
@@ -116,7 +116,7 @@ def test_the_clocks_fit(what: str, name: str) -> None:
 
 
 @every
-def test_what_the_host_is(name: str) -> None:
+def test_the_host_is_described(name: str) -> None:
     meta = capture(name, "lost").meta
     assert (meta["xen_version"], meta["scheduler"], meta["timing"]) == ("4.17", "credit2", "emulated")
     assert "dom0_mem" in meta["xen"]["info"]["xen_commandline"]
@@ -126,7 +126,7 @@ def test_what_the_host_is(name: str) -> None:
 
 
 @every
-def test_domains_and_one_that_went_meanwhile(name: str) -> None:
+def test_domains_include_one_that_ended_meanwhile(name: str) -> None:
     rows = {row["id"]: row for row in capture(name, "lost").meta["domains"]}
     dom0, guest = rows[0], rows[int(known(name)["domid_a"][0])]
     assert (dom0["name"], len(dom0["vcpus"])) == ("Domain-0", 2)
@@ -139,23 +139,23 @@ def test_domains_and_one_that_went_meanwhile(name: str) -> None:
 
 
 @every
-def test_a_clock_that_is_set_is_seen(name: str) -> None:
+def test_a_clock_step_is_noticed(name: str) -> None:
     (step,) = capture(name, "step").meta["clocks"]["realtime_steps_ns"]
     assert step == pytest.approx(3600e9, abs=5e9)
     assert capture(name, "sized").meta["clocks"]["realtime_steps_ns"] == []
 
 
 @every
-def test_refusals_say_why(name: str) -> None:
+def test_refusals_give_the_reason(name: str) -> None:
     assert "another recorder is running" in said(name, "second")
-    assert "an xentrace already runs" in said(name, "foreign")
+    assert "an xentrace is already running" in said(name, "foreign")
     assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign"))
     assert "-S 64 has no effect" in said(name, "sized")
     assert backend(name, "sized")["facts"]["sized_before"] == 16
 
 
 @every
-def test_the_ends_that_are_failures_say_so(name: str) -> None:
+def test_recordings_that_fail_say_so(name: str) -> None:
     assert "xentrace ended by itself, signal SIGKILL" in said(name, "died").splitlines()[-1]
     last = said(name, "full").splitlines()[-1]
     assert "No space left" in last or "the disk is full" in last
@@ -167,13 +167,13 @@ def test_the_ends_that_are_failures_say_so(name: str) -> None:
 
 @every
 @pytest.mark.parametrize("what", ["killed", "died", "end"])
-def test_nothing_is_left_on(what: str, name: str) -> None:
+def test_tracing_is_not_left_on(what: str, name: str) -> None:
     before = int((folder(name) / f"{what}.before").read_text().split()[0])
     second = int(capture(name, "sized").meta["tsc_hz"])
     found = read((folder(name) / f"{what}.after").read_bytes()).records
     assert found
     for record in found:
-        # What Xen had traced up to the end of the recorder may still be in the buffers.
+        # Records from before the recorder's end may still be in Xen's buffers.
         assert not before - second < record.tsc < before
         if record.event == made.LOST_RECORDS:
             assert record.words[2] | record.words[3] << 32 > before
@@ -181,7 +181,7 @@ def test_nothing_is_left_on(what: str, name: str) -> None:
 
 
 @every
-def test_what_it_cost(name: str) -> None:
+def test_the_overhead_is_recorded(name: str) -> None:
     overhead = capture(name, "step").meta["overhead"]
     assert 0 < overhead["cpu_s"] < 60
     facts = backend(name, "step")["facts"]
@@ -190,7 +190,7 @@ def test_what_it_cost(name: str) -> None:
 
 @every
 @pytest.mark.parametrize("what", ["lost", "killed"])
-def test_the_report_takes_a_capture(what: str, name: str) -> None:
+def test_the_report_reads_a_capture(what: str, name: str) -> None:
     program = "import sys; from xtrace.cli.main import main; sys.exit(main(sys.argv[1:]))"
     path: Path = folder(name) / f"{what}.xtrace"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The report, as a user gets it, says what our own guests and dom0 know."""
+"""The report, as a user gets it, agrees with what our own guests and dom0 know."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MARKED = chosen("dom0", "quick")
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_is_marked_as_emulated_and_its_losses_are_told(name: str) -> None:
+def test_it_is_marked_as_emulated_and_reports_its_losses(name: str) -> None:
     facts, found = trace_facts(name), counts(name)
     assert facts["emulated"] is True
     assert facts["tsc_hz"] == sidecar(name)["tsc_hz"]
@@ -40,7 +40,7 @@ def test_it_is_marked_as_emulated_and_its_losses_are_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_every_hypercall_is_in_it(name: str) -> None:
-    """Those of created domains under their names; what ran before the first switch has none."""
+    """Hypercalls of created domains have their domain; those before a pCPU's first switch have none."""
     reported = total(name, "hypercalls", "count", "domain", "op", kind="call")
     twin = counts(name).hypercalls
     domains = set(domain_ids(name).values())
@@ -55,11 +55,11 @@ def test_our_own_guest_did_what_it_counted(name: str, guest: str) -> None:
     said, domain = counters(name, guest), domain_ids(name)[guest]
     calls = total(name, "hypercalls", "count", "domain", "op", kind="call")
     assert calls[domain, made.IRET] == said["upcall"]
-    # No row: it took none.
+    # Without a row it had no upcalls.
     upcalls = next((row for row in report(name)["upcalls"] if row["domain"] == domain), Counter[str]())
     assert upcalls["upcall_least_count"] <= said["upcall"] == upcalls["upcall_most_count"]
     assert upcalls["xen_version_count"] == said["force_callback"]
-    # An event that is delivered between the test and the hypercall leaves nothing to force.
+    # If the event is delivered between the test and the hypercall, no callback is forced.
     assert upcalls["forced_upcall_count"] <= said["force_callback"]
     assert upcalls["block_call_count"] == said["block"]
     assert upcalls["iret_trap_count"] == upcalls["nested_count"] == 0
@@ -70,7 +70,7 @@ def test_our_own_guest_did_what_it_counted(name: str, guest: str) -> None:
 
 @pytest.mark.parametrize(("name", "guest"), OWN)
 def test_each_sleep_of_our_own_guest_ended_in_a_wake(name: str, guest: str) -> None:
-    """It polls, too, at the end; its creation wakes it up to twice; some wakes come while it still blocks."""
+    """It also polls at its end; its creation wakes it up to twice; some wakes arrive while it is blocking."""
     said, domain = counters(name, guest), domain_ids(name)[guest]
     slept = said["block"] - total(name, "upcalls", "block_without_block_count", "domain")[domain,]
     polled = counts(name).commands[domain, made.SCHED_OP, made.SCHED_POLL]
@@ -81,8 +81,8 @@ def test_each_sleep_of_our_own_guest_ended_in_a_wake(name: str, guest: str) -> N
 
 
 @pytest.mark.parametrize(("name", "guest"), OWN)
-def test_each_send_of_our_own_guest_has_one_end(name: str, guest: str) -> None:
-    """It wakes a vCPU, or one that is awake already, which no column counts, or none."""
+def test_each_send_of_our_own_guest_has_one_outcome(name: str, guest: str) -> None:
+    """Its send wakes a sleeping vCPU, or none, or one that was already awake, which no column counts."""
     said, domain = counters(name, guest), domain_ids(name)[guest]
     (sends,) = [row for row in report(name)["sends"] if row["domain"] == domain]
     woke = counts(name).sends_with_wake[domain]

@@ -1,4 +1,4 @@
-"""top, stat and doctor in a real dom0 say what the guests counted and what the kernel counted."""
+"""top, stat and doctor in a real dom0 agree with the guests' and the kernel's counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENARIOS = chosen("top")
 
 
 def lines(name: str, file: str) -> list[dict[str, Any]]:
-    """Return the JSON objects that a command printed; the last one may be cut by its end."""
+    """Return the JSON objects that a command printed; the last one may be cut off."""
     return [json.loads(line) for line in (folder(name) / file).read_text().splitlines()]
 
 
@@ -26,9 +26,9 @@ def findings(name: str, file: str) -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("guest", ["a", "b"])
 def test_top_counted_what_the_guest_counted(name: str, guest: str) -> None:
-    """Hypercalls are exact where nothing is lost; this guest makes no system calls, so most is the truth.
+    """Hypercalls are exact if nothing is lost; this guest has no system calls, so the upper bound is exact too.
 
-    On a busy machine top starves and Xen's buffers overflow: then the counts are too low, and it says so.
+    On a busy machine top cannot keep up and Xen's buffers overflow: the counts are too low, and top says so.
     """
     periods, said, domain = lines(name, "top.json"), counters(name, guest), domain_ids(name)[guest]
     rows = [row for period in periods for row in period["vcpus"] if row["domain"] == domain]
@@ -44,7 +44,7 @@ def test_top_counted_what_the_guest_counted(name: str, guest: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_periods_follow_on_each_other(name: str) -> None:
+def test_periods_are_contiguous(name: str) -> None:
     periods = lines(name, "top.json")
     assert len(periods) > 3
     for before, after in itertools.pairwise(periods):
@@ -55,7 +55,7 @@ def test_periods_follow_on_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_text_is_what_was_asked_for(name: str) -> None:
+def test_the_text_has_the_requested_periods(name: str) -> None:
     assert known(name)["top"] == known(name)["stat"] == ["0"]
     blocks = (folder(name) / "top.txt").read_text().split("lost=")
     assert len(blocks) == 4
@@ -71,8 +71,8 @@ def test_text_is_what_was_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_ports_are_those_of_the_kernel(name: str) -> None:
-    """What bpf saw handled lies in what /proc/interrupts counted around it."""
+def test_ports_agree_with_the_kernel(name: str) -> None:
+    """bpf's counts of handled events are at most those of /proc/interrupts around them."""
     assert known(name)["ports"] == ["0"]
     before, after = (
         dict(line.split() for line in (folder(name) / f"events-{when}").read_text().splitlines())
@@ -91,7 +91,7 @@ def test_ports_are_those_of_the_kernel(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_doctor_finds_a_whole_dom0(name: str) -> None:
+def test_doctor_finds_nothing_wrong_in_dom0(name: str) -> None:
     assert known(name)["doctor"] == ["0"]
     rows = findings(name, "doctor.json")
     for part, thing in (
@@ -108,7 +108,7 @@ def test_doctor_finds_a_whole_dom0(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_doctor_sees_a_top_that_runs_and_nothing_behind_it(name: str) -> None:
+def test_doctor_reports_a_running_top_and_no_leftovers(name: str) -> None:
     rows = findings(name, "doctor-beside.json")
     assert rows["xen", "trace buffer"]["state"] == "limited"
     assert rows["left over", "recorder"]["state"] == "limited"

@@ -1,4 +1,4 @@
-"""What a scenario left: its trace counted record by record, and what dom0 and the guests know."""
+"""Read a scenario's results: its trace counted record by record, and what dom0 and the guests know."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
 
 @dataclass(slots=True)
 class Counts:
-    """A trace in numbers.
+    """Counts of a trace.
 
     Attributes:
-        records: all but fillers; fillers: those.
+        records: number of records except fillers; fillers: number of fillers.
         hypercalls: by (domain, number).
-        commands: by (domain, number, first argument), where Xen records one.
-        ran: how often a vCPU of a domain began to run.
-        lost: records lost; gaps: in how many stretches.
-        pcpus: those that wrote a record.
+        commands: by (domain, number, first argument), if Xen records one.
+        ran: how often a vCPU of each domain began to run.
+        lost: number of lost records; gaps: number of gaps.
+        pcpus: the pCPUs that wrote a record.
         sends_with_wake: event_channel_op hypercalls with a WAKE as the next record of their pCPU, by domain.
         marks: (TSC, second argument) of each vcpu_op, in order.
     """
@@ -59,18 +59,18 @@ class Counts:
 
 
 def chosen(*patterns: str) -> list[str]:
-    """Return the scenarios to check whose names fit one of ``patterns``."""
+    """Return the scenarios to check whose names match one of ``patterns``."""
     names = os.environ.get("XTRACE_LAB_SCENARIOS", "").split()
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def traced() -> list[str]:
-    """Return the scenarios to check that leave a trace of their name."""
+    """Return the scenarios to check that leave a trace with their name."""
     return [name for name in chosen("*") if trace(name).exists()]
 
 
 def folder(name: str) -> Path:
-    """Return where a scenario's files lie."""
+    """Return the folder with a scenario's files."""
     return Path(os.environ["XTRACE_LAB_RESULTS"]) / name
 
 
@@ -86,7 +86,7 @@ def known_rows(name: str) -> list[list[str]]:
 
 
 def known(name: str) -> dict[str, list[str]]:
-    """Return dom0's values by name; of equal names the last one counts."""
+    """Return dom0's values by name; of equal names the last one wins."""
     return {row[0]: row[1:] for row in known_rows(name)}
 
 
@@ -103,13 +103,13 @@ def counters(name: str, guest: str) -> dict[str, int]:
 
 
 def sidecar(name: str) -> dict[str, Any]:
-    """Return what stands beside the trace."""
+    """Return the content of the trace's sidecar."""
     content: dict[str, Any] = json.loads(trace(name).with_suffix(".bin.json").read_text())
     return content
 
 
 def own_guests(name: str) -> list[str]:
-    """Return those of a scenario's guests that are our own and came to their end."""
+    """Return the scenario's guests that are our own and ran to their end."""
     logs = sorted(folder(name).glob("guest-*.log"))
     ended = [log for log in logs if _COUNTERS.search(log.read_text(errors="replace"))]
     return [log.stem.removeprefix("guest-") for log in ended]
@@ -124,18 +124,18 @@ def _reported(name: str) -> dict[str, Any]:
 
 
 def trace_facts(name: str) -> dict[str, Any]:
-    """Return what ``xtrace report --json`` says of the trace itself."""
+    """Return the trace object of ``xtrace report --json``."""
     facts: dict[str, Any] = _reported(name)["trace"]
     return facts
 
 
 def report(name: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each of its tables."""
+    """Return the rows of each table of the report."""
     return {table: content["rows"] for table, content in _reported(name)["tables"].items()}
 
 
 def total(name: str, table: str, column: str, *keys: str, **wanted: Any) -> Counter[tuple[Any, ...]]:
-    """Add up a column of a table by ``keys``, over the rows whose values are as ``wanted``."""
+    """Sum a column of a table by ``keys``, over the rows that have the values ``wanted``."""
     sums: Counter[tuple[Any, ...]] = Counter()
     for row in report(name)[table]:
         if all(row[key] == value for key, value in wanted.items()):
@@ -144,7 +144,7 @@ def total(name: str, table: str, column: str, *keys: str, **wanted: Any) -> Coun
 
 
 def upcall_bounds(name: str) -> dict[int, tuple[int, int]]:
-    """Return what the report says of each domain's upcalls: the least and the most, all its vCPUs."""
+    """Return the report's lower and upper bound of each domain's upcalls, summed over its vCPUs."""
     least = total(name, "upcalls", "upcall_least_count", "domain")
     most = total(name, "upcalls", "upcall_most_count", "domain")
     return {domain: (least[domain,], most[domain,]) for (domain,) in most}
@@ -152,7 +152,7 @@ def upcall_bounds(name: str) -> dict[int, tuple[int, int]]:
 
 @functools.cache
 def counts(name: str) -> Counts:
-    """Count the records of a scenario's trace, with the slow reader that the real one is tested with."""
+    """Count the records of a scenario's trace with the reference reader of tests/oracle."""
     found = Counts()
     current: dict[int, int] = {}
     sent: dict[int, tuple[int, int]] = {}
