@@ -1,10 +1,10 @@
-"""Measure what recording by bpf costs: the traced call, each program, the recorder itself, what is lost.
+"""Measure what recording by bpf costs: the traced call, each program, the recorder itself, lost events.
 
     PYTHONPATH=. /usr/bin/python3 benchmarks/bpf.py [--seconds 5]
 
 Needs root, gcc, tracefs mounted and bcc (Debian: python3-bpfcc) in the system's Python.  A getppid loop plays
-the traced kernel; functions of an executable with the kernel's names play those that kprobes hang on, by
-uprobes, so that the programs run and only the trap into them is another.  Nothing here is asserted by a test.
+the traced kernel.  Functions of an executable with the names of kernel functions, with uprobes, play those
+that have kprobes: the same programs run, and only the trap into them differs.  No test checks the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KERNEL = HERE.parent / "tests" / "probes" / "bpf" / "kernel.c"
 SOURCE = HERE / "bpf_load.bpf.c"
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 POLL_S = 0.1
-#: What hangs on a system call, of (program, raw tracepoint), and whether it streams.
+#: What is attached to a system call, (program, raw tracepoint) each, and whether it streams.
 WAYS: dict[str, tuple[tuple[tuple[str, str], ...], bool]] = {
     "no program": ((), False),
     "an empty program": ((("nothing", "sys_enter"),), False),
@@ -44,7 +44,7 @@ WAYS: dict[str, tuple[tuple[tuple[str, str], ...], bool]] = {
 
 
 class Recorder:
-    """Loads the benchmark's programs for one load process and drains them as the backend does."""
+    """Load the benchmark's programs for one load process and drain them as the backend does."""
 
     def __init__(
         self, pid: int, probes: Sequence[tuple[str, str]], directory: Path, *, streams: bool
@@ -65,7 +65,7 @@ class Recorder:
         self.program.switch(on=True)
 
     def run(self, process: subprocess.Popen[str]) -> float:
-        """Drain until the load ends; return the share of a CPU that it took."""
+        """Drain until the load ends; return the share of a CPU that this took."""
         begin, before = time.monotonic(), _own_cpu_s()
         due = begin + 1
         while process.poll() is None:
@@ -79,7 +79,7 @@ class Recorder:
         return (_own_cpu_s() - before) / (time.monotonic() - begin)
 
     def close(self) -> tuple[int, int, int]:
-        """Return events counted, records written and dropped."""
+        """Return the numbers of events counted, records written and records dropped."""
         self.program.detach()
         if self.rings is not None:
             self.rings.finish()
@@ -130,7 +130,7 @@ def latency(executable: Path, scratch: Path, seconds: float) -> None:
 
 
 def recorder_share(executable: Path, scratch: Path, seconds: float) -> None:
-    """Print what the recorder takes of a CPU at several rates, and what is lost."""
+    """Print the recorder's share of a CPU at several rates, and the lost events."""
     print("\nevents/s asked | streamed | CPU of the recorder |    events |   written | dropped")
     for rate in (10_000, 300_000, 1_000_000):
         for streams in (False, True):
@@ -145,7 +145,7 @@ def recorder_share(executable: Path, scratch: Path, seconds: float) -> None:
 
 
 def programs(scratch: Path) -> None:
-    """Print what each program takes a run, by the kernel's own count."""
+    """Print the time per run of each program, as measured by the kernel."""
     executable = scratch / "kernel"
     subprocess.run(["gcc", "-O1", "-no-pie", "-o", executable, KERNEL], check=True)
     how: dict[str, loader.How] = {"kprobe": "uprobe", "kretprobe": "uretprobe"}

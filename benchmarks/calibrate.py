@@ -1,9 +1,9 @@
-"""Compare `xtrace calibrate` with a C program that measures the same by loops of its own.
+"""Compare `xtrace calibrate` with a C program that measures the same with its own loops.
 
-    quiet machine, then: python benchmarks/calibrate.py [--seconds S] [--image FILE]
+    on an idle machine: python benchmarks/calibrate.py [--seconds S] [--image FILE]
 
 The C program (calibrate_truth.c, built with gcc) has the same sequences in the same contexts, written
-by another hand and laid out by another assembler.  What is compared is the inline standard sequences.
+independently and laid out by another assembler.  The inline standard sequences are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from timing import XTRACE
 
 SOURCE = Path(__file__).with_name("calibrate_truth.c")
-#: A cost below this is compared by its difference: a ratio of two small numbers says nothing.
+#: Costs below this are left out of the ratios: a ratio of two small numbers is meaningless.
 LEAST_CYCLES = 3.0
 
 
@@ -80,9 +80,9 @@ def main() -> int:
     low, middle, high = np.quantile(ratios, (0.05, 0.5, 0.95))
     print(
         f"ratio xtrace / C where both are at least {LEAST_CYCLES:g} cycles: median {middle:.3f}, "
-        f"5 to 95 of 100: {low:.2f} to {high:.2f} ({len(ratios)} sequences)"
+        f"p5 to p95: {low:.2f} to {high:.2f} ({len(ratios)} sequences)"
     )
-    print(f"C's two runs meet the interval within 1 cycle in {inside} of {len(own)}")
+    print(f"the range of C's two runs overlaps the interval within 1 cycle in {inside} of {len(own)}")
     if options.image:
         print(done.stdout[done.stdout.index("sites of the image") :])
     return 0

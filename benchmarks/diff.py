@@ -1,4 +1,4 @@
-"""How often `xtrace diff` is wrong, over many pools of captures, and how long it takes.
+"""Measure how often `xtrace diff` is wrong, over many pools of captures, and how long it takes.
 
 python benchmarks/diff.py [--pools N] [--splits N]
 """

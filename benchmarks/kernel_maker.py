@@ -1,6 +1,6 @@
-"""Make a kernel to find sites in: generated C in NetBSD's manner, compiled with -g and linked, kept.
+"""Make a kernel to find sites in: generated C in NetBSD's style, compiled with -g, linked and cached.
 
-As large as asked for, with about six times as much DWARF as text, as a NetBSD kernel has.
+It has the requested size, with about six times as much DWARF as text, like a NetBSD kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent / "kernel"
 FUNCTIONS_PER_UNIT = 56
-#: What a unit comes to when it is compiled.
+#: Size of a unit's compiled code.
 UNIT_TEXT_BYTES = 16_200
 STRUCTS, MEMBERS = 250, 12
 #: A kernel of 5 MB has some 200 sites.
@@ -32,12 +32,12 @@ LINK = (
 
 
 def cache() -> Path:
-    """Return the folder where what takes long to make is kept."""
+    """Return the folder that caches what takes long to make."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtrace-benchmarks"
 
 
 def kernel(text_bytes: int) -> Path:
-    """Return a kernel with about so much code; it is made where it is not kept from before."""
+    """Return a kernel with about ``text_bytes`` of code; make it unless it is cached."""
     made_of = [Path(__file__).read_bytes(), *(path.read_bytes() for path in sorted(HERE.iterdir()))]
     name = hashlib.sha256(b"".join(made_of)).hexdigest()[:12]
     units = max(text_bytes // UNIT_TEXT_BYTES, 1)
@@ -76,11 +76,11 @@ def _compile(folder: Path, source: Path) -> Path:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{command[0]} ended with {done.returncode}: {done.stderr[-500:]}")
+        raise SystemExit(f"{command[0]}: exit code {done.returncode}: {done.stderr[-500:]}")
 
 
 def _types() -> Iterator[str]:
-    """Yield a header of structs that point to one another, as a kernel's headers do."""
+    """Yield a header of structs that point to each other, as in a kernel's headers."""
     for number in range(STRUCTS):
         yield f"struct object{number};\n"
     kinds = ("int", "unsigned long", "short", "unsigned char", "long")

@@ -1,9 +1,9 @@
-"""Measure what xtrace record costs beside xentrace: CPU at given rates of records, and whether it keeps up.
+"""Measure what xtrace record costs in addition to xentrace: CPU at given record rates, whether it keeps up.
 
     .venv/bin/python benchmarks/record.py [--seconds 10] [--rates 10000,300000]
 
-A producer takes xentrace's place: it writes windows of a real sample, at the rate asked for, where and when
-xentrace would.  All else is the recorder itself: its session, the backend, clocks, flushes, counting.
+A producer replaces xentrace: it writes windows of a real sample at the requested rate, where and when
+xentrace would.  Everything else is the real recorder: session, backend, clocks, flushes, counting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPTIONS = Options(reserve_mib=0)
 
 
 class Fed(XentraceBackend):
-    """The real backend, with the producer in xentrace's place."""
+    """The real backend, with the producer instead of xentrace."""
 
     rate = 0
 
@@ -45,7 +45,7 @@ class Fed(XentraceBackend):
 
 
 def produce(path: str, rate: int) -> None:
-    """Write windows of the sample at ``rate`` records a second until SIGTERM."""
+    """Write windows of the sample at ``rate`` records per second until SIGTERM."""
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     windows = rounds_of(lzma.decompress(SAMPLE.read_bytes()))
@@ -64,7 +64,7 @@ def produce(path: str, rate: int) -> None:
 
 
 def rounds_of(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the windows of a trace with their counts of records."""
+    """Return the windows of a trace, each as (record count, bytes)."""
     found = []
     at = 0
     while at < len(data):
@@ -95,7 +95,7 @@ def measure(rate: int, seconds: float, folder: Path) -> None:
 
 
 def used() -> float:
-    """Return the CPU seconds of this process, without its children's."""
+    """Return the CPU seconds of this process without its children."""
     row = resource.getrusage(resource.RUSAGE_SELF)
     return row.ru_utime + row.ru_stime
 

@@ -1,11 +1,10 @@
-"""Measure xtrace against xenalyze, objdump and the machine, in one run, and print docs/benchmarks.md.
+"""Measure xtrace against xenalyze, objdump and the machine's copy rate, and print docs/benchmarks.md.
 
     python benchmarks/run.py [--sizes 100,300,1000] [--text-mb 5] [--runs 5] [--out docs/benchmarks.md]
 
-Traces are made by repeating the bundled sample (times shifted, order kept).
-xtrace and xenalyze take turns, so that a machine whose speed drifts is fair to
-both; ratios are medians of the pairs.  What is measured of sites is in sites.py.
-Nothing here is asserted by a test.
+Traces are made by repeating the bundled sample (times shifted, order kept).  xtrace and
+xenalyze run in turn, so that drifts of the machine's speed affect both; ratios are medians
+of the pairs.  sites.py measures the finding of sites.  No test checks the results.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from timing import MEGABYTE, XTRACE, best_rate, median, paired, ratio, run
 
 def copy_rate(runs: int) -> float:
     """Return the machine's copy bandwidth on one core in GB/s."""
-    source = np.ones(64 * MEGABYTE, np.uint8)  # a child inherits the peak memory that this process had
+    source = np.ones(64 * MEGABYTE, np.uint8)  # no larger: a child inherits this process's peak memory
     target = np.empty_like(source)
 
     def copy() -> int:
@@ -45,7 +44,7 @@ def decode_rate(path: Path, runs: int, *, merged: bool) -> float:
     whole = loops.merge
 
     def nothing(*arguments: object) -> tuple[int, int, int]:
-        """Take every row as given out, without the work."""
+        """Mark every row as consumed, without doing the work."""
         arguments[9][:] = arguments[10]  # type: ignore[index]
         arguments[19][:] = loops.KEY_FLOOR  # type: ignore[index]
         return 0, 0, 0
@@ -66,7 +65,7 @@ def decode_rate(path: Path, runs: int, *, merged: bool) -> float:
 
 
 def machine() -> str:
-    """Return what machine this is, in a line."""
+    """Return a line that describes the machine."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -77,14 +76,14 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
-#: What other programs here measure, by which, and the page of their figures.
+#: What the other programs here measure, their names, and the pages with their figures.
 ELSEWHERE = (
-    ("recording: CPU at given rates of records, beside xentrace", "record.py", "recording.md"),
-    ("bpf: ns an event, latency of a traced call, what is lost", "bpf.py", "bpf.md"),
-    ("calibrate, beside a C program's own loops", "calibrate.py", "calibrate.md"),
+    ("recording: CPU at given record rates, in addition to xentrace", "record.py", "recording.md"),
+    ("bpf: ns per event, latency of a traced call, lost events", "bpf.py", "bpf.md"),
+    ("calibrate, compared with a C program's own loops", "calibrate.py", "calibrate.md"),
     ("diff: how often it is wrong, how long it takes", "diff.py", "diff.md"),
-    ("cost: predictions, beside run times of fenced programs", "accuracy/accuracy.py", "accuracy.md"),
-    ("samples at fences, beside what these cost", "accuracy/sampled.py", "cost.md"),
+    ("cost: predictions, compared with run times of fenced programs", "accuracy/accuracy.py", "accuracy.md"),
+    ("samples at fences, compared with what the fences cost", "accuracy/sampled.py", "cost.md"),
 )
 
 
@@ -99,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="100,300,1000", help="megabytes, comma-separated")
     parser.add_argument("--text-mb", type=float, default=5, help="code of the kernel whose sites are found")
-    parser.add_argument("--no-linux", action="store_true", help="leave the sites of Debian's kernel out")
+    parser.add_argument("--no-linux", action="store_true", help="leave out the sites of Debian's kernel")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -107,7 +106,7 @@ def main() -> None:
     if xenalyze is None:
         raise SystemExit("xenalyze is missing: apt-get install xen-utils-common")
     sizes = [int(size) for size in arguments.sizes.split(",")]
-    # First, while this process is small: a child's peak of memory is that of its parent at least.
+    # First, while this process is small: a child's peak memory is at least its parent's.
     found = sites.page(arguments.text_mb, arguments.runs, linux=not arguments.no_linux)
     with tempfile.TemporaryDirectory() as folder:
         page = measure(Path(folder), sizes, arguments.runs, xenalyze) + "\n" + "\n".join(found)
@@ -127,8 +126,8 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     lines = [
         "# Benchmarks",
         "",
-        "Printed by `python benchmarks/run.py --out docs/benchmarks.md`; wall seconds are medians,",
-        f"ratios medians of {runs} pairs run in turn. Traces are the bundled sample, repeated.",
+        "Written by `python benchmarks/run.py --out docs/benchmarks.md`; wall seconds are medians,",
+        f"ratios are medians of {runs} pairs run in turn. Traces are the bundled sample, repeated.",
         "",
         f"Machine: {machine()}; copy bandwidth of one core {copy_rate(runs):.1f} GB/s.",
         "",
@@ -170,7 +169,7 @@ def measure(folder: Path, sizes: Sequence[int], runs: int, xenalyze: str) -> str
     lines += [
         f"| read and decode, one core | {alone:.2f} GB/s |",
         f"| read, decode and merge, one core | {merged:.2f} GB/s |",
-        f"| `xtrace report` of the 2.9 MB sample "
+        f"| `xtrace report` of the bundled sample "
         f"| {median(start):.2f} s, {median(start, 'cpu_s'):.2f} s CPU |",
         f"| `xtrace --help` | {median(helped):.2f} s |",
         "",

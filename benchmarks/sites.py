@@ -2,10 +2,9 @@
 
     python benchmarks/sites.py [--text-mb 5] [--runs 5] [--image FILE]... [--no-linux]
 
-The first image is made here (see kernel_maker.py), the second is Debian's kernel,
-as its package has it (vmlinuz) and unpacked.  objdump only disassembles: it is
-beside it because finding sites needs at least that.  benchmarks/run.py puts the
-same table into docs/benchmarks.md.
+The first image is made by kernel_maker.py, the second is Debian's kernel, as packaged
+(vmlinuz) and unpacked.  objdump only disassembles, which is the least that finding sites
+takes.  benchmarks/run.py puts the same table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class Case:
     """An image to measure.
 
     Attributes:
-        name: for the table.
-        image: what xtrace reads.
+        name: its name in the table.
+        image: the file that xtrace reads.
         plain: the same, unpacked, for objdump.
-        limit_s: what it may take; None where nothing was promised.
+        limit_s: time limit; None if there is none.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Case:
 
 
 def page(text_mb: float, runs: int, images: Sequence[Path] = (), *, linux: bool = True) -> list[str]:
-    """Return the lines of docs/benchmarks.md about sites."""
+    """Return the section of docs/benchmarks.md about sites, as lines."""
     if shutil.which("objdump") is None or shutil.which("gcc") is None:
         raise SystemExit("gcc or objdump is missing: apt-get install gcc binutils")
     made = kernel(int(text_mb * MEGABYTE))
@@ -62,8 +61,8 @@ def page(text_mb: float, runs: int, images: Sequence[Path] = (), *, linux: bool 
     lines = [
         "## Sites",
         "",
-        "`xtrace sites` as a whole process, source lines included, and `objdump -d` of the same image;",
-        "limits of wall seconds, and 600 MB of memory for each.",
+        "`xtrace sites` as a whole process, including source lines, and `objdump -d` of the same image;",
+        "limits are in wall seconds; each may use 600 MB of memory.",
         "",
         "| image | code MB | DWARF MB | sites | `xtrace sites` s | limit | `objdump -d` s | ratio "
         "| MB resident |",
@@ -93,7 +92,7 @@ def row(case: Case, runs: int) -> str:
 
 
 def sizes(image: Path) -> tuple[int, int]:
-    """Return the bytes of code and of DWARF, by objdump."""
+    """Return the sizes of code and DWARF in bytes, from objdump."""
     told = subprocess.run(["objdump", "-hw", image], capture_output=True, check=True, text=True).stdout
     code = dwarf = 0
     for line, name, size in re.findall(r"^( *\d+ (\S+) +([0-9a-f]{8,}) .*)$", told, re.MULTILINE):
@@ -103,7 +102,7 @@ def sizes(image: Path) -> tuple[int, int]:
 
 
 def debian_kernel() -> list[Case]:
-    """Return Debian's kernel as it is in its package, and unpacked."""
+    """Return Debian's kernel, as packaged and unpacked."""
     folder = cache() / "linux"
     folder.mkdir(parents=True, exist_ok=True)
     image = next(iter(sorted(folder.glob("boot/vmlinuz-*"))), None) or _download(folder)
@@ -119,7 +118,7 @@ def _download(folder: Path) -> Path:
     ).stdout
     found = re.search(r"Depends: (linux-image-\S+)", listed)
     if not found:
-        raise SystemExit("apt knows no linux-image-amd64; leave Debian's kernel out with --no-linux")
+        raise SystemExit("apt does not have linux-image-amd64; leave out Debian's kernel with --no-linux")
     subprocess.run(
         ["apt-get", "download", "-o", "APT::Sandbox::User=root", found[1]],
         cwd=folder,
@@ -134,9 +133,9 @@ def _download(folder: Path) -> Path:
 
 
 def resolver_rate(image: Path, runs: int) -> float:
-    """Return millions of addresses a second that are resolved to symbols, in a process of its own.
+    """Return how many million addresses per second are resolved to symbols, measured in a separate process.
 
-    A child's peak of memory is that of its parent at least: so large arrays are not made here.
+    A child's peak memory is at least its parent's, so large arrays must not be made in this process.
     """
     told = subprocess.run(
         [sys.executable, __file__, "--resolver", image, "--runs", str(runs)],
@@ -166,10 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--text-mb", type=float, default=5, help="code of the kernel that is made")
+    parser.add_argument("--text-mb", type=float, default=5, help="code size of the generated kernel")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--image", type=Path, action="append", default=[], help="another image to measure")
-    parser.add_argument("--no-linux", action="store_true", help="leave Debian's kernel out")
+    parser.add_argument("--no-linux", action="store_true", help="leave out Debian's kernel")
     parser.add_argument("--resolver", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.resolver:

@@ -17,7 +17,7 @@ XTRACE = (sys.executable, "-c", "import sys; from xtrace.cli.start import main; 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a command: wall and CPU seconds, greatest resident memory in MB."""
+    """One run of a command: wall and CPU seconds, peak resident memory in MB."""
 
     wall_s: float
     cpu_s: float
@@ -25,19 +25,19 @@ class Run:
 
 
 def run(command: Sequence[str]) -> Run:
-    """Run a command with its output thrown away; it must succeed."""
+    """Run a command and discard its output; it must succeed."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
+        raise SystemExit(f"{command} ended with exit code {process.returncode}")
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def paired(ours: Sequence[str], theirs: Sequence[str], runs: int) -> tuple[list[Run], list[Run]]:
-    """Run two commands in turn."""
+    """Run two commands in turn and return the runs of each."""
     run(ours), run(theirs)
     pairs = [(run(ours), run(theirs)) for _ in range(runs)]
     return [a for a, _ in pairs], [b for _, b in pairs]
@@ -54,7 +54,7 @@ def ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
 
 
 def best_rate(measure: Callable[[], int], runs: int) -> float:
-    """Return the best of several rates of ``measure``, which returns a number, in 1e9/s of CPU time."""
+    """Return the best of several rates: what ``measure`` returns per CPU time, in 1e9/s."""
     rates = []
     for _ in range(runs):
         begin = time.thread_time()

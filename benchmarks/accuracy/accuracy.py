@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/accuracy/accuracy.py [--only STAGE]... [--out DIR]
 
-Stages, each of which leaves its results in build/accuracy (--data):
+Stages, each of which stores its results in build/accuracy (--data):
 
-- truth: run every build in turn, in random order; adds to the rounds that are there;
-- calibrate: `xtrace calibrate`, on the processor that the guest runs on; adds to the calibrations there;
-- counts: uprobes count what the program says of itself (root; here they are slow);
-- page: predict, compare, and write accuracy.md and accuracy.svg to --out; without it, print.
+- truth: run every build in turn, in random order; adds to the existing rounds;
+- calibrate: `xtrace calibrate` on the processor that the guest runs on; adds to the existing calibrations;
+- counts: compare the program's own counts with uprobes (needs root; uprobes are slow);
+- page: predict, compare, and write accuracy.md and accuracy.svg to --out; without --out, print the page.
 
-A quiet machine with two processors is needed, gcc, and a few minutes.  What neighbours and clocks do to the
-machine changes from minute to minute, so truth and calibrate take several turns (--turns).  --small
-runs everything but the page in seconds, to see that it works, and prints JSON: its times say nothing.
+Needs an idle machine with two processors, gcc, and a few minutes.  The influence of neighbours and clocks
+changes from minute to minute, so truth and calibrate take several turns (--turns).  --small runs everything
+but the page within seconds, to check that it works, and prints JSON; its times are meaningless.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import program
 import truth
 
 STAGES = ("truth", "calibrate", "counts", "page")
-#: Few, for building takes longest.
+#: Only a few, because building takes longest.
 SMALL_BUILDS = (
     program.UNFENCED,
     program.Build("lfence", "outofline"),
@@ -64,7 +64,7 @@ def calibrate(folder: Path, seconds: float) -> None:
 
 
 def cross_check(folder: Path, programs: dict[program.Build, Path]) -> None:
-    """Leave what uprobes count beside what the program says, in DIR/counts.json."""
+    """Write the counts of uprobes and those of the program to DIR/counts.json."""
     rows = []
     for build, loop in counts.CHECKED:
         places = counts.check(programs[build], build, loop)
@@ -75,10 +75,12 @@ def cross_check(folder: Path, programs: dict[program.Build, Path]) -> None:
 
 
 def small(folder: Path, programs: dict[program.Build, Path], probes: bool) -> dict[str, object]:
-    """Return what tiny runs of every build tell: sites, counts, how many differ.
+    """Return the results of tiny runs of every build: wrong fences, counts, predictions.
 
     Args:
-        probes: compare with uprobes, too.
+        folder: the folder with results, whose calibrations the predictions use.
+        programs: the file of each build.
+        probes: compare with uprobes too.
     """
     wrong: list[str] = []
     upcalls = 0
@@ -114,7 +116,7 @@ def small(folder: Path, programs: dict[program.Build, Path], probes: bool) -> di
 
 
 def _other_cpu() -> int:
-    """Return the sender's processor: of a machine with one, the same."""
+    """Return the sender's processor: the guest's if the machine has only one."""
     allowed = os.sched_getaffinity(0)
     return program.XEN_CPU if program.XEN_CPU in allowed else program.GUEST_CPU
 
@@ -124,14 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("build/accuracy"), help="where results are kept")
-    parser.add_argument("--turns", type=int, default=4, help="of truth and calibrate")
-    parser.add_argument("--rounds", type=int, default=10, help="of runs to add to the truth in a turn")
-    parser.add_argument("--seconds", type=float, default=40, help="for each calibration")
-    parser.add_argument("--only", action="append", choices=STAGES, help="run this stage; may be given again")
+    parser.add_argument("--data", type=Path, default=Path("build/accuracy"), help="the folder for results")
+    parser.add_argument("--turns", type=int, default=4, help="turns of truth and calibrate")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds to add to the truth per turn")
+    parser.add_argument("--seconds", type=float, default=40, help="duration of each calibration")
+    parser.add_argument("--only", action="append", choices=STAGES, help="run only this stage; repeatable")
     parser.add_argument("--out", type=Path, help="the folder for accuracy.md and accuracy.svg")
-    parser.add_argument("--small", action="store_true", help="see that it works, in seconds")
-    parser.add_argument("--no-uprobes", action="store_true", help="with --small: without them")
+    parser.add_argument("--small", action="store_true", help="check within seconds that everything works")
+    parser.add_argument("--no-uprobes", action="store_true", help="with --small: skip the uprobes")
     given = parser.parse_args(arguments)
     stages = given.only or STAGES
     given.data.mkdir(parents=True, exist_ok=True)

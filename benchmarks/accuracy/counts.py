@@ -1,7 +1,7 @@
-"""The cross-check: the kernel's uprobes count what the program says that it executed.
+"""Cross-check the program's own counts with the kernel's uprobes.
 
-Needs root and tracefs.  Each probe stands on the site's own instruction, in the ELF file, so it
-also shows that the finder's addresses are those that execute.
+Needs root and tracefs.  Each probe is on the site's own instruction in the ELF file, which also shows that
+the addresses from the finder are those that execute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import found
 from elftools.elf.elffile import ELFFile
 from program import FENCED, LOOPS, Build, Loop, run
 
-#: A prime, so that no multiple of anything else passes for it.
+#: A prime, so that it cannot be confused with a multiple of another count.
 ROUNDS = 1009
 #: All loops with one build, one loop with all builds.
 CHECKED = [(Build("lfence", "outofline"), loop) for loop in LOOPS] + [
@@ -28,7 +28,7 @@ GROUP = f"xtrace_accuracy_{os.getpid()}"
 
 
 class NoProbesError(Exception):
-    """This machine has no uprobes for us: why."""
+    """Uprobes cannot be used on this machine; the text says why."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def _tracefs() -> Iterator[Path]:
             ["mount", "-t", "tracefs", "none", folder], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NoProbesError(f"no tracefs here: {done.stderr.strip()}")
+            raise NoProbesError(f"cannot mount tracefs: {done.stderr.strip()}")
         try:
             if not os.access(Path(folder, "uprobe_events"), os.W_OK):
                 raise NoProbesError("this kernel has no uprobes, or they need root")
@@ -52,7 +52,7 @@ def _tracefs() -> Iterator[Path]:
 
 
 def file_offset(program: Path, address: int) -> int:
-    """Return where an address lies in an ELF file."""
+    """Return the file offset of an address in an ELF file."""
     with program.open("rb") as file:
         for segment in ELFFile(file).iter_segments("PT_LOAD"):
             if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_filesz"]:
@@ -63,10 +63,10 @@ def file_offset(program: Path, address: int) -> int:
 def counted(
     program: Path, addresses: dict[str, int], loop: Loop, rounds: int
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Run a loop under uprobes; return the hits at each named address, and what the program says.
+    """Run a loop under uprobes; return the hits at each named address, and the program's output.
 
     Raises:
-        NoProbesError: there are no uprobes, or the kernel lost hits.
+        NoProbesError: uprobes cannot be used, or the kernel missed hits.
     """
     with _tracefs() as trace:
         events = trace / "uprobe_events"
@@ -84,10 +84,10 @@ def counted(
 
 
 def check(program: Path, build: Build, loop: Loop, rounds: int = ROUNDS) -> dict[str, dict[str, int]]:
-    """Return, by place, what uprobes counted and what the program says.
+    """Return the counts of uprobes and of the program by place.
 
     Raises:
-        NoProbesError: there are no uprobes, or the kernel lost hits.
+        NoProbesError: uprobes cannot be used, or the kernel missed hits.
     """
     known, _ = found.sites(program)
     of_loop = found.of_loop(known, loop)
@@ -98,7 +98,7 @@ def check(program: Path, build: Build, loop: Loop, rounds: int = ROUNDS) -> dict
         for name in [str(site.kind)]
         if name in ("pending clear", "force callback")
     }
-    # Linux puts no uprobe on an instruction with a lock prefix.
+    # Linux refuses a uprobe on an instruction with a lock prefix.
     callee = next(
         (
             fence.address
@@ -128,7 +128,7 @@ def _append(events: Path, line: str) -> None:
 
 
 def _profile(text: str, program: Path) -> dict[str, int]:
-    # FILE EVENT HITS, and in later kernels MISSES; a file's name may hold spaces.
+    # FILE EVENT HITS, and in later kernels MISSES; a file's name may contain spaces.
     hits = {}
     for line in text.splitlines():
         if line.lstrip().startswith(str(program.resolve())):

@@ -1,4 +1,4 @@
-"""What xtrace finds in the program: each loop's sites, and whether their fences are those built in."""
+"""Find each loop's sites with xtrace, and check that their fences are those built in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def of_loop(found: Sequence[Site], loop: Loop) -> tuple[Site, Site]:
     """Return the two sites that each round of a loop executes: the mask, and the restore or unmask.
 
     Raises:
-        LookupError: there are not just these two.
+        LookupError: the sites found are not exactly these two.
     """
     names = (f"section_{loop.work}",) if loop.manner == "inlined" else ("upcalls_mask", "upcalls_unmask")
     mine = [
@@ -35,7 +35,7 @@ def of_loop(found: Sequence[Site], loop: Loop) -> tuple[Site, Site]:
 
 
 def wrong_fences(found: Sequence[Site], build: Build, loop: Loop) -> list[str]:
-    """Say at which site of a loop the fences are not those of the build."""
+    """Return a line for each site of a loop whose fences are not those of the build."""
     told = []
     for site in of_loop(found, loop):
         expected = [] if build.fence == "none" else [(MNEMONICS[build.fence], build.place == "inline")]

@@ -1,4 +1,4 @@
-"""docs/accuracy.md: predictions beside truths, how many hold, how wide they are."""
+"""Write docs/accuracy.md: predictions and truths, how many intervals contain the truth, how wide they are."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from truth import Truth, read, truths
 
 from xtrace.probes.timing import calibration
 
-#: An interval narrower than what calibrate strives for, 2 cycles an execution, is narrow at any ratio.
+#: An interval within calibrate's own goal, 2 cycles per execution, is narrow at any ratio.
 NARROW_CYCLES, NARROW_RATIO = 4.0, 3.0
 #: Each round executes both sites once.
 _COUNTS = (1000.0, 1000.0)
 GROUPS = {
-    "hot, in flight known in kind": tuple(KINDS),
-    "hot, in flight unknown": tuple(work for work in HOT_WORKS if work not in KINDS),
+    "hot, kind of work known": tuple(KINDS),
+    "hot, kind of work unknown": tuple(work for work in HOT_WORKS if work not in KINDS),
     "caches may miss": tuple(dict.fromkeys(loop.work for loop in LOOPS if loop.work not in HOT_WORKS)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One configuration: what was predicted, what is true."""
+    """One configuration with its prediction and its truth."""
 
     loop: Loop
     build: Build
@@ -40,12 +40,12 @@ class Case:
 
     @property
     def holds(self) -> bool:
-        """Tell whether the interval contains the truth."""
+        """Return whether the interval contains the truth."""
         return self.prediction.holds(self.truth.value_cycles)
 
     @property
     def touches(self) -> bool:
-        """Tell whether the interval and the truth's own have a value in common."""
+        """Return whether the interval and the truth's interval overlap."""
         return (
             self.prediction.low_cycles <= self.truth.high_cycles
             and self.truth.low_cycles <= self.prediction.high_cycles
@@ -53,13 +53,13 @@ class Case:
 
     @property
     def narrow(self) -> bool:
-        """Tell whether the interval is as narrow as is wanted."""
+        """Return whether the interval is narrow enough."""
         low, high = self.prediction.low_cycles, self.prediction.high_cycles
         return high - low <= NARROW_CYCLES or 0 < high <= NARROW_RATIO * low
 
 
 def cases(folder: Path) -> list[Case]:
-    """Return all configurations that were measured."""
+    """Return all measured configurations."""
     measured = truths(read(folder / "truth.jsonl"))
     result = []
     known = calibrated(folder)
@@ -75,7 +75,7 @@ def cases(folder: Path) -> list[Case]:
 
 
 def predictions(folder: Path, builds: Sequence[Build], loops: Sequence[Loop]) -> list[dict[str, str | float]]:
-    """Return what is predicted for builds that were not measured."""
+    """Return predictions for builds that were not measured."""
     result: list[dict[str, str | float]] = []
     known = calibrated(folder)
     for build in builds:
@@ -87,14 +87,14 @@ def predictions(folder: Path, builds: Sequence[Build], loops: Sequence[Loop]) ->
 
 
 def calibrated(folder: Path) -> calibration.Calibration:
-    """Return the calibrations of all turns as one."""
+    """Return the calibrations of all turns merged into one."""
     return merged([calibration.read(path) for path in sorted(folder.glob("calibration-*.json"))])
 
 
 def coverage(all_cases: Sequence[Case]) -> list[str]:
     """Return the table of groups."""
     lines = [
-        "| what is in flight | configurations | interval holds the truth | touches the truth's interval "
+        "| work | configurations | interval contains the truth | overlaps the truth's interval "
         "| narrow enough | median of high/low |",
         "|---|---|---|---|---|---|",
     ]
@@ -114,7 +114,7 @@ def coverage(all_cases: Sequence[Case]) -> list[str]:
 
 
 def by_fence(all_cases: Sequence[Case]) -> list[str]:
-    """Return how often intervals hold, by fence and place."""
+    """Return the table of how often intervals contain the truth, by fence and place."""
     lines = ["| | " + " | ".join(PLACES) + " |", "|---|" + "---|" * len(PLACES)]
     for fence in FENCES:
         cells = [
@@ -142,7 +142,7 @@ def costs(all_cases: Sequence[Case]) -> list[str]:
 
 
 def details(all_cases: Sequence[Case]) -> list[str]:
-    """Return a table of configurations; a sentence where there is none."""
+    """Return a table of configurations, or a sentence if there are none."""
     if not all_cases:
         return ["None in this run."]
     lines = ["| loop | fence | truth | its 95 % | predicted | |", "|---|---|---|---|---|---|"]
@@ -157,7 +157,7 @@ def details(all_cases: Sequence[Case]) -> list[str]:
 
 
 def counted(folder: Path) -> str:
-    """Say what uprobes counted."""
+    """Return a sentence about the uprobes' counts."""
     path = folder / "counts.json"
     if not path.exists():
         return "Not checked in this run."
@@ -186,18 +186,18 @@ def figure(all_cases: Sequence[Case]) -> str:
     hot, unknown, missing = GROUPS.values()
     return plot.svg(
         [
-            plot.Panel("hot, in flight known in kind", bars(hot), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
-            plot.Panel("hot, in flight unknown", bars(unknown), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
+            plot.Panel("hot, kind of work known", bars(hot), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
+            plot.Panel("hot, kind of work unknown", bars(unknown), 1e4, (-10, 0, 30, 60, 90, 120, 150)),
             plot.Panel("caches may miss", bars(missing), 20, (-500, -100, -20, 0, 20, 100, 1000)),
         ]
     )
 
 
 def machine(folder: Path) -> str:
-    """Say on what all this was measured, and when."""
+    """Return a description of the machine, with the date."""
     known = calibrated(folder)
     host = known.host
-    ratio = f", the core at {known.core_per_tsc_ratio:.2f} of it" if known.core_per_tsc_ratio else ""
+    ratio = f", core clock {known.core_per_tsc_ratio:.2f} times that" if known.core_per_tsc_ratio else ""
     return (
         f"{host.get('cpu_model', 'unknown processor')}, hypervisor {host.get('hypervisor', 'unknown')}, "
         f"Linux {host.get('kernel', 'unknown').removeprefix('Linux ')}; {os.cpu_count()} processors; "
@@ -206,7 +206,7 @@ def machine(folder: Path) -> str:
 
 
 def measured(folder: Path, all_cases: Sequence[Case]) -> str:
-    """Say how much was measured."""
+    """Return a sentence about the amount of measurements."""
     rows = read(folder / "truth.jsonl")
     rounds = len({row["seed"] for row in rows})
     repeated = sum(row["repeats"] > 0 for row in rows) / max(len(rows), 1)
@@ -215,19 +215,19 @@ def measured(folder: Path, all_cases: Sequence[Case]) -> str:
     rates = [2 * hz / row["cycles"] for row in rows]
     return (
         f"{len(all_cases)} configurations, {rounds} rounds, {len(rows):,} runs of a loop; "
-        f"{repeated:.0%} of them were run again for a disturbance; {turns} calibrations between the rounds. "
-        f"The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times a second."
+        f"{repeated:.0%} of them were repeated after a disturbance; {turns} calibrations between the rounds. "
+        f"The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times per second."
     )
 
 
 def summary(all_cases: Sequence[Case]) -> str:
-    """Say the result in a sentence."""
+    """Return the result as a sentence."""
     hot = [case for case in all_cases if case.loop.work in HOT_WORKS]
     missing = [case for case in all_cases if case.loop.work not in HOT_WORKS]
     shares = [_share(case.holds for case in group) for group in (hot, missing, all_cases)]
     return (
-        f"Where nothing misses the caches, the interval holds the truth in {shares[0]}; "
-        f"where something does, in {shares[1]}; in all, in {shares[2]}."
+        f"The interval contains the truth in {shares[0]}, if nothing misses the caches; "
+        f"in {shares[1]}, if something does; in {shares[2]}, overall."
     )
 
 

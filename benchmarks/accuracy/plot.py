@@ -1,4 +1,4 @@
-"""The plot of docs/accuracy.md, as SVG made by hand: each interval against its truth."""
+"""Draw the plot of docs/accuracy.md as SVG: each interval against its truth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-#: Told apart by shade and by hue.
+#: Colours that differ in lightness as well as in hue.
 COLOURS = {
     "lfence": "#d1495b",
     "mfence": "#30638e",
@@ -33,7 +33,7 @@ class Bar:
 
     @property
     def holds(self) -> bool:
-        """Tell whether the interval contains the truth."""
+        """Return whether the interval contains the truth."""
         return self.low <= self.truth <= self.high
 
 
@@ -42,8 +42,8 @@ class Panel:
     """Configurations on one pair of equal axes.
 
     Attributes:
-        bend: below this many cycles the axes are straight, above they grow as logarithms do.
-        ticks: on both axes; the first and the last end them.
+        bend: the axes are linear below this many cycles, and logarithmic above.
+        ticks: tick values of both axes; the first and the last are the axes' ends.
     """
 
     title: str
@@ -92,9 +92,9 @@ def _panel(panel: Panel) -> str:
         parts.append(f'<text x="{_LEFT - 5}" y="{float(y(tick)) + 4:.0f}" text-anchor="end">{tick}</text>')
     parts.append(
         f'<text x="{_LEFT + _INSIDE // 2}" y="{end + 31}" text-anchor="middle">'
-        "measured, cycles a round</text>"
+        "measured, cycles per round</text>"
     )
-    parts.append(f'<text x="{_LEFT + 6}" y="{_TOP + 13}">predicted, cycles a round</text>')
+    parts.append(f'<text x="{_LEFT + 6}" y="{_TOP + 13}">predicted, cycles per round</text>')
     for fence, colour in COLOURS.items():
         for holds, kind in ((True, ""), (False, ' class="o"')):
             bars = sorted(

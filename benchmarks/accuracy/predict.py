@@ -1,9 +1,9 @@
-"""What xtrace says the fences of a configuration cost: executions times prices, as an interval.
+"""Predict what the fences of a configuration cost, as xtrace does: executions times prices, as an interval.
 
-Of the truth nothing comes in here.  Three things do: the sites that the finder found in the build, how
-often each executed (the program's own counters, exact), and a calibration of this host.  What is
-in flight at the sites is known in kind where a calibrated context is of that kind, else only that nothing
-misses the caches, or not even that.
+The prediction uses nothing from the truth.  It uses the sites that the finder found in the build, how often
+each executed (from the program's own counters, exact), and a calibration of this host.  If a calibrated
+context is of the kind of the work, only such contexts count; otherwise it is only known that nothing misses
+the caches, or not even that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xtrace.probes.timing.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
 from xtrace.symbols.sites.model import Site
 
 _STORES = ("empty", "stores_8", "stores_40")
-#: By work: the contexts of its kind, how many stores or how long a chain not told.
+#: The contexts of each work's kind, without distinguishing the number of stores or the length of a chain.
 KINDS = {
     "none": _STORES,
     "stores_8": _STORES,
@@ -40,7 +40,7 @@ class Prediction:
 
     Attributes:
         low, high: the interval.
-        source: "site" where the sites were replayed as compiled, else "standard".
+        source: "site" if the sites were replayed as compiled, otherwise "standard".
     """
 
     low_cycles: float
@@ -48,17 +48,17 @@ class Prediction:
     source: str
 
     def holds(self, cycles: float) -> bool:
-        """Tell whether the interval contains a value."""
+        """Return whether the interval contains a value."""
         return self.low_cycles <= cycles <= self.high_cycles
 
 
 def known_contexts(work: str) -> tuple[str, ...]:
-    """Return the contexts that a kind of work may be."""
+    """Return the contexts that may match a kind of work."""
     return KINDS.get(work, HOT_CONTEXTS if work in HOT_WORKS else CONTEXTS)
 
 
 def merged(turns: Sequence[Calibration]) -> Calibration:
-    """Return calibrations of one host, minutes apart, as one: each row spans those of all."""
+    """Merge calibrations of one host, made minutes apart: each row's interval spans those of all."""
     of_row = defaultdict(list)
     for turn in turns:
         for row in turn.rows:
@@ -79,11 +79,14 @@ def merged(turns: Sequence[Calibration]) -> Calibration:
 def predict(
     sites: Sequence[Site], build_id: str, counts: Sequence[float], contexts: Sequence[str], known: Calibration
 ) -> Prediction:
-    """Return what the fences of ``sites`` add to a round, of which there were ``counts[0]``.
+    """Return what the fences of ``sites`` add to a round; there were ``counts[0]`` rounds.
 
     Args:
+        sites: the loop's sites.
+        build_id: of the program.
         counts: executions of each site.
-        contexts: those that the sites may be in.
+        contexts: contexts that the sites may be in.
+        known: the calibration.
     """
     of_kind = replace(known, rows=tuple(row for row in known.rows if row.context in contexts))
     price = prices(sites, of_kind, build_id)

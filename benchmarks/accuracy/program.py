@@ -1,4 +1,4 @@
-"""Build the program with each fence, run it, and check what it says of itself."""
+"""Build the program with each fence, run it, and check its own counts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One of the program's loops: where its sites stand, and what it does between them."""
+    """One of the program's loops: where its sites are, and the work between them."""
 
     manner: str
     work: str
@@ -55,7 +55,7 @@ class Loop:
         return f"{self.manner}/{self.work}"
 
 
-#: What every fenced build is compared with.  An out-of-line fence goes with its call.
+#: Every fenced build is compared with this one.  The cost of an out-of-line fence includes its call.
 UNFENCED = Build("none", "inline")
 FENCED = tuple(Build(fence, place) for fence in FENCES for place in PLACES)
 BUILDS = (UNFENCED, *FENCED)
@@ -63,22 +63,22 @@ LOOPS = tuple(Loop(manner, work) for manner in MANNERS for work in (*HOT_WORKS, 
 
 
 class DisagreementError(Exception):
-    """The program's own counts do not agree: an event was lost, or it is broken."""
+    """The program's own counts are inconsistent: an event was lost, or the program is broken."""
 
 
 def build(build: Build, folder: Path) -> Path:
-    """Build the program."""
+    """Build the program in one way and return its path."""
     subprocess.run(["sh", HERE / "build.sh", folder, build.fence, build.place], check=True)
     return folder / build.name
 
 
 def build_all(folder: Path, builds: Sequence[Build] = BUILDS) -> dict[Build, Path]:
-    """Build the program in every way."""
+    """Build the program in every way and return the paths."""
     return {one: build(one, folder) for one in builds}
 
 
 def run(program: Path, loops: Sequence[Loop], **options: int) -> dict[str, Any]:
-    """Run loops, and return what the program prints.
+    """Run loops and return the program's output.
 
     Options are those of main.c, such as batches=12.
 
@@ -96,10 +96,10 @@ def run(program: Path, loops: Sequence[Loop], **options: int) -> dict[str, Any]:
 
 
 def agree(told: dict[str, Any]) -> None:
-    """Check that no event was lost and each upcall has one cause.
+    """Check that no event was lost and that each upcall has one cause.
 
     Raises:
-        DisagreementError: it is not so.
+        DisagreementError: the counts show otherwise.
     """
     if told["left_pending"] or told["event_count"] + told["merged_count"] != told["sent_count"]:
         raise DisagreementError(f"events were lost: {told}")

@@ -1,11 +1,11 @@
-"""What do samples of addresses show of a fence? The share at it and behind it, beside what it really costs.
+"""Compare the share of address samples at a fence and right after it with what the fence really costs.
 
     .venv/bin/python benchmarks/accuracy/sampled.py --recorder build/xtrace.pyz [--data DIR] [--hz HZ]
 
 For each kind of work and fence the program runs for about a second under `xtrace record --backend perf`
-(the software clock: nothing here masks interrupts, so it has no bias), and once more without fences and
-samples.  Needs root, bcc for the system's Python, and a quiet machine of two processors; prints the table of
-docs/cost.md.
+(with the software clock, which is unbiased because nothing here masks interrupts), and also without fences
+and samples.  Needs root, bcc for the system's Python, and an idle machine with two processors; prints the
+table of docs/cost.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RUN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a fence costs one execution, and what samples show of it, in TSC cycles."""
+    """The true cost of one execution of a fence and the bounds from samples, in TSC cycles."""
 
     true_cycles: float
     low_cycles: float
@@ -41,13 +41,13 @@ class Shown:
 
 
 def cycles_a_round(program: Path, loop: Loop, rounds: int) -> float:
-    """Return the median over batches."""
+    """Return the cycles per round, the median over batches."""
     told = run(program, [loop], rounds=rounds, batches=12)["loops"][0]
     return float(np.median(told["batch_cycles"])) / int(told["batch_rounds_count"])
 
 
 def tsc_hz(program: Path, loop: Loop) -> float:
-    """Return cycles a second, by the program's own clocks."""
+    """Return TSC cycles per second, by the program's own clocks."""
     told = run(program, [loop])
     return float(told["span_cycles"] / told["span_ns"] * 1e9)
 
@@ -92,9 +92,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recorder", type=Path, default=Path("build/xtrace.pyz"))
-    parser.add_argument("--data", type=Path, default=Path("build/sampled"), help="where builds are kept")
+    parser.add_argument("--data", type=Path, default=Path("build/sampled"), help="the folder for builds")
     parser.add_argument("--hz", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=20_000, help="of a timed batch")
+    parser.add_argument("--rounds", type=int, default=20_000, help="rounds of a timed batch")
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
     programs = {fence: build(Build(fence, "inline"), options.data) for fence in FENCES}

@@ -1,7 +1,7 @@
-"""The truth: how much longer the fenced program runs than the unfenced one.
+"""Measure the truth: how much longer the fenced program runs than the unfenced one.
 
-Each round runs every build once, in random order, and gives one difference a
-configuration; the truth is their median, with the interval of the median at 95 % by order statistics.
+Each round runs every build once, in random order, and gives one difference per configuration; the truth is
+their median, with the median's 95 % interval from order statistics.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from program import FENCED, HOT_WORKS, LOOPS, UNFENCED, Build, Loop, run
 
 from xtrace.probes.timing.interval import of_median
 
-#: A guest thread that was put off its CPU more often than this in a run was disturbed; the run is repeated.
+#: A run whose guest thread was descheduled more often than this was disturbed, and is repeated.
 MOST_SWITCHES = 2
 MOST_TRIES = 4
 RUN = {"batches": 10, "batch_us": 500, "period_us": 500}
@@ -27,12 +27,12 @@ RUN = {"batches": 10, "batch_us": 500, "period_us": 500}
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the fences of one configuration cost a round, that is one execution of both sites.
+    """What the fences of one configuration cost per round, that is per execution of both sites.
 
     Attributes:
         unfenced_cycles: the unfenced round, in TSC cycles.
         median_cycles, low_cycles, high_cycles: what the fences add to it.
-        round_count: differences behind these.
+        round_count: number of differences from which these are computed.
     """
 
     unfenced_cycles: float
@@ -43,7 +43,7 @@ class Truth:
 
     @property
     def value_cycles(self) -> float:
-        """Return the median; 0 for one below 0 that is not told apart from 0."""
+        """Return the median, or 0 for a negative median that cannot be distinguished from 0."""
         return 0.0 if self.median_cycles < 0 <= self.high_cycles else self.median_cycles
 
 
@@ -53,13 +53,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def steal_ticks() -> int:
-    """Return the time that the hypervisor took from this machine's CPUs."""
+    """Return the time that the hypervisor stole from this machine's CPUs, in ticks."""
     with open("/proc/stat") as file:
         return int(file.readline().split()[8])
 
 
 def _undisturbed(program: Path, loops: Sequence[Loop]) -> tuple[dict[str, Any], int]:
-    """Run loops until no other process and no other guest came between, a few times at most."""
+    """Run loops, again if other processes or guests interfere; return the output and the number of repeats."""
     for repeats in range(MOST_TRIES):
         before = steal_ticks()
         told = run(program, loops, **RUN)

@@ -26,7 +26,7 @@ def findings(name: str, file: str) -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("guest", ["a", "b"])
 def test_top_counted_what_the_guest_counted(name: str, guest: str) -> None:
-    """Hypercalls are exact if nothing is lost; this guest has no system calls, so the upper bound is exact too.
+    """Hypercalls are exact if nothing is lost; so is the upper bound, as the guest has no system calls.
 
     On a busy machine top cannot keep up and Xen's buffers overflow: the counts are too low, and top says so.
     """
