@@ -59,7 +59,7 @@ def steal_ticks() -> int:
 
 
 def _undisturbed(program: Path, loops: Sequence[Loop]) -> tuple[dict[str, Any], int]:
-    """Run loops, again if other processes or guests interfere; return the output and the number of repeats."""
+    """Run loops, again if other processes or guests interfere; return the output and the repeat count."""
     for repeats in range(MOST_TRIES):
         before = steal_ticks()
         told = run(program, loops, **RUN)

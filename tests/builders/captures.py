@@ -1,4 +1,4 @@
-"""Pools of captures to compare: measured once, then split in many ways."""
+"""Make pools of captures to compare: measured once, then split in many ways."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hosts(seeds: Sequence[int], duration_cycles: int = 60_000_000) -> list[Measu
 
 
 def woken(seeds: Sequence[int], factor: float = 1.0) -> list[Measured]:
-    """Return captures of a vCPU whose wakes take ``factor`` times as long until it runs."""
+    """Return captures of a vCPU whose times from wake to running are multiplied by ``factor``."""
     return [
         measured(wakes(seed, wake_cycles=10_000 * factor), f"wakes {seed} x {factor}", TSC_HZ)
         for seed in seeds

@@ -1,4 +1,4 @@
-"""Compile small kernels with DWARF of each version, and ask GNU addr2line what is where in them."""
+"""Compile small kernels with each DWARF version, and look up their addresses with GNU addr2line."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def compile_kernel(
 
 
 def instructions(path: Path) -> dict[str, list[int]]:
-    """Return the addresses of a kernel's instructions by section, as objdump shows them."""
+    """Return the addresses of a kernel's instructions by section, from objdump."""
     found: dict[str, list[int]] = {}
     section: list[int] = []
     for line in run(path.parent, "objdump", "-d", "-w", "-z", "--no-show-raw-insn", path.name).splitlines():
@@ -151,7 +151,7 @@ Frames = list[tuple[str, str, int]]
 
 
 def addr2line(path: Path, addresses: Iterable[int], *options: str) -> dict[int, Frames]:
-    """Return function, file and line of each address, from the innermost out; none without a line."""
+    """Return function, file and line of each address, innermost first; an empty list if it has no line."""
     asked = "\n".join(f"{address:#x}" for address in addresses)
     text = run(path.parent, "addr2line", "-a", "-i", "-f", *options, "-e", path.name, asked=asked)
     found: dict[int, Frames] = {}
@@ -162,14 +162,14 @@ def addr2line(path: Path, addresses: Iterable[int], *options: str) -> dict[int, 
             frames = found[int(line, 16)] = []
             continue
         file, _, number = re.sub(r" \(discriminator \d+\)$", "", next(lines)).rpartition(":")
-        # Of code without a line it names the unit's file, or nothing.
+        # For code without a line, addr2line prints the unit's file or nothing.
         if number.isdigit():
             frames.append((_plain(line), file, int(number)))
     return found
 
 
 def frames(place: SourceLocation | None) -> Frames:
-    """Return a place as addr2line would say it."""
+    """Return a place in addr2line's format."""
     if place is None or not place.line:
         return []
     if place.inline:
@@ -178,12 +178,12 @@ def frames(place: SourceLocation | None) -> Frames:
 
 
 def _plain(function: str) -> str:
-    # addr2line prefers the symbol's name, which tells what the compiler made of the function.
+    # addr2line prefers the symbol's name, which has the compiler's suffixes.
     return re.sub(r"(\.(isra|constprop|part|cold)(\.\d+)?)+$", "", function)
 
 
 def run(folder: Path, *command: str, asked: str = "") -> str:
-    """Run a command in a folder and return what it prints."""
+    """Run a command in a folder and return its output."""
     done = subprocess.run(
         command, cwd=folder, input=asked, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )

@@ -1,30 +1,30 @@
-"""Read the expectations beside the guests' source, and compare what the finder says with them.
+"""Read the expectations in the guests' sources, and compare the finder's results with them.
 
 An expectation is a comment on the line of its statement::
 
     SITE kind[?] [key=value ...]
 
 ``kind`` has ``-`` for spaces; alternatives are split by ``|``; ``?`` means that the site may be absent.
-The keys, of which a mask, restore or unmask site without ``fence`` has none:
+The keys (a mask, restore or unmask site without the key ``fence`` must have no fence):
 
 ========== ==========================================================================================
 fence      mnemonic/how[/position][/paths][:verdict], several joined by ``+``; ``_`` for spaces;
-           ways joined by ``|``
+           alternatives for how joined by ``|``
 verdict    of the site; without fences it is ``no-fence``
-hazards    names joined by ``+``; one with ``?`` may be absent; unstable-pointer is ``pointer``'s matter
+hazards    names joined by ``+``; one with ``?`` may be absent; unstable-pointer is left to ``pointer``
 pointer    ``stable`` or ``unstable``: without or with the hazard unstable-pointer
 tests      ``all``, ``some`` or ``none``: pending_paths
 callbacks  ``yes``: a force callback is guarded by the pending test
-exit       ``yes`` or ``no``: whether the exit that covers an unmask is told
+exit       ``yes`` or ``no``: whether the exit that covers an unmask is reported
 cpu        ``running``, ``loaded``, ``guarded`` or ``other``; several joined by ``|``
 width      bytes
-via        the callee that holds the fence
-aliases    names that the symbol and its aliases have
-in         functions that must hold the site, where a helper is inlined into them
-decoy      ``dwarf``: no site, which only DWARF tells; without it only the kind is compared
+via        the callee that contains the fence
+aliases    the names of the symbol and its aliases
+in         functions that must contain the site, if a helper is inlined into them
+decoy      ``dwarf``: not a site, which only DWARF shows; without DWARF only the kind is compared
 ========== ==========================================================================================
 
-Lines become addresses by the reference's DWARF line table, so nothing here decodes an instruction.
+The reference's DWARF line table maps lines to addresses, so nothing here decodes an instruction.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from xtrace.symbols.sites.model import Cpu, Fence, Kind, Site
 
 _COMMENT = re.compile(r"(?:#|/\*|//)\s*SITE\s+([^*\n]*)")
 _EXECUTABLE = 4
-#: Kinds whose fences an expectation without ``fence`` rules out.
+#: Kinds of site that must not have a fence unless the expectation has ``fence``.
 _FENCED = (Kind.MASK, Kind.RESTORE, Kind.UNMASK)
 _UNSTABLE = "unstable-pointer"
 _PATHS = {"all": Paths.ALL, "some": Paths.SOME, "none": Paths.NONE}
@@ -77,7 +77,7 @@ class Expected:
     """One expectation.
 
     Attributes:
-        kinds: any of them will do.
+        kinds: the site may have any of these kinds.
         optional: the site may be absent.
     """
 
@@ -93,7 +93,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a line table, in force up to the next one."""
+    """One row of a line table, valid up to the next one."""
 
     spot: Spot
     file: str
@@ -104,7 +104,7 @@ def expectations(*sources: Path) -> list[Expected]:
     """Return the expectations of source files.
 
     Raises:
-        ValueError: a word after SITE that is none of the table above.
+        ValueError: a word after SITE is not a key of the table above.
     """
     found = []
     for source in sources:
@@ -136,7 +136,7 @@ class Lines:
         self._spots = [row.spot for row in self._rows]
 
     def at(self, spot: Spot) -> tuple[str, int] | None:
-        """Return file name and line of a place, None where the table has none."""
+        """Return file name and line of a place; None if the table has none."""
         place = bisect.bisect_right(self._spots, spot) - 1
         row = self._rows[place] if place >= 0 else None
         if row is None or row.spot[0] != spot[0] or not row.line:
@@ -144,7 +144,7 @@ class Lines:
         return row.file, row.line
 
     def function_at(self, spot: Spot) -> str:
-        """Return the function that holds a place, without a suffix such as ``.cold``."""
+        """Return the function that contains a place, without a suffix such as ``.cold``."""
         place = bisect.bisect_right(self._functions, (spot, "\uffff")) - 1
         return self._functions[place][1].split(".")[0] if place >= 0 else ""
 
@@ -152,8 +152,8 @@ class Lines:
 def _rows(elf: ELFFile) -> Iterator[Row]:
     """Yield the rows; line 0 ends a sequence.
 
-    In an object file every section starts at 0, so which section a sequence is of is read from
-    the relocation of its start.
+    In an object file every section starts at 0, so a sequence's section comes from the relocation of its
+    start.
     """
     dwarf = elf.get_dwarf_info(relocate_dwarf_sections=elf["e_type"] == "ET_REL")
     starts = iter(_sequence_sections(elf))
@@ -215,11 +215,11 @@ def _functions(elf: ELFFile) -> Iterator[tuple[Spot, str]]:
 def differences(
     sites: Iterable[tuple[Spot, Site]], expected: list[Expected], lines: Lines, *, exact: bool
 ) -> list[str]:
-    """Return what the finder has too much, too little or otherwise, one line each.
+    """Return the differences between the finder's sites and the expectations, one line each.
 
     Args:
-        sites: what was found, with its place.
-        exact: every line gives one site (assembly); else at least one (compiled code).
+        sites: the sites found, with their places.
+        exact: every line gives one site (assembly); otherwise at least one (compiled code).
     """
     by_line = {(one.file, one.line): one for one in expected}
     wrong = []
@@ -229,7 +229,7 @@ def differences(
         at = lines.at(spot)
         one = by_line.get(at) if at is not None else None
         if at is None or one is None:
-            wrong.append(f"{at}: {site.symbol}+{site.offset:#x}: found {site.kind}: {site.text}: no site")
+            wrong.append(f"{at}: {site.symbol}+{site.offset:#x}: unexpected {site.kind}: {site.text}")
             continue
         counts[at] += 1
         holders.setdefault(at, set()).add(lines.function_at(spot))
@@ -282,7 +282,7 @@ def _fence_mismatches(site: Site, one: Expected) -> Iterator[str]:
             if one.keys.get("via", match.via) != match.via:
                 yield f"the fence is in {match.via}"
     if left:
-        yield f"fences too many: {[_described(fence) for fence in left]}"
+        yield f"unexpected fences: {[_described(fence) for fence in left]}"
     verdict = one.keys.get("verdict", "" if wanted else "no-fence").replace("-", " ")
     if verdict and site.verdict != verdict:
         yield f"verdict is {site.verdict} ({site.reason}), expected {verdict}"
@@ -316,7 +316,7 @@ def _hazard_mismatches(site: Site, one: Expected) -> Iterator[str]:
     extra = found - allowed - {_UNSTABLE}
     if extra:
         reasons = [f"{hazard.name}: {hazard.reason}" for hazard in site.hazards if hazard.name in extra]
-        yield f"hazards {reasons}"
+        yield f"unexpected hazards: {reasons}"
     if "pointer" in one.keys and (_UNSTABLE in found) != (one.keys["pointer"] == "unstable"):
         yield f"the pointer is {'un' * (_UNSTABLE in found)}stable"
 

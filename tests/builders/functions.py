@@ -1,9 +1,9 @@
-"""Assemble many small functions at once, and follow them as the finder does.
+"""Assemble many small functions at once, and analyse their flow as the finder does.
 
-A function is a name and its body.  The body reaches vcpu_info by ``vcpu %reg``, which loads the running CPU's
-pointer to it, at ``%gs:AREA``, or by the field 0x30 of a CPU structure.  Pending is its byte 0, the mask its
-byte 1, the selector its word at 8.  The hypercall page is at ``page``, so ``call page + 32 * 17`` makes
-hypercall 17.  Labels are numbers.
+A function is a name and its body.  The body reaches vcpu_info with ``vcpu %reg``, which loads the running
+CPU's pointer to it, at ``%gs:AREA``, or through the field 0x30 of a CPU structure.  Pending is its byte 0,
+the mask its byte 1, the selector its word at 8.  The hypercall page is at ``page``, so
+``call page + 32 * 17`` makes hypercall 17.  Labels are numbers.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _TAIL = """
 page: .fill 4096, 1, 0xcc
     .section .note.GNU-stack, "", @progbits
 """
-#: i386's per-CPU segment is another register.
+#: i386 has its per-CPU segment in another register.
 _SEGMENTS = {64: "%gs", 32: "%fs"}
 
 
 @dataclass
 class Functions:
-    """Functions in one image, each followed when it is asked for."""
+    """Functions in one image, each analysed on demand."""
 
     code: Code
     layout: Layout
@@ -74,7 +74,7 @@ class Functions:
         return next(touch for touch in self.touches(name).values() if touch.kind is kind)
 
     def places(self, name: str, *mnemonics: str) -> tuple[int, ...]:
-        """Return the addresses of a function's instructions of these names."""
+        """Return the addresses of a function's instructions with these mnemonics."""
         insns = self.flow(name).insns
         return tuple(address for address in sorted(insns) if insns[address].mnemonic in mnemonics)
 
@@ -82,7 +82,7 @@ class Functions:
 def assemble(
     folder: Path, bodies: Mapping[str, str], *, bits: int = 64, name: str = "functions"
 ) -> Functions:
-    """Assemble and link functions, in the order given."""
+    """Assemble and link functions in the given order."""
     parts = [
         f".globl {one}\n.type {one}, @function\n.balign 16\n{one}:\n{body}\n.size {one}, . - {one}\n"
         for one, body in bodies.items()

@@ -1,8 +1,8 @@
 """Compile and link the guests of tests/symbols/guests with gcc and binutils, each once per session.
 
-Every build keeps a reference: the same code at the same addresses with its symbols and DWARF, by
-which expectations written beside the source find their instructions.  The image under test is the
-reference itself or a copy of it without DWARF, without symbols, or with these in another file.
+Every build has a reference: the same code at the same addresses with symbols and DWARF, which map the
+expectations in the source to instructions.  The image under test is the reference itself, or a copy of it
+without DWARF, without symbols, or with both in another file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 GUESTS = Path(__file__).parents[1] / "symbols" / "guests"
 TIMEOUT_S = 60
 
-# Where kernels are linked: the last 2 GB as -mcmodel=kernel wants it, and the last GB of 32 bits.
+# Link addresses of kernels: the last 2 GB as -mcmodel=kernel requires, and the last GB of 32 bits.
 _TEXT_BASE = {64: 0xFFFF_FFFF_8020_0000, 32: 0xC010_0000}
 _COMPILE = (
     "-g",
@@ -42,7 +42,7 @@ _PERCPU = "-Wl,--section-start=.percpu=0x0"
 
 
 class Carries(StrEnum):
-    """What the image under test says about itself beside its code."""
+    """What the image under test contains besides its code."""
 
     DWARF = "dwarf"
     SYMBOLS = "symbols"
@@ -56,8 +56,8 @@ class Variant:
     """How one source is built.
 
     Attributes:
-        flags: further options of the compiler.
-        relocatable: the object file itself, not linked.
+        flags: additional compiler options.
+        relocatable: the image is the object file itself, not linked.
     """
 
     bits: int = 64
@@ -84,8 +84,8 @@ class Guest:
     Attributes:
         image: the file under test.
         reference: the same code with symbols and DWARF.
-        debug: the separate debug file, where there is one.
-        map: the symbols as a System.map, where the image has none.
+        debug: the separate debug file, if there is one.
+        map: the symbols as a System.map, if the image has none.
     """
 
     source: Path
@@ -97,9 +97,9 @@ class Guest:
 
 @dataclass(slots=True)
 class Builder:
-    """Build guests below one folder and keep them.
+    """Build guests below one folder and cache them.
 
-    A linked image is made once for all that it may carry.
+    A linked image is made once for all of its copies.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Builder:
         """Return the guest ``name`` (a file of tests/symbols/guests) built as ``variant``.
 
         Raises:
-            RuntimeError: a tool failed; with what it printed.
+            RuntimeError: a tool failed; the text has its output.
         """
         key = name, variant
         if key not in self._guests:

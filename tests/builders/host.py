@@ -1,10 +1,9 @@
-"""Simulate a small Xen host and record it, with the truth beside the trace.
+"""Simulate a small Xen host, and return its trace together with the truth.
 
 vCPUs run, send events, block and are woken on pCPUs with a run queue each; every
-step writes the records that Xen 4.17 writes there, on the pCPU where it writes
-them and in its order.  Times between records are drawn at random, the same for
-the same seed.  Left out are the records of a particular scheduler
-(credit2's 0x222xx) and of memory management.
+step writes the records that Xen 4.17 writes there, on the same pCPU and in the same
+order.  Times between records are random, and the same for the same seed.  Records of
+a particular scheduler (credit2's 0x222xx) and of memory management are left out.
 
 The sequences follow xen/common/sched/core.c, xen/common/event_channel.c,
 xen/arch/x86/irq.c and real Xen 4.17 traces.
@@ -53,7 +52,7 @@ IDLE_ENTRY = 0x801002
 IDLE_EXIT = 0x801003
 IRQ_HANDLED = 0x802008
 
-# Hypercall numbers and what their records carry beside the number.
+# Hypercall numbers, and the arguments that their records have besides the number.
 MMU_UPDATE, STACK_SWITCH, MULTICALL, XEN_VERSION, GRANT_TABLE_OP = 1, 3, 13, 17, 20
 IRET, VCPU_OP, SET_SEGMENT_BASE, SCHED_OP, EVENT_CHANNEL_OP = 23, 24, 25, 29, 32
 _ARGUMENTS = {MMU_UPDATE: (1,), MULTICALL: (1,), GRANT_TABLE_OP: (0, 2), VCPU_OP: (0, 1), SCHED_OP: (0,)}
@@ -79,10 +78,10 @@ _SLICE_US = 5_000
 
 @dataclass(slots=True)
 class VcpuTruth:
-    """What one vCPU did.  Counts include what the rings had no room for.
+    """What one vCPU did.  Counts include records that the rings dropped.
 
     Attributes:
-        wakes: by cause.  The records alone do not always tell: a timer that fires right
+        wakes: by cause.  The records alone do not always show it: a timer that fires right
             after an event_channel_op that woke nobody looks like a hypercall.
         sends: event_channel_op hypercalls it made (HVM: VMMCALL 32).
         hypercalls, subcalls: by number; those of HVM are its VMMCALLs.
@@ -93,7 +92,7 @@ class VcpuTruth:
         exits: VMEXITs by reason.
         continues: CONTINUE_RUNNING records.
         runs: switches to this vCPU.
-        remote_runs: those, after a wake, on another pCPU than the waker's.
+        remote_runs: switches to it after a wake, on a pCPU other than the waker's.
         state_cycles: by runstate, over intervals that begin and end with a RUNSTATE record.
         state_counts: how many such intervals.
         wake_to_runnable_cycles: from each WAKE to its RUNSTATE 2>1.
@@ -126,11 +125,10 @@ class Truth:
     """What happened on the host.
 
     Attributes:
-        vcpus: by (domain, vCPU), idle vCPUs left out.
-        events: how many records of each event id were written or dropped.
-        irqs: HW_IRQ_HANDLED by irq.
-        written, dropped, fillers: what the rings took, refused and inserted.
-        untold: dropped records that no LOST_RECORDS tells of.
+        vcpus: by (domain, vCPU), without idle vCPUs.
+        events: number of records of each event id, written or dropped.
+        irqs: number of HW_IRQ_HANDLED by irq.
+        written, dropped, fillers: number of records that the rings accepted, dropped and inserted.
         first_tsc, last_tsc: of the host's clock, before skew.
     """
 
@@ -140,14 +138,14 @@ class Truth:
     written: int = 0
     dropped: int = 0
     fillers: int = 0
-    untold: int = 0
+    untold: int = 0  # dropped records that no LOST_RECORDS counts
     first_tsc: int = 0
     last_tsc: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """A trace and the truth about it."""
+    """A trace and its truth."""
 
     data: bytes
     truth: Truth
@@ -168,14 +166,14 @@ def simulate(
     """Run a host for ``duration_cycles`` and return its trace and the truth.
 
     Args:
-        seed: the same one gives the same bytes.
-        pcpus: physical CPUs.
-        domains: (domain id, vCPUs, "pv" or "hvm") each.
+        seed: the same seed gives the same bytes.
+        pcpus: number of pCPUs.
+        domains: (domain id, number of vCPUs, "pv" or "hvm") each.
         duration_cycles: length of the trace.
-        tsc_hz: TSC cycles a second.
+        tsc_hz: TSC cycles per second.
         loss: 0 polls whenever a ring is half full, so nothing is lost; otherwise the chance that
-            a polling round does not happen.  Use small rings with it.
-        skew_cycles: what each pCPU's TSC is ahead of the host's clock.
+            a polling round does not happen, for use with small rings.
+        skew_cycles: how far each pCPU's TSC is ahead of the host's clock.
         ring_bytes: data bytes of each ring.
         poll_cycles: time between polling rounds; 10 ms unless given.
     """
@@ -195,7 +193,7 @@ class _Vcpu:
     state: Runstate = Runstate.BLOCKED
     since: int | None = None  # of its last RUNSTATE record
     pcpu: int = 0
-    epoch: int = 0  # moved on whenever it stops running: older plans for it are void
+    epoch: int = 0  # incremented whenever it stops running, which cancels its scheduled actions
     scheduled_at: int = 0
     descheduled_at: int = 0
     woken: tuple[int, int] | None = None  # TSC of its WAKE, waker's pCPU
@@ -226,7 +224,7 @@ class _Pcpu:
 
 
 class _Host:
-    """The simulation: a heap of things to do, and what each does to the records."""
+    """The simulation: a heap of scheduled actions, and the records that each writes."""
 
     def __init__(
         self,
@@ -280,14 +278,14 @@ class _Host:
         heapq.heappush(self._agenda, (when, self._planned, action))
 
     def _about(self, microseconds: float) -> int:
-        """Return a random number of cycles with that mean."""
+        """Return a random number of cycles with the given mean."""
         return 1 + int(self._random.expovariate(1.0) * microseconds * self._hz / 1e6)
 
     def _ns(self, cycles: int) -> int:
         return cycles * 1_000_000_000 // self._hz & _LOW
 
     def _emit(self, pcpu: _Pcpu, event: int, *words: int) -> int:
-        """Write a timed record a little after the last one and return its TSC."""
+        """Write a timed record shortly after the last one and return its TSC."""
         pcpu.clock += self._random.randrange(200, 3000)
         self._put(pcpu, pcpu.clock, event, words)
         return pcpu.clock
@@ -320,7 +318,7 @@ class _Host:
             self._emit_untimed(pcpu, HVM_INTR, vector)
 
     def _leave(self, pcpu: _Pcpu) -> None:
-        """Go back to what ran, or to another vCPU if one is to run."""
+        """Return to the vCPU that ran, or switch if another one is to run."""
         if pcpu.resched:
             pcpu.resched = False
             self._schedule(pcpu)
@@ -441,7 +439,7 @@ class _Host:
         self._queued += 1
 
     def _dequeue(self, pcpu: _Pcpu) -> _Vcpu | None:
-        """Return the next vCPU to run, from another pCPU's queue if need be."""
+        """Return the next vCPU to run, from another pCPU's queue if the own one is empty."""
         if not self._queued:
             return None
         count = len(self._pcpus)
@@ -453,7 +451,7 @@ class _Host:
         return None
 
     def _schedule(self, pcpu: _Pcpu) -> None:
-        """Switch ``pcpu`` to the next vCPU, or let the current one go on."""
+        """Switch ``pcpu`` to the next vCPU, or let the current one continue."""
         previous = pcpu.current
         stays = not previous.is_idle and not previous.blocking
         following = pcpu.queue.popleft() if stays and pcpu.queue else None
@@ -519,7 +517,7 @@ class _Host:
         self._leave(pcpu)
 
     def _set_runstate(self, pcpu: _Pcpu, vcpu: _Vcpu, state: Runstate) -> None:
-        """Write RUNSTATE_CHANGE, never before the vCPU's last one on whatever pCPU."""
+        """Write RUNSTATE_CHANGE, never earlier than the vCPU's last one on any pCPU."""
         pcpu.clock = max(pcpu.clock, vcpu.since or 0)
         now = self._emit(pcpu, RUNSTATE_CHANGE | vcpu.state << 8 | state << 4, vcpu.packed)
         if vcpu.since is not None:
@@ -534,7 +532,7 @@ class _Host:
         self._plan(pcpu.clock + self._about(_STEP_US), lambda then: self._step(vcpu, epoch, then))
 
     def _step(self, vcpu: _Vcpu, epoch: int, now: int) -> None:
-        """Let a running vCPU do one thing that leaves records."""
+        """Let a running vCPU do one thing that writes records."""
         if vcpu.epoch != epoch:
             return
         pcpu = self._pcpus[vcpu.pcpu]
@@ -557,7 +555,7 @@ class _Host:
             self._hypercall(pcpu, vcpu, EVENT_CHANNEL_OP)
             self._send_to_another(pcpu, vcpu)
         elif draw < 0.22:
-            # Now and then an event comes just before: the call returns at once.
+            # Sometimes an event arrives just before: the call returns at once.
             vcpu.pending |= self._random.random() < 0.1
             self._hypercall(pcpu, vcpu, SCHED_OP, _SCHEDOP_BLOCK)
             if vcpu.pending:
@@ -644,9 +642,9 @@ class _Host:
 
 
 def _hypercall_words(number: int, arguments: Sequence[int]) -> tuple[int, ...]:
-    """Return number and flags in one word, then those arguments that Xen records.
+    """Return number and flags in one word, followed by the arguments that Xen records.
 
-    Argument i that is present as 32 bits has 1 in bits 20 + 2 * i.
+    An argument i that is recorded with 32 bits has 1 in the bits from 20 + 2 * i.
     """
     recorded = _ARGUMENTS.get(number, ())
     flags = sum(1 << (20 + 2 * index) for index in recorded)

@@ -1,4 +1,4 @@
-"""Simulated hosts, each a trace by its seed: calm, with losses, with clocks that are apart."""
+"""Simulate hosts, each a trace determined by its seed: calm, with losses, with skewed clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make small kernel images: linked by gcc, packed as Linux packs them, with kallsyms tables."""
+"""Make small kernel images: linked by gcc, compressed as Linux does, with kallsyms tables."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compile_object(folder: Path, source: str = SOURCE, *, bits: int = 64, name: 
 
 
 def link_kernel(folder: Path, source: str = SOURCE, *, bits: int = 64, name: str = "kernel") -> Path:
-    """Assemble and link a source at a kernel's address, with a build-id."""
+    """Assemble and link a source at a kernel address, with a build-id."""
     made = compile_object(folder, source, bits=bits, name=name)
     path = folder / name
     text = TEXT_ADDRESS if bits == 64 else 0xC100_0000
@@ -94,7 +94,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def bzimage(plain: bytes, how: str) -> bytes:
-    """Return a bzImage, boot protocol 2.15, around a kernel; all but gzip add its plain size."""
+    """Return a bzImage (boot protocol 2.15) of a kernel; all formats but gzip append its plain size."""
     payload = PACKERS[how](plain) + (b"" if how == "gzip" else struct.pack("<I", len(plain) & 0xFFFF_FFFF))
     setup = bytearray(5 * 512)
     setup[0x1F1] = 4
@@ -114,16 +114,16 @@ def kallsyms(
     word_bytes: int = 8,
     absolute_percpu: bool = True,
 ) -> bytes:
-    """Return kallsyms tables of address, letter and name, as scripts/kallsyms.c lays them out.
+    """Return kallsyms tables of (address, letter, name), laid out as by scripts/kallsyms.c.
 
     Args:
         symbols: sorted by address.
         layout: "4.4" (addresses, markers of a word's size), "4.20" (offsets, one byte of length),
             "6.1" (two bytes of length), "6.2" (order of names before the tokens) or "6.4"
-            (offsets behind the tokens).
+            (offsets after the tokens).
         base: the relative base.
         word_bytes: 8 or 4.
-        absolute_percpu: offsets that are not negative are addresses.
+        absolute_percpu: non-negative offsets are addresses.
     """
     pairs = {0x01: b"xen_", 0x02: b"irq_", 0x03: b"__x64_sys_", 0x04: b"ab"}
     tokens = [pairs.get(code, bytes((code,)) if code else b"zq") for code in range(256)]

@@ -1,8 +1,8 @@
-"""Record a hundred times, each in a process of its own that is killed at a random moment.
+"""Record COUNT times, each time in a separate process that is killed at a random moment.
 
 usage: killed.py FOLDER COUNT SEED
 
-Prints the folder of each.
+Prints the folder of each recording.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Options
 
 TOGETHER = 10
-#: A third are killed so long after their start, when most changes; the others after their first record.
+#: A third of the processes are killed up to EARLY_S after their start, when most changes; the others up to
+#: LATE_S after their first record.
 EARLY_S = 0.08
 LATE_S = 0.3
 
@@ -36,7 +37,7 @@ def begin(folder: Path) -> int:
     registry.NAMES = tuple(TICKER_HOMES)
     dom0.why_no_dom0 = lambda: "this is a test"
     Ticker.blocks = 20
-    # So that more happens in the time: a second of a recording is a twentieth of one.
+    # Make more happen in the same time: the recorder's second takes a twentieth of one.
     session._SECOND_S = flusher._SECOND_S = 0.05
     session._POLL_S = 0.005
     request = session.Request(folder / "a.xtrace", Options(), ("ticker",))

@@ -17,7 +17,7 @@ from xtrace.symbols.sites.model import Kind, Site, SiteTable
 INF = float("inf")
 HZ = 2_600_000_000.0
 BUILD_ID = table().build_id
-#: Cycles by context; a miss behind an lfence waits long.
+#: Cycles by context; a miss after an lfence waits long.
 LFENCE = {"empty": 19.0, "stores_8": 20.0, "stores_40": 24.0, "load_miss_1": 2900.0, "alu_chain": 13.0}
 
 
@@ -53,7 +53,7 @@ def calibration(*rows: Row, timing: Timing = "hardware", tsc_hz: float = HZ) -> 
 
 
 def fenced(symbol: str, number: int, kind: Kind = Kind.MASK, mnemonic: str = "lfence", **more: Any) -> Site:
-    """Return a site with one inline fence; each number is an address of its own."""
+    """Return a site with one inline fence; each number gives a different address."""
     return plain(symbol, number, kind, **{"fences": (fence(mnemonic, via=""),), **more})
 
 
@@ -66,11 +66,12 @@ def paths_of(
     call: Sequence[tuple[float, float]] | None = None,
     upcall: Sequence[tuple[float, float]] | None = None,
 ) -> SitePaths:
-    """Return path counts of sites; functions are told apart by their symbols.
+    """Return path counts of sites; sites with the same symbol are in the same function.
 
     Args:
-        call: least and most in one call; nothing known unless given.
-        upcall: in one upcall; no callback is known unless given.
+        sites: the sites.
+        call: least and most executions of each site in one call; unknown unless given.
+        upcall: least and most in one upcall; no callback is known unless given.
     """
     starts: dict[str, int] = {}
     for one in sites:
@@ -98,7 +99,7 @@ def counts_of(ways: Sequence[tuple[float, float]]) -> PathCounts:
 
 @dataclass
 class CostedKernel:
-    """A kernel of which only sites and path counts are known."""
+    """A kernel that consists of sites and path counts only."""
 
     counted: SitePaths
     domain: int = 1

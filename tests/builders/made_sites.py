@@ -1,4 +1,4 @@
-"""Make sites and tables by hand, with what a test does not name left plain."""
+"""Make sites and tables by hand, with plain defaults for what a test does not set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real traces, cut, put together anew and damaged in every manner."""
+"""Cut, rearrange and damage real traces in every way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = (
 
 @cache
 def real_windows() -> tuple[tuple[tuple[int, tuple[bytes, ...]], ...], ...]:
-    """Return for each sample some of its windows, as (pCPU, the first records in them)."""
+    """Return some windows of each sample, as (pCPU, the first records in it)."""
     return tuple(tuple(_some_windows(sample_bytes(path))) for path in SAMPLES)
 
 
@@ -49,7 +49,7 @@ def _some_windows(data: bytes) -> Iterator[tuple[int, tuple[bytes, ...]]]:
 
 @cache
 def real_offsets(path: Path) -> tuple[int, ...]:
-    """Return where the windows of a sample begin."""
+    """Return the offsets of a sample's windows."""
     data, at, offsets = sample_bytes(path), 0, []
     while at < len(data):
         offsets.append(at)
@@ -58,14 +58,14 @@ def real_offsets(path: Path) -> tuple[int, ...]:
 
 
 def real_slice(random_: random.Random) -> bytes:
-    """Return some bytes of a real trace, from the beginning of a window on."""
+    """Return some bytes of a real trace, starting at a window."""
     path = random_.choice(SAMPLES)
     begin = random_.choice(real_offsets(path))
     return sample_bytes(path)[begin : begin + int(random_.triangular(200, _LARGEST_BYTES, 800))]
 
 
 def real_rounds(random_: random.Random) -> bytes:
-    """Return real records in smaller windows, a few rounds of them, perhaps of many pCPUs."""
+    """Return real records in smaller windows, a few rounds of them, possibly from many pCPUs."""
     windows = random_.choice(real_windows())
     at = random_.randrange(len(windows))
     pcpus = random_.choice((1, 2, 2, 3, 8))

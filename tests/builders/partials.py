@@ -1,4 +1,4 @@
-"""Make partials and reports out of the bytes of a trace."""
+"""Make partials and reports from the bytes of a trace."""
 
 from __future__ import annotations
 

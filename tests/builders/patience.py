@@ -1,4 +1,4 @@
-"""The line that asks for patience tells how busy the machine is, and nothing about the command."""
+"""Remove the line that asks for patience, which depends only on how busy the machine is."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from xtrace.analysis.loading.preload import LOOPS
 
 
 def without_patience(said: str) -> str:
-    """Return what a command said on standard error, but for that line."""
+    """Return a command's standard error without that line."""
     return said.replace(LOOPS.patience, "")

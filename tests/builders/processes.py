@@ -1,4 +1,4 @@
-"""Which processes run, as /proc tells it: pgrep is not everywhere."""
+"""List running processes from /proc, because pgrep is not available everywhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def running(text: str) -> list[int]:
-    """Return the processes that have ``text`` in their command line."""
+    """Return the pids of the processes with ``text`` in their command line."""
     found = []
     for folder in Path("/proc").iterdir():
-        # They may end while they are looked at.
+        # A process may end meanwhile.
         with contextlib.suppress(OSError):
             if folder.name.isdigit() and text.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))

@@ -1,4 +1,4 @@
-"""Traces of random records: each valid by itself, in an order that no host would write."""
+"""Make traces of random records: each is valid by itself, in an order that no host would write."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _words(count: int) -> st.SearchStrategy[Words]:
 
 @st.composite
 def _hypercall(draw: st.DrawFn) -> Words:
-    """Number and flags of the first argument, and arguments; the flag may be there without them."""
+    """Draw number and flags of the first argument, and arguments, which may be absent despite the flags."""
     return (draw(_op) | draw(_small) << 20, *draw(st.lists(_small, max_size=2)))
 
 
@@ -78,7 +78,7 @@ _TIMED = st.one_of(
     _of(0x22202, _words(2)),
     # Count, distance of first_tsc, vCPU and domain.
     _of(LOST_RECORDS, st.tuples(_small, _gap, _pair).map(lambda drawn: (*drawn[:2], *drawn[2]))),
-    # Lengths that do not fit.
+    # Unexpected lengths.
     st.tuples(st.sampled_from([0x21002, 0x28004, 0x201103, 0x81001, 0x82004, 0x802008]), _words(6)),
 )
 _UNTIMED = st.one_of(
@@ -112,7 +112,7 @@ _step = st.tuples(
 
 @st.composite
 def traces(draw: st.DrawFn) -> bytes:
-    """Give the bytes of a trace of some pCPUs whose clocks differ a little."""
+    """Draw the bytes of a trace of some pCPUs whose clocks differ slightly."""
     ahead = [0, draw(_gap), draw(_gap)]
     pcpus = [_Pcpu(bytearray()) for _ in ahead]
     now = START_TSC
@@ -120,7 +120,7 @@ def traces(draw: st.DrawFn) -> bytes:
         pcpu = pcpus[number]
         now += gap
         if not is_timed:
-            # Right behind a loss the reader puts an untimed record too early: test_machine has that case.
+            # Right after a loss the reader places an untimed record too early: test_machine has that case.
             if not pcpu.is_behind_loss:
                 pcpu.content += pack_record(event, None, words)
             continue

@@ -1,8 +1,8 @@
-"""Run xtrace as a process of its own without the second and a half that its imports take.
+"""Run xtrace in a separate process without the 1.5 s that its imports take.
 
-A process that has them stands ready, one for each that runs tests; each command is a fork of it with the
-streams, the folder and the variables that it is given, and begins and ends as the installed command does.
-What depends on a fresh interpreter, or on how it was started, is tested with one.
+Each test process starts a server that has imported the modules.  Each command is a fork of the server with
+the given streams, folder and variables, and begins and ends like the installed command.  What depends on a
+fresh interpreter, or on how it was started, must be tested with one.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def run(
     """Run ``xtrace`` with ``arguments`` to its end.
 
     Args:
-        arguments: its words.
-        stdin: what it may read.
-        environment: its variables; those of this process unless given.
-        cwd: where it runs; here unless given.
+        arguments: the words after ``xtrace``.
+        stdin: content of its standard input.
+        environment: its variables; by default those of this process.
+        cwd: its working directory; by default that of this process.
     """
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -62,7 +62,7 @@ def run(
 
 @functools.cache
 def _ready() -> socket.socket:
-    """Start the process that stands ready; it ends when this one's end of the socket is closed."""
+    """Start the server; it ends when this process's end of the socket is closed."""
     ours, theirs = socket.socketpair()
     atexit.register(ours.close)
     with theirs:
@@ -75,7 +75,7 @@ def _ready() -> socket.socket:
 
 
 def serve() -> None:
-    """Fork for each command that is asked for on standard input."""
+    """Fork for each command requested on standard input."""
     import xtrace.analysis.state_machine.machine
     import xtrace.cli.main
     import xtrace.probes.reader.loops  # noqa: F401
@@ -94,7 +94,7 @@ def serve() -> None:
 
 
 def _watch(control: int, *streams: int) -> NoReturn:
-    """Fork once more for the command, and tell how it ended."""
+    """Fork once more for the command, and send its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     told = socket.socket(fileno=control)
     content = told.makefile("rb")
@@ -117,7 +117,7 @@ def _become(words: list[str], variables: dict[str, str], folder: str, streams: S
     os.environ.update(variables)
     os.chdir(folder)
     sys.argv = ["xtrace", *words]
-    # As the interpreter makes them for files.
+    # As the interpreter opens them for files.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""What `xtrace report` says of a trace, to hold live figures against."""
+"""Read what `xtrace report` says about a trace, to compare live figures with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOME = sorted({*_BY_SIZE[:2], *(path for path in SAMPLES if "lost" in path.name)
 
 @functools.cache
 def report(path: Path) -> Any:
-    """Return the report as JSON gives it."""
+    """Return the report's JSON object."""
     return json.loads(printed("report", "--json", str(path)))
 
 
@@ -30,7 +30,7 @@ def rows(path: Path, table: str) -> list[dict[str, Any]]:
 
 
 def printed(*arguments: str) -> str:
-    """Return what a command prints; it must succeed."""
+    """Return a command's output; it must succeed."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(list(arguments)) == 0
@@ -39,5 +39,5 @@ def printed(*arguments: str) -> str:
 
 @functools.cache
 def objects(*arguments: str) -> list[dict[str, Any]]:
-    """Return the JSON objects that a command prints, one a line."""
+    """Return the JSON objects that a command prints, one per line."""
     return [json.loads(line) for line in printed(*arguments).splitlines()]

@@ -1,4 +1,4 @@
-"""Traces with samples of the instruction pointer, and a kernel's image to look them up in, made by hand."""
+"""Make traces with samples of the instruction pointer, and a kernel image to look them up in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TO_RUNNING = 0x21101  # runnable to running
 
 @dataclass
 class MadeKernel:
-    """An image of three functions of 4 KiB each; the second one runs masked and has source lines."""
+    """An image of three functions of 4 KiB each; the second runs masked and has source lines."""
 
     domain: int = 3
     path: str = "boot/netbsd"
@@ -55,7 +55,7 @@ def rip(address: int) -> tuple[int, int]:
 
 
 def trace(*samples: tuple[int, int], vcpu: tuple[int, int] = RUN_D3V0) -> bytes:
-    """Return a trace in which a vCPU begins to run, then the records (event, address) come."""
+    """Return a trace in which a vCPU begins to run, followed by the records (event, address)."""
     records = [pack_record(TO_RUNNING, 1000, vcpu)]
     for number, (event, address) in enumerate(samples):
         more = {TRAP: (14,), PAGE_FAULT: (0, 0, 0)}.get(event, ())

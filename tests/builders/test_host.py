@@ -28,7 +28,7 @@ def records(simulation: Simulation) -> list[Record]:
     return trace.records
 
 
-def test_the_seed_decides(simulation: Simulation) -> None:
+def test_the_seed_determines_the_trace(simulation: Simulation) -> None:
     assert simulate(1, 3, DOMAINS, DURATION_CYCLES) == simulation
     assert simulate(2, 3, DOMAINS, DURATION_CYCLES).data != simulation.data
 
@@ -40,7 +40,7 @@ def test_every_event_is_in_the_trace(simulation: Simulation, records: list[Recor
     assert max(record.tsc for record in records) <= simulation.truth.last_tsc
 
 
-def test_every_kind_of_thing_happens(simulation: Simulation) -> None:
+def test_every_kind_of_action_happens(simulation: Simulation) -> None:
     ids = {
         value
         for name, value in vars(host).items()
@@ -50,8 +50,8 @@ def test_every_kind_of_thing_happens(simulation: Simulation) -> None:
     assert set(simulation.truth.events) == ids - {host.RUNSTATE_CHANGE, DEFAULT_RING_BYTES} | runstates
 
 
-def test_runstates_follow_one_another(records: list[Record]) -> None:
-    """In merged order each vCPU's old state is its last new one, and one vCPU runs on a pCPU."""
+def test_runstates_are_consistent(records: list[Record]) -> None:
+    """In merged order each vCPU's old state is its last new state, and one vCPU at a time runs on a pCPU."""
     state: dict[int, int] = {}
     running: dict[int, int] = {}
     for record in records:
@@ -68,7 +68,7 @@ def test_runstates_follow_one_another(records: list[Record]) -> None:
 
 
 class Recount:
-    """VcpuTruth once more, from nothing but the records."""
+    """VcpuTruth, computed again from the records alone."""
 
     def __init__(self, pcpus: int) -> None:
         self.current = {pcpu: (IDLE_DOMAIN, pcpu) for pcpu in range(pcpus)}
@@ -125,8 +125,8 @@ def test_truth_agrees_with_a_count_of_the_records(
         assert truth.runs > 0
 
 
-def test_the_record_before_a_wake_tells_its_cause(simulation: Simulation) -> None:
-    """On the waker's pCPU; a wake by an interrupt lies within the HW_IRQ_HANDLED behind it."""
+def test_the_record_before_a_wake_shows_its_cause(simulation: Simulation) -> None:
+    """On the waker's pCPU; a wake by an interrupt is within the interval of the HW_IRQ_HANDLED after it."""
     causes: Counter[str] = Counter()
     by_pcpu: dict[int, list[Record]] = {}
     for record in read(simulation.data).records:
@@ -149,16 +149,16 @@ def test_the_record_before_a_wake_tells_its_cause(simulation: Simulation) -> Non
         truth.update(vcpu.wakes)
     assert causes.total() == truth.total()
     assert causes["irq"] == truth["irq"]
-    # A timer may fire right after a send that woke nobody: on a PV vCPU nothing tells it apart.
+    # A timer may fire right after a send that woke nobody: on a PV vCPU the two cannot be distinguished.
     assert truth["hypercall"] <= causes["hypercall"] <= 1.1 * truth["hypercall"]
 
 
 def is_between(tsc: int, begin: int, end: int) -> bool:
-    """Tell whether the low half of ``tsc`` lies in the interval of two other low halves."""
+    """Return whether the low half of ``tsc`` is within the interval of two other low halves."""
     return (tsc - begin) & 0xFFFF_FFFF < (end - begin) & 0xFFFF_FFFF
 
 
-def test_lost_records_tell_what_small_rings_dropped() -> None:
+def test_lost_records_count_what_small_rings_dropped() -> None:
     simulation = simulate(3, 2, DOMAINS, 50_000_000, loss=0.4, ring_bytes=4088, poll_cycles=2_000_000)
     trace = read(simulation.data)
     truth = simulation.truth

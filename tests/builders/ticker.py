@@ -1,4 +1,4 @@
-"""A backend that needs nothing of its host: it records, at each poll, that it was polled."""
+"""A backend that needs nothing from its host: at each poll it records that it was polled."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BLOCK_BYTES = 16 << 10
 
 
 class Ticker:
-    """Writes lines of text and blocks of bytes."""
+    """A backend that writes lines of text and blocks of bytes."""
 
     name = "ticker"
-    #: Polls until it dies; None is never.
+    #: Number of polls until it fails; None for never.
     lives: int | None = None
     blocks = 4
 
@@ -67,7 +67,7 @@ class Ticker:
 
 
 class Absent(Ticker):
-    """Works nowhere."""
+    """A backend that is never available."""
 
     name = "absent"
 
@@ -79,7 +79,7 @@ TICKER_HOMES = {"absent": ("builders.ticker", "Absent"), "ticker": ("builders.ti
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make these the only backends there are, on a host that is taken for a dom0."""
+    """Make these the only backends, and make the host pass for a dom0."""
     monkeypatch.setattr(registry, "_HOMES", TICKER_HOMES)
     monkeypatch.setattr(registry, "NAMES", tuple(TICKER_HOMES))
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a test")

@@ -1,4 +1,4 @@
-"""Lay loops out as calibrate does, run them in its child, and look at what they touched."""
+"""Lay out loops as calibrate does, and run them in its child."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from xtrace.probes.timing.session import Session
 from xtrace.symbols.replay import timed_loop
 from xtrace.symbols.replay.site_loop import Replay
 
-#: The driver may be made to run for so long before the child is given up.
+#: How long the driver may run before the child is killed.
 LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """A program, and where its loops stand, one place each."""
+    """A program and its loops, one place each."""
 
     program: Program
     loops: tuple[Loop, ...]
 
 
 def laid(codes: Sequence[timed_loop.LoopCode]) -> Laid:
-    """Return loops laid out behind the driver."""
+    """Return loops laid out after the driver."""
     builder = Builder(0)
     loops = tuple(builder.add(code)[0] for code in codes)
     return Laid(builder.program(), loops)
 
 
 def run(laid_out: Laid, count: int = 4) -> list[int]:
-    """Run each loop once, all in one child that may do nothing else; return their cycles.
+    """Run each loop once, all in one confined child; return their cycles.
 
     Raises:
-        ChildError: one of them ended it.
+        ChildError: one of them killed the child.
     """
     if not laid_out.loops:
         return []

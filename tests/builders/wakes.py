@@ -1,7 +1,7 @@
-"""Write a trace of one vCPU that is woken again and again, with times drawn as one asks.
+"""Write a trace of one vCPU that is woken repeatedly, with random times of a given distribution.
 
-Between captures a factor moves all their times, as another placement in memory does; within one, each wake
-has a time of its own.
+All times of a capture share a random factor, as different placement in memory would cause; within a capture,
+each wake has its own time.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def wakes(
     """Return a trace of ``count`` wakes on one pCPU.
 
     Args:
-        seed: the same one gives the same bytes.
+        count: number of wakes.
+        seed: the same seed gives the same bytes.
         wake_cycles, run_cycles, sleep_cycles: medians of wake to running, of running, and of blocked.
-        spread: of each time's logarithm, within a capture.
-        between: of the logarithm of the factor that all wake times of a capture share.
+        spread: standard deviation of each time's logarithm, within a capture.
+        between: standard deviation of the logarithm of the factor that all wake times of a capture share.
     """
     chance = random.Random(seed)
     factor = chance.lognormvariate(0, between)

@@ -1,4 +1,4 @@
-"""What tests let the system's Python do: it has bcc, and neither NumPy nor pytest.  Prints JSON."""
+"""Actions that tests run with the system's Python, which has bcc but not NumPy or pytest.  Prints JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FUNCTIONS = {
 
 
 def probe() -> Any:
-    """Tell whether bpf works here, by loading a program: some containers let root do nothing."""
+    """Check whether bpf works here by loading a program: some containers do not let root do it."""
     reason, _ = loader.why_not()
     if not reason:
         try:
@@ -48,7 +48,7 @@ def probe() -> Any:
 
 
 def uprobes(executable: str, *words: str) -> Any:
-    """Hang the programs on an executable's functions, run it, return what was counted."""
+    """Attach the programs to an executable's functions, run it, and return the counts."""
     program, drain = _on_executable(executable, _settings())
     subprocess.run(["taskset", "-c", "0", executable, *words], check=True)
     found = drain.difference()
@@ -59,7 +59,7 @@ def uprobes(executable: str, *words: str) -> Any:
 
 
 def overload(executable: str, directory: str, ring_bytes: str, *words: str) -> Any:
-    """Stream more than a ring holds while nobody reads it; return what was read and what was dropped."""
+    """Stream more than a ring holds while nobody reads it; return how much was read and dropped."""
     capture = CaptureWriter(Path(directory))
     program = loader.Program("dom0.bpf.c", {**_settings(), "STREAM": 1})
     drain = tables.Drain(program)
@@ -67,7 +67,7 @@ def overload(executable: str, directory: str, ring_bytes: str, *words: str) -> A
     rings.open(capture, "events", int(ring_bytes))
     rings.describe(capture, "events", ctf_writer.event_metadata())
     _hang_on(program, executable, ("send",))
-    # On one CPU, so that one ring gets all.
+    # On one CPU, so that one ring gets everything.
     subprocess.run(["taskset", "-c", "0", executable, *words], check=True)
     program.detach()
     rings.finish()
@@ -99,7 +99,7 @@ def no_room(executable: str, *words: str) -> Any:
 
 
 def record(name: str, directory: str, seconds: str, events: str, *command: str) -> Any:
-    """Record with a backend while a command runs and say what both did."""
+    """Record with a backend while a command runs; return what both did."""
     _mount_tracefs()
     backend = _backend(name)
     capture = CaptureWriter(Path(directory))
@@ -129,7 +129,7 @@ def record(name: str, directory: str, seconds: str, events: str, *command: str) 
 
 
 def full(name: str, directory: str, max_bytes: str) -> Any:
-    """Record into a capture that may have few bytes, to its end."""
+    """Record into a capture that may have only a few bytes, until it ends."""
     _mount_tracefs()
     backend = _backend(name)
     capture = CaptureWriter(Path(directory), max_bytes=int(max_bytes))
@@ -153,7 +153,7 @@ def full(name: str, directory: str, max_bytes: str) -> Any:
 
 
 def killed(name: str, directory: str) -> Any:
-    """Be killed while recording; the parent says what is left."""
+    """Record until killed; the parent checks what is left."""
     _mount_tracefs()
     child = os.fork()
     if child == 0:
@@ -175,7 +175,7 @@ def killed(name: str, directory: str) -> Any:
 
 
 def as_nobody(name: str, directory: str) -> Any:
-    """Try without root, in a folder that anyone may write."""
+    """Try without root, in a folder that everyone can write to."""
     os.seteuid(65534)
     backend = _backend(name)
     said = backend.probe()
@@ -187,7 +187,7 @@ def as_nobody(name: str, directory: str) -> Any:
 
 
 def without_bcc(name: str, package: str) -> Any:
-    """Try where bcc is missing, or where another package has its name."""
+    """Try without bcc, or with another package of the same name."""
     sys.path.insert(0, package)
     if not Path(package, "bcc").exists():
         sys.modules["bcc"] = None  # type: ignore[assignment]
@@ -196,7 +196,7 @@ def without_bcc(name: str, package: str) -> Any:
 
 
 def broken(source: str) -> Any:
-    """Compile a source that is wrong."""
+    """Compile an invalid source."""
     try:
         loader.Program(source, _settings())
     except TraceError as error:
@@ -230,7 +230,7 @@ def _backend(name: str) -> Backend:
 
 
 def _mount_tracefs() -> None:
-    """Mount tracefs where it is not, for this process and its children alone."""
+    """Mount tracefs if it is not mounted, for this process and its children only."""
     if Path("/sys/kernel/tracing/events").exists():
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Run a script under the system's Python, which alone sees bcc, with xtrace.* on its path."""
+"""Run a script with the system's Python, the only one that has bcc, with xtrace on its path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _why_not() -> str:
 
 
 def require_bpf() -> None:
-    """Skip, or fail where peers are required, unless bcc loads programs here."""
+    """Skip, or fail if peers are required, unless bcc can load programs here."""
     if reason := _why_not():
         if _REQUIRED:
             pytest.fail(f"XTRACE_REQUIRE_PEERS=1, and {reason}")
@@ -36,7 +36,7 @@ def require_bpf() -> None:
 
 
 def require_tool(name: str, package: str) -> str:
-    """Return the path of a peer; skip, or fail where peers are required, if it is not there."""
+    """Return the path of a peer; if it is missing, skip, or fail if peers are required."""
     import shutil
 
     path = shutil.which(name)
@@ -49,7 +49,7 @@ def require_tool(name: str, package: str) -> str:
 
 
 def drive(action: str, *arguments: str | Path, timeout_s: float = 60) -> Any:
-    """Do an action of drive.py and return what it found."""
+    """Run an action of drive.py and return its result."""
     done = _start(Path(__file__).with_name("drive.py"), action, *map(str, arguments), timeout_s=timeout_s)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
