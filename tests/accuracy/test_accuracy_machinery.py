@@ -1,4 +1,4 @@
-"""The benchmark of accuracy in small: the program, its sites, its counts and a prediction; no timing."""
+"""A small run of the accuracy benchmark: the program, its sites, its counts and a prediction, without timing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibratio
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "accuracy.py"
 ROUNDS = 2 * 20_000
 
-# Of a benchmark alone.
+# Only a benchmark depends on it.
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")]
 
 
-#: What the made calibration says, so that each sequence and fence can be told in a sum.
+#: Cycles of the made calibration, chosen so that each sequence and fence can be identified in a sum.
 PRICES = {"mask": 10.0, "restore": 200.0, "unmask": 400.0}
 DEARER = {"lfence": 1.0, "mfence": 2.0, "sfence": 3.0, "lock add": 4.0, "xchg": 5.0}
 
@@ -50,7 +50,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return content
 
 
-def test_every_site_is_found_with_the_fence_that_was_built_in(told: dict[str, Any]) -> None:
+def test_every_site_is_found_with_its_fence(told: dict[str, Any]) -> None:
     assert told["wrong_fences"] == []
     assert len(told["runs"]) == 2 * 5
 
@@ -68,14 +68,14 @@ def test_each_round_executes_both_sites_once(told: dict[str, Any]) -> None:
 
 
 def test_events_reach_the_guest_with_every_fence(told: dict[str, Any]) -> None:
-    # That each one is handled, the benchmark checks after every run.
+    # The benchmark itself checks after every run that each event was handled.
     assert told["upcall_count"] >= len(told["runs"]) / 2
 
 
 def test_a_prediction_is_the_sum_of_two_sites_of_the_fence(told: dict[str, Any]) -> None:
     for made in told["predictions"]:
         fence = made["build"].split("-")[1].replace("lockadd", "lock add")
-        # From the least of the fence's sequences to the greatest, each drawn from its interval of +-1.
+        # From the lowest to the highest of the fence's sequences, each drawn from its interval of +-1.
         assert made["low_cycles"] == pytest.approx(2 * DEARER[fence] * 10, abs=4)
         assert made["high_cycles"] == pytest.approx(2 * DEARER[fence] * 405, abs=4)
         assert made["source"] == "standard"

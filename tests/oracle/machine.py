@@ -1,46 +1,44 @@
-"""A slow and plain twin of the state machines, to compare the compiled ones with.
+"""A slow, simple reference implementation of the state machines, to compare the compiled ones with.
 
-Dicts, small classes and one handler for each kind of record; no arrays.  It
-takes the oracle reader's records, in their merged order.  Where the two
-differ, this file is the one to read.  Its rules, beyond what ``metrics`` says:
+It has dicts, small classes and one handler for each kind of record, no arrays.  It
+takes the oracle reader's records in merged order.  If the two implementations differ,
+read this one first.  Its rules, in addition to those in ``metrics``:
 
 Knowledge
-    A pCPU's first timed record makes a stand-in vCPU (default domain, number =
-    pCPU) its current one, until a scheduling record tells better.  A vCPU is known from its
-    first switch to running on; what a runstate record says before that is
-    dropped.  If that switch is CONTINUE_RUNNING where the stand-in is current, it has run since
-    the pCPU's first TSC.
+    A pCPU's first timed record makes a placeholder vCPU (default domain, number = pCPU)
+    its current one, until a scheduling record names the real one.  A vCPU is known from its first switch
+    to running; runstate records of it before that are ignored.  If that switch is CONTINUE_RUNNING while
+    the placeholder is current, the vCPU has run since the pCPU's first TSC.
 Runstates
     A record whose old state is not the vCPU's is a mismatch: the interval that it ends
-    is not measured, the new state holds from there.  But what runs is stopped only by a record of
-    its own pCPU that says "running to ...": others come late and are ignored.  Running
-    in two places is a mismatch too; the deschedule that comes
-    late gives a negative HANDOFF.  Intervals of zero cycles are not put out, negative ones
-    become NEGATIVE, and the state that follows is counted from the later time.
+    is not measured, and the new state holds from there.  But a running vCPU is stopped only by a record of
+    its own pCPU that says "running to ...": other records are late and are ignored.  Running
+    in two places is a mismatch too; a late deschedule gives a negative HANDOFF.  Intervals of zero cycles
+    are not emitted, negative ones become NEGATIVE, and the state that follows is counted from the later time.
 Domains
-    The state of a domain is told by its known vCPUs that are not lost, or is LOST
-    if there are none but lost ones.
+    The state of a domain is that of its known vCPUs that are not lost; it is LOST
+    if all known vCPUs are lost.
 Loss
-    From LOST_RECORDS' first_tsc on the pCPU is blind, up to its next record (its end is
-    LOST_RECORDS' own TSC).  At first_tsc its current vCPU is lost, and all that do not run.  While any
-    pCPU is blind, whoever stops running (idle vCPUs apart) is lost.  A lost vCPU is found when
-    it runs.  At the end of a loss the vCPU that LOST_RECORDS names runs there since the end.
-    Nothing that a vCPU has begun bridges a loss.
+    The pCPU is blind from LOST_RECORDS' first_tsc up to its next record (the loss ends at
+    LOST_RECORDS' own TSC).  At first_tsc its current vCPU becomes lost, and so do all that do not run.
+    While any pCPU is blind, each vCPU that stops running (except idle vCPUs) becomes lost.  A lost vCPU is
+    found when it runs.  The vCPU that LOST_RECORDS names runs on the pCPU from the end of the loss.
+    Nothing that a vCPU has begun continues across a loss.
 Causes
-    A wake by the record right before it on the pCPU: an event channel operation, or another
-    hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise by the interrupt in whose
-    [in, out] it lies, if its HW_IRQ_HANDLED comes before a record of a guest or a
-    switch; otherwise by a timer or what else.  Unknown before the first scheduling record,
-    right behind a loss, and where a loss comes before the explanation.
+    The cause of a wake is the record right before it on the pCPU: an event channel operation, or another
+    hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise it is the interrupt whose
+    [in, out] contains the wake, if its HW_IRQ_HANDLED comes before a record of a guest or a
+    switch; otherwise a timer or something else.  It is unknown before the first scheduling record,
+    right after a loss, and if a loss comes before the explanation.
 Skew
     A vCPU runs in one place at a time, and nothing else changes its runstate meanwhile.  Its stays on a
-    pCPU are told from that pCPU's own records: "to running", then "running to" as the next switch, with no
-    loss between; any other runstate record is a stay of no length.  A stay on one pCPU and another of the
-    last eight, on a second, exclude all differences of the two TSCs that would make them overlap.
-    Where 0 is among those, the TSCs are apart; from the first such proof on all that is excluded is put out.
+    pCPU come from that pCPU's own records: "to running", then "running to" as the next switch, without a
+    loss in between; any other runstate record is a stay of zero length.  A stay on one pCPU, and each of the
+    last eight that was on another, exclude all differences of the two TSCs that would make them overlap.
+    If 0 is excluded, the TSCs differ; from the first such proof on, everything excluded is emitted.
 PV upcalls
     A vCPU that blocked by its own call and runs again (without a preemption
-    between) is in the upcall until the iret that no trap explains.  Each trap and page fault explains
+    in between) is in the upcall until the iret that no trap explains.  Each trap and page fault explains
     one iret.  Blocking forgets traps.  The compat sched_op has no recorded command:
     it was a block call if a BLOCK record follows before another record of the guest.
 """
@@ -66,7 +64,7 @@ IDLE, STAND_IN = 0x7FFF, 0x8000
 NOBODY = STAND_IN << 16 | 0xFFFF
 RUNNING, RUNNABLE, BLOCKED, OFFLINE, LOST, UNKNOWN = range(6)
 LOW = 0xFFFF_FFFF
-#: Hypercall numbers and ids of PV records that are only counted; the rare ones beyond give intervals.
+#: Hypercall numbers and ids of PV records that are only counted; the rare ones above these give intervals.
 COUNTED_OPS, PV_EVENTS = 64, 32
 GUEST_CLASS = 1 << 27
 ALWAYS = (-(1 << 62), 1 << 62)
@@ -79,7 +77,7 @@ RESIDENCE_TAIL = 1 << 20
 
 
 class Interval(NamedTuple):
-    """What the machines put out; ``tsc`` is where it ends."""
+    """An interval that the machines emit; ``tsc`` is its end."""
 
     metric: Metric
     a: int
@@ -89,7 +87,7 @@ class Interval(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Key of what is only counted."""
+    """Key of a figure that is only counted."""
 
     metric: Metric
     a: int
@@ -107,7 +105,7 @@ class Upcall:
 
 @dataclass(slots=True)
 class Begun:
-    """All that a vCPU has begun and that a loss of records cuts off."""
+    """Everything that a vCPU has begun and that a loss of records cuts off."""
 
     resident_since: int | None = None
     wake: tuple[int, int] | None = None  # TSC, waker's pCPU
@@ -115,7 +113,7 @@ class Begun:
     ran_at: int = 0
     fresh: bool = False
     blocked_by_call: bool = False
-    block_call: bool | None = None  # None: no call; False: only a BLOCK record tells that it was one
+    block_call: bool | None = None  # None: no call; False: a block call only if a BLOCK record follows
     upcall: Upcall | None = None
     traps: int = 0
     switched: bool = False
@@ -126,11 +124,11 @@ class Begun:
     vector: int = 0  # of the last injection
     window: int | None = None
     entered: int | None = None  # VMENTRY after an injection
-    skew: int | None = None  # runs here since, its deschedule elsewhere has not been seen
+    skew: int | None = None  # runs here since then; its deschedule elsewhere has not been seen
 
 
 class Stay(NamedTuple):
-    """Where a vCPU was, from when to when."""
+    """An interval of a vCPU on a pCPU."""
 
     pcpu: int
     begin: int
@@ -159,7 +157,7 @@ class Vcpu:
 
     @property
     def metric(self) -> Metric | None:
-        """The metric of the state it is in."""
+        """The metric of its current state."""
         if self.state == RUNNABLE:
             return self.reason
         states = {RUNNING: Metric.RUNNING, BLOCKED: Metric.BLOCKED, OFFLINE: Metric.OFFLINE}
@@ -181,11 +179,11 @@ class Pcpu:
     current: Vcpu | None = None
     since: int | None = None
     loss: Loss | None = None
-    # Of the last record: what it may wake by, its argument, its TSC.
+    # Of the last record: the cause of wake that it may be, its argument, its TSC.
     cause: tuple[WakeCause, int, int] | None = None
     unexplained: list[tuple[Vcpu, int]] = field(default_factory=list)
     idle: int | None = None
-    run: tuple[Vcpu, int | None] | None = None  # last switched; to running at
+    run: tuple[Vcpu, int | None] | None = None  # last vCPU switched, TSC of its switch to running
 
 
 @dataclass(slots=True)
@@ -212,7 +210,7 @@ class Domain:
 
 @dataclass(slots=True)
 class Result:
-    """What came out: intervals in order, the open ends, counts."""
+    """The result: intervals in order, those still open at the end, counts."""
 
     intervals: list[Interval]
     ends: list[Interval]
@@ -220,7 +218,7 @@ class Result:
 
 
 def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
-    """Walk ``records`` through the machines; only counts look at the window of TSCs."""
+    """Run ``records`` through the machines; the window of TSCs restricts only counts."""
     host = Host(window)
     for record in records:
         host.take(record)
@@ -257,7 +255,7 @@ class Host:
         self.put(Metric.RIP, vcpu.key | source << 32, signed(rip), 0, tsc)
 
     def ends(self) -> list[Interval]:
-        """Return the heads before the first proof and what is open at the end."""
+        """Return the time before each vCPU was known, and the intervals still open at the end."""
         last, first = self.last_tsc, self.first_tsc or 0
         rows = []
         for vcpu in self.vcpus.values():
@@ -313,7 +311,7 @@ class Host:
             handler(self, pcpu, record)
 
     def vcpu(self, key: int) -> Vcpu:
-        """Return the vCPU with that key, a new one if need be."""
+        """Return the vCPU with that key; create it if needed."""
         if key not in self.vcpus:
             self.vcpus[key] = Vcpu(key)
             self.domains.setdefault(key >> 16, Domain()).vcpus.append(self.vcpus[key])
@@ -350,14 +348,14 @@ class Host:
         domain.state, domain.since = state, max(tsc, domain.since)
 
     def mismatch(self, vcpu: Vcpu, tsc: int) -> None:
-        """Note a contradiction: the time since the last record of its state is lost time."""
+        """Count a contradiction: the time since the last record of the vCPU's state becomes lost time."""
         self.count(Metric.STATE_MISMATCH, vcpu.key)
         if vcpu.since is not None and tsc > vcpu.since:
             self.put(Metric.STATE_LOST, vcpu.key, 0, tsc - vcpu.since, tsc)
         vcpu.since = None
 
     def leave(self, pcpu: Pcpu, tsc: int) -> None:
-        """End the turn of the current vCPU."""
+        """End the current vCPU's time on the pCPU."""
         if pcpu.current is not None and pcpu.since is not None and tsc > pcpu.since:
             is_idle = pcpu.current.domain == IDLE
             metric = Metric.PCPU_IDLE if is_idle else Metric.PCPU_RUNNING
@@ -365,7 +363,7 @@ class Host:
         pcpu.current = pcpu.since = None
 
     def enter(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
-        """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+        """Make ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
         before = pcpu.current
         if before is not None and before is not vcpu:
             self.leave(pcpu, tsc)
@@ -392,7 +390,7 @@ class Host:
         pcpu.current, pcpu.since = vcpu, tsc
 
     def end_wait(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
-        """Measure from the wake to now, when the vCPU runs."""
+        """Measure the time from the wake to now, when the vCPU begins to run."""
         wake, vcpu.begun.wake = vcpu.begun.wake, None
         if wake is None or vcpu.metric != Metric.RUNNABLE_WAKE:
             return
@@ -405,7 +403,7 @@ class Host:
         self.put(Metric.HANDOFF, origin << 16 | target, 0, end - begin, end)
 
     def stop(self, pcpu: Pcpu, vcpu: Vcpu, new: int, tsc: int) -> None:
-        """Take a running vCPU off its pCPU."""
+        """Remove a running vCPU from its pCPU."""
         begun = vcpu.begun
         if begun.skew is not None and vcpu.pcpu is not None and vcpu.pcpu != pcpu.number:
             self.put(Metric.HANDOFF, pcpu.number << 16 | vcpu.pcpu, 0, begun.skew - tsc, tsc)
@@ -429,7 +427,7 @@ class Host:
             self.lose(vcpu, tsc)
 
     def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
-        """Take a runstate record."""
+        """Handle a runstate record."""
         self.note_stay(pcpu, vcpu, old, new, tsc)
         if vcpu.state == UNKNOWN:
             self.first_change(pcpu, vcpu, old, new, tsc)
@@ -486,7 +484,7 @@ class Host:
             self.exclude_skew(vcpu, Stay(pcpu.number, begin, tsc))
 
     def exclude_skew(self, vcpu: Vcpu, stay: Stay) -> None:
-        """Put out what differences of TSCs the stay and earlier ones on other pCPUs exclude."""
+        """Emit the differences of TSCs that the stay and earlier ones on other pCPUs exclude."""
         for other in vcpu.stays:
             if other.pcpu == stay.pcpu or (stay.begin == stay.end and other.begin == other.end):
                 continue
@@ -599,7 +597,7 @@ class Host:
     # --- guests ----------------------------------------------------------------------------
 
     def guest(self, pcpu: Pcpu, type_: str) -> Vcpu | None:
-        """Return the current vCPU if a record of that type of guest can be its own."""
+        """Return the current vCPU if a record of that type of guest can belong to it."""
         vcpu = pcpu.current
         if vcpu is None or vcpu.domain == IDLE or vcpu.type not in (None, type_):
             return None
@@ -655,7 +653,7 @@ class Host:
             self.put(Metric.HVM_EXIT, vcpu.key, exit_[1], max(tsc - exit_[0], 0), tsc)
 
     def hypercall(self, pcpu: Pcpu, vcpu: Vcpu, op: int, command: int | None, tsc: int) -> None:
-        """Take what a hypercall or an entry of a multicall means."""
+        """Handle a hypercall or an entry of a multicall."""
         begun = vcpu.begun
         if command is not None and op in (*SCHED_OPS, VCPU_OP, GRANT_TABLE_OP):
             self.put(Metric.COMMAND, vcpu.key, op << 32 | command, 0, tsc)
@@ -698,7 +696,7 @@ def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
 
 
 def on_wake(host: Host, pcpu: Pcpu, record: Record) -> None:
-    raise NotImplementedError("take() handles it, for it needs the record before")
+    raise NotImplementedError("take() handles it, because it needs the record before")
 
 
 def on_block(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -762,7 +760,7 @@ def on_subcall(host: Host, pcpu: Pcpu, record: Record) -> None:
 
 
 def on_pv(host: Host, pcpu: Pcpu, record: Record) -> None:
-    """Handle a PV record of another kind: traps, faults and emulations have a RIP."""
+    """Handle any other PV record: traps, faults and emulations have a RIP."""
     vcpu = host.pv_guest(pcpu, record.tsc)
     if vcpu is None:
         return
@@ -890,7 +888,7 @@ def on_memory(host: Host, pcpu: Pcpu, record: Record) -> None:
     host.put(Metric.MEMORY, key, record.event << 32 | domain, 0, record.tsc)
 
 
-#: (event, words) to the word with the domain.
+#: From (event, number of words) to the word with the domain.
 MEMORY = {
     (0x10F001, 1): 0,
     (0x10F002, 1): 0,
@@ -921,12 +919,12 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     (0x802002, 6): on_idle_exit,
     **dict.fromkeys(MEMORY, on_memory),
 }
-#: Events that are not interpreted when their length is wrong.
+#: Events that are not interpreted if their length is wrong.
 _KNOWN = {event for event, _ in HANDLERS} | {event for event, _ in HVM_MEANINGS} | {0x82013}
 
 
 def handler_of(record: Record) -> Handler | None:
-    """Return what handles ``record``, or None for what means nothing to the machines."""
+    """Return the handler of ``record``, or None if the machines ignore it."""
     event, words = record.event, len(record.words)
     if event & GUEST_CLASS:
         return None
@@ -948,7 +946,7 @@ def handler_of(record: Record) -> Handler | None:
 
 
 def on_pv_of(event: int, words: int) -> Handler | None:
-    """Return the handler of a PV record; one with a RIP must have the right length."""
+    """Return the handler of a PV record; a record with a RIP must have the right length."""
     minor, rip = event & 0xFF, 2 if event & 0x100 else 1
     lengths = {0x03: rip + 1, 0x04: 2 * rip + 1, 0x05: rip, 0x06: rip, 0x0B: 6, 0x0C: 4}
     if minor == 0x0D and words:
@@ -963,7 +961,7 @@ def first_argument(record: Record) -> int | None:
 
 
 def wide(words: Iterable[int]) -> int:
-    """Return the number whose 32-bit words these are, the low one first."""
+    """Return the number made of these 32-bit words, low word first."""
     return sum(word << 32 * index for index, word in enumerate(words))
 
 

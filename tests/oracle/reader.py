@@ -1,7 +1,7 @@
-"""A slow and plain twin of the reader, to compare the real one with.
+"""A slow, simple reference implementation of the reader, to compare the real one with.
 
-Only ``struct``, lists and dicts; one record after the other.  Where the two
-differ, this file is the one to read, since its rules are short:
+It uses only ``struct``, lists and dicts, and handles one record after the other.  If the
+two differ, read this one first, because its rules are short:
 
 Framing
     A file is windows back to back.  A window is a 12-byte header {0x2001f003,
@@ -9,14 +9,14 @@ Framing
 
     (a) At a window boundary the word must be 0x2001f003, the pCPU < 16384, the
         size a multiple of 4 and at most 65535 * 4096.  Anything else is the
-        damage "not a window header" at that offset.  The search goes on from the
-        next word, in steps of 4 bytes, to the first whole 12-byte header that
-        keeps those bounds and, if its size is not 0 and the file has the
+        damage "not a window header" at that offset.  The search continues from the
+        next word, in steps of 4 bytes, to the first complete 12-byte header that
+        is within those bounds and, if its size is not 0 and the file has the
         word after it, is followed by a plausible record header: one that (c)
         would accept as the first of the window.  If there is none, the rest of
         the file is skipped.
-    (b) A file may end inside a window (it is still being written).  Whole
-        records count; the rest is ``missing_bytes`` and no damage.
+    (b) A file may end inside a window (it is still being written).  Complete
+        records count; the rest is ``missing_bytes`` and not damage.
     (c) Inside a window, in this order:
         the word 0x2001f003 is "window header inside a window": the window ends
         there, nothing is skipped, (a) applies at that offset;
@@ -25,21 +25,22 @@ Framing
         its window".  The last two skip the rest of the window, as far
         as the file has it.
     (d) Fewer than 12 bytes at a boundary that begin with 0x2001f003 are the
-        end of a file still being written: no damage, they count as
-        ``missing_bytes``.  1 to 3 bytes behind the last whole word are ignored.
-    (e) A file of 1 to 3 bytes that 0x2001f003 does not begin with is no trace: "not a window header" at 0.
+        end of a file still being written: they are not damage, and count as
+        ``missing_bytes``.  1 to 3 bytes after the last whole word are ignored.
+    (e) A file of 1 to 3 bytes that are not the first bytes of 0x2001f003 is not a trace: "not a window
+        header" at 0.
 
 Time
     A timed record shows its TSC.  An untimed one shows the TSC of the timed
     record before it on its pCPU (0 if there is none).  LOST_RECORDS (timed, 4
-    words) shows its own TSC, and untimed records after it show that too.
-    WRAP_BUFFER fillers are invisible: counted, not returned, and the TSC
-    of a timed one is not used.
+    words) shows its own TSC, and so do untimed records after it.
+    WRAP_BUFFER fillers are counted but not returned, and the TSC of a timed
+    filler is not used.
 
 Order
-    Records are merged across pCPUs by key.  The key is the shown TSC; that
-    of LOST_RECORDS is its first_tsc, not below the key before it and not above its
-    own TSC; towards what follows on its pCPU it counts as its own TSC.  Along
+    Records are merged across pCPUs by key.  The key is the shown TSC.  The key
+    of LOST_RECORDS is its first_tsc, but not below the key before it and not above its
+    own TSC; for the records that follow on its pCPU it counts as its own TSC.  On
     one pCPU a key is never below the one before it (a running maximum), whatever
     TSC is shown.  Equal keys: lower pCPU first; on one pCPU always file order.
 
@@ -57,7 +58,7 @@ LOST_RECORDS = 0x1F001
 WRAP_BUFFER = 0x1F002
 MAX_PCPUS = 16384
 MAX_WINDOW_BYTES = 65535 * 4096
-#: A TSC beyond this is damage; all such sort last.
+#: TSCs above this are damage; they all sort last.
 MAX_KEY = (1 << 62) - 1
 
 NOT_A_WINDOW = "not a window header"
@@ -72,9 +73,9 @@ class Record:
 
     Attributes:
         offset: byte offset of its header word in the file.
-        pcpu: physical CPU that wrote it.
+        pcpu: the pCPU that wrote it.
         tsc: TSC shown, in cycles (see the module's rules).
-        timed: whether the record carries a TSC of its own.
+        timed: whether the record has its own TSC.
         event: event id, bits 0 to 27 of the header.
         words: the 0 to 7 extra words.
     """
@@ -89,7 +90,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that are not what they should be: where, why, and how many were passed over."""
+    """Damaged bytes: offset, reason, and how many were skipped."""
 
     offset: int
     reason: str
@@ -98,7 +99,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record as framed, fillers included; ``tsc`` is None when untimed."""
+    """A record as framed, fillers included; ``tsc`` is None if untimed."""
 
     offset: int
     event: int
@@ -107,7 +108,7 @@ class RawRecord:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has the shape of LOST_RECORDS."""
+        """Whether it has the format of LOST_RECORDS."""
         return self.event == LOST_RECORDS and self.tsc is not None and len(self.words) == 4
 
     @property
@@ -118,7 +119,7 @@ class RawRecord:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: header at ``offset``, ``size`` as announced, its whole records."""
+    """One window: header at ``offset``, announced ``size``, its complete records."""
 
     offset: int
     pcpu: int
@@ -137,16 +138,16 @@ class Framing:
 
 @dataclass(slots=True)
 class Trace:
-    """What ``read`` found.
+    """The result of ``read``.
 
     Attributes:
-        records: in merged order, fillers left out.
+        records: in merged order, without fillers.
         damages: in file order.
         lost_records: sum of the counts of all LOST_RECORDS.
-        wrap_count: fillers.
+        wrap_count: number of fillers.
         skipped_bytes: sum over ``damages``.
-        missing_bytes: from the end of the last whole record to the announced end of the last
-            window; for an incomplete window header, the 1 to 11 bytes that are there.
+        missing_bytes: from the end of the last complete record to the announced end of the last
+            window; for an incomplete window header, its 1 to 11 bytes.
     """
 
     records: list[Record]
@@ -195,7 +196,7 @@ def read(data: bytes) -> Trace:
 
 
 def frame(data: bytes) -> Framing:
-    """Cut ``data`` into windows and records by rules (a) to (e)."""
+    """Split ``data`` into windows and records by rules (a) to (e)."""
     framing = Framing()
     if len(data) < 4 and not struct.pack("<I", WINDOW_HEADER).startswith(data):
         return Framing(damages=[Damage(0, NOT_A_WINDOW, len(data))])
@@ -227,7 +228,7 @@ def frame(data: bytes) -> Framing:
 
 
 def _frame_window(data: bytes, begin: int, announced_end: int) -> tuple[list[RawRecord], int, Damage | None]:
-    """Return the whole records of a window, the offset where its known part ends, and the damage."""
+    """Return the complete records of a window, the offset where its known part ends, and the damage."""
     records: list[RawRecord] = []
     present_end = min(announced_end, len(data))
     offset = begin

@@ -1,4 +1,4 @@
-"""Read a trace with the reader and with its slow twin, and give both in the same shape."""
+"""Read a trace with the reader and with the reference reader, and return both results in the same form."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from xtrace.probes.reader.batches import I64, OVERFLOW_SHAPE, RecordBatch
 from xtrace.probes.reader.reader import TraceReader, Wanted
 
 ALL_SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
-#: One of each kind of guest, for tests that read them with the slow twins, too.
+#: One of each kind of guest, for tests that also read them with the slow reference implementations.
 SAMPLES = [path for path in ALL_SAMPLES if not re.match("xen417-(own|sched)-", path.name)]
 
 Rows = npt.NDArray[np.uint64]
-_COLUMNS = 5  # and the extra words behind them
+_COLUMNS = 5  # followed by the extra words
 _MOST_WORDS = 7
 _NO_WORDS = (0,) * _MOST_WORDS
 
-#: What the reader says of a damage, by how it begins, and what the twin calls it.
+#: From the beginning of the reader's reason for a damage to the reference reader's reason.
 _REASONS = {
     "record overruns its window": oracle.OVERRUN,
     "not a record header": oracle.NOT_A_RECORD,
@@ -40,11 +40,11 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the reader made of a trace.
+    """The reader's result for a trace.
 
     Attributes:
-        rows: uint64 [n, 12], a record a row: TSC, pCPU, event, timed, number of words, the words.
-        reader: at the end of the trace.
+        rows: uint64 [n, 12], one record per row: TSC, pCPU, event, timed, number of words, the words.
+        reader: the reader at the end of the trace.
     """
 
     rows: Rows
@@ -52,7 +52,7 @@ class Reading:
 
     @property
     def damages(self) -> list[oracle.Damage]:
-        """The damages with their reasons in the twin's words."""
+        """The damages, with the reference reader's reasons."""
         return [
             oracle.Damage(damage.offset, plain_reason(damage.reason), damage.skipped_bytes)
             for damage in self.reader.facts.damages
@@ -60,7 +60,7 @@ class Reading:
 
 
 def plain_reason(reason: str) -> str:
-    """Return what the twin calls the damage that the reader calls ``reason``."""
+    """Return the reference reader's reason for the reader's ``reason``."""
     return next(plain for begin, plain in _REASONS.items() if reason.startswith(begin))
 
 
@@ -90,7 +90,7 @@ def fast(
     """Read the bytes of a trace with the reader.
 
     Raises:
-        TraceError: the reader does.
+        TraceError: the reader raises it.
     """
     return taken(
         TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, keep=keep, wanted=wanted, strict=strict)
@@ -98,7 +98,7 @@ def fast(
 
 
 def taken(reader: TraceReader) -> Reading:
-    """Take all records of ``reader``, and those of the fillers out of what it gives."""
+    """Read all records of ``reader``, and drop the fillers."""
     parts = [rows_of(batch) for batch in reader]
     rows = np.concatenate([np.empty((0, _COLUMNS + _MOST_WORDS), np.uint64), *parts])
     return Reading(without_fillers(rows), reader)
@@ -110,7 +110,7 @@ def without_fillers(rows: Rows) -> Rows:
 
 
 def slow(records: Iterable[oracle.Record]) -> Rows:
-    """Return the twin's records as rows."""
+    """Return the reference reader's records as rows."""
     flat = [
         (record.tsc, record.pcpu, record.event, record.timed, len(record.words), *record.words, *_NO_WORDS)
         for record in records
@@ -120,9 +120,9 @@ def slow(records: Iterable[oracle.Record]) -> Rows:
 
 
 def recorded_bytes(reader: TraceReader) -> int:
-    """Return the bytes of all records read, fillers too, by what their shapes say."""
+    """Return the size of all records read, fillers included, according to their shapes."""
     shapes, counts = reader.shapes, shape_counts(reader)
-    assert counts[OVERFLOW_SHAPE] == 0, "too many shapes to tell"
+    assert counts[OVERFLOW_SHAPE] == 0, "too many shapes to know all sizes"
     header = shapes.header[: shapes.size].astype(np.int64)
     size = 4 + 8 * ((header & TIMED_BIT) != 0) + 4 * shapes.words.astype(np.int64)
     return int((size * counts).sum())
@@ -135,7 +135,7 @@ def shape_counts(reader: TraceReader) -> I64:
 
 
 def unaccounted_bytes(reader: TraceReader) -> int:
-    """Return what is left of the bytes read when windows, records, skips and the tail are taken off."""
+    """Return the bytes read minus those of window headers, records, skipped parts and the tail."""
     facts = reader.facts
     headers = WINDOW_HEADER_BYTES * facts.windows
     return facts.bytes_read - headers - recorded_bytes(reader) - facts.skipped_bytes - facts.tail_bytes
@@ -148,17 +148,17 @@ def filler_count(reader: TraceReader) -> int:
 
 @functools.cache
 def sample_bytes(path: Path) -> bytes:
-    """Return a sample, unpacked."""
+    """Return a sample's bytes, uncompressed."""
     return lzma.decompress(path.read_bytes())
 
 
 @functools.cache
 def sample_trace(path: Path) -> oracle.Trace:
-    """Return what the twin makes of a sample."""
+    """Return the reference reader's result for a sample."""
     return oracle.read(sample_bytes(path))
 
 
 @functools.cache
 def sample_rows(path: Path) -> Rows:
-    """Return a sample's records, as the twin gives them."""
+    """Return a sample's records from the reference reader."""
     return slow(sample_trace(path).records)

@@ -1,7 +1,7 @@
-"""A slow and plain twin of the renderer: one record in, its line of text or JSON out.
+"""A slow, simple reference implementation of the renderer: one record in, its line of text or JSON out.
 
-Works on the records of ``oracle.reader`` and shares nothing with xtrace.probes.dump.lines but the
-catalogue.  JSON is put together by the json module, numbers by Python.
+It takes the records of ``oracle.reader`` and shares nothing with xtrace.probes.dump.lines but the
+catalogue.  The json module formats JSON, Python formats numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RAN_UP_TO_HERE = (0x21011, 0x21021, 0x21031)
 
 @dataclass(slots=True)
 class Twin:
-    """Renders records one after the other, in merged order.
+    """Render records one after the other, in merged order.
 
     Attributes:
         running: the vCPU on each pCPU, as (domain, number).
-        hz: 0 for cycles; ``raw`` for the TSC itself.
+        hz: TSC frequency; 0 to show cycles.  ``raw``: show the TSC itself.
     """
 
     versions: VersionRange
@@ -37,7 +37,7 @@ class Twin:
     running: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def text(self, records: Iterable[Record]) -> Iterator[str]:
-        """Yield the lines of text, without their ends."""
+        """Yield the lines of text, without line ends."""
         for record in records:
             self._find_origin(record)
             running = self._running(record)
@@ -56,7 +56,7 @@ class Twin:
             yield " ".join(parts)
 
     def json(self, records: Iterable[Record]) -> Iterator[str]:
-        """Yield the lines of JSON, without their ends."""
+        """Yield the lines of JSON, without line ends."""
         for record in records:
             running = self._running(record)
             event, layout = self._reading(record)

@@ -1,4 +1,4 @@
-"""Run both machines over a trace and give what comes out in the same shape."""
+"""Run both implementations of the machines over a trace, and return their results in the same form."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from xtrace.probes.reader.reader import TraceReader
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the compiled machines made of a trace.
+    """The compiled machines' result for a trace.
 
     Attributes:
-        rows: int64 [n, 4], the intervals as they come out, without those of finish().
-        ends: those of finish().
+        rows: int64 [n, 4], the intervals in the order of output, without those of finish().
+        ends: the intervals of finish().
         machine: its state at the end.
-        reader: at the end of the trace.
+        reader: the reader at the end of the trace.
     """
 
     rows: I64
@@ -63,7 +63,7 @@ class Run:
 
 
 def meaning_of(column: int) -> tuple[Metric, int]:
-    """Return what a column of the dense counts holds."""
+    """Return the meaning of a column of the dense counts."""
     if column >= C_SINGLE:
         return Metric(column - C_SINGLE + FIRST_COUNT), 0
     if column >= C_PV_EVENT:
@@ -84,7 +84,7 @@ def run(data: bytes, *, chunk_bytes: int = 1 << 20, window: tuple[int, int] = AL
 
 
 def as_intervals(rows: I64) -> list[Interval]:
-    """Return rows as what the oracle puts out."""
+    """Return rows as the oracle's intervals."""
     mask = (1 << METRIC_SHIFT) - 1
     return [
         Interval(Metric(key >> METRIC_SHIFT), key & mask, b, value, tsc)

@@ -1,4 +1,4 @@
-"""The twin's own rules on bytes small enough to check by hand."""
+"""The reference reader's rules, on inputs small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def order(data: bytes) -> list[tuple[int, int, int]]:
     return [(record.pcpu, record.tsc, record.event) for record in read(data).records]
 
 
-def test_an_untimed_record_goes_with_the_timed_one_before_it() -> None:
+def test_an_untimed_record_has_the_tsc_of_the_timed_one_before_it() -> None:
     data = window(0, *timed(10), UNTIMED, *timed(30)) + window(1, *timed(10), *timed(20))
     assert [entry[:2] for entry in order(data)] == [(0, 10), (0, 10), (1, 10), (1, 20), (0, 30)]
 
 
-def test_lost_records_stand_where_the_loss_begins() -> None:
+def test_lost_records_sort_at_the_beginning_of_the_loss() -> None:
     lost = timed(90, 0x1F001, 5, 0, 40, 0)
     trace = read(window(0, *timed(10), *lost) + window(1, *timed(30), *timed(60)))
     assert [record.tsc for record in trace.records] == [10, 30, 90, 60]
@@ -44,7 +44,7 @@ def test_lost_records_stay_between_their_neighbours(first_tsc: int, tscs: list[i
     assert [entry[1] for entry in order(data)] == tscs
 
 
-def test_a_tsc_that_goes_back_keeps_file_order() -> None:
+def test_a_tsc_that_goes_backwards_keeps_file_order() -> None:
     assert [entry[1] for entry in order(window(0, *timed(20), *timed(10)) + window(1, *timed(15)))] == [
         15,
         20,
@@ -72,20 +72,20 @@ def test_fillers_are_counted_and_not_returned() -> None:
         ),
     ],
 )
-def test_reading_goes_on_behind_damage(damaged: bytes, damages: list[Damage]) -> None:
+def test_reading_continues_after_damage(damaged: bytes, damages: list[Damage]) -> None:
     trace = read(damaged + SOUND)
     assert trace.damages == damages
     assert trace.skipped_bytes == sum(damage.skipped_bytes for damage in damages)
     assert trace.records[-1].tsc == 50
 
 
-def test_a_header_without_a_plausible_record_is_passed_over() -> None:
+def test_a_header_without_a_plausible_record_is_skipped() -> None:
     decoy = window(0, 0x4, 0x4)
     assert read(b"\0" * 4 + decoy + SOUND).damages == [Damage(0, NOT_A_WINDOW, 4 + len(decoy))]
 
 
 @pytest.mark.parametrize("cut", range(1, len(SOUND)))
-def test_a_file_cut_short_is_no_damage(cut: int) -> None:
+def test_a_truncated_file_is_not_damage(cut: int) -> None:
     trace = read(SOUND + SOUND[:cut])
     assert trace.damages == []
     assert len(trace.records) == 1

@@ -12,7 +12,7 @@ from peer.xenalyze import require
 
 @pytest.fixture(scope="session")
 def xenalyze() -> None:
-    """Skip loudly, or fail under XTRACE_REQUIRE_PEERS=1, when xenalyze is missing."""
+    """Skip with a warning, or fail under XTRACE_REQUIRE_PEERS=1, if xenalyze is missing."""
     require()
 
 
@@ -22,7 +22,7 @@ def xenalyze() -> None:
     ids=lambda path: path.name.split(".")[0],
 )
 def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real trace after the other, unpacked."""
+    """Yield one real trace after the other, uncompressed."""
     packed: Path = request.param
     if packed == SAMPLES:
         pytest.skip(f"no traces in {SAMPLES}")

@@ -1,6 +1,6 @@
 """Get files of Debian packages that are not installed, for comparisons with real images.
 
-Packages come by ``apt-get download`` and are kept below XDG_CACHE_HOME.
+Packages are downloaded with ``apt-get download`` and cached below XDG_CACHE_HOME.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ TIMEOUT_S = 300
 
 
 class PackageError(RuntimeError):
-    """A package that apt or dpkg does not give."""
+    """A package that apt cannot download or dpkg cannot unpack."""
 
 
 _MISSING = (PackageError, OSError, subprocess.TimeoutExpired)
 
 
 def unpacked(package: str) -> Path:
-    """Return the folder with a package's files; skip the test, or fail it, without the package.
+    """Return the folder with a package's files.
 
-    It fails under XTRACE_REQUIRE_PEERS=1 and skips else.
+    Without the package, the test is skipped, or fails under XTRACE_REQUIRE_PEERS=1.
     """
     try:
         return _unpacked(package)
@@ -37,9 +37,9 @@ def unpacked(package: str) -> Path:
 
 
 def dependency(package: str, pattern: str) -> str:
-    """Return the package that a meta-package depends on, of a name that ``pattern`` matches.
+    """Return the package whose name matches ``pattern`` among the dependencies of a metapackage.
 
-    It skips or fails as unpacked() does where apt does not know.
+    If apt does not find it, skip or fail like unpacked().
     """
     try:
         listed = _run("apt-cache", "depends", package)
@@ -53,7 +53,7 @@ def dependency(package: str, pattern: str) -> str:
 
 def _missing(error: Exception) -> NoReturn:
     if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{error} ({REQUIRE_VARIABLE}=1 forbids to skip)", pytrace=False)
+        pytest.fail(f"{error} ({REQUIRE_VARIABLE}=1 forbids skipping)", pytrace=False)
     pytest.skip(str(error))
 
 

@@ -1,9 +1,9 @@
-"""Find accesses to vcpu_info's event fields in the text that objdump prints: the finder's slow peer.
+"""Find accesses to vcpu_info's event fields in objdump's listing: a slow, independent version of the finder.
 
-It shares nothing with xtrace.symbols: AT&T text instead of decoded instructions, one pass down the
-listing instead of a flow graph, and a layout that the caller states.  What a register holds is carried
-along forward branches, and forgotten at calls as far as the calling convention says so and behind every
-jump that does not skip a few instructions of its own function.
+It shares nothing with xtrace.symbols: it reads AT&T text instead of decoded instructions, makes one pass down
+the listing instead of building a flow graph, and takes the layout from the caller.  Register values are kept
+along forward branches, and forgotten at calls according to the calling convention and after every jump that
+does not just skip a few instructions of its own function.
 
 Arguments are not followed from caller to callee.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 TIMEOUT_S = 300
-#: vcpu_infos in shared_info; behind them lie the pending bits.
+#: Number of vcpu_infos in shared_info; the pending bits follow them.
 _SHARED_BYTES = 32 * 64
 _NEAR_BYTES = 256
 
@@ -62,17 +62,17 @@ _REGISTERS = _register_names()
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where an image keeps its vcpu_infos; None where it has no such thing.
+    """Where an image has its vcpu_infos; None for what it does not have.
 
     Attributes:
         area: per-CPU offset of a vcpu_info itself (Linux's xen_vcpu_info).
         pointer: per-CPU offset of a pointer to it (Linux's xen_vcpu).
         cpu_bases: address of the table of per-CPU bases (Linux's __per_cpu_offset).
-        own_base: per-CPU offset of the own base (Linux's this_cpu_off).
+        own_base: per-CPU offset of the CPU's own base (Linux's this_cpu_off).
         self_pointer: per-CPU offset of the cpu_info's pointer to itself (NetBSD's curcpu()).
         vcpu_field: offset of the vcpu_info pointer in that cpu_info.
         shared_pointers: addresses of the pointers to shared_info.
-        shared_page: address of shared_info, where it is a linked symbol.
+        shared_page: address of shared_info, if it is a linked symbol.
     """
 
     bits: int = 64
@@ -91,8 +91,8 @@ class Access:
     """One instruction at an event field.
 
     Attributes:
-        kind: as xtrace.symbols.sites.model.Kind, but ``mask read``, ``pending read`` and ``selector read``
-            for what only reads.
+        kind: as in xtrace.symbols.sites.model.Kind; ``mask read``, ``pending read`` and ``selector read``
+            for instructions that only read.
     """
 
     address: int
@@ -103,7 +103,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A memory operand, with the target that objdump computed where it is relative to %rip."""
+    """A memory operand, with the target that objdump computed if it is relative to %rip."""
 
     segment: str
     displacement: int
@@ -115,7 +115,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One line of the listing, with the sources before the destination."""
+    """One line of the listing, sources before the destination."""
 
     address: int
     mnemonic: str
@@ -124,7 +124,7 @@ class Instruction:
     text: str
 
 
-# What a register may hold, as (what, offset):
+# Possible values of a register, as (what, offset):
 #   constant n   self n: cpu_info + n   vcpu n: vcpu_info + n   shared n: shared_info + n
 #   scaled 0: 64 * a CPU's number   cpu base 0: some CPU's per-CPU base   per-CPU n: that base + n
 Value = tuple[str, int]
@@ -132,7 +132,7 @@ Value = tuple[str, int]
 
 @dataclass(slots=True)
 class State:
-    """What is known of registers and of stack slots, by their distance from the function's entry."""
+    """Known values of registers, and of stack slots by distance from the function's entry stack pointer."""
 
     registers: dict[str, Value] = field(default_factory=dict)
     slots: dict[tuple[str, int], Value] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class State:
 
 
 def disassemble(path: Path, *options: str) -> bytes:
-    """Return ``objdump -d`` of a file, or what ``options`` name instead of ``-d``."""
+    """Return the output of ``objdump -d`` for a file; ``options`` replace ``-d``."""
     command = ["objdump", "--no-show-raw-insn", *(options or ("-d",)), str(path)]
     return subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True).stdout
 
@@ -155,7 +155,7 @@ def find_accesses(listing: bytes, layout: Layout) -> list[Access]:
 
 
 def global_addresses(listing: bytes) -> set[int]:
-    """Return every address that an instruction loads from, or takes as a number."""
+    """Return every address that an instruction loads from or has as an immediate."""
     found: set[int] = set()
     for instruction in instructions(listing.decode("ascii", "replace").splitlines()):
         source = instruction.operands[0] if instruction.operands else ""
@@ -394,7 +394,7 @@ class Tracker:
 
     @staticmethod
     def _jumps_over(instruction: Instruction) -> bool:
-        """Return whether a jump skips code of its own function, such as the head of a loop."""
+        """Return whether a jump skips code within its own function, such as the head of a loop."""
         target = target_of(instruction) if instruction.mnemonic.startswith("jmp") else None
         return target is not None and 0 < target - instruction.address < _NEAR_BYTES
 
@@ -439,7 +439,7 @@ class Tracker:
             self.state.depth += size if instruction.mnemonic.startswith("sub") else -size
 
     def _result(self, instruction: Instruction) -> Value:
-        """Return what the instruction leaves in its destination."""
+        """Return the value that the instruction writes to its destination."""
         unknown = "unknown", 0
         name, operands = instruction.mnemonic, instruction.operands
         source, destination = operands[0], operands[-1]
@@ -468,7 +468,7 @@ class Tracker:
 
 
 def target_of(instruction: Instruction) -> int | None:
-    """Return where a direct jump or call goes, None for anything else."""
+    """Return the target of a direct jump or call, None for anything else."""
     first = instruction.operands[0] if instruction.operands else None
     match = re.match(r"(?:0x)?([0-9a-f]+)\b", first) if isinstance(first, str) else None
     return int(match[1], 16) if match else None
@@ -479,7 +479,7 @@ def _mask(bits: int) -> int:
 
 
 def _width(instruction: Instruction) -> int:
-    """Return the bytes of the memory access."""
+    """Return the size of the memory access in bytes."""
     name = instruction.mnemonic
     if name.startswith(("movzb", "movsb", "set")):
         return 1

@@ -1,9 +1,9 @@
-"""Find the accesses of a Linux kernel in what objdump prints of it.
+"""Find the accesses of a Linux kernel in objdump's listing of it.
 
-A kernel has millions of lines, so only the neighbourhoods of its per-CPU and shared_info references are
-read, and the parts (such as ``.cold``) that those jump to with something known.  Three instructions that
-no other code has give the layout: the byte store and byte test of xen_irq_enable_direct, the load of the
-table of per-CPU bases beside the area's address, and the store of one CPU's area to its pointer.
+The listing has millions of lines, so only the lines around per-CPU and shared_info references are read, and
+the parts (such as ``.cold``) that these jump to with known register values.  Three instructions that occur
+nowhere else give the layout: the byte store and byte test of xen_irq_enable_direct, the load of the table of
+per-CPU bases next to the area's address, and the store of one CPU's area to its pointer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PADDING = b"\tint3"
 
 
 class Listing:
-    """The lines of a listing, sliced when they are asked for."""
+    """The lines of a listing, sliced on demand."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
@@ -35,12 +35,12 @@ class Listing:
         return len(self._ends)
 
     def line(self, number: int) -> bytes:
-        """Return a line without its end."""
+        """Return a line without its line end."""
         start = int(self._ends[number - 1]) + 1 if number else 0
         return self.text[start : int(self._ends[number])]
 
     def lines(self, start: int, end: int) -> list[str]:
-        """Return the lines of a range, which may reach over the ends."""
+        """Return the lines of a range, which may extend beyond the listing."""
         return [self.line(i).decode("ascii", "replace") for i in range(max(start, 0), min(end, len(self)))]
 
     def lines_with(self, pattern: re.Pattern[bytes]) -> list[int]:
@@ -54,7 +54,7 @@ class Listing:
         return numbers[0] if numbers else None
 
     def function_end(self, start: int) -> int:
-        """Return where the padding behind a function begins, or a window ends."""
+        """Return the line where the padding after a function begins, or where a window ends."""
         end = min(start + _WINDOW_LINES, len(self))
         for number in range(start + 1, end):
             if self.line(number).endswith(_PADDING) and self.line(number - 1).endswith(_PADDING):
@@ -66,7 +66,7 @@ def find_linux_accesses(text: bytes) -> list[Access]:
     """Return the accesses to event fields in the listing of a Linux kernel for x86-64.
 
     Raises:
-        ValueError: one of the three instructions is missing or not alone.
+        ValueError: one of the three instructions is missing or not unique.
     """
     listing = Listing(text)
     layout = _learned(listing)
@@ -91,7 +91,7 @@ def find_linux_accesses(text: bytes) -> list[Access]:
 def _read_part(
     layout: Layout, lines: list[str], away: dict[int, State], waiting: dict[int, State]
 ) -> list[Access]:
-    """Return the accesses of one stretch; add to ``away`` where it jumps to with something known."""
+    """Return the accesses in a range of lines; add jump targets with known register values to ``away``."""
     part = list(instructions(lines))
     tracker = Tracker(layout)
     tracker.waiting.update(waiting)

@@ -1,7 +1,6 @@
-"""The real traces that peers are asked about.
+"""The real traces for the comparisons with peers.
 
-They come from the project's samples folder, or from the folder that the environment variable
-XTRACE_SAMPLES names.
+They are those of the project's samples folder, or of the folder in the environment variable XTRACE_SAMPLES.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def sample_files() -> list[Path]:
-    """Return the sample traces, packed or not, by name."""
+    """Return the sample traces, compressed or not, sorted by name."""
     return sorted(path for path in SAMPLES.glob("*.bin*") if path.suffix in UNPACK)
 
 
 def decoded_files() -> list[Path]:
-    """Return those whose every text xenalyze_dump knows: not yet those of the schedulers null and RTDS."""
+    """Return the samples whose dumps xenalyze_dump can parse: all but those of null and RTDS."""
     return [path for path in sample_files() if not re.search("-(null|rtds)", path.name)]

@@ -1,4 +1,4 @@
-"""The parsers of xenalyze's output, on excerpts and real traces; crafted traces pin what it does."""
+"""The parsers of xenalyze's output, on excerpts and real traces; crafted traces pin xenalyze's behaviour."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RUNSTATES = ["running", "runnable", "blocked", "offline"]
 
 
 def records_of(data: bytes) -> Iterator[tuple[int, int, int | None, int, tuple[int, ...]]]:
-    """Yield pCPU, offset, TSC, event and words of every record but CPU_CHANGE, window by window."""
+    """Yield pCPU, offset, TSC, event and words of every record except CPU_CHANGE, window by window."""
     at = 0
     while at < len(data):
         header, pcpu, size = struct.unpack_from("<3I", data, at)
@@ -88,7 +88,7 @@ def lost(tsc: int, first_tsc: int, dom: int, vcpu: int, count: int = 5) -> bytes
     return record(LOST_RECORDS, tsc, count, dom | vcpu << 16, first_tsc & 0xFFFF_FFFF, first_tsc >> 32)
 
 
-# --- excerpts of what it prints ------------------------------------------------------------------
+# --- excerpts of its output ----------------------------------------------------------------------
 
 RAW_READS = b"""\
 R p 0 o0000000000000000    1f003 2              - [        0       38                                              ] |  2001f003 00000000 00000038 a0201106 07a80b00 000003a1 81022506 ffffffff |
@@ -122,7 +122,7 @@ def test_raw_reads_of_any_width() -> None:
     )
 
 
-def test_raw_reads_of_nothing() -> None:
+def test_raw_reads_of_empty_output() -> None:
     assert len(parse_raw_reads(Printed(b"", ""))) == 0
 
 
@@ -144,7 +144,7 @@ def test_raw_reads_refuses_other_lines(line: bytes) -> None:
             "sched_switch prev d0v1 next d32767v0",
             ("sched_switch", {"prev_dom": 0, "prev_vcpu": 1, "next_dom": 32767, "next_vcpu": 0}),
         ),
-        # 9254.5us are 9,254,005 ns: the part after the point is not padded.
+        # 9254.5us is 9,254,005 ns: the digits after the point are not padded.
         (
             "sched_switch prev d0v1, run for 9254.5us",
             ("sched_switch_prev", {"dom": 0, "vcpu": 1, "ran_ns": 9_254_005}),
@@ -388,7 +388,7 @@ def test_summary() -> None:
     assert (got.pcpus[0].idle, got.pcpus[0].lost) == (None, Cycles(1, 1.36, *[3545677486] * 4))
 
 
-def test_summary_keeps_what_it_does_not_know() -> None:
+def test_summary_keeps_unknown_lines() -> None:
     assert parse_summary(SUMMARY + "what is this\n").unparsed == ["what is this"]
 
 
@@ -397,17 +397,17 @@ def test_summary_refuses_other_text() -> None:
         parse_summary("")
 
 
-# --- when it is missing, when it fails -----------------------------------------------------------
+# --- if it is missing or fails -------------------------------------------------------------------
 
 
-def test_missing_is_skipped_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_is_skipped_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv(xenalyze_run.REQUIRE_VARIABLE, raising=False)
     with pytest.raises(pytest.skip.Exception, match="apt-get install xen-utils-common"):
         xenalyze_run.require()
 
 
-def test_missing_is_a_failure_where_peers_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_is_a_failure_if_peers_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv(xenalyze_run.REQUIRE_VARIABLE, "1")
     with pytest.raises(pytest.fail.Exception, match="apt-get install xen-utils-common"):
@@ -415,7 +415,7 @@ def test_missing_is_a_failure_where_peers_are_required(monkeypatch: pytest.Monke
 
 
 @needs_xenalyze
-def test_abort_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_abort_is_an_error_with_the_reason(tmp_path: Path) -> None:
     trace = tmp_path / "svm.bin"
     exit_ = record(0x81102, 2000, 0x72, 0x1000, 0)
     trace.write_bytes(window(0, [change(1000, 1, 0, RUNNABLE, RUNNING), exit_, hypercall(3000, IRET)]))
@@ -426,18 +426,18 @@ def test_abort_is_an_error_that_says_why(tmp_path: Path) -> None:
 
 
 @needs_xenalyze
-def test_a_file_that_is_no_trace_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_trace_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no trace at all, but long enough to be one, one would think\n")
     with pytest.raises(XenalyzeError, match="Unexpected record event"):
         raw_records(tmp_path / "text")
 
 
-# --- what it does, pinned by crafted traces ------------------------------------------------------
+# --- its behaviour, pinned by crafted traces -----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Crafted:
-    """Runs xenalyze over windows written to a file."""
+    """Run xenalyze on windows written to a file."""
 
     path: Path
 
@@ -460,14 +460,14 @@ def labels(dump: Dump) -> list[tuple[int, int | None, str]]:
     return [(line.pcpu, line.words[0], line.vcpu) for line in dump.lines if line.event == HYPERCALL]
 
 
-def test_of_equal_tscs_the_pcpu_processed_last_goes_on(crafted: Crafted) -> None:
+def test_of_equal_tscs_the_pcpu_processed_last_continues(crafted: Crafted) -> None:
     dump = crafted.dump(
         window(0, [hypercall(100, 1), hypercall(200, 2), hypercall(200, 3), hypercall(300, 4)]),
         window(1, [hypercall(150, 11), hypercall(200, 12), hypercall(300, 13)]),
         window(2, [hypercall(160, 21), hypercall(200, 22), hypercall(300, 23)]),
     )
-    # They come to 200 in the order 0, 1, 2, and whoever comes last stands first; pCPU 0 keeps its
-    # place for two records.  So they come to 300 as 2, 1, 0, and leave it in the reverse order.
+    # They reach 200 in the order 0, 1, 2, and the last to arrive goes first; pCPU 0 keeps its place for two
+    # records.  So they reach 300 in the order 2, 1, 0, and leave it in the reverse order.
     assert order(dump) == [
         *[(0, 100, 1), (1, 150, 11), (2, 160, 21)],
         *[(2, 200, 22), (1, 200, 12), (0, 200, 2), (0, 200, 3)],
@@ -494,7 +494,7 @@ def test_untimed_records_follow_their_pcpu_and_show_its_last_tsc(crafted: Crafte
     ]
 
 
-def test_lost_records_stand_at_first_tsc_and_again_at_their_own(crafted: Crafted) -> None:
+def test_lost_records_are_at_first_tsc_and_again_at_their_own(crafted: Crafted) -> None:
     dump = crafted.dump(
         window(0, [hypercall(100, 1), lost(500, 200, 3, 1), hypercall(500, 2)]),
         window(1, [hypercall(tsc, 11) for tsc in (150, 200, 300, 500, 600)]),
@@ -513,7 +513,7 @@ def test_lost_records_stand_at_first_tsc_and_again_at_their_own(crafted: Crafted
     assert [vcpu for pcpu, _, vcpu in labels(dump) if pcpu == 0] == ["d32768v0", "d3v1"]
 
 
-def test_a_loss_of_no_time_makes_it_give_up(crafted: Crafted) -> None:
+def test_a_loss_of_zero_length_makes_it_abort(crafted: Crafted) -> None:
     with pytest.raises(XenalyzeError, match="Strange, lost_record"):
         crafted.dump(window(0, [hypercall(100, 1), lost(200, 200, 3, 1), hypercall(500, 2)]))
 
@@ -584,8 +584,8 @@ def test_every_record_is_dumped_and_every_text_is_known(raw: RawRecords, dump: D
     assert {text for text in texts if decode(text) is None} == set()
 
 
-def test_the_order_is_a_merge_by_tsc_where_the_last_to_come_stands_first(raw: RawRecords, dump: Dump) -> None:
-    """Merge as xenalyze does; a LOST_RECORDS comes twice, at its first_tsc and at its own TSC."""
+def test_the_order_is_a_merge_by_tsc_in_which_the_last_goes_first(raw: RawRecords, dump: Dump) -> None:
+    """Merge as xenalyze does; a LOST_RECORDS occurs twice, at its first_tsc and at its own TSC."""
     queues: dict[int, list[tuple[int, int]]] = {int(pcpu): [] for pcpu in np.unique(raw.pcpu)}
     tsc_of = dict.fromkeys(queues, 0)
     rows = zip(raw.pcpu.tolist(), raw.offset.tolist(), raw.event.tolist(), raw.tsc.tolist(), strict=True)
@@ -635,7 +635,7 @@ def packed(words: tuple[int, ...], at: int = 0) -> list[int]:
     return [words[at] >> 16, words[at] & 0xFFFF]
 
 
-#: What the fields of a text, those that are shown, are in the record's words.
+#: How the fields shown in a text are computed from the record's words.
 EXPECTED: dict[str, Callable[[tuple[int, ...]], Sequence[int | None]]] = {
     "vcpu_wake": lambda w: [*w],
     "vcpu_block": lambda w: [*w],
@@ -681,7 +681,7 @@ def test_fields_are_the_words_of_the_record(dump: Dump) -> None:
         name, fields = (decode(line.text) if line.text is not None else None) or ("", {})
         words = EXPECTED.get(name)
         if words is not None:
-            # Not a name such as "inj_virq real", not the vCPU that lost_records names as current.
+            # Leave out names such as "inj_virq real", and the vCPU that lost_records shows as current.
             shown = [v for k, v in fields.items() if not isinstance(v, str) and not k.startswith("cur_")]
             if shown != list(words(line.words)):
                 wrong.append((line.text, line.words))
@@ -725,13 +725,13 @@ def test_summary_parses_and_its_volumes_are_sums_of_record_sizes(trace: Path, ra
 
 
 def test_pv_events_follow_three_rules(trace: Path, raw: RawRecords, dump: Dump) -> None:
-    """Attribute PV events by runstate records, lost records and nothing else, as xenalyze does."""
+    """Attribute PV events only by runstate records and lost records, as xenalyze does."""
     current: dict[int, tuple[int, int] | None] = {}
     hypercalls: dict[tuple[int, int] | None, Counter[int]] = defaultdict(Counter)
     before_any: Counter[int] = Counter()
     for line in dump.lines:
         if line.event & 0xFFFF000 == 0x21000:
-            # CONTINUE_RUNNING has the two states' bits clear, which is running to running.
+            # CONTINUE_RUNNING has both states' bits clear, which means running to running.
             if line.event >> 4 & 0xF == RUNNING:
                 current[line.pcpu] = (line.words[0] >> 16, line.words[0] & 0xFFFF)
             elif line.event >> 8 & 0xF == RUNNING:

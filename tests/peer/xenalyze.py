@@ -1,9 +1,9 @@
-"""The peer tool xenalyze as a function: what it reads, what it dumps, what it sums up.
+"""Call the peer tool xenalyze: the records that it reads, its dump, its summary.
 
 Raw records come from ``--dump-no-processing``: one line for each record read, with the reading
-pCPU, the file offset, event, number of words, the full TSC and all seven words in hex.  Nothing is
-processed then, so nothing aborts, no TSC is shifted by its skew correction and LOST_RECORDS is
-read once (with processing it is handled twice: at its first_tsc and, as event 0x1f032, at its
+pCPU, the file offset, event, number of words, the full TSC and all seven words in hex.  In this mode
+nothing is processed, so xenalyze does not abort, its skew correction does not shift TSCs, and LOST_RECORDS
+is read once (with processing it is handled twice: at its first_tsc and, as event 0x1f032, at its
 own TSC).
 """
 
@@ -44,14 +44,14 @@ __all__ = [
 CPU_CHANGE = 0x1F003
 #: Events that every HVM exit had until Xen 4.18, on either vendor's CPUs.
 VMX_EXITS = (0x81002, 0x81102)
-#: VMEXIT_CPUID, HLT, MSR, VMMCALL: numbers beyond what 4.17's xenalyze accepts on VMX (0x38).
+#: VMEXIT_CPUID, HLT, MSR, VMMCALL: numbers above what 4.17's xenalyze accepts on VMX (0x38).
 SVM_REASONS = (0x72, 0x78, 0x7C, 0x81)
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 # "R p" pcpu:2 " o" offset:16 "  " event:7 " " n " " tsc:14 " [" 7 x " %8x" " ] | " 8 x " %08x" " |\n":
-# the words of the record, then the bytes from its header word on, which run into the next record.
-# Everything after the TSC has fixed columns counted from the end, everything before it from the start.
+# the words of the record, then the bytes from its header word on, which extend into the next record.
+# Everything after the TSC has fixed columns from the end of the line, everything before it from the start.
 _PAIR_BYTES = 9
 _RAW_FROM_END = 2 + 8 * _PAIR_BYTES
 _WORDS_FROM_END = _RAW_FROM_END + 5 + 7 * _PAIR_BYTES
@@ -77,7 +77,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class RawRecords:
-    """Every record that xenalyze reads but CPU_CHANGE, in file order.
+    """Every record that xenalyze reads except CPU_CHANGE, in file order.
 
     Attributes:
         pcpu: uint16 [n].
@@ -87,7 +87,7 @@ class RawRecords:
         event: uint32 [n].
         n_words: uint8 [n].
         words: uint32 [n, 7], zero beyond n_words.
-        windows: where they came from.
+        windows: the windows that they were read from.
     """
 
     pcpu: npt.NDArray[np.uint16]
@@ -109,22 +109,22 @@ def raw_records(path: Path) -> RawRecords:
 
 
 def summary(path: Path, cpu_hz: int, extra_args: Sequence[str] = ()) -> Summary:
-    """Return xenalyze's summary of ``path``, pCPU utilisation and the default domain included."""
+    """Return xenalyze's summary of ``path``, including pCPU utilisation and the default domain."""
     options = ["--summary", "--report-pcpu", "--show-default-domain-summary", "--cpu-hz", str(cpu_hz)]
     return parse_summary(run(path, [*options, *extra_args]).stdout.decode("ascii", "replace"))
 
 
 def svm_args(records: RawRecords) -> tuple[str, ...]:
-    """Return the option that xenalyze needs for a trace of an AMD host before Xen 4.19."""
+    """Return the options that xenalyze needs for a trace of an AMD host before Xen 4.19."""
     exits = records.words[np.isin(records.event, VMX_EXITS), 0]
     return ("--svm-mode",) if np.isin(exits, SVM_REASONS).any() else ()
 
 
 def parse_raw_reads(printed: Printed) -> RawRecords:
-    """Parse what ``--dump-no-processing`` printed.
+    """Parse the output of ``--dump-no-processing``.
 
     Raises:
-        XenalyzeError: a line is not of the known shape.
+        XenalyzeError: a line does not have the known format.
     """
     text = np.frombuffer(printed.stdout, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
@@ -183,8 +183,8 @@ def _windows(
 ) -> Windows:
     """Return the windows among the CPU_CHANGE lines.
 
-    Each pCPU passes, and prints, the windows of the others.  The line of a pCPU's first window
-    says offset 0, since it is printed before the offset is set: stderr has the true one.
+    Each pCPU skips, and prints, the windows of the others.  The line of a pCPU's first window
+    shows offset 0, because it is printed before the offset is set: stderr has the correct one.
     """
     activated = re.findall(r"Activating pcpu (\d+) at offset (\d+)", stderr)
     first = {int(pcpu): int(at) for pcpu, at in reversed(activated)}

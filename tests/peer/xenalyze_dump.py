@@ -1,17 +1,17 @@
-"""What ``xenalyze --dump-all`` says of each record, joined to the record itself.
+"""Parse the output of ``xenalyze --dump-all``, and join it to the records.
 
 Dumping is combined with ``--dump-raw-process`` and ``--dump-raw-reads``: the three share one
-stdout, so the lines between two raw lines are what one record made xenalyze print, and each gets
+stdout, so the lines between two raw lines are the output for one record, and each gets
 the record's pCPU, file offset, event and words.  Rules for those lines:
 
 * The record's own text is the first line with the dump header: mark, time, pCPU string, vCPU.
-  Mark ``]`` stands before generic dumps, VM entries and exits, ``!`` before HVM records that no
-  VMEXIT goes with, else a space.  Where no header is printed the text is that of ``inj_exc``,
+  Mark ``]`` precedes generic dumps, VM entries and exits, ``!`` precedes HVM records without a
+  VMEXIT, otherwise it is a space.  If no header is printed, the text is that of ``inj_exc``,
   ``pf_inject``, reinjection (no vCPU) or of the end of lost records (no time either).
 * Every other line is kept as a remark: `` [w2h]``, ``  [vla]``, warnings, notes.  Empty lines
   (tickle_check ends with two newlines) are dropped.
 * Some records print nothing (TICK, CREDIT_ADD, HVM_EMUL): their text is None.
-* LOST_RECORDS is processed twice, so it has two rows: as itself, standing at its first_tsc though
+* LOST_RECORDS is processed twice, so it has two rows: as itself, sorted at its first_tsc although
   the time shown is its own TSC, and as event 0x1f032 at its own TSC.
 
 Times: ``--cpu-hz`` 1 GHz makes xenalyze's nanoseconds exact cycles (see ``dumped_ns``), so
@@ -39,7 +39,7 @@ Decoded = tuple[str, dict[str, Field]]
 
 @dataclass(frozen=True, slots=True)
 class DumpLine:
-    """One processed record and what xenalyze prints of it.
+    """One processed record and xenalyze's output for it.
 
     Attributes:
         pcpu: the pCPU.
@@ -47,14 +47,14 @@ class DumpLine:
         event: event id; 0x1f032 for the second pass over a LOST_RECORDS.
         tsc: TSC in cycles with xenalyze's skew correction, None when untimed.
         words: the extra words.
-        time: nanoseconds shown (cycles at 1 GHz); 0 where it shows blanks, None without a header.
-        pcpus: one character a pCPU: x this one, | running a vCPU, - idle, . default domain, l lost,
-            space nothing known.  The characters of the others may be one step behind.
-        vcpu: ``d3v0``, ``d?v?`` when no vCPU is current, "" without a header.
+        time: nanoseconds shown (cycles at 1 GHz); 0 if it shows blanks, None without a header.
+        pcpus: one character for each pCPU: x this one, | running a vCPU, - idle, . default domain, l lost,
+            space unknown.  The characters of other pCPUs may be one step out of date.
+        vcpu: ``d3v0``; ``d?v?`` if no vCPU is current, "" without a header.
         mark: the character before the header.
-        text: what stands after the header, None when nothing is printed.  A leading space is the
+        text: the text after the header, None if nothing is printed.  A leading space is the
             indent of a hypercall of a multicall.
-        remarks: further lines.
+        remarks: the other lines.
     """
 
     pcpu: int
@@ -77,7 +77,7 @@ class DumpLine:
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """The records in the order of processing, and what was printed before the first and at the end."""
+    """The records in the order of processing, and the output before the first one and at the end."""
 
     lines: list[DumpLine]
     preamble: tuple[str, ...]
@@ -89,18 +89,18 @@ _LOST_END = re.compile(r" {15}([-x.|l \d]+) (lost_records end (?:d\d+v\d+|\(doma
 
 
 def dump_all(path: Path, cpu_hz: int = CYCLES_HZ, extra_args: Sequence[str] = ()) -> Dump:
-    """Return every record of ``path`` in xenalyze's merge order, with what it prints of it.
+    """Return every record of ``path`` in xenalyze's merge order, with its output for the record.
 
     Raises:
-        XenalyzeError: xenalyze gave up, or a raw line cannot be joined to its read.
+        XenalyzeError: xenalyze aborted, or a raw line cannot be joined to its read.
     """
     options = ["--dump-all", "--dump-raw-process", "--dump-raw-reads", "--cpu-hz", str(cpu_hz)]
     return parse_dump(run(path, [*options, *extra_args]).stdout.decode("ascii", "replace"))
 
 
 def parse_dump(text: str) -> Dump:
-    """Parse the joint output of the three dump options."""
-    # The one message without a newline, which the next line is glued to.
+    """Parse the combined output of the three dump options."""
+    # The one message without a newline: the next line follows it directly.
     text = text.replace("detected, leaving INIT", "detected, leaving INIT\n")
     waiting: dict[str, list[tuple[int, int]]] = {}
     lines: list[DumpLine] = []
@@ -141,7 +141,7 @@ def parse_dump(text: str) -> Dump:
 
 
 def _line(pcpu: int, offset: int, tail: str, said: list[str]) -> DumpLine:
-    """Return the row of one record from its raw line and the lines it made xenalyze print."""
+    """Return the row of one record from its raw line and its output lines."""
     head, _, rest = tail.partition("[")
     event, n_words, tsc = head.split()
     words = tuple(int(rest[i * 9 : i * 9 + 9], 16) for i in range(int(n_words)))
@@ -178,7 +178,7 @@ def _line(pcpu: int, offset: int, tail: str, said: list[str]) -> DumpLine:
 
 # --- from text to fields ------------------------------------------------------------------------
 
-#: Words of a record that its text does not show, by decoded name: a comparison must leave them out.
+#: Words of a record that its text does not show, by decoded name; comparisons must leave them out.
 NOT_SHOWN = {
     "csched2:update_vcpu_load": "shift (only as the scale of the percentage)",
     "csched2:update_rq_load": "shift (only as the scale of the percentages)",
@@ -200,16 +200,16 @@ NOT_SHOWN = {
     "vmexit": "the number of a named reason",
 }
 
-#: Names of records that have no payload, and so no fields.
+#: Names of records without payload, which have no fields.
 NO_PAYLOAD = frozenset(
     {"csched2:update_load", "csched2:sched_tasklet", "csched:sched_tasklet", "math_state_restore"}
 )
-#: Names whose fields are no words of the record: vmentry has the cycles since the VMEXIT.
+#: Names whose fields are not words of the record: vmentry shows the cycles since the VMEXIT.
 INFERRED = frozenset({"vmentry"})
 
 
 def _us_to_ns(whole: str, rest: str) -> int:
-    """Undo ``%u.%uus`` of ns/1000 and ns%1000, printed without leading zeros: 8.5us are 8005 ns."""
+    """Undo ``%u.%uus`` of ns/1000 and ns%1000, printed without leading zeros: 8.5us is 8005 ns."""
     return int(whole) * 1000 + int(rest)
 
 
@@ -218,7 +218,7 @@ def _vcpu(match: re.Match[str]) -> dict[str, Field]:
 
 
 def _integers(match: re.Match[str]) -> dict[str, Field]:
-    """Return all groups: base 16 for names that end in _x, dropped when absent, text if not a number."""
+    """Return all groups that are present, as numbers (base 16 for names that end in _x) or as text."""
     fields: dict[str, Field] = {}
     for name, value in match.groupdict().items():
         if value is None:
@@ -284,7 +284,7 @@ _HYPERCALL_REST = (
 
 
 def _hypercall(match: re.Match[str]) -> dict[str, Field]:
-    """Return op, name and what is shown of the arguments.
+    """Return op, name and the arguments that are shown.
 
     mmuext_op's count keeps its preempted bit and so turns negative: it is returned as 32 bits.
     Other calls show up to six arguments, 32 bits in hex, 64 bits in decimal with 16 digits.
@@ -307,7 +307,7 @@ def _hypercall(match: re.Match[str]) -> dict[str, Field]:
     return fields
 
 
-# A shape is a regular expression with {field} for a decimal number, {field:x} for one in hex, and:
+# A shape is a regular expression with {field} for a decimal number, {field:x} for a hex one, and:
 _PARTS = {
     "V": r"d(?P<dom>\d+)v(?P<vcpu>-?\d+)",
     "SLICE": r"(?:, next slice (?P<slice_us>\d+)\.(?P<slice_ns>\d+)us)?",
@@ -331,7 +331,7 @@ def _pattern(shape: str) -> re.Pattern[str]:
 
 
 _Shape = tuple[str, str, Callable[[re.Match[str]], dict[str, Field]]]
-# Grouped by the first letters of the text, so that a line is tried against few patterns.
+# Grouped by the first letters of the text, so that a line is matched against few patterns.
 _SHAPES: tuple[_Shape, ...] = (
     ("hypercall", r"hypercall +(?P<op>[0-9a-f]+){NAME} eip {eip:x}", _integers),
     ("hypercall", r"hypercall +(?P<op>[0-9a-f]+){NAME}(?P<rest>(?! eip).*)", _hypercall),
@@ -521,7 +521,7 @@ _BY_KEY: dict[str, list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], di
 
 
 def decode(text: str) -> Decoded | None:
-    """Return name and fields of a dumped text, or None for a text that is not known.
+    """Return name and fields of a dumped text, or None for an unknown text.
 
     PV events and HVM handlers that are dumped as words get the names ``page_fault``,
     ``emulate_privop``, ``cpuid`` ... and fields word0 ...; other words ``event_<id>``.

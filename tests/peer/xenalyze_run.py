@@ -1,10 +1,10 @@
-"""Start xenalyze, and say clearly when it is missing or gives up.
+"""Run xenalyze, with clear errors if it is missing or aborts.
 
 Facts about how it reports (tools/xentrace/xenalyze.c, Xen 4.17):
 
 * Progress notes and warnings go to stderr, but to stdout in ``--dump-all`` mode.
 * A trace error above the tolerance ends it with status 1, in the middle of the output; a failed
-  assertion with SIGABRT.  Status 0 does not mean every byte was read: a window that reaches beyond
+  assertion with SIGABRT.  Status 0 does not mean that every byte was read: a window that extends beyond
   the end of the file makes it drop everything since the last full round ("early_eof").
 """
 
@@ -24,15 +24,15 @@ REQUIRE_VARIABLE = "XTRACE_REQUIRE_PEERS"
 INSTALL_HINT = "xenalyze is not installed: apt-get install xen-utils-common"
 TIMEOUT_S = 300
 
-#: Mark a test with this to have it skipped, or failed, when xenalyze is missing.
+#: A test with this mark is skipped, or fails, if xenalyze is missing.
 needs_xenalyze = pytest.mark.usefixtures("xenalyze")
 
 
 class XenalyzeError(RuntimeError):
-    """xenalyze ended before the end of the trace, or printed what the parser does not know.
+    """xenalyze ended before the end of the trace, or its output is unknown to the parser.
 
     Attributes:
-        stdout: what it had printed by then.
+        stdout: its output up to then.
     """
 
     def __init__(self, message: str, stdout: bytes = b"") -> None:
@@ -42,14 +42,14 @@ class XenalyzeError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What one run printed."""
+    """The output of one run."""
 
     stdout: bytes
     stderr: str
 
     @property
     def warnings(self) -> list[str]:
-        """Lines of stderr that are not the usual notes on CPUs, domains and the end of the file."""
+        """Lines of stderr except the usual notes on CPUs, domains and the end of the file."""
         return [line for line in self.stderr.splitlines() if line and not is_note(line)]
 
 
@@ -79,11 +79,11 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Skip the running test when xenalyze is missing; fail it when XTRACE_REQUIRE_PEERS=1."""
+    """Skip the running test if xenalyze is missing; fail it under XTRACE_REQUIRE_PEERS=1."""
     if available():
         return
     if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{INSTALL_HINT} ({REQUIRE_VARIABLE}=1 forbids to skip)", pytrace=False)
+        pytest.fail(f"{INSTALL_HINT} ({REQUIRE_VARIABLE}=1 forbids skipping)", pytrace=False)
     pytest.skip(INSTALL_HINT)
 
 
@@ -91,7 +91,7 @@ def run(path: Path, options: Sequence[str]) -> Printed:
     """Run xenalyze over ``path``.
 
     Raises:
-        XenalyzeError: it did not end with status 0.
+        XenalyzeError: it ended with another status than 0.
     """
     command = ["xenalyze", *options, str(path)]
     environment = {**os.environ, "LC_ALL": "C"}
@@ -106,12 +106,12 @@ def run(path: Path, options: Sequence[str]) -> Printed:
 
 
 def effective_hz(cpu_hz: int) -> int:
-    """Return the Hz that xenalyze uses for ``--cpu-hz cpu_hz``: it reads a 32-bit float."""
+    """Return the frequency that xenalyze uses for ``--cpu-hz cpu_hz``: it parses a 32-bit float."""
     return int(np.float32(cpu_hz))
 
 
 def quantised_hz(cpu_hz: int) -> int:
-    """Return its 1024ths of a GHz, rounded down: the divisor of every time it dumps."""
+    """Return the frequency in 1024ths of a GHz, rounded down: the divisor of every dumped time."""
     return (effective_hz(cpu_hz) << 10) // 1_000_000_000
 
 
@@ -119,6 +119,6 @@ def dumped_ns(cycles: int, cpu_hz: int) -> int:
     """Return the nanoseconds that it prints for ``cycles`` after the first TSC.
 
     Too large by up to 1/quantised_hz: +244 ppm at 2.4 GHz, +150 at 2.6, +70 at 2.8, 0 at 3.0.
-    At 1 GHz the divisor is 1024, so what it prints as nanoseconds are the cycles themselves.
+    At 1 GHz the divisor is 1024, so the printed nanoseconds are the cycles themselves.
     """
     return (cycles << 10) // quantised_hz(cpu_hz)

@@ -1,14 +1,14 @@
-"""``xenalyze --summary --report-pcpu`` as nested values.
+"""Parse ``xenalyze --summary --report-pcpu`` into nested values.
 
-What the figures are (xenalyze.c of Xen 4.17):
+Meaning of the figures (xenalyze.c of Xen 4.17):
 
-* ``count``: intervals that ended; an interval of zero cycles counts in ``exits`` only.  Means are
+* ``count``: intervals that ended; an interval of zero cycles counts only in ``exits``.  Means are
   cycles divided by the count, rounded down; seconds have two decimals.
 * p5, p50, p95 of affinity and exits are plain order statistics: element count*p//100 of the sorted
   values.  Those of runstates, pCPUs and wake-to-halt are meant to be weighted by the values (half of
-  the *cycles* lies in shorter intervals), but the selection adds up the wrong weights: measured, p5
-  is up to 23 times too large, p50 up to 4.7.  Do not compare them with an exact percentile.
-* Volumes are bytes of records, CPU_CHANGE left out and LOST_RECORDS counted twice.
+  the *cycles* are in shorter intervals), but the selection adds up the wrong weights: measured, p5
+  is up to 23 times too large, p50 up to 4.7 times.  Do not compare them with an exact percentile.
+* Volumes are bytes of records, without CPU_CHANGE and with LOST_RECORDS counted twice.
 * ``hypercall`` includes sub-calls, in its count and in the numbers below it.
 """
 
@@ -48,7 +48,7 @@ class Volume:
 
 @dataclass(slots=True)
 class ExitReason:
-    """One VMEXIT reason: its row, the rows of its handlers, the host vectors of external interrupts."""
+    """One VMEXIT reason: its row, the rows of its handlers, and the host vectors of external interrupts."""
 
     cycles: Cycles
     handlers: dict[str, Cycles] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ExitReason:
 
 @dataclass(slots=True)
 class GuestInterrupt:
-    """Injections of one vector, and what followed by case (``wake to halt alone`` ...)."""
+    """Injections of one vector, and intervals by case (``wake to halt alone`` ...)."""
 
     count: int
     cases: dict[str, Cycles] = field(default_factory=dict)
@@ -113,13 +113,13 @@ class Summary:
     """A whole summary.
 
     Attributes:
-        total_s: last TSC processed less the first, at the Hz told.
-        cpu_hz: the Hz as shown, e.g. "2.60 GHz".
+        total_s: last TSC processed minus the first, in seconds at the given frequency.
+        cpu_hz: the frequency as shown, e.g. "2.60 GHz".
         volumes, pcpus: by pCPU.
         domains: by domain id; 32767 is idle.
-        default_domain: the stand-in vCPUs by pCPU, for what ran before a pCPU's first scheduling record.
-        active_pcpus: pCPUs that ran anything but idle.
-        unparsed: lines that no rule knows.
+        default_domain: the placeholder vCPUs by pCPU, current before a pCPU's first scheduling record.
+        active_pcpus: number of pCPUs that ran anything but idle.
+        unparsed: lines that match no rule.
     """
 
     total_s: float = 0.0
@@ -151,10 +151,10 @@ _RUNNABLE = ("wake", "preempt", "other")
 
 
 def parse_summary(text: str) -> Summary:
-    """Parse what ``--summary`` printed; lines that no rule knows go to ``unparsed``.
+    """Parse the output of ``--summary``; lines that match no rule go to ``unparsed``.
 
     Raises:
-        XenalyzeError: it does not start as a summary does.
+        XenalyzeError: it does not start like a summary.
     """
     lines = text.splitlines()
     head = re.match(r"Total time: ([\d.]+) seconds \(using cpu speed (.*)\)", lines[0] if lines else "")
@@ -169,7 +169,7 @@ def parse_summary(text: str) -> Summary:
 
 
 class _Reader:
-    """Where in a summary we are, and what a row means there."""
+    """The current place in a summary, which determines the meaning of a row."""
 
     def __init__(self, summary: Summary) -> None:
         self.summary = summary
@@ -183,7 +183,7 @@ class _Reader:
         self.pcpu = PcpuUse()
 
     def heading(self, line: str) -> bool:
-        """Take a line that opens a section; return whether it was one."""
+        """Process a line that opens a section; return whether it was one."""
         if match := re.fullmatch(r" - cpu (\d+) -", line):
             self.volume = self.summary.volumes.setdefault(int(match[1]), Volume())
             self.section = "volume"
@@ -211,7 +211,7 @@ class _Reader:
         return True
 
     def row(self, line: str) -> bool:
-        """Take a row of the section we are in; return whether it is one."""
+        """Process a row of the current section; return whether it was one."""
         section = self.section
         if section == "volume":
             return self._volume(line)
@@ -332,7 +332,7 @@ _COUNTERS = ("done by", "done for", "populated", "reclaim order", "reclaim conte
 
 
 def _pv(vcpu: VcpuSummary, line: str) -> bool:
-    """Take a row of the PV events of a vCPU."""
+    """Process a row of a vCPU's PV events."""
     if match := _HYPERCALL.fullmatch(line):
         vcpu.hypercalls[int(match["number"])] = int(match["count"])
     elif match := _TRAP.fullmatch(line):
