@@ -1,4 +1,4 @@
-"""A small run of the accuracy benchmark: the program, its sites, its counts and a prediction, without timing."""
+"""A small run of the accuracy benchmark: the program, its sites, its counts and a prediction; no timing."""
 
 from __future__ import annotations
 
