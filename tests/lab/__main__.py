@@ -83,7 +83,7 @@ def command(text: str, host: Host) -> int:
         if not status.exists():
             serial = (share / "serial.log").read_text(errors="replace").splitlines()
             raise LabError(
-                "\n".join([f"no end within {ran.wall_s:.0f} s; last lines of the console:", *serial[-10:]])
+                "\n".join([f"no end within {ran.wall_s:.0f} s; last console lines:", *serial[-10:]])
             )
         return int(status.read_text())
 

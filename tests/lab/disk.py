@@ -77,7 +77,7 @@ def run(*command: str, limit_s: float = _LIMIT_S) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise LabError(f"{' '.join(command)}: no end after {limit_s:.0f} s") from None
+        raise LabError(f"{' '.join(command)}: did not end within {limit_s:.0f} s") from None
     if done.returncode:
         raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

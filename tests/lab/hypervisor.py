@@ -124,7 +124,7 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], limit_s:
             timeout=limit_s,
         )
     except subprocess.TimeoutExpired:
-        raise LabError(f"{' '.join(command)}: no end after {limit_s} s") from None
+        raise LabError(f"{' '.join(command)}: did not end within {limit_s} s") from None
     if done.returncode:
         raise LabError(f"{' '.join(command)}: {(done.stderr.strip() or done.stdout)[-500:]}")
     return done.stdout

@@ -121,7 +121,7 @@ def _apt(*command: str, folder: Path | None = None) -> str:
     except FileNotFoundError:
         raise LabError(f"{command[0]} is missing; the lab needs a Debian machine's apt and dpkg") from None
     except subprocess.TimeoutExpired:
-        raise LabError(f"{' '.join(command)}: no end after {_DOWNLOAD_LIMIT_S} s") from None
+        raise LabError(f"{' '.join(command)}: did not end within {_DOWNLOAD_LIMIT_S} s") from None
     if done.returncode:
         raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

@@ -165,7 +165,7 @@ def _write_sidecar(facts: Path, scenario: Scenario) -> None:
     console = facts.with_name("serial.log").read_text(errors="replace")
     mhz = _MHZ.search(console)
     if mhz is None:
-        raise LabError(f"{facts.parent / 'serial.log'}: Xen never said how fast its processor is")
+        raise LabError(f"{facts.parent / 'serial.log'}: Xen did not print the processor's frequency")
     content = {
         "tsc_hz": round(float(mhz[1]) * 1e6),
         "xen_version": ".".join(said["xen_version"].split(".")[:2]),

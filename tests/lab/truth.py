@@ -174,8 +174,8 @@ def measure(data: bytes, logs: dict[int, str], found: Found) -> None:
         elif interval.metric in (Metric.SEND_TO_WAKE, Metric.SEND_TO_UPCALL_RUNNING) and sender in guests:
             _send(guests, sender, target, interval.metric, interval.tsc, interval.value, found)
     for metric, name in (
-        (Metric.SEND_AMBIGUOUS, "sends with no target taken: several ran"),
-        (Metric.SEND_NO_TARGET, "sends with no target taken: nobody ran"),
+        (Metric.SEND_AMBIGUOUS, "sends without an inferred target: several vCPUs ran"),
+        (Metric.SEND_NO_TARGET, "sends without an inferred target: no vCPU ran"),
     ):
         found.counts[name] += sum(
             number for count, number in counts.items() if count.metric == metric and count.a >> 16 in guests

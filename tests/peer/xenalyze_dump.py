@@ -189,7 +189,7 @@ NOT_SHOWN = {
     "sched_switch_next": "waited_ns is 0 when absent; slice_ns absent stands for zero and below",
     "sched_switch_continue": "slice_ns absent stands for zero and below",
     "hypercall": "argument words of mmu_update, multicall, grant_table_op, vcpu_op, mmuext_op, sched_op "
-    "but for the fields named; which arguments are present",
+    "except the fields named; which arguments are present",
     "hypercall_subcall": "as for hypercall",
     "trap": "use_error_code is whether ec is shown; ec of a trap without one",
     "pm_idle_start": "tick, expected, predicted",

@@ -75,7 +75,7 @@ def _talk(qemu: subprocess.Popen[bytes], answers: list[tuple[str, str]]) -> byte
             if not piece:
                 break
     tail = said[-_SAID_BYTES:].decode("ascii", "replace")
-    why = "QEMU ended before the guest" if time.monotonic() < end else f"no end within {LIMIT_S} s"
+    why = "QEMU ended before the guest" if time.monotonic() < end else f"it did not end within {LIMIT_S} s"
     raise BootError(f"{why}; last output of the serial line:\n{tail}")
 
 
