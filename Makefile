@@ -20,7 +20,7 @@ lab-image:
 lab: lab-needs
 	@$(LAB) run $(SCENARIOS)
 
-# The deterministic part, for each change: the image, one run, its checks.
+# The reliable part, for each change: the image, one run, its checks.
 lab-quick: lab-needs
 	@$(LAB) quick
 

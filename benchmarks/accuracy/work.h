@@ -11,7 +11,7 @@
 
 #define HOT_WORDS 64
 #define NEAR_LINES 8192			/* 512 kB: beyond L1, within L2 */
-#define FAR_LINES (1ul << 20)		/* 64 MB: beyond a core's caches */
+#define FAR_LINES (1ul << 20)		/* 64 MB: beyond a core's own caches */
 
 struct node {
 	struct node *next;
