@@ -44,6 +44,7 @@ def kernel_lines(samples: KernelSamples) -> pd.DataFrame:
     table = addresses.assign(
         place=addresses["function"].to_numpy(object) + np.array(offsets, object),
         rip=[f"{int(rip):#x}" for rip in addresses["rip"]],
+        line=np.array([int(line) if line > 0 else np.nan for line in addresses["line"]], object),
         masked=np.where(addresses["masked"], "yes", "no"),
         share_ratio=_share_of_domain(addresses, addresses),
     )

@@ -77,8 +77,8 @@ def injections(measures: Measures) -> pd.DataFrame:
     ):
         times = measures.times_by_b(metric).set_index(["a", "b"])[list(TAIL)].add_prefix(name + "_")
         table = table.join(times, on=["a", "b"])
+        table[f"{name}_count"] = table[f"{name}_count"].fillna(0).astype("int64")
     table = table.rename(columns={"b": "vector"})
-    table["window_wait_count"] = table["window_wait_count"].fillna(0).astype("int64")
     table["window_wait_ratio"] = table["window_wait_count"] / table["injection_count"]
     table["injection_per_s"] = measures.per_second(table["injection_count"])
     return with_vcpu(table).sort_values("injection_count", ascending=False, kind="stable")
