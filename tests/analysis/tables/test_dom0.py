@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from builders.dom0_capture import bpf_capture as _capture
+from builders.dom0_capture import sampled_capture as _sampled
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.summary import dom0_frames
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO
@@ -17,49 +18,11 @@ from xtrace.analysis.summary.partial import Partial, merge, partial_of
 from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
 from xtrace.analysis.summary.summary_head import Origin
 from xtrace.analysis.tables import activity, dom0
-from xtrace.probes.bpf import ctf_writer
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture import layout
-from xtrace.probes.capture.layout import BPF_TABLES, Capture
-from xtrace.probes.capture.writer import CaptureWriter
+from xtrace.probes.capture.layout import Capture
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
-from xtrace.probes.live.histogram import bucket_of
-
-Values = dict[tuple[Kind, int, int], list[int]]
-
-_SAMPLE = struct.Struct("<IIQQQII16sQ")
-_META = {"domains": [{"id": 0, "event_channels": [{"port": 17, "kind": "Interdomain", "domain": 3}]}]}
-
-
-def _capture(
-    folder: Path, values: dict[tuple[Kind, int, int], list[int]], irq_name: str = "blkif"
-) -> Capture:
-    """Write durations as the recorder would, half of them in each of two one-second lines."""
-    lines: list[dict[str, Any]] = [{"schema_version": 1}, {"t_ns": 10**9, "interrupts_begin": {"45": [7, 1]}}]
-    for half in range(2):
-        rows, buckets = [], []
-        for (kind, ident, vcpu), durations in values.items():
-            part = durations[half::2]
-            timed = [value for value in part if value]
-            upto = [value for value in durations[: None if half else 1] if value]
-            rows.append(
-                [kind, ident, vcpu, len(timed), sum(timed), min(upto, default=0), max(upto, default=0),
-                 len(part) - len(timed)]
-            )  # fmt: skip
-            buckets += [[kind, ident, vcpu, bucket_of(value), 1] for value in timed]
-        lines += [
-            {"t_ns": (half + 2) * 10**9, "rows": rows},
-            {"t_ns": (half + 2) * 10**9, "buckets": buckets},
-        ]
-    lines.append(
-        {"t_ns": 3 * 10**9, "irqs": {"45": ["xen-dyn-lateeoi-event", irq_name]}, "ports": {"17": 45}}
-    )
-    lines.append({"t_ns": 3 * 10**9, "interrupts_end": {"45": [10, 3], "46": [1, 0]}})
-    path = folder / BPF_TABLES
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return Capture(folder, _META)
 
 
 def _partial(capture: Capture) -> Partial:
@@ -156,23 +119,6 @@ def test_xenctx_samples_are_rips_of_guests(tmp_path: Path) -> None:
         [3, 1, "xenctx", "0xffffffff81a442b5", 3],
         [3, 0, "xenctx", "0x401136", 1],
     ]
-
-
-def _sampled(folder: Path, event: str, samples: list[tuple[int, int, int]]) -> Capture:
-    """Write samples {CPU, address, flags} as the recorder does."""
-    made = CaptureWriter(folder)
-    made.stream("samples/metadata").write(ctf_writer.sample_metadata("made").encode())
-    for cpu in {cpu for cpu, _, _ in samples}:
-        records = b"".join(
-            _SAMPLE.pack(56, 7, 1000 + at, Kind.SAMPLE, ip, 1, 1, b"sh", flags)
-            for at, (own, ip, flags) in enumerate(samples)
-            if own == cpu
-        )
-        ctf_writer.CpuStreams(made, "samples", cpu).write(1000, 2000, records, 0)
-    heading = {"schema_version": 1, "event": event, "sample_hz": 99}
-    made.stream(layout.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
-    made.close()
-    return Capture(folder, {})
 
 
 _KERNEL_IP, _USER_IP, _XEN_IP = 0xFFFF_FFFF_8100_1234, 0x401136, 0xFFFF_82D0_4020_0000
