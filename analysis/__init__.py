@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff, diff
     from xtrace.analysis.loading.summaries import analyse
     from xtrace.analysis.report.build import Report, Selection, build_report
+    from xtrace.analysis.report.json_schema import report_schema
     from xtrace.analysis.report.request import (
         Answer,
         GuestCounters,
@@ -41,6 +42,7 @@ __all__ = [
     "make_report",
     "merge",
     "read_summary",
+    "report_schema",
     "write_summary",
 ]
 
@@ -64,6 +66,7 @@ __getattr__ = exported(
         "make_report": "report.request",
         "merge": "summary.summary_file",
         "read_summary": "summary.summary_file",
+        "report_schema": "report.json_schema",
         "write_summary": "summary.summary_file",
     },
 )

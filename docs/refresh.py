@@ -1,4 +1,4 @@
-"""Write again what is made by a program: the report in README.md, docs/report-schema.md, docs/sites.md.
+"""Write again what a program makes: the report in README.md, docs/sites.md, the files of the report's schema.
 
 python docs/refresh.py
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from xtrace.analysis.report import schema
+from xtrace.analysis.report import json_schema, schema
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- report:begin -->\n", "<!-- report:end -->"
@@ -75,6 +75,7 @@ def sites_refreshed(page: str) -> str:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "report-schema.md").write_text(schema.markdown())
+    (ROOT / "docs" / "report.schema.json").write_text(json_schema.text())
     for name, made in (("README.md", refreshed), ("docs/sites.md", sites_refreshed)):
         path = ROOT / name
         path.write_text(made(path.read_text()))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from xtrace.analysis.measures.table import MARKS, Quality
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
+from xtrace.analysis.report.json_types import TRACE_TYPES, ValueType, column_type
 
 #: The keys of the report's ``trace`` object.
 TRACE_KEYS = {
@@ -47,6 +51,15 @@ TRACE_KEYS = {
 }
 
 
+_SCHEMA_FILE = (
+    "[report.schema.json](report.schema.json) says the same as a JSON Schema (draft 2020-12), for validators",
+    "and code generators; `xtrace.analysis.report_schema()` returns it. It is strict: a key that this",
+    "version of xtrace does not print is an error, so validate with the file of the xtrace that made the",
+    "report. `x-unit` and `x-known` are the columns unit and known of this page, where each quality has the",
+    "mark of the terminal before it. A report has all the tables of a section or none of them.",
+)
+
+
 def markdown() -> str:
     """Return docs/report-schema.md as text."""
     lines = [
@@ -63,11 +76,12 @@ def markdown() -> str:
         "Missing values are null.",
         "Quantiles are within 0.8 % of a measured value.",
         "",
+        *_SCHEMA_FILE,
+        "",
         "## trace",
         "",
-        "| key | meaning |",
-        "|---|---|",
-        *(f"| `{key}` | {meaning} |" for key, meaning in TRACE_KEYS.items()),
+        *_heading("key"),
+        *_trace_rows(),
     ]
     for table in TABLES:
         lines += ["", f"## tables.{table.name}", "", f"{table.title}. Section `{table.section}`."]
@@ -75,9 +89,30 @@ def markdown() -> str:
             lines += ["", f"Note: {table.bias}."]
         if table.measured:
             lines += ["", f"Measured: {table.measured}."]
-        lines += ["", "| column | quality | meaning |", "|---|---|---|"]
-        lines += [f"| `{column.name}` | {column.quality} | {column.meaning} |" for column in table.columns]
+        lines += ["", *_heading("column")]
+        lines += [
+            _row(column.name, column_type(table, column), column.quality, column.meaning)
+            for column in table.columns
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _heading(first: str) -> tuple[str, str]:
+    return f"| {first} | type | unit | known | meaning |", "|---|---|---|---|---|"
+
+
+def _trace_rows() -> Iterator[str]:
+    """Yield a row for each key of ``trace``, and for each key of the objects in its arrays."""
+    for key, meaning in TRACE_KEYS.items():
+        of, quality = TRACE_TYPES[key]
+        yield _row(key, of, quality, meaning)
+        for inner in of.items.keys if of.items else ():
+            yield _row(f"{key}[].{inner.name}", inner.type, inner.quality, inner.meaning)
+
+
+def _row(name: str, of: ValueType, quality: Quality, meaning: str) -> str:
+    known = "" if quality is Quality.KEY else f"{MARKS[quality]} {quality}"
+    return f"| `{name}` | {of.text()} | {of.unit} | {known} | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,8 @@ import pytest
 
 from xtrace import analysis, probes, samples, symbols
 from xtrace.analysis import analyse, build_report
-from xtrace.analysis.report import schema
+from xtrace.analysis.report import json_schema, schema
+from xtrace.analysis.report.json_types import TRACE_TYPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,13 +62,16 @@ def test_each_public_name_exists_and_has_a_docstring(package: ModuleType) -> Non
         package.nothing  # noqa: B018
 
 
-def test_schema_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "report-schema.md").read_text() == schema.markdown()
+@pytest.mark.parametrize(
+    ("name", "made"), [("report-schema.md", schema.markdown), ("report.schema.json", json_schema.text)]
+)
+def test_schema_files_are_what_the_tables_say(name: str, made: Callable[[], str]) -> None:
+    assert (ROOT / "docs" / name).read_text() == made(), "run: .venv/bin/python docs/refresh.py"
 
 
 def test_every_trace_key_is_described() -> None:
     report = build_report(analyse(samples.path()))
-    assert set(report.trace) == set(schema.TRACE_KEYS)
+    assert set(report.trace) == set(schema.TRACE_KEYS) == set(TRACE_TYPES)
 
 
 def test_readme_shows_the_real_report() -> None:
