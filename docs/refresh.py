@@ -17,7 +17,7 @@ from xtrace.analysis.report import json_schema, schema
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- report:begin -->\n", "<!-- report:end -->"
 #: README shows the report up to this table.
-NEXT_TABLE = "\n\nRunstates of the vCPUs"
+NEXT_TABLE = "\n\nvCPU runstates"
 COMMAND = "import sys; from xtrace.cli.main import main; sys.exit(main())"
 
 

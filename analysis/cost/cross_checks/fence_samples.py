@@ -46,7 +46,7 @@ def fence_share(
     addresses: npt.NDArray[np.uint64],
     counts: npt.NDArray[np.int64],
     fences: Collection[int],
-    behind: Collection[int],
+    following: Collection[int],
 ) -> FenceShare:
     """Return the share of a domain's samples that are at its fences.
 
@@ -54,10 +54,10 @@ def fence_share(
         addresses: as in the image, without the load offset.
         counts: samples at each address.
         fences: addresses of fences.
-        behind: addresses of the instructions that follow them.
+        following: addresses of the instructions that follow them.
     """
     at = np.isin(addresses, np.array(sorted(fences), np.uint64))
-    after = np.isin(addresses, np.array(sorted(set(behind) - set(fences)), np.uint64))
+    after = np.isin(addresses, np.array(sorted(set(following) - set(fences)), np.uint64))
     total, hits = int(counts.sum()), int(counts[at | after].sum())
     low, high = _wilson(hits, total)
     return FenceShare(total, int(counts[at].sum()), int(counts[after].sum()), low, high)

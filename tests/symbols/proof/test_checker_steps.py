@@ -251,7 +251,7 @@ def test_text_of_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stable", "buffers", "told"),
+    ("stable", "buffers", "expected"),
     [
         (True, ((), ()), "exit test, P=1 M=0: M := 1, enters the handler"),
         (True, (WAITING, ()), "exit test, P=0 M=1: returns"),
@@ -261,9 +261,9 @@ def test_text_of_steps() -> None:
         (True, ((WAITING[0],), ()), "exit test, P=1 M=1: returns"),
     ],
 )
-def test_text_of_the_exit_test(stable: bool, buffers: Any, told: str) -> None:
+def test_text_of_the_exit_test(stable: bool, buffers: Any, expected: str) -> None:
     state = START._replace(in_xen=True, buffers=buffers)
-    assert text(machine(stable=stable), state, Actor.XEN) == told
+    assert text(machine(stable=stable), state, Actor.XEN) == expected
 
 
 def test_machine_runs_the_programs_of_its_scenario() -> None:
