@@ -146,7 +146,7 @@ _BEFORE_A_STATEMENT = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 def _keys(text: str, items: Iterable[WorkItem]) -> Iterator[tuple[_Key, str]]:
-    """Yield what tells each mutant of a module's text from all others, and its job.
+    """Yield a key that identifies each mutant of a module's text, and its job.
 
     Comments, docstrings and blank lines are left out, so that they may be rewritten.
     """
