@@ -21,6 +21,9 @@ _NAMELESS = {"run", "Makefile", ".ci/run"}
 #: Recorded files, and the licence.
 _LEFT_OUT = ("samples/", "LICENSE")
 _F_STRING = re.compile(r"[rb]?f[rb]?[\"']", re.IGNORECASE)
+#: Pages whose code spans are lines of the source.
+_QUOTE_CODE = {"mutants.md"}
+_CODE_SPAN = re.compile(r"`[^`\n]*`")
 _FIELD = re.compile(r"\{[^{}\n]*\}")
 
 
@@ -56,6 +59,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield each line's number and text: of Python its strings, its comments and the names of tests."""
     text = path.read_text()
     if path.suffix != ".py":
+        text = _CODE_SPAN.sub("", text) if path.name in _QUOTE_CODE else text
         yield from enumerate(text.splitlines(), 1)
         return
     strings = {tokenize.STRING, tokenize.COMMENT}

@@ -33,7 +33,7 @@ from xtrace.analysis.summary.summary_file import Summary
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import id_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Domain, figure, and its values in the old and the new captures.
 _Row = tuple[str, Figure, tuple[tuple[float, ...], tuple[float, ...]]]

@@ -278,7 +278,7 @@ FIGURES: tuple[Figure, ...] = (
     *_times("irq_to_wake", Metric.IRQ_TO_WAKE, _EXACT, "interrupt entry to wake", other="p50"),
     *_times("send_to_upcall", Metric.SEND_TO_UPCALL_RUNNING, _INFERRED,
             "event_channel_op to the end of the upcall of a running vCPU", other="p50 p99"),
-    Figure("moved_share", Unit.RATIO, _EXACT, "wakes whose vCPU ran on a pCPU other than the waker's",
+    Figure("migrated_share", Unit.RATIO, _EXACT, "wakes whose vCPU ran on a pCPU other than the waker's",
            lambda sums: share(sums.count(Metric.WAKE_TO_RUNNING, b=1), sums.count(Metric.WAKE_TO_RUNNING))),
     # Upcalls.
     *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "upcall after a block, at least",

@@ -29,12 +29,12 @@ class Need:
     """Something that the cost may lack; the texts are format strings.
 
     Attributes:
-        lacking: what is missing.
+        missing: what is missing.
         reason: why the cost needs it.
         remedy: the command or option that supplies it; empty if nothing does.
     """
 
-    lacking: str
+    missing: str
     reason: str
     remedy: str
 
@@ -46,7 +46,7 @@ class Need:
         """
         return NeedRow(
             about=f"d{about}" if isinstance(about, int) else about,
-            lacking=self.lacking,
+            missing=self.missing,
             reason=self.reason.format(**values),
             remedy=self.remedy.format(**values),
         )
@@ -153,7 +153,7 @@ REPLAYS = Need(
 
 
 def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[int]) -> list[NeedRow]:
-    """Return what is lacking regardless of the domain."""
+    """Return what is missing regardless of the domain."""
     return [
         *_of_calibration(measures.hz, inputs),
         *_of_trace(measures),
@@ -168,7 +168,7 @@ def needs_of_domain(
     cost: DomainCost | None,
     checks: Sequence[CheckRow] = (),
 ) -> list[NeedRow]:
-    """Return what is lacking for one domain.
+    """Return what is missing for one domain.
 
     Args:
         cost: None if it could not be computed.

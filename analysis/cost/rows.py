@@ -119,10 +119,10 @@ class CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class NeedRow:
-    """What is lacking for which domain or the host, why the cost needs it, and what supplies it."""
+    """What is missing for which domain or the host, why the cost needs it, and what supplies it."""
 
     about: str
-    lacking: str
+    missing: str
     reason: str
     remedy: str
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.summary.summary_file import Summary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: All tables, in the order of the report.
 TABLES: tuple[Table[Any], ...] = (

@@ -150,7 +150,7 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("wakers", "latency"): ("send", "irq", ""),
     ("vcpu_states", "state"): (
         "running", "runnable/wake", "runnable/preempt", "runnable/other", "runnable/open", "blocked",
-        "offline", "lost", "before known",
+        "offline", "lost", "unknown",
     ),
     ("domain_states", "state"): tuple(state.name.lower() for state in DomainState),
     ("hypercalls", "kind"): ("call", "subcall"),
@@ -266,7 +266,7 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "tsc_hz_pairs": (_COUNT, _EXACT),
     "span_cycles": (_CYCLES, _EXACT),
     "span_ns": (ValueType("integer", nullable=True, unit="ns"), _EXACT),
-    "blind_ratio": (ValueType("number", nullable=True, unit="ratio"), _EXACT),
+    "lost_ratio": (ValueType("number", nullable=True, unit="ratio"), _EXACT),
     "xen_versions": (_STRING, _INFERRED),
     "xen_versions_source": (ValueType("string", choices=("detected", "given")), _KEY),
     "xen_versions_evidence": (_SENTENCES, _KEY),

@@ -22,7 +22,7 @@ TRACE_KEYS = {
     "tsc_hz_pairs": "number of measurements that the rate is based on; 0 where it was given",
     "span_cycles": "first to last record, or the length of the --from/--to window; summed over files",
     "span_ns": "the same in ns",
-    "blind_ratio": "share of the pCPUs' time in which records were lost",
+    "lost_ratio": "share of the pCPUs' time in which records were lost",
     "xen_versions": "range of Xen versions that can have written the trace",
     "xen_versions_source": "detected or given",
     "xen_versions_evidence": "what narrowed the range, one sentence each",

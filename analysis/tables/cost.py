@@ -201,7 +201,7 @@ _CHECKS = (
 )
 _NEEDS = (
     Column("about", _KEY, "the domain (such as d3), or host for the host, the trace or the calibration"),
-    Column("lacking", _KEY, "what is missing"),
+    Column("missing", _KEY, "what is missing"),
     Column("reason", _KEY, "why the cost model needs it"),
     Column("remedy", _KEY, "command or option that provides it; empty where none does"),
 )

@@ -46,7 +46,7 @@ def vcpu_states(measures: Measures) -> pd.DataFrame:
         {"a": tails["a"], "state": tails["b"].map(_OPEN_STATES), "open_cycles": tails["sum_cycles"]}
     )
     heads = measures.counts(Metric.HEAD)
-    head = pd.DataFrame({"a": heads["a"], "state": "before known", "open_cycles": heads["sum_cycles"]})
+    head = pd.DataFrame({"a": heads["a"], "state": "unknown", "open_cycles": heads["sum_cycles"]})
     opened = pd.concat((open_, head)).groupby(["a", "state"], as_index=False)["open_cycles"].sum()
     opened = opened[opened["open_cycles"] > 0]
     table = closed[["a", "state", "rank", *_STATISTICS]].merge(opened, on=["a", "state"], how="outer")
@@ -89,19 +89,19 @@ def pcpus(measures: Measures) -> pd.DataFrame:
 
 def residence(measures: Measures) -> pd.DataFrame:
     """Return how long each vCPU stayed on each pCPU, and how often it moved away."""
-    table = measures.times_by_b(Metric.RESIDENCE).rename(columns={"b": "pcpu", "count": "move_count"})
+    table = measures.times_by_b(Metric.RESIDENCE).rename(columns={"b": "pcpu", "count": "migration_count"})
     tails = measures.counts(Metric.TAIL)
     tails = tails[tails["b"] >= _RESIDENCE_TAIL]
     open_ = pd.DataFrame(
         {"a": tails["a"], "pcpu": tails["b"] % _RESIDENCE_TAIL, "open_cycles": tails["sum_cycles"]}
     )
-    columns = ["a", "pcpu", "move_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
+    columns = ["a", "pcpu", "migration_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
     table = table[columns].merge(open_, on=["a", "pcpu"], how="outer")
-    for name in ("move_count", "sum_cycles", "open_cycles"):
+    for name in ("migration_count", "sum_cycles", "open_cycles"):
         table[name] = table[name].fillna(0).astype("int64")
     table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
     table["share_ratio"] = measures.of_span(table["total_cycles"])
-    table["move_per_s"] = measures.per_second(table["move_count"])
+    table["migration_per_s"] = measures.per_second(table["migration_count"])
     return with_vcpu(table).sort_values(["domain", "vcpu", "pcpu"])
 
 
@@ -181,8 +181,8 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("pcpu", Quality.KEY, "the pCPU that the vCPU was on", "pcpu"),
-            Column("move_count", _EXACT, "migrations away from this pCPU", "moves"),
-            Column("move_per_s", _EXACT, "these migrations per second", "/s"),
+            Column("migration_count", _EXACT, "migrations away from this pCPU", "moves"),
+            Column("migration_per_s", _EXACT, "these migrations per second", "/s"),
             Column(
                 "total_cycles",
                 _EXACT,

@@ -121,7 +121,7 @@ def trace_facts(
         "tsc_hz_pairs": rate.pairs if rate else 0,
         "span_cycles": span_cycles,
         "span_ns": round(span_cycles / rate.hz * 1e9) if rate else None,
-        "blind_ratio": blind / whole if whole else None,
+        "lost_ratio": blind / whole if whole else None,
         "xen_versions": str(versions),
         "xen_versions_source": "given" if forced else "detected",
         "xen_versions_evidence": list(found.evidence),

@@ -48,7 +48,7 @@ def upcalls(measures: Measures) -> pd.DataFrame:
             **counts,
             "upcall_most_count": most,
             "xen_version_count": forced,
-            "forced_upcall_count": counted(vcpus, forced_times),
+            "forced_callback_count": counted(vcpus, forced_times),
             "upcall_least_per_s": measures.per_second(least),
             "upcall_most_per_s": measures.per_second(most),
             "xen_version_per_s": measures.per_second(forced),
@@ -119,7 +119,7 @@ TABLES = (
                 "forced",
             ),
             Column(
-                "forced_upcall_count", _INFERRED, "xen_version calls whose next iret is an open one", None
+                "forced_callback_count", _INFERRED, "xen_version calls whose next iret is an open one", None
             ),
             Column("block_call_count", _EXACT, "block hypercalls", None),
             Column(

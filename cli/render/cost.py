@@ -76,4 +76,4 @@ def cost_needs(report: Report) -> Iterator[str]:
     for row in needs.to_dict("records"):
         whose = "" if row["about"] == _HOST else f"{row['about']}: "
         remedy = f"; {row['remedy']}" if row["remedy"] else ""
-        yield f"{whose}{row['lacking']}: {row['reason']}{remedy}"
+        yield f"{whose}{row['missing']}: {row['reason']}{remedy}"

@@ -180,7 +180,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     if trace["lost_records"]:
         lines.append(
             f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
-            f"no records for {trace['blind_ratio']:.1%} of the pCPUs' time"
+            f"no records for {trace['lost_ratio']:.1%} of the pCPUs' time"
         )
     if trace["damage_count"]:
         first = trace["damages"][0]

@@ -183,7 +183,7 @@ def test_figures_match_the_report() -> None:
         assert of[P50] == pytest.approx(wakes["wake_to_running_p50_cycles"] * ns)
         assert of["send_to_wake_p50"] == pytest.approx(wakes["send_to_wake_p50_cycles"] * ns)
         assert of["wakes_per_s"] == pytest.approx(wakes["wake_per_s"])
-        assert of["moved_share"] == pytest.approx(wakes["other_pcpu_ratio"])
+        assert of["migrated_share"] == pytest.approx(wakes["other_pcpu_ratio"])
         assert of["upcalls_least_per_s"] == pytest.approx(row("upcalls", domain)["upcall_least_per_s"])
     pcpus = report.tables["pcpus"]
     assert values[HOST_LABEL]["pcpu_running_share"] == pytest.approx(pcpus["running_ratio"].mean())

@@ -86,7 +86,7 @@ def needs(found: Report) -> dict[str, str]:
     """Return the reasons by what is lacking, joined if there are several."""
     result: dict[str, str] = {}
     for item in rows(found, "cost_needs"):
-        key = f"{item['about']} {item['lacking']}"
+        key = f"{item['about']} {item['missing']}"
         result[key] = "; ".join(filter(None, (result.get(key), item["reason"])))
     return result
 

@@ -112,7 +112,7 @@ def test_a_count_without_a_most_keeps_the_upper_bound_of_the_trace() -> None:
     assert eoi["executions_quality"] == "bounded"
     (row,) = rows(found, "cost_upcalls")
     assert row["upcall_most_count"] == rows(report(kernel, host()[1]), "cost_upcalls")[0]["upcall_most_count"]
-    lacking = {row["lacking"]: row["remedy"] for row in rows(found, "cost_needs") if row["about"] == "d0"}
+    lacking = {row["missing"]: row["remedy"] for row in rows(found, "cost_needs") if row["about"] == "d0"}
     assert lacking["bpf's counts without a gap"].startswith("xtrace record, run to its end")
 
 
@@ -123,7 +123,7 @@ def test_upcalls_that_contradict_the_trace_are_reported_and_not_used(low: float,
     (check,) = [row for row in rows(found, "cost_checks") if row["what"] == "upcall by bpf"]
     assert check["agrees"] == "no"
     assert "upcalls counted by bpf" in check["meaning"]
-    told = {row["lacking"]: row["reason"] for row in rows(found, "cost_needs")}
+    told = {row["missing"]: row["reason"] for row in rows(found, "cost_needs")}
     assert told["upcalls that agree"] == check["meaning"]
     (row,), (plain,) = rows(found, "cost_upcalls"), rows(report(kernel, host()[1]), "cost_upcalls")
     assert row["upcall_least_count"] == plain["upcall_least_count"]
@@ -152,13 +152,13 @@ def test_merged_captures_add_up() -> None:
 
 def test_needs_list_what_a_recording_could_show() -> None:
     kernel = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=0)
-    without = {row["lacking"]: row["remedy"] for row in rows(report(kernel, host()[1]), "cost_needs")}
+    without = {row["missing"]: row["remedy"] for row in rows(report(kernel, host()[1]), "cost_needs")}
     assert "bpf backend" in without["bpf's counts"]
-    told = {row["lacking"]: row["reason"] for row in rows(report(kernel, counted(mixed=1272)), "cost_needs")}
+    told = {row["missing"]: row["reason"] for row in rows(report(kernel, counted(mixed=1272)), "cost_needs")}
     assert "bpf's counts" not in told
     assert told["samples of its own"].startswith("1,272 samples")
     other = CostedKernel(paths_of(SITES, [ONCE, ONCE]), domain=1)
-    assert "bpf's counts" not in {row["lacking"] for row in rows(report(other, host()[1]), "cost_needs")}
+    assert "bpf's counts" not in {row["missing"] for row in rows(report(other, host()[1]), "cost_needs")}
 
 
 def test_calls_to_functions_give_the_executions_of_a_real_images_sites() -> None:

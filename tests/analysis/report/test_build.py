@@ -187,7 +187,7 @@ def test_damage_and_loss_are_reported() -> None:
     lossy = loaded(build(partial(simulation.data)))["trace"]
     assert lossy["lost_records"] == simulation.truth.dropped - simulation.truth.untold
     assert lossy["records"] - lossy["loss_count"] == simulation.truth.written
-    assert 0 < lossy["blind_ratio"] < 1
+    assert 0 < lossy["lost_ratio"] < 1
 
 
 @pytest.mark.parametrize(("xen", "source"), [(None, "detected"), ("4.17", "given")])

@@ -216,7 +216,7 @@ def test_bpfs_upcalls_agree_with_those_of_the_trace(name: str) -> None:
 @pytest.mark.parametrize("name", _NAMES)
 def test_sites_of_dom0s_kernel_execute_as_often_as_their_functions(name: str) -> None:
     # Debian's kernel has no fences, so no site has a price or a row in the report.
-    assert {row["lacking"] for row in _of_dom0(name)["cost_needs"] if row["about"] == "d0"} == {"a fence"}
+    assert {row["missing"] for row in _of_dom0(name)["cost_needs"] if row["about"] == "d0"} == {"a fence"}
     (kernel,) = open_kernels([(0, image() / "vmlinux", None)])
     paths, calls = kernel.paths(frozenset()), _calls(name)
     found = executions(

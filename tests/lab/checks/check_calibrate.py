@@ -175,7 +175,7 @@ def test_a_report_with_such_a_calibration_asks_for_one_on_hardware(name: str) ->
         *("--rates", f"{domain}={folder(name) / 'guest-a.log'}"),
         *("--calibration", folder(name) / "plain.json", folder(name) / "calibrate.xtrace"),
     )
-    needs = {row["lacking"]: row["reason"] for row in found["tables"]["cost_needs"]["rows"]}
+    needs = {row["missing"]: row["reason"] for row in found["tables"]["cost_needs"]["rows"]}
     assert needs["a calibration on hardware"] == "this one's timing is emulated"
     (part,) = found["tables"]["cost_domains"]["rows"]
     assert part["execution_low_count"] > 0

@@ -161,7 +161,7 @@ def test_the_cost_is_marked_as_emulated(name: str, guest: str) -> None:
         str(calibration(name)),
     )
     found = costs(name, *kernel(name, guest), *given)
-    lacking = {row["lacking"]: row["reason"] for row in found["cost_needs"]}
+    lacking = {row["missing"]: row["reason"] for row in found["cost_needs"]}
     measured = json.loads(calibration(name).read_text())
     if measured["timing"] != "hardware":
         assert lacking["a calibration on hardware"] == f"this one's timing is {measured['timing']}"

@@ -60,7 +60,7 @@ def test_our_own_guest_did_what_it_counted(name: str, guest: str) -> None:
     assert upcalls["upcall_least_count"] <= said["upcall"] == upcalls["upcall_most_count"]
     assert upcalls["xen_version_count"] == said["force_callback"]
     # If the event is delivered between the test and the hypercall, no callback is forced.
-    assert upcalls["forced_upcall_count"] <= said["force_callback"]
+    assert upcalls["forced_callback_count"] <= said["force_callback"]
     assert upcalls["block_call_count"] == said["block"]
     assert upcalls["iret_trap_count"] == upcalls["nested_count"] == 0
     commands = total(name, "commands", "count", "domain", "name", "command")
