@@ -47,7 +47,7 @@ TRACE_KEYS = {
     "ring_known_files": "files whose fillers show the size of the trace buffer",
     "intervals_left_out": "intervals not counted because there were too many distinct keys",
     "vcpus_left_out": "look-ups of vCPUs over the limit, which share one entry",
-    "damages": "the first thousand damaged places: offset, reason, skipped_bytes",
+    "damages": "the first thousand damaged places of each file: offset, reason, skipped_bytes",
 }
 
 

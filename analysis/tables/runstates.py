@@ -161,7 +161,7 @@ TABLES = (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
             Column("running_ratio", _EXACT, "share of the span in which a guest ran", "running"),
             Column("idle_ratio", _EXACT, "share of the span in which the idle domain ran", "idle"),
-            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "blind"),
+            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "lost"),
             Column("loss_count", _EXACT, "gaps in which records were lost", "gaps"),
             Column("lost_record_count", _EXACT, "records lost in these gaps", "lost records"),
             Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes"),

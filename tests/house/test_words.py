@@ -26,7 +26,11 @@ def test_help_that_is_split_over_lines_has_none_of_them() -> None:
     group = typer.main.get_command(app)
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
-            hits = [hit[0] for word in words.words() for hit in word.avoid.finditer(" ".join((text or "").split()))]
+            hits = [
+                hit[0]
+                for word in words.words()
+                for hit in word.avoid.finditer(" ".join((text or "").split()))
+            ]
             assert hits == [], name
 
 

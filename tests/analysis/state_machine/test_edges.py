@@ -12,8 +12,10 @@ from oracle import machine as oracle
 from oracle.machine import Interval
 from oracle.reader import read
 from oracle.runs import run, tally_of
-from xtrace.analysis.state_machine.metrics import T_COUNT, Metric, WakeCause
+from xtrace.analysis.state_machine import loops
+from xtrace.analysis.state_machine.metrics import T_COUNT, G, Metric, WakeCause
 from xtrace.probes.reader.writer import pack_record, pack_window
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 START = 1 << 40
 LOW = 0xFFFF_FFFF
@@ -195,3 +197,89 @@ def test_a_window_includes_its_first_and_last_tsc(first: int, last: int, inside:
     assert sum(n for key, n in made.counts.items() if key.metric == Metric.HYPERCALL) == inside
     rows = np.array([[1, 0, 5, START + tsc] for tsc in (100, 200, 300)], np.int64)
     assert tally_of([rows], window).columns().table[:, T_COUNT].sum() == inside
+
+
+# --- upcalls and what comes during them --------------------------------------------------------
+
+IDLE = IDLE_DOMAIN << 16
+#: A vCPU that blocks by sched_op, is woken by a timer, and runs again from 500 on.
+BLOCKED_AND_WOKEN: list[Event] = [
+    (0, 1, change(1, 0), (DOMAIN,)),
+    (0, 100, host.PV_HYPERCALL, (host.SCHED_OP | 1 << 20, 1)),
+    (0, 110, host.BLOCK, (1, 0)),
+    (0, 120, change(0, 2), (DOMAIN,)),
+    (0, 130, change(1, 0), (IDLE,)),
+    (0, 400, host.WAKE, (1, 0)),
+    (0, 410, change(2, 1), (DOMAIN,)),
+    (0, 490, change(0, 1), (IDLE,)),
+    (0, 500, change(1, 0), (DOMAIN,)),
+    (0, 590, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
+]
+
+
+@pytest.mark.parametrize("traps", [0, 1, 2])
+def test_an_upcall_that_a_trap_interrupts_is_nested(traps: int) -> None:
+    inside: list[Event] = []
+    for number in range(traps):
+        begin = 600 + 20 * number
+        inside += [
+            (0, begin, host.PV_TRAP, (0x81000000, 0xFFFFFFFF, 7)),
+            (0, begin + 10, host.PV_HYPERCALL, (host.IRET,)),
+        ]
+    data = trace([*BLOCKED_AND_WOKEN, *inside, (0, 900, host.PV_HYPERCALL, (host.IRET,))])
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.intervals == expected.intervals
+    assert found.counts == expected.counts
+    counts = {key.metric: count for key, count in found.counts.items()}
+    assert counts[Metric.IRET_UPCALL] == 1
+    assert counts.get(Metric.IRET_TRAP, 0) == traps
+    assert counts.get(Metric.UPCALL_NESTED, 0) == (traps > 0)
+
+
+# --- a send to a running vCPU, and the upcall --------------------------------------------------
+
+
+def test_an_upcall_that_returns_in_the_cycle_of_the_send_takes_no_time() -> None:
+    events: list[Event] = [
+        (0, 1, change(1, 0), (DOMAIN,)),
+        (1, 1, change(1, 0), (2 * DOMAIN,)),
+        (0, 100, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
+        # The next record of the sender's pCPU shows that the event woke nobody.
+        (0, 100, host.PV_HYPERCALL, (host.XEN_VERSION,)),
+        (1, 100, host.PV_HYPERCALL, (host.IRET,)),
+    ]
+    (found,) = intervals(events, Metric.SEND_TO_UPCALL_RUNNING, Metric.NEGATIVE)
+    assert (found.metric, found.value, found.tsc) == (Metric.SEND_TO_UPCALL_RUNNING, 0, 100)
+
+
+# --- the pairs that the TSC rate is estimated from ---------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+@pytest.mark.parametrize("count", [7, 8, 9, 25, 200])
+def test_a_full_table_of_pairs_is_thinned_out_evenly(rows: int, count: int) -> None:
+    """Every second row is dropped, and then every second pair; nothing beyond the table is written."""
+    memory = np.full((2 * rows, 3), -7, np.int64)
+    glob = np.zeros(len(G), np.int64)
+    expected: list[tuple[int, int, int]] = []
+    stride = skip = 0
+    for number in range(1, count + 1):
+        loops._note_pair(glob, memory[:rows], number, 10 * number, 1)
+        if skip:
+            skip -= 1
+            continue
+        skip = stride
+        if len(expected) == rows:
+            expected = expected[::2][: rows // 2]
+            stride = 2 * stride + 1
+        expected.append((number, 10 * number, 1))
+    assert memory[: glob[G.PAIRS]].tolist() == [list(row) for row in expected]
+    assert (memory[rows:] == -7).all()
+    assert glob[G.PAIR_STRIDE] == stride
+
+
+@pytest.mark.parametrize(("ns", "cycles"), [(0, 5), (5, 0), (-1, 5), (5, -1)])
+def test_a_pair_without_duration_is_not_kept(ns: int, cycles: int) -> None:
+    glob = np.zeros(len(G), np.int64)
+    loops._note_pair(glob, np.zeros((4, 3), np.int64), ns, cycles, 1)
+    assert glob[G.PAIRS] == 0

@@ -22,10 +22,10 @@ from oracle.machine import Count
 from oracle.reader import read
 from oracle.reading import SAMPLES
 from oracle.runs import Run, as_intervals, run
-from xtrace.analysis.state_machine.metrics import G, Metric, V
+from xtrace.analysis.state_machine.metrics import STATE_COUNT, D, G, Metric, V
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
-from xtrace.probes.xen_abi import IDLE_DOMAIN
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 Words = tuple[int, ...]
 
@@ -43,6 +43,12 @@ def assert_same(data: bytes) -> Run:
     keys = fast.machine.vcpus[: glob[G.VCPUS], V.KEY]
     assert glob[G.DOMAINS] == len(np.unique(keys >> 16))
     assert (fast.machine.pairs[:, :2] > 0).all()
+    # Each vCPU is counted in one state of its domain.
+    domains = fast.machine.domains[: glob[G.DOMAINS]]
+    in_states = domains[:, D.COUNTS : D.COUNTS + STATE_COUNT]
+    assert (in_states >= 0).all()
+    vcpus = Counter((keys >> 16).tolist())
+    assert in_states.sum(axis=1).tolist() == [vcpus[domain] for domain in domains[:, D.ID].tolist()]
     return fast
 
 
@@ -55,6 +61,14 @@ def test_samples(sample: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_simulated_hosts(kind: str, seed: int) -> None:
     assert_same(HOSTS[kind](seed))
+
+
+@pytest.mark.parametrize("first_tsc", [1, 2, 1000])
+def test_a_host_whose_tscs_begin_at_zero(first_tsc: int) -> None:
+    """Durations and TSCs of the same size cannot be mistaken for each other."""
+    whole = simulate(3, 3, DOMAINS, 20_000_000)
+    least = min(record.tsc for record in read(whole.data).records if record.timed)
+    assert_same(simulate(3, 3, DOMAINS, 20_000_000, skew_cycles=[first_tsc - least] * 3).data)
 
 
 def damaged(seed: int) -> bytes:
@@ -81,7 +95,7 @@ def damaged(seed: int) -> bytes:
                 other = 0x21001 | chance.randrange(4) << 8 | chance.randrange(4) << 4
                 content += pack_record(other, tsc, words)
             elif what < 0.045 and tsc is not None and following[1] is not None:
-                who = chance.choice([0, 1 << 16, 5, IDLE_DOMAIN | pcpu << 16])
+                who = chance.choice([0, 1 << 16, 5, IDLE_DOMAIN | pcpu << 16, DEFAULT_DOMAIN])
                 is_behind_loss = True
                 content += pack_record(LOST_RECORDS, following[1], (3, who, tsc & 0xFFFF_FFFF, tsc >> 32))
         body += pack_window(pcpu, bytes(content))
