@@ -214,8 +214,8 @@ def measured(folder: Path, all_cases: Sequence[Case]) -> str:
     hz = calibrated(folder).tsc_hz
     rates = [2 * hz / row["cycles"] for row in rows]
     return (
-        f"{len(all_cases)} configurations, {rounds} rounds, {len(rows):,} runs of a loop; "
-        f"{repeated:.0%} of them were repeated after a disturbance; {turns} calibrations between the rounds. "
+        f"{len(all_cases)} configurations, {rounds} passes, {len(rows):,} runs of a loop; "
+        f"{repeated:.0%} of them were repeated after a disturbance; {turns} calibrations between the passes. "
         f"The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times per second."
     )
 
@@ -226,8 +226,8 @@ def summary(all_cases: Sequence[Case]) -> str:
     missing = [case for case in all_cases if case.loop.work not in HOT_WORKS]
     shares = [_share(case.holds for case in group) for group in (hot, missing, all_cases)]
     return (
-        f"The interval contains the truth in {shares[0]}, if nothing misses the caches; "
-        f"in {shares[1]}, if something does; in {shares[2]}, overall."
+        f"Configurations whose interval contains the truth: {shares[0]}, if nothing misses the caches; "
+        f"{shares[1]}, if something does; {shares[2]}, overall."
     )
 
 
