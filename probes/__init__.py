@@ -17,32 +17,38 @@ if TYPE_CHECKING:
     from xtrace.probes.reader.batches import RecordBatch, ShapeTable
     from xtrace.probes.reader.read_facts import Damage, ReadFacts
     from xtrace.probes.reader.reader import TraceReader, open_trace
+    from xtrace.probes.selection.times import Moment
+    from xtrace.probes.selection.vcpus import Vcpu
 
 __all__ = [
     "Capture",
     "Damage",
+    "Moment",
     "ReadFacts",
     "RecordBatch",
     "ShapeTable",
     "TraceClass",
     "TraceError",
     "TraceReader",
+    "Vcpu",
     "catalog",
     "open_capture",
     "open_trace",
 ]
 
-#: Imported on first use: all but the catalogue and captures need numpy and numba.
+#: Imported on first use, because the reader needs numpy and numba.
 __getattr__ = exported(
     __name__,
     {
         "Capture": "capture.layout",
         "Damage": "reader.read_facts",
+        "Moment": "selection.times",
         "ReadFacts": "reader.read_facts",
         "RecordBatch": "reader.batches",
         "ShapeTable": "reader.batches",
         "TraceClass": "format",
         "TraceReader": "reader.reader",
+        "Vcpu": "selection.vcpus",
         "catalog": "",
         "open_capture": "capture.layout",
         "open_trace": "reader.reader",
