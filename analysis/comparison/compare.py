@@ -419,7 +419,7 @@ def _of_loads(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
 
 def _of_hosts(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
     found = []
-    blind = [_median(captures, HOST_LABEL, "pcpu_blind_share") or 0.0 for captures in (old, new)]
+    blind = [_median(captures, HOST_LABEL, "pcpu_lost_share") or 0.0 for captures in (old, new)]
     if max(blind) > _BLIND_RATIO:
         found.append(
             f"pCPUs were blind {blind[0]:.1%} of the time in old, {blind[1]:.1%} in new: "

@@ -328,7 +328,7 @@ FIGURES: tuple[Figure, ...] = (
     # The host.
     Figure("pcpu_running_share", Unit.RATIO, _EXACT, "pCPUs' time in which a guest ran",
            lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_RUNNING))), key=True),
-    Figure("pcpu_blind_share", Unit.RATIO, _EXACT, "pCPUs' time in which records were lost",
+    Figure("pcpu_lost_share", Unit.RATIO, _EXACT, "pCPUs' time in which records were lost",
            lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_LOST)))),
     *_times("irq", Metric.IRQ_HANDLING, _EXACT, "handling of an interrupt", other="p50 p99"),
     _rate("irqs", _EXACT, "interrupts handled", lambda sums: sums.count(Metric.IRQ_HANDLING)),

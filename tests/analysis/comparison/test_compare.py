@@ -325,7 +325,7 @@ def test_a_different_load_gives_a_warning(unshifted: list[Measured]) -> None:
 
 def test_blind_time_gives_a_warning(unshifted: list[Measured]) -> None:
     blind = [
-        replace(capture, values={**capture.values, HOST_LABEL: {"pcpu_blind_share": 0.12}})
+        replace(capture, values={**capture.values, HOST_LABEL: {"pcpu_lost_share": 0.12}})
         for capture in unshifted[10:]
     ]
     assert "pCPUs were blind 0.0% of the time in old, 12.0% in new" in warned(unshifted[:10], blind)
