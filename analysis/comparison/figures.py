@@ -315,7 +315,7 @@ FIGURES: tuple[Figure, ...] = (
     _rate("traps", _EXACT, "traps of PV guests", lambda sums: sums.count(Metric.TRAP)),
     _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),
     _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
-    _rate("moves", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
+    _rate("migrations", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
     # Fences: in summaries stored by a report with an image and a calibration.
     Figure("fences_least_share", Unit.RATIO, Quality.MODELLED,
            "running time spent in the fences of its sites, at least, if nothing misses the caches",
