@@ -1,7 +1,7 @@
-"""However a command loses its output, it ends in 0 or 1 without a traceback, and no file takes its place.
+"""A command that loses its output exits with 0 or 1, without a traceback, and corrupts no other file.
 
-The program is the one that is installed, in an environment without Python's variables: some of them
-(PYTHONUNBUFFERED) hide how an interpreter ends that cannot write.
+The installed program runs in an environment without Python's variables, because some of them
+(PYTHONUNBUFFERED) hide how an interpreter ends when it cannot write.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ XTRACE = Path(sys.executable).with_name("xtrace")
 IMAGE = ROOT / "samples" / "own-lfence.elf"
 LIMIT_S = 60
 
-#: What a stream is: "closed" from the start, "full" as a disk, a pipe whose reader has "left", a
-#: terminal that has "gone"; "empty" is /dev/null, "kept" is what the test reads.
+#: State of a stream: "closed" from the start, "full" (/dev/full), "left" (a pipe whose reader has exited),
+#: "gone" (a terminal that was closed), "empty" (/dev/null), "kept" (read by the test).
 Streams = tuple[str, str, str]
 USUAL: Streams = ("empty", "kept", "kept")
 
 CLOSED = "xtrace: standard output: Bad file descriptor\n"
 FULL = "xtrace: standard output: No space left on device\n"
 GONE = "xtrace: standard output: Input/output error\n"
-#: Stdin, stdout and stderr; what a command that prints on stdout says and returns then.
+#: Stdin, stdout and stderr; the error message and the exit code of a command that prints to stdout.
 WAYS: dict[str, tuple[Streams, str, int]] = {
     "stdout closed": (("empty", "closed", "kept"), CLOSED, 1),
     "stdin and stdout closed": (("closed", "closed", "kept"), CLOSED, 1),
@@ -50,7 +50,7 @@ WAYS: dict[str, tuple[Streams, str, int]] = {
     "terminal gone": (("gone", "gone", "kept"), GONE, 1),
     "terminal gone for all": (("gone", "gone", "gone"), "", 1),
 }
-#: Commands that answer in a tenth of a second lose their output in every way.
+#: Commands that take a tenth of a second: tested in all cases.
 QUICK = {
     "help": "--help",
     "version": "--version",
@@ -59,7 +59,7 @@ QUICK = {
     "stat": "stat -i trace",
     "top": "top -i trace",
 }
-#: The others, and other forms, in some: all go through the same places.
+#: Slower commands, and other options, in some of the cases: all commands share the code that is tested.
 SLOW = {
     "help of a command": ("report --help", ["all closed"]),
     "doctor --json": ("doctor --json", ["stdout closed"]),
@@ -71,7 +71,7 @@ SLOW = {
     "report": ("report trace", ["stdout closed", "terminal gone for all"]),
     "report --json": ("report --json trace", ["reader left"]),
     "diff": ("diff --no-keep trace other", ["all closed"]),
-    "calibrate": ("calibrate --seconds 0.5", ["all closed"]),
+    "calibrate": ("calibrate --duration 0.5", ["all closed"]),
 }
 LINES = QUICK | {name: line for name, (line, _) in SLOW.items()}
 CASES = [
@@ -122,8 +122,8 @@ def run(
 
 
 def bare(home: Path, variables: dict[str, str] | None = None) -> dict[str, str]:
-    """Return an environment that has what there is anywhere, and some more."""
-    # Where the checkout cannot be written, this is where its compiled loops are.
+    """Return a minimal environment plus ``variables``."""
+    # If the checkout is read-only, its compiled loops are there.
     loops = {name: value for name, value in os.environ.items() if name == "NUMBA_CACHE_DIR"}
     return {"HOME": str(home), "PATH": os.environ["PATH"], "TERM": "dumb"} | loops | (variables or {})
 
@@ -151,18 +151,18 @@ def test_no_command_needs_stdin_or_stderr(streams: Streams, home: Path) -> None:
     assert (lacking.returncode, lacking.stdout) == (0, usual.stdout)
 
 
-def test_notes_that_nobody_reads_end_no_command(home: Path) -> None:
+def test_a_lost_note_does_not_stop_a_command(home: Path) -> None:
     done = run(home, [str(XTRACE), "report", "--csv", "tables", "trace"], ("empty", "closed", "full"))
     assert done.returncode == 0
     assert list((home / "tables").glob("*.csv"))
 
 
-def test_a_closed_stdin_is_no_empty_trace(home: Path) -> None:
+def test_a_closed_stdin_is_an_error_not_an_empty_trace(home: Path) -> None:
     done = run(home, [str(XTRACE), "info", "-"], ("closed", "kept", "kept"))
     assert (done.returncode, done.stderr) == (1, "xtrace: standard input: Bad file descriptor\n")
 
 
-def test_what_stdout_cannot_spell_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_stdout_cannot_encode_are_escaped(tmp_path: Path) -> None:
     image = tmp_path / "日本.elf"
     image.write_bytes(IMAGE.read_bytes())
     done = run(tmp_path, [str(XTRACE), "sites", image.name], USUAL, {"PYTHONIOENCODING": "latin-1"})
@@ -170,7 +170,7 @@ def test_what_stdout_cannot_spell_is_escaped(tmp_path: Path) -> None:
     assert done.stdout.startswith("image    \\u65e5\\u672c.elf\n")
 
 
-def test_a_reader_takes_one_line_of_many(tmp_path: Path) -> None:
+def test_a_reader_that_takes_only_one_line(tmp_path: Path) -> None:
     line = f'("$XTRACE" dump {SOME[0]}; echo $? >code) | head -1'
     done = run(tmp_path, ["sh", "-c", line], USUAL, {"XTRACE": str(XTRACE)})
     assert done.stdout.count("\n") == 1
@@ -180,7 +180,7 @@ def test_a_reader_takes_one_line_of_many(tmp_path: Path) -> None:
 
 # --- a recording -------------------------------------------------------------------------------
 
-#: `xtrace record` by a backend that needs no Xen, and no root.
+#: `xtrace record` with a backend that needs neither Xen nor root.
 PROGRAM = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
@@ -219,8 +219,8 @@ def test_a_recording_does_not_need_its_output(way: str, tmp_path: Path) -> None:
     assert '"end_reason": "duration"' in (tmp_path / "made.xtrace" / "meta.json").read_text()
 
 
-def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
-    """A capture's file there would take in what a library prints, or a command that is started."""
+def test_closed_streams_are_replaced_by_dev_null(tmp_path: Path) -> None:
+    """Otherwise a file of the capture could get descriptor 1 or 2, and the output of a child with it."""
     look = (
         'for fd in 0 1 2; do all="$all $(readlink /proc/$PPID/fd/$fd /proc/$$/fd/$fd)"; done; echo $all >seen'
     )
@@ -229,12 +229,12 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     assert (tmp_path / "seen").read_text().split() == ["/dev/null"] * 6
 
 
-# --- a terminal that goes while a command runs -------------------------------------------------
+# --- a terminal that closes while a command runs -----------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:
-    """Let commands hear of a hang-up, whoever started the tests: `nohup` tells all below it not to."""
+    """Let commands receive SIGHUP: if the tests run under `nohup`, their children ignore it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -243,11 +243,11 @@ def heard() -> Iterator[None]:
 def on_terminal(
     home: Path, arguments: Sequence[str], *, controlling: bool = True
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command on its own terminal, but for stderr, which is a pipe; return the other end, too."""
+    """Start a command on its own terminal, with stderr as a pipe; return it and the terminal's other end."""
     primary, secondary = pty.openpty()
     process = subprocess.Popen(
         arguments, stdin=secondary, stdout=secondary, stderr=subprocess.PIPE, start_new_session=True,
-        # That it hangs up is told to those whose controlling terminal it is.
+        # The kernel sends SIGHUP only if it is the controlling terminal.
         preexec_fn=lambda: controlling and fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         cwd=home, env=bare(home, APART),
     )  # fmt: skip
@@ -280,7 +280,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "shown"), [(["top", "-d", "5", "-i"], b"[w wakes]"), (["dump"], b"\n")], ids=["top", "dump"]
 )
-def test_a_command_ends_where_its_terminal_hangs_up(
+def test_a_command_ends_when_its_terminal_hangs_up(
     arguments: list[str], shown: bytes, tmp_path: Path
 ) -> None:
     process, primary = on_terminal(tmp_path, [str(XTRACE), *arguments, str(SOME[0])])
@@ -291,7 +291,7 @@ def test_a_command_ends_where_its_terminal_hangs_up(
     assert code == 1
 
 
-def test_top_ends_where_its_terminal_went_while_it_was_stopped(tmp_path: Path) -> None:
+def test_top_ends_if_its_terminal_closed_while_it_was_stopped(tmp_path: Path) -> None:
     arguments = [str(XTRACE), "top", "-d", "5", "-i", str(SOME[0])]
     process, primary = on_terminal(tmp_path, arguments, controlling=False)
     read_until(primary, b"[w wakes]")
@@ -303,7 +303,7 @@ def test_top_ends_where_its_terminal_went_while_it_was_stopped(tmp_path: Path) -
     assert end_of(process) == (1, "xtrace: standard input: Input/output error\n")
 
 
-def test_a_recording_that_hangs_up_is_whole(tmp_path: Path) -> None:
+def test_a_recording_is_complete_after_a_hangup(tmp_path: Path) -> None:
     process, primary = on_terminal(tmp_path, RECORD)
     wait_for(lambda: (tmp_path / "made.xtrace" / "ticks.jsonl").exists())
     os.close(primary)
@@ -314,7 +314,7 @@ def test_a_recording_that_hangs_up_is_whole(tmp_path: Path) -> None:
 
 
 def waiting(home: Path, line: str, ignored: Sequence[signal.Signals] = ()) -> subprocess.Popen[bytes]:
-    """Start a command whose stdin, a trace, is still to come."""
+    """Start a command that waits for a trace on stdin."""
 
     def ignore() -> None:
         for number in ignored:
@@ -326,26 +326,26 @@ def waiting(home: Path, line: str, ignored: Sequence[signal.Signals] = ()) -> su
     )  # fmt: skip
 
 
-def test_a_hangup_ends_the_child_that_reads(home: Path) -> None:
+def test_a_hangup_ends_the_reading_child(home: Path) -> None:
     process = waiting(home, "report -")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(children.read_text)
     child = children.read_text().split()[0]
     process.send_signal(signal.SIGHUP)
-    # Before stdin ends, for that would end it, too.
+    # Checked before stdin closes, which would also end the child.
     wait_for(lambda: has_ended(child))
     assert end_of(process) == (1, "")
 
 
 def has_ended(pid: str) -> bool:
-    """Tell whether a process is gone, or was not waited for by whoever has it now."""
+    """Return whether a process has ended, whether or not its parent has waited for it."""
     try:
         return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
 
-def test_under_nohup_a_command_goes_on(home: Path) -> None:
+def test_a_command_survives_a_hangup_under_nohup(home: Path) -> None:
     process = waiting(home, "info -", [signal.SIGHUP])
     process.send_signal(signal.SIGHUP)
     assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""`xtrace dump` as a user sees it, and record by record against ``xenalyze --dump-all``."""
+"""`xtrace dump` as users see it, and compared record by record with ``xenalyze --dump-all``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_golden_text(pv: Path) -> None:
    884848548 p1  d3v0  runstate_change old=runnable new=running vcpu=0 dom=3
 """
     )
-    assert re.fullmatch(r"xtrace: read as Xen 4\.11-4\.\d+, told by a sample.*\n", done.stderr)
+    assert re.fullmatch(r"xtrace: .* Xen 4\.11-4\.\d+, .* a sample .*\n", done.stderr)
 
 
 def test_golden_text_of_an_hvm_guest_in_seconds() -> None:
@@ -100,7 +100,7 @@ def test_golden_json(pv: Path) -> None:
     assert done.stderr == ""
 
 
-def test_an_emulated_host_is_told() -> None:
+def test_an_emulated_host_is_reported() -> None:
     packed = sample_files()[0]
     assert "xtrace: emulated host" in run("dump", packed, "--head", "0").stderr
 
@@ -113,7 +113,7 @@ def test_most_lines_fit_80_columns(capfd: pytest.CaptureFixture[str]) -> None:
 # --- options ------------------------------------------------------------------------------------
 
 
-def test_compressed_and_piped_traces_read_the_same(pv: Path, tmp_path: Path) -> None:
+def test_compressed_and_piped_traces_give_the_same(pv: Path, tmp_path: Path) -> None:
     packed = tmp_path / "trace.gz"
     packed.write_bytes(gzip.compress(pv.read_bytes()))
     plain = run("dump", pv, "--head", "20000")
@@ -122,7 +122,7 @@ def test_compressed_and_piped_traces_read_the_same(pv: Path, tmp_path: Path) -> 
         assert run("dump", "-", "--head", "20000", stdin=stream).stdout == plain.stdout
 
 
-def test_tsc(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tsc_prints_the_tsc_itself(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
     relative, raw = dumped(capfd, pv), dumped(capfd, pv, "--tsc")
     origin = 3_990_153_071_360
     assert [line.split()[0] for line in raw] == [
@@ -142,7 +142,7 @@ def test_tsc(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["--class", "hvm"], set()),
     ],
 )
-def test_choosing_events(
+def test_selecting_events(
     pv: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], names: set[str]
 ) -> None:
     rows = [json.loads(line) for line in dumped(capfd, pv, "--json", *arguments)]
@@ -159,7 +159,7 @@ def test_choosing_events(
         (["--pcpu", "0-1,5"], lambda _: True),
     ],
 )
-def test_choosing_vcpus(
+def test_selecting_vcpus_and_pcpus(
     pv: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], keeps: Callable[[str], bool]
 ) -> None:
     every = dumped(capfd, pv, "--json")
@@ -167,7 +167,7 @@ def test_choosing_vcpus(
     assert dumped(capfd, pv, "--json", *arguments) == kept
 
 
-def test_a_time_span_is_cut_out(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_from_and_to_select_a_time_span(pv: Path, capfd: pytest.CaptureFixture[str]) -> None:
     every = dumped(capfd, pv, "--json")
     low, high = 3_991_000_000_000, 3_991_500_000_000
     kept = [line for line in every if low <= json.loads(line)["tsc"] < high]
@@ -175,7 +175,7 @@ def test_a_time_span_is_cut_out(pv: Path, capfd: pytest.CaptureFixture[str]) -> 
     origin = json.loads(every[0])["tsc"]
     cycles = ["--from", f"{low - origin}c", "--to", f"{high - origin}c"]
     assert dumped(capfd, pv, "--json", *cycles) == kept
-    # 2.5 GHz makes both ends whole nanoseconds.
+    # At 2.5 GHz both ends are whole nanoseconds.
     seconds = [
         "--cpu-hz",
         "2.5G",
@@ -187,7 +187,7 @@ def test_a_time_span_is_cut_out(pv: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert dumped(capfd, pv, "--json", *seconds) == kept
 
 
-def test_seconds_of_a_trace_with_a_rate_of_its_own(pv: Path) -> None:
+def test_seconds_with_the_rate_from_the_trace(pv: Path) -> None:
     done = run("dump", pv, "--from", "1s", "--to", "1.001")
     assert "run times in its first" in done.stderr
     times = [int(line.split()[0].split("+")[0]) for line in done.stdout.splitlines()]
@@ -195,7 +195,7 @@ def test_seconds_of_a_trace_with_a_rate_of_its_own(pv: Path) -> None:
     assert all(2.59e9 < time < 2.61e9 for time in times)
 
 
-def test_seconds_where_the_rate_is_not_known(tmp_path: Path) -> None:
+def test_seconds_without_a_known_rate(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_bytes(window(*WAKE))
     done = run("dump", path, "--from", "1.5")
@@ -240,13 +240,13 @@ def test_a_domain_by_name(pv: Path, tmp_path: Path, capfd: pytest.CaptureFixture
     ],
     ids=" ".join,
 )
-def test_wrong_options(pv: Path, capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_wrong_usage_is_one_line(pv: Path, capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert main(["dump", str(pv), *arguments]) == 2
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
 
 
-# --- what can go wrong --------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
@@ -260,7 +260,9 @@ def test_an_empty_file_is_a_trace_without_records(tmp_path: Path, arguments: lis
     ("content", "said"),
     [(None, "No such file"), (b"not a trace, but long enough", "not a xentrace file")],
 )
-def test_no_trace_is_one_line_and_1(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_file_that_is_not_a_trace_fails_with_one_line(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
     path = tmp_path / "x"
     if content is not None:
         path.write_bytes(content)
@@ -269,31 +271,34 @@ def test_no_trace_is_one_line_and_1(tmp_path: Path, content: bytes | None, said:
     assert said in done.stderr
 
 
-def test_a_folder_is_one_line_and_1(tmp_path: Path) -> None:
+def test_a_folder_fails_with_one_line(tmp_path: Path) -> None:
     done = run("dump", tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
-def test_a_trace_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_trace_cut_short_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "cut"
     path.write_bytes(window(*WAKE, *WAKE)[:-4])
     done = run("dump", path, "--xen", "4.17")
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
-    assert done.stderr == "xtrace: the last window lacks 4 bytes: cut short, or still growing\n"
+    assert done.stderr.count("\n") == 1
+    assert "the last window lacks 4 bytes" in done.stderr
 
 
-def test_damage_is_told_and_strict_stops(tmp_path: Path) -> None:
+def test_damage_is_reported_and_strict_stops(tmp_path: Path) -> None:
     path = tmp_path / "bad"
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
     done = run("dump", path, "--xen", "4.17")
     assert (done.returncode, done.stdout.count("\n")) == (0, 2)
-    assert done.stderr.splitlines()[0] == "xtrace: 1 damaged place, 16 bytes skipped"
-    assert done.stderr.splitlines()[1].startswith("xtrace: offset 32: word 0x00000000")
+    total, place = done.stderr.splitlines()
+    assert "1 damaged place, 16 bytes skipped" in total
+    assert "offset 32: " in place
+    assert "0x00000000" in place
     strict = run("dump", path, "--xen", "4.17", "--strict")
     assert (strict.returncode, strict.stderr.count("\n")) == (1, 1)
 
 
-def test_a_closed_pipe_is_no_failure(pv: Path) -> None:
+def test_a_closed_pipe_is_not_a_failure(pv: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = run("dump", pv, "--xen", "4.17", stdout=writer)
@@ -313,7 +318,7 @@ def test_a_full_disk_is_a_failure(pv: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A sample as both tools read it; rows and lines in the order of the file's records."""
+    """A sample as read by both tools; rows and lines are in file order."""
 
     rows: list[Json]
     raw: RawRecords
@@ -332,7 +337,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for line in run("dump", path, "--json").stdout.splitlines():
         row = json.loads(line)
         of_pcpu[row["pcpu"]].append(row)
-    # Along one pCPU the merged order is that of the file.
+    # Within a pCPU the merged order is that of the file.
     queues = {pcpu: iter(rows) for pcpu, rows in of_pcpu.items()}
     shown = [index for index, event in enumerate(raw.event.tolist()) if event != WRAP_BUFFER]
     rows = [next(queues[int(raw.pcpu[index])]) for index in shown]
@@ -342,7 +347,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Compared(rows, raw, [lines[int(raw.offset[index])] for index in shown], start)
 
 
-def test_every_record_has_the_event_time_and_words_of_raw_reads(compared: Compared) -> None:
+def test_events_times_and_words_match_the_raw_records(compared: Compared) -> None:
     raw = compared.raw
     keep = raw.event != WRAP_BUFFER
     assert [row["event"] for row in compared.rows] == raw.event[keep].tolist()
@@ -355,14 +360,14 @@ def test_every_record_has_the_event_time_and_words_of_raw_reads(compared: Compar
     assert [row["words"] for row in compared.rows] == expected
 
 
-def test_every_time_shown_is_that_of_dump_all(compared: Compared) -> None:
+def test_times_match_dump_all(compared: Compared) -> None:
     for row, line in zip(compared.rows, compared.lines, strict=True):
         if line.time is not None:
             assert line.time == max(row["tsc"] - compared.start, 0), line
 
 
-def test_the_vcpu_that_runs_is_that_of_dump_all(compared: Compared) -> None:
-    """xenalyze says d?v? where a vCPU begins to run, and does not take it from lost_records."""
+def test_running_vcpus_match_dump_all(compared: Compared) -> None:
+    """xenalyze prints d?v? where a vCPU starts to run, and does not use the vCPU in lost_records."""
     differ = 0
     for row, line in zip(compared.rows, compared.lines, strict=True):
         if line.vcpu not in ("", "d?v?") and row["current"] is not None and row["current"] != line.vcpu:
@@ -370,8 +375,9 @@ def test_the_vcpu_that_runs_is_that_of_dump_all(compared: Compared) -> None:
     assert differ <= 0.0005 * len(compared.rows)
 
 
-#: Ours, then xenalyze's name; "ours=theirs" for each field it shows, "name" for both alike; words a+b are
-#: the low and high half.  A field of ours that is not here is left out, as xenalyze.NOT_SHOWN says.
+#: Our name of each event: xenalyze's name, and the fields that it prints as "our name=its name", or one name
+#: if both are the same; a+b are the low and the high half of a value.  Fields in xenalyze_dump.NOT_SHOWN are
+#: left out.
 NAMES: Mapping[str, tuple[str, str]] = {
     "adjdom": ("sched_adjust", "dom"),
     "block": ("vcpu_block", "dom vcpu"),
@@ -439,7 +445,7 @@ NAMES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def test_every_name_and_payload_is_that_of_dump_all(compared: Compared) -> None:
+def test_names_and_fields_match_dump_all(compared: Compared) -> None:
     wrong = []
     for row, line in zip(compared.rows, compared.lines, strict=True):
         assert line.text is not None
@@ -453,7 +459,7 @@ def test_every_name_and_payload_is_that_of_dump_all(compared: Compared) -> None:
     assert wrong[:3] == []
 
 
-#: Hypercalls that xenalyze does not call as Xen's headers do.
+#: Hypercalls with different names in xenalyze (key) and in Xen's headers.
 HYPERCALLS = {
     "acm_op": "xsm_op",
     "evtchn_op": "event_channel_op",
@@ -470,12 +476,12 @@ def _agrees(row: Json, fields: Json, pair: str) -> bool:
     if isinstance(mine, str) or any(value is None or isinstance(value, str) for value in shown):
         return [mine] == [HYPERCALLS.get(value, value) for value in shown]
     value = sum(part << 32 * number for number, part in enumerate(shown))
-    # Both may take a word as signed or not.
+    # Either tool may read a word as signed or unsigned.
     return mine is not None and abs(mine - value) in (0, 1 << 32)
 
 
 def _special(row: Json, fields: Json) -> bool:
-    """Compare what xenalyze shows in a way of its own."""
+    """Compare fields that xenalyze prints in another form."""
     checks: dict[str, Callable[[], bool]] = {
         "credit2_credit_burn": lambda: (
             fields["budget"] in (row["budget"], None)
@@ -501,7 +507,7 @@ def _positive(word: int) -> int | None:
 
 
 def _same_arguments(row: Json, fields: Json) -> bool:
-    """Compare the arguments of a hypercall that xenalyze shows; preempted is a bit of the count."""
+    """Compare the arguments of a hypercall that xenalyze prints; it splits preempted from the count."""
     counts = [fields[name] for name in ("updates", "calls", "ops") if name in fields]
     preempted = fields.get("preempted", 0)
     return (

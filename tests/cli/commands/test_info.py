@@ -1,4 +1,4 @@
-"""`xtrace info`: facts of the headers, exact or marked."""
+"""`xtrace info`: facts from the window headers, each exact or marked as not exact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xtrace.probes.reader import survey
 
 PROGRAM = "from xtrace.cli.start import main; main()"
 WAKE = (0xA002_8004, 10, 0, 3, 0)
-#: Of a compressed file.
+#: How much of a compressed file is read.
 LOOKED_AT_BYTES = 4 << 20
 SAMPLES = pytest.mark.parametrize("packed", sample_files(), ids=lambda path: path.name.split(".")[0])
 
@@ -36,7 +36,9 @@ def told(capfd: pytest.CaptureFixture[str], path: Path) -> Any:
 
 
 @SAMPLES
-def test_samples(packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_samples_agree_with_the_oracle(
+    packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     data = UNPACK[packed.suffix](packed.read_bytes())
     path = tmp_path / "plain"
     path.write_bytes(data)
@@ -46,7 +48,7 @@ def test_samples(packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     if len(data) <= LOOKED_AT_BYTES:
         check_sample(found, packed, framing, trace)
     else:
-        # A compressed file is not read to its end: what was seen is told, and nothing else.
+        # A compressed file is not read to its end: only what was read is reported.
         check_file(found, packed)
         headers = found["headers"]
         assert (headers["exact"], headers["seen_bytes"]) == (False, LOOKED_AT_BYTES)
@@ -57,7 +59,7 @@ def check_file(found: Any, path: Path) -> None:
     compressed = path.suffix == ".xz"
     assert found["schema_version"] == 1
     assert found["size_bytes"] == path.stat().st_size
-    assert found["emulated"] is compressed, "the sidecar stands beside the compressed file only"
+    assert found["emulated"] is compressed, "only the compressed file has a sidecar"
     assert found["compression"] == ("xz" if compressed else None)
 
 
@@ -99,7 +101,7 @@ def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
   size       80 bytes, not compressed            exact
   windows    2                                   exact
   pCPUs      2 (0,3)                             exact
-  end        cut short, lacks 4 bytes            exact
+  end        cut short, 4 bytes are missing      exact
   first TSC  10                                  first records of each pCPU
   spans      0 cycles                            exact
   records    2                                   exact
@@ -119,7 +121,7 @@ def test_an_empty_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert main(["info", str(tmp_path / "empty")]) == 0
 
 
-def test_damage_ends_what_is_exact(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_exact_after_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad"
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
     found = told(capfd, path)
@@ -130,7 +132,7 @@ def test_damage_ends_what_is_exact(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert "damaged: 0x00000000" in capfd.readouterr().out
 
 
-def test_of_a_long_stream_only_the_beginning(
+def test_only_the_start_of_a_long_stream_is_read(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survey, "_STREAM_BYTES", 4096)
@@ -140,10 +142,10 @@ def test_of_a_long_stream_only_the_beginning(
     assert (found["compression"], found["headers"]["exact"], found["records"]) == ("gzip", False, None)
     assert found["headers"]["windows"] == 128
     assert main(["info", str(path)]) == 0
-    assert "not looked at" in capfd.readouterr().out
+    assert "  end        not read\n" in capfd.readouterr().out
 
 
-def test_long_files_are_not_walked_to_their_end(
+def test_long_files_are_not_read_to_their_end(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survey, "_HOP_SECONDS", -1.0)
@@ -155,9 +157,9 @@ def test_long_files_are_not_walked_to_their_end(
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"no trace, though long enough", b"\x1f\x8bbroken", b"vm\n", b"\n"]
+    "content", [None, b"not a trace, but long enough", b"\x1f\x8bbroken", b"vm\n", b"\n"]
 )
-def test_no_trace_is_one_line_and_1(
+def test_a_file_that_is_not_a_trace_fails_with_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     path = tmp_path / "x"
@@ -169,7 +171,7 @@ def test_no_trace_is_one_line_and_1(
 
 
 @pytest.mark.parametrize("cut_bytes", [0, 1, 3, 4, 11])
-def test_a_trace_cut_in_its_first_header_is_one(
+def test_a_trace_cut_in_its_first_header_is_a_trace(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], cut_bytes: int
 ) -> None:
     path = tmp_path / "x"
@@ -178,7 +180,7 @@ def test_a_trace_cut_in_its_first_header_is_one(
     assert ("cut short" in capfd.readouterr().out) is bool(cut_bytes)
 
 
-def test_a_folder_is_one_line_and_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_fails_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path)]) == 1
     assert capfd.readouterr().err.count("\n") == 1
 

@@ -1,4 +1,4 @@
-"""`xtrace record` as a user has it: refusals, the closing line, exit codes, and the one file for a dom0."""
+"""`xtrace record` as users run it: refusals, the closing line, exit codes, and the zipapp for a dom0."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, err
 
 
-def test_it_needs_root(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_record_needs_root(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert refusal(capfd) == (1, "xtrace: recording needs root; run it with sudo\n")
+    code, said = refusal(capfd)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "needs root" in said
 
 
-def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_record_needs_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = refusal(capfd)
     assert code == 1
     assert said.count("\n") == 1
-    assert "--backend bpf records any Linux kernel" in said
+    assert "--backend bpf" in said
     assert not (tmp_path / "capture.xtrace").exists()
 
 
@@ -70,14 +72,14 @@ def test_it_needs_a_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFix
 def test_wrong_usage(
     arguments: list[str], option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # It is told before what only root can mend.
+    # It is reported before the lack of root.
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     code, said = refusal(capfd, *arguments)
     assert code == 2
     assert option in said
 
 
-def test_a_recording_says_one_line_of_what_it_is(
+def test_a_recording_ends_with_one_line(
     tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
@@ -96,7 +98,7 @@ def test_a_recording_says_one_line_of_what_it_is(
     assert main(["record", "--backend", "ticker", "-d", "0.1", "-f", "-o", "capture.xtrace"]) == 0
 
 
-def test_the_exit_code_is_the_commands(ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_that_of_the_command(ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["record", "--backend", "ticker", "--reserve", "0", "--"]
     assert main([*arguments, "sh", "-c", "exit 7"]) == 7
     assert main([*arguments, "sh", "-c", "kill -9 $$"]) == 128 + 9
@@ -104,24 +106,27 @@ def test_the_exit_code_is_the_commands(ticking: None, capfd: pytest.CaptureFixtu
     assert "no such command" in capfd.readouterr().err
 
 
-def test_the_end_of_a_backend_is_a_failure_that_keeps_all(
+def test_a_backend_that_dies_is_a_failure_and_its_records_are_kept(
     tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Ticker, "lives", 2)
     assert main(["record", "--backend", "ticker", "--reserve", "0"]) == 1
     lines = capfd.readouterr().err.splitlines()
     assert "2 records" in lines[-2]
-    assert lines[-1] == "xtrace: ticker: it fell silent; what was recorded until then is kept"
+    assert "ticker: it fell silent" in lines[-1]
+    assert "kept" in lines[-1]
 
 
-def test_the_size_allowed_is_a_success_that_says_so(
+def test_reaching_max_size_is_a_success(
     tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["record", "--backend", "ticker", "--max-size", "200k", "--reserve", "0"]) == 0
-    assert "reached its --max-size of 204,800 bytes" in capfd.readouterr().err.splitlines()[-1]
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "--max-size" in last
+    assert "204,800 bytes" in last
 
 
-def test_what_a_tool_says_is_escaped(
+def test_control_characters_from_a_backend_are_escaped(
     ticking: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hostile = Availability(True, "it ticks", missing=("red \x1b[31m\r\nxtrace: all is well",))
@@ -141,12 +146,12 @@ def test_the_closing_line() -> None:
         overhead=Overhead(cpu_s=0.13, own_upcalls=214),
     )
     assert closing_line(summary) == (
-        "a.xtrace: 12.3 MB; xentrace 140,171 records, 3 lost; bpf 12 records, 0 lost or more; "
+        "a.xtrace: 12.3 MB; xentrace 140,171 records, 3 lost; bpf 12 records, at least 0 lost; "
         "10.0 s; cost 1.3% of a CPU, at most 214 upcalls"
     )
 
 
-def test_the_recorder_imports_the_standard_library_alone() -> None:
+def test_the_recorder_imports_no_heavy_module() -> None:
     program = (
         "import json, sys; import xtrace.cli.commands.record, xtrace.probes.recording.session as s; "
         "from xtrace.probes.recording.backends import registry; [registry.make(n) for n in registry.NAMES]; "
@@ -164,12 +169,12 @@ def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(zipapp: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # -S: nothing that is installed is seen.
+    # -S: no installed package is visible.
     command = [sys.executable, "-S", str(zipapp), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=zipapp.parent)
 
 
-def test_the_zipapp_is_the_same_twice_and_holds_every_module(zipapp: Path, tmp_path: Path) -> None:
+def test_the_zipapp_is_reproducible_and_complete(zipapp: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.pyz"
     subprocess.run([sys.executable, ROOT / "tools" / "zipapp.py", again], check=True, capture_output=True)
     assert zipapp.read_bytes() == again.read_bytes()
@@ -184,7 +189,7 @@ def test_the_zipapp_is_the_same_twice_and_holds_every_module(zipapp: Path, tmp_p
                 assert path.suffix != ".py" or f"{name}c" in names
 
 
-def test_a_python_without_what_goes_into_the_zipapp_says_so(tmp_path: Path) -> None:
+def test_building_the_zipapp_names_a_missing_package(tmp_path: Path) -> None:
     made = tmp_path / "xtrace.pyz"
     command = [sys.executable, "-S", str(ROOT / "tools" / "zipapp.py"), str(made)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

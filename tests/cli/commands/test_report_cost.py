@@ -1,9 +1,10 @@
-"""`xtrace report --calibration --rates --kernel` on our own guest's image and a simulated trace."""
+"""`xtrace report --calibration --rates --kernel` with the lab guest's image and a simulated trace."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from xtrace.symbols.sites.model import Kind
 
 WIDTH = 80
 DOMAIN = 1
-#: As the guest prints them; mask = restore + unmask + block.
+#: Counters as the guest prints them; mask = restore + unmask + block.
 COUNTS = {"mask": 9100, "save": 6000, "restore": 6000, "unmask": 3001, "force_callback": 0, "round": 3000}
 
 Run = Callable[..., tuple[int, str]]
@@ -85,7 +86,7 @@ def tables(run: Run, *arguments: str | Path) -> dict[str, list[dict[str, Any]]]:
     return {name: found[name]["rows"] for name in found if name.startswith("cost_")}
 
 
-def test_each_site_executed_as_the_guest_counted(
+def test_executions_of_each_site_match_the_guests_counters(
     run: Run, image: Path, trace: Path, log: Path, measured: Path
 ) -> None:
     found = tables(run, "--kernel", f"1={image}", "--rates", log, "--calibration", measured, trace)
@@ -101,7 +102,7 @@ def test_each_site_executed_as_the_guest_counted(
         site = executed[key]
         assert site["execution_low_count"] == site["execution_high_count"] == count
         assert (site["executions_quality"], site["priced_by"]) == ("exact", "standard")
-        # This handler masks nothing: Xen does.
+        # The guest's upcall handler has no mask site: Xen sets the mask when it delivers an upcall.
         assert (site["upcall_least_count"], site["upcall_most_count"]) == (0, 0)
     (domain,) = found["cost_domains"]
     assert domain["execution_low_count"] == sum(expected.values())
@@ -112,7 +113,7 @@ def test_each_site_executed_as_the_guest_counted(
     assert upcall["entry"].startswith("symbol hypervisor_callback")
 
 
-def test_diff_compares_the_costs_that_summaries_keep(
+def test_diff_compares_costs_from_summaries(
     run: Run,
     image: Path,
     trace: Path,
@@ -138,7 +139,9 @@ def test_diff_compares_the_costs_that_summaries_keep(
     assert domain["cost_hot_ratio"] > 0
 
 
-def test_sites_replayed_go_first(run: Run, called: Path, trace: Path, log: Path, tmp_path: Path) -> None:
+def test_the_replay_of_a_site_takes_precedence(
+    run: Run, called: Path, trace: Path, log: Path, tmp_path: Path
+) -> None:
     table = find_sites(open_image(called), lines=False)
     sites = [site for site in table.sites if site.kind in (Kind.MASK, Kind.RESTORE)]
     path = tmp_path / "own.json"
@@ -162,7 +165,7 @@ def test_sites_replayed_go_first(run: Run, called: Path, trace: Path, log: Path,
     assert by_kind["unmask"]["fence"] == "lfence call"
 
 
-def test_on_a_terminal(run: Run, image: Path, trace: Path, log: Path, measured: Path) -> None:
+def test_text_output(run: Run, image: Path, trace: Path, log: Path, measured: Path) -> None:
     code, out = run("--kernel", f"1={image}", "--rates", log, "--calibration", measured, trace)
     assert code == 0
     assert max(map(len, out.splitlines()[1:])) <= WIDTH  # the first names the file
@@ -171,36 +174,33 @@ def test_on_a_terminal(run: Run, image: Path, trace: Path, log: Path, measured: 
     assert "What fences cost, as a share of the domain's running time" in out
     assert "d1: replays of its sites: 4 of 4 fenced sites" in " ".join(out.split())
     code, out = run("--section", "cost", "--kernel", f"1={image}", trace)
-    assert "* d1: removable fences have no price without --calibration" in out
+    assert "* d1: removable fences need --calibration" in out
     assert max(map(len, out.splitlines()[1:])) <= WIDTH  # the first names the file
     code, out = run("--section", "cost", "--kernel", f"1={image}", "--calibration", measured, trace)
-    assert "cost 0% of its running time or more with hot caches (modelled): nothing" in " ".join(out.split())
+    assert "* d1: removable fences cost at least 0% " in " ".join(out.split())
     code, out = run("--section", "cost", "--kernel", f"1={image}", "--rates", log, trace)
     assert "* d1: removable fences execute 3" in out
 
 
-def test_what_is_lacking_without_inputs(run: Run, trace: Path) -> None:
+def test_missing_inputs_are_listed(run: Run, trace: Path) -> None:
     code, out = run("--section", "cost", trace)
     assert code == 0
-    assert "needs    a calibration: the time that a fence takes on this host is not known" in out
+    assert "needs    a calibration: " in out
     assert "--kernel 0=IMAGE" in " ".join(out.split())
     _, brief = run(trace)
     assert "needs" not in brief
     assert "fence" not in brief
 
 
-def test_counters_that_contradict_are_told(run: Run, image: Path, trace: Path, tmp_path: Path) -> None:
+def test_contradicting_counters_are_reported(run: Run, image: Path, trace: Path, tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     path.write_text('{"counts": {"mask": 5, "save": 900, "upcall": 1000000}, "domain": 1}')
     code, out = run("--section", "cost", "--kernel", f"1={image}", "--rates", path, trace)
     assert code == 0
     words = " ".join(out.split())
-    assert "* d1: its counters, its sites and the trace contradict each other" in words
+    assert re.search(r"\* d1: [^*]*contradict", words)
     assert "d1: counters that agree: 1,000,000 upcall counted, " in words
-    assert (
-        "executed at least 900 times according to the counter save, paths through its function, but 0 to 5"
-        in words
-    )
+    assert re.search(r"at least 900 times [^;]*counter save\b[^;]* 0 to 5\b", words)
 
 
 def test_csv_has_the_tables(
@@ -232,7 +232,7 @@ def test_usage(run: Run, image: Path, trace: Path, log: Path, tmp_path: Path, me
         found, out = run(*arguments, trace)
         assert (found, out.count("\n")) == (code, 1), out
         assert says in out
-    # Counted for so long, they are rates, which a part of the trace may be set against.
+    # With the seconds of the count they are rates, which also apply to a part of the trace.
     seconds = tmp_path / "seconds.json"
     seconds.write_text('{"counts": {"mask": 100}, "seconds": 2}')
     code, _ = run("--rates", f"1={seconds}", "--kernel", f"1={image}", "--from", "0.01", trace)

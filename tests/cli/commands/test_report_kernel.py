@@ -1,9 +1,10 @@
-"""`xtrace report --kernel` on a guest that is compiled here and a trace of its addresses."""
+"""`xtrace report --kernel` with a guest compiled by the tests and traces of its addresses."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +46,13 @@ def sites(guest: Path) -> SiteTable:
 
 @pytest.fixture(scope="module")
 def masked(sites: SiteTable) -> tuple[int, int]:
-    """The addresses that `first_section` runs with the mask set."""
+    """Return the mask section of `first_section`, as addresses [start, end)."""
     return next(one.masked[0] for one in sites.sites if one.symbol == "first_section" and one.masked)
 
 
 @pytest.fixture
 def traced(tmp_path: Path, guest: Path, masked: tuple[int, int]) -> Callable[[int], Path]:
-    """Make a trace of domain 3: 5 samples in a masked range, 4 at a function's start, 1 of user code."""
+    """Return a function that makes a trace: 5 samples in a mask section, 4 at a function, 1 in user code."""
 
     def make(moved: int) -> Path:
         start = open_image(guest).symbols.find("unmask")
@@ -102,9 +103,7 @@ def test_functions_lines_and_the_masked_share(run: Run, guest: Path, traced: Cal
 
 
 @pytest.mark.parametrize("moved", [0x1_0000, 0x1234_0000, -0x20_0000])
-def test_a_load_offset_that_is_given(
-    run: Run, guest: Path, traced: Callable[[int], Path], moved: int
-) -> None:
+def test_a_given_load_offset(run: Run, guest: Path, traced: Callable[[int], Path], moved: int) -> None:
     shown = f"{'-' if moved < 0 else ''}{abs(moved):#x}"
     found = tables(run, "--kernel", f"3={guest}@{shown}", traced(moved))
     assert found["kernel_images"][0]["load_offset"] == shown
@@ -113,7 +112,7 @@ def test_a_load_offset_that_is_given(
 
 
 def hvm_trace(sites: SiteTable, moved: int) -> bytes:
-    """Return a trace of HVM exits at the calls' returns of a guest that was loaded elsewhere."""
+    """Return a trace of VM exits at every function's start in a guest loaded ``moved`` bytes higher."""
     image = open_image(sites.path)
     starts = [int(start) for start in image.symbols.function_starts().tolist()]
     exits = [pack_record(VMEXIT, 2000 + i, (0x7B, *rip(start + moved))) for i, start in enumerate(starts)]
@@ -121,7 +120,7 @@ def hvm_trace(sites: SiteTable, moved: int) -> bytes:
 
 
 @pytest.mark.parametrize("moved", [0, 0x20_0000, 0x3A00_0000])
-def test_a_load_offset_that_is_fitted(run: Run, sites: SiteTable, tmp_path: Path, moved: int) -> None:
+def test_a_fitted_load_offset(run: Run, sites: SiteTable, tmp_path: Path, moved: int) -> None:
     path = tmp_path / "trace"
     path.write_bytes(hvm_trace(sites, moved))
     found = tables(run, "--kernel", f"3={sites.path}", path)
@@ -134,7 +133,7 @@ def test_a_load_offset_that_is_fitted(run: Run, sites: SiteTable, tmp_path: Path
     assert max(map(len, out.splitlines()[1:])) <= WIDTH
 
 
-def test_a_load_offset_that_the_samples_do_not_tell(run: Run, sites: SiteTable, tmp_path: Path) -> None:
+def test_an_unknown_load_offset(run: Run, sites: SiteTable, tmp_path: Path) -> None:
     path = tmp_path / "trace"
     exits = pack_record(VMEXIT, 2000, (0x7B, *rip(0x40_1000)))
     path.write_bytes(pack_window(0, pack_record(TO_RUNNING, 1000, RUN_D3V0) + exits))
@@ -143,25 +142,27 @@ def test_a_load_offset_that_the_samples_do_not_tell(run: Run, sites: SiteTable, 
     assert image["note"].startswith("unknown load offset: ")
 
 
-def test_a_pv_guest_lies_where_it_is_linked(run: Run, guest: Path, traced: Callable[[int], Path]) -> None:
+def test_a_pv_guest_runs_at_its_linked_addresses(
+    run: Run, guest: Path, traced: Callable[[int], Path]
+) -> None:
     (image,) = tables(run, "--kernel", f"3={guest}", traced(0))["kernel_images"]
     assert (image["load_offset"], image["inside_count"]) == ("0x0", 9)
     assert image["load_offset_source"].startswith("as linked")
 
 
-def test_on_a_terminal(run: Run, guest: Path, traced: Callable[[int], Path]) -> None:
+def test_text_output(run: Run, guest: Path, traced: Callable[[int], Path]) -> None:
     code, out = run("--kernel", f"3={guest}@0x0", "--kernel", f"9={guest}", traced(0))
     assert code == 0
     assert max(map(len, out.splitlines())) <= WIDTH
     words = " ".join(out.split())
-    assert "10 samples at 3 addresses, 9 in the image, 5 of them (55.6%) where it masks upcalls" in words
-    assert "d9 image: the trace has no domain 9\n" in out
-    assert "10 records of the trace have a guest's address; 0 left out, 0 of a domain" in words
+    assert "10 samples at 3 addresses, 9 in the image, 5 of them (55.6%) " in words
+    assert re.search(r"d9 image: .*no domain 9", words)
+    assert re.search(r"10 records .* 0 left out, 0 of a domain", words)
     assert "d3   privop" in out
     assert all(title in out for title in TITLES)
 
 
-def test_long_names_fit_a_terminal(
+def test_long_names_fit_80_columns(
     run: Run, builder: Builder, traced: Callable[[int], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / ("x" * 90)
@@ -174,7 +175,9 @@ def test_long_names_fit_a_terminal(
     assert max(map(len, out.splitlines()[1:])) <= WIDTH
 
 
-def test_without_dwarf_there_are_no_lines(run: Run, builder: Builder, traced: Callable[[int], Path]) -> None:
+def test_without_dwarf_there_are_no_source_lines(
+    run: Run, builder: Builder, traced: Callable[[int], Path]
+) -> None:
     image = builder.build("netbsd.c", Variant(carries=Carries.SYMBOLS)).image
     found = tables(run, "--kernel", f"3={image}@0x0", traced(0))
     assert found["kernel_lines"] == []
@@ -187,7 +190,7 @@ def test_a_domain_without_samples_is_one_line(run: Run, guest: Path, tmp_path: P
     path.write_bytes(trace() + other)
     code, out = run("--section", "kernel", "--kernel", f"3={guest}", path)
     assert code == 0
-    assert "kernel   d3 image: the trace has no RIP sample of domain 3\n" in out
+    assert len(re.findall(r"^kernel   d3 image: .*no RIP sample.*$", out, re.MULTILINE)) == 1
     assert not any(title in out for title in TITLES)
 
 
@@ -198,7 +201,7 @@ def test_csv_has_the_tables(run: Run, guest: Path, traced: Callable[[int], Path]
         assert next(csv.DictReader(file))["function"] == "first_section"
 
 
-def test_without_an_image_the_report_is_as_before(run: Run) -> None:
+def test_without_an_image_there_are_no_kernel_tables(run: Run) -> None:
     _, out = run(samples.path())
     assert "kernel" not in out.split("Hypercalls")[0].replace("netbsd", "")
     assert not any(title in out for title in TITLES)
@@ -207,7 +210,7 @@ def test_without_an_image_the_report_is_as_before(run: Run) -> None:
 @pytest.mark.parametrize(
     "value", ["3", "=x", "x=y", "3=", "99999=x", "32767=x", "-1=x"], ids=lambda value: value or "empty"
 )
-def test_what_is_no_domain_and_image(run: Run, value: str) -> None:
+def test_a_value_that_is_not_domain_and_image(run: Run, value: str) -> None:
     code, out = run("--kernel", value)
     assert (code, out.count("\n")) == (2, 1)
     assert "--kernel" in out
@@ -219,9 +222,9 @@ def test_two_images_for_a_domain(run: Run, guest: Path) -> None:
     assert "two images for domain 3" in out
 
 
-def test_an_image_that_is_none(run: Run, tmp_path: Path, traced: Callable[[int], Path]) -> None:
+def test_a_file_that_is_not_an_image(run: Run, tmp_path: Path, traced: Callable[[int], Path]) -> None:
     path = tmp_path / "text@home"
-    path.write_text("no kernel\n")
+    path.write_text("not a kernel\n")
     code, out = run("--kernel", f"3={path}", traced(0))
     assert (code, out.count("\n")) == (1, 1)
     assert out.startswith(f"xtrace: {path}")

@@ -1,4 +1,4 @@
-"""`xtrace stat`: its lines add up to what the report says of the whole trace."""
+"""`xtrace stat`: its lines add up to the report's totals for the whole trace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_lines_add_up_to_the_report(path: Path) -> None:
 
 
 @SOME_SAMPLES
-def test_the_text_is_the_json_in_three_digits(path: Path) -> None:
+def test_the_text_shows_the_json_to_three_digits(path: Path) -> None:
     (whole,) = objects("stat", "100000", "--json", "-i", str(path))
     text = printed("stat", "100000", "-i", str(path)).splitlines()
     assert len(text) == 3
@@ -58,19 +58,21 @@ def test_the_text_is_the_json_in_three_digits(path: Path) -> None:
         )
 
 
-def test_the_header_comes_again() -> None:
+def test_the_header_is_repeated() -> None:
     text = printed("stat", "0.1", "-i", str(SOME[0])).splitlines()
     headers = [number for number, line in enumerate(text) if line.lstrip().startswith("time")]
     assert headers == list(range(0, len(text), 24))
     assert len(text) > 48
 
 
-def test_count_ends_it() -> None:
+def test_count_limits_the_lines() -> None:
     assert len(printed("stat", "1", "2", "-i", str(SOME[0])).splitlines()) == 4
 
 
-def test_without_xen_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_xen_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
     if Path("/sys/hypervisor/type").exists():
         pytest.skip("this is a Xen host")
     assert main(["stat"]) == 1
-    assert "does not run under Xen; -i FILE" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "not run under Xen" in err
+    assert "-i FILE" in err

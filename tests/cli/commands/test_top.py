@@ -1,4 +1,4 @@
-"""`xtrace top`: over a whole trace its figures are the report's; on a terminal it leaves all as it was."""
+"""`xtrace top`: its figures for a whole trace equal the report's, and it restores the terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -38,7 +39,7 @@ def by_vcpu(found: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]
 
 
 @EACH_SAMPLE
-def test_a_whole_trace_in_one_period_is_the_report(path: Path) -> None:
+def test_one_period_over_a_whole_trace_equals_the_report(path: Path) -> None:
     (period,) = objects("top", "--json", "-d", WHOLE, "-i", str(path))
     trace = report(path)["trace"]
     assert period["record_count"] == trace["records"]
@@ -61,7 +62,7 @@ def test_a_whole_trace_in_one_period_is_the_report(path: Path) -> None:
             key = row["domain"], row["vcpu"]
             seen.add((table, key))
             assert {name: live[key][name] for name in names} == {name: row[name] for name in names}
-    # What the report has no row of, top counts none of.
+    # Where the report has no row, the count is zero.
     for key, row in live.items():
         assert ("wakes", key) in seen or row["wake_count"] == 0
         assert ("upcalls", key) in seen or row["upcall_most_count"] == 0
@@ -123,24 +124,25 @@ def test_rows_are_sorted_and_added_up_by_domain() -> None:
 
 def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "-b", "-s", "nothing", "-i", str(SOME[0])]) == 2
-    assert "is none of" in capfd.readouterr().err
+    assert "'nothing'" in capfd.readouterr().err
     assert main(["top", "-b", "-i", "/nonexistent"]) == 1
 
 
-def test_without_xen_it_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_xen_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
     if Path("/sys/hypervisor/type").exists():
         pytest.skip("this is a Xen host")
     assert main(["top", "-b"]) == 1
-    assert capfd.readouterr().err == (
-        "xtrace: this machine does not run under Xen; -i FILE replays a trace of another host\n"
-    )
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "not run under Xen" in err
+    assert "-i FILE" in err
 
 
-def test_a_trace_that_tells_no_rate_wants_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_without_a_rate_needs_cpu_hz(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "trace.bin"
     path.write_bytes(pack_window(0, b"".join(pack_record(WAKE, tsc, (1, 0)) for tsc in (1000, 3_000_000))))
     assert main(["top", "-b", "-i", str(path)]) == 1
-    assert "give --cpu-hz" in capfd.readouterr().err
+    assert "--cpu-hz" in capfd.readouterr().err
     periods = objects("top", "--json", "-d", "1", "--cpu-hz", "1e6", "-i", str(path))
     assert [period["total"]["wake_count"] for period in periods] == [1, 0, 1]
     (tmp_path / "trace.bin.json").write_text('{"tsc_hz": 1000000000.0}')
@@ -148,7 +150,7 @@ def test_a_trace_that_tells_no_rate_wants_one(tmp_path: Path, capfd: pytest.Capt
     assert period["tsc_hz_source"] == "from trace.bin.json"
 
 
-def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
+def test_domain_names_from_a_capture_are_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "made.xtrace"
     folder.mkdir()
     (folder / "xentrace.bin").write_bytes(lzma.decompress(SOME[0].read_bytes()))
@@ -166,15 +168,15 @@ def test_a_capture_tells_names_which_are_escaped(tmp_path: Path) -> None:
     assert {row["name"] for row in period["vcpus"] if row["domain"] == domain} == {"a\x1b[2Jb"}
 
 
-def test_what_is_damaged_is_told(tmp_path: Path) -> None:
+def test_damage_is_reported(tmp_path: Path) -> None:
     data = bytearray(lzma.decompress(SOME[0].read_bytes()))
     data[100_000:100_400] = bytes(400)
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
-    assert "damage   1 places" in printed("top", "-b", "-d", WHOLE, "-i", str(path))
+    assert re.search(r"^damage +1 ", printed("top", "-b", "-d", WHOLE, "-i", str(path)), re.MULTILINE)
 
 
-def test_count_ends_it_and_stdin_is_read() -> None:
+def test_count_limits_the_periods_and_stdin_is_read() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, "top", "-n", "2", "-i", "-"],
         input=SOME[0].read_bytes(), capture_output=True, check=True,
@@ -187,7 +189,7 @@ def test_count_ends_it_and_stdin_is_read() -> None:
 
 
 class Terminal:
-    """A pseudo-terminal of 80x24 and a command on it."""
+    """A pseudo-terminal of 80x24 with a command running on it."""
 
     def __init__(self, *arguments: str) -> None:
         self.primary, self.secondary = pty.openpty()
@@ -200,7 +202,7 @@ class Terminal:
             [sys.executable, "-P", "-c", PROGRAM, *arguments],
             stdin=self.secondary, stdout=self.secondary, stderr=self.secondary,
             env=environment, start_new_session=True,
-            # What runs these tests in the background may have had SIGINT ignored.
+            # A shell starts background jobs, such as these tests, with SIGINT ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.output = ""
@@ -209,7 +211,7 @@ class Terminal:
         fcntl.ioctl(self.secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows_, columns, 0, 0))
 
     def until(self, text: str, limit_s: float = 60.0) -> str:
-        """Read on until ``text`` comes and return what was read since the last call."""
+        """Read until ``text`` appears and return what this call has read."""
         end = time.monotonic() + limit_s
         begin = len(self.output)
         while text not in self.output[begin:]:
@@ -239,7 +241,7 @@ class Terminal:
 
 
 def screen_of(drawn: str) -> list[str]:
-    """Return the lines of the last screen drawn, without what styles them."""
+    """Return the lines of the last screen drawn, without escape codes."""
     last = drawn.rpartition("\x1b[H")[2]
     for code in ("\x1b[K", "\x1b[J", "\x1b[7m", "\x1b[0m"):
         last = last.replace(code, "")
@@ -262,14 +264,14 @@ def test_keys_sort_and_q_quits() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_in_order(number: signal.Signals) -> None:
+def test_a_signal_ends_it_and_restores_the_terminal(number: signal.Signals) -> None:
     with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
         terminal.until("[w wakes]")
         terminal.process.send_signal(number)
         assert terminal.end() == 0
 
 
-def test_a_new_size_is_drawn() -> None:
+def test_a_resized_terminal_is_redrawn() -> None:
     with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
         terminal.until("[w wakes]")
         terminal.size(12, 60)
@@ -281,8 +283,8 @@ def test_a_new_size_is_drawn() -> None:
         assert terminal.end() == 0
 
 
-def test_ctrl_z_lends_the_screen_to_the_shell() -> None:
-    """It comes while the screen is drawn, which takes the same stream."""
+def test_ctrl_z_restores_the_terminal_while_stopped() -> None:
+    """The signal arrives while the screen is being drawn to the same stream."""
     with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
         terminal.until("[w wakes]")
         terminal.process.send_signal(signal.SIGTSTP)
@@ -296,8 +298,8 @@ def test_ctrl_z_lends_the_screen_to_the_shell() -> None:
         assert terminal.end() == 0
 
 
-def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
-    """The file's compression breaks off in the middle."""
+def test_a_failure_restores_the_terminal(tmp_path: Path) -> None:
+    """The compressed file is cut in the middle."""
     path = tmp_path / "cut.bin.xz"
     whole = SOME[0].read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -311,7 +313,7 @@ def test_a_failure_gives_the_screen_back(tmp_path: Path) -> None:
         assert code == 1
 
 
-def test_it_ends_where_its_terminal_goes() -> None:
+def test_it_ends_when_its_terminal_closes() -> None:
     with Terminal("top", "-d", "5", "-i", str(SOME[0])) as terminal:
         terminal.until("[w wakes]")
         os.close(terminal.primary)
