@@ -81,7 +81,7 @@ def timed(captures: int) -> None:
         for group, first in (("old", 0), ("new", 100)):
             (Path(folder) / group).mkdir()
             for number in range(captures):
-                summary = Summary(partial(wakes(first + number)), Origin(str(number), TSC_HZ, "told"))
+                summary = Summary(partial(wakes(first + number)), Origin(str(number), TSC_HZ, "given"))
                 write_summary(summary, Path(folder) / group / f"{number}.summary")
         arguments: Sequence[str] = [sys.executable, "-c", COMMAND, "diff", "old", "new"]
         times = []

@@ -18,6 +18,18 @@ else:
     VersionRange = Any
 
 
+def parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a parser for ``typer.Option(parser=...)``; typer would drop the message of its ValueError."""
+
+    def parser(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parser
+
+
 def _version_range(text: str) -> VersionRange:
     from xtrace.probes.catalog import VersionRange
 
@@ -51,7 +63,7 @@ Vcpus = Annotated[
     list[Vcpu] | None,
     typer.Option(
         "--vcpu",
-        parser=Vcpu.parse,
+        parser=parsed(Vcpu.parse),
         metavar="VCPU",
         help="Only this vCPU: d3v0, or 0 for vCPU 0 of every domain. Repeatable.",
     ),
@@ -60,7 +72,7 @@ From = Annotated[
     Moment | None,
     typer.Option(
         "--from",
-        parser=Moment.parse,
+        parser=parsed(Moment.parse),
         metavar="TIME",
         help="Only from this time on, counted from the first record: 1.5s, 300ms, 20us, 123c (TSC cycles) or "
         "tsc:N (a TSC). Without a unit: seconds.",
@@ -68,7 +80,9 @@ From = Annotated[
 ]
 To = Annotated[
     Moment | None,
-    typer.Option("--to", parser=Moment.parse, metavar="TIME", help="Only before this time, as --from."),
+    typer.Option(
+        "--to", parser=parsed(Moment.parse), metavar="TIME", help="Only before this time, as --from."
+    ),
 ]
 EventClasses = Annotated[
     str | None,
@@ -82,7 +96,9 @@ EventClasses = Annotated[
 ]
 PcpuList = Annotated[
     Pcpus | None,
-    typer.Option("--pcpu", "-c", parser=Pcpus.parse, metavar="LIST", help="Only these pCPUs: 0,4-7 or 0xf1."),
+    typer.Option(
+        "--pcpu", "-c", parser=parsed(Pcpus.parse), metavar="LIST", help="Only these pCPUs: 0,4-7 or 0xf1."
+    ),
 ]
 
 # --- how a trace is read -----------------------------------------------------------------------
@@ -90,7 +106,7 @@ PcpuList = Annotated[
 CpuHz = Annotated[
     int | None,
     typer.Option(
-        parser=frequency_hz,
+        parser=parsed(frequency_hz),
         metavar="HZ",
         help="TSC cycles per second, such as 2.8G. Default: from the recorder or the trace.",
     ),
@@ -99,7 +115,7 @@ XenVersion = Annotated[
     VersionRange | None,
     typer.Option(
         "--xen",
-        parser=_version_range,
+        parser=parsed(_version_range),
         metavar="VERSION",
         help="Xen version that wrote the trace: 4.17, 4.13-4.17, 4.13+. Default: detected.",
     ),
@@ -138,17 +154,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
-def seconds(least: float, most: float = 1e9) -> Callable[[str | float], float]:
+def seconds(least: float, most: float = 1e9) -> Callable[[str], float]:
     """Return a parser of durations for ``typer.Option(parser=...)``; typer calls it with defaults, too."""
 
-    def parse(text: str | float) -> float:
+    def parse(text: str) -> float:
         found = duration_s(str(text))
         if not least <= found <= most:
             limit = f"between {least:g} and {most:g}" if most < 1e9 else f"{least:g} or more"
             raise ValueError(f"{text} is not {limit} seconds")
         return found
 
-    return parse
+    return parsed(parse)
 
 
 def one_of(text: str, values: Iterable[str], option: str) -> str:
@@ -159,7 +175,7 @@ def one_of(text: str, values: Iterable[str], option: str) -> str:
     """
     known = list(values)
     if text not in known:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(known)}", param_hint=option)
     return text
 
 

@@ -83,7 +83,7 @@ class Reading:
             raise TraceError(f"{path}: {error}") from None
         if last_tsc < max(first_tsc, whole.first_tsc):
             raise TraceError(
-                f"{path}: there is nothing from {self.begin or 'its start'} to {self.end or 'its end'}: "
+                f"{path}: no records from {self.begin or 'its start'} to {self.end or 'its end'}: "
                 f"its TSCs are {whole.first_tsc} to {whole.last_tsc}"
             )
         return first_tsc, last_tsc

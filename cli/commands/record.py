@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, renamed, seconds
+from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, parsed, renamed, seconds
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import Pcpus
 
@@ -99,7 +99,7 @@ def record(
         typer.Option(metavar="HOW", help="emulated or hardware, on a host where xtrace cannot detect it."),
     ] = None,
     old_event: Annotated[str | None, renamed("--event", "--class")] = None,
-    old_pcpus: Annotated[Pcpus | None, renamed("--pcpus", "--pcpu", parser=Pcpus.parse)] = None,
+    old_pcpus: Annotated[Pcpus | None, renamed("--pcpus", "--pcpu", parser=parsed(Pcpus.parse))] = None,
 ) -> None:
     """Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.
 

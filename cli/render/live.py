@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
-from xtrace.cli.render.terminal import WIDTH, domain_name, safe, scaled, shortened, time_text
+from xtrace.cli.render.terminal import WIDTH, count_of, domain_name, safe, scaled, shortened, time_text
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         lines.append("         the reader cannot keep up; a longer -d does not help, less load does")
     framer = watched.periods.framer
     if framer.damage_count:
-        lines.append(f"damage   {framer.damage_count:,} places, {framer.skipped_bytes:,} bytes skipped")
+        lines.append(
+            f"damage   {count_of(framer.damage_count, 'place')}, {framer.skipped_bytes:,} bytes skipped"
+        )
     if framer.late_count:
         lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from xtrace.cli.render.terminal import WIDTH, Put, shortened
+from xtrace.cli.render.terminal import WIDTH, Put, count_of, shortened
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.compare import Comparison, fence_words, key_words
 from xtrace.symbols.listing.export import COLUMNS, Tally, cells, is_fenced, tallies
@@ -54,7 +54,7 @@ def print_sites(put: Put, sites: Iterable[Site]) -> None:
     for kind, found in by_kind.items():
         put("")
         fenced = sum(map(is_fenced, found))
-        put(f"{kind}: {_count(len(found), 'site')}, {fenced or 'none'} with a fence", bold=True)
+        put(f"{kind}: {count_of(len(found), 'site')}, {fenced or 'none'} with a fence", bold=True)
         _print_rows(put, found)
 
 
@@ -74,11 +74,11 @@ def print_comparison(put: Put, found: Comparison) -> None:
     for title, image, sites in (("gone", "old", found.gone), ("new", "new", found.added)):
         for kind, rows in _by_kind(sites).items():
             put("")
-            put(f"{title}, {kind}: {_count(len(rows), 'site')} of the {image} image", bold=True)
+            put(f"{title}, {kind}: {count_of(len(rows), 'site')} of the {image} image", bold=True)
             _print_rows(put, rows)
     if found.changed:
         put("")
-        put(f"changed: {_count(len(found.changed), 'site')}", bold=True)
+        put(f"changed: {count_of(len(found.changed), 'site')}", bold=True)
     for change in found.changed:
         lead = f"{change.new.address:x}{_GAP}{change.new.kind}{_GAP}"
         put(lead + shortened(where(change.new), WIDTH - len(lead)))
@@ -112,7 +112,7 @@ def print_site(put: Put, site: Site) -> None:
         ("also", site.aliases),
         ("source", [place, *inline]),
         ("code", [site.text]),
-        ("access", [f"{_count(site.width_bytes, 'byte')}, in {site.section}" if site.section else ""]),
+        ("access", [f"{count_of(site.width_bytes, 'byte')}, in {site.section}" if site.section else ""]),
         ("pointer", [source]),
         ("fence", [_fence_line(fence) for fence in site.fences]),
         ("tests", [f"{found['pending_tests']} on {site.pending_paths}" if site.pending_tests else ""]),
@@ -143,7 +143,7 @@ def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
     yield (
         "patching",
         [
-            f"{tables} may change the code at run time; {patched} of {_count(len(table.sites), 'site')}"
+            f"{tables} may change the code at run time; {patched} of {count_of(len(table.sites), 'site')}"
             if tables
             else "no table shows that the kernel patches its code",
             *facts.patching.unknown,
@@ -237,10 +237,6 @@ def _fence_line(fence: Fence) -> str:
         f"{fence_words(fence)} at {fence.address:#x}, {fence.position} the access on {fence.paths}: "
         f"{fence.verdict}, {fence.reason}"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _labelled(label: str, texts: Iterable[str]) -> Iterator[str]:

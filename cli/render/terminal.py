@@ -87,7 +87,7 @@ def print_report(
     """
     _print_facts(put, report, names)
     if window:
-        put(f"window   {window}: only what ends there is counted")
+        put(f"part     {window}: only what ends there is counted")
     _print_domains(put, report)
     _print_kernels(put, report)
     for need in cost_needs(report):
@@ -115,6 +115,11 @@ def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
 def tell(line: str) -> None:
     """Print a remark on standard error."""
     typer.echo(safe(f"xtrace: {line}"), err=True)
+
+
+def count_of(number: int, what: str) -> str:
+    """Return a number with a noun, in the plural unless it is one."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def time_text(cycles: float, hz: float | None) -> str:
@@ -185,7 +190,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     if trace["damage_count"]:
         first = trace["damages"][0]
         lines.append(
-            f"damage   {trace['damage_count']} places, {trace['skipped_bytes']:,} bytes skipped; "
+            f"damage   {count_of(trace['damage_count'], 'place')}, {trace['skipped_bytes']:,} bytes skipped; "
             f"first at offset {first['offset']}: {first['reason']}"
         )
     if trace["missing_bytes"] or trace["tail_bytes"]:
@@ -198,10 +203,11 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         lines.append(
             f"order    {trace['late_records']:,} records came too late to be sorted by time (skewed TSCs)"
         )
-    lines.append(
-        f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
-        "timer and other wakes of dom0 are its own"
-    )
+    if trace["dom0_wakes_other_count"]:
+        lines.append(
+            f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
+            "timer and other wakes of dom0 are its own"
+        )
     for line in lines:
         put(line)
     put(LEGEND, dim=True)

@@ -392,7 +392,7 @@ class Framer:
             if self.windows == 0:
                 offset, reason = self._lost
                 raise TraceError(
-                    f"{self._name}: not a xentrace file: {reason} at offset {offset} and no window header "
+                    f"{self._name}: not a xentrace file: {reason} at offset {offset}, and no window header "
                     f"(0x{WINDOW_HEADER:08x}) in {self._offset + at * WORD_BYTES} bytes"
                 )
             self._found(*self._lost)

@@ -344,7 +344,7 @@ class TraceReader:
             return max(at, end - _HEADER_WORDS)  # a header may start here
         if found < 0 and self.facts.windows == 0:
             raise TraceError(
-                f"{self._name}: not a xentrace file: {reason} at offset {offset} and no window header "
+                f"{self._name}: not a xentrace file: {reason} at offset {offset}, and no window header "
                 f"(0x{WINDOW_HEADER:08x}) in {self.facts.bytes_read} bytes"
             )
         self._lost = None

@@ -106,7 +106,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
             say(line)
         if request.backends is None and (reason := dom0.why_no_dom0()):
             raise TraceError(
-                f"{reason}, but xtrace record is for a Xen dom0; --backend bpf records any Linux kernel"
+                f"xtrace record needs a Xen dom0: {reason}; --backend bpf records any Linux kernel"
             )
         found = registry.candidates(request.backends or registry.NAMES)
         registry.must_work(found, named=request.backends is not None)

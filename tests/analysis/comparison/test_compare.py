@@ -14,7 +14,7 @@ from builders.captures import HOST_HZ, hosts, made_up, measured, woken
 from builders.host import simulate
 from builders.partials import collected
 from xtrace import samples
-from xtrace.analysis.comparison.compare import Change, Diff, compare, json_text
+from xtrace.analysis.comparison.compare import SCHEMA_VERSION, Change, Diff, compare, json_text
 from xtrace.analysis.comparison.figures import (
     BY_NAME,
     FIGURES,
@@ -379,7 +379,7 @@ def test_without_a_tsc_rate_times_are_in_cycles(unshifted: list[Measured]) -> No
 def test_json_has_the_values_of_the_rows(unshifted: list[Measured], shifted: list[Measured]) -> None:
     diff = compare(unshifted[:10], shifted[:10])
     found = json.loads(json_text(diff))
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == SCHEMA_VERSION
     assert found["method"]["tests"] == len(diff.changes) == len(found["rows"])
     assert found["method"]["alpha"] == ALPHA
     by_name = {(row["domain"], row["metric"]): row for row in found["rows"]}

@@ -283,3 +283,77 @@ def test_a_pair_without_duration_is_not_kept(ns: int, cycles: int) -> None:
     glob = np.zeros(len(G), np.int64)
     loops._note_pair(glob, np.zeros((4, 3), np.int64), ns, cycles, 1)
     assert glob[G.PAIRS] == 0
+
+
+def pairs_of(entry: tuple[int, int], exit_: tuple[int, int]) -> list[list[int]]:
+    """Return the pairs of an idle period, from TSC and tick of its entry and its exit."""
+    data = trace(
+        [
+            (0, 1, change(1, 0), (IDLE,)),
+            (0, entry[0], host.IDLE_ENTRY, (3, entry[1], 0, 0)),
+            (0, exit_[0], host.IDLE_EXIT, (3, exit_[1], 0, 0, 0, 0)),
+        ]
+    )
+    return run(data).machine.pairs.tolist()
+
+
+def test_idle_periods_give_pairs_of_ticks_and_cycles() -> None:
+    assert pairs_of((100, 1000), (5000, 3500)) == [[2500, 4900, 1]]
+    # The tick has 32 bits.
+    assert pairs_of((100, 0xFFFF_FF00), (5000, 0x100)) == [[0x200, 4900, 1]]
+
+
+# --- HVM guests --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("vector", "kicks"), [(0xFA, 0), (0xFB, 0), (0xFC, 1), (0xFD, 0), (0xFF, 0)])
+def test_only_the_event_check_vector_is_a_kick(vector: int, kicks: int) -> None:
+    data = trace(
+        [
+            (0, 1, change(1, 0), (DOMAIN,)),
+            (0, 10, host.VMENTRY, ()),
+            (0, 20, host.HVM_INTR, (vector,)),
+        ]
+    )
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.counts == expected.counts
+    assert sum(count for key, count in found.counts.items() if key.metric is Metric.KICK) == kicks
+
+
+@pytest.mark.parametrize("op", [1, 23, 24, 25, 28, 29, 30, 31, 32, 33, 34, 36, 40])
+def test_which_vmmcalls_explain_a_wake(op: int) -> None:
+    events: list[Event] = [
+        (0, 1, change(1, 0), (DOMAIN,)),
+        (0, 10, host.VMENTRY, ()),
+        (0, 100, host.HVM_VMMCALL, (op,)),
+        (0, 110, host.WAKE, (2, 0)),
+        (0, 9000, change(0, 1), (DOMAIN,)),
+        (0, 9010, change(1, 0), (3 * DOMAIN,)),
+    ]
+    (found,) = intervals(events, Metric.WAKE_CAUSE)
+    cause = WakeCause(found.b >> 32)
+    if op == host.EVENT_CHANNEL_OP:
+        assert cause is WakeCause.EVENT_CHANNEL
+    elif op in (host.VCPU_OP, host.SCHED_OP):
+        assert cause is WakeCause.HYPERCALL
+    else:
+        assert cause is WakeCause.TIMER_OR_OTHER
+
+
+# --- hypercalls --------------------------------------------------------------------------------
+
+
+def test_old_records_of_hypercalls_have_no_arguments() -> None:
+    """Before Xen 4.2 the word of the number has no flags: what is in these bits is the guest's."""
+    old = 0x201001
+    data = trace(
+        [
+            (0, 1, change(1, 0), (DOMAIN,)),
+            (0, 100, old, (0x1000, host.SCHED_OP | 1 << 20)),
+            (0, 110, host.PV_HYPERCALL, (host.IRET,)),
+        ]
+    )
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.intervals == expected.intervals
+    assert found.counts == expected.counts
+    assert not any(row.metric is Metric.COMMAND for row in found.intervals)
