@@ -62,6 +62,10 @@ keep lost
 record sized -S 64 -d 3
 keep sized
 
+# Domains by the names that xenstore has for them.
+record called --domain Domain-0 -d 1
+record uncalled --domain nobody -d 1
+
 # A second recorder, which is refused, and a step of the time of day.
 begin step
 record second -d 1
