@@ -11,11 +11,13 @@ from builders import host
 from oracle import machine as oracle
 from oracle.machine import Interval
 from oracle.reader import read
-from oracle.runs import run, tally_of
+from oracle.runs import as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
 from xtrace.analysis.state_machine.metrics import T_COUNT, G, Metric, WakeCause
+from xtrace.probes import event_ids as ids
+from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
-from xtrace.probes.xen_abi import IDLE_DOMAIN
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 START = 1 << 40
 LOW = 0xFFFF_FFFF
@@ -25,11 +27,11 @@ DOMAIN = 1 << 16
 Event = tuple[int, int, int, tuple[int, ...]]
 
 
-def trace(events: Sequence[Event]) -> bytes:
+def trace(events: Sequence[Event], start: int = START) -> bytes:
     """Return a trace of events, those of a pCPU in the order given."""
     windows: dict[int, bytearray] = {}
     for pcpu, tsc, event, words in events:
-        windows.setdefault(pcpu, bytearray()).extend(pack_record(event, START + tsc, words))
+        windows.setdefault(pcpu, bytearray()).extend(pack_record(event, start + tsc, words))
     return b"".join(pack_window(pcpu, bytes(body)) for pcpu, body in sorted(windows.items()))
 
 
@@ -345,7 +347,7 @@ def test_which_vmmcalls_explain_a_wake(op: int) -> None:
 
 def test_old_records_of_hypercalls_have_no_arguments() -> None:
     """Before Xen 4.2 the word of the number has no flags: what is in these bits is the guest's."""
-    old = 0x201001
+    old = ids.PV_BASE_4_0 | ids.PV_HYPERCALL
     data = trace(
         [
             (0, 1, change(1, 0), (DOMAIN,)),
@@ -357,3 +359,63 @@ def test_old_records_of_hypercalls_have_no_arguments() -> None:
     assert found.intervals == expected.intervals
     assert found.counts == expected.counts
     assert not any(row.metric is Metric.COMMAND for row in found.intervals)
+
+
+# --- the first cycles of a TSC -----------------------------------------------------------------
+
+
+def test_times_are_differences_even_where_tscs_are_small() -> None:
+    """A TSC of 1 is known, and a duration is not the remainder of two TSCs."""
+    data = trace(
+        [
+            (0, 1, change(1, 0), (DOMAIN,)),
+            (0, 5, change(0, 2), (DOMAIN,)),
+            (0, 10, host.WAKE, (1, 0)),
+            (0, 25, change(2, 1), (DOMAIN,)),
+            (1, 40, change(1, 0), (DOMAIN,)),
+        ],
+        start=0,
+    )
+    found = run(data).intervals
+    assert found == oracle.run(read(data).records).intervals
+    values = {row.metric: row.value for row in found}
+    assert (values[Metric.WAKE_TO_RUNNABLE], values[Metric.RESIDENCE]) == (15, 39)
+
+
+# --- losses around vCPUs that are not known ----------------------------------------------------
+
+
+def lost(pcpu: int, begin: int, end: int, who: int) -> Event:
+    first = START + begin
+    return pcpu, end, LOST_RECORDS, (3, who, first & LOW, first >> 32)
+
+
+def test_a_loss_whose_vcpu_is_not_known_leaves_the_pcpu_without_one() -> None:
+    events: list[Event] = [
+        (0, 1, change(1, 0), (DOMAIN,)),
+        lost(0, 100, 150, DEFAULT_DOMAIN),
+        (0, 200, host.CONTINUE_RUNNING, (5 * DOMAIN,)),
+        (0, 300, change(0, 1), (5 * DOMAIN,)),
+    ]
+    data = trace(events)
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.intervals == expected.intervals
+    assert found.counts == expected.counts
+    assert as_intervals(found.ends) == expected.ends
+    running = [row for row in found.intervals if row.metric is Metric.RUNNING and row.a == 5 * DOMAIN]
+    assert [(row.value, row.tsc - START) for row in running] == [(100, 300)]
+
+
+def test_a_loss_before_any_vcpu_is_known_concerns_none() -> None:
+    events: list[Event] = [
+        (0, 1, host.PV_HYPERCALL, (host.IRET,)),
+        (1, 2, change(1, 0), (2 * DOMAIN,)),
+        lost(0, 100, 150, DOMAIN),
+        (0, 200, change(0, 1), (DOMAIN,)),
+        (0, 210, change(1, 0), (3 * DOMAIN,)),
+    ]
+    data = trace(events)
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.intervals == expected.intervals
+    assert found.counts == expected.counts
+    assert as_intervals(found.ends) == expected.ends
