@@ -236,7 +236,10 @@ _SKEWED_PAIR = ValueType(
         Key("pcpu", _NUMBER, _KEY, "one pCPU"),
         Key("other_pcpu", _NUMBER, _KEY, "the other pCPU"),
         Key(
-            "low_cycles", _BOUND, _BOUNDED, "TSC of other_pcpu less TSC of pcpu, lower bound; null where open"
+            "low_cycles",
+            _BOUND,
+            _BOUNDED,
+            "TSC of other_pcpu minus that of pcpu, lower bound; null where open",
         ),
         Key("high_cycles", _BOUND, _BOUNDED, "upper bound; null where open"),
         Key("least_cycles", _CYCLES, _BOUNDED, "the TSCs differ by at least this; 0 where nothing proves it"),

@@ -44,7 +44,7 @@ KERNEL_IP, USER_IP, XEN_IP = 0xFFFF_FFFF_8100_1234, 0x401136, 0xFFFF_82D0_4020_0
 
 @cache
 def validator() -> Any:
-    """Return a validator for which 7.0 is no integer, as it is none for many languages' readers of JSON."""
+    """Return a validator for which 7.0 is not an integer, as for JSON readers in many languages."""
     strict = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
