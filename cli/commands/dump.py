@@ -66,7 +66,7 @@ def dump(
     the time marks an untimed record: it is from that time or later.  A lost_records line is at the
     time when the loss began and gives the time when it ended.
 
-    --domain and --vcpu select what is recorded on a pCPU while that domain or vCPU runs there.
+    --domain and --vcpu select what is recorded on a pCPU while that domain (or idle) or vCPU runs there.
 
     --json gives tsc, pcpu, current (the vCPU, or null), event, name, words, and each field as a
     number; the name of OP's value is in OP_name.  Untimed records have "timed": false.
