@@ -183,7 +183,7 @@ def _described(scenario: Scenario) -> str:
         Width.WIDE: "a plain store of P and M together",
         Width.LOCKED_WIDE: "a locked access to P and M together",
     }[scenario.width]
-    fence = "no fence" if scenario.fence is Fence.NONE else str(scenario.fence)
+    fence = "no fence" if scenario.fence is Fence.NONE else _fence_name(scenario)
     parts = [f"{what} by {store}", f"{fence} {'before' if scenario.fence_first else 'after'} it"]
     if scenario.clears_mask:
         parts.append(_RETESTS[scenario.retest])
@@ -196,12 +196,17 @@ _RETESTS = {
     Retest.NONE: "P not tested",
     Retest.XEN_EXIT: "then an exit through Xen",
 }
+_FENCES = {Fence.LOCK: "locked instruction", Fence.SERIALISING: "serialising instruction"}
 _TAKES = {
     Take.XCHG: "the handler clears P, then takes S by xchg",
     Take.READ: "the handler clears P, then reads S by a plain load",
     Take.PLAIN: "the handler clears P, then loads and clears S by plain accesses",
     Take.XCHG_FIRST: "the handler takes S by xchg, then clears P",
 }
+
+
+def _fence_name(scenario: Scenario) -> str:
+    return _FENCES.get(scenario.fence, str(scenario.fence))
 
 
 def _found(outcome: Outcome) -> str:
@@ -211,7 +216,7 @@ def _found(outcome: Outcome) -> str:
 
 
 def _fence_adds(outcome: Outcome, bare: Outcome) -> str:
-    fence = outcome.scenario.fence
+    fence = _fence_name(outcome.scenario)
     if outcome.holds is bare.holds:
         verdict = "also holds" if bare.holds else "also fails"
         ends = "in the same states" if outcome.ends == bare.ends else "in other states"

@@ -296,7 +296,8 @@ def pairs_of(entry: tuple[int, int], exit_: tuple[int, int]) -> list[list[int]]:
             (0, exit_[0], host.IDLE_EXIT, (3, exit_[1], 0, 0, 0, 0)),
         ]
     )
-    return run(data).machine.pairs.tolist()
+    pairs: list[list[int]] = run(data).machine.pairs.tolist()
+    return pairs
 
 
 def test_idle_periods_give_pairs_of_ticks_and_cycles() -> None:

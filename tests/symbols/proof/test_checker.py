@@ -558,3 +558,17 @@ class World:
         yield True
         self.handled |= self.memory["S"]
         self.memory["S"] = 0
+
+
+@pytest.mark.parametrize(
+    ("fence", "name"),
+    [
+        (Fence.LOCK, "locked instruction"),
+        (Fence.SERIALISING, "serialising instruction"),
+        (Fence.MFENCE, "mfence"),
+    ],
+)
+def test_the_argument_names_the_fence(fence: Fence, name: str) -> None:
+    text = " ".join(" ".join(argument(check(Scenario(Protocol.UNMASK, fence)), "spllower+0x40")).split())
+    assert f"unmask by a byte store, {name} after it" in text
+    assert f"Without the {name} it also holds" in text
