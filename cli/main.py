@@ -14,6 +14,7 @@ import typer
 
 from xtrace import __version__
 from xtrace.cli.commands import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
+from xtrace.cli.render.terminal import safe
 from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
@@ -117,5 +118,4 @@ def _usage_message(error: typer.TyperException) -> str:
 
 def _complain(message: str) -> None:
     """Print ``message`` as one line; control characters, as in a file name, are escaped."""
-    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    print(f"xtrace: {safe}", file=sys.stderr)  # noqa: T201 - the one place for errors
+    print(f"xtrace: {safe(message)}", file=sys.stderr)  # noqa: T201 - the one place for errors

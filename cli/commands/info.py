@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson
+from xtrace.cli.render.terminal import safe
 
 if TYPE_CHECKING:
     from xtrace.probes.reader.survey import Headers, Sample, Survey
@@ -121,8 +122,7 @@ def as_text(found: Survey) -> Iterator[str]:
     seen = "exact" if headers.is_whole else f"from the first {_bytes(headers.seen_bytes)}"
     looked = "exact" if found.record_estimate_is_exact else f"from {_bytes(sample.bytes)} of records"
     kind = f"{found.compression}-compressed" if found.compression else "not compressed"
-    # A file name may contain any character.
-    yield "".join(c if c.isprintable() else repr(c)[1:-1] for c in found.name)
+    yield safe(found.name)
     size = "unknown" if found.size_bytes is None else f"{found.size_bytes:,} bytes, {kind}"
     yield _row("size", size, "" if found.size_bytes is None else "exact")
     yield _row("windows", f"{len(headers.windows):,}", seen)

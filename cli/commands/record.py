@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, parsed, renamed, seconds
+from xtrace.cli.render.terminal import safe
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import Pcpus
 
@@ -181,14 +182,14 @@ class _Live:
         if self._is_open:
             typer.echo("\r\x1b[K", nl=False, err=True)
             self._is_open = False
-        typer.echo(f"xtrace: {_plain(line)}", err=True)
+        typer.echo(f"xtrace: {safe(line)}", err=True)
 
     def watch(self, elapsed_s: float, byte_count: int, counts: Mapping[str, Counts]) -> None:
         """Show the progress of the recording."""
         if self._is_terminal:
             rows = ", ".join(f"{name} {_counts(each)}" for name, each in counts.items())
             line = f"{elapsed_s:.0f} s, {_bytes(byte_count)}; {rows}"[:79]
-            typer.echo(f"\r\x1b[K{_plain(line)}", nl=False, err=True)
+            typer.echo(f"\r\x1b[K{safe(line)}", nl=False, err=True)
             self._is_open = True
 
 
@@ -201,10 +202,6 @@ def _bytes(count: int) -> str:
     if count < 10 << 20:
         return f"{count / 1e3:,.0f} kB"
     return f"{count / 1e6:,.1f} MB"
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _backends() -> Sequence[str]:
