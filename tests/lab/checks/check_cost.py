@@ -205,4 +205,4 @@ def test_two_captures_are_compared_with_the_model(name: str) -> None:
     assert (model["estimate"], captures["estimate"]) == ("model", "two captures")
     assert captures["low_cycles"] < captures["high_cycles"]
     changes = json.loads(xtrace("diff", "--json", other, capture(name)))
-    assert changes["schema_version"] == 1
+    assert changes["schema_version"] == 2
