@@ -214,7 +214,7 @@ class Machine:
         open_ends = self.pcpus[:, [P.CHAIN_NS, P.PENDING, P.LOST]] > 0
         for index in np.flatnonzero(open_ends.any(axis=1)).tolist():
             pcpu = self.pcpus[index]
-            if pcpu[P.CHAIN_NS] > 0:
+            if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
             for i in range(int(pcpu[P.PENDING])):
                 key = int(self.vcpus[int(pcpu[P.PENDING_VCPU + i]), V.KEY])

@@ -287,6 +287,14 @@ def test_a_pair_without_duration_is_not_kept(ns: int, cycles: int) -> None:
     assert glob[G.PAIRS] == 0
 
 
+def test_run_times_within_one_cycle_give_no_pair() -> None:
+    """At the end of the trace as elsewhere: a rate of 0 Hz would widen the estimate."""
+    twice: list[Event] = [(0, 100, host.INFPREV, (1, 0, ns)) for ns in (0, 7)]
+    assert run(trace(twice)).machine.pairs.tolist() == []
+    later: list[Event] = [*twice, (0, 300, host.INFPREV, (1, 0, 50))]
+    assert run(trace(later)).machine.pairs.tolist() == [[57, 200, 0]]
+
+
 def pairs_of(entry: tuple[int, int], exit_: tuple[int, int]) -> list[list[int]]:
     """Return the pairs of an idle period, from TSC and tick of its entry and its exit."""
     data = trace(
