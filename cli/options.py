@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,6 +147,18 @@ DebugFiles = Annotated[
         help="Debug file of the image; one for each of two images.",
     ),
 ]
+
+
+def one_each(files: Sequence[Path] | None, images: int, option: str) -> list[Path | None]:
+    """Return the file that --symbols or --debug names for each image; None for each without the option.
+
+    Raises:
+        typer.BadParameter: there is not one file for each image.
+    """
+    if files and len(files) != images:
+        raise typer.BadParameter("is needed once for each image", param_hint=option)
+    return list(files) if files else [None] * images
+
 
 # --- output ------------------------------------------------------------------------------------
 

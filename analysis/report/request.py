@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,7 @@ def _named(request: ReportRequest) -> _Named:
     Raises:
         RequestError: no domain has such a name or id.
     """
-    names = domain_names([path for path in request.paths if str(path) != STDIN])
+    names = cache(lambda: domain_names([path for path in request.paths if str(path) != STDIN]))
     source = str(request.paths[0]) if len(request.paths) == 1 else f"{len(request.paths)} files"
 
     def guests(field: str, domain: int | str) -> list[int]:
@@ -207,7 +208,7 @@ def _named(request: ReportRequest) -> _Named:
     )
 
 
-def _ids(field: str, domain: int | str, names: Mapping[int, str], source: str) -> list[int]:
+def _ids(field: str, domain: int | str, names: Callable[[], Mapping[int, str]], source: str) -> list[int]:
     try:
         return domain_ids([domain], names, source)
     except TraceError as error:
@@ -215,10 +216,11 @@ def _ids(field: str, domain: int | str, names: Mapping[int, str], source: str) -
 
 
 def _only_id(capture: UnfencedCapture) -> int:
-    found = _ids("unfenced", capture.other_domain, domain_names([capture.path]), str(capture.path))
+    path = capture.path
+    found = _ids("unfenced", capture.other_domain, lambda: domain_names([path]), str(path))
     if len(found) > 1:
         several = ", ".join(f"d{one}" for one in found)
-        raise RequestError("unfenced", f"{capture.path}: {capture.other_domain} is {several}; give one id")
+        raise RequestError("unfenced", f"{path}: {capture.other_domain} is {several}; give one id")
     return found[0]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, renamed, seconds
+from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each, renamed, seconds
 from xtrace.cli.render.terminal import put as _put
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ def calibrate(
         raise typer.BadParameter("choose one", param_hint="--quick/--duration")
     if image is None and (symbols or debug):
         raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
-    for files, option in ((symbols, "--symbols"), (debug, "--debug")):
-        if len(files or ()) > 1:
-            raise typer.BadParameter("takes one file for one image", param_hint=option)
+    (symbol_file,), (debug_file,) = one_each(symbols, 1, "--symbols"), one_each(debug, 1, "--debug")
     if output is not None and output.exists() and not force:
         raise typer.BadParameter(f"{output} exists; --force replaces it", param_hint="--output")
     from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
@@ -76,7 +74,7 @@ def calibrate(
     from xtrace.probes.errors import TraceError
 
     settings = Settings(QUICK_S if quick else duration if duration is not None else USUAL_S, cpu, seed)
-    guest = None if image is None else _guest(image, symbols, debug)
+    guest = None if image is None else _guest(image, symbol_file, debug_file)
     found = measure(settings, guest, _progress)
     _finish_progress()
     if output is not None:
@@ -100,17 +98,13 @@ def calibrate(
         )
 
 
-def _guest(image: Path, symbols: list[Path] | None, debug: list[Path] | None) -> Guest:
+def _guest(image: Path, symbols: Path | None, debug: Path | None) -> Guest:
     from xtrace.analysis.calibrate.run import Guest
     from xtrace.symbols.image.image import open_image
     from xtrace.symbols.replay.site_loop import replays
     from xtrace.symbols.sites.finder import find_sites
 
-    opened = open_image(
-        image,
-        symbols_path=symbols[0] if symbols else None,
-        debug_path=debug[0] if debug else None,
-    )
+    opened = open_image(image, symbols_path=symbols, debug_path=debug)
     return Guest(tuple(replays(opened, find_sites(opened, lines=False))), opened.build_id)
 
 

@@ -91,7 +91,9 @@ def dump(
         limit=head,
     )
     _tell_emulation(file)
-    hz = cpu_hz or (_hz_of(file, begin if begin and begin.unit == "s" else end) if choice.needs_hz else None)
+    hz: float | None = cpu_hz
+    if hz is None and choice.in_seconds is not None:
+        hz = _hz_of(file, choice.in_seconds)
     pushdown = Pushdown(choice.event)
     with open_trace(file, wanted=pushdown, strict=strict, keep=KEEP_BATCHES) as reader:
         batches = pushdown.batches(reader)
@@ -122,12 +124,12 @@ def _domains(wanted: list[str], file: str) -> list[int]:
     from xtrace.probes.selection.vcpus import domain_ids
 
     try:
-        return domain_ids(wanted, names_of(file), file)
+        return domain_ids(wanted, lambda: names_of(file), file)
     except TraceError as error:
         raise typer.BadParameter(str(error), param_hint="--domain") from None
 
 
-def _hz_of(file: str, moment: Moment | None) -> float:
+def _hz_of(file: str, moment: Moment) -> float:
     """Return the rate of a trace's TSC, for times in seconds."""
     from xtrace.probes.live.feed import open_file
     from xtrace.probes.reader.sources import STDIN

@@ -212,18 +212,20 @@ def _backends() -> Sequence[str]:
 
 def _domains(wanted: list[str]) -> tuple[int, ...]:
     """Return ids of running domains; xenstore is asked only for names."""
-    from xtrace.probes.host import xen_tools
-    from xtrace.probes.host.xenstore import open_xenstore
-    from xtrace.probes.selection.vcpus import domain_ids, id_of
+    from xtrace.probes.selection.vcpus import domain_ids
 
-    names: dict[int, str] = {}
     try:
-        if any(id_of(each) is None for each in wanted):
-            with open_xenstore() as store:
-                names = xen_tools.names_of(xen_tools.store_facts(store, domain) for domain in store.domains())
-        return tuple(domain_ids(wanted, names, "xenstore"))
+        return tuple(domain_ids(wanted, _names, "xenstore"))
     except TraceError as error:
         raise typer.BadParameter(str(error), param_hint="--domain") from None
+
+
+def _names() -> dict[int, str]:
+    from xtrace.probes.host import xen_tools
+    from xtrace.probes.host.xenstore import open_xenstore
+
+    with open_xenstore() as store:
+        return xen_tools.names_of(xen_tools.store_facts(store, domain) for domain in store.domains())
 
 
 def _size(text: str | None, option: str) -> int | None:

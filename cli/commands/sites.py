@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles
+from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each
 from xtrace.cli.render.terminal import put as _put
 
 if TYPE_CHECKING:
@@ -73,11 +73,10 @@ def sites(
     changed, with sites matched by symbol, kind and order.
     """
     images = [image] if new_image is None else [image, new_image]
-    _check_usage(images, debug or [], symbols or [], explain=explain, json=json, csv=csv, wide=wide)
-    tables = [
-        _read(path, _nth(symbols, place), _nth(debug, place), lines=lines)
-        for place, path in enumerate(images)
-    ]
+    debug_files = one_each(debug, len(images), "--debug")
+    symbol_files = one_each(symbols, len(images), "--symbols")
+    _check_usage(images, explain=explain, json=json, csv=csv, wide=wide)
+    tables = [_read(*files, lines=lines) for files in zip(images, symbol_files, debug_files, strict=True)]
     if explain is not None:
         from xtrace.cli.commands.explain import print_explanation
 
@@ -95,25 +94,16 @@ def sites(
 
 def _check_usage(
     images: Sequence[Path],
-    debug: Sequence[Path],
-    symbols: Sequence[Path],
     *,
     explain: str | None,
     json: bool,
     csv: bool,
     wide: bool,
 ) -> None:
-    for files, option in ((debug, "--debug"), (symbols, "--symbols")):
-        if files and len(files) != len(images):
-            raise typer.BadParameter("is needed once for each image", param_hint=option)
     if explain is not None and (len(images) == 2 or json or csv or wide):
         raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
     if json + csv + wide > 1:
         raise typer.BadParameter("choose one", param_hint="--json/--csv/--wide")
-
-
-def _nth(files: Sequence[Path] | None, place: int) -> Path | None:
-    return files[place] if files else None
 
 
 def _read(image: Path, symbols: Path | None, debug: Path | None, *, lines: bool) -> SiteTable:

@@ -84,9 +84,9 @@ class Choice:
     limit: int | None = None
 
     @property
-    def needs_hz(self) -> bool:
-        """Return whether a time is in seconds, so that the TSC's rate must be known."""
-        return any(moment is not None and moment.unit == "s" for moment in (self.begin, self.end))
+    def in_seconds(self) -> Moment | None:
+        """Return a time that is in seconds, so that the TSC's rate must be known; None if there is none."""
+        return next((moment for moment in (self.begin, self.end) if moment and moment.unit == "s"), None)
 
 
 EVERYTHING = Choice()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from xtrace.probes.errors import TraceError
@@ -99,14 +99,14 @@ def id_of(domain: int | str) -> int | None:
     return int(found[1])
 
 
-def domain_ids(wanted: Iterable[int | str], names: Mapping[int, str], source: str) -> list[int]:
+def domain_ids(wanted: Iterable[int | str], names: Callable[[], Mapping[int, str]], source: str) -> list[int]:
     """Return the ids of domains that a user names by id or by name.
 
     A name may belong to several ids, since a domain gets a new one with each reboot.
 
     Args:
         wanted: as for id_of(), or a name.
-        names: the domains' names by id, as far as they are known.
+        names: returns the domains' names by id, as far as they are known; only called for a name.
         source: where the names are from, for the message.
 
     Raises:
@@ -115,9 +115,13 @@ def domain_ids(wanted: Iterable[int | str], names: Mapping[int, str], source: st
     found: list[int] = []
     for each in wanted:
         number = id_of(each)
-        ids = [number] if number is not None else [key for key, name in names.items() if name == each]
+        if number is not None:
+            found.append(number)
+            continue
+        known = names()
+        ids = [key for key, name in known.items() if name == each]
         if not ids:
-            raise TraceError(f"{source}: no domain is called {each!r}; {_known(names)}")
+            raise TraceError(f"{source}: no domain is called {each!r}; {_known(known)}")
         found += ids
     return list(dict.fromkeys(found))
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import typer
 
+from builders.commands import commands
 from builders.host import simulate
 from xtrace.analysis.comparison.figures import BY_NAME
 from xtrace.analysis.report.build import SECTIONS
 from xtrace.cli.commands import diff
-from xtrace.cli.main import app, main
+from xtrace.cli.main import main
 from xtrace.cli.render.live import SORTS
 from xtrace.probes.selection.event_masks import NAMES
 
@@ -35,8 +35,7 @@ OF_EACH_COMMAND = {
 def options() -> dict[str, dict[str, Any]]:
     """Return each command's parameter, by long option name and by command."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
-    group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in commands().items():
         for parameter in command.params:
             for option in (*parameter.opts, *parameter.secondary_opts):
                 if option.startswith("--") and not parameter.hidden:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import typer
-
-from xtrace.cli.main import app
+from builders.commands import commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "man" / "xtrace.1"
 #: Of each command, without a line of its own.
@@ -17,11 +15,9 @@ ON_BY_DEFAULT = {"--lines", "--keep"}
 
 
 def of_the_commands() -> set[str]:
-    group = typer.main.get_command(app)
-    commands = group.commands.values()  # type: ignore[attr-defined]
     return {
         option
-        for command in commands
+        for command in commands().values()
         for parameter in command.params
         if not getattr(parameter, "hidden", False)
         for option in (*parameter.opts, *parameter.secondary_opts)
@@ -43,6 +39,5 @@ def test_the_page_has_no_option_that_is_gone() -> None:
 
 
 def test_the_page_names_every_command() -> None:
-    group = typer.main.get_command(app)
     named = set(re.findall(r"^\.It Cm (\w+)$", PAGE.read_text(), re.MULTILINE))
-    assert set(group.commands) <= named  # type: ignore[attr-defined]
+    assert set(commands()) <= named

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from xtrace.cli.main import app
+from builders.commands import commands
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -23,8 +22,7 @@ def test_no_text_has_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_that_is_split_over_lines_has_none_of_them() -> None:
-    group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in commands().items():
         for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
             hits = [
                 hit[0]

@@ -11,7 +11,7 @@ from builders import host
 from oracle import machine as oracle
 from oracle.machine import Interval
 from oracle.reader import read
-from oracle.runs import as_intervals, run, tally_of
+from oracle.runs import Run, as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
 from xtrace.analysis.state_machine.metrics import T_COUNT, G, Metric, WakeCause
 from xtrace.probes import event_ids as ids
@@ -35,11 +35,18 @@ def trace(events: Sequence[Event], start: int = START) -> bytes:
     return b"".join(pack_window(pcpu, bytes(body)) for pcpu, body in sorted(windows.items()))
 
 
+def agreed(data: bytes) -> Run:
+    """Run a trace; the reference implementation must agree in everything."""
+    found, expected = run(data), oracle.run(read(data).records)
+    assert found.intervals == expected.intervals
+    assert found.counts == expected.counts
+    assert as_intervals(found.ends) == expected.ends
+    return found
+
+
 def intervals(events: Sequence[Event], *metrics: Metric) -> list[Interval]:
     """Return the compiled machines' intervals, TSCs after START; the reference implementation must agree."""
-    data = trace(events)
-    found = run(data).intervals
-    assert found == oracle.run(read(data).records).intervals
+    found = agreed(trace(events)).intervals
     return [row._replace(tsc=row.tsc - START) for row in found if row.metric in metrics]
 
 
@@ -229,9 +236,7 @@ def test_an_upcall_that_a_trap_interrupts_is_nested(traps: int) -> None:
             (0, begin + 10, host.PV_HYPERCALL, (host.IRET,)),
         ]
     data = trace([*BLOCKED_AND_WOKEN, *inside, (0, 900, host.PV_HYPERCALL, (host.IRET,))])
-    found, expected = run(data), oracle.run(read(data).records)
-    assert found.intervals == expected.intervals
-    assert found.counts == expected.counts
+    found = agreed(data)
     counts = {key.metric: count for key, count in found.counts.items()}
     assert counts[Metric.IRET_UPCALL] == 1
     assert counts.get(Metric.IRET_TRAP, 0) == traps
@@ -326,8 +331,7 @@ def test_only_the_event_check_vector_is_a_kick(vector: int, kicks: int) -> None:
             (0, 20, host.HVM_INTR, (vector,)),
         ]
     )
-    found, expected = run(data), oracle.run(read(data).records)
-    assert found.counts == expected.counts
+    found = agreed(data)
     assert sum(count for key, count in found.counts.items() if key.metric is Metric.KICK) == kicks
 
 
@@ -364,9 +368,7 @@ def test_old_records_of_hypercalls_have_no_arguments() -> None:
             (0, 110, host.PV_HYPERCALL, (host.IRET,)),
         ]
     )
-    found, expected = run(data), oracle.run(read(data).records)
-    assert found.intervals == expected.intervals
-    assert found.counts == expected.counts
+    found = agreed(data)
     assert not any(row.metric is Metric.COMMAND for row in found.intervals)
 
 
@@ -385,8 +387,7 @@ def test_times_are_differences_even_where_tscs_are_small() -> None:
         ],
         start=0,
     )
-    found = run(data).intervals
-    assert found == oracle.run(read(data).records).intervals
+    found = agreed(data).intervals
     values = {row.metric: row.value for row in found}
     assert (values[Metric.WAKE_TO_RUNNABLE], values[Metric.RESIDENCE]) == (15, 39)
 
@@ -407,10 +408,7 @@ def test_a_loss_whose_vcpu_is_not_known_leaves_the_pcpu_without_one() -> None:
         (0, 300, change(0, 1), (5 * DOMAIN,)),
     ]
     data = trace(events)
-    found, expected = run(data), oracle.run(read(data).records)
-    assert found.intervals == expected.intervals
-    assert found.counts == expected.counts
-    assert as_intervals(found.ends) == expected.ends
+    found = agreed(data)
     running = [row for row in found.intervals if row.metric is Metric.RUNNING and row.a == 5 * DOMAIN]
     assert [(row.value, row.tsc - START) for row in running] == [(100, 300)]
 
@@ -423,8 +421,4 @@ def test_a_loss_before_any_vcpu_is_known_concerns_none() -> None:
         (0, 200, change(0, 1), (DOMAIN,)),
         (0, 210, change(1, 0), (3 * DOMAIN,)),
     ]
-    data = trace(events)
-    found, expected = run(data), oracle.run(read(data).records)
-    assert found.intervals == expected.intervals
-    assert found.counts == expected.counts
-    assert as_intervals(found.ends) == expected.ends
+    agreed(trace(events))

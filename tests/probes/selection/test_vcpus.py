@@ -48,20 +48,20 @@ def test_what_is_not_a_list_of_pcpus(text: str) -> None:
 
 
 def test_domains_by_id_and_name() -> None:
-    assert domain_ids([3, "7", "d7", "d9", "idle", "db"], NAMES, "x") == [3, 7, 9, IDLE_DOMAIN]
+    assert domain_ids([3, "7", "d7", "d9", "idle", "db"], lambda: NAMES, "x") == [3, 7, 9, IDLE_DOMAIN]
     # A domain that was rebooted while the trace was made has two ids.
-    assert domain_ids(["web"], NAMES, "x") == [3, 9]
-    assert domain_ids(["d3v0"], NAMES, "x") == [12]
-    assert domain_ids(["99"], {}, "x") == [99]
+    assert domain_ids(["web"], lambda: NAMES, "x") == [3, 9]
+    assert domain_ids(["d3v0"], lambda: NAMES, "x") == [12]
+    assert domain_ids(["99"], dict, "x") == [99]
 
 
 def test_a_name_that_is_not_known_shows_those_that_are() -> None:
     with pytest.raises(
         TraceError, match=r"^x: no domain is called 'wbe'; it has Domain-0 \(d0\), web \(d3\)"
     ):
-        domain_ids(["wbe"], NAMES, "x")
+        domain_ids(["wbe"], lambda: NAMES, "x")
     with pytest.raises(TraceError, match="give an id"):
-        domain_ids(["web"], {}, "x")
+        domain_ids(["web"], dict, "x")
 
 
 @pytest.mark.parametrize("text", ["65536", "d99999", "99999999999"])

@@ -1,0 +1,15 @@
+"""The commands as typer has them, to look at their options and help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from xtrace.cli.main import app
+
+
+def commands() -> dict[str, Any]:
+    """Return the commands by name."""
+    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return found
