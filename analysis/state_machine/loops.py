@@ -1,4 +1,4 @@
-"""Run records through the state machines, in loops compiled with numba: records in, intervals out.
+"""Run records through the state machines, in compiled loops: records in, intervals out.
 
 ``run`` walks merged records through the state machines of pCPUs, vCPUs and domains and emits
 intervals, each a row {metric << 48 | a, b, value, TSC of its end}.  The transitions come first, then
@@ -8,7 +8,6 @@ what each kind of record does to the machines, then the loop.  ``metrics`` says 
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from xtrace.analysis.state_machine.metrics import (
@@ -39,7 +38,7 @@ from xtrace.analysis.state_machine.metrics import (
     V,
     WakeCause,
 )
-from xtrace.probes.kept_loops import inlined_part, kept_loop, part
+from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part, loop, part
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _RUNNING = 0
@@ -76,13 +75,6 @@ _CHAIN_BREAK_CYCLES = 1 << 32
 #: A sum this long is one measurement of the TSC rate.
 _CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
-
-_I64 = nb.int64
-_I64_1D = nb.types.Array(nb.int64, 1, "C")
-_I64_2D = nb.types.Array(nb.int64, 2, "C")
-_I32_1D = nb.types.Array(nb.int32, 1, "C")
-_U32_1D = nb.types.Array(nb.uint32, 1, "C")
-_U16_1D = nb.types.Array(nb.uint16, 1, "C")
 
 
 @inlined_part
@@ -966,22 +958,14 @@ def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
     _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
 
 
-@kept_loop(
-    _I64(
-        _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D, _I64,  # batch: tsc, pcpu, shape, start, words, first row
-        _I64_2D,  # shapes: columns S_*
-        _I64_1D, _I64_2D, _I64_2D, _I64_2D,  # glob, pcpus, vcpus, domains
-        _I32_1D, _I32_1D,  # vcpu_slots, domain_slots
-        _I64_2D, _I64_2D, _I64_2D,  # counts, pairs, out
-    )
-)  # fmt: skip
+@loop
 def run(
-    batch_tsc, batch_pcpu, batch_shape, batch_start, words, row,
-    shapes,
-    glob, pcpus, vcpus, domains, vcpu_slots, domain_slots,
-    counts, pairs, out,
-):  # fmt: skip
-    """Process a batch from ``row`` on, until it ends or ``out`` is nearly full.
+    batch_tsc: I64, batch_pcpu: U16, batch_shape: U16, batch_start: U32, words: U32, row: int,
+    shapes: I64_2D,
+    glob: I64, pcpus: I64_2D, vcpus: I64_2D, domains: I64_2D, vcpu_slots: I32, domain_slots: I32,
+    counts: I64_2D, pairs: I64_2D, out: I64_2D,
+) -> int:  # fmt: skip
+    """Process a batch from ``row`` on, until it ends or ``out`` is nearly full; ``shapes`` has the columns S_*.
 
     Returns:
         The row to continue with; ``glob[G.OUT]`` intervals are in ``out``.

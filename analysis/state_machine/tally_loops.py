@@ -1,4 +1,4 @@
-"""Tally intervals by key, in loops compiled with numba.
+"""Tally intervals by key, in compiled loops.
 
 ``tally`` takes the rows that ``loops.run`` emits and keeps a log-linear histogram of their values.
 ``tests/oracle/machine.py`` is the slow reference implementation.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from xtrace.analysis.state_machine.metrics import (
@@ -21,15 +20,10 @@ from xtrace.analysis.state_machine.metrics import (
     T_MIN,
     T_SUM,
 )
-from xtrace.probes.kept_loops import kept_loop, part
-
-_I64 = nb.int64
-_I64_2D = nb.types.Array(nb.int64, 2, "C")
-_I32_1D = nb.types.Array(nb.int32, 1, "C")
-_I32_2D = nb.types.Array(nb.int32, 2, "C")
+from xtrace.probes.compiled.loop import I32, I32_2D, I64_2D, inlined_part, loop, part
 
 
-@kept_loop(nb.types.UniTuple(_I64, 2)(_I64), forceinline=True)
+@inlined_part
 def bucket_of(value):
     """Return (octave, bucket in it) of a value >= 0: 64 buckets per octave, exact below 64."""
     if value < SUB_BUCKETS:
@@ -53,21 +47,19 @@ def _slot_for(slots, table, key, b):
     return slot
 
 
-@kept_loop(nb.void(_I32_1D, _I64_2D, _I64))
-def rehash(slots, table, size):
+@loop
+def rehash(slots: I32, table: I64_2D, size: int) -> None:
     """Insert the first ``size`` rows of ``table`` into the empty hash table ``slots``."""
     for row in range(size):
         slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
 
 
-@kept_loop(
-    nb.types.UniTuple(_I64, 4)(
-        _I64_2D, _I64, _I64, _I64, _I32_1D, _I64_2D, _I32_2D, _I64_2D, _I64, _I64, _I64
-    )
-)
+@loop
 def tally(
-    intervals, row, from_tsc, to_tsc, slots, table, histograms, buckets, size, histogram_size, chunk_size
-):
+    intervals: I64_2D, row: int, from_tsc: int, to_tsc: int,
+    slots: I32, table: I64_2D, histograms: I32_2D, buckets: I64_2D,
+    size: int, histogram_size: int, chunk_size: int,
+) -> tuple[int, int, int, int]:  # fmt: skip
     """Add the intervals from ``row`` on to the tallies, until all are added or a table is full.
 
     A histogram is a row of chunk numbers, one per octave; a chunk is 64 counts.

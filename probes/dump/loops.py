@@ -1,4 +1,4 @@
-"""The renderer's hot loops, compiled with numba: choose the records to show and write their lines.
+"""The renderer's hot loops, which are compiled: choose the records to show and write their lines.
 
 A line is rendered from a template: a list of operations, each of which copies a
 literal and then writes one value.  templates.py makes the templates from the
@@ -7,12 +7,9 @@ catalogue; ``tests/oracle/render.py`` is the slow reference implementation.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
-from xtrace.probes.kept_loops import kept_loop, part
+from xtrace.probes.compiled.loop import I32, I64, I64_2D, U8, U16, U32, inlined_part, loop, part
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 # What an operation writes after its literal.
@@ -68,14 +65,6 @@ _NS_PER_S = 1_000_000_000
 _ZERO = 0x30
 _MINUS = 0x2D
 
-_I64 = nb.int64
-_U32_1D = nb.types.Array(nb.uint32, 1, "C")
-_I64_1D = nb.types.Array(nb.int64, 1, "C")
-_I64_2D = nb.types.Array(nb.int64, 2, "C")
-_I32_1D = nb.types.Array(nb.int32, 1, "C")
-_U16_1D = nb.types.Array(nb.uint16, 1, "C")
-_U8_1D = nb.types.Array(nb.uint8, 1, "C")
-
 
 def slot_of(key: int, slots: int) -> int:
     """Return the first slot to try for ``key``; ``slots`` is a power of two."""
@@ -104,28 +93,17 @@ def _holds(values, value):
     return False
 
 
-@kept_loop(
-    nb.types.UniTuple(_I64, 2)(
-        _I64, _I64, _I64,  # first row, rows chosen so far, most to choose
-        _I64_1D, _U16_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, shape, start, words
-        _U8_1D, _U8_1D, _I32_1D,  # shapes: role, shown, template
-        _I64_1D, _I32_1D,  # templates by shape and word 0: key, template
-        _I64_1D,  # per pCPU: the vCPU that runs
-        _U8_1D, _I64_1D, _I64_1D, _I64_1D,  # chosen: pCPUs, domains, vCPUs, vCPU numbers of any domain
-        _I64, _I64,  # chosen: first and last TSC
-        _U32_1D, _I64_1D, _I32_1D,  # out: row, vCPU, template
-    )
-)  # fmt: skip
+@loop
 def choose(
-    row, count, limit,
-    tsc, pcpu, shape, start, words,
-    shape_role, shape_shown, shape_template,
-    slot_key, slot_template,
-    running,
-    pcpu_chosen, domains, vcpus, numbers,
-    from_tsc, last_tsc,
-    out_row, out_vcpu, out_template,
-):  # fmt: skip
+    row: int, count: int, limit: int,
+    tsc: I64, pcpu: U16, shape: U16, start: U32, words: U32,
+    shape_role: U8, shape_shown: U8, shape_template: I32,
+    slot_key: I64, slot_template: I32,
+    running: I64,
+    pcpu_chosen: U8, domains: I64, vcpus: I64, numbers: I64,
+    from_tsc: int, last_tsc: int,
+    out_row: U32, out_vcpu: I64, out_template: I32,
+) -> tuple[int, int]:  # fmt: skip
     """List the rows to show from ``row`` on, each with the running vCPU and its template.
 
     A vCPU is encoded as domain << 16 | vcpu.  A record of a vCPU that starts or stops running
@@ -170,36 +148,29 @@ def choose(
     return row, count
 
 
-def _place(context, builder, array_type, array, index, pointed):
-    """Return a pointer to item ``index`` of a byte array, cast to a pointer to ``pointed``."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), pointed.as_pointer())
+@inlined_part
+def _load_8(source, at):
+    """Return 8 bytes as a uint64, lowest first; LLVM makes one load of it."""
+    value = np.uint64(source[at])
+    for place in range(1, 8):
+        value |= np.uint64(source[at + place]) << np.uint64(8 * place)
+    return value
 
 
-@intrinsic
-def _copy_16(_typing_context, out, at, source, begin):
-    """Copy 16 bytes, aligned or not, with one load and one store."""
-
-    def generate(context, builder, signature, arguments):
-        block = ir.VectorType(ir.IntType(8), 16)
-        to = _place(context, builder, signature.args[0], arguments[0], arguments[1], block)
-        of = _place(context, builder, signature.args[2], arguments[2], arguments[3], block)
-        builder.store(builder.load(of, align=1), to, align=1)
-        return context.get_dummy_value()
-
-    return nb.types.void(out, at, source, begin), generate
+@inlined_part
+def _store_8(out, at, value):
+    """Store the 8 bytes of a uint64, lowest first; LLVM makes one store of it."""
+    for place in range(8):
+        out[at + place] = np.uint8((value >> np.uint64(8 * place)) & np.uint64(0xFF))
 
 
-@intrinsic
-def _store_8(_typing_context, out, at, value):
-    """Store the 8 bytes of a uint64, lowest first, aligned or not."""
-
-    def generate(context, builder, signature, arguments):
-        to = _place(context, builder, signature.args[0], arguments[0], arguments[1], ir.IntType(64))
-        builder.store(arguments[2], to, align=1)
-        return context.get_dummy_value()
-
-    return nb.types.void(out, at, nb.uint64), generate
+@inlined_part
+def _copy_16(out, at, source, begin):
+    """Copy 16 bytes, also within one array."""
+    low = _load_8(source, begin)
+    high = _load_8(source, begin + 8)
+    _store_8(out, at, low)
+    _store_8(out, at + 8, high)
 
 
 # The functions below may write past the position that they return; the next write overwrites the excess.
@@ -402,28 +373,17 @@ def _find_name(name_value, begin, end, value):
     return np.int64(-1)
 
 
-@kept_loop(
-    _I64(
-        _I64, _I64,  # chosen rows: first, end
-        _U32_1D, _I64_1D, _I32_1D,  # chosen: row, vCPU, template
-        _I64_1D, _U16_1D, _U32_1D, _U32_1D,  # batch: tsc, pcpu, start, words
-        _I64_1D, _U8_1D, _I64_2D, _U8_1D,  # templates: first operation, timed; operations; literals
-        _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # tables: first name; names: value, place in literals, bytes
-        _U8_1D,  # "idle" and, from 16 on, "null"
-        _I64, _I64, _I64,  # unit of time, its origin, TSC Hz
-        _U8_1D,  # out
-    )
-)  # fmt: skip
+@loop
 def render(
-    first, end,
-    chosen_row, chosen_vcpu, chosen_template,
-    tsc, pcpu, start, words,
-    template_op, template_timed, ops, literals,
-    table_name, name_value, name_place, name_bytes,
-    fixed,
-    unit, origin, hz,
-    out,
-):  # fmt: skip
+    first: int, end: int,
+    chosen_row: U32, chosen_vcpu: I64, chosen_template: I32,
+    tsc: I64, pcpu: U16, start: U32, words: U32,
+    template_op: I64, template_timed: U8, ops: I64_2D, literals: U8,
+    table_name: I64, name_value: I64, name_place: I64, name_bytes: I64,
+    fixed: U8,
+    unit: int, origin: int, hz: int,
+    out: U8,
+) -> int:  # fmt: skip
     """Write the lines of chosen rows from ``first`` to before ``end`` and return the bytes written.
 
     ``out`` must have room for each line at its longest, and ``literals`` and ``fixed`` must have 16 spare

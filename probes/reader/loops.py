@@ -1,4 +1,4 @@
-"""The reader's hot loops, compiled with numba.
+"""The reader's hot loops, which are compiled.
 
 Everything here works on NumPy arrays and plain integers and calls nothing
 outside this module.  ``tests/oracle/reader.py`` is the slow reference
@@ -7,9 +7,9 @@ implementation that defines what these loops must return.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from xtrace.probes.compiled.loop import I32, I64, I64_2D, U8, U16, U32, inlined_part, loop, part
 from xtrace.probes.format import (
     EVENT_MASK,
     EXTRA_MASK,
@@ -22,7 +22,6 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
-from xtrace.probes.kept_loops import inlined_part, kept_loop, part
 
 # Why frame() stopped.
 FRAME_NEED_MORE = 0
@@ -43,14 +42,6 @@ _CLASS_BITS = 0x0FFF_0000
 MAX_KEY = (1 << 62) - 1
 KEY_FLOOR = -1
 
-_I64 = nb.int64
-_U32_1D = nb.types.Array(nb.uint32, 1, "C")
-_I64_1D = nb.types.Array(nb.int64, 1, "C")
-_I64_2D = nb.types.Array(nb.int64, 2, "C")
-_I32_1D = nb.types.Array(nb.int32, 1, "C")
-_U16_1D = nb.types.Array(nb.uint16, 1, "C")
-_U8_1D = nb.types.Array(nb.uint8, 1, "C")
-
 
 @inlined_part
 def _tsc_at(words, at):
@@ -67,8 +58,10 @@ def _is_window_header(words, at):
     )
 
 
-@kept_loop(nb.types.UniTuple(_I64, 3)(_U32_1D, _I64, _I64, nb.boolean, _I32_1D, _I64_1D, _I64_1D))
-def frame(words, at, end, at_eof, seg_pcpu, seg_begin, seg_end):
+@loop
+def frame(
+    words: U32, at: int, end: int, at_eof: bool, seg_pcpu: I32, seg_begin: I64, seg_end: I64
+) -> tuple[int, int, int]:
     """Walk window headers from word ``at`` and list the windows that are complete in the buffer.
 
     The last window of a file may be shorter than its header says.
@@ -107,8 +100,8 @@ def _can_begin(header, window_words):
     return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
 
 
-@kept_loop(_I64(_U32_1D, _I64, _I64, nb.boolean))
-def resync(words, at, end, at_eof):
+@loop
+def resync(words: U32, at: int, end: int, at_eof: bool) -> int:
     """Return the index of the first word from ``at`` on where a window plausibly begins, or -1.
 
     In a window that is not empty a record header must follow the window header.
@@ -124,30 +117,18 @@ def resync(words, at, end, at_eof):
     return -1
 
 
-@kept_loop(
-    nb.types.UniTuple(_I64, 3)(
-        _U32_1D, _I64, _I64, _I64,  # words, segment to begin with, segments, announced end of the last
-        _I32_1D, _I64_1D, _I64_1D,  # segments: pcpu, begin, end
-        _I64_1D, _I64_1D,  # per pCPU: last TSC, last key
-        _U32_1D, _U32_1D, _I32_1D, _I64_1D,  # shape table: header, slots_key, slots_shape, size
-        _I64,  # next free row
-        _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # out, rows: key, tsc, shape, start
-        _I64_1D, _I64_1D, _I64_1D, _I64_1D,  # out, segments: row, row_end, stop, key
-        _I64_1D, _I64_1D,  # per pCPU: bytes so far, bytes up to its last WRAP filler
-        _I64_1D,  # out: distances between WRAP fillers; [0] is their number
-    )
-)  # fmt: skip
+@loop
 def decode(
-    words, segment, segment_count, announced_end,
-    seg_pcpu, seg_begin, seg_end,
-    pcpu_tsc, pcpu_key,
-    shape_header, slots_key, slots_shape, shapes_size,
-    row,
-    row_key, row_tsc, row_shape, row_start,
-    seg_row, seg_row_end, seg_stop, seg_key,
-    pcpu_bytes, pcpu_wrap,
-    wrap_distances,
-):  # fmt: skip
+    words: U32, segment: int, segment_count: int, announced_end: int,
+    seg_pcpu: I32, seg_begin: I64, seg_end: I64,
+    pcpu_tsc: I64, pcpu_key: I64,
+    shape_header: U32, slots_key: U32, slots_shape: I32, shapes_size: I64,
+    row: int,
+    row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
+    seg_row: I64, seg_row_end: I64, seg_stop: I64, seg_key: I64,
+    pcpu_bytes: I64, pcpu_wrap: I64,
+    wrap_distances: I64,
+) -> tuple[int, int, int]:  # fmt: skip
     """Decode the records of windows in file order, up to the first damage.
 
     The merge sorts rows by key: the TSC, made monotone within the pCPU.  A LOST_RECORDS row
@@ -270,29 +251,17 @@ def _sift_down(heap_key, heap_chain, at, size):
     heap_chain[at] = chain
 
 
-@kept_loop(
-    nb.types.UniTuple(_I64, 3)(
-        _I64, _I64,  # watermark, greatest key output before
-        _I64_1D, _I64_1D, _U16_1D, _U32_1D,  # rows: key, tsc, shape, start
-        _I64_1D, _I64_1D, _I64_1D,  # chains: pcpu, first segment, end of segments
-        _I64_1D, _I64_1D,  # segments in chain order: next row (advanced), end row
-        _I64_1D, _I64_1D,  # heap: key, chain
-        _I64_2D, _U8_1D,  # records by pCPU and shape; shapes: wanted
-        _I64_1D, _U16_1D, _U16_1D, _U32_1D,  # out: tsc, pcpu, shape, start
-        _I64_1D,  # out: per chain last key (or KEY_FLOOR)
-        _I64_1D,  # out: per chain last tsc
-    )
-)  # fmt: skip
+@loop
 def merge(
-    watermark, emitted_key,
-    row_key, row_tsc, row_shape, row_start,
-    chain_pcpu, chain_segment, chain_segment_end,
-    segment_row, segment_row_end,
-    heap_key, heap_chain,
-    record_counts, shape_wanted,
-    out_tsc, out_pcpu, out_shape, out_start,
-    chain_last_key, chain_last_tsc,
-):  # fmt: skip
+    watermark: int, emitted_key: int,
+    row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
+    chain_pcpu: I64, chain_segment: I64, chain_segment_end: I64,
+    segment_row: I64, segment_row_end: I64,
+    heap_key: I64, heap_chain: I64,
+    record_counts: I64_2D, shape_wanted: U8,
+    out_tsc: I64, out_pcpu: U16, out_shape: U16, out_start: U32,
+    chain_last_key: I64, chain_last_tsc: I64,
+) -> tuple[int, int, int]:  # fmt: skip
     """Merge the pCPUs' rows with keys below ``watermark``, by key, and by pCPU among equal keys.
 
     On return ``chain_segment[c]`` is the first segment of chain c with rows left.

@@ -1,0 +1,29 @@
+"""Compile loops in this process, with numba: for machines that the package was not built for, and to build it.
+
+numba keeps what it compiled on disk for the next run, in the first writable one of NUMBA_CACHE_DIR, the loop's
+own __pycache__ and the user's cache; without one, each process compiles again, which takes a quarter of a minute.
+It compiles a loop again when the loop's own file changes and looks at no other file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+#: Without numba's array runtime: the loops allocate nothing, and counting references takes a third of their time.
+_OPTIONS = {"nogil": True, "_nrt": False}
+
+
+def compiled(function: Callable[..., Any], signature: str | None, **options: Any) -> Callable[..., Any]:
+    """Return a function compiled for a signature, or for each use where there is none."""
+    options |= _OPTIONS
+    if signature is None:
+        lazily: Callable[..., Any] = numba.njit(**options)(function)
+        return lazily
+    try:
+        kept: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep it in
+        kept = numba.njit(signature, **options)(function)
+    return kept
