@@ -30,8 +30,8 @@ from xtrace.analysis.state_machine.metrics import (
     T_SUM,
     Metric,
 )
-from xtrace.analysis.summary import dom0_calls, dom0_frames
-from xtrace.analysis.summary.dom0_frames import Dom0Frames
+from xtrace.analysis.summary import dom0_calls, dom0_columns
+from xtrace.analysis.summary.dom0_columns import Dom0Columns
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}
 _MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz"}
@@ -125,9 +125,9 @@ def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) 
     return joined.groupby(by, as_index=False, sort=True).agg(how)
 
 
-def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
+def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial:
     """Return the frames of what one pass collected and of what bpf counted in dom0 during the trace."""
-    dom0 = dom0 or dom0_frames.nothing()
+    dom0 = dom0 or dom0_columns.nothing()
     table = collected.tallies.table
     counted = _counted(collected)
     metric = table[:, T_KEY] >> METRIC_SHIFT

@@ -38,7 +38,7 @@ FACTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Dom0Frames:
+class Dom0Columns:
     """Frames of what was recorded inside dom0; see Partial for their columns.
 
     Attributes:
@@ -54,12 +54,12 @@ class Dom0Frames:
     calls: Calls | None = None
 
 
-def nothing() -> Dom0Frames:
+def nothing() -> Dom0Columns:
     """Return the frames of a capture without bpf tables and samples."""
     return _frames({}, {}, Counter(), dict.fromkeys(FACTS, 0), Counter())
 
 
-def read(capture: Capture) -> Dom0Frames:
+def read(capture: Capture) -> Dom0Columns:
     """Return the frames of a capture; they are empty for backends that were not used.
 
     Raises:
@@ -239,14 +239,14 @@ def _frames(
     samples: Mapping[tuple[str, str, int], int],
     facts: Mapping[str, int],
     rips: Mapping[tuple[int, RipSource, int], int],
-) -> Dom0Frames:
+) -> Dom0Columns:
     columns: dict[str, list[Any]] = defaultdict(list)
     for key, row in tallies.items():
         for name, value in zip(
             (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), (*key, *row), strict=True
         ):
             columns[name].append(value)
-    return Dom0Frames(
+    return Dom0Columns(
         _frame(columns, (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), ("name",)),
         _frame(_columns(buckets, (*_TALLY, "bucket")), (*_TALLY, "bucket", "count"), ("name",)),
         _frame(
