@@ -196,6 +196,16 @@ def matched(keys: Columns, rows: Columns) -> I64:
     return row_of[wanted]
 
 
+def of_rows(rows: Sequence[Sequence[object]], types: Mapping[str, npt.DTypeLike]) -> Columns:
+    """Return the columns of rows; ``types``: their names, in the order of a row, and types."""
+    columns = {}
+    for at, (name, kind) in enumerate(types.items()):
+        column = np.empty(len(rows), kind)
+        column[:] = [row[at] for row in rows]
+        columns[name] = column
+    return Columns(columns)
+
+
 def text(values: Iterable[str | None]) -> npt.NDArray[np.object_]:
     """Return a column of text."""
     found = list(values)
@@ -217,8 +227,9 @@ def _codes(key: Array) -> Array:
     """Return numbers in the order of the values: np.lexsort does not sort objects."""
     if key.dtype != object:
         return key
-    codes: Array = np.unique(key, return_inverse=True)[1]
-    return codes
+    values = key.tolist()
+    places = {value: place for place, value in enumerate(sorted(set(values)))}
+    return np.array([places[value] for value in values], np.int64)
 
 
 def _sorted(values: Array, descending: bool) -> I64:
