@@ -1,7 +1,7 @@
 """The rows of a table as NumPy columns: what pipelines compute with, and what renderers and exports read.
 
-A data frame is made from the same columns where one is asked for.  pandas is imported then and not before: its
-import takes longer than the report of a small trace.
+A data frame is made from the same columns where one is asked for.  pandas is imported then and not before:
+its import takes longer than the report of a small trace.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Columns:
         chosen = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(chosen, slice) and not chosen.size and chosen.dtype != bool:
             chosen = chosen.astype(np.int64)  # an empty list has the type float
-        return Columns({name: array[chosen] for name, array in self._columns.items()})
+        count = None if self._columns else len(np.arange(self._count)[chosen])
+        return Columns({name: array[chosen] for name, array in self._columns.items()}, count)
 
     def only(self, names: Iterable[str]) -> Columns:
         """Return the columns with these names, in their order."""
@@ -85,15 +86,20 @@ class Columns:
         return Columns({names.get(name, name): array for name, array in self._columns.items()}, self._count)
 
     def sorted_by(self, *names: str, descending: bool = False) -> Columns:
-        """Return the rows sorted by columns, the first one first; equal rows keep their order, NaN is last."""
+        """Return the rows sorted by columns, first by the first; equal rows keep their order, NaN is last."""
         order = np.arange(self._count)
         for name in reversed(names):
             order = order[_sorted(self._columns[name][order], descending)]
         return self.where(order)
 
-    def grouped(self, by: Sequence[str]) -> Groups:
-        """Return the groups of rows with equal values in the columns ``by``, ascending."""
-        return Groups(self, by)
+    def grouped(self, by: Sequence[str], within: Sequence[str] = ()) -> Groups:
+        """Return the groups of rows with equal values in the columns ``by``, ascending.
+
+        Args:
+            by: with no column, all rows are one group.
+            within: columns that order the rows of a group; by default they keep their order.
+        """
+        return Groups(self, by, within)
 
     def sums(self, by: Sequence[str], names: Sequence[str]) -> Columns:
         """Return the columns ``by``, one row for each of their values, ascending, and the sums of others."""
@@ -118,25 +124,33 @@ class Groups:
     Attributes:
         keys: one row per group: its values, ascending.
         starts: int64, the first row of each group in sorted order.
-        order: int64, the rows in sorted order; rows of a group keep theirs.
+        order: int64, the rows in sorted order; those of a group are in its order.
     """
 
     __slots__ = ("_columns", "keys", "order", "starts")
 
-    def __init__(self, columns: Columns, by: Sequence[str]) -> None:
-        keys = [columns[name] for name in by]
+    def __init__(self, columns: Columns, by: Sequence[str], within: Sequence[str] = ()) -> None:
+        keys = [_codes(columns[name]) for name in (*by, *within)]
         self._columns = columns
-        self.order: I64 = np.lexsort([_codes(key) for key in reversed(keys)])
+        self.order: I64 = np.lexsort(keys[::-1]) if keys else np.arange(len(columns))
         changed = np.zeros(len(columns), bool)
         changed[:1] = True
-        for key in keys:
+        for key in keys[: len(by)]:
             ordered = key[self.order]
             changed[1:] |= ordered[1:] != ordered[:-1]
         self.starts: I64 = np.flatnonzero(changed)
         self.keys = columns.only(by).where(self.order[self.starts])
 
+    @property
+    def numbers(self) -> I64:
+        """The number of each row's group, from 0, in the order of the rows."""
+        sizes = np.diff(self.starts, append=len(self.order))
+        numbers = np.empty(len(self.order), np.int64)
+        numbers[self.order] = np.repeat(np.arange(len(self.starts)), sizes)
+        return numbers
+
     def sum(self, name: str) -> Array:
-        """Return the sum of a column in each group."""
+        """Return the sum of a column in each group; of booleans, how many are true."""
         return self._reduced(name, np.add)
 
     def min(self, name: str) -> Array:
@@ -149,6 +163,8 @@ class Groups:
 
     def _reduced(self, name: str, how: np.ufunc) -> Array:
         values = self._columns[name][self.order]
+        if how is np.add and values.dtype == bool:
+            values = values.astype(np.int64)
         reduced: Array = how.reduceat(values, self.starts) if len(self.starts) else values
         return reduced
 
@@ -165,6 +181,29 @@ def joined(parts: Sequence[Columns]) -> Columns:
     if any(set(part.names) != set(names) for part in parts):
         raise ValueError(f"parts have different columns: {sorted({part.names for part in parts})}")
     return Columns({name: np.concatenate([part[name] for part in parts]) for name in names})
+
+
+def matched(keys: Columns, rows: Columns) -> I64:
+    """Return, for each row of ``keys``, the number of the row that has these values, -1 for none.
+
+    Args:
+        rows: with the columns of ``keys`` and others; at most one row per key.
+    """
+    numbers = joined([keys, rows.only(keys.names)]).grouped(keys.names).numbers
+    wanted, known = numbers[: len(keys)], numbers[len(keys) :]
+    row_of = np.full(len(numbers), -1)
+    row_of[known] = np.arange(len(rows))
+    return row_of[wanted]
+
+
+def of_rows(rows: Sequence[Sequence[object]], types: Mapping[str, npt.DTypeLike]) -> Columns:
+    """Return the columns of rows; ``types``: their names, in the order of a row, and types."""
+    columns = {}
+    for at, (name, kind) in enumerate(types.items()):
+        column = np.empty(len(rows), kind)
+        column[:] = [row[at] for row in rows]
+        columns[name] = column
+    return Columns(columns)
 
 
 def text(values: Iterable[str | None]) -> npt.NDArray[np.object_]:
@@ -188,16 +227,18 @@ def _codes(key: Array) -> Array:
     """Return numbers in the order of the values: np.lexsort does not sort objects."""
     if key.dtype != object:
         return key
-    codes: Array = np.unique(key, return_inverse=True)[1]
-    return codes
+    values = key.tolist()
+    places = {value: place for place, value in enumerate(sorted(set(values)))}
+    return np.array([places[value] for value in values], np.int64)
 
 
 def _sorted(values: Array, descending: bool) -> I64:
     """Return the order that sorts values; equal ones keep theirs, NaN is last."""
-    known = np.flatnonzero(values == values)  # noqa: PLR0124 - NaN differs from itself
+    is_nan = values != values  # NaN differs from itself
+    known = np.flatnonzero(~is_nan)
     codes = _codes(values[known])
     if descending:
         order = (len(codes) - 1 - np.argsort(codes[::-1], kind="stable"))[::-1]
     else:
         order = np.argsort(codes, kind="stable")
-    return np.concatenate((known[order], np.flatnonzero(values != values)))  # noqa: PLR0124
+    return np.concatenate((known[order], np.flatnonzero(is_nan)))

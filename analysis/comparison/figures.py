@@ -17,6 +17,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.keys import domain_of, low_of
@@ -67,42 +68,30 @@ class Sums:
         partial = summary.partial
         self._span_cycles = float(partial.facts["span_cycles"].sum())
         self._hz = hz
-        self.pcpu_count = partial.pcpus["pcpu"].nunique()
+        self.pcpu_count = len(np.unique(partial.pcpus["pcpu"]))
         self.vcpu_counts: dict[int, int] = {}
-        tallies = partial.tallies[~partial.tallies["metric"].isin([int(m) for m in _OF_OTHERS])]
-        of_pcpus = tallies["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
-        a = tallies["a"].to_numpy(np.int64)
-        domain = np.where(of_pcpus, HOST, domain_of(a))
-        is_kept = domain < IDLE_DOMAIN
-        tallies = tallies[is_kept].assign(domain=domain[is_kept])
-        self.domains, self._place = np.unique(
-            np.append(tallies["domain"].to_numpy(np.int64), HOST), return_inverse=True
-        )
-        self._place = self._place[:-1]
+        tallies = partial.tallies.where(~np.isin(partial.tallies["metric"], [int(m) for m in _OF_OTHERS]))
+        tallies = _with_domain(tallies)
+        self.domains, place = np.unique(np.append(tallies["domain"], HOST), return_inverse=True)
+        self._place = place[:-1]
         self._costs = summary.origin.costs
-        self._metric = tallies["metric"].to_numpy(np.int64)
-        self._b = tallies["b"].to_numpy(np.int64)
-        self._count = tallies["count"].to_numpy(np.int64)
-        self._cycles = tallies["sum_cycles"].to_numpy(np.int64)
-        ran = ~of_pcpus[is_kept]
-        vcpus = np.unique(low_of(a[is_kept][ran]))
+        self._metric = tallies["metric"]
+        self._b = tallies["b"]
+        self._count = tallies["count"]
+        self._cycles = tallies["sum_cycles"]
+        vcpus = np.unique(low_of(tallies["a"][tallies["domain"] != HOST]))
         for key, count in zip(*np.unique(domain_of(vcpus), return_counts=True), strict=True):
             self.vcpu_counts[int(key)] = int(count)
-        timed = tallies[self._metric < int(FIRST_COUNT)]
-        buckets = partial.buckets[partial.buckets["metric"].isin(timed["metric"].unique())]
-        a = buckets["a"].to_numpy(np.int64)
-        of_pcpus = buckets["metric"].isin([int(m) for m in _OF_PCPUS]).to_numpy()
-        buckets = buckets.assign(domain=np.where(of_pcpus, HOST, domain_of(a)))
-        buckets = buckets[buckets["domain"] < IDLE_DOMAIN]
-        self._times = summarise(timed, buckets, ["metric", "domain"])
+        timed = tallies.where(self._metric < int(FIRST_COUNT))
+        buckets = partial.buckets.where(np.isin(partial.buckets["metric"], timed["metric"]))
+        self._times = summarise(timed, _with_domain(buckets), ["metric", "domain"])
 
     def quantile(self, metric: Metric, which: str) -> F64:
         """Return a quantile in ns, or in cycles without a TSC rate; NaN with too few intervals."""
-        rows = self._times[self._times["metric"] == int(metric)]
+        rows = self._times.where(self._times["metric"] == metric)
         result = np.full(len(self.domains), np.nan)
-        values = rows[f"{which}_cycles"].to_numpy(float)
-        values = np.where(rows["count"].to_numpy() >= FEWEST[which], values, np.nan)
-        result[np.searchsorted(self.domains, rows["domain"].to_numpy(np.int64))] = values
+        values = np.where(rows["count"] >= FEWEST[which], rows[f"{which}_cycles"], np.nan)
+        result[np.searchsorted(self.domains, rows["domain"])] = values
         return result * (1e9 / self._hz) if self._hz else result
 
     def count(self, *metrics: Metric, b: int | None = None) -> F64:
@@ -144,6 +133,13 @@ class Sums:
             wanted &= self._b == b
         added = np.bincount(self._place[wanted], values[wanted].astype(float), len(self.domains))
         return np.asarray(added, np.float64)
+
+
+def _with_domain(rows: Columns) -> Columns:
+    """Return the rows with their domain, HOST for those of pCPUs; without those of idle vCPUs."""
+    of_pcpus = np.isin(rows["metric"], [int(metric) for metric in _OF_PCPUS])
+    rows = rows.having(domain=np.where(of_pcpus, HOST, domain_of(rows["a"])))
+    return rows.where(rows["domain"] < IDLE_DOMAIN)
 
 
 @dataclass(frozen=True, slots=True)

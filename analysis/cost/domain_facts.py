@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-import pandas as pd
-
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.keys import domain_of, paired
@@ -56,14 +55,13 @@ class DomainFacts:
 def domain_facts(measures: Measures, domain: int) -> DomainFacts:
     """Return what the trace says about ``domain``."""
     vcpus = measures.partial.vcpus
-    types = set(vcpus.loc[domain_of(vcpus["vcpu"]) == domain, "type"].tolist())
+    types = set(vcpus["type"][domain_of(vcpus["vcpu"]) == domain].tolist())
     tails = of_domain(measures.counts(Metric.TAIL), domain)
     running = _sum(measures.counts(Metric.RUNNING), domain, "sum_cycles")
-    running += int(tails.loc[tails["b"] == Runstate.RUNNING, "sum_cycles"].sum())
+    running += int(tails["sum_cycles"][tails["b"] == Runstate.RUNNING].sum())
     least = _sum(measures.counts(Metric.IRET_UPCALL), domain)
     hypercalls = of_domain(measures.counts(Metric.HYPERCALL), domain)
     commands = of_domain(measures.counts(Metric.COMMAND), domain)
-    by_number = hypercalls.groupby("b")["count"].sum()
     calls = _calls(measures) if domain == DOM0 else {}
     return DomainFacts(
         domain=domain,
@@ -76,10 +74,10 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
             _mean(measures.counts(Metric.UPCALL_MIN), domain, 0.0),
             _mean(measures.counts(Metric.UPCALL_MAX), domain, float("inf")),
         ),
-        xen_version_count=int(by_number.get(Hypercall.XEN_VERSION, 0)),
+        xen_version_count=int(hypercalls["count"][hypercalls["b"] == Hypercall.XEN_VERSION].sum()),
         block_count=_sum(measures.counts(Metric.BLOCK_CALL), domain),
-        yield_count=int(commands.loc[commands["b"] == _YIELD, "count"].sum()),
-        never=_never(measures, set(by_number.index.tolist())),
+        yield_count=int(commands["count"][commands["b"] == _YIELD].sum()),
+        never=_never(measures, set(hypercalls["b"].tolist())),
         calls={function: bounds for (_, function), bounds in calls.items()},
         upcalls_by_bpf=_upcalls_of(calls),
     )
@@ -93,7 +91,7 @@ def lost_records(measures: Measures) -> int:
 def pv_domains(measures: Measures) -> list[int]:
     """Return the ids of PV domains, ascending."""
     vcpus = measures.partial.vcpus
-    return sorted(set(domain_of(vcpus.loc[vcpus["type"] == VCPU_PV, "vcpu"]).tolist()))
+    return sorted(set(domain_of(vcpus["vcpu"][vcpus["type"] == VCPU_PV]).tolist()))
 
 
 def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
@@ -105,12 +103,14 @@ def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
 
 def _calls(measures: Measures) -> dict[tuple[int, str], tuple[float, float]]:
     """Return calls to dom0's functions by kind and function; the most is inf unless every trace has one."""
-    frame = measures.partial.dom0_calls
     traces = int(measures.partial.facts["files"].sum())
-    sums = frame.groupby(["kind", "function"], as_index=False)[["bounded", "count", "most_count"]].sum()
+    calls = measures.partial.dom0_calls.sums(["kind", "function"], ["bounded", "count", "most_count"])
     return {
-        (kind, function): (float(count), float(most) if bounded >= traces else float("inf"))
-        for kind, function, bounded, count, most in sums.itertuples(index=False)
+        (row["kind"], row["function"]): (
+            float(row["count"]),
+            float(row["most_count"]) if row["bounded"] >= traces else float("inf"),
+        )
+        for row in calls.rows()
     }
 
 
@@ -124,11 +124,11 @@ def _upcalls_of(calls: Mapping[tuple[int, str], tuple[float, float]]) -> tuple[f
     return (sum(low for low, _ in found), max(high for _, high in found)) if found else None
 
 
-def _sum(frame: pd.DataFrame, domain: int, column: str = "count") -> int:
-    return int(of_domain(frame, domain)[column].sum())
+def _sum(rows: Columns, domain: int, column: str = "count") -> int:
+    return int(of_domain(rows, domain)[column].sum())
 
 
-def _mean(frame: pd.DataFrame, domain: int, otherwise: float) -> float:
-    own = of_domain(frame, domain)
+def _mean(rows: Columns, domain: int, otherwise: float) -> float:
+    own = of_domain(rows, domain)
     count = int(own["count"].sum())
     return float(own["sum_cycles"].sum()) / count if count else otherwise

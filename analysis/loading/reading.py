@@ -67,11 +67,11 @@ class Reading:
         """Return the first and last TSC of the window; without ``hz`` the rate comes from the whole trace."""
         hz = self.hz
         if hz is None:
-            import pandas as pd
-
+            from xtrace.analysis.columns import Columns
+            from xtrace.analysis.state_machine.collected import PAIRS
             from xtrace.analysis.summary import clock
 
-            rate = clock.estimate(pd.DataFrame(whole.pairs, columns=["ns", "cycles", "source"]))
+            rate = clock.estimate(Columns(dict(zip(PAIRS, whole.pairs.T, strict=True))))
             hz = rate.hz if rate else None
         first_tsc, last_tsc = whole.first_tsc, whole.last_tsc
         try:

@@ -17,7 +17,7 @@ from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected
-    from xtrace.analysis.summary.dom0_frames import Dom0Frames
+    from xtrace.analysis.summary.dom0_columns import Dom0Columns
     from xtrace.analysis.summary.summary_file import Summary
 
 
@@ -151,11 +151,11 @@ def _trace_of(path: Path) -> str:
     return str(path)
 
 
-def _dom0_of(path: Path) -> Dom0Frames | None:
+def _dom0_of(path: Path) -> Dom0Columns | None:
     """Return what bpf counted in dom0 during a capture (of all of it, never of a window)."""
     if not (path / META).is_file():
         return None
-    from xtrace.analysis.summary.dom0_frames import read
+    from xtrace.analysis.summary.dom0_columns import read
 
     return read(open_capture(path))
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, joined, of_rows, text
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.state_machine.keys import domain_of, high_of
 from xtrace.analysis.state_machine.machine import kind_of
@@ -36,15 +36,16 @@ _BIASED_TO = {
     RipSource.PERF_CLOCK: "time; masked code late",
 }
 _CARRIERS = {Kind.TRAP, Kind.PAGE_FAULT, Kind.PRIVOP, Kind.INVALID_OP, Kind.PTWR, Kind.VMEXIT}
+_INT, _TEXT = np.int64, object
 _ADDRESS_COLUMNS = {
-    "domain": "int64", "source": "object", "biased_to": "object", "rip": "object", "function": "object",
-    "offset": "int64", "file": "object", "line": "float64", "inside": "bool", "masked": "bool",
-    "count": "int64",
+    "domain": _INT, "source": _TEXT, "biased_to": _TEXT, "rip": np.uint64, "function": _TEXT,
+    "offset": _INT, "file": _TEXT, "line": _TEXT, "inside": np.bool_, "masked": np.bool_, "count": _INT,
 }  # fmt: skip
-_IMAGE_COLUMNS = (
-    "domain", "image", "build_id", "load_offset", "load_offset_source", "count", "address_count",
-    "inside_count", "masked_count", "carried_count", "left_out_count", "unknown_domain_count", "note",
-)  # fmt: skip
+_IMAGE_COLUMNS = {
+    "domain": _INT, "image": _TEXT, "build_id": _TEXT, "load_offset": _TEXT, "load_offset_source": _TEXT,
+    "count": _INT, "address_count": _INT, "inside_count": _INT, "masked_count": _INT,
+    "carried_count": _INT, "left_out_count": _INT, "unknown_domain_count": _INT, "note": _TEXT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +112,25 @@ class KernelSamples:
         addresses: domain, source, biased_to, rip, function, offset, file, line, inside, masked | count.
     """
 
-    images: pd.DataFrame
-    addresses: pd.DataFrame
+    images: Columns
+    addresses: Columns
 
 
 def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
-    """Return where each RIP of a domain with an image is; the frames are empty without an image."""
+    """Return where each RIP of a domain with an image is; nothing without an image."""
     if not kernels:
         return _samples([], [])
     tallies = partial.tallies
-    rows = tallies[tallies["metric"] == int(Metric.RIP)]
-    sampled = rows["a"].to_numpy(np.int64)
-    rips = pd.DataFrame(
+    rows = tallies.where(tallies["metric"] == Metric.RIP)
+    rips = Columns(
         {
-            "domain": domain_of(sampled),
-            "source": high_of(sampled),
-            "rip": rows["b"].to_numpy(np.int64).view(np.uint64),
-            "count": rows["count"].to_numpy(np.int64),
+            "domain": domain_of(rows["a"]),
+            "source": high_of(rows["a"]),
+            "rip": rows["b"].view(np.uint64),
+            "count": rows["count"],
         }
     )
-    domains = domain_of(partial.vcpus["vcpu"].to_numpy(np.int64)).tolist()
+    domains = domain_of(partial.vcpus["vcpu"]).tolist()
     known = set(domains)
     pv = {
         domain
@@ -138,16 +138,15 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
         if kind == VCPU_PV
     }
     carried = _carried(partial.records)
-    recorded = ~rips["source"].isin([int(source) for source in UNRECORDED_RIPS])
-    left_out = carried - int(rips.loc[recorded, "count"].sum())
-    unknown = int(rips.loc[rips["domain"] == DEFAULT_DOMAIN, "count"].sum())
+    unrecorded = np.isin(rips["source"], [int(source) for source in UNRECORDED_RIPS])
+    left_out = carried - int(rips["count"][~unrecorded].sum())
+    unknown = int(rips["count"][rips["domain"] == DEFAULT_DOMAIN].sum())
     images, addresses = [], []
     for kernel in kernels:
-        own = rips[rips["domain"] == kernel.domain]
-        own = own.groupby(["source", "rip"], as_index=False)[["count"]].sum()
-        own = own.sort_values(["count", "source", "rip"], ascending=[False, True, True])
-        offset, source, frame = _placed(kernel, own, is_pv=kernel.domain in pv)
-        inside = int(frame.loc[frame["inside"], "count"].sum())
+        own = rips.where(rips["domain"] == kernel.domain).sums(["source", "rip"], ["count"])
+        own = own.sorted_by("count", descending=True)
+        offset, source, placed = _placed(kernel, own, is_pv=kernel.domain in pv)
+        inside = int(placed["count"][placed["inside"]].sum())
         images.append(
             {
                 "domain": kernel.domain,
@@ -155,34 +154,33 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
                 "build_id": kernel.build_id,
                 "load_offset": "" if offset is None else f"{'-' if offset < 0 else ''}{abs(offset):#x}",
                 "load_offset_source": source,
-                "count": int(frame["count"].sum()),
-                "address_count": int(frame["rip"].nunique()),
+                "count": int(placed["count"].sum()),
+                "address_count": len(np.unique(placed["rip"])),
                 "inside_count": inside,
-                "masked_count": int(frame.loc[frame["masked"], "count"].sum()),
+                "masked_count": int(placed["count"][placed["masked"]].sum()),
                 "carried_count": carried,
                 "left_out_count": left_out,
                 "unknown_domain_count": unknown,
-                "note": _note(kernel.domain, known, len(frame), offset, source, inside),
+                "note": _note(kernel.domain, known, len(placed), offset, source, inside),
             }
         )
-        addresses.append(frame)
+        addresses.append(placed)
     return _samples(images, addresses)
 
 
 def records_by_function(samples: KernelSamples, domain: int) -> dict[str, int]:
     """Return the samples of a domain's kernel by function."""
     addresses = samples.addresses
-    own = addresses[(addresses["domain"] == domain) & addresses["inside"].astype(bool)]
-    counts = own.groupby("function")["count"].sum()
-    return {str(name): int(count) for name, count in counts.items()}
+    own = addresses.where((addresses["domain"] == domain) & addresses["inside"])
+    counts = own.sums(["function"], ["count"])
+    return dict(zip(counts["function"].tolist(), counts["count"].tolist(), strict=True))
 
 
-def _samples(images: Sequence[Mapping[str, object]], addresses: Sequence[pd.DataFrame]) -> KernelSamples:
-    empty = pd.DataFrame(columns=list(_ADDRESS_COLUMNS)).astype(_ADDRESS_COLUMNS)
-    table = pd.DataFrame(images, columns=list(_IMAGE_COLUMNS))
+def _samples(images: Sequence[Mapping[str, object]], addresses: Sequence[Columns]) -> KernelSamples:
+    table = of_rows([[image[name] for name in _IMAGE_COLUMNS] for image in images], _IMAGE_COLUMNS)
     return KernelSamples(
-        table.assign(masked_ratio=share(table["masked_count"], table["inside_count"])),
-        pd.concat([empty, *addresses], ignore_index=True) if addresses else empty,
+        table.having(masked_ratio=share(table["masked_count"], table["inside_count"])),
+        joined([of_rows([], _ADDRESS_COLUMNS), *addresses]),
     )
 
 
@@ -199,9 +197,8 @@ def _note(
     return "" if inside else "no sample is in this image: did the domain run this kernel?"
 
 
-def _placed(kernel: Kernel, own: pd.DataFrame, *, is_pv: bool) -> tuple[int | None, str, pd.DataFrame]:
-    rips = own["rip"].to_numpy(np.uint64)
-    counts = own["count"].to_numpy(np.int64)
+def _placed(kernel: Kernel, own: Columns, *, is_pv: bool) -> tuple[int | None, str, Columns]:
+    rips = own["rip"]
     offset, source = None, ""
     if len(rips):
         # Two sources may have sampled the same address.
@@ -215,22 +212,25 @@ def _placed(kernel: Kernel, own: pd.DataFrame, *, is_pv: bool) -> tuple[int | No
         for name, inside in zip(found.functions, found.inside.tolist(), strict=True)
     ]
     sources = [RipSource(source) for source in own["source"].tolist()]
-    frame = pd.DataFrame(
-        {
-            "domain": np.full(len(own), kernel.domain, np.int64),
-            "source": pd.Series([source.name.lower() for source in sources], dtype=object),
-            "biased_to": pd.Series([_BIASED_TO[source] for source in sources], dtype=object),
-            "rip": pd.Series(rips.tolist(), dtype=object),
-            "function": pd.Series(functions, dtype=object),
-            "offset": np.where(found.inside, found.offsets, 0),
-            "file": pd.Series(list(found.files), dtype=object),
-            "line": np.where(found.lines > 0, found.lines, np.nan),
-            "inside": found.inside,
-            "masked": found.masked & found.inside,
-            "count": counts,
-        }
+    return (
+        offset,
+        source,
+        Columns(
+            {
+                "domain": kernel.domain,
+                "source": text(source.name.lower() for source in sources),
+                "biased_to": text(_BIASED_TO[source] for source in sources),
+                "rip": rips,
+                "function": text(functions),
+                "offset": np.where(found.inside, found.offsets, 0),
+                "file": text(found.files),
+                "line": np.where(found.lines > 0, found.lines.astype(object), np.nan),
+                "inside": found.inside,
+                "masked": found.masked & found.inside,
+                "count": own["count"],
+            }
+        ),
     )
-    return offset, source, frame
 
 
 def _nowhere(count: int) -> Found:
@@ -239,13 +239,13 @@ def _nowhere(count: int) -> Found:
     return Found(no, [""] * count, zero, no, [""] * count, zero)
 
 
-def _carried(records: pd.DataFrame) -> int:
+def _carried(records: Columns) -> int:
     """Return how many records of a trace contain a guest RIP."""
-    headers = records["header"].to_numpy(np.int64)
     carries = [
-        _carries(header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK) for header in headers.tolist()
+        _carries(header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK)
+        for header in records["header"].tolist()
     ]
-    return int(records["count"].to_numpy(np.int64)[np.array(carries, bool)].sum())
+    return int(records["count"][np.array(carries, bool)].sum())
 
 
 def _carries(event: int, words: int) -> bool:

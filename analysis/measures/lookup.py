@@ -1,4 +1,4 @@
-"""Look up the values for a table's rows in frames of tallies."""
+"""Look up the values for a table's rows in columns of tallies."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from xtrace.analysis.columns import Array, Columns, joined, matched
 from xtrace.analysis.measures.table import TAIL
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
 
-def with_vcpu(frame: pd.DataFrame, key: str = "a") -> pd.DataFrame:
-    """Return ``frame`` with columns domain and vcpu, from the vCPU key in column ``key``."""
-    keys = frame[key].astype("int64")
-    return frame.assign(domain=domain_of(keys), vcpu=vcpu_of(keys))
+def with_vcpu(rows: Columns, key: str = "a") -> Columns:
+    """Return ``rows`` with columns domain and vcpu, from the vCPU key in column ``key``."""
+    return rows.having(domain=domain_of(rows[key]), vcpu=vcpu_of(rows[key]))
 
 
-def of_domain(frame: pd.DataFrame, domain: int, key: str = "a") -> pd.DataFrame:
+def of_domain(rows: Columns, domain: int, key: str = "a") -> Columns:
     """Return the rows whose vCPU, by its key in column ``key``, belongs to ``domain``."""
-    return frame[domain_of(frame[key].astype("int64")) == domain]
+    return rows.where(domain_of(rows[key]) == domain)
 
 
-def keys_of(*frames: pd.DataFrame, key: str = "a") -> npt.NDArray[np.int64]:
-    """Return the distinct values of column ``key`` in all frames, ascending."""
-    return np.unique(np.concatenate([frame[key].to_numpy(np.int64) for frame in frames]))
+def keys_of(*tallies: Columns, key: str = "a") -> npt.NDArray[np.int64]:
+    """Return the distinct values of column ``key`` in all tallies, ascending."""
+    return np.unique(np.concatenate([rows[key] for rows in tallies]))
 
 
 def looked_up(
-    keys: npt.NDArray[np.int64], frame: pd.DataFrame, columns: Mapping[str, str], *, key: str = "a"
+    keys: npt.NDArray[np.int64], rows: Columns, columns: Mapping[str, str], *, key: str = "a"
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return columns of ``frame`` at ``keys``, NaN where it has no such row.
+    """Return columns of ``rows`` at ``keys``, NaN where there is no such row.
 
     Args:
-        frame: at most one row per key.
-        columns: new name to name in ``frame``.
+        rows: at most one per key.
+        columns: new name to name in ``rows``.
     """
-    known = frame[key].to_numpy(np.int64)
+    known = rows[key]
     order = np.argsort(known)
     place = np.searchsorted(known[order], keys)
     place[place == len(known)] = 0
@@ -46,16 +45,52 @@ def looked_up(
     result = {}
     for name, source in columns.items():
         values = np.full(len(keys), np.nan)
-        values[found] = frame[source].to_numpy(float)[row]
+        values[found] = rows[source][row]
         result[name] = values
     return result
 
 
 def counted(
-    keys: npt.NDArray[np.int64], frame: pd.DataFrame, *, key: str = "a", column: str = "count"
+    keys: npt.NDArray[np.int64], rows: Columns, *, key: str = "a", column: str = "count"
 ) -> npt.NDArray[np.int64]:
-    """Return ``column`` at ``keys`` as int64, 0 where ``frame`` has no such row."""
-    return np.nan_to_num(looked_up(keys, frame, {"count": column}, key=key)["count"]).astype(np.int64)
+    """Return ``column`` at ``keys`` as int64, 0 where ``rows`` has no such row."""
+    return whole(looked_up(keys, rows, {"count": column}, key=key)["count"])
+
+
+def taken(rows: Columns, places: npt.NDArray[np.int64], columns: Mapping[str, str]) -> dict[str, Array]:
+    """Return columns at row numbers, NaN where the number is -1; integers stay integers if none is -1.
+
+    Args:
+        columns: new name to name in ``rows``, of columns of numbers.
+    """
+    found = places >= 0
+    if found.all():
+        return {name: rows[source][places] for name, source in columns.items()}
+    result = {}
+    for name, source in columns.items():
+        values = np.full(len(places), np.nan)
+        values[found] = rows[source][places[found]]
+        result[name] = values
+    return result
+
+
+def merged(on: Sequence[str], *tables: Columns) -> Columns:
+    """Return one row for each value of the columns ``on`` in any table, ascending, with the tables' others.
+
+    Args:
+        tables: with at most one row per value; their other columns are numbers, and NaN where there is none.
+    """
+    keys = joined([table.only(on) for table in tables]).grouped(on).keys
+    columns: dict[str, Array] = {}
+    for table in tables:
+        others = {name: name for name in table.names if name not in on}
+        columns |= taken(table, matched(keys, table), others)
+    return keys.having(**columns)
+
+
+def whole(values: Array) -> npt.NDArray[np.int64]:
+    """Return numbers as integers, 0 for NaN."""
+    return np.nan_to_num(values).astype(np.int64)
 
 
 def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:

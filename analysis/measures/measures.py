@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.summary.histogram import summarise
 from xtrace.analysis.summary.partial import Partial
@@ -41,24 +41,25 @@ class Measures:
         return self._summary(["metric", "a"])
 
     def _summary(self, by: list[str]) -> _ByMetric:
-        timed = self.partial.tallies[self.partial.tallies["metric"].to_numpy() < int(FIRST_COUNT)]
+        tallies = self.partial.tallies
+        timed = tallies.where(tallies["metric"] < int(FIRST_COUNT))
         return _ByMetric(summarise(timed, self.partial.buckets, by))
 
-    def times(self, metric: Metric) -> pd.DataFrame:
+    def times(self, metric: Metric) -> Columns:
         """Return the metric's statistics by ``a``: count, sum, mean, quantiles, min and max in cycles."""
         return self._merged.rows(metric)
 
-    def times_by_b(self, metric: Metric) -> pd.DataFrame:
+    def times_by_b(self, metric: Metric) -> Columns:
         """Return the metric's statistics by ``a`` and ``b``."""
         return self._each.rows(metric)
 
-    def counts(self, metric: Metric) -> pd.DataFrame:
+    def counts(self, metric: Metric) -> Columns:
         """Return the metric's tallies, with columns a, b, count and sum_cycles."""
         return self._tallies.rows(metric)
 
-    def count_by_a(self, metric: Metric) -> pd.DataFrame:
+    def count_by_a(self, metric: Metric) -> Columns:
         """Return the metric's counts by ``a``, with columns a and count."""
-        return self.counts(metric).groupby("a", as_index=False)[["count"]].sum()
+        return self.counts(metric).sums(["a"], ["count"])
 
     @property
     def span_cycles(self) -> int:
@@ -80,13 +81,11 @@ class Measures:
 
 
 class _ByMetric:
-    """A frame sorted by its column ``metric``, from which a metric's rows are one slice."""
+    """Rows sorted by their column ``metric``, so that those of one metric are a slice."""
 
-    def __init__(self, frame: pd.DataFrame) -> None:
-        order = np.argsort(frame["metric"].to_numpy(), kind="stable")
-        self._frame = frame.iloc[order].reset_index(drop=True)
-        self._metric = self._frame["metric"].to_numpy()
+    def __init__(self, rows: Columns) -> None:
+        self._rows = rows.sorted_by("metric")
 
-    def rows(self, metric: Metric) -> pd.DataFrame:
-        low, high = np.searchsorted(self._metric, [int(metric), int(metric) + 1])
-        return self._frame.iloc[low:high]
+    def rows(self, metric: Metric) -> Columns:
+        low, high = np.searchsorted(self._rows["metric"], [int(metric), int(metric) + 1])
+        return self._rows.where(slice(low, high))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-import pandas as pd
-
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.measures.measures import Measures
 
 Given = TypeVar("Given")
@@ -62,7 +61,7 @@ class Table(Generic[Given]):
         name: in JSON, and the file name of exports.
         section: of the report, as --section takes it.
         title: on a terminal.
-        make: the pipeline; its frame has all of ``columns``, even when it is empty.
+        make: the pipeline; it returns all of ``columns``, even without rows.
         columns: in the order in which they are shown.
         bias: what the reader must know before trusting the figures; may be empty.
         measured: how well the inferences held, and against what; not shown on a terminal.
@@ -72,15 +71,15 @@ class Table(Generic[Given]):
     name: str
     section: str
     title: str
-    make: Callable[[Given], pd.DataFrame]
+    make: Callable[[Given], Columns]
     columns: tuple[Column, ...]
     bias: str = ""
     measured: str = ""
     takes: type[Given] = Measures  # type: ignore[assignment]
 
-    def of(self, given: Given) -> pd.DataFrame:
-        """Return the table as a frame with exactly its columns, in order."""
-        return self.make(given)[[column.name for column in self.columns]]
+    def of(self, given: Given) -> Columns:
+        """Return the table with exactly its columns, in order."""
+        return self.make(given).only(column.name for column in self.columns)
 
 
 def times_columns(

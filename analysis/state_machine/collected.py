@@ -9,6 +9,8 @@ import numpy as np
 from xtrace.probes.reader.batches import I64, U32
 from xtrace.probes.reader.read_facts import ReadFacts
 
+PAIRS = ("ns", "cycles", "source")
+
 
 @dataclass(slots=True)
 class TallyColumns:
@@ -41,7 +43,7 @@ class Collected:
         vcpu_counts: int64 [vCPUs, C_COLUMNS], the metrics that only count.
         vcpus_left_out: look-ups of vCPUs over the limit, which share one entry.
         pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
-        pairs: int64 [n, 3], nanoseconds or ticks, cycles, source; for the TSC rate.
+        pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
         first_tsc, last_tsc: of the trace, or of the window in it; 0 without a record that has a TSC.
     """
 

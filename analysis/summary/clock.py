@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
-from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.reader.batches import I64
+
+if TYPE_CHECKING:
+    from xtrace.analysis.summary.partial import Partial
 
 #: Rates outside this range are not believed: the pairs must be wrong.
 _HZ_RANGE = (1e8, 2e10)
@@ -68,26 +71,26 @@ def given(hz: float) -> TscRate:
     return TscRate(hz, hz, hz, "given")
 
 
-def estimate(pairs: pd.DataFrame) -> TscRate | None:
+def estimate(pairs: Columns) -> TscRate | None:
     """Return the TSC rate estimated from the pairs, or None where there are too few.
 
     Args:
-        pairs: columns ns, cycles, source, as in Partial.pairs.
+        pairs: as in Partial.pairs.
     """
-    scheduler = pairs[(pairs["source"] == _SCHEDULER) & (pairs["ns"] >= _LEAST_NS)]
+    scheduler = pairs.where((pairs["source"] == _SCHEDULER) & (pairs["ns"] >= _LEAST_NS))
     rate = _median_rate(scheduler, 1e9, "run times recorded by the scheduler")
     if rate is not None:
         return rate
-    idle = pairs[pairs["source"] == _IDLE]
+    idle = pairs.where(pairs["source"] == _IDLE)
     for ticks_per_s, name in ((1e9, "idle times in ns"), (_PM_TIMER_HZ, "idle times in PM timer ticks")):
-        rate = _median_rate(idle[idle["ns"] >= ticks_per_s / 100], ticks_per_s, name)
+        rate = _median_rate(idle.where(idle["ns"] >= ticks_per_s / 100), ticks_per_s, name)
         if rate is not None:
             return rate
     return None
 
 
-def _median_rate(pairs: pd.DataFrame, ticks_per_s: float, source: str) -> TscRate | None:
-    ratios = np.sort((pairs["cycles"] / pairs["ns"] * ticks_per_s).to_numpy(dtype=float))
+def _median_rate(pairs: Columns, ticks_per_s: float, source: str) -> TscRate | None:
+    ratios = np.sort(pairs["cycles"] / pairs["ns"] * ticks_per_s)
     count = len(ratios)
     if count < 3:
         return None
@@ -102,7 +105,7 @@ def _median_rate(pairs: pd.DataFrame, ticks_per_s: float, source: str) -> TscRat
     return TscRate(hz, float(low), float(high), source, count)
 
 
-def skew(partial: Partial) -> pd.DataFrame:
+def skew(partial: Partial) -> Columns:
     """Return what the trace shows about skew between the TSCs of pCPUs.
 
     Damage in the trace may hide a context switch and so invent a stay; then a few overlaps prove nothing.
@@ -115,9 +118,9 @@ def skew(partial: Partial) -> pd.DataFrame:
     """
     tallies, facts = partial.tallies, partial.facts
     doubtful = RECENT_MAX * int(facts["damage_count"].sum() + facts["backward_tsc_count"].sum())
-    handoffs = _by_pair(tallies[tallies["metric"] == int(Metric.HANDOFF)], "min_cycles")
+    handoffs = _by_pair(tallies.where(tallies["metric"] == int(Metric.HANDOFF)), "min_cycles")
     overlaps = _by_pair(
-        tallies[(tallies["metric"] == int(Metric.SKEW_NOT_TO)) & (tallies["b"] == 1)], "count"
+        tallies.where((tallies["metric"] == int(Metric.SKEW_NOT_TO)) & (tallies["b"] == 1)), "count"
     )
     excluded = _excluded(partial.buckets)
     apart = _apart(partial.pcpus)
@@ -135,13 +138,21 @@ def skew(partial: Partial) -> pd.DataFrame:
             low, high = float(-handoffs[back]), float(handoffs[pair])
             evidence = "" if low <= 0 <= high or doubtful else _EARLY if low <= high else _CONTRADICTING
             rows.append((pcpu, other, *((low, high) if low <= high else _OPEN), 0, evidence))
-    columns = ["pcpu", "other_pcpu", "low_cycles", "high_cycles", "least_cycles", "evidence"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(2, "skewed", table["evidence"] != "")
-    return table.astype({"low_cycles": float, "high_cycles": float})
+    pcpus, others, lows, highs, leasts, words = zip(*rows, strict=True) if rows else ((),) * 6
+    return Columns(
+        {
+            "pcpu": np.array(pcpus, np.int64),
+            "other_pcpu": np.array(others, np.int64),
+            "skewed": np.array([bool(evidence) for evidence in words], bool),
+            "low_cycles": np.array(lows, float),
+            "high_cycles": np.array(highs, float),
+            "least_cycles": np.array(leasts, np.int64),
+            "evidence": text(words),
+        }
+    )
 
 
-def _by_pair(rows: pd.DataFrame, column: str) -> dict[tuple[int, int], int]:
+def _by_pair(rows: Columns, column: str) -> dict[tuple[int, int], int]:
     """Return a column of tallies by the pair of pCPUs in their key ``a``."""
     return {
         (a >> 16, a & 0xFFFF): value
@@ -149,12 +160,12 @@ def _by_pair(rows: pd.DataFrame, column: str) -> dict[tuple[int, int], int]:
     }
 
 
-def _apart(pcpus: pd.DataFrame) -> dict[tuple[int, int], tuple[float, float]]:
+def _apart(pcpus: Columns) -> dict[tuple[int, int], tuple[float, float]]:
     """Return bounds for pairs of pCPUs whose records are farther apart than the longest span of any pCPU.
 
     Tracing starts and stops on all pCPUs together, so their records overlap in true time.
     """
-    seen = pcpus[pcpus["first_tsc"] > 0]
+    seen = pcpus.where(pcpus["first_tsc"] > 0)
     spans = list(zip(*(seen[name].tolist() for name in ("pcpu", "first_tsc", "last_tsc")), strict=True))
     longest = max((last - first for _, first, last in spans), default=0)
     return {
@@ -165,16 +176,16 @@ def _apart(pcpus: pd.DataFrame) -> dict[tuple[int, int], tuple[float, float]]:
     }
 
 
-def _excluded(buckets: pd.DataFrame) -> dict[tuple[int, int], tuple[I64, I64]]:
+def _excluded(buckets: Columns) -> dict[tuple[int, int], tuple[I64, I64]]:
     """Return, by pair of pCPUs, how many excluded ranges begin and end in each bucket of cycles."""
     found: dict[tuple[int, int], tuple[I64, I64]] = {}
     for end, metric in enumerate((Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)):
-        rows = buckets[buckets["metric"] == int(metric)]
-        for _, of_pair in rows.groupby("a"):
-            a = int(of_pair["a"].iloc[0])
+        rows = buckets.where(buckets["metric"] == int(metric))
+        for a in np.unique(rows["a"]).tolist():
+            of_pair = rows.where(rows["a"] == a)
             empty = np.zeros((2, OCTAVES * SUB_BUCKETS), np.int64)
             counts = found.setdefault((a >> 16, a & 0xFFFF), (empty[0], empty[1]))[end]
-            np.add.at(counts, of_pair["bucket"].to_numpy(), of_pair["count"].to_numpy())
+            np.add.at(counts, of_pair["bucket"], of_pair["count"])
     return found
 
 

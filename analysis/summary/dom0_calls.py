@@ -17,17 +17,25 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, of_rows
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.capture.layout import Capture
 
-COLUMNS = ("kind", "function", "captures", "bounded", "count", "most_count")
+#: The columns of Partial.dom0_calls and their types.
+COLUMNS = {
+    "kind": np.int64,
+    "function": object,
+    "captures": np.int64,
+    "bounded": np.int64,
+    "count": np.int64,
+    "most_count": np.int64,
+}
 #: The kind that calls of a role's function are counted as (see probes.bpf.functions).
 KIND_OF_ROLE = {
     "upcall": Kind.UPCALL,
@@ -65,11 +73,11 @@ class Calls:
     ns: int
     error_ns: float
 
-    def in_trace(self, first_tsc: int, last_tsc: int) -> pd.DataFrame:
+    def in_trace(self, first_tsc: int, last_tsc: int) -> Columns:
         """Return Partial.dom0_calls for a trace between two TSCs."""
         times = sorted({time for time, _ in self.counts})
         if not times or last_tsc <= first_tsc:
-            return frame([])
+            return columns_of([])
         first, last = (self.ns + (tsc - self.tsc) * 1e9 / self.hz for tsc in (first_tsc, last_tsc))
         covers = times[0] <= first - self.error_ns and last + self.error_ns <= self.until_ns
         # A line's time is taken before its tables are read: it may count calls up to the next line's time.
@@ -88,17 +96,12 @@ class Calls:
             is_bounded = covers and self.missed is not None and kind not in _NEVER_BOUNDED
             most = may[kind] + (self.missed or 0) if is_bounded else 0
             rows.append((int(kind), function, 1, int(is_bounded), sure[kind], most))
-        return frame(rows)
+        return columns_of(rows)
 
 
-def frame(rows: list[tuple[int, str, int, int, int, int]]) -> pd.DataFrame:
-    """Return the frame Partial.dom0_calls with these rows."""
-    return pd.DataFrame(
-        {
-            name: pd.Series([row[at] for row in rows], dtype=object if name == "function" else np.int64)
-            for at, name in enumerate(COLUMNS)
-        }
-    )
+def columns_of(rows: Sequence[tuple[int, str, int, int, int, int]]) -> Columns:
+    """Return the columns Partial.dom0_calls with these rows."""
+    return of_rows(rows, COLUMNS)
 
 
 def calls_of(

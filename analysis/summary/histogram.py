@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, matched
 from xtrace.analysis.state_machine.metrics import SUB_BUCKETS
 
 #: Bound on the relative error of a quantile.
@@ -27,11 +27,11 @@ def bucket_bounds(bucket: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64],
     return least, least + (np.int64(1) << shift) - 1
 
 
-def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> pd.DataFrame:
+def quantiles(buckets: Columns, by: Sequence[str], at: Sequence[float]) -> Columns:
     """Return quantiles of each group of histogram rows.
 
     Args:
-        buckets: frame with the int64 columns ``by``, bucket and count; several rows may share a bucket.
+        buckets: with the int64 columns ``by``, bucket and count; several rows may share a bucket.
         by: columns that define the groups.
         at: quantiles in (0, 1].
 
@@ -39,23 +39,23 @@ def quantiles(buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float]) -> 
         The columns ``by``, ascending, and one float64 column per quantile (``p50_cycles`` and so on): the
         middle of the bucket that contains the value of that rank.
     """
-    keys, starts, order = _groups(buckets, [*by, "bucket"], len(by))
-    counts = buckets["count"].to_numpy(np.int64)[order]
-    least, greatest = bucket_bounds(buckets["bucket"].to_numpy(np.int64)[order])
+    groups = buckets.grouped(by, within=["bucket"])
+    counts = buckets["count"][groups.order]
+    least, greatest = bucket_bounds(buckets["bucket"][groups.order])
     middle = (least + greatest) / 2
     upto = np.cumsum(counts)
-    before = (upto - counts)[starts]
-    total = np.add.reduceat(counts, starts) if len(starts) else before
-    table = dict(zip(by, keys, strict=True))
+    before = (upto - counts)[groups.starts]
+    total = groups.sum("count")
+    found = {}
     for q in at:
         rank = before + np.ceil(q * total)
-        table[f"p{round(q * 1000) / 10:g}_cycles"] = middle[np.searchsorted(upto, rank)]
-    return pd.DataFrame(table)
+        found[f"p{round(q * 1000) / 10:g}_cycles"] = middle[np.searchsorted(upto, rank)]
+    return groups.keys.having(**found)
 
 
 def summarise(
-    tallies: pd.DataFrame, buckets: pd.DataFrame, by: Sequence[str], at: Sequence[float] = (0.5, 0.95, 0.99)
-) -> pd.DataFrame:
+    tallies: Columns, buckets: Columns, by: Sequence[str], at: Sequence[float] = (0.5, 0.95, 0.99)
+) -> Columns:
     """Return count, sum, mean, quantiles, min and max of each group of tallies.
 
     Args:
@@ -64,44 +64,20 @@ def summarise(
     Returns:
         The columns ``by``, ascending, then count, sum_cycles, mean_cycles, min_cycles, p50_cycles ...,
         max_cycles.  Quantiles are clipped to the exact min and max; NaN where no value is in a bucket.
+
+    Raises:
+        ValueError: a bucket has no tally.
     """
-    keys, starts, order = _groups(tallies, by, len(by))
-
-    def added(name: str, how: np.ufunc) -> npt.NDArray[np.int64]:
-        values = tallies[name].to_numpy(np.int64)[order]
-        reduced: npt.NDArray[np.int64] = how.reduceat(values, starts) if len(starts) else values
-        return reduced
-
-    count, total = added("count", np.add), added("sum_cycles", np.add)
-    lowest, highest = added("min_cycles", np.minimum), added("max_cycles", np.maximum)
+    groups = tallies.grouped(by)
+    count, total = groups.sum("count"), groups.sum("sum_cycles")
+    lowest, highest = groups.min("min_cycles"), groups.max("max_cycles")
     found = quantiles(buckets, by, at)
-    place = {key: row for row, key in enumerate(zip(*(key.tolist() for key in keys), strict=True))}
-    rows = np.array(
-        [place[key] for key in zip(*(found[name].tolist() for name in by), strict=True)], np.int64
-    )
-    table: dict[str, npt.NDArray[np.generic]] = dict(zip(by, keys, strict=True))
-    table |= {"count": count, "sum_cycles": total, "mean_cycles": total / count, "min_cycles": lowest}
-    for name in found.columns[len(by) :]:
+    rows = matched(found.only(by), groups.keys)
+    if (rows < 0).any():
+        raise ValueError("a histogram without a tally")
+    table = {"count": count, "sum_cycles": total, "mean_cycles": total / count, "min_cycles": lowest}
+    for name in found.names[len(by) :]:
         values = np.full(len(count), np.nan)
         values[rows] = found[name]
         table[name] = np.clip(values, lowest, highest)
-    return pd.DataFrame({**table, "max_cycles": highest})
-
-
-def _groups(
-    frame: pd.DataFrame, by: Sequence[str], told_by: int
-) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sort rows by the columns ``by``; the first ``told_by`` of them define the groups.
-
-    Returns:
-        (key columns with one value per group, first sorted row of each group, the order).
-    """
-    columns = [frame[name].to_numpy(np.int64) for name in by]
-    order = np.lexsort(columns[::-1])
-    keys = [column[order] for column in columns[:told_by]]
-    changed = np.zeros(len(order), bool)
-    changed[:1] = True
-    for key in keys:
-        changed[1:] |= key[1:] != key[:-1]
-    starts = np.flatnonzero(changed)
-    return [key[starts] for key in keys], starts, order
+    return groups.keys.having(**table, max_cycles=highest)

@@ -1,6 +1,6 @@
-"""The result of a trace as data frames that can be merged: over files, hosts or pieces of a trace.
+"""The result of a trace as columns that can be merged: over files, hosts or pieces of a trace.
 
-The columns of a frame are either keys or mergeable: counts, sums and histogram buckets are added, and
+Each column is either a key or mergeable: counts, sums and histogram buckets are added, and
 of minima and maxima the least and the greatest is taken.  So a thousand files are merged like two, in any
 order, and a cluster (Dask) needs only ``merge``.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import pandas as pd
 
-from xtrace.analysis.state_machine.collected import Collected
+from xtrace.analysis.columns import Columns, joined, text
+from xtrace.analysis.state_machine.collected import PAIRS, Collected
 from xtrace.analysis.state_machine.metrics import (
     C_PV_EVENT,
     C_SINGLE,
@@ -30,11 +30,11 @@ from xtrace.analysis.state_machine.metrics import (
     T_SUM,
     Metric,
 )
-from xtrace.analysis.summary import dom0_calls, dom0_frames
-from xtrace.analysis.summary.dom0_frames import Dom0Frames
+from xtrace.analysis.summary import dom0_calls, dom0_columns
+from xtrace.analysis.summary.dom0_columns import Dom0Columns
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}
-_MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz"}
+_MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz", "type"}
 _KEYS = {
     "tallies": ("metric", "a", "b"),
     "buckets": ("metric", "a", "b", "bucket"),
@@ -75,27 +75,27 @@ class Partial:
             upper bounds.
     """
 
-    tallies: pd.DataFrame
-    buckets: pd.DataFrame
-    records: pd.DataFrame
-    pcpus: pd.DataFrame
-    vcpus: pd.DataFrame
-    facts: pd.DataFrame
-    pairs: pd.DataFrame
-    damages: pd.DataFrame
-    dom0_tallies: pd.DataFrame
-    dom0_buckets: pd.DataFrame
-    dom0_samples: pd.DataFrame
-    dom0_facts: pd.DataFrame
-    dom0_calls: pd.DataFrame
+    tallies: Columns
+    buckets: Columns
+    records: Columns
+    pcpus: Columns
+    vcpus: Columns
+    facts: Columns
+    pairs: Columns
+    damages: Columns
+    dom0_tallies: Columns
+    dom0_buckets: Columns
+    dom0_samples: Columns
+    dom0_facts: Columns
+    dom0_calls: Columns
 
     def labelled(self, host: str) -> Partial:
         """Return the Partial with another key column ``host``, which keeps hosts separate in a merge."""
-        return Partial(**{part.name: getattr(self, part.name).assign(host=host) for part in fields(Partial)})
+        return Partial(**{part.name: getattr(self, part.name).having(host=host) for part in fields(Partial)})
 
 
 def merge(partials: Iterable[Partial]) -> Partial:
-    """Return the Partial of all traces together.
+    """Return the Partial of all traces together, without columns that not all of them have.
 
     Raises:
         ValueError: there is no Partial.
@@ -106,33 +106,35 @@ def merge(partials: Iterable[Partial]) -> Partial:
     if len(parts) == 1:
         return parts[0]
     return Partial(
-        **{name: _merge_frames([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()}
+        **{name: _merged([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()}
     )
 
 
-def _merge_frames(frames: Sequence[pd.DataFrame], keys: tuple[str, ...] | None) -> pd.DataFrame:
-    joined = pd.concat(frames, ignore_index=True)
+def _merged(parts: Sequence[Columns], keys: tuple[str, ...] | None) -> Columns:
+    common = [name for name in parts[0].names if all(name in part for part in parts)]
+    rows = joined([part.only(common) for part in parts])
     if keys is None:
-        return joined
-    by = [*(["host"] if "host" in joined else []), *keys]
-    how = {
-        name: "min" if name in _MINIMA else "max" if name in _MAXIMA or name == "type" else "sum"
-        for name in joined.columns
-        if name not in by
-    }
-    if not by:
-        return joined.agg(how).to_frame().T.astype(np.int64)
-    return joined.groupby(by, as_index=False, sort=True).agg(how)
+        return rows
+    groups = rows.grouped([*(["host"] if "host" in rows else []), *keys])
+    merged = {}
+    for name in rows.names:
+        if name in _MINIMA:
+            merged[name] = groups.min(name)
+        elif name in _MAXIMA:
+            merged[name] = groups.max(name)
+        elif name not in groups.keys:
+            merged[name] = groups.sum(name)
+    return groups.keys.having(**merged)
 
 
-def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
-    """Return the frames of what one pass collected and of what bpf counted in dom0 during the trace."""
-    dom0 = dom0 or dom0_frames.nothing()
+def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial:
+    """Return the columns of what one pass collected and of what bpf counted in dom0 during the trace."""
+    dom0 = dom0 or dom0_columns.nothing()
     table = collected.tallies.table
     counted = _counted(collected)
     metric = table[:, T_KEY] >> METRIC_SHIFT
     timed = metric < FIRST_COUNT
-    tallies = pd.DataFrame(
+    tallies = Columns(
         {
             "metric": np.concatenate((metric, counted[:, 0])),
             "a": np.concatenate((table[:, T_KEY] & _A_MASK, counted[:, 1])),
@@ -151,16 +153,16 @@ def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
     seen = np.flatnonzero(collected.facts.pcpu_bytes[: len(collected.pcpu_first_tsc)] >= 0)
     facts = collected.facts
     return Partial(
-        tallies=pd.concat([tallies, dom0.guest_rips], ignore_index=True) if len(dom0.guest_rips) else tallies,
+        tallies=joined([tallies, dom0.guest_rips]),
         buckets=_buckets(collected, metric),
-        records=pd.DataFrame(
+        records=Columns(
             {
                 "pcpu": pcpu,
                 "header": collected.shape_headers[shape].astype(np.int64),
                 "count": collected.record_counts[pcpu, shape],
             }
         ),
-        pcpus=pd.DataFrame(
+        pcpus=Columns(
             {
                 "pcpu": seen,
                 "first_tsc": collected.pcpu_first_tsc[seen],
@@ -169,8 +171,8 @@ def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
                 "window_bytes": facts.pcpu_bytes[seen],
             }
         ),
-        vcpus=pd.DataFrame({"vcpu": collected.vcpu_keys, "type": collected.vcpu_types}),
-        facts=pd.DataFrame(
+        vcpus=Columns({"vcpu": collected.vcpu_keys, "type": collected.vcpu_types}),
+        facts=Columns(
             {
                 "files": [1],
                 "span_cycles": [collected.last_tsc - collected.first_tsc],
@@ -188,17 +190,20 @@ def partial_of(collected: Collected, dom0: Dom0Frames | None = None) -> Partial:
                 "vcpus_left_out": [collected.vcpus_left_out],
             }
         ),
-        pairs=pd.DataFrame(collected.pairs, columns=["ns", "cycles", "source"]),
-        damages=pd.DataFrame(
-            [(damage.offset, damage.reason, damage.skipped_bytes) for damage in facts.damages],
-            columns=["offset", "reason", "skipped_bytes"],
+        pairs=Columns(dict(zip(PAIRS, collected.pairs.T, strict=True))),
+        damages=Columns(
+            {
+                "offset": np.array([damage.offset for damage in facts.damages], np.int64),
+                "reason": text(damage.reason for damage in facts.damages),
+                "skipped_bytes": np.array([damage.skipped_bytes for damage in facts.damages], np.int64),
+            }
         ),
         dom0_tallies=dom0.tallies,
         dom0_buckets=dom0.buckets,
         dom0_samples=dom0.samples,
         dom0_facts=dom0.facts,
         dom0_calls=(
-            dom0_calls.frame([])
+            dom0_calls.columns_of([])
             if dom0.calls is None
             else dom0.calls.in_trace(collected.first_tsc, collected.last_tsc)
         ),
@@ -227,7 +232,7 @@ def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.in
     ).astype(np.int64)
 
 
-def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pd.DataFrame:
+def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Columns:
     tallies = collected.tallies
     owner = np.full(len(tallies.histograms), -1, np.int64)
     rows = np.flatnonzero((metric < FIRST_COUNT) & (tallies.table[:, T_HISTOGRAM] >= 0))
@@ -236,7 +241,7 @@ def _buckets(collected: Collected, metric: np.ndarray[tuple[int], np.dtype[np.in
     chunks = tallies.buckets[tallies.histograms[histogram, octave]]
     which, place = np.nonzero(chunks)
     row = owner[histogram[which]]
-    return pd.DataFrame(
+    return Columns(
         {
             "metric": metric[row],
             "a": tallies.table[row, T_KEY] & _A_MASK,

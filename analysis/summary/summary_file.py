@@ -1,9 +1,9 @@
 """Write and read stored summaries: the result of a trace in a file, so that the trace need not be read again.
 
 A summary is a zip archive.  Its first member, ``xtrace-summary.json``, describes the others; each of
-them is a column of a frame of Partial, as ``frame/column.npy`` (numbers), ``frame/column.text`` or
-``.objects`` (JSON), so unzip and numpy.load() can read it too.  Only the version of the tables that
-wrote it can read it: when the frames or the metrics have changed, the trace must be read again.
+them is a column of a field of Partial, as ``field/column.npy`` (numbers), ``field/column.objects`` or
+``.text`` (JSON), so unzip and numpy.load() can read it too.  Only the version of the tables that
+wrote it can read it: when the fields or the metrics have changed, the trace must be read again.
 
 Summaries may come from untrusted sources: nothing in them is executed or unpickled, sizes are checked
 before memory is allocated, and so is everything that the tables rely on.
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pandas as pd
 
+from xtrace.analysis.columns import Array, Columns, joined
 from xtrace.analysis.state_machine.collected import Collected, TallyColumns
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.partial import Partial, partial_of
@@ -47,7 +47,6 @@ from xtrace.probes.reader.read_facts import ReadFacts
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 #: NumPy's kinds of numbers and booleans.
 _NUMBERS = "iufb"
-_ANY_TYPE = "any"
 
 #: The ranges that the tables rely on; outside them a sum could overflow or a look-up fail.
 _BOUNDS = {
@@ -151,11 +150,11 @@ def _write(summary: Summary, file: IO[bytes]) -> None:
     members: dict[str, bytes] = {}
     frames: dict[str, dict[str, str]] = {}
     for part in fields(Partial):
-        frame = getattr(summary.partial, part.name)
+        columns = getattr(summary.partial, part.name)
         frames[part.name] = {}
-        for column in frame.columns:
-            kind, content = _packed(frame[column], f"{part.name}.{column}")
-            frames[part.name][str(column)] = kind
+        for column in columns.names:
+            kind, content = _packed(columns[column], f"{part.name}.{column}")
+            frames[part.name][column] = kind
             members[f"{part.name}/{column}.{kind}"] = content
     head = head_for(summary.origin) | {
         "rows": {part.name: len(getattr(summary.partial, part.name)) for part in fields(Partial)},
@@ -173,9 +172,8 @@ def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(member, content, compresslevel=2)
 
 
-def _packed(column: pd.Series[Any], name: str) -> tuple[str, bytes]:
+def _packed(values: Array, name: str) -> tuple[str, bytes]:
     """Return the kind and bytes of a column: numbers in NumPy's format, text and mixed values as JSON."""
-    values = column.to_numpy()
     if values.dtype.kind in _NUMBERS:
         out = io.BytesIO()
         np.lib.format.write_array(out, values, allow_pickle=False)
@@ -183,7 +181,7 @@ def _packed(column: pd.Series[Any], name: str) -> tuple[str, bytes]:
     plain = [value.item() if isinstance(value, np.generic) else value for value in values.tolist()]
     if not all(isinstance(value, str | int) for value in plain):
         raise TypeError(f"{name}: contains neither numbers nor text")
-    return "objects" if column.dtype == object else "text", json.dumps(plain).encode()
+    return "objects", json.dumps(plain).encode()
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -197,7 +195,7 @@ def _read(archive: zipfile.ZipFile) -> Summary:
         raise ValueError("its head does not describe its frames")
     if set(frames) != set(expected):
         raise OtherVersionError("its frames differ")
-    made: dict[str, pd.DataFrame] = {}
+    made: dict[str, Columns] = {}
     for name, dtypes in expected.items():
         if not set(dtypes) <= set(frames[name]):
             raise OtherVersionError(f"columns of {name} are missing")
@@ -205,19 +203,23 @@ def _read(archive: zipfile.ZipFile) -> Summary:
             column: _unpacked(archive, f"{name}/{column}", kind, rows[name])
             for column, kind in frames[name].items()
         }
-        for column, dtype in dtypes.items():
-            _check(f"{name}.{column}", columns[column], dtype)
-        made[name] = pd.DataFrame(columns)
+        made[name] = Columns(
+            columns
+            | {
+                column: _checked(f"{name}.{column}", columns[column], dtype)
+                for column, dtype in dtypes.items()
+            }
+        )
     _check_histograms(made["tallies"], made["buckets"])
     _check_keys(made["dom0_tallies"], made["dom0_buckets"])
-    if made["facts"].empty:
+    if not len(made["facts"]):
         raise ValueError("facts has no row")
     if not all(str(reason).isprintable() for reason in made["damages"]["reason"]):
         raise ValueError("damages.reason contains unprintable characters")
     return Summary(Partial(**made), origin_of(head))
 
 
-def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> pd.Series[Any]:
+def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> Array:
     """Return a column; the bounded size of the head bounds the length of ``name``."""
     if kind in ("text", "objects"):
         values = json.loads(archive.read(f"{name}.{kind}"))
@@ -226,8 +228,9 @@ def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> pd.S
             raise ValueError(f"{name} is not a list of text")
         if len(values) != rows:
             raise ValueError(f"{name} does not have {rows} values")
-        # The dtype that pandas itself uses for text depends on its version.
-        return pd.Series(values, dtype=pd.Series(["text"]).dtype if kind == "text" else object)
+        column = np.empty(rows, object)
+        column[:] = values
+        return column
     if kind != "npy":
         raise ValueError(f"{name} is of an unknown kind")
     content = archive.read(f"{name}.npy")
@@ -239,56 +242,57 @@ def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> pd.S
         raise ValueError(f"{name} is not an array of {rows} numbers")
     if len(content) - file.tell() != rows * dtype.itemsize:
         raise ValueError(f"{name} is truncated or too long")
-    return pd.Series(np.frombuffer(content, dtype, offset=file.tell()).copy())
+    return np.frombuffer(content, dtype, offset=file.tell()).copy()
 
 
-def _check(name: str, column: pd.Series[Any], dtype: str) -> None:
-    """Raise ValueError where a required column has a dtype or values that the tables do not expect."""
-    if dtype == _ANY_TYPE:
-        return
-    if str(column.dtype) != dtype and len(column):
+def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a required column in its dtype.
+
+    Raises:
+        ValueError: it has another dtype, or values that the tables do not expect.
+    """
+    if not len(column):
+        return column.astype(dtype)
+    if column.dtype != dtype:
         raise ValueError(f"{name} is {column.dtype}, not {dtype}")
-    frame, _, key = name.partition(".")
-    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if frame == "facts" else None)
-    if len(column) and bounds:
+    field, _, key = name.partition(".")
+    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if field == "facts" else None)
+    if bounds:
         low, high = bounds
         if column.min() < low or column.max() > high:
             raise ValueError(f"{name} is {column.min()} to {column.max()}, allowed is {low} to {high}")
+    return column
 
 
-def _check_keys(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+def _check_keys(tallies: Columns, buckets: Columns) -> None:
     """Raise ValueError where a histogram has no tally."""
-    keys = [name for name in buckets.columns if name not in ("bucket", "count", "host")]
-    known = tallies[keys].drop_duplicates()
-    if len(buckets[keys].drop_duplicates().merge(known)) < len(buckets[keys].drop_duplicates()):
+    keys = [name for name in buckets.names if name not in ("bucket", "count", "host")]
+    both = joined([tallies.only(keys), buckets.only(keys)])
+    if len(both.grouped(keys).keys) > len(tallies.grouped(keys).keys):
         raise ValueError("a histogram without a tally")
 
 
-def _check_histograms(tallies: pd.DataFrame, buckets: pd.DataFrame) -> None:
+def _check_histograms(tallies: Columns, buckets: Columns) -> None:
     """Raise ValueError where tallies of times and their histograms do not count the same intervals."""
     keys = ["metric", "a", "b"]
-    timed = tallies[tallies["metric"] < int(FIRST_COUNT)]
-    counts = timed.groupby(keys).agg({"count": "sum", "min_cycles": "min"})
-    placed = buckets.groupby(keys)["count"].sum().reindex(counts.index, fill_value=0)
-    if placed.sum() != buckets["count"].sum() or (placed > counts["count"]).any():
+    timed = tallies.where(tallies["metric"] < int(FIRST_COUNT)).having(placed=0)
+    found = buckets.having(placed=buckets["count"], count=0, min_cycles=0)
+    columns = [*keys, "count", "placed", "min_cycles"]
+    groups = joined([timed.only(columns), found.only(columns)]).grouped(keys)
+    counts, placed = groups.sum("count"), groups.sum("placed")
+    if (placed > counts).any():
         raise ValueError("a histogram without a tally")
     # Negative values are in no bucket.
-    if (placed[counts["min_cycles"] >= 0] != counts["count"][counts["min_cycles"] >= 0]).any():
+    if (placed != counts)[groups.min("min_cycles") >= 0].any():
         raise ValueError("a tally without a matching histogram")
 
 
 @cache
-def _expected() -> dict[str, dict[str, str]]:
-    """Return the dtype of each column of each frame; columns that are not numbers may have any."""
+def _expected() -> dict[str, dict[str, np.dtype[Any]]]:
+    """Return the dtype of each column of each field of Partial."""
     partial = partial_of(_nothing())
-    frames = {part.name: getattr(partial, part.name) for part in fields(Partial)}
-    return {
-        name: {
-            str(column): str(frame[column].dtype) if frame[column].dtype.kind in _NUMBERS else _ANY_TYPE
-            for column in frame.columns
-        }
-        for name, frame in frames.items()
-    }
+    columns = {part.name: getattr(partial, part.name) for part in fields(Partial)}
+    return {name: {column: found[column].dtype for column in found.names} for name, found in columns.items()}
 
 
 def _nothing() -> Collected:

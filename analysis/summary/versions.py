@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
+from xtrace.analysis.columns import Columns
 from xtrace.probes.catalog import Detection, detect
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT, WRAP_BUFFER
 
 
-def detected(records: pd.DataFrame) -> Detection:
+def detected(records: Columns) -> Detection:
     """Return which Xen versions can have written the records, and why."""
-    counts = records.groupby("header", as_index=False)[["count"]].sum()
+    counts = records.sums(["header"], ["count"])
     return detect(
         (header & EVENT_MASK, header >> EXTRA_SHIFT & EXTRA_MASK, bool(header & TIMED_BIT), count)
         for header, count in zip(counts["header"].tolist(), counts["count"].tolist(), strict=True)

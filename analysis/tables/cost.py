@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-import pandas as pd
+import numpy as np
 
+from xtrace.analysis.columns import Columns, of_rows
 from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.summary.summary_head import COST_ENDS
@@ -22,43 +23,43 @@ _DOMAIN = Column("domain", _KEY, "domain id", "dom")
 _PART = Column(
     "part", _KEY, "verdict on the sites: removable, undecided (the image alone cannot decide) or keep", "part"
 )
-#: Column dtypes by the type of the rows' fields.
-_DTYPES = {"int": "int64", "float": "float64", "str": "object"}
+#: Types of columns by the type of the rows' fields.
+_TYPES = {"int": np.int64, "float": np.float64, "str": object}
 
 
-def domains(estimate: Estimate) -> pd.DataFrame:
+def domains(estimate: Estimate) -> Columns:
     """Return what fences cost each domain, by the sites' verdict."""
-    return _frame(estimate.domains, DomainRow)
+    return _columns(estimate.domains, DomainRow)
 
 
-def upcalls(estimate: Estimate) -> pd.DataFrame:
+def upcalls(estimate: Estimate) -> Columns:
     """Return what fences add to an upcall of each domain, by the sites' verdict."""
-    return _frame(estimate.upcalls, UpcallRow)
+    return _columns(estimate.upcalls, UpcallRow)
 
 
-def sites(estimate: Estimate) -> pd.DataFrame:
+def sites(estimate: Estimate) -> Columns:
     """Return what the fences of each site cost, most expensive first."""
-    return _frame(estimate.sites, SiteRow)
+    return _columns(estimate.sites, SiteRow)
 
 
-def estimates(estimate: Estimate) -> pd.DataFrame:
+def estimates(estimate: Estimate) -> Columns:
     """Return the model's figures next to those measured without it."""
-    return _frame(estimate.estimates, EstimateRow)
+    return _columns(estimate.estimates, EstimateRow)
 
 
-def checks(estimate: Estimate) -> pd.DataFrame:
+def checks(estimate: Estimate) -> Columns:
     """Return what was compared with the trace, and whether it agrees."""
-    return _frame(estimate.checks, CheckRow)
+    return _columns(estimate.checks, CheckRow)
 
 
-def needs(estimate: Estimate) -> pd.DataFrame:
+def needs(estimate: Estimate) -> Columns:
     """Return the inputs that the cost model lacks, and how to get them."""
-    return _frame(estimate.needs, NeedRow)
+    return _columns(estimate.needs, NeedRow)
 
 
-def _frame(rows: Sequence[object], kind: type) -> pd.DataFrame:
-    dtypes = {field.name: _DTYPES[str(field.type)] for field in fields(kind)}
-    return pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+def _columns(rows: Sequence[object], kind: type) -> Columns:
+    types = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    return of_rows([[getattr(row, name) for name in types] for row in rows], types)
 
 
 def _ends(
@@ -210,7 +211,7 @@ _NEEDS = (
 def _table(
     name: str,
     title: str,
-    make: Callable[[Estimate], pd.DataFrame],
+    make: Callable[[Estimate], Columns],
     columns: tuple[Column, ...],
     bias: str = "",
 ) -> Table[Estimate]:

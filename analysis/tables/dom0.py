@@ -8,162 +8,149 @@ the capture has no such data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
-from xtrace.analysis.measures.lookup import looked_up, share
+from xtrace.analysis.columns import Columns, joined
+from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.summary.histogram import summarise
 from xtrace.probes.bpf.abi import Kind
+from xtrace.probes.xen_abi import DOM0
 
 _EXACT, _INFERRED, _KEY = Quality.EXACT, Quality.INFERRED, Quality.KEY
 _STATISTICS = ("count", "sum_ns", "p50_ns", "p95_ns", "p99_ns", "max_ns", "zero_count")
 _BIAS = "dom0 only, measured by bpf; includes bpf's own overhead"
 
 
-def upcalls(measures: Measures) -> pd.DataFrame:
+def upcalls(measures: Measures) -> Columns:
     """Return upcall counts and durations by dom0 vCPU."""
-    table = _times(measures, Kind.UPCALL, ("vcpu",))
-    return _finished(measures, table).sort_values("vcpu", kind="stable")
+    return _finished(measures, _times(measures, Kind.UPCALL, ("vcpu",)))
 
 
-def ports(measures: Measures) -> pd.DataFrame:
+def ports(measures: Measures) -> Columns:
     """Return handler times by dom0 port and the vCPU that handled it, most time first."""
     keys = ("id", "name", "vcpu")
     table = _times(measures, Kind.PORT_HANDLER, keys)
-    table = _joined(table, _times(measures, Kind.DISPATCH, keys), keys, "dispatch")
-    table = _finished(measures, table).rename(columns={"id": "port"})
-    return table.sort_values("sum_ns", ascending=False, kind="stable")
+    table = _outer_join(table, _times(measures, Kind.DISPATCH, keys, "dispatch_"), keys)
+    return _finished(measures, table).renamed({"id": "port"}).sorted_by("sum_ns", descending=True)
 
 
-def irqs(measures: Measures) -> pd.DataFrame:
+def irqs(measures: Measures) -> Columns:
     """Return handler, late EOI and wakeup times by dom0 interrupt, most handled first."""
     keys = ("id", "name")
     table = _times(measures, Kind.IRQ_HANDLER, keys)
-    for kind, prefix in ((Kind.LATE_EOI, "eoi"), (Kind.WAKE_TO_SWITCH, "wake_to_switch")):
-        table = _joined(table, _times(measures, kind, keys), keys, prefix)
-    for kind, prefix in ((Kind.SEND, "send"), (Kind.DEVICE_EVENT, "device_event")):
-        table = _joined(table, _times(measures, kind, keys), keys, prefix)
-    table = _finished(measures, table).rename(columns={"id": "irq"})
-    return table.sort_values(["count", "send_count"], ascending=False)
+    for kind, prefix in (
+        (Kind.LATE_EOI, "eoi_"),
+        (Kind.WAKE_TO_SWITCH, "wake_to_switch_"),
+        (Kind.SEND, "send_"),
+        (Kind.DEVICE_EVENT, "device_event_"),
+    ):
+        table = _outer_join(table, _times(measures, kind, keys, prefix), keys)
+    table = _finished(measures, table).renamed({"id": "irq"})
+    return table.sorted_by("count", "send_count", descending=True)
 
 
-def ipis(measures: Measures) -> pd.DataFrame:
+def ipis(measures: Measures) -> Columns:
     """Return the IPIs between dom0's vCPUs by name and sending vCPU, most sent first."""
     table = _finished(measures, _times(measures, Kind.IPI, ("name", "vcpu")))
-    return table.sort_values("count", ascending=False, kind="stable")
+    return table.sorted_by("count", descending=True)
 
 
-def work(measures: Measures) -> pd.DataFrame:
+def work(measures: Measures) -> Columns:
     """Return softirqs, privcmd ioctls of dom0's tools and local interrupts, most time first."""
     parts = [
-        _times(measures, kind, ("id", "name")).assign(what=what)
+        _times(measures, kind, ("id", "name")).having(what=what)
         for kind, what in (
             (Kind.SOFTIRQ, "softirq"),
             (Kind.PRIVCMD, "privcmd"),
             (Kind.VECTOR, "local irq"),
         )
     ]
-    table = _finished(measures, pd.concat(parts, ignore_index=True))
-    table["name"] = table["name"].where(table["name"] != "", table["id"].astype(str))
-    return table.sort_values("sum_ns", ascending=False, kind="stable")
+    table = _finished(measures, joined(parts))
+    table = table.having(name=np.where(table["name"] != "", table["name"], table["id"].astype(str)))
+    return table.sorted_by("sum_ns", descending=True)
 
 
-def samples(measures: Measures) -> pd.DataFrame:
+def samples(measures: Measures) -> Columns:
     """Return the instruction pointer samples by function, most frequent first."""
-    frame = measures.partial.dom0_samples
-    table = frame.groupby(["space", "name"], as_index=False)[["count"]].sum()
-    masked = frame[frame["masked"] == 1].groupby(["space", "name"])["count"].sum()
-    index = pd.MultiIndex.from_frame(table[["space", "name"]])
-    table["masked_count"] = masked.reindex(index, fill_value=0).to_numpy(np.int64)
-    table["share_ratio"] = table["count"] / (table["count"].sum() or np.nan)
-    table["masked_ratio"] = share(table["masked_count"], table["count"])
-    table["name"] = table["name"].where(table["name"] != "", "(no symbol)")
-    return table.rename(columns={"name": "function"}).sort_values("count", ascending=False, kind="stable")
-
-
-def losses(measures: Measures) -> pd.DataFrame:
-    """Return how complete the counts are: one row, summed over the captures, or none without a capture."""
-    facts = measures.partial.dom0_facts.sum(numeric_only=True)
-    if not facts["captures"] and not facts["sample_count"]:
-        return pd.DataFrame(columns=[column.name for column in _LOSS_COLUMNS])
-    tallies = measures.partial.dom0_tallies
-    counted = tallies.assign(all=tallies["count"] + tallies["zero_count"]).groupby("kind")["all"].sum()
-    handled, ported = (int(counted.get(int(kind), 0)) for kind in (Kind.IRQ_HANDLER, Kind.PORT_HANDLER))
-    row = {
-        "span_ns": int(facts["span_ns"]),
-        "upcall_count": int(counted.get(int(Kind.UPCALL), 0)),
-        "port_handler_count": ported,
-        "irq_handler_count": handled,
-        "interrupt_count": int(facts["interrupt_count"]),
-        "unpaired_count": int(facts["unpaired"]),
-        "not_counted_count": int(facts["no_tally"]),
-        "not_in_histogram_count": int(facts["no_bucket"]),
-        "dropped_event_count": int(facts["dropped"]),
-        "sample_count": int(facts["sample_count"]),
-        "dropped_sample_count": int(facts["sample_dropped"]),
-    }
-    return pd.DataFrame([row])
-
-
-def _times(measures: Measures, kind: Kind, by: Collection[str]) -> pd.DataFrame:
-    """Return statistics of a kind by columns of the tallies; quantiles are NaN for what was not timed."""
-    keys = list(by)
-    tallies = measures.partial.dom0_tallies
-    tallies = tallies[tallies["kind"] == int(kind)]
-    buckets = measures.partial.dom0_buckets
-    buckets = buckets[buckets["kind"] == int(kind)]
-    if tallies.empty:
-        empty = tallies[[*keys, "count", "sum_ns", "zero_count"]]
-        return empty.assign(**{name: np.zeros(0) for name in _STATISTICS if name not in empty})
-    # summarise() needs integer keys, and these contain names.
-    codes, values = pd.factorize(pd.MultiIndex.from_frame(tallies[keys]), sort=True)
-    place = np.zeros(0, np.int64)
-    if len(buckets):
-        place = values.get_indexer(pd.MultiIndex.from_frame(buckets[keys]))
-    groups = tallies.assign(a=codes)
-    table = pd.DataFrame(list(values), columns=keys)
-    zeros = groups.groupby("a")["zero_count"].sum()
-    found = summarise(
-        groups[groups["count"] > 0].rename(columns=_TO_CYCLES),
-        buckets.assign(a=place)[["a", "bucket", "count"]],
-        ["a"],
+    found = measures.partial.dom0_samples
+    found = found.having(masked_count=np.where(found["masked"] == 1, found["count"], 0))
+    table = found.sums(["space", "name"], ["count", "masked_count"])
+    table = table.having(
+        share_ratio=table["count"] / (table["count"].sum() or np.nan),
+        masked_ratio=share(table["masked_count"], table["count"]),
+        function=np.where(table["name"] != "", table["name"], "(no symbol)"),
     )
-    row = np.arange(len(table))
-    table["zero_count"] = zeros.reindex(row, fill_value=0).to_numpy(np.int64)
-    statistics = looked_up(row, found, _FROM_CYCLES)
-    for name, column in statistics.items():
-        table[name] = column
-    for name in ("count", "sum_ns"):
-        table[name] = table[name].fillna(0).astype(np.int64)
-    return table
+    return table.sorted_by("count", descending=True)
+
+
+def losses(measures: Measures) -> Columns:
+    """Return how complete the counts are: one row, summed over the captures, or none without a capture."""
+    facts = measures.partial.dom0_facts
+    tallies = measures.partial.dom0_tallies
+    counts = tallies["count"] + tallies["zero_count"]
+    is_known = len(tallies) or len(measures.partial.dom0_samples)
+    row = {
+        "span_ns": int(facts["span_ns"].sum()),
+        "upcall_count": int(counts[tallies["kind"] == Kind.UPCALL].sum()),
+        "port_handler_count": int(counts[tallies["kind"] == Kind.PORT_HANDLER].sum()),
+        "irq_handler_count": int(counts[tallies["kind"] == Kind.IRQ_HANDLER].sum()),
+        "interrupt_count": int(facts["interrupt_count"].sum()),
+        "unpaired_count": int(facts["unpaired"].sum()),
+        "not_counted_count": int(facts["no_tally"].sum()),
+        "not_in_histogram_count": int(facts["no_bucket"].sum()),
+        "dropped_event_count": int(facts["dropped"].sum()),
+        "sample_count": int(facts["sample_count"].sum()),
+        "dropped_sample_count": int(facts["sample_dropped"].sum()),
+    }
+    return Columns(row, count=1 if is_known else 0)
+
+
+def _times(measures: Measures, kind: Kind, by: Sequence[str], prefix: str = "") -> Columns:
+    """Return statistics of a kind by columns of the tallies, NaN for what was not timed.
+
+    Args:
+        prefix: of the names of the statistics.
+    """
+    tallies = _of_kind(measures.partial.dom0_tallies, kind)
+    buckets = _of_kind(measures.partial.dom0_buckets, kind)
+    timed = tallies.where(tallies["count"] > 0).renamed(_TO_CYCLES)
+    found = summarise(timed, buckets, by).renamed(_FROM_CYCLES)
+    table = _outer_join(tallies.sums(by, ["zero_count"]), found, by).only([*by, *_STATISTICS])
+    return table.renamed({name: f"{prefix}{name}" for name in _STATISTICS})
+
+
+def _of_kind(rows: Columns, kind: Kind) -> Columns:
+    return rows.where(rows["kind"] == kind)
 
 
 _TO_CYCLES = {name: name.replace("_ns", "_cycles") for name in ("sum_ns", "min_ns", "max_ns")}
-_FROM_CYCLES = {name: name.replace("_ns", "_cycles") for name in _STATISTICS if name != "zero_count"}
+_FROM_CYCLES = {name.replace("_ns", "_cycles"): name for name in _STATISTICS}
 
 
-def _joined(table: pd.DataFrame, other: pd.DataFrame, keys: Collection[str], prefix: str) -> pd.DataFrame:
-    """Return the outer join of ``table`` and ``other`` on ``keys``, the latter's statistics prefixed."""
-    named = other.rename(columns={name: f"{prefix}_{name}" for name in _STATISTICS})
-    joined = table.merge(named, on=list(keys), how="outer")
-    for name in joined.columns:
-        if name.endswith(("count", "sum_ns")):
-            joined[name] = joined[name].fillna(0).astype(np.int64)
-    return joined
+def _outer_join(one: Columns, other: Columns, keys: Sequence[str]) -> Columns:
+    """Return the outer join by ``keys``, ascending; a missing integer is 0, a missing float NaN."""
+    groups = joined([one.only(keys), other.only(keys)]).grouped(keys)
+    columns = {}
+    for part, numbers in ((one, groups.numbers[: len(one)]), (other, groups.numbers[len(one) :])):
+        for name in part.names:
+            if name not in keys:
+                missing = 0 if part[name].dtype == np.int64 else np.nan
+                columns[name] = np.full(len(groups.keys), missing)
+                columns[name][numbers] = part[name]
+    return groups.keys.having(**columns)
 
 
-def _finished(measures: Measures, table: pd.DataFrame) -> pd.DataFrame:
+def _finished(measures: Measures, table: Columns) -> Columns:
     """Return ``table`` with rates, shares and the domain added."""
     span_s = float(measures.partial.dom0_facts["span_ns"].sum()) / 1e9 or np.nan
-    table = table.assign(domain=0)
-    table["per_s"] = table["count"] / span_s
-    table["share_ratio"] = table["sum_ns"] / (span_s * 1e9)
-    return table
+    return table.having(
+        domain=DOM0, per_s=table["count"] / span_s, share_ratio=table["sum_ns"] / (span_s * 1e9)
+    )
 
 
 def _columns(prefix: str, meaning: str, headings: dict[str, str]) -> tuple[Column, ...]:
@@ -218,19 +205,11 @@ _LOSS_COLUMNS = (
 def _table(
     name: str,
     title: str,
-    make: Callable[[Measures], pd.DataFrame],
+    make: Callable[[Measures], Columns],
     columns: tuple[Column, ...],
     bias: str = "",
 ) -> Table[Measures]:
-    """Return a table of the section; without dom0 data in the capture it is empty and costs nothing."""
-
-    def made(measures: Measures) -> pd.DataFrame:
-        partial = measures.partial
-        if partial.dom0_tallies.empty and partial.dom0_samples.empty:
-            return pd.DataFrame(columns=[column.name for column in columns])
-        return make(measures)
-
-    return Table(name, "dom0", title, made, columns, bias)
+    return Table(name, "dom0", title, make, columns, bias)
 
 
 TABLES = (

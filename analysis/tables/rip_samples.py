@@ -13,62 +13,64 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.measures.kernel_samples import MOST_LINES, KernelSamples
-from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.table import Column, Quality, Table
 
 _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
 
 
-def kernel_images(samples: KernelSamples) -> pd.DataFrame:
+def kernel_images(samples: KernelSamples) -> Columns:
     """Return each image with its samples: how many there were, and how many are in the image."""
     return samples.images
 
 
-def kernel_sources(samples: KernelSamples) -> pd.DataFrame:
+def kernel_sources(samples: KernelSamples) -> Columns:
     """Return the samples of each domain by source, most frequent first."""
     return _summed(samples.addresses, ["domain", "source", "biased_to"])
 
 
-def kernel_functions(samples: KernelSamples) -> pd.DataFrame:
+def kernel_functions(samples: KernelSamples) -> Columns:
     """Return the samples of each domain by source and function, most frequent first."""
     return _summed(samples.addresses, ["domain", "source", "function"])
 
 
-def kernel_lines(samples: KernelSamples) -> pd.DataFrame:
+def kernel_lines(samples: KernelSamples) -> Columns:
     """Return the samples whose source line is known, by address, most frequent first."""
     addresses = samples.addresses
-    offsets = [f"+{offset:#x}" if offset else "" for offset in addresses["offset"]]
-    table = addresses.assign(
-        place=addresses["function"].to_numpy(object) + np.array(offsets, object),
-        rip=[f"{int(rip):#x}" for rip in addresses["rip"]],
-        line=np.array([int(line) if line > 0 else np.nan for line in addresses["line"]], object),
+    offsets = text(f"+{offset:#x}" if offset else "" for offset in addresses["offset"].tolist())
+    table = addresses.having(
+        place=addresses["function"] + offsets,
+        rip=text(f"{rip:#x}" for rip in addresses["rip"].tolist()),
         masked=np.where(addresses["masked"], "yes", "no"),
         share_ratio=_share_of_domain(addresses, addresses),
     )
-    found = table[table["file"] != ""]
-    return found.sort_values(["domain", "count"], ascending=[True, False], kind="stable")
+    return _most_first(table.where(table["file"] != ""))
 
 
-def _summed(addresses: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def _summed(addresses: Columns, by: list[str]) -> Columns:
     """Return the counts of all samples, of those in the image and of those in masked ranges."""
-    parts = addresses[[*by, "count"]].assign(
-        inside_count=addresses["count"].where(addresses["inside"], 0),
-        masked_count=addresses["count"].where(addresses["masked"], 0),
+    parts = addresses.having(
+        inside_count=np.where(addresses["inside"], addresses["count"], 0),
+        masked_count=np.where(addresses["masked"], addresses["count"], 0),
     )
-    table = parts.groupby(by, as_index=False)[["count", "inside_count", "masked_count"]].sum()
-    table = table.assign(
+    table = parts.sums(by, ["count", "inside_count", "masked_count"])
+    table = table.having(
         share_ratio=_share_of_domain(table, addresses),
         masked_ratio=share(table["masked_count"], table["inside_count"]),
     )
-    return table.sort_values(["domain", "count"], ascending=[True, False], kind="stable")
+    return _most_first(table)
 
 
-def _share_of_domain(table: pd.DataFrame, addresses: pd.DataFrame) -> npt.NDArray[np.float64]:
-    whole = addresses.groupby("domain")["count"].sum()
-    return share(table["count"], table["domain"].map(whole).to_numpy(float))
+def _share_of_domain(table: Columns, addresses: Columns) -> npt.NDArray[np.float64]:
+    whole = addresses.sums(["domain"], ["count"])
+    return share(table["count"], counted(table["domain"], whole, key="domain"))
+
+
+def _most_first(table: Columns) -> Columns:
+    return table.sorted_by("count", descending=True).sorted_by("domain")
 
 
 _RATIO = "masked_ratio"
@@ -112,7 +114,7 @@ _IMAGE_COLUMNS = (
 def _table(
     name: str,
     title: str,
-    make: Callable[[KernelSamples], pd.DataFrame],
+    make: Callable[[KernelSamples], Columns],
     columns: tuple[Column, ...],
     bias: str = "",
 ) -> Table[KernelSamples]:

@@ -91,15 +91,17 @@ def estimates(
 def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:
     """Return the share of a domain's samples at its fences, and its basis; None without samples."""
     images, addresses = samples.images, samples.addresses
-    offsets = images.loc[images["domain"] == kernel.domain, "load_offset"].tolist()
-    mine = addresses[(addresses["domain"] == kernel.domain) & (addresses["source"] == source.name.lower())]
-    if mine.empty or not offsets or not offsets[0]:
+    offsets = images["load_offset"][images["domain"] == kernel.domain].tolist()
+    mine = addresses.where(
+        (addresses["domain"] == kernel.domain) & (addresses["source"] == source.name.lower())
+    )
+    if not len(mine) or not offsets or not offsets[0]:
         return None
     moved = np.uint64(int(offsets[0], 16) % 2**64)
-    places = mine["rip"].to_numpy(np.uint64) - moved
-    counts = mine["count"].to_numpy(np.int64)
+    places = mine["rip"] - moved
+    counts = mine["count"]
     page = kernel.sites.facts.hypercall_page
-    entering = mine["function"].str.startswith(_HYPERCALL_NAME).to_numpy(bool)
+    entering = np.array([name.startswith(_HYPERCALL_NAME) for name in mine["function"].tolist()], bool)
     forced = np.zeros(len(places), bool)
     if page is not None:
         entering = entering | (places - np.uint64(page) < np.uint64(HYPERCALL_PAGE_BYTES))

@@ -122,10 +122,10 @@ def _moments(measures: Measures, metric: Metric, domain: int) -> tuple[int, floa
     if count < 2:
         return count, 0.0, 0.0
     buckets = measures.partial.buckets
-    mine = of_domain(buckets[buckets["metric"] == int(metric)], domain)
-    low, high = bucket_bounds(mine["bucket"].to_numpy(np.int64))
+    mine = of_domain(buckets.where(buckets["metric"] == metric), domain)
+    low, high = bucket_bounds(mine["bucket"])
     middle = (low.astype(float) + high.astype(float)) / 2
-    weights = mine["count"].to_numpy(float)
+    weights = mine["count"].astype(float)
     mean = float(tallies["sum_cycles"].sum()) / count
     variance = float((weights * (middle - mean) ** 2).sum() / max(weights.sum() - 1, 1))
     return count, mean, variance

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary import dom0_columns
 from xtrace.analysis.summary.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
 from xtrace.analysis.summary.partial import Partial, merge, partial_of
 from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
@@ -141,7 +141,7 @@ def test_a_damaged_meta_is_an_error(tmp_path: Path, wrong: dict[str, Any]) -> No
     path.parent.mkdir()
     path.write_text('{"t_ns":5,"rows":[]}\n')
     with pytest.raises(TraceError, match="damaged"):
-        dom0_frames.read(Capture(tmp_path, wrong))
+        dom0_columns.read(Capture(tmp_path, wrong))
 
 
 @given(st.data())
@@ -236,7 +236,7 @@ def test_a_capture_gives_the_calls_during_its_trace(tmp_path: Path) -> None:
     path.parent.mkdir()
     lines = [{"t_ns": n * SECOND, "rows": [[EOI, 45, 1, 4, 400, 50, 200, 1]] if n else []} for n in range(11)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    frames = dom0_frames.read(Capture(tmp_path, meta()))
+    frames = dom0_columns.read(Capture(tmp_path, meta()))
     trace = replace(_nothing(), first_tsc=tsc(5 * SECOND // 2), last_tsc=tsc(15 * SECOND // 2))
     found = bounds(partial_of(trace, frames).dom0_calls)
     assert found["xen_irq_lateeoi"] == (15, 35)

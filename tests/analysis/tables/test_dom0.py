@@ -12,7 +12,7 @@ import pytest
 from builders.dom0_capture import bpf_capture as _capture
 from builders.dom0_capture import sampled_capture as _sampled
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary import dom0_columns
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO
 from xtrace.analysis.summary.partial import Partial, merge, partial_of
 from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
@@ -26,7 +26,7 @@ from xtrace.probes.errors import TraceError
 
 
 def _partial(capture: Capture) -> Partial:
-    return partial_of(_nothing(), dom0_frames.read(capture))
+    return partial_of(_nothing(), dom0_columns.read(capture))
 
 
 def _measures(*partials: Partial) -> Measures:
@@ -148,7 +148,7 @@ def test_samples_of_all_domains_are_not_rips_of_any(tmp_path: Path, event: str) 
 def test_sample_of_an_impossible_vcpu_is_an_error(tmp_path: Path) -> None:
     capture = _sampled(tmp_path / "c", "software clock", [(1 << 16, _KERNEL_IP, 0)])
     with pytest.raises(TraceError, match="damaged"):
-        dom0_frames.read(capture)
+        dom0_columns.read(capture)
 
 
 @pytest.mark.parametrize(
@@ -159,4 +159,4 @@ def test_damaged_xenctx_sample_is_an_error(tmp_path: Path, wrong: dict[str, Any]
     row = {"t_ns": [1, 2], "domain": 3, "vcpu": 1, "rip": "0x1"} | wrong
     (tmp_path / layout.XENCTX_SAMPLES).write_text(json.dumps(row) + "\n")
     with pytest.raises(TraceError, match="damaged"):
-        dom0_frames.read(Capture(tmp_path, {}))
+        dom0_columns.read(Capture(tmp_path, {}))

@@ -15,7 +15,7 @@ from lab.checks.made import chosen, folder, known, known_rows
 from lab.image import image
 from xtrace.analysis.cost.executions import executions
 from xtrace.analysis.report.guest_kernels import open_kernels
-from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary import dom0_columns
 from xtrace.analysis.summary.dom0_calls import KIND_OF_ROLE
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.ctf_reader import read_events, read_samples
@@ -177,7 +177,7 @@ def _calls(name: str) -> dict[str, tuple[int, int | None]]:
     """Return the bounds of each function's calls within the trace's time span, from the tables' lines."""
     capture = _capture(name)
     first, last = _ends(name)
-    calls = dom0_frames.read(capture).calls
+    calls = dom0_columns.read(capture).calls
     assert calls is not None
     return {
         row["function"]: (row["count"], row["most_count"] if row["bounded"] else None)

@@ -12,7 +12,7 @@ import pytest
 
 from builders.bpf.system import drive, require_bpf, require_tool
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary import dom0_columns
 from xtrace.analysis.summary.partial import merge, partial_of
 from xtrace.analysis.summary.summary_file import _nothing
 from xtrace.analysis.tables import dom0
@@ -92,7 +92,7 @@ def test_handler_runs_match_proc_interrupts(recorded: tuple[Capture, Any]) -> No
 
 def _measures(*captures: Capture) -> Measures:
     nothing = _nothing()
-    partial = merge([partial_of(nothing, dom0_frames.read(capture)) for capture in captures])
+    partial = merge([partial_of(nothing, dom0_columns.read(capture)) for capture in captures])
     return Measures(partial, VersionRange.parse("4.17"))
 
 
@@ -141,7 +141,7 @@ def test_a_kill_leaves_nothing_in_the_kernel_and_a_readable_capture(tmp_path: Pa
     capture = Capture(folder, {})
     assert sum(_totals(capture).values()) > 0
     assert len(read_events(folder / "events").records) > 0
-    frames = dom0_frames.read(capture)
+    frames = dom0_columns.read(capture)
     assert frames.facts["span_ns"].iloc[0] > 0
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_line_is_reported(tmp_path: Path, line: str) -> None:
     path.parent.mkdir()
     path.write_text(line + "\n")
     with pytest.raises(TraceError, match="damaged"):
-        dom0_frames.read(Capture(tmp_path, {}))
+        dom0_columns.read(Capture(tmp_path, {}))
 
 
 def test_unknown_kinds_are_kept(tmp_path: Path) -> None:

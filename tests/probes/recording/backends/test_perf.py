@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builders.bpf.system import compile_c, drive, require_bpf
-from xtrace.analysis.summary import dom0_frames
+from xtrace.analysis.summary import dom0_columns
 from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.probes.bpf.symbols import Names, Symbols, is_hypervisor
 from xtrace.probes.capture.layout import Capture
@@ -64,7 +64,7 @@ def test_the_recorder_excludes_itself_and_reports_what_was_sampled(recorded: tup
 
 def test_the_report_names_program_and_kernel_functions(recorded: tuple[Path, Any]) -> None:
     folder, said = recorded
-    frame = dom0_frames.read(Capture(folder / "c.xtrace", {})).samples
+    frame = dom0_columns.read(Capture(folder / "c.xtrace", {})).samples
     assert frame["count"].sum() == said["records"]
     user = frame[frame["space"] == "user"].set_index("name")["count"]
     assert user["xtrace-spin"] > said["sample_hz"] * said["command_cpu_s"] / 2

@@ -1,18 +1,18 @@
-"""Read a capture's bpf tables and samples into frames that can be merged.
+"""Read a capture's bpf tables and samples into columns that can be merged.
 
 The number of an irq or a port means something else after a reboot, so its name is part of the key.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from xtrace.analysis.columns import Columns, of_rows
 from xtrace.analysis.state_machine.keys import paired, vcpu_key
 from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.analysis.summary.dom0_calls import Calls, calls_of
@@ -30,7 +30,11 @@ NO_MINIMUM = 1 << 62
 _MOST_NAME = 60
 _IF = 0x200
 _LIMIT = 1 << 62
-_TALLY = ("kind", "id", "vcpu", "name")
+_INT, _TEXT = np.int64, object
+_KEY = {"kind": _INT, "id": _INT, "vcpu": _INT, "name": _TEXT}
+_TALLIES = {**_KEY, "count": _INT, "sum_ns": _INT, "min_ns": _INT, "max_ns": _INT, "zero_count": _INT}
+_BUCKETS = {**_KEY, "bucket": _INT, "count": _INT}
+_SAMPLES = {"space": _TEXT, "name": _TEXT, "masked": _INT, "count": _INT}
 FACTS = (
     "captures", "span_ns", "dropped", "no_tally", "no_bucket", "unpaired", "interrupt_count",
     "sample_count", "sample_dropped", "sample_hz", "sample_mixed",
@@ -38,29 +42,29 @@ FACTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Dom0Frames:
-    """Frames of what was recorded inside dom0; see Partial for their columns.
+class Dom0Columns:
+    """What was recorded inside dom0; see Partial for the columns of each.
 
     Attributes:
         guest_rips: rows of Partial.tallies: instruction pointers of guests by xenctx, and of dom0 by perf.
         calls: of dom0's functions; None where bpf did not count them.
     """
 
-    tallies: pd.DataFrame
-    buckets: pd.DataFrame
-    samples: pd.DataFrame
-    facts: pd.DataFrame
-    guest_rips: pd.DataFrame
+    tallies: Columns
+    buckets: Columns
+    samples: Columns
+    facts: Columns
+    guest_rips: Columns
     calls: Calls | None = None
 
 
-def nothing() -> Dom0Frames:
-    """Return the frames of a capture without bpf tables and samples."""
-    return _frames({}, {}, Counter(), dict.fromkeys(FACTS, 0), Counter())
+def nothing() -> Dom0Columns:
+    """Return the columns for a capture without bpf tables and samples."""
+    return _columns({}, {}, Counter(), dict.fromkeys(FACTS, 0), Counter())
 
 
-def read(capture: Capture) -> Dom0Frames:
-    """Return the frames of a capture; they are empty for backends that were not used.
+def read(capture: Capture) -> Dom0Columns:
+    """Return the columns of a capture; they are empty for backends that were not used.
 
     Raises:
         TraceError: a file is damaged in another way than being truncated.
@@ -71,11 +75,11 @@ def read(capture: Capture) -> Dom0Frames:
         tallies, buckets, calls = _tables(capture, facts)
         samples, rips = _samples(capture, facts)
         rips += _guest_rips(capture)
+        return replace(_columns(tallies, buckets, samples, facts, rips), calls=calls)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"{capture.path}: damaged bpf tables or samples: {error!s:.100}") from None
-    return replace(_frames(tallies, buckets, samples, facts, rips), calls=calls)
 
 
 _TallyKey = tuple[int, int, int]
@@ -128,6 +132,8 @@ def _tables(
         {
             (kind, ident, vcpu, names[kind, ident], bucket): count
             for (kind, ident, vcpu, bucket), count in buckets.items()
+            # A line's rows are read before its buckets: if it is the last one, an event may be only in these.
+            if sums.get((kind, ident, vcpu), (0,))[0]
         },
         calls_of(capture, by_time, counters),
     )
@@ -233,48 +239,28 @@ def _guest_rips(capture: Capture) -> _Rips:
     return found
 
 
-def _frames(
+def _columns(
     tallies: Mapping[tuple[int, int, int, str], list[int]],
     buckets: Mapping[tuple[int, int, int, str, int], int],
     samples: Mapping[tuple[str, str, int], int],
     facts: Mapping[str, int],
     rips: Mapping[tuple[int, RipSource, int], int],
-) -> Dom0Frames:
-    columns: dict[str, list[Any]] = defaultdict(list)
-    for key, row in tallies.items():
-        for name, value in zip(
-            (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), (*key, *row), strict=True
-        ):
-            columns[name].append(value)
-    return Dom0Frames(
-        _frame(columns, (*_TALLY, "count", "sum_ns", "min_ns", "max_ns", "zero_count"), ("name",)),
-        _frame(_columns(buckets, (*_TALLY, "bucket")), (*_TALLY, "bucket", "count"), ("name",)),
-        _frame(
-            _columns(samples, ("space", "name", "masked")),
-            ("space", "name", "masked", "count"),
-            ("space", "name"),
-        ),
-        pd.DataFrame([[facts[name] for name in FACTS]], columns=list(FACTS), dtype=np.int64),
-        pd.DataFrame(
+) -> Dom0Columns:
+    zeros = np.zeros(len(rips), np.int64)
+    return Dom0Columns(
+        of_rows([(*key, *row) for key, row in tallies.items()], _TALLIES),
+        of_rows([(*key, count) for key, count in buckets.items()], _BUCKETS),
+        of_rows([(*key, count) for key, count in samples.items()], _SAMPLES),
+        of_rows([[facts[name] for name in FACTS]], dict.fromkeys(FACTS, np.int64)),
+        Columns(
             {
                 "metric": np.full(len(rips), int(Metric.RIP), np.int64),
                 "a": np.array([paired(source, vcpu) for vcpu, source, _ in rips], np.int64),
                 "b": np.array([rip for _, _, rip in rips], np.uint64).view(np.int64),
                 "count": np.array(list(rips.values()), np.int64),
-                "sum_cycles": np.zeros(len(rips), np.int64),
-                "min_cycles": np.zeros(len(rips), np.int64),
-                "max_cycles": np.zeros(len(rips), np.int64),
+                "sum_cycles": zeros,
+                "min_cycles": zeros,
+                "max_cycles": zeros,
             }
         ),
-    )
-
-
-def _columns(counts: Mapping[Any, int], keys: tuple[str, ...]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [key[at] for key in counts] for at, name in enumerate(keys)}
-    return {**columns, "count": list(counts.values())}
-
-
-def _frame(columns: Mapping[str, list[Any]], names: tuple[str, ...], text: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: pd.Series(columns.get(name, []), dtype=object if name in text else np.int64) for name in names}
     )
