@@ -86,6 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
         # The zipapp for a dom0 does not contain these.
         _complain(f"this command needs {error.name}; pip install xtrace, here or where you copy the trace to")
         return FAILURE
+    except MemoryError:
+        _complain("not enough memory")
+        return FAILURE
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == STDOUT:
             # `xtrace dump FILE | head`: the reader got what it wanted.

@@ -1,4 +1,4 @@
-"""Entry point of the `xtrace` command: secure the standard streams, and start a child early."""
+"""Entry point of the `xtrace` command: secure the standard streams, end at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from xtrace.cli import streams
-from xtrace.forked import discard_spares, prepare
 
-_HELP = {"--help", "-h"}
 _FAILURE = 1
 
 
@@ -34,18 +32,9 @@ def _run(arguments: list[str]) -> int:
     # Under nohup it is ignored; keep that.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _hang_up)
-    if arguments[:1] == ["report"] and not _HELP & set(arguments):
-        # The zipapp for a dom0 has no analysis; the command reports that.
-        with suppress(ModuleNotFoundError):
-            from xtrace.analysis.loading.preload import LOOPS
+    from xtrace.cli.main import main as run
 
-            prepare(LOOPS)
-    try:
-        from xtrace.cli.main import main as run
-
-        code = run(arguments)
-    finally:
-        discard_spares()
+    code = run(arguments)
     # A command may have printed before it failed; if stdout is broken, main() has reported it.
     with suppress(OSError):
         sys.stdout.flush()

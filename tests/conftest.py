@@ -45,15 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_apart(config: pytest.Config) -> None:
-    """Give tests in a read-only checkout a folder for the caches that they would keep in it.
+    """Give Hypothesis a folder where the checkout is read-only: otherwise it warns, which is an error here.
 
-    Otherwise each process would compile its loops, and Hypothesis would warn, which is an error here.
     xdist's workers inherit this environment.
     """
     apart = tempfile.TemporaryDirectory(prefix="xtrace-tests-")
     config.add_cleanup(apart.cleanup)
-    for name in ("NUMBA_CACHE_DIR", "HYPOTHESIS_STORAGE_DIRECTORY"):
-        os.environ.setdefault(name, apart.name)
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", apart.name)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

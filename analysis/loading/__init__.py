@@ -1,1 +1,1 @@
-"""Load summaries: stored ones, or made from traces that child processes read."""
+"""Load summaries: stored ones, or made from traces."""

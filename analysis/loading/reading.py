@@ -1,31 +1,35 @@
-"""Read traces in child processes."""
+"""Read traces; several at a time, in threads, because the compiled loops release the interpreter lock."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from xtrace.analysis.loading.preload import LOOPS
-from xtrace.forked import Forked
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.times import Moment
 
 if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected
 
-#: A context manager that a child enters with the path of its trace; it yields a function to call with the
-#: number of bytes read so far, or None.  It is pickled, so it must be a module-level function.
-Progress = Callable[[str], AbstractContextManager[Callable[[int], None] | None]]
+#: Called with a path and the number of its bytes read so far.
+Update: TypeAlias = Callable[[str, int], None]
+#: Makes a context manager from all paths to be read; it yields a function to call, or None.
+Progress: TypeAlias = Callable[[Sequence[str]], AbstractContextManager[Update | None]]
 
 
 @contextmanager
-def unseen(_path: str) -> Iterator[None]:
+def unseen(_paths: Sequence[str]) -> Iterator[None]:
     """Show no progress."""
     yield None
+
+
+class _StoppedError(Exception):
+    """Another file cannot be read, or the user interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Reading:
         strict: stop at the first damage.
         begin, end: count only what ends between these points, the end not included; None is open.
         hz: TSC rate, where it is known beforehand; only a window in seconds needs it.
-        progress: shows the progress of a child.
+        progress: shows how far the reading is.
     """
 
     strict: bool = False
@@ -45,23 +49,38 @@ class Reading:
     hz: float | None = None
     progress: Progress = unseen
 
-    def start(self, paths: Sequence[str]) -> list[Forked[list[Collected]]]:
-        """Start to read ``paths``, in at most one child per core; return the children."""
-        cores = len(os.sched_getaffinity(0))
-        shares = [paths[first::cores] for first in range(min(cores, len(paths)))]
-        return [Forked(partial(self._read_all, share), LOOPS) for share in shares]
+    def read(self, paths: Sequence[str]) -> list[Collected]:
+        """Read traces, at most one per core at a time, and return what each contains.
 
-    def _read_all(self, paths: Sequence[str]) -> list[Collected]:
-        return [self._read(path) for path in paths]
+        Raises:
+            OSError, TraceError: a file cannot be read.
+        """
+        with self.progress(paths) as update:
+            if len(paths) < 2:
+                return [self._read(path, update) for path in paths]
+            stopped = threading.Event()
 
-    def _read(self, path: str) -> Collected:
+            def note(path: str, done: int) -> None:
+                if stopped.is_set():
+                    raise _StoppedError
+                if update is not None:
+                    update(path, done)
+
+            with ThreadPoolExecutor(min(len(paths), len(os.sched_getaffinity(0)))) as pool:
+                try:
+                    return list(pool.map(lambda path: self._read(path, note), paths))
+                except BaseException:
+                    stopped.set()
+                    raise
+
+    def _read(self, path: str, update: Update | None) -> Collected:
         from xtrace.analysis.state_machine.one_pass import collect
 
-        with self.progress(path) as update:
-            if self.begin is None and self.end is None:
-                return collect(path, strict=self.strict, progress=update)
-            whole = collect(path, strict=self.strict)
-            return collect(path, strict=self.strict, window=self._window(path, whole), progress=update)
+        progress = None if update is None else lambda done: update(path, done)
+        if self.begin is None and self.end is None:
+            return collect(path, strict=self.strict, progress=progress)
+        whole = collect(path, strict=self.strict)
+        return collect(path, strict=self.strict, window=self._window(path, whole), progress=progress)
 
     def _window(self, path: str, whole: Collected) -> tuple[int, int]:
         """Return the first and last TSC of the window; without ``hz`` the rate comes from the whole trace."""

@@ -7,22 +7,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtrace.analysis.loading.reading import Reading
 from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept, names_in
-from xtrace.forked import ChildEndedError
 from xtrace.probes.capture.layout import BPF_TABLES, META, names_of, open_capture, trace_in
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
+    from xtrace.analysis.loading.reading import Reading
     from xtrace.analysis.state_machine.collected import Collected
     from xtrace.analysis.summary.dom0_columns import Dom0Columns
     from xtrace.analysis.summary.summary_file import Summary
 
 
-class Loading:
-    """Summaries being made: children read the traces, so that this process can import modules meanwhile.
+def load(
+    paths: Sequence[Path],
+    reading: Reading,
+    *,
+    window: str = "",
+    keeping: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Summary]:
+    """Return one summary per path, in the order of the paths.
 
     Args:
         paths: traces and stored summaries; one named twice is read once.
@@ -32,58 +38,21 @@ class Loading:
             line that says so, or why not, to the callback.
 
     Raises:
-        TraceError: the sidecar file of a trace is not valid.
+        OSError, TraceError: a file, or the sidecar file of a trace, cannot be read.
     """
+    from xtrace.analysis.summary.summary_file import read_summary
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        reading: Reading,
-        *,
-        window: str = "",
-        keeping: bool = False,
-        tell: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._paths = list(paths)
-        self._tell = tell
-        self._keeping = keeping
-        self._stored = {path: path if is_summary(path) else None for path in paths}
-        if keeping:
-            self._stored |= {
-                path: kept(path) for path, place in self._stored.items() if not place and str(path) != STDIN
-            }
-        self._raw = [path for path, place in self._stored.items() if place is None]
-        self._origins = {path: origin_of(path, window=window) for path in self._raw}
-        self._jobs = reading.start([_trace_of(path) for path in self._raw]) if self._raw else []
-
-    def result(self) -> list[Summary]:
-        """Wait for the children and return one summary per path, in the order of the paths.
-
-        Raises:
-            OSError, TraceError: a file cannot be read.
-        """
-        from xtrace.analysis.summary.summary_file import read_summary
-
-        made = {path: read_summary(place) for path, place in self._stored.items() if place is not None}
-        for first, job in enumerate(self._jobs):
-            try:
-                found = job.result()
-            except ChildEndedError as error:
-                raise TraceError(f"the process reading the trace {error}") from None
-            for path, collected in zip(self._raw[first :: len(self._jobs)], found, strict=True):
-                made[path] = _summary(path, collected, self._origins[path])
-        if self._keeping:
-            _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
-        return [made[path] for path in self._paths]
-
-    def __enter__(self) -> Loading:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """On an exception, stop the children that are still reading."""
-        if kind is not None:
-            for job in self._jobs:
-                job.stop()
+    stored = {path: path if is_summary(path) else None for path in paths}
+    if keeping:
+        stored |= {path: kept(path) for path, place in stored.items() if not place and str(path) != STDIN}
+    raw = [path for path, place in stored.items() if place is None]
+    origins = {path: origin_of(path, window=window) for path in raw}
+    made = {path: read_summary(place) for path, place in stored.items() if place is not None}
+    for path, collected in zip(raw, reading.read([_trace_of(path) for path in raw]), strict=True):
+        made[path] = _summary(path, collected, origins[path])
+    if keeping:
+        _keep({path: made[path] for path in raw if str(path) != STDIN}, tell)
+    return [made[path] for path in paths]
 
 
 def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:

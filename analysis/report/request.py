@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Progress, Reading, unseen
-from xtrace.analysis.loading.summaries import Loading, domain_names, origin_of
+from xtrace.analysis.loading.summaries import domain_names, load, origin_of
 from xtrace.analysis.summary.summary_head import is_summary
 from xtrace.probes.capture.layout import META, open_capture
 from xtrace.probes.errors import TraceError
@@ -134,7 +134,7 @@ def make_report(
     """Read the files of a request and return its report; pass warnings to the callback, one line each.
 
     Args:
-        progress: shows the progress of a child that reads a trace.
+        progress: shows how far the reading of traces is.
 
     Raises:
         RequestError: the request contradicts itself, or asks for something that does not exist.
@@ -147,18 +147,17 @@ def make_report(
     calibration = _calibration(request)
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
     reading = Reading(request.strict, request.begin, request.end, hz, progress)
-    with Loading(request.paths, reading, window=window) as loading:
-        # Import what makes the tables while the children read.
-        from xtrace.analysis.report.build import Selection, build_report
-        from xtrace.analysis.summary.summary_file import merge
+    from xtrace.analysis.report.build import Selection, build_report
+    from xtrace.analysis.summary.summary_file import merge
 
-        selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
-        _known_sections(request.sections)
-        kernels = _kernels(named)
-        whole = merge(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
-        _tell_cut(request.paths, tell)
-        _refuse_window(counters, whole.origin.window)
-        costs = _costs(request, named, kernels, calibration, counters, whole, progress)
+    _known_sections(request.sections)
+    kernels = _kernels(named)
+    summaries = load(request.paths, reading, window=window)
+    whole = merge(summaries, hz=request.cpu_hz, hz_source=request.cpu_hz_source)
+    _tell_cut(request.paths, tell)
+    _refuse_window(counters, whole.origin.window)
+    costs = _costs(request, named, kernels, calibration, counters, whole, progress)
+    selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
     made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
@@ -333,7 +332,6 @@ def _unfenced(request: ReportRequest, named: _Named, progress: Progress) -> dict
     for path, _ in named.unfenced.values():
         if path in read:
             continue
-        with Loading([path], Reading(request.strict, progress=progress)) as loading:
-            whole = merge(loading.result())
+        whole = merge(load([path], Reading(request.strict, progress=progress)))
         read[path] = measures_of(whole.partial, whole.origin.tsc_hz)
     return {domain: (read[path], other) for domain, (path, other) in named.unfenced.items()}

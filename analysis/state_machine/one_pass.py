@@ -102,7 +102,10 @@ class _Stage(Generic[Item]):
             self._queue.put((None, None))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from None
         try:
             while True:
                 item, error = self._queue.get()

@@ -1,8 +1,8 @@
 """Find and load the library of compiled loops; decide how the loops run in this process.
 
 The library is beside this module, one file per type of processor: ``loops.x86_64.so``.  It contains one
-function per loop and two texts: which files it was compiled from, and their digest.  In a checkout they are
-compared with the files, and the library is compiled again where they have changed.
+function per loop, and a text with the names of the files that it was compiled from and their digest.  In a
+checkout the files are compared with it, and the library is compiled again if they have changed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from xtrace.probes.errors import TraceError
 
 COMPILED, NUMBA, PYTHON = "compiled", "numba", "python"
 VARIABLE = "XTRACE_LOOPS"
-#: Calls a loop with its frame of int64 and returns 0, or not 0 where it failed.
-Compiled: TypeAlias = Callable[[Any], int]
-
 _ROOT = Path(__file__).resolve().parents[2]
+#: Begins the text about its sources in a library.
+_MARK = b"xtrace: loops compiled from\n"
 #: It exists in a checkout only.
 _COMPILER = _ROOT / "tools" / "building" / "compile_loops.py"
 
@@ -41,7 +40,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__name__}".replace(".", "_")
 
 
-def digest_of(files: Iterable[str], root: Path = _ROOT) -> str:
+def digest_of(files: Sequence[str], root: Path) -> str:
     """Return the digest of files, given relative to the root of the checkout.
 
     Raises:
@@ -74,57 +73,43 @@ def how() -> str:
     raise TraceError(f"this installation has no compiled loops for {machine}: pip install numba")
 
 
-class Library:
-    """A loaded library.
-
-    Attributes:
-        sources: the files that it was compiled from, relative to the root of the checkout.
-        digest: their digest_of().
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(os.fspath(path))
-        self.sources = tuple(self._text("xtrace_sources").split("\n"))
-        self.digest = self._text("xtrace_digest")
-
-    def function(self, name: str) -> Compiled:
-        """Return a loop."""
-        found: Compiled = getattr(self._library, name)
-        return found
-
-    def _text(self, name: str) -> str:
-        return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(self._library, name))).decode()
-
-
 @cache
-def loaded() -> Library:
-    """Return the library for this machine; compile it first if its sources have changed.
+def loaded() -> ctypes.CDLL:
+    """Return the library for this machine, with a function per loop; compile it first if it is not current.
 
     Raises:
         TraceError: it cannot be compiled or loaded.
     """
     path = path_for(platform.machine())
-    if not _COMPILER.exists():
-        return _load(path)
-    found = _load(path) if path.exists() else None
-    if found is not None and _is_current(found):
-        return found
-    _compile(path)
-    return _load(path)
-
-
-def _load(path: Path) -> Library:
+    if _COMPILER.exists() and not is_current(path):
+        _compile(path)
     try:
-        return Library(path)
-    except (OSError, ValueError, AttributeError) as error:
+        return ctypes.CDLL(os.fspath(path))
+    except OSError as error:
         raise TraceError(f"{path}: cannot be loaded: {error}") from None
 
 
-def _is_current(library: Library) -> bool:
+def is_current(path: Path, root: Path = _ROOT) -> bool:
+    """Return whether a library was compiled from the files of the checkout as they are.
+
+    Reads the library without loading it: a file that has been loaded cannot be loaded again under its name.
+    """
     try:
-        return digest_of(library.sources) == library.digest
-    except OSError:
+        content = path.read_bytes()
+        begin = content.index(_MARK) + len(_MARK)
+        digest, *files = content[begin : content.index(b"\0", begin)].decode().split("\n")
+        return digest_of(files, root) == digest
+    except (OSError, ValueError):
         return False
+
+
+def text_about(files: Sequence[str], root: Path) -> str:
+    """Return the text for a library that is compiled from these files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _MARK.decode() + "\n".join((digest_of(files, root), *files))
 
 
 def _compile(path: Path) -> None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from xtrace.probes.compiled import library
-
-if TYPE_CHECKING:
-    from xtrace.probes.compiled.library import Compiled
 
 #: The array types of parameters.  All are C-contiguous and writeable.
 U8: TypeAlias = npt.NDArray[np.uint8]
@@ -105,7 +103,7 @@ def inlined_part(function: Function) -> Function:
 def _runner(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = signature_of(function)
     if library.how() == library.COMPILED:
-        return _caller(library.loaded().function(library.name_of(function)), function, signature)
+        return _caller(getattr(library.loaded(), library.name_of(function)), function, signature)
     if library.how() == library.NUMBA:
         from xtrace.probes.compiled.jit import compiled
 
@@ -123,7 +121,9 @@ def _part(function: Function, **options: Any) -> Function:
     return function
 
 
-def _caller(compiled: Compiled, function: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
+def _caller(
+    compiled: Callable[[Any], int], function: Callable[..., Any], signature: Signature
+) -> Callable[..., Any]:
     """Return a function that calls a loop in the library.
 
     The loop takes one argument, an array of int64: for each parameter its value or, for an array, its address
@@ -133,17 +133,14 @@ def _caller(compiled: Compiled, function: Callable[..., Any], signature: Signatu
     words = sum(1 + parameter.dimensions for parameter in parameters)
     frame = ctypes.c_int64 * max(words, results)
 
+    @wraps(function)
     def call(*arguments: Any) -> Any:
         values: list[Any] = []
         for parameter, given in zip(parameters, arguments, strict=True):
             if parameter.dtype is None:
                 values.append(given)
                 continue
-            if (
-                given.dtype != parameter.dtype
-                or given.ndim != parameter.dimensions
-                or not given.flags.carray
-            ):
+            if given.dtype != parameter.dtype or given.ndim != parameter.dimensions or not given.flags.carray:
                 raise TypeError(f"{function.__name__}: an argument is not a writeable {parameter.numba}")
             values.append(given.ctypes.data)
             values += given.shape
@@ -152,6 +149,4 @@ def _caller(compiled: Compiled, function: Callable[..., Any], signature: Signatu
             raise RuntimeError(f"{function.__name__}: the compiled loop failed")
         return words[0] if results == 1 else tuple(words[:results]) if results else None
 
-    call.__name__ = function.__name__
-    call.__doc__ = function.__doc__
     return call

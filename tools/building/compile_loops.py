@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import multiprocessing
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -53,8 +55,11 @@ class BuildError(Exception):
     """The library cannot be made; the text says why."""
 
 
-def compile_loops(output: Path, machine: str) -> bool:
-    """Write the library to ``output``, unless it is already there and current; return whether it was written.
+def compile_loops(output: Path, machine: str, modules: Sequence[str] = MODULES) -> bool:
+    """Write the library of the loops in some modules to ``output``, unless it is already there and current.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         BuildError: there is no linker, or numba has no compiler for the machine.
@@ -62,15 +67,16 @@ def compile_loops(output: Path, machine: str) -> bool:
     """
     if machine not in MACHINES:
         raise BuildError(f"no loops can be compiled for {machine}: numba compiles them on first use there")
-    _prepare(MACHINES[machine])
     output.parent.mkdir(parents=True, exist_ok=True)
     # Two builds of one checkout: the second one waits, and finds the library of the first.
-    with _locked(output.parent):
-        if is_current(output, machine):
+    with _locked(output.parent), _numba_for(MACHINES[machine]):
+        from xtrace.probes.compiled.library import is_current
+
+        if machine == platform.machine() and is_current(output, ROOT):
             return False
         begin = time.monotonic()
-        sys.stderr.write("xtrace: compiling the hot loops, which takes about 15 s\n")
-        module = _module()
+        sys.stderr.write("xtrace: compiling the hot loops, which takes about 10 s\n")
+        module = _module(modules)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".loops") as scratch:
             library = Path(scratch) / output.name
             _link(_object(module, MACHINES[machine], Path(scratch) / "loops.o"), library, machine)
@@ -89,28 +95,21 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def is_current(output: Path, machine: str) -> bool:
-    """Return whether ``output`` was compiled from the checkout as it is."""
-    from xtrace.probes.compiled.library import Library, digest_of
-    from xtrace.probes.errors import TraceError
+@contextmanager
+def _numba_for(machine: Machine) -> Iterator[None]:
+    """Have xtrace imported from the checkout, and its loops compiled by numba for the oldest processor.
 
-    if not output.exists() or machine != platform.machine():
-        return False
-    try:
-        library = Library(output)
-        return library.digest == digest_of(library.sources, ROOT)
-    except (OSError, ValueError, AttributeError, TraceError):
-        return False
-
-
-def _prepare(machine: Machine) -> None:
-    """Have xtrace imported from the checkout, and its loops compiled by numba for the oldest processor."""
+    Numba must not be imported yet: it reads its settings then.
+    """
     os.environ["XTRACE_LOOPS"] = "numba"
     # For the vector width that numba's own optimisation chooses; another machine's is converted afterwards.
     os.environ["NUMBA_CPU_NAME"] = machine.processor
     os.environ["NUMBA_CPU_FEATURES"] = ""
     sys.path.insert(0, str(ROOT))
-    _index_as_written()
+    with tempfile.TemporaryDirectory() as nothing_kept:
+        # A loop that is loaded from numba's cache has no intermediate code any more.
+        os.environ["NUMBA_CACHE_DIR"] = nothing_kept
+        yield
 
 
 def _index_as_written() -> None:
@@ -133,25 +132,31 @@ def _index_as_written() -> None:
     arrayobj.fix_integer_index = as_written
 
 
-def _module() -> Any:
-    """Return all loops as one LLVM module, with their frames' functions and the texts about its sources."""
+def _module(modules: Sequence[str]) -> Any:
+    """Return all loops as one LLVM module, with functions that take their frames and the text about sources."""
     import llvmlite.binding as llvm
 
-    with tempfile.TemporaryDirectory() as nothing_kept:
-        # A loop that is loaded from numba's cache has no intermediate code any more.
-        os.environ["NUMBA_CACHE_DIR"] = nothing_kept
-        for name in MODULES:
-            import_module(name)
-    from xtrace.probes.compiled.loop import LOOPS
-
-    parts = [text for name, loop in LOOPS.items() for text in _texts(name, loop)]
-    module = llvm.parse_assembly(_about())
-    for text in parts:
-        module.link_in(llvm.parse_assembly(text))
+    _index_as_written()
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+        compiled = list(pool.map(_compiled, modules))
+    texts = {name: text for found, _ in compiled for name, text in found.items()}
+    module = llvm.parse_assembly(_about([path for _, sources in compiled for path in sources]))
+    for text in texts.values():
+        for part in text:
+            module.link_in(llvm.parse_assembly(part))
     for item in (*module.functions, *module.global_variables):
-        if not item.is_declaration and not item.name.startswith("xtrace_"):
+        if not item.is_declaration and item.name not in {*texts, "xtrace_sources"}:
             item.linkage = "internal"
     return module
+
+
+def _compiled(module: str) -> tuple[dict[str, tuple[str, str]], list[Path]]:
+    """Compile the loops of a module; return what _texts() returns by loop, and the files that were imported."""
+    from xtrace.probes.compiled.loop import LOOPS
+
+    import_module(module)
+    prefix = module.replace(".", "_") + "_"
+    return {name: _texts(name, one) for name, one in LOOPS.items() if name.startswith(prefix)}, _sources()
 
 
 def _texts(name: str, loop: Any) -> tuple[str, str]:
@@ -205,17 +210,13 @@ def _texts(name: str, loop: Any) -> tuple[str, str]:
     return compiled.library.get_llvm_str(), str(module)
 
 
-def _about() -> str:
-    """Return a module with the names of the files that the loops come from, and their digest."""
-    from xtrace.probes.compiled.library import digest_of
+def _about(sources: Sequence[Path]) -> str:
+    """Return a module with the text about the files that the loops come from."""
+    from xtrace.probes.compiled.library import text_about
 
-    files = sorted({str(path.relative_to(ROOT)) for path in _sources()})
-    texts = {"xtrace_sources": "\n".join(files), "xtrace_digest": digest_of(files, ROOT)}
-    lines = []
-    for name, text in texts.items():
-        content = "".join(f"\\{byte:02x}" for byte in text.encode()) + "\\00"
-        lines.append(f'@{name} = constant [{len(text.encode()) + 1} x i8] c"{content}"\n')
-    return "".join(lines)
+    text = text_about(sorted({str(path.relative_to(ROOT)) for path in sources}), ROOT).encode()
+    content = "".join(f"\\{byte:02x}" for byte in text)
+    return f'@xtrace_sources = constant [{len(text) + 1} x i8] c"{content}\\00"\n'
 
 
 def _sources() -> list[Path]:

@@ -15,7 +15,6 @@ import pytest
 
 from builders import ready
 from builders.partials import partial
-from builders.patience import without_patience
 from builders.wakes import TSC_HZ, wakes
 from xtrace import samples
 from xtrace.analysis.summary.summary_file import Summary, read_summary, write_summary
@@ -36,11 +35,11 @@ def run(*arguments: str | Path, name: str = "diff", cwd: Path | None = None) -> 
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
     done = ready.run([name, *arguments], environment=kept, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
-    return Done(done.args, done.returncode, done.stdout, without_patience(done.stderr))
+    return Done(done.args, done.returncode, done.stdout, done.stderr)
 
 
 def run_here(*arguments: str | Path, cwd: Path) -> Done:
-    """Run `xtrace diff` in this process, which is fast; not for a command that reads traces in a child."""
+    """Run `xtrace diff` in this process, which is fast."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["diff", *map(str, arguments)])
