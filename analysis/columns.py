@@ -183,6 +183,19 @@ def joined(parts: Sequence[Columns]) -> Columns:
     return Columns({name: np.concatenate([part[name] for part in parts]) for name in names})
 
 
+def matched(keys: Columns, rows: Columns) -> I64:
+    """Return, for each row of ``keys``, the number of the row that has these values, -1 for none.
+
+    Args:
+        rows: with the columns of ``keys`` and others; at most one row per key.
+    """
+    numbers = joined([keys, rows.only(keys.names)]).grouped(keys.names).numbers
+    wanted, known = numbers[: len(keys)], numbers[len(keys) :]
+    row_of = np.full(len(numbers), -1)
+    row_of[known] = np.arange(len(rows))
+    return row_of[wanted]
+
+
 def of_rows(rows: Sequence[Sequence[object]], types: Mapping[str, npt.DTypeLike]) -> Columns:
     """Return the columns of rows; ``types``: their names, in the order of a row, and types."""
     columns = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Columns
+from xtrace.analysis.columns import Array, Columns, joined, matched
 from xtrace.analysis.measures.table import TAIL
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
@@ -54,7 +54,43 @@ def counted(
     keys: npt.NDArray[np.int64], rows: Columns, *, key: str = "a", column: str = "count"
 ) -> npt.NDArray[np.int64]:
     """Return ``column`` at ``keys`` as int64, 0 where ``rows`` has no such row."""
-    return np.nan_to_num(looked_up(keys, rows, {"count": column}, key=key)["count"]).astype(np.int64)
+    return whole(looked_up(keys, rows, {"count": column}, key=key)["count"])
+
+
+def taken(rows: Columns, places: npt.NDArray[np.int64], columns: Mapping[str, str]) -> dict[str, Array]:
+    """Return columns at row numbers, NaN where the number is -1; integers stay integers if none is -1.
+
+    Args:
+        columns: new name to name in ``rows``, of columns of numbers.
+    """
+    found = places >= 0
+    if found.all():
+        return {name: rows[source][places] for name, source in columns.items()}
+    result = {}
+    for name, source in columns.items():
+        values = np.full(len(places), np.nan)
+        values[found] = rows[source][places[found]]
+        result[name] = values
+    return result
+
+
+def merged(on: Sequence[str], *tables: Columns) -> Columns:
+    """Return one row for each value of the columns ``on`` in any table, ascending, with the tables' others.
+
+    Args:
+        tables: with at most one row per value; their other columns are numbers, and NaN where there is none.
+    """
+    keys = joined([table.only(on) for table in tables]).grouped(on).keys
+    columns: dict[str, Array] = {}
+    for table in tables:
+        others = {name: name for name in table.names if name not in on}
+        columns |= taken(table, matched(keys, table), others)
+    return keys.having(**columns)
+
+
+def whole(values: Array) -> npt.NDArray[np.int64]:
+    """Return numbers as integers, 0 for NaN."""
+    return np.nan_to_num(values).astype(np.int64)
 
 
 def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:

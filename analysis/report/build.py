@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 
+from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.cost.rows import Estimate
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
@@ -26,6 +27,8 @@ from xtrace.probes.selection.vcpus import Vcpu
 from xtrace.probes.xen_abi import DOM0
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.summary.summary_file import Summary
 
@@ -70,19 +73,38 @@ class Selection:
             and (not self.names or table.name in self.names)
         )
 
-    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def rows(self, table: Columns) -> Columns:
         """Return the rows of the wanted domains and vCPUs; a table without these columns stays whole."""
-        if self.domains and "domain" in frame:
-            frame = frame[frame["domain"].isin(list(self.domains))]
-        if self.vcpus and "vcpu" in frame:
+        if self.domains and "domain" in table:
+            table = table.where(np.isin(table["domain"], list(self.domains)))
+        if self.vcpus and "vcpu" in table:
             # A table with vCPUs but without domains is about dom0.
-            domains = frame["domain"] if "domain" in frame else pd.Series(DOM0, frame.index)
-            wanted = pd.Series(False, frame.index)
+            domains = table["domain"] if "domain" in table else np.full(len(table), DOM0)
+            wanted = np.zeros(len(table), bool)
             for vcpu in self.vcpus:
                 of_domain = True if vcpu.domain is None else domains == vcpu.domain
-                wanted |= (frame["vcpu"] == vcpu.number) & of_domain
-            frame = frame[wanted]
-        return frame
+                wanted |= (table["vcpu"] == vcpu.number) & of_domain
+            table = table.where(wanted)
+        return table
+
+
+class _Frames(Mapping[str, "pd.DataFrame"]):
+    """Data frames by table name, each made when it is first asked for."""
+
+    def __init__(self, columns: Mapping[str, Columns]) -> None:
+        self._columns = columns
+        self._made: dict[str, pd.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._made:
+            self._made[name] = self._columns[name].frame()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +113,24 @@ class Report:
 
     Attributes:
         trace: facts about the trace; docs/report-schema.md describes the keys.
-        tables: frames by table name, times in cycles.
+        columns: of the tables, by table name; times in cycles.
         hz: TSC rate; None where it is not known.
         fence_shares: by domain, the share of its running time that fences take (COST_ENDS), if priced.
         described: the description of each table, by its name.
+        tables: the same as ``columns``, as data frames; pandas is imported when the first one is read.
     """
 
     trace: Mapping[str, Any]
-    tables: Mapping[str, pd.DataFrame]
+    columns: Mapping[str, Columns]
     hz: float | None
     fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     described: Mapping[str, Table[Any]] = field(
         default_factory=lambda: {table.name: table for table in TABLES}
     )
+    tables: Mapping[str, pd.DataFrame] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", _Frames(self.columns))
 
 
 def build_report(
@@ -172,10 +199,10 @@ def build(
 
         estimate = model.estimate(measures, samples, costs)
     given: dict[type, Any] = {Measures: measures, KernelSamples: samples, Estimate: estimate}
-    tables = {table.name: selection.rows(table.of(given[table.takes])) for table in selection.tables()}
+    columns = {table.name: selection.rows(table.of(given[table.takes])) for table in selection.tables()}
     trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}
-    return Report({**trace, "emulated": emulated, "domains": names}, tables, measures.hz, estimate.shares)
+    return Report({**trace, "emulated": emulated, "domains": names}, columns, measures.hz, estimate.shares)
 
 
 def json_object(report: Report) -> dict[str, Any]:
@@ -186,9 +213,9 @@ def json_object(report: Report) -> dict[str, Any]:
         "tables": {
             name: {
                 "quality": _qualities(report.described[name], report.hz),
-                "rows": _plain(_with_ns(frame, report.hz).to_dict("records")),
+                "rows": _plain_rows(_with_ns(columns, report.hz)),
             }
-            for name, frame in report.tables.items()
+            for name, columns in report.columns.items()
         },
     }
 
@@ -201,16 +228,17 @@ def json_text(report: Report) -> str:
 def write_csv(report: Report, folder: Path) -> Iterator[Path]:
     """Write one CSV file per table, columns.csv and trace.csv into ``folder``; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in report.tables.items():
+    for name, columns in report.columns.items():
         path = folder / f"{name}.csv"
-        _with_ns(frame, report.hz).to_csv(path, index=False)
+        _with_ns(columns, report.hz).frame().to_csv(path, index=False)
         yield path
     path = folder / "columns.csv"
-    _column_list(report).to_csv(path, index=False)
+    _column_list(report).frame().to_csv(path, index=False)
     yield path
     path = folder / "trace.csv"
-    flat = {key: value for key, value in report.trace.items() if not isinstance(value, list)}
-    pd.DataFrame(sorted(flat.items()), columns=["fact", "value"]).to_csv(path, index=False)
+    flat = sorted((key, value) for key, value in report.trace.items() if not isinstance(value, list))
+    facts = Columns({"fact": text(key for key, _ in flat), "value": text(value for _, value in flat)})
+    facts.frame().to_csv(path, index=False)
     yield path
 
 
@@ -223,33 +251,35 @@ def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
     importlib.import_module("pyarrow")  # fail before the folder is made if it is not installed
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in report.tables.items():
+    for name, columns in report.columns.items():
         path = folder / f"{name}.parquet"
-        _with_ns(frame, report.hz).to_parquet(path, index=False)
+        _with_ns(columns, report.hz).frame().to_parquet(path, index=False)
         yield path
     path = folder / "columns.parquet"
-    _column_list(report).to_parquet(path, index=False)
+    _column_list(report).frame().to_parquet(path, index=False)
     yield path
 
 
-def _column_list(report: Report) -> pd.DataFrame:
+def _column_list(report: Report) -> Columns:
     """Return table, column, quality and meaning of every column, which a bare CSV file cannot contain."""
-    return pd.DataFrame(
-        [
-            (name, column.name, str(column.quality), column.meaning)
-            for name in report.tables
-            for column in report.described[name].columns
-        ],
-        columns=["table", "column", "quality", "meaning"],
+    rows = [(name, column) for name in report.columns for column in report.described[name].columns]
+    return Columns(
+        {
+            "table": text(name for name, _ in rows),
+            "column": text(column.name for _, column in rows),
+            "quality": text(str(column.quality) for _, column in rows),
+            "meaning": text(column.meaning for _, column in rows),
+        }
     )
 
 
-def _with_ns(frame: pd.DataFrame, hz: float | None) -> pd.DataFrame:
+def _with_ns(columns: Columns, hz: float | None) -> Columns:
     if not hz:
-        return frame
-    times = [name for name in frame.columns if name.endswith("_cycles")]
-    ns = {name.removesuffix("_cycles") + "_ns": frame[name].astype(float) * (1e9 / hz) for name in times}
-    return frame.assign(**ns)
+        return columns
+    times = [name for name in columns.names if name.endswith("_cycles")]
+    return columns.having(
+        **{name.removesuffix("_cycles") + "_ns": columns[name].astype(float) * (1e9 / hz) for name in times}
+    )
 
 
 def _qualities(table: Table[Any], hz: float | None) -> dict[str, str]:
@@ -273,6 +303,9 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if value is pd.NA:
-        return None
     return value
+
+
+def _plain_rows(columns: Columns) -> list[dict[str, Any]]:
+    """Return each row by the names of its columns, in JSON types."""
+    return [{name: _plain(value) for name, value in row.items()} for row in columns.rows()]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Columns, joined
+from xtrace.analysis.columns import Columns, matched
 from xtrace.analysis.state_machine.metrics import SUB_BUCKETS
 
 #: Bound on the relative error of a quantile.
@@ -66,24 +66,18 @@ def summarise(
         max_cycles.  Quantiles are clipped to the exact min and max; NaN where no value is in a bucket.
 
     Raises:
-        KeyError: a bucket has no tally.
+        ValueError: a bucket has no tally.
     """
     groups = tallies.grouped(by)
     count, total = groups.sum("count"), groups.sum("sum_cycles")
     lowest, highest = groups.min("min_cycles"), groups.max("max_cycles")
     found = quantiles(buckets, by, at)
-    rows = _places(found.only(by), groups.keys)
+    rows = matched(found.only(by), groups.keys)
+    if (rows < 0).any():
+        raise ValueError("a histogram without a tally")
     table = {"count": count, "sum_cycles": total, "mean_cycles": total / count, "min_cycles": lowest}
     for name in found.names[len(by) :]:
         values = np.full(len(count), np.nan)
         values[rows] = found[name]
         table[name] = np.clip(values, lowest, highest)
     return groups.keys.having(**table, max_cycles=highest)
-
-
-def _places(some: Columns, keys: Columns) -> npt.NDArray[np.int64]:
-    """Return the row in ``keys``, which are distinct and ascending, of each row of ``some``."""
-    both = joined([keys, some]).grouped(keys.names)
-    if len(both.keys) > len(keys):
-        raise KeyError("a histogram without a tally")
-    return both.numbers[len(keys) :]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pandas as pd
+import numpy as np
 
+from xtrace.analysis.columns import Columns, joined, text
 from xtrace.analysis.measures.lookup import with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
@@ -23,101 +24,114 @@ _COMMANDS: dict[int, Mapping[int, str]] = {
     Hypercall.VCPU_OP: names.VCPU_OPS,
     Hypercall.GRANT_TABLE_OP: names.GRANT_TABLE_OPS,
 }
+_WINDOWS = {0: "queue one more", 1: "an event waits"}
 
 
-def hypercalls(measures: Measures) -> pd.DataFrame:
+def hypercalls(measures: Measures) -> Columns:
     """Return hypercalls and multicall entries by vCPU and number, most frequent first."""
-    calls = measures.counts(Metric.HYPERCALL).assign(kind="call")
-    subcalls = measures.counts(Metric.SUBCALL).assign(kind="subcall")
-    table = pd.concat((calls, subcalls)).rename(columns={"b": "op"})
-    table["name"] = table["op"].map(lambda op: names.HYPERCALLS.get(int(op), "unknown"))
-    return _ranked(measures, table)
+    calls = measures.counts(Metric.HYPERCALL).having(kind="call")
+    subcalls = measures.counts(Metric.SUBCALL).having(kind="subcall")
+    table = joined([calls, subcalls]).renamed({"b": "op"})
+    return _ranked(measures, table.having(name=text(map(_hypercall_name, table["op"].tolist()))))
 
 
-def commands(measures: Measures) -> pd.DataFrame:
+def commands(measures: Measures) -> Columns:
     """Return the commands of sched_op, vcpu_op and grant_table_op, most frequent first."""
     table = measures.counts(Metric.COMMAND)
-    op, command = high_of(table["b"]), low_of(table["b"])
-    label = [_COMMANDS[int(o)].get(int(c), str(c)) for o, c in zip(op, command, strict=True)]
-    table = table.assign(op=op, name=op.map(lambda o: names.HYPERCALLS.get(int(o), "unknown")), command=label)
+    ops, codes = high_of(table["b"]), low_of(table["b"])
+    table = table.having(
+        op=ops,
+        name=text(map(_hypercall_name, ops.tolist())),
+        command=text(map(_command_name, ops.tolist(), codes.tolist())),
+    )
     return _ranked(measures, table)
 
 
-def traps(measures: Measures) -> pd.DataFrame:
+def traps(measures: Measures) -> Columns:
     """Return traps, faults and emulations of PV guests, most frequent first."""
     trapped = measures.counts(Metric.TRAP)
-    trapped = trapped.assign(
-        event="trap", what=trapped["b"].map(lambda vector: names.TRAPS.get(int(vector), f"vector {vector}"))
+    trapped = trapped.having(
+        event="trap",
+        what=text(names.TRAPS.get(vector, f"vector {vector}") for vector in trapped["b"].tolist()),
     )
     events = measures.counts(Metric.PV_EVENT)
-    events = events[~events["b"].isin((1, 3, 13, 14))].assign(what="")
-    events["event"] = events["b"].map(_pv_event_name)
-    return _ranked(measures, pd.concat((trapped, events)))
+    events = events.where(~np.isin(events["b"], (1, 3, 13, 14)))
+    events = events.having(event=text(map(_pv_event_name, events["b"].tolist())), what="")
+    return _ranked(measures, joined([trapped, events]))
 
 
-def memory(measures: Measures) -> pd.DataFrame:
+def memory(measures: Measures) -> Columns:
     """Return grant and memory records by the running vCPU and the domain whose pages they are about."""
     table = measures.counts(Metric.MEMORY)
-    table = table.assign(
-        event=high_of(table["b"]).map(lambda event: _event_name(int(event))), target=low_of(table["b"])
-    )
-    return _ranked(measures, table)
+    events = high_of(table["b"]).tolist()
+    return _ranked(measures, table.having(event=text(map(_event_name, events)), target=low_of(table["b"])))
 
 
-def vm_exits(measures: Measures) -> pd.DataFrame:
+def vm_exits(measures: Measures) -> Columns:
     """Return VM exits by vCPU and reason, most cycles first."""
-    table = measures.times_by_b(Metric.HVM_EXIT).rename(columns={"b": "reason"}).copy()
-    vendor = exits.vendor_of(int(reason) for reason in table["reason"])
-    table["name"] = [_exit_name(vendor, int(reason)) for reason in table["reason"]]
-    table["share_ratio"] = measures.of_span(table["sum_cycles"])
-    table["per_s"] = measures.per_second(table["count"])
-    return with_vcpu(table).sort_values("sum_cycles", ascending=False, kind="stable")
+    table = measures.times_by_b(Metric.HVM_EXIT).renamed({"b": "reason"})
+    reasons = table["reason"].tolist()
+    vendor = exits.vendor_of(reasons)
+    table = table.having(
+        name=text(_exit_name(vendor, reason) for reason in reasons),
+        share_ratio=measures.of_span(table["sum_cycles"]),
+        per_s=measures.per_second(table["count"]),
+    )
+    return with_vcpu(table).sorted_by("sum_cycles", descending=True)
 
 
-def hvm_events(measures: Measures) -> pd.DataFrame:
+def hvm_events(measures: Measures) -> Columns:
     """Return the records of HVM handlers, most frequent first."""
     table = measures.counts(Metric.HVM_EVENT)
-    table = table.assign(event=table["b"].map(lambda event: _event_name(int(event))), detail="")
+    table = table.having(event=text(map(_event_name, table["b"].tolist())), detail="")
+    # These are counted by what they were about.
+    table = table.where((table["event"] != "vmmcall") & (table["event"] != "intr_window"))
     calls = measures.counts(Metric.VMMCALL)
-    calls = calls.assign(
-        event="vmmcall", detail=calls["b"].map(lambda op: names.HYPERCALLS.get(int(op), str(op)))
+    calls = calls.having(
+        event="vmmcall", detail=text(names.HYPERCALLS.get(op, str(op)) for op in calls["b"].tolist())
     )
     windows = measures.counts(Metric.INTR_WINDOW)
-    windows = windows.assign(
-        event="intr_window", detail=windows["b"].map({0: "queue one more", 1: "an event waits"})
-    )
-    whole = table[~table["event"].isin(("vmmcall", "intr_window"))]
-    return _ranked(measures, pd.concat((whole, calls, windows)))
+    windows = windows.having(event="intr_window", detail=text(map(_WINDOWS.get, windows["b"].tolist())))
+    return _ranked(measures, joined([table, calls, windows]))
 
 
-def irqs(measures: Measures) -> pd.DataFrame:
+def irqs(measures: Measures) -> Columns:
     """Return interrupt handling times by irq and pCPU, most cycles first."""
-    table = measures.times_by_b(Metric.IRQ_HANDLING).rename(columns={"a": "irq", "b": "pcpu"})
-    table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("sum_cycles", ascending=False, kind="stable")
+    table = measures.times_by_b(Metric.IRQ_HANDLING).renamed({"a": "irq", "b": "pcpu"})
+    table = table.having(per_s=measures.per_second(table["count"]))
+    return table.sorted_by("sum_cycles", descending=True)
 
 
-def idle_states(measures: Measures) -> pd.DataFrame:
-    """Return the time of each pCPU in each C-state."""
-    table = measures.times_by_b(Metric.CSTATE).rename(columns={"a": "pcpu", "b": "cstate"})
-    table["share_ratio"] = measures.of_span(table["sum_cycles"])
-    table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values(["pcpu", "cstate"])
+def idle_states(measures: Measures) -> Columns:
+    """Return the time of each pCPU in each C-state, by pCPU and C-state."""
+    table = measures.times_by_b(Metric.CSTATE).renamed({"a": "pcpu", "b": "cstate"})
+    return table.having(
+        share_ratio=measures.of_span(table["sum_cycles"]), per_s=measures.per_second(table["count"])
+    )
 
 
-def rip_samples(measures: Measures) -> pd.DataFrame:
+def rip_samples(measures: Measures) -> Columns:
     """Return guest instruction pointers by vCPU and source, most frequent first."""
     table = measures.counts(Metric.RIP)
     sources = {int(source): source.name.lower() for source in RipSource}
-    table = table.assign(
-        source=high_of(table["a"]).map(sources), rip=[f"0x{int(rip) % 2**64:x}" for rip in table["b"]]
+    table = table.having(
+        source=text(map(sources.get, high_of(table["a"]).tolist())),
+        rip=text(f"0x{rip % 2**64:x}" for rip in table["b"].tolist()),
     )
     return _ranked(measures, table)
 
 
-def _ranked(measures: Measures, table: pd.DataFrame) -> pd.DataFrame:
-    table = table.assign(per_s=measures.per_second(table["count"]))
-    return with_vcpu(table).sort_values("count", ascending=False, kind="stable")
+def _ranked(measures: Measures, table: Columns) -> Columns:
+    table = table.having(per_s=measures.per_second(table["count"]))
+    return with_vcpu(table).sorted_by("count", descending=True)
+
+
+def _hypercall_name(op: int) -> str:
+    return names.HYPERCALLS.get(op, "unknown")
+
+
+def _command_name(op: int, command: int) -> str:
+    return _COMMANDS.get(op, {}).get(command, str(command))
 
 
 def _pv_event_name(minor: int) -> str:

@@ -8,8 +8,8 @@ no WAKE, in which case the target was running, runnable or already had the event
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
+from xtrace.analysis.columns import Array, Columns, joined, text
 from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
@@ -28,24 +28,24 @@ _CAUSES = {
     WakeCause.TIMER_OR_OTHER: "other",
     WakeCause.UNKNOWN: "unknown",
 }
+#: Causes whose wakes have no measured time.
+_OTHER_CAUSES = [int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)]
 
 
-def wakes(measures: Measures) -> pd.DataFrame:
+def wakes(measures: Measures) -> Columns:
     """Return wakes by woken vCPU, worst wake-to-running p99 first."""
     causes = measures.counts(Metric.WAKE_CAUSE)
     vcpus = keys_of(causes)
     running = measures.times_by_b(Metric.WAKE_TO_RUNNING)
-    cause = high_of(causes["b"].to_numpy())
+    cause = high_of(causes["b"])
     columns = {
-        f"{name}_count": counted(
-            vcpus, causes[cause == int(code)].groupby("a", as_index=False)[["count"]].sum()
-        )
+        f"{name}_count": counted(vcpus, causes.where(cause == int(code)).sums(["a"], ["count"]))
         for code, name in _CAUSES.items()
     }
     wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
     measured = measures.times(Metric.WAKE_TO_RUNNING)
-    elsewhere = counted(vcpus, running[running["b"] == 1])
-    table = pd.DataFrame(
+    elsewhere = counted(vcpus, running.where(running["b"] == 1))
+    table = Columns(
         {
             "a": vcpus,
             "wake_count": wake_count,
@@ -65,39 +65,39 @@ def wakes(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, measures.times(Metric.SEND_TO_WAKE), tail_columns("send_to_wake", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("wake_to_running_p99_cycles", ascending=False, kind="stable")
+    return with_vcpu(table).sorted_by("wake_to_running_p99_cycles", descending=True)
 
 
-def wakers(measures: Measures) -> pd.DataFrame:
+def wakers(measures: Measures) -> Columns:
     """Return what woke each vCPU: a vCPU, an irq, a hypercall or the rest, most wakes first."""
     sent = measures.times_by_b(Metric.SEND_TO_WAKE)
-    by_vcpu = sent.assign(
-        waker=_vcpu_name(sent["b"]),
-        latency="send",
-    )
+    by_vcpu = sent.having(waker=_vcpu_names(sent["b"]), latency="send")
     irq = measures.times_by_b(Metric.IRQ_TO_WAKE)
-    by_irq = irq.assign(waker="irq " + irq["b"].astype(str), latency="irq")
+    by_irq = irq.having(waker=text(f"irq {number}" for number in irq["b"].tolist()), latency="irq")
     causes = measures.counts(Metric.WAKE_CAUSE)
-    kind = high_of(causes["b"])
-    others = causes[["a", "count"]].assign(
-        waker=[_other_waker(int(code), low_of(int(b))) for code, b in zip(kind, causes["b"], strict=True)],
+    others = causes.where(np.isin(high_of(causes["b"]), _OTHER_CAUSES))
+    others = others.having(
+        waker=text(map(_other_waker, high_of(others["b"]).tolist(), low_of(others["b"]).tolist())),
         latency="",
-    )[kind.isin([int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)])]
-    table = pd.concat([frame for frame in (by_vcpu, by_irq, others) if len(frame)] or [by_vcpu])
-    table = with_vcpu(table.reindex(columns=["a", "waker", "latency", *TAIL]))
-    table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("count", ascending=False, kind="stable")
+        **dict.fromkeys(TAIL[1:], np.nan),
+    )
+    columns = ["a", "waker", "latency", *TAIL]
+    parts = [part.only(columns) for part in (by_vcpu, by_irq, others)]
+    # Without the others, whose times are NaN, the greatest times are integers.
+    table = joined([part for part in parts if len(part)] or parts[:1])
+    table = table.having(per_s=measures.per_second(table["count"]))
+    return with_vcpu(table).sorted_by("count", descending=True)
 
 
-def sends(measures: Measures) -> pd.DataFrame:
+def sends(measures: Measures) -> Columns:
     """Return how many events each vCPU sent, and with what effect, most sends first."""
     sent = measures.count_by_a(Metric.SEND)
     vcpus = keys_of(sent)
-    woke = measures.counts(Metric.SEND_TO_WAKE).groupby("b", as_index=False)[["count"]].sum()
+    woke = measures.counts(Metric.SEND_TO_WAKE).sums(["b"], ["count"])
     unique = counted(vcpus, measures.count_by_a(Metric.SEND_UNIQUE))
     ambiguous = counted(vcpus, measures.count_by_a(Metric.SEND_AMBIGUOUS))
     send_count = counted(vcpus, sent)
-    table = pd.DataFrame(
+    table = Columns(
         {
             "a": vcpus,
             "send_count": send_count,
@@ -109,16 +109,16 @@ def sends(measures: Measures) -> pd.DataFrame:
             "ambiguous_ratio": share(ambiguous, unique + ambiguous),
         }
     )
-    return with_vcpu(table).sort_values("send_count", ascending=False, kind="stable")
+    return with_vcpu(table).sorted_by("send_count", descending=True)
 
 
-def running_targets(measures: Measures) -> pd.DataFrame:
+def running_targets(measures: Measures) -> Columns:
     """Return the time from a send to a running vCPU to the sign of its upcall, worst p99 first."""
     times = measures.times(Metric.SEND_TO_UPCALL_RUNNING)
     unmatched = measures.count_by_a(Metric.SEND_UNMATCHED)
     vcpus = keys_of(times, unmatched)
     matched_count, unmatched_count = counted(vcpus, times), counted(vcpus, unmatched)
-    table = pd.DataFrame(
+    table = Columns(
         {
             "a": vcpus,
             "send_to_upcall_count": matched_count,
@@ -127,7 +127,7 @@ def running_targets(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, times, tail_columns("send_to_upcall", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("send_to_upcall_p99_cycles", ascending=False, kind="stable")
+    return with_vcpu(table).sorted_by("send_to_upcall_p99_cycles", descending=True)
 
 
 def _other_waker(cause: int, argument: int) -> str:
@@ -136,8 +136,11 @@ def _other_waker(cause: int, argument: int) -> str:
     return "timer or other" if cause == WakeCause.TIMER_OR_OTHER else "unknown"
 
 
-def _vcpu_name(keys: pd.Series[int]) -> pd.Series[str]:
-    return "d" + domain_of(keys).astype(str) + "v" + vcpu_of(keys).astype(str)
+def _vcpu_names(keys: Array) -> Array:
+    return text(
+        f"d{domain}v{vcpu}"
+        for domain, vcpu in zip(domain_of(keys).tolist(), vcpu_of(keys).tolist(), strict=True)
+    )
 
 
 TABLES = (

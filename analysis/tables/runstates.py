@@ -8,9 +8,9 @@ it is seen to run; that time is the state "lost".
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
-from xtrace.analysis.measures.lookup import counted, with_vcpu
+from xtrace.analysis.columns import Columns, joined, text
+from xtrace.analysis.measures.lookup import counted, merged, whole, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, Metric
@@ -32,77 +32,95 @@ _RESIDENCE_TAIL = 1 << 20
 _STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
 
 
-def vcpu_states(measures: Measures) -> pd.DataFrame:
+def vcpu_states(measures: Measures) -> Columns:
     """Return the time of each vCPU in each runstate, by vCPU and in the order of _STATES."""
-    closed = pd.concat(
+    closed = joined(
         [
-            measures.times(metric).assign(state=name, rank=rank)
+            measures.times(metric).having(state=name, rank=float(rank))
             for rank, (metric, name) in enumerate(_STATES.items())
         ]
     )
+    table = merged(["a", "state"], closed.only(["a", "state", "rank", *_STATISTICS]), _opened(measures))
+    table = table.having(rank=np.nan_to_num(table["rank"], nan=len(_STATES)), **_whole(table, "count"))
+    table = table.having(share_ratio=measures.of_span(table["total_cycles"]))
+    return with_vcpu(table).sorted_by("domain", "vcpu", "rank")
+
+
+def _opened(measures: Measures) -> Columns:
+    """Return the time of each vCPU in intervals cut off by an end of the trace: a, state, open_cycles."""
     tails = measures.counts(Metric.TAIL)
-    tails = tails[tails["b"] < _RESIDENCE_TAIL]
-    open_ = pd.DataFrame(
-        {"a": tails["a"], "state": tails["b"].map(_OPEN_STATES), "open_cycles": tails["sum_cycles"]}
-    )
+    tails = tails.where(np.isin(tails["b"], list(_OPEN_STATES)))
     heads = measures.counts(Metric.HEAD)
-    head = pd.DataFrame({"a": heads["a"], "state": "unknown", "open_cycles": heads["sum_cycles"]})
-    opened = pd.concat((open_, head)).groupby(["a", "state"], as_index=False)["open_cycles"].sum()
-    opened = opened[opened["open_cycles"] > 0]
-    table = closed[["a", "state", "rank", *_STATISTICS]].merge(opened, on=["a", "state"], how="outer")
-    table["rank"] = table["rank"].fillna(len(_STATES))
-    for name in ("count", "sum_cycles", "open_cycles"):
-        table[name] = table[name].fillna(0).astype("int64")
-    table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
-    table["share_ratio"] = measures.of_span(table["total_cycles"])
-    return with_vcpu(table).sort_values(["domain", "vcpu", "rank"])
+    opened = joined(
+        [
+            tails.only(["a", "sum_cycles"]).having(
+                state=text(_OPEN_STATES[state] for state in tails["b"].tolist())
+            ),
+            heads.only(["a", "sum_cycles"]).having(state="unknown"),
+        ]
+    ).renamed({"sum_cycles": "open_cycles"})
+    opened = opened.sums(["a", "state"], ["open_cycles"])
+    return opened.where(opened["open_cycles"] > 0)
 
 
-def domain_states(measures: Measures) -> pd.DataFrame:
-    """Return the time of each domain in each DomainState."""
+def _whole(table: Columns, count: str) -> dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Return a column of counts and the times in closed, open and all intervals, 0 where there is none."""
+    closed, opened = whole(table["sum_cycles"]), whole(table["open_cycles"])
+    return {
+        count: whole(table[count]),
+        "sum_cycles": closed,
+        "open_cycles": opened,
+        "total_cycles": closed + opened,
+    }
+
+
+def domain_states(measures: Measures) -> Columns:
+    """Return the time of each domain in each DomainState, by domain and state."""
     table = measures.times_by_b(Metric.DOMAIN_STATE)
-    states = {int(state): state.name.lower() for state in DomainState}
-    table = table.assign(domain=table["a"], state=table["b"].map(states))
-    table["share_ratio"] = measures.of_span(table["sum_cycles"])
-    return table.sort_values(["a", "b"])
-
-
-def pcpus(measures: Measures) -> pd.DataFrame:
-    """Return, by pCPU, how long it ran guests, was idle or lost records."""
-    table = measures.partial.pcpus.groupby("pcpu", as_index=False).agg(
-        {"first_tsc": "min", "last_tsc": "max", "blind_cycles": "sum", "window_bytes": "sum"}
+    names = {int(state): state.name.lower() for state in DomainState}
+    return table.having(
+        domain=table["a"],
+        state=text(names.get(state) for state in table["b"].tolist()),
+        share_ratio=measures.of_span(table["sum_cycles"]),
     )
-    keys = table["pcpu"].to_numpy(np.int64)
+
+
+def pcpus(measures: Measures) -> Columns:
+    """Return, by pCPU, how long it ran guests, was idle or lost records."""
+    seen = measures.partial.pcpus.grouped(["pcpu"])
+    keys = seen.keys["pcpu"]
+    losses = measures.counts(Metric.LOST_RECORDS)
+    table = seen.keys.having(
+        first_tsc=seen.min("first_tsc"),
+        last_tsc=seen.max("last_tsc"),
+        window_bytes=seen.sum("window_bytes"),
+        loss_count=counted(keys, losses),
+        lost_record_count=counted(keys, losses, column="sum_cycles"),
+    )
     for name, metric in (
         ("running", Metric.PCPU_RUNNING),
         ("idle", Metric.PCPU_IDLE),
         ("lost", Metric.PCPU_LOST),
     ):
         cycles = counted(keys, measures.times(metric), column="sum_cycles")
-        table[f"{name}_cycles"] = cycles
-        table[f"{name}_ratio"] = measures.of_span(cycles)
-    losses = measures.counts(Metric.LOST_RECORDS)
-    table["loss_count"] = counted(keys, losses)
-    table["lost_record_count"] = counted(keys, losses, column="sum_cycles")
+        table = table.having(**{f"{name}_cycles": cycles, f"{name}_ratio": measures.of_span(cycles)})
     return table
 
 
-def residence(measures: Measures) -> pd.DataFrame:
-    """Return how long each vCPU stayed on each pCPU, and how often it moved away."""
-    table = measures.times_by_b(Metric.RESIDENCE).rename(columns={"b": "pcpu", "count": "migration_count"})
+def residence(measures: Measures) -> Columns:
+    """Return how long each vCPU stayed on each pCPU, and how often it moved away, by vCPU and pCPU."""
+    stays = measures.times_by_b(Metric.RESIDENCE).renamed({"b": "pcpu", "count": "migration_count"})
     tails = measures.counts(Metric.TAIL)
-    tails = tails[tails["b"] >= _RESIDENCE_TAIL]
-    open_ = pd.DataFrame(
-        {"a": tails["a"], "pcpu": tails["b"] % _RESIDENCE_TAIL, "open_cycles": tails["sum_cycles"]}
-    )
+    tails = tails.where(tails["b"] >= _RESIDENCE_TAIL)
+    opened = tails.having(pcpu=tails["b"] % _RESIDENCE_TAIL, open_cycles=tails["sum_cycles"])
     columns = ["a", "pcpu", "migration_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
-    table = table[columns].merge(open_, on=["a", "pcpu"], how="outer")
-    for name in ("migration_count", "sum_cycles", "open_cycles"):
-        table[name] = table[name].fillna(0).astype("int64")
-    table["total_cycles"] = table["sum_cycles"] + table["open_cycles"]
-    table["share_ratio"] = measures.of_span(table["total_cycles"])
-    table["migration_per_s"] = measures.per_second(table["migration_count"])
-    return with_vcpu(table).sort_values(["domain", "vcpu", "pcpu"])
+    table = merged(["a", "pcpu"], stays.only(columns), opened.sums(["a", "pcpu"], ["open_cycles"]))
+    table = table.having(**_whole(table, "migration_count"))
+    table = table.having(
+        share_ratio=measures.of_span(table["total_cycles"]),
+        migration_per_s=measures.per_second(table["migration_count"]),
+    )
+    return with_vcpu(table).sorted_by("domain", "vcpu", "pcpu")
 
 
 def _statistics(what: str, shown: dict[str, str]) -> tuple[Column, ...]:

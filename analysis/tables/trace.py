@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import pandas as pd
+import numpy as np
 
+from xtrace.analysis.columns import Columns, text
+from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of, paired
@@ -42,54 +44,54 @@ _CUT_NAMES = {
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",
 }
+_NAMES_BY_NUMBER = {int(metric): name for metric, name in _CUT_NAMES.items()}
 
 
-def events(measures: Measures) -> pd.DataFrame:
+def events(measures: Measures) -> Columns:
     """Return records and bytes by event, most bytes first."""
-    table = measures.partial.records.groupby("header", as_index=False)[["count"]].sum()
-    table["event"] = table["header"] & EVENT_MASK
-    words = table["header"] // (1 << EXTRA_SHIFT) & EXTRA_MASK
+    table = measures.partial.records.sums(["header"], ["count"])
+    ids = table["header"] & EVENT_MASK
+    words = table["header"] >> EXTRA_SHIFT & EXTRA_MASK
     timed = (table["header"] & TIMED_BIT) != 0
-    table["bytes"] = table["count"] * (4 + 8 * timed + 4 * words)
     named = [
-        _name(int(e), int(w), bool(t), measures.versions)
-        for e, w, t in zip(table["event"], words, timed, strict=True)
+        _name(*record, measures.versions)
+        for record in zip(ids.tolist(), words.tolist(), timed.tolist(), strict=True)
     ]
-    table["name"] = [name for name, _ in named]
-    table["decoded"] = [quality for _, quality in named]
-    table["id"] = [f"0x{event:x}" for event in table["event"]]
-    table["words"] = words
-    table["per_s"] = measures.per_second(table["count"])
-    return table.sort_values("bytes", ascending=False, kind="stable")
-
-
-def volume(measures: Measures) -> pd.DataFrame:
-    """Return records and bytes by pCPU and trace class."""
-    records = measures.partial.records
-    header = records["header"].to_numpy()
-    size = 4 + 8 * (header >> 31 & 1) + 4 * (header >> EXTRA_SHIFT & EXTRA_MASK)
-    table = pd.DataFrame(
-        {
-            "pcpu": records["pcpu"],
-            "class": [_class_name(int(value)) for value in header],
-            "count": records["count"],
-            "bytes": records["count"] * size,
-        }
+    table = table.having(
+        id=text(f"0x{event:x}" for event in ids.tolist()),
+        name=text(name for name, _ in named),
+        decoded=text(quality for _, quality in named),
+        words=words,
+        bytes=table["count"] * (4 + 8 * timed + 4 * words),
+        per_s=measures.per_second(table["count"]),
     )
-    table = table.groupby(["pcpu", "class"], as_index=False)[["count", "bytes"]].sum()
-    return table.sort_values(["pcpu", "bytes"], ascending=[True, False])
+    return table.sorted_by("bytes", descending=True)
 
 
-def cuts(measures: Measures) -> pd.DataFrame:
+def volume(measures: Measures) -> Columns:
+    """Return records and bytes by pCPU and trace class, by pCPU, most bytes first."""
+    records = measures.partial.records
+    header = records["header"]
+    size = 4 + 8 * (header >> 31 & 1) + 4 * (header >> EXTRA_SHIFT & EXTRA_MASK)
+    table = records.having(
+        bytes=records["count"] * size, **{"class": text(map(_class_name, header.tolist()))}
+    )
+    table = table.sums(["pcpu", "class"], ["count", "bytes"])
+    return table.sorted_by("bytes", descending=True).sorted_by("pcpu")
+
+
+def cuts(measures: Measures) -> Columns:
     """Return, by metric, how many intervals lost records cut off, worst share first."""
-    table = measures.counts(Metric.CUT).groupby("b", as_index=False)[["count"]].sum()
+    table = measures.counts(Metric.CUT).sums(["b"], ["count"])
     tallies = measures.partial.tallies
-    kept = tallies[tallies["metric"] < int(FIRST_COUNT)].groupby("metric")["count"].sum()
-    table["kept_count"] = table["b"].map(kept).fillna(0).astype("int64")
-    table["metric"] = table["b"].map({int(metric): name for metric, name in _CUT_NAMES.items()})
-    table = table.rename(columns={"count": "cut_count"})
-    table["cut_ratio"] = table["cut_count"] / (table["cut_count"] + table["kept_count"])
-    return table.sort_values("cut_ratio", ascending=False, kind="stable")
+    kept = tallies.where(tallies["metric"] < int(FIRST_COUNT)).sums(["metric"], ["count"])
+    kept_count = counted(table["b"], kept, key="metric")
+    table = table.renamed({"count": "cut_count"}).having(
+        metric=text(_NAMES_BY_NUMBER.get(metric) for metric in table["b"].tolist()),
+        kept_count=kept_count,
+        cut_ratio=share(table["count"], table["count"] + kept_count),
+    )
+    return table.sorted_by("cut_ratio", descending=True)
 
 
 def trace_facts(
@@ -97,15 +99,18 @@ def trace_facts(
 ) -> Mapping[str, object]:
     """Return the facts about the trace: the JSON report's ``trace`` object."""
     partial = measures.partial
-    facts = {str(name): int(value) for name, value in partial.facts.sum().items()}
+    facts = {
+        name: int(partial.facts[name].sum())
+        for name in partial.facts.names
+        if np.issubdtype(partial.facts[name].dtype, np.integer)
+    }
     fillers = partial.records["header"] & EVENT_MASK == WRAP_BUFFER
     lost = measures.counts(Metric.LOST_RECORDS)
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     wakes = measures.counts(Metric.WAKE_CAUSE)
-    dom0_other = wakes[(domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))][
-        "count"
-    ].sum()
+    of_dom0 = (domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))
+    dom0_other = int(wakes["count"][of_dom0].sum())
     half_full = facts.pop("half_full_windows")
     span_cycles = facts.pop("span_cycles")
     return {
@@ -128,23 +133,24 @@ def trace_facts(
         "xen_versions_conflicts": list(found.conflicts),
         "notes": list(found.notes),
         "skewed_pcpu_pairs": _skewed_pairs(clock.skew(partial)),
-        "recorder_virq_most_count": int(min(half_full, dom0_other)),
-        "dom0_wakes_other_count": int(dom0_other),
+        "recorder_virq_most_count": min(half_full, dom0_other),
+        "dom0_wakes_other_count": dom0_other,
         **facts,
-        "damages": partial.damages.to_dict("records"),
+        "damages": partial.damages.rows(),
     }
 
 
-def _skewed_pairs(skew: pd.DataFrame) -> list[dict[str, object]]:
+def _skewed_pairs(skew: Columns) -> list[dict[str, object]]:
     """Return the pairs of pCPUs whose TSCs differ; cycles are integers, NaN where a bound is open."""
     pairs: list[dict[str, object]] = []
-    for row in skew[skew["skewed"]].drop(columns="skewed").to_dict("records"):
+    for row in skew.where(skew["skewed"]).rows():
+        del row["skewed"]
         bounds = {name: row[name] for name in ("low_cycles", "high_cycles")}
         whole = {name: value if math.isnan(value) else int(value) for name, value in bounds.items()}
         words = row["evidence"]
         if row["least_cycles"] and math.isnan(row["low_cycles"]):
             words += f"; at least {row['least_cycles']} cycles apart, in either direction"
-        pairs.append({str(name): value for name, value in row.items()} | whole | {"evidence": words})
+        pairs.append(row | whole | {"evidence": words})
     return pairs
 
 

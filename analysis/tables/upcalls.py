@@ -9,9 +9,17 @@ at most the count of both.
 
 from __future__ import annotations
 
-import pandas as pd
-
-from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.columns import Columns, matched
+from xtrace.analysis.measures.lookup import (
+    counted,
+    keys_of,
+    looked_up,
+    share,
+    tail_columns,
+    taken,
+    whole,
+    with_vcpu,
+)
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
 from xtrace.analysis.state_machine.metrics import Metric
@@ -32,17 +40,17 @@ _COUNTS = {
 _PV_KINDS = (Metric.IRET_TRAP, Metric.IRET_UPCALL, Metric.IRET_OPEN, Metric.BLOCK_CALL)
 
 
-def upcalls(measures: Measures) -> pd.DataFrame:
+def upcalls(measures: Measures) -> Columns:
     """Return the upcalls of PV guests by vCPU, worst p99 first."""
     vcpus = keys_of(*(measures.counts(metric) for metric in _PV_KINDS))
     counts = {name: counted(vcpus, measures.counts(metric)) for name, metric in _COUNTS.items()}
     least = counts["upcall_least_count"]
     most = least + counts["iret_open_count"]
     hypercalls = measures.counts(Metric.HYPERCALL)
-    forced = counted(vcpus, hypercalls[hypercalls["b"] == Hypercall.XEN_VERSION])
+    forced = counted(vcpus, hypercalls.where(hypercalls["b"] == int(Hypercall.XEN_VERSION)))
     entry = measures.times(Metric.RUNNING_TO_GUEST)
     forced_times = measures.times(Metric.FORCED_CALLBACK)
-    table = pd.DataFrame(
+    table = Columns(
         {
             "a": vcpus,
             **counts,
@@ -62,26 +70,26 @@ def upcalls(measures: Measures) -> pd.DataFrame:
             **looked_up(vcpus, forced_times, tail_columns("forced_to_iret", TAIL[1:])),
         }
     )
-    return with_vcpu(table).sort_values("upcall_most_p99_cycles", ascending=False, kind="stable")
+    return with_vcpu(table).sorted_by("upcall_most_p99_cycles", descending=True)
 
 
-def injections(measures: Measures) -> pd.DataFrame:
+def injections(measures: Measures) -> Columns:
     """Return interrupt injections into HVM and PVH guests by vCPU and vector, most frequent first."""
-    table = measures.counts(Metric.INJECTION)[["a", "b", "count"]].rename(
-        columns={"count": "injection_count"}
-    )
+    table = measures.counts(Metric.INJECTION).only(["a", "b", "count"]).renamed({"count": "injection_count"})
+    keys = table.only(["a", "b"])
     for name, metric in (
         ("injection_to_entry", Metric.INJECTION_TO_ENTRY),
         ("window_wait", Metric.INTR_WINDOW_WAIT),
         ("upcall", Metric.HVM_UPCALL),
     ):
-        times = measures.times_by_b(metric).set_index(["a", "b"])[list(TAIL)].add_prefix(name + "_")
-        table = table.join(times, on=["a", "b"])
-        table[f"{name}_count"] = table[f"{name}_count"].fillna(0).astype("int64")
-    table = table.rename(columns={"b": "vector"})
-    table["window_wait_ratio"] = table["window_wait_count"] / table["injection_count"]
-    table["injection_per_s"] = measures.per_second(table["injection_count"])
-    return with_vcpu(table).sort_values("injection_count", ascending=False, kind="stable")
+        times = measures.times_by_b(metric)
+        table = table.having(**taken(times, matched(keys, times), tail_columns(name)))
+        table = table.having(**{f"{name}_count": whole(table[f"{name}_count"])})
+    table = table.renamed({"b": "vector"}).having(
+        window_wait_ratio=share(table["window_wait_count"], table["injection_count"]),
+        injection_per_s=measures.per_second(table["injection_count"]),
+    )
+    return with_vcpu(table).sorted_by("injection_count", descending=True)
 
 
 TABLES = (

@@ -16,15 +16,15 @@ _SAVED = "removable"
 
 def cost_looks(report: Report) -> Iterator[str]:
     """Yield one sentence per domain: what its removable fences cost, or how often they execute."""
-    domains = report.tables.get("cost_domains")
+    domains = report.columns.get("cost_domains")
     if domains is None:
         return
-    for row in domains.to_dict("records"):
+    for row in domains.rows():
         if row["part"] == _SAVED:
             yield f"d{row['domain']}: removable fences {_cost(row)}"
-    checks = report.tables.get("cost_checks")
+    checks = report.columns.get("cost_checks")
     if checks is not None:
-        for domain in checks.loc[checks["agrees"] == "no", "domain"].unique().tolist():
+        for domain in dict.fromkeys(checks["domain"][checks["agrees"] == "no"].tolist()):
             yield f"d{domain}: its counters, its sites and the trace contradict each other"
 
 
@@ -70,10 +70,10 @@ def share_text(value: float) -> str:
 
 def cost_needs(report: Report) -> Iterator[str]:
     """Yield one line per missing input of the cost, with how to get it."""
-    needs = report.tables.get("cost_needs")
+    needs = report.columns.get("cost_needs")
     if needs is None:
         return
-    for row in needs.to_dict("records"):
+    for row in needs.rows():
         whose = "" if row["about"] == _HOST else f"{row['about']}: "
         remedy = f"; {row['remedy']}" if row["remedy"] else ""
         yield f"{whose}{row['missing']}: {row['reason']}{remedy}"

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from operator import itemgetter
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,8 +16,7 @@ from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from xtrace.analysis.columns import Columns
     from xtrace.analysis.measures.table import Table
     from xtrace.analysis.report.build import Report
 
@@ -93,16 +93,13 @@ def print_report(
     for need in cost_needs(report):
         _put_labelled(put, "needs", safe(need))
     _print_first_looks(put, report)
-    for name, frame in report.tables.items():
-        table = report.described[name]
+    for name, columns in report.columns.items():
         if brief and name not in BRIEF:
             continue
-        if brief and "domain" in frame:
-            frame = frame[frame["domain"] != IDLE_DOMAIN]
-        if frame.empty:
-            continue
-        limit = BRIEF.get(name, 20) if rows is None else rows or len(frame)
-        _print_table(put, table, frame, report.hz, limit)
+        shown = _without_idle(columns) if brief else columns
+        if len(shown):
+            limit = BRIEF.get(name, 20) if rows is None else rows or len(shown)
+            _print_table(put, report.described[name], shown, report.hz, limit)
 
 
 def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
@@ -147,13 +144,17 @@ def _digits(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
 
 
+def _without_idle(columns: Columns) -> Columns:
+    return columns.where(columns["domain"] != IDLE_DOMAIN) if "domain" in columns else columns
+
+
 def _print_domains(put: Put, report: Report) -> None:
     """Print the names of the domains in the tables, as far as the recorder knew them."""
     told = {
-        int(domain)
-        for frame in report.tables.values()
-        if "domain" in frame
-        for domain in frame["domain"].unique()
+        domain
+        for columns in report.columns.values()
+        if "domain" in columns
+        for domain in columns["domain"].tolist()
     }
     names = {int(domain): name for domain, name in report.trace["domains"].items()}
     shown = [f"d{domain} {safe(names[domain])}" for domain in sorted(told & set(names))]
@@ -226,28 +227,24 @@ def _print_first_looks(put: Put, report: Report) -> None:
     """Print one line for each notable finding."""
     hz = report.hz
     looks = []
-    wakes = report.tables.get("wakes")
-    if wakes is not None and len(guests := wakes[wakes["domain"] != IDLE_DOMAIN]):
-        worst = guests.iloc[0]
+    wakes = report.columns.get("wakes")
+    if wakes is not None and len(guests := _without_idle(wakes)):
+        (worst,) = guests.where(slice(1)).rows()
         looks.append(
             f"{_vcpu(worst)} waits longest: wake to running p99 "
             f"{time_text(worst['wake_to_running_p99_cycles'], hz)} "
-            f"over {int(worst['wake_to_running_count'])} wakes"
+            f"over {worst['wake_to_running_count']} wakes"
         )
-    states = report.tables.get("domain_states")
-    if states is not None and len(states):
-        waiting = states[
-            states["state"].isin(("full_contention", "partial_contention", "concurrency_hazard"))
-        ]
-        share = waiting[waiting["domain"] != IDLE_DOMAIN].groupby("domain")["share_ratio"].sum()
-        if len(share):
-            looks.append(f"d{share.idxmax()} had vCPUs waiting for a pCPU {share.max():.0%} of the time")
-    upcalls = report.tables.get("upcalls")
+    states = report.columns.get("domain_states")
+    if states is not None and (waiting := _waiting(states)):
+        domain, share = max(waiting.items(), key=itemgetter(1))
+        looks.append(f"d{domain} had vCPUs waiting for a pCPU {share:.0%} of the time")
+    upcalls = report.columns.get("upcalls")
     if upcalls is not None and len(upcalls):
-        forced = upcalls.sort_values("xen_version_count", ascending=False).iloc[0]
+        forced = max(upcalls.rows(), key=itemgetter("xen_version_count"))
         looks.append(
-            f"{_vcpu(forced)} forced a callback at most {int(forced['xen_version_count'])} times, "
-            f"in {int(forced['upcall_least_count'])} to {int(forced['upcall_most_count'])} upcalls"
+            f"{_vcpu(forced)} forced a callback at most {forced['xen_version_count']} times, "
+            f"in {forced['upcall_least_count']} to {forced['upcall_most_count']} upcalls"
         )
     looks += cost_looks(report)
     for look in looks:
@@ -257,7 +254,17 @@ def _print_first_looks(put: Put, report: Report) -> None:
             put(f"  {line}")
 
 
-def _print_table(put: Put, table: Table[Any], frame: pd.DataFrame, hz: float | None, limit: int) -> None:
+def _waiting(states: Columns) -> dict[int, float]:
+    """Return the share of the time in which vCPUs of a domain waited for a pCPU, by domain."""
+    shares: dict[int, float] = {}
+    for row in _without_idle(states).rows():
+        if row["state"] in ("full_contention", "partial_contention", "concurrency_hazard"):
+            share = row["share_ratio"]
+            shares[row["domain"]] = shares.get(row["domain"], 0.0) + (0.0 if math.isnan(share) else share)
+    return shares
+
+
+def _print_table(put: Put, table: Table[Any], columns: Columns, hz: float | None, limit: int) -> None:
     from xtrace.analysis.measures.table import MARKS
 
     shown = [column for column in table.columns if column.heading]
@@ -273,7 +280,7 @@ def _print_table(put: Put, table: Table[Any], frame: pd.DataFrame, hz: float | N
     lines = [["vcpu" if paired and c.name == "domain" else f"{c.heading}{MARKS[c.quality]}" for c in shown]]
     lines += [
         [_vcpu(row) if paired and c.name == "domain" else _cell(c.name, row[c.name], hz) for c in shown]
-        for row in frame.head(limit).to_dict("records")
+        for row in columns.where(slice(limit)).rows()
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
     long = [place for place, column in enumerate(shown) if column.name in _LONG_COLUMNS]
@@ -290,16 +297,16 @@ def _print_table(put: Put, table: Table[Any], frame: pd.DataFrame, hz: float | N
         put(text.rstrip(), bold=number == 0)
         if number == 0:
             put("-" * (sum(widths) + len(gap) * (len(widths) - 1)), dim=True)
-    if len(frame) > limit:
-        put(f"  {len(frame) - limit} more: --section {table.section} --rows 0", dim=True)
+    if len(columns) > limit:
+        put(f"  {len(columns) - limit} more: --section {table.section} --rows 0", dim=True)
 
 
 def _print_kernels(put: Put, report: Report) -> None:
     """Print for each image how samples were resolved in it, and what is missing."""
-    images = report.tables.get("kernel_images")
+    images = report.columns.get("kernel_images")
     if images is None:
         return
-    rows = images.to_dict("records")
+    rows = images.rows()
     for row in rows:
         name = shortened(safe(f"d{row['domain']} {row['image'].rpartition('/')[2]}"), WIDTH - _LABEL)
         if row["note"]:
@@ -341,7 +348,7 @@ def _vcpu(row: Any) -> str:
 def _cell(name: str, value: Any, hz: float | None) -> str:
     if isinstance(value, str):
         return safe(value)
-    number = float(value)
+    number = math.nan if value is None else float(value)
     if math.isnan(number):
         return "-"
     if name == "line":
