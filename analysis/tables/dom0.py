@@ -120,6 +120,7 @@ def _times(measures: Measures, kind: Kind, by: Sequence[str], prefix: str = "") 
     buckets = _of_kind(measures.partial.dom0_buckets, kind)
     timed = tallies.where(tallies["count"] > 0).renamed(_TO_CYCLES)
     found = summarise(timed, buckets, by).renamed(_FROM_CYCLES)
+    found = found.having(max_ns=found["max_ns"].astype(float))  # may be NaN
     table = _outer_join(tallies.sums(by, ["zero_count"]), found, by).only([*by, *_STATISTICS])
     return table.renamed({name: f"{prefix}{name}" for name in _STATISTICS})
 

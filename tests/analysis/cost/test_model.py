@@ -382,7 +382,7 @@ def stripped(part: Partial) -> Partial:
     """Return the partial without the pairs that the TSC rate is estimated from."""
     from dataclasses import replace
 
-    return replace(part, pairs=part.pairs[:0])
+    return replace(part, pairs=part.pairs.where(slice(0)))
 
 
 def estimated(

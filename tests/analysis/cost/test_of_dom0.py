@@ -19,7 +19,7 @@ from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.report.build import Report, Selection, build
 from xtrace.analysis.report.guest_kernels import open_kernels
-from xtrace.analysis.summary.dom0_calls import frame
+from xtrace.analysis.summary.dom0_calls import columns_of
 from xtrace.analysis.summary.partial import Partial, merge
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.catalog import VersionRange
@@ -51,7 +51,7 @@ def counted(
         (int(Kind.UPCALL), "xen_evtchn_do_upcall", 1, bounded, int(true * low), int(true * high) * bounded),
         (int(Kind.LATE_EOI), "xen_irq_lateeoi", 1, bounded, eois, (eois + 5) * bounded),
     ]
-    return replace(part, dom0_calls=frame(rows), dom0_facts=part.dom0_facts.assign(sample_mixed=mixed))
+    return replace(part, dom0_calls=columns_of(rows), dom0_facts=part.dom0_facts.having(sample_mixed=mixed))
 
 
 def report(kernel: Any, part: Partial, rates: dict[str, float] | None = None) -> Report:
@@ -166,7 +166,7 @@ def test_calls_to_functions_give_the_executions_of_a_real_images_sites() -> None
     calls = {"upcalls_restore": (900, 907), "upcalls_save": (1000, 1007), "upcalls_mask": (60, 67)}
     rows_ = [(int(Kind.SEND), name, 1, 1, low, high) for name, (low, high) in calls.items()]
     (kernel,) = open_kernels([(0, OWN_GUEST, None)])
-    found = report(kernel, replace(host()[1], dom0_calls=frame(rows_)))
+    found = report(kernel, replace(host()[1], dom0_calls=columns_of(rows_)))
     by_site = {row["place"].split("+")[0]: row for row in rows(found, "cost_sites")}
     for name, ends in calls.items():
         row = by_site[name]

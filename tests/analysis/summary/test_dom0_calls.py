@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.summary import dom0_columns
-from xtrace.analysis.summary.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, frame
+from xtrace.analysis.summary.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, columns_of
 from xtrace.analysis.summary.partial import Partial, merge, partial_of
 from xtrace.analysis.summary.summary_file import Summary, _nothing, read_summary, write_summary
 from xtrace.analysis.summary.summary_head import Origin
@@ -64,10 +64,9 @@ def made(
     return found
 
 
-def bounds(calls: pd.DataFrame) -> dict[str, tuple[int, int | None]]:
+def bounds(calls: Columns) -> dict[str, tuple[int, int | None]]:
     return {
-        row["function"]: (row["count"], row["most_count"] if row["bounded"] else None)
-        for row in calls.to_dict("records")
+        row["function"]: (row["count"], row["most_count"] if row["bounded"] else None) for row in calls.rows()
     }
 
 
@@ -175,7 +174,7 @@ def test_planted_calls_are_between_the_bounds(data: st.DataObject) -> None:
     found = told.in_trace(tsc(first), tsc(last))
     truth = sum(first <= time <= last for time in calls)
     if first == last:
-        assert found.empty
+        assert len(found) == 0
         return
     least, most = bounds(found)["xen_irq_lateeoi"]
     assert least <= truth
@@ -184,7 +183,7 @@ def test_planted_calls_are_between_the_bounds(data: st.DataObject) -> None:
 
 
 def partial(rows: list[tuple[int, str, int, int, int, int]]) -> Partial:
-    return replace(partial_of(_nothing()), dom0_calls=frame(rows))
+    return replace(partial_of(_nothing()), dom0_calls=columns_of(rows))
 
 
 def facts_of(*partials: Partial, domain: int = 0) -> Any:
@@ -226,8 +225,8 @@ def test_a_function_that_may_be_inlined_does_not_bound_upcalls() -> None:
 def test_summary_keeps_them(tmp_path: Path) -> None:
     write_summary(Summary(partial(FIRST), Origin("a")), tmp_path / "a.summary")
     kept = read_summary(tmp_path / "a.summary").partial
-    assert kept.dom0_calls.to_numpy().tolist() == [list(row) for row in FIRST]
-    assert list(kept.dom0_calls.columns) == list(COLUMNS)
+    assert [tuple(row.values()) for row in kept.dom0_calls.rows()] == FIRST
+    assert {name: kept.dom0_calls[name].dtype for name in kept.dom0_calls.names} == COLUMNS
     assert merge([kept, kept]).dom0_calls["count"].tolist() == [200, 14]
 
 
@@ -236,9 +235,9 @@ def test_a_capture_gives_the_calls_during_its_trace(tmp_path: Path) -> None:
     path.parent.mkdir()
     lines = [{"t_ns": n * SECOND, "rows": [[EOI, 45, 1, 4, 400, 50, 200, 1]] if n else []} for n in range(11)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    frames = dom0_columns.read(Capture(tmp_path, meta()))
+    recorded = dom0_columns.read(Capture(tmp_path, meta()))
     trace = replace(_nothing(), first_tsc=tsc(5 * SECOND // 2), last_tsc=tsc(15 * SECOND // 2))
-    found = bounds(partial_of(trace, frames).dom0_calls)
+    found = bounds(partial_of(trace, recorded).dom0_calls)
     assert found["xen_irq_lateeoi"] == (15, 35)
     # bpf alone, and no trace: no time to count in.
-    assert partial_of(_nothing(), frames).dom0_calls.empty
+    assert len(partial_of(_nothing(), recorded).dom0_calls) == 0

@@ -27,11 +27,11 @@ def test_fields_of_a_row_are_the_columns_of_its_table(table: Table[Estimate]) ->
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_table_without_rows_has_the_same_dtypes(table: Table[Estimate]) -> None:
-    frame = table.of(Estimate())
-    assert list(frame.columns) == [column.name for column in table.columns]
+    found = table.of(Estimate())
+    assert list(found.names) == [column.name for column in table.columns]
     for column in table.columns:
         text = column.quality is Quality.KEY and column.name != "domain"
-        assert (frame[column.name].dtype == object) is text
+        assert (found[column.name].dtype == object) is text
 
 
 def test_each_table_has_a_row_class() -> None:

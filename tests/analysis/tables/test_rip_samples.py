@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from builders.hosts import HOSTS
@@ -28,6 +27,7 @@ from builders.sampled import (
     trace,
 )
 from oracle.reading import SAMPLES, sample_bytes
+from xtrace.analysis.columns import joined
 from xtrace.analysis.measures.kernel_samples import OUTSIDE, resolve
 from xtrace.analysis.report.build import Report, Selection, build, json_text
 from xtrace.analysis.state_machine.metrics import UNRECORDED_RIPS, Metric
@@ -238,18 +238,16 @@ def test_without_an_image_tables_are_empty_with_their_columns() -> None:
 def test_an_empty_trace_with_an_image() -> None:
     found = resolve(partial(b""), [MadeKernel()])
     assert found.images["note"].tolist() == ["the trace has no domain 3"]
-    assert found.addresses.empty
-    pd.testing.assert_index_equal(found.addresses.columns, resolve(partial(b""), []).addresses.columns)
+    assert len(found.addresses) == 0
+    assert found.addresses.names == resolve(partial(b""), []).addresses.names
 
 
 def test_samples_without_a_record_do_not_count_as_left_out() -> None:
     part = partial(trace((TRAP, TEXT), (TRAP, TEXT + 1)))
-    told = part.tallies[part.tallies["metric"] == int(Metric.RIP)].iloc[:1]
-    more = [told.assign(a=3 << 16 | int(source) << 32, count=50) for source in UNRECORDED_RIPS]
-    found = resolve(
-        replace(part, tallies=pd.concat([part.tallies, *more], ignore_index=True)), [MadeKernel()]
-    )
-    row = found.images.iloc[0]
+    told = part.tallies.where(part.tallies["metric"] == Metric.RIP).where([0])
+    more = [told.having(a=3 << 16 | int(source) << 32, count=50) for source in UNRECORDED_RIPS]
+    found = resolve(replace(part, tallies=joined([part.tallies, *more])), [MadeKernel()])
+    (row,) = found.images.rows()
     assert (row["count"], row["carried_count"], row["left_out_count"]) == (102, 2, 0)
-    shown = found.addresses.groupby("source")["biased_to"].first()
+    shown = {row["source"]: row["biased_to"] for row in found.addresses.rows()}
     assert shown["perf_clock"] == "time; masked code late"

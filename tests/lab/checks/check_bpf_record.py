@@ -181,7 +181,7 @@ def _calls(name: str) -> dict[str, tuple[int, int | None]]:
     assert calls is not None
     return {
         row["function"]: (row["count"], row["most_count"] if row["bounded"] else None)
-        for row in calls.in_trace(first, last).to_dict("records")
+        for row in calls.in_trace(first, last).rows()
     }
 
 

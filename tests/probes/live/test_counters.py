@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,8 @@ from builders.random_records import traces
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import Trace, frame, read
+from xtrace.analysis.columns import Columns
+from xtrace.analysis.state_machine.collected import PAIRS
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.state_machine.one_pass import collect
 from xtrace.analysis.summary import clock
@@ -339,17 +340,14 @@ def test_histograms_match_the_reports(values: list[int]) -> None:
     assert [bounds_of(bucket) for bucket in buckets.tolist()] == list(
         zip(least.tolist(), greatest.tolist(), strict=True)
     )
-    tallies = pd.DataFrame(
+    tallies = Columns(
         {"a": [0], "count": [len(values)], "sum_cycles": [sum(values)],
          "min_cycles": [min(values)], "max_cycles": [max(values)]}
     )  # fmt: skip
-    rows = pd.DataFrame(
-        {"a": 0, "bucket": buckets, "count": [histogram.buckets[b] for b in buckets.tolist()]}
-    )
+    rows = Columns({"a": 0, "bucket": buckets, "count": [histogram.buckets[b] for b in buckets.tolist()]})
     theirs = analysis_histogram.summarise(tallies, rows, ["a"], (0.5, 0.99))
-    assert [histogram.quantile(0.5), histogram.quantile(0.99)] == theirs[["p50_cycles", "p99_cycles"]].values[
-        0
-    ].tolist()
+    (row,) = theirs.rows()
+    assert [histogram.quantile(0.5), histogram.quantile(0.99)] == [row["p50_cycles"], row["p99_cycles"]]
 
 
 @given(st.lists(st.lists(st.integers(-5, 1 << 40), max_size=20), max_size=4))
@@ -369,7 +367,7 @@ def test_added_histograms_equal_one_of_all_values(parts: list[list[int]]) -> Non
 def test_the_rate_matches_the_reports(sample: Path) -> None:
     meter = RateMeter()
     meter.feed(lzma.decompress(sample.read_bytes()))
-    pairs = pd.DataFrame(collect(str(sample)).pairs, columns=["ns", "cycles", "source"])
+    pairs = Columns(dict(zip(PAIRS, collect(str(sample)).pairs.T, strict=True)))
     theirs = clock.estimate(pairs)
     assert theirs is not None
     # The last sum of each pCPU and those cut short by a loss are left out here.

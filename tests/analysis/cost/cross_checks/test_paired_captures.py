@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from builders.host import simulate
@@ -14,6 +13,7 @@ from builders.made_costs import HZ, CostedKernel, calibration, fenced, paths_of,
 from builders.made_sites import FACTS
 from builders.partials import partial
 from builders.sampled import TEXT, MadeKernel
+from xtrace.analysis.columns import Columns, joined
 from xtrace.analysis.cost.cross_checks.fence_samples import fence_share
 from xtrace.analysis.cost.cross_checks.paired_captures import (
     Difference,
@@ -163,7 +163,7 @@ def test_the_report_shows_the_model_and_samples_by_dom0s_clock(with_page: bool) 
     made = partial(simulate(1, 2, [(0, 1, "pv")], int(HZ / 20)).data)
     samples = {at: 3, behind: 7, elsewhere: 990, TEXT + 0x2005: 400, page + 29 * 32 + 7: 5000}
     samples |= {page + 17 * 32 + 7: 10}
-    told = pd.DataFrame(
+    told = Columns(
         {
             "metric": int(Metric.RIP),
             "a": int(RipSource.PERF_CLOCK) << 32,
@@ -174,7 +174,7 @@ def test_the_report_shows_the_model_and_samples_by_dom0s_clock(with_page: bool) 
             "max_cycles": 0,
         }
     )
-    part = replace(made, tallies=pd.concat([made.tallies, told], ignore_index=True))
+    part = replace(made, tallies=joined([made.tallies, told]))
     kernel = CostedKernel(paths_of([fenced("a", 1)]), domain=0, fences={at: behind}, has_page=with_page)
     inputs = CostInputs([kernel], calibration(row(median=30.0)))
     found = build(part, hz=HZ, kernels=[Dom0Kernel()], costs=inputs, selection=Selection(("cost",)))
@@ -194,7 +194,7 @@ def test_the_report_shows_the_model_and_samples_of_paused_vcpus() -> None:
     assert page is not None
     plain = capture(1, 0)
     samples = {fence: 3, behind: 7, elsewhere: 990, page + 29 * 32: 5000}
-    told = pd.DataFrame(
+    told = Columns(
         {
             "metric": int(Metric.RIP),
             "a": 3 << 16 | int(RipSource.XENCTX) << 32,
@@ -205,7 +205,7 @@ def test_the_report_shows_the_model_and_samples_of_paused_vcpus() -> None:
             "max_cycles": 0,
         }
     )
-    part = replace(plain.partial, tallies=pd.concat([plain.partial.tallies, told], ignore_index=True))
+    part = replace(plain.partial, tallies=joined([plain.partial.tallies, told]))
     kernel = CostedKernel(paths_of([fenced("a", 1)]), domain=3, fences={fence: behind})
     counted = Rates("rates", {"mask": 1000}, None, True, None, {})
     inputs = CostInputs([kernel], calibration(row(median=30.0)), {3: counted})
