@@ -29,6 +29,8 @@ def main() -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     streams.secure()
+    # NumPy's linear algebra would start a thread per core, which takes 0.05 s; nothing here uses it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Under nohup it is ignored; keep that.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _hang_up)

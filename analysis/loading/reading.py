@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.times import Moment
@@ -16,6 +17,7 @@ from xtrace.probes.selection.times import Moment
 if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected
 
+Result = TypeVar("Result")
 #: Called with a path and the number of its bytes read so far.
 Update: TypeAlias = Callable[[str, int], None]
 #: Makes a context manager from all paths to be read; it yields a function to call, or None.
@@ -28,8 +30,54 @@ def unseen(_paths: Sequence[str]) -> Iterator[None]:
     yield None
 
 
-class _StoppedError(Exception):
-    """Another file cannot be read, or the user interrupted."""
+class Started(Generic[Result]):
+    """Calls of a function in threads, one call per path, at most one per core at a time.
+
+    The threads do not keep the process from ending: one may wait for a pipe for ever.
+    """
+
+    def __init__(self, read: Callable[[str, Callable[[int], None]], Result], paths: Sequence[str]) -> None:
+        self._read = read
+        self._paths = paths
+        self._next = iter(range(len(paths)))
+        self._results: dict[int, Result] = {}
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._stopped = False
+        self._update: Update | None = None
+        for _ in range(min(len(paths), len(os.sched_getaffinity(0)))):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def result(self, progress: Progress) -> list[Result]:
+        """Wait for all calls and return what they returned, in the order of the paths.
+
+        Raises:
+            Exception: whatever the first call to fail raised.
+        """
+        with progress(self._paths) as self._update:
+            for _ in self._paths:
+                error = self._done.get()
+                if error is not None:
+                    raise error
+        return [self._results[place] for place in range(len(self._paths))]
+
+    def stop(self) -> None:
+        """Have the calls end when they next report progress."""
+        self._stopped = True
+
+    def _work(self) -> None:
+        for place in self._next:
+            try:
+                self._results[place] = self._read(self._paths[place], partial(self._note, self._paths[place]))
+            except BaseException as error:  # noqa: BLE001 - raised again where the results are wanted
+                self._done.put(error)
+                return
+            self._done.put(None)
+
+    def _note(self, path: str, done: int) -> None:
+        if self._stopped:
+            raise InterruptedError
+        if self._update is not None:
+            self._update(path, done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +97,13 @@ class Reading:
     hz: float | None = None
     progress: Progress = unseen
 
-    def read(self, paths: Sequence[str]) -> list[Collected]:
-        """Read traces, at most one per core at a time, and return what each contains.
+    def start(self, paths: Sequence[str]) -> Started[Collected]:
+        """Start to read ``paths``."""
+        return Started(self._read, paths)
 
-        Raises:
-            OSError, TraceError: a file cannot be read.
-        """
-        with self.progress(paths) as update:
-            if len(paths) < 2:
-                return [self._read(path, update) for path in paths]
-            stopped = threading.Event()
-
-            def note(path: str, done: int) -> None:
-                if stopped.is_set():
-                    raise _StoppedError
-                if update is not None:
-                    update(path, done)
-
-            with ThreadPoolExecutor(min(len(paths), len(os.sched_getaffinity(0)))) as pool:
-                try:
-                    return list(pool.map(lambda path: self._read(path, note), paths))
-                except BaseException:
-                    stopped.set()
-                    raise
-
-    def _read(self, path: str, update: Update | None) -> Collected:
+    def _read(self, path: str, progress: Callable[[int], None]) -> Collected:
         from xtrace.analysis.state_machine.one_pass import collect
 
-        progress = None if update is None else lambda done: update(path, done)
         if self.begin is None and self.end is None:
             return collect(path, strict=self.strict, progress=progress)
         whole = collect(path, strict=self.strict)

@@ -20,15 +20,8 @@ if TYPE_CHECKING:
     from xtrace.analysis.summary.summary_file import Summary
 
 
-def load(
-    paths: Sequence[Path],
-    reading: Reading,
-    *,
-    window: str = "",
-    keeping: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
-) -> list[Summary]:
-    """Return one summary per path, in the order of the paths.
+class Loading:
+    """Summaries being made: threads read the traces, so that the caller can import modules meanwhile.
 
     Args:
         paths: traces and stored summaries; one named twice is read once.
@@ -38,21 +31,52 @@ def load(
             line that says so, or why not, to the callback.
 
     Raises:
-        OSError, TraceError: a file, or the sidecar file of a trace, cannot be read.
+        TraceError: the sidecar file of a trace is not valid.
     """
-    from xtrace.analysis.summary.summary_file import read_summary
 
-    stored = {path: path if is_summary(path) else None for path in paths}
-    if keeping:
-        stored |= {path: kept(path) for path, place in stored.items() if not place and str(path) != STDIN}
-    raw = [path for path, place in stored.items() if place is None]
-    origins = {path: origin_of(path, window=window) for path in raw}
-    made = {path: read_summary(place) for path, place in stored.items() if place is not None}
-    for path, collected in zip(raw, reading.read([_trace_of(path) for path in raw]), strict=True):
-        made[path] = _summary(path, collected, origins[path])
-    if keeping:
-        _keep({path: made[path] for path in raw if str(path) != STDIN}, tell)
-    return [made[path] for path in paths]
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        reading: Reading,
+        *,
+        window: str = "",
+        keeping: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._paths = list(paths)
+        self._tell = tell
+        self._keeping = keeping
+        self._progress = reading.progress
+        self._stored = {path: path if is_summary(path) else None for path in paths}
+        if keeping:
+            self._stored |= {
+                path: kept(path) for path, place in self._stored.items() if not place and str(path) != STDIN
+            }
+        self._raw = [path for path, place in self._stored.items() if place is None]
+        self._origins = {path: origin_of(path, window=window) for path in self._raw}
+        self._started = reading.start([_trace_of(path) for path in self._raw])
+
+    def result(self) -> list[Summary]:
+        """Wait until the traces are read, and return one summary per path, in the order of the paths.
+
+        Raises:
+            OSError, TraceError: a file cannot be read.
+        """
+        from xtrace.analysis.summary.summary_file import read_summary
+
+        made = {path: read_summary(place) for path, place in self._stored.items() if place is not None}
+        for path, collected in zip(self._raw, self._started.result(self._progress), strict=True):
+            made[path] = _summary(path, collected, self._origins[path])
+        if self._keeping:
+            _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
+        return [made[path] for path in self._paths]
+
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the threads, if they still read."""
+        self._started.stop()
 
 
 def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:

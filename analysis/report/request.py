@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.loading.reading import Progress, Reading, unseen
-from xtrace.analysis.loading.summaries import domain_names, load, origin_of
+from xtrace.analysis.loading.summaries import Loading, domain_names, origin_of
 from xtrace.analysis.summary.summary_head import is_summary
 from xtrace.probes.capture.layout import META, open_capture
 from xtrace.probes.errors import TraceError
@@ -147,17 +147,18 @@ def make_report(
     calibration = _calibration(request)
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
     reading = Reading(request.strict, request.begin, request.end, hz, progress)
-    from xtrace.analysis.report.build import Selection, build_report
-    from xtrace.analysis.summary.summary_file import merge
+    with Loading(request.paths, reading, window=window) as loading:
+        # Import what makes the tables while the traces are read.
+        from xtrace.analysis.report.build import Selection, build_report
+        from xtrace.analysis.summary.summary_file import merge
 
-    _known_sections(request.sections)
-    kernels = _kernels(named)
-    summaries = load(request.paths, reading, window=window)
-    whole = merge(summaries, hz=request.cpu_hz, hz_source=request.cpu_hz_source)
-    _tell_cut(request.paths, tell)
-    _refuse_window(counters, whole.origin.window)
-    costs = _costs(request, named, kernels, calibration, counters, whole, progress)
-    selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
+        selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
+        _known_sections(request.sections)
+        kernels = _kernels(named)
+        whole = merge(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
+        _tell_cut(request.paths, tell)
+        _refuse_window(counters, whole.origin.window)
+        costs = _costs(request, named, kernels, calibration, counters, whole, progress)
     made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
@@ -332,6 +333,7 @@ def _unfenced(request: ReportRequest, named: _Named, progress: Progress) -> dict
     for path, _ in named.unfenced.values():
         if path in read:
             continue
-        whole = merge(load([path], Reading(request.strict, progress=progress)))
+        with Loading([path], Reading(request.strict, progress=progress)) as loading:
+            whole = merge(loading.result())
         read[path] = measures_of(whole.partial, whole.origin.tsc_hz)
     return {domain: (read[path], other) for domain, (path, other) in named.unfenced.items()}

@@ -109,13 +109,16 @@ def diff(
     """
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]
-    from xtrace.analysis.comparison.compare import diff as compare
-    from xtrace.analysis.comparison.compare import json_text
     from xtrace.analysis.loading.reading import Reading
-    from xtrace.analysis.loading.summaries import load
+    from xtrace.analysis.loading.summaries import Loading
 
-    figures = _figures(metric or (), [name for name, _ in gates], every=every)
-    summaries = load([*old, *new], Reading(progress=bar), keeping=keep, tell=tell)
+    with Loading([*old, *new], Reading(progress=bar), keeping=keep, tell=tell) as loading:
+        # Import this while the traces are read.
+        from xtrace.analysis.comparison.compare import diff as compare
+        from xtrace.analysis.comparison.compare import json_text
+
+        figures = _figures(metric or (), [name for name, _ in gates], every=every)
+        summaries = loading.result()
     found = compare(
         summaries[: len(old)],
         summaries[len(old) :],
