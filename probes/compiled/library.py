@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -113,11 +114,15 @@ def text_about(files: Sequence[str], root: Path) -> str:
 
 
 def _compile(path: Path) -> None:
-    if not _has_numba():
-        raise TraceError("the loops are not compiled, or have changed since: run ./run, or pip install -e .")
-    done = subprocess.run([sys.executable, os.fspath(_COMPILER), os.fspath(path)], check=False)
-    if done.returncode:
-        raise TraceError(f"the loops could not be compiled: {_COMPILER} failed")
+    """Compile the library again: with numba, or by installing the checkout again, for which pip fetches numba."""
+    if _has_numba():
+        command = [sys.executable, os.fspath(_COMPILER), os.fspath(path)]
+    else:
+        sys.stderr.write("xtrace: the loops have changed; installing xtrace again, which compiles them\n")
+        options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--editable")
+        command = [sys.executable, "-m", "pip", "install", *options, os.fspath(_ROOT)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise TraceError(f"the hot loops have changed and cannot be compiled: {shlex.join(command)} failed")
 
 
 def _has_numba() -> bool:

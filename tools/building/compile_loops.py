@@ -236,7 +236,7 @@ def _object(module: Any, machine: Machine, path: Path) -> Path:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(machine.triple)
-    code = target.create_target_machine(cpu=machine.processor, features="", opt=3, reloc="pic")
+    code = target.create_target_machine(cpu=machine.processor, features="", opt=3, reloc="pic", codemodel="small")
     module.triple = machine.triple
     module.data_layout = str(code.target_data)
     tuning = llvm.create_pipeline_tuning_options(3)

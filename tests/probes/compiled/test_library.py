@@ -99,28 +99,45 @@ def test_the_library_depends_on_the_numbers_that_loops_use_and_on_its_compiler()
         assert name in content
 
 
+class Runs:
+    """Pretend that a source has changed: keep the commands that would compile, and end them with a code."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: list[list[str]] = []
+        self.code = 0
+        monkeypatch.setattr(library, "is_current", lambda path: False)
+        monkeypatch.setattr(subprocess, "run", self._run)
+
+    def _run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        return subprocess.CompletedProcess(command, self.code)
+
+
 @pytest.fixture
-def stale(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Pretend that a source has changed; return the libraries that are compiled again."""
-    compiled: list[Path] = []
-    monkeypatch.setattr(library, "is_current", lambda path: False)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: compiled.append(Path(command[2])) or DONE)
-    return compiled
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(monkeypatch)
 
 
-DONE = subprocess.CompletedProcess("", 0)
-
-
-def test_a_library_older_than_its_sources_is_compiled_again(stale: list[Path]) -> None:
+def test_a_library_older_than_its_sources_is_compiled_again(runs: Runs) -> None:
     library.loaded()
-    assert stale == [LIBRARY]
+    assert runs.commands == [[sys.executable, str(ROOT / "tools" / "building" / "compile_loops.py"), str(LIBRARY)]]
 
 
-def test_without_numba_that_is_one_line(stale: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_pip_installs_the_checkout_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(library, "_has_numba", lambda: False)
-    with pytest.raises(TraceError, match=r"run \./run, or pip install -e \."):
+    library.loaded()
+    assert [command[1:4] + command[-2:] for command in runs.commands] == [
+        ["-m", "pip", "install", "--editable", str(ROOT)]
+    ]
+    assert capsys.readouterr().err.startswith("xtrace: the loops have changed; ")
+
+
+def test_a_failed_compilation_is_one_line(runs: Runs) -> None:
+    runs.code = 1
+    with pytest.raises(TraceError, match=r"the hot loops have changed and cannot be compiled: .* failed"):
         library.loaded()
-    assert stale == []
 
 
 def test_a_damaged_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
