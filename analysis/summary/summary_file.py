@@ -252,9 +252,11 @@ def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:
         ValueError: it has another dtype, or values that the tables do not expect.
     """
     if not len(column):
-        return column.astype(dtype)
+        return column.astype(dtype)  # older versions stored numbers as objects where there were none
     if column.dtype != dtype:
         raise ValueError(f"{name} is {column.dtype}, not {dtype}")
+    if dtype.kind == "O" and not all(isinstance(value, str) for value in column.tolist()):
+        raise ValueError(f"{name} is not text")
     field, _, key = name.partition(".")
     bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if field == "facts" else None)
     if bounds:

@@ -1,9 +1,8 @@
-"""Keys unpack to what was packed, as integers, arrays and columns of frames."""
+"""Keys unpack to what was packed, as integers and as arrays."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +21,6 @@ def test_vcpu_keys_unpack_alone_and_in_pairs(domain: int, vcpu: int, other: int)
         assert (domain_of(packed), vcpu_of(packed)) == (domain, vcpu)
         array = np.array([packed], np.int64)
         assert (domain_of(array).tolist(), vcpu_of(array).tolist()) == ([domain], [vcpu])
-        column = pd.Series([packed], dtype="int64")
-        assert (domain_of(column).tolist(), vcpu_of(column).tolist()) == ([domain], [vcpu])
 
 
 @given(U31, U32)
@@ -31,6 +28,5 @@ def test_pairs_unpack(high: int, low: int) -> None:
     key = paired(high, low)
     assert key == high << 32 | low
     assert (high_of(key), low_of(key)) == (high, low)
-    array, column = np.array([key], np.int64), pd.Series([key], dtype="int64")
+    array = np.array([key], np.int64)
     assert (high_of(array).tolist(), low_of(array).tolist()) == ([high], [low])
-    assert (high_of(column).tolist(), low_of(column).tolist()) == ([high], [low])

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from builders.host import simulate
 from builders.hosts import DOMAINS, lossy
 from builders.partials import partial
 from oracle.reading import SAMPLES
+from xtrace.analysis.columns import Columns, joined
 from xtrace.analysis.report.build import build, json_object
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary import clock
@@ -52,11 +52,9 @@ def busy(hz: int, seconds: float, *, pcpus: int = 2, seed: int = 1, skew_cycles:
     return out.getvalue()
 
 
-def pairs_of(ratios: np.ndarray[tuple[int], np.dtype[np.float64]], source: int, units: float) -> pd.DataFrame:
+def pairs_of(ratios: np.ndarray[tuple[int], np.dtype[np.float64]], source: int, units: float) -> Columns:
     cycles = np.full(len(ratios), 1_000_000_000)
-    return pd.DataFrame(
-        {"ns": (cycles / ratios * units).astype(np.int64), "cycles": cycles, "source": source}
-    )
+    return Columns({"ns": (cycles / ratios * units).astype(np.int64), "cycles": cycles, "source": source})
 
 
 @pytest.mark.parametrize("hz", [1_000_000_000, 2_600_000_000, 4_200_000_000])
@@ -108,7 +106,7 @@ def test_idle_times_are_used_without_run_times(units: float, name: str) -> None:
 
 
 def test_run_times_take_precedence_over_idle_times() -> None:
-    both = pd.concat((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), pairs_of(np.full(99, 3e9), IDLE, 1e9)))
+    both = joined((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), pairs_of(np.full(99, 3e9), IDLE, 1e9)))
     rate = clock.estimate(both)
     assert rate is not None
     assert rate.hz == pytest.approx(2.6e9, rel=1e-6)
@@ -154,7 +152,7 @@ LOST = 0x1F001
 def skews(seed: int, *skew_cycles: int, duration_cycles: int = 40_000_000) -> dict[tuple[int, int], Any]:
     """Return the skew found on a host, by pair of pCPUs, after checking that it is right."""
     data = simulate(seed, len(skew_cycles), DOMAINS, duration_cycles, skew_cycles=skew_cycles).data
-    found = {(row["pcpu"], row["other_pcpu"]): row for row in clock.skew(partial(data)).to_dict("records")}
+    found = {(row["pcpu"], row["other_pcpu"]): row for row in clock.skew(partial(data)).rows()}
     for (pcpu, other), row in found.items():
         true = skew_cycles[other] - skew_cycles[pcpu]
         assert true or not row["skewed"], row
@@ -263,7 +261,7 @@ def of_steps(*steps: Step) -> Partial:
     ids=["overlapping", "inside", "changed elsewhere meanwhile", "woken before it blocks"],
 )
 def test_a_vcpu_on_two_pcpus_at_once_proves_skew(steps: list[Step], least_cycles: int) -> None:
-    (row,) = clock.skew(of_steps(*steps)).to_dict("records")
+    (row,) = clock.skew(of_steps(*steps)).rows()
     assert row["skewed"]
     # To within the width of a histogram bucket.
     assert least_cycles * 63 / 64 <= row["least_cycles"] <= least_cycles
@@ -289,25 +287,29 @@ def test_what_does_not_prove_skew(steps: list[Step]) -> None:
 
 def of_handoffs(**least_cycles: int) -> Partial:
     """Return the Partial of a trace with handoffs of these shortest times, by pCPU pair ("p01")."""
-    rows = [
+    values = list(least_cycles.values())
+    tallies = Columns(
         {
-            "metric": int(Metric.HANDOFF), "a": int(name[1]) << 16 | int(name[2]), "b": 0, "count": 1,
-            "sum_cycles": value, "min_cycles": value, "max_cycles": value,
+            "metric": int(Metric.HANDOFF),
+            "a": [int(name[1]) << 16 | int(name[2]) for name in least_cycles],
+            "b": 0,
+            "count": 1,
+            "sum_cycles": values,
+            "min_cycles": values,
+            "max_cycles": values,
         }
-        for name, value in least_cycles.items()
-    ]  # fmt: skip
-    nothing = partial(b"")
-    return replace(nothing, tallies=pd.concat((nothing.tallies, pd.DataFrame(rows))))
+    )
+    return replace(partial(b""), tallies=tallies)
 
 
 def test_one_direction_alone_gives_no_row() -> None:
     found = clock.skew(of_handoffs(p01=5))
     assert len(found) == 0
-    assert list(found.columns) == COLUMNS
+    assert list(found.names) == COLUMNS
 
 
 def test_contradictory_bounds_show_skew() -> None:
-    (row,) = clock.skew(of_handoffs(p01=-50, p10=-70)).to_dict("records")
+    (row,) = clock.skew(of_handoffs(p01=-50, p10=-70)).rows()
     assert row["skewed"]
     assert math.isnan(row["low_cycles"])
     assert math.isnan(row["high_cycles"])

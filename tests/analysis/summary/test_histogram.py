@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.partials import collected
 from oracle.runs import tally_of
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, OCTAVES, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, bucket_bounds, quantiles, summarise
 from xtrace.analysis.summary.partial import Partial, partial_of
@@ -52,7 +52,7 @@ def partial_of_values(*groups: I64) -> Partial:
 def test_quantiles_are_near_those_of_the_values(kind: str) -> None:
     values = DRAWS[kind](np.random.default_rng(5))
     part = partial_of_values(values)
-    (row,) = summarise(part.tallies, part.buckets, KEYS, AT).to_dict("records")
+    (row,) = summarise(part.tallies, part.buckets, KEYS, AT).rows()
     assert row["count"] == len(values)
     assert row["sum_cycles"] == values.sum()
     assert row["mean_cycles"] == pytest.approx(values.mean())
@@ -81,8 +81,8 @@ def test_buckets_cover_all_values() -> None:
 @given(st.lists(st.integers(0, (1 << 56) - 1), min_size=1, max_size=200))
 def test_a_value_is_in_its_bucket(values: list[int]) -> None:
     part = partial_of_values(np.array(values, np.int64))
-    buckets = part.buckets.sort_values("bucket")
-    least, greatest = bucket_bounds(buckets["bucket"].to_numpy())
+    buckets = part.buckets.sorted_by("bucket")
+    least, greatest = bucket_bounds(buckets["bucket"])
     counts = [
         sum(low <= value <= high for value in values) for low, high in zip(least, greatest, strict=True)
     ]
@@ -96,10 +96,10 @@ def test_groups_stay_separate_or_merge_by_key() -> None:
     part = partial_of_values(*groups)
     each = summarise(part.tallies, part.buckets, KEYS)
     assert each["count"].tolist() == [500, 300, 1]
-    for row, values in zip(each.to_dict("records"), groups, strict=True):
+    for row, values in zip(each.rows(), groups, strict=True):
         exact = np.quantile(values, 0.5, method="inverted_cdf")
         assert row["p50_cycles"] == pytest.approx(exact, rel=QUANTILE_ERROR_RATIO)
-    (merged,) = summarise(part.tallies, part.buckets, ["metric", "a"]).to_dict("records")
+    (merged,) = summarise(part.tallies, part.buckets, ["metric", "a"]).rows()
     everything = np.concatenate(groups)
     assert merged["count"] == len(everything)
     for at in (0.5, 0.95, 0.99):
@@ -111,7 +111,7 @@ def test_empty_in_empty_out() -> None:
     part = partial_of_values(np.zeros(0, np.int64))
     table = summarise(part.tallies, part.buckets, KEYS)
     assert len(table) == 0
-    assert list(table.columns) == [
+    assert list(table.names) == [
         *KEYS, "count", "sum_cycles", "mean_cycles", "min_cycles",
         "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles",
     ]  # fmt: skip
@@ -119,13 +119,21 @@ def test_empty_in_empty_out() -> None:
 
 
 def test_rows_in_any_order_that_share_buckets() -> None:
-    buckets = pd.DataFrame({"a": [2, 1, 2, 1, 2], "bucket": [9, 5, 3, 5, 9], "count": [1, 2, 1, 3, 1]})
-    found = quantiles(buckets, ["a"], (0.5, 1.0)).reset_index()
+    buckets = Columns({"a": [2, 1, 2, 1, 2], "bucket": [9, 5, 3, 5, 9], "count": [1, 2, 1, 3, 1]})
+    found = quantiles(buckets, ["a"], (0.5, 1.0))
+    assert found["a"].tolist() == [1, 2]
     assert found["p50_cycles"].tolist() == [5, 9]
     assert found["p100_cycles"].tolist() == [5, 9]
 
 
 def test_a_quantile_is_the_middle_of_its_bucket() -> None:
     """In a bucket of two values, it is between them."""
-    buckets = pd.DataFrame({"a": [1], "bucket": [2 * SUB_BUCKETS + 1], "count": [1]})
+    buckets = Columns({"a": [1], "bucket": [2 * SUB_BUCKETS + 1], "count": [1]})
     assert quantiles(buckets, ["a"], (0.5,))["p50_cycles"].tolist() == [130.5]
+
+
+def test_a_histogram_needs_a_tally() -> None:
+    part = partial_of_values(np.array([5, 6, 700]))
+    other = part.buckets.having(b=1)
+    with pytest.raises(ValueError, match="a histogram without a tally"):
+        summarise(part.tallies, other, KEYS)

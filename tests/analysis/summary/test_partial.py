@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from builders.host import simulate
 from builders.hosts import HOSTS
 from builders.partials import collected, partial
 from oracle.runs import run, tally_of
+from xtrace.analysis.columns import Columns
 from xtrace.analysis.report.build import build, json_object
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.partial import Partial, merge, partial_of
@@ -28,19 +29,26 @@ def parts() -> list[Partial]:
     return [partial(data) for data in traces]
 
 
-def frames(of: Partial) -> dict[str, pd.DataFrame]:
-    """Return the frames with sorted rows."""
-    ordered = {}
-    for name in NAMES:
-        frame = getattr(of, name)
-        ordered[name] = frame.sort_values(list(frame.columns)).reset_index(drop=True)
-    return ordered
+def contents(of: Partial) -> dict[str, dict[str, list[Any]]]:
+    """Return the columns of each field as lists, with sorted rows."""
+    return {name: lists(getattr(of, name)) for name in NAMES}
+
+
+def lists(columns: Columns) -> dict[str, list[Any]]:
+    ordered = columns.sorted_by(*columns.names)
+    return {name: ordered[name].tolist() for name in columns.names}
 
 
 def assert_equal(one: Partial, other: Partial) -> None:
-    left, right = frames(one), frames(other)
+    left, right = contents(one), contents(other)
     for name in NAMES:
-        pd.testing.assert_frame_equal(left[name], right[name], check_dtype=False, obj=name)
+        assert list(left[name]) == list(right[name]), name
+        assert left[name] == right[name], name
+
+
+def by_key(tallies: Columns, column: str) -> dict[tuple[int, int, int], int]:
+    """Return a column of tallies by metric, a and b."""
+    return {(row["metric"], row["a"], row["b"]): row[column] for row in tallies.rows()}
 
 
 def test_any_order(parts: list[Partial]) -> None:
@@ -55,11 +63,9 @@ def test_any_grouping(parts: list[Partial]) -> None:
 
 
 def test_merging_does_not_change_its_inputs(parts: list[Partial]) -> None:
-    before = [{name: frame.copy() for name, frame in frames(part).items()} for part in parts]
+    before = [contents(part) for part in parts]
     merge(parts)
-    for part, was in zip(parts, before, strict=True):
-        for name, frame in frames(part).items():
-            pd.testing.assert_frame_equal(frame, was[name])
+    assert [contents(part) for part in parts] == before
 
 
 def test_merging_one_or_none(parts: list[Partial]) -> None:
@@ -71,7 +77,7 @@ def test_merging_one_or_none(parts: list[Partial]) -> None:
 def test_an_empty_trace_changes_only_the_number_of_files(parts: list[Partial]) -> None:
     both = merge([parts[0], parts[3]])
     assert both.facts["files"].tolist() == [2]
-    facts = both.facts.assign(files=1)
+    facts = both.facts.having(files=1)
     assert_equal(replace(both, facts=facts), parts[0])
 
 
@@ -96,11 +102,11 @@ def test_counts_add_up_over_files(parts: list[Partial], name: str) -> None:
 
 
 def test_min_and_max_are_those_of_all(parts: list[Partial]) -> None:
-    tallies = merge(parts).tallies.set_index(["metric", "a", "b"])
+    tallies = merge(parts).tallies
+    least, most = by_key(tallies, "min_cycles"), by_key(tallies, "max_cycles")
     for part in parts:
-        each = part.tallies.set_index(["metric", "a", "b"])
-        assert (tallies.loc[each.index, "min_cycles"] <= each["min_cycles"]).all()
-        assert (tallies.loc[each.index, "max_cycles"] >= each["max_cycles"]).all()
+        assert all(least[key] <= value for key, value in by_key(part.tallies, "min_cycles").items())
+        assert all(most[key] >= value for key, value in by_key(part.tallies, "max_cycles").items())
     assert tallies["max_cycles"].max() == max(
         part.tallies["max_cycles"].max() for part in parts if len(part.tallies)
     )
@@ -120,37 +126,51 @@ def test_halves_of_a_trace_merge_to_the_whole() -> None:
     together = tallied(rows)
     merged = merge([tallied(rows[:middle]), tallied(rows[middle:])])
     for name in ("tallies", "buckets"):
-        pd.testing.assert_frame_equal(frames(together)[name], frames(merged)[name], check_dtype=False)
-    seen = frames(partial_of(replace(whole, vcpu_counts=none)))
-    pd.testing.assert_frame_equal(frames(together)["tallies"], seen["tallies"], check_dtype=False)
+        assert contents(together)[name] == contents(merged)[name]
+    seen = contents(partial_of(replace(whole, vcpu_counts=none)))
+    assert contents(together)["tallies"] == seen["tallies"]
 
 
 def test_two_labelled_hosts_stay_separate(parts: list[Partial]) -> None:
     one, other = parts[0], parts[1]
     both = merge([one.labelled("athens"), other.labelled("berne"), one.labelled("athens")])
     for name in NAMES:
-        frame = getattr(both, name)
-        berne = frame[frame["host"] == "berne"].drop(columns="host").reset_index(drop=True)
-        was = getattr(other, name)
-        was = was.sort_values(list(was.columns)).reset_index(drop=True)
-        berne = berne[was.columns].sort_values(list(was.columns)).reset_index(drop=True)
-        pd.testing.assert_frame_equal(berne, was, check_dtype=False, obj=name)
-    athens = both.tallies[both.tallies["host"] == "athens"]
+        columns, was = getattr(both, name), getattr(other, name)
+        assert set(columns.names) == {"host", *was.names}
+        assert lists(columns.where(columns["host"] == "berne").only(was.names)) == lists(was), name
+    athens = both.tallies.where(both.tallies["host"] == "athens")
     assert athens["count"].sum() == 2 * one.tallies["count"].sum()
     assert set(both.facts["host"]) == {"athens", "berne"}
+
+
+def test_a_column_that_one_partial_lacks_is_left_out(parts: list[Partial]) -> None:
+    """So that no sum lacks rows."""
+    assert_equal(merge([parts[0].labelled("athens"), parts[1]]), merge(parts[:2]))
+    extended = replace(parts[0], vcpus=parts[0].vcpus.having(ratio=0.5))
+    assert_equal(merge([extended, parts[1]]), merge(parts[:2]))
+    assert_equal(merge([parts[1], extended]), merge(parts[:2]))
+
+
+def test_numbers_keep_their_type(parts: list[Partial]) -> None:
+    merged = merge(parts)
+    for name in NAMES:
+        columns, was = getattr(merged, name), getattr(parts[3], name)
+        assert {each: columns[each].dtype for each in columns.names} == {
+            each: was[each].dtype for each in was.names
+        }
 
 
 def test_a_partial_agrees_with_the_simulated_host() -> None:
     simulation = simulate(9, 2, [(0, 2, "pv"), (3, 1, "hvm")], 20_000_000)
     part = partial(simulation.data)
-    header = part.records["header"]
-    events = part.records.groupby(header & EVENT_MASK)["count"].sum().to_dict()
+    records = part.records.having(event=part.records["header"] & EVENT_MASK).sums(["event"], ["count"])
+    events = dict(zip(records["event"].tolist(), records["count"].tolist(), strict=True))
     assert events.pop(WRAP_BUFFER, 0) == simulation.truth.fillers
     assert events == dict(simulation.truth.events)
     tallies = part.tallies
     for (domain, vcpu), truth in simulation.truth.vcpus.items():
-        of = tallies[tallies["a"] == domain << 16 | vcpu]
-        found = of[of["metric"] == int(Metric.HYPERCALL)].set_index("b")["count"].to_dict()
+        of = tallies.where((tallies["a"] == domain << 16 | vcpu) & (tallies["metric"] == Metric.HYPERCALL))
+        found = dict(zip(of["b"].tolist(), of["count"].tolist(), strict=True))
         if domain == 0:
             assert found == dict(truth.hypercalls)
 

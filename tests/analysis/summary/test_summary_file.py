@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from builders.hosts import HOSTS
@@ -54,7 +53,11 @@ def parts() -> dict[str, Partial]:
 
 def assert_same(one: Partial, other: Partial) -> None:
     for part in fields(Partial):
-        pd.testing.assert_frame_equal(getattr(one, part.name), getattr(other, part.name), obj=part.name)
+        left, right = getattr(one, part.name), getattr(other, part.name)
+        assert left.names == right.names, part.name
+        assert left.rows() == right.rows(), part.name
+        for name in left.names:
+            assert left[name].dtype == right[name].dtype, (part.name, name)
 
 
 def through_a_file(one: Partial, folder: Path, origin: Origin = ORIGIN) -> Summary:
@@ -84,14 +87,13 @@ def test_merged_and_labelled_partials_survive_too(parts: dict[str, Partial], tmp
 def test_additional_columns_survive(parts: dict[str, Partial], tmp_path: Path) -> None:
     """They must be numbers or text; anything else cannot be written."""
     calm = parts["calm"]
-    extended = calm.vcpus.assign(
-        ratio=0.5, is_new=True, name="n", mixed=pd.Series([1, *["x"] * (len(calm.vcpus) - 1)], dtype=object)
-    )
+    mixed = np.array([1, *["x"] * (len(calm.vcpus) - 1)], object)
+    extended = calm.vcpus.having(ratio=0.5, is_new=True, name="n", mixed=mixed)
     more = replace(calm, vcpus=extended)
     assert_same(through_a_file(more, tmp_path).partial, more)
     with pytest.raises(TypeError, match=r"vcpus\.bad"):
         write_summary(
-            Summary(replace(calm, vcpus=calm.vcpus.assign(bad=None)), ORIGIN), tmp_path / "b.summary"
+            Summary(replace(calm, vcpus=calm.vcpus.having(bad=None)), ORIGIN), tmp_path / "b.summary"
         )
     assert not (tmp_path / "b.summary").exists()
 
@@ -273,9 +275,9 @@ BAD: dict[str, Callable[[Members], Members]] = {
         **with_head(m, lambda h: h["frames"]["vcpus"].update(vcpu="objects")),
         "vcpus/vcpu.objects": b'["a"]',
     },
-    "numbers for text": lambda m: {**m, "damages/reason.text": b"[1]"},
-    "escapes": lambda m: {**m, "damages/reason.text": b'["\\u001b[2J"]'},
-    "no text": lambda m: {**m, "damages/reason.text": b"[null]"},
+    "numbers for text": lambda m: {**m, "damages/reason.objects": b"[1]"},
+    "escapes": lambda m: {**m, "damages/reason.objects": b'["\\u001b[2J"]'},
+    "no text": lambda m: {**m, "damages/reason.objects": b"[null]"},
     "origin": lambda m: with_head(m, lambda h: h.update(origin=5)),
     "rate": lambda m: with_head(m, lambda h: h["origin"].update(tsc_hz=-1)),
     "rate in words": lambda m: with_head(m, lambda h: h["origin"].update(tsc_hz="fast")),
@@ -283,6 +285,21 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "files": lambda m: with_head(m, lambda h: h["origin"].update(files=[1])),
     "many members": lambda m: {**m, **{f"x/{number}": b"" for number in range(1001)}},
 }
+
+
+def test_what_older_versions_wrote_is_read(members: Members, tmp_path: Path) -> None:
+    """They stored text of their own type, and columns without rows as objects."""
+    sound = packed(members, tmp_path / "sound.summary")
+    older = with_head(members, lambda head: head["frames"]["damages"].update(reason="text"))
+    older["damages/reason.text"] = older.pop("damages/reason.objects")
+    assert_same(read_summary(packed(older, tmp_path / "old.summary")).partial, read_summary(sound).partial)
+
+    kinds = {"offset": "objects", "reason": "objects", "skipped_bytes": "objects"}
+    empty = with_head(members, lambda head: head["frames"].update(damages=kinds))
+    empty = with_head(empty, lambda head: head["rows"].update(damages=0))
+    empty |= {f"damages/{name}.objects": b"[]" for name in kinds}
+    found = read_summary(packed(empty, tmp_path / "empty.summary")).partial.damages
+    assert [found[name].dtype for name in kinds] == [np.int64, object, np.int64]
 
 
 @pytest.mark.parametrize("kind", BAD)
