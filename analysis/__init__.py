@@ -46,7 +46,7 @@ __all__ = [
     "write_summary",
 ]
 
-#: Imported on first use, because they need numba or pandas.
+#: Imported on first use, because they need numba or NumPy.
 __getattr__ = exported(
     __name__,
     {

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from xtrace.analysis.columns import Columns, joined
-from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.measures.lookup import merged, share, whole
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.summary.histogram import summarise
@@ -34,22 +34,25 @@ def upcalls(measures: Measures) -> Columns:
 def ports(measures: Measures) -> Columns:
     """Return handler times by dom0 port and the vCPU that handled it, most time first."""
     keys = ("id", "name", "vcpu")
-    table = _times(measures, Kind.PORT_HANDLER, keys)
-    table = _outer_join(table, _times(measures, Kind.DISPATCH, keys, "dispatch_"), keys)
+    table = merged(
+        keys,
+        _times(measures, Kind.PORT_HANDLER, keys),
+        _times(measures, Kind.DISPATCH, keys, "dispatch_"),
+    )
     return _finished(measures, table).renamed({"id": "port"}).sorted_by("sum_ns", descending=True)
 
 
 def irqs(measures: Measures) -> Columns:
     """Return handler, late EOI and wakeup times by dom0 interrupt, most handled first."""
     keys = ("id", "name")
-    table = _times(measures, Kind.IRQ_HANDLER, keys)
-    for kind, prefix in (
-        (Kind.LATE_EOI, "eoi_"),
-        (Kind.WAKE_TO_SWITCH, "wake_to_switch_"),
-        (Kind.SEND, "send_"),
-        (Kind.DEVICE_EVENT, "device_event_"),
-    ):
-        table = _outer_join(table, _times(measures, kind, keys, prefix), keys)
+    table = merged(
+        keys,
+        _times(measures, Kind.IRQ_HANDLER, keys),
+        _times(measures, Kind.LATE_EOI, keys, "eoi_"),
+        _times(measures, Kind.WAKE_TO_SWITCH, keys, "wake_to_switch_"),
+        _times(measures, Kind.SEND, keys, "send_"),
+        _times(measures, Kind.DEVICE_EVENT, keys, "device_event_"),
+    )
     table = _finished(measures, table).renamed({"id": "irq"})
     return table.sorted_by("count", "send_count", descending=True)
 
@@ -120,8 +123,7 @@ def _times(measures: Measures, kind: Kind, by: Sequence[str], prefix: str = "") 
     buckets = _of_kind(measures.partial.dom0_buckets, kind)
     timed = tallies.where(tallies["count"] > 0).renamed(_TO_CYCLES)
     found = summarise(timed, buckets, by).renamed(_FROM_CYCLES)
-    found = found.having(max_ns=found["max_ns"].astype(float))  # may be NaN
-    table = _outer_join(tallies.sums(by, ["zero_count"]), found, by).only([*by, *_STATISTICS])
+    table = merged(by, tallies.sums(by, ["zero_count"]), found).only([*by, *_STATISTICS])
     return table.renamed({name: f"{prefix}{name}" for name in _STATISTICS})
 
 
@@ -133,24 +135,17 @@ _TO_CYCLES = {name: name.replace("_ns", "_cycles") for name in ("sum_ns", "min_n
 _FROM_CYCLES = {name.replace("_ns", "_cycles"): name for name in _STATISTICS}
 
 
-def _outer_join(one: Columns, other: Columns, keys: Sequence[str]) -> Columns:
-    """Return the outer join by ``keys``, ascending; a missing integer is 0, a missing float NaN."""
-    groups = joined([one.only(keys), other.only(keys)]).grouped(keys)
-    columns = {}
-    for part, numbers in ((one, groups.numbers[: len(one)]), (other, groups.numbers[len(one) :])):
-        for name in part.names:
-            if name not in keys:
-                missing = 0 if part[name].dtype == np.int64 else np.nan
-                columns[name] = np.full(len(groups.keys), missing)
-                columns[name][numbers] = part[name]
-    return groups.keys.having(**columns)
-
-
 def _finished(measures: Measures, table: Columns) -> Columns:
-    """Return ``table`` with rates, shares and the domain added."""
+    """Return ``table`` with rates, shares and the domain added; counts and sums of what is missing are 0."""
+    added = {name: whole(table[name]) for name in table.names if name.endswith(("count", "sum_ns"))}
+    # A maximum may be NaN, so it is a float in all rows of all tables.
+    added |= {name: table[name].astype(float) for name in table.names if name.endswith("max_ns")}
     span_s = float(measures.partial.dom0_facts["span_ns"].sum()) / 1e9 or np.nan
     return table.having(
-        domain=DOM0, per_s=table["count"] / span_s, share_ratio=table["sum_ns"] / (span_s * 1e9)
+        **added,
+        domain=DOM0,
+        per_s=added["count"] / span_s,
+        share_ratio=added["sum_ns"] / (span_s * 1e9),
     )
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import counts
 import found
+import page
 import program
 import truth
 
@@ -102,9 +103,6 @@ def small(folder: Path, programs: dict[program.Build, Path], probes: bool) -> di
         "uprobes": None,
     }
     if list(folder.glob("calibration-*.json")):
-        # It imports pandas.
-        import page
-
         result["predictions"] = page.predictions(folder, SMALL_BUILDS[1:], SMALL_LOOPS)
     if probes:
         build = SMALL_BUILDS[1]
@@ -149,9 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "counts" in stages:
         cross_check(given.data, programs)
     if "page" in stages:
-        # It imports pandas.
-        import page
-
         page.write(given.data, given.out)
     return 0
 
