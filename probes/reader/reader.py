@@ -12,7 +12,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -467,6 +467,7 @@ def _can_be_ring(distance_bytes: int) -> bool:
 def open_trace(
     path: str | os.PathLike[str],
     *,
+    source: Source | None = None,
     wanted: Wanted | None = None,
     strict: bool = False,
     keep: int = 0,
@@ -474,10 +475,14 @@ def open_trace(
 ) -> Iterator[TraceReader]:
     """Open a trace file, plain or compressed (``-`` is standard input), for one pass.
 
+    Args:
+        source: its bytes, if it is open.
+        wanted, strict, keep, chunk_bytes: as for TraceReader.
+
     Raises:
         OSError: the file cannot be opened.
         TraceError: it is not a trace.
     """
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
-    with open_source(path) as source:
-        yield TraceReader(source, name, wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes)
+    with nullcontext(source) if source else open_source(path) as opened:
+        yield TraceReader(opened, name, wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes)
