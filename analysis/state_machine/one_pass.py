@@ -107,8 +107,8 @@ class _Stage(Generic[Item]):
     def __iter__(self):  # type: ignore[no-untyped-def]
         try:
             self._thread.start()
-        except RuntimeError as error:
-            raise MemoryError(str(error)) from None
+        except RuntimeError as refused:
+            raise MemoryError(str(refused)) from None
         try:
             while True:
                 item, error = self._queue.get()

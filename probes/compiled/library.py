@@ -116,7 +116,7 @@ def text_about(files: Sequence[str], root: Path) -> str:
 
 
 def _compile(path: Path) -> None:
-    """Compile the library again: with numba, or by installing the checkout again, for which pip fetches numba."""
+    """Compile the library again: with numba, or through pip, which fetches numba."""
     if _has_numba():
         command = [sys.executable, os.fspath(_COMPILER), os.fspath(path)]
     else:

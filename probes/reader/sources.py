@@ -52,7 +52,10 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
             yield source
         return
     # Unbuffered, because the reader reads megabytes at a time.
-    with open(trace_in(path), "rb", buffering=0) as raw, _decompressed(cast(Source, raw), str(path)) as source:
+    with (
+        open(trace_in(path), "rb", buffering=0) as raw,
+        _decompressed(cast(Source, raw), str(path)) as source,
+    ):
         yield source
 
 
