@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 from xtrace.analysis.state_machine.collected import Collected
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
+from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.reader import open_trace
-from xtrace.probes.reader.sources import Source
 
 Item = TypeVar("Item")
 

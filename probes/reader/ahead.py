@@ -1,17 +1,21 @@
-"""Read a stream ahead in a thread: decompression releases the interpreter lock, so others go on meanwhile."""
+"""A stream of bytes, and reading it ahead in a thread: decompression releases the interpreter lock."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from xtrace.probes.reader.sources import Source
+from typing import Protocol
 
 _BLOCK_BYTES = 1 << 20
 #: Blocks that are read before they are wanted.
 _BLOCKS = 4
+
+
+class Source(Protocol):
+    """A stream of uncompressed trace bytes, with the one method that the reader needs."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read up to ``len(buffer)`` bytes into ``buffer`` and return their number; 0 at the end."""
 
 
 class Ahead:

@@ -29,9 +29,10 @@ from xtrace.probes.format import (
     WORD_BYTES,
 )
 from xtrace.probes.reader import loops
+from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
-from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
+from xtrace.probes.reader.sources import STDIN, open_source, read_into
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20

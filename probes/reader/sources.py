@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from xtrace.probes.capture.layout import trace_in
 from xtrace.probes.errors import TraceError
-from xtrace.probes.reader.ahead import Ahead
+from xtrace.probes.reader.ahead import Ahead, Source
 
 STDIN = "-"
 
@@ -28,13 +28,6 @@ _DICTIONARY_LIMIT_BYTES = 256 << 20
 _XZ_CHUNK_BYTES = 1 << 18
 #: 4 bytes of zstd input can decompress to 128 KiB at once, so it is fed little at a time.
 _ZSTD_CHUNK_BYTES = 1 << 10
-
-
-class Source(Protocol):
-    """A stream of uncompressed trace bytes, with the one method that the reader needs."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read up to ``len(buffer)`` bytes into ``buffer`` and return their number; 0 at the end."""
 
 
 @contextmanager

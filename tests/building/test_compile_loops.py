@@ -115,7 +115,7 @@ def test_the_library_needs_no_other_and_exports_only_loops(folder: Path) -> None
             dynamic, table = (image.get_section_by_name(name) for name in (".dynamic", ".dynsym"))
             assert isinstance(dynamic, DynamicSection)
             assert isinstance(table, SymbolTableSection)
-            needed = [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
+            needed = list(dynamic.iter_tags("DT_NEEDED"))
             symbols = list(table.iter_symbols())[1:]
         assert needed == []
         assert [symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"] == []

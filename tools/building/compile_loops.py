@@ -2,10 +2,10 @@
 
 usage: compile_loops.py OUTPUT [MACHINE]     (MACHINE: x86_64 or aarch64, default this machine's)
 
-Numba compiles each loop (XTRACE_LOOPS=numba).  A function is added for each, whose only argument is a frame of
-int64 (probes/compiled/loop.py), so that nothing outside this program knows how numba passes arrays.  What only
-Python needs is dropped, LLVM optimises all loops together for the oldest processor of the type, and the result
-is linked without any library: it needs neither numba nor Python nor a libc.
+Numba compiles each loop (XTRACE_LOOPS=numba).  A function is added for each, whose only argument is a frame
+of int64 (probes/compiled/loop.py), so that nothing outside this program knows how numba passes arrays.  What
+only Python needs is dropped, LLVM optimises all loops together for the oldest processor of the type, and the
+result is linked without any library: it needs neither numba nor Python nor a libc.
 """
 
 from __future__ import annotations
