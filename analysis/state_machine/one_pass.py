@@ -105,10 +105,7 @@ class _Stage(Generic[Item]):
             self._queue.put((None, None))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        try:
-            self._thread.start()
-        except RuntimeError as refused:
-            raise MemoryError(str(refused)) from None
+        self._thread.start()
         try:
             while True:
                 item, error = self._queue.get()

@@ -61,7 +61,7 @@ def how() -> str:
     """Return how the loops run in this process: COMPILED, NUMBA or PYTHON.
 
     Raises:
-        TraceError: there is nothing to run them with.
+        TraceError: they cannot run here.
     """
     wanted = os.environ.get(VARIABLE) or COMPILED
     if wanted not in (COMPILED, NUMBA, PYTHON):
