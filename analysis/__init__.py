@@ -1,4 +1,4 @@
-"""Analyse traces: summaries, reports and comparisons as data frames.
+"""Analyse traces: summaries, reports with tables as data frames, and comparisons.
 
 The names in ``__all__`` are public; the modules that they come from are not.
 """
@@ -46,7 +46,7 @@ __all__ = [
     "write_summary",
 ]
 
-#: Imported on first use, because they need numba or NumPy.
+#: Imported on first use, because they need NumPy and compiled loops.
 __getattr__ = exported(
     __name__,
     {

@@ -70,12 +70,13 @@ class Columns:
         chosen = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(chosen, slice) and not chosen.size and chosen.dtype != bool:
             chosen = chosen.astype(np.int64)  # an empty list has the type float
-        count = None if self._columns else len(np.arange(self._count)[chosen])
-        return Columns({name: array[chosen] for name, array in self._columns.items()}, count)
+        arrays = {name: array[chosen] for name, array in self._columns.items()}
+        first = next(iter(arrays.values()), None)
+        return _made(arrays, len(np.arange(self._count)[chosen] if first is None else first))
 
     def only(self, names: Iterable[str]) -> Columns:
         """Return the columns with these names, in their order."""
-        return Columns({name: self._columns[name] for name in names}, self._count)
+        return _made({name: self._columns[name] for name in names}, self._count)
 
     def having(self, **columns: object) -> Columns:
         """Return all columns and these, which replace those of the same name."""
@@ -83,7 +84,7 @@ class Columns:
 
     def renamed(self, names: Mapping[str, str]) -> Columns:
         """Return the columns under new names, given by old name."""
-        return Columns({names.get(name, name): array for name, array in self._columns.items()}, self._count)
+        return _made({names.get(name, name): array for name, array in self._columns.items()}, self._count)
 
     def sorted_by(self, *names: str, descending: bool = False) -> Columns:
         """Return the rows sorted by columns, first by the first; equal rows keep their order, NaN is last."""
@@ -212,6 +213,25 @@ def text(values: Iterable[str | None]) -> npt.NDArray[np.object_]:
     column = np.empty(len(found), object)
     column[:] = found
     return column
+
+
+def distinct(values: Array) -> Array:
+    """Return the distinct values, ascending.
+
+    np.unique does the same, but imports NumPy's masked arrays, which takes longer than a table.
+    """
+    ordered = np.sort(values)
+    is_first = np.ones(len(ordered), bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first]
+
+
+def _made(columns: dict[str, Array], count: int) -> Columns:
+    """Return Columns of arrays that are known to be sound; checking them again takes as long as computing."""
+    made = Columns.__new__(Columns)
+    made._columns = columns
+    made._count = count
+    return made
 
 
 def _array(values: object) -> Array:

@@ -89,6 +89,11 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         _complain("not enough memory")
         return FAILURE
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        _complain("no thread can be started: there is too little memory, or there are too many threads")
+        return FAILURE
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == STDOUT:
             # `xtrace dump FILE | head`: the reader got what it wanted.

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.reader.sources import open_source
 from xtrace.probes.selection.times import Moment
 
 if TYPE_CHECKING:
@@ -102,10 +103,14 @@ class Reading:
         return Started(self._read, paths)
 
     def _read(self, path: str, progress: Callable[[int], None]) -> Collected:
+        if self.begin is None and self.end is None:
+            # Decompression begins here, and goes on while NumPy is imported.
+            with open_source(path) as source:
+                from xtrace.analysis.state_machine.one_pass import collect
+
+                return collect(path, source=source, strict=self.strict, progress=progress)
         from xtrace.analysis.state_machine.one_pass import collect
 
-        if self.begin is None and self.end is None:
-            return collect(path, strict=self.strict, progress=progress)
         whole = collect(path, strict=self.strict)
         return collect(path, strict=self.strict, window=self._window(path, whole), progress=progress)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Columns, joined, of_rows, text
+from xtrace.analysis.columns import Columns, distinct, joined, of_rows, text
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.state_machine.keys import domain_of, high_of
 from xtrace.analysis.state_machine.machine import kind_of
@@ -155,7 +155,7 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
                 "load_offset": "" if offset is None else f"{'-' if offset < 0 else ''}{abs(offset):#x}",
                 "load_offset_source": source,
                 "count": int(placed["count"].sum()),
-                "address_count": len(np.unique(placed["rip"])),
+                "address_count": len(distinct(placed["rip"])),
                 "inside_count": inside,
                 "masked_count": int(placed["count"][placed["masked"]].sum()),
                 "carried_count": carried,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Array, Columns, joined, matched
+from xtrace.analysis.columns import Array, Columns, distinct, joined, matched
 from xtrace.analysis.measures.table import TAIL
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
@@ -24,7 +24,7 @@ def of_domain(rows: Columns, domain: int, key: str = "a") -> Columns:
 
 def keys_of(*tallies: Columns, key: str = "a") -> npt.NDArray[np.int64]:
     """Return the distinct values of column ``key`` in all tallies, ascending."""
-    return np.unique(np.concatenate([rows[key] for rows in tallies]))
+    return distinct(np.concatenate([rows[key] for rows in tallies]))
 
 
 def looked_up(

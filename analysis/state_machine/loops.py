@@ -965,7 +965,10 @@ def run(
     glob: I64, pcpus: I64_2D, vcpus: I64_2D, domains: I64_2D, vcpu_slots: I32, domain_slots: I32,
     counts: I64_2D, pairs: I64_2D, out: I64_2D,
 ) -> int:  # fmt: skip
-    """Process a batch from ``row`` on, until it ends or ``out`` is nearly full; ``shapes`` has the columns S_*.
+    """Process a batch from ``row`` on, until it ends or ``out`` is nearly full.
+
+    Args:
+        shapes: a row per shape, columns S_*.
 
     Returns:
         The row to continue with; ``glob[G.OUT]`` intervals are in ``out``.

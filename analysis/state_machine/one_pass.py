@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from xtrace.analysis.state_machine.collected import Collected
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
+from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.reader import open_trace
 
 Item = TypeVar("Item")
@@ -27,6 +28,7 @@ _KEEP = _QUEUED + 3
 def collect(
     path: str | os.PathLike[str],
     *,
+    source: Source | None = None,
     strict: bool = False,
     window: tuple[int, int] = ALWAYS,
     progress: Callable[[int], None] | None = None,
@@ -34,6 +36,7 @@ def collect(
     """Read the trace ``path`` (``-`` is standard input) and return the result of the state machines.
 
     Args:
+        source: the trace's bytes, if it is open.
         strict: stop at the first damage.
         window: (first, last) TSC, both inclusive; count only what ends in it.
         progress: called from time to time with the bytes read so far.
@@ -43,7 +46,7 @@ def collect(
     """
     machine = Machine(window, keep=_KEEP)
     tallies = Tallies(window)
-    with open_trace(path, strict=strict, keep=_KEEP) as reader:
+    with open_trace(path, source=source, strict=strict, keep=_KEEP) as reader:
         batches = _Stage(iter(reader))
         intervals = _Stage(piece for batch in batches for piece in machine.feed(batch))
         for piece in intervals:
@@ -102,10 +105,7 @@ class _Stage(Generic[Item]):
             self._queue.put((None, None))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            raise MemoryError(str(error)) from None
+        self._thread.start()
         try:
             while True:
                 item, error = self._queue.get()

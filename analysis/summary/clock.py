@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, text
+from xtrace.analysis.columns import Columns, distinct, text
 from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
 from xtrace.probes.reader.batches import I64
@@ -181,7 +181,7 @@ def _excluded(buckets: Columns) -> dict[tuple[int, int], tuple[I64, I64]]:
     found: dict[tuple[int, int], tuple[I64, I64]] = {}
     for end, metric in enumerate((Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)):
         rows = buckets.where(buckets["metric"] == int(metric))
-        for a in np.unique(rows["a"]).tolist():
+        for a in distinct(rows["a"]).tolist():
             of_pair = rows.where(rows["a"] == a)
             empty = np.zeros((2, OCTAVES * SUB_BUCKETS), np.int64)
             counts = found.setdefault((a >> 16, a & 0xFFFF), (empty[0], empty[1]))[end]

@@ -1,4 +1,4 @@
-"""Identify stored summaries without importing pandas: whether a file is one, and of which trace.
+"""Identify stored summaries without importing NumPy: whether a file is one, and of which trace.
 
 A summary is a zip archive whose first member is its head, ``xtrace-summary.json``.
 """

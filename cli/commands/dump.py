@@ -237,8 +237,8 @@ def _detect_in_sample(path: str) -> Detection | None:
     from xtrace.probes.errors import TraceError
     from xtrace.probes.format import WINDOW_HEADER
     from xtrace.probes.reader import survey
+    from xtrace.probes.reader.ahead import Source
     from xtrace.probes.reader.reader import TraceReader
-    from xtrace.probes.reader.sources import Source
 
     with open(path, "rb", buffering=0) as raw:
         plain = survey.Bytes(raw.fileno(), memoryview(b""), os.fstat(raw.fileno()).st_size)

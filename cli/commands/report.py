@@ -38,7 +38,7 @@ _OPTIONS = {
     "counters": "--rates",
     "unfenced": "--unfenced",
 }
-#: A copy of analysis.report.build.SECTIONS, which takes pandas to import; a test compares them.
+#: A copy of analysis.report.build.SECTIONS, which takes NumPy to import; a test compares them.
 _SECTIONS = (
     "delivery",
     "upcalls",

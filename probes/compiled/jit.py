@@ -1,8 +1,8 @@
-"""Compile loops in this process, with numba: for machines that the package was not built for, and to build it.
+"""Compile loops in this process, with numba: for other processors, and for the build.
 
-numba keeps what it compiled on disk for the next run, in the first writable one of NUMBA_CACHE_DIR, the loop's
-own __pycache__ and the user's cache; without one, each process compiles again, which takes a quarter of a minute.
-It compiles a loop again when the loop's own file changes and looks at no other file.
+numba keeps what it compiled on disk for the next run, in the first writable one of NUMBA_CACHE_DIR, the
+loop's own __pycache__ and the user's cache.  Without one, each process compiles again, which takes 15 s.
+It compiles a loop again when the loop's own file changes; it looks at no other file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numba
 
-#: Without numba's array runtime: the loops allocate nothing, and counting references takes a third of their time.
+#: Without numba's array runtime: loops allocate nothing, and counting references takes a third of their time.
 _OPTIONS = {"nogil": True, "_nrt": False}
 
 

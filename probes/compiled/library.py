@@ -8,13 +8,13 @@ checkout the files are compared with it, and the library is compiled again if th
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -44,14 +44,16 @@ def name_of(function: Callable[..., Any]) -> str:
 def digest_of(files: Sequence[str], root: Path) -> str:
     """Return the digest of files, given relative to the root of the checkout.
 
+    A checksum will do to notice edits; hashlib would take longer to import than the library to load.
+
     Raises:
         OSError: a file cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = 0
     for name in files:
         content = (root / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+        digest = zlib.crc32(f"{name} {len(content)}\n".encode() + content, digest)
+    return f"{digest:08x}"
 
 
 @cache
@@ -59,7 +61,7 @@ def how() -> str:
     """Return how the loops run in this process: COMPILED, NUMBA or PYTHON.
 
     Raises:
-        TraceError: there is nothing to run them with.
+        TraceError: they cannot run here.
     """
     wanted = os.environ.get(VARIABLE) or COMPILED
     if wanted not in (COMPILED, NUMBA, PYTHON):
@@ -114,7 +116,7 @@ def text_about(files: Sequence[str], root: Path) -> str:
 
 
 def _compile(path: Path) -> None:
-    """Compile the library again: with numba, or by installing the checkout again, for which pip fetches numba."""
+    """Compile the library again: with numba, or through pip, which fetches numba."""
     if _has_numba():
         command = [sys.executable, os.fspath(_COMPILER), os.fspath(path)]
     else:

@@ -1,7 +1,7 @@
 """Decorators of the modules named loops: one for a loop, two for its parts.
 
-A loop is a function of integers and arrays, told apart by its annotations, that allocates nothing and calls
-nothing but parts in the same module.  The package's build compiles loops with numba into a library
+A loop is a function of integers and arrays, as its annotations say, that allocates nothing and calls only
+parts in the same module.  The package's build compiles loops with numba into a library
 (tools/building/compile_loops.py), where they need neither numba nor Python; the decorator calls them there.
 XTRACE_LOOPS=numba compiles them on first use instead, XTRACE_LOOPS=python runs them as they are.
 """
@@ -79,7 +79,7 @@ def loop(function: Function) -> Function:
     """Run a loop compiled.
 
     Raises:
-        TraceError: there is nothing to run it with: the message says what to install.
+        TraceError: it cannot run here: the message says what to install.
     """
     run = _runner(function)
     LOOPS[library.name_of(function)] = run

@@ -1,4 +1,4 @@
-"""Run loops as they are, in Python: to debug them, to see which lines run, and to check what compiled code does not.
+"""Run loops as they are, in Python: to debug them, to see which lines run, and to check their indices.
 
 Compiled loops neither check indices nor wrap negative ones around; here both are errors.
 """

@@ -28,7 +28,8 @@ from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.host.xenstore import open_xenstore
 from xtrace.probes.live.tsc_rate import RateMeter
-from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
+from xtrace.probes.reader.ahead import Source
+from xtrace.probes.reader.sources import STDIN, open_source, read_into
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.lock import only_recorder
 

@@ -12,7 +12,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,10 @@ from xtrace.probes.format import (
     WORD_BYTES,
 )
 from xtrace.probes.reader import loops
+from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
-from xtrace.probes.reader.sources import STDIN, Source, open_source, read_into
+from xtrace.probes.reader.sources import STDIN, open_source, read_into
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20
@@ -467,6 +468,7 @@ def _can_be_ring(distance_bytes: int) -> bool:
 def open_trace(
     path: str | os.PathLike[str],
     *,
+    source: Source | None = None,
     wanted: Wanted | None = None,
     strict: bool = False,
     keep: int = 0,
@@ -474,10 +476,14 @@ def open_trace(
 ) -> Iterator[TraceReader]:
     """Open a trace file, plain or compressed (``-`` is standard input), for one pass.
 
+    Args:
+        source: its bytes, if it is open.
+        wanted, strict, keep, chunk_bytes: as for TraceReader.
+
     Raises:
         OSError: the file cannot be opened.
         TraceError: it is not a trace.
     """
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
-    with open_source(path) as source:
-        yield TraceReader(source, name, wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes)
+    with nullcontext(source) if source else open_source(path) as opened:
+        yield TraceReader(opened, name, wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes)

@@ -9,11 +9,12 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Protocol, cast
 
 from xtrace.probes.capture.layout import trace_in
 from xtrace.probes.errors import TraceError
+from xtrace.probes.reader.ahead import Ahead, Source
 
 STDIN = "-"
 
@@ -29,13 +30,6 @@ _XZ_CHUNK_BYTES = 1 << 18
 _ZSTD_CHUNK_BYTES = 1 << 10
 
 
-class Source(Protocol):
-    """A stream of uncompressed trace bytes, with the one method that the reader needs."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read up to ``len(buffer)`` bytes into ``buffer`` and return their number; 0 at the end."""
-
-
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     """Open a trace, or the trace of a capture, as a stream of uncompressed bytes; ``-`` is standard input.
@@ -47,11 +41,15 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         TraceError: a folder without a trace, or a zstd file without an installed zstd library.
     """
     if os.fspath(path) == STDIN:
-        yield _decompressed(cast(Source, sys.stdin.buffer), "standard input")
+        with _decompressed(cast(Source, sys.stdin.buffer), "standard input") as source:
+            yield source
         return
     # Unbuffered, because the reader reads megabytes at a time.
-    with open(trace_in(path), "rb", buffering=0) as raw:
-        yield _decompressed(cast(Source, raw), str(path))
+    with (
+        open(trace_in(path), "rb", buffering=0) as raw,
+        _decompressed(cast(Source, raw), str(path)) as source,
+    ):
+        yield source
 
 
 def read_into(source: Source, buffer: memoryview, name: str) -> int:
@@ -86,18 +84,23 @@ def _damage_errors() -> tuple[type[Exception], ...]:
     return (*known, zstandard.ZstdError) if zstandard else known
 
 
-def _decompressed(raw: Source, name: str) -> Source:
+@contextmanager
+def _decompressed(raw: Source, name: str) -> Iterator[Source]:
     head = bytearray(_MAGIC_BYTES)
     filled = read_into(raw, memoryview(head), name)
     first = bytes(head[:filled])
-    whole = _Rejoined(first, raw)
+    whole = cast(Source, _Rejoined(first, raw))
     if first.startswith(_GZIP):
-        return _Steadfast(cast(Source, gzip.GzipFile(fileobj=cast(io.BufferedIOBase, whole))))
-    if first.startswith(_XZ):
-        return _Steadfast(_Xz(cast(Source, whole)))
-    if first.startswith(_ZSTD):
-        return _Steadfast(_open_zstd(cast(Source, whole), name))
-    return cast(Source, whole)
+        plain = cast(Source, gzip.GzipFile(fileobj=cast(io.BufferedIOBase, whole)))
+    elif first.startswith(_XZ):
+        plain = _Xz(whole)
+    elif first.startswith(_ZSTD):
+        plain = _open_zstd(whole, name)
+    else:
+        yield whole
+        return
+    with closing(Ahead(_Steadfast(plain))) as ahead:
+        yield ahead
 
 
 def _open_zstd(raw: Source, name: str) -> Source:

@@ -168,7 +168,8 @@ def _survey_file(path: str, file: int) -> Survey:
 def _survey_stream(path: str, source: object, size: int | None, compression: str) -> Survey:
     from typing import cast
 
-    from xtrace.probes.reader.sources import STDIN, Source, read_into
+    from xtrace.probes.reader.ahead import Source
+    from xtrace.probes.reader.sources import STDIN, read_into
 
     name = "standard input" if path == STDIN else path
     held = memoryview(bytearray(_STREAM_BYTES))

@@ -36,7 +36,8 @@ from xtrace.probes.format import (
     WORD_BYTES,
     WRAP_BUFFER,
 )
-from xtrace.probes.reader.sources import Source, open_source, read_into
+from xtrace.probes.reader.ahead import Source
+from xtrace.probes.reader.sources import open_source, read_into
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: xentrace asks for 32 pages per pCPU by default.

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from xtrace.probes.compiled import library
 
@@ -64,7 +67,8 @@ def arguments():
 given = arguments()
 found = [loops.everything(True, -(1 << 63), *given), loops.everything(False, 5, *arguments())]
 numbers = np.arange(10)
-found += [[array.tolist() for array in given], loops.item(numbers[4:8], -1), loops.mark(numbers), numbers.tolist()]
+before, nothing = loops.item(numbers[4:8], -1), loops.mark(numbers)
+found += [[array.tolist() for array in given], before, nothing, numbers.tolist()]
 print(json.dumps(found))
 """
 
@@ -105,13 +109,14 @@ def test_arguments_results_and_indices(folder: Path) -> None:
 
 
 def test_the_library_needs_no_other_and_exports_only_loops(folder: Path) -> None:
-    from elftools.elf.elffile import ELFFile
-
     for path in (folder / "loops.so", library.path_for(platform.machine())):
         with path.open("rb") as file:
             image = ELFFile(file)
-            needed = [tag.needed for tag in image.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
-            symbols = list(image.get_section_by_name(".dynsym").iter_symbols())[1:]
+            dynamic, table = (image.get_section_by_name(name) for name in (".dynamic", ".dynsym"))
+            assert isinstance(dynamic, DynamicSection)
+            assert isinstance(table, SymbolTableSection)
+            needed = list(dynamic.iter_tags("DT_NEEDED"))
+            symbols = list(table.iter_symbols())[1:]
         assert needed == []
         assert [symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"] == []
         assert all(symbol.name.startswith(("xtrace_", "convention_")) for symbol in symbols)

@@ -1,7 +1,7 @@
-"""The build backend (PEP 517): setuptools, which also compiles the hot loops, and asks for a linker where none is.
+"""The build backend (PEP 517): setuptools, which also compiles the hot loops, and asks pip for a linker.
 
-pip calls these hooks.  The wheel is for every Python 3 on one type of processor: the library of compiled loops
-uses nothing of Python's.
+The wheel is for every Python 3 on one type of processor: the library of compiled loops uses nothing of
+Python's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from compile_loops import own_linker
 from setuptools import Command, build_meta
@@ -57,7 +57,7 @@ class CompileLoops(Command):  # type: ignore[misc]
     """Compile the loops into the build folder, or in place for an editable installation."""
 
     description = "compile the hot loops"
-    user_options: list[tuple[str, str, str]] = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
 
     def initialize_options(self) -> None:
         """Set the attributes that setuptools expects of a part of ``build``."""

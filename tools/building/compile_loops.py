@@ -2,9 +2,9 @@
 
 usage: compile_loops.py OUTPUT [MACHINE]     (MACHINE: x86_64 or aarch64, default this machine's)
 
-Numba compiles each loop in this process (XTRACE_LOOPS=numba).  A function is added for each, whose only argument
-is a frame of int64 (probes/compiled/loop.py), so that nothing outside this program knows how numba passes arrays.
-What only Python needs is dropped, LLVM optimises all loops together for the oldest processor of the type, and the
+Numba compiles each loop (XTRACE_LOOPS=numba).  A function is added for each, whose only argument is a frame
+of int64 (probes/compiled/loop.py), so that nothing outside this program knows how numba passes arrays.  What
+only Python needs is dropped, LLVM optimises all loops together for the oldest processor of the type, and the
 result is linked without any library: it needs neither numba nor Python nor a libc.
 """
 
@@ -115,7 +115,7 @@ def _numba_for(machine: Machine) -> Iterator[None]:
 def _index_as_written() -> None:
     """Compile indices without Python's rule for negative ones, which takes a fifth of the loops' time.
 
-    No loop has negative indices: the tests run them in Python, where one is an error (probes/compiled/plain.py).
+    No loop has one: tests run them in Python, where it is an error (probes/compiled/plain.py).
 
     Raises:
         BuildError: this numba has no such function to replace.
@@ -133,7 +133,7 @@ def _index_as_written() -> None:
 
 
 def _module(modules: Sequence[str]) -> Any:
-    """Return all loops as one LLVM module, with functions that take their frames and the text about sources."""
+    """Return all loops as one LLVM module, with functions that take frames and the text about sources."""
     import llvmlite.binding as llvm
 
     _index_as_written()
@@ -151,7 +151,7 @@ def _module(modules: Sequence[str]) -> Any:
 
 
 def _compiled(module: str) -> tuple[dict[str, tuple[str, str]], list[Path]]:
-    """Compile the loops of a module; return what _texts() returns by loop, and the files that were imported."""
+    """Compile the loops of a module; return their _texts() by name, and the files that were imported."""
     from xtrace.probes.compiled.loop import LOOPS
 
     import_module(module)
@@ -236,7 +236,9 @@ def _object(module: Any, machine: Machine, path: Path) -> Path:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(machine.triple)
-    code = target.create_target_machine(cpu=machine.processor, features="", opt=3, reloc="pic", codemodel="small")
+    code = target.create_target_machine(
+        cpu=machine.processor, features="", opt=3, reloc="pic", codemodel="small"
+    )
     module.triple = machine.triple
     module.data_layout = str(code.target_data)
     tuning = llvm.create_pipeline_tuning_options(3)

@@ -15,6 +15,7 @@ from oracle.runs import Run, as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
 from xtrace.analysis.state_machine.metrics import T_COUNT, G, Metric, WakeCause
 from xtrace.probes import event_ids as ids
+from xtrace.probes.compiled.plain import plain
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
@@ -261,6 +262,8 @@ def test_an_upcall_that_returns_in_the_cycle_of_the_send_takes_no_time() -> None
 
 # --- the pairs that the TSC rate is estimated from ---------------------------------------------
 
+note_pair = plain(loops._note_pair)
+
 
 @pytest.mark.parametrize("rows", [8, 9])
 @pytest.mark.parametrize("count", [7, 8, 9, 25, 200])
@@ -271,7 +274,7 @@ def test_a_full_table_of_pairs_is_thinned_out_evenly(rows: int, count: int) -> N
     expected: list[tuple[int, int, int]] = []
     stride = skip = 0
     for number in range(1, count + 1):
-        loops._note_pair(glob, memory[:rows], number, 10 * number, 1)
+        note_pair(glob, memory[:rows], number, 10 * number, 1)
         if skip:
             skip -= 1
             continue
@@ -288,7 +291,7 @@ def test_a_full_table_of_pairs_is_thinned_out_evenly(rows: int, count: int) -> N
 @pytest.mark.parametrize(("ns", "cycles"), [(0, 5), (5, 0), (-1, 5), (5, -1)])
 def test_a_pair_without_duration_is_not_kept(ns: int, cycles: int) -> None:
     glob = np.zeros(len(G), np.int64)
-    loops._note_pair(glob, np.zeros((4, 3), np.int64), ns, cycles, 1)
+    note_pair(glob, np.zeros((4, 3), np.int64), ns, cycles, 1)
     assert glob[G.PAIRS] == 0
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -408,3 +407,27 @@ def test_one_bad_file_among_good_ones(made: Path, tmp_path: Path) -> None:
 )
 def test_wrong_usage_is_one_line(arguments: Sequence[str], said: str) -> None:
     one_line(run(*arguments), 2, said)
+
+
+#: Limits the process to the memory that it has and that of its argument, in MiB.
+LITTLE_MEMORY = """
+import resource, sys
+import xtrace.analysis.report.request, xtrace.analysis.report.build, xtrace.analysis.state_machine.one_pass
+from xtrace.cli.main import main
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (int(sys.argv[1]) << 20),) * 2)
+sys.exit(main(["report"]))
+"""
+
+
+@pytest.mark.parametrize("mib", [1, 12, 30])
+def test_too_little_memory_is_one_line(mib: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, str(mib)],
+        capture_output=True, check=False, env=environment(), text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr in (
+        "xtrace: not enough memory\n",
+        "xtrace: no thread can be started: there is too little memory, or there are too many threads\n",
+    )

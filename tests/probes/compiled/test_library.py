@@ -120,7 +120,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def test_a_library_older_than_its_sources_is_compiled_again(runs: Runs) -> None:
     library.loaded()
-    assert runs.commands == [[sys.executable, str(ROOT / "tools" / "building" / "compile_loops.py"), str(LIBRARY)]]
+    assert runs.commands == [
+        [sys.executable, str(ROOT / "tools" / "building" / "compile_loops.py"), str(LIBRARY)]
+    ]
 
 
 def test_without_numba_pip_installs_the_checkout_again(

@@ -45,8 +45,10 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_loop_runs_in_python_with_the_same_results(trace: Path) -> None:
-    for arguments in (["report", "--json", trace], ["dump", "--json", trace]):
-        assert run(library.PYTHON, *arguments) == run(library.COMPILED, *arguments)
+    for command in ("report", "dump"):
+        assert run(library.PYTHON, command, "--json", trace) == run(
+            library.COMPILED, command, "--json", trace
+        )
 
 
 def test_in_python_a_negative_index_is_an_error() -> None:
@@ -62,8 +64,8 @@ def test_in_python_a_negative_index_is_an_error() -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in samples.path().parent.glob("*.bin.xz")))
 def test_no_sample_makes_a_loop_use_a_negative_index(name: str) -> None:
     path = samples.path().with_name(name)
-    for arguments in (["report", "--json", path], ["dump", path]):
-        assert run(library.PYTHON, *arguments) == run(library.COMPILED, *arguments)
+    for command in ("report", "dump"):
+        assert run(library.PYTHON, command, "--json", path) == run(library.COMPILED, command, "--json", path)
 
 
 def frame(words: Any, segments: Any) -> Any:

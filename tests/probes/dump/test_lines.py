@@ -19,8 +19,8 @@ from peer.samples import UNPACK, sample_files
 from xtrace.probes.catalog import EVENTS, VersionRange
 from xtrace.probes.dump.lines import KEEP_BATCHES, Choice, Pushdown, Renderer
 from xtrace.probes.dump.templates import RESERVED_KEYS, Style, Unit, json_key
+from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.reader import TraceReader
-from xtrace.probes.reader.sources import Source
 from xtrace.probes.selection.times import Moment
 
 XEN = VersionRange.parse("4.17")
