@@ -8,7 +8,6 @@ loops, so the disk needs no numba.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -60,7 +59,7 @@ def wheel_disk(python: str) -> Path:
 
 
 def drop_old(folder: Path) -> None:
-    """Delete the least recently used disks: each change of the checkout makes one, of half a gigabyte."""
+    """Delete the least recently used disks: each change of the checkout makes one, of 316 MB."""
     disks = sorted(folder.glob("wheel-*.ext4"), key=lambda path: path.stat().st_mtime)
     for path in disks[:-_KEPT]:
         path.unlink(missing_ok=True)
