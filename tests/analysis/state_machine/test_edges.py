@@ -425,3 +425,15 @@ def test_a_loss_before_any_vcpu_is_known_concerns_none() -> None:
         (0, 210, change(1, 0), (3 * DOMAIN,)),
     ]
     agreed(trace(events))
+
+
+def test_two_losses_without_a_record_between_are_one() -> None:
+    events: list[Event] = [
+        (0, 1, change(1, 0), (DOMAIN,)),
+        lost(0, 100, 150, 1),
+        lost(0, 200, 250, 1),
+        (0, 300, change(0, 1), (DOMAIN,)),
+    ]
+    found = agreed(trace(events))
+    losses = [row for row in found.intervals if row.metric is Metric.PCPU_LOST]
+    assert [(row.value, row.tsc - START) for row in losses] == [(150, 250)]
