@@ -1,10 +1,10 @@
 """Set aside, by rule, the mutants whose change no test could or should notice.
 
 ======================= ===================================================================================
-annotation              inside a type annotation, which nothing evaluates
+annotation              inside a type annotation, which nothing evaluates (a loop's has nothing to mutate)
 docstring               inside a string that is a statement by itself
 message wording         inside a ``raise``, or an f-string with a space in it: a sentence and not a name
-JIT or dataclass flag   an argument of a compiling decorator or of ``dataclass``; or the former is removed
+loop or dataclass flag  a decorator of loops is removed, or an argument of ``dataclass``
 ======================= ===================================================================================
 
 All other mutants count.
@@ -21,10 +21,9 @@ from cosmic_ray.work_item import MutationSpec
 #: First and last position of a piece of source, both (line, column in characters).
 Span = tuple[tuple[int, int], tuple[int, int]]
 
-#: The decorators of probes/kept_loops.py.
-_COMPILES = ("kept_loop", "part", "inlined_part")
-_FLAGS = (*_COMPILES, "dataclass")
-REASONS = ("annotation", "docstring", "message wording", "JIT or dataclass flag")
+#: The decorators of probes/compiled/loop.py.
+_COMPILES = ("loop", "part", "inlined_part")
+REASONS = ("annotation", "docstring", "message wording", "loop or dataclass flag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Aside:
         """Return why a mutant is set aside, or "" if it counts."""
         start, end = tuple(mutation.start_pos), tuple(mutation.end_pos)
         if mutation.operator_name.endswith("RemoveDecorator"):
-            return "JIT or dataclass flag" if start[0] in self.compiles else ""
+            return "loop or dataclass flag" if start[0] in self.compiles else ""
         for (first, last), why in self.spans:
             if first <= start and end <= last:
                 return why
@@ -72,8 +71,8 @@ def _pieces(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
         yield node.returns, "annotation"
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and _called(decorator) in _FLAGS:
-                yield decorator, "JIT or dataclass flag"
+            if isinstance(decorator, ast.Call) and _called(decorator) == "dataclass":
+                yield decorator, "loop or dataclass flag"
     if (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

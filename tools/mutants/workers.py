@@ -1,8 +1,9 @@
 """Run tests on mutants: one worker process and one copy of the tree per core, one fork per mutant.
 
 A worker imports the tests' third-party modules once. For each mutant it forks a child that runs pytest on the
-mutated copy. Nothing of xtrace is loaded before the fork, so each child runs the mutant's code; each child
-compiles numba's loops again.
+mutated copy. Nothing of xtrace is loaded before the fork, so each child runs the mutant's code. The children
+use the checkout's compiled loops, unless these were made from the mutated module: then numba compiles them
+again in each child.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import pytest
 
 #: Third-party modules that the tests import; a worker loads them once for all its mutants.
-_HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numba", "numpy", "pandas", "pytest", "typer")
+_HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numpy", "pandas", "pytest", "typer")
 _OPTIONS = (
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0",
     # pytest warns that it cannot rewrite the asserts of modules that are already imported.
@@ -48,7 +49,10 @@ _SLOWER, _SPARE_S = 6, 30
 #: More address space than the tests need; a mutant that allocates without end must not exhaust the machine's.
 _ADDRESS_BYTES = 12 << 30
 _PR_SET_PDEATHSIG = 1
-_PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
+_PASSED, _FAILED, _INTERRUPTED, _INTERNAL_ERROR = 0, 1, 2, 3
+#: Where the library of compiled loops is, relative to the root of the checkout.
+_LIBRARIES = "probes/compiled/loops.*.so"
+_UPDATE_THE_LIBRARY = "from xtrace.probes.compiled import library; library.loaded()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,11 @@ def run(module: str, stages: Sequence[Sequence[str]], jobs: Iterator[Job], proce
 
     Raises:
         RuntimeError: the tests fail on the unchanged module, or pytest could not run them.
+        CalledProcessError: the loops cannot be compiled.
     """
+    # Otherwise each child would compile it.
+    ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XTRACE_LOOPS")}
+    subprocess.run([sys.executable, "-P", "-c", _UPDATE_THE_LIBRARY], cwd=ROOT, env=ours, check=True)
     context = mp.get_context("spawn")
     pipes: dict[Connection, mp.process.BaseProcess] = {}
     try:
@@ -127,7 +135,7 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
     tree = _copied_tree(number)
     # A short name: the tests print paths, which must fit into 80 columns.
     scratch = Path(tempfile.gettempdir()) / f"mutants-{os.getpid()}"
-    for name in _HEAVY:
+    for name in (*_HEAVY, *(["numba"] if _is_compiled(tree, module) else [])):
         importlib.import_module(name)
     source = tree / module
     original = source.read_text()
@@ -146,7 +154,7 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
             source.write_text(job.text)
             code, output = _staged(tree, scratch, module, stages, limits)
             source.write_text(original)
-            fate = _fate(code)
+            fate = _fate(code, output)
             if fate is None:
                 pipe.send(f"{module}: {job.name}: pytest ended with exit code {code}:\n{output[-4000:]}")
                 return
@@ -172,30 +180,38 @@ def _staged(
     return code, output
 
 
-def _fate(code: int | None) -> Fate | None:
-    """Return a mutant's fate from pytest's exit code (None: timeout); None if pytest itself failed."""
+def _fate(code: int | None, output: str) -> Fate | None:
+    """Return a mutant's fate from pytest's exit code (None: timeout) and output; None if pytest failed."""
     if code is None:
         return Fate.TIMEOUT
     if code < 0:
         return Fate.KILLED  # by a signal, such as SIGSEGV in compiled code
+    if code == _INTERNAL_ERROR and "INTERNALERROR> MemoryError" in output:
+        return Fate.KILLED  # it used all that it may, and pytest's plugins could not report that either
     return {_PASSED: Fate.SURVIVED, _FAILED: Fate.KILLED, _INTERRUPTED: Fate.KILLED}.get(code)
 
 
 def _copied_tree(number: int) -> Path:
-    """Copy all files that git does not ignore, as they are in the work tree; return the copy's root."""
+    """Copy the work tree, what git does not ignore and the compiled loops; return the copy's root."""
     tree = FOLDER / f"tree-{number}"
     shutil.rmtree(tree, ignore_errors=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, check=True,
     ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
+    libraries = [str(path.relative_to(ROOT)) for path in ROOT.glob(_LIBRARIES)]
+    for name in filter(None, [*listed.decode().split("\0"), *libraries]):
         source, target = ROOT / name, tree / name
         if not source.exists() and not source.is_symlink():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
     return tree
+
+
+def _is_compiled(tree: Path, module: str) -> bool:
+    """Return whether the library of loops was made from a module: it contains its sources' names."""
+    return any(module.encode() in path.read_bytes() for path in tree.glob(_LIBRARIES))
 
 
 def _forked(
@@ -211,7 +227,7 @@ def _forked(
     begin = time.monotonic()
     child = os.fork()
     if not child:
-        _be_child(tree, scratch, said, tests)
+        _be_child(tree, scratch, said, module, tests)
     code: int | None = None
     while limit_s is None or time.monotonic() - begin < limit_s:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -227,7 +243,7 @@ def _forked(
     return code, said.read_text(errors="replace"), time.monotonic() - begin
 
 
-def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> None:
+def _be_child(tree: Path, scratch: Path, said: Path, module: str, tests: Sequence[str]) -> None:
     """Run pytest on the tree and end this process with its exit code."""
     os.setsid()
     # The child must not outlive its worker, which may be killed.
@@ -244,15 +260,15 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
     os.environ["PYTHONPATH"] = str(tree)
     os.environ["TMPDIR"] = str(scratch)
     tempfile.tempdir = None  # forget the value cached before the fork
-    os.environ["NUMBA_CACHE_DIR"] = str(tree / "loops")
+    os.environ.pop("XTRACE_LOOPS", None)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     code = 3
     try:
-        import numba
+        if _is_compiled(tree, module):
+            _compile_with_numba(tree / "loops")
         import pytest
 
-        numba.config.reload_config()
         seen = _Failures()
         code = pytest.main([*_OPTIONS, *tests], plugins=[seen])
         if code == _FAILED and not seen.count:
@@ -262,6 +278,15 @@ def _be_child(tree: Path, scratch: Path, said: Path, tests: Sequence[str]) -> No
     finally:
         sys.stdout.flush()
         os._exit(int(code))
+
+
+def _compile_with_numba(cache: Path) -> None:
+    """Have numba compile the loops on first use: the library is not that of the mutant."""
+    os.environ["XTRACE_LOOPS"] = "numba"
+    os.environ["NUMBA_CACHE_DIR"] = str(cache)
+    import numba
+
+    numba.config.reload_config()
 
 
 class _Failures:
