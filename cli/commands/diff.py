@@ -46,7 +46,7 @@ class DiffCommand(TyperCommand):
         return super().parse_args(ctx, [_BETWEEN if word == "--" else word for word in args])
 
 
-#: Tells typer how to parse the arguments.
+#: How typer parses the arguments.
 COMMAND = DiffCommand
 
 
