@@ -22,13 +22,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Without analysis: its loops are compiled by numba, which a zip cannot cache.
+#: Without analysis, which needs NumPy.
 PACKAGES = ("cli", "probes", "symbols")
-_TOP = ("__init__.py", "__main__.py", "forked.py", "lazy.py")
+_TOP = ("__init__.py", "__main__.py", "lazy.py")
 VENDORED = ("annotated-doc", "shellingham", "typer")
 SHEBANG = b"#!/usr/bin/python3\n"
 MAIN = "from xtrace.cli.start import main\n\nmain()\n"
-_NOT_KEPT = {".pyc", ".pyi", ".typed", ".nbi", ".nbc"}
+#: Nor the compiled loops (.so): they cannot be loaded from an archive, and work on NumPy's arrays.
+_NOT_KEPT = {".pyc", ".pyi", ".so", ".typed"}
 
 
 def contents() -> Iterator[tuple[str, bytes]]:

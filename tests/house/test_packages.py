@@ -40,7 +40,7 @@ def test_the_packages_are_links_to_the_folders_at_the_root(folder: str) -> None:
 
 def test_the_package_folder_has_no_other_files() -> None:
     own = {path.name for path in (ROOT / "xtrace").iterdir() if not path.is_symlink()}
-    assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "forked.py", "lazy.py", "py.typed"}
+    assert own - {"__pycache__"} == {"__init__.py", "__main__.py", "lazy.py", "py.typed"}
 
 
 def test_the_default_sample_is_installed(setuptools_table: dict[str, Any]) -> None:

@@ -1,17 +1,13 @@
 """Build the disk with the project's wheel, installed for dom0's own Python.
 
 It is a virtual environment that sees the system's packages, because bcc is one of them.  Debian's Python is
-3.11, so a Python of that version must run pip; dom0 cannot reach a package index.
-
-The disk includes numba's compiled loops: compiling takes half a minute here, and tens of times as long in
-emulation.  They are compiled for a generic processor, which lab.sh selects too; otherwise numba would compile
-them again for the emulated processor.
+3.11, so a Python of that version must run pip; dom0 cannot reach a package index.  The wheel has the compiled
+loops, so the disk needs no numba.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -34,14 +30,6 @@ _CONFIG = f"home = /usr/bin\ninclude-system-site-packages = true\nversion = {_VE
 _FREE_MIB = 64
 _KEPT = 3
 _LIMIT_S = 280
-#: Modification time of the sources, by which Python and numba recognise what they compiled; in whole seconds
-#: because the file system stores no fractions.
-_TIME = 1_700_000_000
-_GENERIC = {"NUMBA_CPU_NAME": "generic"}
-_COMPILE = (
-    "import sys; sys.path.insert(0, sys.argv[1]);"
-    "import xtrace.probes.reader.loops, xtrace.probes.dump.loops, xtrace.analysis.state_machine.machine"
-)
 
 
 def wheel_disk(python: str) -> Path:
@@ -71,16 +59,19 @@ def wheel_disk(python: str) -> Path:
 
 
 def drop_old(folder: Path) -> None:
-    """Delete the least recently used disks: each change of the checkout makes one, of half a gigabyte."""
+    """Delete the least recently used disks: each change of the checkout makes one, of 316 MB."""
     disks = sorted(folder.glob("wheel-*.ext4"), key=lambda path: path.stat().st_mtime)
     for path in disks[:-_KEPT]:
         path.unlink(missing_ok=True)
 
 
 def sources() -> Iterator[Path]:
-    """Yield the files of the checkout that go into the wheel, according to pyproject.toml."""
+    """Yield the files of the checkout that go into the wheel or build it, according to pyproject.toml."""
     yield from (_ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))
-    tool = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+    for folder in project["build-system"]["backend-path"]:
+        yield from sorted((_ROOT / folder).glob("*.py"))
+    tool = project["tool"]["setuptools"]
     for files in tool["data-files"].values():
         yield from (_ROOT / name for name in files)
     data = tool["package-data"]
@@ -120,9 +111,3 @@ def _install(python: str, scratch: Path) -> None:
         _, _, rest = script.read_bytes().partition(b"\n")
         script.write_bytes(f"#!{PLACE}/bin/python3\n".encode() + rest)
     (place / "bin" / "python3").symlink_to("/usr/bin/python3")
-    site = place / "lib" / f"python{_VERSION}" / "site-packages"
-    for path in (site / "xtrace").rglob("*.py"):
-        os.utime(path, (_TIME, _TIME))
-    run(python, "-m", "compileall", "-q", "-f", str(site / "xtrace"))
-    run("env", *(f"{name}={value}" for name, value in _GENERIC.items()),
-        python, "-I", "-S", "-c", _COMPILE, str(site), limit_s=_LIMIT_S)  # fmt: skip

@@ -187,6 +187,7 @@ def test_the_zipapp_is_reproducible_and_complete(zipapp: Path, tmp_path: Path) -
                 name = f"xtrace/{path.relative_to(ROOT)}"
                 assert name in names
                 assert path.suffix != ".py" or f"{name}c" in names
+    assert [name for name in names if name.endswith(".so")] == []
 
 
 def test_building_the_zipapp_names_a_missing_package(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@
 # The wheel as installed by pip for dom0's Python: record, report, sites, and calibrate with emulated timing.
 elf=/share/guest-lfence-inline.elf
 
-compiled() { find /full/opt/xtrace -name '*.nbc' | sort | xargs stat -c '%n %s %Y' | md5sum; }
-
 # run NAME COMMAND...: output goes to NAME.out and NAME.err, the exit status to known.
 run() {
     name=$1
@@ -18,7 +16,6 @@ run() {
     cp "/tmp/$name.out" "/tmp/$name.err" /share/
 }
 
-known loops before "$(compiled)"
 full xtrace record --backend xentrace -S 128 -o /tmp/calibrate >/share/record.said 2>&1 &
 recording=$!
 await 90 "the recording did not begin: $(cat /share/record.said)" grep -qs "recording by" /share/record.said
@@ -30,12 +27,19 @@ cp -r /tmp/calibrate.xtrace /share/
 
 run version xtrace --version
 run bcc /opt/xtrace/bin/python3 -c 'import bcc, xtrace.cli; print(bcc.__file__)'
+cat >/tmp/loops.py <<'PYTHON'
+from importlib.util import find_spec
+
+from xtrace.probes.compiled import library
+
+print(library.how(), library.loaded()._name, find_spec("numba"))
+PYTHON
+run loops /opt/xtrace/bin/python3 /tmp/loops.py
 run report xtrace report --json /tmp/calibrate.xtrace
 run sites xtrace sites --json $elf
 run plain xtrace calibrate --quick -o /tmp/plain.json
 run image xtrace calibrate --quick --json $elf
 cp /tmp/plain.json /share/
-known loops after "$(compiled)"
 
 # The same with the emulator's name hidden: the times themselves must show it.
 cat >/tmp/unnamed.py <<'PYTHON'
