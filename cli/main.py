@@ -1,19 +1,20 @@
 """The `xtrace` command: its sub-commands, the one place that prints errors, the exit codes.
 
-Commands raise and never print errors.  A command module imports what it needs beyond typer
-inside its functions, so that `--help` and `--version` answer at once.
+Commands raise and never print errors.  The module of a command is imported when the command runs, and
+imports what it needs beyond typer inside its functions, so that `--help` and `--version` answer at once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from xtrace import __version__
-from xtrace.cli.commands import calibrate, diff, doctor, dump, info, record, report, sites, stat, top
 from xtrace.cli.render.terminal import safe
 from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
@@ -26,22 +27,58 @@ INTERRUPTED = 130
 
 _HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich"}
 
+#: The commands, and the beginnings of their help.
+COMMANDS = {
+    "record": "Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.",
+    "doctor": "Check what can be recorded on this host, what is missing and how to fix it; change nothing.",
+    "top": "Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.",
+    "stat": "Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.",
+    "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
+    "dump": "Print every record, merged by time, by name and field.",
+    "info": "Print what a trace's headers say, without a full pass.",
+    "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
+    "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
+    "calibrate": "Measure how many cycles fences add to masks, restores and unmasks here.",
+}
+
+
+class Commands(TyperGroup):
+    """The commands, each in the module of its name, which is imported when the command is wanted."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # For the list in the help and typer's "Did you mean".
+        self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, None if there is none of the name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"xtrace.cli.commands.{cmd_name}")
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name, cls=getattr(module, "COMMAND", None))(getattr(module, cmd_name))
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands without importing their modules."""
+        width = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(width)) for name, command in self.commands.items()]
+            )
+
+
 app = typer.Typer(
     name="xtrace",
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(record.record)
-app.command()(doctor.doctor)
-app.command()(top.top)
-app.command()(stat.stat)
-app.command()(report.report)
-app.command()(dump.dump)
-app.command()(info.info)
-app.command(cls=diff.DiffCommand)(diff.diff)
-app.command()(sites.sites)
-app.command()(calibrate.calibrate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -31,9 +31,12 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _version_range(text: str) -> VersionRange:
-    from xtrace.probes.catalog import VersionRange
+    from xtrace.probes.catalog import NEWEST, OLDEST, VersionRange
 
-    return VersionRange.parse(text)
+    found = VersionRange.parse(text)
+    if max(found.low, found.high or found.low) > NEWEST:
+        raise ValueError(f"records of Xen {OLDEST} to {NEWEST} are known; for a newer one, use {NEWEST}+")
+    return found
 
 
 def offered(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

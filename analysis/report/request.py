@@ -34,7 +34,8 @@ class RequestError(ValueError):
     """A request that cannot be answered as it stands.
 
     Attributes:
-        field: the part of the request that is wrong: window, sections, domains, images, counters, unfenced.
+        field: the part of the request that is wrong: paths, window, sections, domains, images, counters or
+            unfenced.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -149,17 +150,22 @@ def make_report(
     reading = Reading(request.strict, request.begin, request.end, hz, progress)
     with Loading(request.paths, reading, window=window) as loading:
         # Import what makes the tables while the traces are read.
+        from xtrace.analysis.report import nothing
         from xtrace.analysis.report.build import Selection, build_report
         from xtrace.analysis.summary.summary_file import merge
 
         selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
         _known_sections(request.sections)
         kernels = _kernels(named)
-        whole = merge(loading.result(), hz=request.cpu_hz, hz_source=request.cpu_hz_source)
+        summaries = loading.result()
+        nothing.refuse_empty(request.paths, summaries, tell)
+        whole = merge(summaries, hz=request.cpu_hz, hz_source=request.cpu_hz_source)
+        nothing.refuse_unknown(whole.origin.name, whole.partial, named.domains, request.vcpus)
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
         costs = _costs(request, named, kernels, calibration, counters, whole, progress)
     made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
+    nothing.refuse_without_rows(whole.origin.name, request.sections, made)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
 
@@ -226,6 +232,9 @@ def _only_id(capture: UnfencedCapture) -> int:
 
 def _checked(request: ReportRequest, named: _Named) -> str:
     """Check images and window; return the window in words, "" for the whole trace."""
+    places = Counter(str(path) if str(path) == STDIN else path.resolve() for path in request.paths)
+    if repeated := [place for place in places if places[place] > 1]:
+        raise RequestError("paths", f"{repeated[0]} is given twice")
     count = Counter(domain for domain, _, _ in named.images)
     if twice := [domain for domain in count if count[domain] > 1]:
         raise RequestError("images", f"two images for domain {twice[0]}")

@@ -46,6 +46,10 @@ class DiffCommand(TyperCommand):
         return super().parse_args(ctx, [_BETWEEN if word == "--" else word for word in args])
 
 
+#: How typer parses the arguments.
+COMMAND = DiffCommand
+
+
 def diff(
     captures: Annotated[
         list[str],

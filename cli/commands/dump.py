@@ -102,10 +102,20 @@ def dump(
             versions, batches = _told_versions(file, reader, batches)
         unit = Unit.SECONDS if cpu_hz is not None else Unit.TSC if tsc or json else Unit.CYCLES
         renderer = Renderer(Style.JSON if json else Style.TEXT, versions, choice, unit=unit, hz=hz)
+        written = 0
         for lines in renderer.lines(batches):
-            sys.stdout.buffer.write(lines)
+            written += sys.stdout.buffer.write(lines)
     sys.stdout.buffer.flush()
     _tell_damage(reader.facts)
+    if not written and head != 0:
+        raise TraceError(_why_nothing(file, int(reader.record_counts.sum())))
+
+
+def _why_nothing(file: str, record_count: int) -> str:
+    """Return the message of a dump without a line."""
+    if not record_count:
+        return f"{file}: is empty: it has no records"
+    return f"{file}: none of its {record_count:,} records is selected"
 
 
 def _tell_emulation(file: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from xtrace.cli.options import AsJson
 from xtrace.cli.render.terminal import safe
+from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from xtrace.probes.reader.survey import Headers, Sample, Survey
@@ -30,6 +31,9 @@ def info(
     from xtrace.probes.reader.survey import survey
 
     found = survey(file)
+    headers = found.headers
+    if headers.is_whole and not (headers.windows or headers.missing_bytes or headers.fault):
+        raise TraceError(f"{found.name}: is empty: it has no records")
     if json:
         import json as codec
 

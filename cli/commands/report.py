@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: The option that a field of a request comes from.
 _OPTIONS = {
+    "paths": "FILE",
     "window": "--from/--to",
     "sections": "--section",
     "domains": "--domain",

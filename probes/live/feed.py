@@ -23,7 +23,7 @@ from typing import IO, Protocol
 from xtrace.probes.capture import layout
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
-from xtrace.probes.format import TraceClass
+from xtrace.probes.format import WINDOW_HEADER, TraceClass
 from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.host.xenstore import open_xenstore
@@ -109,7 +109,9 @@ class FileFeed:
         Raises:
             TraceError: the rate cannot be determined from it.
         """
-        meter, byte_count = RateMeter(), 0
+        meter, byte_count = RateMeter(), sum(map(len, self._ahead))
+        for chunk in self._ahead:
+            meter.feed(chunk)
         while byte_count < _RATE_BYTES and (chunk := self._chunk()):
             self._ahead.append(chunk)
             byte_count += len(chunk)
@@ -120,6 +122,21 @@ class FileFeed:
                 "give --cpu-hz"
             )
         self.rate = TscRate(meter.hz, f"run times in its first {byte_count / (1 << 20):.1f} MiB")
+
+    def begin(self) -> None:
+        """Read the first part of the file.
+
+        Raises:
+            TraceError: the file is empty, or there is no window header in that part.
+        """
+        chunk = self._chunk()
+        if not chunk:
+            raise TraceError(f"{self.name}: is empty: it has no records")
+        if WINDOW_HEADER.to_bytes(4, "little") not in chunk:
+            raise TraceError(
+                f"{self.name}: not a xentrace file: no window header in its first {len(chunk):,} bytes"
+            )
+        self._ahead.append(chunk)
 
     def read(self, limit_s: float) -> bytes | None:
         """Return the next bytes; None at the end."""
@@ -164,6 +181,7 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
             hz, source = beside.tsc_hz, f"from {beside.path.name}"
     with open_source(trace) as opened:
         feed = FileFeed(opened, name, names, emulated)
+        feed.begin()
         if hz is None:
             feed.measure()
         else:

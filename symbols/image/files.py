@@ -18,10 +18,14 @@ def map_file(path: str) -> memoryview:
     """
     # Without O_NONBLOCK, opening a pipe would wait for its writer.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb", buffering=0) as file:
+    try:
         status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{path}: is a folder; give the kernel image in it")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path}: is not a regular file; give the file itself, or copy it to one first")
         if not status.st_size:
             raise ImageError(f"{path}: is empty; copy it again")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(handle)

@@ -11,5 +11,6 @@ from xtrace.cli.main import app
 
 def commands() -> dict[str, Any]:
     """Return the commands by name."""
-    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return found
+    group: Any = typer.main.get_command(app)
+    context = typer.Context(group)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Callable
 
 import pytest
-import typer
 
+from builders.commands import commands
 from xtrace.cli import main as house
 from xtrace.cli.streams import STDOUT
 from xtrace.probes.errors import TraceError
@@ -91,12 +91,19 @@ def test_no_command_shows_help_on_stderr(capfd: pytest.CaptureFixture[str]) -> N
     assert err.startswith("Usage: xtrace ")
 
 
+def test_the_list_of_commands_has_the_beginnings_of_their_help() -> None:
+    helps = {name: " ".join(command.help.split()) for name, command in commands().items()}
+    assert list(helps) == list(house.COMMANDS)
+    assert [
+        name for name, text in helps.items() if not text.startswith(house.COMMANDS[name].rstrip("."))
+    ] == []
+
+
 def test_commands_report_unreadable_files_themselves() -> None:
     """Typer would report a file that cannot be read as wrong usage, and only if the user is not root."""
-    commands = typer.main.get_command(house.app).commands  # type: ignore[attr-defined]
     paths = {
         f"{command} {parameter.name}": parameter.type.readable
-        for command, made in commands.items()
+        for command, made in commands().items()
         for parameter in made.params
         if hasattr(parameter.type, "readable")
     }

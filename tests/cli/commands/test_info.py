@@ -114,13 +114,6 @@ Of 2 records (all):
     )
 
 
-def test_an_empty_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").touch()
-    found = told(capfd, tmp_path / "empty")
-    assert (found["size_bytes"], found["records"], found["headers"]["windows"]) == (0, 0, 0)
-    assert main(["info", str(tmp_path / "empty")]) == 0
-
-
 def test_nothing_is_exact_after_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad"
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
@@ -170,14 +163,14 @@ def test_a_file_that_is_not_a_trace_fails_with_one_line(
     assert (out, err.count("\n")) == ("", 1)
 
 
-@pytest.mark.parametrize("cut_bytes", [0, 1, 3, 4, 11])
+@pytest.mark.parametrize("cut_bytes", [1, 3, 4, 11])
 def test_a_trace_cut_in_its_first_header_is_a_trace(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], cut_bytes: int
 ) -> None:
     path = tmp_path / "x"
     path.write_bytes(struct.pack("<III", oracle.WINDOW_HEADER, 0, 0)[:cut_bytes])
     assert main(["info", str(path)]) == 0
-    assert ("cut short" in capfd.readouterr().out) is bool(cut_bytes)
+    assert "cut short" in capfd.readouterr().out
 
 
 def test_a_folder_fails_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,11 @@ def test_every_loop_runs_in_python_with_the_same_results(trace: Path) -> None:
         )
 
 
+@pytest.mark.nightly
+def test_numba_compiles_the_loops_on_first_use_with_the_same_results(trace: Path) -> None:
+    assert run(library.NUMBA, "report", "--json", trace) == run(library.COMPILED, "report", "--json", trace)
+
+
 def test_in_python_a_negative_index_is_an_error() -> None:
     def last(values: Any) -> int:
         return int(values[len(values) - 5])
