@@ -34,8 +34,8 @@ json.dump([code, sorted({name.partition(".")[0] for name in sys.modules})], sys.
 
 TRACE = str(samples.path())
 IMAGE = str(samples.path().with_name("own-lfence.elf"))
-#: What reads traces.
-LOOPS = {"llvmlite", "numba", "numpy"}
+#: What the compiled loops work on.
+LOOPS = {"numpy"}
 #: The heavy modules that a command may import.  None needs pandas: tables are NumPy columns.
 MAY_IMPORT: list[tuple[list[str], set[str]]] = [
     (["info", TRACE], set()),
