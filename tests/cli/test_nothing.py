@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from builders.host import simulate
+from builders.host import Kind, simulate
 from xtrace.cli.main import main
 
-DOMAINS = [(0, 1, "pv"), (1, 2, "pv")]
+DOMAINS: list[tuple[int, int, Kind]] = [(0, 1, "pv"), (1, 2, "pv")]
 
 
 @pytest.fixture(scope="module")
