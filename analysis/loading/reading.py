@@ -118,11 +118,10 @@ class Reading:
         """Return the first and last TSC of the window; without ``hz`` the rate comes from the whole trace."""
         hz = self.hz
         if hz is None:
-            from xtrace.analysis.columns import Columns
-            from xtrace.analysis.state_machine.collected import PAIRS
             from xtrace.analysis.summary import clock
+            from xtrace.analysis.summary.partial import pairs_of
 
-            rate = clock.estimate(Columns(dict(zip(PAIRS, whole.pairs.T, strict=True))))
+            rate = clock.estimate(pairs_of(whole))
             hz = rate.hz if rate else None
         first_tsc, last_tsc = whole.first_tsc, whole.last_tsc
         try:

@@ -127,6 +127,11 @@ def _merged(parts: Sequence[Columns], keys: tuple[str, ...] | None) -> Columns:
     return groups.keys.having(**merged)
 
 
+def pairs_of(collected: Collected) -> Columns:
+    """Return Partial.pairs."""
+    return Columns(dict(zip(PAIRS, collected.pairs.T, strict=True)))
+
+
 def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial:
     """Return the columns of what one pass collected and of what bpf counted in dom0 during the trace."""
     dom0 = dom0 or dom0_columns.nothing()
@@ -190,7 +195,7 @@ def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial
                 "vcpus_left_out": [collected.vcpus_left_out],
             }
         ),
-        pairs=Columns(dict(zip(PAIRS, collected.pairs.T, strict=True))),
+        pairs=pairs_of(collected),
         damages=Columns(
             {
                 "offset": np.array([damage.offset for damage in facts.damages], np.int64),

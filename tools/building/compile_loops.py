@@ -55,11 +55,8 @@ class BuildError(Exception):
     """The library cannot be made; the text says why."""
 
 
-def compile_loops(output: Path, machine: str, modules: Sequence[str] = MODULES) -> bool:
+def compile_loops(output: Path, machine: str, modules: Sequence[str] = MODULES) -> None:
     """Write the library of the loops in some modules to ``output``, unless it is already there and current.
-
-    Returns:
-        Whether it was written.
 
     Raises:
         BuildError: there is no linker, or numba has no compiler for the machine.
@@ -73,7 +70,7 @@ def compile_loops(output: Path, machine: str, modules: Sequence[str] = MODULES) 
         from xtrace.probes.compiled.library import is_current
 
         if machine == platform.machine() and is_current(output, ROOT):
-            return False
+            return
         begin = time.monotonic()
         sys.stderr.write("xtrace: compiling the hot loops, which takes about 10 s\n")
         module = _module(modules)
@@ -82,7 +79,6 @@ def compile_loops(output: Path, machine: str, modules: Sequence[str] = MODULES) 
             _link(_object(module, MACHINES[machine], Path(scratch) / "loops.o"), library, machine)
             library.replace(output)
         sys.stderr.write(f"xtrace: loops compiled in {time.monotonic() - begin:.0f} s\n")
-    return True
 
 
 @contextmanager
