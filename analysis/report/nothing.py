@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
-from xtrace.probes.errors import TraceError
+from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.selection.vcpus import Vcpu
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, DOM0, IDLE_DOMAIN
 
@@ -37,7 +37,7 @@ def refuse_empty(paths: Sequence[Path], summaries: Sequence[Summary], tell: Call
         TraceError: there is no other.
     """
     empty = [path for path, one in zip(paths, summaries, strict=True) if _is_empty(one.partial)]
-    lines = [f"{path}: is empty: it has no records" for path in dict.fromkeys(empty)]
+    lines = [without_records(path) for path in dict.fromkeys(empty)]
     if len(empty) == len(paths):
         raise TraceError(lines[0])
     for line in lines:

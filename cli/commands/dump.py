@@ -20,7 +20,7 @@ from xtrace.cli.options import (
     XenVersion,
     offered,
 )
-from xtrace.probes.errors import TraceError
+from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.selection.times import WITHOUT_RATE, Moment
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def dump(
 def _why_nothing(file: str, record_count: int) -> str:
     """Return the message of a dump without a line."""
     if not record_count:
-        return f"{file}: is empty: it has no records"
+        return without_records(file)
     return f"{file}: none of its {record_count:,} records is selected"
 
 

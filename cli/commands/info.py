@@ -10,7 +10,7 @@ import typer
 
 from xtrace.cli.options import AsJson
 from xtrace.cli.render.terminal import safe
-from xtrace.probes.errors import TraceError
+from xtrace.probes.errors import TraceError, without_records
 
 if TYPE_CHECKING:
     from xtrace.probes.reader.survey import Headers, Sample, Survey
@@ -33,7 +33,7 @@ def info(
     found = survey(file)
     headers = found.headers
     if headers.is_whole and not (headers.windows or headers.missing_bytes or headers.fault):
-        raise TraceError(f"{found.name}: is empty: it has no records")
+        raise TraceError(without_records(found.name))
     if json:
         import json as codec
 

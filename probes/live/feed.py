@@ -22,7 +22,7 @@ from typing import IO, Protocol
 
 from xtrace.probes.capture import layout
 from xtrace.probes.capture.sidecar import sidecar_of
-from xtrace.probes.errors import TraceError
+from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.format import WINDOW_HEADER, TraceClass
 from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.raw_tsc import RawTsc
@@ -131,7 +131,7 @@ class FileFeed:
         """
         chunk = self._chunk()
         if not chunk:
-            raise TraceError(f"{self.name}: is empty: it has no records")
+            raise TraceError(without_records(self.name))
         if WINDOW_HEADER.to_bytes(4, "little") not in chunk:
             raise TraceError(
                 f"{self.name}: not a xentrace file: no window header in its first {len(chunk):,} bytes"
