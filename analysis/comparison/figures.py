@@ -119,8 +119,12 @@ class Sums:
     @property
     def known_cycles(self) -> F64:
         """Time in which the runstate of a domain's vCPUs is known, including open intervals."""
-        closed = self.cycles(Metric.RUNNING, *_RUNNABLE, Metric.BLOCKED, Metric.OFFLINE)
-        return closed + sum(self.cycles(Metric.TAIL, b=state) for state in range(4))
+        return self.all_cycles(Metric.RUNNING, *_RUNNABLE, Metric.BLOCKED, Metric.OFFLINE)
+
+    def all_cycles(self, *metrics: Metric) -> F64:
+        """Return the cycles of the metrics added up, with those in intervals that the trace cuts off."""
+        opened = [self.cycles(Metric.OPEN, b=metric << 32) for metric in metrics]
+        return self.cycles(*metrics) + sum(opened)
 
     @property
     def span_s(self) -> float:
@@ -260,9 +264,9 @@ def _rate(name: str, quality: Quality, meaning: str, of: Callable[[Sums], F64], 
     return Figure(f"{name}_per_s", Unit.PER_S, quality, meaning, lambda sums: sums.per_s(of(sums)), key)
 
 
-def _state_share(name: str, state: int, *metrics: Metric, meaning: str, key: bool) -> Figure:
+def _state_share(name: str, *metrics: Metric, meaning: str, key: bool) -> Figure:
     def of(sums: Sums) -> F64:
-        return share(sums.cycles(*metrics) + sums.cycles(Metric.TAIL, b=state), sums.known_cycles)
+        return share(sums.all_cycles(*metrics), sums.known_cycles)
 
     return Figure(f"{name}_share", Unit.RATIO, _EXACT, meaning, of, key)
 
@@ -292,9 +296,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure("block_pending_share", Unit.RATIO, _INFERRED, "block hypercalls that found an event pending",
            lambda sums: share(sums.count(Metric.BLOCK_WITHOUT_BLOCK), sums.count(Metric.BLOCK_CALL))),
     # Runstates.
-    _state_share("running", 0, Metric.RUNNING, meaning="vCPUs' known time running", key=True),
-    _state_share("waiting", 1, *_RUNNABLE, meaning="vCPUs' known time waiting for a pCPU", key=True),
-    _state_share("blocked", 2, Metric.BLOCKED, meaning="vCPUs' known time blocked", key=False),
+    _state_share("running", Metric.RUNNING, meaning="vCPUs' known time running", key=True),
+    _state_share("waiting", *_RUNNABLE, meaning="vCPUs' known time waiting for a pCPU", key=True),
+    _state_share("blocked", Metric.BLOCKED, meaning="vCPUs' known time blocked", key=False),
     # Rates.
     _rate("wakes", _EXACT, "wakes", lambda sums: sums.count(Metric.WAKE_CAUSE), key=True),
     _rate("sends", _EXACT, "event_channel_op hypercalls", lambda sums: sums.count(Metric.SEND), key=True),

@@ -11,7 +11,6 @@ from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import VCPU_HVM, VCPU_PV, Metric
 from xtrace.probes.bpf.abi import Kind
-from xtrace.probes.format import Runstate
 from xtrace.probes.xen_abi import DOM0, HYPERCALL_COUNT, Hypercall, SchedOp
 
 _YIELD = paired(Hypercall.SCHED_OP, SchedOp.YIELD)
@@ -56,9 +55,8 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
     """Return what the trace says about ``domain``."""
     vcpus = measures.partial.vcpus
     types = set(vcpus["type"][domain_of(vcpus["vcpu"]) == domain].tolist())
-    tails = of_domain(measures.counts(Metric.TAIL), domain)
     running = _sum(measures.counts(Metric.RUNNING), domain, "sum_cycles")
-    running += int(tails["sum_cycles"][tails["b"] == Runstate.RUNNING].sum())
+    running += _sum(measures.open_times(Metric.RUNNING), domain, "open_cycles")
     least = _sum(measures.counts(Metric.IRET_UPCALL), domain)
     hypercalls = of_domain(measures.counts(Metric.HYPERCALL), domain)
     commands = of_domain(measures.counts(Metric.COMMAND), domain)

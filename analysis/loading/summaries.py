@@ -97,10 +97,12 @@ def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
 
 
 def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:
-    from xtrace.analysis.summary.partial import partial_of
+    from xtrace.analysis.summary.partial import Recorded, partial_of
     from xtrace.analysis.summary.summary_file import Summary
 
-    return Summary(partial_of(collected, None if origin.window else _dom0_of(path)), origin)
+    found = sidecar_of(path)
+    recorded = Recorded(found.event_mask, found.pcpus) if found else Recorded()
+    return Summary(partial_of(collected, None if origin.window else _dom0_of(path), recorded), origin)
 
 
 def origin_of(trace: Path, *, window: str = "") -> Origin:

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.columns import Array, Columns, distinct, joined, matched
-from xtrace.analysis.measures.table import TAIL
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+
+#: Statistics that tables of times show.
+TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
 
 
 def with_vcpu(rows: Columns, key: str = "a") -> Columns:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Columns
+from xtrace.analysis.columns import Columns, joined, matched
+from xtrace.analysis.measures.lookup import merged, whole
+from xtrace.analysis.state_machine.keys import high_of, low_of
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
-from xtrace.analysis.summary.histogram import summarise
+from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, quantile_name, quantiles, summarise
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
+
+QUANTILES = (0.5, 0.95, 0.99)
 
 
 @dataclass
@@ -53,6 +58,67 @@ class Measures:
         """Return the metric's statistics by ``a`` and ``b``."""
         return self._each.rows(metric)
 
+    def open_times(self, metric: Metric, by: Sequence[str] = ("a",)) -> Columns:
+        """Return the metric's intervals of which an end was not recorded: they lasted at least as long.
+
+        Returns:
+            ``by``, cut_count, open_cycles (their sum), open_max_cycles.
+        """
+        rows, _ = self._open(metric)
+        groups = rows.grouped(by)
+        return groups.keys.having(
+            cut_count=groups.sum("count"),
+            open_cycles=groups.sum("sum_cycles"),
+            open_max_cycles=groups.max("max_cycles"),
+        )
+
+    def all_times(self, metric: Metric, by: Sequence[str] = ("a",)) -> Columns:
+        """Return the metric's statistics over all intervals, those with one end recorded as lower bounds.
+
+        Returns:
+            ``by``, count and mean_cycles of the intervals with both ends; cut_count; sum_cycles, open_cycles,
+            and total_cycles, the sum of both; quantiles, each with ``p50_moves`` and so on: whether it could
+            be another value if the others had been recorded to their ends; max_cycles, which is at least
+            open_max_cycles.
+        """
+        open_rows, open_buckets = self._open(metric)
+        closed = _of(self.partial.tallies, metric)
+        closed_buckets = _of(self.partial.buckets, metric)
+        whole_rows = self.times(metric) if tuple(by) == ("a",) else self.times_by_b(metric)
+        opened = self.open_times(metric, by)
+        columns = ["a", "b", "count", "sum_cycles", "min_cycles", "max_cycles"]
+        both = joined([closed.only(columns), open_rows.only(columns)])
+        names = ["a", "b", "bucket", "count"]
+        low = summarise(both, joined([closed_buckets.only(names), open_buckets.only(names)]), by)
+        high = quantiles(closed_buckets, by, QUANTILES, opened.renamed({"cut_count": "count"}))
+        table = merged(
+            by,
+            whole_rows.only([*by, "count", "sum_cycles", "mean_cycles"]),
+            opened,
+            low.only([*by, "max_cycles", *(quantile_name(q) for q in QUANTILES)]),
+        )
+        for name in ("count", "cut_count", "sum_cycles", "open_cycles", "open_max_cycles", "max_cycles"):
+            table = table.having(**{name: whole(table[name])})
+        place = matched(table.only(by), high)
+        for q in QUANTILES:
+            name = quantile_name(q)
+            most = np.append(high[name], np.inf)[place]
+            # A bucket's middle is clipped to the greatest value, so compare only what differs by more.
+            moves = (table["cut_count"] > 0) & ~(most <= table[name] * (1 + 2 * QUANTILE_ERROR_RATIO) + 1)
+            table = table.having(**{name.replace("_cycles", "_moves"): moves})
+        return table.having(total_cycles=table["sum_cycles"] + table["open_cycles"])
+
+    def _open(self, metric: Metric) -> tuple[Columns, Columns]:
+        """Return the tallies and buckets of the metric's open intervals, with the ``b`` of the metric."""
+        rows, buckets = self._open_rows
+        of_metric, of_buckets = high_of(rows["b"]) == int(metric), high_of(buckets["b"]) == int(metric)
+        rows, buckets = rows.where(of_metric), buckets.where(of_buckets)
+        return rows.having(b=low_of(rows["b"])), buckets.having(b=low_of(buckets["b"]))
+
+    @cached_property
+    def _open_rows(self) -> tuple[Columns, Columns]:
+        return _of(self.partial.tallies, Metric.OPEN), _of(self.partial.buckets, Metric.OPEN)
+
     def counts(self, metric: Metric) -> Columns:
         """Return the metric's tallies, with columns a, b, count and sum_cycles."""
         return self._tallies.rows(metric)
@@ -78,6 +144,10 @@ class Measures:
     def of_span(self, cycles: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return times as shares of the span."""
         return np.asarray(cycles, float) / (self.span_cycles or np.nan)
+
+
+def _of(rows: Columns, metric: Metric) -> Columns:
+    return rows.where(rows["metric"] == int(metric))
 
 
 class _ByMetric:

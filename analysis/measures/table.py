@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.coverage.coverage import Coverage, Held
+from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.measures import Measures
+
+#: Endings of statistics of a sample; other figures add up, so that those of a part are a lower bound.
+_SAMPLED = ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles")
 
 Given = TypeVar("Given")
 
@@ -21,10 +28,8 @@ class Quality(StrEnum):
     BOUNDED = "bounded"  # one end is only known to be in an interval; this is the bound
     INFERRED = "inferred"  # by a rule, which the column's meaning states
     MODELLED = "modelled"  # computed by a model, not measured
+    ABSENT = "not recorded"  # the trace does not have the records that it needs
 
-
-TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
-"""Statistics that tables of times show."""
 
 #: Mark of each quality in a heading on a terminal.
 MARKS = {
@@ -33,6 +38,7 @@ MARKS = {
     Quality.BOUNDED: "<",
     Quality.INFERRED: "~",
     Quality.MODELLED: "*",
+    Quality.ABSENT: "",
 }
 
 
@@ -42,15 +48,19 @@ class Column:
 
     Attributes:
         name: in frames, JSON and CSV.  Its suffix is the unit: _cycles, _count, _ratio, _per_s.
-        quality: how the figures are known.
+        quality: how the figures are known where the trace has all that they need.
         meaning: in one sentence, with the rule for inferred figures.
         heading: on a terminal; None leaves the column out there.
+        needs: kinds of records without which there is no figure; None stands for those of the table.
+        reach: which pCPUs' records it is made from; None stands for that of the table.
     """
 
     name: str
     quality: Quality
     meaning: str
     heading: str | None = None
+    needs: tuple[Records, ...] | None = None
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,8 @@ class Table(Generic[Given]):
         bias: what the reader must know before trusting the figures; may be empty.
         measured: how well the inferences held, and against what; not shown on a terminal.
         takes: the type of the pipeline's argument.
+        needs: kinds of records that the columns need, unless they say otherwise.
+        reach: which pCPUs' records the columns are made from, unless they say otherwise.
     """
 
     name: str
@@ -76,18 +88,77 @@ class Table(Generic[Given]):
     bias: str = ""
     measured: str = ""
     takes: type[Given] = Measures  # type: ignore[assignment]
+    needs: tuple[Records, ...] = ()
+    reach: Reach = Reach.RECORDS
 
-    def of(self, given: Given) -> Columns:
-        """Return the table with exactly its columns, in order."""
-        return self.make(given).only(column.name for column in self.columns)
+    def of(self, given: Given, coverage: Coverage) -> Made:
+        """Return the table with exactly its columns, in order, as far as the trace allows them."""
+        rows = self.make(given)
+        quality = {column.name: self._quality(column, rows, coverage) for column in self.columns}
+        absent = {name for name, found in quality.items() if found is Quality.ABSENT}
+        figures = {column.name for column in self.columns if column.quality is not Quality.KEY}
+        if figures and figures == absent:
+            rows = rows.where(slice(0))
+        rows = rows.having(**dict.fromkeys(absent, np.nan))
+        return Made(rows.only(column.name for column in self.columns), quality)
+
+    def needs_of(self, column: Column) -> tuple[Records, ...]:
+        """Return the kinds of records that a column needs."""
+        return self.needs if column.needs is None else column.needs
+
+    def reach_of(self, column: Column) -> Reach:
+        """Return which pCPUs' records a column is made from."""
+        return self.reach if column.reach is None else column.reach
+
+    def _quality(self, column: Column, rows: Columns, coverage: Coverage) -> Quality:
+        if column.quality is Quality.KEY:
+            return column.quality
+        held = coverage.holds(self.needs_of(column))
+        if held is Held.NOT:
+            return Quality.ABSENT
+        if column.quality is not Quality.EXACT:
+            return column.quality
+        adds_up = not column.name.endswith(_SAMPLED)
+        if self.reach_of(column) in (Reach.VCPU, Reach.HOST) and not coverage.has_all_pcpus:
+            of_all = self.reach_of(column) is Reach.HOST
+            return Quality.BOUNDED if adds_up and not of_all else Quality.INFERRED
+        if held is Held.IN_PART and self.reach_of(column) is not Reach.RECORDS:
+            return Quality.BOUNDED if adds_up else Quality.INFERRED
+        moves = column.name.replace("_cycles", "_moves")
+        if moves != column.name and moves in rows and rows[moves].any():
+            return Quality.BOUNDED
+        is_share = column.name.endswith(("_ratio", "per_s", "total_cycles"))
+        if is_share and self.reach_of(column) is not Reach.RECORDS and not coverage.knows_all_time:
+            return Quality.BOUNDED
+        return column.quality
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A table made from a trace.
+
+    Attributes:
+        columns: those of the table.
+        quality: how each column's figures are known in this trace, by the column's name.
+    """
+
+    columns: Columns
+    quality: Mapping[str, Quality]
 
 
 def times_columns(
-    prefix: str, quality: Quality, meaning: str, headings: Mapping[str, str] | None = None
+    prefix: str,
+    quality: Quality,
+    meaning: str,
+    headings: Mapping[str, str] | None = None,
+    needs: tuple[Records, ...] | None = None,
+    reach: Reach | None = None,
 ) -> tuple[Column, ...]:
     """Return the columns p50 to max of a time; a terminal shows those with a heading."""
     return tuple(
-        Column(f"{prefix}_{name}_cycles", quality, f"{meaning}, {name}", (headings or {}).get(name))
+        Column(
+            f"{prefix}_{name}_cycles", quality, f"{meaning}, {name}", (headings or {}).get(name), needs, reach
+        )
         for name in ("p50", "p95", "p99", "max")
     )
 

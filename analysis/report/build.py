@@ -14,6 +14,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.cost.rows import Estimate
+from xtrace.analysis.coverage.coverage import Coverage, coverage_object, coverage_of
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
@@ -116,6 +117,8 @@ class Report:
         columns: of the tables, by table name; times in cycles.
         hz: TSC rate; None where it is not known.
         fence_shares: by domain, the share of its running time that fences take (COST_ENDS), if priced.
+        quality: how the figures of each table's columns are known, by the names of both.
+        coverage: what the trace covers.
         described: the description of each table, by its name.
         tables: the same as ``columns``, as data frames; pandas is imported when the first one is read.
     """
@@ -124,6 +127,8 @@ class Report:
     columns: Mapping[str, Columns]
     hz: float | None
     fence_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    quality: Mapping[str, Mapping[str, Quality]] = field(default_factory=dict)
+    coverage: Coverage | None = None
     described: Mapping[str, Table[Any]] = field(
         default_factory=lambda: {table.name: table for table in TABLES}
     )
@@ -199,10 +204,18 @@ def build(
 
         estimate = model.estimate(measures, samples, costs)
     given: dict[type, Any] = {Measures: measures, KernelSamples: samples, Estimate: estimate}
-    columns = {table.name: selection.rows(table.of(given[table.takes])) for table in selection.tables()}
+    covered = coverage_of(partial, measures.hz)
+    made = {table.name: table.of(given[table.takes], covered) for table in selection.tables()}
     trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}
-    return Report({**trace, "emulated": emulated, "domains": names}, columns, measures.hz, estimate.shares)
+    return Report(
+        {**trace, "emulated": emulated, "domains": names, "coverage": coverage_object(covered)},
+        {name: selection.rows(table.columns) for name, table in made.items()},
+        measures.hz,
+        estimate.shares,
+        {name: table.quality for name, table in made.items()},
+        covered,
+    )
 
 
 def json_object(report: Report) -> dict[str, Any]:
@@ -212,7 +225,7 @@ def json_object(report: Report) -> dict[str, Any]:
         "trace": _plain(dict(report.trace)),
         "tables": {
             name: {
-                "quality": _qualities(report.described[name], report.hz),
+                "quality": _qualities(report.described[name], report.quality[name], report.hz),
                 "rows": _plain_rows(_with_ns(columns, report.hz)),
             }
             for name, columns in report.columns.items()
@@ -267,7 +280,7 @@ def _column_list(report: Report) -> Columns:
         {
             "table": text(name for name, _ in rows),
             "column": text(column.name for _, column in rows),
-            "quality": text(str(column.quality) for _, column in rows),
+            "quality": text(str(report.quality[name][column.name]) for name, column in rows),
             "meaning": text(column.meaning for _, column in rows),
         }
     )
@@ -282,14 +295,14 @@ def _with_ns(columns: Columns, hz: float | None) -> Columns:
     )
 
 
-def _qualities(table: Table[Any], hz: float | None) -> dict[str, str]:
+def _qualities(table: Table[Any], quality: Mapping[str, Quality], hz: float | None) -> dict[str, str]:
     known: dict[str, str] = {}
     for column in table.columns:
         if column.quality is Quality.KEY:
             continue
-        known[column.name] = str(column.quality)
+        known[column.name] = str(quality[column.name])
         if hz and column.name.endswith("_cycles"):
-            known[column.name.removesuffix("_cycles") + "_ns"] = str(column.quality)
+            known[column.name.removesuffix("_cycles") + "_ns"] = known[column.name]
     return known
 
 

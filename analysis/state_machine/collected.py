@@ -43,6 +43,7 @@ class Collected:
         vcpu_counts: int64 [vCPUs, C_COLUMNS], the metrics that only count.
         vcpus_left_out: look-ups of vCPUs over the limit, which share one entry.
         pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
+        named_pcpus: int64 [pCPUs / 32], a bit for each pCPU that a record names, 32 in each number.
         pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
         first_tsc, last_tsc: of the trace, or of the window in it; 0 without a record that has a TSC.
     """
@@ -58,6 +59,7 @@ class Collected:
     pcpu_first_tsc: I64
     pcpu_last_tsc: I64
     pcpu_blind_cycles: I64
+    named_pcpus: I64
     pairs: I64
     first_tsc: int
     last_tsc: int

@@ -34,17 +34,24 @@ from xtrace.analysis.state_machine.metrics import (
     Kind,
     Metric,
     P,
+    PcpuTime,
     RipSource,
     V,
     WakeCause,
+    Woken,
 )
 from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part, loop, part
+from xtrace.probes.format import MAX_PCPUS
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _RUNNING = 0
 _RUNNABLE = 1
 _BLOCKED = 2
 _OFFLINE = 3
+
+#: Metrics of the time between two runs, and the first of them that is no wait for a pCPU.
+_OFF_METRICS = 5
+_OFF_BLOCKED = 3
 
 _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
@@ -72,6 +79,8 @@ _EVENT_CHECK_VECTOR = 0xFC
 #: _CHAIN_BREAK_CYCLES (more than a second with a TSC below 4.29 GHz) a run time may have wrapped.
 _NS_NEGATIVE = 0xF000_0000
 _CHAIN_BREAK_CYCLES = 1 << 32
+#: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then.
+_PROOF_SHARE = 16
 #: A sum this long is one measurement of the TSC rate.
 _CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
@@ -90,6 +99,33 @@ def _put(glob, out, metric, a, b, value, tsc):
 @inlined_part
 def _count(glob, counts, vcpu, metric):
     counts[vcpu, C_SINGLE + metric - FIRST_COUNT] += glob[G.INSIDE]
+
+
+@inlined_part
+def _put_open(glob, out, metric, a, b, value, tsc):
+    """Emit an interval of which one end was not recorded."""
+    _put(glob, out, Metric.OPEN, a, (np.int64(metric) << 32) | b, value, tsc)
+
+
+@part
+def _account(glob, pcpus, out, pcpu, what, tsc):
+    """Count the pCPU's time up to ``tsc`` as what it was so far, and from there as ``what``."""
+    was = pcpus[pcpu, P.ACCOUNT]
+    if what == was:
+        return
+    since = pcpus[pcpu, P.ACCOUNT_SINCE]
+    if tsc > since:
+        metric = np.int64(Metric.PCPU_UNKNOWN)
+        if was == PcpuTime.RUNNING:
+            metric = np.int64(Metric.PCPU_RUNNING)
+        elif was == PcpuTime.IDLE:
+            metric = np.int64(Metric.PCPU_IDLE)
+        elif was == PcpuTime.LOST:
+            metric = np.int64(Metric.PCPU_LOST)
+        if since > 0:
+            _put(glob, out, metric, pcpu, 0, tsc - since, tsc)
+        pcpus[pcpu, P.ACCOUNT_SINCE] = tsc
+    pcpus[pcpu, P.ACCOUNT] = what
 
 
 @part
@@ -127,7 +163,8 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
 def _update_domain(glob, domains, out, domain, tsc):
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
-    waiting = domains[domain, D.COUNTS + _BLOCKED] + domains[domain, D.COUNTS + _OFFLINE]
+    blocked = domains[domain, D.COUNTS + _BLOCKED]
+    waiting = blocked + domains[domain, D.COUNTS + _OFFLINE]
     state = -1
     if running > 0:
         if runnable > 0:
@@ -141,23 +178,33 @@ def _update_domain(glob, domains, out, domain, tsc):
             state = DomainState.PARTIAL_CONTENTION
         else:
             state = DomainState.FULL_CONTENTION
-    elif waiting > 0:
+    elif blocked > 0:
         state = DomainState.BLOCKED
+    elif waiting > 0:
+        state = DomainState.OFFLINE
     elif domains[domain, D.COUNTS + STATE_LOST] > 0:
         state = DomainState.LOST
     old = domains[domain, D.STATE]
     if state == old:
         return
     since = domains[domain, D.SINCE]
-    if old >= 0 and tsc > since:
+    if old < 0:
+        domains[domain, D.FIRST_KNOWN] = tsc
+    elif tsc > since and (domains[domain, D.OPENED] > 0 or state == DomainState.LOST):
+        _put_open(glob, out, Metric.DOMAIN_STATE, domains[domain, D.ID], old, tsc - since, tsc)
+    elif tsc > since:
         _put(glob, out, Metric.DOMAIN_STATE, domains[domain, D.ID], old, tsc - since, tsc)
     domains[domain, D.STATE] = state
     domains[domain, D.SINCE] = max(tsc, since)
+    domains[domain, D.OPENED] = np.int64(old < 0 or old == DomainState.LOST)
 
 
 @part
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
-    """Close the vCPU's runstate interval at ``tsc`` and open the next one."""
+    """Close the vCPU's runstate interval at ``tsc`` and open the next one.
+
+    Where no record shows that it changed at ``tsc``, the caller sets V.OPENED afterwards.
+    """
     old = vcpus[vcpu, V.STATE]
     since = vcpus[vcpu, V.SINCE]
     key = vcpus[vcpu, V.KEY]
@@ -174,12 +221,19 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         metric = np.int64(Metric.STATE_LOST)
     if old == STATE_INIT:
         vcpus[vcpu, V.FIRST_KNOWN] = tsc
+        vcpus[vcpu, V.FIRST_STATE] = state
     if since > 0 and metric >= 0:
+        is_cut = state == STATE_LOST and old != STATE_LOST
         if tsc > since:
-            _put(glob, out, metric, key, 0, tsc - since, tsc)
+            if old != STATE_LOST and (is_cut or vcpus[vcpu, V.OPENED] > 0):
+                _put_open(glob, out, metric, key, 0, tsc - since, tsc)
+            else:
+                _put(glob, out, metric, key, 0, tsc - since, tsc)
+            if Metric.RUNNABLE_WAKE <= metric <= Metric.OFFLINE:
+                vcpus[vcpu, V.OFF + metric - Metric.RUNNABLE_WAKE] += tsc - since
         elif tsc < since:
             _put(glob, out, Metric.NEGATIVE, key, metric, 0, tsc)
-        if state == STATE_LOST and old != STATE_LOST:
+        if is_cut:
             _put(glob, out, Metric.CUT, key, metric, 0, tsc)
     if state == _RUNNABLE:
         if old == _RUNNING:
@@ -188,7 +242,10 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_WAKE
         else:
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_OTHER
+    if state == _OFFLINE and vcpus[vcpu, V.WAKE_TSC] > 0:
+        vcpus[vcpu, V.PAUSED] = 1
     vcpus[vcpu, V.STATE] = state
+    vcpus[vcpu, V.OPENED] = 0
     # An interval that ends before it begins is skew: the next one starts at the later time.
     vcpus[vcpu, V.SINCE] = max(tsc, since)
     domain = vcpus[vcpu, V.DOMAIN]
@@ -200,12 +257,12 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
 
 @part
 def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
-    """Count a contradiction; the time in the state that cannot be right becomes lost time."""
+    """Count a contradiction; the time in the state that cannot be right becomes unknown time."""
     _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
     since = vcpus[vcpu, V.SINCE]
     if since > 0 and tsc > since:
-        _put(glob, out, Metric.STATE_LOST, vcpus[vcpu, V.KEY], 0, tsc - since, tsc)
-    vcpus[vcpu, V.SINCE] = 0
+        _put(glob, out, Metric.STATE_UNKNOWN, vcpus[vcpu, V.KEY], 0, tsc - since, tsc)
+    vcpus[vcpu, V.SINCE] = max(tsc, since)
 
 
 @part
@@ -221,7 +278,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     if vcpus[vcpu, V.SEND_TSC] > 0:
         _put(glob, out, Metric.CUT, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
     if vcpus[vcpu, V.EXIT_TSC] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.HVM_EXIT, 0, tsc)
+        _cut_exit(glob, vcpus, out, vcpu, tsc)
     if vcpus[vcpu, V.INJECT_TSC] > 0:
         _put(glob, out, Metric.CUT, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
     if vcpus[vcpu, V.WINDOW_TSC] > 0:
@@ -229,31 +286,60 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     for column in range(V.RESIDENT_SINCE, V.TYPE):
         vcpus[vcpu, column] = 0
     vcpus[vcpu, V.SKEW_TSC] = 0
+    vcpus[vcpu, V.PAUSED] = 0
     vcpus[vcpu, V.LEFT_PCPU] = -1
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
 
 
 @part
-def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
+def _leave_pcpu(glob, pcpus, out, pcpu, tsc):
     """End the run of the pCPU's current vCPU."""
-    current = pcpus[pcpu, P.CURRENT]
-    since = pcpus[pcpu, P.SINCE]
-    if current >= 0 and since > 0 and tsc > since:
-        metric = np.int64(Metric.PCPU_RUNNING)
-        if vcpus[current, V.KEY] >> 16 == IDLE_DOMAIN:
-            metric = np.int64(Metric.PCPU_IDLE)
-        _put(glob, out, metric, pcpu, 0, tsc - since, tsc)
-    pcpus[pcpu, P.SINCE] = 0
+    _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.UNKNOWN), tsc)
     pcpus[pcpu, P.CURRENT] = -1
 
 
 @part
-def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
-    """Start a run of ``vcpu`` on ``pcpu``."""
+def _waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc):
+    """Return since when the scheduler says that a vCPU has not run: 2 it left, 1 its state began, 0 unknown.
+
+    Xen's record of the next vCPU has the time since it became runnable or, since 4.13, since it last ran: 32
+    bits of ns.
+    """
+    noted = pcpus[pcpu, P.NEXT_TSC]
+    if noted == 0 or glob[G.RATE_NS] == 0:
+        return 0
+    rate = glob[G.RATE_CYCLES] / glob[G.RATE_NS]
+    waited = pcpus[pcpu, P.NEXT_WAIT_NS] * rate
+    left = vcpus[vcpu, V.LEFT_TSC]
+    if left > 0:
+        turn = 4294967296.0 * rate
+        turns = (noted - left - waited) / turn
+        if abs(turns - np.int64(turns + 0.5)) * turn <= (tsc - left) / _PROOF_SHARE:
+            return 2
+    since = vcpus[vcpu, V.SINCE]
+    if noted - waited <= since + (tsc - since) / _PROOF_SHARE:
+        return 1
+    return 0
+
+
+@part
+def _settle_proof(glob, vcpus, out, vcpu, proof, tsc):
+    """Say how much of the time since the vCPU last left a pCPU is not proven to be what it counts as."""
+    for place in range(_OFF_METRICS):
+        cycles = vcpus[vcpu, V.OFF + place]
+        vcpus[vcpu, V.OFF + place] = 0
+        if cycles > 0 and (proof == 0 or (proof == 1 and place >= _OFF_BLOCKED)):
+            metric = Metric.RUNNABLE_WAKE + place
+            _put(glob, out, Metric.UNPROVEN, vcpus[vcpu, V.KEY], metric, cycles, tsc)
+
+
+@part
+def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begins):
+    """Start a run of ``vcpu`` on ``pcpu``; without ``begins``, no record shows when the run began."""
     key = vcpus[vcpu, V.KEY]
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0 and current != vcpu:
-        _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+        _leave_pcpu(glob, pcpus, out, pcpu, tsc)
         if vcpus[current, V.STATE] == _RUNNING and vcpus[current, V.PCPU] == pcpu:
             _lose_vcpu(glob, vcpus, domains, out, current, tsc)
     old = vcpus[vcpu, V.STATE]
@@ -265,14 +351,24 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
             vcpus[vcpu, V.SKEW_TSC] = tsc
     elif vcpus[vcpu, V.LEFT_TSC] > 0 and left_pcpu >= 0 and left_pcpu != pcpu:
         _put(glob, out, Metric.HANDOFF, (left_pcpu << 16) | pcpu, 0, tsc - vcpus[vcpu, V.LEFT_TSC], tsc)
+    proof = np.int64(_waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc))
     wake = vcpus[vcpu, V.WAKE_TSC]
     if wake > 0:
         wake_pcpu = vcpus[vcpu, V.WAKE_PCPU]
         if old == _RUNNABLE and vcpus[vcpu, V.REASON] == Metric.RUNNABLE_WAKE:
-            _put(glob, out, Metric.WAKE_TO_RUNNING, key, np.int64(wake_pcpu != pcpu), tsc - wake, tsc)
+            flags = np.int64(0)
+            if wake_pcpu != pcpu:
+                flags |= Woken.MOVED
+            if vcpus[vcpu, V.PAUSED] > 0:
+                flags |= Woken.PAUSED
+            if proof == 0:
+                flags |= Woken.UNPROVEN
+            _put(glob, out, Metric.WAKE_TO_RUNNING, key, flags, tsc - wake, tsc)
             if wake_pcpu != pcpu:
                 _put(glob, out, Metric.HANDOFF, (wake_pcpu << 16) | pcpu, 0, tsc - wake, tsc)
         vcpus[vcpu, V.WAKE_TSC] = 0
+        vcpus[vcpu, V.PAUSED] = 0
+    pcpus[pcpu, P.NEXT_TSC] = 0
     if vcpus[vcpu, V.PCPU] != pcpu or vcpus[vcpu, V.RESIDENT_SINCE] == 0:
         resident = vcpus[vcpu, V.RESIDENT_SINCE]
         if resident > 0 and tsc > resident:
@@ -288,14 +384,19 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc):
         vcpus[vcpu, V.UPCALL_TRAPS] = 0
     vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
     _set_state(glob, vcpus, domains, out, vcpu, _RUNNING, tsc)
+    vcpus[vcpu, V.OPENED] = np.int64(not begins)
+    _settle_proof(glob, vcpus, out, vcpu, proof, tsc)
+    what = np.int64(PcpuTime.RUNNING)
+    if key >> 16 == IDLE_DOMAIN:
+        what = np.int64(PcpuTime.IDLE)
+    _account(glob, pcpus, out, pcpu, what, tsc)
     pcpus[pcpu, P.CURRENT] = vcpu
-    pcpus[pcpu, P.SINCE] = tsc
     pcpus[pcpu, P.INFERRED] = 0
 
 
 @part
 def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
-    """End the handling of a VM exit, at the VM entry or when the vCPU starts to wait for a pCPU."""
+    """End the handling of a VM exit, at the VM entry or when the vCPU leaves the pCPU."""
     exit_tsc = vcpus[vcpu, V.EXIT_TSC]
     key = vcpus[vcpu, V.KEY]
     if exit_tsc > 0:
@@ -306,6 +407,15 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         _put(glob, out, Metric.INJECTION_TO_ENTRY, key, vector, tsc - vcpus[vcpu, V.INJECT_TSC], tsc)
         vcpus[vcpu, V.INJECT_TSC] = 0
         vcpus[vcpu, V.ENTRY_TSC] = tsc
+
+
+@part
+def _cut_exit(glob, vcpus, out, vcpu, tsc):
+    """Give up an exit of which no record shows the end."""
+    key = vcpus[vcpu, V.KEY]
+    _put(glob, out, Metric.CUT, key, Metric.HVM_EXIT, 0, tsc)
+    _put(glob, out, Metric.EXIT_WITHOUT_TIME, key, vcpus[vcpu, V.EXIT_REASON], 0, tsc)
+    vcpus[vcpu, V.EXIT_TSC] = 0
 
 
 @part
@@ -510,26 +620,26 @@ def _change_runstate(
     state = vcpus[vcpu, V.STATE]
     current = pcpus[pcpu, P.CURRENT]
     if state == STATE_INIT:
-        # The state of a vCPU becomes known when it is seen to run.
-        begin = tsc
-        if old == _RUNNING:
-            if current >= 0:
-                if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
-                    _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
-                    return
-                # A run whose beginning was not seen began at the pCPU's first record or earlier.
-                begin = pcpus[pcpu, P.FIRST_TSC]
-            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
-        if new == _RUNNING:
-            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, begin)
-        return
-    if new == _RUNNABLE and vcpus[vcpu, V.EXIT_TSC] > 0:
+        if old != _RUNNING:
+            _set_state(glob, vcpus, domains, out, vcpu, old, tsc)
+        elif current < 0 or vcpus[current, V.KEY] >> 16 == DEFAULT_DOMAIN:
+            # A run whose beginning was not seen began at the pCPU's first record or earlier.
+            begin = pcpus[pcpu, P.FIRST_TSC] if current >= 0 else tsc
+            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, begin, False)
+            current = vcpu
+        else:
+            _count(glob, counts, vcpu, Metric.STATE_MISMATCH)
+            return
+        if new == old:
+            return
+        state = old
+    if old == _RUNNING and new != _RUNNING and vcpus[vcpu, V.EXIT_TSC] > 0:
         _close_exit(glob, vcpus, out, vcpu, tsc, False)
     if state == STATE_LOST:
         if new == _RUNNING:
-            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
+            _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, old != _RUNNING)
         elif current == vcpu:
-            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+            _leave_pcpu(glob, pcpus, out, pcpu, tsc)
         return
     if state == _RUNNING and old != _RUNNING and new != _RUNNING:
         # Only a "running to" record ends a run: this record comes late.
@@ -538,7 +648,7 @@ def _change_runstate(
     if state != old and state != _RUNNING:
         _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
     if new == _RUNNING:
-        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc)
+        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, old != _RUNNING)
         return
     if old == _RUNNING and state == _RUNNING:
         if vcpus[vcpu, V.PCPU] != pcpu and vcpus[vcpu, V.SKEW_TSC] > 0:
@@ -548,7 +658,7 @@ def _change_runstate(
             vcpus[vcpu, V.SKEW_TSC] = 0
             return
         if current == vcpu:
-            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
+            _leave_pcpu(glob, pcpus, out, pcpu, tsc)
         else:
             _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         vcpus[vcpu, V.LEFT_TSC] = tsc
@@ -578,8 +688,10 @@ def _change_runstate(
 @part
 def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     current = pcpus[pcpu, P.CURRENT]
+    _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.LOST), first_tsc)
+    pcpus[pcpu, P.NEXT_TSC] = 0
     if current >= 0:
-        _leave_pcpu(glob, pcpus, vcpus, out, pcpu, first_tsc)
+        pcpus[pcpu, P.CURRENT] = -1
         if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
             _lose_vcpu(glob, vcpus, domains, out, current, first_tsc)
     _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.UNKNOWN)
@@ -587,6 +699,8 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     pcpus[pcpu, P.IDLE_TSC] = 0
     pcpus[pcpu, P.CHAIN_TSC] = 0
     pcpus[pcpu, P.STAY_TSC] = 0
+    if glob[G.FIRST_LOSS] == 0:
+        glob[G.FIRST_LOSS] = first_tsc
     if not pcpus[pcpu, P.LOST]:
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc
@@ -601,14 +715,13 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
 @part
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
-    blind = max(end - pcpus[pcpu, P.LOST_FIRST], 0)
-    _put(glob, out, Metric.PCPU_LOST, pcpu, 0, blind, end)
-    pcpus[pcpu, P.BLIND] += blind
+    _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.UNKNOWN), end)
+    pcpus[pcpu, P.BLIND] += max(end - pcpus[pcpu, P.LOST_FIRST], 0)
     pcpus[pcpu, P.LOST] = 0
     glob[G.LOST_PCPUS] -= 1
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, pcpus[pcpu, P.LOST_VCPU])
     if vcpus[vcpu, V.KEY] >> 16 != DEFAULT_DOMAIN:
-        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, end)
+        _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, end, False)
     pcpus[pcpu, P.INFERRED] = 1
     pcpus[pcpu, P.CAUSE] = WakeCause.UNKNOWN
 
@@ -621,6 +734,7 @@ def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
     """Handle a pCPU's first record with a TSC: it is not known yet which vCPU runs there."""
     pcpus[pcpu, P.SEEN] = 1
     pcpus[pcpu, P.FIRST_TSC] = tsc
+    pcpus[pcpu, P.ACCOUNT_SINCE] = tsc
     unknown = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
     pcpus[pcpu, P.CURRENT] = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, unknown)
     glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
@@ -790,8 +904,11 @@ def _take_wake(
     if state == _RUNNING or state == _RUNNABLE:
         _count(glob, counts, vcpu, Metric.WAKE_WITHOUT_EFFECT)
         return
-    vcpus[vcpu, V.WAKE_TSC] = tsc
-    vcpus[vcpu, V.WAKE_PCPU] = pcpu
+    if state == _OFFLINE and vcpus[vcpu, V.WAKE_TSC] > 0:
+        vcpus[vcpu, V.PAUSED] = 1  # the event woke it before, and it still has not run
+    else:
+        vcpus[vcpu, V.WAKE_TSC] = tsc
+        vcpus[vcpu, V.WAKE_PCPU] = pcpu
     key = _current_key(pcpus, vcpus, pcpu)
     if key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
         _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
@@ -841,6 +958,15 @@ def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
 
 
 @inlined_part
+def _learn_rate(glob, pcpus, pcpu, ran, tsc):
+    """Add a run of which both ends were recorded to the sums of run times."""
+    since = pcpus[pcpu, P.STAY_TSC]
+    if 0 < since < tsc and ran < _NS_NEGATIVE and tsc - since < _CHAIN_BREAK_CYCLES:
+        glob[G.RATE_NS] += ran
+        glob[G.RATE_CYCLES] += tsc - since
+
+
+@inlined_part
 def _is_hvm(pcpus, vcpus, pcpu):
     """Return whether the pCPU's current vCPU can be that of an HVM or PVH guest."""
     current = pcpus[pcpu, P.CURRENT]
@@ -858,8 +984,14 @@ def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
     if entry > 0:
         _put(glob, out, Metric.HVM_UPCALL, key, vcpus[vcpu, V.INJECT_VECTOR], tsc - entry, tsc)
         vcpus[vcpu, V.ENTRY_TSC] = 0
-    vcpus[vcpu, V.EXIT_TSC] = tsc
+    if vcpus[vcpu, V.EXIT_TSC] > 0:
+        _cut_exit(glob, vcpus, out, vcpu, tsc)
     vcpus[vcpu, V.EXIT_REASON] = np.int64(words[at])
+    if key >> 16 == DEFAULT_DOMAIN:
+        # Whose exit it is, and so which entry ends it, is not known.
+        _put(glob, out, Metric.EXIT_WITHOUT_TIME, key, vcpus[vcpu, V.EXIT_REASON], 0, tsc)
+    else:
+        vcpus[vcpu, V.EXIT_TSC] = tsc
     _put_rip(glob, out, key, RipSource.EXIT, words, at + 1, meaning[S_PARAM], tsc)
 
 
@@ -963,12 +1095,13 @@ def run(
     batch_tsc: I64, batch_pcpu: U16, batch_shape: U16, batch_start: U32, words: U32, row: int,
     shapes: I64_2D,
     glob: I64, pcpus: I64_2D, vcpus: I64_2D, domains: I64_2D, vcpu_slots: I32, domain_slots: I32,
-    counts: I64_2D, pairs: I64_2D, out: I64_2D,
+    counts: I64_2D, pairs: I64_2D, named: I64, out: I64_2D,
 ) -> int:  # fmt: skip
     """Process a batch from ``row`` on, until it ends or ``out`` is nearly full.
 
     Args:
         shapes: a row per shape, columns S_*.
+        named: a bit for each pCPU that a record names, 32 bits in each number.
 
     Returns:
         The row to continue with; ``glob[G.OUT]`` intervals are in ``out``.
@@ -1020,6 +1153,10 @@ def run(
             _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, at)
         elif kind == Kind.INFPREV:
             _take_run_time(glob, pcpus, pairs, pcpu, np.int64(words[at + meaning[S_PARAM]]), tsc)
+            _learn_rate(glob, pcpus, pcpu, np.int64(words[at + meaning[S_PARAM]]), tsc)
+        elif kind == Kind.INFNEXT:
+            pcpus[pcpu, P.NEXT_TSC] = tsc
+            pcpus[pcpu, P.NEXT_WAIT_NS] = np.int64(words[at + meaning[S_PARAM]])
         elif Kind.VMENTRY <= kind <= Kind.HVM_OTHER:
             if not _is_hvm(pcpus, vcpus, pcpu):
                 continue
@@ -1027,6 +1164,10 @@ def run(
                 _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc)
             else:
                 _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
+        elif kind == Kind.NAMED:
+            number = (np.int64(words[at + (meaning[S_PARAM] >> 8)]) >> (meaning[S_PARAM] & 31)) & 0xFFFF
+            if number < MAX_PCPUS:
+                named[number >> 5] |= np.int64(1) << (number & 31)
         elif kind == Kind.IRQ_HANDLED:
             _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc)
         elif kind == Kind.MEMORY:

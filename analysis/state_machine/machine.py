@@ -10,9 +10,9 @@ import numpy as np
 
 from xtrace.analysis.state_machine import loops, tally_loops
 from xtrace.analysis.state_machine.collected import TallyColumns
+from xtrace.analysis.state_machine.ends import Ends, as_array
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
-    METRIC_SHIFT,
     OCTAVES,
     S_COLUMNS,
     STATE_COUNT,
@@ -21,7 +21,6 @@ from xtrace.analysis.state_machine.metrics import (
     D,
     G,
     Kind,
-    Metric,
     P,
     V,
 )
@@ -71,6 +70,18 @@ _FIXED = {
 }
 
 
+#: Events that name a pCPU of the host: words, word of its number, lowest bit.  The schedulers write them when
+#: they wake a pCPU up or choose one.
+_NAMING = {
+    (ids.CREDIT_TICKLE, 1): (0, 0),
+    (ids.CREDIT_PICKED_CPU, 3): (2, 0),
+    (ids.CREDIT2_TICKLE, 1): (0, 0),
+    (ids.CREDIT2_PICKED_CPU, 4): (3, 16),
+    (ids.RTDS_TICKLE, 1): (0, 0),
+    (ids.NULL_PICKED_CPU, 2): (1, 0),
+}
+
+
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return how the machines treat records of a shape, and the parameter of that kind.
 
@@ -86,6 +97,11 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
     if event == ids.SWITCH_INFPREV and words in (2, 3):
         return Kind.INFPREV, words - 1
+    if (event, words) in _NAMING:
+        word, bit = _NAMING[event, words]
+        return Kind.NAMED, word << 8 | bit
+    if event == ids.SWITCH_INFNEXT and words in (3, 4):
+        return Kind.INFNEXT, words - 2
     return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)
 
 
@@ -159,6 +175,7 @@ class Machine:
         self._vcpu_slots = np.full(4 * MAX_VCPUS, -1, np.int32)
         self._domain_slots = np.full(_MAX_DOMAINS, -1, np.int32)
         self.counts = np.zeros((MAX_VCPUS, C_COLUMNS), np.int64)
+        self.named = np.zeros(MAX_PCPUS // 32, np.int64)
         self._pairs = np.zeros((MAX_PAIRS, 3), np.int64)
         self._late_pairs: list[tuple[int, int, int]] = []
         self._shapes = _ShapeMeaning()
@@ -188,40 +205,29 @@ class Machine:
                 self._shapes.table,
                 self.glob, self.pcpus, self.vcpus, self.domains,
                 self._vcpu_slots, self._domain_slots,
-                self.counts, self._pairs, out,
+                self.counts, self._pairs, self.named, out,
             )  # fmt: skip
             pieces.append(out[: int(self.glob[G.OUT])])
         return pieces
 
     def finish(self) -> I64:
-        """Return the intervals open at the end of the trace, and the time before each state was known."""
-        last, first = int(self.glob[G.LAST_TSC]), int(self.glob[G.FIRST_TSC])
-        rows: list[tuple[int, int, int, int]] = []
-
-        def put(metric: Metric, a: int, b: int, value: int) -> None:
-            rows.append((int(metric) << METRIC_SHIFT | a, b, value, last))
-
-        for vcpu in self.vcpus[: int(self.glob[G.VCPUS])]:
-            key, state, since = int(vcpu[V.KEY]), int(vcpu[V.STATE]), int(vcpu[V.SINCE])
-            if key >> 16 == 0x8000:
-                continue
-            known = int(vcpu[V.FIRST_KNOWN])
-            put(Metric.HEAD, key, 0, (known or last) - first)
-            if known and since:
-                put(Metric.TAIL, key, state, max(last - since, 0))
-            if vcpu[V.RESIDENT_SINCE] > 0:
-                put(Metric.TAIL, key, _RESIDENCE_TAIL | int(vcpu[V.PCPU]), last - int(vcpu[V.RESIDENT_SINCE]))
-        open_ends = self.pcpus[:, [P.CHAIN_NS, P.PENDING, P.LOST]] > 0
-        for index in np.flatnonzero(open_ends.any(axis=1)).tolist():
-            pcpu = self.pcpus[index]
+        """Return what is open at the end of the trace, and the time before each state was known."""
+        last = int(self.glob[G.LAST_TSC])
+        ends = Ends(
+            first=int(self.glob[G.FIRST_TSC]),
+            last=last,
+            all_recorded=int(self.pcpus[:, P.FIRST_TSC].max()),
+            first_loss=int(self.glob[G.FIRST_LOSS]) or last + 1,
+        )
+        vcpus = self.vcpus[: int(self.glob[G.VCPUS])]
+        rows = [row for vcpu in vcpus for row in ends.of_vcpu(vcpu)]
+        rows += [row for one in self.domains[: int(self.glob[G.DOMAINS])] for row in ends.of_domain(one)]
+        for number in np.flatnonzero(self.pcpus[:, P.SEEN] > 0).tolist():
+            pcpu = self.pcpus[number]
+            rows += ends.of_pcpu(number, pcpu, self.vcpus[:, V.KEY])
             if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
-            for i in range(int(pcpu[P.PENDING])):
-                key = int(self.vcpus[int(pcpu[P.PENDING_VCPU + i]), V.KEY])
-                put(Metric.WAKE_CAUSE, key, 4 << 32, 0)
-            if pcpu[P.LOST]:
-                put(Metric.PCPU_LOST, index, 0, max(last - int(pcpu[P.LOST_FIRST]), 0))
-        return np.array(rows, np.int64).reshape(-1, 4)
+        return as_array(rows)
 
     @property
     def pairs(self) -> I64:
@@ -246,10 +252,6 @@ class Machine:
         more = np.zeros((size - old, P.COLUMNS), np.int64)
         more[:, P.CURRENT] = -1
         self.pcpus = np.concatenate((self.pcpus, more))
-
-
-#: Bit in ``b`` of a TAIL for a stay on a pCPU; without it, ``b`` is a runstate.
-_RESIDENCE_TAIL = 1 << 20
 
 
 class Tallies:

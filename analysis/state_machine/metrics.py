@@ -31,7 +31,7 @@ class Metric(IntEnum):
     SEND_TO_WAKE = 13  # b = sending vCPU
     IRQ_TO_WAKE = 14  # b = irq
     WAKE_TO_RUNNABLE = 15
-    WAKE_TO_RUNNING = 16  # b = 1 where it ran on another pCPU than the waker's
+    WAKE_TO_RUNNING = 16  # b = flags of Woken
     SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, which is inferred
     RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry, after a block
     # Upcalls: a = vCPU.
@@ -48,6 +48,15 @@ class Metric(IntEnum):
     # a vCPU would have been on both at once; b = 1 where that excludes 0, and then there is no FROM.
     SKEW_NOT_FROM = 28
     SKEW_NOT_TO = 29
+    # Time that no record explains: before a first record, or between records that contradict each other.
+    STATE_UNKNOWN = 30  # a = vCPU
+    DOMAIN_UNKNOWN = 31  # a = domain
+    PCPU_UNKNOWN = 32  # a = pCPU
+    # a = as in the metric that b names: metric << 32 | its b; value = cycles of an interval of which one end has
+    # no record, so it lasted at least this long.
+    OPEN = 33
+    # a = vCPU, b = metric: time counted there during which the vCPU may have run on a pCPU without records.
+    UNPROVEN = 34
     # Counts: no value.
     CONTINUE_RUNNING = 40  # a = vCPU
     WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -80,8 +89,7 @@ class Metric(IntEnum):
     CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records
     NEGATIVE = 69  # a = vCPU, b = metric: an interval left out because it ends before it begins
     LOST_RECORDS = 70  # a = pCPU, value = records
-    HEAD = 71  # a = vCPU, value = cycles before its state was first known
-    TAIL = 72  # a = vCPU, b = runstate, or 1 << 20 | pCPU of a stay, open at the end; value = cycles
+    EXIT_WITHOUT_TIME = 71  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
     KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
 
 
@@ -99,6 +107,14 @@ class WakeCause(IntEnum):
     UNKNOWN = 5  # around lost records
 
 
+class Woken(IntEnum):
+    """What is known about a wake that ended in a run: flags."""
+
+    MOVED = 1  # it ran on another pCPU than the waker's
+    PAUSED = 2  # it was offline between the wake and the run
+    UNPROVEN = 4  # the scheduler does not confirm that it did not run and stop again in between
+
+
 class DomainState(IntEnum):
     """State of a domain, computed from the states of its vCPUs."""
 
@@ -109,6 +125,7 @@ class DomainState(IntEnum):
     CONCURRENCY_HAZARD = 4
     FULL_CONTENTION = 5
     LOST = 6
+    OFFLINE = 7  # all its vCPUs are
 
 
 class RipSource(IntEnum):
@@ -160,6 +177,8 @@ class Kind(IntEnum):
     MEMORY = 25  # param = word of the domain << 16 | mask
     LOST = 26
     WRAP = 27
+    NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
+    INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
 
 
 #: Runstates beyond Xen's four.
@@ -175,7 +194,6 @@ class P(IntEnum):
     FIRST_TSC = 1
     LAST_TSC = 2
     CURRENT = 3  # vCPU index or -1
-    SINCE = 4  # current began to run here; 0 unknown
     LOST = 5  # 1 in a gap of lost records
     LOST_FIRST = 6
     LOST_END = 7
@@ -195,7 +213,20 @@ class P(IntEnum):
     PENDING_TSC = 28
     STAY_KEY = 36  # vCPU that was seen to start running here
     STAY_TSC = 37  # when it did; 0: not seen
-    COLUMNS = 38
+    ACCOUNT = 38  # what the pCPU's time counts as: a PcpuTime
+    ACCOUNT_SINCE = 39
+    NEXT_TSC = 40  # of the last record that says how long the next vCPU has waited; 0: none since its switch
+    NEXT_WAIT_NS = 41
+    COLUMNS = 42
+
+
+class PcpuTime(IntEnum):
+    """What a pCPU's time counts as."""
+
+    UNKNOWN = 0
+    RUNNING = 1
+    IDLE = 2
+    LOST = 3
 
 
 PENDING_MAX = 8
@@ -214,7 +245,7 @@ class V(IntEnum):
     KEY = 0  # domain << 16 | vcpu
     DOMAIN = 1  # domain index
     STATE = 2
-    SINCE = 3  # 0: unknown, the interval is not measured
+    SINCE = 3
     REASON = 4  # metric for the time in the runnable state
     PCPU = 5
     RESIDENT_SINCE = 6
@@ -248,7 +279,21 @@ class V(IntEnum):
     RECENT_PCPU = 34  # ring of RECENT_MAX stays
     RECENT_BEGIN = 42
     RECENT_END = 50  # 0: none
-    COLUMNS = 58
+    OPENED = 58  # 1: the beginning of the state since SINCE was not recorded
+    PAUSED = 59  # 1: offline since WAKE_TSC
+    FIRST_STATE = 60  # what its first record says that it was before
+    OFF = 61  # cycles counted since it left a pCPU, by OFF_METRICS
+    COLUMNS = 66
+
+
+#: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.
+OFF_METRICS = (
+    Metric.RUNNABLE_WAKE,
+    Metric.RUNNABLE_PREEMPT,
+    Metric.RUNNABLE_OTHER,
+    Metric.BLOCKED,
+    Metric.OFFLINE,
+)
 
 
 class D(IntEnum):
@@ -258,7 +303,9 @@ class D(IntEnum):
     COUNTS = 1  # vCPUs in each of STATE_COUNT states
     STATE = 8  # -1 none yet
     SINCE = 9
-    COLUMNS = 10
+    OPENED = 10  # 1: the beginning of the state was not recorded
+    FIRST_KNOWN = 11
+    COLUMNS = 12
 
 
 class G(IntEnum):
@@ -280,7 +327,10 @@ class G(IntEnum):
     TO_TSC = 13
     INSIDE = 14  # 1: the current record is in the window
     SKEWED = 15  # 1: a vCPU was seen on two pCPUs at once
-    COLUMNS = 16
+    RATE_NS = 16  # sums of run times whose two ends were recorded: ns, and cycles
+    RATE_CYCLES = 17
+    FIRST_LOSS = 18  # beginning of the first loss of records
+    COLUMNS = 19
 
 
 VCPU_PV = 1

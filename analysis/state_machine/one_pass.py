@@ -72,6 +72,7 @@ def collect(
         pcpu_first_tsc=machine.pcpus[:pcpus, P.FIRST_TSC].copy(),
         pcpu_last_tsc=machine.pcpus[:pcpus, P.LAST_TSC].copy(),
         pcpu_blind_cycles=machine.pcpus[:pcpus, P.BLIND].copy(),
+        named_pcpus=machine.named.copy(),
         pairs=machine.pairs,
         first_tsc=max(int(machine.glob[G.FIRST_TSC]), window[0]),
         last_tsc=max(

@@ -19,8 +19,11 @@ from xtrace.analysis.state_machine.metrics import (
     T_MAX,
     T_MIN,
     T_SUM,
+    Metric,
 )
 from xtrace.probes.compiled.loop import I32, I32_2D, I64_2D, inlined_part, loop, part
+
+_A_MASK = (1 << METRIC_SHIFT) - 1
 
 
 @inlined_part
@@ -47,6 +50,12 @@ def _slot_for(slots, table, key, b):
     return slot
 
 
+@inlined_part
+def _is_time(metric):
+    """Return whether the metric accounts for the time of a vCPU, a domain or a pCPU."""
+    return metric <= Metric.PCPU_LOST or Metric.STATE_UNKNOWN <= metric <= Metric.OPEN
+
+
 @loop
 def rehash(slots: I32, table: I64_2D, size: int) -> None:
     """Insert the first ``size`` rows of ``table`` into the empty hash table ``slots``."""
@@ -62,7 +71,8 @@ def tally(
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Add the intervals from ``row`` on to the tallies, until all are added or a table is full.
 
-    A histogram is a row of chunk numbers, one per octave; a chunk is 64 counts.
+    A histogram is a row of chunk numbers, one per octave; a chunk is 64 counts.  Of the window, an interval
+    counts if it ends in it; one that accounts for time counts with the part of it that is in the window.
 
     Returns:
         (next row, and how many tally rows, histogram rows and chunks are in use).
@@ -71,13 +81,22 @@ def tally(
         if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
             break
         tsc = intervals[row, 3]
-        if tsc < from_tsc or tsc > to_tsc:
-            row += 1
-            continue
         key = intervals[row, 0]
         b = intervals[row, 1]
         value = intervals[row, 2]
         row += 1
+        if tsc < from_tsc or tsc > to_tsc or tsc - value < from_tsc:
+            metric = key >> METRIC_SHIFT
+            if _is_time(metric):
+                # What reaches beyond the window counts with its part in it.
+                value = min(tsc, to_tsc) - max(tsc - value, from_tsc)
+                if value <= 0:
+                    continue
+                if metric <= Metric.OFFLINE or metric == Metric.DOMAIN_STATE or metric == Metric.RESIDENCE:
+                    b |= metric << 32
+                    key = (np.int64(Metric.OPEN) << METRIC_SHIFT) | (key & _A_MASK)
+            elif tsc < from_tsc or tsc > to_tsc:
+                continue
         slot = _slot_for(slots, table, key, b)
         entry = np.int64(slots[slot])
         if entry < 0:

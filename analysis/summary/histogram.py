@@ -27,30 +27,43 @@ def bucket_bounds(bucket: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64],
     return least, least + (np.int64(1) << shift) - 1
 
 
-def quantiles(buckets: Columns, by: Sequence[str], at: Sequence[float]) -> Columns:
+def quantiles(
+    buckets: Columns, by: Sequence[str], at: Sequence[float], beyond: Columns | None = None
+) -> Columns:
     """Return quantiles of each group of histogram rows.
 
     Args:
         buckets: with the int64 columns ``by``, bucket and count; several rows may share a bucket.
         by: columns that define the groups.
         at: quantiles in (0, 1].
+        beyond: ``by`` and count: values above all others, which are in no bucket.
 
     Returns:
         The columns ``by``, ascending, and one float64 column per quantile (``p50_cycles`` and so on): the
-        middle of the bucket that contains the value of that rank.
+        middle of the bucket that contains the value of that rank; infinite where it is one of ``beyond``.
     """
     groups = buckets.grouped(by, within=["bucket"])
     counts = buckets["count"][groups.order]
     least, greatest = bucket_bounds(buckets["bucket"][groups.order])
-    middle = (least + greatest) / 2
+    middle = np.append((least + greatest) / 2, np.inf)
     upto = np.cumsum(counts)
     before = (upto - counts)[groups.starts]
-    total = groups.sum("count")
+    inside = groups.sum("count")
+    total = inside
+    if beyond is not None:
+        place = matched(groups.keys, beyond)
+        total = inside + np.where(place >= 0, np.append(beyond["count"], 0)[place], 0)
     found = {}
     for q in at:
-        rank = before + np.ceil(q * total)
-        found[f"p{round(q * 1000) / 10:g}_cycles"] = middle[np.searchsorted(upto, rank)]
+        rank = np.ceil(q * total)
+        row = np.where(rank > inside, len(upto), np.searchsorted(upto, before + rank))
+        found[quantile_name(q)] = middle[row]
     return groups.keys.having(**found)
+
+
+def quantile_name(q: float) -> str:
+    """Return the name of a quantile's column: p50_cycles, p99_cycles."""
+    return f"p{round(q * 1000) / 10:g}_cycles"
 
 
 def summarise(

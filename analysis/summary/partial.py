@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, joined, text
+from xtrace.analysis.columns import Columns, distinct, joined, text
 from xtrace.analysis.state_machine.collected import PAIRS, Collected
 from xtrace.analysis.state_machine.metrics import (
     C_PV_EVENT,
@@ -32,6 +32,12 @@ from xtrace.analysis.state_machine.metrics import (
 )
 from xtrace.analysis.summary import dom0_calls, dom0_columns
 from xtrace.analysis.summary.dom0_columns import Dom0Columns
+from xtrace.probes.format import MAX_PCPUS, TraceClass
+from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, passes
+
+#: Sub-classes that a recorder can select, as event ids without their last 12 bits.
+_GROUPS = [mask >> 12 for mask in NAMES.values() if (mask & ALL_SUBCLASSES).bit_count() == 1]
+_GROUPS += [(TraceClass.PV | 0xF000) >> 12, (TraceClass.MEM | 0xF000) >> 12, (TraceClass.GEN | 0xF000) >> 12]
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}
 _MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz", "type"}
@@ -41,6 +47,8 @@ _KEYS = {
     "records": ("pcpu", "header"),
     "pcpus": ("pcpu",),
     "vcpus": ("vcpu",),
+    "classes": ("group",),
+    "named_pcpus": ("pcpu",),
     "facts": (),
     "pairs": None,
     "damages": None,
@@ -50,6 +58,19 @@ _KEYS = {
     "dom0_facts": (),
     "dom0_calls": ("kind", "function"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a recorder said that it would record; None where it is not known.
+
+    Attributes:
+        mask: of event classes, as for xentrace -e.
+        pcpus: number of pCPUs of the host.
+    """
+
+    mask: int | None = None
+    pcpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,9 @@ class Partial:
         records: pcpu, header | count: records by header word.
         pcpus: pcpu | first_tsc, last_tsc, blind_cycles, window_bytes.
         vcpus: vcpu (domain << 16 | vcpu) | type (1 PV, 2 HVM, 0 unknown; the greatest wins).
+        classes: group (an event id without its last 12 bits) | files: the traces in which these records were
+            recorded: one occurs, or the recorder selected them.
+        named_pcpus: pcpu | files: pCPUs that the recorder or a record names.
         facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
         pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
         damages: offset, reason, skipped_bytes, kept one by one.
@@ -80,6 +104,8 @@ class Partial:
     records: Columns
     pcpus: Columns
     vcpus: Columns
+    classes: Columns
+    named_pcpus: Columns
     facts: Columns
     pairs: Columns
     damages: Columns
@@ -132,8 +158,15 @@ def pairs_of(collected: Collected) -> Columns:
     return Columns(dict(zip(PAIRS, collected.pairs.T, strict=True)))
 
 
-def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial:
-    """Return the columns of what one pass collected and of what bpf counted in dom0 during the trace."""
+def partial_of(
+    collected: Collected, dom0: Dom0Columns | None = None, recorded: Recorded | None = None
+) -> Partial:
+    """Return the columns of what one pass collected and of what bpf counted in dom0 during the trace.
+
+    Args:
+        recorded: what the recorder said that it would record.
+    """
+    recorded = recorded or Recorded()
     dom0 = dom0 or dom0_columns.nothing()
     table = collected.tallies.table
     counted = _counted(collected)
@@ -177,6 +210,8 @@ def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial
             }
         ),
         vcpus=Columns({"vcpu": collected.vcpu_keys, "type": collected.vcpu_types}),
+        classes=_classes(collected, recorded.mask),
+        named_pcpus=_named(collected, recorded.pcpus),
         facts=Columns(
             {
                 "files": [1],
@@ -216,6 +251,25 @@ def partial_of(collected: Collected, dom0: Dom0Columns | None = None) -> Partial
 
 
 _A_MASK = (1 << METRIC_SHIFT) - 1
+
+
+def _classes(collected: Collected, mask: int | None) -> Columns:
+    """Return Partial.classes."""
+    occurring = collected.record_counts.sum(axis=0) > 0
+    groups = set((collected.shape_headers[occurring] >> 12 & 0xFFFF).astype(np.int64).tolist())
+    if mask is not None:
+        groups |= {group for group in _GROUPS if passes(mask, group << 12)}
+    found = np.array(sorted(groups), np.int64)
+    return Columns({"group": found, "files": np.ones(len(found), np.int64)})
+
+
+def _named(collected: Collected, pcpus: int | None) -> Columns:
+    """Return Partial.named_pcpus."""
+    bits = collected.named_pcpus[:, None] >> np.arange(32) & 1
+    found = np.flatnonzero(bits.ravel())
+    if pcpus is not None:
+        found = distinct(np.concatenate((found, np.arange(min(pcpus, MAX_PCPUS)))))
+    return Columns({"pcpu": found, "files": np.ones(len(found), np.int64)})
 
 
 def _counted(collected: Collected) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from xtrace.analysis.columns import Columns, joined, text
-from xtrace.analysis.measures.lookup import with_vcpu
+from xtrace.analysis.coverage.needs import EXITS, HANDLERS, IDLE, IRQS, MEMORY, PV, RUNSTATES, Reach
+from xtrace.analysis.measures.lookup import TAIL, merged, whole, with_vcpu
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
+from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import high_of, low_of
 from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.probes.catalog import by_id, exits, names
 from xtrace.probes.xen_abi import Hypercall
 
 _EXACT = Quality.EXACT
-_COUNT = Column("count", _EXACT, "number of records", "count")
+_COUNT = Column("count", _EXACT, "number of records", "count", reach=Reach.RECORDS)
 _PER_S = Column("per_s", _EXACT, "records per second", "/s")
+_EXIT_COUNT = replace(_COUNT, needs=(EXITS,))
+_EXIT_PER_S = replace(_PER_S, needs=(EXITS,))
 _COMMANDS: dict[int, Mapping[int, str]] = {
     Hypercall.SCHED_OP: names.SCHED_OPS,
     Hypercall.SCHED_OP_COMPAT: names.SCHED_OPS,
@@ -69,7 +73,11 @@ def memory(measures: Measures) -> Columns:
 
 def vm_exits(measures: Measures) -> Columns:
     """Return VM exits by vCPU and reason, most cycles first."""
-    table = measures.times_by_b(Metric.HVM_EXIT).renamed({"b": "reason"})
+    timed = measures.times_by_b(Metric.HVM_EXIT).renamed({"count": "timed_count"})
+    untimed = measures.counts(Metric.EXIT_WITHOUT_TIME).only(["a", "b", "count"])
+    table = merged(["a", "b"], timed, untimed.renamed({"count": "untimed_count"})).renamed({"b": "reason"})
+    count = whole(table["timed_count"]) + whole(table["untimed_count"])
+    table = table.having(count=count, sum_cycles=whole(table["sum_cycles"]))
     reasons = table["reason"].tolist()
     vendor = exits.vendor_of(reasons)
     table = table.having(
@@ -77,6 +85,7 @@ def vm_exits(measures: Measures) -> Columns:
         share_ratio=measures.of_span(table["sum_cycles"]),
         per_s=measures.per_second(table["count"]),
     )
+    table = table.having(timed_count=whole(table["timed_count"]))
     return with_vcpu(table).sorted_by("sum_cycles", descending=True)
 
 
@@ -174,6 +183,8 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
+        needs=(PV,),
+        reach=Reach.VCPU,
     ),
     Table(
         "commands",
@@ -189,6 +200,8 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
+        needs=(PV,),
+        reach=Reach.VCPU,
     ),
     Table(
         "traps",
@@ -203,6 +216,8 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
+        needs=(PV,),
+        reach=Reach.VCPU,
     ),
     Table(
         "memory",
@@ -217,6 +232,8 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
+        needs=(MEMORY,),
+        reach=Reach.VCPU,
         bias="domain and vcpu are what was running on the pCPU; domain 32768 is unknown",
     ),
     Table(
@@ -229,12 +246,15 @@ TABLES = (
             VCPU,
             Column("reason", Quality.KEY, "exit reason", None),
             Column("name", Quality.KEY, "name of the reason; VMX or SVM, by which reasons occur", "reason"),
-            _COUNT,
-            _PER_S,
+            _EXIT_COUNT,
+            _EXIT_PER_S,
+            Column("timed_count", _EXACT, "exits with a measured time", None),
             _SUM,
             _SHARE,
-            *_times("VMEXIT to VMENTRY, or until the vCPU starts to wait for a pCPU", _SHOWN),
+            *_times("VMEXIT to the vCPU's next VMENTRY, or until it leaves the pCPU", _SHOWN),
         ),
+        needs=(EXITS, RUNSTATES),
+        reach=Reach.VCPU,
     ),
     Table(
         "hvm_events",
@@ -249,6 +269,8 @@ TABLES = (
             _COUNT,
             _PER_S,
         ),
+        needs=(HANDLERS,),
+        reach=Reach.VCPU,
     ),
     Table(
         "irqs",
@@ -263,6 +285,8 @@ TABLES = (
             _SUM,
             *_times("handler entry to exit", _SHOWN),
         ),
+        needs=(IRQS,),
+        reach=Reach.PCPU,
     ),
     Table(
         "idle_states",
@@ -278,6 +302,8 @@ TABLES = (
             _SHARE,
             *_times("residency", _SHOWN),
         ),
+        needs=(IDLE,),
+        reach=Reach.PCPU,
     ),
     Table(
         "rip_samples",

@@ -10,16 +10,26 @@ from __future__ import annotations
 import numpy as np
 
 from xtrace.analysis.columns import Array, Columns, joined, text
-from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, share, tail_columns, with_vcpu
+from xtrace.analysis.coverage.needs import ENTRIES, IRQS, RUNSTATES, SWITCHES, Reach
+from xtrace.analysis.measures.lookup import (
+    TAIL,
+    counted,
+    keys_of,
+    looked_up,
+    share,
+    tail_columns,
+    with_vcpu,
+)
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
+from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table, times_columns
 from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_of
-from xtrace.analysis.state_machine.metrics import Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import Metric, WakeCause, Woken
 from xtrace.probes.catalog import names
 
 #: Headings of a time with all its statistics on the terminal.
 _ALL = {name: name for name in ("p50", "p95", "p99", "max")}
 _EXACT, _INFERRED = Quality.EXACT, Quality.INFERRED
+_CAUSES_NEED = (SWITCHES, RUNSTATES, ENTRIES)
 
 _CAUSES = {
     WakeCause.EVENT_CHANNEL: "event_channel",
@@ -44,7 +54,7 @@ def wakes(measures: Measures) -> Columns:
     }
     wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
     measured = measures.times(Metric.WAKE_TO_RUNNING)
-    elsewhere = counted(vcpus, running.where(running["b"] == 1))
+    elsewhere = counted(vcpus, _flagged(running, Woken.MOVED))
     table = Columns(
         {
             "a": vcpus,
@@ -54,6 +64,7 @@ def wakes(measures: Measures) -> Columns:
             **columns,
             **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
             "wake_to_running_count": counted(vcpus, measured),
+            "paused_count": counted(vcpus, _flagged(running, Woken.PAUSED)),
             "other_pcpu_ratio": share(elsewhere, counted(vcpus, measured)),
             **looked_up(
                 vcpus, measures.times(Metric.WAKE_TO_RUNNABLE), tail_columns("wake_to_runnable", TAIL[1:])
@@ -66,6 +77,11 @@ def wakes(measures: Measures) -> Columns:
         }
     )
     return with_vcpu(table).sorted_by("wake_to_running_p99_cycles", descending=True)
+
+
+def _flagged(running: Columns, flag: Woken) -> Columns:
+    """Return how many wakes have a flag, by woken vCPU."""
+    return running.where((running["b"] & int(flag)) != 0).sums(["a"], ["count"])
 
 
 def wakers(measures: Measures) -> Columns:
@@ -174,24 +190,56 @@ TABLES = (
                 _EXACT,
                 "wakes right after an event_channel_op on the same pCPU, within 2^20 cycles",
                 "send",
+                _CAUSES_NEED,
             ),
             Column(
-                "irq_count", _EXACT, "wakes between entry and exit of an interrupt on the same pCPU", "irq"
+                "irq_count",
+                _EXACT,
+                "wakes between entry and exit of an interrupt on the same pCPU",
+                "irq",
+                (SWITCHES, RUNSTATES, IRQS),
             ),
-            Column("hypercall_count", _INFERRED, "wakes right after another hypercall that can wake", None),
-            Column("other_count", _INFERRED, "other wakes: timers, softirqs, the recorder's VIRQ", "rest"),
+            Column(
+                "hypercall_count",
+                _INFERRED,
+                "wakes right after another hypercall that can wake",
+                None,
+                _CAUSES_NEED,
+            ),
+            Column(
+                "other_count",
+                _INFERRED,
+                "other wakes: timers, softirqs, the recorder's VIRQ; interrupts too, where none are recorded",
+                "rest",
+                _CAUSES_NEED,
+            ),
             Column(
                 "unknown_count",
                 _EXACT,
                 "wakes while it is not known what ran on the waker's pCPU (start of trace, lost records)",
                 None,
+                _CAUSES_NEED,
             ),
             Column("wake_to_running_count", _EXACT, "wakes with a measured time to running", None),
+            Column(
+                "paused_count",
+                _EXACT,
+                "measured wakes during which the vCPU was offline: paused, capped or not up",
+                None,
+            ),
             *times_columns("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
             *times_columns("runnable_to_running", _EXACT, "runnable after a wake, to running"),
-            Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None),
-            *times_columns("send_to_wake", _EXACT, "event_channel_op of the sender to WAKE"),
+            Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None, _CAUSES_NEED),
+            *times_columns(
+                "send_to_wake",
+                _EXACT,
+                "event_channel_op of the sender to WAKE",
+                needs=_CAUSES_NEED,
+                reach=Reach.PCPU,
+            ),
         ),
+        needs=(SWITCHES, RUNSTATES),
+        reach=Reach.VCPU,
         bias="the cause is taken from the record before the WAKE on the same pCPU",
         measured="against the logs of the lab's own guests (samples/, tests/lab/truth.py; emulated): 2,399 "
         "of 2,400 wakes by their event_channel_op woke the vCPU that they had sent to; in the "
@@ -222,6 +270,8 @@ TABLES = (
                 for n in ("p50", "p95", "p99", "max")
             ),
         ),
+        needs=(SWITCHES, RUNSTATES, ENTRIES),
+        reach=Reach.VCPU,
     ),
     Table(
         "sends",
@@ -236,8 +286,10 @@ TABLES = (
                 _EXACT,
                 "event_channel_op hypercalls (the sub-operation is not recorded)",
                 "sends",
+                (ENTRIES,),
+                Reach.RECORDS,
             ),
-            Column("send_per_s", _EXACT, "sends per second", "/s"),
+            Column("send_per_s", _EXACT, "sends per second", "/s", (ENTRIES,)),
             Column("woke_count", _EXACT, "sends that woke a vCPU", "woke"),
             Column(
                 "no_target_count",
@@ -260,6 +312,8 @@ TABLES = (
             Column("ambiguous_ratio", _INFERRED, "share of ambiguous in unique plus ambiguous", "ambig"),
         ),
         bias="a send followed by a WAKE of a vCPU that was awake is counted in sends only",
+        needs=(ENTRIES, SWITCHES, RUNSTATES),
+        reach=Reach.VCPU,
     ),
     Table(
         "running_targets",
@@ -289,6 +343,8 @@ TABLES = (
                 _ALL,
             ),
         ),
+        needs=(ENTRIES, SWITCHES, RUNSTATES),
+        reach=Reach.HOST,
         bias="sends while one other vCPU ran; may take a system call's iret for an upcall's",
         measured="against the logs of the lab's own guests, which have no system calls (samples/, "
         "tests/lab/truth.py; emulated, 1 to 3 pCPUs): 2,190 of 2,194 targets were right; in the "

@@ -1,19 +1,24 @@
 """Tables of where the time of vCPUs, domains and pCPUs went.
 
-Only records close intervals: one that the start or end of the trace cuts off counts towards the time
-(open_cycles) but not towards the quantiles.  After lost records the state of a vCPU is unknown until
-it is seen to run; that time is the state "lost".
+The parts of a vCPU's, a domain's or a pCPU's time add up to the span, to the cycle.  An interval of which
+one end was not recorded (at the start or end of the trace, or of a loss) counts with the part that was: it
+lasted at least that long.  Such intervals count in open_cycles, in the greatest time, and in quantiles; where
+they could move a quantile, that quantile is a lower bound.  After lost records the state of a vCPU is "lost"
+until a record shows it again; "unknown" is the time before a first record, and between records that
+contradict each other.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, joined, text
-from xtrace.analysis.measures.lookup import counted, merged, whole, with_vcpu
+from xtrace.analysis.columns import Columns, distinct, joined, text
+from xtrace.analysis.coverage.needs import RUNSTATES, Reach
+from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table
-from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, Metric
+from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
+from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.metrics import DomainState, Metric
 
 _EXACT = Quality.EXACT
 
@@ -25,64 +30,89 @@ _STATES = {
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
     Metric.STATE_LOST: "lost",
+    Metric.STATE_UNKNOWN: "unknown",
 }
-#: The state whose row gets an interval that is open at the end of the trace, by Xen's runstate.
-_OPEN_STATES = {0: "running", 1: "runnable/open", 2: "blocked", 3: "offline", STATE_LOST: "lost"}
-_RESIDENCE_TAIL = 1 << 20
-_STATISTICS = ("count", "sum_cycles", "mean_cycles", "min_cycles", *TAIL[1:])
+#: Accounts of time that is in no state: no statistics of their lengths.
+_STATELESS = ("lost", "unknown")
 
 
 def vcpu_states(measures: Measures) -> Columns:
     """Return the time of each vCPU in each runstate, by vCPU and in the order of _STATES."""
-    closed = joined(
-        [
-            measures.times(metric).having(state=name, rank=float(rank))
-            for rank, (metric, name) in enumerate(_STATES.items())
-        ]
-    )
-    table = merged(["a", "state"], closed.only(["a", "state", "rank", *_STATISTICS]), _opened(measures))
-    table = table.having(rank=np.nan_to_num(table["rank"], nan=len(_STATES)), **_whole(table, "count"))
+    parts = [
+        _without_unproven(measures, metric, _without_lengths(measures.all_times(metric), name)).having(
+            state=name, rank=rank
+        )
+        for rank, (metric, name) in enumerate(_STATES.items())
+    ]
+    table = joined(parts)
     table = table.having(share_ratio=measures.of_span(table["total_cycles"]))
     return with_vcpu(table).sorted_by("domain", "vcpu", "rank")
 
 
-def _opened(measures: Measures) -> Columns:
-    """Return the time of each vCPU in intervals cut off by an end of the trace: a, state, open_cycles."""
-    tails = measures.counts(Metric.TAIL)
-    tails = tails.where(np.isin(tails["b"], list(_OPEN_STATES)))
-    heads = measures.counts(Metric.HEAD)
-    opened = joined(
-        [
-            tails.only(["a", "sum_cycles"]).having(
-                state=text(_OPEN_STATES[state] for state in tails["b"].tolist())
-            ),
-            heads.only(["a", "sum_cycles"]).having(state="unknown"),
-        ]
-    ).renamed({"sum_cycles": "open_cycles"})
-    opened = opened.sums(["a", "state"], ["open_cycles"])
-    return opened.where(opened["open_cycles"] > 0)
+def _without_lengths(times: Columns, state: str) -> Columns:
+    """Return the account of time in a state that is none, without statistics of its intervals."""
+    if state not in _STATELESS:
+        return times
+    names = [name for name in times.names if name.endswith(("mean_cycles", "max_cycles")) or name[0] == "p"]
+    return times.having(**{name: np.nan for name in names if name.endswith("_cycles")}).having(
+        **{name: False for name in names if name.endswith("_moves")}
+    )
 
 
-def _whole(table: Columns, count: str) -> dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Return a column of counts and the times in closed, open and all intervals, 0 where there is none."""
-    closed, opened = whole(table["sum_cycles"]), whole(table["open_cycles"])
-    return {
-        count: whole(table[count]),
-        "sum_cycles": closed,
-        "open_cycles": opened,
-        "total_cycles": closed + opened,
-    }
+def _without_unproven(measures: Measures, metric: Metric, times: Columns) -> Columns:
+    """Return times with the part that is only right if every pCPU is recorded: unproven_cycles."""
+    unproven = measures.times_by_b(Metric.UNPROVEN)
+    unproven = unproven.where(unproven["b"] == int(metric))
+    return times.having(unproven_cycles=counted(times["a"], unproven, column="sum_cycles"))
 
 
 def domain_states(measures: Measures) -> Columns:
     """Return the time of each domain in each DomainState, by domain and state."""
-    table = measures.times_by_b(Metric.DOMAIN_STATE)
     names = {int(state): state.name.lower() for state in DomainState}
-    return table.having(
-        domain=table["a"],
-        state=text(names.get(state) for state in table["b"].tolist()),
-        share_ratio=measures.of_span(table["sum_cycles"]),
+    times = measures.all_times(Metric.DOMAIN_STATE, ("a", "b"))
+    unknown = _without_lengths(measures.all_times(Metric.DOMAIN_UNKNOWN, ("a", "b")), "unknown")
+    table = joined([times, unknown.having(b=len(names))]).sorted_by("a", "b")
+    states = text([names.get(state, "unknown") for state in table["b"].tolist()])
+    return table.having(domain=table["a"], state=states, share_ratio=measures.of_span(table["total_cycles"]))
+
+
+def domain_vcpus(measures: Measures) -> Columns:
+    """Return the time of each domain's vCPUs in each runstate: their number, sum, least and greatest."""
+    parts = []
+    for rank, (metric, name) in enumerate(_STATES.items()):
+        times = measures.all_times(metric).only(["a", "total_cycles"])
+        parts.append(times.having(state=name, rank=rank, domain=domain_of(times["a"])))
+    spent = joined(parts)
+    rows = []
+    for (domain, rank, state), cycles in _of_all_vcpus(spent).items():
+        rows.append((domain, rank, state, len(cycles), int(cycles.sum()), cycles))
+    table = Columns(
+        {
+            "domain": np.array([row[0] for row in rows], np.int64),
+            "rank": np.array([row[1] for row in rows], np.int64),
+            "state": text(row[2] for row in rows),
+            "vcpu_count": np.array([row[3] for row in rows], np.int64),
+            "total_cycles": np.array([row[4] for row in rows], np.int64),
+            "least_cycles": np.array([row[5].min() for row in rows], np.int64),
+            "median_cycles": np.array([np.median(row[5]) for row in rows], float),
+            "greatest_cycles": np.array([row[5].max() for row in rows], np.int64),
+        }
     )
+    share = measures.of_span(table["total_cycles"]) / np.maximum(table["vcpu_count"], 1)
+    return table.having(share_ratio=share).sorted_by("domain", "rank")
+
+
+def _of_all_vcpus(spent: Columns) -> dict[tuple[int, int, str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Return the time of every vCPU of a domain in each state that one of them was in, 0 for the others."""
+    vcpus = distinct(spent["a"])
+    found = {}
+    keys = spent.grouped(["domain", "rank", "state"]).keys
+    for row in keys.rows():
+        of_state = (spent["domain"] == row["domain"]) & (spent["rank"] == row["rank"])
+        all_of_domain = vcpus[domain_of(vcpus) == row["domain"]]
+        cycles = counted(all_of_domain, spent.where(of_state), column="total_cycles")
+        found[row["domain"], row["rank"], row["state"]] = cycles
+    return found
 
 
 def pcpus(measures: Measures) -> Columns:
@@ -101,6 +131,7 @@ def pcpus(measures: Measures) -> Columns:
         ("running", Metric.PCPU_RUNNING),
         ("idle", Metric.PCPU_IDLE),
         ("lost", Metric.PCPU_LOST),
+        ("unknown", Metric.PCPU_UNKNOWN),
     ):
         cycles = counted(keys, measures.times(metric), column="sum_cycles")
         table = table.having(**{f"{name}_cycles": cycles, f"{name}_ratio": measures.of_span(cycles)})
@@ -109,13 +140,9 @@ def pcpus(measures: Measures) -> Columns:
 
 def residence(measures: Measures) -> Columns:
     """Return how long each vCPU stayed on each pCPU, and how often it moved away, by vCPU and pCPU."""
-    stays = measures.times_by_b(Metric.RESIDENCE).renamed({"b": "pcpu", "count": "migration_count"})
-    tails = measures.counts(Metric.TAIL)
-    tails = tails.where(tails["b"] >= _RESIDENCE_TAIL)
-    opened = tails.having(pcpu=tails["b"] % _RESIDENCE_TAIL, open_cycles=tails["sum_cycles"])
-    columns = ["a", "pcpu", "migration_count", "sum_cycles", "mean_cycles", *TAIL[1:]]
-    table = merged(["a", "pcpu"], stays.only(columns), opened.sums(["a", "pcpu"], ["open_cycles"]))
-    table = table.having(**_whole(table, "migration_count"))
+    table = measures.all_times(Metric.RESIDENCE, ("a", "b")).renamed(
+        {"b": "pcpu", "count": "migration_count"}
+    )
     table = table.having(
         share_ratio=measures.of_span(table["total_cycles"]),
         migration_per_s=measures.per_second(table["migration_count"]),
@@ -123,10 +150,28 @@ def residence(measures: Measures) -> Columns:
     return with_vcpu(table).sorted_by("domain", "vcpu", "pcpu")
 
 
+_MEANINGS = {
+    "mean_cycles": "mean of those with both ends in the trace",
+    "p50_cycles": "p50, those that are cut off as if they ended there",
+    "p95_cycles": "p95, likewise",
+    "p99_cycles": "p99, likewise",
+    "max_cycles": "longest; one that is cut off lasted at least as long",
+}
+
+
 def _statistics(what: str, shown: dict[str, str]) -> tuple[Column, ...]:
     return tuple(
-        Column(name, _EXACT, f"{what}: {name.removesuffix('_cycles')}", shown.get(name))
-        for name in ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
+        Column(name, _EXACT, f"{what}: {meaning}", shown.get(name)) for name, meaning in _MEANINGS.items()
+    )
+
+
+def _cut(what: str) -> tuple[Column, ...]:
+    """Return the columns of intervals of which one end was not recorded."""
+    return (
+        Column("cut_count", _EXACT, f"{what} of which an end was not recorded", "cut"),
+        Column("sum_cycles", _EXACT, "time in those with both ends in the trace", None),
+        Column("open_cycles", _EXACT, "time in the others, as far as it was recorded", None),
+        Column("open_max_cycles", _EXACT, "longest of the others: it lasted at least this long", None),
     )
 
 
@@ -146,10 +191,35 @@ TABLES = (
             Column("count", _EXACT, "intervals with both ends in the trace", "count"),
             Column("total_cycles", _EXACT, "time in the state: sum_cycles plus open_cycles", "total"),
             _SHARE,
-            *_statistics("closed intervals", _SHOWN),
-            Column("sum_cycles", _EXACT, "time in closed intervals", None),
-            Column("open_cycles", _EXACT, "time in intervals cut off by the start or end of the trace", None),
+            *_statistics("intervals", _SHOWN),
+            *_cut("intervals"),
+            Column(
+                "unproven_cycles",
+                _EXACT,
+                "part of total_cycles in which the vCPU may have run, if a pCPU was not recorded",
+                None,
+            ),
         ),
+        needs=(RUNSTATES,),
+        reach=Reach.VCPU,
+    ),
+    Table(
+        "domain_vcpus",
+        "runstates",
+        "Domains: the time of their vCPUs",
+        domain_vcpus,
+        (
+            DOMAIN,
+            Column("state", Quality.KEY, "runstate, as in vcpu_states", "state"),
+            Column("vcpu_count", _EXACT, "vCPUs of the domain in the trace", "vcpus"),
+            Column("total_cycles", _EXACT, "time in the state, summed over the vCPUs", "total"),
+            Column("share_ratio", _EXACT, "share of the span of all these vCPUs", "share"),
+            Column("least_cycles", _EXACT, "that of the vCPU with the least", "least"),
+            Column("median_cycles", _EXACT, "median of the vCPUs", "median"),
+            Column("greatest_cycles", _EXACT, "that of the vCPU with the most", "greatest"),
+        ),
+        needs=(RUNSTATES,),
+        reach=Reach.VCPU,
     ),
     Table(
         "domain_states",
@@ -161,14 +231,18 @@ TABLES = (
             Column(
                 "state",
                 Quality.KEY,
-                "full_*: all vCPUs; concurrency_hazard: some run while others wait for a pCPU",
+                "full_*: all vCPUs; concurrency_hazard: some run while others wait for a pCPU; offline: all "
+                "are paused, capped or not up",
                 "state",
             ),
             Column("count", _EXACT, "number of intervals", "count"),
-            Column("sum_cycles", _EXACT, "time in the state", "total"),
+            Column("total_cycles", _EXACT, "time in the state: sum_cycles plus open_cycles", "total"),
             _SHARE,
             *_statistics("intervals", _SHOWN),
+            *_cut("intervals"),
         ),
+        needs=(RUNSTATES,),
+        reach=Reach.HOST,
     ),
     Table(
         "pcpus",
@@ -179,16 +253,19 @@ TABLES = (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
             Column("running_ratio", _EXACT, "share of the span in which a guest ran", "running"),
             Column("idle_ratio", _EXACT, "share of the span in which the idle domain ran", "idle"),
-            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "lost"),
-            Column("loss_count", _EXACT, "gaps in which records were lost", "gaps"),
-            Column("lost_record_count", _EXACT, "records lost in these gaps", "lost records"),
-            Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes"),
+            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "lost", ()),
+            Column("unknown_ratio", _EXACT, "share of the span in which it is not known what ran", "unknown"),
+            Column("loss_count", _EXACT, "gaps in which records were lost", "gaps", ()),
+            Column("lost_record_count", _EXACT, "records lost in these gaps", "lost records", ()),
+            Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes", ()),
             Column("running_cycles", _EXACT, "time in which a guest ran", None),
             Column("idle_cycles", _EXACT, "time in which the idle domain ran", None),
-            Column("lost_cycles", _EXACT, "time in which records were lost", None),
-            Column("first_tsc", _EXACT, "TSC of its first record", None),
-            Column("last_tsc", _EXACT, "TSC of its last record", None),
+            Column("lost_cycles", _EXACT, "time in which records were lost", None, ()),
+            Column("unknown_cycles", _EXACT, "time in which it is not known what ran", None),
+            Column("first_tsc", _EXACT, "TSC of its first record", None, ()),
+            Column("last_tsc", _EXACT, "TSC of its last record", None, ()),
         ),
+        needs=(RUNSTATES,),
     ),
     Table(
         "residence",
@@ -209,6 +286,9 @@ TABLES = (
             ),
             _SHARE,
             *_statistics("stays", {"mean_cycles": "mean", "p50_cycles": "p50", "max_cycles": "max"}),
+            *_cut("stays"),
         ),
+        needs=(RUNSTATES,),
+        reach=Reach.HOST,
     ),
 )

@@ -10,7 +10,9 @@ at most the count of both.
 from __future__ import annotations
 
 from xtrace.analysis.columns import Columns, matched
+from xtrace.analysis.coverage.needs import EXITS, HANDLERS, PV, RUNSTATES, SWITCHES, Reach
 from xtrace.analysis.measures.lookup import (
+    TAIL,
     counted,
     keys_of,
     looked_up,
@@ -21,7 +23,7 @@ from xtrace.analysis.measures.lookup import (
     with_vcpu,
 )
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.measures.table import DOMAIN, TAIL, VCPU, Column, Quality, Table, times_columns
+from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table, times_columns
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.xen_abi import Hypercall
 
@@ -125,11 +127,13 @@ TABLES = (
                 _EXACT,
                 "xen_version hypercalls: forced callbacks, except a few real queries",
                 "forced",
+                (PV,),
+                Reach.RECORDS,
             ),
             Column(
                 "forced_callback_count", _INFERRED, "xen_version calls whose next iret is an open one", None
             ),
-            Column("block_call_count", _EXACT, "block hypercalls", None),
+            Column("block_call_count", _EXACT, "block hypercalls", None, (PV,), Reach.RECORDS),
             Column(
                 "block_without_block_count",
                 _INFERRED,
@@ -139,7 +143,7 @@ TABLES = (
             Column("block_without_block_ratio", _INFERRED, "their share of all block hypercalls", None),
             Column("upcall_least_per_s", _INFERRED, "upcall_least_count per second", None),
             Column("upcall_most_per_s", _BOUNDED, "upcall_most_count per second", None),
-            Column("xen_version_per_s", _EXACT, "xen_version_count per second", None),
+            Column("xen_version_per_s", _EXACT, "xen_version_count per second", None, (PV,)),
             Column(
                 "iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None
             ),
@@ -173,6 +177,8 @@ TABLES = (
                 "forced_to_iret", _INFERRED, "xen_version to the next iret, where that is an open one"
             ),
         ),
+        needs=(PV, RUNSTATES, SWITCHES),
+        reach=Reach.VCPU,
         bias="system calls end in the same irets: the true count is between least and most",
         measured="against the logs of the lab's own guest (samples/, tests/lab/truth.py; emulated; it has "
         "neither system calls nor traps, so the upper count is the true one there). Its own iret "
@@ -192,8 +198,8 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column("vector", Quality.KEY, "interrupt vector", "vector"),
-            Column("injection_count", _EXACT, "INJ_VIRQ records", "inj"),
-            Column("injection_per_s", _EXACT, "injections per second", "/s"),
+            Column("injection_count", _EXACT, "INJ_VIRQ records", "inj", (HANDLERS,), Reach.RECORDS),
+            Column("injection_per_s", _EXACT, "injections per second", "/s", (HANDLERS,)),
             Column("injection_to_entry_count", _EXACT, "injections followed by a VM entry", None),
             *times_columns(
                 "injection_to_entry",
@@ -213,5 +219,7 @@ TABLES = (
                 "upcall", _INFERRED, "VMENTRY after the injection to the next VMEXIT", {"p50": "upcall p50"}
             ),
         ),
+        needs=(HANDLERS, EXITS, RUNSTATES),
+        reach=Reach.VCPU,
     ),
 )

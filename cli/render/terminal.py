@@ -17,7 +17,6 @@ from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.columns import Columns
-    from xtrace.analysis.measures.table import Table
     from xtrace.analysis.report.build import Report
 
 WIDTH = 80
@@ -99,7 +98,7 @@ def print_report(
         shown = _without_idle(columns) if brief else columns
         if len(shown):
             limit = BRIEF.get(name, 20) if rows is None else rows or len(shown)
-            _print_table(put, report.described[name], shown, report.hz, limit)
+            _print_table(put, report, name, shown, limit)
 
 
 def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
@@ -264,10 +263,11 @@ def _waiting(states: Columns) -> dict[int, float]:
     return shares
 
 
-def _print_table(put: Put, table: Table[Any], columns: Columns, hz: float | None, limit: int) -> None:
-    from xtrace.analysis.measures.table import MARKS
+def _print_table(put: Put, report: Report, name: str, columns: Columns, limit: int) -> None:
+    from xtrace.analysis.measures.table import MARKS, Quality
 
-    shown = [column for column in table.columns if column.heading]
+    table, quality, hz = report.described[name], report.quality[name], report.hz
+    shown = [c for c in table.columns if c.heading and quality[c.name] is not Quality.ABSENT]
     if not shown:
         return
     put("")
@@ -277,7 +277,10 @@ def _print_table(put: Put, table: Table[Any], columns: Columns, hz: float | None
     # Domain and vCPU make one column: d3v0.
     if paired := {"domain", "vcpu"} <= {column.name for column in shown}:
         shown = [column for column in shown if column.name != "vcpu"]
-    lines = [["vcpu" if paired and c.name == "domain" else f"{c.heading}{MARKS[c.quality]}" for c in shown]]
+    headings = [f"{c.heading}{MARKS[quality[c.name]]}" for c in shown]
+    if paired:
+        headings[[c.name for c in shown].index("domain")] = "vcpu"
+    lines = [headings]
     lines += [
         [_vcpu(row) if paired and c.name == "domain" else _cell(c.name, row[c.name], hz) for c in shown]
         for row in columns.where(slice(limit)).rows()

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xtrace.probes.capture.layout import META, TRACE
 from xtrace.probes.errors import TraceError
+from xtrace.probes.format import MAX_PCPUS
+from xtrace.probes.selection.event_masks import event_mask
 
 _MAX_BYTES = 1 << 20
 #: The meta.json of a capture also lists every domain and event channel.
@@ -32,12 +36,16 @@ class Sidecar:
         tsc_hz: TSC cycles per second, or None.
         xen_version: as written there, or None.
         emulated: whether software emulated the host's processors.
+        event_mask: the event classes that xentrace was told to record, or None.
+        pcpus: number of the host's pCPUs, or None.
     """
 
     path: Path
     tsc_hz: float | None
     xen_version: str | None
     emulated: bool = False
+    event_mask: int | None = None
+    pcpus: int | None = None
 
 
 def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
@@ -69,7 +77,45 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
             raise ValueError(f"timing is {timing!r}, neither emulated nor hardware")
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}: not a valid sidecar: {error}; fix it or move it away") from None
-    return Sidecar(path, float(hz) if hz is not None else None, version, timing == "emulated")
+    return Sidecar(
+        path,
+        float(hz) if hz is not None else None,
+        version,
+        timing == "emulated",
+        _event_mask(content),
+        _pcpus(content),
+    )
+
+
+def _event_mask(content: Mapping[str, Any]) -> int | None:
+    """Return the mask of event classes: that of a capture, or -e of the command in a sidecar."""
+    backend = _inside(content, "backends", "xentrace", "facts")
+    text = backend.get("event_mask") if isinstance(backend, dict) else None
+    if text is None:
+        words = str(content.get("command", "")).split()
+        text = words[words.index("-e") + 1] if "-e" in words[:-1] else None
+    try:
+        return event_mask(str(text)) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _pcpus(content: Mapping[str, Any]) -> int | None:
+    """Return the number of the host's pCPUs."""
+    info = _inside(content, "xen", "info")
+    number = info.get("nr_cpus") if isinstance(info, dict) else content.get("pcpus")
+    try:
+        found = int(str(number))
+    except ValueError:
+        return None
+    return found if 0 < found <= MAX_PCPUS else None
+
+
+def _inside(content: object, *keys: str) -> object:
+    """Return what is under nested keys; None where a key is missing."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def _path(trace: Path) -> Path:

@@ -6,9 +6,20 @@ read this one first.  Its rules, in addition to those in ``metrics``:
 
 Knowledge
     A pCPU's first timed record makes a placeholder vCPU (default domain, number = pCPU)
-    its current one, until a scheduling record names the real one.  A vCPU is known from its first switch
-    to running; runstate records of it before that are ignored.  If that switch is CONTINUE_RUNNING while
-    the placeholder is current, the vCPU has run since the pCPU's first TSC.
+    its current one, until a scheduling record names the real one.  A vCPU's first runstate record makes its
+    state known.  If that record says that it ran, while the placeholder is current, it has run since the
+    pCPU's first TSC.
+Open intervals
+    An interval of a state that begins before the first record about it, that a loss cuts off, or that is
+    open at the end is OPEN: it lasted at least as long.  Only those between two records enter the metric.
+Time of a pCPU
+    It is idle or runs a guest from the first switch that says so, lost in a loss, and unknown otherwise.
+Wakes
+    A wake that finds the vCPU offline and woken before does not begin another measurement: it was paused.
+    The scheduler's record of the next vCPU, with the time that it has waited, shows whether the vCPU can
+    have run between the wake and this run on a pCPU without records.
+Exits
+    An exit ends at the next entry of the vCPU, or when the vCPU leaves the pCPU.
 Runstates
     A record whose old state is not the vCPU's is a mismatch: the interval that it ends
     is not measured, and the new state holds from there.  But a running vCPU is stopped only by a record of
@@ -58,6 +69,7 @@ from xtrace.analysis.state_machine.metrics import (
     Metric,
     RipSource,
     WakeCause,
+    Woken,
 )
 
 IDLE, STAND_IN = 0x7FFF, 0x8000
@@ -73,7 +85,15 @@ SCHED_OPS, EVENT_CHANNEL_OPS, SCHED_OP, SCHED_OP_COMPAT, EVENT_CHANNEL_OP = (29,
 BLOCK_COMMAND = 1
 KICK_VECTOR = 0xFC
 PV, HVM = "pv", "hvm"
-RESIDENCE_TAIL = 1 << 20
+HEADS = {RUNNABLE: Metric.RUNNABLE_OTHER, BLOCKED: Metric.BLOCKED, OFFLINE: Metric.OFFLINE}
+OFF = (
+    Metric.RUNNABLE_WAKE,
+    Metric.RUNNABLE_PREEMPT,
+    Metric.RUNNABLE_OTHER,
+    Metric.BLOCKED,
+    Metric.OFFLINE,
+)
+NEGATIVE_NS, LONGEST_RUN = 0xF000_0000, 1 << 32
 
 
 class Interval(NamedTuple):
@@ -109,6 +129,7 @@ class Begun:
 
     resident_since: int | None = None
     wake: tuple[int, int] | None = None  # TSC, waker's pCPU
+    paused: bool = False  # offline since the wake
     left: tuple[int, int] | None = None  # TSC, pCPU of the deschedule
     ran_at: int = 0
     fresh: bool = False
@@ -140,9 +161,12 @@ class Vcpu:
     key: int
     state: int = UNKNOWN
     since: int | None = None
+    is_open: bool = False  # no record shows when the state began
     reason: Metric = Metric.RUNNABLE_OTHER
     pcpu: int | None = None
     known_at: int | None = None
+    first_state: int = RUNNING
+    off: Counter[Metric] = field(default_factory=Counter)  # cycles by state since it left a pCPU
     type: str | None = None
     begun: Begun = field(default_factory=Begun)
     stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
@@ -177,7 +201,9 @@ class Pcpu:
     first_tsc: int | None = None
     last_tsc: int = 0
     current: Vcpu | None = None
-    since: int | None = None
+    account: Metric = Metric.PCPU_UNKNOWN
+    since: int = 0  # its time counts as ``account`` since then
+    next: tuple[int, int] | None = None  # TSC, ns that the next vCPU has waited
     loss: Loss | None = None
     # Of the last record: the cause of wake that it may be, its argument, its TSC.
     cause: tuple[WakeCause, int, int] | None = None
@@ -191,6 +217,8 @@ class Domain:
     vcpus: list[Vcpu] = field(default_factory=list)
     state: DomainState | None = None
     since: int = 0
+    is_open: bool = False
+    known_at: int | None = None
 
     def state_now(self) -> DomainState | None:
         states = {vcpu.state for vcpu in self.vcpus} - {UNKNOWN}
@@ -205,7 +233,7 @@ class Domain:
             return DomainState.PARTIAL_RUN if waits else DomainState.FULL_RUN
         if RUNNABLE in states:
             return DomainState.PARTIAL_CONTENTION if waits else DomainState.FULL_CONTENTION
-        return DomainState.BLOCKED
+        return DomainState.BLOCKED if BLOCKED in states else DomainState.OFFLINE
 
 
 @dataclass(slots=True)
@@ -242,6 +270,7 @@ class Host:
         self._window = window
         self._inside = True
         self._is_skewed = False
+        self._run_ns = self._run_cycles = self._first_loss = 0
 
     # --- out -------------------------------------------------------------------------------
 
@@ -254,28 +283,59 @@ class Host:
     def put_rip(self, vcpu: Vcpu, source: RipSource, rip: int, tsc: int) -> None:
         self.put(Metric.RIP, vcpu.key | source << 32, signed(rip), 0, tsc)
 
-    def ends(self) -> list[Interval]:
-        """Return the time before each vCPU was known, and the intervals still open at the end."""
+    def ends(self) -> list[Interval]:  # noqa: C901 - one case after the other
+        """Return the time before each state was known, and the intervals still open at the end."""
         last, first = self.last_tsc, self.first_tsc or 0
         rows = []
+        all_recorded = max((pcpu.first_tsc or 0 for pcpu in self.pcpus.values()), default=0)
+
+        def unknown(metric: Metric, a: int, known_at: int | None) -> None:
+            until = last if known_at is None else known_at
+            rows.append(Interval(metric, a, 0, until - first, until))
+
+        def still_open(metric: Metric, a: int, b: int, since: int) -> None:
+            rows.append(Interval(Metric.OPEN, a, metric << 32 | b, last - since, last))
+
         for vcpu in self.vcpus.values():
             if vcpu.domain == STAND_IN:
                 continue
-            known = last if vcpu.known_at is None else vcpu.known_at
-            rows.append(Interval(Metric.HEAD, vcpu.key, 0, known - first, last))
-            if vcpu.since is not None:
-                rows.append(Interval(Metric.TAIL, vcpu.key, vcpu.state, max(last - vcpu.since, 0), last))
+            known_at = last if vcpu.known_at is None else vcpu.known_at
+            begin = known_at
+            if vcpu.first_state in HEADS and known_at <= (self._first_loss or last + 1):
+                begin = min(max(all_recorded, first), known_at)
+                head, cycles = HEADS[vcpu.first_state], known_at - begin
+                rows.append(Interval(Metric.OPEN, vcpu.key, head << 32, cycles, known_at))
+                rows.append(Interval(Metric.UNPROVEN, vcpu.key, head, cycles, known_at))
+            unknown(Metric.STATE_UNKNOWN, vcpu.key, begin)
+            rows += [Interval(Metric.UNPROVEN, vcpu.key, metric, vcpu.off[metric], last) for metric in OFF]
+            if vcpu.since is not None and vcpu.metric is Metric.STATE_LOST:
+                rows.append(Interval(Metric.STATE_LOST, vcpu.key, 0, last - vcpu.since, last))
+            elif vcpu.since is not None and vcpu.metric is not None:
+                still_open(vcpu.metric, vcpu.key, 0, vcpu.since)
+                if vcpu.metric in OFF:
+                    rows.append(Interval(Metric.UNPROVEN, vcpu.key, vcpu.metric, last - vcpu.since, last))
             resident = vcpu.begun.resident_since
             if resident is not None and vcpu.pcpu is not None:
-                rows.append(
-                    Interval(Metric.TAIL, vcpu.key, RESIDENCE_TAIL | vcpu.pcpu, max(last - resident, 0), last)
-                )
+                still_open(Metric.RESIDENCE, vcpu.key, vcpu.pcpu, resident)
+        for number, domain in self.domains.items():
+            if number == STAND_IN:
+                continue
+            unknown(Metric.DOMAIN_UNKNOWN, number, domain.known_at)
+            if domain.state is not None:
+                still_open(Metric.DOMAIN_STATE, number, domain.state, domain.since)
         for _, pcpu in sorted(self.pcpus.items()):
+            if pcpu.first_tsc is None:
+                continue
+            unknown(Metric.PCPU_UNKNOWN, pcpu.number, pcpu.first_tsc)
+            rows.append(Interval(pcpu.account, pcpu.number, 0, last - pcpu.since, last))
+        rows = [row for row in rows if row.value > 0]
+        for vcpu in self.vcpus.values():
+            if vcpu.begun.exit is not None and vcpu.domain != STAND_IN:
+                rows.append(Interval(Metric.EXIT_WITHOUT_TIME, vcpu.key, vcpu.begun.exit[1], 0, last))
+        for pcpu in self.pcpus.values():
             for vcpu, _ in pcpu.unexplained:
                 cause = WakeCause.TIMER_OR_OTHER << 32
                 rows.append(Interval(Metric.WAKE_CAUSE, vcpu.key, cause, 0, last))
-            if pcpu.loss is not None:
-                rows.append(Interval(Metric.PCPU_LOST, pcpu.number, 0, max(last - pcpu.loss.begin, 0), last))
         return rows
 
     # --- in --------------------------------------------------------------------------------
@@ -286,7 +346,7 @@ class Host:
             return  # damage
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
         if pcpu.first_tsc is None and tsc > 0:
-            pcpu.first_tsc = tsc
+            pcpu.first_tsc = pcpu.since = tsc
             pcpu.current = self.vcpu(STAND_IN << 16 | pcpu.number)
             self.first_tsc = tsc if self.first_tsc is None else min(self.first_tsc, tsc)
         handler = handler_of(record)
@@ -322,19 +382,27 @@ class Host:
     def set_state(self, vcpu: Vcpu, state: int, tsc: int) -> None:
         old, since, metric = vcpu.state, vcpu.since, vcpu.metric
         if old == UNKNOWN:
-            vcpu.known_at = tsc
+            vcpu.known_at, vcpu.first_state = tsc, state
         if since is not None and metric is not None:
-            if tsc > since:
+            is_cut = state == LOST and old != LOST
+            if tsc > since and old != LOST and (is_cut or vcpu.is_open):
+                self.put(Metric.OPEN, vcpu.key, metric << 32, tsc - since, tsc)
+            elif tsc > since:
                 self.put(metric, vcpu.key, 0, tsc - since, tsc)
             elif tsc < since:
                 self.put(Metric.NEGATIVE, vcpu.key, metric, 0, tsc)
-            if state == LOST and old != LOST:
+            if tsc > since and metric in OFF:
+                vcpu.off[metric] += tsc - since
+            if is_cut:
                 self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
         if state == RUNNABLE:
             reasons = {RUNNING: Metric.RUNNABLE_PREEMPT}
             reasons |= dict.fromkeys((BLOCKED, OFFLINE), Metric.RUNNABLE_WAKE)
             vcpu.reason = reasons.get(old, Metric.RUNNABLE_OTHER)
+        if state == OFFLINE and vcpu.begun.wake is not None:
+            vcpu.begun.paused = True
         vcpu.state = state
+        vcpu.is_open = False
         vcpu.since = max(tsc, since or 0)
         self.update_domain(vcpu.domain, tsc)
 
@@ -343,27 +411,40 @@ class Host:
         state = domain.state_now()
         if state == domain.state:
             return
-        if domain.state is not None and tsc > domain.since:
-            self.put(Metric.DOMAIN_STATE, number, domain.state, tsc - domain.since, tsc)
+        old = domain.state
+        if old is None:
+            domain.known_at = tsc
+        elif tsc > domain.since and (domain.is_open or state is DomainState.LOST):
+            self.put(Metric.OPEN, number, Metric.DOMAIN_STATE << 32 | old, tsc - domain.since, tsc)
+        elif tsc > domain.since:
+            self.put(Metric.DOMAIN_STATE, number, old, tsc - domain.since, tsc)
+        domain.is_open = old in (None, DomainState.LOST)
         domain.state, domain.since = state, max(tsc, domain.since)
 
     def mismatch(self, vcpu: Vcpu, tsc: int) -> None:
-        """Count a contradiction: the time since the last record of the vCPU's state becomes lost time."""
+        """Count a contradiction: the time since the last record of the vCPU's state becomes unknown."""
         self.count(Metric.STATE_MISMATCH, vcpu.key)
         if vcpu.since is not None and tsc > vcpu.since:
-            self.put(Metric.STATE_LOST, vcpu.key, 0, tsc - vcpu.since, tsc)
-        vcpu.since = None
+            self.put(Metric.STATE_UNKNOWN, vcpu.key, 0, tsc - vcpu.since, tsc)
+        vcpu.since = max(tsc, vcpu.since or 0)
+
+    def count_time(self, pcpu: Pcpu, account: Metric, tsc: int) -> None:
+        """Count the pCPU's time as ``account`` from ``tsc`` on."""
+        if account is pcpu.account:
+            return
+        if tsc > pcpu.since:
+            if pcpu.since:
+                self.put(pcpu.account, pcpu.number, 0, tsc - pcpu.since, tsc)
+            pcpu.since = tsc
+        pcpu.account = account
 
     def leave(self, pcpu: Pcpu, tsc: int) -> None:
         """End the current vCPU's time on the pCPU."""
-        if pcpu.current is not None and pcpu.since is not None and tsc > pcpu.since:
-            is_idle = pcpu.current.domain == IDLE
-            metric = Metric.PCPU_IDLE if is_idle else Metric.PCPU_RUNNING
-            self.put(metric, pcpu.number, 0, tsc - pcpu.since, tsc)
-        pcpu.current = pcpu.since = None
+        self.count_time(pcpu, Metric.PCPU_UNKNOWN, tsc)
+        pcpu.current = None
 
-    def enter(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
-        """Make ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+    def enter(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int, *, begins: bool) -> None:
+        """Make ``vcpu`` run on ``pcpu`` from ``tsc`` on; without ``begins``, it may have run before."""
         before = pcpu.current
         if before is not None and before is not vcpu:
             self.leave(pcpu, tsc)
@@ -376,7 +457,8 @@ class Host:
                 begun.skew = tsc
         elif begun.left is not None and begun.left[1] != pcpu.number:
             self.handoff(begun.left[1], pcpu.number, begun.left[0], tsc)
-        self.end_wait(pcpu, vcpu, tsc)
+        proof = self.proof_of(pcpu, vcpu, tsc)
+        self.end_wait(pcpu, vcpu, proof, tsc)
         if begun.resident_since is None or vcpu.pcpu != pcpu.number:
             if begun.resident_since is not None and vcpu.pcpu is not None and tsc > begun.resident_since:
                 self.put(Metric.RESIDENCE, vcpu.key, vcpu.pcpu, tsc - begun.resident_since, tsc)
@@ -387,17 +469,51 @@ class Host:
         begun.ran_at, begun.fresh = tsc, True
         vcpu.pcpu = pcpu.number
         self.set_state(vcpu, RUNNING, tsc)
-        pcpu.current, pcpu.since = vcpu, tsc
+        vcpu.is_open = not begins
+        for metric in OFF:
+            is_proven = proof == "since it left" or (proof and metric not in (Metric.BLOCKED, Metric.OFFLINE))
+            if vcpu.off[metric] and not is_proven:
+                self.put(Metric.UNPROVEN, vcpu.key, metric, vcpu.off[metric], tsc)
+        vcpu.off.clear()
+        self.count_time(pcpu, Metric.PCPU_IDLE if vcpu.domain == IDLE else Metric.PCPU_RUNNING, tsc)
+        pcpu.current, pcpu.next = vcpu, None
 
-    def end_wait(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> None:
+    def end_wait(self, pcpu: Pcpu, vcpu: Vcpu, proof: str | None, tsc: int) -> None:
         """Measure the time from the wake to now, when the vCPU begins to run."""
         wake, vcpu.begun.wake = vcpu.begun.wake, None
+        paused = vcpu.begun.paused
+        if wake is not None:
+            vcpu.begun.paused = False
         if wake is None or vcpu.metric != Metric.RUNNABLE_WAKE:
             return
         woken_at, waker = wake
-        self.put(Metric.WAKE_TO_RUNNING, vcpu.key, int(waker != pcpu.number), tsc - woken_at, tsc)
+        flags = 0
+        if waker != pcpu.number:
+            flags += Woken.MOVED
+        if paused:
+            flags += Woken.PAUSED
+        if proof is None:
+            flags += Woken.UNPROVEN
+        self.put(Metric.WAKE_TO_RUNNING, vcpu.key, flags, tsc - woken_at, tsc)
         if waker != pcpu.number:
             self.handoff(waker, pcpu.number, woken_at, tsc)
+
+    def proof_of(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int) -> str | None:
+        """Return since when the vCPU cannot have run anywhere, by the scheduler's record; None if unknown."""
+        if pcpu.next is None or not self._run_ns:
+            return None
+        rate = self._run_cycles / self._run_ns
+        noted, wait_ns = pcpu.next
+        if vcpu.begun.left is not None:
+            # Since Xen 4.13 the vCPU has waited since it left its pCPU; 32 bits of ns wrap.
+            left = vcpu.begun.left[0]
+            wraps = (noted - left - wait_ns * rate) / (2**32 * rate)
+            if abs(wraps - int(wraps + 0.5)) * 2**32 * rate <= (tsc - left) / 16:
+                return "since it left"
+        since = vcpu.since or 0
+        if noted - wait_ns * rate <= since + (tsc - since) / 16:
+            return "since it became runnable"
+        return None
 
     def handoff(self, origin: int, target: int, begin: int, end: int) -> None:
         self.put(Metric.HANDOFF, origin << 16 | target, 0, end - begin, end)
@@ -426,22 +542,24 @@ class Host:
         if vcpu.domain != IDLE and any(other.loss for other in self.pcpus.values()):
             self.lose(vcpu, tsc)
 
-    def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
+    def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:  # noqa: C901
         """Handle a runstate record."""
         self.note_stay(pcpu, vcpu, old, new, tsc)
-        if vcpu.state == UNKNOWN:
-            self.first_change(pcpu, vcpu, old, new, tsc)
+        first = vcpu.state == UNKNOWN
+        if vcpu.state == UNKNOWN and not self.becomes_known(pcpu, vcpu, old, tsc):
             return
-        if new == RUNNABLE:
+        if first and old == new:
+            return
+        if old == RUNNING != new:
             self.close_exit(vcpu, tsc)
         if vcpu.state == LOST:
             if new == RUNNING:
-                self.enter(pcpu, vcpu, tsc)
+                self.enter(pcpu, vcpu, tsc, begins=old != RUNNING)
             elif pcpu.current is vcpu:
                 self.leave(pcpu, tsc)
         elif vcpu.state == RUNNING:
             if new == RUNNING:
-                self.enter(pcpu, vcpu, tsc)
+                self.enter(pcpu, vcpu, tsc, begins=old != RUNNING)
             elif old == RUNNING:
                 self.stop(pcpu, vcpu, new, tsc)
             else:
@@ -450,23 +568,27 @@ class Host:
             if vcpu.state != old:
                 self.mismatch(vcpu, tsc)
             if new == RUNNING:
-                self.enter(pcpu, vcpu, tsc)
+                self.enter(pcpu, vcpu, tsc, begins=old != RUNNING)
                 return
             if (old, new) == (BLOCKED, RUNNABLE) and vcpu.begun.wake is not None:
                 self.put(Metric.WAKE_TO_RUNNABLE, vcpu.key, 0, tsc - vcpu.begun.wake[0], tsc)
             self.set_state(vcpu, new, tsc)
 
-    def first_change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
-        begin = tsc
-        if old == RUNNING:
-            if pcpu.current is not None:
-                if pcpu.current.domain != STAND_IN:
-                    self.count(Metric.STATE_MISMATCH, vcpu.key)
-                    return
-                begin = pcpu.first_tsc or tsc
-            self.leave(pcpu, tsc)
-        if new == RUNNING:
-            self.enter(pcpu, vcpu, begin)
+    def becomes_known(self, pcpu: Pcpu, vcpu: Vcpu, old: int, tsc: int) -> bool:
+        """Set the state that a vCPU's first runstate record says it had; return False if it cannot be."""
+        if old != RUNNING:
+            self.set_state(vcpu, old, tsc)
+            return True
+        if pcpu.current is not None and pcpu.current.domain != STAND_IN:
+            self.count(Metric.STATE_MISMATCH, vcpu.key)
+            return False
+        begin = tsc if pcpu.current is None else pcpu.first_tsc or tsc
+        self.enter(pcpu, vcpu, begin, begins=False)
+        return True
+
+    def add_run(self, ns: int, cycles: int) -> None:
+        self._run_ns += ns
+        self._run_cycles += cycles
 
     # --- skew ------------------------------------------------------------------------------
 
@@ -514,15 +636,20 @@ class Host:
             Metric.INTR_WINDOW_WAIT: begun.window,
         }
         for metric, thing in begun_things.items():
-            if thing is not None:
+            if metric is Metric.HVM_EXIT:
+                self.drop_exit(vcpu, tsc)
+            elif thing is not None:
                 self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
         vcpu.begun = Begun()
         self.set_state(vcpu, LOST, tsc)
 
     def begin_loss(self, pcpu: Pcpu, loss: Loss) -> None:
+        self._first_loss = self._first_loss or loss.begin
         current = pcpu.current
+        self.count_time(pcpu, Metric.PCPU_LOST, loss.begin)
+        pcpu.next = None
         if current is not None:
-            self.leave(pcpu, loss.begin)
+            pcpu.current = None
             if current.domain != STAND_IN:
                 self.lose(current, loss.begin)
         self.give_up_causes(pcpu, WakeCause.UNKNOWN)
@@ -532,11 +659,11 @@ class Host:
         pcpu.loss = loss
 
     def end_loss(self, pcpu: Pcpu, loss: Loss) -> None:
-        self.put(Metric.PCPU_LOST, pcpu.number, 0, max(loss.end - loss.begin, 0), loss.end)
+        self.count_time(pcpu, Metric.PCPU_UNKNOWN, loss.end)
         pcpu.loss = None
         vcpu = self.vcpu(loss.vcpu)
         if vcpu.domain != STAND_IN:
-            self.enter(pcpu, vcpu, loss.end)
+            self.enter(pcpu, vcpu, loss.end, begins=False)
         pcpu.cause = (WakeCause.UNKNOWN, 0, loss.end)
 
     # --- wakes and sends -------------------------------------------------------------------
@@ -547,7 +674,10 @@ class Host:
         if vcpu.state in (RUNNING, RUNNABLE):
             self.count(Metric.WAKE_WITHOUT_EFFECT, vcpu.key)
             return
-        vcpu.begun.wake = (tsc, pcpu.number)
+        if vcpu.state == OFFLINE and vcpu.begun.wake is not None:
+            vcpu.begun.paused = True
+        else:
+            vcpu.begun.wake = (tsc, pcpu.number)
         waker = pcpu.current
         if waker is None or waker.domain == STAND_IN:
             cause = (WakeCause.UNKNOWN, 0, tsc)
@@ -652,6 +782,13 @@ class Host:
         if exit_ is not None:
             self.put(Metric.HVM_EXIT, vcpu.key, exit_[1], max(tsc - exit_[0], 0), tsc)
 
+    def drop_exit(self, vcpu: Vcpu, tsc: int) -> None:
+        """Give up an exit whose end no record shows."""
+        exit_, vcpu.begun.exit = vcpu.begun.exit, None
+        if exit_ is not None:
+            self.put(Metric.CUT, vcpu.key, Metric.HVM_EXIT, 0, tsc)
+            self.put(Metric.EXIT_WITHOUT_TIME, vcpu.key, exit_[1], 0, tsc)
+
     def hypercall(self, pcpu: Pcpu, vcpu: Vcpu, op: int, command: int | None, tsc: int) -> None:
         """Handle a hypercall or an entry of a multicall."""
         begun = vcpu.begun
@@ -706,6 +843,18 @@ def on_block(host: Host, pcpu: Pcpu, record: Record) -> None:
     if begun.block_call is False:
         host.count(Metric.BLOCK_CALL, vcpu.key)
     begun.block_call = None
+
+
+def on_next(host: Host, pcpu: Pcpu, record: Record) -> None:
+    pcpu.next = (record.tsc, record.words[-2])
+
+
+def on_previous(host: Host, pcpu: Pcpu, record: Record) -> None:
+    """Add a run whose two ends were recorded to the sums of the TSC rate."""
+    begin = pcpu.run[1] if pcpu.run is not None else None
+    ran_ns = record.words[-1]
+    if begin and begin < record.tsc < begin + LONGEST_RUN and ran_ns < NEGATIVE_NS:
+        host.add_run(ran_ns, record.tsc - begin)
 
 
 def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -793,8 +942,12 @@ def on_vmexit(host: Host, pcpu: Pcpu, record: Record) -> None:
     if begun.entered is not None:
         host.put(Metric.HVM_UPCALL, vcpu.key, begun.vector, tsc - begun.entered, tsc)
         begun.entered = None
+    host.drop_exit(vcpu, tsc)
     reason, *rip = record.words
-    begun.exit = (tsc, reason)
+    if vcpu.domain == STAND_IN:
+        host.put(Metric.EXIT_WITHOUT_TIME, vcpu.key, reason, 0, tsc)
+    else:
+        begun.exit = (tsc, reason)
     host.put_rip(vcpu, RipSource.EXIT, wide(rip), tsc)
 
 
@@ -904,6 +1057,10 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     (0x21002, 1): on_continue,
     (0x28004, 2): on_wake,
     (0x28006, 2): on_block,
+    (0x2800E, 2): on_previous,
+    (0x2800E, 3): on_previous,
+    (0x2800F, 3): on_next,
+    (0x2800F, 4): on_next,
     (0x20F001, 2): on_hypercall_with_rip,
     (0x20F101, 3): on_hypercall_with_rip,
     (0x81001, 0): on_vmentry,

@@ -13,7 +13,7 @@ from oracle.machine import Interval
 from oracle.reader import read
 from oracle.runs import Run, as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
-from xtrace.analysis.state_machine.metrics import T_COUNT, G, Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, T_COUNT, G, Metric, WakeCause
 from xtrace.probes import event_ids as ids
 from xtrace.probes.compiled.plain import plain
 from xtrace.probes.format import LOST_RECORDS
@@ -205,7 +205,8 @@ def test_a_window_includes_its_first_and_last_tsc(first: int, last: int, inside:
     calls: list[Event] = [(0, tsc, host.PV_HYPERCALL, (17,)) for tsc in (100, 200, 300)]
     made = run(trace([(0, 50, change(1, 0), (DOMAIN,)), *calls]), window=window)
     assert sum(n for key, n in made.counts.items() if key.metric == Metric.HYPERCALL) == inside
-    rows = np.array([[1, 0, 5, START + tsc] for tsc in (100, 200, 300)], np.int64)
+    key = int(Metric.HVM_EXIT) << METRIC_SHIFT | 1
+    rows = np.array([[key, 0, 5, START + tsc] for tsc in (100, 200, 300)], np.int64)
     assert tally_of([rows], window).columns().table[:, T_COUNT].sum() == inside
 
 
@@ -412,7 +413,8 @@ def test_a_loss_whose_vcpu_is_not_known_leaves_the_pcpu_without_one() -> None:
     ]
     data = trace(events)
     found = agreed(data)
-    running = [row for row in found.intervals if row.metric is Metric.RUNNING and row.a == 5 * DOMAIN]
+    of_running = [row for row in found.intervals if row.metric is Metric.OPEN and row.a == 5 * DOMAIN]
+    running = [row for row in of_running if row.b == Metric.RUNNING << 32]
     assert [(row.value, row.tsc - START) for row in running] == [(100, 300)]
 
 

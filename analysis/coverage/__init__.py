@@ -1,0 +1,1 @@
+"""What a trace covers, and what each figure needs of it."""

@@ -1,0 +1,240 @@
+"""What a trace covers: kinds of records, pCPUs, and stretches of time.
+
+Everything is computed from the mergeable parts of a Partial, so the coverage of many traces is that of their
+Partials merged.  A kind of records counts as recorded where the recorder said so, or where one occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from xtrace.analysis.columns import Columns
+from xtrace.analysis.coverage.needs import Records
+from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.summary.partial import Partial
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
+
+#: More contradictions than this are not left to chance: a pCPU is missing, or the TSCs differ.
+_CHANCE = 2
+#: A vCPU that ran less often or for less of the span need not have entered Xen.
+_BUSY_RUNS, _BUSY_SHARE = 5, 1e-4
+
+
+class Held(IntEnum):
+    """How far a trace has what a figure needs."""
+
+    NOT = 0
+    IN_PART = 1
+    FULLY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class KindCovered:
+    """How far a trace has a kind of records.
+
+    Attributes:
+        count: records of the kind.
+        reason: why they count as not recorded, or as recorded in part; empty otherwise.
+    """
+
+    held: Held
+    count: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PcpuCovered:
+    """How much of a pCPU's time a trace covers; the parts add up to the span.
+
+    Attributes:
+        covered_cycles: it is known what ran.
+        lost_cycles: Xen lost records.
+        unknown_cycles: neither.
+    """
+
+    pcpu: int
+    covered_cycles: int
+    lost_cycles: int
+    unknown_cycles: int
+    first_tsc: int
+    last_tsc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a trace covers.
+
+    Attributes:
+        kinds: of records.
+        pcpus: those with records.
+        missing_pcpus: those that the recorder or a record names, and of which there is no record.
+        contradiction_count: runstate records that contradict what the trace says about the vCPU before.
+        unknown_cycles, lost_cycles: time of vCPUs in which their state is not known.
+    """
+
+    kinds: Mapping[Records, KindCovered]
+    pcpus: Sequence[PcpuCovered]
+    missing_pcpus: Sequence[int]
+    contradiction_count: int
+    unknown_cycles: int
+    lost_cycles: int
+
+    @property
+    def has_all_pcpus(self) -> bool:
+        """Whether vCPUs were on pCPUs with records only, as far as the records show."""
+        return not self.missing_pcpus and self.contradiction_count <= _CHANCE
+
+    @property
+    def knows_all_time(self) -> bool:
+        """Whether the state of each vCPU and pCPU is known from the first record to the last."""
+        hidden = any(pcpu.lost_cycles or pcpu.unknown_cycles for pcpu in self.pcpus)
+        return not (hidden or self.unknown_cycles or self.lost_cycles)
+
+    def holds(self, needs: Iterable[Records]) -> Held:
+        """Return how far the trace has all of these kinds of records."""
+        return min((self.kinds[need].held for need in needs), default=Held.FULLY)
+
+    def lacking(self, needs: Iterable[Records]) -> list[Records]:
+        """Return the kinds of records that are not recorded at all."""
+        return [need for need in needs if self.kinds[need].held is Held.NOT]
+
+
+def coverage_of(partial: Partial, hz: float | None) -> Coverage:
+    """Return what the traces behind ``partial`` cover.
+
+    Args:
+        hz: TSC rate, for times in the reasons; None where it is not known.
+    """
+    mismatches = _sum(partial, Metric.STATE_MISMATCH, "count")
+    return Coverage(
+        kinds=_kinds(partial, hz),
+        pcpus=_pcpus(partial),
+        missing_pcpus=sorted(set(partial.named_pcpus["pcpu"].tolist()) - set(partial.pcpus["pcpu"].tolist())),
+        contradiction_count=mismatches,
+        unknown_cycles=_sum(partial, Metric.STATE_UNKNOWN, "sum_cycles"),
+        lost_cycles=_sum(partial, Metric.STATE_LOST, "sum_cycles"),
+    )
+
+
+def _kinds(partial: Partial, hz: float | None) -> dict[Records, KindCovered]:
+    files = int(partial.facts["files"].sum())
+    span = int(partial.facts["span_cycles"].sum())
+    group = partial.records["header"] >> 12 & 0xFFFF
+    classes = partial.classes.sums(["group"], ["files"])
+    known = dict(zip(classes["group"].tolist(), classes["files"].tolist(), strict=True))
+    kinds = {}
+    for records in Records:
+        kind = records.value
+        count = int(partial.records["count"][np.isin(group, list(kind.groups))].sum())
+        recorded = max((known.get(one, 0) for one in kind.groups), default=0)
+        if recorded >= files:
+            kinds[records] = KindCovered(Held.FULLY, count)
+        elif recorded:
+            reason = f"{kind.what} are recorded in {recorded} of {files} traces"
+            kinds[records] = KindCovered(Held.IN_PART, count, reason)
+        else:
+            reason = f"no record of {kind.what} in {_span_text(span, hz)}"
+            kinds[records] = KindCovered(Held.NOT, count, reason)
+    kinds[Records.ENTRIES] = _entries(partial, kinds, span, hz)
+    return kinds
+
+
+def _entries(
+    partial: Partial, kinds: Mapping[Records, KindCovered], span: int, hz: float | None
+) -> KindCovered:
+    """Return whether the hypercalls of all busy guests are recorded; PV and HVM guests have their own."""
+    found = kinds[Records.ENTRIES]
+    if kinds[Records.PV].held is Held.FULLY and kinds[Records.HANDLERS].held is Held.FULLY:
+        return found
+    busy = _busy(partial, span)
+    silent = busy.where(busy["type"] == 0)
+    if not len(silent):
+        return found
+    what = f"{len(silent)} busy vCPU{'s' if len(silent) > 1 else ''}"
+    reason = f"no record of guests' hypercalls in {_span_text(span, hz)} of {what}"
+    return KindCovered(Held.NOT if len(silent) == len(busy) else Held.IN_PART, found.count, reason)
+
+
+def _busy(partial: Partial, span: int) -> Columns:
+    """Return the guests' vCPUs that ran so much that they must have entered Xen, with their type."""
+    tallies = partial.tallies
+    runs = tallies.where(tallies["metric"] == int(Metric.RUNNING)).sums(["a"], ["count", "sum_cycles"])
+    ran = runs.where((runs["count"] >= _BUSY_RUNS) & (runs["sum_cycles"] >= span * _BUSY_SHARE))
+    busy = partial.vcpus.where(np.isin(partial.vcpus["vcpu"], ran["a"]))
+    return busy.where(~np.isin(domain_of(busy["vcpu"]), (IDLE_DOMAIN, DEFAULT_DOMAIN)))
+
+
+def _pcpus(partial: Partial) -> list[PcpuCovered]:
+    cycles = {
+        metric: _by_pcpu(partial, metric)
+        for metric in (Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN)
+    }
+    groups = partial.pcpus.grouped(["pcpu"])
+    firsts, lasts = groups.min("first_tsc").tolist(), groups.max("last_tsc").tolist()
+    return [
+        PcpuCovered(
+            pcpu=pcpu,
+            covered_cycles=cycles[Metric.PCPU_RUNNING].get(pcpu, 0) + cycles[Metric.PCPU_IDLE].get(pcpu, 0),
+            lost_cycles=cycles[Metric.PCPU_LOST].get(pcpu, 0),
+            unknown_cycles=cycles[Metric.PCPU_UNKNOWN].get(pcpu, 0),
+            first_tsc=first,
+            last_tsc=last,
+        )
+        for pcpu, first, last in zip(groups.keys["pcpu"].tolist(), firsts, lasts, strict=True)
+    ]
+
+
+def _by_pcpu(partial: Partial, metric: Metric) -> dict[int, int]:
+    rows = partial.tallies.where(partial.tallies["metric"] == int(metric)).sums(["a"], ["sum_cycles"])
+    return dict(zip(rows["a"].tolist(), rows["sum_cycles"].tolist(), strict=True))
+
+
+def _sum(partial: Partial, metric: Metric, column: str) -> int:
+    tallies = partial.tallies
+    return int(tallies[column][tallies["metric"] == int(metric)].sum())
+
+
+def _span_text(span: int, hz: float | None) -> str:
+    return f"{span / hz:.3g} s" if hz else f"{span:,} cycles"
+
+
+def coverage_object(coverage: Coverage) -> dict[str, object]:
+    """Return the coverage as the JSON report has it."""
+    return {
+        "records": [
+            {
+                "kind": records.name.lower(),
+                "what": records.value.what,
+                "classes": list(records.value.names),
+                "masks": records.value.masks,
+                "recorded": _HELD_NAMES[kind.held],
+                "count": kind.count,
+                "reason": kind.reason,
+            }
+            for records, kind in coverage.kinds.items()
+        ],
+        "pcpus": [
+            {
+                "pcpu": pcpu.pcpu,
+                "covered_cycles": pcpu.covered_cycles,
+                "lost_cycles": pcpu.lost_cycles,
+                "unknown_cycles": pcpu.unknown_cycles,
+                "first_tsc": pcpu.first_tsc,
+                "last_tsc": pcpu.last_tsc,
+            }
+            for pcpu in coverage.pcpus
+        ],
+        "missing_pcpus": list(coverage.missing_pcpus),
+        "contradiction_count": coverage.contradiction_count,
+        "has_all_pcpus": coverage.has_all_pcpus,
+        "unknown_cycles": coverage.unknown_cycles,
+        "lost_cycles": coverage.lost_cycles,
+    }
+
+
+_HELD_NAMES = {Held.NOT: "no", Held.IN_PART: "in part", Held.FULLY: "yes"}
