@@ -30,6 +30,7 @@ from xtrace.analysis.comparison.rank_test import (
     shift,
 )
 from xtrace.analysis.summary.summary_file import Summary
+from xtrace.probes.capture.layout import WITHOUT_TRACE
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import id_of
 
@@ -136,11 +137,22 @@ def diff(
 
     Args:
         hz: TSC cycles per second of all captures; None takes the rate that each capture has.
+
+    Raises:
+        TraceError: as compare() does, or a capture has no Xen trace.
     """
+    for summary in (*old, *new):
+        if summary.partial.is_dom0_only:
+            raise TraceError(without_figures(summary.origin.name))
     measured = [measure(summary, hz) for summary in (*old, *new)]
     return compare(
         measured[: len(old)], measured[len(old) :], figures=figures, domains=domains, renamed=renamed
     )
+
+
+def without_figures(name: object) -> str:
+    """Return the message about a capture that has no Xen trace."""
+    return f"{name}: {WITHOUT_TRACE}, whose figures diff compares; xtrace report reads it"
 
 
 def compare(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept, names_in
-from xtrace.probes.capture.layout import BPF_TABLES, META, names_of, open_capture, trace_in
+from xtrace.probes.capture.layout import META, is_dom0_only, names_of, open_capture
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
@@ -137,13 +137,8 @@ def domain_names(paths: Sequence[Path]) -> dict[int, str]:
 
 
 def _trace_of(path: Path) -> str:
-    """Return the file to read for a path; /dev/null for a capture that only bpf recorded."""
-    if (path / META).is_file() and (path / BPF_TABLES).is_file():
-        try:
-            trace_in(path)
-        except TraceError:
-            return os.devnull
-    return str(path)
+    """Return the file to read for a path; /dev/null for a capture without Xen's trace."""
+    return os.devnull if is_dom0_only(path) else str(path)
 
 
 def _dom0_of(path: Path) -> Dom0Columns | None:

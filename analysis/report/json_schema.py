@@ -14,11 +14,16 @@ from xtrace.analysis.measures.table import MARKS, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, SECTIONS, TABLES
 from xtrace.analysis.report.json_types import TRACE_TYPES, closed, column_type, described, ns_of, ns_type
 from xtrace.analysis.report.schema import TRACE_KEYS
+from xtrace.analysis.tables.dom0_only import OF_TRACE
 
 Schema = dict[str, Any]
 
+_NULL: Schema = {"type": "null"}
+_NOT_NULL: Schema = {"not": _NULL}
 #: Known where the TSC rate is, null where it is not.
-_OF_RATE = ("tsc_hz", "tsc_hz_low", "tsc_hz_high", "tsc_hz_source", "span_ns")
+_OF_RATE = ("tsc_hz", "tsc_hz_low", "tsc_hz_high", "tsc_hz_source")
+#: Null in a report on Xen's trace, too: without the TSC rate, or without a pCPU.
+_NULLABLE = ("span_ns", "lost_ratio")
 
 
 def report_schema() -> dict[str, Any]:
@@ -45,7 +50,7 @@ def report_schema() -> dict[str, Any]:
                 },
             }
         ),
-        "if": {"properties": {"trace": {"properties": {"tsc_hz": {"type": "null"}}}}},
+        "if": {"properties": {"trace": {"properties": {"tsc_hz": _NULL}}}},
         "then": _without_rate(),
         "else": _with_rate(),
     }
@@ -79,7 +84,16 @@ def _trace() -> Schema:
     for key, meaning in TRACE_KEYS.items():
         of, quality = TRACE_TYPES[key]
         keys[key] = described(of, meaning, quality)
-    return closed(keys)
+    return {
+        **closed(keys),
+        "if": {"properties": {"span_cycles": _NULL}},
+        "then": {"properties": dict.fromkeys(OF_TRACE, _NULL)},
+        "else": {
+            "properties": {key: _NOT_NULL for key in OF_TRACE if key not in _NULLABLE},
+            "if": {"properties": {"tsc_hz": _NOT_NULL}},
+            "then": {"properties": {"span_ns": _NOT_NULL}},
+        },
+    }
 
 
 def _table(table: Table[Any]) -> Schema:
@@ -127,7 +141,7 @@ def _without_rate() -> Schema:
     """Return what holds where the TSC rate is not known: nothing is in ns but what was measured in ns."""
     return {
         "properties": {
-            "trace": {"properties": {key: {"type": "null"} for key in _OF_RATE}},
+            "trace": {"properties": dict.fromkeys((*_OF_RATE, "span_ns"), _NULL)},
             **_of_times(lambda names: {"properties": dict.fromkeys(names, False)}),
         }
     }
@@ -137,7 +151,7 @@ def _with_rate() -> Schema:
     """Return what holds where it is known: each time in cycles is there in ns, too."""
     return {
         "properties": {
-            "trace": {"properties": {key: {"not": {"type": "null"}} for key in _OF_RATE}},
+            "trace": {"properties": dict.fromkeys(_OF_RATE, _NOT_NULL)},
             **_of_times(lambda names: {"required": names}),
         }
     }

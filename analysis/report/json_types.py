@@ -42,16 +42,16 @@ class ValueType:
 
     def text(self) -> str:
         """Return the type in words."""
-        name = f"{self.name} of {self.items.text()}s" if self.items else str(self.name)
-        if self.choices:
-            name += ": " + ", ".join(f"`{choice}`" if choice else "empty" for choice in self.choices)
+        name = f"{self.name} of {self.items.name}s" if self.items else str(self.name)
+        if choices := self.items.choices if self.items else self.choices:
+            name += ": " + ", ".join(f"`{choice}`" if choice else "empty" for choice in choices)
         return f"{name} or null" if self.nullable else name
 
     def schema(self) -> dict[str, Any]:
         """Return the type as JSON Schema."""
         found: dict[str, Any] = {"type": [self.name, "null"] if self.nullable else self.name}
         if self.choices:
-            found["enum"] = list(self.choices)
+            found["enum"] = [*self.choices, None] if self.nullable else list(self.choices)
         if self.pattern:
             found["pattern"] = self.pattern
         if self.unit:
@@ -224,11 +224,14 @@ def _name_of(table: Table[Any], column: Column, unit: str) -> JsonName:
 # --- the keys of trace ---
 
 _COUNT, _BYTES = ValueType("integer", unit="count"), ValueType("integer", unit="bytes")
+_SOME = replace(_COUNT, nullable=True)
 _SENTENCES = ValueType("array", items=_STRING)
+_NS = ValueType("integer", nullable=True, unit="ns")
+_BACKEND = ValueType("string", choices=("bpf", "perf", "xenctx"))
 _HZ = ValueType("number", nullable=True, unit="Hz")
 _NUMBER = ValueType("integer")
 _CYCLES = ValueType("integer", unit="cycles")
-_BOUND = replace(_CYCLES, nullable=True)
+_SOME_CYCLES = replace(_CYCLES, nullable=True)
 _KEY, _EXACT, _BOUNDED, _INFERRED = Quality.KEY, Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 _SKEWED_PAIR = ValueType(
     "object",
@@ -237,11 +240,11 @@ _SKEWED_PAIR = ValueType(
         Key("other_pcpu", _NUMBER, _KEY, "the other pCPU"),
         Key(
             "low_cycles",
-            _BOUND,
+            _SOME_CYCLES,
             _BOUNDED,
             "TSC of other_pcpu minus that of pcpu, lower bound; null where open",
         ),
-        Key("high_cycles", _BOUND, _BOUNDED, "upper bound; null where open"),
+        Key("high_cycles", _SOME_CYCLES, _BOUNDED, "upper bound; null where open"),
         Key("least_cycles", _CYCLES, _BOUNDED, "the TSCs differ by at least this; 0 where nothing proves it"),
         Key("evidence", _STRING, _KEY, "what shows that they differ, in words"),
     ),
@@ -259,27 +262,27 @@ _DAMAGE = ValueType(
 TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "records": (_COUNT, _EXACT),
     "filler_records": (_COUNT, _EXACT),
-    "lost_records": (_COUNT, _EXACT),
-    "loss_count": (_COUNT, _EXACT),
-    "pcpus": (_COUNT, _EXACT),
+    "lost_records": (_SOME, _EXACT),
+    "loss_count": (_SOME, _EXACT),
+    "pcpus": (_SOME, _EXACT),
     "tsc_hz": (_HZ, _INFERRED),
     "tsc_hz_low": (_HZ, _INFERRED),
     "tsc_hz_high": (_HZ, _INFERRED),
     "tsc_hz_source": (ValueType("string", nullable=True), _KEY),
     "tsc_hz_pairs": (_COUNT, _EXACT),
-    "span_cycles": (_CYCLES, _EXACT),
-    "span_ns": (ValueType("integer", nullable=True, unit="ns"), _EXACT),
+    "span_cycles": (_SOME_CYCLES, _EXACT),
+    "span_ns": (_NS, _EXACT),
     "lost_ratio": (ValueType("number", nullable=True, unit="ratio"), _EXACT),
-    "xen_versions": (_STRING, _INFERRED),
-    "xen_versions_source": (ValueType("string", choices=("detected", "given")), _KEY),
+    "xen_versions": (replace(_STRING, nullable=True), _INFERRED),
+    "xen_versions_source": (ValueType("string", nullable=True, choices=("detected", "given")), _KEY),
     "xen_versions_evidence": (_SENTENCES, _KEY),
     "xen_versions_conflicts": (_SENTENCES, _KEY),
     "notes": (_SENTENCES, _KEY),
     "skewed_pcpu_pairs": (ValueType("array", items=_SKEWED_PAIR), _BOUNDED),
     "emulated": (ValueType("boolean"), _KEY),
     "domains": (ValueType("object", items=_STRING), _KEY),
-    "recorder_virq_most_count": (_COUNT, _BOUNDED),
-    "dom0_wakes_other_count": (_COUNT, _INFERRED),
+    "recorder_virq_most_count": (_SOME, _BOUNDED),
+    "dom0_wakes_other_count": (_SOME, _INFERRED),
     "files": (_COUNT, _EXACT),
     "bytes_read": (_BYTES, _EXACT),
     "windows": (_COUNT, _EXACT),
@@ -293,4 +296,8 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "intervals_left_out": (_COUNT, _EXACT),
     "vcpus_left_out": (_COUNT, _EXACT),
     "damages": (ValueType("array", items=_DAMAGE), _EXACT),
+    "dom0_only_files": (_COUNT, _EXACT),
+    "dom0_backends": (ValueType("array", items=_BACKEND), _KEY),
+    "dom0_span_ns": (_NS, _EXACT),
+    "dom0_lost_count": (_COUNT, _EXACT),
 }

@@ -6,7 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.probes.capture.layout import TRACE_REMEDY, WITHOUT_TRACE
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.selection.vcpus import Vcpu
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, DOM0, IDLE_DOMAIN
@@ -27,6 +31,13 @@ _NEEDS = {
     "upcalls": "it has no records of guests (record --class pv, hvm)",
     "delivery": "it has no records of wakes (record --class sched)",
     "runstates": "it has no scheduler's records (record --class sched)",
+    "trace": "it has no records",
+}
+#: The same of a capture that bpf, perf or xenctx made.
+_NEEDS_OF_DOM0_ONLY = {
+    "kernel": _NEEDS["kernel"],
+    "dom0": "nothing happened that is counted",
+    "rips": "it has no samples (record --backend perf)",
 }
 
 
@@ -54,6 +65,9 @@ def refuse_unknown(name: str, partial: Partial, domains: Collection[int], vcpus:
         TraceError: one of them is not in the trace; it lists what is.
     """
     keys = partial.vcpus["vcpu"]
+    tallies = partial.tallies
+    # With those that xenctx or perf sampled.
+    keys = np.concatenate((keys, tallies["a"][tallies["metric"] == int(Metric.RIP)]))
     known = set(zip(domain_of(keys).tolist(), vcpu_of(keys).tolist(), strict=True))
     if _has_dom0(partial):
         known |= {(DOM0, number) for number in partial.dom0_tallies["vcpu"].tolist()} | {(DOM0, 0)}
@@ -74,15 +88,23 @@ def refuse_without_rows(name: str, sections: Sequence[str], report: Report) -> N
     Raises:
         TraceError: there is none; it says what the first of them needs.
     """
-    if not sections or any(len(columns) for columns in report.columns.values()):
+    tables = {table for table, columns in report.columns.items() if len(columns)}
+    dom0_only = report.trace["dom0_only_files"] == report.trace["files"]
+    if dom0_only:
+        # Its rows say what the cost lacks, Xen's trace not among it.
+        tables.discard("cost_needs")
+    if not sections or tables:
         return
     first = sections[0]
-    why = f": {_NEEDS[first]}" if first in _NEEDS else ""
+    if dom0_only and first not in _NEEDS_OF_DOM0_ONLY:
+        raise TraceError(f"{name}: nothing for --section {first}: it {WITHOUT_TRACE}; {TRACE_REMEDY}")
+    needs = _NEEDS_OF_DOM0_ONLY if dom0_only else _NEEDS
+    why = f": {needs[first]}" if first in needs else ""
     raise TraceError(f"{name}: nothing for --section {first}{why}")
 
 
 def _is_empty(partial: Partial) -> bool:
-    return not len(partial.records) and not _has_dom0(partial)
+    return not (len(partial.records) or len(partial.tallies) or _has_dom0(partial))
 
 
 def _has_dom0(partial: Partial) -> bool:

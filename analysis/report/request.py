@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xtrace.analysis.loading.reading import Progress, Reading, unseen
 from xtrace.analysis.loading.summaries import Loading, domain_names, origin_of
 from xtrace.analysis.summary.summary_head import is_summary
-from xtrace.probes.capture.layout import META, open_capture
+from xtrace.probes.capture.layout import META, WITHOUT_TRACE, is_dom0_only, open_capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
 from xtrace.probes.selection.times import Moment
@@ -245,6 +245,8 @@ def _checked(request: ReportRequest, named: _Named) -> str:
         raise RequestError("window", "--from and --to need exactly one file")
     if is_summary(request.paths[0]):
         raise RequestError("window", "--from and --to need the trace, not a summary")
+    if is_dom0_only(request.paths[0]):
+        raise RequestError("window", f"{request.paths[0]} {WITHOUT_TRACE}, which --from and --to count in")
     if begin is not None and end is not None and begin.unit == end.unit and end.value <= begin.value:
         raise RequestError("window", "--to must be later than --from")
     return f"{begin or '0s'} to {end or 'the end'}"

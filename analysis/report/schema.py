@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from xtrace.analysis.measures.table import MARKS, Quality
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
 from xtrace.analysis.report.json_types import TRACE_TYPES, ValueType, column_type
+from xtrace.analysis.tables.dom0_only import OF_TRACE
 
 #: The keys of the report's ``trace`` object.
 TRACE_KEYS = {
@@ -48,6 +49,11 @@ TRACE_KEYS = {
     "intervals_left_out": "intervals not counted because there were too many distinct keys",
     "vcpus_left_out": "look-ups of vCPUs over the limit, which share one entry",
     "damages": "the first thousand damaged places of each file: offset, reason, skipped_bytes",
+    "dom0_only_files": "captures without Xen's trace, which bpf, perf or xenctx recorded in dom0",
+    "dom0_backends": "what recorded in dom0: bpf, perf, xenctx; empty where nothing did",
+    "dom0_span_ns": "length of the recordings in dom0, summed over files: that of bpf's tables or, in a "
+    "capture without these and without Xen's trace, as meta.json has it; null where it is not known",
+    "dom0_lost_count": "events and samples that bpf's rings and tables had no room for",
 }
 
 
@@ -73,7 +79,8 @@ def markdown() -> str:
         'A table is `{"quality": {column: quality}, "rows": [...]}`. The quality is `exact`, `bounded`,',
         "`inferred` or `modelled`; columns without one name what the row is about. Each `_cycles`",
         "column has a counterpart in `_ns` where the TSC rate is known; section dom0 is measured in ns.",
-        "Missing values are null.",
+        "Missing values are null. Where no file has Xen's trace, so are the keys of `trace` that count its",
+        "records or describe them: " + ", ".join(f"`{key}`" for key in OF_TRACE) + ".",
         "Quantiles are within 0.8 % of a measured value.",
         "",
         *_SCHEMA_FILE,

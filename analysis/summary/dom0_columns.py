@@ -37,7 +37,7 @@ _BUCKETS = {**_KEY, "bucket": _INT, "count": _INT}
 _SAMPLES = {"space": _TEXT, "name": _TEXT, "masked": _INT, "count": _INT}
 FACTS = (
     "captures", "span_ns", "dropped", "no_tally", "no_bucket", "unpaired", "interrupt_count",
-    "sample_count", "sample_dropped", "sample_hz", "sample_mixed",
+    "sample_count", "sample_dropped", "sample_hz", "sample_mixed", "dom0_only", "length_ns",
 )  # fmt: skip
 
 
@@ -75,6 +75,12 @@ def read(capture: Capture) -> Dom0Columns:
         tallies, buckets, calls = _tables(capture, facts)
         samples, rips = _samples(capture, facts)
         rips += _guest_rips(capture)
+        if not capture.has_trace:
+            facts["dom0_only"] = 1
+            # As bpf's tables have it, or else meta.json.
+            facts["length_ns"] = facts["span_ns"] or round((capture.length_s or 0) * 1e9)
+        else:
+            facts["length_ns"] = facts["span_ns"]
         return replace(_columns(tallies, buckets, samples, facts, rips), calls=calls)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         if isinstance(error, TraceError):

@@ -93,7 +93,8 @@ class Partial:
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
-        dom0_facts: one row of sums: captures, span_ns, and what was lost.
+        dom0_facts: one row of sums: captures by bpf, span_ns, what was lost, captures without Xen's trace
+            (dom0_only), length_ns of what was recorded in dom0.
         dom0_calls: kind, function | captures, bounded, count, most_count: traces during which calls of the
             function were counted, and how many of these have an upper bound; sums of the lower and of the
             upper bounds.
@@ -114,6 +115,12 @@ class Partial:
     dom0_samples: Columns
     dom0_facts: Columns
     dom0_calls: Columns
+
+    @property
+    def is_dom0_only(self) -> bool:
+        """Return whether no file has Xen's trace: bpf, perf or xenctx recorded them all, in dom0."""
+        count = int(self.dom0_facts["dom0_only"].sum())
+        return 0 < count == int(self.facts["files"].sum())
 
     def labelled(self, host: str) -> Partial:
         """Return the Partial with another key column ``host``, which keeps hosts separate in a merge."""

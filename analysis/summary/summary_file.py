@@ -259,7 +259,7 @@ def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "O" and not all(isinstance(value, str) for value in column.tolist()):
         raise ValueError(f"{name} is not text")
     field, _, key = name.partition(".")
-    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if field == "facts" else None)
+    bounds = _BOUNDS.get(name) or _BOUNDS.get(key) or (_A_SUM if field in ("facts", "dom0_facts") else None)
     if bounds:
         low, high = bounds
         if column.min() < low or column.max() > high:

@@ -14,6 +14,7 @@ from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, WakeCause
 from xtrace.analysis.summary import clock
+from xtrace.analysis.tables.dom0_only import dom0_keys
 from xtrace.probes.catalog import Detection, VersionRange, find
 from xtrace.probes.format import (
     EVENT_MASK,
@@ -137,6 +138,7 @@ def trace_facts(
         "dom0_wakes_other_count": dom0_other,
         **facts,
         "damages": partial.damages.rows(),
+        **dom0_keys(partial),
     }
 
 

@@ -113,6 +113,7 @@ def diff(
     """
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]
+    _must_have_traces([*old, *new])
     from xtrace.analysis.loading.reading import Reading
     from xtrace.analysis.loading.summaries import Loading
 
@@ -201,6 +202,17 @@ def _is_one(path: Path, others: Sequence[Path]) -> bool:
     if path.name.startswith(".") or path.name.endswith(_NOT_CAPTURES):
         return False
     return not (path.name.endswith(SUFFIX) and path.with_name(path.name.removesuffix(SUFFIX)) in others)
+
+
+def _must_have_traces(paths: Sequence[Path]) -> None:
+    """Refuse a capture without Xen's trace before anything is read or kept."""
+    from xtrace.probes.capture.layout import is_dom0_only
+
+    for path in paths:
+        if is_dom0_only(path):
+            from xtrace.analysis.comparison.compare import without_figures
+
+            raise TraceError(without_figures(path))
 
 
 def _figures(wanted: Sequence[str], gated: Sequence[str], *, every: bool) -> list[Figure]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from xtrace.cli.render import dom0_only
 from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
@@ -84,7 +85,7 @@ def print_report(
         brief: leave out the idle domain.
         window: the part of the trace that was counted, as text; empty for the whole trace.
     """
-    _print_facts(put, report, names)
+    (_print_dom0_facts if dom0_only.is_whole(report) else _print_facts)(put, report, names)
     if window:
         put(f"part     {window}: only what ends there is counted")
     _print_domains(put, report)
@@ -162,11 +163,22 @@ def _print_domains(put: Put, report: Report) -> None:
         _put_labelled(put, "domains", ", ".join(shown[:_NAMES_SHOWN]) + more)
 
 
+def _listed(names: Sequence[str]) -> str:
+    return safe(", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
+
+
+def _print_dom0_facts(put: Put, report: Report, names: Sequence[str]) -> None:
+    put(f"capture  {_listed(names)}", bold=True)
+    for label, text in dom0_only.head(report):
+        _put_labelled(put, label, text)
+    if any(map(len, report.columns.values())):
+        put(LEGEND, dim=True)
+
+
 def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     trace = report.trace
     hz = report.hz
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    put(f"trace    {safe(shown)}", bold=True)
+    put(f"trace    {_listed(names)}", bold=True)
     lines = []
     if trace["emulated"]:
         lines.append("host     emulated: times show order and proportions, not hardware durations")
@@ -208,6 +220,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
             f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
             "timer and other wakes of dom0 are its own"
         )
+    lines += dom0_only.among_others(report)
     for line in lines:
         put(line)
     put(LEGEND, dim=True)

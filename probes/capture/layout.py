@@ -42,10 +42,16 @@ BPF_EVENTS = "events"
 SAMPLES = "samples"
 SYMBOLS = "perf/symbols.jsonl"
 XENCTX_SAMPLES = "xenctx/samples.jsonl"
+#: What to say of a capture that is_dom0_only() finds.
+WITHOUT_TRACE = f"has no Xen trace ({TRACE})"
+TRACE_REMEDY = "xtrace record without --backend, in a dom0, makes one"
 
+#: What shows that bpf, perf or xenctx recorded.
+_DOM0_FILES = (BPF_TABLES, f"{SAMPLES}/metadata", XENCTX_SAMPLES)
 _SCHEMA_VERSIONS = (1,)
 _MAX_META_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
+_MAX_LENGTH_S = 1e9
 _STDIN = "-"
 #: A user may have compressed the trace.
 _ENDINGS = ("", ".zst", ".xz", ".gz")
@@ -95,16 +101,32 @@ class Capture:
         }
 
     @property
+    def has_trace(self) -> bool:
+        """Return whether it contains Xen's trace."""
+        return _trace(self.path) is not None
+
+    @property
     def lost(self) -> dict[str, int]:
         """Return the number of lost records by backend: the final one, or that of the last progress line."""
         if self.has_ended:
             found = self.meta.get("lost")
             return dict(found) if isinstance(found, dict) else {}
+        last = self.last_progress().get("backends") or {}
+        return {name: int(counts["lost"]) for name, counts in last.items()}
+
+    @property
+    def length_s(self) -> float | None:
+        """Return the length that the recorder noted at the end, else last; None if it noted none."""
+        found = self.meta.get("duration_s") if self.has_ended else self.last_progress().get("elapsed_s")
+        return float(found) if isinstance(found, int | float) and 0 < found < _MAX_LENGTH_S else None
+
+    def last_progress(self) -> Mapping[str, Any]:
+        """Return the last line about the progress of the recording; empty if there is none."""
         last: Mapping[str, Any] = {}
         for line in self.lines(PROGRESS):
             if line.get("kind") == "progress":
-                last = line.get("backends") or {}
-        return {name: int(counts["lost"]) for name, counts in last.items()}
+                last = line
+        return last
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the objects of the complete lines of a .jsonl file; none if there is no such file.
@@ -154,6 +176,16 @@ def is_capture(path: str | os.PathLike[str]) -> bool:
     return folder.is_dir() and ((folder / META).is_file() or _trace(folder) is not None)
 
 
+def is_dom0_only(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is a capture without Xen's trace, by bpf, perf or xenctx alone."""
+    folder = Path(path)
+    return (
+        (folder / META).is_file()
+        and _trace(folder) is None
+        and any((folder / name).is_file() for name in _DOM0_FILES)
+    )
+
+
 def open_capture(path: str | os.PathLike[str]) -> Capture:
     """Open a capture; reads only its meta.json.
 
@@ -199,10 +231,12 @@ def trace_in(path: str | os.PathLike[str]) -> str:
     if os.fspath(path) == _STDIN or not folder.is_dir():
         return os.fspath(path)
     found = _trace(folder)
-    if found is None:
-        why = "was recorded without xentrace" if (folder / META).is_file() else "is a folder, not a trace"
-        raise TraceError(f"{folder}: {why}; give a trace file, or a capture that contains {TRACE}")
-    return str(found)
+    if found is not None:
+        return str(found)
+    if is_dom0_only(folder):
+        raise TraceError(f"{folder}: {WITHOUT_TRACE}; xtrace report and xtrace info read it")
+    why = "was recorded without xentrace" if (folder / META).is_file() else "is a folder, not a trace"
+    raise TraceError(f"{folder}: {why}; give a trace file, or a capture that contains {TRACE}")
 
 
 def _trace(folder: Path) -> Path | None:
