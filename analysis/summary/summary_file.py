@@ -80,7 +80,7 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
     """Return the summary of all traces together.
 
     Args:
-        hz: TSC rate; by default that of the first summary.
+        hz: TSC rate; by default that of the first summary with Xen's trace.
         hz_source: how ``hz`` is known.
 
     Raises:
@@ -89,8 +89,11 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
     partial = merge_partials(summary.partial for summary in summaries)
     first = summaries[0].origin
     if len(summaries) > 1:
+        timed = next((summary.origin for summary in summaries if not summary.partial.is_dom0_only), first)
         first = replace(
             first,
+            tsc_hz=timed.tsc_hz,
+            tsc_hz_source=timed.tsc_hz_source,
             name=f"{first.name} and {len(summaries) - 1} more",
             emulated=any(summary.origin.emulated for summary in summaries),
             window="; ".join(dict.fromkeys(s.origin.window for s in summaries if s.origin.window)),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson
+from xtrace.cli.render.info import row
 from xtrace.cli.render.terminal import safe
 from xtrace.probes.errors import TraceError, without_records
+from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
     from xtrace.probes.reader.survey import Headers, Sample, Survey
@@ -21,13 +23,21 @@ _EVENTS_SHOWN = 12
 
 
 def info(
-    file: Annotated[str, typer.Argument(help="A trace, plain or compressed; - is stdin.", metavar="FILE")],
+    file: Annotated[
+        str, typer.Argument(help="A trace, plain or compressed, or capture; - is stdin.", metavar="FILE")
+    ],
     json: AsJson = False,
 ) -> None:
     """Print what a trace's headers say, without a full pass.
 
-    Each line says how it is known: exact, or from which part of the file.
+    Each line says how it is known: exact, or from which part of the file.  Of a capture without Xen's
+    trace: what recorded in dom0, how long, and what bpf counted.
     """
+    from xtrace.probes.capture.layout import is_dom0_only
+
+    if file != STDIN and is_dom0_only(file):
+        _print_dom0(file, json=json)
+        return
     from xtrace.probes.reader.survey import survey
 
     found = survey(file)
@@ -40,6 +50,20 @@ def info(
         typer.echo(codec.dumps(as_json(found), indent=2))
     else:
         typer.echo("\n".join(as_text(found)))
+
+
+def _print_dom0(path: str, *, json: bool) -> None:
+    """Print what is known about a capture without Xen's trace."""
+    from xtrace.cli.render.info import dom0_json, dom0_text
+    from xtrace.probes.bpf.dom0_survey import survey_dom0
+
+    found = survey_dom0(path)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps({"schema_version": SCHEMA_VERSION, **dom0_json(found)}, indent=2))
+    else:
+        typer.echo("\n".join(dom0_text(found)))
 
 
 def as_json(found: Survey) -> dict[str, object]:
@@ -87,6 +111,7 @@ def as_json(found: Survey) -> dict[str, object]:
             "conflicts": list(detection.conflicts),
             "notes": list(detection.notes),
         },
+        "capture": None,
     }
 
 
@@ -128,22 +153,22 @@ def as_text(found: Survey) -> Iterator[str]:
     kind = f"{found.compression}-compressed" if found.compression else "not compressed"
     yield safe(found.name)
     size = "unknown" if found.size_bytes is None else f"{found.size_bytes:,} bytes, {kind}"
-    yield _row("size", size, "" if found.size_bytes is None else "exact")
-    yield _row("windows", f"{len(headers.windows):,}", seen)
+    yield row("size", size, "" if found.size_bytes is None else "exact")
+    yield row("windows", f"{len(headers.windows):,}", seen)
     pcpus = sorted({window.pcpu for window in headers.windows})
-    yield _row("pCPUs", f"{len(pcpus)} ({_ranges(pcpus)})" if pcpus else "0", seen)
-    yield _row("end", _end_text(headers), "exact" if headers.is_whole or headers.fault else "")
+    yield row("pCPUs", f"{len(pcpus)} ({_ranges(pcpus)})" if pcpus else "0", seen)
+    yield row("end", _end_text(headers), "exact" if headers.is_whole or headers.fault else "")
     if found.first_tsc is not None:
-        yield _row("first TSC", str(found.first_tsc), "first records of each pCPU")
+        yield row("first TSC", str(found.first_tsc), "first records of each pCPU")
     if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
         how = "exact" if found.has_last_tsc else "at least; not every last window was read"
-        yield _row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
+        yield row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
     if _is_emulated(found):
-        yield _row("timing", "emulated, not hardware durations", "from the file's .json")
+        yield row("timing", "emulated, not hardware durations", "from the file's .json")
     if found.record_estimate is not None:
         about = "" if found.record_estimate_is_exact else "about "
-        yield _row("records", f"{about}{found.record_estimate:,}", looked)
-    yield _row("Xen", str(found.detection.range), looked)
+        yield row("records", f"{about}{found.record_estimate:,}", looked)
+    yield row("Xen", str(found.detection.range), looked)
     yield from _wrapped(found.detection.evidence, "because: ")
     yield from _wrapped(found.detection.conflicts, "but: ")
     yield from _wrapped(found.detection.notes, "note: ")
@@ -162,10 +187,6 @@ def as_text(found: Survey) -> Iterator[str]:
     if len(names) > _EVENTS_SHOWN:
         rest = sum(count for _, count in names.most_common()[_EVENTS_SHOWN:])
         yield f"  {rest / total:6.1%}  in {len(names) - _EVENTS_SHOWN} others (--json has all)"
-
-
-def _row(name: str, value: str, how: str) -> str:
-    return f"  {name:<11}{value:<35} {how}".rstrip()
 
 
 def _wrapped(lines: tuple[str, ...], lead: str) -> Iterator[str]:
