@@ -16,7 +16,7 @@ from xtrace.analysis.columns import Columns, of_rows
 from xtrace.analysis.state_machine.keys import paired, vcpu_key
 from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.analysis.summary.dom0_calls import Calls, calls_of
-from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
+from xtrace.probes.bpf.event_names import without_lines
 from xtrace.probes.bpf.symbols import KERNEL_FIRST, is_hypervisor
 from xtrace.probes.capture.layout import BPF_TABLES, SAMPLES, SYMBOLS, XENCTX_SAMPLES, Capture
 from xtrace.probes.errors import TraceError
@@ -102,9 +102,7 @@ def _tables(
     sums: dict[_TallyKey, list[int]] = {}
     by_time: Counter[tuple[int, int]] = Counter()
     buckets: Counter[tuple[int, int, int, int]] = Counter()
-    irqs: dict[int, str] = {}
-    ports: dict[int, int] = {}
-    remote = _remote_domains(capture)
+    names = without_lines(capture)
     begin = end = None
     counters: Mapping[str, Any] = {}
     before: Mapping[str, Any] | None = None
@@ -120,8 +118,7 @@ def _tables(
         for row in line.get("buckets", ()) if "t_ns" in line else ():
             kind, ident, vcpu, bucket, count = map(_sound, row)
             buckets[kind, ident, vcpu, bucket] += count
-        irqs |= {int(irq): str(found[1])[:_MOST_NAME] for irq, found in line.get("irqs", {}).items()}
-        ports |= {int(port): int(irq) for port, irq in line.get("ports", {}).items()}
+        names.take(line)
         counters = line.get("counters", counters) if "t_ns" in line else counters
         before = line.get("interrupts_begin", before)
         if before is not None and "interrupts_end" in line:
@@ -132,11 +129,11 @@ def _tables(
     for name in ("dropped", "no_tally", "no_bucket", "unpaired"):
         facts[name] = _sound(counters.get(name, 0))
 
-    names = {(kind, ident): _name(kind, ident, irqs, ports, remote) for kind, ident, _ in sums}
+    named = {(kind, ident): names.of(kind, ident) for kind, ident, _ in sums}
     return (
-        {(kind, ident, vcpu, names[kind, ident]): row for (kind, ident, vcpu), row in sums.items()},
+        {(kind, ident, vcpu, named[kind, ident]): row for (kind, ident, vcpu), row in sums.items()},
         {
-            (kind, ident, vcpu, names[kind, ident], bucket): count
+            (kind, ident, vcpu, named[kind, ident], bucket): count
             for (kind, ident, vcpu, bucket), count in buckets.items()
             # A line's rows are read before its buckets: if it is the last one, an event may be only in these.
             if sums.get((kind, ident, vcpu), (0,))[0]
@@ -171,30 +168,6 @@ def _added(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
 
 def _flat(rows: Iterable[Any]) -> Iterable[Any]:
     return (value for row in rows for value in row)
-
-
-def _remote_domains(capture: Capture) -> dict[int, int]:
-    """Return the domain at the other end of each of dom0's ports, from lsevtchn's output in meta.json."""
-    domains = capture.meta.get("domains")
-    rows = [row for row in domains if row.get("id") == 0] if isinstance(domains, list) else []
-    ports = rows[0].get("event_channels") or () if rows else ()
-    return {int(row["port"]): int(row["domain"]) for row in ports if "domain" in row and "port" in row}
-
-
-def _name(
-    kind: int, ident: int, irqs: Mapping[int, str], ports: Mapping[int, int], remote: Mapping[int, int]
-) -> str:
-    """Return the host's name for an id; for a port, followed by the domain at its other end."""
-    try:
-        known = Kind(kind)
-    except ValueError:
-        return ""
-    if ID_OF.get(known) == "port":
-        name = irqs.get(ports.get(ident, -1), "")
-        return f"{name} d{remote[ident]}".strip() if ident in remote else name
-    if ID_OF.get(known) == "irq":
-        return irqs.get(ident, "")
-    return name_of_id(known, ident)
 
 
 def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str, str, int]], _Rips]:

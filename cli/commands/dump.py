@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +22,12 @@ from xtrace.cli.options import (
     XenVersion,
     offered,
 )
+from xtrace.cli.render.terminal import safe
 from xtrace.probes.errors import TraceError, without_records
+from xtrace.probes.reader.sources import STDIN
 from xtrace.probes.selection.times import WITHOUT_RATE, Moment
+from xtrace.probes.selection.vcpus import Vcpu
+from xtrace.probes.xen_abi import DOM0
 
 if TYPE_CHECKING:
     from xtrace.probes.catalog import Detection, VersionRange
@@ -37,7 +43,9 @@ _SAMPLE_WINDOWS = 256
 
 
 def dump(
-    file: Annotated[str, typer.Argument(help="A trace, plain or compressed; - is stdin.", metavar="FILE")],
+    file: Annotated[
+        str, typer.Argument(help="A trace, plain or compressed, or capture; - is stdin.", metavar="FILE")
+    ],
     json: AsJsonLines = False,
     classes: EventClasses = None,
     event: Annotated[
@@ -45,7 +53,7 @@ def dump(
         typer.Option(
             help="Only this event: name, 'pattern*' or id. Repeatable.",
             metavar="EVENT",
-            autocompletion=offered(lambda: _event_names()),
+            autocompletion=offered(lambda: [*_event_names(), *_bpf_names()]),
         ),
     ] = None,
     pcpu: PcpuList = None,
@@ -58,6 +66,10 @@ def dump(
     cpu_hz: CpuHz = None,
     xen: XenVersion = None,
     strict: Strict = False,
+    bpf: Annotated[
+        bool,
+        typer.Option("--bpf", help="Print the events that bpf recorded in dom0 (record --events) instead."),
+    ] = False,
 ) -> None:
     """Print every record, merged by time, by name and field.
 
@@ -72,8 +84,23 @@ def dump(
     number; the name of OP's value is in OP_name.  Untimed records have "timed": false.
 
     Not printed: CPU_CHANGE (the windows' headers) and WRAP_BUFFER (filler at a ring's end).
+
+    --bpf prints a capture's events of dom0's kernel, which need no Xen trace: seconds since the first of
+    them, dom0's vCPU, event, fields; it takes --event, --vcpu, --from, --to, --head and --json.
     """
     import sys
+
+    if bpf:
+        others = {
+            "--class": classes, "--pcpu": pcpu, "--domain": domain, "--tsc": tsc, "--cpu-hz": cpu_hz,
+            "--xen": xen, "--strict": strict,
+        }  # fmt: skip
+        for option, value in others.items():
+            if value:
+                raise typer.BadParameter("is about Xen's trace; --bpf prints none of it", param_hint=option)
+        _dump_bpf(file, event or [], vcpu or [], begin, end, head, json=json)
+        return
+    _must_have_trace(file)
 
     from xtrace.probes.dump.lines import KEEP_BATCHES, Choice, Pushdown, Renderer
     from xtrace.probes.dump.templates import Style, Unit
@@ -109,6 +136,70 @@ def dump(
     _tell_damage(reader.facts)
     if not written and head != 0:
         raise TraceError(_why_nothing(file, int(reader.record_counts.sum())))
+
+
+def _must_have_trace(file: str) -> None:
+    """Refuse a capture without Xen's trace, with what to do instead."""
+    from xtrace.probes.capture import layout
+
+    if file == STDIN or not layout.is_dom0_only(file):
+        return
+    has_events = (Path(file) / layout.BPF_EVENTS / "metadata").is_file()
+    instead = "xtrace dump --bpf prints its events" if has_events else "xtrace report and xtrace info read it"
+    raise TraceError(f"{file}: {layout.WITHOUT_TRACE}; {instead}")
+
+
+def _dump_bpf(
+    file: str,
+    events: list[str],
+    vcpus: list[Vcpu],
+    begin: Moment | None,
+    end: Moment | None,
+    head: int | None,
+    *,
+    json: bool,
+) -> None:
+    """Print the events that bpf recorded."""
+    import sys
+
+    from xtrace.probes.bpf.event_lines import EventChoice, event_lines, open_events
+    from xtrace.probes.capture.layout import is_capture, open_capture
+
+    for moment, option in ((begin, "--from"), (end, "--to")):
+        if moment is not None and moment.unit != "s":
+            raise typer.BadParameter(f"{moment.text}: events of bpf have no TSC; give s", param_hint=option)
+    names = _bpf_names()
+    for pattern in events:
+        if not _is_number(pattern):
+            _check_event(pattern, names)
+    if file == STDIN or not is_capture(file):
+        raise TraceError(f"{file}: --bpf needs a capture of xtrace record")
+    found, ids = open_events(open_capture(file))
+    choice = EventChoice(
+        event=_by_name(events),
+        vcpus=frozenset(each.number for each in vcpus if each.domain in (None, DOM0)) if vcpus else None,
+        begin_ns=None if begin is None else ceil(begin.value * 10**9),
+        end_ns=None if end is None else ceil(end.value * 10**9),
+        limit=head,
+    )
+    written = 0
+    for lines in event_lines(found, ids, choice, as_json=json):
+        shown = (line if line.isprintable() else safe(line) for line in lines)
+        written += sys.stdout.write("".join(f"{line}\n" for line in shown))
+    if found.discarded:
+        typer.echo(f"xtrace: {found.discarded:,} events lost: a ring was full", err=True)
+    if found.cut_bytes:
+        typer.echo(f"xtrace: cut short, {found.cut_bytes:,} bytes of cut packets skipped", err=True)
+    if not written and head != 0:
+        count = len(found.records)
+        why = f"none of its {count:,} events of bpf is selected" if count else "has no event of bpf"
+        raise TraceError(f"{file}: {why}")
+
+
+def _bpf_names() -> list[str]:
+    from xtrace.probes.bpf.abi import MEANINGS
+
+    return sorted(kind.name.lower() for kind in MEANINGS)
 
 
 def _why_nothing(file: str, record_count: int) -> str:
@@ -154,8 +245,6 @@ def _hz_of(file: str, moment: Moment) -> float:
 
 def _event_filter(classes: str | None, events: list[str]) -> Callable[[int, str], bool] | None:
     """Return a predicate on id and name of the events to show; None for all."""
-    from fnmatch import fnmatchcase
-
     from xtrace.probes.selection.event_masks import event_masks, passes
 
     if classes is None and not events:
@@ -164,19 +253,29 @@ def _event_filter(classes: str | None, events: list[str]) -> Callable[[int, str]
         masks = [] if classes is None else event_masks(classes)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--class") from None
-    ids = {int(text, 0) for text in events if _is_number(text)}
-    patterns = [text for text in events if not _is_number(text)]
-    for pattern in patterns:
-        _check_event(pattern)
+    names = _event_names() if events else []
+    for pattern in events:
+        if not _is_number(pattern):
+            _check_event(pattern, names)
+    by_name = _by_name(events)
 
     def is_shown(event_id: int, name: str) -> bool:
         if masks and not any(passes(mask, event_id) for mask in masks):
             return False
-        if not events:
-            return True
-        return event_id in ids or any(fnmatchcase(name, pattern) for pattern in patterns)
+        return by_name is None or by_name(event_id, name)
 
     return is_shown
+
+
+def _by_name(events: list[str]) -> Callable[[int, str], bool] | None:
+    """Return a predicate on id and name of the events that --event names; None for all."""
+    from fnmatch import fnmatchcase
+
+    if not events:
+        return None
+    ids = {int(text, 0) for text in events if _is_number(text)}
+    patterns = [text for text in events if not _is_number(text)]
+    return lambda event_id, name: event_id in ids or any(fnmatchcase(name, each) for each in patterns)
 
 
 def _is_number(text: str) -> bool:
@@ -187,11 +286,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_event(pattern: str) -> None:
+def _check_event(pattern: str, names: list[str]) -> None:
     from difflib import get_close_matches
     from fnmatch import fnmatchcase
 
-    names = _event_names()
     if not any(fnmatchcase(name, pattern) for name in names):
         near = get_close_matches(pattern, names, 3)
         hint = f"; did you mean {' or '.join(near)}" if near else ""

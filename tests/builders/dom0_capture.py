@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ Values = dict[tuple[Kind, int, int], list[int]]
 
 META = {"domains": [{"id": 0, "event_channels": [{"port": 17, "kind": "Interdomain", "domain": 3}]}]}
 _SAMPLE = struct.Struct("<IIQQQII16sQ")
+_EVENT = struct.Struct("<IIQQII")
 
 
 def bpf_capture(folder: Path, values: Values, irq_name: str = "blkif") -> Capture:
@@ -63,4 +65,26 @@ def sampled_capture(folder: Path, event: str, samples: list[tuple[int, int, int]
     heading = {"schema_version": 1, "event": event, "sample_hz": 99}
     made.stream(layout.SYMBOLS).write(json.dumps(heading).encode() + b"\n")
     made.close()
+    return Capture(folder, {})
+
+
+def streamed_capture(
+    folder: Path, events: list[tuple[int, int, Kind, int, int, int]], discarded: int = 0
+) -> Capture:
+    """Write events {ns, vCPU, kind, duration_ns, id, pid}, by time, into a capture, as the recorder does."""
+    made = CaptureWriter(folder.with_name(f"{folder.name}.events"))
+    made.stream(f"{layout.BPF_EVENTS}/metadata").write(ctf_writer.event_metadata().encode())
+    for cpu in sorted({cpu for _, cpu, *_ in events} | {0}):
+        own = [event for event in events if event[1] == cpu]
+        records = b"".join(
+            _EVENT.pack(24, 7, at, duration_ns << 8 | kind, ident, pid)
+            for at, _, kind, duration_ns, ident, pid in own
+        )
+        times = [at for at, *_ in own] or [0]
+        streams = ctf_writer.CpuStreams(made, layout.BPF_EVENTS, cpu)
+        streams.write(times[0], times[-1], records, discarded if cpu == 0 else 0)
+    made.close()
+    folder.mkdir(exist_ok=True)
+    (made.directory / layout.BPF_EVENTS).rename(folder / layout.BPF_EVENTS)
+    shutil.rmtree(made.directory)
     return Capture(folder, {})

@@ -120,7 +120,7 @@ def completed(*words: str) -> list[str]:
         (("diff", "--sort", ""), [order.value for order in diff.Sort]),
         (("top", "--sort", ""), SORTS),
         (("dump", "--class", ""), NAMES),
-        (("dump", "--event", "wak"), ["wake"]),
+        (("dump", "--event", "wak"), ["wake", "wake_to_switch"]),
     ],
 )
 def test_completion_offers_the_values(words: Sequence[str], values: Sequence[str]) -> None:
