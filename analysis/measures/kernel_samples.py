@@ -131,7 +131,7 @@ def resolve(partial: Partial, kernels: Collection[Kernel]) -> KernelSamples:
         }
     )
     domains = domain_of(partial.vcpus["vcpu"]).tolist()
-    known = set(domains)
+    known = {*domains, *rips["domain"].tolist()}
     pv = {
         domain
         for domain, kind in zip(domains, partial.vcpus["type"].tolist(), strict=True)

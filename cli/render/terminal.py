@@ -336,7 +336,7 @@ def _print_kernels(put: Put, report: Report) -> None:
             f"{row['count']:,} samples at {row['address_count']:,} addresses, {row['inside_count']:,} in the "
             f"image, {row['masked_count']:,} of them ({row['masked_ratio']:.1%}) where it masks upcalls",
         )
-    if rows:
+    if rows and not dom0_only.is_whole(report):
         _put_labelled(
             put,
             "samples",

@@ -15,6 +15,7 @@ from xtrace.analysis import report_schema
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 from xtrace.cli.main import main
 from xtrace.probes.bpf.abi import Kind
+from xtrace.symbols.image.image import open_image
 
 DOMAINS: list[tuple[int, int, GuestKind]] = [(0, 2, "pv"), (1, 2, "pv")]
 VALUES: Values = {
@@ -207,6 +208,22 @@ def test_sections_of_what_was_not_recorded_are_one_line(
     line = said(capfd, 1, "report", "--section", "kernel", folder / "both.xtrace")
     assert "it needs an image (--kernel DOMAIN=IMAGE) and samples" in line
     assert "d0v1  perf_clock" in printed(capfd, "report", "--section", "rips", folder / "both.xtrace")
+
+
+def test_samples_are_looked_up_in_an_image(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = Path(__file__).parents[2] / "samples" / "own-lfence.elf"
+    code = open_image(image).code[0]
+    capture = tmp_path / "c.xtrace"
+    sampled_capture(capture, "software clock", [(0, code.address + at, 0x200) for at in (1, 2, 9)])
+    (capture / "meta.json").write_text(json.dumps(META))
+    out = printed(capfd, "report", "--kernel", f"0={image}@0x0", capture)
+    assert "no domain" not in out
+    assert "3 samples at 3 addresses, 3 in the image" in " ".join(out.split())
+    assert "records of the trace" not in out
+    found = in_json(capfd, "--kernel", f"0={image}@0x0", capture)
+    assert found["tables"]["kernel_images"]["rows"][0]["note"] == ""
 
 
 def test_a_part_of_it_cannot_be_counted(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -269,6 +269,7 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "negative bucket": lambda m: with_column(m, "buckets/bucket", first(-1)),
     "negative count": lambda m: with_column(m, "buckets/count", first(-1)),
     "huge count": lambda m: with_column(m, "tallies/count", first(1 << 62)),
+    "negative loss": lambda m: with_column(m, "dom0_facts/dropped", first(-1)),
     "no such metric": lambda m: with_column(m, "tallies/metric", first(-5)),
     "no such pCPU": lambda m: with_column(m, "pcpus/pcpu", first(1 << 40)),
     "text for numbers": lambda m: {
