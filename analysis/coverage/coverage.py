@@ -16,7 +16,7 @@ from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import Metric
-from xtrace.analysis.summary.partial import Partial
+from xtrace.analysis.summary.partial import Partial, group_of
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 #: More contradictions than this are not left to chance: a pCPU is missing, or the TSCs differ.
@@ -105,7 +105,7 @@ class Coverage:
 
 
 def coverage_of(partial: Partial, hz: float | None) -> Coverage:
-    """Return what the traces behind ``partial`` cover.
+    """Return what the traces that ``partial`` was made from cover.
 
     Args:
         hz: TSC rate, for times in the reasons; None where it is not known.
@@ -122,9 +122,9 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
 
 
 def _kinds(partial: Partial, hz: float | None) -> dict[Records, KindCovered]:
-    files = int(partial.facts["files"].sum())
+    files = int(partial.facts["files"].sum() - partial.dom0_facts["dom0_only"].sum())
     span = int(partial.facts["span_cycles"].sum())
-    group = partial.records["header"] >> 12 & 0xFFFF
+    group = group_of(partial.records["header"])
     classes = partial.classes.sums(["group"], ["files"])
     known = dict(zip(classes["group"].tolist(), classes["files"].tolist(), strict=True))
     kinds = {}
@@ -157,7 +157,7 @@ def _entries(
         return found
     what = f"{len(silent)} busy vCPU{'s' if len(silent) > 1 else ''}"
     reason = f"no record of guests' hypercalls in {_span_text(span, hz)} of {what}"
-    return KindCovered(Held.NOT if len(silent) == len(busy) else Held.IN_PART, found.count, reason)
+    return KindCovered(Held.IN_PART if found.count else Held.NOT, found.count, reason)
 
 
 def _busy(partial: Partial, span: int) -> Columns:

@@ -43,8 +43,8 @@ class Records(Enum):
     ENTRIES = Kind("guests' hypercalls", ("pv_entry", "hvm_handler"), frozenset({0x201, 0x20F, 0x82}))
     EXITS = Kind("VM exits and entries", ("hvm_entryexit",), frozenset({0x81}))
     HANDLERS = Kind("work for HVM guests", ("hvm_handler",), frozenset({0x82}))
-    IRQS = Kind("interrupts", ("hw_irq",), frozenset({0x802, 0x1F}))
-    IDLE = Kind("C-states", ("hw_pm",), frozenset({0x801, 0x802}))
+    IRQS = Kind("interrupts", ("hw_irq",), frozenset({0x802}))
+    IDLE = Kind("C-states", ("hw_pm",), frozenset({0x801}))
     MEMORY = Kind("grants and memory", ("mem",), frozenset({0x10F}))
 
 

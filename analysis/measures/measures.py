@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.columns import Columns, joined, matched
+from xtrace.analysis.coverage.coverage import Coverage, coverage_of
 from xtrace.analysis.measures.lookup import merged, whole
 from xtrace.analysis.state_machine.keys import high_of, low_of
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, Woken
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, quantile_name, quantiles, summarise
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
@@ -32,6 +33,20 @@ class Measures:
     partial: Partial
     versions: VersionRange
     hz: float | None = None
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the traces cover."""
+        return coverage_of(self.partial, self.hz)
+
+    def proven_times(self, metric: Metric) -> Columns:
+        """Return times() of wakes, without those that are not proven where a pCPU may be missing."""
+        if self.coverage.has_all_pcpus:
+            return self.times(metric)
+        tallies = _of(self.partial.tallies, metric)
+        buckets = _of(self.partial.buckets, metric)
+        proven, of_buckets = (rows["b"] & int(Woken.UNPROVEN) == 0 for rows in (tallies, buckets))
+        return summarise(tallies.where(proven), buckets.where(of_buckets), ("a",))
 
     @cached_property
     def _tallies(self) -> _ByMetric:
@@ -79,7 +94,7 @@ class Measures:
             ``by``, count and mean_cycles of the intervals with both ends; cut_count; sum_cycles, open_cycles,
             and total_cycles, the sum of both; quantiles, each with ``p50_moves`` and so on: whether it could
             be another value if the others had been recorded to their ends; max_cycles, which is at least
-            open_max_cycles.
+            open_max_cycles, with ``max_moves`` where that is the greatest.
         """
         open_rows, open_buckets = self._open(metric)
         closed = _of(self.partial.tallies, metric)
@@ -106,7 +121,8 @@ class Measures:
             # A bucket's middle is clipped to the greatest value, so compare only what differs by more.
             moves = (table["cut_count"] > 0) & ~(most <= table[name] * (1 + 2 * QUANTILE_ERROR_RATIO) + 1)
             table = table.having(**{name.replace("_cycles", "_moves"): moves})
-        return table.having(total_cycles=table["sum_cycles"] + table["open_cycles"])
+        longest = (table["cut_count"] > 0) & (table["open_max_cycles"] >= table["max_cycles"])
+        return table.having(total_cycles=table["sum_cycles"] + table["open_cycles"], max_moves=longest)
 
     def _open(self, metric: Metric) -> tuple[Columns, Columns]:
         """Return the tallies and buckets of the metric's open intervals, with the ``b`` of the metric."""

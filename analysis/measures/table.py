@@ -14,6 +14,8 @@ from xtrace.analysis.coverage.coverage import Coverage, Held
 from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.measures import Measures
 
+#: Sums over the recorded part of a vCPU's time: where it was on other pCPUs, too, they are lower bounds.
+_OF_PARTS = ("total_cycles", "share_ratio", "per_s", "least_cycles", "median_cycles", "greatest_cycles")
 #: Endings of statistics of a sample; other figures add up, so that those of a part are a lower bound.
 _SAMPLED = ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles")
 
@@ -110,25 +112,33 @@ class Table(Generic[Given]):
         """Return which pCPUs' records a column is made from."""
         return self.reach if column.reach is None else column.reach
 
+    def qualities_of(self, column: Column) -> tuple[Quality, ...]:
+        """Return how a column's figures can be known, the best way first."""
+        found = [column.quality]
+        if column.quality is Quality.EXACT and self.reach_of(column) is not Reach.RECORDS:
+            found += [Quality.BOUNDED, Quality.INFERRED]
+        if column.quality is not Quality.KEY and self.needs_of(column):
+            found.append(Quality.ABSENT)
+        return tuple(found)
+
     def _quality(self, column: Column, rows: Columns, coverage: Coverage) -> Quality:
         if column.quality is Quality.KEY:
             return column.quality
         held = coverage.holds(self.needs_of(column))
         if held is Held.NOT:
             return Quality.ABSENT
-        if column.quality is not Quality.EXACT:
+        if column.quality is not Quality.EXACT or self.reach_of(column) is Reach.RECORDS:
             return column.quality
-        adds_up = not column.name.endswith(_SAMPLED)
         if self.reach_of(column) in (Reach.VCPU, Reach.HOST) and not coverage.has_all_pcpus:
-            of_all = self.reach_of(column) is Reach.HOST
-            return Quality.BOUNDED if adds_up and not of_all else Quality.INFERRED
-        if held is Held.IN_PART and self.reach_of(column) is not Reach.RECORDS:
-            return Quality.BOUNDED if adds_up else Quality.INFERRED
+            is_least = self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS
+            return Quality.BOUNDED if is_least else Quality.INFERRED
+        if held is Held.IN_PART:
+            return Quality.INFERRED if column.name.endswith(_SAMPLED) else Quality.BOUNDED
         moves = column.name.replace("_cycles", "_moves")
         if moves != column.name and moves in rows and rows[moves].any():
             return Quality.BOUNDED
         is_share = column.name.endswith(("_ratio", "per_s", "total_cycles"))
-        if is_share and self.reach_of(column) is not Reach.RECORDS and not coverage.knows_all_time:
+        if is_share and not coverage.knows_all_time:
             return Quality.BOUNDED
         return column.quality
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.cost.rows import Estimate
-from xtrace.analysis.coverage.coverage import Coverage, coverage_object, coverage_of
+from xtrace.analysis.coverage.coverage import Coverage, coverage_object
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.summary.summary_file import Summary
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: All tables, in the order of the report.
 TABLES: tuple[Table[Any], ...] = (
@@ -204,7 +204,7 @@ def build(
 
         estimate = model.estimate(measures, samples, costs)
     given: dict[type, Any] = {Measures: measures, KernelSamples: samples, Estimate: estimate}
-    covered = coverage_of(partial, measures.hz)
+    covered = measures.coverage
     made = {table.name: table.of(given[table.takes], covered) for table in selection.tables()}
     trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}

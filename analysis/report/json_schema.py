@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from xtrace.analysis.measures.table import MARKS, Quality, Table
@@ -100,8 +101,12 @@ def _table(table: Table[Any]) -> Schema:
     columns: Schema = {}
     known: Schema = {}
     in_ns = set()
+    absent = []
     for column in table.columns:
         of = column_type(table, column)
+        if Quality.ABSENT in table.qualities_of(column) and not of.nullable:
+            absent.append(column.name)
+            of = replace(of, nullable=True)
         pairs = [(column.name, of, column.meaning)]
         if name := ns_of(column.name):
             pairs.append((name, ns_type(of), f"{column.name} in ns"))
@@ -109,7 +114,7 @@ def _table(table: Table[Any]) -> Schema:
         for name, of, meaning in pairs:
             columns[name] = described(of, meaning, column.quality)
             if column.quality is not Quality.KEY:
-                known[name] = {"const": str(column.quality)}
+                known[name] = {"enum": [str(quality) for quality in table.qualities_of(column)]}
     notes = {"x-section": table.section, "x-bias": table.bias, "x-measured": table.measured}
     return {
         "title": table.title,
@@ -123,6 +128,20 @@ def _table(table: Table[Any]) -> Schema:
                 "rows": {"type": "array", "items": closed(columns, in_ns)},
             }
         ),
+        **({"allOf": [_null_if_absent(name) for name in absent]} if absent else {}),
+    }
+
+
+def _null_if_absent(name: str) -> Schema:
+    """Return that a column's figures are null exactly where its quality says "not recorded"."""
+
+    def values(of: Schema) -> Schema:
+        return {"properties": {"rows": {"items": {"properties": {name: of}}}}}
+
+    return {
+        "if": {"properties": {"quality": {"properties": {name: {"const": str(Quality.ABSENT)}}}}},
+        "then": values(_NULL),
+        "else": values(_NOT_NULL),
     }
 
 

@@ -112,11 +112,11 @@ _INTEGER_KEYS = {
 }  # fmt: skip
 #: Sums of whole cycles or ns, which exist in every row; means and quantiles are neither.
 _WHOLE = {
-    "first_tsc", "idle_cycles", "last_tsc", "lost_cycles", "open_cycles", "running_cycles", "span_ns",
-    "sum_cycles", "total_cycles",
+    "first_tsc", "greatest_cycles", "idle_cycles", "last_tsc", "least_cycles", "lost_cycles", "open_cycles",
+    "open_max_cycles", "running_cycles", "span_ns", "sum_cycles", "total_cycles", "unknown_cycles",
 }  # fmt: skip
 #: Tables whose rows each have a time: their mean and maximum exist.
-_TIMED = {"domain_states", "idle_states", "irqs", "vm_exits"}
+_TIMED = {"idle_states", "irqs"}
 _NEVER_NULL = {
     ("cost_domains", "execution_low_count"),
     ("cost_sites", "execution_low_count"),
@@ -146,13 +146,14 @@ _OF_FIELD: Mapping[str, JsonName] = {"int": "integer", "float": "number", "str":
 
 _SOURCES = tuple(source.name.lower() for source in RipSource)
 _PARTS = ("removable", "undecided", "keep")
+_STATES = (
+    "running", "runnable/wake", "runnable/preempt", "runnable/other", "blocked", "offline", "lost", "unknown",
+)  # fmt: skip
 _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("wakers", "latency"): ("send", "irq", ""),
-    ("vcpu_states", "state"): (
-        "running", "runnable/wake", "runnable/preempt", "runnable/other", "runnable/open", "blocked",
-        "offline", "lost", "unknown",
-    ),
-    ("domain_states", "state"): tuple(state.name.lower() for state in DomainState),
+    ("vcpu_states", "state"): _STATES,
+    ("domain_vcpus", "state"): _STATES,
+    ("domain_states", "state"): (*(state.name.lower() for state in DomainState), "unknown"),
     ("hypercalls", "kind"): ("call", "subcall"),
     ("rip_samples", "source"): _SOURCES,
     ("kernel_sources", "source"): _SOURCES,
@@ -258,6 +259,54 @@ _DAMAGE = ValueType(
     ),
 )
 
+_KIND_COVERED = ValueType(
+    "object",
+    keys=(
+        Key("kind", _STRING, _KEY, "the kind of records"),
+        Key("what", _STRING, _KEY, "the same in words"),
+        Key("classes", _SENTENCES, _KEY, "sub-classes that contain them, for xtrace record --class"),
+        Key("masks", _STRING, _KEY, "the same for xentrace -e"),
+        Key(
+            "recorded",
+            ValueType("string", choices=("yes", "in part", "no")),
+            _KEY,
+            "whether they are recorded",
+        ),
+        Key("count", _COUNT, _EXACT, "records of the kind"),
+        Key("reason", _STRING, _KEY, "why they count as not recorded; empty otherwise"),
+    ),
+)
+_PCPU_COVERED = ValueType(
+    "object",
+    keys=(
+        Key("pcpu", _NUMBER, _KEY, "physical CPU"),
+        Key("covered_cycles", _CYCLES, _EXACT, "time in which it is known what ran"),
+        Key("lost_cycles", _CYCLES, _EXACT, "time in which Xen lost records"),
+        Key("unknown_cycles", _CYCLES, _EXACT, "the rest of the span"),
+        Key("first_tsc", _CYCLES, _EXACT, "TSC of its first record"),
+        Key("last_tsc", _CYCLES, _EXACT, "TSC of its last record"),
+    ),
+)
+_COVERAGE = ValueType(
+    "object",
+    keys=(
+        Key(
+            "records", ValueType("array", items=_KIND_COVERED), _KEY, "the kinds of records that figures need"
+        ),
+        Key("pcpus", ValueType("array", items=_PCPU_COVERED), _KEY, "the pCPUs with records"),
+        Key(
+            "missing_pcpus",
+            ValueType("array", items=_NUMBER),
+            _KEY,
+            "pCPUs that are named and have no record",
+        ),
+        Key("contradiction_count", _COUNT, _EXACT, "runstate records that contradict earlier ones"),
+        Key("has_all_pcpus", ValueType("boolean"), _KEY, "false where vCPUs ran on pCPUs without records"),
+        Key("unknown_cycles", _CYCLES, _EXACT, "time of vCPUs before their first record or in contradiction"),
+        Key("lost_cycles", _CYCLES, _EXACT, "time of vCPUs after lost records"),
+    ),
+)
+
 #: Type of each key of ``trace``, and how its figure is known.
 TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "records": (_COUNT, _EXACT),
@@ -280,6 +329,7 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "notes": (_SENTENCES, _KEY),
     "skewed_pcpu_pairs": (ValueType("array", items=_SKEWED_PAIR), _BOUNDED),
     "emulated": (ValueType("boolean"), _KEY),
+    "coverage": (_COVERAGE, _KEY),
     "domains": (ValueType("object", items=_STRING), _KEY),
     "recorder_virq_most_count": (_SOME, _BOUNDED),
     "dom0_wakes_other_count": (_SOME, _INFERRED),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
-from xtrace.analysis.measures.table import MARKS, Quality
+from xtrace.analysis.coverage.needs import Reach
+from xtrace.analysis.measures.table import MARKS, Column, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
 from xtrace.analysis.report.json_types import TRACE_TYPES, ValueType, column_type
 from xtrace.analysis.tables.dom0_only import OF_TRACE
@@ -31,6 +34,7 @@ TRACE_KEYS = {
     "notes": "what to know about records whose meaning or id changed between versions",
     "skewed_pcpu_pairs": "pairs of pCPUs whose TSCs provably differ: bounds in cycles (null where "
     "open), least_cycles, and the evidence in words",
+    "coverage": "what the trace covers: kinds of records, pCPUs, time",
     "emulated": "whether software emulated the host, according to the sidecar file: times are not those of "
     "hardware",
     "domains": "names of domains by id, where the recorder saved them; untrusted text",
@@ -77,7 +81,9 @@ def markdown() -> str:
         "printed by `python -m xtrace.analysis.report.schema`.",
         "",
         'A table is `{"quality": {column: quality}, "rows": [...]}`. The quality is `exact`, `bounded`,',
-        "`inferred` or `modelled`; columns without one name what the row is about. Each `_cycles`",
+        "`inferred`, `modelled`, or `not recorded`, and then the figures are null; columns without one name",
+        "what the row is about. It is the quality that this trace allows; the column *known* of this page is",
+        "that of a trace with the records in the column *needs*, of all pCPUs, without loss. Each `_cycles`",
         "column has a counterpart in `_ns` where the TSC rate is known; section dom0 is measured in ns.",
         "Missing values are null. Where no file has Xen's trace, so are the keys of `trace` that count its",
         "records or describe them: " + ", ".join(f"`{key}`" for key in OF_TRACE) + ".",
@@ -96,11 +102,8 @@ def markdown() -> str:
             lines += ["", f"Note: {table.bias}."]
         if table.measured:
             lines += ["", f"Measured: {table.measured}."]
-        lines += ["", *_heading("column")]
-        lines += [
-            _row(column.name, column_type(table, column), column.quality, column.meaning)
-            for column in table.columns
-        ]
+        lines += ["", "| column | type | unit | known | needs | meaning |", "|---|---|---|---|---|---|"]
+        lines += [_column_row(table, column) for column in table.columns]
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +118,19 @@ def _trace_rows() -> Iterator[str]:
         yield _row(key, of, quality, meaning)
         for inner in of.items.keys if of.items else ():
             yield _row(f"{key}[].{inner.name}", inner.type, inner.quality, inner.meaning)
+
+
+def _column_row(table: Table[Any], column: Column) -> str:
+    of = column_type(table, column)
+    if Quality.ABSENT in table.qualities_of(column):
+        of = replace(of, nullable=True)
+    known = "" if column.quality is Quality.KEY else f"{MARKS[column.quality]} {column.quality}"
+    needs = ""
+    if column.quality is not Quality.KEY:
+        names = [" or ".join(need.value.names) for need in table.needs_of(column)]
+        reach = table.reach_of(column)
+        needs = ", ".join([*names, *([] if reach in (Reach.RECORDS, Reach.PCPU) else ["all pCPUs"])])
+    return f"| `{column.name}` | {of.text()} | {of.unit} | {known} | {needs} | {column.meaning} |"
 
 
 def _row(name: str, of: ValueType, quality: Quality, meaning: str) -> str:

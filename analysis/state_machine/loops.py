@@ -79,8 +79,11 @@ _EVENT_CHECK_VECTOR = 0xFC
 #: _CHAIN_BREAK_CYCLES (more than a second with a TSC below 4.29 GHz) a run time may have wrapped.
 _NS_NEGATIVE = 0xF000_0000
 _CHAIN_BREAK_CYCLES = 1 << 32
-#: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then.
-_PROOF_SHARE = 16
+#: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then, and by
+#: the delay of a record: ns, of the record that it left its pCPU and of that it became runnable.
+_PROOF_SHARE = 1024
+_LEFT_DELAY_NS = 50_000
+_RUNNABLE_DELAY_NS = 5_000
 #: A sum this long is one measurement of the TSC rate.
 _CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
@@ -314,10 +317,10 @@ def _waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc):
     if left > 0:
         turn = 4294967296.0 * rate
         turns = (noted - left - waited) / turn
-        if abs(turns - np.int64(turns + 0.5)) * turn <= (tsc - left) / _PROOF_SHARE:
+        if abs(turns - np.int64(turns + 0.5)) * turn <= (tsc - left) / _PROOF_SHARE + _LEFT_DELAY_NS * rate:
             return 2
     since = vcpus[vcpu, V.SINCE]
-    if noted - waited <= since + (tsc - since) / _PROOF_SHARE:
+    if noted - waited <= since + (tsc - since) / _PROOF_SHARE + _RUNNABLE_DELAY_NS * rate:
         return 1
     return 0
 

@@ -52,8 +52,8 @@ class Metric(IntEnum):
     STATE_UNKNOWN = 30  # a = vCPU
     DOMAIN_UNKNOWN = 31  # a = domain
     PCPU_UNKNOWN = 32  # a = pCPU
-    # a = as in the metric that b names: metric << 32 | its b; value = cycles of an interval of which one end has
-    # no record, so it lasted at least this long.
+    # a = as in the metric in b (metric << 32 | its b); value = cycles of an interval of which one end was not
+    # recorded, so it lasted at least this long.
     OPEN = 33
     # a = vCPU, b = metric: time counted there during which the vCPU may have run on a pCPU without records.
     UNPROVEN = 34

@@ -32,7 +32,15 @@ from xtrace.analysis.state_machine.metrics import (
 )
 from xtrace.analysis.summary import dom0_calls, dom0_columns
 from xtrace.analysis.summary.dom0_columns import Dom0Columns
-from xtrace.probes.format import MAX_PCPUS, TraceClass
+from xtrace.probes.event_ids import (
+    HW_IRQ_HANDLED,
+    PM_IDLE_ENTRY,
+    PM_IDLE_ENTRY_4_0,
+    PM_IDLE_EXIT_4_0,
+    TRACE_IRQ,
+)
+from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, MAX_PCPUS, TraceClass
+from xtrace.probes.reader.batches import I64
 from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, passes
 
 #: Sub-classes that a recorder can select, as event ids without their last 12 bits.
@@ -260,10 +268,23 @@ def partial_of(
 _A_MASK = (1 << METRIC_SHIFT) - 1
 
 
+def group_of(headers: I64) -> I64:
+    """Return the group of each header word: the event id without its last 12 bits, where Xen has it now.
+
+    Xen 4.0 and 4.1 write interrupts and C-states at other ids.
+    """
+    events = headers & EVENT_MASK
+    groups = events >> 12
+    groups = np.where(events == TRACE_IRQ, HW_IRQ_HANDLED >> 12, groups)
+    words = headers >> EXTRA_SHIFT & EXTRA_MASK
+    is_idle = (events == PM_IDLE_ENTRY_4_0) & (words == 4) | (events == PM_IDLE_EXIT_4_0) & (words == 6)
+    return np.where(is_idle, PM_IDLE_ENTRY >> 12, groups)
+
+
 def _classes(collected: Collected, mask: int | None) -> Columns:
     """Return Partial.classes."""
     occurring = collected.record_counts.sum(axis=0) > 0
-    groups = set((collected.shape_headers[occurring] >> 12 & 0xFFFF).astype(np.int64).tolist())
+    groups = set(group_of(collected.shape_headers[occurring].astype(np.int64)).tolist())
     if mask is not None:
         groups |= {group for group in _GROUPS if passes(mask, group << 12)}
     found = np.array(sorted(groups), np.int64)

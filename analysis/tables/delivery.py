@@ -53,7 +53,9 @@ def wakes(measures: Measures) -> Columns:
         for code, name in _CAUSES.items()
     }
     wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
-    measured = measures.times(Metric.WAKE_TO_RUNNING)
+    measured = measures.proven_times(Metric.WAKE_TO_RUNNING)
+    if not measures.coverage.has_all_pcpus:
+        running = running.where((running["b"] & int(Woken.UNPROVEN)) == 0)
     elsewhere = counted(vcpus, _flagged(running, Woken.MOVED))
     table = Columns(
         {
@@ -271,7 +273,7 @@ TABLES = (
             ),
         ),
         needs=(SWITCHES, RUNSTATES, ENTRIES),
-        reach=Reach.VCPU,
+        reach=Reach.HOST,
     ),
     Table(
         "sends",

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, joined, text
+from xtrace.analysis.columns import Columns, distinct, joined, matched, text
 from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, with_vcpu
-from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.measures import QUANTILES, Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import DomainState, Metric
+from xtrace.analysis.summary.histogram import quantile_name
 
 _EXACT = Quality.EXACT
 
@@ -39,31 +40,41 @@ _STATELESS = ("lost", "unknown")
 def vcpu_states(measures: Measures) -> Columns:
     """Return the time of each vCPU in each runstate, by vCPU and in the order of _STATES."""
     parts = [
-        _without_unproven(measures, metric, _without_lengths(measures.all_times(metric), name)).having(
-            state=name, rank=rank
-        )
+        _without_lengths(measures.all_times(metric), name).having(state=name, rank=rank)
         for rank, (metric, name) in enumerate(_STATES.items())
     ]
-    table = joined(parts)
+    table = _proven(measures, joined(parts))
     table = table.having(share_ratio=measures.of_span(table["total_cycles"]))
     return with_vcpu(table).sorted_by("domain", "vcpu", "rank")
+
+
+def _proven(measures: Measures, table: Columns) -> Columns:
+    """Return the times of states, of which what is not proven is unknown where a pCPU may be missing.
+
+    Args:
+        table: with the columns a, state, rank, total_cycles.
+    """
+    if measures.coverage.has_all_pcpus:
+        return table
+    unproven = measures.times_by_b(Metric.UNPROVEN)
+    names = text(_STATES[Metric(metric)] for metric in unproven["b"].tolist())
+    unproven = unproven.having(state=names).only(["a", "state", "sum_cycles"])
+    place = matched(table.only(["a", "state"]), unproven)
+    taken = np.where(place >= 0, np.append(unproven["sum_cycles"], 0)[place], 0)
+    total = table["total_cycles"] - taken
+    moved = table.only(["a"]).having(taken=taken).sums(["a"], ["taken"])
+    is_unknown = table["state"] == "unknown"
+    total[is_unknown] += counted(table["a"][is_unknown], moved, column="taken")
+    return table.having(total_cycles=total)
 
 
 def _without_lengths(times: Columns, state: str) -> Columns:
     """Return the account of time in a state that is none, without statistics of its intervals."""
     if state not in _STATELESS:
         return times
-    names = [name for name in times.names if name.endswith(("mean_cycles", "max_cycles")) or name[0] == "p"]
-    return times.having(**{name: np.nan for name in names if name.endswith("_cycles")}).having(
-        **{name: False for name in names if name.endswith("_moves")}
-    )
-
-
-def _without_unproven(measures: Measures, metric: Metric, times: Columns) -> Columns:
-    """Return times with the part that is only right if every pCPU is recorded: unproven_cycles."""
-    unproven = measures.times_by_b(Metric.UNPROVEN)
-    unproven = unproven.where(unproven["b"] == int(metric))
-    return times.having(unproven_cycles=counted(times["a"], unproven, column="sum_cycles"))
+    lengths = [quantile_name(q) for q in QUANTILES] + ["mean_cycles", "max_cycles"]
+    moves = [name for name in times.names if name.endswith("_moves")]
+    return times.having(**dict.fromkeys(lengths, np.nan), **dict.fromkeys(moves, False))
 
 
 def domain_states(measures: Measures) -> Columns:
@@ -82,7 +93,7 @@ def domain_vcpus(measures: Measures) -> Columns:
     for rank, (metric, name) in enumerate(_STATES.items()):
         times = measures.all_times(metric).only(["a", "total_cycles"])
         parts.append(times.having(state=name, rank=rank, domain=domain_of(times["a"])))
-    spent = joined(parts)
+    spent = _proven(measures, joined(parts))
     rows = []
     for (domain, rank, state), cycles in _of_all_vcpus(spent).items():
         rows.append((domain, rank, state, len(cycles), int(cycles.sum()), cycles))
@@ -189,16 +200,16 @@ TABLES = (
             VCPU,
             Column("state", Quality.KEY, "runstate; runnable is split by the state before it", "state"),
             Column("count", _EXACT, "intervals with both ends in the trace", "count"),
-            Column("total_cycles", _EXACT, "time in the state: sum_cycles plus open_cycles", "total"),
+            Column(
+                "total_cycles",
+                _EXACT,
+                "time in the state: sum_cycles plus open_cycles; where pCPUs are missing, without the time "
+                "in which the vCPU may have run there",
+                "total",
+            ),
             _SHARE,
             *_statistics("intervals", _SHOWN),
             *_cut("intervals"),
-            Column(
-                "unproven_cycles",
-                _EXACT,
-                "part of total_cycles in which the vCPU may have run, if a pCPU was not recorded",
-                None,
-            ),
         ),
         needs=(RUNSTATES,),
         reach=Reach.VCPU,

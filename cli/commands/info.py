@@ -10,6 +10,7 @@ import typer
 
 from xtrace.cli.options import AsJson
 from xtrace.cli.render.info import row
+from xtrace.cli.render.ranges import ranges
 from xtrace.cli.render.terminal import safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.reader.sources import STDIN
@@ -156,7 +157,7 @@ def as_text(found: Survey) -> Iterator[str]:
     yield row("size", size, "" if found.size_bytes is None else "exact")
     yield row("windows", f"{len(headers.windows):,}", seen)
     pcpus = sorted({window.pcpu for window in headers.windows})
-    yield row("pCPUs", f"{len(pcpus)} ({_ranges(pcpus)})" if pcpus else "0", seen)
+    yield row("pCPUs", f"{len(pcpus)} ({ranges(pcpus)})" if pcpus else "0", seen)
     yield row("end", _end_text(headers), "exact" if headers.is_whole or headers.fault else "")
     if found.first_tsc is not None:
         yield row("first TSC", str(found.first_tsc), "first records of each pCPU")
@@ -210,14 +211,3 @@ def _bytes(count: int) -> str:
     if count < 1 << 20:
         return f"{count / (1 << 10):.0f} KiB"
     return f"{count / (1 << 20):.0f} MiB"
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Return "0-3,8" for ascending numbers."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

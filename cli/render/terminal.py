@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WIDTH = 80
 _LABEL = 9
 _NAMES_SHOWN = 12
+#: The vCPU of a record of which not even the pCPU's placeholder is known.
+_NO_PCPU = 0xFFFF
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
@@ -176,6 +178,8 @@ def _print_dom0_facts(put: Put, report: Report, names: Sequence[str]) -> None:
 
 
 def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
+    from xtrace.cli.render.coverage import coverage_lines
+
     trace = report.trace
     hz = report.hz
     put(f"trace    {_listed(names)}", bold=True)
@@ -194,6 +198,11 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
     )
+    lines += [
+        f"{label if number == 0 else '':<{_LABEL}}{line}"
+        for label, said in (coverage_lines(report.coverage) if report.coverage else ())
+        for number, line in enumerate(wrap(said, WIDTH - _LABEL))
+    ]
     if trace["lost_records"]:
         lines.append(
             f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
@@ -240,7 +249,12 @@ def _print_first_looks(put: Put, report: Report) -> None:
     hz = report.hz
     looks = []
     wakes = report.columns.get("wakes")
-    if wakes is not None and len(guests := _without_idle(wakes)):
+    known = report.quality
+    if (
+        wakes is not None
+        and _is_known(known["wakes"], "wake_to_running_p99_cycles")
+        and (len(guests := _without_idle(wakes.where(wakes["wake_to_running_count"] > 0))))
+    ):
         (worst,) = guests.where(slice(1)).rows()
         looks.append(
             f"{_vcpu(worst)} waits longest: wake to running p99 "
@@ -248,11 +262,20 @@ def _print_first_looks(put: Put, report: Report) -> None:
             f"over {worst['wake_to_running_count']} wakes"
         )
     states = report.columns.get("domain_states")
-    if states is not None and (waiting := _waiting(states)):
+    if (
+        states is not None
+        and known["domain_states"]["share_ratio"] in _SURE
+        and (waiting := _waiting(states))
+    ):
         domain, share = max(waiting.items(), key=itemgetter(1))
         looks.append(f"d{domain} had vCPUs waiting for a pCPU {share:.0%} of the time")
+    runstates = report.columns.get("vcpu_states")
+    if runstates is not None and (offline := _offline(runstates)) and offline[1] >= _OFFLINE_SHARE:
+        looks.append(f"{offline[0]} was offline {offline[1]:.0%} of the time: paused, capped or not up")
+    if wakes is not None and (paused := _total(wakes["paused_count"].tolist())):
+        looks.append(f"{count_of(paused, 'wake')} waited for an offline vCPU, and count with that wait")
     upcalls = report.columns.get("upcalls")
-    if upcalls is not None and len(upcalls):
+    if upcalls is not None and len(upcalls) and _is_known(known["upcalls"], "upcall_most_count"):
         forced = max(upcalls.rows(), key=itemgetter("xen_version_count"))
         looks.append(
             f"{_vcpu(forced)} forced a callback at most {forced['xen_version_count']} times, "
@@ -264,6 +287,29 @@ def _print_first_looks(put: Put, report: Report) -> None:
         put(f"* {first}")
         for line in rest:
             put(f"  {line}")
+
+
+def _total(counts: Sequence[float]) -> int:
+    """Return the sum of counts, 0 for those that are not recorded."""
+    return int(sum(count for count in counts if not math.isnan(count)))
+
+
+#: A vCPU offline for less of the time is not worth a line.
+_OFFLINE_SHARE = 0.01
+_SURE = ("exact", "bounded")
+
+
+def _is_known(quality: Mapping[str, str], column: str) -> bool:
+    return quality[column] != "not recorded"
+
+
+def _offline(states: Columns) -> tuple[str, float] | None:
+    """Return the guest's vCPU that was offline most, and for which share of the time, if any was."""
+    rows = _without_idle(states.where(states["state"] == "offline")).sorted_by("share_ratio", descending=True)
+    if not len(rows):
+        return None
+    (most,) = rows.where(slice(1)).rows()
+    return _vcpu(most), most["share_ratio"]
 
 
 def _waiting(states: Columns) -> dict[int, float]:
@@ -287,6 +333,9 @@ def _print_table(put: Put, report: Report, name: str, columns: Columns, limit: i
     put(table.title, bold=True)
     if table.bias:
         put(f"({table.bias})", dim=True)
+    absent = [c.heading for c in table.columns if c.heading and quality[c.name] is Quality.ABSENT]
+    if absent:
+        put(f"(not recorded: {', '.join(absent)})", dim=True)
     # Domain and vCPU make one column: d3v0.
     if paired := {"domain", "vcpu"} <= {column.name for column in shown}:
         shown = [column for column in shown if column.name != "vcpu"]
@@ -295,7 +344,7 @@ def _print_table(put: Put, report: Report, name: str, columns: Columns, limit: i
         headings[[c.name for c in shown].index("domain")] = "vcpu"
     lines = [headings]
     lines += [
-        [_vcpu(row) if paired and c.name == "domain" else _cell(c.name, row[c.name], hz) for c in shown]
+        [_vcpu(row) if paired and c.name == "domain" else _figure(row, c.name, hz) for c in shown]
         for row in columns.where(slice(limit)).rows()
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
@@ -354,11 +403,20 @@ def _put_labelled(put: Put, label: str, text: str) -> None:
 
 def domain_name(domain: int) -> str:
     """Return the label of a domain whose name is not known."""
-    return "idle" if domain == IDLE_DOMAIN else "d?" if domain == DEFAULT_DOMAIN else f"d{domain}"
+    return "idle" if domain == IDLE_DOMAIN else "?" if domain == DEFAULT_DOMAIN else f"d{domain}"
 
 
 def _vcpu(row: Any) -> str:
+    """Return a vCPU's label; where it is not known which one ran, that of the pCPU."""
+    if row["domain"] == DEFAULT_DOMAIN:
+        return f"on p{int(row['vcpu'])}" if row["vcpu"] != _NO_PCPU else "?"
     return f"{domain_name(int(row['domain']))}v{int(row['vcpu'])}"
+
+
+def _figure(row: Any, name: str, hz: float | None) -> str:
+    """Return a cell; the greatest time is "at least" where its interval is cut off."""
+    opened = row.get("open_max_cycles") if name == "max_cycles" else None
+    return ("\u2265" if opened and opened >= row[name] else "") + _cell(name, row[name], hz)
 
 
 def _cell(name: str, value: Any, hz: float | None) -> str:

@@ -36,7 +36,7 @@ class Sidecar:
         tsc_hz: TSC cycles per second, or None.
         xen_version: as written there, or None.
         emulated: whether software emulated the host's processors.
-        event_mask: the event classes that xentrace was told to record, or None.
+        event_mask: the event classes that xentrace was to record, or None.
         pcpus: number of the host's pCPUs, or None.
     """
 

@@ -368,8 +368,10 @@ class Machine:
         if new == _RUNNING and key >> 16 != IDLE_DOMAIN:
             self._figures(vcpu).runs += 1
         if state == _UNKNOWN:
-            self._first_change(pcpu, vcpu, old, new, tsc)
-        elif new == _RUNNING:
+            if not self._becomes_known(pcpu, vcpu, old, tsc):
+                return
+            state = old
+        if new == _RUNNING:
             self._enter(pcpu, vcpu, tsc)
         elif state == _LOST:
             if pcpu.current is vcpu:
@@ -380,29 +382,30 @@ class Machine:
         else:
             self._set_state(vcpu, new)
 
-    def _first_change(self, pcpu: _Pcpu, vcpu: _Vcpu, old: int, new: int, tsc: int) -> None:
-        if old == _RUNNING:
-            if pcpu.current is not None:
-                if pcpu.current.key >> 16 != DEFAULT_DOMAIN:
-                    return
-                tsc = pcpu.first_tsc or tsc
-            pcpu.current = None
-        if new == _RUNNING:
-            self._enter(pcpu, vcpu, tsc)
+    def _becomes_known(self, pcpu: _Pcpu, vcpu: _Vcpu, old: int, tsc: int) -> bool:
+        """Set the state that a vCPU's first runstate record says it had; return False if it cannot be."""
+        if old != _RUNNING:
+            self._set_state(vcpu, old)
+            return True
+        if pcpu.current is not None and pcpu.current.key >> 16 != DEFAULT_DOMAIN:
+            return False
+        self._enter(pcpu, vcpu, tsc if pcpu.current is None else pcpu.first_tsc or tsc)
+        return True
 
     def _on_continue(self, pcpu: _Pcpu, tsc: int, key: int, _: object) -> None:
         vcpu = self._vcpu(key)
         if vcpu.state == _RUNNING and vcpu.pcpu == pcpu.number:
             return
         if vcpu.state == _UNKNOWN:
-            self._first_change(pcpu, vcpu, _RUNNING, _RUNNING, tsc)
+            self._becomes_known(pcpu, vcpu, _RUNNING, tsc)
         else:
             self._enter(pcpu, vcpu, tsc)
 
     def _on_wake(self, pcpu: _Pcpu, tsc: int, domain: int, number: int) -> None:
         vcpu = self._vcpu((domain & 0xFFFF) << 16 | number & 0xFFFF)
         if vcpu.state not in (_RUNNING, _RUNNABLE):
-            vcpu.wake = tsc
+            if vcpu.state != _OFFLINE or vcpu.wake is None:  # otherwise it is paused, and woken before
+                vcpu.wake = tsc
             self._figures(vcpu).wakes += 1
 
     def _on_block(self, pcpu: _Pcpu, tsc: int, domain: int, number: int) -> None:

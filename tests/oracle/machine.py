@@ -508,10 +508,10 @@ class Host:
             # Since Xen 4.13 the vCPU has waited since it left its pCPU; 32 bits of ns wrap.
             left = vcpu.begun.left[0]
             wraps = (noted - left - wait_ns * rate) / (2**32 * rate)
-            if abs(wraps - int(wraps + 0.5)) * 2**32 * rate <= (tsc - left) / 16:
+            if abs(wraps - int(wraps + 0.5)) * 2**32 * rate <= (tsc - left) / 1024 + 50_000 * rate:
                 return "since it left"
         since = vcpu.since or 0
-        if noted - wait_ns * rate <= since + (tsc - since) / 16:
+        if noted - wait_ns * rate <= since + (tsc - since) / 1024 + 5_000 * rate:
             return "since it became runnable"
         return None
 

@@ -1,0 +1,78 @@
+"""What a trace covers and what it does not, in lines: in the words of the command that would record it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from xtrace.analysis.coverage.needs import Records
+from xtrace.cli.render.ranges import ranges
+
+if TYPE_CHECKING:
+    from xtrace.analysis.coverage.coverage import Coverage
+
+#: The class of each kind of records, and what a report lacks without them.
+_CLASSES = {
+    Records.RUNSTATES: "sched",
+    Records.SWITCHES: "sched",
+    Records.PV: "pv",
+    Records.EXITS: "hvm",
+    Records.HANDLERS: "hvm",
+    Records.IRQS: "hw",
+    Records.IDLE: "hw",
+    Records.MEMORY: "mem",
+}
+_GIVES = {
+    Records.RUNSTATES: "what ran where, how long vCPUs waited",
+    Records.SWITCHES: "wakes, and how long they took",
+    Records.ENTRIES: "causes of wakes, sends, upcalls",
+    Records.IRQS: "interrupts, and the wakes by them",
+}
+
+
+def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
+    """Yield (label, text): one line on what is covered, then one for each thing that is missing."""
+    yield "covered", _covered(coverage)
+    for records, gives in _GIVES.items():
+        kind = coverage.kinds[records]
+        if kind.reason:
+            names = ", ".join(records.value.names)
+            yield (
+                "missing",
+                f"{kind.reason}; xentrace -e {records.value.masks} (xtrace record --class {names}) "
+                f"gives {gives}",
+            )
+    if coverage.has_all_pcpus:
+        return
+    many = f"{coverage.contradiction_count:,} records of runstates contradict earlier ones"
+    if coverage.missing_pcpus:
+        which = ranges(coverage.missing_pcpus)
+        yield (
+            "missing",
+            f"pCPU{'s' if len(coverage.missing_pcpus) > 1 else ''} {which}: named by records, but without a "
+            f"window; {many}, because vCPUs ran there: shares are lower bounds, times are inferred; without "
+            "-c all pCPUs are recorded",
+        )
+    else:
+        yield (
+            "missing",
+            f"{many}: a pCPU or a part of the trace is missing, or TSCs differ; shares are lower bounds, "
+            "times are inferred",
+        )
+
+
+def _covered(coverage: Coverage) -> str:
+    names = [name for records, name in _CLASSES.items() if coverage.kinds[records].count]
+    known = sum(pcpu.covered_cycles for pcpu in coverage.pcpus)
+    whole = sum(p.covered_cycles + p.lost_cycles + p.unknown_cycles for p in coverage.pcpus)
+    pcpus = [pcpu.pcpu for pcpu in coverage.pcpus]
+    text = f"pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}"
+    if whole and known:
+        text += f", {_percent(known / whole)} of {'their' if len(pcpus) > 1 else 'its'} time"
+    classes = ", ".join(dict.fromkeys(names))
+    return f"{text}; records of {classes}" if classes else text
+
+
+def _percent(share: float) -> str:
+    """Return a share that is 100 % only where it is whole."""
+    return "all" if share == 1 else f"{min(share, 0.9999):.2%}"
