@@ -48,7 +48,8 @@ def offered(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     return complete
 
 
-def _class_names() -> Iterable[str]:
+def class_names() -> Iterable[str]:
+    """Return the names of trace classes and sub-classes, for completion."""
     from xtrace.probes.selection.event_masks import NAMES
 
     return NAMES
@@ -94,7 +95,7 @@ EventClasses = Annotated[
         "-e",
         metavar="LIST",
         help="Only these trace classes, as for xentrace -e: sched,hvm,hw_irq or masks such as 0x2f000.",
-        autocompletion=offered(_class_names),
+        autocompletion=offered(class_names),
     ),
 ]
 PcpuList = Annotated[

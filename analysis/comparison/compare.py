@@ -29,6 +29,7 @@ from xtrace.analysis.comparison.rank_test import (
     runs_needed,
     shift,
 )
+from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.summary.summary_file import Summary
 from xtrace.probes.capture.layout import WITHOUT_TRACE
 from xtrace.probes.errors import TraceError
@@ -213,7 +214,8 @@ def compare(
         changes,
         (
             *_of_number(old, new, len(changes)),
-            *_of_left_out(paired, len(old), len(new)),
+            *_of_not_recorded(old, new, figures),
+            *_of_left_out([row for row in paired if _is_recorded((*old, *new), row[1])], len(old), len(new)),
             *_of_parts(old, new, changes),
             *_of_domains(old, new),
             *_of_loads(old, new),
@@ -426,6 +428,33 @@ def _of_loads(old: Sequence[Measured], new: Sequence[Measured]) -> list[str]:
             _, name, change = max(moved)
             percent = f"{change:+.0%}" if math.isfinite(change) else "from 0"
             found.append(f"{label}: the loads differ ({name} {percent}), which alone may change its times")
+    return found
+
+
+def _is_recorded(captures: Sequence[Measured], figure: Figure) -> bool:
+    return not any(capture.lacks(figure) for capture in captures)
+
+
+def _of_not_recorded(
+    old: Sequence[Measured], new: Sequence[Measured], figures: Collection[Figure]
+) -> list[str]:
+    """Return what is not compared because the captures of a side do not have the records."""
+    found = []
+    for side, captures, others in (("OLD", old, new), ("NEW", new, old)):
+        for records in Records:
+            if not any(other.coverage and other.coverage.kinds[records].count for other in others):
+                continue
+            lacking = [capture for capture in captures if any(records in capture.lacks(f) for f in figures)]
+            names = [figure.name for figure in figures if records in figure.needs]
+            if lacking and names:
+                of = f" ({len(lacking)} of {len(captures)} captures)" if len(captures) > 1 else ""
+                what = f"not recorded in {side}{of}: {records.value.what}"
+                found.append(f"{what}; not compared: {', '.join(names)}")
+        apart = [c for c in captures if c.coverage and not c.coverage.has_all_pcpus]
+        if apart:
+            found.append(
+                f"{apart[0].name}: vCPUs ran on pCPUs that {side} lacks: times and shares are of a part"
+            )
     return found
 
 

@@ -18,10 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.coverage.coverage import Coverage, coverage_of
+from xtrace.analysis.coverage.needs import (
+    ENTRIES,
+    EXITS,
+    HANDLERS,
+    IRQS,
+    PV,
+    RUNSTATES,
+    SWITCHES,
+    Records,
+)
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.keys import domain_of, low_of
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, Woken
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.histogram import summarise
 from xtrace.analysis.summary.summary_file import Summary
@@ -166,6 +177,11 @@ class Figure:
     of: Callable[[Sums], F64]
     key: bool = False
 
+    @property
+    def needs(self) -> tuple[Records, ...]:
+        """The kinds of records without which a capture does not have it."""
+        return next((needs for start, needs in _NEEDS.items() if self.name.startswith(start)), ())
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -181,6 +197,7 @@ class Measured:
         versions: Xen versions that may have written it.
         is_part: only a window of its trace was counted.
         ids: of the domains, by label.
+        coverage: what the capture covers.
     """
 
     name: str
@@ -192,6 +209,11 @@ class Measured:
     versions: VersionRange
     is_part: bool = False
     ids: Mapping[str, int] = field(default_factory=dict)
+    coverage: Coverage | None = None
+
+    def lacks(self, figure: Figure) -> list[Records]:
+        """Return the kinds of records that a figure needs and the capture does not have."""
+        return self.coverage.lacking(figure.needs) if self.coverage else []
 
 
 def measure(summary: Summary, hz: float | None = None) -> Measured:
@@ -205,8 +227,10 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         found = clock.estimate(summary.partial.pairs)
         rate = found.hz if found else None
     sums = Sums(summary, rate)
+    coverage = coverage_of(summary.partial, rate)
     labels = labels_of(sums.domains.tolist(), summary.origin.domains)
-    columns = {figure.name: figure.of(sums).tolist() for figure in FIGURES}
+    recorded = [figure for figure in FIGURES if not coverage.lacking(figure.needs)]
+    columns = {figure.name: figure.of(sums).tolist() for figure in recorded}
     return Measured(
         summary.origin.name,
         rate,
@@ -224,6 +248,7 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         detected(summary.partial.records).range,
         bool(summary.origin.window),
         dict(zip(labels, sums.domains.tolist(), strict=True)),
+        coverage,
     )
 
 
@@ -279,7 +304,7 @@ FIGURES: tuple[Figure, ...] = (
     *_times("send_to_upcall", Metric.SEND_TO_UPCALL_RUNNING, _INFERRED,
             "event_channel_op to the end of the upcall of a running vCPU", other="p50 p99"),
     Figure("migrated_share", Unit.RATIO, _EXACT, "wakes whose vCPU ran on a pCPU other than the waker's",
-           lambda sums: share(sums.count(Metric.WAKE_TO_RUNNING, b=1), sums.count(Metric.WAKE_TO_RUNNING))),
+           lambda sums: share(_moved(sums), sums.count(Metric.WAKE_TO_RUNNING))),
     # Upcalls.
     *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "upcall after a block, at least",
             "p50", "p99"),
@@ -313,7 +338,8 @@ FIGURES: tuple[Figure, ...] = (
     _rate("irets", _EXACT, "iret hypercalls", lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.IRET)),
     _rate("blocks", _EXACT, "block hypercalls", lambda sums: sums.count(Metric.BLOCK_CALL)),
     _rate("traps", _EXACT, "traps of PV guests", lambda sums: sums.count(Metric.TRAP)),
-    _rate("exits", _EXACT, "VM exits", lambda sums: sums.count(Metric.HVM_EXIT), key=True),
+    _rate("exits", _EXACT, "VM exits",
+          lambda sums: sums.count(Metric.HVM_EXIT, Metric.EXIT_WITHOUT_TIME), key=True),
     _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
     _rate("migrations", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
     # Fences: in summaries stored by a report with an image and a calibration.
@@ -336,8 +362,45 @@ FIGURES: tuple[Figure, ...] = (
 
 BY_NAME = {figure.name: figure for figure in FIGURES}
 
+#: What figures need, by the beginning of their names.
+_NEEDS: Mapping[str, tuple[Records, ...]] = {
+    "wake_to_running": (SWITCHES, RUNSTATES),
+    "send_to": (SWITCHES, RUNSTATES, ENTRIES),
+    "irq_to_wake": (SWITCHES, RUNSTATES, IRQS),
+    "irq": (IRQS,),
+    "migrated": (SWITCHES, RUNSTATES),
+    "upcall": (PV, RUNSTATES, SWITCHES),
+    "run_to_upcall": (PV, RUNSTATES, SWITCHES),
+    "forced_to_iret": (PV, RUNSTATES),
+    "injections": (HANDLERS,),
+    "inject": (HANDLERS, EXITS),
+    "window_wait": (HANDLERS,),
+    "hvm_upcall": (HANDLERS, EXITS),
+    "block_pending": (PV, SWITCHES, RUNSTATES),
+    "running": (RUNSTATES,),
+    "waiting": (RUNSTATES,),
+    "blocked": (RUNSTATES,),
+    "blocks": (PV,),
+    "irets": (PV,),
+    "wakes": (SWITCHES, RUNSTATES),
+    "sends": (ENTRIES,),
+    "hypercalls": (ENTRIES,),
+    "forced": (PV,),
+    "traps": (PV,),
+    "exits": (EXITS,),
+    "migrations": (RUNSTATES,),
+    "pcpu_running": (RUNSTATES,),
+}
+
 #: Figures that describe the load: if these differ, times may differ for that reason alone.
 LOADS = ("wakes_per_s", "sends_per_s", "hypercalls_per_s", "exits_per_s", "running_share")
+
+
+def _moved(sums: Sums) -> F64:
+    """Return the wakes after which the vCPU ran on another pCPU."""
+    flags = [flags for flags in range(2 * Woken.UNPROVEN) if flags & Woken.MOVED]
+    moved = [sums.count(Metric.WAKE_TO_RUNNING, b=each) for each in flags]
+    return np.asarray(np.sum(moved, axis=0), np.float64)
 
 
 def _host(sums: Sums, values: F64) -> F64:

@@ -19,15 +19,19 @@ from xtrace.cli.options import (
     To,
     Vcpus,
     XenVersion,
+    class_names,
     offered,
+    parsed,
 )
 from xtrace.cli.render.progress import bar
 from xtrace.cli.render.terminal import BRIEF, put, tell
 from xtrace.probes.errors import TraceError
+from xtrace.probes.selection.event_masks import event_masks
 
 if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.request import GuestCounters, GuestImage, UnfencedCapture
+    from xtrace.analysis.summary.summary_file import Summary
 
 #: The option that a field of a request comes from.
 _OPTIONS = {
@@ -39,6 +43,8 @@ _OPTIONS = {
     "counters": "--rates",
     "unfenced": "--unfenced",
 }
+#: The exit code that --require asks for.
+_LACKING = 3
 #: A copy of analysis.report.build.SECTIONS, which takes NumPy to import; a test compares them.
 _SECTIONS = (
     "delivery",
@@ -113,6 +119,14 @@ def report(
             "TRACE@DOMAIN if the domain differs there. Repeatable.",
         ),
     ] = None,
+    require: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Exit with 3, without a report, if one of these trace classes is not recorded: sched,pv.",
+            autocompletion=offered(class_names),
+        ),
+    ] = None,
     strict: Strict = False,
     json: AsJson = False,
     csv: Annotated[
@@ -139,6 +153,8 @@ def report(
     """
     from xtrace.analysis.report.request import ReportRequest, RequestError, make_report
 
+    if require is not None:
+        parsed(event_masks)(require)
     on_terminal = not (json or csv or parquet)
     request = ReportRequest(
         paths=files or [samples.path()],
@@ -161,6 +177,7 @@ def report(
         found = make_report(request, tell=tell, progress=bar)
     except RequestError as error:
         raise typer.BadParameter(str(error), param_hint=_OPTIONS[error.field]) from None
+    _refuse_lacking(found.summary, require)
     if summary is not None:
         from xtrace.analysis.summary.summary_file import write_summary
 
@@ -177,6 +194,17 @@ def report(
         names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
         window = found.summary.origin.window
         print_report(put, found.report, names, rows=rows, brief=not section, window=window)
+
+
+def _refuse_lacking(whole: Summary, required: str | None) -> None:
+    """Raise Exit(3) if the traces lack one of the required classes."""
+    if required is None:
+        return
+    from xtrace.analysis.coverage.require import lacking
+
+    if lacks := lacking(whole.partial, required):
+        tell(f"{whole.origin.name}: not recorded: {', '.join(lacks)} (--require {required})")
+        raise typer.Exit(_LACKING)
 
 
 def _image(text: str) -> GuestImage:

@@ -32,7 +32,7 @@ _GIVES = {
 
 def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
     """Yield (label, text): one line on what is covered, then one for each thing that is missing."""
-    yield "covered", _covered(coverage)
+    yield "covered", covered(coverage)
     for records, gives in _GIVES.items():
         kind = coverage.kinds[records]
         if kind.reason:
@@ -61,7 +61,8 @@ def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
         )
 
 
-def _covered(coverage: Coverage) -> str:
+def covered(coverage: Coverage) -> str:
+    """Return what is covered: pCPUs, the share of their time, classes of records."""
     names = [name for records, name in _CLASSES.items() if coverage.kinds[records].count]
     known = sum(pcpu.covered_cycles for pcpu in coverage.pcpus)
     whole = sum(p.covered_cycles + p.lost_cycles + p.unknown_cycles for p in coverage.pcpus)

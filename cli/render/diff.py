@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from xtrace.cli.render.cost import share_text
+from xtrace.cli.render.coverage import covered
 from xtrace.cli.render.terminal import LEGEND, WIDTH, Put, safe, scaled, shortened, time_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
 
     for label, captures in (("old", diff.old), ("new", diff.new)):
         put(shortened(f"{label:<{_LABEL}}{_names(captures)}", WIDTH), bold=True)
+        for text in dict.fromkeys(covered(each.coverage) for each in captures if each.coverage):
+            _put_wrapped(put, "", f"covered: {text}")
     if any(capture.emulated for capture in (*diff.old, *diff.new)):
         put(f"{'host':<{_LABEL}}emulated: times show order and proportions, not hardware durations")
     _put_wrapped(
