@@ -67,7 +67,7 @@ class Ends(NamedTuple):
 
     def _head(self, vcpu: I64, key: int) -> Iterator[Row]:
         known = begin = int(vcpu[V.FIRST_KNOWN]) or self.last
-        if vcpu[V.FIRST_STATE] and known <= self.first_loss:
+        if int(vcpu[V.FIRST_STATE]) in _HEAD_METRICS and known <= self.first_loss:
             # Once all pCPUs are recorded, the state is that before its first change.
             begin = min(max(self.all_recorded, self.first), known)
             metric = _HEAD_METRICS[int(vcpu[V.FIRST_STATE])]

@@ -17,6 +17,7 @@ from xtrace.analysis.state_machine.metrics import (
     C_SUBCALL,
     FIRST_COUNT,
     METRIC_SHIFT,
+    PAIR_UNPLACED,
     PENDING_MAX,
     RECENT_MAX,
     S_EVENT,
@@ -127,6 +128,8 @@ def _account(glob, pcpus, out, pcpu, what, tsc):
             metric = np.int64(Metric.PCPU_LOST)
         if since > 0:
             _put(glob, out, metric, pcpu, 0, tsc - since, tsc)
+        elif not pcpus[pcpu, P.SEEN]:
+            pcpus[pcpu, P.FIRST_TSC] = tsc  # a sibling's record about it is its first
         pcpus[pcpu, P.ACCOUNT_SINCE] = tsc
     pcpus[pcpu, P.ACCOUNT] = what
 
@@ -736,10 +739,13 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
 def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
     """Handle a pCPU's first record with a TSC: it is not known yet which vCPU runs there."""
     pcpus[pcpu, P.SEEN] = 1
-    pcpus[pcpu, P.FIRST_TSC] = tsc
-    pcpus[pcpu, P.ACCOUNT_SINCE] = tsc
+    if pcpus[pcpu, P.FIRST_TSC] == 0:
+        pcpus[pcpu, P.FIRST_TSC] = tsc
+        pcpus[pcpu, P.ACCOUNT_SINCE] = tsc
     unknown = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
-    pcpus[pcpu, P.CURRENT] = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, unknown)
+    placeholder = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, unknown)
+    if pcpus[pcpu, P.CURRENT] < 0:
+        pcpus[pcpu, P.CURRENT] = placeholder
     glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
     if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
         glob[G.FIRST_TSC] = tsc
@@ -873,6 +879,55 @@ def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, ts
         _take_pv_event(glob, counts, vcpus, out, current, key, kind, meaning, words, at, tsc)
 
 
+@part
+def _place_of(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, key, old, new):
+    """Return the pCPU that a runstate record is about; -1 where it is not known.
+
+    With core scheduling (Xen 4.13) one pCPU writes the switches of all siblings of its core, in pairs: the
+    vCPU that leaves, and the one that runs next on the same pCPU.  An idle vCPU has the number of its pCPU.
+    """
+    is_idle = key >> 16 == IDLE_DOMAIN
+    number = key & 0xFFFF
+    if is_idle and number != pcpu and (old == _RUNNING) != (new == _RUNNING):
+        glob[G.CORE] = 1
+    if glob[G.CORE] == 0 or (old != _RUNNING and new != _RUNNING):
+        return pcpu
+    pair = pcpus[pcpu, P.PAIR]
+    pcpus[pcpu, P.PAIR] = 0
+    place = np.int64(-1)
+    if is_idle:
+        place = number
+    elif old == _RUNNING:
+        vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
+        if vcpus[vcpu, V.STATE] == _RUNNING:
+            place = vcpus[vcpu, V.PCPU]
+    elif pair > 0:
+        place = pair - 1
+    if place >= len(pcpus):
+        place = np.int64(-1)
+    if old == _RUNNING and new != _RUNNING:
+        pcpus[pcpu, P.PAIR] = place + 1 if place >= 0 else np.int64(PAIR_UNPLACED)
+    return place
+
+
+@part
+def _change_unplaced(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, key, old, new, tsc):
+    """Handle a switch of a vCPU of which it is not known on which pCPU it is: only its state is known."""
+    vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key)
+    state = vcpus[vcpu, V.STATE]
+    before = vcpus[vcpu, V.PCPU]
+    if state == _RUNNING and before >= 0 and pcpus[before, P.CURRENT] == vcpu:
+        _leave_pcpu(glob, pcpus, out, before, tsc)
+    if state != STATE_INIT and state != old:
+        _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
+    if state == _RUNNING or new == _RUNNING:
+        _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
+    if new == _RUNNING:
+        vcpus[vcpu, V.PCPU] = -1
+    _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
+    vcpus[vcpu, V.OPENED] = np.int64(new == _RUNNING and old == _RUNNING)
+
+
 @inlined_part
 def _take_runstate(
     glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, kind, meaning, words, at, tsc
@@ -892,8 +947,14 @@ def _take_runstate(
             return
     if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
         _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
+    place = _place_of(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, runner, old, new)
+    if place < 0:
+        _change_unplaced(
+            glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, runner, old, new, tsc
+        )
+        return
     _change_runstate(
-        glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu, runner, old, new, tsc
+        glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, place, runner, old, new, tsc
     )
 
 

@@ -216,7 +216,7 @@ class Machine:
         ends = Ends(
             first=int(self.glob[G.FIRST_TSC]),
             last=last,
-            all_recorded=int(self.pcpus[:, P.FIRST_TSC].max()),
+            all_recorded=int((self.pcpus[:, P.FIRST_TSC] * self.pcpus[:, P.SEEN]).max()),
             first_loss=int(self.glob[G.FIRST_LOSS]) or last + 1,
         )
         vcpus = self.vcpus[: int(self.glob[G.VCPUS])]

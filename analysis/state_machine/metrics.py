@@ -217,7 +217,13 @@ class P(IntEnum):
     ACCOUNT_SINCE = 39
     NEXT_TSC = 40  # of the last record that says how long the next vCPU has waited; 0: none since its switch
     NEXT_WAIT_NS = 41
-    COLUMNS = 42
+    # With core scheduling: 1 + the pCPU from which the last record took a vCPU, or PAIR_UNPLACED; 0: none.
+    PAIR = 42
+    COLUMNS = 43
+
+
+#: P.PAIR where it is not known which pCPU the vCPU was on.
+PAIR_UNPLACED = -1
 
 
 class PcpuTime(IntEnum):
@@ -330,7 +336,8 @@ class G(IntEnum):
     RATE_NS = 16  # sums of run times whose two ends were recorded: ns, and cycles
     RATE_CYCLES = 17
     FIRST_LOSS = 18  # beginning of the first loss of records
-    COLUMNS = 19
+    CORE = 19  # 1: core scheduling, where a pCPU writes the switches of its siblings, too
+    COLUMNS = 20
 
 
 VCPU_PV = 1

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 _EVENTS_SHOWN = 12
+#: Classes that the figures of a report are made from.
+_FIGURE_CLASSES = ("sched", "pv", "hvm", "hw", "mem")
 
 
 def info(
@@ -179,6 +181,9 @@ def as_text(found: Survey) -> Iterator[str]:
     yield ""
     yield f"Of {total:,} records ({'all' if found.record_estimate_is_exact else 'a sample'}):"
     yield "  " + "  ".join(f"{name} {count / total:.1%}" for name, count in _by_class(sample).most_common())
+    unseen = [name for name in _FIGURE_CLASSES if name not in _by_class(sample)]
+    if unseen:
+        yield f"  no record of {', '.join(unseen)} among them (report says what lacks without them)"
     events = _by_event(found).most_common()
     names = Counter[str]()
     for (_, name), count in events:

@@ -29,7 +29,7 @@ def stat(
     Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Needs root in dom0, or -i FILE.
     """
     from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
-    from xtrace.cli.render.live import stat_header, stat_line
+    from xtrace.cli.render.live import stat_covered, stat_header, stat_line
 
     lines = max(shutil.get_terminal_size().lines - 3, 1) if sys.stdout.isatty() else 22
     with opened(input_, cpu_hz, irqs=True, hvm=hvm) as feed, until_interrupted():
@@ -43,6 +43,8 @@ def stat(
 
                 typer.echo(codec.dumps(as_json(watched, period, feed.names(), vcpus=False)))
             else:
+                if number == 0:
+                    typer.echo("\n".join(stat_covered(watched, period)))
                 if number % lines == 0:
                     typer.echo("\n".join(stat_header()))
                 typer.echo(stat_line(watched, period))

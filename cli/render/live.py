@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
+from xtrace.cli.render.ranges import ranges
 from xtrace.cli.render.terminal import WIDTH, count_of, domain_name, safe, scaled, shortened, time_text
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
@@ -196,6 +198,27 @@ def stat_header() -> list[str]:
     pair = STAT_WIDTHS[3] + 1 + STAT_WIDTHS[4]
     widths = (*STAT_WIDTHS[:3], pair, *STAT_WIDTHS[5:])
     return [_joined(STAT_NAMES, widths, 0), _joined(STAT_MARKS, STAT_WIDTHS, 0)]
+
+
+def stat_covered(watched: Watched, period: Period) -> list[str]:
+    """Return what the first interval covers, in one or two lines: pCPUs, and classes with records."""
+    total = total_of(period)
+    seen = {
+        "sched": total.runs,
+        "pv": total.hypercalls,
+        "hvm": total.injections,
+        "hw": period.host.irqs,
+    }
+    pcpus = watched.periods.machine.pcpus
+    which = f"pCPU{'s' if len(pcpus) != 1 else ''} {ranges(pcpus)}" if pcpus else "no pCPU"
+    some = ", ".join(name for name, count in seen.items() if count)
+    none = ", ".join(name for name, count in seen.items() if not count)
+    text = f"{which}; records of {some or 'no class that is counted'}"
+    if none:
+        text += f"; none of {none} in the first interval"
+    return [
+        ("covered  " if not number else " " * 9) + line for number, line in enumerate(wrap(text, WIDTH - 9))
+    ]
 
 
 def stat_line(watched: Watched, period: Period) -> str:

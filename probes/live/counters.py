@@ -260,6 +260,11 @@ class Machine:
 
     # --- pCPUs and vCPUs -------------------------------------------------------------------
 
+    @property
+    def pcpus(self) -> list[int]:
+        """The pCPUs with a window so far, ascending."""
+        return sorted(self._pcpus)
+
     def _attend(self, pcpu: _Pcpu, handler: object, tsc: int) -> None:
         """Handle a pCPU's first record and its first after a loss, whatever the record is."""
         if handler == self.on_tick:

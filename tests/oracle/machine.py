@@ -198,12 +198,14 @@ class Loss:
 @dataclass(slots=True)
 class Pcpu:
     number: int
+    seen: bool = False  # it has written a record
     first_tsc: int | None = None
     last_tsc: int = 0
     current: Vcpu | None = None
     account: Metric = Metric.PCPU_UNKNOWN
     since: int = 0  # its time counts as ``account`` since then
     next: tuple[int, int] | None = None  # TSC, ns that the next vCPU has waited
+    taken_off: Pcpu | None = None  # with core scheduling, where the last record took a vCPU off
     loss: Loss | None = None
     # Of the last record: the cause of wake that it may be, its argument, its TSC.
     cause: tuple[WakeCause, int, int] | None = None
@@ -261,6 +263,7 @@ class Host:
 
     def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
         self.pcpus: dict[int, Pcpu] = {}
+        self.room = 64  # pCPUs that the compiled machine has room for; it grows with those that have a window
         self.vcpus: dict[int, Vcpu] = {}
         self.domains: dict[int, Domain] = {}
         self.intervals: list[Interval] = []
@@ -271,6 +274,7 @@ class Host:
         self._inside = True
         self._is_skewed = False
         self._run_ns = self._run_cycles = self._first_loss = 0
+        self._has_cores = False
 
     # --- out -------------------------------------------------------------------------------
 
@@ -287,7 +291,7 @@ class Host:
         """Return the time before each state was known, and the intervals still open at the end."""
         last, first = self.last_tsc, self.first_tsc or 0
         rows = []
-        all_recorded = max((pcpu.first_tsc or 0 for pcpu in self.pcpus.values()), default=0)
+        all_recorded = max((pcpu.first_tsc or 0 for pcpu in self.pcpus.values() if pcpu.seen), default=0)
 
         def unknown(metric: Metric, a: int, known_at: int | None) -> None:
             until = last if known_at is None else known_at
@@ -324,7 +328,7 @@ class Host:
             if domain.state is not None:
                 still_open(Metric.DOMAIN_STATE, number, domain.state, domain.since)
         for _, pcpu in sorted(self.pcpus.items()):
-            if pcpu.first_tsc is None:
+            if pcpu.first_tsc is None or not pcpu.seen:
                 continue
             unknown(Metric.PCPU_UNKNOWN, pcpu.number, pcpu.first_tsc)
             rows.append(Interval(pcpu.account, pcpu.number, 0, last - pcpu.since, last))
@@ -345,9 +349,12 @@ class Host:
         if tsc >= 1 << 62:
             return  # damage
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
-        if pcpu.first_tsc is None and tsc > 0:
-            pcpu.first_tsc = pcpu.since = tsc
-            pcpu.current = self.vcpu(STAND_IN << 16 | pcpu.number)
+        if not pcpu.seen and tsc > 0:
+            pcpu.seen = True
+            if pcpu.first_tsc is None:
+                pcpu.first_tsc = pcpu.since = tsc
+            stand_in = self.vcpu(STAND_IN << 16 | pcpu.number)
+            pcpu.current = pcpu.current or stand_in
             self.first_tsc = tsc if self.first_tsc is None else min(self.first_tsc, tsc)
         handler = handler_of(record)
         self._inside = self._window[0] <= tsc <= self._window[1]
@@ -435,6 +442,8 @@ class Host:
         if tsc > pcpu.since:
             if pcpu.since:
                 self.put(pcpu.account, pcpu.number, 0, tsc - pcpu.since, tsc)
+            elif not pcpu.seen:
+                pcpu.first_tsc = tsc
             pcpu.since = tsc
         pcpu.account = account
 
@@ -541,6 +550,45 @@ class Host:
         self.set_state(vcpu, new, tsc)
         if vcpu.domain != IDLE and any(other.loss for other in self.pcpus.values()):
             self.lose(vcpu, tsc)
+
+    def switch(self, writer: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
+        """Handle a runstate record, which with core scheduling can be about a sibling of the writer.
+
+        One pCPU writes the switches of its core in pairs: the vCPU that leaves, and the one that runs next on
+        the same pCPU.  An idle vCPU has the number of its pCPU.
+        """
+        is_switch = (old == RUNNING) != (new == RUNNING)
+        number = vcpu.key & 0xFFFF
+        if is_switch and vcpu.domain == IDLE and number != writer.number:
+            self._has_cores = True
+        if not self._has_cores or RUNNING not in (old, new):
+            self.change(writer, vcpu, old, new, tsc)
+            return
+        before, writer.taken_off = writer.taken_off, None
+        place: Pcpu | None = None
+        if vcpu.domain == IDLE:
+            place = self.pcpus.setdefault(number, Pcpu(number)) if number < self.room else None
+        elif old == RUNNING:
+            known = vcpu.state == RUNNING and vcpu.pcpu is not None
+            place = self.pcpus.get(vcpu.pcpu if known and vcpu.pcpu is not None else -1)
+        else:
+            place = before
+        if old == RUNNING != new:
+            writer.taken_off = place
+        if place is not None:
+            self.change(place, vcpu, old, new, tsc)
+            return
+        on = self.pcpus.get(vcpu.pcpu if vcpu.pcpu is not None else -1)
+        if vcpu.state == RUNNING and on is not None and on.current is vcpu:
+            self.leave(on, tsc)
+        if vcpu.state not in (UNKNOWN, old):
+            self.mismatch(vcpu, tsc)
+        if RUNNING in (vcpu.state, new):
+            self.lose(vcpu, tsc)
+        if new == RUNNING:
+            vcpu.pcpu = None
+        self.set_state(vcpu, new, tsc)
+        vcpu.is_open = old == new == RUNNING
 
     def change(self, pcpu: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:  # noqa: C901
         """Handle a runstate record."""
@@ -820,7 +868,7 @@ def on_runstate(host: Host, pcpu: Pcpu, record: Record) -> None:
     vcpu = host.vcpu(record.words[0])
     if new == RUNNING:
         host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
-    host.change(pcpu, vcpu, old, new, record.tsc)
+    host.switch(pcpu, vcpu, old, new, record.tsc)
 
 
 def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -829,7 +877,7 @@ def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
     if vcpu.state == RUNNING and vcpu.pcpu == pcpu.number:
         return
     host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
-    host.change(pcpu, vcpu, RUNNING, RUNNING, record.tsc)
+    host.switch(pcpu, vcpu, RUNNING, RUNNING, record.tsc)
 
 
 def on_wake(host: Host, pcpu: Pcpu, record: Record) -> None:
