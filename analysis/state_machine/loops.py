@@ -41,6 +41,7 @@ from xtrace.analysis.state_machine.metrics import (
     WakeCause,
     Woken,
 )
+from xtrace.probes import tsc_rate
 from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part, loop, part
 from xtrace.probes.format import MAX_PCPUS
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
@@ -76,17 +77,21 @@ _GRANT_TABLE_OP = 20
 _DOMCTL = 36
 _SCHEDOP_BLOCK = 1
 _EVENT_CHECK_VECTOR = 0xFC
-#: Run times are 32 bits of ns: a value just below 2^32 means that the clock went back a little.  After
-#: _CHAIN_BREAK_CYCLES (more than a second with a TSC below 4.29 GHz) a run time may have wrapped.
-_NS_NEGATIVE = 0xF000_0000
-_CHAIN_BREAK_CYCLES = 1 << 32
+#: The last rows of the table of pairs: sums of the run times of 2^n to 2^(n + 1) cycles.
+RUN_LENGTHS = tsc_rate.length_of(tsc_rate.BREAK_CYCLES)
+_NS_NEGATIVE = tsc_rate.NS_NEGATIVE
+_NEGATIVE_CYCLES = tsc_rate.NEGATIVE_CYCLES
+_CHAIN_BREAK_CYCLES = tsc_rate.BREAK_CYCLES
+_CHAIN_NS = tsc_rate.SUM_NS
+_CHAIN_LEAST_NS = tsc_rate.LEAST_NS
+_CHAIN_DIFFERENCE = tsc_rate.DIFFERENCE
+#: Longer runs are not used to learn the rate on the way: at a rate of more than 1 GHz they may have wrapped.
+_LEARN_CYCLES = 1 << 32
 #: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then, and by
 #: the delay of a record: ns, of the record that it left its pCPU and of that it became runnable.
 _PROOF_SHARE = 1024
 _LEFT_DELAY_NS = 50_000
 _RUNNABLE_DELAY_NS = 5_000
-#: A sum this long is one measurement of the TSC rate.
-_CHAIN_NS = 500_000_000
 _NO_VECTOR = 0xFFFF_FFFF
 
 
@@ -541,7 +546,7 @@ def _note_pair(glob, pairs, nanoseconds, cycles, source):
         return
     glob[G.PAIR_SKIP] = glob[G.PAIR_STRIDE]
     count = glob[G.PAIRS]
-    if count == len(pairs):
+    if count == len(pairs) - RUN_LENGTHS:
         for i in range(count // 2):
             for column in range(3):
                 pairs[i, column] = pairs[2 * i, column]
@@ -1002,30 +1007,58 @@ def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, a
 
 
 @inlined_part
-def _take_run_time(glob, pcpus, pairs, pcpu, ran, tsc):
-    """Add the previous vCPU's run time, in ns, to the pCPU's sum for the TSC rate.
+def _take_run_time(glob, pcpus, pairs, pcpu, last_word, words, at, tsc):
+    """Add the previous vCPU's run time, in ns, to the pCPU's sum for the TSC rate (see probes/tsc_rate.py).
 
     One run ends where the next begins: run times on a pCPU add up to Xen's clock, and only the
     ends of the sum are off by the delay of a record.
     """
-    if ran >= _NS_NEGATIVE:
-        ran -= 1 << 32
-    cycles = tsc - pcpus[pcpu, P.CHAIN_TSC]
-    if pcpus[pcpu, P.CHAIN_TSC] == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
-        _end_chain(glob, pcpus, pairs, pcpu)
-    else:
-        pcpus[pcpu, P.CHAIN_NS] += ran
-        pcpus[pcpu, P.CHAIN_CYCLES] += cycles
-        if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
-            _end_chain(glob, pcpus, pairs, pcpu)
+    domain = np.int64(words[at]) & 0xFFFF
+    # Records of Xen before 4.5 do not have the vCPU.
+    key = domain << 16 | (np.int64(words[at + 1]) & 0xFFFF) if last_word == 2 else np.int64(-1)
+    before = pcpus[pcpu, P.CHAIN_TSC]
+    key_before = pcpus[pcpu, P.CHAIN_KEY]
+    cycles = tsc - before
     pcpus[pcpu, P.CHAIN_TSC] = tsc
+    pcpus[pcpu, P.CHAIN_KEY] = key
+    if before == 0 or cycles < 0 or cycles >= _CHAIN_BREAK_CYCLES:
+        _end_chain(glob, pcpus, pairs, pcpu)
+        return
+    if key != key_before:
+        pcpus[pcpu, P.CHAIN_KEYS] = 1
+    elif pcpus[pcpu, P.CHAIN_KEYS] and key >= 0:
+        return  # the end of another vCPU's run, in between, is missing
+    if pcpus[pcpu, P.STAY_TSC] > before and pcpus[pcpu, P.STAY_KEY] >> 16 != domain:
+        return  # the switch to this vCPU is missing; with core scheduling, another one of its domain is noted
+    ran = np.int64(words[at + last_word])
+    if ran >= _NS_NEGATIVE and cycles < _NEGATIVE_CYCLES:
+        ran -= 1 << 32
+    if cycles > 0:
+        # A cycle count that the conversion to float could round up is left out above.
+        length = len(pairs) - RUN_LENGTHS + (np.float64(cycles).view(np.int64) >> 52) - 1023
+        pairs[length, 0] += ran
+        pairs[length, 1] += cycles
+    chain_ns = pcpus[pcpu, P.CHAIN_NS]
+    if chain_ns >= _CHAIN_LEAST_NS:
+        # A run that wrapped, or of which a part is missing, does not fit the sum so far.
+        chain_cycles = np.float64(pcpus[pcpu, P.CHAIN_CYCLES])
+        here = np.float64(cycles) * np.float64(chain_ns)
+        there = np.float64(ran) * chain_cycles
+        most = max(here, there, chain_cycles * np.float64(chain_ns))
+        if abs(here - there) > _CHAIN_DIFFERENCE * most:
+            _end_chain(glob, pcpus, pairs, pcpu)
+            return
+    pcpus[pcpu, P.CHAIN_NS] = chain_ns + ran
+    pcpus[pcpu, P.CHAIN_CYCLES] += cycles
+    if pcpus[pcpu, P.CHAIN_NS] >= _CHAIN_NS:
+        _end_chain(glob, pcpus, pairs, pcpu)
 
 
 @inlined_part
 def _learn_rate(glob, pcpus, pcpu, ran, tsc):
     """Add a run of which both ends were recorded to the sums of run times."""
     since = pcpus[pcpu, P.STAY_TSC]
-    if 0 < since < tsc and ran < _NS_NEGATIVE and tsc - since < _CHAIN_BREAK_CYCLES:
+    if 0 < since < tsc and ran < _NS_NEGATIVE and tsc - since < _LEARN_CYCLES:
         glob[G.RATE_NS] += ran
         glob[G.RATE_CYCLES] += tsc - since
 
@@ -1216,7 +1249,7 @@ def run(
         elif kind == Kind.BLOCK:
             _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, at)
         elif kind == Kind.INFPREV:
-            _take_run_time(glob, pcpus, pairs, pcpu, np.int64(words[at + meaning[S_PARAM]]), tsc)
+            _take_run_time(glob, pcpus, pairs, pcpu, meaning[S_PARAM], words, at, tsc)
             _learn_rate(glob, pcpus, pcpu, np.int64(words[at + meaning[S_PARAM]]), tsc)
         elif kind == Kind.INFNEXT:
             pcpus[pcpu, P.NEXT_TSC] = tsc

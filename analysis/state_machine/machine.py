@@ -176,7 +176,7 @@ class Machine:
         self._domain_slots = np.full(_MAX_DOMAINS, -1, np.int32)
         self.counts = np.zeros((MAX_VCPUS, C_COLUMNS), np.int64)
         self.named = np.zeros(MAX_PCPUS // 32, np.int64)
-        self._pairs = np.zeros((MAX_PAIRS, 3), np.int64)
+        self._pairs = np.zeros((MAX_PAIRS + loops.RUN_LENGTHS, 3), np.int64)
         self._late_pairs: list[tuple[int, int, int]] = []
         self._shapes = _ShapeMeaning()
         self._scratches = [np.empty((0, 4), np.int64) for _ in range(keep)]
@@ -231,9 +231,15 @@ class Machine:
 
     @property
     def pairs(self) -> I64:
-        """Pairs for the TSC rate, int64 [n, 3]: ns or ticks, cycles, source (0 scheduler, 1 idle)."""
+        """Pairs for the TSC rate, int64 [n, 3]: ns or ticks, cycles, source.
+
+        The source is 0 for a sum of run times, 1 for an idle time, 2 + n for the sum of all run times of
+        2^n to 2^(n + 1) cycles.
+        """
         late = np.array(self._late_pairs, np.int64).reshape(-1, 3)
-        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late))
+        by_length = self._pairs[-loops.RUN_LENGTHS :].copy()
+        by_length[:, 2] = np.arange(2, 2 + loops.RUN_LENGTHS)
+        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late, by_length[by_length[:, 1] > 0]))
 
     def _scratch(self, size: int) -> I64:
         if not self._scratches:

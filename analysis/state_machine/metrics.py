@@ -219,7 +219,9 @@ class P(IntEnum):
     NEXT_WAIT_NS = 41
     # With core scheduling: 1 + the pCPU from which the last record took a vCPU, or PAIR_UNPLACED; 0: none.
     PAIR = 42
-    COLUMNS = 43
+    CHAIN_KEY = 43  # vCPU of the last run time: domain << 16 | vcpu
+    CHAIN_KEYS = 44  # 1: run times of more than one vCPU were seen
+    COLUMNS = 45
 
 
 #: P.PAIR where it is not known which pCPU the vCPU was on.

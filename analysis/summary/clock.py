@@ -1,9 +1,7 @@
 """Estimate the TSC rate, and the skew between the TSCs of pCPUs, from the trace itself.
 
-Rate: Xen records how long each vCPU ran, in nanoseconds of its own clock.  On a pCPU one run ends where
-the next begins, so the run times add up to that clock, and only the ends of a sum are off by the delay
-of a record.  Each sum of half a second, compared with its length in TSC cycles, gives a rate; the result
-is the median of these, with a confidence interval from order statistics.
+Rate: Xen records how long each vCPU ran, in nanoseconds of its own clock; ``probes/tsc_rate.py`` says how the
+rate follows from that.
 
 Skew: a vCPU that leaves pCPU A and then runs on B, or is woken on A and runs on B, bounds the difference
 of the two TSCs from one side, as long as the records of A and B come in the right order.  In any order, a
@@ -15,6 +13,7 @@ the shortest moves from A to B and back.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,17 +22,20 @@ import numpy as np
 from xtrace.analysis.columns import Columns, distinct, text
 from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
+from xtrace.probes import tsc_rate
 from xtrace.probes.reader.batches import I64
 
 if TYPE_CHECKING:
     from xtrace.analysis.summary.partial import Partial
 
-#: Rates outside this range are not believed: the pairs must be wrong.
-_HZ_RANGE = (1e8, 2e10)
 _PM_TIMER_HZ = 3_579_545
-_SCHEDULER, _IDLE = 0, 1
-#: In a shorter pair, the delay of the records at its ends dominates.
-_LEAST_NS = 10_000_000
+#: Sources of pairs; _BY_LENGTH and all above are of run times by length.
+_SCHEDULER, _IDLE, _BY_LENGTH, _MOST_SOURCE = 0, 1, 2, 64
+#: Only Xen on x86 records idle times, and no TSC there is slower.  In this range, ns cannot be mistaken for
+#: ticks of the PM timer, because the rate would differ by a factor of 279.
+_X86_LEAST_HZ = 1e8
+#: Idle times wrap at 2^32, but those in ticks of the PM timer may wrap at 2^24, which looks like a long time.
+_IDLE_MOST_TICKS = 1 << 31
 #: Where fewer excluded ranges overlap on average, a gap between them may be chance.
 _LEAST_DEPTH = 8
 _OPEN = (math.nan, math.nan)
@@ -72,37 +74,49 @@ def given(hz: float) -> TscRate:
 
 
 def estimate(pairs: Columns) -> TscRate | None:
-    """Return the TSC rate estimated from the pairs, or None where there are too few.
+    """Return the TSC rate estimated from the pairs, or None where there are too few or they do not agree.
 
     Args:
         pairs: as in Partial.pairs.
     """
-    scheduler = pairs.where((pairs["source"] == _SCHEDULER) & (pairs["ns"] >= _LEAST_NS))
-    rate = _median_rate(scheduler, 1e9, "run times recorded by the scheduler")
-    if rate is not None:
+    scheduler = pairs.where((pairs["source"] == _SCHEDULER) & (pairs["ns"] >= tsc_rate.LEAST_NS))
+    by_length: dict[int, tuple[int, int]] = {}
+    is_by_length = (pairs["source"] >= _BY_LENGTH) & (pairs["source"] <= _MOST_SOURCE)
+    for ns, cycles, source in _rows(pairs.where(is_by_length)):
+        _add(by_length, source - _BY_LENGTH, ns, cycles)
+    rate = _rate(scheduler, by_length, 1e9, "run times recorded by the scheduler")
+    # A summary of an earlier version has no run times by length; at such rates, its sums have no wrapped run.
+    if rate is not None and (by_length or rate.hz >= _X86_LEAST_HZ):
         return rate
-    idle = pairs.where(pairs["source"] == _IDLE)
+    idle = pairs.where((pairs["source"] == _IDLE) & (pairs["ns"] < _IDLE_MOST_TICKS))
+    by_length = {}
+    for ns, cycles, _ in _rows(idle):
+        _add(by_length, tsc_rate.length_of(cycles), ns, cycles)
     for ticks_per_s, name in ((1e9, "idle times in ns"), (_PM_TIMER_HZ, "idle times in PM timer ticks")):
-        rate = _median_rate(idle.where(idle["ns"] >= ticks_per_s / 100), ticks_per_s, name)
-        if rate is not None:
+        rate = _rate(idle.where(idle["ns"] >= ticks_per_s / 100), by_length, ticks_per_s, name)
+        if rate is not None and rate.hz >= _X86_LEAST_HZ:
             return rate
     return None
 
 
-def _median_rate(pairs: Columns, ticks_per_s: float, source: str) -> TscRate | None:
-    ratios = np.sort(pairs["cycles"] / pairs["ns"] * ticks_per_s)
-    count = len(ratios)
-    if count < 3:
-        return None
-    hz = float(np.median(ratios))
-    if not _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]:
-        return None
-    # Ranks of a distribution-free 95 % interval for the median.
-    reach = math.ceil(0.98 * math.sqrt(count))
-    middle = (count - 1) / 2
-    low = ratios[max(math.floor(middle - reach), 0)]
-    high = ratios[min(math.ceil(middle + reach), count - 1)]
-    return TscRate(hz, float(low), float(high), source, count)
+def _rows(pairs: Columns) -> list[tuple[int, int, int]]:
+    return list(zip(pairs["ns"].tolist(), pairs["cycles"].tolist(), pairs["source"].tolist(), strict=True))
+
+
+def _add(by_length: dict[int, tuple[int, int]], length: int, ns: int, cycles: int) -> None:
+    sum_ns, sum_cycles = by_length.get(length, (0, 0))
+    by_length[length] = (sum_ns + ns, sum_cycles + cycles)
+
+
+def _rate(
+    sums: Columns, by_length: Mapping[int, tuple[int, int]], ticks_per_s: float, source: str
+) -> TscRate | None:
+    pairs = ((ticks, cycles) for ticks, cycles, _ in _rows(sums))
+    if by_length:
+        found = tsc_rate.measure(pairs, by_length, ticks_per_s)
+    else:
+        found = tsc_rate.median(pairs, ticks_per_s)
+    return None if found is None else TscRate(found.hz, found.low_hz, found.high_hz, source, found.count)
 
 
 def skew(partial: Partial) -> Columns:

@@ -96,7 +96,7 @@ class Partial:
             recorded: one occurs, or the recorder selected them.
         named_pcpus: pcpu | files: pCPUs that the recorder or a record names.
         facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
-        pairs: ns, cycles, source: measurements of the TSC rate, kept one by one.
+        pairs: ns, cycles, source (as Machine.pairs says): measurements of the TSC rate, kept one by one.
         damages: offset, reason, skipped_bytes, kept one by one.
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.

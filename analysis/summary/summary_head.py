@@ -18,6 +18,7 @@ from typing import Any
 from xtrace import __version__
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.errors import TraceError
+from xtrace.probes.tsc_rate import is_possible
 
 SCHEMA_VERSION = 3
 SUFFIX = ".summary"
@@ -35,7 +36,6 @@ _MAX_HEAD_BYTES = 4 << 20
 _MAX_BYTES = 1 << 30
 _MAX_MEMBERS = 1000
 _MAX_NAME = 200
-_HZ_RANGE = (1e6, 1e12)
 
 
 class OtherVersionError(TraceError):
@@ -166,7 +166,7 @@ def origin_of(head: Mapping[str, Any]) -> Origin:
     """
     found = head["origin"]
     hz = found["tsc_hz"]
-    if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
+    if hz is not None and not (isinstance(hz, int | float) and is_possible(hz)):
         raise ValueError("its tsc_hz is not a possible TSC rate")
     name, source, window = (found[key] for key in ("name", "tsc_hz_source", "window"))
     if not all(isinstance(text, str) for text in (name, source, window)):

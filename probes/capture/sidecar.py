@@ -19,11 +19,11 @@ from xtrace.probes.capture.layout import META, TRACE
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import MAX_PCPUS
 from xtrace.probes.selection.event_masks import event_mask
+from xtrace.probes.tsc_rate import is_possible
 
 _MAX_BYTES = 1 << 20
 #: The meta.json of a capture also lists every domain and event channel.
 _MAX_META_BYTES = 64 << 20
-_HZ_RANGE = (1e8, 2e10)
 _TIMINGS = (None, "emulated", "hardware")
 
 
@@ -67,7 +67,7 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
         hz = content.get("tsc_hz")
-        if hz is not None and not (isinstance(hz, int | float) and _HZ_RANGE[0] <= hz <= _HZ_RANGE[1]):
+        if hz is not None and not (isinstance(hz, int | float) and is_possible(hz)):
             raise ValueError(f"tsc_hz is {hz!r}, not a TSC frequency in Hz")
         version = content.get("xen_version")
         if version is not None and not isinstance(version, str):

@@ -61,6 +61,8 @@ TEMPLATE_BY_WORD = -2
 
 _EVENT_MASK = 0x0FFF_FFFF
 _NS_PER_S = 1_000_000_000
+#: Up to this rate, the cycles of a fraction of a second times _NS_PER_S are less than 2^64.
+_WIDE_HZ = 18_000_000_000
 
 _ZERO = 0x30
 _MINUS = 0x2D
@@ -327,7 +329,13 @@ def _put_time(out, at, width, unit, tsc, origin, hz):
     else:
         rate = np.uint64(hz)
         whole = magnitude // rate
-        ns = (magnitude - whole * rate) * np.uint64(_NS_PER_S) // rate
+        cycles = magnitude - whole * rate
+        if rate <= np.uint64(_WIDE_HZ):
+            ns = cycles * np.uint64(_NS_PER_S) // rate
+        else:
+            tenths = cycles * np.uint64(_NS_PER_S // 10)
+            tens = tenths // rate
+            ns = tens * np.uint64(10) + (tenths - tens * rate) * np.uint64(10) // rate
         end = _put_decimal(out, end, whole)
         first = ns // np.uint64(100_000_000)
         out[end] = np.uint8(0x2E)

@@ -1,29 +1,19 @@
-"""Determine a trace's TSC rate from its first part, in plain Python.
-
-This is the report's method: on a pCPU, the run times that the scheduler records add up to Xen's
-clock.  The ratio of TSC cycles to half a second of run time gives the rate; the median is taken.
-"""
+"""Determine a trace's TSC rate from its first part, in plain Python: the report's method."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from xtrace.probes import tsc_rate
 from xtrace.probes.format import LOST_RECORDS
-from xtrace.probes.live.framer import ALL_WORDS, Entry, Framer, Meaning
+from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Framer, Meaning
 
 _SWITCH_INFPREV = 0x2800E
-#: A 32-bit run time from here on is negative: the clock went back a little.
-_NS_NEGATIVE = 0xF000_0000
-_SUM_NS = 500_000_000
-_BREAK_CYCLES = 1 << 32
-_LEAST_SUMS = 3
-_HZ_RANGE = (1e8, 2e10)
 
 
 class _Chain:
-    """Consecutive run times of one pCPU."""
+    """The sum of consecutive run times of one pCPU."""
 
     __slots__ = ("cycles", "ns", "tsc")
 
@@ -35,21 +25,20 @@ class RateMeter:
     """Takes a trace's bytes until ``hz`` is not None."""
 
     def __init__(self) -> None:
-        self._ratios: list[float] = []
+        self._sums: list[tuple[int, int]] = []
+        self._by_length: dict[int, tuple[int, int]] = {}
         self._framer = Framer(self._meaning, lambda _: _Chain(), self._nothing, self._nothing)
 
     @property
     def hz(self) -> float | None:
         """TSC cycles per second; None if the bytes so far do not determine it."""
-        if len(self._ratios) < _LEAST_SUMS:
-            return None
-        hz = statistics.median(self._ratios) * 1e9
-        return hz if _HZ_RANGE[0] <= hz <= _HZ_RANGE[1] else None
+        found = tsc_rate.measure(self._sums, self._by_length)
+        return found.hz if found else None
 
     @property
     def sum_count(self) -> int:
-        """Number of half-second sums that the rate is based on."""
-        return len(self._ratios)
+        """Number of sums that the rate is based on."""
+        return len(self._sums)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -62,22 +51,37 @@ class RateMeter:
 
     def _meaning(self, event: int, words: int) -> Meaning | None:
         if event == _SWITCH_INFPREV and words in (2, 3):
-            return self._on_ran, 3, None
+            return self._on_ran, LAST_WORD, None
         return (self._on_lost, ALL_WORDS, None) if event == LOST_RECORDS and words == 4 else None
 
     def _on_ran(self, chain: _Chain, tsc: int, ns: int, _: Any) -> None:
-        if ns >= _NS_NEGATIVE:
+        """As ``_take_run_time`` in analysis/state_machine/loops.py, which also looks at the vCPU."""
+        tsc_before, chain.tsc = chain.tsc, tsc
+        cycles = tsc - tsc_before
+        if tsc_before == 0 or not 0 <= cycles < tsc_rate.BREAK_CYCLES:
+            self._end_sum(chain)
+            return
+        if ns >= tsc_rate.NS_NEGATIVE and cycles < tsc_rate.NEGATIVE_CYCLES:
             ns -= 1 << 32
-        cycles = tsc - chain.tsc
-        if chain.tsc == 0 or not 0 <= cycles < _BREAK_CYCLES:
-            chain.ns = chain.cycles = 0
-        else:
-            chain.ns += ns
-            chain.cycles += cycles
-            if chain.ns >= _SUM_NS:
-                self._ratios.append(chain.cycles / chain.ns)
-                chain.ns = chain.cycles = 0
-        chain.tsc = tsc
+        if cycles > 0:
+            length = tsc_rate.length_of(cycles)
+            sum_ns, sum_cycles = self._by_length.get(length, (0, 0))
+            self._by_length[length] = (sum_ns + ns, sum_cycles + cycles)
+        if chain.ns >= tsc_rate.LEAST_NS:
+            here, there = cycles * chain.ns, ns * chain.cycles
+            most = max(here, there, chain.ns * chain.cycles)
+            if abs(here - there) > tsc_rate.DIFFERENCE * most:
+                self._end_sum(chain)
+                return
+        chain.ns += ns
+        chain.cycles += cycles
+        if chain.ns >= tsc_rate.SUM_NS:
+            self._end_sum(chain)
+
+    def _end_sum(self, chain: _Chain) -> None:
+        if chain.ns >= tsc_rate.LEAST_NS and chain.cycles > 0:
+            self._sums.append((chain.ns, chain.cycles))
+        chain.ns = chain.cycles = 0
 
     def _on_lost(self, chain: _Chain, tsc: int, a: Any, b: Any) -> None:
         chain.tsc = chain.ns = chain.cycles = 0

@@ -269,13 +269,14 @@ note_pair = plain(loops._note_pair)
 @pytest.mark.parametrize("rows", [8, 9])
 @pytest.mark.parametrize("count", [7, 8, 9, 25, 200])
 def test_a_full_table_of_pairs_is_thinned_out_evenly(rows: int, count: int) -> None:
-    """Every second row is dropped, and then every second pair; nothing beyond the table is written."""
-    memory = np.full((2 * rows, 3), -7, np.int64)
+    """Every second row is dropped, and then every second pair; nothing beyond is written, where sums are."""
+    size = rows + loops.RUN_LENGTHS
+    memory = np.full((2 * size, 3), -7, np.int64)
     glob = np.zeros(len(G), np.int64)
     expected: list[tuple[int, int, int]] = []
     stride = skip = 0
     for number in range(1, count + 1):
-        note_pair(glob, memory[:rows], number, 10 * number, 1)
+        note_pair(glob, memory[:size], number, 10 * number, 1)
         if skip:
             skip -= 1
             continue
@@ -292,7 +293,7 @@ def test_a_full_table_of_pairs_is_thinned_out_evenly(rows: int, count: int) -> N
 @pytest.mark.parametrize(("ns", "cycles"), [(0, 5), (5, 0), (-1, 5), (5, -1)])
 def test_a_pair_without_duration_is_not_kept(ns: int, cycles: int) -> None:
     glob = np.zeros(len(G), np.int64)
-    note_pair(glob, np.zeros((4, 3), np.int64), ns, cycles, 1)
+    note_pair(glob, np.zeros((4 + loops.RUN_LENGTHS, 3), np.int64), ns, cycles, 1)
     assert glob[G.PAIRS] == 0
 
 
@@ -301,7 +302,7 @@ def test_run_times_within_one_cycle_give_no_pair() -> None:
     twice: list[Event] = [(0, 100, host.INFPREV, (1, 0, ns)) for ns in (0, 7)]
     assert run(trace(twice)).machine.pairs.tolist() == []
     later: list[Event] = [*twice, (0, 300, host.INFPREV, (1, 0, 50))]
-    assert run(trace(later)).machine.pairs.tolist() == [[57, 200, 0]]
+    assert run(trace(later)).machine.pairs.tolist() == [[57, 200, 0], [50, 200, 2 + 7]]
 
 
 def pairs_of(entry: tuple[int, int], exit_: tuple[int, int]) -> list[list[int]]:

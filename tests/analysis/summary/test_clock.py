@@ -7,6 +7,7 @@ import lzma
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from builders.host import simulate
 from builders.hosts import DOMAINS, lossy
 from builders.partials import partial
+from builders.run_times import Length, about, at_another_rate, in_turn, of_runs
 from oracle.reading import SAMPLES
 from xtrace.analysis.columns import Columns, joined
 from xtrace.analysis.report.build import build, json_object
@@ -97,16 +99,31 @@ def test_an_impossible_rate_is_none(ratio: float, source: int) -> None:
     assert clock.estimate(pairs_of(np.full(9, ratio), source, 1e9)) is None
 
 
+def idle_times(hz: float, units: float) -> Columns:
+    cycles = (hz * np.array([0.0002, 0.001, 0.003, 0.02, 0.04, 0.05, 0.3, 0.7, 1.5])).astype(np.int64)
+    return Columns({"ns": (cycles / hz * units).astype(np.int64), "cycles": cycles, "source": IDLE})
+
+
 @pytest.mark.parametrize(("units", "name"), [(1e9, "ns"), (3_579_545, "PM timer")])
-def test_idle_times_are_used_without_run_times(units: float, name: str) -> None:
-    rate = clock.estimate(pairs_of(np.full(9, 2.6e9), IDLE, units))
+@pytest.mark.parametrize("wrapped", [0, 4])
+def test_idle_times_are_used_without_run_times(units: float, name: str, wrapped: int) -> None:
+    # Across the end of a PM timer of 24 bits, the time in 32 bits is nearly the longest possible.
+    across = Columns({"ns": np.full(wrapped, 0xFF00_1000), "cycles": np.full(wrapped, 10**7), "source": IDLE})
+    rate = clock.estimate(joined((idle_times(2.6e9, units), across)))
     assert rate is not None
-    assert rate.hz == pytest.approx(2.6e9, rel=1e-5)
+    assert rate.hz == pytest.approx(2.6e9, rel=5e-5)
     assert name in rate.source
 
 
+@pytest.mark.parametrize("units", [1e9, 3_579_545])
+def test_idle_times_of_one_length_do_not_tell_the_rate(units: float) -> None:
+    """They may have wrapped; so may idle times at a rate that no x86 processor has."""
+    assert clock.estimate(pairs_of(np.full(9, 2.6e9), IDLE, units)) is None
+    assert clock.estimate(idle_times(2.4e7, units)) is None
+
+
 def test_run_times_take_precedence_over_idle_times() -> None:
-    both = joined((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), pairs_of(np.full(99, 3e9), IDLE, 1e9)))
+    both = joined((pairs_of(np.full(9, 2.6e9), SCHEDULER, 1e9), idle_times(3e9, 1e9)))
     rate = clock.estimate(both)
     assert rate is not None
     assert rate.hz == pytest.approx(2.6e9, rel=1e-6)
@@ -139,6 +156,114 @@ def test_a_given_rate_has_no_error() -> None:
         0,
         "given",
     )
+
+
+# --- every rate that a TSC or Arm's generic timer can have --------------------------------------
+
+RATES = (
+    1_000_000, 10_000_000, 24_000_000, 62_500_000, 100_000_000,
+    1_000_000_000, 2_300_000_000, 5_000_000_000, 20_000_000_000,
+)  # fmt: skip
+#: The interval is that of the median; what moves all sums of a short trace is not in it.
+TOLERANCE = 3e-4
+LENGTHS: dict[str, Length] = {
+    "about 1 ms": about(0.001),
+    "about 20 ms": about(0.02),
+    "about 0.2 s": about(0.2),
+    "about 3 s": about(3),
+    "about 10 s": about(10),
+    "of every length": lambda random_, _: random_.expovariate(1 / random_.choice((1e-4, 1e-4, 0.02, 6))),
+    "30 ms": in_turn(0.03),
+    "5 s": in_turn(5),
+    "5 s and 10 s": in_turn(5, 10),
+    "5 s and 20 us": in_turn(5, 20e-6),
+    "5 s and 1 ms": in_turn(5, 0.001),
+    "4.4 s and 20 us": in_turn(4.4, 20e-6),
+    "4.2 s and 1 ms": in_turn(4.2, 0.001),
+    "4.2 s and 0.3 s": in_turn(4.2, 0.3),
+    "multiples of 5 s": lambda random_, number: random_.choice((5, 10, 20, 40)) if number % 2 else 20e-6,
+    "5 s, now and then": lambda random_, number: random_.expovariate(1 / 0.001) if number % 300 else 5,
+}
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "few": {"runs": 6},
+    "some": {"runs": 40},
+    "many": {"runs": 600},
+    "many pCPUs": {"runs": 100, "pcpus": 8},
+    "late records": {"delay_s": 1e-5},
+    "skew": {"skew_s": 0.1},
+    "a cut beginning": {"unseen": 31},
+    "loss": {"runs": 500, "polls": 0.01},
+    "missing records": {"runs": 600, "missing": 0.01},
+}
+
+
+def is_right(rate: clock.TscRate | None, hz: float) -> bool:
+    return rate is None or rate.low_hz * (1 - TOLERANCE) <= hz <= rate.high_hz * (1 + TOLERANCE)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_no_trace_gives_a_wrong_rate(lengths: str, condition: str) -> None:
+    found = {}
+    for seed, hz in enumerate(RATES):
+        data = of_runs(hz, LENGTHS[lengths], seed=seed, **CONDITIONS[condition])
+        found[hz] = clock.estimate(partial(data).pairs)
+    assert [hz for hz, rate in found.items() if not is_right(rate, hz)] == [], found
+
+
+@pytest.mark.parametrize("hz", RATES)
+@pytest.mark.parametrize("lengths", ["about 20 ms", "about 0.2 s", "about 3 s", "30 ms", "4.2 s and 1 ms"])
+def test_the_rate_is_found_at_every_rate(hz: int, lengths: str) -> None:
+    rate = clock.estimate(partial(of_runs(hz, LENGTHS[lengths], runs=600)).pairs)
+    assert rate is not None
+    assert is_right(rate, hz)
+    assert abs(rate.hz / hz - 1) < 100e-6
+
+
+@pytest.mark.parametrize("hz", RATES)
+@pytest.mark.parametrize("ends_us", [7_700, 40_000, 200_000])
+def test_no_whole_host_gives_a_wrong_rate(hz: int, ends_us: int) -> None:
+    """Its records follow each other by cycles, so on a slow TSC they are late by milliseconds."""
+    for seed, more in enumerate(({}, {"loss": 0.4, "ring_bytes": 4088}, {"skew_cycles": (0, 9000, -5000)})):
+        cycles = min(hz * ends_us // 1_000_000, 500_000_000)
+        data = simulate(seed, 3, DOMAINS, cycles, tsc_hz=hz, **more).data  # type: ignore[arg-type]
+        rate = clock.estimate(partial(data).pairs)
+        assert is_right(rate, hz), rate
+
+
+def test_idle_times_in_ns_are_not_taken_for_ticks_of_the_pm_timer() -> None:
+    data = simulate(8, 2, [(0, 2, "pv"), (3, 1, "hvm")], 20_000_000).data
+    assert clock.estimate(partial(data).pairs) is None
+
+
+def test_the_rate_of_arms_generic_timer() -> None:
+    (sample,) = (path for path in SAMPLES if path.name == "xen417-pv-all.bin.xz")
+    data = at_another_rate(lzma.decompress(sample.read_bytes()), Fraction(24, 2300))
+    rate = clock.estimate(partial(data).pairs)
+    assert rate is not None
+    assert rate.low_hz <= 24e6 <= rate.high_hz
+    assert abs(rate.hz / 24e6 - 1) < 20e-6
+
+
+def test_a_run_time_that_went_back_is_no_long_run() -> None:
+    """Runs of 4.1 s have the same bits as runs that ended 0.19 s before they began."""
+    for hz in RATES:
+        rate = clock.estimate(partial(of_runs(hz, in_turn(4.1, 0.002), runs=60)).pairs)
+        assert rate is not None
+        assert is_right(rate, hz)
+
+
+def test_hosts_with_different_rates_have_no_rate_together() -> None:
+    hosts = [partial(of_runs(hz, about(0.02), runs=600)).pairs for hz in (1_000_000_000, 1_100_000_000)]
+    assert clock.estimate(joined(hosts)) is None
+
+
+def test_a_silent_hole_is_left_out() -> None:
+    """Without the record of a run, the next one seems to begin where the missing one did."""
+    data = of_runs(1_000_000_000, about(0.001), runs=4000, missing=0.01)
+    rate = clock.estimate(partial(data).pairs)
+    assert rate is not None
+    assert abs(rate.hz / 1e9 - 1) < TOLERANCE
 
 
 # --- skew --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from builders import host
 from builders.host import Kind, simulate
 from builders.mutated import case_of
 from builders.random_records import traces
+from builders.run_times import about, in_turn, of_runs
 from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import Trace, frame, read
@@ -372,6 +373,21 @@ def test_the_rate_matches_the_reports(sample: Path) -> None:
     assert theirs is not None
     # The last sum of each pCPU and those cut short by a loss are left out here.
     assert meter.hz == pytest.approx(theirs.hz, rel=1e-4)
+
+
+@pytest.mark.parametrize("hz", [1_000_000, 24_000_000, 2_300_000_000, 20_000_000_000])
+def test_the_rate_of_any_counter(hz: int) -> None:
+    meter = RateMeter()
+    meter.feed(of_runs(hz, about(0.02), runs=600))
+    assert meter.hz == pytest.approx(hz, rel=3e-4)
+
+
+@pytest.mark.parametrize("lengths_s", [(5,), (5, 20e-6), (4.4, 20e-6), (5, 10)])
+def test_run_times_that_wrapped_give_no_rate(lengths_s: tuple[float, ...]) -> None:
+    meter = RateMeter()
+    meter.feed(of_runs(24_000_000, in_turn(*lengths_s)))
+    assert meter.sum_count > 3
+    assert meter.hz is None
 
 
 def test_a_trace_without_a_rate() -> None:

@@ -99,14 +99,14 @@ def test_what_is_not_a_duration(text: str) -> None:
         ("2.8e9", 2_800_000_000),
         ("2800000000", 2_800_000_000),
         ("1M", 1_000_000),
-        ("9g", 9_000_000_000),
+        ("20g", 20_000_000_000),
     ],
 )
 def test_frequencies(text: str, hz: int) -> None:
     assert frequency_hz(text) == hz
 
 
-@pytest.mark.parametrize("text", ["", "G", "-2G", "1/0", "2T", "999k", "9.1G", "nan", "1e99"])
+@pytest.mark.parametrize("text", ["", "G", "-2G", "1/0", "2T", "999k", "20.1G", "nan", "1e99"])
 def test_what_is_not_a_frequency(text: str) -> None:
-    with pytest.raises(ValueError, match=r"frequency|between 1M and 9G"):
+    with pytest.raises(ValueError, match=r"frequency|between 1M and 20G"):
         frequency_hz(text)
