@@ -1,4 +1,4 @@
-"""Make traces that differ in what they tell about the TSC rate."""
+"""Make traces that differ in what they show of the TSC rate."""
 
 from __future__ import annotations
 

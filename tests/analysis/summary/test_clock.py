@@ -116,7 +116,7 @@ def test_idle_times_are_used_without_run_times(units: float, name: str, wrapped:
 
 
 @pytest.mark.parametrize("units", [1e9, 3_579_545])
-def test_idle_times_of_one_length_do_not_tell_the_rate(units: float) -> None:
+def test_idle_times_of_one_length_do_not_show_the_rate(units: float) -> None:
     """They may have wrapped; so may idle times at a rate that no x86 processor has."""
     assert clock.estimate(pairs_of(np.full(9, 2.6e9), IDLE, units)) is None
     assert clock.estimate(idle_times(2.4e7, units)) is None
