@@ -12,12 +12,14 @@ every 5 s.  The run times by length show it: the ratio of all short runs, added 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 #: TSC rates that are believed, in Hz: from the slowest generic timer of an Arm processor, with a wide margin.
 HZ_RANGE = (10**6, 20 * 10**9)
+
+#: Up to this rate, the output says how long a cycle is: no time can be known better.
+COARSE_HZ = 200_000_000
 
 #: A sum this long is one measurement; in a shorter one than the least, the delays at its ends dominate.
 SUM_NS = 500_000_000
@@ -106,7 +108,7 @@ def median(sums: Iterable[tuple[int, int]], ticks_per_s: float = 1e9) -> Measure
     count = len(rates)
     if count < _LEAST_SUMS:
         return None
-    hz = statistics.median(rate for rate, _ in rates)
+    hz = (rates[(count - 1) // 2][0] + rates[count // 2][0]) / 2
     if not any(map(is_possible, (hz * (1 - _AT_THE_ENDS), hz * (1 + _AT_THE_ENDS)))):
         return None
     agreeing = sum(abs(rate / hz - 1) <= _AGREEMENT + _DELAY_S / seconds for rate, seconds in rates)

@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 _NULL: Schema = {"type": "null"}
 _NOT_NULL: Schema = {"not": _NULL}
 #: Known where the TSC rate is, null where it is not.
-_OF_RATE = ("tsc_hz", "tsc_hz_low", "tsc_hz_high", "tsc_hz_source")
+_OF_RATE = ("tsc_hz", "tsc_hz_low", "tsc_hz_high", "tsc_hz_source", "tsc_resolution_ns")
 #: Null in a report on Xen's trace, too: without the TSC rate, or without a pCPU.
 _NULLABLE = ("span_ns", "lost_ratio")
 

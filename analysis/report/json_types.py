@@ -319,6 +319,7 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "tsc_hz_high": (_HZ, _INFERRED),
     "tsc_hz_source": (ValueType("string", nullable=True), _KEY),
     "tsc_hz_pairs": (_COUNT, _EXACT),
+    "tsc_resolution_ns": (ValueType("number", nullable=True, unit="ns"), _INFERRED),
     "span_cycles": (_SOME_CYCLES, _EXACT),
     "span_ns": (_NS, _EXACT),
     "lost_ratio": (ValueType("number", nullable=True, unit="ratio"), _EXACT),

@@ -24,6 +24,7 @@ TRACE_KEYS = {
     "tsc_hz_high": "upper end of its 95 % interval",
     "tsc_hz_source": "how the rate is known; --cpu-hz where the user gave it",
     "tsc_hz_pairs": "number of measurements that the rate is based on; 0 where it was given",
+    "tsc_resolution_ns": "length of a TSC cycle: no time is known better; null where the rate is not known",
     "span_cycles": "first to last record, or the length of the --from/--to window; summed over files",
     "span_ns": "the same in ns",
     "lost_ratio": "share of the pCPUs' time in which records were lost",

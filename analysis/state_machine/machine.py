@@ -239,7 +239,8 @@ class Machine:
         late = np.array(self._late_pairs, np.int64).reshape(-1, 3)
         by_length = self._pairs[-loops.RUN_LENGTHS :].copy()
         by_length[:, 2] = np.arange(2, 2 + loops.RUN_LENGTHS)
-        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late, by_length[by_length[:, 1] > 0]))
+        by_length = by_length[(by_length[:, :2] > 0).all(axis=1)]
+        return np.concatenate((self._pairs[: int(self.glob[G.PAIRS])], late, by_length))
 
     def _scratch(self, size: int) -> I64:
         if not self._scratches:

@@ -125,6 +125,7 @@ def trace_facts(
         "tsc_hz_high": rate.high_hz if rate else None,
         "tsc_hz_source": rate.source if rate else None,
         "tsc_hz_pairs": rate.pairs if rate else 0,
+        "tsc_resolution_ns": 1e9 / rate.hz if rate else None,
         "span_cycles": span_cycles,
         "span_ns": round(span_cycles / rate.hz * 1e9) if rate else None,
         "lost_ratio": blind / whole if whole else None,

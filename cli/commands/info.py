@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson
-from xtrace.cli.render.info import row
+from xtrace.cli.render.info import rate_text, row
 from xtrace.cli.render.ranges import ranges
 from xtrace.cli.render.terminal import safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
+    from xtrace.probes.capture.sidecar import Sidecar
     from xtrace.probes.reader.survey import Headers, Sample, Survey
 
 SCHEMA_VERSION = 1
@@ -118,10 +119,14 @@ def as_json(found: Survey) -> dict[str, object]:
     }
 
 
-def _is_emulated(found: Survey) -> bool:
+def _beside(found: Survey) -> Sidecar | None:
     from xtrace.probes.capture.sidecar import sidecar_of
 
-    beside = sidecar_of(found.name)
+    return sidecar_of(found.name)
+
+
+def _is_emulated(found: Survey) -> bool:
+    beside = _beside(found)
     return beside is not None and beside.emulated
 
 
@@ -166,7 +171,10 @@ def as_text(found: Survey) -> Iterator[str]:
     if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
         how = "exact" if found.has_last_tsc else "at least; not every last window was read"
         yield row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
-    if _is_emulated(found):
+    beside = _beside(found)
+    if beside is not None and beside.tsc_hz is not None:
+        yield row("TSC", rate_text(beside.tsc_hz), f"from {safe(beside.path.name)}")
+    if beside is not None and beside.emulated:
         yield row("timing", "emulated, not hardware durations", "from the file's .json")
     if found.record_estimate is not None:
         about = "" if found.record_estimate_is_exact else "about "

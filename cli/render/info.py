@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from xtrace.cli.render.terminal import WIDTH, count_of, safe
+from xtrace.cli.render.terminal import WIDTH, count_of, resolution_text, safe
 
 if TYPE_CHECKING:
     from xtrace.probes.bpf.dom0_survey import Dom0Survey, Recorder
@@ -18,6 +18,11 @@ _DOMAINS_SHOWN = 12
 def row(name: str, value: str, how: str) -> str:
     """Return a line: a fact, and how it is known."""
     return f"  {name:<{_LABEL}}{value:<{_VALUE}} {how}".rstrip()
+
+
+def rate_text(tsc_hz: float) -> str:
+    """Return the rate of a TSC and, where it is slow, how long a cycle is."""
+    return f"{tsc_hz / 1e6:.3f} MHz{resolution_text(tsc_hz)}"
 
 
 def dom0_text(found: Dom0Survey) -> Iterator[str]:
@@ -41,7 +46,7 @@ def dom0_text(found: Dom0Survey) -> Iterator[str]:
     else:
         yield row("Xen", safe(found.xen_version) or "not known: xl info failed", "from xl info")
     if found.tsc_hz:
-        yield row("TSC", f"{found.tsc_hz / 1e6:.3f} MHz", safe(found.tsc_hz_source))
+        yield row("TSC", rate_text(found.tsc_hz), safe(found.tsc_hz_source))
     if found.emulated:
         yield row("timing", "emulated, not hardware durations", "from meta.json")
     names = [f"d{domain} {name}" for domain, name in sorted(found.domains.items())]

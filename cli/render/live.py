@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
 from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import WIDTH, count_of, domain_name, safe, scaled, shortened, time_text
+from xtrace.cli.render.terminal import (
+    WIDTH,
+    count_of,
+    domain_name,
+    resolution_text,
+    safe,
+    scaled,
+    shortened,
+    time_text,
+)
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
@@ -156,7 +165,7 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s",
         f"per s=   records {_rate(host.records, span_s)}, sends {_rate(total.sends, span_s)}, "
         f"runs {_rate(total.runs, span_s)}{'' if busy is None else f'; reader {busy:.0%} of a CPU'}",
-        f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}"[:WIDTH],
+        f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}{resolution_text(rate.hz)}"[:WIDTH],
         f"lost=    {_lost(period, total)}",
     ]
     if watched.feed.emulated:

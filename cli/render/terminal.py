@@ -14,6 +14,7 @@ import typer
 
 from xtrace.cli.render import dom0_only
 from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
+from xtrace.probes.tsc_rate import COARSE_HZ
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
@@ -134,6 +135,11 @@ def time_text(cycles: float, hz: float | None) -> str:
     return f"{ns:.0f}ns"
 
 
+def resolution_text(hz: float) -> str:
+    """Return how long a cycle of a slow TSC is, to be appended to its rate; "" for others."""
+    return f"; resolution {_digits(1e9 / hz)} ns" if hz <= COARSE_HZ else ""
+
+
 def scaled(value: float) -> str:
     """Return a number with three digits and k, M, G or T."""
     for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
@@ -190,7 +196,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
         error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
         lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s")
-        lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}")
+        lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}{resolution_text(hz)}")
     else:
         lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
         lines.append("TSC      rate not known: times are in cycles; give --cpu-hz")
