@@ -173,7 +173,7 @@ def as_text(found: Survey) -> Iterator[str]:
         yield row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
     beside = _beside(found)
     if beside is not None and beside.tsc_hz is not None:
-        yield row("TSC", rate_text(beside.tsc_hz), f"from {safe(beside.path.name)}")
+        yield row("TSC", rate_text(beside.tsc_hz), "from the file's .json")
     if beside is not None and beside.emulated:
         yield row("timing", "emulated, not hardware durations", "from the file's .json")
     if found.record_estimate is not None:

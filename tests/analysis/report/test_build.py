@@ -180,6 +180,7 @@ def test_json_of_an_empty_trace() -> None:
     trace = loaded(build(partial(b"")))["trace"]
     wanted = {**dict.fromkeys(REQUIRED, 0), "tsc_hz": None, "tsc_hz_source": None, "span_ns": None}
     assert {key: trace[key] for key in REQUIRED} == wanted
+    assert trace["tsc_resolution_ns"] is None
 
 
 def test_with_a_given_rate_times_are_also_in_ns(host: Partial) -> None:
@@ -187,6 +188,7 @@ def test_with_a_given_rate_times_are_also_in_ns(host: Partial) -> None:
     found = loaded(build(host, hz=2e9, hz_source="a sidecar"))
     assert (found["trace"]["tsc_hz"], found["trace"]["tsc_hz_source"]) == (2e9, "a sidecar")
     assert found["trace"]["span_ns"] == round(found["trace"]["span_cycles"] / 2)
+    assert found["trace"]["tsc_resolution_ns"] == 0.5
     for row in found["tables"]["vcpu_states"]["rows"]:
         for name in [name for name in row if name.endswith("_cycles") and row[name] is not None]:
             assert row[name.removesuffix("_cycles") + "_ns"] == pytest.approx(row[name] / 2)

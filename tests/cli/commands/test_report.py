@@ -305,6 +305,21 @@ def test_vcpus_of_one_domain_and_of_all(made: Path) -> None:
 def test_cpu_hz_sets_the_rate(made: Path) -> None:
     trace = as_json(made, "--cpu-hz", "2e9")["trace"]
     assert (trace["tsc_hz"], trace["tsc_hz_source"]) == (2e9, "--cpu-hz")
+    assert trace["tsc_resolution_ns"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("hz", "line"),
+    [
+        ("1M", "TSC      1.000 MHz, --cpu-hz; resolution 1000 ns"),
+        ("24M", "TSC      24.000 MHz, --cpu-hz; resolution 41.7 ns"),
+        ("200M", "TSC      200.000 MHz, --cpu-hz; resolution 5.00 ns"),
+        ("201M", "TSC      201.000 MHz, --cpu-hz"),
+        ("20G", "TSC      20000.000 MHz, --cpu-hz"),
+    ],
+)
+def test_the_resolution_of_a_slow_tsc(made: Path, hz: str, line: str) -> None:
+    assert line in run(made, "--cpu-hz", hz).stdout.splitlines()
 
 
 def test_csv_and_parquet_files(made: Path, tmp_path: Path) -> None:
