@@ -103,6 +103,7 @@ class RecordBatch:
         start: uint32 [n], index of the record's first extra word in ``words``.
         words: uint32 [m], the raw words that ``start`` points into.
         shapes: the reader's table; it grows from batch to batch, its header words never change.
+        segment: how many restarts of the TSC come before these records.
     """
 
     tsc: I64
@@ -111,6 +112,7 @@ class RecordBatch:
     start: U32
     words: U32
     shapes: ShapeTable
+    segment: int = 0
 
     def __len__(self) -> int:
         return len(self.tsc)

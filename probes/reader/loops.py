@@ -226,6 +226,104 @@ def decode(
 
 
 @inlined_part
+def _clamped(tsc):
+    return min(tsc, MAX_KEY) if tsc >= 0 else MAX_KEY
+
+
+@part
+def _next_timed(words, shape_header, row, row_end, row_shape, row_start):
+    """Return the first row from ``row`` on with a TSC of its own that counts, or ``row_end``."""
+    while row < row_end:
+        shape = row_shape[row]
+        header = shape_header[shape]
+        if shape == 0:
+            header = words[row_start[row] - 1]
+        if header & np.uint32(TIMED_BIT) and header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
+            break
+        row += 1
+    return row
+
+
+@part
+def _has_two_times(words, shape_header, first_row, row_end, row_shape, row_start, row_tsc):
+    """Return whether a timed row follows ``first_row``; most windows show it by their last TSC."""
+    if row_tsc[row_end - 1] != row_tsc[first_row]:
+        return True
+    return _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start) < row_end
+
+
+@loop
+def times(
+    words: U32, shape_header: U32, row: int, row_end: int, row_tsc: I64, row_shape: U16, row_start: U32
+) -> tuple[int, int, int]:
+    """Return the first, second and last TSC of a window's rows, -1 for those that it does not have."""
+    first_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+    if first_row == row_end:
+        return -1, -1, -1
+    second_row = _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start)
+    second = -1
+    if second_row < row_end:
+        second = _clamped(row_tsc[second_row])
+    return _clamped(row_tsc[first_row]), second, _clamped(row_tsc[row_end - 1])
+
+
+@loop
+def split(
+    words: U32, shape_header: U32, row: int, row_end: int, row_tsc: I64, row_shape: U16, row_start: U32,
+    bound: int,
+) -> int:  # fmt: skip
+    """Return the row after which all timed rows of a window are below ``bound``; ``row`` if all are."""
+    first_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+    at = row_end
+    while at > first_row and _clamped(row_tsc[at - 1]) < bound:
+        at -= 1
+    return at if at > first_row else row
+
+
+@loop
+def steady(
+    words: U32, shape_header: U32, segment: int, segment_count: int,
+    seg_pcpu: I32, seg_row: I64, seg_row_end: I64,
+    row_tsc: I64, row_shape: U16, row_start: U32,
+    older: I64, newer: I64,
+) -> tuple[int, int]:  # fmt: skip
+    """Note the TSCs of windows in file order, up to one whose last TSC is below its pCPU's marks.
+
+    The marks, ``older`` and ``newer`` by pCPU, are the pCPU's last two of: the first and the last TSC of
+    each window; -1 where there is none yet.
+
+    Returns:
+        (that window or ``segment_count``, the TSC that its last one is below).
+    """
+    while segment < segment_count:
+        row = seg_row[segment]
+        row_end = seg_row_end[segment]
+        first_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+        if first_row < row_end:
+            pcpu = seg_pcpu[segment]
+            first = _clamped(row_tsc[first_row])
+            last = _clamped(row_tsc[row_end - 1])
+            bound = older[pcpu]
+            if bound >= 0:
+                bound = min(bound, newer[pcpu])
+            elif newer[pcpu] >= 0:
+                bound = min(newer[pcpu], first)
+            else:
+                second_row = _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start)
+                if second_row < row_end:
+                    bound = min(first, _clamped(row_tsc[second_row]))
+            if last < bound:
+                return segment, bound
+            if _has_two_times(words, shape_header, first_row, row_end, row_shape, row_start, row_tsc):
+                older[pcpu] = first
+            else:
+                older[pcpu] = newer[pcpu]
+            newer[pcpu] = last
+        segment += 1
+    return segment, 0
+
+
+@inlined_part
 def _before(key_a, chain_a, key_b, chain_b):
     return key_a < key_b or (key_a == key_b and chain_a < chain_b)
 

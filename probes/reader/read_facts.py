@@ -24,6 +24,28 @@ class Damage:
     skipped_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A place where the TSC went back for good on all pCPUs: suspend to RAM, or an appended trace.
+
+    Attributes:
+        offset: byte offset in the (decompressed) file of the first window, or record in a window, after it.
+        pcpu: the pCPU of that window.
+        before_tsc: greatest TSC before, as the pCPUs' last windows end.
+        after_tsc: least TSC after, as the pCPUs' first windows begin.
+    """
+
+    offset: int
+    pcpu: int
+    before_tsc: int
+    after_tsc: int
+
+    @property
+    def back_cycles(self) -> int:
+        """How far the TSC went back."""
+        return self.before_tsc - self.after_tsc
+
+
 @dataclass(slots=True)
 class ReadFacts:
     """Facts about the file itself; complete after the last batch.
@@ -36,7 +58,8 @@ class ReadFacts:
         tail_bytes: bytes of a record or window header cut off at the end of the file.
         damages: the first MAX_DAMAGES_KEPT; damage_count counts all.
         late_records: records that sort before a record of an earlier batch (skewed TSCs).
-        backward_tsc_count: records whose TSC is below that of an earlier record on their pCPU.
+        backward_tsc_count: records whose TSC is below an earlier one of their segment on their pCPU.
+        restarts: of the TSC, at most MAX_RESTARTS; each begins a segment.
         pcpu_bytes: int64 [MAX_PCPUS], window bytes of each pCPU, -1 for pCPUs without a window.
         ring_bytes: size of a pCPU's trace ring, from the distances between its WRAP fillers, or None.
         ring_votes: number of distances equal to ``ring_bytes``.
@@ -53,6 +76,7 @@ class ReadFacts:
     damage_count: int = 0
     late_records: int = 0
     backward_tsc_count: int = 0
+    restarts: list[Restart] = field(default_factory=list)
     pcpu_bytes: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     ring_bytes: int | None = None
     ring_votes: int = 0

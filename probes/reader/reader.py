@@ -4,6 +4,9 @@ xentrace drains the pCPUs one after the other, round by round, so a record that
 has not been read yet is younger than every record of the round before the
 last.  That gives the watermark up to which the pCPUs can be merged without
 seeing the rest of the file, so the input may be a pipe.
+
+Where the TSC restarts, everything before is merged to its end, and the merge starts anew: a segment of
+the trace.
 """
 
 from __future__ import annotations
@@ -32,15 +35,16 @@ from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
+from xtrace.probes.reader.restarts import RestartWatch
 from xtrace.probes.reader.sources import STDIN, open_source, read_into
+from xtrace.probes.reader.windows import CURRENT, UNSEEN, WINDOWS_AHEAD, Rows, Windows
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20
 #: Damages that are listed with their offset; all are counted.
 MAX_DAMAGES_KEPT = 1000
 
-#: Windows framed at a time; few after damage, because what follows may have to be framed again.
-_WINDOWS_AHEAD = 1 << 16
+#: Windows framed at a time after damage: few, because what follows may have to be framed again.
 _WINDOWS_BEHIND_DAMAGE = 16
 _MAX_WRAPS = 1 << 12
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
@@ -56,6 +60,24 @@ _REASONS = {
 
 #: Returns whether the reader's caller wants the records of an event id.
 Wanted = Callable[[int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """A window, or what is left of it, that the next step takes over.
+
+    Attributes:
+        pcpu: of the window.
+        begin, end: its words in the last arena.
+        state: as in Windows.
+        offset: in the file, of the word at ``begin``; only if it is not CURRENT.
+    """
+
+    pcpu: int
+    begin: int
+    end: int
+    state: int = CURRENT
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -77,43 +99,6 @@ class _Arena:
             np.empty(size_words, np.uint16),
             np.empty(size_words, np.uint32),
         )
-
-
-class _Windows:
-    """The windows of one step in file order; frame() lists them, decode() adds what it found."""
-
-    def __init__(self) -> None:
-        self.pcpu = np.empty(_WINDOWS_AHEAD, np.int32)
-        self.begin = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.end = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.row = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.row_end = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.stop = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.key = np.empty(_WINDOWS_AHEAD, np.int64)
-        self.count = 0
-
-    def make_room(self, count: int) -> None:
-        """Grow the arrays to hold ``count`` windows, keeping their content."""
-        if count <= len(self.pcpu):
-            return
-        for name in ("pcpu", "begin", "end", "row", "row_end", "stop", "key"):
-            old = getattr(self, name)
-            more = np.empty(max(count, 2 * len(old)) - len(old), old.dtype)
-            setattr(self, name, np.concatenate((old, more)))
-
-
-class _Rows:
-    """The decoded records of one step in file order."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.resize(0)
-
-    def resize(self, size: int) -> None:
-        self.key = np.empty(size, np.int64)
-        self.tsc = np.empty(size, np.int64)
-        self.shape = np.empty(size, np.uint16)
-        self.start = np.empty(size, np.uint32)
 
 
 class TraceReader:
@@ -155,9 +140,9 @@ class TraceReader:
         self._turn = 0
         self._at_eof = False
         self._lost: tuple[int, str] | None = None  # offset and reason, until a window is found again
-        # What a step leaves for the next: windows with rows at or above the watermark, and the
-        # words after the last complete window; all of them are in the last arena.
-        self._carried: list[tuple[int, int, int]] = []
+        # What a step leaves for the next: windows with rows at or above the watermark, then those of the
+        # next segment, and the words after the last complete window; all of them are in the last arena.
+        self._carried: list[_Carried] = []
         self._tail = (0, 0)
         self._tail_offset = 0
         # Each pCPU's state after its last record in a batch.
@@ -171,8 +156,12 @@ class TraceReader:
         self._pcpu_wrap = np.full(MAX_PCPUS, -1, np.int64)
         self._ring_votes: Counter[int] = Counter()
         self._window_pages = np.zeros(MAX_WINDOW_BYTES // RING_PAGE_BYTES + 1, np.int64)
-        self._windows = _Windows()
-        self._rows = _Rows()
+        self._windows = Windows()
+        self._rows = Rows()
+        self._segment = 0
+        self._watch = RestartWatch()
+        self.facts.restarts = self._watch.restarts
+        self._has_restarted = False  # in this step
 
     def __iter__(self) -> Iterator[RecordBatch]:
         """Yield merged batches until the source ends.
@@ -182,10 +171,15 @@ class TraceReader:
                 the trace is damaged.
         """
         arena = self._next_arena(0)
-        while not self._at_eof:
-            arena = self._fill(arena)
-            self._read_windows(arena)
-            yield self._merge(arena)
+        while not self._at_eof or self._has_restarted:
+            # What follows a restart is dealt with before more is read.
+            is_reading = not self._has_restarted
+            arena = self._fill(arena, is_reading=is_reading)
+            self._read_windows(arena, is_reading=is_reading)
+            batch = self._merge(arena)
+            if self._has_restarted:
+                self._begin_segment()
+            yield batch
         # If damage ended a compressed stream, one more read raises.
         read_into(self._source, memoryview(bytearray(1)), self._name)
         self._finish()
@@ -201,24 +195,28 @@ class TraceReader:
             arena = self._arenas[self._turn] = _Arena.of(size_words)
         return arena
 
-    def _fill(self, last: _Arena) -> _Arena:
+    def _fill(self, last: _Arena, *, is_reading: bool) -> _Arena:
         """Copy the carried windows and the unread tail to the next arena and read a new chunk after them."""
-        old = sum(end - begin for _, begin, end in self._carried) + self._tail[1] - self._tail[0]
+        old = sum(window.end - window.begin for window in self._carried) + self._tail[1] - self._tail[0]
         # A chunk as large as what is carried keeps the cost of carrying linear.
-        arena = self._next_arena(old + max(self._chunk_words, old))
+        arena = self._next_arena(old + max(self._chunk_words, old) if is_reading else old)
         at = 0
         windows = self._windows
         windows.count = len(self._carried)
-        for index, (pcpu, begin, end) in enumerate(self._carried):
-            arena.words[at : at + end - begin] = last.words[begin:end]
-            windows.pcpu[index] = pcpu
+        for index, window in enumerate(self._carried):
+            size = window.end - window.begin
+            arena.words[at : at + size] = last.words[window.begin : window.end]
+            windows.pcpu[index] = window.pcpu
+            windows.state[index] = window.state
+            windows.offset[index] = window.offset
             windows.begin[index] = at
-            at += end - begin
+            at += size
             windows.end[index] = at
         begin, end = self._tail
         arena.words[at : at + end - begin] = last.words[begin:end]
         self._tail = (at, at + end - begin)
-        self._read_more(arena)
+        if is_reading:
+            self._read_more(arena)
         return arena
 
     def _read_more(self, arena: _Arena) -> None:
@@ -243,7 +241,7 @@ class TraceReader:
 
     # --- windows and records ---------------------------------------------------------------
 
-    def _read_windows(self, arena: _Arena) -> None:
+    def _read_windows(self, arena: _Arena, *, is_reading: bool) -> None:
         """Decode the carried windows, then frame and decode the tail, continuing after damage."""
         rows, windows = self._rows, self._windows
         if len(rows.key) < len(arena.words):
@@ -255,7 +253,7 @@ class TraceReader:
         at, end = self._tail
         origin = self._tail_offset - at * WORD_BYTES
         missing_words = cut_words = 0
-        ahead = _WINDOWS_AHEAD
+        ahead = WINDOWS_AHEAD
         while True:
             if self._lost is not None:
                 at = self._find_window(arena, at, end, origin)
@@ -283,17 +281,30 @@ class TraceReader:
                 self._damage(origin + stop * WORD_BYTES, _REASONS[damage], (at - stop) * WORD_BYTES)
                 ahead = _WINDOWS_BEHIND_DAMAGE
             elif status == loops.FRAME_FULL:
-                ahead = min(2 * ahead, _WINDOWS_AHEAD)
+                ahead = min(2 * ahead, WINDOWS_AHEAD)
             elif reason := self._why_no_header(arena, at, end, status):
                 self._lost = (origin + at * WORD_BYTES, reason)
             else:
                 break
-        if self._at_eof:
+        if self._at_eof and is_reading:
             self.facts.missing_bytes = missing_words * WORD_BYTES
             self.facts.tail_bytes += (cut_words + end - at) * WORD_BYTES
+            at = end
         self._tail_offset = origin + at * WORD_BYTES
         self._tail = (at, end)
-        self._note_rounds(carried)
+        new = slice(carried, windows.count)
+        windows.offset[new] = origin + windows.begin[new] * WORD_BYTES
+        self._find_restart(arena)
+
+    def _find_restart(self, arena: _Arena) -> None:
+        """Look for a restart in the windows that are new, and note the rounds of the current segment."""
+        states = [window.state for window in self._carried]
+        self._has_restarted = self._watch.examine(
+            self._windows, self._rows, arena.words, self.shapes, len(states) - states.count(UNSEEN),
+            is_last=self._at_eof or len(arena.words) > _CARRY_LIMIT_WORDS,
+        )  # fmt: skip
+        if not self._has_restarted:
+            self._note_rounds(states.count(CURRENT))
 
     def _decode(
         self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool, missing_words: int = 0
@@ -374,10 +385,10 @@ class TraceReader:
         if len(facts.damages) < MAX_DAMAGES_KEPT:
             facts.damages.append(Damage(offset, reason, skipped_bytes))
 
-    def _note_rounds(self, carried: int) -> None:
+    def _note_rounds(self, known: int) -> None:
         """Move the watermark to the greatest key of all complete rounds but the last."""
         windows = self._windows
-        new = slice(carried, windows.count)
+        new = known + np.flatnonzero(windows.state[known : windows.count] == CURRENT)
         pcpu = windows.pcpu[new]
         if not len(pcpu):
             return
@@ -389,21 +400,32 @@ class TraceReader:
         self._max_key = int(greatest[-1])
         self._round_pcpu = int(pcpu[-1])
 
+    def _begin_segment(self) -> None:
+        """Forget what is known of the TSCs."""
+        self._segment += 1
+        self._frontier_tsc[:] = 0
+        self._frontier_key[:] = 0
+        self._emitted_key = loops.KEY_FLOOR
+        self._round_pcpu = MAX_PCPUS
+        self._max_key = self._closed_key = self._watermark = loops.KEY_FLOOR
+
     # --- rows into batches -----------------------------------------------------------------
 
     def _merge(self, arena: _Arena) -> RecordBatch:
         """Merge the rows below the watermark and note the windows that hold the rest."""
         rows, windows, shapes = self._rows, self._windows, self.shapes
-        count = windows.count
-        order = np.argsort(windows.pcpu[:count], kind="stable")
-        pcpus, first = np.unique(windows.pcpu[:count][order], return_index=True)
+        order = np.argsort(windows.pcpu[: windows.count], kind="stable")
+        order = order[windows.state[order] == CURRENT]
+        count = len(order)
+        pcpus, first = np.unique(windows.pcpu[order], return_index=True)
         chain_next = first.astype(np.int64)
         chain_end = np.append(first[1:], count).astype(np.int64)[: len(pcpus)]
-        row, row_end = windows.row[:count][order], windows.row_end[:count][order]
+        row, row_end = windows.row[order], windows.row_end[order]
         last_key = np.empty(len(pcpus), np.int64)
         last_tsc = np.empty(len(pcpus), np.int64)
         overfull = len(arena.words) > _CARRY_LIMIT_WORDS
-        watermark = loops.MAX_KEY + 1 if self._at_eof or overfull else self._watermark
+        is_all = self._at_eof or overfull or self._has_restarted
+        watermark = loops.MAX_KEY + 1 if is_all else self._watermark
         out, late, backward = loops.merge(
             watermark, self._emitted_key,
             rows.key, rows.tsc, rows.shape, rows.start,
@@ -422,10 +444,11 @@ class TraceReader:
         self._emitted_key = max(self._emitted_key, int(last_key.max(initial=loops.KEY_FLOOR)))
         self.facts.late_records += late
         self.facts.backward_tsc_count += backward
-        self._carried = self._left_over(order, row, row_end)
+        self._carried = self._left_over(order, row, row_end) + self._held()
         return RecordBatch(
-            arena.tsc[:out], arena.pcpu[:out], arena.shape[:out], arena.start[:out], arena.words, shapes
-        )
+            arena.tsc[:out], arena.pcpu[:out], arena.shape[:out], arena.start[:out], arena.words, shapes,
+            self._segment,
+        )  # fmt: skip
 
     def _counts_for(self, pcpus: int) -> I64:
         old = self.record_counts
@@ -436,8 +459,8 @@ class TraceReader:
             self.record_counts[seen] = old[seen]
         return self.record_counts
 
-    def _left_over(self, order: I64, row: I64, row_end: I64) -> list[tuple[int, int, int]]:
-        """Return (pCPU, first word, end word) of each window with rows left, in file order."""
+    def _left_over(self, order: I64, row: I64, row_end: I64) -> list[_Carried]:
+        """Return what is left of each window with rows left, in file order."""
         rows, windows, timed = self._rows, self._windows, self.shapes.timed
         left = np.flatnonzero(row < row_end)
         left = left[np.argsort(order[left])]
@@ -445,8 +468,15 @@ class TraceReader:
         header = rows.start[first_row].astype(np.int64) - np.where(timed[rows.shape[first_row]], 3, 1)
         window = order[left]
         return list(
-            zip(windows.pcpu[window].tolist(), header.tolist(), windows.stop[window].tolist(), strict=True)
+            map(_Carried, windows.pcpu[window].tolist(), header.tolist(), windows.stop[window].tolist())
         )
+
+    def _held(self) -> list[_Carried]:
+        """Return the windows that are not of the current segment, in file order."""
+        windows = self._windows
+        held = np.flatnonzero(windows.state[: windows.count] != CURRENT)
+        columns = (windows.pcpu, windows.begin, windows.stop, windows.state, windows.offset)
+        return list(map(_Carried, *(column[held].tolist() for column in columns)))
 
     def _finish(self) -> None:
         self.facts.pcpu_bytes = self._pcpu_bytes

@@ -44,6 +44,27 @@ Order
     one pCPU a key is never below the one before it (a running maximum), whatever
     TSC is shown.  Equal keys: lower pCPU first; on one pCPU always file order.
 
+Restarts
+    The TSC can restart for the whole host: suspend to RAM, or another boot's trace appended to the file.
+    The trace then has segments, each in an order of its own, one after the other.  Times, keys and
+    running maxima begin anew in each; no rule above looks back across a restart.  It is found from
+    the windows in file order, by their TSCs (timed records, without fillers; those above MAX_KEY count as
+    MAX_KEY); a window without a TSC shows nothing.
+
+    (f) The marks of a pCPU are the last two of: the first and the last TSC of each of its windows (one mark
+        if that is the same record).  A pCPU with fewer marks takes the first TSCs of the window itself in
+        their place.  A window is low if its last TSC is below both marks.  Its low part begins with
+        the first timed record after the last TSC that is not below both; with the whole window if
+        there is none.  What is before the low part counts as a window of its own.
+    (g) A low window (the suspect) is a restart if the next window of any pCPU is low too; if that pCPU has
+        fewer than two marks, the smaller one of the suspect's is taken.  If it is of the same pCPU, the
+        whole of it must be low.  At the end of the file two TSCs in the suspect's low part are enough.
+        Otherwise there is no restart, and the low part counts as a window like others.
+    (h) Each pCPU's first low part from the suspect on begins the new segment on that pCPU, until the
+        second window of one that has it: from there on everything is in the new segment.  A window
+        without a TSC is where its pCPU is.
+    (i) After MAX_RESTARTS, no more are looked for.
+
 TSCs are unsigned 64-bit here.
 """
 
@@ -60,6 +81,7 @@ MAX_PCPUS = 16384
 MAX_WINDOW_BYTES = 65535 * 4096
 #: TSCs above this are damage; they all sort last.
 MAX_KEY = (1 << 62) - 1
+MAX_RESTARTS = 100
 
 NOT_A_WINDOW = "not a window header"
 NOT_A_RECORD = "not a record header"
@@ -78,6 +100,7 @@ class Record:
         timed: whether the record has its own TSC.
         event: event id, bits 0 to 27 of the header.
         words: the 0 to 7 extra words.
+        segment: how many restarts of the TSC come before it.
     """
 
     offset: int
@@ -86,6 +109,7 @@ class Record:
     timed: bool
     event: int
     words: tuple[int, ...]
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +151,23 @@ class Window:
     records: tuple[RawRecord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A restart of the TSC.
+
+    Attributes:
+        offset: of the suspect's window, or of the first record of its low part.
+        pcpu: of the suspect.
+        before: greatest of the last marks of the pCPUs.
+        after: least first TSC of the low parts.
+    """
+
+    offset: int
+    pcpu: int
+    before: int
+    after: int
+
+
 @dataclass(slots=True)
 class Framing:
     """A file cut into windows and records, in file order."""
@@ -146,6 +187,7 @@ class Trace:
         lost_records: sum of the counts of all LOST_RECORDS.
         wrap_count: number of fillers.
         skipped_bytes: sum over ``damages``.
+        restarts: of the TSC, in file order.
         missing_bytes: from the end of the last complete record to the announced end of the last
             window; for an incomplete window header, its 1 to 11 bytes.
     """
@@ -156,43 +198,200 @@ class Trace:
     wrap_count: int
     skipped_bytes: int
     missing_bytes: int
+    restarts: list[Restart] = field(default_factory=list)
+
+    @property
+    def segments(self) -> list[list[Record]]:
+        """The records of each segment."""
+        return [
+            [record for record in self.records if record.segment == number]
+            for number in range(len(self.restarts) + 1)
+        ]
 
 
 def read(data: bytes) -> Trace:
     """Read a whole trace and return its records in merged order."""
     framing = frame(data)
+    segments, restarts = split_at_restarts(framing.windows)
+    records = [record for number, part in enumerate(segments) for record in _merged(part, number)]
+    raws = [raw for window in framing.windows for raw in window.records]
+    return Trace(
+        records=records,
+        damages=framing.damages,
+        lost_records=sum(raw.words[0] for raw in raws if raw.is_lost),
+        wrap_count=sum(raw.is_wrap for raw in raws),
+        skipped_bytes=sum(damage.skipped_bytes for damage in framing.damages),
+        missing_bytes=framing.missing_bytes,
+        restarts=restarts,
+    )
+
+
+def _merged(windows: list[Window], segment: int) -> list[Record]:
+    """Return the records of a segment in merged order."""
     keyed: list[tuple[int, int, int, Record]] = []
     last_tsc: dict[int, int] = {}
     last_key: dict[int, int] = {}
-    lost = wraps = 0
-    for window in framing.windows:
+    for window in windows:
         pcpu = window.pcpu
         for raw in window.records:
             if raw.is_wrap:
-                wraps += 1
                 continue
             tsc = last_tsc.get(pcpu, 0) if raw.tsc is None else raw.tsc
             before = last_key.get(pcpu, 0)
             key = tsc
             if raw.is_lost:
-                lost += raw.words[0]
                 first_tsc = raw.words[2] | raw.words[3] << 32
                 key = min(max(first_tsc, before), tsc)
             last_tsc[pcpu] = tsc
             last_key[pcpu] = max(min(key, MAX_KEY), before)
-            record = Record(raw.offset, pcpu, tsc, raw.tsc is not None, raw.event, raw.words)
+            record = Record(raw.offset, pcpu, tsc, raw.tsc is not None, raw.event, raw.words, segment)
             keyed.append((last_key[pcpu], pcpu, len(keyed), record))
             if raw.is_lost:
                 last_key[pcpu] = max(last_key[pcpu], min(tsc, MAX_KEY))
     keyed.sort(key=lambda entry: entry[:3])
-    return Trace(
-        records=[entry[3] for entry in keyed],
-        damages=framing.damages,
-        lost_records=lost,
-        wrap_count=wraps,
-        skipped_bytes=sum(damage.skipped_bytes for damage in framing.damages),
-        missing_bytes=framing.missing_bytes,
+    return [entry[3] for entry in keyed]
+
+
+# --- restarts ----------------------------------------------------------------------------------
+
+
+def split_at_restarts(windows: list[Window]) -> tuple[list[list[Window]], list[Restart]]:
+    """Return the windows of each segment, split where a restart is inside, and the restarts."""
+    segments: list[list[Window]] = []
+    restarts: list[Restart] = []
+    left = list(windows)
+    while len(restarts) < MAX_RESTARTS and (found := _first_restart(left)):
+        before, left, restart = found
+        segments.append(before)
+        restarts.append(restart)
+    return [*segments, left], restarts
+
+
+def _first_restart(windows: list[Window]) -> tuple[list[Window], list[Window], Restart] | None:
+    """Return the windows before and after the first restart, and the restart; None if there is none."""
+    marks = _Marks()
+    windows = list(windows)
+    at = 0
+    while at < len(windows):
+        window = windows[at]
+        bound = marks.bound(window)
+        if bound is None or _tscs(window)[-1] >= bound:
+            marks.note(window)
+            at += 1
+            continue
+        # What is before the low part counts as a window of its own.
+        first, low = _parts(window, bound)
+        if first is not None:
+            marks.note(first)
+            windows[at : at + 1] = [first, low]
+            at += 1
+        found = _followed(windows, at, bound, marks)
+        if found is not None:
+            return found
+        marks.note(low)
+        at += 1
+    return None
+
+
+def _followed(
+    windows: list[Window], suspect: int, bound: int, so_far: _Marks
+) -> tuple[list[Window], list[Window], Restart] | None:
+    """Return what _first_restart() returns if the windows after ``suspect`` confirm it."""
+    marks = so_far.copy()
+    low = windows[suspect]
+    old, new = windows[:suspect], [low]
+    switched = {low.pcpu}
+    is_known = False
+    rest: list[Window] = []
+    for at in range(suspect + 1, len(windows)):
+        window = windows[at]
+        tscs = _tscs(window)
+        if not tscs:
+            (new if window.pcpu in switched else old).append(window)
+            continue
+        limit = marks.bound_if_full(window.pcpu, bound)
+        is_low = tscs[-1] < limit
+        if window.pcpu in switched:
+            if is_known or (is_low and _parts(window, limit)[0] is None):
+                rest, is_known = windows[at:], True
+                break
+            return None
+        if not is_low:
+            if not is_known:
+                return None
+            marks.note(window)
+            old.append(window)
+            continue
+        first, part = _parts(window, limit)
+        if first is not None:
+            marks.note(first)
+            old.append(first)
+        new.append(part)
+        switched.add(window.pcpu)
+        is_known = True
+    if not is_known and len(_tscs(low)) < 2:
+        return None
+    first_tscs = [tscs[0] for tscs in map(_tscs, new) if tscs]
+    return old, new + rest, Restart(low.offset, low.pcpu, marks.greatest_last, min(first_tscs))
+
+
+class _Marks:
+    """The marks of each pCPU."""
+
+    def __init__(self) -> None:
+        self._marks: dict[int, list[int]] = {}
+
+    def copy(self) -> _Marks:
+        other = _Marks()
+        other._marks = {pcpu: list(marks) for pcpu, marks in self._marks.items()}
+        return other
+
+    def note(self, window: Window) -> None:
+        tscs = _tscs(window)
+        new = [tscs[0], tscs[-1]] if len(tscs) > 1 else tscs
+        self._marks[window.pcpu] = (self._marks.get(window.pcpu, []) + new)[-2:]
+
+    def bound(self, window: Window) -> int | None:
+        """Return the smaller mark, of the window itself where the pCPU has too few."""
+        tscs = _tscs(window)
+        two = (self._marks.get(window.pcpu, []) + tscs)[:2]
+        return min(two) if tscs and len(two) == 2 else None
+
+    def bound_if_full(self, pcpu: int, otherwise: int) -> int:
+        marks = self._marks.get(pcpu, [])
+        return min(marks) if len(marks) == 2 else otherwise
+
+    @property
+    def greatest_last(self) -> int:
+        return max(marks[-1] for marks in self._marks.values() if marks)
+
+
+def _tscs(window: Window) -> list[int]:
+    return [min(raw.tsc, MAX_KEY) for raw in window.records if raw.tsc is not None and not raw.is_wrap]
+
+
+def _parts(window: Window, bound: int) -> tuple[Window | None, Window]:
+    """Return what is before the low part of a low window, None if that is all of it, and the low part."""
+    begin = None
+    has_high = False
+    for index, raw in enumerate(window.records):
+        if raw.tsc is None or raw.is_wrap:
+            continue
+        if min(raw.tsc, MAX_KEY) >= bound:
+            has_high, begin = True, None
+        elif begin is None:
+            begin = index
+    if not has_high:
+        return None, window
+    assert begin is not None
+    low = window.records[begin:]
+    return (
+        Window(window.offset, window.pcpu, window.size, window.records[:begin]),
+        Window(low[0].offset, window.pcpu, window.size, low),
     )
+
+
+# --- framing -----------------------------------------------------------------------------------
 
 
 def frame(data: bytes) -> Framing:

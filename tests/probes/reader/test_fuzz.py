@@ -114,6 +114,8 @@ def compare(data: bytes, reader: TraceReader, kept: list[Rows]) -> None:
     assert np.array_equal(rows, twins)
     assert filler_count(reader) == trace.wrap_count
     assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
+    restarts = [(r.offset, r.pcpu, r.before_tsc, r.after_tsc) for r in facts.restarts]
+    assert restarts == [(r.offset, r.pcpu, r.before, r.after) for r in trace.restarts]
     found = [(damage.offset, plain_reason(damage.reason), damage.skipped_bytes) for damage in facts.damages]
     assert found == [(damage.offset, damage.reason, damage.skipped_bytes) for damage in trace.damages]
 

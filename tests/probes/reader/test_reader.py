@@ -84,6 +84,9 @@ def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Re
     assert facts.skipped_bytes == trace.skipped_bytes
     assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
     assert facts.bytes_read == len(data)
+    assert [(r.offset, r.pcpu, r.before_tsc, r.after_tsc) for r in facts.restarts] == [
+        (r.offset, r.pcpu, r.before, r.after) for r in trace.restarts
+    ]
     assert unaccounted_bytes(reading.reader) == 0
     return reading
 
