@@ -16,7 +16,7 @@ from xtrace.probes.reader.sources import open_source
 from xtrace.probes.selection.times import Moment
 
 if TYPE_CHECKING:
-    from xtrace.analysis.state_machine.collected import Collected
+    from xtrace.analysis.state_machine.collected import Collected, Segment
 
 Result = TypeVar("Result")
 #: Called with a path and the number of its bytes read so far.
@@ -112,10 +112,14 @@ class Reading:
         from xtrace.analysis.state_machine.one_pass import collect
 
         whole = collect(path, strict=self.strict)
-        return collect(path, strict=self.strict, window=self._window(path, whole), progress=progress)
+        return collect(path, strict=self.strict, windows=self._windows(path, whole), progress=progress)
 
-    def _window(self, path: str, whole: Collected) -> tuple[int, int]:
-        """Return the first and last TSC of the window; without ``hz`` the rate comes from the whole trace."""
+    def _windows(self, path: str, whole: Collected) -> list[tuple[int, int]]:
+        """Return the first and last TSC of the window in each segment of the trace.
+
+        Times count from the trace's first record; segments follow each other without a gap.  A TSC counts in
+        each segment that has it.  Without ``hz`` the rate comes from the whole trace.
+        """
         hz = self.hz
         if hz is None:
             from xtrace.analysis.summary import clock
@@ -123,17 +127,34 @@ class Reading:
 
             rate = clock.estimate(pairs_of(whole))
             hz = rate.hz if rate else None
-        first_tsc, last_tsc = whole.first_tsc, whole.last_tsc
+        windows: list[tuple[int, int]] = []
+        before = 0
         try:
-            if self.begin is not None:
-                first_tsc += self.begin.cycles(whole.first_tsc, hz)
-            if self.end is not None:
-                last_tsc = min(last_tsc, whole.first_tsc + self.end.cycles(whole.first_tsc, hz) - 1)
+            for segment in whole.segments:
+                windows.append(self._window(segment, before, hz))
+                before += segment.cycles
         except TraceError as error:
             raise TraceError(f"{path}: {error}") from None
-        if last_tsc < max(first_tsc, whole.first_tsc):
+        pairs = list(zip(whole.segments, windows, strict=True))
+        if all(last < max(first, segment.first_tsc) for segment, (first, last) in pairs):
+            tscs = ", ".join(f"{segment.first_tsc} to {segment.last_tsc}" for segment in whole.segments[:3])
             raise TraceError(
                 f"{path}: no records from {self.begin or 'its start'} to {self.end or 'its end'}: "
-                f"its TSCs are {whole.first_tsc} to {whole.last_tsc}"
+                f"its TSCs are {tscs}{', ...' if len(windows) > 3 else ''}"
             )
-        return first_tsc, last_tsc
+        return windows
+
+    def _window(self, segment: Segment, before: int, hz: float | None) -> tuple[int, int]:
+        """Return the window in a segment that has ``before`` cycles of the trace before it."""
+        first, last = segment.first_tsc, segment.last_tsc
+        if self.begin is not None:
+            first += _cycles(self.begin, segment, before, hz)
+        if self.end is not None:
+            last = min(last, segment.first_tsc + _cycles(self.end, segment, before, hz) - 1)
+        return first, last
+
+
+def _cycles(moment: Moment, segment: Segment, before: int, hz: float | None) -> int:
+    """Return where a point is, counted from the segment's first record."""
+    cycles = moment.cycles(segment.first_tsc, hz)
+    return cycles if moment.unit == "tsc" else cycles - before

@@ -258,6 +258,19 @@ _DAMAGE = ValueType(
         Key("skipped_bytes", _BYTES, _EXACT, "bytes passed over"),
     ),
 )
+_RESTART = ValueType(
+    "object",
+    keys=(
+        Key(
+            "offset",
+            _BYTES,
+            _EXACT,
+            "of the first window, or record in it, after it in the decompressed trace",
+        ),
+        Key("after_cycles", _CYCLES, _EXACT, "time of the trace before it, without gaps at earlier restarts"),
+        Key("back_cycles", _CYCLES, _EXACT, "greatest TSC before it minus the least after it"),
+    ),
+)
 
 _KIND_COVERED = ValueType(
     "object",
@@ -343,6 +356,7 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "damage_count": (_COUNT, _EXACT),
     "late_records": (_COUNT, _EXACT),
     "backward_tsc_count": (_COUNT, _EXACT),
+    "tsc_restart_count": (_COUNT, _EXACT),
     "ring_known_files": (_COUNT, _EXACT),
     "intervals_left_out": (_COUNT, _EXACT),
     "vcpus_left_out": (_COUNT, _EXACT),
@@ -351,4 +365,5 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "dom0_backends": (ValueType("array", items=_BACKEND), _KEY),
     "dom0_span_ns": (_NS, _EXACT),
     "dom0_lost_count": (_COUNT, _EXACT),
+    "tsc_restarts": (ValueType("array", items=_RESTART), _EXACT),
 }

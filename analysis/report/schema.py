@@ -25,7 +25,8 @@ TRACE_KEYS = {
     "tsc_hz_source": "how the rate is known; --cpu-hz where the user gave it",
     "tsc_hz_pairs": "number of measurements that the rate is based on; 0 where it was given",
     "tsc_resolution_ns": "length of a TSC cycle: no time is known better; null where the rate is not known",
-    "span_cycles": "first to last record, or the length of the --from/--to window; summed over files",
+    "span_cycles": "first to last record, or the length of the --from/--to window; summed over files and "
+    "over the segments between restarts of the TSC",
     "span_ns": "the same in ns",
     "lost_ratio": "share of the pCPUs' time in which records were lost",
     "xen_versions": "range of Xen versions that can have written the trace",
@@ -49,7 +50,9 @@ TRACE_KEYS = {
     "tail_bytes": "bytes of a record or window header that is cut off at the end of the file",
     "damage_count": "damaged places",
     "late_records": "records that came too late to be merged in order",
-    "backward_tsc_count": "records whose TSC is below that of an earlier record on their pCPU",
+    "backward_tsc_count": "records whose TSC is below that of an earlier record on their pCPU and segment",
+    "tsc_restart_count": "places where the TSC of the whole host restarts; each segment between them is "
+    "counted on its own",
     "ring_known_files": "files whose fillers show the size of the trace buffer",
     "intervals_left_out": "intervals not counted because there were too many distinct keys",
     "vcpus_left_out": "look-ups of vCPUs over the limit, which share one entry",
@@ -59,6 +62,7 @@ TRACE_KEYS = {
     "dom0_span_ns": "length of the recordings in dom0, summed over files: that of bpf's tables or, in a "
     "capture without these and without Xen's trace, as meta.json has it; null where it is not known",
     "dom0_lost_count": "events and samples that bpf's rings and tables had no room for",
+    "tsc_restarts": "where the TSC restarts: offset, after_cycles, back_cycles; a file has at most a hundred",
 }
 
 

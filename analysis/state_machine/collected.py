@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,9 +29,37 @@ class TallyColumns:
     left_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a trace without a restart of the TSC.
+
+    Attributes:
+        first_tsc, last_tsc: of its records; 0 without a record that has a TSC.
+        begin_tsc, end_tsc: of the window in it that is counted; equal where that is outside.
+    """
+
+    first_tsc: int
+    last_tsc: int
+    begin_tsc: int
+    end_tsc: int
+
+    @property
+    def cycles(self) -> int:
+        """Length of the segment."""
+        return self.last_tsc - self.first_tsc
+
+    def limited(self, window: tuple[int, int]) -> Segment:
+        """Return it with the part that is in a window of TSCs as what is counted."""
+        begin = max(self.first_tsc, window[0])
+        end = max(min(self.last_tsc, window[1]), begin)
+        return replace(self, begin_tsc=begin, end_tsc=end)
+
+
 @dataclass(slots=True)
 class Collected:
     """The result of one pass over one trace.
+
+    Where the TSC restarts in the trace, each segment has had machines of its own, and this is the sum.
 
     Attributes:
         facts: what the reader saw of the file.
@@ -42,10 +70,12 @@ class Collected:
         vcpu_types: int64 [vCPUs], VCPU_PV, VCPU_HVM or 0.
         vcpu_counts: int64 [vCPUs, C_COLUMNS], the metrics that only count.
         vcpus_left_out: look-ups of vCPUs over the limit, which share one entry.
-        pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.
+        pcpu_first_tsc, pcpu_last_tsc, pcpu_blind_cycles: int64 [pCPUs]; 0 where nothing was seen.  The
+            least and the greatest TSC, whatever their segment.
         named_pcpus: int64 [pCPUs / 32], a bit for each pCPU that a record names, 32 in each number.
+        has_cores: Xen schedules by core, so that a pCPU writes the switches of its siblings, too.
         pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
-        first_tsc, last_tsc: of the trace, or of the window in it; 0 without a record that has a TSC.
+        segments: one more than the trace has restarts of the TSC.
     """
 
     facts: ReadFacts
@@ -60,6 +90,11 @@ class Collected:
     pcpu_last_tsc: I64
     pcpu_blind_cycles: I64
     named_pcpus: I64
+    has_cores: bool
     pairs: I64
-    first_tsc: int
-    last_tsc: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def span_cycles(self) -> int:
+        """Length of what is counted, over all segments."""
+        return sum(segment.end_tsc - segment.begin_tsc for segment in self.segments)

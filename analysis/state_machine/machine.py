@@ -277,12 +277,17 @@ class Tallies:
         self._size = self._histogram_size = self._chunk_size = 0
         self._left_out = 0
 
-    def add(self, intervals: I64) -> None:
-        """Add intervals, int64 [n, 4] as Machine.feed() returns them."""
+    def add(self, intervals: I64, window: tuple[int, int] | None = None) -> None:
+        """Add intervals, int64 [n, 4] as Machine.feed() returns them.
+
+        Args:
+            window: in place of that of the tallies.
+        """
+        first, last = window or self._window
         row = 0
         while row < len(intervals):
             row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
-                intervals, row, self._window[0], self._window[1], self._slots, self._table,
+                intervals, row, first, last, self._slots, self._table,
                 self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip
             if row < len(intervals) and not self._grow():

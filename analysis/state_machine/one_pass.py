@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
 
-from xtrace.analysis.state_machine.collected import Collected
+import numpy as np
+
+from xtrace.analysis.state_machine.collected import Collected, Segment
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
 from xtrace.probes.reader.ahead import Source
+from xtrace.probes.reader.batches import I64, RecordBatch
 from xtrace.probes.reader.reader import open_trace
 
 Item = TypeVar("Item")
@@ -23,6 +27,9 @@ Item = TypeVar("Item")
 #: Batches queued between two stages.  With those that the stages work on, _KEEP must stay valid.
 _QUEUED = 2
 _KEEP = _QUEUED + 3
+Window: TypeAlias = tuple[int, int]
+#: A window of TSCs that includes nothing.
+_NEVER: Window = (1, 0)
 
 
 def collect(
@@ -30,7 +37,8 @@ def collect(
     *,
     source: Source | None = None,
     strict: bool = False,
-    window: tuple[int, int] = ALWAYS,
+    window: Window = ALWAYS,
+    windows: Sequence[Window] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Read the trace ``path`` (``-`` is standard input) and return the result of the state machines.
@@ -39,46 +47,140 @@ def collect(
         source: the trace's bytes, if it is open.
         strict: stop at the first damage.
         window: (first, last) TSC, both inclusive; count only what ends in it.
+        windows: in place of it, one for each segment of the trace.
         progress: called from time to time with the bytes read so far.
 
     Raises:
         OSError, TraceError: as open_trace() and its reader do.
     """
-    machine = Machine(window, keep=_KEEP)
-    tallies = Tallies(window)
+    segments = _Segments(
+        lambda number: window if windows is None else windows[number] if number < len(windows) else _NEVER
+    )
+    tallies = Tallies()
     with open_trace(path, source=source, strict=strict, keep=_KEEP) as reader:
         batches = _Stage(iter(reader))
-        intervals = _Stage(piece for batch in batches for piece in machine.feed(batch))
-        for piece in intervals:
-            tallies.add(piece)
+        for inside, piece in _Stage(segments.intervals(batches)):
+            tallies.add(piece, inside)
             if progress is not None:
                 progress(reader.facts.bytes_read)
-    tallies.add(machine.finish())
     shapes = reader.shapes.size
     pcpus = len(reader.facts.pcpus) and max(reader.facts.pcpus) + 1
-    machine.make_room(pcpus)
-    vcpus = int(machine.glob[G.VCPUS])
-    if machine.glob[G.VCPU_OVERFLOW]:
-        vcpus = len(machine.vcpus)
+    ended = segments.ended
+    keys, types, counts = _vcpus_of(ended)
+    firsts, lasts, blind = _pcpus_of(ended, pcpus)
     return Collected(
         facts=reader.facts,
         shape_headers=reader.shapes.header[:shapes].copy(),
         record_counts=reader.record_counts[:pcpus, :shapes].copy(),
         tallies=tallies.columns(),
-        vcpu_keys=machine.vcpus[:vcpus, V.KEY].copy(),
-        vcpu_types=machine.vcpus[:vcpus, V.TYPE].copy(),
-        vcpu_counts=machine.counts[:vcpus].copy(),
-        vcpus_left_out=int(machine.glob[G.VCPU_OVERFLOW]),
-        pcpu_first_tsc=machine.pcpus[:pcpus, P.FIRST_TSC].copy(),
-        pcpu_last_tsc=machine.pcpus[:pcpus, P.LAST_TSC].copy(),
-        pcpu_blind_cycles=machine.pcpus[:pcpus, P.BLIND].copy(),
-        named_pcpus=machine.named.copy(),
-        pairs=machine.pairs,
-        first_tsc=max(int(machine.glob[G.FIRST_TSC]), window[0]),
-        last_tsc=max(
-            min(int(machine.glob[G.LAST_TSC]), window[1]), int(machine.glob[G.FIRST_TSC]), window[0]
-        ),
+        vcpu_keys=keys,
+        vcpu_types=types,
+        vcpu_counts=counts,
+        vcpus_left_out=sum(each.vcpus_left_out for each in ended),
+        pcpu_first_tsc=firsts,
+        pcpu_last_tsc=lasts,
+        pcpu_blind_cycles=blind,
+        named_pcpus=np.bitwise_or.reduce([each.named for each in ended]),
+        has_cores=any(each.has_cores for each in ended),
+        pairs=np.concatenate([each.pairs for each in ended]),
+        segments=tuple(each.segment for each in ended),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What the machines of a segment leave, apart from intervals.
+
+    Attributes:
+        segment, vcpus_left_out, pairs: as in Collected.
+        vcpus: int64 [vCPUs, 2], key and type.
+        counts: int64 [vCPUs, C_COLUMNS].
+        pcpus: int64 [pCPUs, 3], first TSC, last TSC and blind cycles.
+        named: as Collected.named_pcpus.
+        has_cores: as in Collected.
+    """
+
+    segment: Segment
+    vcpus: I64
+    counts: I64
+    vcpus_left_out: int
+    pcpus: I64
+    named: I64
+    has_cores: bool
+    pairs: I64
+
+    @classmethod
+    def of(cls, machine: Machine, window: Window) -> _Ended:
+        left_out = int(machine.glob[G.VCPU_OVERFLOW])
+        vcpus = len(machine.vcpus) if left_out else int(machine.glob[G.VCPUS])
+        first = int(machine.glob[G.FIRST_TSC])
+        last = max(int(machine.glob[G.LAST_TSC]), first)
+        return cls(
+            Segment(first, last, first, last).limited(window),
+            machine.vcpus[:vcpus, [V.KEY, V.TYPE]],
+            machine.counts[:vcpus].copy(),
+            left_out,
+            machine.pcpus[:, [P.FIRST_TSC, P.LAST_TSC, P.BLIND]],
+            machine.named,
+            bool(machine.glob[G.CORE]),
+            machine.pairs,
+        )
+
+
+class _Segments:
+    """Machines for one segment of the trace after the other.
+
+    Attributes:
+        ended: what those of each segment left, after the last record.
+    """
+
+    def __init__(self, window_of: Callable[[int], Window]) -> None:
+        self.ended: list[_Ended] = []
+        self._window_of = window_of
+
+    def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, I64]]:
+        """Yield intervals with the window that they count in, as feed() and finish() of the machines do."""
+        inside = self._window_of(0)
+        machine = Machine(inside, keep=_KEEP)
+        for batch in batches:
+            if batch.segment > len(self.ended):
+                yield inside, self._end(machine, inside)
+                inside = self._window_of(batch.segment)
+                machine = Machine(inside, keep=_KEEP)
+            for piece in machine.feed(batch):
+                yield inside, piece
+        yield inside, self._end(machine, inside)
+
+    def _end(self, machine: Machine, inside: Window) -> I64:
+        left = machine.finish()
+        self.ended.append(_Ended.of(machine, inside))
+        return left
+
+
+def _vcpus_of(ended: Sequence[_Ended]) -> tuple[I64, I64, I64]:
+    """Return keys, types and counts of the vCPUs of all segments."""
+    if len(ended) == 1:
+        return ended[0].vcpus[:, 0], ended[0].vcpus[:, 1], ended[0].counts
+    keys, place = np.unique(np.concatenate([each.vcpus[:, 0] for each in ended]), return_inverse=True)
+    types = np.zeros(len(keys), np.int64)
+    counts = np.zeros((len(keys), ended[0].counts.shape[1]), np.int64)
+    np.maximum.at(types, place, np.concatenate([each.vcpus[:, 1] for each in ended]))
+    np.add.at(counts, place, np.concatenate([each.counts for each in ended]))
+    return keys, types, counts
+
+
+def _pcpus_of(ended: Sequence[_Ended], count: int) -> tuple[I64, I64, I64]:
+    """Return the least first TSC, the greatest last TSC and the blind cycles of each pCPU."""
+    unseen = np.iinfo(np.int64).max
+    firsts = np.full(count, unseen)
+    lasts, blind = np.zeros((2, count), np.int64)
+    for each in ended:
+        first, last, cycles = each.pcpus[:count].T
+        here = slice(len(first))
+        firsts[here] = np.minimum(firsts[here], np.where(first > 0, first, unseen))
+        lasts[here] = np.maximum(lasts[here], last)
+        blind[here] += cycles
+    return np.where(firsts == unseen, 0, firsts), lasts, blind
 
 
 class _Stage(Generic[Item]):

@@ -137,7 +137,8 @@ def skew(partial: Partial) -> Columns:
         tallies.where((tallies["metric"] == int(Metric.SKEW_NOT_TO)) & (tallies["b"] == 1)), "count"
     )
     excluded = _excluded(partial.buckets)
-    apart = _apart(partial.pcpus)
+    # After a restart of the TSC a pCPU's first and last TSC are not of the same stretch of time.
+    apart = {} if facts["tsc_restart_count"].sum() else _apart(partial.pcpus)
     rows: list[tuple[int, int, float, float, int, str]] = []
     for pcpu, other in sorted({(min(pair), max(pair)) for pair in handoffs.keys() | overlaps.keys()}):
         pair, back = (pcpu, other), (other, pcpu)

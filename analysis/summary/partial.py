@@ -60,6 +60,7 @@ _KEYS = {
     "facts": (),
     "pairs": None,
     "damages": None,
+    "restarts": None,
     "dom0_tallies": ("kind", "id", "vcpu", "name"),
     "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
     "dom0_samples": ("space", "name", "masked"),
@@ -98,6 +99,8 @@ class Partial:
         facts: one row of sums: files, bytes_read, windows, skipped_bytes, damage_count, ...
         pairs: ns, cycles, source (as Machine.pairs says): measurements of the TSC rate, kept one by one.
         damages: offset, reason, skipped_bytes, kept one by one.
+        restarts: offset, after_cycles, back_cycles, kept one by one: where the TSC restarts in a trace, after
+            how much time of it, and how far it goes back.
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
@@ -118,6 +121,7 @@ class Partial:
     facts: Columns
     pairs: Columns
     damages: Columns
+    restarts: Columns
     dom0_tallies: Columns
     dom0_buckets: Columns
     dom0_samples: Columns
@@ -230,7 +234,7 @@ def partial_of(
         facts=Columns(
             {
                 "files": [1],
-                "span_cycles": [collected.last_tsc - collected.first_tsc],
+                "span_cycles": [collected.span_cycles],
                 "bytes_read": [facts.bytes_read],
                 "windows": [facts.windows],
                 "skipped_bytes": [facts.skipped_bytes],
@@ -239,6 +243,7 @@ def partial_of(
                 "damage_count": [facts.damage_count],
                 "late_records": [facts.late_records],
                 "backward_tsc_count": [facts.backward_tsc_count],
+                "tsc_restart_count": [len(facts.restarts)],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],
                 "intervals_left_out": [collected.tallies.left_out],
@@ -253,16 +258,34 @@ def partial_of(
                 "skipped_bytes": np.array([damage.skipped_bytes for damage in facts.damages], np.int64),
             }
         ),
+        restarts=_restarts(collected),
         dom0_tallies=dom0.tallies,
         dom0_buckets=dom0.buckets,
         dom0_samples=dom0.samples,
         dom0_facts=dom0.facts,
-        dom0_calls=(
-            dom0_calls.columns_of([])
-            if dom0.calls is None
-            else dom0.calls.in_trace(collected.first_tsc, collected.last_tsc)
-        ),
+        dom0_calls=_dom0_calls(collected, dom0),
     )
+
+
+def _restarts(collected: Collected) -> Columns:
+    """Return Partial.restarts."""
+    restarts = collected.facts.restarts
+    cycles = [segment.cycles for segment in collected.segments[: len(restarts)]]
+    return Columns(
+        {
+            "offset": np.array([restart.offset for restart in restarts], np.int64),
+            "after_cycles": np.cumsum(np.array(cycles, np.int64)),
+            "back_cycles": np.array([restart.back_cycles for restart in restarts], np.int64),
+        }
+    )
+
+
+def _dom0_calls(collected: Collected, dom0: Dom0Columns) -> Columns:
+    """Return Partial.dom0_calls; none with restarts, because the line that fits the clocks does not hold."""
+    if dom0.calls is None or len(collected.segments) > 1:
+        return dom0_calls.columns_of([])
+    (segment,) = collected.segments
+    return dom0.calls.in_trace(segment.begin_tsc, segment.end_tsc)
 
 
 _A_MASK = (1 << METRIC_SHIFT) - 1

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from xtrace.analysis.columns import Array, Columns, joined
-from xtrace.analysis.state_machine.collected import Collected, TallyColumns
+from xtrace.analysis.state_machine.collected import Collected, Segment, TallyColumns
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.partial import Partial, partial_of
 from xtrace.analysis.summary.partial import merge as merge_partials
@@ -64,6 +64,8 @@ _BOUNDS = {
     "files": (0, 1 << 32),
     "first_tsc": (0, 1 << 62),
     "last_tsc": (0, 1 << 62),
+    "after_cycles": (0, 1 << 62),
+    "back_cycles": (0, 1 << 62),
 }
 _A_SUM = (0, 1 << 62)
 
@@ -323,7 +325,7 @@ def _nothing() -> Collected:
         pcpu_last_tsc=none,
         pcpu_blind_cycles=none,
         named_pcpus=none,
+        has_cores=False,
         pairs=np.zeros((0, 3), np.int64),
-        first_tsc=0,
-        last_tsc=0,
+        segments=(Segment(0, 0, 0, 0),),
     )

@@ -140,6 +140,7 @@ def trace_facts(
         **facts,
         "damages": partial.damages.rows(),
         **dom0_keys(partial),
+        "tsc_restarts": partial.restarts.rows(),
     }
 
 

@@ -26,6 +26,7 @@ _LABEL = 9
 _NAMES_SHOWN = 12
 #: The vCPU of a record of which not even the pCPU's placeholder is known.
 _NO_PCPU = 0xFFFF
+_RESTARTS_SHOWN = 3
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
@@ -222,6 +223,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         )
     if trace["missing_bytes"] or trace["tail_bytes"]:
         lines.append("cut      the file ends inside a window: it is still being written or was cut short")
+    lines += _restart_lines(trace, hz)
     lines += [
         f"skew     TSC of pCPU {pair['other_pcpu']} minus that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
         for pair in trace["skewed_pcpu_pairs"][:3]
@@ -230,6 +232,8 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         lines.append(
             f"order    {trace['late_records']:,} records came too late to be sorted by time (skewed TSCs)"
         )
+    if trace["backward_tsc_count"]:
+        lines += _labelled("order", backward_text(trace["backward_tsc_count"]))
     if trace["dom0_wakes_other_count"]:
         lines.append(
             f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
@@ -239,6 +243,31 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     for line in lines:
         put(line)
     put(LEGEND, dim=True)
+
+
+def _restart_lines(trace: Mapping[str, Any], hz: float | None) -> list[str]:
+    """Return the lines on restarts of the TSC."""
+    count = trace["tsc_restart_count"]
+    lines: list[str] = []
+    for restart in trace["tsc_restarts"][:_RESTARTS_SHOWN]:
+        after, back = (time_text(restart[key], hz) for key in ("after_cycles", "back_cycles"))
+        lines += _labelled(
+            "restart",
+            f"the TSC restarted after {after} (offset {restart['offset']}): it went back by {back}; "
+            "both parts are counted on their own",
+        )
+    if count > _RESTARTS_SHOWN:
+        lines += _labelled("restart", f"{count_of(count - _RESTARTS_SHOWN, 'more restart')} of the TSC")
+    return lines
+
+
+def backward_text(count: int) -> str:
+    """Return what it means that the TSC of some records goes back, without a restart."""
+    have, their = ("record has", "its") if count == 1 else ("records have", "their")
+    return (
+        f"{count:,} {have} a TSC below an earlier one on {their} pCPU: damage or a TSC that was set back; "
+        "intervals there are not exact"
+    )
 
 
 def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
@@ -402,9 +431,15 @@ def _print_kernels(put: Put, report: Report) -> None:
 
 
 def _put_labelled(put: Put, label: str, text: str) -> None:
-    for line in wrap(text, WIDTH - _LABEL):
-        put(f"{label:<{_LABEL}}{line}")
-        label = ""
+    for line in _labelled(label, text):
+        put(line)
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    """Return ``text`` as lines, the first one with a label."""
+    return [
+        f"{'' if number else label:<{_LABEL}}{line}" for number, line in enumerate(wrap(text, WIDTH - _LABEL))
+    ]
 
 
 def domain_name(domain: int) -> str:

@@ -47,7 +47,7 @@ def same_hosts() -> list[Measured]:
 def sample_parts() -> list[Measured]:
     """Twenty windows of a real trace."""
     data = samples.path().read_bytes()
-    whole = collected(data)
+    (whole,) = collected(data).segments
     width = (whole.last_tsc - whole.first_tsc) // 20
     starts = [whole.first_tsc + number * width for number in range(20)]
     hz = 2.596e9

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.cost.domain_facts import domain_facts
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.state_machine.collected import Segment
 from xtrace.analysis.summary import dom0_columns
 from xtrace.analysis.summary.dom0_calls import COLUMNS, KIND_OF_ROLE, Calls, calls_of, columns_of
 from xtrace.analysis.summary.partial import Partial, merge, partial_of
@@ -236,7 +237,8 @@ def test_a_capture_gives_the_calls_during_its_trace(tmp_path: Path) -> None:
     lines = [{"t_ns": n * SECOND, "rows": [[EOI, 45, 1, 4, 400, 50, 200, 1]] if n else []} for n in range(11)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     recorded = dom0_columns.read(Capture(tmp_path, meta()))
-    trace = replace(_nothing(), first_tsc=tsc(5 * SECOND // 2), last_tsc=tsc(15 * SECOND // 2))
+    ends = tsc(5 * SECOND // 2), tsc(15 * SECOND // 2)
+    trace = replace(_nothing(), segments=(Segment(*ends, *ends),))
     found = bounds(partial_of(trace, recorded).dom0_calls)
     assert found["xen_irq_lateeoi"] == (15, 35)
     # bpf alone, and no trace: no time to count in.

@@ -22,6 +22,7 @@ from builders.host import simulate
 from builders.hosts import DOMAINS
 from oracle.reading import SAMPLES
 from xtrace import samples
+from xtrace.probes.reader.writer import pack_record, pack_window
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 PROGRAM = "from xtrace.cli.start import main; main()"
@@ -217,6 +218,43 @@ def test_clock_skew_is_reported(skew_cycles: int, said: str, tmp_path: Path) -> 
     lines = [line for line in run(path).stdout.splitlines() if line.startswith("skew")]
     assert [re.findall(r"pCPU (\d+)", line) for line in lines] == [["2", "0"], ["2", "1"]]
     assert all(re.search(said, line) for line in lines), lines
+
+
+def head_of(data: bytes, path: Path) -> str:
+    """Return the lines above the first table as one text, where each label begins a line."""
+    path.write_bytes(data)
+    head = run(path).stdout.split("\n\n")[0]
+    return head.replace("\n         ", " ")
+
+
+def test_restarts_of_the_tsc_are_reported(tmp_path: Path) -> None:
+    def windows(*tscs: int) -> bytes:
+        return b"".join(pack_window(0, pack_record(0x28004, tsc, (1, 2)) * 2) for tsc in tscs)
+
+    late, early = windows(10_000_000, 20_000_000), windows(100, 200)
+    head = head_of(late + early, tmp_path / "trace.bin")
+    assert (
+        f"\nrestart  the TSC restarted after 10.0Mc (offset {len(late)}): it went back by 20.0Mc; "
+        "both parts are counted on their own\n"
+    ) in head
+    assert "skew" not in head
+    assert "order" not in head
+    head = head_of((late + early) * 5, tmp_path / "trace.bin")
+    assert head.count("restart  the TSC restarted") == 3
+    assert "\nrestart  2 more restarts of the TSC\n" in head
+    facts = json.loads(run(tmp_path / "trace.bin", "--json").stdout)["trace"]
+    assert facts["tsc_restart_count"] == len(facts["tsc_restarts"]) == 5
+    assert [row["after_cycles"] for row in facts["tsc_restarts"][:2]] == [10_000_000, 20_000_100]
+
+
+def test_tscs_that_go_back_are_reported(tmp_path: Path) -> None:
+    tscs = (1000, 2000, 2500, 1500, 3000)
+    data = pack_window(0, b"".join(pack_record(0x28004, tsc, (1, 2)) for tsc in tscs))
+    head = head_of(data, tmp_path / "trace.bin")
+    assert (
+        "\norder    1 record has a TSC below an earlier one on its pCPU: damage or a TSC that was set back; "
+        "intervals there are not exact\n"
+    ) in head
 
 
 def test_from_and_to_select_a_time_span() -> None:
