@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xtrace.probes.reader.reader import TraceReader
 
 _DAMAGES_TOLD = 3
+_RESTARTS_TOLD = 3
 
 # The Xen version of a plain file is detected from this many bytes of records, taken from all over it.
 _SAMPLE_BYTES = 4 << 20
@@ -76,7 +77,8 @@ def dump(
     A line: the time since the trace's first record in TSC cycles (seconds with --cpu-hz, the TSC
     itself with --tsc), pCPU, the vCPU that runs there (d?v? if not known), event, fields.  A + after
     the time marks an untimed record: it is from that time or later.  A lost_records line is at the
-    time when the loss began and gives the time when it ended.
+    time when the loss began and gives the time when it ended.  Where the TSC restarts (suspend to RAM,
+    another trace appended), what is before comes first, and the time goes on without a gap.
 
     --domain and --vcpu select what is recorded on a pCPU while that domain (or idle) or vCPU runs there.
 
@@ -128,12 +130,14 @@ def dump(
         if versions is None:
             versions, batches = _told_versions(file, reader, batches)
         unit = Unit.SECONDS if cpu_hz is not None else Unit.TSC if tsc or json else Unit.CYCLES
-        renderer = Renderer(Style.JSON if json else Style.TEXT, versions, choice, unit=unit, hz=hz)
+        style = Style.JSON if json else Style.TEXT
+        renderer = Renderer(style, versions, choice, unit=unit, hz=hz, restarts=reader.facts.restarts)
         written = 0
         for lines in renderer.lines(batches):
             written += sys.stdout.buffer.write(lines)
     sys.stdout.buffer.flush()
     _tell_damage(reader.facts)
+    _tell_times(reader.facts)
     if not written and head != 0:
         raise TraceError(_why_nothing(file, int(reader.record_counts.sum())))
 
@@ -402,3 +406,14 @@ def _tell_damage(facts: ReadFacts) -> None:
         )
     if facts.late_records:
         typer.echo(f"xtrace: {facts.late_records:,} records came too late to be sorted by time", err=True)
+
+
+def _tell_times(facts: ReadFacts) -> None:
+    from xtrace.cli.render.terminal import backward_text, count_of, tell
+
+    for restart in facts.restarts[:_RESTARTS_TOLD]:
+        tell(f"offset {restart.offset}: the TSC restarted: it went back by {restart.back_cycles:,} cycles")
+    if len(facts.restarts) > _RESTARTS_TOLD:
+        tell(f"{count_of(len(facts.restarts) - _RESTARTS_TOLD, 'more restart')} of the TSC")
+    if facts.backward_tsc_count:
+        tell(backward_text(facts.backward_tsc_count))

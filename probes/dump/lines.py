@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ from xtrace.probes.format import (
     Runstate,
 )
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, OVERFLOW_SHAPE, U8, U32, RecordBatch, ShapeTable
+from xtrace.probes.reader.read_facts import Restart
 from xtrace.probes.reader.reader import TraceReader
 from xtrace.probes.selection.times import Moment
 
@@ -129,10 +130,12 @@ class Renderer:
     Args:
         versions: the Xen versions that may have written the trace.
         hz: TSC cycles per second, for Unit.SECONDS and for a choice of time in seconds.
+        restarts: of the TSC, as the reader finds them: times go on there without a gap.
         threads: number of threads that write lines.
 
     Attributes:
-        origin: the TSC that times count from, once a timed record has been seen.
+        origin: the TSC that times count from, once a timed record has been seen; after a restart of the
+            TSC it is moved back as far as the TSC went, and may be negative.
         is_done: whether no more lines can follow, because the limit or ``to_time`` is reached.
     """
 
@@ -144,10 +147,13 @@ class Renderer:
         *,
         unit: Unit = Unit.CYCLES,
         hz: float | None = None,
+        restarts: Sequence[Restart] = (),
         threads: int | None = None,
     ) -> None:
         self.origin: int | None = None
         self.is_done = False
+        self._restarts = restarts
+        self._segment = 0
         self._versions = versions
         self._choice = choice
         self._unit = unit
@@ -197,6 +203,7 @@ class Renderer:
     def _jobs(self, batch: RecordBatch) -> list[Callable[[], tuple[U8, int]]]:
         """Choose the rows of ``batch`` and return the jobs that write them, in order."""
         self._learn(batch.shapes)
+        self._begin_segments(batch.segment)
         self._find_origin(batch)
         row, vcpu, template, count = self._choose(batch)
         self._left -= count
@@ -217,6 +224,8 @@ class Renderer:
         first: int,
         end: int,
     ) -> Callable[[], tuple[U8, int]]:
+        origin = self.origin or 0
+
         def job() -> tuple[U8, int]:
             out = self._buffer((end - first) * templates.longest_bytes)
             count = k.render(
@@ -226,7 +235,7 @@ class Renderer:
                 templates.first_op, templates.timed, templates.ops, templates.literals,
                 templates.table_name, templates.name_value, templates.name_place, templates.name_bytes,
                 _FIXED,
-                self._unit.value, self.origin or 0, round(self._hz or 1),
+                self._unit.value, origin, round(self._hz or 1),
                 out,
             )  # fmt: skip
             return out, int(count)
@@ -280,11 +289,19 @@ class Renderer:
     def _is_beyond(self, batch: RecordBatch) -> bool:
         """Return whether all of ``batch`` is later than the choice's ``end``.
 
-        It does not wait for a pCPU whose TSC goes backwards after that.
+        It does not wait for a pCPU whose TSC goes backwards after that.  After a restart a TSC comes again.
         """
-        if self._choice.end is None or not len(batch):
+        if self._choice.end is None or self._choice.end.unit == "tsc" or not len(batch):
             return False
         return bool(batch.tsc.min() > self._window()[1])
+
+    def _begin_segments(self, segment: int) -> None:
+        """Forget at a restart what runs, and let times go on."""
+        for restart in self._restarts[self._segment : segment]:
+            if self.origin is not None:
+                self.origin -= restart.back_cycles
+            self._running[:] = k.UNKNOWN_VCPU
+        self._segment = segment
 
     def _find_origin(self, batch: RecordBatch) -> None:
         if self.origin is not None or not len(batch):

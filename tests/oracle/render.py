@@ -7,10 +7,10 @@ catalogue.  The json module formats JSON, Python formats numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from oracle.reader import LOST_RECORDS, Record
+from oracle.reader import LOST_RECORDS, Record, Restart
 from xtrace.probes.catalog import Event, Field, Layout, VersionRange, find
 from xtrace.probes.catalog.exits import SVM_CODES, VMX_REASONS
 from xtrace.probes.catalog.pv import hypercall_arguments
@@ -27,6 +27,7 @@ class Twin:
     Attributes:
         running: the vCPU on each pCPU, as (domain, number).
         hz: TSC frequency; 0 to show cycles.  ``raw``: show the TSC itself.
+        restarts: of the TSC; the time goes on there, and what runs is not known.
     """
 
     versions: VersionRange
@@ -35,10 +36,13 @@ class Twin:
     raw: bool = False
     origin: int | None = None
     running: dict[int, tuple[int, int]] = field(default_factory=dict)
+    restarts: Sequence[Restart] = ()
+    segment: int = 0
 
     def text(self, records: Iterable[Record]) -> Iterator[str]:
         """Yield the lines of text, without line ends."""
         for record in records:
+            self._begin_segment(record)
             self._find_origin(record)
             running = self._running(record)
             current = "d?v?" if running is None else f"d{running[0]}v{running[1]}"
@@ -58,6 +62,7 @@ class Twin:
     def json(self, records: Iterable[Record]) -> Iterator[str]:
         """Yield the lines of JSON, without line ends."""
         for record in records:
+            self._begin_segment(record)
             running = self._running(record)
             event, layout = self._reading(record)
             line: dict[str, object] = {
@@ -79,6 +84,11 @@ class Twin:
                         line[f"{name}_name"] = label
             yield json.dumps(line, separators=(",", ":"))
 
+    def _begin_segment(self, record: Record) -> None:
+        if record.segment > self.segment:
+            self.running.clear()
+            self.segment = record.segment
+
     def _find_origin(self, record: Record) -> None:
         if self.origin is None and record.timed:
             self.origin = record.tsc
@@ -91,6 +101,7 @@ class Twin:
         if self.raw:
             return f"{record.tsc:>15}"
         since = record.tsc - (self.origin or 0)
+        since += sum(restart.before - restart.after for restart in self.restarts[: record.segment])
         if not self.hz:
             return f"{since:>12}"
         ns = abs(since) * 10**9 // self.hz

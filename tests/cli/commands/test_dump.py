@@ -23,6 +23,7 @@ from peer.xenalyze import DumpLine, RawRecords, decode, dump_all, raw_records, r
 from peer.xenalyze_dump import LOST_RECORDS_END
 from xtrace import samples
 from xtrace.cli.main import main
+from xtrace.probes.reader.writer import pack_record, pack_window
 
 PROGRAM = "from xtrace.cli.start import main; main()"
 WRAP_BUFFER = 0x1F002
@@ -288,6 +289,20 @@ def test_damage_is_reported_and_strict_stops(tmp_path: Path) -> None:
     assert "0x00000000" in place
     strict = run("dump", path, "--xen", "4.17", "--strict")
     assert (strict.returncode, strict.stderr.count("\n")) == (1, 1)
+
+
+def test_restarts_and_tscs_that_go_back_are_reported(tmp_path: Path) -> None:
+    def at(*tscs: int) -> bytes:
+        return pack_window(0, b"".join(pack_record(0x28004, tsc, (1, 2)) for tsc in tscs))
+
+    path = tmp_path / "restarted"
+    path.write_bytes(at(1000, 1100) + at(1200, 1150, 1300) + at(10, 20) + at(30, 40))
+    done = run("dump", path, "--xen", "4.17")
+    times = [line.split()[0] for line in done.stdout.splitlines()]
+    assert (done.returncode, times) == (0, ["0", "100", "200", "150", "300", "300", "310", "320", "330"])
+    restart, order = done.stderr.splitlines()
+    assert restart == "xtrace: offset 124: the TSC restarted: it went back by 1,290 cycles"
+    assert order.startswith("xtrace: 1 record has a TSC below an earlier one on its pCPU")
 
 
 def test_a_closed_pipe_is_not_a_failure(pv: Path) -> None:

@@ -43,7 +43,8 @@ def rendered(
     reader = TraceReader(
         cast(Source, io.BytesIO(data)), wanted=pushdown, keep=KEEP_BATCHES, chunk_bytes=chunk_bytes
     )
-    renderer = Renderer(style, versions, choice, unit=unit, hz=hz, threads=2)
+    restarts = reader.facts.restarts
+    renderer = Renderer(style, versions, choice, unit=unit, hz=hz, restarts=restarts, threads=2)
     return b"".join(bytes(lines) for lines in renderer.lines(pushdown.batches(reader))).decode().splitlines()
 
 
@@ -99,12 +100,13 @@ def test_any_record_renders_like_the_reference(
         window(pcpu, *(word for one in records for word in record(*one))) for pcpu, records in drawn
     )
     versions = VersionRange.parse(version)
-    records = oracle.read(data).records
+    trace = oracle.read(data)
+    records = trace.records
     reasons = [one for one in records if one.event in (0x81002, 0x81102) and one.words]
     choice = Choice(event=lambda event_id, _: event_id not in (0x81002, 0x81102)) if reasons else None
     shown = [one for one in records if choice is None or one.event not in (0x81002, 0x81102)]
     hz = 2_100_000_000 if unit is Unit.SECONDS else 0
-    twin = Twin(versions, hz=hz, raw=unit is Unit.TSC)
+    twin = Twin(versions, hz=hz, raw=unit is Unit.TSC, restarts=trace.restarts)
     for one in records:
         twin._find_origin(one)
     assert rendered(data, Style.TEXT, versions, choice, unit, hz or 1) == list(twin.text(shown))
@@ -119,6 +121,49 @@ def test_times_are_exact(first: int, second: int, hz: int) -> None:
     for unit in Unit:
         twin = Twin(XEN, hz=hz if unit is Unit.SECONDS else 0, raw=unit is Unit.TSC)
         assert rendered(data, unit=unit, hz=hz) == list(twin.text(records))
+
+
+# --- restarts of the TSC -----------------------------------------------------------------------
+
+
+def runs_at(tsc: int, vcpu: int) -> list[int]:
+    """Return a record that says that a vCPU of d1 runs from there on."""
+    return record(0x21101, [1 << 16 | vcpu], tsc)
+
+
+RESTARTED = (
+    window(0, *runs_at(1000, 0), *record(0x28004, [1, 2], 1100))
+    + window(0, *record(0x28004, [1, 2], 1200), *record(0x28004, [1, 2], 1300))
+    + window(0, *record(0x28004, [3, 4], 10), *record(0x28004, [3, 4], 30))
+    + window(0, *record(0x28006, [3, 4], 40), *runs_at(50, 7))
+)
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_segments_follow_one_another_without_a_gap(chunk_bytes: int) -> None:
+    lines = rendered(RESTARTED, chunk_bytes=chunk_bytes)
+    assert [line.split()[0] for line in lines] == ["0", "100", "200", "300", "300", "320", "330", "340"]
+    assert [line.split()[2] for line in lines[3:7]] == ["d1v0", "d?v?", "d?v?", "d?v?"]
+    trace = oracle.read(RESTARTED)
+    assert lines == list(Twin(XEN, restarts=trace.restarts).text(trace.records))
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "times"),
+    [
+        ("150c", "330c", ["200", "300", "300", "320"]),
+        ("310c", None, ["320", "330", "340"]),
+        ("tsc:20", "tsc:1050", ["0", "320", "330", "340"]),
+    ],
+)
+def test_a_part_across_a_restart(begin: str, end: str | None, times: list[str]) -> None:
+    choice = Choice(begin=Moment.parse(begin), end=Moment.parse(end) if end else None)
+    assert [line.split()[0] for line in rendered(RESTARTED, choice=choice, chunk_bytes=64)] == times
+
+
+def test_times_do_not_depend_on_the_events_shown() -> None:
+    choice = Choice(event=lambda event_id, _: event_id == 0x28006)
+    assert [line.split()[0] for line in rendered(RESTARTED, choice=choice, chunk_bytes=64)] == ["330"]
 
 
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=20))
