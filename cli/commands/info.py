@@ -11,7 +11,7 @@ import typer
 from xtrace.cli.options import AsJson
 from xtrace.cli.render.info import rate_text, row
 from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import safe
+from xtrace.cli.render.terminal import backward_text, count_of, safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.reader.sources import STDIN
 
@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 _EVENTS_SHOWN = 12
 #: Classes that the figures of a report are made from.
 _FIGURE_CLASSES = ("sched", "pv", "hvm", "hw", "mem")
+_RESTARTS_SHOWN = 3
 
 
 def info(
@@ -91,6 +92,9 @@ def as_json(found: Survey) -> dict[str, object]:
             "fault": headers.fault or None,
             "missing_bytes": headers.missing_bytes if headers.is_whole else None,
         },
+        "tsc_restarts": [
+            {"offset": restart.offset, "back_cycles": restart.back_cycles} for restart in headers.restarts
+        ],
         "first_tsc": found.first_tsc,
         "last_tsc": found.last_tsc,
         "last_tsc_exact": found.has_last_tsc,
@@ -100,6 +104,7 @@ def as_json(found: Survey) -> dict[str, object]:
         "sample": {
             "bytes": sample.bytes,
             "records": total,
+            "backward_tsc_count": sample.backward_tsc_count,
             "classes": [
                 {"name": name, "records": count, "share_ratio": count / total}
                 for name, count in _by_class(sample).most_common()
@@ -166,11 +171,7 @@ def as_text(found: Survey) -> Iterator[str]:
     pcpus = sorted({window.pcpu for window in headers.windows})
     yield row("pCPUs", f"{len(pcpus)} ({ranges(pcpus)})" if pcpus else "0", seen)
     yield row("end", _end_text(headers), "exact" if headers.is_whole or headers.fault else "")
-    if found.first_tsc is not None:
-        yield row("first TSC", str(found.first_tsc), "first records of each pCPU")
-    if found.last_tsc is not None and found.first_tsc is not None and not found.is_stream:
-        how = "exact" if found.has_last_tsc else "at least; not every last window was read"
-        yield row("spans", f"{found.last_tsc - found.first_tsc:,} cycles", how)
+    yield from _of_tscs(found)
     beside = _beside(found)
     if beside is not None and beside.tsc_hz is not None:
         yield row("TSC", rate_text(beside.tsc_hz), "from the file's .json")
@@ -179,6 +180,8 @@ def as_text(found: Survey) -> Iterator[str]:
     if found.record_estimate is not None:
         about = "" if found.record_estimate_is_exact else "about "
         yield row("records", f"{about}{found.record_estimate:,}", looked)
+    if sample.backward_tsc_count:
+        yield from _wrapped((f"order: {backward_text(sample.backward_tsc_count)}",), "")
     yield row("Xen", str(found.detection.range), looked)
     yield from _wrapped(found.detection.evidence, "because: ")
     yield from _wrapped(found.detection.conflicts, "but: ")
@@ -201,6 +204,23 @@ def as_text(found: Survey) -> Iterator[str]:
     if len(names) > _EVENTS_SHOWN:
         rest = sum(count for _, count in names.most_common()[_EVENTS_SHOWN:])
         yield f"  {rest / total:6.1%}  in {len(names) - _EVENTS_SHOWN} others (--json has all)"
+
+
+def _of_tscs(found: Survey) -> Iterator[str]:
+    """Yield the lines about the first and last TSC, and where the TSC restarts."""
+    headers = found.headers
+    if found.first_tsc is not None:
+        yield row("first TSC", str(found.first_tsc), "first records of each pCPU")
+    for restart in headers.restarts[:_RESTARTS_SHOWN]:
+        where = f"back about {restart.back_cycles:,} cycles, offset {restart.offset}"
+        yield row("restart", where, "window starts")
+    if len(headers.restarts) > _RESTARTS_SHOWN:
+        more = count_of(len(headers.restarts) - _RESTARTS_SHOWN, "more restart")
+        yield row("", f"{more} of the TSC", "window starts")
+    is_known = found.last_tsc is not None and found.first_tsc is not None and not found.is_stream
+    if is_known and not headers.restarts:
+        how = "exact" if found.has_last_tsc else "at least; not every last window was read"
+        yield row("spans", f"{(found.last_tsc or 0) - (found.first_tsc or 0):,} cycles", how)
 
 
 def _wrapped(lines: tuple[str, ...], lead: str) -> Iterator[str]:

@@ -30,7 +30,11 @@ _LAST_WINDOWS_BYTES = 256 << 10
 _FIRST_RECORDS_BYTES = 512
 _MAX_FIRST_WINDOWS = 1024
 
+#: Bytes read with each window header: enough for the TSC of the window's first record, if it has one.
+_HEAD_BYTES = 24
+
 _HEADER = struct.Struct("<III")
+_FIRST_RECORD = struct.Struct("<IQ")
 _MARK = struct.Struct("<I")
 
 
@@ -43,11 +47,25 @@ class Window:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class TscRestart:
+    """A place where the TSC restarts, as the first records of windows show it.
+
+    Attributes:
+        offset: of the first window that begins after it.
+        back_cycles: how much earlier that window begins than the pCPU's window before.
+    """
+
+    offset: int
+    back_cycles: int
+
+
 @dataclass(slots=True)
 class Headers:
     """The window headers of a trace, as far as they were visited.
 
     Attributes:
+        restarts: of the TSC, in the order of the file.
         seen_bytes: offset up to which the headers are known.
         is_whole: whether that is the end of the file.
         fault: what is wrong at ``seen_bytes``, or "".
@@ -55,6 +73,7 @@ class Headers:
     """
 
     windows: list[Window] = field(default_factory=list)
+    restarts: list[TscRestart] = field(default_factory=list)
     seen_bytes: int = 0
     is_whole: bool = False
     fault: str = ""
@@ -69,6 +88,7 @@ class Sample:
         counts: records by header word, without WRAP fillers.
         records, bytes: totals, including fillers.
         first_tsc, last_tsc: least and greatest TSC seen.
+        backward_tsc_count: records whose TSC is below that of an earlier one in their window.
     """
 
     counts: Counter[int] = field(default_factory=Counter)
@@ -76,6 +96,7 @@ class Sample:
     bytes: int = 0
     first_tsc: int | None = None
     last_tsc: int | None = None
+    backward_tsc_count: int = 0
 
 
 @dataclass(slots=True)
@@ -189,9 +210,18 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
         TraceError: there is no window header at the beginning.
     """
     from xtrace.probes.errors import TraceError
-    from xtrace.probes.format import MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER, WINDOW_HEADER_BYTES
+    from xtrace.probes.format import (
+        EVENT_MASK,
+        MAX_PCPUS,
+        MAX_WINDOW_BYTES,
+        TIMED_BIT,
+        WINDOW_HEADER,
+        WINDOW_HEADER_BYTES,
+        WRAP_BUFFER,
+    )
 
     headers = Headers()
+    restarts = _Restarts(headers.restarts)
     until = time.monotonic() + _HOP_SECONDS
     at = 0
     while at < plain.size:
@@ -199,7 +229,7 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
         if hops % _HOPS_BETWEEN_LOOKS_AT_THE_CLOCK == 0 and hops and time.monotonic() > until:
             headers.seen_bytes = at
             return headers
-        head = plain.read(at, WINDOW_HEADER_BYTES)
+        head = plain.read(at, _HEAD_BYTES)
         if len(head) < WINDOW_HEADER_BYTES:
             if at == 0 and not _MARK.pack(WINDOW_HEADER).startswith(head[: _MARK.size]):
                 raise TraceError(
@@ -209,7 +239,7 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
             if not is_beginning:
                 headers.missing_bytes = WINDOW_HEADER_BYTES - len(head)
             break
-        mark, pcpu, size = _HEADER.unpack(head)
+        mark, pcpu, size = _HEADER.unpack_from(head)
         if mark != WINDOW_HEADER or pcpu >= MAX_PCPUS or size % 4 or size > MAX_WINDOW_BYTES:
             if at == 0:
                 raise TraceError(
@@ -220,12 +250,48 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
             headers.seen_bytes = at
             return headers
         headers.windows.append(Window(at, pcpu, size))
+        if len(head) == _HEAD_BYTES and size >= _FIRST_RECORD.size:
+            header, tsc = _FIRST_RECORD.unpack_from(head, WINDOW_HEADER_BYTES)
+            if header >= TIMED_BIT and header & EVENT_MASK != WRAP_BUFFER:
+                restarts.note(at, pcpu, tsc)
         at += WINDOW_HEADER_BYTES + size
     headers.is_whole = not is_beginning
     if at > plain.size and not is_beginning:
         headers.missing_bytes = at - plain.size
     headers.seen_bytes = min(at, plain.size)
     return headers
+
+
+class _Restarts:
+    """Find restarts of the TSC from the first TSC of windows, as the reader does from whole windows."""
+
+    def __init__(self, found: list[TscRestart]) -> None:
+        self._found = found
+        self._latest: dict[int, tuple[int, int]] = {}  # by pCPU, of its last two windows
+        self._suspect: tuple[int, int, int, int] | None = (
+            None  # offset, pCPU, TSC, and the one that it is below
+        )
+
+    def note(self, offset: int, pcpu: int, tsc: int) -> None:
+        """Take the next window's first TSC."""
+        bound = min(self._latest.get(pcpu, (0, 0)))
+        if self._suspect is not None:
+            at, of_pcpu, suspect, limit = self._suspect
+            self._suspect = None
+            if tsc < (bound or limit):
+                self._found.append(TscRestart(at, limit - suspect))
+                self._latest.clear()
+                self._add(of_pcpu, suspect)
+                bound = 0
+            else:
+                self._add(of_pcpu, suspect)
+        if tsc < bound:
+            self._suspect = (offset, pcpu, tsc, self._latest[pcpu][1])
+        else:
+            self._add(pcpu, tsc)
+
+    def _add(self, pcpu: int, tsc: int) -> None:
+        self._latest[pcpu] = (self._latest.get(pcpu, (0, 0))[1], tsc)
 
 
 def _survey(
@@ -295,6 +361,7 @@ def look_at(piece: bytes, sample: Sample) -> None:
 
     words = struct.unpack(f"<{len(piece) // 4}I", piece[: len(piece) & ~3])
     at, end = 0, len(words)
+    greatest = 0
     while at < end:
         header = words[at]
         timed = header >> 31
@@ -312,6 +379,8 @@ def look_at(piece: bytes, sample: Sample) -> None:
                     sample.first_tsc = tsc
                 if sample.last_tsc is None or tsc > sample.last_tsc:
                     sample.last_tsc = tsc
+                sample.backward_tsc_count += tsc < greatest
+                greatest = max(greatest, tsc)
         at = behind
     sample.bytes += 4 * at
 

@@ -125,6 +125,57 @@ def test_the_rate_beside_a_trace_with_its_resolution(
         assert f"  TSC        {rate:<35} from the file's .json" in capfd.readouterr().out.splitlines()
 
 
+def wakes(*tscs: int) -> list[int]:
+    return [word for tsc in tscs for word in (WAKE[0], tsc, *WAKE[2:])]
+
+
+def test_restarts_of_the_tsc(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    late = b"".join(window(*wakes(tsc, tsc + 5), pcpu=pcpu) for tsc in (5000, 5100, 5200) for pcpu in (0, 1))
+    early = b"".join(window(*wakes(tsc, tsc + 5), pcpu=pcpu) for tsc in (7, 30, 60) for pcpu in (0, 1))
+    path = tmp_path / "trace"
+    path.write_bytes(late + early + late + early)
+    found = told(capfd, path)
+    offsets = [len(late), 2 * len(late) + len(early)]
+    assert found["tsc_restarts"] == [{"offset": offset, "back_cycles": 5193} for offset in offsets]
+    assert main(["info", str(path)]) == 0
+    out = capfd.readouterr().out
+    assert f"\n  restart    back about 5,193 cycles, offset {offsets[0]}" in out
+    assert "spans" not in out
+    assert max(map(len, out.splitlines()[1:])) <= 80
+
+
+@pytest.mark.parametrize("pcpus", [1, 2])
+@pytest.mark.parametrize("place", range(8))
+@pytest.mark.parametrize("wrong", [3, 99_999])
+def test_one_damaged_tsc_is_no_restart(
+    pcpus: int, place: int, wrong: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tscs = [1000 + 10 * number for number in range(8)]
+    tscs[place] = wrong
+    path = tmp_path / "trace"
+    path.write_bytes(b"".join(window(*wakes(tsc), pcpu=i % pcpus) for i, tsc in enumerate(tscs)))
+    assert told(capfd, path)["tsc_restarts"] == []
+
+
+def test_tscs_that_go_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(window(*wakes(10, 20, 15, 18, 30)))
+    assert told(capfd, path)["sample"]["backward_tsc_count"] == 2
+    assert main(["info", str(path)]) == 0
+    assert "order: 2 records have a TSC below an earlier one on their pCPU" in capfd.readouterr().out
+
+
+def test_the_rate_beside_a_trace_with_its_resolution(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(window(*WAKE, *WAKE))
+    for hz, rate in ((24_000_000, "24.000 MHz; resolution 41.7 ns"), (2_600_000_000, "2600.000 MHz")):
+        Path(f"{path}.json").write_text(json.dumps({"tsc_hz": hz}))
+        assert main(["info", str(path)]) == 0
+        assert f"  TSC        {rate:<35} from the file's .json" in capfd.readouterr().out.splitlines()
+
+
 def test_nothing_is_exact_after_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad"
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
