@@ -138,9 +138,11 @@ def test_any_records_agree_and_fill_the_span(drawn: list[tuple[int, int, int, in
 
 @pytest.mark.parametrize("writer", [0, 1])
 def test_the_place_does_not_depend_on_who_writes(writer: int) -> None:
-    switches = [(writer, *rest) for _, *rest in ONE_TURN if rest[1] != host.PV_HYPERCALL]
+    switches = [
+        (writer, time, event, words) for _, time, event, words in ONE_TURN if event != host.PV_HYPERCALL
+    ]
     calls = [event for event in ONE_TURN if event[2] == host.PV_HYPERCALL]
     moved = sorted([*switches, *calls], key=lambda event: event[1])
-    done = agreed([call(1 - writer, 5), *moved])  # type: ignore[misc]
+    done = agreed([call(1 - writer, 5), *moved])
     counted = {key.a: count for key, count in done.counts.items() if key.metric == Metric.HYPERCALL}
     assert (counted[GUEST], counted[GUEST | 1]) == (1, 2)

@@ -165,17 +165,6 @@ def test_tscs_that_go_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert "order: 2 records have a TSC below an earlier one on their pCPU" in capfd.readouterr().out
 
 
-def test_the_rate_beside_a_trace_with_its_resolution(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "trace"
-    path.write_bytes(window(*WAKE, *WAKE))
-    for hz, rate in ((24_000_000, "24.000 MHz; resolution 41.7 ns"), (2_600_000_000, "2600.000 MHz")):
-        Path(f"{path}.json").write_text(json.dumps({"tsc_hz": hz}))
-        assert main(["info", str(path)]) == 0
-        assert f"  TSC        {rate:<35} from the file's .json" in capfd.readouterr().out.splitlines()
-
-
 def test_nothing_is_exact_after_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad"
     path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
