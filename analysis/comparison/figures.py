@@ -31,7 +31,7 @@ from xtrace.analysis.coverage.needs import (
 )
 from xtrace.analysis.measures.lookup import share
 from xtrace.analysis.measures.table import Quality
-from xtrace.analysis.state_machine.keys import domain_of, low_of
+from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, Woken
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.histogram import summarise
@@ -52,11 +52,13 @@ FEWEST = {"p50": 5, "p95": 20, "p99": 100}
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 _RUNNABLE = (Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER)
-_OF_PCPUS = (Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.IRQ_HANDLING)
-#: Metrics whose key a is not a vCPU.
+_OF_PCPUS = (
+    Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN, Metric.IRQ_HANDLING
+)  # fmt: skip
+#: Metrics whose key a is neither a vCPU nor a pCPU, and metrics that no figure is made from.
 _OF_OTHERS = (
-    Metric.DOMAIN_STATE, Metric.CSTATE, Metric.HANDOFF, Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO,
-    Metric.RIP, Metric.LOST_RECORDS,
+    Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN, Metric.CSTATE, Metric.HANDOFF, Metric.SKEW_NOT_FROM,
+    Metric.SKEW_NOT_TO, Metric.RIP, Metric.LOST_RECORDS,
 )  # fmt: skip
 
 
@@ -81,8 +83,7 @@ class Sums:
         self._hz = hz
         self.pcpu_count = len(np.unique(partial.pcpus["pcpu"]))
         self.vcpu_counts: dict[int, int] = {}
-        tallies = partial.tallies.where(~np.isin(partial.tallies["metric"], [int(m) for m in _OF_OTHERS]))
-        tallies = _with_domain(tallies)
+        tallies = _with_domain(partial.tallies)
         self.domains, place = np.unique(np.append(tallies["domain"], HOST), return_inverse=True)
         self._place = place[:-1]
         self._costs = summary.origin.costs
@@ -151,7 +152,12 @@ class Sums:
 
 
 def _with_domain(rows: Columns) -> Columns:
-    """Return the rows with their domain, HOST for those of pCPUs; without those of idle vCPUs."""
+    """Return the rows of vCPUs and pCPUs with their domain, HOST for pCPUs; without those of idle vCPUs.
+
+    The key of an open interval is of the metric that its ``b`` names.
+    """
+    of = np.where(rows["metric"] == int(Metric.OPEN), high_of(rows["b"]), rows["metric"])
+    rows = rows.where(~np.isin(of, [int(metric) for metric in _OF_OTHERS]))
     of_pcpus = np.isin(rows["metric"], [int(metric) for metric in _OF_PCPUS])
     rows = rows.having(domain=np.where(of_pcpus, HOST, domain_of(rows["a"])))
     return rows.where(rows["domain"] < IDLE_DOMAIN)

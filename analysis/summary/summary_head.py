@@ -36,6 +36,9 @@ _MAX_HEAD_BYTES = 4 << 20
 _MAX_BYTES = 1 << 30
 _MAX_MEMBERS = 1000
 _MAX_NAME = 200
+#: How members may be compressed; the errors of Python's other decompressors are not in BROKEN.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_HZ_RANGE = (1e6, 1e12)
 
 
 class OtherVersionError(TraceError):
@@ -146,6 +149,8 @@ def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
     sizes = {member.filename: member.file_size for member in archive.infolist()}
     if len(sizes) > _MAX_MEMBERS or sum(sizes.values()) > _MAX_BYTES:
         raise ValueError(f"more than {_MAX_MEMBERS} members or {_MAX_BYTES >> 20} MiB")
+    if any(member.compress_type not in _COMPRESSIONS for member in archive.infolist()):
+        raise ValueError("a member is compressed in another way")
     if sizes[HEAD] > _MAX_HEAD_BYTES:
         raise ValueError("its head is too large")
     head = json.loads(archive.read(HEAD))

@@ -26,6 +26,7 @@ from xtrace.analysis.comparison.figures import (
 )
 from xtrace.analysis.comparison.rank_test import ALPHA
 from xtrace.analysis.report.build import build
+from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.partial import partial_of
 from xtrace.analysis.summary.summary_file import Summary
 from xtrace.analysis.summary.summary_head import Origin
@@ -161,6 +162,32 @@ def test_figures_match_the_simulated_host() -> None:
         assert sum(shares) == pytest.approx(1)
         waits = sorted(wait for truth in truths for wait in truth.wake_to_running_cycles)
         assert values[P50] == pytest.approx(waits[(len(waits) - 1) // 2] / HOST_HZ * 1e9, rel=0.02)
+
+
+def lossy_without_dom0() -> bytes:
+    return simulate(
+        2, 3, [(3, 2, "pv"), (5, 1, "hvm")], 60_000_000, loss=0.4, ring_bytes=4088, poll_cycles=2_000_000
+    ).data
+
+
+def test_only_domains_of_vcpus_have_figures() -> None:
+    """The numbers of domains and pCPUs in the keys of tallies are not taken for vCPUs."""
+    found = measured(lossy_without_dom0(), "x", HOST_HZ)
+    assert found.vcpu_counts == {"d3": 2, "d5": 1}
+    assert set(found.values) == {"d3", "d5", HOST_LABEL}
+
+
+def test_exits_without_a_time_are_exits() -> None:
+    """Every VMEXIT of a vCPU counts, also one of which no record shows the end."""
+    part = partial_of(collected(lossy_without_dom0()))
+    of = part.tallies.where(part.tallies["a"] == 5 << 16)
+    timed, untimed = (
+        int(of["count"][of["metric"] == metric].sum())
+        for metric in (Metric.HVM_EXIT, Metric.EXIT_WITHOUT_TIME)
+    )
+    assert untimed > 0
+    found = measure(Summary(part, Origin("x")), HOST_HZ)
+    assert found.values["d5"]["exits_per_s"] * found.span_s == pytest.approx(timed + untimed)
 
 
 def test_figures_match_the_report() -> None:

@@ -342,6 +342,18 @@ def test_a_zip_bomb_is_refused_by_its_size(
         read_summary(path)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_compressed_in_another_way_is_refused(
+    compression: int, members: Members, tmp_path: Path
+) -> None:
+    """The archive is one that Python could read: what it raises on damage depends on the compression."""
+    path = packed(members, tmp_path / "other.summary")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/y", b"content", compression)
+    with pytest.raises(TraceError, match="damaged summary: a member is compressed in another way"):
+        read_summary(path)
+
+
 def test_changed_bytes_are_noticed_or_harmless(members: Members, tmp_path: Path) -> None:
     path = packed(members, tmp_path / "flipped.summary")
     sound = path.read_bytes()
