@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from oracle.runs import Run, as_intervals, run
 from peer.xenalyze import Summary, parse_summary, raw_records, require, svm_args
 from peer.xenalyze_run import run as printed_by
 from peer.xenalyze_summary import Cycles, VcpuSummary
-from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, G, Metric, P, V
+from xtrace.analysis.state_machine.metrics import STATE_LOST, DomainState, G, Metric, P, PcpuTime, V
 from xtrace.probes.format import LOST_RECORDS, Runstate
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN
 
@@ -37,6 +38,9 @@ CPU_HZ = 2_600_000_000
 #: Variable with the files to compare instead of the samples, separated like PATH; the lab's checks set it.
 TRACES_VARIABLE = "XTRACE_COMPARED_TRACES"
 CONTINUE_RUNNING = 0x21002
+VMENTRY = 0x81001
+#: Of VMX (before Xen 4.19 of SVM too) and of SVM, without the bit of 64-bit guests.
+VMEXITS = (0x81002, 0x81003)
 CLASS_NAMES = ("gen", "sched", "dom0op", "hvm", "mem", "pv", "shadow", "hw")
 CLASSES = {1 << bit: name for bit, name in enumerate(CLASS_NAMES)}
 PV_NAMES = {
@@ -46,17 +50,27 @@ PV_NAMES = {
 STATE_OF = {
     Metric.RUNNING: "running", Metric.RUNNABLE_WAKE: "runnable", Metric.RUNNABLE_PREEMPT: "runnable",
     Metric.RUNNABLE_OTHER: "runnable", Metric.BLOCKED: "blocked", Metric.OFFLINE: "offline",
-    Metric.STATE_LOST: "lost",
+    Metric.STATE_LOST: "lost", Metric.STATE_UNKNOWN: "unknown",
 }  # fmt: skip
 RUNNABLE_OF = {
     Metric.RUNNABLE_WAKE: "wake", Metric.RUNNABLE_PREEMPT: "preempt", Metric.RUNNABLE_OTHER: "other"
 }  # fmt: skip
+STATE_NAMES = ("running", "runnable", "blocked", "offline", "lost")
 DOMAIN_NAMES = {
-    DomainState.BLOCKED: "blocked", DomainState.PARTIAL_RUN: "partial run", DomainState.FULL_RUN: "full run",
+    DomainState.BLOCKED: "blocked", DomainState.OFFLINE: "offline",
+    DomainState.PARTIAL_RUN: "partial run", DomainState.FULL_RUN: "full run",
     DomainState.PARTIAL_CONTENTION: "partial contention",
     DomainState.CONCURRENCY_HAZARD: "concurrency_hazard",
     DomainState.FULL_CONTENTION: "full_contention", DomainState.LOST: "lost",
 }  # fmt: skip
+
+
+class Stretch(NamedTuple):
+    """A stretch of time of a vCPU in a state; ``metric`` is that of the state."""
+
+    begin: int
+    end: int
+    metric: Metric
 
 
 @dataclass(slots=True)
@@ -80,6 +94,13 @@ class Sum:
         if row is None or row.count == 0:
             return self.cycles == 0
         return 0 <= self.cycles - row.mean * row.count < row.count
+
+
+class Taught(NamedTuple):
+    """From when on xenalyze counts a vCPU, and the TSC at which it learns that."""
+
+    since: int
+    at: int
 
 
 @dataclass
@@ -119,12 +140,51 @@ class Case:
         return found
 
     @cached_property
-    def learned(self) -> dict[int, int]:
-        """Return the TSC of each vCPU's first runstate record."""
+    def runstates(self) -> dict[int, list[Record]]:
+        """Return the runstate records by vCPU."""
+        found: defaultdict[int, list[Record]] = defaultdict(list)
+        for record in self.records:
+            if (key := names(record)) is not None:
+                found[key].append(record)
+        return found
+
+    @cached_property
+    def first_switches(self) -> dict[int, Record]:
+        """Return the first record of each pCPU that says what runs there, or ran there up to then."""
+        found: dict[int, Record] = {}
+        for record in self.records:
+            if names(record) is not None and Runstate.RUNNING in change_of(record):
+                found.setdefault(record.pcpu, record)
+        return found
+
+    @cached_property
+    def stretches(self) -> dict[int, list[Stretch]]:
+        """Return where the time of each vCPU went up to its last change of state, in order."""
+        found: defaultdict[int, list[Stretch]] = defaultdict(list)
+        for row in self.rows:
+            metric = Metric(row.b >> 32) if row.metric == Metric.OPEN else row.metric
+            if metric in STATE_OF:
+                found[row.a].append(Stretch(row.tsc - row.value, row.tsc, metric))
+        return {key: sorted(stretches) for key, stretches in found.items()}
+
+    @cached_property
+    def taught(self) -> dict[int, Taught]:
+        """Return how xenalyze learns of each vCPU's state: see ``known_when_it_runs``."""
+        found: dict[int, Taught] = {}
+        for key in self.runstates.keys() | self.named_by_losses.keys():
+            ways = known_when_it_runs(self, key)
+            if ways:
+                found[key] = min(ways, key=lambda way: way.at)
+        return found
+
+    @cached_property
+    def named_by_losses(self) -> dict[int, int]:
+        """Return the vCPUs that a LOST_RECORDS record says ran, and the TSC of the first one."""
         found: dict[int, int] = {}
         for record in self.records:
-            key = names(record)
-            if key is not None:
+            if record.event == LOST_RECORDS:
+                domain, number = record.words[1] & 0xFFFF, record.words[1] >> 16
+                key = domain << 16 | number
                 found[key] = min(record.tsc, found.get(key, record.tsc))
         return found
 
@@ -158,6 +218,10 @@ class Case:
                 if self.vcpus[key][V.STATE] == Runstate.RUNNING and key >> 16 != DEFAULT_DOMAIN:
                     found[key] = (self.vcpus[key][V.SINCE], int(pcpu[P.LAST_TSC]))
         return found
+
+    @property
+    def last_tsc(self) -> int:
+        return int(self.ours.machine.glob[G.LAST_TSC])
 
 
 def packed_traces() -> dict[str, Path | None]:
@@ -223,13 +287,50 @@ def summarised(path: Path, cpu_hz: int, extra_args: Sequence[str]) -> Summary:
 # --- the named differences ---------------------------------------------------------------------
 
 
+def known_when_it_runs(case: Case, key: int) -> list[Taught]:
+    """Xenalyze does not count a vCPU before it is seen to run; for us its first record tells its state.
+
+    Return the ways in which xenalyze learns of it: a switch to it; a CONTINUE_RUNNING as the first switch
+    of its pCPU, where it has run since that pCPU's first TSC; the end of a loss that names it.  A loss makes
+    all vCPUs that a runstate record has named lost, also those that it does not count yet.
+    """
+    ways = []
+    for record in case.runstates.get(key, []):
+        if record.event == CONTINUE_RUNNING:
+            if record is case.first_switches[record.pcpu]:
+                ways.append(Taught(case.ours.pcpu(record.pcpu, P.FIRST_TSC), record.tsc))
+        elif change_of(record)[1] == Runstate.RUNNING:
+            ways.append(Taught(record.tsc, record.tsc))
+    named = next((record.tsc for record in case.runstates.get(key, [])), 1 << 62)
+    ways += [Taught(loss, loss) for loss in case.losses if loss > named]
+    if key in case.named_by_losses:
+        ways.append(Taught(case.named_by_losses[key], case.named_by_losses[key]))
+    return ways
+
+
+def counted(case: Case, key: int) -> list[Stretch]:
+    """Return a vCPU's stretches of time from when xenalyze counts it; see ``known_when_it_runs``.
+
+    Xenalyze also counts a state that a loss cuts off, or of which it did not see the beginning, like any
+    other; ours are OPEN, and are among them.
+    """
+    if key not in case.taught:
+        return []
+    since = case.taught[key].since
+    return [
+        Stretch(max(begin, since), end, metric)
+        for begin, end, metric in case.stretches.get(key, [])
+        if end > since
+    ]
+
+
 def split_at_continue(case: Case, key: int) -> int:
     """Xenalyze ends a running interval at CONTINUE_RUNNING and begins another; we continue it.
 
     It does not do so at the record that makes the vCPU known, which has run since its pCPU's first TSC.
     """
-    is_known_by_one = case.learned.get(key) == next(iter(case.continues.get(key, [])), None) is not None
-    stretches = [(row.tsc - row.value, row.tsc) for row in case.by_metric[Metric.RUNNING].get(key, [])]
+    is_known_by_one = key in case.taught and case.taught[key].since < case.taught[key].at
+    stretches = [(begin, end) for begin, end, metric in counted(case, key) if metric == Metric.RUNNING]
     if key in case.still_running:
         stretches.append(case.still_running[key])
     splits = sum(begin < tsc < end for tsc in case.continues.get(key, []) for begin, end in stretches)
@@ -237,7 +338,7 @@ def split_at_continue(case: Case, key: int) -> int:
 
 
 def closed_at_the_end_of_its_pcpu(case: Case, key: int) -> int:
-    """Xenalyze ends the interval of a running vCPU at its pCPU's last TSC; ours is Metric.TAIL."""
+    """Xenalyze ends the interval of a running vCPU at its pCPU's last TSC; ours does at the last."""
     begin, end = case.still_running.get(key, (0, 0))
     return end - begin if begin else 0
 
@@ -245,15 +346,9 @@ def closed_at_the_end_of_its_pcpu(case: Case, key: int) -> int:
 def lost_until_the_last_loss(case: Case, key: int) -> int:
     """Each loss ends xenalyze's interval of a vCPU that is already lost; ours is one, open at the end."""
     vcpu = case.vcpus[key]
-    return max(case.losses[-1] - vcpu[V.SINCE], 0) if case.losses and vcpu[V.STATE] == STATE_LOST else 0
-
-
-def lost_before_it_was_known(case: Case, key: int) -> int:
-    """Xenalyze counts vCPUs that were named but never seen to run as lost; ours are HEAD until they run."""
-    known_at = case.vcpus[key][V.FIRST_KNOWN]
-    named = next((record.tsc for record in case.records if names(record) == key), known_at)
-    after = [loss for loss in case.losses if loss > named]
-    return max(known_at - after[0], 0) if after and known_at else 0
+    if not case.losses or vcpu[V.STATE] != STATE_LOST or key not in case.taught:
+        return 0
+    return max(case.losses[-1] - max(vcpu[V.SINCE], case.taught[key].since), 0)
 
 
 def ran_until_its_pcpu_ended(case: Case, key: int) -> list[tuple[int, int, int]]:
@@ -261,20 +356,24 @@ def ran_until_its_pcpu_ended(case: Case, key: int) -> list[tuple[int, int, int]]
 
     Xenalyze knows the end of a pCPU's records and counts the vCPU there as lost from then on.  A stream
     does not know it: when the vCPU is seen to run elsewhere, that is a mismatch, and the whole interval
-    becomes lost time.  Time lost because of lost records is recognised by its CUT.
+    becomes unknown time.
     """
-    cut = {row.tsc for row in case.by_metric[Metric.CUT].get(key, [])}
-    lost = [(row.tsc - row.value, row.tsc) for row in case.by_metric[Metric.STATE_LOST].get(key, [])]
+    unknown = [(begin, end) for begin, end, metric in counted(case, key) if metric == Metric.STATE_UNKNOWN]
     lasts = [int(pcpu[P.LAST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN]]
-    return [
-        (begin, last, end) for begin, end in lost if begin not in cut for last in lasts if begin < last < end
-    ]
+    return [(begin, last, end) for begin, end in unknown for last in lasts if begin < last < end]
 
 
 def names(record: Record) -> int | None:
     """Return the vCPU of a runstate record."""
     is_runstate = record.event & ~0x330 == 0x21001 or record.event == CONTINUE_RUNNING
     return record.words[0] if is_runstate else None
+
+
+def change_of(record: Record) -> tuple[int, int]:
+    """Return the old and the new state of a runstate record."""
+    if record.event == CONTINUE_RUNNING:
+        return Runstate.RUNNING, Runstate.RUNNING
+    return record.event >> 8 & 3, record.event >> 4 & 3
 
 
 def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
@@ -294,9 +393,8 @@ def stays_by_pcpu_moved_to(case: Case, key: int) -> tuple[Sum, dict[int, Sum]]:
             every.add(tsc - since)
             each[pcpu].add(tsc - since)
             since, where = tsc, pcpu
-    last = int(case.ours.machine.glob[G.LAST_TSC])
-    every.add(last - since)
-    each[where].add(last - since)
+    every.add(case.last_tsc - since)
+    each[where].add(case.last_tsc - since)
     return every, each
 
 
@@ -304,7 +402,7 @@ def switches_to(case: Case, key: int) -> list[tuple[int, int]]:
     """Return when and where a vCPU began to run, from our RESIDENCE intervals and the starts of its runs."""
     residences = case.by_metric[Metric.RESIDENCE].get(key, [])
     stays = [(row.tsc - row.value, row.tsc, row.b) for row in residences]
-    begins = [row.tsc - row.value for row in case.by_metric[Metric.RUNNING].get(key, [])]
+    begins = [begin for begin, _, metric in counted(case, key) if metric == Metric.RUNNING]
     vcpu = case.vcpus[key]
     if vcpu[V.RESIDENT_SINCE]:
         stays.append((vcpu[V.RESIDENT_SINCE], 1 << 62, vcpu[V.PCPU]))
@@ -313,7 +411,7 @@ def switches_to(case: Case, key: int) -> list[tuple[int, int]]:
     return [(tsc, pcpu) for tsc in sorted(begins) for begin, end, pcpu in stays if begin <= tsc < end]
 
 
-def split_at_every_record(case: Case, domain: int, *, as_xenalyze: bool = True) -> Counter[str]:
+def split_at_every_record(case: Case, domain: int) -> Counter[str]:
     """Return cycles by state of the domain.
 
     Xenalyze ends a domain's interval at each record that touches one of its vCPUs, so only
@@ -322,24 +420,22 @@ def split_at_every_record(case: Case, domain: int, *, as_xenalyze: bool = True) 
     """
     changes: list[tuple[int, int, str]] = []
     ends = []
-    for metric, name in STATE_OF.items():
-        for key, rows in case.by_metric[metric].items():
-            if key >> 16 == domain:
-                changes += [(row.tsc - row.value, key, name) for row in rows]
-                ends += [row.tsc for row in rows]
-    names_of_states = {0: "running", 1: "runnable", 2: "blocked", 3: "offline", 4: "lost"}
     for key, vcpu in case.vcpus.items():
-        if key >> 16 != domain or not vcpu[V.FIRST_KNOWN]:
+        if key >> 16 != domain or key not in case.taught:
             continue
-        changes.append((vcpu[V.SINCE], key, names_of_states[vcpu[V.STATE]]))
-        ends += [tsc for tsc in case.continues.get(key, []) if tsc >= vcpu[V.FIRST_KNOWN]]
+        stretches = counted(case, key)
+        changes += [(begin, key, STATE_OF[metric]) for begin, _, metric in stretches]
+        ends += [end for _, end, _ in stretches]
+        since = max(vcpu[V.SINCE], case.taught[key].since)
+        changes.append((since, key, STATE_NAMES[vcpu[V.STATE]]))
+        ends += [tsc for tsc in case.continues.get(key, []) if tsc >= case.taught[key].since]
         for begin, ended, _ in ran_until_its_pcpu_ended(case, key):
             changes += [(begin, key, "running"), (ended, key, "lost")]
         if key in case.still_running:
             changes.append((case.still_running[key][1], key, "lost"))
             ends.append(case.still_running[key][1])
         ends += [*case.losses[-1:]]
-    changes, twice = known_too_late(case, changes) if as_xenalyze else (changes, {})
+    changes, twice = known_too_late(case, changes)
     cycles: Counter[str] = Counter()
     states: dict[int, str] = {}
     # At the same TSC the last change counts: lost after a run of length 0, and delayed changes after all.
@@ -347,7 +443,7 @@ def split_at_every_record(case: Case, domain: int, *, as_xenalyze: bool = True) 
     last = max(ends, default=0)
     for (tsc, key, name), following in zip(changes, [*changes[1:], (last, 0, "")], strict=True):
         states[key] = name
-        state = state_of_domain(states.values())
+        state = blocked_while_offline(state_of_domain(states.values()))
         cycles[state] += max(min(following[0], last) - tsc, 0) + twice.pop((tsc, key), 0)
     return cycles
 
@@ -361,11 +457,11 @@ def known_too_late(
     this vCPU, and the interval that it begins counts the time from the pCPU's first TSC once more.  Return
     the changes with the first one of such vCPUs delayed, and the time that counts twice there.
     """
-    learned = {key: case.learned.get(key, 0) for _, key, _ in changes}
+    learned = {key: case.taught[key].at for _, key, _ in changes}
     put_off, twice = [], {}
     for tsc, key, name in changes:
         at = tsc
-        if tsc == case.vcpus[key][V.FIRST_KNOWN] < learned[key]:
+        if tsc == case.taught[key].since < learned[key]:
             others = [other for other in learned if other != key and learned[other] <= learned[key]]
             touched = [then for then, other, _ in changes if other in others]
             touched += [
@@ -379,17 +475,75 @@ def known_too_late(
 
 
 def state_of_domain(states: Iterable[str]) -> str:
-    found = set(states)
+    """Return a domain's state by those of its vCPUs that are known."""
+    found = set(states) - {"unknown"}
     waits = bool(found & {"blocked", "offline"})
-    if found == {"lost"}:
-        return "lost"
     if "running" in found and "runnable" in found:
         return "concurrency_hazard"
     if "running" in found:
         return "partial run" if waits else "full run"
     if "runnable" in found:
         return "partial contention" if waits else "full_contention"
-    return "blocked"
+    return next((state for state in ("blocked", "offline", "lost") if state in found), "unknown")
+
+
+def blocked_while_offline(state: str) -> str:
+    """Xenalyze calls a domain blocked of which all vCPUs are offline."""
+    return "blocked" if state == "offline" else state
+
+
+def exit_lasts_until_runnable(case: Case, key: int, row: Interval) -> int | None:
+    """Return the cycles that xenalyze counts for an exit, None if it does not count it.
+
+    It ends the exit in which a vCPU stops to run when the vCPU becomes runnable again; for us it ends where
+    the vCPU leaves the pCPU.  What a loss cuts off or the trace's end leaves open does not count.
+    """
+    changes = [record for record in case.runstates.get(key, []) if record.tsc >= row.tsc]
+    stop = next((record for record in changes if record.tsc == row.tsc), None)
+    if stop is None or change_of(stop)[0] != Runstate.RUNNING or change_of(stop)[1] == Runstate.RUNNING:
+        return row.value
+    wakes = [record.tsc for record in changes if change_of(record)[1] == Runstate.RUNNABLE]
+    if not wakes:
+        return None
+    lost = [begin for begin, _, metric in case.stretches.get(key, []) if metric == Metric.STATE_LOST]
+    if any(row.tsc <= begin <= wakes[0] for begin in lost):
+        return None
+    return row.value + wakes[0] - row.tsc
+
+
+def exits_of_stand_ins(case: Case, pcpu: int) -> dict[int, Sum]:
+    """Xenalyze measures exits before a pCPU's first switch as those of a stand-in; ours have no time."""
+    ours: defaultdict[int, Sum] = defaultdict(Sum)
+    begun: Record | None = None
+    for record in case.records:
+        if record.pcpu != pcpu:
+            continue
+        if record is case.first_switches.get(pcpu) or record.event == LOST_RECORDS:
+            break
+        if record.event & ~0x100 in VMEXITS:
+            begun = record
+        elif record.event & ~0x100 == VMENTRY and begun:
+            ours[begun.words[0]].count += 1
+            ours[begun.words[0]].cycles += record.tsc - begun.tsc
+            begun = None
+    return ours
+
+
+def used_from_its_first_switch(case: Case, pcpu: int) -> int:
+    """Xenalyze counts a pCPU's use from the first switch to a vCPU that it sees there, or from its first TSC.
+
+    We know what ran before it from "running to ..." as the pCPU's first switch.
+    """
+    first = case.first_switches.get(pcpu)
+    if first is None or change_of(first)[1] == Runstate.RUNNING:
+        return 0
+    switches = (
+        record.tsc
+        for record in case.records
+        if record.pcpu == pcpu and names(record) is not None and change_of(record)[1] == Runstate.RUNNING
+    )
+    losses = (record.tsc for record in case.records if record.pcpu == pcpu and record.event == LOST_RECORDS)
+    return min(next(switches, 1 << 62), next(losses, 1 << 62))
 
 
 def lost_records_twice(sizes: Counter[str], lost_records: int) -> Counter[str]:
@@ -449,23 +603,23 @@ def test_runstates(case: Case) -> None:
         if key >> 16 == DEFAULT_DOMAIN:
             continue
         ours: defaultdict[str, Sum] = defaultdict(Sum)
-        for metric, name in STATE_OF.items():
-            for row in case.by_metric[metric].get(key, []):
-                ours[name].add(row.value)
-                if metric in RUNNABLE_OF:
-                    ours[RUNNABLE_OF[metric]].add(row.value)
+        for begin, end, metric in counted(case, key):
+            ours[STATE_OF[metric]].add(end - begin)
+            if metric in RUNNABLE_OF:
+                ours[RUNNABLE_OF[metric]].add(end - begin)
         ours["running"].count += split_at_continue(case, key)
         ours["running"].add(closed_at_the_end_of_its_pcpu(case, key))
-        for begin, ended, _ in ran_until_its_pcpu_ended(case, key):
+        for begin, ended, end in ran_until_its_pcpu_ended(case, key):
             ours["running"].add(ended - begin)
-            ours["lost"].add(begin - ended)
+            ours["lost"].add(end - ended)
+            ours["unknown"].cycles -= end - begin
         ours["lost"].add(lost_until_the_last_loss(case, key))
-        ours["lost"].add(lost_before_it_was_known(case, key))
         for name in ("running", "runnable", "blocked", "offline"):
             assert ours[name].agrees(vcpu.runstates.get(name)), (hex(key), name)
         for name in RUNNABLE_OF.values():
             assert ours[name].agrees(vcpu.runnable.get(name)), (hex(key), name)
         assert ours["lost"].agrees_in_cycles(vcpu.runstates.get("lost")), hex(key)
+        assert ours["unknown"].cycles == 0, hex(key)
         compared += ours["running"].count
     assert compared > 100
 
@@ -479,28 +633,31 @@ def test_domain_runstates(case: Case) -> None:
 
 
 def test_domain_states_agree_with_those_of_the_vcpus(case: Case) -> None:
-    """Once all vCPUs that run at the start are known, and until the first pCPU ends."""
-    firsts = [int(pcpu[P.FIRST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN]]
-    end = min(int(pcpu[P.LAST_TSC]) for pcpu in case.ours.machine.pcpus if pcpu[P.SEEN])
+    """To the cycle, except that a vCPU becomes known too late where it ran at its pCPU's first record."""
+    ends = as_intervals(case.ours.ends)
     for domain in case.theirs.domains:
-        rows = case.by_metric[Metric.DOMAIN_STATE].get(domain, [])
+        changes = []
+        late = 0
+        for key, vcpu in case.vcpus.items():
+            if key >> 16 == domain and vcpu[V.FIRST_KNOWN]:
+                changes += [
+                    (begin, key, STATE_OF[metric]) for begin, _, metric in case.stretches.get(key, [])
+                ]
+                changes.append((vcpu[V.SINCE], key, STATE_NAMES[vcpu[V.STATE]]))
+                late += case.runstates[key][0].tsc - vcpu[V.FIRST_KNOWN] if key in case.runstates else 0
+        changes.sort(key=lambda change: change[:1])
+        expected: Counter[str] = Counter()
+        states: dict[int, str] = {}
+        for (tsc, key, name), following in zip(changes, [*changes[1:], (case.last_tsc, 0, "")], strict=True):
+            states[key] = name
+            expected[state_of_domain(states.values())] += following[0] - tsc
         ours: Counter[str] = Counter()
-        for row in rows:
-            ours[DOMAIN_NAMES[DomainState(row.b)]] += row.value
-        theirs = split_at_every_record(case, domain, as_xenalyze=False)
-        known = [vcpu[V.FIRST_KNOWN] for key, vcpu in case.vcpus.items() if key >> 16 == domain]
-        last = max((row.tsc for row in rows), default=min(known))
-        span = int(case.ours.machine.glob[G.LAST_TSC]) - min(last, end)
-        span += max(
-            (
-                case.learned[key] - min(firsts)
-                for key, vcpu in case.vcpus.items()
-                if key >> 16 == domain and vcpu[V.FIRST_KNOWN] in firsts
-            ),
-            default=0,
-        )
-        assert (theirs - ours).total() <= span
-        assert (ours - theirs).total() <= span
+        for row in [*case.rows, *ends]:
+            of = Metric(row.b >> 32) if row.metric == Metric.OPEN else row.metric
+            if of == Metric.DOMAIN_STATE and row.a == domain:
+                ours[DOMAIN_NAMES[DomainState(row.b & 0xFFFF_FFFF)]] += row.value
+        assert (expected - ours).total() <= late, domain
+        assert (ours - expected).total() <= late, domain
 
 
 def test_affinity(case: Case) -> None:
@@ -518,17 +675,18 @@ def test_affinity(case: Case) -> None:
 def test_pcpu_use(case: Case) -> None:
     for number, use in case.theirs.pcpus.items():
         ours = {}
+        first = used_from_its_first_switch(case, number)
         for name, metric in (
             ("running", Metric.PCPU_RUNNING), ("idle", Metric.PCPU_IDLE), ("lost", Metric.PCPU_LOST)
         ):  # fmt: skip
             ours[name] = Sum()
             for row in case.by_metric[metric].get(number, []):
-                ours[name].add(row.value)
-        since = case.ours.pcpu(number, P.SINCE)
-        if since:
-            key = list(case.vcpus)[case.ours.pcpu(number, P.CURRENT)]
-            is_idle = key >> 16 == 0x7FFF
-            ours["idle" if is_idle else "running"].add(case.ours.pcpu(number, P.LAST_TSC) - since)
+                if row.tsc > first or metric == Metric.PCPU_LOST:
+                    ours[name].add(row.value)
+        since, last = case.ours.pcpu(number, P.ACCOUNT_SINCE), case.ours.pcpu(number, P.LAST_TSC)
+        at_the_end = PcpuTime(case.ours.pcpu(number, P.ACCOUNT))
+        if at_the_end in (PcpuTime.RUNNING, PcpuTime.IDLE):
+            ours[at_the_end.name.lower()].add(last - since)
         assert ours["running"].agrees(use.running), number
         assert ours["idle"].agrees(use.idle), number
         assert ours["lost"].agrees(use.lost), number
@@ -539,8 +697,11 @@ def test_exits(case: Case) -> None:
     for key, vcpu in case.known.items():
         ours: defaultdict[int, Sum] = defaultdict(Sum)
         for row in case.by_metric[Metric.HVM_EXIT].get(key, []):
-            ours[row.b].count += 1
-            ours[row.b].cycles += row.value
+            if (cycles := exit_lasts_until_runnable(case, key, row)) is not None:
+                ours[row.b].count += 1
+                ours[row.b].cycles += cycles
+        if key >> 16 == DEFAULT_DOMAIN:
+            ours.update(exits_of_stand_ins(case, key & 0xFFFF))
         means = sorted((total.count, total.cycles // total.count) for total in ours.values())
         assert means == sorted((row.cycles.count, row.cycles.mean) for row in vcpu.exits.values()), hex(key)
 
@@ -552,10 +713,13 @@ def test_guest_interrupts(case: Case) -> None:
 
 
 def test_open_ends_are_those_of_the_intervals(case: Case) -> None:
-    """TAIL is what xenalyze leaves out, or closes at the end of the trace."""
-    ends = as_intervals(case.ours.ends)
-    tails = [row for row in ends if row.metric == Metric.TAIL and row.b == Runstate.RUNNING]
-    last = int(case.ours.machine.glob[G.LAST_TSC])
-    for row in tails:
-        begin, end = case.still_running[row.a]
-        assert row.value == last - begin >= end - begin
+    """What runs at the end is OPEN up to the last record; xenalyze closes it at the end of its pCPU."""
+    running = int(Metric.RUNNING) << 32
+    ends = {
+        row.a: row for row in as_intervals(case.ours.ends) if row.metric == Metric.OPEN and row.b == running
+    }
+    assert ends.keys() == {key for key, (begin, _) in case.still_running.items() if begin < case.last_tsc}
+    for key, row in ends.items():
+        begin, end = case.still_running[key]
+        assert row.tsc == case.last_tsc
+        assert row.value == case.last_tsc - begin >= end - begin
