@@ -39,6 +39,7 @@ CPU_HZ = 2_600_000_000
 TRACES_VARIABLE = "XTRACE_COMPARED_TRACES"
 CONTINUE_RUNNING = 0x21002
 VMENTRY = 0x81001
+WANT_TO_RUN = (Runstate.RUNNING, Runstate.RUNNABLE)
 #: Of VMX (before Xen 4.19 of SVM too) and of SVM, without the bit of 64-bit guests.
 VMEXITS = (0x81002, 0x81003)
 CLASS_NAMES = ("gen", "sched", "dom0op", "hvm", "mem", "pv", "shadow", "hw")
@@ -500,7 +501,7 @@ def exit_lasts_until_runnable(case: Case, key: int, row: Interval) -> int | None
     """
     changes = [record for record in case.runstates.get(key, []) if record.tsc >= row.tsc]
     stop = next((record for record in changes if record.tsc == row.tsc), None)
-    if stop is None or change_of(stop)[0] != Runstate.RUNNING or change_of(stop)[1] == Runstate.RUNNING:
+    if stop is None or change_of(stop)[0] != Runstate.RUNNING or change_of(stop)[1] in WANT_TO_RUN:
         return row.value
     wakes = [record.tsc for record in changes if change_of(record)[1] == Runstate.RUNNABLE]
     if not wakes:
