@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from builders.covering import everything
 from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
 from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.tables.cost import TABLES
@@ -27,7 +28,7 @@ def test_fields_of_a_row_are_the_columns_of_its_table(table: Table[Estimate]) ->
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_table_without_rows_has_the_same_dtypes(table: Table[Estimate]) -> None:
-    found = table.of(Estimate())
+    found = table.of(Estimate(), everything()).columns
     assert list(found.names) == [column.name for column in table.columns]
     for column in table.columns:
         text = column.quality is Quality.KEY and column.name != "domain"

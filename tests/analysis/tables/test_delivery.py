@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders.covering import everything
 from builders.partials import collected
 from oracle.runs import tally_of
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric, WakeCause
 from xtrace.analysis.summary.partial import partial_of
 from xtrace.analysis.tables import delivery
@@ -75,7 +78,9 @@ def measures(tallies: Sequence[Tally], *, hz: float | None = HZ) -> Measures:
 
 def made(name: str, tallies: Sequence[Tally] = TALLIES, *, hz: float | None = HZ) -> Columns:
     table = next(table for table in delivery.TABLES if table.name == name)
-    return table.of(measures(tallies, hz=hz))
+    found = table.of(measures(tallies, hz=hz), everything())
+    assert found.quality == {column.name: column.quality for column in table.columns}
+    return found.columns
 
 
 def rows(table: Columns, *columns: str) -> list[tuple[Any, ...]]:
@@ -87,6 +92,26 @@ def rows(table: Columns, *columns: str) -> list[tuple[Any, ...]]:
 
 
 WHO = ("domain", "vcpu")
+
+
+@pytest.mark.parametrize("lacking", list(Records), ids=lambda records: records.name.lower())
+@pytest.mark.parametrize("table", delivery.TABLES, ids=lambda table: table.name)
+def test_figures_are_absent_where_the_trace_lacks_what_they_need(
+    table: Table[Measures], lacking: Records
+) -> None:
+    found = table.of(measures(TALLIES), everything(lacking))
+    full = made(table.name)
+    absent = {column.name for column in table.columns if lacking in table.needs_of(column)} - {
+        column.name for column in table.columns if column.quality is Quality.KEY
+    }
+    assert {name for name, quality in found.quality.items() if quality is Quality.ABSENT} == absent
+    figures = {column.name for column in table.columns if column.quality is not Quality.KEY}
+    assert len(found.columns) == (0 if figures == absent else len(full))
+    for name in full.names:
+        if name in absent:
+            assert np.isnan(found.columns[name]).all()
+        elif figures != absent:
+            assert rows(found.columns, name) == rows(full, name)
 
 
 def test_wakes_by_cause() -> None:

@@ -98,7 +98,9 @@ def test_tables_of_an_empty_trace_have_their_columns(tmp_path: Path) -> None:
     empty = _measures(partial_of(_nothing()))
     full = _measures(_partial(_capture(tmp_path, _VALUES)))
     for table in dom0.TABLES:
-        found, other = table.of(empty), table.of(full)
+        made = table.of(empty, empty.coverage), table.of(full, full.coverage)
+        assert made[0].quality == made[1].quality == {one.name: one.quality for one in table.columns}
+        found, other = (one.columns for one in made)
         assert len(found) == 0, table.name
         assert list(found.names) == [column.name for column in table.columns]
         for name in found.names:
@@ -122,8 +124,9 @@ def test_summary_keeps_them(tmp_path: Path) -> None:
     write_summary(Summary(partial, Origin("a")), tmp_path / "a.summary")
     kept = read_summary(tmp_path / "a.summary").partial
     for table in dom0.TABLES:
-        before, after = table.of(_measures(partial)), table.of(_measures(kept))
-        assert json.dumps(before.rows()) == json.dumps(after.rows()), table.name
+        before, after = (table.of(one, one.coverage) for one in (_measures(partial), _measures(kept)))
+        assert json.dumps(before.columns.rows()) == json.dumps(after.columns.rows()), table.name
+        assert before.quality == after.quality, table.name
 
 
 def test_xenctx_samples_are_rips_of_guests(tmp_path: Path) -> None:

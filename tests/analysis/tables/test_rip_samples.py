@@ -123,7 +123,8 @@ def test_load_offset_is_subtracted(offset: int, shown: str) -> None:
 def test_samples_of_other_and_unknown_domains_are_counted() -> None:
     """Two records come before the running vCPU is known, one while the pCPU is idle."""
     early = pack_window(0, pack_record(PRIVOP, 500, rip(TEXT)) * 2)
-    idle = pack_window(1, pack_record(TO_RUNNING, 600, RUN_IDLE) + pack_record(PRIVOP, 700, rip(TEXT)))
+    idle_there = (RUN_IDLE[0] | 1, RUN_IDLE[1])
+    idle = pack_window(1, pack_record(TO_RUNNING, 600, idle_there) + pack_record(PRIVOP, 700, rip(TEXT)))
     found = report(partial(early + idle + trace(*MIXED)), MadeKernel())
     row = found.tables["kernel_images"].iloc[0]
     told = ("carried_count", "unknown_domain_count", "left_out_count", "count")
