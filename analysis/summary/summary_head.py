@@ -38,7 +38,6 @@ _MAX_MEMBERS = 1000
 _MAX_NAME = 200
 #: How members may be compressed; the errors of Python's other decompressors are not in BROKEN.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_HZ_RANGE = (1e6, 1e12)
 
 
 class OtherVersionError(TraceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -41,14 +42,14 @@ def call(pcpu: int, time: int) -> Event:
     return pcpu, time, host.PV_HYPERCALL, (17,)
 
 
-def trace(events: list[Event]) -> bytes:
+def trace(events: Sequence[Event]) -> bytes:
     bodies: dict[int, bytearray] = {}
     for pcpu, time, event, words in events:
         bodies.setdefault(pcpu, bytearray()).extend(pack_record(event, START + time, words))
     return b"".join(pack_window(pcpu, bytes(body)) for pcpu, body in sorted(bodies.items()))
 
 
-def agreed(events: list[Event]) -> Run:
+def agreed(events: Sequence[Event]) -> Run:
     data = trace(events)
     fast, slow = run(data), oracle.run(read(data).records)
     assert fast.intervals == slow.intervals
@@ -122,7 +123,7 @@ def test_any_records_agree_and_fill_the_span(drawn: list[tuple[int, int, int, in
     events = [
         (w, 10 + 3 * i, 0x21001 | old << 8 | new << 4, (v,)) for i, (w, v, old, new) in enumerate(drawn)
     ]
-    done = agreed([(pcpu, 1, host.PV_HYPERCALL, (17,)) for pcpu in range(3)] + events)
+    done = agreed([*(call(pcpu, 1) for pcpu in range(3)), *events])
     first, last = int(done.machine.glob[G.FIRST_TSC]), int(done.machine.glob[G.LAST_TSC])
     for pcpu in range(3):
         parts = sorted(
