@@ -133,6 +133,7 @@ def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus
         "loss_count": host.gaps,
         "lost_pcpus": sorted(host.lost_pcpus),
         "late_records": periods.framer.late_count,
+        "tsc_restart_count": periods.framer.restart_count,
         "damage_count": periods.framer.damage_count,
         "skipped_bytes": periods.framer.skipped_bytes,
         "cpu_ratio": watched.busy_ratio,

@@ -177,6 +177,8 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         lines.append(
             f"damage   {count_of(framer.damage_count, 'place')}, {framer.skipped_bytes:,} bytes skipped"
         )
+    if framer.restart_count:
+        lines.append(f"restart  {count_of(framer.restart_count, 'restart')} of the TSC; times go on there")
     if framer.late_count:
         lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:
@@ -187,7 +189,7 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
 
 
 def _since(watched: Watched, period: Period) -> float:
-    return (period.begin_tsc - (watched.periods.first_tsc or period.begin_tsc)) / watched.feed.rate.hz
+    return period.since_cycles / watched.feed.rate.hz
 
 
 def _lost(period: Period, total: Figures) -> str:

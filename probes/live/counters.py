@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from xtrace.probes import event_ids as ids
 from xtrace.probes.format import GUEST_CLASS_BIT, LOST_RECORDS
-from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Meaning
+from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Meaning
 from xtrace.probes.live.histogram import Histogram
+from xtrace.probes.live.restarts import Entry
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN, Hypercall, SchedOp
 
 #: vCPUs that are followed; any others, which no real host has, share one.
@@ -193,6 +194,16 @@ class Machine:
             host.records += pcpu.seen - self._counted.get(number, 0)
             self._counted[number] = pcpu.seen
         return vcpus, host
+
+    def restart(self) -> None:
+        """Forget what runs and what is open: the TSC has restarted."""
+        self._vcpus.clear()
+        self._touched.clear()
+        self._blind_count = 0
+        for pcpu in self._pcpus.values():
+            pcpu.first_tsc = pcpu.current = None
+            pcpu.is_blind = False
+            pcpu.attends = True
 
     # --- what Framer asks for --------------------------------------------------------------
 

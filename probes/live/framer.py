@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -32,18 +33,13 @@ from xtrace.probes.format import (
     WORD_BYTES,
     WRAP_BUFFER,
 )
+from xtrace.probes.live.restarts import MAX_TSC, Entry, Handler, Lane, Restarts, times_of
 
-#: A larger TSC is treated as damage.
-MAX_TSC = (1 << 62) - 1
-
-Handler = Callable[[Any, int, Any, Any], None]
 #: What handles a record, how many of its words it gets (0 to 2, or one of the codes below), and the value
 #: that it gets in place of a missing argument.
 Meaning = tuple[Handler, int, Any]
 #: The handler gets the last word, or a list of all words.
 LAST_WORD, ALL_WORDS = 3, 4
-#: Sort key, handler, pCPU, TSC, number of the pCPU's records up to here, and the handler's two arguments.
-Entry = tuple[int, Handler, Any, int, int, Any, Any]
 
 _key = itemgetter(0)
 
@@ -51,31 +47,11 @@ _key = itemgetter(0)
 _MAX_HELD = 400_000
 _MAX_SHAPES = 4096
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
+#: Words of a window that are kept until it ends.
+_MAX_ROOM = (32 << 20) // WORD_BYTES
 
 #: Words in the record, handler, how many words that gets, its other argument, whether _look() must see it.
 _Shape = tuple[int, Handler | None, int, Any, bool]
-
-
-class _Lane:
-    """The state of one pCPU's records.
-
-    Attributes:
-        pcpu: the object that the handlers get.
-        held: records that wait for the other pCPUs, in order.
-        key: of the last record; tsc: of the last timed one.
-        seen: records so far, wanted or not, without fillers.
-        is_watched: return every record: the first ones, and the first after a loss.
-    """
-
-    __slots__ = ("held", "is_watched", "key", "pcpu", "seen", "tsc")
-
-    def __init__(self, pcpu: Any) -> None:
-        self.pcpu = pcpu
-        self.held: list[Entry] = []
-        self.key = 0
-        self.tsc = 0
-        self.seen = 0
-        self.is_watched = True
 
 
 class _Shapes(dict[int, _Shape]):
@@ -115,7 +91,8 @@ class Framer:
         name: of the source, in messages.
 
     Attributes:
-        windows, damage_count, skipped_bytes, missing_bytes, late_count: as the report counts them.
+        windows, damage_count, skipped_bytes, missing_bytes, late_count, restart_count: as the report counts
+            them.
         first_damage: offset and reason, None if there is none.
     """
 
@@ -138,13 +115,19 @@ class Framer:
         self._on_other = on_other
         self._on_tick = on_tick
         self._name = name
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._restarts = Restarts()
+        self._over: deque[list[Entry]] = deque()  # the records of segments that are complete
+        self._lost_handler = (meaning(LOST_RECORDS, 4) or (None, 0, None))[0]
         self._tail = b""
         self._offset = 0  # of the tail's first byte
         self._at_end = False
         # The current window: its lane, and how many of its words are still to come.
-        self._lane: _Lane | None = None
+        self._lane: Lane | None = None
         self._room = 0
+        # Its first two TSCs, and its words from earlier chunks, unless they are too many.
+        self._tscs: list[int] = []
+        self._pieces: list[array[int]] = []
         self._skip = 0
         self._lost: tuple[int, str] | None = None
         # Rounds: the greatest key of all, of all closed rounds, of all but the last closed round.
@@ -156,6 +139,11 @@ class Framer:
     def record_count(self) -> int:
         """Records framed so far, without fillers."""
         return sum(lane.seen for lane in self._lanes.values())
+
+    @property
+    def restart_count(self) -> int:
+        """Restarts of the TSC so far."""
+        return self._restarts.count
 
     def feed(self, data: bytes) -> None:
         """Frame the next bytes."""
@@ -175,15 +163,36 @@ class Framer:
         """
         self._at_end = True
         self.feed(b"")
+        if self._lane is not None:
+            self._end_window(self._pieces, self._lane)
+            self._lane = None
+        if self._restarts.decide():
+            self._begin_segment()
         left = len(self._tail) // WORD_BYTES * WORD_BYTES
         if self._lost is None:
             self.missing_bytes = (self._skip or self._room) * WORD_BYTES or left
 
-    def take(self) -> list[Entry]:
-        """Return, merged, the records that nothing older can follow; after the end, all that are left."""
+    def take(self) -> Iterator[tuple[list[Entry], bool]]:
+        """Yield, merged, the records that nothing older can follow; after the end, all that are left.
+
+        Yields:
+            Records of one segment of the trace, and whether it ends with them because the TSC restarts.
+        """
         lanes = self._lanes
-        is_full = sum(len(lane.held) for lane in lanes.values()) > _MAX_HELD
-        watermark: float = math.inf if self._at_end or is_full else self._watermark
+        held = sum(len(lane.held) + len(lane.fresh) for lane in lanes.values()) + self._restarts.waiting
+        is_full = held > _MAX_HELD
+        if is_full and self._restarts.decide():
+            self._begin_segment()
+        while self._over:
+            yield self._over.popleft(), True
+        if is_full:
+            for lane in lanes.values():
+                lane.keep()
+        yield self._merged(math.inf if self._at_end or is_full else self._watermark), False
+
+    def _merged(self, watermark: float) -> list[Entry]:
+        """Return the records below ``watermark`` in order."""
+        lanes = self._lanes
         out: list[Entry] = []
         for number in sorted(lanes):
             held = lanes[number].held
@@ -242,19 +251,26 @@ class Framer:
 
     def _begin_window(self, pcpu: int, size: int) -> None:
         self.windows += 1
+        self._note_round(pcpu)
+        lane = self._lanes.get(pcpu)
+        if lane is None:
+            lane = self._lanes[pcpu] = Lane(pcpu, self._pcpu_of(pcpu))
+        self._room = size // WORD_BYTES
+        self._lane = lane if self._room else None
+        lane.before = lane.tsc
+
+    def _note_round(self, pcpu: int) -> None:
         if pcpu <= self._round_pcpu:
             self._watermark, self._closed_key = self._closed_key, self._max_key
         self._round_pcpu = pcpu
-        lane = self._lanes.get(pcpu)
-        if lane is None:
-            lane = self._lanes[pcpu] = _Lane(self._pcpu_of(pcpu))
-        self._room = size // WORD_BYTES
-        self._lane = lane if self._room else None
 
-    def _in_window(self, words: array[int], at: int, end: int, lane: _Lane) -> int:
+    def _in_window(self, words: array[int], at: int, end: int, lane: Lane) -> int:
         """Frame the records of a window as far as they have arrived."""
         present = min(end, at + self._room)
         announced = at + self._room
+        first = at
+        if len(self._tscs) < 2:
+            self._look_ahead(words, at, present, announced, lane)
         while True:
             begin = at
             at, damage = self._records(words, at, present, announced, lane)
@@ -268,20 +284,93 @@ class Framer:
                 self._skip = self._room
             self._lane, self._room = None, 0
             break
-        self._max_key = max(self._max_key, lane.key)
-        if self._lane is not None and self._room == 0:
+        if self._room == 0:
+            self._end_window([*self._pieces, words[first:at]], lane)
             self._lane = None
+        elif self._room <= _MAX_ROOM:
+            self._pieces.append(words[first:at])
+        self._max_key = max(self._max_key, lane.key)
         return at
 
+    def _look_ahead(self, words: array[int], at: int, present: int, announced: int, lane: Lane) -> None:
+        """Note the first two TSCs of a window."""
+        while at < present and len(self._tscs) < 2:
+            header = words[at]
+            size = self._shapes[header][0]
+            if at + size > present or _fault(header, size, announced - at):
+                return
+            if header >= TIMED_BIT and header & EVENT_MASK != WRAP_BUFFER:
+                self._tscs.append(words[at + 1] | words[at + 2] << 32)
+                if self._tscs[0] < lane.older:
+                    lane.is_watched = True  # it may be the first record of a segment
+            at += size
+
+    def _end_window(self, pieces: list[array[int]], lane: Lane) -> None:
+        """Sort the window's records into the segment that they belong to."""
+        first, second, _ = times = times_of(self._tscs)
+        if first >= 0:
+            times = (first, second, min(lane.tsc, MAX_TSC))
+        while self._restarts.end_window(lane, times, lambda: self._all_tscs(pieces)):
+            fresh, lane.fresh = lane.fresh, []
+            self._begin_segment()
+            lane.fresh = self._keyed(fresh, lane, -1)
+            self._note_round(lane.number)
+        self._tscs, self._pieces = [], []
+
+    def _all_tscs(self, pieces: list[array[int]]) -> list[int]:
+        """Return the TSCs of whole records."""
+        tscs = []
+        for words in pieces:
+            at = 0
+            while at < len(words):
+                header = words[at]
+                if header >= TIMED_BIT and header & EVENT_MASK != WRAP_BUFFER:
+                    tscs.append(words[at + 1] | words[at + 2] << 32)
+                at += self._shapes[header][0]
+        return tscs
+
+    def _begin_segment(self) -> None:
+        """End the current segment of the trace and begin the next one with its windows so far."""
+        self._over.append(self._merged(math.inf))
+        self._emitted_key = self._max_key = self._closed_key = self._watermark = 0
+        self._round_pcpu = MAX_PCPUS
+        parts = self._restarts.complete()
+        begun = {part.lane.number for part in parts}
+        for lane in self._lanes.values():
+            lane.key = 0
+            lane.older = lane.newer = -1
+            if lane.number not in begun:
+                lane.tsc = 0
+                lane.is_watched = True
+        for part in parts:
+            self._note_round(part.lane.number)
+            part.lane.fresh = self._keyed(part.entries, part.lane, part.before)
+            tscs = part.tscs
+            self._restarts.end_window(part.lane, times_of(tscs), lambda tscs=tscs: tscs)  # type: ignore[misc]
+            self._max_key = max(self._max_key, part.lane.key)
+
+    def _keyed(self, entries: list[Entry], lane: Lane, before: int) -> list[Entry]:
+        """Return records of a new segment with their keys in it; the first at ``before`` have no TSC yet."""
+        made: list[Entry] = []
+        for _, handler, pcpu, shown, seen, a, b in entries:
+            before = before if shown == before else -1
+            tsc = 0 if shown == before else shown
+            key = max(lane.key, min(tsc, MAX_TSC))
+            lane.key = key
+            if handler == self._lost_handler and tsc <= MAX_TSC and isinstance(a, list):
+                key = max(made[-1][0] if made else 0, min(a[2] | a[3] << 32, tsc))
+            made.append((key, handler, pcpu, tsc, seen, a, b))
+        return made
+
     def _records(  # noqa: C901 - the hot loop: a call costs as much as the rest of a record
-        self, words: array[int], at: int, present: int, announced: int, lane: _Lane
+        self, words: array[int], at: int, present: int, announced: int, lane: Lane
     ) -> tuple[int, str | None]:
         """Frame records until the words end or one needs _look().
 
         Returns:
             Where it stopped, and why: None, the words end; "", _look() took one, go on; otherwise the damage.
         """
-        shapes, held, pcpu = self._shapes, lane.held, lane.pcpu
+        shapes, held, pcpu = self._shapes, lane.fresh, lane.pcpu
         key, tsc, seen = lane.key, lane.tsc, lane.seen
         is_plain = not lane.is_watched
         size = 0
@@ -322,7 +411,7 @@ class Framer:
                 at += size
         return at, why
 
-    def _look(self, words: array[int], at: int, present: int, announced: int, lane: _Lane) -> str | None:
+    def _look(self, words: array[int], at: int, present: int, announced: int, lane: Lane) -> str | None:
         """Take one record that is not plain; return the damage, "" if it is done, None if it is cut off."""
         header = words[at]
         size, handler, count, other, _ = self._shapes[header]
@@ -340,7 +429,7 @@ class Framer:
         before, tsc = lane.key, lane.tsc
         key = lane.key = max(before, min(tsc, MAX_TSC))
         if tsc > MAX_TSC:
-            lane.held.append((key, self._on_tick, lane.pcpu, tsc, lane.seen, None, None))
+            lane.fresh.append((key, self._on_tick, lane.pcpu, tsc, lane.seen, None, None))
             return ""
         if event == LOST_RECORDS and is_timed and len(taken) == 4:
             # It sorts by the start of the loss, and later records of its pCPU by its end.
@@ -349,7 +438,7 @@ class Framer:
         elif tsc > 0:
             lane.is_watched = False
         a, b = _arguments(taken, count, other)
-        lane.held.append((key, handler or self._on_other, lane.pcpu, tsc, lane.seen, a, b))
+        lane.fresh.append((key, handler or self._on_other, lane.pcpu, tsc, lane.seen, a, b))
         return ""
 
     # --- damage ----------------------------------------------------------------------------

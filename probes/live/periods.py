@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from xtrace.probes.live.counters import Figures, HostFigures, Machine
-from xtrace.probes.live.framer import Entry, Framer
+from xtrace.probes.live.framer import Framer
+from xtrace.probes.live.restarts import Entry
 
 #: Most periods without any record that are yielded one by one; of a longer pause only the length is given.
 _MAX_EMPTY = 64
@@ -25,6 +26,7 @@ class Period:
         vcpus: figures by ``domain << 16 | vcpu``, of the vCPUs that did something.
         host: figures of the host.
         pause_cycles: time without records before this period that was left out.
+        since_cycles: time from the trace's first record to the beginning; it goes on where the TSC restarts.
     """
 
     begin_tsc: int
@@ -32,6 +34,7 @@ class Period:
     vcpus: dict[int, Figures] = field(default_factory=dict)
     host: HostFigures = field(default_factory=HostFigures)
     pause_cycles: int = 0
+    since_cycles: int = 0
 
     @property
     def span_cycles(self) -> int:
@@ -42,11 +45,11 @@ class Period:
 class Periods:
     """Takes a trace's bytes and yields the periods that are complete.
 
-    The first period begins with the first timed record.  A measurement counts in the period in which it ends.
+    The first period begins with the first timed record, and another one where the TSC restarts.  A
+    measurement counts in the period in which it ends.
 
     Attributes:
         framer: frames the bytes into records; machine: counts the records.
-        first_tsc: where the first period begins; None before it does.
     """
 
     def __init__(self, cycles: int, name: str = "trace") -> None:
@@ -60,16 +63,16 @@ class Periods:
         self.framer = Framer(
             self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name
         )
-        self.first_tsc: int | None = None
         self._cycles = cycles
         self._begin = 0
         self._last = 0
         self._pause = 0
+        self._since = 0
 
     def feed(self, data: bytes) -> Iterator[Period]:
         """Take the next bytes and yield the periods that they complete."""
         self.framer.feed(data)
-        yield from self._walk(self.framer.take())
+        yield from self._take()
 
     def end(self) -> Iterator[Period]:
         """End the trace and yield the last periods, including the one that its end cuts off.
@@ -78,9 +81,18 @@ class Periods:
             TraceError: it was not a trace.
         """
         self.framer.end()
-        yield from self._walk(self.framer.take())
+        yield from self._take()
         if self._begin:
             yield self._period(self._last)
+
+    def _take(self) -> Iterator[Period]:
+        for entries, is_over in self.framer.take():
+            yield from self._walk(entries)
+            if is_over:
+                if self._begin:
+                    yield self._period(self._last)
+                self.machine.restart()
+                self._begin = 0
 
     def _walk(self, entries: list[Entry]) -> Iterator[Period]:
         at, count = 0, len(entries)
@@ -89,7 +101,7 @@ class Periods:
             at = bisect_left(entries, 1, key=_key)
             self.machine.take(entries[:at])
             if at < count:
-                self.first_tsc = self._begin = self._last = entries[at][0]
+                self._begin = self._last = entries[at][0]
         while at < count:
             end = self._begin + self._cycles
             key = entries[at][0]
@@ -106,6 +118,7 @@ class Periods:
 
     def _period(self, end: int) -> Period:
         vcpus, host = self.machine.period()
-        made = Period(self._begin, end, vcpus, host, self._pause)
+        made = Period(self._begin, end, vcpus, host, self._pause, self._since + self._pause)
+        self._since = made.since_cycles + made.span_cycles
         self._begin, self._pause = end, 0
         return made

@@ -7,7 +7,8 @@ from typing import Any
 
 from xtrace.probes import tsc_rate
 from xtrace.probes.format import LOST_RECORDS
-from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Entry, Framer, Meaning
+from xtrace.probes.live.framer import ALL_WORDS, LAST_WORD, Framer, Meaning
+from xtrace.probes.live.restarts import Entry
 
 _SWITCH_INFPREV = 0x2800E
 
@@ -43,7 +44,8 @@ class RateMeter:
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         self._framer.feed(data)
-        self._walk(self._framer.take())
+        for entries, _ in self._framer.take():
+            self._walk(entries)  # at a restart the TSC goes back, which ends every sum
 
     def _walk(self, entries: Iterable[Entry]) -> None:
         for _, handler, chain, tsc, _, a, b in entries:

@@ -244,14 +244,6 @@ def _next_timed(words, shape_header, row, row_end, row_shape, row_start):
     return row
 
 
-@part
-def _has_two_times(words, shape_header, first_row, row_end, row_shape, row_start, row_tsc):
-    """Return whether a timed row follows ``first_row``; most windows show it by their last TSC."""
-    if row_tsc[row_end - 1] != row_tsc[first_row]:
-        return True
-    return _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start) < row_end
-
-
 @loop
 def times(
     words: U32, shape_header: U32, row: int, row_end: int, row_tsc: I64, row_shape: U16, row_start: U32
@@ -272,8 +264,14 @@ def split(
     words: U32, shape_header: U32, row: int, row_end: int, row_tsc: I64, row_shape: U16, row_start: U32,
     bound: int,
 ) -> int:  # fmt: skip
-    """Return the row after which all timed rows of a window are below ``bound``; ``row`` if all are."""
+    """Return the row where the timed rows of a window fall below ``bound`` for good.
+
+    That is ``row`` if all of them are below, or the first two.
+    """
     first_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+    second_row = _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start)
+    if second_row < row_end and max(_clamped(row_tsc[first_row]), _clamped(row_tsc[second_row])) < bound:
+        return row
     at = row_end
     while at > first_row and _clamped(row_tsc[at - 1]) < bound:
         at -= 1
@@ -287,13 +285,13 @@ def steady(
     row_tsc: I64, row_shape: U16, row_start: U32,
     older: I64, newer: I64,
 ) -> tuple[int, int]:  # fmt: skip
-    """Note the TSCs of windows in file order, up to one whose last TSC is below its pCPU's marks.
+    """Note the TSCs of windows in file order, up to one that begins or ends below its pCPU's marks.
 
     The marks, ``older`` and ``newer`` by pCPU, are the pCPU's last two of: the first and the last TSC of
     each window; -1 where there is none yet.
 
     Returns:
-        (that window or ``segment_count``, the TSC that its last one is below).
+        (that window or ``segment_count``, the TSC that it is below).
     """
     while segment < segment_count:
         row = seg_row[segment]
@@ -303,21 +301,20 @@ def steady(
             pcpu = seg_pcpu[segment]
             first = _clamped(row_tsc[first_row])
             last = _clamped(row_tsc[row_end - 1])
+            second_row = _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start)
+            second = -1
+            if second_row < row_end:
+                second = _clamped(row_tsc[second_row])
             bound = older[pcpu]
             if bound >= 0:
                 bound = min(bound, newer[pcpu])
             elif newer[pcpu] >= 0:
                 bound = min(newer[pcpu], first)
-            else:
-                second_row = _next_timed(words, shape_header, first_row + 1, row_end, row_shape, row_start)
-                if second_row < row_end:
-                    bound = min(first, _clamped(row_tsc[second_row]))
-            if last < bound:
+            elif second >= 0:
+                bound = min(first, second)
+            if last < bound or (second >= 0 and max(first, second) < bound):
                 return segment, bound
-            if _has_two_times(words, shape_header, first_row, row_end, row_shape, row_start, row_tsc):
-                older[pcpu] = first
-            else:
-                older[pcpu] = newer[pcpu]
+            older[pcpu] = first if second >= 0 else newer[pcpu]
             newer[pcpu] = last
         segment += 1
     return segment, 0

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,8 +63,7 @@ _REASONS = {
 Wanted = Callable[[int], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class _Carried:
+class _Carried(NamedTuple):
     """A window, or what is left of it, that the next step takes over.
 
     Attributes:
@@ -162,6 +162,7 @@ class TraceReader:
         self._watch = RestartWatch()
         self.facts.restarts = self._watch.restarts
         self._has_restarted = False  # in this step
+        self._has_held = False  # whether this step has windows that are not of the current segment
 
     def __iter__(self) -> Iterator[RecordBatch]:
         """Yield merged batches until the source ends.
@@ -303,6 +304,7 @@ class TraceReader:
             self._windows, self._rows, arena.words, self.shapes, len(states) - states.count(UNSEEN),
             is_last=self._at_eof or len(arena.words) > _CARRY_LIMIT_WORDS,
         )  # fmt: skip
+        self._has_held = self._has_restarted or self._watch.is_suspecting
         if not self._has_restarted:
             self._note_rounds(states.count(CURRENT))
 
@@ -388,11 +390,13 @@ class TraceReader:
     def _note_rounds(self, known: int) -> None:
         """Move the watermark to the greatest key of all complete rounds but the last."""
         windows = self._windows
-        new = known + np.flatnonzero(windows.state[known : windows.count] == CURRENT)
-        pcpu = windows.pcpu[new]
+        pcpu, key = windows.pcpu[known : windows.count], windows.key[known : windows.count]
+        if self._has_held:
+            current = windows.state[known : windows.count] == CURRENT
+            pcpu, key = pcpu[current], key[current]
         if not len(pcpu):
             return
-        greatest = np.maximum.accumulate(np.maximum(windows.key[new], self._max_key))
+        greatest = np.maximum.accumulate(np.maximum(key, self._max_key))
         before = np.concatenate(([self._max_key], greatest[:-1]))
         previous = np.concatenate(([self._round_pcpu], pcpu[:-1]))
         for start in np.flatnonzero(pcpu <= previous)[-2:]:
@@ -415,7 +419,8 @@ class TraceReader:
         """Merge the rows below the watermark and note the windows that hold the rest."""
         rows, windows, shapes = self._rows, self._windows, self.shapes
         order = np.argsort(windows.pcpu[: windows.count], kind="stable")
-        order = order[windows.state[order] == CURRENT]
+        if self._has_held:
+            order = order[windows.state[order] == CURRENT]
         count = len(order)
         pcpus, first = np.unique(windows.pcpu[order], return_index=True)
         chain_next = first.astype(np.int64)
@@ -444,7 +449,9 @@ class TraceReader:
         self._emitted_key = max(self._emitted_key, int(last_key.max(initial=loops.KEY_FLOOR)))
         self.facts.late_records += late
         self.facts.backward_tsc_count += backward
-        self._carried = self._left_over(order, row, row_end) + self._held()
+        self._carried = self._left_over(order, row, row_end)
+        if self._has_held:
+            self._carried += self._held()
         return RecordBatch(
             arena.tsc[:out], arena.pcpu[:out], arena.shape[:out], arena.start[:out], arena.words, shapes,
             self._segment,

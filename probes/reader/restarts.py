@@ -1,7 +1,7 @@
 """Find where the TSC restarts, from the windows in file order.
 
 Suspend to RAM, or a reboot into an appended file, sets the TSCs of all pCPUs back together.  Each pCPU's
-windows show it: the records from some place in a window on are all earlier than the window before began.
+windows show it: one begins earlier than the window before, or its end is.
 A skew between pCPUs never shows this way, because each pCPU is only compared with itself.  One damaged
 TSC must not: each side of the place shows two TSCs that agree, and the next window confirms it.
 ``tests/oracle/reader.py`` states the rules.
@@ -59,6 +59,11 @@ class RestartWatch:
         self._older = np.full(MAX_PCPUS, -1, np.int64)
         self._newer = np.full(MAX_PCPUS, -1, np.int64)
         self._suspect: _Suspect | None = None
+
+    @property
+    def is_suspecting(self) -> bool:
+        """Whether windows are held until a restart is confirmed, refuted or complete."""
+        return self._suspect is not None
 
     def examine(
         self, windows: Windows, rows: Rows, words: U32, shapes: ShapeTable, first: int, *, is_last: bool
@@ -122,7 +127,7 @@ class RestartWatch:
             windows.state[at] = NEXT if pcpu in suspect.switched else CURRENT
             return at + 1
         bound = int(min(self._older[pcpu], self._newer[pcpu])) if self._older[pcpu] >= 0 else suspect.bound
-        is_below = last < bound
+        is_below = last < bound or (second >= 0 and max(first, second) < bound)
         if pcpu in suspect.switched:
             is_below = is_below and step.is_whole(at, bound)
             if suspect.is_known or is_below:
@@ -199,7 +204,7 @@ class _Step:
         )  # fmt: skip
 
     def is_whole(self, at: int, bound: int) -> bool:
-        """Return whether all TSCs of a window whose last one is below ``bound`` are."""
+        """Return whether all of a window that begins or ends below ``bound`` is after the restart."""
         return self._row_below(at, bound) == int(self.windows.row[at])
 
     def split(self, at: int, bound: int) -> None:

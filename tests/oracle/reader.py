@@ -53,9 +53,10 @@ Restarts
 
     (f) The marks of a pCPU are the last two of: the first and the last TSC of each of its windows (one mark
         if that is the same record).  A pCPU with fewer marks takes the first TSCs of the window itself in
-        their place.  A window is low if its last TSC is below both marks.  Its low part begins with
-        the first timed record after the last TSC that is not below both; with the whole window if
-        there is none.  What is before the low part counts as a window of its own.
+        their place.  A window is low if its last TSC, or each of its first two, is below both marks.  Its
+        low part is the whole window if its first two are or all are; otherwise it begins with the first
+        timed record after the last TSC that is not below both, and what is before it counts as a window of
+        its own.
     (g) A low window (the suspect) is a restart if the next window of any pCPU is low too; if that pCPU has
         fewer than two marks, the smaller one of the suspect's is taken.  If it is of the same pCPU, the
         whole of it must be low.  At the end of the file two TSCs in the suspect's low part are enough.
@@ -275,7 +276,7 @@ def _first_restart(windows: list[Window]) -> tuple[list[Window], list[Window], R
     while at < len(windows):
         window = windows[at]
         bound = marks.bound(window)
-        if bound is None or _tscs(window)[-1] >= bound:
+        if bound is None or not _is_low(window, bound):
             marks.note(window)
             at += 1
             continue
@@ -310,7 +311,7 @@ def _followed(
             (new if window.pcpu in switched else old).append(window)
             continue
         limit = marks.bound_if_full(window.pcpu, bound)
-        is_low = tscs[-1] < limit
+        is_low = _is_low(window, limit)
         if window.pcpu in switched:
             if is_known or (is_low and _parts(window, limit)[0] is None):
                 rest, is_known = windows[at:], True
@@ -370,8 +371,19 @@ def _tscs(window: Window) -> list[int]:
     return [min(raw.tsc, MAX_KEY) for raw in window.records if raw.tsc is not None and not raw.is_wrap]
 
 
+def _is_low(window: Window, bound: int) -> bool:
+    return _tscs(window)[-1] < bound or _begins_low(window, bound)
+
+
+def _begins_low(window: Window, bound: int) -> bool:
+    tscs = _tscs(window)
+    return len(tscs) > 1 and max(tscs[:2]) < bound
+
+
 def _parts(window: Window, bound: int) -> tuple[Window | None, Window]:
     """Return what is before the low part of a low window, None if that is all of it, and the low part."""
+    if _begins_low(window, bound):
+        return None, window
     begin = None
     has_high = False
     for index, raw in enumerate(window.records):

@@ -10,8 +10,9 @@ import pytest
 from builders.host import simulate
 from builders.hosts import DOMAINS
 from builders.partials import collected, partial
+from builders.restarted import halves, packed, suspended
 from oracle import machine as oracle
-from oracle.reader import RawRecord, Window, frame, read
+from oracle.reader import frame, read
 from oracle.reading import ALL_SAMPLES, sample_bytes
 from xtrace.analysis.loading.reading import Reading, unseen
 from xtrace.analysis.report.build import build
@@ -35,54 +36,6 @@ PER_FILE = {
     "tsc_restarts",
     "recorder_virq_most_count",
 }
-
-
-def halves(data: bytes) -> tuple[bytes, bytes]:
-    offsets = [window.offset for window in frame(data).windows]
-    middle = offsets[len(offsets) // 2]
-    return data[:middle], data[middle:]
-
-
-def packed(window: Window, records: tuple[RawRecord, ...], earlier: int = 0) -> bytes:
-    """Return a window with these records, their TSCs moved back."""
-    content = b"".join(
-        pack_record(
-            record.event,
-            None if record.tsc is None else record.tsc - earlier,
-            (*record.words[:2], *moved(record, earlier)) if record.is_lost else record.words,
-        )
-        for record in records
-    )
-    return pack_window(window.pcpu, content)
-
-
-def moved(record: RawRecord, earlier: int) -> tuple[int, int]:
-    """Return the beginning of a loss, moved back unless it was before the restart."""
-    first = record.words[2] | record.words[3] << 32
-    if first >= earlier:
-        first -= earlier
-    return first & 0xFFFF_FFFF, first >> 32
-
-
-def suspended(data: bytes, share: float = 0.5, *, to: int = 1000) -> tuple[bytes, bytes, bytes]:
-    """Return a trace whose TSC restarts in the middle of its windows, and what is before and after."""
-    windows = frame(data).windows
-    tscs = sorted(raw.tsc for window in windows for raw in window.records if raw.tsc is not None)
-    at = tscs[int(share * len(tscs))]
-    whole, before, after = bytearray(), bytearray(), bytearray()
-    for window in windows:
-        count = next(
-            (i for i, raw in enumerate(window.records) if raw.tsc is not None and raw.tsc >= at),
-            len(window.records),
-        )
-        if all(raw.tsc is None or raw.tsc < at for raw in window.records):
-            count = len(window.records)
-        first, rest = window.records[:count], window.records[count:]
-        early, late = packed(window, first), packed(window, rest, at - to)
-        whole += pack_window(window.pcpu, early[12:] + late[12:])
-        before += early if first else b""
-        after += late if rest else b""
-    return bytes(whole), bytes(before), bytes(after)
 
 
 def assert_equal(data: bytes, *parts: bytes) -> None:

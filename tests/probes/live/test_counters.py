@@ -16,6 +16,7 @@ from builders import host
 from builders.host import Kind, simulate
 from builders.mutated import case_of
 from builders.random_records import traces
+from builders.restarted import halves, suspended
 from builders.run_times import about, in_turn, of_runs
 from oracle import machine as oracle
 from oracle.machine import Count
@@ -83,11 +84,14 @@ class Truth:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        found = oracle.run(trace.records)
         self.counts: Counter[tuple[Metric, int]] = Counter()
         self.forced = Counter[int]()
         self.times: dict[tuple[Metric, int], list[int]] = {}
         self.cuts = Counter[int]()
+        for records in trace.segments:
+            self._add(oracle.run(records))
+
+    def _add(self, found: oracle.Result) -> None:
         for count, number in found.counts.items():
             self._count(count, number)
         for interval in [*found.intervals, *found.ends]:
@@ -194,6 +198,64 @@ def test_random_records(data: bytes) -> None:
 @given(traces(), st.sampled_from([4, 40, 1 << 16]), st.integers(1, 3000))
 def test_random_records_in_periods(data: bytes, chunk_bytes: int, cycles: int) -> None:
     assert_like_the_oracle(data, cycles, chunk_bytes)
+
+
+# --- restarts of the TSC ------------------------------------------------------------------------
+
+
+def appended(seed: int) -> bytes:
+    first, second = halves(lossy(seed))
+    return second + first + calm(seed)
+
+
+def slept(seed: int) -> bytes:
+    return suspended(lossy(seed))[0]
+
+
+@pytest.mark.parametrize("make", [appended, slept])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("chunk_bytes", [4000, 1 << 16, 1 << 30])
+def test_a_tsc_that_restarts(make: object, seed: int, chunk_bytes: int) -> None:
+    """Nothing is measured across it, and the time that is shown goes on."""
+    assert callable(make)
+    data = make(seed)
+    trace = read(data)
+    found = assert_like_the_oracle(data, 1_000_000, chunk_bytes)
+    assert found.framer.restart_count == len(trace.restarts) > 0
+    assert found.framer.late_count == 0
+    made, _ = periods(data, 1_000_000, chunk_bytes)
+    since = 0
+    for period in made:
+        assert 0 < period.span_cycles <= 1_000_000
+        assert period.since_cycles == since
+        since += period.span_cycles
+    shown = [interval for vcpu in added(made).values() for interval in (vcpu.wake_to_running.least,)]
+    assert min(shown) >= 0
+    tscs = [[record.tsc for record in records if record.timed] for records in trace.segments]
+    assert since == pytest.approx(sum(max(each) - min(each) for each in tscs), rel=0.05)
+
+
+def test_a_restart_is_shown_at_once() -> None:
+    """Not only when the TSC has reached again what it was before."""
+    late = b"".join(pack_window(0, pack_record(host.WAKE, tsc, (1, 0)) * 2) for tsc in range(5000, 9000, 100))
+    early = [pack_window(0, pack_record(host.WAKE, tsc, (1, 0)) * 2) for tsc in range(100, 2000, 100)]
+    found = Periods(500)
+    list(found.feed(late))
+    made = [len(list(found.feed(window))) for window in early]
+    assert sum(made[:3]) > 0
+    assert sum(made[6:]) > 1
+
+
+def test_the_rate_is_not_measured_across_a_restart() -> None:
+    (sample,) = (path for path in _ALL if "pv-all" in path.name)
+    data = lzma.decompress(sample.read_bytes())
+    first, second = halves(data)
+    meters = [RateMeter() for _ in range(2)]
+    meters[0].feed(data)
+    meters[1].feed(second + first)
+    hz = [meter.hz for meter in meters]
+    assert hz[0] is not None
+    assert hz[1] == pytest.approx(hz[0], rel=1e-4)
 
 
 # --- skew ---------------------------------------------------------------------------------------
