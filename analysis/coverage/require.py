@@ -1,4 +1,4 @@
-"""Say which classes of records a trace lacks, of those that a script requires."""
+"""Say which of the classes of records that a script requires are missing."""
 
 from __future__ import annotations
 

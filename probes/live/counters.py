@@ -143,8 +143,14 @@ class _Vcpu:
         self.skew = False  # it runs here, and its deschedule record from another pCPU has not come yet
 
 
+#: With core scheduling, a pCPU with a lower number can be named before it has written a record.
+_UNSEEN_PCPUS = 64
+
+
 class _Pcpu:
-    __slots__ = ("attends", "current", "first_tsc", "is_blind", "loss_end", "loss_vcpu", "number", "seen")
+    __slots__ = (
+        "attends", "current", "first_tsc", "is_blind", "loss_end", "loss_vcpu", "number", "seen", "taken_off",
+    )  # fmt: skip
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -153,6 +159,7 @@ class _Pcpu:
         self.is_blind = False
         self.loss_end = 0
         self.loss_vcpu = 0
+        self.taken_off: _Pcpu | None = None  # with core scheduling, where the last record took a vCPU off
         self.attends = True  # its next record must be passed to _attend() first
         self.seen = 0
 
@@ -171,6 +178,7 @@ class Machine:
         self._vcpus: dict[int, _Vcpu] = {}
         self._touched: list[_Vcpu] = []
         self._pcpus: dict[int, _Pcpu] = {}
+        self._has_cores = False
         self._blind_count = 0
         self._counted: dict[int, int] = {}
 
@@ -209,8 +217,10 @@ class Machine:
 
     def pcpu_of(self, number: int) -> _Pcpu:
         """Return the object that handlers get for a pCPU."""
-        pcpu = self._pcpus[number] = _Pcpu(number)
-        return pcpu
+        return self._pcpu(number)
+
+    def _pcpu(self, number: int) -> _Pcpu:
+        return self._pcpus.setdefault(number, _Pcpu(number))
 
     def meaning(self, event: int, words: int) -> Meaning | None:
         """Return how a record is handled, or None if it means nothing here."""
@@ -282,7 +292,8 @@ class Machine:
             return
         if pcpu.first_tsc is None and tsc > 0:
             pcpu.first_tsc = tsc
-            pcpu.current = self._vcpu(DEFAULT_DOMAIN << 16 | pcpu.number)
+            placeholder = self._vcpu(DEFAULT_DOMAIN << 16 | pcpu.number)
+            pcpu.current = pcpu.current or placeholder
         if pcpu.is_blind and handler != self._on_lost:
             self._end_loss(pcpu)
         pcpu.attends = pcpu.is_blind or pcpu.first_tsc is None
@@ -377,12 +388,16 @@ class Machine:
             if vcpu.state in (_RUNNABLE, _BLOCKED, _OFFLINE):
                 self._lose(vcpu)
 
-    def _on_runstate(self, pcpu: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
+    def _on_runstate(self, writer: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
         old, new = states
         vcpu = self._vcpu(key)
         state = vcpu.state
         if new == _RUNNING and key >> 16 != IDLE_DOMAIN:
             self._figures(vcpu).runs += 1
+        pcpu = self._place_of(writer, vcpu, old, new)
+        if pcpu is None:
+            self._switch_unplaced(vcpu, new)
+            return
         if state == _UNKNOWN:
             if not self._becomes_known(pcpu, vcpu, old, tsc):
                 return
@@ -398,6 +413,38 @@ class Machine:
         else:
             self._set_state(vcpu, new)
 
+    def _place_of(self, writer: _Pcpu, vcpu: _Vcpu, old: int, new: int) -> _Pcpu | None:
+        """Return the pCPU that a runstate record is about; None where it is not known.
+
+        With core scheduling a pCPU writes the switches of its siblings, too, in pairs: the vCPU that leaves,
+        and the one that runs next on the same pCPU.  An idle vCPU has the number of its pCPU.
+        """
+        number = vcpu.key & 0xFFFF
+        is_idle = vcpu.key >> 16 == IDLE_DOMAIN
+        if is_idle and number != writer.number and (old == _RUNNING) != (new == _RUNNING):
+            self._has_cores = True
+        if not self._has_cores or (old != _RUNNING and new != _RUNNING):
+            return writer
+        place, writer.taken_off = writer.taken_off, None
+        if is_idle:
+            place = self._pcpu(number) if number < _UNSEEN_PCPUS or number in self._pcpus else None
+        elif old == _RUNNING:
+            place = self._pcpu(vcpu.pcpu) if vcpu.state == _RUNNING and vcpu.pcpu >= 0 else None
+        if old == _RUNNING and new != _RUNNING:
+            writer.taken_off = place
+        return place
+
+    def _switch_unplaced(self, vcpu: _Vcpu, new: int) -> None:
+        """Handle a switch of a vCPU of which it is not known on which pCPU it is."""
+        on = self._pcpus.get(vcpu.pcpu)
+        if vcpu.state == _RUNNING and on is not None and on.current is vcpu:
+            on.current = None
+        if vcpu.state == _RUNNING or new == _RUNNING:
+            self._lose(vcpu)
+        if new == _RUNNING:
+            vcpu.pcpu = -1
+        self._set_state(vcpu, new)
+
     def _becomes_known(self, pcpu: _Pcpu, vcpu: _Vcpu, old: int, tsc: int) -> bool:
         """Set the state that a vCPU's first runstate record says it had; return False if it cannot be."""
         if old != _RUNNING:
@@ -412,10 +459,13 @@ class Machine:
         vcpu = self._vcpu(key)
         if vcpu.state == _RUNNING and vcpu.pcpu == pcpu.number:
             return
-        if vcpu.state == _UNKNOWN:
-            self._becomes_known(pcpu, vcpu, _RUNNING, tsc)
+        place = self._place_of(pcpu, vcpu, _RUNNING, _RUNNING)
+        if place is None:
+            self._switch_unplaced(vcpu, _RUNNING)
+        elif vcpu.state == _UNKNOWN:
+            self._becomes_known(place, vcpu, _RUNNING, tsc)
         else:
-            self._enter(pcpu, vcpu, tsc)
+            self._enter(place, vcpu, tsc)
 
     def _on_wake(self, pcpu: _Pcpu, tsc: int, domain: int, number: int) -> None:
         vcpu = self._vcpu((domain & 0xFFFF) << 16 | number & 0xFFFF)

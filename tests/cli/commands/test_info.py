@@ -109,6 +109,7 @@ def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 Of 2 records (all):
   sched 100.0%
+  no record of pv, hvm, hw, mem among them (report says what lacks without them)
   100.0%  wake
 """
     )
