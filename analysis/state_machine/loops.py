@@ -93,6 +93,8 @@ _PROOF_SHARE = 1024
 _LEFT_DELAY_NS = 50_000
 _RUNNABLE_DELAY_NS = 5_000
 _NO_VECTOR = 0xFFFF_FFFF
+#: With core scheduling, a pCPU with a lower number can be named before it has written a record.
+_UNSEEN_PCPUS = 64
 
 
 @inlined_part
@@ -908,7 +910,7 @@ def _place_of(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, key, 
             place = vcpus[vcpu, V.PCPU]
     elif pair > 0:
         place = pair - 1
-    if place >= len(pcpus):
+    if place >= _UNSEEN_PCPUS and (place >= len(pcpus) or not pcpus[place, P.SEEN]):
         place = np.int64(-1)
     if old == _RUNNING and new != _RUNNING:
         pcpus[pcpu, P.PAIR] = place + 1 if place >= 0 else np.int64(PAIR_UNPLACED)

@@ -99,6 +99,7 @@ def dom0_json(found: Dom0Survey) -> dict[str, Any]:
         "first_tsc": None,
         "last_tsc": None,
         "last_tsc_exact": False,
+        "tsc_restarts": None,
         "emulated": found.emulated,
         "records": None,
         "records_exact": False,

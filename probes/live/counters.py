@@ -208,8 +208,9 @@ class Machine:
         self._vcpus.clear()
         self._touched.clear()
         self._blind_count = 0
+        self._has_cores = False
         for pcpu in self._pcpus.values():
-            pcpu.first_tsc = pcpu.current = None
+            pcpu.first_tsc = pcpu.current = pcpu.taken_off = None
             pcpu.is_blind = False
             pcpu.attends = True
 
@@ -427,7 +428,9 @@ class Machine:
             return writer
         place, writer.taken_off = writer.taken_off, None
         if is_idle:
-            place = self._pcpu(number) if number < _UNSEEN_PCPUS or number in self._pcpus else None
+            there = self._pcpus.get(number)
+            is_seen = there is not None and there.first_tsc is not None
+            place = self._pcpu(number) if number < _UNSEEN_PCPUS or is_seen else None
         elif old == _RUNNING:
             place = self._pcpu(vcpu.pcpu) if vcpu.state == _RUNNING and vcpu.pcpu >= 0 else None
         if old == _RUNNING and new != _RUNNING:

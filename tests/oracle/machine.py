@@ -93,6 +93,7 @@ OFF = (
     Metric.BLOCKED,
     Metric.OFFLINE,
 )
+UNSEEN_PCPUS = 64
 NEGATIVE_NS, LONGEST_RUN = 0xF000_0000, 1 << 32
 
 
@@ -263,7 +264,6 @@ class Host:
 
     def __init__(self, window: tuple[int, int] = ALWAYS) -> None:
         self.pcpus: dict[int, Pcpu] = {}
-        self.room = 64  # pCPUs that the compiled machine has room for; it grows with those that have a window
         self.vcpus: dict[int, Vcpu] = {}
         self.domains: dict[int, Domain] = {}
         self.intervals: list[Interval] = []
@@ -567,7 +567,8 @@ class Host:
         before, writer.taken_off = writer.taken_off, None
         place: Pcpu | None = None
         if vcpu.domain == IDLE:
-            place = self.pcpus.setdefault(number, Pcpu(number)) if number < self.room else None
+            there = self.pcpus.setdefault(number, Pcpu(number))
+            place = there if number < UNSEEN_PCPUS or there.seen else None
         elif old == RUNNING:
             known = vcpu.state == RUNNING and vcpu.pcpu is not None
             place = self.pcpus.get(vcpu.pcpu if known and vcpu.pcpu is not None else -1)

@@ -289,7 +289,7 @@ def summarised(path: Path, cpu_hz: int, extra_args: Sequence[str]) -> Summary:
 
 
 def known_when_it_runs(case: Case, key: int) -> list[Taught]:
-    """Xenalyze does not count a vCPU before it is seen to run; for us its first record tells its state.
+    """Xenalyze does not count a vCPU before it is seen to run; for us its first record has its state.
 
     Return the ways in which xenalyze learns of it: a switch to it; a CONTINUE_RUNNING as the first switch
     of its pCPU, where it has run since that pCPU's first TSC; the end of a loss that names it.  A loss makes
@@ -489,7 +489,7 @@ def state_of_domain(states: Iterable[str]) -> str:
 
 
 def blocked_while_offline(state: str) -> str:
-    """Xenalyze calls a domain blocked of which all vCPUs are offline."""
+    """To xenalyze a domain is blocked where all its vCPUs are offline."""
     return "blocked" if state == "offline" else state
 
 

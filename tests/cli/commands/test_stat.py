@@ -36,9 +36,9 @@ def test_lines_add_up_to_the_report(path: Path) -> None:
 def test_the_text_shows_the_json_to_three_digits(path: Path) -> None:
     (whole,) = objects("stat", "100000", "--json", "-i", str(path))
     text = printed("stat", "100000", "-i", str(path)).splitlines()
-    assert len(text) == 3
+    assert len(text) == 4
     assert max(map(len, text)) <= 80
-    cells = text[2].split()
+    cells = text[3].split()
     total, span_s = whole["total"], whole["span_s"]
     assert float(cells[0]) == pytest.approx(span_s, abs=0.01)
     expected = (
