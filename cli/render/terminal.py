@@ -197,7 +197,8 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         low, high = (abs(trace[key] - hz) / hz * 1e6 for key in ("tsc_hz_low", "tsc_hz_high"))
         error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
         lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s")
-        lines.append(f"TSC      {hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}{resolution_text(hz)}")
+        rate = f"{hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}{resolution_text(hz)}"
+        lines += _labelled("TSC", rate)
     else:
         lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
         lines.append("TSC      rate not known: times are in cycles; give --cpu-hz")
@@ -205,11 +206,8 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
     )
-    lines += [
-        f"{label if number == 0 else '':<{_LABEL}}{line}"
-        for label, said in (coverage_lines(report.coverage) if report.coverage else ())
-        for number, line in enumerate(wrap(said, WIDTH - _LABEL))
-    ]
+    for label, said in coverage_lines(report.coverage) if report.coverage else ():
+        lines += _labelled(label, said)
     if trace["lost_records"]:
         lines.append(
             f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
