@@ -30,6 +30,7 @@ from xtrace.analysis.comparison.rank_test import (
     shift,
 )
 from xtrace.analysis.coverage.needs import Records
+from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.summary.summary_file import Summary
 from xtrace.probes.capture.layout import WITHOUT_TRACE
 from xtrace.probes.errors import TraceError
@@ -65,6 +66,7 @@ class Change:
         low, high: its 95 % interval, for this row alone; None if there are too few captures.
         p: p value of the rank test, for this row alone.
         p_together: p adjusted for all rows together.
+        quality: how the figure is known in all of the captures.
     """
 
     domain: str
@@ -77,6 +79,7 @@ class Change:
     high: float | None
     p: float
     p_together: float
+    quality: Quality
 
     @property
     def differs(self) -> bool:
@@ -205,7 +208,7 @@ def compare(
     ]
     p_values = [rank_test(*values) for _, _, values in rows]
     changes = tuple(
-        _change(domain, figure, *values, p, together)
+        _change(domain, figure, *values, p, together, _quality(figure, (*old, *new)))
         for (domain, figure, values), p, together in zip(rows, p_values, holm(p_values), strict=True)
     )
     return Diff(
@@ -255,7 +258,7 @@ def _row_object(row: Change, unit: str, can_tell: bool) -> dict[str, Any]:
     return {
         "domain": row.domain,
         "metric": row.figure.name,
-        "quality": str(row.figure.quality),
+        "quality": str(row.quality),
         "unit": unit,
         "old_median": row.old_median,
         "new_median": row.new_median,
@@ -277,12 +280,26 @@ def _values(captures: Sequence[Measured], domain: str, figure: Figure) -> tuple[
     return tuple(value for value in found if value is not None)
 
 
+def _quality(figure: Figure, captures: Sequence[Measured]) -> Quality:
+    """Return how a figure is known in all captures: inferred where vCPUs ran on pCPUs without records."""
+    is_whole = all(each.coverage is None or each.coverage.has_all_pcpus for each in captures)
+    return figure.quality if is_whole or figure.quality is not Quality.EXACT else Quality.INFERRED
+
+
 def _change(
-    domain: str, figure: Figure, old: tuple[float, ...], new: tuple[float, ...], p: float, together: float
+    domain: str,
+    figure: Figure,
+    old: tuple[float, ...],
+    new: tuple[float, ...],
+    p: float,
+    together: float,
+    quality: Quality,
 ) -> Change:
     is_ratio = min(*old, *new) > 0
     found = shift(old, new, ratio=is_ratio)
-    return Change(domain, figure, old, new, is_ratio, found.estimate, found.low, found.high, p, together)
+    return Change(
+        domain, figure, old, new, is_ratio, found.estimate, found.low, found.high, p, together, quality
+    )
 
 
 def _must_share_unit(captures: Sequence[Measured]) -> None:

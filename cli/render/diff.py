@@ -54,7 +54,7 @@ def _print_rows(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     lines = [_HEADINGS] + [
         (
             shortened(safe(row.domain), _DOMAIN_WIDTH),
-            row.figure.name + MARKS[row.figure.quality],
+            row.figure.name + MARKS[row.quality],
             value_text(row.old_median, row.figure.unit, in_cycles=diff.in_cycles),
             value_text(row.new_median, row.figure.unit, in_cycles=diff.in_cycles),
             _change_text(row, row.change, diff) if row.differs else "~",
