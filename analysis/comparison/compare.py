@@ -470,7 +470,8 @@ def _of_not_recorded(
         apart = [c for c in captures if c.coverage and not c.coverage.has_all_pcpus]
         if apart:
             found.append(
-                f"{apart[0].name}: vCPUs ran on pCPUs that {side} lacks: times and shares are of a part"
+                f"{apart[0].name}: vCPUs ran on pCPUs that {side} lacks: shares of their time are not "
+                "compared, and times are those of a part"
             )
     return found
 

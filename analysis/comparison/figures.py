@@ -11,7 +11,7 @@ it would be their maximum.  Rates count what was recorded, so blind time lowers 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -232,10 +232,12 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
     if not rate:
         found = clock.estimate(summary.partial.pairs)
         rate = found.hz if found else None
-    sums = Sums(summary, rate)
     coverage = coverage_of(summary.partial, rate)
+    sums = Sums(_confirmed(summary, coverage), rate)
     labels = labels_of(sums.domains.tolist(), summary.origin.domains)
     recorded = [figure for figure in FIGURES if not coverage.lacking(figure.needs)]
+    if not coverage.has_all_pcpus:
+        recorded = [figure for figure in recorded if not figure.name.startswith(_OF_ALL_PCPUS)]
     columns = {figure.name: figure.of(sums).tolist() for figure in recorded}
     return Measured(
         summary.origin.name,
@@ -255,6 +257,22 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         bool(summary.origin.window),
         dict(zip(labels, sums.domains.tolist(), strict=True)),
         coverage,
+    )
+
+
+def _confirmed(summary: Summary, coverage: Coverage) -> Summary:
+    """Return the summary, where pCPUs are missing only with the wakes that the scheduler confirms."""
+    if coverage.has_all_pcpus:
+        return summary
+
+    def confirmed(rows: Columns) -> Columns:
+        is_wake = rows["metric"] == int(Metric.WAKE_TO_RUNNING)
+        return rows.where(~is_wake | (rows["b"] & int(Woken.UNPROVEN) == 0))
+
+    partial = summary.partial
+    return replace(
+        summary,
+        partial=replace(partial, tallies=confirmed(partial.tallies), buckets=confirmed(partial.buckets)),
     )
 
 
@@ -397,6 +415,9 @@ _NEEDS: Mapping[str, tuple[Records, ...]] = {
     "migrations": (RUNSTATES,),
     "pcpu_running": (RUNSTATES,),
 }
+
+#: Figures that have no value where vCPUs were on pCPUs without records: shares of a vCPU's time, and moves.
+_OF_ALL_PCPUS = ("running_share", "waiting_share", "blocked_share", "migrated_share", "migrations_per_s")
 
 #: Figures that describe the load: if these differ, times may differ for that reason alone.
 LOADS = ("wakes_per_s", "sends_per_s", "hypercalls_per_s", "exits_per_s", "running_share")
