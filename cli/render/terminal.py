@@ -338,7 +338,7 @@ def _is_known(quality: Mapping[str, str], column: str) -> bool:
 
 def _offline(states: Columns) -> tuple[str, float] | None:
     """Return the guest's vCPU that was offline most, and for which share of the time, if any was."""
-    # One that comes up during the trace was offline until then, which is nothing to report.
+    # One that comes up during the trace was offline until then, which needs no line.
     went = states.where((states["state"] == "offline") & (states["count"] > 0))
     rows = _without_idle(went).sorted_by("share_ratio", descending=True)
     if not len(rows):
