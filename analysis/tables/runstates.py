@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, joined, matched, text
+from xtrace.analysis.columns import Array, Columns, distinct, joined, matched, text
 from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import QUANTILES, Measures
@@ -63,9 +63,30 @@ def _proven(measures: Measures, table: Columns) -> Columns:
     taken = np.where(place >= 0, np.append(unproven["sum_cycles"], 0)[place], 0)
     total = table["total_cycles"] - taken
     moved = table.only(["a"]).having(taken=taken).sums(["a"], ["taken"])
+    table = table.having(total_cycles=total)
+    lacking = ~np.isin(moved["a"], table["a"][table["state"] == "unknown"]) & (moved["taken"] > 0)
+    if lacking.any():
+        table = joined([table, _without_time(table, moved["a"][lacking])])
+    total = table["total_cycles"].copy()
     is_unknown = table["state"] == "unknown"
     total[is_unknown] += counted(table["a"][is_unknown], moved, column="taken")
     return table.having(total_cycles=total)
+
+
+def _without_time(table: Columns, vcpus: Array) -> Columns:
+    """Return a row in the state "unknown", of no time, for each of these vCPUs."""
+    rows = table.where(np.zeros(len(vcpus), np.int64))
+    numbers = [name for name in rows.names if rows[name].dtype != object]
+    lengths = {*map(quantile_name, QUANTILES), "mean_cycles", "max_cycles"}
+    columns: dict[str, Array] = {
+        name: np.full(len(vcpus), np.nan) if name in lengths else np.zeros(len(vcpus), rows[name].dtype)
+        for name in numbers
+    }
+    columns |= {"a": vcpus, "state": text(["unknown"] * len(vcpus))}
+    columns["rank"] += list(_STATES.values()).index("unknown")
+    if "domain" in columns:
+        columns["domain"] = domain_of(vcpus)
+    return rows.having(**columns)
 
 
 def _without_lengths(times: Columns, state: str) -> Columns:
