@@ -1146,7 +1146,8 @@ def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
     """Handle an interrupt that Xen has handled: it caused the pCPU's wakes in the meantime."""
     irq = np.int64(words[at])
     # The record has the low 32 bits of the TSC at entry and exit.
-    begin = tsc - ((tsc - np.int64(words[at + 1])) & 0xFFFF_FFFF)
+    own = tsc - pcpus[pcpu, P.OFFSET]
+    begin = tsc - ((own - np.int64(words[at + 1])) & 0xFFFF_FFFF)
     end = begin + ((np.int64(words[at + 2]) - np.int64(words[at + 1])) & 0xFFFF_FFFF)
     _put(glob, out, Metric.IRQ_HANDLING, irq, pcpu, end - begin, tsc)
     kept = 0
@@ -1180,6 +1181,8 @@ def _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc):
 @part
 def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
     first_tsc = _address(words, at + 2, 2)
+    if 0 < first_tsc < glob[G.TSC_LIMIT]:
+        first_tsc = max(first_tsc + pcpus[pcpu, P.OFFSET], 1)
     if first_tsc < 0 or first_tsc > tsc:
         first_tsc = tsc
     _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)

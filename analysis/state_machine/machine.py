@@ -162,14 +162,24 @@ class Machine:
     Args:
         window: (first, last) TSC, both inclusive; count only what ends in it.
         keep: how many of the returned pieces stay valid at a time; with 0, each has its own array.
+        tsc_offsets: int64 [MAX_PCPUS], what the reader adds to the TSCs of each pCPU.
+        core: Xen is known to schedule by core.
     """
 
-    def __init__(self, window: tuple[int, int] = ALWAYS, keep: int = 0) -> None:
+    def __init__(
+        self,
+        window: tuple[int, int] = ALWAYS,
+        keep: int = 0,
+        *,
+        tsc_offsets: I64 | None = None,
+        core: bool = False,
+    ) -> None:
         self.glob = np.zeros(G.COLUMNS, np.int64)
         self.glob[G.FROM_TSC], self.glob[G.TO_TSC] = window
         self.glob[G.TSC_LIMIT] = 1 << 62
-        self.pcpus = np.zeros((64, P.COLUMNS), np.int64)
-        self.pcpus[:, P.CURRENT] = -1
+        self.glob[G.CORE] = int(core)
+        self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
+        self.pcpus = self._more_pcpus(0, 64)
         self.vcpus = np.zeros((MAX_VCPUS, V.COLUMNS), np.int64)
         self.domains = np.zeros((MAX_VCPUS + 1, D.COLUMNS), np.int64)
         self._vcpu_slots = np.full(4 * MAX_VCPUS, -1, np.int32)
@@ -256,9 +266,13 @@ class Machine:
         if pcpus <= old:
             return
         size = min(max(pcpus, 2 * old), MAX_PCPUS)
-        more = np.zeros((size - old, P.COLUMNS), np.int64)
+        self.pcpus = np.concatenate((self.pcpus, self._more_pcpus(old, size)))
+
+    def _more_pcpus(self, first: int, last: int) -> I64:
+        more = np.zeros((last - first, P.COLUMNS), np.int64)
         more[:, P.CURRENT] = -1
-        self.pcpus = np.concatenate((self.pcpus, more))
+        more[:, P.OFFSET] = self._offsets[first:last]
+        return more
 
 
 class Tallies:

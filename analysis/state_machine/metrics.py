@@ -221,7 +221,8 @@ class P(IntEnum):
     PAIR = 42
     CHAIN_KEY = 43  # vCPU of the last run time: domain << 16 | vcpu
     CHAIN_KEYS = 44  # 1: run times of more than one vCPU were seen
-    COLUMNS = 45
+    OFFSET = 45  # cycles that the reader added to the pCPU's TSCs
+    COLUMNS = 46
 
 
 #: P.PAIR where it is not known which pCPU the vCPU was on.

@@ -39,6 +39,8 @@ def collect(
     strict: bool = False,
     window: Window = ALWAYS,
     windows: Sequence[Window] | None = None,
+    tsc_offsets: I64 | None = None,
+    core: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Read the trace ``path`` (``-`` is standard input) and return the result of the state machines.
@@ -48,16 +50,19 @@ def collect(
         strict: stop at the first damage.
         window: (first, last) TSC, both inclusive; count only what ends in it.
         windows: in place of it, one for each segment of the trace.
+        tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU.
+        core: Xen is known to schedule by core; otherwise that is only known from a record on that shows it.
         progress: called from time to time with the bytes read so far.
 
     Raises:
         OSError, TraceError: as open_trace() and its reader do.
     """
     segments = _Segments(
-        lambda number: window if windows is None else windows[number] if number < len(windows) else _NEVER
+        lambda number: window if windows is None else windows[number] if number < len(windows) else _NEVER,
+        lambda inside: Machine(inside, keep=_KEEP, tsc_offsets=tsc_offsets, core=core),
     )
     tallies = Tallies()
-    with open_trace(path, source=source, strict=strict, keep=_KEEP) as reader:
+    with open_trace(path, source=source, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets) as reader:
         batches = _Stage(iter(reader))
         for inside, piece in _Stage(segments.intervals(batches)):
             tallies.add(piece, inside)
@@ -134,19 +139,20 @@ class _Segments:
         ended: what those of each segment left, after the last record.
     """
 
-    def __init__(self, window_of: Callable[[int], Window]) -> None:
+    def __init__(self, window_of: Callable[[int], Window], machine_for: Callable[[Window], Machine]) -> None:
         self.ended: list[_Ended] = []
         self._window_of = window_of
+        self._machine_for = machine_for
 
     def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, I64]]:
         """Yield intervals with the window that they count in, as feed() and finish() of the machines do."""
         inside = self._window_of(0)
-        machine = Machine(inside, keep=_KEEP)
+        machine = self._machine_for(inside)
         for batch in batches:
             if batch.segment > len(self.ended):
                 yield inside, self._end(machine, inside)
                 inside = self._window_of(batch.segment)
-                machine = Machine(inside, keep=_KEEP)
+                machine = self._machine_for(inside)
             for piece in machine.feed(batch):
                 yield inside, piece
         yield inside, self._end(machine, inside)

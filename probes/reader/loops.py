@@ -48,6 +48,12 @@ def _tsc_at(words, at):
     return np.int64(np.uint64(words[at]) | (np.uint64(words[at + 1]) << np.uint64(32)))
 
 
+@inlined_part
+def _moved(tsc, offset):
+    # A TSC that is damaged stays so, and one that would fall below 0 does not become so.
+    return max(tsc + offset, 1) if 0 < tsc <= MAX_KEY else tsc
+
+
 @part
 def _is_window_header(words, at):
     return (
@@ -121,7 +127,7 @@ def resync(words: U32, at: int, end: int, at_eof: bool) -> int:
 def decode(
     words: U32, segment: int, segment_count: int, announced_end: int,
     seg_pcpu: I32, seg_begin: I64, seg_end: I64,
-    pcpu_tsc: I64, pcpu_key: I64,
+    pcpu_tsc: I64, pcpu_key: I64, tsc_offsets: I64,
     shape_header: U32, slots_key: U32, slots_shape: I32, shapes_size: I64,
     row: int,
     row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
@@ -133,6 +139,7 @@ def decode(
 
     The merge sorts rows by key: the TSC, made monotone within the pCPU.  A LOST_RECORDS row
     sorts by the start of its blind interval.  The last window may end early, with the file.
+    ``tsc_offsets`` are added to the TSCs of each pCPU.
 
     Returns:
         (status, segment where it stopped or ``segment_count``, next free row).
@@ -150,6 +157,7 @@ def decode(
         end = seg_end[segment]
         last_tsc = pcpu_tsc[pcpu]
         last_key = pcpu_key[pcpu]
+        offset = tsc_offsets[pcpu]
         bytes_before = max(pcpu_bytes[pcpu], 0)
         seg_row[segment] = row
         status = DECODE_OK
@@ -189,9 +197,11 @@ def decode(
             filler = header & np.uint32(EVENT_MASK) == np.uint32(WRAP_BUFFER)
             if timed and not filler:
                 last_tsc = _tsc_at(words, at + 1)
+                if offset != 0:
+                    last_tsc = _moved(last_tsc, offset)
                 order = last_tsc
                 if header == np.uint32(_LOST_HEADER):
-                    order = _tsc_at(words, start + 2)
+                    order = _moved(_tsc_at(words, start + 2), offset)
                     if order < 0 or 0 <= last_tsc < order:
                         order = last_tsc
                 if order < 0 or order > MAX_KEY:

@@ -111,6 +111,8 @@ class TraceReader:
         strict: raise TraceError at the first damage instead of continuing after it.
         keep: number of batches that stay valid at a time; with 0 each batch has its own arrays.
         chunk_bytes: bytes to read at a time.
+        tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU; the words of records stay as
+            they are.
 
     Attributes:
         shapes: the distinct header words seen so far.
@@ -127,6 +129,7 @@ class TraceReader:
         strict: bool = False,
         keep: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
+        tsc_offsets: I64 | None = None,
     ) -> None:
         self.shapes = ShapeTable()
         self.facts = ReadFacts()
@@ -135,6 +138,7 @@ class TraceReader:
         self._name = name
         self._wanted = wanted
         self._strict = strict
+        self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
         self._chunk_words = max(chunk_bytes // WORD_BYTES, 16)
         self._arenas: list[_Arena | None] = [None] * keep
         self._turn = 0
@@ -320,7 +324,7 @@ class TraceReader:
         damage, stopped, rows.count = loops.decode(
             arena.words, first, last, int(windows.end[last - 1]) + missing_words if last else 0,
             windows.pcpu, windows.begin, windows.end,
-            tsc, key,
+            tsc, key, self._offsets,
             shapes.header, shapes.slots_key, shapes.slots_shape, size,
             rows.count,
             rows.key, rows.tsc, rows.shape, rows.start,
@@ -510,12 +514,13 @@ def open_trace(
     strict: bool = False,
     keep: int = 0,
     chunk_bytes: int = CHUNK_BYTES,
+    tsc_offsets: I64 | None = None,
 ) -> Iterator[TraceReader]:
     """Open a trace file, plain or compressed (``-`` is standard input), for one pass.
 
     Args:
         source: its bytes, if it is open.
-        wanted, strict, keep, chunk_bytes: as for TraceReader.
+        wanted, strict, keep, chunk_bytes, tsc_offsets: as for TraceReader.
 
     Raises:
         OSError: the file cannot be opened.
@@ -523,4 +528,7 @@ def open_trace(
     """
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
     with nullcontext(source) if source else open_source(path) as opened:
-        yield TraceReader(opened, name, wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes)
+        yield TraceReader(
+            opened, name,
+            wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
+        )  # fmt: skip
