@@ -16,6 +16,7 @@ from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.summary.clock import skewed_pairs
 from xtrace.analysis.summary.partial import Partial, group_of
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
@@ -75,6 +76,8 @@ class Coverage:
         missing_pcpus: those that the recorder or a record names, and of which there is no record.
         contradiction_count: runstate records that contradict what the trace says about the vCPU before.
         unknown_cycles, lost_cycles: time of vCPUs in which their state is not known.
+        is_skewed: the TSCs of pCPUs are apart in a trace, aligned or not.
+        has_cores: Xen schedules by core in a trace.
     """
 
     kinds: Mapping[Records, KindCovered]
@@ -83,10 +86,20 @@ class Coverage:
     contradiction_count: int
     unknown_cycles: int
     lost_cycles: int
+    is_skewed: bool = False
+    has_cores: bool = False
 
     @property
     def has_all_pcpus(self) -> bool:
-        """Whether vCPUs were on pCPUs with records only, as far as the records show."""
+        """Whether vCPUs were on pCPUs with records only, as far as the records show.
+
+        Where TSCs are apart, contradictions show no more than that.
+        """
+        return not self.missing_pcpus and (self.is_skewed or self.contradiction_count <= _CHANCE)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether no pCPU is missing, and the records do not contradict each other."""
         return not self.missing_pcpus and self.contradiction_count <= _CHANCE
 
     @property
@@ -118,6 +131,8 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         contradiction_count=mismatches,
         unknown_cycles=_sum(partial, Metric.STATE_UNKNOWN, "sum_cycles"),
         lost_cycles=_sum(partial, Metric.STATE_LOST, "sum_cycles"),
+        is_skewed=len(skewed_pairs(partial)) > 0,
+        has_cores=bool(partial.facts["core_files"].sum()),
     )
 
 
@@ -234,6 +249,7 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
         "has_all_pcpus": coverage.has_all_pcpus,
         "unknown_cycles": coverage.unknown_cycles,
         "lost_cycles": coverage.lost_cycles,
+        "core_scheduling": coverage.has_cores,
     }
 
 

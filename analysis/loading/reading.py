@@ -106,13 +106,13 @@ class Reading:
         if self.begin is None and self.end is None:
             # Decompression begins here, and goes on while NumPy is imported.
             with open_source(path) as source:
-                from xtrace.analysis.state_machine.one_pass import collect
+                from xtrace.analysis.loading.passes import read
 
-                return collect(path, source=source, strict=self.strict, progress=progress)
-        from xtrace.analysis.state_machine.one_pass import collect
+                return read(path, source=source, strict=self.strict, progress=progress)
+        from xtrace.analysis.loading.passes import read, read_windows
 
-        whole = collect(path, strict=self.strict)
-        return collect(path, strict=self.strict, windows=self._windows(path, whole), progress=progress)
+        whole = read(path, strict=self.strict)
+        return read_windows(path, whole, self._windows(path, whole), strict=self.strict, progress=progress)
 
     def _windows(self, path: str, whole: Collected) -> list[tuple[int, int]]:
         """Return the first and last TSC of the window in each segment of the trace.

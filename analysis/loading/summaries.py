@@ -89,11 +89,11 @@ def analyse(path: str | os.PathLike[str], *, strict: bool = False) -> Summary:
     Raises:
         OSError, TraceError: it cannot be read.
     """
-    from xtrace.analysis.state_machine.one_pass import collect
+    from xtrace.analysis.loading.passes import read
 
     trace = Path(path)
     origin = origin_of(trace)
-    return _summary(trace, collect(_trace_of(trace), strict=strict), origin)
+    return _summary(trace, read(_trace_of(trace), strict=strict), origin)
 
 
 def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:

@@ -41,7 +41,7 @@ class Measures:
 
     def proven_times(self, metric: Metric) -> Columns:
         """Return times() of wakes, without those that are not proven where a pCPU may be missing."""
-        if self.coverage.has_all_pcpus:
+        if self.coverage.is_consistent:
             return self.times(metric)
         tallies = _of(self.partial.tallies, metric)
         buckets = _of(self.partial.buckets, metric)

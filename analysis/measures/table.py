@@ -117,9 +117,14 @@ class Table(Generic[Given]):
         found = [column.quality]
         if column.quality is Quality.EXACT and self.reach_of(column) is not Reach.RECORDS:
             found += [Quality.BOUNDED, Quality.INFERRED]
+        elif column.quality is Quality.BOUNDED and self._crosses_pcpus(column):
+            found.append(Quality.INFERRED)
         if column.quality is not Quality.KEY and self.needs_of(column):
             found.append(Quality.ABSENT)
         return tuple(found)
+
+    def _crosses_pcpus(self, column: Column) -> bool:
+        return self.reach_of(column) in (Reach.VCPU, Reach.HOST)
 
     def _quality(self, column: Column, rows: Columns, coverage: Coverage) -> Quality:
         if column.quality is Quality.KEY:
@@ -127,9 +132,12 @@ class Table(Generic[Given]):
         held = coverage.holds(self.needs_of(column))
         if held is Held.NOT:
             return Quality.ABSENT
+        if coverage.is_skewed and self._crosses_pcpus(column):
+            # The order of records of two pCPUs is only known to within the bounds of the difference.
+            return Quality.INFERRED if column.quality is not Quality.MODELLED else column.quality
         if column.quality is not Quality.EXACT or self.reach_of(column) is Reach.RECORDS:
             return column.quality
-        if self.reach_of(column) in (Reach.VCPU, Reach.HOST) and not coverage.has_all_pcpus:
+        if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
             is_least = self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS
             return Quality.BOUNDED if is_least else Quality.INFERRED
         if held is Held.IN_PART:

@@ -248,6 +248,15 @@ _SKEWED_PAIR = ValueType(
         Key("high_cycles", _SOME_CYCLES, _BOUNDED, "upper bound; null where open"),
         Key("least_cycles", _CYCLES, _BOUNDED, "the TSCs differ by at least this; 0 where nothing proves it"),
         Key("evidence", _STRING, _KEY, "what shows that they differ, in words"),
+        Key("unaligned", _STRING, _KEY, "why they are not aligned, in words; empty where they are"),
+    ),
+)
+_ALIGNED_PCPU = ValueType(
+    "object",
+    keys=(
+        Key("pcpu", _NUMBER, _KEY, "physical CPU"),
+        Key("offset_cycles", _CYCLES, _INFERRED, "what was added to its TSCs"),
+        Key("uncertain_cycles", _CYCLES, _BOUNDED, "how far they may still be from those of the others"),
     ),
 )
 _DAMAGE = ValueType(
@@ -317,6 +326,12 @@ _COVERAGE = ValueType(
         Key("has_all_pcpus", ValueType("boolean"), _KEY, "false where vCPUs ran on pCPUs without records"),
         Key("unknown_cycles", _CYCLES, _EXACT, "time of vCPUs before their first record or in contradiction"),
         Key("lost_cycles", _CYCLES, _EXACT, "time of vCPUs after lost records"),
+        Key(
+            "core_scheduling",
+            ValueType("boolean"),
+            _KEY,
+            "whether Xen schedules by core, and vCPUs are placed by pairs of records of a sibling",
+        ),
     ),
 )
 
@@ -342,6 +357,7 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "xen_versions_conflicts": (_SENTENCES, _KEY),
     "notes": (_SENTENCES, _KEY),
     "skewed_pcpu_pairs": (ValueType("array", items=_SKEWED_PAIR), _BOUNDED),
+    "tsc_alignment": (ValueType("array", items=_ALIGNED_PCPU), _INFERRED),
     "emulated": (ValueType("boolean"), _KEY),
     "coverage": (_COVERAGE, _KEY),
     "domains": (ValueType("object", items=_STRING), _KEY),

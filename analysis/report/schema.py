@@ -36,6 +36,8 @@ TRACE_KEYS = {
     "notes": "what to know about records whose meaning or id changed between versions",
     "skewed_pcpu_pairs": "pairs of pCPUs whose TSCs provably differ: bounds in cycles (null where "
     "open), least_cycles, and the evidence in words",
+    "tsc_alignment": "pCPUs whose TSCs were moved in a second pass, by the middle of the bounds in "
+    "skewed_pcpu_pairs, which are those before; figures across pCPUs are inferred in either case",
     "coverage": "what the trace covers: kinds of records, pCPUs, time",
     "emulated": "whether software emulated the host, according to the sidecar file: times are not those of "
     "hardware",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,6 +58,48 @@ class Segment:
         return replace(self, begin_tsc=begin, end_tsc=end)
 
 
+class Unaligned(IntEnum):
+    """Why the TSCs of two pCPUs that are apart were not aligned."""
+
+    ALIGNED = 0
+    READ_ONCE = 1  # what was read is not a file, so it could not be read again
+    OPEN = 2  # the bounds are open, or so wide that a difference within them may be worse than none
+    RESTARTS = 3  # the TSC restarts, so the difference may not be the same everywhere
+    UNREAD = 4  # it was not tried
+
+
+class SkewedPair(NamedTuple):
+    """Two pCPUs whose TSCs differ, as the records show it without an alignment.
+
+    Attributes:
+        low_cycles, high_cycles: bounds of the TSC of other_pcpu minus that of pcpu; low > high where open.
+        least_cycles: they differ by at least this much.
+        evidence: place in summary.clock.EVIDENCE.
+        unaligned: an Unaligned.
+    """
+
+    pcpu: int
+    other_pcpu: int
+    low_cycles: int
+    high_cycles: int
+    least_cycles: int
+    evidence: int
+    unaligned: int
+
+
+class AlignedPcpu(NamedTuple):
+    """A pCPU whose TSCs were moved.
+
+    Attributes:
+        offset_cycles: what was added.
+        uncertain_cycles: how far they may still be from those of the other pCPUs.
+    """
+
+    pcpu: int
+    offset_cycles: int
+    uncertain_cycles: int
+
+
 @dataclass(slots=True)
 class Collected:
     """The result of one pass over one trace.
@@ -76,6 +121,7 @@ class Collected:
         has_cores: Xen schedules by core, so that a pCPU writes the switches of its siblings, too.
         pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
         segments: one more than the trace has restarts of the TSC.
+        skewed, aligned: pCPUs whose TSCs are apart, and those whose TSCs were moved in this pass.
     """
 
     facts: ReadFacts
@@ -93,6 +139,8 @@ class Collected:
     has_cores: bool
     pairs: I64
     segments: tuple[Segment, ...]
+    skewed: Sequence[SkewedPair] = ()
+    aligned: Sequence[AlignedPcpu] = ()
 
     @property
     def span_cycles(self) -> int:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, text
+from xtrace.analysis.columns import Columns, distinct, joined, of_rows, text
+from xtrace.analysis.state_machine.collected import SkewedPair, Unaligned
 from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
 from xtrace.probes import tsc_rate
@@ -43,6 +44,8 @@ _AT_ONCE = "a vCPU seen on both at once"
 _APART = "no record of one within the time span of the other"
 _EARLY = "vCPUs seen on one before they left the other"
 _CONTRADICTING = "contradictory bounds: vCPUs seen on one before they left the other"
+#: What can show that TSCs are apart, in words.
+EVIDENCE = (_AT_ONCE, _APART, _EARLY, _CONTRADICTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,39 @@ def skew(partial: Partial) -> Columns:
             "evidence": text(words),
         }
     )
+
+
+def skewed_pairs(partial: Partial) -> Columns:
+    """Return the pairs of pCPUs whose TSCs differ: those kept of each trace, then those that skew() finds.
+
+    Where TSCs were aligned, the tallies no longer show by how much they differed.
+
+    Returns:
+        The columns of Partial.skewed; a pair may have a row for each of several traces.
+    """
+    kept = partial.skewed
+    known = set(zip(kept["pcpu"].tolist(), kept["other_pcpu"].tolist(), strict=True))
+    found = [
+        row for row in proven(skew(partial), Unaligned.UNREAD) if (row.pcpu, row.other_pcpu) not in known
+    ]
+    return joined(
+        [kept.only(SkewedPair._fields), of_rows(found, dict.fromkeys(SkewedPair._fields, np.int64))]
+    )
+
+
+def proven(shown: Columns, unaligned: Unaligned) -> list[SkewedPair]:
+    """Return the pairs of skew() whose TSCs differ."""
+    pairs = []
+    for row in shown.where(shown["skewed"]).rows():
+        bounds = row["low_cycles"], row["high_cycles"]
+        low, high = (0, -1) if math.isnan(bounds[0]) else map(int, bounds)
+        evidence = EVIDENCE.index(row["evidence"])
+        pairs.append(
+            SkewedPair(
+                row["pcpu"], row["other_pcpu"], low, high, row["least_cycles"], evidence, int(unaligned)
+            )
+        )
+    return pairs
 
 
 def _by_pair(rows: Columns, column: str) -> dict[tuple[int, int], int]:

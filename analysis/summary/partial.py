@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, joined, text
-from xtrace.analysis.state_machine.collected import PAIRS, Collected
+from xtrace.analysis.columns import Columns, distinct, joined, of_rows, text
+from xtrace.analysis.state_machine.collected import PAIRS, AlignedPcpu, Collected, SkewedPair
 from xtrace.analysis.state_machine.metrics import (
     C_PV_EVENT,
     C_SINGLE,
@@ -61,6 +61,8 @@ _KEYS = {
     "pairs": None,
     "damages": None,
     "restarts": None,
+    "skewed": None,
+    "aligned": None,
     "dom0_tallies": ("kind", "id", "vcpu", "name"),
     "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
     "dom0_samples": ("space", "name", "masked"),
@@ -101,6 +103,9 @@ class Partial:
         damages: offset, reason, skipped_bytes, kept one by one.
         restarts: offset, after_cycles, back_cycles, kept one by one: where the TSC restarts in a trace, after
             how much time of it, and how far it goes back.
+        skewed: the columns of SkewedPair, kept one by one: pCPUs of a trace whose TSCs differ.
+        aligned: pcpu, offset_cycles, uncertain_cycles, kept one by one: pCPUs of a trace that was
+            aligned.
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
@@ -122,6 +127,8 @@ class Partial:
     pairs: Columns
     damages: Columns
     restarts: Columns
+    skewed: Columns
+    aligned: Columns
     dom0_tallies: Columns
     dom0_buckets: Columns
     dom0_samples: Columns
@@ -248,6 +255,7 @@ def partial_of(
                 "ring_known_files": [int(facts.ring_bytes is not None)],
                 "intervals_left_out": [collected.tallies.left_out],
                 "vcpus_left_out": [collected.vcpus_left_out],
+                "core_files": [int(collected.has_cores)],
             }
         ),
         pairs=pairs_of(collected),
@@ -259,6 +267,8 @@ def partial_of(
             }
         ),
         restarts=_restarts(collected),
+        skewed=of_rows(collected.skewed, dict.fromkeys(SkewedPair._fields, np.int64)),
+        aligned=of_rows(collected.aligned, dict.fromkeys(AlignedPcpu._fields, np.int64)),
         dom0_tallies=dom0.tallies,
         dom0_buckets=dom0.buckets,
         dom0_samples=dom0.samples,

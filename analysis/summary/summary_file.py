@@ -25,8 +25,9 @@ from typing import IO, Any
 import numpy as np
 
 from xtrace.analysis.columns import Array, Columns, joined
-from xtrace.analysis.state_machine.collected import Collected, Segment, TallyColumns
+from xtrace.analysis.state_machine.collected import Collected, Segment, TallyColumns, Unaligned
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
+from xtrace.analysis.summary.clock import EVIDENCE
 from xtrace.analysis.summary.partial import Partial, partial_of
 from xtrace.analysis.summary.partial import merge as merge_partials
 from xtrace.analysis.summary.summary_head import (
@@ -66,6 +67,14 @@ _BOUNDS = {
     "last_tsc": (0, 1 << 62),
     "after_cycles": (0, 1 << 62),
     "back_cycles": (0, 1 << 62),
+    "low_cycles": (-(1 << 62), 1 << 62),
+    "high_cycles": (-(1 << 62), 1 << 62),
+    "least_cycles": (0, 1 << 62),
+    "offset_cycles": (-(1 << 62), 1 << 62),
+    "uncertain_cycles": (0, 1 << 62),
+    "other_pcpu": (0, MAX_PCPUS),
+    "evidence": (0, len(EVIDENCE) - 1),
+    "unaligned": (0, len(Unaligned) - 1),
 }
 _A_SUM = (0, 1 << 62)
 

@@ -54,7 +54,7 @@ def wakes(measures: Measures) -> Columns:
     }
     wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
     measured = measures.proven_times(Metric.WAKE_TO_RUNNING)
-    if not measures.coverage.has_all_pcpus:
+    if not measures.coverage.is_consistent:
         running = running.where((running["b"] & int(Woken.UNPROVEN)) == 0)
     elsewhere = counted(vcpus, _flagged(running, Woken.MOVED))
     table = Columns(

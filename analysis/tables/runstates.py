@@ -54,7 +54,7 @@ def _proven(measures: Measures, table: Columns) -> Columns:
     Args:
         table: with the columns a, state, rank, total_cycles.
     """
-    if measures.coverage.has_all_pcpus:
+    if measures.coverage.is_consistent:
         return table
     unproven = measures.times_by_b(Metric.UNPROVEN)
     names = text(_STATES[Metric(metric)] for metric in unproven["b"].tolist())

@@ -11,9 +11,11 @@ from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
+from xtrace.analysis.state_machine.collected import AlignedPcpu, Unaligned
 from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, WakeCause
 from xtrace.analysis.summary import clock
+from xtrace.analysis.summary.partial import Partial
 from xtrace.analysis.tables.dom0_only import dom0_keys
 from xtrace.probes.catalog import Detection, VersionRange, find
 from xtrace.probes.format import (
@@ -44,6 +46,14 @@ _CUT_NAMES = {
     Metric.HVM_EXIT: "vm exit",
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",
+}
+#: Why TSCs that are apart were not aligned.
+_REASONS = {
+    Unaligned.ALIGNED: "",
+    Unaligned.READ_ONCE: "a stream is read only once",
+    Unaligned.OPEN: "the bounds are open or too wide",
+    Unaligned.RESTARTS: "the TSC restarts in the trace",
+    Unaligned.UNREAD: "no trace shows it by itself",
 }
 _NAMES_BY_NUMBER = {int(metric): name for metric, name in _CUT_NAMES.items()}
 
@@ -114,6 +124,7 @@ def trace_facts(
     dom0_other = int(wakes["count"][of_dom0].sum())
     half_full = facts.pop("half_full_windows")
     span_cycles = facts.pop("span_cycles")
+    del facts["core_files"]
     return {
         "records": int(partial.records["count"][~fillers].sum()),
         "filler_records": int(partial.records["count"][fillers].sum()),
@@ -134,7 +145,8 @@ def trace_facts(
         "xen_versions_evidence": list(found.evidence),
         "xen_versions_conflicts": list(found.conflicts),
         "notes": list(found.notes),
-        "skewed_pcpu_pairs": _skewed_pairs(clock.skew(partial)),
+        "skewed_pcpu_pairs": _skewed_pairs(partial),
+        "tsc_alignment": partial.aligned.only(AlignedPcpu._fields).rows(),
         "recorder_virq_most_count": min(half_full, dom0_other),
         "dom0_wakes_other_count": dom0_other,
         **facts,
@@ -144,17 +156,16 @@ def trace_facts(
     }
 
 
-def _skewed_pairs(skew: Columns) -> list[dict[str, object]]:
+def _skewed_pairs(partial: Partial) -> list[dict[str, object]]:
     """Return the pairs of pCPUs whose TSCs differ; cycles are integers, NaN where a bound is open."""
     pairs: list[dict[str, object]] = []
-    for row in skew.where(skew["skewed"]).rows():
-        del row["skewed"]
-        bounds = {name: row[name] for name in ("low_cycles", "high_cycles")}
-        whole = {name: value if math.isnan(value) else int(value) for name, value in bounds.items()}
-        words = row["evidence"]
-        if row["least_cycles"] and math.isnan(row["low_cycles"]):
+    for row in clock.skewed_pairs(partial).rows():
+        is_open = row["low_cycles"] > row["high_cycles"]
+        words = clock.EVIDENCE[row["evidence"]]
+        if row["least_cycles"] and is_open:
             words += f"; at least {row['least_cycles']} cycles apart, in either direction"
-        pairs.append(row | whole | {"evidence": words})
+        bounds = {"low_cycles": math.nan, "high_cycles": math.nan} if is_open else {}
+        pairs.append(row | bounds | {"evidence": words, "unaligned": _REASONS[row["unaligned"]]})
     return pairs
 
 

@@ -26,6 +26,7 @@ _LABEL = 9
 _NAMES_SHOWN = 12
 #: The vCPU of a record of which not even the pCPU's placeholder is known.
 _NO_PCPU = 0xFFFF
+_SKEWS_SHOWN = 3
 _RESTARTS_SHOWN = 3
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
@@ -222,10 +223,13 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     if trace["missing_bytes"] or trace["tail_bytes"]:
         lines.append("cut      the file ends inside a window: it is still being written or was cut short")
     lines += _restart_lines(trace, hz)
-    lines += [
-        f"skew     TSC of pCPU {pair['other_pcpu']} minus that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}"
-        for pair in trace["skewed_pcpu_pairs"][:3]
-    ]
+    lines += _skew_lines(trace, hz)
+    if report.coverage and report.coverage.has_cores:
+        lines += _labelled(
+            "cores",
+            "Xen schedules by core: vCPUs are placed by the pairs of records that one pCPU writes for its "
+            "siblings",
+        )
     if trace["late_records"]:
         lines.append(
             f"order    {trace['late_records']:,} records came too late to be sorted by time (skewed TSCs)"
@@ -266,6 +270,31 @@ def backward_text(count: int) -> str:
         f"{count:,} {have} a TSC below an earlier one on {their} pCPU: damage or a TSC that was set back; "
         "intervals there are not exact"
     )
+
+
+def _skew_lines(trace: Mapping[str, Any], hz: float | None) -> list[str]:
+    """Return the lines on TSCs that are apart: what was added to each, or the difference."""
+    lines: list[str] = []
+    aligned = trace["tsc_alignment"]
+    if aligned:
+        parts = [
+            f"pCPU {each['pcpu']} by {time_text(each['offset_cycles'], hz)} "
+            f"(within {time_text(each['uncertain_cycles'], hz)})"
+            for each in aligned[:_SKEWS_SHOWN]
+        ]
+        if len(aligned) > _SKEWS_SHOWN:
+            parts.append(f"{len(aligned) - _SKEWS_SHOWN} more")
+        lines += _labelled("aligned", f"{', '.join(parts)}; figures across pCPUs are inferred")
+    unaligned = [pair for pair in trace["skewed_pcpu_pairs"] if pair["unaligned"]]
+    for pair in unaligned[:_SKEWS_SHOWN]:
+        lines += _labelled(
+            "skew",
+            f"TSC of pCPU {pair['other_pcpu']} minus that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}; "
+            f"not aligned ({pair['unaligned']}): figures across pCPUs are inferred",
+        )
+    if len(unaligned) > _SKEWS_SHOWN:
+        lines += _labelled("skew", f"{len(unaligned) - _SKEWS_SHOWN} more pairs of pCPUs")
+    return lines
 
 
 def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
