@@ -16,6 +16,8 @@ from xtrace.analysis.measures.measures import Measures
 
 #: Sums over the recorded part of a vCPU's time: where it was on other pCPUs, too, they are lower bounds.
 _OF_PARTS = ("total_cycles", "share_ratio", "per_s", "least_cycles", "median_cycles", "greatest_cycles")
+#: Endings of figures that are relative to the span of the trace.
+_OF_SPAN = ("share_ratio", "per_s")
 #: Endings of statistics of a sample; other figures add up, so that those of a part are a lower bound.
 _SAMPLED = ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles")
 
@@ -117,7 +119,7 @@ class Table(Generic[Given]):
         found = [column.quality]
         if column.quality is Quality.EXACT and self.reach_of(column) is not Reach.RECORDS:
             found += [Quality.BOUNDED, Quality.INFERRED]
-        elif column.quality is Quality.BOUNDED and self._crosses_pcpus(column):
+        elif column.quality is Quality.BOUNDED and (self._crosses_pcpus(column) or self._is_of_span(column)):
             found.append(Quality.INFERRED)
         if column.quality is not Quality.KEY and self.needs_of(column):
             found.append(Quality.ABSENT)
@@ -126,14 +128,17 @@ class Table(Generic[Given]):
     def _crosses_pcpus(self, column: Column) -> bool:
         return self.reach_of(column) in (Reach.VCPU, Reach.HOST)
 
+    def _is_of_span(self, column: Column) -> bool:
+        return self.reach_of(column) is Reach.PCPU and column.name.endswith(_OF_SPAN)
+
     def _quality(self, column: Column, rows: Columns, coverage: Coverage) -> Quality:
         if column.quality is Quality.KEY:
             return column.quality
         held = coverage.holds(self.needs_of(column))
         if held is Held.NOT:
             return Quality.ABSENT
-        if coverage.is_skewed and self._crosses_pcpus(column):
-            # The order of records of two pCPUs is only known to within the bounds of the difference.
+        if coverage.is_skewed and (self._crosses_pcpus(column) or self._is_of_span(column)):
+            # The order of records of two pCPUs, and the span, are only known within bounds.
             return Quality.INFERRED if column.quality is not Quality.MODELLED else column.quality
         if column.quality is not Quality.EXACT or self.reach_of(column) is Reach.RECORDS:
             return column.quality

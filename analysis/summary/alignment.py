@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from xtrace.analysis.columns import Columns
 
+#: Two pCPUs count as equal, and not by way of a third one, up to bounds so many times wider.
+_MOST_WIDER = 4
+
 
 class Placed(NamedTuple):
     """What to add to a pCPU's TSCs, and how far they may then still be from those of the other pCPUs."""
@@ -18,12 +21,13 @@ class Placed(NamedTuple):
 
 
 class _Edge(NamedTuple):
-    """TSC of ``other`` minus that of ``pcpu``, and how far from that it may be."""
+    """TSC of ``other`` minus that of ``pcpu``, how far from that it may be, and what is used first."""
 
-    uncertain: int
+    rank: float
     pcpu: int
     other: int
     cycles: int
+    uncertain: int
 
 
 def alignment(shown: Columns, moved: Container[int] = ()) -> list[Mapping[int, Placed]]:
@@ -58,10 +62,12 @@ def _edges(shown: Columns) -> Iterable[_Edge]:
             continue
         nearest, farthest = sorted((abs(low), abs(high)))
         if not row["skewed"]:
-            yield _Edge(math.ceil(farthest), row["pcpu"], row["other_pcpu"], 0)
+            uncertain = math.ceil(farthest)
+            yield _Edge(uncertain / _MOST_WIDER, row["pcpu"], row["other_pcpu"], 0, uncertain)
         elif low * high > 0 and farthest <= 3 * nearest:
             middle = round((low + high) / 2)
-            yield _Edge(math.ceil((high - low) / 2), row["pcpu"], row["other_pcpu"], middle)
+            uncertain = math.ceil((high - low) / 2)
+            yield _Edge(uncertain, row["pcpu"], row["other_pcpu"], middle, uncertain)
 
 
 def _reference(pcpu: int, edges: Mapping[int, Sequence[_Edge]], moved: Container[int]) -> int:

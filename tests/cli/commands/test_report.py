@@ -210,14 +210,50 @@ def test_several_files_are_reported_together(made: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("skew_cycles", "said"),
-    [(-300_000, r": -\d+us to -\d+us$"), (4_000_000, r": at least [\d.]+ms\b")],
+    [
+        (-300_000, r": -\d+us to -\d+us; not aligned \(a stream is read only once\)"),
+        (4_000_000, r": at least [\d.]+ms, in either direction; not aligned \(a stream is read only once\)"),
+    ],
 )
 def test_clock_skew_is_reported(skew_cycles: int, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "skewed.bin"
-    path.write_bytes(simulate(7, 3, DOMAINS, 40_000_000, skew_cycles=(0, 0, skew_cycles)).data)
-    lines = [line for line in run(path).stdout.splitlines() if line.startswith("skew")]
+    data = simulate(7, 3, DOMAINS, 40_000_000, skew_cycles=(0, 0, skew_cycles)).data
+    head = joined_head(run("-", stdin=data).stdout)
+    lines = [line for line in head if line.startswith("skew")]
     assert [re.findall(r"pCPU (\d+)", line) for line in lines] == [["2", "0"], ["2", "1"]]
     assert all(re.search(said, line) for line in lines), lines
+
+
+def joined_head(printed: str) -> list[str]:
+    """Return the lines above the first table, each with what continues it."""
+    return printed.split("\n\n")[0].replace("\n         ", " ").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("skew_cycles", "said"),
+    [
+        (
+            (0, 0, -300_000),
+            r"aligned  pCPU 2 by 11\dus \(within \d\.\d+us\); figures across pCPUs are inferred",
+        ),
+        (
+            (0, 0, 4_000_000),
+            r"skew     .*; not aligned \(the bounds are open or too wide\): figures across .*",
+        ),
+        (
+            (0, 300_000, 600_000, 900_000, 0, 0, 1_200_000),
+            r"aligned  pCPU 1 by -1.*, pCPU 2 by -2\d\dus .*, pCPU 3 by -3.*, 1 more; figures .*",
+        ),
+    ],
+)
+def test_skewed_clocks_are_aligned(skew_cycles: tuple[int, ...], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "skewed.bin"
+    length = 40_000_000 if len(skew_cycles) == 3 else 400_000_000
+    path.write_bytes(simulate(7, len(skew_cycles), DOMAINS, length, skew_cycles=skew_cycles).data)
+    head = joined_head(run(path).stdout)
+    assert any(re.fullmatch(said, line) for line in head), head
+    assert "missing" not in "\n".join(head)
+    aligned = {pair["unaligned"] for pair in as_json(path)["trace"]["skewed_pcpu_pairs"]}
+    assert ("" in aligned) == said.startswith("aligned")
 
 
 def head_of(data: bytes, path: Path) -> str:
