@@ -82,6 +82,7 @@ class Table(Generic[Given]):
         takes: the type of the pipeline's argument.
         needs: kinds of records that the columns need, unless they say otherwise.
         reach: which pCPUs' records the columns are made from, unless they say otherwise.
+        blurred_without: kinds of records without which the columns are inferred at best.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Table(Generic[Given]):
     takes: type[Given] = Measures  # type: ignore[assignment]
     needs: tuple[Records, ...] = ()
     reach: Reach = Reach.RECORDS
+    blurred_without: tuple[Records, ...] = ()
 
     def of(self, given: Given, coverage: Coverage) -> Made:
         """Return the table with exactly its columns, in order, as far as the trace allows them."""
@@ -145,6 +147,8 @@ class Table(Generic[Given]):
         if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
             is_least = self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS
             return Quality.BOUNDED if is_least else Quality.INFERRED
+        if coverage.holds(self.blurred_without) is not Held.FULLY:
+            return Quality.INFERRED
         if held is Held.IN_PART:
             return Quality.INFERRED if column.name.endswith(_SAMPLED) else Quality.BOUNDED
         moves = column.name.replace("_cycles", "_moves")

@@ -51,7 +51,7 @@ class Ends(NamedTuple):
         if key >> 16 == DEFAULT_DOMAIN:
             return
         yield from self._head(vcpu, key)
-        for metric, cycles in zip(OFF_METRICS, vcpu[V.OFF :].tolist(), strict=False):
+        for metric, cycles in zip(OFF_METRICS, vcpu[V.OFF : V.OFF + len(OFF_METRICS)].tolist(), strict=True):
             yield from _timed(Metric.UNPROVEN, key, metric, cycles, self.last)
         if state == STATE_LOST:
             yield from _timed(Metric.STATE_LOST, key, 0, self.last - since, self.last)

@@ -173,7 +173,8 @@ def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
 
 
 @part
-def _update_domain(glob, domains, out, domain, tsc):
+def _update_domain(glob, domains, out, domain, is_change, tsc):
+    """Give the domain the state of its vCPUs; without ``is_change``, one of them became known or lost."""
     running = domains[domain, D.COUNTS + _RUNNING]
     runnable = domains[domain, D.COUNTS + _RUNNABLE]
     blocked = domains[domain, D.COUNTS + _BLOCKED]
@@ -203,13 +204,13 @@ def _update_domain(glob, domains, out, domain, tsc):
     since = domains[domain, D.SINCE]
     if old < 0:
         domains[domain, D.FIRST_KNOWN] = tsc
-    elif tsc > since and (domains[domain, D.OPENED] > 0 or state == DomainState.LOST):
+    elif tsc > since and (domains[domain, D.OPENED] > 0 or not is_change):
         _put_open(glob, out, Metric.DOMAIN_STATE, domains[domain, D.ID], old, tsc - since, tsc)
     elif tsc > since:
         _put(glob, out, Metric.DOMAIN_STATE, domains[domain, D.ID], old, tsc - since, tsc)
     domains[domain, D.STATE] = state
     domains[domain, D.SINCE] = max(tsc, since)
-    domains[domain, D.OPENED] = np.int64(old < 0 or old == DomainState.LOST)
+    domains[domain, D.OPENED] = np.int64(not is_change)
 
 
 @part
@@ -265,7 +266,8 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     if old != state:
         domains[domain, D.COUNTS + old] -= 1
         domains[domain, D.COUNTS + state] += 1
-        _update_domain(glob, domains, out, domain, tsc)
+        is_change = old != STATE_INIT and old != STATE_LOST and state != STATE_LOST
+        _update_domain(glob, domains, out, domain, is_change, tsc)
 
 
 @part
@@ -385,7 +387,11 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
     if vcpus[vcpu, V.PCPU] != pcpu or vcpus[vcpu, V.RESIDENT_SINCE] == 0:
         resident = vcpus[vcpu, V.RESIDENT_SINCE]
         if resident > 0 and tsc > resident:
-            _put(glob, out, Metric.RESIDENCE, key, vcpus[vcpu, V.PCPU], tsc - resident, tsc)
+            if vcpus[vcpu, V.RESIDENT_OPENED] > 0:
+                _put_open(glob, out, Metric.RESIDENCE, key, vcpus[vcpu, V.PCPU], tsc - resident, tsc)
+            else:
+                _put(glob, out, Metric.RESIDENCE, key, vcpus[vcpu, V.PCPU], tsc - resident, tsc)
+        vcpus[vcpu, V.RESIDENT_OPENED] = np.int64(resident == 0)
         vcpus[vcpu, V.RESIDENT_SINCE] = tsc
     vcpus[vcpu, V.PCPU] = pcpu
     vcpus[vcpu, V.RUN_TSC] = tsc

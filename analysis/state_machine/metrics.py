@@ -292,7 +292,8 @@ class V(IntEnum):
     PAUSED = 59  # 1: offline since WAKE_TSC
     FIRST_STATE = 60  # what its first record says that it was before
     OFF = 61  # cycles counted since it left a pCPU, by OFF_METRICS
-    COLUMNS = 66
+    RESIDENT_OPENED = 66  # 1: it may have been resident there before RESIDENT_SINCE
+    COLUMNS = 67
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.

@@ -274,6 +274,8 @@ TABLES = (
         ),
         needs=(SWITCHES, RUNSTATES, ENTRIES),
         reach=Reach.HOST,
+        # Wakes by interrupts count as "timer or other" where interrupts are not recorded.
+        blurred_without=(IRQS,),
     ),
     Table(
         "sends",

@@ -167,6 +167,7 @@ class Vcpu:
     pcpu: int | None = None
     known_at: int | None = None
     first_state: int = RUNNING
+    moved_here: bool = False  # otherwise it may have been resident before its first run
     off: Counter[Metric] = field(default_factory=Counter)  # cycles by state since it left a pCPU
     type: str | None = None
     begun: Begun = field(default_factory=Begun)
@@ -411,9 +412,9 @@ class Host:
         vcpu.state = state
         vcpu.is_open = False
         vcpu.since = max(tsc, since or 0)
-        self.update_domain(vcpu.domain, tsc)
+        self.update_domain(vcpu.domain, tsc, is_change=not {old, state} & {UNKNOWN, LOST})
 
-    def update_domain(self, number: int, tsc: int) -> None:
+    def update_domain(self, number: int, tsc: int, *, is_change: bool) -> None:
         domain = self.domains[number]
         state = domain.state_now()
         if state == domain.state:
@@ -421,11 +422,11 @@ class Host:
         old = domain.state
         if old is None:
             domain.known_at = tsc
-        elif tsc > domain.since and (domain.is_open or state is DomainState.LOST):
+        elif tsc > domain.since and (domain.is_open or not is_change):
             self.put(Metric.OPEN, number, Metric.DOMAIN_STATE << 32 | old, tsc - domain.since, tsc)
         elif tsc > domain.since:
             self.put(Metric.DOMAIN_STATE, number, old, tsc - domain.since, tsc)
-        domain.is_open = old in (None, DomainState.LOST)
+        domain.is_open = not is_change
         domain.state, domain.since = state, max(tsc, domain.since)
 
     def mismatch(self, vcpu: Vcpu, tsc: int) -> None:
@@ -470,7 +471,12 @@ class Host:
         self.end_wait(pcpu, vcpu, proof, tsc)
         if begun.resident_since is None or vcpu.pcpu != pcpu.number:
             if begun.resident_since is not None and vcpu.pcpu is not None and tsc > begun.resident_since:
-                self.put(Metric.RESIDENCE, vcpu.key, vcpu.pcpu, tsc - begun.resident_since, tsc)
+                if vcpu.moved_here:
+                    self.put(Metric.RESIDENCE, vcpu.key, vcpu.pcpu, tsc - begun.resident_since, tsc)
+                else:
+                    b = Metric.RESIDENCE << 32 | vcpu.pcpu
+                    self.put(Metric.OPEN, vcpu.key, b, tsc - begun.resident_since, tsc)
+            vcpu.moved_here = begun.resident_since is not None
             begun.resident_since = tsc
         if begun.blocked_by_call and vcpu.state == RUNNABLE:
             begun.upcall = Upcall(low=tsc)

@@ -394,7 +394,10 @@ def test_times_are_differences_even_where_tscs_are_small() -> None:
     )
     found = agreed(data).intervals
     values = {row.metric: row.value for row in found}
-    assert (values[Metric.WAKE_TO_RUNNABLE], values[Metric.RESIDENCE]) == (15, 39)
+    assert values[Metric.WAKE_TO_RUNNABLE] == 15
+    # The first stay may have begun before the first run.
+    stays = [row.value for row in found if row.metric is Metric.OPEN and row.b >> 32 == Metric.RESIDENCE]
+    assert stays == [39]
 
 
 # --- losses around vCPUs that are not known ----------------------------------------------------

@@ -403,6 +403,10 @@ def switches_to(case: Case, key: int) -> list[tuple[int, int]]:
     """Return when and where a vCPU began to run, from our RESIDENCE intervals and the starts of its runs."""
     residences = case.by_metric[Metric.RESIDENCE].get(key, [])
     stays = [(row.tsc - row.value, row.tsc, row.b) for row in residences]
+    # The stay in which it was first seen is open at its beginning.
+    opened = [row for row in case.by_metric[Metric.OPEN].get(key, []) if row.b >> 32 == Metric.RESIDENCE]
+    stays += [(row.tsc - row.value, row.tsc, row.b & 0xFFFF_FFFF) for row in opened]
+    stays.sort()
     begins = [begin for begin, _, metric in counted(case, key) if metric == Metric.RUNNING]
     vcpu = case.vcpus[key]
     if vcpu[V.RESIDENT_SINCE]:
