@@ -750,7 +750,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
 
 @part
 def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
-    """Handle a pCPU's first record with a TSC: it is not known yet which vCPU runs there."""
+    """Handle a pCPU's first record with a TSC, or that of a loss before: it is not known yet what runs there."""
     pcpus[pcpu, P.SEEN] = 1
     if pcpus[pcpu, P.FIRST_TSC] == 0:
         pcpus[pcpu, P.FIRST_TSC] = tsc
@@ -1184,13 +1184,20 @@ def _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc):
         pcpus[pcpu, P.IDLE_TSC] = 0
 
 
-@part
-def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
+@inlined_part
+def _loss_begin(glob, pcpus, pcpu, words, at, tsc):
+    """Return when the loss began that a record at ``tsc`` ends."""
     first_tsc = _address(words, at + 2, 2)
     if 0 < first_tsc < glob[G.TSC_LIMIT]:
         first_tsc = max(first_tsc + pcpus[pcpu, P.OFFSET], 1)
-    if first_tsc < 0 or first_tsc > tsc:
-        first_tsc = tsc
+    if 0 < first_tsc <= tsc:
+        return first_tsc
+    return tsc
+
+
+@part
+def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
+    first_tsc = _loss_begin(glob, pcpus, pcpu, words, at, tsc)
     _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)
     who = np.int64(words[at + 1])
     pcpus[pcpu, P.LOST_END] = tsc
@@ -1234,7 +1241,8 @@ def run(
         if kind == Kind.WRAP:
             continue
         if not pcpus[pcpu, P.SEEN] and tsc > 0:
-            _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
+            first_tsc = _loss_begin(glob, pcpus, pcpu, words, at, tsc) if kind == Kind.LOST else tsc
+            _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, first_tsc)
         glob[G.INSIDE] = np.int64(from_tsc <= tsc <= to_tsc)
         if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
             _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)

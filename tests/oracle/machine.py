@@ -5,9 +5,9 @@ takes the oracle reader's records in merged order.  If the two implementations d
 read this one first.  Its rules, in addition to those in ``metrics``:
 
 Knowledge
-    A pCPU's first timed record makes a placeholder vCPU (default domain, number = pCPU)
-    its current one, until a scheduling record names the real one.  A vCPU's first runstate record makes its
-    state known.  If that record says that it ran, while the placeholder is current, it has run since the
+    A pCPU's time begins with its first timed record or, if that is LOST_RECORDS, with the loss.  A
+    placeholder vCPU (default domain, number = pCPU) is its current one, until a scheduling record names the
+    real one.  A vCPU's first runstate record makes its state known.  If that record says that it ran, while the placeholder is current, it has run since the
     pCPU's first TSC.
 Open intervals
     An interval of a state that begins before the first record about it, that a loss cuts off, or that is
@@ -350,14 +350,15 @@ class Host:
         if tsc >= 1 << 62:
             return  # damage
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
+        handler = handler_of(record)
         if not pcpu.seen and tsc > 0:
             pcpu.seen = True
+            first = loss_begin(record) if handler is on_lost else tsc
             if pcpu.first_tsc is None:
-                pcpu.first_tsc = pcpu.since = tsc
+                pcpu.first_tsc = pcpu.since = first
             stand_in = self.vcpu(STAND_IN << 16 | pcpu.number)
             pcpu.current = pcpu.current or stand_in
-            self.first_tsc = tsc if self.first_tsc is None else min(self.first_tsc, tsc)
-        handler = handler_of(record)
+            self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
         self._inside = self._window[0] <= tsc <= self._window[1]
         if handler is on_lost:
             pcpu.cause = None
@@ -912,11 +913,14 @@ def on_previous(host: Host, pcpu: Pcpu, record: Record) -> None:
         host.add_run(ran_ns, record.tsc - begin)
 
 
+def loss_begin(record: Record) -> int:
+    first_tsc = record.words[2] | record.words[3] << 32
+    return first_tsc if 0 < first_tsc <= record.tsc else record.tsc
+
+
 def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
-    count, who, low, high = record.words
-    first_tsc = low | high << 32
-    if first_tsc > record.tsc:
-        first_tsc = record.tsc
+    count, who, _, _ = record.words
+    first_tsc = loss_begin(record)
     host.put(Metric.LOST_RECORDS, pcpu.number, 0, count, record.tsc)
     host.begin_loss(pcpu, Loss(first_tsc, record.tsc, (who & 0xFFFF) << 16 | who >> 16))
     for vcpu in host.vcpus.values():
