@@ -230,7 +230,7 @@ def packed_traces() -> dict[str, Path | None]:
     if TRACES_VARIABLE in os.environ:
         return {Path(name).stem: Path(name) for name in os.environ[TRACES_VARIABLE].split(os.pathsep) if name}
     samples: dict[str, Path | None] = {path.name.split(".")[0]: path for path in SAMPLES}
-    return samples | dict.fromkeys(("calm host", "lossy host", "host of eight"))
+    return samples | dict.fromkeys(("calm host", "lossy host", "host of eight", "host from a loss on"))
 
 
 def content_of(path: Path) -> bytes:
@@ -245,9 +245,20 @@ def ended_together(data: bytes) -> bytes:
     the end of each pCPU's records in advance, and a stream does not.  Recorded traces end at an arbitrary
     point, and the samples are compared whole.
     """
+    lasts = {record.pcpu: record.tsc for record in read(data).records}
+    return cut(data, 0, min(lasts.values()))
+
+
+def begun_in_a_loss(data: bytes) -> bytes:
+    """Return a trace from its middle loss on: LOST_RECORDS is its pCPU's first record, and others run on."""
+    losses = [record.tsc for record in read(data).records if record.event == LOST_RECORDS]
+    return cut(data, losses[len(losses) // 2], 1 << 62)
+
+
+def cut(data: bytes, first: int, last: int) -> bytes:
+    """Return a trace with the records that have TSCs from ``first`` to ``last``."""
     records = sorted(read(data).records, key=lambda record: record.offset)
-    lasts = {record.pcpu: record.tsc for record in records}
-    kept = [record for record in records if record.tsc <= min(lasts.values())]
+    kept = [record for record in records if first <= record.tsc <= last]
     parts = []
     for pcpu, window in groupby(kept, key=lambda record: record.pcpu):
         sizes = ((record.offset, 4 + 8 * record.timed + 4 * len(record.words)) for record in window)
@@ -258,8 +269,14 @@ def ended_together(data: bytes) -> bytes:
 
 def simulated(name: str) -> bytes:
     if name == "lossy host":
-        return simulate(2, 3, DOMAINS, 60_000_000, loss=0.4, ring_bytes=4088, poll_cycles=2_000_000).data
+        return lossy(2, 60_000_000)
+    if name == "host from a loss on":
+        return begun_in_a_loss(lossy(4, 200_000_000))
     return simulate(1, 8 if name == "host of eight" else 3, DOMAINS, 60_000_000).data
+
+
+def lossy(seed: int, duration_cycles: int) -> bytes:
+    return simulate(seed, 3, DOMAINS, duration_cycles, loss=0.4, ring_bytes=4088, poll_cycles=2_000_000).data
 
 
 @pytest.fixture(scope="module", params=packed_traces())
