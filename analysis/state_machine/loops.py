@@ -750,7 +750,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
 
 @part
 def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc):
-    """Handle a pCPU's first record with a TSC, or that of a loss before: it is not known yet what runs there."""
+    """Begin a pCPU's time at its first record with a TSC or the loss that this ends; what runs is unknown."""
     pcpus[pcpu, P.SEEN] = 1
     if pcpus[pcpu, P.FIRST_TSC] == 0:
         pcpus[pcpu, P.FIRST_TSC] = tsc

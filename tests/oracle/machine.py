@@ -7,8 +7,8 @@ read this one first.  Its rules, in addition to those in ``metrics``:
 Knowledge
     A pCPU's time begins with its first timed record or, if that is LOST_RECORDS, with the loss.  A
     placeholder vCPU (default domain, number = pCPU) is its current one, until a scheduling record names the
-    real one.  A vCPU's first runstate record makes its state known.  If that record says that it ran, while the placeholder is current, it has run since the
-    pCPU's first TSC.
+    real one.  A vCPU's first runstate record makes its state known.  If that record says that it ran, while
+    the placeholder is current, it has run since the pCPU's first TSC.
 Open intervals
     An interval of a state that begins before the first record about it, that a loss cuts off, or that is
     open at the end is OPEN: it lasted at least as long.  Only those between two records enter the metric.

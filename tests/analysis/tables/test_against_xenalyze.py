@@ -301,11 +301,11 @@ def simulated(name: str) -> bytes:
     if name == "host from a loss on":
         return begun_in_a_loss(lossy(4, 200_000_000))
     if name.startswith("second half"):
-        whole = simulate(3, 1 if name.endswith("one") else 6, DOMAINS, 150_000_000).data
+        whole = simulate(1, 1 if name.endswith("one") else 6, DOMAINS, 150_000_000).data
         tscs = [record.tsc for record in read(whole).records]
         return cut(whole, (min(tscs) + max(tscs)) // 2, max(tscs))
     if name == "pcpu that ends":
-        return ended_at_a_move(simulate(5, 3, DOMAINS, 60_000_000).data)
+        return ended_at_a_move(simulate(6, 3, DOMAINS, 60_000_000).data)
     return simulate(1, 8 if name == "host of eight" else 3, DOMAINS, 60_000_000).data
 
 
@@ -540,7 +540,7 @@ def known_too_late(
 
 def state_of_domain(states: Iterable[str]) -> str:
     """Return a domain's state by those of its vCPUs that are known."""
-    found = set(states) - {"unknown"}
+    found = set(states)
     waits = bool(found & {"blocked", "offline"})
     if "running" in found and "runnable" in found:
         return "concurrency_hazard"
