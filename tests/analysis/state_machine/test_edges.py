@@ -443,3 +443,33 @@ def test_two_losses_without_a_record_between_are_one() -> None:
     found = agreed(trace(events))
     losses = [row for row in found.intervals if row.metric is Metric.PCPU_LOST]
     assert [(row.value, row.tsc - START) for row in losses] == [(150, 250)]
+
+
+@pytest.mark.parametrize("begin", [10, 60])
+def test_a_pcpu_whose_first_record_is_a_loss_has_lost_its_time_from_there(begin: int) -> None:
+    """The span begins with the loss where that is before every record."""
+    events: list[Event] = [
+        (0, 50, change(1, 0), (DOMAIN,)),
+        lost(1, begin, 100, 2),
+        (1, 130, change(0, 1), (2 * DOMAIN,)),
+        (0, 200, change(0, 1), (DOMAIN,)),
+    ]
+    found = agreed(trace(events))
+    parts = [row for row in [*found.intervals, *as_intervals(found.ends)] if row.a == 1]
+    of_pcpu = {
+        row.metric: (row.tsc - row.value - START, row.tsc - START)
+        for row in parts
+        if row.metric in (Metric.PCPU_LOST, Metric.PCPU_RUNNING, Metric.PCPU_UNKNOWN)
+    }
+    assert of_pcpu[Metric.PCPU_LOST] == (begin, 100)
+    assert of_pcpu[Metric.PCPU_RUNNING] == (100, 130)
+    assert found.machine.glob[G.FIRST_TSC] == START + min(begin, 50)
+
+
+@pytest.mark.parametrize("begin", [-START, 101])
+def test_a_loss_that_begins_at_no_possible_time_is_as_long_as_its_record(begin: int) -> None:
+    found = agreed(
+        trace([(0, 50, change(1, 0), (DOMAIN,)), lost(1, begin, 100, 2), (1, 130, host.WAKE, (1, 1))])
+    )
+    assert found.machine.glob[G.FIRST_TSC] == START + 50
+    assert not [row for row in found.intervals if row.metric is Metric.PCPU_LOST]
