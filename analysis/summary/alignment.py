@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from xtrace.analysis.columns import Columns
 
-#: Two pCPUs count as equal, and not by way of a third one, up to bounds so many times wider.
+#: Bounds of two pCPUs that count as equal go before others that are narrower by less than this factor.
 _MOST_WIDER = 4
 
 

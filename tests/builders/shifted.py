@@ -22,7 +22,7 @@ _HEADER_WORDS = 3
 
 
 def shifted(data: bytes, cycles: Mapping[int, int]) -> bytes:
-    """Return an undamaged trace with the TSCs of each pCPU in ``cycles`` moved by so many cycles.
+    """Return an undamaged trace with the TSCs of each pCPU in ``cycles`` moved by that many cycles.
 
     Records that have TSCs in their words, too, have these moved: lost records and interrupts.
     """

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from builders import ready
+from builders.cores import cores
 from builders.host import simulate
 from builders.hosts import DOMAINS
 from oracle.reading import SAMPLES
@@ -254,6 +255,18 @@ def test_skewed_clocks_are_aligned(skew_cycles: tuple[int, ...], said: str, tmp_
     assert "missing" not in "\n".join(head)
     aligned = {pair["unaligned"] for pair in as_json(path)["trace"]["skewed_pcpu_pairs"]}
     assert ("" in aligned) == said.startswith("aligned")
+
+
+def test_core_scheduling_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "cores.bin"
+    path.write_bytes(cores())
+    (said,) = (line for line in joined_head(run(path).stdout) if line.startswith("cores"))
+    assert said == (
+        "cores    Xen schedules by core: vCPUs are placed by the pairs of records that one pCPU writes "
+        "for its siblings"
+    )
+    path.write_bytes(simulate(7, 3, DOMAINS, 4_000_000).data)
+    assert "cores  " not in run(path).stdout
 
 
 def head_of(data: bytes, path: Path) -> str:
