@@ -22,6 +22,7 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 # Why frame() stopped.
 FRAME_NEED_MORE = 0
@@ -41,6 +42,32 @@ _CLASS_BITS = 0x0FFF_0000
 #: Largest key of the merge; a larger TSC is damage and sorts last.
 MAX_KEY = (1 << 62) - 1
 KEY_FLOOR = -1
+
+# What a record says about the vCPU that runs on its pCPU.
+ROLE_LEAVES = 1  # that it ran until now
+ROLE_ENTERS = 2  # that it runs from now on
+ROLE_CONTINUES = 3
+ROLE_PREVIOUS = 4  # that it ran until now, and for how long
+ROLE_LOST = 5  # nothing: records were lost
+
+# Shapes of the row of a hole, by what names the vCPU that runs after it.
+HOLE_BY_KEY = 1
+HOLE_BY_UNIT = 2
+HOLE_NOBODY = 3
+
+# Sums of find_holes().
+HOLE_COUNT, HOLE_CYCLES, RUN_NS, RUN_CYCLES, HAS_CORES = range(5)
+HOLE_SUMS = 5
+#: Run times are added up to this sum; below the lower one, the rate of the TSC counts as unknown.
+_RUN_NS_ENOUGH = 4_000_000_000
+_RUN_NS_LEAST = 1_000_000_000
+#: A longer run may be one whose time in the record wrapped.
+_RUN_NS_MOST = 4_000_000_000
+_RUN_CYCLES_MOST = 1 << 32
+_NS_NEGATIVE = 0xF000_0000
+#: How much later than its record a run can seem to begin: Xen's clock of a host that is itself emulated steps.
+_STEP_NS = 10_000_000
+_RATE_SHARE = 0.02
 
 
 @inlined_part
@@ -159,6 +186,7 @@ def decode(
         last_key = pcpu_key[pcpu]
         offset = tsc_offsets[pcpu]
         bytes_before = max(pcpu_bytes[pcpu], 0)
+        row += 1  # there is room for a row before the window
         seg_row[segment] = row
         status = DECODE_OK
         while at < end:
@@ -328,6 +356,200 @@ def steady(
             newer[pcpu] = last
         segment += 1
     return segment, 0
+
+
+@part
+def _put_hole(
+    words, shape_header, segment, seg_row, seg_row_end, row_key, row_tsc, row_shape, row_start,
+    key, tsc, shape, start,
+):  # fmt: skip
+    """Put the row of a hole before the window; the window's first rows without a TSC show that of the hole."""
+    row = seg_row[segment]
+    timed_row = _next_timed(words, shape_header, row, seg_row_end[segment], row_shape, row_start)
+    for at in range(row, timed_row):
+        row_key[at] = tsc
+        row_tsc[at] = tsc
+    row_key[row - 1] = key
+    row_tsc[row - 1] = tsc
+    row_shape[row - 1] = shape
+    row_start[row - 1] = start
+    seg_row[segment] = row - 1
+
+
+@loop
+def put_hole(
+    words: U32, shape_header: U32, segment: int, seg_row: I64, seg_row_end: I64,
+    row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
+    key: int, tsc: int, shape: int, start: int,
+) -> None:  # fmt: skip
+    """Put the row of a hole that find_holes() found before."""
+    _put_hole(
+        words, shape_header, segment, seg_row, seg_row_end, row_key, row_tsc, row_shape, row_start,
+        key, tsc, shape, start,
+    )  # fmt: skip
+
+
+@inlined_part
+def _vcpu_in(words, role, start):
+    if role == ROLE_PREVIOUS:
+        return (np.int64(words[start]) & 0xFFFF) << 16 | (np.int64(words[start + 1]) & 0xFFFF)
+    return np.int64(words[start])
+
+
+@part
+def _has_cores(words, shape_role, pcpu, row, row_end, row_shape, row_start):
+    """Return whether a pCPU switches another one's idle vCPU: Xen schedules by core."""
+    while row < row_end:
+        role = shape_role[row_shape[row]]
+        if role == ROLE_LEAVES or role == ROLE_ENTERS:
+            vcpu = _vcpu_in(words, role, row_start[row])
+            if vcpu >> 16 == IDLE_DOMAIN and vcpu & 0xFFFF != pcpu:
+                return True
+        row += 1
+    return False
+
+
+@part
+def _add_runs(words, shape_role, row, row_end, row_tsc, row_shape, row_start, sums):
+    """Add the run times of the runs of which the window has both ends."""
+    entered = np.int64(-1)
+    since = np.int64(0)
+    while row < row_end:
+        role = shape_role[row_shape[row]]
+        if role == ROLE_ENTERS:
+            entered = _vcpu_in(words, role, row_start[row])
+            since = row_tsc[row]
+        elif role == ROLE_PREVIOUS:
+            ran = np.int64(words[row_start[row] + 2])
+            cycles = row_tsc[row] - since
+            is_whole = entered == _vcpu_in(words, role, row_start[row]) and 0 < since < row_tsc[row] <= MAX_KEY
+            if is_whole and cycles < _RUN_CYCLES_MOST and ran < _NS_NEGATIVE:
+                sums[RUN_NS] += ran
+                sums[RUN_CYCLES] += cycles
+            entered = np.int64(-1)
+        elif role == ROLE_LEAVES or role == ROLE_LOST:
+            entered = np.int64(-1)
+        row += 1
+
+
+@part
+def _began_inside(sums, ran, tsc, since, low, high):
+    """Return whether the run that ended at ``tsc`` began after ``since``, and between ``low`` and ``high``."""
+    if sums[RUN_NS] < _RUN_NS_LEAST or not 0 < since < tsc <= MAX_KEY:
+        return False
+    rate = np.float64(sums[RUN_CYCLES]) / np.float64(sums[RUN_NS])
+    length = np.float64(tsc - since)
+    begin = np.float64(tsc) - np.float64(ran) * rate
+    return (
+        length < _RUN_NS_MOST * rate
+        and np.float64(low) < begin < np.float64(high)
+        and begin - np.float64(since) > _STEP_NS * rate + _RATE_SHARE * length
+    )
+
+
+@part
+def _note_last(words, shape_role, pcpu, row, row_end, row_tsc, row_shape, row_start, pcpu_runs, pcpu_since):
+    """Note which vCPU a window leaves running, and since when."""
+    at = row_end - 1
+    role = shape_role[0] * 0
+    continues = np.int64(-1)
+    while at >= row:
+        role = shape_role[row_shape[at]]
+        if role == ROLE_CONTINUES and continues < 0:
+            continues = _vcpu_in(words, role, row_start[at])
+        if role == ROLE_LEAVES or role == ROLE_ENTERS or role == ROLE_LOST:
+            break
+        at -= 1
+    if at >= row:
+        pcpu_runs[pcpu] = -1
+        pcpu_since[pcpu] = 0
+        if role == ROLE_ENTERS:
+            pcpu_runs[pcpu] = _vcpu_in(words, role, row_start[at])
+            pcpu_since[pcpu] = row_tsc[at]
+    if continues >= 0 and continues != pcpu_runs[pcpu]:
+        pcpu_runs[pcpu] = continues
+        pcpu_since[pcpu] = 0
+
+
+@loop
+def find_holes(
+    words: U32, shape_header: U32, shape_role: U8, segment: int, segment_count: int,
+    seg_state: U8, seg_part: U8, seg_pcpu: I32, seg_row: I64, seg_row_end: I64, seg_key: I64,
+    row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
+    pcpu_runs: I64, pcpu_since: I64, pcpu_key: I64,
+    sums: I64, found: I64_2D,
+) -> None:  # fmt: skip
+    """Find what is missing between windows of state 0 and the windows of their pCPUs before them.
+
+    Where something is, a row before the window says so: its key is the last one before the hole, its TSC the
+    end of the hole, its shape HOLE_*, and it starts where the vCPU is named.
+
+    Args:
+        shape_role: ROLE_* of each shape, or 0.
+        seg_part: 1 for a window that is the end of another one.
+        pcpu_runs: vCPU that each pCPU runs; -1: not known.
+        pcpu_since: TSC since when; 0: not known.
+        pcpu_key: last key.
+        found: the first holes: pCPU, begin, end.
+    """
+    while segment < segment_count:
+        row = seg_row[segment]
+        row_end = seg_row_end[segment]
+        if seg_state[segment] != 0 or row == row_end:
+            segment += 1
+            continue
+        pcpu = seg_pcpu[segment]
+        if sums[RUN_NS] < _RUN_NS_ENOUGH and sums[HAS_CORES] == 0:
+            _add_runs(words, shape_role, row, row_end, row_tsc, row_shape, row_start, sums)
+            if _has_cores(words, shape_role, pcpu, row, row_end, row_shape, row_start):
+                sums[HAS_CORES] = 1
+        runs = pcpu_runs[pcpu]
+        key = pcpu_key[pcpu]
+        at = row_end
+        if runs >= 0 and key > 0 and seg_part[segment] == 0 and sums[HAS_CORES] == 0:
+            at = row
+            while at < row_end and shape_role[row_shape[at]] == 0:
+                at += 1
+        if at < row_end and shape_role[row_shape[at]] != ROLE_LOST:
+            role = shape_role[row_shape[at]]
+            vcpu = _vcpu_in(words, role, row_start[at])
+            timed_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+            tsc = np.int64(0)
+            if timed_row < row_end:
+                tsc = row_tsc[timed_row]
+            shape = HOLE_BY_KEY
+            if role == ROLE_PREVIOUS:
+                shape = HOLE_BY_UNIT
+            elif role == ROLE_ENTERS:
+                shape = HOLE_NOBODY
+            if key < tsc <= MAX_KEY and row_key[timed_row] == tsc:
+                is_hole = vcpu != runs or role == ROLE_ENTERS
+                if not is_hole and role == ROLE_PREVIOUS:
+                    ran = np.int64(words[row_start[at] + 2])
+                    is_hole = _began_inside(sums, ran, row_tsc[at], pcpu_since[pcpu], key, tsc)
+                if is_hole and _has_cores(words, shape_role, pcpu, row, row_end, row_shape, row_start):
+                    sums[HAS_CORES] = 1
+                    is_hole = False
+                if is_hole:
+                    count = sums[HOLE_COUNT]
+                    if count < len(found):
+                        found[count, 0] = pcpu
+                        found[count, 1] = key
+                        found[count, 2] = tsc
+                    sums[HOLE_COUNT] = count + 1
+                    sums[HOLE_CYCLES] += tsc - key
+                    pcpu_runs[pcpu] = vcpu if role != ROLE_ENTERS else np.int64(-1)
+                    pcpu_since[pcpu] = 0
+                    _put_hole(
+                        words, shape_header, segment, seg_row, seg_row_end,
+                        row_key, row_tsc, row_shape, row_start,
+                        key, tsc, shape, row_start[at],
+                    )  # fmt: skip
+        _note_last(
+            words, shape_role, pcpu, row, row_end, row_tsc, row_shape, row_start, pcpu_runs, pcpu_since
+        )
+        pcpu_key[pcpu] = seg_key[segment]
+        segment += 1
 
 
 @inlined_part

@@ -46,6 +46,20 @@ class Restart:
         return self.before_tsc - self.after_tsc
 
 
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch of a pCPU's time of which the windows are missing.
+
+    Attributes:
+        begin_tsc: of the last record before it.
+        end_tsc: of the first record after it.
+    """
+
+    pcpu: int
+    begin_tsc: int
+    end_tsc: int
+
+
 @dataclass(slots=True)
 class ReadFacts:
     """Facts about the file itself; complete after the last batch.
@@ -60,6 +74,9 @@ class ReadFacts:
         late_records: records that sort before a record of an earlier batch (skewed TSCs).
         backward_tsc_count: records whose TSC is below an earlier one of their segment on their pCPU.
         restarts: of the TSC, at most MAX_RESTARTS; each begins a segment.
+        hole_count, hole_cycles: stretches of pCPUs' time of which the windows are missing in the middle, and
+            their sum; only if the reader was told to look for them.
+        holes: the first MAX_HOLES_KEPT.
         pcpu_bytes: int64 [MAX_PCPUS], window bytes of each pCPU, -1 for pCPUs without a window.
         ring_bytes: size of a pCPU's trace ring, from the distances between its WRAP fillers, or None.
         ring_votes: number of distances equal to ``ring_bytes``.
@@ -77,6 +94,9 @@ class ReadFacts:
     late_records: int = 0
     backward_tsc_count: int = 0
     restarts: list[Restart] = field(default_factory=list)
+    hole_count: int = 0
+    hole_cycles: int = 0
+    holes: list[Hole] = field(default_factory=list)
     pcpu_bytes: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     ring_bytes: int | None = None
     ring_votes: int = 0

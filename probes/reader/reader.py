@@ -35,6 +35,7 @@ from xtrace.probes.format import (
 from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
+from xtrace.probes.reader.holes import HoleWatch, is_hole
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
 from xtrace.probes.reader.restarts import RestartWatch
 from xtrace.probes.reader.sources import STDIN, open_source, read_into
@@ -71,6 +72,8 @@ class _Carried(NamedTuple):
         begin, end: its words in the last arena.
         state: as in Windows.
         offset: in the file, of the word at ``begin``; only if it is not CURRENT.
+        is_part: as in Windows.
+        hole: of the row of a hole before it: key, TSC, shape, start as words from ``begin``; None without one.
     """
 
     pcpu: int
@@ -78,6 +81,8 @@ class _Carried(NamedTuple):
     end: int
     state: int = CURRENT
     offset: int = 0
+    is_part: int = 0
+    hole: tuple[int, int, int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -113,6 +118,8 @@ class TraceReader:
         chunk_bytes: bytes to read at a time.
         tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU; the words of records stay as
             they are.
+        holes: look for windows that are missing in the middle.  A row before the window that follows says so;
+            it is not a record, and has a shape of its own (loops.HOLE_*).
 
     Attributes:
         shapes: the distinct header words seen so far.
@@ -130,6 +137,7 @@ class TraceReader:
         keep: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
         tsc_offsets: I64 | None = None,
+        holes: bool = False,
     ) -> None:
         self.shapes = ShapeTable()
         self.facts = ReadFacts()
@@ -165,6 +173,7 @@ class TraceReader:
         self._segment = 0
         self._watch = RestartWatch()
         self.facts.restarts = self._watch.restarts
+        self._holes = HoleWatch(self.shapes) if holes else None
         self._has_restarted = False  # in this step
         self._has_held = False  # whether this step has windows that are not of the current segment
 
@@ -214,6 +223,7 @@ class TraceReader:
             windows.pcpu[index] = window.pcpu
             windows.state[index] = window.state
             windows.offset[index] = window.offset
+            windows.is_part[index] = window.is_part
             windows.begin[index] = at
             at += size
             windows.end[index] = at
@@ -249,12 +259,15 @@ class TraceReader:
     def _read_windows(self, arena: _Arena, *, is_reading: bool) -> None:
         """Decode the carried windows, then frame and decode the tail, continuing after damage."""
         rows, windows = self._rows, self._windows
-        if len(rows.key) < len(arena.words):
-            rows.resize(len(arena.words))
+        # A row for each record, and one before each window: a carried one has no words for its header.
+        most = len(arena.words) + windows.count
+        if len(rows.key) < most:
+            rows.resize(most)
         rows.count = 0
         tsc, key = self._frontier_tsc.copy(), self._frontier_key.copy()
         carried = windows.count
         self._decode(arena, 0, carried, tsc, key, fresh=False)
+        self._put_carried_holes(arena)
         at, end = self._tail
         origin = self._tail_offset - at * WORD_BYTES
         missing_words = cut_words = 0
@@ -309,8 +322,21 @@ class TraceReader:
             is_last=self._at_eof or len(arena.words) > _CARRY_LIMIT_WORDS,
         )  # fmt: skip
         self._has_held = self._has_restarted or self._watch.is_suspecting
+        if self._holes is not None:
+            self._holes.examine(self._windows, self._rows, arena.words, states.count(CURRENT))
         if not self._has_restarted:
             self._note_rounds(states.count(CURRENT))
+
+    def _put_carried_holes(self, arena: _Arena) -> None:
+        rows, windows = self._rows, self._windows
+        for index, window in enumerate(self._carried):
+            if window.hole is not None:
+                key, tsc, shape, start = window.hole
+                loops.put_hole(
+                    arena.words, self.shapes.header, index, windows.row, windows.row_end,
+                    rows.key, rows.tsc, rows.shape, rows.start,
+                    key, tsc, shape, int(windows.begin[index]) + start,
+                )  # fmt: skip
 
     def _decode(
         self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool, missing_words: int = 0
@@ -339,6 +365,7 @@ class TraceReader:
         windows.count = last if damage == loops.DECODE_OK else stopped + 1
         if fresh:
             self.facts.windows += windows.count - first
+            windows.is_part[first : windows.count] = 0
             pages = (
                 windows.stop[first : windows.count] - windows.begin[first : windows.count]
             ) // _PAGE_WORDS
@@ -416,6 +443,8 @@ class TraceReader:
         self._emitted_key = loops.KEY_FLOOR
         self._round_pcpu = MAX_PCPUS
         self._max_key = self._closed_key = self._watermark = loops.KEY_FLOOR
+        if self._holes is not None:
+            self._holes.begin_segment()
 
     # --- rows into batches -----------------------------------------------------------------
 
@@ -445,6 +474,9 @@ class TraceReader:
             arena.tsc, arena.pcpu, arena.shape, arena.start,
             last_key, last_tsc,
         )  # fmt: skip
+        if self._holes is not None and self._holes.count:
+            # Their rows are not records.
+            self.record_counts[:, loops.HOLE_BY_KEY : loops.HOLE_NOBODY + 1] = 0
         given = last_key > loops.KEY_FLOOR
         # After a loss this is its own TSC, although it sorts by its start.
         own = np.where((last_tsc < 0) | (last_tsc > loops.MAX_KEY), loops.MAX_KEY, last_tsc)
@@ -478,18 +510,33 @@ class TraceReader:
         first_row = row[left]
         header = rows.start[first_row].astype(np.int64) - np.where(timed[rows.shape[first_row]], 3, 1)
         window = order[left]
-        return list(
+        carried = list(
             map(_Carried, windows.pcpu[window].tolist(), header.tolist(), windows.stop[window].tolist())
         )
+        if self._holes is not None:
+            for index in np.flatnonzero(is_hole(rows.shape[first_row])).tolist():
+                at, row_at = int(window[index]), int(first_row[index])
+                begin = int(windows.begin[at])
+                hole = (
+                    int(rows.key[row_at]), int(rows.tsc[row_at]),
+                    int(rows.shape[row_at]), int(rows.start[row_at]) - begin,
+                )  # fmt: skip
+                carried[index] = carried[index]._replace(begin=begin, hole=hole)
+        return carried
 
     def _held(self) -> list[_Carried]:
         """Return the windows that are not of the current segment, in file order."""
         windows = self._windows
         held = np.flatnonzero(windows.state[: windows.count] != CURRENT)
-        columns = (windows.pcpu, windows.begin, windows.stop, windows.state, windows.offset)
+        columns = (
+            windows.pcpu, windows.begin, windows.stop, windows.state, windows.offset, windows.is_part,
+        )  # fmt: skip
         return list(map(_Carried, *(column[held].tolist() for column in columns)))
 
     def _finish(self) -> None:
+        if self._holes is not None:
+            self.facts.hole_count, self.facts.hole_cycles = self._holes.count, self._holes.cycles
+            self.facts.holes = self._holes.found
         self.facts.pcpu_bytes = self._pcpu_bytes
         if self._ring_votes:
             # A record that ends exactly with the ring needs no filler, so a distance may be several turns.
@@ -515,12 +562,13 @@ def open_trace(
     keep: int = 0,
     chunk_bytes: int = CHUNK_BYTES,
     tsc_offsets: I64 | None = None,
+    holes: bool = False,
 ) -> Iterator[TraceReader]:
     """Open a trace file, plain or compressed (``-`` is standard input), for one pass.
 
     Args:
         source: its bytes, if it is open.
-        wanted, strict, keep, chunk_bytes, tsc_offsets: as for TraceReader.
+        wanted, strict, keep, chunk_bytes, tsc_offsets, holes: as for TraceReader.
 
     Raises:
         OSError: the file cannot be opened.
@@ -531,4 +579,5 @@ def open_trace(
         yield TraceReader(
             opened, name,
             wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
+            holes=holes,
         )  # fmt: skip

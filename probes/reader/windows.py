@@ -23,9 +23,10 @@ class Windows:
         key: greatest key up to its end.
         offset: in the file, of the word at ``begin``; only for windows that are not CURRENT or not carried.
         state: CURRENT, NEXT or UNSEEN.
+        is_part: 1 for the end of a window that was cut in two.
     """
 
-    _NAMES = ("pcpu", "begin", "end", "stop", "row", "row_end", "key", "offset", "state")
+    _NAMES = ("pcpu", "begin", "end", "stop", "row", "row_end", "key", "offset", "state", "is_part")
 
     def __init__(self) -> None:
         self.pcpu = np.empty(WINDOWS_AHEAD, np.int32)
@@ -37,6 +38,7 @@ class Windows:
         self.key = np.empty(WINDOWS_AHEAD, np.int64)
         self.offset = np.empty(WINDOWS_AHEAD, np.int64)
         self.state = np.empty(WINDOWS_AHEAD, np.uint8)
+        self.is_part = np.zeros(WINDOWS_AHEAD, np.uint8)
         self.count = 0
 
     def make_room(self, count: int) -> None:
@@ -65,6 +67,7 @@ class Windows:
         self.begin[at + 1] = self.end[at] = self.stop[at] = word
         self.row[at + 1] = self.row_end[at] = row
         self.key[at] = key
+        self.is_part[at + 1] = 1
 
 
 class Rows:
