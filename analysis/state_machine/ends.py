@@ -54,7 +54,8 @@ class Ends(NamedTuple):
         for metric, cycles in zip(OFF_METRICS, vcpu[V.OFF : V.OFF + len(OFF_METRICS)].tolist(), strict=True):
             yield from _timed(Metric.UNPROVEN, key, metric, cycles, self.last)
         if state == STATE_LOST:
-            yield from _timed(Metric.STATE_LOST, key, 0, self.last - since, self.last)
+            metric = Metric.STATE_UNKNOWN if vcpu[V.HOLE] else Metric.STATE_LOST
+            yield from _timed(metric, key, 0, self.last - since, self.last)
         elif state != STATE_INIT:
             metric = Metric(int(vcpu[V.REASON])) if state == _RUNNABLE else _STATE_METRICS[state]
             yield from self._open(metric, key, 0, since)

@@ -44,6 +44,7 @@ from xtrace.analysis.state_machine.metrics import (
 from xtrace.probes import tsc_rate
 from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part, loop, part
 from xtrace.probes.format import MAX_PCPUS
+from xtrace.probes.reader.batches import HOLE_BY_KEY, HOLE_BY_UNIT
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _RUNNING = 0
@@ -232,7 +233,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     elif old == _OFFLINE:
         metric = np.int64(Metric.OFFLINE)
     elif old == STATE_LOST:
-        metric = np.int64(Metric.STATE_LOST)
+        metric = np.int64(Metric.STATE_UNKNOWN if vcpus[vcpu, V.HOLE] else Metric.STATE_LOST)
     if old == STATE_INIT:
         vcpus[vcpu, V.FIRST_KNOWN] = tsc
         vcpus[vcpu, V.FIRST_STATE] = state
@@ -304,6 +305,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     vcpus[vcpu, V.PAUSED] = 0
     vcpus[vcpu, V.LEFT_PCPU] = -1
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
+    vcpus[vcpu, V.HOLE] = 0
 
 
 @part
@@ -698,6 +700,7 @@ def _change_runstate(
         if glob[G.LOST_PCPUS] > 0 and key >> 16 != IDLE_DOMAIN:
             # A pCPU in a gap of lost records may run it.
             _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
+            vcpus[vcpu, V.HOLE] = np.int64(glob[G.LOST_PCPUS] == glob[G.HOLE_PCPUS])
         return
     if old == _BLOCKED and new == _RUNNABLE and vcpus[vcpu, V.WAKE_TSC] > 0:
         _put(glob, out, Metric.WAKE_TO_RUNNABLE, key, 0, tsc - vcpus[vcpu, V.WAKE_TSC], tsc)
@@ -705,14 +708,16 @@ def _change_runstate(
 
 
 @part
-def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
+def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, is_hole):
     current = pcpus[pcpu, P.CURRENT]
-    _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.LOST), first_tsc)
+    what = np.int64(PcpuTime.UNKNOWN if is_hole else PcpuTime.LOST)
+    _account(glob, pcpus, out, pcpu, what, first_tsc)
     pcpus[pcpu, P.NEXT_TSC] = 0
     if current >= 0:
         pcpus[pcpu, P.CURRENT] = -1
         if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
             _lose_vcpu(glob, vcpus, domains, out, current, first_tsc)
+            vcpus[current, V.HOLE] = is_hole
     _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.UNKNOWN)
     pcpus[pcpu, P.CAUSE] = 0
     pcpus[pcpu, P.IDLE_TSC] = 0
@@ -723,21 +728,30 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc):
     if not pcpus[pcpu, P.LOST]:
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc
+        pcpus[pcpu, P.HOLE] = is_hole
         glob[G.LOST_PCPUS] += 1
+        glob[G.HOLE_PCPUS] += is_hole
     # Any vCPU that does not run elsewhere may run here unseen.
     for vcpu in range(glob[G.VCPUS]):
         state = vcpus[vcpu, V.STATE]
         if state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE:
-            _lose_vcpu(glob, vcpus, domains, out, vcpu, first_tsc)
+            tsc = first_tsc
+            if is_hole:
+                tsc = max(tsc, vcpus[vcpu, V.SINCE])  # a hole that is found late takes nothing back
+            _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
+            vcpus[vcpu, V.HOLE] = is_hole
 
 
 @part
 def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu):
     end = pcpus[pcpu, P.LOST_END]
     _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.UNKNOWN), end)
-    pcpus[pcpu, P.BLIND] += max(end - pcpus[pcpu, P.LOST_FIRST], 0)
+    if not pcpus[pcpu, P.HOLE]:
+        pcpus[pcpu, P.BLIND] += max(end - pcpus[pcpu, P.LOST_FIRST], 0)
     pcpus[pcpu, P.LOST] = 0
     glob[G.LOST_PCPUS] -= 1
+    glob[G.HOLE_PCPUS] -= pcpus[pcpu, P.HOLE]
+    pcpus[pcpu, P.HOLE] = 0
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, pcpus[pcpu, P.LOST_VCPU])
     if vcpus[vcpu, V.KEY] >> 16 != DEFAULT_DOMAIN:
         _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, end, False)
@@ -780,7 +794,8 @@ def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
     """
     cause = pcpus[pcpu, P.CAUSE]
     pcpus[pcpu, P.CAUSE] = 0
-    if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and kind != Kind.LOST:
+    is_loss = kind == Kind.LOST or kind == Kind.HOLE
+    if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and not is_loss:
         if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
             if cause == WakeCause.EVENT_CHANNEL:
                 _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
@@ -1202,7 +1217,20 @@ def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
     who = np.int64(words[at + 1])
     pcpus[pcpu, P.LOST_END] = tsc
     pcpus[pcpu, P.LOST_VCPU] = (who & 0xFFFF) << 16 | (who >> 16)
-    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc)
+    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, 0)
+
+
+@part
+def _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, begin, tsc):
+    """Handle a stretch of time of which the windows are missing, up to ``tsc``: a loss without a record."""
+    vcpu = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
+    if what == HOLE_BY_KEY:
+        vcpu = np.int64(words[at])
+    elif what == HOLE_BY_UNIT:
+        vcpu = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
+    pcpus[pcpu, P.LOST_END] = tsc
+    pcpus[pcpu, P.LOST_VCPU] = vcpu
+    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, begin, 1)
 
 
 @loop
@@ -1235,7 +1263,8 @@ def run(
         at = np.int64(batch_start[row])
         if tsc < 0 or tsc >= tsc_limit:
             kind = np.int64(Kind.WRAP)  # the record counts, but its TSC is damaged
-        if kind == Kind.LOST and room < LOSS_MARGIN * glob[G.VCPUS]:
+        is_loss = kind == Kind.LOST or kind == Kind.HOLE
+        if is_loss and room < LOSS_MARGIN * glob[G.VCPUS]:
             break
         row += 1
         if kind == Kind.WRAP:
@@ -1244,10 +1273,11 @@ def run(
             first_tsc = _loss_begin(glob, pcpus, pcpu, words, at, tsc) if kind == Kind.LOST else tsc
             _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, first_tsc)
         glob[G.INSIDE] = np.int64(from_tsc <= tsc <= to_tsc)
-        if pcpus[pcpu, P.LOST] and kind != Kind.LOST:
+        if pcpus[pcpu, P.LOST] and not is_loss:
             _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
-        pcpus[pcpu, P.LAST_TSC] = max(tsc, pcpus[pcpu, P.LAST_TSC])
-        if kind != Kind.LOST:
+        before = pcpus[pcpu, P.LAST_TSC]
+        pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
+        if not is_loss:
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
         cause = _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc)
 
@@ -1297,4 +1327,7 @@ def run(
             _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc)
         elif kind == Kind.LOST:
             _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc)
+        elif kind == Kind.HOLE:
+            what = meaning[S_PARAM]
+            _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, before, tsc)
     return row

@@ -26,7 +26,7 @@ from xtrace.analysis.state_machine.metrics import (
 )
 from xtrace.probes import event_ids as ids
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
-from xtrace.probes.reader.batches import I64, MAX_SHAPES, RecordBatch, ShapeTable
+from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, RecordBatch, ShapeTable
 
 #: Entries for vCPUs; a trace with more is damaged, and all further vCPUs share the last entry.
 MAX_VCPUS = 32768
@@ -91,6 +91,8 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
     if event in _FIXED:
         kind, length, param = _FIXED[event]
         return (kind, param) if words == length else (Kind.OTHER, 0)
+    if event in HOLE_SHAPES:
+        return Kind.HOLE, event
     if event in (WRAP_BUFFER, CPU_CHANGE):
         return Kind.WRAP, 0
     if event & (EVENT_MASK & ~ids.RUNSTATE_BITS) == ids.RUNSTATE_CHANGE and words >= 1:

@@ -48,7 +48,8 @@ class Metric(IntEnum):
     # a vCPU would have been on both at once; b = 1 where that excludes 0, and then there is no FROM.
     SKEW_NOT_FROM = 28
     SKEW_NOT_TO = 29
-    # Time that no record explains: before a first record, or between records that contradict each other.
+    # Time that no record explains: before a first record, between records that contradict each other, or where
+    # windows are missing.
     STATE_UNKNOWN = 30  # a = vCPU
     DOMAIN_UNKNOWN = 31  # a = domain
     PCPU_UNKNOWN = 32  # a = pCPU
@@ -86,7 +87,7 @@ class Metric(IntEnum):
     SEND_UNMATCHED = 65  # a = target: descheduled before any sign of an upcall
     INTR_WINDOW = 66  # a = vCPU, b = 1 where an event waits for the window
     STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts an earlier one
-    CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records
+    CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
     NEGATIVE = 69  # a = vCPU, b = metric: an interval left out because it ends before it begins
     LOST_RECORDS = 70  # a = pCPU, value = records
     EXIT_WITHOUT_TIME = 71  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
@@ -179,6 +180,7 @@ class Kind(IntEnum):
     WRAP = 27
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
+    HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
 
 
 #: Runstates beyond Xen's four.
@@ -194,7 +196,7 @@ class P(IntEnum):
     FIRST_TSC = 1
     LAST_TSC = 2
     CURRENT = 3  # vCPU index or -1
-    LOST = 5  # 1 in a gap of lost records
+    LOST = 5  # 1 in a gap of lost records or missing windows
     LOST_FIRST = 6
     LOST_END = 7
     LOST_VCPU = 8  # domain << 16 | vcpu
@@ -222,7 +224,8 @@ class P(IntEnum):
     CHAIN_KEY = 43  # vCPU of the last run time: domain << 16 | vcpu
     CHAIN_KEYS = 44  # 1: run times of more than one vCPU were seen
     OFFSET = 45  # cycles that the reader added to the pCPU's TSCs
-    COLUMNS = 46
+    HOLE = 46  # 1: the gap is of missing windows, not of records that Xen reports as lost
+    COLUMNS = 47
 
 
 #: P.PAIR where it is not known which pCPU the vCPU was on.
@@ -293,7 +296,8 @@ class V(IntEnum):
     FIRST_STATE = 60  # what its first record says that it was before
     OFF = 61  # cycles counted since it left a pCPU, by OFF_METRICS
     RESIDENT_OPENED = 66  # 1: it may have been resident there before RESIDENT_SINCE
-    COLUMNS = 67
+    HOLE = 67  # 1: STATE_LOST because of missing windows, so the time is unknown
+    COLUMNS = 68
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.
@@ -324,7 +328,7 @@ class G(IntEnum):
     OUT = 0  # intervals written to ``out``
     VCPUS = 1
     DOMAINS = 2
-    LOST_PCPUS = 3
+    LOST_PCPUS = 3  # in gaps of lost records or missing windows
     FIRST_TSC = 4
     LAST_TSC = 5
     PAIRS = 6
@@ -341,7 +345,8 @@ class G(IntEnum):
     RATE_CYCLES = 17
     FIRST_LOSS = 18  # beginning of the first loss of records
     CORE = 19  # 1: core scheduling, where a pCPU writes the switches of its siblings, too
-    COLUMNS = 20
+    HOLE_PCPUS = 20  # those of LOST_PCPUS of which windows are missing
+    COLUMNS = 21
 
 
 VCPU_PV = 1

@@ -62,7 +62,9 @@ def collect(
         lambda inside: Machine(inside, keep=_KEEP, tsc_offsets=tsc_offsets, core=core),
     )
     tallies = Tallies()
-    with open_trace(path, source=source, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets) as reader:
+    with open_trace(
+        path, source=source, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets, holes=True
+    ) as reader:
         batches = _Stage(iter(reader))
         for inside, piece in _Stage(segments.intervals(batches)):
             tallies.add(piece, inside)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from xtrace.probes import event_ids as ids
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, LOST_RECORDS, MAX_PCPUS, TIMED_BIT
 from xtrace.probes.reader import loops
-from xtrace.probes.reader.batches import MAX_SHAPES, U16, U32, ShapeTable
+from xtrace.probes.reader.batches import HOLE_SHAPES, MAX_SHAPES, U16, U32, ShapeTable
 from xtrace.probes.reader.read_facts import Hole
 from xtrace.probes.reader.windows import Rows, Windows
 
@@ -29,8 +29,7 @@ class HoleWatch:
     """
 
     def __init__(self, shapes: ShapeTable) -> None:
-        for shape in (loops.HOLE_BY_KEY, loops.HOLE_BY_UNIT, loops.HOLE_NOBODY):
-            # No record has such a header, because it has no class.
+        for shape in HOLE_SHAPES:
             added = shapes.intern(shape)
             assert added == shape
         self._shapes = shapes
@@ -63,8 +62,12 @@ class HoleWatch:
         self._since[:] = 0
         self._key[:] = 0
 
-    def examine(self, windows: Windows, rows: Rows, words: U32, first: int) -> None:
-        """Look for holes before the windows from ``first`` on that are CURRENT, and put rows for them."""
+    def examine(self, windows: Windows, rows: Rows, words: U32, first: int, emitted_key: int) -> None:
+        """Look for holes before the windows from ``first`` on that are CURRENT, and put rows for them.
+
+        Args:
+            emitted_key: greatest key that the merge has passed.
+        """
         shapes = self._shapes
         for shape in range(self._known, shapes.size):
             self._roles[shape] = role_of(int(shapes.header[shape]))
@@ -73,14 +76,14 @@ class HoleWatch:
             words, shapes.header, self._roles, first, windows.count,
             windows.state, windows.is_part, windows.pcpu, windows.row, windows.row_end, windows.key,
             rows.key, rows.tsc, rows.shape, rows.start,
-            self._runs, self._since, self._key,
+            self._runs, self._since, self._key, emitted_key,
             self._sums, self._found,
         )  # fmt: skip
 
 
 def is_hole(shape: U16) -> npt.NDArray[np.bool_]:
     """Return whether rows of these shapes are holes, for a reader that looks for them."""
-    found: npt.NDArray[np.bool_] = (shape >= loops.HOLE_BY_KEY) & (shape <= loops.HOLE_NOBODY)
+    found: npt.NDArray[np.bool_] = (shape >= HOLE_SHAPES[0]) & (shape <= HOLE_SHAPES[-1])
     return found
 
 

@@ -22,6 +22,7 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
+from xtrace.probes.reader.batches import HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_NOBODY
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 # Why frame() stopped.
@@ -50,17 +51,12 @@ ROLE_CONTINUES = 3
 ROLE_PREVIOUS = 4  # that it ran until now, and for how long
 ROLE_LOST = 5  # nothing: records were lost
 
-# Shapes of the row of a hole, by what names the vCPU that runs after it.
-HOLE_BY_KEY = 1
-HOLE_BY_UNIT = 2
-HOLE_NOBODY = 3
-
 # Sums of find_holes().
 HOLE_COUNT, HOLE_CYCLES, RUN_NS, RUN_CYCLES, HAS_CORES = range(5)
 HOLE_SUMS = 5
 #: Run times are added up to this sum; below the lower one, the rate of the TSC counts as unknown.
 _RUN_NS_ENOUGH = 4_000_000_000
-_RUN_NS_LEAST = 1_000_000_000
+_RUN_NS_LEAST = 100_000_000
 #: A longer run may be one whose time in the record wrapped.
 _RUN_NS_MOST = 4_000_000_000
 _RUN_CYCLES_MOST = 1 << 32
@@ -433,17 +429,18 @@ def _add_runs(words, shape_role, row, row_end, row_tsc, row_shape, row_start, su
 
 
 @part
-def _began_inside(sums, ran, tsc, since, low, high):
-    """Return whether the run that ended at ``tsc`` began after ``since``, and between ``low`` and ``high``."""
+def _began_later(sums, ran, tsc, since, low):
+    """Return whether the run that ended at ``tsc`` began after ``since``, and after ``low``."""
     if sums[RUN_NS] < _RUN_NS_LEAST or not 0 < since < tsc <= MAX_KEY:
         return False
     rate = np.float64(sums[RUN_CYCLES]) / np.float64(sums[RUN_NS])
+    share = _RATE_SHARE + _STEP_NS / np.float64(sums[RUN_NS])
     length = np.float64(tsc - since)
-    begin = np.float64(tsc) - np.float64(ran) * rate
+    begin = length - np.float64(ran) * rate
     return (
         length < _RUN_NS_MOST * rate
-        and np.float64(low) < begin < np.float64(high)
-        and begin - np.float64(since) > _STEP_NS * rate + _RATE_SHARE * length
+        and begin > np.float64(low - since)
+        and begin > _STEP_NS * rate + share * length
     )
 
 
@@ -476,7 +473,7 @@ def find_holes(
     words: U32, shape_header: U32, shape_role: U8, segment: int, segment_count: int,
     seg_state: U8, seg_part: U8, seg_pcpu: I32, seg_row: I64, seg_row_end: I64, seg_key: I64,
     row_key: I64, row_tsc: I64, row_shape: U16, row_start: U32,
-    pcpu_runs: I64, pcpu_since: I64, pcpu_key: I64,
+    pcpu_runs: I64, pcpu_since: I64, pcpu_key: I64, emitted_key: int,
     sums: I64, found: I64_2D,
 ) -> None:  # fmt: skip
     """Find what is missing between windows of state 0 and the windows of their pCPUs before them.
@@ -490,6 +487,7 @@ def find_holes(
         pcpu_runs: vCPU that each pCPU runs; -1: not known.
         pcpu_since: TSC since when; 0: not known.
         pcpu_key: last key.
+        emitted_key: greatest key that the merge has passed; no row is put before it.
         found: the first holes: pCPU, begin, end.
     """
     while segment < segment_count:
@@ -526,7 +524,7 @@ def find_holes(
                 is_hole = vcpu != runs or role == ROLE_ENTERS
                 if not is_hole and role == ROLE_PREVIOUS:
                     ran = np.int64(words[row_start[at] + 2])
-                    is_hole = _began_inside(sums, ran, row_tsc[at], pcpu_since[pcpu], key, tsc)
+                    is_hole = _began_later(sums, ran, row_tsc[at], pcpu_since[pcpu], key)
                 if is_hole and _has_cores(words, shape_role, pcpu, row, row_end, row_shape, row_start):
                     sums[HAS_CORES] = 1
                     is_hole = False
@@ -543,7 +541,7 @@ def find_holes(
                     _put_hole(
                         words, shape_header, segment, seg_row, seg_row_end,
                         row_key, row_tsc, row_shape, row_start,
-                        key, tsc, shape, row_start[at],
+                        min(max(key, emitted_key), tsc), tsc, shape, row_start[at],
                     )  # fmt: skip
         _note_last(
             words, shape_role, pcpu, row, row_end, row_tsc, row_shape, row_start, pcpu_runs, pcpu_since

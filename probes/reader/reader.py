@@ -34,7 +34,7 @@ from xtrace.probes.format import (
 )
 from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
-from xtrace.probes.reader.batches import I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
+from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
 from xtrace.probes.reader.holes import HoleWatch, is_hole
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
 from xtrace.probes.reader.restarts import RestartWatch
@@ -119,7 +119,7 @@ class TraceReader:
         tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU; the words of records stay as
             they are.
         holes: look for windows that are missing in the middle.  A row before the window that follows says so;
-            it is not a record, and has a shape of its own (loops.HOLE_*).
+            it is not a record, and has a shape of its own (HOLE_SHAPES).
 
     Attributes:
         shapes: the distinct header words seen so far.
@@ -323,7 +323,9 @@ class TraceReader:
         )  # fmt: skip
         self._has_held = self._has_restarted or self._watch.is_suspecting
         if self._holes is not None:
-            self._holes.examine(self._windows, self._rows, arena.words, states.count(CURRENT))
+            self._holes.examine(
+                self._windows, self._rows, arena.words, states.count(CURRENT), self._emitted_key
+            )
         if not self._has_restarted:
             self._note_rounds(states.count(CURRENT))
 
@@ -476,7 +478,7 @@ class TraceReader:
         )  # fmt: skip
         if self._holes is not None and self._holes.count:
             # Their rows are not records.
-            self.record_counts[:, loops.HOLE_BY_KEY : loops.HOLE_NOBODY + 1] = 0
+            self.record_counts[:, HOLE_SHAPES[0] : HOLE_SHAPES[-1] + 1] = 0
         given = last_key > loops.KEY_FLOOR
         # After a loss this is its own TSC, although it sorts by its start.
         own = np.where((last_tsc < 0) | (last_tsc > loops.MAX_KEY), loops.MAX_KEY, last_tsc)

@@ -35,6 +35,10 @@ Loss
     While any pCPU is blind, each vCPU that stops running (except idle vCPUs) becomes lost.  A lost vCPU is
     found when it runs.  The vCPU that LOST_RECORDS names runs on the pCPU from the end of the loss.
     Nothing that a vCPU has begun continues across a loss.
+Hole
+    Windows that are missing are a loss from the pCPU's last record to the end of the hole, of which Xen does not
+    know: the time of the pCPU, and of the vCPUs that become lost by it, is unknown.  A vCPU that does not run
+    becomes lost at the beginning of its state at the earliest, because the hole may be found later.
 Causes
     The cause of a wake is the record right before it on the pCPU: an event channel operation, or another
     hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise it is the interrupt whose
@@ -61,7 +65,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from oracle.reader import LOST_RECORDS, Record
+from oracle.reader import HOLE, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.metrics import (
     PENDING_MAX,
     RECENT_MAX,
@@ -170,6 +174,7 @@ class Vcpu:
     moved_here: bool = False  # otherwise it may have been resident before its first run
     off: Counter[Metric] = field(default_factory=Counter)  # cycles by state since it left a pCPU
     type: str | None = None
+    by_hole: bool = False  # lost by a hole
     begun: Begun = field(default_factory=Begun)
     stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
@@ -187,7 +192,8 @@ class Vcpu:
         if self.state == RUNNABLE:
             return self.reason
         states = {RUNNING: Metric.RUNNING, BLOCKED: Metric.BLOCKED, OFFLINE: Metric.OFFLINE}
-        return {**states, LOST: Metric.STATE_LOST}.get(self.state)
+        states[LOST] = Metric.STATE_UNKNOWN if self.by_hole else Metric.STATE_LOST
+        return states.get(self.state)
 
 
 @dataclass(slots=True)
@@ -195,6 +201,7 @@ class Loss:
     begin: int
     end: int
     vcpu: int
+    is_hole: bool = False
 
 
 @dataclass(slots=True)
@@ -313,8 +320,8 @@ class Host:
                 rows.append(Interval(Metric.UNPROVEN, vcpu.key, head, cycles, known_at))
             unknown(Metric.STATE_UNKNOWN, vcpu.key, begin)
             rows += [Interval(Metric.UNPROVEN, vcpu.key, metric, vcpu.off[metric], last) for metric in OFF]
-            if vcpu.since is not None and vcpu.metric is Metric.STATE_LOST:
-                rows.append(Interval(Metric.STATE_LOST, vcpu.key, 0, last - vcpu.since, last))
+            if vcpu.since is not None and vcpu.metric is not None and vcpu.state == LOST:
+                rows.append(Interval(vcpu.metric, vcpu.key, 0, last - vcpu.since, last))
             elif vcpu.since is not None and vcpu.metric is not None:
                 still_open(vcpu.metric, vcpu.key, 0, vcpu.since)
                 if vcpu.metric in OFF:
@@ -360,12 +367,14 @@ class Host:
             pcpu.current = pcpu.current or stand_in
             self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
         self._inside = self._window[0] <= tsc <= self._window[1]
-        if handler is on_lost:
+        is_loss = handler in (on_lost, on_hole)
+        before = pcpu.last_tsc
+        if is_loss:
             pcpu.cause = None
         elif pcpu.loss is not None:
             self.end_loss(pcpu, pcpu.loss)
         pcpu.last_tsc = max(pcpu.last_tsc, tsc)
-        if handler is not on_lost:
+        if not is_loss:
             self.last_tsc = max(self.last_tsc, tsc)
         cause, pcpu.cause = pcpu.cause, None
         if cause and cause[0] in (WakeCause.EVENT_CHANNEL, WakeCause.HYPERCALL):
@@ -376,6 +385,9 @@ class Host:
                     self.send_woke_nobody(pcpu, began)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
+        elif handler is on_hole:
+            vcpu = record.words[0] if record.words else STAND_IN << 16 | pcpu.number
+            self.begin_loss(pcpu, Loss(before, tsc, vcpu, is_hole=True))
         elif handler is not None:
             handler(self, pcpu, record)
 
@@ -555,8 +567,10 @@ class Host:
         if new == BLOCKED:
             begun.traps, begun.switched = 0, False
         self.set_state(vcpu, new, tsc)
-        if vcpu.domain != IDLE and any(other.loss for other in self.pcpus.values()):
+        losses = [other.loss for other in self.pcpus.values() if other.loss is not None]
+        if vcpu.domain != IDLE and losses:
             self.lose(vcpu, tsc)
+            vcpu.by_hole = all(loss.is_hole for loss in losses)
 
     def switch(self, writer: Pcpu, vcpu: Vcpu, old: int, new: int, tsc: int) -> None:
         """Handle a runstate record, which with core scheduling can be about a sibling of the writer.
@@ -698,21 +712,26 @@ class Host:
                 self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
         vcpu.begun = Begun()
         self.set_state(vcpu, LOST, tsc)
+        vcpu.by_hole = False
 
     def begin_loss(self, pcpu: Pcpu, loss: Loss) -> None:
         self._first_loss = self._first_loss or loss.begin
         current = pcpu.current
-        self.count_time(pcpu, Metric.PCPU_LOST, loss.begin)
+        self.count_time(pcpu, Metric.PCPU_UNKNOWN if loss.is_hole else Metric.PCPU_LOST, loss.begin)
         pcpu.next = None
         if current is not None:
             pcpu.current = None
             if current.domain != STAND_IN:
                 self.lose(current, loss.begin)
+                current.by_hole = loss.is_hole
         self.give_up_causes(pcpu, WakeCause.UNKNOWN)
         pcpu.cause = pcpu.idle = pcpu.run = None
-        if pcpu.loss is not None:
-            loss = Loss(pcpu.loss.begin, loss.end, loss.vcpu)
-        pcpu.loss = loss
+        before = pcpu.loss
+        pcpu.loss = Loss(before.begin, loss.end, loss.vcpu, before.is_hole) if before is not None else loss
+        for vcpu in self.vcpus.values():
+            if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE):
+                self.lose(vcpu, max(loss.begin, vcpu.since or 0) if loss.is_hole else loss.begin)
+                vcpu.by_hole = loss.is_hole
 
     def end_loss(self, pcpu: Pcpu, loss: Loss) -> None:
         self.count_time(pcpu, Metric.PCPU_UNKNOWN, loss.end)
@@ -923,9 +942,10 @@ def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
     first_tsc = loss_begin(record)
     host.put(Metric.LOST_RECORDS, pcpu.number, 0, count, record.tsc)
     host.begin_loss(pcpu, Loss(first_tsc, record.tsc, (who & 0xFFFF) << 16 | who >> 16))
-    for vcpu in host.vcpus.values():
-        if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE):
-            host.lose(vcpu, first_tsc)
+
+
+def on_hole(host: Host, pcpu: Pcpu, record: Record) -> None:
+    raise NotImplementedError("take() handles it, because it needs the TSC of the record before")
 
 
 def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -1113,6 +1133,8 @@ MEMORY = {
 }
 HANDLERS: dict[tuple[int, int], Handler] = {
     (LOST_RECORDS, 4): on_lost,
+    (HOLE, 0): on_hole,
+    (HOLE, 1): on_hole,
     (0x21002, 1): on_continue,
     (0x28004, 2): on_wake,
     (0x28006, 2): on_block,

@@ -66,6 +66,29 @@ Restarts
         without a TSC is where its pCPU is.
     (i) After MAX_RESTARTS, no more are looked for.
 
+Holes
+    Windows can be missing in the middle of a trace, as xentrace -M leaves them out.  Switches show it: a
+    runstate record to or from running, CONTINUE_RUNNING, SWITCH_INFPREV of three words.
+
+    (j) A window leaves the vCPU running that its last record to running or CONTINUE_RUNNING names; none is
+        known after a record from running, or after LOST_RECORDS.  SWITCH_INFPREV changes nothing.
+    (k) Its first switch shows which vCPU ran so far.  There is a hole before the window if that is not the
+        one that the windows of the pCPU before it leave running, or if it is a record to running.
+    (l) There is also one if SWITCH_INFPREV names the same vCPU, but says that its run began after the last
+        record before the window, and later than by its record to running, by more than 10 ms, and 2 % and 10
+        ms divided by the sum of run times of the time since that record, which must be less than 4 s.  The rate of
+        the TSC is that of all runs so far of which a window has both ends, until their sum is 4 s; it must be
+        100 ms at least.
+    (m) Nothing is a hole if none is known to run, if LOST_RECORDS comes before the window's first switch, or
+        if the first record with a TSC (it must sort by that TSC) is not after the last key.  The low part of a
+        window of which the suspect was no restart has none before it.
+    (n) With core scheduling there are none, because a pCPU writes the switches of others.  It shows where
+        an idle vCPU has another number than the pCPU whose window has a switch of it (other than
+        CONTINUE_RUNNING and SWITCH_INFPREV): in the windows that are read for the rate, or in one that
+        follows a hole, which then is none.
+    (o) The hole is from the last key on the pCPU to the first TSC of the window; what is known of what runs
+        is taken from the window.  Records without a TSC at its beginning show its end, and sort by it.
+
 TSCs are unsigned 64-bit here.
 """
 
@@ -83,6 +106,8 @@ MAX_WINDOW_BYTES = 65535 * 4096
 #: TSCs above this are damage; they all sort last.
 MAX_KEY = (1 << 62) - 1
 MAX_RESTARTS = 100
+#: Not an event of Xen: it has no class.
+HOLE = 1
 
 NOT_A_WINDOW = "not a window header"
 NOT_A_RECORD = "not a record header"
@@ -144,12 +169,23 @@ class RawRecord:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window: header at ``offset``, announced ``size``, its complete records."""
+    """One window: header at ``offset``, announced ``size``, its complete records; or a part of it."""
 
     offset: int
     pcpu: int
     size: int
     records: tuple[RawRecord, ...]
+    is_low_part: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch of a pCPU's time of which windows are missing; ``vcpu`` runs at its end, if one is known."""
+
+    pcpu: int
+    begin: int
+    end: int
+    vcpu: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +227,9 @@ class Trace:
         restarts: of the TSC, in file order.
         missing_bytes: from the end of the last complete record to the announced end of the last
             window; for an incomplete window header, its 1 to 11 bytes.
+        holes: in the order of their windows.
+        records_and_holes: the records, and a HOLE record for each hole: it shows its end and sorts by its
+            beginning; its word is the vCPU.
     """
 
     records: list[Record]
@@ -200,12 +239,22 @@ class Trace:
     skipped_bytes: int
     missing_bytes: int
     restarts: list[Restart] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    records_and_holes: list[Record] = field(default_factory=list)
 
     @property
     def segments(self) -> list[list[Record]]:
         """The records of each segment."""
+        return self._by_segment(self.records)
+
+    @property
+    def segments_with_holes(self) -> list[list[Record]]:
+        """The records and holes of each segment."""
+        return self._by_segment(self.records_and_holes)
+
+    def _by_segment(self, records: list[Record]) -> list[list[Record]]:
         return [
-            [record for record in self.records if record.segment == number]
+            [record for record in records if record.segment == number]
             for number in range(len(self.restarts) + 1)
         ]
 
@@ -214,7 +263,13 @@ def read(data: bytes) -> Trace:
     """Read a whole trace and return its records in merged order."""
     framing = frame(data)
     segments, restarts = split_at_restarts(framing.windows)
-    records = [record for number, part in enumerate(segments) for record in _merged(part, number)]
+    finder = HoleFinder()
+    records_by_segment, everything = [], []
+    for number, part in enumerate(segments):
+        before = finder.begin_segment(part)
+        records_by_segment.append(_merged(part, number, {}))
+        everything += _merged(part, number, before)
+    records = [record for part in records_by_segment for record in part]
     raws = [raw for window in framing.windows for raw in window.records]
     return Trace(
         records=records,
@@ -224,16 +279,23 @@ def read(data: bytes) -> Trace:
         skipped_bytes=sum(damage.skipped_bytes for damage in framing.damages),
         missing_bytes=framing.missing_bytes,
         restarts=restarts,
+        holes=finder.holes,
+        records_and_holes=everything,
     )
 
 
-def _merged(windows: list[Window], segment: int) -> list[Record]:
-    """Return the records of a segment in merged order."""
+def _merged(windows: list[Window], segment: int, holes: dict[int, Hole]) -> list[Record]:
+    """Return the records of a segment, and the holes before its windows, in merged order."""
     keyed: list[tuple[int, int, int, Record]] = []
     last_tsc: dict[int, int] = {}
     last_key: dict[int, int] = {}
-    for window in windows:
+    for number, window in enumerate(windows):
         pcpu = window.pcpu
+        if (hole := holes.get(number)) is not None:
+            words = () if hole.vcpu is None else (hole.vcpu,)
+            record = Record(window.offset, pcpu, hole.end, True, HOLE, words, segment)
+            keyed.append((hole.begin, pcpu, len(keyed), record))
+            last_tsc[pcpu] = last_key[pcpu] = hole.end
         for raw in window.records:
             if raw.is_wrap:
                 continue
@@ -253,6 +315,152 @@ def _merged(windows: list[Window], segment: int) -> list[Record]:
     return [entry[3] for entry in keyed]
 
 
+# --- holes -------------------------------------------------------------------------------------
+
+
+class HoleFinder:
+    """Finds the holes of one segment after the other."""
+
+    def __init__(self) -> None:
+        self.holes: list[Hole] = []
+        self._run_ns = self._run_cycles = 0
+        self._has_cores = False
+
+    def begin_segment(self, windows: list[Window]) -> dict[int, Hole]:
+        """Return the holes by the number of the window after them."""
+        found: dict[int, Hole] = {}
+        runs: dict[int, tuple[int, int]] = {}  # by pCPU: vCPU, TSC since when or 0
+        keys: dict[int, int] = {}
+        tscs: dict[int, int] = {}
+        for number, window in enumerate(windows):
+            pcpu = window.pcpu
+            if not window.records:
+                continue
+            shown = _shown(window, tscs.get(pcpu, 0))
+            if self._run_ns < 4_000_000_000 and not self._has_cores:
+                self._add_runs(window, shown)
+                self._has_cores = _has_cores(window)
+            key = keys.get(pcpu, 0)
+            if pcpu in runs and key and not window.is_low_part and not self._has_cores:
+                hole = self._hole_before(window, shown, key, *runs[pcpu])
+                if hole is not None and _has_cores(window):
+                    self._has_cores = True
+                elif hole is not None:
+                    found[number] = hole
+                    del runs[pcpu]
+                    if hole.vcpu is not None:
+                        runs[pcpu] = hole.vcpu, 0
+                    timed = [raw.tsc is not None and not raw.is_wrap for raw in window.records]
+                    untimed = timed.index(True)
+                    shown = [hole.end] * untimed + shown[untimed:]
+            _note_switches(runs, window, shown)
+            tscs[pcpu] = shown[-1]
+            keys[pcpu] = max(key, *(min(tsc, MAX_KEY) for tsc in shown))
+        self.holes += found.values()
+        return found
+
+    def _add_runs(self, window: Window, shown: list[int]) -> None:
+        """Add the run times of all runs of which the window has both ends."""
+        entered: tuple[int, int] | None = None
+        for raw, tsc in zip(window.records, shown, strict=True):
+            what, vcpu = _switch(raw)
+            if what == "previous":
+                if entered is not None and entered[0] == vcpu and 0 < entered[1] < tsc <= MAX_KEY:
+                    ns, cycles = raw.words[2], tsc - entered[1]
+                    if ns < 0xF0000000 and cycles < 1 << 32:
+                        self._run_ns += ns
+                        self._run_cycles += cycles
+                entered = None
+            elif what == "enters":
+                entered = vcpu, tsc
+            elif what in ("leaves", "lost"):
+                entered = None
+
+    def _hole_before(self, window: Window, shown: list[int], key: int, runs: int, since: int) -> Hole | None:
+        switches = [
+            (what, vcpu, tsc, raw.words)
+            for raw, tsc in zip(window.records, shown, strict=True)
+            for what, vcpu in [_switch(raw)]
+            if what
+        ]
+        timed = [raw for raw in window.records if raw.tsc is not None and not raw.is_wrap]
+        if not switches or switches[0][0] == "lost" or not timed:
+            return None
+        first = timed[0].tsc
+        assert first is not None
+        sorts_by = min(max(_wide(timed[0].words[2:]), key), first) if timed[0].is_lost else first
+        if not key < first <= MAX_KEY or sorts_by != first:
+            return None
+        what, vcpu, tsc, words = switches[0]
+        if what == "enters":
+            return Hole(window.pcpu, key, first, None)
+        if vcpu != runs or (what == "previous" and self._began_later(words[2], tsc, since, key)):
+            return Hole(window.pcpu, key, first, vcpu)
+        return None
+
+    def _began_later(self, ran_ns: int, tsc: int, since: int, last: int) -> bool:
+        if self._run_ns < 100_000_000 or not 0 < since < tsc <= MAX_KEY:
+            return False
+        rate = self._run_cycles / self._run_ns
+        length = float(tsc - since)
+        later = length - ran_ns * rate
+        allowed = 10_000_000 * rate + (0.02 + 10_000_000 / self._run_ns) * length
+        return length < 4_000_000_000 * rate and later > float(last - since) and later > allowed
+
+
+def _switch(raw: RawRecord) -> tuple[str, int]:
+    """Return what a record says about the vCPU that runs, and the vCPU; ("", 0) if nothing."""
+    if raw.is_lost:
+        return "lost", 0
+    event, words = raw.event, raw.words
+    if event == 0x2800E and len(words) == 3:
+        return "previous", (words[0] & 0xFFFF) << 16 | words[1] & 0xFFFF
+    if event == 0x21002 and len(words) == 1:
+        return "continues", words[0]
+    if event & ~0x330 != 0x21001 or not words:
+        return "", 0
+    old_runs, new_runs = not event >> 8 & 3, not event >> 4 & 3
+    if old_runs and new_runs:
+        return "continues", words[0]
+    return ("leaves" if old_runs else "enters" if new_runs else ""), words[0]
+
+
+def _note_switches(runs: dict[int, tuple[int, int]], window: Window, shown: list[int]) -> None:
+    """Note which vCPU a window leaves running, and since when."""
+    continues: int | None = None
+    for raw, tsc in zip(window.records, shown, strict=True):
+        what, vcpu = _switch(raw)
+        if what in ("leaves", "lost", "enters"):
+            runs.pop(window.pcpu, None)
+            continues = None
+        if what == "enters":
+            runs[window.pcpu] = vcpu, tsc
+        elif what == "continues":
+            continues = vcpu
+    if continues is not None and (window.pcpu not in runs or runs[window.pcpu][0] != continues):
+        runs[window.pcpu] = continues, 0
+
+
+def _has_cores(window: Window) -> bool:
+    """Return whether the window has a switch of another pCPU's idle vCPU."""
+    switches = [vcpu for what, vcpu in map(_switch, window.records) if what in ("leaves", "enters")]
+    return any(vcpu >> 16 == 0x7FFF and vcpu & 0xFFFF != window.pcpu for vcpu in switches)
+
+
+def _shown(window: Window, before: int) -> list[int]:
+    """Return the TSCs that the records of a window show."""
+    shown = []
+    for raw in window.records:
+        if raw.tsc is not None and not raw.is_wrap:
+            before = raw.tsc
+        shown.append(before)
+    return shown
+
+
+def _wide(words: tuple[int, ...]) -> int:
+    return words[0] | words[1] << 32
+
+
 # --- restarts ----------------------------------------------------------------------------------
 
 
@@ -269,9 +477,11 @@ def split_at_restarts(windows: list[Window]) -> tuple[list[list[Window]], list[R
 
 
 def _first_restart(windows: list[Window]) -> tuple[list[Window], list[Window], Restart] | None:
-    """Return the windows before and after the first restart, and the restart; None if there is none."""
+    """Return the windows before and after the first restart, and the restart; None if there is none.
+
+    Windows that it splits are split in ``windows``.
+    """
     marks = _Marks()
-    windows = list(windows)
     at = 0
     while at < len(windows):
         window = windows[at]
@@ -398,8 +608,8 @@ def _parts(window: Window, bound: int) -> tuple[Window | None, Window]:
     assert begin is not None
     low = window.records[begin:]
     return (
-        Window(window.offset, window.pcpu, window.size, window.records[:begin]),
-        Window(low[0].offset, window.pcpu, window.size, low),
+        Window(window.offset, window.pcpu, window.size, window.records[:begin], window.is_low_part),
+        Window(low[0].offset, window.pcpu, window.size, low, is_low_part=True),
     )
 
 

@@ -15,7 +15,14 @@ import numpy.typing as npt
 
 from oracle import reader as oracle
 from xtrace.probes.format import TIMED_BIT, WINDOW_HEADER_BYTES, WRAP_BUFFER
-from xtrace.probes.reader.batches import I64, OVERFLOW_SHAPE, RecordBatch
+from xtrace.probes.reader.batches import (
+    HOLE_BY_KEY,
+    HOLE_BY_UNIT,
+    HOLE_SHAPES,
+    I64,
+    OVERFLOW_SHAPE,
+    RecordBatch,
+)
 from xtrace.probes.reader.reader import TraceReader, Wanted
 
 ALL_SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.bin.xz"))
@@ -95,6 +102,28 @@ def fast(
     return taken(
         TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, keep=keep, wanted=wanted, strict=strict)
     )
+
+
+def holes_of(data: bytes, *, chunk_bytes: int = 1 << 20) -> list[oracle.Hole]:
+    """Return the holes that the reader finds, at most MAX_HOLES_KEPT, and check that it counts their rows."""
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, holes=True)
+    found: list[oracle.Hole] = []
+    count = 0
+    for batch in reader:
+        for row in np.flatnonzero(np.isin(batch.shape, HOLE_SHAPES)).tolist():
+            count += 1
+            words = batch.words[int(batch.start[row]) :].tolist()
+            by_unit = (words[0] & 0xFFFF) << 16 | words[1] & 0xFFFF if len(words) > 1 else 0
+            vcpu = {HOLE_BY_KEY: words[0], HOLE_BY_UNIT: by_unit}.get(int(batch.shape[row]))
+            found.append(oracle.Hole(int(batch.pcpu[row]), 0, int(batch.tsc[row]), vcpu))
+    facts = reader.facts
+    assert facts.hole_count == count
+    assert facts.hole_cycles >= sum(hole.end_tsc - hole.begin_tsc for hole in facts.holes)
+    named = {(hole.pcpu, hole.end): hole.vcpu for hole in found}
+    return [
+        oracle.Hole(hole.pcpu, hole.begin_tsc, hole.end_tsc, named[hole.pcpu, hole.end_tsc])
+        for hole in facts.holes
+    ]
 
 
 def taken(reader: TraceReader) -> Reading:

@@ -76,7 +76,7 @@ def meaning_of(column: int) -> tuple[Metric, int]:
 def run(data: bytes, *, chunk_bytes: int = 1 << 20, window: tuple[int, int] = ALWAYS) -> Run:
     """Run the compiled machines over the bytes of a trace."""
     machine = Machine(window)
-    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, holes=True)
     pieces = [np.empty((0, 4), np.int64)]
     for batch in reader:
         pieces += [piece.copy() for piece in machine.feed(batch)]

@@ -29,6 +29,7 @@ from oracle import reader as oracle
 from oracle.reading import (
     Rows,
     filler_count,
+    holes_of,
     plain_reason,
     rows_of,
     shape_counts,
@@ -42,6 +43,7 @@ from xtrace.analysis.state_machine.metrics import T_COUNT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import LOST_RECORDS, WINDOW_HEADER, WRAP_BUFFER
 from xtrace.probes.reader.batches import OVERFLOW_SHAPE
+from xtrace.probes.reader.holes import MAX_HOLES_KEPT
 from xtrace.probes.reader.reader import CHUNK_BYTES, MAX_DAMAGES_KEPT, TraceReader, open_trace
 from xtrace.probes.reader.writer import TraceWriter, pack_window
 
@@ -71,13 +73,13 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_PAIRS", 64)
 
 
-def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[TraceReader, list[Rows]]:
+def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False, holes: bool = False) -> tuple[TraceReader, list[Rows]]:
     """Run ``data`` through reader, machines and tallies and check the totals.
 
     Raises:
         TraceError: it is not a trace.
     """
-    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes)
+    reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, holes=holes)
     machines, tallies = Machine(), Tallies()
     records = intervals = 0
     kept: list[Rows] = []
@@ -92,7 +94,7 @@ def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False) -> tuple[T
     tallies.add(ends)
     intervals += len(ends)
     facts = reader.facts
-    assert shape_counts(reader).sum() == records
+    assert shape_counts(reader).sum() == records - facts.hole_count
     assert facts.bytes_read == len(data)
     assert unaccounted_bytes(reader) == 0
     assert len(facts.damages) == min(facts.damage_count, MAX_DAMAGES_KEPT)
@@ -113,6 +115,7 @@ def compare(data: bytes, reader: TraceReader, kept: list[Rows]) -> None:
         rows, twins = by_pcpu(rows), by_pcpu(twins)
     assert np.array_equal(rows, twins)
     assert filler_count(reader) == trace.wrap_count
+    assert holes_of(data) == trace.holes[:MAX_HOLES_KEPT]
     assert facts.missing_bytes + facts.tail_bytes == trace.missing_bytes + len(data) % 4
     restarts = [(r.offset, r.pcpu, r.before_tsc, r.after_tsc) for r in facts.restarts]
     assert restarts == [(r.offset, r.pcpu, r.before, r.after) for r in trace.restarts]
@@ -132,7 +135,7 @@ def run_case(seed: int) -> None:
     chunk_bytes = random_.choice((small, small, SMALL_CHUNK_BYTES, CHUNK_BYTES))
     is_compared = seed % ORACLE_EVERY == 0
     try:
-        reader, kept = digest(data, chunk_bytes, keep_rows=is_compared)
+        reader, kept = digest(data, chunk_bytes, keep_rows=is_compared, holes=not is_compared)
     except TraceError:
         framing = oracle.frame(data)
         assert not framing.windows

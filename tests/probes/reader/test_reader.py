@@ -26,6 +26,7 @@ from oracle.reading import (
     Rows,
     fast,
     filler_count,
+    holes_of,
     rows_of,
     sample_bytes,
     sample_rows,
@@ -45,6 +46,7 @@ from xtrace.probes.format import (
     TraceClass,
 )
 from xtrace.probes.reader.batches import MAX_SHAPES, OVERFLOW_SHAPE
+from xtrace.probes.reader.holes import MAX_HOLES_KEPT
 from xtrace.probes.reader.reader import CHUNK_BYTES, MAX_DAMAGES_KEPT, TraceReader, open_trace
 from xtrace.probes.reader.sources import open_source, read_into
 from xtrace.probes.reader.writer import DEFAULT_RING_BYTES, TraceWriter, pack_record, pack_window, repeat
@@ -88,6 +90,7 @@ def assert_same(data: bytes, *, chunk_bytes: int = 1 << 20, keep: int = 0) -> Re
         (r.offset, r.pcpu, r.before, r.after) for r in trace.restarts
     ]
     assert unaccounted_bytes(reading.reader) == 0
+    assert holes_of(data, chunk_bytes=chunk_bytes) == trace.holes[:MAX_HOLES_KEPT]
     return reading
 
 
