@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,14 @@ class PcpuCovered:
     last_tsc: int
 
 
+class HoleCovered(NamedTuple):
+    """A stretch of a pCPU's time of which windows are missing in the middle of a trace."""
+
+    pcpu: int
+    begin_tsc: int
+    end_tsc: int
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """What a trace covers.
@@ -78,6 +87,8 @@ class Coverage:
         unknown_cycles, lost_cycles: time of vCPUs in which their state is not known.
         is_skewed: the TSCs of pCPUs are apart in a trace, aligned or not.
         has_cores: Xen schedules by core in a trace.
+        hole_count, hole_cycles: stretches of pCPUs' time of which windows are missing, and their sum.
+        holes: the first of each trace.
     """
 
     kinds: Mapping[Records, KindCovered]
@@ -88,6 +99,9 @@ class Coverage:
     lost_cycles: int
     is_skewed: bool = False
     has_cores: bool = False
+    hole_count: int = 0
+    hole_cycles: int = 0
+    holes: Sequence[HoleCovered] = ()
 
     @property
     def has_all_pcpus(self) -> bool:
@@ -106,7 +120,7 @@ class Coverage:
     def knows_all_time(self) -> bool:
         """Whether the state of each vCPU and pCPU is known from the first record to the last."""
         hidden = any(pcpu.lost_cycles or pcpu.unknown_cycles for pcpu in self.pcpus)
-        return not (hidden or self.unknown_cycles or self.lost_cycles)
+        return not (hidden or self.unknown_cycles or self.lost_cycles or self.hole_count)
 
     def holds(self, needs: Iterable[Records]) -> Held:
         """Return how far the trace has all of these kinds of records."""
@@ -133,6 +147,9 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         lost_cycles=_sum(partial, Metric.STATE_LOST, "sum_cycles"),
         is_skewed=len(skewed_pairs(partial)) > 0,
         has_cores=bool(partial.facts["core_files"].sum()),
+        hole_count=int(partial.facts["hole_count"].sum()),
+        hole_cycles=int(partial.facts["hole_cycles"].sum()),
+        holes=[HoleCovered(row["pcpu"], row["begin_tsc"], row["end_tsc"]) for row in partial.holes.rows()],
     )
 
 
@@ -250,6 +267,9 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
         "unknown_cycles": coverage.unknown_cycles,
         "lost_cycles": coverage.lost_cycles,
         "core_scheduling": coverage.has_cores,
+        "hole_count": coverage.hole_count,
+        "hole_cycles": coverage.hole_cycles,
+        "holes": [hole._asdict() for hole in coverage.holes],
     }
 
 

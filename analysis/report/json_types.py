@@ -309,6 +309,14 @@ _PCPU_COVERED = ValueType(
         Key("last_tsc", _CYCLES, _EXACT, "TSC of its last record"),
     ),
 )
+_HOLE = ValueType(
+    "object",
+    keys=(
+        Key("pcpu", _NUMBER, _KEY, "physical CPU"),
+        Key("begin_tsc", _CYCLES, _EXACT, "TSC of its last record before"),
+        Key("end_tsc", _CYCLES, _EXACT, "TSC of its first record after"),
+    ),
+)
 _COVERAGE = ValueType(
     "object",
     keys=(
@@ -324,7 +332,12 @@ _COVERAGE = ValueType(
         ),
         Key("contradiction_count", _COUNT, _EXACT, "runstate records that contradict earlier ones"),
         Key("has_all_pcpus", ValueType("boolean"), _KEY, "false where vCPUs ran on pCPUs without records"),
-        Key("unknown_cycles", _CYCLES, _EXACT, "time of vCPUs before their first record or in contradiction"),
+        Key(
+            "unknown_cycles",
+            _CYCLES,
+            _EXACT,
+            "time of vCPUs before their first record, in contradiction, or where windows are missing",
+        ),
         Key("lost_cycles", _CYCLES, _EXACT, "time of vCPUs after lost records"),
         Key(
             "core_scheduling",
@@ -332,6 +345,14 @@ _COVERAGE = ValueType(
             _KEY,
             "whether Xen schedules by core, and vCPUs are placed by pairs of records of a sibling",
         ),
+        Key(
+            "hole_count",
+            _COUNT,
+            _EXACT,
+            "stretches of pCPUs' time of which windows are missing in the middle, as far as a switch shows it",
+        ),
+        Key("hole_cycles", _CYCLES, _EXACT, "their sum"),
+        Key("holes", ValueType("array", items=_HOLE), _EXACT, "the first hundred of each file"),
     ),
 )
 

@@ -48,8 +48,8 @@ class Metric(IntEnum):
     # a vCPU would have been on both at once; b = 1 where that excludes 0, and then there is no FROM.
     SKEW_NOT_FROM = 28
     SKEW_NOT_TO = 29
-    # Time that no record explains: before a first record, between records that contradict each other, or where
-    # windows are missing.
+    # Time that no record explains: before a first record, between records that contradict each other, or
+    # where windows are missing.
     STATE_UNKNOWN = 30  # a = vCPU
     DOMAIN_UNKNOWN = 31  # a = domain
     PCPU_UNKNOWN = 32  # a = pCPU

@@ -63,6 +63,7 @@ _KEYS = {
     "restarts": None,
     "skewed": None,
     "aligned": None,
+    "holes": None,
     "dom0_tallies": ("kind", "id", "vcpu", "name"),
     "dom0_buckets": ("kind", "id", "vcpu", "name", "bucket"),
     "dom0_samples": ("space", "name", "masked"),
@@ -106,6 +107,8 @@ class Partial:
         skewed: the columns of SkewedPair, kept one by one: pCPUs of a trace whose TSCs differ.
         aligned: pcpu, offset_cycles, uncertain_cycles, kept one by one: pCPUs of a trace that was
             aligned.
+        holes: pcpu, begin_tsc, end_tsc, kept one by one, at most MAX_HOLES_KEPT of each trace: stretches of a
+            pCPU's time of which the windows are missing.
         dom0_tallies: kind (of probes.bpf.abi), id, vcpu, name | count, sum_ns, min_ns, max_ns, zero_count.
         dom0_buckets: kind, id, vcpu, name, bucket | count; the same buckets, in ns.
         dom0_samples: space, name, masked | count: samples of dom0's instruction pointers.
@@ -129,6 +132,7 @@ class Partial:
     restarts: Columns
     skewed: Columns
     aligned: Columns
+    holes: Columns
     dom0_tallies: Columns
     dom0_buckets: Columns
     dom0_samples: Columns
@@ -251,6 +255,8 @@ def partial_of(
                 "late_records": [facts.late_records],
                 "backward_tsc_count": [facts.backward_tsc_count],
                 "tsc_restart_count": [len(facts.restarts)],
+                "hole_count": [facts.hole_count],
+                "hole_cycles": [facts.hole_cycles],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],
                 "intervals_left_out": [collected.tallies.left_out],
@@ -269,6 +275,7 @@ def partial_of(
         restarts=_restarts(collected),
         skewed=of_rows(collected.skewed, dict.fromkeys(SkewedPair._fields, np.int64)),
         aligned=of_rows(collected.aligned, dict.fromkeys(AlignedPcpu._fields, np.int64)),
+        holes=_holes(collected),
         dom0_tallies=dom0.tallies,
         dom0_buckets=dom0.buckets,
         dom0_samples=dom0.samples,
@@ -286,6 +293,18 @@ def _restarts(collected: Collected) -> Columns:
             "offset": np.array([restart.offset for restart in restarts], np.int64),
             "after_cycles": np.cumsum(np.array(cycles, np.int64)),
             "back_cycles": np.array([restart.back_cycles for restart in restarts], np.int64),
+        }
+    )
+
+
+def _holes(collected: Collected) -> Columns:
+    """Return Partial.holes."""
+    holes = collected.facts.holes
+    return Columns(
+        {
+            "pcpu": np.array([hole.pcpu for hole in holes], np.int64),
+            "begin_tsc": np.array([hole.begin_tsc for hole in holes], np.int64),
+            "end_tsc": np.array([hole.end_tsc for hole in holes], np.int64),
         }
     )
 

@@ -66,6 +66,8 @@ _BOUNDS = {
     "first_tsc": (0, 1 << 62),
     "last_tsc": (0, 1 << 62),
     "after_cycles": (0, 1 << 62),
+    "begin_tsc": (0, 1 << 62),
+    "end_tsc": (0, 1 << 62),
     "back_cycles": (0, 1 << 62),
     "low_cycles": (-(1 << 62), 1 << 62),
     "high_cycles": (-(1 << 62), 1 << 62),

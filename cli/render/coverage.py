@@ -30,8 +30,12 @@ _GIVES = {
 }
 
 
-def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
-    """Yield (label, text): one line on what is covered, then one for each thing that is missing."""
+def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, str]]:
+    """Yield (label, text): one line on what is covered, then one for each thing that is missing.
+
+    Args:
+        hz: TSC rate; None where it is not known.
+    """
     yield "covered", covered(coverage)
     for records, gives in _GIVES.items():
         kind = coverage.kinds[records]
@@ -42,6 +46,8 @@ def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
                 f"{kind.reason}; xentrace -e {records.value.masks} (xtrace record --class {names}) "
                 f"gives {gives}",
             )
+    if coverage.hole_count:
+        yield "missing", _holes(coverage, hz)
     if coverage.has_all_pcpus:
         return
     many = f"{coverage.contradiction_count:,} records of runstates contradict earlier ones"
@@ -59,6 +65,22 @@ def coverage_lines(coverage: Coverage) -> Iterator[tuple[str, str]]:
             f"{many}: a pCPU or a part of the trace is missing, or TSCs differ; shares are lower bounds, "
             "times are inferred",
         )
+
+
+def _holes(coverage: Coverage, hz: float | None) -> str:
+    count = coverage.hole_count
+    length = f"{coverage.hole_cycles:,} cycles"
+    if hz:
+        ms = coverage.hole_cycles / hz * 1e3
+        length = f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3f} s"
+    # Where more were found than are listed, others may be of more pCPUs.
+    pcpus = sorted({hole.pcpu for hole in coverage.holes}) if count == len(coverage.holes) else []
+    of = f" of pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}" if pcpus else " of pCPUs' time"
+    in_all = " in all" if count > 1 else ""
+    return (
+        f"{count:,} stretch{'es' if count > 1 else ''}{of}, {length}{in_all}: windows are missing from "
+        "the file (xentrace -M drops the oldest); nothing is counted across them"
+    )
 
 
 def covered(coverage: Coverage) -> str:

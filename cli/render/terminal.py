@@ -207,7 +207,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         f"records  {trace['records']:,} in {trace['windows']:,} windows of {trace['pcpus']} pCPUs; "
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
     )
-    for label, said in coverage_lines(report.coverage) if report.coverage else ():
+    for label, said in coverage_lines(report.coverage, hz) if report.coverage else ():
         lines += _labelled(label, said)
     if trace["lost_records"]:
         lines.append(

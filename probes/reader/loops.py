@@ -61,7 +61,7 @@ _RUN_NS_LEAST = 100_000_000
 _RUN_NS_MOST = 4_000_000_000
 _RUN_CYCLES_MOST = 1 << 32
 _NS_NEGATIVE = 0xF000_0000
-#: How much later than its record a run can seem to begin: Xen's clock of a host that is itself emulated steps.
+#: A run can seem to begin that much later than its record: Xen's clock steps where the host is emulated.
 _STEP_NS = 10_000_000
 _RATE_SHARE = 0.02
 
@@ -359,7 +359,7 @@ def _put_hole(
     words, shape_header, segment, seg_row, seg_row_end, row_key, row_tsc, row_shape, row_start,
     key, tsc, shape, start,
 ):  # fmt: skip
-    """Put the row of a hole before the window; the window's first rows without a TSC show that of the hole."""
+    """Put the row of a hole before the window; the first rows, if without a TSC, show that of the hole."""
     row = seg_row[segment]
     timed_row = _next_timed(words, shape_header, row, seg_row_end[segment], row_shape, row_start)
     for at in range(row, timed_row):
@@ -418,7 +418,9 @@ def _add_runs(words, shape_role, row, row_end, row_tsc, row_shape, row_start, su
         elif role == ROLE_PREVIOUS:
             ran = np.int64(words[row_start[row] + 2])
             cycles = row_tsc[row] - since
-            is_whole = entered == _vcpu_in(words, role, row_start[row]) and 0 < since < row_tsc[row] <= MAX_KEY
+            is_whole = (
+                entered == _vcpu_in(words, role, row_start[row]) and 0 < since < row_tsc[row] <= MAX_KEY
+            )
             if is_whole and cycles < _RUN_CYCLES_MOST and ran < _NS_NEGATIVE:
                 sums[RUN_NS] += ran
                 sums[RUN_CYCLES] += cycles

@@ -73,7 +73,7 @@ class _Carried(NamedTuple):
         state: as in Windows.
         offset: in the file, of the word at ``begin``; only if it is not CURRENT.
         is_part: as in Windows.
-        hole: of the row of a hole before it: key, TSC, shape, start as words from ``begin``; None without one.
+        hole: of the row of a hole before it: key, TSC, shape, start in words from ``begin``; None without.
     """
 
     pcpu: int

@@ -36,9 +36,9 @@ Loss
     found when it runs.  The vCPU that LOST_RECORDS names runs on the pCPU from the end of the loss.
     Nothing that a vCPU has begun continues across a loss.
 Hole
-    Windows that are missing are a loss from the pCPU's last record to the end of the hole, of which Xen does not
-    know: the time of the pCPU, and of the vCPUs that become lost by it, is unknown.  A vCPU that does not run
-    becomes lost at the beginning of its state at the earliest, because the hole may be found later.
+    Windows that are missing are a loss, from the pCPU's last record to the end of the hole, of which Xen does
+    not know: the time of the pCPU, and of the vCPUs that become lost by it, is unknown.  A vCPU that does
+    not run becomes lost at the beginning of its state at the earliest, because the hole may be found later.
 Causes
     The cause of a wake is the record right before it on the pCPU: an event channel operation, or another
     hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise it is the interrupt whose
@@ -368,12 +368,10 @@ class Host:
             self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
         self._inside = self._window[0] <= tsc <= self._window[1]
         is_loss = handler in (on_lost, on_hole)
-        before = pcpu.last_tsc
         if is_loss:
             pcpu.cause = None
         elif pcpu.loss is not None:
             self.end_loss(pcpu, pcpu.loss)
-        pcpu.last_tsc = max(pcpu.last_tsc, tsc)
         if not is_loss:
             self.last_tsc = max(self.last_tsc, tsc)
         cause, pcpu.cause = pcpu.cause, None
@@ -385,11 +383,9 @@ class Host:
                     self.send_woke_nobody(pcpu, began)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
-        elif handler is on_hole:
-            vcpu = record.words[0] if record.words else STAND_IN << 16 | pcpu.number
-            self.begin_loss(pcpu, Loss(before, tsc, vcpu, is_hole=True))
         elif handler is not None:
             handler(self, pcpu, record)
+        pcpu.last_tsc = max(pcpu.last_tsc, tsc)
 
     def vcpu(self, key: int) -> Vcpu:
         """Return the vCPU with that key; create it if needed."""
@@ -945,7 +941,8 @@ def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
 
 
 def on_hole(host: Host, pcpu: Pcpu, record: Record) -> None:
-    raise NotImplementedError("take() handles it, because it needs the TSC of the record before")
+    vcpu = record.words[0] if record.words else STAND_IN << 16 | pcpu.number
+    host.begin_loss(pcpu, Loss(pcpu.last_tsc, record.tsc, vcpu, is_hole=True))
 
 
 def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:

@@ -75,13 +75,13 @@ Holes
     (k) Its first switch shows which vCPU ran so far.  There is a hole before the window if that is not the
         one that the windows of the pCPU before it leave running, or if it is a record to running.
     (l) There is also one if SWITCH_INFPREV names the same vCPU, but says that its run began after the last
-        record before the window, and later than by its record to running, by more than 10 ms, and 2 % and 10
-        ms divided by the sum of run times of the time since that record, which must be less than 4 s.  The rate of
-        the TSC is that of all runs so far of which a window has both ends, until their sum is 4 s; it must be
-        100 ms at least.
-    (m) Nothing is a hole if none is known to run, if LOST_RECORDS comes before the window's first switch, or
-        if the first record with a TSC (it must sort by that TSC) is not after the last key.  The low part of a
-        window of which the suspect was no restart has none before it.
+        key, and later than its record to running says.  The difference must be more than 10 ms and a share of
+        the time since that record; the share is 2 % and 10 ms divided by the sum of run times below.  That
+        time must be less than 4 s, because run times wrap.  The rate of the TSC is that of all runs so far of
+        which a window has both ends, until the sum of their times is 4 s; it must be 100 ms at least.
+    (m) There is none if no vCPU is known to run, if LOST_RECORDS comes before the window's first switch, or
+        if the first record with a TSC (it must sort by that TSC) is not after the last key.  There is none
+        before the low part of a window that was split, whether or not it is a restart.
     (n) With core scheduling there are none, because a pCPU writes the switches of others.  It shows where
         an idle vCPU has another number than the pCPU whose window has a switch of it (other than
         CONTINUE_RUNNING and SWITCH_INFPREV): in the windows that are read for the rate, or in one that

@@ -73,7 +73,9 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_PAIRS", 64)
 
 
-def digest(data: bytes, chunk_bytes: int, *, keep_rows: bool = False, holes: bool = False) -> tuple[TraceReader, list[Rows]]:
+def digest(
+    data: bytes, chunk_bytes: int, *, keep_rows: bool = False, holes: bool = False
+) -> tuple[TraceReader, list[Rows]]:
     """Run ``data`` through reader, machines and tallies and check the totals.
 
     Raises:
