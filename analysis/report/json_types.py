@@ -349,7 +349,7 @@ _COVERAGE = ValueType(
             "hole_count",
             _COUNT,
             _EXACT,
-            "stretches of pCPUs' time of which windows are missing in the middle, as far as a switch shows it",
+            "stretches of pCPUs' time whose windows are missing in the middle, as far as a switch shows it",
         ),
         Key("hole_cycles", _CYCLES, _EXACT, "their sum"),
         Key("holes", ValueType("array", items=_HOLE), _EXACT, "the first hundred of each file"),

@@ -75,7 +75,7 @@ class ReadFacts:
         backward_tsc_count: records whose TSC is below an earlier one of their segment on their pCPU.
         restarts: of the TSC, at most MAX_RESTARTS; each begins a segment.
         hole_count, hole_cycles: stretches of pCPUs' time of which the windows are missing in the middle, and
-            their sum; only if the reader was told to look for them.
+            their sum; only if the reader looks for them.
         holes: the first MAX_HOLES_KEPT.
         pcpu_bytes: int64 [MAX_PCPUS], window bytes of each pCPU, -1 for pCPUs without a window.
         ring_bytes: size of a pCPU's trace ring, from the distances between its WRAP fillers, or None.
