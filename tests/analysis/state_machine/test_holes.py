@@ -75,9 +75,10 @@ def assert_nothing_crosses(done: Run, holes: list[Hole]) -> None:
                 # Another pCPU may run a vCPU throughout.
                 assert row.metric not in (Metric.BLOCKED, Metric.RUNNABLE_WAKE, Metric.WAKE_TO_RUNNING)
                 ran_on = {
-                    other.b
-                    for other in done.intervals
-                    if (other.metric, other.a) == (Metric.RESIDENCE, row.a)
+                    other.b & 0xFFFF_FFFF
+                    for other in [*done.intervals, *as_intervals(done.ends)]
+                    if other.a == row.a
+                    and (other.b >> 32 if other.metric == Metric.OPEN else other.metric) == Metric.RESIDENCE
                 }
                 assert row.a != hole.vcpu
                 assert ran_on != {hole.pcpu}
