@@ -29,9 +29,9 @@ from xtrace.analysis.coverage.needs import (
     SWITCHES,
     Records,
 )
-from xtrace.analysis.measures.lookup import share
+from xtrace.analysis.measures.lookup import is_proven, share
 from xtrace.analysis.measures.table import Quality
-from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of
+from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, paired
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, Woken
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.histogram import summarise
@@ -135,7 +135,7 @@ class Sums:
 
     def all_cycles(self, *metrics: Metric) -> F64:
         """Return the cycles of the metrics added up, with those in intervals that the trace cuts off."""
-        opened = [self.cycles(Metric.OPEN, b=metric << 32) for metric in metrics]
+        opened = [self.cycles(Metric.OPEN, b=paired(metric, 0)) for metric in metrics]
         return self.cycles(*metrics) + sum(opened)
 
     @property
@@ -172,21 +172,20 @@ class Figure:
         unit: of its values.
         quality: how it is known.
         meaning: in a few words.
+        needs: the kinds of records without which a capture does not have it.
         of: returns its value by domain; NaN for none.
         key: shown without --all.
+        of_all_pcpus: it has no value where vCPUs were on pCPUs without records.
     """
 
     name: str
     unit: Unit
     quality: Quality
     meaning: str
+    needs: tuple[Records, ...]
     of: Callable[[Sums], F64]
     key: bool = False
-
-    @property
-    def needs(self) -> tuple[Records, ...]:
-        """The kinds of records without which a capture does not have it."""
-        return next((needs for start, needs in _NEEDS.items() if self.name.startswith(start)), ())
+    of_all_pcpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +234,11 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
     coverage = coverage_of(summary.partial, rate)
     sums = Sums(_confirmed(summary, coverage), rate)
     labels = labels_of(sums.domains.tolist(), summary.origin.domains)
-    recorded = [figure for figure in FIGURES if not coverage.lacking(figure.needs)]
-    if not coverage.has_all_pcpus:
-        recorded = [figure for figure in recorded if not figure.name.startswith(_OF_ALL_PCPUS)]
+    recorded = [
+        figure
+        for figure in FIGURES
+        if not coverage.lacking(figure.needs) and (coverage.has_all_pcpus or not figure.of_all_pcpus)
+    ]
     columns = {figure.name: figure.of(sums).tolist() for figure in recorded}
     return Measured(
         summary.origin.name,
@@ -267,7 +268,7 @@ def _confirmed(summary: Summary, coverage: Coverage) -> Summary:
 
     def confirmed(rows: Columns) -> Columns:
         is_wake = rows["metric"] == int(Metric.WAKE_TO_RUNNING)
-        return rows.where(~is_wake | (rows["b"] & int(Woken.UNPROVEN) == 0))
+        return rows.where(~is_wake | is_proven(rows["b"]))
 
     partial = summary.partial
     return replace(
@@ -287,137 +288,140 @@ def labels_of(domains: list[int], known: Mapping[int, str]) -> list[str]:
     ]
 
 
-def _quantile(name: str, metric: Metric, which: str, quality: Quality, meaning: str, key: bool) -> Figure:
-    return Figure(
-        f"{name}_{which}",
-        Unit.TIME,
-        quality,
-        f"{meaning}, {which}",
-        lambda sums: sums.quantile(metric, which),
-        key,
-    )
-
-
 def _times(
-    name: str, metric: Metric, quality: Quality, meaning: str, key: str = "", other: str = ""
+    name: str,
+    metric: Metric,
+    quality: Quality,
+    meaning: str,
+    needs: tuple[Records, ...],
+    key: str = "",
+    other: str = "",
 ) -> tuple[Figure, ...]:
     """Return the figures of a metric's quantiles: ``key`` are always shown, ``other`` with --all."""
-    return tuple(
-        _quantile(name, metric, which, quality, meaning, which in key.split())
-        for which in FEWEST
-        if which in (*key.split(), *other.split())
+
+    def quantile(which: str) -> Figure:
+        return Figure(
+            f"{name}_{which}",
+            Unit.TIME,
+            quality,
+            f"{meaning}, {which}",
+            needs,
+            lambda sums: sums.quantile(metric, which),
+            which in key.split(),
+        )
+
+    return tuple(quantile(which) for which in FEWEST if which in (*key.split(), *other.split()))
+
+
+def _rate(
+    name: str,
+    quality: Quality,
+    meaning: str,
+    needs: tuple[Records, ...],
+    of: Callable[[Sums], F64],
+    key: bool = False,
+    of_all_pcpus: bool = False,
+) -> Figure:
+    return Figure(
+        f"{name}_per_s",
+        Unit.PER_S,
+        quality,
+        meaning,
+        needs,
+        lambda sums: sums.per_s(of(sums)),
+        key,
+        of_all_pcpus,
     )
-
-
-def _rate(name: str, quality: Quality, meaning: str, of: Callable[[Sums], F64], key: bool = False) -> Figure:
-    return Figure(f"{name}_per_s", Unit.PER_S, quality, meaning, lambda sums: sums.per_s(of(sums)), key)
 
 
 def _state_share(name: str, *metrics: Metric, meaning: str, key: bool) -> Figure:
     def of(sums: Sums) -> F64:
         return share(sums.all_cycles(*metrics), sums.known_cycles)
 
-    return Figure(f"{name}_share", Unit.RATIO, _EXACT, meaning, of, key)
+    return Figure(f"{name}_share", Unit.RATIO, _EXACT, meaning, (RUNSTATES,), of, key, of_all_pcpus=True)
 
+
+_OF_WAKES = (SWITCHES, RUNSTATES)
+_OF_CAUSES = (SWITCHES, RUNSTATES, ENTRIES)
+_OF_UPCALLS = (PV, RUNSTATES, SWITCHES)
+_OF_INJECTIONS = (HANDLERS, EXITS)
 
 FIGURES: tuple[Figure, ...] = (
     # Delivery.
-    *_times("wake_to_running", Metric.WAKE_TO_RUNNING, _EXACT, "wake to running", "p50 p99", "p95"),
-    *_times("send_to_wake", Metric.SEND_TO_WAKE, _EXACT, "event_channel_op to wake", "p50", "p99"),
-    *_times("irq_to_wake", Metric.IRQ_TO_WAKE, _EXACT, "interrupt entry to wake", other="p50"),
+    *_times("wake_to_running", Metric.WAKE_TO_RUNNING, _EXACT, "wake to running", _OF_WAKES,
+            "p50 p99", "p95"),
+    *_times("send_to_wake", Metric.SEND_TO_WAKE, _EXACT, "event_channel_op to wake", _OF_CAUSES,
+            "p50", "p99"),
+    *_times("irq_to_wake", Metric.IRQ_TO_WAKE, _EXACT, "interrupt entry to wake", (*_OF_WAKES, IRQS),
+            other="p50"),
     *_times("send_to_upcall", Metric.SEND_TO_UPCALL_RUNNING, _INFERRED,
-            "event_channel_op to the end of the upcall of a running vCPU", other="p50 p99"),
+            "event_channel_op to the end of the upcall of a running vCPU", _OF_CAUSES, other="p50 p99"),
     Figure("migrated_share", Unit.RATIO, _EXACT, "wakes whose vCPU ran on a pCPU other than the waker's",
-           lambda sums: share(_moved(sums), sums.count(Metric.WAKE_TO_RUNNING))),
+           _OF_WAKES, lambda sums: share(_moved(sums), sums.count(Metric.WAKE_TO_RUNNING)),
+           of_all_pcpus=True),
     # Upcalls.
-    *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "upcall after a block, at least",
+    *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "upcall after a block, at least", _OF_UPCALLS,
             "p50", "p99"),
-    *_times("upcall_most", Metric.UPCALL_MAX, _BOUNDED, "upcall after a block, at most",
+    *_times("upcall_most", Metric.UPCALL_MAX, _BOUNDED, "upcall after a block, at most", _OF_UPCALLS,
             "p50", "p99"),
-    *_times("run_to_upcall", Metric.RUNNING_TO_GUEST, _BOUNDED, "running to upcall, at most", other="p50"),
-    *_times("forced_to_iret", Metric.FORCED_CALLBACK, _INFERRED, "forced callback to its iret", other="p50"),
+    *_times("run_to_upcall", Metric.RUNNING_TO_GUEST, _BOUNDED, "running to upcall, at most", _OF_UPCALLS,
+            other="p50"),
+    *_times("forced_to_iret", Metric.FORCED_CALLBACK, _INFERRED, "forced callback to its iret",
+            (PV, RUNSTATES), other="p50"),
     *_times("inject_to_entry", Metric.INJECTION_TO_ENTRY, _BOUNDED, "VM exit before an injection to VMENTRY",
-            "p50", "p99"),
+            _OF_INJECTIONS, "p50", "p99"),
     *_times("window_wait", Metric.INTR_WINDOW_WAIT, _EXACT, "an event's wait for the interrupt window",
-            "p50", "p99"),
+            (HANDLERS,), "p50", "p99"),
     *_times("hvm_upcall", Metric.HVM_UPCALL, _INFERRED, "VMENTRY after an injection to the next VM exit",
-            "p50", "p99"),
+            _OF_INJECTIONS, "p50", "p99"),
     Figure("block_pending_share", Unit.RATIO, _INFERRED, "block hypercalls that found an event pending",
+           _OF_UPCALLS,
            lambda sums: share(sums.count(Metric.BLOCK_WITHOUT_BLOCK), sums.count(Metric.BLOCK_CALL))),
     # Runstates.
     _state_share("running", Metric.RUNNING, meaning="vCPUs' known time running", key=True),
     _state_share("waiting", *_RUNNABLE, meaning="vCPUs' known time waiting for a pCPU", key=True),
     _state_share("blocked", Metric.BLOCKED, meaning="vCPUs' known time blocked", key=False),
     # Rates.
-    _rate("wakes", _EXACT, "wakes", lambda sums: sums.count(Metric.WAKE_CAUSE), key=True),
-    _rate("sends", _EXACT, "event_channel_op hypercalls", lambda sums: sums.count(Metric.SEND), key=True),
-    _rate("hypercalls", _EXACT, "hypercalls",
+    _rate("wakes", _EXACT, "wakes", _OF_WAKES, lambda sums: sums.count(Metric.WAKE_CAUSE), key=True),
+    _rate("sends", _EXACT, "event_channel_op hypercalls", (ENTRIES,),
+          lambda sums: sums.count(Metric.SEND), key=True),
+    _rate("hypercalls", _EXACT, "hypercalls", (ENTRIES,),
           lambda sums: sums.count(Metric.HYPERCALL, Metric.VMMCALL), key=True),
-    _rate("forced", _EXACT, "xen_version hypercalls: forced callbacks, except a few version queries",
+    _rate("forced", _EXACT, "xen_version hypercalls: forced callbacks, except a few version queries", (PV,),
           lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.XEN_VERSION), key=True),
-    _rate("upcalls_least", _INFERRED, "irets that end the upcall after a block",
+    _rate("upcalls_least", _INFERRED, "irets that end the upcall after a block", _OF_UPCALLS,
           lambda sums: sums.count(Metric.IRET_UPCALL)),
-    _rate("upcalls_most", _BOUNDED, "those and every iret that no trap explains",
+    _rate("upcalls_most", _BOUNDED, "those and every iret that no trap explains", _OF_UPCALLS,
           lambda sums: sums.count(Metric.IRET_UPCALL, Metric.IRET_OPEN)),
-    _rate("irets", _EXACT, "iret hypercalls", lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.IRET)),
-    _rate("blocks", _EXACT, "block hypercalls", lambda sums: sums.count(Metric.BLOCK_CALL)),
-    _rate("traps", _EXACT, "traps of PV guests", lambda sums: sums.count(Metric.TRAP)),
-    _rate("exits", _EXACT, "VM exits",
+    _rate("irets", _EXACT, "iret hypercalls", (PV,),
+          lambda sums: sums.count(Metric.HYPERCALL, b=Hypercall.IRET)),
+    _rate("blocks", _EXACT, "block hypercalls", (PV,), lambda sums: sums.count(Metric.BLOCK_CALL)),
+    _rate("traps", _EXACT, "traps of PV guests", (PV,), lambda sums: sums.count(Metric.TRAP)),
+    _rate("exits", _EXACT, "VM exits", (EXITS,),
           lambda sums: sums.count(Metric.HVM_EXIT, Metric.EXIT_WITHOUT_TIME), key=True),
-    _rate("injections", _EXACT, "interrupts injected", lambda sums: sums.count(Metric.INJECTION), key=True),
-    _rate("migrations", _EXACT, "migrations between pCPUs", lambda sums: sums.count(Metric.RESIDENCE)),
+    _rate("injections", _EXACT, "interrupts injected", (HANDLERS,),
+          lambda sums: sums.count(Metric.INJECTION), key=True),
+    _rate("migrations", _EXACT, "migrations between pCPUs", (RUNSTATES,),
+          lambda sums: sums.count(Metric.RESIDENCE), of_all_pcpus=True),
     # Fences: in summaries stored by a report with an image and a calibration.
     Figure("fences_least_share", Unit.RATIO, Quality.MODELLED,
            "running time spent in the fences of its sites, at least, if nothing misses the caches",
-           lambda sums: sums.fences("hot_low"), key=True),
+           (), lambda sums: sums.fences("hot_low"), key=True),
     Figure("fences_hot_share", Unit.RATIO, Quality.MODELLED,
            "running time spent in the fences of its sites, at most, if nothing misses the caches",
-           lambda sums: sums.fences("hot"), key=True),
+           (), lambda sums: sums.fences("hot"), key=True),
     Figure("fences_most_share", Unit.RATIO, Quality.MODELLED,
-           "running time spent in the fences of its sites, at most", lambda sums: sums.fences("high")),
+           "running time spent in the fences of its sites, at most", (), lambda sums: sums.fences("high")),
     # The host.
-    Figure("pcpu_running_share", Unit.RATIO, _EXACT, "pCPUs' time in which a guest ran",
+    Figure("pcpu_running_share", Unit.RATIO, _EXACT, "pCPUs' time in which a guest ran", (RUNSTATES,),
            lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_RUNNING))), key=True),
-    Figure("pcpu_lost_share", Unit.RATIO, _EXACT, "pCPUs' time in which records were lost",
+    Figure("pcpu_lost_share", Unit.RATIO, _EXACT, "pCPUs' time in which records were lost", (),
            lambda sums: _host(sums, sums.of_pcpus(sums.cycles(Metric.PCPU_LOST)))),
-    *_times("irq", Metric.IRQ_HANDLING, _EXACT, "handling of an interrupt", other="p50 p99"),
-    _rate("irqs", _EXACT, "interrupts handled", lambda sums: sums.count(Metric.IRQ_HANDLING)),
+    *_times("irq", Metric.IRQ_HANDLING, _EXACT, "handling of an interrupt", (IRQS,), other="p50 p99"),
+    _rate("irqs", _EXACT, "interrupts handled", (IRQS,), lambda sums: sums.count(Metric.IRQ_HANDLING)),
 )  # fmt: skip
 
 BY_NAME = {figure.name: figure for figure in FIGURES}
-
-#: What figures need, by the beginning of their names.
-_NEEDS: Mapping[str, tuple[Records, ...]] = {
-    "wake_to_running": (SWITCHES, RUNSTATES),
-    "send_to": (SWITCHES, RUNSTATES, ENTRIES),
-    "irq_to_wake": (SWITCHES, RUNSTATES, IRQS),
-    "irq": (IRQS,),
-    "migrated": (SWITCHES, RUNSTATES),
-    "upcall": (PV, RUNSTATES, SWITCHES),
-    "run_to_upcall": (PV, RUNSTATES, SWITCHES),
-    "forced_to_iret": (PV, RUNSTATES),
-    "injections": (HANDLERS,),
-    "inject": (HANDLERS, EXITS),
-    "window_wait": (HANDLERS,),
-    "hvm_upcall": (HANDLERS, EXITS),
-    "block_pending": (PV, SWITCHES, RUNSTATES),
-    "running": (RUNSTATES,),
-    "waiting": (RUNSTATES,),
-    "blocked": (RUNSTATES,),
-    "blocks": (PV,),
-    "irets": (PV,),
-    "wakes": (SWITCHES, RUNSTATES),
-    "sends": (ENTRIES,),
-    "hypercalls": (ENTRIES,),
-    "forced": (PV,),
-    "traps": (PV,),
-    "exits": (EXITS,),
-    "migrations": (RUNSTATES,),
-    "pcpu_running": (RUNSTATES,),
-}
-
-#: Figures that have no value where vCPUs were on pCPUs without records: shares of a vCPU's time, and moves.
-_OF_ALL_PCPUS = ("running_share", "waiting_share", "blocked_share", "migrated_share", "migrations_per_s")
 
 #: Figures that describe the load: if these differ, times may differ for that reason alone.
 LOADS = ("wakes_per_s", "sends_per_s", "hypercalls_per_s", "exits_per_s", "running_share")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import Array, Columns, distinct, joined, matched
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.metrics import Woken
 
 #: Statistics that tables of times show.
 TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
@@ -22,6 +23,12 @@ def with_vcpu(rows: Columns, key: str = "a") -> Columns:
 def of_domain(rows: Columns, domain: int, key: str = "a") -> Columns:
     """Return the rows whose vCPU, by its key in column ``key``, belongs to ``domain``."""
     return rows.where(domain_of(rows[key]) == domain)
+
+
+def is_proven(flags: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether the scheduler confirms that a woken vCPU did not run before; ``flags`` are of Woken."""
+    proven: npt.NDArray[np.bool_] = flags & int(Woken.UNPROVEN) == 0
+    return proven
 
 
 def keys_of(*tallies: Columns, key: str = "a") -> npt.NDArray[np.int64]:

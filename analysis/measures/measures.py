@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import Columns, joined, matched
 from xtrace.analysis.coverage.coverage import Coverage, coverage_of
-from xtrace.analysis.measures.lookup import merged, whole
+from xtrace.analysis.measures.lookup import is_proven, merged, whole
 from xtrace.analysis.state_machine.keys import high_of, low_of
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric, Woken
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, quantile_name, quantiles, summarise
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
@@ -39,14 +39,16 @@ class Measures:
         """What the traces cover."""
         return coverage_of(self.partial, self.hz)
 
+    def proven(self, wakes: Columns) -> Columns:
+        """Return rows of WAKE_TO_RUNNING, without those that are not proven where a pCPU may be missing."""
+        return wakes if self.coverage.is_consistent else wakes.where(is_proven(wakes["b"]))
+
     def proven_times(self, metric: Metric) -> Columns:
-        """Return times() of wakes, without those that are not proven where a pCPU may be missing."""
+        """Return times() of the rows that proven() leaves."""
         if self.coverage.is_consistent:
             return self.times(metric)
-        tallies = _of(self.partial.tallies, metric)
-        buckets = _of(self.partial.buckets, metric)
-        proven, of_buckets = (rows["b"] & int(Woken.UNPROVEN) == 0 for rows in (tallies, buckets))
-        return summarise(tallies.where(proven), buckets.where(of_buckets), ("a",))
+        tallies, buckets = _of(self.partial.tallies, metric), _of(self.partial.buckets, metric)
+        return summarise(self.proven(tallies), self.proven(buckets), ("a",))
 
     @cached_property
     def _tallies(self) -> _ByMetric:

@@ -46,7 +46,7 @@ def wakes(measures: Measures) -> Columns:
     """Return wakes by woken vCPU, worst wake-to-running p99 first."""
     causes = measures.counts(Metric.WAKE_CAUSE)
     vcpus = keys_of(causes)
-    running = measures.times_by_b(Metric.WAKE_TO_RUNNING)
+    running = measures.proven(measures.times_by_b(Metric.WAKE_TO_RUNNING))
     cause = high_of(causes["b"])
     columns = {
         f"{name}_count": counted(vcpus, causes.where(cause == int(code)).sums(["a"], ["count"]))
@@ -54,8 +54,6 @@ def wakes(measures: Measures) -> Columns:
     }
     wake_count = sum(columns.values(), np.zeros(len(vcpus), np.int64))
     measured = measures.proven_times(Metric.WAKE_TO_RUNNING)
-    if not measures.coverage.is_consistent:
-        running = running.where((running["b"] & int(Woken.UNPROVEN)) == 0)
     elsewhere = counted(vcpus, _flagged(running, Woken.MOVED))
     table = Columns(
         {
