@@ -49,8 +49,7 @@ class KindCovered:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PcpuCovered:
+class PcpuCovered(NamedTuple):
     """How much of a pCPU's time a trace covers; the parts add up to the span.
 
     Attributes:
@@ -104,17 +103,17 @@ class Coverage:
     holes: Sequence[HoleCovered] = ()
 
     @property
+    def is_consistent(self) -> bool:
+        """Whether no pCPU is missing, and the records do not contradict each other."""
+        return not self.missing_pcpus and self.contradiction_count <= _CHANCE
+
+    @property
     def has_all_pcpus(self) -> bool:
         """Whether vCPUs were on pCPUs with records only, as far as the records show.
 
         Where TSCs are apart, contradictions show no more than that.
         """
-        return not self.missing_pcpus and (self.is_skewed or self.contradiction_count <= _CHANCE)
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether no pCPU is missing, and the records do not contradict each other."""
-        return not self.missing_pcpus and self.contradiction_count <= _CHANCE
+        return self.is_consistent or (self.is_skewed and not self.missing_pcpus)
 
     @property
     def knows_all_time(self) -> bool:
@@ -154,11 +153,10 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
 
 
 def _kinds(partial: Partial, hz: float | None) -> dict[Records, KindCovered]:
-    files = int(partial.facts["files"].sum() - partial.dom0_facts["dom0_only"].sum())
+    files = partial.trace_count
     span = int(partial.facts["span_cycles"].sum())
     group = group_of(partial.records["header"])
-    classes = partial.classes.sums(["group"], ["files"])
-    known = dict(zip(classes["group"].tolist(), classes["files"].tolist(), strict=True))
+    known = recorded_groups(partial)
     kinds = {}
     for records in Records:
         kind = records.value
@@ -174,6 +172,12 @@ def _kinds(partial: Partial, hz: float | None) -> dict[Records, KindCovered]:
             kinds[records] = KindCovered(Held.NOT, count, reason)
     kinds[Records.ENTRIES] = _entries(partial, kinds, span, hz)
     return kinds
+
+
+def recorded_groups(partial: Partial) -> dict[int, int]:
+    """Return, by group of records, how many traces have it recorded."""
+    classes = partial.classes.sums(["group"], ["files"])
+    return dict(zip(classes["group"].tolist(), classes["files"].tolist(), strict=True))
 
 
 def _entries(
@@ -250,17 +254,7 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
             }
             for records, kind in coverage.kinds.items()
         ],
-        "pcpus": [
-            {
-                "pcpu": pcpu.pcpu,
-                "covered_cycles": pcpu.covered_cycles,
-                "lost_cycles": pcpu.lost_cycles,
-                "unknown_cycles": pcpu.unknown_cycles,
-                "first_tsc": pcpu.first_tsc,
-                "last_tsc": pcpu.last_tsc,
-            }
-            for pcpu in coverage.pcpus
-        ],
+        "pcpus": [pcpu._asdict() for pcpu in coverage.pcpus],
         "missing_pcpus": list(coverage.missing_pcpus),
         "contradiction_count": coverage.contradiction_count,
         "has_all_pcpus": coverage.has_all_pcpus,

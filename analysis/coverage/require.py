@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xtrace.analysis.coverage.coverage import Held, coverage_of
+from xtrace.analysis.coverage.coverage import Held, coverage_of, recorded_groups
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.selection.event_masks import NAMES, event_masks, passes
@@ -19,15 +19,13 @@ def lacking(partial: Partial, classes: str) -> list[str]:
         ValueError: as event_masks().
     """
     coverage = coverage_of(partial, None)
-    files = int(partial.facts["files"].sum() - partial.dom0_facts["dom0_only"].sum())
-    recorded = dict(zip(partial.classes["group"].tolist(), partial.classes["files"].tolist(), strict=True))
     lacks: dict[str, None] = {}
+    every = [group for group, count in recorded_groups(partial).items() if count >= partial.trace_count]
     for mask in event_masks(classes):
         needed = [kind for kind in Records if _is_asked(kind, mask)]
         for kind in needed:
             if coverage.kinds[kind].held is not Held.FULLY:
                 lacks |= dict.fromkeys(kind.value.names)
-        every = [group for group, count in recorded.items() if count >= files]
         if not needed and not any(passes(mask, group << 12) for group in every):
             lacks[f"{mask:#x}"] = None
     return list(lacks)

@@ -140,10 +140,14 @@ class Partial:
     dom0_calls: Columns
 
     @property
+    def trace_count(self) -> int:
+        """Return how many files have Xen's trace."""
+        return int(self.facts["files"].sum() - self.dom0_facts["dom0_only"].sum())
+
+    @property
     def is_dom0_only(self) -> bool:
         """Return whether no file has Xen's trace: bpf, perf or xenctx recorded them all, in dom0."""
-        count = int(self.dom0_facts["dom0_only"].sum())
-        return 0 < count == int(self.facts["files"].sum())
+        return self.trace_count == 0 < int(self.facts["files"].sum())
 
     def labelled(self, host: str) -> Partial:
         """Return the Partial with another key column ``host``, which keeps hosts separate in a merge."""
