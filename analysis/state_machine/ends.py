@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
+from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import (
     METRIC_SHIFT,
     OFF_METRICS,
@@ -48,7 +47,7 @@ class Ends(NamedTuple):
     def of_vcpu(self, vcpu: I64) -> Iterator[Row]:
         """Yield what is open of a vCPU, and its time before its first record; ``vcpu``: columns V."""
         key, state, since = int(vcpu[V.KEY]), int(vcpu[V.STATE]), int(vcpu[V.SINCE])
-        if key >> 16 == DEFAULT_DOMAIN:
+        if domain_of(key) == DEFAULT_DOMAIN:
             return
         yield from self._head(vcpu, key)
         for metric, cycles in zip(OFF_METRICS, vcpu[V.OFF : V.OFF + len(OFF_METRICS)].tolist(), strict=True):
@@ -72,7 +71,7 @@ class Ends(NamedTuple):
             # Once all pCPUs are recorded, the state is that before its first change.
             begin = min(max(self.all_recorded, self.first), known)
             metric = _HEAD_METRICS[int(vcpu[V.FIRST_STATE])]
-            yield from _timed(Metric.OPEN, key, metric << 32, known - begin, known)
+            yield from _timed(Metric.OPEN, key, paired(metric, 0), known - begin, known)
             yield from _timed(Metric.UNPROVEN, key, metric, known - begin, known)
         yield from _timed(Metric.STATE_UNKNOWN, key, 0, begin - self.first, begin)
 
@@ -98,10 +97,10 @@ class Ends(NamedTuple):
         yield from _timed(_PCPU_METRICS[int(pcpu[P.ACCOUNT])], number, 0, self.last - since, self.last)
         for i in range(int(pcpu[P.PENDING])):
             key = int(keys[int(pcpu[P.PENDING_VCPU + i])])
-            yield _row(Metric.WAKE_CAUSE, key, WakeCause.TIMER_OR_OTHER << 32, 0, self.last)
+            yield _row(Metric.WAKE_CAUSE, key, paired(WakeCause.TIMER_OR_OTHER, 0), 0, self.last)
 
     def _open(self, metric: Metric, a: int, b: int, since: int) -> Iterator[Row]:
-        yield from _timed(Metric.OPEN, a, metric << 32 | b, self.last - since, self.last)
+        yield from _timed(Metric.OPEN, a, paired(metric, b), self.last - since, self.last)
 
 
 def _timed(metric: Metric, a: int, b: int, value: int, tsc: int) -> Iterator[Row]:
@@ -111,8 +110,3 @@ def _timed(metric: Metric, a: int, b: int, value: int, tsc: int) -> Iterator[Row
 
 def _row(metric: Metric, a: int, b: int, value: int, tsc: int) -> Row:
     return int(metric) << METRIC_SHIFT | a, b, value, tsc
-
-
-def as_array(rows: list[Row]) -> I64:
-    """Return rows as int64 [n, 4]."""
-    return np.array(rows, np.int64).reshape(-1, 4)

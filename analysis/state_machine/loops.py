@@ -17,7 +17,7 @@ from xtrace.analysis.state_machine.metrics import (
     C_SUBCALL,
     FIRST_COUNT,
     METRIC_SHIFT,
-    PAIR_UNPLACED,
+    OFF_METRICS,
     PENDING_MAX,
     RECENT_MAX,
     S_EVENT,
@@ -53,8 +53,8 @@ _BLOCKED = 2
 _OFFLINE = 3
 
 #: Metrics of the time between two runs, and the first of them that is no wait for a pCPU.
-_OFF_METRICS = 5
-_OFF_BLOCKED = 3
+_OFF_METRICS = len(OFF_METRICS)
+_OFF_BLOCKED = OFF_METRICS.index(Metric.BLOCKED)
 
 _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
@@ -934,7 +934,7 @@ def _place_of(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, key, 
     if place >= _UNSEEN_PCPUS and (place >= len(pcpus) or not pcpus[place, P.SEEN]):
         place = np.int64(-1)
     if old == _RUNNING and new != _RUNNING:
-        pcpus[pcpu, P.PAIR] = place + 1 if place >= 0 else np.int64(PAIR_UNPLACED)
+        pcpus[pcpu, P.PAIR] = place + 1
     return place
 
 

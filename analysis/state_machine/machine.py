@@ -10,7 +10,7 @@ import numpy as np
 
 from xtrace.analysis.state_machine import loops, tally_loops
 from xtrace.analysis.state_machine.collected import TallyColumns
-from xtrace.analysis.state_machine.ends import Ends, as_array
+from xtrace.analysis.state_machine.ends import Ends
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
     OCTAVES,
@@ -239,7 +239,7 @@ class Machine:
             rows += ends.of_pcpu(number, pcpu, self.vcpus[:, V.KEY])
             if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
-        return as_array(rows)
+        return np.array(rows, np.int64).reshape(-1, 4)
 
     @property
     def pairs(self) -> I64:

@@ -219,17 +219,13 @@ class P(IntEnum):
     ACCOUNT_SINCE = 39
     NEXT_TSC = 40  # of the last record that says how long the next vCPU has waited; 0: none since its switch
     NEXT_WAIT_NS = 41
-    # With core scheduling: 1 + the pCPU from which the last record took a vCPU, or PAIR_UNPLACED; 0: none.
+    # With core scheduling: 1 + the pCPU from which the last record took a vCPU; 0: none, or it is not known.
     PAIR = 42
     CHAIN_KEY = 43  # vCPU of the last run time: domain << 16 | vcpu
     CHAIN_KEYS = 44  # 1: run times of more than one vCPU were seen
     OFFSET = 45  # cycles that the reader added to the pCPU's TSCs
     HOLE = 46  # 1: the gap is of missing windows, not of records that Xen reports as lost
     COLUMNS = 47
-
-
-#: P.PAIR where it is not known which pCPU the vCPU was on.
-PAIR_UNPLACED = -1
 
 
 class PcpuTime(IntEnum):
