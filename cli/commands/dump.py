@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -146,10 +145,10 @@ def _must_have_trace(file: str) -> None:
     """Refuse a capture without Xen's trace, with what to do instead."""
     from xtrace.probes.capture import layout
 
-    if file == STDIN or not layout.is_dom0_only(file):
+    if not layout.is_dom0_only(file):
         return
-    has_events = (Path(file) / layout.BPF_EVENTS / "metadata").is_file()
-    instead = "xtrace dump --bpf prints its events" if has_events else "xtrace report and xtrace info read it"
+    shows = "xtrace dump --bpf prints its events"
+    instead = shows if layout.has_events(file) else "xtrace report and xtrace info read it"
     raise TraceError(f"{file}: {layout.WITHOUT_TRACE}; {instead}")
 
 
@@ -237,7 +236,6 @@ def _domains(wanted: list[str], file: str) -> list[int]:
 def _hz_of(file: str, moment: Moment) -> float:
     """Return the rate of a trace's TSC, for times in seconds."""
     from xtrace.probes.live.feed import open_file
-    from xtrace.probes.reader.sources import STDIN
 
     if file == STDIN:
         raise TraceError(f"{moment}: the TSC's rate is not known: {WITHOUT_RATE}")
@@ -321,7 +319,6 @@ def _told_versions(
 
     from xtrace.probes.capture.layout import trace_in
     from xtrace.probes.reader import survey
-    from xtrace.probes.reader.sources import STDIN
 
     file = trace_in(file)
     if file != STDIN and survey.is_plain_file(file) and not survey.compression_of(file):

@@ -13,7 +13,6 @@ from xtrace.cli.render.info import rate_text, row
 from xtrace.cli.render.ranges import ranges
 from xtrace.cli.render.terminal import backward_text, count_of, safe
 from xtrace.probes.errors import TraceError, without_records
-from xtrace.probes.reader.sources import STDIN
 
 if TYPE_CHECKING:
     from xtrace.probes.capture.sidecar import Sidecar
@@ -40,7 +39,7 @@ def info(
     """
     from xtrace.probes.capture.layout import is_dom0_only
 
-    if file != STDIN and is_dom0_only(file):
+    if is_dom0_only(file):
         _print_dom0(file, json=json)
         return
     from xtrace.probes.reader.survey import survey

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.bpf.abi import Kind
-from xtrace.probes.capture.layout import BPF_EVENTS, BPF_TABLES, Capture, open_capture
-from xtrace.probes.errors import TraceError
+from xtrace.probes.bpf.event_names import sound_tables
+from xtrace.probes.capture.layout import BPF_TABLES, Capture, has_events, open_capture
 
 #: Columns of a row of bpf's tables.
 _KIND, _COUNT, _ZERO_COUNT = 0, 3, 7
@@ -104,7 +104,7 @@ def survey_dom0(path: str | os.PathLike[str]) -> Dom0Survey:
         emulated=meta.get("timing") == "emulated",
         domains=capture.domain_names,
         counts=_counts(capture),
-        streams_events=(Path(path) / BPF_EVENTS / "metadata").is_file(),
+        streams_events=has_events(path),
     )
 
 
@@ -127,14 +127,10 @@ def _recorders(capture: Capture) -> Iterator[Recorder]:
 def _counts(capture: Capture) -> dict[str, int]:
     """Return the events by kind, most frequent first, with those whose duration read 0."""
     counts = Counter[int]()
-    try:
+    with sound_tables(capture):
         for line in capture.lines(BPF_TABLES):
             for row in line.get("rows", ()) if "t_ns" in line else ():
                 counts[int(row[_KIND])] += int(row[_COUNT]) + int(row[_ZERO_COUNT])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, TraceError):
-            raise
-        raise TraceError(f"{capture.path}: damaged bpf tables: {error!s:.100}") from None
     names = {int(kind): kind.name.lower() for kind in Kind}
     return {names.get(kind, f"kind {kind}"): count for kind, count in counts.most_common() if count}
 

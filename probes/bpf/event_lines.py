@@ -20,7 +20,7 @@ import numpy as np
 from xtrace.probes.bpf.abi import ID_OF, UNTIMED, Kind
 from xtrace.probes.bpf.ctf_reader import Events, read_events
 from xtrace.probes.bpf.event_names import EventNames, names_of_events
-from xtrace.probes.capture.layout import BPF_EVENTS, BPF_TABLES, Capture
+from xtrace.probes.capture.layout import BPF_EVENTS, BPF_TABLES, Capture, has_events
 from xtrace.probes.errors import TraceError
 
 _WITH_HOST_NAME = ("irq", "port")
@@ -52,17 +52,11 @@ def open_events(capture: Capture) -> tuple[Events, EventNames]:
         TraceError: it has none, or a file is damaged.
         OSError: a file cannot be read.
     """
-    folder = capture.path / BPF_EVENTS
-    if not (folder / "metadata").is_file():
+    if not has_events(capture.path):
         counts = "; xtrace report shows what bpf counted" if (capture.path / BPF_TABLES).is_file() else ""
         raise TraceError(f"{capture.path}: has no events of bpf: xtrace record --events writes them{counts}")
-    try:
-        names = names_of_events(capture)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, TraceError):
-            raise
-        raise TraceError(f"{capture.path}: damaged bpf tables: {error!s:.100}") from None
-    return read_events(folder), names
+    names = names_of_events(capture)
+    return read_events(capture.path / BPF_EVENTS), names
 
 
 def event_lines(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from xtrace.probes.bpf.abi import ID_OF, Kind, name_of_id
 from xtrace.probes.capture.layout import BPF_TABLES, Capture
+from xtrace.probes.errors import TraceError
 
 _MOST_NAME = 60
 
@@ -56,13 +58,24 @@ def names_of_events(capture: Capture) -> EventNames:
     """Return the names in all lines of the tables.
 
     Raises:
-        TraceError, KeyError, TypeError, ValueError, IndexError, AttributeError: the tables or meta.json are
-            damaged.
+        TraceError: the tables or meta.json are damaged.
     """
-    names = without_lines(capture)
-    for line in capture.lines(BPF_TABLES):
-        names.take(line)
+    with sound_tables(capture):
+        names = without_lines(capture)
+        for line in capture.lines(BPF_TABLES):
+            names.take(line)
     return names
+
+
+@contextmanager
+def sound_tables(capture: Capture) -> Iterator[None]:
+    """Raise TraceError where lines of the tables are not as bpf's recorder writes them."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise TraceError(f"{capture.path}: damaged bpf tables: {error!s:.100}") from None
 
 
 def _remote_domains(capture: Capture) -> dict[int, int]:

@@ -180,10 +180,16 @@ def is_dom0_only(path: str | os.PathLike[str]) -> bool:
     """Return whether ``path`` is a capture without Xen's trace, by bpf, perf or xenctx alone."""
     folder = Path(path)
     return (
-        (folder / META).is_file()
+        os.fspath(path) != _STDIN
+        and (folder / META).is_file()
         and _trace(folder) is None
         and any((folder / name).is_file() for name in _DOM0_FILES)
     )
+
+
+def has_events(path: str | os.PathLike[str]) -> bool:
+    """Return whether bpf wrote each event to a capture (``record --events``)."""
+    return (Path(path) / BPF_EVENTS / "metadata").is_file()
 
 
 def open_capture(path: str | os.PathLike[str]) -> Capture:
