@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
@@ -13,6 +12,7 @@ from xtrace.cli.render.terminal import (
     WIDTH,
     count_of,
     domain_name,
+    labelled,
     resolution_text,
     safe,
     scaled,
@@ -227,9 +227,7 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     text = f"{which}; records of {some or 'no class that is counted'}"
     if none:
         text += f"; none of {none} in the first interval"
-    return [
-        ("covered  " if not number else " " * 9) + line for number, line in enumerate(wrap(text, WIDTH - 9))
-    ]
+    return labelled("covered", text)
 
 
 def stat_line(watched: Watched, period: Period) -> str:

@@ -199,7 +199,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         error = f" -{low:.0f} +{high:.0f} ppm" if trace["tsc_hz_pairs"] else ""
         lines.append(f"span     {trace['span_ns'] / 1e9:.3f} s")
         rate = f"{hz / 1e6:.3f} MHz{error}, {trace['tsc_hz_source']}{resolution_text(hz)}"
-        lines += _labelled("TSC", rate)
+        lines += labelled("TSC", rate)
     else:
         lines.append(f"span     {scaled(trace['span_cycles'])} cycles")
         lines.append("TSC      rate not known: times are in cycles; give --cpu-hz")
@@ -208,7 +208,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
         f"Xen {trace['xen_versions']} ({trace['xen_versions_source']})"
     )
     for label, said in coverage_lines(report.coverage, hz) if report.coverage else ():
-        lines += _labelled(label, said)
+        lines += labelled(label, said)
     if trace["lost_records"]:
         lines.append(
             f"lost     {trace['lost_records']:,} records in {trace['loss_count']} gaps; "
@@ -225,7 +225,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
     lines += _restart_lines(trace, hz)
     lines += _skew_lines(trace, hz)
     if report.coverage and report.coverage.has_cores:
-        lines += _labelled(
+        lines += labelled(
             "cores",
             "Xen schedules by core: vCPUs are placed by the pairs of records that one pCPU writes for its "
             "siblings",
@@ -235,7 +235,7 @@ def _print_facts(put: Put, report: Report, names: Sequence[str]) -> None:
             f"order    {trace['late_records']:,} records came too late to be sorted by time (skewed TSCs)"
         )
     if trace["backward_tsc_count"]:
-        lines += _labelled("order", backward_text(trace["backward_tsc_count"]))
+        lines += labelled("order", backward_text(trace["backward_tsc_count"]))
     if trace["dom0_wakes_other_count"]:
         lines.append(
             f"recorder at most {trace['recorder_virq_most_count']:,} of {trace['dom0_wakes_other_count']:,} "
@@ -253,13 +253,13 @@ def _restart_lines(trace: Mapping[str, Any], hz: float | None) -> list[str]:
     lines: list[str] = []
     for restart in trace["tsc_restarts"][:_RESTARTS_SHOWN]:
         after, back = (time_text(restart[key], hz) for key in ("after_cycles", "back_cycles"))
-        lines += _labelled(
+        lines += labelled(
             "restart",
             f"the TSC restarted after {after} (offset {restart['offset']}): it went back by {back}; "
             "both parts are counted on their own",
         )
     if count > _RESTARTS_SHOWN:
-        lines += _labelled("restart", f"{count_of(count - _RESTARTS_SHOWN, 'more restart')} of the TSC")
+        lines += labelled("restart", f"{count_of(count - _RESTARTS_SHOWN, 'more restart')} of the TSC")
     return lines
 
 
@@ -284,16 +284,16 @@ def _skew_lines(trace: Mapping[str, Any], hz: float | None) -> list[str]:
         ]
         if len(aligned) > _SKEWS_SHOWN:
             parts.append(f"{len(aligned) - _SKEWS_SHOWN} more")
-        lines += _labelled("aligned", f"{', '.join(parts)}; figures across pCPUs are inferred")
+        lines += labelled("aligned", f"{', '.join(parts)}; figures across pCPUs are inferred")
     unaligned = [pair for pair in trace["skewed_pcpu_pairs"] if pair["unaligned"]]
     for pair in unaligned[:_SKEWS_SHOWN]:
-        lines += _labelled(
+        lines += labelled(
             "skew",
             f"TSC of pCPU {pair['other_pcpu']} minus that of pCPU {pair['pcpu']}: {_skew_text(pair, hz)}; "
             f"not aligned ({pair['unaligned']}): figures across pCPUs are inferred",
         )
     if len(unaligned) > _SKEWS_SHOWN:
-        lines += _labelled("skew", f"{len(unaligned) - _SKEWS_SHOWN} more pairs of pCPUs")
+        lines += labelled("skew", f"{len(unaligned) - _SKEWS_SHOWN} more pairs of pCPUs")
     return lines
 
 
@@ -460,11 +460,11 @@ def _print_kernels(put: Put, report: Report) -> None:
 
 
 def _put_labelled(put: Put, label: str, text: str) -> None:
-    for line in _labelled(label, text):
+    for line in labelled(label, text):
         put(line)
 
 
-def _labelled(label: str, text: str) -> list[str]:
+def labelled(label: str, text: str) -> list[str]:
     """Return ``text`` as lines, the first one with a label."""
     return [
         f"{'' if number else label:<{_LABEL}}{line}" for number, line in enumerate(wrap(text, WIDTH - _LABEL))
