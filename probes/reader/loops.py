@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from xtrace.probes import tsc_rate
 from xtrace.probes.compiled.loop import I32, I64, I64_2D, U8, U16, U32, inlined_part, loop, part
 from xtrace.probes.format import (
     EVENT_MASK,
@@ -60,7 +61,7 @@ _RUN_NS_LEAST = 100_000_000
 #: A longer run may be one whose time in the record wrapped.
 _RUN_NS_MOST = 4_000_000_000
 _RUN_CYCLES_MOST = 1 << 32
-_NS_NEGATIVE = 0xF000_0000
+_NS_NEGATIVE = tsc_rate.NS_NEGATIVE
 #: A run can seem to begin that much later than its record: Xen's clock steps where the host is emulated.
 _STEP_NS = 10_000_000
 _RATE_SHARE = 0.02
