@@ -897,7 +897,9 @@ def _take_pv(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, ts
         _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
     current = pcpus[pcpu, P.CURRENT]
     key = _current_key(pcpus, vcpus, pcpu)
-    if current < 0 or vcpus[current, V.TYPE] == VCPU_HVM or key >> 16 == IDLE_DOMAIN:
+    if current < 0 or key >> 16 == IDLE_DOMAIN:
+        return
+    if vcpus[current, V.TYPE] == VCPU_HVM and key >> 16 != DEFAULT_DOMAIN:
         return
     vcpus[current, V.TYPE] = VCPU_PV
     _guest_acts(glob, counts, vcpus, out, current, tsc)
@@ -1088,9 +1090,15 @@ def _learn_rate(glob, pcpus, pcpu, ran, tsc):
 
 @inlined_part
 def _is_hvm(pcpus, vcpus, pcpu):
-    """Return whether the pCPU's current vCPU can be that of an HVM or PVH guest."""
+    """Return whether the pCPU's current vCPU can be that of an HVM or PVH guest.
+
+    Where it is not known what runs, that can be now a PV and now an HVM guest.
+    """
     current = pcpus[pcpu, P.CURRENT]
-    return current >= 0 and vcpus[current, V.TYPE] != VCPU_PV and vcpus[current, V.KEY] >> 16 != IDLE_DOMAIN
+    if current < 0:
+        return False
+    domain = vcpus[current, V.KEY] >> 16
+    return domain == DEFAULT_DOMAIN or (vcpus[current, V.TYPE] != VCPU_PV and domain != IDLE_DOMAIN)
 
 
 @inlined_part

@@ -800,7 +800,9 @@ class Host:
     def guest(self, pcpu: Pcpu, type_: str) -> Vcpu | None:
         """Return the current vCPU if a record of that type of guest can belong to it."""
         vcpu = pcpu.current
-        if vcpu is None or vcpu.domain == IDLE or vcpu.type not in (None, type_):
+        if vcpu is None or vcpu.domain == IDLE:
+            return None
+        if vcpu.domain != STAND_IN and vcpu.type not in (None, type_):
             return None
         vcpu.type = type_
         return vcpu
