@@ -231,11 +231,7 @@ TABLES = (
             *times_columns("runnable_to_running", _EXACT, "runnable after a wake, to running"),
             Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None, _CAUSES_NEED),
             *times_columns(
-                "send_to_wake",
-                _EXACT,
-                "event_channel_op of the sender to WAKE",
-                needs=_CAUSES_NEED,
-                reach=Reach.PCPU,
+                "send_to_wake", _EXACT, "event_channel_op of the sender to WAKE", needs=_CAUSES_NEED
             ),
         ),
         needs=(SWITCHES, RUNSTATES),
@@ -271,6 +267,7 @@ TABLES = (
             ),
         ),
         needs=(SWITCHES, RUNSTATES, ENTRIES),
+        completed_by=(IRQS,),
         reach=Reach.HOST,
         # Wakes by interrupts count as "timer or other" where interrupts are not recorded.
         blurred_without=(IRQS,),

@@ -245,9 +245,10 @@ TABLES = (
             Column("state", Quality.KEY, "runstate, as in vcpu_states", "state"),
             Column("vcpu_count", _EXACT, "vCPUs of the domain in the trace", "vcpus"),
             Column("total_cycles", _EXACT, "time in the state, summed over the vCPUs", "total"),
-            Column("share_ratio", _EXACT, "share of the span of all these vCPUs", "share"),
-            Column("least_cycles", _EXACT, "that of the vCPU with the least", "least"),
-            Column("median_cycles", _EXACT, "median of the vCPUs", "median"),
+            # A vCPU that no record names would change these.
+            Column("share_ratio", _EXACT, "share of the span of all these vCPUs", "share", reach=Reach.HOST),
+            Column("least_cycles", _EXACT, "that of the vCPU with the least", "least", reach=Reach.HOST),
+            Column("median_cycles", _EXACT, "median of the vCPUs", "median", reach=Reach.HOST),
             Column("greatest_cycles", _EXACT, "that of the vCPU with the most", "greatest"),
         ),
         needs=(RUNSTATES,),
