@@ -81,8 +81,6 @@ class Table(Generic[Given]):
         measured: how well the inferences held, and against what; not shown on a terminal.
         takes: the type of the pipeline's argument.
         needs: kinds of records that the columns need, unless they say otherwise.
-        completed_by: kinds of records without which the rows for them count in other rows, so that no figure
-            is exact.
         reach: which pCPUs' records the columns are made from, unless they say otherwise.
         blurred_without: kinds of records without which the columns are inferred at best.
     """
@@ -96,7 +94,6 @@ class Table(Generic[Given]):
     measured: str = ""
     takes: type[Given] = Measures  # type: ignore[assignment]
     needs: tuple[Records, ...] = ()
-    completed_by: tuple[Records, ...] = ()
     reach: Reach = Reach.RECORDS
     blurred_without: tuple[Records, ...] = ()
 
@@ -149,8 +146,6 @@ class Table(Generic[Given]):
             return Quality.INFERRED  # it bounds what is in the trace
         if column.quality is not Quality.EXACT or self.reach_of(column) is Reach.RECORDS:
             return column.quality
-        if self.completed_by and coverage.holds((*self.needs_of(column), *self.completed_by)) < Held.FULLY:
-            return Quality.INFERRED
         if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
             is_least = self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS
             return Quality.BOUNDED if is_least else Quality.INFERRED

@@ -267,10 +267,9 @@ TABLES = (
             ),
         ),
         needs=(SWITCHES, RUNSTATES, ENTRIES),
-        completed_by=(IRQS,),
         reach=Reach.HOST,
-        # Wakes by interrupts count as "timer or other" where interrupts are not recorded.
-        blurred_without=(IRQS,),
+        # Wakes whose cause is not recorded count as "timer or other".
+        blurred_without=(ENTRIES, IRQS),
     ),
     Table(
         "sends",

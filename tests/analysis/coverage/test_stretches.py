@@ -1,0 +1,377 @@
+"""Cut traces: figures that stay exact are right, bounded ones hold, and what the records give is there.
+
+Each sample is cut by class, by pCPU, by windows and by time.  What the cut trace should say comes from the
+slow machines over the whole one (oracle.covered), which never read the cut one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from builders import cut
+from builders.partials import partial
+from oracle import covered
+from oracle.covered import Emitted, Inside
+from oracle.machine import Interval
+from oracle.reader import Window, read
+from oracle.reading import ALL_SAMPLES, sample_bytes
+from xtrace.analysis.coverage.needs import Reach, Records
+from xtrace.analysis.measures.table import Column, Quality, Table
+from xtrace.analysis.report.build import TABLES, Report, build
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT
+from xtrace.analysis.summary.partial import Partial
+from xtrace.analysis.summary.versions import detected
+from xtrace.probes.catalog import VersionRange
+from xtrace.probes.selection.event_masks import event_mask, passes
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN
+
+HZ = 2.3e9
+#: Bytes of a sample that are cut in a run that is not nightly.
+_SOME = 1 << 20
+_SOON = ("xen417-pv-all", "xen417-pvh-all", "xen417-own-lfence", "xen417-sched-null")
+#: Group of Xen's own records about the trace, which pass every mask.
+_GEN = 0x1F000
+
+CLASSES = ("sched", "pv", "hvm", "hw", "mem")
+CUTS = (
+    *(f"only {name}" for name in CLASSES),
+    *(f"no {name}" for name in CLASSES),
+    *(f"pcpu {number}" for number in range(3)),
+    *("no start", "no middle", "no end"),
+    "time",
+)
+_SAMPLE_NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]
+_PAIRS = [
+    *(pytest.param(name, _SOME, each, id=f"{name} {each}") for name in _SOON for each in CUTS),
+    *(
+        pytest.param(name, None, each, id=f"whole {name} {each}", marks=pytest.mark.nightly)
+        for name in _SAMPLE_NAMES
+        for each in CUTS
+    ),
+]
+each_cut = pytest.mark.parametrize(("sample", "limit", "name"), _PAIRS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """A sample, and what the slow machines emit for it.
+
+    Attributes:
+        span: first and last TSC.
+    """
+
+    windows: Sequence[Window]
+    emitted: Sequence[Emitted]
+    base: Partial
+    versions: VersionRange
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A cut trace's report, and what it should say.
+
+    Attributes:
+        of_records: of figures that count the records left.
+        of_stretches: of figures that need records of some kinds, over the covered stretches.
+        of_span: the same over the span of the cut, on all pCPUs.
+        kept: the windows that are left.
+    """
+
+    report: Report
+    of_records: Report
+    of_stretches: Report
+    of_span: Report
+    kept: Sequence[Window]
+
+
+@cache
+def whole(sample: str, limit: int | None) -> Whole:
+    path = next(each for each in ALL_SAMPLES if each.name.split(".")[0] == sample)
+    windows: list[Window] = []
+    size = 0
+    for window in cut.windows_of(sample_bytes(path)):
+        if limit is not None and size > limit:
+            break
+        windows.append(window)
+        size += window.size
+    # All pCPUs end at the same time, as if the recorder had been stopped.
+    lasts = {pcpu: end for pcpu, _, end in covered.stretches_of([windows])}
+    windows = in_time(windows, 0, min(lasts.values()))
+    data = cut.packed(windows)
+    base = partial(data)
+    emitted, host = covered.emitted_by(read(data).records)
+    assert host.first_tsc is not None
+    return Whole(windows, emitted, base, detected(base.records).range, (host.first_tsc, host.last_tsc))
+
+
+@cache
+def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
+    """Return the cut with that name, None where nothing is left or cut off."""
+    origin = whole(sample, limit)
+    runs = runs_of(origin, name)
+    kept = [window for run in runs for window in run]
+    stretches = covered.stretches_of(runs)
+    left = sum(len(window.records) for window in kept)
+    if not stretches or left == sum(len(window.records) for window in origin.windows):
+        return None
+    span = min(begin for _, begin, _ in stretches), max(end for _, _, end in stretches)
+    every = [(pcpu, span[0], span[1]) for pcpu, _, _ in covered.stretches_of([origin.windows])]
+    known = covered.known_of(kept, stretches)
+    is_by_class = name.split()[-1] in CLASSES
+    of_span = Inside(every, tscs_of(origin.windows), span, known, is_all=True, counts_all=is_by_class)
+    if len(runs) == 1 and name != "no end":
+        # Each pCPU is covered from its first record to the end of all.
+        stretches = [(pcpu, begin, span[1]) for pcpu, begin, _ in stretches]
+    if is_by_class:
+        mask = mask_of(name)
+        inside = Inside(stretches, tscs_of(origin.windows), span, known, counts_all=True)
+
+        timed = covered.first_timed(kept)
+
+        def of_records(one: Emitted) -> Interval | None:
+            if one.writer is None or one.interval.metric < FIRST_COUNT:
+                return inside(one)
+            # Without a TSC before it, a record has no time.
+            is_there = is_kept(mask, one.event) and one.offset >= timed.get(one.writer, 0)
+            return inside(one) if is_there else None
+    else:
+        inside = of_records = Inside(stretches, tscs_of(kept), span, known)
+
+    def said(windows: Sequence[Window], counts: Callable[[Emitted], Interval | None]) -> Report:
+        found = covered.expected(origin.emitted, origin.base, windows, counts, span)
+        return build(found, hz=HZ, versions=origin.versions)
+
+    return Cut(
+        report=build(partial(cut.packed(kept)), hz=HZ, versions=origin.versions),
+        of_records=said(kept, of_records),
+        of_stretches=said(origin.windows, inside),
+        of_span=said(origin.windows, of_span),
+        kept=kept,
+    )
+
+
+def runs_of(origin: Whole, name: str) -> list[list[Window]]:
+    """Return the contiguous runs of windows that a cut leaves."""
+    windows = list(origin.windows)
+    third = len(windows) // 3
+    match name.split():
+        case ["only" | "no", kind] if kind in CLASSES:
+            mask = mask_of(name)
+            return [
+                [
+                    replace(each, records=tuple(raw for raw in each.records if is_kept(mask, raw.event)))
+                    for each in windows
+                ]
+            ]
+        case ["pcpu", number]:
+            return [cut.of_pcpus(windows, {int(number)})]
+        case ["no", "start"]:
+            return [windows[third:]]
+        case ["no", "middle"]:
+            return [windows[:third], windows[2 * third :]]
+        case ["no", "end"]:
+            return [windows[: 2 * third]]
+        case ["time"]:
+            begin, end = origin.span
+            length = end - begin
+            return [in_time(windows, begin + length * 3 // 10, begin + length * 7 // 10)]
+    raise ValueError(name)
+
+
+def mask_of(name: str) -> int:
+    how, kind = name.split()
+    return event_mask(kind if how == "only" else ",".join(each for each in CLASSES if each != kind))
+
+
+def is_kept(mask: int, event: int) -> bool:
+    return passes(mask, event) or event & 0x0FFF_F000 == _GEN
+
+
+def in_time(windows: Collection[Window], begin: int, end: int) -> list[Window]:
+    """Return the records of a span of TSCs; one without a TSC goes with that before it."""
+    inside: dict[int, bool] = {}
+    kept = []
+    for window in windows:
+        records = []
+        for raw in window.records:
+            if raw.tsc is not None:
+                inside[window.pcpu] = begin <= raw.tsc <= end
+            if inside.get(window.pcpu, False):
+                records.append(raw)
+        kept.append(replace(window, records=tuple(records)))
+    return kept
+
+
+def tscs_of(windows: Collection[Window]) -> set[int]:
+    return {raw.tsc for window in windows for raw in window.records if raw.tsc is not None}
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+Rows = dict[tuple[object, ...], dict[str, Any]]
+
+
+def keys_of(table: Table[Any]) -> list[str]:
+    return [column.name for column in table.columns if column.quality is Quality.KEY]
+
+
+def rows_of(report: Report, table: Table[Any]) -> Rows:
+    names = keys_of(table)
+    return {tuple(row[name] for name in names): row for row in report.columns[table.name].rows()}
+
+
+def figures(report: Report) -> list[tuple[Table[Any], Column, Quality]]:
+    return [
+        (table, column, report.quality[table.name][column.name])
+        for table in TABLES
+        for column in table.columns
+        if column.quality is not Quality.KEY
+    ]
+
+
+def is_nothing(value: object) -> bool:
+    return value is None or value == 0 or (isinstance(value, float) and math.isnan(value))
+
+
+def pairs_of(
+    table: Table[Any], column: Column, mine: Report, other: Report
+) -> list[tuple[tuple[object, ...], Any, Any]]:
+    """Return the key and both values of each row in which they are not both nothing."""
+    some, others = rows_of(mine, table), rows_of(other, table)
+    names = keys_of(table)
+    is_sum = column.name.endswith(("count", "per_s"))
+    if is_sum and "vcpu" in names and any(row["domain"] == DEFAULT_DOMAIN for row in some.values()):
+        # A vCPU that is not known stands for any.
+        some, others = _of_any_vcpu(some, names, column), _of_any_vcpu(others, names, column)
+    found = []
+    for key in sorted(some.keys() | others.keys(), key=str):
+        values = some.get(key, {}).get(column.name), others.get(key, {}).get(column.name)
+        if not (is_nothing(values[0]) and is_nothing(values[1])):
+            mine_value, other_value = (0 if is_nothing(value) else value for value in values)
+            found.append((key, mine_value, other_value))
+    return found
+
+
+def _of_any_vcpu(rows: Rows, names: list[str], column: Column) -> Rows:
+    sums: defaultdict[tuple[object, ...], float] = defaultdict(float)
+    for key, row in rows.items():
+        if not is_nothing(row[column.name]):
+            short = tuple(
+                part for name, part in zip(names, key, strict=True) if name not in ("domain", "vcpu")
+            )
+            sums[short] += row[column.name]
+    return {key: {column.name: value} for key, value in sums.items()}
+
+
+# --- the rules ---------------------------------------------------------------------------------
+
+
+#: Faults of the program, as table.column: these figures are not always what they claim.
+FAULTS = (
+    # A stay on a pCPU that had begun before counts as if it began with the pCPU's first record.
+    r"residence\..*",
+    # A domain's state is taken from those of its vCPUs that have had a record, and not from all.
+    r"domain_states\..*",
+    # What ran before a pCPU's first switch is not always known, and these do not say that they are bounds.
+    r"pcpus\.(running|idle|unknown)_(ratio|cycles)",
+)
+#: Cuts whose missing stretches are not told from stretches in which nothing happened.
+UNSEEN = {
+    "no middle": "windows missing in the middle are not found",
+    "no end": "the states of a pCPU whose records end early are continued to the end of the others",
+}
+
+
+def is_fault(wrong: tuple[object, ...]) -> bool:
+    return any(re.fullmatch(fault, f"{wrong[0]}.{wrong[1]}") for fault in FAULTS)
+
+
+@each_cut
+def test_what_the_records_give_is_there_and_nothing_else(sample: str, limit: int | None, name: str) -> None:
+    """A figure is absent where no record of a kind that it needs is left, and only there."""
+    found = cut_of(sample, limit, name)
+    if found is None:
+        pytest.skip("nothing is cut off")
+    groups = {raw.event >> 12 for window in found.kept for raw in window.records}
+    recorded = {kind for kind in Records if kind.value.groups & groups}
+    wrong = [
+        (table.name, column.name, str(quality))
+        for table, column, quality in figures(found.report)
+        if (quality is Quality.ABSENT) != bool(set(table.needs_of(column)) - recorded)
+    ]
+    assert not wrong
+
+
+@each_cut
+def test_exact_figures_are_those_of_the_whole_trace(sample: str, limit: int | None, name: str) -> None:
+    found = cut_of(sample, limit, name)
+    if found is None:
+        pytest.skip("nothing is cut off")
+    wrong = [each for each in exact_wrong(found) if not is_fault(each)]
+    if wrong and name in UNSEEN:
+        pytest.xfail(UNSEEN[name])
+    assert not wrong
+
+
+def exact_wrong(found: Cut) -> list[tuple[object, ...]]:
+    """Return table, column, key, value and right value of the figures that are not what they claim."""
+    wrong: list[tuple[object, ...]] = []
+    for table, column, quality in figures(found.report):
+        if quality is Quality.EXACT:
+            is_of_records = table.reach_of(column) is Reach.RECORDS
+            right = found.of_records if is_of_records else found.of_stretches
+            wrong += [
+                (table.name, column.name, *pair)
+                for pair in pairs_of(table, column, found.report, right)
+                if not math.isclose(pair[1], pair[2], rel_tol=1e-9)
+            ]
+    return wrong
+
+
+#: Columns whose bound is the upper one, about the covered stretches; that of all others is the lower one.
+UPPER = r"upcalls\.upcall_most_.*|upcalls\.running_to_entry_most_.*|injections\.injection_to_entry_.*_cycles"
+#: Where it is not known what a vCPU did before it became runnable, that time counts as the first of these.
+_RUNNABLE = ("runnable/other", "runnable/wake", "runnable/preempt")
+#: A quantile is within this of the value of its rank.
+_QUANTILE = 0.016
+
+
+@each_cut
+def test_bounded_figures_contain_those_of_the_whole_trace(sample: str, limit: int | None, name: str) -> None:
+    found = cut_of(sample, limit, name)
+    if found is None:
+        pytest.skip("nothing is cut off")
+    wrong = [each for each in bounded_wrong(found) if not is_fault(each)]
+    if wrong and name in UNSEEN:
+        pytest.xfail(UNSEEN[name])
+    assert not wrong
+
+
+def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
+    """Return table, column, key, bound and right value of the bounds that do not hold."""
+    wrong: list[tuple[object, ...]] = []
+    for table, column, quality in figures(found.report):
+        if quality is not Quality.BOUNDED:
+            continue
+        is_upper = bool(re.fullmatch(UPPER, f"{table.name}.{column.name}"))
+        slack = _QUANTILE if re.search(r"p[0-9]+_cycles$", column.name) else 1e-9
+        pairs = pairs_of(table, column, found.report, found.of_stretches if is_upper else found.of_span)
+        by_key = {key: right for key, _, right in pairs}
+        for key, value, right in pairs:
+            if not {"unknown", "lost"}.isdisjoint(key):
+                continue  # what is left of the span, whose other parts are lower bounds
+            if _RUNNABLE[0] in key:
+                right = sum(by_key.get((*key[:-1], state), 0) for state in _RUNNABLE)
+            low, high = (right, value) if is_upper else (value, right)
+            if low > high * (1 + slack):
+                wrong.append((table.name, column.name, key, value, right))
+    return wrong
