@@ -180,7 +180,7 @@ def expected(
     """Return the Partial with what ``counts`` returns for each of ``emitted``.
 
     Args:
-        base: of the whole trace, for what does not depend on the machines.
+        base: of the whole trace; it gives what does not depend on the machines.
         windows: with the records that count.
         counts: the interval that counts, None for none.
         span: first and last TSC.
@@ -408,7 +408,7 @@ class Inside:
             since = min((begin for pcpu, begin, _ in self._stretches if pcpu == one.place), default=since)
         part = min(row.tsc, self._span[1]) - max(one.begin, since)
         if of in _RUNNABLE and one.begin < self._known.all_from and metric is Metric.OPEN:
-            # Nothing tells the state before it.
+            # No record shows the state before it.
             b = Metric.RUNNABLE_OTHER << 32
         return Interval(metric, row.a, b, part, row.tsc) if part > 0 else None
 

@@ -1,4 +1,6 @@
-"""Cut traces: figures that stay exact are right, bounded ones hold, and what the records give is there.
+"""Cut traces, compared with what the whole one gives for the stretches of time that are left.
+
+Figures that stay exact are right to the cycle, bounded ones hold, and what the records give is there.
 
 Each sample is cut by class, by pCPU, by windows and by time.  What the cut trace should say comes from the
 slow machines over the whole one (oracle.covered), which never read the cut one.
@@ -277,16 +279,16 @@ def _of_any_vcpu(rows: Rows, names: list[str], column: Column) -> Rows:
 
 #: Faults of the program, as table.column: these figures are not always what they claim.
 FAULTS = (
-    # A stay on a pCPU that had begun before counts as if it began with the pCPU's first record.
+    # A vCPU that had not run since a pCPU's first record, or was away when the trace began.
     r"residence\..*",
     # A domain's state is taken from those of its vCPUs that have had a record, and not from all.
     r"domain_states\..*",
     # What ran before a pCPU's first switch is not always known, and these do not say that they are bounds.
     r"pcpus\.(running|idle|unknown)_(ratio|cycles)",
 )
-#: Cuts whose missing stretches are not told from stretches in which nothing happened.
+#: Cuts of which missing stretches can look like stretches in which nothing happened.
 UNSEEN = {
-    "no middle": "windows missing in the middle are not found",
+    "no middle": "not all holes are found, and the oracle does not lose the vCPUs that a hole hides",
     "no end": "the states of a pCPU whose records end early are continued to the end of the others",
 }
 
