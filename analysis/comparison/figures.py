@@ -57,8 +57,8 @@ _OF_PCPUS = (
 )  # fmt: skip
 #: Metrics whose key a is neither a vCPU nor a pCPU, and metrics that no figure is made from.
 _OF_OTHERS = (
-    Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN, Metric.CSTATE, Metric.HANDOFF, Metric.SKEW_NOT_FROM,
-    Metric.SKEW_NOT_TO, Metric.RIP, Metric.LOST_RECORDS,
+    Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN, Metric.DOMAIN_PART, Metric.CSTATE, Metric.HANDOFF,
+    Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO, Metric.RIP, Metric.LOST_RECORDS,
 )  # fmt: skip
 
 

@@ -88,6 +88,8 @@ class Coverage:
         has_cores: Xen schedules by core in a trace.
         hole_count, hole_cycles: stretches of pCPUs' time of which windows are missing, and their sum.
         holes: the first of each trace.
+        silence_cycles: the longest time without a record of any pCPU, where no other one is like it.
+        quiet_end_count: pCPUs that the recorder may not have read in its last round.
     """
 
     kinds: Mapping[Records, KindCovered]
@@ -101,6 +103,8 @@ class Coverage:
     hole_count: int = 0
     hole_cycles: int = 0
     holes: Sequence[HoleCovered] = ()
+    silence_cycles: int = 0
+    quiet_end_count: int = 0
 
     @property
     def is_consistent(self) -> bool:
@@ -116,10 +120,20 @@ class Coverage:
         return self.is_consistent or (self.is_skewed and not self.missing_pcpus)
 
     @property
+    def may_have_holes(self) -> bool:
+        """Whether windows are or may be missing in the middle: not all pCPUs of a hole need show it."""
+        return bool(self.hole_count or self.silence_cycles)
+
+    @property
+    def may_have_gaps(self) -> bool:
+        """Whether windows are or may be missing in the middle or at the end."""
+        return self.may_have_holes or self.quiet_end_count > 0
+
+    @property
     def knows_all_time(self) -> bool:
         """Whether the state of each vCPU and pCPU is known from the first record to the last."""
         hidden = any(pcpu.lost_cycles or pcpu.unknown_cycles for pcpu in self.pcpus)
-        return not (hidden or self.unknown_cycles or self.lost_cycles or self.hole_count)
+        return not (hidden or self.unknown_cycles or self.lost_cycles or self.may_have_gaps)
 
     def holds(self, needs: Iterable[Records]) -> Held:
         """Return how far the trace has all of these kinds of records."""
@@ -148,6 +162,8 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         has_cores=bool(partial.facts["core_files"].sum()),
         hole_count=int(partial.facts["hole_count"].sum()),
         hole_cycles=int(partial.facts["hole_cycles"].sum()),
+        silence_cycles=int(partial.facts["silence_cycles"].sum()),
+        quiet_end_count=int(partial.facts["quiet_end_count"].sum()),
         holes=[HoleCovered(row["pcpu"], row["begin_tsc"], row["end_tsc"]) for row in partial.holes.rows()],
     )
 
@@ -263,6 +279,8 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
         "core_scheduling": coverage.has_cores,
         "hole_count": coverage.hole_count,
         "hole_cycles": coverage.hole_cycles,
+        "silence_cycles": coverage.silence_cycles,
+        "quiet_end_count": coverage.quiet_end_count,
         "holes": [hole._asdict() for hole in coverage.holes],
     }
 

@@ -14,12 +14,18 @@ from xtrace.analysis.coverage.coverage import Coverage, Held
 from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.measures import Measures
 
-#: Sums over the recorded part of a vCPU's time: where it was on other pCPUs, too, they are lower bounds.
-_OF_PARTS = ("total_cycles", "share_ratio", "per_s", "least_cycles", "median_cycles", "greatest_cycles")
+#: Sums over the recorded part of time: where some of it is unknown, they are lower bounds.
+_OF_PARTS = (
+    "running_cycles", "running_ratio", "idle_cycles", "idle_ratio", "unknown_cycles", "unknown_ratio",
+    "total_cycles", "share_ratio", "per_s", "least_cycles", "median_cycles", "greatest_cycles",
+)  # fmt: skip
 #: Endings of figures that are relative to the span of the trace.
 _OF_SPAN = ("share_ratio", "per_s")
 #: Endings of statistics of a sample; other figures add up, so that those of a part are a lower bound.
-_SAMPLED = ("mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles")
+_SAMPLED = (
+    "mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles",
+    "cut_count", "open_cycles", "open_max_cycles",
+)  # fmt: skip
 
 Given = TypeVar("Given")
 
@@ -75,7 +81,9 @@ class Table(Generic[Given]):
         name: in JSON, and the file name of exports.
         section: of the report, as --section takes it.
         title: on a terminal.
-        make: the pipeline; it returns all of ``columns``, even without rows.
+        make: the pipeline; it returns all of ``columns``, even without rows.  Of further columns, X_moves
+            says where X_cycles is a lower bound; is_part, where the figures are those of a part of the time;
+            and is_doubtful or X_is_doubtful, where they or X may be either too great or too small.
         columns: in the order in which they are shown.
         bias: what the reader must know before trusting the figures; may be empty.
         measured: how well the inferences held, and against what; not shown on a terminal.
@@ -121,7 +129,9 @@ class Table(Generic[Given]):
         found = [column.quality]
         if column.quality is Quality.EXACT and self.reach_of(column) is not Reach.RECORDS:
             found += [Quality.BOUNDED, Quality.INFERRED]
-        elif column.quality is Quality.BOUNDED and (self._crosses_pcpus(column) or self._is_of_span(column)):
+        elif column.quality in (Quality.EXACT, Quality.BOUNDED) and (
+            self.reach_of(column) is not Reach.RECORDS or VCPU in self.columns
+        ):
             found.append(Quality.INFERRED)
         if column.quality is not Quality.KEY and self.needs_of(column):
             found.append(Quality.ABSENT)
@@ -139,27 +149,48 @@ class Table(Generic[Given]):
         held = coverage.holds(self.needs_of(column))
         if held is Held.NOT:
             return Quality.ABSENT
-        if coverage.is_skewed and (self._crosses_pcpus(column) or self._is_of_span(column)):
-            # The order of records of two pCPUs, and the span, are only known within bounds.
-            return Quality.INFERRED if column.quality is not Quality.MODELLED else column.quality
-        if self._crosses_pcpus(column) and not coverage.has_all_pcpus and column.quality is Quality.BOUNDED:
-            return Quality.INFERRED  # it bounds what is in the trace
-        if column.quality is not Quality.EXACT or self.reach_of(column) is Reach.RECORDS:
+        if column.quality not in (Quality.EXACT, Quality.BOUNDED):
             return column.quality
-        if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
-            is_least = self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS
-            return Quality.BOUNDED if is_least else Quality.INFERRED
-        if coverage.holds(self.blurred_without) is not Held.FULLY:
+        if self.reach_of(column) is Reach.RECORDS:
+            # Which vCPU ran is known from earlier records.
+            return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality
+        is_part = held is Held.IN_PART or _any(rows, "is_part")
+        if self._is_blurred(column, rows, coverage, is_part=is_part):
             return Quality.INFERRED
-        if held is Held.IN_PART:
-            return Quality.INFERRED if column.name.endswith(_SAMPLED) else Quality.BOUNDED
-        moves = column.name.replace("_cycles", "_moves")
-        if moves != column.name and moves in rows and rows[moves].any():
-            return Quality.BOUNDED
-        is_share = column.name.endswith(("_ratio", "per_s")) or column.name in _OF_PARTS
-        if is_share and not coverage.knows_all_time:
-            return Quality.BOUNDED
-        return column.quality
+        return Quality.BOUNDED if is_part or self._is_least(column, rows, coverage) else column.quality
+
+    def _is_blurred(self, column: Column, rows: Columns, coverage: Coverage, *, is_part: bool) -> bool:
+        """Return whether the right figure may be either greater or smaller."""
+        if coverage.is_skewed and (self._crosses_pcpus(column) or self._is_of_span(column)):
+            return True  # the order of records of two pCPUs, and the span, are only known within bounds
+        if coverage.may_have_gaps or _any(rows, "is_doubtful") or _any(rows, f"{column.name}_is_doubtful"):
+            return True
+        is_exact = column.quality is Quality.EXACT
+        if is_exact and _moves(column, rows) and column.name != "max_cycles" and not coverage.knows_all_time:
+            return True  # there may be more of them, of whatever length
+        if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
+            # A bound is one of what is in the trace.
+            return not (is_exact and self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS)
+        is_unlike = coverage.holds(self.blurred_without) is not Held.FULLY
+        return is_exact and (is_unlike or (is_part and column.name.endswith(_SAMPLED)))
+
+    def _is_least(self, column: Column, rows: Columns, coverage: Coverage) -> bool:
+        """Return whether the right figure may be greater, and is not smaller."""
+        if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
+            return True
+        if _moves(column, rows):
+            return True
+        is_share = column.name.endswith(_OF_SPAN) or column.name in _OF_PARTS
+        return is_share and not coverage.knows_all_time
+
+
+def _moves(column: Column, rows: Columns) -> bool:
+    """Return whether intervals that were cut off could make a statistic greater."""
+    return column.name.endswith("_cycles") and _any(rows, column.name.replace("_cycles", "_moves"))
+
+
+def _any(rows: Columns, name: str) -> bool:
+    return name in rows and bool(rows[name].any())
 
 
 @dataclass(frozen=True, slots=True)

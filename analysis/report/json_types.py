@@ -353,6 +353,20 @@ _COVERAGE = ValueType(
         ),
         Key("hole_cycles", _CYCLES, _EXACT, "their sum"),
         Key("holes", ValueType("array", items=_HOLE), _EXACT, "the first hundred of each file"),
+        Key(
+            "silence_cycles",
+            _CYCLES,
+            _EXACT,
+            "the longest time without a record of any pCPU, where it is at least four times as long as any "
+            "other, summed over the files; otherwise 0",
+        ),
+        Key(
+            "quiet_end_count",
+            _COUNT,
+            _EXACT,
+            "pCPUs of which it is not known whether the recorder read them in its last round, as they had "
+            "nothing in the round before",
+        ),
     ),
 )
 

@@ -119,6 +119,8 @@ class Collected:
             least and the greatest TSC, whatever their segment.
         named_pcpus: int64 [pCPUs / 32], a bit for each pCPU that a record names, 32 in each number.
         has_cores: Xen schedules by core, so that a pCPU writes the switches of its siblings, too.
+        silence_cycles: the longest time without a record of any pCPU, of each segment where it is at least
+            four times as long as any other and one percent of the span: windows may be missing there.
         pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
         segments: one more than the trace has restarts of the TSC.
         skewed, aligned: pCPUs whose TSCs are apart, and those whose TSCs were moved in this pass.
@@ -137,6 +139,7 @@ class Collected:
     pcpu_blind_cycles: I64
     named_pcpus: I64
     has_cores: bool
+    silence_cycles: int
     pairs: I64
     segments: tuple[Segment, ...]
     skewed: Sequence[SkewedPair] = ()

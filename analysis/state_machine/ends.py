@@ -76,7 +76,7 @@ class Ends(NamedTuple):
         yield from _timed(Metric.STATE_UNKNOWN, key, 0, begin - self.first, begin)
 
     def of_domain(self, domain: I64) -> Iterator[Row]:
-        """Yield what is open of a domain, and its time before its first vCPU is known; columns D."""
+        """Yield what is open of a domain, and its time before its first and its last vCPU; columns D."""
         number, state = int(domain[D.ID]), int(domain[D.STATE])
         if number == DEFAULT_DOMAIN:
             return
@@ -84,6 +84,8 @@ class Ends(NamedTuple):
         yield from _timed(Metric.DOMAIN_UNKNOWN, number, 0, known - self.first, known)
         if state >= 0:
             yield from self._open(Metric.DOMAIN_STATE, number, state, int(domain[D.SINCE]))
+        until = int(domain[D.PART_UNTIL])
+        yield from _timed(Metric.DOMAIN_PART, number, 0, until - known, until)
 
     def of_pcpu(self, number: int, pcpu: I64, keys: I64) -> Iterator[Row]:
         """Yield what is open of a pCPU, and its time before its first record.

@@ -44,7 +44,7 @@ from xtrace.analysis.state_machine.metrics import (
 from xtrace.probes import tsc_rate
 from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part, loop, part
 from xtrace.probes.format import MAX_PCPUS
-from xtrace.probes.reader.batches import HOLE_BY_KEY, HOLE_BY_UNIT
+from xtrace.probes.reader.batches import HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_TO_END
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _RUNNING = 0
@@ -117,6 +117,13 @@ def _count(glob, counts, vcpu, metric):
 def _put_open(glob, out, metric, a, b, value, tsc):
     """Emit an interval of which one end was not recorded."""
     _put(glob, out, Metric.OPEN, a, (np.int64(metric) << 32) | b, value, tsc)
+
+
+@inlined_part
+def _put_cut(glob, out, a, metric, value, tsc):
+    """Count an interval as cut off; what the end of the trace cuts off does not count."""
+    if glob[G.ENDED] == 0:
+        _put(glob, out, Metric.CUT, a, metric, value, tsc)
 
 
 @part
@@ -237,6 +244,9 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     if old == STATE_INIT:
         vcpus[vcpu, V.FIRST_KNOWN] = tsc
         vcpus[vcpu, V.FIRST_STATE] = state
+        domain = vcpus[vcpu, V.DOMAIN]
+        if domains[domain, D.STATE] >= 0:
+            domains[domain, D.PART_UNTIL] = max(tsc, glob[G.LAST_TSC])
     if since > 0 and metric >= 0:
         is_cut = state == STATE_LOST and old != STATE_LOST
         if tsc > since:
@@ -249,7 +259,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         elif tsc < since:
             _put(glob, out, Metric.NEGATIVE, key, metric, 0, tsc)
         if is_cut:
-            _put(glob, out, Metric.CUT, key, metric, 0, tsc)
+            _put_cut(glob, out, key, metric, 0, tsc)
     if state == _RUNNABLE:
         if old == _RUNNING:
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_PREEMPT
@@ -285,20 +295,23 @@ def _doubt_state(glob, counts, vcpus, out, vcpu, tsc):
 def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     """Set a vCPU's state to unknown from ``tsc`` on, and cut off its open measurements."""
     key = vcpus[vcpu, V.KEY]
-    if vcpus[vcpu, V.RESIDENT_SINCE] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.RESIDENCE, 0, tsc)
+    resident = vcpus[vcpu, V.RESIDENT_SINCE]
+    if resident > 0:
+        if tsc > resident:
+            _put_open(glob, out, Metric.RESIDENCE, key, vcpus[vcpu, V.PCPU], tsc - resident, tsc)
+        _put_cut(glob, out, key, Metric.RESIDENCE, 0, tsc)
     if vcpus[vcpu, V.WAKE_TSC] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.WAKE_TO_RUNNING, 0, tsc)
+        _put_cut(glob, out, key, Metric.WAKE_TO_RUNNING, 0, tsc)
     if vcpus[vcpu, V.UPCALL] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.UPCALL_MAX, 0, tsc)
+        _put_cut(glob, out, key, Metric.UPCALL_MAX, 0, tsc)
     if vcpus[vcpu, V.SEND_TSC] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
+        _put_cut(glob, out, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
     if vcpus[vcpu, V.EXIT_TSC] > 0:
         _cut_exit(glob, vcpus, out, vcpu, tsc)
     if vcpus[vcpu, V.INJECT_TSC] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
+        _put_cut(glob, out, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
     if vcpus[vcpu, V.WINDOW_TSC] > 0:
-        _put(glob, out, Metric.CUT, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
+        _put_cut(glob, out, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
     for column in range(V.RESIDENT_SINCE, V.TYPE):
         vcpus[vcpu, column] = 0
     vcpus[vcpu, V.SKEW_TSC] = 0
@@ -323,7 +336,8 @@ def _waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc):
     bits of ns.
     """
     noted = pcpus[pcpu, P.NEXT_TSC]
-    if noted == 0 or glob[G.RATE_NS] == 0:
+    # Where the clocks of two pCPUs differ, a short wait may be negative.
+    if noted == 0 or glob[G.RATE_NS] == 0 or pcpus[pcpu, P.NEXT_WAIT_NS] >= _NS_NEGATIVE:
         return 0
     rate = glob[G.RATE_CYCLES] / glob[G.RATE_NS]
     waited = pcpus[pcpu, P.NEXT_WAIT_NS] * rate
@@ -331,8 +345,11 @@ def _waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc):
     if left > 0:
         turn = 4294967296.0 * rate
         turns = (noted - left - waited) / turn
-        if abs(turns - np.int64(turns + 0.5)) * turn <= (tsc - left) / _PROOF_SHARE + _LEFT_DELAY_NS * rate:
+        off = (tsc - left) / _PROOF_SHARE + _LEFT_DELAY_NS * rate
+        if abs(turns - np.int64(turns + 0.5)) * turn <= off:
             return 2
+        if noted - waited < left - off:
+            return 0  # it was still running then, so the clocks of two pCPUs differ
     since = vcpus[vcpu, V.SINCE]
     if noted - waited <= since + (tsc - since) / _PROOF_SHARE + _RUNNABLE_DELAY_NS * rate:
         return 1
@@ -434,7 +451,7 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
 def _cut_exit(glob, vcpus, out, vcpu, tsc):
     """Give up an exit of which no record shows the end."""
     key = vcpus[vcpu, V.KEY]
-    _put(glob, out, Metric.CUT, key, Metric.HVM_EXIT, 0, tsc)
+    _put_cut(glob, out, key, Metric.HVM_EXIT, 0, tsc)
     _put(glob, out, Metric.EXIT_WITHOUT_TIME, key, vcpus[vcpu, V.EXIT_REASON], 0, tsc)
     vcpus[vcpu, V.EXIT_TSC] = 0
 
@@ -734,6 +751,9 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, is_hole):
     # Any vCPU that does not run elsewhere may run here unseen.
     for vcpu in range(glob[G.VCPUS]):
         state = vcpus[vcpu, V.STATE]
+        key = vcpus[vcpu, V.KEY]
+        if is_hole and key >> 16 == IDLE_DOMAIN and key & 0xFFFF != pcpu:
+            continue  # each idle vCPU runs on its own pCPU only
         if state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE:
             tsc = first_tsc
             if is_hole:
@@ -1004,7 +1024,7 @@ def _take_wake(
         vcpus[vcpu, V.WAKE_TSC] = tsc
         vcpus[vcpu, V.WAKE_PCPU] = pcpu
     key = _current_key(pcpus, vcpus, pcpu)
-    if key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
+    if key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN or state == STATE_LOST:
         _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
     elif cause == WakeCause.EVENT_CHANNEL:
         _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)
@@ -1230,7 +1250,13 @@ def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
 
 @part
 def _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, begin, tsc):
-    """Handle a stretch of time of which the windows are missing, up to ``tsc``: a loss without a record."""
+    """Handle a stretch of time of which the windows are missing: a loss without a record.
+
+    It ends at ``tsc``, except where it begins there and nothing follows.
+    """
+    if what == HOLE_TO_END:
+        begin = tsc
+        glob[G.ENDED] = 1
     vcpu = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
     if what == HOLE_BY_KEY:
         vcpu = np.int64(words[at])
@@ -1277,14 +1303,26 @@ def run(
         row += 1
         if kind == Kind.WRAP:
             continue
+        if not pcpus[pcpu, P.SEEN] and kind == Kind.HOLE:
+            continue
         if not pcpus[pcpu, P.SEEN] and tsc > 0:
             first_tsc = _loss_begin(glob, pcpus, pcpu, words, at, tsc) if kind == Kind.LOST else tsc
             _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, first_tsc)
         glob[G.INSIDE] = np.int64(from_tsc <= tsc <= to_tsc)
+        silence = tsc - glob[G.LAST_TSC]
+        if (
+            silence > glob[G.NEXT_SILENCE]
+            and glob[G.LOST_PCPUS] == 0
+            and glob[G.LAST_TSC] > 0
+            and not is_loss
+        ):
+            glob[G.NEXT_SILENCE] = min(silence, glob[G.SILENCE])
+            glob[G.SILENCE] = max(silence, glob[G.SILENCE])
         if pcpus[pcpu, P.LOST] and not is_loss:
             _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
         before = pcpus[pcpu, P.LAST_TSC]
-        pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
+        if kind != Kind.HOLE:
+            pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
         if not is_loss:
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
         cause = _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc)

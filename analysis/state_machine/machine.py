@@ -36,6 +36,10 @@ MAX_TALLIES = 1 << 20
 MAX_PAIRS = 1 << 16
 
 _MAX_DOMAINS = 65536
+#: A silence counts if it is that many times as long as any other, and that share of the span.  Of 22 traces
+#: that lack nothing, the longest silence is at most 3.4 times as long as the next one; without the middle
+#: third of their windows it is at least 4.6 times as long, but for two with losses.
+_SILENCE_TIMES, _SILENCE_SHARE = 4, 0.01
 #: The window of TSCs that includes everything.
 ALWAYS = (-(1 << 62), 1 << 62)
 
@@ -233,13 +237,23 @@ class Machine:
         )
         vcpus = self.vcpus[: int(self.glob[G.VCPUS])]
         rows = [row for vcpu in vcpus for row in ends.of_vcpu(vcpu)]
-        rows += [row for one in self.domains[: int(self.glob[G.DOMAINS])] for row in ends.of_domain(one)]
+        domains = self.domains[: int(self.glob[G.DOMAINS])]
+        domains[vcpus[vcpus[:, V.FIRST_KNOWN] == 0, V.DOMAIN], D.PART_UNTIL] = last
+        rows += [row for domain in domains for row in ends.of_domain(domain)]
         for number in np.flatnonzero(self.pcpus[:, P.SEEN] > 0).tolist():
             pcpu = self.pcpus[number]
             rows += ends.of_pcpu(number, pcpu, self.vcpus[:, V.KEY])
             if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
         return np.array(rows, np.int64).reshape(-1, 4)
+
+    @property
+    def silence_cycles(self) -> int:
+        """The longest time without a record, where no other one is like it; 0 where there is such a time."""
+        longest = int(self.glob[G.SILENCE])
+        span = int(self.glob[G.LAST_TSC] - self.glob[G.FIRST_TSC])
+        is_alone = longest >= _SILENCE_TIMES * int(self.glob[G.NEXT_SILENCE])
+        return longest if is_alone and longest >= span * _SILENCE_SHARE else 0
 
     @property
     def pairs(self) -> I64:

@@ -58,6 +58,9 @@ class Metric(IntEnum):
     OPEN = 33
     # a = vCPU, b = metric: time counted there during which the vCPU may have run on a pCPU without records.
     UNPROVEN = 34
+    # a = domain, value = cycles in which its state was taken from some of its vCPUs, because others had not
+    # had a record.
+    DOMAIN_PART = 35
     # Counts: no value.
     CONTINUE_RUNNING = 40  # a = vCPU
     WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -315,7 +318,8 @@ class D(IntEnum):
     SINCE = 9
     OPENED = 10  # 1: the beginning of the state was not recorded
     FIRST_KNOWN = 11
-    COLUMNS = 12
+    PART_UNTIL = 12  # TSC of the record that made the last vCPU known, where others were known before it
+    COLUMNS = 13
 
 
 class G(IntEnum):
@@ -342,7 +346,10 @@ class G(IntEnum):
     FIRST_LOSS = 18  # beginning of the first loss of records
     CORE = 19  # 1: core scheduling, where a pCPU writes the switches of its siblings, too
     HOLE_PCPUS = 20  # those of LOST_PCPUS of which windows are missing
-    COLUMNS = 21
+    SILENCE = 21  # the longest time without a record of any pCPU, outside losses, and the longest but that
+    NEXT_SILENCE = 22
+    ENDED = 23  # 1: a pCPU is not covered any more
+    COLUMNS = 24
 
 
 VCPU_PV = 1

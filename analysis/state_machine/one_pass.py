@@ -20,7 +20,7 @@ from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, RecordBatch
-from xtrace.probes.reader.reader import open_trace
+from xtrace.probes.reader.reader import TraceReader, open_trace
 
 Item = TypeVar("Item")
 
@@ -30,6 +30,8 @@ _KEEP = _QUEUED + 3
 Window: TypeAlias = tuple[int, int]
 #: A window of TSCs that includes nothing.
 _NEVER: Window = (1, 0)
+#: Of fewer records, one silence is likely to be much longer than the others.
+_SILENCE_RECORDS = 1000
 
 
 def collect(
@@ -89,9 +91,15 @@ def collect(
         pcpu_blind_cycles=blind,
         named_pcpus=np.bitwise_or.reduce([each.named for each in ended]),
         has_cores=any(each.has_cores for each in ended),
+        silence_cycles=sum(each.silence_cycles for each in ended) if _has_many(reader) else 0,
         pairs=np.concatenate([each.pairs for each in ended]),
         segments=tuple(each.segment for each in ended),
     )
+
+
+def _has_many(reader: TraceReader) -> bool:
+    """Return whether there are enough records to say that a silence is unlike others."""
+    return int(reader.record_counts.sum()) >= _SILENCE_RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class _Ended:
         counts: int64 [vCPUs, C_COLUMNS].
         pcpus: int64 [pCPUs, 3], first TSC, last TSC and blind cycles.
         named: as Collected.named_pcpus.
-        has_cores: as in Collected.
+        has_cores, silence_cycles: as in Collected.
     """
 
     segment: Segment
@@ -114,6 +122,7 @@ class _Ended:
     pcpus: I64
     named: I64
     has_cores: bool
+    silence_cycles: int
     pairs: I64
 
     @classmethod
@@ -130,6 +139,7 @@ class _Ended:
             machine.pcpus[:, [P.FIRST_TSC, P.LAST_TSC, P.BLIND]],
             machine.named,
             bool(machine.glob[G.CORE]),
+            machine.silence_cycles,
             machine.pairs,
         )
 

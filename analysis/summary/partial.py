@@ -261,6 +261,8 @@ def partial_of(
                 "tsc_restart_count": [len(facts.restarts)],
                 "hole_count": [facts.hole_count],
                 "hole_cycles": [facts.hole_cycles],
+                "silence_cycles": [collected.silence_cycles],
+                "quiet_end_count": [facts.quiet_end_count],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],
                 "intervals_left_out": [collected.tallies.left_out],

@@ -337,6 +337,7 @@ def _nothing() -> Collected:
         pcpu_blind_cycles=none,
         named_pcpus=none,
         has_cores=False,
+        silence_cycles=0,
         pairs=np.zeros((0, 3), np.int64),
         segments=(Segment(0, 0, 0, 0),),
     )

@@ -20,7 +20,7 @@ from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SUFFIX = ".summary"
 #: The ends of a cost interval: least, least and greatest with no cache misses, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")

@@ -60,6 +60,7 @@ def wakes(measures: Measures) -> Columns:
             "a": vcpus,
             "wake_count": wake_count,
             "wake_per_s": measures.per_second(wake_count),
+            "wake_per_s_is_doubtful": columns["unknown_count"] > 0,  # it may have been awake
             "wake_without_effect_count": counted(vcpus, measures.counts(Metric.WAKE_WITHOUT_EFFECT)),
             **columns,
             **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
@@ -101,7 +102,9 @@ def wakers(measures: Measures) -> Columns:
     parts = [part.only(columns) for part in (by_vcpu, by_irq, others)]
     # Without the others, whose times are NaN, the greatest times are integers.
     table = joined([part for part in parts if len(part)] or parts[:1])
-    table = table.having(per_s=measures.per_second(table["count"]))
+    table = table.having(
+        per_s=measures.per_second(table["count"]), per_s_is_doubtful=table["waker"] == "unknown"
+    )
     return with_vcpu(table).sorted_by("count", descending=True)
 
 
@@ -216,7 +219,8 @@ TABLES = (
             Column(
                 "unknown_count",
                 _EXACT,
-                "wakes while it is not known what ran on the waker's pCPU (start of trace, lost records)",
+                "wakes while it is not known what ran on the waker's pCPU, or whether the vCPU was awake "
+                "(start of trace, lost records)",
                 None,
                 _CAUSES_NEED,
             ),

@@ -20,6 +20,7 @@ from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import DomainState, Metric
 from xtrace.analysis.summary.histogram import quantile_name
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 _EXACT = Quality.EXACT
 
@@ -35,12 +36,14 @@ _STATES = {
 }
 #: Accounts of time that is in no state: no statistics of their lengths.
 _STATELESS = ("lost", "unknown")
+#: In place of a DomainState, for the time in which none of the domain's vCPUs is known.
+_UNKNOWN = len(DomainState)
 
 
 def vcpu_states(measures: Measures) -> Columns:
     """Return the time of each vCPU in each runstate, by vCPU and in the order of _STATES."""
     parts = [
-        _without_lengths(measures.all_times(metric), name).having(state=name, rank=rank)
+        _without_lengths(times := measures.all_times(metric), times, name).having(state=name, rank=rank)
         for rank, (metric, name) in enumerate(_STATES.items())
     ]
     table = _proven(measures, joined(parts))
@@ -89,23 +92,54 @@ def _without_time(table: Columns, vcpus: Array) -> Columns:
     return rows.having(**columns)
 
 
-def _without_lengths(times: Columns, state: str) -> Columns:
-    """Return the account of time in a state that is none, without statistics of its intervals."""
+def _without_lengths(times: Columns, like: Columns, state: str) -> Columns:
+    """Return the time in a state, without statistics of its intervals if it is only an account.
+
+    Args:
+        like: has the columns to return.
+    """
     if state not in _STATELESS:
         return times
-    lengths = [quantile_name(q) for q in QUANTILES] + ["mean_cycles", "max_cycles"]
-    moves = [name for name in times.names if name.endswith("_moves")]
-    return times.having(**dict.fromkeys(lengths, np.nan), **dict.fromkeys(moves, False))
+    kept = {"a", "b", "total_cycles"}
+    numbers = {"count", "cut_count", "sum_cycles", "open_cycles", "open_max_cycles"}
+    columns = {
+        name: 0 if name in numbers else False if name.endswith("_moves") else np.nan
+        for name in like.names
+        if name not in kept
+    }
+    return times.only(name for name in times.names if name in kept).having(**columns)
 
 
 def domain_states(measures: Measures) -> Columns:
     """Return the time of each domain in each DomainState, by domain and state."""
     names = {int(state): state.name.lower() for state in DomainState}
     times = measures.all_times(Metric.DOMAIN_STATE, ("a", "b"))
-    unknown = _without_lengths(measures.all_times(Metric.DOMAIN_UNKNOWN, ("a", "b")), "unknown")
-    table = joined([times, unknown.having(b=len(names))]).sorted_by("a", "b")
+    is_lost = times["b"] == DomainState.LOST
+    hidden = joined([times.where(is_lost), measures.all_times(Metric.DOMAIN_UNKNOWN, ("a", "b"))])
+    unknown = hidden.sums(["a"], ["total_cycles"]).having(b=_UNKNOWN)
+    table = joined([times.where(~is_lost), _without_lengths(unknown, times, "unknown")])
+    table = table.where(table["a"] != IDLE_DOMAIN).sorted_by("a", "b")  # its vCPUs are the pCPUs
     states = text([names.get(state, "unknown") for state in table["b"].tolist()])
-    return table.having(domain=table["a"], state=states, share_ratio=measures.of_span(table["total_cycles"]))
+    return table.having(
+        domain=table["a"],
+        state=states,
+        share_ratio=measures.of_span(table["total_cycles"]),
+        is_doubtful=_is_of_part(measures, table),
+    )
+
+
+def _is_of_part(measures: Measures, states: Columns) -> Array:
+    """Return for each row whether some vCPUs of the domain were unknown while others were not."""
+    hidden = joined([measures.times(metric) for metric in (Metric.STATE_LOST, Metric.STATE_UNKNOWN)])
+    hidden = hidden.having(domain=domain_of(hidden["a"])).sums(["domain"], ["sum_cycles"])
+    vcpus = measures.partial.vcpus
+    count = vcpus.having(domain=domain_of(vcpus["vcpu"]), count=np.ones(len(vcpus), np.int64))
+    count = count.sums(["domain"], ["count"])
+    of_all = states.where(states["b"] == _UNKNOWN).sums(["a"], ["total_cycles"])
+    of_each = counted(states["a"], of_all, column="total_cycles") * counted(states["a"], count, key="domain")
+    is_late = np.isin(states["a"], measures.times(Metric.DOMAIN_PART)["a"])
+    is_part: Array = is_late | (counted(states["a"], hidden, key="domain", column="sum_cycles") > of_each)
+    return is_part
 
 
 def domain_vcpus(measures: Measures) -> Columns:
@@ -178,8 +212,15 @@ def residence(measures: Measures) -> Columns:
     table = table.having(
         share_ratio=measures.of_span(table["total_cycles"]),
         migration_per_s=measures.per_second(table["migration_count"]),
+        # Where a vCPU was before it first ran is not known.
+        is_part=_sums_by(table, "total_cycles") < measures.span_cycles,
     )
     return with_vcpu(table).sorted_by("domain", "vcpu", "pcpu")
+
+
+def _sums_by(table: Columns, column: str) -> Array:
+    """Return, for each row, the sum over the rows of its vCPU."""
+    return counted(table["a"], table.sums(["a"], [column]), column=column)
 
 
 _MEANINGS = {
@@ -286,19 +327,29 @@ TABLES = (
             Column("pcpu", Quality.KEY, "physical CPU", "pcpu"),
             Column("running_ratio", _EXACT, "share of the span in which a guest ran", "running"),
             Column("idle_ratio", _EXACT, "share of the span in which the idle domain ran", "idle"),
-            Column("lost_ratio", _EXACT, "share of the span in which records were lost", "lost", ()),
+            Column(
+                "lost_ratio",
+                _EXACT,
+                "share of the span in which records were lost",
+                "lost",
+                (),
+                Reach.RECORDS,
+            ),
             Column("unknown_ratio", _EXACT, "share of the span in which it is not known what ran", "unknown"),
-            Column("loss_count", _EXACT, "gaps in which records were lost", "gaps", ()),
-            Column("lost_record_count", _EXACT, "records lost in these gaps", "lost records", ()),
-            Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes", ()),
+            Column("loss_count", _EXACT, "gaps in which records were lost", "gaps", (), Reach.RECORDS),
+            Column(
+                "lost_record_count", _EXACT, "records lost in these gaps", "lost records", (), Reach.RECORDS
+            ),
+            Column("window_bytes", _EXACT, "bytes in the pCPU's windows", "bytes", (), Reach.RECORDS),
             Column("running_cycles", _EXACT, "time in which a guest ran", None),
             Column("idle_cycles", _EXACT, "time in which the idle domain ran", None),
-            Column("lost_cycles", _EXACT, "time in which records were lost", None, ()),
+            Column("lost_cycles", _EXACT, "time in which records were lost", None, (), Reach.RECORDS),
             Column("unknown_cycles", _EXACT, "time in which it is not known what ran", None),
-            Column("first_tsc", _EXACT, "TSC of its first record", None, ()),
-            Column("last_tsc", _EXACT, "TSC of its last record", None, ()),
+            Column("first_tsc", _EXACT, "TSC of its first record", None, (), Reach.RECORDS),
+            Column("last_tsc", _EXACT, "TSC of its last record", None, (), Reach.RECORDS),
         ),
         needs=(RUNSTATES,),
+        reach=Reach.PCPU,
     ),
     Table(
         "residence",

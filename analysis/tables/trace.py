@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xtrace.analysis.columns import Columns, text
+from xtrace.analysis.coverage.needs import Reach
 from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
@@ -125,7 +126,7 @@ def trace_facts(
     half_full = facts.pop("half_full_windows")
     span_cycles = facts.pop("span_cycles")
     del facts["core_files"]
-    for name in ("hole_count", "hole_cycles"):
+    for name in ("hole_count", "hole_cycles", "silence_cycles", "quiet_end_count"):
         del facts[name]  # in the coverage
     return {
         "records": int(partial.records["count"][~fillers].sum()),
@@ -233,5 +234,6 @@ TABLES = (
             Column("cut_ratio", _EXACT, "share of intervals cut off", "share"),
         ),
         bias="long intervals are cut more often, so tails look shorter than they are",
+        reach=Reach.VCPU,
     ),
 )

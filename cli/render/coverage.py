@@ -48,6 +48,20 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
             )
     if coverage.hole_count:
         yield "missing", _holes(coverage, hz)
+    if coverage.silence_cycles:
+        yield (
+            "missing",
+            f"perhaps: no pCPU has a record for {_length(coverage.silence_cycles, hz)}, at least four times "
+            "as long as any other silence; if windows are missing from the file there (xentrace -M drops the "
+            "oldest), times across it are wrong, so all are inferred",
+        )
+    if coverage.quiet_end_count:
+        many = f"{coverage.quiet_end_count} pCPU{'s' if coverage.quiet_end_count > 1 else ''}"
+        yield (
+            "missing",
+            f"perhaps: the last records of {many}, which had none in the recorder's round of reading before "
+            "the last one, and may not have been read in that; all times are inferred",
+        )
     if coverage.has_all_pcpus:
         return
     many = f"{coverage.contradiction_count:,} records of runstates contradict earlier ones"
@@ -69,10 +83,7 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
 
 def _holes(coverage: Coverage, hz: float | None) -> str:
     count = coverage.hole_count
-    length = f"{coverage.hole_cycles:,} cycles"
-    if hz:
-        ms = coverage.hole_cycles / hz * 1e3
-        length = f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3f} s"
+    length = _length(coverage.hole_cycles, hz)
     # Where more were found than are listed, others may be of more pCPUs.
     pcpus = sorted({hole.pcpu for hole in coverage.holes}) if count == len(coverage.holes) else []
     of = f" of pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}" if pcpus else " of pCPUs' time"
@@ -81,6 +92,13 @@ def _holes(coverage: Coverage, hz: float | None) -> str:
         f"{count:,} stretch{'es' if count > 1 else ''}{of}, {length}{in_all}: windows are missing from "
         "the file (xentrace -M drops the oldest); nothing is counted across them"
     )
+
+
+def _length(cycles: int, hz: float | None) -> str:
+    if not hz:
+        return f"{cycles:,} cycles"
+    ms = cycles / hz * 1e3
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3f} s"
 
 
 def covered(coverage: Coverage) -> str:

@@ -21,10 +21,11 @@ _HASH_SLOTS = 4 * MAX_SHAPES
 #: trace has a few hundred shapes, so only a hostile one fills it.
 OVERFLOW_SHAPE = 0
 
-#: Shapes of the row of a hole (windows are missing before it), by what names the vCPU that runs after it: one
-#: word, or two for the domain and the unit; or nothing does.  The row is not a record, and no record can have
-#: their header words, which are the same numbers.
-HOLE_SHAPES = HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_NOBODY = 1, 2, 3
+#: Shapes of the row of a hole (windows are missing before it), by what names the vCPU that runs after it:
+#: one word, or two for the domain and the unit; or nothing does.  The last one begins at its TSC, and the
+#: trace has nothing of the pCPU behind it.  The row is not a record, and no record can have their header
+#: words, which are the same numbers.
+HOLE_SHAPES = HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_NOBODY, HOLE_TO_END = 1, 2, 3, 4
 
 
 @dataclass(slots=True)

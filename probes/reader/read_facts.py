@@ -77,6 +77,10 @@ class ReadFacts:
         hole_count, hole_cycles: stretches of pCPUs' time of which the windows are missing in the middle, and
             their sum; only if the reader looks for them.
         holes: the first MAX_HOLES_KEPT.
+        end_count: pCPUs that the trace covers up to some time before the end of its segment, each once a
+            segment; only if the reader looks for them.
+        quiet_end_count: pCPUs of which it is not known whether they were read in the last round of their
+            segment, because they had nothing in the round before (rounds.py); likewise.
         pcpu_bytes: int64 [MAX_PCPUS], window bytes of each pCPU, -1 for pCPUs without a window.
         ring_bytes: size of a pCPU's trace ring, from the distances between its WRAP fillers, or None.
         ring_votes: number of distances equal to ``ring_bytes``.
@@ -97,6 +101,8 @@ class ReadFacts:
     hole_count: int = 0
     hole_cycles: int = 0
     holes: list[Hole] = field(default_factory=list)
+    end_count: int = 0
+    quiet_end_count: int = 0
     pcpu_bytes: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     ring_bytes: int | None = None
     ring_votes: int = 0

@@ -34,10 +34,20 @@ from xtrace.probes.format import (
 )
 from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
-from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, U16, U32, RecordBatch, ShapeTable
+from xtrace.probes.reader.batches import (
+    HOLE_SHAPES,
+    HOLE_TO_END,
+    I64,
+    MAX_SHAPES,
+    U16,
+    U32,
+    RecordBatch,
+    ShapeTable,
+)
 from xtrace.probes.reader.holes import HoleWatch, is_hole
 from xtrace.probes.reader.read_facts import Damage, ReadFacts
 from xtrace.probes.reader.restarts import RestartWatch
+from xtrace.probes.reader.rounds import Rounds
 from xtrace.probes.reader.sources import STDIN, open_source, read_into
 from xtrace.probes.reader.windows import CURRENT, UNSEEN, WINDOWS_AHEAD, Rows, Windows
 
@@ -97,12 +107,13 @@ class _Arena:
 
     @classmethod
     def of(cls, size_words: int) -> _Arena:
+        rows = size_words + MAX_PCPUS  # where pCPUs end is no record
         return cls(
             np.empty(size_words, np.uint32),
-            np.empty(size_words, np.int64),
-            np.empty(size_words, np.uint16),
-            np.empty(size_words, np.uint16),
-            np.empty(size_words, np.uint32),
+            np.empty(rows, np.int64),
+            np.empty(rows, np.uint16),
+            np.empty(rows, np.uint16),
+            np.empty(rows, np.uint32),
         )
 
 
@@ -118,8 +129,8 @@ class TraceReader:
         chunk_bytes: bytes to read at a time.
         tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU; the words of records stay as
             they are.
-        holes: look for windows that are missing in the middle.  A row before the window that follows says so;
-            it is not a record, and has a shape of its own (HOLE_SHAPES).
+        holes: look for windows that are missing in the middle, and for pCPUs that were not read to the end.
+            A row says so; it is not a record, and has a shape of its own (HOLE_SHAPES).
 
     Attributes:
         shapes: the distinct header words seen so far.
@@ -161,9 +172,7 @@ class TraceReader:
         self._frontier_tsc = np.zeros(MAX_PCPUS, np.int64)
         self._frontier_key = np.zeros(MAX_PCPUS, np.int64)
         self._emitted_key = loops.KEY_FLOOR
-        # Greatest key of all windows, of all closed rounds, and of all closed rounds but the last.
-        self._round_pcpu = MAX_PCPUS
-        self._max_key = self._closed_key = self._watermark = loops.KEY_FLOOR
+        self._rounds = Rounds()
         self._pcpu_bytes = np.full(MAX_PCPUS, -1, np.int64)
         self._pcpu_wrap = np.full(MAX_PCPUS, -1, np.int64)
         self._ring_votes: Counter[int] = Counter()
@@ -259,8 +268,9 @@ class TraceReader:
     def _read_windows(self, arena: _Arena, *, is_reading: bool) -> None:
         """Decode the carried windows, then frame and decode the tail, continuing after damage."""
         rows, windows = self._rows, self._windows
-        # A row for each record, and one before each window: a carried one has no words for its header.
-        most = len(arena.words) + windows.count
+        # A row for each record, one before each window (a carried one has no words for its header), and one
+        # where a pCPU ends.
+        most = len(arena.words) + windows.count + MAX_PCPUS
         if len(rows.key) < most:
             rows.resize(most)
         rows.count = 0
@@ -326,8 +336,9 @@ class TraceReader:
             self._holes.examine(
                 self._windows, self._rows, arena.words, states.count(CURRENT), self._emitted_key
             )
-        if not self._has_restarted:
-            self._note_rounds(states.count(CURRENT))
+        self._note_rounds(states.count(CURRENT))
+        if self._holes is not None and (self._at_eof or self._has_restarted):
+            self._put_ends()
 
     def _put_carried_holes(self, arena: _Arena) -> None:
         rows, windows = self._rows, self._windows
@@ -421,21 +432,29 @@ class TraceReader:
             facts.damages.append(Damage(offset, reason, skipped_bytes))
 
     def _note_rounds(self, known: int) -> None:
-        """Move the watermark to the greatest key of all complete rounds but the last."""
+        """Note the windows from ``known`` on that are of the current segment."""
         windows = self._windows
         pcpu, key = windows.pcpu[known : windows.count], windows.key[known : windows.count]
         if self._has_held:
             current = windows.state[known : windows.count] == CURRENT
             pcpu, key = pcpu[current], key[current]
-        if not len(pcpu):
-            return
-        greatest = np.maximum.accumulate(np.maximum(key, self._max_key))
-        before = np.concatenate(([self._max_key], greatest[:-1]))
-        previous = np.concatenate(([self._round_pcpu], pcpu[:-1]))
-        for start in np.flatnonzero(pcpu <= previous)[-2:]:
-            self._watermark, self._closed_key = self._closed_key, int(before[start])
-        self._max_key = int(greatest[-1])
-        self._round_pcpu = int(pcpu[-1])
+        self._rounds.note(pcpu, key)
+
+    def _put_ends(self) -> None:
+        """Put a row where a pCPU stops being covered before the end of the segment."""
+        rows, windows = self._rows, self._windows
+        is_cut = self.facts.missing_bytes > 0 and not self._has_restarted
+        self.facts.quiet_end_count += len(self._rounds.quiet)
+        for pcpu, key in self._rounds.ends(is_cut=is_cut):
+            windows.make_room(windows.count + 1)
+            at, row = windows.count, rows.count
+            windows.pcpu[at], windows.state[at], windows.is_part[at] = pcpu, CURRENT, 0
+            windows.begin[at] = windows.end[at] = windows.stop[at] = windows.offset[at] = 0
+            windows.row[at], windows.row_end[at], windows.key[at] = row, row + 1, key
+            rows.key[row] = rows.tsc[row] = key
+            rows.shape[row], rows.start[row] = HOLE_TO_END, 0
+            windows.count, rows.count = at + 1, row + 1
+            self.facts.end_count += 1
 
     def _begin_segment(self) -> None:
         """Forget what is known of the TSCs."""
@@ -443,8 +462,7 @@ class TraceReader:
         self._frontier_tsc[:] = 0
         self._frontier_key[:] = 0
         self._emitted_key = loops.KEY_FLOOR
-        self._round_pcpu = MAX_PCPUS
-        self._max_key = self._closed_key = self._watermark = loops.KEY_FLOOR
+        self._rounds = Rounds()
         if self._holes is not None:
             self._holes.begin_segment()
 
@@ -465,7 +483,7 @@ class TraceReader:
         last_tsc = np.empty(len(pcpus), np.int64)
         overfull = len(arena.words) > _CARRY_LIMIT_WORDS
         is_all = self._at_eof or overfull or self._has_restarted
-        watermark = loops.MAX_KEY + 1 if is_all else self._watermark
+        watermark = loops.MAX_KEY + 1 if is_all else self._rounds.watermark
         out, late, backward = loops.merge(
             watermark, self._emitted_key,
             rows.key, rows.tsc, rows.shape, rows.start,
@@ -476,7 +494,7 @@ class TraceReader:
             arena.tsc, arena.pcpu, arena.shape, arena.start,
             last_key, last_tsc,
         )  # fmt: skip
-        if self._holes is not None and self._holes.count:
+        if self._holes is not None:
             # Their rows are not records.
             self.record_counts[:, HOLE_SHAPES[0] : HOLE_SHAPES[-1] + 1] = 0
         given = last_key > loops.KEY_FLOOR

@@ -37,6 +37,15 @@ def at_random(data: bytes, seed: int, share: float = 0.2) -> bytes:
     return without(data, lambda *_: chance.random() < share)
 
 
+def in_one_round(data: bytes) -> bytes:
+    """Return a trace with all windows of each pCPU in one, so that each pCPU is covered to the end."""
+    bodies: dict[int, bytes] = {}
+    for window in frame(data).windows:
+        body = data[window.offset + 12 : window.offset + 12 + window.size]
+        bodies[window.pcpu] = bodies.get(window.pcpu, b"") + body
+    return b"".join(pack_window(pcpu, body) for pcpu, body in sorted(bodies.items()))
+
+
 def rewindowed(data: bytes, seed: int, mean_records: int = 4) -> bytes:
     """Return the records of a trace in many small windows, with the pCPUs in turn."""
     chance = random.Random(seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from oracle import reader as rounds
 from oracle.machine import (
     RUNNING,
     SCHED_OPS,
@@ -24,11 +25,12 @@ from oracle.machine import (
     on_continue,
     on_runstate,
 )
-from oracle.reader import RawRecord, Record, Window
+from oracle.reader import LOST_RECORDS, RawRecord, Record, Window
 from xtrace.analysis.columns import Columns
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT, SUB_BUCKETS, Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, SUB_BUCKETS, DomainState, Metric, WakeCause
 from xtrace.analysis.summary.partial import Partial, group_of
 from xtrace.probes.format import EXTRA_SHIFT, TIMED_BIT
+from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: A pCPU and a stretch of its time, both ends inclusive.
 Stretch = tuple[int, int, int]
@@ -50,8 +52,12 @@ _OF_PCPUS = {Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCP
 #: Only of a vCPU that is known to have blocked before it ran.
 _AFTER_BLOCK = {Metric.RUNNING_TO_GUEST, Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.UPCALL_PREEMPTED}
 _RUNNABLE = {Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT}
+#: What a vCPU that runs on a pCPU without records is not seen to do.
+_UNSEEN = (_STATES - {Metric.RUNNING}) | {Metric.WAKE_TO_RUNNING, Metric.WAKE_TO_RUNNABLE}
+_RUN_STATES = {DomainState.PARTIAL_RUN, DomainState.FULL_RUN, DomainState.CONCURRENCY_HAZARD}
 #: Both ends are in one record.
 _OF_ONE_RECORD = {Metric.IRQ_HANDLING, Metric.IRQ_TO_WAKE}
+_OF_WAKES = (Metric.WAKE_CAUSE, Metric.SEND_TO_WAKE, Metric.IRQ_TO_WAKE, Metric.WAKE_WITHOUT_EFFECT)
 _DROPPED = {Metric.STATE_MISMATCH, Metric.UNPROVEN}
 
 
@@ -63,8 +69,10 @@ class Emitted:
         writer: pCPU of the record; None for what is open at the end of the trace.
         event: of the record.
         offset: of the record in the file.
-        place: pCPU that the vCPU is or was last on, where the interval is of its running.
+        place: pCPU that the vCPU is or was last on, where the interval is of its running, or where it was
+            running when it was woken.
         since: pCPU and TSC of an earlier record that it follows from, besides that at its beginning.
+        ran_at: when the vCPU began to run, where it must be known to have blocked before.
     """
 
     interval: Interval
@@ -73,6 +81,7 @@ class Emitted:
     offset: int = 0
     place: int | None = None
     since: tuple[int, int] | None = None
+    ran_at: int | None = None
 
     @property
     def begin(self) -> int:
@@ -82,9 +91,10 @@ class Emitted:
 class _Watched(Host):
     """Machines that remember which record each interval and each count comes from."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows_end: Callable[[Record], bool]) -> None:
         super().__init__()
         self.emitted: list[Emitted] = []
+        self._shows_end = shows_end
         self._record: Record | None = None
         #: pCPU and TSC of the last call that can block, by vCPU.
         self._called: dict[int, tuple[int, int]] = {}
@@ -95,6 +105,10 @@ class _Watched(Host):
         super().hypercall(pcpu, vcpu, op, command, tsc)
 
     def take(self, record: Record) -> None:
+        pcpu = self.pcpus.get(record.pcpu)
+        is_blind = pcpu is not None and pcpu.loss is not None and record.event != LOST_RECORDS
+        if is_blind and not self._shows_end(record):
+            return
         self._record = record
         super().take(record)
 
@@ -108,6 +122,7 @@ class _Watched(Host):
                 self._record.offset,
                 self.place(metric, a, b),
                 self._blocked_at(a) if metric in _AFTER_BLOCK else None,
+                self.vcpus[a].begun.ran_at if metric in _AFTER_BLOCK else None,
             )
         )
 
@@ -121,7 +136,11 @@ class _Watched(Host):
 
     def place(self, metric: Metric, a: int, b: int) -> int | None:
         """Return the pCPU of an interval in which a vCPU runs."""
-        of = Metric(b >> 32) if metric is Metric.OPEN else metric
+        if metric is Metric.WAKE_WITHOUT_EFFECT:
+            return self.vcpus[a].pcpu if self.vcpus[a].state == RUNNING else None
+        of, of_b = (Metric(b >> 32), b & 0xFFFF_FFFF) if metric is Metric.OPEN else (metric, b)
+        if of is Metric.DOMAIN_STATE and of_b in _RUN_STATES and len(self.domains[a].vcpus) == 1:
+            return self.domains[a].vcpus[0].pcpu
         return self.vcpus[a].pcpu if of is Metric.RUNNING else None
 
     def count(self, metric: Metric, a: int, b: int = 0) -> None:
@@ -129,13 +148,31 @@ class _Watched(Host):
         self.put(metric, a, b, 0, self._record.tsc)
 
 
-def emitted_by(records: Iterable[Record]) -> tuple[list[Emitted], Host]:
-    """Return everything that the slow machines emit for a whole trace, and the machines."""
-    host = _Watched()
+def emitted_by(
+    records: Iterable[Record], shows_end: Callable[[Record], bool] = lambda _: True
+) -> tuple[list[Emitted], Host]:
+    """Return everything that the slow machines emit for a whole trace, and the machines.
+
+    Args:
+        shows_end: whether a record, as the first one after a loss, shows that the loss has ended.
+    """
+    host = _Watched(shows_end)
     for record in records:
         host.take(record)
     ends = [Emitted(row, None, 0, place=host.place(row.metric, row.a, row.b)) for row in host.ends()]
     return [*host.emitted, *ends], host
+
+
+def ends_of(windows: Iterable[Window]) -> dict[int, int]:
+    """Return up to when the pCPUs are covered that are not covered to the end."""
+    greatest: dict[int, int] = {}
+    keys = []
+    for window in windows:
+        tscs = [raw.tsc for raw in window.records if raw.tsc is not None and not raw.is_wrap]
+        if window.records:
+            greatest[window.pcpu] = max([*tscs, greatest.get(window.pcpu, 0)])
+            keys.append((window.pcpu, greatest[window.pcpu]))
+    return rounds.ends_of(keys)
 
 
 def firsts_of(stretches: Iterable[Stretch]) -> dict[int, int]:
@@ -294,24 +331,38 @@ class Known:
         pcpus: with a record of what ran.
         vcpus: with a record of their state.
         all_from: TSC from which all pCPUs have records.
+        changes: TSCs of the records of each vCPU's state.
     """
 
     switched: dict[int, int]
     pcpus: set[int]
     vcpus: set[int]
     all_from: int
+    changes: defaultdict[int, set[int]]
+
+    def of_domain(self, domain: int) -> int:
+        """Return when a record first shows the state of one of a domain's vCPUs."""
+        tscs = (tsc for key, tscs in self.changes.items() if key >> 16 == domain for tsc in tscs)
+        return min(tscs, default=1 << 62)
 
 
 def known_of(windows: Sequence[Window], stretches: Sequence[Stretch]) -> Known:
-    known = Known({}, set(), set(), max(firsts_of(stretches).values()))
+    known = Known({}, set(), set(), max(firsts_of(stretches).values()), defaultdict(set))
     for window in windows:
         tsc = 0
         for raw in window.records:
             tsc = tsc if raw.tsc is None else raw.tsc
             record = Record(raw.offset, window.pcpu, tsc, raw.tsc is not None, raw.event, raw.words)
             handler = handler_of(record)
+            if raw.is_lost:
+                # It names the vCPU that runs.
+                key = (raw.words[1] & 0xFFFF) << 16 | raw.words[1] >> 16
+                known.vcpus.add(key)
+                known.changes[key].add(tsc)
+                known.switched.setdefault(window.pcpu, tsc)
             if handler is on_runstate or handler is on_continue:
                 known.vcpus.add(raw.words[0])
+                known.changes[raw.words[0]].add(tsc)
                 old, new = raw.event >> 8 & 3, raw.event >> 4 & 3
                 if handler is on_continue or RUNNING in (old, new):
                     known.pcpus.add(window.pcpu)
@@ -328,6 +379,8 @@ class Inside:
         tscs: of these records: an interval counts as whole only if it begins with one of them.
         span: first and last TSC; time outside it does not count.
         known: what the records left say.
+        ends: the last TSC up to which a pCPU is covered that is not covered to the end.
+        lacks: metrics of which records are left out, so that a loss cuts none of them off.
         is_all: all pCPUs' records count, so that only names of states depend on what is known.
         counts_all: what only counts does so whenever it was; a record without a TSC shows an earlier one.
     """
@@ -339,6 +392,8 @@ class Inside:
         span: tuple[int, int],
         known: Known,
         *,
+        ends: dict[int, int] | None = None,
+        lacks: Collection[Metric] = (),
         is_all: bool = False,
         counts_all: bool = False,
     ) -> None:
@@ -346,6 +401,10 @@ class Inside:
         self._tscs = tscs
         self._span = span
         self._known = known
+        #: From there on a vCPU that does not run may run where there are no records.
+        self._ends = ends or {}
+        self._first_end = min(self._ends.values(), default=span[1])
+        self._lacks = lacks
         self._is_all = is_all
         self._counts_all = counts_all
 
@@ -354,27 +413,44 @@ class Inside:
         metric = row.metric
         if metric in _OF_PCPUS:
             return None if metric is Metric.PCPU_UNKNOWN else self._of_pcpu(one)
-        if metric is Metric.STATE_UNKNOWN:
+        if metric is Metric.STATE_UNKNOWN or (metric is Metric.CUT and Metric(row.b) in self._lacks):
             return None
         of = Metric(row.b >> 32) if metric is Metric.OPEN else metric
         if (of in _OF_VCPUS or of is Metric.RESIDENCE) and row.a not in self._known.vcpus:
             return None
         if metric in _ACCOUNTS:
             return self._part(one, row.metric, row.b)
-        if metric in (Metric.WAKE_CAUSE, Metric.SEND_TO_WAKE) and one.writer is not None:
+        if metric in _OF_WAKES and one.writer is not None:
             return self._of_wake(one, one.writer)
         if self._counts_all and (metric >= FIRST_COUNT or metric is Metric.HVM_EXIT):
             return row
-        is_whole = one.writer is not None and self._run_of(one.writer, row.tsc) is not None
-        if metric < FIRST_COUNT and metric not in _OF_ONE_RECORD and row.value:
-            is_whole = is_whole and self._span[0] <= one.begin and one.begin in self._tscs
-        if one.since is not None:
-            is_whole = is_whole and self._is_known(*one.since)
-        if is_whole:
+        if self._is_whole(one):
             return row
-        if metric in _STATES:
-            return self._part(one, Metric.OPEN, metric << 32 | row.b)
-        return None
+        return self._part(one, Metric.OPEN, metric << 32 | row.b) if metric in _STATES else None
+
+    def _is_whole(self, one: Emitted) -> bool:
+        """Return whether what an interval follows from is in the covered stretches."""
+        row = one.interval
+        metric = row.metric
+        if one.writer is None or self._run_of(one.writer, row.tsc) is None:
+            return False
+        is_interval = metric < FIRST_COUNT and metric not in _OF_ONE_RECORD and row.value > 0
+        if is_interval and (one.begin < self._span[0] or one.begin not in self._tscs):
+            return False
+        if one.since is not None and not self._is_known(*one.since):
+            return False
+        if metric in _UNSEEN or one.ran_at is not None:
+            runs = metric is Metric.DOMAIN_STATE and row.b in _RUN_STATES
+            known = one.ran_at or (one.begin if runs else row.tsc)
+            place_ends = row.tsc if one.place is None else self._ends.get(one.place, row.tsc)
+            return known <= self._end_of(row.a) and row.tsc <= place_ends
+        return True
+
+    def _end_of(self, a: int) -> int:
+        """Return until when it is known what does not run; an idle vCPU runs on its own pCPU only."""
+        if a >> 16 == IDLE_DOMAIN:
+            return self._ends.get(a & 0xFFFF, self._span[1])
+        return self._first_end
 
     def _is_known(self, pcpu: int, tsc: int) -> bool:
         """Return whether what ran on a pCPU is known then."""
@@ -388,6 +464,16 @@ class Inside:
         row = one.interval
         if self._run_of(writer, row.tsc) is None:
             return None
+        is_idle = row.metric is Metric.WAKE_WITHOUT_EFFECT
+        until = self._first_end if one.place is None else self._ends.get(one.place, row.tsc)
+        if not self._is_all and row.tsc > until:
+            # Whether the vCPU was awake is not known.
+            is_wake = is_idle or row.metric is Metric.WAKE_CAUSE
+            return (
+                Interval(Metric.WAKE_CAUSE, row.a, WakeCause.UNKNOWN << 32, 0, row.tsc) if is_wake else None
+            )
+        if is_idle or row.metric is Metric.IRQ_TO_WAKE:
+            return row
         if self._is_all or row.tsc >= self._known.switched.get(writer, row.tsc + 1):
             is_there = row.metric is Metric.WAKE_CAUSE or (
                 one.begin in self._tscs and one.begin >= self._span[0]
@@ -404,10 +490,21 @@ class Inside:
         row = one.interval
         of = Metric(row.b >> 32) if row.metric is Metric.OPEN else row.metric
         since = self._span[0] if self._is_all or of not in _OF_VCPUS else self._known.all_from
+        is_recorded = one.begin in self._known.changes.get(row.a, ())
+        if of is Metric.DOMAIN_STATE and not self._is_all:
+            since = max(since, self._known.of_domain(row.a))
+        if is_recorded and not self._is_all:
+            since = min(since, one.begin)
         if one.place is not None and not self._is_all:
             since = min((begin for pcpu, begin, _ in self._stretches if pcpu == one.place), default=since)
-        part = min(row.tsc, self._span[1]) - max(one.begin, since)
-        if of in _RUNNABLE and one.begin < self._known.all_from and metric is Metric.OPEN:
+        until = self._span[1]
+        if one.place is not None:
+            until = self._ends.get(one.place, until)
+        elif of is not Metric.DOMAIN_STATE or b & 0xFFFF_FFFF not in _RUN_STATES:
+            until = min(until, self._end_of(row.a))
+        part = min(row.tsc, until) - max(one.begin, since)
+        is_head = one.begin < self._known.all_from and not is_recorded
+        if of in _RUNNABLE and is_head and metric is Metric.OPEN:
             # No record shows the state before it.
             b = Metric.RUNNABLE_OTHER << 32
         return Interval(metric, row.a, b, part, row.tsc) if part > 0 else None
@@ -417,6 +514,6 @@ class Inside:
         part = sum(
             max(min(row.tsc, end) - max(one.begin, begin), 0)
             for pcpu, begin, end in self._stretches
-            if pcpu == row.a and (self._is_all or pcpu in self._known.pcpus)
+            if pcpu == row.a and (self._is_all or pcpu in self._known.pcpus or row.metric is Metric.PCPU_LOST)
         )
         return Interval(row.metric, row.a, row.b, part, row.tsc) if part > 0 else None

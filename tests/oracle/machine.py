@@ -65,7 +65,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from oracle.reader import HOLE, LOST_RECORDS, Record
+from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.metrics import (
     PENDING_MAX,
     RECENT_MAX,
@@ -230,6 +230,7 @@ class Domain:
     since: int = 0
     is_open: bool = False
     known_at: int | None = None
+    part_until: int = 0
 
     def state_now(self) -> DomainState | None:
         states = {vcpu.state for vcpu in self.vcpus} - {UNKNOWN}
@@ -282,6 +283,7 @@ class Host:
         self._inside = True
         self._is_skewed = False
         self._run_ns = self._run_cycles = self._first_loss = 0
+        self.has_ended = False  # a pCPU is not covered any more
         self._has_cores = False
 
     # --- out -------------------------------------------------------------------------------
@@ -335,6 +337,9 @@ class Host:
             unknown(Metric.DOMAIN_UNKNOWN, number, domain.known_at)
             if domain.state is not None:
                 still_open(Metric.DOMAIN_STATE, number, domain.state, domain.since)
+            known = last if domain.known_at is None else domain.known_at
+            until = last if any(vcpu.known_at is None for vcpu in domain.vcpus) else domain.part_until
+            rows.append(Interval(Metric.DOMAIN_PART, number, 0, until - known, until))
         for _, pcpu in sorted(self.pcpus.items()):
             if pcpu.first_tsc is None or not pcpu.seen:
                 continue
@@ -358,6 +363,9 @@ class Host:
             return  # damage
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
         handler = handler_of(record)
+        is_hole = handler in (on_hole, on_hole_to_end)
+        if not pcpu.seen and is_hole:
+            return
         if not pcpu.seen and tsc > 0:
             pcpu.seen = True
             first = loss_begin(record) if handler is on_lost else tsc
@@ -367,12 +375,11 @@ class Host:
             pcpu.current = pcpu.current or stand_in
             self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
         self._inside = self._window[0] <= tsc <= self._window[1]
-        is_loss = handler in (on_lost, on_hole)
-        if is_loss:
+        if handler is on_lost or is_hole:
             pcpu.cause = None
-        elif pcpu.loss is not None:
-            self.end_loss(pcpu, pcpu.loss)
-        if not is_loss:
+        else:
+            if pcpu.loss is not None:
+                self.end_loss(pcpu, pcpu.loss)
             self.last_tsc = max(self.last_tsc, tsc)
         cause, pcpu.cause = pcpu.cause, None
         if cause and cause[0] in (WakeCause.EVENT_CHANNEL, WakeCause.HYPERCALL):
@@ -385,7 +392,7 @@ class Host:
             self.wake(pcpu, record, cause)
         elif handler is not None:
             handler(self, pcpu, record)
-        pcpu.last_tsc = max(pcpu.last_tsc, tsc)
+        pcpu.last_tsc = pcpu.last_tsc if is_hole else max(pcpu.last_tsc, tsc)
 
     def vcpu(self, key: int) -> Vcpu:
         """Return the vCPU with that key; create it if needed."""
@@ -400,6 +407,8 @@ class Host:
         old, since, metric = vcpu.state, vcpu.since, vcpu.metric
         if old == UNKNOWN:
             vcpu.known_at, vcpu.first_state = tsc, state
+            if self.domains[vcpu.domain].state is not None:
+                self.domains[vcpu.domain].part_until = max(tsc, self.last_tsc)
         if since is not None and metric is not None:
             is_cut = state == LOST and old != LOST
             if tsc > since and old != LOST and (is_cut or vcpu.is_open):
@@ -411,7 +420,7 @@ class Host:
             if tsc > since and metric in OFF:
                 vcpu.off[metric] += tsc - since
             if is_cut:
-                self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
+                self.cut(vcpu, metric, tsc)
         if state == RUNNABLE:
             reasons = {RUNNING: Metric.RUNNABLE_PREEMPT}
             reasons |= dict.fromkeys((BLOCKED, OFFLINE), Metric.RUNNABLE_WAKE)
@@ -528,12 +537,17 @@ class Host:
             return None
         rate = self._run_cycles / self._run_ns
         noted, wait_ns = pcpu.next
+        if wait_ns >= 0xF0000000:
+            return None  # a negative one
         if vcpu.begun.left is not None:
             # Since Xen 4.13 the vCPU has waited since it left its pCPU; 32 bits of ns wrap.
             left = vcpu.begun.left[0]
             wraps = (noted - left - wait_ns * rate) / (2**32 * rate)
-            if abs(wraps - int(wraps + 0.5)) * 2**32 * rate <= (tsc - left) / 1024 + 50_000 * rate:
+            allowed = (tsc - left) / 1024 + 50_000 * rate
+            if abs(wraps - int(wraps + 0.5)) * 2**32 * rate <= allowed:
                 return "since it left"
+            if noted - wait_ns * rate < left - allowed:
+                return None  # it ran here until later
         since = vcpu.since or 0
         if noted - wait_ns * rate <= since + (tsc - since) / 1024 + 5_000 * rate:
             return "since it became runnable"
@@ -688,6 +702,10 @@ class Host:
                     self.put(Metric.SKEW_NOT_TO, pair, 0, most, stay.end)
         vcpu.stays.append(stay)
 
+    def cut(self, vcpu: Vcpu, metric: Metric, tsc: int) -> None:
+        if not self.has_ended:
+            self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
+
     # --- loss ------------------------------------------------------------------------------
 
     def lose(self, vcpu: Vcpu, tsc: int) -> None:
@@ -701,11 +719,14 @@ class Host:
             Metric.INJECTION_TO_ENTRY: begun.injected,
             Metric.INTR_WINDOW_WAIT: begun.window,
         }
+        stay = begun.resident_since
+        if stay is not None and vcpu.pcpu is not None and tsc > stay:
+            self.put(Metric.OPEN, vcpu.key, Metric.RESIDENCE << 32 | vcpu.pcpu, tsc - stay, tsc)
         for metric, thing in begun_things.items():
             if metric is Metric.HVM_EXIT:
                 self.drop_exit(vcpu, tsc)
             elif thing is not None:
-                self.put(Metric.CUT, vcpu.key, metric, 0, tsc)
+                self.cut(vcpu, metric, tsc)
         vcpu.begun = Begun()
         self.set_state(vcpu, LOST, tsc)
         vcpu.by_hole = False
@@ -725,7 +746,8 @@ class Host:
         before = pcpu.loss
         pcpu.loss = Loss(before.begin, loss.end, loss.vcpu, before.is_hole) if before is not None else loss
         for vcpu in self.vcpus.values():
-            if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE):
+            may_run_here = not loss.is_hole or vcpu.domain != IDLE or vcpu.key & 0xFFFF == pcpu.number
+            if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE) and may_run_here:
                 self.lose(vcpu, max(loss.begin, vcpu.since or 0) if loss.is_hole else loss.begin)
                 vcpu.by_hole = loss.is_hole
 
@@ -750,7 +772,7 @@ class Host:
         else:
             vcpu.begun.wake = (tsc, pcpu.number)
         waker = pcpu.current
-        if waker is None or waker.domain == STAND_IN:
+        if waker is None or waker.domain == STAND_IN or vcpu.state == LOST:
             cause = (WakeCause.UNKNOWN, 0, tsc)
         if cause is None:
             if len(pcpu.unexplained) == PENDING_MAX:
@@ -859,7 +881,7 @@ class Host:
         """Give up an exit whose end no record shows."""
         exit_, vcpu.begun.exit = vcpu.begun.exit, None
         if exit_ is not None:
-            self.put(Metric.CUT, vcpu.key, Metric.HVM_EXIT, 0, tsc)
+            self.cut(vcpu, Metric.HVM_EXIT, tsc)
             self.put(Metric.EXIT_WITHOUT_TIME, vcpu.key, exit_[1], 0, tsc)
 
     def hypercall(self, pcpu: Pcpu, vcpu: Vcpu, op: int, command: int | None, tsc: int) -> None:
@@ -945,6 +967,11 @@ def on_lost(host: Host, pcpu: Pcpu, record: Record) -> None:
 def on_hole(host: Host, pcpu: Pcpu, record: Record) -> None:
     vcpu = record.words[0] if record.words else STAND_IN << 16 | pcpu.number
     host.begin_loss(pcpu, Loss(pcpu.last_tsc, record.tsc, vcpu, is_hole=True))
+
+
+def on_hole_to_end(host: Host, pcpu: Pcpu, record: Record) -> None:
+    host.has_ended = True
+    host.begin_loss(pcpu, Loss(record.tsc, record.tsc, STAND_IN << 16 | pcpu.number, is_hole=True))
 
 
 def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -1134,6 +1161,7 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     (LOST_RECORDS, 4): on_lost,
     (HOLE, 0): on_hole,
     (HOLE, 1): on_hole,
+    (HOLE_TO_END, 0): on_hole_to_end,
     (0x21002, 1): on_continue,
     (0x28004, 2): on_wake,
     (0x28006, 2): on_block,

@@ -89,6 +89,19 @@ Holes
     (o) The hole is from the last key on the pCPU to the first TSC of the window; what is known of what runs
         is taken from the window.  Records without a TSC at its beginning show its end, and sort by it.
 
+Ends
+    xentrace reads the pCPUs in rounds, in ascending order, and takes all that a pCPU has written so far.
+
+    (p) A window of a pCPU that is not greater than that of the window before it begins a round.
+    (q) At the end of a segment, a pCPU has last been read in the last round if its number is not greater than
+        that of the last window, else in the round before.  It is covered up to the greatest key of all
+        windows that come before its turn in that round, and of its own.  If the last window is not complete,
+        its pCPU is covered up to its own last key.
+        If the last round did not reach a pCPU that had no window in the round before either, it is taken to
+        have been read in the last one.
+    (r) Where other pCPUs have greater keys, the rest is a hole, of which nothing shows the end.  There is
+        none in a segment of one round, nor in one with a key of MAX_KEY.
+
 TSCs are unsigned 64-bit here.
 """
 
@@ -107,7 +120,7 @@ MAX_WINDOW_BYTES = 65535 * 4096
 MAX_KEY = (1 << 62) - 1
 MAX_RESTARTS = 100
 #: Not an event of Xen: it has no class.
-HOLE = 1
+HOLE, HOLE_TO_END = 1, 2
 
 NOT_A_WINDOW = "not a window header"
 NOT_A_RECORD = "not a record header"
@@ -212,6 +225,7 @@ class Framing:
     windows: list[Window] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     missing_bytes: int = 0
+    is_cut: bool = False  # the last window is not complete
 
 
 @dataclass(slots=True)
@@ -229,7 +243,7 @@ class Trace:
             window; for an incomplete window header, its 1 to 11 bytes.
         holes: in the order of their windows.
         records_and_holes: the records, and a HOLE record for each hole: it shows its end and sorts by its
-            beginning; its word is the vCPU.
+            beginning; its word is the vCPU.  One to the end is a HOLE_TO_END record at its beginning.
     """
 
     records: list[Record]
@@ -267,8 +281,9 @@ def read(data: bytes) -> Trace:
     records_by_segment, everything = [], []
     for number, part in enumerate(segments):
         before = finder.begin_segment(part)
-        records_by_segment.append(_merged(part, number, {}))
-        everything += _merged(part, number, before)
+        records_by_segment.append(_merged(part, number))
+        is_cut = framing.is_cut and number == len(segments) - 1
+        everything += _merged(part, number, before, is_cut=is_cut)
     records = [record for part in records_by_segment for record in part]
     raws = [raw for window in framing.windows for raw in window.records]
     return Trace(
@@ -284,14 +299,17 @@ def read(data: bytes) -> Trace:
     )
 
 
-def _merged(windows: list[Window], segment: int, holes: dict[int, Hole]) -> list[Record]:
-    """Return the records of a segment, and the holes before its windows, in merged order."""
+def _merged(
+    windows: list[Window], segment: int, holes: dict[int, Hole] | None = None, *, is_cut: bool = False
+) -> list[Record]:
+    """Return the records of a segment in merged order; with ``holes``, also those, and those to its end."""
+    ends: list[tuple[int, int]] = []  # pCPU and greatest key of each window
     keyed: list[tuple[int, int, int, Record]] = []
     last_tsc: dict[int, int] = {}
     last_key: dict[int, int] = {}
     for number, window in enumerate(windows):
         pcpu = window.pcpu
-        if (hole := holes.get(number)) is not None:
+        if holes is not None and (hole := holes.get(number)) is not None:
             words = () if hole.vcpu is None else (hole.vcpu,)
             record = Record(window.offset, pcpu, hole.end, True, HOLE, words, segment)
             keyed.append((hole.begin, pcpu, len(keyed), record))
@@ -311,8 +329,39 @@ def _merged(windows: list[Window], segment: int, holes: dict[int, Hole]) -> list
             keyed.append((last_key[pcpu], pcpu, len(keyed), record))
             if raw.is_lost:
                 last_key[pcpu] = max(last_key[pcpu], min(tsc, MAX_KEY))
+        ends.append((pcpu, last_key.get(pcpu, -1)))
+    if holes is not None:
+        for pcpu, end in ends_of(ends, is_cut=is_cut).items():
+            keyed.append((end, pcpu, len(keyed), Record(0, pcpu, end, True, HOLE_TO_END, (), segment)))
     keyed.sort(key=lambda entry: entry[:3])
     return [entry[3] for entry in keyed]
+
+
+def ends_of(windows: list[tuple[int, int]], *, is_cut: bool = False) -> dict[int, int]:
+    """Return up to which key the pCPUs are covered that are not covered to the end.
+
+    Args:
+        windows: pCPU and greatest key of each.
+        is_cut: the last window is not complete.
+    """
+    turns: list[tuple[int, int]] = []  # round and pCPU of each window
+    for at, (pcpu, _) in enumerate(windows):
+        is_new = at > 0 and pcpu <= windows[at - 1][0]
+        turns.append((turns[-1][0] + is_new if turns else 0, pcpu))
+    end = max((key for _, key in windows), default=0)
+    if not turns or turns[-1][0] == 0 or end >= MAX_KEY:
+        return {}
+    last_round, last_pcpu = turns[-1]
+    found = {}
+    for pcpu in {pcpu for pcpu, _ in windows}:
+        is_missed = pcpu > last_pcpu and (last_round - 1, pcpu) in turns
+        turn = last_round - is_missed, pcpu
+        covered = max(key for at, (_, key) in enumerate(windows) if turns[at] <= turn)
+        if is_cut and pcpu == last_pcpu:
+            covered = windows[-1][1]
+        if -1 < covered < end:
+            found[pcpu] = covered
+    return found
 
 
 # --- holes -------------------------------------------------------------------------------------
@@ -645,6 +694,7 @@ def frame(data: bytes) -> Framing:
                 offset = stop
         if offset > len(data):
             framing.missing_bytes = announced_end - stop
+            framing.is_cut = framing.missing_bytes > 0
     return framing
 
 

@@ -19,6 +19,7 @@ from xtrace.probes.reader.batches import (
     HOLE_BY_KEY,
     HOLE_BY_UNIT,
     HOLE_SHAPES,
+    HOLE_TO_END,
     I64,
     OVERFLOW_SHAPE,
     RecordBatch,
@@ -110,7 +111,8 @@ def holes_of(data: bytes, *, chunk_bytes: int = 1 << 20) -> list[oracle.Hole]:
     found: list[oracle.Hole] = []
     count = 0
     for batch in reader:
-        for row in np.flatnonzero(np.isin(batch.shape, HOLE_SHAPES)).tolist():
+        is_hole = np.isin(batch.shape, HOLE_SHAPES) & (batch.shape != HOLE_TO_END)
+        for row in np.flatnonzero(is_hole).tolist():
             count += 1
             words = batch.words[int(batch.start[row]) :].tolist()
             by_unit = (words[0] & 0xFFFF) << 16 | words[1] & 0xFFFF if len(words) > 1 else 0

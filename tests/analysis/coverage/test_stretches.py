@@ -23,12 +23,12 @@ from builders.partials import partial
 from oracle import covered
 from oracle.covered import Emitted, Inside
 from oracle.machine import Interval
-from oracle.reader import Window, read
+from oracle.reader import LOST_RECORDS, Record, Window, read
 from oracle.reading import ALL_SAMPLES, sample_bytes
 from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.report.build import TABLES, Report, build
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT
+from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.summary.partial import Partial
 from xtrace.analysis.summary.versions import detected
 from xtrace.probes.catalog import VersionRange
@@ -50,6 +50,14 @@ CUTS = (
     *("no start", "no middle", "no end"),
     "time",
 )
+#: Of what a loss can cut off, an event that it is measured by.
+_MEASURED_BY = {
+    Metric.UPCALL_MAX: 0x20100D,
+    Metric.SEND_TO_UPCALL_RUNNING: 0x20100D,
+    Metric.HVM_EXIT: 0x81001,
+    Metric.INJECTION_TO_ENTRY: 0x82004,
+    Metric.INTR_WINDOW_WAIT: 0x82004,
+}
 _SAMPLE_NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]
 _PAIRS = [
     *(pytest.param(name, _SOME, each, id=f"{name} {each}") for name in _SOON for each in CUTS),
@@ -71,6 +79,7 @@ class Whole:
     """
 
     windows: Sequence[Window]
+    records: Sequence[Record]
     emitted: Sequence[Emitted]
     base: Partial
     versions: VersionRange
@@ -110,9 +119,12 @@ def whole(sample: str, limit: int | None) -> Whole:
     windows = in_time(windows, 0, min(lasts.values()))
     data = cut.packed(windows)
     base = partial(data)
-    emitted, host = covered.emitted_by(read(data).records)
+    records = read(data).records
+    emitted, host = covered.emitted_by(records)
     assert host.first_tsc is not None
-    return Whole(windows, emitted, base, detected(base.records).range, (host.first_tsc, host.last_tsc))
+    return Whole(
+        windows, records, emitted, base, detected(base.records).range, (host.first_tsc, host.last_tsc)
+    )
 
 
 @cache
@@ -123,6 +135,10 @@ def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
     kept = [window for run in runs for window in run]
     stretches = covered.stretches_of(runs)
     left = sum(len(window.records) for window in kept)
+    if name.split()[-1] in CLASSES and not any(
+        passes(mask_of(name), raw.event) for window in kept for raw in window.records
+    ):
+        return None
     if not stretches or left == sum(len(window.records) for window in origin.windows):
         return None
     span = min(begin for _, begin, _ in stretches), max(end for _, _, end in stretches)
@@ -130,12 +146,16 @@ def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
     known = covered.known_of(kept, stretches)
     is_by_class = name.split()[-1] in CLASSES
     of_span = Inside(every, tscs_of(origin.windows), span, known, is_all=True, counts_all=is_by_class)
-    if len(runs) == 1 and name != "no end":
-        # Each pCPU is covered from its first record to the end of all.
-        stretches = [(pcpu, begin, span[1]) for pcpu, begin, _ in stretches]
+    ends = covered.ends_of(kept)
+    if len(runs) == 1:
+        # Each pCPU is covered from its first record to the end of all, or to where it was read last.
+        stretches = [(pcpu, begin, ends.get(pcpu, span[1])) for pcpu, begin, _ in stretches]
     if is_by_class:
         mask = mask_of(name)
-        inside = Inside(stretches, tscs_of(origin.windows), span, known, counts_all=True)
+        lacks = {metric for metric, event in _MEASURED_BY.items() if not is_kept(mask, event)}
+        inside = Inside(
+            stretches, tscs_of(origin.windows), span, known, ends=ends, lacks=lacks, counts_all=True
+        )
 
         timed = covered.first_timed(kept)
 
@@ -146,17 +166,24 @@ def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
             is_there = is_kept(mask, one.event) and one.offset >= timed.get(one.writer, 0)
             return inside(one) if is_there else None
     else:
-        inside = of_records = Inside(stretches, tscs_of(kept), span, known)
+        inside = of_records = Inside(stretches, tscs_of(kept), span, known, ends=ends)
 
-    def said(windows: Sequence[Window], counts: Callable[[Emitted], Interval | None]) -> Report:
-        found = covered.expected(origin.emitted, origin.base, windows, counts, span)
+    emitted = origin.emitted
+    if any(record.event == LOST_RECORDS for record in origin.records):
+        left_offsets = {raw.offset for window in kept for raw in window.records}
+        emitted, _ = covered.emitted_by(origin.records, lambda record: record.offset in left_offsets)
+
+    def said(
+        emitted: Sequence[Emitted], windows: Sequence[Window], counts: Callable[[Emitted], Interval | None]
+    ) -> Report:
+        found = covered.expected(emitted, origin.base, windows, counts, span)
         return build(found, hz=HZ, versions=origin.versions)
 
     return Cut(
         report=build(partial(cut.packed(kept)), hz=HZ, versions=origin.versions),
-        of_records=said(kept, of_records),
-        of_stretches=said(origin.windows, inside),
-        of_span=said(origin.windows, of_span),
+        of_records=said(emitted, kept, of_records),
+        of_stretches=said(emitted, origin.windows, inside),
+        of_span=said(origin.emitted, origin.windows, of_span),
         kept=kept,
     )
 
@@ -277,50 +304,6 @@ def _of_any_vcpu(rows: Rows, names: list[str], column: Column) -> Rows:
 # --- the rules ---------------------------------------------------------------------------------
 
 
-#: Faults of the program, as table.column: these figures are not always what they claim.
-FAULTS = (
-    # A vCPU that had not run since a pCPU's first record, or was away when the trace began.
-    r"residence\..*",
-    # A domain's state is taken from those of its vCPUs that have had a record, and not from all.
-    r"domain_states\..*",
-    # What ran before a pCPU's first switch is not always known, and these do not say that they are bounds.
-    r"pcpus\.(running|idle|unknown)_(ratio|cycles)",
-)
-#: Cuts of which missing stretches can look like stretches in which nothing happened.
-UNSEEN = {
-    "no middle": "not all holes are found, and the oracle does not lose the vCPUs that a hole hides",
-    "no end": "the states of a pCPU whose records end early are continued to the end of the others",
-}
-
-
-#: What only whole samples show: figures that are wrong there, by sample and cut.
-OPEN = {
-    ("xen417-netbsd7-idle", "pcpu 0"): "d0v0 runnable/preempt: 208 M cycles at least, and the whole has 82 M",
-    ("xen417-netbsd7-idle", "pcpu 1"): "d0v0 runnable/preempt: 297 M cycles at least, and the whole has 82 M",
-    ("xen417-sched-rtds", "pcpu 1"): "d0v0 runnable/preempt: 195 M cycles at least, and the whole has 72 M",
-    ("xen417-netbsd7-idle", "no start"): "d0v1 other_pcpu_ratio: at least 0.2704, and the whole has 0.2692",
-    ("xen417-sched-rtds", "no start"): "d0v1 upcall_least_p95: at least 415,744, and the whole has 399,360",
-    ("xen417-own-none", "time"): "d0v0 blocked p95: at least 287.3 M cycles, and the whole has 244.3 M",
-    **{
-        ("xen417-pv-lost", name): "a loss hides what follows up to the next record, which may be cut out"
-        for name in CUTS
-    },
-}
-
-
-def expect_none(wrong: list[tuple[object, ...]], sample: str, limit: int | None, name: str) -> None:
-    """Check that nothing is wrong apart from the faults that are known."""
-    left = [each for each in wrong if not is_fault(each)]
-    reason = UNSEEN.get(name) or (OPEN.get((sample, name)) if limit is None else None)
-    if left and reason is not None:
-        pytest.xfail(reason)
-    assert not left
-
-
-def is_fault(wrong: tuple[object, ...]) -> bool:
-    return any(re.fullmatch(fault, f"{wrong[0]}.{wrong[1]}") for fault in FAULTS)
-
-
 @each_cut
 def test_what_the_records_give_is_there_and_nothing_else(sample: str, limit: int | None, name: str) -> None:
     """A figure is absent where no record of a kind that it needs is left, and only there."""
@@ -342,7 +325,7 @@ def test_exact_figures_are_those_of_the_whole_trace(sample: str, limit: int | No
     found = cut_of(sample, limit, name)
     if found is None:
         pytest.skip("nothing is cut off")
-    expect_none(exact_wrong(found), sample, limit, name)
+    assert not exact_wrong(found)
 
 
 def exact_wrong(found: Cut) -> list[tuple[object, ...]]:
@@ -360,8 +343,11 @@ def exact_wrong(found: Cut) -> list[tuple[object, ...]]:
     return wrong
 
 
-#: Columns whose bound is the upper one, about the covered stretches; that of all others is the lower one.
-UPPER = r"upcalls\.upcall_most_.*|upcalls\.running_to_entry_most_.*|injections\.injection_to_entry_.*_cycles"
+#: Columns whose bound is the upper one; that of all others is the lower one.
+UPPER = re.compile(
+    r"pcpus\.unknown_.*|upcalls\.upcall_most_.*|upcalls\.running_to_entry_most_.*"
+    r"|injections\.injection_to_entry_.*_cycles"
+)
 #: Where it is not known what a vCPU did before it became runnable, that time counts as the first of these.
 _RUNNABLE = ("runnable/other", "runnable/wake", "runnable/preempt")
 #: A quantile is within this of the value of its rank.
@@ -373,7 +359,7 @@ def test_bounded_figures_contain_those_of_the_whole_trace(sample: str, limit: in
     found = cut_of(sample, limit, name)
     if found is None:
         pytest.skip("nothing is cut off")
-    expect_none(bounded_wrong(found), sample, limit, name)
+    assert not bounded_wrong(found)
 
 
 def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
@@ -382,11 +368,15 @@ def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
     for table, column, quality in figures(found.report):
         if quality is not Quality.BOUNDED:
             continue
-        is_upper = bool(re.fullmatch(UPPER, f"{table.name}.{column.name}"))
+        is_upper = bool(UPPER.fullmatch(f"{table.name}.{column.name}"))
         slack = _QUANTILE if re.search(r"p[0-9]+_cycles$", column.name) else 1e-9
-        pairs = pairs_of(table, column, found.report, found.of_stretches if is_upper else found.of_span)
+        # A bound of each interval that the trace has is one of the statistics of these.
+        is_of_each = column.quality is Quality.BOUNDED
+        pairs = pairs_of(table, column, found.report, found.of_stretches if is_of_each else found.of_span)
         by_key = {key: right for key, _, right in pairs}
         for key, value, right in pairs:
+            if is_upper and key not in rows_of(found.report, table):
+                continue  # there is no bound
             if not {"unknown", "lost"}.isdisjoint(key):
                 continue  # what is left of the span, whose other parts are lower bounds
             if _RUNNABLE[0] in key:

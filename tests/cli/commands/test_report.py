@@ -296,6 +296,28 @@ def test_restarts_of_the_tsc_are_reported(tmp_path: Path) -> None:
     assert [row["after_cycles"] for row in facts["tsc_restarts"][:2]] == [10_000_000, 29_999_900]
 
 
+def test_missing_windows_are_reported(tmp_path: Path) -> None:
+    def window(begin: int, vcpu: int, pcpu: int = 0) -> bytes:
+        leaves, enters = pack_record(0x21021, begin, (vcpu,)), pack_record(0x21101, begin + 100, (vcpu,))
+        return pack_window(pcpu, leaves + enters)
+
+    whole = window(1000, 1) + window(2000, 1)
+    assert "missing from the file" not in head_of(whole, tmp_path / "trace.bin")
+    head = head_of(whole + window(5100, 2), tmp_path / "trace.bin")
+    assert (
+        "missing  1 stretch of pCPU 0, 3,000 cycles: windows are missing from the file (xentrace -M drops "
+        "the oldest); nothing is counted across them\n"
+    ) in head
+    head = head_of(whole + window(5100, 2) + window(1000, 1, 2) + window(7000, 2, 2), tmp_path / "trace.bin")
+    assert "missing  2 stretches of pCPUs 0,2, 8,900 cycles in all: windows" in head
+    covered = json.loads(run(tmp_path / "trace.bin", "--json").stdout)["trace"]["coverage"]
+    assert (covered["hole_count"], covered["hole_cycles"]) == (2, 8900)
+    assert covered["holes"] == [
+        {"pcpu": 0, "begin_tsc": 2100, "end_tsc": 5100},
+        {"pcpu": 2, "begin_tsc": 1100, "end_tsc": 7000},
+    ]
+
+
 def test_tscs_that_go_back_are_reported(tmp_path: Path) -> None:
     tscs = (1000, 2000, 2500, 1500, 3000)
     data = pack_window(0, b"".join(pack_record(0x28004, tsc, (1, 2)) for tsc in tscs))
