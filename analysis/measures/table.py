@@ -21,10 +21,12 @@ _OF_PARTS = (
 )  # fmt: skip
 #: Endings of figures that are relative to the span of the trace.
 _OF_SPAN = ("share_ratio", "per_s")
-#: Endings of statistics of a sample; other figures add up, so that those of a part are a lower bound.
+#: Endings of statistics of a sample, and of what is not known; other figures add up, so that those of a part
+#: are a lower bound.
 _SAMPLED = (
     "mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles",
     "cut_count", "open_cycles", "open_max_cycles",
+    "other_pcpu_ratio", "window_wait_ratio", "cut_ratio", "unknown_count",
 )  # fmt: skip
 
 Given = TypeVar("Given")
@@ -154,7 +156,8 @@ class Table(Generic[Given]):
         if self.reach_of(column) is Reach.RECORDS:
             # Which vCPU ran is known from earlier records.
             return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality
-        is_part = held is Held.IN_PART or _any(rows, "is_part")
+        contradicts = self._crosses_pcpus(column) and coverage.contradiction_count > 0
+        is_part = held is Held.IN_PART or contradicts or _any(rows, "is_part")
         if self._is_blurred(column, rows, coverage, is_part=is_part):
             return Quality.INFERRED
         return Quality.BOUNDED if is_part or self._is_least(column, rows, coverage) else column.quality

@@ -305,7 +305,12 @@ _PCPU_COVERED = ValueType(
         Key("covered_cycles", _CYCLES, _EXACT, "time in which it is known what ran"),
         Key("lost_cycles", _CYCLES, _EXACT, "time in which Xen lost records"),
         Key("unknown_cycles", _CYCLES, _EXACT, "the rest of the span"),
-        Key("first_tsc", _CYCLES, _EXACT, "TSC of its first record"),
+        Key(
+            "first_tsc",
+            _CYCLES,
+            _EXACT,
+            "TSC of its first record; of one of lost records, when the loss began",
+        ),
         Key("last_tsc", _CYCLES, _EXACT, "TSC of its last record"),
     ),
 )

@@ -99,7 +99,7 @@ class Ends(NamedTuple):
         yield from _timed(_PCPU_METRICS[int(pcpu[P.ACCOUNT])], number, 0, self.last - since, self.last)
         for i in range(int(pcpu[P.PENDING])):
             key = int(keys[int(pcpu[P.PENDING_VCPU + i])])
-            yield _row(Metric.WAKE_CAUSE, key, paired(WakeCause.TIMER_OR_OTHER, 0), 0, self.last)
+            yield _row(Metric.WAKE_CAUSE, key, paired(WakeCause.UNKNOWN, 0), 0, self.last)
 
     def _open(self, metric: Metric, a: int, b: int, since: int) -> Iterator[Row]:
         yield from _timed(Metric.OPEN, a, paired(metric, b), self.last - since, self.last)

@@ -1323,7 +1323,6 @@ def run(
         before = pcpus[pcpu, P.LAST_TSC]
         if kind != Kind.HOLE:
             pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
-        if not is_loss:
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
         cause = _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc)
 

@@ -58,6 +58,8 @@ _RUN_STATES = {DomainState.PARTIAL_RUN, DomainState.FULL_RUN, DomainState.CONCUR
 #: Both ends are in one record.
 _OF_ONE_RECORD = {Metric.IRQ_HANDLING, Metric.IRQ_TO_WAKE}
 _OF_WAKES = (Metric.WAKE_CAUSE, Metric.SEND_TO_WAKE, Metric.IRQ_TO_WAKE, Metric.WAKE_WITHOUT_EFFECT)
+#: WAKE and BLOCK.
+_NAMING = (0x28004, 0x28006)
 _DROPPED = {Metric.STATE_MISMATCH, Metric.UNPROVEN}
 
 
@@ -68,6 +70,7 @@ class Emitted:
     Attributes:
         writer: pCPU of the record; None for what is open at the end of the trace.
         event: of the record.
+        seen_at: TSC of the record; of a wake, that after which its cause was clear.
         offset: of the record in the file.
         place: pCPU that the vCPU is or was last on, where the interval is of its running, or where it was
             running when it was woken.
@@ -79,6 +82,7 @@ class Emitted:
     writer: int | None
     event: int
     offset: int = 0
+    seen_at: int = 0
     place: int | None = None
     since: tuple[int, int] | None = None
     ran_at: int | None = None
@@ -91,10 +95,10 @@ class Emitted:
 class _Watched(Host):
     """Machines that remember which record each interval and each count comes from."""
 
-    def __init__(self, shows_end: Callable[[Record], bool]) -> None:
+    def __init__(self, is_there: Callable[[Record], bool]) -> None:
         super().__init__()
         self.emitted: list[Emitted] = []
-        self._shows_end = shows_end
+        self._is_there = is_there
         self._record: Record | None = None
         #: pCPU and TSC of the last call that can block, by vCPU.
         self._called: dict[int, tuple[int, int]] = {}
@@ -106,8 +110,8 @@ class _Watched(Host):
 
     def take(self, record: Record) -> None:
         pcpu = self.pcpus.get(record.pcpu)
-        is_blind = pcpu is not None and pcpu.loss is not None and record.event != LOST_RECORDS
-        if is_blind and not self._shows_end(record):
+        is_of_loss = record.event == LOST_RECORDS or (pcpu is not None and pcpu.loss is not None)
+        if is_of_loss and not self._is_there(record):
             return
         self._record = record
         super().take(record)
@@ -120,6 +124,7 @@ class _Watched(Host):
                 self._record.pcpu,
                 self._record.event,
                 self._record.offset,
+                self._record.tsc,
                 self.place(metric, a, b),
                 self._blocked_at(a) if metric in _AFTER_BLOCK else None,
                 self.vcpus[a].begun.ran_at if metric in _AFTER_BLOCK else None,
@@ -149,14 +154,14 @@ class _Watched(Host):
 
 
 def emitted_by(
-    records: Iterable[Record], shows_end: Callable[[Record], bool] = lambda _: True
+    records: Iterable[Record], is_there: Callable[[Record], bool] = lambda _: True
 ) -> tuple[list[Emitted], Host]:
     """Return everything that the slow machines emit for a whole trace, and the machines.
 
     Args:
-        shows_end: whether a record, as the first one after a loss, shows that the loss has ended.
+        is_there: whether a record is in the cut trace; only those show that a loss begins and ends.
     """
-    host = _Watched(shows_end)
+    host = _Watched(is_there)
     for record in records:
         host.take(record)
     ends = [Emitted(row, None, 0, place=host.place(row.metric, row.a, row.b)) for row in host.ends()]
@@ -198,12 +203,8 @@ def stretches_of(runs: Iterable[Sequence[Window]]) -> list[Stretch]:
     """Return the stretches of pCPUs' time between the first and the last record of each run of windows."""
     stretches = []
     for run in runs:
-        tscs: defaultdict[int, list[int]] = defaultdict(list)
-        for window in run:
-            tscs[window.pcpu] += [
-                raw.tsc for raw in window.records if raw.tsc is not None and not raw.is_wrap
-            ]
-        stretches += [(pcpu, min(each), max(each)) for pcpu, each in sorted(tscs.items()) if each]
+        tscs = {pcpu: each for pcpu, each in _tscs(run).items() if each}
+        stretches += [(pcpu, _begin_of(run, pcpu), max(each)) for pcpu, each in tscs.items()]
     return stretches
 
 
@@ -213,6 +214,7 @@ def expected(
     windows: Sequence[Window],
     counts: Callable[[Emitted], Interval | None],
     span: tuple[int, int],
+    named: Iterable[int] = (),
 ) -> Partial:
     """Return the Partial with what ``counts`` returns for each of ``emitted``.
 
@@ -221,6 +223,7 @@ def expected(
         windows: with the records that count.
         counts: the interval that counts, None for none.
         span: first and last TSC.
+        named: vCPUs that have a row even if no record shows their state.
     """
     values: defaultdict[Count, list[int]] = defaultdict(list)
     for one in emitted:
@@ -228,7 +231,7 @@ def expected(
         if row is not None:
             values[Count(row.metric, row.a, row.b)].append(row.value)
     tscs = _tscs(windows)
-    _add_unknown(values, span[1] - span[0], tscs)
+    _add_unknown(values, span[1] - span[0], tscs, named)
     records = Counter((window.pcpu, _header(raw)) for window in windows for raw in window.records)
     headers = np.array([header for _, header in records], np.int64)
     groups = np.array(sorted(set(group_of(headers).tolist())), np.int64)
@@ -246,7 +249,7 @@ def expected(
         pcpus=Columns(
             {
                 "pcpu": np.array(list(tscs), np.int64),
-                "first_tsc": np.array([min(each, default=0) for each in tscs.values()], np.int64),
+                "first_tsc": np.array([_begin_of(windows, pcpu) for pcpu in tscs], np.int64),
                 "last_tsc": np.array([max(each, default=0) for each in tscs.values()], np.int64),
                 "blind_cycles": np.zeros(len(tscs), np.int64),
                 "window_bytes": np.array([_bytes(windows, pcpu) for pcpu in tscs], np.int64),
@@ -258,9 +261,12 @@ def expected(
     )
 
 
-def _add_unknown(values: dict[Count, list[int]], span: int, pcpus: Iterable[int]) -> None:
+def _add_unknown(
+    values: dict[Count, list[int]], span: int, pcpus: Iterable[int], vcpus: Iterable[int]
+) -> None:
     """Add the time of pCPUs and vCPUs that is in no covered stretch."""
     spent: Counter[tuple[bool, int]] = Counter(dict.fromkeys(((True, pcpu) for pcpu in pcpus), 0))
+    spent.update(dict.fromkeys(((False, vcpu) for vcpu in vcpus), 0))
     for key, each in values.items():
         metric = Metric(key.b >> 32) if key.metric is Metric.OPEN else key.metric
         if metric in _OF_PCPUS or metric in _OF_VCPUS:
@@ -279,6 +285,16 @@ def _tscs(windows: Sequence[Window]) -> dict[int, list[int]]:
                 raw.tsc for raw in window.records if raw.tsc is not None and not raw.is_wrap
             ]
     return dict(sorted(tscs.items()))
+
+
+def _begin_of(windows: Sequence[Window], pcpu: int) -> int:
+    """Return the TSC of a pCPU's first record; if it is of a loss, of the beginning of that."""
+    for window in windows:
+        for raw in window.records:
+            if window.pcpu == pcpu and raw.tsc is not None and not raw.is_wrap:
+                began = raw.words[2] | raw.words[3] << 32 if raw.is_lost else raw.tsc
+                return min(began, raw.tsc)
+    return 0
 
 
 def _header(raw: RawRecord) -> int:
@@ -330,6 +346,7 @@ class Known:
         switched: TSC of the first record on each pCPU that names what runs from then on.
         pcpus: with a record of what ran.
         vcpus: with a record of their state.
+        named: woken or blocked, with or without one.
         all_from: TSC from which all pCPUs have records.
         changes: TSCs of the records of each vCPU's state.
     """
@@ -337,6 +354,7 @@ class Known:
     switched: dict[int, int]
     pcpus: set[int]
     vcpus: set[int]
+    named: set[int]
     all_from: int
     changes: defaultdict[int, set[int]]
 
@@ -347,7 +365,7 @@ class Known:
 
 
 def known_of(windows: Sequence[Window], stretches: Sequence[Stretch]) -> Known:
-    known = Known({}, set(), set(), max(firsts_of(stretches).values()), defaultdict(set))
+    known = Known({}, set(), set(), set(), max(firsts_of(stretches).values()), defaultdict(set))
     for window in windows:
         tsc = 0
         for raw in window.records:
@@ -360,6 +378,8 @@ def known_of(windows: Sequence[Window], stretches: Sequence[Stretch]) -> Known:
                 known.vcpus.add(key)
                 known.changes[key].add(tsc)
                 known.switched.setdefault(window.pcpu, tsc)
+            if raw.event in _NAMING and len(raw.words) == 2:
+                known.named.add((raw.words[0] & 0xFFFF) << 16 | raw.words[1] & 0xFFFF)
             if handler is on_runstate or handler is on_continue:
                 known.vcpus.add(raw.words[0])
                 known.changes[raw.words[0]].add(tsc)
@@ -474,6 +494,8 @@ class Inside:
             )
         if is_idle or row.metric is Metric.IRQ_TO_WAKE:
             return row
+        if one.seen_at > self._ends.get(writer, self._span[1]):
+            return row._replace(b=WakeCause.UNKNOWN << 32)
         if self._is_all or row.tsc >= self._known.switched.get(writer, row.tsc + 1):
             is_there = row.metric is Metric.WAKE_CAUSE or (
                 one.begin in self._tscs and one.begin >= self._span[0]

@@ -351,7 +351,7 @@ class Host:
                 rows.append(Interval(Metric.EXIT_WITHOUT_TIME, vcpu.key, vcpu.begun.exit[1], 0, last))
         for pcpu in self.pcpus.values():
             for vcpu, _ in pcpu.unexplained:
-                cause = WakeCause.TIMER_OR_OTHER << 32
+                cause = WakeCause.UNKNOWN << 32
                 rows.append(Interval(Metric.WAKE_CAUSE, vcpu.key, cause, 0, last))
         return rows
 
@@ -367,19 +367,13 @@ class Host:
         if not pcpu.seen and is_hole:
             return
         if not pcpu.seen and tsc > 0:
-            pcpu.seen = True
-            first = loss_begin(record) if handler is on_lost else tsc
-            if pcpu.first_tsc is None:
-                pcpu.first_tsc = pcpu.since = first
-            stand_in = self.vcpu(STAND_IN << 16 | pcpu.number)
-            pcpu.current = pcpu.current or stand_in
-            self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
+            self.meet(pcpu, loss_begin(record) if handler is on_lost else tsc)
         self._inside = self._window[0] <= tsc <= self._window[1]
         if handler is on_lost or is_hole:
             pcpu.cause = None
-        else:
-            if pcpu.loss is not None:
-                self.end_loss(pcpu, pcpu.loss)
+        elif pcpu.loss is not None:
+            self.end_loss(pcpu, pcpu.loss)
+        if not is_hole:
             self.last_tsc = max(self.last_tsc, tsc)
         cause, pcpu.cause = pcpu.cause, None
         if cause and cause[0] in (WakeCause.EVENT_CHANNEL, WakeCause.HYPERCALL):
@@ -393,6 +387,14 @@ class Host:
         elif handler is not None:
             handler(self, pcpu, record)
         pcpu.last_tsc = pcpu.last_tsc if is_hole else max(pcpu.last_tsc, tsc)
+
+    def meet(self, pcpu: Pcpu, first: int) -> None:
+        pcpu.seen = True
+        if pcpu.first_tsc is None:
+            pcpu.first_tsc = pcpu.since = first
+        stand_in = self.vcpu(STAND_IN << 16 | pcpu.number)
+        pcpu.current = pcpu.current or stand_in
+        self.first_tsc = first if self.first_tsc is None else min(self.first_tsc, first)
 
     def vcpu(self, key: int) -> Vcpu:
         """Return the vCPU with that key; create it if needed."""

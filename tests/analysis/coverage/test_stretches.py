@@ -171,12 +171,17 @@ def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
     emitted = origin.emitted
     if any(record.event == LOST_RECORDS for record in origin.records):
         left_offsets = {raw.offset for window in kept for raw in window.records}
-        emitted, _ = covered.emitted_by(origin.records, lambda record: record.offset in left_offsets)
+        firsts = covered.firsts_of(stretches)
+
+        def is_there(record: Record) -> bool:
+            return record.offset in left_offsets or record.tsc < firsts.get(record.pcpu, 0)
+
+        emitted, _ = covered.emitted_by(origin.records, is_there)
 
     def said(
         emitted: Sequence[Emitted], windows: Sequence[Window], counts: Callable[[Emitted], Interval | None]
     ) -> Report:
-        found = covered.expected(emitted, origin.base, windows, counts, span)
+        found = covered.expected(emitted, origin.base, windows, counts, span, known.named)
         return build(found, hz=HZ, versions=origin.versions)
 
     return Cut(
