@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.coverage.coverage import Held
+from xtrace.analysis.coverage.needs import ENTRIES, RUNSTATES
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.keys import domain_of, paired
@@ -26,6 +28,8 @@ class DomainFacts:
         domain: its id.
         is_known: the trace has it.  is_pv, is_hvm: the type of its vCPUs, if the trace shows it.
         running_cycles: time its vCPUs ran, including the interval that the end of the trace cuts off.
+        running_most_cycles: the most that they can have run: with the time in which their state is not known;
+            inf where the trace does not show which pCPUs or windows it lacks.
         upcalls: least and most.
         upcall_cycles: mean time of an upcall, least and most; 0 and inf if none was measured.
         xen_version_count, block_count, yield_count: hypercalls; the first include forced callbacks.
@@ -41,6 +45,7 @@ class DomainFacts:
     is_pv: bool
     is_hvm: bool
     running_cycles: int
+    running_most_cycles: float
     upcalls: tuple[int, int]
     upcall_cycles: tuple[float, float]
     xen_version_count: int
@@ -67,6 +72,7 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
         is_pv=VCPU_PV in types,
         is_hvm=VCPU_HVM in types,
         running_cycles=running,
+        running_most_cycles=running + _hidden(measures, domain),
         upcalls=(least, least + _sum(measures.counts(Metric.IRET_OPEN), domain)),
         upcall_cycles=(
             _mean(measures.counts(Metric.UPCALL_MIN), domain, 0.0),
@@ -92,9 +98,23 @@ def pv_domains(measures: Measures) -> list[int]:
     return sorted(set(domain_of(vcpus["vcpu"][vcpus["type"] == VCPU_PV]).tolist()))
 
 
+def _hidden(measures: Measures, domain: int) -> float:
+    """Return the time in which the states of a domain's vCPUs are not known; inf where that is not known."""
+    coverage = measures.coverage
+    is_whole = coverage.is_consistent and not coverage.is_skewed and not coverage.may_have_gaps
+    if not is_whole or coverage.holds((RUNSTATES,)) is not Held.FULLY:
+        return float("inf")
+    return sum(
+        _sum(measures.counts(metric), domain, "sum_cycles")
+        for metric in (Metric.STATE_LOST, Metric.STATE_UNKNOWN)
+    )
+
+
 def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
     # An iret may happen without the hypercall; if there are no records of hypercalls, they were not traced.
-    if not made or lost_records(measures):
+    coverage = measures.coverage
+    is_whole = coverage.has_all_pcpus and not coverage.may_have_gaps
+    if not made or not is_whole or coverage.holds((ENTRIES,)) is not Held.FULLY or lost_records(measures):
         return frozenset()
     return frozenset(range(HYPERCALL_COUNT)) - frozenset(made) - {Hypercall.IRET}
 

@@ -76,7 +76,7 @@ def _domain_row(
     ones = np.ones((len(mine), 1))
     count_low, count_high = least(cost.executions, ones, mine), greatest(cost.executions, ones, mine)
     low, hot_low, hot, high = _added(cost, mine)
-    ran = cost.facts.running_cycles
+    ran, ran_most = cost.facts.running_cycles, cost.facts.running_most_cycles
     span = measures.span_s or np.nan
     return DomainRow(
         domain=cost.facts.domain,
@@ -88,13 +88,13 @@ def _domain_row(
         execution_high_per_s=_or_nan(count_high) / span,
         cost_low_cycles=low,
         cost_hot_low_cycles=hot_low,
-        cost_hot_cycles=min(hot, ran),
-        cost_high_cycles=min(high, ran),
+        cost_hot_cycles=_or_nan(min(hot, ran_most)),
+        cost_high_cycles=_or_nan(min(high, ran_most)),
         cost_low_cycles_per_s=low / span,
-        cost_high_cycles_per_s=min(high, ran) / span,
+        cost_high_cycles_per_s=_or_nan(min(high, ran_most)) / span,
         running_cycles=ran,
-        cost_low_ratio=_ratio(low, ran),
-        cost_hot_low_ratio=_ratio(hot_low, ran),
+        cost_low_ratio=_ratio(low, ran_most),
+        cost_hot_low_ratio=_ratio(hot_low, ran_most),
         cost_hot_ratio=_ratio(min(hot, ran), ran),
         cost_high_ratio=_ratio(min(high, ran), ran),
         bound="time" if high > ran else "executions",
@@ -209,7 +209,7 @@ def _site_row(measures: Measures, cost: DomainCost, place: int, records: Mapping
         added += [float(price.interval(item)[1][0]) for item in highs]
         total = [least(alone, item, [True]) for item in lows]
         total += [greatest(alone, item, [True]) for item in highs]
-        total = [min(item, cost.facts.running_cycles) for item in total]
+        total = [min(item, cost.facts.running_most_cycles) for item in total]
     span = measures.span_s or np.nan
     return SiteRow(
         domain=cost.facts.domain,
@@ -231,10 +231,10 @@ def _site_row(measures: Measures, cost: DomainCost, place: int, records: Mapping
         priced_by=price.source[place] if price else "",
         cost_low_cycles=total[0],
         cost_hot_low_cycles=total[1],
-        cost_hot_cycles=total[2],
-        cost_high_cycles=total[3],
-        cost_low_ratio=_ratio(total[0], cost.facts.running_cycles),
-        cost_high_ratio=_ratio(total[-1], cost.facts.running_cycles),
+        cost_hot_cycles=_or_nan(total[2]),
+        cost_high_cycles=_or_nan(total[3]),
+        cost_low_ratio=_ratio(total[0], cost.facts.running_most_cycles),
+        cost_high_ratio=_ratio(min(total[-1], cost.facts.running_cycles), cost.facts.running_cycles),
         upcall_least_count=float(upcall.least[place]) if upcall else np.nan,
         upcall_most_count=_or_nan(float(upcall.most[place])) if upcall else np.nan,
         record_count=records.get(site.symbol, 0),

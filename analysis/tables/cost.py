@@ -14,6 +14,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns, of_rows
 from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.summary.summary_head import COST_ENDS
 
@@ -95,7 +96,13 @@ _DOMAINS = (
     *_ends("cost", "cycles", "time that the fences add"),
     Column("cost_low_cycles_per_s", _MODELLED, "least time added per second of the trace"),
     Column("cost_high_cycles_per_s", _MODELLED, "greatest time added per second of the trace"),
-    Column("running_cycles", _EXACT, "running time of the domain's vCPUs"),
+    Column(
+        "running_cycles",
+        _EXACT,
+        "running time of the domain's vCPUs",
+        needs=(RUNSTATES,),
+        reach=Reach.VCPU,
+    ),
     *_ends("cost", "ratio", "share of the domain's running time", ("least", "hot", "to", "most")),
     Column(
         "bound",

@@ -23,7 +23,7 @@ OVERFLOW_SHAPE = 0
 
 #: Shapes of the row of a hole (windows are missing before it), by what names the vCPU that runs after it:
 #: one word, or two for the domain and the unit; or nothing does.  The last one begins at its TSC, and the
-#: trace has nothing of the pCPU behind it.  The row is not a record, and no record can have their header
+#: trace has nothing of the pCPU after it.  The row is not a record, and no record can have their header
 #: words, which are the same numbers.
 HOLE_SHAPES = HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_NOBODY, HOLE_TO_END = 1, 2, 3, 4
 

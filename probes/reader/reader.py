@@ -107,7 +107,7 @@ class _Arena:
 
     @classmethod
     def of(cls, size_words: int) -> _Arena:
-        rows = size_words + MAX_PCPUS  # where pCPUs end is no record
+        rows = size_words + MAX_PCPUS  # the ends of pCPUs are not records
         return cls(
             np.empty(size_words, np.uint32),
             np.empty(rows, np.int64),

@@ -56,7 +56,7 @@ class Rounds:
     def quiet(self) -> list[int]:
         """The pCPUs that the last round did not reach, and that had nothing new in the round before.
 
-        Whether it passed over them, or ends before their turn, cannot be told.
+        The file does not show whether it passed over them, or ends before their turn.
         """
         if not self._last:
             return []

@@ -35,6 +35,7 @@ FACTS = DomainFacts(
     is_pv=True,
     is_hvm=False,
     running_cycles=10_000,
+    running_most_cycles=10_000,
     upcalls=(20, 25),
     upcall_cycles=(300.0, 800.0),
     xen_version_count=0,
@@ -137,9 +138,9 @@ def test_a_domains_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cost_equal_to_the_running_time_is_bounded_by_executions(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4260))
+    found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4260, running_most_cycles=4260))
     assert (found.domains[0].bound, found.domains[0].cost_high_ratio) == ("executions", 1.0)
-    found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4259))
+    found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4259, running_most_cycles=4259))
     assert (found.domains[0].bound, found.domains[0].cost_high_cycles) == ("time", 4259)
 
 

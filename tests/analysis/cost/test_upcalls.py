@@ -30,6 +30,7 @@ FACTS = DomainFacts(
     is_pv=True,
     is_hvm=False,
     running_cycles=10_000_000,
+    running_most_cycles=10_000_000,
     upcalls=TRACED,
     upcall_cycles=(0.0, INF),
     xen_version_count=0,

@@ -1,7 +1,6 @@
-"""Samples cut by class, pCPU, windows and time: no mark promises more than the cut trace can keep.
+"""Samples cut by pCPU, windows and time: accounts add up, and a part gives no more than the whole.
 
-The whole trace is the truth: a figure that stays exact without some classes must be what the whole trace
-gives; what is a lower bound must not exceed it; and no figure whose needs are met may be absent.
+test_stretches compares each figure with a second program; this holds for all samples and is fast.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from builders import cut
 from builders.partials import partial
 from oracle.reader import Window
 from oracle.reading import ALL_SAMPLES, sample_bytes
-from xtrace.analysis.coverage.coverage import Held, coverage_of
-from xtrace.analysis.coverage.needs import Reach, Records
+from xtrace.analysis.coverage.coverage import coverage_of
+from xtrace.analysis.coverage.needs import Reach
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.report.build import TABLES, Report, build
 
 MOST_BYTES = 1_000_000
-CLASSES = ("gen", "sched", "hvm", "mem", "pv", "hw")
 NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]
 OF_TRACE = [table for table in TABLES if table.section not in ("kernel", "dom0", "cost", "trace", "rips")]
 Cut = Callable[[list[Window]], list[Window]]
@@ -61,16 +59,6 @@ def columns() -> list[tuple[Table[Any], Column]]:
     ]
 
 
-def keyed(report: Report, table: Table[Any]) -> dict[tuple[object, ...], dict[str, Any]]:
-    """Return the rows of a table by what they are about."""
-    keys = [column.name for column in table.columns if column.quality is Quality.KEY]
-    return {tuple(row[key] for key in keys): row for row in report.columns[table.name].rows()}
-
-
-def same(one: float, other: float) -> bool:
-    return (math.isnan(one) and math.isnan(other)) or one == pytest.approx(other, rel=1e-12)
-
-
 def assert_absent_where_needed(report: Report) -> None:
     """Check that a figure is absent exactly where one of the kinds of records that it needs is."""
     assert report.coverage is not None
@@ -80,67 +68,6 @@ def assert_absent_where_needed(report: Report) -> None:
         assert is_absent == bool(lacks), (table.name, column.name, lacks)
         if is_absent:
             assert all(math.isnan(row[column.name]) for row in report.columns[table.name].rows())
-
-
-# --- classes -----------------------------------------------------------------------------------
-
-BY_CLASS: dict[str, Cut] = {
-    **{f"only {name}": lambda windows, name=name: cut.of_classes(windows, name) for name in CLASSES},  # type: ignore[misc]
-    **{
-        f"without {name}": lambda windows, name=name: cut.of_classes(  # type: ignore[misc]
-            windows, ",".join(each for each in CLASSES if each != name)
-        )
-        for name in CLASSES
-    },
-}
-
-
-@pytest.mark.parametrize("kind", BY_CLASS)
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_exact_without_some_classes_is_what_the_whole_trace_gives(name: str, kind: str) -> None:
-    found = reported(BY_CLASS[kind](windows_of(name)))
-    assert_absent_where_needed(found)
-    compared = 0
-    for table in OF_TRACE:
-        rows, truth = keyed(found, table), keyed(whole(name), table)
-        for column in table.columns:
-            if found.quality[table.name][column.name] is not Quality.EXACT or depends_on_the_ends(
-                table, column
-            ):
-                continue
-            for key, row in rows.items():
-                if nobody_known(table, found) or "unknown" in key or "lost" in key:
-                    continue
-                # What a loss hides ends with the next record of the pCPU, which may be of a class cut out.
-                if key in truth and not found.trace["lost_records"]:
-                    expected, value = truth[key][column.name], row[column.name]
-                    assert same(value, expected), (table.name, column.name, key, value, expected)
-                    compared += 1
-    if kind == "only sched" and not found.trace["lost_records"]:
-        assert compared > 50
-
-
-def depends_on_the_ends(table: Table[Any], column: Column) -> bool:
-    """Return whether a figure is about the file, or takes in the time up to its first and last record.
-
-    Without a class, another record is the first or last one; what lies between two records stays.
-    """
-    if column.name in ("window_bytes", "first_tsc", "last_tsc") or column.name.endswith("per_s"):
-        return True
-    between_records = {"count", "sum_cycles", "mean_cycles", "migration_count"}
-    of_spans = {"vcpu_states", "domain_states", "domain_vcpus", "residence", "pcpus"}
-    of_shares = column.name == "share_ratio"
-    return of_shares or (table.name in of_spans and column.name not in between_records)
-
-
-def nobody_known(table: Table[Any], report: Report) -> bool:
-    """Return whether rows are by pCPU, because no record says who ran."""
-    assert report.coverage is not None
-    names = {column.name for column in table.columns}
-    return "domain" in names and report.coverage.kinds[Records.RUNSTATES].held is Held.NOT
-
-
-# --- pCPUs, windows, time ----------------------------------------------------------------------
 
 
 def third(number: int) -> Cut:
