@@ -455,6 +455,8 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "tsc_restart_count": (_COUNT, _EXACT),
     "ring_known_files": (_COUNT, _EXACT),
     "intervals_left_out": (_COUNT, _EXACT),
+    "slot_keys_folded": (_COUNT, _EXACT),
+    "exemplar_keys_left_out": (_COUNT, _EXACT),
     "vcpus_left_out": (_COUNT, _EXACT),
     "damages": (ValueType("array", items=_DAMAGE), _EXACT),
     "dom0_only_files": (_COUNT, _EXACT),

@@ -57,6 +57,8 @@ TRACE_KEYS = {
     "counted on its own",
     "ring_known_files": "files whose fillers show the size of the trace buffer",
     "intervals_left_out": "intervals not counted because there were too many distinct keys",
+    "slot_keys_folded": "keys of sums by slots of time that count with others, because there were too many",
+    "exemplar_keys_left_out": "keys of which no single intervals are kept, because there were too many",
     "vcpus_left_out": "look-ups of vCPUs over the limit, which share one entry",
     "damages": "the first thousand damaged places of each file: offset, reason, skipped_bytes",
     "dom0_only_files": "captures without Xen's trace, which bpf, perf or xenctx recorded in dom0",

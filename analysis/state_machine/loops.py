@@ -488,14 +488,14 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         if count > 1:
             break
     if count == 0:
-        _count(glob, counts, sender, Metric.SEND_NO_TARGET)
+        _put(glob, out, Metric.SEND_NO_TARGET, key, 0, 0, tsc)
     elif count == 1:
-        _count(glob, counts, sender, Metric.SEND_UNIQUE)
+        _put(glob, out, Metric.SEND_UNIQUE, key, 0, 0, tsc)
         if vcpus[found, V.SEND_TSC] == 0:
             vcpus[found, V.SEND_TSC] = sent
             vcpus[found, V.SEND_FROM] = key
     else:
-        _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
+        _put(glob, out, Metric.SEND_AMBIGUOUS, key, 0, 0, tsc)
 
 
 @part

@@ -11,6 +11,7 @@ import numpy as np
 from xtrace.analysis.state_machine import loops, tally_loops
 from xtrace.analysis.state_machine.collected import TallyColumns
 from xtrace.analysis.state_machine.ends import Ends
+from xtrace.analysis.state_machine.kept import K, Kept, KeptColumns
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
     OCTAVES,
@@ -306,21 +307,30 @@ class Tallies:
         self._buckets = np.zeros((2048, SUB_BUCKETS), np.int64)
         self._size = self._histogram_size = self._chunk_size = 0
         self._left_out = 0
+        self._kept = Kept()
 
-    def add(self, intervals: I64, window: tuple[int, int] | None = None) -> None:
+    def add(self, intervals: I64, window: tuple[int, int] | None = None, axis: int = 0) -> None:
         """Add intervals, int64 [n, 4] as Machine.feed() returns them.
 
         Args:
             window: in place of that of the tallies.
+            axis: what is added to TSCs where times are kept.
         """
         first, last = window or self._window
+        kept = self._kept
+        kept.state[K.AXIS] = axis
         row = 0
         while row < len(intervals):
             row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
                 intervals, row, first, last, self._slots, self._table,
-                self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
+                self._histograms, self._buckets,
+                kept.state, kept.by_metric, kept.row_slots, kept.rows, kept.counts, kept.sums,
+                kept.exemplar_slots, kept.exemplars,
+                self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip
-            if row < len(intervals) and not self._grow():
+            if kept.needs_slots:
+                kept.cover()
+            elif row < len(intervals) and not self._grow():
                 self._left_out += len(intervals) - row
                 return
 
@@ -332,6 +342,10 @@ class Tallies:
             self._buckets[: self._chunk_size].copy(),
             self._left_out,
         )
+
+    def kept(self) -> KeptColumns:
+        """Return what is kept with its time so far."""
+        return self._kept.columns()
 
     def _grow(self) -> bool:
         if self._size == len(self._table):

@@ -371,7 +371,7 @@ C_SINGLE = 160
 C_COLUMNS = 200
 
 #: Columns of a tally row.
-T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM = range(7)
+T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM, T_KEPT = range(8)
 T_COLUMNS = 8  # one cache line
 
 #: Histograms: buckets per octave, and octaves.

@@ -387,7 +387,7 @@ class Host:
             if handler is not on_wake or tsc - began > 2**20:
                 cause = None
                 if kind == WakeCause.EVENT_CHANNEL:
-                    self.send_woke_nobody(pcpu, began)
+                    self.send_woke_nobody(pcpu, began, tsc)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
         elif handler is not None:
@@ -789,7 +789,7 @@ class Host:
             self.put(Metric.WAKE_CAUSE, vcpu.key, cause << 32, 0, tsc)
         pcpu.unexplained.clear()
 
-    def send_woke_nobody(self, pcpu: Pcpu, sent: int) -> None:
+    def send_woke_nobody(self, pcpu: Pcpu, sent: int, tsc: int) -> None:
         sender = pcpu.current
         if sender is None:
             return
@@ -799,11 +799,11 @@ class Host:
             if other is not pcpu and other.current is not None and other.current.is_guest and not other.loss
         ]
         if not running:
-            self.count(Metric.SEND_NO_TARGET, sender.key)
+            self.put(Metric.SEND_NO_TARGET, sender.key, 0, 0, tsc)
         elif len(running) > 1:
-            self.count(Metric.SEND_AMBIGUOUS, sender.key)
+            self.put(Metric.SEND_AMBIGUOUS, sender.key, 0, 0, tsc)
         else:
-            self.count(Metric.SEND_UNIQUE, sender.key)
+            self.put(Metric.SEND_UNIQUE, sender.key, 0, 0, tsc)
             if running[0].begun.sent is None:
                 running[0].begun.sent = (sent, sender.key)
 
