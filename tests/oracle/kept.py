@@ -22,7 +22,8 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 _FIRST_SHIFT = 12
 _OF_VCPUS = (
-    Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER, Metric.OPEN,
+    Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER, Metric.OFFLINE,
+    Metric.OPEN,
 )  # fmt: skip
 
 

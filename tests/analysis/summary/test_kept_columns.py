@@ -148,7 +148,7 @@ def test_hosts(kind: str) -> None:
     assert seen >= {Slotted.LATENCY, Slotted.WAITING, Slotted.IRQS, Slotted.SENDS_RUNNING, Slotted.WINDOWS}
 
 
-def test_time_before_the_first_slot_and_far_behind_the_last() -> None:
+def test_time_before_the_first_slot_and_far_after_the_last() -> None:
     """Ends of a trace come last and reach back to its beginning."""
     late = 1 << 40
     found = [
@@ -214,7 +214,7 @@ def test_batches_do_not_matter() -> None:
 
 
 def test_times_go_on_after_a_restart() -> None:
-    """The second part of a trace whose TSC restarts is kept right behind the first."""
+    """The second part of a trace whose TSC restarts is kept right after the first."""
     data, before, after = suspended(HOSTS["calm"](6))
     whole, first, second = partial(data), partial(before), partial(after)
     (span,) = whole.spans.rows()
