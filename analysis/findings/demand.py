@@ -31,6 +31,11 @@ class Demand:
     equal_cycles: float
 
     @property
+    def domain(self) -> int:
+        """Its domain."""
+        return domain_of(self.key)
+
+    @property
     def wanted_cycles(self) -> int:
         """Time in which it ran or could have run."""
         return self.running_cycles + self.waiting_cycles

@@ -12,8 +12,10 @@ from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.coverage import Coverage
 from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.slots import Slots
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.words import time_text
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
@@ -47,6 +49,8 @@ class Evidence:
         measures: of the traces.
         emulated: software emulated the host.
         source: the trace as the user named it.
+        weights: of each vCPU in the scheduler, by domain; empty where they were not recorded.
+        slots: sums by slots of time, and single intervals.
         costs: the tables of fence costs by name; empty where they were not asked for.
     """
 
@@ -54,6 +58,16 @@ class Evidence:
     emulated: bool = False
     source: str = ""
     costs: Mapping[str, Columns] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
+    slots: Slots = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", Slots(self.measures.partial))
+
+    @property
+    def span_cycles(self) -> int:
+        """Cycles of all traces, at least 1."""
+        return max(self.measures.span_cycles, 1)
 
     @property
     def coverage(self) -> Coverage:
@@ -83,6 +97,26 @@ class Evidence:
     def time(self, cycles: float) -> str:
         """Return a time in words."""
         return time_text(cycles, self.measures.hz)
+
+    def since_first(self, tsc: int) -> int:
+        """Return the cycles from the first record to a TSC."""
+        return tsc - int(self.slots.partial.spans["first_tsc"].min())
+
+    def at(self, tsc: int) -> str:
+        """Return when a TSC is, from the first record on, in words."""
+        cycles = self.since_first(tsc)
+        return f"{cycles / self.measures.hz:.3f} s" if self.measures.hz else f"{cycles:,} cycles"
+
+    def per_s(self, count: float, cycles: float) -> float:
+        """Return a rate; 0 where the TSC rate is not known, so that no threshold is met."""
+        return count / cycles * self.measures.hz if self.measures.hz and cycles else 0.0
+
+    def longest(self, metric: Metric, a: int) -> tuple[Span | None, str]:
+        """Return where the longest interval of a metric is, and what it is in words; none if not kept."""
+        worst = self.slots.worst(metric, a) if self.slots.has_one_axis else []
+        if not worst:
+            return None, ""
+        return Span(worst[0].begin_tsc, worst[0].end_tsc), f"worst: {self.time(worst[0].cycles)}"
 
     def cycles(self, seconds: float) -> float:
         """Return a time in cycles; infinite where the TSC rate is not known, so that no threshold is met."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from shlex import quote
+
+import numpy as np
 
 from xtrace.analysis.coverage.coverage import Held
-from xtrace.analysis.findings.evidence import Evidence
+from xtrace.analysis.findings.evidence import Evidence, Span
 from xtrace.analysis.findings.finding import Finding, Found, Rule, Severity
 from xtrace.analysis.measures.table import Quality
 from xtrace.probes.selection.vcpus import Vcpu
@@ -57,10 +60,19 @@ def _is_wanted(found: Found, domains: Collection[int], vcpus: Collection[Vcpu]) 
 
 def _finding(evidence: Evidence, rule: Rule, found: Found) -> Finding:
     is_problem = found.is_problem and not (rule.is_of_lengths and evidence.emulated)
+    sentence, moment = found.sentence, None
+    command = f"xtrace report {rule.command}" if rule.command else ""
+    if found.span is not None:
+        moment = evidence.since_first(found.span.begin_tsc)
+        if found.when:
+            sentence += f"; {found.when} at {evidence.at(found.span.begin_tsc)}"
+        if len(evidence.measures.partial.spans) == 1:
+            command = _dump(evidence, found.span)
+    name = f" {quote(evidence.source)}" if evidence.source and command else ""
     return Finding(
         name=rule.name,
         severity=Severity.PROBLEM if is_problem else Severity.NOTE,
-        sentence=found.sentence,
+        sentence=sentence,
         figures=found.figures,
         usual=rule.usual,
         source=rule.source,
@@ -70,9 +82,19 @@ def _finding(evidence: Evidence, rule: Rule, found: Found) -> Finding:
         vcpu=found.vcpu,
         pcpu=found.pcpu,
         others=found.others,
-        moment_cycles=None,
-        command=f"xtrace report {rule.command}" if rule.command else "",
+        moment_cycles=moment,
+        command=command + name,
     )
+
+
+def _dump(evidence: Evidence, span: Span) -> str:
+    """Return the command that prints the records of a stretch; its times are those before an alignment."""
+    aligned = evidence.measures.partial.aligned
+    margin = (
+        int((np.abs(aligned["offset_cycles"]) + aligned["uncertain_cycles"]).max()) if len(aligned) else 0
+    )
+    begin = max(evidence.since_first(span.begin_tsc) - margin, 0)
+    return f"xtrace dump --from {begin}c --to {evidence.since_first(span.end_tsc) + margin + 1}c"
 
 
 def without(findings: Sequence[Finding], names: Collection[str]) -> list[Finding]:

@@ -29,6 +29,7 @@ class Found:
         concerned_count: how many events it concerns; a finding that concerns none is left out.
         domain, vcpu, pcpu: the subject; None where it is not one.
         span: the stretch of the trace that shows it at its worst.
+        when: what happened there, in words that the time follows; empty where the sentence says the time.
         others: how many more subjects the rule would name.
     """
 
@@ -41,6 +42,7 @@ class Found:
     vcpu: int | None = None
     pcpu: int | None = None
     span: Span | None = None
+    when: str = ""
     others: int = 0
 
 

@@ -65,13 +65,24 @@ _SECTIONS = (
 
 #: A copy of the names in analysis.findings.rules.catalogue; a test compares them.
 _FINDINGS = (
+    "silent-vcpu",
+    "unhandled-sends",
     "wake-latency",
     "waiting",
+    "starved-domain",
+    "idle-while-waiting",
     "offline",
     "paused-wakes",
+    "migrations",
+    "irq-peak",
+    "irqs-on-one-pcpu",
+    "wakes-on-one-vcpu",
     "forced-callbacks",
+    "long-masks",
     "removable-fences",
     "cost-contradiction",
+    "lost-records",
+    "recorder-share",
 )
 #: Stands for every finding that is a problem.
 _ANY_PROBLEM = "problem"

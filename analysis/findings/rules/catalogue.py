@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from xtrace.analysis.findings.rules import fences, forced, offline, waiting, wake_latency
+from xtrace.analysis.findings.rules import (
+    fences,
+    forced,
+    idle_while_waiting,
+    irqs,
+    loss,
+    masks,
+    migrations,
+    offline,
+    recorder,
+    silent,
+    starved,
+    waiting,
+    wake_latency,
+)
 
 RULES = (
+    silent.SILENT,
+    silent.UNANSWERED,
     wake_latency.RULE,
     waiting.RULE,
+    starved.RULE,
+    idle_while_waiting.RULE,
     offline.OFFLINE,
     offline.PAUSED_WAKES,
+    migrations.RULE,
+    irqs.PEAK,
+    irqs.ONE_PCPU,
+    irqs.ONE_VCPU,
     forced.RULE,
+    masks.RULE,
     fences.COST,
     fences.CONTRADICTION,
+    loss.RULE,
+    recorder.RULE,
 )

@@ -14,7 +14,7 @@ from xtrace.probes.words import count_of
 
 _NOTE_RATIO, _PROBLEM_RATIO = 0.01, 0.5
 _CAP_COUNT = 5
-_PROBLEM_WAKE_S = 1.0
+_NOTE_WAKE_S, _PROBLEM_WAKE_S = 1e-3, 1.0
 
 
 def find_offline(evidence: Evidence) -> Iterator[Found]:
@@ -50,7 +50,10 @@ def find_paused_wakes(evidence: Evidence) -> Iterator[Found]:
     table = groups.keys.having(
         count=groups.sum("count"), sum_cycles=groups.sum("sum_cycles"), max_cycles=groups.max("max_cycles")
     )
-    for row in table.rows():
+    for row in table.where(table["max_cycles"] >= evidence.cycles(_NOTE_WAKE_S)).rows():
+        span, when = evidence.longest(Metric.WAKE_TO_RUNNING, row["a"])
+        if span is None or span.end_tsc - span.begin_tsc != row["max_cycles"]:
+            span = None
         yield Found(
             is_problem=row["max_cycles"] >= evidence.cycles(_PROBLEM_WAKE_S),
             sentence=f"{count_of(row['count'], 'wake')} of {vcpu_name(row['a'])} waited up to "
@@ -71,6 +74,8 @@ def find_paused_wakes(evidence: Evidence) -> Iterator[Found]:
             concerned_cycles=row["sum_cycles"],
             domain=domain_of(row["a"]),
             vcpu=vcpu_of(row["a"]),
+            span=span,
+            when=when,
         )
 
 
@@ -88,7 +93,7 @@ OFFLINE = Rule(
 PAUSED_WAKES = Rule(
     "paused-wakes",
     "wakes of vCPUs that are paused or capped",
-    "there is one",
+    "one waited for 1 ms or more",
     "one waited for a second or more",
     "none",
     "a vCPU without a cap, which nobody pauses",

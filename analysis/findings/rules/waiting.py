@@ -13,7 +13,7 @@ from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
 _NOTE_RATIO, _PROBLEM_RATIO = 0.1, 0.5
 #: A vCPU that waits for less of the span is not worth a line.
-_LEAST_OF_SPAN = 0.01
+_LEAST_OF_SPAN = 0.05
 _LEVEL_RATIO = 0.5
 
 
@@ -52,7 +52,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
 RULE = Rule(
     "waiting",
     "time in which a vCPU could run and did not",
-    "a vCPU waited a tenth or more of the time in which it wanted to run, and 1 % or more of the span",
+    "a vCPU waited a tenth or more of the time in which it wanted to run, and 5 % or more of the span",
     "it waited half or more of that time, and ran less than half of an equal share of what all vCPUs ran",
     "2 % of the time",
     "PV guests on pCPUs that are half idle",

@@ -22,6 +22,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
     times = guests(evidence.measures.proven_times(Metric.WAKE_TO_RUNNING))
     note, problem = evidence.cycles(_NOTE_S), evidence.cycles(_PROBLEM_S)
     for row in times.where((times["p99_cycles"] >= note) & (times["count"] >= _FEWEST_WAKES)).rows():
+        span, when = evidence.longest(Metric.WAKE_TO_RUNNING, row["a"])
         count, p99 = row["count"], row["p99_cycles"]
         yield Found(
             is_problem=p99 >= problem,
@@ -37,6 +38,8 @@ def find(evidence: Evidence) -> Iterator[Found]:
             concerned_cycles=row["sum_cycles"],
             domain=domain_of(row["a"]),
             vcpu=vcpu_of(row["a"]),
+            span=span,
+            when=when,
         )
 
 
