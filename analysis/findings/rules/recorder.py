@@ -13,8 +13,8 @@ from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.tables.trace import recorder_wakes_most
 from xtrace.probes.xen_abi import DOM0
 
-_NOTE_RATIO, _PROBLEM_RATIO = 0.1, 0.3
-_FEWEST = 20
+_NOTE_RATIO, _PROBLEM_RATIO = 0.1, 0.5
+_FEWEST, _PROBLEM_PER_S = 20, 50.0
 
 
 def find(evidence: Evidence) -> Iterator[Found]:
@@ -24,7 +24,8 @@ def find(evidence: Evidence) -> Iterator[Found]:
     if most < _FEWEST or most < _NOTE_RATIO * wakes:
         return
     yield Found(
-        is_problem=most >= _PROBLEM_RATIO * wakes,
+        is_problem=most >= _PROBLEM_RATIO * wakes
+        and evidence.per_s(most, evidence.span_cycles) >= _PROBLEM_PER_S,
         sentence=f"up to {most:,} of {wakes:,} wakes of d0 are for its recorder, because a trace buffer was "
         "half full: larger buffers or fewer classes of records change less",
         figures=(
@@ -40,7 +41,7 @@ RULE = Rule(
     "recorder-share",
     "wakes of dom0 by the recorder's own interrupt",
     "20 or more of dom0's wakes, and 10 % or more of them, can be for the recorder",
-    "30 % or more can be",
+    "50 % or more can be, and 50 per second",
     "below 1 %",
     "the bundled sample: 1 of 2,514",
     find,

@@ -14,6 +14,8 @@ from xtrace.analysis.measures.table import Quality
 _NOTE_RATIO, _PROBLEM_RATIO = 0.75, 0.5
 #: It wants to run for so much of the span, and waits for so much of that.
 _WANTED_RATIO, _WAITING_RATIO = 0.1, 0.3
+#: What it lacks is more than the scheduler's time slices explain.
+_LEAST_S = 0.1
 
 
 def find(evidence: Evidence) -> Iterator[Found]:
@@ -37,6 +39,8 @@ def find(evidence: Evidence) -> Iterator[Found]:
         if wanted < _WANTED_RATIO * evidence.span_cycles or waited[domain] < _WAITING_RATIO * wanted:
             continue
         if ran[domain] > _NOTE_RATIO * shares[domain]:
+            continue
+        if shares[domain] - ran[domain] < evidence.cycles(_LEAST_S):
             continue
         share = shares[domain] / evidence.span_cycles
         got = ran[domain] / evidence.span_cycles
@@ -68,7 +72,7 @@ RULE = Rule(
     "whether a domain gets its share of what all domains ran",
     "a domain waits 30 % or more of the time in which it wants to run, and runs for 75 % or less of its "
     "share: by the weights that were recorded, or an equal share for each vCPU; what a vCPU does not want, "
-    "the others share",
+    "the others share; it lacks 100 ms or more",
     "it runs for 50 % or less of its share",
     "its share",
     "credit and credit2 share by weight",

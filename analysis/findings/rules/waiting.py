@@ -15,6 +15,8 @@ _NOTE_RATIO, _PROBLEM_RATIO = 0.1, 0.5
 #: A vCPU that waits for less of the span is not worth a line.
 _LEAST_OF_SPAN = 0.05
 _LEVEL_RATIO = 0.5
+#: What it lacks is more than the scheduler's time slices explain.
+_LEAST_S = 0.1
 
 
 def find(evidence: Evidence) -> Iterator[Found]:
@@ -25,7 +27,10 @@ def find(evidence: Evidence) -> Iterator[Found]:
         of_span = one.waiting_cycles / max(measures.span_cycles, 1)
         if ratio < _NOTE_RATIO or of_span < _LEAST_OF_SPAN:
             continue
-        is_behind = one.running_cycles < _LEVEL_RATIO * one.equal_cycles
+        lacks = one.equal_cycles - one.running_cycles
+        is_behind = one.running_cycles < _LEVEL_RATIO * one.equal_cycles and lacks >= evidence.cycles(
+            _LEAST_S
+        )
         running = one.running_cycles / measures.span_cycles
         equal = one.equal_cycles / measures.span_cycles
         sentence = f"{vcpu_name(one.key)} waited to run {of_span:.0%} of the time and ran {running:.0%}"
@@ -53,7 +58,8 @@ RULE = Rule(
     "waiting",
     "time in which a vCPU could run and did not",
     "a vCPU waited a tenth or more of the time in which it wanted to run, and 5 % or more of the span",
-    "it waited half or more of that time, and ran less than half of an equal share of what all vCPUs ran",
+    "it waited half or more of that time, and ran less than half of an equal share of what all vCPUs ran, "
+    "by 100 ms or more",
     "2 % of the time",
     "PV guests on pCPUs that are half idle",
     find,

@@ -375,7 +375,7 @@ def test_wakes_for_the_recorder() -> None:
     assert one.severity == "problem"
     # The cause of the first wake is not known.
     assert "up to 60 of 100 wakes of d0" in one.sentence
-    assert found(recorded(25))["recorder-share"].severity == "note"
+    assert found(recorded(45))["recorder-share"].severity == "note"
     assert "recorder-share" not in found(recorded(9))
 
 
