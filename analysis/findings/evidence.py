@@ -50,6 +50,7 @@ class Evidence:
         emulated: software emulated the host.
         source: the trace as the user named it.
         weights: of each vCPU in the scheduler, by domain; empty where they were not recorded.
+        recorder_cpu_s: CPU time that recording took; None where it is not known.
         slots: sums by slots of time, and single intervals.
         costs: the tables of fence costs by name; empty where they were not asked for.
     """
@@ -59,6 +60,7 @@ class Evidence:
     source: str = ""
     costs: Mapping[str, Columns] = field(default_factory=dict)
     weights: Mapping[int, float] = field(default_factory=dict)
+    recorder_cpu_s: float | None = None
     slots: Slots = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -175,6 +175,8 @@ def build_report(
         costs=costs,
         domains=origin.domains,
         source=origin.name,
+        weights=origin.weights,
+        recorder_cpu_s=origin.recorder_cpu_s,
         ignored=ignored,
     )
 
@@ -191,6 +193,8 @@ def build(
     costs: CostInputs | None = None,
     domains: Mapping[int, str] | None = None,
     source: str = "",
+    weights: Mapping[int, float] | None = None,
+    recorder_cpu_s: float | None = None,
     ignored: Collection[str] = (),
 ) -> Report:
     """Return the report on a Partial.
@@ -205,6 +209,8 @@ def build(
         costs: inputs of the fence cost model; None leaves the cost out.
         domains: names of domains by id, where the recorder knew them.
         source: the trace as the user named it, for the commands of findings.
+        weights: of each vCPU in the scheduler, by domain, where the recorder noted them.
+        recorder_cpu_s: CPU time that recording took, where it is known.
         ignored: names of findings to leave out.
     """
     selection = selection or Selection()
@@ -226,6 +232,8 @@ def build(
         measures,
         emulated=emulated,
         source=source,
+        weights=weights or {},
+        recorder_cpu_s=recorder_cpu_s,
         costs={name: table.columns for name, table in made.items() if name in _COST_TABLES},
     )
     rules = [rule for rule in RULES if rule.name not in ignored]

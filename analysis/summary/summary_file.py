@@ -119,6 +119,8 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
             domains={},
             files=(),
             costs={},
+            weights={},
+            recorder_cpu_s=None,
         )
     return Summary(partial, replace(first, tsc_hz=hz, tsc_hz_source=hz_source) if hz else first)
 

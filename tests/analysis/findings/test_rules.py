@@ -364,19 +364,23 @@ def recorded(half_full: int) -> Partial:
 
 def dom0_timers() -> Script:
     host = Script(1, SECOND)
-    for number in range(100):
-        at = number * 10_000.0 + 100
+    for number in range(200):
+        at = number * 5_000.0 + 100
         host.run(0, D0, at + 10, at + 500, woken_us=at)
     return host
 
 
-def test_wakes_for_the_recorder() -> None:
-    one = found(recorded(60))["recorder-share"]
+def test_what_recording_costs() -> None:
+    """The span is a second of one pCPU."""
+    one = found(evidence(recorded(60), recorder_cpu_s=0.06))["recorder-share"]
     assert one.severity == "problem"
-    # The cause of the first wake is not known.
-    assert "up to 60 of 100 wakes of d0" in one.sentence
-    assert found(recorded(45))["recorder-share"].severity == "note"
-    assert "recorder-share" not in found(recorded(9))
+    assert "recording took 6.0% of the time of 1 pCPUs, and up to 60 of 200 wakes" in one.sentence
+    assert found(evidence(recorded(60), recorder_cpu_s=0.04))["recorder-share"].severity == "note"
+    assert "recorder-share" not in found(evidence(recorded(60), recorder_cpu_s=0.004))
+    bound = found(recorded(120))["recorder-share"]
+    assert bound.severity == "note"
+    assert "up to 120 of 200 wakes of d0" in bound.sentence
+    assert "recorder-share" not in found(recorded(99))
 
 
 # --- costs ---------------------------------------------------------------------------------------
@@ -419,7 +423,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "long-masks": test_events_that_an_hvm_guest_is_not_ready_for,
     "removable-fences": test_fences_that_cost_much,
     "lost-records": test_records_that_are_lost,
-    "recorder-share": test_wakes_for_the_recorder,
+    "recorder-share": test_what_recording_costs,
 }
 
 
