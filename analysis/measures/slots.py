@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from xtrace.analysis.columns import I64, Columns, distinct
 from xtrace.analysis.state_machine.kept import NOT_KEPT, Slotted
@@ -62,35 +61,39 @@ class Slots:
         return 1 << int(shift[0]) if len(shift) else 1
 
     @cached_property
-    def _first(self) -> int:
-        slots = self.partial.slots["slot"]
-        return int(slots.min()) if len(slots) else 0
+    def _numbers(self) -> I64:
+        """The numbers of the slots with a sum, ascending; others, as between traces, have no place."""
+        return distinct(self.partial.slots["slot"])
 
-    @cached_property
+    @property
     def count(self) -> int:
-        """Number of slots from the first to the last one with a sum."""
-        slots = self.partial.slots["slot"]
-        return int(slots.max()) - self._first + 1 if len(slots) else 0
+        """Number of slots with a sum."""
+        return len(self._numbers)
 
     def begin_tsc(self, place: int) -> int:
-        """Return where a slot begins, at the trace's first record at the earliest."""
-        return max((self._first + place) * self.cycles, int(self.partial.spans["first_tsc"].min()))
+        """Return where a slot begins, at the first record at the earliest."""
+        return max(int(self._numbers[place]) * self.cycles, int(self.partial.spans["first_tsc"].min()))
 
     def end_tsc(self, place: int) -> int:
-        """Return where a slot ends, at the trace's last record at the latest."""
-        return min((self._first + place + 1) * self.cycles, int(self.partial.spans["last_tsc"].max()))
+        """Return where a slot ends, at the last record at the latest."""
+        return min((int(self._numbers[place]) + 1) * self.cycles, int(self.partial.spans["last_tsc"].max()))
 
     def place_after(self, tsc: int) -> int:
         """Return the first slot that begins at or after a TSC."""
-        return max(-(-tsc // self.cycles) - self._first, 0)
+        return int(np.searchsorted(self._numbers, -(-tsc // self.cycles)))
+
+    def follows(self, place: int) -> bool:
+        """Return whether a slot begins where the one before it ends."""
+        return place > 0 and bool(self._numbers[place] == self._numbers[place - 1] + 1)
 
     @cached_property
     def lengths(self) -> I64:
         """Cycles of each slot that are in the traces: int64 [slots]."""
-        edges = (self._first + np.arange(self.count + 1, dtype=np.int64)) * self.cycles
+        begins = self._numbers * self.cycles
         found = np.zeros(self.count, np.int64)
         for span in self.partial.spans.rows():
-            inside = np.minimum(edges[1:], span["last_tsc"]) - np.maximum(edges[:-1], span["first_tsc"])
+            ends = np.minimum(begins + self.cycles, span["last_tsc"])
+            inside = ends - np.maximum(begins, span["first_tsc"])
             found += np.maximum(inside, 0)
         return found
 
@@ -109,8 +112,9 @@ class Slots:
         if b is not None:
             rows = rows.where(rows["b"] == b)
         counts, totals = np.zeros((2, self.count), np.int64)
-        np.add.at(counts, rows["slot"] - self._first, rows["count"])
-        np.add.at(totals, rows["slot"] - self._first, rows["total"])
+        places = np.searchsorted(self._numbers, rows["slot"])
+        np.add.at(counts, places, rows["count"])
+        np.add.at(totals, places, rows["total"])
         return Series(counts, totals)
 
     @cached_property
@@ -120,6 +124,16 @@ class Slots:
 
     def _of(self, kind: Slotted) -> Columns:
         return self._by_kind.get(int(kind), self.partial.slots.where(slice(0)))
+
+    def densest(self, counts: I64, width: int) -> tuple[int, int, int]:
+        """Return (first slot, last slot, sum) of the ``width`` slots in a row with the greatest sum."""
+        if not len(counts):
+            return 0, 0, 0
+        after = np.searchsorted(self._numbers, self._numbers + width)
+        sums = np.append(0, np.cumsum(counts))
+        inside = sums[after] - sums[: len(counts)]
+        first = int(np.argmax(inside))
+        return first, int(after[first]) - 1, int(inside[first])
 
     def worst(self, metric: Metric, a: int | None = None) -> list[Interval]:
         """Return the longest intervals of a metric, those of one ``a`` where it is given; longest first."""
@@ -131,13 +145,3 @@ class Slots:
             Interval(row["end_tsc"] - row["value_cycles"], row["end_tsc"], row["b"]) for row in rows.rows()
         ]
         return sorted(found, key=lambda each: (-each.cycles, each.end_tsc))
-
-
-def densest(counts: I64, width: int) -> tuple[int, int]:
-    """Return (first slot, sum) of the ``width`` slots in a row with the greatest sum."""
-    width = min(max(width, 1), max(len(counts), 1))
-    if not len(counts):
-        return 0, 0
-    sums: npt.NDArray[np.int64] = np.convolve(counts, np.ones(width, np.int64), "valid")
-    place = int(np.argmax(sums))
-    return place, int(sums[place])

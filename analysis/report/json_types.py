@@ -149,7 +149,8 @@ _OF_FIELD: Mapping[str, JsonName] = {"int": "integer", "float": "number", "str":
 _SOURCES = tuple(source.name.lower() for source in RipSource)
 _PARTS = ("removable", "undecided", "keep")
 _STATES = (
-    "running", "runnable/wake", "runnable/preempt", "runnable/other", "blocked", "offline", "lost", "unknown",
+    "running", "runnable/wake", "runnable/preempt", "runnable/other", "runnable/budget", "blocked", "offline",
+    "lost", "unknown",
 )  # fmt: skip
 _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("wakers", "latency"): ("send", "irq", ""),

@@ -49,10 +49,11 @@ class Slotted(IntEnum):
     LOST = 13  # a = pCPU; records
     MIGRATIONS = 14  # a = vCPU; cycles on the pCPU that it left
     WINDOWS = 15  # a = vCPU: an event waited for an HVM guest's interrupt window; cycles
+    DEPLETED = 16  # a = vCPU: it waited for its budget; cycles
 
 
 #: Rows of those that have no row of their own, one for each kind.
-OTHERS = 16
+OTHERS = 32
 #: ``a`` of these in columns.
 NOT_KEPT = (1 << METRIC_SHIFT) - 1
 #: The first row of LATENCY; the next ones are the other octaves.
@@ -67,6 +68,7 @@ _KEPT = {
     Metric.RUNNABLE_PREEMPT: Slotted.WAITING | SPREAD | EXEMPLARS,
     Metric.RUNNABLE_OTHER: Slotted.WAITING | SPREAD | EXEMPLARS,
     Metric.OFFLINE: Slotted.OFFLINE | SPREAD | EXEMPLARS,
+    Metric.RUNNABLE_BUDGET: Slotted.DEPLETED | SPREAD | EXEMPLARS,
     Metric.OPEN: EXEMPLARS,
     Metric.RESIDENCE: int(Slotted.MIGRATIONS),
     Metric.PCPU_IDLE: Slotted.IDLE | SPREAD,

@@ -87,6 +87,11 @@ _NAMING = {
 }
 
 
+#: Records of a vCPU's budget, and whether it is burnt; those before Xen 4.10 are shorter, and their vCPU is
+#: in another order before 4.7.
+_BUDGETS = {(ids.RTDS_BUDGET_BURN, 6): 1, (ids.RTDS_BUDGET_REPLENISH, 6): 0}
+
+
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return how the machines treat records of a shape, and the parameter of that kind.
 
@@ -107,6 +112,8 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
     if (event, words) in _NAMING:
         word, bit = _NAMING[event, words]
         return Kind.NAMED, word << 8 | bit
+    if (event, words) in _BUDGETS:
+        return Kind.BUDGET, _BUDGETS[event, words]
     if event == ids.SWITCH_INFNEXT and words in (3, 4):
         return Kind.INFNEXT, words - 2
     return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)

@@ -77,7 +77,11 @@ def _slot_for(slots, table, key, b):
 @inlined_part
 def _is_time(metric):
     """Return whether the metric accounts for the time of a vCPU, a domain or a pCPU."""
-    return metric <= Metric.PCPU_LOST or Metric.STATE_UNKNOWN <= metric <= Metric.OPEN
+    return (
+        metric <= Metric.PCPU_LOST
+        or Metric.STATE_UNKNOWN <= metric <= Metric.OPEN
+        or metric == Metric.RUNNABLE_BUDGET
+    )
 
 
 @inlined_part
@@ -135,7 +139,7 @@ def _kept_of(state, by_metric, row_slots, rows, exemplar_slots, exemplars, key, 
     if metric == Metric.OPEN:
         # It counts as a part of the time that it is of.
         time = b >> 32
-        if time > Metric.OFFLINE:
+        if time > Metric.OFFLINE and time != Metric.RUNNABLE_BUDGET:
             return np.int64(0)
         kind |= by_metric[time] & (SLOTTED_MASK | SPREAD)
     if kind == 0 or (metric in _OF_VCPUS and (key & _A_MASK) >> 16 == IDLE_DOMAIN):
@@ -293,7 +297,12 @@ def tally(
                 value = tsc - begin
                 if value <= 0:
                     continue
-                if metric <= Metric.OFFLINE or metric == Metric.DOMAIN_STATE or metric == Metric.RESIDENCE:
+                if (
+                    metric <= Metric.OFFLINE
+                    or metric == Metric.DOMAIN_STATE
+                    or metric == Metric.RESIDENCE
+                    or metric == Metric.RUNNABLE_BUDGET
+                ):
                     b |= metric << 32
                     key = (np.int64(Metric.OPEN) << METRIC_SHIFT) | (key & _A_MASK)
             elif tsc < from_tsc or tsc > to_tsc:

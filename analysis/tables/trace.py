@@ -38,6 +38,7 @@ _CUT_NAMES = {
     Metric.RUNNABLE_WAKE: "runnable/wake",
     Metric.RUNNABLE_PREEMPT: "runnable/preempt",
     Metric.RUNNABLE_OTHER: "runnable/other",
+    Metric.RUNNABLE_BUDGET: "runnable/budget",
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
     Metric.RESIDENCE: "stay on a pCPU",

@@ -71,6 +71,7 @@ _FINDINGS = (
     "waiting",
     "starved-domain",
     "idle-while-waiting",
+    "budget",
     "offline",
     "paused-wakes",
     "migrations",

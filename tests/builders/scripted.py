@@ -96,6 +96,13 @@ class Script:
         self.record(pcpu, at_us, _HYPERCALL, _SCHED_OP, 1)
         self.record(pcpu, at_us, _BLOCK, vcpu.domain, vcpu.number)
 
+    def burn(self, pcpu: int, at_us: float, vcpu: Vcpu, left_ns: int) -> None:
+        """Let RTDS note what is left of a vCPU's budget."""
+        self.record(pcpu, at_us, 0x22803, vcpu.packed, left_ns, 0, 1000, 0, 0)
+
+    def replenish(self, pcpu: int, at_us: float, vcpu: Vcpu) -> None:
+        self.record(pcpu, at_us, 0x22804, vcpu.packed, 0, 0, 0, 4_000_000, 0)
+
     def wake_paused(self, pcpu: int, at_us: float, vcpu: Vcpu) -> None:
         """Wake a vCPU that is blocked and may not run."""
         self.record(pcpu, at_us, _WAKE, vcpu.domain, vcpu.number)

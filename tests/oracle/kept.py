@@ -50,7 +50,7 @@ def kept(interval: Interval) -> int:
     if metric != Metric.OPEN:
         return kept_of(metric)
     of = interval.b >> 32
-    if of > Metric.OFFLINE:
+    if of > Metric.OFFLINE and of != Metric.RUNNABLE_BUDGET:
         return 0
     return EXEMPLARS | kept_of(of) & (SLOTTED_MASK | SPREAD)
 

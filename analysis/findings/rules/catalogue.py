@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xtrace.analysis.findings.rules import (
+    budget,
     fences,
     forced,
     idle_while_waiting,
@@ -25,6 +26,7 @@ RULES = (
     waiting.RULE,
     starved.RULE,
     idle_while_waiting.RULE,
+    budget.RULE,
     offline.OFFLINE,
     offline.PAUSED_WAKES,
     migrations.RULE,

@@ -9,7 +9,6 @@ import numpy as np
 from xtrace.analysis.coverage.needs import IRQS, SWITCHES
 from xtrace.analysis.findings.evidence import Evidence, Span, guests
 from xtrace.analysis.findings.finding import Found, Rule
-from xtrace.analysis.measures.slots import densest
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.kept import Slotted
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
@@ -30,8 +29,7 @@ def find_peaks(evidence: Evidence) -> Iterator[Found]:
     width = max(int(hz / slots.cycles), 1)
     for irq, pcpu in slots.keys(Slotted.IRQS):
         series = slots.series(Slotted.IRQS, irq, pcpu)
-        place, count = densest(series.counts, width)
-        last = min(place + width, slots.count) - 1
+        place, last, count = slots.densest(series.counts, width)
         span = Span(slots.begin_tsc(place), slots.end_tsc(last))
         # A trace of less than a second has no rate of a second: what there is counts as that of a second.
         rate = evidence.per_s(count, max(span.end_tsc - span.begin_tsc, min(hz, slots.cycles * width)))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.findings.evidence import Evidence, Span, guests, vcpu_name
 from xtrace.analysis.findings.finding import Found, Rule
-from xtrace.analysis.measures.slots import densest
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.kept import Slotted
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
@@ -30,7 +29,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
             continue
         span = None
         if slots.has_one_axis:
-            place, _ = densest(slots.series(Slotted.MIGRATIONS, row["a"]).counts, 1)
+            place, _, _ = slots.densest(slots.series(Slotted.MIGRATIONS, row["a"]).counts, 1)
             span = Span(slots.begin_tsc(place), slots.end_tsc(place))
         yield Found(
             is_problem=rate >= _PROBLEM_PER_S,

@@ -9,7 +9,7 @@ import numpy as np
 from xtrace.analysis.coverage.needs import ENTRIES, RUNSTATES, SWITCHES, Reach
 from xtrace.analysis.findings.evidence import Evidence, Span, guests, vcpu_name
 from xtrace.analysis.findings.finding import Found, Rule
-from xtrace.analysis.measures.slots import Interval
+from xtrace.analysis.measures.slots import Interval, Slots
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.kept import Slotted
 from xtrace.analysis.state_machine.keys import domain_of, high_of, vcpu_of
@@ -109,7 +109,7 @@ def find_unanswered(evidence: Evidence) -> Iterator[Found]:
         own = slots.series(Slotted.RUNNING, sender).totals + slots.series(Slotted.WAITING, sender).totals
         own += slots.series(Slotted.OFFLINE, sender).totals
         counts = np.where(active == own, slots.series(Slotted.SENDS_UNANSWERED, sender).counts, -1)
-        first, last = _longest(counts >= 0)
+        first, last = _longest(slots, counts >= 0)
         count = int(counts[first:last].sum())
         cycles = int(slots.lengths[first:last].sum())
         waking = int(slots.series(Slotted.SENDS_WAKING, sender).counts.sum())
@@ -135,14 +135,16 @@ def find_unanswered(evidence: Evidence) -> Iterator[Found]:
         )
 
 
-def _longest(chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[int, int]:
-    """Return (first, last + 1) of the longest run of true entries; (0, 0) where there is none."""
+def _longest(slots: Slots, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[int, int]:
+    """Return (first, last + 1) of the longest run of chosen slots; (0, 0) where there is none."""
     best = (0, 0)
     begin = 0
-    for place, holds in enumerate([*chosen.tolist(), False]):
+    for place, holds in enumerate(chosen.tolist()):
+        if not slots.follows(place) or not holds:
+            begin = place
+        if holds and place + 1 - begin > best[1] - best[0]:
+            best = (begin, place + 1)
         if not holds:
-            if place - begin > best[1] - best[0]:
-                best = (begin, place)
             begin = place + 1
     return best
 

@@ -177,6 +177,31 @@ def test_a_busy_pcpu_does_not_idle_while_a_vcpu_waits() -> None:
     assert "idle-while-waiting" not in found(shared(20))
 
 
+def depleted(run_ms: int, *, used_up: bool = True) -> Script:
+    """RTDS gives d1 a part of each 10 ms, and d1 wants all, while pCPU 1 idles."""
+    host = Script(2, 2 * SECOND)
+    host.run(1, D1, 100, 1000, then=RUNNABLE)
+    for number in range(1, 200):
+        begin = 10_000.0 * number
+        host.replenish(1, begin, D1)
+        host.run(0, D1, begin + 10, begin + 1000 * run_ms, then=RUNNABLE)
+        host.burn(0, begin + 1000 * run_ms - 1, D1, 0 if used_up else 500_000)
+    return host
+
+
+def test_a_budget_that_is_used_up() -> None:
+    """It waits for its budget, not for a pCPU, so none is said to idle meanwhile."""
+    findings = found(depleted(4))
+    one = findings["budget"]
+    assert (one.severity, one.domain) == ("problem", 1)
+    assert one.figures[0].value == pytest.approx(0.6, abs=0.01)
+    assert not findings.keys() & {"waiting", "idle-while-waiting", "starved-domain"}
+    assert found(depleted(8))["budget"].severity == "note"
+    kept_from_it = found(depleted(4, used_up=False))
+    assert "budget" not in kept_from_it
+    assert "idle-while-waiting" in kept_from_it
+
+
 # --- offline -------------------------------------------------------------------------------------
 
 
@@ -413,6 +438,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "waiting": test_a_vcpu_that_gets_less_than_its_share,
     "starved-domain": test_a_vcpu_that_gets_less_than_its_share,
     "idle-while-waiting": test_a_pcpu_that_idles_while_a_vcpu_waits_that_may_run_there,
+    "budget": test_a_budget_that_is_used_up,
     "offline": test_a_cap_that_stops_a_vcpu,
     "paused-wakes": test_wakes_that_wait_for_a_paused_vcpu,
     "migrations": test_migrations_that_follow_each_other,
