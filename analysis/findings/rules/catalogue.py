@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from xtrace.analysis.findings.rules import (
+from xtrace.analysis.findings.rules.events import fences, forced, irqs, masks, silent
+from xtrace.analysis.findings.rules.recording import loss, recorder
+from xtrace.analysis.findings.rules.running import (
     budget,
-    fences,
-    forced,
     idle_while_waiting,
-    irqs,
-    loss,
-    masks,
     migrations,
     offline,
-    recorder,
-    silent,
     starved,
     waiting,
     wake_latency,

@@ -48,6 +48,8 @@ def found(of: Script | Partial | Evidence) -> dict[str, Finding]:
 def sender(until_us: float, *, handled_us: float, elsewhere: bool = False) -> Script:
     """d0 sends every 10 ms; d1 handles that until a moment, and d2 afterwards, if somebody does."""
     host = Script(2, 3 * SECOND)
+    for number in range(30):
+        host.irq(1, 20, 0.1 * SECOND * (number + 1) - 40)  # of its timer
     for number in range(int(until_us // 10_000)):
         at = 10_000.0 * number + 100
         host.run(0, D0, at - 50, at + 100, woken_us=at - 60)
