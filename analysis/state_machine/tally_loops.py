@@ -46,7 +46,7 @@ _MOST = (1 << 63) - 1
 #: Metrics of which those of idle vCPUs say no more than that a pCPU idles.
 _OF_VCPUS = (
     int(Metric.RUNNING), int(Metric.RUNNABLE_WAKE), int(Metric.RUNNABLE_PREEMPT),
-    int(Metric.RUNNABLE_OTHER), int(Metric.OFFLINE), int(Metric.OPEN),
+    int(Metric.RUNNABLE_OTHER), int(Metric.OFFLINE), int(Metric.BLOCKED), int(Metric.OPEN),
 )  # fmt: skip
 
 

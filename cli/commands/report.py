@@ -72,6 +72,7 @@ _FINDINGS = (
     "starved-domain",
     "idle-while-waiting",
     "budget",
+    "late-timers",
     "offline",
     "paused-wakes",
     "migrations",

@@ -23,7 +23,7 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 _FIRST_SHIFT = 12
 _OF_VCPUS = (
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER, Metric.OFFLINE,
-    Metric.OPEN,
+    Metric.BLOCKED, Metric.OPEN,
 )  # fmt: skip
 
 

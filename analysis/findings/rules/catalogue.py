@@ -7,6 +7,7 @@ from xtrace.analysis.findings.rules.recording import loss, recorder
 from xtrace.analysis.findings.rules.running import (
     budget,
     idle_while_waiting,
+    late_timers,
     migrations,
     offline,
     starved,
@@ -22,6 +23,7 @@ RULES = (
     starved.RULE,
     idle_while_waiting.RULE,
     budget.RULE,
+    late_timers.RULE,
     offline.OFFLINE,
     offline.PAUSED_WAKES,
     migrations.RULE,

@@ -204,6 +204,28 @@ def test_a_budget_that_is_used_up() -> None:
     assert "idle-while-waiting" in kept_from_it
 
 
+def ticking(late: int, *, of: int = 300) -> Script:
+    """A timer wakes d1 every 10 ms, but at times after 35 ms."""
+    host = Script(1, of * 11_000.0 + late * 30_000)
+    at = 1000.0
+    for number in range(of):
+        host.run(0, D1, at + 5, at + 400, woken_us=at)
+        host.block(0, at + 399, D1)
+        at += 35_000 if number % (of // max(late, 1)) == 5 and late else 10_000
+    return host
+
+
+def test_timers_that_are_late_by_more_than_their_period() -> None:
+    one = found(ticking(12))["late-timers"]
+    assert (one.severity, one.domain) == ("problem", 1)
+    assert "d1v0 sleeps for 9.6" in one.sentence
+    assert "12 times of 299 it slept for more than twice that; worst: 34.6ms at" in one.sentence
+    assert found(ticking(3))["late-timers"].severity == "note"
+    assert "late-timers" not in found(ticking(0))
+    # Sleeps that are not periodic have no time at which they should end.
+    assert "late-timers" not in found(ticking(150))
+
+
 # --- offline -------------------------------------------------------------------------------------
 
 
@@ -441,6 +463,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "starved-domain": test_a_vcpu_that_gets_less_than_its_share,
     "idle-while-waiting": test_a_pcpu_that_idles_while_a_vcpu_waits_that_may_run_there,
     "budget": test_a_budget_that_is_used_up,
+    "late-timers": test_timers_that_are_late_by_more_than_their_period,
     "offline": test_a_cap_that_stops_a_vcpu,
     "paused-wakes": test_wakes_that_wait_for_a_paused_vcpu,
     "migrations": test_migrations_that_follow_each_other,
