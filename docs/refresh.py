@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from xtrace.analysis.findings import page
 from xtrace.analysis.report import json_schema, schema
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def report_block() -> str:
         check=True,
         env={**os.environ, "COLUMNS": "80"},
     )
-    shown = done.stdout.split(NEXT_TABLE)[0]
+    shown = done.stdout.split(NEXT_TABLE)[0].replace(f"{ROOT}/xtrace/samples/", "samples/")
     lines = (line.rstrip() for line in shown.splitlines())
     text = "\n".join(lines)
     return (
@@ -75,6 +76,7 @@ def sites_refreshed(page: str) -> str:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "report-schema.md").write_text(schema.markdown())
+    (ROOT / "docs" / "findings.md").write_text(page.markdown())
     (ROOT / "docs" / "report.schema.json").write_text(json_schema.text())
     for name, made in (("README.md", refreshed), ("docs/sites.md", sites_refreshed)):
         path = ROOT / name

@@ -131,7 +131,9 @@ class Sums:
     @property
     def known_cycles(self) -> F64:
         """Time in which the runstate of a domain's vCPUs is known, including open intervals."""
-        return self.all_cycles(Metric.RUNNING, *_RUNNABLE, Metric.BLOCKED, Metric.OFFLINE)
+        return self.all_cycles(
+            Metric.RUNNING, *_RUNNABLE, Metric.RUNNABLE_BUDGET, Metric.BLOCKED, Metric.OFFLINE
+        )
 
     def all_cycles(self, *metrics: Metric) -> F64:
         """Return the cycles of the metrics added up, with those in intervals that the trace cuts off."""

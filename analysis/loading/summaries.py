@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_summary, kept, names_in
-from xtrace.probes.capture.layout import META, is_dom0_only, names_of, open_capture
+from xtrace.probes.capture.layout import META, is_dom0_only, names_of, open_capture, told_by
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import STDIN
@@ -113,6 +113,7 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
     """
     found = sidecar_of(trace)
     hz = found.tsc_hz if found else None
+    told = told_by(trace)
     return Origin(
         name=os.fspath(trace),
         tsc_hz=hz,
@@ -121,6 +122,8 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
         window=window,
         domains=names_of(trace),
         files=files_of(trace) if str(trace) != STDIN else (),
+        weights=told.weights if told else {},
+        recorder_cpu_s=told.recorder_cpu_s if told and not window else None,
     )
 
 

@@ -15,6 +15,10 @@ import numpy as np
 from xtrace.analysis.columns import Columns, text
 from xtrace.analysis.cost.rows import Estimate
 from xtrace.analysis.coverage.coverage import Coverage, coverage_object
+from xtrace.analysis.findings.evidence import Evidence
+from xtrace.analysis.findings.find import find_all
+from xtrace.analysis.findings.finding import Finding, finding_object
+from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
@@ -46,6 +50,7 @@ TABLES: tuple[Table[Any], ...] = (
     *cost.TABLES,
     *of_trace.TABLES,
 )
+_COST_TABLES = {table.name for table in cost.TABLES}
 SECTIONS = tuple(dict.fromkeys(table.section for table in TABLES))
 
 
@@ -120,6 +125,7 @@ class Report:
         quality: how the figures of each table's columns are known, by the names of both.
         coverage: what the trace covers.
         described: the description of each table, by its name.
+        findings: what is out of the usual, worst first.
         tables: the same as ``columns``, as data frames; pandas is imported when the first one is read.
     """
 
@@ -132,6 +138,7 @@ class Report:
     described: Mapping[str, Table[Any]] = field(
         default_factory=lambda: {table.name: table for table in TABLES}
     )
+    findings: Sequence[Finding] = ()
     tables: Mapping[str, pd.DataFrame] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +152,7 @@ def build_report(
     selection: Selection | None = None,
     kernels: Sequence[Kernel] = (),
     costs: CostInputs | None = None,
+    ignored: Collection[str] = (),
 ) -> Report:
     """Return the report on the summary of one or more traces.
 
@@ -153,6 +161,7 @@ def build_report(
         selection: what to include; everything by default.
         kernels: images that domains run, to look up samples in.
         costs: inputs of the fence cost model; None leaves the cost out.
+        ignored: names of findings to leave out.
     """
     origin = summary.origin
     return build(
@@ -165,6 +174,10 @@ def build_report(
         kernels=kernels,
         costs=costs,
         domains=origin.domains,
+        source=origin.name,
+        weights=origin.weights,
+        recorder_cpu_s=origin.recorder_cpu_s,
+        ignored=ignored,
     )
 
 
@@ -179,6 +192,10 @@ def build(
     kernels: Sequence[Kernel] = (),
     costs: CostInputs | None = None,
     domains: Mapping[int, str] | None = None,
+    source: str = "",
+    weights: Mapping[int, float] | None = None,
+    recorder_cpu_s: float | None = None,
+    ignored: Collection[str] = (),
 ) -> Report:
     """Return the report on a Partial.
 
@@ -191,6 +208,10 @@ def build(
         kernels: images that domains run, to look up samples in.
         costs: inputs of the fence cost model; None leaves the cost out.
         domains: names of domains by id, where the recorder knew them.
+        source: the trace as the user named it, for the commands of findings.
+        weights: of each vCPU in the scheduler, by domain, where the recorder noted them.
+        recorder_cpu_s: CPU time that recording took, where it is known.
+        ignored: names of findings to leave out.
     """
     selection = selection or Selection()
     rate = clock.TscRate(hz, hz, hz, hz_source) if hz else clock.estimate(partial.pairs)
@@ -207,6 +228,15 @@ def build(
     covered = measures.coverage
     made = {table.name: table.of(given[table.takes], covered) for table in selection.tables()}
     trace = of_trace.trace_facts(measures, rate, found, known, versions is not None)
+    evidence = Evidence(
+        measures,
+        emulated=emulated,
+        source=source,
+        weights=weights or {},
+        recorder_cpu_s=recorder_cpu_s,
+        costs={name: table.columns for name, table in made.items() if name in _COST_TABLES},
+    )
+    rules = [rule for rule in RULES if rule.name not in ignored]
     names = {str(domain): name for domain, name in sorted((domains or {}).items())}
     return Report(
         {**trace, "emulated": emulated, "domains": names, "coverage": coverage_object(covered)},
@@ -215,6 +245,7 @@ def build(
         estimate.shares,
         {name: table.quality for name, table in made.items()},
         covered,
+        findings=find_all(evidence, rules, domains=selection.domains, vcpus=selection.vcpus),
     )
 
 
@@ -223,6 +254,7 @@ def json_object(report: Report) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "trace": _plain(dict(report.trace)),
+        "findings": [_plain(finding_object(finding, report.hz)) for finding in report.findings],
         "tables": {
             name: {
                 "quality": _qualities(report.described[name], report.quality[name], report.hz),

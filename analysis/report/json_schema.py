@@ -13,7 +13,15 @@ from typing import Any
 
 from xtrace.analysis.measures.table import MARKS, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, SECTIONS, TABLES
-from xtrace.analysis.report.json_types import TRACE_TYPES, closed, column_type, described, ns_of, ns_type
+from xtrace.analysis.report.json_types import (
+    FINDING,
+    TRACE_TYPES,
+    closed,
+    column_type,
+    described,
+    ns_of,
+    ns_type,
+)
 from xtrace.analysis.report.schema import TRACE_KEYS
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 
@@ -42,6 +50,11 @@ def report_schema() -> dict[str, Any]:
             {
                 "schema_version": {"const": SCHEMA_VERSION},
                 "trace": _trace(),
+                "findings": {
+                    "type": "array",
+                    "description": "what is out of the usual, worst first; see docs/findings.md",
+                    "items": FINDING.schema(),
+                },
                 "tables": {
                     "type": "object",
                     "description": "by name, those of the sections that were asked for",

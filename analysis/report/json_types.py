@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from xtrace.analysis.cost.rows import CheckRow, DomainRow, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.findings.finding import Severity
+from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.state_machine.metrics import DomainState, RipSource
 from xtrace.probes.format import TraceClass
@@ -147,7 +149,8 @@ _OF_FIELD: Mapping[str, JsonName] = {"int": "integer", "float": "number", "str":
 _SOURCES = tuple(source.name.lower() for source in RipSource)
 _PARTS = ("removable", "undecided", "keep")
 _STATES = (
-    "running", "runnable/wake", "runnable/preempt", "runnable/other", "blocked", "offline", "lost", "unknown",
+    "running", "runnable/wake", "runnable/preempt", "runnable/other", "runnable/budget", "blocked", "offline",
+    "lost", "unknown",
 )  # fmt: skip
 _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("wakers", "latency"): ("send", "irq", ""),
@@ -375,6 +378,49 @@ _COVERAGE = ValueType(
     ),
 )
 
+_ANY_NUMBER = ValueType("number", nullable=True)
+_SOME_NUMBER = replace(_NUMBER, nullable=True)
+_FIGURE = ValueType(
+    "object",
+    keys=(
+        Key("name", _STRING, _KEY, "what it is; the ending is the unit"),
+        Key("value", _ANY_NUMBER, _KEY, "in that unit"),
+        Key("value_ns", replace(_ANY_NUMBER, unit="ns"), _KEY, "in ns, where it is a time; null otherwise"),
+        Key(
+            "quality",
+            ValueType("string", choices=("exact", "bounded", "inferred", "modelled")),
+            _KEY,
+            "how it is known",
+        ),
+    ),
+)
+#: What is in ``findings``.
+FINDING = ValueType(
+    "object",
+    keys=(
+        Key("name", ValueType("string", choices=tuple(rule.name for rule in RULES)), _KEY, "of the rule"),
+        Key(
+            "severity",
+            ValueType("string", choices=tuple(str(severity) for severity in Severity)),
+            _KEY,
+            "whether it is only worth knowing, or something does not work as it should",
+        ),
+        Key("sentence", _STRING, _KEY, "the subject and what was found"),
+        Key("figures", ValueType("array", items=_FIGURE), _KEY, "the figures of the sentence"),
+        Key("usual", _STRING, _KEY, "what is usual"),
+        Key("source", _STRING, _KEY, "where that is from"),
+        Key("concerned_cycles", _CYCLES, _KEY, "how much time it concerns; 0 where it is about events"),
+        Key("concerned_count", _COUNT, _KEY, "how many events it concerns"),
+        Key("domain", _SOME_NUMBER, _KEY, "the subject's domain; null where it has none"),
+        Key("vcpu", _SOME_NUMBER, _KEY, "the subject's vCPU; null where it is none"),
+        Key("pcpu", _SOME_NUMBER, _KEY, "the subject's pCPU; null where it is none"),
+        Key("others", _COUNT, _KEY, "how many more subjects the rule would name"),
+        Key("moment_cycles", _SOME_CYCLES, _KEY, "when it was worst, since the trace's first record"),
+        Key("moment_ns", replace(_ANY_NUMBER, unit="ns"), _KEY, "the same in ns"),
+        Key("command", _STRING, _KEY, "a command that shows more; empty where there is none"),
+    ),
+)
+
 #: Type of each key of ``trace``, and how its figure is known.
 TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "records": (_COUNT, _EXACT),
@@ -415,6 +461,8 @@ TRACE_TYPES: Mapping[str, tuple[ValueType, Quality]] = {
     "tsc_restart_count": (_COUNT, _EXACT),
     "ring_known_files": (_COUNT, _EXACT),
     "intervals_left_out": (_COUNT, _EXACT),
+    "slot_keys_folded": (_COUNT, _EXACT),
+    "exemplar_keys_left_out": (_COUNT, _EXACT),
     "vcpus_left_out": (_COUNT, _EXACT),
     "damages": (ValueType("array", items=_DAMAGE), _EXACT),
     "dom0_only_files": (_COUNT, _EXACT),

@@ -34,8 +34,8 @@ class RequestError(ValueError):
     """A request that cannot be answered as it stands.
 
     Attributes:
-        field: the part of the request that is wrong: paths, window, sections, domains, images, counters or
-            unfenced.
+        field: the part of the request that is wrong: paths, window, sections, domains, images, counters,
+            unfenced or ignored.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -99,6 +99,7 @@ class ReportRequest:
         calibration: file of what fences cost on this host.
         counters, unfenced: further inputs of the fence cost model.
         strict: stop at the first damage.
+        ignored: names of findings to leave out.
     """
 
     paths: Sequence[Path]
@@ -116,6 +117,7 @@ class ReportRequest:
     counters: Sequence[GuestCounters] = ()
     unfenced: Sequence[UnfencedCapture] = ()
     strict: bool = False
+    ignored: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def make_report(
 
         selection = Selection(request.sections, named.domains, request.vcpus, request.tables)
         _known_sections(request.sections)
+        _known_findings(request.ignored)
         kernels = _kernels(named)
         summaries = loading.result()
         nothing.refuse_empty(request.paths, summaries, tell)
@@ -164,7 +167,14 @@ def make_report(
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
         costs = _costs(request, named, kernels, calibration, counters, whole, progress)
-    made = build_report(whole, versions=request.versions, selection=selection, kernels=kernels, costs=costs)
+    made = build_report(
+        whole,
+        versions=request.versions,
+        selection=selection,
+        kernels=kernels,
+        costs=costs,
+        ignored=request.ignored,
+    )
     nothing.refuse_without_rows(whole.origin.name, request.sections, made)
     return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
 
@@ -257,6 +267,15 @@ def _known_sections(sections: Sequence[str]) -> None:
 
     if unknown := sorted(set(sections) - set(SECTIONS)):
         raise RequestError("sections", f"{unknown[0]!r} is not one of {', '.join(SECTIONS)}")
+
+
+def _known_findings(names: Sequence[str]) -> None:
+    from xtrace.analysis.findings.rules.catalogue import RULES
+
+    if unknown := sorted(set(names) - {rule.name for rule in RULES}):
+        raise RequestError(
+            "ignored", f"{unknown[0]!r} is not one of {', '.join(rule.name for rule in RULES)}"
+        )
 
 
 def _kernels(named: _Named) -> list[ImageKernel]:

@@ -9,7 +9,7 @@ from typing import Any
 from xtrace.analysis.coverage.needs import Reach
 from xtrace.analysis.measures.table import MARKS, Column, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
-from xtrace.analysis.report.json_types import TRACE_TYPES, ValueType, column_type
+from xtrace.analysis.report.json_types import FINDING, TRACE_TYPES, ValueType, column_type
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 
 #: The keys of the report's ``trace`` object.
@@ -57,6 +57,8 @@ TRACE_KEYS = {
     "counted on its own",
     "ring_known_files": "files whose fillers show the size of the trace buffer",
     "intervals_left_out": "intervals not counted because there were too many distinct keys",
+    "slot_keys_folded": "keys of sums by slots of time that count with others, because there were too many",
+    "exemplar_keys_left_out": "keys of which no single intervals are kept, because there were too many",
     "vcpus_left_out": "look-ups of vCPUs over the limit, which share one entry",
     "damages": "the first thousand damaged places of each file: offset, reason, skipped_bytes",
     "dom0_only_files": "captures without Xen's trace, which bpf, perf or xenctx recorded in dom0",
@@ -82,10 +84,10 @@ def markdown() -> str:
     lines = [
         "# The report as JSON",
         "",
-        f"`xtrace report --json` prints one object: `schema_version` ({SCHEMA_VERSION}), `trace` and",
-        "`tables`. The version is incremented when a key is removed or changes its meaning; new keys may",
-        "be added at any time. `--csv` and `--parquet` write the same tables, one file each. This page is",
-        "printed by `python -m xtrace.analysis.report.schema`.",
+        f"`xtrace report --json` prints one object: `schema_version` ({SCHEMA_VERSION}), `trace`,",
+        "`findings` and `tables`. The version is incremented when a key is removed or changes its meaning;",
+        "new keys may be added at any time. `--csv` and `--parquet` write the tables, one file each. This",
+        "page is printed by `python -m xtrace.analysis.report.schema`.",
         "",
         'A table is `{"quality": {column: quality}, "rows": [...]}`. The quality is `exact`, `bounded`,',
         "`inferred`, `modelled`, or `not recorded`, and then the figures are null; columns without one name",
@@ -102,6 +104,13 @@ def markdown() -> str:
         "",
         *_heading("key"),
         *_trace_rows(),
+        "",
+        "## findings",
+        "",
+        "What is out of the usual, worst first; [findings.md](findings.md) lists the rules.",
+        "",
+        *_heading("key"),
+        *_rows_of("findings", FINDING),
     ]
     for table in TABLES:
         lines += ["", f"## tables.{table.name}", "", f"{table.title}. Section `{table.section}`."]
@@ -125,6 +134,14 @@ def _trace_rows() -> Iterator[str]:
         yield _row(key, of, quality, meaning)
         for inner in of.items.keys if of.items else ():
             yield _row(f"{key}[].{inner.name}", inner.type, inner.quality, inner.meaning)
+
+
+def _rows_of(name: str, of: ValueType) -> Iterator[str]:
+    """Yield a row for each key of the objects in an array."""
+    for key in of.keys:
+        yield _row(f"{name}[].{key.name}", key.type, key.quality, key.meaning)
+        if key.type.items:
+            yield from _rows_of(f"{name}[].{key.name}", key.type.items)
 
 
 def _column_row(table: Table[Any], column: Column) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xtrace.analysis.state_machine.kept import KeptColumns
 from xtrace.probes.reader.batches import I64, U32
 from xtrace.probes.reader.read_facts import ReadFacts
 
@@ -111,6 +112,7 @@ class Collected:
         shape_headers: uint32 [shapes], header word of each shape.
         record_counts: int64 [pCPUs, shapes], records read.
         tallies: intervals by (metric, a, b).
+        kept: sums by slots of time, and single intervals.
         vcpu_keys: int64 [vCPUs], ``domain << 16 | vcpu``.
         vcpu_types: int64 [vCPUs], VCPU_PV, VCPU_HVM or 0.
         vcpu_counts: int64 [vCPUs, C_COLUMNS], the metrics that only count.
@@ -130,6 +132,7 @@ class Collected:
     shape_headers: U32
     record_counts: I64
     tallies: TallyColumns
+    kept: KeptColumns
     vcpu_keys: I64
     vcpu_types: I64
     vcpu_counts: I64

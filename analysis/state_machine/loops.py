@@ -261,7 +261,9 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
         if is_cut:
             _put_cut(glob, out, key, metric, 0, tsc)
     if state == _RUNNABLE:
-        if old == _RUNNING:
+        if old == _RUNNING and vcpus[vcpu, V.DEPLETED] > 0:
+            vcpus[vcpu, V.REASON] = Metric.RUNNABLE_BUDGET
+        elif old == _RUNNING:
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_PREEMPT
         elif old == _BLOCKED or old == _OFFLINE:
             vcpus[vcpu, V.REASON] = Metric.RUNNABLE_WAKE
@@ -316,6 +318,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
         vcpus[vcpu, column] = 0
     vcpus[vcpu, V.SKEW_TSC] = 0
     vcpus[vcpu, V.PAUSED] = 0
+    vcpus[vcpu, V.DEPLETED] = 0
     vcpus[vcpu, V.LEFT_PCPU] = -1
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
     vcpus[vcpu, V.HOLE] = 0
@@ -414,6 +417,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
         vcpus[vcpu, V.RESIDENT_SINCE] = tsc
     vcpus[vcpu, V.PCPU] = pcpu
     vcpus[vcpu, V.RUN_TSC] = tsc
+    vcpus[vcpu, V.DEPLETED] = 0
     vcpus[vcpu, V.FRESH] = 1
     if vcpus[vcpu, V.BLOCKED_BY_CALL] > 0 and old == _RUNNABLE:
         vcpus[vcpu, V.UPCALL] = 1
@@ -488,14 +492,14 @@ def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
         if count > 1:
             break
     if count == 0:
-        _count(glob, counts, sender, Metric.SEND_NO_TARGET)
+        _put(glob, out, Metric.SEND_NO_TARGET, key, 0, 0, tsc)
     elif count == 1:
-        _count(glob, counts, sender, Metric.SEND_UNIQUE)
+        _put(glob, out, Metric.SEND_UNIQUE, key, 0, 0, tsc)
         if vcpus[found, V.SEND_TSC] == 0:
             vcpus[found, V.SEND_TSC] = sent
             vcpus[found, V.SEND_FROM] = key
     else:
-        _count(glob, counts, sender, Metric.SEND_AMBIGUOUS)
+        _put(glob, out, Metric.SEND_AMBIGUOUS, key, 0, 0, tsc)
 
 
 @part
@@ -1051,6 +1055,28 @@ def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, a
     vcpus[vcpu, V.BLOCK_TSC] = 0
 
 
+@part
+def _take_budget(glob, vcpus, domains, out, vcpu_slots, meaning, words, at, tsc):
+    """Note that a vCPU has no budget left, or has one again; one without other records stays unknown."""
+    key = np.int64(words[at])
+    mask = len(vcpu_slots) - 1
+    slot = ((key * 0x9E37_79B1) >> 7) & mask
+    while vcpu_slots[slot] >= 0 and vcpus[vcpu_slots[slot], V.KEY] != key:
+        slot = (slot + 1) & mask
+    vcpu = np.int64(vcpu_slots[slot])
+    if vcpu < 0:
+        return
+    if meaning[S_PARAM]:
+        high = np.int64(words[at + 2])
+        vcpus[vcpu, V.DEPLETED] = np.int64(high >> 31 != 0 or (high == 0 and words[at + 1] == 0))
+        return
+    vcpus[vcpu, V.DEPLETED] = 0
+    if vcpus[vcpu, V.STATE] == _RUNNABLE and vcpus[vcpu, V.REASON] == Metric.RUNNABLE_BUDGET:
+        # From here on it waits like any other that was preempted.
+        _set_state(glob, vcpus, domains, out, vcpu, _RUNNABLE, tsc)
+        vcpus[vcpu, V.REASON] = Metric.RUNNABLE_PREEMPT
+
+
 @inlined_part
 def _take_run_time(glob, pcpus, pairs, pcpu, last_word, words, at, tsc):
     """Add the previous vCPU's run time, in ns, to the pCPU's sum for the TSC rate (see probes/tsc_rate.py).
@@ -1359,6 +1385,8 @@ def run(
             number = (np.int64(words[at + (meaning[S_PARAM] >> 8)]) >> (meaning[S_PARAM] & 31)) & 0xFFFF
             if number < MAX_PCPUS:
                 named[number >> 5] |= np.int64(1) << (number & 31)
+        elif kind == Kind.BUDGET:
+            _take_budget(glob, vcpus, domains, out, vcpu_slots, meaning, words, at, tsc)
         elif kind == Kind.IRQ_HANDLED:
             _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc)
         elif kind == Kind.MEMORY:

@@ -11,6 +11,7 @@ import numpy as np
 from xtrace.analysis.state_machine import loops, tally_loops
 from xtrace.analysis.state_machine.collected import TallyColumns
 from xtrace.analysis.state_machine.ends import Ends
+from xtrace.analysis.state_machine.kept import K, Kept, KeptColumns
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
     OCTAVES,
@@ -86,6 +87,11 @@ _NAMING = {
 }
 
 
+#: Records of a vCPU's budget, and whether it is burnt; those before Xen 4.10 are shorter, and their vCPU is
+#: in another order before 4.7.
+_BUDGETS = {(ids.RTDS_BUDGET_BURN, 6): 1, (ids.RTDS_BUDGET_REPLENISH, 6): 0}
+
+
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return how the machines treat records of a shape, and the parameter of that kind.
 
@@ -106,6 +112,8 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
     if (event, words) in _NAMING:
         word, bit = _NAMING[event, words]
         return Kind.NAMED, word << 8 | bit
+    if (event, words) in _BUDGETS:
+        return Kind.BUDGET, _BUDGETS[event, words]
     if event == ids.SWITCH_INFNEXT and words in (3, 4):
         return Kind.INFNEXT, words - 2
     return _pv_kind(event, words, rip_words) or _hvm_kind(event, words, rip_words) or (Kind.OTHER, 0)
@@ -306,21 +314,30 @@ class Tallies:
         self._buckets = np.zeros((2048, SUB_BUCKETS), np.int64)
         self._size = self._histogram_size = self._chunk_size = 0
         self._left_out = 0
+        self._kept = Kept()
 
-    def add(self, intervals: I64, window: tuple[int, int] | None = None) -> None:
+    def add(self, intervals: I64, window: tuple[int, int] | None = None, axis: int = 0) -> None:
         """Add intervals, int64 [n, 4] as Machine.feed() returns them.
 
         Args:
             window: in place of that of the tallies.
+            axis: what is added to TSCs where times are kept.
         """
         first, last = window or self._window
+        kept = self._kept
+        kept.state[K.AXIS] = axis
         row = 0
         while row < len(intervals):
             row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
                 intervals, row, first, last, self._slots, self._table,
-                self._histograms, self._buckets, self._size, self._histogram_size, self._chunk_size,
+                self._histograms, self._buckets,
+                kept.state, kept.by_metric, kept.row_slots, kept.rows, kept.counts, kept.sums,
+                kept.exemplar_slots, kept.exemplars,
+                self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip
-            if row < len(intervals) and not self._grow():
+            if kept.needs_slots:
+                kept.cover()
+            elif row < len(intervals) and not self._grow():
                 self._left_out += len(intervals) - row
                 return
 
@@ -332,6 +349,10 @@ class Tallies:
             self._buckets[: self._chunk_size].copy(),
             self._left_out,
         )
+
+    def kept(self) -> KeptColumns:
+        """Return what is kept with its time so far."""
+        return self._kept.columns()
 
     def _grow(self) -> bool:
         if self._size == len(self._table):

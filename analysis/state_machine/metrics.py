@@ -61,6 +61,8 @@ class Metric(IntEnum):
     # a = domain, value = cycles in which its state was taken from some of its vCPUs, because others had not
     # had a record.
     DOMAIN_PART = 35
+    # a = vCPU, value = cycles: preempted because its budget was used up, until that was replenished (RTDS).
+    RUNNABLE_BUDGET = 36
     # Counts: no value.
     CONTINUE_RUNNING = 40  # a = vCPU
     WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -184,6 +186,7 @@ class Kind(IntEnum):
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
+    BUDGET = 31  # param = 1 where a vCPU's budget is burnt, 0 where it is replenished
 
 
 #: Runstates beyond Xen's four.
@@ -296,7 +299,8 @@ class V(IntEnum):
     OFF = 61  # cycles counted since it left a pCPU, by OFF_METRICS
     RESIDENT_OPENED = 66  # 1: it may have been resident there before RESIDENT_SINCE
     HOLE = 67  # 1: STATE_LOST because of missing windows, so the time is unknown
-    COLUMNS = 68
+    DEPLETED = 68  # 1: its budget is used up, and not replenished
+    COLUMNS = 69
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.
@@ -371,7 +375,7 @@ C_SINGLE = 160
 C_COLUMNS = 200
 
 #: Columns of a tally row.
-T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM = range(7)
+T_KEY, T_B, T_COUNT, T_SUM, T_MIN, T_MAX, T_HISTOGRAM, T_KEPT = range(8)
 T_COLUMNS = 8  # one cache line
 
 #: Histograms: buckets per octave, and octaves.

@@ -68,8 +68,8 @@ def collect(
         path, source=source, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets, holes=True
     ) as reader:
         batches = _Stage(iter(reader))
-        for inside, piece in _Stage(segments.intervals(batches)):
-            tallies.add(piece, inside)
+        for inside, axis, piece in _Stage(segments.intervals(batches)):
+            tallies.add(piece, inside, axis)
             if progress is not None:
                 progress(reader.facts.bytes_read)
     shapes = reader.shapes.size
@@ -82,6 +82,7 @@ def collect(
         shape_headers=reader.shapes.header[:shapes].copy(),
         record_counts=reader.record_counts[:pcpus, :shapes].copy(),
         tallies=tallies.columns(),
+        kept=tallies.kept(),
         vcpu_keys=keys,
         vcpu_types=types,
         vcpu_counts=counts,
@@ -156,18 +157,28 @@ class _Segments:
         self._window_of = window_of
         self._machine_for = machine_for
 
-    def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, I64]]:
-        """Yield intervals with the window that they count in, as feed() and finish() of the machines do."""
+    def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, int, I64]]:
+        """Yield intervals as feed() and finish() of the machines do, with how they count.
+
+        Yields:
+            (the window that they count in, what makes their TSCs go on from the segment before, intervals).
+        """
         inside = self._window_of(0)
         machine = self._machine_for(inside)
         for batch in batches:
             if batch.segment > len(self.ended):
-                yield inside, self._end(machine, inside)
+                yield inside, self._axis(machine), self._end(machine, inside)
                 inside = self._window_of(batch.segment)
                 machine = self._machine_for(inside)
             for piece in machine.feed(batch):
-                yield inside, piece
-        yield inside, self._end(machine, inside)
+                yield inside, self._axis(machine), piece
+        yield inside, self._axis(machine), self._end(machine, inside)
+
+    def _axis(self, machine: Machine) -> int:
+        if not self.ended:
+            return 0
+        begin = self.ended[0].segment.first_tsc + sum(each.segment.cycles for each in self.ended)
+        return begin - int(machine.glob[G.FIRST_TSC])
 
     def _end(self, machine: Machine, inside: Window) -> I64:
         left = machine.finish()

@@ -30,7 +30,7 @@ from xtrace.analysis.state_machine.metrics import (
     T_SUM,
     Metric,
 )
-from xtrace.analysis.summary import dom0_calls, dom0_columns
+from xtrace.analysis.summary import dom0_calls, dom0_columns, kept_columns
 from xtrace.analysis.summary.dom0_columns import Dom0Columns
 from xtrace.probes.event_ids import (
     HW_IRQ_HANDLED,
@@ -69,6 +69,12 @@ _KEYS = {
     "dom0_samples": ("space", "name", "masked"),
     "dom0_facts": (),
     "dom0_calls": ("kind", "function"),
+    "spans": None,
+}
+_MERGE = {
+    "slots": kept_columns.merged_slots,
+    "worst": kept_columns.merged_worst,
+    "sample": kept_columns.merged_sample,
 }
 
 
@@ -117,6 +123,10 @@ class Partial:
         dom0_calls: kind, function | captures, bounded, count, most_count: traces during which calls of the
             function were counted, and how many of these have an upper bound; sums of the lower and of the
             upper bounds.
+        spans: first_tsc, last_tsc of each trace, kept one by one, in the TSC of its first segment.
+        slots: shift, slot, kind (a Slotted), a, b | count, total: sums by slots of 2^shift cycles.
+        worst: metric, a, b, value_cycles, end_tsc: the longest intervals.
+        sample: the same of intervals chosen by their hash.
     """
 
     tallies: Columns
@@ -138,6 +148,10 @@ class Partial:
     dom0_samples: Columns
     dom0_facts: Columns
     dom0_calls: Columns
+    spans: Columns
+    slots: Columns
+    worst: Columns
+    sample: Columns
 
     @property
     def trace_count(self) -> int:
@@ -166,7 +180,8 @@ def merge(partials: Iterable[Partial]) -> Partial:
     if len(parts) == 1:
         return parts[0]
     return Partial(
-        **{name: _merged([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()}
+        **{name: _merged([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()},
+        **{name: how([getattr(part, name) for part in parts]) for name, how in _MERGE.items()},
     )
 
 
@@ -268,6 +283,8 @@ def partial_of(
                 "intervals_left_out": [collected.tallies.left_out],
                 "vcpus_left_out": [collected.vcpus_left_out],
                 "core_files": [int(collected.has_cores)],
+                "slot_keys_folded": [collected.kept.folded],
+                "exemplar_keys_left_out": [collected.kept.left_out],
             }
         ),
         pairs=pairs_of(collected),
@@ -287,6 +304,10 @@ def partial_of(
         dom0_samples=dom0.samples,
         dom0_facts=dom0.facts,
         dom0_calls=_dom0_calls(collected, dom0),
+        spans=kept_columns.spans_of(collected),
+        slots=kept_columns.slots_of(collected),
+        worst=kept_columns.worst_of(collected),
+        sample=kept_columns.sample_of(collected),
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Array, Columns, joined
 from xtrace.analysis.state_machine.collected import Collected, Segment, TallyColumns, Unaligned
+from xtrace.analysis.state_machine.kept import Kept
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.clock import EVIDENCE
 from xtrace.analysis.summary.partial import Partial, partial_of
@@ -77,6 +78,11 @@ _BOUNDS = {
     "other_pcpu": (0, MAX_PCPUS),
     "evidence": (0, len(EVIDENCE) - 1),
     "unaligned": (0, len(Unaligned) - 1),
+    "shift": (0, 62),
+    "slot": (0, 1 << 62),
+    "kind": (0, 255),
+    "slots.total": (0, 1 << 62),
+    "value_cycles": (0, 1 << 62),
 }
 _A_SUM = (0, 1 << 62)
 
@@ -113,6 +119,8 @@ def merge(summaries: Sequence[Summary], *, hz: float | None = None, hz_source: s
             domains={},
             files=(),
             costs={},
+            weights={},
+            recorder_cpu_s=None,
         )
     return Summary(partial, replace(first, tsc_hz=hz, tsc_hz_source=hz_source) if hz else first)
 
@@ -328,6 +336,7 @@ def _nothing() -> Collected:
         shape_headers=np.zeros(0, np.uint32),
         record_counts=np.zeros((0, 0), np.int64),
         tallies=tallies,
+        kept=Kept().columns(),
         vcpu_keys=none,
         vcpu_types=none,
         vcpu_counts=np.zeros((0, C_COLUMNS), np.int64),

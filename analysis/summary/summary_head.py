@@ -6,6 +6,7 @@ A summary is a zip archive whose first member is its head, ``xtrace-summary.json
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from typing import Any
 
 from xtrace import __version__
 from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
 
@@ -59,6 +61,8 @@ class Origin:
             read again (standard input, several traces).
         costs: by domain, the share of its running time that fences take (COST_ENDS), from a report with
             image and calibration; empty without one.
+        weights: of each vCPU in the scheduler, by domain, as the recorder noted them.
+        recorder_cpu_s: CPU time that recording took; None where it is not known.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Origin:
     domains: Mapping[int, str] = field(default_factory=dict)
     files: tuple[tuple[str, int, int], ...] = ()
     costs: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
+    recorder_cpu_s: float | None = None
 
 
 def is_summary(path: str | os.PathLike[str]) -> bool:
@@ -180,7 +186,14 @@ def origin_of(head: Mapping[str, Any]) -> Origin:
     costs = {int(domain): tuple(map(float, ends)) for domain, ends in found["costs"].items()}
     if any(len(ends) != len(COST_ENDS) or not all(abs(end) <= 1 for end in ends) for ends in costs.values()):
         raise ValueError(f"its costs are not {len(COST_ENDS)} shares from -1 to 1")
-    return Origin(name, hz, source, found["emulated"] is True, window, domains, files, costs)
+    weights = {int(domain): float(weight) for domain, weight in found["weights"].items()}
+    if not all(0 < weight <= MAX_WEIGHT for weight in weights.values()):
+        raise ValueError(f"its weights are not up to {MAX_WEIGHT}")
+    cpu_s = found["recorder_cpu_s"]
+    if cpu_s is not None and not 0 <= float(cpu_s) < math.inf:
+        raise ValueError("its recorder_cpu_s is not a time")
+    emulated = found["emulated"] is True
+    return Origin(name, hz, source, emulated, window, domains, files, costs, weights, cpu_s)
 
 
 @cache

@@ -29,6 +29,7 @@ _STATES = {
     Metric.RUNNABLE_WAKE: "runnable/wake",
     Metric.RUNNABLE_PREEMPT: "runnable/preempt",
     Metric.RUNNABLE_OTHER: "runnable/other",
+    Metric.RUNNABLE_BUDGET: "runnable/budget",
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
     Metric.STATE_LOST: "lost",

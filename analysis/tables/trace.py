@@ -38,6 +38,7 @@ _CUT_NAMES = {
     Metric.RUNNABLE_WAKE: "runnable/wake",
     Metric.RUNNABLE_PREEMPT: "runnable/preempt",
     Metric.RUNNABLE_OTHER: "runnable/other",
+    Metric.RUNNABLE_BUDGET: "runnable/budget",
     Metric.BLOCKED: "blocked",
     Metric.OFFLINE: "offline",
     Metric.RESIDENCE: "stay on a pCPU",
@@ -120,10 +121,7 @@ def trace_facts(
     lost = measures.counts(Metric.LOST_RECORDS)
     blind = int(partial.pcpus["blind_cycles"].sum())
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
-    wakes = measures.counts(Metric.WAKE_CAUSE)
-    of_dom0 = (domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))
-    dom0_other = int(wakes["count"][of_dom0].sum())
-    half_full = facts.pop("half_full_windows")
+    del facts["half_full_windows"]
     span_cycles = facts.pop("span_cycles")
     del facts["core_files"]
     for name in ("hole_count", "hole_cycles", "silence_cycles", "quiet_end_count"):
@@ -150,13 +148,26 @@ def trace_facts(
         "notes": list(found.notes),
         "skewed_pcpu_pairs": _skewed_pairs(partial),
         "tsc_alignment": partial.aligned.only(AlignedPcpu._fields).rows(),
-        "recorder_virq_most_count": min(half_full, dom0_other),
-        "dom0_wakes_other_count": dom0_other,
+        "recorder_virq_most_count": recorder_wakes_most(measures),
+        "dom0_wakes_other_count": _dom0_wakes_other(measures),
         **facts,
         "damages": partial.damages.rows(),
         **dom0_keys(partial),
         "tsc_restarts": partial.restarts.rows(),
     }
+
+
+def recorder_wakes_most(measures: Measures) -> int:
+    """Return how many wakes of dom0 can at most be by VIRQ_TBUF: a trace buffer is half full."""
+    half_full = int(measures.partial.facts["half_full_windows"].sum())
+    return min(half_full, _dom0_wakes_other(measures))
+
+
+def _dom0_wakes_other(measures: Measures) -> int:
+    """Return the wakes of dom0 that no send, hypercall or interrupt explains."""
+    wakes = measures.counts(Metric.WAKE_CAUSE)
+    of_dom0 = (domain_of(wakes["a"]) == DOM0) & (wakes["b"] == paired(WakeCause.TIMER_OR_OTHER, 0))
+    return int(wakes["count"][of_dom0].sum())
 
 
 def _skewed_pairs(partial: Partial) -> list[dict[str, object]]:

@@ -406,7 +406,8 @@ def _tell_damage(facts: ReadFacts) -> None:
 
 
 def _tell_times(facts: ReadFacts) -> None:
-    from xtrace.cli.render.terminal import backward_text, count_of, tell
+    from xtrace.cli.render.terminal import backward_text, tell
+    from xtrace.probes.words import count_of
 
     for restart in facts.restarts[:_RESTARTS_TOLD]:
         tell(f"offset {restart.offset}: the TSC restarted: it went back by {restart.back_cycles:,} cycles")

@@ -11,8 +11,9 @@ import typer
 from xtrace.cli.options import AsJson
 from xtrace.cli.render.info import rate_text, row
 from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import backward_text, count_of, safe
+from xtrace.cli.render.terminal import backward_text, safe
 from xtrace.probes.errors import TraceError, without_records
+from xtrace.probes.words import count_of
 
 if TYPE_CHECKING:
     from xtrace.probes.capture.sidecar import Sidecar

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ from xtrace.cli.options import (
     parsed,
 )
 from xtrace.cli.render.progress import bar
-from xtrace.cli.render.terminal import BRIEF, put, tell
+from xtrace.cli.render.terminal import BRIEF, print_findings, put, tell
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.event_masks import event_masks
 
@@ -42,9 +43,10 @@ _OPTIONS = {
     "images": "--kernel",
     "counters": "--rates",
     "unfenced": "--unfenced",
+    "ignored": "--ignore",
 }
-#: The exit code that --require asks for.
-_LACKING = 3
+#: The exit code that --require and --fail-on-finding ask for.
+_LACKING = _FOUND = 3
 #: A copy of analysis.report.build.SECTIONS, which takes NumPy to import; a test compares them.
 _SECTIONS = (
     "delivery",
@@ -59,6 +61,33 @@ _SECTIONS = (
     "cost",
     "trace",
 )
+
+
+#: A copy of the names in analysis.findings.rules.catalogue; a test compares them.
+_FINDINGS = (
+    "silent-vcpu",
+    "unhandled-sends",
+    "wake-latency",
+    "waiting",
+    "starved-domain",
+    "idle-while-waiting",
+    "budget",
+    "late-timers",
+    "offline",
+    "paused-wakes",
+    "migrations",
+    "irq-peak",
+    "irqs-on-one-pcpu",
+    "wakes-on-one-vcpu",
+    "forced-callbacks",
+    "long-masks",
+    "removable-fences",
+    "cost-contradiction",
+    "lost-records",
+    "recorder-share",
+)
+#: Stands for every finding that is a problem.
+_ANY_PROBLEM = "problem"
 
 
 def report(
@@ -127,6 +156,25 @@ def report(
             autocompletion=offered(class_names),
         ),
     ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave out the finding with this name. Repeatable.",
+            autocompletion=offered(lambda: _FINDINGS),
+        ),
+    ] = None,
+    only_findings: Annotated[
+        bool, typer.Option("--only-findings", help="Print all findings, and no tables.")
+    ] = False,
+    fail_on_finding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Exit with 3 if there is a finding of this name; problem: any that is one. Repeatable.",
+            autocompletion=offered(lambda: (_ANY_PROBLEM, *_FINDINGS)),
+        ),
+    ] = None,
     strict: Strict = False,
     json: AsJson = False,
     csv: Annotated[
@@ -155,13 +203,17 @@ def report(
 
     if require is not None:
         parsed(event_masks)(require)
+    _must_be_findings(fail_on_finding or [])
+    if only_findings and (csv or parquet or section):
+        raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet)
     request = ReportRequest(
         paths=files or [samples.path()],
         sections=section or (),
         domains=domain or (),
         vcpus=vcpu or (),
-        tables=tuple(BRIEF) if on_terminal and not summary and not section else (),
+        tables=_tables(only_findings, brief=on_terminal and not summary and not section),
+        ignored=ignore or (),
         begin=begin,
         end=end,
         cpu_hz=cpu_hz,
@@ -188,12 +240,15 @@ def report(
         from xtrace.analysis.report.build import json_text
 
         typer.echo(json_text(found.report))
+    elif only_findings:
+        print_findings(put, found.report.findings, shown=len(found.report.findings))
     elif on_terminal and summary is None:
         from xtrace.cli.render.terminal import print_report
 
         names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
         window = found.summary.origin.window
         print_report(put, found.report, names, rows=rows, brief=not section, window=window)
+    _fail_on(found.report, fail_on_finding or [])
 
 
 def _refuse_lacking(whole: Summary, required: str | None) -> None:
@@ -205,6 +260,32 @@ def _refuse_lacking(whole: Summary, required: str | None) -> None:
     if lacks := lacking(whole.partial, required):
         tell(f"{whole.origin.name}: not recorded: {', '.join(lacks)} (--require {required})")
         raise typer.Exit(_LACKING)
+
+
+def _tables(only_findings: bool, *, brief: bool) -> tuple[str, ...]:
+    """Return the names of the tables that are wanted, none for all; findings are made from those of costs."""
+    if only_findings:
+        return tuple(name for name in BRIEF if name.startswith("cost_"))
+    return tuple(BRIEF) if brief else ()
+
+
+def _must_be_findings(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in (_ANY_PROBLEM, *_FINDINGS):
+            message = f"{name!r} is not one of {_ANY_PROBLEM}, {', '.join(_FINDINGS)}"
+            raise typer.BadParameter(message, param_hint="--fail-on-finding")
+
+
+def _fail_on(made: Report, names: Sequence[str]) -> None:
+    """Raise Exit(3) if there is one of these findings."""
+    found = [
+        finding.name
+        for finding in made.findings
+        if finding.name in names or (_ANY_PROBLEM in names and finding.severity == _ANY_PROBLEM)
+    ]
+    if found:
+        tell(f"found: {', '.join(found)} (--fail-on-finding)")
+        raise typer.Exit(_FOUND)
 
 
 def _image(text: str) -> GuestImage:

@@ -8,9 +8,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render.cost import share_text
 from xtrace.cli.render.coverage import covered
-from xtrace.cli.render.terminal import LEGEND, WIDTH, Put, safe, scaled, shortened, time_text
+from xtrace.cli.render.terminal import LEGEND, WIDTH, Put, safe, shortened
+from xtrace.probes.words import scaled, share_text, time_text
 
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Change, Diff

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from xtrace.cli.render.terminal import WIDTH, count_of, resolution_text, safe
+from xtrace.cli.render.terminal import WIDTH, resolution_text, safe
+from xtrace.probes.words import count_of
 
 if TYPE_CHECKING:
     from xtrace.probes.bpf.dom0_survey import Dom0Survey, Recorder

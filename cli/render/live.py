@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
 from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import (
-    WIDTH,
-    count_of,
-    domain_name,
-    labelled,
-    resolution_text,
-    safe,
-    scaled,
-    shortened,
-    time_text,
-)
+from xtrace.cli.render.terminal import WIDTH, domain_name, labelled, resolution_text, safe, shortened
+from xtrace.probes.words import count_of, scaled, time_text
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:

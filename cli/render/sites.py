@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from xtrace.cli.render.terminal import WIDTH, Put, count_of, shortened
+from xtrace.cli.render.terminal import WIDTH, Put, shortened
+from xtrace.probes.words import count_of
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.compare import Comparison, fence_words, key_words
 from xtrace.symbols.listing.export import COLUMNS, Tally, cells, is_fenced, tallies

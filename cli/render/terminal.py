@@ -6,24 +6,28 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
 from xtrace.cli.render import dom0_only
-from xtrace.cli.render.cost import cost_looks, cost_needs, share_text
+from xtrace.cli.render.cost import cost_needs
+from xtrace.cli.render.findings import finding_lines
 from xtrace.probes.tsc_rate import COARSE_HZ
+from xtrace.probes.words import count_of, digits, scaled, share_text, time_text
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.columns import Columns
+    from xtrace.analysis.findings.finding import Finding
     from xtrace.analysis.report.build import Report
 
 WIDTH = 80
 _LABEL = 9
 _NAMES_SHOWN = 12
+#: Findings shown without --section; the rest is counted.
+_FINDINGS_SHOWN = 7
 #: The vCPU of a record of which not even the pCPU's placeholder is known.
 _NO_PCPU = 0xFFFF
 _SKEWS_SHOWN = 3
@@ -97,7 +101,7 @@ def print_report(
     _print_kernels(put, report)
     for need in cost_needs(report):
         _put_labelled(put, "needs", safe(need))
-    _print_first_looks(put, report)
+    print_findings(put, report.findings, shown=_FINDINGS_SHOWN if brief else len(report.findings))
     for name, columns in report.columns.items():
         if brief and name not in BRIEF:
             continue
@@ -105,6 +109,12 @@ def print_report(
         if len(shown):
             limit = BRIEF.get(name, 20) if rows is None else rows or len(shown)
             _print_table(put, report, name, shown, limit)
+
+
+def print_findings(put: Put, findings: Sequence[Finding], *, shown: int) -> None:
+    """Print the first findings, and how many more there are."""
+    for line in finding_lines(findings, shown):
+        put(safe(line.text), bold=line.bold, dim=line.dim)
 
 
 def put(text: str, *, bold: bool = False, dim: bool = False) -> None:
@@ -119,39 +129,9 @@ def tell(line: str) -> None:
     typer.echo(safe(f"xtrace: {line}"), err=True)
 
 
-def count_of(number: int, what: str) -> str:
-    """Return a number with a noun, in the plural unless it is one."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def time_text(cycles: float, hz: float | None) -> str:
-    """Return a time with three digits and a unit: of time, or cycles if the TSC rate is not known."""
-    if math.isnan(cycles):
-        return "-"
-    if hz is None:
-        return scaled(cycles) + "c"
-    ns = cycles / hz * 1e9
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if abs(ns) >= size:
-            return _digits(ns / size) + unit
-    return f"{ns:.0f}ns"
-
-
 def resolution_text(hz: float) -> str:
     """Return how long a cycle of a slow TSC is, to be appended to its rate; "" for others."""
-    return f"; resolution {_digits(1e9 / hz)} ns" if hz <= COARSE_HZ else ""
-
-
-def scaled(value: float) -> str:
-    """Return a number with three digits and k, M, G or T."""
-    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(value) >= size:
-            return _digits(value / (1e3 if letter == "k" else size)) + letter
-    return f"{value:.0f}"
-
-
-def _digits(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+    return f"; resolution {digits(1e9 / hz)} ns" if hz <= COARSE_HZ else ""
 
 
 def _without_idle(columns: Columns) -> Columns:
@@ -304,86 +284,6 @@ def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
     if pair["least_cycles"]:
         return f"at least {time_text(pair['least_cycles'], hz)}, in either direction"
     return str(pair["evidence"])
-
-
-def _print_first_looks(put: Put, report: Report) -> None:
-    """Print one line for each notable finding."""
-    hz = report.hz
-    looks = []
-    wakes = report.columns.get("wakes")
-    known = report.quality
-    if (
-        wakes is not None
-        and _is_known(known["wakes"], "wake_to_running_p99_cycles")
-        and (len(guests := _without_idle(wakes.where(wakes["wake_to_running_count"] > 0))))
-    ):
-        (worst,) = guests.where(slice(1)).rows()
-        looks.append(
-            f"{_vcpu(worst)} waits longest: wake to running p99 "
-            f"{time_text(worst['wake_to_running_p99_cycles'], hz)} "
-            f"over {worst['wake_to_running_count']} wakes"
-        )
-    states = report.columns.get("domain_states")
-    if (
-        states is not None
-        and known["domain_states"]["share_ratio"] in _SURE
-        and (waiting := _waiting(states))
-    ):
-        domain, share = max(waiting.items(), key=itemgetter(1))
-        looks.append(f"d{domain} had vCPUs waiting for a pCPU {share:.0%} of the time")
-    runstates = report.columns.get("vcpu_states")
-    if runstates is not None and (offline := _offline(runstates)) and offline[1] >= _OFFLINE_SHARE:
-        looks.append(f"{offline[0]} was offline {offline[1]:.0%} of the time: paused, capped or not up")
-    if wakes is not None and (paused := _total(wakes["paused_count"].tolist())):
-        looks.append(f"{count_of(paused, 'wake')} waited for an offline vCPU, and count with that wait")
-    upcalls = report.columns.get("upcalls")
-    if upcalls is not None and len(upcalls) and _is_known(known["upcalls"], "upcall_most_count"):
-        forced = max(upcalls.rows(), key=itemgetter("xen_version_count"))
-        looks.append(
-            f"{_vcpu(forced)} forced a callback at most {forced['xen_version_count']} times, "
-            f"in {forced['upcall_least_count']} to {forced['upcall_most_count']} upcalls"
-        )
-    looks += cost_looks(report)
-    for look in looks:
-        first, *rest = wrap(safe(look), WIDTH - 2)
-        put(f"* {first}")
-        for line in rest:
-            put(f"  {line}")
-
-
-def _total(counts: Sequence[float]) -> int:
-    """Return the sum of counts, 0 for those that are not recorded."""
-    return int(sum(count for count in counts if not math.isnan(count)))
-
-
-#: A vCPU offline for less of the time is not worth a line.
-_OFFLINE_SHARE = 0.01
-_SURE = ("exact", "bounded")
-
-
-def _is_known(quality: Mapping[str, str], column: str) -> bool:
-    return quality[column] != "not recorded"
-
-
-def _offline(states: Columns) -> tuple[str, float] | None:
-    """Return the guest's vCPU that was offline most, and for which share of the time, if any was."""
-    # One that comes up during the trace was offline until then, which needs no line.
-    went = states.where((states["state"] == "offline") & (states["count"] > 0))
-    rows = _without_idle(went).sorted_by("share_ratio", descending=True)
-    if not len(rows):
-        return None
-    (most,) = rows.where(slice(1)).rows()
-    return _vcpu(most), most["share_ratio"]
-
-
-def _waiting(states: Columns) -> dict[int, float]:
-    """Return the share of the time in which vCPUs of a domain waited for a pCPU, by domain."""
-    shares: dict[int, float] = {}
-    for row in _without_idle(states).rows():
-        if row["state"] in ("full_contention", "partial_contention", "concurrency_hazard"):
-            share = row["share_ratio"]
-            shares[row["domain"]] = shares.get(row["domain"], 0.0) + (0.0 if math.isnan(share) else share)
-    return shares
 
 
 def _print_table(put: Put, report: Report, name: str, columns: Columns, limit: int) -> None:

@@ -51,6 +51,8 @@ _DOM0_FILES = (BPF_TABLES, f"{SAMPLES}/metadata", XENCTX_SAMPLES)
 _SCHEMA_VERSIONS = (1,)
 _MAX_META_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
+#: The greatest weight that xl sets.
+MAX_WEIGHT = 65535
 _MAX_LENGTH_S = 1e9
 _STDIN = "-"
 #: A user may have compressed the trace.
@@ -99,6 +101,28 @@ class Capture:
             for row in (rows if isinstance(rows, list) else [])
             if isinstance(row, dict) and isinstance(row.get("id"), int) and isinstance(row.get("name"), str)
         }
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """Return the weight of each vCPU by domain, where the scheduler has weights and the recorder knew."""
+        rows = self.meta.get("domains")
+        by_domain = self.meta.get("scheduler") == "credit"
+        found = {}
+        for row in rows if isinstance(rows, list) else []:
+            if not isinstance(row, dict) or not isinstance(row.get("id"), int):
+                continue
+            weight, vcpus = row.get("weight"), row.get("vcpus")
+            count = len(vcpus) if isinstance(vcpus, list) and by_domain else 1
+            if isinstance(weight, int) and 0 < weight <= MAX_WEIGHT and count:
+                found[row["id"]] = weight / count
+        return found
+
+    @property
+    def recorder_cpu_s(self) -> float | None:
+        """Return the CPU time that recording took, as the recorder noted it at the end; None without it."""
+        cost = self.meta.get("overhead")
+        cpu_s = cost.get("cpu_s") if isinstance(cost, dict) else None
+        return float(cpu_s) if isinstance(cpu_s, int | float) and 0 <= cpu_s < _MAX_LENGTH_S else None
 
     @property
     def has_trace(self) -> bool:
@@ -168,6 +192,15 @@ class Capture:
             for line in self.lines(CLOCKS)
             if line.get("kind") == "mark"
         ]
+
+
+def told_by(path: str | os.PathLike[str]) -> Capture | None:
+    """Return the capture at a path; None for a bare trace.
+
+    Raises:
+        TraceError: its meta.json cannot be understood.
+    """
+    return open_capture(path) if (Path(path) / META).is_file() else None
 
 
 def is_capture(path: str | os.PathLike[str]) -> bool:

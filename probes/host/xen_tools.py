@@ -33,6 +33,8 @@ _KINDS = (
     (re.compile(r"Interdomain \(Connected\) - Remote Domain (\d+), Port (\d+)"), ("domain", "remote_port")),
     (re.compile(r"Interdomain \(Waiting connection\) - Remote Domain (\d+)"), ("domain",)),
 )
+#: Schedulers whose xl command prints what each domain gets.
+_WEIGHING = ("credit", "credit2", "rtds")
 
 
 def tool(name: str) -> str | None:
@@ -113,6 +115,10 @@ def domain_facts() -> dict[str, Any]:
             for domain, row in configurations_of(run("xl", "list", "-l")).items():
                 if domain in domains:
                     domains[domain].update(row)
+    with _missing(found):
+        for domain, row in _scheduling().items():
+            if domain in domains:
+                domains[domain].update(row)
     for domain, row in domains.items():
         with _missing(found):
             row["event_channels"] = ports_of(run("lsevtchn", str(domain)))
@@ -151,6 +157,29 @@ def vcpus_of(text: str) -> dict[int, dict[str, Any]]:
                 "soft_affinity": bounded(row[8]),
             }
         )
+    return found
+
+
+def _scheduling() -> dict[int, dict[str, int]]:
+    """Return what the scheduler gives each domain, by domain; empty for other schedulers."""
+    scheduler = info_of(run("xl", "info")).get("xen_scheduler")
+    return scheduling_of(run("xl", f"sched-{scheduler}")) if scheduler in _WEIGHING else {}
+
+
+def scheduling_of(text: str) -> dict[int, dict[str, int]]:
+    """Return weight and cap in percent of a pCPU by domain, or period and budget.
+
+    Args:
+        text: printed by ``xl sched-credit``, ``sched-credit2`` or ``sched-rtds``; credit's weight is of a
+            domain, credit2's of each of its vCPUs.
+    """
+    found: dict[int, dict[str, int]] = {}
+    names: tuple[str, ...] = ()
+    for line in text.splitlines():
+        if line.startswith("Name "):
+            names = ("period_us", "budget_us") if "Period" in line else ("weight", "cap_percent")
+        elif names and (row := re.fullmatch(r".*\S +(\d{1,5}) +(\d{1,9}) +(\d{1,9})(?: +\S+)? *", line)):
+            found[int(row[1])] = dict(zip(names, (int(row[2]), int(row[3])), strict=True))
     return found
 
 

@@ -162,6 +162,10 @@ def simulate(
     skew_cycles: Sequence[int] = (),
     ring_bytes: int = DEFAULT_RING_BYTES,
     poll_cycles: int | None = None,
+    pace: float = 1.0,
+    sleep: float = 1.0,
+    irqs: float = 1.0,
+    sends: float = 1.0,
 ) -> Simulation:
     """Run a host for ``duration_cycles`` and return its trace and the truth.
 
@@ -176,10 +180,14 @@ def simulate(
         skew_cycles: how far each pCPU's TSC is ahead of the host's clock.
         ring_bytes: data bytes of each ring.
         poll_cycles: time between polling rounds; 10 ms unless given.
+        pace: how much slower than usual guests do things and interrupts come.
+        sleep: how much longer than usual vCPUs sleep.
+        irqs: how much less often than usual interrupts come.
+        sends: which part of the sends is not to a port that is pending already.
     """
     host = _Host(seed, pcpus, domains, tsc_hz, TraceWriter(
         out := io.BytesIO(), pcpus, ring_bytes, skew_cycles=skew_cycles
-    ))  # fmt: skip
+    ), pace, sleep, irqs, sends)  # fmt: skip
     host.run(duration_cycles, poll_cycles or tsc_hz // 100, ring_bytes // 2, loss)
     return Simulation(out.getvalue(), host.truth)
 
@@ -233,7 +241,14 @@ class _Host:
         domains: Sequence[tuple[int, int, Kind]],
         tsc_hz: int,
         writer: TraceWriter,
+        pace: float,
+        sleep: float,
+        irqs: float,
+        sends: float,
     ) -> None:
+        self._step_us, self._irq_us = pace * _STEP_US, pace * irqs * _IRQ_US
+        self._sends = sends
+        self._sleep_us = pace * sleep * _SLEEP_US
         self._random = random.Random(seed)
         self._hz = tsc_hz
         self._writer = writer
@@ -359,7 +374,7 @@ class _Host:
     # --- interrupts, events, timers --------------------------------------------------------
 
     def _plan_irq(self, pcpu: _Pcpu, now: int) -> None:
-        self._plan(now + self._about(_IRQ_US), lambda then: self._irq(pcpu, then))
+        self._plan(now + self._about(self._irq_us), lambda then: self._irq(pcpu, then))
 
     def _irq(self, pcpu: _Pcpu, now: int) -> None:
         irq = self._random.randrange(_IRQS)
@@ -376,7 +391,7 @@ class _Host:
 
     def _plan_timer(self, vcpu: _Vcpu, now: int) -> None:
         epoch = vcpu.epoch
-        self._plan(now + self._about(_SLEEP_US), lambda then: self._timer(vcpu, epoch, then))
+        self._plan(now + self._about(self._sleep_us), lambda then: self._timer(vcpu, epoch, then))
 
     def _timer(self, vcpu: _Vcpu, epoch: int, now: int) -> None:
         if vcpu.epoch != epoch or vcpu.state != Runstate.BLOCKED:
@@ -529,7 +544,7 @@ class _Host:
 
     def _plan_step(self, pcpu: _Pcpu, vcpu: _Vcpu) -> None:
         epoch = vcpu.epoch
-        self._plan(pcpu.clock + self._about(_STEP_US), lambda then: self._step(vcpu, epoch, then))
+        self._plan(pcpu.clock + self._about(self._step_us), lambda then: self._step(vcpu, epoch, then))
 
     def _step(self, vcpu: _Vcpu, epoch: int, now: int) -> None:
         """Let a running vCPU do one thing that writes records."""
@@ -604,6 +619,8 @@ class _Host:
 
     def _send_to_another(self, pcpu: _Pcpu, vcpu: _Vcpu) -> None:
         vcpu.truth.sends += 1
+        if self._sends < 1 and self._random.random() >= self._sends:
+            return
         target = self._random.choice(self._vcpus)
         if target is not vcpu:
             self._send(pcpu, target, "hypercall")

@@ -45,6 +45,9 @@ _runstate = st.tuples(_small, _small, _packed).map(
 _likely_runstate = st.tuples(st.sampled_from([0x010, 0x020, 0x100, 0x100, 0x210]), _packed).map(
     lambda drawn: (0x21001 | drawn[0], drawn[1])
 )
+_budget = st.tuples(_packed, st.sampled_from([(0, 0), (0, 0), (5, 0), (0, 1 << 31)])).map(
+    lambda drawn: (*drawn[0], *drawn[1], 0, 0, 0)
+)
 _TIMED = st.one_of(
     _likely_runstate,
     _likely_runstate,
@@ -76,6 +79,9 @@ _TIMED = st.one_of(
     _of(0x801003, _words(6)),
     _of(0x10F001, _words(1)),
     _of(0x22202, _words(2)),
+    _of(0x22803, _budget),
+    _of(0x22803, _budget),
+    _of(0x22804, _budget),
     # Count, distance of first_tsc, vCPU and domain.
     _of(LOST_RECORDS, st.tuples(_small, _gap, _pair).map(lambda drawn: (*drawn[:2], *drawn[2]))),
     # Unexpected lengths.

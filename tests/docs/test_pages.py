@@ -15,6 +15,7 @@ import pytest
 
 from xtrace import analysis, probes, samples, symbols
 from xtrace.analysis import analyse, build_report
+from xtrace.analysis.findings import page
 from xtrace.analysis.report import json_schema, schema
 from xtrace.analysis.report.json_types import TRACE_TYPES
 
@@ -63,7 +64,12 @@ def test_each_public_name_exists_and_has_a_docstring(package: ModuleType) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "made"), [("report-schema.md", schema.markdown), ("report.schema.json", json_schema.text)]
+    ("name", "made"),
+    [
+        ("report-schema.md", schema.markdown),
+        ("report.schema.json", json_schema.text),
+        ("findings.md", page.markdown),
+    ],
 )
 def test_schema_files_are_what_the_tables_say(name: str, made: Callable[[], str]) -> None:
     assert (ROOT / "docs" / name).read_text() == made(), "run: .venv/bin/python docs/refresh.py"

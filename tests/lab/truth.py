@@ -178,7 +178,7 @@ def measure(data: bytes, logs: dict[int, str], found: Found) -> None:
         (Metric.SEND_NO_TARGET, "sends without an inferred target: no vCPU ran"),
     ):
         found.counts[name] += sum(
-            number for count, number in counts.items() if count.metric == metric and count.a >> 16 in guests
+            interval.metric == metric and interval.a >> 16 in guests for interval in ran.intervals
         )
 
 

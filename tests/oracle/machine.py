@@ -14,6 +14,9 @@ Open intervals
     open at the end is OPEN: it lasted at least as long.  Only those between two records enter the metric.
 Time of a pCPU
     It is idle or runs a guest from the first switch that says so, lost in a loss, and unknown otherwise.
+Budgets
+    A vCPU that is preempted after its budget was burnt to nothing waits for its budget, until that is
+    replenished; then it waits like any other.
 Wakes
     A wake that finds the vCPU offline and woken before does not begin another measurement: it was paused.
     The scheduler's record of the next vCPU, with the time that it has waited, shows whether the vCPU can
@@ -175,6 +178,7 @@ class Vcpu:
     off: Counter[Metric] = field(default_factory=Counter)  # cycles by state since it left a pCPU
     type: str | None = None
     by_hole: bool = False  # lost by a hole
+    is_depleted: bool = False  # its budget is used up
     begun: Begun = field(default_factory=Begun)
     stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
@@ -381,7 +385,7 @@ class Host:
             if handler is not on_wake or tsc - began > 2**20:
                 cause = None
                 if kind == WakeCause.EVENT_CHANNEL:
-                    self.send_woke_nobody(pcpu, began)
+                    self.send_woke_nobody(pcpu, began, tsc)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
         elif handler is not None:
@@ -424,7 +428,8 @@ class Host:
             if is_cut:
                 self.cut(vcpu, metric, tsc)
         if state == RUNNABLE:
-            reasons = {RUNNING: Metric.RUNNABLE_PREEMPT}
+            preempted = Metric.RUNNABLE_BUDGET if vcpu.is_depleted else Metric.RUNNABLE_PREEMPT
+            reasons = {RUNNING: preempted}
             reasons |= dict.fromkeys((BLOCKED, OFFLINE), Metric.RUNNABLE_WAKE)
             vcpu.reason = reasons.get(old, Metric.RUNNABLE_OTHER)
         if state == OFFLINE and vcpu.begun.wake is not None:
@@ -502,6 +507,7 @@ class Host:
             begun.upcall = Upcall(low=tsc)
         begun.blocked_by_call = False
         begun.ran_at, begun.fresh = tsc, True
+        vcpu.is_depleted = False
         vcpu.pcpu = pcpu.number
         self.set_state(vcpu, RUNNING, tsc)
         vcpu.is_open = not begins
@@ -730,6 +736,7 @@ class Host:
             elif thing is not None:
                 self.cut(vcpu, metric, tsc)
         vcpu.begun = Begun()
+        vcpu.is_depleted = False
         self.set_state(vcpu, LOST, tsc)
         vcpu.by_hole = False
 
@@ -791,7 +798,7 @@ class Host:
             self.put(Metric.WAKE_CAUSE, vcpu.key, cause << 32, 0, tsc)
         pcpu.unexplained.clear()
 
-    def send_woke_nobody(self, pcpu: Pcpu, sent: int) -> None:
+    def send_woke_nobody(self, pcpu: Pcpu, sent: int, tsc: int) -> None:
         sender = pcpu.current
         if sender is None:
             return
@@ -801,11 +808,11 @@ class Host:
             if other is not pcpu and other.current is not None and other.current.is_guest and not other.loss
         ]
         if not running:
-            self.count(Metric.SEND_NO_TARGET, sender.key)
+            self.put(Metric.SEND_NO_TARGET, sender.key, 0, 0, tsc)
         elif len(running) > 1:
-            self.count(Metric.SEND_AMBIGUOUS, sender.key)
+            self.put(Metric.SEND_AMBIGUOUS, sender.key, 0, 0, tsc)
         else:
-            self.count(Metric.SEND_UNIQUE, sender.key)
+            self.put(Metric.SEND_UNIQUE, sender.key, 0, 0, tsc)
             if running[0].begun.sent is None:
                 running[0].begun.sent = (sent, sender.key)
 
@@ -940,6 +947,22 @@ def on_block(host: Host, pcpu: Pcpu, record: Record) -> None:
     if begun.block_call is False:
         host.count(Metric.BLOCK_CALL, vcpu.key)
     begun.block_call = None
+
+
+def on_burn(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.vcpus.get(record.words[0])
+    if vcpu is not None:
+        vcpu.is_depleted = signed(wide(record.words[1:3])) <= 0
+
+
+def on_replenish(host: Host, pcpu: Pcpu, record: Record) -> None:
+    vcpu = host.vcpus.get(record.words[0])
+    if vcpu is None:
+        return
+    vcpu.is_depleted = False
+    if vcpu.metric == Metric.RUNNABLE_BUDGET:
+        host.set_state(vcpu, RUNNABLE, record.tsc)
+        vcpu.reason = Metric.RUNNABLE_PREEMPT
 
 
 def on_next(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -1184,6 +1207,8 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     (0x802001, 4): on_idle_entry,
     (0x801003, 6): on_idle_exit,
     (0x802002, 6): on_idle_exit,
+    (0x22803, 6): on_burn,
+    (0x22804, 6): on_replenish,
     **dict.fromkeys(MEMORY, on_memory),
 }
 #: Events that are not interpreted if their length is wrong.

@@ -27,7 +27,7 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 STATES = {
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER,
-    Metric.BLOCKED, Metric.OFFLINE, Metric.STATE_LOST, Metric.STATE_UNKNOWN,
+    Metric.RUNNABLE_BUDGET, Metric.BLOCKED, Metric.OFFLINE, Metric.STATE_LOST, Metric.STATE_UNKNOWN,
 }  # fmt: skip
 DOMAIN_STATES = {Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN}
 PCPU_TIMES = {Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN}

@@ -21,7 +21,7 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 STATES = {
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER,
-    Metric.BLOCKED, Metric.OFFLINE, Metric.STATE_LOST, Metric.STATE_UNKNOWN,
+    Metric.RUNNABLE_BUDGET, Metric.BLOCKED, Metric.OFFLINE, Metric.STATE_LOST, Metric.STATE_UNKNOWN,
 }  # fmt: skip
 DOMAIN_STATES = {Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN}
 PCPU_TIMES = {Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN}
@@ -152,7 +152,7 @@ def test_sends_have_one_outcome(done: Run, trace: Trace) -> None:
     for key, count in done.counts.items():
         counts[key.metric] += count
     woke = sum(row.metric == Metric.SEND_TO_WAKE for row in done.intervals)
-    outcomes = woke + sum(counts[metric] for metric in WOKE_NOBODY)
+    outcomes = woke + sum(row.metric in WOKE_NOBODY for row in done.intervals)
     losses = sum(record.event == LOST_RECORDS for record in trace.records)
     without_effect = counts[Metric.WAKE_WITHOUT_EFFECT]
     open_ends = losses + len(done.machine.pcpus) + without_effect

@@ -35,7 +35,7 @@ GREATEST = (1 << 63) - 1
 #: Metrics that account for time, and those whose parts are not samples of a whole interval.
 SAMPLED = {
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER,
-    Metric.BLOCKED, Metric.OFFLINE, Metric.DOMAIN_STATE, Metric.RESIDENCE,
+    Metric.BLOCKED, Metric.OFFLINE, Metric.DOMAIN_STATE, Metric.RESIDENCE, Metric.RUNNABLE_BUDGET,
 }  # fmt: skip
 TIMES = SAMPLED | {
     Metric.STATE_LOST, Metric.STATE_UNKNOWN, Metric.DOMAIN_UNKNOWN, Metric.PCPU_UNKNOWN, Metric.PCPU_RUNNING,

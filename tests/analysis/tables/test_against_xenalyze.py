@@ -55,11 +55,12 @@ PV_NAMES = {
 }  # fmt: skip
 STATE_OF = {
     Metric.RUNNING: "running", Metric.RUNNABLE_WAKE: "runnable", Metric.RUNNABLE_PREEMPT: "runnable",
-    Metric.RUNNABLE_OTHER: "runnable", Metric.BLOCKED: "blocked", Metric.OFFLINE: "offline",
-    Metric.STATE_LOST: "lost", Metric.STATE_UNKNOWN: "unknown",
+    Metric.RUNNABLE_OTHER: "runnable", Metric.RUNNABLE_BUDGET: "runnable", Metric.BLOCKED: "blocked",
+    Metric.OFFLINE: "offline", Metric.STATE_LOST: "lost", Metric.STATE_UNKNOWN: "unknown",
 }  # fmt: skip
 RUNNABLE_OF = {
-    Metric.RUNNABLE_WAKE: "wake", Metric.RUNNABLE_PREEMPT: "preempt", Metric.RUNNABLE_OTHER: "other"
+    Metric.RUNNABLE_WAKE: "wake", Metric.RUNNABLE_PREEMPT: "preempt", Metric.RUNNABLE_OTHER: "other",
+    Metric.RUNNABLE_BUDGET: "preempt",
 }  # fmt: skip
 STATE_NAMES = ("running", "runnable", "blocked", "offline", "lost")
 DOMAIN_NAMES = {

@@ -99,6 +99,27 @@ def test_configurations() -> None:
     assert found[5] == {}
 
 
+def test_what_the_scheduler_gives_each_domain() -> None:
+    """The formats of xl_sched.c."""
+    credit2 = """\
+Cpupool Pool-0: ratelimit=1000us
+Name                                ID Weight  Cap
+Domain-0                             0    256    0
+web 1 2 3                           12    512   50
+"""
+    assert xen_tools.scheduling_of(credit2) == {
+        0: {"weight": 256, "cap_percent": 0},
+        12: {"weight": 512, "cap_percent": 50},
+    }
+    rtds = """\
+Cpupool Pool-0: sched=RTDS
+Name                                ID    Period    Budget  Extratime
+Domain-0                             0     10000      4000        yes
+"""
+    assert xen_tools.scheduling_of(rtds) == {0: {"period_us": 10000, "budget_us": 4000}}
+    assert xen_tools.scheduling_of("libxl: error: not this scheduler\n") == {}
+
+
 def test_event_channels() -> None:
     assert xen_tools.ports_of(PORTS) == [
         {"port": 1, "vcpu": 0, "kind": "virq", "virq": 0},

@@ -1,0 +1,1 @@
+"""Rules on events: sends, interrupts, masks, fences."""

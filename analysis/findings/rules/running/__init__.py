@@ -1,0 +1,1 @@
+"""Rules on when vCPUs run: waits, shares, pauses, migrations."""
