@@ -32,14 +32,13 @@ class Metric(IntEnum):
     IRQ_TO_WAKE = 14  # b = irq
     WAKE_TO_RUNNABLE = 15
     WAKE_TO_RUNNING = 16  # b = flags of Woken
-    SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, which is inferred
     RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry, after a block
     # Upcalls: a = vCPU.
     UPCALL_MAX = 19  # running to iret
     UPCALL_MIN = 20  # first record of the guest to iret
     FORCED_CALLBACK = 21  # xen_version to the next iret, where that is an IRET_OPEN
     INJECTION_TO_ENTRY = 22  # b = vector
-    INTR_WINDOW_WAIT = 23  # b = vector
+    INTR_WINDOW_WAIT = 23  # b = vector; exit before the window to the entry after the injection
     HVM_UPCALL = 24  # b = vector; entry after the injection to the next exit
     HVM_EXIT = 25  # b = exit reason; exit to entry
     IRQ_HANDLING = 26  # a = irq, b = pCPU
@@ -83,11 +82,7 @@ class Metric(IntEnum):
     UPCALL_PREEMPTED = 58  # upcall after a block, left out because the vCPU was descheduled in it
     BLOCK_CALL = 59  # block hypercall
     BLOCK_WITHOUT_BLOCK = 60  # block hypercall that found an event pending
-    SEND = 61  # a = sending vCPU
-    SEND_NO_TARGET = 62  # woke no vCPU, and no other guest vCPU ran
-    SEND_UNIQUE = 63  # woke no vCPU, and one other ran, which is taken as the target
-    SEND_AMBIGUOUS = 64  # woke no vCPU, and several others ran
-    SEND_UNMATCHED = 65  # a = target: descheduled before any sign of an upcall
+    SEND = 61  # a = vCPU: event_channel_op, of which only some send
     INTR_WINDOW = 66  # a = vCPU, b = 1 where an event waits for the window
     STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts an earlier one
     CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
@@ -95,6 +90,7 @@ class Metric(IntEnum):
     LOST_RECORDS = 70  # a = pCPU, value = records
     EXIT_WITHOUT_TIME = 71  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
     KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
+    UPCALL_FORCED = 74  # a = vCPU: upcall after a block, left out because of a forced callback in it
 
 
 #: Metrics below this have values in cycles and a histogram.
@@ -180,7 +176,7 @@ class Kind(IntEnum):
     IDLE_EXIT = 24
     MEMORY = 25  # param = word of the domain << 16 | mask
     LOST = 26
-    WRAP = 27
+    COUNTED = 27  # only counted: unknown to the catalogue, filler, or with a damaged TSC
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
@@ -275,8 +271,8 @@ class V(IntEnum):
     TRAPS = 19  # traps without an iret yet
     SWITCHED = 20  # 1: the guest switched stacks while TRAPS was not 0
     FORCE_TSC = 21
-    SEND_TSC = 22  # when an event was sent to it while it ran; 0 none
-    SEND_FROM = 23
+    UPCALL_FORCED = 22  # 1: it forced a callback in the upcall
+    WAITED_TSC = 23  # WINDOW_TSC of the interrupt that was injected last, until the VM entry; 0 none
     EXIT_TSC = 24
     EXIT_REASON = 25
     INJECT_TSC = 26  # 0 none

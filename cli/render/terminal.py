@@ -41,7 +41,6 @@ BRIEF = {
     "wakes": 8,
     "wakers": 8,
     "sends": 6,
-    "running_targets": 4,
     "upcalls": 8,
     "injections": 6,
     "vcpu_states": 14,
