@@ -44,6 +44,7 @@ class Records(Enum):
     EXITS = Kind("VM exits and entries", ("hvm_entryexit",), frozenset({0x81}))
     HANDLERS = Kind("work for HVM guests", ("hvm_handler",), frozenset({0x82}))
     IRQS = Kind("interrupts", ("hw_irq",), frozenset({0x802}))
+    EVENTS = Kind("event delivery", ("hw_evtchn",), frozenset({0x804}))
     IDLE = Kind("C-states", ("hw_pm",), frozenset({0x801}))
     MEMORY = Kind("grants and memory", ("mem",), frozenset({0x10F}))
 
@@ -58,10 +59,11 @@ class Reach(StrEnum):
 
 
 RUNSTATES, SWITCHES, PV, ENTRIES = Records.RUNSTATES, Records.SWITCHES, Records.PV, Records.ENTRIES
-EXITS, HANDLERS, IRQS, IDLE, MEMORY = (
+EXITS, HANDLERS, IRQS, EVENTS, IDLE, MEMORY = (
     Records.EXITS,
     Records.HANDLERS,
     Records.IRQS,
+    Records.EVENTS,
     Records.IDLE,
     Records.MEMORY,
 )
