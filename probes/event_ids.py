@@ -53,6 +53,7 @@ HVM_HLT = 0x82013
 HVM_INTR_WINDOW = 0x82020
 
 # Delivery of event channels: not written by any release, but by a Xen with the patch of docs/xen-records.md.
+EVTCHN = 0x804000
 EVTCHN_NOTIFY = 0x804001
 EVTCHN_PENDING = 0x804002
 EVTCHN_UPCALL = 0x804003

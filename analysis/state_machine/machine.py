@@ -101,6 +101,8 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
         return Kind.HOLE, event
     if event in (WRAP_BUFFER, CPU_CHANGE) or not by_id(event):
         return Kind.COUNTED, 0
+    if event & ids.GROUP_MASK == ids.EVTCHN:
+        return Kind.COUNTED, 0  # with these records the rest is inferred as without; Delivery reads them
     if event & (EVENT_MASK & ~ids.RUNSTATE_BITS) == ids.RUNSTATE_CHANGE and words >= 1:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
     if event == ids.SWITCH_INFPREV and words in (2, 3):

@@ -60,6 +60,12 @@ class Metric(IntEnum):
     # a = domain, value = cycles in which its state was taken from some of its vCPUs, because others had not
     # had a record.
     DOMAIN_PART = 35
+    # Event delivery, of a Xen with records of it; a = target.
+    EVENT_TO_UPCALL = 17  # b = channel kind << 32 | port; NOTIFY to UPCALL, or to the entry after an INJECT
+    EVENT_FROM = 36  # the same time; b = what it came from, as in EVENT_SENT
+    MARK_TO_UPCALL = 37  # b = flags of Waited; the first PENDING to the upcall
+    UPCALL = 38  # b = flags of Returned; UPCALL to the iret with its frame
+    MASKED_WAIT = 39  # b = flags of Waited; PENDING with the mask set to the upcall
     # Counts: no value.
     CONTINUE_RUNNING = 40  # a = vCPU
     WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -91,6 +97,16 @@ class Metric(IntEnum):
     EXIT_WITHOUT_TIME = 71  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
     KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
     UPCALL_FORCED = 74  # a = vCPU: upcall after a block, left out because of a forced callback in it
+    # Event delivery, of a Xen with records of it (delivery_columns); a = target, b = kind << 32 | port.
+    EVENT = 75  # NOTIFY
+    EVENT_COALESCED = 76  # of these, those that found the port pending
+    EVENT_PORT_MASKED = 77  # of these, those that made a masked port pending
+    EVENT_SENT = 78  # b = what it came from: sending vCPU, or Source << 32 | NOBODY; value = 1 if coalesced
+    EVENT_MARK = 79  # PENDING; b = flags of Mark
+    UPCALL_ENTRY = 80  # UPCALL, or the entry after an INJECT; b = flags of Returned
+    EVENT_WAKE = 81  # b = as in EVENT_SENT
+    EVENT_TAKEN = 83  # the guest took it without a further upcall; value = cycles that it waited at most
+    EVENTS_LEFT_OUT = 82  # b = 0 events, 1 waits, 2 upcalls that were more than are followed at a time
 
 
 #: Metrics below this have values in cycles and a histogram.
@@ -176,7 +192,7 @@ class Kind(IntEnum):
     IDLE_EXIT = 24
     MEMORY = 25  # param = word of the domain << 16 | mask
     LOST = 26
-    COUNTED = 27  # only counted: unknown to the catalogue, filler, or with a damaged TSC
+    COUNTED = 27  # only counted: of event delivery, unknown to the catalogue, filler, with a damaged TSC
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this

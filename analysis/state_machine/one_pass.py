@@ -16,6 +16,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 
 from xtrace.analysis.state_machine.collected import Collected, Segment
+from xtrace.analysis.state_machine.delivery import Delivery
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
 from xtrace.probes.reader.ahead import Source
@@ -159,13 +160,15 @@ class _Segments:
     def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, I64]]:
         """Yield intervals with the window that they count in, as feed() and finish() of the machines do."""
         inside = self._window_of(0)
-        machine = self._machine_for(inside)
+        machine, delivery = self._machine_for(inside), Delivery()
         for batch in batches:
             if batch.segment > len(self.ended):
                 yield inside, self._end(machine, inside)
                 inside = self._window_of(batch.segment)
-                machine = self._machine_for(inside)
+                machine, delivery = self._machine_for(inside), Delivery()
             for piece in machine.feed(batch):
+                yield inside, piece
+            for piece in delivery.feed(batch):
                 yield inside, piece
         yield inside, self._end(machine, inside)
 

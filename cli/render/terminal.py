@@ -31,13 +31,17 @@ _RESTARTS_SHOWN = 3
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
-    "agrees", "bound", "space", "estimate", "of",
+    "agrees", "bound", "channel", "space", "estimate", "of",
 }  # fmt: skip
 #: Columns with names of any length; a name that is too long is shortened in the middle.
 _LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what")
 
 #: Tables shown by default, without --section, with the number of rows of each.
 BRIEF = {
+    "masked_waits": 8,
+    "recorded_upcalls": 8,
+    "ports": 8,
+    "event_sources": 8,
     "wakes": 8,
     "wakers": 8,
     "sends": 6,
@@ -308,7 +312,7 @@ def _skew_text(pair: dict[str, Any], hz: float | None) -> str:
 def _print_first_looks(put: Put, report: Report) -> None:
     """Print one line for each notable finding."""
     hz = report.hz
-    looks = []
+    looks = _masked_looks(report)
     wakes = report.columns.get("wakes")
     known = report.quality
     if (
@@ -348,6 +352,22 @@ def _print_first_looks(put: Put, report: Report) -> None:
         put(f"* {first}")
         for line in rest:
             put(f"  {line}")
+
+
+def _masked_looks(report: Report) -> list[str]:
+    """Return a line on the vCPU of which most events found the upcall mask set outside an upcall."""
+    waits = report.columns.get("masked_waits")
+    if waits is None or not len(waits):
+        return []
+    most = max(waits.rows(), key=itemgetter("outside_count"))
+    text = (
+        f"{_vcpu(most)}: {most['masked_count']} of {most['mark_count']} events found the upcall mask set, "
+        f"{most['outside_count']} outside an upcall"
+    )
+    if most["outside_wait_count"]:
+        p50, p99 = (time_text(most[f"outside_wait_{name}_cycles"], report.hz) for name in ("p50", "p99"))
+        text += f", where they waited p50 {p50}, p99 {p99}"
+    return [text]
 
 
 def _total(counts: Sequence[float]) -> int:

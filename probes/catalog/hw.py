@@ -59,14 +59,14 @@ EVENTS = (
             # The sender is 0xffff of domain 0xffff where no vCPU sent the event: an interrupt, a timer.
             lay("4.17+", 3, "sender_vcpu:w0[15:0] sender_dom:w0[31:16] vcpu:w1[15:0] dom:w1[31:16] "
                 "port:w2[19:0] channel:w2[23:20]:@channel masked:w2[30] already:w2[31]"),
-            note=f"{_PATCH}: the pending bit of a port was set; already: it was set before; masked: the port is"),
+            note=f"{_PATCH}: a port's pending bit was set; already: it was so before; masked: the port is"),
     _evtchn(ids.EVTCHN_PENDING, "evtchn_pending", "TRC_HW_EVTCHN_PENDING",
             lay("4.17+", 2, "vcpu:w0[15:0] dom:w0[31:16] already:w1[0] masked:w1[1]"),
-            note=f"{_PATCH}: evtchn_upcall_pending was set; masked: evtchn_upcall_mask of a PV guest was set",
+            note=f"{_PATCH}: evtchn_upcall_pending was set; masked: a PV guest's mask was",
             source="xen/arch/x86/domain.c"),
     _evtchn(ids.EVTCHN_UPCALL, "evtchn_upcall", "TRC_HW_EVTCHN_UPCALL",
             lay("4.17+", 4, "vcpu:w0[15:0] dom:w0[31:16] user:w1[0] frame:w1:hex rip:w2-w3:hex"),
-            note=f"{_PATCH}: the frame of a PV upcall is about to be built; frame: low word of the address of "
+            note=f"{_PATCH}: a PV upcall's frame is about to be built; frame: low word of the address of "
             "its saved RIP, plus 1 if user mode was interrupted",
             source="xen/arch/x86/pv/trace.c"),
     _evtchn(ids.EVTCHN_INJECT, "evtchn_inject", "TRC_HW_EVTCHN_INJECT",

@@ -257,7 +257,7 @@ class Machine:
         # Only here, for a shape's first record, because the catalogue takes 40 ms to import.
         from xtrace.probes.catalog.lookup import by_id
 
-        if not by_id(event):
+        if not by_id(event) or event & ids.GROUP_MASK == ids.EVTCHN:
             return self.on_unknown, 0, None
         if event & ~ids.RUNSTATE_BITS == ids.RUNSTATE_CHANGE and words:
             return self._on_runstate, 1, (event >> 8 & 3, event >> 4 & 3)
@@ -288,7 +288,7 @@ class Machine:
         """Ignore a record that means nothing by itself."""
 
     def on_unknown(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
-        """Ignore a record of a newer Xen: it does not show that a loss has ended, either."""
+        """Ignore a record of a newer Xen, or of event delivery: it does not show that a loss has ended."""
 
     def on_tick(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
         """Ignore the end of a chunk; take() has noted the records counted up to here."""

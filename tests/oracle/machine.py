@@ -364,8 +364,8 @@ class Host:
 
     def take(self, record: Record) -> None:
         tsc = record.tsc
-        if tsc >= 1 << 62 or is_unknown(record.event):
-            return  # damage, or a record of a newer Xen
+        if tsc >= 1 << 62 or is_unknown(record.event) or record.event >> 12 == 0x804:
+            return  # damage, a record of a newer Xen, or one of oracle.delivery
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
         handler = handler_of(record)
         is_hole = handler in (on_hole, on_hole_to_end)
