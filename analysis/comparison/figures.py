@@ -358,7 +358,7 @@ FIGURES: tuple[Figure, ...] = (
            _OF_WAKES, lambda sums: share(_moved(sums), sums.count(Metric.WAKE_TO_RUNNING)),
            of_all_pcpus=True),
     # Upcalls.
-    *_times("upcall_least", Metric.UPCALL_MIN, _BOUNDED, "upcall after a block, at least", _OF_UPCALLS,
+    *_times("upcall_least", Metric.UPCALL_MIN, _INFERRED, "upcall after a block, at least", _OF_UPCALLS,
             "p50", "p99"),
     *_times("upcall_most", Metric.UPCALL_MAX, _BOUNDED, "upcall after a block, at most", _OF_UPCALLS,
             "p50", "p99"),

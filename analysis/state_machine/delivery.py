@@ -91,9 +91,12 @@ class Delivery:
         """Return the row of ``batch`` to begin with: that of the first record of event delivery, or after."""
         if self._has_begun:
             return 0
-        found = np.flatnonzero(self._telling[batch.shape]) if self._telling.any() else ()
-        self._has_begun = len(found) > 0
-        return int(found[0]) if self._has_begun else len(batch)
+        if self._telling.any():
+            found = np.flatnonzero(self._telling[batch.shape])
+            self._has_begun = len(found) > 0
+            if self._has_begun:
+                return int(found[0])
+        return len(batch)
 
     def _make_room(self) -> None:
         self._shapes = np.zeros((MAX_SHAPES, S_COLUMNS), np.int64)

@@ -14,7 +14,7 @@ FRAMES_MAX = 8
 
 #: What stands for a sender where no vCPU sent the event.
 NOBODY = 0xFFFF_FFFF
-#: Kinds of channels (ECS_*) whose events a vCPU sends.
+#: Kinds of channels (ECS_*) on which vCPUs send.
 INTERDOMAIN, IPI = 3, 6
 
 

@@ -36,7 +36,7 @@ from xtrace.probes.compiled.loop import I32, I64, I64_2D, U16, U32, inlined_part
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: How the loop treats records of a shape.
-OTHER = 0  # it stands between a mark and a wake, and no more
+OTHER = 0  # it only separates the records before and after it
 UNSEEN = 1  # an unknown record, which changes nothing
 RUNSTATE = 2  # param = old << 4 | new
 CONTINUE = 3

@@ -30,7 +30,7 @@ from xtrace.probes.catalog import names
 _EXACT, _BOUNDED = Quality.EXACT, Quality.BOUNDED
 _ALL = {name: name for name in ("p50", "p95", "p99", "max")}
 _OUTSIDE, _INSIDE = int(Waited.MASKED), int(Waited.MASKED | Waited.INSIDE)
-_SOURCES = {Source.NONE: "no event", Source.PIRQ: "pirq", Source.VIRQ: "virq", Source.UNMASK: "unmask"}
+_SOURCES: dict[int, str] = {**names.CHANNELS, Source.NONE: "no event", Source.UNMASK: "unmask"}
 
 
 def masked_waits(measures: Measures) -> Columns:
@@ -136,7 +136,7 @@ def _counted_at(keys: Columns, rows: Columns, column: str = "count") -> Array:
 def _source(key: int) -> str:
     if key >> 32 == 0 and key != NOBODY:
         return f"d{int(domain_of(key))}v{int(vcpu_of(key))}"
-    return _SOURCES.get(key >> 32, names.CHANNELS.get(key >> 32, str(key >> 32)))
+    return _SOURCES.get(key >> 32, str(key >> 32))
 
 
 TABLES = (

@@ -110,9 +110,9 @@ TABLES = (
             Column("upcall_most_count", _BOUNDED, "upcall_least_count plus iret_open_count", "most"),
             *times_columns(
                 "upcall_least",
-                _BOUNDED,
+                _INFERRED,
                 "of the upcalls after a block: first guest record after the run starts, to the iret; a lower "
-                "bound of the upcall's time",
+                "bound of the upcall's time, unless another upcall began in it and ended with that iret",
                 {"p50": "p50 min"},
             ),
             *times_columns(

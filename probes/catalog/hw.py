@@ -65,7 +65,7 @@ EVENTS = (
             note=f"{_PATCH}: evtchn_upcall_pending was set; masked: a PV guest's mask was",
             source="xen/arch/x86/domain.c"),
     _evtchn(ids.EVTCHN_UPCALL, "evtchn_upcall", "TRC_HW_EVTCHN_UPCALL",
-            lay("4.17+", 4, "vcpu:w0[15:0] dom:w0[31:16] user:w1[0] frame:w1:hex rip:w2-w3:hex"),
+            lay("4.17+", 4, "vcpu:w0[15:0] dom:w0[31:16] frame:w1:hex rip:w2-w3:hex"),
             note=f"{_PATCH}: a PV upcall's frame is about to be built; frame: low word of the address of "
             "its saved RIP, plus 1 if user mode was interrupted",
             source="xen/arch/x86/pv/trace.c"),

@@ -44,7 +44,7 @@ from xtrace.analysis.state_machine.metrics import WAKE_CYCLES_MOST, Metric
 
 NOTIFY, PENDING, UPCALL, INJECT = 0x804001, 0x804002, 0x804003, 0x804004
 NOBODY = 0xFFFF_FFFF
-SENT = (3, 6)  # kinds of channels whose events a vCPU sends: between domains, and IPIs
+SENT = (3, 6)  # kinds of channels on which vCPUs send: between domains, and IPIs
 IRET, STACK_SWITCH, SCHED_OP, POLL = 23, 3, 29, 3
 
 

@@ -207,7 +207,7 @@ def test_an_iret_of_another_frame_ends_no_upcall() -> None:
         ([pending(1, 103)], Source.UNMASK << 32 | NOBODY),
         ([notify(1, 100, already=1)], NOBODY),
         ([notify(1, 100), pending(1, 103), (1, 104, host.PV_HYPERCALL, (host.SCHED_OP,))], NOBODY),
-        # An unknown record stands between no two records.
+        # An unknown record separates nothing.
         ([notify(1, 100), pending(1, 103), (1, 104, 0x804FFF, (1, 2))], OTHER),
         ([notify(1, 100), pending(1, 103), (1, 1 << 22, 0x804FFF, ())], NOBODY),
     ],
