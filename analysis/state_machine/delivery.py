@@ -13,7 +13,7 @@ from xtrace.analysis.state_machine.metrics import S_COLUMNS
 from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.lookup import by_id
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
-from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, RecordBatch, ShapeTable
+from xtrace.probes.reader.batches import HOLE_SHAPES, HOLE_TO_END, I64, MAX_SHAPES, RecordBatch, ShapeTable
 
 #: vCPUs that are followed; all further ones share the last entry.
 _MAX_VCPUS = 4096
@@ -35,7 +35,7 @@ _GUEST_GROUPS = (ids.PV_BASE, ids.PV_BASE_4_0, ids.PV_HYPERCALL_SUBCALL & ids.GR
 def kind_of(event: int, words: int) -> tuple[int, int]:
     """Return how the loop treats records of a shape, and the parameter of that kind."""
     if event in HOLE_SHAPES:
-        return loops.LOST, 0
+        return loops.ENDED if event == HOLE_TO_END else loops.LOST, 0
     if (event, words) in _FIXED:
         return _FIXED[event, words], 0
     if event in (WRAP_BUFFER, CPU_CHANGE) or not by_id(event):

@@ -48,6 +48,7 @@ INJECT = 8
 ENTRY = 9
 GUEST = 10  # param = 1 where the first word has a hypercall's number
 LOST = 11
+ENDED = 12  # nothing follows on the pCPU
 
 #: The most intervals that one record can emit, except a loss.
 OUT_MARGIN = 2 * EVENTS_MAX + WAITS_MAX + 16
@@ -112,16 +113,17 @@ def _keep_event(vcpus, vcpu, i, kept):
 
 
 @part
-def _lose(glob, pcpus, vcpus, out, tsc):
-    """Forget what is open: records were lost, of whatever vCPU."""
+def _lose(glob, pcpus, vcpus, out, is_cut, tsc):
+    """Forget what is open: records are missing, of whatever vCPU."""
     for vcpu in range(glob[Q.VCPUS]):
-        key = vcpus[vcpu, E.KEY]
-        for _ in range(vcpus[vcpu, E.EVENTS]):
-            _put(glob, out, Metric.CUT, key, Metric.EVENT_TO_UPCALL, 0, tsc)
-        for _ in range(vcpus[vcpu, E.WAITS]):
-            _put(glob, out, Metric.CUT, key, Metric.MASKED_WAIT, 0, tsc)
-        for _ in range(vcpus[vcpu, E.FRAMES]):
-            _put(glob, out, Metric.CUT, key, Metric.UPCALL, 0, tsc)
+        if is_cut:
+            key = vcpus[vcpu, E.KEY]
+            for _ in range(vcpus[vcpu, E.EVENTS]):
+                _put(glob, out, Metric.CUT, key, Metric.EVENT_TO_UPCALL, 0, tsc)
+            for _ in range(vcpus[vcpu, E.WAITS]):
+                _put(glob, out, Metric.CUT, key, Metric.MASKED_WAIT, 0, tsc)
+            for _ in range(vcpus[vcpu, E.FRAMES]):
+                _put(glob, out, Metric.CUT, key, Metric.UPCALL, 0, tsc)
         serial = vcpus[vcpu, E.SERIAL]
         is_hvm = vcpus[vcpu, E.IS_HVM]
         for column in range(E.STATE, E.EVENT_TSC):
@@ -430,8 +432,8 @@ def follow(
         is_noted = pcpus[pcpu, N.NOTE_VCPU] >= 0
         if is_noted:
             _land(pcpus, vcpus, pcpu)
-        if kind == LOST:
-            _lose(glob, pcpus, vcpus, out, tsc)
+        if kind == LOST or kind == ENDED:
+            _lose(glob, pcpus, vcpus, out, kind == LOST, tsc)
             glob[Q.BLIND] += 1 - pcpus[pcpu, N.BLIND]
             pcpus[pcpu, N.BLIND] = 1
             pcpus[pcpu, N.CURRENT] = -1

@@ -21,16 +21,18 @@ Wakes
 Begin
     Nothing is known before the first record of event delivery.
 Loss
-    Nothing is known of any vCPU from the beginning of a loss until the pCPU's next record.
+    Nothing is known of any vCPU from the beginning of a loss until the pCPU's next record.  What is open is
+    CUT, except where the pCPU has no records to the end of the trace.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from oracle.machine import BLOCKED, IDLE, RUNNABLE, RUNNING, Interval, is_unknown
-from oracle.reader import HOLE, LOST_RECORDS, Record
+from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.delivery_columns import (
     EVENTS_MAX,
     FRAMES_MAX,
@@ -157,8 +159,8 @@ class Host:
         note, pcpu.note = pcpu.note, None
         if note is not None and note.event is not None:
             note.event.is_flying = False
-        if event == HOLE or (event == LOST_RECORDS and len(words) == 4):
-            self.lose(tsc)
+        if event in (HOLE, HOLE_TO_END) or (event == LOST_RECORDS and len(words) == 4):
+            self.lose(tsc, is_cut=event != HOLE_TO_END)
             pcpu.is_blind, pcpu.current = True, None
             return
         pcpu.is_blind = False
@@ -348,14 +350,15 @@ class Host:
         if not self.is_blind:
             self.put(Metric.EVENT_WAKE, vcpu, source, 0, tsc)
 
-    def lose(self, tsc: int) -> None:
+    def lose(self, tsc: int, *, is_cut: bool) -> None:
         for key, vcpu in list(self.vcpus.items()):
-            for _ in vcpu.events:
-                self.put(Metric.CUT, vcpu, Metric.EVENT_TO_UPCALL, 0, tsc)
-            for _ in vcpu.waits:
-                self.put(Metric.CUT, vcpu, Metric.MASKED_WAIT, 0, tsc)
-            for _ in vcpu.frames:
-                self.put(Metric.CUT, vcpu, Metric.UPCALL, 0, tsc)
+            open_ = {
+                Metric.EVENT_TO_UPCALL: len(vcpu.events),
+                Metric.MASKED_WAIT: len(vcpu.waits),
+                Metric.UPCALL: len(vcpu.frames),
+            }
+            for metric in Counter(open_ if is_cut else {}).elements():
+                self.put(Metric.CUT, vcpu, metric, 0, tsc)
             self.vcpus[key] = Vcpu(key, is_hvm=vcpu.is_hvm, serial=vcpu.serial, delivered=vcpu.serial)
         for pcpu in self.pcpus.values():
             pcpu.note = None

@@ -1204,7 +1204,7 @@ def on_pv_of(event: int, words: int) -> Handler | None:
 @cache
 def is_unknown(event: int) -> bool:
     """Return whether no version of Xen has records with this id."""
-    return not by_id(event) and event != HOLE
+    return not by_id(event) and event not in (HOLE, HOLE_TO_END)
 
 
 def first_argument(record: Record) -> int | None:
