@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat nightly zipapp mutants mutants-page
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly zipapp mutants mutants-page
 
 # What checks need: the environment of ./run with xenalyze, a compiler and QEMU, and apt's package lists.
 lab-needs:
@@ -34,6 +34,13 @@ lab-run:
 # make lab-repeat [TIMES=20] [SCENARIOS=quick]
 lab-repeat: lab-needs
 	@$(LAB) repeat $(or $(TIMES),20) $(or $(SCENARIOS),quick)
+
+# docs/accuracy-delivery.md: what is inferred, held against a Xen that records event delivery; 5 minutes
+EVENTS = own-lfence own-none pv pvh sched-null smp lost
+accuracy-delivery: lab-needs
+	@$(LAB) run-only $(EVENTS:%=events-%)
+	@PYTHONPATH=tests .venv/bin/python -m lab.accuracy --write \
+		$(foreach name,$(EVENTS:%=events-%),$${XTRACE_LAB_RESULTS:-build/lab}/$(name)/$(name).bin)
 
 # What takes too long for each change: every test, including those marked nightly, more damaged traces and images,
 # all scenarios.  Timeouts are raised, so that they catch a hang and not a long fuzzing run.

@@ -21,11 +21,13 @@ class Kind:
         names: names of the sub-classes that contain them, as ``xtrace record --class`` takes them; one is
             enough.
         groups: the event ids without their last 12 bits.
+        is_released: a release of Xen writes them; otherwise that a recorder selects them says nothing.
     """
 
     what: str
     names: tuple[str, ...]
     groups: frozenset[int]
+    is_released: bool = True
 
     @property
     def masks(self) -> str:
@@ -44,6 +46,7 @@ class Records(Enum):
     EXITS = Kind("VM exits and entries", ("hvm_entryexit",), frozenset({0x81}))
     HANDLERS = Kind("work for HVM guests", ("hvm_handler",), frozenset({0x82}))
     IRQS = Kind("interrupts", ("hw_irq",), frozenset({0x802}))
+    EVENTS = Kind("event delivery", ("hw_evtchn",), frozenset({0x804}), is_released=False)
     IDLE = Kind("C-states", ("hw_pm",), frozenset({0x801}))
     MEMORY = Kind("grants and memory", ("mem",), frozenset({0x10F}))
 
@@ -58,10 +61,11 @@ class Reach(StrEnum):
 
 
 RUNSTATES, SWITCHES, PV, ENTRIES = Records.RUNSTATES, Records.SWITCHES, Records.PV, Records.ENTRIES
-EXITS, HANDLERS, IRQS, IDLE, MEMORY = (
+EXITS, HANDLERS, IRQS, EVENTS, IDLE, MEMORY = (
     Records.EXITS,
     Records.HANDLERS,
     Records.IRQS,
+    Records.EVENTS,
     Records.IDLE,
     Records.MEMORY,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xtrace.analysis.coverage.coverage import Held, coverage_of, recorded_groups
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.summary.partial import Partial
-from xtrace.probes.selection.event_masks import NAMES, event_masks, passes
+from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, event_masks, passes
 
 
 def lacking(partial: Partial, classes: str) -> list[str]:
@@ -33,4 +33,6 @@ def lacking(partial: Partial, classes: str) -> list[str]:
 
 def _is_asked(kind: Records, mask: int) -> bool:
     """Return whether a mask asks for a kind of records, of a single sub-class."""
+    if not kind.value.is_released and mask & ALL_SUBCLASSES == ALL_SUBCLASSES:
+        return False  # the whole class of a Xen that does not have them
     return len(kind.value.names) == 1 and all(passes(mask, NAMES[name]) for name in kind.value.names)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Columns, joined, matched
+from xtrace.analysis.columns import Array, Columns, joined, matched
 from xtrace.analysis.coverage.coverage import Coverage, coverage_of
 from xtrace.analysis.measures.lookup import is_proven, merged, whole
 from xtrace.analysis.state_machine.keys import high_of, low_of
@@ -49,6 +49,11 @@ class Measures:
             return self.times(metric)
         tallies, buckets = _of(self.partial.tallies, metric), _of(self.partial.buckets, metric)
         return summarise(self.proven(tallies), self.proven(buckets), ("a",))
+
+    def times_of(self, metric: Metric, holds: Callable[[Array], Array]) -> Columns:
+        """Return times() of the intervals whose ``b`` holds."""
+        rows, buckets = _of(self.partial.tallies, metric), _of(self.partial.buckets, metric)
+        return summarise(rows.where(holds(rows["b"])), buckets.where(holds(buckets["b"])), ("a",))
 
     @cached_property
     def _tallies(self) -> _ByMetric:

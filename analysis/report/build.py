@@ -25,7 +25,16 @@ from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.partial import Partial
 from xtrace.analysis.summary.versions import detected
-from xtrace.analysis.tables import activity, cost, delivery, dom0, rip_samples, runstates, upcalls
+from xtrace.analysis.tables import (
+    activity,
+    cost,
+    delivery,
+    dom0,
+    event_delivery,
+    rip_samples,
+    runstates,
+    upcalls,
+)
 from xtrace.analysis.tables import trace as of_trace
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.selection.vcpus import Vcpu
@@ -37,10 +46,11 @@ if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.summary.summary_file import Summary
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: All tables, in the order of the report.
 TABLES: tuple[Table[Any], ...] = (
+    *event_delivery.TABLES,
     *delivery.TABLES,
     *upcalls.TABLES,
     *runstates.TABLES,

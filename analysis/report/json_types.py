@@ -132,7 +132,6 @@ _NEVER_NULL = {
     ("kernel_functions", "share_ratio"),
     ("kernel_lines", "share_ratio"),
     ("kernel_sources", "share_ratio"),
-    ("running_targets", "unmatched_ratio"),
     *((table, "mean_cycles") for table in _TIMED),
 }
 _NULLABLE = {("kernel_lines", "line")}

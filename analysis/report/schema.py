@@ -9,6 +9,7 @@ from typing import Any
 from xtrace.analysis.coverage.needs import Reach
 from xtrace.analysis.measures.table import MARKS, Column, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
+from xtrace.analysis.report.delivery_errors import ERRORS
 from xtrace.analysis.report.json_types import FINDING, TRACE_TYPES, ValueType, column_type
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 
@@ -96,7 +97,8 @@ def markdown() -> str:
         "column has a counterpart in `_ns` where the TSC rate is known; section dom0 is measured in ns.",
         "Missing values are null. Where no file has Xen's trace, so are the keys of `trace` that count its",
         "records or describe them: " + ", ".join(f"`{key}`" for key in OF_TRACE) + ".",
-        "Quantiles are within 0.8 % of a measured value.",
+        "Quantiles are within 0.8 % of a measured value. *Held against records*: how often a figure was",
+        "right on a Xen that records event delivery ([accuracy-delivery.md](accuracy-delivery.md)).",
         "",
         *_SCHEMA_FILE,
         "",
@@ -154,7 +156,8 @@ def _column_row(table: Table[Any], column: Column) -> str:
         names = [" or ".join(need.value.names) for need in table.needs_of(column)]
         reach = table.reach_of(column)
         needs = ", ".join([*names, *([] if reach in (Reach.RECORDS, Reach.PCPU) else ["all pCPUs"])])
-    return f"| `{column.name}` | {of.text()} | {of.unit} | {known} | {needs} | {column.meaning} |"
+    held = f" (held against records: {error})" if (error := ERRORS.get((table.name, column.name))) else ""
+    return f"| `{column.name}` | {of.text()} | {of.unit} | {known} | {needs} | {column.meaning}{held} |"
 
 
 def _row(name: str, of: ValueType, quality: Quality, meaning: str) -> str:

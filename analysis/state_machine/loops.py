@@ -77,6 +77,7 @@ _VCPU_OP = 24
 _GRANT_TABLE_OP = 20
 _DOMCTL = 36
 _SCHEDOP_BLOCK = 1
+_VCPUOP_UP = 1
 _EVENT_CHECK_VECTOR = 0xFC
 #: The last rows of the table of pairs: sums of the run times of 2^n to 2^(n + 1) cycles.
 RUN_LENGTHS = tsc_rate.length_of(tsc_rate.BREAK_CYCLES)
@@ -306,13 +307,11 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
         _put_cut(glob, out, key, Metric.WAKE_TO_RUNNING, 0, tsc)
     if vcpus[vcpu, V.UPCALL] > 0:
         _put_cut(glob, out, key, Metric.UPCALL_MAX, 0, tsc)
-    if vcpus[vcpu, V.SEND_TSC] > 0:
-        _put_cut(glob, out, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
     if vcpus[vcpu, V.EXIT_TSC] > 0:
         _cut_exit(glob, vcpus, out, vcpu, tsc)
     if vcpus[vcpu, V.INJECT_TSC] > 0:
         _put_cut(glob, out, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
-    if vcpus[vcpu, V.WINDOW_TSC] > 0:
+    if vcpus[vcpu, V.WINDOW_TSC] > 0 or vcpus[vcpu, V.WAITED_TSC] > 0:
         _put_cut(glob, out, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
     for column in range(V.RESIDENT_SINCE, V.TYPE):
         vcpus[vcpu, column] = 0
@@ -370,6 +369,16 @@ def _settle_proof(glob, vcpus, out, vcpu, proof, tsc):
             _put(glob, out, Metric.UNPROVEN, vcpus[vcpu, V.KEY], metric, cycles, tsc)
 
 
+@inlined_part
+def _open_upcall(vcpus, vcpu, tsc):
+    """Begin the upcall of a vCPU that blocked by its own call and goes on."""
+    vcpus[vcpu, V.UPCALL] = 1
+    vcpus[vcpu, V.UPCALL_LOW] = tsc
+    vcpus[vcpu, V.UPCALL_HIGH] = 0
+    vcpus[vcpu, V.UPCALL_TRAPS] = 0
+    vcpus[vcpu, V.UPCALL_FORCED] = 0
+
+
 @part
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begins):
     """Start a run of ``vcpu`` on ``pcpu``; without ``begins``, no record shows when the run began."""
@@ -420,10 +429,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
     vcpus[vcpu, V.DEPLETED] = 0
     vcpus[vcpu, V.FRESH] = 1
     if vcpus[vcpu, V.BLOCKED_BY_CALL] > 0 and old == _RUNNABLE:
-        vcpus[vcpu, V.UPCALL] = 1
-        vcpus[vcpu, V.UPCALL_LOW] = tsc
-        vcpus[vcpu, V.UPCALL_HIGH] = 0
-        vcpus[vcpu, V.UPCALL_TRAPS] = 0
+        _open_upcall(vcpus, vcpu, tsc)
     vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
     _set_state(glob, vcpus, domains, out, vcpu, _RUNNING, tsc)
     vcpus[vcpu, V.OPENED] = np.int64(not begins)
@@ -449,6 +455,10 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         _put(glob, out, Metric.INJECTION_TO_ENTRY, key, vector, tsc - vcpus[vcpu, V.INJECT_TSC], tsc)
         vcpus[vcpu, V.INJECT_TSC] = 0
         vcpus[vcpu, V.ENTRY_TSC] = tsc
+        waited = vcpus[vcpu, V.WAITED_TSC]
+        if waited > 0:
+            _put(glob, out, Metric.INTR_WINDOW_WAIT, key, vector, tsc - waited, tsc)
+            vcpus[vcpu, V.WAITED_TSC] = 0
 
 
 @part
@@ -471,48 +481,21 @@ def _settle_wakes(glob, pcpus, vcpus, out, pcpu, cause):
 
 
 @part
-def _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc):
-    """Infer the target of a send that woke no vCPU: the only guest vCPU running on another pCPU."""
+def _note_unanswered(glob, pcpus, vcpus, out, pcpu, tsc):
+    """Count an event_channel_op that woke no vCPU, by whether another guest's vCPU ran."""
     sender = pcpus[pcpu, P.CURRENT]
     if sender < 0:
         return
-    sent = pcpus[pcpu, P.CAUSE_TSC]
-    key = vcpus[sender, V.KEY]
-    found = -1
-    count = 0
+    metric = np.int64(Metric.SEND_NOBODY_RAN)
     for other in range(glob[G.PCPUS]):
         candidate = pcpus[other, P.CURRENT]
         if other == pcpu or candidate < 0 or pcpus[other, P.LOST]:
             continue
         domain = vcpus[candidate, V.KEY] >> 16
-        if domain == IDLE_DOMAIN or domain == DEFAULT_DOMAIN:
-            continue
-        count += 1
-        found = candidate
-        if count > 1:
+        if domain != IDLE_DOMAIN and domain != DEFAULT_DOMAIN:
+            metric = np.int64(Metric.SEND_OTHERS_RAN)
             break
-    if count == 0:
-        _put(glob, out, Metric.SEND_NO_TARGET, key, 0, 0, tsc)
-    elif count == 1:
-        _put(glob, out, Metric.SEND_UNIQUE, key, 0, 0, tsc)
-        if vcpus[found, V.SEND_TSC] == 0:
-            vcpus[found, V.SEND_TSC] = sent
-            vcpus[found, V.SEND_FROM] = key
-    else:
-        _put(glob, out, Metric.SEND_AMBIGUOUS, key, 0, 0, tsc)
-
-
-@part
-def _show_upcall(glob, vcpus, out, vcpu, tsc):
-    """Take a sign of an upcall as the arrival of the event that was sent while the vCPU ran."""
-    sent = vcpus[vcpu, V.SEND_TSC]
-    if sent > 0:
-        key = vcpus[vcpu, V.KEY]
-        if tsc >= sent:
-            _put(glob, out, Metric.SEND_TO_UPCALL_RUNNING, key, vcpus[vcpu, V.SEND_FROM], tsc - sent, tsc)
-        else:
-            _put(glob, out, Metric.NEGATIVE, key, Metric.SEND_TO_UPCALL_RUNNING, 0, tsc)
-        vcpus[vcpu, V.SEND_TSC] = 0
+    _put(glob, out, metric, vcpus[sender, V.KEY], 0, 0, tsc)
 
 
 @part
@@ -532,15 +515,18 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
     if vcpus[vcpu, V.UPCALL] > 0:
         vcpus[vcpu, V.UPCALL] = 0
         _count(glob, counts, vcpu, Metric.IRET_UPCALL)
-        _put(glob, out, Metric.UPCALL_MAX, key, 0, tsc - vcpus[vcpu, V.UPCALL_LOW], tsc)
-        _put(glob, out, Metric.UPCALL_MIN, key, 0, tsc - vcpus[vcpu, V.UPCALL_HIGH], tsc)
+        if vcpus[vcpu, V.UPCALL_FORCED] > 0:
+            # The iret may be that of the upcall inside, which the callback began.
+            _count(glob, counts, vcpu, Metric.UPCALL_FORCED)
+        else:
+            _put(glob, out, Metric.UPCALL_MAX, key, 0, tsc - vcpus[vcpu, V.UPCALL_LOW], tsc)
+            _put(glob, out, Metric.UPCALL_MIN, key, 0, tsc - vcpus[vcpu, V.UPCALL_HIGH], tsc)
         if vcpus[vcpu, V.UPCALL_TRAPS] > 0:
             _count(glob, counts, vcpu, Metric.UPCALL_NESTED)
     else:
         _count(glob, counts, vcpu, Metric.IRET_OPEN)
         if forced > 0:
             _put(glob, out, Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
-    _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
 @part
@@ -558,6 +544,7 @@ def _guest_acts(glob, counts, vcpus, out, vcpu, tsc):
         # It made a block hypercall, but runs again without a BLOCK record.
         _count(glob, counts, vcpu, Metric.BLOCK_WITHOUT_BLOCK)
     vcpus[vcpu, V.BLOCK_TSC] = 0
+    vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
 
 
 @inlined_part
@@ -709,9 +696,6 @@ def _change_runstate(
         if vcpus[vcpu, V.UPCALL] > 0:
             vcpus[vcpu, V.UPCALL] = 0
             _count(glob, counts, vcpu, Metric.UPCALL_PREEMPTED)
-        if vcpus[vcpu, V.SEND_TSC] > 0:
-            vcpus[vcpu, V.SEND_TSC] = 0
-            _count(glob, counts, vcpu, Metric.SEND_UNMATCHED)
         vcpus[vcpu, V.FORCE_TSC] = 0
         if new == _BLOCKED:
             # The remaining traps belong to threads that sleep.
@@ -811,7 +795,7 @@ def _expect_wake(pcpus, pcpu, cause, op, tsc):
 
 
 @inlined_part
-def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
+def _cause_of(glob, pcpus, vcpus, out, pcpu, kind, tsc):
     """Return the cause of a wake if this record is one, 0 where no cause is known.
 
     A send by the pCPU's previous record wakes its target at once or not at all.
@@ -822,7 +806,7 @@ def _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc):
     if (cause == WakeCause.EVENT_CHANNEL or cause == WakeCause.HYPERCALL) and not is_loss:
         if kind != Kind.WAKE or tsc - pcpus[pcpu, P.CAUSE_TSC] > WAKE_CYCLES_MOST:
             if cause == WakeCause.EVENT_CHANNEL:
-                _settle_send(glob, counts, pcpus, vcpus, out, pcpu, tsc)
+                _note_unanswered(glob, pcpus, vcpus, out, pcpu, tsc)
             cause = np.int64(0)
     return cause
 
@@ -878,6 +862,7 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
         _expect_wake(pcpus, pcpu, WakeCause.EVENT_CHANNEL, op, tsc)
     elif op == _XEN_VERSION:
         vcpus[vcpu, V.FORCE_TSC] = tsc
+        vcpus[vcpu, V.UPCALL_FORCED] = 1
     elif op == _STACK_SWITCH:
         if vcpus[vcpu, V.TRAPS] > 0:
             vcpus[vcpu, V.SWITCHED] = 1
@@ -889,7 +874,7 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
             # Its command is not recorded: a BLOCK record after it shows that it was a block, not a yield.
             vcpus[vcpu, V.BLOCK_TSC] = -tsc
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
-    elif op == _VCPU_OP or op == _DOMCTL:
+    elif op == _DOMCTL or (op == _VCPU_OP and command == _VCPUOP_UP):
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
 
 
@@ -998,6 +983,12 @@ def _take_runstate(
         _count(glob, counts, vcpu, Metric.CONTINUE_RUNNING)
         if vcpus[vcpu, V.STATE] == _RUNNING and vcpus[vcpu, V.PCPU] == pcpu:
             pcpus[pcpu, P.INFERRED] = 0
+            if vcpus[vcpu, V.BLOCKED_BY_CALL] > 0:
+                # It was woken before it left the pCPU: it takes its upcall now.
+                vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
+                vcpus[vcpu, V.RUN_TSC] = tsc
+                vcpus[vcpu, V.FRESH] = 1
+                _open_upcall(vcpus, vcpu, tsc)
             return
     if new == _RUNNING and pcpus[pcpu, P.PENDING] > 0:
         _settle_wakes(glob, pcpus, vcpus, out, pcpu, WakeCause.TIMER_OR_OTHER)
@@ -1173,13 +1164,11 @@ def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
 def _take_injection(glob, vcpus, out, vcpu, vector, tsc):
     key = vcpus[vcpu, V.KEY]
     _put(glob, out, Metric.INJECTION, key, vector, 0, tsc)
-    window = vcpus[vcpu, V.WINDOW_TSC]
-    if window > 0:
-        _put(glob, out, Metric.INTR_WINDOW_WAIT, key, vector, tsc - window, tsc)
+    if vcpus[vcpu, V.WINDOW_TSC] > 0:
+        vcpus[vcpu, V.WAITED_TSC] = vcpus[vcpu, V.WINDOW_TSC]
         vcpus[vcpu, V.WINDOW_TSC] = 0
     vcpus[vcpu, V.INJECT_TSC] = tsc
     vcpus[vcpu, V.INJECT_VECTOR] = vector
-    _show_upcall(glob, vcpus, out, vcpu, tsc)
 
 
 @inlined_part
@@ -1188,7 +1177,7 @@ def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
     if op == _EVENT_CHANNEL_OP:
         _count(glob, counts, vcpu, Metric.SEND)
         _expect_wake(pcpus, pcpu, WakeCause.EVENT_CHANNEL, op, tsc)
-    elif op == _VCPU_OP or op == _SCHED_OP:
+    elif op == _SCHED_OP:
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
 
 
@@ -1322,12 +1311,12 @@ def run(
         pcpu = np.int64(batch_pcpu[row])
         at = np.int64(batch_start[row])
         if tsc < 0 or tsc >= tsc_limit:
-            kind = np.int64(Kind.WRAP)  # the record counts, but its TSC is damaged
+            kind = np.int64(Kind.COUNTED)  # its TSC is damaged
         is_loss = kind == Kind.LOST or kind == Kind.HOLE
         if is_loss and room < LOSS_MARGIN * glob[G.VCPUS]:
             break
         row += 1
-        if kind == Kind.WRAP:
+        if kind == Kind.COUNTED:
             continue
         if not pcpus[pcpu, P.SEEN] and kind == Kind.HOLE:
             continue
@@ -1350,7 +1339,7 @@ def run(
         if kind != Kind.HOLE:
             pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
-        cause = _cause_of(glob, counts, pcpus, vcpus, out, pcpu, kind, tsc)
+        cause = _cause_of(glob, pcpus, vcpus, out, pcpu, kind, tsc)
 
         if kind == Kind.OTHER:
             continue

@@ -26,6 +26,7 @@ from xtrace.analysis.state_machine.metrics import (
     V,
 )
 from xtrace.probes import event_ids as ids
+from xtrace.probes.catalog.lookup import by_id
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
 from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, RecordBatch, ShapeTable
 
@@ -95,7 +96,8 @@ _BUDGETS = {(ids.RTDS_BUDGET_BURN, 6): 1, (ids.RTDS_BUDGET_REPLENISH, 6): 0}
 def kind_of(event: int, words: int) -> tuple[Kind, int]:
     """Return how the machines treat records of a shape, and the parameter of that kind.
 
-    A record whose length does not fit its id is OTHER: it is counted but not interpreted.
+    A record whose length does not fit its id is OTHER: it is counted but not interpreted.  One that the
+    catalogue does not know is only COUNTED, so that it changes nothing that is known.
     """
     rip_words = 2 if event & ids.WIDE else 1
     if event in _FIXED:
@@ -103,8 +105,10 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
         return (kind, param) if words == length else (Kind.OTHER, 0)
     if event in HOLE_SHAPES:
         return Kind.HOLE, event
-    if event in (WRAP_BUFFER, CPU_CHANGE):
-        return Kind.WRAP, 0
+    if event in (WRAP_BUFFER, CPU_CHANGE) or not by_id(event):
+        return Kind.COUNTED, 0
+    if event & ids.GROUP_MASK == ids.EVTCHN:
+        return Kind.COUNTED, 0  # with these records the rest is inferred as without; Delivery reads them
     if event & (EVENT_MASK & ~ids.RUNSTATE_BITS) == ids.RUNSTATE_CHANGE and words >= 1:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
     if event == ids.SWITCH_INFPREV and words in (2, 3):

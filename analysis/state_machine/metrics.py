@@ -32,14 +32,13 @@ class Metric(IntEnum):
     IRQ_TO_WAKE = 14  # b = irq
     WAKE_TO_RUNNABLE = 15
     WAKE_TO_RUNNING = 16  # b = flags of Woken
-    SEND_TO_UPCALL_RUNNING = 17  # b = sending vCPU; the target was running, which is inferred
     RUNNING_TO_GUEST = 18  # upper bound of running to upcall entry, after a block
     # Upcalls: a = vCPU.
     UPCALL_MAX = 19  # running to iret
     UPCALL_MIN = 20  # first record of the guest to iret
     FORCED_CALLBACK = 21  # xen_version to the next iret, where that is an IRET_OPEN
     INJECTION_TO_ENTRY = 22  # b = vector
-    INTR_WINDOW_WAIT = 23  # b = vector
+    INTR_WINDOW_WAIT = 23  # b = vector; exit before the window to the entry after the injection
     HVM_UPCALL = 24  # b = vector; entry after the injection to the next exit
     HVM_EXIT = 25  # b = exit reason; exit to entry
     IRQ_HANDLING = 26  # a = irq, b = pCPU
@@ -61,42 +60,58 @@ class Metric(IntEnum):
     # a = domain, value = cycles in which its state was taken from some of its vCPUs, because others had not
     # had a record.
     DOMAIN_PART = 35
+    # Event delivery, of a Xen with records of it; a = target.
+    EVENT_TO_UPCALL = 17  # b = channel kind << 32 | port; NOTIFY to UPCALL, or to the entry after an INJECT
+    EVENT_FROM = 36  # the same time; b = what it came from, as in EVENT_SENT
+    MARK_TO_UPCALL = 37  # b = flags of Waited; the first PENDING to the upcall
+    UPCALL = 38  # b = flags of Returned; UPCALL to the iret with its frame
+    MASKED_WAIT = 39  # b = flags of Waited; PENDING with the mask set to the upcall
     # a = vCPU, value = cycles: preempted because its budget was used up, until that was replenished (RTDS).
-    RUNNABLE_BUDGET = 36
+    RUNNABLE_BUDGET = 40
     # Counts: no value.
-    CONTINUE_RUNNING = 40  # a = vCPU
-    WAKE_CAUSE = 41  # a = woken vCPU, b = WakeCause << 32 | its argument
-    WAKE_WITHOUT_EFFECT = 42  # a = vCPU
-    HYPERCALL = 43  # a = vCPU, b = op
-    SUBCALL = 44
-    COMMAND = 45  # b = op << 32 | command
-    TRAP = 46  # b = vector
-    PV_EVENT = 47  # b = low 5 bits of the event id
-    HVM_EVENT = 48  # b = event id
-    VMMCALL = 49  # b = eax
-    INJECTION = 50  # b = vector
-    MEMORY = 51  # b = event id << 32 | domain of the pages
-    RIP = 52  # a = vCPU | RipSource << 32, b = rip
-    IRET_TRAP = 53  # a = vCPU: iret that returns from a trap
-    IRET_UPCALL = 54  # iret that returns from the upcall after a block
-    IRET_OPEN = 55  # iret from an upcall while running, or from a system call
-    IRET_AMBIGUOUS = 56  # IRET_TRAP, but the guest switched stacks between the trap and the iret
-    UPCALL_NESTED = 57  # upcall after a block, with a trap in it
-    UPCALL_PREEMPTED = 58  # upcall after a block, left out because the vCPU was descheduled in it
-    BLOCK_CALL = 59  # block hypercall
-    BLOCK_WITHOUT_BLOCK = 60  # block hypercall that found an event pending
-    SEND = 61  # a = sending vCPU
-    SEND_NO_TARGET = 62  # woke no vCPU, and no other guest vCPU ran
-    SEND_UNIQUE = 63  # woke no vCPU, and one other ran, which is taken as the target
-    SEND_AMBIGUOUS = 64  # woke no vCPU, and several others ran
-    SEND_UNMATCHED = 65  # a = target: descheduled before any sign of an upcall
-    INTR_WINDOW = 66  # a = vCPU, b = 1 where an event waits for the window
-    STATE_MISMATCH = 67  # a = vCPU: a runstate record that contradicts an earlier one
-    CUT = 68  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
-    NEGATIVE = 69  # a = vCPU, b = metric: an interval left out because it ends before it begins
-    LOST_RECORDS = 70  # a = pCPU, value = records
-    EXIT_WITHOUT_TIME = 71  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
-    KICK = 73  # a = vCPU: an HVM exit by the event-check interrupt
+    CONTINUE_RUNNING = 48  # a = vCPU
+    WAKE_CAUSE = 49  # a = woken vCPU, b = WakeCause << 32 | its argument
+    WAKE_WITHOUT_EFFECT = 50  # a = vCPU
+    HYPERCALL = 51  # a = vCPU, b = op
+    SUBCALL = 52
+    COMMAND = 53  # b = op << 32 | command
+    TRAP = 54  # b = vector
+    PV_EVENT = 55  # b = low 5 bits of the event id
+    HVM_EVENT = 56  # b = event id
+    VMMCALL = 57  # b = eax
+    INJECTION = 58  # b = vector
+    MEMORY = 59  # b = event id << 32 | domain of the pages
+    RIP = 60  # a = vCPU | RipSource << 32, b = rip
+    IRET_TRAP = 61  # a = vCPU: iret that returns from a trap
+    IRET_UPCALL = 62  # iret that returns from the upcall after a block
+    IRET_OPEN = 63  # iret from an upcall while running, or from a system call
+    IRET_AMBIGUOUS = 64  # IRET_TRAP, but the guest switched stacks between the trap and the iret
+    UPCALL_NESTED = 65  # upcall after a block, with a trap in it
+    UPCALL_PREEMPTED = 66  # upcall after a block, left out because the vCPU was descheduled in it
+    BLOCK_CALL = 67  # block hypercall
+    BLOCK_WITHOUT_BLOCK = 68  # block hypercall that found an event pending
+    SEND = 69  # a = vCPU: event_channel_op, of which only some send
+    # a = sending vCPU: it woke none, and no other guest's vCPU ran, or one or more did.
+    SEND_NOBODY_RAN = 70
+    SEND_OTHERS_RAN = 71
+    INTR_WINDOW = 74  # a = vCPU, b = 1 where an event waits for the window
+    STATE_MISMATCH = 75  # a = vCPU: a runstate record that contradicts an earlier one
+    CUT = 76  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
+    NEGATIVE = 77  # a = vCPU, b = metric: an interval left out because it ends before it begins
+    LOST_RECORDS = 78  # a = pCPU, value = records
+    EXIT_WITHOUT_TIME = 79  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
+    KICK = 81  # a = vCPU: an HVM exit by the event-check interrupt
+    UPCALL_FORCED = 82  # a = vCPU: upcall after a block, left out because of a forced callback in it
+    # Event delivery, of a Xen with records of it (delivery_columns); a = target, b = kind << 32 | port.
+    EVENT = 83  # NOTIFY
+    EVENT_COALESCED = 84  # of these, those that found the port pending
+    EVENT_PORT_MASKED = 85  # of these, those that made a masked port pending
+    EVENT_SENT = 86  # b = what it came from: sending vCPU, or Source << 32 | NOBODY; value = 1 if coalesced
+    EVENT_MARK = 87  # PENDING; b = flags of Mark
+    UPCALL_ENTRY = 88  # UPCALL, or the entry after an INJECT; b = flags of Returned
+    EVENT_WAKE = 89  # b = as in EVENT_SENT
+    EVENT_TAKEN = 91  # the guest took it without a further upcall; value = cycles that it waited at most
+    EVENTS_LEFT_OUT = 90  # b = 0 events, 1 waits, 2 upcalls that were more than are followed at a time
 
 
 #: Metrics below this have values in cycles and a histogram.
@@ -182,7 +197,7 @@ class Kind(IntEnum):
     IDLE_EXIT = 24
     MEMORY = 25  # param = word of the domain << 16 | mask
     LOST = 26
-    WRAP = 27
+    COUNTED = 27  # only counted: of event delivery, unknown to the catalogue, filler, with a damaged TSC
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
@@ -278,8 +293,8 @@ class V(IntEnum):
     TRAPS = 19  # traps without an iret yet
     SWITCHED = 20  # 1: the guest switched stacks while TRAPS was not 0
     FORCE_TSC = 21
-    SEND_TSC = 22  # when an event was sent to it while it ran; 0 none
-    SEND_FROM = 23
+    UPCALL_FORCED = 22  # 1: it forced a callback in the upcall
+    WAITED_TSC = 23  # WINDOW_TSC of the interrupt that was injected last, until the VM entry; 0 none
     EXIT_TSC = 24
     EXIT_REASON = 25
     INJECT_TSC = 26  # 0 none

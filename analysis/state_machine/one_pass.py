@@ -16,6 +16,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 
 from xtrace.analysis.state_machine.collected import Collected, Segment
+from xtrace.analysis.state_machine.delivery import Delivery
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import G, P, V
 from xtrace.probes.reader.ahead import Source
@@ -164,13 +165,15 @@ class _Segments:
             (the window that they count in, what makes their TSCs go on from the segment before, intervals).
         """
         inside = self._window_of(0)
-        machine = self._machine_for(inside)
+        machine, delivery = self._machine_for(inside), Delivery()
         for batch in batches:
             if batch.segment > len(self.ended):
                 yield inside, self._axis(machine), self._end(machine, inside)
                 inside = self._window_of(batch.segment)
-                machine = self._machine_for(inside)
+                machine, delivery = self._machine_for(inside), Delivery()
             for piece in machine.feed(batch):
+                yield inside, self._axis(machine), piece
+            for piece in delivery.feed(batch):
                 yield inside, self._axis(machine), piece
         yield inside, self._axis(machine), self._end(machine, inside)
 

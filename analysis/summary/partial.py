@@ -33,6 +33,7 @@ from xtrace.analysis.state_machine.metrics import (
 from xtrace.analysis.summary import dom0_calls, dom0_columns, kept_columns
 from xtrace.analysis.summary.dom0_columns import Dom0Columns
 from xtrace.probes.event_ids import (
+    EVTCHN,
     HW_IRQ_HANDLED,
     PM_IDLE_ENTRY,
     PM_IDLE_ENTRY_4_0,
@@ -45,6 +46,8 @@ from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, passes
 
 #: Sub-classes that a recorder can select, as event ids without their last 12 bits.
 _GROUPS = [mask >> 12 for mask in NAMES.values() if (mask & ALL_SUBCLASSES).bit_count() == 1]
+#: Not those that no release of Xen writes.
+_GROUPS.remove(EVTCHN >> 12)
 _GROUPS += [(TraceClass.PV | 0xF000) >> 12, (TraceClass.MEM | 0xF000) >> 12, (TraceClass.GEN | 0xF000) >> 12]
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}

@@ -109,44 +109,21 @@ def wakers(measures: Measures) -> Columns:
 
 
 def sends(measures: Measures) -> Columns:
-    """Return how many events each vCPU sent, and with what effect, most sends first."""
+    """Return how many event_channel_ops each vCPU made, and how many woke a vCPU, most calls first."""
     sent = measures.count_by_a(Metric.SEND)
     vcpus = keys_of(sent)
     woke = measures.counts(Metric.SEND_TO_WAKE).sums(["b"], ["count"])
-    unique = counted(vcpus, measures.count_by_a(Metric.SEND_UNIQUE))
-    ambiguous = counted(vcpus, measures.count_by_a(Metric.SEND_AMBIGUOUS))
-    send_count = counted(vcpus, sent)
+    send_count, woke_count = counted(vcpus, sent), counted(vcpus, woke, key="b")
     table = Columns(
         {
             "a": vcpus,
             "send_count": send_count,
             "send_per_s": measures.per_second(send_count),
-            "woke_count": counted(vcpus, woke, key="b"),
-            "no_target_count": counted(vcpus, measures.count_by_a(Metric.SEND_NO_TARGET)),
-            "unique_count": unique,
-            "ambiguous_count": ambiguous,
-            "ambiguous_ratio": share(ambiguous, unique + ambiguous),
+            "woke_count": woke_count,
+            "woke_ratio": share(woke_count, send_count),
         }
     )
     return with_vcpu(table).sorted_by("send_count", descending=True)
-
-
-def running_targets(measures: Measures) -> Columns:
-    """Return the time from a send to a running vCPU to the sign of its upcall, worst p99 first."""
-    times = measures.times(Metric.SEND_TO_UPCALL_RUNNING)
-    unmatched = measures.count_by_a(Metric.SEND_UNMATCHED)
-    vcpus = keys_of(times, unmatched)
-    matched_count, unmatched_count = counted(vcpus, times), counted(vcpus, unmatched)
-    table = Columns(
-        {
-            "a": vcpus,
-            "send_to_upcall_count": matched_count,
-            "unmatched_count": unmatched_count,
-            "unmatched_ratio": share(unmatched_count, matched_count + unmatched_count),
-            **looked_up(vcpus, times, tail_columns("send_to_upcall", TAIL[1:])),
-        }
-    )
-    return with_vcpu(table).sorted_by("send_to_upcall_p99_cycles", descending=True)
 
 
 def _other_waker(cause: int, argument: int) -> str:
@@ -190,7 +167,7 @@ TABLES = (
             ),
             Column(
                 "event_channel_count",
-                _EXACT,
+                _INFERRED,
                 "wakes right after an event_channel_op on the same pCPU, within 2^20 cycles",
                 "send",
                 _CAUSES_NEED,
@@ -205,7 +182,7 @@ TABLES = (
             Column(
                 "hypercall_count",
                 _INFERRED,
-                "wakes right after another hypercall that can wake",
+                "wakes right after another hypercall that can wake: sched_op, domctl, VCPUOP_up",
                 None,
                 _CAUSES_NEED,
             ),
@@ -233,9 +210,9 @@ TABLES = (
             ),
             *times_columns("wake_to_runnable", _EXACT, "WAKE record to RUNSTATE_CHANGE to runnable"),
             *times_columns("runnable_to_running", _EXACT, "runnable after a wake, to running"),
-            Column("send_to_wake_count", _EXACT, "wakes by event_channel_op", None, _CAUSES_NEED),
+            Column("send_to_wake_count", _INFERRED, "wakes by event_channel_op", None, _CAUSES_NEED),
             *times_columns(
-                "send_to_wake", _EXACT, "event_channel_op of the sender to WAKE", needs=_CAUSES_NEED
+                "send_to_wake", _INFERRED, "event_channel_op of the sender to WAKE", needs=_CAUSES_NEED
             ),
         ),
         needs=(SWITCHES, RUNSTATES),
@@ -260,13 +237,13 @@ TABLES = (
                 "the sending vCPU, the irq, the hypercall, timer or other, or unknown",
                 "woken by",
             ),
-            Column("count", _EXACT, "number of wakes", "wakes"),
-            Column("per_s", _EXACT, "wakes per second", "/s"),
+            Column("count", _INFERRED, "number of wakes", "wakes"),
+            Column("per_s", _INFERRED, "wakes per second", "/s"),
             Column(
                 "latency", Quality.KEY, "start of the times: send, or irq for the interrupt's entry", "from"
             ),
             *(
-                Column(f"{n}_cycles", _EXACT, f"send or interrupt entry to wake, {n}", n)
+                Column(f"{n}_cycles", _INFERRED, f"send or interrupt entry to wake, {n}", n)
                 for n in ("p50", "p95", "p99", "max")
             ),
         ),
@@ -278,7 +255,7 @@ TABLES = (
     Table(
         "sends",
         "delivery",
-        "Events sent, and their effect",
+        "Event channel operations, and how many woke a vCPU",
         sends,
         (
             DOMAIN,
@@ -286,74 +263,23 @@ TABLES = (
             Column(
                 "send_count",
                 _EXACT,
-                "event_channel_op hypercalls (the sub-operation is not recorded)",
-                "sends",
+                "event_channel_op hypercalls; the sub-operation is not recorded: some bind, unmask or close",
+                "calls",
                 (ENTRIES,),
                 Reach.RECORDS,
             ),
-            Column("send_per_s", _EXACT, "sends per second", "/s", (ENTRIES,)),
-            Column("woke_count", _EXACT, "sends that woke a vCPU", "woke"),
+            Column("send_per_s", _EXACT, "these calls per second", "/s", (ENTRIES,)),
+            Column("woke_count", _INFERRED, "calls right before a wake, which they caused", "woke"),
             Column(
-                "no_target_count",
+                "woke_ratio",
                 _INFERRED,
-                "sends that woke no vCPU, with no other guest vCPU running",
-                "none ran",
+                "their share; the other events found a vCPU awake or a port that was already pending, or the "
+                "call sent none",
+                "share",
             ),
-            Column(
-                "unique_count",
-                _INFERRED,
-                "sends that woke no vCPU, with one other guest vCPU running, which is taken as the target",
-                "one ran",
-            ),
-            Column(
-                "ambiguous_count",
-                _INFERRED,
-                "sends that woke no vCPU, with several others running: the target is not known",
-                "several",
-            ),
-            Column("ambiguous_ratio", _INFERRED, "share of ambiguous in unique plus ambiguous", "ambig"),
         ),
-        bias="a send followed by a WAKE of a vCPU that was awake is counted in sends only",
+        bias="other calls found the vCPU awake or the port pending, or sent nothing",
         needs=(ENTRIES, SWITCHES, RUNSTATES),
         reach=Reach.VCPU,
-    ),
-    Table(
-        "running_targets",
-        "delivery",
-        "Sends to a running vCPU: time until it returns from the upcall",
-        running_targets,
-        (
-            DOMAIN,
-            VCPU,
-            Column(
-                "send_to_upcall_count",
-                _INFERRED,
-                "sends with this vCPU as target, followed by a sign of an upcall",
-                "matched",
-            ),
-            Column(
-                "unmatched_count",
-                _INFERRED,
-                "sends with this vCPU as target, which was descheduled before any sign of an upcall",
-                "unmatched",
-            ),
-            Column("unmatched_ratio", _INFERRED, "share of unmatched in matched plus unmatched", "share"),
-            *times_columns(
-                "send_to_upcall",
-                _INFERRED,
-                "event_channel_op to the target's next iret that no trap explains (PV) or injection (HVM)",
-                _ALL,
-            ),
-        ),
-        needs=(ENTRIES, SWITCHES, RUNSTATES),
-        reach=Reach.HOST,
-        bias="sends while one other vCPU ran; may take a system call's iret for an upcall's",
-        measured="against the logs of the lab's own guests, which have no system calls (samples/, "
-        "tests/lab/truth.py; emulated, 1 to 3 pCPUs): 2,190 of 2,194 targets were right; in the "
-        "others, dom0 was the true target or was running elsewhere. 2,176 of 2,181 irets ended "
-        "the upcall that handled the event; the others ended one already under way. The time "
-        "includes that upcall: it is 1.6 times (p5 1.2, p95 2.3) the time to the start of the "
-        "handler, 8,918 cycles (p95 39,910) longer. 11 sends with several vCPUs running were "
-        "given no target",
     ),
 )

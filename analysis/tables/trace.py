@@ -44,7 +44,6 @@ _CUT_NAMES = {
     Metric.RESIDENCE: "stay on a pCPU",
     Metric.WAKE_TO_RUNNING: "wake to running",
     Metric.UPCALL_MAX: "upcall",
-    Metric.SEND_TO_UPCALL_RUNNING: "send to upcall",
     Metric.HVM_EXIT: "vm exit",
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",

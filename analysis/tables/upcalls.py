@@ -36,6 +36,7 @@ _COUNTS = {
     "iret_ambiguous_count": Metric.IRET_AMBIGUOUS,
     "nested_count": Metric.UPCALL_NESTED,
     "preempted_count": Metric.UPCALL_PREEMPTED,
+    "forced_inside_count": Metric.UPCALL_FORCED,
     "block_call_count": Metric.BLOCK_CALL,
     "block_without_block_count": Metric.BLOCK_WITHOUT_BLOCK,
 }
@@ -109,14 +110,16 @@ TABLES = (
             Column("upcall_most_count", _BOUNDED, "upcall_least_count plus iret_open_count", "most"),
             *times_columns(
                 "upcall_least",
-                _BOUNDED,
-                "first guest record after the run starts, to the iret: lower bound of the upcall's time",
+                _INFERRED,
+                "of the upcalls after a block: first guest record after the run starts, to the iret; a lower "
+                "bound of the upcall's time, unless another upcall began in it and ended with that iret",
                 {"p50": "p50 min"},
             ),
             *times_columns(
                 "upcall_most",
                 _BOUNDED,
-                "start of the run after the wake, to the iret: upper bound of the upcall's time",
+                "of the upcalls after a block: start of the run, to the iret; an upper bound of the upcall's "
+                "time, and not one of upcalls that begin while the vCPU runs",
                 {"p50": "p50 max", "p99": "p99 max"},
             ),
             Column(
@@ -124,8 +127,9 @@ TABLES = (
             ),
             Column(
                 "xen_version_count",
-                _EXACT,
-                "xen_version hypercalls: forced callbacks, except a few real queries",
+                _INFERRED,
+                "xen_version hypercalls, taken as forced callbacks: all of a guest's are, of dom0's some are "
+                "queries; the table hypercalls counts the calls exactly",
                 "forced",
                 (PV,),
                 Reach.RECORDS,
@@ -143,7 +147,7 @@ TABLES = (
             Column("block_without_block_ratio", _INFERRED, "their share of all block hypercalls", None),
             Column("upcall_least_per_s", _INFERRED, "upcall_least_count per second", None),
             Column("upcall_most_per_s", _BOUNDED, "upcall_most_count per second", None),
-            Column("xen_version_per_s", _EXACT, "xen_version_count per second", None, (PV,)),
+            Column("xen_version_per_s", _INFERRED, "xen_version_count per second", None, (PV,)),
             Column(
                 "iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None
             ),
@@ -166,6 +170,13 @@ TABLES = (
                 None,
             ),
             Column(
+                "forced_inside_count",
+                _EXACT,
+                "upcalls after a block that are left out because a callback was forced during them: the "
+                "iret may be that of the upcall inside",
+                None,
+            ),
+            Column(
                 "running_to_entry_most_count", _EXACT, "runs after a block that have a guest record", None
             ),
             *times_columns(
@@ -179,7 +190,7 @@ TABLES = (
         ),
         needs=(PV, RUNSTATES, SWITCHES),
         reach=Reach.VCPU,
-        bias="system calls end in the same irets: the true count is between least and most",
+        bias="counts: the truth is between least and most; times: only after a block",
         measured="against the logs of the lab's own guest (samples/, tests/lab/truth.py; emulated; it has "
         "neither system calls nor traps, so the upper count is the true one there). Its own iret "
         "ended each of all 5,649 upcalls that it logged; the iret's record came 1,722 cycles "
@@ -207,10 +218,19 @@ TABLES = (
                 "VMEXIT before the injection to VMENTRY; the INJ_VIRQ record between them has no TSC",
                 {"p50": "entry p50", "p99": "p99"},
             ),
-            Column("window_wait_count", _EXACT, "injections that waited for an interrupt window", "waits"),
+            Column(
+                "window_wait_count",
+                _EXACT,
+                "injections that waited for an interrupt window, with the VM entry after them",
+                "waits",
+            ),
             Column("window_wait_ratio", _EXACT, "their share of all injections", None),
             *times_columns(
-                "window_wait", _EXACT, "INTR_WINDOW without a queued vector to INJ_VIRQ", {"p99": "wait p99"}
+                "window_wait",
+                _BOUNDED,
+                "VMEXIT before an INTR_WINDOW without a queued vector, to the VMENTRY after the INJ_VIRQ: "
+                "neither of the two has a TSC",
+                {"p99": "wait p99"},
             ),
             Column(
                 "upcall_count", _INFERRED, "VM entries after an injection with a VM exit after them", None

@@ -35,17 +35,20 @@ _RESTARTS_SHOWN = 3
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
-    "agrees", "bound", "space", "estimate", "of",
+    "agrees", "bound", "channel", "space", "estimate", "of",
 }  # fmt: skip
 #: Columns with names of any length; a name that is too long is shortened in the middle.
 _LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what")
 
 #: Tables shown by default, without --section, with the number of rows of each.
 BRIEF = {
+    "masked_waits": 8,
+    "recorded_upcalls": 8,
+    "ports": 8,
+    "event_sources": 8,
     "wakes": 8,
     "wakers": 8,
     "sends": 6,
-    "running_targets": 4,
     "upcalls": 8,
     "injections": 6,
     "vcpu_states": 14,

@@ -1,10 +1,12 @@
-"""TRC_HW: power management and interrupts.
+"""TRC_HW: power management, interrupts, and the delivery of event channels.
 
 Source: xen/arch/x86/acpi/cpu_idle.c, xen/arch/x86/cpu/mwait-idle.c,
 xen/drivers/cpufreq/utility.c, xen/arch/x86/irq.c.
 
 4.0 and 4.1 write idle at 0x802001 and 0x802002.  4.2 moved it to 0x801002 and 0x801003
 and reused the old ids for interrupts; the lengths differ: 4 and 6 words for idle, 3 for interrupts.
+
+No release writes the records of event delivery: docs/xen-records.md proposes them, and has the patch.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from xtrace.probes.format import TraceClass
 
 _pm = define(TraceClass.HW, "xen/arch/x86/acpi/cpu_idle.c")
 _irq = define(TraceClass.HW, "xen/arch/x86/irq.c")
+_evtchn = define(TraceClass.HW, "xen/common/event_channel.h")
+_PATCH = "written only by a Xen with the patch of docs/xen-records.md"
 
 # tick: nanoseconds of system time if the TSC does not stop in idle, otherwise ticks of the ACPI PM
 # timer (3.579545 MHz); the low 32 bits.  cx: index of the C-state, or its type with mwait.
@@ -50,4 +54,23 @@ EVENTS = (
          # low halves of the TSC before and after the handler; tsc_in is 0 if tracing started in between
          lay("4.2+", 3, "irq:w0 tsc_in:w1 tsc_out:w2"),
          note="not written for direct APIC vectors (IPIs, the local APIC timer)"),
+
+    _evtchn(ids.EVTCHN_NOTIFY, "evtchn_notify", "TRC_HW_EVTCHN_NOTIFY",
+            # The sender is 0xffff of domain 0xffff where no vCPU sent the event: an interrupt, a timer.
+            lay("4.17+", 3, "sender_vcpu:w0[15:0] sender_dom:w0[31:16] vcpu:w1[15:0] dom:w1[31:16] "
+                "port:w2[19:0] channel:w2[23:20]:@channel masked:w2[30] already:w2[31]"),
+            note=f"{_PATCH}: a port's pending bit was set; already: it was so before; masked: the port is"),
+    _evtchn(ids.EVTCHN_PENDING, "evtchn_pending", "TRC_HW_EVTCHN_PENDING",
+            lay("4.17+", 2, "vcpu:w0[15:0] dom:w0[31:16] already:w1[0] masked:w1[1]"),
+            note=f"{_PATCH}: evtchn_upcall_pending was set; masked: a PV guest's mask was",
+            source="xen/arch/x86/domain.c"),
+    _evtchn(ids.EVTCHN_UPCALL, "evtchn_upcall", "TRC_HW_EVTCHN_UPCALL",
+            lay("4.17+", 4, "vcpu:w0[15:0] dom:w0[31:16] frame:w1:hex rip:w2-w3:hex"),
+            note=f"{_PATCH}: a PV upcall's frame is about to be built; frame: low word of the address of "
+            "its saved RIP, plus 1 if user mode was interrupted",
+            source="xen/arch/x86/pv/trace.c"),
+    _evtchn(ids.EVTCHN_INJECT, "evtchn_inject", "TRC_HW_EVTCHN_INJECT",
+            lay("4.17+", 2, "vcpu:w0[15:0] dom:w0[31:16] vector:w1:hex"),
+            note=f"{_PATCH}: the vector of event channels is injected into an HVM vCPU",
+            source="xen/arch/x86/hvm/svm/intr.c"),
 )  # fmt: skip

@@ -75,7 +75,11 @@ VECTORS: Mapping[int, str] = {
 }
 
 #: The tables by their names in the field notation.
+#: States of an event channel (ECS_*, xen/include/xen/sched.h).
+CHANNELS = {0: "free", 1: "reserved", 2: "unbound", 3: "interdomain", 4: "pirq", 5: "virq", 6: "ipi"}
+
 TABLES: Mapping[str, Mapping[int, str]] = {
+    "channel": CHANNELS,
     "grant_table_op": GRANT_TABLE_OPS,
     "hypercall": HYPERCALLS,
     "intsrc": INTERRUPT_SOURCES,

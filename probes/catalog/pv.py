@@ -95,6 +95,7 @@ _ARGUMENTS: Mapping[int, Mapping[int, tuple[str, _Names | None]]] = {
     1: {1: ("count", None)},
     13: {1: ("count", None)},
     20: {0: ("cmd", GRANT_TABLE_OPS), 2: ("count", None)},
+    23: {0: ("frame", None)},  # docs/xen-records.md
     24: {0: ("cmd", VCPU_OPS), 1: ("vcpu", None)},
     26: {1: ("count", None)},
     29: {0: ("cmd", SCHED_OPS)},

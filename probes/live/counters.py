@@ -117,8 +117,8 @@ class _Vcpu:
     """A vCPU's state; ``forget`` clears what a loss of records invalidates."""
 
     __slots__ = (
-        "block_call", "blocked_by_call", "entered", "figures", "injected", "is_fresh", "is_woken", "key",
-        "pcpu", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
+        "block_call", "blocked_by_call", "entered", "figures", "injected", "is_forced", "is_fresh",
+        "is_woken", "key", "pcpu", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
     )  # fmt: skip
 
     def __init__(self, key: int) -> None:
@@ -137,10 +137,15 @@ class _Vcpu:
         self.block_call: bool | None = None  # False: only a BLOCK record will show that it was one
         self.upcall: int | None = None
         self.upcall_high: int | None = None
+        self.is_forced = False  # a callback was forced in the upcall
         self.traps = 0
         self.injected: int | None = None
         self.entered: int | None = None
         self.skew = False  # it runs here, and its deschedule record from another pCPU has not come yet
+
+    def begin_upcall(self, tsc: int) -> None:
+        """Begin the upcall of a vCPU that blocked by its own call and goes on."""
+        self.upcall, self.upcall_high, self.is_forced = tsc, None, False
 
 
 #: With core scheduling, a pCPU with a lower number can be named before it has written a record.
@@ -249,6 +254,11 @@ class Machine:
         if event in fixed:
             length, meaning = fixed[event]
             return meaning if words == length else None
+        # Only here, for a shape's first record, because the catalogue takes 40 ms to import.
+        from xtrace.probes.catalog.lookup import by_id
+
+        if not by_id(event) or event & ids.GROUP_MASK == ids.EVTCHN:
+            return self.on_unknown, 0, None
         if event & ~ids.RUNSTATE_BITS == ids.RUNSTATE_CHANGE and words:
             return self._on_runstate, 1, (event >> 8 & 3, event >> 4 & 3)
         if event == ids.PV_HYPERCALL_SUBCALL:
@@ -277,6 +287,9 @@ class Machine:
     def on_other(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
         """Ignore a record that means nothing by itself."""
 
+    def on_unknown(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        """Ignore a record of a newer Xen, or of event delivery: it does not show that a loss has ended."""
+
     def on_tick(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
         """Ignore the end of a chunk; take() has noted the records counted up to here."""
 
@@ -289,7 +302,7 @@ class Machine:
 
     def _attend(self, pcpu: _Pcpu, handler: object, tsc: int) -> None:
         """Handle a pCPU's first record and its first after a loss, whatever the record is."""
-        if handler == self.on_tick:
+        if handler in (self.on_tick, self.on_unknown):
             return
         if pcpu.first_tsc is None and tsc > 0:
             pcpu.first_tsc = tsc
@@ -335,7 +348,7 @@ class Machine:
         if woken_at is not None and is_runnable and vcpu.is_woken:
             self._figures(vcpu).wake_to_running.put(tsc - woken_at)
         if vcpu.blocked_by_call and is_runnable:
-            vcpu.upcall, vcpu.upcall_high = tsc, None
+            vcpu.begin_upcall(tsc)
         vcpu.blocked_by_call = False
         vcpu.is_fresh = True
         vcpu.pcpu = pcpu.number
@@ -461,6 +474,10 @@ class Machine:
     def _on_continue(self, pcpu: _Pcpu, tsc: int, key: int, _: object) -> None:
         vcpu = self._vcpu(key)
         if vcpu.state == _RUNNING and vcpu.pcpu == pcpu.number:
+            if vcpu.blocked_by_call:  # it was woken before it left the pCPU
+                vcpu.begin_upcall(tsc)
+                vcpu.blocked_by_call = False
+                vcpu.is_fresh = True
             return
         place = self._place_of(pcpu, vcpu, _RUNNING, _RUNNING)
         if place is None:
@@ -482,19 +499,29 @@ class Machine:
         vcpu.blocked_by_call = vcpu.block_call is not None
         vcpu.block_call = None
 
+    def _guest(self, pcpu: _Pcpu, kind: int) -> _Vcpu | None:
+        """Return the current vCPU if a record of that type of guest can belong to it."""
+        vcpu = pcpu.current
+        if vcpu is None or vcpu.key >> 16 == IDLE_DOMAIN:
+            return None
+        if vcpu.type not in (0, kind) and vcpu.key >> 16 != DEFAULT_DOMAIN:
+            return None
+        vcpu.type = kind
+        return vcpu
+
     # --- records of PV guests --------------------------------------------------------------
 
     def _pv(self, pcpu: _Pcpu, tsc: int) -> _Vcpu | None:
         """Return the vCPU that a PV record belongs to, None if there is none."""
-        vcpu = pcpu.current
-        if vcpu is None or vcpu.type == _HVM or vcpu.key >> 16 == IDLE_DOMAIN:
+        vcpu = self._guest(pcpu, _PV)
+        if vcpu is None:
             return None
-        vcpu.type = _PV
         if vcpu.is_fresh:
             vcpu.is_fresh = False
             if vcpu.upcall is not None and vcpu.upcall_high is None:
                 vcpu.upcall_high = tsc
         vcpu.block_call = None
+        vcpu.blocked_by_call = False
         return vcpu
 
     def _on_pv(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
@@ -516,6 +543,7 @@ class Machine:
             self._iret(vcpu, figures, tsc)
         elif op == _XEN_VERSION:
             figures.forced += 1
+            vcpu.is_forced = True
         else:
             self._call(vcpu, figures, word, argument)
 
@@ -533,6 +561,8 @@ class Machine:
         op = word & _OP_MASK
         if op in _EVENT_CHANNEL_OPS:
             figures.sends += 1
+        elif op == _XEN_VERSION:
+            vcpu.is_forced = True
         elif op in _SCHED_OPS:
             command = argument if word & _HAS_ARGUMENT else None
             if command == _BLOCK_COMMAND:
@@ -549,17 +579,15 @@ class Machine:
             figures.irets_open += 1
             return
         figures.upcalls_least += 1
+        if vcpu.is_forced:
+            return  # the iret may be that of the upcall inside, which the callback began
         figures.upcall_most.put(tsc - began)
         figures.upcall_least.put(tsc - (vcpu.upcall_high or 0))
 
     # --- records of HVM and PVH guests -----------------------------------------------------
 
     def _hvm(self, pcpu: _Pcpu) -> _Vcpu | None:
-        vcpu = pcpu.current
-        if vcpu is None or vcpu.type == _PV or vcpu.key >> 16 == IDLE_DOMAIN:
-            return None
-        vcpu.type = _HVM
-        return vcpu
+        return self._guest(pcpu, _HVM)
 
     def _on_hvm(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
         self._hvm(pcpu)

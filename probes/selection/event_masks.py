@@ -27,6 +27,7 @@ NAMES = {
     "pv_subcall": TraceClass.PV | 0x2000,
     "hw_pm": TraceClass.HW | 0x1000,
     "hw_irq": TraceClass.HW | 0x2000,
+    "hw_evtchn": TraceClass.HW | 0x4000,
 }
 _MASK = re.compile(r"0x[0-9a-f]{1,8}|[0-9]{1,10}", re.ASCII)
 

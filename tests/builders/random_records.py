@@ -48,6 +48,22 @@ _likely_runstate = st.tuples(st.sampled_from([0x010, 0x020, 0x100, 0x100, 0x210]
 _budget = st.tuples(_packed, st.sampled_from([(0, 0), (0, 0), (5, 0), (0, 1 << 31)])).map(
     lambda drawn: (*drawn[0], *drawn[1], 0, 0, 0)
 )
+#: Event delivery: few ports and frames, so that records often belong together.
+_frame = st.sampled_from([0x1000, 0x1001, 0x2000])
+_target = _vcpus.map(lambda vcpu: vcpu[0] << 16 | vcpu[1])
+_port = st.tuples(st.sampled_from([3, 4, 5, 6]), _small, st.sampled_from([0, 0, 0, 1, 2, 3])).map(
+    lambda drawn: drawn[0] << 20 | drawn[1] | drawn[2] << 30
+)
+_DELIVERY = st.one_of(
+    _of(0x804001, st.tuples(st.one_of(_target, st.just(0xFFFF_FFFF)), _target, _port)),
+    _of(0x804002, st.tuples(_target, _small)),
+    _of(0x804002, st.tuples(_target, _small)),
+    _of(0x804003, st.tuples(_target, _frame, _word, _word)),
+    _of(0x804004, st.tuples(_target, st.just(0xF3))),
+    _of(0x20100D, _frame.map(lambda frame: (23 | 1 << 20, frame))),
+    _of(0x20100D, _frame.map(lambda frame: (23 | 1 << 20, frame))),
+)
+
 _TIMED = st.one_of(
     _likely_runstate,
     _likely_runstate,
@@ -82,6 +98,7 @@ _TIMED = st.one_of(
     _of(0x22803, _budget),
     _of(0x22803, _budget),
     _of(0x22804, _budget),
+    _DELIVERY,
     # Count, distance of first_tsc, vCPU and domain.
     _of(LOST_RECORDS, st.tuples(_small, _gap, _pair).map(lambda drawn: (*drawn[:2], *drawn[2]))),
     # Unexpected lengths.

@@ -1,7 +1,8 @@
-"""Build Xen from Debian's own source package, with the schedulers that Debian leaves out.
+"""Build Xen from Debian's own source package, with the schedulers that Debian leaves out, or with a patch.
 
 Debian's Xen has credit and credit2.  For ``null`` and ``rtds``, only the hypervisor is rebuilt, with the
-release's upstream default configuration plus these two.  apt finds the sources through a temporary copy of
+release's upstream default configuration plus these two.  With EVENT_RECORDS, it also writes records of the
+delivery of event channels (docs/xen-records.md).  apt finds the sources through a temporary copy of
 this machine's source lists with deb-src in place of deb.
 """
 
@@ -20,6 +21,8 @@ from pathlib import Path
 from lab.image import cache
 from lab.packages import LabError, resolve
 
+#: The patch for records of event delivery.  It has Xen's licence.
+EVENT_RECORDS = Path(__file__).parent / "xen" / "event-records.patch"
 _PACKAGE = "xen-hypervisor-4.17-amd64"
 _CONFIG = """\
 CONFIG_DEBUG=n
@@ -31,28 +34,37 @@ CONFIG_SCHED_RTDS=y
 #: Makes builds reproducible: the same source gives the same file, whoever builds it.
 _ENVIRONMENT = {"XEN_BUILD_DATE": "xtrace", "XEN_WHOAMI": "xtrace", "XEN_BUILD_HOST": "xtrace"}
 _SOURCE_ENTRY = re.compile(r"^(Types:\s*)deb\b.*$|^deb(?=[\s\[])", re.MULTILINE)
-_TOOLS = ("dpkg-source", "make", "gcc", "bison", "flex")
+_TOOLS = ("dpkg-source", "make", "gcc", "bison", "flex", "patch")
 _LIMIT_S = 1800
 _FETCH_LIMIT_S = 240
 
 
-def hypervisor() -> Path:
+def hypervisor(patch: Path | None = None) -> Path:
     """Return a folder with ``xen``, an ELF file, and ``version``, its source's version; build it if needed.
 
+    Args:
+        patch: applied to the source before it is built.
+
     Raises:
-        LabError: apt has no sources of Xen, or a tool is missing or fails.
+        LabError: apt has no sources of Xen, the patch does not apply, or a tool is missing or fails.
     """
     binary = resolve([_PACKAGE])[0]
     said = f"{binary.file} {binary.checksum}\n{_CONFIG}{_ENVIRONMENT}".encode()
+    if patch is not None:
+        said += patch.read_bytes()
     folder = cache() / "images" / f"xen-{hashlib.sha256(said).hexdigest()[:16]}"
     if not (folder / "version").exists():
         missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
         if missing:
-            raise LabError(f"missing: {', '.join(missing)}; apt-get install dpkg-dev make gcc bison flex")
+            wanted = "dpkg-dev make gcc bison flex patch"
+            raise LabError(f"missing: {', '.join(missing)}; apt-get install {wanted}")
         begin = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache()) as scratch:
             version = _source(Path(scratch), binary.file.split("_")[1].replace("%3a", ":"))
+            if patch is not None:
+                command = ["patch", "-p1", "--fuzz=0", "--batch", f"--input={patch}"]
+                _run(command, Path(scratch) / "xen", {}, _LIMIT_S)
             _make(Path(scratch) / "xen" / "xen", folder / "xen")
         (folder / "version").write_text(f"{version}\n")
         sys.stderr.write(f"lab: Xen {version} built in {time.monotonic() - begin:.0f} s\n")

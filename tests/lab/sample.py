@@ -1,11 +1,14 @@
 """Make a sample from a scenario's results.
 
-usage, in the folder tests: python3 -m lab.sample FOLDER NAME
+usage, in the folder tests: python3 -m lab.sample FOLDER NAME [FIRST END]
 
 Compresses the scenario's trace to samples/NAME.bin.xz and writes its sidecar, which adds what dom0 and the
 guests know about the traffic: ``known``, dom0's lines as lists of words, and ``counters`` by domain, the last
 ones that our own guests printed.  The consoles of guests that logged their upcalls go to
 NAME.dDOMAIN.log.xz, for ``lab.truth``.
+
+With FIRST and END, the sample has only these windows of the trace, counted from 0; the sidecar says so.  What
+dom0 and the guests know is then left out, because it is of the whole trace.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ import json
 import lzma
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from builders.cut import packed as of_windows
+from oracle.reader import frame
 
 _SAMPLES = Path(__file__).parents[2] / "samples"
 _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
@@ -36,10 +42,24 @@ def make(folder: Path, name: str) -> Path:
             counters[domain] = json.loads(found[-1])
         if "xtrace-guest: upcall" in log:
             (_SAMPLES / f"{name}.d{domain}.log.xz").write_bytes(_packed(log.encode()))
-    content = {**facts, "known": rows, "counters": counters}
+    _write(packed, {**facts, "known": rows, "counters": counters})
+    return packed
+
+
+def cut(folder: Path, name: str, first: int, end: int) -> Path:
+    """Compress some windows of a trace and write the sidecar; return the path of the compressed trace."""
+    trace = folder / f"{folder.name}.bin"
+    packed = _SAMPLES / f"{name}.bin.xz"
+    windows = list(frame(trace.read_bytes()).windows)
+    packed.write_bytes(_packed(of_windows(windows[first:end])))
+    facts = json.loads(trace.with_suffix(".bin.json").read_text())
+    _write(packed, {**facts, "windows": [first, min(end, len(windows)), len(windows)]})
+    return packed
+
+
+def _write(packed: Path, content: Mapping[str, object]) -> None:
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     packed.with_name(f"{packed.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return packed
 
 
 def _packed(content: bytes) -> bytes:
@@ -48,10 +68,11 @@ def _packed(content: bytes) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     """Execute the command line and return the exit code."""
-    if len(arguments) != 2:
+    if len(arguments) not in (2, 4):
         sys.stderr.write(__doc__ or "")
         return 2
-    packed = make(Path(arguments[0]).resolve(), arguments[1])
+    folder, name = Path(arguments[0]).resolve(), arguments[1]
+    packed = cut(folder, name, *map(int, arguments[2:])) if arguments[2:] else make(folder, name)
     sys.stdout.write(f"{packed.name}: {packed.stat().st_size:,} bytes\n")
     return 0
 

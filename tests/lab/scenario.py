@@ -3,6 +3,8 @@
 ``# pcpus: 2``; ``# xen: sched=credit``, words for Xen; ``# limit: 90``, seconds, including the boot;
 ``# memory: 2048``, MiB; ``# own: none-inline lfence-inline``, variants of tests/lab/guest to build;
 ``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all schedulers;
+``# event-records: yes``, with such a Xen that records the delivery of event channels;
+``# like: pv``, with the script and the requirements of another scenario, and its own before them;
 ``# untraced: yes``, with a Xen that has no trace buffer;
 ``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz;
 ``# wheel: yes``, with its wheel installed in the full image, whose command is xtrace.
@@ -21,7 +23,7 @@ from pathlib import Path
 from lab import image as images
 from lab import machine
 from lab.disk import disk
-from lab.hypervisor import hypervisor
+from lab.hypervisor import EVENT_RECORDS, hypervisor
 from lab.machine import Host, Ran
 from lab.packages import LabError
 from lab.untraced import untraced
@@ -31,7 +33,8 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _FOLDER = _HERE / "scenarios"
 _HEADER = re.compile(
-    r"^# (pcpus|xen|limit|memory|own|full|schedulers|untraced|zipapp|wheel): (.*)$", re.MULTILINE
+    r"^# (pcpus|xen|limit|memory|own|full|schedulers|event-records|like|untraced|zipapp|wheel): (.*)$",
+    re.MULTILINE,
 )
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
 _MHZ = re.compile(r"Detected ([\d.]+) MHz processor")
@@ -91,11 +94,12 @@ def load(name: str) -> Scenario:
     Raises:
         LabError: there is no such scenario, or a build fails.
     """
-    path = _FOLDER / f"{name}.sh"
-    if not path.is_file():
-        raise LabError(f"no such scenario: {name}; the scenarios are {', '.join(names())}")
-    text = path.read_text()
+    text = _text(name)
     wants = dict(_HEADER.findall(text))
+    if "like" in wants:
+        other = _text(wants["like"])
+        text = text + other.replace(f"trace {wants['like']} ", f"trace {name} ")
+        wants = {**dict(_HEADER.findall(other)), **wants}
     host = Host(pcpus=int(wants.get("pcpus", 2)), xen_words=wants.get("xen", ""))
     if "memory" in wants:
         host = replace(host, memory_mib=int(wants["memory"]))
@@ -103,10 +107,19 @@ def load(name: str) -> Scenario:
         host = machine.full(host, disk(), wheel_disk(python()) if wants.get("wheel") == "yes" else None)
     if wants.get("schedulers") == "yes":
         host = replace(host, xen=hypervisor() / "xen")
+    if wants.get("event-records") == "yes":
+        host = replace(host, xen=hypervisor(EVENT_RECORDS) / "xen")
     if wants.get("untraced") == "yes":
         host = replace(host, xen=untraced(images.image()))
     limit_s, variants = int(wants.get("limit", _LIMIT_S)), tuple(wants.get("own", "").split())
     return Scenario(name, host, limit_s, variants, wants.get("zipapp") == "yes", text)
+
+
+def _text(name: str) -> str:
+    path = _FOLDER / f"{name}.sh"
+    if not path.is_file():
+        raise LabError(f"no such scenario: {name}; the scenarios are {', '.join(names())}")
+    return path.read_text()
 
 
 def python() -> str:

@@ -6,8 +6,7 @@ A folder has the results of a scenario with ``log=``, such as build/lab/own-lfen
 that have such logs are read.  The figures are totals over all of them.  Times are cycles of the emulated TSC.
 
 Truth: a guest's i-th upcall is ended by its i-th iret, because the guest has no system calls; the begin and
-end that it logs are between Xen's entry and that iret.  The k-th ping that one end sends is handled in the
-other end's k-th upcall that has the ping's port, because no ping is sent while one is pending.
+end that it logs are between Xen's entry and that iret.
 """
 
 from __future__ import annotations
@@ -66,16 +65,6 @@ class Guest:
     def ping_port(self) -> int:
         """The port on which it sends pings; the first send is always the console's."""
         return next(port for _, port in self.sends if port != self.sends[0][1])
-
-    def pings(self) -> list[int]:
-        """Return the record TSC of each ping sent."""
-        sent = (tsc for tsc, port in self.sends if port == self.ping_port)
-        return [self.send_records[bisect_right(self.send_records, tsc)] for tsc in sent]
-
-    def answers(self) -> list[int]:
-        """Return the indices of the upcalls that handled a ping."""
-        bit = 1 << self.ping_port
-        return [number for number, upcall in enumerate(self.upcalls) if upcall.ports & bit]
 
 
 @dataclass(slots=True)
@@ -171,15 +160,8 @@ def measure(data: bytes, logs: dict[int, str], found: Found) -> None:
             _bound(guests[target], interval.metric, interval.tsc, interval.value, found)
         elif interval.metric is Metric.FORCED_CALLBACK and target in guests:
             _forced(guests[target], interval.tsc, interval.value, found)
-        elif interval.metric in (Metric.SEND_TO_WAKE, Metric.SEND_TO_UPCALL_RUNNING) and sender in guests:
-            _send(guests, sender, target, interval.metric, interval.tsc, interval.value, found)
-    for metric, name in (
-        (Metric.SEND_AMBIGUOUS, "sends without an inferred target: several vCPUs ran"),
-        (Metric.SEND_NO_TARGET, "sends without an inferred target: no vCPU ran"),
-    ):
-        found.counts[name] += sum(
-            interval.metric == metric and interval.a >> 16 in guests for interval in ran.intervals
-        )
+        elif interval.metric is Metric.SEND_TO_WAKE and sender in guests:
+            _send(guests, sender, target, interval.tsc - interval.value, found)
 
 
 def _add_records(data: bytes, guests: dict[int, Guest]) -> None:
@@ -231,12 +213,9 @@ def _forced(guest: Guest, tsc: int, value: int, found: Found) -> None:
         found.measure("forced callback to iret, times the handler's own", value / (upcall.end - upcall.begin))
 
 
-def _send(
-    guests: dict[int, Guest], sender: int, target: int, metric: Metric, tsc: int, value: int, found: Found
-) -> None:
-    """Check one send for which the analysis inferred a target, and for a running target also a time."""
+def _send(guests: dict[int, Guest], sender: int, target: int, sent: int, found: Found) -> None:
+    """Check one send that the analysis takes as the cause of a wake."""
     guest = guests[sender]
-    sent = tsc - value
     logged = bisect_left([before for before, _ in guest.sends], sent) - 1
     following = guest.sends[logged + 1][0] if logged + 1 < len(guest.sends) else sent + 1
     first = bisect_right(guest.send_records, guest.sends[logged][0]) if logged >= 0 else -1
@@ -245,19 +224,7 @@ def _send(
         return
     peer = next(domain for domain in guests if domain != sender)
     is_ping = guest.sends[logged][1] == guest.ping_port
-    kind = "woken vCPUs" if metric is Metric.SEND_TO_WAKE else "running targets"
-    right = target == (peer if is_ping else _DOM0)
-    found.judge(f"{kind} that are the send's target", right)
-    if metric is Metric.SEND_TO_WAKE or not (is_ping and right):
-        return
-    number = bisect_left(guest.pings(), sent)
-    answers = guests[peer].answers()
-    if number >= len(answers):
-        return
-    upcall, iret = guests[peer].upcalls[answers[number]], guests[peer].irets[answers[number]]
-    found.judge("irets after a send that end its upcall", iret == tsc)
-    found.measure("send to iret as reported, less send to the handler's begin", tsc - upcall.begin)
-    found.measure("send to iret, times send to the handler's begin", value / (upcall.begin - sent))
+    found.judge("woken vCPUs that are the send's target", target == (peer if is_ping else _DOM0))
 
 
 def main(folders: Sequence[str]) -> int:

@@ -44,7 +44,7 @@ Hole
     not run becomes lost at the beginning of its state at the earliest, because the hole may be found later.
 Causes
     The cause of a wake is the record right before it on the pCPU: an event channel operation, or another
-    hypercall that can wake (sched_op, vcpu_op, domctl).  Otherwise it is the interrupt whose
+    hypercall that can wake (sched_op, domctl, VCPUOP_up).  Otherwise it is the interrupt whose
     [in, out] contains the wake, if its HW_IRQ_HANDLED comes before a record of a guest or a
     switch; otherwise a timer or something else.  It is unknown before the first scheduling record,
     right after a loss, and if a loss comes before the explanation.
@@ -56,9 +56,11 @@ Skew
     If 0 is excluded, the TSCs differ; from the first such proof on, everything excluded is emitted.
 PV upcalls
     A vCPU that blocked by its own call and runs again (without a preemption
-    in between) is in the upcall until the iret that no trap explains.  Each trap and page fault explains
-    one iret.  Blocking forgets traps.  The compat sched_op has no recorded command:
-    it was a block call if a BLOCK record follows before another record of the guest.
+    in between), or that goes on where it is (CONTINUE_RUNNING) before it does anything else, is in the
+    upcall until the iret that no trap explains.  If it forces a callback in between, that iret may be that
+    of another upcall inside, and neither is measured.  Each trap and page fault explains one iret.
+    Blocking forgets traps.  The compat sched_op has no recorded command: it was a block call if a BLOCK
+    record follows before another record of the guest.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
@@ -78,6 +81,7 @@ from xtrace.analysis.state_machine.metrics import (
     WakeCause,
     Woken,
 )
+from xtrace.probes.catalog.lookup import by_id
 
 IDLE, STAND_IN = 0x7FFF, 0x8000
 NOBODY = STAND_IN << 16 | 0xFFFF
@@ -89,7 +93,7 @@ GUEST_CLASS = 1 << 27
 ALWAYS = (-(1 << 62), 1 << 62)
 STACK_SWITCH, XEN_VERSION, GRANT_TABLE_OP, IRET, VCPU_OP, DOMCTL = 3, 17, 20, 23, 24, 36
 SCHED_OPS, EVENT_CHANNEL_OPS, SCHED_OP, SCHED_OP_COMPAT, EVENT_CHANNEL_OP = (29, 6), (32, 16), 29, 6, 32
-BLOCK_COMMAND = 1
+BLOCK_COMMAND, UP_COMMAND = 1, 1
 KICK_VECTOR = 0xFC
 PV, HVM = "pv", "hvm"
 HEADS = {RUNNABLE: Metric.RUNNABLE_OTHER, BLOCKED: Metric.BLOCKED, OFFLINE: Metric.OFFLINE}
@@ -129,6 +133,7 @@ class Upcall:
     low: int
     high: int | None = None
     traps: int = 0
+    is_forced: bool = False  # a callback was forced in it
 
 
 @dataclass(slots=True)
@@ -147,11 +152,11 @@ class Begun:
     traps: int = 0
     switched: bool = False
     forced: int | None = None
-    sent: tuple[int, int] | None = None  # TSC, sender
     exit: tuple[int, int] | None = None  # TSC, reason
     injected: int | None = None
     vector: int = 0  # of the last injection
     window: int | None = None
+    waited: int | None = None  # the window of the last injection, until the entry after it
     entered: int | None = None  # VMENTRY after an injection
     skew: int | None = None  # runs here since then; its deschedule elsewhere has not been seen
 
@@ -363,8 +368,8 @@ class Host:
 
     def take(self, record: Record) -> None:
         tsc = record.tsc
-        if tsc >= 1 << 62:
-            return  # damage
+        if tsc >= 1 << 62 or is_unknown(record.event) or record.event >> 12 == 0x804:
+            return  # damage, a record of a newer Xen, or one of oracle.delivery
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
         handler = handler_of(record)
         is_hole = handler in (on_hole, on_hole_to_end)
@@ -385,7 +390,7 @@ class Host:
             if handler is not on_wake or tsc - began > 2**20:
                 cause = None
                 if kind == WakeCause.EVENT_CHANNEL:
-                    self.send_woke_nobody(pcpu, began, tsc)
+                    self.send_woke_nobody(pcpu, tsc)
         if handler is on_wake:
             self.wake(pcpu, record, cause)
         elif handler is not None:
@@ -579,9 +584,6 @@ class Host:
         if begun.upcall is not None:
             begun.upcall = None
             self.count(Metric.UPCALL_PREEMPTED, vcpu.key)
-        if begun.sent is not None:
-            begun.sent = None
-            self.count(Metric.SEND_UNMATCHED, vcpu.key)
         if new == BLOCKED:
             begun.traps, begun.switched = 0, False
         self.set_state(vcpu, new, tsc)
@@ -722,10 +724,9 @@ class Host:
             Metric.RESIDENCE: begun.resident_since,
             Metric.WAKE_TO_RUNNING: begun.wake,
             Metric.UPCALL_MAX: begun.upcall,
-            Metric.SEND_TO_UPCALL_RUNNING: begun.sent,
             Metric.HVM_EXIT: begun.exit,
             Metric.INJECTION_TO_ENTRY: begun.injected,
-            Metric.INTR_WINDOW_WAIT: begun.window,
+            Metric.INTR_WINDOW_WAIT: begun.waited if begun.window is None else begun.window,
         }
         stay = begun.resident_since
         if stay is not None and vcpu.pcpu is not None and tsc > stay:
@@ -798,33 +799,13 @@ class Host:
             self.put(Metric.WAKE_CAUSE, vcpu.key, cause << 32, 0, tsc)
         pcpu.unexplained.clear()
 
-    def send_woke_nobody(self, pcpu: Pcpu, sent: int, tsc: int) -> None:
-        sender = pcpu.current
-        if sender is None:
+    def send_woke_nobody(self, pcpu: Pcpu, tsc: int) -> None:
+        if pcpu.current is None:
             return
-        running = [
-            other.current
-            for other in self.pcpus.values()
-            if other is not pcpu and other.current is not None and other.current.is_guest and not other.loss
-        ]
-        if not running:
-            self.put(Metric.SEND_NO_TARGET, sender.key, 0, 0, tsc)
-        elif len(running) > 1:
-            self.put(Metric.SEND_AMBIGUOUS, sender.key, 0, 0, tsc)
-        else:
-            self.put(Metric.SEND_UNIQUE, sender.key, 0, 0, tsc)
-            if running[0].begun.sent is None:
-                running[0].begun.sent = (sent, sender.key)
-
-    def show_upcall(self, vcpu: Vcpu, tsc: int) -> None:
-        sent, vcpu.begun.sent = vcpu.begun.sent, None
-        if sent is None:
-            return
-        metric = Metric.SEND_TO_UPCALL_RUNNING
-        if tsc >= sent[0]:
-            self.put(metric, vcpu.key, sent[1], tsc - sent[0], tsc)
-        else:
-            self.put(Metric.NEGATIVE, vcpu.key, metric, 0, tsc)
+        others = [other for other in self.pcpus.values() if other is not pcpu and not other.loss]
+        ran = any(other.current is not None and other.current.is_guest for other in others)
+        metric = Metric.SEND_OTHERS_RAN if ran else Metric.SEND_NOBODY_RAN
+        self.put(metric, pcpu.current.key, 0, 0, tsc)
 
     # --- guests ----------------------------------------------------------------------------
 
@@ -850,7 +831,7 @@ class Host:
         begun.fresh = False
         if begun.block_call:
             self.count(Metric.BLOCK_WITHOUT_BLOCK, vcpu.key)
-        begun.block_call = None
+        begun.block_call, begun.blocked_by_call = None, False
         return vcpu
 
     def iret(self, vcpu: Vcpu, tsc: int) -> None:
@@ -866,15 +847,17 @@ class Host:
         upcall, begun.upcall = begun.upcall, None
         if upcall is not None:
             self.count(Metric.IRET_UPCALL, key)
-            self.put(Metric.UPCALL_MAX, key, 0, tsc - upcall.low, tsc)
-            self.put(Metric.UPCALL_MIN, key, 0, tsc - (upcall.high or 0), tsc)
+            if upcall.is_forced:
+                self.count(Metric.UPCALL_FORCED, key)
+            else:
+                self.put(Metric.UPCALL_MAX, key, 0, tsc - upcall.low, tsc)
+                self.put(Metric.UPCALL_MIN, key, 0, tsc - (upcall.high or 0), tsc)
             if upcall.traps:
                 self.count(Metric.UPCALL_NESTED, key)
         else:
             self.count(Metric.IRET_OPEN, key)
             if forced is not None:
                 self.put(Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
-        self.show_upcall(vcpu, tsc)
 
     def trap(self, vcpu: Vcpu) -> None:
         vcpu.begun.traps += 1
@@ -905,9 +888,11 @@ class Host:
             pcpu.cause = (WakeCause.EVENT_CHANNEL, 0, tsc)
         elif op == XEN_VERSION:
             begun.forced = tsc
+            if begun.upcall is not None:
+                begun.upcall.is_forced = True
         elif op == STACK_SWITCH:
             begun.switched = begun.switched or begun.traps > 0
-        elif op in (*SCHED_OPS, VCPU_OP, DOMCTL):
+        elif op in (*SCHED_OPS, DOMCTL) or (op, command) == (VCPU_OP, UP_COMMAND):
             pcpu.cause = (WakeCause.HYPERCALL, op, tsc)
         if op in SCHED_OPS and command == BLOCK_COMMAND:
             self.count(Metric.BLOCK_CALL, vcpu.key)
@@ -931,6 +916,10 @@ def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
     vcpu = host.vcpu(record.words[0])
     host.count(Metric.CONTINUE_RUNNING, vcpu.key)
     if vcpu.state == RUNNING and vcpu.pcpu == pcpu.number:
+        begun = vcpu.begun
+        if begun.blocked_by_call:
+            begun.blocked_by_call = False
+            begun.upcall, begun.ran_at, begun.fresh = Upcall(low=record.tsc), record.tsc, True
         return
     host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
     host.switch(pcpu, vcpu, RUNNING, RUNNING, record.tsc)
@@ -1090,6 +1079,9 @@ def on_vmentry(host: Host, pcpu: Pcpu, record: Record) -> None:
     if begun.injected is not None:
         host.put(Metric.INJECTION_TO_ENTRY, vcpu.key, begun.vector, record.tsc - begun.injected, record.tsc)
         begun.injected, begun.entered = None, record.tsc
+        if begun.waited is not None:
+            host.put(Metric.INTR_WINDOW_WAIT, vcpu.key, begun.vector, record.tsc - begun.waited, record.tsc)
+            begun.waited = None
 
 
 def on_hvm(host: Host, pcpu: Pcpu, record: Record) -> None:
@@ -1108,10 +1100,8 @@ def on_injection(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
     begun, tsc, vector = vcpu.begun, record.tsc, record.words[0]
     host.put(Metric.INJECTION, vcpu.key, vector, 0, tsc)
     if begun.window is not None:
-        host.put(Metric.INTR_WINDOW_WAIT, vcpu.key, vector, tsc - begun.window, tsc)
-        begun.window = None
+        begun.window, begun.waited = None, begun.window
     begun.injected, begun.vector = tsc, vector
-    host.show_upcall(vcpu, tsc)
 
 
 def on_window(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
@@ -1127,7 +1117,7 @@ def on_vmmcall(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
     if op == EVENT_CHANNEL_OP:
         host.count(Metric.SEND, vcpu.key)
         pcpu.cause = (WakeCause.EVENT_CHANNEL, 0, tsc)
-    elif op in (VCPU_OP, SCHED_OP):
+    elif op == SCHED_OP:
         pcpu.cause = (WakeCause.HYPERCALL, op, tsc)
 
 
@@ -1244,6 +1234,12 @@ def on_pv_of(event: int, words: int) -> Handler | None:
     if minor == 0x0D and words:
         return on_hypercall
     return on_pv if lengths.get(minor, words) == words else None
+
+
+@cache
+def is_unknown(event: int) -> bool:
+    """Return whether no version of Xen has records with this id."""
+    return not by_id(event) and event not in (HOLE, HOLE_TO_END)
 
 
 def first_argument(record: Record) -> int | None:

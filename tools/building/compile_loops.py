@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "xtrace.analysis.state_machine.loops",
     "xtrace.analysis.state_machine.tally_loops",
+    "xtrace.analysis.state_machine.delivery_loops",
     "xtrace.probes.dump.loops",
     "xtrace.probes.reader.loops",
 )

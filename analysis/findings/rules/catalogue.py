@@ -31,6 +31,7 @@ RULES = (
     irqs.ONE_PCPU,
     irqs.ONE_VCPU,
     forced.RULE,
+    masks.MASKED,
     masks.RULE,
     fences.COST,
     fences.CONTRADICTION,

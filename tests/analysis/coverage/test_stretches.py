@@ -53,7 +53,6 @@ CUTS = (
 #: Of what a loss can cut off, an event that it is measured by.
 _MEASURED_BY = {
     Metric.UPCALL_MAX: 0x20100D,
-    Metric.SEND_TO_UPCALL_RUNNING: 0x20100D,
     Metric.HVM_EXIT: 0x81001,
     Metric.INJECTION_TO_ENTRY: 0x82004,
     Metric.INTR_WINDOW_WAIT: 0x82004,

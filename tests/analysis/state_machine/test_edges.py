@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from builders import host
+from builders.cut import packed
+from builders.hosts import HOSTS
 from oracle import machine as oracle
 from oracle.machine import Interval
-from oracle.reader import read
+from oracle.reader import RawRecord, frame, read
 from oracle.runs import Run, as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
 from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, T_COUNT, G, Metric, WakeCause
@@ -245,20 +250,58 @@ def test_an_upcall_that_a_trap_interrupts_is_nested(traps: int) -> None:
     assert counts.get(Metric.UPCALL_NESTED, 0) == (traps > 0)
 
 
-# --- a send to a running vCPU, and the upcall --------------------------------------------------
+#: The same vCPU, woken before it leaves its pCPU, so that it goes on from 120 on.
+BLOCKED_AND_CONTINUED: list[Event] = [
+    *BLOCKED_AND_WOKEN[:3],
+    (0, 120, host.CONTINUE_RUNNING, (DOMAIN,)),
+]
+UPCALLS = (Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.RUNNING_TO_GUEST)
 
 
-def test_an_upcall_that_returns_in_the_cycle_of_the_send_takes_no_time() -> None:
+def test_a_vcpu_that_is_woken_before_it_leaves_its_pcpu_takes_its_upcall_where_it_goes_on() -> None:
     events: list[Event] = [
-        (0, 1, change(1, 0), (DOMAIN,)),
-        (1, 1, change(1, 0), (2 * DOMAIN,)),
-        (0, 100, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
-        # The next record of the sender's pCPU shows that the event woke nobody.
-        (0, 100, host.PV_HYPERCALL, (host.XEN_VERSION,)),
-        (1, 100, host.PV_HYPERCALL, (host.IRET,)),
+        *BLOCKED_AND_CONTINUED,
+        (0, 150, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
+        (0, 200, host.PV_HYPERCALL, (host.IRET,)),
+        # A preemption, after which it is in no upcall.
+        (0, 300, change(0, 1), (DOMAIN,)),
+        (0, 400, change(1, 0), (DOMAIN,)),
+        (0, 500, host.PV_HYPERCALL, (host.IRET,)),
     ]
-    (found,) = intervals(events, Metric.SEND_TO_UPCALL_RUNNING, Metric.NEGATIVE)
-    assert (found.metric, found.value, found.tsc) == (Metric.SEND_TO_UPCALL_RUNNING, 0, 100)
+    found = intervals(events, *UPCALLS)
+    assert [(row.metric, row.value, row.tsc) for row in found] == [
+        (Metric.RUNNING_TO_GUEST, 30, 150),
+        (Metric.UPCALL_MAX, 80, 200),
+        (Metric.UPCALL_MIN, 50, 200),
+    ]
+
+
+def test_a_vcpu_that_acts_after_its_block_is_in_no_upcall_of_that_block() -> None:
+    """Where CONTINUE_RUNNING is not in the trace, another record of the guest shows that it goes on."""
+    events: list[Event] = [
+        *BLOCKED_AND_WOKEN[:3],
+        (0, 150, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
+        (0, 300, change(0, 1), (DOMAIN,)),
+        (0, 400, change(1, 0), (DOMAIN,)),
+        (0, 500, host.PV_HYPERCALL, (host.IRET,)),
+    ]
+    assert intervals(events, *UPCALLS) == []
+
+
+@pytest.mark.parametrize("begin", [BLOCKED_AND_WOKEN[:-1], BLOCKED_AND_CONTINUED], ids=["woken", "continued"])
+def test_an_upcall_with_a_forced_callback_in_it_is_not_measured(begin: list[Event]) -> None:
+    """Two irets follow, and the first is that of the upcall inside, unless its event came by itself."""
+    events: list[Event] = [
+        *begin,
+        (0, 590, host.PV_HYPERCALL, (host.EVENT_CHANNEL_OP,)),
+        (0, 600, host.PV_HYPERCALL, (host.XEN_VERSION,)),
+        (0, 700, host.PV_HYPERCALL, (host.IRET,)),
+        (0, 800, host.PV_HYPERCALL, (host.IRET,)),
+    ]
+    found = agreed(trace(events))
+    assert [row.metric for row in found.intervals if row.metric in UPCALLS] == [Metric.RUNNING_TO_GUEST]
+    counts = {key.metric: count for key, count in found.counts.items()}
+    assert (counts[Metric.IRET_UPCALL], counts[Metric.UPCALL_FORCED], counts[Metric.IRET_OPEN]) == (1, 1, 1)
 
 
 # --- the pairs that the TSC rate is estimated from ---------------------------------------------
@@ -354,10 +397,55 @@ def test_which_vmmcalls_explain_a_wake(op: int) -> None:
     cause = WakeCause(found.b >> 32)
     if op == host.EVENT_CHANNEL_OP:
         assert cause is WakeCause.EVENT_CHANNEL
-    elif op in (host.VCPU_OP, host.SCHED_OP):
+    elif op == host.SCHED_OP:
         assert cause is WakeCause.HYPERCALL
     else:
         assert cause is WakeCause.TIMER_OR_OTHER
+
+
+@pytest.mark.parametrize(("queued", "waits"), [(LOW, [(470, 600)]), (0xF3, [])])
+def test_the_wait_for_an_interrupt_window_ends_with_the_entry_after_the_injection(
+    queued: int, waits: list[tuple[int, int]]
+) -> None:
+    """Its records have the TSC of the exit before them, so that of the entry makes it an upper bound."""
+    events: list[Event] = [
+        (0, 1, change(1, 0), (DOMAIN,)),
+        (0, 130, host.VMEXIT64, (1, 0, 0)),
+        (0, 130, host.INTR_WINDOW, (0xF3, 5, queued)),
+        (0, 200, host.VMENTRY, ()),
+        (0, 500, host.VMEXIT64, (7, 0, 0)),
+        (0, 500, host.INJ_VIRQ, (0xF3, 0)),
+        (0, 600, host.VMENTRY, ()),
+    ]
+    found = intervals(events, Metric.INTR_WINDOW_WAIT)
+    assert [(row.value, row.tsc) for row in found] == waits
+
+
+# --- records of a newer Xen --------------------------------------------------------------------
+
+UNKNOWN_IDS = (0x808FFF, 0x100F001, 0x100F123, 0x2F001, 0x201FFF, 0x82FFF, 0x802FFF)
+
+
+@pytest.mark.parametrize("made", HOSTS.values(), ids=HOSTS)
+def test_an_unknown_record_changes_nothing_that_is_known(made: Callable[[int], bytes]) -> None:
+    """Not the cause of a wake, nor who runs, what a guest does, or when a pCPU is blind."""
+    whole, random_ = made(3), random.Random(3)
+    windows = []
+    for window in frame(whole).windows:
+        records: list[RawRecord] = []
+        for raw in window.records:
+            records.append(raw)
+            if raw.tsc is not None and random_.random() < 0.5:
+                words = tuple(random_.choices((0, 1, LOW, DOMAIN), k=random_.randrange(8)))
+                event = random_.choice(UNKNOWN_IDS)
+                records.append(RawRecord(0, event, random_.choice((raw.tsc, None)), words))
+        windows.append(replace(window, records=tuple(records)))
+    found, before = agreed(packed(windows)), agreed(whole)
+    added = sum(len(window.records) for window in windows) - len(frame(whole).windows)
+    assert int(found.reader.record_counts.sum()) > int(before.reader.record_counts.sum()) + added // 4
+    assert Counter(found.intervals) == Counter(before.intervals)
+    assert found.counts == before.counts
+    assert Counter(as_intervals(found.ends)) == Counter(as_intervals(before.ends))
 
 
 # --- hypercalls --------------------------------------------------------------------------------

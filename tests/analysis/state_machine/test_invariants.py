@@ -143,7 +143,7 @@ def test_all_records_are_counted(done: Run, trace: Trace) -> None:
         assert +counted == +kinds
 
 
-WOKE_NOBODY = (Metric.SEND_NO_TARGET, Metric.SEND_UNIQUE, Metric.SEND_AMBIGUOUS)
+WOKE_NOBODY = (Metric.SEND_NOBODY_RAN, Metric.SEND_OTHERS_RAN)
 
 
 def test_sends_have_one_outcome(done: Run, trace: Trace) -> None:

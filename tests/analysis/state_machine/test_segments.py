@@ -63,7 +63,8 @@ def test_halves_of_a_sample_in_the_wrong_order(sample: Path) -> None:
 
 
 def test_three_segments() -> None:
-    first, second = halves(sample_bytes(ALL_SAMPLES[0]))
+    (sample,) = (path for path in ALL_SAMPLES if "netbsd7" in path.name)
+    first, second = halves(sample_bytes(sample))
     other = simulate(4, 5, DOMAINS, 30_000_000).data
     assert_equal(second + first + other, second, first, other)
 
@@ -104,7 +105,8 @@ def test_the_oracle_agrees() -> None:
 
 
 def test_facts_of_a_restart(tmp_path: Path) -> None:
-    first, second = halves(sample_bytes(ALL_SAMPLES[0]))
+    (sample,) = (path for path in ALL_SAMPLES if "netbsd7" in path.name)
+    first, second = halves(sample_bytes(sample))
     found = collected(second + first)
     late, early = collected(second).segments[0], collected(first).segments[0]
     assert [(s.first_tsc, s.last_tsc) for s in found.segments] == [

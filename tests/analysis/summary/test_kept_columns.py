@@ -29,7 +29,7 @@ D1V0, D1V1, IDLE = 1 << 16, 1 << 16 | 1, 0x7FFF << 16
 METRICS = [
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.OFFLINE, Metric.BLOCKED,
     Metric.OPEN, Metric.RESIDENCE, Metric.PCPU_IDLE, Metric.WAKE_CAUSE, Metric.WAKE_TO_RUNNING,
-    Metric.SEND_TO_WAKE, Metric.SEND_NO_TARGET, Metric.IRQ_HANDLING, Metric.LOST_RECORDS, Metric.RIP,
+    Metric.SEND_TO_WAKE, Metric.SEND_NOBODY_RAN, Metric.IRQ_HANDLING, Metric.LOST_RECORDS, Metric.RIP,
     Metric.UPCALL_MAX, Metric.HANDOFF,
 ]  # fmt: skip
 

@@ -54,14 +54,6 @@ TALLIES: list[Tally] = [
     (Metric.SEND, D0V1, 0, [0] * 20),
     (Metric.SEND, D3V0, 0, [0] * 9),
     (Metric.SEND, D3V2, 0, [0] * 3),
-    (Metric.SEND_NO_TARGET, D0V1, 0, [0] * 2),
-    (Metric.SEND_UNIQUE, D0V1, 0, [0] * 6),
-    (Metric.SEND_AMBIGUOUS, D0V1, 0, [0] * 2),
-    (Metric.SEND_UNIQUE, D3V0, 0, [0]),
-    (Metric.SEND_TO_UPCALL_RUNNING, D0V1, D3V0, [21, 22, 23]),
-    (Metric.SEND_TO_UPCALL_RUNNING, D3V2, D3V0, [40]),
-    (Metric.SEND_UNMATCHED, D0V1, 0, [0]),
-    (Metric.SEND_UNMATCHED, D3V0, 0, [0] * 2),
 ]
 
 
@@ -172,23 +164,12 @@ def test_who_wakes_whom() -> None:
     ]
 
 
-def test_sends_by_outcome() -> None:
+def test_sends_and_those_that_woke() -> None:
     table = made("sends")
-    became = ("woke_count", "no_target_count", "unique_count", "ambiguous_count", "ambiguous_ratio")
-    assert rows(table, *WHO, "send_count", "send_per_s", *became) == [
-        (0, 1, 20, 5.0, 4, 2, 6, 2, 0.25),
-        (3, 0, 9, 2.25, 4, 0, 1, 0, 0.0),
-        (3, 2, 3, 0.75, 3, 0, 0, 0, None),
-    ]
-
-
-def test_sends_to_running_vcpus() -> None:
-    table = made("running_targets")
-    times = [f"send_to_upcall_{name}_cycles" for name in ("p50", "p95", "p99", "max")]
-    assert rows(table, *WHO, "send_to_upcall_count", "unmatched_count", "unmatched_ratio", *times) == [
-        (3, 2, 1, 0, 0.0, 40, 40, 40, 40),
-        (0, 1, 3, 1, 0.25, 22, 23, 23, 23),
-        (3, 0, 0, 2, 1.0, None, None, None, None),
+    assert rows(table, *WHO, "send_count", "send_per_s", "woke_count", "woke_ratio") == [
+        (0, 1, 20, 5.0, 4, 0.2),
+        (3, 0, 9, 2.25, 4, 4 / 9),
+        (3, 2, 3, 0.75, 3, 1.0),
     ]
 
 
@@ -196,16 +177,12 @@ def test_equal_rows_keep_the_order_of_vcpus() -> None:
     """So the order of equal rows is not random."""
     vcpus = [domain << 16 | vcpu for domain in range(40) for vcpu in range(2)]
     who = [(key >> 16, key & 0xFFFF) for key in vcpus]
-    metrics = (Metric.WAKE_CAUSE, Metric.SEND, Metric.SEND_UNMATCHED)
+    metrics = (Metric.WAKE_CAUSE, Metric.SEND)
     tallies = [
         (metric, key, OTHER if metric == Metric.WAKE_CAUSE else 0, [0]) for key in vcpus for metric in metrics
     ]
-    tallies += [
-        (metric, key, 0, [9])
-        for key in vcpus
-        for metric in (Metric.WAKE_TO_RUNNING, Metric.SEND_TO_UPCALL_RUNNING)
-    ]
-    for name in ("wakes", "wakers", "sends", "running_targets"):
+    tallies += [(Metric.WAKE_TO_RUNNING, key, 0, [9]) for key in vcpus]
+    for name in ("wakes", "wakers", "sends"):
         assert rows(made(name, tallies), *WHO) == who, name
 
 

@@ -81,15 +81,12 @@ def test_each_sleep_of_our_own_guest_ended_in_a_wake(name: str, guest: str) -> N
 
 
 @pytest.mark.parametrize(("name", "guest"), OWN)
-def test_each_send_of_our_own_guest_has_one_outcome(name: str, guest: str) -> None:
-    """Its send wakes a sleeping vCPU, or none, or one that was already awake, which no column counts."""
+def test_the_sends_of_our_own_guest_are_counted(name: str, guest: str) -> None:
     said, domain = counters(name, guest), domain_ids(name)[guest]
     (sends,) = [row for row in report(name)["sends"] if row["domain"] == domain]
     woke = counts(name).sends_with_wake[domain]
     assert sends["send_count"] >= said["ping_sent"] + said["console_sent"]
     assert sends["woke_count"] <= woke
-    quiet = sum(sends[f"{end}_count"] for end in ("no_target", "unique", "ambiguous"))
-    assert quiet == sends["send_count"] - woke
 
 
 @pytest.mark.parametrize("name", MARKED)

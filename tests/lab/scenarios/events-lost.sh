@@ -1,0 +1,2 @@
+# like: lost
+# event-records: yes

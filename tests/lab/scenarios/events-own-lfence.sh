@@ -1,0 +1,2 @@
+# like: own-lfence
+# event-records: yes

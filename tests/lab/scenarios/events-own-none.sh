@@ -1,0 +1,2 @@
+# like: own-none
+# event-records: yes

@@ -1,0 +1,2 @@
+# like: pv
+# event-records: yes

@@ -1,0 +1,2 @@
+# like: pvh
+# event-records: yes

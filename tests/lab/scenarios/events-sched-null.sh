@@ -1,0 +1,2 @@
+# like: sched-null
+# event-records: yes
