@@ -11,7 +11,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.coverage import Coverage, Held
-from xtrace.analysis.coverage.needs import Reach, Records
+from xtrace.analysis.coverage.needs import RUNSTATES, Reach, Records
 from xtrace.analysis.measures.measures import Measures
 
 #: Sums over the recorded part of time: where some of it is unknown, they are lower bounds.
@@ -156,7 +156,8 @@ class Table(Generic[Given]):
         if self.reach_of(column) is Reach.RECORDS:
             # Which vCPU ran is known from earlier records.
             return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality
-        contradicts = self._crosses_pcpus(column) and coverage.contradiction_count > 0
+        contradicts = RUNSTATES in self.needs_of(column) and coverage.contradiction_count > 0
+        contradicts = contradicts and self._crosses_pcpus(column)
         is_part = held is Held.IN_PART or contradicts or _any(rows, "is_part")
         if self._is_blurred(column, rows, coverage, is_part=is_part):
             return Quality.INFERRED
