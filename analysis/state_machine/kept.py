@@ -26,7 +26,7 @@ MAX_EXEMPLARS = 4096
 #: How many intervals are kept of each: the worst, and the sample.
 WORST, SAMPLE = 4, 8
 #: The length of the first slots: 2^n cycles.
-_FIRST_SHIFT = 12
+_FIRST_SHIFT = 16
 #: Octaves of time, from 1 cycle on.
 TIME_OCTAVES = 64
 
@@ -157,9 +157,8 @@ class Kept:
             np.arange(len(Slotted) + 1, dtype=np.int64) << METRIC_SHIFT | NOT_KEPT
         )
         self.rows[LATENCY_ROW:_FIRST_ROW, 0] = Slotted.LATENCY << METRIC_SHIFT | np.arange(TIME_OCTAVES)
-        # The system gives pages of these only where they are written.
-        self.counts = np.zeros((MAX_ROWS, SLOTS), np.int64)
-        self.sums = np.zeros((MAX_ROWS, SLOTS), np.int64)
+        # For each slot count and sum.  The system gives pages only where it is written.
+        self.sums = np.zeros((MAX_ROWS, 2 * SLOTS), np.int64)
         self.exemplar_slots = np.full(4 * MAX_EXEMPLARS, -1, np.int32)
         self.exemplars = np.zeros((MAX_EXEMPLARS, E.COLUMNS), np.int64)
 
@@ -173,26 +172,27 @@ class Kept:
         low, high = int(self.state[K.LOW]), int(self.state[K.HIGH]) - 1
         shift, base = int(self.state[K.SHIFT]), int(self.state[K.BASE])
         rows = int(self.state[K.ROWS])
-        used = self.counts[:rows].any(axis=0) | self.sums[:rows].any(axis=0)
-        places = np.flatnonzero(used)
+        grid = self.sums[:rows].reshape(rows, SLOTS, 2)
+        places = np.flatnonzero(grid.any(axis=(0, 2)))
         if len(places):
             low = min(low, (base + int(places[0])) << shift)
             high = max(high, ((base + int(places[-1]) + 1) << shift) - 1)
         while (high >> shift) - (low >> shift) >= SLOTS:
             shift += 1
         target = (base + places >> shift - int(self.state[K.SHIFT])) - (low >> shift)
-        for grid in (self.counts, self.sums):
-            moved = np.zeros((rows, SLOTS), np.int64)
-            for place, new in zip(places.tolist(), target.tolist(), strict=True):
-                moved[:, new] += grid[:rows, place]
-            grid[:rows] = moved
+        if len(places):
+            starts = np.flatnonzero(np.diff(target, prepend=-1))
+            moved = np.add.reduceat(grid[:, places], starts, axis=1)
+            grid[:] = 0
+            grid[:, target[starts]] = moved
         self.state[K.SHIFT], self.state[K.BASE] = shift, low >> shift
         self.state[K.LOW] = self.state[K.HIGH] = 0
 
     def columns(self) -> KeptColumns:
         """Return what is kept so far."""
         rows = int(self.state[K.ROWS])
-        counts, sums = self.counts[:rows], self.sums[:rows]
+        grid = self.sums[:rows].reshape(rows, SLOTS, 2)
+        counts, sums = grid[:, :, 0], grid[:, :, 1]
         row, place = np.nonzero((counts != 0) | (sums != 0))
         keys = self.rows[row]
         slots = np.stack(

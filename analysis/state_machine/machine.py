@@ -335,7 +335,7 @@ class Tallies:
             row, self._size, self._histogram_size, self._chunk_size = tally_loops.tally(
                 intervals, row, first, last, self._slots, self._table,
                 self._histograms, self._buckets,
-                kept.state, kept.by_metric, kept.row_slots, kept.rows, kept.counts, kept.sums,
+                kept.state, kept.by_metric, kept.row_slots, kept.rows, kept.sums,
                 kept.exemplar_slots, kept.exemplars,
                 self._size, self._histogram_size, self._chunk_size,
             )  # fmt: skip

@@ -169,12 +169,12 @@ def _spread(sums, row, begin, end, shift, base):
     first = (begin >> shift) - base
     last = ((end - 1) >> shift) - base
     if first == last:
-        sums[row, first] += end - begin
+        sums[row, 2 * first + 1] += end - begin
     else:
-        sums[row, first] += ((first + base + 1) << shift) - begin
+        sums[row, 2 * first + 1] += ((first + base + 1) << shift) - begin
         for slot in range(first + 1, last):
-            sums[row, slot] += np.int64(1) << shift
-        sums[row, last] += end - ((last + base) << shift)
+            sums[row, 2 * slot + 1] += np.int64(1) << shift
+        sums[row, 2 * last + 1] += end - ((last + base) << shift)
 
 
 @part
@@ -263,7 +263,7 @@ def rehash(slots: I32, table: I64_2D, size: int) -> None:
 def tally(
     intervals: I64_2D, row: int, from_tsc: int, to_tsc: int,
     slots: I32, table: I64_2D, histograms: I32_2D, buckets: I64_2D,
-    state: I64, by_metric: I64, row_slots: I32, rows: I64_2D, counts: I64_2D, sums: I64_2D,
+    state: I64, by_metric: I64, row_slots: I32, rows: I64_2D, sums: I64_2D,
     exemplar_slots: I32, exemplars: I64_2D,
     size: int, histogram_size: int, chunk_size: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
@@ -345,8 +345,8 @@ def tally(
                 else:
                     if line == LATENCY_ROW:
                         line += _octave(value)
-                    sums[line, last] += value
-                counts[line, last] += 1
+                    sums[line, 2 * last + 1] += value
+                sums[line, 2 * last] += 1
             exemplar = (kept >> _EXEMPLAR_SHIFT) - 1
             if exemplar >= 0 and value >= 0:
                 if value >= exemplars[exemplar, E.LEAST]:

@@ -20,7 +20,7 @@ from xtrace.analysis.state_machine.kept import (
 from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
-_FIRST_SHIFT = 12
+_FIRST_SHIFT = 16
 _OF_VCPUS = (
     Metric.RUNNING, Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT, Metric.RUNNABLE_OTHER, Metric.OFFLINE,
     Metric.BLOCKED, Metric.OPEN,

@@ -37,8 +37,8 @@ METRICS = [
 @st.composite
 def intervals(draw: st.DrawFn) -> list[Interval]:
     """Draw intervals in the order of their ends, with equal ones among them."""
-    longest = draw(st.sampled_from([3, 5000, 10_000_000]))
-    now = draw(st.integers(1 << 12, 1 << 41))
+    longest = draw(st.sampled_from([3, 50_000, 100_000_000]))
+    now = draw(st.integers(1 << 21, 1 << 41))
     found = []
     for _ in range(draw(st.integers(0, 40))):
         now += draw(st.integers(0, longest))
@@ -47,7 +47,7 @@ def intervals(draw: st.DrawFn) -> list[Interval]:
         b = draw(st.integers(0, 2))
         if metric is Metric.OPEN:
             b |= draw(st.sampled_from([Metric.RUNNING, Metric.BLOCKED, Metric.DOMAIN_STATE])) << 32
-        value = draw(st.integers(0 if metric is not Metric.HANDOFF else -5, min(2 * longest, 1 << 12)))
+        value = draw(st.integers(0 if metric is not Metric.HANDOFF else -5, min(2 * longest, 1 << 20)))
         found += [Interval(metric, a, b, value, now)] * draw(st.sampled_from([1, 1, 1, 2]))
     return found
 
@@ -73,7 +73,7 @@ def sums(part: Partial) -> oracle.Sums:
     }
     assert len(cells) == len(part.slots)
     shifts = set(part.slots["shift"].tolist())
-    return oracle.Sums(shifts.pop() if shifts else 12, cells)
+    return oracle.Sums(shifts.pop() if shifts else 16, cells)
 
 
 def exemplars(rows: Columns) -> list[Interval]:
@@ -177,11 +177,11 @@ def test_keys_over_the_limit_count_with_their_kind() -> None:
 
 
 def test_distinct_hosts_have_slots_of_their_own() -> None:
-    far = [Interval(Metric.WAKE_CAUSE, D1V0, 0, 0, (1 << 20) + number * 4096) for number in range(SLOTS)]
+    far = [Interval(Metric.WAKE_CAUSE, D1V0, 0, 0, (1 << 20) + number * 65536) for number in range(SLOTS)]
     near = [replace_tsc(each, 1 << 50) for each in far]
     apart = merge([kept([far]).labelled("a"), kept([near]).labelled("b")])
-    assert set(apart.slots["shift"].tolist()) == {12}
-    assert set(merge([kept([far]), kept([near])]).slots["shift"].tolist()) == {13}
+    assert set(apart.slots["shift"].tolist()) == {16}
+    assert set(merge([kept([far]), kept([near])]).slots["shift"].tolist()) == {17}
 
 
 def replace_tsc(interval: Interval, more: int) -> Interval:
