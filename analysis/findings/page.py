@@ -21,7 +21,13 @@ every figure with its own. Where a line names a moment, the command below it pri
 - `--fail-on-finding NAME` exits with 3, after the report, if there is one of this name;
   `--fail-on-finding problem` if any is a problem.
 
-On an emulated host, rules about lengths of time give notes only: its times are not those of hardware."""
+On an emulated host, rules about lengths of time give notes only: its times are not those of hardware.
+
+Of 200 simulated hosts without a fault (1 to 130 pCPUs, 1 to 95 % of their time used), 1 had a problem: a vCPU
+with 25 upcalls at least had forced 20 callbacks. Each rule is tested with a host that has the fault, and with
+one that nearly has it. On the bundled samples, a second program that reads only the records
+(tests/analysis/findings/test_samples.py) finds what each finding says: the wake and the run of the longest
+wait, the sums of runstates, the counts of hypercalls and of lost records, idle time while a vCPU waited."""
 
 
 def markdown() -> str:

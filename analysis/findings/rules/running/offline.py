@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xtrace.analysis.coverage.needs import RUNSTATES, SWITCHES, Reach
-from xtrace.analysis.findings.evidence import Evidence, guests, vcpu_name
+from xtrace.analysis.findings.evidence import Evidence, Span, guests, vcpu_name
 from xtrace.analysis.findings.finding import Found, Rule
+from xtrace.analysis.measures.slots import Interval
 from xtrace.analysis.measures.table import Quality
-from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.keys import domain_of, high_of, vcpu_of
 from xtrace.analysis.state_machine.metrics import Metric, Woken
 from xtrace.probes.words import count_of
 
@@ -43,40 +44,48 @@ def find_offline(evidence: Evidence) -> Iterator[Found]:
 
 
 def find_paused_wakes(evidence: Evidence) -> Iterator[Found]:
-    """Yield vCPUs with wakes that waited because they were offline."""
+    """Yield vCPUs with wakes that waited because they were offline.
+
+    A vCPU that is unpaused is woken, too; what counts is how long it was offline after the wake.
+    """
     wakes = guests(evidence.measures.proven(evidence.measures.times_by_b(Metric.WAKE_TO_RUNNING)))
-    paused = wakes.where(wakes["b"] & int(Woken.PAUSED) > 0)
-    groups = paused.grouped(["a"])
-    table = groups.keys.having(
-        count=groups.sum("count"), sum_cycles=groups.sum("sum_cycles"), max_cycles=groups.max("max_cycles")
-    )
-    for row in table.where(table["max_cycles"] >= evidence.cycles(_NOTE_WAKE_S)).rows():
-        span, when = evidence.longest(Metric.WAKE_TO_RUNNING, row["a"])
-        if span is None or span.end_tsc - span.begin_tsc != row["max_cycles"]:
-            span = None
+    paused = wakes.where(wakes["b"] & int(Woken.PAUSED) > 0).sums(["a"], ["count"])
+    needs = (RUNSTATES, SWITCHES)
+    for row in paused.rows() if evidence.slots.has_one_axis else ():
+        wait, cycles = _longest(evidence, row["a"])
+        if wait is None or cycles < evidence.cycles(_NOTE_WAKE_S):
+            continue
         yield Found(
-            is_problem=row["max_cycles"] >= evidence.cycles(_PROBLEM_WAKE_S),
+            is_problem=cycles >= evidence.cycles(_PROBLEM_WAKE_S),
             sentence=f"{count_of(row['count'], 'wake')} of {vcpu_name(row['a'])} waited up to "
-            f"{evidence.time(row['max_cycles'])} for an offline vCPU, and count with that wait",
+            f"{evidence.time(cycles)} for an offline vCPU, and count with that wait",
             figures=(
-                evidence.figure(
-                    "paused_count", row["count"], Quality.EXACT, (RUNSTATES, SWITCHES), Reach.VCPU
-                ),
-                evidence.figure(
-                    "paused_wake_max_cycles",
-                    row["max_cycles"],
-                    Quality.EXACT,
-                    (RUNSTATES, SWITCHES),
-                    Reach.VCPU,
-                ),
+                evidence.figure("paused_count", row["count"], Quality.EXACT, needs, Reach.VCPU),
+                evidence.figure("paused_wake_max_cycles", cycles, Quality.EXACT, needs, Reach.VCPU),
             ),
             concerned_count=row["count"],
-            concerned_cycles=row["sum_cycles"],
+            concerned_cycles=cycles,
             domain=domain_of(row["a"]),
             vcpu=vcpu_of(row["a"]),
-            span=span,
-            when=when,
+            span=Span(wait.begin_tsc, wait.end_tsc),
+            when="the longest",
         )
+
+
+def _longest(evidence: Evidence, key: int) -> tuple[Interval | None, int]:
+    """Return the kept wake during which a vCPU was offline for longest, and for how long."""
+    waits = [wait for wait in evidence.slots.worst(Metric.WAKE_TO_RUNNING, key) if wait.b & int(Woken.PAUSED)]
+    offline = evidence.slots.worst(Metric.OFFLINE, key)
+    offline += [
+        one for one in evidence.slots.worst(Metric.OPEN, key) if high_of(one.b) == int(Metric.OFFLINE)
+    ]
+    found = [(sum(_shared(wait, one) for one in offline), wait) for wait in waits]
+    cycles, longest = max(found, default=(0, None), key=lambda one: one[0])
+    return longest, cycles
+
+
+def _shared(one: Interval, other: Interval) -> int:
+    return max(min(one.end_tsc, other.end_tsc) - max(one.begin_tsc, other.begin_tsc), 0)
 
 
 OFFLINE = Rule(
