@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from xtrace import samples
 from xtrace.analysis.findings import page
 from xtrace.analysis.report import json_schema, schema
 
@@ -31,7 +32,8 @@ def report_block() -> str:
         check=True,
         env={**os.environ, "COLUMNS": "80"},
     )
-    shown = done.stdout.split(NEXT_TABLE)[0].replace(f"{ROOT}/xtrace/samples/", "samples/")
+    # The path of the bundled sample is that of this machine.
+    shown = done.stdout.replace(str(samples.path()), f"samples/{samples.NAME}").split(NEXT_TABLE)[0]
     lines = (line.rstrip() for line in shown.splitlines())
     text = "\n".join(lines)
     return (

@@ -193,7 +193,9 @@ def paused_wakes(host: Host, finding: Finding) -> None:
 
 
 def forced(host: Host, finding: Finding) -> None:
-    assert len(host.calls[key(finding), 17]) == figures(finding)["xen_version_count"]
+    count = figures(finding)["xen_version_count"]
+    # With lost records, the vCPU that runs is not always the last that was seen to be scheduled.
+    assert len(host.calls[key(finding), 17]) == (pytest.approx(count, abs=2) if host.lost else count)
     assert len(host.calls[key(finding), 23]) >= figures(finding)["upcall_least_count"]
 
 
