@@ -48,7 +48,6 @@ class Evidence:
     Attributes:
         measures: of the traces.
         emulated: software emulated the host.
-        source: the trace as the user named it.
         weights: of each vCPU in the scheduler, by domain; empty where they were not recorded.
         recorder_cpu_s: CPU time that recording took; None where it is not known.
         slots: sums by slots of time, and single intervals.
@@ -57,7 +56,6 @@ class Evidence:
 
     measures: Measures
     emulated: bool = False
-    source: str = ""
     costs: Mapping[str, Columns] = field(default_factory=dict)
     weights: Mapping[int, float] = field(default_factory=dict)
     recorder_cpu_s: float | None = None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from shlex import quote
 
 import numpy as np
 
 from xtrace.analysis.coverage.coverage import Held
 from xtrace.analysis.findings.evidence import Evidence, Span
-from xtrace.analysis.findings.finding import Finding, Found, Rule, Severity
+from xtrace.analysis.findings.finding import FILE, Finding, Found, Rule, Severity
 from xtrace.analysis.measures.table import Quality
 from xtrace.probes.selection.vcpus import Vcpu
 
@@ -68,7 +67,6 @@ def _finding(evidence: Evidence, rule: Rule, found: Found) -> Finding:
             sentence += f"; {found.when} at {evidence.at(found.span.begin_tsc)}"
         if len(evidence.measures.partial.spans) == 1:
             command = _dump(evidence, found.span)
-    name = f" {quote(evidence.source)}" if evidence.source and command else ""
     return Finding(
         name=rule.name,
         severity=Severity.PROBLEM if is_problem else Severity.NOTE,
@@ -83,7 +81,7 @@ def _finding(evidence: Evidence, rule: Rule, found: Found) -> Finding:
         pcpu=found.pcpu,
         others=found.others,
         moment_cycles=moment,
-        command=command + name,
+        command=f"{command} {FILE}" if command else "",
     )
 
 

@@ -9,6 +9,9 @@ from enum import StrEnum
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.findings.evidence import Evidence, Figure, Span
 
+#: Stands for the trace in a finding's command.
+FILE = "FILE"
+
 
 class Severity(StrEnum):
     """How much a finding matters."""
@@ -82,7 +85,7 @@ class Finding:
     Attributes:
         name: of the rule.
         severity: note or problem.
-        command: shows more about it.
+        command: shows more about it; FILE stands for the trace.
         usual, source: as in Rule.
         moment_cycles: time from the trace's first record to the beginning of Found.span; None without one.
 

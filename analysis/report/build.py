@@ -184,7 +184,6 @@ def build_report(
         kernels=kernels,
         costs=costs,
         domains=origin.domains,
-        source=origin.name,
         weights=origin.weights,
         recorder_cpu_s=origin.recorder_cpu_s,
         ignored=ignored,
@@ -202,7 +201,6 @@ def build(
     kernels: Sequence[Kernel] = (),
     costs: CostInputs | None = None,
     domains: Mapping[int, str] | None = None,
-    source: str = "",
     weights: Mapping[int, float] | None = None,
     recorder_cpu_s: float | None = None,
     ignored: Collection[str] = (),
@@ -218,7 +216,6 @@ def build(
         kernels: images that domains run, to look up samples in.
         costs: inputs of the fence cost model; None leaves the cost out.
         domains: names of domains by id, where the recorder knew them.
-        source: the trace as the user named it, for the commands of findings.
         weights: of each vCPU in the scheduler, by domain, where the recorder noted them.
         recorder_cpu_s: CPU time that recording took, where it is known.
         ignored: names of findings to leave out.
@@ -241,7 +238,6 @@ def build(
     evidence = Evidence(
         measures,
         emulated=emulated,
-        source=source,
         weights=weights or {},
         recorder_cpu_s=recorder_cpu_s,
         costs={name: table.columns for name, table in made.items() if name in _COST_TABLES},

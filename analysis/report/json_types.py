@@ -416,7 +416,12 @@ FINDING = ValueType(
         Key("others", _COUNT, _KEY, "how many more subjects the rule would name"),
         Key("moment_cycles", _SOME_CYCLES, _KEY, "when it was worst, since the trace's first record"),
         Key("moment_ns", replace(_ANY_NUMBER, unit="ns"), _KEY, "the same in ns"),
-        Key("command", _STRING, _KEY, "a command that shows more; empty where there is none"),
+        Key(
+            "command",
+            _STRING,
+            _KEY,
+            "a command that shows more, with FILE for the trace; empty where there is none",
+        ),
     ),
 )
 

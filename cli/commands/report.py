@@ -241,13 +241,13 @@ def report(
 
         typer.echo(json_text(found.report))
     elif only_findings:
-        print_findings(put, found.report.findings, shown=len(found.report.findings))
+        print_findings(put, found.report.findings, _path(files), shown=len(found.report.findings))
     elif on_terminal and summary is None:
         from xtrace.cli.render.terminal import print_report
 
         names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
         window = found.summary.origin.window
-        print_report(put, found.report, names, rows=rows, brief=not section, window=window)
+        print_report(put, found.report, names, rows=rows, brief=not section, window=window, path=_path(files))
     _fail_on(found.report, fail_on_finding or [])
 
 
@@ -267,6 +267,13 @@ def _tables(only_findings: bool, *, brief: bool) -> tuple[str, ...]:
     if only_findings:
         return tuple(name for name in BRIEF if name.startswith("cost_"))
     return tuple(BRIEF) if brief else ()
+
+
+def _path(files: list[Path] | None) -> str:
+    """Return the path of the trace for the commands of findings, "" where there is no single one."""
+    if not files:
+        return str(samples.path())
+    return str(files[0]) if len(files) == 1 and str(files[0]) != "-" else ""
 
 
 def _must_be_findings(names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,17 +27,30 @@ class Line(NamedTuple):
     dim: bool = False
 
 
-def finding_lines(findings: Sequence[Finding], shown: int) -> Iterator[Line]:
-    """Yield the lines of the first findings, and one that says how many more there are."""
+def finding_lines(findings: Sequence[Finding], shown: int, path: str) -> Iterator[Line]:
+    """Yield the lines of the first findings, and one that says how many more there are.
+
+    Args:
+        path: of the trace, for commands; empty where there are several or it cannot be read again.
+    """
     for finding in findings[:shown]:
         for number, line in enumerate(wrap(_sentence(finding), _WIDTH - 2)):
             yield Line(f"{'  ' if number else _MARKS[finding.severity] + ' '}{line}", bold=not number)
         usual = f"{finding.name}: usual {finding.usual} ({finding.source})"
         yield from (Line(f"  {line}", dim=True) for line in wrap(usual, _WIDTH - 2))
-        if finding.command:
-            yield Line(f"  $ {finding.command}", dim=True)  # not wrapped, so that it can be copied
+        yield from (Line(f"  {line}", dim=True) for line in _command(finding.command, path))
     if len(findings) > shown:
         yield Line(f"  {count_of(len(findings) - shown, 'more finding')}: --only-findings", dim=True)
+
+
+def _command(command: str, path: str) -> list[str]:
+    """Return the lines of a command, in two where it is long, so that it can be copied to a shell."""
+    if not command:
+        return []
+    words, _, file = command.rpartition(" ")
+    file = quote(path) if path else file
+    whole = f"$ {words} {file}"
+    return [whole] if len(whole) <= _WIDTH - 2 else [f"$ {words} \\", f"    {file}"]
 
 
 def _sentence(finding: Finding) -> str:

@@ -86,7 +86,14 @@ class Put(Protocol):
 
 
 def print_report(
-    put: Put, report: Report, names: Sequence[str], *, rows: int | None, brief: bool, window: str = ""
+    put: Put,
+    report: Report,
+    names: Sequence[str],
+    *,
+    rows: int | None,
+    brief: bool,
+    window: str = "",
+    path: str = "",
 ) -> None:
     """Print the report.
 
@@ -96,6 +103,7 @@ def print_report(
         rows: at most this many rows per table; None is the default, 0 all.
         brief: leave out the idle domain.
         window: the part of the trace that was counted, as text; empty for the whole trace.
+        path: of the trace, for commands; empty where there are several or it cannot be read again.
     """
     (_print_dom0_facts if dom0_only.is_whole(report) else _print_facts)(put, report, names)
     if window:
@@ -104,7 +112,7 @@ def print_report(
     _print_kernels(put, report)
     for need in cost_needs(report):
         _put_labelled(put, "needs", safe(need))
-    print_findings(put, report.findings, shown=_FINDINGS_SHOWN if brief else len(report.findings))
+    print_findings(put, report.findings, path, shown=_FINDINGS_SHOWN if brief else len(report.findings))
     for name, columns in report.columns.items():
         if brief and name not in BRIEF:
             continue
@@ -114,9 +122,9 @@ def print_report(
             _print_table(put, report, name, shown, limit)
 
 
-def print_findings(put: Put, findings: Sequence[Finding], *, shown: int) -> None:
-    """Print the first findings, and how many more there are."""
-    for line in finding_lines(findings, shown):
+def print_findings(put: Put, findings: Sequence[Finding], path: str, *, shown: int) -> None:
+    """Print the first findings, and how many more there are; ``path``: of the trace, for commands."""
+    for line in finding_lines(findings, shown, path):
         put(safe(line.text), bold=line.bold, dim=line.dim)
 
 

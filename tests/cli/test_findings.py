@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,15 @@ def test_an_unknown_name_and_tables_are_wrong_usage(slow: str, capsys: pytest.Ca
     assert main(["report", "--ignore", "nonsense", slow]) == 2
     assert "--ignore" in capsys.readouterr().err
     assert main(["report", "--only-findings", "--section", "irqs", slow]) == 2
+
+
+def test_a_command_names_the_file_as_a_shell_takes_it(slow: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(slow).with_name("it's slow.bin")
+    path.write_bytes(Path(slow).read_bytes())
+    assert main(["report", "--cpu-hz", "2G", "--only-findings", str(path)]) == 0
+    shown = capsys.readouterr().out.replace("\\\n", " ")
+    commands = [shlex.split(line) for line in shown.splitlines() if line.startswith("  $ ")]
+    assert commands
+    assert {words[-1] for words in commands} == {str(path)}
+    assert main(["report", "--cpu-hz", "2G", "--only-findings", str(path), slow]) == 0
+    assert " FILE\n" in capsys.readouterr().out

@@ -19,11 +19,11 @@ def findings(path: Path) -> dict[str, Any]:
     return {one["name"]: one for one in json.loads(printed("report", "--json", str(path)))["findings"]}
 
 
-def dumped(finding: dict[str, Any]) -> list[str]:
+def dumped(finding: dict[str, Any], path: Path) -> list[str]:
     """Run the command of a finding; return its lines."""
-    program, *arguments = shlex.split(finding["command"])
-    assert program == "xtrace"
-    return printed_bytes(*arguments)
+    program, *arguments, file = shlex.split(finding["command"])
+    assert (program, file) == ("xtrace", "FILE")
+    return printed_bytes(*arguments, str(path))
 
 
 def printed_bytes(*arguments: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_guest_whose_events_stop_being_handled() -> None:
     assert one["severity"] == "problem"
     assert (one["domain"], one["vcpu"]) == (1, 0)
     assert "is silent since 2.021 s: 400 wakes before that" in one["sentence"]
-    lines = dumped(one)
+    lines = dumped(one, DATA / "lost_event.bin.xz")
     (last,) = [line for line in lines if "old=running new=blocked vcpu=0 dom=1" in line][-1:]
     after = lines[lines.index(last) + 1 :]
     assert sum("event_channel_op" in line for line in after) >= 5
@@ -55,7 +55,7 @@ def test_an_irq_that_storms_for_a_third_of_the_trace() -> None:
     assert rate == pytest.approx(60_000, rel=0.01)
     assert mean == pytest.approx(20_150, rel=0.01)
     assert one["moment_ns"] / 1e9 == pytest.approx(1.0, abs=0.02)
-    lines = dumped(one)
+    lines = dumped(one, DATA / "irq_storm.bin.xz")
     assert sum("irq=16" in line for line in lines) == one["concerned_count"] >= 59_000
 
 
@@ -63,13 +63,13 @@ def test_every_command_on_the_bundled_sample_works() -> None:
     found = findings(samples.path()).values()
     assert any(" dump " in one["command"] for one in found)
     for one in found:
-        assert dumped(one), one["name"]
+        assert dumped(one, samples.path()), one["name"]
 
 
 def test_the_worst_wake_is_where_the_finding_says() -> None:
     one = findings(samples.path())["wake-latency"]
     worst = one["sentence"].partition("worst: ")[2].partition(" ")[0]
-    lines = dumped(one)
+    lines = dumped(one, samples.path())
     vcpu = f"dom={one['domain']} vcpu={one['vcpu']}"
     begin = next(line for line in lines if "wake" in line and vcpu in line)
     assert begin is lines[0]

@@ -34,7 +34,7 @@ SECOND = 1_000_000.0
 
 def evidence(of: Script | Partial, **known: object) -> Evidence:
     part = of if isinstance(of, Partial) else partial(of.data())
-    return Evidence(Measures(part, VersionRange.parse("4.17"), TSC_HZ), source="trace.bin", **known)  # type: ignore[arg-type]
+    return Evidence(Measures(part, VersionRange.parse("4.17"), TSC_HZ), **known)  # type: ignore[arg-type]
 
 
 def found(of: Script | Partial | Evidence) -> dict[str, Finding]:

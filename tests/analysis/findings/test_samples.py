@@ -109,9 +109,7 @@ def findings_of(path: Path) -> tuple[Evidence, list[Finding]]:
     summary = analyse(path)
     rate = clock.estimate(summary.partial.pairs)
     hz = summary.origin.tsc_hz or (rate.hz if rate else None)
-    evidence = Evidence(
-        Measures(summary.partial, VersionRange.parse("4.17"), hz), emulated=True, source=str(path)
-    )
+    evidence = Evidence(Measures(summary.partial, VersionRange.parse("4.17"), hz), emulated=True)
     return evidence, find_all(evidence, RULES)
 
 
