@@ -105,4 +105,5 @@ class Delivery:
         self._pcpus = np.zeros((MAX_PCPUS, N.COLUMNS), np.int64)
         self._pcpus[:, [N.CURRENT, N.NOTE_VCPU]] = -1
         self._vcpus = np.zeros((_MAX_VCPUS, E.COLUMNS), np.int64)
+        self._vcpus[-1, E.KEY] = 0x8000_FFFE
         self._slots = np.full(4 * _MAX_VCPUS, -1, np.int32)

@@ -9,7 +9,7 @@ from peer.xenalyze import raw_records
 from xtrace.probes.capture.sidecar import sidecar_of
 
 EVERY = traced()
-LOSING = ("lost",)
+LOSING = ("lost", "events-lost")
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -21,6 +21,7 @@ RUNSTATE_CHANGE = 0x21001
 WAKE = 0x28004
 HYPERCALL = 0x20100D
 LOST_RECORDS = 0x1F001
+EVENT_DELIVERY = 0x804  # the id without its last 12 bits
 #: Numbers of hypercalls and of their commands (Xen, public/xen.h, sched.h, vcpu.h).
 XEN_VERSION, IRET, VCPU_OP, SCHED_OP, EVENT_CHANNEL_OP = 17, 23, 24, 29, 32
 SCHED_YIELD, SCHED_BLOCK, SCHED_POLL = 0, 1, 3
@@ -161,6 +162,8 @@ def counts(name: str) -> Counts:
     for record in content.records:
         found.records += 1
         found.pcpus.add(record.pcpu)
+        if record.event >> 12 == EVENT_DELIVERY:
+            continue
         sender, at = sent.pop(record.pcpu, (IDLE, 0))
         if record.event == WAKE and at and record.tsc - at <= WAKE_CYCLES_MOST:
             found.sends_with_wake[sender] += 1
