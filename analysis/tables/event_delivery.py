@@ -8,7 +8,7 @@ further upcall it is not known when, and its time is a bound.
 from __future__ import annotations
 
 from xtrace.analysis.columns import Array, Columns, joined, matched, text
-from xtrace.analysis.coverage.needs import EVENTS, PV, SWITCHES, Reach
+from xtrace.analysis.coverage.needs import ENTRIES, EVENTS, PV, SWITCHES, Reach
 from xtrace.analysis.measures.lookup import (
     TAIL,
     counted,
@@ -149,16 +149,29 @@ TABLES = (
             DOMAIN,
             VCPU,
             Column(
-                "mark_count", _EXACT, "PENDING records: the vCPU was marked", "marks", reach=Reach.RECORDS
+                "mark_count",
+                _EXACT,
+                "PENDING records: the vCPU was marked",
+                "marks",
+                needs=(EVENTS,),
+                reach=Reach.RECORDS,
             ),
             Column(
                 "masked_count",
                 _EXACT,
                 "of these, those that found evtchn_upcall_mask set",
                 "masked",
+                needs=(EVENTS,),
                 reach=Reach.RECORDS,
             ),
-            Column("masked_ratio", _EXACT, "their share of all marks", "share", reach=Reach.RECORDS),
+            Column(
+                "masked_ratio",
+                _EXACT,
+                "their share of all marks",
+                "share",
+                needs=(EVENTS,),
+                reach=Reach.RECORDS,
+            ),
             Column("outside_count", _EXACT, "of the masked ones, those outside an upcall", "outside"),
             Column("inside_count", _EXACT, "of the masked ones, those inside an upcall", "inside"),
             Column("outside_wait_count", _EXACT, "waits outside an upcall that an upcall ended", None),
@@ -185,7 +198,7 @@ TABLES = (
                 "upper bound",
             ),
         ),
-        needs=(EVENTS,),
+        needs=(EVENTS, ENTRIES),
         reach=Reach.HOST,
         bias="taken: the upcall that ran took the event, no further one followed",
     ),
@@ -202,6 +215,7 @@ TABLES = (
                 _EXACT,
                 "UPCALL records, and VM entries after an INJECT",
                 "upcalls",
+                needs=(EVENTS,),
                 reach=Reach.RECORDS,
             ),
             Column("entry_per_s", _EXACT, "upcalls per second", "/s"),
@@ -212,10 +226,14 @@ TABLES = (
                 _EXACT,
                 "upcalls before whose iret another thread ran; no time counts them",
                 "slept",
-                (EVENTS, PV),
+                (EVENTS, ENTRIES, PV),
             ),
             Column(
-                "upcall_count", _EXACT, "the other upcalls with an iret of their frame", None, (EVENTS, PV)
+                "upcall_count",
+                _EXACT,
+                "the other upcalls with an iret of their frame",
+                None,
+                (EVENTS, ENTRIES, PV),
             ),
             *times_columns(
                 "mark_to_entry",
@@ -228,10 +246,10 @@ TABLES = (
                 _EXACT,
                 "UPCALL to the iret with its frame (PV guests)",
                 {"p50": "upcall p50", "p95": "p95", "p99": "p99"},
-                (EVENTS, PV),
+                (EVENTS, ENTRIES, PV),
             ),
         ),
-        needs=(EVENTS,),
+        needs=(EVENTS, ENTRIES),
         reach=Reach.HOST,
     ),
     Table(
@@ -244,16 +262,22 @@ TABLES = (
             VCPU,
             Column("port", Quality.KEY, "number of the port in the domain", "port"),
             Column("channel", Quality.KEY, "kind of the event channel", "channel"),
-            Column("event_count", _EXACT, "NOTIFY records", "events", reach=Reach.RECORDS),
+            Column("event_count", _EXACT, "NOTIFY records", "events", needs=(EVENTS,), reach=Reach.RECORDS),
             Column(
-                "coalesced_count", _EXACT, "events that found the port pending", "coal", reach=Reach.RECORDS
+                "coalesced_count",
+                _EXACT,
+                "events that found the port pending",
+                "coal",
+                needs=(EVENTS,),
+                reach=Reach.RECORDS,
             ),
-            Column("coalesced_ratio", _EXACT, "their share", None, reach=Reach.RECORDS),
+            Column("coalesced_ratio", _EXACT, "their share", None, needs=(EVENTS,), reach=Reach.RECORDS),
             Column(
                 "port_masked_count",
                 _EXACT,
                 "events that made a masked port pending: they wait until it is unmasked",
                 None,
+                needs=(EVENTS,),
                 reach=Reach.RECORDS,
             ),
             Column("delivered_count", _EXACT, "events that an upcall followed", "upcall"),
@@ -262,7 +286,7 @@ TABLES = (
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=(EVENTS,),
+        needs=(EVENTS, ENTRIES),
         reach=Reach.HOST,
     ),
     Table(
@@ -280,24 +304,29 @@ TABLES = (
                 "was unmasked), or no event: a poll's timeout, VCPUOP_up, a domctl",
                 "from",
             ),
-            Column("event_count", _EXACT, "NOTIFY records", "events", reach=Reach.RECORDS),
+            Column("event_count", _EXACT, "NOTIFY records", "events", needs=(EVENTS,), reach=Reach.RECORDS),
             Column(
-                "coalesced_count", _EXACT, "events that found the port pending", "coal", reach=Reach.RECORDS
+                "coalesced_count",
+                _EXACT,
+                "events that found the port pending",
+                "coal",
+                needs=(EVENTS,),
+                reach=Reach.RECORDS,
             ),
-            Column("coalesced_ratio", _EXACT, "their share", "share", reach=Reach.RECORDS),
+            Column("coalesced_ratio", _EXACT, "their share", "share", needs=(EVENTS,), reach=Reach.RECORDS),
             Column(
                 "woke_count",
                 _EXACT,
                 "wakes of the vCPU whose cause it is, by the record before the WAKE on the same pCPU",
                 "woke",
-                (EVENTS, SWITCHES),
+                (EVENTS, ENTRIES, SWITCHES),
             ),
             Column("delivered_count", _EXACT, "events that an upcall followed", None),
             *times_columns(
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=(EVENTS,),
+        needs=(EVENTS, ENTRIES),
         reach=Reach.HOST,
     ),
 )

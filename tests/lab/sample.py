@@ -18,10 +18,11 @@ import lzma
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from builders.cut import packed as of_windows
-from oracle.reader import frame
+from oracle.reader import Window, frame
 
 _SAMPLES = Path(__file__).parents[2] / "samples"
 _COUNTERS = re.compile(r"^xtrace-guest: counters (\{.*\})\r?$", re.MULTILINE)
@@ -51,10 +52,20 @@ def cut(folder: Path, name: str, first: int, end: int) -> Path:
     trace = folder / f"{folder.name}.bin"
     packed = _SAMPLES / f"{name}.bin.xz"
     windows = list(frame(trace.read_bytes()).windows)
-    packed.write_bytes(_packed(of_windows(windows[first:end])))
+    packed.write_bytes(_packed(of_windows(_ended(windows[first:end]))))
     facts = json.loads(trace.with_suffix(".bin.json").read_text())
     _write(packed, {**facts, "windows": [first, min(end, len(windows)), len(windows)]})
     return packed
+
+
+def _ended(windows: Sequence[Window]) -> list[Window]:
+    """Return windows without what is after the last record of a pCPU: xentrace reads all to one end."""
+    lasts = {w.pcpu: max(raw.tsc for raw in w.records if raw.tsc is not None) for w in windows}
+    end = min(lasts.values())
+    return [
+        replace(window, records=tuple(raw for raw in window.records if raw.tsc is None or raw.tsc <= end))
+        for window in windows
+    ]
 
 
 def _write(packed: Path, content: Mapping[str, object]) -> None:

@@ -155,7 +155,7 @@ class Twin:
                 yield f"w{number}", f"0x{word:x}"
             return
         in_hex = {place.name for place in layout.fields if place.base == "hex"}
-        in_hex |= {f"arg{number}" for number in range(6)}
+        in_hex |= {"frame", *(f"arg{number}" for number in range(6))}
         for name, value, label in self._values(record, event, layout):
             if name != "argmask":
                 yield name, label or (f"0x{value:x}" if name in in_hex else str(value))

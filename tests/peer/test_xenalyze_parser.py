@@ -39,6 +39,9 @@ HYPERCALL, MMU_UPDATE, IRET = 0x20100D, 1, 23
 RUNNING, RUNNABLE, BLOCKED = 0, 1, 2
 RUNSTATES = ["running", "runnable", "blocked", "offline"]
 
+#: Without the last 12 bits: xenalyze skips this sub-class.
+EVENT_DELIVERY = 0x804
+
 
 # --- an independent decoder and a small writer ---------------------------------------------------
 
@@ -579,7 +582,8 @@ def test_every_record_is_dumped_and_every_text_is_known(raw: RawRecords, dump: D
     by_offset = sorted(once, key=lambda line: line.offset)
     assert [line.offset for line in by_offset] == raw.offset.tolist()
     assert [line.event for line in by_offset] == raw.event.tolist()
-    assert {hex(line.event) for line in dump.lines if line.text is None} <= {hex(WRAP_BUFFER)}
+    silent = {line.event for line in dump.lines if line.text is None and line.event >> 12 != EVENT_DELIVERY}
+    assert silent <= {WRAP_BUFFER}
     texts = {line.text for line in dump.lines if line.text is not None}
     assert {text for text in texts if decode(text) is None} == set()
 

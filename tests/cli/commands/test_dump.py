@@ -79,7 +79,7 @@ def test_golden_text(pv: Path) -> None:
 
 
 def test_golden_text_of_an_hvm_guest_in_seconds() -> None:
-    hvm = next(path for path in sample_files() if "pvh" in path.name)
+    hvm = next(path for path in sample_files() if "pvh-all" in path.name)
     span = ["--cpu-hz", "2.4G", "--from", "0.4282", "--to", "0.4286", "--pcpu", "0"]
     assert (
         run("dump", hvm, *span, "--xen", "4.17").stdout
@@ -455,6 +455,8 @@ NAMES: Mapping[str, tuple[str, str]] = {
 def test_names_and_fields_match_dump_all(compared: Compared) -> None:
     wrong = []
     for row, line in zip(compared.rows, compared.lines, strict=True):
+        if line.event >> 12 == EVENT_DELIVERY:
+            continue  # xenalyze skips this sub-class
         assert line.text is not None
         decoded = decode(line.text)
         assert decoded is not None
@@ -466,6 +468,8 @@ def test_names_and_fields_match_dump_all(compared: Compared) -> None:
     assert wrong[:3] == []
 
 
+#: The id of a record without its last 12 bits.
+EVENT_DELIVERY = 0x804
 #: Hypercalls with different names in xenalyze (key) and in Xen's headers.
 HYPERCALLS = {
     "acm_op": "xsm_op",
