@@ -39,6 +39,7 @@ from xtrace.analysis.cost.rows import Estimate
 from xtrace.analysis.measures.kernel_samples import resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.report.build import Report, Selection, build, json_text
+from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.partial import Partial, merge
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.timing.calibration import Calibration
@@ -113,7 +114,7 @@ def test_costs_by_part_and_by_site() -> None:
     )
     removable, undecided = rows(found, "cost_domains")
     ran = removable["running_cycles"]
-    ran_most = ran + unknown_cycles(found, removable["domain"])
+    ran_most = ran + unknown_cycles(host()[1], removable["domain"])
     assert [(part["part"], part["site_count"]) for part in (removable, undecided)] == [
         ("removable", 3),
         ("undecided", 1),
@@ -368,23 +369,24 @@ def test_without_a_calibration_there_are_executions_but_no_cost() -> None:
 
 
 def test_without_a_tsc_rate_there_are_counts_and_shares() -> None:
+    part = stripped(host()[1])
     found = report(
         CostedKernel(paths_of(SITES, [ONCE] * 6)),
         calibration(*rows_of({"empty": 20.0}, 0.0)),
         counters(COUNTS),
         hz=None,
-        part=stripped(host()[1]),
+        part=part,
     )
     removable = rows(found, "cost_domains")[0]
     assert np.isnan(removable["execution_low_per_s"])
-    ran_most = removable["running_cycles"] + unknown_cycles(found, removable["domain"])
+    ran_most = removable["running_cycles"] + unknown_cycles(part, removable["domain"])
     assert removable["cost_low_ratio"] == pytest.approx(20 * 110_000 / ran_most)
 
 
-def unknown_cycles(found: Report, domain: int) -> int:
+def unknown_cycles(part: Partial, domain: int) -> int:
     """Return the time in which the states of a domain's vCPUs are not known."""
-    states = [row for row in rows(found, "vcpu_states") if row["domain"] == domain]
-    return sum(row["total_cycles"] for row in states if row["state"] in ("unknown", "lost"))
+    rows = part.tallies.where(np.isin(part.tallies["metric"], [Metric.STATE_LOST, Metric.STATE_UNKNOWN]))
+    return int(rows["sum_cycles"][rows["a"] >> 16 == domain].sum())
 
 
 def stripped(part: Partial) -> Partial:

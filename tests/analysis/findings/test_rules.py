@@ -373,6 +373,35 @@ def test_events_that_an_hvm_guest_is_not_ready_for() -> None:
     assert "long-masks" not in found(masking(200))
 
 
+def recorded_delivery(masked: int, wait_us: float, count: int = 30) -> Script:
+    """Xen records the events of a PV guest, of which some find the upcall mask set and wait."""
+    host = Script(1, count * 100_000.0)
+    target, port, frame = D1.packed, 5 << 20 | 7, 0x1000
+    for number in range(count):
+        at = number * 100_000.0 + 100
+        # Of the first event it is not known whether it is in an upcall.
+        is_masked = 0 < number <= masked
+        wait = wait_us if is_masked else 5.0
+        host.run(0, D1, at, at + wait + 1000, woken_us=at - 20)
+        host.hypercall(0, at + 5, IRET)
+        host.record(0, at + 10, 0x804001, 0xFFFF_FFFF, target, port)
+        host.record(0, at + 11, 0x804002, target, 2 if is_masked else 0)
+        host.record(0, at + 11 + wait, 0x804003, target, frame, 0, 0)
+        host.record(0, at + 20 + wait, 0x20100D, 23 | 1 << 20, frame)
+    return host
+
+
+def test_events_that_find_the_upcall_mask_set() -> None:
+    findings = found(recorded_delivery(4, 50))
+    one = findings["masked-waits"]
+    assert (one.severity, one.domain) == ("note", 1)
+    assert "d1v0: 4 of 30 events found the upcall mask set, 4 outside an upcall" in one.sentence
+    assert "long-masks" not in findings
+    assert "masked-waits" not in found(recorded_delivery(0, 50))
+    long = found(recorded_delivery(25, 20_000))["long-masks"]
+    assert (long.severity, long.domain) == ("problem", 1)
+
+
 # --- the recording itself ------------------------------------------------------------------------
 
 
@@ -471,6 +500,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "irqs-on-one-pcpu": test_interrupts_that_one_pcpu_handles,
     "wakes-on-one-vcpu": test_wakes_that_one_vcpu_gets,
     "forced-callbacks": test_callbacks_that_a_guest_forces,
+    "masked-waits": test_events_that_find_the_upcall_mask_set,
     "long-masks": test_events_that_an_hvm_guest_is_not_ready_for,
     "removable-fences": test_fences_that_cost_much,
     "lost-records": test_records_that_are_lost,
