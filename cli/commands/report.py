@@ -80,6 +80,7 @@ _FINDINGS = (
     "irqs-on-one-pcpu",
     "wakes-on-one-vcpu",
     "forced-callbacks",
+    "masked-waits",
     "long-masks",
     "removable-fences",
     "cost-contradiction",

@@ -46,6 +46,7 @@ class Host:
         idle: the same of idle time, by pCPU.
         wakes: TSCs of WAKE records by vCPU.
         calls: TSCs of hypercalls by (vCPU, number).
+        masked, marked: TSCs of PENDING records by vCPU, those that found the upcall mask set, and all.
         lost: records that Xen says it lost.
     """
 
@@ -55,6 +56,8 @@ class Host:
     idle: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     wakes: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     calls: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    masked: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    marked: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     lost: int = 0
 
     def total(self, vcpu: int, state: int) -> int:
@@ -94,6 +97,10 @@ def take(host: Host, since: dict[int, tuple[int, int]], current: dict[int, int],
         host.calls[current[record.pcpu], words[0] & 0xFFFFF].append(tsc)
     elif event == 0x82012 and record.pcpu in current:
         host.calls[current[record.pcpu], words[0]].append(tsc)
+    elif event == 0x804002:
+        host.marked[words[0]].append(tsc)
+        if words[1] & 2:
+            host.masked[words[0]].append(tsc)
     elif event == LOST_RECORDS:
         host.lost += words[0]
 
@@ -198,11 +205,15 @@ def forced(host: Host, finding: Finding) -> None:
 
 
 def long_masks(host: Host, finding: Finding) -> None:
-    """A send by another vCPU began the worst one, while this one ran."""
-    vcpu, begin = key(finding), moment(host, finding)
-    senders = {one for (one, call), at in host.calls.items() if call & 0xFF == 32 and begin in at}
-    assert senders - {vcpu}
-    assert any(a <= begin <= b for a, b in host.states[vcpu, RUNNING])
+    """The worst began with an event that found the mask set."""
+    assert moment(host, finding) in host.masked[key(finding)]
+
+
+def masked_waits(host: Host, finding: Finding) -> None:
+    vcpu, given = key(finding), figures(finding)
+    assert moment(host, finding) in host.masked[vcpu]
+    assert (len(host.marked[vcpu]), len(host.masked[vcpu])) == (given["mark_count"], given["masked_count"])
+    assert given["outside_count"] <= given["masked_count"]
 
 
 def late_timers(host: Host, finding: Finding) -> None:
@@ -226,6 +237,7 @@ CHECKS: dict[str, Callable[[Host, Finding], None]] = {
     "paused-wakes": paused_wakes,
     "forced-callbacks": forced,
     "long-masks": long_masks,
+    "masked-waits": masked_waits,
     "late-timers": late_timers,
     "lost-records": lost,
 }
