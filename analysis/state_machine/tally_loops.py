@@ -139,7 +139,7 @@ def _kept_of(state, by_metric, row_slots, rows, exemplar_slots, exemplars, key, 
     if metric == Metric.OPEN:
         # It counts as a part of the time that it is of.
         time = b >> 32
-        if time > Metric.OFFLINE and time != Metric.RUNNABLE_BUDGET:
+        if (time < 0 or time > Metric.OFFLINE) and time != Metric.RUNNABLE_BUDGET:
             return np.int64(0)
         kind |= by_metric[time] & (SLOTTED_MASK | SPREAD)
     if kind == 0 or (metric in _OF_VCPUS and (key & _A_MASK) >> 16 == IDLE_DOMAIN):
