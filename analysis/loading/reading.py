@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
+# Loaded before the threads begin: its modules import each other, and where two threads each import one of
+# them first, one thread can see a module of which only a part is there.
+import xtrace.probes.catalog  # noqa: F401
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import open_source
 from xtrace.probes.selection.times import Moment

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,3 +96,9 @@ def test_progress_is_shown_while_the_results_are_waited_for() -> None:
     Started(read, ["trace"]).result(bar)
     assert shown[0] == ("trace", 7)
     assert open_bars == []
+
+
+def test_the_catalogue_is_loaded_before_threads_begin() -> None:
+    """Two threads that each import a part of it at once can fail."""
+    check = "import sys, xtrace.analysis.loading.reading; sys.exit('xtrace.probes.catalog.detect' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
