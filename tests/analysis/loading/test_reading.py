@@ -100,5 +100,6 @@ def test_progress_is_shown_while_the_results_are_waited_for() -> None:
 
 def test_the_catalogue_is_loaded_before_threads_begin() -> None:
     """Two threads that each import a part of it at once can fail."""
-    check = "import sys, xtrace.analysis.loading.reading; sys.exit('xtrace.probes.catalog.detect' not in sys.modules)"
+    loaded = "sys.exit('xtrace.probes.catalog.detect' not in sys.modules)"
+    check = f"import sys, xtrace.analysis.loading.reading; {loaded}"
     subprocess.run([sys.executable, "-c", check], check=True)
