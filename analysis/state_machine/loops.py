@@ -16,6 +16,7 @@ from xtrace.analysis.state_machine.metrics import (
     C_SINGLE,
     C_SUBCALL,
     FIRST_COUNT,
+    MAY_BE_AWAKE,
     METRIC_SHIFT,
     OFF_METRICS,
     PENDING_MAX,
@@ -1019,7 +1020,9 @@ def _take_wake(
         vcpus[vcpu, V.WAKE_TSC] = tsc
         vcpus[vcpu, V.WAKE_PCPU] = pcpu
     key = _current_key(pcpus, vcpus, pcpu)
-    if key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN or state == STATE_LOST:
+    if state == STATE_LOST:
+        _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.UNKNOWN << 32) | MAY_BE_AWAKE, 0, tsc)
+    elif key >> 16 == DEFAULT_DOMAIN or cause == WakeCause.UNKNOWN:
         _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.UNKNOWN << 32, 0, tsc)
     elif cause == WakeCause.EVENT_CHANNEL:
         _put(glob, out, Metric.WAKE_CAUSE, woken, WakeCause.EVENT_CHANNEL << 32, 0, tsc)

@@ -128,6 +128,10 @@ class WakeCause(IntEnum):
     UNKNOWN = 5  # around lost records
 
 
+#: Argument of WakeCause.UNKNOWN where the state of the woken vCPU is lost, so that it may have been awake.
+MAY_BE_AWAKE = 1
+
+
 class Woken(IntEnum):
     """What is known about a wake that ended in a run: flags."""
 

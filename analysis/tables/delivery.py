@@ -22,8 +22,8 @@ from xtrace.analysis.measures.lookup import (
 )
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table, times_columns
-from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_of
-from xtrace.analysis.state_machine.metrics import Metric, WakeCause, Woken
+from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, paired, vcpu_of
+from xtrace.analysis.state_machine.metrics import MAY_BE_AWAKE, Metric, WakeCause, Woken
 from xtrace.probes.catalog import names
 
 #: Headings of a time with all its statistics on the terminal.
@@ -40,6 +40,9 @@ _CAUSES = {
 }
 #: Causes whose wakes have no measured time.
 _OTHER_CAUSES = [int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)]
+_MAY_BE_AWAKE = paired(WakeCause.UNKNOWN, MAY_BE_AWAKE)
+#: What woke a vCPU that may have been awake.
+_UNKNOWN_OR_NONE = "unknown, or awake"
 
 
 def wakes(measures: Measures) -> Columns:
@@ -60,7 +63,7 @@ def wakes(measures: Measures) -> Columns:
             "a": vcpus,
             "wake_count": wake_count,
             "wake_per_s": measures.per_second(wake_count),
-            "wake_per_s_is_doubtful": columns["unknown_count"] > 0,  # it may have been awake
+            "wake_per_s_is_doubtful": np.isin(vcpus, causes["a"][causes["b"] == _MAY_BE_AWAKE]),
             "wake_without_effect_count": counted(vcpus, measures.counts(Metric.WAKE_WITHOUT_EFFECT)),
             **columns,
             **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
@@ -103,7 +106,7 @@ def wakers(measures: Measures) -> Columns:
     # Without the others, whose times are NaN, the greatest times are integers.
     table = joined([part for part in parts if len(part)] or parts[:1])
     table = table.having(
-        per_s=measures.per_second(table["count"]), per_s_is_doubtful=table["waker"] == "unknown"
+        per_s=measures.per_second(table["count"]), per_s_is_doubtful=table["waker"] == _UNKNOWN_OR_NONE
     )
     return with_vcpu(table).sorted_by("count", descending=True)
 
@@ -129,7 +132,9 @@ def sends(measures: Measures) -> Columns:
 def _other_waker(cause: int, argument: int) -> str:
     if cause == WakeCause.HYPERCALL:
         return f"hypercall {names.HYPERCALLS.get(argument, argument)}"
-    return "timer or other" if cause == WakeCause.TIMER_OR_OTHER else "unknown"
+    if cause == WakeCause.TIMER_OR_OTHER:
+        return "timer or other"
+    return _UNKNOWN_OR_NONE if argument == MAY_BE_AWAKE else "unknown"
 
 
 def _vcpu_names(keys: Array) -> Array:

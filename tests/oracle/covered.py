@@ -490,7 +490,9 @@ class Inside:
             # Whether the vCPU was awake is not known.
             is_wake = is_idle or row.metric is Metric.WAKE_CAUSE
             return (
-                Interval(Metric.WAKE_CAUSE, row.a, WakeCause.UNKNOWN << 32, 0, row.tsc) if is_wake else None
+                Interval(Metric.WAKE_CAUSE, row.a, WakeCause.UNKNOWN << 32 | 1, 0, row.tsc)
+                if is_wake
+                else None
             )
         if is_idle or row.metric is Metric.IRQ_TO_WAKE:
             return row

@@ -782,8 +782,10 @@ class Host:
         else:
             vcpu.begun.wake = (tsc, pcpu.number)
         waker = pcpu.current
-        if waker is None or waker.domain == STAND_IN or vcpu.state == LOST:
+        if waker is None or waker.domain == STAND_IN:
             cause = (WakeCause.UNKNOWN, 0, tsc)
+        if vcpu.state == LOST:
+            cause = (WakeCause.UNKNOWN, 1, tsc)
         if cause is None:
             if len(pcpu.unexplained) == PENDING_MAX:
                 self.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)

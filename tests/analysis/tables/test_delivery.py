@@ -16,7 +16,7 @@ from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.needs import Records
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
-from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import MAY_BE_AWAKE, METRIC_SHIFT, Metric, WakeCause
 from xtrace.analysis.summary.partial import partial_of
 from xtrace.analysis.tables import delivery
 from xtrace.probes.catalog import VersionRange
@@ -38,7 +38,8 @@ TALLIES: list[Tally] = [
     (Metric.WAKE_CAUSE, D0V1, IRQ | 11, [0]),
     (Metric.WAKE_CAUSE, D0V1, OTHER, [0] * 5),
     (Metric.WAKE_CAUSE, D3V0, EVTCHN, [0] * 4),
-    (Metric.WAKE_CAUSE, D3V0, UNKNOWN, [0] * 6),
+    (Metric.WAKE_CAUSE, D3V0, UNKNOWN, [0] * 4),
+    (Metric.WAKE_CAUSE, D3V0, UNKNOWN | MAY_BE_AWAKE, [0] * 2),
     (Metric.WAKE_CAUSE, D3V2, OTHER, [0] * 2),
     (Metric.WAKE_WITHOUT_EFFECT, D3V0, 0, [0] * 8),
     (Metric.WAKE_TO_RUNNING, D0V1, 0, [10, 12, 14]),
@@ -72,7 +73,7 @@ def made(name: str, tallies: Sequence[Tally] = TALLIES, *, hz: float | None = HZ
     table = next(table for table in delivery.TABLES if table.name == name)
     found = table.of(measures(tallies, hz=hz), everything())
     expected = {column.name: column.quality for column in table.columns}
-    if any(metric is Metric.WAKE_CAUSE and b == UNKNOWN for metric, _, b, _ in tallies):
+    if any(metric is Metric.WAKE_CAUSE and b == UNKNOWN | MAY_BE_AWAKE for metric, _, b, _ in tallies):
         # Such a wake may have been without effect.
         rates = {"wakes": "wake_per_s", "wakers": "per_s"}
         expected |= {rates[name]: Quality.INFERRED} if name in rates else {}
@@ -151,13 +152,14 @@ def test_worst_wake_to_running_is_first_and_each_time_comes_from_its_own_metric(
 def test_who_wakes_whom() -> None:
     table = made("wakers")
     assert rows(table, *WHO, "waker", "latency", "count", "per_s", "p50_cycles", "max_cycles") == [
-        (3, 0, "unknown", "", 6, 1.5, None, None),
         (0, 1, "timer or other", "", 5, 1.25, None, None),
         (0, 1, "d3v0", "send", 4, 1.0, 6, 8),
         (3, 0, "d0v1", "send", 4, 1.0, 4, 4),
+        (3, 0, "unknown", "", 4, 1.0, None, None),
         (0, 1, "d3v2", "send", 3, 0.75, 9, 50),
         (0, 1, "irq 9", "irq", 3, 0.75, 2, 33),
         (0, 1, "hypercall sched_op", "", 2, 0.5, None, None),
+        (3, 0, "unknown, or awake", "", 2, 0.5, None, None),
         (3, 2, "timer or other", "", 2, 0.5, None, None),
         (0, 1, "irq 11", "irq", 1, 0.25, 1, 1),
         (0, 1, "hypercall 77", "", 1, 0.25, None, None),
