@@ -85,7 +85,7 @@ class Table(Generic[Given]):
         title: on a terminal.
         make: the pipeline; it returns all of ``columns``, even without rows.  Of further columns, X_moves
             says where X_cycles is a lower bound; is_part, where the figures are those of a part of the time;
-            and is_doubtful or X_is_doubtful, where they or X may be either too great or too small.
+            and is_doubtful, where they may be either too great or too small.
         columns: in the order in which they are shown.
         bias: what the reader must know before trusting the figures; may be empty.
         measured: how well the inferences held, and against what; not shown on a terminal.
@@ -167,7 +167,7 @@ class Table(Generic[Given]):
         """Return whether the right figure may be either greater or smaller."""
         if coverage.is_skewed and (self._crosses_pcpus(column) or self._is_of_span(column)):
             return True  # the order of records of two pCPUs, and the span, are only known within bounds
-        if coverage.may_have_gaps or _any(rows, "is_doubtful") or _any(rows, f"{column.name}_is_doubtful"):
+        if coverage.may_have_gaps or _any(rows, "is_doubtful"):
             return True
         is_exact = column.quality is Quality.EXACT
         if is_exact and _moves(column, rows) and column.name != "max_cycles" and not coverage.knows_all_time:

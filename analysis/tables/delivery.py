@@ -41,14 +41,14 @@ _CAUSES = {
 #: Causes whose wakes have no measured time.
 _OTHER_CAUSES = [int(WakeCause.HYPERCALL), int(WakeCause.TIMER_OR_OTHER), int(WakeCause.UNKNOWN)]
 _MAY_BE_AWAKE = paired(WakeCause.UNKNOWN, MAY_BE_AWAKE)
-#: What woke a vCPU that may have been awake.
-_UNKNOWN_OR_NONE = "unknown, or awake"
 
 
 def wakes(measures: Measures) -> Columns:
     """Return wakes by woken vCPU, worst wake-to-running p99 first."""
     causes = measures.counts(Metric.WAKE_CAUSE)
     vcpus = keys_of(causes)
+    is_known = causes["b"] != _MAY_BE_AWAKE
+    perhaps, causes = causes.where(~is_known), causes.where(is_known)
     running = measures.proven(measures.times_by_b(Metric.WAKE_TO_RUNNING))
     cause = high_of(causes["b"])
     columns = {
@@ -63,8 +63,8 @@ def wakes(measures: Measures) -> Columns:
             "a": vcpus,
             "wake_count": wake_count,
             "wake_per_s": measures.per_second(wake_count),
-            "wake_per_s_is_doubtful": np.isin(vcpus, causes["a"][causes["b"] == _MAY_BE_AWAKE]),
             "wake_without_effect_count": counted(vcpus, measures.counts(Metric.WAKE_WITHOUT_EFFECT)),
+            "wake_of_unknown_count": counted(vcpus, perhaps),
             **columns,
             **looked_up(vcpus, measured, tail_columns("wake_to_running", TAIL[1:])),
             "wake_to_running_count": counted(vcpus, measured),
@@ -95,7 +95,8 @@ def wakers(measures: Measures) -> Columns:
     irq = measures.times_by_b(Metric.IRQ_TO_WAKE)
     by_irq = irq.having(waker=text(f"irq {number}" for number in irq["b"].tolist()), latency="irq")
     causes = measures.counts(Metric.WAKE_CAUSE)
-    others = causes.where(np.isin(high_of(causes["b"]), _OTHER_CAUSES))
+    is_other = np.isin(high_of(causes["b"]), _OTHER_CAUSES) & (causes["b"] != _MAY_BE_AWAKE)
+    others = causes.where(is_other)
     others = others.having(
         waker=text(map(_other_waker, high_of(others["b"]).tolist(), low_of(others["b"]).tolist())),
         latency="",
@@ -105,9 +106,7 @@ def wakers(measures: Measures) -> Columns:
     parts = [part.only(columns) for part in (by_vcpu, by_irq, others)]
     # Without the others, whose times are NaN, the greatest times are integers.
     table = joined([part for part in parts if len(part)] or parts[:1])
-    table = table.having(
-        per_s=measures.per_second(table["count"]), per_s_is_doubtful=table["waker"] == _UNKNOWN_OR_NONE
-    )
+    table = table.having(per_s=measures.per_second(table["count"]))
     return with_vcpu(table).sorted_by("count", descending=True)
 
 
@@ -134,7 +133,7 @@ def _other_waker(cause: int, argument: int) -> str:
         return f"hypercall {names.HYPERCALLS.get(argument, argument)}"
     if cause == WakeCause.TIMER_OR_OTHER:
         return "timer or other"
-    return _UNKNOWN_OR_NONE if argument == MAY_BE_AWAKE else "unknown"
+    return "unknown"
 
 
 def _vcpu_names(keys: Array) -> Array:
@@ -157,6 +156,12 @@ TABLES = (
                 "wake_count", _EXACT, "WAKE records of a vCPU not known to be running or runnable", "wakes"
             ),
             Column("wake_per_s", _EXACT, "these wakes per second", "/s"),
+            Column(
+                "wake_of_unknown_count",
+                _EXACT,
+                "WAKE records of a vCPU whose state is not known (lost records, the end of a pCPU's records): "
+                "it may have been awake; no other column counts them",
+            ),
             Column(
                 "wake_without_effect_count",
                 _EXACT,
@@ -201,8 +206,7 @@ TABLES = (
             Column(
                 "unknown_count",
                 _EXACT,
-                "wakes while it is not known what ran on the waker's pCPU, or whether the vCPU was awake "
-                "(start of trace, lost records)",
+                "wakes while it is not known what ran on the waker's pCPU (start of trace, lost records)",
                 None,
                 _CAUSES_NEED,
             ),

@@ -72,12 +72,7 @@ def measures(tallies: Sequence[Tally], *, hz: float | None = HZ) -> Measures:
 def made(name: str, tallies: Sequence[Tally] = TALLIES, *, hz: float | None = HZ) -> Columns:
     table = next(table for table in delivery.TABLES if table.name == name)
     found = table.of(measures(tallies, hz=hz), everything())
-    expected = {column.name: column.quality for column in table.columns}
-    if any(metric is Metric.WAKE_CAUSE and b == UNKNOWN | MAY_BE_AWAKE for metric, _, b, _ in tallies):
-        # Such a wake may have been without effect.
-        rates = {"wakes": "wake_per_s", "wakers": "per_s"}
-        expected |= {rates[name]: Quality.INFERRED} if name in rates else {}
-    assert found.quality == expected
+    assert found.quality == {column.name: column.quality for column in table.columns}
     return found.columns
 
 
@@ -123,7 +118,7 @@ def test_wakes_by_cause() -> None:
         "other_count",
     )
     assert rows(table, *WHO, *columns, "unknown_count", "wake_without_effect_count") == [
-        (3, 0, 10, 2.5, 4, 0, 0, 0, 6, 8),
+        (3, 0, 8, 2.0, 4, 0, 0, 0, 4, 8),
         (0, 1, 19, 4.75, 7, 4, 3, 5, 0, 0),
         (3, 2, 2, 0.5, 0, 0, 0, 2, 0, 0),
     ]
@@ -159,7 +154,6 @@ def test_who_wakes_whom() -> None:
         (0, 1, "d3v2", "send", 3, 0.75, 9, 50),
         (0, 1, "irq 9", "irq", 3, 0.75, 2, 33),
         (0, 1, "hypercall sched_op", "", 2, 0.5, None, None),
-        (3, 0, "unknown, or awake", "", 2, 0.5, None, None),
         (3, 2, "timer or other", "", 2, 0.5, None, None),
         (0, 1, "irq 11", "irq", 1, 0.25, 1, 1),
         (0, 1, "hypercall 77", "", 1, 0.25, None, None),
