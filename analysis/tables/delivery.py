@@ -159,7 +159,7 @@ TABLES = (
             Column(
                 "wake_of_unknown_count",
                 _EXACT,
-                "WAKE records of a vCPU whose state is not known (lost records, the end of a pCPU's records): "
+                "WAKE records of a vCPU whose state is not known (lost records, end of a pCPU's records): "
                 "it may have been awake; no other column counts them",
             ),
             Column(
