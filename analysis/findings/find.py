@@ -33,7 +33,9 @@ def find_all(
     """
     findings = []
     for rule in rules:
-        if evidence.coverage.holds(rule.needs) is Held.NOT:
+        coverage = evidence.coverage
+        is_seen = coverage.has_all_pcpus and not coverage.may_have_holes
+        if coverage.holds(rule.needs) is Held.NOT or (rule.needs_all_pcpus and not is_seen):
             continue
         found = [one for one in rule.find(evidence) if _is_wanted(one, domains, vcpus)]
         if found:

@@ -62,6 +62,8 @@ class Rule:
         source: where that is from.
         find: a pure function; it yields one Found for each subject past the threshold.
         needs: kinds of records without which the rule says nothing.
+        needs_all_pcpus: it says nothing where vCPUs may have run unseen, on pCPUs or in windows that the
+            trace lacks: it would take that time for another state.
         is_of_lengths: the threshold is a length of time, so that on an emulated host there are only notes.
         command: the options of ``xtrace report`` that show more, where no stretch of the trace does.
     """
@@ -74,6 +76,7 @@ class Rule:
     source: str
     find: Callable[[Evidence], Iterable[Found]]
     needs: tuple[Records, ...] = ()
+    needs_all_pcpus: bool = False
     is_of_lengths: bool = False
     command: str = ""
 

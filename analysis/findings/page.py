@@ -40,6 +40,7 @@ def markdown() -> str:
 
 def _rows(rule: Rule) -> list[str]:
     needs = ", ".join(" or ".join(need.value.names) for need in rule.needs)
+    needs += ", all pCPUs" if rule.needs_all_pcpus else ""
     rows = [
         ("looks at", rule.about),
         ("note", rule.note),

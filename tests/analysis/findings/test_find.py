@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from builders import cut
 from builders.partials import partial
 from builders.wakes import TSC_HZ, wakes
+from oracle.reading import sample_bytes
+from xtrace import samples
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.needs import MEMORY
 from xtrace.analysis.findings.demand import equal_shares
@@ -118,3 +122,18 @@ def test_costs_are_found_only_where_they_were_asked_for(evidence: Evidence) -> N
     by_name = {one.name: one for one in find_all(asked, RULES)}
     assert by_name["cost-contradiction"].concerned_count == 2
     assert "cost-contradiction" not in {one.name for one in find_all(evidence, RULES)}
+
+
+def test_what_vcpus_may_have_done_unseen_is_no_finding() -> None:
+    """Of one pCPU of two, waiting time may be time on the other one."""
+    windows = cut.windows_of(sample_bytes(samples.path()))
+    half = partial(cut.packed(cut.of_pcpus(windows, {0})))
+    evidence = Evidence(Measures(half, VersionRange.parse("4.17"), 2.3e9))
+    assert not evidence.coverage.has_all_pcpus
+    doubtful = {rule.name for rule in RULES if rule.needs_all_pcpus}
+    assert {"waiting", "starved-domain", "idle-while-waiting", "unhandled-sends"} <= doubtful
+    found = {one.name for one in find_all(evidence, RULES)}
+    assert found
+    assert not found & doubtful
+    silent = [replace(rule, needs_all_pcpus=False) for rule in RULES]
+    assert {one.name for one in find_all(evidence, silent)} & doubtful

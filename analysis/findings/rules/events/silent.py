@@ -160,6 +160,7 @@ SILENT = Rule(
     "guests that handle their events",
     find_silent,
     needs=_NEEDS,
+    needs_all_pcpus=True,
 )
 UNANSWERED = Rule(
     "unhandled-sends",
@@ -171,4 +172,5 @@ UNANSWERED = Rule(
     "the console of a guest in the bundled sample",
     find_unanswered,
     needs=_NEEDS,
+    needs_all_pcpus=True,
 )

@@ -50,4 +50,5 @@ RULE = Rule(
     "RTDS with extra time, or with a budget that covers what the vCPU wants",
     find,
     needs=(RUNSTATES,),
+    needs_all_pcpus=True,
 )

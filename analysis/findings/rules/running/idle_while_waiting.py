@@ -77,4 +77,5 @@ RULE = Rule(
     "a scheduler that gives a waiting vCPU an idle pCPU",
     find,
     needs=(RUNSTATES,),
+    needs_all_pcpus=True,
 )

@@ -78,4 +78,5 @@ RULE = Rule(
     "a host whose timers are not delayed",
     find,
     needs=_NEEDS,
+    needs_all_pcpus=True,
 )

@@ -58,4 +58,5 @@ RULE = Rule(
     "a vCPU of the bundled sample, 2 vCPUs of dom0 on 2 pCPUs",
     find,
     needs=(RUNSTATES,),
+    needs_all_pcpus=True,
 )

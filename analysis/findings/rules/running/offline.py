@@ -98,6 +98,7 @@ OFFLINE = Rule(
     find_offline,
     needs=(RUNSTATES,),
     command="--section runstates",
+    needs_all_pcpus=True,
 )
 PAUSED_WAKES = Rule(
     "paused-wakes",
@@ -110,4 +111,5 @@ PAUSED_WAKES = Rule(
     needs=(RUNSTATES, SWITCHES),
     is_of_lengths=True,
     command="--section delivery",
+    needs_all_pcpus=True,
 )

@@ -79,4 +79,5 @@ RULE = Rule(
     find,
     needs=(RUNSTATES,),
     command="--section runstates",
+    needs_all_pcpus=True,
 )
