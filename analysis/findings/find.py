@@ -34,7 +34,7 @@ def find_all(
     findings = []
     for rule in rules:
         coverage = evidence.coverage
-        is_seen = coverage.has_all_pcpus and not coverage.may_have_holes
+        is_seen = coverage.has_all_pcpus and not coverage.hole_count
         if coverage.holds(rule.needs) is Held.NOT or (rule.needs_all_pcpus and not is_seen):
             continue
         found = [one for one in rule.find(evidence) if _is_wanted(one, domains, vcpus)]
