@@ -39,7 +39,7 @@ class Figures:
     """What one vCPU did in a period.
 
     Attributes:
-        wakes: while blocked or offline (exact).
+        wakes: while blocked or offline, or in a state that is not known after lost records (exact).
         runs: how often it started to run (exact).
         sends: event_channel_op hypercalls and VMMCALLs (exact).
         hypercalls: all, except the entries of multicalls (exact).

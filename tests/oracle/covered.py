@@ -50,7 +50,10 @@ _OF_VCPUS = {
 }  # fmt: skip
 _OF_PCPUS = {Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN}
 #: Only of a vCPU that is known to have blocked before it ran.
-_AFTER_BLOCK = {Metric.RUNNING_TO_GUEST, Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.UPCALL_PREEMPTED}
+_AFTER_BLOCK = {
+    Metric.RUNNING_TO_GUEST, Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.UPCALL_PREEMPTED,
+    Metric.UPCALL_FORCED,
+}  # fmt: skip
 _RUNNABLE = {Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT}
 #: What a vCPU that runs on a pCPU without records is not seen to do.
 _UNSEEN = (_STATES - {Metric.RUNNING}) | {Metric.WAKE_TO_RUNNING, Metric.WAKE_TO_RUNNABLE}
