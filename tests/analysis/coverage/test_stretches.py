@@ -57,7 +57,8 @@ _MEASURED_BY = {
     Metric.INJECTION_TO_ENTRY: 0x82004,
     Metric.INTR_WINDOW_WAIT: 0x82004,
 }
-_SAMPLE_NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES]
+#: The slow machines do not know the records of event delivery, which a few samples have.
+_SAMPLE_NAMES = [path.name.split(".")[0] for path in ALL_SAMPLES if "events" not in path.name]
 _PAIRS = [
     *(pytest.param(name, _SOME, each, id=f"{name} {each}") for name in _SOON for each in CUTS),
     *(
