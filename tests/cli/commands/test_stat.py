@@ -30,7 +30,7 @@ def test_lines_add_up_to_the_report(path: Path) -> None:
     }.items():
         expected = sum(row[name] for row in rows(path, table))
         if name == "wake_count":
-            # stat does not tell those apart whose vCPU may have been awake.
+            # stat counts those, too, whose vCPU may have been awake.
             expected += sum(row["wake_of_unknown_count"] for row in rows(path, "wakes"))
         assert sum(line["total"][name] for line in lines) == expected
     assert all("vcpus" not in line for line in lines)

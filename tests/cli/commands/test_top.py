@@ -62,7 +62,7 @@ def test_one_period_over_a_whole_trace_equals_the_report(path: Path) -> None:
             key = row["domain"], row["vcpu"]
             seen.add((table, key))
             if table == "wakes":
-                # top does not tell those apart whose vCPU may have been awake.
+                # top counts those, too, whose vCPU may have been awake.
                 row["wake_count"] += row["wake_of_unknown_count"]
             assert {name: live[key][name] for name in names} == {name: row[name] for name in names}
     # Where the report has no row, the count is zero.
