@@ -101,8 +101,7 @@ def pv_domains(measures: Measures) -> list[int]:
 def _hidden(measures: Measures, domain: int) -> float:
     """Return the time in which the states of a domain's vCPUs are not known; inf where that is not known."""
     coverage = measures.coverage
-    is_whole = coverage.is_consistent and not coverage.is_skewed and not coverage.may_have_gaps
-    if not is_whole or coverage.holds((RUNSTATES,)) is not Held.FULLY:
+    if not coverage.is_whole or coverage.is_skewed or coverage.holds((RUNSTATES,)) is not Held.FULLY:
         return float("inf")
     return sum(
         _sum(measures.counts(metric), domain, "sum_cycles")
@@ -113,8 +112,8 @@ def _hidden(measures: Measures, domain: int) -> float:
 def _never(measures: Measures, made: Collection[int]) -> frozenset[int]:
     # An iret may happen without the hypercall; if there are no records of hypercalls, they were not traced.
     coverage = measures.coverage
-    is_whole = coverage.has_all_pcpus and not coverage.may_have_gaps
-    if not made or not is_whole or coverage.holds((ENTRIES,)) is not Held.FULLY or lost_records(measures):
+    is_traced = coverage.is_whole and coverage.holds((ENTRIES,)) is Held.FULLY
+    if not made or not is_traced or lost_records(measures):
         return frozenset()
     return frozenset(range(HYPERCALL_COUNT)) - frozenset(made) - {Hypercall.IRET}
 

@@ -130,6 +130,11 @@ class Coverage:
         return self.may_have_holes or self.quiet_end_count > 0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no pCPU is missing and no window may be, as far as the records show."""
+        return self.has_all_pcpus and not self.may_have_gaps
+
+    @property
     def knows_all_time(self) -> bool:
         """Whether the state of each vCPU and pCPU is known from the first record to the last."""
         hidden = any(pcpu.lost_cycles or pcpu.unknown_cycles for pcpu in self.pcpus)

@@ -139,6 +139,11 @@ def _source(key: int) -> str:
     return _SOURCES.get(key >> 32, str(key >> 32))
 
 
+def _of_records(name: str, meaning: str, heading: str | None = None) -> Column:
+    """Return a column that counts records of event delivery."""
+    return Column(name, _EXACT, meaning, heading, (EVENTS,), Reach.RECORDS)
+
+
 TABLES = (
     Table(
         "masked_waits",
@@ -148,30 +153,9 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column(
-                "mark_count",
-                _EXACT,
-                "PENDING records: the vCPU was marked",
-                "marks",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
-            Column(
-                "masked_count",
-                _EXACT,
-                "of these, those that found evtchn_upcall_mask set",
-                "masked",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
-            Column(
-                "masked_ratio",
-                _EXACT,
-                "their share of all marks",
-                "share",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
+            _of_records("mark_count", "PENDING records: the vCPU was marked", "marks"),
+            _of_records("masked_count", "of these, those that found evtchn_upcall_mask set", "masked"),
+            _of_records("masked_ratio", "their share of all marks", "share"),
             Column("outside_count", _EXACT, "of the masked ones, those outside an upcall", "outside"),
             Column("inside_count", _EXACT, "of the masked ones, those inside an upcall", "inside"),
             Column("outside_wait_count", _EXACT, "waits outside an upcall that an upcall ended", None),
@@ -210,14 +194,7 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            Column(
-                "entry_count",
-                _EXACT,
-                "UPCALL records, and VM entries after an INJECT",
-                "upcalls",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
+            _of_records("entry_count", "UPCALL records, and VM entries after an INJECT", "upcalls"),
             Column("entry_per_s", _EXACT, "upcalls per second", "/s"),
             Column("nested_count", _EXACT, "upcalls that began inside another one", "nested"),
             Column("user_count", _EXACT, "upcalls that interrupted user mode", None),
@@ -262,23 +239,13 @@ TABLES = (
             VCPU,
             Column("port", Quality.KEY, "number of the port in the domain", "port"),
             Column("channel", Quality.KEY, "kind of the event channel", "channel"),
-            Column("event_count", _EXACT, "NOTIFY records", "events", needs=(EVENTS,), reach=Reach.RECORDS),
-            Column(
-                "coalesced_count",
-                _EXACT,
-                "events that found the port pending",
-                "coal",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
-            Column("coalesced_ratio", _EXACT, "their share", None, needs=(EVENTS,), reach=Reach.RECORDS),
-            Column(
+            _of_records("event_count", "NOTIFY records", "events"),
+            _of_records("coalesced_count", "events that found the port pending", "coal"),
+            _of_records("coalesced_ratio", "their share", None),
+            _of_records(
                 "port_masked_count",
-                _EXACT,
                 "events that made a masked port pending: they wait until it is unmasked",
                 None,
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
             ),
             Column("delivered_count", _EXACT, "events that an upcall followed", "upcall"),
             Column("taken_count", _EXACT, "events that the guest took without a further upcall", "taken"),
@@ -304,16 +271,9 @@ TABLES = (
                 "was unmasked), or no event: a poll's timeout, VCPUOP_up, a domctl",
                 "from",
             ),
-            Column("event_count", _EXACT, "NOTIFY records", "events", needs=(EVENTS,), reach=Reach.RECORDS),
-            Column(
-                "coalesced_count",
-                _EXACT,
-                "events that found the port pending",
-                "coal",
-                needs=(EVENTS,),
-                reach=Reach.RECORDS,
-            ),
-            Column("coalesced_ratio", _EXACT, "their share", "share", needs=(EVENTS,), reach=Reach.RECORDS),
+            _of_records("event_count", "NOTIFY records", "events"),
+            _of_records("coalesced_count", "events that found the port pending", "coal"),
+            _of_records("coalesced_ratio", "their share", "share"),
             Column(
                 "woke_count",
                 _EXACT,

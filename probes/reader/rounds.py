@@ -2,7 +2,7 @@
 
 A record that has not been read yet is younger than everything that was read before the last look at its pCPU.
 That bounds what the merge must hold back, and says up to when a trace covers a pCPU of which no more windows
-follow.  Of the samples and the lab's traces, none of 4,400 windows has an older record.
+follow.  Of the samples and the lab's traces, none of 4,193 windows has an older record.
 """
 
 from __future__ import annotations

@@ -47,3 +47,18 @@ def of_classes(windows: Collection[Window], classes: str) -> list[Window]:
 def of_pcpus(windows: Collection[Window], pcpus: Collection[int]) -> list[Window]:
     """Return the windows of some pCPUs."""
     return [window for window in windows if window.pcpu in pcpus]
+
+
+def in_time(windows: Collection[Window], begin: int, end: int) -> list[Window]:
+    """Return the records of a span of TSCs; one without a TSC goes with that before it."""
+    inside: dict[int, bool] = {}
+    kept = []
+    for window in windows:
+        records = []
+        for raw in window.records:
+            if raw.tsc is not None:
+                inside[window.pcpu] = begin <= raw.tsc <= end
+            if inside.get(window.pcpu, False):
+                records.append(raw)
+        kept.append(replace(window, records=tuple(records)))
+    return kept

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -86,17 +85,7 @@ def in_the_middle(windows: list[Window]) -> list[Window]:
     """Return the records of the middle third of the time."""
     tscs = [raw.tsc for window in windows for raw in window.records if raw.tsc is not None]
     first, last = min(tscs), max(tscs)
-    low, high = first + (last - first) // 3, first + 2 * (last - first) // 3
-    kept = []
-    for window in windows:
-        known = False
-        records = []
-        for raw in window.records:
-            known = low <= raw.tsc <= high if raw.tsc is not None else known
-            if known:
-                records.append(raw)
-        kept.append(replace(window, records=tuple(records)))
-    return kept
+    return cut.in_time(windows, first + (last - first) // 3, first + 2 * (last - first) // 3)
 
 
 PARTS: dict[str, Cut] = {

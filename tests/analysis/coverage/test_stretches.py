@@ -116,7 +116,7 @@ def whole(sample: str, limit: int | None) -> Whole:
         size += window.size
     # All pCPUs end at the same time, as if the recorder had been stopped.
     lasts = {pcpu: end for pcpu, _, end in covered.stretches_of([windows])}
-    windows = in_time(windows, 0, min(lasts.values()))
+    windows = cut.in_time(windows, 0, min(lasts.values()))
     data = cut.packed(windows)
     base = partial(data)
     records = read(data).records
@@ -217,7 +217,7 @@ def runs_of(origin: Whole, name: str) -> list[list[Window]]:
         case ["time"]:
             begin, end = origin.span
             length = end - begin
-            return [in_time(windows, begin + length * 3 // 10, begin + length * 7 // 10)]
+            return [cut.in_time(windows, begin + length * 3 // 10, begin + length * 7 // 10)]
     raise ValueError(name)
 
 
@@ -228,21 +228,6 @@ def mask_of(name: str) -> int:
 
 def is_kept(mask: int, event: int) -> bool:
     return passes(mask, event) or event & 0x0FFF_F000 == _GEN
-
-
-def in_time(windows: Collection[Window], begin: int, end: int) -> list[Window]:
-    """Return the records of a span of TSCs; one without a TSC goes with that before it."""
-    inside: dict[int, bool] = {}
-    kept = []
-    for window in windows:
-        records = []
-        for raw in window.records:
-            if raw.tsc is not None:
-                inside[window.pcpu] = begin <= raw.tsc <= end
-            if inside.get(window.pcpu, False):
-                records.append(raw)
-        kept.append(replace(window, records=tuple(records)))
-    return kept
 
 
 def tscs_of(windows: Collection[Window]) -> set[int]:
