@@ -89,6 +89,7 @@ class Coverage:
         hole_count, hole_cycles: stretches of pCPUs' time of which windows are missing, and their sum.
         holes: the first of each trace.
         silence_cycles: the longest time without a record of any pCPU, where no other one is like it.
+        hidden_hole_count: runs in which the vCPU left its pCPU, or the scheduler acted, without a record.
         quiet_end_count: pCPUs that the recorder may not have read in its last round.
     """
 
@@ -104,6 +105,7 @@ class Coverage:
     hole_cycles: int = 0
     holes: Sequence[HoleCovered] = ()
     silence_cycles: int = 0
+    hidden_hole_count: int = 0
     quiet_end_count: int = 0
 
     @property
@@ -122,7 +124,7 @@ class Coverage:
     @property
     def may_have_holes(self) -> bool:
         """Whether windows are or may be missing in the middle: not all pCPUs of a hole need show it."""
-        return bool(self.hole_count or self.silence_cycles)
+        return bool(self.hole_count or self.silence_cycles or self.hidden_hole_count)
 
     @property
     def may_have_gaps(self) -> bool:
@@ -168,6 +170,7 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         hole_count=int(partial.facts["hole_count"].sum()),
         hole_cycles=int(partial.facts["hole_cycles"].sum()),
         silence_cycles=int(partial.facts["silence_cycles"].sum()),
+        hidden_hole_count=int(partial.facts["hidden_hole_count"].sum()),
         quiet_end_count=int(partial.facts["quiet_end_count"].sum()),
         holes=[HoleCovered(row["pcpu"], row["begin_tsc"], row["end_tsc"]) for row in partial.holes.rows()],
     )
@@ -285,6 +288,7 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
         "hole_count": coverage.hole_count,
         "hole_cycles": coverage.hole_cycles,
         "silence_cycles": coverage.silence_cycles,
+        "hidden_hole_count": coverage.hidden_hole_count,
         "quiet_end_count": coverage.quiet_end_count,
         "holes": [hole._asdict() for hole in coverage.holes],
     }

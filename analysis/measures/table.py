@@ -84,8 +84,8 @@ class Table(Generic[Given]):
         section: of the report, as --section takes it.
         title: on a terminal.
         make: the pipeline; it returns all of ``columns``, even without rows.  Of further columns, X_moves
-            says where X_cycles is a lower bound; is_part, where the figures are those of a part of the time;
-            and is_doubtful, where they may be either too great or too small.
+            says where X_cycles is a lower bound; is_part, where the figures are those of a part of the time
+            (X_is_part, where X is); and is_doubtful, where they may be either too great or too small.
         columns: in the order in which they are shown.
         bias: what the reader must know before trusting the figures; may be empty.
         measured: how well the inferences held, and against what; not shown on a terminal.
@@ -158,7 +158,8 @@ class Table(Generic[Given]):
             return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality
         contradicts = RUNSTATES in self.needs_of(column) and coverage.contradiction_count > 0
         contradicts = contradicts and self._crosses_pcpus(column)
-        is_part = held is Held.IN_PART or contradicts or _any(rows, "is_part")
+        is_part = held is Held.IN_PART or contradicts
+        is_part = is_part or _any(rows, "is_part") or _any(rows, f"{column.name}_is_part")
         if self._is_blurred(column, rows, coverage, is_part=is_part):
             return Quality.INFERRED
         return Quality.BOUNDED if is_part or self._is_least(column, rows, coverage) else column.quality
@@ -176,7 +177,7 @@ class Table(Generic[Given]):
             # A bound is one of what is in the trace.
             return not (is_exact and self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS)
         is_unlike = coverage.holds(self.blurred_without) is not Held.FULLY
-        return is_exact and (is_unlike or (is_part and column.name.endswith(_SAMPLED)))
+        return is_unlike or (is_exact and is_part and column.name.endswith(_SAMPLED))
 
     def _is_least(self, column: Column, rows: Columns, coverage: Coverage) -> bool:
         """Return whether the right figure may be greater, and is not smaller."""

@@ -368,6 +368,13 @@ _COVERAGE = ValueType(
             "other, summed over the files; otherwise 0",
         ),
         Key(
+            "hidden_hole_count",
+            _COUNT,
+            _EXACT,
+            "runs that lasted longer, by 60 ms at least, than the scheduler's own records allow, as if "
+            "windows were missing in the middle of them",
+        ),
+        Key(
             "quiet_end_count",
             _COUNT,
             _EXACT,

@@ -123,6 +123,9 @@ class Collected:
         has_cores: Xen schedules by core, so that a pCPU writes the switches of its siblings, too.
         silence_cycles: the longest time without a record of any pCPU, of each segment where it is at least
             four times as long as any other and one percent of the span: windows may be missing there.
+        hidden_hole_count: signs that windows are missing where no switch shows it: runs that the scheduler's
+            record says to be shorter than their two ends are apart, and pCPUs without a record for longer
+            than the scheduler lets a vCPU run.
         pairs: int64 [n, 3], columns PAIRS: nanoseconds or ticks, cycles, source; for the TSC rate.
         segments: one more than the trace has restarts of the TSC.
         skewed, aligned: pCPUs whose TSCs are apart, and those whose TSCs were moved in this pass.
@@ -143,6 +146,7 @@ class Collected:
     named_pcpus: I64
     has_cores: bool
     silence_cycles: int
+    hidden_hole_count: int
     pairs: I64
     segments: tuple[Segment, ...]
     skewed: Sequence[SkewedPair] = ()

@@ -90,11 +90,22 @@ _CHAIN_LEAST_NS = tsc_rate.LEAST_NS
 _CHAIN_DIFFERENCE = tsc_rate.DIFFERENCE
 #: Longer runs are not used to learn the rate on the way: at a rate of more than 1 GHz they may have wrapped.
 _LEARN_CYCLES = 1 << 32
+#: A run is short of the time between its ends by more than these: ns, and a share of that time (Xen's clock
+#: steps where the host is emulated, by 45 ms at most as far as seen).  Below the last sum of ns, the rate
+#: counts as unknown.
+_SHORT_NS = 60e6
+_SHORT_SHARE = 0.02
+_SHORT_KNOWN_NS = 100e6
+#: A slice that is as long or longer is none (-1), or may have wrapped.
+_SLICE_MOST_NS = 1_000_000_000
 #: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then, and by
 #: the delay of a record: ns, of the record that it left its pCPU and of that it became runnable.
 _PROOF_SHARE = 1024
 _LEFT_DELAY_NS = 50_000
 _RUNNABLE_DELAY_NS = 5_000
+#: It was another pCPU that noted when the vCPU left that, and Xen's clocks there and here may be apart: up to
+#: 0.5 ms were seen under emulation.
+_CLOCKS_NS = 1_000_000
 _NO_VECTOR = 0xFFFF_FFFF
 #: With core scheduling, a pCPU with a lower number can be named before it has written a record.
 _UNSEEN_PCPUS = 64
@@ -354,7 +365,9 @@ def _waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc):
         if noted - waited < left - off:
             return 0  # it was still running then, so the clocks of two pCPUs differ
     since = vcpus[vcpu, V.SINCE]
-    if noted - waited <= since + (tsc - since) / _PROOF_SHARE + _RUNNABLE_DELAY_NS * rate:
+    off = (tsc - since) / _PROOF_SHARE + _RUNNABLE_DELAY_NS * rate
+    before = since - (noted - waited)
+    if abs(before) <= off or before >= _CLOCKS_NS * rate:
         return 1
     return 0
 
@@ -719,6 +732,7 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, is_hole):
     what = np.int64(PcpuTime.UNKNOWN if is_hole else PcpuTime.LOST)
     _account(glob, pcpus, out, pcpu, what, first_tsc)
     pcpus[pcpu, P.NEXT_TSC] = 0
+    pcpus[pcpu, P.QUIET_MOST] = 0
     if current >= 0:
         pcpus[pcpu, P.CURRENT] = -1
         if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
@@ -1121,11 +1135,45 @@ def _take_run_time(glob, pcpus, pairs, pcpu, last_word, words, at, tsc):
 
 @inlined_part
 def _learn_rate(glob, pcpus, pcpu, ran, tsc):
-    """Add a run of which both ends were recorded to the sums of run times."""
+    """Add a run of which both ends were recorded to the sums of run times.
+
+    One that is shorter than that began later: the vCPU left the pCPU in between, without a record.
+    """
     since = pcpus[pcpu, P.STAY_TSC]
-    if 0 < since < tsc and ran < _NS_NEGATIVE and tsc - since < _LEARN_CYCLES:
+    if not 0 < since < tsc or ran >= _NS_NEGATIVE:
+        return
+    known_ns = np.float64(glob[G.RATE_NS])
+    if known_ns >= _SHORT_KNOWN_NS and glob[G.CORE] == 0:
+        rate = glob[G.RATE_CYCLES] / known_ns
+        lasted = (tsc - since) / rate
+        off = _SHORT_NS + lasted * (_SHORT_SHARE + _SHORT_NS / known_ns)
+        if lasted < _NS_NEGATIVE and lasted - ran > off:
+            glob[G.SHORT_RUNS] += 1
+            return
+    if tsc - since < _LEARN_CYCLES:
         glob[G.RATE_NS] += ran
         glob[G.RATE_CYCLES] += tsc - since
+
+
+@inlined_part
+def _note_slice(glob, pcpus, pcpu, slice_ns):
+    """Note for how long a pCPU can have no record while the next vCPU runs: the scheduler ends its slice."""
+    pcpus[pcpu, P.QUIET_MOST] = 0
+    known_ns = np.float64(glob[G.RATE_NS])
+    if slice_ns < _SLICE_MOST_NS and known_ns >= _SHORT_KNOWN_NS:
+        glob[G.SLICE_NS] = max(glob[G.SLICE_NS], slice_ns)
+        quiet_ns = glob[G.SLICE_NS] * (1 + _SHORT_SHARE + _SHORT_NS / known_ns) + _SHORT_NS
+        pcpus[pcpu, P.QUIET_MOST] = np.int64(quiet_ns * (glob[G.RATE_CYCLES] / known_ns))
+
+
+@part
+def _note_quiet(glob, pcpus, pcpu, cycles):
+    """Note for how long a pCPU had no record while a vCPU with a slice ran."""
+    glob[G.NEXT_QUIET] = min(max(glob[G.NEXT_QUIET], cycles), glob[G.QUIET])
+    if cycles > glob[G.QUIET]:
+        glob[G.NEXT_QUIET] = glob[G.QUIET]
+        glob[G.QUIET] = cycles
+        glob[G.OVERRUN] = np.int64(cycles > pcpus[pcpu, P.QUIET_MOST])
 
 
 @inlined_part
@@ -1339,9 +1387,13 @@ def run(
         if pcpus[pcpu, P.LOST] and not is_loss:
             _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots, pcpu)
         before = pcpus[pcpu, P.LAST_TSC]
+        if tsc - before > glob[G.NEXT_QUIET] and pcpus[pcpu, P.QUIET_MOST] > 0 and not is_loss:
+            _note_quiet(glob, pcpus, pcpu, tsc - before)
         if kind != Kind.HOLE:
             pcpus[pcpu, P.LAST_TSC] = max(tsc, before)
             glob[G.LAST_TSC] = max(tsc, glob[G.LAST_TSC])
+        if kind == Kind.DELIVERY:
+            continue  # what comes before and after it counts as neighbours, as without it
         cause = _cause_of(glob, pcpus, vcpus, out, pcpu, kind, tsc)
 
         if kind == Kind.OTHER:
@@ -1366,6 +1418,7 @@ def run(
         elif kind == Kind.INFNEXT:
             pcpus[pcpu, P.NEXT_TSC] = tsc
             pcpus[pcpu, P.NEXT_WAIT_NS] = np.int64(words[at + meaning[S_PARAM]])
+            _note_slice(glob, pcpus, pcpu, np.int64(words[at + meaning[S_PARAM] + 1]))
         elif Kind.VMENTRY <= kind <= Kind.HVM_OTHER:
             if not _is_hvm(pcpus, vcpus, pcpu):
                 continue

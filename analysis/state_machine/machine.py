@@ -42,6 +42,8 @@ _MAX_DOMAINS = 65536
 #: that lack nothing, the longest silence is at most 3.4 times as long as the next one; without the middle
 #: third of their windows it is at least 4.6 times as long, but for two with losses.
 _SILENCE_TIMES, _SILENCE_SHARE = 4, 0.01
+#: The same of the time without a record of a pCPU that runs a vCPU with a slice, if it is longer than that.
+_QUIET_TIMES = 2
 #: The window of TSCs that includes everything.
 ALWAYS = (-(1 << 62), 1 << 62)
 
@@ -108,7 +110,7 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
     if event in (WRAP_BUFFER, CPU_CHANGE) or not by_id(event):
         return Kind.COUNTED, 0
     if event & ids.GROUP_MASK == ids.EVTCHN:
-        return Kind.COUNTED, 0  # with these records the rest is inferred as without; Delivery reads them
+        return Kind.DELIVERY, 0  # with these records the rest is inferred as without; Delivery reads them
     if event & (EVENT_MASK & ~ids.RUNSTATE_BITS) == ids.RUNSTATE_CHANGE and words >= 1:
         return Kind.RUNSTATE, (event >> 8 & 3) << 4 | (event >> 4 & 3)
     if event == ids.SWITCH_INFPREV and words in (2, 3):
@@ -258,6 +260,13 @@ class Machine:
             if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
         return np.array(rows, np.int64).reshape(-1, 4)
+
+    @property
+    def hidden_hole_count(self) -> int:
+        """Number of runs in which the vCPU left its pCPU, or the scheduler acted, without a record."""
+        quiet = int(self.glob[G.QUIET])
+        is_overrun = bool(self.glob[G.OVERRUN]) and quiet >= _QUIET_TIMES * int(self.glob[G.NEXT_QUIET])
+        return 0 if self.glob[G.CORE] else int(self.glob[G.SHORT_RUNS]) + is_overrun
 
     @property
     def silence_cycles(self) -> int:

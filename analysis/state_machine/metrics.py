@@ -201,11 +201,12 @@ class Kind(IntEnum):
     IDLE_EXIT = 24
     MEMORY = 25  # param = word of the domain << 16 | mask
     LOST = 26
-    COUNTED = 27  # only counted: of event delivery, unknown to the catalogue, filler, with a damaged TSC
+    COUNTED = 27  # only counted: unknown to the catalogue, filler, with a damaged TSC
     NAMED = 29  # param = word of a pCPU's number << 8 | its lowest bit
     INFNEXT = 28  # param = word of the ns count: how long the next vCPU has waited
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
     BUDGET = 31  # param = 1 where a vCPU's budget is burnt, 0 where it is replenished
+    DELIVERY = 32  # of event delivery: only shows that the pCPU is recorded then
 
 
 #: Runstates beyond Xen's four.
@@ -250,7 +251,8 @@ class P(IntEnum):
     CHAIN_KEYS = 44  # 1: run times of more than one vCPU were seen
     OFFSET = 45  # cycles that the reader added to the pCPU's TSCs
     HOLE = 46  # 1: the gap is of missing windows, not of records that Xen reports as lost
-    COLUMNS = 47
+    QUIET_MOST = 47  # cycles after which the scheduler acts at the latest; 0: not known
+    COLUMNS = 48
 
 
 class PcpuTime(IntEnum):
@@ -372,7 +374,12 @@ class G(IntEnum):
     SILENCE = 21  # the longest time without a record of any pCPU, outside losses, and the longest but that
     NEXT_SILENCE = 22
     ENDED = 23  # 1: a pCPU is not covered any more
-    COLUMNS = 24
+    SHORT_RUNS = 24  # runs that the scheduler's record says to be shorter than their two ends are apart
+    SLICE_NS = 25  # the longest that the scheduler let a vCPU run before it acted again
+    QUIET = 26  # the longest time without a record of a pCPU that runs a vCPU with a slice
+    NEXT_QUIET = 27  # the longest but that
+    OVERRUN = 28  # 1: the first of these is longer than the scheduler allows
+    COLUMNS = 29
 
 
 VCPU_PV = 1

@@ -94,6 +94,7 @@ def collect(
         named_pcpus=np.bitwise_or.reduce([each.named for each in ended]),
         has_cores=any(each.has_cores for each in ended),
         silence_cycles=sum(each.silence_cycles for each in ended) if _has_many(reader) else 0,
+        hidden_hole_count=sum(each.hidden_hole_count for each in ended),
         pairs=np.concatenate([each.pairs for each in ended]),
         segments=tuple(each.segment for each in ended),
     )
@@ -114,7 +115,7 @@ class _Ended:
         counts: int64 [vCPUs, C_COLUMNS].
         pcpus: int64 [pCPUs, 3], first TSC, last TSC and blind cycles.
         named: as Collected.named_pcpus.
-        has_cores, silence_cycles: as in Collected.
+        has_cores, silence_cycles, hidden_hole_count: as in Collected.
     """
 
     segment: Segment
@@ -125,6 +126,7 @@ class _Ended:
     named: I64
     has_cores: bool
     silence_cycles: int
+    hidden_hole_count: int
     pairs: I64
 
     @classmethod
@@ -142,6 +144,7 @@ class _Ended:
             machine.named,
             bool(machine.glob[G.CORE]),
             machine.silence_cycles,
+            machine.hidden_hole_count,
             machine.pairs,
         )
 

@@ -280,6 +280,7 @@ def partial_of(
                 "hole_count": [facts.hole_count],
                 "hole_cycles": [facts.hole_cycles],
                 "silence_cycles": [collected.silence_cycles],
+                "hidden_hole_count": [collected.hidden_hole_count],
                 "quiet_end_count": [facts.quiet_end_count],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],

@@ -347,6 +347,7 @@ def _nothing() -> Collected:
         named_pcpus=none,
         has_cores=False,
         silence_cycles=0,
+        hidden_hole_count=0,
         pairs=np.zeros((0, 3), np.int64),
         segments=(Segment(0, 0, 0, 0),),
     )

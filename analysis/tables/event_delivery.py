@@ -8,7 +8,7 @@ further upcall it is not known when, and its time is a bound.
 from __future__ import annotations
 
 from xtrace.analysis.columns import Array, Columns, joined, matched, text
-from xtrace.analysis.coverage.needs import ENTRIES, EVENTS, PV, SWITCHES, Reach
+from xtrace.analysis.coverage.needs import ENTRIES, EVENTS, PV, RUNSTATES, SWITCHES, Reach
 from xtrace.analysis.measures.lookup import (
     TAIL,
     counted,
@@ -27,7 +27,10 @@ from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.catalog import names
 
+#: Without runstates it is not known which vCPU acts, nor when one sleeps.
+_NEEDS = (EVENTS, ENTRIES, RUNSTATES)
 _EXACT, _BOUNDED = Quality.EXACT, Quality.BOUNDED
+_OF_WAITS = ("count", *(f"{name}_cycles" for name in ("p50", "p95", "p99", "max")))
 _ALL = {name: name for name in ("p50", "p95", "p99", "max")}
 _OUTSIDE, _INSIDE = int(Waited.MASKED), int(Waited.MASKED | Waited.INSIDE)
 _SOURCES: dict[int, str] = {**names.CHANNELS, Source.NONE: "no event", Source.UNMASK: "unmask"}
@@ -54,7 +57,11 @@ def masked_waits(measures: Measures) -> Columns:
         "outside_count": _count(vcpus, outside),
         "inside_count": _count(vcpus, inside),
     }
+    unknown = _count(vcpus, masked.where(masked["b"] & int(Mark.UNKNOWN) != 0)) > 0
+    columns |= {f"{name}_is_part": unknown for name in ("outside_count", "inside_count")}
     for name, times in waits.items():
+        if name != "taken_most":
+            columns |= {f"{name}_wait_{each}_is_part": unknown for each in _OF_WAITS}
         columns |= {f"{name}_wait_count": counted(vcpus, times)}
         columns |= looked_up(vcpus, times, tail_columns(f"{name}_wait", TAIL[1:]))
     return with_vcpu(Columns(columns)).sorted_by("outside_wait_p99_cycles", descending=True)
@@ -67,6 +74,7 @@ def recorded_upcalls(measures: Measures) -> Columns:
     ended = measures.counts(Metric.UPCALL)
     entry_count = _count(vcpus, entries)
     marked = measures.times(Metric.MARK_TO_UPCALL)
+    unknown = entries.where(entries["b"] & int(Returned.UNKNOWN) != 0)
     lasted = measures.times_of(Metric.UPCALL, lambda b: b & int(Returned.SLEPT) == 0)
     table = Columns(
         {
@@ -74,6 +82,7 @@ def recorded_upcalls(measures: Measures) -> Columns:
             "entry_count": entry_count,
             "entry_per_s": measures.per_second(entry_count),
             "nested_count": _count(vcpus, entries.where(entries["b"] & int(Returned.INSIDE) != 0)),
+            "nested_count_is_part": _count(vcpus, unknown) > 0,
             "user_count": _count(vcpus, entries.where(entries["b"] & int(Returned.USER) != 0)),
             "slept_count": _count(vcpus, ended.where(ended["b"] & int(Returned.SLEPT) != 0)),
             "upcall_count": counted(vcpus, lasted),
@@ -182,7 +191,8 @@ TABLES = (
                 "upper bound",
             ),
         ),
-        needs=(EVENTS, ENTRIES),
+        needs=_NEEDS,
+        blurred_without=(ENTRIES,),
         reach=Reach.HOST,
         bias="taken: the upcall that ran took the event, no further one followed",
     ),
@@ -194,7 +204,7 @@ TABLES = (
         (
             DOMAIN,
             VCPU,
-            _of_records("entry_count", "UPCALL records, and VM entries after an INJECT", "upcalls"),
+            Column("entry_count", _EXACT, "UPCALL records, and VM entries after an INJECT", "upcalls"),
             Column("entry_per_s", _EXACT, "upcalls per second", "/s"),
             Column("nested_count", _EXACT, "upcalls that began inside another one", "nested"),
             Column("user_count", _EXACT, "upcalls that interrupted user mode", None),
@@ -203,14 +213,14 @@ TABLES = (
                 _EXACT,
                 "upcalls before whose iret another thread ran; no time counts them",
                 "slept",
-                (EVENTS, ENTRIES, PV),
+                (*_NEEDS, PV),
             ),
             Column(
                 "upcall_count",
                 _EXACT,
                 "the other upcalls with an iret of their frame",
                 None,
-                (EVENTS, ENTRIES, PV),
+                (*_NEEDS, PV),
             ),
             *times_columns(
                 "mark_to_entry",
@@ -223,10 +233,11 @@ TABLES = (
                 _EXACT,
                 "UPCALL to the iret with its frame (PV guests)",
                 {"p50": "upcall p50", "p95": "p95", "p99": "p99"},
-                (EVENTS, ENTRIES, PV),
+                (*_NEEDS, PV),
             ),
         ),
-        needs=(EVENTS, ENTRIES),
+        needs=_NEEDS,
+        blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),
     Table(
@@ -253,7 +264,8 @@ TABLES = (
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=(EVENTS, ENTRIES),
+        needs=_NEEDS,
+        blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),
     Table(
@@ -279,14 +291,15 @@ TABLES = (
                 _EXACT,
                 "wakes of the vCPU whose cause it is, by the record before the WAKE on the same pCPU",
                 "woke",
-                (EVENTS, ENTRIES, SWITCHES),
+                (*_NEEDS, SWITCHES),
             ),
             Column("delivered_count", _EXACT, "events that an upcall followed", None),
             *times_columns(
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=(EVENTS, ENTRIES),
+        needs=_NEEDS,
+        blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),
 )

@@ -123,7 +123,7 @@ def trace_facts(
     del facts["half_full_windows"]
     span_cycles = facts.pop("span_cycles")
     del facts["core_files"]
-    for name in ("hole_count", "hole_cycles", "silence_cycles", "quiet_end_count"):
+    for name in ("hole_count", "hole_cycles", "silence_cycles", "hidden_hole_count", "quiet_end_count"):
         del facts[name]  # in the coverage
     return {
         "records": int(partial.records["count"][~fillers].sum()),

@@ -55,6 +55,13 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
             "as long as any other silence; if windows are missing from the file there (xentrace -M drops the "
             "oldest), times across it are wrong, so all are inferred",
         )
+    if coverage.hidden_hole_count:
+        many = f"{coverage.hidden_hole_count:,} run{'s' if coverage.hidden_hole_count > 1 else ''}"
+        yield (
+            "missing",
+            f"perhaps windows in the middle: {many} of vCPUs lasted longer than the scheduler's own records "
+            "allow, as if it had switched in between; all times are inferred",
+        )
     if coverage.quiet_end_count:
         many = f"{coverage.quiet_end_count} pCPU{'s' if coverage.quiet_end_count > 1 else ''}"
         yield (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from oracle import delivery
 from oracle import reader as rounds
 from oracle.machine import (
     RUNNING,
@@ -58,6 +59,11 @@ _RUNNABLE = {Metric.RUNNABLE_WAKE, Metric.RUNNABLE_PREEMPT}
 #: What a vCPU that runs on a pCPU without records is not seen to do.
 _UNSEEN = (_STATES - {Metric.RUNNING}) | {Metric.WAKE_TO_RUNNING, Metric.WAKE_TO_RUNNABLE}
 _RUN_STATES = {DomainState.PARTIAL_RUN, DomainState.FULL_RUN, DomainState.CONCURRENCY_HAZARD}
+#: What event delivery is made of: each follows from what all pCPUs recorded.
+_OF_EVENTS = {
+    Metric.EVENT_TO_UPCALL, Metric.EVENT_FROM, Metric.MARK_TO_UPCALL, Metric.UPCALL, Metric.MASKED_WAIT,
+    Metric.EVENT_TAKEN, Metric.EVENT_WAKE,
+}  # fmt: skip
 #: Both ends are in one record.
 _OF_ONE_RECORD = {Metric.IRQ_HANDLING, Metric.IRQ_TO_WAKE}
 _OF_WAKES = (Metric.WAKE_CAUSE, Metric.SEND_TO_WAKE, Metric.IRQ_TO_WAKE, Metric.WAKE_WITHOUT_EFFECT)
@@ -156,6 +162,30 @@ class _Watched(Host):
         self.put(metric, a, b, 0, self._record.tsc)
 
 
+class _WatchedDelivery(delivery.Host):
+    """The machine of event delivery, which remembers which record each interval comes from."""
+
+    def __init__(self, is_there: Callable[[Record], bool]) -> None:
+        super().__init__()
+        self.emitted: list[Emitted] = []
+        self._is_there = is_there
+        self._record: Record | None = None
+
+    def take(self, record: Record) -> None:
+        pcpu = self.pcpus.get(record.pcpu)
+        is_of_loss = record.event == LOST_RECORDS or (pcpu is not None and pcpu.is_blind)
+        if is_of_loss and not self._is_there(record):
+            return
+        self._record = record
+        super().take(record)
+
+    def put(self, metric: Metric, vcpu: delivery.Vcpu, b: int, value: int, tsc: int) -> None:
+        assert self._record is not None
+        record = self._record
+        interval = Interval(metric, vcpu.key, b, value, tsc)
+        self.emitted.append(Emitted(interval, record.pcpu, record.event, record.offset, record.tsc))
+
+
 def emitted_by(
     records: Iterable[Record], is_there: Callable[[Record], bool] = lambda _: True
 ) -> tuple[list[Emitted], Host]:
@@ -164,11 +194,15 @@ def emitted_by(
     Args:
         is_there: whether a record is in the cut trace; only those show that a loss begins and ends.
     """
-    host = _Watched(is_there)
+    host, events = _Watched(is_there), _WatchedDelivery(is_there)
+    has_events = False
     for record in records:
         host.take(record)
+        has_events |= record.event in delivery.RECORDS
+        if has_events:
+            events.take(record)
     ends = [Emitted(row, None, 0, place=host.place(row.metric, row.a, row.b)) for row in host.ends()]
-    return [*host.emitted, *ends], host
+    return [*host.emitted, *events.emitted, *ends], host
 
 
 def ends_of(windows: Iterable[Window]) -> dict[int, int]:
@@ -458,10 +492,13 @@ class Inside:
         if one.writer is None or self._run_of(one.writer, row.tsc) is None:
             return False
         is_interval = metric < FIRST_COUNT and metric not in _OF_ONE_RECORD and row.value > 0
+        is_interval |= metric is Metric.EVENT_TAKEN
         if is_interval and (one.begin < self._span[0] or one.begin not in self._tscs):
             return False
         if one.since is not None and not self._is_known(*one.since):
             return False
+        if metric in _OF_EVENTS:
+            return row.tsc <= self._first_end
         if metric in _UNSEEN or one.ran_at is not None:
             runs = metric is Metric.DOMAIN_STATE and row.b in _RUN_STATES
             known = one.ran_at or (one.begin if runs else row.tsc)

@@ -45,6 +45,7 @@ from xtrace.analysis.state_machine.delivery_columns import (
 from xtrace.analysis.state_machine.metrics import WAKE_CYCLES_MOST, Metric
 
 NOTIFY, PENDING, UPCALL, INJECT = 0x804001, 0x804002, 0x804003, 0x804004
+RECORDS = (NOTIFY, PENDING, UPCALL, INJECT)
 NOBODY = 0xFFFF_FFFF
 SENT = (3, 6)  # kinds of channels on which vCPUs send: between domains, and IPIs
 IRET, STACK_SWITCH, SCHED_OP, POLL = 23, 3, 29, 3
@@ -128,7 +129,7 @@ def run(records: Iterable[Record]) -> list[Interval]:
     host = Host()
     has_begun = False
     for record in records:
-        has_begun |= record.event in (NOTIFY, PENDING, UPCALL, INJECT)
+        has_begun |= record.event in RECORDS
         if has_begun:
             host.take(record)
     return host.intervals

@@ -223,6 +223,7 @@ class Pcpu:
     account: Metric = Metric.PCPU_UNKNOWN
     since: int = 0  # its time counts as ``account`` since then
     next: tuple[int, int] | None = None  # TSC, ns that the next vCPU has waited
+    quiet_most: int | None = None  # cycles without a record after which the scheduler acts
     taken_off: Pcpu | None = None  # with core scheduling, where the last record took a vCPU off
     loss: Loss | None = None
     # Of the last record: the cause of wake that it may be, its argument, its TSC.
@@ -264,6 +265,7 @@ class Result:
     intervals: list[Interval]
     ends: list[Interval]
     counts: Counter[Count]
+    hidden_hole_count: int
 
 
 def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
@@ -271,7 +273,7 @@ def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
     host = Host(window)
     for record in records:
         host.take(record)
-    return Result(host.intervals, host.ends(), +host.counts)
+    return Result(host.intervals, host.ends(), +host.counts, host.hidden_hole_count)
 
 
 Handler = Callable[["Host", Pcpu, Record], None]
@@ -294,6 +296,9 @@ class Host:
         self._run_ns = self._run_cycles = self._first_loss = 0
         self.has_ended = False  # a pCPU is not covered any more
         self._has_cores = False
+        self._short_runs = self._slice_ns = 0
+        #: Times without a record of pCPUs that run a vCPU with a slice, and whether it is over by then.
+        self._quiet: list[tuple[int, bool]] = []
 
     # --- out -------------------------------------------------------------------------------
 
@@ -368,8 +373,8 @@ class Host:
 
     def take(self, record: Record) -> None:
         tsc = record.tsc
-        if tsc >= 1 << 62 or is_unknown(record.event) or record.event >> 12 == 0x804:
-            return  # damage, a record of a newer Xen, or one of oracle.delivery
+        if tsc >= 1 << 62 or is_unknown(record.event):
+            return  # damage, or a record of a newer Xen
         pcpu = self.pcpus.setdefault(record.pcpu, Pcpu(record.pcpu))
         handler = handler_of(record)
         is_hole = handler in (on_hole, on_hole_to_end)
@@ -382,8 +387,16 @@ class Host:
             pcpu.cause = None
         elif pcpu.loss is not None:
             self.end_loss(pcpu, pcpu.loss)
+        if pcpu.quiet_most and tsc > pcpu.last_tsc and handler is not on_lost and not is_hole:
+            self._quiet.append((tsc - pcpu.last_tsc, tsc - pcpu.last_tsc > pcpu.quiet_most))
         if not is_hole:
             self.last_tsc = max(self.last_tsc, tsc)
+        if record.event >> 12 != 0x804:  # oracle.delivery handles those
+            self.handle(pcpu, record, handler)
+        pcpu.last_tsc = pcpu.last_tsc if is_hole else max(pcpu.last_tsc, tsc)
+
+    def handle(self, pcpu: Pcpu, record: Record, handler: Handler | None) -> None:
+        tsc = record.tsc
         cause, pcpu.cause = pcpu.cause, None
         if cause and cause[0] in (WakeCause.EVENT_CHANNEL, WakeCause.HYPERCALL):
             kind, _, began = cause
@@ -395,7 +408,6 @@ class Host:
             self.wake(pcpu, record, cause)
         elif handler is not None:
             handler(self, pcpu, record)
-        pcpu.last_tsc = pcpu.last_tsc if is_hole else max(pcpu.last_tsc, tsc)
 
     def meet(self, pcpu: Pcpu, first: int) -> None:
         pcpu.seen = True
@@ -562,7 +574,9 @@ class Host:
             if noted - wait_ns * rate < left - allowed:
                 return None  # it ran here until later
         since = vcpu.since or 0
-        if noted - wait_ns * rate <= since + (tsc - since) / 1024 + 5_000 * rate:
+        # Another pCPU may have noted when it left, and the clocks of the two be 1 ms apart.
+        before = since - (noted - wait_ns * rate)
+        if abs(before) <= (tsc - since) / 1024 + 5_000 * rate or before >= 1_000_000 * rate:
             return "since it became runnable"
         return None
 
@@ -677,8 +691,31 @@ class Host:
         return True
 
     def add_run(self, ns: int, cycles: int) -> None:
-        self._run_ns += ns
-        self._run_cycles += cycles
+        """Add a run whose two ends were recorded to the sums of the TSC rate, unless a part is missing."""
+        if self._run_ns >= 100e6 and not self._has_cores:
+            lasted_ns = cycles / (self._run_cycles / self._run_ns)
+            allowed = 60e6 + lasted_ns * (0.02 + 60e6 / self._run_ns)
+            if lasted_ns < NEGATIVE_NS and lasted_ns - ns > allowed:
+                self._short_runs += 1
+                return
+        if cycles < LONGEST_RUN:
+            self._run_ns += ns
+            self._run_cycles += cycles
+
+    def quiet_most_of(self, slice_ns: int) -> int | None:
+        """Return the cycles without a record after which the scheduler acts; None if that is not known."""
+        if slice_ns >= 1e9 or self._run_ns < 100e6:
+            return None
+        self._slice_ns = max(self._slice_ns, slice_ns)
+        most_ns = self._slice_ns * (1 + 0.02 + 60e6 / self._run_ns) + 60e6
+        return int(most_ns * (self._run_cycles / self._run_ns))
+
+    @property
+    def hidden_hole_count(self) -> int:
+        """Signs of holes that no switch shows."""
+        longest = sorted(self._quiet)[-2:]
+        is_alone = bool(longest) and (len(longest) == 1 or longest[1][0] >= 2 * longest[0][0])
+        return 0 if self._has_cores else self._short_runs + (is_alone and longest[-1][1])
 
     # --- skew ------------------------------------------------------------------------------
 
@@ -745,7 +782,7 @@ class Host:
         self._first_loss = self._first_loss or loss.begin
         current = pcpu.current
         self.count_time(pcpu, Metric.PCPU_UNKNOWN if loss.is_hole else Metric.PCPU_LOST, loss.begin)
-        pcpu.next = None
+        pcpu.next = pcpu.quiet_most = None
         if current is not None:
             pcpu.current = None
             if current.domain != STAND_IN:
@@ -958,13 +995,14 @@ def on_replenish(host: Host, pcpu: Pcpu, record: Record) -> None:
 
 def on_next(host: Host, pcpu: Pcpu, record: Record) -> None:
     pcpu.next = (record.tsc, record.words[-2])
+    pcpu.quiet_most = host.quiet_most_of(record.words[-1])
 
 
 def on_previous(host: Host, pcpu: Pcpu, record: Record) -> None:
-    """Add a run whose two ends were recorded to the sums of the TSC rate."""
+    """Take a run whose two ends were recorded."""
     begin = pcpu.run[1] if pcpu.run is not None else None
     ran_ns = record.words[-1]
-    if begin and begin < record.tsc < begin + LONGEST_RUN and ran_ns < NEGATIVE_NS:
+    if begin and begin < record.tsc and ran_ns < NEGATIVE_NS:
         host.add_run(ran_ns, record.tsc - begin)
 
 

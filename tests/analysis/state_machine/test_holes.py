@@ -48,6 +48,7 @@ def assert_same(data: bytes) -> tuple[Run, list[Hole]]:
     assert fast.intervals == slow.intervals
     assert sorted(as_intervals(fast.ends)) == sorted(slow.ends)
     assert fast.counts == slow.counts
+    assert fast.machine.hidden_hole_count == slow.hidden_hole_count
     assert fast.reader.record_counts.sum() == len(trace.records) + trace.wrap_count
     return fast, trace.holes
 

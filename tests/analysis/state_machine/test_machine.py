@@ -38,6 +38,7 @@ def assert_same(data: bytes) -> Run:
     assert intervals == slow.intervals
     assert sorted(as_intervals(fast.ends)) == sorted(slow.ends)
     assert fast.counts == slow.counts
+    assert fast.machine.hidden_hole_count == slow.hidden_hole_count
     # Rows are used one after the other, so none is left empty.
     glob = fast.machine.glob
     keys = fast.machine.vcpus[: glob[G.VCPUS], V.KEY]
