@@ -17,7 +17,8 @@ from xtrace.analysis.measures.measures import Measures
 #: Sums over the recorded part of time: where some of it is unknown, they are lower bounds.
 _OF_PARTS = (
     "running_cycles", "running_ratio", "idle_cycles", "idle_ratio", "unknown_cycles", "unknown_ratio",
-    "total_cycles", "share_ratio", "per_s", "least_cycles", "median_cycles", "greatest_cycles",
+    "total_cycles", "share_ratio", "running_share_ratio", "waiting_share_ratio", "per_s", "least_cycles",
+    "median_cycles", "greatest_cycles",
 )  # fmt: skip
 #: Endings of figures that are relative to the span of the trace.
 _OF_SPAN = ("share_ratio", "per_s")

@@ -31,6 +31,7 @@ from xtrace.analysis.tables import (
     delivery,
     dom0,
     event_delivery,
+    event_way,
     rip_samples,
     runstates,
     upcalls,
@@ -50,6 +51,7 @@ SCHEMA_VERSION = 4
 
 #: All tables, in the order of the report.
 TABLES: tuple[Table[Any], ...] = (
+    *event_way.TABLES,
     *event_delivery.TABLES,
     *delivery.TABLES,
     *upcalls.TABLES,

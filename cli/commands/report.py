@@ -49,6 +49,7 @@ _OPTIONS = {
 _LACKING = _FOUND = 3
 #: A copy of analysis.report.build.SECTIONS, which takes NumPy to import; a test compares them.
 _SECTIONS = (
+    "way",
     "delivery",
     "upcalls",
     "runstates",
