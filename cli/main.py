@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xtrace import __version__
-from xtrace.cli.render.terminal import safe
 from xtrace.cli.streams import STDOUT
+from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xtrace.cli.terminal.style import leave_plain
 from xtrace.probes.selection.times import Moment, duration_s, frequency_hz
 from xtrace.probes.selection.vcpus import Pcpus, Vcpu
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 else:
     # The catalogue takes 10 ms to import, which --help does not need.
     VersionRange = Any
+
+
+#: How much of two words must be alike for one to be suggested for the other.
+_LIKE = 0.6
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -167,6 +173,11 @@ def one_each(files: Sequence[Path] | None, images: int, option: str) -> list[Pat
 # --- output ------------------------------------------------------------------------------------
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+NoPager = Annotated[bool, typer.Option("--no-pager", help="Print at once, without a pager.")]
+NoColor = Annotated[
+    bool,
+    typer.Option("--no-color", callback=leave_plain, help="Leave text plain, as NO_COLOR does."),
+]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
@@ -191,8 +202,15 @@ def one_of(text: str, values: Iterable[str], option: str) -> str:
     """
     known = list(values)
     if text not in known:
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(known)}", param_hint=option)
+        message = f"{text!r} is not one of {', '.join(known)}{nearest(text, known)}"
+        raise typer.BadParameter(message, param_hint=option)
     return text
+
+
+def nearest(text: str, known: Sequence[str]) -> str:
+    """Return a question with the known values that are most like ``text``, "" where none is like it."""
+    found = get_close_matches(text, known, 2, _LIKE)
+    return f"; do you mean {' or '.join(found)}?" if found else ""
 
 
 def renamed(old: str, new: str, **how: Any) -> Any:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Without analysis, which needs NumPy.
 PACKAGES = ("cli", "probes", "symbols")
 _TOP = ("__init__.py", "__main__.py", "lazy.py")
-VENDORED = ("annotated-doc", "shellingham", "typer")
+VENDORED = ("annotated-doc", "shellingham", "typer", "wcwidth")
 SHEBANG = b"#!/usr/bin/python3\n"
 MAIN = "from xtrace.cli.start import main\n\nmain()\n"
 #: Nor the compiled loops (.so): they cannot be loaded from an archive, and work on NumPy's arrays.

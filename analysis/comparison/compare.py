@@ -355,9 +355,10 @@ def _of_number(old: Sequence[Measured], new: Sequence[Measured], tests: int) -> 
         return ["nothing to compare: no domain has a figure in both groups"]
     found = []
     if least_p(len(old), len(new)) * tests >= ALPHA:
-        text = f"{len(old)} against {len(new)} captures cannot distinguish a change from chance"
-        text += f" in {tests} rows" if tests > 1 else ""
-        text += f": it takes {runs_needed(tests)} per side"
+        many = "one run each" if len(old) == len(new) == 1 else f"{len(old)} runs against {len(new)}"
+        text = f"{many} cannot show what is chance: "
+        text += f"with {tests} rows, " if tests > 1 else ""
+        text += f"it takes {runs_needed(tests)} per side"
         fewest = runs_needed(1)
         if tests > 1 and min(len(old), len(new)) < fewest:
             text += f", {fewest} for a single row (--metric, --domain)"

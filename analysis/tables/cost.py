@@ -103,7 +103,7 @@ _DOMAINS = (
         needs=(RUNSTATES,),
         reach=Reach.VCPU,
     ),
-    *_ends("cost", "ratio", "share of the domain's running time", ("least", "hot", "to", "most")),
+    *_ends("cost", "ratio", "share of the domain's running time", ("least", "hot from", "hot to", "most")),
     Column(
         "bound",
         _KEY,
@@ -231,7 +231,7 @@ TABLES = (
         "What fences cost, as a share of the domain's running time",
         domains,
         _DOMAINS,
-        "95 % interval of the calibration over all contexts; hot, to: no cache misses",
+        "95 % interval of the calibration over all contexts; hot: no cache misses",
     ),
     _table(
         "cost_upcalls",

@@ -200,7 +200,7 @@ TABLES = (
                 "other_count",
                 _INFERRED,
                 "other wakes: timers, softirqs, the recorder's VIRQ; interrupts too, where none are recorded",
-                "rest",
+                "other",
                 _CAUSES_NEED,
             ),
             Column(

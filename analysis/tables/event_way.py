@@ -1,6 +1,6 @@
 """The way of an event to a vCPU, stage by stage: send, wake, runnable, running, upcall entry, iret.
 
-Every figure also stands in another table, with the same needs: wakes, upcalls, injections, recorded_upcalls,
+Every figure is also in another table, with the same needs: wakes, upcalls, injections, recorded_upcalls,
 vcpu_states.  Here they are side by side, a row per vCPU.  The stages do not add up: each is measured over
 the events for which both its ends are known.
 

@@ -113,14 +113,14 @@ TABLES = (
                 _INFERRED,
                 "of the upcalls after a block: first guest record after the run starts, to the iret; a lower "
                 "bound of the upcall's time, unless another upcall began in it and ended with that iret",
-                {"p50": "p50 min"},
+                {"p50": "p50 least"},
             ),
             *times_columns(
                 "upcall_most",
                 _BOUNDED,
                 "of the upcalls after a block: start of the run, to the iret; an upper bound of the upcall's "
                 "time, and not one of upcalls that begin while the vCPU runs",
-                {"p50": "p50 max", "p99": "p99 max"},
+                {"p50": "p50 most", "p99": "p99 most"},
             ),
             Column(
                 "nested_count", _INFERRED, "upcalls after a block during which the guest trapped", "nested"
@@ -142,7 +142,7 @@ TABLES = (
                 "block_without_block_count",
                 _INFERRED,
                 "block hypercalls that found an event pending",
-                "no block",
+                "pending",
             ),
             Column("block_without_block_ratio", _INFERRED, "their share of all block hypercalls", None),
             Column("upcall_least_per_s", _INFERRED, "upcall_least_count per second", None),

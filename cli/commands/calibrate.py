@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each, renamed, seconds
-from xtrace.cli.render.terminal import put as _put
+from xtrace.cli.terminal.style import put as _put
 
 if TYPE_CHECKING:
     from xtrace.analysis.calibrate.run import Guest

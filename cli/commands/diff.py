@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from xtrace.cli.options import DOMAIN_FORMS, AsJson, CpuHz, offered, one_of
-from xtrace.cli.render.progress import bar
-from xtrace.cli.render.terminal import put, tell
+from xtrace.cli.options import DOMAIN_FORMS, AsJson, CpuHz, NoColor, NoPager, offered, one_of
+from xtrace.cli.terminal.pager import paged
+from xtrace.cli.terminal.progress import bar
+from xtrace.cli.terminal.style import put, tell
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
@@ -99,15 +100,17 @@ def diff(
         bool,
         typer.Option(
             "--keep/--no-keep",
-            help="Keep each trace's summary next to it, so that the next diff is fast.",
+            help="Keep each trace's summary beside it, so that the next diff with --keep is fast.",
         ),
-    ] = True,
+    ] = False,
+    no_pager: NoPager = False,
+    no_color: NoColor = False,
     json: AsJson = False,
 ) -> None:
     """Compare captures, or groups of repeated captures: what changed by more than chance explains.
 
-    A row shows the change if a rank test over the captures of both groups finds it significant, and ~
-    otherwise.  The p-values of all rows are corrected together (Holm).
+    A change has ~ before it where chance may explain it, by a rank test over the captures of both groups.
+    The p-values of all rows are corrected together (Holm).
 
     Exit status: 0 whatever changed; 3 if --fail-above applies, 1 if that cannot be decided.
     """
@@ -137,7 +140,8 @@ def diff(
     else:
         from xtrace.cli.render.diff import print_diff
 
-        print_diff(put, found, _sorted(found.changes, sort))
+        with paged(wanted=not no_pager):
+            print_diff(put, found, _sorted(found.changes, sort))
     _decide(found, gates)
 
 

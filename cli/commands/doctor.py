@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from xtrace.cli.options import AsJson
-from xtrace.cli.render.terminal import WIDTH, safe
+from xtrace.cli.terminal.style import WIDTH
+from xtrace.cli.terminal.text import safe
 
 if TYPE_CHECKING:
     from xtrace.probes.recording.doctor import Examination, Finding

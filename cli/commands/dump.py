@@ -21,7 +21,7 @@ from xtrace.cli.options import (
     XenVersion,
     offered,
 )
-from xtrace.cli.render.terminal import safe
+from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.reader.sources import STDIN
 from xtrace.probes.selection.times import WITHOUT_RATE, Moment
@@ -406,7 +406,8 @@ def _tell_damage(facts: ReadFacts) -> None:
 
 
 def _tell_times(facts: ReadFacts) -> None:
-    from xtrace.cli.render.terminal import backward_text, tell
+    from xtrace.cli.render.head import backward_text
+    from xtrace.cli.terminal.style import tell
     from xtrace.probes.words import count_of
 
     for restart in facts.restarts[:_RESTARTS_TOLD]:

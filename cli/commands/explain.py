@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from xtrace.cli.render.sites import print_site
-from xtrace.cli.render.terminal import Put
+from xtrace.cli.terminal.style import Put
 from xtrace.symbols.errors import shown
 from xtrace.symbols.proof.argument import explain
 from xtrace.symbols.sites.model import Site, SiteTable, where

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson
+from xtrace.cli.render.head import backward_text
 from xtrace.cli.render.info import rate_text, row
-from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import backward_text, safe
+from xtrace.cli.terminal.ranges import ranges
+from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.words import count_of
 

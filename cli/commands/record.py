@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, parsed, renamed, seconds
-from xtrace.cli.render.terminal import safe
+from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import Pcpus
 

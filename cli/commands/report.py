@@ -16,16 +16,21 @@ from xtrace.cli.options import (
     CpuHz,
     DomainNames,
     From,
+    NoColor,
+    NoPager,
     Strict,
     To,
     Vcpus,
     XenVersion,
     class_names,
     offered,
+    one_of,
     parsed,
 )
-from xtrace.cli.render.progress import bar
-from xtrace.cli.render.terminal import BRIEF, print_findings, put, tell
+from xtrace.cli.render.terminal import BRIEF, COSTS, FIRST, print_findings
+from xtrace.cli.terminal.pager import paged
+from xtrace.cli.terminal.progress import bar
+from xtrace.cli.terminal.style import put, tell
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.event_masks import event_masks
 
@@ -177,6 +182,17 @@ def report(
             autocompletion=offered(lambda: (_ANY_PROBLEM, *_FINDINGS)),
         ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print the tables of all sections, the first rows of each.")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the sections and what each answers, and stop.")
+    ] = False,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="Explain what is shown, or the columns of a --section, and stop.")
+    ] = False,
+    no_pager: NoPager = False,
+    no_color: NoColor = False,
     strict: Strict = False,
     json: AsJson = False,
     csv: Annotated[
@@ -198,23 +214,28 @@ def report(
 ) -> None:
     """Report how event channels were delivered, how long upcalls took and where the time went.
 
-    Every figure is marked by how it is known: = exact, < bounded, ~ inferred, * modelled.  --from and
-    --to count what ends in that time.
+    Without --section or --full: what was recorded, what is out of the usual, and how long events took.
     """
     from xtrace.analysis.report.request import ReportRequest, RequestError, make_report
 
+    for name in section or ():
+        one_of(name, _SECTIONS, "--section")
+    if list_ or legend:
+        _explain(section or (), is_list=list_, in_pager=not no_pager)
+        return
     if require is not None:
         parsed(event_masks)(require)
     _must_be_findings(fail_on_finding or [])
     if only_findings and (csv or parquet or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet)
+    has_cost = bool(kernel or calibration or rates or unfenced)
     request = ReportRequest(
         paths=files or [samples.path()],
         sections=section or (),
         domains=domain or (),
         vcpus=vcpu or (),
-        tables=_tables(only_findings, brief=on_terminal and not summary and not section),
+        tables=_tables(section or (), needs_all=bool(summary) or not on_terminal, full=full, cost=has_cost),
         ignored=ignore or (),
         begin=begin,
         end=end,
@@ -242,14 +263,19 @@ def report(
         from xtrace.analysis.report.build import json_text
 
         typer.echo(json_text(found.report))
-    elif only_findings:
-        print_findings(put, found.report.findings, _path(files), shown=len(found.report.findings))
     elif on_terminal and summary is None:
-        from xtrace.cli.render.terminal import print_report
-
         names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
-        window = found.summary.origin.window
-        print_report(put, found.report, names, rows=rows, brief=not section, window=window, path=_path(files))
+        with paged(wanted=not no_pager):
+            _print(
+                found.report,
+                names,
+                window=found.summary.origin.window,
+                path=_path(files),
+                rows=rows,
+                only_findings=only_findings,
+                whole=bool(full or section or rows is not None),
+                brief=not section,
+            )
     _fail_on(found.report, fail_on_finding or [])
 
 
@@ -264,11 +290,48 @@ def _refuse_lacking(whole: Summary, required: str | None) -> None:
         raise typer.Exit(_LACKING)
 
 
-def _tables(only_findings: bool, *, brief: bool) -> tuple[str, ...]:
+def _explain(sections: Sequence[str], *, is_list: bool, in_pager: bool) -> None:
+    """Print the list of the sections, or the legend."""
+    from xtrace.cli.render.sections import legend, section_list
+
+    with paged(wanted=in_pager):
+        for line in section_list() if is_list else legend(sections):
+            put(line)
+
+
+def _tables(sections: Sequence[str], *, needs_all: bool, full: bool, cost: bool) -> tuple[str, ...]:
     """Return the names of the tables that are wanted, none for all; findings are made from those of costs."""
+    if needs_all or sections:
+        return ()
+    if full:
+        return tuple(BRIEF)
+    more = (*COSTS, "dom0_") if cost else ("cost_", "dom0_")
+    return (*FIRST, *(name for name in BRIEF if name.startswith(more)))
+
+
+def _print(
+    made: Report,
+    names: Sequence[str],
+    *,
+    window: str,
+    path: str,
+    rows: int | None,
+    only_findings: bool,
+    whole: bool,
+    brief: bool,
+) -> None:
+    """Print the findings, the whole report or its first screen."""
+    from xtrace.cli.render import dom0_only
+    from xtrace.cli.render.first_screen import print_first_screen
+    from xtrace.cli.render.terminal import print_costs, print_report
+
     if only_findings:
-        return tuple(name for name in BRIEF if name.startswith("cost_"))
-    return tuple(BRIEF) if brief else ()
+        print_findings(put, made.findings, path, shown=len(made.findings))
+    elif whole or dom0_only.is_whole(made):
+        print_report(put, made, names, rows=rows, brief=brief, window=window, path=path)
+    else:
+        print_first_screen(put, made, names, window=window)
+        print_costs(put, made)
 
 
 def _path(files: list[Path] | None) -> str:
@@ -280,9 +343,7 @@ def _path(files: list[Path] | None) -> str:
 
 def _must_be_findings(names: Sequence[str]) -> None:
     for name in names:
-        if name not in (_ANY_PROBLEM, *_FINDINGS):
-            message = f"{name!r} is not one of {_ANY_PROBLEM}, {', '.join(_FINDINGS)}"
-            raise typer.BadParameter(message, param_hint="--fail-on-finding")
+        one_of(name, (_ANY_PROBLEM, *_FINDINGS), "--fail-on-finding")
 
 
 def _fail_on(made: Report, names: Sequence[str]) -> None:

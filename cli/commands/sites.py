@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each
-from xtrace.cli.render.terminal import put as _put
+from xtrace.cli.terminal.style import put as _put
 
 if TYPE_CHECKING:
     from xtrace.symbols.listing.compare import Comparison

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render.terminal import WIDTH, Put, safe, shortened
+from xtrace.cli.terminal.style import WIDTH, Put
+from xtrace.cli.terminal.text import safe, shortened
 
 if TYPE_CHECKING:
     from xtrace.probes.timing.calibration import Calibration, Row

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.coverage.needs import Records
-from xtrace.cli.render.ranges import ranges
+from xtrace.cli.terminal.ranges import ranges
 
 if TYPE_CHECKING:
     from xtrace.analysis.coverage.coverage import Coverage
@@ -110,15 +110,35 @@ def _length(cycles: int, hz: float | None) -> str:
 
 def covered(coverage: Coverage) -> str:
     """Return what is covered: pCPUs, the share of their time, classes of records."""
-    names = [name for records, name in _CLASSES.items() if coverage.kinds[records].count]
+    text, share, known = _pcpus(coverage), covered_share(coverage), classes(coverage)
+    if share:
+        text += f", {share} of {'their' if len(coverage.pcpus) > 1 else 'its'} time"
+    return f"{text}; records of {known}" if known else text
+
+
+def covered_briefly(coverage: Coverage) -> str:
+    """Return the same in fewer words."""
+    share, known = covered_share(coverage), classes(coverage)
+    return f"{_pcpus(coverage)}{f', {share} of it covered' if share else ''}{f': {known}' if known else ''}"
+
+
+def classes(coverage: Coverage) -> str:
+    """Return the classes of which there are records."""
+    return ", ".join(
+        dict.fromkeys(name for records, name in _CLASSES.items() if coverage.kinds[records].count)
+    )
+
+
+def covered_share(coverage: Coverage) -> str:
+    """Return the share of the pCPUs' time that is covered; "" where nothing is."""
     known = sum(pcpu.covered_cycles for pcpu in coverage.pcpus)
     whole = sum(p.covered_cycles + p.lost_cycles + p.unknown_cycles for p in coverage.pcpus)
+    return _percent(known / whole) if whole and known else ""
+
+
+def _pcpus(coverage: Coverage) -> str:
     pcpus = [pcpu.pcpu for pcpu in coverage.pcpus]
-    text = f"pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}"
-    if whole and known:
-        text += f", {_percent(known / whole)} of {'their' if len(pcpus) > 1 else 'its'} time"
-    classes = ", ".join(dict.fromkeys(names))
-    return f"{text}; records of {classes}" if classes else text
+    return f"pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}"
 
 
 def _percent(share: float) -> str:

@@ -1,26 +1,24 @@
-"""Put a comparison on a terminal of 80 columns."""
+"""Put a comparison on a terminal: what changed, and what may be chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from xtrace.cli.render.coverage import covered
-from xtrace.cli.render.terminal import LEGEND, WIDTH, Put, safe, shortened
+from xtrace.cli.render.head import EMULATED
+from xtrace.cli.terminal.grid import GridColumn, grid_lines
+from xtrace.cli.terminal.style import Put, Style, width
+from xtrace.cli.terminal.text import LABEL, labelled, safe, shortened, wrapped
 from xtrace.probes.words import scaled, share_text, time_text
 
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Change, Diff
     from xtrace.analysis.comparison.figures import Measured, Unit
 
-_LABEL = 9
 _NAMES = 3
-_DOMAIN_WIDTH = 10
-_HEADINGS = ("domain", "metric", "old", "new", "change", "95% interval", "p", "n")
-_TO_LEFT = (0, 1)
 #: Smaller p-values are shown as below this.
 _LEAST_P = 0.0001
 
@@ -30,51 +28,68 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     from xtrace.analysis.comparison.rank_test import ALPHA
 
     for label, captures in (("old", diff.old), ("new", diff.new)):
-        put(shortened(f"{label:<{_LABEL}}{_names(captures)}", WIDTH), bold=True)
+        put(shortened(f"{label:<{LABEL}}{_names(captures)}", width()), bold=True)
         for text in dict.fromkeys(covered(each.coverage) for each in captures if each.coverage):
-            _put_wrapped(put, "", f"covered: {text}")
+            _put_labelled(put, "", f"covered: {text}")
     if any(capture.emulated for capture in (*diff.old, *diff.new)):
-        put(f"{'host':<{_LABEL}}emulated: times show order and proportions, not hardware durations")
-    _put_wrapped(
-        put,
-        "change",
-        f"shown if p < {ALPHA:g} by a rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
-        "(Holm); ~ if chance explains it",
-    )
-    put(LEGEND, dim=True)
+        _put_labelled(put, "host", EMULATED)
+    if any(map(diff.can_tell, rows)):
+        _put_labelled(
+            put,
+            "change",
+            f"shown if p < {ALPHA:g} by a rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
+            "(Holm); ~ if it may be chance",
+        )
+    elif rows:
+        _put_labelled(put, "change", "~ all may be chance; the differences are those of these runs only")
     for warning in diff.warnings:
-        _put_wrapped(put, "!", safe(warning))
+        _put_labelled(put, "!", safe(warning))
     if rows:
         _print_rows(put, diff, rows)
 
 
 def _print_rows(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
-    from xtrace.analysis.measures.table import MARKS
-
-    lines = [_HEADINGS] + [
-        (
-            shortened(safe(row.domain), _DOMAIN_WIDTH),
-            row.figure.name + MARKS[row.quality],
-            value_text(row.old_median, row.figure.unit, in_cycles=diff.in_cycles),
-            value_text(row.new_median, row.figure.unit, in_cycles=diff.in_cycles),
-            _change_text(row, row.change, diff) if row.differs else "~",
-            _interval_text(row, diff),
-            _p_text(row.p_together),
-            f"{len(row.old)}+{len(row.new)}",
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(str(row.quality), []).append(row.figure.name)
+    quality = [name for name in found if name != "exact"]
     put("")
-    for number, line in enumerate(lines):
-        cells = [
-            cell.ljust(width) if place in _TO_LEFT else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        put(gap.join(cells).rstrip(), bold=number == 0 or rows[number - 1].differs)
-        if number == 0:
-            put("-" * (sum(widths) + len(gap) * (len(widths) - 1)), dim=True)
+    if quality:
+        said = "; ".join(f"{', '.join(dict.fromkeys(found[name]))} {name}" for name in quality)
+        for line in wrapped(f"({'exact, but ' if 'exact' in found else ''}{said})", width()):
+            put(line, dim=True)
+    styles = [Style.BOLD if row.differs else Style.DIM for row in rows]
+    columns = [
+        GridColumn(["domain"], [safe(row.domain) for row in rows], left=True, shorten=shortened),
+        GridColumn(["metric"], [row.figure.name for row in rows], left=True),
+        *(
+            GridColumn(
+                [name], [value_text(value(row), row.figure.unit, in_cycles=diff.in_cycles) for row in rows]
+            )
+            for name, value in (("old", _old), ("new", _new))
+        ),
+        GridColumn(
+            ["change"],
+            [f"{'' if row.differs else '~'}{_change_text(row, row.change, diff)}" for row in rows],
+            styles=styles,
+        ),
+        GridColumn(["95% interval"], [_interval_text(row, diff) for row in rows]),
+        GridColumn(["p"], [_p_text(row.p_together) if diff.can_tell(row) else "-" for row in rows]),
+        GridColumn(["n"], [f"{len(row.old)}+{len(row.new)}" for row in rows]),
+    ]
+    heads, lines, taken = grid_lines(columns, width())
+    put(heads[0], bold=True)
+    put("-" * taken, dim=True)
+    for line in lines:
+        put(line)
+
+
+def _old(row: Change) -> float:
+    return row.old_median
+
+
+def _new(row: Change) -> float:
+    return row.new_median
 
 
 def value_text(value: float, unit: Unit, *, in_cycles: bool) -> str:
@@ -118,7 +133,6 @@ def _names(captures: Sequence[Measured]) -> str:
     return safe(f"{len(names)}{inside}: {', '.join(names[:_NAMES])}{more}")
 
 
-def _put_wrapped(put: Put, label: str, text: str) -> None:
-    for line in wrap(text, WIDTH - _LABEL):
-        put(f"{label:<{_LABEL}}{line}")
-        label = ""
+def _put_labelled(put: Put, label: str, text: str) -> None:
+    for line in labelled(label, text, width()):
+        put(line)

@@ -35,9 +35,9 @@ def head(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def among_others(report: Report) -> list[str]:
-    """Return a line about the captures without Xen's trace in a report on traces, if there are any."""
+    """Return a text about the captures without Xen's trace in a report on traces, if there are any."""
     count, files = report.trace["dom0_only_files"], report.trace["files"]
-    return [f"dom0     {count} of {files} files without Xen's trace: figures of dom0 only"] if count else []
+    return [f"{count} of {files} files without Xen's trace: figures of dom0 only"] if count else []
 
 
 def _recorded(report: Report) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
-from xtrace.cli.render.ranges import ranges
-from xtrace.cli.render.terminal import WIDTH, domain_name, labelled, resolution_text, safe, shortened
+from xtrace.cli.render.head import resolution_text
+from xtrace.cli.terminal.ranges import ranges
+from xtrace.cli.terminal.style import WIDTH
+from xtrace.cli.terminal.text import domain_name, labelled, safe, shortened
 from xtrace.probes.words import count_of, scaled, time_text
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
@@ -218,7 +220,7 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     text = f"{which}; records of {some or 'no class that is counted'}"
     if none:
         text += f"; none of {none} in the first interval"
-    return labelled("covered", text)
+    return labelled("covered", text, WIDTH)
 
 
 def stat_line(watched: Watched, period: Period) -> str:

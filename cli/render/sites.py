@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from xtrace.cli.render.terminal import WIDTH, Put, shortened
+from xtrace.cli.terminal.style import WIDTH, Put
+from xtrace.cli.terminal.text import shortened
 from xtrace.probes.words import count_of
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.compare import Comparison, fence_words, key_words

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def head(command: str, path: Path) -> str:
     """Return a report's head as one line."""
-    lines = printed(command, str(path)).splitlines()
+    lines = printed(command, *(["--full"] if command == "report" else []), str(path)).splitlines()
     return " ".join(" ".join(lines[: lines.index("") if "" in lines else None]).split())
 
 
@@ -88,7 +88,7 @@ def test_required_classes(
     out, err = capfd.readouterr()
     if lacks is None:
         assert (code, err) == (0, "")
-        assert out.startswith("trace")
+        assert out.startswith(str(folder / name))
     else:
         assert (code, out) == (3, "")
         assert err == f"xtrace: {folder / name}: not recorded: {lacks} (--require {required})\n"

@@ -12,7 +12,7 @@ import pytest
 
 from xtrace.cli.main import main
 from xtrace.cli.render.calibration import figure, print_calibration
-from xtrace.cli.render.terminal import put
+from xtrace.cli.terminal.style import put
 from xtrace.probes.timing import this_host
 from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row, read
 

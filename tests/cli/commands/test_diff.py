@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def test_a_change_of_5_percent_is_found(folder: Path) -> None:
     assert max(map(len, lines)) <= WIDTH
     assert ESCAPE not in done.stdout
     assert lines[0] == "old      10 in old: 0, 1, 2 and 7 more"
-    (row,) = (line.split() for line in lines if f" {P50}=" in line)
+    (row,) = (line.split() for line in lines if f" {P50} " in line)
     assert row[0] == "d1"
     assert row[2].endswith("us")
     assert 3 <= float(row[4].strip("+%")) <= 7
@@ -93,7 +94,7 @@ def test_a_change_of_5_percent_is_found(folder: Path) -> None:
     assert row[-1] == "10+10"
     assert "rows together (Holm)" in " ".join(done.stdout.split())
     rest = [line.split() for line in lines if line.startswith(("d1", "host")) and P50 not in line]
-    assert all("~" in row for row in rest if not row[1].startswith(("waiting_share", "wake_to")))
+    assert all(row[4].startswith("~") for row in rest if not row[1].startswith(("waiting_share", "wake_to")))
 
 
 def test_equal_groups_show_no_change(folder: Path) -> None:
@@ -101,7 +102,7 @@ def test_equal_groups_show_no_change(folder: Path) -> None:
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("d1", "host"))]
     assert len(rows) > 8
-    assert all(row[4] == "~" for row in rows)
+    assert all(row[4].startswith("~") for row in rows)
     assert "both groups" in " ".join(done.stdout.split())
 
 
@@ -109,9 +110,9 @@ def test_single_captures_cannot_show_a_change(folder: Path) -> None:
     done = run_here("old/0.summary", "new/0.summary", "--metric", P50, cwd=folder)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    assert "1 against 1 captures" in text
+    assert "one run each cannot show what is chance" in text
     assert "5 per side" in text
-    assert " ~ " in text
+    assert re.search(r" ~[+-][\d.]+% ", text)
     assert " 1+1" in text
 
 
@@ -128,7 +129,7 @@ def test_json(folder: Path) -> None:
 def test_sort_by_change_puts_changed_rows_first(folder: Path) -> None:
     done = run_here("old", "new", "--sort", "change", cwd=folder)
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("d1", "host"))]
-    marks = [row[4] == "~" for row in rows]
+    marks = [row[4].startswith("~") for row in rows]
     assert marks == sorted(marks)
     assert not marks[0]
 
@@ -143,7 +144,7 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert ESCAPE not in done.stdout
     assert r"\x1b[2J\nname" in done.stdout
-    assert r"\x1b..eb\n" in done.stdout  # shortened to the width of its column
+    assert r"\x1b]0;web\n" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
 
 
@@ -212,7 +213,7 @@ def test_which_files_of_a_folder_are_captures(tmp_path: Path) -> None:
 def test_a_trace_is_read_once_and_its_summary_kept(tmp_path: Path) -> None:
     for group, factor in (("old", 1.0), ("new", 1.3)):
         traces(tmp_path / group, 5, factor)
-    first = run("old", "new", "--metric", P50, cwd=tmp_path)
+    first = run("old", "new", "--keep", "--metric", P50, cwd=tmp_path)
     assert first.returncode == 0
     assert first.stderr.startswith("xtrace: 10 summaries kept ")
     assert first.stderr.count("\n") == 1
@@ -224,19 +225,19 @@ def test_a_trace_is_read_once_and_its_summary_kept(tmp_path: Path) -> None:
         before = path.stat()
         path.write_bytes(bytes(before.st_size))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    again = run("old", "new", "--metric", P50, cwd=tmp_path)
+    again = run("old", "new", "--keep", "--metric", P50, cwd=tmp_path)
     assert (again.stdout, again.stderr) == (first.stdout, "")
     os.utime(tmp_path / "old" / "0.bin", ns=(1, 1))
-    one_line(run("old", "new", cwd=tmp_path), 1, "0.bin: not a xentrace file")  # it was read again
+    one_line(run("old", "new", "--keep", cwd=tmp_path), 1, "0.bin: not a xentrace file")  # it was read again
 
 
 def test_no_summary_is_kept_if_not_wanted_or_not_possible(tmp_path: Path) -> None:
     one, other = traces(tmp_path / "a", 2)
-    done = run(one, other, "--no-keep")
+    done = run(one, other)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list((tmp_path / "a").glob("*.summary"))
     Path(f"{one}.summary").write_text("notes")
-    done = run(one, other)
+    done = run(one, other, "--keep")
     assert done.returncode == 0
     assert "summary not kept: " in done.stderr
     assert Path(f"{one}.summary").read_text() == "notes"
@@ -249,7 +250,7 @@ def test_domains_are_matched_by_name(tmp_path: Path) -> None:
         (capture / "xentrace.bin").write_bytes(wakes(domain, domain=domain, count=40))
         meta = {"schema_version": 1, "tsc_hz": TSC_HZ, "domains": [{"id": domain, "name": "web"}]}
         (capture / "meta.json").write_text(json.dumps(meta))
-    done = run("old.xtrace", "new.xtrace", cwd=tmp_path)
+    done = run("old.xtrace", "new.xtrace", "--keep", cwd=tmp_path)
     assert done.returncode == 0
     assert f"web     {P50}" in done.stdout
     assert (tmp_path / "old.xtrace" / "summary").is_file()

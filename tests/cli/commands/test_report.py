@@ -54,8 +54,8 @@ def run(*arguments: str | Path, stdin: bytes | None = None, **changes: str) -> D
 
 @functools.cache
 def default() -> Done:
-    """Run it without arguments, once for several tests."""
-    return run()
+    """Run it with --full, once for several tests."""
+    return run("--full")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_without_arguments_it_reports_on_the_sample() -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
 def test_lines_fit_80_columns(path: Path) -> None:
-    done = default() if path.name == samples.NAME else run(path)
+    done = default() if path.name == samples.NAME else run(path, "--full")
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
 
@@ -104,7 +104,7 @@ def test_lines_of_every_section_fit_80_columns(made: Path) -> None:
 
 def test_no_escape_codes_without_a_terminal() -> None:
     assert ESCAPE not in default().stdout
-    assert default().stdout == run(NO_COLOR="1").stdout
+    assert default().stdout == run("--full", NO_COLOR="1").stdout
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
@@ -218,7 +218,7 @@ def test_several_files_are_reported_together(made: Path, tmp_path: Path) -> None
 )
 def test_clock_skew_is_reported(skew_cycles: int, said: str, tmp_path: Path) -> None:
     data = simulate(7, 3, DOMAINS, 40_000_000, skew_cycles=(0, 0, skew_cycles)).data
-    head = joined_head(run("-", stdin=data).stdout)
+    head = joined_head(run("-", "--full", stdin=data).stdout)
     lines = [line for line in head if line.startswith("skew")]
     assert [re.findall(r"pCPU (\d+)", line) for line in lines] == [["2", "0"], ["2", "1"]]
     assert all(re.search(said, line) for line in lines), lines
@@ -250,7 +250,7 @@ def test_skewed_clocks_are_aligned(skew_cycles: tuple[int, ...], said: str, tmp_
     path = tmp_path / "skewed.bin"
     length = 40_000_000 if len(skew_cycles) == 3 else 400_000_000
     path.write_bytes(simulate(7, len(skew_cycles), DOMAINS, length, skew_cycles=skew_cycles).data)
-    head = joined_head(run(path).stdout)
+    head = joined_head(run(path, "--full").stdout)
     assert any(re.fullmatch(said, line) for line in head), head
     assert "missing" not in "\n".join(head)
     aligned = {pair["unaligned"] for pair in as_json(path)["trace"]["skewed_pcpu_pairs"]}
@@ -260,20 +260,20 @@ def test_skewed_clocks_are_aligned(skew_cycles: tuple[int, ...], said: str, tmp_
 def test_core_scheduling_is_said(tmp_path: Path) -> None:
     path = tmp_path / "cores.bin"
     path.write_bytes(cores())
-    (said,) = (line for line in joined_head(run(path).stdout) if line.startswith("cores"))
+    (said,) = (line for line in joined_head(run(path, "--full").stdout) if line.startswith("cores"))
     assert said == (
         "cores    Xen schedules by core: vCPUs are placed by the pairs of records that one pCPU writes "
         "for its siblings"
     )
     path.write_bytes(simulate(7, 3, DOMAINS, 4_000_000).data)
-    assert "cores  " not in run(path).stdout
+    assert "cores  " not in run(path, "--full").stdout
 
 
 def head_of(data: bytes, path: Path) -> str:
     """Return the lines above the first table as one text, where each label begins a line."""
     path.write_bytes(data)
-    head = run(path).stdout.split("\n\n")[0]
-    return head.replace("\n         ", " ")
+    head = run(path, "--full").stdout.split("\n\n")[0]
+    return head.replace("\n         ", " ") + "\n"
 
 
 def test_restarts_of_the_tsc_are_reported(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_cpu_hz_sets_the_rate(made: Path) -> None:
     ],
 )
 def test_the_resolution_of_a_slow_tsc(made: Path, hz: str, line: str) -> None:
-    assert line in run(made, "--cpu-hz", hz).stdout.splitlines()
+    assert line in run(made, "--full", "--cpu-hz", hz).stdout.splitlines()
 
 
 def test_csv_and_parquet_files(made: Path, tmp_path: Path) -> None:
@@ -513,7 +513,8 @@ def test_one_bad_file_among_good_ones(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--section", "nonsense"], "'nonsense' is not one of delivery"),
+        (["--section", "nonsense"], "'nonsense' is not one of way, delivery"),
+        (["--section", "delivry"], "do you mean delivery?"),
         (["--xen", "nonsense"], "--xen"),
         (["--rows", "-1"], "--rows"),
         (["--from", "1", "-"], "--from"),

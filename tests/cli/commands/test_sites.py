@@ -21,7 +21,7 @@ from builders.guest import Builder, Variant
 from builders.made_sites import BASE, FACTS, fence, site, table
 from xtrace.cli.main import main
 from xtrace.cli.render import sites
-from xtrace.cli.render.terminal import put
+from xtrace.cli.terminal.style import put
 from xtrace.symbols.dwarf.source_locations import Frame, SourceLocation
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.linux_patching import Patching
