@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from xtrace.cli.render import dom0_only
-from xtrace.cli.render.cost import cost_needs
 from xtrace.cli.render.findings import finding_lines
 from xtrace.cli.render.head import domain_names, facts, listed
 from xtrace.cli.render.tables import print_table
@@ -60,6 +59,8 @@ BRIEF = {
     "dom0_samples": 8,
     "cuts": 12,
 }
+#: xtrace.analysis.cost.missing_inputs.HOST.
+_HOST = "host"
 #: Tables of the first screen.
 FIRST = ("event_way", "wake_spread")
 #: Beginnings of the names of tables that follow it where images or prices are given.
@@ -94,7 +95,7 @@ def print_report(
     if known := domain_names(report):
         _put_labelled(put, "domains", known)
     _print_kernels(put, report)
-    for need in cost_needs(report):
+    for need in _cost_needs(report):
         _put_labelled(put, "needs", safe(need))
     print_findings(put, report.findings, path, shown=_FINDINGS_SHOWN if brief else len(report.findings))
     for name, columns in report.columns.items():
@@ -112,7 +113,7 @@ def print_report(
 def print_costs(put: Put, report: Report) -> None:
     """Print what samples in guests' kernels and the cost of fences add to the first screen."""
     names = [name for name, columns in report.columns.items() if name.startswith(COSTS) and len(columns)]
-    needs = list(cost_needs(report))
+    needs = list(_cost_needs(report))
     if names or needs:
         put("")
     _print_kernels(put, report)
@@ -187,3 +188,14 @@ def _print_kernels(put: Put, report: Report) -> None:
 def _put_labelled(put: Put, label: str, text: str) -> None:
     for line in labelled(label, text, width()):
         put(line)
+
+
+def _cost_needs(report: Report) -> Iterator[str]:
+    """Yield one line per missing input of the cost, with how to get it."""
+    needs = report.columns.get("cost_needs")
+    if needs is None:
+        return
+    for row in needs.rows():
+        whose = "" if row["about"] == _HOST else f"{row['about']}: "
+        remedy = f"; {row['remedy']}" if row["remedy"] else ""
+        yield f"{whose}{row['missing']}: {row['reason']}{remedy}"
