@@ -406,7 +406,7 @@ def _tell_damage(facts: ReadFacts) -> None:
 
 
 def _tell_times(facts: ReadFacts) -> None:
-    from xtrace.cli.render.head import backward_text
+    from xtrace.cli.render.report.head import backward_text
     from xtrace.cli.terminal.style import tell
     from xtrace.probes.words import count_of
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson
-from xtrace.cli.render.head import backward_text
 from xtrace.cli.render.info import rate_text, row
+from xtrace.cli.render.report.head import backward_text
 from xtrace.cli.terminal.ranges import ranges
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError, without_records

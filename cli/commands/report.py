@@ -27,7 +27,7 @@ from xtrace.cli.options import (
     one_of,
     parsed,
 )
-from xtrace.cli.render.terminal import BRIEF, COSTS, FIRST, print_findings
+from xtrace.cli.render.report.whole import BRIEF, COSTS, FIRST, print_findings
 from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import bar
 from xtrace.cli.terminal.style import put, tell
@@ -292,7 +292,7 @@ def _refuse_lacking(whole: Summary, required: str | None) -> None:
 
 def _explain(sections: Sequence[str], *, is_list: bool, in_pager: bool) -> None:
     """Print the list of the sections, or the legend."""
-    from xtrace.cli.render.sections import legend, section_list
+    from xtrace.cli.render.report.sections import legend, section_list
 
     with paged(wanted=in_pager):
         for line in section_list() if is_list else legend(sections):
@@ -321,9 +321,9 @@ def _print(
     brief: bool,
 ) -> None:
     """Print the findings, the whole report or its first screen."""
-    from xtrace.cli.render import dom0_only
-    from xtrace.cli.render.first_screen import print_first_screen
-    from xtrace.cli.render.terminal import print_costs, print_report
+    from xtrace.cli.render.report import dom0_only
+    from xtrace.cli.render.report.first_screen import print_first_screen
+    from xtrace.cli.render.report.whole import print_costs, print_report
 
     if only_findings:
         print_findings(put, made.findings, path, shown=len(made.findings))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render.coverage import covered
-from xtrace.cli.render.head import EMULATED
+from xtrace.cli.render.report.coverage import covered
+from xtrace.cli.render.report.head import EMULATED
 from xtrace.cli.terminal.grid import GridColumn, grid_lines
 from xtrace.cli.terminal.style import Put, Style, width
 from xtrace.cli.terminal.text import LABEL, labelled, safe, shortened, wrapped

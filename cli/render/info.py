@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from xtrace.cli.render.head import resolution_text
+from xtrace.cli.render.report.head import resolution_text
 from xtrace.cli.terminal.style import WIDTH
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.words import count_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
-from xtrace.cli.render.head import resolution_text
+from xtrace.cli.render.report.head import resolution_text
 from xtrace.cli.terminal.ranges import ranges
 from xtrace.cli.terminal.style import WIDTH
 from xtrace.cli.terminal.text import domain_name, labelled, safe, shortened

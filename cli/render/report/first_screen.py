@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render.coverage import covered_briefly
-from xtrace.cli.render.findings import one_line
-from xtrace.cli.render.head import EMULATED, domain_names, facts, listed
-from xtrace.cli.render.way import Line, way_lines
+from xtrace.cli.render.report.coverage import covered_briefly
+from xtrace.cli.render.report.findings import one_line
+from xtrace.cli.render.report.head import EMULATED, domain_names, facts, listed
+from xtrace.cli.render.report.way import Line, way_lines
 from xtrace.cli.terminal.style import Put, Style, height, is_dumb, styled, width
 from xtrace.cli.terminal.text import columns_of, cut, labelled, shortened
 from xtrace.probes.words import count_of, scaled

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xtrace.cli.render import dom0_only
+from xtrace.cli.render.report import dom0_only
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.tsc_rate import COARSE_HZ
 from xtrace.probes.words import count_of, digits, scaled, time_text
@@ -39,7 +39,7 @@ def listed(names: Sequence[str]) -> str:
 
 def facts(report: Report) -> Iterator[Fact]:
     """Yield the facts about the traces, in the order in which a report shows them."""
-    from xtrace.cli.render.coverage import coverage_lines
+    from xtrace.cli.render.report.coverage import coverage_lines
 
     trace, hz = report.trace, report.hz
     if trace["emulated"]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xtrace.cli.render.tables import certainty_word, vcpu_label
+from xtrace.cli.render.report.tables import certainty_word, vcpu_label
 from xtrace.cli.terminal.drawn import bar, is_drawn, spark
 from xtrace.cli.terminal.grid import GridColumn, grid_lines
 from xtrace.cli.terminal.style import Style, width

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render import dom0_only
-from xtrace.cli.render.findings import finding_lines
-from xtrace.cli.render.head import domain_names, facts, listed
-from xtrace.cli.render.tables import print_table
-from xtrace.cli.render.way import spread_lines, way_lines
+from xtrace.cli.render.report import dom0_only
+from xtrace.cli.render.report.findings import finding_lines
+from xtrace.cli.render.report.head import domain_names, facts, listed
+from xtrace.cli.render.report.tables import print_table
+from xtrace.cli.render.report.way import spread_lines, way_lines
 from xtrace.cli.terminal.style import Put, styled, width
 from xtrace.cli.terminal.text import LABEL, labelled, safe, shortened
 from xtrace.probes.xen_abi import IDLE_DOMAIN

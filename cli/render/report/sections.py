@@ -61,7 +61,7 @@ def legend(sections: Sequence[str]) -> Iterator[str]:
 
 def _legend_of_first_screen() -> Iterator[str]:
     from xtrace.analysis.tables.event_way import TABLES
-    from xtrace.cli.render.way import STAGES
+    from xtrace.cli.render.report.way import STAGES
 
     meanings = {column.name: column.meaning for column in TABLES[0].columns}
     yield ""

@@ -1,0 +1,1 @@
+"""A report on a terminal: its first screen, and the whole of it."""
