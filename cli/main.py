@@ -15,8 +15,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xtrace import __version__
+from xtrace.cli.help import HELPS, Command, examples_and_exits
 from xtrace.cli.streams import STDOUT
-from xtrace.cli.terminal.text import safe
+from xtrace.cli.terminal.text import nearest, safe
 from xtrace.probes.errors import TraceError
 from xtrace.symbols.errors import ImageError
 
@@ -60,8 +61,16 @@ class Commands(TyperGroup):
             return None
         module = import_module(f"xtrace.cli.commands.{cmd_name}")
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name, cls=getattr(module, "COMMAND", None))(getattr(module, cmd_name))
+        alone.command(cmd_name, cls=getattr(module, "COMMAND", Command))(getattr(module, cmd_name))
         return typer.main.get_command(alone)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with examples and exit codes."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        self.format_commands(ctx, formatter)
+        others = "xtrace COMMAND --help; --version, --install-completion, --show-completion"
+        formatter.write("\n" + "\n".join([*examples_and_exits(HELPS[""]), others]) + "\n")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands without importing their modules."""
@@ -95,10 +104,7 @@ def xtrace(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Record Xen hosts; show how events are delivered, what guests do, and what their kernels' fences cost.
-
-    Exit status: 0 success, 1 failure, 2 wrong usage, 3 if sites --fail-on or diff --fail-above applies.
-    """
+    """Record Xen hosts; show how events are delivered and what fences cost."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(USAGE)
@@ -158,7 +164,12 @@ def _run(arguments: list[str]) -> int:
 def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context else ""
-    return error.format_message().rstrip(".") + hint
+    message = error.format_message().rstrip(".")
+    option = getattr(error, "option_name", None)
+    if context and option and getattr(error, "possibilities", None) is not None:
+        known = [name for each in context.command.get_params(context) for name in each.opts]
+        message = f"No such option: {option}{nearest(option, known, lead='--')}"
+    return message + hint
 
 
 def _complain(message: str) -> None:

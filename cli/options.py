@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xtrace.cli.terminal.style import leave_plain
+from xtrace.cli.terminal.text import nearest
 from xtrace.probes.selection.times import Moment, duration_s, frequency_hz
 from xtrace.probes.selection.vcpus import Pcpus, Vcpu
 
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 else:
     # The catalogue takes 10 ms to import, which --help does not need.
     VersionRange = Any
-
-
-#: How much of two words must be alike for one to be suggested for the other.
-_LIKE = 0.6
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -205,12 +201,6 @@ def one_of(text: str, values: Iterable[str], option: str) -> str:
         message = f"{text!r} is not one of {', '.join(known)}{nearest(text, known)}"
         raise typer.BadParameter(message, param_hint=option)
     return text
-
-
-def nearest(text: str, known: Sequence[str]) -> str:
-    """Return a question with the known values that are most like ``text``, "" where none is like it."""
-    found = get_close_matches(text, known, 2, _LIKE)
-    return f"; do you mean {' or '.join(found)}?" if found else ""
 
 
 def renamed(old: str, new: str, **how: Any) -> Any:

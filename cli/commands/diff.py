@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from xtrace.cli.help import Command
 from xtrace.cli.options import DOMAIN_FORMS, AsJson, CpuHz, NoColor, NoPager, offered, one_of
 from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import bar
@@ -39,7 +39,7 @@ class Sort(StrEnum):
     P = "p"
 
 
-class DiffCommand(TyperCommand):
+class DiffCommand(Command):
     """Keeps the `--` between the groups, which the parser would take as the end of the options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -111,8 +111,6 @@ def diff(
 
     A change has ~ before it where chance may explain it, by a rank test over the captures of both groups.
     The p-values of all rows are corrected together (Holm).
-
-    Exit status: 0 whatever changed; 3 if --fail-above applies, 1 if that cannot be decided.
     """
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]

@@ -26,10 +26,7 @@ _INDENT = 2 + _STATE_WIDTH + 2 + _NAME_WIDTH + 1
 
 
 def doctor(json: AsJson = False) -> None:
-    """Check what can be recorded on this host, what is missing and how to fix it; change nothing.
-
-    Exit status: 0 if something can be recorded, 1 if nothing can.
-    """
+    """Check what can be recorded on this host, what is missing and how to fix it; change nothing."""
     from xtrace.probes.recording.doctor import examine
 
     found = examine()

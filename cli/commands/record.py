@@ -104,8 +104,7 @@ def record(
 ) -> None:
     """Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.
 
-    Exit status: that of COMMAND if one is run, otherwise 0; 1 if the disk is full or a recorder died, in
-    which case what was recorded is kept.
+    If the disk is full or a recorder dies, what was recorded is kept.
     """
     from xtrace.probes.capture import writer
     from xtrace.probes.recording.backends import registry

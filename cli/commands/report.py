@@ -110,7 +110,7 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="SECTION",
-            help=f"Only this section, with all its tables: {', '.join(_SECTIONS)}. Repeatable.",
+            help="Only this section, with all its tables; --list names them. Repeatable.",
             autocompletion=offered(lambda: _SECTIONS),
         ),
     ] = None,

@@ -7,7 +7,7 @@ Names come from traces, images and hosts.  Whatever script they are in, a name t
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
@@ -19,6 +19,8 @@ _LEFT_TO_RIGHT = "\u200e"
 _RIGHT_TO_LEFT = {"R", "AL", "AN"}
 #: Characters per column at most: a name of nothing but combining marks takes no column.
 _PER_COLUMN = 4
+#: How much of two words must be alike for one to be suggested for the other.
+_LIKE = 0.6
 
 
 def safe(text: str) -> str:
@@ -87,7 +89,7 @@ def padded(text: str, width: int, *, left: bool = False) -> str:
 def wrapped(text: str, width: int) -> list[str]:
     """Return ``text`` in lines of at most ``width`` columns."""
     if text.isascii():
-        return wrap(text, width) or [""]
+        return wrap(text, width, break_on_hyphens=False) or [""]
     return list(_filled(text, width)) or [""]
 
 
@@ -122,3 +124,16 @@ def labelled(label: str, text: str, width: int) -> list[str]:
 def domain_name(domain: int) -> str:
     """Return the label of a domain whose name is not known."""
     return "idle" if domain == IDLE_DOMAIN else "?" if domain == DEFAULT_DOMAIN else f"d{domain}"
+
+
+def nearest(text: str, known: Sequence[str], *, lead: str = "") -> str:
+    """Return a question with the known value that is most like ``text``, "" where none is like it.
+
+    Args:
+        lead: what they begin with, which does not make them alike.
+    """
+    from difflib import get_close_matches
+
+    bare = [name.removeprefix(lead) for name in known if name.startswith(lead)]
+    found = [f"{lead}{name}" for name in get_close_matches(text.removeprefix(lead), bare, 1, _LIKE)]
+    return f"; do you mean {found[0]}?" if found else ""
