@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from textwrap import wrap
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from xtrace.cli.options import AsJson
-from xtrace.cli.terminal.style import WIDTH
+from xtrace.cli.terminal.style import WIDTH, is_styled
 from xtrace.cli.terminal.text import safe
 
 if TYPE_CHECKING:
@@ -36,11 +34,12 @@ def doctor(json: AsJson = False) -> None:
         content = {
             "schema_version": SCHEMA_VERSION,
             "usable": list(found.usable),
+            "default": list(found.default),
             "findings": [asdict(finding) for finding in found.findings],
         }
         typer.echo(codec.dumps(content, indent=2))
     else:
-        for line in lines_of(found, in_colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")):
+        for line in lines_of(found, in_colour=is_styled()):
             typer.echo(line)
     if not found.usable:
         raise typer.Exit(1)
@@ -54,8 +53,20 @@ def lines_of(found: Examination, *, in_colour: bool) -> Iterator[str]:
             part = finding.part
             yield typer.style(part, bold=True) if in_colour else part
         yield from _lines(finding, in_colour)
-    usable = ", ".join(found.usable)
-    yield f"xtrace record can use {usable} here" if usable else "xtrace record can record nothing here"
+    yield from _closing(found)
+
+
+def _closing(found: Examination) -> Iterator[str]:
+    """Yield what `xtrace record` does here."""
+    asked = [name for name in found.usable if name not in found.default]
+    if not found.usable:
+        yield "xtrace record can record nothing here"
+        return
+    if not found.default:
+        yield f"xtrace record needs --backend here: {', '.join(asked)}"
+        return
+    also = f"; with --backend also {', '.join(asked)}" if asked else ""
+    yield f"xtrace record uses {' and '.join(found.default)} here{also}"
 
 
 def _lines(finding: Finding, in_colour: bool) -> Iterator[str]:

@@ -46,7 +46,7 @@ def record(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Use only this recorder: xentrace, bpf, perf, xenctx. Repeatable.",
+            help="Use only this recorder: xentrace, bpf, perf, xenctx. Default: the first two. Repeatable.",
             autocompletion=offered(lambda: _backends()),
         ),
     ] = None,
@@ -165,7 +165,10 @@ def closing_line(summary: Summary) -> str:
     parts.append(f"{summary.duration_s:.1f} s")
     share = cost.cpu_s / summary.duration_s if summary.duration_s else 0.0
     upcalls = "" if cost.own_upcalls is None else f", at most {cost.own_upcalls:,} upcalls"
-    parts.append(f"cost {share:.1%} of a CPU{upcalls}")
+    each = ", ".join(
+        f"{name} {used_s / summary.duration_s:.1%}" for name, used_s in cost.cpu_s_by_backend.items()
+    )
+    parts.append(f"cost {share:.1%} of a CPU{f' ({each})' if each else ''}{upcalls}")
     return "; ".join(parts)
 
 

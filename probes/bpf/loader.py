@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -71,8 +73,21 @@ def why_not() -> tuple[str, str]:
     try:
         bcc()
     except TraceError as error:
-        return str(error), _BCC_REMEDY
+        return str(error), bcc_remedy()
     return "", ""
+
+
+@functools.cache
+def bcc_remedy() -> str:
+    """Return what makes bcc available: the interpreter that has it, or the command that installs it."""
+    mine, system = os.path.realpath(sys.executable), os.path.realpath(_SYSTEM_PYTHON)
+    has_bcc = [_SYSTEM_PYTHON, "-c", "from bcc import BPF"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if subprocess.run(has_bcc, capture_output=True, check=False, timeout=_IMPORT_LIMIT_S).returncode == 0:
+            return f"run xtrace.pyz with {_SYSTEM_PYTHON}, which has bcc ({_ZIPAPP})"
+    if mine == system and sys.prefix == sys.base_prefix:
+        return _BCC_REMEDY
+    return f"{_BCC_REMEDY}, then run xtrace.pyz with {_SYSTEM_PYTHON} ({_ZIPAPP})"
 
 
 def must_work(backend: str) -> None:
@@ -86,6 +101,10 @@ def must_work(backend: str) -> None:
         raise TraceError(f"{backend}: {reason}" + (f"; {remedy}" if remedy else ""))
 
 
+#: The interpreter that Debian's python3-bpfcc is for.
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_ZIPAPP = "make zipapp builds it"
+_IMPORT_LIMIT_S = 20.0
 _BCC_REMEDY = "apt-get install python3-bpfcc"
 
 
@@ -98,14 +117,9 @@ def bcc() -> Any:
     try:
         module = importlib.import_module("bcc")
     except (ImportError, OSError) as error:
-        raise TraceError(
-            f"bcc is missing for {sys.executable} ({error}); on Debian: {_BCC_REMEDY}, and run "
-            "xtrace with /usr/bin/python3 or in a venv made with --system-site-packages"
-        ) from None
+        raise TraceError(f"bcc is missing for {sys.executable} ({error})") from None
     if not hasattr(module, "BPF"):
-        raise TraceError(
-            f"{module.__file__}: another package named bcc, not the BPF compiler; on Debian: {_BCC_REMEDY}"
-        )
+        raise TraceError(f"{module.__file__}: another package named bcc, not the BPF compiler")
     return module
 
 

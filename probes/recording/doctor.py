@@ -64,10 +64,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All findings, and the backends of `xtrace record` that work here."""
+    """What was found.
+
+    Attributes:
+        findings: all of them.
+        usable: the backends of `xtrace record` that work here.
+        default: those that it uses here without --backend; none where it refuses.
+    """
 
     findings: tuple[Finding, ...]
     usable: tuple[str, ...]
+    default: tuple[str, ...] = ()
 
 
 def examine() -> Examination:
@@ -75,7 +82,8 @@ def examine() -> Examination:
     candidates = registry.candidates(registry.NAMES)
     found = [*_host(), *_xen(), *_bpf(), *_perf(), *_clock(), *_disk(), *_left_over(), *_backends(candidates)]
     usable = tuple(each.backend.name for each in candidates if each.availability.usable)
-    return Examination(tuple(found), usable)
+    default = () if dom0.why_no_dom0() else tuple(name for name in usable if name in registry.DEFAULT)
+    return Examination(tuple(found), usable, default)
 
 
 def _state(is_there: bool, otherwise: State = "missing") -> State:
@@ -174,7 +182,7 @@ def _bpf() -> Iterator[Finding]:
         yield Finding("bpf", "bcc", "ok", loader.bcc_version(), how)
     except TraceError as error:
         text = str(error).partition(";")[0]
-        yield Finding("bpf", "bcc", "missing", text, how, "apt-get install python3-bpfcc")
+        yield Finding("bpf", "bcc", "missing", text, how, loader.bcc_remedy())
     headers = Path(f"/lib/modules/{platform.release()}/build")
     text = "present, but not needed" if headers.exists() else "absent, and not needed"
     yield Finding("bpf", "headers", "ok", f"{text}: the programs read no kernel struct", str(headers))

@@ -24,7 +24,7 @@ from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.capture.writer import CaptureWriter, SizeReachedError, make_way
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0
-from xtrace.probes.recording import meta, restore
+from xtrace.probes.recording import costs, meta, restore
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Backend, Counts, Options, Overhead
 from xtrace.probes.recording.clocks import Clocks
@@ -46,7 +46,7 @@ class Request:
 
     Attributes:
         output: the capture's directory.
-        backends: names; None means all that work.
+        backends: names; None means those of registry.DEFAULT that work.
         duration_s: None means until Ctrl-C, or until the command ends.
         command: to run while recording.
         max_bytes: limit of the capture's size.
@@ -108,7 +108,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
             raise TraceError(
                 f"xtrace record needs a Xen dom0: {reason}; --backend bpf records any Linux kernel"
             )
-        found = registry.candidates(request.backends or registry.NAMES)
+        found = registry.candidates(request.backends or registry.DEFAULT)
         registry.must_work(found, named=request.backends is not None)
         if request.command and shutil.which(request.command[0]) is None:
             raise TraceError(f"{request.command[0]}: no such command; nothing was recorded")
@@ -130,6 +130,7 @@ class _Session:
         self._child: subprocess.Popen[bytes] | None = None
         self._child_s = 0.0
         self._spans: dict[str, list[int]] = {}
+        self._costs = costs.Measured()
 
     def run(self) -> Summary:
         """Record, and leave the host as it was whatever happens."""
@@ -196,6 +197,8 @@ class _Session:
             for line in candidate.availability.missing:
                 self._say(f"{name}: {line}")
             try:
+                if cost := costs.estimated(name, self._request.options):
+                    self._say(f"{name} will cost about (modelled): {cost}")
                 candidate.backend.start(capture, self._request.options)
             except (TraceError, OSError) as error:
                 with contextlib.suppress(Exception):
@@ -247,7 +250,8 @@ class _Session:
     def _poll(self, capture: CaptureWriter, flusher: Flusher) -> None:
         for backend in self._running:
             try:
-                self._summary.counts[backend.name] = backend.poll()
+                with self._costs.of(backend.name):
+                    self._summary.counts[backend.name] = backend.poll()
             except CaptureFullError:
                 raise
             except (TraceError, OSError) as error:
@@ -283,7 +287,7 @@ class _Session:
         interrupts = 0
         while self._running:
             backend = self._running.pop()
-            with self._told(backend.name):
+            with self._told(backend.name), self._costs.of(backend.name):
                 self._summary.counts[backend.name] = backend.stop()
                 interrupts += backend.facts().get("buffer_interrupts") or 0
             self._spans[backend.name].append(time.monotonic_ns())
@@ -329,6 +333,11 @@ class _Session:
         used = usage()
         overhead = Overhead(cpu_s=max(0.0, used.cpu_s - self._usage.cpu_s - self._child_s))
         overhead.notes.append("cpu_s: exact, the recorder and the processes it started, without the command")
+        overhead.cpu_s_by_backend = {name: round(used_s, 4) for name, used_s in self._costs.cpu_s.items()}
+        overhead.notes.append(
+            "cpu_s_by_backend: exact, of the recorder's thread while it served the backend, and of the "
+            "processes of the backend; without its programs in the kernel"
+        )
         if self._is_xen:
             waits = used.wait_count - self._usage.wait_count
             overhead.own_upcalls = interrupts + 2 * waits

@@ -82,4 +82,5 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make these the only backends, and make the host pass for a dom0."""
     monkeypatch.setattr(registry, "_HOMES", TICKER_HOMES)
     monkeypatch.setattr(registry, "NAMES", tuple(TICKER_HOMES))
+    monkeypatch.setattr(registry, "DEFAULT", tuple(TICKER_HOMES))
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "this is a test")

@@ -111,10 +111,12 @@ class Overhead:
 
     Attributes:
         cpu_s: of the recorder and its children.
+        cpu_s_by_backend: the part of each.
         own_upcalls: upper bound of the upcalls in dom0 that the recorder itself caused; None is unknown.
         notes: how each is known.
     """
 
     cpu_s: float = 0.0
+    cpu_s_by_backend: dict[str, float] = field(default_factory=dict)
     own_upcalls: int | None = None
     notes: list[str] = field(default_factory=list)

@@ -17,6 +17,9 @@ _HOMES = {
     "xentrace": ("xtrace.probes.recording.backends.xentrace", "XentraceBackend"),
 }
 NAMES = tuple(_HOMES)
+#: Used where none is named: they disturb little.  xenctx pauses the domain that it samples, and perf
+#: interrupts every CPU at a fixed rate.
+DEFAULT = ("bpf", "xentrace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,10 @@ def test_missing_bcc_has_a_remedy(capfd: pytest.CaptureFixture[str]) -> None:
     ).returncode
     assert (rows["bpf", "bcc"]["state"] == "ok") is (is_there == 0)
     if is_there:
-        assert rows["bpf", "bcc"]["remedy"] == "apt-get install python3-bpfcc"
+        remedy = rows["bpf", "bcc"]["remedy"]
+        system = subprocess.run(["/usr/bin/python3", "-c", "from bcc import BPF"], check=False)
+        has_one = system.returncode == 0
+        assert remedy.startswith("run xtrace.pyz with /usr/bin/python3" if has_one else "apt-get install")
 
 
 def test_doctor_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +102,10 @@ def test_remedies_control_characters_and_colours() -> None:
     assert max(map(len, lines)) <= 80
     assert not any("\x1b" in line for line in lines)
     assert sum("-> apt-get" in line for line in lines) == 1
+    assert lines[-1] == "xtrace record needs --backend here: bpf"
+    in_dom0 = Examination((finding,), ("bpf", "perf", "xentrace"), ("bpf", "xentrace"))
+    *_, last = command.lines_of(in_dom0, in_colour=False)
+    assert last == "xtrace record uses bpf and xentrace here; with --backend also perf"
     coloured = list(command.lines_of(Examination((finding,), ()), in_colour=True))
     assert any("\x1b[33m" in line for line in coloured)
     assert coloured[-1] == "xtrace record can record nothing here"

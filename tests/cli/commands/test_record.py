@@ -143,11 +143,11 @@ def test_the_closing_line() -> None:
         counts={"xentrace": Counts(140_171, 3, 1), "bpf": Counts(12, 0, 1, lost_known=False)},
         duration_s=10.0,
         byte_count=12_345_678,
-        overhead=Overhead(cpu_s=0.13, own_upcalls=214),
+        overhead=Overhead(cpu_s=0.13, cpu_s_by_backend={"bpf": 0.02, "xentrace": 0.1}, own_upcalls=214),
     )
     assert closing_line(summary) == (
         "a.xtrace: 12.3 MB; xentrace 140,171 records, 3 lost; bpf 12 records, at least 0 lost; "
-        "10.0 s; cost 1.3% of a CPU, at most 214 upcalls"
+        "10.0 s; cost 1.3% of a CPU (bpf 0.2%, xentrace 1.0%), at most 214 upcalls"
     )
 
 

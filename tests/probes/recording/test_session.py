@@ -183,6 +183,7 @@ def test_an_unusable_backend_is_reported_and_another_used(
     summary, lines, capture = run(tmp_path / "a.xtrace", backends=None, duration_s=0.2)
     assert "not using absent: it is not here (fetch it)" in lines
     assert "recording by ticker" in lines
+    assert set(capture.meta["overhead"]["cpu_s_by_backend"]) == {"ticker"}
     assert set(summary.counts) == {"ticker"}
     assert capture.meta["backends"]["absent"]["used"] is False
 
