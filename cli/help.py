@@ -124,7 +124,7 @@ HELPS = {
         (
             Example("xtrace calibrate -o calibration.json", "what a fence takes on this host"),
             Example("xtrace calibrate -o c.json netbsd", "also a kernel's own sites"),
-            Example("xtrace calibrate --quick --ns", "3 s, in ns"),
+            Example("xtrace calibrate --quick --ns", "5 s, in ns"),
         ),
         "1 also where the host is emulated or too noisy for a figure",
         ("output", "force", "quick", "duration", "cpu", "ns", "json", "symbols"),

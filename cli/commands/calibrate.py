@@ -11,6 +11,7 @@ import typer
 
 from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each, renamed, seconds
 from xtrace.cli.terminal.style import put as _put
+from xtrace.cli.terminal.style import tell
 
 if TYPE_CHECKING:
     from xtrace.analysis.calibrate.run import Guest
@@ -32,9 +33,7 @@ def calibrate(
         typer.Option("--output", "-o", readable=False, metavar="FILE", help="Write the result as JSON."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Measure for 3 s instead of 40: wider intervals.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take 5 s instead of 45: wider intervals.")] = False,
     duration: Annotated[
         float | None,
         typer.Option(
@@ -42,7 +41,7 @@ def calibrate(
             "-d",
             parser=_DURATION,
             metavar="TIME",
-            help="How long to measure, without start and end: 40 (seconds, the default), 500ms.",
+            help="How long to measure: 40 (seconds, the default), 500ms; start and end add 5 s.",
         ),
     ] = None,
     cpu: Annotated[
@@ -58,8 +57,8 @@ def calibrate(
 ) -> None:
     """Measure how many cycles fences add to masks, restores and unmasks here, by what is in flight.
 
-    Run it on the traced host, or on one with the same CPU model, while it is idle.  On an emulated or too
-    noisy host there is no figure, and the exit status is 1.
+    Run it on the traced host, or on one with the same CPU model, while it is idle.  It takes 45 s.  On an
+    emulated or too noisy host there is no figure, and the exit status is 1.
     """
     duration = duration if duration is not None else old_seconds
     if quick and duration is not None:
@@ -79,6 +78,9 @@ def calibrate(
     _finish_progress()
     if output is not None:
         _write(output, found)
+        tell(f"written to {output}")
+    elif found.timing == "hardware" and not json:
+        tell("not written; -o calibration.json keeps it for xtrace report --calibration")
     if json:
         from xtrace.probes.timing.calibration import text_of
 

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xtrace.cli.main import main
-from xtrace.cli.render.calibration import figure, print_calibration
+from xtrace.cli.render.calibration import figure, print_calibration, sentence
 from xtrace.cli.terminal.style import put
 from xtrace.probes.timing import this_host
 from xtrace.probes.timing.calibration import CONTEXTS, Calibration, Row, read
@@ -94,6 +95,37 @@ def test_text_of_a_figure(
     assert figure(*values, scale, tight=tight) == text
 
 
+def test_it_ends_with_the_sentence_that_people_quote(capsys: Capture) -> None:
+    rows = [
+        row("mask", "inline", "empty", 20.0),
+        row("unmask", "inline", "alu_chain", 10.0),
+        row("mask", "inline", "load_miss_1", 300.0),  # it misses
+        row("mask", "outofline", "empty", 2.0),
+    ]
+    rows = [replace(each, fence="lfence") for each in rows] + [row("mask", "inline", "empty", 0.2)]
+    found = replace(FOUND, rows=tuple(rows), notes=())
+    # The ends of the intervals are 0.4 below and 12.3 above; a cycle takes 0.435 ns.
+    said = (
+        "lfence adds 9 to 33 cycles (4 to 14 ns) while nothing misses the caches; "
+        "lock add -1 to 13 cycles (0 to 6 ns)"
+    )
+    assert sentence(found) == said
+    print_calibration(put, found, {}, ns=False)
+    assert " ".join(capsys.readouterr().out.split("\n\n")[-1].split()) == said
+    assert sentence(replace(FOUND, rows=(row("mask", "inline", "empty", None),))) == ""
+
+
+def test_it_says_where_the_result_is(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xtrace.analysis.calibrate.run.calibrate", lambda *_: replace(FOUND, notes=()))
+    path = tmp_path / "c.json"
+    assert main(["calibrate", "-o", str(path)]) == 0
+    assert capsys.readouterr().err == f"xtrace: written to {path}\n"
+    assert main(["calibrate"]) == 0
+    assert "not written; -o " in capsys.readouterr().err
+
+
 def test_a_run_prints_what_it_writes(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "calibration.json"
     code = main(["calibrate", "--duration", "0.5", "--cpu", "0", "-o", str(path), "--json"])
@@ -103,7 +135,9 @@ def test_a_run_prints_what_it_writes(tmp_path: Path, capsys: Capture) -> None:
     # On a test machine that is too noisy it keeps no figures, says so, and fails.
     assert code == (0 if found.timing == "hardware" else 1)
     assert bool(found.rows) is (found.timing == "hardware")
-    assert (captured.err.count("\n"), f"timing is {found.timing}" in captured.err) == (code, bool(code))
+    first, *rest = captured.err.splitlines()
+    assert first == f"xtrace: written to {path}"
+    assert [f"timing is {found.timing}" in line for line in rest] == [True] * code
 
 
 def test_emulated_timing_fails_with_the_reason(
@@ -115,7 +149,7 @@ def test_emulated_timing_fails_with_the_reason(
     assert main(["calibrate", "--quick", "-o", str(path)]) == 1
     captured = capsys.readouterr()
     assert "timing   emulated" in captured.out
-    assert captured.err.count("\n") == 1
+    assert captured.err.count("\n") == 2
     assert f"timing is emulated: {reason}; " in captured.err
     assert read(path).timing == "emulated"
 
