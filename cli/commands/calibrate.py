@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each, renamed, seconds
+from xtrace.cli.options import AsJson, DebugFiles, NoColor, SymbolFiles, one_each, renamed, seconds
+from xtrace.cli.terminal.progress import share
 from xtrace.cli.terminal.style import put as _put
 from xtrace.cli.terminal.style import tell
 
@@ -50,6 +49,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for the order of the runs.")] = 0,
     ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds instead of TSC cycles.")] = False,
+    no_color: NoColor = False,
     json: AsJson = False,
     symbols: SymbolFiles = None,
     debug: DebugFiles = None,
@@ -74,8 +74,8 @@ def calibrate(
 
     settings = Settings(QUICK_S if quick else duration if duration is not None else USUAL_S, cpu, seed)
     guest = None if image is None else _guest(image, symbol_file, debug_file)
-    found = measure(settings, guest, _progress)
-    _finish_progress()
+    with share("measuring") as progress:
+        found = measure(settings, guest, progress)
     if output is not None:
         _write(output, found)
         tell(f"written to {output}")
@@ -128,14 +128,3 @@ def _write(output: Path, found: Calibration) -> None:
     part = output.with_name(f"{output.name}.part")
     part.write_text(text_of(found) + "\n", encoding="utf-8")
     part.replace(output)
-
-
-def _progress(share: float) -> None:
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        sys.stderr.write(f"\r{share:4.0%} of the rows measured ")
-        sys.stderr.flush()
-
-
-def _finish_progress() -> None:
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        sys.stderr.write("\r\x1b[K")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from xtrace.cli.options import AsJson
+from xtrace.cli.options import AsJson, NoColor
 from xtrace.cli.terminal.style import WIDTH, is_styled
 from xtrace.cli.terminal.text import safe
 
@@ -23,7 +23,7 @@ _STATE_WIDTH, _NAME_WIDTH = 7, 12
 _INDENT = 2 + _STATE_WIDTH + 2 + _NAME_WIDTH + 1
 
 
-def doctor(json: AsJson = False) -> None:
+def doctor(no_color: NoColor = False, json: AsJson = False) -> None:
     """Check what can be recorded on this host, what is missing and how to fix it; change nothing."""
     from xtrace.probes.recording.doctor import examine
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, SymbolFiles, one_each
+from xtrace.cli.options import AsJson, DebugFiles, NoColor, NoPager, SymbolFiles, one_each
+from xtrace.cli.terminal.pager import paged
+from xtrace.cli.terminal.progress import waiting
 from xtrace.cli.terminal.style import put as _put
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def sites(
     debug: DebugFiles = None,
     symbols: SymbolFiles = None,
     lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,
+    no_pager: NoPager = False,
+    no_color: NoColor = False,
     json: AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per site.")] = False,
 ) -> None:
@@ -76,7 +80,8 @@ def sites(
     debug_files = one_each(debug, len(images), "--debug")
     symbol_files = one_each(symbols, len(images), "--symbols")
     _check_usage(images, explain=explain, json=json, csv=csv, wide=wide)
-    tables = [_read(*files, lines=lines) for files in zip(images, symbol_files, debug_files, strict=True)]
+    with waiting("looking for sites"):
+        tables = [_read(*files, lines=lines) for files in zip(images, symbol_files, debug_files, strict=True)]
     if explain is not None:
         from xtrace.cli.commands.explain import print_explanation
 
@@ -87,7 +92,8 @@ def sites(
         from xtrace.symbols.listing.compare import compare
 
         found = compare(*tables)
-    _put_out(tables, found, only, json=json, csv=csv, wide=wide)
+    with paged(wanted=not no_pager):
+        _put_out(tables, found, only, json=json, csv=csv, wide=wide)
     if any(_has(site, reason) for site in tables[-1].sites for reason in fail_on or ()):
         raise typer.Exit(FOUND)
 

@@ -1,37 +1,109 @@
-"""Progress of reading traces."""
+"""Progress of what takes longer than a second, on standard error, and only if that is a terminal.
+
+rich draws it; it is imported only once a second has passed, because most commands end before that.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_PROGRESS_BYTES = 64 << 20
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_AFTER_S = 1.0
 
 
 @contextmanager
 def bar(paths: Sequence[str]) -> Iterator[Callable[[str, int], None] | None]:
-    """Show a progress bar on standard error if it is a terminal and the files are large."""
-    if not sys.stderr.isatty():
-        yield None
-        return
+    """Show how much of the files is read; the context gets what takes a path and the bytes read of it."""
     size = sum(map(_size, paths))
-    if size < _PROGRESS_BYTES:
+    done = dict.fromkeys(paths, 0)
+    with _late("reading", size or None) as update:
+        if update is None:
+            yield None
+            return
+
+        def read(path: str, count: int) -> None:
+            done[path] = count
+            update(sum(done.values()))
+
+        yield read
+
+
+@contextmanager
+def share(what: str) -> Iterator[Callable[[float], None]]:
+    """Show which share of something is done; the context gets what takes the share."""
+    with _late(what, 1.0) as update:
+        yield (lambda _: None) if update is None else update
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something goes on of which no share is known."""
+    with _late(what, None):
+        yield
+
+
+@contextmanager
+def _late(what: str, total: float | None) -> Iterator[Callable[[float], None] | None]:
+    """Show progress once the context has lasted a second; the context gets None where it is never shown."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
-    from rich.console import Console
-    from rich.progress import Progress
+    shown = _Shown(what, total)
+    timer = threading.Timer(_AFTER_S, shown.begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield shown.update
+    finally:
+        timer.cancel()
+        shown.end()
 
-    done = dict.fromkeys(paths, 0)
-    with Progress(console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("reading", total=size)
 
-        def update(path: str, count: int) -> None:
-            done[path] = count
-            shown.update(task, completed=sum(done.values()))
+class _Shown:
+    """A bar that appears when its time has come, and leaves no trace."""
 
-        yield update
+    def __init__(self, what: str, total: float | None) -> None:
+        self._what, self._total, self._done = what, total, 0.0
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def begin(self) -> None:
+        """Draw it from now on."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with self._lock:
+            if self._has_ended:
+                return
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._what, total=self._total, completed=int(self._done))
+            with suppress(OSError):  # the terminal is gone
+                self._bar.start()
+
+    def update(self, done: float) -> None:
+        """Take how much is done."""
+        self._done = done
+        drawn, task = self._bar, self._task
+        if drawn is not None and task is not None:
+            drawn.update(task, completed=done)
+
+    def end(self) -> None:
+        """Remove it from the screen."""
+        with self._lock:
+            self._has_ended = True
+            if self._bar is not None:
+                with suppress(OSError):
+                    self._bar.stop()
 
 
 def _size(path: str) -> int:
