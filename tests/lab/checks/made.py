@@ -92,8 +92,15 @@ def known(name: str) -> dict[str, list[str]]:
 
 
 def domain_ids(name: str) -> dict[str, int]:
-    """Return the domain id of each guest that was created."""
-    return {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "created"}
+    """Return the domain id of each guest that was created: its last one, if it is still there at the end.
+
+    A guest that reboots gets a new id; the PVH kernel sometimes resets the emulated processor while it boots.
+    """
+    created = {row[1]: int(row[2]) for row in known_rows(name) if row[0] == "created"}
+    if not trace(name).with_suffix(".bin.json").exists():
+        return created
+    last = {row["name"]: row["id"] for row in sidecar(name)["domains"]}
+    return {guest: last.get(guest, id_) for guest, id_ in created.items()}
 
 
 def counters(name: str, guest: str) -> dict[str, int]:
