@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from iced_x86 import (
@@ -154,11 +155,11 @@ def _register_table() -> dict[int, tuple[int, int, bool]]:
 _REGISTERS = _register_table()
 
 
-class _Form(NamedTuple):
-    """Per iced-x86 ``Code``: READ | WRITE of each operand, and the full registers written implicitly."""
+class _Effects(NamedTuple):
+    """READ | WRITE of each operand; all full registers written, those of operands first."""
 
     accesses: tuple[int, ...]
-    implied: tuple[int, ...]
+    written: tuple[int, ...]
 
 
 class InsnDecoder:
@@ -171,7 +172,7 @@ class InsnDecoder:
     def __init__(self, bits: int) -> None:
         self._bits = bits
         self._factory = InstructionInfoFactory()
-        self._forms: dict[int, _Form] = {}
+        self._branches: dict[int, _Effects] = {}
         self._known: dict[bytes, Insn] = {}
         self._formatter = Formatter(FormatterSyntax.GAS)
 
@@ -199,12 +200,9 @@ class InsnDecoder:
         return ""
 
     def _insn(self, raw: Instruction) -> Insn:
-        form = self._forms.get(raw.code)
-        if form is None:
-            form = self._forms[raw.code] = self._form(raw)
+        effects = self._effects(raw)
         access = 0
         operands: list[Operand] = []
-        written = list(form.implied)
         memory = None
         target = -1
         for number in range(raw.op_count):
@@ -212,11 +210,9 @@ class InsnDecoder:
             if kind == OpKind.REGISTER:
                 full, size, high = _REGISTERS.get(raw.op_register(number), (NO_REGISTER, 0, False))
                 operands.append(Operand(full, 0, size, False, high))
-                if form.accesses[number] & WRITE and full != NO_REGISTER:
-                    written.append(full)
             elif kind == OpKind.MEMORY:
                 memory = self._memory(raw)
-                access = form.accesses[number]
+                access = effects.accesses[number]
                 operands.append(Operand(NO_REGISTER, 0, memory.size, True, False))
             elif kind in _IMMEDIATES:
                 operands.append(Operand(NO_REGISTER, _signed(raw.immediate(number), 64), 0, False, False))
@@ -234,7 +230,7 @@ class InsnDecoder:
             tuple(operands),
             memory,
             access,
-            tuple(written),
+            effects.written,
             raw.has_lock_prefix,
         )
 
@@ -253,20 +249,51 @@ class InsnDecoder:
             MemorySizeExt.size(raw.memory_size),
         )
 
-    def _form(self, raw: Instruction) -> _Form:
+    def _effects(self, raw: Instruction) -> _Effects:
+        """Return what an instruction reads and writes, from its own operands.
+
+        One opcode's instances differ: mul writes rax although ``mul %rax`` also names it, and
+        ``xor %eax,%eax`` reads nothing.  Only those of direct branches, which have no register and no memory
+        operand, are alike.
+        """
+        branch = raw.op_count == 1 and raw.op_kind(0) in _BRANCH_KINDS
+        if branch and raw.code in self._branches:
+            return self._branches[raw.code]
         info = self._factory.info(raw)
         accesses = tuple(
             (READ if kind in _READS else 0) | (WRITE if kind in _WRITES else 0)
             for kind in (info.op_access(number) for number in range(raw.op_count))
         )
-        operands = {raw.op_register(n) for n in range(raw.op_count) if raw.op_kind(n) == OpKind.REGISTER}
-        explicit = {_REGISTERS[register][0] for register in operands if register in _REGISTERS}
-        implied = {
+        written = [
+            _REGISTERS[raw.op_register(number)][0]
+            for number, access in enumerate(accesses)
+            if access & WRITE
+            and raw.op_kind(number) == OpKind.REGISTER
+            and raw.op_register(number) in _REGISTERS
+        ]
+        implied = sorted(
             _REGISTERS[used.register][0]
             for used in info.used_registers()
-            if used.register in _REGISTERS and used.access in _WRITES
-        }
-        return _Form(accesses, tuple(implied - explicit))
+            if used.access in _WRITES and used.register in _REGISTERS
+        )
+        found = _Effects(accesses, tuple(dict.fromkeys((*written, *implied))))
+        if branch:
+            self._branches[raw.code] = found
+        return found
+
+
+@cache
+def _code_names() -> dict[int, str]:
+    return {value: name for name, value in vars(Code).items() if isinstance(value, int)}
+
+
+@lru_cache(1 << 16)
+def form_name(data: bytes) -> str:
+    """Return iced-x86's name for the form of one 64-bit instruction, such as ADD_RM64_R64; "" for none."""
+    raw = next(iter(Decoder(64, data)), None)
+    if raw is None or raw.code == Code.INVALID or raw.len != len(data):
+        return ""
+    return _code_names()[raw.code]
 
 
 def _signed(value: int, bits: int) -> int:
