@@ -12,7 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from xtrace.symbols.flow.code import Code, fence_of
-from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn
+from xtrace.symbols.replay.semantics import FORMS
+from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn, form_name
 from xtrace.symbols.x86.encode import is_general
 
 _MOST_BEFORE, _MOST_BEHIND, _MOST_CALLEE = 40, 48, 32
@@ -22,24 +23,11 @@ _LOOK_AHEAD = 24
 _STEPS_PER_SITE, _STEPS_PER_IMAGE = 20_000, 1_000_000
 _MOST_STEPS = 400
 
-FENCES = frozenset(("lfence", "mfence", "sfence"))
-#: Only these are ever executed: no string instruction, no division, nothing that serialises, that faults
-#: by itself or that is privileged.
-_ALLOWED = FENCES | {
-    "mov", "movzx", "movsx", "movsxd", "lea", "add", "sub", "adc", "sbb", "and", "or", "xor", "not",
-    "neg", "inc", "dec", "test", "cmp", "imul", "shl", "sal", "shr", "sar", "rol", "ror", "shld", "shrd",
-    "bt", "bts", "btr", "btc", "bsf", "bsr", "tzcnt", "lzcnt", "popcnt", "bswap", "push", "pop", "leave",
-    "nop", "endbr64", "xchg", "xadd", "cmpxchg", "cdq", "cqo", "cdqe", "cwde", "cbw", "movbe",
-    "prefetchw", "prefetcht0", "prefetcht1", "prefetcht2", "prefetchnta", "pause", "clc", "stc", "cmc",
-}  # fmt: skip
-#: Condition suffixes of set, cmov and j, as iced-x86 names them.
+#: Condition suffixes of j, as iced-x86 names them.
 _CONDITIONS = (
     "o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g",
 )  # fmt: skip
-_CONDITIONAL = frozenset(f"{prefix}{name}" for prefix in ("set", "cmov") for name in _CONDITIONS)
 _JUMPS = frozenset(f"j{name}" for name in _CONDITIONS)
-#: With a bit number in a register, these can access memory anywhere.
-_BIT_STRINGS = frozenset(("bt", "bts", "btr", "btc"))
 #: What a function may contain besides its fence and still count as only a fence.
 _IDLE = frozenset(("nop", "endbr64", "pause"))
 
@@ -81,18 +69,19 @@ class Way:
 
 def refusal(insn: Insn, data: bytes) -> str:
     """Return why an instruction is not replayed, "" if it may be; not for branches and calls."""
-    if insn.mnemonic not in _ALLOWED and insn.mnemonic not in _CONDITIONAL:
-        return f"{insn.mnemonic} at {insn.address:#x} is not an instruction that is replayed"
+    named = f"{insn.mnemonic} at {insn.address:#x}"
+    form = FORMS.get(form_name(data))
+    if form is None:
+        return f"{named} is not an instruction that is replayed"
     if not is_general(data, insn.address):
-        return (
-            f"{insn.mnemonic} at {insn.address:#x} uses more than general registers and plain memory operands"
-        )
-    memory = insn.memory
-    if memory is not None and insn.mnemonic in _BIT_STRINGS and insn.operands[1].register >= 0:
-        return f"{insn.mnemonic} at {insn.address:#x} addresses memory with a bit offset in a register"
-    written = {item.register for item in insn.operands[:1] if not item.memory}
-    if RSP in written and insn.mnemonic not in ("mov", "add", "sub", "and", "lea", "test", "cmp"):
-        return f"{insn.mnemonic} at {insn.address:#x} changes the stack pointer"
+        return f"{named} uses more than general registers and plain memory operands"
+    if insn.memory is not None and not form.memory:
+        if insn.mnemonic == "pop":
+            return f"{named} pops into memory"
+        return f"{named} addresses memory with a bit offset in a register"
+    written = {insn.operands[number].register for number in form.writes if number < len(insn.operands)}
+    if RSP in written and insn.mnemonic not in ("mov", "add", "sub", "and", "lea"):
+        return f"{named} changes the stack pointer"
     return ""
 
 

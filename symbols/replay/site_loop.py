@@ -18,7 +18,7 @@ from xtrace.symbols.replay.path import NotReplayableError, Step, Way, WayFinder
 from xtrace.symbols.replay.timed_loop import Body
 from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable
 from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn, InsnDecoder
-from xtrace.symbols.x86.encode import Assembler, At, Gpr, Label
+from xtrace.symbols.x86.encode import Assembler, At, Gpr, Label, plain_access
 
 REPLAYED_KINDS = (Kind.MASK, Kind.RESTORE, Kind.UNMASK)
 _STORED = (*REPLAYED_KINDS, Kind.PENDING_CLEAR, Kind.PENDING_SET, Kind.SELECTOR_TAKE, Kind.SELECTOR_SET)
@@ -144,16 +144,16 @@ def _variants(steps: tuple[Step, ...], access: bool, *, called: bool) -> Variant
     without = tuple(_without_fence(steps, access, called=called))
     lean = _lean(steps, without, called=called)
     return Variants(
-        _body(steps, called=called),
-        _body(without, called=called, unlocked=access),
-        None if lean is None else _body(lean, called=called),
+        body_of(steps, called=called),
+        body_of(without, called=called),
+        None if lean is None else body_of(lean, called=called),
     )
 
 
 def _without_fence(steps: Sequence[Step], access: bool, *, called: bool) -> Iterator[Step]:
     for step in steps:
         if step.fence and access:
-            yield step  # written as a plain access: see _Emitter
+            yield _plainly(step)
         elif step.fence:
             if called and step.insn.flow is Flow.JUMP:
                 yield _return_at(step.insn)
@@ -164,8 +164,23 @@ def _without_fence(steps: Sequence[Step], access: bool, *, called: bool) -> Iter
 
 
 def _return_at(insn: Insn) -> Step:
-    data = b"\xc3"
-    return Step(next(InsnDecoder(64).decode(data, insn.address)), data)
+    return _decoded(b"\xc3", insn.address)
+
+
+def _plainly(step: Step) -> Step:
+    """Return an access that is a fence as one that is not.
+
+    Raises:
+        NotReplayableError: there is no such instruction.
+    """
+    try:
+        return _decoded(plain_access(step.data, step.insn.address), step.insn.address)
+    except ValueError as error:
+        raise NotReplayableError(f"its access cannot be encoded without the fence: {error}") from None
+
+
+def _decoded(data: bytes, address: int) -> Step:
+    return Step(next(InsnDecoder(64).decode(data, address)), data)
 
 
 # --- what only the call makes necessary ---
@@ -236,7 +251,7 @@ def _uses_stack(insn: Insn) -> bool:
 # --- machine code ---
 
 
-def _body(steps: Sequence[Step], *, called: bool, unlocked: bool = False) -> Body:
+def body_of(steps: Sequence[Step], *, called: bool) -> Body:
     """Return the steps as the body of a loop that accesses only private memory.
 
     Raises:
@@ -246,7 +261,7 @@ def _body(steps: Sequence[Step], *, called: bool, unlocked: bool = False) -> Bod
     free = [number for number in _FREE if number not in found.used]
     if not free:
         raise NotReplayableError("it uses all registers: none is left for the loop counter")
-    emitter = _Emitter(tuple(steps), found, called=called, unlocked=unlocked)
+    emitter = _Emitter(tuple(steps), found, called=called)
     try:
         trial = Assembler()
         emitter.emit(trial)
@@ -263,14 +278,12 @@ class _Emitter:
 
     Args:
         called: the steps are a function, which the loop calls.
-        unlocked: the fence is written as a plain access.
     """
 
-    def __init__(self, steps: tuple[Step, ...], found: Needs, *, called: bool, unlocked: bool) -> None:
+    def __init__(self, steps: tuple[Step, ...], found: Needs, *, called: bool) -> None:
         self._steps = steps
         self._needs = found
         self._called = called
-        self._unlocked = unlocked
         self._written = {number for step in steps for number in _all_written(step)}
         self._functions: list[tuple[Label, tuple[Step, ...], int]] = []
 
@@ -324,12 +337,7 @@ class _Emitter:
             elif step.insn.mnemonic in ("nop", "endbr64"):
                 asm.raw(step.data)
             else:
-                asm.copy(
-                    step.data,
-                    step.insn.address,
-                    absolute=self._needs.absolute.get(place),
-                    unlocked=self._unlocked and step.fence,
-                )
+                asm.copy(step.data, step.insn.address, absolute=self._needs.absolute.get(place))
             place += 1 + sum(_count(inner) for inner in step.callee or ())
 
 

@@ -14,6 +14,7 @@ from iced_x86 import (
     Code,
     Code_,
     Decoder,
+    Encoder,
     Instruction,
     MemoryOperand,
     OpKind,
@@ -122,14 +123,12 @@ class Assembler:
         *,
         target: Label | None = None,
         absolute: int | None = None,
-        unlocked: bool = False,
     ) -> None:
         """Add the instruction that ``data`` encodes at ``address``.
 
         Args:
             target: where it branches to here.
             absolute: the address that replaces its memory operand; None keeps the operand.
-            unlocked: make it a plain access: drop its lock prefix, turn an exchange into a store.
 
         Raises:
             ValueError: it is not exactly one instruction, or needs a target or an address that is not given.
@@ -146,8 +145,6 @@ class Assembler:
             instruction.memory_displacement = absolute
         elif instruction.is_ip_rel_memory_operand or instruction.segment_prefix != Register.NONE:
             raise ValueError("a memory operand with no address given")
-        if unlocked:
-            instruction = _plain(instruction)
         if instruction.op_count and instruction.op0_kind == OpKind.NEAR_BRANCH64:
             if target is None:
                 raise ValueError("a branch with no target given")
@@ -216,11 +213,22 @@ _STORES = {
 }
 
 
-def _plain(instruction: Instruction) -> Instruction:
+def plain_access(data: bytes, address: int) -> bytes:
+    """Return an instruction at ``address`` as a plain access: no lock prefix, a store for an exchange.
+
+    Raises:
+        ValueError: it is not an instruction, or cannot be encoded.
+    """
+    raw = next(iter(Decoder(_BITS, data, ip=address)), None)
+    if raw is None or raw.code == Code.INVALID or raw.len != len(data):
+        raise ValueError("not an instruction")
+    instruction = raw.copy()
     if instruction.code in _STORES:
         instruction.code = _STORES[instruction.code]
     instruction.has_lock_prefix = False
-    return instruction
+    encoder = Encoder(_BITS)
+    encoder.encode(instruction, address)
+    return bytes(encoder.take_buffer())
 
 
 def is_general(data: bytes, address: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,17 +41,16 @@ def run(laid_out: Laid, count: int = 4) -> list[int]:
     """
     if not laid_out.loops:
         return []
-    with Session(laid_out.program, max(_allowed())) as session:
+    with Session(laid_out.program, cpu()) as session:
         assert session.confined
         entries = np.array([[loop.address, 1, count] for loop in laid_out.loops])
         cycles, _ = session.run(entries, LIMIT_S)
         return [int(item) for item in cycles]
 
 
-def _allowed() -> set[int]:
-    import os
-
-    return os.sched_getaffinity(0)
+def cpu() -> int:
+    """Return the CPU that calibrate would choose."""
+    return max(os.sched_getaffinity(0))
 
 
 def bodies(replay: Replay) -> Iterator[timed_loop.Body]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xtrace.symbols.x86.decode import RAX, RBX, RSP, InsnDecoder
-from xtrace.symbols.x86.encode import Assembler, At, Gpr, Xmm, is_general
+from xtrace.symbols.x86.encode import Assembler, At, Gpr, Xmm, is_general, plain_access
 
 ADDRESS = 0x5000_0000
 DECODER = InsnDecoder(64)
@@ -73,15 +73,26 @@ def test_unknown_operands_are_refused() -> None:
         ("488d0510000000", {"absolute": 0x5808_0000}, "lea 0x58080000,%rax"),
         ("65488b042520000000", {"absolute": 0x5808_0000}, "mov 0x58080000,%rax"),
         ("0fb60411", {"absolute": 0x5808_0000}, "movzbl 0x58080000,%eax"),
-        ("f0480fba6b0100", {"unlocked": True}, "btsq $0,1(%rbx)"),
-        ("864301", {"unlocked": True}, "mov %al,1(%rbx)"),
-        ("4887442408", {"unlocked": True}, "mov %rax,8(%rsp)"),
     ],
 )
 def test_copied_instructions(data: str, options: dict[str, int], text: str) -> None:
     asm = Assembler()
     asm.copy(bytes.fromhex(data), 0xFFFF_FFFF_8000_0000, **options)  # type: ignore[arg-type]
     assert texts(asm.code(ADDRESS)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("f0480fba6b0100", "btsq $0,1(%rbx)"),
+        ("864301", "mov %al,1(%rbx)"),
+        ("4887442408", "mov %rax,8(%rsp)"),
+        ("f04883056000000001", "addq $1,0xFFFFFFFF80000069"),
+    ],
+)
+def test_plain_accesses(data: str, text: str) -> None:
+    address = 0xFFFF_FFFF_8000_0000
+    assert texts(plain_access(bytes.fromhex(data), address), address) == [text]
 
 
 def test_a_branch_is_copied_with_its_new_target() -> None:
