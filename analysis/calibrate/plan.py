@@ -96,6 +96,15 @@ class Builder:
             filter_offset=timed_loop.FILTER_OFFSET,
             schedule_offset=timed_loop.SCHEDULE_OFFSET,
             schedule_entries=timed_loop.SCHEDULE_ENTRIES,
+            walls_offset=timed_loop.WALLS_OFFSET,
+            pid_offset=timed_loop.PID_OFFSET,
+            gaps_offset=timed_loop.GAPS_OFFSET,
+            unmapped_offset=timed_loop.UNMAPPED_OFFSET,
+            moved_offset=timed_loop.MOVED_OFFSET,
+            stack_offset=timed_loop.STACK_OFFSET,
+            returns_to=timed_loop.driver_returns_to(),
+            guards=timed_loop.GUARDS,
+            clock=timed_loop.clock_stub(),
             samples_offset=timed_loop.SAMPLES_OFFSET,
             sample_count=timed_loop.SAMPLE_COUNT,
             far_address=timed_loop.FAR_ADDRESS,
@@ -188,5 +197,5 @@ def _pairs(builder: Builder, context: str, variants: Variants) -> tuple[Pair, Pa
     plain = builder.add(timed_loop.loop(context, variants.plain))
     lean = None
     if variants.lean is not None:
-        lean = Pair(fenced, builder.add(timed_loop.loop(context, variants.lean)))
-    return Pair(fenced, plain), lean
+        lean = Pair(fenced, builder.add(timed_loop.loop(context, variants.lean)), guest=True)
+    return Pair(fenced, plain, guest=True), lean

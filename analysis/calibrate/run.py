@@ -55,7 +55,10 @@ _MOST_WAITING = 0.05
 #: Contexts in which a quiet machine reliably gives tight intervals.
 _STEADY = ("empty", "stores_8", "alu_chain")
 _LEAST_SPAN_NS = 1e8
-_UNCONFINED = "this system does not allow a process to filter its own system calls (seccomp)"
+_UNCONFINED = (
+    "this system gives no system-call filter (seccomp), or, to a user who is not root, no user namespace; "
+    "an image's code runs only with both, or as root with the first"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def calibrate(
     cpu = _cpu(settings.cpu)
     builder = Builder(settings.seed)
     looks = probes(builder)
-    first, confined = _looked(builder, looks, cpu)
+    first, confined, missing = _looked(builder, looks, cpu)
     emulated = this_host.emulation(facts, seen) or _implausible(first)
     rows: tuple[Row, ...] = ()
     timing: Timing = "emulated"
@@ -128,15 +131,15 @@ def calibrate(
         if guest is not None:
             found = guest.replays if confined else _refused(guest.replays)
             plan += sites(builder, found, guest.build_id or None)
-        rows, differences, waiting = _measured(plan, builder, cpu, settings, progress)
-        last, _ = _looked(builder, looks, cpu)
+        rows, differences, waiting, thrown = _measured(plan, builder, cpu, settings, progress)
+        last, *_ = _looked(builder, looks, cpu)
         clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))
         notes = _noise(rows, differences, clocks, waiting)
         timing = "noisy" if notes else "hardware"
         if notes:
             rows = ()
         elif guest is not None:
-            notes = tuple(_unknown_fences(guest.replays))
+            notes = (*_walls(missing), *thrown, *_unknown_fences(guest.replays))
     hz, hz_error = _rate(read_clock, begin)
     return Calibration(
         host=facts,
@@ -166,6 +169,11 @@ def _refused(replays: Iterable[Replay]) -> list[Replay]:
     return [replace(item, core=None, whole=None, reason=item.reason or _UNCONFINED) for item in replays]
 
 
+def _walls(missing: Sequence[str]) -> Iterable[str]:
+    if missing:
+        yield f"the process that runs the image's code lacks what this system has not: {', '.join(missing)}"
+
+
 def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:
     for item in replays:
         if not item.fence_name:
@@ -175,11 +183,11 @@ def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:
 # --- properties of the processor ---
 
 
-def _looked(builder: Builder, looks: Probes, cpu: int) -> tuple[_Clocks, bool]:
-    """Return what the probes measured, and whether their child process is confined (seccomp)."""
+def _looked(builder: Builder, looks: Probes, cpu: int) -> tuple[_Clocks, bool, tuple[str, ...]]:
+    """Return what the probes measured, whether their child is confined, and which walls it lacks."""
     with Session(builder.program(), cpu) as session:
         try:
-            return _clocks(session, looks), session.confined
+            return _clocks(session, looks), session.confined, session.missing
         except ChildError as error:
             raise TraceError(f"timed code cannot run here: {error.reason}") from None
 
@@ -246,7 +254,8 @@ def _measured(
     cpu: int,
     settings: Settings,
     progress: Callable[[float], None],
-) -> tuple[tuple[Row, ...], list[Difference], float]:
+) -> tuple[tuple[Row, ...], list[Difference], float, tuple[str, ...]]:
+    """Return the rows, the differences of standard sequences, the share of waiting, what was thrown away."""
     program = builder.program()
     planned = [item for item in plan if isinstance(item, Planned)]
     # Identical sites share their loops, which are timed once.
@@ -258,7 +267,10 @@ def _measured(
     finally:
         pairs.close()
     known = dict(zip(wanted_pairs, differences, strict=True))
-    return tuple(_rows(plan, known, settings.wanted)), differences, pairs.waiting_ratio
+    rows = tuple(_rows(plan, known, settings.wanted))
+    # Whether the machine is quiet does not depend on what an image's code does.
+    own = [found for pair, found in known.items() if not pair.guest]
+    return rows, own, pairs.waiting_ratio, pairs.thrown_away
 
 
 def _rows(

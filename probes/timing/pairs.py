@@ -1,4 +1,9 @@
-"""Time pairs of loops in random order until their differences are precise enough or time is up."""
+"""Time pairs of loops in random order until their differences are precise enough or time is up.
+
+Loops of a guest's image run in a child of their own, so that nothing they do can touch the other figures.  If
+a child strays or dies, all that it sent is thrown away, and the pairs of its last batch run alone to find
+which of them did it.  If none does it again, each pair has batches of its own from then on.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.probes.errors import TraceError
 from xtrace.probes.timing.interval import Interval, of_median, spanning, undisturbed
 from xtrace.probes.timing.program import Loop
-from xtrace.probes.timing.session import I64, ChildError, Session
+from xtrace.probes.timing.session import I64, ChildError, Session, StrayedError
 
 _FIRST_COUNT = 32
 _FIRST_RUNS = 3
@@ -30,10 +36,15 @@ _FIRST_REPEATS, _MOST_REPEATS = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two loops, each at the same number of places."""
+    """Two loops, each at the same number of places.
+
+    Attributes:
+        guest: their code comes from an image, which is not trusted.
+    """
 
     fenced: tuple[Loop, ...]
     plain: tuple[Loop, ...]
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ class Pairs:
     """Times pairs.
 
     Args:
-        start: starts a child process that has the loops; called again if one dies.
+        start: starts a child process that has the loops; called again if one dies or strays.
 
     Raises:
         ValueError: not all loops have the same number of places.
@@ -88,7 +99,7 @@ class Pairs:
         if len({len(loops) for pair in pairs for loops in (pair.fenced, pair.plain)}) > 1:
             raise ValueError("loops with different numbers of places")
         self._start = start
-        self._session = start()
+        self._sessions: dict[bool, Session] = {}
         self._pairs = pairs
         self._wanted = wanted
         self._random = np.random.default_rng(seed)
@@ -98,16 +109,58 @@ class Pairs:
         self._executions = np.ones(len(pairs), np.int64)
         self._expected = np.zeros(len(pairs))
         self._failures: dict[int, str] = {}
-        self._rows: list[I64] = []
-        self._restarts = 0
+        # By whether they are the guest's, what the child that is running has sent.
+        self._rows: dict[bool, list[I64]] = {False: [], True: []}
+        self._restarts = {False: 0, True: 0}
+        # Whether each pair has batches of its own.
+        self._apart = {False: False, True: False}
+        self._thrown: dict[str, int] = {}
         self._ran_s, self._waited_s = 0.0, 0.0
 
     def close(self) -> None:
-        """End the child."""
-        ran, waited = self._session.shares_s()
+        """End the children.
+
+        Raises:
+            TraceError: code changed that cannot change.
+        """
+        for guest in list(self._sessions):
+            self._end(guest)
+
+    def _end(self, guest: bool) -> None:
+        session = self._sessions.pop(guest, None)
+        if session is None:
+            return
+        ran, waited = session.shares_s()
         self._ran_s += ran
         self._waited_s += waited
-        self._session.close()
+        changed = session.text_changed()
+        with suppress(OSError):
+            session.close()
+        if changed:
+            raise TraceError("code that was being timed has changed: nothing that was measured counts")
+
+    def _child(self, guest: bool) -> Session | None:
+        """Return the child of a guest's loops or of the others; None if it could not be started again.
+
+        Raises:
+            TraceError: the first child cannot be started here.
+        """
+        if guest not in self._sessions:
+            try:
+                self._sessions[guest] = self._start()
+            except TraceError as error:
+                if not self._restarts[guest]:
+                    raise
+                self._fail_all(guest, str(error))
+                return None
+        return self._sessions[guest]
+
+    @property
+    def thrown_away(self) -> tuple[str, ...]:
+        """Return why results were thrown away, with how often, one line each."""
+        return tuple(
+            f"{reason} ({count} times)" if count > 1 else reason for reason, count in self._thrown.items()
+        )
 
     @property
     def waiting_ratio(self) -> float:
@@ -139,9 +192,10 @@ class Pairs:
         """Return each pair's difference as known so far."""
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         found = [Difference(nothing, np.nan, np.nan, 0, self._failures.get(n, "")) for n in range(len(self))]
-        if not self._rows:
+        sent = [*self._rows[False], *self._rows[True]]
+        if not sent:
             return found
-        rows = np.concatenate(self._rows)
+        rows = np.concatenate(sent)
         rows = rows[np.argsort(rows[:, 0] * self._places + rows[:, 1], kind="stable")]
         bounds = np.searchsorted(rows[:, 0], np.arange(len(self) + 1))
         for number in range(len(self)):
@@ -181,6 +235,8 @@ class Pairs:
         first = self._entries[:, 0].reshape(-1, 3)
         owners = np.repeat(np.arange(len(self)), 2)
         least = np.full(len(first), np.inf)
+        # A guest's loops run alone first: if one strays, it is known which.
+        self._try_guests()
         for _ in range(_FIRST_RUNS):
             for index, cycles, _changed in self._run(first, owners, np.full(len(first), 2e4)):
                 least[index] = min(least[index], cycles)
@@ -215,7 +271,9 @@ class Pairs:
         pairs[swapped] = pairs[swapped][:, ::-1]
         done = (pairs[:, :, 0] > 0).all(axis=1)
         rows = np.column_stack([chosen, places, pairs[:, :, 0], pairs[:, :, 1].any(axis=1)])
-        self._rows.append(rows[done])
+        guests = np.array([self._pairs[number].guest for number in chosen], np.bool_)
+        for guest in (False, True):
+            self._rows[guest].append(rows[done & (guests == guest)])
 
     def _run(
         self,
@@ -226,29 +284,89 @@ class Pairs:
     ) -> Iterable[tuple[int, int, bool]]:
         """Run entries in batches; yield index, cycles, and whether the processor changed.
 
-        If the child dies, the pair that it ran has failed for good; the rest run in a new child.
+        If a child dies or strays, the pairs that did it have failed for good; the rest run in a new child.
         """
-        todo = np.array([n for n in range(len(entries)) if int(owners[n]) not in self._failures], np.int64)
-        while len(todo) and time.monotonic() < deadline:
+        for guest in (False, True):
+            mine = [n for n in range(len(entries)) if self._pairs[int(owners[n])].guest is guest]
+            yield from self._run_in(guest, np.array(mine, np.int64), entries, owners, expected, deadline)
+
+    def _run_in(
+        self,
+        guest: bool,
+        todo: I64,
+        entries: I64,
+        owners: npt.NDArray[np.int64],
+        expected: npt.NDArray[np.float64],
+        deadline: float,
+    ) -> Iterable[tuple[int, int, bool]]:
+        todo = self._still(todo, owners)
+        while len(todo) and time.monotonic() < deadline and (session := self._child(guest)) is not None:
             size = int(np.searchsorted(np.cumsum(expected[todo]), _BATCH_CYCLES)) + 1
             # Both loops of a pair belong in one batch.
-            batch = todo[: min(size + size % 2, self._session.most_entries)]
+            batch = todo[: min(size + size % 2, session.most_entries)]
+            if self._apart[guest]:
+                batch = batch[owners[batch] == owners[batch[0]]]
             try:
-                cycles, changed = self._session.run(entries[batch], _BATCH_LIMIT_S)
+                cycles, changed = session.run(entries[batch], _BATCH_LIMIT_S)
             except ChildError as error:
-                self._failed(int(owners[batch[min(error.index, len(batch) - 1)]]), error.reason)
-                todo = np.array([n for n in todo if int(owners[n]) not in self._failures], np.int64)
+                self._lost(guest, owners[batch], error)
+                todo = self._still(todo, owners)
                 continue
             yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
-            todo = todo[len(batch) :]
+            todo = todo[~np.isin(todo, batch)]
 
-    def _failed(self, number: int, reason: str) -> None:
-        self._failures[number] = reason
-        with suppress(OSError):
-            self.close()
-        self._restarts += 1
-        if self._restarts > _MOST_RESTARTS:
-            for other in self._alive():
-                self._failures[other] = "too many other loops ended the process they ran in"
-            return
-        self._session = self._start()
+    def _still(self, todo: I64, owners: npt.NDArray[np.int64]) -> I64:
+        """Return the entries whose pairs have not failed."""
+        return np.array([n for n in todo if int(owners[n]) not in self._failures], np.int64)
+
+    # --- children that die or stray ---
+
+    def _try_guests(self) -> None:
+        for number in self._alive():
+            if self._pairs[number].guest and number not in self._failures:
+                self._try(number)
+
+    def _try(self, number: int) -> bool:
+        """Run a pair's loops alone; return whether they ended the child or strayed, which fails the pair."""
+        guest = self._pairs[number].guest
+        session = self._child(guest)
+        if session is None:
+            return True
+        try:
+            session.run(self._entries[number].reshape(-1, 3), _BATCH_LIMIT_S)
+        except ChildError as error:
+            self._throw_away(guest, error)
+            self._failures[number] = _said(error)
+            return True
+        return False
+
+    def _lost(self, guest: bool, owners: npt.NDArray[np.int64], error: ChildError) -> None:
+        """Find the pairs of a batch that ended its child or made it stray."""
+        self._throw_away(guest, error)
+        # Where the child says that it was; that is not trusted, but tried first.
+        named = int(owners[error.index])
+        suspects = [named, *(number for number in dict.fromkeys(owners.tolist()) if number != named)]
+        if len(suspects) == 1:
+            self._failures[named] = _said(error)
+        elif not any(self._try(number) for number in suspects if number not in self._failures):
+            self._apart[guest] = True
+
+    def _throw_away(self, guest: bool, error: ChildError) -> None:
+        """End a child and forget all that it sent."""
+        self._rows[guest] = []
+        said = _said(error)
+        self._thrown[said] = self._thrown.get(said, 0) + 1
+        self._end(guest)
+        self._restarts[guest] += 1
+        if self._restarts[guest] > _MOST_RESTARTS:
+            self._fail_all(guest, "too many other loops ended the process they ran in")
+
+    def _fail_all(self, guest: bool, reason: str) -> None:
+        for number in self._alive():
+            if self._pairs[number].guest is guest:
+                self._failures[number] = reason
+
+
+def _said(error: ChildError) -> str:
+    strayed = "its code strayed: " if isinstance(error, StrayedError) else ""
+    return f"{strayed}{error.reason}; all that this process sent was thrown away"

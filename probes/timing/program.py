@@ -19,6 +19,13 @@ class Program:
         sandbox_offset: what prctl() returned for the driver's filter, which is at ``filter_offset``.
         initial: initial content of the data, by offset.
         far_address, far_bytes: the child's private memory that does not fit its caches; 0 for none.
+        walls_offset, pid_offset, gaps_offset: what the child's script writes (see child.py).
+        unmapped_offset: not 0 if the driver could not unmap the rest of the child's memory.
+        moved_offset: not 0 if a loop's body left another stack pointer than was proved.
+        stack_offset: the top of the driver's stack.
+        returns_to: the return address that a function finds there.
+        guards: parts of the data (begin, end) that no code writes.
+        clock: a C function that reads the TSC, for this process.
         samples_offset: where the sampler writes ``sample_count`` readings of the TSC.
     """
 
@@ -32,6 +39,15 @@ class Program:
     filter_offset: int
     schedule_offset: int
     schedule_entries: int
+    walls_offset: int
+    pid_offset: int
+    gaps_offset: int
+    unmapped_offset: int
+    moved_offset: int
+    stack_offset: int
+    returns_to: int
+    guards: tuple[tuple[int, int], ...]
+    clock: bytes
     samples_offset: int
     sample_count: int
     initial: tuple[tuple[int, bytes], ...] = ()

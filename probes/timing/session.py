@@ -1,10 +1,16 @@
-"""Run a program in an unprivileged child process, batch by batch, and report how it ended."""
+"""Run a program in a confined child process, batch by batch; say how it ended and whether its code strayed.
+
+What the child sends is not trusted.  After each batch it is compared with what this process knows itself:
+the schedule and the other memory that no code writes, the number of entries done, the time that passed.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import mmap
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -18,6 +24,7 @@ import numpy.typing as npt
 
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing import child as child_module
+from xtrace.probes.timing.native import Native
 from xtrace.probes.timing.program import Program
 from xtrace.probes.timing.sandbox import filter_bytes
 
@@ -26,7 +33,22 @@ I64 = npt.NDArray[np.int64]
 _START_S = 20.0
 _CPU_LIMIT_S = 600
 _UNKNOWN = -1
+#: A loop takes at least a core cycle per execution; a core runs at most this much faster than the TSC.
+_MOST_CORE_PER_TSC = 4
+#: Two clocks are compared that may differ a little, on different processors.
+_CLOCK_SLACK_CYCLES, _CLOCK_RATIO = 1_000_000, 1.01
+_MFD_EXEC = 0x10
+_NO_ANSWER, _GO = b"", b"r"
+_END_S = 5.0
+_NAMES = {
+    child_module.USER: "user namespace",
+    child_module.MOUNT: "mount namespace",
+    child_module.NET: "network namespace",
+    child_module.PID: "PID namespace",
+}
+_STACK_MOVED = "its stack pointer was wrong afterwards"
 _EXITS = {
+    child_module.STRAYED: _STACK_MOVED,
     child_module.NO_PLACE: "the addresses for code and data are already mapped in a new process",
     child_module.NO_EXECUTION: "the system does not allow memory to be made executable (SELinux execmem?)",
     child_module.NO_RIGHTS: "the system does not let the process drop its privileges",
@@ -47,6 +69,10 @@ class ChildError(Exception):
         self.reason = reason
 
 
+class StrayedError(ChildError):
+    """The child did what its code cannot do if it is what was proved; nothing that it sent counts."""
+
+
 class Session:
     """A child that runs a program's functions; a context manager.
 
@@ -59,27 +85,36 @@ class Session:
 
     def __init__(self, program: Program, cpu: int) -> None:
         self._program = program
-        self._code_file = _file("xtrace-code")
-        self._data_file = _file("xtrace-data")
-        with os.fdopen(os.dup(self._code_file), "wb") as file:
-            file.write(program.code)
-        os.lseek(self._code_file, 0, os.SEEK_SET)
+        self._clock = Native(program.clock)
+        self._code_file = _code_file(program.code)
+        self._data_file = _file("xtrace-data", 0)
         os.ftruncate(self._data_file, program.data_bytes)
         self._memory = mmap.mmap(self._data_file, program.data_bytes)
         words = np.frombuffer(self._memory, np.int64)
         self._words = words
         words[program.sandbox_offset // 8] = _UNKNOWN
         where = program.filter_offset
-        for offset, blob in (*program.initial, (where, filter_bytes(program.data_address + where))):
+        constant = ((where, filter_bytes(program.data_address + where)), *program.initial)
+        for begin, end in program.guards:
+            self._memory[begin:end] = secrets.token_bytes(end - begin)
+        for offset, blob in constant:
             self._memory[offset : offset + len(blob)] = blob
         start = program.schedule_offset // 8
         self._schedule = words[start : start + 4 * program.schedule_entries].reshape(-1, 4)
         self._process = self._started(cpu)
         try:
-            self._wait(_START_S)
+            self._wait(_START_S, 0, b"\0")
         except ChildError as error:
             self.close()
             raise TraceError(f"timed code cannot run here: {error.reason}") from None
+        # No code but the driver has run yet.
+        self._pid = int(words[program.pid_offset // 8]) or self._process.pid
+        self._walls = int(words[program.walls_offset // 8])
+        self._filtered = int(words[program.sandbox_offset // 8]) == 0
+        self._alone = int(words[program.unmapped_offset // 8]) == 0
+        head = (program.pid_offset, program.pid_offset + 8), (program.walls_offset, program.walls_offset + 8)
+        ranges = (*head, *program.guards, *((offset, offset + len(blob)) for offset, blob in constant[:1]))
+        self._kept = tuple((begin, bytes(self._memory[begin:end])) for begin, end in ranges)
 
     def _started(self, cpu: int) -> subprocess.Popen[bytes]:
         program = self._program
@@ -93,6 +128,9 @@ class Session:
             program.far_address,
             program.far_bytes,
             _CPU_LIMIT_S,
+            program.walls_offset,
+            program.pid_offset,
+            program.gaps_offset,
         )
         # Passed as text, because the package may be in a zip file.
         script = inspect.getsource(child_module)
@@ -102,15 +140,30 @@ class Session:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(self._code_file, self._data_file),
-            env={},
+            # Linux writes to the area that rseq registers, and here it will not be mapped.
+            env={"GLIBC_TUNABLES": "glibc.pthread.rseq=0"},
             cwd="/",
             bufsize=0,
         )
 
     @property
     def confined(self) -> bool:
-        """Return whether the system-call filter is active in the child."""
-        return int(self._words[self._program.sandbox_offset // 8]) == 0
+        """Whether the child may run an untrusted image's code.
+
+        It has the system-call filter, and it is another user than this process or in a user namespace.
+        """
+        return self._filtered and bool(self._walls & (child_module.USER | child_module.OTHER_USER))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Return which walls the system did not give."""
+        found = [] if self._filtered else ["system-call filter"]
+        found += [name for wall, name in _NAMES.items() if not self._walls & wall]
+        if not self._walls & (child_module.USER | child_module.OTHER_USER):
+            found.append("user of its own")
+        if not self._alone:
+            found.append("removal of all other memory")
+        return tuple(found)
 
     @property
     def memory(self) -> memoryview:
@@ -120,7 +173,7 @@ class Session:
     @property
     def pid(self) -> int:
         """Return the child's PID."""
-        return self._process.pid
+        return self._pid
 
     @property
     def most_entries(self) -> int:
@@ -137,6 +190,7 @@ class Session:
         """Run entries [n, 3] of function, warm and count; return cycles [n] and whether the CPU changed [n].
 
         Raises:
+            StrayedError: what it left is not what such code leaves.
             ChildError: the child ended, or took longer than ``limit_s`` and was killed.
         """
         count = len(entries)
@@ -144,13 +198,42 @@ class Session:
             raise ValueError(f"{count} entries")
         self._schedule[:count, :3] = entries
         self._schedule[:count, 3] = 0
+        planned = self._schedule.copy()
         self._words[self._program.index_offset // 8] = 0
         self._words[self._program.count_offset // 8] = count
+        begin = self._clock.call(0, 0, None)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"r")
-        self._wait(limit_s)
-        return self._schedule[:count, 3].copy(), self._schedule[:count, 1] != 0
+            self._process.stdin.write(_GO)
+        self._wait(limit_s, count, _GO)
+        passed = self._clock.call(0, 0, None) - begin
+        cycles, changed = self._schedule[:count, 3].copy(), self._schedule[:count, 1] != 0
+        reason = self._difference(planned, count) or _implausible(entries[:, 2], cycles, passed)
+        if reason:
+            raise StrayedError(0, reason)
+        return cycles, changed
+
+    def _difference(self, planned: I64, count: int) -> str:
+        """Return which memory is not as the driver leaves it, "" if all is."""
+        program = self._program
+        for offset, blob in self._kept:
+            if self._memory[offset : offset + len(blob)] != blob:
+                return f"memory that no code writes has changed, near {program.data_address + offset:#x}"
+        schedule = self._schedule.copy()
+        schedule[:count, (1, 3)] = planned[:count, (1, 3)]
+        if not np.array_equal(schedule, planned):
+            return "its schedule has changed"
+        if int(self._words[program.index_offset // 8]) != count:
+            return "the number of entries done is wrong"
+        if int(self._words[program.moved_offset // 8]):
+            return _STACK_MOVED
+        if count and int(self._words[program.stack_offset // 8 - 1]) != program.returns_to:
+            return "the return address has changed"
+        return ""
+
+    def text_changed(self) -> bool:
+        """Return whether the code differs from what was given; it is sealed, so it cannot."""
+        return os.pread(self._code_file, len(self._program.code) + 1, 0) != self._program.code
 
     def shares_s(self) -> tuple[float, float]:
         """Return how long the child ran and how long it waited to run; zeros if unknown."""
@@ -160,27 +243,38 @@ class Session:
         except (OSError, ValueError, IndexError):
             return 0.0, 0.0
 
-    def _wait(self, limit_s: float) -> None:
-        """Wait for the child's answer."""
+    def _wait(self, limit_s: float, count: int, expected: bytes) -> None:
+        """Wait for the child's answer to ``count`` entries."""
         assert self._process.stdout is not None
-        answer = b""
+        answer = _NO_ANSWER
         ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
         if ready:
-            answer = self._process.stdout.read(1)
-        if answer:
+            # One byte more than it should send.
+            answer = self._process.stdout.read(len(expected) + 1)
+        if answer == expected:
             return
-        index = int(self._words[self._program.index_offset // 8])
+        if answer:
+            raise StrayedError(0, "it sent something else than an answer")
+        index = min(max(int(self._words[self._program.index_offset // 8]), 0), max(count - 1, 0))
         if not ready:
-            self._process.kill()
-            self._process.wait()
+            self._end()
             raise ChildError(index, f"it did not end within {limit_s:.0f} s")
         code = self._process.wait()
-        raise ChildError(index, _EXITS.get(code) or _ended(code))
+        kind = StrayedError if code == child_module.STRAYED else ChildError
+        raise kind(index, _EXITS.get(code) or _ended(code))
+
+    def _end(self) -> None:
+        # The process that waits for one in a PID namespace ends that one first.
+        self._process.terminate()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def close(self) -> None:
         """End the child and release its memory."""
-        self._process.kill()
-        self._process.wait()
+        self._end()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -200,9 +294,44 @@ class Session:
         self.close()
 
 
-def _file(name: str) -> int:
+def _implausible(counts: I64, cycles: I64, passed: int) -> str:
+    """Return why times cannot be true, "" if they can.
+
+    Args:
+        counts, cycles: executions and TSC cycles of each entry, as the child says.
+        passed: TSC cycles of the whole batch, by this process's clock.
+    """
+    # As floats: a sum of made-up numbers may not fit.
+    if (cycles < 0).any() or float(
+        cycles.astype(np.float64).sum()
+    ) > _CLOCK_RATIO * passed + _CLOCK_SLACK_CYCLES:
+        return "it reports more time than passed"
+    if (cycles * _MOST_CORE_PER_TSC < counts).any():
+        return "it reports less time than so many executions take"
+    return ""
+
+
+def _code_file(code: bytes) -> int:
+    """Return a file with the code, which nobody can change any more.
+
+    Raises:
+        TraceError: there is no such file here.
+    """
     try:
-        return os.memfd_create(name, os.MFD_CLOEXEC)
+        file = _file("xtrace-code", os.MFD_ALLOW_SEALING | _MFD_EXEC)
+    except TraceError:
+        # Before Linux 6.3, each such file can be executed, and there is no flag for it.
+        file = _file("xtrace-code", os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(file), "wb") as writer:
+        writer.write(code)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    return file
+
+
+def _file(name: str, flags: int) -> int:
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | flags)
     except OSError as error:
         raise TraceError(f"cannot share memory with a child process: {error.strerror}") from None
 

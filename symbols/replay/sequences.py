@@ -54,7 +54,7 @@ def _inline(kind: str, fence: str) -> Body:
             _test(asm, RBX, out)
             asm.mark(out)
 
-    return Body(emit, _begin)
+    return Body(emit, _begin, stack=_STACK_TOP)
 
 
 def _out_of_line(kind: str, fence: str) -> Body:
@@ -95,7 +95,7 @@ def _out_of_line(kind: str, fence: str) -> Body:
             _fence(asm, fence)
             asm.op("RETNQ")
 
-    return Body(emit, _begin, functions)
+    return Body(emit, _begin, functions, stack=_STACK_TOP)
 
 
 def _load_pointer(asm: Assembler, register: int) -> None:

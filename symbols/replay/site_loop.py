@@ -270,7 +270,8 @@ def body_of(steps: Sequence[Step], *, called: bool) -> Body:
         trial.code(0x5000_0000)
     except (ValueError, KeyError) as error:
         raise NotReplayableError(f"it cannot be encoded: {error}") from None
-    return Body(emitter.emit, emitter.begin, emitter.functions, free[0], free[1] if len(free) > 1 else -1)
+    chain = free[1] if len(free) > 1 else -1
+    return Body(emitter.emit, emitter.begin, emitter.functions, free[0], chain, found.stack)
 
 
 class _Emitter:

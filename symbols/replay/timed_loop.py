@@ -7,6 +7,10 @@ The driver runs in a process that can only read, write and exit.  For each batch
 the functions in the schedule, stores TSC cycles beside them, and writes one byte.  A function gets (warm,
 count) in rsi and rdi, times only ``count``, and returns cycles in rax and, in rdx, 0 if IA32_TSC_AUX,
 where Linux keeps the CPU number, did not change.
+
+Before it runs anything, the driver moves to a stack of its own in the data and unmaps all memory but the
+program's.  A loop notes if its body leaves another stack pointer than was proved; the driver ends the process
+if a function returns with another one.  The parent checks these and the rest: see GUARDS.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from xtrace.symbols.x86.decode import RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP
+from xtrace.symbols.x86.decode import RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Flow, InsnDecoder
 from xtrace.symbols.x86.encode import Assembler, At, Gpr, Xmm
 
 CODE_ADDRESS = 0x5000_0000
@@ -29,6 +33,15 @@ COUNT_OFFSET, INDEX_OFFSET = 0, 8
 #: What prctl() returned when the driver dropped its rights: 0 on success; not 0 before that.
 SANDBOX_OFFSET = 64
 _SANDBOX = DATA_ADDRESS + SANDBOX_OFFSET
+#: From the child's script: the walls around it, and its PID.  From the driver: 0 if all other memory is gone.
+WALLS_OFFSET, PID_OFFSET, UNMAPPED_OFFSET = 88, 96, 104
+#: From a loop: 1 if its body left another stack pointer than was proved.
+MOVED_OFFSET = 112
+_MOVED = DATA_ADDRESS + MOVED_OFFSET
+_UNMAPPED = DATA_ADDRESS + UNMAPPED_OFFSET
+#: Address ranges to unmap, as pairs of address and size; the last is 0, 0.
+GAPS_OFFSET = 0x400
+_GAPS = DATA_ADDRESS + GAPS_OFFSET
 #: struct sock_fprog and the filter that it points to.
 FILTER_OFFSET = 128
 _FILTER = DATA_ADDRESS + FILTER_OFFSET
@@ -38,6 +51,10 @@ SCHEDULE_OFFSET = 0x2000
 SCHEDULE_ENTRIES = 8192
 _SCHEDULE = DATA_ADDRESS + SCHEDULE_OFFSET
 _ENTRY_SHIFT = 5
+#: The driver's stack grows down to the schedule's end; few bytes of it are used.
+STACK_OFFSET = 0x45000
+_STACK = DATA_ADDRESS + STACK_OFFSET
+_STACK_BYTES = 256
 #: Consecutive readings of the TSC.
 SAMPLES_OFFSET = 0x50000
 SAMPLE_COUNT = 4096
@@ -61,6 +78,19 @@ _ORDER = DATA_ADDRESS + ORDER_OFFSET
 #: Offset inside a line that avoids false conflicts with the first bytes of vcpu_info in the low 12 bits.
 _INSIDE = 32
 DATA_BYTES = _LINES - DATA_ADDRESS + _MOST_MISSES * _SET_BYTES
+_SCHEDULE_END = SCHEDULE_OFFSET + (SCHEDULE_ENTRIES << _ENTRY_SHIFT)
+_HOT_BYTES = 512
+#: Parts of the data (begin, end) that no code writes: around the schedule, the stack, the samples, the order
+#: of pages, and the arena.
+GUARDS = (
+    (0x800, SCHEDULE_OFFSET),
+    (_SCHEDULE_END, STACK_OFFSET - _STACK_BYTES),
+    (STACK_OFFSET, SAMPLES_OFFSET),
+    (SAMPLES_OFFSET + 8 * SAMPLE_COUNT, ORDER_OFFSET),
+    (ORDER_OFFSET + 8 * (MISS_PASSES + 1), ARENA_ADDRESS - DATA_ADDRESS),
+    (_HOT - DATA_ADDRESS, _HOT - DATA_ADDRESS + _LINE_BYTES),
+    (_HOT - DATA_ADDRESS + _HOT_BYTES, _LINES - DATA_ADDRESS),
+)
 #: Far more lines than the caches near the core hold: streams miss among them.
 FAR_ADDRESS = 0x6000_0000
 _FAR_LINES = 1 << 20
@@ -77,7 +107,9 @@ _FRESH_LINKS = 20
 #: Length of the work after a sequence in a context with misses; it takes longer than a miss.
 _SHADOW_LINKS = 1024
 
-_SYS_READ, _SYS_WRITE, _SYS_EXIT, _SYS_PRCTL, _SYS_ARCH_PRCTL = 0, 1, 60, 157, 158
+_SYS_READ, _SYS_WRITE, _SYS_MUNMAP, _SYS_EXIT, _SYS_PRCTL, _SYS_ARCH_PRCTL = 0, 1, 11, 60, 157, 158
+#: The exit status of a child whose code strayed: the same as in probes/timing/child.py.
+STRAYED = 104
 _ARCH_SET_GS = 0x1001
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
@@ -98,6 +130,7 @@ class Body:
         functions: adds the functions that the execution calls, after the loop.
         counter: a register that the body does not use.
         chain: another such register, for a context with a dependent chain; -1 if there is none.
+        stack: the stack pointer after an execution, None if it is not known.
     """
 
     emit: Emit
@@ -105,6 +138,7 @@ class Body:
     functions: Emit = _nothing
     counter: int = 15
     chain: int = 14
+    stack: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +222,12 @@ def loop(context: str, body: Body) -> LoopCode:
         _chain(asm, body.chain, _SHADOW_LINKS)
     asm.op("SUB_RM64_IMM8", counter, 1)
     asm.op("JNE_REL8_64", again)
+    if body.stack is not None:
+        kept = asm.label()
+        asm.op("CMP_RM64_IMM32", Gpr(RSP), body.stack)
+        asm.op("JE_REL8_64", kept)
+        asm.op("MOV_RM64_IMM32", At(-1, _MOVED), 1)
+        asm.mark(kept)
     asm.op("MOV_R64_RM64", Gpr(RSP), At(-1, _RUN_STACK))
     asm.op("RETNQ")
     body.functions(asm)
@@ -300,14 +340,18 @@ def sampler() -> LoopCode:
     again = asm.label()
     asm.op("MOV_R32_IMM32", Gpr(RBX, 4), DATA_ADDRESS + SAMPLES_OFFSET)
     asm.op("MOV_R32_IMM32", Gpr(RCX, 4), SAMPLE_COUNT)
+    asm.op("XOR_R32_RM32", Gpr(RSI, 4), Gpr(RSI, 4))
     asm.mark(again)
     asm.op("RDTSC")
     asm.op("SHL_RM64_IMM8", Gpr(RDX), 32)
     asm.op("OR_R64_RM64", Gpr(RAX), Gpr(RDX))
+    asm.op("TEST_RM64_R64", Gpr(RSI), Gpr(RSI))
+    asm.op("CMOVE_R64_RM64", Gpr(RSI), Gpr(RAX))
     asm.op("MOV_RM64_R64", At(RBX, 0), Gpr(RAX))
     asm.op("ADD_RM64_IMM8", Gpr(RBX), 8)
     asm.op("SUB_RM64_IMM8", Gpr(RCX), 1)
     asm.op("JNE_REL8_64", again)
+    asm.op("SUB_R64_RM64", Gpr(RAX), Gpr(RSI))
     asm.op("XOR_R32_RM32", Gpr(RDX, 4), Gpr(RDX, 4))
     asm.op("RETNQ")
     return LoopCode(asm.code(CODE_ADDRESS), 1)
@@ -316,7 +360,20 @@ def sampler() -> LoopCode:
 def driver() -> bytes:
     """Return the driver, which is placed at CODE_ADDRESS and never returns."""
     asm = Assembler()
-    command, following, done, leave = (asm.label() for _ in range(4))
+    command, following, done, leave, strayed, unmap, unmapped = (asm.label() for _ in range(7))
+    asm.op("MOV_R32_IMM32", Gpr(RSP, 4), _STACK)
+    asm.op("MOV_R32_IMM32", Gpr(RBX, 4), _GAPS)
+    asm.mark(unmap)
+    asm.op("MOV_R64_RM64", Gpr(RDI), At(RBX, 0))
+    asm.op("MOV_R64_RM64", Gpr(RSI), At(RBX, 8))
+    asm.op("TEST_RM64_R64", Gpr(RSI), Gpr(RSI))
+    asm.op("JE_REL8_64", unmapped)
+    asm.op("MOV_R32_IMM32", Gpr(RAX, 4), _SYS_MUNMAP)
+    asm.op("SYSCALL")
+    asm.op("OR_RM64_R64", At(-1, _UNMAPPED), Gpr(RAX))
+    asm.op("ADD_RM64_IMM8", Gpr(RBX), 16)
+    asm.op("JMP_REL8_64", unmap)
+    asm.mark(unmapped)
     _system_call(asm, _SYS_ARCH_PRCTL, _ARCH_SET_GS, CPU_ADDRESS, 0)
     _system_call(asm, _SYS_PRCTL, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _FILTER)
     asm.op("MOV_RM64_R64", At(-1, _SANDBOX), Gpr(RAX))
@@ -334,6 +391,8 @@ def driver() -> bytes:
     asm.op("MOV_R64_RM64", Gpr(RSI), At(RAX, _SCHEDULE + 8))
     asm.op("MOV_R64_RM64", Gpr(RDI), At(RAX, _SCHEDULE + 16))
     asm.op("CALL_RM64", At(RAX, _SCHEDULE))
+    asm.op("CMP_RM64_IMM32", Gpr(RSP), _STACK)
+    asm.op("JNE_REL8_64", strayed)
     asm.op("MOV_R64_RM64", Gpr(RCX), At(-1, _INDEX))
     asm.op("SHL_RM64_IMM8", Gpr(RCX), _ENTRY_SHIFT)
     asm.op("MOV_RM64_R64", At(RCX, _SCHEDULE + 24), Gpr(RAX))
@@ -346,8 +405,16 @@ def driver() -> bytes:
     asm.op("JE_REL8_64", command)
     asm.mark(leave)
     _system_call(asm, _SYS_EXIT, 0, 0, 0)
+    asm.mark(strayed)
+    _system_call(asm, _SYS_EXIT, STRAYED, 0, 0)
     asm.op("UD2")
     return asm.code(CODE_ADDRESS)
+
+
+def driver_returns_to() -> int:
+    """Return the address at which the driver goes on after a function."""
+    insns = InsnDecoder(64).decode(driver(), CODE_ADDRESS)
+    return next(insn.end for insn in insns if insn.flow is Flow.INDIRECT_CALL)
 
 
 def _system_call(asm: Assembler, number: int, *arguments: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
@@ -28,6 +28,7 @@ from xtrace.symbols.replay.timed_loop import (
     ARENA_BYTES,
     CODE_ADDRESS,
     DATA_ADDRESS,
+    DATA_BYTES,
     Body,
     LoopCode,
 )
@@ -68,7 +69,7 @@ _BATCH, _SHORT_BATCH = 1500, 300
 _MOST_STEPS, _MOST_CALLEE = 12, 5
 _LIMIT_S = 10.0
 #: A sequence's registers afterwards: 16 words at a place that no sequence may access.
-_RECORD = DATA_ADDRESS + 0x70000
+_RECORD = DATA_ADDRESS + DATA_BYTES
 _SAVED, _LEFT = _RECORD + 128, _RECORD + 136
 _ARENA = ARENA_ADDRESS - DATA_ADDRESS
 
@@ -268,7 +269,7 @@ def fuzz(seed: int, count: int, *, first: bool = False) -> Result:
 def _run(batch: Sequence[Accepted], result: Result, seed: int, first: bool) -> None:
     builder = Builder(0)
     loops = [builder.add(_function(item.body))[0] for item in batch]
-    program = builder.program()
+    program = replace(builder.program(), data_bytes=DATA_BYTES + 4096, far_address=0, far_bytes=0)
     pattern = np.frombuffer(Random(seed).randbytes(ARENA_BYTES), np.uint8)
     number = 0
     while number < len(batch) and not (first and result.faults):
