@@ -58,7 +58,7 @@ def test_one_period_over_a_whole_trace_equals_the_report(path: Path) -> None:
                     "upcall_least_p50_cycles", "upcall_least_p99_cycles"),
         "sends": ("send_count",),
     }.items():  # fmt: skip
-        for row in rows(path, table):
+        for row in map(dict, rows(path, table)):
             key = row["domain"], row["vcpu"]
             seen.add((table, key))
             if table == "wakes":
