@@ -171,7 +171,7 @@ def _refused(replays: Iterable[Replay]) -> list[Replay]:
 
 def _walls(missing: Sequence[str]) -> Iterable[str]:
     if missing:
-        yield f"the process that runs the image's code lacks what this system has not: {', '.join(missing)}"
+        yield f"the image's code ran without: {'; '.join(missing)}"
 
 
 def _unknown_fences(replays: Iterable[Replay]) -> Iterable[str]:

@@ -40,11 +40,11 @@ _CLOCK_SLACK_CYCLES, _CLOCK_RATIO = 1_000_000, 1.01
 _MFD_EXEC = 0x10
 _NO_ANSWER, _GO = b"", b"r"
 _END_S = 5.0
-_NAMES = {
-    child_module.USER: "user namespace",
-    child_module.MOUNT: "mount namespace",
-    child_module.NET: "network namespace",
-    child_module.PID: "PID namespace",
+_NAMESPACES = {
+    child_module.USER: "user",
+    child_module.MOUNT: "mount",
+    child_module.NET: "net",
+    child_module.PID: "pid",
 }
 _STACK_MOVED = "its stack pointer was wrong afterwards"
 _EXITS = {
@@ -158,9 +158,11 @@ class Session:
     def missing(self) -> tuple[str, ...]:
         """Return which walls the system did not give."""
         found = [] if self._filtered else ["system-call filter"]
-        found += [name for wall, name in _NAMES.items() if not self._walls & wall]
+        namespaces = [name for wall, name in _NAMESPACES.items() if not self._walls & wall]
+        if namespaces:
+            found.append(f"{', '.join(namespaces)} namespace{'s' if len(namespaces) > 1 else ''}")
         if not self._walls & (child_module.USER | child_module.OTHER_USER):
-            found.append("user of its own")
+            found.append("a user of its own")
         if not self._alone:
             found.append("removal of all other memory")
         return tuple(found)

@@ -20,6 +20,7 @@ from xtrace.symbols.x86.decode import REGISTERS, RSP, Flow, Insn, Memory, Operan
 
 _REGION_BYTES = 0x4000
 _PAGE_BYTES = 0x1000
+_LINE_BYTES = 64
 #: Where a pointer points in its region: fields follow and precede it.
 _INTO_REGION = 0x1000
 #: Shift between regions: without it they would share cache sets and falsely conflict.
@@ -155,10 +156,17 @@ class _Run(Machine):
                 raise NotReplayableError(f"step {self._place + 1} does not return to its caller")
         elif insn.flow is Flow.NEXT:
             address = self._address(insn.memory) if insn.memory is not None and insn.access else None
+            if address is not None and insn.memory is not None and (insn.lock or insn.mnemonic == "xchg"):
+                self._check_line(address, insn.memory.size)
             try:
                 self.execute(insn, form_name(step.data), address)
             except ValueError as error:
                 raise NotReplayableError(f"step {self._place + 1}: {error}") from None
+
+    def _check_line(self, address: int, size: int) -> None:
+        """Refuse a locked access to two cache lines: it locks the bus of the whole machine."""
+        if address % _LINE_BYTES + size > _LINE_BYTES:
+            raise NotReplayableError(f"step {self._place + 1} locks two cache lines, which stops other CPUs")
 
     def _called(self) -> None:
         self._calls += 1

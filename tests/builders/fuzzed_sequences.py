@@ -66,7 +66,7 @@ _NUMBERS = tuple(
 _SHIFTS = tuple(name for name in _NUMBERS if name.startswith("SH"))
 _POOL = 4000
 _BATCH, _SHORT_BATCH = 1500, 300
-_MOST_STEPS, _MOST_CALLEE = 12, 5
+_MOST_STEPS, _MOST_CALLEE, _DEPTH = 12, 5, 3
 _LIMIT_S = 10.0
 #: A sequence's registers afterwards: 16 words at a place that no sequence may access.
 _RECORD = DATA_ADDRESS + DATA_BYTES
@@ -123,7 +123,7 @@ class Pool:
             self._one_place(chance) if chance.random() < 0.6 else self._one_register(chance)
             for _ in range(count // 8)
         ]
-        self.calls = [self.one(data) for data in (b"\xe8\0\0\0\0",)]
+        self.call = self.one(b"\xe8\0\0\0\0")
         self.ret = self.one(b"\xc3")
         self.branches = [self.one(bytes((0x70 + number, 2))) for number in range(16)]
         self.jump = self.one(b"\xeb\x02")
@@ -200,9 +200,7 @@ def drawn(chance: Random, pool: Pool) -> tuple[tuple[Step, ...], bool]:
     for _ in range(chance.randrange(1, _MOST_STEPS + 1)):
         kind = chance.random()
         if kind < 0.04:
-            callee = tuple(chance.choice(pool.items) for _ in range(chance.randrange(_MOST_CALLEE)))
-            call = chance.choice(pool.calls)
-            steps.append(Step(call.insn, call.data, (*callee, pool.ret)))
+            steps.append(_call(chance, pool, pool.call))
         elif kind < 0.08:
             steps.append(chance.choice((*pool.branches, pool.jump)))
         elif kind < 0.2:
@@ -210,9 +208,19 @@ def drawn(chance: Random, pool: Pool) -> tuple[tuple[Step, ...], bool]:
         else:
             steps.append(chance.choice(pool.items))
     whole = chance.random() < 0.3
-    if whole:
+    if chance.random() < 0.1:
+        steps.append(_call(chance, pool, pool.jump))
+    elif whole:
         steps.append(pool.ret)
     return tuple(steps), whole
+
+
+def _call(chance: Random, pool: Pool, by: Step, depth: int = 1) -> Step:
+    """Return a call, or a tail jump, of a function."""
+    callee = [chance.choice(pool.items) for _ in range(chance.randrange(_MOST_CALLEE))]
+    if depth < _DEPTH and chance.random() < 0.2:
+        callee.insert(chance.randrange(len(callee) + 1), _call(chance, pool, pool.call, depth + 1))
+    return Step(by.insn, by.data, (*callee, pool.ret))
 
 
 def accepted(steps: tuple[Step, ...], whole: bool) -> Accepted | None:

@@ -22,7 +22,7 @@ from xtrace.symbols.x86.encode import Assembler, At, Gpr
 
 CPU = max(os.sched_getaffinity(0))
 FINE = timed_loop.loop("empty", timed_loop.chain_body(10, "add", (0,)))
-NAMESPACES = ("user namespace", "mount namespace", "network namespace", "PID namespace")
+NAMESPACES = "user, mount, net, pid namespaces"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can look into the child")
 
 
@@ -65,10 +65,10 @@ def test_only_its_own_memory_and_pipes_are_left() -> None:
 def test_each_namespace_is_its_own() -> None:
     with Session(laid([FINE]).program, CPU) as session:
         assert session.confined
-        for name, words in zip(("user", "mnt", "net", "pid"), NAMESPACES, strict=True):
+        for name in ("user", "mnt", "net", "pid"):
             ours = Path(f"/proc/self/ns/{name}").readlink()
             theirs = Path(f"/proc/{session.pid}/ns/{name}").readlink()
-            assert (ours == theirs) == (words in session.missing)
+            assert ours != theirs
         assert not session.missing
 
 
@@ -145,7 +145,7 @@ def test_without_namespaces_root_still_becomes_another_user(monkeypatch: pytest.
     changed(monkeypatch, NO_NAMESPACE)
     laid_out = laid([FINE])
     with Session(laid_out.program, CPU) as session:
-        assert session.missing == NAMESPACES
+        assert session.missing == (NAMESPACES,)
         assert session.confined
         assert runs(session, laid_out.loops[0].address)
 
@@ -154,7 +154,7 @@ def test_without_a_user_namespace_an_image_of_a_user_does_not_run(monkeypatch: p
     changed(monkeypatch, NO_NAMESPACE, NOT_ROOT)
     laid_out = laid([FINE])
     with Session(laid_out.program, CPU) as session:
-        assert set(session.missing) == {*NAMESPACES, "user of its own"}
+        assert session.missing == (NAMESPACES, "a user of its own")
         assert not session.confined
         # Its own sequences do.
         assert runs(session, laid_out.loops[0].address)

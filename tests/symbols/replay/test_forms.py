@@ -142,6 +142,9 @@ def differences(case: Case, after: State, place: int) -> list[str]:
         for number, (value, actual) in enumerate(zip(found.registers, after.registers, strict=True))
         if value is not None and value != actual
     ]
+    written = {number for number in range(16) if case.before.registers[number] != after.registers[number]}
+    if written - set(case.insn.written):
+        wrong.append(f"{text}: the decoder does not say that it writes {written - set(case.insn.written)}")
     changed = [number for number, value in enumerate(found.registers) if value is None]
     if changed and case.name not in NOT_DEFINED:
         wrong.append(f"{text}: registers {changed} are not modelled")
