@@ -313,7 +313,8 @@ def _row(item: Planned, known: dict[Pair, Difference], wanted: Wanted) -> Row:
     interval = found.interval
     measured = not np.isnan(interval.median)
     tight = measured and wanted.tight(interval)
-    notes = [text for text in (item.note, found.failure) if text]
+    lean_failure = known[item.lean].failure if item.lean is not None else ""
+    notes = [text for text in (item.note, found.failure, lean_failure and f"lean: {lean_failure}") if text]
     if not measured and not found.failure:
         notes.append("not measured in the time given")
     elif measured and not tight:

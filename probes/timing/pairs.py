@@ -286,34 +286,38 @@ class Pairs:
 
         If a child dies or strays, the pairs that did it have failed for good; the rest run in a new child.
         """
-        for guest in (False, True):
-            mine = [n for n in range(len(entries)) if self._pairs[int(owners[n])].guest is guest]
-            yield from self._run_in(guest, np.array(mine, np.int64), entries, owners, expected, deadline)
+        guests = np.array([self._pairs[int(owner)].guest for owner in owners], np.bool_)
+        left = {guest: self._still(np.flatnonzero(guests == guest), owners) for guest in (False, True)}
+        # In turn, so that neither kind has to wait for the other's end.
+        while any(len(todo) for todo in left.values()) and time.monotonic() < deadline:
+            for guest, todo in left.items():
+                session = self._child(guest) if len(todo) else None
+                batch = todo[:0] if session is None else self._batch(guest, todo, owners, expected, session)
+                if session is None or not len(batch):
+                    left[guest] = self._still(todo, owners)
+                    continue
+                try:
+                    cycles, changed = session.run(entries[batch], _BATCH_LIMIT_S)
+                except ChildError as error:
+                    self._lost(guest, owners[batch], error)
+                else:
+                    yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
+                    todo = todo[~np.isin(todo, batch)]
+                left[guest] = self._still(todo, owners)
 
-    def _run_in(
+    def _batch(
         self,
         guest: bool,
         todo: I64,
-        entries: I64,
         owners: npt.NDArray[np.int64],
         expected: npt.NDArray[np.float64],
-        deadline: float,
-    ) -> Iterable[tuple[int, int, bool]]:
-        todo = self._still(todo, owners)
-        while len(todo) and time.monotonic() < deadline and (session := self._child(guest)) is not None:
-            size = int(np.searchsorted(np.cumsum(expected[todo]), _BATCH_CYCLES)) + 1
-            # Both loops of a pair belong in one batch.
-            batch = todo[: min(size + size % 2, session.most_entries)]
-            if self._apart[guest]:
-                batch = batch[owners[batch] == owners[batch[0]]]
-            try:
-                cycles, changed = session.run(entries[batch], _BATCH_LIMIT_S)
-            except ChildError as error:
-                self._lost(guest, owners[batch], error)
-                todo = self._still(todo, owners)
-                continue
-            yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
-            todo = todo[~np.isin(todo, batch)]
+        session: Session,
+    ) -> I64:
+        """Return the entries to run next."""
+        size = int(np.searchsorted(np.cumsum(expected[todo]), _BATCH_CYCLES)) + 1
+        # Both loops of a pair belong in one batch.
+        batch = todo[: min(size + size % 2, session.most_entries)]
+        return batch[owners[batch] == owners[batch[0]]] if self._apart[guest] else batch
 
     def _still(self, todo: I64, owners: npt.NDArray[np.int64]) -> I64:
         """Return the entries whose pairs have not failed."""
