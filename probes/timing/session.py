@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,9 @@ _UNKNOWN = -1
 _MOST_CORE_PER_TSC = 4
 #: Two clocks are compared that may differ a little, on different processors.
 _CLOCK_SLACK_CYCLES, _CLOCK_RATIO = 1_000_000, 1.01
+#: How much longer a batch takes than its entries report: flushing lines, warming up, entering each; and once,
+#: for what the kernel or a hypervisor does meanwhile.
+_MOST_UNREPORTED, _ENTRY_CYCLES, _BATCH_SLACK_CYCLES = 20, 2_000, 1_000_000_000
 _MFD_EXEC = 0x10
 _NO_ANSWER, _GO = b"", b"r"
 _END_S = 5.0
@@ -203,14 +207,17 @@ class Session:
         planned = self._schedule.copy()
         self._words[self._program.index_offset // 8] = 0
         self._words[self._program.count_offset // 8] = count
-        begin = self._clock.call(0, 0, None)
+        ran_s, _ = self.shares_s()
+        begin, begin_ns = self._clock.call(0, 0, None), time.monotonic_ns()
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(_GO)
         self._wait(limit_s, count, _GO)
-        passed = self._clock.call(0, 0, None) - begin
+        passed, passed_ns = self._clock.call(0, 0, None) - begin, time.monotonic_ns() - begin_ns
+        # What the kernel says that the child ran, in TSC cycles.
+        ran = int((self.shares_s()[0] - ran_s) * 1e9 * passed / max(passed_ns, 1))
         cycles, changed = self._schedule[:count, 3].copy(), self._schedule[:count, 1] != 0
-        reason = self._difference(planned, count) or _implausible(entries[:, 2], cycles, passed)
+        reason = self._difference(planned, count) or _implausible(entries[:, 2], cycles, passed, ran)
         if reason:
             raise StrayedError(0, reason)
         return cycles, changed
@@ -296,18 +303,20 @@ class Session:
         self.close()
 
 
-def _implausible(counts: I64, cycles: I64, passed: int) -> str:
+def _implausible(counts: I64, cycles: I64, passed: int, ran: int) -> str:
     """Return why times cannot be true, "" if they can.
 
     Args:
         counts, cycles: executions and TSC cycles of each entry, as the child says.
         passed: TSC cycles of the whole batch, by this process's clock.
+        ran: how many of them the child ran, by the kernel's account; 0 if it is not known.
     """
     # As floats: a sum of made-up numbers may not fit.
-    if (cycles < 0).any() or float(
-        cycles.astype(np.float64).sum()
-    ) > _CLOCK_RATIO * passed + _CLOCK_SLACK_CYCLES:
+    reported = float(cycles.astype(np.float64).sum())
+    if (cycles < 0).any() or reported > _CLOCK_RATIO * passed + _CLOCK_SLACK_CYCLES:
         return "it reports more time than passed"
+    if ran > _MOST_UNREPORTED * (reported + _ENTRY_CYCLES * len(counts)) + _BATCH_SLACK_CYCLES:
+        return "it reports less time than it ran"
     if (cycles * _MOST_CORE_PER_TSC < counts).any():
         return "it reports less time than so many executions take"
     return ""

@@ -278,9 +278,11 @@ class Prover(_Run):
         """Check that the cells that addresses depend on are unchanged for the next repetition.
 
         Raises:
-            NotReplayableError: the path overwrites one.
+            NotReplayableError: the path overwrites one, or does not read it after all.
         """
         for cell, value in self._cells.items():
+            if cell not in self.touched:
+                raise NotReplayableError("it does not read memory that it was planned to read")
             for number in range(cell.size):
                 if self.memory.get(cell.address + number) != value >> (8 * number) & 0xFF:
                     raise NotReplayableError("it overwrites a pointer in memory that it uses")
@@ -389,7 +391,7 @@ class _Chooser(_Run):
         if isinstance(index, int):
             return _moved(self.registers[memory.base], index * memory.scale + memory.displacement)
         if _is_symbol(index) and memory.scale == 1:
-            return _moved(self.registers[memory.base], index)
+            return _moved(_moved(self.registers[memory.base], index), memory.displacement)
         return None
 
 

@@ -58,6 +58,16 @@ def returning(cycles: int) -> Lines:
     return lines
 
 
+def works_and_hides_it(asm: Assembler) -> None:
+    """Run for about a second."""
+    again = asm.label()
+    asm.op("MOV_R64_IMM64", Gpr(RCX), 3_000_000_000)
+    asm.mark(again)
+    asm.op("SUB_RM64_IMM8", Gpr(RCX), 1)
+    asm.op("JNE_REL8_64", again)
+    returning(5000)(asm)
+
+
 def leaves_its_return_address(asm: Assembler) -> None:
     """Return without taking the return address from the stack."""
     asm.op("MOV_R64_RM64", Gpr(RCX), At(RSP, 0))
@@ -94,6 +104,7 @@ HOSTILE = {
     "the start of its time": (loop(store(BEGIN, 0)), "more time than passed"),
     "a made-up time": (function(returning(10**15)), "more time than passed"),
     "a negative time": (function(returning(2**64 - 5)), "more time than passed"),
+    "far too little time": (function(works_and_hides_it), "less time than it ran"),
     "no time": (function(returning(0)), "less time"),
     "two answers": (loop(call(1, 1, INDEX, 1)), "something else than an answer"),
     "an early answer": (loop(call(1, 1, BYTE, 1)), "entries done|something else"),
