@@ -23,7 +23,7 @@ from xtrace.symbols.flow.values import (
     merged,
     moved,
 )
-from xtrace.symbols.x86.decode import RAX, RBP, RDX, READ, REGISTERS, RSP, WRITE, Flow, Insn, Memory
+from xtrace.symbols.x86.decode import RAX, RBP, RDX, READ, REGISTERS, RSP, WRITE, Flow, Insn, Memory, Operand
 
 #: The root of a byte that an instruction read: (READ_BY, the instruction's address).
 READ_BY = "read"
@@ -33,6 +33,7 @@ READ_BY = "read"
 RESULTS = (RAX, RDX)
 _MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "movabs"))
 _STEPS_PER_BLOCK = 12
+_SHORT_BYTES = 2
 #: Copying a block's state and merging it costs as much as this many instructions.
 _STEPS_TO_MEET = 3
 #: Copying and comparing this many stack slots costs as much as an instruction.
@@ -422,8 +423,8 @@ class Interpreter:
         return register == RSP or (register >= 0 and _survives_narrowing(state.registers[register]))
 
     def _push(self, insn: Insn, place: Value | None, state: State) -> bool:
-        pointer = moved(state.registers[RSP], -self._word)
         operand = insn.operands[0]
+        pointer = moved(state.registers[RSP], -self._stacked(operand))
         if operand.register >= 0:
             value = state.registers[operand.register]
         elif place is not None:
@@ -431,15 +432,21 @@ class Interpreter:
         else:
             value = constant(operand.value)
         state.registers[RSP] = pointer
-        if pointer.root == STACK:
+        if pointer.root == STACK and self._stacked(operand) == self._word:
             state.slots[pointer.offset] = value
         return True
+
+    def _stacked(self, operand: Operand) -> int:
+        """Return how many bytes push and pop move: a word, or 2 with a 16-bit register or memory operand."""
+        return operand.size if operand.size == _SHORT_BYTES else self._word
 
     def _pop(self, insn: Insn, _place: Value | None, state: State) -> bool:
         pointer = state.registers[RSP]
         operand = insn.operands[0]
-        state.registers[RSP] = moved(pointer, self._word)
-        if operand.register >= 0:
+        state.registers[RSP] = moved(pointer, self._stacked(operand))
+        if operand.register >= 0 and operand.size == _SHORT_BYTES:
+            state.registers[operand.register] = Value(("new", insn.address, operand.register), (), 0)
+        elif operand.register >= 0:
             value = state.slots.get(pointer.offset) if pointer.root == STACK else None
             state.registers[operand.register] = value or Value(("slot", pointer.offset), (), 0)
         return True

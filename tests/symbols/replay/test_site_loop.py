@@ -266,6 +266,21 @@ HOSTILE = {
     "walks": ("mov 0x40(%rsi), %rdx\n mov (%rdx), %rax\n add $8, %rdx\n mov %rdx, 0x40(%rsi)", True),
     "long_loop": ("mov $-1, %rcx\n7: dec %rcx\n jne 7b", False),
     "jumps_out": ("jc hypercall_page+32", False),
+    "narrow_shift": ("mov $0x40, %eax\n shl $33, %eax\n movb $1, (%rbx,%rax)", False),
+    "shifted_out": ("mov $0x5500000, %eax\n shl $36, %eax\n movb $1, (%rax)", True),
+    "short_push": ("pushw %ax\n pop %rdx\n movb $1, (%rdx)", True),
+    "short_pop": ("push %rbx\n popw %dx\n movb $1, (%rdx)", True),
+    "short_pushes": ("pushw $5\n pushw $6\n add $4, %rsp", False),
+    "short_leave": ("leavew\n movb $1, (%rbp)", True),
+    "implied": (
+        "cmpxchg %rax, 0x48(%rbx)\n mov %rbx, %rax\n cmpxchg %rcx, 0x40(%rbx)\n movb $1, (%rax)",
+        True,
+    ),
+    "multiplied": ("imul %rax\n mov %rbx, %rdx\n imul %rcx\n movb $1, (%rdx)", True),
+    "signed": ("movslq 0x40(%rsi), %rdx\n sub $0x7fffffff, %rdx\n movb $1, (%rdx)", True),
+    "hidden": ("mov %rsi, 0x40(%r9)\n movb $0, 0x40(%r9)\n mov 0x44(%r9), %ecx\n movb $1, (%rcx)", True),
+    "two_lines": ("lock addq $1, 0x3c(%rbx)", True),
+    "swapped_stack": ("xchg %rsp, %rax\n push %rcx", True),
 }
 NEVER = {"syscall", "wrmsr", "rdmsr", "hlt", "cli", "in", "int", "div", "movsb", "stosq", "movaps", "popfq"}
 
