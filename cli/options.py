@@ -131,6 +131,9 @@ InputFile = Annotated[
     str | None,
     typer.Option("--input", "-i", metavar="FILE", help="Replay a trace or a capture; - is stdin."),
 ]
+Follow = Annotated[
+    bool, typer.Option("--follow", "-F", help="With -i: wait for more where the file ends; until Ctrl-C.")
+]
 TracesHvm = Annotated[bool, typer.Option("--hvm", help="Also trace HVM and PVH guests, with every VM exit.")]
 
 # --- a guest's kernel --------------------------------------------------------------------------
@@ -212,3 +215,10 @@ def renamed(old: str, new: str, **how: Any) -> Any:
         return value
 
     return typer.Option(old, hidden=True, callback=warn, **how)
+
+
+def told_to_follow(follow: bool, path: str | None) -> Callable[[str], None] | None:
+    """Return what prints a line about a file that is followed, None if none is."""
+    if follow and path is None:
+        raise typer.BadParameter("needs -i FILE", param_hint="--follow")
+    return (lambda line: typer.echo(f"xtrace: {line}", err=True)) if follow else None

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from xtrace.probes import catalog
     from xtrace.probes.capture.layout import Capture, open_capture
     from xtrace.probes.format import TraceClass
+    from xtrace.probes.intact.damage import Damage
     from xtrace.probes.reader.batches import RecordBatch, ShapeTable
-    from xtrace.probes.reader.read_facts import Damage, ReadFacts
+    from xtrace.probes.reader.read_facts import ReadFacts
     from xtrace.probes.reader.reader import TraceReader, open_trace
     from xtrace.probes.selection.times import Moment
     from xtrace.probes.selection.vcpus import Vcpu
@@ -41,7 +42,7 @@ __getattr__ = exported(
     __name__,
     {
         "Capture": "capture.layout",
-        "Damage": "reader.read_facts",
+        "Damage": "intact.damage",
         "Moment": "selection.times",
         "ReadFacts": "reader.read_facts",
         "RecordBatch": "reader.batches",

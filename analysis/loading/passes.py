@@ -20,7 +20,7 @@ from xtrace.probes.capture.layout import trace_in
 from xtrace.probes.format import MAX_PCPUS
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64
-from xtrace.probes.reader.sources import STDIN
+from xtrace.probes.reader.sources import STDIN, Pieces
 
 #: Where the records of two pCPUs do not overlap, the first alignment is coarse and the second one is not.
 _MOST_ALIGNMENTS = 2
@@ -93,6 +93,8 @@ def read_windows(
 
 def _can_repeat(path: str | os.PathLike[str]) -> bool:
     """Return whether a trace can be read a second time: standard input and pipes cannot."""
+    if isinstance(path, Pieces):
+        return True
     return os.fspath(path) != STDIN and Path(trace_in(path)).is_file()
 
 

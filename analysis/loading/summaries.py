@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from xtrace.analysis.summary.summary_head import Origin, beside, files_of, is_su
 from xtrace.probes.capture.layout import META, is_dom0_only, names_of, open_capture, told_by
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError
-from xtrace.probes.reader.sources import STDIN
+from xtrace.probes.reader.sources import STDIN, Pieces
 
 if TYPE_CHECKING:
     from xtrace.analysis.loading.reading import Reading
@@ -29,6 +29,10 @@ class Loading:
         window: the part of the traces that is counted, in words; empty for all.
         keeping: use the summary kept beside a trace; where there is none, keep the new one there, and pass a
             line that says so, or why not, to the callback.
+        joining: read files that are pieces of one recording as one trace.
+
+    Attributes:
+        later_pieces: paths whose records are in the summary of the first piece, once the result is there.
 
     Raises:
         TraceError: the sidecar file of a trace is not valid.
@@ -41,11 +45,15 @@ class Loading:
         *,
         window: str = "",
         keeping: bool = False,
+        joining: bool = False,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._paths = list(paths)
+        self.later_pieces: set[Path] = set()
         self._tell = tell
         self._keeping = keeping
+        self._joining = joining and not window
+        self._strict = reading.strict
         self._progress = reading.progress
         self._stored = {path: path if is_summary(path) else None for path in paths}
         if keeping:
@@ -59,17 +67,37 @@ class Loading:
     def result(self) -> list[Summary]:
         """Wait until the traces are read, and return one summary per path, in the order of the paths.
 
+        Pieces of one recording have one, where the first of them is.
+
         Raises:
             OSError, TraceError: a file cannot be read.
         """
         from xtrace.analysis.summary.summary_file import read_summary
 
         made = {path: read_summary(place) for path, place in self._stored.items() if place is not None}
-        for path, collected in zip(self._raw, self._started.result(self._progress), strict=True):
-            made[path] = _summary(path, collected, self._origins[path])
+        read = dict(zip(self._raw, self._started.result(self._progress), strict=True))
+        joined = self._join(read) if self._joining and len(read) > 1 else {}
+        made |= {
+            path: _summary(path, joined.get(path, collected), self._origins[path])
+            for path, collected in read.items()
+            if path not in self.later_pieces
+        }
         if self._keeping:
             _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
-        return [made[path] for path in self._paths]
+        return [made[path] for path in self._paths if path not in self.later_pieces]
+
+    def _join(self, read: Mapping[Path, Collected]) -> dict[Path, Collected]:
+        """Read pieces of one recording as one trace; return it by the first piece."""
+        from xtrace.analysis.loading import pieces
+        from xtrace.analysis.loading.passes import read as read_trace
+
+        groups = pieces.recordings(list(read.items()))
+        pieces.told(groups, len(self._paths), self._tell)
+        self.later_pieces = {path for group in groups for path in group[1:]}
+        return {
+            group[0]: read_trace(Pieces([str(path) for path in group]), strict=self._strict)
+            for group in groups
+        }
 
     def __enter__(self) -> Loading:
         return self

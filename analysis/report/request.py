@@ -150,7 +150,7 @@ def make_report(
     calibration = _calibration(request)
     hz = request.cpu_hz or (origin_of(request.paths[0]).tsc_hz if window else None)
     reading = Reading(request.strict, request.begin, request.end, hz, progress)
-    with Loading(request.paths, reading, window=window) as loading:
+    with Loading(request.paths, reading, window=window, joining=True, tell=tell) as loading:
         # Import what makes the tables while the traces are read.
         from xtrace.analysis.report import nothing
         from xtrace.analysis.report.build import Selection, build_report
@@ -161,7 +161,8 @@ def make_report(
         _known_findings(request.ignored)
         kernels = _kernels(named)
         summaries = loading.result()
-        nothing.refuse_empty(request.paths, summaries, tell)
+        paths = [path for path in request.paths if path not in loading.later_pieces]
+        nothing.refuse_empty(paths, summaries, tell)
         whole = merge(summaries, hz=request.cpu_hz, hz_source=request.cpu_hz_source)
         nothing.refuse_unknown(whole.origin.name, whole.partial, named.domains, request.vcpus)
         _tell_cut(request.paths, tell)

@@ -241,6 +241,8 @@ def _hz_of(file: str, moment: Moment) -> float:
         raise TraceError(f"{moment}: the TSC's rate is not known: {WITHOUT_RATE}")
     with open_file(file, None) as feed:
         rate = feed.rate
+    if not rate.is_known:
+        raise TraceError(f"{file}: the TSC's rate cannot be determined from it; {WITHOUT_RATE}")
     typer.echo(f"xtrace: TSC {rate.hz / 1e6:.3f} MHz, {rate.source}", err=True)
     return rate.hz
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson
+from xtrace.cli.options import AsJson, Strict
 from xtrace.cli.render.info import rate_text, row
 from xtrace.cli.render.report.head import backward_text
 from xtrace.cli.terminal.ranges import ranges
@@ -32,6 +32,7 @@ def info(
     file: Annotated[
         str, typer.Argument(help="A trace, plain or compressed, or capture; - is stdin.", metavar="FILE")
     ],
+    strict: Strict = False,
     json: AsJson = False,
 ) -> None:
     """Print what a trace's headers say, without a full pass.
@@ -46,7 +47,7 @@ def info(
         return
     from xtrace.probes.reader.survey import survey
 
-    found = survey(file)
+    found = survey(file, strict=strict)
     headers = found.headers
     if headers.is_whole and not (headers.windows or headers.missing_bytes or headers.fault):
         raise TraceError(without_records(found.name))
@@ -93,6 +94,12 @@ def as_json(found: Survey) -> dict[str, object]:
             "fault": headers.fault or None,
             "missing_bytes": headers.missing_bytes if headers.is_whole else None,
         },
+        "damage_count": found.damage_count,
+        "skipped_bytes": found.skipped_bytes,
+        "damages": [
+            {"offset": damage.offset, "reason": damage.reason, "skipped_bytes": damage.skipped_bytes}
+            for damage in found.damages
+        ],
         "tsc_restarts": [
             {"offset": restart.offset, "back_cycles": restart.back_cycles} for restart in headers.restarts
         ],
@@ -168,6 +175,12 @@ def as_text(found: Survey) -> Iterator[str]:
     yield safe(found.name)
     size = "unknown" if found.size_bytes is None else f"{found.size_bytes:,} bytes, {kind}"
     yield row("size", size, "" if found.size_bytes is None else "exact")
+    if found.damages:
+        first = found.damages[0]
+        yield row(
+            "damage", f"{count_of(found.damage_count, 'place')}, {found.skipped_bytes:,} bytes skipped", ""
+        )
+        yield from _wrapped((f"first at offset {first.offset}: {first.reason}",), "")
     yield row("windows", f"{len(headers.windows):,}", seen)
     pcpus = sorted({window.pcpu for window in headers.windows})
     yield row("pCPUs", f"{len(pcpus)} ({ranges(pcpus)})" if pcpus else "0", seen)

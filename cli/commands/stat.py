@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from xtrace.cli.options import AsJsonLines, CpuHz, InputFile, TracesHvm, seconds
+from xtrace.cli.options import (
+    AsJsonLines,
+    CpuHz,
+    Follow,
+    InputFile,
+    Strict,
+    TracesHvm,
+    seconds,
+    told_to_follow,
+)
 
 
 def stat(
@@ -22,6 +31,8 @@ def stat(
     input_: InputFile = None,
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
+    strict: Strict = False,
+    follow: Follow = False,
     json: AsJsonLines = False,
 ) -> None:
     """Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.
@@ -29,12 +40,17 @@ def stat(
     Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Needs root in dom0, or -i FILE.
     """
     from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
-    from xtrace.cli.render.live import stat_covered, stat_header, stat_line
+    from xtrace.cli.render.live import rate_line, stat_covered, stat_header, stat_line
 
     lines = max(shutil.get_terminal_size().lines - 3, 1) if sys.stdout.isatty() else 22
-    with opened(input_, cpu_hz, irqs=True, hvm=hvm) as feed, until_interrupted():
+    with (
+        opened(
+            input_, cpu_hz, irqs=True, hvm=hvm, strict=strict, follow=told_to_follow(follow, input_)
+        ) as feed,
+        until_interrupted(),
+    ):
         watched = Watched(feed, interval, is_live=input_ is None)
-        number = 0
+        number, is_known = 0, True
         for period in watched:
             if period is None:
                 continue
@@ -43,6 +59,9 @@ def stat(
 
                 typer.echo(codec.dumps(as_json(watched, period, feed.names(), vcpus=False)))
             else:
+                if watched.feed.rate.is_known != is_known:
+                    is_known = watched.feed.rate.is_known
+                    typer.echo(rate_line(watched))
                 if number == 0:
                     typer.echo("\n".join(stat_covered(watched, period)))
                 if number % lines == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,25 @@ SCHEMA_VERSION = 1
 
 #: How long to wait for bytes before checking the keyboard.
 _WAIT_S = 0.1
+#: A pipe that brings nothing for at least so long pauses; a recorder writes several times a second.
+_PAUSE_S = 1.0
 
 
 def opened(
-    path: str | None, cpu_hz: float | None, *, irqs: bool = False, hvm: bool = False
+    path: str | None,
+    cpu_hz: float | None,
+    *,
+    irqs: bool = False,
+    hvm: bool = False,
+    strict: bool = False,
+    follow: Callable[[str], None] | None = None,
 ) -> AbstractContextManager[Feed]:
     """Open a trace to replay, or trace this host if ``path`` is None."""
     from xtrace.probes.live.feed import mask_of, open_file, open_live
 
-    return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz) if path is None else open_file(path, cpu_hz)
+    if path is None:
+        return open_live(mask_of(irqs=irqs, hvm=hvm), cpu_hz)
+    return open_file(path, cpu_hz, strict=strict, follow=follow)
 
 
 def live_ports() -> AbstractContextManager[Ports]:
@@ -68,6 +78,10 @@ class Watched:
 
         self.feed = feed
         self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name)
+        self._seconds = seconds
+        self._pause_s = max(seconds, _PAUSE_S)
+        self._arrived, self._has_paused = time.monotonic(), is_live
+        self._rate = feed.rate
         self.busy_ratio: float | None = None
         self.ports: PortPeriod | None = None
         self._is_live = is_live
@@ -77,6 +91,16 @@ class Watched:
     def __iter__(self) -> Iterator[Period | None]:
         """Yield the periods, and None whenever the caller may check the keyboard."""
         while (data := self.feed.read(_WAIT_S)) is not None:
+            if not data and not self._has_paused and time.monotonic() - self._arrived > self._pause_s:
+                self._has_paused = True
+                yield from self._pause()
+            if data:
+                self._arrived, self._has_paused = time.monotonic(), self._is_live
+            if self.feed.rate is not self._rate:
+                self._rate = self.feed.rate
+                self.periods.resize(max(round(self._seconds * self._rate.hz), 1))
+            if self.feed.is_after_hole:
+                self.periods.hole()
             for period in self.periods.feed(data):
                 self._note(period)
                 yield period
@@ -86,6 +110,27 @@ class Watched:
         for period in self.periods.end():
             self._note(period)
             yield period
+
+    def _pause(self) -> Iterator[Period]:
+        """Yield what came so far: a pipe pauses, or a file does not grow."""
+        for period in self.periods.feed(self.feed.pause()):
+            self._note(period)
+            yield period
+        for period in self.periods.pause():
+            self._note(period)
+            yield period
+
+    @property
+    def damage_count(self) -> int:
+        """Damaged places so far."""
+        whole = self.feed.whole
+        return self.periods.framer.damage_count + (whole.damage_count if whole else 0)
+
+    @property
+    def skipped_bytes(self) -> int:
+        """Bytes left out because of damage so far."""
+        whole = self.feed.whole
+        return self.periods.framer.skipped_bytes + (whole.skipped_bytes if whole else 0)
 
     def _note(self, period: Period) -> None:
         if self._ports is not None:
@@ -122,11 +167,12 @@ def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus
         "schema_version": SCHEMA_VERSION,
         "begin_tsc": period.begin_tsc,
         "end_tsc": period.end_tsc,
-        "span_s": period.span_cycles / rate.hz,
-        "tsc_hz": rate.hz,
+        "span_s": period.span_cycles / rate.hz if rate.is_known else None,
+        "span_cycles": period.span_cycles,
+        "tsc_hz": rate.hz if rate.is_known else None,
         "tsc_hz_source": rate.source,
         "emulated": watched.feed.emulated,
-        "pause_s": period.pause_cycles / rate.hz,
+        "pause_s": period.pause_cycles / rate.hz if rate.is_known else None,
         "record_count": host.records,
         "irq_count": host.irqs,
         "lost_record_count": host.lost,
@@ -134,8 +180,8 @@ def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus
         "lost_pcpus": sorted(host.lost_pcpus),
         "late_records": periods.framer.late_count,
         "tsc_restart_count": periods.framer.restart_count,
-        "damage_count": periods.framer.damage_count,
-        "skipped_bytes": periods.framer.skipped_bytes,
+        "damage_count": watched.damage_count,
+        "skipped_bytes": watched.skipped_bytes,
         "cpu_ratio": watched.busy_ratio,
         "total": _row(total_of(period)),
     }

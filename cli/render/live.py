@@ -81,7 +81,13 @@ def top_block(
     lines = [*_state(watched, period, span_s), "", TOP_GROUPS, _joined(TOP_HEADINGS, TOP_WIDTHS, 2)]
     table = _rows(period, view)
     for key, figures in table[:rows]:
-        lines.append(_joined(_top_cells(key, figures, names, hz, span_s, view), TOP_WIDTHS, 2))
+        lines.append(
+            _joined(
+                _top_cells(key, figures, names, hz if watched.feed.rate.is_known else None, span_s, view),
+                TOP_WIDTHS,
+                2,
+            )
+        )
     if rows is not None and len(table) > rows:
         lines.append(f"{len(table) - rows} more")
     if watched.ports is not None:
@@ -131,7 +137,7 @@ def _rows(period: Period, view: View) -> list[tuple[int, Figures]]:
 
 
 def _top_cells(
-    key: int, figures: Figures, names: Mapping[int, str], hz: float, span_s: float, view: View
+    key: int, figures: Figures, names: Mapping[int, str], hz: float | None, span_s: float, view: View
 ) -> list[str]:
     upcalls, times, mark = _upcalls(figures, span_s), figures.upcall_most, ""
     if figures.injections and not figures.upcalls_most:
@@ -154,11 +160,12 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
     host, total = period.host, total_of(period)
     rate, busy = watched.feed.rate, watched.busy_ratio
     name = shortened(safe(watched.feed.name), 40)
+    unit = "s" if rate.is_known else "Gc"
     lines = [
-        f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s",
-        f"per s=   records {_rate(host.records, span_s)}, sends {_rate(total.sends, span_s)}, "
+        f"{name}: {span_s:.2f} {unit} from {_since(watched, period):.2f} {unit}",
+        f"{f'per {unit}=':<9}records {_rate(host.records, span_s)}, sends {_rate(total.sends, span_s)}, "
         f"runs {_rate(total.runs, span_s)}{'' if busy is None else f'; reader {busy:.0%} of a CPU'}",
-        f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}{resolution_text(rate.hz)}"[:WIDTH],
+        rate_line(watched),
         f"lost=    {_lost(period, total)}",
     ]
     if watched.feed.emulated:
@@ -166,9 +173,9 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
     if host.lost and busy is not None and busy > _BUSY_RATIO:
         lines.append("         the reader cannot keep up; a longer -d does not help, less load does")
     framer = watched.periods.framer
-    if framer.damage_count:
+    if watched.damage_count:
         lines.append(
-            f"damage   {count_of(framer.damage_count, 'place')}, {framer.skipped_bytes:,} bytes skipped"
+            f"damage   {count_of(watched.damage_count, 'place')}, {watched.skipped_bytes:,} bytes skipped"
         )
     if framer.restart_count:
         lines.append(f"restart  {count_of(framer.restart_count, 'restart')} of the TSC; times go on there")
@@ -176,7 +183,7 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:
         lines.append(
-            f"pause    {period.pause_cycles / rate.hz:.3g} s without records was skipped before this"
+            f"pause    {period.pause_cycles / rate.hz:.3g} {unit} without records was skipped before this"
         )
     return lines
 
@@ -223,6 +230,14 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     return labelled("covered", text, WIDTH)
 
 
+def rate_line(watched: Watched) -> str:
+    """Return what is known of the TSC's rate; without it, times are in cycles and rates per 10^9 cycles."""
+    rate = watched.feed.rate
+    if not rate.is_known:
+        return "TSC      rate not known (yet): 10^9 cycles (Gc) stand for a second; or give --cpu-hz"
+    return f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}{resolution_text(rate.hz)}"[:WIDTH]
+
+
 def stat_line(watched: Watched, period: Period) -> str:
     """Return a period as one line."""
     hz = watched.feed.rate.hz
@@ -234,7 +249,7 @@ def stat_line(watched: Watched, period: Period) -> str:
             f"{since:.2f}" if since < 1000 else f"{since:.0f}",
             _rate(host.records, span_s),
             _rate(total.wakes, span_s),
-            *_tail(total.wake_to_running, hz),
+            *_tail(total.wake_to_running, hz if watched.feed.rate.is_known else None),
             _upcalls(total, span_s),
             _rate(total.sends, span_s),
             _rate(total.forced, span_s),
@@ -254,7 +269,7 @@ def _upcalls(figures: Figures, span_s: float) -> str:
     return f"{_rate(figures.upcalls_least, span_s)}-{_rate(figures.upcalls_most, span_s)}"
 
 
-def _tail(histogram: Histogram, hz: float) -> tuple[str, str]:
+def _tail(histogram: Histogram, hz: float | None) -> tuple[str, str]:
     p50, p99 = (time_text(histogram.quantile(q), hz) for q in (0.5, 0.99))
     return p50, p99
 

@@ -302,7 +302,7 @@ class Machine:
 
     def _attend(self, pcpu: _Pcpu, handler: object, tsc: int) -> None:
         """Handle a pCPU's first record and its first after a loss, whatever the record is."""
-        if handler in (self.on_tick, self.on_unknown):
+        if handler in (self.on_tick, self.on_unknown, self.on_hole):
             return
         if pcpu.first_tsc is None and tsc > 0:
             pcpu.first_tsc = tsc
@@ -386,21 +386,25 @@ class Machine:
 
     # --- the scheduler's records -----------------------------------------------------------
 
+    def on_hole(self, pcpu: _Pcpu, tsc: int, a: object, b: object) -> None:
+        """Cut what is open, because windows of a pCPU are missing."""
+        current, pcpu.current = pcpu.current, None
+        if current is not None and current.key >> 16 != DEFAULT_DOMAIN:
+            self._lose(current)
+        for vcpu in self._vcpus.values():
+            if vcpu.state in (_RUNNABLE, _BLOCKED, _OFFLINE):
+                self._lose(vcpu)
+
     def _on_lost(self, pcpu: _Pcpu, tsc: int, words: list[int], _: object) -> None:
         count, who, _low, _high = words
         self.host.lost += count
         self.host.gaps += 1
         self.host.lost_pcpus.add(pcpu.number)
-        current, pcpu.current = pcpu.current, None
-        if current is not None and current.key >> 16 != DEFAULT_DOMAIN:
-            self._lose(current)
+        self.on_hole(pcpu, tsc, None, None)
         if not pcpu.is_blind:
             self._blind_count += 1
         pcpu.is_blind = pcpu.attends = True
         pcpu.loss_end, pcpu.loss_vcpu = tsc, (who & 0xFFFF) << 16 | who >> 16
-        for vcpu in self._vcpus.values():
-            if vcpu.state in (_RUNNABLE, _BLOCKED, _OFFLINE):
-                self._lose(vcpu)
 
     def _on_runstate(self, writer: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
         old, new = states

@@ -13,29 +13,38 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Protocol
 
 from xtrace.probes.capture import layout
 from xtrace.probes.capture.sidecar import sidecar_of
 from xtrace.probes.errors import TraceError, without_records
-from xtrace.probes.format import WINDOW_HEADER, TraceClass
+from xtrace.probes.format import TraceClass
 from xtrace.probes.host import dom0, xen_tools
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.host.xenstore import open_xenstore
+from xtrace.probes.intact.compressed import MAGIC_BYTES, compression_in, cut_text
+from xtrace.probes.intact.compressed import Damage as CompressedDamage
+from xtrace.probes.intact.whole_windows import WholeWindows
+from xtrace.probes.live.follow import FollowedFile
 from xtrace.probes.live.tsc_rate import RateMeter
-from xtrace.probes.reader.ahead import Source
-from xtrace.probes.reader.sources import STDIN, open_source, read_into
+from xtrace.probes.reader.ahead import Ahead, Source
+from xtrace.probes.reader.sources import STDIN, open_source
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.lock import only_recorder
 
 _CHUNK_BYTES = 1 << 18
 #: At most this much of a file is read ahead to determine the TSC's rate.
 _RATE_BYTES = 8 << 20
+#: Of a pipe, so many run times are waited for, half a second each.
+_ENOUGH_SUMS = 4
 _PIPE_BYTES = 1 << 20
 _POLL_MS = 100
 _BEGIN_LIMIT_S = 20.0
@@ -51,10 +60,17 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True)
 class TscRate:
-    """TSC cycles per second, and where that is known from."""
+    """TSC cycles per second, and where that is known from.
+
+    Where it is not known, times are in 10^9 cycles, as if that were the rate.
+    """
 
     hz: float
     source: str
+    is_known: bool = True
+
+
+UNKNOWN_RATE = TscRate(1e9, "not known", is_known=False)
 
 
 class Feed(Protocol):
@@ -62,11 +78,17 @@ class Feed(Protocol):
 
     Attributes:
         name: for people; rate: of its TSC; emulated: the host's processors were emulated in software.
+        is_after_hole: windows can be missing before the bytes that read() returned last.
     """
 
     name: str
     rate: TscRate
     emulated: bool
+    is_after_hole: bool
+
+    @property
+    def whole(self) -> WholeWindows | None:
+        """What is left out of the trace; None for a live host."""
 
     def read(self, limit_s: float) -> bytes | None:
         """Return the bytes that arrive, empty if none do within ``limit_s``; None at the end.
@@ -77,6 +99,9 @@ class Feed(Protocol):
 
     def names(self) -> Mapping[int, str]:
         """Return domain names by id; guests chose them, so escape them."""
+
+    def pause(self) -> bytes:
+        """Return what has arrived and was held back, because nothing more arrives for now."""
 
 
 def mask_of(*, irqs: bool = False, hvm: bool = False) -> int:
@@ -93,77 +118,165 @@ def mask_of(*, irqs: bool = False, hvm: bool = False) -> int:
 
 
 class FileFeed:
-    """A trace file, plain or compressed, a capture's folder, or standard input."""
+    """A trace file, plain or compressed, a capture's folder, or standard input.
 
-    def __init__(self, source: Source, name: str, names: Mapping[int, str], emulated: bool) -> None:
+    Attributes:
+        whole: what is left out of it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        names: Mapping[int, str],
+        emulated: bool,
+        *,
+        strict: bool = False,
+        wait: Callable[[float], bool] | None = None,
+        is_growing: bool = False,
+    ) -> None:
+        """Begin with nothing read.
+
+        Args:
+            strict: raise TraceError at the first damage.
+            wait: of a pipe or a file that grows, waits for more at most so many seconds.
+            is_growing: more can follow where the file ends.
+        """
         self.name = name
-        self.rate = TscRate(0, "")
+        self.rate = UNKNOWN_RATE
         self.emulated = emulated
+        self.whole = WholeWindows(name, strict=strict)
+        self.is_after_hole = False
         self._source = source
         self._names = names
-        self._ahead: list[bytes] = []
+        self._wait = wait
+        self._is_growing = is_growing
+        self._ahead: deque[tuple[bytes, bool]] = deque()
+        self._is_over = False
+        self._meter: RateMeter | None = None
+        self._metered_bytes = 0
 
     def measure(self) -> None:
-        """Determine the TSC's rate from the first part of the file.
+        """Determine the TSC's rate from the first part of the file; of a pipe, from what has arrived.
 
-        Raises:
-            TraceError: the rate cannot be determined from it.
+        Of a pipe whose beginning does not show it, read() goes on with it.
         """
-        meter, byte_count = RateMeter(), sum(map(len, self._ahead))
-        for chunk in self._ahead:
-            meter.feed(chunk)
-        while byte_count < _RATE_BYTES and (chunk := self._chunk()):
-            self._ahead.append(chunk)
-            byte_count += len(chunk)
-            meter.feed(chunk)
-        if meter.hz is None:
-            raise TraceError(
-                f"{self.name}: the TSC's rate cannot be determined from the first {byte_count:,} bytes; "
-                "give --cpu-hz"
-            )
-        self.rate = TscRate(meter.hz, f"run times in its first {byte_count / (1 << 20):.1f} MiB")
+        self._meter = RateMeter()
+        fed = 0
+        while self._meter is not None:
+            for content, is_after_hole in islice(self._ahead, fed, None):
+                self._measure(content, is_after_hole)
+            fed = len(self._ahead)
+            if self._wait is not None or self._metered_bytes >= _RATE_BYTES:
+                break
+            if not self._more():
+                self._end_measure()
+        if self._wait is None:
+            self._know_rate()
+
+    def _measure(self, content: bytes, is_after_hole: bool) -> None:
+        if self._meter is None:
+            return
+        if is_after_hole:
+            self._meter.hole()
+        self._meter.feed(content)
+        self._metered_bytes += len(content)
+        if self._wait is not None and (
+            self._meter.sum_count >= _ENOUGH_SUMS or self._metered_bytes >= _RATE_BYTES
+        ):
+            self._know_rate()
+
+    def _end_measure(self) -> None:
+        if self._meter is not None:
+            self._meter.end()
+            self._know_rate()
+
+    def _know_rate(self) -> None:
+        """Take the rate that was measured, if there is one."""
+        if self._meter is not None and (hz := self._meter.hz) is not None:
+            self.rate = TscRate(hz, f"run times in its first {self._metered_bytes / (1 << 20):.1f} MiB")
+        self._meter = None
 
     def begin(self) -> None:
         """Read the first part of the file.
 
         Raises:
-            TraceError: the file is empty, or there is no window header in that part.
+            TraceError: the file is empty, or it is not a trace.
         """
-        chunk = self._chunk()
-        if not chunk:
+        if not self._more() and self._is_over and not self.whole.taken_bytes:
             raise TraceError(without_records(self.name))
-        if WINDOW_HEADER.to_bytes(4, "little") not in chunk:
-            raise TraceError(
-                f"{self.name}: not a xentrace file: no window header in its first {len(chunk):,} bytes"
-            )
-        self._ahead.append(chunk)
 
     def read(self, limit_s: float) -> bytes | None:
-        """Return the next bytes; None at the end."""
-        if self._ahead:
-            return self._ahead.pop(0)
-        return self._chunk() or None
+        """Return the next bytes, none if a pipe has none within ``limit_s``; None at the end."""
+        if not self._ahead:
+            if self._wait is not None and not self._wait(limit_s):
+                return b""
+            if not self._more():
+                if not self._is_over:
+                    return b""
+                self._end_measure()
+                return None
+            if self._meter is not None:
+                for content, is_after_hole in self._ahead:
+                    self._measure(content, is_after_hole)
+        content, self.is_after_hole = self._ahead.popleft()
+        return content
+
+    def pause(self) -> bytes:
+        """Return the last window that has arrived, although nothing shows yet that it is whole."""
+        return self.whole.pause()
 
     def names(self) -> Mapping[int, str]:
         """Return the domain names in the capture's meta.json."""
         return self._names
 
-    def _chunk(self) -> bytes:
+    def _more(self) -> bool:
+        """Read on until there are whole windows; return False at the end, or where a pipe has no more.
+
+        Raises:
+            TraceError: it is not a trace, or ``strict`` is set and it is damaged.
+        """
+        before = len(self._ahead)
         buffer = bytearray(_CHUNK_BYTES)
-        count = read_into(self._source, memoryview(buffer), self.name)
-        return bytes(memoryview(buffer)[:count])
+        while len(self._ahead) == before and not self._is_over:
+            reason = ""
+            try:
+                count = self._source.readinto(memoryview(buffer)) or 0
+            except CompressedDamage as error:
+                count, reason = 0, cut_text(error)
+            if count:
+                self.whole.feed(memoryview(buffer)[:count])
+            elif self._is_growing:
+                break
+            elif self.whole.taken_bytes or reason:
+                self.whole.end(reason)
+                self._is_over = True
+            else:
+                self._is_over = True
+            self._ahead += self.whole.pieces()
+            if self._wait is not None:
+                break
+        return len(self._ahead) > before
 
 
 @contextlib.contextmanager
-def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
+def open_file(
+    path: str,
+    cpu_hz: float | None,
+    *,
+    strict: bool = False,
+    follow: Callable[[str], None] | None = None,
+) -> Iterator[FileFeed]:
     """Open a trace to replay.
 
     Args:
         path: a file, a capture's folder, ``-`` for standard input.
         cpu_hz: TSC cycles per second; None takes it from meta.json or the sidecar, otherwise from the trace.
+        strict: raise TraceError at the first damage.
+        follow: wait for more at the end of the file; is passed a line where it is rotated or truncated.
 
     Raises:
-        TraceError: it cannot be opened as a trace, or its TSC rate is unknown.
+        TraceError: it cannot be opened as a trace.
     """
     names: Mapping[int, str] = {}
     hz, source, emulated = cpu_hz, "--cpu-hz", False
@@ -179,8 +292,18 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
         emulated = emulated or beside.emulated
         if hz is None and beside.tsc_hz is not None:
             hz, source = beside.tsc_hz, f"from {beside.path.name}"
-    with open_source(trace) as opened:
-        feed = FileFeed(opened, name, names, emulated)
+    with contextlib.ExitStack() as stack:
+        wait: Callable[[float], bool] | None = None
+        if follow is not None:
+            opened: Source = stack.enter_context(contextlib.closing(_followed(path, trace, follow)))
+            wait = opened.wait if isinstance(opened, FollowedFile) else None
+        else:
+            opened = stack.enter_context(open_source(trace))
+            if path == STDIN and not isinstance(opened, Ahead):
+                wait = _wait_for_stdin
+        feed = FileFeed(
+            opened, name, names, emulated, strict=strict, wait=wait, is_growing=follow is not None
+        )
         feed.begin()
         if hz is None:
             feed.measure()
@@ -189,14 +312,30 @@ def open_file(path: str, cpu_hz: float | None) -> Iterator[FileFeed]:
         yield feed
 
 
+def _followed(path: str, trace: str, tell: Callable[[str], None]) -> FollowedFile:
+    if path == STDIN or not Path(trace).is_file():
+        raise TraceError(f"{path}: only a file can be followed (-F)")
+    with open(trace, "rb") as file:
+        if compression_in(file.read(MAGIC_BYTES)) is not None:
+            raise TraceError(f"{path}: is compressed, and cannot be followed (-F) while it grows")
+    return FollowedFile(trace, tell)
+
+
+def _wait_for_stdin(limit_s: float) -> bool:
+    return bool(select.select([sys.stdin.fileno()], [], [], limit_s)[0])
+
+
 # --- the live host -----------------------------------------------------------------------------
 
 
 class LiveFeed:
     """An xentrace process that this one started."""
 
+    whole = None
+
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], rate: TscRate, begun: float) -> None:
         self.name = "live"
+        self.is_after_hole = False
         self.rate = rate
         self.emulated = dom0.is_emulated()
         self._process = process
@@ -226,6 +365,10 @@ class LiveFeed:
         raise TraceError(
             f"xentrace ended by itself, {_how(self._process.returncode)}{self._said()}; see xtrace doctor"
         )
+
+    def pause(self) -> bytes:
+        """Return nothing: nothing is held back."""
+        return b""
 
     def names(self) -> Mapping[int, str]:
         """Return the names in xenstore, which is read at most every two seconds."""

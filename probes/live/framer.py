@@ -89,6 +89,7 @@ class Framer:
             the first after a loss.
         on_tick: handler of the entries that mark the end of a chunk, with the number of records up to there.
         name: of the source, in messages.
+        on_hole: handler of an entry before a pCPU's first record after hole().
 
     Attributes:
         windows, damage_count, skipped_bytes, missing_bytes, late_count, restart_count: as the report counts
@@ -103,6 +104,8 @@ class Framer:
         on_other: Handler,
         on_tick: Handler,
         name: str = "trace",
+        *,
+        on_hole: Handler | None = None,
     ) -> None:
         self.windows = 0
         self.damage_count = 0
@@ -115,6 +118,8 @@ class Framer:
         self._on_other = on_other
         self._on_tick = on_tick
         self._name = name
+        self._on_hole = on_hole or on_tick
+        self._holed: set[int] = set()
         self._lanes: dict[int, Lane] = {}
         self._restarts = Restarts()
         self._over: deque[list[Entry]] = deque()  # the records of segments that are complete
@@ -145,6 +150,10 @@ class Framer:
         """Restarts of the TSC so far."""
         return self._restarts.count
 
+    def hole(self) -> None:
+        """Take it that windows of any pCPU can be missing before the next bytes."""
+        self._holed = set(self._lanes)
+
     def feed(self, data: bytes) -> None:
         """Frame the next bytes."""
         data = self._tail + data
@@ -154,6 +163,10 @@ class Framer:
         at = self._frame(words)
         self._tail = data[at * WORD_BYTES :]
         self._offset += at * WORD_BYTES
+
+    def pause(self) -> None:
+        """Take it that the last round is complete, because nothing arrives for now."""
+        self._watermark = self._closed_key
 
     def end(self) -> None:
         """End the trace, with what is left as its end.
@@ -258,6 +271,9 @@ class Framer:
         self._room = size // WORD_BYTES
         self._lane = lane if self._room else None
         lane.before = lane.tsc
+        if self._room and pcpu in self._holed:
+            self._holed.discard(pcpu)
+            lane.fresh.append((lane.key, self._on_hole, lane.pcpu, lane.tsc, lane.seen, None, None))
 
     def _note_round(self, pcpu: int) -> None:
         if pcpu <= self._round_pcpu:

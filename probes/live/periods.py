@@ -61,18 +61,35 @@ class Periods:
         """
         self.machine = Machine()
         self.framer = Framer(
-            self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name
-        )
-        self._cycles = cycles
+            self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name,
+            on_hole=self.machine.on_hole,
+        )  # fmt: skip
+        self._cycles = self._next_cycles = cycles
         self._begin = 0
         self._last = 0
         self._pause = 0
         self._since = 0
 
+    def resize(self, cycles: int) -> None:
+        """Make the next periods ``cycles`` long; the current one is not shortened."""
+        self._cycles = max(cycles, self._last - self._begin + 1)
+        self._next_cycles = cycles
+
+    def hole(self) -> None:
+        """Take it that windows can be missing before the next bytes: nothing is measured across."""
+        self.framer.hole()
+
     def feed(self, data: bytes) -> Iterator[Period]:
         """Take the next bytes and yield the periods that they complete."""
         self.framer.feed(data)
         yield from self._take()
+
+    def pause(self) -> Iterator[Period]:
+        """Yield what came so far, because nothing arrives for now."""
+        self.framer.pause()
+        yield from self._take()
+        if self._begin and self._last > self._begin:
+            yield self._period(self._last)
 
     def end(self) -> Iterator[Period]:
         """End the trace and yield the last periods, including the one that its end cuts off.
@@ -121,4 +138,5 @@ class Periods:
         made = Period(self._begin, end, vcpus, host, self._pause, self._since + self._pause)
         self._since = made.since_cycles + made.span_cycles
         self._begin, self._pause = end, 0
+        self._cycles = self._next_cycles
         return made

@@ -28,7 +28,10 @@ class RateMeter:
     def __init__(self) -> None:
         self._sums: list[tuple[int, int]] = []
         self._by_length: dict[int, tuple[int, int]] = {}
-        self._framer = Framer(self._meaning, lambda _: _Chain(), self._nothing, self._nothing)
+        self._chains: list[_Chain] = []
+        self._framer = Framer(
+            self._meaning, self._chain_of, self._nothing, self._nothing, on_hole=self._on_lost
+        )
 
     @property
     def hz(self) -> float | None:
@@ -41,11 +44,29 @@ class RateMeter:
         """Number of sums that the rate is based on."""
         return len(self._sums)
 
+    def hole(self) -> None:
+        """Take it that windows can be missing before the next bytes: no sum goes across."""
+        self._framer.hole()
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         self._framer.feed(data)
+        self._take()
+
+    def end(self) -> None:
+        """Take the end of the trace, with the sums up to there."""
+        self._framer.end()
+        self._take()
+        for chain in self._chains:
+            self._end_sum(chain)
+
+    def _take(self) -> None:
         for entries, _ in self._framer.take():
             self._walk(entries)  # at a restart the TSC goes back, which ends every sum
+
+    def _chain_of(self, _: int) -> _Chain:
+        self._chains.append(_Chain())
+        return self._chains[-1]
 
     def _walk(self, entries: Iterable[Entry]) -> None:
         for _, handler, chain, tsc, _, a, b in entries:

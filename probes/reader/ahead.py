@@ -64,6 +64,8 @@ class Ahead:
                         if not count:
                             raise _EndError
                         filled += count
+                        if self._blocks.empty():
+                            break  # it is waited for
                 finally:
                     if filled:
                         self._blocks.put(block[:filled])

@@ -23,6 +23,7 @@ from xtrace.probes.format import (
     WINDOW_HEADER,
     WRAP_BUFFER,
 )
+from xtrace.probes.intact.tsc_order import FAR_CYCLES
 from xtrace.probes.reader.batches import HOLE_BY_KEY, HOLE_BY_UNIT, HOLE_NOBODY
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
@@ -118,6 +119,92 @@ def frame(
         seg_end[count] = stop
         count += 1
         at = stop
+
+
+@inlined_part
+def _is_printable(word):
+    # All four bytes are below 0x80 and have one of the bits 0x20 and 0x40.
+    return (word & np.uint32(0x8080_8080)) == 0 and (
+        (word | (word << np.uint32(1))) & np.uint32(0x4040_4040)
+    ) == np.uint32(0x4040_4040)
+
+
+@part
+def _has_text(words, start, stop):
+    """Return whether the words of a record can have a line of text in them."""
+    at = start + 1
+    while at < stop:
+        if _is_printable(words[at]):
+            return True
+        at += 2
+    return False
+
+
+@loop
+def whole(
+    words: U32, at: int, end: int, pcpu_last: I64, greatest: I64, rows: I64_2D
+) -> tuple[int, int]:  # fmt: skip
+    """Walk windows from word ``at`` as long as nothing is unusual about them.
+
+    That is: the window is complete, its records end where it does, a window header follows, and its TSCs
+    come after those of its pCPU and are not far after all others.  ``whole_windows`` decides about the rest.
+
+    Args:
+        pcpu_last: last TSC of each pCPU, -1 without.
+        greatest: one TSC, that of all pCPUs, -1 without.
+        rows: pCPU, size in bytes, first and last TSC of windows; window n is in row n modulo their number.
+
+    Returns:
+        (index of the first word of a window that is not passed over, number of windows that are).
+    """
+    count = 0
+    most = np.int64(greatest[0])
+    if most < 0:
+        return at, 0
+    while at + _HEADER_WORDS <= end and _is_window_header(words, at):
+        begin = at + _HEADER_WORDS
+        stop = begin + np.int64(words[at + 2]) // 4
+        if stop >= end or words[stop] != np.uint32(WINDOW_HEADER):
+            break
+        pcpu = np.int64(words[at + 1])
+        first = np.int64(-1)
+        last = pcpu_last[pcpu]
+        record = begin
+        while record < stop:
+            header = words[record]
+            if header & np.uint32(_CLASS_BITS) == 0 or header == np.uint32(WINDOW_HEADER):
+                break
+            start = record + 1 + 2 * np.int64(header >> np.uint32(31))
+            next_record = start + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+            if next_record > stop or _is_printable(header):
+                break
+            if next_record - start >= 2 and _has_text(words, start, next_record):
+                break
+            if header & np.uint32(TIMED_BIT):
+                if header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
+                    tsc = _tsc_at(words, record + 1)
+                    if tsc < last or tsc > MAX_KEY or (first < 0 and tsc == last):
+                        break
+                    last = tsc
+                    if first < 0:
+                        first = tsc
+            record = next_record
+        if record != stop:
+            break
+        if first >= 0:
+            if last - most > FAR_CYCLES:
+                break
+            pcpu_last[pcpu] = last
+            most = max(most, last)
+        row = count % len(rows)
+        rows[row, 0] = pcpu
+        rows[row, 1] = np.int64(words[at + 2])
+        rows[row, 2] = first
+        rows[row, 3] = last if first >= 0 else np.int64(-1)
+        count += 1
+        at = stop
+    greatest[0] = most
+    return at, count
 
 
 @part
@@ -486,7 +573,8 @@ def find_holes(
 
     Args:
         shape_role: ROLE_* of each shape, or 0.
-        seg_part: 1 for a window that is the end of another one.
+        seg_part: bit 0 for a window that is the end of another one; bit 1 where damage is before it, so that
+            windows of its pCPU can be missing.
         pcpu_runs: vCPU that each pCPU runs; -1: not known.
         pcpu_since: TSC since when; 0: not known.
         pcpu_key: last key.
@@ -507,7 +595,25 @@ def find_holes(
         runs = pcpu_runs[pcpu]
         key = pcpu_key[pcpu]
         at = row_end
-        if runs >= 0 and key > 0 and seg_part[segment] == 0 and sums[HAS_CORES] == 0:
+        if seg_part[segment] & 2 and key > 0:
+            timed_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
+            if timed_row < row_end and key < row_tsc[timed_row] <= MAX_KEY:
+                tsc = row_tsc[timed_row]
+                count = sums[HOLE_COUNT]
+                if count < len(found):
+                    found[count, 0] = pcpu
+                    found[count, 1] = key
+                    found[count, 2] = tsc
+                sums[HOLE_COUNT] = count + 1
+                sums[HOLE_CYCLES] += tsc - key
+                _put_hole(
+                    words, shape_header, segment, seg_row, seg_row_end,
+                    row_key, row_tsc, row_shape, row_start,
+                    min(max(key, emitted_key), tsc), tsc, HOLE_NOBODY, row_start[row],
+                )  # fmt: skip
+            pcpu_runs[pcpu] = -1
+            pcpu_since[pcpu] = 0
+        elif runs >= 0 and key > 0 and seg_part[segment] == 0 and sums[HAS_CORES] == 0:
             at = row
             while at < row_end and shape_role[row_shape[at]] == 0:
                 at += 1

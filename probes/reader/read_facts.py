@@ -6,22 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from xtrace.probes.intact.damage import Damage
 from xtrace.probes.reader.batches import I64
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A place where the bytes do not follow the format.
-
-    Attributes:
-        offset: byte offset in the (decompressed) file.
-        reason: what is wrong there.
-        skipped_bytes: bytes skipped up to the next valid window.
-    """
-
-    offset: int
-    reason: str
-    skipped_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from xtrace.probes.format import (
     WINDOW_HEADER_BYTES,
     WORD_BYTES,
 )
+from xtrace.probes.intact.damage import MAX_DAMAGES_KEPT, Damage
 from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import (
@@ -45,16 +46,15 @@ from xtrace.probes.reader.batches import (
     ShapeTable,
 )
 from xtrace.probes.reader.holes import HoleWatch, is_hole
-from xtrace.probes.reader.read_facts import Damage, ReadFacts
+from xtrace.probes.reader.read_facts import ReadFacts
 from xtrace.probes.reader.restarts import RestartWatch
 from xtrace.probes.reader.rounds import Rounds
 from xtrace.probes.reader.sources import STDIN, open_source, read_into
-from xtrace.probes.reader.windows import CURRENT, UNSEEN, WINDOWS_AHEAD, Rows, Windows
+from xtrace.probes.reader.whole_source import WholeSource
+from xtrace.probes.reader.windows import CURRENT, MAY_MISS, UNSEEN, WINDOWS_AHEAD, Rows, Windows
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20
-#: Damages that are listed with their offset; all are counted.
-MAX_DAMAGES_KEPT = 1000
 
 #: Windows framed at a time after damage: few, because what follows may have to be framed again.
 _WINDOWS_BEHIND_DAMAGE = 16
@@ -121,7 +121,7 @@ class TraceReader:
     """Iterate over a trace in merged order, once.
 
     Args:
-        source: a stream of uncompressed trace bytes, such as one from open_source().
+        source: the whole windows of a trace, or a stream of uncompressed trace bytes that is taken as it is.
         name: the trace's name in messages.
         wanted: returns for an event id whether to return its records; all records are counted.
         strict: raise TraceError at the first damage instead of continuing after it.
@@ -140,7 +140,7 @@ class TraceReader:
 
     def __init__(
         self,
-        source: Source,
+        source: WholeSource | Source,
         name: str = "trace",
         *,
         wanted: Wanted | None = None,
@@ -154,6 +154,8 @@ class TraceReader:
         self.facts = ReadFacts()
         self.record_counts = np.zeros((16, MAX_SHAPES), np.int64)
         self._source = source
+        self._whole = source.windows if isinstance(source, WholeSource) else None
+        self._may_miss = np.zeros(MAX_PCPUS, np.bool_)  # pCPUs without a window since damage
         self._name = name
         self._wanted = wanted
         self._strict = strict
@@ -203,8 +205,9 @@ class TraceReader:
             if self._has_restarted:
                 self._begin_segment()
             yield batch
-        # If damage ended a compressed stream, one more read raises.
-        read_into(self._source, memoryview(bytearray(1)), self._name)
+        if not isinstance(self._source, WholeSource):
+            # If damage ended a compressed stream, one more read raises.
+            read_into(self._source, memoryview(bytearray(1)), self._name)
         self._finish()
 
     # --- bytes into the buffer -------------------------------------------------------------
@@ -247,9 +250,14 @@ class TraceReader:
         """Extend the tail until the arena is full or the source ends."""
         begin, end = self._tail
         space = memoryview(arena.words.view(np.uint8).data)[end * WORD_BYTES :]
-        count = read_into(self._source, space, self._name)
-        self._at_eof = count < len(space)
-        self.facts.bytes_read += count
+        if isinstance(self._source, WholeSource):
+            count = self._source.fill(space)
+            self._at_eof = self._source.at_end
+            self.facts.bytes_read = self._source.windows.taken_bytes
+        else:
+            count = read_into(self._source, space, self._name)
+            self._at_eof = count < len(space)
+            self.facts.bytes_read += count
         if self._at_eof and self.facts.bytes_read < WORD_BYTES:
             self._check_short(bytes(space[:count]))
         self.facts.tail_bytes = count % WORD_BYTES if self._at_eof else 0
@@ -322,7 +330,23 @@ class TraceReader:
         self._tail = (at, end)
         new = slice(carried, windows.count)
         windows.offset[new] = origin + windows.begin[new] * WORD_BYTES
+        self._mark_damage(carried)
         self._find_restart(arena)
+
+    def _mark_damage(self, first: int) -> None:
+        """Mark the windows from ``first`` on that are the first of their pCPUs after damage."""
+        whole, windows = self._whole, self._windows
+        if whole is None or not (whole.holes or self._may_miss.any()):
+            return
+        for index in range(first, windows.count):
+            offset = int(windows.offset[index])
+            while whole.holes and whole.holes[0] < offset:
+                whole.holes.popleft()
+                self._may_miss[:] = True
+            pcpu = windows.pcpu[index]
+            if self._may_miss[pcpu] and windows.row[index] < windows.row_end[index]:
+                windows.is_part[index] |= MAY_MISS
+                self._may_miss[pcpu] = False
 
     def _find_restart(self, arena: _Arena) -> None:
         """Look for a restart in the windows that are new, and note the rounds of the current segment."""
@@ -331,6 +355,9 @@ class TraceReader:
             self._windows, self._rows, arena.words, self.shapes, len(states) - states.count(UNSEEN),
             is_last=self._at_eof or len(arena.words) > _CARRY_LIMIT_WORDS,
         )  # fmt: skip
+        if self._has_restarted and self._whole is not None:
+            restarts = self.facts.restarts
+            restarts[-1] = replace(restarts[-1], offset=self._whole.offset_of(restarts[-1].offset))
         self._has_held = self._has_restarted or self._watch.is_suspecting
         if self._holes is not None:
             self._holes.examine(
@@ -496,7 +523,7 @@ class TraceReader:
         )  # fmt: skip
         if self._holes is not None:
             # Their rows are not records.
-            self.record_counts[:, HOLE_SHAPES[0] : HOLE_SHAPES[-1] + 1] = 0
+            self.record_counts[pcpus, HOLE_SHAPES[0] : HOLE_SHAPES[-1] + 1] = 0
         given = last_key > loops.KEY_FLOOR
         # After a loss this is its own TSC, although it sorts by its start.
         own = np.where((last_tsc < 0) | (last_tsc > loops.MAX_KEY), loops.MAX_KEY, last_tsc)
@@ -554,6 +581,10 @@ class TraceReader:
         return list(map(_Carried, *(column[held].tolist() for column in columns)))
 
     def _finish(self) -> None:
+        if self._whole is not None:
+            self.facts.damages = self._whole.damages
+            self.facts.damage_count = self._whole.damage_count
+            self.facts.skipped_bytes = self._whole.skipped_bytes
         if self._holes is not None:
             self.facts.hole_count, self.facts.hole_cycles = self._holes.count, self._holes.cycles
             self.facts.holes = self._holes.found
@@ -597,7 +628,7 @@ def open_trace(
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
     with nullcontext(source) if source else open_source(path) as opened:
         yield TraceReader(
-            opened, name,
+            WholeSource(opened, name, strict=strict), name,
             wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
             holes=holes,
         )  # fmt: skip

@@ -18,12 +18,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xtrace.probes.catalog import Detection
+    from xtrace.probes.intact.damage import Damage
+    from xtrace.probes.reader.ahead import Source
 
 #: Headers are visited until the file ends or this much time has passed.
 _HOP_SECONDS = 0.2
 _HOPS_BETWEEN_LOOKS_AT_THE_CLOCK = 1024
 #: Most bytes that are read of a stream.
 _STREAM_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 18
+#: A damaged file is read for so long.
+_DAMAGED_SECONDS = 3.0
 _SAMPLE_BYTES = 256 << 10
 _SAMPLE_WINDOWS = 64
 _LAST_WINDOWS_BYTES = 256 << 10
@@ -105,10 +110,12 @@ class Survey:
 
     Attributes:
         size_bytes: size of the file, compressed or not; None for standard input.
-        compression: "gzip", "xz", "zstd" or "".
+        compression: "gzip", "xz", "bzip2", "zstd", "lz4" or "".
         is_stream: whether only the beginning could be read.
         first_tsc, last_tsc: of the whole trace if the headers are complete, otherwise of what was seen.
         has_last_tsc: whether ``last_tsc`` comes from the last window of each pCPU.
+        damages, damage_count, skipped_bytes: as of WholeWindows; a large file in which each window is
+            followed by another is not searched for damage.
         record_estimate: number of records in the trace; exact if ``sample`` covers all of it.
     """
 
@@ -124,10 +131,16 @@ class Survey:
     record_estimate: int | None
     record_estimate_is_exact: bool
     detection: Detection
+    damages: list[Damage] = field(default_factory=list)
+    damage_count: int = 0
+    skipped_bytes: int = 0
 
 
-def survey(path: str) -> Survey:
+def survey(path: str, *, strict: bool = False) -> Survey:
     """Survey the trace ``path``, or the trace in a capture's folder; ``-`` is standard input.
+
+    Args:
+        strict: raise TraceError at the first damage.
 
     Raises:
         OSError: it cannot be read.
@@ -137,23 +150,28 @@ def survey(path: str) -> Survey:
     from xtrace.probes.reader.sources import STDIN, open_source
 
     place = path if path == STDIN else trace_in(path)
-    compression = "" if path == STDIN else compression_of(place)
-    if path != STDIN and not compression and is_plain_file(place):
+    is_plain = path != STDIN and is_plain_file(place)
+    compression = compression_of(place) if is_plain else ""
+    size = Path(place).stat().st_size if is_plain else None
+    if is_plain and not compression:
         with open(place, "rb", buffering=0) as raw:
-            return _survey_file(path, raw.fileno())
-    size = None if path == STDIN or not is_plain_file(place) else Path(place).stat().st_size
+            found = _survey_file(path, raw.fileno())
+        if found is not None:
+            return found
     with open_source(place) as source:
-        return _survey_stream(path, source, size, compression)
+        most = _STREAM_BYTES if compression or not is_plain else None
+        return _survey_windows(path, source, size, compression, most, strict=strict)
 
 
 def compression_of(path: str) -> str:
     """Return how the file is compressed, judging by its first bytes; "" if it is not."""
+    from xtrace.probes.intact.compressed import MAGIC_BYTES, compression_in
+
     if not is_plain_file(path):
         return ""
     with open(path, "rb", buffering=0) as raw:
-        first = raw.read(6)
-    marks = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-    return next((name for mark, name in marks.items() if first.startswith(mark)), "")
+        found = compression_in(raw.read(MAGIC_BYTES))
+    return found.name if found else ""
 
 
 def is_plain_file(path: str) -> bool:
@@ -176,28 +194,69 @@ class Bytes:
         return os.pread(self._file, count, offset)
 
 
-def _survey_file(path: str, file: int) -> Survey:
+def _survey_file(path: str, file: int) -> Survey | None:
+    """Survey a large file in which each window is followed by another; None for others."""
+    from xtrace.probes.errors import TraceError
+
     size = os.fstat(file).st_size
     if hasattr(os, "posix_fadvise"):
         # Read-ahead is wasted on reads of a dozen bytes here and there.
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
     plain = Bytes(file, memoryview(b""), size)
-    headers = visit_headers(path, plain)
+    try:
+        headers = visit_headers(path, plain)
+    except TraceError:
+        return None
+    if size <= _SAMPLE_BYTES or headers.fault or headers.missing_bytes:
+        return None
     return _survey(path, plain, headers, size=size, compression="", is_stream=False)
 
 
-def _survey_stream(path: str, source: object, size: int | None, compression: str) -> Survey:
-    from typing import cast
-
-    from xtrace.probes.reader.ahead import Source
-    from xtrace.probes.reader.sources import STDIN, read_into
+def _survey_windows(
+    path: str, source: Source, size: int | None, compression: str, most: int | None, *, strict: bool
+) -> Survey:
+    """Survey the whole windows of a trace, of ``most`` bytes of it, for a limited time."""
+    from xtrace.probes.intact.compressed import Damage as CompressedDamage
+    from xtrace.probes.intact.compressed import cut_text
+    from xtrace.probes.intact.whole_windows import WholeWindows
+    from xtrace.probes.reader.sources import STDIN
 
     name = "standard input" if path == STDIN else path
-    held = memoryview(bytearray(_STREAM_BYTES))
-    count = read_into(cast(Source, source), held, name)
-    plain = Bytes(None, held[:count], count)
-    headers = visit_headers(name, plain, is_beginning=count == _STREAM_BYTES)
-    return _survey(name, plain, headers, size=size, compression=compression, is_stream=True)
+    whole = WholeWindows(name, strict=strict)
+    held = bytearray()
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    until = time.monotonic() + _DAMAGED_SECONDS
+    is_beginning = True
+    while (most is None or whole.taken_bytes < most) and time.monotonic() < until:
+        try:
+            left = len(buffer) if most is None else min(len(buffer), most - whole.taken_bytes)
+            count = source.readinto(buffer[:left]) or 0
+            reason = ""
+        except CompressedDamage as error:
+            count, reason = 0, cut_text(error)
+        if not count:
+            if whole.taken_bytes or reason:
+                whole.end(reason)
+            held += whole.take()
+            is_beginning = False
+            break
+        whole.feed(buffer[:count])
+        held += whole.take()
+    if is_beginning:
+        held += whole.pause()
+    plain = Bytes(None, memoryview(held), len(held))
+    headers = visit_headers(name, plain, is_beginning=is_beginning)
+    headers.restarts = [
+        TscRestart(whole.offset_of(restart.offset), restart.back_cycles) for restart in headers.restarts
+    ]
+    budget = len(held) if whole.damages else _SAMPLE_BYTES
+    found = _survey(name, plain, headers, size=size, compression=compression, is_stream=True, budget=budget)
+    found.damages, found.damage_count = whole.damages, whole.damage_count
+    found.skipped_bytes = whole.skipped_bytes
+    found.is_stream = is_beginning
+    if is_beginning:
+        headers.seen_bytes = whole.taken_bytes
+    return found
 
 
 def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Headers:
@@ -295,16 +354,23 @@ class _Restarts:
 
 
 def _survey(
-    name: str, plain: Bytes, headers: Headers, *, size: int | None, compression: str, is_stream: bool
+    name: str,
+    plain: Bytes,
+    headers: Headers,
+    *,
+    size: int | None,
+    compression: str,
+    is_stream: bool,
+    budget: int = _SAMPLE_BYTES,
 ) -> Survey:
     from xtrace.probes.catalog import detect
     from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT
 
     payload = sum(_present(window, plain.size) for window in headers.windows)
     sample = Sample()
-    for piece in sample_pieces(plain, headers.windows, _SAMPLE_BYTES, _SAMPLE_WINDOWS):
+    for piece in sample_pieces(plain, headers.windows, budget, _SAMPLE_WINDOWS):
         look_at(piece, sample)
-    all_looked_at = headers.is_whole and payload <= _SAMPLE_BYTES
+    all_looked_at = headers.is_whole and payload <= budget
     first = Sample()
     for window in _first_windows(headers.windows):
         look_at(plain.read(window.offset + _HEADER.size, min(window.size, _FIRST_RECORDS_BYTES)), first)

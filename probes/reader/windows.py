@@ -11,6 +11,9 @@ WINDOWS_AHEAD = 1 << 16
 #: it is not known, because it follows a restart that has not been dealt with.
 CURRENT, NEXT, UNSEEN = range(3)
 
+#: Bits of Windows.is_part: the end of a window that was cut in two; before it, windows may be missing.
+IS_END, MAY_MISS = 1, 2
+
 
 class Windows:
     """The windows of one step; frame() lists them, decode() adds what it found.
@@ -23,7 +26,7 @@ class Windows:
         key: greatest key up to its end.
         offset: in the file, of the word at ``begin``; only for windows that are not CURRENT or not carried.
         state: CURRENT, NEXT or UNSEEN.
-        is_part: 1 for the end of a window that was cut in two.
+        is_part: IS_END and MAY_MISS, or 0.
     """
 
     _NAMES = ("pcpu", "begin", "end", "stop", "row", "row_end", "key", "offset", "state", "is_part")
@@ -67,7 +70,7 @@ class Windows:
         self.begin[at + 1] = self.end[at] = self.stop[at] = word
         self.row[at + 1] = self.row_end[at] = row
         self.key[at] = key
-        self.is_part[at + 1] = 1
+        self.is_part[at + 1] = IS_END
 
 
 class Rows:

@@ -120,7 +120,7 @@ def test_a_dump_without_a_line_is_one_line(
 )
 def test_a_text_is_not_replayed(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     line = said(capfd, 1, *command.split(), folder / "text")
-    assert line.startswith(f"xtrace: {folder / 'text'}: not a xentrace file: no window header in its first ")
+    assert line.startswith(f"xtrace: {folder / 'text'}: not a xentrace file: word 0x")
 
 
 @pytest.mark.parametrize("name", ["trace", "link"])

@@ -42,6 +42,15 @@ def facts(report: Report) -> Iterator[Fact]:
     from xtrace.cli.render.report.coverage import coverage_lines
 
     trace, hz = report.trace, report.hz
+    if trace["damage_count"]:
+        first = trace["damages"][0]
+        yield Fact(
+            "damage",
+            f"{count_of(trace['damage_count'], 'place')}, {trace['skipped_bytes']:,} bytes skipped; "
+            f"first at offset {first['offset']}: {first['reason']}",
+        )
+    if trace["missing_bytes"] or trace["tail_bytes"]:
+        yield Fact("cut", "the file ends inside a window: it is still being written or was cut short")
     if trace["emulated"]:
         yield Fact("host", EMULATED)
     if hz:
@@ -68,15 +77,6 @@ def facts(report: Report) -> Iterator[Fact]:
             f"{trace['lost_records']:,} records in {trace['loss_count']} gaps; "
             f"no records for {trace['lost_ratio']:.1%} of the pCPUs' time",
         )
-    if trace["damage_count"]:
-        first = trace["damages"][0]
-        yield Fact(
-            "damage",
-            f"{count_of(trace['damage_count'], 'place')}, {trace['skipped_bytes']:,} bytes skipped; "
-            f"first at offset {first['offset']}: {first['reason']}",
-        )
-    if trace["missing_bytes"] or trace["tail_bytes"]:
-        yield Fact("cut", "the file ends inside a window: it is still being written or was cut short")
     yield from _restarts(trace, hz)
     yield from _skews(trace, hz)
     if report.coverage and report.coverage.has_cores:

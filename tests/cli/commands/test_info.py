@@ -166,15 +166,17 @@ def test_tscs_that_go_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert "order: 2 records have a TSC below an earlier one on their pCPU" in capfd.readouterr().out
 
 
-def test_nothing_is_exact_after_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_shown_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad"
-    path.write_bytes(window(*WAKE) + b"\0" * 16 + window(*WAKE))
+    path.write_bytes(window(*WAKE) + b"\1" * 16 + window(*WAKE))
     found = told(capfd, path)
-    assert found["headers"]["exact"] is False
-    assert found["headers"]["fault"].endswith("at offset 32")
-    assert found["records_exact"] is False
+    assert (found["damage_count"], found["skipped_bytes"], found["headers"]["windows"]) == (1, 48, 1)
+    assert [damage["offset"] for damage in found["damages"]] == [0]
     assert main(["info", str(path)]) == 0
-    assert "damaged: 0x00000000" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[2].split() == ["damage", "1", "place,", "48", "bytes", "skipped"]
+    assert "first at offset 0: no window follows" in lines[3]
+    assert main(["info", "--strict", str(path)]) == 1
 
 
 def test_only_the_start_of_a_long_stream_is_read(

@@ -306,7 +306,7 @@ def test_a_failure_restores_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "cut.bin.xz"
     whole = SOME[0].read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with Terminal("top", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path)) as terminal:
+    with Terminal("top", "--strict", "-d", "0.05", "--cpu-hz", "2.6e9", "-i", str(path)) as terminal:
         terminal.until("\x1b[?1049l")
         code = terminal.process.wait(60)
         while select.select([terminal.primary], [], [], 0.2)[0]:

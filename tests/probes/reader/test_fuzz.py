@@ -42,9 +42,10 @@ from xtrace.analysis.state_machine.machine import Machine, Tallies
 from xtrace.analysis.state_machine.metrics import T_COUNT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import LOST_RECORDS, WINDOW_HEADER, WRAP_BUFFER
+from xtrace.probes.intact.damage import MAX_DAMAGES_KEPT
 from xtrace.probes.reader.batches import OVERFLOW_SHAPE
 from xtrace.probes.reader.holes import MAX_HOLES_KEPT
-from xtrace.probes.reader.reader import CHUNK_BYTES, MAX_DAMAGES_KEPT, TraceReader, open_trace
+from xtrace.probes.reader.reader import CHUNK_BYTES, TraceReader, open_trace
 from xtrace.probes.reader.writer import TraceWriter, pack_window
 
 CASES = int(os.environ.get("XTRACE_FUZZ_CASES", "2000"))

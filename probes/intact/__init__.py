@@ -1,0 +1,1 @@
+"""What is whole in a damaged recording: its windows, its compression, whether it is a trace at all."""
