@@ -256,6 +256,7 @@ def _survey_windows(
     found.is_stream = is_beginning
     if is_beginning:
         headers.seen_bytes = whole.taken_bytes
+        found.last_tsc = None  # what follows is not known
     return found
 
 
