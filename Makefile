@@ -46,6 +46,7 @@ accuracy-delivery: lab-needs
 # all scenarios.  Timeouts are raised, so that they catch a hang and not a long fuzzing run.
 nightly: lab-needs
 	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),200000) \
+	XTRACE_INTACT_CASES=$(or $(XTRACE_INTACT_CASES),1000000) \
 	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),5000) \
 	XTRACE_FUZZ_FORMS=$(or $(XTRACE_FUZZ_FORMS),200000) XTRACE_FUZZ_SEQUENCES=$(or $(XTRACE_FUZZ_SEQUENCES),200000) \
 	./run test -n auto --maxprocesses 8 --dist worksteal -m 'nightly or not nightly' \

@@ -166,7 +166,7 @@ class Framer:
 
     def pause(self) -> None:
         """Take it that the last round is complete, because nothing arrives for now."""
-        self._watermark = self._closed_key
+        self._watermark = self._closed_key + 1
 
     def end(self) -> None:
         """End the trace, with what is left as its end.

@@ -172,24 +172,29 @@ def whole(
         record = begin
         while record < stop:
             header = words[record]
-            if header & np.uint32(_CLASS_BITS) == 0 or header == np.uint32(WINDOW_HEADER):
-                break
-            start = record + 1 + 2 * np.int64(header >> np.uint32(31))
-            next_record = start + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
-            if next_record > stop or _is_printable(header):
-                break
-            if next_record - start >= 2 and _has_text(words, start, next_record):
+            size = np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+            if header & np.uint32(_CLASS_BITS) == 0:
                 break
             if header & np.uint32(TIMED_BIT):
+                start = record + 3
+                if start + size > stop:
+                    break
                 if header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
                     tsc = _tsc_at(words, record + 1)
-                    if tsc < last or tsc > MAX_KEY or (first < 0 and tsc == last):
+                    if tsc <= last and (tsc < last or first < 0):
                         break
                     last = tsc
                     if first < 0:
                         first = tsc
-            record = next_record
-        if record != stop:
+            else:
+                start = record + 1
+                if start + size > stop or header == np.uint32(WINDOW_HEADER) or _is_printable(header):
+                    break
+            # A line of text in the words of a record; one that is shorter is in others, too.
+            if size >= 3 and _has_text(words, start, start + size):
+                break
+            record = start + size
+        if record != stop or last > MAX_KEY:
             break
         if first >= 0:
             if last - most > FAR_CYCLES:

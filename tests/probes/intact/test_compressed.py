@@ -1,0 +1,77 @@
+"""Compressed traces: several streams, padding, frames to be skipped, cuts."""
+
+from __future__ import annotations
+
+import io
+from typing import cast
+
+import pytest
+
+from builders.damaged import PACK
+from xtrace.probes.intact.compressed import Damage, Raw, Streams, compression_in
+
+PLAIN = bytes(range(256)) * 1000
+#: A frame that zstd and lz4 skip: any content.
+SKIPPED = b"\x50\x2a\x4d\x18\x05\x00\x00\x00hello"
+
+
+def unpacked(packed: bytes) -> tuple[bytes, str]:
+    """Return the plain bytes, and what is wrong after them."""
+    found = compression_in(packed[:6])
+    assert found is not None
+    streams = Streams(cast(Raw, io.BytesIO(packed)), found, "x")
+    plain = bytearray()
+    buffer = bytearray(10_000)
+    try:
+        while count := streams.readinto(memoryview(buffer)):
+            plain += buffer[:count]
+    except Damage as error:
+        return bytes(plain), str(error)
+    return bytes(plain), ""
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_streams_one_after_the_other(name: str) -> None:
+    assert unpacked(PACK[name](PLAIN)) == (PLAIN, "")
+    assert unpacked(PACK[name](PLAIN) * 3) == (PLAIN * 3, "")
+    assert unpacked(PACK[name](b"") + PACK[name](PLAIN)) == (PLAIN, "")
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_zeros_between_and_after_streams(name: str) -> None:
+    packed = PACK[name](PLAIN)
+    assert unpacked(packed + bytes(4096) + packed + bytes(8)) == (PLAIN * 2, "")
+
+
+@pytest.mark.parametrize("name", ["lz4", "zst"])
+def test_frames_to_be_skipped(name: str) -> None:
+    packed = PACK[name](PLAIN)
+    assert unpacked(SKIPPED + packed + SKIPPED + packed) == (PLAIN * 2, "")
+
+
+def test_streams_of_different_kinds() -> None:
+    assert unpacked(PACK["gz"](PLAIN) + PACK["xz"](PLAIN)) == (PLAIN * 2, "")
+
+
+@pytest.mark.parametrize("name", PACK)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_cut_stream_is_read_up_to_the_cut(name: str, share: float) -> None:
+    packed = PACK[name](PLAIN)
+    plain, said = unpacked(packed + packed[: int(len(packed) * share)])
+    assert plain[: len(PLAIN)] == PLAIN
+    assert plain[len(PLAIN) :] == PLAIN[: len(plain) - len(PLAIN)]
+    assert said.endswith("stream ends early")
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_what_follows_and_is_not_compressed_is_damage(name: str) -> None:
+    assert unpacked(PACK[name](PLAIN) + b"exit status 1, see the log\n") == (
+        PLAIN,
+        f"what follows a {compression_name(name)} stream is not compressed",
+    )
+
+
+def compression_name(name: str) -> str:
+    found = compression_in(PACK[name](b"")[:6])
+    assert found is not None
+    return found.name
