@@ -29,6 +29,7 @@ _WARM_SHARE = 8
 #: Longer batches would overrun the deadline.
 _BATCH_CYCLES = 1e8
 _BATCH_LIMIT_S = 10.0
+_TURN_S = 1.0
 _MOST_RESTARTS = 200
 _PATIENCE = 3
 _FIRST_REPEATS, _MOST_REPEATS = 8, 32
@@ -81,6 +82,15 @@ class Difference:
     plain_cycles: float
     dropped_count: int
     failure: str = ""
+
+
+@dataclass(slots=True)
+class _Left:
+    """The pairs of one kind that are still to be timed, until when, and how often per round."""
+
+    numbers: list[int]
+    until: float
+    repeats: int = _FIRST_REPEATS
 
 
 class Pairs:
@@ -155,6 +165,23 @@ class Pairs:
                 return None
         return self._sessions[guest]
 
+    def _warm_up(self) -> None:
+        """Run the other loops in a guest's child, right before its own.
+
+        Loops that miss the caches are slower in a process that has not run for a while: too few executions
+        would make a run, and what a run costs once would be a large part of it.
+        """
+        own = [number for number in self._alive() if not self._pairs[number].guest]
+        entries = self._entries[own, 0].reshape(-1, 3)
+        session = self._child(True) if len(entries) else None
+        if session is None:
+            return
+        try:
+            for place in range(0, len(entries), session.most_entries):
+                session.run(entries[place : place + session.most_entries], _BATCH_LIMIT_S)
+        except ChildError as error:
+            self._throw_away(True, error)
+
     @property
     def thrown_away(self) -> tuple[str, ...]:
         """Return why results were thrown away, with how often, one line each."""
@@ -176,23 +203,38 @@ class Pairs:
         On a busy machine the first round over all pairs may take three times as long as the time given.
         """
         begin = time.monotonic()
-        until = begin + _PATIENCE * (deadline - begin)
+        patience_s = _PATIENCE * (deadline - begin)
         self._size()
-        repeats = _FIRST_REPEATS
-        left = self._alive()
-        while left and time.monotonic() < until:
-            self._round(left, repeats, until)
-            until = deadline
-            found = self.differences()
-            left = [number for number in self._alive() if not self._wanted.tight(found[number].interval)]
-            repeats = min(2 * repeats, _MOST_REPEATS)
-            progress(1 - len(left) / max(len(self._pairs), 1))
+        # In turn, so that neither kind waits for the other's end.
+        kinds = {guest: _Left(self._loose(guest), begin + patience_s) for guest in (False, True)}
+        kinds[False].until = begin + patience_s * len(kinds[False].numbers) / max(len(self), 1)
+        while any(kind.numbers and time.monotonic() < kind.until for kind in kinds.values()):
+            for guest, kind in kinds.items():
+                turn = time.monotonic() + _TURN_S
+                while kind.numbers and time.monotonic() < min(turn, kind.until):
+                    self._round(kind.numbers, kind.repeats, kind.until)
+                    kind.until = deadline
+                    kind.numbers = self._loose(guest)
+                    kind.repeats = min(2 * kind.repeats, _MOST_REPEATS)
+                    progress(1 - sum(len(item.numbers) for item in kinds.values()) / max(len(self), 1))
 
-    def differences(self) -> list[Difference]:
-        """Return each pair's difference as known so far."""
+    def _loose(self, guest: bool) -> list[int]:
+        """Return the pairs of a kind that have not failed and whose interval is not tight yet."""
+        numbers = [number for number in self._alive() if self._pairs[number].guest is guest]
+        if not self._rows[guest]:
+            return numbers
+        found = self.differences(guest)
+        return [number for number in numbers if not self._wanted.tight(found[number].interval)]
+
+    def differences(self, guest: bool | None = None) -> list[Difference]:
+        """Return each pair's difference as known so far.
+
+        Args:
+            guest: compute only those of a guest, or only the others; None for all.
+        """
         nothing = Interval(np.nan, np.nan, np.nan, 0)
         found = [Difference(nothing, np.nan, np.nan, 0, self._failures.get(n, "")) for n in range(len(self))]
-        sent = [*self._rows[False], *self._rows[True]]
+        sent = [rows for kind in (False, True) if guest in (None, kind) for rows in self._rows[kind]]
         if not sent:
             return found
         rows = np.concatenate(sent)
@@ -238,7 +280,7 @@ class Pairs:
         # A guest's loops run alone first: if one strays, it is known which.
         self._try_guests()
         for _ in range(_FIRST_RUNS):
-            for index, cycles, _changed in self._run(first, owners, np.full(len(first), 2e4)):
+            for index, cycles, _changed in self._run(first, owners, np.full(len(first), 2e4), warm=True):
                 least[index] = min(least[index], cycles)
         for number, pair in enumerate(self._pairs):
             each = max(float(least[2 * number : 2 * number + 2].max()) / _FIRST_COUNT, 0.5)
@@ -281,6 +323,8 @@ class Pairs:
         owners: npt.NDArray[np.int64],
         expected: npt.NDArray[np.float64],
         deadline: float = np.inf,
+        *,
+        warm: bool = False,
     ) -> Iterable[tuple[int, int, bool]]:
         """Run entries in batches; yield index, cycles, and whether the processor changed.
 
@@ -288,22 +332,32 @@ class Pairs:
         """
         guests = np.array([self._pairs[int(owner)].guest for owner in owners], np.bool_)
         left = {guest: self._still(np.flatnonzero(guests == guest), owners) for guest in (False, True)}
-        # In turn, so that neither kind has to wait for the other's end.
-        while any(len(todo) for todo in left.values()) and time.monotonic() < deadline:
-            for guest, todo in left.items():
-                session = self._child(guest) if len(todo) else None
-                batch = todo[:0] if session is None else self._batch(guest, todo, owners, expected, session)
-                if session is None or not len(batch):
-                    left[guest] = self._still(todo, owners)
-                    continue
-                try:
-                    cycles, changed = session.run(entries[batch], _BATCH_LIMIT_S)
-                except ChildError as error:
-                    self._lost(guest, owners[batch], error)
-                else:
-                    yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
-                    todo = todo[~np.isin(todo, batch)]
-                left[guest] = self._still(todo, owners)
+        for guest in left:
+            if warm and guest and len(left[guest]):
+                self._warm_up()
+            while len(left[guest]) and time.monotonic() < deadline:
+                yield from self._next(guest, left, entries, owners, expected)
+
+    def _next(
+        self,
+        guest: bool,
+        left: dict[bool, I64],
+        entries: I64,
+        owners: npt.NDArray[np.int64],
+        expected: npt.NDArray[np.float64],
+    ) -> Iterable[tuple[int, int, bool]]:
+        """Run the next batch of those that are left, and take it from them."""
+        session = self._child(guest)
+        if session is not None:
+            batch = self._batch(guest, left[guest], owners, expected, session)
+            try:
+                cycles, changed = session.run(entries[batch], _BATCH_LIMIT_S)
+            except ChildError as error:
+                self._lost(guest, owners[batch], error)
+            else:
+                yield from zip(batch.tolist(), cycles.tolist(), changed.tolist(), strict=True)
+                left[guest] = left[guest][~np.isin(left[guest], batch)]
+        left[guest] = self._still(left[guest], owners)
 
     def _batch(
         self,
