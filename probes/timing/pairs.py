@@ -202,12 +202,12 @@ class Pairs:
 
         On a busy machine the first round over all pairs may take three times as long as the time given.
         """
-        begin = time.monotonic()
-        patience_s = _PATIENCE * (deadline - begin)
+        patience_s = _PATIENCE * (deadline - time.monotonic())
         self._size()
-        # In turn, so that neither kind waits for the other's end.
-        kinds = {guest: _Left(self._loose(guest), begin + patience_s) for guest in (False, True)}
-        kinds[False].until = begin + patience_s * len(kinds[False].numbers) / max(len(self), 1)
+        # In turn, so that neither kind waits for the other's end.  Each first round has time of its own.
+        sized = time.monotonic()
+        kinds = {guest: _Left(self._loose(guest), sized + patience_s) for guest in (False, True)}
+        kinds[True].until += patience_s * len(kinds[True].numbers) / max(len(self), 1)
         while any(kind.numbers and time.monotonic() < kind.until for kind in kinds.values()):
             for guest, kind in kinds.items():
                 turn = time.monotonic() + _TURN_S
