@@ -10,6 +10,7 @@ from xtrace.analysis.coverage.coverage import Held
 from xtrace.analysis.coverage.needs import ENTRIES, RUNSTATES
 from xtrace.analysis.measures.lookup import of_domain
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.upcall_bounds import without_event
 from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import VCPU_HVM, VCPU_PV, Metric
 from xtrace.probes.bpf.abi import Kind
@@ -73,7 +74,7 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
         is_hvm=VCPU_HVM in types,
         running_cycles=running,
         running_most_cycles=running + _hidden(measures, domain),
-        upcalls=(least, least + _sum(measures.counts(Metric.IRET_OPEN), domain)),
+        upcalls=(least, least + _open(measures, domain)),
         upcall_cycles=(
             _mean(measures.counts(Metric.UPCALL_MIN), domain, 0.0),
             _mean(measures.counts(Metric.UPCALL_MAX), domain, float("inf")),
@@ -85,6 +86,12 @@ def domain_facts(measures: Measures, domain: int) -> DomainFacts:
         calls={function: bounds for (_, function), bounds in calls.items()},
         upcalls_by_bpf=_upcalls_of(calls),
     )
+
+
+def _open(measures: Measures, domain: int) -> int:
+    """Return how many irets may end an upcall, besides those that do."""
+    rows = of_domain(measures.counts(Metric.IRET_OPEN), domain)
+    return int(rows["count"].sum() - without_event(measures, rows["a"]).sum())
 
 
 def lost_records(measures: Measures) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xtrace.analysis.findings.evidence import guests
+from xtrace.analysis.findings.idle_waits import IdleWait
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import Metric
@@ -41,17 +42,24 @@ class Demand:
         return self.running_cycles + self.waiting_cycles
 
 
-def demands(measures: Measures, weights: Mapping[int, float] | None = None) -> list[Demand]:
+def demands(
+    measures: Measures,
+    weights: Mapping[int, float] | None = None,
+    *,
+    idle: Mapping[int, IdleWait] | None = None,
+) -> list[Demand]:
     """Return the demand of each guest's vCPU.
 
     Args:
         weights: of a vCPU by domain; 1 for domains without one.
+        idle: waits by vCPU that are left out, because no other vCPU caused them.
     """
+    without = {key: wait.cycles for key, wait in (idle or {}).items()}
     running = _sums(measures, (Metric.RUNNING,))
     waiting = _sums(measures, _WAITING)
     keys = sorted(running.keys() | waiting.keys())
     ran = [running.get(key, (0, 0))[0] for key in keys]
-    waited = [waiting.get(key, (0, 0))[0] for key in keys]
+    waited = [max(waiting.get(key, (0, 0))[0] - without.get(key, 0), 0) for key in keys]
     level = equal_shares(
         [a + b for a, b in zip(ran, waited, strict=True)],
         [(weights or {}).get(domain_of(key), 1.0) for key in keys],

@@ -18,6 +18,7 @@ from xtrace.analysis.state_machine.metrics import (
     FIRST_COUNT,
     MAY_BE_AWAKE,
     METRIC_SHIFT,
+    MULTICALL_EVENTS,
     OFF_METRICS,
     PENDING_MAX,
     RECENT_MAX,
@@ -77,6 +78,19 @@ _EVENT_CHANNEL_OP_COMPAT = 16
 _VCPU_OP = 24
 _GRANT_TABLE_OP = 20
 _DOMCTL = 36
+_MULTICALL = 13
+_SET_TIMER_OP = 15
+#: Hypercalls that set no event pending, a bit each: set_trap_table, mmu_update, set_gdt, stack_switch,
+#: fpu_taskswitch, set_debugreg, get_debugreg, update_descriptor, update_va_mapping, xen_version,
+#: grant_table_op, vm_assist, update_va_mapping_otherdomain, iret, set_segment_base, mmuext_op, callback_op.
+_SILENT_OPS = sum(1 << op for op in (0, 1, 2, 3, 5, 8, 9, 10, 14, 17, 20, 21, 22, 23, 25, 26, 30))
+#: Of sched_op: yield, block, poll.  Of vcpu_op: is_up, get_runstate_info, register_runstate_memory_area,
+#: stop_singleshot_timer, get_physid, register_vcpu_time_memory_area.
+_SILENT_SCHED_OPS = 1 << 0 | 1 << 1 | 1 << 3
+_SILENT_VCPU_OPS = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 13
+_SET_PERIODIC_TIMER = 6
+_STOP_PERIODIC_TIMER = 7
+_SET_SINGLESHOT_TIMER = 8
 _SCHEDOP_BLOCK = 1
 _VCPUOP_UP = 1
 _EVENT_CHECK_VECTOR = 0xFC
@@ -330,6 +344,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
     vcpus[vcpu, V.SKEW_TSC] = 0
     vcpus[vcpu, V.PAUSED] = 0
     vcpus[vcpu, V.DEPLETED] = 0
+    vcpus[vcpu, V.PASSED] = 0
     vcpus[vcpu, V.LEFT_PCPU] = -1
     _set_state(glob, vcpus, domains, out, vcpu, STATE_LOST, tsc)
     vcpus[vcpu, V.HOLE] = 0
@@ -393,6 +408,17 @@ def _open_upcall(vcpus, vcpu, tsc):
     vcpus[vcpu, V.UPCALL_FORCED] = 0
 
 
+@inlined_part
+def _pass_events(glob, vcpus, vcpu):
+    """Let a vCPU that begins to run take one upcall at most for all events that came while it did not run."""
+    if vcpus[vcpu, V.LEFT_TSC] > 0:
+        passed = glob[G.EVENTS] - vcpus[vcpu, V.KEPT] - 1
+        if vcpus[vcpu, V.WAKE_TSC] > 0:
+            vcpus[vcpu, V.PASSED] = passed
+        else:
+            vcpus[vcpu, V.PASSED] = max(passed, vcpus[vcpu, V.PASSED])
+
+
 @part
 def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begins):
     """Start a run of ``vcpu`` on ``pcpu``; without ``begins``, no record shows when the run began."""
@@ -411,6 +437,8 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
             vcpus[vcpu, V.SKEW_TSC] = tsc
     elif vcpus[vcpu, V.LEFT_TSC] > 0 and left_pcpu >= 0 and left_pcpu != pcpu:
         _put(glob, out, Metric.HANDOFF, (left_pcpu << 16) | pcpu, 0, tsc - vcpus[vcpu, V.LEFT_TSC], tsc)
+    if old != _RUNNING:
+        _pass_events(glob, vcpus, vcpu)
     proof = np.int64(_waits_since(glob, pcpus, vcpus, pcpu, vcpu, tsc))
     wake = vcpus[vcpu, V.WAKE_TSC]
     if wake > 0:
@@ -526,6 +554,9 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
         if vcpus[vcpu, V.TRAPS] == 0:
             vcpus[vcpu, V.SWITCHED] = 0
         return
+    may_be_upcall = glob[G.EVENTS] > vcpus[vcpu, V.PASSED]
+    if may_be_upcall:
+        vcpus[vcpu, V.PASSED] += 1
     if vcpus[vcpu, V.UPCALL] > 0:
         vcpus[vcpu, V.UPCALL] = 0
         _count(glob, counts, vcpu, Metric.IRET_UPCALL)
@@ -539,6 +570,9 @@ def _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc):
             _count(glob, counts, vcpu, Metric.UPCALL_NESTED)
     else:
         _count(glob, counts, vcpu, Metric.IRET_OPEN)
+        is_known = vcpus[vcpu, V.ONE_SHOT] > 0 and glob[G.PERIODIC] == 0 and glob[G.LOST_PCPUS] == 0
+        if is_known and not may_be_upcall:
+            _count(glob, counts, vcpu, Metric.IRET_NO_EVENT)
         if forced > 0:
             _put(glob, out, Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
 
@@ -706,6 +740,7 @@ def _change_runstate(
             _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         vcpus[vcpu, V.LEFT_TSC] = tsc
         vcpus[vcpu, V.LEFT_PCPU] = pcpu
+        vcpus[vcpu, V.KEPT] = glob[G.EVENTS] - vcpus[vcpu, V.PASSED]
         vcpus[vcpu, V.SKEW_TSC] = 0
         if vcpus[vcpu, V.UPCALL] > 0:
             vcpus[vcpu, V.UPCALL] = 0
@@ -858,6 +893,34 @@ def _command_of(meaning, words, first):
     return np.int64(-1)
 
 
+@part
+def _note_events(glob, vcpus, vcpu, op, command, is_entry):
+    """Count a hypercall whose command is recorded as an event for any vCPU, unless it cannot set one pending.
+
+    A timer is an event for the vCPU that sets it.
+    """
+    if is_entry:
+        glob[G.SUBCALLS] = 1
+    if op == _SET_TIMER_OP or (op == _VCPU_OP and command == _SET_SINGLESHOT_TIMER):
+        vcpus[vcpu, V.PASSED] -= 1
+        vcpus[vcpu, V.ARMED] = 1
+        if op == _VCPU_OP:
+            vcpus[vcpu, V.ONE_SHOT] = 1
+    elif op == _VCPU_OP and command == _STOP_PERIODIC_TIMER:
+        vcpus[vcpu, V.ONE_SHOT] = 1
+    elif op == _VCPU_OP and command == _SET_PERIODIC_TIMER:
+        glob[G.PERIODIC] = 1
+    elif op == _MULTICALL:
+        if glob[G.SUBCALLS] == 0:
+            glob[G.EVENTS] += MULTICALL_EVENTS
+    elif op == _SCHED_OP and 0 <= command < _DENSE_OPS and (_SILENT_SCHED_OPS >> command) & 1:
+        pass
+    elif op == _VCPU_OP and 0 <= command < _DENSE_OPS and (_SILENT_VCPU_OPS >> command) & 1:
+        pass
+    elif op >= _DENSE_OPS or not (_SILENT_OPS >> op) & 1:
+        glob[G.EVENTS] += 1
+
+
 @inlined_part
 def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, meaning, words, at, tsc):
     first = at + (meaning[S_PARAM] >> 8)
@@ -872,7 +935,9 @@ def _take_hypercall(glob, counts, pcpus, vcpus, out, pcpu, vcpu, key, kind, mean
         _put(glob, out, Metric.COMMAND, key, (op << 32) | command, 0, tsc)
     if op == _IRET:
         _return_from_kernel(glob, counts, vcpus, out, vcpu, tsc)
-    elif op == _EVENT_CHANNEL_OP or op == _EVENT_CHANNEL_OP_COMPAT:
+    elif meaning[S_PARAM] & 1:
+        _note_events(glob, vcpus, vcpu, op, command, kind == Kind.SUBCALL)
+    if op == _EVENT_CHANNEL_OP or op == _EVENT_CHANNEL_OP_COMPAT:
         _count(glob, counts, vcpu, Metric.SEND)
         _expect_wake(pcpus, pcpu, WakeCause.EVENT_CHANNEL, op, tsc)
     elif op == _XEN_VERSION:
@@ -1001,6 +1066,7 @@ def _take_runstate(
             if vcpus[vcpu, V.BLOCKED_BY_CALL] > 0:
                 # It was woken before it left the pCPU: it takes its upcall now.
                 vcpus[vcpu, V.BLOCKED_BY_CALL] = 0
+                vcpus[vcpu, V.PASSED] = min(vcpus[vcpu, V.PASSED], glob[G.EVENTS] - 1)
                 vcpus[vcpu, V.RUN_TSC] = tsc
                 vcpus[vcpu, V.FRESH] = 1
                 _open_upcall(vcpus, vcpu, tsc)
@@ -1058,6 +1124,9 @@ def _take_block(glob, counts, vcpus, domains, vcpu_slots, domain_slots, words, a
     blocked = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
     vcpu = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, blocked)
     vcpus[vcpu, V.BLOCKED_BY_CALL] = np.int64(vcpus[vcpu, V.BLOCK_TSC] != 0)
+    if vcpus[vcpu, V.BLOCK_TSC] != 0:
+        # Xen blocks it only where no event is pending; its timer may still expire.
+        vcpus[vcpu, V.PASSED] = glob[G.EVENTS] - vcpus[vcpu, V.ARMED]
     if vcpus[vcpu, V.BLOCK_TSC] < 0:
         _count(glob, counts, vcpu, Metric.BLOCK_CALL)
     vcpus[vcpu, V.BLOCK_TSC] = 0
@@ -1420,6 +1489,7 @@ def run(
             pcpus[pcpu, P.NEXT_WAIT_NS] = np.int64(words[at + meaning[S_PARAM]])
             _note_slice(glob, pcpus, pcpu, np.int64(words[at + meaning[S_PARAM] + 1]))
         elif Kind.VMENTRY <= kind <= Kind.HVM_OTHER:
+            glob[G.EVENTS] += np.int64(kind == Kind.VMEXIT)  # by a hypercall, or to what emulates devices
             if not _is_hvm(pcpus, vcpus, pcpu):
                 continue
             if kind == Kind.VMEXIT:
@@ -1433,6 +1503,7 @@ def run(
         elif kind == Kind.BUDGET:
             _take_budget(glob, vcpus, domains, out, vcpu_slots, meaning, words, at, tsc)
         elif kind == Kind.IRQ_HANDLED:
+            glob[G.EVENTS] += 1
             _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc)
         elif kind == Kind.MEMORY:
             domain = np.int64(words[at + (meaning[S_PARAM] >> 16)]) & 0xFFFF

@@ -14,6 +14,7 @@ from xtrace.analysis.state_machine.ends import Ends
 from xtrace.analysis.state_machine.kept import K, Kept, KeptColumns
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
+    EVENTS_UNKNOWN,
     OCTAVES,
     S_COLUMNS,
     STATE_COUNT,
@@ -198,6 +199,7 @@ class Machine:
         self.glob[G.FROM_TSC], self.glob[G.TO_TSC] = window
         self.glob[G.TSC_LIMIT] = 1 << 62
         self.glob[G.CORE] = int(core)
+        self.glob[G.EVENTS] = EVENTS_UNKNOWN
         self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
         self.pcpus = self._more_pcpus(0, 64)
         self.vcpus = np.zeros((MAX_VCPUS, V.COLUMNS), np.int64)

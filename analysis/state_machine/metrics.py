@@ -94,6 +94,7 @@ class Metric(IntEnum):
     # a = sending vCPU: it woke none, and no other guest's vCPU ran, or one or more did.
     SEND_NOBODY_RAN = 70
     SEND_OTHERS_RAN = 71
+    IRET_NO_EVENT = 72  # IRET_OPEN from a system call: no event can have been pending for an upcall
     INTR_WINDOW = 74  # a = vCPU, b = 1 where an event waits for the window
     STATE_MISMATCH = 75  # a = vCPU: a runstate record that contradicts an earlier one
     CUT = 76  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
@@ -321,7 +322,11 @@ class V(IntEnum):
     RESIDENT_OPENED = 66  # 1: it may have been resident there before RESIDENT_SINCE
     HOLE = 67  # 1: STATE_LOST because of missing windows, so the time is unknown
     DEPLETED = 68  # 1: its budget is used up, and not replenished
-    COLUMNS = 69
+    PASSED = 69  # events (G.EVENTS) that cannot be pending any more for an upcall of its own
+    KEPT = 70  # events that may have been pending when it last stopped
+    ARMED = 71  # 1: it has set its timer, which may not have expired
+    ONE_SHOT = 72  # 1: its ticks come from timers that it sets
+    COLUMNS = 73
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.
@@ -379,7 +384,16 @@ class G(IntEnum):
     QUIET = 26  # the longest time without a record of a pCPU that runs a vCPU with a slice
     NEXT_QUIET = 27  # the longest but that
     OVERRUN = 28  # 1: the first of these is longer than the scheduler allows
-    COLUMNS = 29
+    EVENTS = 29  # EVENTS_UNKNOWN + records that may have set an event pending for any vCPU
+    SUBCALLS = 30  # 1: the entries of multicalls are recorded
+    PERIODIC = 31  # 1: a guest uses Xen's periodic timer
+    COLUMNS = 32
+
+
+#: G.EVENTS begins with this, so that of a vCPU of which nothing is known any number may be pending.
+EVENTS_UNKNOWN = 1 << 40
+#: As many events at most come from a multicall whose entries are not recorded.
+MULTICALL_EVENTS = 1 << 20
 
 
 VCPU_PV = 1

@@ -3,8 +3,9 @@
 Xen writes no record for an upcall.  One kind is certain in a PV guest: a vCPU that blocks and is
 woken takes its upcall as soon as it runs, so the first iret that no trap explains ends that upcall.
 Every other iret that no trap explains ends either an upcall taken while running or a system call;
-the records do not say which.  So the number of upcalls is at least the count of the first kind and
-at most the count of both.
+it is a system call where no event can have been pending (measures/upcall_bounds.py), and otherwise the
+records do not say which.  So the number of upcalls is at least the count of the first kind and at most
+the count of both, without those that are known to end system calls.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from xtrace.analysis.measures.lookup import (
 )
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table, times_columns
+from xtrace.analysis.measures.upcall_bounds import without_event
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.xen_abi import Hypercall
 
@@ -48,7 +50,7 @@ def upcalls(measures: Measures) -> Columns:
     vcpus = keys_of(*(measures.counts(metric) for metric in _PV_KINDS))
     counts = {name: counted(vcpus, measures.counts(metric)) for name, metric in _COUNTS.items()}
     least = counts["upcall_least_count"]
-    most = least + counts["iret_open_count"]
+    most = least + counts["iret_open_count"] - without_event(measures, vcpus)
     hypercalls = measures.counts(Metric.HYPERCALL)
     forced = counted(vcpus, hypercalls.where(hypercalls["b"] == int(Hypercall.XEN_VERSION)))
     entry = measures.times(Metric.RUNNING_TO_GUEST)
@@ -99,7 +101,7 @@ TABLES = (
     Table(
         "upcalls",
         "upcalls",
-        "PV upcalls: those after a block (least), and all irets not from traps (most)",
+        "PV upcalls: those after a block (least), and all irets that may end one (most)",
         upcalls,
         (
             DOMAIN,
@@ -107,7 +109,13 @@ TABLES = (
             Column(
                 "upcall_least_count", _INFERRED, "irets that end the upcall after a block and wake", "least"
             ),
-            Column("upcall_most_count", _BOUNDED, "upcall_least_count plus iret_open_count", "most"),
+            Column(
+                "upcall_most_count",
+                _BOUNDED,
+                "upcall_least_count plus iret_open_count, less the irets before which no event can have been "
+                "pending since the last upcall, where the trace has all that sets one pending",
+                "most",
+            ),
             *times_columns(
                 "upcall_least",
                 _INFERRED,

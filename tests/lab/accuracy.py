@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import lzma
 import sys
+import tempfile
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.reported import rows as rows_of
 from lab.stripped import stripped
 from oracle import delivery, machine
 from oracle.machine import Interval
@@ -222,7 +224,7 @@ def measure(name: str, data: bytes, found: Found) -> None:
     _wakes(host.intervals, truth, found)
     _upcalls(host, truth, found)
     if not has_loss:
-        _counts(host, truth, found)
+        _counts(name, plain, truth, found)
     _calls(records, truth, found)
     _cost(data, plain, records, found)
     entries = sum(map(len, truth.entries.values()))
@@ -311,19 +313,18 @@ def _injection(row: Interval, truth: _Truth, found: Found) -> None:
         found.bound("window", row.value, injected[0] - injected[1], most=True)
 
 
-def _counts(host: _Logged, truth: _Truth, found: Found) -> None:
-    """Judge the bounds of the number of upcalls of each PV vCPU, and how wide they are."""
-    least, most = Counter[int](), Counter[int]()
-    for metric, vcpu, _ in host.log:
-        least[vcpu] += metric is Metric.IRET_UPCALL
-        most[vcpu] += metric in (Metric.IRET_UPCALL, Metric.IRET_OPEN)
+def _counts(name: str, plain: bytes, truth: _Truth, found: Found) -> None:
+    """Judge the report's bounds of the number of upcalls of each PV vCPU, and how wide they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.bin"
+        path.write_bytes(plain)
+        rows = {row["domain"] << 16 | row["vcpu"]: row for row in rows_of(path, "upcalls")}
     for vcpu, entries in truth.entries.items():
+        least, most = rows[vcpu]["upcall_least_count"], rows[vcpu]["upcall_most_count"]
         # One that is open at the end has no iret, and one from before the trace no entry.
         count = len(entries)
-        found.judge(
-            "count", least[vcpu] - 1 <= count <= most[vcpu] + 1, f"{least[vcpu]} {count} {most[vcpu]}"
-        )
-        found.widths["count"].append(most[vcpu] / max(count, 1))
+        found.judge("count", least - 1 <= count <= most + 1, f"{least} {count} {most}")
+        found.widths["count"].append(most / max(count, 1))
 
 
 def _calls(records: Sequence[Record], truth: _Truth, found: Found) -> None:

@@ -71,6 +71,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from oracle.pending import Everywhere, Pending
 from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.metrics import (
     PENDING_MAX,
@@ -185,6 +186,7 @@ class Vcpu:
     by_hole: bool = False  # lost by a hole
     is_depleted: bool = False  # its budget is used up
     begun: Begun = field(default_factory=Begun)
+    pending: Pending = field(default_factory=Pending)
     stays: deque[Stay] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
     @property
@@ -299,6 +301,7 @@ class Host:
         self._short_runs = self._slice_ns = 0
         #: Times without a record of pCPUs that run a vCPU with a slice, and whether it is over by then.
         self._quiet: list[tuple[int, bool]] = []
+        self.events = Everywhere()
 
     # --- out -------------------------------------------------------------------------------
 
@@ -420,7 +423,7 @@ class Host:
     def vcpu(self, key: int) -> Vcpu:
         """Return the vCPU with that key; create it if needed."""
         if key not in self.vcpus:
-            self.vcpus[key] = Vcpu(key)
+            self.vcpus[key] = Vcpu(key, pending=Pending(self.events))
             self.domains.setdefault(key >> 16, Domain()).vcpus.append(self.vcpus[key])
         return self.vcpus[key]
 
@@ -509,6 +512,9 @@ class Host:
                 begun.skew = tsc
         elif begun.left is not None and begun.left[1] != pcpu.number:
             self.handoff(begun.left[1], pcpu.number, begun.left[0], tsc)
+        vcpu.pending.begin(
+            is_new=vcpu.state != RUNNING and begun.left is not None, is_woken=begun.wake is not None
+        )
         proof = self.proof_of(pcpu, vcpu, tsc)
         self.end_wait(pcpu, vcpu, proof, tsc)
         if begun.resident_since is None or vcpu.pcpu != pcpu.number:
@@ -595,6 +601,7 @@ class Host:
         else:
             self.mismatch(vcpu, tsc)
         begun.left, begun.skew, begun.forced = (tsc, pcpu.number), None, None
+        vcpu.pending.stop()
         if begun.upcall is not None:
             begun.upcall = None
             self.count(Metric.UPCALL_PREEMPTED, vcpu.key)
@@ -775,6 +782,7 @@ class Host:
                 self.cut(vcpu, metric, tsc)
         vcpu.begun = Begun()
         vcpu.is_depleted = False
+        vcpu.pending.passed = None
         self.set_state(vcpu, LOST, tsc)
         vcpu.by_hole = False
 
@@ -883,6 +891,7 @@ class Host:
                 self.count(Metric.IRET_AMBIGUOUS, key)
             begun.switched = begun.switched and begun.traps > 0
             return
+        may_be_upcall = vcpu.pending.iret()
         upcall, begun.upcall = begun.upcall, None
         if upcall is not None:
             self.count(Metric.IRET_UPCALL, key)
@@ -895,6 +904,9 @@ class Host:
                 self.count(Metric.UPCALL_NESTED, key)
         else:
             self.count(Metric.IRET_OPEN, key)
+            is_known = vcpu.pending.shows_system_calls and not any(one.loss for one in self.pcpus.values())
+            if is_known and not may_be_upcall:
+                self.count(Metric.IRET_NO_EVENT, key)
             if forced is not None:
                 self.put(Metric.FORCED_CALLBACK, key, 0, tsc - forced, tsc)
 
@@ -958,6 +970,7 @@ def on_continue(host: Host, pcpu: Pcpu, record: Record) -> None:
         begun = vcpu.begun
         if begun.blocked_by_call:
             begun.blocked_by_call = False
+            vcpu.pending.go_on()
             begun.upcall, begun.ran_at, begun.fresh = Upcall(low=record.tsc), record.tsc, True
         return
     host.give_up_causes(pcpu, WakeCause.TIMER_OR_OTHER)
@@ -972,6 +985,8 @@ def on_block(host: Host, pcpu: Pcpu, record: Record) -> None:
     vcpu = host.vcpu((record.words[0] & 0xFFFF) << 16 | record.words[1] & 0xFFFF)
     begun = vcpu.begun
     begun.blocked_by_call = begun.block_call is not None
+    if begun.block_call is not None:
+        vcpu.pending.block()
     if begun.block_call is False:
         host.count(Metric.BLOCK_CALL, vcpu.key)
     begun.block_call = None
@@ -1037,6 +1052,8 @@ def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:
         host.count(Metric.HYPERCALL, vcpu.key, op)
     else:
         host.put(Metric.HYPERCALL, vcpu.key, op, 0, record.tsc)
+    if op != IRET:
+        vcpu.pending.call(op, first_argument(record), is_entry=False)
     host.hypercall(pcpu, vcpu, op, first_argument(record), record.tsc)
 
 
@@ -1064,6 +1081,8 @@ def on_subcall(host: Host, pcpu: Pcpu, record: Record) -> None:
         host.count(Metric.SUBCALL, vcpu.key, op)
     else:
         host.put(Metric.SUBCALL, vcpu.key, op, 0, record.tsc)
+    if op != IRET:
+        vcpu.pending.call(op, first_argument(record), is_entry=True)
     host.hypercall(pcpu, vcpu, op, first_argument(record), record.tsc)
 
 
@@ -1093,6 +1112,7 @@ def on_pv(host: Host, pcpu: Pcpu, record: Record) -> None:
 
 
 def on_vmexit(host: Host, pcpu: Pcpu, record: Record) -> None:
+    host.events.count += 1  # by a hypercall, or to what emulates devices
     vcpu = host.guest(pcpu, HVM)
     if vcpu is None:
         return
@@ -1169,6 +1189,7 @@ HVM_MEANINGS: dict[tuple[int, int], Callable[[Host, Pcpu, Vcpu, Record], None]] 
 
 
 def on_irq(host: Host, pcpu: Pcpu, record: Record) -> None:
+    host.events.count += 1
     irq, low_in, low_out = record.words
     begin = record.tsc - (record.tsc - low_in & LOW)
     end = begin + (low_out - low_in & LOW)

@@ -29,6 +29,7 @@ START = 1 << 40
 LOW = 0xFFFF_FFFF
 DOMAIN = 1 << 16
 
+VCPU_OP, SET_TIMER_OP, MULTICALL, SUBCALL = 24, 15, 13, 0x20200E
 #: pCPU, TSC after START, event, words.
 Event = tuple[int, int, int, tuple[int, ...]]
 
@@ -302,6 +303,76 @@ def test_an_upcall_with_a_forced_callback_in_it_is_not_measured(begin: list[Even
     assert [row.metric for row in found.intervals if row.metric in UPCALLS] == [Metric.RUNNING_TO_GUEST]
     counts = {key.metric: count for key, count in found.counts.items()}
     assert (counts[Metric.IRET_UPCALL], counts[Metric.UPCALL_FORCED], counts[Metric.IRET_OPEN]) == (1, 1, 1)
+
+
+# --- irets before which no event can have been pending -----------------------------------------
+
+
+def call(tsc: int, op: int, command: int | None = None, *, pcpu: int = 0) -> Event:
+    """Return a hypercall, with the flag of a 32-bit argument where its command is recorded."""
+    words = (op,) if command is None else (op | 1 << 20, command)
+    return pcpu, tsc, host.PV_HYPERCALL, words
+
+
+#: It has set its timer, blocked, been woken and taken its upcall, so the timer alone may be pending.
+AFTER_ITS_UPCALL: list[Event] = [
+    (0, 10, change(1, 0), (DOMAIN,)),
+    call(50, VCPU_OP, 8),
+    call(90, host.SCHED_OP, 1),
+    *[event for event in BLOCKED_AND_WOKEN if event[1] > 100 and event[2] != host.PV_HYPERCALL],
+    call(600, host.IRET),
+]
+
+
+@pytest.mark.parametrize(
+    ("between", "none"),
+    [
+        ([], 2),
+        ([call(650, host.EVENT_CHANNEL_OP)], 1),
+        ([call(650, host.EVENT_CHANNEL_OP), call(660, host.EVENT_CHANNEL_OP)], 0),
+        ([call(650, VCPU_OP, 8)], 1),
+        ([call(650, SET_TIMER_OP)], 1),
+        ([call(650, MULTICALL)], 0),
+        ([(0, 650, SUBCALL, (1,)), call(660, MULTICALL)], 2),
+        ([call(650, VCPU_OP, 6)], 0),
+        ([call(650, VCPU_OP, 10)], 1),
+        ([call(650, VCPU_OP, 3), call(660, host.SCHED_OP, 0), call(670, host.XEN_VERSION)], 2),
+        ([(0, 650, ids.HW_IRQ_HANDLED, (9, 640, 645))], 1),
+        ([(1, 650, ids.HVM_VMX_EXIT, (1, 0))], 1),
+        # Of all that come while it does not run, one remains.
+        ([(0, 650, change(0, 1), (DOMAIN,)), (0, 690, change(1, 0), (DOMAIN,))], 2),
+        (
+            [
+                (0, 650, change(0, 1), (DOMAIN,)),
+                (1, 660, ids.HVM_VMX_EXIT, (1, 0)),
+                (1, 670, ids.HVM_VMX_EXIT, (1, 0)),
+                (0, 690, change(1, 0), (DOMAIN,)),
+            ],
+            1,
+        ),
+    ],
+)
+def test_irets_before_which_no_event_can_have_been_pending(between: list[Event], none: int) -> None:
+    """The first iret may be of the timer that it set before it blocked; two follow."""
+    events = [*AFTER_ITS_UPCALL, call(640, host.IRET), *between, call(700, host.IRET), call(800, host.IRET)]
+    found = agreed(trace(events))
+    counts = {key.metric: count for key, count in found.counts.items()}
+    assert (counts[Metric.IRET_UPCALL], counts[Metric.IRET_OPEN]) == (1, 3)
+    assert counts.get(Metric.IRET_NO_EVENT, 0) == none
+
+
+def test_without_a_timer_of_its_own_any_iret_may_end_an_upcall() -> None:
+    events = [event for event in AFTER_ITS_UPCALL if event[1] != 50]
+    found = agreed(trace([*events, call(700, host.IRET), call(800, host.IRET)]))
+    counts = {key.metric: count for key, count in found.counts.items()}
+    assert (counts[Metric.IRET_OPEN], counts.get(Metric.IRET_NO_EVENT, 0)) == (2, 0)
+
+
+def test_after_a_loss_nothing_is_known_of_pending_events() -> None:
+    lost: Event = (0, 650, LOST_RECORDS, (1, 1, (START + 640) & LOW, (START + 640) >> 32))
+    found = agreed(trace([*AFTER_ITS_UPCALL, lost, call(700, host.IRET), call(800, host.IRET)]))
+    counts = {key.metric: count for key, count in found.counts.items()}
+    assert (counts[Metric.IRET_OPEN], counts.get(Metric.IRET_NO_EVENT, 0)) == (2, 0)
 
 
 # --- the pairs that the TSC rate is estimated from ---------------------------------------------

@@ -9,6 +9,7 @@ from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.findings.demand import demands
 from xtrace.analysis.findings.evidence import Evidence
 from xtrace.analysis.findings.finding import Found, Rule
+from xtrace.analysis.findings.idle_waits import idle_waits
 from xtrace.analysis.measures.table import Quality
 
 _NOTE_RATIO, _PROBLEM_RATIO = 0.75, 0.5
@@ -25,7 +26,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
     waited: defaultdict[int, float] = defaultdict(float)
     shares: defaultdict[int, float] = defaultdict(float)
     counts: defaultdict[int, int] = defaultdict(int)
-    for one in demands(evidence.measures, weights):
+    for one in demands(evidence.measures, weights, idle=idle_waits(evidence)):
         ran[one.domain] += one.running_cycles
         waited[one.domain] += one.waiting_cycles
         shares[one.domain] += one.equal_cycles
@@ -72,7 +73,7 @@ RULE = Rule(
     "whether a domain gets its share of what all domains ran",
     "a domain waits 30 % or more of the time in which it wants to run, and runs for 75 % or less of its "
     "share: by the weights that were recorded, or an equal share for each vCPU; what a vCPU does not want, "
-    "the others share; it lacks 100 ms or more",
+    "the others share; waits while one of its pCPUs idled do not count; it lacks 100 ms or more",
     "it runs for 50 % or less of its share",
     "its share",
     "credit and credit2 share by weight",
