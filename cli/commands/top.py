@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import (
-    AsJsonLines,
-    CpuHz,
-    Follow,
-    InputFile,
-    Strict,
-    TracesHvm,
-    offered,
-    one_of,
-    seconds,
-    told_to_follow,
-)
+from xtrace.cli.options import AsJsonLines, CpuHz, InputFile, NoColor, TracesHvm, offered, one_of, seconds
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -50,7 +39,7 @@ def top(
             "--sort",
             "-s",
             metavar="KEY",
-            help="Sort by wakes, run (p99), upcalls, time (p99), forced or vcpu.",
+            help="Sort by wakes, cpu, lag (waits), run (p99), upcalls, time (p99), forced, vcpu.",
             autocompletion=offered(lambda: _sorts()),
         ),
     ] = "wakes",
@@ -64,14 +53,12 @@ def top(
     input_: InputFile = None,
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
-    strict: Strict = False,
-    follow: Follow = False,
+    no_color: NoColor = False,
     json: AsJsonLines = False,
 ) -> None:
     """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
 
-    Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Keys: q quits, d switches
-    between vCPUs and domains, the first letter of a sort key sorts by it.
+    Upcalls are shown as least-most. Keys: h explains them all, q quits, space pauses.
     """
     from xtrace.cli.live.feed import Watched, live_ports, opened, replayed_ports, until_interrupted
     from xtrace.cli.render.live import SORTS, View
@@ -81,9 +68,7 @@ def top(
     with ExitStack() as stack:
         # bpf takes seconds to load: xentrace starts after it, or its records would wait and be lost.
         counted = stack.enter_context(live_ports()) if ports and input_ is None else None
-        feed = stack.enter_context(
-            opened(input_, cpu_hz, hvm=hvm, strict=strict, follow=told_to_follow(follow, input_))
-        )
+        feed = stack.enter_context(opened(input_, cpu_hz, hvm=hvm))
         if ports and input_ is not None:
             counted = replayed_ports(input_, feed.rate.hz)
         stack.enter_context(until_interrupted())
@@ -105,9 +90,9 @@ def _sorts() -> Iterable[str]:
 
 def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> None:
     from xtrace.cli.live.feed import as_json
-    from xtrace.cli.render.live import top_block
+    from xtrace.cli.render.live import History, top_block
 
-    number = 0
+    number, history = 0, History()
     for period in watched:
         if period is None:
             continue
@@ -117,7 +102,8 @@ def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> No
 
             typer.echo(codec.dumps(as_json(watched, period, names, vcpus=True)))
         else:
-            typer.echo("\n".join([*top_block(watched, period, names, view), ""]))
+            history.add(period)
+            typer.echo("\n".join([*top_block(watched, period, names, view, history), ""]))
         sys.stdout.flush()
         number += 1
         if number == count:

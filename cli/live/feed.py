@@ -226,6 +226,8 @@ def _row(figures: Figures) -> dict[str, Any]:
         "upcall_most_count": figures.upcalls_most,
         "injection_count": figures.injections,
         "cut_count": figures.cuts,
+        "running_cycles": figures.running_cycles,
+        "waiting_cycles": figures.waiting_cycles,
         **_times("wake_to_running", figures.wake_to_running),
         **_times("upcall_most", figures.upcall_most),
         **_times("upcall_least", figures.upcall_least),
@@ -247,15 +249,16 @@ def _times(name: str, histogram: Histogram, unit: str = "cycles") -> dict[str, f
 
 @contextmanager
 def until_interrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the command normally: it is the usual way, so a success."""
+    """Let Ctrl-C, SIGTERM and SIGQUIT end the command normally: it is the usual way, so a success."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGTERM, signal.SIGQUIT)]
     try:
         yield
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -1,18 +1,22 @@
-"""The figures of a period on a terminal of 80 columns: a block for `xtrace top`, a line for `stat`."""
+"""The figures of a period on a terminal: a block for `xtrace top`, a line for `stat`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xtrace.cli.live.feed import total_of
-from xtrace.cli.render.report.head import resolution_text
+from xtrace.cli.render.report.head import EMULATED, resolution_text
+from xtrace.cli.terminal.drawn import is_drawn, spark
+from xtrace.cli.terminal.grid import GridColumn, grid_lines
 from xtrace.cli.terminal.ranges import ranges
-from xtrace.cli.terminal.style import WIDTH
+from xtrace.cli.terminal.style import WIDTH, width
 from xtrace.cli.terminal.text import domain_name, labelled, safe, shortened
 from xtrace.probes.words import count_of, scaled, time_text
-from xtrace.probes.xen_abi import IDLE_DOMAIN
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -23,10 +27,6 @@ if TYPE_CHECKING:
 
 _MAX_PCPUS_NAMED = 8
 _BUSY_RATIO = 0.8
-
-TOP_WIDTHS = (7, 9, 8, 7, 7, 12, 7, 7, 8)
-TOP_GROUPS = f"{'= exact < bound ~ inferred':27}{'wake to running':>15}{'':14}{'upcall at most':>15}"
-TOP_HEADINGS = ("vcpu", "domain", "wakes/s=", "p50=", "p99=", "upcalls/s~<", "p50<", "p99<", "force/s=")
 
 #: Time in the handler, and from the entry of the upcall to the handler.
 PORT_WIDTHS = (5, 5, 25, 10, 7, 7, 7, 7)
@@ -63,6 +63,8 @@ def _at(histogram: Histogram, q: float) -> float:
 #: Sort keys; rows are sorted in descending order.
 SORTS: Mapping[str, Callable[[Figures], float]] = {
     "wakes": lambda figures: figures.wakes,
+    "cpu": lambda figures: figures.running_cycles,
+    "lag": lambda figures: figures.waiting_cycles,
     "run": lambda figures: _at(figures.wake_to_running, 0.99),
     "upcalls": lambda figures: figures.upcalls_most + figures.injections,
     "time": lambda figures: max(_at(figures.upcall_most, 0.99), _at(figures.hvm_upcall, 0.99)),
@@ -72,29 +74,111 @@ SORTS: Mapping[str, Callable[[Figures], float]] = {
 KEYS = {name[0]: name for name in SORTS}
 
 
+#: How the figures of the table are known, in the words of the report.
+TOP_KNOWN = "(exact, but runs, waits, least-most upcalls/s inferred; upcall p50, p99 at most)"
+#: From this width on, rows have a picture of their history.
+_WIDE = 120
+
+
+class History:
+    """The p99 of wake to running over the last periods: of the host, and of each vCPU or domain."""
+
+    def __init__(self) -> None:
+        self._periods: deque[dict[int, float]] = deque(maxlen=PERIODS)
+
+    def add(self, period: Period) -> None:
+        """Take a period."""
+        found = {key: _at(figures.wake_to_running, 0.99) for key, figures in _by(period, by_domain=False)}
+        found |= {
+            key | _OF_DOMAIN: _at(figures.wake_to_running, 0.99)
+            for key, figures in _by(period, by_domain=True)
+        }
+        found[_OF_HOST] = _at(total_of(period).wake_to_running, 0.99)
+        self._periods.append(found)
+
+    def of(self, key: int) -> list[float]:
+        """Return the p99 of each period, in cycles, NaN where nothing was measured."""
+        return [value if (value := found.get(key, -1.0)) >= 0 else math.nan for found in self._periods]
+
+
+#: How many periods a history has.
+PERIODS = 60
+#: Keys of a history besides those of vCPUs: the host; a domain, with this bit.
+_OF_HOST, _OF_DOMAIN = -1, 1 << 40
+
+
 def top_block(
-    watched: Watched, period: Period, names: Mapping[int, str], view: View, rows: int | None = None
+    watched: Watched,
+    period: Period,
+    names: Mapping[int, str],
+    view: View,
+    history: History,
+    rows: int | None = None,
+    first: int = 0,
 ) -> list[str]:
-    """Return the lines of a period, with at most ``rows`` vCPUs or domains."""
+    """Return the lines of a period, with at most ``rows`` vCPUs or domains from the ``first`` on."""
     hz = watched.feed.rate.hz
     span_s = period.span_cycles / hz
-    lines = [*_state(watched, period, span_s), "", TOP_GROUPS, _joined(TOP_HEADINGS, TOP_WIDTHS, 2)]
+    lines = [*_state(watched, period, span_s), *_history_line(history, hz), "", TOP_KNOWN]
     table = _rows(period, view)
-    for key, figures in table[:rows]:
-        lines.append(
-            _joined(
-                _top_cells(key, figures, names, hz if watched.feed.rate.is_known else None, span_s, view),
-                TOP_WIDTHS,
-                2,
-            )
-        )
-    if rows is not None and len(table) > rows:
-        lines.append(f"{len(table) - rows} more")
+    shown = table[first : None if rows is None else first + rows]
+    heads, body, _ = grid_lines(_columns(shown, names, hz, period, view, history), width())
+    lines += [*heads, *body]
+    if first or len(shown) < len(table):
+        lines.append(f"{first + 1} to {first + len(shown)} of {len(table)}")
     if watched.ports is not None:
         lines += _port_lines(watched.ports, rows)
     if any(figures.injections for _, figures in table):
         lines.append("i: interrupts injected (exact), upcall times from entry to next exit (inferred)")
     return lines
+
+
+def row_count(period: Period, view: View) -> int:
+    """Return how many rows the table has."""
+    return len(_rows(period, view))
+
+
+def _history_line(history: History, hz: float) -> Iterator[str]:
+    values = history.of(_OF_HOST)
+    known = [value for value in values if value == value]
+    if not known:
+        return
+    ends = f"{time_text(min(known), hz)} to {time_text(max(known), hz)}"
+    what = f"p99 wake to running, {count_of(len(values), 'period')}: "
+    yield f"{what}{ends}" + (f" {spark(values)}" if is_drawn() else "")
+
+
+def _columns(
+    table: Sequence[tuple[int, Figures]],
+    names: Mapping[int, str],
+    hz: float,
+    period: Period,
+    view: View,
+    history: History,
+) -> list[GridColumn]:
+    span_s = period.span_cycles / hz
+    labels, domains, cells = [], [], []
+    for key, figures in table:
+        domain = key >> 16
+        label = domain_name(domain)
+        labels.append(label if view.by_domain else f"{label}v{key & 0xFFFF}")
+        domains.append(safe(names.get(domain, "-")))
+        cells.append(_cells(figures, hz, span_s))
+    heads = ("runs", "waits", "wakes/s", "p50", "p99", "upcalls/s", "p50", "p99", "forced/s")
+    over = ("", "", "", "wake to", "running", "", "upcall", "", "")
+    made = [
+        GridColumn(("", "vcpu"), labels, left=True),
+        GridColumn(("", "domain"), domains, left=True, shorten=shortened),
+        *(
+            GridColumn((above, head), [row[place] for row in cells])
+            for place, (above, head) in enumerate(zip(over, heads, strict=True))
+        ),
+    ]
+    if width() >= _WIDE and is_drawn():
+        bit = _OF_DOMAIN if view.by_domain else 0
+        pictures = [spark(history.of(key | bit)) for key, _ in table]
+        made.append(GridColumn(("p99 wake to running", "over time"), pictures, left=True))
+    return made
 
 
 def _port_lines(found: PortPeriod, rows: int | None) -> list[str]:
@@ -121,32 +205,33 @@ def _port_lines(found: PortPeriod, rows: int | None) -> list[str]:
     return lines
 
 
-def _rows(period: Period, view: View) -> list[tuple[int, Figures]]:
+def _by(period: Period, *, by_domain: bool) -> Iterable[tuple[int, Figures]]:
+    """Return the figures of each vCPU, or of each domain by the key of its vCPU 0."""
     from xtrace.probes.live.counters import Figures
 
     table: dict[int, Figures] = {}
     for key, figures in period.vcpus.items():
-        if key >> 16 == IDLE_DOMAIN:
+        if key >> 16 in (IDLE_DOMAIN, DEFAULT_DOMAIN):
             continue
-        if view.by_domain:
+        if by_domain:
             table.setdefault(key >> 16 << 16, Figures()).add(figures)
         else:
             table[key] = figures
+    return table.items()
+
+
+def _rows(period: Period, view: View) -> list[tuple[int, Figures]]:
     order = SORTS[view.sort]
-    return sorted(table.items(), key=lambda row: (-order(row[1]), row[0]))
+    return sorted(_by(period, by_domain=view.by_domain), key=lambda row: (-order(row[1]), row[0]))
 
 
-def _top_cells(
-    key: int, figures: Figures, names: Mapping[int, str], hz: float | None, span_s: float, view: View
-) -> list[str]:
+def _cells(figures: Figures, hz: float, span_s: float) -> list[str]:
     upcalls, times, mark = _upcalls(figures, span_s), figures.upcall_most, ""
     if figures.injections and not figures.upcalls_most:
         upcalls, times, mark = f"{_rate(figures.injections, span_s)}i", figures.hvm_upcall, "~"
-    domain = key >> 16
-    name = domain_name(domain)
     return [
-        name if view.by_domain else f"{name}v{key & 0xFFFF}",
-        shortened(safe(names.get(domain, "-")), TOP_WIDTHS[1]),
+        _share(figures.running_cycles, hz, span_s),
+        _share(figures.waiting_cycles, hz, span_s),
         _rate(figures.wakes, span_s),
         *_tail(figures.wake_to_running, hz),
         upcalls,
@@ -155,27 +240,32 @@ def _top_cells(
     ]
 
 
+def _share(cycles: int, hz: float, span_s: float) -> str:
+    """Return a share of the period; a domain's is that of all its vCPUs together, so it may exceed 100 %."""
+    return f"{cycles / hz / span_s:.0%}" if span_s > 0 else "-"
+
+
 def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
     """Return lines about the whole host and the trace itself, of 80 columns at most."""
     host, total = period.host, total_of(period)
     rate, busy = watched.feed.rate, watched.busy_ratio
     name = shortened(safe(watched.feed.name), 40)
-    unit = "s" if rate.is_known else "Gc"
     lines = [
-        f"{name}: {span_s:.2f} {unit} from {_since(watched, period):.2f} {unit}",
-        f"{f'per {unit}=':<9}records {_rate(host.records, span_s)}, sends {_rate(total.sends, span_s)}, "
-        f"runs {_rate(total.runs, span_s)}{'' if busy is None else f'; reader {busy:.0%} of a CPU'}",
-        rate_line(watched),
-        f"lost=    {_lost(period, total)}",
+        f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s",
+        f"host     {_rate(host.records, span_s)} records/s, {_rate(total.sends, span_s)} sends/s, "
+        f"{_rate(total.runs, span_s)} runs/s" + ("" if busy is None else f"; reader {busy:.0%} of a CPU"),
+        f"lost     {_lost(period, total)}",
     ]
+    if resolution := resolution_text(rate.hz):
+        lines.append(f"TSC      {rate.hz / 1e6:.3f} MHz{resolution}")
     if watched.feed.emulated:
-        lines.insert(1, "host     emulated: times show order and proportions, not hardware durations")
+        lines.append(f"timing   {EMULATED}")
     if host.lost and busy is not None and busy > _BUSY_RATIO:
         lines.append("         the reader cannot keep up; a longer -d does not help, less load does")
     framer = watched.periods.framer
-    if watched.damage_count:
+    if framer.damage_count:
         lines.append(
-            f"damage   {count_of(watched.damage_count, 'place')}, {watched.skipped_bytes:,} bytes skipped"
+            f"damage   {count_of(framer.damage_count, 'place')}, {framer.skipped_bytes:,} bytes skipped"
         )
     if framer.restart_count:
         lines.append(f"restart  {count_of(framer.restart_count, 'restart')} of the TSC; times go on there")
@@ -183,7 +273,7 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:
         lines.append(
-            f"pause    {period.pause_cycles / rate.hz:.3g} {unit} without records was skipped before this"
+            f"pause    {period.pause_cycles / rate.hz:.3g} s without records was skipped before this"
         )
     return lines
 
@@ -230,14 +320,6 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     return labelled("covered", text, WIDTH)
 
 
-def rate_line(watched: Watched) -> str:
-    """Return what is known of the TSC's rate; without it, times are in cycles and rates per 10^9 cycles."""
-    rate = watched.feed.rate
-    if not rate.is_known:
-        return "TSC      rate not known (yet): 10^9 cycles (Gc) stand for a second; or give --cpu-hz"
-    return f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}{resolution_text(rate.hz)}"[:WIDTH]
-
-
 def stat_line(watched: Watched, period: Period) -> str:
     """Return a period as one line."""
     hz = watched.feed.rate.hz
@@ -249,7 +331,7 @@ def stat_line(watched: Watched, period: Period) -> str:
             f"{since:.2f}" if since < 1000 else f"{since:.0f}",
             _rate(host.records, span_s),
             _rate(total.wakes, span_s),
-            *_tail(total.wake_to_running, hz if watched.feed.rate.is_known else None),
+            *_tail(total.wake_to_running, hz),
             _upcalls(total, span_s),
             _rate(total.sends, span_s),
             _rate(total.forced, span_s),
@@ -269,7 +351,7 @@ def _upcalls(figures: Figures, span_s: float) -> str:
     return f"{_rate(figures.upcalls_least, span_s)}-{_rate(figures.upcalls_most, span_s)}"
 
 
-def _tail(histogram: Histogram, hz: float | None) -> tuple[str, str]:
+def _tail(histogram: Histogram, hz: float) -> tuple[str, str]:
     p50, p99 = (time_text(histogram.quantile(q), hz) for q in (0.5, 0.99))
     return p50, p99
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -14,8 +15,10 @@ import tty
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xtrace.cli.render.live import KEYS, View, top_block
+from xtrace.cli.render.live import KEYS, History, View, row_count, top_block
 from xtrace.cli.streams import STDIN
+from xtrace.cli.terminal.style import Style, styled
+from xtrace.cli.terminal.text import beginning, columns_of
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -24,8 +27,39 @@ if TYPE_CHECKING:
 _ENTER = "\x1b[?1049h\x1b[?25l"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _HOME, _TO_LINE_END, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
-_REVERSE, _PLAIN = "\x1b[7m", "\x1b[0m"
+#: The terminal shows what is between these at once, if it knows them (synchronised output).
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
 _LOOK_S = 0.05
+#: What terminals send for keys that are not characters, by the name of the key.
+_SEQUENCES = {
+    "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down",
+    "\x1b[5~": "page up", "\x1b[6~": "page down",
+    "\x1b[H": "home", "\x1b[1~": "home", "\x1bOH": "home",
+    "\x1b[F": "end", "\x1b[4~": "end", "\x1bOF": "end",
+}  # fmt: skip
+#: Any other sequence, which is one key that means nothing.
+_UNKNOWN = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|O.)?")
+_SCROLL = {"up": -1, "k": -1, "down": 1, "j": 1}
+_PAGES = {"page up": -1, "page down": 1}
+_HELP = (
+    "q            quit",
+    "space, p     pause, go on",
+    "h, ?         this help; any key leaves it",
+    "up, down     scroll by a row; also k, j",
+    "page up      scroll by a page; also page down",
+    "home, end    to the first, the last row; also g, G",
+    "d            one row per domain, or per vCPU",
+    "",
+    "sort by",
+    "w wakes      per second",
+    "c cpu        share of the period in which it ran",
+    "l lag        share of the period in which it waited for a pCPU",
+    "r run        p99 from wake to running",
+    "u upcalls    per second, at most",
+    "t time       p99 of an upcall, at most",
+    "f forced     callbacks per second that came while the guest masked them",
+    "v vcpu       its number",
+)
 
 
 class Screen:
@@ -50,27 +84,32 @@ class Screen:
             self._write(_LEAVE)
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._mode)
 
-    def keys(self, limit_s: float) -> str:
+    def keys(self, limit_s: float) -> list[str]:
         """Return the keys pressed within ``limit_s``, as soon as there is one; q if the terminal is gone."""
         if self.stop_wanted:
             self._stop()
         if not select.select([self._input], [], [], limit_s)[0]:
-            return ""
+            return []
         try:
-            return os.read(self._input, 64).decode(errors="replace") or "q"
+            return keys_of(os.read(self._input, 64).decode(errors="replace")) or ["q"]
         except OSError:
-            return "q"
+            return ["q"]
 
-    def draw(self, lines: list[str], heading: int, foot: str) -> None:
-        """Draw lines from the top, line ``heading`` in reverse video, and a footer; cut what does not fit."""
+    def draw(self, lines: list[str], headings: range, foot: str) -> None:
+        """Draw lines from the top and a footer; cut what does not fit.
+
+        Args:
+            headings: the lines in reverse video.
+        """
         width, height = shutil.get_terminal_size()
-        shown = [line[:width] for line in lines[: height - 1]]
-        if 0 <= heading < len(shown):
-            style = ("", "") if os.environ.get("NO_COLOR") else (_REVERSE, _PLAIN)
-            shown[heading] = f"{style[0]}{shown[heading].ljust(width)[:width]}{style[1]}"
+        shown = [beginning(line, width) for line in lines[: height - 1]]
+        for place in headings:
+            if place < len(shown):
+                spaces = " " * (width - columns_of(shown[place]))
+                shown[place] = styled(shown[place] + spaces, Style.REVERSE)
         shown += [""] * (height - 1 - len(shown))
         body = "".join(f"{line}{_TO_LINE_END}\r\n" for line in shown)
-        self._write(f"{_HOME}{body}{foot[:width]}{_TO_END}")
+        self._write(f"{_BEGIN}{_HOME}{body}{beginning(foot, width)}{_TO_END}{_END}")
 
     def _stop(self) -> None:
         """Give the terminal to the shell until this process is continued."""
@@ -118,6 +157,23 @@ def taken() -> Iterator[Screen]:
         screen.leave()
 
 
+def keys_of(text: str) -> list[str]:
+    """Return the keys that a terminal's text stands for."""
+    found = []
+    while text:
+        sequence = next((each for each in _SEQUENCES if text.startswith(each)), "")
+        if sequence:
+            found.append(_SEQUENCES[sequence])
+            text = text[len(sequence) :]
+        elif unknown := _UNKNOWN.match(text):
+            found.append("")
+            text = text[unknown.end() :]
+        else:
+            found.append(text[0])
+            text = text[1:]
+    return found
+
+
 def show(watched: Watched, view: View, count: int | None, pace_s: float | None) -> None:
     """Show each period until q is pressed or ``count`` periods were shown.
 
@@ -128,7 +184,7 @@ def show(watched: Watched, view: View, count: int | None, pace_s: float | None) 
         pace_s: seconds that each period of a replay is shown, the last one until q; None for a live trace.
     """
     with taken() as screen:
-        display = _Display(screen, watched, view)
+        display = _Display(screen, watched, view, is_replay=pace_s is not None)
         number = 0
         for period in watched:
             if period is None:
@@ -136,48 +192,100 @@ def show(watched: Watched, view: View, count: int | None, pace_s: float | None) 
                     return
                 continue
             number += 1
-            display.draw(period)
+            display.take(period)
             if not display.wait(pace_s or 0.0) or number == count:
                 return
+        display.end()
         while display.wait(1.0):
             pass
 
 
 class _Display:
-    def __init__(self, screen: Screen, watched: Watched, view: View) -> None:
+    """What is on the screen, and what keys do to it.
+
+    While it is paused, a replay waits; of a live trace the periods go on and are not drawn.
+    """
+
+    def __init__(self, screen: Screen, watched: Watched, view: View, *, is_replay: bool) -> None:
         self._screen = screen
         self._watched = watched
         self._view = view
+        self._is_replay = is_replay
         self._period: Period | None = None
+        self._latest: Period | None = None
+        self._history = History()
+        self._first = 0
+        self._page = 1
+        self._is_paused = self._is_help = self._has_ended = False
+
+    def take(self, period: Period) -> None:
+        """Take the next period, and draw it unless the display is paused."""
+        self._history.add(period)
+        self._latest = period
+        if not self._is_paused:
+            self._period = period
+            self.draw()
+
+    def end(self) -> None:
+        """Say that the replay is over; its last period stays."""
+        self._has_ended = True
+        if self._period is not None:
+            self.draw()
 
     def wait(self, seconds: float) -> bool:
-        """Handle keys for a time; return whether to go on."""
+        """Handle keys for a time, and as long as a replay is paused; return whether to go on."""
         until = time.monotonic() + seconds
         while True:
-            keys = self._screen.keys(min(_LOOK_S, max(until - time.monotonic(), 0.0)))
-            before = self._view
-            for key in keys:
-                self._view = self._view.pressed(key)
+            is_held = self._is_paused and self._is_replay and not self._has_ended
+            left = _LOOK_S if is_held else max(until - time.monotonic(), 0.0)
+            keys = self._screen.keys(min(_LOOK_S, left))
             if "q" in keys:
                 return False
-            if self._period is not None and (self._view is not before or self._screen.resized):
-                self.draw(self._period)
-            if time.monotonic() >= until:
+            for key in keys:
+                self._press(key)
+            if self._period is not None and (keys or self._screen.resized):
+                self.draw()
+            if not is_held and time.monotonic() >= until:
                 return True
 
-    def draw(self, period: Period) -> None:
-        """Draw a period, with as many rows as fit."""
-        self._period, self._screen.resized = period, False
+    def _press(self, key: str) -> None:
+        if self._is_help:
+            self._is_help = False
+        elif key in ("h", "?"):
+            self._is_help = True
+        elif key in (" ", "p"):
+            self._is_paused = not self._is_paused
+            if not self._is_paused:
+                self._period = self._latest
+        elif key in ("home", "g"):
+            self._first = 0
+        elif key in ("end", "G"):
+            self._first = 1 << 30
+        else:
+            self._first += _SCROLL.get(key, 0) + _PAGES.get(key, 0) * self._page
+            self._view = self._view.pressed(key)
+
+    def draw(self) -> None:
+        """Draw the period, with as many rows as fit."""
+        period = self._period
+        assert period is not None
+        self._screen.resized = False
+        if self._is_help:
+            self._screen.draw(["xtrace top: keys", "", *_HELP], range(1), "any key goes back")
+            return
         height = shutil.get_terminal_size().lines
         names = self._watched.feed.names()
-        lines = top_block(self._watched, period, names, self._view, height)
-        heading = next(place for place, line in enumerate(lines) if line.startswith("vcpu "))
-        # Lines below: how many more rows there are, what i means, the footer.
-        lines = top_block(self._watched, period, names, self._view, max(height - heading - 4, 0))
-        self._screen.draw(lines, heading, _foot(self._view))
+        head = top_block(self._watched, period, names, self._view, self._history, 0)
+        heading = next(place for place, line in enumerate(head) if line.startswith("vcpu"))
+        # Lines below: which rows are shown, what i means, the footer.
+        self._page = max(height - heading - 4, 1)
+        self._first = max(min(self._first, row_count(period, self._view) - self._page), 0)
+        lines = top_block(self._watched, period, names, self._view, self._history, self._page, self._first)
+        state = "[paused] " if self._is_paused else "[end of the trace] " if self._has_ended else ""
+        self._screen.draw([state + lines[0], *lines[1:]], range(heading - 1, heading + 1), _foot(self._view))
 
 
 def _foot(view: View) -> str:
     """Return what the keys do, with the current sort key in brackets."""
-    sorts = (f"[{key} {name}]" if name == view.sort else f"{key} {name}" for key, name in KEYS.items())
-    return f"q quit  d domains  sort: {'  '.join(sorts)}"
+    sorts = (f"[{name}]" if name == view.sort else name for name in KEYS.values())
+    return f"q quit  h help  sort by first letter: {' '.join(sorts)}"

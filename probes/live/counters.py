@@ -49,6 +49,9 @@ class Figures:
             bound of the number of upcalls (bounded).
         injections: interrupts injected into an HVM or PVH guest (exact).
         cuts: measurements that a loss cut off.
+        running_cycles, waiting_cycles: time in the states running and runnable, of the part of the period in
+            which the state is known (inferred: a state lasts until a record says otherwise, also where a pCPU
+            has no more records).
         wake_to_running: cycles (exact).
         upcall_most, upcall_least: bounds of the cycles of an upcall after a block (bounded).
         hvm_upcall: cycles from the VM entry after an injection to the next VM exit (inferred).
@@ -63,6 +66,8 @@ class Figures:
     irets_open: int = 0
     injections: int = 0
     cuts: int = 0
+    running_cycles: int = 0
+    waiting_cycles: int = 0
     wake_to_running: Histogram = field(default_factory=Histogram)
     upcall_most: Histogram = field(default_factory=Histogram)
     upcall_least: Histogram = field(default_factory=Histogram)
@@ -91,6 +96,8 @@ COUNTS = (
     "irets_open",
     "injections",
     "cuts",
+    "running_cycles",
+    "waiting_cycles",
 )
 TIMES = ("wake_to_running", "upcall_most", "upcall_least", "hvm_upcall")
 
@@ -118,12 +125,13 @@ class _Vcpu:
 
     __slots__ = (
         "block_call", "blocked_by_call", "entered", "figures", "injected", "is_forced", "is_fresh",
-        "is_woken", "key", "pcpu", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
+        "is_woken", "key", "pcpu", "since", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
     )  # fmt: skip
 
     def __init__(self, key: int) -> None:
         self.key = key
         self.state = _UNKNOWN
+        self.since: int | None = None  # up to here its time is counted; None while its state is not known
         self.is_woken = False  # it became RUNNABLE by a wake
         self.pcpu = -1
         self.type = 0
@@ -195,8 +203,14 @@ class Machine:
                 self._attend(pcpu, handler, tsc)
             handler(pcpu, tsc, a, b)
 
-    def period(self) -> tuple[dict[int, Figures], HostFigures]:
-        """Return the figures of each vCPU (``domain << 16 | vcpu``) and of the host since the last call."""
+    def period(self, end: int) -> tuple[dict[int, Figures], HostFigures]:
+        """Return the figures of each vCPU (``domain << 16 | vcpu``) and of the host since the last call.
+
+        Args:
+            end: TSC up to which the time of vCPUs counts.
+        """
+        for vcpu in self._vcpus.values():
+            self._account(vcpu, end)
         vcpus: dict[int, Figures] = {}
         for vcpu in self._touched:
             assert vcpu.figures is not None
@@ -331,6 +345,19 @@ class Machine:
             self._touched.append(vcpu)
         return figures
 
+    def _account(self, vcpu: _Vcpu, tsc: int) -> None:
+        """Count the time of a vCPU in its present state up to ``tsc``."""
+        since = vcpu.since
+        if since is None or tsc <= since:
+            return
+        vcpu.since = tsc
+        if vcpu.key >> 16 == IDLE_DOMAIN:
+            return
+        if vcpu.state == _RUNNING:
+            self._figures(vcpu).running_cycles += tsc - since
+        elif vcpu.state == _RUNNABLE:
+            self._figures(vcpu).waiting_cycles += tsc - since
+
     def _set_state(self, vcpu: _Vcpu, state: int) -> None:
         if state == _RUNNABLE:
             vcpu.is_woken = vcpu.state in (_BLOCKED, _OFFLINE)
@@ -338,6 +365,9 @@ class Machine:
 
     def _enter(self, pcpu: _Pcpu, vcpu: _Vcpu, tsc: int) -> None:
         """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+        self._account(vcpu, tsc)
+        if vcpu.since is None:
+            vcpu.since = tsc
         before = pcpu.current
         if before not in (None, vcpu) and before.state == _RUNNING and before.pcpu == pcpu.number:
             self._lose(before)
@@ -376,6 +406,7 @@ class Machine:
             self._figures(vcpu).cuts += cuts
         vcpu.forget()
         vcpu.state = _LOST
+        vcpu.since = None
 
     def _end_loss(self, pcpu: _Pcpu) -> None:
         pcpu.is_blind = False
@@ -407,9 +438,19 @@ class Machine:
         pcpu.loss_end, pcpu.loss_vcpu = tsc, (who & 0xFFFF) << 16 | who >> 16
 
     def _on_runstate(self, writer: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
-        old, new = states
         vcpu = self._vcpu(key)
-        state = vcpu.state
+        if vcpu.state == states[0]:
+            self._account(vcpu, tsc)
+        elif vcpu.state not in (_LOST, _UNKNOWN):
+            vcpu.since = tsc  # it was in another state, since it is not known when
+        self._change(writer, vcpu, tsc, states)
+        if vcpu.since is None and vcpu.state not in (_LOST, _UNKNOWN):
+            vcpu.since = tsc
+
+    def _change(self, writer: _Pcpu, vcpu: _Vcpu, tsc: int, states: tuple[int, int]) -> None:
+        """Follow a runstate record."""
+        old, new = states
+        key, state = vcpu.key, vcpu.state
         if new == _RUNNING and key >> 16 != IDLE_DOMAIN:
             self._figures(vcpu).runs += 1
         pcpu = self._place_of(writer, vcpu, old, new)

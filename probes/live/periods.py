@@ -134,7 +134,7 @@ class Periods:
             at = stop
 
     def _period(self, end: int) -> Period:
-        vcpus, host = self.machine.period()
+        vcpus, host = self.machine.period(end)
         made = Period(self._begin, end, vcpus, host, self._pause, self._since + self._pause)
         self._since = made.since_cycles + made.span_cycles
         self._begin, self._pause = end, 0
