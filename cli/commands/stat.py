@@ -37,7 +37,7 @@ def stat(
 ) -> None:
     """Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.
 
-    Marks: = exact, < bounded, ~ inferred; upcalls are shown as least-most. Needs root in dom0, or -i FILE.
+    Upcalls are shown as least-most. Needs root in dom0, or -i FILE.
     """
     from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
     from xtrace.cli.render.live import rate_line, stat_covered, stat_header, stat_line

@@ -30,11 +30,11 @@ _BUSY_RATIO = 0.8
 
 #: Time in the handler, and from the entry of the upcall to the handler.
 PORT_WIDTHS = (5, 5, 25, 10, 7, 7, 7, 7)
-PORT_HEADINGS = ("port", "irq", "name".ljust(25), "handled/s=", "p50=", "p99=", "after=", "p99=")
+PORT_HEADINGS = ("port", "irq", "name".ljust(25), "handled/s", "p50", "p99", "after", "p99")
 
 STAT_WIDTHS = (6, 5, 5, 6, 6, 11, 5, 6, 5, 5, 8)
 STAT_NAMES = ("time", "recs", "wakes", "wake to run", "upcalls", "sends", "forced", "runs", "irqs", "lost")
-STAT_MARKS = ("s", "/s=", "/s=", "p50=", "p99=", "/s~<", "/s=", "/s=", "/s=", "/s=", "=")
+STAT_UNITS = ("s", "/s", "/s", "p50", "p99", "/s", "/s", "/s", "/s", "/s", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,9 @@ def _port_lines(found: PortPeriod, rows: int | None) -> list[str]:
     """Return dom0's ports, busiest first."""
     if not found.seconds:
         return ["", "dom0's ports: nothing counted yet"]
-    upcalls = f"{_rate(found.upcalls, found.seconds)} upcalls/s="
+    upcalls = f"{_rate(found.upcalls, found.seconds)} upcalls/s"
     p50, p99 = _tail(found.upcall, 1e9)
-    lines = ["", f"dom0 by bpf over {found.seconds:.2f} s: {upcalls}, p50= {p50}, p99= {p99}"]
+    lines = ["", f"dom0 by bpf over {found.seconds:.2f} s (exact): {upcalls}, p50 {p50}, p99 {p99}"]
     lines.append(_joined(PORT_HEADINGS, PORT_WIDTHS, 0))
     table = sorted(found.ports, key=lambda row: (-row.handled, row.port or 0, row.irq or 0))
     for row in table[:rows]:
@@ -298,7 +298,7 @@ def stat_header() -> list[str]:
     """Return the two heading lines of `xtrace stat`."""
     pair = STAT_WIDTHS[3] + 1 + STAT_WIDTHS[4]
     widths = (*STAT_WIDTHS[:3], pair, *STAT_WIDTHS[5:])
-    return [_joined(STAT_NAMES, widths, 0), _joined(STAT_MARKS, STAT_WIDTHS, 0)]
+    return [_joined(STAT_NAMES, widths, 0), _joined(STAT_UNITS, STAT_WIDTHS, 0)]
 
 
 def stat_covered(watched: Watched, period: Period) -> list[str]:
@@ -317,7 +317,8 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     text = f"{which}; records of {some or 'no class that is counted'}"
     if none:
         text += f"; none of {none} in the first interval"
-    return labelled("covered", text, WIDTH)
+    known = "exact, but least-most upcalls/s inferred"
+    return [*labelled("covered", text, WIDTH), *labelled("known", known, WIDTH)]
 
 
 def stat_line(watched: Watched, period: Period) -> str:
