@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,9 +79,6 @@ def calibrate(
         found = measure(settings, guest, progress)
     if output is not None:
         _write(output, found)
-        tell(f"written to {output}")
-    elif found.timing == "hardware" and not json:
-        tell("not written; -o calibration.json keeps it for xtrace report --calibration")
     if json:
         from xtrace.probes.timing.calibration import text_of
 
@@ -89,6 +87,11 @@ def calibrate(
         from xtrace.cli.render.calibration import print_calibration
 
         print_calibration(_put, found, {} if guest is None else _names(guest), ns=ns)
+        sys.stdout.flush()
+    if output is not None:
+        tell(f"written to {output}")
+    elif found.timing == "hardware" and not json:
+        tell("not written; -o FILE keeps it for xtrace report --calibration FILE")
     if found.timing != "hardware":
         raise TraceError(
             f"no result: timing is {found.timing}: {'; '.join(found.notes)}; "

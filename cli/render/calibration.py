@@ -183,4 +183,5 @@ def figure(median: float | None, low: float | None, high: float | None, scale: f
     fine = f"{text}\N{PLUS-MINUS SIGN}{side:.1f}{mark}"
     if side < 9.95 and abs(value) < 99.95 and len(fine) <= _CELL:
         return fine
-    return f"{text}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"
+    coarse = f"{text}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"
+    return coarse if len(coarse) <= _CELL else f"{value:.0f}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"

@@ -288,4 +288,4 @@ class _Display:
 def _foot(view: View) -> str:
     """Return what the keys do, with the current sort key in brackets."""
     sorts = (f"[{name}]" if name == view.sort else name for name in KEYS.values())
-    return f"q quit  h help  sort by first letter: {' '.join(sorts)}"
+    return f"q quit  h help  sort: {' '.join(sorts)}"

@@ -40,9 +40,9 @@ def test_lines_add_up_to_the_report(path: Path) -> None:
 def test_the_text_shows_the_json_to_three_digits(path: Path) -> None:
     (whole,) = objects("stat", "100000", "--json", "-i", str(path))
     text = printed("stat", "100000", "-i", str(path)).splitlines()
-    assert len(text) == 4
+    assert len(text) == 5
     assert max(map(len, text)) <= 80
-    cells = text[3].split()
+    cells = text[4].split()
     total, span_s = whole["total"], whole["span_s"]
     assert float(cells[0]) == pytest.approx(span_s, abs=0.01)
     expected = (
@@ -66,12 +66,12 @@ def test_the_header_is_repeated() -> None:
     text = printed("stat", "0.1", "-i", str(SOME[0])).splitlines()
     headers = [number for number, line in enumerate(text) if line.lstrip().startswith("time")]
     # The first line says what is covered.
-    assert headers == list(range(1, len(text), 24))
+    assert headers == list(range(2, len(text), 24))
     assert len(text) > 48
 
 
 def test_count_limits_the_lines() -> None:
-    assert len(printed("stat", "1", "2", "-i", str(SOME[0])).splitlines()) == 5
+    assert len(printed("stat", "1", "2", "-i", str(SOME[0])).splitlines()) == 6
 
 
 def test_without_xen_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
