@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJsonLines, CpuHz, InputFile, NoColor, TracesHvm, offered, one_of, seconds
+from xtrace.cli.options import (
+    AsJsonLines,
+    CpuHz,
+    Follow,
+    InputFile,
+    NoColor,
+    Strict,
+    TracesHvm,
+    offered,
+    one_of,
+    seconds,
+    told_to_follow,
+)
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
@@ -53,6 +65,8 @@ def top(
     input_: InputFile = None,
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
+    strict: Strict = False,
+    follow: Follow = False,
     no_color: NoColor = False,
     json: AsJsonLines = False,
 ) -> None:
@@ -68,7 +82,9 @@ def top(
     with ExitStack() as stack:
         # bpf takes seconds to load: xentrace starts after it, or its records would wait and be lost.
         counted = stack.enter_context(live_ports()) if ports and input_ is None else None
-        feed = stack.enter_context(opened(input_, cpu_hz, hvm=hvm))
+        feed = stack.enter_context(
+            opened(input_, cpu_hz, hvm=hvm, strict=strict, follow=told_to_follow(follow, input_))
+        )
         if ports and input_ is not None:
             counted = replayed_ports(input_, feed.rate.hz)
         stack.enter_context(until_interrupted())

@@ -117,12 +117,13 @@ def top_block(
     first: int = 0,
 ) -> list[str]:
     """Return the lines of a period, with at most ``rows`` vCPUs or domains from the ``first`` on."""
-    hz = watched.feed.rate.hz
-    span_s = period.span_cycles / hz
+    rate = watched.feed.rate
+    hz = rate.hz if rate.is_known else None
+    span_s = period.span_cycles / rate.hz
     lines = [*_state(watched, period, span_s), *_history_line(history, hz), "", TOP_KNOWN]
     table = _rows(period, view)
     shown = table[first : None if rows is None else first + rows]
-    heads, body, _ = grid_lines(_columns(shown, names, hz, period, view, history), width())
+    heads, body, _ = grid_lines(_columns(shown, names, hz, period, span_s, view, history), width())
     lines += [*heads, *body]
     if first or len(shown) < len(table):
         lines.append(f"{first + 1} to {first + len(shown)} of {len(table)}")
@@ -138,7 +139,7 @@ def row_count(period: Period, view: View) -> int:
     return len(_rows(period, view))
 
 
-def _history_line(history: History, hz: float) -> Iterator[str]:
+def _history_line(history: History, hz: float | None) -> Iterator[str]:
     values = history.of(_OF_HOST)
     known = [value for value in values if value == value]
     if not known:
@@ -151,19 +152,19 @@ def _history_line(history: History, hz: float) -> Iterator[str]:
 def _columns(
     table: Sequence[tuple[int, Figures]],
     names: Mapping[int, str],
-    hz: float,
+    hz: float | None,
     period: Period,
+    span_s: float,
     view: View,
     history: History,
 ) -> list[GridColumn]:
-    span_s = period.span_cycles / hz
     labels, domains, cells = [], [], []
     for key, figures in table:
         domain = key >> 16
         label = domain_name(domain)
         labels.append(label if view.by_domain else f"{label}v{key & 0xFFFF}")
         domains.append(safe(names.get(domain, "-")))
-        cells.append(_cells(figures, hz, span_s))
+        cells.append(_cells(figures, hz, span_s, period.span_cycles))
     heads = ("runs", "waits", "wakes/s", "p50", "p99", "upcalls/s", "p50", "p99", "forced/s")
     over = ("", "", "", "wake to", "running", "", "upcall", "", "")
     made = [
@@ -225,13 +226,13 @@ def _rows(period: Period, view: View) -> list[tuple[int, Figures]]:
     return sorted(_by(period, by_domain=view.by_domain), key=lambda row: (-order(row[1]), row[0]))
 
 
-def _cells(figures: Figures, hz: float, span_s: float) -> list[str]:
+def _cells(figures: Figures, hz: float | None, span_s: float, span_cycles: int) -> list[str]:
     upcalls, times, mark = _upcalls(figures, span_s), figures.upcall_most, ""
     if figures.injections and not figures.upcalls_most:
         upcalls, times, mark = f"{_rate(figures.injections, span_s)}i", figures.hvm_upcall, "~"
     return [
-        _share(figures.running_cycles, hz, span_s),
-        _share(figures.waiting_cycles, hz, span_s),
+        _share(figures.running_cycles, span_cycles),
+        _share(figures.waiting_cycles, span_cycles),
         _rate(figures.wakes, span_s),
         *_tail(figures.wake_to_running, hz),
         upcalls,
@@ -240,9 +241,9 @@ def _cells(figures: Figures, hz: float, span_s: float) -> list[str]:
     ]
 
 
-def _share(cycles: int, hz: float, span_s: float) -> str:
+def _share(cycles: int, span_cycles: int) -> str:
     """Return a share of the period; a domain's is that of all its vCPUs together, so it may exceed 100 %."""
-    return f"{cycles / hz / span_s:.0%}" if span_s > 0 else "-"
+    return f"{cycles / span_cycles:.0%}" if span_cycles > 0 else "-"
 
 
 def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
@@ -250,22 +251,24 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
     host, total = period.host, total_of(period)
     rate, busy = watched.feed.rate, watched.busy_ratio
     name = shortened(safe(watched.feed.name), 40)
+    unit = "s" if rate.is_known else "Gc"
     lines = [
-        f"{name}: {span_s:.2f} s from {_since(watched, period):.2f} s",
-        f"host     {_rate(host.records, span_s)} records/s, {_rate(total.sends, span_s)} sends/s, "
-        f"{_rate(total.runs, span_s)} runs/s" + ("" if busy is None else f"; reader {busy:.0%} of a CPU"),
+        f"{name}: {span_s:.2f} {unit} from {_since(watched, period):.2f} {unit}",
+        f"host     {_rate(host.records, span_s)} records/{unit}, {_rate(total.sends, span_s)} sends/{unit}, "
+        f"{_rate(total.runs, span_s)} runs/{unit}"
+        + ("" if busy is None else f"; reader {busy:.0%} of a CPU"),
         f"lost     {_lost(period, total)}",
     ]
-    if resolution := resolution_text(rate.hz):
-        lines.append(f"TSC      {rate.hz / 1e6:.3f} MHz{resolution}")
+    if not rate.is_known or resolution_text(rate.hz):
+        lines.append(rate_line(watched))
     if watched.feed.emulated:
         lines.append(f"timing   {EMULATED}")
     if host.lost and busy is not None and busy > _BUSY_RATIO:
         lines.append("         the reader cannot keep up; a longer -d does not help, less load does")
     framer = watched.periods.framer
-    if framer.damage_count:
+    if watched.damage_count:
         lines.append(
-            f"damage   {count_of(framer.damage_count, 'place')}, {framer.skipped_bytes:,} bytes skipped"
+            f"damage   {count_of(watched.damage_count, 'place')}, {watched.skipped_bytes:,} bytes skipped"
         )
     if framer.restart_count:
         lines.append(f"restart  {count_of(framer.restart_count, 'restart')} of the TSC; times go on there")
@@ -273,7 +276,7 @@ def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
         lines.append(f"order    {framer.late_count:,} records came too late to be sorted by time")
     if period.pause_cycles:
         lines.append(
-            f"pause    {period.pause_cycles / rate.hz:.3g} s without records was skipped before this"
+            f"pause    {period.pause_cycles / rate.hz:.3g} {unit} without records was skipped before this"
         )
     return lines
 
@@ -321,6 +324,14 @@ def stat_covered(watched: Watched, period: Period) -> list[str]:
     return [*labelled("covered", text, WIDTH), *labelled("known", known, WIDTH)]
 
 
+def rate_line(watched: Watched) -> str:
+    """Return what is known of the TSC's rate; without it, times are in cycles and rates per 10^9 cycles."""
+    rate = watched.feed.rate
+    if not rate.is_known:
+        return "TSC      rate not known (yet): 10^9 cycles (Gc) stand for a second; or give --cpu-hz"
+    return f"TSC      {rate.hz / 1e6:.3f} MHz, {rate.source}{resolution_text(rate.hz)}"[:WIDTH]
+
+
 def stat_line(watched: Watched, period: Period) -> str:
     """Return a period as one line."""
     hz = watched.feed.rate.hz
@@ -332,7 +343,7 @@ def stat_line(watched: Watched, period: Period) -> str:
             f"{since:.2f}" if since < 1000 else f"{since:.0f}",
             _rate(host.records, span_s),
             _rate(total.wakes, span_s),
-            *_tail(total.wake_to_running, hz),
+            *_tail(total.wake_to_running, hz if watched.feed.rate.is_known else None),
             _upcalls(total, span_s),
             _rate(total.sends, span_s),
             _rate(total.forced, span_s),
@@ -352,7 +363,7 @@ def _upcalls(figures: Figures, span_s: float) -> str:
     return f"{_rate(figures.upcalls_least, span_s)}-{_rate(figures.upcalls_most, span_s)}"
 
 
-def _tail(histogram: Histogram, hz: float) -> tuple[str, str]:
+def _tail(histogram: Histogram, hz: float | None) -> tuple[str, str]:
     p50, p99 = (time_text(histogram.quantile(q), hz) for q in (0.5, 0.99))
     return p50, p99
 
