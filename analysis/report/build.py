@@ -22,6 +22,7 @@ from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
+from xtrace.analysis.report.series import Series, distribution_objects, make_series, over_time_object
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.partial import Partial
 from xtrace.analysis.summary.versions import detected
@@ -91,6 +92,10 @@ class Selection:
             and (not self.names or table.name in self.names)
         )
 
+    def vcpu_pairs(self) -> list[tuple[int | None, int]]:
+        """Return the domain, None for any, and the number of each wanted vCPU."""
+        return [(vcpu.domain, vcpu.number) for vcpu in self.vcpus]
+
     def rows(self, table: Columns) -> Columns:
         """Return the rows of the wanted domains and vCPUs; a table without these columns stays whole."""
         if self.domains and "domain" in table:
@@ -138,6 +143,7 @@ class Report:
         coverage: what the trace covers.
         described: the description of each table, by its name.
         findings: what is out of the usual, worst first.
+        series: what is no table: time in slots, and distributions.
         tables: the same as ``columns``, as data frames; pandas is imported when the first one is read.
     """
 
@@ -151,6 +157,7 @@ class Report:
         default_factory=lambda: {table.name: table for table in TABLES}
     )
     findings: Sequence[Finding] = ()
+    series: Series = Series()  # noqa: RUF009 - it is frozen
     tables: Mapping[str, pd.DataFrame] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -254,6 +261,11 @@ def build(
         {name: table.quality for name, table in made.items()},
         covered,
         findings=find_all(evidence, rules, domains=selection.domains, vcpus=selection.vcpus),
+        series=Series()
+        if selection.names
+        else make_series(
+            evidence, sections=selection.sections, domains=selection.domains, vcpus=selection.vcpu_pairs()
+        ),
     )
 
 
@@ -270,6 +282,8 @@ def json_object(report: Report) -> dict[str, Any]:
             }
             for name, columns in report.columns.items()
         },
+        "over_time": over_time_object(report.series),
+        "distributions": distribution_objects(report.series),
     }
 
 

@@ -22,7 +22,8 @@ from xtrace.analysis.report.json_types import (
     ns_of,
     ns_type,
 )
-from xtrace.analysis.report.schema import TRACE_KEYS
+from xtrace.analysis.report.schema import DISTRIBUTIONS_MEANING, OVER_TIME_MEANING, TRACE_KEYS
+from xtrace.analysis.report.series import DISTRIBUTION, OVER_TIME
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 
 Schema = dict[str, Any]
@@ -61,6 +62,12 @@ def report_schema() -> dict[str, Any]:
                     "properties": {table.name: _table(table) for table in TABLES},
                     "dependentRequired": _whole_sections(),
                     "additionalProperties": False,
+                },
+                "over_time": described(OVER_TIME, OVER_TIME_MEANING, Quality.KEY),
+                "distributions": {
+                    "type": "array",
+                    "description": DISTRIBUTIONS_MEANING,
+                    "items": DISTRIBUTION.schema(),
                 },
             }
         ),

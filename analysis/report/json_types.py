@@ -65,7 +65,8 @@ class ValueType:
         elif self.items:
             found |= {"patternProperties": {"^[0-9]+$": self.items.schema()}, "additionalProperties": False}
         if self.keys:
-            found |= closed({key.name: described(key.type, key.meaning, key.quality) for key in self.keys})
+            keys = {key.name: described(key.type, key.meaning, key.quality) for key in self.keys}
+            found = closed(keys) | found
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from textwrap import wrap
 from typing import Any
 
 from xtrace.analysis.coverage.needs import Reach
@@ -11,6 +12,7 @@ from xtrace.analysis.measures.table import MARKS, Column, Quality, Table
 from xtrace.analysis.report.build import SCHEMA_VERSION, TABLES
 from xtrace.analysis.report.delivery_errors import ERRORS
 from xtrace.analysis.report.json_types import FINDING, TRACE_TYPES, ValueType, column_type
+from xtrace.analysis.report.series import DISTRIBUTION, OVER_TIME
 from xtrace.analysis.tables.dom0_only import OF_TRACE
 
 #: The keys of the report's ``trace`` object.
@@ -71,6 +73,14 @@ TRACE_KEYS = {
 }
 
 
+OVER_TIME_MEANING = (
+    "time in slots, in the section runstates: what each pCPU and vCPU did in at most 256 slots of equal "
+    "length, and how long wakes took; in a slot, the parts of a pCPU's and of a vCPU's time add up to its "
+    "length; null where it was not asked for, or where several traces overlap in time, so that they may be "
+    "of several hosts"
+)
+DISTRIBUTIONS_MEANING = "distributions of times, in the section delivery; empty where it was not asked for"
+
 _SCHEMA_FILE = (
     "[report.schema.json](report.schema.json) says the same as a JSON Schema (draft 2020-12), for validators",
     "and code generators; `xtrace.analysis.report_schema()` returns it. It is strict: a key that this",
@@ -86,9 +96,9 @@ def markdown() -> str:
         "# The report as JSON",
         "",
         f"`xtrace report --json` prints one object: `schema_version` ({SCHEMA_VERSION}), `trace`,",
-        "`findings` and `tables`. The version is incremented when a key is removed or changes its meaning;",
-        "new keys may be added at any time. `--csv` and `--parquet` write the tables, one file each. This",
-        "page is printed by `python -m xtrace.analysis.report.schema`.",
+        "`findings`, `tables`, `over_time` and `distributions`. The version is incremented when a key is",
+        "removed or changes its meaning; new keys may be added at any time. `--csv` and `--parquet` write the",
+        "tables, one file each. This page is printed by `python -m xtrace.analysis.report.schema`.",
         "",
         'A table is `{"quality": {column: quality}, "rows": [...]}`. The quality is `exact`, `bounded`,',
         "`inferred`, `modelled`, or `not recorded`, and then the figures are null; columns without one name",
@@ -114,6 +124,12 @@ def markdown() -> str:
         *_heading("key"),
         *_rows_of("findings", FINDING),
     ]
+    for name, meaning, of in (
+        ("over_time", OVER_TIME_MEANING, OVER_TIME),
+        ("distributions", DISTRIBUTIONS_MEANING, DISTRIBUTION),
+    ):
+        sentence = meaning[0].upper() + meaning[1:] + "."
+        lines += ["", f"## {name}", "", *wrap(sentence, 108), "", *_heading("key"), *_rows_of(name, of)]
     for table in TABLES:
         lines += ["", f"## tables.{table.name}", "", f"{table.title}. Section `{table.section}`."]
         if table.bias:
@@ -139,11 +155,12 @@ def _trace_rows() -> Iterator[str]:
 
 
 def _rows_of(name: str, of: ValueType) -> Iterator[str]:
-    """Yield a row for each key of the objects in an array."""
+    """Yield a row for each key of the objects in an array, or of an object."""
+    name += "" if of is OVER_TIME else "[]"
     for key in of.keys:
-        yield _row(f"{name}[].{key.name}", key.type, key.quality, key.meaning)
+        yield _row(f"{name}.{key.name}", key.type, key.quality, key.meaning)
         if key.type.items:
-            yield from _rows_of(f"{name}[].{key.name}", key.type.items)
+            yield from _rows_of(f"{name}.{key.name}", key.type.items)
 
 
 def _column_row(table: Table[Any], column: Column) -> str:

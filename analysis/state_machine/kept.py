@@ -21,7 +21,7 @@ from xtrace.probes.reader.batches import I64
 #: Slots at a time: a power of two.
 SLOTS = 256
 #: Rows of sums, and ``a`` of metrics with single intervals, in a pass; what is over counts with its kind.
-MAX_ROWS = 4096
+MAX_ROWS = 8192
 MAX_EXEMPLARS = 4096
 #: How many intervals are kept of each: the worst, and the sample.
 WORST, SAMPLE = 4, 8
@@ -50,6 +50,9 @@ class Slotted(IntEnum):
     MIGRATIONS = 14  # a = vCPU; cycles on the pCPU that it left
     WINDOWS = 15  # a = vCPU: an event waited for an HVM guest's interrupt window; cycles
     DEPLETED = 16  # a = vCPU: it waited for its budget; cycles
+    PCPU_RUNNING = 17  # a = pCPU; cycles
+    PCPU_LOST = 18  # a = pCPU; cycles
+    BLOCKED = 19  # a = vCPU; cycles
 
 
 #: Rows of those that have no row of their own, one for each kind.
@@ -68,11 +71,13 @@ _KEPT = {
     Metric.RUNNABLE_PREEMPT: Slotted.WAITING | SPREAD | EXEMPLARS,
     Metric.RUNNABLE_OTHER: Slotted.WAITING | SPREAD | EXEMPLARS,
     Metric.OFFLINE: Slotted.OFFLINE | SPREAD | EXEMPLARS,
-    Metric.BLOCKED: EXEMPLARS,
+    Metric.BLOCKED: Slotted.BLOCKED | SPREAD | EXEMPLARS,
     Metric.RUNNABLE_BUDGET: Slotted.DEPLETED | SPREAD | EXEMPLARS,
     Metric.OPEN: EXEMPLARS,
     Metric.RESIDENCE: int(Slotted.MIGRATIONS),
+    Metric.PCPU_RUNNING: Slotted.PCPU_RUNNING | SPREAD,
     Metric.PCPU_IDLE: Slotted.IDLE | SPREAD,
+    Metric.PCPU_LOST: Slotted.PCPU_LOST | SPREAD,
     Metric.WAKE_CAUSE: int(Slotted.WAKES),
     Metric.WAKE_TO_RUNNING: Slotted.LATENCY | EXEMPLARS,
     Metric.SEND_TO_WAKE: Slotted.SENDS_WAKING | EXEMPLARS,

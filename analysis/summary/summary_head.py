@@ -22,7 +22,7 @@ from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 SUFFIX = ".summary"
 #: The ends of a cost interval: least, least and greatest with no cache misses, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")
