@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("analysis", "cli", "probes", "samples", "symbols")
 SAMPLE = "xtrace/samples/xen417-pv-all.bin.xz"
-ALSO = ("xtrace/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json")
+TEMPLATES = ("xtrace/cli/page/templates/page.css", "xtrace/cli/page/templates/page.html")
+ALSO = ("xtrace/py.typed", "xtrace/samples/README.md", SAMPLE, f"{SAMPLE}.json", *TEMPLATES)
 
 
 def faults(path: Path) -> list[str]:

@@ -172,6 +172,16 @@ def one_each(files: Sequence[Path] | None, images: int, option: str) -> list[Pat
 # --- output ------------------------------------------------------------------------------------
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsHtml = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        readable=False,
+        allow_dash=True,
+        metavar="FILE",
+        help="Write one HTML file with figures, to be opened without a network; - is stdout.",
+    ),
+]
 NoPager = Annotated[bool, typer.Option("--no-pager", help="Print at once, without a pager.")]
 NoColor = Annotated[
     bool,

@@ -19,7 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from xtrace.analysis.comparison.figures import FIGURES, HOST_LABEL, LOADS, Figure, Measured, Unit, measure
+from xtrace.analysis.comparison.distributions import GroupTimes, group_times
+from xtrace.analysis.comparison.figures import (
+    BY_NAME,
+    FIGURES,
+    HOST_LABEL,
+    LOADS,
+    Figure,
+    Measured,
+    Unit,
+    measure,
+)
 from xtrace.analysis.comparison.rank_test import (
     ALPHA,
     holm,
@@ -246,6 +256,7 @@ def json_object(diff: Diff) -> dict[str, Any]:
         },
         "warnings": list(diff.warnings),
         "rows": [_row_object(row, units[row.figure.unit], diff.can_tell(row)) for row in diff.changes],
+        "distributions": [_distribution_object(each, diff, time_unit) for each in _distributions(diff)],
     }
 
 
@@ -272,6 +283,33 @@ def _row_object(row: Change, unit: str, can_tell: bool) -> dict[str, Any]:
         "p_together": row.p_together,
         "differs": row.differs,
         "can_tell": can_tell,
+    }
+
+
+def _distributions(diff: Diff) -> list[GroupTimes]:
+    """Return the times from wake to running of the domains that are compared, if both groups have them."""
+    return [
+        group_times(
+            domain, name, [capture.wake_times[domain] for capture in group if domain in capture.wake_times]
+        )
+        for domain in dict.fromkeys(row.domain for row in diff.changes)
+        if all(any(domain in capture.wake_times for capture in group) for group in (diff.old, diff.new))
+        for name, group in (("old", diff.old), ("new", diff.new))
+    ]
+
+
+def _distribution_object(times: GroupTimes, diff: Diff, unit: str) -> dict[str, Any]:
+    figure = BY_NAME["wake_to_running_p50"]
+    return {
+        "domain": times.domain,
+        "group": times.group,
+        "figure": "wake_to_running",
+        "quality": str(_quality(figure, diff.old if times.group == "old" else diff.new)),
+        "unit": unit,
+        "count": times.count,
+        **times.quantiles,
+        "upto": times.upto.tolist(),
+        "upto_counts": times.upto_counts.tolist(),
     }
 
 
@@ -320,6 +358,7 @@ def _renamed(capture: Measured, names: Mapping[str, str]) -> Measured:
         capture,
         values=dict(zip(labels, capture.values.values(), strict=True)),
         vcpu_counts={names.get(label, label): count for label, count in capture.vcpu_counts.items()},
+        wake_times={names.get(label, label): times for label, times in capture.wake_times.items()},
     )
 
 

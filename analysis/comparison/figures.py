@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.comparison.distributions import Times, times_of
 from xtrace.analysis.coverage.coverage import Coverage, coverage_of
 from xtrace.analysis.coverage.needs import (
     ENTRIES,
@@ -205,6 +206,7 @@ class Measured:
         is_part: only a window of its trace was counted.
         ids: of the domains, by label.
         coverage: what the capture covers.
+        wake_times: from wake to running, by the label of the domain.
     """
 
     name: str
@@ -217,6 +219,7 @@ class Measured:
     is_part: bool = False
     ids: Mapping[str, int] = field(default_factory=dict)
     coverage: Coverage | None = None
+    wake_times: Mapping[str, Times] = field(default_factory=dict)
 
     def lacks(self, figure: Figure) -> list[Records]:
         """Return the kinds of records that a figure needs and the capture does not have."""
@@ -234,8 +237,10 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         found = clock.estimate(summary.partial.pairs)
         rate = found.hz if found else None
     coverage = coverage_of(summary.partial, rate)
-    sums = Sums(_confirmed(summary, coverage), rate)
+    confirmed = _confirmed(summary, coverage)
+    sums = Sums(confirmed, rate)
     labels = labels_of(sums.domains.tolist(), summary.origin.domains)
+    times = times_of(confirmed.partial, rate)
     recorded = [
         figure
         for figure in FIGURES
@@ -260,6 +265,11 @@ def measure(summary: Summary, hz: float | None = None) -> Measured:
         bool(summary.origin.window),
         dict(zip(labels, sums.domains.tolist(), strict=True)),
         coverage,
+        {
+            label: times[domain]
+            for label, domain in zip(labels, sums.domains.tolist(), strict=True)
+            if domain in times
+        },
     )
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import I64, Array, Columns
+from xtrace.analysis.columns import I64, Columns
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
-from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 #: Distributions of a figure, those with the most values first.
@@ -62,20 +62,6 @@ def distributions(measures: Measures, wanted: Callable[[int], bool] = lambda key
     return found + _by(tallies, buckets, ("a", "b"), "send_to_wake", wanted)
 
 
-def of_domains(partial: Partial) -> dict[int, tuple[I64, I64]]:
-    """Return upto_cycles and upto_counts of wake to running, over all vCPUs of each guest."""
-    tallies, buckets = (_of(rows, Metric.WAKE_TO_RUNNING) for rows in (partial.tallies, partial.buckets))
-    tallies = tallies.having(domain=domain_of(tallies["a"]))
-    buckets = buckets.having(domain=domain_of(buckets["a"]))
-    return {
-        domain: _points(
-            buckets.where(buckets["domain"] == domain),
-            int(tallies["max_cycles"][tallies["domain"] == domain].max()),
-        )
-        for domain in sorted(set(tallies["domain"].tolist()) - {IDLE_DOMAIN, DEFAULT_DOMAIN})
-    }
-
-
 def _of(rows: Columns, metric: Metric) -> Columns:
     return rows.where(rows["metric"] == int(metric))
 
@@ -106,12 +92,19 @@ def _points(buckets: Columns, greatest: int) -> tuple[I64, I64]:
     _, upto = bucket_bounds(counted["bucket"])
     counts = np.cumsum(counted["count"])
     upto = np.minimum(upto, greatest)
-    kept = _kept(np.log2(np.maximum(upto, 1)), -np.log10(1 - (counts - 0.5) / counts[-1]))
+    kept = kept_points(upto, counts)
     return upto[kept], counts[kept]
 
 
-def _kept(times: npt.NDArray[np.float64], tails: npt.NDArray[np.float64]) -> Array:
-    """Return which points are a step away from the last one that is kept, in either direction."""
+def kept_points(upto: npt.NDArray[Any], counts: I64) -> npt.NDArray[np.bool_]:
+    """Return which points of a distribution are a step away from the last one that is kept, or the last.
+
+    Args:
+        upto: ascending times.
+        counts: int64, values that are at most so long; the last one is their number.
+    """
+    times = np.log2(np.maximum(upto, 1))
+    tails = -np.log10(1 - (counts - 0.5) / counts[-1])
     kept = np.zeros(len(times), bool)
     time = tail = -np.inf
     for place, (here, above) in enumerate(zip(times.tolist(), tails.tolist(), strict=True)):

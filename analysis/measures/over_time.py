@@ -91,7 +91,7 @@ class OverTime:
         begin_cycles: int64 [slots], from the trace's first record on.
         length_cycles: int64 [slots].
         first_tsc: of the trace's first record.
-        folded_count: keys that were too many for slots of their own; rows of theirs are missing.
+        folded_count: keys that were too many for slots of their own; their rows are missing.
     """
 
     slot_cycles: int

@@ -143,7 +143,7 @@ class Report:
         coverage: what the trace covers.
         described: the description of each table, by its name.
         findings: what is out of the usual, worst first.
-        series: what is no table: time in slots, and distributions.
+        series: time in slots, and distributions.
         tables: the same as ``columns``, as data frames; pandas is imported when the first one is read.
     """
 

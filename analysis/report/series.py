@@ -1,4 +1,4 @@
-"""The parts of a report that are no tables: time in slots, and distributions; as JSON, and their types."""
+"""The parts of a report beside its tables: time in slots, and distributions; as JSON, and their types."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, NoColor, SymbolFiles, one_each, renamed, seconds
+from xtrace.cli.options import AsHtml, AsJson, DebugFiles, NoColor, SymbolFiles, one_each, renamed, seconds
 from xtrace.cli.terminal.progress import share
 from xtrace.cli.terminal.style import put as _put
 from xtrace.cli.terminal.style import tell
@@ -52,6 +52,7 @@ def calibrate(
     ns: Annotated[bool, typer.Option("--ns", help="Show nanoseconds instead of TSC cycles.")] = False,
     no_color: NoColor = False,
     json: AsJson = False,
+    html: AsHtml = None,
     symbols: SymbolFiles = None,
     debug: DebugFiles = None,
     old_seconds: Annotated[float | None, renamed("--seconds", "--duration", parser=_DURATION)] = None,
@@ -73,17 +74,24 @@ def calibrate(
     from xtrace.analysis.calibrate.run import calibrate as measure
     from xtrace.probes.errors import TraceError
 
+    page = None
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        page = PageFile(html, [] if image is None else [image])
     settings = Settings(QUICK_S if quick else duration if duration is not None else USUAL_S, cpu, seed)
     guest = None if image is None else _guest(image, symbol_file, debug_file)
     with share("measuring") as progress:
         found = measure(settings, guest, progress)
     if output is not None:
         _write(output, found)
+    if page is not None:
+        page.write_calibration(found)
     if json:
         from xtrace.probes.timing.calibration import text_of
 
         typer.echo(text_of(found))
-    else:
+    elif page is None:
         from xtrace.cli.render.calibration import print_calibration
 
         print_calibration(_put, found, {} if guest is None else _names(guest), ns=ns)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xtrace.cli.help import Command
-from xtrace.cli.options import DOMAIN_FORMS, AsJson, CpuHz, NoColor, NoPager, offered, one_of
+from xtrace.cli.options import DOMAIN_FORMS, AsHtml, AsJson, CpuHz, NoColor, NoPager, offered, one_of
 from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import bar
 from xtrace.cli.terminal.style import put, tell
@@ -106,6 +106,7 @@ def diff(
     no_pager: NoPager = False,
     no_color: NoColor = False,
     json: AsJson = False,
+    html: AsHtml = None,
 ) -> None:
     """Compare captures, or groups of repeated captures: what changed by more than chance explains.
 
@@ -115,6 +116,11 @@ def diff(
     old, new = _groups(captures)
     gates = [_gate(text) for text in fail_above or ()]
     _must_have_traces([*old, *new])
+    page = None
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        page = PageFile(html, [*old, *new])
     from xtrace.analysis.loading.reading import Reading
     from xtrace.analysis.loading.summaries import Loading
 
@@ -133,9 +139,11 @@ def diff(
         domains=domain or (),
         renamed=dict(_pair(text) for text in renamed or ()),
     )
+    if page is not None:
+        page.write_diff(found)
     if json:
         typer.echo(json_text(found))
-    else:
+    elif page is None:
         from xtrace.cli.render.diff import print_diff
 
         with paged(wanted=not no_pager):

@@ -12,6 +12,7 @@ import typer
 
 from xtrace import samples
 from xtrace.cli.options import (
+    AsHtml,
     AsJson,
     CpuHz,
     DomainNames,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.request import GuestCounters, GuestImage, UnfencedCapture
     from xtrace.analysis.summary.summary_file import Summary
+    from xtrace.cli.page.write import PageFile
 
 #: The option that a field of a request comes from.
 _OPTIONS = {
@@ -195,6 +197,7 @@ def report(
     no_color: NoColor = False,
     strict: Strict = False,
     json: AsJson = False,
+    html: AsHtml = None,
     csv: Annotated[
         Path | None,
         typer.Option(readable=False, metavar="DIR", help="Write one CSV file per table into DIR."),
@@ -226,9 +229,10 @@ def report(
     if require is not None:
         parsed(event_masks)(require)
     _must_be_findings(fail_on_finding or [])
-    if only_findings and (csv or parquet or section):
+    if only_findings and (csv or parquet or html or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
-    on_terminal = not (json or csv or parquet)
+    on_terminal = not (json or csv or parquet or html)
+    page = _page(html, files, kernel, calibration)
     has_cost = bool(kernel or calibration or rates or unfenced)
     request = ReportRequest(
         paths=files or [samples.path()],
@@ -259,12 +263,14 @@ def report(
         write_summary(found.summary, summary)
         tell(f"summary written to {summary}")
     _export(found.report, csv, parquet)
+    names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
+    if page is not None:
+        page.write_report(found.report, names, _path(files), calibration)
     if json:
         from xtrace.analysis.report.build import json_text
 
         typer.echo(json_text(found.report))
     elif on_terminal and summary is None:
-        names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
         with paged(wanted=not no_pager):
             _print(
                 found.report,
@@ -277,6 +283,19 @@ def report(
                 brief=not section,
             )
     _fail_on(found.report, fail_on_finding or [])
+
+
+def _page(
+    html: Path | None, files: list[Path] | None, kernels: list[str] | None, calibration: Path | None
+) -> PageFile | None:
+    """Return the page to write; its inputs are hashed while they are read."""
+    if html is None:
+        return None
+    from xtrace.cli.page.write import PageFile
+
+    images = [_image(text) for text in kernels or ()]
+    more = [*(image.path for image in images), *([calibration] if calibration else [])]
+    return PageFile(html, [*(files or [samples.path()]), *more], images)
 
 
 def _refuse_lacking(whole: Summary, required: str | None) -> None:

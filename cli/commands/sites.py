@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, DebugFiles, NoColor, NoPager, SymbolFiles, one_each
+from xtrace.cli.options import AsHtml, AsJson, DebugFiles, NoColor, NoPager, SymbolFiles, one_each
 from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import waiting
 from xtrace.cli.terminal.style import put as _put
 
 if TYPE_CHECKING:
+    from xtrace.cli.page.write import PageFile
     from xtrace.symbols.listing.compare import Comparison
     from xtrace.symbols.sites.model import Site, SiteTable
 
@@ -69,6 +70,7 @@ def sites(
     no_pager: NoPager = False,
     no_color: NoColor = False,
     json: AsJson = False,
+    html: AsHtml = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per site.")] = False,
 ) -> None:
     """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.
@@ -79,7 +81,12 @@ def sites(
     images = [image] if new_image is None else [image, new_image]
     debug_files = one_each(debug, len(images), "--debug")
     symbol_files = one_each(symbols, len(images), "--symbols")
-    _check_usage(images, explain=explain, json=json, csv=csv, wide=wide)
+    _check_usage(images, explain=explain, json=json, csv=csv, wide=wide, html=html is not None)
+    page = None
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        page = PageFile(html, images)
     with waiting("looking for sites"):
         tables = [_read(*files, lines=lines) for files in zip(images, symbol_files, debug_files, strict=True)]
     if explain is not None:
@@ -92,8 +99,8 @@ def sites(
         from xtrace.symbols.listing.compare import compare
 
         found = compare(*tables)
-    with paged(wanted=not no_pager):
-        _put_out(tables, found, only, json=json, csv=csv, wide=wide)
+    with paged(wanted=not no_pager and page is None):
+        _put_out(tables, found, only, json=json, csv=csv, wide=wide, page=page)
     if any(_has(site, reason) for site in tables[-1].sites for reason in fail_on or ()):
         raise typer.Exit(FOUND)
 
@@ -105,11 +112,12 @@ def _check_usage(
     json: bool,
     csv: bool,
     wide: bool,
+    html: bool,
 ) -> None:
-    if explain is not None and (len(images) == 2 or json or csv or wide):
+    if explain is not None and (len(images) == 2 or json or csv or wide or html):
         raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
-    if json + csv + wide > 1:
-        raise typer.BadParameter("choose one", param_hint="--json/--csv/--wide")
+    if json + csv + wide + html > 1:
+        raise typer.BadParameter("choose one", param_hint="--json/--csv/--wide/--html")
 
 
 def _read(image: Path, symbols: Path | None, debug: Path | None, *, lines: bool) -> SiteTable:
@@ -127,6 +135,7 @@ def _put_out(
     json: bool,
     csv: bool,
     wide: bool,
+    page: PageFile | None,
 ) -> None:
     from dataclasses import replace
 
@@ -145,7 +154,10 @@ def _put_out(
                 if _is_shown(change.old, only) or _is_shown(change.new, only)
             ),
         )
-    if json:
+    if page is not None:
+        old = tables[0] if found else None
+        page.write_sites(export.json_object(table, shown, old, found), old)
+    elif json:
         import json as codec
 
         old = tables[0] if found else None

@@ -14,6 +14,7 @@ from xtrace import samples
 HEAVY = {
     "elftools",
     "iced_x86",
+    "jinja2",
     "llvmlite",
     "lz4",
     "numba",
@@ -52,6 +53,7 @@ MAY_IMPORT: list[tuple[list[str], set[str]]] = [
     (["report", "--from", "1s", "--domain", "1", TRACE], LOOPS),
     (["report", "--kernel", f"1={IMAGE}", TRACE], LOOPS | {"elftools", "iced_x86"}),
     (["report", "--section", "cost", "--kernel", f"1={IMAGE}", TRACE], LOOPS | {"elftools", "iced_x86"}),
+    (["report", "--html", "-", TRACE], LOOPS | {"jinja2"}),
     (["diff", "--no-keep", TRACE, TRACE], LOOPS),
     (["sites", IMAGE], {"elftools", "iced_x86", "numpy"}),
 ]

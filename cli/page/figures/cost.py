@@ -1,0 +1,210 @@
+"""What does each fence cost, with hot caches and with misses?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xtrace.cli.page import plots
+from xtrace.cli.page.figure import Column, Figure, PageTable, Row
+from xtrace.cli.page.scales import Signed, signed_around
+from xtrace.cli.page.tables import Tables
+from xtrace.cli.page.words import cell_text, name_text
+from xtrace.probes.words import scaled
+
+MOST_SITES = 60
+_ENDS = ("low", "hot_low", "hot", "high")
+
+
+def costs(tables: Tables) -> list[Figure]:
+    """Return the figures on what fences cost: by domain, and by site."""
+    return [figure for figure in (_by_domain(tables), _by_site(tables)) if figure is not None]
+
+
+def sentence(tables: Tables) -> str:
+    """Return the sentence on the removable fences of each domain; empty where none is priced."""
+    said = []
+    for row in tables.rows("cost_domains"):
+        if row["part"] != "removable" or row["cost_hot_ratio"] is None:
+            continue
+        least, hot_least, hot, most = (
+            cell_text("cost_ratio", row[f"cost_{end}_ratio"], None) for end in _ENDS
+        )
+        said.append(
+            f"{tables.domain(row['domain'])}: the removable fences take {hot_least} to {hot} of its "
+            f"running time with hot caches, {least} to {most} if caches miss (modelled)"
+        )
+    return ". ".join(said)
+
+
+def _by_domain(tables: Tables) -> Figure | None:
+    rows = [
+        (place, row)
+        for place, row in enumerate(tables.rows("cost_domains"))
+        if _is_priced(row, "cost", "ratio")
+    ]
+    if not rows:
+        return None
+    values = [
+        100 * row[f"cost_{end}_ratio"]
+        for _, row in rows
+        for end in _ENDS
+        if row[f"cost_{end}_ratio"] is not None
+    ]
+    scale = signed_around(values, 0.1)
+    return Figure(
+        "cost-domains",
+        "What fences cost each domain",
+        "Share of the domain's running time, in percent. The solid part holds with hot caches; the hatched "
+        "one is the range over all contexts, with misses. Left of the line at zero the fences save time. "
+        "What is removable could be saved at most.",
+        tables=[
+            _forest(
+                tables,
+                "cost_domains",
+                rows,
+                [("domain", "domain"), ("part", "verdict")],
+                ("cost", "ratio"),
+                scale,
+                percent=True,
+            )
+        ],
+        legend=_LEGEND,
+        details=[
+            tables.page_table(
+                "cost_domains",
+                [
+                    ("domain", "domain"),
+                    ("part", "verdict"),
+                    ("site_count", "sites"),
+                    ("execution_low_per_s", "least/s"),
+                    ("execution_high_per_s", "most/s"),
+                    *((f"cost_{end}_ratio", end.replace("_", " ")) for end in _ENDS),
+                    ("bound", "bounded by"),
+                ],
+                "Cost by domain and verdict",
+            )
+        ],
+    )
+
+
+def _by_site(tables: Tables) -> Figure | None:
+    rows = [
+        (place, row)
+        for place, row in enumerate(tables.rows("cost_sites"))
+        if _is_priced(row, "added", "cycles")
+    ]
+    if not rows:
+        return None
+    shown = rows[:MOST_SITES]
+    values = [
+        row[f"added_{end}_cycles"]
+        for _, row in shown
+        for end in _ENDS
+        if row[f"added_{end}_cycles"] is not None
+    ]
+    more = f" {len(rows) - len(shown):,} cheaper sites are not drawn." if len(rows) > len(shown) else ""
+    return Figure(
+        "cost-sites",
+        "What each fence adds to one execution",
+        "TSC cycles added by the fences of a site. The solid part holds with hot caches, the hatched range "
+        "over all contexts, with misses." + more,
+        tables=[
+            _forest(
+                tables,
+                "cost_sites",
+                shown,
+                [("place", "site"), ("fence", "fence"), ("part", "verdict")],
+                ("added", "cycles"),
+                signed_around(values, 10.0),
+            )
+        ],
+        legend=_LEGEND,
+        details=[
+            tables.page_table(
+                "cost_sites",
+                [
+                    ("domain", "domain"),
+                    ("address", "address"),
+                    ("place", "site"),
+                    ("kind", "kind"),
+                    ("fence", "fence"),
+                    ("part", "verdict"),
+                    ("execution_low_per_s", "least/s"),
+                    ("execution_high_per_s", "most/s"),
+                    *((f"added_{end}_cycles", end.replace("_", " ")) for end in _ENDS),
+                    ("priced_by", "priced by"),
+                    ("executions_rule", "executions known by"),
+                ],
+                "Sites with their executions and prices",
+            )
+        ],
+    )
+
+
+_LEGEND = (("bar hot", "hot caches"), ("bar miss", "all contexts, with cache misses"))
+
+
+def _is_priced(row: dict[str, Any], prefix: str, unit: str) -> bool:
+    return row[f"{prefix}_hot_low_{unit}"] is not None and row[f"{prefix}_hot_{unit}"] is not None
+
+
+def _forest(
+    tables: Tables,
+    name: str,
+    rows: list[tuple[int, dict[str, Any]]],
+    labels: list[tuple[str, str]],
+    figure: tuple[str, str],
+    scale: Signed,
+    *,
+    percent: bool = False,
+) -> PageTable:
+    prefix, unit = figure
+    keys = [f"{prefix}_{end}_{unit}" for end in _ENDS]
+    factor = 100.0 if percent else 1.0
+    suffix = "%" if percent else ""
+    table_rows = []
+    for place, row in rows:
+        low, hot_low, hot, high = (row[key] for key in keys)
+        marks = []
+        if low is not None:
+            end = scale.high if high is None else high * factor
+            marks.append(plots.span(scale, low * factor, end, "miss", (keys[0], keys[3]), 8))
+        marks.append(plots.span(scale, hot_low * factor, hot * factor, "hot", (keys[1], keys[2]), 12))
+        said = [_label(tables, key, row) for key, _ in labels]
+        cells = [*said, plots.row(scale, *marks)]
+        cells += [_figure(tables, key, row[key]) for key in keys]
+        table_rows.append(Row(cells, place))
+    return PageTable(
+        (
+            *(Column(key, label, is_text=True) for key, label in labels),
+            Column(
+                "",
+                plots.axis(
+                    scale,
+                    lambda value: (
+                        f"{scaled(value) if abs(value) >= 1 or not value else f'{value:g}'}{suffix}"
+                    ),
+                ),
+                is_plot=True,
+            ),
+            *(
+                Column(key, label, tables.quality(name, key))
+                for key, label in zip(keys, ("least", "hot", "to", "most"), strict=True)
+            ),
+        ),
+        table_rows,
+        "Cost",
+        f"tables.{name}.rows.{{i}}.{{k}}",
+        class_="plot forest",
+    )
+
+
+def _label(tables: Tables, key: str, row: dict[str, Any]) -> str:
+    return tables.domain(row["domain"]) if key == "domain" else name_text(row[key])
+
+
+def _figure(tables: Tables, key: str, value: float | None) -> str:
+    """Return a price; cycles of one execution are few, so they stay cycles."""
+    if value is None:
+        return "\N{EN DASH}"
+    return tables.text(key, value) if key.endswith("_ratio") else f"{value:.1f}"

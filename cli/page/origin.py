@@ -1,0 +1,82 @@
+"""How a page was made: the command, the versions, and the files that it was made from, with their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrace import __version__
+from xtrace.cli.page.words import name_text
+
+#: Files of a capture's folder that are hashed; and how much is read at a time.
+_MOST_FILES = 40
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file that the page was made from."""
+
+    name: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a page was made."""
+
+    command: str
+    made_by: str
+    files: Sequence[InputFile]
+
+
+class Hashing:
+    """Hashes files in a thread, while they are also read for the page.
+
+    Args:
+        paths: files and folders; ``-`` is standard input, which cannot be read again.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._files: list[InputFile] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def origin(self) -> Origin:
+        """Return how the page was made; wait for the hashes."""
+        self._thread.join()
+        words = ["xtrace", *sys.argv[1:]]
+        command = " ".join(shlex.quote(name_text(word, 400)) for word in words)
+        made_by = f"xtrace {__version__}, Python {platform.python_version()}"
+        return Origin(command, made_by, self._files)
+
+    def _run(self) -> None:
+        for path in self._paths:
+            if str(path) == "-":
+                self._files.append(InputFile("-", "standard input: no hash"))
+                continue
+            inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+            for each in inside[:_MOST_FILES]:
+                name = str(each.relative_to(path.parent)) if path.is_dir() else str(each)
+                self._files.append(InputFile(name_text(name, 200), _hash(each)))
+
+
+def _hash(path: Path) -> str:
+    """Return size and SHA-256 of a file; why not, where it cannot be read."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        return f"cannot be read again: {error.strerror}"
+    return f"{size:,} bytes, SHA-256 {digest.hexdigest()}"

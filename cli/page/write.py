@@ -1,0 +1,146 @@
+"""Write the page of a command to a file: the one function for each command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtrace.cli.page.document import MOST_BYTES, document
+from xtrace.cli.page.figure import Page
+from xtrace.cli.page.origin import Hashing
+from xtrace.cli.page.tables import MOST_ROWS
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.analysis.comparison.compare import Diff
+    from xtrace.analysis.report.build import Report
+    from xtrace.analysis.report.request import GuestImage
+    from xtrace.probes.timing.calibration import Calibration
+    from xtrace.symbols.sites.model import SiteTable
+
+#: Stands for standard output.
+STDOUT = "-"
+#: Rows of a table on a page that would be too great with MOST_ROWS.
+_FEW_ROWS = 20
+
+
+class PageFile:
+    """A page that is to be written; what it is made from is hashed meanwhile.
+
+    Args:
+        target: the file; ``-`` is standard output.
+        inputs: the files that the page will be made from.
+        images: those of guests' kernels, and the domains that run them.
+
+    Raises:
+        TraceError: the file cannot be written.
+    """
+
+    def __init__(self, target: Path, inputs: Sequence[Path], images: Sequence[GuestImage] = ()) -> None:
+        if str(target) != STDOUT:
+            _must_be_writable(target)
+        self._target, self._images = target, images
+        self._hashing = Hashing(inputs)
+
+    def write_report(self, report: Report, names: Sequence[str], path: str, calibration: Path | None) -> None:
+        """Write the page of a report.
+
+        Args:
+            names: of the traces.
+            path: of the trace, for the commands of findings; empty where there is no single one.
+            calibration: file of what fences cost, if the report used one.
+        """
+        from xtrace.analysis.report.build import json_object
+        from xtrace.cli.page.report_page import report_page
+
+        found = json_object(report)
+        data: dict[str, Any] = {"report.json": found}
+        more: dict[str, Any] = {}
+        if calibration is not None:
+            more["calibration"] = data["calibration.json"] = _calibration(calibration)
+        if self._images:
+            more["images"] = data["sites.json"] = [_image(each) for each in self._images]
+        whole = {**found, **more}
+        self._put(lambda most_rows: report_page(whole, names, path, most_rows), data)
+
+    def write_diff(self, diff: Diff) -> None:
+        """Write the page of a comparison."""
+        from xtrace.analysis.comparison.compare import json_object
+        from xtrace.cli.page.diff_page import diff_page
+
+        found = json_object(diff)
+        self._put(lambda _: diff_page(found), {"diff.json": found})
+
+    def write_sites(self, found: Mapping[str, Any], old: SiteTable | None = None) -> None:
+        """Write the page of an image's sites.
+
+        Args:
+            found: what ``--json`` prints of them.
+            old: of the old image, if two are compared.
+        """
+        from xtrace.cli.page.sites_page import sites_page
+        from xtrace.symbols.listing.export import site_object
+
+        before = [] if old is None else [site_object(site) for site in old.sites]
+        self._put(lambda _: sites_page(found, before), {"sites.json": found})
+
+    def write_calibration(self, calibration: Calibration) -> None:
+        """Write the page of a calibration."""
+        from xtrace.cli.page.calibration_page import calibration_page
+        from xtrace.probes.timing.calibration import text_of
+
+        found = json.loads(text_of(calibration))
+        self._put(lambda _: calibration_page(found), {"calibration.json": found})
+
+    def _put(self, page_with: Callable[[int], Page], data: Mapping[str, Any]) -> None:
+        """Write a page; ``page_with``: makes it, with at most that many rows in a table."""
+        origin = self._hashing.origin()
+        text = document(page_with(MOST_ROWS), data, origin)
+        if len(text.encode()) > MOST_BYTES:
+            text = document(page_with(_FEW_ROWS), {}, origin)
+        if str(self._target) == STDOUT:
+            sys.stdout.write(text)
+            return
+        handle, scratch = tempfile.mkstemp(dir=self._target.parent, suffix=".html.part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(scratch).chmod(0o666 & ~_umask())
+            Path(scratch).replace(self._target)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+
+def _must_be_writable(target: Path) -> None:
+    if target.is_dir():
+        raise TraceError(f"--html {target}: is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        raise TraceError(f"--html {target}: the folder {target.parent} does not exist")
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _calibration(path: Path) -> Any:
+    from xtrace.probes.timing.calibration import read, text_of
+
+    return json.loads(text_of(read(path)))
+
+
+def _image(image: GuestImage) -> dict[str, Any]:
+    """Return the sites of an image as ``xtrace sites --json`` prints them, and the domain that runs it."""
+    from xtrace.symbols.image.image import open_image
+    from xtrace.symbols.listing.export import json_object
+    from xtrace.symbols.sites.finder import find_sites
+
+    table = find_sites(open_image(image.path))
+    return {"domain": str(image.domain), **json_object(table, table.sites)}
