@@ -5,6 +5,7 @@ usage: .venv/bin/python docs/pictures.py
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from builders import made_pages, reported  # noqa: E402 - from tests/
-from builders.big_host import big_report  # noqa: E402
+from builders import made_pages  # noqa: E402 - from tests/
+from builders.big_host import trace  # noqa: E402
 from builders.made_pages import SAMPLES  # noqa: E402
 from peer.chromium_run import Look, seen  # noqa: E402
 
 FOLDER = ROOT / "docs" / "page"
+_COST = (
+    "report", "--kernel", "1=own-lfence.elf", "--rates", "1=xen417-own-lfence.d1.log.xz", "--calibration",
+    "calibration.json", "xen417-own-lfence.bin.xz",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -28,10 +33,15 @@ def main() -> None:
     if pngquant is None:
         sys.exit("pictures.py: pngquant is missing: apt-get install pngquant")
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         scratch = Path(name)
+        made_pages.write_repetitions(scratch)
+        made_pages.write_prices(scratch / "calibration.json")
+        (scratch / "busy.bin").write_bytes(trace())
+        for path in (*SAMPLES.glob("xen417-own-lfence.*"), SAMPLES / "own-lfence.elf"):
+            (scratch / path.name).symlink_to(path)
         pages = {
-            _written(scratch, "sample", _bundled()): (
+            _page("sample", "report"): (
                 _look("sample", 1000),
                 _look("dark", 1000, "dark"),
                 _look("wide", 1600),
@@ -39,9 +49,9 @@ def main() -> None:
                 _look("paper", 1000, media="print"),
                 _look("readme", 1000, part="#bursts, #timeline"),
             ),
-            _written(scratch, "cost", made_pages.cost().text): (_look("cost", 1000),),
-            _written(scratch, "diff", made_pages.repetitions().text): (_look("diff", 1000),),
-            _written(scratch, "big", big_report()): (_look("big", 1600),),
+            _page("cost", *_COST): (_look("cost", 1000),),
+            _page("diff", "diff", "old", "new"): (_look("diff", 1000),),
+            _page("big", "report", "--cpu-hz", "2.6G", "busy.bin"): (_look("big", 1600),),
         }
         seen(pages, scratch)
     for picture in sorted(FOLDER.glob("*.png")):
@@ -49,18 +59,15 @@ def main() -> None:
         sys.stdout.write(f"{picture.relative_to(ROOT)}: {picture.stat().st_size:,} bytes\n")
 
 
-def _bundled() -> str:
-    return reported.printed("report", "--html", "-", str(SAMPLES / "xen417-pv-all.bin.xz"))
+def _page(name: str, *arguments: str) -> Path:
+    """Run a command that writes a page; return the page's path."""
+    command = [sys.executable, "-P", "-m", "xtrace", *arguments, "--html", f"{name}.html"]
+    subprocess.run(command, check=True)
+    return Path.cwd() / f"{name}.html"
 
 
 def _look(name: str, width: int, scheme: str = "light", media: str = "screen", part: str = "") -> Look:
     return Look(width, scheme, media, picture=str(FOLDER / f"{name}.png"), part=part)
-
-
-def _written(folder: Path, name: str, text: str) -> Path:
-    path = folder / f"{name}.html"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 if __name__ == "__main__":

@@ -70,13 +70,15 @@ def document(page: Page, data: Mapping[str, Any], origin: Origin) -> str:
             downloads=[(each.name, each.link, each.said) for each in downloads],
         )
 
-    bare = made(
+    if downloads := _downloads(data, MOST_BYTES):
+        whole = made(downloads, "All figures of this page, and more, as JSON (gzip):")
+        if len(whole.encode()) <= MOST_BYTES:
+            return whole
+    return made(
         [],
         "The JSON of this page is not in it, because the file would be greater than 1 MB; the command below, "
         "with --json instead of --html, prints it.",
     )
-    downloads = _downloads(data, MOST_BYTES - len(bare.encode()))
-    return made(downloads, "All figures of this page, and more, as JSON (gzip):") if downloads else bare
 
 
 def _downloads(data: Mapping[str, Any], most_bytes: int) -> list[_Download]:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+#: Marks this far apart have room for their labels on a phone, as a share of the width.
+_APART = 0.3
+
 
 class Scale(Protocol):
     """An axis."""
@@ -113,7 +116,9 @@ class Signed:
         for sign, end in ((-1, -self.low), (1, self.high)):
             power = first
             while 10.0**power <= end * 1.0001:
-                found.append((sign * 10.0**power, 10.0 ** (power + 1) > end))
+                value = sign * 10.0**power
+                is_last = 10.0 ** (power + 1) > end
+                found.append((value, is_last and abs(self.at(value) - self.at(0)) >= _APART))
                 power += 1
         return sorted(found)
 

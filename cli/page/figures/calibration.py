@@ -46,11 +46,11 @@ def calibration(found: Mapping[str, Any], source: str) -> list[Figure]:
         figures.append(
             Figure(
                 "calibration",
-                "What fences cost on this host",
+                "What a fence costs, by what is in flight",
                 "TSC cycles that a fence adds to one execution: the median, and the larger side of its 95 % "
                 "interval; a stronger colour is more. Rows are fences, columns what is in flight before "
                 "them: on the left with hot caches, on the right of the line with cache misses. A question "
-                "mark: the interval is not as tight as was asked for. Measured on this host.",
+                "mark: the interval is not as tight as was asked for. Measured by xtrace calibrate.",
                 panels=panels,
                 is_wide=True,
             )

@@ -100,7 +100,7 @@ def _strip(sites: Sequence[Mapping[str, Any]], axis: _Axis) -> Markup:
     deepest = min(max((len(each) for _, each in stacks), default=1), _MOST_STACKED)
     ground = deepest * _DOT + 12
     marks = [svg.element("line", x1="0", x2="100%", y1=ground, y2=ground, class_="zero")]
-    named = -1.0
+    named = roomy = -1.0
     for place, stack in stacks:
         for level, site in enumerate(stack[:_MOST_STACKED]):
             name = look(site)
@@ -113,7 +113,10 @@ def _strip(sites: Sequence[Mapping[str, Any]], axis: _Axis) -> Markup:
             marks.append(svg.text(place, 8, f"+{len(stack) - _MOST_STACKED}", "tick"))
         if place - named >= _NAME_GAP and stack[0]["symbol"]:
             anchor = "end" if place > 0.85 else "start"
-            marks.append(svg.text(place, ground + 14, name_text(stack[0]["symbol"], 24), "tick", anchor))
+            has_room = place - roomy >= 3 * _NAME_GAP
+            roomy = place if has_room else roomy
+            class_ = "tick" if has_room else "tick minor"
+            marks.append(svg.text(place, ground + 14, name_text(stack[0]["symbol"], 24), class_, anchor))
             named = place
     return svg.element(
         "svg", *marks, class_="map", width="100%", height=ground + 20, role="img", aria_label="map of sites"

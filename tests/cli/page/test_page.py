@@ -22,6 +22,7 @@ from builders.made_pages import FENCED, IMAGE, OTHER_IMAGE, SAMPLES
 from builders.made_sites import fence, site, table
 from builders.read_page import parsed
 from xtrace.cli.main import main
+from xtrace.cli.page.origin import MOST_HASHED, Hashing
 from xtrace.cli.page.write import PageFile
 from xtrace.symbols.listing.export import json_object
 
@@ -156,6 +157,23 @@ def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
     assert section.one("pre").text == f"xtrace {' '.join(words)}"
     assert hashlib.sha256(BUNDLED.read_bytes()).hexdigest() in section.text
     assert f"{BUNDLED.stat().st_size:,} bytes" in section.text
+
+
+def test_of_a_great_file_the_first_part_is_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "great.bin"
+    with path.open("wb") as file:
+        file.write(b"begin")
+        file.truncate(MOST_HASHED + 1)
+    (found,) = Hashing([path]).origin().files
+    expected = hashlib.sha256(b"begin" + bytes(MOST_HASHED - 5)).hexdigest()
+    assert found.said == f"{MOST_HASHED + 1:,} bytes, SHA-256 of the first 64 MiB (head -c 64M) {expected}"
+
+
+def test_a_fifo_is_not_read_for_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    (found,) = Hashing([path]).origin().files
+    assert found.said == "not a file: no hash"
 
 
 def test_data_that_do_not_fit_are_left_out_with_a_line() -> None:
