@@ -34,11 +34,12 @@ def report_page(
     ]
     subject = name_text(", ".join(names[:3]), 160) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     figures, lists = _figures(found, tables, named), _lists(found)
+    said = [*_findings(found, path, tables.hz), *_missing(found["trace"]), *_not_drawn(found, figures)]
     return Page(
         "xtrace report",
         subject,
         _facts(found["trace"], tables),
-        [*_findings(found, path, tables.hz), *_missing(found["trace"])],
+        said,
         figures,
         _sentence(found, tables),
         lists,
@@ -207,6 +208,16 @@ def _missing(trace: Mapping[str, Any]) -> list[Said]:
         said.append(f"The file is damaged in {trace['damage_count']:,} places.")
     notes = [Said("remark", name_text(note, 400)) for note in trace["notes"]]
     return [*(Said("missing", text) for text in said), *notes]
+
+
+def _not_drawn(found: Mapping[str, Any], figures: Sequence[Figure]) -> list[Said]:
+    """Return why there is no timeline, or no figure at all."""
+    said = []
+    if found["over_time"] is None and "pcpus" in found["tables"] and found["trace"]["files"] > 1:
+        said.append("No timeline: the traces overlap in time, so they may be of several hosts.")
+    if not figures:
+        said.append("There is no figure of what was asked for and recorded; the data have its tables.")
+    return [Said("remark", text) for text in said]
 
 
 def _lists(found: Mapping[str, Any]) -> list[tuple[str, str, PageTable]]:

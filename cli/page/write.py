@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrace.cli.page.document import MOST_BYTES, document
 from xtrace.cli.page.figure import Page
-from xtrace.cli.page.origin import Hashing
+from xtrace.cli.page.origin import Hashing, Origin
 from xtrace.cli.page.tables import MOST_ROWS
 from xtrace.probes.errors import TraceError
 
@@ -99,10 +99,7 @@ class PageFile:
 
     def _put(self, page_with: Callable[[int], Page], data: Mapping[str, Any]) -> None:
         """Write a page; ``page_with``: makes it, with at most that many rows in a table."""
-        origin = self._hashing.origin()
-        text = document(page_with(MOST_ROWS), data, origin)
-        if len(text.encode()) > MOST_BYTES:
-            text = document(page_with(_FEW_ROWS), {}, origin)
+        text = page_text(page_with, data, self._hashing.origin())
         if str(self._target) == STDOUT:
             sys.stdout.write(text)
             return
@@ -115,6 +112,14 @@ class PageFile:
         except BaseException:
             Path(scratch).unlink(missing_ok=True)
             raise
+
+
+def page_text(page_with: Callable[[int], Page], data: Mapping[str, Any], origin: Origin) -> str:
+    """Return a page of at most MOST_BYTES; ``page_with``: makes it, with up to N rows in a table."""
+    text = document(page_with(MOST_ROWS), data, origin)
+    if len(text.encode()) > MOST_BYTES:
+        text = document(page_with(_FEW_ROWS), {}, origin)
+    return text
 
 
 def _must_be_writable(target: Path) -> None:

@@ -115,7 +115,8 @@ def ecdf(
         name,
         title,
         f"{what} The height is the share of values that are at most so long, stretched towards the top so "
-        f"that each nine of the tail has the same room. A line ends at the greatest value.{pale}{more}",
+        f"that each nine of the tail has the same room. A line ends at the greatest value.{pale}{more} "
+        f"Times: {shown[0].quality}.",
         drawing,
         details=details,
         legend=[

@@ -69,7 +69,7 @@ def heat_map(found: Mapping[str, Any], hz: float | None) -> Figure | None:
         "Time runs to the right, the time from wake to running upwards, in powers of two of TSC cycles. The "
         f"stronger the colour, the more wakes ran then after that long, from 1 to {most:,}. A burst is a "
         "column that reaches up. Grey stripes, as high as the share of the pCPUs' time that the trace does "
-        "not cover.",
+        f"not cover. Counts: {found['quality']['wake_to_running']}.",
         drawing,
         details=[_table(found, slots)],
     )

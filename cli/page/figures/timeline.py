@@ -17,8 +17,11 @@ from xtrace.cli.page.words import vcpu_label
 MOST_PCPUS, MOST_VCPUS = 24, 24
 _LANE, _THIN = 24, 4
 _LEVELS = 6
-#: Domains with a thin row each, those that waited most; shares of waiting from which on a colour is stronger.
-MOST_DOMAINS = 130
+#: Thin rows for pCPUs, and for domains: those that waited most.
+MOST_THIN, MOST_DOMAINS = 160, 130
+#: From this many fields on, two slots share one.
+_MOST_FIELDS = 24_000
+#: Shares of waiting from which on a colour is stronger.
 _WAITING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 #: Thin rows from one label to the next.
 _LABELLED = 10
@@ -88,10 +91,11 @@ def timeline(
         f"{len(slots.begins)} slots of {tables.text('slot_cycles', found['slot_cycles'])}. In a lane running "
         "time grows from the bottom and waiting for a pCPU hangs from the top; between them is idle or "
         "blocked time. "
-        + ("Of the pCPUs, each thin row is one, of a stronger colour where it ran more. " if many else "")
+        + (f"{_thin_row(len(pcpus))}, of a stronger colour where it ran more. " if many else "")
         + "Striped: offline (wide), lost or not known (narrow)."
         + (" Dotted lines: moments of the findings with that number." if moments else "")
-        + folded,
+        + folded
+        + _known(found),
         drawing,
         details=[
             tables.page_table("pcpus", _PCPU_COLUMNS, "pCPUs over the whole trace"),
@@ -109,6 +113,15 @@ def timeline(
             ("area unknown", "lost or not known"),
         ),
     )
+
+
+def _known(found: Mapping[str, Any]) -> str:
+    """Return how the lanes are known, and what is missing from them."""
+    quality = found["quality"]
+    said = f" pCPUs: {quality['pcpus']}; vCPUs: {quality['vcpus']}."
+    if found["folded_count"]:
+        said += f" For {found['folded_count']:,} sums there was no room: their time counts as not known."
+    return said
 
 
 _PCPU_COLUMNS = [
@@ -212,17 +225,29 @@ def _lane(label: str, drawing: Markup) -> list[Markup]:
 
 
 def _dense(pcpus: Sequence[dict[str, Any]], slots: Slots, marks: Markup) -> list[Markup]:
-    """Return one drawing of many pCPUs: a thin row each, of a stronger colour where it ran more."""
+    """Return one drawing of many pCPUs in thin rows, of a stronger colour where they ran more."""
+    size = _pcpus_per_row(len(pcpus))
     rows = []
-    for each in pcpus:
+    for begin in range(0, len(pcpus), size):
+        mine = pcpus[begin : begin + size]
         row = []
-        for running, lost, unknown, length in zip(
-            each["running_cycles"], each["lost_cycles"], each["unknown_cycles"], slots.lengths, strict=True
-        ):
-            hidden = (lost + unknown) * 2 > length
-            row.append(-1 if hidden else -(-running * _LEVELS // length) if running * 100 > length else 0)
-        rows.append((f"p{each['pcpu']}", row))
+        for at, length in enumerate(slots.lengths):
+            whole = length * len(mine)
+            running = sum(each["running_cycles"][at] for each in mine)
+            hidden = sum(each["lost_cycles"][at] + each["unknown_cycles"][at] for each in mine)
+            level = -(-running * _LEVELS // whole) if running * 100 > whole else 0
+            row.append(-1 if hidden * 2 > whole else level)
+        rows.append((f"p{mine[0]['pcpu']}", row))
     return [*_group("pCPUs: running"), *_thin(rows, slots, marks, _THIN)]
+
+
+def _thin_row(count: int) -> str:
+    size = _pcpus_per_row(count)
+    return "A thin row is a pCPU" if size == 1 else f"A thin row is {size} pCPUs"
+
+
+def _pcpus_per_row(count: int) -> int:
+    return -(-count // MOST_THIN)
 
 
 def _domains(vcpus: Sequence[dict[str, Any]], tables: Tables, slots: Slots, marks: Markup) -> list[Markup]:
@@ -254,14 +279,21 @@ def _thin(
     rows: Sequence[tuple[str, Sequence[int]]], slots: Slots, marks: Markup, height: int
 ) -> list[Markup]:
     """Return a drawing of rows of levels, -1 for what is not known; each tenth row has a label."""
-    cells: dict[str, list[tuple[int, int, int, int]]] = {}
+    # A line as thick as the row takes a third of the bytes of a rectangle.
+    lines: dict[str, list[str]] = {}
+    step = 1 if len(rows) * len(slots.lengths) <= _MOST_FIELDS else 2
     for at, (_, row) in enumerate(rows):
-        for level, first, last in runs(row):
-            x = slots.edges[first]
+        y = at * height + height // 2
+        # Of two slots in one field, the stronger colour counts.
+        fields = [max(row[place : place + step]) for place in range(0, len(row), step)]
+        for level, first, last in runs(fields):
+            x, end = slots.edges[first * step], slots.edges[min((last + 1) * step, len(row))]
             name = "unknown" if level < 0 else f"heat l{min(level, _LEVELS)}"
-            cells.setdefault(name, []).append((x, at * height, slots.edges[last + 1] - x, height))
+            lines.setdefault(name, []).append(f"M{x} {y}h{end - x}")
     whole = len(rows) * height
-    paths = [svg.element("path", d=svg.cells(each), class_=name) for name, each in sorted(cells.items())]
+    paths = [
+        svg.element("path", d="".join(each), class_=f"thin {name}") for name, each in sorted(lines.items())
+    ]
     labels = [
         svg.text(1, at * height + 8, label, "tick", "end")
         for at, (label, _) in enumerate(rows)

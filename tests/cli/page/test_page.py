@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -23,7 +25,8 @@ from builders.made_sites import fence, site, table
 from builders.read_page import parsed
 from xtrace.cli.main import main
 from xtrace.cli.page.origin import MOST_HASHED, Hashing
-from xtrace.cli.page.write import PageFile
+from xtrace.cli.page.report_page import report_page
+from xtrace.cli.page.write import PageFile, page_text
 from xtrace.symbols.listing.export import json_object
 
 BUNDLED = SAMPLES / "xen417-pv-all.bin.xz"
@@ -97,6 +100,57 @@ def test_a_host_of_130_pcpus_and_400_vcpus_stays_readable() -> None:
     described = page.one("p", id="timeline-text").text
     drawn = len(list(page.one("div", class_="timeline").all("svg", class_="lane"))) - 2
     assert f"{VCPUS - drawn:,} vCPUs" in described
+
+
+def test_a_page_is_below_1_mb_for_any_host() -> None:
+    """Hundreds of pCPUs, vCPUs, domains and rows, all as noisy as can be, and long names for all of them."""
+    found = copy.deepcopy(made_pages.report(BUNDLED).json)
+    chance = random.Random(2)
+    time = found["over_time"]
+    lengths = time["length_cycles"] = [1 << 20] * 256
+    time["begin_cycles"] = [slot << 20 for slot in range(256)]
+
+    def noise(*names: str) -> dict[str, list[int]]:
+        return {
+            f"{name}_cycles": [chance.randrange(length // len(names)) for length in lengths] for name in names
+        }
+
+    time["pcpus"] = [{"pcpu": number, **noise("running", "idle", "lost", "unknown")} for number in range(700)]
+    time["vcpus"] = [
+        {
+            "domain": number // 4,
+            "vcpu": number % 4,
+            **noise("running", "waiting", "blocked", "offline", "unknown"),
+        }
+        for number in range(1200)
+    ]
+    time["wake_to_running"] = [
+        {"least_cycles": 1 << power, "counts": [chance.randrange(999) for _ in lengths]}
+        for power in range(1, 40)
+    ]
+    found["trace"]["domains"] = {str(number): "n" * 5000 for number in range(300)}
+    for name in ("wakes", "wakers", "upcalls", "vcpu_states", "irqs", "pcpus"):
+        rows = found["tables"][name]["rows"]
+        found["tables"][name]["rows"] = [
+            {
+                **rows[number % len(rows)],
+                **({"domain": number // 4, "vcpu": number % 4} if "vcpu" in rows[0] else {}),
+            }
+            for number in range(3000)
+        ]
+    one = found["distributions"][0]
+    found["distributions"] = [
+        {**one, "domain": number, "upto_counts": [count + number for count in one["upto_counts"]]}
+        for number in range(512)
+    ]
+    found["findings"] = found["findings"] * 400
+    text = page_text(
+        lambda most: report_page(found, ["x" * 9000] * 50, "y" * 9000, most),
+        {"report.json": found},
+        Hashing([]).origin(),
+    )
+    assert 300_000 < len(text.encode()) < 1_000_000
+    parsed(text)
 
 
 def test_hostile_names_are_text_and_visible() -> None:
