@@ -84,7 +84,7 @@ HELPS = {
             Example("xtrace report --domain web --json t.bin", "one domain, for a program"),
         ),
         "3 if --require or --fail-on-finding applies",
-        ("section", "full", "list_", "legend", "only_findings", "domain", "vcpu", "begin", "json"),
+        ("section", "full", "list_", "legend", "only_findings", "domain", "vcpu", "json", "html"),
     ),
     "dump": Help(
         (
@@ -109,7 +109,7 @@ HELPS = {
             Example("xtrace diff --keep old/ new/ --all", "all metrics; the next time is fast"),
         ),
         "3 if --fail-above applies, 1 if that cannot be decided",
-        ("metric", "domain", "renamed", "every", "sort", "fail_above", "keep", "json"),
+        ("metric", "domain", "renamed", "every", "sort", "fail_above", "keep", "json", "html"),
     ),
     "sites": Help(
         (
@@ -118,7 +118,7 @@ HELPS = {
             Example("xtrace sites --explain splx+0x12 netbsd", "why no upcall is lost"),
         ),
         "3 if --fail-on applies",
-        ("only", "fail_on", "explain", "wide", "debug", "symbols", "json", "csv"),
+        ("only", "fail_on", "explain", "wide", "debug", "symbols", "json", "html", "csv"),
     ),
     "calibrate": Help(
         (
@@ -127,7 +127,7 @@ HELPS = {
             Example("xtrace calibrate --quick --ns", "5 s, in ns"),
         ),
         "1 also where the host is emulated or too noisy for a figure",
-        ("output", "force", "quick", "duration", "cpu", "ns", "json", "symbols"),
+        ("output", "force", "quick", "duration", "cpu", "ns", "json", "html", "symbols"),
     ),
 }
 _INDENT = "  "
