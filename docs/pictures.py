@@ -41,7 +41,7 @@ def main() -> None:
         for path in (*SAMPLES.glob("xen417-own-lfence.*"), SAMPLES / "own-lfence.elf"):
             (scratch / path.name).symlink_to(path)
         pages = {
-            _page("sample", "report"): (
+            _page("sample", "report", folder=ROOT): (
                 _look("sample", 1000),
                 _look("dark", 1000, "dark"),
                 _look("wide", 1600),
@@ -59,11 +59,14 @@ def main() -> None:
         sys.stdout.write(f"{picture.relative_to(ROOT)}: {picture.stat().st_size:,} bytes\n")
 
 
-def _page(name: str, *arguments: str) -> Path:
-    """Run a command that writes a page; return the page's path."""
+def _page(name: str, *arguments: str, folder: Path | None = None) -> Path:
+    """Run a command that writes a page, in a folder; return the page's path."""
     command = [sys.executable, "-P", "-m", "xtrace", *arguments, "--html", f"{name}.html"]
-    subprocess.run(command, check=True)
-    return Path.cwd() / f"{name}.html"
+    path = Path.cwd() / f"{name}.html"
+    subprocess.run(command, check=True, cwd=folder)
+    if folder is not None:
+        (folder / path.name).rename(path)
+    return path
 
 
 def _look(name: str, width: int, scheme: str = "light", media: str = "screen", part: str = "") -> Look:

@@ -22,6 +22,8 @@ _OVER_TIME_NEEDS: Mapping[str, tuple[Quality, tuple[Records, ...], Reach]] = {
     "vcpus": (Quality.EXACT, (RUNSTATES,), Reach.VCPU),
     "wake_to_running": (Quality.EXACT, (SWITCHES, RUNSTATES), Reach.VCPU),
 }
+#: A count of what is in the trace, while a time of a state may be greater than what was recorded.
+_WAKES = "wake_to_running"
 _FIGURE_NEEDS: Mapping[str, tuple[Quality, tuple[Records, ...], Reach]] = {
     "wake_to_running": (Quality.EXACT, (SWITCHES, RUNSTATES), Reach.VCPU),
     "send_to_wake": (Quality.INFERRED, (SWITCHES, RUNSTATES, ENTRIES), Reach.VCPU),
@@ -67,6 +69,7 @@ def make_series(
     found = Series()
     if not sections or OVER_TIME_SECTION in sections:
         quality = _qualities(evidence, _OVER_TIME_NEEDS, "running_cycles")
+        quality |= _qualities(evidence, {_WAKES: _OVER_TIME_NEEDS[_WAKES]}, "wake_to_running_count")
         made = over_time(evidence.measures, evidence.slots, wanted)
         found = replace(found, over_time=_recorded(made, quality), over_time_quality=quality)
     if not sections or DISTRIBUTIONS_SECTION in sections:

@@ -67,8 +67,16 @@ class Hashing:
                 continue
             inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
             for each in inside[:_MOST_FILES]:
-                name = str(each.relative_to(path.parent)) if path.is_dir() else str(each)
+                name = str(each.relative_to(path.parent)) if path.is_dir() else short_path(str(each))
                 self._files.append(InputFile(name_text(name, 200), _hash(each)))
+
+
+def short_path(path: str) -> str:
+    """Return a path from the current folder on if it is below that, otherwise as it is."""
+    below = Path(path)
+    if below.is_absolute() and below.is_relative_to(Path.cwd()):
+        return str(below.relative_to(Path.cwd()))
+    return path
 
 
 def _hash(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrace.cli.page.document import MOST_BYTES, document
 from xtrace.cli.page.figure import Page
-from xtrace.cli.page.origin import Hashing, Origin
+from xtrace.cli.page.origin import Hashing, Origin, short_path
 from xtrace.cli.page.tables import MOST_ROWS
 from xtrace.probes.errors import TraceError
 
@@ -66,7 +66,7 @@ class PageFile:
         if self._images:
             more["images"] = data["sites.json"] = [_image(each) for each in self._images]
         whole = {**found, **more}
-        self._put(lambda most_rows: report_page(whole, names, path, most_rows), data)
+        self._put(lambda most_rows: report_page(whole, names, short_path(path), most_rows), data)
 
     def write_diff(self, diff: Diff) -> None:
         """Write the page of a comparison."""
