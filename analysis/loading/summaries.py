@@ -92,7 +92,8 @@ class Loading:
         from xtrace.analysis.loading.passes import read as read_trace
 
         groups = pieces.recordings(list(read.items()))
-        pieces.told(groups, len(self._paths), self._tell)
+        recorded = sum(collected.facts.windows > 0 for collected in read.values())
+        pieces.told(groups, recorded, self._tell)
         self.later_pieces = {path for group in groups for path in group[1:]}
         return {
             group[0]: read_trace(Pieces([str(path) for path in group]), strict=self._strict)

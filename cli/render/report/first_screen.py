@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
 
 _NOTES, _FINDINGS = 4, 6
+#: Up to this many facts out of the usual and findings, facts have two lines: the second says what to do.
+_LONG_NOTES = 6
 
 
 def print_first_screen(put: Put, report: Report, names: Sequence[str], *, window: str = "") -> None:
@@ -59,7 +61,12 @@ def _head(report: Report, names: Sequence[str], window: str) -> Iterator[Line]:
     notes = [fact for fact in facts(report) if not fact.is_usual and fact.text != EMULATED]
     shown = notes if len(notes) <= _NOTES else notes[: _NOTES - 1]
     for fact in shown:
-        yield _labelled(fact.label, fact.text), Style.NOTE
+        lines = labelled(fact.label, fact.text, width())
+        most = 2 if len(notes) + len(report.findings) <= _LONG_NOTES else 1
+        kept = [*lines[: most - 1], "".join(lines[most - 1 : most])]
+        if len(lines) > most:
+            kept[-1] = cut(f"{kept[-1]} {lines[most].strip()}", width())
+        yield from ((line, Style.NOTE) for line in kept if line)
     if len(notes) > len(shown):
         yield _labelled("", f"{len(notes) - len(shown)} more such lines: --full"), Style.NOTE
 

@@ -32,7 +32,9 @@ def test_lines_add_up_to_the_report(path: Path) -> None:
         if name == "wake_count":
             # stat counts those, too, whose vCPU may have been awake.
             expected += sum(row["wake_of_unknown_count"] for row in rows(path, "wakes"))
-        assert sum(line["total"][name] for line in lines) == expected
+        found = sum(line["total"][name] for line in lines)
+        # The report leaves out irets before which no event can have been pending.
+        assert found >= expected if name == "upcall_most_count" else found == expected
     assert all("vcpus" not in line for line in lines)
 
 
