@@ -66,6 +66,7 @@ class Column:
         heading: on a terminal; None leaves the column out there.
         needs: kinds of records without which there is no figure; None stands for those of the table.
         reach: which pCPUs' records it is made from; None stands for that of the table.
+        blurred_without: kinds of records without which it is inferred at best; None stands for the table's.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Column:
     heading: str | None = None
     needs: tuple[Records, ...] | None = None
     reach: Reach | None = None
+    blurred_without: tuple[Records, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Table(Generic[Given]):
         takes: the type of the pipeline's argument.
         needs: kinds of records that the columns need, unless they say otherwise.
         reach: which pCPUs' records the columns are made from, unless they say otherwise.
-        blurred_without: kinds of records without which the columns are inferred at best.
+        blurred_without: kinds of records without which the columns are inferred at best, unless they say
+            otherwise.
     """
 
     name: str
@@ -177,7 +180,8 @@ class Table(Generic[Given]):
         if self._crosses_pcpus(column) and not coverage.has_all_pcpus:
             # A bound is one of what is in the trace.
             return not (is_exact and self.reach_of(column) is Reach.VCPU and column.name in _OF_PARTS)
-        is_unlike = coverage.holds(self.blurred_without) is not Held.FULLY
+        without = self.blurred_without if column.blurred_without is None else column.blurred_without
+        is_unlike = coverage.holds(without) is not Held.FULLY
         return is_unlike or (is_exact and is_part and column.name.endswith(_SAMPLED))
 
     def _is_least(self, column: Column, rows: Columns, coverage: Coverage) -> bool:

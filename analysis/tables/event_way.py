@@ -42,6 +42,8 @@ _STATISTICS = ("count", "p50_cycles", "p99_cycles")
 _OF_WAKES = (SWITCHES, RUNSTATES)
 _OF_PV = (PV, RUNSTATES, SWITCHES)
 _OF_HVM = (HANDLERS, EXITS, RUNSTATES)
+#: As those of the tables of event delivery.
+_OF_DELIVERY = (EVENTS, ENTRIES, RUNSTATES)
 
 
 def event_way(measures: Measures) -> Columns:
@@ -103,13 +105,19 @@ def _of_guests(vcpus: Array) -> Array:
 
 
 def _stage(
-    prefix: str, quality: Quality, meaning: str, needs: tuple[Records, ...], reach: Reach = Reach.VCPU
+    prefix: str,
+    quality: Quality,
+    meaning: str,
+    needs: tuple[Records, ...],
+    reach: Reach = Reach.VCPU,
+    blurred_without: tuple[Records, ...] | None = None,
 ) -> tuple[Column, ...]:
     """Return the columns of a stage."""
+    shared = None, needs, reach, blurred_without
     return (
-        Column(f"{prefix}_count", _EXACT, f"{meaning}: how many were measured", None, needs, reach),
+        Column(f"{prefix}_count", _EXACT, f"{meaning}: how many were measured", *shared),
         *(
-            Column(f"{prefix}_{name}", quality, f"{meaning}, {name.partition('_')[0]}", None, needs, reach)
+            Column(f"{prefix}_{name}", quality, f"{meaning}, {name.partition('_')[0]}", *shared)
             for name in _STATISTICS[1:]
         ),
     )
@@ -162,15 +170,17 @@ TABLES = (
                 "mark_to_entry",
                 _EXACT,
                 "first PENDING since the upcall before, to UPCALL or to the VM entry after an INJECT",
-                (EVENTS, ENTRIES),
+                _OF_DELIVERY,
                 Reach.HOST,
+                (ENTRIES,),
             ),
             *_stage(
                 "entry_to_iret",
                 _EXACT,
                 "UPCALL to the iret with its frame (PV guests)",
-                (EVENTS, ENTRIES, PV),
+                (*_OF_DELIVERY, PV),
                 Reach.HOST,
+                (ENTRIES,),
             ),
         ),
         needs=(RUNSTATES,),

@@ -7,8 +7,8 @@ from dataclasses import replace
 from builders.cut import packed
 from oracle.reader import RawRecord, frame
 
-#: Event ids without their last 12 bits.
-_DELIVERY = 0x804
+#: Event ids of event delivery without their last 12 bits.
+DELIVERY = 0x804
 _CALLS = (0x20100D, 0x20200E)
 _IRET, _OP_MASK = 23, 0xF_FFFF
 
@@ -18,7 +18,7 @@ def stripped(data: bytes) -> bytes:
     return packed(
         [
             replace(
-                window, records=tuple(_plain(raw) for raw in window.records if raw.event >> 12 != _DELIVERY)
+                window, records=tuple(_plain(raw) for raw in window.records if raw.event >> 12 != DELIVERY)
             )
             for window in frame(data).windows
         ]

@@ -389,10 +389,6 @@ def test_bounded_figures_contain_those_of_the_whole_trace(sample: str, limit: in
     assert not bounded_wrong(found)
 
 
-#: Of dom0, they allow for as many of the recorder's interrupts as the file has windows that can cause one.
-OF_WINDOWS = ("upcall_most_count", "upcall_most_per_s")
-
-
 def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
     """Return table, column, key, bound and right value of the bounds that do not hold."""
     wrong: list[tuple[object, ...]] = []
@@ -410,8 +406,6 @@ def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
                 continue  # there is no bound
             if not {"unknown", "lost"}.isdisjoint(key):
                 continue  # what is left of the span, whose other parts are lower bounds
-            if column.name in OF_WINDOWS and key[0] == 0:
-                continue
             if _RUNNABLE[0] in key:
                 right = sum(by_key.get((*key[:-1], state), 0) for state in _RUNNABLE)
             low, high = (right, value) if is_upper else (value, right)
