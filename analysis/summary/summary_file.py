@@ -236,6 +236,7 @@ def _read(archive: zipfile.ZipFile) -> Summary:
             }
         )
     _check_histograms(made["tallies"], made["buckets"])
+    _check_slots(made["slots"])
     _check_keys(made["dom0_tallies"], made["dom0_buckets"])
     if not len(made["facts"]):
         raise ValueError("facts has no row")
@@ -289,6 +290,17 @@ def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:
         if column.min() < low or column.max() > high:
             raise ValueError(f"{name} is {column.min()} to {column.max()}, allowed is {low} to {high}")
     return column
+
+
+def _check_slots(slots: Columns) -> None:
+    """Raise ValueError where slots of time differ in length, or end after any TSC."""
+    if not len(slots):
+        return
+    shift = int(slots["shift"].max())
+    if int(slots["shift"].min()) != shift:
+        raise ValueError("slots of several lengths")
+    if int(slots["slot"].max()) > (1 << 62) - 1 >> shift:
+        raise ValueError("a slot is after all times")
 
 
 def _check_keys(tallies: Columns, buckets: Columns) -> None:

@@ -25,7 +25,7 @@ import re
 import struct
 from array import array
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import islice
 
@@ -66,7 +66,7 @@ _MAX_MESSAGE_TRIES = 64
 RECENT_WINDOWS = 4096
 #: Places where offsets change that are remembered.
 _MAX_BREAKS = 1 << 16
-#: Windows after a possible jump of the TSC that are asked to confirm it.
+#: Windows of each other pCPU, after a possible jump of the TSC, among which one of the same pCPU is sought.
 _WITNESSES = 2
 _MOST_WITNESS_BYTES = 16 << 20
 
@@ -174,6 +174,7 @@ class WholeWindows:
         self.given_bytes = self.taken_bytes = self.windows = 0
         self.last = array("q", [-1]) * MAX_PCPUS
         self.greatest = array("q", [-1])
+        self._highest = -1  # the greatest TSC before restarts
         self.recent: deque[tuple[int, int, int, int]] = deque(maxlen=RECENT_WINDOWS)
         # The first windows with a TSC, of the file and after restarts: one that is there again begins a
         # recording that is appended.
@@ -474,7 +475,7 @@ class WholeWindows:
         """Return why the TSCs of a window cannot be right, "" if they can, None if that is not known yet."""
         if scan.first < 0 and scan.is_steady:
             return REPEATED if self._run is not None and (pcpu, size, -1, -1) in self.recent else ""
-        before, greatest = self.last[pcpu], self.greatest[0]
+        before, greatest = self.last[pcpu], self._reference(pcpu)
         if is_after(scan.first, scan.last, before, greatest) and scan.is_steady:
             return ""
         tscs = self._tscs(at, end)
@@ -485,29 +486,46 @@ class WholeWindows:
         reason, far = fault_in(tscs, before, greatest)
         if reason or far < 0:
             return reason
-        return self._fault_of_jump(end, far, len([tsc for tsc in tscs if tsc >= far]))
+        return self._fault_of_jump(end, pcpu, far, tscs)
 
-    def _fault_of_jump(self, end: int, far: int, count: int) -> str | None:
-        """Ask the next windows whether the TSC has jumped to ``far``, where ``count`` records are."""
+    def _reference(self, pcpu: int) -> int:
+        """Return the TSC that those of a pCPU may be a little after, -1 without.
+
+        One that is not known to have restarted with the others, or is ahead of them, may go on where it was.
+        """
+        greatest = self.greatest[0]
+        return greatest if 0 <= self.last[pcpu] <= greatest else max(greatest, self._highest)
+
+    def _fault_of_jump(self, end: int, pcpu: int, far: int, tscs: list[int]) -> str | None:
+        """Ask the next windows whether the TSC has jumped to ``far``, or the pCPU's is ahead of the others.
+
+        Where none of its pCPU shows that, a pCPU's first window does, if it is there as a whole.
+        """
         begin = end
-        witnesses = _WITNESSES
-        while witnesses and end - begin < _MOST_WITNESS_BYTES:
+        count = len([tsc for tsc in tscs if tsc >= far])
+        is_first = self.last[pcpu] < 0 and count == len(tscs) > 1
+        seen: Counter[int] = Counter()
+        while end - begin < _MOST_WITNESS_BYTES:
             if len(self._buffer) - end < WINDOW_HEADER_BYTES:
                 if not self._is_over:
                     return None
                 break
             if self._header_fault(end):
                 break
-            at, end = end, end + WINDOW_HEADER_BYTES + _HEADER.unpack_from(self._buffer, end)[2]
+            _, other, size = _HEADER.unpack_from(self._buffer, end)
+            at, end = end, end + WINDOW_HEADER_BYTES + size
             if end > len(self._buffer) and not self._is_over:
                 return None
-            tscs = [tsc for tsc in self._tscs(at, end) if tsc <= MAX_TSC]
-            if tscs and max(tscs) >= far - FAR_CYCLES:
+            found = [tsc for tsc in self._tscs(at, end) if tsc <= MAX_TSC]
+            if found and max(found) >= far - FAR_CYCLES:
                 return ""
-            if tscs:
+            if found:
                 count = 0
-                witnesses -= 1
-        return "" if count > 1 else "the TSC of its last record is far after all others"
+                is_first = is_first and other != pcpu
+                seen[other] += 1
+                if other == pcpu or seen[other] > _WITNESSES:
+                    break
+        return "" if count > 1 or is_first else "the TSC of its last record is far after all others"
 
     def _tscs(self, at: int, end: int) -> list[int]:
         """Return the TSCs of a window's whole records."""
@@ -549,6 +567,8 @@ class WholeWindows:
         if last >= 0:
             if (last < self.last[pcpu] or self.greatest[0] < 0) and len(self._firsts) < RECENT_WINDOWS:
                 self._firsts.add(row)
+            if last < max(self.last[pcpu], first):
+                self._highest = max(self._highest, self.greatest[0], first)
             if last < self.last[pcpu]:
                 self.greatest[0] = last  # the TSC restarts
             self.last[pcpu] = last
@@ -689,7 +709,7 @@ class WholeWindows:
         _, pcpu, size = _HEADER.unpack_from(self._buffer, at)
         tscs = tscs_in(array("I", mended))
         if tscs:
-            reason, far = fault_in(tscs, self.last[pcpu], self.greatest[0])
+            reason, far = fault_in(tscs, self.last[pcpu], self._reference(pcpu))
             if reason or far >= 0 or tscs != sorted(tscs) or tscs[0] < self.last[pcpu]:
                 return False
         self._note(window[0], "text in a window", count, is_hole=False)

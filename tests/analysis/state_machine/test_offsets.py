@@ -15,6 +15,7 @@ from builders.restarted import halves
 from builders.shifted import offsets, shifted
 from xtrace.analysis.state_machine.one_pass import collect
 from xtrace.analysis.summary.partial import Partial, partial_of
+from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.writer import pack_record, pack_window
 
 SAMPLES = Path(__file__).parents[3] / "samples"
@@ -57,13 +58,20 @@ def test_more_pcpus_than_the_machines_begin_with(tmp_path: Path) -> None:
     assert_same(data, {pcpu: 1000 * pcpu for pcpu in range(80)}, tmp_path)
 
 
-@pytest.mark.parametrize(("tsc", "by", "expected"), [(100, -200, 1), (0, 200, 0), (1 << 63, -5, 1 << 63)])
-def test_no_offset_makes_a_tsc_damage_or_right(tsc: int, by: int, expected: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tsc", "by", "expected"), [(100, -200, 1), (0, 200, 3200)])
+def test_no_offset_makes_a_tsc_damage(tsc: int, by: int, expected: int, tmp_path: Path) -> None:
+    found = collect(two_records(tmp_path / "trace", tsc), tsc_offsets=offsets({0: by}))
+    assert found.segments[0].first_tsc == expected
+
+
+@pytest.mark.parametrize("tsc", [1 << 62, 1 << 63])
+def test_no_offset_makes_a_tsc_right(tsc: int, tmp_path: Path) -> None:
+    """The window is left out, and there is no other."""
+    with pytest.raises(TraceError, match="a TSC is out of range at offset 0"):
+        collect(two_records(tmp_path / "trace", tsc), tsc_offsets=offsets({0: -5}))
+
+
+def two_records(path: Path, tsc: int) -> Path:
     body = b"".join(pack_record(0x21101, each, (1 << 16,)) for each in (tsc, tsc + 3000))
-    path = tmp_path / "trace"
     path.write_bytes(pack_window(0, body))
-    found = collect(path, tsc_offsets=offsets({0: by}))
-    if expected >= 1 << 62:
-        assert found.facts.backward_tsc_count == 2
-    else:
-        assert found.segments[0].first_tsc == (expected or 3000 + by)
+    return path

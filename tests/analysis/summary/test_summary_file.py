@@ -268,6 +268,8 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "no such bucket": lambda m: with_column(m, "buckets/bucket", first(1 << 40)),
     "negative bucket": lambda m: with_column(m, "buckets/bucket", first(-1)),
     "negative count": lambda m: with_column(m, "buckets/count", first(-1)),
+    "a slot after all times": lambda m: with_column(m, "slots/slot", first(1 << 62)),
+    "slots of several lengths": lambda m: with_column(m, "slots/shift", first(3)),
     "huge count": lambda m: with_column(m, "tallies/count", first(1 << 62)),
     "negative loss": lambda m: with_column(m, "dom0_facts/dropped", first(-1)),
     "no such metric": lambda m: with_column(m, "tallies/metric", first(-5)),
