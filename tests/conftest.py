@@ -15,6 +15,9 @@ import leftovers
 
 ROOT = Path(__file__).parents[1]
 
+# What a command prints depends on it; tests of other terminals set their own.
+os.environ["TERM"] = "xterm-256color"
+
 # Deadlines and slow draws only measure how busy the machine is.  Not Hypothesis's profile for CI, whose
 # examples never change.
 hypothesis.settings.register_profile(

@@ -585,6 +585,9 @@ class TraceReader:
             self.facts.damages = self._whole.damages
             self.facts.damage_count = self._whole.damage_count
             self.facts.skipped_bytes = self._whole.skipped_bytes
+            # Of a last window that is cut, only whole records were passed on.
+            left = self._whole.taken_bytes - self._whole.given_bytes - self._whole.skipped_bytes
+            self.facts.tail_bytes += max(left, 0)
         if self._holes is not None:
             self.facts.hole_count, self.facts.hole_cycles = self._holes.count, self._holes.cycles
             self.facts.holes = self._holes.found
