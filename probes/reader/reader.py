@@ -50,7 +50,7 @@ from xtrace.probes.reader.read_facts import ReadFacts
 from xtrace.probes.reader.restarts import RestartWatch
 from xtrace.probes.reader.rounds import Rounds
 from xtrace.probes.reader.sources import STDIN, open_source, read_into
-from xtrace.probes.reader.whole_source import WholeAhead, WholeSource
+from xtrace.probes.reader.whole_source import WholeSource
 from xtrace.probes.reader.windows import CURRENT, MAY_MISS, UNSEEN, WINDOWS_AHEAD, Rows, Windows
 
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
@@ -140,7 +140,7 @@ class TraceReader:
 
     def __init__(
         self,
-        source: WholeSource | WholeAhead | Source,
+        source: WholeSource | Source,
         name: str = "trace",
         *,
         wanted: Wanted | None = None,
@@ -154,7 +154,7 @@ class TraceReader:
         self.facts = ReadFacts()
         self.record_counts = np.zeros((16, MAX_SHAPES), np.int64)
         self._source = source
-        self._whole = source.windows if isinstance(source, WholeSource | WholeAhead) else None
+        self._whole = source.windows if isinstance(source, WholeSource) else None
         self._may_miss = np.zeros(MAX_PCPUS, np.bool_)  # pCPUs without a window since damage
         self._name = name
         self._wanted = wanted
@@ -205,7 +205,7 @@ class TraceReader:
             if self._has_restarted:
                 self._begin_segment()
             yield batch
-        if not isinstance(self._source, WholeSource | WholeAhead):
+        if not isinstance(self._source, WholeSource):
             # If damage ended a compressed stream, one more read raises.
             read_into(self._source, memoryview(bytearray(1)), self._name)
         self._finish()
@@ -250,7 +250,7 @@ class TraceReader:
         """Extend the tail until the arena is full or the source ends."""
         begin, end = self._tail
         space = memoryview(arena.words.view(np.uint8).data)[end * WORD_BYTES :]
-        if isinstance(self._source, WholeSource | WholeAhead):
+        if isinstance(self._source, WholeSource):
             count = self._source.fill(space)
             self._at_eof = self._source.at_end
             self.facts.bytes_read = self._source.windows.taken_bytes
@@ -630,12 +630,8 @@ def open_trace(
     """
     name = "standard input" if os.fspath(path) == STDIN else os.fspath(path)
     with nullcontext(source) if source else open_source(path) as opened:
-        whole = WholeAhead(WholeSource(opened, name, strict=strict))
-        try:
-            yield TraceReader(
-                whole, name,
-                wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
-                holes=holes,
-            )  # fmt: skip
-        finally:
-            whole.close()
+        yield TraceReader(
+            WholeSource(opened, name, strict=strict), name,
+            wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
+            holes=holes,
+        )  # fmt: skip

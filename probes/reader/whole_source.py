@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-
 import numpy as np
 
 from xtrace.probes.format import MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER
@@ -17,8 +14,6 @@ from xtrace.probes.reader.ahead import Source
 _LEAST_BYTES = 2 << 20
 #: Bytes that WholeWindows gets at a time.
 _SLICE_BYTES = 64 << 10
-#: Blocks that are made ready before they are wanted, and their length.
-_QUEUED, _BLOCK_BYTES = 3, 1 << 20
 
 
 class WholeSource:
@@ -59,7 +54,7 @@ class WholeSource:
             if not self._ready:
                 self._advance()
             count = min(len(buffer) - filled, len(self._ready))
-            buffer[filled : filled + count] = self._ready[:count]
+            _copy(buffer[filled : filled + count], self._ready[:count])
             self._ready = self._ready[count:]
             filled += count
             if self._has_read_all and not self._ready and self._begin == self._end:
@@ -173,68 +168,7 @@ class WholeSource:
             self._raw = grown
 
 
-class WholeAhead:
-    """The bytes of a WholeSource, made ready in a thread: its loop releases the interpreter lock.
-
-    What it raises is raised again by ``fill``, after the bytes before it.
-
-    Attributes:
-        at_end: as of WholeSource.
-    """
-
-    def __init__(self, source: WholeSource) -> None:
-        self.at_end = False
-        self._source = source
-        self._queue: queue.Queue[memoryview | BaseException | None] = queue.Queue(_QUEUED)
-        self._block = memoryview(b"")
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    @property
-    def windows(self) -> WholeWindows:
-        """What is left out, and where; it may be ahead of what was returned."""
-        return self._source.windows
-
-    def fill(self, buffer: memoryview) -> int:
-        """Fill ``buffer``, or what of it the rest of the trace takes; return the number of bytes.
-
-        Raises:
-            TraceError, OSError: as WholeSource does.
-        """
-        filled = 0
-        while filled < len(buffer) and not self.at_end:
-            if not self._block:
-                found = self._queue.get()
-                if isinstance(found, BaseException):
-                    raise found
-                self.at_end = found is None
-                self._block = found or memoryview(b"")
-            count = min(len(buffer) - filled, len(self._block))
-            buffer[filled : filled + count] = self._block[:count]
-            self._block = self._block[count:]
-            filled += count
-        return filled
-
-    def close(self) -> None:
-        """Have the thread end; it may wait for a pipe, so nothing waits for it."""
-        self._is_closed = True
-        while True:  # make room for a put() that blocks
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                return
-
-    def _work(self) -> None:
-        # One block is filled and one is emptied, besides those in the queue.
-        blocks = [memoryview(bytearray(_BLOCK_BYTES)) for _ in range(_QUEUED + 2)]
-        turn = 0
-        try:
-            while not self._is_closed and not self._source.at_end:
-                turn = (turn + 1) % len(blocks)
-                count = self._source.fill(blocks[turn])
-                if count:
-                    self._queue.put(blocks[turn][:count])
-            self._queue.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the bytes are wanted
-            self._queue.put(error)
+def _copy(target: memoryview, source: memoryview) -> None:
+    """Copy bytes without the interpreter lock, which other stages need."""
+    if len(source):
+        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
