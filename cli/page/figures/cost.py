@@ -37,20 +37,10 @@ def sentence(tables: Tables) -> str:
 
 
 def _by_domain(tables: Tables) -> Figure | None:
-    rows = [
-        (place, row)
-        for place, row in enumerate(tables.rows("cost_domains"))
-        if _is_priced(row, "cost", "ratio")
-    ]
+    rows = _priced(tables, "cost_domains", ("cost", "ratio"))
     if not rows:
         return None
-    values = [
-        100 * row[f"cost_{end}_ratio"]
-        for _, row in rows
-        for end in _ENDS
-        if row[f"cost_{end}_ratio"] is not None
-    ]
-    scale = signed_around(values, 0.1)
+    scale = signed_around([100 * value for value in _values(rows, ("cost", "ratio"))], 0.1)
     return Figure(
         "cost-domains",
         "What fences cost each domain",
@@ -88,20 +78,10 @@ def _by_domain(tables: Tables) -> Figure | None:
 
 
 def _by_site(tables: Tables) -> Figure | None:
-    rows = [
-        (place, row)
-        for place, row in enumerate(tables.rows("cost_sites"))
-        if _is_priced(row, "added", "cycles")
-    ]
+    rows = _priced(tables, "cost_sites", ("added", "cycles"))
     if not rows:
         return None
     shown = rows[:MOST_SITES]
-    values = [
-        row[f"added_{end}_cycles"]
-        for _, row in shown
-        for end in _ENDS
-        if row[f"added_{end}_cycles"] is not None
-    ]
     more = f" {len(rows) - len(shown):,} cheaper sites are not drawn." if len(rows) > len(shown) else ""
     return Figure(
         "cost-sites",
@@ -115,7 +95,7 @@ def _by_site(tables: Tables) -> Figure | None:
                 shown,
                 [("place", "site"), ("fence", "fence"), ("part", "verdict")],
                 ("added", "cycles"),
-                signed_around(values, 10.0),
+                signed_around(_values(shown, ("added", "cycles")), 10.0),
             )
         ],
         legend=_LEGEND,
@@ -144,8 +124,22 @@ def _by_site(tables: Tables) -> Figure | None:
 _LEGEND = (("bar hot", "hot caches"), ("bar miss", "all contexts, with cache misses"))
 
 
-def _is_priced(row: dict[str, Any], prefix: str, unit: str) -> bool:
-    return row[f"{prefix}_hot_low_{unit}"] is not None and row[f"{prefix}_hot_{unit}"] is not None
+def _priced(tables: Tables, name: str, figure: tuple[str, str]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows that have a price with hot caches, with their places; ``figure``: prefix and unit."""
+    prefix, unit = figure
+    hot = f"{prefix}_hot_low_{unit}", f"{prefix}_hot_{unit}"
+    return [
+        (place, row)
+        for place, row in enumerate(tables.rows(name))
+        if all(row[column] is not None for column in hot)
+    ]
+
+
+def _values(rows: list[tuple[int, dict[str, Any]]], figure: tuple[str, str]) -> list[float]:
+    """Return all ends of the rows' ranges, as far as they are known."""
+    prefix, unit = figure
+    ends = (row[f"{prefix}_{end}_{unit}"] for _, row in rows for end in _ENDS)
+    return [value for value in ends if value is not None]
 
 
 def _forest(
