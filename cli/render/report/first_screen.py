@@ -60,13 +60,12 @@ def _head(report: Report, names: Sequence[str], window: str) -> Iterator[Line]:
         yield _labelled("host", EMULATED), Style.PLAIN
     notes = [fact for fact in facts(report) if not fact.is_usual and fact.text != EMULATED]
     shown = notes if len(notes) <= _NOTES else notes[: _NOTES - 1]
+    most = 2 if len(notes) + len(report.findings) <= _LONG_NOTES else 1
     for fact in shown:
         lines = labelled(fact.label, fact.text, width())
-        most = 2 if len(notes) + len(report.findings) <= _LONG_NOTES else 1
-        kept = [*lines[: most - 1], "".join(lines[most - 1 : most])]
         if len(lines) > most:
-            kept[-1] = cut(f"{kept[-1]} {lines[most].strip()}", width())
-        yield from ((line, Style.NOTE) for line in kept if line)
+            lines[most - 1 :] = [cut(f"{lines[most - 1]} {lines[most].strip()}", width())]
+        yield from ((line, Style.NOTE) for line in lines)
     if len(notes) > len(shown):
         yield _labelled("", f"{len(notes) - len(shown)} more such lines: --full"), Style.NOTE
 
