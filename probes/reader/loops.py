@@ -448,6 +448,17 @@ def steady(
 
 
 @part
+def _count_hole(sums, found, pcpu, begin, end):
+    count = sums[HOLE_COUNT]
+    if count < len(found):
+        found[count, 0] = pcpu
+        found[count, 1] = begin
+        found[count, 2] = end
+    sums[HOLE_COUNT] = count + 1
+    sums[HOLE_CYCLES] += end - begin
+
+
+@part
 def _put_hole(
     words, shape_header, segment, seg_row, seg_row_end, row_key, row_tsc, row_shape, row_start,
     key, tsc, shape, start,
@@ -604,13 +615,7 @@ def find_holes(
             timed_row = _next_timed(words, shape_header, row, row_end, row_shape, row_start)
             if timed_row < row_end and key < row_tsc[timed_row] <= MAX_KEY:
                 tsc = row_tsc[timed_row]
-                count = sums[HOLE_COUNT]
-                if count < len(found):
-                    found[count, 0] = pcpu
-                    found[count, 1] = key
-                    found[count, 2] = tsc
-                sums[HOLE_COUNT] = count + 1
-                sums[HOLE_CYCLES] += tsc - key
+                _count_hole(sums, found, pcpu, key, tsc)
                 _put_hole(
                     words, shape_header, segment, seg_row, seg_row_end,
                     row_key, row_tsc, row_shape, row_start,
@@ -643,13 +648,7 @@ def find_holes(
                     sums[HAS_CORES] = 1
                     is_hole = False
                 if is_hole:
-                    count = sums[HOLE_COUNT]
-                    if count < len(found):
-                        found[count, 0] = pcpu
-                        found[count, 1] = key
-                        found[count, 2] = tsc
-                    sums[HOLE_COUNT] = count + 1
-                    sums[HOLE_CYCLES] += tsc - key
+                    _count_hole(sums, found, pcpu, key, tsc)
                     pcpu_runs[pcpu] = vcpu if role != ROLE_ENTERS else np.int64(-1)
                     pcpu_since[pcpu] = 0
                     _put_hole(
