@@ -15,11 +15,10 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.coverage.needs import Records
-from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.keys import are_guests
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.clock import skewed_pairs
 from xtrace.analysis.summary.partial import Partial, group_of
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 #: More contradictions than this are not left to chance: a pCPU is missing, or the TSCs differ.
 _CHANCE = 2
@@ -226,7 +225,7 @@ def _busy(partial: Partial, span: int) -> Columns:
     runs = tallies.where(tallies["metric"] == int(Metric.RUNNING)).sums(["a"], ["count", "sum_cycles"])
     ran = runs.where((runs["count"] >= _BUSY_RUNS) & (runs["sum_cycles"] >= span * _BUSY_SHARE))
     busy = partial.vcpus.where(np.isin(partial.vcpus["vcpu"], ran["a"]))
-    return busy.where(~np.isin(domain_of(busy["vcpu"]), (IDLE_DOMAIN, DEFAULT_DOMAIN)))
+    return busy.where(are_guests(busy["vcpu"]))
 
 
 def _pcpus(partial: Partial) -> list[PcpuCovered]:

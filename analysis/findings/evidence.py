@@ -14,10 +14,9 @@ from xtrace.analysis.coverage.needs import Reach, Records
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.slots import Slots
 from xtrace.analysis.measures.table import Column, Quality, Table
-from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.keys import are_guests, domain_of, vcpu_of
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.words import time_text
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 
 class Span(NamedTuple):
@@ -125,7 +124,7 @@ class Evidence:
 
 def guests(rows: Columns, key: str = "a") -> Columns:
     """Return the rows of guests' vCPUs that are known, dom0's among them, by the vCPU key in ``key``."""
-    return rows.where(~np.isin(domain_of(rows[key]), (IDLE_DOMAIN, DEFAULT_DOMAIN)))
+    return rows.where(are_guests(rows[key]))
 
 
 def vcpu_name(key: int) -> str:

@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import I64, Columns
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
+from xtrace.analysis.state_machine.keys import are_guests, domain_of, vcpu_of
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 #: Distributions of a figure, those with the most values first.
 MOST = 512
@@ -72,7 +71,7 @@ def _by(
     groups = tallies.grouped(by)
     keys = groups.keys.having(count=groups.sum("count"), max_cycles=groups.max("max_cycles"))
     own = np.array([wanted(key) for key in keys["a"].tolist()], bool)
-    keys = keys.where(own & ~np.isin(domain_of(keys["a"]), (IDLE_DOMAIN, DEFAULT_DOMAIN)))
+    keys = keys.where(own & are_guests(keys["a"]))
     found = []
     for row in keys.sorted_by("count", descending=True).where(slice(MOST)).rows():
         of_row = np.ones(len(buckets), bool)

@@ -9,9 +9,9 @@ from xtrace.analysis.coverage.coverage import Held
 from xtrace.analysis.coverage.needs import EXITS, IRQS, PV, RUNSTATES, SWITCHES
 from xtrace.analysis.measures.lookup import counted
 from xtrace.analysis.measures.measures import Measures
-from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.keys import are_guests, domain_of
 from xtrace.analysis.state_machine.metrics import VCPU_PV, Metric
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN, DOM0, IDLE_DOMAIN
+from xtrace.probes.xen_abi import DOM0
 
 #: What sets events pending, and when vCPUs block.
 _NEEDS = (RUNSTATES, SWITCHES, PV, IRQS)
@@ -35,8 +35,8 @@ def without_event(measures: Measures, vcpus: npt.NDArray[np.int64]) -> npt.NDArr
 def _has_all_events(measures: Measures) -> bool:
     coverage, facts = measures.coverage, measures.partial.facts
     vcpus = measures.partial.vcpus
-    is_guest = ~np.isin(domain_of(vcpus["vcpu"]), (IDLE_DOMAIN, DEFAULT_DOMAIN))
-    needs = (*_NEEDS, EXITS) if (vcpus["type"][is_guest] != VCPU_PV).any() else _NEEDS
+    types = vcpus["type"][are_guests(vcpus["vcpu"])]
+    needs = (*_NEEDS, EXITS) if (types != VCPU_PV).any() else _NEEDS
     is_damaged = any(facts[name].sum() > 0 for name in _DAMAGE)
     has_loss = len(measures.counts(Metric.LOST_RECORDS)) > 0
     is_whole = coverage.is_whole and not (coverage.is_skewed or coverage.has_cores)

@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
+
 Keys = TypeVar("Keys", int, npt.NDArray[np.int64])
 
 _VCPU_BITS, _VCPUS = 16, 1 << 16
@@ -29,6 +31,15 @@ def domain_of(keys: Keys) -> Keys:
 def vcpu_of(keys: Keys) -> Keys:
     """Return the vCPU number within its domain, also of a key that is the low half of a pair."""
     return keys & (_VCPUS - 1)
+
+
+def are_guests(vcpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which vCPUs are of domains: not of the idle domain, nor placeholders of pCPUs.
+
+    Args:
+        vcpus: int64 [n], vCPU keys.
+    """
+    return ~np.isin(domain_of(vcpus), (IDLE_DOMAIN, DEFAULT_DOMAIN))
 
 
 def paired(high: int, low: int) -> int:

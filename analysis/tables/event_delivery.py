@@ -27,8 +27,9 @@ from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.catalog import names
 
-#: Without runstates it is not known which vCPU acts, nor when one sleeps.
-_NEEDS = (EVENTS, ENTRIES, RUNSTATES)
+#: Of what follows from records of event delivery: without runstates it is not known which vCPU acts, nor when
+#: one sleeps.
+NEEDS = (EVENTS, ENTRIES, RUNSTATES)
 _EXACT, _BOUNDED = Quality.EXACT, Quality.BOUNDED
 _OF_WAITS = ("count", *(f"{name}_cycles" for name in ("p50", "p95", "p99", "max")))
 _ALL = {name: name for name in ("p50", "p95", "p99", "max")}
@@ -75,7 +76,7 @@ def recorded_upcalls(measures: Measures) -> Columns:
     entry_count = _count(vcpus, entries)
     marked = measures.times(Metric.MARK_TO_UPCALL)
     unknown = entries.where(entries["b"] & int(Returned.UNKNOWN) != 0)
-    lasted = measures.times_of(Metric.UPCALL, lambda b: b & int(Returned.SLEPT) == 0)
+    lasted = ended_upcalls(measures)
     table = Columns(
         {
             "a": vcpus,
@@ -91,6 +92,11 @@ def recorded_upcalls(measures: Measures) -> Columns:
         }
     )
     return with_vcpu(table).sorted_by("upcall_p99_cycles", descending=True)
+
+
+def ended_upcalls(measures: Measures) -> Columns:
+    """Return the times of upcalls to their iret, by vCPU; if another thread ran before that, none."""
+    return measures.times_of(Metric.UPCALL, lambda b: b & int(Returned.SLEPT) == 0)
 
 
 def ports(measures: Measures) -> Columns:
@@ -191,7 +197,7 @@ TABLES = (
                 "upper bound",
             ),
         ),
-        needs=_NEEDS,
+        needs=NEEDS,
         blurred_without=(ENTRIES,),
         reach=Reach.HOST,
         bias="taken: the upcall that ran took the event, no further one followed",
@@ -213,14 +219,14 @@ TABLES = (
                 _EXACT,
                 "upcalls before whose iret another thread ran; no time counts them",
                 "slept",
-                (*_NEEDS, PV),
+                (*NEEDS, PV),
             ),
             Column(
                 "upcall_count",
                 _EXACT,
                 "the other upcalls with an iret of their frame",
                 None,
-                (*_NEEDS, PV),
+                (*NEEDS, PV),
             ),
             *times_columns(
                 "mark_to_entry",
@@ -233,10 +239,10 @@ TABLES = (
                 _EXACT,
                 "UPCALL to the iret with its frame (PV guests)",
                 {"p50": "upcall p50", "p95": "p95", "p99": "p99"},
-                (*_NEEDS, PV),
+                (*NEEDS, PV),
             ),
         ),
-        needs=_NEEDS,
+        needs=NEEDS,
         blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),
@@ -264,7 +270,7 @@ TABLES = (
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=_NEEDS,
+        needs=NEEDS,
         blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),
@@ -291,14 +297,14 @@ TABLES = (
                 _EXACT,
                 "wakes of the vCPU whose cause it is, by the record before the WAKE on the same pCPU",
                 "woke",
-                (*_NEEDS, SWITCHES),
+                (*NEEDS, SWITCHES),
             ),
             Column("delivered_count", _EXACT, "events that an upcall followed", None),
             *times_columns(
                 "event_to_upcall", _EXACT, "NOTIFY to UPCALL, or to the VM entry after an INJECT", _ALL
             ),
         ),
-        needs=_NEEDS,
+        needs=NEEDS,
         blurred_without=(ENTRIES,),
         reach=Reach.HOST,
     ),

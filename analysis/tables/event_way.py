@@ -18,7 +18,6 @@ import numpy as np
 from xtrace.analysis.columns import Array, Columns, distinct
 from xtrace.analysis.coverage.needs import (
     ENTRIES,
-    EVENTS,
     EXITS,
     HANDLERS,
     PV,
@@ -30,27 +29,25 @@ from xtrace.analysis.coverage.needs import (
 from xtrace.analysis.measures.lookup import counted, keys_of, looked_up, tail_columns, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
-from xtrace.analysis.state_machine.delivery_columns import Returned
-from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.keys import are_guests
 from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
+from xtrace.analysis.tables import event_delivery
 from xtrace.analysis.tables.runstates import vcpu_states
-from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 _EXACT, _BOUNDED, _INFERRED = Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
 _STATISTICS = ("count", "p50_cycles", "p99_cycles")
 _OF_WAKES = (SWITCHES, RUNSTATES)
 _OF_PV = (PV, RUNSTATES, SWITCHES)
 _OF_HVM = (HANDLERS, EXITS, RUNSTATES)
-#: As those of the tables of event delivery.
-_OF_DELIVERY = (EVENTS, ENTRIES, RUNSTATES)
 
 
 def event_way(measures: Measures) -> Columns:
     """Return the stages by vCPU, those first that waited for a pCPU the longest in all."""
     stages = _stages(measures)
     shares = _shares(measures)
-    vcpus = _of_guests(distinct(np.concatenate([shares["a"], keys_of(*stages.values())])))
+    vcpus = distinct(np.concatenate([shares["a"], keys_of(*stages.values())]))
+    vcpus = vcpus[are_guests(vcpus)]
     columns: dict[str, Array] = {"a": vcpus}
     columns |= looked_up(vcpus, shares, {name: name for name in shares.names if name != "a"})
     for name, times in stages.items():
@@ -63,7 +60,7 @@ def wake_spread(measures: Measures) -> Columns:
     """Return how the times from wake to running are spread: counts by vCPU and octave of the time."""
     buckets = measures.partial.buckets
     buckets = measures.proven(buckets.where(buckets["metric"] == int(Metric.WAKE_TO_RUNNING)))
-    buckets = buckets.where(np.isin(buckets["a"], _of_guests(distinct(buckets["a"]))))
+    buckets = buckets.where(are_guests(buckets["a"]))
     least, _ = bucket_bounds(buckets["bucket"])
     octave = np.where(least > 0, np.frexp(least.astype(float))[1] - 1, 0)
     table = buckets.having(low_cycles=np.left_shift(np.int64(1), octave))
@@ -82,7 +79,7 @@ def _stages(measures: Measures) -> Mapping[str, Columns]:
         "injection_to_entry_most": measures.times(Metric.INJECTION_TO_ENTRY),
         "entry_to_exit": measures.times(Metric.HVM_UPCALL),
         "mark_to_entry": measures.times(Metric.MARK_TO_UPCALL),
-        "entry_to_iret": measures.times_of(Metric.UPCALL, lambda b: b & int(Returned.SLEPT) == 0),
+        "entry_to_iret": event_delivery.ended_upcalls(measures),
     }
 
 
@@ -96,12 +93,6 @@ def _shares(measures: Measures) -> Columns:
         cycles = states.where(chosen.astype(bool)).sums(["a"], ["total_cycles"])
         found[f"{name}_share_ratio"] = measures.of_span(counted(vcpus, cycles, column="total_cycles"))
     return Columns({"a": vcpus, **found})
-
-
-def _of_guests(vcpus: Array) -> Array:
-    """Return the vCPUs without those of the idle domain, and without the placeholders of pCPUs."""
-    guests: Array = vcpus[~np.isin(domain_of(vcpus), (IDLE_DOMAIN, DEFAULT_DOMAIN))]
-    return guests
 
 
 def _stage(
@@ -170,7 +161,7 @@ TABLES = (
                 "mark_to_entry",
                 _EXACT,
                 "first PENDING since the upcall before, to UPCALL or to the VM entry after an INJECT",
-                _OF_DELIVERY,
+                event_delivery.NEEDS,
                 Reach.HOST,
                 (ENTRIES,),
             ),
@@ -178,7 +169,7 @@ TABLES = (
                 "entry_to_iret",
                 _EXACT,
                 "UPCALL to the iret with its frame (PV guests)",
-                (*_OF_DELIVERY, PV),
+                (*event_delivery.NEEDS, PV),
                 Reach.HOST,
                 (ENTRIES,),
             ),
