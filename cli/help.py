@@ -117,8 +117,20 @@ HELPS = {
             Example("xtrace sites old new --fail-on removable", "what a patch changed"),
             Example("xtrace sites --explain splx+0x12 netbsd", "why no upcall is lost"),
         ),
-        "3 if --fail-on applies",
-        ("only", "fail_on", "explain", "wide", "debug", "symbols", "json", "html", "csv"),
+        "3 if --fail-on, --expect or --expect-sites applies",
+        (
+            "only",
+            "fail_on",
+            "expect",
+            "expect_sites",
+            "accept",
+            "explain",
+            "wide",
+            "debug",
+            "symbols",
+            "json",
+            "sarif",
+        ),
     ),
     "calibrate": Help(
         (

@@ -17,13 +17,15 @@ from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, wh
 
 _LABEL = 9
 _GAP = "  "
-_VERDICT = 9
+_VERDICT = 11
 #: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
 _ORDER = {
     verdict: place
-    for place, verdict in enumerate((Verdict.REMOVABLE, Verdict.UNDECIDED, Verdict.KEEP, Verdict.NO_FENCE))
+    for place, verdict in enumerate(
+        (Verdict.REMOVABLE, Verdict.REPLACEABLE, Verdict.UNDECIDED, Verdict.KEEP, Verdict.NO_FENCE)
+    )
 }
 
 
@@ -120,6 +122,7 @@ def print_site(put: Put, site: Site) -> None:
         ("tests", [f"{found['pending_tests']} on {site.pending_paths}" if site.pending_tests else ""]),
         ("calls", [found["callbacks"]]),
         ("exit", [site.exit]),
+        ("reread", [f"which CPU, at {found['reread']}, before the test" if site.reread else ""]),
         ("patched", [f"by {site.patched}" if site.patched else ""]),
         ("masked", [found["masked"]]),
         ("verdict", [f"{site.verdict}: {site.reason}" if site.reason else site.verdict]),
@@ -157,9 +160,12 @@ def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
     if not found:
         put("no site found")
         return
-    lines = [["kind", "sites", "fenced", *map(str, _ORDER), "hazards"]]
+    # Most kernels have no locked access to the mask: then 80 columns hold the rest better.
+    rare = not any(Verdict.REPLACEABLE in tally.verdicts for tally in found.values())
+    order = [verdict for verdict in _ORDER if not (rare and verdict is Verdict.REPLACEABLE)]
+    lines = [["kind", "sites", "fenced", *map(str, order), "hazards"]]
     for kind, tally in found.items():
-        counts = (tally.sites, tally.fenced, *(tally.verdicts.get(name, 0) for name in _ORDER), tally.hazards)
+        counts = (tally.sites, tally.fenced, *(tally.verdicts.get(name, 0) for name in order), tally.hazards)
         lines.append([str(kind), *(f"{count:,}" for count in counts)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from xtrace.symbols.flow.interpreter import (
 from xtrace.symbols.flow.values import STACK, Value
 from xtrace.symbols.image.image import Image, Section
 from xtrace.symbols.image.symbol_table import FUNC, GNU_IFUNC, LOCAL
-from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder
+from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder, is_hypercall_trap
 from xtrace.symbols.xen_abi import HYPERCALL_NAME, HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES
 
 #: Longer functions are truncated: no compiler makes them, but an untrusted image may have them.
@@ -38,6 +38,20 @@ _SMALL_INSNS = 32
 _SMALL_BYTES = 256
 _LEAF_INSNS = 16
 _CALL_DEPTH = 3
+#: Most functions that one may fall through to, one after the other.
+_MOST_FALLS = 4
+#: A function that enters Xen with the number in eax has at most this many instructions.
+_STUB_INSNS = 48
+#: Most functions and instructions that a walk follows by tail jumps, and how deep.
+_MOST_JOINED = 8
+_MOST_JOINED_INSNS = 6000
+_JOIN_DEPTH = 3
+#: A larger function is assumed to return.
+_MOST_ENDLESS_INSNS = 400
+_PADDING = frozenset(("nop", "int3", "data16"))
+#: Instructions with which stubs enter Xen besides traps: those of HVM guests, which Linux may patch.
+_GATES = frozenset(("vmcall", "vmmcall"))
+_NO_NUMBER = -1
 #: Calls to these do not return.
 _NO_RETURN = frozenset(("panic", "abort", "__stack_chk_fail", "do_exit", "minios_do_exit"))
 _MOST_CASES = 512
@@ -73,6 +87,9 @@ class Code:
         self._flows: dict[int, FunctionFlow] = {}
         self._callees: dict[int, Callee | None] = {}
         self._leaves: dict[int, tuple[Insn, ...] | None] = {}
+        self._stubs: dict[int, int | None] = {}
+        self._endless: dict[int, bool] = {}
+        self._joined: dict[int, tuple[FunctionFlow, FunctionFlow]] = {}
         self._depth = 0
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
@@ -141,11 +158,165 @@ class Code:
         return None if rest else number
 
     def hypercall_of(self, call: Call) -> int | None:
-        """Return the number of the hypercall that a call makes: from its place in the page, or from eax."""
-        number = self.hypercall(call.target)
-        if number is None and call.target >= 0 and HYPERCALL_NAME in self.name(call.target):
-            return call.state.registers[RAX].constant
-        return number
+        """Return the number of the hypercall that a call makes, None if it makes none or that is not known.
+
+        The number is the place in the hypercall page or table, or is in eax.
+        """
+        passed = call.state.registers[RAX].constant
+        passed = None if passed is None else passed & 0xFFFF_FFFF
+        if is_hypercall_trap(call.insn):
+            return passed
+        target = call.target
+        if target < 0:
+            memory = call.insn.memory
+            if memory is None or memory.per_cpu or memory.base >= 0 or memory.index_register >= 0:
+                return None
+            entry = memory.displacement & _ADDRESS[self.image.bits]
+            number = self._table_number(entry)
+            if number is not None:
+                return passed if number == _NO_NUMBER else number
+            target = int.from_bytes(self.image.read(entry, self.image.bits // 8), "little")
+        number = self.hypercall(target)
+        if number is not None:
+            return number
+        stub = self._stub(target)
+        return passed if stub == _NO_NUMBER else stub
+
+    def _table_number(self, entry: int) -> int | None:
+        """Return which hypercall a pointer in memory is for, by the name of the table that it is in.
+
+        Returns:
+            _NO_NUMBER for a single pointer to the code that enters Xen; None for other memory.
+        """
+        symbols = self.image.symbols
+        index = symbols.index_of(entry)
+        if index is None or "hypercall" not in symbols.name(index).lower():
+            return None
+        word = self.image.bits // 8
+        offset = entry - int(symbols.addresses[index])
+        if int(symbols.sizes[index]) == word and not offset:
+            return _NO_NUMBER
+        return None if offset % word else offset // word
+
+    def _stub(self, target: int) -> int | None:
+        """Return which hypercall a function is a stub for: _NO_NUMBER if its caller passes that in eax."""
+        if target < 0 or self.section(target) is None:
+            return None
+        if target not in self._stubs:
+            named = HYPERCALL_NAME in self.name(target)
+            found = self._stub_number(target)
+            self._stubs[target] = _NO_NUMBER if found is None and named else found
+        return self._stubs[target]
+
+    def _stub_number(self, target: int) -> int | None:
+        """Return the number of a stub: code that enters Xen before it writes memory other than the stack."""
+        number = _NO_NUMBER
+        address = target
+        for _ in range(_STUB_INSNS):
+            insn = next(self.run(address), None)
+            if insn is None:
+                return None
+            if is_hypercall_trap(insn) or insn.mnemonic in _GATES:
+                return number
+            if insn.flow is Flow.JUMP:
+                address = insn.target
+                continue
+            if insn.flow not in (Flow.NEXT, Flow.CONDITIONAL, Flow.CALL) or not self._harmless(insn):
+                return None
+            if RAX in insn.written and insn.mnemonic == "pop":
+                number = _NO_NUMBER  # restored after a call that chooses how to enter Xen
+            elif RAX in insn.written:
+                value = insn.operands[-1] if insn.mnemonic == "mov" else None
+                if value is None or value.register >= 0 or value.memory:
+                    return None
+                number = value.value & 0xFFFF_FFFF
+            address = insn.end
+        return None
+
+    def never_returns(self, target: int, depth: int = 0) -> bool:
+        """Return whether a function surely does not return: by its name, or as no path reaches a return."""
+        if target in self.no_return:
+            return True
+        if target not in self._endless:
+            self._endless[target] = False  # for functions that call each other recursively
+            if depth < _CALL_DEPTH and self.section(target) is not None:
+                self._endless[target] = self._is_endless(target, depth)
+        return self._endless[target]
+
+    def _is_endless(self, target: int, depth: int) -> bool:
+        start, end = self.window(target)
+        if end - start > 8 * _MOST_ENDLESS_INSNS:
+            return False
+        insns, successors = self.graph(target)
+        if len(insns) > _MOST_ENDLESS_INSNS or target not in insns:
+            return False
+        seen: set[int] = set()
+        todo = [target]
+        while todo:
+            address = todo.pop()
+            if address in seen:
+                continue
+            seen.add(address)
+            insn = insns[address]
+            after = successors[address]
+            if insn.flow is Flow.STOP:
+                continue
+            if insn.flow is Flow.CALL and self.never_returns(insn.target, depth + 1):
+                continue
+            leaves = insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in after
+            if leaves and not self.never_returns(insn.target, depth + 1):
+                return False
+            if not after and not leaves and not (insn.flow is Flow.CALL and insn.target in self.no_return):
+                return False
+            todo.extend(after)
+        return True
+
+    def joined(self, flow: FunctionFlow) -> FunctionFlow:
+        """Return a function together with those that it continues in by tail jumps.
+
+        Its instructions, successors and calls are those of all of them; what it accesses is its own.
+        """
+        known = self._joined.get(id(flow))
+        if known is None:
+            # The flow is kept too, so that its id stays its own.
+            known = self._joined[id(flow)] = (flow, self._join(flow))
+        return known[1]
+
+    def _join(self, flow: FunctionFlow) -> FunctionFlow:
+        todo = [(target, 1) for target in self._continues(flow)]
+        if not todo:
+            return flow
+        insns, successors, calls = dict(flow.insns), dict(flow.successors), dict(flow.calls)
+        joined = 0
+        while todo and joined < _MOST_JOINED and len(insns) < _MOST_JOINED_INSNS:
+            target, depth = todo.pop(0)
+            if target in insns:
+                continue
+            joined += 1
+            other = self.flow(target)
+            calls = {**other.calls, **calls}
+            insns = {**other.insns, **insns}
+            successors = {**other.successors, **successors}
+            if depth < _JOIN_DEPTH:
+                todo += [(further, depth + 1) for further in self._continues(other)]
+        for address, insn in insns.items():
+            jumps = insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target in insns
+            if jumps and insn.target not in successors[address]:
+                successors[address] = (*successors[address], insn.target)
+        return FunctionFlow(
+            flow.entry, insns, successors, flow.accesses, flow.values, calls, flow.results, flow.changed
+        )
+
+    def _continues(self, flow: FunctionFlow) -> Iterable[int]:
+        """Return where a function's tail jumps lead, other than to Xen."""
+        return dict.fromkeys(
+            call.target
+            for call in flow.calls.values()
+            if call.tail
+            and self.section(call.target) is not None
+            and self.hypercall(call.target) is None
+            and call.insn.flow in (Flow.JUMP, Flow.CONDITIONAL)
+        )
 
     def flow(self, entry: int) -> FunctionFlow:
         """Return what the function or label at ``entry`` does."""
@@ -203,6 +374,8 @@ class Code:
         cold: list[tuple[int, int]] = []
 
         def inside(address: int) -> bool:
+            if self._in_page(address) and not self._in_page(entry):
+                return False
             if start <= address < end or any(low <= address < high for low, high in cold):
                 return True
             if self._has_cold and _COLD in self.name(address):
@@ -213,6 +386,18 @@ class Code:
 
         graph = explore(self.run, (entry,), inside, _MOST_INSNS, self.no_return, self._cases)
         insns, successors = graph
+        for _ in range(_MOST_FALLS):
+            last = self._falls_to(graph, end)
+            if last is None:
+                break
+            # The code runs on into the next function's label, which is only another entry to it.
+            following = self.window(end)
+            cold.append(following)
+            explore(self.run, (end,), inside, _MOST_INSNS, self.no_return, self._cases, graph)
+            if end not in insns:
+                break
+            successors[last] = (end, *successors[last])
+            end = following[1]
         blind = [
             address
             for address, insn in insns.items()
@@ -226,6 +411,32 @@ class Code:
             for address in blind:
                 successors[address] = cases
         return insns, successors
+
+    def _falls_to(self, graph: Graph, end: int) -> int | None:
+        """Return the instruction after which a function runs on at ``end``, None if it does not.
+
+        Padding after a call does not count: the call does not return.
+        """
+        insns, successors = graph
+        last = next((insn for insn in insns.values() if insn.end == end), None)
+        section = self.section(end)
+        if last is None or section is None or self._in_page(end):
+            return None
+        if end in successors[last.address] or last.flow not in (Flow.NEXT, Flow.CONDITIONAL):
+            return None
+        before = {item: address for address, after in successors.items() for item in after}
+        real = last
+        while real.mnemonic in _PADDING and real.address in before:
+            real = insns[before[real.address]]
+        return (
+            None
+            if real.flow in (Flow.CALL, Flow.INDIRECT_CALL) or real.mnemonic in _PADDING
+            else last.address
+        )
+
+    def _in_page(self, address: int) -> bool:
+        page = self.hypercall_page
+        return page is not None and 0 <= address - page < HYPERCALL_PAGE_BYTES
 
     def _cases(self, jump: Insn) -> tuple[int, ...]:
         """Return the targets of a jump through a table whose address is in the instruction itself."""
@@ -304,16 +515,9 @@ class Code:
         if any(call.tail for call in flow.calls.values()) or not results:
             return None
         result = results.pop() if len(results) == 1 else None
-        calls = bool(flow.calls)
-        written = {register for insn in insns.values() for register in insn.written}
-        if calls or not self._leaf_convention(insns):
-            return Callee(RESULTS, _visible(result))
-        return Callee(tuple(sorted(written - {RSP})), _visible(result))
-
-    @staticmethod
-    def _leaf_convention(insns: dict[int, Insn]) -> bool:
-        """Return whether a function saves and restores no registers."""
-        return not any(insn.mnemonic in ("pop", "leave") for insn in insns.values())
+        # What its own callees change besides is not known.
+        changed = RESULTS if flow.calls else tuple(sorted(flow.changed))
+        return Callee(changed, _visible(result))
 
     def leaf_fences(self, target: int) -> tuple[Insn, ...] | None:
         """Return the fences that a small leaf function executes, None if it is not such a function."""

@@ -22,8 +22,21 @@ from xtrace.symbols.flow.values import (
     loaded,
     merged,
     moved,
+    scaled,
 )
-from xtrace.symbols.x86.decode import RAX, RBP, RDX, READ, REGISTERS, RSP, WRITE, Flow, Insn, Memory, Operand
+from xtrace.symbols.x86.decode import (
+    RAX,
+    RBP,
+    RDX,
+    READ,
+    REGISTERS,
+    RSP,
+    WRITE,
+    Flow,
+    Insn,
+    Memory,
+    is_hypercall_trap,
+)
 
 #: The root of a byte that an instruction read: (READ_BY, the instruction's address).
 READ_BY = "read"
@@ -33,7 +46,6 @@ READ_BY = "read"
 RESULTS = (RAX, RDX)
 _MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "movabs"))
 _STEPS_PER_BLOCK = 12
-_SHORT_BYTES = 2
 #: Copying a block's state and merging it costs as much as this many instructions.
 _STEPS_TO_MEET = 3
 #: Copying and comparing this many stack slots costs as much as an instruction.
@@ -42,6 +54,11 @@ _SLOTS_PER_STEP = 8
 _LEAST_COPY_BYTES = 4
 #: A displacement smaller than this is certainly a field's offset.
 _NEAR_BYTES = 0x1000
+_WIDEST_BYTES = 8
+#: What pusha pushes, in the order of the registers' numbers.
+_PUSHED_REGISTERS = 8
+#: Instructions that write a register's value to memory and read what was there.
+EXCHANGES = ("xchg", "cmpxchg", "xadd")
 
 
 #: Instructions by address, and the successors of each.
@@ -85,7 +102,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call, or a jump out of the function (``tail``), with the state before it."""
+    """A call, or a jump out of the function (``tail``), with the state before it.
+
+    An instruction that enters Xen is one too; its target, like that of an indirect call, is -1.
+    """
 
     insn: Insn
     target: int
@@ -108,9 +128,11 @@ class FunctionFlow:
     Attributes:
         successors: inside the function; that of a call is the instruction after it.
         accesses: by address, memory accesses other than to stack slots.
-        values: by address, the values that an instruction compares, tests or exchanges.
+        values: by address, the values that an instruction compares, tests or exchanges; of a cmpxchg the
+            new value, then the expected one.
         calls: by address of the call or jump.
         results: the value of rax at each return, by address.
+        changed: registers that do not hold at each return what they held at the entry.
     """
 
     entry: int
@@ -120,6 +142,7 @@ class FunctionFlow:
     values: dict[int, tuple[Value, ...]] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
     results: dict[int, Value] = field(default_factory=dict)
+    changed: set[int] = field(default_factory=set)
 
     @cached_property
     def predecessors(self) -> dict[int, tuple[int, ...]]:
@@ -268,8 +291,9 @@ class Interpreter:
             value = Value(CPU, (), memory.displacement)
             for register in (memory.base, memory.index_register):
                 if register >= 0:
-                    number = state.registers[register].constant
-                    value = indexed(value) if number is None else moved(value, _signed(number))
+                    index = state.registers[register]
+                    number = index.constant
+                    value = indexed(value, index) if number is None else moved(value, _signed(number))
             return value
         value = ZERO if memory.base < 0 else state.registers[memory.base]
         if memory.index_register >= 0:
@@ -278,9 +302,9 @@ class Interpreter:
             if number is not None:
                 value = moved(value, _signed(number) * memory.scale)
             elif memory.scale == 1:
-                value = added(value, index) or indexed(value)
+                value = added(value, index) or indexed(value, index)
             else:
-                value = indexed(value)
+                value = indexed(value, index)
         by = memory.displacement
         if not by:
             return value
@@ -304,6 +328,8 @@ class Interpreter:
         if insn.flow is Flow.CALL or insn.flow is Flow.INDIRECT_CALL:
             self._call(insn, state)
             return
+        if is_hypercall_trap(insn):
+            state.registers[RAX] = Value(("result", insn.address, RAX), (), 0)
         for register in insn.written:
             if register != RSP:
                 state.registers[register] = Value(("new", insn.address, register), (), 0)
@@ -325,15 +351,24 @@ class Interpreter:
             if place is not None:
                 values.append(self._fetch(insn, place, state))
             flow.values[insn.address] = tuple(values)
-        elif insn.mnemonic == "xchg" and place is not None:
+        elif insn.mnemonic in EXCHANGES and place is not None:
             registers = [item.register for item in insn.operands if item.register >= 0]
+            if insn.mnemonic == "cmpxchg":
+                registers.append(RAX)
             flow.values[insn.address] = tuple(state.registers[number] for number in registers)
-        if insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
+        if insn.flow in (Flow.CALL, Flow.INDIRECT_CALL) or is_hypercall_trap(insn):
             flow.calls[insn.address] = Call(insn, insn.target, False, state.copy())
-        elif insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in flow.successors[insn.address]:
+        elif (
+            insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in flow.successors[insn.address]
+        ) or (insn.flow is Flow.INDIRECT_JUMP and _is_fixed(insn.memory)):
             flow.calls[insn.address] = Call(insn, insn.target, True, state.copy())
         elif insn.flow is Flow.RETURN:
             flow.results[insn.address] = state.registers[RAX]
+            flow.changed.update(
+                number
+                for number, value in enumerate(state.registers)
+                if number != RSP and value != Value(("entry", number), (), 0)
+            )
 
     def _call(self, insn: Insn, state: State) -> None:
         callee = self._callee(insn.target) if insn.flow is Flow.CALL else None
@@ -354,7 +389,7 @@ class Interpreter:
             value = self._fetch(insn, place, state)
         elif source.register >= 0:
             value = state.registers[source.register]
-            if source.high or (source.size < _LEAST_COPY_BYTES and not _survives_narrowing(value)):
+            if source.high or (source.size < _LEAST_COPY_BYTES and not _survives_copying(value)):
                 return False
         else:
             value = constant(source.value)
@@ -422,9 +457,32 @@ class Interpreter:
         register = insn.operands[0].register
         return register == RSP or (register >= 0 and _survives_narrowing(state.registers[register]))
 
+    def _scale(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        """Shift or multiply a number: what is computed from this CPU's number stays this CPU's."""
+        target, factor = insn.operands[0].register, insn.operands[-1]
+        source = insn.operands[1] if len(insn.operands) > 2 else insn.operands[0]
+        if target < 0 or source.register < 0:
+            return False
+        value = state.registers[source.register]
+        number = value.constant
+        if number is not None and insn.mnemonic in ("shl", "sal") and factor.register < 0 and target != RSP:
+            shift = factor.value & (63 if insn.operands[0].size == _WIDEST_BYTES else 31)
+            mask = (1 << 8 * insn.operands[0].size) - 1
+            state.registers[target] = constant((number << shift) & mask)
+            return True
+        result = scaled(value)
+        if result is None:
+            return False
+        state.registers[target] = result
+        return True
+
+    def _extend(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        """Extend the sign of rax: its value, or what it was computed from, stays."""
+        return True
+
     def _push(self, insn: Insn, place: Value | None, state: State) -> bool:
         operand = insn.operands[0]
-        pointer = moved(state.registers[RSP], -self._stacked(operand))
+        pointer = moved(state.registers[RSP], insn.stacked)
         if operand.register >= 0:
             value = state.registers[operand.register]
         elif place is not None:
@@ -432,30 +490,67 @@ class Interpreter:
         else:
             value = constant(operand.value)
         state.registers[RSP] = pointer
-        if pointer.root == STACK and self._stacked(operand) == self._word:
+        if pointer.root == STACK and -insn.stacked == self._word:
             state.slots[pointer.offset] = value
         return True
-
-    def _stacked(self, operand: Operand) -> int:
-        """Return how many bytes push and pop move: a word, or 2 with a 16-bit register or memory operand."""
-        return operand.size if operand.size == _SHORT_BYTES else self._word
 
     def _pop(self, insn: Insn, _place: Value | None, state: State) -> bool:
         pointer = state.registers[RSP]
         operand = insn.operands[0]
-        state.registers[RSP] = moved(pointer, self._stacked(operand))
-        if operand.register >= 0 and operand.size == _SHORT_BYTES:
+        state.registers[RSP] = moved(pointer, insn.stacked)
+        if operand.register >= 0 and insn.stacked < self._word:
             state.registers[operand.register] = Value(("new", insn.address, operand.register), (), 0)
         elif operand.register >= 0:
             value = state.slots.get(pointer.offset) if pointer.root == STACK else None
             state.registers[operand.register] = value or Value(("slot", pointer.offset), (), 0)
         return True
 
-    def _leave(self, _insn: Insn, _place: Value | None, state: State) -> bool:
+    def _leave(self, insn: Insn, _place: Value | None, state: State) -> bool:
         frame = state.registers[RBP]
-        state.registers[RSP] = moved(frame, self._word)
+        state.registers[RSP] = moved(frame, insn.stacked)
+        if insn.stacked < self._word:
+            state.registers[RBP] = Value(("new", insn.address, RBP), (), 0)
+            return True
         saved = state.slots.get(frame.offset) if frame.root == STACK else None
         state.registers[RBP] = saved or Value(("slot", frame.offset), (), 0)
+        return True
+
+    def _enter(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        pointer = state.registers[RSP]
+        frame = moved(pointer, -self._word)
+        if frame.root == STACK:
+            state.slots[frame.offset] = state.registers[RBP]
+        state.registers[RBP] = frame
+        state.registers[RSP] = moved(pointer, insn.stacked)
+        return True
+
+    def _flags(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        """Push or pop the flags."""
+        pointer = moved(state.registers[RSP], insn.stacked)
+        state.registers[RSP] = pointer
+        if pointer.root == STACK and insn.stacked < 0:
+            for offset in range(-insn.stacked):
+                state.slots.pop(pointer.offset + offset, None)
+        return True
+
+    def _push_all(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        pointer = state.registers[RSP]
+        if pointer.root == STACK and -insn.stacked == _PUSHED_REGISTERS * self._word:
+            for number in range(_PUSHED_REGISTERS):
+                state.slots[pointer.offset - (number + 1) * self._word] = state.registers[number]
+        state.registers[RSP] = moved(pointer, insn.stacked)
+        return True
+
+    def _pop_all(self, insn: Insn, _place: Value | None, state: State) -> bool:
+        pointer = moved(state.registers[RSP], insn.stacked)
+        whole = pointer.root == STACK and insn.stacked == _PUSHED_REGISTERS * self._word
+        for number in range(_PUSHED_REGISTERS):
+            if number == RSP:
+                continue
+            offset = pointer.offset - (number + 1) * self._word
+            value = state.slots.get(offset) if whole else None
+            state.registers[number] = value or Value(("new", insn.address, number), (), 0)
+        state.registers[RSP] = pointer
         return True
 
     def _exchange(self, insn: Insn, place: Value | None, state: State) -> bool:
@@ -481,13 +576,29 @@ _HANDLERS: dict[str, _Handler] = {
     "push": Interpreter._push,
     "pop": Interpreter._pop,
     "leave": Interpreter._leave,
+    "enter": Interpreter._enter,
+    **dict.fromkeys(("pushf", "pushfd", "pushfq", "popf", "popfd", "popfq"), Interpreter._flags),
+    **dict.fromkeys(("pusha", "pushad"), Interpreter._push_all),
+    **dict.fromkeys(("popa", "popad"), Interpreter._pop_all),
+    **dict.fromkeys(("shl", "sal", "shr", "sar", "imul"), Interpreter._scale),
+    "cdqe": Interpreter._extend,
     "xchg": Interpreter._exchange,
 }
+
+
+def _is_fixed(memory: Memory | None) -> bool:
+    """Return whether an operand is at a fixed address."""
+    return memory is not None and not memory.per_cpu and memory.base < 0 and memory.index_register < 0
 
 
 def _survives_narrowing(value: Value) -> bool:
     """Return whether part of a value counts as that value: a known number, or a byte that was read."""
     return value.constant is not None or (isinstance(value.root, tuple) and value.root[0] == READ_BY)
+
+
+def _survives_copying(value: Value) -> bool:
+    """Return whether a copy of part of a register counts as its value: no pointer is copied by the byte."""
+    return _survives_narrowing(value) or (isinstance(value.root, tuple) and not value.path)
 
 
 def _in_caller(value: Value, state: State, word: int) -> Value | None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 CONSTANT = "constant"  # the number 0: a constant n is Value(CONSTANT, (), n)
 CPU = "cpu"  # the base of the per-CPU segment, fs or gs
 STACK = "stack"  # the stack pointer at the function's entry
+#: The root of a number computed from one that was read from the running CPU's area: (SCALED, its path).
+SCALED = "scaled"
 
 Root = str | tuple[object, ...]
 
@@ -34,12 +36,15 @@ class Value(NamedTuple):
         path: offsets at which memory was read, one after the other.
         offset: what was added after the last read.
         indexed: an unknown number was added, too (an array index).
+        own: where in the running CPU's area that number comes from, as a path: the CPU's id, for example;
+            empty if it is not known to be this CPU's.
     """
 
     root: Root
     path: tuple[int, ...]
     offset: int
     indexed: bool = False
+    own: tuple[int, ...] = ()
 
     @property
     def constant(self) -> int | None:
@@ -62,12 +67,29 @@ def moved(value: Value, by: int) -> Value:
     offset = value.offset + by
     if value.root == CONSTANT and not value.path:
         offset &= _ADDRESS
-    return Value(value.root, value.path, offset, value.indexed)
+    return value._replace(offset=offset)
 
 
-def indexed(value: Value) -> Value:
+def indexed(value: Value, index: Value | None = None) -> Value:
     """Return the value plus an unknown number."""
-    return value if value.indexed else Value(value.root, value.path, value.offset, True)
+    own = _own_path(index) if index is not None and not value.indexed else ()
+    return Value(value.root, value.path, value.offset, True, own)
+
+
+def _own_path(value: Value) -> tuple[int, ...]:
+    """Return from where in the running CPU's area a number was read or computed; empty for other numbers."""
+    if value.root == CPU:
+        return value.path
+    root = value.root
+    if isinstance(root, tuple) and root[0] == SCALED:
+        return tuple(item for item in root[1:] if isinstance(item, int))
+    return ()
+
+
+def scaled(value: Value) -> Value | None:
+    """Return a number computed from one that was read from the running CPU's area; None for other numbers."""
+    path = _own_path(value)
+    return Value((SCALED, *path), (), 0) if path else None
 
 
 def loaded(place: Value) -> Value:
@@ -94,8 +116,8 @@ def added(left: Value, right: Value) -> Value | None:
         if pointer.root == CPU and len(pointer.path) == 1:
             # The offset of this CPU's area, read from memory, plus the link address of something in it.
             return moved(pointer, number.offset)
-    best = max(left, right, key=_likeness)
-    return indexed(best) if _likeness(best) else None
+    best, other = (left, right) if _likeness(left) >= _likeness(right) else (right, left)
+    return indexed(best, other) if _likeness(best) else None
 
 
 def merged(left: Value, right: Value, where: tuple[object, ...]) -> Value:

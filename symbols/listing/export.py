@@ -13,14 +13,16 @@ from xtrace.symbols.image.xen_facts import ImageFacts
 from xtrace.symbols.listing.compare import Comparison, fence_words
 from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict
 
-SCHEMA_VERSION = 1
+#: 2: the verdict ``replaceable``, the CPU "the vCPU of that number", the hazards ``take-before-clear`` and
+#: ``clear-without-take``, and ``reread``.
+SCHEMA_VERSION = 2
 
 _MOST_CHARACTERS = 1 << 16
 
 COLUMNS = (
     "address", "symbol", "offset", "aliases", "section", "kind", "verdict", "reason", "fences", "hazards",
     "file", "line", "inline", "text", "width_bytes", "origin", "cpu", "pending_tests", "pending_paths",
-    "callbacks", "exit", "patched", "masked",
+    "callbacks", "exit", "reread", "patched", "masked",
 )  # fmt: skip
 """Columns of a CSV file; if two images are compared, ``change`` and ``differences`` precede them."""
 
@@ -70,6 +72,11 @@ def is_fenced(site: Site) -> bool:
 def is_removable(site: Site) -> bool:
     """Return whether a site has a fence that can be removed."""
     return is_fenced(site) and any(fence.verdict is Verdict.REMOVABLE for fence in site.fences)
+
+
+def is_replaceable(site: Site) -> bool:
+    """Return whether a site's access is locked, and a byte store and a test would do."""
+    return is_fenced(site) and any(fence.verdict is Verdict.REPLACEABLE for fence in site.fences)
 
 
 def is_undecided(site: Site) -> bool:
@@ -173,6 +180,7 @@ def cells(site: Site) -> dict[str, str]:
         "pending_paths": site.pending_paths,
         "callbacks": "; ".join(map(hex, site.callbacks)),
         "exit": site.exit,
+        "reread": "; ".join(map(hex, site.reread)),
         "patched": site.patched,
         "masked": "; ".join(f"{start:#x}-{end:#x}" for start, end in site.masked),
     }

@@ -21,7 +21,7 @@ from xtrace.symbols.proof.checker import (
     view,
 )
 from xtrace.symbols.proof.protocols import Cell, Fence, Op, Protocol, Retest, Scenario, Take, Width
-from xtrace.symbols.proof.scenario import scenario_of, unstable
+from xtrace.symbols.proof.scenario import is_proven, scenario_of, unstable
 from xtrace.symbols.sites.model import Site, where
 
 
@@ -34,10 +34,15 @@ def explain(site: Site, others: Iterable[Site]) -> list[str]:
     scenario = scenario_of(site, others)
     if scenario is None:
         return [f"Nothing to search: a {site.kind} cannot lose an upcall."]
-    lines = argument(check(scenario), where(site))
     moved = unstable(site, scenario)
+    lines = argument(check(scenario), where(site)) if moved is None or is_proven(site) else []
     if moved is not None:
-        lines += ["", "If the thread moves to another CPU after it loads the pointer:"]
+        lead = ["", "If the thread moves to another CPU after it loads the pointer:"]
+        if not lines:
+            reasons = [item.reason for item in site.hazards if item.name == "unstable-pointer"]
+            reason = reasons[0] if reasons else f"the code chooses the CPU: {site.origin}"
+            lead = [*_wrapped(f"No proof: {reason}."), "", "If it is another CPU's:"]
+        lines += lead
         lines += argument(check(moved), where(site))
     return lines
 
@@ -55,6 +60,8 @@ def argument(outcome: Outcome, site: str) -> list[str]:
     lines = [*_wrapped(f"{site}: {_described(scenario)}."), *_wrapped(_found(outcome))]
     if scenario.fence is not Fence.NONE:
         lines += _wrapped(_fence_adds(outcome, check(replace(scenario, fence=Fence.NONE))))
+    if scenario.width.locked and scenario.protocol is not Protocol.HANDLER:
+        lines += _wrapped(_lock_adds(outcome, check(_as_byte_store(scenario))))
     where = "A executes the site and hosts the vCPU"
     if not scenario.stable:
         where = "A executes the site, D hosts the vCPU"
@@ -77,7 +84,8 @@ def _cases(scenario: Scenario) -> Iterator[tuple[str, Trace]]:
     machine = Machine(scenario, 2 if scenario.protocol is Protocol.HANDLER else 1)
     came_from = search(machine).came_from
     steps = [(state, *step) for state in came_from for step in machine.following(state)]
-    for title, decides in _DECISIVE[scenario.protocol]:
+    decisive = _EXCHANGES if scenario.width is Width.EXCHANGE else _DECISIVE[scenario.protocol]
+    for title, decides in decisive:
         found = next((step for step in steps if decides(machine, *step)), None)
         if found is not None:
             before, actor, after = found
@@ -157,6 +165,10 @@ _CLEARS = (
     ("An IPI while M := 0 is buffered: Xen, on A, reads A's store and delivers", _tested(0, 1, later=True)),
     ("An IPI once M := 0 is in memory: Xen reads M = 0 and delivers", _tested(0, 0, later=True)),
 )
+_EXCHANGES = (
+    ("An IPI before the cmpxchg: Xen reads M = 1; the cmpxchg finds P = 1", _tested(1, 1, later=False)),
+    ("An IPI after the cmpxchg: Xen reads M = 0 and delivers", _tested(0, 0, later=True)),
+)
 _DECISIVE: dict[Protocol, tuple[tuple[str, _Decides], ...]] = {
     Protocol.MASK: _MASKS,
     Protocol.SAVE_MASK: _MASKS,
@@ -181,7 +193,9 @@ def _described(scenario: Scenario) -> str:
     store = {
         Width.BYTE: "a byte store",
         Width.WIDE: "a plain store of P and M together",
+        Width.LOCKED: "a locked access",
         Width.LOCKED_WIDE: "a locked access to P and M together",
+        Width.EXCHANGE: "a locked cmpxchg of P and M together",
     }[scenario.width]
     fence = "no fence" if scenario.fence is Fence.NONE else _fence_name(scenario)
     parts = [f"{what} by {store}", f"{fence} {'before' if scenario.fence_first else 'after'} it"]
@@ -195,6 +209,7 @@ _RETESTS = {
     Retest.BEFORE: "P tested before it",
     Retest.NONE: "P not tested",
     Retest.XEN_EXIT: "then an exit through Xen",
+    Retest.ITSELF: "which itself tests P",
 }
 _FENCES = {Fence.LOCK: "locked instruction", Fence.SERIALISING: "serialising instruction"}
 _TAKES = {
@@ -202,6 +217,7 @@ _TAKES = {
     Take.READ: "the handler clears P, then reads S by a plain load",
     Take.PLAIN: "the handler clears P, then loads and clears S by plain accesses",
     Take.XCHG_FIRST: "the handler takes S by xchg, then clears P",
+    Take.NONE: "the handler clears P and does not take S",
 }
 
 
@@ -224,6 +240,23 @@ def _fence_adds(outcome: Outcome, bare: Outcome) -> str:
             f"Without the {fence} it {verdict}, and the runs end {ends}: the {fence} protects nothing here."
         )
     return f"Without the {fence} it fails ({bare.fault}): the {fence} is needed here."
+
+
+def _as_byte_store(scenario: Scenario) -> Scenario:
+    """Return the scenario with a byte store, and a test where the access itself tests P."""
+    retest = Retest.AFTER if scenario.retest is Retest.ITSELF else scenario.retest
+    return replace(scenario, width=Width.BYTE, retest=retest)
+
+
+def _lock_adds(outcome: Outcome, bare: Outcome) -> str:
+    form = "a byte store"
+    if outcome.scenario.clears_mask and bare.scenario.retest is Retest.AFTER:
+        form = "a byte store and then a test of P"
+    if outcome.holds is bare.holds:
+        verdict = "also holds" if bare.holds else "also fails"
+        ends = "in the same states" if outcome.ends == bare.ends else "in other states"
+        return f"With {form} it {verdict}, and the runs end {ends}: the lock protects nothing here."
+    return f"With {form} it fails ({bare.fault}): the lock is needed here."
 
 
 def _step_lines(step: Step, stable: bool) -> list[str]:

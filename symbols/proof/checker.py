@@ -48,7 +48,7 @@ _STATES_LIMIT = 200_000
 _STORES_LIMIT = 32
 IDLE = -1
 #: They access memory directly, after the pCPU's earlier stores have reached it.
-_WAITS = frozenset({Op.LOCKED_STORE, Op.DRAIN, Op.TAKE, Op.LOCKED_CLEAR})
+_WAITS = frozenset({Op.LOCKED_STORE, Op.DRAIN, Op.TAKE, Op.LOCKED_CLEAR, Op.EXCHANGE})
 _STORES = frozenset({Op.STORE, Op.WIDE_STORE, Op.IRET})
 
 #: Cells are plain ints: hashing an enum member runs Python code, and hashing states takes most of the time.
@@ -333,7 +333,8 @@ class Machine:
                 other = int(Cell.P) if cell == Cell.M else int(Cell.M)
                 entry = ((other, view(memory, buffer, other)), *entry)
             buffers = _with(state.buffers, which, (*buffer, entry))
-            return state._replace(buffers=buffers, in_xen=state.in_xen or step.op is Op.IRET)
+            seen = view(memory, buffer, Cell.P) if step.tests else state.seen
+            return state._replace(buffers=buffers, seen=seen, in_xen=state.in_xen or step.op is Op.IRET)
         if step.op is Op.READ:
             taken = view(memory, buffer, Cell.S)
             return state._replace(taken=taken, handled=state.handled | taken)
@@ -341,6 +342,11 @@ class Machine:
             return state._replace(saved=view(memory, buffer, Cell.M))
         if step.op is Op.TEST:
             return state._replace(seen=view(memory, buffer, Cell.P))
+        if step.op is Op.BLOCK_IF_PENDING:
+            if not state.seen or not self.scenario.stable:
+                return state
+            buffers = _with(state.buffers, which, (*buffer, ((int(Cell.M), 0),)))
+            return state._replace(buffers=buffers, in_xen=True)
         calls = step.op is Op.CALL or (step.op is Op.CALL_IF_PENDING and state.seen and not state.saved)
         # A hypercall tests the vCPU that makes it, which is a different one if the pointer is stale.
         return state._replace(in_xen=True) if calls and self.scenario.stable else state
@@ -351,7 +357,12 @@ def _locked(state: State, step: Instruction) -> State:
     memory = state.memory
     if step.op is Op.LOCKED_STORE:
         value = state.saved if step.value == SAVED else step.value
-        return state._replace(memory=_put(memory, step.cell, value))
+        seen = memory[Cell.P] if step.tests else state.seen
+        return state._replace(memory=_put(memory, step.cell, value), seen=seen)
+    if step.op is Op.EXCHANGE:
+        if memory[Cell.P] or not memory[Cell.M]:
+            return state._replace(seen=1)
+        return state._replace(memory=_put(memory, step.cell, step.value), seen=0)
     if step.op is Op.TAKE:
         return state._replace(memory=_put(memory, Cell.S, 0), handled=state.handled | memory[Cell.S])
     if step.op is Op.LOCKED_CLEAR:

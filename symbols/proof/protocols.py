@@ -10,7 +10,7 @@ create_bounce_frame), xen/common/event_channel.c (evtchn_send).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 
@@ -51,14 +51,22 @@ class Fence(StrEnum):
 
 
 class Width(StrEnum):
-    """How wide the store of the site is.
+    """How wide the store of the site is, and whether it is locked.
 
-    A wide store also reads the other byte and writes it back, in one instruction, locked or not.
+    A wide store also reads the other byte and writes it back, in one instruction, locked or not.  An
+    exchange is a locked cmpxchg of both bytes: M := 0 if P is 0 and M is 1, otherwise it changes nothing.
     """
 
     BYTE = "byte"
     WIDE = "wide"
+    LOCKED = "locked"
     LOCKED_WIDE = "locked wide"
+    EXCHANGE = "exchange"
+
+    @property
+    def locked(self) -> bool:
+        """Return whether the access is locked."""
+        return self in (Width.LOCKED, Width.LOCKED_WIDE, Width.EXCHANGE)
 
 
 class Retest(StrEnum):
@@ -68,6 +76,7 @@ class Retest(StrEnum):
     BEFORE = "before"
     NONE = "none"
     XEN_EXIT = "Xen exit"
+    ITSELF = "itself"
 
 
 class Take(StrEnum):
@@ -77,6 +86,7 @@ class Take(StrEnum):
     READ = "read"
     PLAIN = "plain"
     XCHG_FIRST = "xchg first"
+    NONE = "none"
 
 
 class Op(IntEnum):
@@ -95,6 +105,8 @@ class Op(IntEnum):
     READ = 10
     LOCKED_CLEAR = 11
     IRET = 12
+    EXCHANGE = 13
+    BLOCK_IF_PENDING = 14
 
 
 #: A store's value that stands for the mask that the program saved.
@@ -103,12 +115,13 @@ SAVED = -1
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One step of a program: its operation, text, cell and value."""
+    """One step of a program: its operation, text, cell and value; ``tests``: it also reads P."""
 
     op: Op
     text: str
     cell: Cell = Cell.M
     value: int = 0
+    tests: bool = False
 
 
 Program = tuple[Instruction, ...]
@@ -160,16 +173,11 @@ def scenario_for(
     width: Width = Width.BYTE,
     retest: Retest = Retest.AFTER,
     *,
-    handler_locked: bool = True,
+    take: Take = Take.XCHG,
     fence_first: bool = False,
     stable: bool = True,
 ) -> Scenario:
-    """Return the scenario of a site found in a binary.
-
-    Args:
-        handler_locked: after each P := 0 in the image, a locked access precedes the use of S.
-    """
-    take = Take.XCHG if handler_locked else Take.READ
+    """Return the scenario of a site found in a binary."""
     return Scenario(protocol, fence, fence_first, width, retest, take, stable)
 
 
@@ -184,10 +192,19 @@ def program(scenario: Scenario) -> Program:
         if scenario.retest is Retest.BEFORE:
             found.append(Instruction(Op.TEST, "read P"))
         value = 0 if scenario.protocol is Protocol.UNMASK else SAVED
-        found += _fenced(scenario, _store(scenario.width, Cell.M, value))
+        if scenario.width is Width.EXCHANGE:
+            found += [
+                Instruction(Op.EXCHANGE, "lock cmpxchg: if P, M are 0, 1: M := 0", Cell.M, value),
+                Instruction(Op.BLOCK_IF_PENDING, "if it failed: block, in which Xen does M := 0"),
+            ]
+            return tuple(found)
+        store = _store(scenario.width, Cell.M, value)
+        if scenario.retest is Retest.ITSELF:
+            store = replace(store, text=f"{store.text}, reads P", tests=True)
+        found += _fenced(scenario, store)
         if scenario.retest is Retest.AFTER:
             found.append(Instruction(Op.TEST, "read P"))
-        if scenario.retest in (Retest.AFTER, Retest.BEFORE):
+        if scenario.retest in (Retest.AFTER, Retest.BEFORE, Retest.ITSELF):
             found.append(Instruction(Op.CALL_IF_PENDING, "if P was read as 1: force callback"))
         if scenario.retest is Retest.XEN_EXIT:
             found.append(Instruction(Op.CALL, "enter Xen (iret, block or another hypercall)"))
@@ -223,6 +240,8 @@ def handler(scenario: Scenario) -> Program:
         body = [*begin, xchg]
     elif scenario.take is Take.XCHG_FIRST:
         body = [xchg, *begin]
+    elif scenario.take is Take.NONE:
+        body = begin
     elif scenario.take is Take.READ:
         body = [*begin, read, Instruction(Op.LOCKED_CLEAR, "lock and S, ~(what was read)", Cell.S)]
     else:
@@ -241,13 +260,16 @@ def _store(width: Width, cell: Cell, value: int) -> Instruction:
     op, note = {
         Width.BYTE: (Op.STORE, ""),
         Width.WIDE: (Op.WIDE_STORE, " by a plain store of P and M"),
+        Width.LOCKED: (Op.LOCKED_STORE, ", locked"),
         Width.LOCKED_WIDE: (Op.LOCKED_STORE, ", locked"),
+        # Only an unmask is an exchange: what else clears or sets is a locked store.
+        Width.EXCHANGE: (Op.LOCKED_STORE, ", locked"),
     }[width]
     return Instruction(op, f"{cell.name} := {'m' if value == SAVED else value}{note}", cell, value)
 
 
 def _stores_mask(step: Instruction) -> bool:
-    return step.cell is Cell.M and step.op <= Op.LOCKED_STORE
+    return step.cell is Cell.M and (step.op <= Op.LOCKED_STORE or step.op is Op.EXCHANGE)
 
 
 def _sets_mask(step: Instruction) -> bool:

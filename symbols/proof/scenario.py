@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.proof import protocols
-from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Width, scenario_for
-from xtrace.symbols.sites.model import Fence, Kind, Site, Verdict
+from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Take, Width, scenario_for
+from xtrace.symbols.sites.model import Cpu, Fence, Kind, Site, Verdict
 
 _PROTOCOLS = {
     Kind.MASK: Protocol.MASK,
@@ -31,8 +31,8 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
     protocol = _PROTOCOLS.get(site.kind)
     if protocol is None:
         return None
-    locked = not any(hazard.name == "unlocked-handler" for other in others for hazard in other.hazards)
-    fence = _fence(site, locked)
+    take = _take(site, others)
+    fence = _fence(site, take is Take.XCHG)
     hazards = {hazard.name for hazard in site.hazards}
     if site.kind is Kind.RESTORE and not _may_open(site, hazards):
         protocol = Protocol.MASK
@@ -41,9 +41,32 @@ def scenario_of(site: Site, others: Iterable[Site]) -> Scenario | None:
         _kind(fence),
         _width(site),
         _retest(site, hazards),
-        handler_locked=locked,
+        take=take,
         fence_first=fence is not None and fence.position == "before",
     )
+
+
+#: How a handler with a hazard takes S.  The selector that a plain store writes is not always a handler's.
+_TAKES = {
+    "unlocked-handler": Take.READ,
+    "take-before-clear": Take.XCHG_FIRST,
+    "clear-without-take": Take.NONE,
+}
+
+
+def _take(site: Site, others: Iterable[Site]) -> Take:
+    """Return how the upcall's handler takes S: the site's own, or else a handler with a hazard, if any."""
+    for candidates in ((site,), others):
+        names = {
+            hazard.name
+            for other in candidates
+            if other.kind is not Kind.SELECTOR_SET
+            for hazard in other.hazards
+        }
+        for name, take in _TAKES.items():
+            if name in names:
+                return take
+    return Take.XCHG
 
 
 def _may_open(site: Site, hazards: set[str]) -> bool:
@@ -54,7 +77,8 @@ def _may_open(site: Site, hazards: set[str]) -> bool:
 
 def unstable(site: Site, scenario: Scenario) -> Scenario | None:
     """Return the scenario in which the pointer is another CPU's, None if that cannot happen."""
-    if any(hazard.name == "unstable-pointer" for hazard in site.hazards):
+    moves = any(hazard.name == "unstable-pointer" for hazard in site.hazards)
+    if moves or (site.cpu is Cpu.OTHER and scenario.protocol is not Protocol.HANDLER):
         return replace(scenario, stable=False)
     return None
 
@@ -77,13 +101,30 @@ def _kind(fence: Fence | None) -> protocols.Fence:
 
 
 def _width(site: Site) -> Width:
-    if site.width_bytes <= 1 or site.kind is Kind.SELECTOR_TAKE:
+    if site.kind is Kind.SELECTOR_TAKE:
         return Width.BYTE
-    locked = any(fence.position == "access" for fence in site.fences)
-    return Width.LOCKED_WIDE if locked else Width.WIDE
+    access = next((fence.mnemonic for fence in site.fences if fence.position == "access"), "")
+    if site.width_bytes <= 1:
+        return Width.LOCKED if access else Width.BYTE
+    if access.endswith("cmpxchg") and tests_itself(site):
+        return Width.EXCHANGE
+    return Width.LOCKED_WIDE if access else Width.WIDE
+
+
+def tests_itself(site: Site) -> bool:
+    """Return whether the instruction that unmasks also tests pending."""
+    return site.pending_tests == (site.address,)
+
+
+def is_proven(site: Site) -> bool:
+    """Return whether the pointer may be assumed to be the hosting CPU's, at the store and at the test."""
+    moves = any(hazard.name == "unstable-pointer" for hazard in site.hazards)
+    return site.cpu is not Cpu.OTHER and not (moves and site.reread)
 
 
 def _retest(site: Site, hazards: set[str]) -> Retest:
+    if tests_itself(site):
+        return Retest.ITSELF
     if site.pending_paths is Paths.ALL:
         return Retest.AFTER
     if "test-before-store" in hazards:

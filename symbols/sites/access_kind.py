@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xtrace.symbols.flow.code import Code
-from xtrace.symbols.flow.interpreter import READ_BY, Access, Call, FunctionFlow
+from xtrace.symbols.flow.interpreter import EXCHANGES, READ_BY, Access, Call, FunctionFlow
 from xtrace.symbols.flow.values import CONSTANT, STACK, Root, Value
 from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.sites.vcpu_info import MASK, PENDING, Layout, Spot
-from xtrace.symbols.x86.decode import READ, WRITE, Flow, Insn
+from xtrace.symbols.x86.decode import READ, WRITE, Flow, Insn, is_hypercall_trap
 
 _ARGUMENTS_64 = (7, 6, 2, 1, 8, 9)
 _STACK_ARGUMENTS = 16
@@ -19,6 +19,12 @@ _PENDING_KINDS = (Kind.PENDING_SET, Kind.PENDING_CLEAR, Kind.PENDING_SET, Kind.P
 _TESTS = frozenset(("test", "cmp", "bt"))
 _SETS = frozenset(("bts", "or", "inc"))
 _CLEARS = frozenset(("btr", "and", "dec"))
+#: Only locked ones are accesses: nothing else does arithmetic on these bytes, but zeros decode as an add.
+_LOCKED_SETS = frozenset(("add",))
+_LOCKED_CLEARS = frozenset(("sub",))
+_LOCKED_VALUES = frozenset(("xadd", "xor", "btc", "neg", "not", "adc", "sbb"))
+#: How many instructions before a cmpxchg may compute its new value.
+_COMPOSE_INSNS = 6
 _COMBINES = frozenset(("and", "or", "xor", "sub"))
 _STRINGS = frozenset(
     f"{name}{size}" for name in ("movs", "stos", "lods", "cmps", "scas") for size in ("b", "w", "d", "q")
@@ -32,9 +38,10 @@ class Touch:
     """One instruction that touches a field of vcpu_info.
 
     Attributes:
-        stored: the value that a plain store writes to the field.
+        stored: the value that a store, xchg or cmpxchg writes to the field.
         wide: it is a plain store of more than one byte.
         direct: the instruction itself uses the per-CPU segment.
+        clears_pending: it stores to the mask and, in the same store, 0 to pending.
     """
 
     insn: Insn
@@ -44,6 +51,7 @@ class Touch:
     stored: Value | None
     wide: bool
     direct: bool
+    clears_pending: bool = False
 
     @property
     def address(self) -> int:
@@ -64,7 +72,12 @@ def touches(flow: FunctionFlow, layout: Layout, code: Code) -> list[Touch]:
             continue
         kind = _kind(access, spot.offset, flow, layout, code)
         if kind is not None:
-            found.append(Touch(access.insn, kind, spot, flow, access.stored, _wide(access), access.direct))
+            stored = _written(access, flow)
+            assert access.insn.memory is not None
+            wide = _wide(access)
+            number = _number(stored, access.insn.memory.size, code) if wide else None
+            clears = kind in (Kind.MASK, Kind.UNMASK) and number is not None and not number & 0xFF
+            found.append(Touch(access.insn, kind, spot, flow, stored, wide, access.direct, clears))
     return found
 
 
@@ -141,45 +154,98 @@ def _byte_kind(
     to_one, to_zero, to_value, tested = kinds
     if not insn.access & WRITE:
         return _read_kind(access, flow, tested, code)
-    if insn.access & READ and insn.mnemonic != "xchg":
-        if insn.mnemonic in _SETS:
+    if insn.access & READ and insn.mnemonic not in ("xchg", "cmpxchg"):
+        bit = _immediate(insn)
+        if insn.mnemonic in ("or", "and") and bit is None:
+            return to_value
+        if insn.mnemonic in _SETS or (insn.lock and insn.mnemonic in _LOCKED_SETS):
             return to_one
-        if insn.mnemonic in _CLEARS:
+        if insn.mnemonic in _CLEARS or (insn.lock and insn.mnemonic in _LOCKED_CLEARS):
             return to_zero
-        # Nothing does arithmetic on these bytes; but zeros decode as an add.
-        return to_value if insn.mnemonic == "cmpxchg" else None
-    number = access.stored.constant if access.stored is not None else None
-    if insn.mnemonic == "xchg":
-        number = _exchanged(insn, flow)
+        return to_value if insn.lock and insn.mnemonic in _LOCKED_VALUES else None
+    number = _number(_written(access, flow), 1, code)
+    if number is None and insn.mnemonic == "cmpxchg":
+        return _composed(insn, flow, to_one, to_zero) or to_value
     if number is None:
         return to_value
     return to_one if number & 0xFF else to_zero
 
 
-def _exchanged(insn: Insn, flow: FunctionFlow) -> int | None:
+def _immediate(insn: Insn) -> int | None:
+    return next((item.value for item in insn.operands if item.register < 0 and not item.memory), None)
+
+
+def _written(access: Access, flow: FunctionFlow) -> Value | None:
+    """Return the value that an access writes to memory, None if it computes it from what is there."""
+    if access.stored is None and access.insn.mnemonic in EXCHANGES[:2] and access.insn.access & WRITE:
+        values = flow.values.get(access.insn.address, ())
+        return values[0] if values else None
+    return access.stored
+
+
+def _number(value: Value | None, size: int, code: Code) -> int | None:
+    """Return a value's number: a constant, or what read-only memory holds."""
+    if value is None:
+        return None
+    if value.constant is not None:
+        return value.constant
+    if value.root == CONSTANT and len(value.path) == 1 and not value.offset and not value.indexed:
+        section = code.image.section_at(value.path[0])
+        if section is not None and not section.writable:
+            data = code.image.read(value.path[0], size)
+            return int.from_bytes(data, "little") if len(data) == size else None
+    return None
+
+
+def _composed(insn: Insn, flow: FunctionFlow, to_one: Kind, to_zero: Kind) -> Kind | None:
+    """Return the kind of a cmpxchg whose new value is the old one with a bit set or cleared."""
+    new = insn.operands[1].register
+    address = insn.address
+    for _ in range(_COMPOSE_INSNS):
+        before = flow.predecessors.get(address, ())
+        if len(before) != 1:
+            return None
+        address = before[0]
+        earlier = flow.insns[address]
+        if new not in earlier.written:
+            continue
+        bit = _immediate(earlier)
+        if earlier.mnemonic == "or" and bit is not None and bit & 1:
+            return to_one
+        return to_zero if earlier.mnemonic == "and" and bit is not None and not bit & 1 else None
+    return None
+
+
+def expected(insn: Insn, flow: FunctionFlow) -> int | None:
+    """Return the number that a cmpxchg expects in memory, None if that is not known."""
     values = flow.values.get(insn.address, ())
-    return values[0].constant if values else None
+    return values[1].constant if insn.mnemonic == "cmpxchg" and len(values) > 1 else None
 
 
 def _wide_kind(access: Access, flow: FunctionFlow, code: Code) -> Kind:
     """Return the kind of an access of several bytes that starts at the pending byte."""
     insn = access.insn
+    assert insn.memory is not None
     if not insn.access & WRITE:
         return _read_kind(access, flow, Kind.PENDING_TEST, code)
-    bit = next((item.value for item in insn.operands if item.register < 0 and not item.memory), None)
+    bit = _immediate(insn)
     if insn.mnemonic in ("bts", "btr", "btc") and bit is not None:
         if bit // 8 == MASK:
             return Kind.MASK if insn.mnemonic == "bts" else Kind.UNMASK
         return Kind.PENDING_SET if insn.mnemonic == "bts" else Kind.PENDING_CLEAR
-    if insn.access & READ and insn.mnemonic != "xchg":
+    if insn.access & READ and insn.mnemonic not in ("xchg", "cmpxchg"):
         if insn.mnemonic == "or" and bit is not None:
             return Kind.MASK if bit & 0xFF00 else Kind.PENDING_SET
         if insn.mnemonic == "and" and bit is not None:
             return Kind.PENDING_CLEAR if bit & 0xFF00 == 0xFF00 else Kind.UNMASK
         return Kind.PENDING_SET
-    number = access.stored.constant if access.stored is not None else None
+    number = _number(_written(access, flow), insn.memory.size, code)
     if number is None:
         return Kind.RESTORE
+    was = expected(insn, flow)
+    if was is not None and (was ^ number) & 0xFF00 == 0 and (was ^ number) & 0xFF:
+        # The mask stays as it is.
+        return Kind.PENDING_SET if number & 0xFF else Kind.PENDING_CLEAR
     return Kind.MASK if (number >> 8) & 0xFF else Kind.UNMASK
 
 
@@ -191,12 +257,12 @@ def _selector_kind(access: Access, flow: FunctionFlow) -> Kind | None:
             if insn.mnemonic in _TESTS or not _cleared_later(access, flow)
             else Kind.SELECTOR_TAKE
         )
-    if insn.mnemonic == "xchg" or insn.mnemonic in _CLEARS:
+    written = _written(access, flow)
+    emptied = insn.mnemonic == "cmpxchg" and written is not None and written.constant == 0
+    if insn.mnemonic == "xchg" or insn.mnemonic in _CLEARS or emptied:
         return Kind.SELECTOR_TAKE
-    if insn.mnemonic in _SETS or insn.mnemonic == "cmpxchg":
-        return Kind.SELECTOR_SET
-    number = access.stored.constant if access.stored is not None else None
-    return Kind.SELECTOR_SET if number is None or number else None
+    # A plain store, even of 0, also loses what another CPU has set: the handler then uses a stale value.
+    return Kind.SELECTOR_SET
 
 
 def _cleared_later(access: Access, flow: FunctionFlow) -> bool:
@@ -282,6 +348,8 @@ def _arguments(call: Call) -> list[Value]:
 def _prints(call: Call, code: Code) -> bool:
     """Return whether a call prints: by its name, or as a variadic call: al (vector registers) is 0."""
     name = code.name(call.target).lower() if call.target >= 0 else ""
+    if is_hypercall_trap(call.insn):
+        return False
     return (
         "print" in name
         or "panic" in name

@@ -8,11 +8,11 @@ the fences, the hazards and the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.errors import ImageError
-from xtrace.symbols.flow.code import Code, fence_of
+from xtrace.symbols.flow.code import Code
 from xtrace.symbols.flow.interpreter import Call, ExhaustedError, FunctionFlow, State, entry_state
 from xtrace.symbols.flow.values import STACK, Value
 from xtrace.symbols.flow.walk import Paths, Ways
@@ -22,25 +22,27 @@ from xtrace.symbols.sites.access_kind import Touch, touches
 from xtrace.symbols.sites.byte_scan import field_accesses, field_loads, functions_of, references
 from xtrace.symbols.sites.dwarf_owner import foreign
 from xtrace.symbols.sites.fences import FenceFinder, Found
+from xtrace.symbols.sites.handlers import IN_ORDER, Handlers, Order
 from xtrace.symbols.sites.learning import learned_layout
 from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
 from xtrace.symbols.sites.surroundings import (
+    blocks,
     callbacks,
-    executed,
     exit_behind,
     forces,
-    locked_access,
     masked_ranges,
     opened_only_if_zero,
     pending_test,
     preemption_off,
     reopened,
+    reread,
     tested_before,
+    tests_itself,
 )
 from xtrace.symbols.sites.vcpu_info import ARGUMENT, VCPU_INFO_BYTES, Layout
 from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings, hazards, judged, site_verdict
-from xtrace.symbols.x86.decode import RSP, Flow, Insn
+from xtrace.symbols.x86.decode import RSP, Flow
 
 _NOWHERE = Ways((), Paths.NONE)
 _ARGUMENT_REGISTERS = (7, 6, 2, 1, 8, 9, 0)
@@ -89,15 +91,17 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
         del found[address]
     try:
         forced = _forced(code, {id(touch.flow): touch.flow for touch in found.values()}.values())
+        forced |= _blocking(code, found.values())
         places = lines_of(image, sorted({*found, *forced}), damage) if lines else {}
-        sites.extend(_judged(code, facts, layout, found, places))
+        sites.extend(_judged(code, facts, layout, found, flows, places))
         sites.extend(
             _forced_site(code, facts, address, flow, places.get(address)) for address, flow in forced.items()
         )
     except ExhaustedError:
         damage.append(_TOO_MUCH)
     sites.sort(key=lambda site: site.address)
-    return SiteTable(image.path, image.build_id, facts, tuple(sites), layout.how, tuple(damage))
+    partial = _TOO_MUCH if _TOO_MUCH in damage else ""
+    return SiteTable(image.path, image.build_id, facts, tuple(sites), layout.how, tuple(damage), partial)
 
 
 def _judged(
@@ -105,33 +109,28 @@ def _judged(
     facts: ImageFacts,
     layout: Layout,
     found: dict[int, Touch],
+    flows: Iterable[FunctionFlow],
     places: Mapping[int, SourceLocation],
 ) -> Iterator[Site]:
     """Yield the touches as sites, judged by the code around them."""
-    groups = list(_groups(found))
-    takers = {
-        code.window(touch.address)[0]: touch.insn
-        for touch in found.values()
-        if touch.kind is Kind.SELECTOR_TAKE and fence_of(touch.insn)
+    groups = list(_groups(code, found))
+    handlers = Handlers(code, found, flows)
+    orders = {
+        address: handlers.order(touch) for address, touch in found.items() if touch.kind is Kind.PENDING_CLEAR
     }
-    locked = {
-        touch.address: locked_access(code, touch.flow, touch, group, takers)
-        for group in groups
-        for touch in group.values()
-        if touch.kind is Kind.PENDING_CLEAR
-    }
-    handlers_locked = not any(unlocked for _, unlocked in locked.values())
-    for group in groups:
+    handlers_locked = not any(order.fault for order in orders.values())
+    opening = frozenset(code.window(address)[0] for address, touch in found.items() if touch.kind in OPENS)
+    for group, wider in groups:
         flow = next(iter(group.values())).flow
         own = {address: touch for address, touch in group.items() if touch.flow is flow}
         around = {
-            address: _surroundings(code, touch, group, locked.get(address, (_NOWHERE, ())))
+            address: _surroundings(code, touch, wider, orders.get(address, IN_ORDER), opening)
             for address, touch in own.items()
         }
         tests = {address: item.tests.hits for address, item in around.items()}
         near = FenceFinder(code, layout, flow, group, tests).find()
         for address, touch in own.items():
-            fences = _fences(code, touch, near[address], around[address], takers, handlers_locked)
+            fences = _fences(code, touch, near[address], around[address], handlers, handlers_locked)
             yield _site(code, facts, touch, group, around[address], fences, places.get(address))
 
 
@@ -140,7 +139,7 @@ def _fences(
     touch: Touch,
     near: list[Found],
     around: Surroundings,
-    takers: Mapping[int, Insn],
+    handlers: Handlers,
     handlers_locked: bool,
 ) -> tuple[Fence, ...]:
     """Return a touch's fences with their verdicts; for a pending clear also the locked accesses after it."""
@@ -148,16 +147,18 @@ def _fences(
         return ()
     known = {item.at for item in near}
     needed = []
-    for at in around.locked.hits:
-        caller = touch.flow.insns[at]
+    locked = around.order.locked
+    for at in locked.hits:
+        caller = code.joined(touch.flow).insns.get(at)
+        if caller is None or at in known:
+            continue
         how = How.CALLEE if caller.flow is Flow.CALL else How.INLINE
         via = code.name(caller.target) if how is How.CALLEE else ""
-        if at not in known:
-            needed += [
-                Found(insn, at, how, via, "after", around.locked.paths)
-                for insn in executed(code, caller, takers)
-            ]
-    return tuple(judged(item, touch, around, handlers_locked) for item in (*near, *needed))
+        needed += [Found(insn, at, how, via, "after", locked.paths) for insn in handlers.executed(caller)]
+    return tuple(
+        judged(item, touch, around, handlers_locked, orders=item.at in handlers.ordering)
+        for item in (*near, *needed)
+    )
 
 
 def _candidates(code: Code, layout: Layout) -> list[int]:
@@ -260,8 +261,8 @@ def _certainty(touch: Touch) -> tuple[bool, int]:
     return touch.spot.cpu in (Cpu.RUNNING, Cpu.LOADED), len(touch.flow.insns)
 
 
-def _groups(found: dict[int, Touch]) -> Iterator[dict[int, Touch]]:
-    """Yield the touches of each flow by address, its own first.
+def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Touch], dict[int, Touch]]]:
+    """Yield the touches of each flow by address, its own first; and the same with those after a tail jump.
 
     Touches that other flows found in the same code are included.
     """
@@ -271,26 +272,28 @@ def _groups(found: dict[int, Touch]) -> Iterator[dict[int, Touch]]:
         own.setdefault(id(touch.flow), {})[address] = touch
     for group in own.values():
         flow = next(iter(group.values())).flow
-        yield {**group, **{address: found[address] for address in flow.insns if address in found}}
+        group |= {address: found[address] for address in flow.insns if address in found}
+        joined = code.joined(flow).insns
+        yield group, {**group, **{address: found[address] for address in joined if address in found}}
 
 
 def _surroundings(
-    code: Code, touch: Touch, group: dict[int, Touch], locked: tuple[Ways, tuple[int, ...]]
+    code: Code, touch: Touch, group: dict[int, Touch], order: Order, opening: Collection[int]
 ) -> Surroundings:
     flow = touch.flow
     opens = touch.kind in OPENS
-    tests = pending_test(flow, touch, group) if opens else _NOWHERE
+    tests = pending_test(code, flow, touch, group) if opens else _NOWHERE
     owes = opens and not (touch.kind is Kind.RESTORE and opened_only_if_zero(flow, touch))
-    covered = exit_behind(code, flow, touch) if owes and tests.paths is not Paths.ALL else ""
+    covered = exit_behind(code, flow, touch, group) if owes and tests.paths is not Paths.ALL else ""
     return Surroundings(
         tests=tests,
         tested_before=tested_before(flow, touch, group) if opens else (),
         owes_test=owes,
         exit=covered,
-        reopened=reopened(flow, touch, group) if touch.kind is Kind.MASK else _NOWHERE,
-        locked=locked[0],
-        unlocked=locked[1],
+        reopened=reopened(code, flow, touch, group, opening) if touch.kind is Kind.MASK else _NOWHERE,
         guarded=touch.kind in STORES and preemption_off(code, flow, touch),
+        order=order,
+        reread=reread(flow, touch, tests.hits) if opens else (),
     )
 
 
@@ -323,8 +326,9 @@ def _site(
         fences=fences,
         pending_tests=around.tests.hits,
         pending_paths=around.tests.paths,
-        callbacks=callbacks(code, touch.flow, around.tests.hits),
+        callbacks=callbacks(code, touch.flow, around.tests.hits, own=around.tests.hits == (touch.address,)),
         exit=around.exit,
+        reread=around.reread,
         verdict=verdict,
         reason=reason,
         hazards=hazards(touch, around),
@@ -354,15 +358,24 @@ def _forced(code: Code, flows: Iterable[FunctionFlow]) -> dict[int, FunctionFlow
     while todo:
         flow = todo.pop()
         for address, call in flow.calls.items():
-            if call.insn.flow is Flow.INDIRECT_CALL:
-                continue
             if code.hypercall_of(call) is not None:
                 if forces(code, call.insn, flow):
                     found[address] = flow
-            elif call.target not in seen and forces(code, call.insn, flow):
+            elif call.target >= 0 and call.target not in seen and forces(code, call.insn, flow):
                 seen.add(call.target)
                 todo.append(code.flow(call.target))
     return found
+
+
+def _blocking(code: Code, touches: Iterable[Touch]) -> dict[int, FunctionFlow]:
+    """Return the hypercalls SCHEDOP_block by which Xen delivers what kept an unmask from succeeding."""
+    return {
+        address: touch.flow
+        for touch in touches
+        if touch.kind is Kind.UNMASK and tests_itself(touch.flow, touch)
+        for address in callbacks(code, touch.flow, (touch.address,), own=True)
+        if blocks(code, touch.flow.insns[address], touch.flow)
+    }
 
 
 def _forced_site(
@@ -379,7 +392,7 @@ def _forced_site(
         section=section,
         kind=Kind.FORCE_CALLBACK,
         text=code.text(insn),
-        origin="hypercall xen_version",
+        origin="hypercall sched_op block" if blocks(code, insn, flow) else "hypercall xen_version",
         cpu=Cpu.RUNNING,
         width_bytes=0,
         fences=(),
@@ -387,6 +400,7 @@ def _forced_site(
         pending_paths=Paths.NONE,
         callbacks=(),
         exit="",
+        reread=(),
         verdict=verdict,
         reason=reason,
         hazards=(),

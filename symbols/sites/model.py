@@ -45,6 +45,7 @@ class Verdict(StrEnum):
 
     NO_FENCE = "no fence"
     REMOVABLE = "removable"
+    REPLACEABLE = "replaceable"  # the access itself is locked, and a byte store and a test would do
     KEEP = "keep"
     UNDECIDED = "undecided"
 
@@ -55,6 +56,7 @@ class Cpu(StrEnum):
     RUNNING = "running CPU"  # one instruction through the per-CPU segment: always the running CPU's
     LOADED = "running CPU when loaded"  # the pointer was loaded from the per-CPU segment earlier
     GUARDED = "running CPU, preemption off"
+    FIXED = "the vCPU of that number"  # vcpu_info[n] of shared_info, as in guests with one vCPU
     OTHER = "any CPU"  # an array, a list or an argument selects the CPU
     UNKNOWN = "unknown"
 
@@ -87,7 +89,7 @@ class Hazard:
 
     Attributes:
         name: ``wide-store``, ``test-before-store``, ``no-pending-test``, ``unlocked-handler``,
-            ``unstable-pointer`` or ``unbalanced``.
+            ``take-before-clear``, ``clear-without-take``, ``unstable-pointer`` or ``unbalanced``.
         reason: one sentence, with the addresses that support it.
     """
 
@@ -105,10 +107,12 @@ class Site:
         text: the instruction in AT&T syntax.
         origin: where the vcpu_info pointer comes from, in words.
         width_bytes: of the access.
-        pending_tests: addresses of the pending tests that follow a restore or unmask.
+        pending_tests: addresses of the pending tests that follow a restore or unmask; its own address if
+            the instruction itself tests pending.
         pending_paths: on which paths from the store such a test follows.
         callbacks: addresses of the force callbacks (calls) that such a test guards.
         exit: what makes up for a missing pending test, such as an iret that follows; "" if none was found.
+        reread: where the CPU's pointer or number is read again between the store and a pending test.
         place: source file, line and inline chain, if DWARF has them.
         patched: the table by which the kernel may patch these bytes at run time; "" if none.
         masked: for mask sites, [start, end) address ranges that run with the mask set by this site.
@@ -129,6 +133,7 @@ class Site:
     pending_paths: Paths
     callbacks: tuple[int, ...]
     exit: str
+    reread: tuple[int, ...]
     verdict: Verdict
     reason: str
     hazards: tuple[Hazard, ...]
@@ -144,6 +149,7 @@ class SiteTable:
     Attributes:
         layout: how the kernel reaches vcpu_info (offset, source), one line each, for the report's head.
         damage: what could not be read, one line each.
+        partial: why only part of the code was followed, "" if all of it was; it is in ``damage``, too.
     """
 
     path: str
@@ -152,6 +158,7 @@ class SiteTable:
     sites: tuple[Site, ...]
     layout: tuple[str, ...]
     damage: tuple[str, ...]
+    partial: str = ""
 
 
 def where(site: Site) -> str:

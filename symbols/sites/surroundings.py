@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from xtrace.symbols.flow.code import Code, fence_of
+from xtrace.symbols.flow.code import Code
 from xtrace.symbols.flow.interpreter import READ_BY, Call, FunctionFlow
-from xtrace.symbols.flow.values import Value
+from xtrace.symbols.flow.values import CPU, Value
 from xtrace.symbols.flow.walk import Paths, Step, Ways, backward, forward
-from xtrace.symbols.sites.access_kind import Touch
+from xtrace.symbols.sites.access_kind import Touch, expected
 from xtrace.symbols.sites.model import Kind
+from xtrace.symbols.sites.vcpu_info import PENDING
 from xtrace.symbols.x86.decode import RAX, RBX, RDI, READ, WRITE, Flow, Insn
 from xtrace.symbols.xen_abi import SCHEDOP_BLOCK, Hypercall
 
@@ -19,48 +20,107 @@ _TEST_INSNS = 60
 _EXIT_INSNS = 160
 _RANGE_INSNS = 4000
 _ANSWER_INSNS = 12
-#: These order only loads, or only stores.
-_HALF_FENCES = ("lfence", "sfence")
 _FLAG_INSNS = 6
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
 _PLAIN_MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "lea", "pop"))
 _OPENS = frozenset((Kind.UNMASK, Kind.RESTORE))
 _CALLBACK_DEPTH = 2
+_MASK_BITS = 0xFF00
+_PENDING_BITS = 0xFF
+_EXITS = ("iret", "sysret", "sysexit")
+#: Most exits that a site names.
+_MOST_EXITS = 3
 
 Touches = Mapping[int, Touch]
+_BLOCKS = (Hypercall.SCHED_OP, Hypercall.SCHED_OP_COMPAT)
 
 
-def pending_test(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
+def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
     """Return the pending tests that follow a restore or unmask, and on which paths.
 
-    A path on which the mask stays set (the restored value was not 0) needs no test.
+    A path on which the mask stays set (the restored value was not 0), or that does not return, needs no
+    test.  Tail jumps are followed.  An instruction that itself tests pending is its own test.
     """
+    if tests_itself(flow, touch):
+        return Ways((touch.address,), Paths.ALL)
 
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
         if other is None:
-            return Step.ON
-        if other.kind is Kind.PENDING_TEST:
+            return Step.SPARE if _ends_here(code, insn) else Step.ON
+        if other.kind is Kind.PENDING_TEST or (other is not touch and tests_itself(other.flow, other)):
             return Step.HIT
         if other.kind is Kind.MASK:
             return Step.END
         return Step.ON
 
-    return forward(flow, touch.address, step, _TEST_INSNS, _forks(flow, touch, touches))
+    return forward(code.joined(flow), touch.address, step, _TEST_INSNS, _forks(flow, touch, touches))
+
+
+def tests_itself(flow: FunctionFlow, touch: Touch) -> bool:
+    """Return whether an instruction that unmasks also tests pending, and a branch uses the answer.
+
+    That is a cmpxchg of mask and pending together, which fails if pending is set; an AND that leaves pending
+    alone in its result; and an xchg of both, if what it read is tested.
+    """
+    insn = touch.insn
+    if touch.kind is not Kind.UNMASK or touch.spot.offset != PENDING or insn.address not in flow.successors:
+        return False
+    if insn.mnemonic == "cmpxchg":
+        was = expected(insn, flow)
+        clear = was is not None and was & _MASK_BITS and not was & _PENDING_BITS
+        return bool(clear) and _branch_after(flow, insn.address) is not None
+    if insn.mnemonic == "and":
+        kept = next((item.value for item in insn.operands if item.register < 0 and not item.memory), 0)
+        return kept & _PENDING_BITS == _PENDING_BITS and _branch_after(flow, insn.address) is not None
+    if insn.mnemonic == "xchg":
+        held = {Value(("new", insn.address, number), (), 0) for number in insn.written}
+        tested = (address for address, values in flow.values.items() if held.intersection(values))
+        return any(_branch_after(flow, address) is not None for address in tested)
+    return False
+
+
+def _ends_here(code: Code, insn: Insn) -> bool:
+    """Return whether a path does not go on: a trap, or a call that does not return."""
+    return insn.flow is Flow.STOP or (insn.flow is Flow.CALL and code.never_returns(insn.target))
+
+
+def reread(flow: FunctionFlow, touch: Touch, tests: tuple[int, ...]) -> tuple[int, ...]:
+    """Return where this CPU's pointer or number is read again between a store and its pending test."""
+    wanted = set()
+    for address in tests:
+        access = flow.accesses.get(address)
+        if access is not None and address != touch.address:
+            place = access.place
+            wanted |= {path[0] for path in (place.own, place.path if place.root == CPU else ()) if path}
+    found: list[int] = []
+
+    def step(insn: Insn) -> Step:
+        if insn.address in tests:
+            return Step.END
+        access = flow.accesses.get(insn.address)
+        own = access is not None and access.direct and insn.access == READ and not access.place.path
+        if own and access is not None and access.place.root == CPU and access.place.offset in wanted:
+            found.append(insn.address)
+        return Step.ON
+
+    if wanted:
+        forward(flow, touch.address, step, _TEST_INSNS)
+    return tuple(sorted(found))
 
 
 def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
     """Return the branches that depend on the restored value."""
-    if touch.kind is not Kind.RESTORE or touch.stored is None:
+    if touch.kind is not Kind.RESTORE:
         return set()
     forks = set()
     masks = {
         Value((READ_BY, item.address), (), 0) for item in touches.values() if item.kind is Kind.MASK_TEST
     }
-    made_of = _condition(flow, touch.stored)
+    made_of = _condition(flow, touch)
     for address, values in flow.values.items():
         if (
-            touch.stored in values
+            (touch.stored is not None and touch.stored in values)
             or masks.intersection(values)
             or (made_of is not None and (values == made_of.values or made_of.result in values))
         ):
@@ -82,14 +142,15 @@ class _Condition(NamedTuple):
     result: Value | None
 
 
-def _condition(flow: FunctionFlow, stored: Value) -> _Condition | None:
-    """Return what set the flags for a stored value that comes from setcc, None for other values."""
-    root = stored.root
-    if not isinstance(root, tuple) or root[0] != "new" or not isinstance(root[1], int):
+def _condition(flow: FunctionFlow, touch: Touch) -> _Condition | None:
+    """Return what set the flags for a store by setcc, or of a value from setcc; None for other stores."""
+    address: object = touch.address
+    if touch.stored is not None and isinstance(touch.stored.root, tuple) and touch.stored.root[0] == "new":
+        address = touch.stored.root[1]
+    insn = flow.insns.get(address) if isinstance(address, int) else None
+    if insn is None or not insn.mnemonic.startswith("set"):
         return None
-    address = root[1]
-    if not flow.insns[address].mnemonic.startswith("set"):
-        return None
+    address = insn.address
     for _ in range(_FLAG_INSNS):
         before = flow.predecessors.get(address, ())
         if len(before) != 1:
@@ -113,8 +174,9 @@ def _branch_after(flow: FunctionFlow, address: int) -> int | None:
         insn = flow.insns[address]
         if insn.flow is Flow.CONDITIONAL:
             return address
-        # No flag survives a call.
-        if address in flow.values or insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
+        # No flag survives a call; xchg leaves them alone.
+        other = address in flow.values and insn.mnemonic != "xchg"
+        if other or insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             return None
     return None
 
@@ -158,44 +220,19 @@ def tested_before(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[i
     return backward(flow, touch.address, step, _TEST_INSNS).hits
 
 
-def locked_access(
-    code: Code, flow: FunctionFlow, touch: Touch, touches: Touches, takers: Mapping[int, Insn]
-) -> tuple[Ways, tuple[int, ...]]:
-    """Return the locked accesses after a pending clear, and the selector uses that precede one.
+def callbacks(
+    code: Code, flow: FunctionFlow, tests: tuple[int, ...], *, own: bool = False
+) -> tuple[int, ...]:
+    """Return the calls after pending tests that force the callback.
 
     Args:
-        takers: by entry, functions that take the selector with a locked instruction, and that instruction.
+        own: the test is a store that failed because pending is set: then SCHEDOP_block does it, too.
     """
-    unlocked: list[int] = []
-
-    def step(insn: Insn) -> Step:
-        other = touches.get(insn.address)
-        if any(fence_of(item) not in _HALF_FENCES for item in executed(code, insn, takers)):
-            return Step.HIT
-        if other is not None and other.kind in (Kind.SELECTOR_TAKE, Kind.DEBUG_READ):
-            if other.kind is Kind.SELECTOR_TAKE:
-                unlocked.append(insn.address)
-            return Step.END
-        return Step.ON
-
-    return forward(flow, touch.address, step, _TEST_INSNS), tuple(unlocked)
-
-
-def executed(code: Code, insn: Insn, takers: Mapping[int, Insn]) -> tuple[Insn, ...]:
-    """Return the fences that an instruction executes, itself or in its callee."""
-    if insn.flow is Flow.CALL:
-        taker = takers.get(insn.target)
-        return (taker,) if taker is not None else code.leaf_fences(insn.target) or ()
-    return (insn,) if fence_of(insn) else ()
-
-
-def callbacks(code: Code, flow: FunctionFlow, tests: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the calls after pending tests that force the callback."""
     found: set[int] = set()
     for test in tests:
 
         def step(insn: Insn) -> Step:
-            if insn.flow in (Flow.CALL, Flow.JUMP, Flow.CONDITIONAL) and forces(code, insn, flow):
+            if forces(code, insn, flow) or (own and blocks(code, insn, flow)):
                 return Step.HIT
             return Step.ON
 
@@ -203,15 +240,23 @@ def callbacks(code: Code, flow: FunctionFlow, tests: tuple[int, ...]) -> tuple[i
     return tuple(sorted(found))
 
 
+def blocks(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
+    """Return whether a call is SCHEDOP_block, in which Xen clears the mask and tests pending."""
+    call = flow.calls.get(insn.address)
+    if call is None or code.hypercall_of(call) not in _BLOCKS:
+        return False
+    return _first_argument(code, call).constant == SCHEDOP_BLOCK
+
+
 def forces(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
     """Return whether a call or jump forces the callback, directly or through a small function."""
     call = flow.calls.get(insn.address)
-    if call is None or call.target < 0:
+    if call is None:
         return False
     number = code.hypercall_of(call)
     if number is not None:
         return number == Hypercall.XEN_VERSION and not _answer_used(flow, call)
-    return _forces_inside(code, call.target, 0)
+    return call.target >= 0 and _forces_inside(code, call.target, 0)
 
 
 def _answer_used(flow: FunctionFlow, call: Call) -> bool:
@@ -249,34 +294,39 @@ def _forces_inside(code: Code, target: int, depth: int) -> bool:
     return False
 
 
-def exit_behind(code: Code, flow: FunctionFlow, touch: Touch) -> str:
-    """Return what makes up for an unmask without a test: an iret or a block hypercall that follows it."""
-    for call in flow.calls.values():
-        number = code.hypercall_of(call)
-        if (
-            number in (Hypercall.SCHED_OP, Hypercall.SCHED_OP_COMPAT)
-            and _first_argument(code, call).constant == SCHEDOP_BLOCK
-        ):
-            ways = forward(
-                flow,
-                touch.address,
-                lambda insn, at=call.insn.address: Step.HIT if insn.address == at else Step.ON,  # type: ignore[misc]
-                _TEST_INSNS,
-            )
-            if ways.paths is Paths.ALL:
-                return f"SCHEDOP_block at {call.insn.address:#x} clears the mask and tests pending"
-    address = touch.insn.end
-    for _ in range(_EXIT_INSNS):
-        insn = next(code.run(address), None)
-        if insn is None or insn.flow in (Flow.STOP, Flow.CONDITIONAL, Flow.INDIRECT_JUMP):
-            return ""
-        if insn.mnemonic.startswith(("iret", "sysret", "sysexit")):
-            return f"{insn.mnemonic} at {insn.address:#x}"
-        if insn.flow is Flow.RETURN:
-            return ""
-        if insn.flow in (Flow.JUMP, Flow.CALL) and code.hypercall(insn.target) == Hypercall.IRET:
-            return f"HYPERVISOR_iret at {insn.address:#x} tests pending on the way out"
-        address = insn.target if insn.flow is Flow.JUMP else insn.end
+def exit_behind(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches) -> str:
+    """Return what makes up for a missing test: on each path an exit through Xen or a test follows."""
+    joined = code.joined(flow)
+    exits: dict[int, str] = {}
+
+    def step(insn: Insn) -> Step:
+        other = touches.get(insn.address)
+        if other is not None and other.kind is Kind.PENDING_TEST:
+            return Step.HIT
+        words = leaves_through_xen(code, joined, insn)
+        if words:
+            exits[insn.address] = words
+            return Step.HIT
+        if insn.flow is Flow.INDIRECT_JUMP and (insn.memory is None or insn.memory.base >= 0):
+            return Step.END  # its cases, if any, were guessed
+        return Step.SPARE if _ends_here(code, insn) else Step.ON
+
+    ways = forward(joined, touch.address, step, _EXIT_INSNS, _forks(flow, touch, touches))
+    found = [exits[address] for address in ways.hits if address in exits]
+    return "; ".join(found[:_MOST_EXITS]) if ways.paths is Paths.ALL else ""
+
+
+def leaves_through_xen(code: Code, flow: FunctionFlow, insn: Insn) -> str:
+    """Return how an instruction exits to the guest through Xen, which tests pending; "" for others."""
+    if insn.mnemonic.startswith(_EXITS):
+        return f"{insn.mnemonic} at {insn.address:#x}"
+    call = flow.calls.get(insn.address)
+    if call is None:
+        return ""
+    if code.hypercall_of(call) == Hypercall.IRET:
+        return f"HYPERVISOR_iret at {insn.address:#x} tests pending on the way out"
+    if blocks(code, insn, flow):
+        return f"SCHEDOP_block at {insn.address:#x} clears the mask and tests pending"
     return ""
 
 
@@ -300,16 +350,83 @@ def masked_ranges(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[t
     return tuple(ranges)
 
 
-def reopened(flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
-    """Return the unmasks and restores that follow a mask, and on which of the paths to a return."""
+def reopened(
+    code: Code, flow: FunctionFlow, touch: Touch, touches: Touches, opening: Collection[int]
+) -> Ways:
+    """Return where the mask is opened again after a mask, and on which of the paths to a return.
+
+    A function opens it by an unmask or restore, itself, in a callee or by a tail jump, or by an exit through
+    Xen, which sets the mask from the frame.  A function that may be entered masked leaves as it came.
+
+    Args:
+        opening: the starts of the functions that unmask or restore.
+    """
+    joined = code.joined(flow)
+    if _entered_masked(joined, touches):
+        return Ways((), Paths.NONE)
 
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
         if other is not None and other.kind in _OPENS:
             return Step.HIT
-        return Step.SPARE if insn.flow is Flow.STOP else Step.ON
+        if leaves_through_xen(code, joined, insn) or _opens_inside(code, insn, opening):
+            return Step.HIT
+        call = joined.calls.get(insn.address)
+        elsewhere = call is not None and call.tail and not joined.successors[insn.address]
+        unknown = insn.flow is Flow.INDIRECT_JUMP and not joined.successors[insn.address]
+        return Step.SPARE if elsewhere or unknown or _ends_here(code, insn) else Step.ON
 
-    return forward(flow, touch.address, step, _RANGE_INSNS)
+    saved = _tests_of_mask(flow, touches)
+    return forward(joined, touch.address, step, _RANGE_INSNS, saved)
+
+
+def _entered_masked(flow: FunctionFlow, touches: Touches) -> bool:
+    """Return whether a function may open the mask before it sets or saves it: then it is entered masked."""
+    todo, seen = [flow.entry], set[int]()
+    while todo:
+        address = todo.pop()
+        if address in seen:
+            continue
+        seen.add(address)
+        other = touches.get(address)
+        if other is not None and other.kind in _OPENS:
+            return True
+        if other is None or other.kind not in (Kind.MASK, Kind.SAVE):
+            todo.extend(flow.successors.get(address, ()))
+    return False
+
+
+def _opens_inside(code: Code, insn: Insn, opening: Collection[int]) -> bool:
+    """Return whether a function that is called may open the mask, itself or in a function that it calls."""
+    if insn.flow is not Flow.CALL or code.section(insn.target) is None:
+        return False
+    start = code.window(insn.target)[0]
+    if start in opening:
+        return True
+    if not code.is_small(insn.target):
+        return False
+    insns, _ = code.graph(insn.target)
+    return any(
+        item.flow in (Flow.CALL, Flow.JUMP) and item.target >= 0 and code.window(item.target)[0] in opening
+        for item in insns.values()
+        if item.target not in insns
+    )
+
+
+def _tests_of_mask(flow: FunctionFlow, touches: Touches) -> set[int]:
+    """Return the branches that depend on what was read from the mask: one side need not open it again."""
+    reads = {
+        Value((READ_BY, item.address), (), 0)
+        for item in touches.values()
+        if item.kind in (Kind.SAVE, Kind.MASK_TEST) and item.address in flow.insns
+    }
+    own = [item.address for item in touches.values() if item.kind is Kind.MASK_TEST]
+    # An xchg leaves the old mask in its register.
+    for item in touches.values():
+        if item.kind is Kind.MASK and item.insn.mnemonic in ("xchg", "cmpxchg"):
+            reads |= {Value(("new", item.address, number), (), 0) for number in item.insn.written}
+    own += [address for address, values in flow.values.items() if reads.intersection(values)]
+    return {branch for address in own if (branch := _branch_after(flow, address)) is not None}
 
 
 def preemption_off(code: Code, flow: FunctionFlow, touch: Touch) -> bool:

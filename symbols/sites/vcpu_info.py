@@ -40,6 +40,11 @@ class Spot:
         """Return whether only a field's offset identifies it: other structures may have a field there too."""
         return self.cpu is Cpu.OTHER and self.origin.startswith("CPU structure")
 
+    @property
+    def names_cpu(self) -> bool:
+        """Return whether the code itself chooses a CPU, by its offset among the per-CPU areas."""
+        return self.cpu is Cpu.OTHER and self.origin.startswith("per-CPU")
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -98,29 +103,30 @@ class Layout:
         if isinstance(root, tuple) and root[0] == ARGUMENT and not path:
             return Spot(offset, str(root[1]), Cpu(str(root[2])))
         if not path:
-            return self._static(root, offset, place.indexed, direct)
+            return self._static(place, direct)
         last, before = path[-1], path[:-1]
         if 0 <= offset < VCPU_INFO_BYTES and not place.indexed:
             found = self._pointed(root, before, last)
             if found is not None:
                 return Spot(offset, *found)
         if not before and root == CONSTANT and last in self.shared_pointers and 0 <= offset < _SHARED_BYTES:
-            return _shared(offset, place.indexed)
+            return _shared(offset, place)
         if len(path) == 1 and (root == CPU or _element(root)):
             # The offset of this (or another) CPU's area, read from memory, plus the area's link address.
             cpu = Cpu.LOADED if root == CPU else Cpu.OTHER
             return self._area(offset, cpu)
         return None
 
-    def _static(self, root: Root, offset: int, indexed: bool, direct: bool) -> Spot | None:
+    def _static(self, place: Value, direct: bool) -> Spot | None:
+        root, offset, indexed = place.root, place.offset, place.indexed
         if root == CPU and not indexed:
             return self._area(offset, Cpu.RUNNING if direct else Cpu.LOADED)
         if root != CONSTANT:
             return None
         for page in self.shared_pages:
             if 0 <= offset - page < _SHARED_BYTES:
-                return _shared(offset - page, indexed)
-        return self._area(offset, Cpu.OTHER) if indexed else None
+                return _shared(offset - page, place)
+        return self._area(offset, Cpu.LOADED if place.own else Cpu.OTHER) if indexed else None
 
     def _area(self, offset: int, cpu: Cpu) -> Spot | None:
         for area in self.areas:
@@ -142,11 +148,13 @@ class Layout:
         return None
 
 
-def _shared(offset: int, indexed: bool) -> Spot:
+def _shared(offset: int, place: Value) -> Spot:
     inside = offset % VCPU_INFO_BYTES
-    if indexed:
+    if place.own:
+        return Spot(inside, "shared_info, vCPU by this CPU's number", Cpu.LOADED)
+    if place.indexed:
         return Spot(inside, "shared_info, vCPU by index", Cpu.OTHER)
-    return Spot(inside, f"shared_info, vCPU {offset // VCPU_INFO_BYTES}", Cpu.OTHER)
+    return Spot(inside, f"shared_info, vCPU {offset // VCPU_INFO_BYTES}", Cpu.FIXED)
 
 
 def _element(root: Root) -> bool:

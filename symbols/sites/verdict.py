@@ -4,6 +4,7 @@ The rule (x86-TSO and xen/include/public/xen.h): only the CPU that hosts the vCP
 reads the mask, so a fence at a mask, restore or unmask is removable if the store
 is one byte wide, the pending test follows it in program order, and each clearing
 of pending in the image is followed by a locked access before the selector is used.
+Where the access itself is locked, a byte store and a test would do on the same conditions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
+from xtrace.symbols.sites.handlers import IN_ORDER, Order
 from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Verdict
 
 STORES = frozenset((Kind.MASK, Kind.RESTORE, Kind.UNMASK))
@@ -28,8 +30,9 @@ class Surroundings:
         owes_test: it may open the mask, and nothing shows that it does not.
         exit: what makes up for an unmask without a test; "" if nothing does.
         reopened: the unmasks and restores that follow a mask.
-        locked: locked accesses after a pending clear.  unlocked: selector uses that precede one.
+        order: of a pending clear, the locked accesses and the uses of the selector around it.
         guarded: preemption is off.
+        reread: where this CPU's pointer or number is read again before the pending test.
     """
 
     tests: Ways
@@ -37,9 +40,9 @@ class Surroundings:
     owes_test: bool
     exit: str
     reopened: Ways
-    locked: Ways
-    unlocked: tuple[int, ...]
     guarded: bool
+    order: Order = IN_ORDER
+    reread: tuple[int, ...] = ()
 
 
 def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
@@ -49,10 +52,16 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
     assert touch.insn.memory is not None
     if touch.wide and kind in STORES | {Kind.PENDING_SET, Kind.PENDING_CLEAR}:
         size = touch.insn.memory.size
+        also = "also clears pending, and " if touch.clears_pending else ""
         found.append(
             Hazard(
-                "wide-store", f"the store is {size} bytes wide: it can undo another CPU's write to pending"
+                "wide-store",
+                f"the store is {size} bytes wide: it {also}can undo another CPU's write to pending",
             )
+        )
+    if touch.wide and kind is Kind.SELECTOR_SET:
+        found.append(
+            Hazard("unlocked-handler", "the selector is stored without a lock: a bit set meanwhile is lost")
         )
     if kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL and not around.exit:
         where = (
@@ -75,29 +84,12 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
                     f"{where} the store: an event that arrived while masked waits for the next one",
                 )
             )
-    if kind is Kind.PENDING_CLEAR and around.unlocked:
-        at = ", ".join(f"{address:#x}" for address in around.unlocked)
-        found.append(
-            Hazard(
-                "unlocked-handler",
-                f"the selector is used at {at} without a locked access after pending is cleared",
-            )
-        )
-    if kind in STORES and not around.guarded:
-        if touch.spot.cpu is Cpu.LOADED:
-            found.append(
-                Hazard(
-                    "unstable-pointer",
-                    "the pointer was loaded earlier; nothing found keeps the thread on its CPU",
-                )
-            )
-        elif touch.spot.by_field:
-            found.append(
-                Hazard(
-                    "unstable-pointer",
-                    f"nothing shows that this is the running CPU's vcpu_info: {touch.spot.origin}",
-                )
-            )
+    if kind is Kind.PENDING_CLEAR and around.order.fault:
+        found.append(Hazard(around.order.fault, _disorder(around.order)))
+    if kind in STORES:
+        pointer = _unstable(touch, around)
+        if pointer:
+            found.append(Hazard("unstable-pointer", pointer))
     if kind is Kind.MASK and around.reopened.paths is Paths.SOME:
         at = ", ".join(f"{address:#x}" for address in around.reopened.hits[:3])
         found.append(
@@ -106,22 +98,56 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
     return tuple(found)
 
 
-def judged(found: Found, touch: Touch, around: Surroundings, handlers_locked: bool) -> Fence:
-    """Return a fence with its verdict and the reason."""
-    verdict, reason = _judge(found, touch, around, handlers_locked)
+def _disorder(order: Order) -> str:
+    """Return what is wrong with the order of a clear and a take."""
+    if order.unlocked:
+        at = ", ".join(f"{address:#x}" for address in order.unlocked)
+        return f"the selector is used at {at} without a locked access after pending is cleared"
+    if order.taken and order.ends:
+        at = ", ".join(f"{address:#x}" for address in order.taken)
+        return f"the selector is taken at {at}, before pending is cleared: an event in between is lost"
+    return "no locked access and no take of the selector follows: what was pending is lost"
+
+
+def _unstable(touch: Touch, around: Surroundings) -> str:
+    """Return why the pointer may be another CPU's, "" if nothing shows that it may."""
+    cpu = touch.spot.cpu
+    if cpu is Cpu.LOADED and not around.guarded:
+        if around.reread:
+            at = ", ".join(f"{address:#x}" for address in around.reread)
+            return f"the store and the pending test may be on different CPUs: which CPU is read again at {at}"
+        return "the pointer was loaded earlier; nothing found keeps the thread on its CPU"
+    # While preemption is off, a structure that is passed may be the running CPU's; a number may be any.
+    # Masking a CPU that is chosen by number is how one is prepared before it starts.
+    prepares = touch.kind is Kind.MASK and touch.spot.names_cpu
+    if cpu is Cpu.OTHER and not prepares and not (touch.spot.by_field and around.guarded):
+        return f"nothing shows that this is the running CPU's vcpu_info: {touch.spot.origin}"
+    return ""
+
+
+def judged(
+    found: Found, touch: Touch, around: Surroundings, handlers_locked: bool, *, orders: bool = False
+) -> Fence:
+    """Return a fence with its verdict and the reason.
+
+    Args:
+        orders: a handler needs this instruction between its clear and its take.
+    """
+    verdict, reason = _judge(found, touch, around, handlers_locked, orders)
     name = found.insn.mnemonic
     if found.insn.lock:
         name = f"lock {name}"
     return Fence(name, found.how, found.insn.address, found.via, found.position, found.paths, verdict, reason)
 
 
-def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bool) -> tuple[Verdict, str]:
+def _judge(
+    found: Found, touch: Touch, around: Surroundings, handlers_locked: bool, orders: bool
+) -> tuple[Verdict, str]:
     kind = touch.kind
-    if found.position == "access":
-        if kind in STORES:
-            return Verdict.UNDECIDED, "the access itself is locked; a plain byte store would do"
+    access = found.position == "access"
+    if access and kind not in STORES:
         return Verdict.KEEP, "other CPUs write this field: the access must stay locked"
-    if kind is Kind.PENDING_CLEAR and found.at in around.locked.hits:
+    if orders or (kind is Kind.PENDING_CLEAR and found.at in around.order.locked.hits):
         return (
             Verdict.KEEP,
             "every CPU must see pending clear before the selector is taken: this orders the two",
@@ -138,20 +164,23 @@ def _judge(found: Found, touch: Touch, around: Surroundings, handlers_locked: bo
     if not handlers_locked:
         return (
             Verdict.UNDECIDED,
-            "a handler in this image clears pending and uses the selector with no locked access in between",
+            "a handler in this image does not clear pending and then take the selector by a locked access",
         )
+    verdict = Verdict.REPLACEABLE if access else Verdict.REMOVABLE
     if kind is Kind.MASK:
-        return Verdict.REMOVABLE, "only Xen's exit to the guest on this CPU reads the mask"
+        lead = "a byte store would do: " if access else ""
+        return verdict, f"{lead}only Xen's exit to the guest on this CPU reads the mask"
+    lead = "a byte store and a test would do: " if access else ""
     if untested:
-        return Verdict.REMOVABLE, f"no test follows, but {around.exit}"
-    return Verdict.REMOVABLE, "Xen tests pending after this store, or the test that follows sees the event"
+        return verdict, f"{lead}no test follows, but {around.exit}"
+    return verdict, f"{lead}Xen tests pending after this store, or the test that follows sees the event"
 
 
 def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:
-    """Return a site's verdict and reason: its fences', where undecided outranks removable outranks keep."""
+    """Return a site's verdict and reason: those of the fence whose verdict comes first in this order."""
     if not fences:
         return Verdict.NO_FENCE, "no fence executes here"
-    for verdict in (Verdict.UNDECIDED, Verdict.REMOVABLE, Verdict.KEEP):
+    for verdict in (Verdict.UNDECIDED, Verdict.REMOVABLE, Verdict.REPLACEABLE, Verdict.KEEP):
         for fence in fences:
             if fence.verdict is verdict:
                 return verdict, fence.reason

@@ -83,6 +83,8 @@ class Insn:
         memory: its memory operand, lea's and nop's too; None without.
         access: READ | WRITE of that operand; 0 for lea and nop.
         written: full registers that it changes, as operands or implicitly.
+        stacked: what a push, pop or leave adds to the stack pointer (for leave: to the frame pointer, from
+            which it takes the new one); negative for a push, 0 for other instructions.
     """
 
     address: int
@@ -95,6 +97,7 @@ class Insn:
     access: int
     written: tuple[int, ...]
     lock: bool
+    stacked: int = 0
 
     @property
     def end(self) -> int:
@@ -114,7 +117,15 @@ class Insn:
             self.access,
             self.written,
             self.lock,
+            self.stacked,
         )
+
+
+def is_hypercall_trap(insn: Insn) -> bool:
+    """Return whether an instruction enters Xen by itself, with the hypercall's number in eax."""
+    if insn.mnemonic == "syscall":
+        return True
+    return insn.mnemonic == "int" and insn.operands[0].value & 0xFF == _TRAP_VECTOR
 
 
 def _names(module: object) -> dict[int, str]:
@@ -136,6 +147,10 @@ _FLOWS = {0: Flow.NEXT, 1: Flow.JUMP, 2: Flow.INDIRECT_JUMP, 3: Flow.CONDITIONAL
 #: i386: from here on a displacement is a negative number; below, it may be a kernel's address.
 _LEAST_NEGATIVE = 0xFFF0_0000
 _STOPS = (Code.INVALID, Code.INT3)
+#: iced-x86 does not say how many bytes these pop.
+_LEAVES = {Code.LEAVEW: 2, Code.LEAVED: 4, Code.LEAVEQ: 8}
+#: How a guest without a hypercall page enters Xen: `syscall`, or `int $0x82` on i386.
+_TRAP_VECTOR = 0x82
 _PER_CPU = (Register.FS, Register.GS)
 _WRITES = (OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
 _READS = (OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
@@ -232,6 +247,7 @@ class InsnDecoder:
             access,
             effects.written,
             raw.has_lock_prefix,
+            _LEAVES.get(raw.code) or raw.stack_pointer_increment,
         )
 
     def _memory(self, raw: Instruction) -> Memory:

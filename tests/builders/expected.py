@@ -16,7 +16,7 @@ pointer    ``stable`` or ``unstable``: without or with the hazard unstable-point
 tests      ``all``, ``some`` or ``none``: pending_paths
 callbacks  ``yes``: a force callback is guarded by the pending test
 exit       ``yes`` or ``no``: whether the exit that covers an unmask is reported
-cpu        ``running``, ``loaded``, ``guarded`` or ``other``; several joined by ``|``
+cpu        ``running``, ``loaded``, ``guarded``, ``fixed`` or ``other``; several joined by ``|``
 width      bytes
 via        the callee that contains the fence
 aliases    the names of the symbol and its aliases
@@ -49,7 +49,13 @@ _EXECUTABLE = 4
 _FENCED = (Kind.MASK, Kind.RESTORE, Kind.UNMASK)
 _UNSTABLE = "unstable-pointer"
 _PATHS = {"all": Paths.ALL, "some": Paths.SOME, "none": Paths.NONE}
-_CPUS = {"running": Cpu.RUNNING, "loaded": Cpu.LOADED, "guarded": Cpu.GUARDED, "other": Cpu.OTHER}
+_CPUS = {
+    "running": Cpu.RUNNING,
+    "loaded": Cpu.LOADED,
+    "guarded": Cpu.GUARDED,
+    "fixed": Cpu.FIXED,
+    "other": Cpu.OTHER,
+}
 _KEYS = frozenset(
     [
         "fence",

@@ -30,7 +30,7 @@ END(force_callback)
 
 FUNC(mask_third)
 	mov	HYPERVISOR_shared_info(%rip), %rax
-	movb	$1, 3*64+MASK(%rax)		# SITE mask cpu=other
+	movb	$1, 3*64+MASK(%rax)		# SITE mask cpu=fixed
 	ret
 END(mask_third)
 

@@ -52,7 +52,7 @@ FUNC(handler)
 	mov	CI_VCPU(%rax), %rdx
 	movb	$0, (%rdx)		# SITE pending-clear hazards=unlocked-handler
 	mov	SELECTOR(%rdx), %rax	# SITE selector-take hazards=unlocked-handler?
-	movq	$0, SELECTOR(%rdx)	# SITE selector-take? hazards=unlocked-handler?
+	movq	$0, SELECTOR(%rdx)	# SITE selector-set hazards=unlocked-handler
 	ret
 END(handler)
 	.section .note.GNU-stack, "", @progbits

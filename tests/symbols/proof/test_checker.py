@@ -294,9 +294,7 @@ def test_search_may_reach_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scenario_for() -> None:
-    found = scenario_for(
-        Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, handler_locked=False, stable=False
-    )
+    found = scenario_for(Protocol.UNMASK, Fence.LFENCE, Width.WIDE, Retest.NONE, take=Take.READ, stable=False)
     assert found == Scenario(
         Protocol.UNMASK, Fence.LFENCE, width=Width.WIDE, retest=Retest.NONE, take=Take.READ, stable=False
     )

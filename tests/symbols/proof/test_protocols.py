@@ -153,6 +153,6 @@ def test_scenario_for_a_site() -> None:
         found = scenario_for(protocol, fence, width, retest)
         assert found == Scenario(protocol, fence, width=width, retest=retest)
     assert scenario_for(Protocol.UNMASK) == Scenario(Protocol.UNMASK)
-    assert scenario_for(Protocol.UNMASK, handler_locked=False).take is Take.READ
+    assert scenario_for(Protocol.UNMASK, take=Take.READ).take is Take.READ
     assert scenario_for(Protocol.UNMASK, fence_first=True).fence_first
     assert not scenario_for(Protocol.UNMASK, stable=False).stable

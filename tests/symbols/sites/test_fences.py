@@ -191,7 +191,7 @@ def test_fences_of_each_touch(made: Functions, name: str, expected: dict[str, li
     name = f"case_{name}"
     flow, touches = made.flow(name), made.touches(name)
     tests = {
-        address: surroundings.pending_test(flow, touch, touches).hits
+        address: surroundings.pending_test(made.code, flow, touch, touches).hits
         for address, touch in touches.items()
         if touch.kind in (Kind.UNMASK, Kind.RESTORE)
     }

@@ -14,6 +14,7 @@ import pytest
 from builders.functions import Functions, assemble
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites import surroundings
+from xtrace.symbols.sites.handlers import Handlers, Order
 from xtrace.symbols.sites.model import Kind
 
 ALL, SOME, NONE = Paths.ALL, Paths.SOME, Paths.NONE
@@ -70,9 +71,20 @@ TESTS_OF_RESTORE: Cases = {
     "pending_compared": (RESTORE + "cmpb $1, (%rbx); jne 1f; nop; 1: ret", ALL),
     "an_argument": ("vcpu %rbx; movb %dil, 1(%rbx); test %esi, %esi; jne " + FORK, SOME),
     "an_argument_tested": ("vcpu %rbx; movb %dil, 1(%rbx); test %dil, %dil; jne " + FORK, ALL),
-    "exchanged": ("vcpu %rbx; cmpxchg %cl, 1(%rbx); test %cl, %cl; jne " + FORK, SOME),
+    "exchanged": ("vcpu %rbx; cmpxchg %cl, 1(%rbx); test %cl, %cl; jne " + FORK, ALL),
+    "swapped": ("vcpu %rbx; mov %cl, %al; xchg %al, 1(%rbx); test %cl, %cl; jne " + FORK, ALL),
+    "swapped_after_the_test": ("vcpu %rbx; test %cl, %cl; xchg %cl, 1(%rbx); jne " + FORK, ALL),
+    "swapped_and_what_was_there_tested": ("vcpu %rbx; xchg %cl, 1(%rbx); test %cl, %cl; jne " + FORK, SOME),
     # The value is the outcome of a comparison: a branch on its flags, operands or result decides.
-    "outcome_by_its_flags": ("vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); jz " + FORK, SOME),
+    "outcome_by_its_flags": ("vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); jz " + FORK, ALL),
+    "outcome_of_the_same_operands_stored": (
+        "vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); testl $0x200, %edi; jz " + FORK,
+        ALL,
+    ),
+    "outcome_stored_and_another_tested": (
+        "vcpu %rbx; testl $0x200, %edi; setz 1(%rbx); testl $0x200, %esi; jz " + FORK,
+        SOME,
+    ),
     "saved_outcome_by_its_flags": (
         "vcpu %rbx; testl $0x200, %edi; setz %al; movb %al, 1(%rbx); jz " + FORK,
         ALL,
@@ -162,7 +174,7 @@ LEFT_MASKED: Cases = {
     ),
     "exchanged_if_not_zero": (
         "vcpu %rbx; test %cl, %cl; jne 2f; ret; 2: cmpxchg %cl, 1(%rbx); ret",
-        False,
+        True,
     ),
 }
 
@@ -200,7 +212,7 @@ LOCKED: Cases = {
     "taken_after_cpuid": (CLEAR + "cpuid;" + PLAIN, (("cpuid",), ALL, 0)),
     "taken_after_lfence": (CLEAR + "lfence;" + PLAIN, ((), NONE, 1)),
     "taken_after_sfence": (CLEAR + "sfence;" + PLAIN, ((), NONE, 1)),
-    "compared_first": (CLEAR + "cmpq $0, 8(%rbx); je 1f; xchg %rax, 8(%rbx); 1: ret", ((), NONE, 0)),
+    "compared_first": (CLEAR + "cmpq $0, 8(%rbx); je 1f; xchg %rax, 8(%rbx); 1: ret", (("xchg",), SOME, 0)),
     "taken_differently_on_two_paths": (
         CLEAR + "test %edi, %edi; je 1f; xchg %rax, 8(%rbx); ret; 1:" + PLAIN,
         (("xchg",), SOME, 1),
@@ -210,8 +222,62 @@ LOCKED: Cases = {
     "both_fences_in_a_callee": (CLEAR + "call leaf_both;" + PLAIN, (("call",), ALL, 0)),
     "nothing_in_a_callee": (CLEAR + "call leaf_nothing;" + PLAIN, ((), NONE, 1)),
     "taken_in_a_callee": (CLEAR + "lea 8(%rbx), %rdi; call taker; ret", (("call",), ALL, 0)),
-    "taken_at_the_limit": (CLEAR + "nops 59; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
-    "taken_too_far_away": (CLEAR + "nops 60; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
+    "taken_at_the_limit": (CLEAR + "nops 1498; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
+    "taken_too_far_away": (CLEAR + "nops 1499; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
+}
+TAKE = "vcpu %rbx; xor %eax, %eax; xchg %rax, 8(%rbx);"
+#: The hazard of the first pending clear.
+ORDERS: Cases = {
+    "taken": (CLEAR + "xchg %rax, 8(%rbx); ret", ""),
+    "taken_in_a_loop": (
+        "vcpu %rbx; 1: movb $0, (%rbx); xor %eax, %eax; xchg %rax, 8(%rbx); cmpb $0, (%rbx); jne 1b; ret",
+        "",
+    ),
+    "taken_plainly": (CLEAR + PLAIN, "unlocked-handler"),
+    "cleared_plainly": (CLEAR + "movq $0, 8(%rbx); ret", "unlocked-handler"),
+    "taken_on_one_path": (CLEAR + "test %edi, %edi; je 1f; xchg %rax, 8(%rbx); 1: ret", "clear-without-take"),
+    "taken_first": (TAKE + "movb $0, (%rbx); ret", "take-before-clear"),
+    "taken_first_and_handled": (TAKE + "movb $0, (%rbx); call *%rax; ret", "take-before-clear"),
+    "cleared_after_handling": (TAKE + "call *%rax; movb $0, (%rbx); ret", "take-before-clear"),
+    "taken_first_then_fenced": (TAKE + "movb $0, (%rbx); mfence; ret", ""),
+    "taken_before_and_after": (TAKE + "movb $0, (%rbx); xchg %rax, 8(%rbx); ret", ""),
+    "taken_first_in_a_loop": (
+        TAKE + "1: movb $0, (%rbx); xchg %rax, 8(%rbx); test %rax, %rax; jne 1b; ret",
+        "",
+    ),
+    "taken_before_another_clear": (
+        TAKE + "movb $0, (%rbx); movb $0, (%rbx); xchg %rax, 8(%rbx); ret",
+        "",
+    ),
+    "taken_first_in_a_callee": (
+        "vcpu %rbx; lea 8(%rbx), %rdi; call taker; movb $0, (%rbx); ret",
+        "take-before-clear",
+    ),
+    "cleared_only": (CLEAR + "ret", "clear-without-take"),
+    "cleared_only_and_left_by_iret": (CLEAR + "iretq", "clear-without-take"),
+    "cleared_only_and_left_through_xen": (CLEAR + "jmp page + 32 * 23", "clear-without-take"),
+    "cleared_only_then_lfence": (CLEAR + "lfence; ret", "clear-without-take"),
+    "cleared_only_after_a_known_call": (CLEAR + "call leaf_nothing; ret", "clear-without-take"),
+    "cleared_only_after_a_hypercall": (CLEAR + "call page + 32 * 17; ret", "clear-without-take"),
+    # What is not known may take the selector.
+    "taken_by_an_indirect_call": (CLEAR + "call *%rax; ret", ""),
+    "taken_by_unmapped_code": (CLEAR + "call 0xffffffff90000000; ret", ""),
+    "taken_by_a_jump_to_unmapped_code": (CLEAR + "jmp 0xffffffff90000000", ""),
+    "taken_by_a_callee_of_a_callee": (CLEAR + "call calls_lock; ret", ""),
+    "taken_by_a_tail_jump": (CLEAR + "jmp calls_lock", ""),
+    "taken_on_one_path_of_a_callee": (CLEAR + "call may_lock; ret", "clear-without-take"),
+    "stopped": (CLEAR + "ud2", ""),
+    "never_returns": (CLEAR + "call endless; ret", ""),
+    # The function returns to one that takes the selector, or does not.
+    "taken_by_the_caller": ("vcpu %rbx; movb $0, (%rbx); ret", ""),
+    "not_taken_by_the_caller": ("vcpu %rbx; movb $0, (%rbx); ret", "clear-without-take"),
+    "taken_by_the_callers_caller": ("vcpu %rbx; movb $0, (%rbx); ret", ""),
+}
+CALLERS = {
+    "caller": "push %rbx; call t11_taken_by_the_caller; vcpu %rbx; xchg %rax, 8(%rbx); ret",
+    "bad_caller": "push %rbx; call t11_not_taken_by_the_caller; ret",
+    "inner_caller": "push %rbx; call t11_taken_by_the_callers_caller; ret",
+    "outer_caller": "push %rbx; call inner_caller; vcpu %rbx; xchg %rax, 8(%rbx); ret",
 }
 
 FORCE = "call page + 32 * 17;"
@@ -290,10 +356,19 @@ EXITS: Cases = {
     "iret_after_an_indirect_call": (UNMASK + "call *%rax; iretq", "iretq at {iretq}"),
     "iret_after_a_return": (UNMASK + "ret; iretq", ""),
     "iret_after_a_stop": (UNMASK + "ud2; iretq", ""),
-    "iret_after_a_branch": (UNMASK + "js 1f; 1: iretq", ""),
+    "iret_after_a_branch": (UNMASK + "js 1f; 1: iretq", "iretq at {iretq}"),
+    "iret_on_one_path": (UNMASK + "js 1f; iretq; 1: ret", ""),
+    "iret_or_a_test": (UNMASK + "js 1f; iretq; 1: cmpb $0, (%rbx); ret", "iretq at {iretq}"),
+    "iret_or_a_stop": (UNMASK + "js 1f; iretq; 1: ud2", "iretq at {iretq}"),
+    "iret_or_a_call_that_does_not_return": (UNMASK + "js 1f; iretq; 1: call endless", "iretq at {iretq}"),
+    "iret_after_a_tail_jump": (UNMASK + "jmp exiter", "iretq at {exiter}"),
+    "iret_by_a_trap": (
+        UNMASK + "mov $23, %eax; syscall",
+        "HYPERVISOR_iret at {syscall} tests pending on the way out",
+    ),
     "iret_after_an_indirect_jump": (UNMASK + "jmp *%rax; iretq", ""),
-    "iret_at_the_limit": (UNMASK + "nops 159; iretq", "iretq at {iretq}"),
-    "iret_too_far_away": (UNMASK + "nops 160; iretq", ""),
+    "iret_at_the_limit": (UNMASK + "nops 160; iretq", "iretq at {iretq}"),
+    "iret_too_far_away": (UNMASK + "nops 161; iretq", ""),
     "jump_to_unmapped_code": (UNMASK + "jmp 0xffffffff90000000", ""),
     "hypercall_iret": (
         UNMASK + "jmp page + 32 * 23",
@@ -314,11 +389,15 @@ EXITS: Cases = {
     "unknown_operation": (UNMASK + "call page + 32 * 29; ret", ""),
     "another_hypercall_of_one": (UNMASK + "mov $1, %edi; call page + 32 * 30; ret", ""),
     "block_on_one_path": (UNMASK + "test %edi, %edi; je 1f;" + BLOCK + "1: ret", ""),
+    "block_by_a_trap": (
+        UNMASK + "mov $1, %edi; mov $29, %eax; syscall; ret",
+        "SCHEDOP_block at {syscall} clears the mask and tests pending",
+    ),
     "block_at_the_limit": (
-        UNMASK + "nops 59;" + BLOCK + "ret",
+        UNMASK + "nops 159;" + BLOCK + "ret",
         "SCHEDOP_block at {call} clears the mask and tests pending",
     ),
-    "block_too_far_away": (UNMASK + "nops 60;" + BLOCK + "ret", ""),
+    "block_too_far_away": (UNMASK + "nops 160;" + BLOCK + "ret", ""),
 }
 
 #: How many unmasks and restores follow the first mask, and on which paths.
@@ -335,6 +414,54 @@ REOPENED: Cases = {
     "masked_twice_and_unmasked": (MASK + "movb $1, 1(%rbx); movb $0, 1(%rbx); ret", (1, ALL)),
     "unmasked_at_the_limit": (MASK + "nops 4000; movb $0, 1(%rbx); ret", (1, ALL)),
     "unmasked_too_far_away": (MASK + "nops 4001; movb $0, 1(%rbx); ret", (0, NONE)),
+    "left_by_iret": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: iretq", (2, ALL)),
+    "left_through_xen": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp page + 32 * 23",
+        (2, ALL),
+    ),
+    "never_left": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call endless", (1, ALL)),
+    "never_left_by_name": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call panic", (1, ALL)),
+    "left_by_a_call_that_returns": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call leaf_nothing; ret",
+        (1, SOME),
+    ),
+    "unmasked_by_a_tail_jump": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp opener",
+        (2, ALL),
+    ),
+    "unmasked_by_a_callee": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call opener; ret",
+        (2, ALL),
+    ),
+    "unmasked_by_a_callee_of_a_callee": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call outer_opener; ret",
+        (2, ALL),
+    ),
+    "left_by_a_jump_to_unmapped_code": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp 0xffffffff90000000",
+        (1, ALL),
+    ),
+    "left_by_an_indirect_jump": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *%rax",
+        (1, ALL),
+    ),
+    # Masked as it was entered: it opened the mask first.
+    "entered_masked": (
+        "vcpu %rbx; 1: movb $0, 1(%rbx); nop; movb $1, 1(%rbx); test %edi, %edi; jne 1b; ret",
+        (0, NONE),
+    ),
+    "restored_if_it_was_clear": (
+        SAVED + "test %cl, %cl; jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, ALL),
+    ),
+    "restored_by_another_condition": (
+        SAVED + "test %dl, %dl; jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, SOME),
+    ),
+    "restored_if_the_exchange_read_0": (
+        "vcpu %rbx; mov $1, %ecx; xchg %cl, 1(%rbx); test %cl, %cl; jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, ALL),
+    ),
 }
 
 #: What runs masked after the first mask: the instructions of each range.
@@ -390,6 +517,13 @@ HELPERS = {
     "overlapping": MASK + ".byte 0xeb, 0xff, 0xc0; movb $0, 1(%rbx); ret",
     "leaf_nothing": "xor %edx, %edx; ret",
     "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
+    "calls_lock": "push %rbx; call leaf_lock; pop %rbx; ret",
+    "may_lock": "push %rbx; test %edi, %edi; je 1f; call leaf_lock; 1: pop %rbx; ret",
+    "endless": "cli; 1: hlt; jmp 1b",
+    "panic": "ret",
+    "exiter": "pop %rsi; iretq",
+    "opener": "vcpu %rbx; movb $0, 1(%rbx); ret",
+    "outer_opener": "call opener; nop; ret",
     "wrapper": "xor %edi, %edi; jmp page + 32 * 17",
     "second_wrapper": "call wrapper; ret",
     "third_wrapper": "call second_wrapper; ret",
@@ -416,6 +550,7 @@ TABLES = (
     REOPENED,
     MASKED,
     PREEMPTION,
+    ORDERS,
 )
 
 
@@ -423,7 +558,7 @@ TABLES = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
     """Return an image of all cases, those of table n with the prefix tn_."""
     bodies = {f"t{n}_{name}": body for n, table in enumerate(TABLES) for name, (body, _) in table.items()}
-    return assemble(tmp_path_factory.mktemp("order"), HELPERS | bodies)
+    return assemble(tmp_path_factory.mktemp("order"), HELPERS | CALLERS | bodies)
 
 
 def of(table: Cases) -> pytest.MarkDecorator:
@@ -439,14 +574,18 @@ def names(made: Functions, name: str, addresses: tuple[int, ...]) -> tuple[str, 
 
 @of(TESTS_OF_UNMASK)
 def test_pending_tests_after_an_unmask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
-    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
+    found = surroundings.pending_test(
+        made.code, made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name)
+    )
     assert (len(found.hits), found.paths) == expected
     assert {made.touches(name)[hit].kind for hit in found.hits} <= {Kind.PENDING_TEST}
 
 
 @of(TESTS_OF_RESTORE)
 def test_pending_tests_after_a_restore(made: Functions, name: str, expected: Paths) -> None:
-    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.RESTORE), made.touches(name))
+    found = surroundings.pending_test(
+        made.code, made.flow(name), made.touch(name, Kind.RESTORE), made.touches(name)
+    )
     assert found.paths is expected
 
 
@@ -467,13 +606,35 @@ def test_pending_tests_before_an_unmask(made: Functions, name: str, expected: in
 def test_locked_accesses_after_a_clear(
     made: Functions, name: str, expected: tuple[tuple[str, ...], Paths, int]
 ) -> None:
-    takers = {made.start("taker"): made.flow("taker").insns[made.places("taker", "xchg")[0]]}
+    ways = order_of(made, name).locked
+    assert (names(made, name, ways.hits), ways.paths, len(order_of(made, name).unlocked)) == expected
     touches = made.touches(name)
-    ways, unlocked = surroundings.locked_access(
-        made.code, made.flow(name), made.touch(name, Kind.PENDING_CLEAR), touches, takers
-    )
-    assert (names(made, name, ways.hits), ways.paths, len(unlocked)) == expected
-    assert all(touches[address].kind is Kind.SELECTOR_TAKE for address in unlocked)
+    assert all(touches[address].kind is Kind.SELECTOR_TAKE for address in order_of(made, name).unlocked)
+
+
+@of(ORDERS)
+def test_order_of_clear_and_take(made: Functions, name: str, expected: str) -> None:
+    assert order_of(made, name).fault == expected
+
+
+def order_of(made: Functions, name: str) -> Order:
+    return handlers_of(made, name).order(made.touch(name, Kind.PENDING_CLEAR))
+
+
+def handlers_of(made: Functions, name: str) -> Handlers:
+    callers = [made.flow(caller) for caller in CALLERS]
+    found = {at: touch for one in (name, *CALLERS) for at, touch in made.touches(one).items()}
+    handlers = Handlers(made.code, found, [made.flow(name), *callers])
+    # Its pointer is an argument, so it has no touch of its own.
+    handlers.takers[made.start("taker")] = made.flow("taker").insns[made.places("taker", "xchg")[0]]
+    return handlers
+
+
+def test_instructions_that_order_a_handler(made: Functions) -> None:
+    for name, mnemonic in (("t4_taken_after_mfence", "mfence"), ("t4_taken_by_xchg", "xchg")):
+        handlers = handlers_of(made, name)
+        handlers.order(made.touch(name, Kind.PENDING_CLEAR))
+        assert handlers.ordering == set(made.places(name, mnemonic))
 
 
 @of(FORCES)
@@ -500,13 +661,16 @@ def test_callbacks_after_tests(made: Functions, name: str, expected: tuple[str, 
 def test_exit_through_xen(made: Functions, name: str, expected: str) -> None:
     flow = made.flow(name)
     places = {insn.mnemonic: f"{address:#x}" for address, insn in flow.insns.items()}
-    found = surroundings.exit_behind(made.code, flow, made.touch(name, Kind.UNMASK))
+    places["exiter"] = f"{made.places('exiter', 'iretq')[0]:#x}"
+    found = surroundings.exit_behind(made.code, flow, made.touch(name, Kind.UNMASK), made.touches(name))
     assert found == expected.format(**places)
 
 
 @of(REOPENED)
 def test_unmasks_after_a_mask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
-    found = surroundings.reopened(made.flow(name), made.touch(name, Kind.MASK), made.touches(name))
+    touches = {**made.touches(name), **made.touches("opener")}
+    opening = {made.start("opener")}
+    found = surroundings.reopened(made.code, made.flow(name), made.touch(name, Kind.MASK), touches, opening)
     assert (len(found.hits), found.paths) == expected
 
 
@@ -539,28 +703,34 @@ def test_fences_that_an_instruction_executes(made: Functions) -> None:
     name = "t4_both_fences_in_a_callee"
     flow = made.flow(name)
     taker = made.flow("taker").insns[made.places("taker", "xchg")[0]]
+    handlers = handlers_of(made, name)
     (call,) = (flow.insns[at] for at in made.places(name, "call"))
-    assert [item.mnemonic for item in surroundings.executed(made.code, call, {})] == ["lfence", "mfence"]
+    assert [item.mnemonic for item in handlers.executed(call)] == ["lfence", "mfence"]
     # A function that is known to take the selector counts as its locked access.
-    assert surroundings.executed(made.code, call, {made.start("leaf_both"): taker}) == (taker,)
-    assert surroundings.executed(made.code, taker, {}) == (taker,)
+    handlers.takers[made.start("leaf_both")] = taker
+    assert handlers.executed(call) == (taker,)
+    assert handlers.executed(taker) == (taker,)
     (xor,) = (made.flow("taker").insns[at] for at in made.places("taker", "xor"))
-    assert surroundings.executed(made.code, xor, {}) == ()
+    assert handlers.executed(xor) == ()
     # Fences in functions that are not leaves are not searched for.
     larger = made.flow("t5_by_two_wrappers")
     (call,) = (larger.insns[at] for at in made.places("t5_by_two_wrappers", "call"))
-    assert surroundings.executed(made.code, call, {}) == ()
+    assert handlers.executed(call) == ()
 
 
 @pytest.mark.parametrize(("argument", "covered"), [("mov $1, %ebx", True), ("mov $1, %edi", False)])
 def test_i386_passes_the_first_argument_in_ebx(tmp_path: Path, argument: str, covered: bool) -> None:
     body = f"vcpu %edx; movb $0, 1(%edx); {argument}; call page + 32 * 29; ret"
     made = assemble(tmp_path, {"block": body}, bits=32)
-    found = surroundings.exit_behind(made.code, made.flow("block"), made.touch("block", Kind.UNMASK))
+    found = surroundings.exit_behind(
+        made.code, made.flow("block"), made.touch("block", Kind.UNMASK), made.touches("block")
+    )
     assert bool(found) is covered
 
 
 def test_pending_test_returns_ways(made: Functions) -> None:
     name = "t0_follows"
-    found = surroundings.pending_test(made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name))
+    found = surroundings.pending_test(
+        made.code, made.flow(name), made.touch(name, Kind.UNMASK), made.touches(name)
+    )
     assert found == Ways(made.places(name, "cmp"), ALL)

@@ -22,6 +22,7 @@ from xtrace.symbols.proof.checker import check
 from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Take, Width
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
+from xtrace.symbols.sites.handlers import Order
 from xtrace.symbols.sites.model import Cpu, How, Kind, Verdict
 from xtrace.symbols.sites.vcpu_info import Spot
 from xtrace.symbols.sites.verdict import Surroundings, hazards, judged, site_verdict
@@ -31,7 +32,7 @@ STORE, FENCE, LATER = 0x1000, 0x1004, 0x1040
 
 #: The questions, and the answers to each.
 ANSWERS = {
-    "kind": ("mask", "restore", "unmask", "clear", "set", "other"),
+    "kind": ("mask", "restore", "unmask", "clear", "set", "selector", "other"),
     "fence": ("access", "between", "beside"),  # the access itself; between P := 0 and S; elsewhere
     "width": ("byte", "wide"),  # of a plain store
     "opens": ("no", "yes"),  # the site may unmask
@@ -39,9 +40,11 @@ ANSWERS = {
     "before": ("no", "yes"),  # a pending test before the site
     "exit": ("no", "yes"),  # an exit through Xen follows
     "handlers": ("plain", "locked"),  # how the image's handlers take the selector
-    "taken": ("locked", "plain"),  # how the selector is taken after this pending clear
+    # How the selector is taken around this pending clear.
+    "taken": ("locked", "plain", "first", "never"),
     "preemption": ("on", "off"),
-    "pointer": ("running", "loaded", "field", "other"),  # whose vcpu_info it is
+    # Whose vcpu_info it is.
+    "pointer": ("running", "fixed", "loaded", "reread", "field", "index", "chosen"),
     "reopened": ("none", "some", "all"),  # paths from a mask to an unmask
 }
 KINDS: dict[str, tuple[Kind, ...]] = {
@@ -50,19 +53,32 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "unmask": (Kind.UNMASK,),
     "clear": (Kind.PENDING_CLEAR,),
     "set": (Kind.PENDING_SET,),
+    "selector": (Kind.SELECTOR_SET,),
 }
 KINDS["other"] = tuple(kind for kind in Kind if (kind,) not in KINDS.values())
 PATHS = {"none": Paths.NONE, "some": Paths.SOME, "all": Paths.ALL}
 
 VERDICTS = """
 kind           fence            width opens tests     before exit handlers : verdict   reason
-mask           access           *     *     *         *      *    *        : undecided locked-access
-restore|unmask access           *     *     *         *      *    *        : undecided locked-access
 clear|set      access           *     *     *         *      *    *        : keep      others-write
-other          access           *     *     *         *      *    *        : keep      others-write
+selector|other access           *     *     *         *      *    *        : keep      others-write
+mask           access           wide  *     *         *      *    *        : undecided wide
+restore|unmask access           wide  *     *         *      *    *        : undecided wide
+mask           access           byte  *     *         *      *    plain    : undecided handlers
+mask           access           byte  *     *         *      *    locked   : replaceable by-a-byte-store
+restore|unmask access           byte  no    *         *      *    plain    : undecided handlers
+restore|unmask access           byte  no    *         *      *    locked   : replaceable by-store-and-test
+restore|unmask access           byte  yes   all       *      *    plain    : undecided handlers
+restore|unmask access           byte  yes   all       *      *    locked   : replaceable by-store-and-test
+restore|unmask access           byte  yes   none|some *      yes  plain    : undecided handlers
+restore|unmask access           byte  yes   none|some *      yes  locked   : replaceable by-store-and-exit
+restore|unmask access           byte  yes   some      *      no   *        : undecided no-test
+restore|unmask access           byte  yes   none      no     no   *        : undecided no-test
+restore|unmask access           byte  yes   none      yes    no   *        : undecided tested-before
 clear          between          *     *     *         *      *    *        : keep      orders
 clear          beside           *     *     *         *      *    *        : keep      outside
-set|other      between|beside   *     *     *         *      *    *        : keep      outside
+set            between|beside   *     *     *         *      *    *        : keep      outside
+selector|other between|beside   *     *     *         *      *    *        : keep      outside
 mask           between|beside   wide  *     *         *      *    *        : undecided wide
 restore|unmask between|beside   wide  *     *         *      *    *        : undecided wide
 mask           between|beside   byte  *     *         *      *    plain    : undecided handlers
@@ -78,12 +94,14 @@ restore|unmask between|beside   byte  yes   none      no     no   *        : und
 restore|unmask between|beside   byte  yes   none      yes    no   *        : undecided tested-before
 """
 REASONS = {
-    "locked-access": "the access itself is locked; a plain byte store would do",
+    "by-a-byte-store": "a byte store would do: only Xen's exit",
+    "by-store-and-test": "a byte store and a test would do: Xen tests pending after this store",
+    "by-store-and-exit": "a byte store and a test would do: no test follows, but iret at 0x1040",
     "others-write": "other CPUs write this field",
     "orders": "every CPU must see pending clear before the selector is taken",
     "outside": "a {kind} is outside the rule",
     "wide": "the store is wider than a byte",
-    "handlers": "a handler in this image clears pending and uses the selector with no locked access",
+    "handlers": "a handler in this image does not clear pending and then take the selector",
     "nobody-else-reads": "only Xen's exit to the guest on this CPU reads the mask",
     "tested": "Xen tests pending after this store, or the test that follows sees the event",
     "exit": "no test follows, but iret at 0x1040",
@@ -97,6 +115,7 @@ HAZARDS = (
 kind                width : hazard
 mask|restore|unmask wide  : the-store
 clear|set           wide  : the-store
+selector            wide  : the-selectors-store
 other               wide  : -
 *                   byte  : -
 """,
@@ -110,21 +129,31 @@ restore|unmask yes   *     *      yes  : -
 restore|unmask no    *     *      *    : -
 mask|clear     *     *     *      *    : -
 set|other      *     *     *      *    : -
+selector       *     *     *      *    : -
 """,
     """
 kind                taken  : hazard
 clear               plain  : the-selector
+clear               first  : taken-before-it
+clear               never  : nothing-follows
 clear               locked : -
 mask|restore|unmask *      : -
-set|other           *      : -
+set|other|selector  *      : -
 """,
     """
 kind                preemption pointer       : hazard
 mask|restore|unmask on         loaded        : loaded-before
+mask|restore|unmask on         reread        : read-again
 mask|restore|unmask on         field         : not-known-to-be-ours
-mask|restore|unmask on         running|other : -
-mask|restore|unmask off        *             : -
+mask|restore|unmask *          index         : not-known-to-be-ours
+restore|unmask      *          chosen        : not-known-to-be-ours
+mask                *          chosen        : -
+mask|restore|unmask on         running|fixed : -
+mask|restore|unmask off        running|fixed : -
+mask|restore|unmask off        loaded|reread : -
+mask|restore|unmask off        field         : -
 clear|set|other     *          *             : -
+selector            *          *             : -
 """,
     """
 kind                reopened : hazard
@@ -132,6 +161,7 @@ mask                some     : some-ways-stay-masked
 mask                none|all : -
 restore|unmask      *        : -
 clear|set|other     *        : -
+selector            *        : -
 """,
 )
 HAZARD_REASONS = {
@@ -139,6 +169,10 @@ HAZARD_REASONS = {
     "no-test-follows": ("no-pending-test", "no pending test follows the store"),
     "some-ways-have-no-test": ("no-pending-test", "on some paths no pending test follows the store"),
     "tested-before-it": ("test-before-store", "pending is tested at 0xff0, 0xff8, before the store"),
+    "the-selectors-store": ("unlocked-handler", "the selector is stored without a lock"),
+    "taken-before-it": ("take-before-clear", "the selector is taken at 0x1040, 0x1048, before pending is"),
+    "nothing-follows": ("clear-without-take", "no locked access and no take of the selector follows"),
+    "read-again": ("unstable-pointer", "the store and the pending test may be on different CPUs"),
     "the-selector": ("unlocked-handler", "the selector is used at 0x1040, 0x1048 without a locked access"),
     "loaded-before": ("unstable-pointer", "the pointer was loaded earlier"),
     "not-known-to-be-ours": ("unstable-pointer", "nothing shows that this is the running CPU's"),
@@ -204,9 +238,18 @@ RIGHT: Case = {
 }  # fmt: skip
 POINTERS = {
     "running": (Cpu.RUNNING, "per-CPU vcpu_info at 0x40"),
+    "fixed": (Cpu.FIXED, "shared_info, vCPU 0"),
     "loaded": (Cpu.LOADED, "per-CPU pointer at 0x40"),
+    "reread": (Cpu.LOADED, "shared_info, vCPU by this CPU's number"),
     "field": (Cpu.OTHER, "CPU structure (an argument), field 0x40"),
-    "other": (Cpu.OTHER, "shared_info, vCPU by index"),
+    "index": (Cpu.OTHER, "shared_info, vCPU by index"),
+    "chosen": (Cpu.OTHER, "per-CPU pointer at 0x40"),
+}
+ORDERS = {
+    "locked": Order(Ways((), Paths.NONE)),
+    "plain": Order(Ways((), Paths.NONE), unlocked=(LATER, LATER + 8)),
+    "first": Order(Ways((), Paths.NONE), taken=(LATER, LATER + 8), ends=True, misses=True),
+    "never": Order(Ways((), Paths.NONE), ends=True, misses=True),
 }
 
 
@@ -231,9 +274,11 @@ def around_of(case: Case) -> Surroundings:
         owes_test=case["opens"] == "yes",
         exit=f"iret at {LATER:#x}" if case["exit"] == "yes" else "",
         reopened=ways(case["reopened"], *reopened),
-        locked=ways("all" if case["fence"] == "between" else "none", FENCE),
-        unlocked=(LATER, LATER + 8) if case["taken"] == "plain" else (),
         guarded=case["preemption"] == "off",
+        order=replace(
+            ORDERS[case["taken"]], locked=ways("all" if case["fence"] == "between" else "none", FENCE)
+        ),
+        reread=(LATER,) if case["pointer"] == "reread" else (),
     )
 
 
@@ -355,6 +400,46 @@ def test_fence_is_removable_if_and_only_if_nothing_is_lost_without_it() -> None:
     assert min(by_verdict.values()) >= 20
 
 
+def test_access_is_replaceable_if_and_only_if_a_byte_store_and_its_test_lose_nothing() -> None:
+    """And then the locked access loses nothing either, and the runs end in the same states."""
+    seen = 0
+    for case in OF_STORES:
+        verdict, _ = told(VERDICTS, case | {"fence": "access"})
+        assert (verdict == "replaceable") is holds(scenario_of(case)), case
+        if verdict == "replaceable":
+            seen += 1
+            locked, plain = (
+                check(replace(scenario_of(case), width=width)) for width in (Width.LOCKED, Width.BYTE)
+            )
+            assert locked.holds
+            assert locked.ends == plain.ends
+    assert seen >= 20
+
+
+@pytest.mark.parametrize("width", [Width.EXCHANGE, Width.LOCKED_WIDE])
+def test_access_that_tests_pending_itself_can_be_a_byte_store_and_a_test(width: Width) -> None:
+    locked = check(Scenario(Protocol.UNMASK, width=width, retest=Retest.ITSELF))
+    plain = check(Scenario(Protocol.UNMASK))
+    assert locked.holds
+    assert plain.holds
+    assert locked.ends == plain.ends
+
+
+def test_plain_access_that_tests_pending_itself_fails_for_its_width() -> None:
+    wide = Scenario(Protocol.UNMASK, width=Width.WIDE, retest=Retest.ITSELF)
+    assert not holds(wide)
+    assert holds(replace(wide, width=Width.BYTE))
+
+
+def test_fence_that_a_handler_needs_is_kept_at_any_site() -> None:
+    for case in OF_STORES:
+        for fence_ in ("access", "beside"):
+            full = RIGHT | case | {"fence": fence_}
+            (kind,) = KINDS[case["kind"]]
+            found = judged(found_of(full), touch_of(full, kind), around_of(full), True, orders=True)
+            assert found.verdict is Verdict.KEEP
+
+
 def test_undecided_cases_are_not_fixed_by_any_fence() -> None:
     """An upcall is lost even with the strongest fence: the fault is elsewhere."""
     for case in OF_STORES:
@@ -373,10 +458,6 @@ def test_fence_kept_between_p_and_s_is_needed(handlers: str) -> None:
 
 def test_cases_where_the_rule_is_more_careful_than_the_model() -> None:
     """Fences that the model would let go and the rule does not."""
-    # A byte store needs no lock, but removing it means rewriting the store itself.
-    locked = RIGHT | {"kind": "mask", "fence": "access"}
-    assert told(VERDICTS, locked)[0] == "undecided"
-    assert holds(Scenario(Protocol.MASK))
     # A second fence at a handler's clear, which the handler's xchg of S already orders.
     beside = RIGHT | {"kind": "clear", "fence": "beside"}
     assert told(VERDICTS, beside)[0] == "keep"
@@ -415,9 +496,10 @@ def test_model_fails_exactly_if_there_is_a_hazard(case: Case, name: str | None) 
         assert holds(replace(scenario, fence=fence_)) is (name is None)
 
 
+@pytest.mark.parametrize("pointer", ["loaded", "reread", "index"])
 @pytest.mark.parametrize("kind", STORES)
-def test_model_fails_with_an_unstable_pointer(kind: str) -> None:
-    case = deviation(kind=kind, preemption="on", pointer="loaded")
+def test_model_fails_with_an_unstable_pointer(kind: str, pointer: str) -> None:
+    case = deviation(kind=kind, preemption="on", pointer=pointer)
     scenario = replace(scenario_of(case), stable=False)
     assert not holds(scenario)
     assert not holds(replace(scenario, fence=protocols.Fence.MFENCE))
@@ -427,10 +509,16 @@ def test_model_fails_with_an_unstable_pointer(kind: str) -> None:
 
 
 def test_model_fails_with_an_unlocked_handler() -> None:
-    for taken, take in (("plain", Take.READ), ("plain", Take.PLAIN), ("locked", Take.XCHG)):
+    for taken, take, name in (
+        ("plain", Take.READ, "unlocked-handler"),
+        ("plain", Take.PLAIN, "unlocked-handler"),
+        ("first", Take.XCHG_FIRST, "take-before-clear"),
+        ("never", Take.NONE, "clear-without-take"),
+        ("locked", Take.XCHG, "none"),
+    ):
         case = deviation(kind="clear", taken=taken)
         names = [hazard.name for hazard in hazards(touch_of(case, Kind.PENDING_CLEAR), around_of(case))]
-        assert names == ["unlocked-handler"] * (not holds(Scenario(Protocol.HANDLER, take=take)))
+        assert names == [name] * (not holds(Scenario(Protocol.HANDLER, take=take)))
 
 
 # --- fences and sites ------------------------------------------------------------------------------
@@ -458,13 +546,20 @@ OF_FENCES = {
     ("keep", "undecided"): "undecided",
     ("removable", "undecided"): "undecided",
     ("keep", "removable", "undecided"): "undecided",
+    ("replaceable",): "replaceable",
+    ("keep", "replaceable"): "replaceable",
+    ("removable", "replaceable"): "removable",
+    ("replaceable", "undecided"): "undecided",
+    ("keep", "removable", "replaceable"): "removable",
+    ("keep", "replaceable", "undecided"): "undecided",
+    ("removable", "replaceable", "undecided"): "undecided",
 }
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_verdict_of_a_site(number: int) -> None:
     """For every order of fences; the reason is that of the first fence with the verdict."""
-    for verdicts in product(("keep", "removable", "undecided"), repeat=number):
+    for verdicts in product(("keep", "removable", "replaceable", "undecided"), repeat=number):
         fences = tuple(
             fence(verdict=Verdict(word), reason=f"{word} {place}") for place, word in enumerate(verdicts)
         )
