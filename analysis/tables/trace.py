@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xtrace.analysis.columns import Columns, text
-from xtrace.analysis.coverage.needs import Reach
+from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
@@ -47,6 +47,9 @@ _CUT_NAMES = {
     Metric.HVM_EXIT: "vm exit",
     Metric.INJECTION_TO_ENTRY: "injection to entry",
     Metric.INTR_WINDOW_WAIT: "interrupt window wait",
+    Metric.EVENT_TO_UPCALL: "event to upcall",
+    Metric.MASKED_WAIT: "masked wait",
+    Metric.UPCALL: "upcall (recorded)",
 }
 #: Why TSCs that are apart were not aligned.
 _REASONS = {
@@ -244,6 +247,7 @@ TABLES = (
             Column("cut_ratio", _EXACT, "share of intervals cut off", "share"),
         ),
         bias="long intervals are cut more often, so tails look shorter than they are",
+        needs=(RUNSTATES,),
         reach=Reach.VCPU,
     ),
 )

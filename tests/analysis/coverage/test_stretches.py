@@ -48,6 +48,11 @@ _SOON = (
 _GEN = 0x1F000
 
 CLASSES = ("sched", "pv", "hvm", "hw", "mem")
+#: As `xentrace -e` takes them; one mask selects the same sub-classes of all its classes.
+MASKS = (
+    "0x21000", "0x22000", "0x28000", "0x201000", "0x202000", "0x81000", "0x82000", "0x801000", "0x802000",
+    "0x804000", "0x221000", "0x823000", "0x228000", "0xa1000",
+)  # fmt: skip
 CUTS = (
     *(f"only {name}" for name in CLASSES),
     *(f"no {name}" for name in CLASSES),
@@ -55,6 +60,7 @@ CUTS = (
     *("no start", "no middle", "no end"),
     "time",
 )
+MASK_CUTS = tuple(f"only {mask}" for mask in MASKS)
 #: Of what a loss can cut off, an event that it is measured by.
 _MEASURED_BY = {
     Metric.UPCALL_MAX: 0x20100D,
@@ -75,10 +81,11 @@ _PAIRS = [
         for place in _PLACES
     ),
     *(pytest.param(name, _SOME, each, id=f"{name} {each}") for name in _SOON for each in CUTS),
+    *(pytest.param("xen417-pv-lost", _SOME, each, id=f"xen417-pv-lost {each}") for each in MASK_CUTS),
     *(
         pytest.param(name, None, each, id=f"whole {name} {each}", marks=pytest.mark.nightly)
         for name in _SAMPLE_NAMES
-        for each in CUTS
+        for each in (*CUTS, *MASK_CUTS)
     ),
 ]
 each_cut = pytest.mark.parametrize(("sample", "limit", "name"), _PAIRS)
@@ -153,16 +160,14 @@ def cut_of(sample: str, limit: int | None, name: str) -> Cut | None:
     kept = [window for run in runs for window in run]
     stretches = covered.stretches_of(runs)
     left = sum(len(window.records) for window in kept)
-    if name.split()[-1] in CLASSES and not any(
-        passes(mask_of(name), raw.event) for window in kept for raw in window.records
-    ):
+    is_by_class = name.split()[-1] in (*CLASSES, *MASKS)
+    if is_by_class and not any(passes(mask_of(name), raw.event) for window in kept for raw in window.records):
         return None
     if not stretches or left == sum(len(window.records) for window in origin.windows):
         return None
     span = min(begin for _, begin, _ in stretches), max(end for _, _, end in stretches)
     every = [(pcpu, span[0], span[1]) for pcpu, _, _ in covered.stretches_of([origin.windows])]
     known = covered.known_of(kept, stretches)
-    is_by_class = name.split()[-1] in CLASSES
     of_span = Inside(every, tscs_of(origin.windows), span, known, is_all=True, counts_all=is_by_class)
     ends = covered.ends_of(kept)
     if len(runs) == 1:
@@ -216,7 +221,7 @@ def runs_of(origin: Whole, name: str) -> list[list[Window]]:
     windows = list(origin.windows)
     third = len(windows) // 3
     match name.split():
-        case ["only" | "no", kind] if kind in CLASSES:
+        case ["only" | "no", kind] if kind in (*CLASSES, *MASKS):
             mask = mask_of(name)
             return [
                 [
