@@ -136,6 +136,11 @@ class Coverage:
         return self.has_all_pcpus and not self.may_have_gaps
 
     @property
+    def has_loss(self) -> bool:
+        """Whether Xen lost records on some pCPU."""
+        return any(pcpu.lost_cycles for pcpu in self.pcpus)
+
+    @property
     def knows_all_time(self) -> bool:
         """Whether the state of each vCPU and pCPU is known from the first record to the last."""
         hidden = any(pcpu.lost_cycles or pcpu.unknown_cycles for pcpu in self.pcpus)

@@ -80,14 +80,16 @@ class Evidence:
         quality: Quality,
         needs: tuple[Records, ...] = (),
         reach: Reach = Reach.RECORDS,
+        *,
+        is_most: bool = False,
     ) -> Figure:
         """Return a figure with the quality that this trace allows, by the rule of tables.
 
         Args:
             quality: how it is known where the trace has all that it needs.
-            needs, reach: as of a column of a table.
+            needs, reach, is_most: as of a column of a table.
         """
-        column = Column(name, quality, "")
+        column = Column(name, quality, "", is_most=is_most)
         table: Table[Measures] = Table(
             "", "", "", lambda _: Columns({name: [value]}), (column,), needs=needs, reach=reach
         )

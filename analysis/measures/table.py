@@ -67,6 +67,7 @@ class Column:
         needs: kinds of records without which there is no figure; None stands for those of the table.
         reach: which pCPUs' records it is made from; None stands for that of the table.
         blurred_without: kinds of records without which it is inferred at best; None stands for the table's.
+        is_most: an upper bound of how many there were, to which lost records add: inferred after a loss.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Column:
     needs: tuple[Records, ...] | None = None
     reach: Reach | None = None
     blurred_without: tuple[Records, ...] | None = None
+    is_most: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Table(Generic[Given]):
         if column.quality is Quality.EXACT and self.reach_of(column) is not Reach.RECORDS:
             found += [Quality.BOUNDED, Quality.INFERRED]
         elif column.quality in (Quality.EXACT, Quality.BOUNDED) and (
-            self.reach_of(column) is not Reach.RECORDS or VCPU in self.columns
+            self.reach_of(column) is not Reach.RECORDS or VCPU in self.columns or column.is_most
         ):
             found.append(Quality.INFERRED)
         if column.quality is not Quality.KEY and self.needs_of(column):
@@ -157,6 +159,8 @@ class Table(Generic[Given]):
             return Quality.ABSENT
         if column.quality not in (Quality.EXACT, Quality.BOUNDED):
             return column.quality
+        if column.is_most and coverage.has_loss:
+            return Quality.INFERRED
         if self.reach_of(column) is Reach.RECORDS:
             # Which vCPU ran is known from earlier records.
             return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality

@@ -112,9 +112,11 @@ TABLES = (
             Column(
                 "upcall_most_count",
                 _BOUNDED,
-                "upcall_least_count plus iret_open_count, less the irets before which no event can have been "
-                "pending since the last upcall, where the trace has all that sets one pending",
+                "upcalls that ended in the trace: upcall_least_count plus iret_open_count, less the irets "
+                "before which no event can have been pending since the last upcall, where the trace has all "
+                "that sets one pending",
                 "most",
+                is_most=True,
             ),
             *times_columns(
                 "upcall_least",
@@ -154,7 +156,7 @@ TABLES = (
             ),
             Column("block_without_block_ratio", _INFERRED, "their share of all block hypercalls", None),
             Column("upcall_least_per_s", _INFERRED, "upcall_least_count per second", None),
-            Column("upcall_most_per_s", _BOUNDED, "upcall_most_count per second", None),
+            Column("upcall_most_per_s", _BOUNDED, "upcall_most_count per second", None, is_most=True),
             Column("xen_version_per_s", _INFERRED, "xen_version_count per second", None, (PV,)),
             Column(
                 "iret_trap_count", _INFERRED, "irets that return from a recorded trap or page fault", None

@@ -38,6 +38,8 @@ def _build(data: bytes, hz: float | None = None) -> Report:
 
 
 def trace_of(name: str) -> bytes:
+    if name == "lost":
+        return lzma.decompress(next(path for path in ALL_SAMPLES if "pv-lost" in path.name).read_bytes())
     if (path := DATA / f"{name}.bin.xz").exists():
         return lzma.decompress(path.read_bytes())
     return {
@@ -216,6 +218,12 @@ def test_open_states_count_in_every_table(tmp_path: Path) -> None:
     path = tmp_path / "open"
     path.write_bytes(trace_of("open_ends"))
     assert ">=3.04s" in printed("report", "--full", "--cpu-hz", "2G", str(path))
+
+
+def test_what_is_lost_may_add_to_a_bound_from_above() -> None:
+    for name in ("upcall_most_count", "upcall_most_per_s"):
+        assert quality("whole", "upcalls", name) == "bounded"
+        assert quality("lost", "upcalls", name) == "inferred"
 
 
 def test_offline_is_a_state_of_its_own_and_is_named(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
             figures=(
                 evidence.figure("xen_version_count", forced, Quality.EXACT, (PV,)),
                 evidence.figure("upcall_least_count", row["upcall_least_count"], Quality.INFERRED, (PV,)),
-                evidence.figure("upcall_most_count", most, Quality.BOUNDED, (PV,)),
+                evidence.figure("upcall_most_count", most, Quality.BOUNDED, (PV,), is_most=True),
             ),
             concerned_count=forced,
             domain=row["domain"],

@@ -22,7 +22,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
     most = recorder_wakes_most(evidence.measures)
     wakes = int(of_domain(evidence.measures.count_by_a(Metric.WAKE_CAUSE), DOM0)["count"].sum())
     bounds = (
-        evidence.figure("recorder_wake_most_count", most, Quality.BOUNDED, (SWITCHES,)),
+        evidence.figure("recorder_wake_most_count", most, Quality.BOUNDED, (SWITCHES,), is_most=True),
         evidence.figure("dom0_wake_count", wakes, Quality.EXACT, (SWITCHES,)),
     )
     pcpus = max(len(evidence.coverage.pcpus), 1)
