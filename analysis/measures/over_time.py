@@ -1,6 +1,6 @@
 """Time in slots: what pCPUs and vCPUs did in each, and how long its wakes took.
 
-The slots are those that the pass keeps: at most 256 of 2^n TSC cycles.  In each slot the parts of the time of
+The slots are those that the pass keeps: at most 512 of 2^n TSC cycles.  In each slot the parts of the time of
 a pCPU or a vCPU add up to the slot's length, to the cycle; the rest, of which the trace does not show what it
 was, is unknown: after lost records, before a first record, or where windows are missing.
 

@@ -74,7 +74,7 @@ TRACE_KEYS = {
 
 
 OVER_TIME_MEANING = (
-    "time in slots, in the section runstates: what each pCPU and vCPU did in at most 256 slots of equal "
+    "time in slots, in the section runstates: what each pCPU and vCPU did in at most 512 slots of equal "
     "length, and how long wakes took; in a slot, the parts of a pCPU's and of a vCPU's time add up to its "
     "length; null where it was not asked for, or where several traces overlap in time, so that they may be "
     "of several hosts"

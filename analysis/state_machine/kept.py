@@ -19,7 +19,7 @@ from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric
 from xtrace.probes.reader.batches import I64
 
 #: Slots at a time: a power of two.
-SLOTS = 256
+SLOTS = 512
 #: Rows of sums, and ``a`` of metrics with single intervals, in a pass; what is over counts with its kind.
 MAX_ROWS = 8192
 MAX_EXEMPLARS = 4096

@@ -72,7 +72,7 @@ def _figures(found: Mapping[str, Any], tables: Tables, named: Sequence[tuple[int
         )
     )
     if found["over_time"]:
-        figures.append(heat.heat_map(found["over_time"], tables.hz))
+        figures.append(heat.heat_map(found["over_time"], tables.hz, tables.most_slots))
         figures.append(timeline.timeline(found["over_time"], tables, _moments(found), named))
     figures += [matrix.wakers(tables), matrix.interrupts(tables), *cost.costs(tables)]
     if found.get("calibration"):

@@ -11,6 +11,8 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 #: Rows of a table on a page; the JSON has all.
 MOST_ROWS = 200
+#: More than any trace has slots of time.
+_ALL_SLOTS = 1024
 #: So few rows need no headings.
 _FEW = 8
 
@@ -28,6 +30,11 @@ class Tables:
         self.hz: float | None = found["trace"]["tsc_hz"]
         self.names: Mapping[str, str] = found["trace"]["domains"]
         self._tables: Mapping[str, Any] = found["tables"]
+
+    @property
+    def most_slots(self) -> int:
+        """Rows of a table with a row for each slot of time: all of them, unless the page must be small."""
+        return _ALL_SLOTS if self._most >= MOST_ROWS else self._most
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return a table's rows; none where it was not asked for."""

@@ -17,11 +17,12 @@ LEVELS = 6
 _ROW = 18
 
 
-def heat_map(found: Mapping[str, Any], hz: float | None) -> Figure | None:
+def heat_map(found: Mapping[str, Any], hz: float | None, most_rows: int) -> Figure | None:
     """Return the figure, None without wakes in slots.
 
     Args:
         found: the key over_time of a report's JSON.
+        most_rows: of its table, which has a row for each slot with wakes.
     """
     octaves = found["wake_to_running"]
     if not octaves:
@@ -71,7 +72,7 @@ def heat_map(found: Mapping[str, Any], hz: float | None) -> Figure | None:
         "column that reaches up. Grey stripes, as high as the share of the pCPUs' time that the trace does "
         f"not cover. Counts: {found['quality']['wake_to_running']}.",
         drawing,
-        details=[_table(found, slots)],
+        details=[_table(found, slots, most_rows)],
     )
 
 
@@ -95,7 +96,7 @@ def _not_covered(found: Mapping[str, Any], slots: Slots, height: int) -> Markup 
     return svg.element("path", d=svg.steps(slots.edges, shares, height), class_="unknown")
 
 
-def _table(found: Mapping[str, Any], slots: Slots) -> PageTable:
+def _table(found: Mapping[str, Any], slots: Slots, most_rows: int) -> PageTable:
     octaves = found["wake_to_running"]
     quality = found["quality"]["wake_to_running"]
     rows = [
@@ -117,7 +118,8 @@ def _table(found: Mapping[str, Any], slots: Slots) -> PageTable:
                 for place, octave in enumerate(octaves)
             ),
         ),
-        rows,
+        rows[:most_rows],
         "Wakes by slot of time, by how long they took at least",
         "over_time.wake_to_running.{k}.counts.{i}",
+        left_out=max(len(rows) - most_rows, 0),
     )

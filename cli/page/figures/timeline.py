@@ -19,7 +19,7 @@ _LANE, _THIN = 24, 4
 _LEVELS = 6
 #: Thin rows for pCPUs, and for domains: those that waited most.
 MOST_THIN, MOST_DOMAINS = 160, 130
-#: From this many fields on, two slots share one.
+#: A drawing of thin rows has at most so many fields: slots share one where there are more.
 _MOST_FIELDS = 24_000
 #: Shares of waiting from which on a colour is stronger.
 _WAITING = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -281,10 +281,10 @@ def _thin(
     """Return a drawing of rows of levels, -1 for what is not known; each tenth row has a label."""
     # A line as thick as the row takes a third of the bytes of a rectangle.
     lines: dict[str, list[str]] = {}
-    step = 1 if len(rows) * len(slots.lengths) <= _MOST_FIELDS else 2
+    step = -(-len(rows) * len(slots.lengths) // _MOST_FIELDS)
     for at, (_, row) in enumerate(rows):
         y = at * height + height // 2
-        # Of two slots in one field, the stronger colour counts.
+        # Of the slots in one field, the strongest colour counts.
         fields = [max(row[place : place + step]) for place in range(0, len(row), step)]
         for level, first, last in runs(fields):
             x, end = slots.edges[first * step], slots.edges[min((last + 1) * step, len(row))]

@@ -73,35 +73,16 @@ def print_table(put: Put, report: Report, name: str, columns: Columns, limit: in
         put(f"  {len(columns) - limit} more: --section {table.section} --rows 0", dim=True)
 
 
-def certainty_word(column: Column, quality: Quality) -> str:
-    """Return in words how a column's figures are known: exact, at least, at most, inferred, modelled.
-
-    A column that is exact by itself is a lower bound where the trace covers a part only.
-    """
-    from xtrace.analysis.measures.table import Quality
-
-    if quality is not Quality.BOUNDED:
-        return str(quality)
-    is_least = column.quality is not Quality.BOUNDED or any(
-        part in ("least", "low") for part in column.name.split("_")
-    )
-    return "at least" if is_least else "at most"
-
-
 def certainty(shown: Sequence[Column], quality: Mapping[str, Quality]) -> str:
     """Return which of the columns shown are not exact, and how these are known; "" without figures."""
+    from xtrace.analysis.measures.certainty import certainty_text, certainty_word
     from xtrace.analysis.measures.table import Quality
 
-    found: dict[str, list[str]] = {}
-    for column in shown:
-        if quality[column.name] is not Quality.KEY:
-            found.setdefault(certainty_word(column, quality[column.name]), []).append(column.heading or "")
-    if len(found) <= 1:
-        return f"all {next(iter(found))}" if found else ""
-    others = "; ".join(
-        f"{', '.join(dict.fromkeys(names))} {word}" for word, names in found.items() if word != "exact"
+    return certainty_text(
+        (column.heading or "", certainty_word(column, quality[column.name]))
+        for column in shown
+        if quality[column.name] is not Quality.KEY
     )
-    return f"exact, but {others}" if "exact" in found else others
 
 
 def vcpu_label(row: Any) -> str:

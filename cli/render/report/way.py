@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xtrace.cli.render.report.tables import certainty_word, vcpu_label
+from xtrace.cli.render.report.tables import vcpu_label
 from xtrace.cli.terminal.drawn import bar, is_drawn, spark
 from xtrace.cli.terminal.grid import GridColumn, grid_lines
 from xtrace.cli.terminal.style import Style, width
@@ -80,12 +80,15 @@ def way_lines(report: Report, limit: int | None = None, *, room: int | None = No
         return
     yield "The way of an event: p50 and p99 of each stage, the vCPU that waits most first", Style.BOLD
     yield _summary(report, rows), Style.PLAIN
+    whole = [] if width() >= _WIDE else _spread_of_all(report, rows)
+    for line in whole:
+        yield line, Style.PLAIN
     foot, columns = _columns(report, rows, quality)
     heads, lines, _ = grid_lines(columns, width())
     shown = len(lines)
     if limit is not None:
         shown = min(limit, shown)
-    elif room is not None and shown > (left := room - len(heads) - 2 - len(foot)):
+    elif room is not None and shown > (left := room - len(heads) - 2 - len(whole) - len(foot)):
         shown = max(left - 1, _LEAST_ROWS)
     for number, line in enumerate(heads):
         yield line, Style.DIM if number == len(heads) - 1 else Style.PLAIN
@@ -107,6 +110,8 @@ def _summary(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
         times = sorted(row[f"wake_to_running_{name}_cycles"] for row in known)
         low, high = (short_time(time, report.hz) for time in (times[0], times[-1]))
         ends.append(f"{name} {low}" + (f" to {high}" if high != low else ""))
+    from xtrace.analysis.measures.certainty import certainty_word
+
     source = f"{_WHOLE.sources[0]}_p50_cycles"
     described = {column.name: column for column in report.described["event_way"].columns}
     word = certainty_word(described[source], report.quality["event_way"][source])
@@ -118,6 +123,8 @@ def _columns(
     report: Report, rows: Sequence[Mapping[str, Any]], quality: Mapping[str, Any]
 ) -> tuple[list[str], list[GridColumn]]:
     """Return the lines under the table, and its columns, as many as fit."""
+    from xtrace.analysis.measures.certainty import certainty_word
+
     is_wide = width() >= _WIDE
     text: Callable[[float], str] = (
         (lambda cycles: time_text(cycles, report.hz))
@@ -166,10 +173,10 @@ def _columns(
     foot += [
         f"{_MARKS[word(source)]} {word(source)}: {_FORMS[source]}" for source in _FORMS if source in marked
     ]
-    columns += _shares(rows, described, quality, is_wide=is_wide)
+    shares = list(_shares(rows, described, quality, is_wide=is_wide))
     if is_wide:
-        columns.append(_spread(report, rows))
-    return foot, columns
+        return foot, [*columns, *shares, _spread(report, rows)]
+    return foot, [*columns, *shares]
 
 
 def _source(stage: Stage, row: Mapping[str, Any]) -> str:
@@ -188,6 +195,8 @@ def _shares(
     *,
     is_wide: bool,
 ) -> Iterator[GridColumn]:
+    from xtrace.analysis.measures.certainty import certainty_word
+
     for first, name in (("runs", "running_share_ratio"), ("waits", "waiting_share_ratio")):
         if first == "runs" and not is_wide:
             continue
@@ -208,23 +217,42 @@ def _percent(share: float) -> str:
 
 def _spread(report: Report, rows: Sequence[Mapping[str, Any]]) -> GridColumn:
     """Return the spread of the times from wake to running, as a picture or in words."""
-    spread = report.columns["wake_spread"]
-    octaves = sorted(set(spread["low_cycles"].tolist()))
-    if not octaves:
+    scale, mine = _octaves(report, rows)
+    if not scale:
         return GridColumn(("", "", ""), ["" for _ in rows], left=True)
-    scale = [octaves[0]]
-    while scale[-1] < octaves[-1]:
-        scale.append(scale[-1] * 2)
-    counts: dict[tuple[int, int], dict[int, int]] = {}
-    for each in spread.rows():
-        counts.setdefault((each["domain"], each["vcpu"]), {})[each["low_cycles"]] = each["count"]
-    mine = [counts.get((row["domain"], row["vcpu"]), {}) for row in rows]
     if is_drawn():
         cells = [spark([of_vcpu.get(low, 0) for low in scale]) for of_vcpu in mine]
     else:
         cells = [_in_words(of_vcpu, report.hz) for of_vcpu in mine]
     ends = f"{short_time(scale[0], report.hz)} to {short_time(scale[-1] * 2, report.hz)}"
     return GridColumn(("wake to", "running", f"spread, {ends}"), cells, left=True)
+
+
+def _spread_of_all(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line with the spread of all vCPUs' times, for screens without room for one of each."""
+    scale, mine = _octaves(report, rows)
+    if not scale:
+        return []
+    whole = {low: sum(of_vcpu.get(low, 0) for of_vcpu in mine) for low in scale}
+    if not is_drawn():
+        return [f"of all vCPUs' wakes, {_in_words(whole, report.hz)}"]
+    low, high = short_time(scale[0], report.hz), short_time(scale[-1] * 2, report.hz)
+    return [cut(f"all vCPUs: {low} {spark(list(whole.values()))} {high}, a column per factor of 2", width())]
+
+
+def _octaves(
+    report: Report, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[int], list[Mapping[int, int]]]:
+    """Return the octaves from wake to running, each by its least cycles, and the wakes in them by row."""
+    spread = report.columns["wake_spread"]
+    found = sorted(set(spread["low_cycles"].tolist()))
+    scale = found[:1]
+    while scale and scale[-1] < found[-1]:
+        scale.append(scale[-1] * 2)
+    counts: dict[tuple[int, int], dict[int, int]] = {}
+    for each in spread.rows():
+        counts.setdefault((each["domain"], each["vcpu"]), {})[each["low_cycles"]] = each["count"]
+    return scale, [counts.get((row["domain"], row["vcpu"]), {}) for row in rows]
 
 
 def _in_words(octaves: Mapping[int, int], hz: float | None) -> str:

@@ -66,7 +66,7 @@ def test_a_vcpu_whose_events_are_not_handled_any_more() -> None:
     silent = findings["silent-vcpu"]
     assert (silent.severity, silent.domain, silent.vcpu) == ("problem", 1, 0)
     assert "d1v0 is silent since 0.990 s: 100 wakes before that" in silent.sentence
-    assert "d0v0 sent 199 events that woke nobody" in silent.sentence
+    assert "d0v0 sent 200 events that woke nobody" in silent.sentence
     assert (findings["unhandled-sends"].severity, findings["unhandled-sends"].domain) == ("problem", 0)
 
 

@@ -172,7 +172,7 @@ def test_time_before_the_first_slot_and_far_after_the_last() -> None:
     ]
     part = kept([found])
     assert sums(part) == oracle.slotted(found)
-    assert sums(part).shift == 50 - 8 + 1
+    assert sums(part).shift == 50 - (SLOTS.bit_length() - 1) + 1
 
 
 def test_keys_over_the_limit_count_with_their_kind() -> None:
