@@ -303,7 +303,7 @@ def _print(
 
     if found is not None:
         for table, label in zip(tables, ("old", "new"), strict=True):
-            sites.print_image(_put, table, label, brief=True)
+            sites.print_image(_put, table, label)
         sites.print_comparison(_put, found)
         return
     if wide:
@@ -311,6 +311,7 @@ def _print(
         return
     sites.print_head(_put, tables[0])
     sites.print_sites(_put, shown)
+    sites.print_details(_put, tables[0])
 
 
 def _is_shown(site: Site, only: Only | None) -> bool:

@@ -1,4 +1,4 @@
-"""The sites of an image, and what a patch changed, on a terminal of 80 columns."""
+"""The sites of an image, and what a patch changed, on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from xtrace.cli.terminal.style import WIDTH, Put
+from xtrace.cli.terminal.style import Put, width
 from xtrace.cli.terminal.text import shortened
 from xtrace.probes.words import count_of
 from xtrace.symbols.errors import shown
@@ -21,6 +21,15 @@ _VERDICT = 11
 #: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
+#: Sites of a kind that are listed although nothing is to be said about them.
+_PLAIN = 4
+#: What the verdicts mean, under the table that counts them.
+_MEANINGS = {
+    Verdict.REMOVABLE: "no upcall is lost without it",
+    Verdict.REPLACEABLE: "a byte store and a test would do",
+    Verdict.KEEP: "needed, or the rule does not cover it",
+    Verdict.UNDECIDED: "the image alone does not show it",
+}
 _ORDER = {
     verdict: place
     for place, verdict in enumerate(
@@ -30,47 +39,65 @@ _ORDER = {
 
 
 def print_head(put: Put, table: SiteTable) -> None:
-    """Print what is known about an image, from where, and the number of sites of each kind."""
-    print_image(put, table)
-    put("")
-    _print_kinds(put, tallies(table.sites))
-
-
-def print_image(put: Put, table: SiteTable, label: str = "image", *, brief: bool = False) -> None:
-    """Print facts about an image, one per line; ``brief`` leaves out those from its Xen notes."""
-    lines = _labelled(label, [table.path])
-    put(next(lines), bold=True)
-    for line in lines:
-        put(line)
-    for name, texts in (
-        ("build-id", [table.build_id or "none"]),
-        *(() if brief else _fact_lines(table)),
-        ("fields", table.layout or ("not found: nothing in the image shows where vcpu_info is",)),
+    """Print which image it is and what was found in it; what makes that uncertain follows at once."""
+    _print_path(put, table, "image")
+    found = tallies(table.sites)
+    _print_facts(
+        put,
+        ("guest", [_guest(table)]),
+        ("fields", () if table.layout else (_NO_FIELDS,)),
         ("unread", table.damage),
-    ):
-        for line in _labelled(name, texts):
-            put(line)
+    )
+    for line in _labelled("found", [_found(found)]):
+        put(line, bold=True)
+
+
+def print_details(put: Put, table: SiteTable) -> None:
+    """Print the number of sites of each kind, and what is known about the image, from where."""
+    if table.sites:
+        put("")
+        _print_kinds(put, tallies(table.sites))
+    put("")
+    _print_facts(put, ("build-id", [table.build_id or "none"]), *_fact_lines(table), ("fields", table.layout))
+
+
+def print_image(put: Put, table: SiteTable, label: str) -> None:
+    """Print which image it is, without what its Xen notes say."""
+    _print_path(put, table, label)
+    _print_facts(
+        put,
+        ("build-id", [table.build_id or "none"]),
+        ("fields", table.layout or (_NO_FIELDS,)),
+        ("unread", table.damage),
+    )
 
 
 def print_sites(put: Put, sites: Iterable[Site]) -> None:
-    """Print a table for each kind, sites with fences first; debug reads are left out."""
+    """Print a table for each kind, sites with fences first; debug reads are left out.
+
+    Of sites without a fence about which there is nothing to say, the first few are listed.
+    """
     by_kind = _by_kind(site for site in sites if site.kind is not Kind.DEBUG_READ)
     for kind, found in by_kind.items():
         put("")
         fenced = sum(map(is_fenced, found))
         put(f"{kind}: {count_of(len(found), 'site')}, {fenced or 'none'} with a fence", bold=True)
-        _print_rows(put, found)
+        notable = [site for site in found if is_fenced(site) or _said(site)]
+        plain = sorted((site for site in found if site not in notable), key=_row_order)
+        _print_rows(put, [*notable, *plain[:_PLAIN]])
+        if len(plain) > _PLAIN:
+            put(f"  {len(plain) - _PLAIN} more without a fence: --wide", dim=True)
 
 
 def print_comparison(put: Put, found: Comparison) -> None:
     """Print totals, then the sites that are gone, new and changed."""
     put("")
-    put(
-        f"{'change':<{_LABEL}}fences removed {len(found.fences_removed)}, added {len(found.fences_added)}; "
-        f"sites gone {len(found.gone)}, new {len(found.added)}, "
-        f"changed {len(found.changed)}, same {found.same_count}",
-        bold=True,
+    text = (
+        f"fences removed {len(found.fences_removed)}, added {len(found.fences_added)}; sites gone "
+        f"{len(found.gone)}, new {len(found.added)}, changed {len(found.changed)}, same {found.same_count}"
     )
+    for line in _labelled("change", [text]):
+        put(line, bold=True)
     for label, keys in (("removed", found.fences_removed), ("added", found.fences_added)):
         words = Counter(key_words(key) for key in keys)
         for line in _labelled(label, [", ".join(f"{count} {text}" for text, count in words.most_common())]):
@@ -85,7 +112,7 @@ def print_comparison(put: Put, found: Comparison) -> None:
         put(f"changed: {count_of(len(found.changed), 'site')}", bold=True)
     for change in found.changed:
         lead = f"{change.new.address:x}{_GAP}{change.new.kind}{_GAP}"
-        put(lead + shortened(where(change.new), WIDTH - len(lead)))
+        put(lead + shortened(where(change.new), width() - len(lead)))
         for difference in change.differences:
             _put_wrapped(put, difference, "    ", "      ")
 
@@ -134,8 +161,6 @@ def print_site(put: Put, site: Site) -> None:
 
 def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
     facts = table.facts
-    guest = f"{facts.guest_os} {facts.guest_version}".strip() or "no Xen note says what it is"
-    yield "guest", [guest]
     notes = [f"{note.name}={note.value}" for note in facts.notes if note.name not in _SHOWN_NOTES]
     yield "notes", [" ".join(notes), " ".join(f"{key}={value}" for key, value in facts.legacy)]
     page = ""
@@ -156,10 +181,44 @@ def _fact_lines(table: SiteTable) -> Iterator[tuple[str, Sequence[str]]]:
     )
 
 
-def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
+_NO_FIELDS = "not found: nothing in the image shows where vcpu_info is"
+
+
+def _guest(table: SiteTable) -> str:
+    return f"{table.facts.guest_os} {table.facts.guest_version}".strip() or "no Xen note says what it is"
+
+
+def _print_path(put: Put, table: SiteTable, label: str) -> None:
+    for line in _labelled(label, [table.path]):
+        put(line, bold=True)
+
+
+def _print_facts(put: Put, *facts: tuple[str, Iterable[str]]) -> None:
+    for label, texts in facts:
+        for line in _labelled(label, texts):
+            put(line)
+
+
+def _found(found: dict[Kind, Tally]) -> str:
+    """Return the answer in a sentence: how many sites, with a hazard, with a fence, by verdict."""
     if not found:
-        put("no site found")
-        return
+        return "no site"
+    count, fenced, hazards = (
+        sum(getattr(tally, name) for tally in found.values()) for name in ("sites", "fenced", "hazards")
+    )
+    said = [
+        f"{number} {verdict}"
+        for verdict in _ORDER
+        if verdict is not Verdict.NO_FENCE
+        and (number := sum(tally.verdicts.get(verdict, 0) for tally in found.values()))
+    ]
+    of = f": {', '.join(said)}" if said else ""
+    return (
+        f"{count_of(count, 'site')}, {hazards or 'none'} with a hazard; {fenced or 'none'} with a fence{of}"
+    )
+
+
+def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
     # Most kernels have no locked access to the mask: then 80 columns hold the rest better.
     rare = not any(Verdict.REPLACEABLE in tally.verdicts for tally in found.values())
     order = [verdict for verdict in _ORDER if not (rare and verdict is Verdict.REPLACEABLE)]
@@ -173,13 +232,16 @@ def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
         put(_GAP.join((line[0].ljust(widths[0]), *counted)), bold=number == 0)
         if number == 0:
             put("-" * (sum(widths) + len(_GAP) * (len(widths) - 1)), dim=True)
+    meanings = [f"{verdict}: {_MEANINGS[verdict]}" for verdict in _ORDER if verdict in _MEANINGS]
+    for line in _wrapped(f"({'; '.join(meanings)}; --explain SITE shows why)", "", ""):
+        put(line, dim=True)
 
 
 def _print_rows(put: Put, sites: Sequence[Site]) -> None:
     """Print sites of one kind, each group followed by the remarks that its sites share."""
     rows = sorted(sites, key=_row_order)
     address_width = max(len(f"{site.address:x}") for site in rows)
-    where_width, fence_width = _widths(rows, WIDTH - address_width - _VERDICT - 3 * len(_GAP))
+    where_width, fence_width = _widths(rows, width() - address_width - _VERDICT - 3 * len(_GAP))
     indent = " " * (address_width + where_width + 2 * len(_GAP))
     for said, group in groupby(rows, key=_said):
         for site in group:
@@ -193,8 +255,8 @@ def _print_rows(put: Put, sites: Sequence[Site]) -> None:
             put(_GAP.join(cell for cell in line if cell))
             for text, fence in list(zip(fences, site.fences, strict=True))[1:]:
                 put(f"{indent}{text:<{fence_width}}{_GAP}{fence.verdict}")
-        for mark, text in said:
-            _put_wrapped(put, text, f"  {mark} ", "    ")
+        for text in said:
+            _put_wrapped(put, text, "  ", "    ")
 
 
 def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
@@ -210,20 +272,20 @@ def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
 def _row_order(site: Site) -> tuple[object, ...]:
     said = _said(site)
     # Sites without remarks come last, or the remarks below the next group would seem to apply to them.
-    return not is_fenced(site), _ORDER[site.verdict], not said, said, site.address
+    return not is_fenced(site), _ORDER[site.verdict], not said, not site.hazards, said, site.address
 
 
-def _said(site: Site) -> tuple[tuple[str, str], ...]:
-    """Return the remarks below a site, each with its mark; the absence of a fence is not one."""
-    said = [("!", f"{hazard.name}: {hazard.reason}") for hazard in site.hazards]
+def _said(site: Site) -> tuple[str, ...]:
+    """Return the remarks below a site; the absence of a fence is not one."""
+    said = [f"hazard {hazard.name}: {hazard.reason}" for hazard in site.hazards]
     if site.exit:
-        said.append((">", f"exit: {site.exit}"))
+        said.append(f"exit: {site.exit}")
     if site.patched:
-        said.append(("~", f"patched: {site.patched} lets the kernel change these bytes at run time"))
+        said.append(f"patched: {site.patched} lets the kernel change these bytes at run time")
     verdicts = [(site.verdict, site.reason), *((fence.verdict, fence.reason) for fence in site.fences)]
     for verdict, reason in dict.fromkeys(verdicts):
         if verdict is not Verdict.NO_FENCE and reason:
-            said.append(("=", f"{verdict}: {reason}"))
+            said.append(f"{verdict}: {reason}")
     return tuple(said)
 
 
@@ -262,7 +324,7 @@ def _put_wrapped(put: Put, text: str, lead: str, indent: str) -> None:
 def _wrapped(text: str, lead: str, indent: str) -> list[str]:
     return textwrap.wrap(
         shown(text, 4096),
-        WIDTH,
+        width(),
         initial_indent=lead,
         subsequent_indent=indent,
         break_on_hyphens=False,

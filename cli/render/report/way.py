@@ -240,9 +240,7 @@ def _spread_of_all(report: Report, rows: Sequence[Mapping[str, Any]]) -> list[st
     return [cut(f"all vCPUs: {low} {spark(list(whole.values()))} {high}, a column per factor of 2", width())]
 
 
-def _octaves(
-    report: Report, rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[int], list[Mapping[int, int]]]:
+def _octaves(report: Report, rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[Mapping[int, int]]]:
     """Return the octaves from wake to running, each by its least cycles, and the wakes in them by row."""
     spread = report.columns["wake_spread"]
     found = sorted(set(spread["low_cycles"].tolist()))

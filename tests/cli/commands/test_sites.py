@@ -80,14 +80,12 @@ SITES = table(
 
 HEAD = """\
 image    /boot/netbsd
-build-id 0123456789abcdef0123456789abcdef01234567
 guest    NetBSD 4.99
-notes    VIRT_BASE=0xffffffff80000000
-entries  hypercall page 0xffffffff80201000 by note; callbacks: event
-         0xffffffff80200100 by symbol hypervisor_callback
-patching no table shows that the kernel patches its code
-fields   pending 0, mask 1: by DWARF
 unread   symbol table: 3 entries lie outside the file
+found    8 sites, 2 with a hazard; 3 with a fence: 2 removable, 1 keep
+"""
+
+DETAILS = """\
 
 kind           sites  fenced  removable  undecided  keep  no fence  hazards
 ---------------------------------------------------------------------------
@@ -95,6 +93,15 @@ mask               1       0          0          0     0         1        0
 unmask             5       2          2          0     0         3        2
 selector take      1       1          0          0     1         0        0
 debug read         1       0          0          0     0         1        0
+(removable: no upcall is lost without it; undecided: the image alone does not
+show it; keep: needed, or the rule does not cover it; --explain SITE shows why)
+
+build-id 0123456789abcdef0123456789abcdef01234567
+notes    VIRT_BASE=0xffffffff80000000
+entries  hypercall page 0xffffffff80201000 by note; callbacks: event
+         0xffffffff80200100 by symbol hypervisor_callback
+patching no table shows that the kernel patches its code
+fields   pending 0, mask 1: by DWARF
 """
 
 TABLE = """\
@@ -102,23 +109,23 @@ TABLE = """\
 unmask: 5 sites, 2 with a fence
 ffffffff80200099  xen_upcall_wi..olumn+0x1112  lfence jump x86_lfence  removable
                                                mfence inline           undecided
-  ! unstable-pointer: the pointer was loaded earlier; nothing found keeps the
-    thread on its CPU
-  = removable: one byte is stored and the pending test follows on all paths
-  = undecided: the paths differ
+  hazard unstable-pointer: the pointer was loaded earlier; nothing found keeps
+    the thread on its CPU
+  removable: one byte is stored and the pending test follows on all paths
+  undecided: the paths differ
 ffffffff80200012  spllower+0x12                lfence call x86_lfence  removable
-  = removable: one byte is stored and the pending test follows on all paths
+  removable: one byte is stored and the pending test follows on all paths
 ffffffff80200300  stipending+0x33                                      no fence
-  ! unstable-pointer: the pointer was loaded earlier; nothing found keeps the
-    thread on its CPU
+  hazard unstable-pointer: the pointer was loaded earlier; nothing found keeps
+    the thread on its CPU
 ffffffff80200340  Xsti                                                 no fence
-  > exit: iretq at 0xffffffff80200360
-  ~ patched: .altinstructions lets the kernel change these bytes at run time
+  exit: iretq at 0xffffffff80200360
+  patched: .altinstructions lets the kernel change these bytes at run time
 ffffffff80200380  plain                                                no fence
 
 selector take: 1 site, 1 with a fence
 ffffffff80200040  take+0x40  xchg inline  keep
-  = keep: other CPUs write this field: the access must stay locked
+  keep: other CPUs write this field: the access must stay locked
 
 mask: 1 site, none with a fence
 ffffffff80200400  cli  no fence
@@ -131,7 +138,7 @@ removed  1 lfence in x86_lfence, 1 xchg inline
 
 gone, selector take: 1 site of the old image
 ffffffff80200040  take+0x40  xchg inline  keep
-  = keep: other CPUs write this field: the access must stay locked
+  keep: other CPUs write this field: the access must stay locked
 
 new, save: 1 site of the new image
 ffffffff80200000  added  no fence
@@ -166,6 +173,27 @@ hazard   unstable-pointer: the pointer was loaded earlier; nothing found keeps
 def test_the_head_describes_the_image(capsys: Capture) -> None:
     sites.print_head(put, SITES)
     assert capsys.readouterr().out == HEAD
+    sites.print_details(put, SITES)
+    assert capsys.readouterr().out == DETAILS
+
+
+def test_sites_with_nothing_to_say_about_them_are_cut_with_a_count(capsys: Capture) -> None:
+    many = [site(f"plain{number}", 0, address=BASE + number) for number in range(9)]
+    notable = [site("last", 0, address=BASE + 99, patched=".altinstructions")]
+    sites.print_sites(put, [*many, *notable])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("ffffffff")] == [
+        "last", "plain0", "plain1", "plain2", "plain3",
+    ]  # fmt: skip
+    assert lines[-1] == "  5 more without a fence: --wide"
+
+
+def test_a_wide_terminal_shows_names_whole(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    sites.print_sites(put, [site("a" * 100, 0x10, fences=(fence(),))])
+    out = capsys.readouterr().out
+    assert "a" * 100 in out
+    assert max(map(len, out.splitlines())) <= 200
 
 
 def test_sites_are_grouped_by_kind_with_fenced_sites_first(capsys: Capture) -> None:
@@ -203,16 +231,19 @@ def test_all_facts_of_one_site(capsys: Capture) -> None:
 
 def test_an_image_without_sites_says_so(capsys: Capture) -> None:
     facts = replace(FACTS, hypercall_page=None, callbacks=(), notes=(), guest_os="", guest_version="")
-    sites.print_head(put, table(facts=facts, layout=(), build_id=""))
+    nothing = table(facts=facts, layout=(), build_id="")
+    sites.print_head(put, nothing)
     out = capsys.readouterr().out
     assert "guest    no Xen note" in out
-    assert "entries  callbacks: none" in out
-    assert out.endswith("\nno site found\n")
+    assert "fields   not found" in out
+    assert out.endswith("\nfound    no site\n")
+    sites.print_details(put, nothing)
+    assert "entries  callbacks: none" in capsys.readouterr().out
 
 
 def test_problems_of_patch_tables_are_shown(capsys: Capture) -> None:
     facts = replace(FACTS, patching=Patching((), (".smp_locks: no known layout fits its 3 bytes",)))
-    sites.print_head(put, table(site(patched=".altinstructions"), facts=facts))
+    sites.print_details(put, table(site(patched=".altinstructions"), facts=facts))
     assert "         .smp_locks: no known layout fits its 3 bytes\n" in capsys.readouterr().out
 
 
@@ -232,6 +263,7 @@ def test_names_from_an_image_are_escaped_and_fit_80_columns(capsys: Capture) -> 
     found = table(nasty, path=name, layout=(name,), damage=(name,))
     sites.print_head(put, found)
     sites.print_sites(put, found.sites)
+    sites.print_details(put, found)
     sites.print_comparison(put, compare(table(), found))
     sites.print_comparison(put, compare(found, table(replace(nasty, fences=()))))
     sites.print_site(put, replace(nasty, symbol=name[:40]))
