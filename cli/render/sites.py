@@ -233,8 +233,8 @@ def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
         if number == 0:
             put("-" * (sum(widths) + len(_GAP) * (len(widths) - 1)), dim=True)
     meanings = [f"{verdict}: {_MEANINGS[verdict]}" for verdict in _ORDER if verdict in _MEANINGS]
-    for line in _wrapped(f"({'; '.join(meanings)}; --explain SITE shows why)", "", ""):
-        put(line, dim=True)
+    for text in _wrapped(f"({'; '.join(meanings)}; --explain SITE shows why)", "", ""):
+        put(text, dim=True)
 
 
 def _print_rows(put: Put, sites: Sequence[Site]) -> None:
