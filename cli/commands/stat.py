@@ -59,13 +59,14 @@ def stat(
 
                 typer.echo(codec.dumps(as_json(watched, period, feed.names(), vcpus=False)))
             else:
-                if watched.feed.rate.is_known != is_known:
+                is_other = watched.feed.rate.is_known != is_known
+                if is_other:
                     is_known = watched.feed.rate.is_known
                     typer.echo(rate_line(watched))
                 if number == 0:
                     typer.echo("\n".join(stat_covered(watched, period)))
-                if number % lines == 0:
-                    typer.echo("\n".join(stat_header()))
+                if number % lines == 0 or is_other:
+                    typer.echo("\n".join(stat_header(has_rate=is_known)))
                 typer.echo(stat_line(watched, period))
             sys.stdout.flush()
             number += 1

@@ -183,5 +183,6 @@ def figure(median: float | None, low: float | None, high: float | None, scale: f
     fine = f"{text}\N{PLUS-MINUS SIGN}{side:.1f}{mark}"
     if side < 9.95 and abs(value) < 99.95 and len(fine) <= _CELL:
         return fine
-    coarse = f"{text}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"
-    return coarse if len(coarse) <= _CELL else f"{value:.0f}\N{PLUS-MINUS SIGN}{side:.0f}{mark}"
+    size = f"{side:.0f}" if side < 999.5 else f"{side / 1e3:.0f}k" if side < 999.5e3 else f"{side / 1e6:.0f}M"
+    coarse = f"{text}\N{PLUS-MINUS SIGN}{size}{mark}"
+    return coarse if len(coarse) <= _CELL else f"{value:.0f}\N{PLUS-MINUS SIGN}{size}{mark}"

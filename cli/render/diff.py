@@ -34,11 +34,9 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
     if any(capture.emulated for capture in (*diff.old, *diff.new)):
         _put_labelled(put, "host", EMULATED)
     if any(map(diff.can_tell, rows)):
+        together = f", {len(rows)} rows together (Holm)" if len(rows) != 1 else ""
         _put_labelled(
-            put,
-            "change",
-            f"shown if p < {ALPHA:g} by a rank test, {len(rows)} row{'s' if len(rows) != 1 else ''} together "
-            "(Holm); ~ if it may be chance",
+            put, "change", f"~ if it may be chance: p is not below {ALPHA:g} by a rank test{together}"
         )
     elif rows:
         _put_labelled(put, "change", "~ all may be chance; the differences are those of these runs only")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ KEYS = {name[0]: name for name in SORTS}
 
 
 #: How the figures of the table are known, in the words of the report.
-TOP_KNOWN = "(exact, but runs, waits, least-most upcalls/s inferred; upcall p50, p99 at most)"
+_KNOWN = "(exact, but runs, waits, least-most upcalls/s inferred; upcall p50, p99 at most)"
 #: From this width on, rows have a picture of their history.
 _WIDE = 120
 
@@ -120,7 +121,12 @@ def top_block(
     rate = watched.feed.rate
     hz = rate.hz if rate.is_known else None
     span_s = period.span_cycles / rate.hz
-    lines = [*_state(watched, period, span_s), *_history_line(history, hz), "", TOP_KNOWN]
+    lines = [
+        *_state(watched, period, span_s),
+        *_history_line(history, hz),
+        "",
+        _KNOWN if hz else _KNOWN.replace("/s", "/Gc"),
+    ]
     table = _rows(period, view)
     shown = table[first : None if rows is None else first + rows]
     heads, body, _ = grid_lines(_columns(shown, names, hz, period, span_s, view, history), width())
@@ -165,7 +171,8 @@ def _columns(
         labels.append(label if view.by_domain else f"{label}v{key & 0xFFFF}")
         domains.append(safe(names.get(domain, "-")))
         cells.append(_cells(figures, hz, span_s, period.span_cycles))
-    heads = ("runs", "waits", "wakes/s", "p50", "p99", "upcalls/s", "p50", "p99", "forced/s")
+    per = "s" if hz else "Gc"
+    heads = ("runs", "waits", f"wakes/{per}", "p50", "p99", f"upcalls/{per}", "p50", "p99", f"forced/{per}")
     over = ("", "", "", "wake to", "running", "", "upcall", "", "")
     made = [
         GridColumn(("", "vcpu"), labels, left=True),
@@ -297,11 +304,12 @@ def _lost(period: Period, total: Figures) -> str:
     return f"{text}; {total.cuts} measurements cut"[: WIDTH - 9]
 
 
-def stat_header() -> list[str]:
-    """Return the two heading lines of `xtrace stat`."""
+def stat_header(*, has_rate: bool) -> list[str]:
+    """Return the two heading lines of `xtrace stat`; Gc stand for seconds without a TSC rate."""
     pair = STAT_WIDTHS[3] + 1 + STAT_WIDTHS[4]
     widths = (*STAT_WIDTHS[:3], pair, *STAT_WIDTHS[5:])
-    return [_joined(STAT_NAMES, widths, 0), _joined(STAT_UNITS, STAT_WIDTHS, 0)]
+    units = STAT_UNITS if has_rate else [re.sub(r"\bs$", "Gc", unit) for unit in STAT_UNITS]
+    return [_joined(STAT_NAMES, widths, 0), _joined(units, STAT_WIDTHS, 0)]
 
 
 def stat_covered(watched: Watched, period: Period) -> list[str]:

@@ -159,6 +159,14 @@ def test_a_trace_without_a_rate_is_shown_in_cycles(tmp_path: Path, capfd: pytest
     assert "rate not known (yet)" in out
     assert "--cpu-hz" in out
     assert " Gc from 0.00 Gc" in out
+    assert " wakes/Gc " in out
+    assert "/s" not in out
+    assert main(["stat", "-i", str(path)]) == 0
+    names, units = (
+        line for line in capfd.readouterr().out.splitlines() if " time " in line or " Gc " in line
+    )
+    assert units.split() == ["Gc", "/Gc", "/Gc", "p50", "p99", *["/Gc"] * 5]
+    assert len(units) <= len(names)
     periods = objects("top", "--json", "-d", "1", "--cpu-hz", "1e6", "-i", str(path))
     assert [period["total"]["wake_count"] for period in periods] == [1, 0, 1]
     (tmp_path / "trace.bin.json").write_text('{"tsc_hz": 1000000000.0}')
