@@ -11,6 +11,7 @@ from typing import NoReturn
 from xtrace.cli import streams
 
 _FAILURE = 1
+_INTERRUPTED = 130
 
 
 class _HungUp(BaseException):
@@ -23,6 +24,9 @@ def main() -> NoReturn:
         code = _run(sys.argv[1:])
     except _HungUp:
         code = _FAILURE
+    except KeyboardInterrupt:
+        # While modules are imported; main() handles all later ones.
+        code = _INTERRUPTED
     # Tearing down pandas, module by module, would take a tenth of a second.
     os._exit(code)
 

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from xtrace.analysis.state_machine.collected import Collected, Segment
 
 Result = TypeVar("Result")
+#: How often to look whether Ctrl-C was pressed.
+_LOOK_S = 0.1
 #: Called with a path and the number of its bytes read so far.
 Update: TypeAlias = Callable[[str, int], None]
 #: Makes a context manager from all paths to be read; it yields a function to call, or None.
@@ -59,10 +61,17 @@ class Started(Generic[Result]):
         """
         with progress(self._paths) as self._update:
             for _ in self._paths:
-                error = self._done.get()
+                error = self._wait()
                 if error is not None:
                     raise error
         return [self._results[place] for place in range(len(self._paths))]
+
+    def _wait(self) -> BaseException | None:
+        """Wait for the next call to end and return what it raised."""
+        while True:
+            # Linux may give Ctrl-C to a thread that is just being started, and then nothing wakes this one.
+            with suppress(queue.Empty):
+                return self._done.get(timeout=_LOOK_S)
 
     def stop(self) -> None:
         """Have the calls end when they next report progress."""
