@@ -19,7 +19,7 @@ from xtrace.cli.page import svg
 from xtrace.cli.page.figure import Column, Page, Row
 from xtrace.cli.page.figures.sites import SHAPES
 from xtrace.cli.page.origin import Origin
-from xtrace.cli.page.words import MARKS, name_text
+from xtrace.cli.page.words import name_text
 
 #: A page may not be greater; its data are left out where it would be.
 MOST_BYTES = 1_000_000
@@ -56,7 +56,7 @@ def document(page: Page, data: Mapping[str, Any], origin: Origin) -> str:
     )
     template = environment.from_string(
         files("xtrace.cli.page").joinpath("templates/page.html").read_text("utf-8"),
-        {"attributes": _attributes, "key": _key, "marks": MARKS},
+        {"attributes": _attributes, "key": _key},
     )
 
     def made(downloads: Sequence[_Download], line: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from xtrace.analysis.measures.certainty import certainty_text
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -15,14 +17,14 @@ class Column:
     Attributes:
         key: in the JSON; empty where the column is not from there.
         label: its heading.
-        quality: how its figures are known; empty for keys.
+        known: how its figures are known, in the words of a terminal's report; empty for keys.
         is_text: text, aligned to the left.
         is_plot: a drawing.
     """
 
     key: str
     label: str
-    quality: str = ""
+    known: str = ""
     is_text: bool = False
     is_plot: bool = False
 
@@ -65,6 +67,11 @@ class PageTable:
     left_out: int = 0
     note: str = ""
     class_: str = ""
+
+    @property
+    def known(self) -> str:
+        """How the figures are known, in a phrase; empty without figures."""
+        return certainty_text((column.label, column.known) for column in self.columns if column.known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from xtrace.cli.page.figure import Fact, Figure, Page, PageTable, Said
 from xtrace.cli.page.figures import calibration, cost, ecdf, heat, matrix, sites, timeline, waterfall
 from xtrace.cli.page.tables import MOST_ROWS, Tables
-from xtrace.cli.page.words import MARKS, cell_text, name_text, seconds_text
+from xtrace.cli.page.words import QUALITIES, cell_text, name_text, seconds_text
 
 #: Findings on the page; the JSON has all.
 _MOST_FINDINGS = 40
@@ -155,7 +155,7 @@ def _findings(found: Mapping[str, Any], path: str, hz: float | None) -> list[Sai
     numbers = dict(_numbered(found))
     for at, each in enumerate(found["findings"][:_MOST_FINDINGS]):
         qualities = [figure["quality"] for figure in each["figures"]]
-        worst = max(qualities, key=lambda quality: list(MARKS).index(quality), default="exact")
+        worst = max(qualities, key=QUALITIES.index, default="exact")
         others = f"; {each['others']} more" if each["others"] else ""
         when = f" At {seconds_text(each['moment_cycles'], hz)}." if each["moment_cycles"] is not None else ""
         said.append(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from xtrace.analysis.measures.certainty import certainty_word
+from xtrace.analysis.measures.table import Quality
+from xtrace.analysis.report.build import TABLES
 from xtrace.cli.page.figure import Column, PageTable, Row
 from xtrace.cli.page.words import cell_text, domain_label, vcpu_label
 from xtrace.probes.xen_abi import IDLE_DOMAIN
@@ -13,6 +16,8 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 MOST_ROWS = 200
 #: More than any trace has slots of time.
 _ALL_SLOTS = 1024
+#: The report's columns, by table and name.
+_COLUMNS = {(table.name, column.name): column for table in TABLES for column in table.columns}
 #: So few rows need no headings.
 _FEW = 8
 
@@ -41,8 +46,14 @@ class Tables:
         return self._tables[name]["rows"] if name in self._tables else []
 
     def quality(self, name: str, key: str) -> str:
-        """Return how a column is known; empty for keys."""
+        """Return how a column is known, as in the JSON; empty for keys."""
         return str(self._tables[name]["quality"].get(key, "")) if name in self._tables else ""
+
+    def known(self, name: str, key: str) -> str:
+        """Return how a column is known, in the words of a terminal's report; empty for keys."""
+        quality = self.quality(name, key)
+        column = _COLUMNS.get((name, key))
+        return certainty_word(column, Quality(quality)) if quality and column else quality
 
     def guests(self, name: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the rows with their places, without those of the idle domain."""
@@ -83,7 +94,7 @@ class Tables:
         rows = self.rows(name)
         wanted = list(range(len(rows)) if places is None else places)
         heads = [
-            Column(key, label, self.quality(name, key), is_text=_is_text(rows, key)) for key, label in columns
+            Column(key, label, self.known(name, key), is_text=_is_text(rows, key)) for key, label in columns
         ]
         shown = [
             Row([self._cell(rows[place], column.key) for column in heads], place)

@@ -12,14 +12,19 @@ from xtrace.symbols.errors import shown
 
 #: Characters of an untrusted name that a page shows.
 NAME_LENGTH = 48
-#: Marks of qualities, as on the terminal.
-MARKS = {"exact": "=", "bounded": "<", "inferred": "~", "modelled": "*"}
+#: How figures are known, the least certain last.
+QUALITIES = ("exact", "bounded", "inferred", "modelled")
 NOTHING = "\N{EN DASH}"
 
 
 def name_text(text: object, most: int = NAME_LENGTH) -> str:
     """Return untrusted text without what a reader would not see, and not too long."""
     return shown(str(text), most)
+
+
+def sum_known(quality: str) -> str:
+    """Return how a count or a sum over time is known: where it is bounded, a part of it may be missing."""
+    return "at least" if quality == "bounded" else quality
 
 
 def cell_text(key: str, value: Any, hz: float | None) -> str:

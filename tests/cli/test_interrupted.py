@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest

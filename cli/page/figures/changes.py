@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from xtrace.analysis.measures.certainty import certainty_text
 from xtrace.cli.page import plots
 from xtrace.cli.page.figure import Column, Figure, PageTable, Row
 from xtrace.cli.page.scales import Linear
@@ -76,11 +77,17 @@ def changes(found: Mapping[str, Any]) -> Figure | None:
                 "Changes",
                 "rows.{i}.{k}",
                 max(len(rows) - MOST_ROWS, 0),
+                _known(row for _, row in shown),
                 class_="plot changes",
             )
         ],
         legend=(("dot differs", "changed, beyond chance"), ("dot undecided", "not decided")),
     )
+
+
+def _known(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return which metrics are not exact, and how these are known."""
+    return f"Metrics: {certainty_text((row['metric'], row['quality']) for row in rows)}."
 
 
 def _percent(log: float) -> str:

@@ -182,7 +182,7 @@ def _forest(
                 is_plot=True,
             ),
             *(
-                Column(key, label, tables.quality(name, key))
+                Column(key, label, tables.known(name, key))
                 for key, label in zip(keys, ("least", "hot", "to", "most"), strict=True)
             ),
         ),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from xtrace.cli.page import svg
 from xtrace.cli.page.figure import Column, Figure, PageTable, Row
 from xtrace.cli.page.figures.slots import WIDTH, Slots, levels, runs
-from xtrace.cli.page.words import seconds_text, tick_text
+from xtrace.cli.page.words import seconds_text, sum_known, tick_text
 from xtrace.probes.words import scaled
 
 LEVELS = 6
@@ -70,7 +70,7 @@ def heat_map(found: Mapping[str, Any], hz: float | None, most_rows: int) -> Figu
         "Time runs to the right, the time from wake to running upwards, in powers of two of TSC cycles. The "
         f"stronger the colour, the more wakes ran then after that long, from 1 to {most:,}. A burst is a "
         "column that reaches up. Grey stripes, as high as the share of the pCPUs' time that the trace does "
-        f"not cover. Counts: {found['quality']['wake_to_running']}.",
+        f"not cover. Counts: {sum_known(found['quality']['wake_to_running'])}.",
         drawing,
         details=[_table(found, slots, most_rows)],
     )
@@ -98,7 +98,7 @@ def _not_covered(found: Mapping[str, Any], slots: Slots, height: int) -> Markup 
 
 def _table(found: Mapping[str, Any], slots: Slots, most_rows: int) -> PageTable:
     octaves = found["wake_to_running"]
-    quality = found["quality"]["wake_to_running"]
+    known = sum_known(found["quality"]["wake_to_running"])
     rows = [
         Row(
             [
@@ -114,7 +114,7 @@ def _table(found: Mapping[str, Any], slots: Slots, most_rows: int) -> PageTable:
         (
             Column("", "from"),
             *(
-                Column(str(place), _label(octave["least_cycles"], slots.hz).removeprefix("from "), quality)
+                Column(str(place), _label(octave["least_cycles"], slots.hz).removeprefix("from "), known)
                 for place, octave in enumerate(octaves)
             ),
         ),

@@ -29,7 +29,7 @@ def wakers(tables: Tables) -> Figure | None:
     table, left = _matrix(
         counts,
         "tables.wakers.rows.{p}.count",
-        tables.quality("wakers", "count"),
+        tables.known("wakers", "count"),
         "wakes",
         "Wakes: who woke (rows) whom (columns)",
     )
@@ -68,7 +68,7 @@ def interrupts(tables: Tables) -> Figure | None:
     table, left = _matrix(
         counts,
         "tables.irqs.rows.{p}.count",
-        tables.quality("irqs", "count"),
+        tables.known("irqs", "count"),
         "interrupt",
         "Interrupts by pCPU",
     )
@@ -94,7 +94,7 @@ def interrupts(tables: Tables) -> Figure | None:
 
 
 def _matrix(
-    counts: Mapping[tuple[str, str], tuple[int, int]], source: str, quality: str, corner: str, caption: str
+    counts: Mapping[tuple[str, str], tuple[int, int]], source: str, known: str, corner: str, caption: str
 ) -> tuple[PageTable, str]:
     """Return a table of counts with a level of darkness each, and a sentence on what is left out."""
     by_row, by_column = Counter[str](), Counter[str]()
@@ -122,7 +122,7 @@ def _matrix(
                 places={place + 1: each[0] for place, each in enumerate(of_row) if each},
             )
         )
-    heads = [Column("", corner, is_text=True), *(Column("count", name, quality) for name in columns)]
+    heads = [Column("", corner, is_text=True), *(Column("count", name, known) for name in columns)]
     left = sum(
         count for (row, column), (_, count) in counts.items() if row not in rows or column not in columns
     )

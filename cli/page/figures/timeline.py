@@ -11,7 +11,7 @@ from xtrace.cli.page import svg
 from xtrace.cli.page.figure import Figure
 from xtrace.cli.page.figures.slots import WIDTH, ZOOMS, Slots, runs
 from xtrace.cli.page.tables import Tables
-from xtrace.cli.page.words import vcpu_label
+from xtrace.cli.page.words import sum_known, vcpu_label
 
 #: Lanes for pCPUs and for vCPUs; more pCPUs share one dense drawing.
 MOST_PCPUS, MOST_VCPUS = 24, 24
@@ -117,8 +117,8 @@ def timeline(
 
 def _known(found: Mapping[str, Any]) -> str:
     """Return how the lanes are known, and what is missing from them."""
-    quality = found["quality"]
-    said = f" pCPUs: {quality['pcpus']}; vCPUs: {quality['vcpus']}."
+    pcpus, vcpus = (sum_known(found["quality"][kind]) for kind in ("pcpus", "vcpus"))
+    said = f" Times: {pcpus}." if pcpus == vcpus else f" Times of pCPUs: {pcpus}; of vCPUs: {vcpus}."
     if found["folded_count"]:
         said += f" For {found['folded_count']:,} sums there was no room: their time counts as not known."
     return said

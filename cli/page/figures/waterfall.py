@@ -188,8 +188,8 @@ def _panel(tables: Tables, stage: Stage, drawn: Sequence[tuple[int, int]], scale
         (
             Column("vcpu", "vCPU", is_text=True),
             Column("", plots.axis(scale, said), is_plot=True),
-            Column(p50, "p50", quality),
-            Column(p99, "p99", worst),
+            Column(p50, "p50", tables.known(stage.table, p50)),
+            Column(p99, "p99", tables.known(stage.table, p99)),
         ),
         rows,
         stage.title,
