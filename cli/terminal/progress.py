@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from xtrace.cli.terminal.style import is_plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -85,7 +87,9 @@ class _Shown:
         with self._lock:
             if self._has_ended:
                 return
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            # The terminal's own 16 colours, as for everything else; rich has its own for 256.
+            system: Literal["standard"] | None = None if is_plain() else "standard"
+            self._bar = Progress(console=Console(stderr=True, color_system=system), transient=True)
             self._task = self._bar.add_task(self._what, total=self._total, completed=int(self._done))
             with suppress(OSError):  # the terminal is gone
                 self._bar.start()

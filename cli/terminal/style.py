@@ -30,7 +30,8 @@ class Style(StrEnum):
     BOLD = "1"
     DIM = "2"
     PROBLEM = "1;31"
-    NOTE = "33"
+    #: Not yellow, which a light background hides.
+    NOTE = "35"
     REVERSE = "7"
 
 
@@ -46,9 +47,14 @@ def is_dumb() -> bool:
     return os.environ.get("TERM") == "dumb"
 
 
+def is_plain() -> bool:
+    """Return whether text is wanted without bold, dim and colours, whatever it is for."""
+    return _unstyled or bool(os.environ.get("NO_COLOR")) or is_dumb()
+
+
 def is_styled() -> bool:
     """Return whether standard output shows bold, dim and colours."""
-    return not (_unstyled or os.environ.get("NO_COLOR") or is_dumb()) and sys.stdout.isatty()
+    return not is_plain() and sys.stdout.isatty()
 
 
 def is_utf8() -> bool:
