@@ -22,12 +22,13 @@ _OF_PARTS = (
 )  # fmt: skip
 #: Endings of figures that are relative to the span of the trace.
 _OF_SPAN = ("share_ratio", "per_s")
-#: Endings of statistics of a sample, and of what is not known; other figures add up, so that those of a part
-#: are a lower bound.
+#: Endings of statistics of a sample, and of what is not known or seems to be where a record is missing; other
+#: figures add up, so that those of a part are a lower bound.
 _SAMPLED = (
     "mean_cycles", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles", "min_cycles",
     "cut_count", "open_cycles", "open_max_cycles",
     "other_pcpu_ratio", "window_wait_ratio", "cut_ratio", "unknown_count",
+    "without_effect_count",
 )  # fmt: skip
 
 Given = TypeVar("Given")

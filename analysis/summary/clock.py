@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, joined, of_rows, text
+from xtrace.analysis.columns import Columns, joined, of_rows, text
 from xtrace.analysis.state_machine.collected import SkewedPair, Unaligned
 from xtrace.analysis.state_machine.metrics import OCTAVES, RECENT_MAX, SUB_BUCKETS, Metric
 from xtrace.analysis.summary.histogram import bucket_bounds
@@ -139,19 +139,19 @@ def skew(partial: Partial) -> Columns:
     overlaps = _by_pair(
         tallies.where((tallies["metric"] == int(Metric.SKEW_NOT_TO)) & (tallies["b"] == 1)), "count"
     )
-    excluded = _excluded(partial.buckets)
+    excluded = _Ranges(partial.buckets)
     # After a restart of the TSC a pCPU's first and last TSC are not of the same stretch of time.
-    apart = {} if facts["tsc_restart_count"].sum() else _apart(partial.pcpus)
+    spans = None if doubtful or facts["tsc_restart_count"].sum() else _Spans(partial.pcpus)
     rows: list[tuple[int, int, float, float, int, str]] = []
     for pcpu, other in sorted({(min(pair), max(pair)) for pair in handoffs.keys() | overlaps.keys()}):
         pair, back = (pcpu, other), (other, pcpu)
         if overlaps.get(pair, 0) > doubtful:
-            above = _Excluded.of(*excluded[pair], overlaps[pair], doubtful)
-            below = _Excluded.of(*excluded[back], overlaps[back], doubtful)
+            above = _Excluded.of(*excluded.of(pair), overlaps[pair], doubtful)
+            below = _Excluded.of(*excluded.of(back), overlaps[back], doubtful)
             least = int(min(above.gaps[0][0], below.gaps[0][0]))
             rows.append((pcpu, other, *_nearest(above, below), least, _AT_ONCE))
-        elif pair in apart and not doubtful:
-            rows.append((pcpu, other, *apart[pair], 0, _APART))
+        elif spans is not None and (apart := spans.apart(pcpu, other)) is not None:
+            rows.append((pcpu, other, *apart, 0, _APART))
         elif pair in handoffs and back in handoffs:
             low, high = float(-handoffs[back]), float(handoffs[pair])
             evidence = "" if low <= 0 <= high or doubtful else _EARLY if low <= high else _CONTRADICTING
@@ -211,33 +211,47 @@ def _by_pair(rows: Columns, column: str) -> dict[tuple[int, int], int]:
     }
 
 
-def _apart(pcpus: Columns) -> dict[tuple[int, int], tuple[float, float]]:
-    """Return bounds for pairs of pCPUs whose records are farther apart than the longest span of any pCPU.
+class _Spans:
+    """First and last TSC of each pCPU."""
 
-    Tracing starts and stops on all pCPUs together, so their records overlap in true time.
-    """
-    seen = pcpus.where(pcpus["first_tsc"] > 0)
-    spans = list(zip(*(seen[name].tolist() for name in ("pcpu", "first_tsc", "last_tsc")), strict=True))
-    longest = max((last - first for _, first, last in spans), default=0)
-    return {
-        (pcpu, other): (float(other_first - last), float(other_last - first))
-        for pcpu, first, last in spans
-        for other, other_first, other_last in spans
-        if pcpu < other and max(first - other_last, other_first - last) > longest
-    }
+    def __init__(self, pcpus: Columns) -> None:
+        seen = pcpus.where(pcpus["first_tsc"] > 0)
+        ends = zip(*(seen[name].tolist() for name in ("first_tsc", "last_tsc")), strict=True)
+        self._spans = dict(zip(seen["pcpu"].tolist(), ends, strict=True))
+        self._longest = max((last - first for first, last in self._spans.values()), default=0)
+
+    def apart(self, pcpu: int, other: int) -> tuple[float, float] | None:
+        """Return bounds for two pCPUs whose records are farther apart than the longest span of any pCPU.
+
+        Tracing starts and stops on all pCPUs together, so their records overlap in true time.
+        """
+        if pcpu not in self._spans or other not in self._spans:
+            return None
+        (first, last), (other_first, other_last) = self._spans[pcpu], self._spans[other]
+        if max(first - other_last, other_first - last) <= self._longest:
+            return None
+        return float(other_first - last), float(other_last - first)
 
 
-def _excluded(buckets: Columns) -> dict[tuple[int, int], tuple[I64, I64]]:
-    """Return, by pair of pCPUs, how many excluded ranges begin and end in each bucket of cycles."""
-    found: dict[tuple[int, int], tuple[I64, I64]] = {}
-    for end, metric in enumerate((Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO)):
-        rows = buckets.where(buckets["metric"] == int(metric))
-        for a in distinct(rows["a"]).tolist():
-            of_pair = rows.where(rows["a"] == a)
-            empty = np.zeros((2, OCTAVES * SUB_BUCKETS), np.int64)
-            counts = found.setdefault((a >> 16, a & 0xFFFF), (empty[0], empty[1]))[end]
-            np.add.at(counts, of_pair["bucket"], of_pair["count"])
-    return found
+class _Ranges:
+    """The excluded ranges, of which those of one pair of pCPUs are spread out at a time: there may be many."""
+
+    def __init__(self, buckets: Columns) -> None:
+        self._ends = []
+        for metric in (Metric.SKEW_NOT_FROM, Metric.SKEW_NOT_TO):
+            rows = buckets.where(buckets["metric"] == int(metric)).sorted_by("a")
+            self._ends.append((rows["a"], rows["bucket"], rows["count"]))
+
+    def of(self, pair: tuple[int, int]) -> tuple[I64, I64]:
+        """Return how many excluded ranges begin and end in each bucket of cycles."""
+        key = pair[0] << 16 | pair[1]
+        found = []
+        for keys, bucket, count in self._ends:
+            at = slice(*np.searchsorted(keys, [key, key + 1]))
+            counts = np.zeros(OCTAVES * SUB_BUCKETS, np.int64)
+            np.add.at(counts, bucket[at], count[at])
+            found.append(counts)
+        return found[0], found[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,10 @@ def facts(report: Report) -> Iterator[Fact]:
     for label, said in coverage_lines(report.coverage, hz) if report.coverage else ():
         yield Fact(label, said, is_usual=label == "covered")
     if trace["lost_records"]:
-        yield Fact(
-            "lost",
-            f"{trace['lost_records']:,} records in {trace['loss_count']} gaps; "
-            f"no records for {trace['lost_ratio']:.1%} of the pCPUs' time",
-        )
+        ratio = trace["lost_ratio"]
+        # A trace whose records are all of one time has no time of which to give a share.
+        said = "" if ratio is None else f"; no records for {ratio:.1%} of the pCPUs' time"
+        yield Fact("lost", f"{trace['lost_records']:,} records in {trace['loss_count']} gaps{said}")
     yield from _restarts(trace, hz)
     yield from _skews(trace, hz)
     if report.coverage and report.coverage.has_cores:
