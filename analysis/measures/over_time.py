@@ -118,6 +118,8 @@ def over_time(
     first_tsc = int(measures.partial.spans["first_tsc"].min())
     lengths = slots.lengths
     inside = lengths > 0
+    if not inside.any():
+        return None  # all records are of one time
     begins = np.array([slots.begin_tsc(place) for place in range(slots.count)], np.int64)
     return OverTime(
         slots.cycles,

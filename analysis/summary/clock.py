@@ -234,7 +234,7 @@ class _Spans:
 
 
 class _Ranges:
-    """The excluded ranges, of which those of one pair of pCPUs are spread out at a time: there may be many."""
+    """The excluded ranges; those of one pair of pCPUs are spread out at a time, as there may be many."""
 
     def __init__(self, buckets: Columns) -> None:
         self._ends = []
