@@ -118,19 +118,7 @@ HELPS = {
             Example("xtrace sites --explain splx+0x12 netbsd", "why no upcall is lost"),
         ),
         "3 if --fail-on, --expect or --expect-sites applies",
-        (
-            "only",
-            "fail_on",
-            "expect",
-            "expect_sites",
-            "accept",
-            "explain",
-            "wide",
-            "debug",
-            "symbols",
-            "json",
-            "sarif",
-        ),
+        ("only", "fail_on", "accept", "explain", "wide", "debug", "symbols", "json", "sarif"),
     ),
     "calibrate": Help(
         (

@@ -98,7 +98,7 @@ def sites(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per site.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print the findings as SARIF, for forges.")] = False,
     listing: Annotated[
-        bool, typer.Option("--list", help="Print lines for --expect-sites: symbol, kind, fence.")
+        bool, typer.Option("--list-sites", help="Print lines for --expect-sites: symbol, kind, fence.")
     ] = False,
 ) -> None:
     """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.
@@ -110,7 +110,7 @@ def sites(
     debug_files = one_each(debug, len(images), "--debug")
     symbol_files = one_each(symbols, len(images), "--symbols")
     forms = {"--json": json, "--csv": csv, "--wide": wide, "--html": html is not None}
-    forms |= {"--sarif": sarif, "--list": listing}
+    forms |= {"--sarif": sarif, "--list-sites": listing}
     _check_usage(images, explain=explain, forms=forms)
     gate = _Gate(tuple(fail_on or ()), expect, *_read_lines(expect_sites, accept))
     page = None
@@ -143,7 +143,7 @@ def _check_usage(images: Sequence[Path], *, explain: str | None, forms: Mapping[
         raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
     if sum(forms.values()) > 1:
         raise typer.BadParameter("choose one", param_hint="/".join(forms))
-    for name in ("--sarif", "--list"):
+    for name in ("--sarif", "--list-sites"):
         if forms[name] and len(images) == 2:
             raise typer.BadParameter("needs one image", param_hint=name)
 

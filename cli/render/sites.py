@@ -17,7 +17,8 @@ from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, wh
 
 _LABEL = 9
 _GAP = "  "
-_VERDICT = 11
+#: The least width of a verdict's column.
+_VERDICT = 9
 #: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
@@ -241,7 +242,7 @@ def _print_rows(put: Put, sites: Sequence[Site]) -> None:
     """Print sites of one kind, each group followed by the remarks that its sites share."""
     rows = sorted(sites, key=_row_order)
     address_width = max(len(f"{site.address:x}") for site in rows)
-    where_width, fence_width = _widths(rows, width() - address_width - _VERDICT - 3 * len(_GAP))
+    where_width, fence_width = _widths(rows, width() - address_width - _verdict_width(rows) - 3 * len(_GAP))
     indent = " " * (address_width + where_width + 2 * len(_GAP))
     for said, group in groupby(rows, key=_said):
         for site in group:
@@ -257,6 +258,11 @@ def _print_rows(put: Put, sites: Sequence[Site]) -> None:
                 put(f"{indent}{text:<{fence_width}}{_GAP}{fence.verdict}")
         for text in said:
             _put_wrapped(put, text, "  ", "    ")
+
+
+def _verdict_width(rows: Sequence[Site]) -> int:
+    verdicts = (verdict for site in rows for verdict in (site.verdict, *(f.verdict for f in site.fences)))
+    return max(_VERDICT, *map(len, verdicts))
 
 
 def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section as ElfSection
 
+from xtrace.symbols.dwarf.compressed import decompressed, is_gnu_compressed, plain_name, plain_size
 from xtrace.symbols.errors import shown
 from xtrace.symbols.image.image import Image
 
@@ -44,6 +45,7 @@ class DebugSections:
     """The sections that hold the tables of DWARF 2 to 5; an absent section is empty.
 
     Attributes:
+        types: the type units of DWARF 4, which later versions have in ``info``.
         bits: 32 or 64, the size of an address where no header states it.
     """
 
@@ -57,6 +59,7 @@ class DebugSections:
     addr: memoryview
     str_offsets: memoryview
     aranges: memoryview
+    types: memoryview
     bits: int
 
 
@@ -69,25 +72,49 @@ def debug_sections(image: Image) -> DebugSections | None:
     elf = image.debug
     if elf is None:
         return None
+    whole = image.data if image.debug_data is None else image.debug_data
+    return file_sections(whole, elf, bits=image.bits, image=image if image.relocatable else None)
+
+
+def file_sections(
+    whole: memoryview, elf: ELFFile, *, bits: int, image: Image | None = None
+) -> DebugSections | None:
+    """Return the DWARF sections of a file, those of a .dwo file too; None where there are none.
+
+    Of several sections of one name, such as the type units of -fdebug-types-section in an object, all are
+    joined.
+
+    Args:
+        whole: the file's bytes.
+        image: if it is relocatable: it has the addresses of the sections.
+
+    Raises:
+        DwarfError: they cannot be read.
+    """
     wanted = {f".debug_{field.name}": field.name for field in fields(DebugSections) if field.name != "bits"}
     found: dict[str, memoryview] = dict.fromkeys(wanted.values(), memoryview(b""))
-    whole = image.data if image.debug_data is None else image.debug_data
     copied = 0
     try:
-        bases = _bases(image, elf) if image.relocatable else []
-        relocations = _relocations(elf) if image.relocatable else {}
+        bases = _bases(image, elf) if image is not None else []
+        relocations = _relocations(elf) if image is not None else {}
         for number, section in enumerate(elf.iter_sections()):
-            name = wanted.get(section.name)
-            if name is None or section["sh_type"] == "SHT_NOBITS" or section["sh_flags"] & _SHF_GROUP:
+            name = wanted.get(plain_name(section.name))
+            grouped = section["sh_flags"] & _SHF_GROUP and name != "types"
+            if name is None or section["sh_type"] == "SHT_NOBITS" or grouped:
                 continue
-            if section.compressed or number in relocations:
-                copied += section.data_size
-                if copied > _MOST_COPIED_BYTES:
-                    raise DwarfError(f"over {_MOST_COPIED_BYTES:,} bytes of compressed or relocatable DWARF")
-            data = memoryview(section.data()) if section.compressed else _mapped(whole, section)
+            gnu = is_gnu_compressed(section.name)
+            compressed = gnu or section.compressed
+            data = _mapped(whole, section)
+            copied += plain_size(data, bits=bits, gnu=gnu) if compressed else 0
+            copied += len(data) if number in relocations or len(found[name]) else 0
+            if copied > _MOST_COPIED_BYTES:
+                raise DwarfError(f"over {_MOST_COPIED_BYTES:,} bytes of compressed or relocatable DWARF")
+            if compressed:
+                data = decompressed(data, bits=bits, gnu=gnu)
             if number in relocations:
                 data = _relocated(data, relocations[number], elf, bases)
-            found[name] = data
+            # An object has a section for each type unit.
+            found[name] = memoryview(bytes(found[name]) + bytes(data)) if len(found[name]) else data
     except (
         ELFError,
         ValueError,
@@ -101,7 +128,7 @@ def debug_sections(image: Image) -> DebugSections | None:
         raise DwarfError(f"DWARF sections: {shown(str(error))}") from None
     if not found["info"]:
         return None
-    return DebugSections(**found, bits=image.bits)
+    return DebugSections(**found, bits=bits)
 
 
 def text_at(section: memoryview, offset: int) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Set
 from xtrace.symbols.dwarf.forms import AT, FORM, TAG, uleb, uleb_bytes
 from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
 from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError
+from xtrace.symbols.dwarf.split import split_of
 from xtrace.symbols.dwarf.units import Die, Unit, Units
 from xtrace.symbols.image.image import Image
 
@@ -52,8 +53,9 @@ def member_offsets(
     for struct, member in members:
         wanted[struct].add(member)
     units = Units(sections, Budget(_BUDGET))
+    missing = set(wanted)
     try:
-        for struct, die in _definitions(units, set(wanted)):
+        for struct, die in _in_all(image, units, missing, notes):
             offsets = _offsets(die)
             found |= {(struct, name): offsets[name] for name in wanted[struct] if name in offsets}
     except (DwarfError, IndexError) as error:
@@ -61,6 +63,25 @@ def member_offsets(
     if units.damage:
         notes.append(units.damage)
     return found
+
+
+def _in_all(image: Image, units: Units, missing: set[str], notes: list[str]) -> Iterator[tuple[str, Die]]:
+    """Yield the definitions in the units, in DWARF 4's type units, and in .dwo files."""
+    yield from _definitions(units, missing)
+    if missing and units.type_units is not None:
+        yield from _definitions(units.type_units, missing)
+    if not missing:
+        return
+    split = split_of(image, units)
+    for sections in split.sections():
+        others = Units(sections, units.budget)
+        yield from _definitions(others, missing)
+        if missing and others.type_units is not None:
+            yield from _definitions(others.type_units, missing)
+        if not missing:
+            return
+    if split.note():
+        notes.append(split.note())
 
 
 def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
@@ -101,12 +122,17 @@ def _dies_by_index(units: Units, names: set[bytes]) -> Iterator[Die]:
     places = list(find_words(units.sections.str_offsets, _name_offsets(units, names)))
     if not places:
         return
-    owners = sorted((unit.string_base, unit.offset) for unit in units.all if unit.widths.version >= 5)
-    indices = {bisect.bisect_right(owners, (place, len(units.sections.info))) - 1 for place in places}
+    owners: dict[int, list[int]] = defaultdict(list)
+    for unit in units.every:
+        owners[unit.string_base].append(unit.offset)
+    bases = sorted(owners)
+    indices = {bisect.bisect_right(bases, place) - 1 for place in places}
+    # Type units share the table of the unit that they come from.
     for index in sorted(indices - {-1}):
-        unit = units.unit_at(owners[index][1])
-        yield from unit.children(unit.top)
-        unit.forget()
+        for offset in owners[bases[index]]:
+            unit = units.unit_at(offset)
+            yield from unit.children(unit.top)
+            unit.forget()
 
 
 def _name_offsets(units: Units, names: set[bytes]) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from xtrace.symbols.dwarf.forms import (
@@ -77,7 +77,9 @@ class Die:
         if form == FORM["ref_addr"]:
             unit = self.unit.owner.unit_at(value)
             return unit.die(value - unit.offset)
-        return None  # in a type unit or a supplementary file
+        if form == FORM["ref_sig8"]:
+            return self.unit.owner.type_of(value)
+        return None  # in a supplementary file
 
     def name(self) -> str:
         """Return the linkage name, otherwise the name, of this DIE or of what it is an instance of."""
@@ -113,6 +115,7 @@ class Unit:
         offset, end: offsets in .debug_info: of the header and after the last DIE.
         first: offset of the top DIE in the unit.
         abbreviations_at: offset of its table in .debug_abbrev.
+        signature, type_at: of a type unit, its number and the offset of its type's DIE; otherwise 0.
     """
 
     owner: Units
@@ -121,6 +124,8 @@ class Unit:
     first: int
     widths: Widths
     abbreviations_at: int
+    signature: int = 0
+    type_at: int = 0
     _data: bytes = field(default=b"", repr=False)
     _abbreviations: Abbreviations | None = field(default=None, repr=False)
     _top: Die | None = field(default=None, repr=False)
@@ -321,10 +326,35 @@ class Units:
         self.sections = sections
         self.budget = budget
         self.damage = ""
+        self._in_types_section = False
         self._tables: dict[tuple[int, Widths], Abbreviations] = {}
 
     @cached_property
     def all(self) -> list[Unit]:
+        """The units that are not type units, in order of their offset."""
+        return [unit for unit in self.every if not unit.type_at]
+
+    @cached_property
+    def type_units(self) -> Units | None:
+        """The type units of DWARF 4, which are in a section of their own; None where there are none."""
+        if self._in_types_section or not self.sections.types:
+            return None
+        units = Units(replace(self.sections, info=self.sections.types, types=memoryview(b"")), self.budget)
+        units._in_types_section = True
+        return units
+
+    def type_of(self, signature: int) -> Die | None:
+        """Return the type with a signature, None where no type unit has it."""
+        unit = self._signatures.get(signature)
+        return unit.die(unit.type_at) if unit is not None else None
+
+    @cached_property
+    def _signatures(self) -> dict[int, Unit]:
+        others = self.type_units.every if self.type_units is not None else []
+        return {unit.signature: unit for unit in (*self.every, *others) if unit.type_at}
+
+    @cached_property
+    def every(self) -> list[Unit]:
         """The units in order of their offset, up to the first damaged header."""
         found: list[Unit] = []
         at = 0
@@ -332,9 +362,7 @@ class Units:
             while at < len(self.sections.info):
                 if len(found) == _MOST_UNITS:
                     raise DwarfError(f"more than {_MOST_UNITS:,} units")
-                unit = self._header(at)
-                if unit is not None:
-                    found.append(unit)
+                found.append(self._header(at))
                 at = self._next
         except (DwarfError, IndexError) as error:
             self.damage = f".debug_info at {at:#x}: {error}"
@@ -352,9 +380,9 @@ class Units:
         return unit
 
     def unit_holding(self, offset: int) -> Unit | None:
-        """Return the unit that contains an offset in .debug_info; None for a type unit or if none does."""
+        """Return the unit that contains an offset in .debug_info, None if none does."""
         place = bisect.bisect_right(self._offsets, offset) - 1
-        return self.all[place] if place >= 0 and offset < self.all[place].end else None
+        return self.every[place] if place >= 0 and offset < self.every[place].end else None
 
     def abbreviations(self, offset: int, widths: Widths) -> Abbreviations:
         """Return the table at an offset in .debug_abbrev."""
@@ -367,10 +395,10 @@ class Units:
 
     @cached_property
     def _offsets(self) -> list[int]:
-        return [unit.offset for unit in self.all]
+        return [unit.offset for unit in self.every]
 
-    def _header(self, at: int) -> Unit | None:
-        """Return the unit at an offset, None for a type unit; set ``_next`` to where the next one begins."""
+    def _header(self, at: int) -> Unit:
+        """Return the unit at an offset; set ``_next`` to where the next one begins."""
         info = self.sections.info
         start = at
         self.budget.spend(3)
@@ -386,14 +414,21 @@ class Units:
             kind, address_bytes = info[at], info[at + 1]
             table = number(info, at + 2, offset_bytes)
             at += 2 + offset_bytes
-            if kind in _TYPE_UNITS:
-                return None
+            is_type = kind in _TYPE_UNITS
             if kind in (4, 5):  # skeleton and split units: the ID of the .dwo file follows
                 at += 8
         else:
             table = number(info, at, offset_bytes)
             address_bytes = info[at + offset_bytes]
             at += offset_bytes + 1
+            is_type = self._in_types_section
+        signature = type_at = 0
+        if is_type:
+            signature, type_at = number(info, at, 8), number(info, at + 8, offset_bytes)
+            at += 8 + offset_bytes
+            if not at - start <= type_at < self._next - start:
+                raise DwarfError("a type unit whose type is outside it")
         if address_bytes not in (4, 8):
             raise DwarfError(f"unsupported address size of {address_bytes} bytes")
-        return Unit(self, start, self._next, at - start, Widths(version, address_bytes, offset_bytes), table)
+        widths = Widths(version, address_bytes, offset_bytes)
+        return Unit(self, start, self._next, at - start, widths, table, signature, type_at)

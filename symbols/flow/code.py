@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -303,9 +304,7 @@ class Code:
             jumps = insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target in insns
             if jumps and insn.target not in successors[address]:
                 successors[address] = (*successors[address], insn.target)
-        return FunctionFlow(
-            flow.entry, insns, successors, flow.accesses, flow.values, calls, flow.results, flow.changed
-        )
+        return replace(flow, insns=insns, successors=successors, calls=calls)
 
     def _continues(self, flow: FunctionFlow) -> Iterable[int]:
         """Return where a function's tail jumps lead, other than to Xen."""

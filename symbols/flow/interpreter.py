@@ -35,6 +35,7 @@ from xtrace.symbols.x86.decode import (
     Flow,
     Insn,
     Memory,
+    Operand,
     is_hypercall_trap,
 )
 
@@ -55,6 +56,8 @@ _LEAST_COPY_BYTES = 4
 #: A displacement smaller than this is certainly a field's offset.
 _NEAR_BYTES = 0x1000
 _WIDEST_BYTES = 8
+#: Where a state keeps known numbers in ah, ch, dh and bh: far from any stack slot.
+_HIGH_BYTES = 1 << 60
 #: What pusha pushes, in the order of the registers' numbers.
 _PUSHED_REGISTERS = 8
 #: Instructions that write a register's value to memory and read what was there.
@@ -133,6 +136,8 @@ class FunctionFlow:
         calls: by address of the call or jump.
         results: the value of rax at each return, by address.
         changed: registers that do not hold at each return what they held at the entry.
+        constants: by address, the number with which an and or an or combines, if it is known.
+        flipped: by address of an xor with a number, what it was applied to.
     """
 
     entry: int
@@ -143,6 +148,8 @@ class FunctionFlow:
     calls: dict[int, Call] = field(default_factory=dict)
     results: dict[int, Value] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
+    constants: dict[int, int] = field(default_factory=dict)
+    flipped: dict[int, Value] = field(default_factory=dict)
 
     @cached_property
     def predecessors(self) -> dict[int, tuple[int, ...]]:
@@ -351,6 +358,13 @@ class Interpreter:
             if place is not None:
                 values.append(self._fetch(insn, place, state))
             flow.values[insn.address] = tuple(values)
+        elif insn.mnemonic in ("and", "or") and len(insn.operands) > 1:
+            source = insn.operands[1]
+            number = _number(source, state)
+            if number is not None and not source.memory:
+                flow.constants[insn.address] = number
+        elif insn.mnemonic == "xor" and place is None and insn.operands[1].register < 0:
+            flow.flipped[insn.address] = state.registers[insn.operands[0].register]
         elif insn.mnemonic in EXCHANGES and place is not None:
             registers = [item.register for item in insn.operands if item.register >= 0]
             if insn.mnemonic == "cmpxchg":
@@ -397,6 +411,10 @@ class Interpreter:
             if place is not None and place.root == STACK and not place.indexed:
                 state.slots[place.offset] = value
             return True
+        if target.high and value.constant is not None:
+            state.slots[_HIGH_BYTES + target.register] = Value(
+                ("high", insn.address), (), value.constant & 0xFF
+            )
         if target.register < 0 or target.high:
             return False
         state.registers[target.register] = value
@@ -416,7 +434,8 @@ class Interpreter:
         if insn.memory is None or insn.operands[0].size < self._word:
             return False
         memory = insn.memory
-        if memory.base < 0 and memory.index_register >= 0:
+        # Without a base, it multiplies; or it names an element of a table.
+        if memory.base < 0 <= memory.index_register and abs(memory.displacement) < _NEAR_BYTES:
             return False
         state.registers[insn.operands[0].register] = self.place(memory, state)
         return True
@@ -584,6 +603,19 @@ _HANDLERS: dict[str, _Handler] = {
     "cdqe": Interpreter._extend,
     "xchg": Interpreter._exchange,
 }
+
+
+def _number(source: Operand, state: State) -> int | None:
+    """Return the number that a register or an immediate holds, None if it is not known."""
+    if source.register < 0:
+        return source.value
+    value = state.registers[source.register]
+    if not source.high:
+        return value.constant
+    high = state.slots.get(_HIGH_BYTES + source.register)
+    # Any later write of the register replaces the value that the move to its high byte left there.
+    valid = high is not None and value.root == ("new", high.root[1], source.register)
+    return high.offset if high is not None and valid else None
 
 
 def _is_fixed(memory: Memory | None) -> bool:

@@ -91,7 +91,9 @@ def read_headers(data: memoryview, path: str) -> Headers:
         ImageError: not an x86 ELF file, cut short, or with inconsistent headers.
     """
     if data[:4] != ELF_MAGIC:
-        raise ImageError(f"{path}: not an ELF file; give a kernel's vmlinux, vmlinuz or object file")
+        raise ImageError(
+            f"{path}: not an ELF file; give a kernel's vmlinux, vmlinuz, unified image, module or object file"
+        )
     if len(data) < 52 or data[4] not in (1, 2) or (data[4] == 2 and len(data) < 64):
         raise ImageError(f"{path}: its ELF header is cut short or damaged; copy the file again")
     wide = data[4] == 2

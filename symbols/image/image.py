@@ -18,7 +18,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from xtrace.symbols.errors import ImageError
-from xtrace.symbols.image import debug_files, headers, kallsyms, relocation, vmlinuz
+from xtrace.symbols.image import debug_files, headers, kallsyms, relocation, unified, vmlinuz
 from xtrace.symbols.image.files import map_file
 from xtrace.symbols.image.headers import Headers
 from xtrace.symbols.image.intervals import Extents
@@ -27,7 +27,7 @@ from xtrace.symbols.image.symbol_table import Symbols, entries
 
 #: Name of the made-up section for symbols that an object file does not define.
 UNDEFINED = "*undefined*"
-_DEBUG_INFO = (".debug_info", ".zdebug_info")
+_DEBUG_INFO = (".debug_info", ".zdebug_info", ".debug_types")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Image:
         data: the bytes of the ELF file, unpacked.
         debug_path: the separate debug file, "" for none.
         debug_data: its bytes, None for none.
+        debug_note: why a debug file that was found is not used, "" if there is none.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Image:
     data: memoryview
     debug_path: str
     debug_data: memoryview | None
+    debug_note: str = ""
 
     @cached_property
     def code(self) -> tuple[Section, ...]:
@@ -150,7 +152,8 @@ def open_image(
     """Open a kernel image.
 
     Args:
-        path: an ELF executable or object file, a Linux vmlinuz, or one of these compressed.
+        path: an ELF executable or object file, a Linux vmlinuz, one of these compressed, or a unified
+            kernel image that has one of them.
         symbols_path: a System.map or a copy of /proc/kallsyms to use instead of the image's own symbols.
         debug_path: the separate debug file; if not given, it is looked for by build-id.
 
@@ -159,13 +162,14 @@ def open_image(
         ImageError: its contents cannot be read.
     """
     name = os.fspath(path)
-    file = map_file(name)
+    file = unified.kernel_of(map_file(name), name)
     data, packed = vmlinuz.unpack(file, name) or (file, "")
     found = headers.read_headers(data, name)
     layout = relocation.lay_out(data, found, name) if found.relocatable else None
     sections = _sections(data, found, layout)
     own_id = headers.build_id(data, found)
-    debug = debug_files.debug_file(name, own_id, None if debug_path is None else os.fspath(debug_path))
+    owner = debug_files.Owner(name, own_id, data, found)
+    debug, note = debug_files.debug_file(owner, None if debug_path is None else os.fspath(debug_path))
     return Image(
         path=name,
         bits=found.bits,
@@ -187,6 +191,7 @@ def open_image(
         data=data,
         debug_path=debug[0] if debug else "",
         debug_data=debug[1] if debug else None,
+        debug_note=note,
     )
 
 

@@ -88,7 +88,7 @@ def findings(sites: Iterable[Site]) -> Iterator[Finding]:
 
 
 def blindness(table: SiteTable) -> str:
-    """Return why an image cannot be checked: no field or no site was found, or not all code read; "" if it can."""
+    """Return why an image cannot be checked, as no field or no site was found, say; "" if it can."""
     facts = table.facts
     if not table.sites:
         known = facts.guest_os or facts.notes or facts.legacy or facts.hypercall_page is not None
@@ -99,8 +99,8 @@ def blindness(table: SiteTable) -> str:
             )
         if not table.layout:
             return (
-                "nothing in it shows where vcpu_info is, so no site can be found; give its symbols (--symbols) or "
-                " its debug file (--debug)"
+                "nothing in it shows where vcpu_info is, so no site can be found; give its symbols "
+                "(--symbols) or its debug file (--debug)"
             )
         return f"no site was found, though {table.layout[0]}; give its symbols (--symbols) or check the image"
     return f"{table.partial}; its sites are not all known" if table.partial else ""

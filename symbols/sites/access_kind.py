@@ -9,7 +9,7 @@ from xtrace.symbols.flow.interpreter import EXCHANGES, READ_BY, Access, Call, Fu
 from xtrace.symbols.flow.values import CONSTANT, STACK, Root, Value
 from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.sites.vcpu_info import MASK, PENDING, Layout, Spot
-from xtrace.symbols.x86.decode import READ, WRITE, Flow, Insn, is_hypercall_trap
+from xtrace.symbols.x86.decode import RBP, READ, RSP, WRITE, Flow, Insn, is_hypercall_trap
 
 _ARGUMENTS_64 = (7, 6, 2, 1, 8, 9)
 _STACK_ARGUMENTS = 16
@@ -24,7 +24,7 @@ _LOCKED_SETS = frozenset(("add",))
 _LOCKED_CLEARS = frozenset(("sub",))
 _LOCKED_VALUES = frozenset(("xadd", "xor", "btc", "neg", "not", "adc", "sbb"))
 #: How many instructions before a cmpxchg may compute its new value.
-_COMPOSE_INSNS = 6
+_COMPOSE_INSNS = 16
 _COMBINES = frozenset(("and", "or", "xor", "sub"))
 _STRINGS = frozenset(
     f"{name}{size}" for name in ("movs", "stos", "lods", "cmps", "scas") for size in ("b", "w", "d", "q")
@@ -200,6 +200,7 @@ def _number(value: Value | None, size: int, code: Code) -> int | None:
 def _composed(insn: Insn, flow: FunctionFlow, to_one: Kind, to_zero: Kind) -> Kind | None:
     """Return the kind of a cmpxchg whose new value is the old one with a bit set or cleared."""
     new = insn.operands[1].register
+    spilled: tuple[int, int] | None = None  # where in the frame unoptimised code keeps it for a while
     address = insn.address
     for _ in range(_COMPOSE_INSNS):
         before = flow.predecessors.get(address, ())
@@ -207,9 +208,23 @@ def _composed(insn: Insn, flow: FunctionFlow, to_one: Kind, to_zero: Kind) -> Ki
             return None
         address = before[0]
         earlier = flow.insns[address]
+        memory = earlier.memory
+        slot = (
+            (memory.base, memory.displacement) if memory is not None and memory.base in (RSP, RBP) else None
+        )
+        if spilled is not None:
+            if slot == spilled and earlier.access & WRITE:
+                new, spilled = earlier.operands[1].register, None
+            continue
         if new not in earlier.written:
             continue
-        bit = _immediate(earlier)
+        if earlier.mnemonic in ("mov", "movzx"):
+            new = earlier.operands[1].register
+            spilled = slot if new < 0 else None
+            if new < 0 and slot is None:
+                return None
+            continue
+        bit = flow.constants.get(address)
         if earlier.mnemonic == "or" and bit is not None and bit & 1:
             return to_one
         return to_zero if earlier.mnemonic == "and" and bit is not None and not bit & 1 else None

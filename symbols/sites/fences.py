@@ -10,7 +10,7 @@ from xtrace.symbols.flow.interpreter import Access, FunctionFlow
 from xtrace.symbols.flow.values import CPU, loaded
 from xtrace.symbols.flow.walk import Paths, Step, backward, forward
 from xtrace.symbols.sites.access_kind import Touch
-from xtrace.symbols.sites.model import How
+from xtrace.symbols.sites.model import How, Kind
 from xtrace.symbols.sites.vcpu_info import Layout
 from xtrace.symbols.x86.decode import WRITE, Flow, Insn
 
@@ -66,12 +66,17 @@ class FenceFinder:
         for address, touch in self._group.items():
             name = fence_of(touch.insn)
             found[address] = [Found(touch.insn, address, How.INLINE, "", "access", Paths.ALL)] if name else []
+        writes = [address for address in sorted(self._group) if self._group[address].insn.access & WRITE]
+        reads = [address for address in sorted(self._group) if address not in writes]
         for address in sorted(self._group):
+            if address in writes or self._group[address].kind is not Kind.SAVE:
+                found[address].extend(self._beside(address, "after", claimed))
+        # A fence before a read belongs to whatever precedes the fence.
+        for address in writes:
+            found[address].extend(self._beside(address, "before", claimed))
+        # Saving the mask needs no fence: one between it and a store belongs to the store.
+        for address in reads:
             found[address].extend(self._beside(address, "after", claimed))
-        for address in sorted(self._group):
-            # A fence before a read belongs to whatever precedes the fence.
-            if self._group[address].insn.access & WRITE:
-                found[address].extend(self._beside(address, "before", claimed))
         return found
 
     def _beside(self, touch: int, position: str, claimed: set[int]) -> Iterator[Found]:

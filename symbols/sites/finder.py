@@ -76,12 +76,12 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
         )
     facts = image_facts(image)
     code = Code(image, facts.hypercall_page)
-    damage: list[str] = []
+    damage: list[str] = [image.debug_note] if image.debug_note else []
     layout = Layout(image.bits)
     flows: list[FunctionFlow] = []
     sites: list[Site] = []
     try:
-        layout = learned_layout(code)
+        layout = learned_layout(code, damage)
         _follow(code, layout, flows)
     except ExhaustedError:
         damage.append(_TOO_MUCH)
@@ -370,11 +370,11 @@ def _forced(code: Code, flows: Iterable[FunctionFlow]) -> dict[int, FunctionFlow
 def _blocking(code: Code, touches: Iterable[Touch]) -> dict[int, FunctionFlow]:
     """Return the hypercalls SCHEDOP_block by which Xen delivers what kept an unmask from succeeding."""
     return {
-        address: touch.flow
+        address: code.joined(touch.flow)
         for touch in touches
         if touch.kind is Kind.UNMASK and tests_itself(touch.flow, touch)
         for address in callbacks(code, touch.flow, (touch.address,), own=True)
-        if blocks(code, touch.flow.insns[address], touch.flow)
+        if blocks(code, code.joined(touch.flow).insns[address], code.joined(touch.flow))
     }
 
 

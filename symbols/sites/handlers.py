@@ -158,7 +158,7 @@ class Handlers:
             todo.extend((item, hidden) for item in after)
 
     def _called(self, insn: Insn, seen: _Seen, depth: int, hidden: bool) -> tuple[bool, bool]:
-        """Return whether a path goes on after a call, and whether unknown code may have taken the selector."""
+        """Return whether a path goes on after a call, and whether unknown code may have taken S."""
         code = self._code
         if insn.flow is Flow.INDIRECT_CALL or code.section(insn.target) is None or depth >= _CALLEE_DEPTH:
             known = insn.flow is Flow.CALL and code.hypercall(insn.target) is not None

@@ -67,13 +67,25 @@ class _Evidence:
 _Way = tuple[str, int]
 
 
-def learned_layout(code: Code) -> Layout:
-    """Return how the kernel reaches vcpu_info, and how that is known."""
+def learned_layout(code: Code, damage: list[str] | None = None) -> Layout:
+    """Return how the kernel reaches vcpu_info, and how that is known.
+
+    Args:
+        damage: is extended with why DWARF could not be used, if that matters.
+    """
+    notes: list[str] = []
+    layout = _layout(code, notes)
+    if not layout and damage is not None:
+        damage.extend(note for note in dict.fromkeys(notes) if note not in damage)
+    return layout
+
+
+def _layout(code: Code, notes: list[str]) -> Layout:
     layout = _named(code)
     if layout.areas:
         return layout
     for struct, pointer, own in _STRUCTURES:
-        members = member_offsets(code.image, {(struct, pointer), (struct, own)})
+        members = member_offsets(code.image, {(struct, pointer), (struct, own)}, notes)
         if (struct, pointer) in members:
             offset = members[struct, pointer]
             return replace(

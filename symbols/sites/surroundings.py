@@ -117,10 +117,11 @@ def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
     masks = {
         Value((READ_BY, item.address), (), 0) for item in touches.values() if item.kind is Kind.MASK_TEST
     }
+    stored = {touch.stored, _flipped(flow, touch.stored)} - {None}
     made_of = _condition(flow, touch)
     for address, values in flow.values.items():
         if (
-            (touch.stored is not None and touch.stored in values)
+            stored.intersection(values)
             or masks.intersection(values)
             or (made_of is not None and (values == made_of.values or made_of.result in values))
         ):
@@ -132,6 +133,14 @@ def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
         if branch is not None:
             forks.add(branch)
     return forks
+
+
+def _flipped(flow: FunctionFlow, stored: Value | None) -> Value | None:
+    """Return the value that a stored one is the opposite of, None for others: compilers test either."""
+    root = stored.root if stored is not None else ()
+    if not isinstance(root, tuple) or len(root) < 2 or root[0] != "new" or not isinstance(root[1], int):
+        return None
+    return flow.flipped.get(root[1])
 
 
 class _Condition(NamedTuple):
@@ -229,14 +238,15 @@ def callbacks(
         own: the test is a store that failed because pending is set: then SCHEDOP_block does it, too.
     """
     found: set[int] = set()
+    joined = code.joined(flow)
     for test in tests:
 
         def step(insn: Insn) -> Step:
-            if forces(code, insn, flow) or (own and blocks(code, insn, flow)):
+            if forces(code, insn, joined) or (own and blocks(code, insn, joined)):
                 return Step.HIT
             return Step.ON
 
-        found.update(forward(flow, test, step, _TEST_INSNS).hits)
+        found.update(forward(joined, test, step, _TEST_INSNS).hits)
     return tuple(sorted(found))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,6 +29,8 @@ _COMPILE = (
     "-Werror",
     "-std=gnu11",
 )
+#: What clang lacks: noclone, and a check of assembly that uses registers of its own.
+_CLANG = ("-Wno-unknown-attributes", "-Wno-unused-command-line-argument")
 _LINK = (
     "-nostdlib",
     "-static",
@@ -56,12 +58,14 @@ class Variant:
     """How one source is built.
 
     Attributes:
+        compiler: gcc or clang; assembly is always assembled by gcc.
         flags: additional compiler options.
         relocatable: the image is the object file itself, not linked.
     """
 
     bits: int = 64
     optimise: str = "-O2"
+    compiler: str = "gcc"
     flags: tuple[str, ...] = ()
     relocatable: bool = False
     carries: Carries = Carries.DWARF
@@ -69,6 +73,7 @@ class Variant:
     def __str__(self) -> str:
         words = [
             f"{self.bits}",
+            *([self.compiler] if self.compiler != "gcc" else []),
             self.optimise,
             *self.flags,
             "rel" if self.relocatable else "exec",
@@ -133,7 +138,7 @@ class Builder:
         return Guest(GUESTS / name, image, reference, debug, symbols)
 
     def _reference(self, name: str, variant: Variant) -> Path:
-        plain = Variant(variant.bits, variant.optimise, variant.flags, variant.relocatable)
+        plain = replace(variant, carries=Carries.DWARF)
         key = name, plain
         if key not in self._references:
             folder = self.folder / f"{len(self._references):03}-{name.replace('.', '-')}"
@@ -151,7 +156,8 @@ def _compile(source: Path, variant: Variant, folder: Path) -> Path:
     for part in parts:
         target = folder / f"{part.stem}.o"
         options = [variant.optimise, *variant.flags, "-c", str(part), "-o", str(target)]
-        _run("gcc", *machine, *_COMPILE, *options)
+        clang = variant.compiler == "clang" and part.suffix == ".c"
+        _run("clang" if clang else "gcc", *machine, *_COMPILE, *(_CLANG if clang else ()), *options)
         objects.append(str(target))
     if variant.relocatable:
         return Path(objects[0])

@@ -10,11 +10,13 @@
 #define SEGMENT "gs"
 #define PER_CPU __seg_gs
 #define ARCH_WORDS 2
+#define WORD "q"
 #define CALLBACK_OPERANDS "=a"(result), "+D"(command), "+S"(argument)
 #else
 #define SEGMENT "fs"
 #define PER_CPU __seg_fs
 #define ARCH_WORDS 6
+#define WORD "l"
 #define CALLBACK_OPERANDS "=a"(result), "+b"(command), "+c"(argument)
 #endif
 

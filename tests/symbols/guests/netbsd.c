@@ -234,7 +234,7 @@ noinline void send_to_cpu(struct cpu_info *ci)
 {
 	volatile unsigned long *word = (volatile unsigned long *)ci->vcpu;
 
-	__asm__ volatile("lock bts%z0 $0, %0" : "+m"(*word) :: "memory", "cc");	/* SITE pending-set fence=lock_bts/inline/access:keep verdict=keep */
+	__asm__ volatile("lock bts" WORD " $0, %0" : "+m"(*word) :: "memory", "cc");	/* SITE pending-set fence=lock_bts/inline/access:keep verdict=keep */
 }
 
 noinline void handle(void)

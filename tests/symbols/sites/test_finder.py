@@ -51,7 +51,8 @@ def compiled_variants() -> list[tuple[str, Variant]]:
     for name in COMPILED:
         for bits in (64, 32):
             for level in LEVELS:
-                variants += [(name, Variant(bits, level, (frame,))) for frame in FRAMES]
+                variants += [(name, Variant(bits, level, flags=(frame,))) for frame in FRAMES]
+            variants += [(name, Variant(bits, level, "clang")) for level in LEVELS]
             plain = Variant(bits, "-O2")
             variants += [
                 (name, replace(plain, carries=carries))
@@ -60,7 +61,7 @@ def compiled_variants() -> list[tuple[str, Variant]]:
             ]
             variants.append((name, replace(plain, relocatable=True)))
             variants.append((name, replace(plain, relocatable=True, carries=Carries.SYMBOLS)))
-        variants.append((name, Variant(32, "-O2", ("-mregparm=3",))))
+        variants.append((name, Variant(32, "-O2", flags=("-mregparm=3",))))
     return variants
 
 
