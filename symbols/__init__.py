@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from xtrace.symbols.addresses.load_offset import LoadOffset, fit_load_offset
     from xtrace.symbols.addresses.resolve import AddressResolver
     from xtrace.symbols.image.image import Image, open_image
-    from xtrace.symbols.proof.argument import explain
-    from xtrace.symbols.proof.checker import Outcome, check
-    from xtrace.symbols.proof.protocols import Scenario
-    from xtrace.symbols.proof.scenario import scenario_of
+    from xtrace.symbols.listing.explain import explain
+    from xtrace.symbols.proof.description import Description
+    from xtrace.symbols.proof.operational import Outcome, check
     from xtrace.symbols.sites.finder import find_sites
     from xtrace.symbols.sites.model import Fence, Hazard, Kind, Site, SiteTable, Verdict
 
 __all__ = [
     "AddressResolver",
+    "Description",
     "Fence",
     "Hazard",
     "Image",
@@ -30,7 +30,6 @@ __all__ = [
     "Kind",
     "LoadOffset",
     "Outcome",
-    "Scenario",
     "Site",
     "SiteTable",
     "Verdict",
@@ -39,7 +38,6 @@ __all__ = [
     "find_sites",
     "fit_load_offset",
     "open_image",
-    "scenario_of",
 ]
 
 #: Imported on first use: these modules need numpy, pyelftools and iced-x86.
@@ -47,21 +45,20 @@ __getattr__ = exported(
     __name__,
     {
         "AddressResolver": "addresses.resolve",
+        "Description": "proof.description",
         "Fence": "sites.model",
         "Hazard": "sites.model",
         "Image": "image.image",
         "Kind": "sites.model",
         "LoadOffset": "addresses.load_offset",
-        "Outcome": "proof.checker",
-        "Scenario": "proof.protocols",
+        "Outcome": "proof.operational",
         "Site": "sites.model",
         "SiteTable": "sites.model",
         "Verdict": "sites.model",
-        "check": "proof.checker",
-        "explain": "proof.argument",
+        "check": "proof.operational",
+        "explain": "listing.explain",
         "find_sites": "sites.finder",
         "fit_load_offset": "addresses.load_offset",
         "open_image": "image.image",
-        "scenario_of": "proof.scenario",
     },
 )

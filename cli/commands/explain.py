@@ -10,7 +10,7 @@ import typer
 from xtrace.cli.render.sites import print_site
 from xtrace.cli.terminal.style import Put
 from xtrace.symbols.errors import shown
-from xtrace.symbols.proof.argument import explain
+from xtrace.symbols.listing.explain import explain
 from xtrace.symbols.sites.model import Site, SiteTable, where
 
 _NAMED = 6
@@ -27,7 +27,7 @@ def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
             put("")
         print_site(put, site)
         put("")
-        for line in explain(site, table.sites):
+        for line in explain(site):
             put(line)
 
 

@@ -130,7 +130,9 @@ def site_object(site: Site) -> dict[str, Any]:
     """Return a site as a JSON object: all its fields, with the place as file, line and inline."""
     place = site.place
     result = {
-        field.name: _plain(getattr(site, field.name)) for field in fields(site) if field.name != "place"
+        field.name: _plain(getattr(site, field.name))
+        for field in fields(site)
+        if field.name not in ("place", "description")
     }
     result["file"] = place.file if place else None
     result["line"] = place.line if place else None

@@ -1,16 +1,18 @@
-"""Write the proof for a site: the decisive runs of the model, or the counterexample."""
+"""Write the argument for a description: its accesses, then the decisive runs, or the counterexample."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from xtrace.symbols.proof.checker import (
+from xtrace.symbols.proof.description import Access, Cell, Description, Path, Role, as_byte_store
+from xtrace.symbols.proof.operational import (
     Actor,
     CameFrom,
     Machine,
+    Move,
     Outcome,
     State,
     Step,
@@ -20,100 +22,133 @@ from xtrace.symbols.proof.checker import (
     search,
     view,
 )
-from xtrace.symbols.proof.protocols import Cell, Fence, Op, Protocol, Retest, Scenario, Take, Width
-from xtrace.symbols.proof.scenario import is_proven, scenario_of, unstable
-from xtrace.symbols.sites.model import Site, where
 
-
-def explain(site: Site, others: Iterable[Site]) -> list[str]:
-    """Return the proof for a site's verdict, or the counterexample, as lines of at most 80 columns.
-
-    Args:
-        others: all sites of the image, because its handlers matter too.
-    """
-    scenario = scenario_of(site, others)
-    if scenario is None:
-        return [f"Nothing to search: a {site.kind} cannot lose an upcall."]
-    moved = unstable(site, scenario)
-    lines = argument(check(scenario), where(site)) if moved is None or is_proven(site) else []
-    if moved is not None:
-        lead = ["", "If the thread moves to another CPU after it loads the pointer:"]
-        if not lines:
-            reasons = [item.reason for item in site.hazards if item.name == "unstable-pointer"]
-            reason = reasons[0] if reasons else f"the code chooses the CPU: {site.origin}"
-            lead = [*_wrapped(f"No proof: {reason}."), "", "If it is another CPU's:"]
-        lines += lead
-        lines += argument(check(moved), where(site))
-    return lines
+_COLUMNS = 80
+_STEP_COLUMNS = 47
 
 
 def argument(outcome: Outcome, site: str) -> list[str]:
-    """Return the interleaving argument for a site as lines of at most 80 columns.
+    """Return the accesses of a site and the interleaving argument as lines of at most 80 columns.
 
     It has the decisive interleavings if the site is safe, otherwise the counterexample.  A second
-    search without the fence shows what the fence adds.
+    search without the fences shows what they add.
 
     Args:
         site: its symbol and offset.
     """
-    scenario = outcome.scenario
-    lines = [*_wrapped(f"{site}: {_described(scenario)}."), *_wrapped(_found(outcome))]
-    if scenario.fence is not Fence.NONE:
-        lines += _wrapped(_fence_adds(outcome, check(replace(scenario, fence=Fence.NONE))))
-    if scenario.width.locked and scenario.protocol is not Protocol.HANDLER:
-        lines += _wrapped(_lock_adds(outcome, check(_as_byte_store(scenario))))
+    description = outcome.description
+    lines = [*_accesses(description, site), "", *_wrapped(_found(outcome))]
+    fences = sorted({access.fence for access in description.accesses() if access.fence})
+    if fences:
+        lines += _wrapped(_fences_add(fences, outcome, check(description.without_fences())))
+    weaker = as_byte_store(description)
+    if weaker != description and description.role is not Role.HANDLER:
+        lines += _wrapped(_lock_adds(outcome, check(weaker)))
     where = "A executes the site and hosts the vCPU"
-    if not scenario.stable:
+    if not description.stable:
         where = "A executes the site, D hosts the vCPU"
     lines += _wrapped(
         f"{where}; B and C send. Each line shows memory after a step, then the buffered stores:"
     )
     runs = [(f"Counterexample: {outcome.fault}", outcome.counterexample)]
     if outcome.holds:
-        runs = list(_cases(scenario))
+        runs = list(_cases(description))
     for title, trace in runs:
         lines += ["", title, f"  {'':<51}P M S   buffer"]
         for step in trace:
-            lines += _step_lines(step, scenario.stable)
+            lines += _step_lines(step, description.stable)
     return lines
 
 
-def _cases(scenario: Scenario) -> Iterator[tuple[str, Trace]]:
-    """Yield the title and a shortest run of each decisive case that the scenario can reach."""
+def _accesses(description: Description, site: str) -> Iterator[str]:
+    """Yield the accesses of each path of the site and of the handlers, and what was assumed."""
+    count = len(description.paths)
+    for number, path in enumerate(description.paths, 1):
+        of = f", path {number} of {count}" if count > 1 else ""
+        yield from _wrapped(f"{site}{of}:")
+        yield from _path_lines(path)
+    handlers = description.handlers
+    for number, path in enumerate(handlers, 1):
+        of = f" {number} of {len(handlers)}" if len(handlers) > 1 else ""
+        yield from _wrapped(f"{site}, handler:" if description.role is Role.HANDLER else f"handler{of}:")
+        yield from _path_lines(path)
+    for sentence in description.assumed:
+        yield from textwrap.wrap(f"Assumed: {sentence}.", _COLUMNS, subsequent_indent="  ")
+
+
+def _path_lines(path: Path) -> Iterator[str]:
+    for access in path:
+        place = f"{access.address:#x}" if access.address >= 0 else "-"
+        parts = [part for part in (access.code, _told(access), access.source) if part]
+        text = "; ".join(parts)
+        indent = " " * max(4 + len(place), 14)
+        yield from textwrap.wrap(
+            text, _COLUMNS, initial_indent=f"  {place:<10}  ", subsequent_indent=indent, break_long_words=True
+        )
+
+
+def _told(access: Access) -> str:
+    """Return what an access does, and the values with which its path goes on."""
+    words = [access.text]
+    if access.is_locked and access.writes:
+        words.append("locked")
+    elif access.is_wide:
+        words.append("a plain store of P and M together")
+    names = {Cell.P: "P", Cell.M: "m", Cell.S: "s"}
+    words += [f"{names[cell]} is {value}" for cell, value in access.when]
+    return ", ".join(words)
+
+
+class _Case(NamedTuple):
+    """A step of a run: the state before it, and the move."""
+
+    before: State
+    move: Move
+
+
+def _cases(description: Description) -> Iterator[tuple[str, Trace]]:
+    """Yield the title and a shortest run of each decisive case that the description can reach."""
     # The decisive case of a handler needs two events: the second finds P still set by the first.
-    machine = Machine(scenario, 2 if scenario.protocol is Protocol.HANDLER else 1)
+    machine = Machine(description, 2 if description.role is Role.HANDLER else 1)
     came_from = search(machine).came_from
-    steps = [(state, *step) for state in came_from for step in machine.following(state)]
-    decisive = _EXCHANGES if scenario.width is Width.EXCHANGE else _DECISIVE[scenario.protocol]
-    for title, decides in decisive:
-        found = next((step for step in steps if decides(machine, *step)), None)
-        if found is not None:
-            before, actor, after = found
-            path = [*path_to(came_from, before), (before, actor), *_to_end(machine, after)]
-            yield title, machine.trace(path)
+    steps = [_Case(state, move) for state in came_from for move in machine.following(state)]
+    exchanges = any(
+        access.is_locked and Cell.P in access.reads for path in description.paths for access in path
+    )
+    for title, decides in _EXCHANGES if exchanges else _DECISIVE[description.role]:
+        for found in steps:
+            if decides(machine, *found):
+                rest = _to_end(machine, found.move.after)
+                if rest is not None:
+                    yield title, machine.trace([*path_to(came_from, found.before), found, *rest])
+                    break
 
 
-def _to_end(machine: Machine, state: State) -> list[tuple[State, Actor]]:
+def _to_end(machine: Machine, state: State) -> list[tuple[State, Move]] | None:
+    """Return a shortest way to the end of a run, None if none leads there."""
     came_from: CameFrom = {state: None}
     queue = deque(came_from)
-    while following := machine.following(state := queue.popleft()):
+    while queue:
+        state = queue.popleft()
+        following = machine.following(state)
+        if not following and machine.is_end(state):
+            return path_to(came_from, state)
         # Reversed: among equally short runs, take the one whose stores stay in the buffer longest.
-        for actor, after in reversed(following):
-            if after not in came_from:
-                came_from[after] = (state, actor)
-                queue.append(after)
-    return path_to(came_from, state)
+        for move in reversed(following):
+            if move.after not in came_from:
+                came_from[move.after] = (state, move)
+                queue.append(move.after)
+    return None
 
 
-_Decides = Callable[[Machine, State, Actor, State], bool]
-_CALLS = (Op.CALL, Op.CALL_IF_PENDING)
+_Decides = Callable[[Machine, State, Move], bool]
 
 
 def _stored(machine: Machine, state: State) -> bool:
     """Return whether the store that the case is about has been executed."""
-    if machine.scenario.clears_mask:
-        return state.place > max(machine.masked)
-    return state.place in machine.masked
+    if machine.description.role is Role.OPEN:
+        return state.site.node in machine.site.opened
+    return machine.site.masked[state.site.node]
 
 
 def _tested(mask: int, mask_in_memory: int, *, later: bool) -> _Decides:
@@ -124,13 +159,14 @@ def _tested(mask: int, mask_in_memory: int, *, later: bool) -> _Decides:
         later: the site's store has been executed.
     """
 
-    def decides(machine: Machine, before: State, actor: Actor, after: State) -> bool:
+    def decides(machine: Machine, before: State, move: Move) -> bool:
         buffer = before.buffers[0]
         return (
-            actor is Actor.XEN
+            move.actor is Actor.XEN
             and not before.handled
-            and not before.saved
-            and not any(step.op in _CALLS for step in machine.program[: before.place])
+            and not before.handlers
+            and not before.site.registers[Cell.M]
+            and before.site.node not in machine.site.entered
             and view(before.memory, buffer, Cell.P) == 1
             and (view(before.memory, buffer, Cell.M), before.memory[Cell.M]) == (mask, mask_in_memory)
             and _stored(machine, before) is later
@@ -142,12 +178,12 @@ def _tested(mask: int, mask_in_memory: int, *, later: bool) -> _Decides:
 def _sent_while_handling(*, kicks: bool) -> _Decides:
     """Return a test for the case that a sender sets P after a handler cleared it, and kicks or does not."""
 
-    def decides(machine: Machine, before: State, actor: Actor, after: State) -> bool:
-        if actor not in (Actor.SEND_B, Actor.SEND_C) or before.handling < 1:
+    def decides(machine: Machine, before: State, move: Move) -> bool:
+        if move.actor not in (Actor.SEND_B, Actor.SEND_C) or not before.handlers:
             return False
-        which = actor - Actor.SEND_B
+        which = move.actor - Actor.SEND_B
         cleared = view(before.memory, before.buffers[0], Cell.P) == 0
-        return cleared and before.senders[which] == 1 and after.senders[which] == (2 if kicks else 3)
+        return cleared and before.senders[which] == 1 and move.after.senders[which] == (2 if kicks else 3)
 
     return decides
 
@@ -169,13 +205,10 @@ _EXCHANGES = (
     ("An IPI before the cmpxchg: Xen reads M = 1; the cmpxchg finds P = 1", _tested(1, 1, later=False)),
     ("An IPI after the cmpxchg: Xen reads M = 0 and delivers", _tested(0, 0, later=True)),
 )
-_DECISIVE: dict[Protocol, tuple[tuple[str, _Decides], ...]] = {
-    Protocol.MASK: _MASKS,
-    Protocol.SAVE_MASK: _MASKS,
-    Protocol.RESTORE: _CLEARS,
-    Protocol.UNMASK: _CLEARS,
-    Protocol.SECTION: _CLEARS,
-    Protocol.HANDLER: (
+_DECISIVE: dict[Role, tuple[tuple[str, _Decides], ...]] = {
+    Role.MASK: _MASKS,
+    Role.OPEN: _CLEARS,
+    Role.HANDLER: (
         (
             "No IPI, P := 0 is buffered: S is read after it reaches memory, with the new bit",
             _sent_while_handling(kicks=False),
@@ -188,70 +221,30 @@ _DECISIVE: dict[Protocol, tuple[tuple[str, _Decides], ...]] = {
 }
 
 
-def _described(scenario: Scenario) -> str:
-    what = "handler that clears P" if scenario.protocol is Protocol.HANDLER else str(scenario.protocol)
-    store = {
-        Width.BYTE: "a byte store",
-        Width.WIDE: "a plain store of P and M together",
-        Width.LOCKED: "a locked access",
-        Width.LOCKED_WIDE: "a locked access to P and M together",
-        Width.EXCHANGE: "a locked cmpxchg of P and M together",
-    }[scenario.width]
-    fence = "no fence" if scenario.fence is Fence.NONE else _fence_name(scenario)
-    parts = [f"{what} by {store}", f"{fence} {'before' if scenario.fence_first else 'after'} it"]
-    if scenario.clears_mask:
-        parts.append(_RETESTS[scenario.retest])
-    return f"{', '.join(parts)}; {_TAKES[scenario.take]}"
-
-
-_RETESTS = {
-    Retest.AFTER: "P tested after it",
-    Retest.BEFORE: "P tested before it",
-    Retest.NONE: "P not tested",
-    Retest.XEN_EXIT: "then an exit through Xen",
-    Retest.ITSELF: "which itself tests P",
-}
-_FENCES = {Fence.LOCK: "locked instruction", Fence.SERIALISING: "serialising instruction"}
-_TAKES = {
-    Take.XCHG: "the handler clears P, then takes S by xchg",
-    Take.READ: "the handler clears P, then reads S by a plain load",
-    Take.PLAIN: "the handler clears P, then loads and clears S by plain accesses",
-    Take.XCHG_FIRST: "the handler takes S by xchg, then clears P",
-    Take.NONE: "the handler clears P and does not take S",
-}
-
-
-def _fence_name(scenario: Scenario) -> str:
-    return _FENCES.get(scenario.fence, str(scenario.fence))
-
-
 def _found(outcome: Outcome) -> str:
     explored = f"{outcome.states:,} states, every interleaving with 1 and with 2 senders"
     verdict = "No upcall is lost and the mask holds" if outcome.holds else f"It fails: {outcome.fault}"
     return f"{verdict} ({explored})."
 
 
-def _fence_adds(outcome: Outcome, bare: Outcome) -> str:
-    fence = _fence_name(outcome.scenario)
+_FENCES = {"lock": "locked instruction", "serialising": "serialising instruction"}
+
+
+def _fences_add(fences: list[str], outcome: Outcome, bare: Outcome) -> str:
+    fence = " and the ".join(_FENCES.get(name, name) for name in fences)
+    protects, is_ = ("protects", "is") if len(fences) == 1 else ("protect", "are")
     if outcome.holds is bare.holds:
         verdict = "also holds" if bare.holds else "also fails"
         ends = "in the same states" if outcome.ends == bare.ends else "in other states"
         return (
-            f"Without the {fence} it {verdict}, and the runs end {ends}: the {fence} protects nothing here."
+            f"Without the {fence} it {verdict}, and the runs end {ends}: the {fence} {protects} nothing here."
         )
-    return f"Without the {fence} it fails ({bare.fault}): the {fence} is needed here."
-
-
-def _as_byte_store(scenario: Scenario) -> Scenario:
-    """Return the scenario with a byte store, and a test where the access itself tests P."""
-    retest = Retest.AFTER if scenario.retest is Retest.ITSELF else scenario.retest
-    return replace(scenario, width=Width.BYTE, retest=retest)
+    return f"Without the {fence} it fails ({bare.fault}): the {fence} {is_} needed here."
 
 
 def _lock_adds(outcome: Outcome, bare: Outcome) -> str:
-    form = "a byte store"
-    if outcome.scenario.clears_mask and bare.scenario.retest is Retest.AFTER:
-        form = "a byte store and then a test of P"
+    tests = any(access.is_locked and Cell.P in access.reads for access in outcome.description.accesses())
+    form = "a byte store and then a test of P" if tests else "a byte store"
     if outcome.holds is bare.holds:
         verdict = "also holds" if bare.holds else "also fails"
         ends = "in the same states" if outcome.ends == bare.ends else "in other states"
@@ -269,10 +262,15 @@ def _step_lines(step: Step, stable: bool) -> list[str]:
         for buffer in step.after.buffers
         for entry in buffer
     )
-    first, *rest = textwrap.wrap(waiting, 17) or ["-"]
-    line = f"  {name:<4}{step.text:<47}{pending} {mask} {selector:02b}  {first}"
-    return [line, *(f"{'':<61}{more}" for more in rest)]
+    said = textwrap.wrap(step.text, _STEP_COLUMNS - 1, subsequent_indent="  ")
+    buffered = textwrap.wrap(waiting, 17) or ["-"]
+    lines = [f"  {name:<4}{said[0]:<{_STEP_COLUMNS}}{pending} {mask} {selector:02b}  {buffered[0]}"]
+    for place in range(1, max(len(said), len(buffered))):
+        text = said[place] if place < len(said) else ""
+        more = buffered[place] if place < len(buffered) else ""
+        lines.append(f"      {text:<{_STEP_COLUMNS + 8}}{more}".rstrip())
+    return lines
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 80)
+    return textwrap.wrap(text, _COLUMNS)

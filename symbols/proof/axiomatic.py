@@ -10,7 +10,7 @@ Sarkar and Sewell 2009; Alglave, Maranget and Tautschnig 2014):
     - global order: there is a total order of all events that contains po except from a write to a later read,
       rf from another pCPU, co, and fr.  A locked access reads and writes at one place of that order, and it
       and a fence that drains also keep the order from earlier writes to later reads.
-    - the kick: a sender that finds P clear sends an IPI.  Some exit test of Xen follows it in the global order.
+    - the kick: a sender that finds P clear sends an IPI; an exit test of Xen follows it in that order.
 
 Bad: an event was sent that no handler took and that P = M = 1 does not leave for a later unmask to find; or
 Xen enters the handler where the code that it interrupts has M set.
@@ -20,11 +20,20 @@ Each path of the site is one query, as text in SMT-LIB 2.  This module knows not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, masked_after
+from xtrace.symbols.proof.description import (
+    REST,
+    SAVED,
+    UNCHANGED,
+    Access,
+    Cell,
+    Description,
+    Path,
+    masked_after,
+)
 
 LOST = "an upcall is lost"
 FORBIDDEN = "the handler runs where the guest has masked upcalls"
@@ -236,7 +245,9 @@ class _Encoding:
                     self.taken.append((exists, reads[cell]))
         for cell, value in access.when:
             self._add(_implies(exists, _is(registers[cell], value)))
-        writes = {cell: _written(reads, registers, cell, value) for cell, value in access.writes} if ours else {}
+        writes = (
+            {cell: _written(reads, registers, cell, value) for cell, value in access.writes} if ours else {}
+        )
         if access.drains:
             # A fence has no cells: it only orders.
             self._event(name, cpu, place, 0, group, exists, drains=True, reads=reads, writes=writes)
@@ -253,11 +264,27 @@ class _Encoding:
             old = self._value(f"r_s{which}", Cell.S)
             new = tuple("true" if bit == which else term for bit, term in enumerate(old))
             self._event(
-                f"s{which}", cpu, "0", 0, (cpu, 0), sends, drains=True, reads={Cell.S: old}, writes={Cell.S: new}
+                f"s{which}",
+                cpu,
+                "0",
+                0,
+                (cpu, 0),
+                sends,
+                drains=True,
+                reads={Cell.S: old},
+                writes={Cell.S: new},
             )
             was = self._value(f"r_p{which}", Cell.P)
             self._event(
-                f"p{which}", cpu, "1", 0, (cpu, 1), sends, drains=True, reads={Cell.P: was}, writes={Cell.P: ("true",)}
+                f"p{which}",
+                cpu,
+                "1",
+                0,
+                (cpu, 1),
+                sends,
+                drains=True,
+                reads={Cell.P: was},
+                writes={Cell.P: ("true",)},
             )
             self._sent.append(sends)
             self._kicks.append(_and(sends, _not(was[0])))
@@ -284,7 +311,8 @@ class _Encoding:
             for place, executed in outer.body:
                 self._add(
                     _implies(
-                        _and(executed, inner.exists), f"(or (< {place} {inner.place}) (> {place} {inner.end}))"
+                        _and(executed, inner.exists),
+                        f"(or (< {place} {inner.place}) (> {place} {inner.end}))",
                     )
                 )
         self._causes(calls)
@@ -448,7 +476,12 @@ class _Encoding:
                     within = f"(< {start} {activation.place})", f"(< {activation.place} {end})"
                     inside.append(_and(executed, *within))
                 bad += [
-                    _and(activation.delivers, executed, f"(< {start} {activation.place})", f"(< {activation.place} {end})")
+                    _and(
+                        activation.delivers,
+                        executed,
+                        f"(< {start} {activation.place})",
+                        f"(< {activation.place} {end})",
+                    )
                     for (executed, start, end), masked in zip(other.steps, other.masked, strict=True)
                     if masked
                 ]

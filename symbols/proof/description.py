@@ -45,7 +45,8 @@ class Access:
         when: registers and the values that they must have after it, for this path to go on.
         fence: the mnemonic of an instruction that is only a fence; "" otherwise.
         pointer: through which pointer; 0 is that of the site's own access.
-        text: the instruction, for people.
+        text: what it does, for people.
+        code: the instruction, in AT&T syntax; "" if it does not come from an image.
         address: of the instruction; -1 if it does not come from an image.
         source: its source file and line; "" if not known.
     """
@@ -58,6 +59,7 @@ class Access:
     fence: str = ""
     pointer: int = 0
     text: str = field(default="", compare=False)
+    code: str = field(default="", compare=False)
     address: int = field(default=-1, compare=False)
     source: str = field(default="", compare=False)
 
@@ -70,6 +72,11 @@ class Access:
     def is_wide(self) -> bool:
         """Return whether it writes P and M together."""
         return {Cell.P, Cell.M} <= {cell for cell, _ in self.writes}
+
+    @property
+    def placed(self) -> str:
+        """Return what it does, with its address if that is known."""
+        return f"{self.address:#x} {self.text}" if self.address >= 0 else self.text
 
     def written(self, cell: Cell) -> int | None:
         """Return the value that it writes to a cell, None if it does not write the cell."""
@@ -122,7 +129,9 @@ class Description:
         """Return the description without the fence at an address, on all paths."""
         return replace(
             self,
-            paths=_unique(tuple(item for item in path if not _is_fence_at(item, address)) for path in self.paths),
+            paths=_unique(
+                tuple(item for item in path if not _is_fence_at(item, address)) for path in self.paths
+            ),
             handlers=_unique(
                 tuple(item for item in path if not _is_fence_at(item, address)) for path in self.handlers
             ),
@@ -159,3 +168,25 @@ def masked_after(path: Path, place: int, masked: bool) -> bool:
         if value is not None and value != UNCHANGED:
             masked = value == 1
     return masked
+
+
+def as_byte_store(description: Description) -> Description:
+    """Return a description in which a byte store and a test of pending stand for the site's locked access."""
+    return replace(
+        description,
+        paths=tuple(
+            dict.fromkeys(
+                tuple(part for access in path for part in _as_byte(access)) for path in description.paths
+            )
+        ),
+    )
+
+
+def _as_byte(access: Access) -> tuple[Access, ...]:
+    value = access.written(Cell.M)
+    tests = access.is_locked and Cell.P in access.reads
+    if not access.is_locked or (value is None and not tests):
+        return (access,)
+    number = 0 if value is None else value
+    store = Access(writes=((Cell.M, number),), text=f"M := {'m' if number == SAVED else number}")
+    return (store, Access((Cell.P,), when=access.when, text="read P")) if tests else (store,)

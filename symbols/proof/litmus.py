@@ -1,9 +1,9 @@
 """Write a description as litmus tests for herd7 and litmus7 (X86_64).
 
-The vCPU's pCPU is one thread: the site's code, with Xen's exit test and the handler inline at one point, because
-they see the pCPU's own store buffer.  So there is a test for each path and for each point at which the
-interrupt can be taken.  A sender is a thread of its own; its IPI is a flag that it stores after the locked
-set of pending, and that the first thread must read as 1 at that point.
+The vCPU's pCPU is one thread: the site's code, with Xen's exit test and the handler inline at one point,
+because they see the pCPU's own store buffer.  So there is a test for each path and for each point at which
+the interrupt can be taken.  A sender is a thread of its own; its IPI is a flag that it stores after the
+locked set of pending, and that the first thread must read as 1 at that point.
 
 P, M and S are variables of their own.  Splitting a store of P and M into two changes nothing: no other CPU
 reads M, and no interrupt comes between the two.  Likewise P may be read just after a locked store to M
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
-from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path
+from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description
 
 _FLAGS = ("%edi", "%esi")
 _SAVED_REGISTER = "%eax"
@@ -44,7 +44,7 @@ class Test:
     text: str
 
 
-def tests(name: str, description: Description, title: str = "") -> Iterator[Test]:
+def litmus_tests(name: str, description: Description, title: str = "") -> Iterator[Test]:
     """Yield the tests of a description with a stable pointer; "exists" is an upcall that is lost.
 
     Args:
@@ -58,7 +58,9 @@ def tests(name: str, description: Description, title: str = "") -> Iterator[Test
     for path in description.paths or ((),):
         for handler in description.handlers:
             for start in description.starts:
-                one = replace(description, paths=(path,) if path else (), handlers=(handler,), starts=(start,))
+                one = replace(
+                    description, paths=(path,) if path else (), handlers=(handler,), starts=(start,)
+                )
                 for senders, points in _points(len(path)):
                     number += 1
                     yield _test(f"{name}-{number:02}", one, senders, points, title)
@@ -82,7 +84,9 @@ def _test(name: str, description: Description, senders: int, points: tuple[int, 
     rows = []
     for row in range(max(map(len, columns))):
         cells = [column[row] if row < len(column) else "" for column in columns]
-        rows.append(" " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " ;")
+        rows.append(
+            " " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " ;"
+        )
     heads = [f"P{number}".ljust(width) for number, width in enumerate(widths)]
     zero = sorted({*thread.used, _HANDLED} - {_SAVED_REGISTER})
     first = " ".join(
@@ -93,7 +97,9 @@ def _test(name: str, description: Description, senders: int, points: tuple[int, 
             *(f"0:{_wide(register)}=0;" for register in zero),
         ]
     )
-    where = ", ".join(f"the IPI of P{which + 1} after {point} of its accesses" for which, point in enumerate(points))
+    where = ", ".join(
+        f"the IPI of P{which + 1} after {point} of its accesses" for which, point in enumerate(points)
+    )
     if len(points) < senders:
         where += f"; P{senders} finds pending set and sends none"
     text = "\n".join(

@@ -3,8 +3,8 @@
 It is operational: it executes the description of a site step by step, in every possible order, with store
 buffers.  `axiomatic.py` decides the same from relations between the accesses.
 
-One vCPU on pCPU A executes the site's code, on any of its paths; one or two remote CPUs each send an event: lock bts on
-S, lock bts on P and, if P was clear, an IPI to A.  Every interleaving is explored.
+One vCPU on pCPU A executes the site's code, on any of its paths; one or two remote CPUs each send an event:
+lock bts on S, lock bts on P and, if P was clear, an IPI to A.  Every interleaving is explored.
 
 What the model assumes:
     - x86-TSO (Owens, Sarkar and Sewell 2009; SDM vol. 3, section 9.2): each CPU has a FIFO store buffer
@@ -116,7 +116,7 @@ class End(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an interleaving: who makes it, its text, the access if there is one, and the state after it."""
+    """One step of an interleaving: who makes it, its text, the access if any, and the state after it."""
 
     actor: Actor
     text: str
@@ -215,10 +215,12 @@ def search(machine: Machine) -> Search:
                 came_from[move.after] = (state, move)
                 queue.append(move.after)
         if len(came_from) > _STATES_LIMIT:
-            raise ValueError(f"the site has more than {_STATES_LIMIT} states: its paths are too long to check")
+            raise ValueError(
+                f"the site has more than {_STATES_LIMIT} states: its paths are too long to check"
+            )
         if max(map(len, state.buffers)) > _STORES_LIMIT:
             raise ValueError(
-                f"the site has more than {_STORES_LIMIT} stores in one buffer: its paths are too long to check"
+                f"the site has more than {_STORES_LIMIT} stores in one buffer: too many to check"
             )
     return Search(machine, came_from, ends, fault, counterexample)
 
@@ -233,12 +235,21 @@ def path_to(came_from: CameFrom, state: State) -> list[tuple[State, Move]]:
 
 
 class Tree:
-    """Paths as a tree: at each node the accesses that may follow, each with the node after it."""
+    """Paths as a tree: at each node the accesses that may follow, each with the node after it.
+
+    Attributes:
+        ends: the nodes at which a path ends.
+        masked: by node, whether the code there has M set.
+        opened: the nodes that follow a store of 0 or of the saved value to M.
+        entered: the nodes that follow an entry into Xen.
+    """
 
     def __init__(self, paths: tuple[Path, ...], masked: bool) -> None:
         self.edges: list[list[tuple[Access, int]]] = [[]]
         self.ends = set()
         self.masked = {0: masked}
+        self.opened: set[int] = set()
+        self.entered: set[int] = set()
         for path in paths:
             node = 0
             for place, access in enumerate(path, 1):
@@ -248,6 +259,10 @@ class Tree:
                     self.edges.append([])
                     self.edges[node].append((access, after))
                     self.masked[after] = masked_after(path, place, masked)
+                    if node in self.opened or access.written(Cell.M) in (0, SAVED):
+                        self.opened.add(after)
+                    if node in self.entered or access.xen:
+                        self.entered.add(after)
                 node = after
             self.ends.add(node)
 
@@ -304,17 +319,17 @@ class Machine:
         elif state.handlers:
             frame = state.handlers[-1]
             for access, node in self.handler.edges[frame.node]:
-                after, frames = self._execute(state, frame, access, node, self._host)
+                after, reached = self._execute(state, frame, access, node, self._host)
                 if after is not None:
                     left = self.handler.edges[node] or not access.xen
-                    frames = (*state.handlers[:-1], *((frames,) if left else ()))
-                    found.append(Move(Actor.HANDLER, access, after._replace(handlers=frames)))
+                    running = (*state.handlers[:-1], *((reached,) if left else ()))
+                    found.append(Move(Actor.HANDLER, access, after._replace(handlers=running)))
         # On the vCPU's own pCPU, Xen and the handler run instead of the site's code.
         if self._host or (not state.in_xen and not state.handlers):
             for access, node in self.site.edges[state.site.node]:
-                after, frame = self._execute(state, state.site, access, node, 0)
+                after, reached = self._execute(state, state.site, access, node, 0)
                 if after is not None:
-                    found.append(Move(Actor.GUEST, access, after._replace(site=frame)))
+                    found.append(Move(Actor.GUEST, access, after._replace(site=reached)))
         return found
 
     def trace(self, path: list[tuple[State, Move]]) -> Trace:
@@ -340,11 +355,12 @@ class Machine:
             verdict = "M := 1, enters the handler" if pending and not mask else "returns"
             return f"exit test, P={pending} M={mask}: {verdict}"
         assert move.access is not None
+        text = move.access.placed
         if actor is Actor.HANDLER:
-            return f"handler: {move.access.text}"
+            return f"handler: {text}"
         if Cell.P in move.access.reads:
-            return f"{move.access.text}: {move.after.site.registers[Cell.P]}"
-        return move.access.text
+            return f"{text}: {move.after.site.registers[Cell.P]}"
+        return text
 
     def _remote(self, state: State) -> Iterator[Move]:
         for which, buffer in enumerate(state.buffers):
@@ -360,12 +376,9 @@ class Machine:
         for which, done in enumerate(state.senders):
             if done < 3:
                 yield Move(_SENDS[which], None, _send(state, which, done))
-        if state.ipi and self._may_take(state):
+        if state.ipi:
             taken = state.taken + (self.points is not None)
             yield Move(Actor.IPI, None, state._replace(ipi=False, in_xen=True, taken=taken))
-
-    def _may_take(self, state: State) -> bool:
-        return True
 
     def _exit_test(self, state: State) -> State:
         buffer = state.buffers[self._host]

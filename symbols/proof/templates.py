@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
 
+
 class Protocol(StrEnum):
     """What the guest does at the site."""
 
@@ -43,12 +44,20 @@ class Fence(StrEnum):
 class Width(StrEnum):
     """How wide the store of the site is.
 
-    A wide store also reads the other byte and writes it back, in one instruction, locked or not.
+    A wide store also reads the other byte and writes it back, in one instruction, locked or not.  An
+    exchange is a locked cmpxchg of both bytes: M := 0 if P is 0 and M is 1, otherwise it changes nothing.
     """
 
     BYTE = "byte"
     WIDE = "wide"
+    LOCKED = "locked"
     LOCKED_WIDE = "locked wide"
+    EXCHANGE = "exchange"
+
+    @property
+    def locked(self) -> bool:
+        """Return whether the access is locked."""
+        return self in (Width.LOCKED, Width.LOCKED_WIDE, Width.EXCHANGE)
 
 
 class Retest(StrEnum):
@@ -58,6 +67,7 @@ class Retest(StrEnum):
     BEFORE = "before"
     NONE = "none"
     XEN_EXIT = "Xen exit"
+    ITSELF = "itself"
 
 
 class Take(StrEnum):
@@ -67,6 +77,7 @@ class Take(StrEnum):
     READ = "read"
     PLAIN = "plain"
     XCHG_FIRST = "xchg first"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,9 @@ def _paths(scenario: Scenario) -> Iterator[Path]:
         yield begin
         return
     value = 0 if scenario.protocol is Protocol.UNMASK else SAVED
+    if scenario.width is Width.EXCHANGE:
+        yield from ((*begin, *end) for end in exchange())
+        return
     opens = _fenced(scenario, _store(scenario.width, Cell.M, value))
     if scenario.retest is Retest.NONE:
         yield (*begin, *opens)
@@ -141,10 +155,34 @@ def _paths(scenario: Scenario) -> Iterator[Path]:
         yield (*begin, *opens, Access(xen=True, text="enter Xen (iret, block or another hypercall)"))
     else:
         for seen, calls in _ends(scenario):
-            if scenario.retest is Retest.AFTER:
+            if scenario.retest is Retest.ITSELF:
+                tests = [
+                    replace(item, reads=(Cell.P,), when=seen.when, text=f"{item.text}, reads P")
+                    if item.writes
+                    else item
+                    for item in opens
+                ]
+                yield (*begin, *tests, *calls)
+            elif scenario.retest is Retest.AFTER:
                 yield (*begin, *opens, seen, *calls)
             else:
                 yield (*begin, seen, *opens, *calls)
+
+
+def exchange(text: str = "lock cmpxchg") -> tuple[Path, Path]:
+    """Return the outcomes of a locked cmpxchg that does M := 0 if P, M are 0, 1."""
+    opened = Access(
+        (Cell.P,),
+        ((Cell.P, UNCHANGED), (Cell.M, 0)),
+        drains=True,
+        when=((Cell.P, 0),),
+        text=f"{text}: P, M were 0, 1: M := 0",
+    )
+    failed = Access((Cell.P,), drains=True, when=((Cell.P, 1),), text=f"{text}: P was 1: it changes nothing")
+    return (opened,), (failed, BLOCK)
+
+
+BLOCK = Access(writes=((Cell.M, 0),), xen=True, text="block: Xen does M := 0")
 
 
 def _ends(scenario: Scenario) -> Iterator[tuple[Access, Path]]:
@@ -169,6 +207,8 @@ def _handler(scenario: Scenario) -> Path:
     take: Path
     if scenario.take in (Take.XCHG, Take.XCHG_FIRST):
         take = (TAKE,)
+    elif scenario.take is Take.NONE:
+        take = ()
     elif scenario.take is Take.READ:
         take = (read, Access(writes=((Cell.S, REST),), drains=True, text="lock and S, ~(what was read)"))
     else:
@@ -187,6 +227,9 @@ def _fenced(scenario: Scenario, store: Access) -> Path:
 def _store(width: Width, cell: Cell, value: int) -> Access:
     other = Cell.P if cell is Cell.M else Cell.M
     what = f"{cell.name} := {'m' if value == SAVED else value}"
+    if width in (Width.LOCKED, Width.EXCHANGE):
+        # Only an unmask is an exchange: what else clears or sets is a locked store.
+        return Access(writes=((cell, value),), drains=True, text=f"{what}, locked")
     if width is Width.BYTE:
         return Access(writes=((cell, value),), text=what)
     writes = ((other, UNCHANGED), (cell, value))

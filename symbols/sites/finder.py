@@ -9,6 +9,7 @@ the fences, the hazards and the verdict.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.errors import ImageError
@@ -20,12 +21,14 @@ from xtrace.symbols.image.image import Image
 from xtrace.symbols.image.xen_facts import ImageFacts, image_facts
 from xtrace.symbols.sites.access_kind import Touch, touches
 from xtrace.symbols.sites.byte_scan import field_accesses, field_loads, functions_of, references
+from xtrace.symbols.sites.description import Describer
 from xtrace.symbols.sites.dwarf_owner import foreign
 from xtrace.symbols.sites.fences import FenceFinder, Found
 from xtrace.symbols.sites.handlers import IN_ORDER, Handlers, Order
 from xtrace.symbols.sites.learning import learned_layout
 from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
+from xtrace.symbols.sites.proof import proven
 from xtrace.symbols.sites.surroundings import (
     blocks,
     callbacks,
@@ -120,6 +123,9 @@ def _judged(
     }
     handlers_locked = not any(order.fault for order in orders.values())
     opening = frozenset(code.window(address)[0] for address, touch in found.items() if touch.kind in OPENS)
+    takes = frozenset(address for address, touch in found.items() if touch.kind is Kind.SELECTOR_TAKE)
+    describer = Describer(code, handlers, orders, takes, places)
+    examined = []
     for group, wider in groups:
         flow = next(iter(group.values())).flow
         own = {address: touch for address, touch in group.items() if touch.flow is flow}
@@ -129,9 +135,22 @@ def _judged(
         }
         tests = {address: item.tests.hits for address, item in around.items()}
         near = FenceFinder(code, layout, flow, group, tests).find()
+        examined.append((group, wider, own, around, near))
+    clears = {
+        address: near[address]
+        for _, _, own, _, near in examined
+        for address, touch in own.items()
+        if touch.kind is Kind.PENDING_CLEAR
+    }
+    image_handlers = describer.image_handlers((found[address] for address in clears), clears)
+    for group, wider, own, around, near in examined:
         for address, touch in own.items():
             fences = _fences(code, touch, near[address], around[address], handlers, handlers_locked)
-            yield _site(code, facts, touch, group, around[address], fences, places.get(address))
+            site = _site(code, facts, touch, group, around[address], fences, places.get(address))
+            description = describer.describe(
+                touch, wider, around[address], near[address], image_handlers, site.callbacks
+            )
+            yield site if description is None else proven(replace(site, description=description))
 
 
 def _fences(

@@ -13,6 +13,7 @@ from xtrace.symbols.dwarf.source_locations import SourceLocation
 from xtrace.symbols.errors import shown
 from xtrace.symbols.flow.walk import Paths
 from xtrace.symbols.image.xen_facts import ImageFacts
+from xtrace.symbols.proof.description import Description
 
 
 class Kind(StrEnum):
@@ -116,6 +117,7 @@ class Site:
         place: source file, line and inline chain, if DWARF has them.
         patched: the table by which the kernel may patch these bytes at run time; "" if none.
         masked: for mask sites, [start, end) address ranges that run with the mask set by this site.
+        description: the accesses on its paths and in the handlers; None for a kind that loses nothing.
     """
 
     address: int
@@ -140,6 +142,7 @@ class Site:
     place: SourceLocation | None
     patched: str
     masked: tuple[tuple[int, int], ...]
+    description: Description | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches)
             return Step.END
         return Step.ON
 
-    return forward(code.joined(flow), touch.address, step, _TEST_INSNS, _forks(flow, touch, touches))
+    return forward(code.joined(flow), touch.address, step, _TEST_INSNS, restored_forks(flow, touch, touches))
 
 
 def tests_itself(flow: FunctionFlow, touch: Touch) -> bool:
@@ -109,7 +109,7 @@ def reread(flow: FunctionFlow, touch: Touch, tests: tuple[int, ...]) -> tuple[in
     return tuple(sorted(found))
 
 
-def _forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
+def restored_forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[int]:
     """Return the branches that depend on the restored value."""
     if touch.kind is not Kind.RESTORE:
         return set()
@@ -321,7 +321,7 @@ def exit_behind(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches) 
             return Step.END  # its cases, if any, were guessed
         return Step.SPARE if _ends_here(code, insn) else Step.ON
 
-    ways = forward(joined, touch.address, step, _EXIT_INSNS, _forks(flow, touch, touches))
+    ways = forward(joined, touch.address, step, _EXIT_INSNS, restored_forks(flow, touch, touches))
     found = [exits[address] for address in ways.hits if address in exits]
     return "; ".join(found[:_MOST_EXITS]) if ways.paths is Paths.ALL else ""
 

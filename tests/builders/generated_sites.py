@@ -18,7 +18,9 @@ MOST = 4
 P, M, S = Cell.P, Cell.M, Cell.S
 
 STORES = tuple(Access(writes=((M, value),), text=f"M := {value}") for value in (0, 1, SAVED))
-WIDE = tuple(Access(writes=((P, UNCHANGED), (M, value)), text=f"M := {value}, P back") for value in (0, 1, SAVED))
+WIDE = tuple(
+    Access(writes=((P, UNCHANGED), (M, value)), text=f"M := {value}, P back") for value in (0, 1, SAVED)
+)
 LOCKED = tuple(replace(access, drains=True) for access in (*STORES, *WIDE))
 SAVE = Access((M,), text="m = M")
 SWAP = Access((M,), ((M, 1),), drains=True, text="xchg M with 1")

@@ -70,7 +70,7 @@ def test_site_object_has_the_documented_keys() -> None:
 
 
 def test_no_field_of_a_site_is_left_out() -> None:
-    names = {field.name for field in fields(Site)} - {"place"} | {"file", "line", "inline"}
+    names = {field.name for field in fields(Site)} - {"place", "description"} | {"file", "line", "inline"}
     assert set(export.site_object(FULL)) == names
     assert set(export.cells(FULL)) == names == set(export.COLUMNS)
     assert {field.name for field in fields(Fence)} == set(export.site_object(FULL)["fences"][0])

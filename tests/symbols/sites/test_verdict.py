@@ -17,9 +17,8 @@ import pytest
 from builders.made_sites import fence
 from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.flow.walk import Paths, Ways
-from xtrace.symbols.proof import protocols
-from xtrace.symbols.proof.checker import check
-from xtrace.symbols.proof.protocols import Protocol, Retest, Scenario, Take, Width
+from xtrace.symbols.proof import operational, templates
+from xtrace.symbols.proof.templates import Protocol, Retest, Scenario, Take, Width, describe
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
 from xtrace.symbols.sites.handlers import Order
@@ -369,6 +368,10 @@ OF_STORES = [
 
 
 @functools.cache
+def check(scenario: Scenario) -> operational.Outcome:
+    return operational.check(describe(scenario))
+
+
 def holds(scenario: Scenario) -> bool:
     return check(scenario).holds
 
@@ -444,7 +447,7 @@ def test_undecided_cases_are_not_fixed_by_any_fence() -> None:
     """An upcall is lost even with the strongest fence: the fault is elsewhere."""
     for case in OF_STORES:
         if told(VERDICTS, case)[0] == "undecided":
-            assert not holds(replace(scenario_of(case), fence=protocols.Fence.MFENCE)), case
+            assert not holds(replace(scenario_of(case), fence=templates.Fence.MFENCE)), case
 
 
 @pytest.mark.parametrize("handlers", ["plain", "locked"])
@@ -452,7 +455,7 @@ def test_fence_kept_between_p_and_s_is_needed(handlers: str) -> None:
     """The locked access is the one that takes S, or one before a plain read of S."""
     assert told(VERDICTS, RIGHT | {"kind": "clear", "fence": "between", "handlers": handlers})[0] == "keep"
     assert holds(Scenario(Protocol.HANDLER, take=Take.XCHG))
-    assert holds(Scenario(Protocol.HANDLER, protocols.Fence.LOCK, take=Take.READ))
+    assert holds(Scenario(Protocol.HANDLER, templates.Fence.LOCK, take=Take.READ))
     assert not holds(Scenario(Protocol.HANDLER, take=Take.READ))
 
 
@@ -462,9 +465,9 @@ def test_cases_where_the_rule_is_more_careful_than_the_model() -> None:
     beside = RIGHT | {"kind": "clear", "fence": "beside"}
     assert told(VERDICTS, beside)[0] == "keep"
     for position in (False, True):
-        spare = Scenario(Protocol.HANDLER, protocols.Fence.MFENCE, position)
+        spare = Scenario(Protocol.HANDLER, templates.Fence.MFENCE, position)
         assert holds(spare)
-        assert holds(replace(spare, fence=protocols.Fence.NONE))
+        assert holds(replace(spare, fence=templates.Fence.NONE))
 
 
 def deviation(**changes: str) -> Case:
@@ -492,7 +495,7 @@ def test_model_fails_exactly_if_there_is_a_hazard(case: Case, name: str | None) 
     scenario = scenario_of(case)
     found = [hazard.name for hazard in hazards(touch_of(case, kind), around_of(case))]
     assert found == ([] if name is None else [name])
-    for fence_ in (protocols.Fence.NONE, protocols.Fence.MFENCE):
+    for fence_ in (templates.Fence.NONE, templates.Fence.MFENCE):
         assert holds(replace(scenario, fence=fence_)) is (name is None)
 
 
@@ -502,7 +505,7 @@ def test_model_fails_with_an_unstable_pointer(kind: str, pointer: str) -> None:
     case = deviation(kind=kind, preemption="on", pointer=pointer)
     scenario = replace(scenario_of(case), stable=False)
     assert not holds(scenario)
-    assert not holds(replace(scenario, fence=protocols.Fence.MFENCE))
+    assert not holds(replace(scenario, fence=templates.Fence.MFENCE))
     assert [hazard.name for hazard in hazards(touch_of(case, KINDS[kind][0]), around_of(case))] == [
         "unstable-pointer"
     ]
