@@ -147,7 +147,7 @@ _COST_ROWS: Mapping[str, type] = {
 _OF_FIELD: Mapping[str, JsonName] = {"int": "integer", "float": "number", "str": "string"}
 
 _SOURCES = tuple(source.name.lower() for source in RipSource)
-_PARTS = ("removable", "undecided", "keep")
+_PARTS = ("removable", "replaceable", "undecided", "keep")
 _STATES = (
     "running", "runnable/wake", "runnable/preempt", "runnable/other", "runnable/budget", "blocked", "offline",
     "lost", "unknown",

@@ -22,7 +22,10 @@ _KEY, _EXACT, _BOUNDED, _MODELLED = Quality.KEY, Quality.EXACT, Quality.BOUNDED,
 
 _DOMAIN = Column("domain", _KEY, "domain id", "dom")
 _PART = Column(
-    "part", _KEY, "verdict on the sites: removable, undecided (the image alone cannot decide) or keep", "part"
+    "part",
+    _KEY,
+    "verdict on the sites: removable, replaceable, undecided (the image alone cannot decide) or keep",
+    "part",
 )
 #: Types of columns by the type of the rows' fields.
 _TYPES = {"int": np.int64, "float": np.float64, "str": object}

@@ -29,6 +29,7 @@ def sites_page(found: Mapping[str, Any], old_sites: Sequence[Mapping[str, Any]])
         Fact(said, f"{looks[name]:,}", "", _share(looks[name], len(shown)))
         for name, said in (
             ("removable", "with a removable fence"),
+            ("replaceable", "with a replaceable locked access"),
             ("undecided", "undecided"),
             ("keep", "with a fence to keep"),
         )

@@ -22,12 +22,14 @@ _NAME_GAP = 0.16
 #: What a site is drawn as; the first that applies.
 _LOOKS = (
     ("removable", "fence removable"),
+    ("replaceable", "locked access replaceable"),
     ("undecided", "undecided"),
     ("keep", "fence to be kept"),
     ("plain", "no fence"),
 )
 SHAPES = {
     "removable": "M-4 -4H4V4H-4z",
+    "replaceable": "M-4.5 3.5L0 -4.5 4.5 3.5z",
     "undecided": "M0 -4.5L4.5 0 0 4.5 -4.5 0z",
     "keep": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
     "plain": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z",
@@ -40,7 +42,7 @@ def look(site: Mapping[str, Any]) -> str:
     verdicts = {fence["verdict"] for fence in site["fences"]}
     if not verdicts or site["kind"] == "debug_read":
         return "undecided" if site["verdict"] == "undecided" and verdicts else "plain"
-    return next(each for each in ("removable", "undecided", "keep") if each in verdicts)
+    return next(each for each in ("removable", "replaceable", "undecided", "keep") if each in verdicts)
 
 
 def site_map(images: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure | None:

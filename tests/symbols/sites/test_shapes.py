@@ -1,0 +1,190 @@
+"""Shapes met in real kernels, each with the right answer in full.
+
+The sources are in tests/symbols/guests/shapes; each says where its shape was met.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from builders.guest import GUESTS
+from xtrace.symbols.image.image import open_image
+from xtrace.symbols.sites.finder import find_sites
+from xtrace.symbols.sites.model import Site
+
+SHAPES = GUESTS / "shapes"
+COMPILE = ("-O2", "-ffreestanding", "-fno-pic", "-fcf-protection=none", "-fno-asynchronous-unwind-tables")
+#: Assembled and linked for i386.
+I386 = ("fallthrough-into-symbol.s", "i386-lea-nop-in-callee.s", "k20_i386.S")
+#: Objects, not linked.
+OBJECTS = ("k1_linux_andw_bug.S", "k2_illumos.S", "k2b_illumos_learn.S", "k20_i386.S")
+
+#: By source and function: kind, verdict and hazards of each site, in address order.  "no fence" is left out.
+RIGHT: dict[str, dict[str, list[str]]] = {
+    "k7b_take_first.c": {
+        "take_first": ["selector take keep", "pending clear take-before-clear"],
+        "local_irq_enable": ["unmask undecided", "pending test", "force callback"],
+    },
+    "k11_swap.c": {
+        "restore_seqcst": ["restore replaceable", "pending test", "force callback"],
+        "restore_plain": ["restore", "pending test", "force callback"],
+        "suse_save_and_mask": ["mask replaceable"],
+    },
+    "k10_atomics.c": {
+        "seqcst_unmask": ["unmask replaceable", "pending test", "force callback"],
+        "release_unmask": ["unmask", "pending test", "force callback"],
+        "swap_mask": ["mask replaceable"],
+        "swap_restore": ["restore replaceable", "pending test", "force callback"],
+        "and_unmask": ["unmask replaceable", "pending test", "force callback"],
+        "or_mask": ["mask replaceable"],
+        "btr_word": ["unmask replaceable", "pending test", "force callback"],
+        "take": ["pending clear keep", "selector take keep"],
+        "thread_fence_unmask": ["unmask removable", "pending test", "force callback"],
+    },
+    "k14_freebsd.c": {
+        "sti_indexed": ["unmask unstable-pointer", "pending test", "force callback"],
+        "sti_indexed_twice": ["unmask removable unstable-pointer", "pending test", "force callback"],
+        "sti_ptr_twice": ["unmask removable unstable-pointer", "pending test", "force callback"],
+        "sti_ptr_once": ["unmask removable unstable-pointer", "pending test", "force callback"],
+        "cli_indexed": ["mask unstable-pointer"],
+        "upcall": ["pending clear keep", "selector take keep"],
+        "unmask_other": ["unmask removable unstable-pointer", "pending test", "force callback"],
+    },
+    "k2_illumos.S": {
+        "cli_fn": ["mask"],
+        "cliret_fn": ["save", "mask"],
+        "sti_fn": ["unmask replaceable unstable-pointer", "force callback"],
+        "xen_callback_handler": ["pending clear keep", "selector take keep"],
+        "xen_callback_handler2": ["pending clear keep", "selector take keep", "pending test"],
+    },
+    "k2b_illumos_learn.S": {
+        "cli_fn": ["mask"],
+        "cliret_fn": ["save", "mask"],
+        "sti_fn": ["unmask replaceable unstable-pointer", "force callback"],
+        "sti_plain": ["unmask unstable-pointer", "pending test", "force callback"],
+        "xen_callback_handler": ["pending clear keep", "selector take keep"],
+        "xen_callback_handler2": ["pending clear keep", "selector take keep", "pending test"],
+    },
+    "k20_i386.S": {
+        "sti": ["unmask replaceable unstable-pointer", "force callback"],
+        "sti2": ["unmask unstable-pointer", "pending test", "force callback"],
+        "cli": ["mask unstable-pointer"],
+        "up": ["pending clear keep", "selector take keep"],
+        "up2": ["pending clear keep", "selector take keep", "pending test"],
+    },
+    "k1_linux_andw_bug.S": {
+        "xen_irq_enable_direct": ["unmask wide-store"],
+        "xen_irq_disable_direct": ["mask"],
+        "xen_force_evtchn_callback": ["force callback"],
+        "xen_evtchn_do_upcall": ["pending clear keep", "selector take keep"],
+    },
+    "i386-lea-nop-in-callee.s": {
+        "f": ["save", "mask", "restore", "pending test"],
+        "force": ["force callback"],
+        "k": ["unmask", "pending test"],
+    },
+    "fallthrough-into-symbol.s": {
+        "doreti": ["mask", "unmask no-pending-test", "unmask"],
+        "scrit": ["pending test"],
+        "pending": ["mask"],
+        "handler": ["pending clear keep", "selector take keep"],
+    },
+    "unbalanced-entered-masked.s": {
+        "do_event": [
+            "unmask unstable-pointer", "pending test", "force callback", "mask unstable-pointer",
+        ],
+    },
+    "unbalanced-iret.s": {
+        "Xsyscall": ["unmask unstable-pointer", "mask unstable-pointer", "unmask unstable-pointer"],
+        "x86_enable_intr": ["unmask unstable-pointer", "pending test", "force callback"],
+    },
+    "unmask-then-branch-to-iret.s": {"f": ["unmask"], "g": ["unmask"]},
+    "wide-constant-merge.s": {
+        "do_evtchn": ["mask wide-store"],
+        "k": ["unmask", "pending test", "force callback"],
+    },
+    "cpu-index-unstable.s": {
+        "f1": ["unmask unstable-pointer", "pending test", "force callback"],
+        "f2": ["unmask unstable-pointer", "pending test", "force callback"],
+    },
+    "selector-plain-clear.s": {
+        "unbind_all": ["pending clear unlocked-handler", "selector set unlocked-handler"],
+        "k": ["unmask undecided", "pending test", "force callback"],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sites_of(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("shapes")
+
+    @cache
+    def of(name: str) -> tuple[Site, ...]:
+        return find_sites(open_image(built(folder, name))).sites
+
+    return of
+
+
+def built(folder: Path, name: str) -> Path:
+    """Compile or assemble a shape, as its page says."""
+    target = folder / name.replace(".", "-")
+    bits = ["-m32"] if name in I386 else []
+    made = target.with_suffix(".o")
+    run(folder, "gcc", *bits, *COMPILE, f"-I{SHAPES}", "-c", str(SHAPES / name), "-o", str(made))
+    if name in OBJECTS:
+        return made
+    parts = [str(made)]
+    if name.endswith(".c"):
+        run(folder, "gcc", "-c", str(SHAPES / "hp.S"), "-o", "hp.o")
+        parts.append("hp.o")
+    mode = ["-m", "elf_i386"] if bits else []
+    run(
+        folder, "ld", *mode, "-Ttext=0x100000", "-e", "0", "--unresolved-symbols=ignore-all",
+        "-o", str(target), *parts,
+    )  # fmt: skip
+    return target
+
+
+def run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def said(site: Site) -> str:
+    verdict = "" if site.verdict == "no fence" else f" {site.verdict}"
+    return f"{site.kind}{verdict}{''.join(f' {hazard.name}' for hazard in site.hazards)}"
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_shape(sites_of: object, name: str) -> None:
+    assert callable(sites_of)
+    found: dict[str, list[str]] = {}
+    for site in sites_of(name):
+        found.setdefault(site.symbol, []).append(said(site))
+    assert found == RIGHT[name]
+
+
+def test_no_source_is_left_out() -> None:
+    helpers = {"hp.S", "vc.h", "tail.inc"}
+    assert {path.name for path in SHAPES.iterdir()} - helpers == set(RIGHT)
+
+
+def test_unmask_and_branch_is_covered_by_iret(sites_of: object) -> None:
+    assert callable(sites_of)
+    for site in sites_of("unmask-then-branch-to-iret.s"):
+        assert site.exit.startswith("HYPERVISOR_iret at ")
+
+
+def test_cpu_is_read_again_only_where_it_is(sites_of: object) -> None:
+    assert callable(sites_of)
+    again = {site.symbol for site in sites_of("k14_freebsd.c") if site.reread}
+    assert again == {"sti_indexed_twice", "sti_ptr_twice"}
+
+
+def test_merged_store_says_that_it_also_clears_pending(sites_of: object) -> None:
+    assert callable(sites_of)
+    (site,) = (one for one in sites_of("wide-constant-merge.s") if one.symbol == "do_evtchn")
+    assert "also clears pending" in site.hazards[0].reason
