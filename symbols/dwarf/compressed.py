@@ -44,7 +44,8 @@ def decompressed(data: memoryview, *, bits: int, gnu: bool) -> memoryview:
     """
     kind, size, at = _head(data, bits, gnu)
     try:
-        plain = _zstd(data[at:], size) if kind == _ZSTD else zlib.decompressobj().decompress(data[at:], size + 1)
+        body = data[at:]
+        plain = _zstd(body, size) if kind == _ZSTD else zlib.decompressobj().decompress(body, size + 1)
     except zlib.error as error:
         raise ValueError(f"a compressed section is damaged: {error}") from None
     if len(plain) != size:
