@@ -233,7 +233,7 @@ def _print_kinds(put: Put, found: dict[Kind, Tally]) -> None:
         put(_GAP.join((line[0].ljust(widths[0]), *counted)), bold=number == 0)
         if number == 0:
             put("-" * (sum(widths) + len(_GAP) * (len(widths) - 1)), dim=True)
-    meanings = [f"{verdict}: {_MEANINGS[verdict]}" for verdict in _ORDER if verdict in _MEANINGS]
+    meanings = [f"{verdict}: {_MEANINGS[verdict]}" for verdict in order if verdict in _MEANINGS]
     for text in _wrapped(f"({'; '.join(meanings)}; --explain SITE shows why)", "", ""):
         put(text, dim=True)
 

@@ -427,11 +427,7 @@ class Code:
         real = last
         while real.mnemonic in _PADDING and real.address in before:
             real = insns[before[real.address]]
-        return (
-            None
-            if real.flow in (Flow.CALL, Flow.INDIRECT_CALL) or real.mnemonic in _PADDING
-            else last.address
-        )
+        return None if real.flow in (Flow.CALL, Flow.INDIRECT_CALL) else last.address
 
     def _in_page(self, address: int) -> bool:
         page = self.hypercall_page
