@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtrace.cli.options import AsJson, Strict
-from xtrace.cli.render.info import rate_text, row
+from xtrace.cli.render.info import rate_text, row, share_lines
 from xtrace.cli.render.report.head import backward_text
 from xtrace.cli.terminal.ranges import ranges
+from xtrace.cli.terminal.style import width
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError, without_records
 from xtrace.probes.words import count_of
@@ -167,7 +168,7 @@ def _by_event(found: Survey) -> Counter[tuple[int, str]]:
 
 
 def as_text(found: Survey) -> Iterator[str]:
-    """Yield the lines that `xtrace info` prints, of 80 columns at most except for long file names."""
+    """Yield the lines that `xtrace info` prints, as wide as the terminal except for long file names."""
     headers, sample = found.headers, found.sample
     seen = "exact" if headers.is_whole else f"from the first {_bytes(headers.seen_bytes)}"
     looked = "exact" if found.record_estimate_is_exact else f"from {_bytes(sample.bytes)} of records"
@@ -213,8 +214,7 @@ def as_text(found: Survey) -> Iterator[str]:
     names = Counter[str]()
     for (_, name), count in events:
         names[name] += count
-    for name, count in names.most_common(_EVENTS_SHOWN):
-        yield f"  {count / total:6.1%}  {name}"
+    yield from share_lines(names.most_common(_EVENTS_SHOWN), total)
     if len(names) > _EVENTS_SHOWN:
         rest = sum(count for _, count in names.most_common()[_EVENTS_SHOWN:])
         yield f"  {rest / total:6.1%}  in {len(names) - _EVENTS_SHOWN} others (--json has all)"
@@ -241,7 +241,7 @@ def _wrapped(lines: tuple[str, ...], lead: str) -> Iterator[str]:
     import textwrap
 
     for line in lines:
-        yield from textwrap.wrap(lead + line, 80, initial_indent=" " * 4, subsequent_indent=" " * 6)
+        yield from textwrap.wrap(lead + line, width(), initial_indent=" " * 4, subsequent_indent=" " * 6)
 
 
 def _end_text(headers: Headers) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from xtrace.cli.render.report.head import resolution_text
-from xtrace.cli.terminal.style import WIDTH
+from xtrace.cli.terminal.drawn import bar, is_drawn
+from xtrace.cli.terminal.style import width
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.words import count_of
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from xtrace.probes.bpf.dom0_survey import Dom0Survey, Recorder
 
 _LABEL, _VALUE = 11, 35
+#: Columns of a bar that stands for all records.
+_BAR = 40
 _DOMAINS_SHOWN = 12
 
 
@@ -23,13 +26,21 @@ def row(name: str, value: str, how: str) -> str:
     return f"  {name:<{_LABEL}}{value:<{_VALUE}} {how}".rstrip()
 
 
+def share_lines(counts: Sequence[tuple[str, int]], total: int) -> Iterator[str]:
+    """Yield a line per name: its share of ``total``, and that as a bar; the greatest first."""
+    longest = max((len(name) for name, _ in counts), default=0)
+    for name, count in counts:
+        drawn = f"  {bar(count / total, _BAR)}" if is_drawn() else ""
+        yield f"  {count / total:6.1%}  {name:<{longest}}{drawn}".rstrip()
+
+
 def rate_text(tsc_hz: float) -> str:
     """Return the rate of a TSC and, where it is slow, how long a cycle is."""
     return f"{tsc_hz / 1e6:.3f} MHz{resolution_text(tsc_hz)}"
 
 
 def dom0_text(found: Dom0Survey) -> Iterator[str]:
-    """Yield the lines about a capture without Xen's trace, of 80 columns but for a long name."""
+    """Yield the lines about a capture without Xen's trace."""
     yield safe(found.name)
     yield row("size", f"{found.size_bytes:,} bytes in {count_of(found.file_count, 'file')}", "exact")
     used = [each.name for each in found.recorders if each.used and each.name != "xentrace"]
@@ -87,7 +98,7 @@ def _labelled(label: str, text: str, how: str) -> Iterator[str]:
     if len(text) <= _VALUE:
         yield row(label, text, how)
         return
-    for line in wrap(text, WIDTH - _LABEL - 2):
+    for line in wrap(text, width() - _LABEL - 2):
         yield f"  {label:<{_LABEL}}{line}"
         label = ""
 

@@ -91,7 +91,10 @@ def test_text_fits_80_columns(packed: Path, capfd: pytest.CaptureFixture[str]) -
     assert any(line.startswith("  timing     emulated") for line in lines)
 
 
-def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_golden_text(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     path = tmp_path / "trace"
     path.write_bytes(window(*WAKE, *WAKE) + window(*WAKE, pcpu=3)[:-4])
     assert main(["info", str(path)]) == 0
@@ -110,7 +113,7 @@ def test_golden_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 Of 2 records (all):
   sched 100.0%
   no record of pv, hvm, hw, mem among them (report says what lacks without them)
-  100.0%  wake
+  100.0%  wake  {chr(0x2588) * 40}
 """
     )
 
