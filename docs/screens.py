@@ -105,8 +105,8 @@ def coloured(width: int, command: str, keys: str, *, source: Path = ROOT) -> str
     of_16, of_256 = (
         _styled(captured(width, command, keys, term, codes=True, source=source)) for term in TERMS
     )
-    # Figures may differ from one run to the next.
-    if [[style for style, _ in line] for line in of_16] != [[style for style, _ in line] for line in of_256]:
+    # Figures and so the number of lines may differ from one run to the next.
+    if _styles(of_16) != _styles(of_256):
         raise ValueError(f"{command}: the screens in 16 and in 256 colours differ")
     lines = [
         "".join(f"{{{style}}}{text}{{}}" if style else text for style, text in line).rstrip()
@@ -117,6 +117,10 @@ def coloured(width: int, command: str, keys: str, *, source: Path = ROOT) -> str
         return "every line is plain\n"
     more = [f"[{len(lines) - _COLOURED} more lines]"] if len(lines) > _COLOURED else []
     return "\n".join([*lines[:_COLOURED], *more]) + "\n"
+
+
+def _styles(lines: list[list[tuple[str, str]]]) -> set[tuple[str, ...]]:
+    return {tuple(style for style, _ in line) for line in lines}
 
 
 def _styled(screen: str) -> list[list[tuple[str, str]]]:

@@ -34,6 +34,7 @@ class Look(NamedTuple):
         axe: whether axe-core looks, too, at all tables; it takes a second or two.
         picture: file for a screenshot; None for none.
         part: the picture is of the elements that this selects, and what is between them; empty for the page.
+        zoom: whether the timeline is zoomed and scrolled.
     """
 
     width: int
@@ -42,6 +43,7 @@ class Look(NamedTuple):
     axe: bool = False
     picture: str | None = None
     part: str = ""
+    zoom: bool = False
 
 
 def seen(pages: Mapping[Path, Sequence[Look]], folder: Path) -> list[dict[str, Any]]:

@@ -59,7 +59,16 @@ def timeline(
     lanes: list[Markup] = []
     if moments:
         heads = [
-            svg.text(slots.share(cycles), 13, number, "moment-label", "middle") for number, cycles in moments
+            svg.element(
+                "text",
+                number,
+                x=svg.percent(slots.share(cycles)),
+                y="13",
+                class_="moment-label",
+                text_anchor="middle",
+                id=f"moment-{number}",
+            )
+            for number, cycles in moments
         ]
         lanes += _lane(
             "", svg.element("svg", *heads, class_="axis", width="100%", height=16, aria_hidden="true")
@@ -227,18 +236,21 @@ def _lane(label: str, drawing: Markup) -> list[Markup]:
 def _dense(pcpus: Sequence[dict[str, Any]], slots: Slots, marks: Markup) -> list[Markup]:
     """Return one drawing of many pCPUs in thin rows, of a stronger colour where they ran more."""
     size = _pcpus_per_row(len(pcpus))
+    count = -(-len(pcpus) // size)
     rows = []
     for begin in range(0, len(pcpus), size):
         mine = pcpus[begin : begin + size]
         row = []
-        for at, length in enumerate(slots.lengths):
-            whole = length * len(mine)
-            running = sum(each["running_cycles"][at] for each in mine)
-            hidden = sum(each["lost_cycles"][at] + each["unknown_cycles"][at] for each in mine)
+        for field in _fields(count, slots):
+            whole = sum(slots.lengths[field]) * len(mine)
+            running, lost, unknown = (
+                sum(sum(each[f"{part}_cycles"][field]) for each in mine)
+                for part in ("running", "lost", "unknown")
+            )
             level = -(-running * _LEVELS // whole) if running * 100 > whole else 0
-            row.append(-1 if hidden * 2 > whole else level)
+            row.append(-1 if (lost + unknown) * 2 > whole else level)
         rows.append((f"p{mine[0]['pcpu']}", row))
-    return [*_group("pCPUs: running"), *_thin(rows, slots, marks, _THIN)]
+    return [*_group(f"pCPUs: running{_shared(count, slots)}"), *_thin(rows, slots, marks, _THIN)]
 
 
 def _thin_row(count: int) -> str:
@@ -258,16 +270,21 @@ def _domains(vcpus: Sequence[dict[str, Any]], tables: Tables, slots: Slots, mark
     most = sorted(
         by_domain, key=lambda domain: -sum(sum(each["waiting_cycles"]) for each in by_domain[domain])
     )
+    shown = sorted(most[:MOST_DOMAINS])
     rows = []
-    for domain in sorted(most[:MOST_DOMAINS]):
+    for domain in shown:
         mine = by_domain[domain]
         row = []
-        for at, length in enumerate(slots.lengths):
-            share = sum(each["waiting_cycles"][at] for each in mine) / (length * len(mine))
+        for field in _fields(len(shown), slots):
+            waited = sum(sum(each["waiting_cycles"][field]) for each in mine)
+            share = waited / (sum(slots.lengths[field]) * len(mine))
             row.append(sum(share > bound for bound in _WAITING))
         rows.append((tables.domain(domain), row))
     bounds = ", ".join(f"{bound:.0%}" for bound in _WAITING)
-    heading = f"domains: vCPUs waiting for a pCPU; a stronger colour from {bounds} of their time on"
+    heading = (
+        f"domains: vCPUs waiting for a pCPU; a stronger colour from {bounds} of their time on"
+        f"{_shared(len(shown), slots)}"
+    )
     return [*_group(heading), *_thin(rows, slots, marks, _THIN), *_group("the busiest vCPUs")]
 
 
@@ -278,16 +295,18 @@ def _group(said: str) -> list[Markup]:
 def _thin(
     rows: Sequence[tuple[str, Sequence[int]]], slots: Slots, marks: Markup, height: int
 ) -> list[Markup]:
-    """Return a drawing of rows of levels, -1 for what is not known; each tenth row has a label."""
+    """Return a drawing of rows of levels, -1 for what is not known; each tenth row has a label.
+
+    Args:
+        rows: a label, and a level for each field.
+    """
     # A line as thick as the row takes a third of the bytes of a rectangle.
     lines: dict[str, list[str]] = {}
-    step = -(-len(rows) * len(slots.lengths) // _MOST_FIELDS)
+    fields = _fields(len(rows), slots)
     for at, (_, row) in enumerate(rows):
         y = at * height + height // 2
-        # Of the slots in one field, the strongest colour counts.
-        fields = [max(row[place : place + step]) for place in range(0, len(row), step)]
-        for level, first, last in runs(fields):
-            x, end = slots.edges[first * step], slots.edges[min((last + 1) * step, len(row))]
+        for level, first, last in runs(row):
+            x, end = slots.edges[fields[first].start], slots.edges[fields[last].stop]
             name = "unknown" if level < 0 else f"heat l{min(level, _LEVELS)}"
             lines.setdefault(name, []).append(f"M{x} {y}h{end - x}")
     whole = len(rows) * height
@@ -301,6 +320,19 @@ def _thin(
     ]
     label = svg.element("svg", *labels, width="40", height=whole, aria_hidden="true")
     return [svg.element("div", label, class_="lane-label"), _drawn(paths, marks, whole)]
+
+
+def _fields(rows: int, slots: Slots) -> list[slice]:
+    """Return the slots of each field of thin rows: one, or several where the rows are many."""
+    count = len(slots.lengths)
+    step = -(-rows * count // _MOST_FIELDS)
+    return [slice(begin, min(begin + step, count)) for begin in range(0, count, step)]
+
+
+def _shared(rows: int, slots: Slots) -> str:
+    """Return how many slots a field is, to be appended; "" for one."""
+    first = _fields(rows, slots)[0]
+    return f"; a field is {first.stop} slots" if first.stop > 1 else ""
 
 
 def _zoom() -> list[Markup]:

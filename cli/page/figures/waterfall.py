@@ -23,33 +23,30 @@ MOST_VCPUS = 24
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of a wake, in a table of the report.
+    """A stage of an event's way.
 
     Attributes:
-        prefix: of its columns.
-        count: the column with the number of its times.
+        prefix: of its columns in the table event_way.
     """
 
     title: str
-    table: str
     prefix: str
-    count: str
 
 
+#: Those of the way of an event on a terminal; a vCPU has the last two in the form that its guest has.
 STAGES = (
-    Stage("send to wake", "wakes", "send_to_wake", "send_to_wake_count"),
-    Stage("wake to running", "wakes", "wake_to_running", "wake_to_running_count"),
-    Stage(
-        "running to the guest's first record",
-        "upcalls",
-        "running_to_entry_most",
-        "running_to_entry_most_count",
-    ),
-    Stage("upcall after a block, at most", "upcalls", "upcall_most", "upcall_least_count"),
-    Stage("mark to upcall entry", "recorded_upcalls", "mark_to_entry", "entry_count"),
-    Stage("upcall", "recorded_upcalls", "upcall", "upcall_count"),
-    Stage("interrupt to VM entry", "injections", "injection_to_entry", "injection_to_entry_count"),
+    Stage("send to wake", "send_to_wake"),
+    Stage("wake to runnable", "wake_to_runnable"),
+    Stage("runnable to running", "runnable_to_running"),
+    Stage("both: wake to running", "wake_to_running"),
+    Stage("running to upcall: from the mark, as recorded", "mark_to_entry"),
+    Stage("running to upcall: PV, to the first record", "running_to_entry_most"),
+    Stage("running to upcall: HVM and PVH, from the injection", "injection_to_entry_most"),
+    Stage("upcall to iret: as recorded", "entry_to_iret"),
+    Stage("upcall to iret: PV, from the start of the run", "running_to_iret_most"),
+    Stage("upcall to iret: HVM and PVH, to the next exit", "entry_to_exit"),
 )
+_TABLE = "event_way"
 
 
 def waterfall(tables: Tables, named: Sequence[tuple[int, int]]) -> Figure | None:
@@ -66,7 +63,26 @@ def waterfall(tables: Tables, named: Sequence[tuple[int, int]]) -> Figure | None
         value for stage in stages for _, row in _times(tables, stage, drawn) for value in _ends(stage, row)
     ]
     scale = log_around(tables.ns(value) for value in values)
+    way = [stage for stage in stages if stage.prefix != "wake_to_running"]
     details = [
+        tables.page_table(
+            _TABLE,
+            [
+                ("vcpu", "vCPU"),
+                ("running_share_ratio", "runs"),
+                ("waiting_share_ratio", "waits"),
+                *((f"{stage.prefix}_count", "count") for stage in stages if stage not in way),
+                *(
+                    (f"{stage.prefix}_{end}_cycles", f"{stage.title.partition(':')[0]} {end}")
+                    for stage in way
+                    for end in ("p50", "p99")
+                ),
+            ],
+            "The way of an event: all vCPUs",
+            places=[place for place, _ in tables.guests(_TABLE)],
+        )
+    ]
+    details += [
         tables.page_table(
             name,
             [("vcpu", "vCPU"), *columns],
@@ -133,11 +149,11 @@ _DETAILS = (
 
 def chosen(tables: Tables, named: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
     """Return the vCPUs to draw, by domain, and how many are left out: the named ones and the busiest."""
-    counts = {(row["domain"], row["vcpu"]): row["wake_count"] or 0 for _, row in tables.guests("wakes")}
-    for name in ("upcalls", "recorded_upcalls", "injections"):
-        for _, row in tables.guests(name):
-            if _is_vcpu(row):
-                counts.setdefault((row["domain"], row["vcpu"]), 0)
+    counts = {
+        (row["domain"], row["vcpu"]): row["wake_to_running_count"] or 0
+        for _, row in tables.guests(_TABLE)
+        if _is_vcpu(row)
+    }
     order = sorted(counts, key=lambda vcpu: (vcpu not in named, -counts[vcpu], vcpu))
     return sorted(order[:MOST_VCPUS]), max(len(order) - MOST_VCPUS, 0)
 
@@ -154,20 +170,18 @@ def _ends(stage: Stage, row: dict[str, Any]) -> list[float]:
 def _times(
     tables: Tables, stage: Stage, drawn: Sequence[tuple[int, int]]
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Return the rows of a stage by vCPU, each vCPU's one with the most times."""
-    best: dict[tuple[int, int], tuple[int, dict[str, Any]]] = {}
-    for place, row in tables.guests(stage.table):
-        vcpu = row["domain"], row["vcpu"]
-        if vcpu not in drawn or len(_ends(stage, row)) < 2:
-            continue
-        if vcpu not in best or row[stage.count] > best[vcpu][1][stage.count]:
-            best[vcpu] = place, row
-    return [best[vcpu] for vcpu in drawn if vcpu in best]
+    """Return the rows of the vCPUs that have the stage, with their places, by vCPU."""
+    found = {
+        (row["domain"], row["vcpu"]): (place, row)
+        for place, row in tables.guests(_TABLE)
+        if len(_ends(stage, row)) == 2
+    }
+    return [found[vcpu] for vcpu in drawn if vcpu in found]
 
 
 def _panel(tables: Tables, stage: Stage, drawn: Sequence[tuple[int, int]], scale: Log) -> PageTable:
     p50, p99 = f"{stage.prefix}_p50_cycles", f"{stage.prefix}_p99_cycles"
-    quality, worst = tables.quality(stage.table, p50), tables.quality(stage.table, p99)
+    quality, worst = tables.quality(_TABLE, p50), tables.quality(_TABLE, p99)
     said = tick_text if tables.hz else lambda value: f"{scaled(value)}c"
     is_grouped = tables.are_grouped([domain for domain, _ in drawn])
     rows: list[Row] = []
@@ -188,11 +202,11 @@ def _panel(tables: Tables, stage: Stage, drawn: Sequence[tuple[int, int]], scale
         (
             Column("vcpu", "vCPU", is_text=True),
             Column("", plots.axis(scale, said), is_plot=True),
-            Column(p50, "p50", tables.known(stage.table, p50)),
-            Column(p99, "p99", tables.known(stage.table, p99)),
+            Column(p50, "p50", tables.known(_TABLE, p50)),
+            Column(p99, "p99", tables.known(_TABLE, p99)),
         ),
         rows,
         stage.title,
-        f"tables.{stage.table}.rows.{{i}}.{{k}}",
+        f"tables.{_TABLE}.rows.{{i}}.{{k}}",
         class_="plot",
     )

@@ -24,6 +24,8 @@ WITH_AXE = {
     "sites": Look(1600, "dark", axe=True),
     "hostile": Look(400, "dark", axe=True),
 }
+#: Where the timeline is zoomed and scrolled.
+ZOOMED = {"bundled": (Look(1000, zoom=True),)}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for name, text in texts.items():
         path = folder / f"{name}.html"
         path.write_text(text, encoding="utf-8")
-        pages[path] = (*LOOKS, *([WITH_AXE[name]] if name in WITH_AXE else []))
+        pages[path] = (*LOOKS, *([WITH_AXE[name]] if name in WITH_AXE else []), *ZOOMED.get(name, ()))
     path = folder / "big.html"
     path.write_text(big_report(), encoding="utf-8")
     pages[path] = LOOKS
@@ -49,7 +51,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_no_request_leaves_the_page(found: list[dict[str, Any]]) -> None:
-    assert len(found) == 7 * len(LOOKS) + len(WITH_AXE)
+    assert len(found) == 7 * len(LOOKS) + len(WITH_AXE) + len(ZOOMED)
     for look in found:
         assert [each for each in look["requests"] if not each.startswith("data:")] == [look["url"]]
 
@@ -76,3 +78,19 @@ def test_the_scheme_is_the_readers(found: list[dict[str, Any]]) -> None:
 def test_no_page_is_wider_than_its_window(found: list[dict[str, Any]]) -> None:
     for look in found:
         assert look["width_found"] <= look["width"], look["url"]
+
+
+def test_the_timeline_is_zoomed_by_keys_and_mouse(found: list[dict[str, Any]]) -> None:
+    (zoom,) = (look["zoom"] for look in found if isinstance(look["zoom"], dict))
+    assert (zoom["whole"]["checked"], zoom["whole"]["times"]) == ("zoom-1", 1)
+    assert (zoom["by_keys"]["checked"], zoom["by_mouse"]["checked"]) == ("zoom-16", "zoom-4")
+    assert zoom["by_keys"]["times"] == pytest.approx(16, rel=0.01)
+    assert zoom["by_mouse"]["times"] == pytest.approx(4, rel=0.01)
+    assert zoom["scrolled"]["left"] > 0
+
+
+def test_a_findings_number_leads_to_its_moment_in_the_zoomed_timeline(found: list[dict[str, Any]]) -> None:
+    (zoom,) = (look["zoom"] for look in found if isinstance(look["zoom"], dict))
+    moment = zoom["moment"]
+    assert moment["left"] < moment["x"] < moment["right"]
+    assert 0 <= moment["top"] < moment["height"]

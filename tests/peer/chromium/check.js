@@ -1,5 +1,5 @@
 // Open pages in Chromium and print, for each look of each page, what is wrong with it, as JSON.
-// usage: node check.js CHROMIUM PAGES.json    PAGES.json: [{"url", "looks": [{"width", "scheme", "media", "axe", "picture", "part"}]}]
+// usage: node check.js CHROMIUM PAGES.json    PAGES.json: [{"url", "looks": [{"width", "scheme", "media", "axe", "picture", "part", "zoom"}]}]
 "use strict";
 const fs = require("fs");
 const puppeteer = require("puppeteer-core");
@@ -42,6 +42,9 @@ async function look(browser, url, wanted) {
     ground: await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor),
     violations: [],
   };
+  if (wanted.zoom) {
+    found.zoom = await zoomed(page);
+  }
   if (wanted.axe) {
     // The policy of the page forbids scripts, so axe is put in by the debugger's protocol.
     await page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })");
@@ -52,6 +55,38 @@ async function look(browser, url, wanted) {
     }));
   }
   await page.close();
+  return found;
+}
+
+// Zoom the timeline by keyboard and mouse, scroll it, and follow the link of the last finding with a moment.
+async function zoomed(page) {
+  const seen = () => page.evaluate(() => {
+    const scroll = document.querySelector(".timeline .scroll");
+    return {
+      checked: document.querySelector(".timeline > input:checked").id,
+      times: scroll.scrollWidth / scroll.clientWidth,
+      left: scroll.scrollLeft,
+    };
+  });
+  const found = { whole: await seen() };
+  await page.focus("#zoom-1");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowRight");
+  found.by_keys = await seen();
+  await page.focus(".timeline .scroll");
+  await page.keyboard.press("ArrowRight");
+  await page.waitForFunction(() => document.querySelector(".timeline .scroll").scrollLeft > 0);
+  found.scrolled = await seen();
+  await page.click("label[for=zoom-4]");
+  found.by_mouse = await seen();
+  await page.click("label[for=zoom-16]");
+  const links = await page.$$("a.number");
+  await links[links.length - 1].click();
+  found.moment = await page.evaluate(() => {
+    const scroll = document.querySelector(".timeline .scroll").getBoundingClientRect();
+    const box = document.querySelector(".moment-label:target").getBoundingClientRect();
+    return { x: (box.left + box.right) / 2, left: scroll.left, right: scroll.right, top: box.top, height: innerHeight };
+  });
   return found;
 }
 
