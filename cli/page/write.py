@@ -1,4 +1,7 @@
-"""Write the page of a command to a file: the one function for each command."""
+"""Write the page of a command to a file: the one function for each command.
+
+What makes pages is imported where it is needed: a command creates a PageFile before it begins to read.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrace.cli.page.document import MOST_BYTES, document
-from xtrace.cli.page.figure import Page
 from xtrace.cli.page.origin import Hashing, Origin, short_path
-from xtrace.cli.page.tables import MOST_ROWS
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.request import GuestImage
+    from xtrace.cli.page.figure import Page
     from xtrace.probes.timing.calibration import Calibration
     from xtrace.symbols.sites.model import SiteTable
 
@@ -116,6 +117,9 @@ class PageFile:
 
 def page_text(page_with: Callable[[int], Page], data: Mapping[str, Any], origin: Origin) -> str:
     """Return a page of at most MOST_BYTES; ``page_with``: makes it, with up to N rows in a table."""
+    from xtrace.cli.page.document import MOST_BYTES, document
+    from xtrace.cli.page.tables import MOST_ROWS
+
     text = document(page_with(MOST_ROWS), data, origin)
     if len(text.encode()) > MOST_BYTES:
         text = document(page_with(_FEW_ROWS), {}, origin)

@@ -22,7 +22,7 @@ _VERDICT = 9
 #: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
-#: Sites of a kind that are listed although nothing is to be said about them.
+#: Sites of a kind without a fence or a remark that are listed.
 _PLAIN = 4
 #: What the verdicts mean, under the table that counts them.
 _MEANINGS = {
@@ -76,7 +76,7 @@ def print_image(put: Put, table: SiteTable, label: str) -> None:
 def print_sites(put: Put, sites: Iterable[Site]) -> None:
     """Print a table for each kind, sites with fences first; debug reads are left out.
 
-    Of sites without a fence about which there is nothing to say, the first few are listed.
+    Of sites without a fence or a remark, the first few are listed.
     """
     by_kind = _by_kind(site for site in sites if site.kind is not Kind.DEBUG_READ)
     for kind, found in by_kind.items():
