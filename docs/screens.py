@@ -1,6 +1,7 @@
 """Capture the screens in docs/screens.md again, in tmux, as a terminal shows them.
 
-python docs/screens.py
+python docs/screens.py            all
+python docs/screens.py WORD       those of commands with this word
 
 Each screen has a line ``<!-- screen: WIDTH COMMAND -->`` before it; ``keys:`` after the command are sent.
 ``<!-- colours: WIDTH COMMAND -->`` stands before the lines of a screen that are not plain, with their escape
@@ -44,6 +45,9 @@ def captured(
         keys: that are pressed, as tmux names them, with spaces between them.
         codes: with the escape codes.
         source: the checkout whose program runs.
+
+    Raises:
+        ValueError: the command ended with a traceback.
     """
     with tempfile.TemporaryDirectory() as folder:
         server = str(Path(folder) / "tmux")
@@ -77,6 +81,8 @@ def captured(
             text = shown("-e") if codes else shown()
         finally:
             tmux("kill-server")
+    if "Traceback" in text:
+        raise ValueError(f"{command} failed:\n{text}")
     text = text.replace(_DONE, "").replace(f"{source}/", "").rstrip()
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
@@ -149,11 +155,13 @@ def _after(style: list[str], code: str) -> list[str]:
     return [*style, _WORDS.get(code, code)]
 
 
-def refreshed(page: str) -> str:
-    """Return the page with today's screens."""
+def refreshed(page: str, wanted: str = "") -> str:
+    """Return the page with today's screens, of commands with a word."""
 
     def again(block: re.Match[str]) -> str:
         begin, kind, width, command, keys, end = block.groups()
+        if wanted not in command.split() and wanted:
+            return block[0]
         if kind == "colours":
             return f"{begin}{coloured(int(width), command, keys or '')}{end}"
         return f"{begin}{captured(int(width), command, keys or '', TERMS[1])}{end}"
@@ -162,4 +170,4 @@ def refreshed(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(refreshed(PAGE.read_text()))
+    PAGE.write_text(refreshed(PAGE.read_text(), *sys.argv[1:2]))

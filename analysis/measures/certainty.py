@@ -20,6 +20,13 @@ def certainty_word(column: Column, quality: Quality) -> str:
     return "at least" if is_least else "at most"
 
 
+def metric_word(name: str, quality: Quality) -> str:
+    """Return in words how a metric of a comparison is known; a bound by its name, as in upcall_most_p50."""
+    if quality is Quality.BOUNDED:
+        return next((f"at {part}" for part in ("most", "least") if part in name.split("_")), str(quality))
+    return str(quality)
+
+
 def certainty_text(known: Iterable[tuple[str, str]]) -> str:
     """Return which columns are not exact, and how these are known; "" without figures.
 

@@ -47,15 +47,12 @@ def print_diff(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
 
 
 def _print_rows(put: Put, diff: Diff, rows: Sequence[Change]) -> None:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(str(row.quality), []).append(row.figure.name)
-    quality = [name for name in found if name != "exact"]
+    from xtrace.analysis.measures.certainty import certainty_text, metric_word
+
     put("")
-    if quality:
-        said = "; ".join(f"{', '.join(dict.fromkeys(found[name]))} {name}" for name in quality)
-        for line in wrapped(f"({'exact, but ' if 'exact' in found else ''}{said})", width()):
-            put(line, dim=True)
+    known = certainty_text((row.figure.name, metric_word(row.figure.name, row.quality)) for row in rows)
+    for line in wrapped(f"({known})", width()):
+        put(line, dim=True)
     styles = [Style.BOLD if row.differs else Style.DIM for row in rows]
     columns = [
         GridColumn(["domain"], [safe(row.domain) for row in rows], left=True, shorten=shortened),

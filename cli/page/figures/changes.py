@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xtrace.analysis.measures.certainty import certainty_text
+from xtrace.analysis.measures.certainty import certainty_text, metric_word
+from xtrace.analysis.measures.table import Quality
 from xtrace.cli.page import plots
 from xtrace.cli.page.figure import Column, Figure, PageTable, Row
 from xtrace.cli.page.scales import Linear
@@ -87,7 +88,8 @@ def changes(found: Mapping[str, Any]) -> Figure | None:
 
 def _known(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return which metrics are not exact, and how these are known."""
-    return f"Metrics: {certainty_text((row['metric'], row['quality']) for row in rows)}."
+    known = ((row["metric"], metric_word(row["metric"], Quality(row["quality"]))) for row in rows)
+    return f"Metrics: {certainty_text(known)}."
 
 
 def _percent(log: float) -> str:
