@@ -76,6 +76,12 @@ def how() -> str:
     raise TraceError(f"this installation has no compiled loops for {machine}: pip install numba")
 
 
+def is_there() -> bool:
+    """Return whether the library for this machine is there and current, so that it only has to be loaded."""
+    path = path_for(platform.machine())
+    return path.exists() and (not _COMPILER.exists() or is_current(path))
+
+
 @cache
 def loaded() -> ctypes.CDLL:
     """Return the library for this machine, with a function per loop; compile it first if it is not current.

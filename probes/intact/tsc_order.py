@@ -23,7 +23,8 @@ def is_after(first: int, last: int, before: int, greatest: int) -> bool:
         before: the last TSC of its pCPU, -1 without.
         greatest: that of all pCPUs, -1 without.
     """
-    return before < first and last <= MAX_TSC and greatest >= 0 and last - greatest <= FAR_CYCLES
+    is_new = before < first or before == first < last  # otherwise it may be there twice
+    return is_new and last <= MAX_TSC and greatest >= 0 and last - greatest <= FAR_CYCLES
 
 
 def fault_in(tscs: Sequence[int], before: int, greatest: int) -> tuple[str, int]:

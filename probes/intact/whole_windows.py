@@ -5,7 +5,8 @@ missing, repeated or replaced, every record is valid up to the place where that 
 is made of the halves of two others; nothing shows where in the window the damage is.  So a window is passed
 on as a whole or not at all.  It is whole if
 
-- its header is within the bounds of the format, and its records end exactly where the header says;
+- its header is within the bounds of the format, its records end exactly where the header says, and there is
+  no window header and no line of text in their words;
 - another window header follows, or the end of the file, or what is no content of a window: text, zeros, a
   window header that was cut off;
 - its TSCs follow those of its pCPU's window before, or restart as a whole, and none is far after those of
@@ -15,8 +16,9 @@ The last window of a file may be cut; its whole records count.  After a window t
 that is begins at any byte.  If more bytes than announced precede that one, and a line of text of that length
 is inside the window, the window is whole without it.  A window that is there twice is passed on once.
 
-Plain Python, because `xtrace stat` and `info` read traces where NumPy is not installed.
-``tests/oracle/intact.py`` says of damaged traces what must come out.
+Plain Python, because `xtrace stat` and `info` read traces where NumPy is not installed.  Where the compiled
+loops are, windows that are usual are passed on by ``xtrace.probes.reader.loops.whole``, without NumPy.
+tests/probes/intact/test_intact.py checks what comes out of damaged traces.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from xtrace.probes.errors import TraceError
@@ -56,7 +58,7 @@ _TEXT_BYTES = 8
 _FOLLOW_BYTES = 16
 _TEXT = bytes([9, 10, 13, 27, *range(32, 127)])
 #: A line inside a record's words; CPUID records have names of processors, which do not end a line.
-_REST = re.compile(rb"[\t\r\x1b -~]{4,}\n")
+_REST = re.compile(rb"[\t\r\x1b -~]{7,}\n")
 _LINE = re.compile(rb"[\t -~]{7,}\r?\n")
 #: A message that is searched for inside a window is at most this long, and the window at most that.
 _MAX_MESSAGE_BYTES = 4 << 10
@@ -70,6 +72,9 @@ _MAX_BREAKS = 1 << 16
 _WITNESSES = 2
 _MOST_WITNESS_BYTES = 16 << 20
 
+#: The compiled loop that passes on usual windows, and how many bytes are worth calling it.
+_WALK = "xtrace_probes_reader_loops_whole"
+_LEAST_WALK_BYTES = 4 << 10
 #: Records of a window that are looked at in one go.
 _SCAN_BYTES = 1 << 16
 #: While a window is searched for, this many words of possible ones are looked at, and per byte passed over:
@@ -159,6 +164,7 @@ class WholeWindows:
     Args:
         name: of the source, in messages.
         strict: raise TraceError at the first damage.
+        is_compiled: use the compiled loop, if there is one.
 
     Attributes:
         damages: the first MAX_DAMAGES_KEPT; damage_count: of all; skipped_bytes: left out.
@@ -167,7 +173,7 @@ class WholeWindows:
         last: int64 by pCPU, the last TSC given, -1 without; greatest: int64 [1], of all pCPUs.
     """
 
-    def __init__(self, name: str = "trace", *, strict: bool = False) -> None:
+    def __init__(self, name: str = "trace", *, strict: bool = False, is_compiled: bool = True) -> None:
         self.damages: list[Damage] = []
         self.damage_count = self.skipped_bytes = 0
         self.holes: deque[int] = deque()
@@ -175,10 +181,10 @@ class WholeWindows:
         self.last = array("q", [-1]) * MAX_PCPUS
         self.greatest = array("q", [-1])
         self._highest = -1  # the greatest TSC before restarts
-        self.recent: deque[tuple[int, int, int, int]] = deque(maxlen=RECENT_WINDOWS)
+        self.recent: deque[tuple[int, ...]] = deque(maxlen=RECENT_WINDOWS)
         # The first windows with a TSC, of the file and after restarts: one that is there again begins a
         # recording that is appended.
-        self._firsts: set[tuple[int, int, int, int]] = set()
+        self._firsts: set[tuple[int, ...]] = set()
         self._name = name
         self._strict = strict
         self._head = b""
@@ -195,6 +201,8 @@ class WholeWindows:
         self._search = self._examined = 0
         self._budget = 0  # words of candidates that may still be looked at
         self._skipped = [True, True]  # whether all that is left out is text; zeros
+        self._is_compiled = is_compiled
+        self._is_unusual = False  # the next window, for the compiled loop
         self._run: tuple[int, int] | None = None  # the repeated windows before here: offset and bytes
         self._breaks_given = array("Q", [0])
         self._breaks_file = array("Q", [0])
@@ -207,9 +215,9 @@ class WholeWindows:
         return memoryview(self._buffer)[self._at :]
 
     @property
-    def is_searching(self) -> bool:
-        """Whether the next window is being searched for, or there is no byte to go on with."""
-        return self._lost is not None
+    def is_settled(self) -> bool:
+        """Whether the next window is judged by its own content: nothing before it is unusual."""
+        return self._lost is None and self._run is None
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes.
@@ -223,6 +231,7 @@ class WholeWindows:
         self.taken_bytes += len(data)
         self._forget()
         self._buffer += data
+        self._is_unusual = not self._is_compiled
         while self._step():
             pass
 
@@ -277,8 +286,8 @@ class WholeWindows:
         return self._breaks_file[at] + given - self._breaks_given[at]
 
     def release(self) -> bytes:
-        """Give back the bytes that are not done; only while no window is searched for."""
-        assert self._lost is None
+        """Give back the bytes that are not done; only if nothing before them is unusual."""
+        assert self.is_settled
         left = bytes(self.buffered)
         self.taken_bytes -= len(left)
         self._base += len(self._buffer) - len(left)
@@ -287,19 +296,16 @@ class WholeWindows:
         self._scans.clear()
         return left
 
-    def accept(self, count: int, rows: list[tuple[int, int, int, int]], windows: int) -> None:
-        """Pass over bytes that another reader found to be whole windows, and gave.
+    def accept(self, count: int, windows: int) -> None:
+        """Pass over bytes that another reader found to be usual windows, and gave.
 
         Args:
             count: of bytes, at the beginning of what comes next.
-            rows: pCPU, size, first and last TSC of the last RECENT_WINDOWS of them.
-            windows: number of them.
+            windows: number of them; ``last`` and ``greatest`` are as they leave them.
         """
         if not count:
             return
-        self._end_run()
         self._note_break(self._base + self._at)
-        self.recent.extend(rows)
         self.windows += windows
         self.given_bytes += count
         self.taken_bytes += count
@@ -336,6 +342,8 @@ class WholeWindows:
         """Do the next window, or go on searching; return whether there may be more to do."""
         if self._lost is not None:
             return self._go_on_searching()
+        if not self._is_unusual and self._run is None and len(self._buffer) - self._at >= _LEAST_WALK_BYTES:
+            self._walk()
         buffer, at = self._buffer, self._at
         left = len(buffer) - at
         if left < WINDOW_HEADER_BYTES:
@@ -363,6 +371,37 @@ class WholeWindows:
             self._pass_on(at)
         return True
 
+    def _walk(self) -> None:
+        """Pass on the usual windows that come next, by a compiled loop."""
+        from xtrace.probes.compiled.bare import compiled
+
+        walk = compiled(_WALK, 2)
+        if walk is None:
+            self._is_unusual = True
+            return
+        # A copy, because the loop reads words, and takes them from where it finds them.
+        content = bytearray(memoryview(self._buffer)[self._at :])
+        rows = array("q", bytes(8 * 4 * RECENT_WINDOWS))
+        words = len(content) // WORD_BYTES
+        stop, count = walk(
+            (content, (words,)), 0, words,
+            (self.last, (len(self.last),)), (self.greatest, (1,)), (rows, (RECENT_WINDOWS, 4)),
+        )  # fmt: skip
+        if count:
+            del content[stop * WORD_BYTES :]
+            self._give(content, self._base + self._at)
+            self._at += len(content)
+            self.windows += count
+            self.remember(rows, count)
+        self._is_unusual = True
+
+    def remember(self, rows: Sequence[int], count: int) -> None:
+        """Note the last of ``count`` windows that were passed on: ``rows`` as the loop leaves them."""
+        end = count % RECENT_WINDOWS if count >= RECENT_WINDOWS else 0
+        kept = rows[: 4 * min(count, RECENT_WINDOWS)]
+        kept = [*kept[4 * end :], *kept[: 4 * end]]
+        self.recent.extend(zip(*(iter(kept),) * 4, strict=True))
+
     def _header_fault(self, at: int) -> str:
         mark, pcpu, size = _HEADER.unpack_from(self._buffer, at)
         if mark != WINDOW_HEADER:
@@ -389,7 +428,7 @@ class WholeWindows:
             follows = self._follows(end)
             if not follows:
                 return None if follows is None else _UNFOLLOWED
-        return self._fault_of_lines(at, end) or self._fault_of_times(at, end, pcpu, size, scan)
+        return self._fault_inside(at, end) or self._fault_of_times(at, end, pcpu, size, scan)
 
     def _why_not_cut(self, at: int, scan: _Scan) -> str:
         """Return why the window at the end of the file was not just cut off, "" if it can have been.
@@ -408,15 +447,27 @@ class WholeWindows:
             headers.add(words[scan.words])  # of the record that is cut
         return "" if all(map(_is_known, headers)) else "unknown records in a window that is cut"
 
-    def _fault_of_lines(self, at: int, end: int) -> str:
-        """Return why a window has no record because there is text in place of its words, or ""."""
+    def _fault_inside(self, at: int, end: int) -> str:
+        """Return why a window has no record because there is something else in place of its words, or ""."""
         begin = at + WINDOW_HEADER_BYTES
         content = bytes(memoryview(self._buffer)[begin : min(end, len(self._buffer))])
         lines = [line.span() for line in _LINE.finditer(content)]
-        if not lines:
+        if not lines and MARK not in content:
             return ""
         words = array("I", content[: len(content) // WORD_BYTES * WORD_BYTES])
+        if MARK in content and self._has_header(begin, words):
+            return _FAULTS[_INSIDE]
         return "text in a record" if _has_line(words, content, lines) else ""
+
+    def _has_header(self, begin: int, words: array[int]) -> bool:
+        """Return whether a window header begins in a record that is not a guest's."""
+        for header, first, end in _records(words):
+            for at in range(first - (2 if header >= TIMED_BIT else 0), end):
+                if words[at] == WINDOW_HEADER and not header & GUEST_CLASS_BIT:
+                    place = begin + at * WORD_BYTES
+                    if len(self._buffer) - place >= WINDOW_HEADER_BYTES and not self._header_fault(place):
+                        return True
+        return False
 
     def _scan(self, at: int, end: int) -> _Scan:
         """Return what is known of a window's records, with those that have arrived."""
@@ -457,19 +508,24 @@ class WholeWindows:
         if _is_text(bytes(self._buffer[end - 1 : end])):
             return self._is_line(end)
         if next_[:1] == MARK[:1]:
-            next_ = next_[1:]  # a header that was cut off
+            # A header that was cut off, or that text was written into.
+            is_split = self._is_line(end + 1, MARK[1:])
+            if is_split is not False:
+                return is_split
+            next_ = next_[1:]
             if next_.startswith(MARK):
                 return True
         mark = next_.find(MARK)
         return _is_text(next_[: mark if mark > 0 else _TEXT_BYTES])
 
-    def _is_line(self, at: int) -> bool | None:
+    def _is_line(self, at: int, header: bytes = MARK) -> bool | None:
         """Return whether there is nothing but text up to the next window header; None if not known."""
-        mark = self._buffer.find(MARK, at, at + _MAX_MESSAGE_BYTES)
-        if mark < 0 and not self._is_over and len(self._buffer) - at < _MAX_MESSAGE_BYTES:
-            return None
+        mark = self._buffer.find(header, at, at + _MAX_MESSAGE_BYTES)
         stop = mark if mark >= 0 else at + _MAX_MESSAGE_BYTES
-        return _is_text(bytes(self._buffer[at:stop]))
+        is_text = _is_text(bytes(self._buffer[at:stop]))
+        if is_text and mark < 0 and not self._is_over and len(self._buffer) - at < _MAX_MESSAGE_BYTES:
+            return None
+        return is_text and (mark >= 0 or header == MARK)
 
     def _fault_of_times(self, at: int, end: int, pcpu: int, size: int, scan: _Scan) -> str | None:
         """Return why the TSCs of a window cannot be right, "" if they can, None if that is not known yet."""
@@ -546,6 +602,7 @@ class WholeWindows:
         self._give(memoryview(buffer)[at:stop], self._base + at)
         self._note_window(pcpu, size, scan.first, scan.last)
         self._at = min(end, len(buffer))
+        self._is_unusual = not self._is_compiled
 
     def _doubtful_bytes(self, at: int, scan: _Scan) -> int:
         """Return how many bytes at the end of a cut window may belong to no record.
@@ -779,9 +836,14 @@ def _is_known(header: int) -> bool:
 
 
 def _has_line(words: array[int], content: bytes, lines: list[tuple[int, int]]) -> bool:
-    """Return whether the words of a record other than a guest's have a line of text in them."""
+    """Return whether the words of a record other than a guest's have a line of text in them.
+
+    The line covers the second or the last but one of the record's words, which is quick to see.
+    """
     for header, begin, end in _records(words):
-        if header & GUEST_CLASS_BIT:
+        if header & GUEST_CLASS_BIT or end - begin < 2:
+            continue
+        if not (_can_be_text(words[begin + 1]) or _can_be_text(words[end - 2])):
             continue
         first, stop = begin * WORD_BYTES, end * WORD_BYTES
         for line_begin, line_end in lines:
@@ -789,6 +851,10 @@ def _has_line(words: array[int], content: bytes, lines: list[tuple[int, int]]) -
             if _LINE.search(inside):
                 return True
     return False
+
+
+def _can_be_text(word: int) -> bool:
+    return all(0x08 <= byte < 0x80 for byte in word.to_bytes(4, "little"))
 
 
 def _without_text(content: bytes, count: int) -> list[bytes]:

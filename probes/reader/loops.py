@@ -29,18 +29,14 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 # Why frame() stopped.
 FRAME_NEED_MORE = 0
-FRAME_BAD_HEADER = 1
+FRAME_UNUSUAL = 1
 FRAME_FULL = 2
-
-# Why decode() stopped in a segment.
-DECODE_OK = 0
-DECODE_OVERRUN = 1
-DECODE_NOT_A_RECORD = 2
-DECODE_NESTED_WINDOW = 3
 
 _HEADER_WORDS = 3
 _LOST_HEADER = TIMED_BIT | (4 << EXTRA_SHIFT) | LOST_RECORDS
 _GUEST_KEY_MASK = 0xF800_0000
+#: Characters of a line of text in a record, without its end.
+_LINE_BYTES = 7
 _CLASS_BITS = 0x0FFF_0000
 #: Largest key of the merge; a larger TSC is damage and sorts last.
 MAX_KEY = (1 << 62) - 1
@@ -91,11 +87,12 @@ def _is_window_header(words, at):
 
 @loop
 def frame(
-    words: U32, at: int, end: int, at_eof: bool, seg_pcpu: I32, seg_begin: I64, seg_end: I64
+    words: U32, at: int, end: int, at_eof: bool, check: bool, seg_pcpu: I32, seg_begin: I64, seg_end: I64
 ) -> tuple[int, int, int]:
     """Walk window headers from word ``at`` and list the windows that are complete in the buffer.
 
-    The last window of a file may be shorter than its header says.
+    The last window of a file may be shorter than its header says.  With ``check``, only windows that another
+    header follows are listed.
 
     Returns:
         (status, index of the word where it stopped, number of segments).
@@ -105,9 +102,13 @@ def frame(
         if end - at < _HEADER_WORDS:
             return FRAME_NEED_MORE, at, count
         if not _is_window_header(words, at):
-            return FRAME_BAD_HEADER, at, count
+            return FRAME_UNUSUAL, at, count
         begin = at + _HEADER_WORDS
         stop = begin + np.int64(words[at + 2]) // 4
+        if check and stop + 1 >= end:
+            return FRAME_NEED_MORE, at, count
+        if check and words[stop] != np.uint32(WINDOW_HEADER):
+            return FRAME_UNUSUAL, at, count
         if stop > end:
             if not at_eof:
                 return FRAME_NEED_MORE, at, count
@@ -129,15 +130,84 @@ def _is_printable(word):
     ) == np.uint32(0x4040_4040)
 
 
+@inlined_part
+def _can_be_text(word):
+    # All four bytes are from 8 to 0x7F.
+    bits = word | (word << np.uint32(1))
+    # Neither has a branch, which would be hard to predict.
+    return (
+        (~(bits | (bits << np.uint32(2))) & np.uint32(0x4040_4040)) | (word & np.uint32(0x8080_8080))
+    ) == 0
+
+
 @part
-def _has_text(words, start, stop):
-    """Return whether the words of a record can have a line of text in them."""
-    at = start + 1
-    while at < stop:
-        if _is_printable(words[at]):
-            return True
-        at += 2
+def _has_line(words, header, start, stop):
+    """Return whether a line (whole_windows._LINE) is in the words of a record that is not a guest's."""
+    length = 0
+    if header & np.uint32(GUEST_CLASS_BIT):
+        return False
+    for at in range(4 * start, 4 * stop):
+        byte = (words[at >> 2] >> np.uint32(8 * (at & 3))) & np.uint32(0xFF)
+        if np.uint32(32) <= byte <= np.uint32(126) or byte == np.uint32(9):
+            length = max(length, 0) + 1
+        elif byte == np.uint32(13) and 0 < length:
+            length = -length  # a line feed must follow
+        else:
+            if byte == np.uint32(10) and (length >= _LINE_BYTES or length <= -_LINE_BYTES):
+                return True
+            length = 0
     return False
+
+
+@inlined_part
+def _can_have_line(words, start, size):
+    """Return whether a line of text can cover the second or the last but one of a record's words.
+
+    A word follows the record.
+    """
+    return (size >= 2) & (_can_be_text(words[start + 1]) | _can_be_text(words[start + size - 2]))
+
+
+@inlined_part
+def _is_no_event(header, check):
+    """Return whether no record has this header word; with ``check``, also if it can be text."""
+    return (
+        header & np.uint32(_CLASS_BITS) == 0
+        or header == np.uint32(WINDOW_HEADER)
+        or (check and _is_printable(header))
+    )
+
+
+@part
+def _has_header(words, at, end):
+    """Return whether a window header begins in a record but a guest's; two words follow the window."""
+    there = np.uint32(0)
+    for place in range(at, end):
+        there |= np.uint32(words[place] == np.uint32(WINDOW_HEADER))
+    if there == 0:
+        return False
+    while at < end:
+        header = words[at]
+        size = 2 * np.int64(header >> np.uint32(31)) + np.int64(
+            (header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK)
+        )
+        if header & np.uint32(GUEST_CLASS_BIT) == 0:
+            for place in range(at + 1, at + 1 + size):
+                if _is_window_header(words, place):
+                    return True
+        at += 1 + size
+    return False
+
+
+@inlined_part
+def _can_follow(first, last, before, greatest):
+    """Return whether a window whose TSCs do not go back simply follows, as tsc_order.is_after() says."""
+    return (
+        (before < first or before == first < last)
+        and last <= MAX_KEY
+        and greatest >= 0
+        and last - greatest <= FAR_CYCLES
+    )
 
 
 @loop
@@ -159,46 +229,36 @@ def whole(
     """
     count = 0
     most = np.int64(greatest[0])
-    if most < 0:
-        return at, 0
     while at + _HEADER_WORDS <= end and _is_window_header(words, at):
         begin = at + _HEADER_WORDS
         stop = begin + np.int64(words[at + 2]) // 4
-        if stop >= end or words[stop] != np.uint32(WINDOW_HEADER):
+        if stop + 1 >= end or words[stop] != np.uint32(WINDOW_HEADER):
             break
         pcpu = np.int64(words[at + 1])
         first = np.int64(-1)
-        last = pcpu_last[pcpu]
+        last = np.int64(0)
         record = begin
         while record < stop:
             header = words[record]
+            start = record + 1 + 2 * np.int64(header >> np.uint32(31))
             size = np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
-            if header & np.uint32(_CLASS_BITS) == 0:
+            if start + size > stop or _is_no_event(header, True):
                 break
-            if header & np.uint32(TIMED_BIT):
-                start = record + 3
-                if start + size > stop:
-                    break
-                if header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
-                    tsc = _tsc_at(words, record + 1)
-                    if tsc <= last and (tsc < last or first < 0):
-                        break
-                    last = tsc
-                    if first < 0:
-                        first = tsc
-            else:
-                start = record + 1
-                if start + size > stop or header == np.uint32(WINDOW_HEADER) or _is_printable(header):
-                    break
-            # A line of text in the words of a record; one that is shorter is in others, too.
-            if size >= 3 and _has_text(words, start, start + size):
+            if _can_have_line(words, start, size) and _has_line(words, header, start, start + size):
                 break
+            if header & np.uint32(TIMED_BIT) and header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
+                tsc = _tsc_at(words, record + 1)
+                if tsc < last:
+                    break
+                last = tsc
+                if first < 0:
+                    first = tsc
             record = start + size
-        if record != stop or last > MAX_KEY:
+        if record != stop or (first >= 0 and not _can_follow(first, last, pcpu_last[pcpu], most)):
+            break
+        if _has_header(words, begin, stop):
             break
         if first >= 0:
-            if last - most > FAR_CYCLES:
-                break
             pcpu_last[pcpu] = last
             most = max(most, last)
         row = count % len(rows)
@@ -213,35 +273,40 @@ def whole(
 
 
 @part
-def _can_begin(header, window_words):
-    record_words = (
-        1
-        + 2 * np.int64(header >> np.uint32(31))
-        + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
-    )
-    return header & _CLASS_BITS != 0 and header != WINDOW_HEADER and record_words <= window_words
+def _next_timed(words, shape_header, row, row_end, row_shape, row_start):
+    """Return the first row from ``row`` on with a TSC of its own that counts, or ``row_end``."""
+    while row < row_end:
+        shape = row_shape[row]
+        header = shape_header[shape]
+        if shape == 0:
+            header = words[row_start[row] - 1]
+        if header & np.uint32(TIMED_BIT) and header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
+            break
+        row += 1
+    return row
 
 
-@loop
-def resync(words: U32, at: int, end: int, at_eof: bool) -> int:
-    """Return the index of the first word from ``at`` on where a window plausibly begins, or -1.
+@inlined_part
+def _slot_of(key, slots_key, slots_shape, slot_mask, slot_shift):
+    """Return the slot of a shape, or the free one where it belongs."""
+    slot = np.uint32(key * np.uint32(0x9E37_79B1)) >> slot_shift
+    while slots_shape[slot] >= 0 and slots_key[slot] != key:
+        slot = (slot + np.uint32(1)) & slot_mask
+    return slot
 
-    In a window that is not empty a record header must follow the window header.
-    """
-    while at + _HEADER_WORDS <= end:
-        if _is_window_header(words, at):
-            first = at + _HEADER_WORDS
-            if words[at + 2] == 0 or (first >= end and at_eof):
-                return at
-            if first < end and _can_begin(words[first], np.int64(words[at + 2]) // 4):
-                return at
-        at += 1
-    return -1
+
+@part
+def _forget_shapes(count, shape_header, slots_key, slots_shape, shapes_size, slot_mask, slot_shift):
+    """Forget the shapes from ``count`` on, the last one first."""
+    while shapes_size[0] > count:
+        shapes_size[0] -= 1
+        key = shape_header[shapes_size[0]]
+        slots_shape[_slot_of(key, slots_key, slots_shape, slot_mask, slot_shift)] = np.int32(-1)
 
 
 @loop
 def decode(
-    words: U32, segment: int, segment_count: int, announced_end: int,
+    words: U32, segment: int, segment_count: int, check: bool,
     seg_pcpu: I32, seg_begin: I64, seg_end: I64,
     pcpu_tsc: I64, pcpu_key: I64, tsc_offsets: I64,
     shape_header: U32, slots_key: U32, slots_shape: I32, shapes_size: I64,
@@ -250,16 +315,23 @@ def decode(
     seg_row: I64, seg_row_end: I64, seg_stop: I64, seg_key: I64,
     pcpu_bytes: I64, pcpu_wrap: I64,
     wrap_distances: I64,
-) -> tuple[int, int, int]:  # fmt: skip
-    """Decode the records of windows in file order, up to the first damage.
+    whole_last: I64, whole_greatest: I64, whole_rows: I64_2D, whole_count: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Decode the records of windows in file order.
 
     The merge sorts rows by key: the TSC, made monotone within the pCPU.  A LOST_RECORDS row
     sorts by the start of its blind interval.  The last window may end early, with the file.
     ``tsc_offsets`` are added to the TSCs of each pCPU.
 
+    Args:
+        check: stop at the first window that is unusual, as whole() does; otherwise windows are known to be
+            whole, and one that is not ends where it is not.
+        whole_last, whole_greatest, whole_rows: as in whole(); only if ``check``.
+        whole_count: windows that are already in ``whole_rows``.
+
     Returns:
-        (status, segment where it stopped or ``segment_count``, next free row).
-        ``seg_stop`` of the last segment is the index of the word after its last valid record.
+        (segment where it stopped or ``segment_count``, next free row).
+        ``seg_stop`` is the index of the word after a segment's last record.
     """
     slot_mask = np.uint32(len(slots_key) - 1)
     slot_shift = np.uint32(32)
@@ -275,32 +347,34 @@ def decode(
         last_key = pcpu_key[pcpu]
         offset = tsc_offsets[pcpu]
         bytes_before = max(pcpu_bytes[pcpu], 0)
+        wrap_before = pcpu_wrap[pcpu]
+        distances_before = wrap_distances[0]
+        shapes_before = shapes_size[0]
+        last = np.int64(0)
+        is_usual = True
         row += 1  # there is room for a row before the window
         seg_row[segment] = row
-        status = DECODE_OK
         while at < end:
             header = words[at]
-            if header & np.uint32(_CLASS_BITS) == 0:
-                status = DECODE_NOT_A_RECORD
-                break
-            if header == np.uint32(WINDOW_HEADER):
-                status = DECODE_NESTED_WINDOW
-                break
             timed = np.int64(header >> np.uint32(31))
             start = at + 1 + 2 * timed
-            stop = start + np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+            size = np.int64((header >> np.uint32(EXTRA_SHIFT)) & np.uint32(EXTRA_MASK))
+            stop = start + size
             if stop > end:
-                if segment < segment_count - 1 or stop > announced_end:
-                    status = DECODE_OVERRUN
                 break
+            if check:
+                if _can_have_line(words, start, size):
+                    is_usual = is_usual and not _has_line(words, header, start, stop)
             key = header
             if header & np.uint32(GUEST_CLASS_BIT):
                 key = header & np.uint32(_GUEST_KEY_MASK)
-            slot = np.uint32(key * np.uint32(0x9E37_79B1)) >> slot_shift
-            while slots_shape[slot] >= 0 and slots_key[slot] != key:
-                slot = (slot + np.uint32(1)) & slot_mask
+                if _is_no_event(header, check):
+                    break
+            slot = _slot_of(key, slots_key, slots_shape, slot_mask, slot_shift)
             shape = slots_shape[slot]
             if shape < 0:
+                if _is_no_event(header, check):
+                    break
                 size = shapes_size[0]
                 shape = np.int32(0)
                 if size < len(shape_header):
@@ -314,6 +388,8 @@ def decode(
             filler = header & np.uint32(EVENT_MASK) == np.uint32(WRAP_BUFFER)
             if timed and not filler:
                 last_tsc = _tsc_at(words, at + 1)
+                is_usual &= last_tsc >= last
+                last = last_tsc
                 if offset != 0:
                     last_tsc = _moved(last_tsc, offset)
                 order = last_tsc
@@ -340,35 +416,47 @@ def decode(
                     wrap_distances[0] += 1
                     wrap_distances[wrap_distances[0]] = here - pcpu_wrap[pcpu]
                 pcpu_wrap[pcpu] = here
+        if check:
+            first_row = _next_timed(words, shape_header, seg_row[segment], row, row_shape, row_start)
+            first = np.int64(-1)
+            if first_row < row:
+                first = _tsc_at(words, row_start[first_row] - (0 if row_shape[first_row] == 0 else 2))
+            else:
+                last = np.int64(-1)
+            if (
+                not is_usual
+                or at != end
+                or (first >= 0 and not _can_follow(first, last, whole_last[pcpu], whole_greatest[0]))
+                or _has_header(words, seg_begin[segment], end)
+            ):
+                pcpu_wrap[pcpu] = wrap_before
+                wrap_distances[0] = distances_before
+                _forget_shapes(
+                    shapes_before, shape_header, slots_key, slots_shape, shapes_size, slot_mask, slot_shift
+                )
+                return segment, seg_row[segment] - 1
+            if first >= 0:
+                whole_last[pcpu] = last
+                whole_greatest[0] = max(whole_greatest[0], last)
+            entry = whole_count % len(whole_rows)
+            whole_rows[entry, 0] = pcpu
+            whole_rows[entry, 1] = (end - seg_begin[segment]) * 4
+            whole_rows[entry, 2] = first
+            whole_rows[entry, 3] = last
+            whole_count += 1
         pcpu_tsc[pcpu] = last_tsc
         pcpu_key[pcpu] = last_key
         pcpu_bytes[pcpu] = bytes_before + (at - seg_begin[segment]) * 4
         seg_row_end[segment] = row
         seg_stop[segment] = at
         seg_key[segment] = last_key
-        if status != DECODE_OK:
-            return status, segment, row
         segment += 1
-    return DECODE_OK, segment, row
+    return segment, row
 
 
 @inlined_part
 def _clamped(tsc):
     return min(tsc, MAX_KEY) if tsc >= 0 else MAX_KEY
-
-
-@part
-def _next_timed(words, shape_header, row, row_end, row_shape, row_start):
-    """Return the first row from ``row`` on with a TSC of its own that counts, or ``row_end``."""
-    while row < row_end:
-        shape = row_shape[row]
-        header = shape_header[shape]
-        if shape == 0:
-            header = words[row_start[row] - 1]
-        if header & np.uint32(TIMED_BIT) and header & np.uint32(EVENT_MASK) != np.uint32(WRAP_BUFFER):
-            break
-        row += 1
-    return row
 
 
 @loop

@@ -12,7 +12,6 @@ the trace.
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,18 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xtrace.probes.errors import TraceError
 from xtrace.probes.format import (
     EVENT_MASK,
     MAX_PCPUS,
     MAX_WINDOW_BYTES,
     RING_HEADER_BYTES,
     RING_PAGE_BYTES,
-    WINDOW_HEADER,
     WINDOW_HEADER_BYTES,
     WORD_BYTES,
 )
-from xtrace.probes.intact.damage import MAX_DAMAGES_KEPT, Damage
 from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import (
@@ -56,19 +52,13 @@ from xtrace.probes.reader.windows import CURRENT, MAY_MISS, UNSEEN, WINDOWS_AHEA
 #: Bytes read at a time: large enough to hide the cost of a step, small enough for the caches.
 CHUNK_BYTES = 2 << 20
 
-#: Windows framed at a time after damage: few, because what follows may have to be framed again.
-_WINDOWS_BEHIND_DAMAGE = 16
 _MAX_WRAPS = 1 << 12
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
 _PAGE_WORDS = RING_PAGE_BYTES // WORD_BYTES
+_NOTHING = np.zeros(1, np.int64)
+_NO_ROWS = np.zeros((1, 4), np.int64)
 #: Beyond this the merge no longer waits for slow pCPUs: memory stays bounded, records may come late.
 _CARRY_LIMIT_WORDS = (512 << 20) // WORD_BYTES
-
-_REASONS = {
-    loops.DECODE_OVERRUN: "record overruns its window",
-    loops.DECODE_NOT_A_RECORD: "not a record header",
-    loops.DECODE_NESTED_WINDOW: "window header inside a window",
-}
 
 #: Returns whether the reader's caller wants the records of an event id.
 Wanted = Callable[[int], bool]
@@ -121,10 +111,9 @@ class TraceReader:
     """Iterate over a trace in merged order, once.
 
     Args:
-        source: the whole windows of a trace, or a stream of uncompressed trace bytes that is taken as it is.
-        name: the trace's name in messages.
+        source: a trace, or a stream of windows that are known to be whole; the last one may be cut.
+        name: the stream's name in messages.
         wanted: returns for an event id whether to return its records; all records are counted.
-        strict: raise TraceError at the first damage instead of continuing after it.
         keep: number of batches that stay valid at a time; with 0 each batch has its own arrays.
         chunk_bytes: bytes to read at a time.
         tsc_offsets: int64 [MAX_PCPUS], cycles to add to the TSCs of each pCPU; the words of records stay as
@@ -144,7 +133,6 @@ class TraceReader:
         name: str = "trace",
         *,
         wanted: Wanted | None = None,
-        strict: bool = False,
         keep: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
         tsc_offsets: I64 | None = None,
@@ -154,17 +142,16 @@ class TraceReader:
         self.facts = ReadFacts()
         self.record_counts = np.zeros((16, MAX_SHAPES), np.int64)
         self._source = source
-        self._whole = source.windows if isinstance(source, WholeSource) else None
+        self._checks = source if isinstance(source, WholeSource) else None
+        self._whole = self._checks.windows if self._checks else None
         self._may_miss = np.zeros(MAX_PCPUS, np.bool_)  # pCPUs without a window since damage
         self._name = name
         self._wanted = wanted
-        self._strict = strict
         self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
         self._chunk_words = max(chunk_bytes // WORD_BYTES, 16)
         self._arenas: list[_Arena | None] = [None] * keep
         self._turn = 0
         self._at_eof = False
-        self._lost: tuple[int, str] | None = None  # offset and reason, until a window is found again
         # What a step leaves for the next: windows with rows at or above the watermark, then those of the
         # next segment, and the words after the last complete window; all of them are in the last arena.
         self._carried: list[_Carried] = []
@@ -185,6 +172,7 @@ class TraceReader:
         self._watch = RestartWatch()
         self.facts.restarts = self._watch.restarts
         self._holes = HoleWatch(self.shapes) if holes else None
+        self._is_unusual = False  # what follows in the last bytes
         self._has_restarted = False  # in this step
         self._has_held = False  # whether this step has windows that are not of the current segment
 
@@ -192,8 +180,8 @@ class TraceReader:
         """Yield merged batches until the source ends.
 
         Raises:
-            TraceError: the source is not a trace, its compression is damaged, or ``strict`` is set and
-                the trace is damaged.
+            TraceError: the source is not a trace; as a WholeSource does; or the compression of another source
+                is damaged.
         """
         arena = self._next_arena(0)
         while not self._at_eof or self._has_restarted:
@@ -253,28 +241,17 @@ class TraceReader:
         if isinstance(self._source, WholeSource):
             count = self._source.fill(space)
             self._at_eof = self._source.at_end
-            self.facts.bytes_read = self._source.windows.taken_bytes
         else:
             count = read_into(self._source, space, self._name)
             self._at_eof = count < len(space)
             self.facts.bytes_read += count
-        if self._at_eof and self.facts.bytes_read < WORD_BYTES:
-            self._check_short(bytes(space[:count]))
         self.facts.tail_bytes = count % WORD_BYTES if self._at_eof else 0
         self._tail = (begin, end + count // WORD_BYTES)
-
-    def _check_short(self, content: bytes) -> None:
-        """Raise TraceError if a file of less than one word cannot be the start of a trace."""
-        if not struct.pack("<I", WINDOW_HEADER).startswith(content):
-            raise TraceError(
-                f"{self._name}: not a xentrace file: its {len(content)} bytes do not start a window header "
-                f"(0x{WINDOW_HEADER:08x})"
-            )
 
     # --- windows and records ---------------------------------------------------------------
 
     def _read_windows(self, arena: _Arena, *, is_reading: bool) -> None:
-        """Decode the carried windows, then frame and decode the tail, continuing after damage."""
+        """Decode the carried windows, then frame and decode the tail."""
         rows, windows = self._rows, self._windows
         # A row for each record, one before each window (a carried one has no words for its header), and one
         # where a pCPU ends.
@@ -288,50 +265,55 @@ class TraceReader:
         self._put_carried_holes(arena)
         at, end = self._tail
         origin = self._tail_offset - at * WORD_BYTES
-        missing_words = cut_words = 0
-        ahead = WINDOWS_AHEAD
-        while True:
-            if self._lost is not None:
-                at = self._find_window(arena, at, end, origin)
-                if self._lost is not None:
-                    break
-            windows.make_room(windows.count + 1)
-            first, last = windows.count, min(windows.count + ahead, len(windows.pcpu))
-            status, at, framed = loops.frame(
-                arena.words, at, end, self._at_eof,
-                windows.pcpu[first:last], windows.begin[first:last], windows.end[first:last],
-            )  # fmt: skip
-            if framed:
-                missing_words = self._missing_words(arena, first + framed)
-            damage = self._decode(
-                arena, first, first + framed, tsc, key, fresh=True, missing_words=missing_words
-            )
-            last = windows.count - 1
-            if damage == loops.DECODE_OK and framed and missing_words:
-                cut_words = int(windows.end[last] - windows.stop[last])
-            if damage != loops.DECODE_OK:
-                stop = int(windows.stop[last])
-                at = int(windows.end[last])
-                if damage == loops.DECODE_NESTED_WINDOW:
-                    at, missing_words = stop, 0
-                self._damage(origin + stop * WORD_BYTES, _REASONS[damage], (at - stop) * WORD_BYTES)
-                ahead = _WINDOWS_BEHIND_DAMAGE
-            elif status == loops.FRAME_FULL:
-                ahead = min(2 * ahead, WINDOWS_AHEAD)
-            elif reason := self._why_no_header(arena, at, end, status):
-                self._lost = (origin + at * WORD_BYTES, reason)
-            else:
-                break
+        at = self._read_tail(arena, at, end, tsc, key)
         if self._at_eof and is_reading:
-            self.facts.missing_bytes = missing_words * WORD_BYTES
-            self.facts.tail_bytes += (cut_words + end - at) * WORD_BYTES
+            self._note_end(arena, carried, at, end)
             at = end
         self._tail_offset = origin + at * WORD_BYTES
         self._tail = (at, end)
+        if self._checks is not None:
+            if self._checks.is_raw and (self._is_unusual or self._checks.has_read_all):
+                self._checks.give_back(arena.words[at:end].tobytes())
+                self._tail = (at, at)
+            self.facts.bytes_read = self._checks.windows.taken_bytes
         new = slice(carried, windows.count)
         windows.offset[new] = origin + windows.begin[new] * WORD_BYTES
         self._mark_damage(carried)
         self._find_restart(arena)
+
+    def _read_tail(self, arena: _Arena, at: int, end: int, tsc: I64, key: I64) -> int:
+        """Frame and decode the complete windows from word ``at`` on; return where the next one begins."""
+        windows, source = self._windows, self._checks
+        is_raw = source is not None and source.is_raw
+        while True:
+            windows.make_room(windows.count + 1)
+            first, last = windows.count, min(windows.count + WINDOWS_AHEAD, len(windows.pcpu))
+            begin = at
+            status, at, framed = loops.frame(
+                arena.words, at, end, self._at_eof, is_raw,
+                windows.pcpu[first:last], windows.begin[first:last], windows.end[first:last],
+            )  # fmt: skip
+            is_usual = self._decode(arena, first, first + framed, tsc, key, fresh=True)
+            if not is_usual:
+                at = int(windows.begin[windows.count]) - _HEADER_WORDS
+            if source is not None and is_raw:
+                source.accept((at - begin) * WORD_BYTES, windows.count - first)
+            self._is_unusual = not is_usual or status == loops.FRAME_UNUSUAL
+            assert is_raw or not self._is_unusual, "windows that are known to be whole are not"
+            if self._is_unusual or status != loops.FRAME_FULL:
+                return at
+
+    def _note_end(self, arena: _Arena, carried: int, at: int, end: int) -> None:
+        """Note what the last window lacks; ``at`` is the word after it."""
+        windows, facts = self._windows, self.facts
+        cut_words = 0
+        if windows.count > carried:
+            last = windows.count - 1
+            first, stop = int(windows.begin[last]), int(windows.end[last])
+            missing_words = int(arena.words[first - 1]) // WORD_BYTES - (stop - first)
+            facts.missing_bytes = missing_words * WORD_BYTES
+            cut_words = stop - int(windows.stop[last])
+        facts.tail_bytes += (cut_words + end - at) * WORD_BYTES
 
     def _mark_damage(self, first: int) -> None:
         """Mark the windows from ``first`` on that are the first of their pCPUs after damage."""
@@ -378,17 +360,17 @@ class TraceReader:
                     key, tsc, shape, int(windows.begin[index]) + start,
                 )  # fmt: skip
 
-    def _decode(
-        self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool, missing_words: int = 0
-    ) -> int:
-        """Decode windows from ``first`` to before ``last`` and return why it stopped, or DECODE_OK."""
+    def _decode(self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool) -> bool:
+        """Decode windows from ``first`` to before ``last``; return whether all of them are usual."""
         rows, windows, shapes = self._rows, self._windows, self.shapes
         # Carried windows have been counted already.
         pcpu_bytes = self._pcpu_bytes if fresh else np.zeros(MAX_PCPUS, np.int64)
         distances = np.zeros(_MAX_WRAPS if fresh else 1, np.int64)
         size = np.array([shapes.size], np.int64)
-        damage, stopped, rows.count = loops.decode(
-            arena.words, first, last, int(windows.end[last - 1]) + missing_words if last else 0,
+        source = self._checks
+        is_checked = fresh and source is not None and source.is_raw
+        stopped, rows.count = loops.decode(
+            arena.words, first, last, is_checked,
             windows.pcpu, windows.begin, windows.end,
             tsc, key, self._offsets,
             shapes.header, shapes.slots_key, shapes.slots_shape, size,
@@ -397,66 +379,23 @@ class TraceReader:
             windows.row, windows.row_end, windows.stop, windows.key,
             pcpu_bytes, self._pcpu_wrap,
             distances,
+            source.last if source else _NOTHING, source.greatest if source else _NOTHING,
+            source.rows if source else _NO_ROWS, source.row_count if source else 0,
         )  # fmt: skip
         if self._wanted is not None:
             for shape in range(shapes.size, int(size[0])):
                 shapes.wanted[shape] = self._wanted(int(shapes.header[shape]) & EVENT_MASK)
         shapes.size = int(size[0])
-        windows.count = last if damage == loops.DECODE_OK else stopped + 1
+        windows.count = stopped
         if fresh:
-            self.facts.windows += windows.count - first
-            windows.is_part[first : windows.count] = 0
-            pages = (
-                windows.stop[first : windows.count] - windows.begin[first : windows.count]
-            ) // _PAGE_WORDS
+            self.facts.windows += stopped - first
+            windows.is_part[first:stopped] = 0
+            pages = (windows.stop[first:stopped] - windows.begin[first:stopped]) // _PAGE_WORDS
             np.add.at(self._window_pages, pages, 1)
             for distance in distances[1 : int(distances[0]) + 1]:
                 if _can_be_ring(int(distance)):
                     self._ring_votes[int(distance)] += 1
-        return int(damage)
-
-    def _missing_words(self, arena: _Arena, count: int) -> int:
-        """Return how many of its announced words the last of ``count`` windows lacks."""
-        begin, end = int(self._windows.begin[count - 1]), int(self._windows.end[count - 1])
-        return int(arena.words[begin - 1]) // WORD_BYTES - (end - begin)
-
-    def _find_window(self, arena: _Arena, at: int, end: int, origin: int) -> int:
-        """Look for the next window after damage and count the bytes skipped."""
-        assert self._lost is not None
-        offset, reason = self._lost
-        found = loops.resync(arena.words, at, end, self._at_eof)
-        if found < 0 and not self._at_eof:
-            return max(at, end - _HEADER_WORDS)  # a header may start here
-        if found < 0 and self.facts.windows == 0:
-            raise TraceError(
-                f"{self._name}: not a xentrace file: {reason} at offset {offset}, and no window header "
-                f"(0x{WINDOW_HEADER:08x}) in {self.facts.bytes_read} bytes"
-            )
-        self._lost = None
-        skipped_bytes = origin + (end if found < 0 else found) * WORD_BYTES - offset
-        self._damage(offset, reason, skipped_bytes)
-        return end if found < 0 else found
-
-    def _why_no_header(self, arena: _Arena, at: int, end: int, status: int) -> str:
-        """Return why there is no window where frame() stopped, or "" if there may be one."""
-        if status != loops.FRAME_BAD_HEADER:
-            is_short = self._at_eof and at < end and arena.words[at] != WINDOW_HEADER
-            return "too few bytes for a window header" if is_short else ""
-        header, pcpu, size = (int(word) for word in arena.words[at : at + _HEADER_WORDS])
-        if header != WINDOW_HEADER:
-            return f"word 0x{header:08x} instead of a window header"
-        return f"window header of pCPU {pcpu} with {size} bytes is out of range"
-
-    def _damage(self, offset: int, reason: str, skipped_bytes: int) -> None:
-        facts = self.facts
-        facts.damage_count += 1
-        facts.skipped_bytes += skipped_bytes
-        if self._strict:
-            raise TraceError(
-                f"{self._name}: offset {offset}: {reason}; without --strict it is skipped and counted"
-            )
-        if len(facts.damages) < MAX_DAMAGES_KEPT:
-            facts.damages.append(Damage(offset, reason, skipped_bytes))
+        return bool(stopped == last)
 
     def _note_rounds(self, known: int) -> None:
         """Note the windows from ``known`` on that are of the current segment."""
@@ -622,7 +561,8 @@ def open_trace(
 
     Args:
         source: its bytes, if it is open.
-        wanted, strict, keep, chunk_bytes, tsc_offsets, holes: as for TraceReader.
+        strict: raise TraceError at the first damage.
+        wanted, keep, chunk_bytes, tsc_offsets, holes: as for TraceReader.
 
     Raises:
         OSError: the file cannot be opened.
@@ -632,6 +572,6 @@ def open_trace(
     with nullcontext(source) if source else open_source(path) as opened:
         yield TraceReader(
             WholeSource(opened, name, strict=strict), name,
-            wanted=wanted, strict=strict, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
+            wanted=wanted, keep=keep, chunk_bytes=chunk_bytes, tsc_offsets=tsc_offsets,
             holes=holes,
         )  # fmt: skip

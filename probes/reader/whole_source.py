@@ -1,23 +1,25 @@
-"""The whole windows of a trace as bytes: usual ones by a compiled loop, all others by WholeWindows."""
+"""The windows of a trace as bytes: as they are while they are usual, else those that WholeWindows gives."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from xtrace.probes.format import MAX_PCPUS, MAX_WINDOW_BYTES, WINDOW_HEADER
+from xtrace.probes.compiled.loop import I64_2D
 from xtrace.probes.intact.compressed import Damage as CompressedDamage
 from xtrace.probes.intact.compressed import cut_text
 from xtrace.probes.intact.whole_windows import RECENT_WINDOWS, WholeWindows
-from xtrace.probes.reader import loops
 from xtrace.probes.reader.ahead import Source
 
-_LEAST_BYTES = 2 << 20
 #: Bytes that WholeWindows gets at a time.
 _SLICE_BYTES = 64 << 10
 
 
 class WholeSource:
-    """Reads a trace and returns the bytes of its whole windows.
+    """Reads a trace and returns its windows.
+
+    Bytes are returned as they are in the file while nothing is unusual: the caller decodes them, by
+    loops.decode() with ``check``, and reports how far it got.  What follows is given back, and judged by
+    WholeWindows, which returns whole windows only; then bytes are returned as they are again.
 
     Args:
         source: a stream of uncompressed trace bytes.
@@ -26,146 +28,108 @@ class WholeSource:
 
     Attributes:
         windows: what is left out, and where.
-        at_end: whether all bytes were returned.
+        is_raw: whether the last bytes returned are as they are in the file.
+        has_read_all: whether no more bytes can be read from the source.
+        at_end: whether all windows were returned.
+        last, greatest: of the windows so far: as of WholeWindows.
+        rows, row_count: as loops.decode() fills them.
     """
 
     def __init__(self, source: Source, name: str, *, strict: bool = False) -> None:
         self.windows = WholeWindows(name, strict=strict)
-        self.at_end = False
+        self.is_raw = self.has_read_all = self.at_end = False
+        self.last = np.frombuffer(self.windows.last, np.int64)
+        self.greatest = np.frombuffer(self.windows.greatest, np.int64)
+        self.rows: I64_2D = np.empty((RECENT_WINDOWS, 4), np.int64)
+        self.row_count = 0
         self._source = source
+        self._left = memoryview(b"")  # was read, and comes next
         self._ready = memoryview(b"")
-        self._raw = np.empty(_LEAST_BYTES // 4, np.uint32)
-        self._begin = self._end = 0  # bytes of _raw that are to be done
-        self._has_read_all = self._is_ended = False
-        self._cut = ""
         self._is_slow = True
-        self._last = np.frombuffer(self.windows.last, np.int64)
-        self._greatest = np.frombuffer(self.windows.greatest, np.int64)
-        self._rows = np.empty((RECENT_WINDOWS, 4), np.int64)
+        self._is_ended = False
+        self._cut = ""
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill ``buffer``, or what of it the rest of the trace takes; return the number of bytes.
+        """Fill ``buffer``, of whole words, or a part of it; return the number of bytes.
+
+        All of them are words, except at the end.  Windows that are known to be whole may be cut by the end of
+        ``buffer``; the rest of them is returned next.
 
         Raises:
             TraceError: as WholeWindows does.
         """
+        filled = self._fill_with_whole(buffer)
+        self.is_raw = not (filled or self.at_end)
+        return self._fill_with_raw(buffer) if self.is_raw else filled
+
+    def accept(self, count: int, windows: int) -> None:
+        """Take it that the next ``count`` raw bytes are ``windows`` usual windows."""
+        self.windows.accept(count, windows)
+        self.row_count += windows
+
+    def give_back(self, data: bytes) -> None:
+        """Take back the raw bytes that were not accepted: the first window of them is unusual."""
+        kept = self.rows[: min(self.row_count, RECENT_WINDOWS)].ravel().tolist()
+        self.windows.remember(kept, self.row_count)
+        self.row_count = 0
+        self._left = memoryview(data + bytes(self._left))
+        self._is_slow = True
+
+    def _fill_with_raw(self, buffer: memoryview) -> int:
+        filled = min(len(buffer), len(self._left))
+        _copy(buffer[:filled], self._left[:filled])
+        self._left = self._left[filled:]
+        while filled < len(buffer) and (count := self._read(buffer[filled:])):
+            filled += count
+        if odd := filled % 4:
+            self._left = memoryview(bytes(buffer[filled - odd : filled]))
+        return filled - odd
+
+    def _fill_with_whole(self, buffer: memoryview) -> int:
         filled = 0
         while filled < len(buffer) and not self.at_end:
             if not self._ready:
-                self._advance()
+                if not self._is_slow:
+                    break
+                self._go_on()
             count = min(len(buffer) - filled, len(self._ready))
             _copy(buffer[filled : filled + count], self._ready[:count])
             self._ready = self._ready[count:]
             filled += count
-            if self._has_read_all and not self._ready and self._begin == self._end:
-                self._finish()
+            self.at_end = self._is_ended and not self._ready
         return filled
 
-    def _finish(self) -> None:
-        """Take the end of the trace, and then that of what it made ready."""
-        if self._is_ended:
-            self.at_end = True
-            return
-        self._is_ended = True
-        self.windows.end(self._cut)
-        self._ready = memoryview(self.windows.take())
-        self.at_end = not self._ready
-
-    def _advance(self) -> None:
-        """Make more bytes ready, or read more."""
-        if self._begin < self._end:
-            if not self._is_slow and self._walk():
-                return
-            if self._is_slow:
-                self._go_slowly()
-                return
-        if self._has_read_all:
-            if self._begin < self._end:
-                self._is_slow = True
-            return
-        self._read()
-
-    def _walk(self) -> bool:
-        """Make the usual windows ready that come next; return whether anything was done."""
-        if self._begin % 4:
-            self._move_to_front()
-        begin, end = self._begin // 4, self._end // 4
-        at, count = loops.whole(self._raw, begin, end, self._last, self._greatest, self._rows)
-        if count:
-            kept = self._rows[: min(count, RECENT_WINDOWS)]
-            if count > len(kept):
-                kept = np.roll(kept, -(count % len(kept)), axis=0)
-            rows = [(row[0], row[1], row[2], row[3]) for row in kept.tolist()]
-            self.windows.accept((at - begin) * 4, rows, count)
-            self._ready = memoryview(self._raw.view(np.uint8).data)[begin * 4 : at * 4]
-            self._begin = at * 4
-            return True
-        if self._is_incomplete(begin, end) and not self._has_read_all:
-            return False
-        self._is_slow = True
-        return True
-
-    def _is_incomplete(self, at: int, end: int) -> bool:
-        """Return whether more bytes may show that the window is a usual one."""
-        if end - at < 3:
-            return True
-        mark, pcpu, size = self._raw[at : at + 3].tolist()
-        is_header = mark == WINDOW_HEADER and pcpu < MAX_PCPUS and size <= MAX_WINDOW_BYTES
-        return bool(is_header) and at + 3 + size // 4 >= end
-
-    def _go_slowly(self) -> None:
-        """Pass bytes on to the rules, until they are done with what is unusual."""
+    def _go_on(self) -> None:
+        """Pass bytes on to the rules."""
         windows = self.windows
-        stop = min(self._begin + _SLICE_BYTES, self._end)
-        windows.feed(memoryview(self._raw.view(np.uint8).data)[self._begin : stop])
-        self._begin = stop
-        self._ready = memoryview(windows.take())
-        if windows.is_searching or not self._ready:
+        if not self._left:
+            self._left = memoryview(bytearray(_SLICE_BYTES))
+            self._left = self._left[: self._read(self._left)]
+        if not self._left:
+            self._is_ended = True
+            windows.end(self._cut)
+            self._ready = memoryview(windows.take())
             return
-        left = windows.release()
-        self._begin -= len(left)
-        if self._begin < 0:
-            self._insert(left)
-        self._is_slow = False
+        stop = min(_SLICE_BYTES, len(self._left))
+        windows.feed(self._left[:stop])
+        self._ready = memoryview(windows.take())
+        before, self._left = self._left, self._left[stop:]
+        if windows.is_settled and self._ready:
+            rest = windows.release()
+            in_slice = len(rest) <= stop
+            self._left = before[stop - len(rest) :] if in_slice else memoryview(rest + bytes(self._left))
+            self._is_slow = False
 
-    def _insert(self, left: bytes) -> None:
-        """Put bytes that were given back before those that are left."""
-        rest = self._raw.view(np.uint8)[max(self._begin + len(left), 0) : self._end].tobytes()
-        data = left + rest
-        self._make_room(len(data))
-        self._raw.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-        self._begin, self._end = 0, len(data)
-
-    def _read(self) -> None:
-        """Read until the buffer is full or the source ends."""
-        self._move_to_front()
-        self._make_room(2 * self._end)
-        space = memoryview(self._raw.view(np.uint8).data)
-        while self._end < len(space):
+    def _read(self, buffer: memoryview) -> int:
+        """Read some bytes; return their number, 0 at the end."""
+        count: int | None = 0
+        if not self.has_read_all:
             try:
-                count = self._source.readinto(space[self._end :])
+                count = self._source.readinto(buffer)
             except CompressedDamage as error:
                 self._cut = cut_text(error)
-                count = 0
-            if not count:
-                self._has_read_all = True
-                break
-            self._end += count
-
-    def _move_to_front(self) -> None:
-        if self._begin:
-            bytes_ = self._raw.view(np.uint8)
-            left = self._end - self._begin
-            bytes_[:left] = bytes_[self._begin : self._end].copy()
-            self._begin, self._end = 0, left
-
-    def _make_room(self, size: int) -> None:
-        """Grow the buffer to ``size`` bytes, keeping its content."""
-        words = max(size, _LEAST_BYTES) // 4 + 1
-        if len(self._raw) < words:
-            grown = np.empty(words, np.uint32)
-            grown.view(np.uint8)[: self._end] = self._raw.view(np.uint8)[: self._end]
-            self._raw = grown
+        self.has_read_all = not count
+        return count or 0
 
 
 def _copy(target: memoryview, source: memoryview) -> None:

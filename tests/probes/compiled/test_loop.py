@@ -78,7 +78,9 @@ def test_no_sample_makes_a_loop_use_a_negative_index(name: str, tmp_path: Path) 
 
 
 def frame(words: Any, segments: Any) -> Any:
-    return loops.frame(words, 0, len(words), True, segments, np.zeros(2, np.int64), np.zeros(2, np.int64))
+    return loops.frame(
+        words, 0, len(words), True, False, segments, np.zeros(2, np.int64), np.zeros(2, np.int64)
+    )
 
 
 WORDS = np.array([0x1F001, 0, 4, 0x00028001], np.uint32)
@@ -87,7 +89,7 @@ WORDS = np.array([0x1F001, 0, 4, 0x00028001], np.uint32)
 def test_a_loop_returns_python_integers() -> None:
     found = frame(WORDS, np.zeros(2, np.int32))
     assert json.dumps(found) == json.dumps(plain(loops.frame.__wrapped__)(  # type: ignore[attr-defined]
-        WORDS, 0, len(WORDS), True, np.zeros(2, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
+        WORDS, 0, len(WORDS), True, False, np.zeros(2, np.int32), np.zeros(2, np.int64), np.zeros(2, np.int64)
     ))  # fmt: skip
 
 
@@ -108,16 +110,14 @@ def test_another_array_is_refused(words: Any) -> None:
 
 def test_a_wrong_number_of_arguments_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        loops.resync(WORDS, 0, 4)  # type: ignore[call-arg]
+        loops.times(WORDS, WORDS, 0, 4)  # type: ignore[call-arg]
 
 
 def test_annotations_declare_the_signature() -> None:
     found = signature_of(loops.frame)
-    assert (
-        found.numba
-        == "UniTuple(int64, 3)(uint32[::1], int64, int64, boolean, int32[::1], int64[::1], int64[::1])"
+    assert found.numba == (
+        "UniTuple(int64, 3)(uint32[::1], int64, int64, boolean, boolean, int32[::1], int64[::1], int64[::1])"
     )
-    assert signature_of(loops.resync).numba == "int64(uint32[::1], int64, int64, boolean)"
 
 
 def test_every_loop_has_its_name_in_the_library() -> None:

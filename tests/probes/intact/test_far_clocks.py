@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from typing import cast
-
 import pytest
 
 from builders.hosts import HOSTS
 from builders.restarted import suspended
 from builders.shifted import shifted
+from oracle.intact import assert_same_whole, whole
 from oracle.reader import frame
 from xtrace.probes.intact.whole_windows import WholeWindows
-from xtrace.probes.reader.ahead import Source
-from xtrace.probes.reader.whole_source import WholeSource
 from xtrace.probes.reader.writer import pack_record, pack_window
 
 SECOND = 2_600_000_000
@@ -21,19 +17,9 @@ FAR = "the TSC of its last record is far after all others"
 
 
 def passed(data: bytes, chunk_bytes: int) -> WholeWindows:
-    """Return what was found in a trace, of which nothing else comes out than of a WholeSource."""
-    windows = WholeWindows()
-    content = b""
-    for at in range(0, len(data), chunk_bytes):
-        windows.feed(data[at : at + chunk_bytes])
-        content += windows.take()
-    windows.end()
-    content += windows.take()
-    source = WholeSource(cast(Source, io.BytesIO(data)), "trace")
-    buffer = bytearray(len(data))
-    assert bytes(buffer[: source.fill(memoryview(buffer))]) == content
-    assert source.windows.damages == windows.damages
-    return windows
+    """Return what was found in a trace; the reader must find the same."""
+    assert_same_whole(data, chunk_bytes=chunk_bytes)
+    return whole(data, chunk_bytes=chunk_bytes)[1]
 
 
 @pytest.mark.parametrize("apart", [SECOND, 3600 * SECOND, 90 * 86400 * SECOND])

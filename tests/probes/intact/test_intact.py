@@ -70,7 +70,7 @@ def read(case: Damaged, chunk_bytes: int, *, holes: bool) -> tuple[TraceReader, 
         found = compression_in(case.data[:6])
         assert found is not None
         source = Streams(source, found, "trace")
-    reader = TraceReader(WholeSource(source, "trace"), chunk_bytes=chunk_bytes, holes=holes)
+    reader = TraceReader(WholeSource(source, "trace"), chunk_bytes=chunk_bytes, holes=holes, keep=2)
     parts = [rows_of(_without_holes(batch) if holes else batch) for batch in reader]
     rows = without_fillers(np.concatenate(parts))
     return reader, keys_in(rows), [row[0] for row in rows.tolist() if row[3]]
@@ -127,7 +127,7 @@ def run_case(seed: int) -> None:
     known = Counter(key for each in case.originals for key in keys_of(each.windows))
     must = Counter(keys_of(case.kept))
     try:
-        reader, found, tscs = read(case, random_.choice((1 << 10, 1 << 16, 2 << 20)), holes=True)
+        reader, found, tscs = read(case, random_.choice((1 << 12, 1 << 16, 1 << 18)), holes=True)
     except TraceError:
         if must:
             raise
