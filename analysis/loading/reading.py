@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 # them first, one thread can see a module of which only a part is there.
 import xtrace.probes.catalog  # noqa: F401
 from xtrace.probes.errors import TraceError
-from xtrace.probes.reader.sources import open_source
+from xtrace.probes.reader.sources import STDIN, open_source
 from xtrace.probes.selection.times import Moment
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 #: How often to look whether Ctrl-C was pressed.
 _LOOK_S = 0.1
+#: A pipe is read on for so long after Ctrl-C, which also ends the program that writes to it.
+_DRAIN_S = 0.5
 #: Called with a path and the number of its bytes read so far.
 Update: TypeAlias = Callable[[str, int], None]
 #: Makes a context manager from all paths to be read; it yields a function to call, or None.
@@ -40,9 +42,22 @@ class Started(Generic[Result]):
     """Calls of a function in threads, one call per path, at most one per core at a time.
 
     The threads do not keep the process from ending: one may wait for a pipe for ever.
+
+    Args:
+        ended: set at Ctrl-C if standard input is read; the calls end with what came until then.
+
+    Attributes:
+        was_interrupted: whether it was set.
     """
 
-    def __init__(self, read: Callable[[str, Callable[[int], None]], Result], paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        read: Callable[[str, Callable[[int], None]], Result],
+        paths: Sequence[str],
+        ended: threading.Event | None = None,
+    ) -> None:
+        self.was_interrupted = False
+        self._ended = ended if STDIN in paths else None
         self._read = read
         self._paths = paths
         self._next = iter(range(len(paths)))
@@ -58,12 +73,18 @@ class Started(Generic[Result]):
 
         Raises:
             Exception: whatever the first call to fail raised.
+            KeyboardInterrupt: Ctrl-C, of a pipe the second one, or nothing can be made of what came.
         """
         with progress(self._paths) as self._update:
             for _ in self._paths:
-                error = self._wait()
+                try:
+                    error = self._wait()
+                except KeyboardInterrupt:
+                    if self._ended is None or self.was_interrupted:
+                        raise
+                    error = self._wait_on(self._ended)
                 if error is not None:
-                    raise error
+                    raise KeyboardInterrupt if self.was_interrupted else error
         return [self._results[place] for place in range(len(self._paths))]
 
     def _wait(self) -> BaseException | None:
@@ -72,6 +93,14 @@ class Started(Generic[Result]):
             # Linux may give Ctrl-C to a thread that is just being started, and then nothing wakes this one.
             with suppress(queue.Empty):
                 return self._done.get(timeout=_LOOK_S)
+
+    def _wait_on(self, ended: threading.Event) -> BaseException | None:
+        """Have a pipe end soon, and wait for the next call to end."""
+        self.was_interrupted = True
+        timer = threading.Timer(_DRAIN_S, ended.set)
+        timer.daemon = True
+        timer.start()
+        return self._wait()
 
     def stop(self) -> None:
         """Have the calls end when they next report progress."""
@@ -102,6 +131,7 @@ class Reading:
         begin, end: count only what ends between these points, the end not included; None is open.
         hz: TSC rate, where it is known beforehand; only a window in seconds needs it.
         progress: shows how far the reading is.
+        ended: has a pipe on standard input end.
     """
 
     strict: bool = False
@@ -109,15 +139,16 @@ class Reading:
     end: Moment | None = None
     hz: float | None = None
     progress: Progress = unseen
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self, paths: Sequence[str]) -> Started[Collected]:
         """Start to read ``paths``."""
-        return Started(self._read, paths)
+        return Started(self._read, paths, self.ended)
 
     def _read(self, path: str, progress: Callable[[int], None]) -> Collected:
         if self.begin is None and self.end is None:
             # Decompression begins here, and goes on while NumPy is imported.
-            with open_source(path) as source:
+            with open_source(path, ended=self.ended) as source:
                 from xtrace.analysis.loading.passes import read
 
                 return read(path, source=source, strict=self.strict, progress=progress)

@@ -100,6 +100,11 @@ class Loading:
             for group in groups
         }
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C ended a pipe, of which the result has what came until then."""
+        return self._started.was_interrupted
+
     def __enter__(self) -> Loading:
         return self
 

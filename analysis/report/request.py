@@ -122,10 +122,15 @@ class ReportRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A report, and the summary that it was made from, with the costs that the report computed."""
+    """A report, and the summary that it was made from, with the costs that the report computed.
+
+    Attributes:
+        was_interrupted: Ctrl-C ended a pipe; the report is of what came until then.
+    """
 
     report: Report
     summary: Summary
+    was_interrupted: bool = False
 
 
 def make_report(
@@ -167,6 +172,8 @@ def make_report(
         nothing.refuse_unknown(whole.origin.name, whole.partial, named.domains, request.vcpus)
         _tell_cut(request.paths, tell)
         _refuse_window(counters, whole.origin.window)
+        if loading.was_interrupted:
+            tell("interrupted: the report is of what came until then")
         costs = _costs(request, named, kernels, calibration, counters, whole, progress)
     made = build_report(
         whole,
@@ -177,7 +184,8 @@ def make_report(
         ignored=request.ignored,
     )
     nothing.refuse_without_rows(whole.origin.name, request.sections, made)
-    return Answer(made, replace(whole, origin=replace(whole.origin, costs=made.fence_shares)))
+    origin = replace(whole.origin, costs=made.fence_shares)
+    return Answer(made, replace(whole, origin=origin), loading.was_interrupted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,6 +283,8 @@ def report(
                 brief=not section,
             )
     _fail_on(found.report, fail_on_finding or [])
+    if found.was_interrupted:
+        raise KeyboardInterrupt  # its exit code
 
 
 def _page(

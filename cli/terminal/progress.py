@@ -99,7 +99,9 @@ class _Shown:
         self._done = done
         drawn, task = self._bar, self._task
         if drawn is not None and task is not None:
-            drawn.update(task, completed=done)
+            # Of a pipe it is not known how much there is.
+            what = self._what if self._total else f"{self._what}, {done / 1e6:,.1f} MB so far"
+            drawn.update(task, completed=done, description=what)
 
     def end(self) -> None:
         """Remove it from the screen."""

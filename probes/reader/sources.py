@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import cast
@@ -16,6 +18,8 @@ from xtrace.probes.intact.compressed import Damage as CompressedDamage
 from xtrace.probes.reader.ahead import Ahead, Source
 
 STDIN = "-"
+#: How often to look whether a pipe is to end.
+_LOOK_S = 0.1
 
 
 class Pieces(os.PathLike[str]):
@@ -36,11 +40,14 @@ def _open_pieces(pieces: Pieces) -> Iterator[Source]:
 
 
 @contextmanager
-def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+def open_source(path: str | os.PathLike[str], *, ended: threading.Event | None = None) -> Iterator[Source]:
     """Open a trace, or the trace of a capture, as a stream of uncompressed bytes; ``-`` is standard input.
 
     Compression (gzip, xz, zstd, lz4, bzip2) is detected from the first bytes, not from the name.  Where it is
     damaged or cut short, readinto() raises what compressed.Damage says.
+
+    Args:
+        ended: set by another thread to have a pipe on standard input end where it is.
 
     Raises:
         OSError: the file cannot be opened.
@@ -53,6 +60,8 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     if os.fspath(path) == STDIN:
         # Its raw stream returns what has arrived, rather than wait for more.
         stdin = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+        if ended is not None:
+            stdin = _Pipe(cast(io.RawIOBase, stdin), ended)
         with _decompressed(cast(Source, stdin), "standard input") as source:
             yield source
         return
@@ -104,6 +113,20 @@ def _decompressed(raw: Source, name: str) -> Iterator[Source]:
         return
     with closing(Ahead(_Steadfast(Streams(whole, compression, name)))) as ahead:
         yield ahead
+
+
+class _Pipe:
+    """A pipe that ends where it is once an event is set."""
+
+    def __init__(self, raw: io.RawIOBase, ended: threading.Event) -> None:
+        self._raw = raw
+        self._ended = ended
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        while not self._ended.is_set():
+            if select.select([self._raw], [], [], _LOOK_S)[0]:
+                return self._raw.readinto(buffer)
+        return 0
 
 
 class _Steadfast:
