@@ -126,6 +126,20 @@ class Coverage:
         return bool(self.hole_count or self.silence_cycles or self.hidden_hole_count)
 
     @property
+    def blank_cycles(self) -> int:
+        """Length of the longest stretch that is a hole of all pCPUs, of the holes that are listed.
+
+        Where another recording of the same host follows in the file, the TSC goes on, and there is one.
+        """
+        stretches: list[tuple[int, int]] | None = None
+        for pcpu in self.pcpus:
+            own = [(hole.begin_tsc, hole.end_tsc) for hole in self.holes if hole.pcpu == pcpu.pcpu]
+            if stretches is not None:
+                own = [(max(a, c), min(b, d)) for a, b in stretches for c, d in own]
+            stretches = [(begin, end) for begin, end in own if begin < end]
+        return max((end - begin for begin, end in stretches or ()), default=0)
+
+    @property
     def may_have_gaps(self) -> bool:
         """Whether windows are or may be missing in the middle or at the end."""
         return self.may_have_holes or self.quiet_end_count > 0

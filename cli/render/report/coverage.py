@@ -52,8 +52,8 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
         yield (
             "missing",
             f"perhaps: no pCPU has a record for {_length(coverage.silence_cycles, hz)}, at least four times "
-            "as long as any other silence; if windows are missing from the file there (xentrace -M drops the "
-            "oldest), times across it are wrong, so all are inferred",
+            "as long as any other silence; if another recording follows there, or windows are missing (xentrace "
+            "-M drops the oldest), times across it are wrong, so all are inferred",
         )
     if coverage.hidden_hole_count:
         many = f"{coverage.hidden_hole_count:,} run{'s' if coverage.hidden_hole_count > 1 else ''}"
@@ -95,6 +95,12 @@ def _holes(coverage: Coverage, hz: float | None) -> str:
     pcpus = sorted({hole.pcpu for hole in coverage.holes}) if count == len(coverage.holes) else []
     of = f" of pCPU{'s' if len(pcpus) > 1 else ''} {ranges(pcpus)}" if pcpus else " of pCPUs' time"
     in_all = " in all" if count > 1 else ""
+    if len(coverage.pcpus) > 1 and coverage.blank_cycles:
+        return (
+            f"no pCPU was recorded for {_length(coverage.blank_cycles, hz)}: another recording follows there, or "
+            f"all windows are missing; {count:,} stretches{of}, {length}{in_all}, and nothing is counted across "
+            "them"
+        )
     return (
         f"{count:,} stretch{'es' if count > 1 else ''}{of}, {length}{in_all}: windows are missing from "
         "the file (xentrace -M drops the oldest); nothing is counted across them"
