@@ -90,6 +90,7 @@ class Coverage:
         silence_cycles: the longest time without a record of any pCPU, where no other one is like it.
         hidden_hole_count: runs in which the vCPU left its pCPU, or the scheduler acted, without a record.
         quiet_end_count: pCPUs that the recorder may not have read in its last round.
+        left_out_count: intervals, and look-ups of vCPUs, that did not count because there were too many ids.
     """
 
     kinds: Mapping[Records, KindCovered]
@@ -106,6 +107,7 @@ class Coverage:
     silence_cycles: int = 0
     hidden_hole_count: int = 0
     quiet_end_count: int = 0
+    left_out_count: int = 0
 
     @property
     def is_consistent(self) -> bool:
@@ -141,8 +143,8 @@ class Coverage:
 
     @property
     def may_have_gaps(self) -> bool:
-        """Whether windows are or may be missing in the middle or at the end."""
-        return self.may_have_holes or self.quiet_end_count > 0
+        """Whether windows are or may be missing in the middle or at the end, or intervals did not count."""
+        return self.may_have_holes or self.quiet_end_count > 0 or self.left_out_count > 0
 
     @property
     def is_whole(self) -> bool:
@@ -190,6 +192,7 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         silence_cycles=int(partial.facts["silence_cycles"].sum()),
         hidden_hole_count=int(partial.facts["hidden_hole_count"].sum()),
         quiet_end_count=int(partial.facts["quiet_end_count"].sum()),
+        left_out_count=int((partial.facts["intervals_left_out"] + partial.facts["vcpus_left_out"]).sum()),
         holes=[HoleCovered(row["pcpu"], row["begin_tsc"], row["end_tsc"]) for row in partial.holes.rows()],
     )
 

@@ -44,6 +44,7 @@ def read(
     found = collect(path, source=source, strict=strict, progress=progress)
     can_repeat = _can_repeat(path)
     if found.has_cores and can_repeat:
+        del found  # of a trace with very many keys it is large
         found = collect(path, strict=strict, core=True, progress=progress)
     shown = clock.skew(partial_of(found))
     if not shown["skewed"].any():
@@ -61,7 +62,9 @@ def read(
             break
         placed |= {pcpu: _added(placed.get(pcpu), place) for pcpu, place in more.items()}
         offsets = _offsets({pcpu: place.offset_cycles for pcpu, place in placed.items()})
-        found = collect(path, strict=strict, tsc_offsets=offsets, core=found.has_cores, progress=progress)
+        core = found.has_cores
+        del found
+        found = collect(path, strict=strict, tsc_offsets=offsets, core=core, progress=progress)
         groups = alignment(clock.skew(partial_of(found)), placed)
     found.skewed, found.aligned = pairs, _aligned(placed, groups)
     return found

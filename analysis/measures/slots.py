@@ -108,7 +108,7 @@ class Slots:
         """Return the sums of a key by slot, of all keys where it is not given."""
         rows = self._of(kind)
         if a is not None:
-            rows = rows.where(rows["a"] == a)
+            rows = rows.where(slice(*np.searchsorted(rows["a"], [a, a + 1])))
         if b is not None:
             rows = rows.where(rows["b"] == b)
         counts, totals = np.zeros((2, self.count), np.int64)
@@ -119,8 +119,10 @@ class Slots:
 
     @cached_property
     def _by_kind(self) -> dict[int, Columns]:
+        """The rows of each kind, by ``a``: a trace may have thousands of vCPUs."""
         slots = self.partial.slots
-        return {kind: slots.where(slots["kind"] == kind) for kind in distinct(slots["kind"]).tolist()}
+        kinds = distinct(slots["kind"]).tolist()
+        return {kind: slots.where(slots["kind"] == kind).sorted_by("a") for kind in kinds}
 
     def _of(self, kind: Slotted) -> Columns:
         return self._by_kind.get(int(kind), self.partial.slots.where(slice(0)))

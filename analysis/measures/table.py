@@ -164,7 +164,8 @@ class Table(Generic[Given]):
             return Quality.INFERRED
         if self.reach_of(column) is Reach.RECORDS:
             # Which vCPU ran is known from earlier records.
-            return Quality.INFERRED if coverage.may_have_holes and VCPU in self.columns else column.quality
+            is_doubtful = coverage.may_have_holes and VCPU in self.columns
+            return Quality.INFERRED if is_doubtful or coverage.left_out_count else column.quality
         contradicts = RUNSTATES in self.needs_of(column) and coverage.contradiction_count > 0
         contradicts = contradicts and self._crosses_pcpus(column)
         is_part = held is Held.IN_PART or contradicts

@@ -10,6 +10,7 @@ import numpy as np
 from xtrace.analysis.state_machine import delivery_loops as loops
 from xtrace.analysis.state_machine.delivery_columns import E, N, Q
 from xtrace.analysis.state_machine.metrics import S_COLUMNS
+from xtrace.analysis.state_machine.secrets import secrets
 from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.lookup import by_id
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
@@ -102,6 +103,7 @@ class Delivery:
         self._shapes = np.zeros((MAX_SHAPES, S_COLUMNS), np.int64)
         self._glob = np.zeros(Q.COLUMNS, np.int64)
         self._glob[Q.TSC_LIMIT] = 1 << 62
+        self._glob[Q.SECRET] = secrets(1)[0]
         self._pcpus = np.zeros((MAX_PCPUS, N.COLUMNS), np.int64)
         self._pcpus[:, [N.CURRENT, N.NOTE_VCPU]] = -1
         self._vcpus = np.zeros((_MAX_VCPUS, E.COLUMNS), np.int64)

@@ -108,4 +108,5 @@ class Q(IntEnum):
     BLIND = 2  # pCPUs in a loss
     CORES = 3  # a pCPU writes the switches of its siblings
     TSC_LIMIT = 4
-    COLUMNS = 5
+    SECRET = 5  # of the hash table of vCPUs
+    COLUMNS = 6

@@ -74,7 +74,7 @@ def _put(glob, out, metric, key, b, value, tsc):
 def _vcpu_of(glob, vcpus, slots, key):
     """Return the index of the vCPU with ``key``, added if new; all over the limit share the last one."""
     mask = len(slots) - 1
-    slot = ((key * 0x9E37_79B1) >> 7) & mask
+    slot = ((key * glob[Q.SECRET]) >> 32) & mask
     while slots[slot] >= 0:
         if vcpus[slots[slot], E.KEY] == key:
             return np.int64(slots[slot])

@@ -16,6 +16,7 @@ from enum import IntEnum
 import numpy as np
 
 from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, Metric
+from xtrace.analysis.state_machine.secrets import secrets
 from xtrace.probes.reader.batches import I64
 
 #: Slots at a time: a power of two.
@@ -113,7 +114,9 @@ class K(IntEnum):
     HIGH = 6
     FOLDED = 7  # keys without a row of their own
     EXEMPLARS_LEFT_OUT = 8  # keys of which no intervals are kept
-    COLUMNS = 9
+    LEFT_OUT = 9  # intervals that count nowhere, because there is no room for another key or time
+    SECRET = 10  # the first of four, of the hash tables
+    COLUMNS = 14
 
 
 class E(IntEnum):
@@ -155,6 +158,7 @@ class Kept:
         self.state = np.zeros(K.COLUMNS, np.int64)
         self.state[K.SHIFT] = _FIRST_SHIFT
         self.state[K.ROWS] = _FIRST_ROW
+        self.state[K.SECRET :] = secrets(4)
         self.by_metric = np.array([kept_of(metric) for metric in range(256)], np.int64)
         self.row_slots = np.full(4 * MAX_ROWS, -1, np.int32)
         self.rows = np.zeros((MAX_ROWS, 2), np.int64)
@@ -199,21 +203,17 @@ class Kept:
         grid = self.sums[:rows].reshape(rows, SLOTS, 2)
         counts, sums = grid[:, :, 0], grid[:, :, 1]
         row, place = np.nonzero((counts != 0) | (sums != 0))
-        keys = self.rows[row]
-        slots = np.stack(
-            (
-                np.full(len(row), self.state[K.SHIFT]),
-                self.state[K.BASE] + place,
-                keys[:, 0] >> METRIC_SHIFT,
-                keys[:, 0] & NOT_KEPT,
-                keys[:, 1],
-                counts[row, place],
-                sums[row, place],
-            ),
-            axis=1,
-        )
+        # Millions of rows where a trace has thousands of vCPUs: each column is written once.
+        slots = np.empty((7, len(row)), np.int64)
+        slots[0] = self.state[K.SHIFT]
+        np.add(place, self.state[K.BASE], out=slots[1])
+        np.right_shift(self.rows[row, 0], METRIC_SHIFT, out=slots[2])
+        np.bitwise_and(self.rows[row, 0], NOT_KEPT, out=slots[3])
+        slots[4] = self.rows[row, 1]
+        slots[5] = counts[row, place]
+        slots[6] = sums[row, place]
         return KeptColumns(
-            slots,
+            slots.T,
             self._exemplars(E.WORST_COUNT, E.WORST, WORST, 3),
             self._exemplars(E.SAMPLE_COUNT, E.SAMPLE, SAMPLE, 4),
             int(self.state[K.FOLDED]),

@@ -42,7 +42,7 @@ def are_guests(vcpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return ~np.isin(domain_of(vcpus), (IDLE_DOMAIN, DEFAULT_DOMAIN))
 
 
-def paired(high: int, low: int) -> int:
+def paired(high: Keys, low: Keys) -> Keys:
     """Return two numbers packed into one, the low one of 32 bits."""
     return high << _LOW_BITS | low
 

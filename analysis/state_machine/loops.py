@@ -180,7 +180,7 @@ def _account(glob, pcpus, out, pcpu, what, tsc):
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, added if new; all over the limit share the last one."""
     mask = len(vcpu_slots) - 1
-    slot = ((key * 0x9E37_79B1) >> 7) & mask
+    slot = ((key * glob[G.SECRET]) >> 32) & mask
     while vcpu_slots[slot] >= 0:
         if vcpus[vcpu_slots[slot], V.KEY] == key:
             return np.int64(vcpu_slots[slot])
@@ -1137,7 +1137,7 @@ def _take_budget(glob, vcpus, domains, out, vcpu_slots, meaning, words, at, tsc)
     """Note that a vCPU has no budget left, or has one again; one without other records stays unknown."""
     key = np.int64(words[at])
     mask = len(vcpu_slots) - 1
-    slot = ((key * 0x9E37_79B1) >> 7) & mask
+    slot = ((key * glob[G.SECRET]) >> 32) & mask
     while vcpu_slots[slot] >= 0 and vcpus[vcpu_slots[slot], V.KEY] != key:
         slot = (slot + 1) & mask
     vcpu = np.int64(vcpu_slots[slot])

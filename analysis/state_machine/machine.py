@@ -26,6 +26,7 @@ from xtrace.analysis.state_machine.metrics import (
     P,
     V,
 )
+from xtrace.analysis.state_machine.secrets import secrets
 from xtrace.probes import event_ids as ids
 from xtrace.probes.catalog.lookup import by_id
 from xtrace.probes.format import CPU_CHANGE, EVENT_MASK, LOST_RECORDS, MAX_PCPUS, WRAP_BUFFER
@@ -33,8 +34,9 @@ from xtrace.probes.reader.batches import HOLE_SHAPES, I64, MAX_SHAPES, RecordBat
 
 #: Entries for vCPUs; a trace with more is damaged, and all further vCPUs share the last entry.
 MAX_VCPUS = 32768
-#: Distinct (metric, a, b) keys; intervals with further keys are only counted, as left out.
-MAX_TALLIES = 1 << 20
+#: Distinct (metric, a, b) keys, those with a histogram, and octaves in these; what needs more is only
+#: counted, as left out.
+MAX_TALLIES, MAX_HISTOGRAMS, MAX_CHUNKS = 1 << 19, 1 << 18, 1 << 18
 #: Pairs of (nanoseconds, cycles) kept to estimate the TSC rate.
 MAX_PAIRS = 1 << 16
 
@@ -200,6 +202,7 @@ class Machine:
         self.glob[G.TSC_LIMIT] = 1 << 62
         self.glob[G.CORE] = int(core)
         self.glob[G.EVENTS] = EVENTS_UNKNOWN
+        self.glob[G.SECRET] = secrets(1)[0]
         self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
         self.pcpus = self._more_pcpus(0, 64)
         self.vcpus = np.zeros((MAX_VCPUS, V.COLUMNS), np.int64)
@@ -328,7 +331,7 @@ class Tallies:
         self._histograms = np.full((512, OCTAVES), -1, np.int32)
         self._buckets = np.zeros((2048, SUB_BUCKETS), np.int64)
         self._size = self._histogram_size = self._chunk_size = 0
-        self._left_out = 0
+        self._cannot_grow = False
         self._kept = Kept()
 
     def add(self, intervals: I64, window: tuple[int, int] | None = None, axis: int = 0) -> None:
@@ -348,13 +351,12 @@ class Tallies:
                 self._histograms, self._buckets,
                 kept.state, kept.by_metric, kept.row_slots, kept.rows, kept.sums,
                 kept.exemplar_slots, kept.exemplars,
-                self._size, self._histogram_size, self._chunk_size,
+                self._size, self._histogram_size, self._chunk_size, self._cannot_grow,
             )  # fmt: skip
             if kept.needs_slots:
                 kept.cover()
-            elif row < len(intervals) and not self._grow():
-                self._left_out += len(intervals) - row
-                return
+            elif row < len(intervals):
+                self._grow()
 
     def columns(self) -> TallyColumns:
         """Return a copy of the tallies so far."""
@@ -362,22 +364,25 @@ class Tallies:
             self._table[: self._size].copy(),
             self._histograms[: self._histogram_size].copy(),
             self._buckets[: self._chunk_size].copy(),
-            self._left_out,
+            int(self._kept.state[K.LEFT_OUT]),
         )
 
     def kept(self) -> KeptColumns:
         """Return what is kept with its time so far."""
         return self._kept.columns()
 
-    def _grow(self) -> bool:
-        if self._size == len(self._table):
-            if self._size >= MAX_TALLIES:
-                return False
+    def _grow(self) -> None:
+        """Make a full table twice as long, up to its limit; then what needs more of it is left out."""
+        if self._size == len(self._table) < MAX_TALLIES:
             self._table = np.concatenate((self._table, np.zeros_like(self._table)))
             self._slots = np.full(2 * len(self._slots), -1, np.int32)
-            tally_loops.rehash(self._slots, self._table, self._size)
-        if self._histogram_size == len(self._histograms):
+            tally_loops.rehash(self._kept.state, self._slots, self._table, self._size)
+        if self._histogram_size == len(self._histograms) < MAX_HISTOGRAMS:
             self._histograms = np.concatenate((self._histograms, np.full_like(self._histograms, -1)))
-        if self._chunk_size == len(self._buckets):
+        if self._chunk_size == len(self._buckets) < MAX_CHUNKS:
             self._buckets = np.concatenate((self._buckets, np.zeros_like(self._buckets)))
-        return True
+        self._cannot_grow = (
+            self._size == len(self._table)
+            or self._histogram_size == len(self._histograms)
+            or self._chunk_size == len(self._buckets)
+        )

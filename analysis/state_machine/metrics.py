@@ -387,7 +387,8 @@ class G(IntEnum):
     EVENTS = 29  # EVENTS_UNKNOWN + records that may have set an event pending for any vCPU
     SUBCALLS = 30  # 1: the entries of multicalls are recorded
     PERIODIC = 31  # 1: a guest uses Xen's periodic timer
-    COLUMNS = 32
+    SECRET = 32  # of the hash table of vCPUs
+    COLUMNS = 33
 
 
 #: G.EVENTS begins with this, so that of a vCPU of which nothing is known any number may be pending.

@@ -43,6 +43,7 @@ _ROW_MASK = (1 << 24) - 1
 _IS_SPREAD = 1 << 24
 _EXEMPLAR_SHIFT = 32
 _MOST = (1 << 63) - 1
+_LOW = (1 << 32) - 1
 #: Metrics of which those of idle vCPUs say no more than that a pCPU idles.
 _OF_VCPUS = (
     int(Metric.RUNNING), int(Metric.RUNNABLE_WAKE), int(Metric.RUNNABLE_PREEMPT),
@@ -62,10 +63,20 @@ def bucket_of(value):
 
 
 @part
-def _slot_for(slots, table, key, b):
+def _slot_for(state, slots, table, key, b):
+    """Return the slot of (key, b).
+
+    The hash is a sum of products of 32-bit halves with numbers that nobody knows before: whoever chooses the
+    keys in a trace cannot choose which of them collide.
+    """
     mask = len(slots) - 1
-    mixed = (key ^ (b * 0x9E37_79B9_7F4A_7C1)) * 0x1FFF_FFFF_FFF1
-    slot = (mixed ^ (mixed >> 29)) & mask
+    mixed = (
+        (key & _LOW) * state[K.SECRET]
+        + (key >> 32) * state[K.SECRET + 1]
+        + (b & _LOW) * state[K.SECRET + 2]
+        + (b >> 32) * state[K.SECRET + 3]
+    )
+    slot = (mixed >> 32) & mask
     while slots[slot] >= 0:
         row = slots[slot]
         if table[row, T_KEY] == key and table[row, T_B] == b:
@@ -99,7 +110,7 @@ def _octave(value):
 def _row_of_slots(state, row_slots, rows, kind, a, b):
     """Return the row of sums for a key; that of the kind where there is no room for another."""
     key = (np.int64(kind) << METRIC_SHIFT) | a
-    slot = _slot_for(row_slots, rows, key, b)
+    slot = _slot_for(state, row_slots, rows, key, b)
     row = np.int64(row_slots[slot])
     if row < 0:
         row = state[K.ROWS]
@@ -116,7 +127,7 @@ def _row_of_slots(state, row_slots, rows, kind, a, b):
 @part
 def _row_of_exemplars(state, exemplar_slots, exemplars, key):
     """Return the row of exemplars for a key, -1 where there is no room for another."""
-    slot = _slot_for(exemplar_slots, exemplars, key, 0)
+    slot = _slot_for(state, exemplar_slots, exemplars, key, 0)
     row = np.int64(exemplar_slots[slot])
     if row < 0:
         row = state[K.EXEMPLARS]
@@ -252,11 +263,27 @@ def _keep_sample(exemplars, row, mixed, value, tsc, b):
             exemplars[row, E.MOST_HASH] = exemplars[row, E.SAMPLE + 4 * (SAMPLE - 1)]
 
 
+@part
+def _has_room(table, histograms, buckets, size, histogram_size, chunk_size, entry, key, value):
+    """Return whether an interval needs no row or chunk that is not there any more."""
+    if entry < 0 and size == len(table):
+        return False
+    if key >> METRIC_SHIFT >= FIRST_COUNT or value < 0:
+        return True
+    histogram = np.int64(-1)
+    if entry >= 0:
+        histogram = table[entry, T_HISTOGRAM]
+    if histogram < 0:
+        return histogram_size < len(histograms) and chunk_size < len(buckets)
+    octave, _ = bucket_of(value)
+    return histograms[histogram, octave] >= 0 or chunk_size < len(buckets)
+
+
 @loop
-def rehash(slots: I32, table: I64_2D, size: int) -> None:
+def rehash(state: I64, slots: I32, table: I64_2D, size: int) -> None:
     """Insert the first ``size`` rows of ``table`` into the empty hash table ``slots``."""
     for row in range(size):
-        slots[_slot_for(slots, table, table[row, T_KEY], table[row, T_B])] = row
+        slots[_slot_for(state, slots, table, table[row, T_KEY], table[row, T_B])] = row
 
 
 @loop
@@ -265,9 +292,11 @@ def tally(
     slots: I32, table: I64_2D, histograms: I32_2D, buckets: I64_2D,
     state: I64, by_metric: I64, row_slots: I32, rows: I64_2D, sums: I64_2D,
     exemplar_slots: I32, exemplars: I64_2D,
-    size: int, histogram_size: int, chunk_size: int,
+    size: int, histogram_size: int, chunk_size: int, cannot_grow: bool,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Add the intervals from ``row`` on to the tallies, until all are added or a table is full.
+
+    Where the tables ``cannot_grow``, it goes on: intervals that need more room are only counted, as left out.
 
     A histogram is a row of chunk numbers, one per octave; a chunk is 64 counts.  Of the window, an interval
     counts if it ends in it; one that accounts for time counts with the part of it that is in the window.
@@ -281,7 +310,8 @@ def tally(
     shift = state[K.SHIFT]
     base = state[K.BASE]
     while row < len(intervals):
-        if size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets):
+        is_full = size == len(table) or histogram_size == len(histograms) or chunk_size == len(buckets)
+        if is_full and not cannot_grow:
             break
         tsc = intervals[row, 3]
         key = intervals[row, 0]
@@ -307,8 +337,13 @@ def tally(
                     key = (np.int64(Metric.OPEN) << METRIC_SHIFT) | (key & _A_MASK)
             elif tsc < from_tsc or tsc > to_tsc:
                 continue
-        slot = _slot_for(slots, table, key, b)
+        slot = _slot_for(state, slots, table, key, b)
         entry = np.int64(slots[slot])
+        if is_full and not _has_room(
+            table, histograms, buckets, size, histogram_size, chunk_size, entry, key, value
+        ):
+            state[K.LEFT_OUT] += 1
+            continue
         if entry < 0:
             entry = size
             size += 1

@@ -17,7 +17,7 @@ from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import QUANTILES, Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
-from xtrace.analysis.state_machine.keys import domain_of
+from xtrace.analysis.state_machine.keys import domain_of, paired
 from xtrace.analysis.state_machine.metrics import DomainState, Metric
 from xtrace.analysis.summary.histogram import quantile_name
 from xtrace.probes.xen_abi import IDLE_DOMAIN
@@ -172,12 +172,15 @@ def domain_vcpus(measures: Measures) -> Columns:
 def _of_all_vcpus(spent: Columns) -> dict[tuple[int, int, str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Return the time of every vCPU of a domain in each state that one of them was in, 0 for the others."""
     vcpus = distinct(spent["a"])
+    domains = domain_of(vcpus)
+    spent = spent.sorted_by("domain", "rank")
+    keys = paired(spent["domain"], spent["rank"])
     found = {}
-    keys = spent.grouped(["domain", "rank", "state"]).keys
-    for row in keys.rows():
-        of_state = (spent["domain"] == row["domain"]) & (spent["rank"] == row["rank"])
-        all_of_domain = vcpus[domain_of(vcpus) == row["domain"]]
-        cycles = counted(all_of_domain, spent.where(of_state), column="total_cycles")
+    for row in spent.grouped(["domain", "rank", "state"]).keys.rows():
+        key = paired(int(row["domain"]), int(row["rank"]))
+        of_state = spent.where(slice(*np.searchsorted(keys, [key, key + 1])))
+        all_of_domain = vcpus[slice(*np.searchsorted(domains, [row["domain"], row["domain"] + 1]))]
+        cycles = counted(all_of_domain, of_state, column="total_cycles")
         found[row["domain"], row["rank"], row["state"]] = cycles
     return found
 

@@ -69,6 +69,12 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
             f"perhaps: the last records of {many}, which had none in the recorder's round of reading before "
             "the last one, and may not have been read in that; all times are inferred",
         )
+    if coverage.left_out_count:
+        yield (
+            "left out",
+            f"{coverage.left_out_count:,} intervals, as the trace has more domains, vCPUs or interrupts than "
+            "are kept apart; all figures are inferred",
+        )
     if coverage.has_all_pcpus:
         return
     many = f"{coverage.contradiction_count:,} records of runstates contradict earlier ones"
