@@ -52,8 +52,8 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
         yield (
             "missing",
             f"perhaps: no pCPU has a record for {_length(coverage.silence_cycles, hz)}, at least four times "
-            "as long as any other silence; if another recording follows there, or windows are missing (xentrace "
-            "-M drops the oldest), times across it are wrong, so all are inferred",
+            "as long as any other silence; if another recording follows there, or windows are missing "
+            "(xentrace -M drops the oldest), times across it are wrong, so all are inferred",
         )
     if coverage.hidden_hole_count:
         many = f"{coverage.hidden_hole_count:,} run{'s' if coverage.hidden_hole_count > 1 else ''}"
@@ -103,9 +103,9 @@ def _holes(coverage: Coverage, hz: float | None) -> str:
     in_all = " in all" if count > 1 else ""
     if len(coverage.pcpus) > 1 and coverage.blank_cycles:
         return (
-            f"no pCPU was recorded for {_length(coverage.blank_cycles, hz)}: another recording follows there, or "
-            f"all windows are missing; {count:,} stretches{of}, {length}{in_all}, and nothing is counted across "
-            "them"
+            f"no pCPU was recorded for {_length(coverage.blank_cycles, hz)}: another recording follows there, "
+            f"or all windows are missing; {count:,} stretches{of}, {length}{in_all}, and nothing is counted "
+            "across them"
         )
     return (
         f"{count:,} stretch{'es' if count > 1 else ''}{of}, {length}{in_all}: windows are missing from "

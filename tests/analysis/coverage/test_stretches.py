@@ -117,7 +117,7 @@ class Cut:
         of_span: the same over the span of the cut, on all pCPUs.
         kept: the windows that are left.
         unseen_cycles: length of a window that is left out where nothing in the file can show that: what ran
-            before it ran behind it.  Figures may be wrong by as much.
+            before it ran after it.  Figures may be wrong by as much.
     """
 
     report: Report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ from xtrace.analysis.state_machine.metrics import (
 )
 from xtrace.analysis.state_machine.secrets import secrets
 
+#: Parts of the loops, as Python runs them.
+_VCPU_OF: Any = loops._vcpu_of
+_SLOT_FOR: Any = tally_loops._slot_for
 _KEYS = 1 << 11
 _SLOTS = 1 << 17
 
@@ -65,7 +69,7 @@ def test_looking_up_vcpus_takes_as_many_steps_for_any_ids(how: str) -> None:
     slots = Counted()
     with np.errstate(over="ignore"):
         for number in range(_KEYS):
-            loops._vcpu_of(glob, vcpus, domains, slots, domain_slots, np.int64(CHOSEN[how](number)))
+            _VCPU_OF(glob, vcpus, domains, slots, domain_slots, np.int64(CHOSEN[how](number)))
     # Some three looks each; where all collide it would be 2 million.
     assert slots.looks <= 8 * _KEYS
 
@@ -81,9 +85,7 @@ def test_looking_up_tallies_takes_as_many_steps_for_any_ids(how: str, place: str
             chosen = CHOSEN[how](number)
             table[number, T_KEY] = chosen if place != "b" else 1
             table[number, T_B] = chosen if place != "key" else 1
-            slots[tally_loops._slot_for(state, slots, table, table[number, T_KEY], table[number, T_B])] = (
-                number
-            )
+            slots[_SLOT_FOR(state, slots, table, table[number, T_KEY], table[number, T_B])] = number
     assert slots.looks <= 8 * _KEYS
 
 
