@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ class Loading:
         paths: traces and stored summaries; one named twice is read once.
         reading: how to read traces.
         window: the part of the traces that is counted, in words; empty for all.
-        keeping: use the summary kept beside a trace; where there is none, keep the new one there, and pass a
-            line that says so, or why not, to the callback.
+        keeping: use the summary kept beside a trace, if it was made from the same bytes; where there is none,
+            keep the new one there.  A line to the callback says so, or why not.
         joining: read files that are pieces of one recording as one trace.
 
     Attributes:
@@ -57,9 +58,13 @@ class Loading:
         self._progress = reading.progress
         self._stored = {path: path if is_summary(path) else None for path in paths}
         if keeping:
-            self._stored |= {
+            found = {
                 path: kept(path) for path, place in self._stored.items() if not place and str(path) != STDIN
             }
+            self._stored |= found
+            if used := [path for path, place in found.items() if place]:
+                which = f"{len(used)} summaries" if len(used) > 1 else f"{beside(used[0])}"
+                tell(f"{which} used, made from the same bytes as the trace{'s' if len(used) > 1 else ''}")
         self._raw = [path for path, place in self._stored.items() if place is None]
         self._origins = {path: origin_of(path, window=window) for path in self._raw}
         self._started = reading.start([_trace_of(path) for path in self._raw])
@@ -83,7 +88,7 @@ class Loading:
             if path not in self.later_pieces
         }
         if self._keeping:
-            _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
+            _keep({path: made[path] for path in self._raw if str(path) != STDIN and path in made}, self._tell)
         return [made[path] for path in self._paths if path not in self.later_pieces]
 
     def _join(self, read: Mapping[Path, Collected]) -> dict[Path, Collected]:
@@ -155,7 +160,6 @@ def origin_of(trace: Path, *, window: str = "") -> Origin:
         emulated=bool(found and found.emulated),
         window=window,
         domains=names_of(trace),
-        files=files_of(trace) if str(trace) != STDIN else (),
         weights=told.weights if told else {},
         recorder_cpu_s=told.recorder_cpu_s if told and not window else None,
     )
@@ -195,7 +199,8 @@ def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
     for trace, summary in made.items():
         path = beside(trace)
         try:
-            write_summary(summary, path)
+            origin = replace(summary.origin, files=files_of(trace))
+            write_summary(replace(summary, origin=origin), path)
         except OSError as error:
             tell(f"summary not kept: {path}: {error.strerror}")
             return

@@ -5,6 +5,7 @@ A summary is a zip archive whose first member is its head, ``xtrace-summary.json
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 SUFFIX = ".summary"
 #: The ends of a cost interval: least, least and greatest with no cache misses, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")
@@ -57,8 +58,7 @@ class Origin:
         emulated: software emulated the host.
         window: the part of the trace that was counted, in words; empty for all of it.
         domains: names of domains by id, where the recorder saved them.
-        files: name, size and mtime in ns of each file that it was made from; empty where they cannot be
-            read again (standard input, several traces).
+        files: name and SHA-256 of each file that it was made from, where it is kept beside them; else empty.
         costs: by domain, the share of its running time that fences take (COST_ENDS), from a report with
             image and calibration; empty without one.
         weights: of each vCPU in the scheduler, by domain, as the recorder noted them.
@@ -71,7 +71,7 @@ class Origin:
     emulated: bool = False
     window: str = ""
     domains: Mapping[int, str] = field(default_factory=dict)
-    files: tuple[tuple[str, int, int], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
     costs: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     weights: Mapping[int, float] = field(default_factory=dict)
     recorder_cpu_s: float | None = None
@@ -96,21 +96,32 @@ def beside(trace: Path) -> Path:
     return trace / SUFFIX[1:] if trace.is_dir() else trace.with_name(trace.name + SUFFIX)
 
 
-def files_of(trace: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and mtime in ns of a trace and its sidecar, or of all files in a folder."""
+def files_of(trace: Path) -> tuple[tuple[str, str], ...]:
+    """Return name and SHA-256 of a trace and its sidecar, or of all files in a folder.
+
+    Raises:
+        OSError: one cannot be read.
+    """
     if trace.is_dir():
         own = beside(trace)
         found = sorted(path for path in trace.rglob("*") if path.is_file() and path != own)
     else:
         found = [path for path in (trace, Path(f"{trace}.json")) if path.is_file()]
     top = trace if trace.is_dir() else trace.parent
-    return tuple(
-        (path.relative_to(top).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found
-    )
+    return tuple((path.relative_to(top).as_posix(), _sha256(path)) for path in found)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kept(trace: Path) -> Path | None:
-    """Return the path of the summary kept for a trace, or None if none matches the trace as it is now."""
+    """Return the path of the summary kept for a trace, or None if none was made from what the trace is now.
+
+    Raises:
+        OSError: the trace cannot be read.
+    """
     path = beside(trace)
     if not is_summary(path):
         return None
@@ -122,7 +133,7 @@ def kept(trace: Path) -> Path | None:
             origin = origin_of(head)
     except BROKEN:
         return None
-    return path if origin.files == files_of(trace) and not origin.window else None
+    return path if not origin.window and origin.files and origin.files == files_of(trace) else None
 
 
 def names_in(path: Path) -> Mapping[int, str]:
@@ -182,7 +193,7 @@ def origin_of(head: Mapping[str, Any]) -> Origin:
     if not all(isinstance(text, str) for text in (name, source, window)):
         raise ValueError("name, tsc_hz_source or window in its origin is not text")
     domains = {int(domain): str(text)[:_MAX_NAME] for domain, text in found["domains"].items()}
-    files = tuple((str(path), int(size), int(time)) for path, size, time in found["files"])
+    files = tuple((str(path), str(digest)) for path, digest in found["files"])
     costs = {int(domain): tuple(map(float, ends)) for domain, ends in found["costs"].items()}
     if any(len(ends) != len(COST_ENDS) or not all(abs(end) <= 1 for end in ends) for ends in costs.values()):
         raise ValueError(f"its costs are not {len(COST_ENDS)} shares from -1 to 1")
