@@ -90,6 +90,9 @@ def dump(
     them, dom0's vCPU, event, fields; it takes --event, --vcpu, --from, --to, --head and --json.
     """
     import sys
+    from contextlib import nullcontext
+
+    from xtrace.cli.terminal.progress import bar
 
     if bpf:
         others = {
@@ -123,7 +126,9 @@ def dump(
     if hz is None and choice.in_seconds is not None:
         hz = _hz_of(file, choice.in_seconds)
     pushdown = Pushdown(choice.event)
-    with open_trace(file, wanted=pushdown, strict=strict, keep=KEEP_BATCHES) as reader:
+    # On a terminal the lines themselves show how far it is.
+    showing = nullcontext() if sys.stdout.isatty() else bar([file])
+    with showing as update, open_trace(file, wanted=pushdown, strict=strict, keep=KEEP_BATCHES) as reader:
         batches = pushdown.batches(reader)
         versions = xen
         if versions is None:
@@ -134,6 +139,8 @@ def dump(
         written = 0
         for lines in renderer.lines(batches):
             written += sys.stdout.buffer.write(lines)
+            if update is not None:
+                update(file, reader.facts.bytes_read)
     sys.stdout.buffer.flush()
     _tell_damage(reader.facts)
     _tell_times(reader.facts)

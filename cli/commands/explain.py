@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from xtrace.cli.render.sites import print_site
+from xtrace.cli.terminal.progress import waiting
 from xtrace.cli.terminal.style import Put
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.explain import explain
@@ -27,7 +28,9 @@ def print_explanation(put: Put, table: SiteTable, wanted: str) -> None:
             put("")
         print_site(put, site)
         put("")
-        for line in explain(site):
+        with waiting("checking every interleaving"):
+            lines = list(explain(site))
+        for line in lines:
             put(line)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from xtrace.cli.terminal.style import Put, width
-from xtrace.cli.terminal.text import shortened
+from xtrace.cli.terminal.text import columns_of, padded, shortened, wrapped
 from xtrace.probes.words import count_of
 from xtrace.symbols.errors import shown
 from xtrace.symbols.listing.compare import Comparison, fence_words, key_words
@@ -17,8 +17,6 @@ from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, wh
 
 _LABEL = 9
 _GAP = "  "
-#: The least width of a verdict's column.
-_VERDICT = 9
 #: Verdicts that are printed on a line of their own.
 _SHOWN_NOTES = ("GUEST_OS", "GUEST_VERSION")
 _LEAST_WHERE = 24
@@ -242,33 +240,33 @@ def _print_rows(put: Put, sites: Sequence[Site]) -> None:
     """Print sites of one kind, each group followed by the remarks that its sites share."""
     rows = sorted(sites, key=_row_order)
     address_width = max(len(f"{site.address:x}") for site in rows)
-    where_width, fence_width = _widths(rows, width() - address_width - _verdict_width(rows) - 3 * len(_GAP))
+    verdict_width = max(len(known) for site in rows for known in _verdicts(site))
+    where_width, fence_width = _widths(rows, width() - address_width - verdict_width - 3 * len(_GAP))
     indent = " " * (address_width + where_width + 2 * len(_GAP))
     for said, group in groupby(rows, key=_said):
         for site in group:
             fences = [shortened(_fence_text(fence), fence_width) for fence in site.fences]
             line = (
                 f"{site.address:0{address_width}x}",
-                shortened(where(site), where_width).ljust(where_width),
-                (fences[0] if fences else "").ljust(fence_width),
+                padded(shortened(where(site), where_width), where_width, left=True),
+                padded(fences[0] if fences else "", fence_width, left=True),
                 site.verdict,
             )
             put(_GAP.join(cell for cell in line if cell))
             for text, fence in list(zip(fences, site.fences, strict=True))[1:]:
-                put(f"{indent}{text:<{fence_width}}{_GAP}{fence.verdict}")
+                put(f"{indent}{padded(text, fence_width, left=True)}{_GAP}{fence.verdict}")
         for text in said:
             _put_wrapped(put, text, "  ", "    ")
 
 
-def _verdict_width(rows: Sequence[Site]) -> int:
-    verdicts = (verdict for site in rows for verdict in (site.verdict, *(f.verdict for f in site.fences)))
-    return max(_VERDICT, *map(len, verdicts))
+def _verdicts(site: Site) -> list[Verdict]:
+    return [site.verdict, *(fence.verdict for fence in site.fences)]
 
 
 def _widths(rows: Sequence[Site], room: int) -> tuple[int, int]:
     """Return the widths of the symbol and fence columns, which share ``room`` columns."""
-    where_width = max(len(where(site)) for site in rows)
-    fence_width = max((len(_fence_text(fence)) for site in rows for fence in site.fences), default=0)
+    where_width = max(columns_of(where(site)) for site in rows)
+    fence_width = max((columns_of(_fence_text(fence)) for site in rows for fence in site.fences), default=0)
     if where_width + fence_width > room:
         fence_width = min(fence_width, max(room - where_width, room - _LEAST_WHERE))
         where_width = min(where_width, room - fence_width)
@@ -328,8 +326,12 @@ def _put_wrapped(put: Put, text: str, lead: str, indent: str) -> None:
 
 
 def _wrapped(text: str, lead: str, indent: str) -> list[str]:
+    text = shown(text, 4096)
+    if not text.isascii():
+        lines = wrapped(text, width() - max(len(lead), len(indent)))
+        return [f"{indent if number else lead}{line}" for number, line in enumerate(lines)]
     return textwrap.wrap(
-        shown(text, 4096),
+        text,
         width(),
         initial_indent=lead,
         subsequent_indent=indent,

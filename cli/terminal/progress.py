@@ -24,9 +24,8 @@ _AFTER_S = 1.0
 @contextmanager
 def bar(paths: Sequence[str]) -> Iterator[Callable[[str, int], None] | None]:
     """Show how much of the files is read; the context gets what takes a path and the bytes read of it."""
-    size = sum(map(_size, paths))
     done = dict.fromkeys(paths, 0)
-    with _late("reading", size or None) as update:
+    with _late("reading", lambda: _total(paths)) as update:
         if update is None:
             yield None
             return
@@ -41,19 +40,19 @@ def bar(paths: Sequence[str]) -> Iterator[Callable[[str, int], None] | None]:
 @contextmanager
 def share(what: str) -> Iterator[Callable[[float], None]]:
     """Show which share of something is done; the context gets what takes the share."""
-    with _late(what, 1.0) as update:
+    with _late(what, lambda: 1.0) as update:
         yield (lambda _: None) if update is None else update
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show that something goes on of which no share is known."""
-    with _late(what, None):
+    with _late(what, lambda: None):
         yield
 
 
 @contextmanager
-def _late(what: str, total: float | None) -> Iterator[Callable[[float], None] | None]:
+def _late(what: str, total: Callable[[], float | None]) -> Iterator[Callable[[float], None] | None]:
     """Show progress once the context has lasted a second; the context gets None where it is never shown."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
@@ -72,7 +71,7 @@ def _late(what: str, total: float | None) -> Iterator[Callable[[float], None] | 
 class _Shown:
     """A bar that appears when its time has come, and leaves no trace."""
 
-    def __init__(self, what: str, total: float | None) -> None:
+    def __init__(self, what: str, total: Callable[[], float | None]) -> None:
         self._what, self._total, self._done = what, total, 0.0
         self._lock = threading.Lock()
         self._has_ended = False
@@ -90,7 +89,7 @@ class _Shown:
             # The terminal's own 16 colours, as for everything else; rich has its own for 256.
             system: Literal["standard"] | None = None if is_plain() else "standard"
             self._bar = Progress(console=Console(stderr=True, color_system=system), transient=True)
-            self._task = self._bar.add_task(self._what, total=self._total, completed=int(self._done))
+            self._task = self._bar.add_task(self._what, total=self._total(), completed=int(self._done))
             with suppress(OSError):  # the terminal is gone
                 self._bar.start()
 
@@ -112,8 +111,14 @@ class _Shown:
                     self._bar.stop()
 
 
-def _size(path: str) -> int:
+def _total(paths: Sequence[str]) -> int | None:
+    """Return the bytes of files; None where one is a pipe or compressed, so that its bytes are not known."""
     from xtrace.probes.capture.layout import trace_in
+    from xtrace.probes.reader.survey import compression_of, is_plain_file
 
-    place = Path(trace_in(path))
-    return place.stat().st_size if place.is_file() else 0
+    try:
+        files = list(map(trace_in, paths))
+        is_known = all(is_plain_file(file) and not compression_of(file) for file in files)
+        return sum(Path(file).stat().st_size for file in files) if is_known else None
+    except OSError:  # standard input, or it is gone; reading it says so
+        return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wcwidth import wcswidth
 
 from builders.guest import Builder, Variant
 from builders.made_sites import BASE, FACTS, fence, site, table
@@ -270,6 +271,16 @@ def test_names_from_an_image_are_escaped_and_fit_80_columns(capsys: Capture) -> 
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize("name", ["\u4e2d\u6587" * 30, "e\u0301" * 30, "\u05e9\u05dc\u05d5\u05dd"])
+def test_names_of_any_script_break_no_column(name: str, capsys: Capture) -> None:
+    rows = [site(name, 0x10, fences=(fence(),)), site("plain", 0x20, address=BASE + 1, fences=(fence(),))]
+    sites.print_sites(put, [replace(one, verdict=Verdict.REMOVABLE) for one in rows])
+    lines = [line.replace("\u200e", "") for line in capsys.readouterr().out.splitlines()]
+    assert max(map(wcswidth, lines)) <= WIDTH
+    ends = {wcswidth(line) for line in lines if line.endswith("removable")}
+    assert len(ends) == 1
 
 
 def test_32_bit_addresses_leave_more_room_for_names(capsys: Capture) -> None:
