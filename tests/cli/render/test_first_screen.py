@@ -62,6 +62,22 @@ def test_it_answers_what_a_newcomer_asks() -> None:
     assert re.split(r"  +", words[1]) == ["inferred", "exact", "exact", "at most", "at most", "at least"]
 
 
+def test_at_80_columns_the_spread_of_all_wakes_is_drawn() -> None:
+    octaves: dict[int, int] = {}
+    for row in report(PV)["tables"]["wake_spread"]["rows"]:
+        octaves[row["low_cycles"]] = octaves.get(row["low_cycles"], 0) + row["count"]
+    (line,) = (line for line in screen(PV, TERM="xterm") if line.startswith("all vCPUs: "))
+    low, drawn, high = line.partition(", ")[0].removeprefix("all vCPUs: ").split()
+    hz = report(PV)["trace"]["tsc_hz"]
+    assert float(low.removesuffix("us")) * 1e3 == pytest.approx(min(octaves) / hz * 1e9, rel=0.05)
+    assert float(high.removesuffix("ms")) * 1e6 == pytest.approx(2 * max(octaves) / hz * 1e9, rel=0.05)
+    scale = [1 << power for power in range(min(octaves).bit_length() - 1, max(octaves).bit_length())]
+    assert len(drawn) == len(scale)
+    assert drawn.index("\u2588") == max(range(len(scale)), key=lambda place: octaves.get(scale[place], 0))
+    dumb = screen(PV, TERM="dumb")
+    assert any(re.fullmatch(r"of all vCPUs' wakes, \d+% in \w+ to \w+", line) for line in dumb)
+
+
 def test_figures_are_those_of_the_json() -> None:
     rows = {f"d{row['domain']}v{row['vcpu']}": row for row in report(PV)["tables"]["event_way"]["rows"]}
     lines = [line for line in screen(PV, COLUMNS="200") if re.match(r"d\dv\d ", line)]
