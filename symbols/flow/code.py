@@ -94,6 +94,7 @@ class Code:
         self._depth = 0
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
+        self._has_stubs = HYPERCALL_NAME.encode() in image.symbols.names
         self._has_cold = _COLD.encode() in image.symbols.names
         self.no_return = {address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None}
 
@@ -204,7 +205,7 @@ class Code:
         if target < 0 or self.section(target) is None:
             return None
         if target not in self._stubs:
-            named = HYPERCALL_NAME in self.name(target)
+            named = self._has_stubs and HYPERCALL_NAME in self.name(target)
             found = self._stub_number(target)
             self._stubs[target] = _NO_NUMBER if found is None and named else found
         return self._stubs[target]
@@ -212,26 +213,29 @@ class Code:
     def _stub_number(self, target: int) -> int | None:
         """Return the number of a stub: code that enters Xen before it writes memory other than the stack."""
         number = _NO_NUMBER
-        address = target
-        for _ in range(_STUB_INSNS):
-            insn = next(self.run(address), None)
-            if insn is None:
-                return None
-            if is_hypercall_trap(insn) or insn.mnemonic in _GATES:
-                return number
-            if insn.flow is Flow.JUMP:
-                address = insn.target
-                continue
-            if insn.flow not in (Flow.NEXT, Flow.CONDITIONAL, Flow.CALL) or not self._harmless(insn):
-                return None
-            if RAX in insn.written and insn.mnemonic == "pop":
-                number = _NO_NUMBER  # restored after a call that chooses how to enter Xen
-            elif RAX in insn.written:
-                value = insn.operands[-1] if insn.mnemonic == "mov" else None
-                if value is None or value.register >= 0 or value.memory:
+        place: int | None = target
+        left = _STUB_INSNS
+        while place is not None and left > 0:
+            following = None
+            for insn in self.run(place):
+                left -= 1
+                if is_hypercall_trap(insn) or insn.mnemonic in _GATES:
+                    return number
+                if insn.flow is Flow.JUMP:
+                    following = insn.target
+                    break
+                if left <= 0 or insn.flow not in (Flow.NEXT, Flow.CONDITIONAL, Flow.CALL):
                     return None
-                number = value.value & 0xFFFF_FFFF
-            address = insn.end
+                if not self._harmless(insn):
+                    return None
+                if RAX in insn.written and insn.mnemonic == "pop":
+                    number = _NO_NUMBER  # restored after a call that chooses how to enter Xen
+                elif RAX in insn.written:
+                    value = insn.operands[-1] if insn.mnemonic == "mov" else None
+                    if value is None or value.register >= 0 or value.memory:
+                        return None
+                    number = value.value & 0xFFFF_FFFF
+            place = following
         return None
 
     def never_returns(self, target: int, depth: int = 0) -> bool:
@@ -251,6 +255,7 @@ class Code:
         insns, successors = self.graph(target)
         if len(insns) > _MOST_ENDLESS_INSNS or target not in insns:
             return False
+        short = len(insns) <= _SMALL_INSNS
         seen: set[int] = set()
         todo = [target]
         while todo:
@@ -262,12 +267,14 @@ class Code:
             after = successors[address]
             if insn.flow is Flow.STOP:
                 continue
-            if insn.flow is Flow.CALL and self.never_returns(insn.target, depth + 1):
-                continue
+            if insn.flow is Flow.CALL and (
+                not after or (short and self.never_returns(insn.target, depth + 1))
+            ):
+                continue  # nothing follows a call that the compiler knows not to return
             leaves = insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in after
             if leaves and not self.never_returns(insn.target, depth + 1):
                 return False
-            if not after and not leaves and not (insn.flow is Flow.CALL and insn.target in self.no_return):
+            if not after and not leaves:
                 return False
             todo.extend(after)
         return True

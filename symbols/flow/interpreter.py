@@ -60,6 +60,7 @@ _WIDEST_BYTES = 8
 _HIGH_BYTES = 1 << 60
 #: What pusha pushes, in the order of the registers' numbers.
 _PUSHED_REGISTERS = 8
+_TRAPS = frozenset(("syscall", "int"))
 #: Instructions that write a register's value to memory and read what was there.
 EXCHANGES = ("xchg", "cmpxchg", "xadd")
 
@@ -335,7 +336,7 @@ class Interpreter:
         if insn.flow is Flow.CALL or insn.flow is Flow.INDIRECT_CALL:
             self._call(insn, state)
             return
-        if is_hypercall_trap(insn):
+        if insn.mnemonic in _TRAPS and is_hypercall_trap(insn):
             state.registers[RAX] = Value(("result", insn.address, RAX), (), 0)
         for register in insn.written:
             if register != RSP:
@@ -370,6 +371,8 @@ class Interpreter:
             if insn.mnemonic == "cmpxchg":
                 registers.append(RAX)
             flow.values[insn.address] = tuple(state.registers[number] for number in registers)
+        if insn.flow is Flow.NEXT and insn.mnemonic not in _TRAPS:
+            return
         if insn.flow in (Flow.CALL, Flow.INDIRECT_CALL) or is_hypercall_trap(insn):
             flow.calls[insn.address] = Call(insn, insn.target, False, state.copy())
         elif (

@@ -123,9 +123,10 @@ class Insn:
 
 def is_hypercall_trap(insn: Insn) -> bool:
     """Return whether an instruction enters Xen by itself, with the hypercall's number in eax."""
-    if insn.mnemonic == "syscall":
+    mnemonic = insn.mnemonic
+    if mnemonic == "syscall":
         return True
-    return insn.mnemonic == "int" and insn.operands[0].value & 0xFF == _TRAP_VECTOR
+    return mnemonic == "int" and insn.operands[0].value & 0xFF == _TRAP_VECTOR
 
 
 def _names(module: object) -> dict[int, str]:
