@@ -1,7 +1,7 @@
 """Translate the code of a site into its description: the accesses on each path, as the finder saw them.
 
 From the site's store the code is followed to its pending test, to an entry into Xen, or to the end of the
-function; the fences on the way are part of the path.  What is behind the test is one of two things: if P was
+function; the fences on the way are part of the path.  What follows the test is one of two things: if P was
 0, nothing; if it was 1, the event is handled, by the force callback that was found or, if none was, by code
 that is assumed to do it.
 """
@@ -26,7 +26,7 @@ from xtrace.symbols.sites.vcpu_info import PENDING
 from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings
 from xtrace.symbols.x86.decode import Flow, Insn
 
-#: How many instructions a path may have after the store, and how many different paths are told apart.
+#: How many instructions a path may have after the store, and how many different paths are kept.
 _PATH_INSNS = 160
 _MOST_PATHS = 64
 #: More fences in a row than this do not change what may happen.

@@ -28,7 +28,6 @@ from xtrace.symbols.sites.handlers import IN_ORDER, Handlers, Order
 from xtrace.symbols.sites.learning import learned_layout
 from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
-from xtrace.symbols.sites.proof import proven
 from xtrace.symbols.sites.surroundings import (
     blocks,
     callbacks,
@@ -44,7 +43,7 @@ from xtrace.symbols.sites.surroundings import (
     tests_itself,
 )
 from xtrace.symbols.sites.vcpu_info import ARGUMENT, VCPU_INFO_BYTES, Layout
-from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings, hazards, judged, site_verdict
+from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings, hazards, judged, proven, site_verdict
 from xtrace.symbols.x86.decode import RSP, Flow
 
 _NOWHERE = Ways((), Paths.NONE)

@@ -9,13 +9,15 @@ Where the access itself is locked, a byte store and a test would do on the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xtrace.symbols.flow.walk import Paths, Ways
+from xtrace.symbols.proof.description import Description, as_byte_store
+from xtrace.symbols.proof.rule import fault_of
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
 from xtrace.symbols.sites.handlers import IN_ORDER, Order
-from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Site, Verdict
 
 STORES = frozenset((Kind.MASK, Kind.RESTORE, Kind.UNMASK))
 OPENS = frozenset((Kind.RESTORE, Kind.UNMASK))
@@ -185,3 +187,31 @@ def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:
             if fence.verdict is verdict:
                 return verdict, fence.reason
     raise AssertionError("a fence without a verdict")
+
+
+def proven(site: Site) -> Site:
+    """Return a site whose fences are removable or replaceable only if its own description proves it."""
+    assert site.description is not None
+    fences = tuple(_proven(fence, site.description) for fence in site.fences)
+    if fences == site.fences:
+        return site
+    verdict, reason = site_verdict(fences)
+    return replace(site, fences=fences, verdict=verdict, reason=reason)
+
+
+def _proven(fence: Fence, description: Description) -> Fence:
+    if fence.verdict is Verdict.REMOVABLE:
+        weaker = description.without(fence.address)
+    elif fence.verdict is Verdict.REPLACEABLE:
+        weaker = as_byte_store(description)
+    else:
+        return fence
+    try:
+        fault = fault_of(weaker)
+    except ValueError as error:
+        fault = str(error)
+    if not fault:
+        return fence
+    return replace(
+        fence, verdict=Verdict.UNDECIDED, reason=f"not proved from the accesses that were read: {fault}"
+    )

@@ -35,7 +35,7 @@ class Target:
 _SITES = (
     "-k",
     "not compiled",
-    "tests/symbols/proof/test_scenario.py",
+    "tests/symbols/sites/test_description.py",
     "tests/symbols/sites/test_finder.py",
     "tests/symbols/sites/test_execution_bounds.py",
     "tests/cli/commands/test_sites.py",
@@ -48,16 +48,15 @@ TARGETS = (
     Target("symbols/sites/verdict.py", ("tests/symbols/sites/test_verdict.py",), _SITES),
     Target("symbols/sites/surroundings.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
     Target("symbols/sites/fences.py", ("tests/symbols/sites/test_fences.py",), _SITES),
+    Target("symbols/sites/description.py", ("tests/symbols/sites/test_description.py",), _SITES),
     Target(
-        "symbols/proof/checker.py",
-        ("tests/symbols/proof/test_checker_steps.py",),
-        ("tests/symbols/proof/test_checker.py", "tests/symbols/proof/test_scenario.py"),
+        "symbols/proof/operational.py",
+        ("tests/symbols/proof/test_operational.py",),
+        ("tests/symbols/proof/test_axiomatic.py", "tests/symbols/proof/test_limits.py"),
     ),
-    Target(
-        "symbols/proof/protocols.py",
-        ("tests/symbols/proof/test_protocols.py",),
-        ("tests/symbols/proof/test_checker.py", "tests/symbols/proof/test_scenario.py"),
-    ),
+    Target("symbols/proof/axiomatic.py", ("tests/symbols/proof/test_axiomatic.py",), ()),
+    Target("symbols/proof/rule.py", ("tests/symbols/proof/test_rule.py",), ()),
+    Target("symbols/proof/templates.py", ("tests/symbols/proof/test_operational.py",), ()),
     Target(
         "analysis/cost/bounded_sums.py",
         (f"{_COST}/test_bounded_sums.py",),

@@ -1,0 +1,253 @@
+"""The code of a site becomes the accesses that the assembly beside it shows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builders.guest import Builder, Variant
+from xtrace.symbols.image.image import open_image
+from xtrace.symbols.proof.description import Access, Cell, Description, Role
+from xtrace.symbols.proof.operational import check
+from xtrace.symbols.proof.rule import fault_of, is_right
+from xtrace.symbols.sites.finder import find_sites
+from xtrace.symbols.sites.model import Kind, Site, Verdict
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+HEAD = """
+        .text
+        .type   {name}, @function
+{name}: mov     HYPERVISOR_shared_info(%rip), %rax
+"""
+TAIL = """
+        .type   handle, @function
+handle: mov     HYPERVISOR_shared_info(%rip), %rdi
+        movb    $0, (%rdi)
+        xor     %eax, %eax
+        xchg    %rax, 8(%rdi)
+        ret
+        .type   force, @function
+force:  xor     %edi, %edi
+        xor     %esi, %esi
+        call    hypercall_page+17*32
+        ret
+        .balign 4096
+        .globl  hypercall_page
+hypercall_page:
+        .skip   4096, 0xc3
+        .bss
+HYPERVISOR_shared_info:
+        .skip   8
+        .section .note.GNU-stack,"",@progbits
+"""
+
+
+def site_of(tmp_path: Path, body: str, kind: Kind) -> Site:
+    """Return the only site of a kind in a function with this body."""
+    source = tmp_path / "one.s"
+    source.write_text(HEAD.format(name="one") + body + TAIL)
+    image = tmp_path / "one.o"
+    subprocess.run(["gcc", "-c", source, "-o", image], check=True, timeout=60)
+    table = find_sites(open_image(image))
+    (found,) = [site for site in table.sites if site.kind is kind and site.symbol == "one"]
+    return found
+
+
+def described(tmp_path: Path, body: str, kind: Kind) -> Description:
+    found = site_of(tmp_path, body, kind).description
+    assert found is not None
+    return found
+
+
+def words(access: Access) -> str:
+    """Return what an access does, in a form for comparison."""
+    parts = [f"{cell.name}->" for cell in access.reads]
+    parts += [f"{cell.name}={value}" for cell, value in access.writes]
+    parts += [access.fence] * bool(access.fence) + ["xen"] * access.xen + ["locked"] * access.is_locked
+    parts += [f"if {cell.name}=={value}" for cell, value in access.when]
+    return " ".join(parts)
+
+
+def paths(description: Description) -> set[tuple[str, ...]]:
+    return {tuple(map(words, path)) for path in description.paths}
+
+
+UNMASKS: dict[str, tuple[str, set[tuple[str, ...]]]] = {
+    "fence between store and test": (
+        "movb $0,1(%rax)\nlfence\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("M=0", "lfence", "P-> if P==0"), ("M=0", "lfence", "P-> if P==1", "xen")},
+    ),
+    "no fence": (
+        "movb $0,1(%rax)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a locked access": (
+        "xor %ecx,%ecx\nxchg %cl,1(%rax)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("M=0 locked", "P-> if P==0"), ("M=0 locked", "P-> if P==1", "xen")},
+    ),
+    "a fence on one of two paths": (
+        "movb $0,1(%rax)\ntest %edx,%edx\nje 2f\nmfence\n2: cmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {
+            ("M=0", "P-> if P==0"),
+            ("M=0", "P-> if P==1", "xen"),
+            ("M=0", "mfence", "P-> if P==0"),
+            ("M=0", "mfence", "P-> if P==1", "xen"),
+        },
+    ),
+    "no test": ("movb $0,1(%rax)\nret\n", {("M=0",)}),
+    "a test on one of two paths": (
+        "movb $0,1(%rax)\ntest %edx,%edx\nje 1f\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("M=0",), ("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a test before the store": (
+        "cmpb $0,(%rax)\nmovb $0,1(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("P-> if P==0", "M=0", "xen"), ("P-> if P==1", "M=0", "xen"), ("P-> if P==0", "M=0")},
+    ),
+    "a trap is no path": (
+        "movb $0,1(%rax)\ntest %edx,%edx\njne 2f\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n2: ud2\n",
+        {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a wide store": (
+        "andw $0xff,(%rax)\njz 1f\ncall force\n1: ret\n",
+        {("P-> P=-2 M=0 if P==0",), ("P-> P=-2 M=0 if P==1", "xen")},
+    ),
+    "a locked compare and exchange": (
+        "movl $0x100,%eax\nmov HYPERVISOR_shared_info(%rip),%rcx\nxor %edx,%edx\n"
+        "lock cmpxchgw %dx,(%rcx)\njz 1f\ncall force\n1: ret\n",
+        {("P-> P=-2 M=0 locked if P==0",), ("P-> locked if P==1", "xen")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNMASKS)
+def test_unmask(tmp_path: Path, name: str) -> None:
+    body, expected = UNMASKS[name]
+    found = described(tmp_path, body, Kind.UNMASK)
+    if name == "a test before the store":
+        assert {path[:2] for path in paths(found)} == {path[:2] for path in expected}
+    else:
+        assert paths(found) == expected
+    assert found.role is Role.OPEN
+    assert found.starts == ((1, 0),)
+    assert [tuple(map(words, path)) for path in found.handlers] == [("P=0", "S-> S=0 locked", "M=0 xen")]
+
+
+def test_restore_tests_only_if_it_opened(tmp_path: Path) -> None:
+    body = "mov %dil,1(%rax)\ntest %dil,%dil\njne 1f\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
+    found = described(tmp_path, body, Kind.RESTORE)
+    assert paths(found) == {
+        ("M=-1", "if M==1"),
+        ("M=-1", "P-> if P==0"),
+        ("M=-1", "P-> if P==1 if M==0", "xen"),
+        ("M=-1", "P-> if P==1 if M==1"),
+    }
+    assert found.starts == ((1, 0), (1, 1))
+    assert check(found).holds
+
+
+def test_mask_ends_at_the_next_access(tmp_path: Path) -> None:
+    body = "movb $1,1(%rax)\nmfence\nmovb $0,1(%rax)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
+    found = described(tmp_path, body, Kind.MASK)
+    assert paths(found) == {("M=1", "mfence")}
+    assert found.role is Role.MASK
+
+
+HANDLERS = {
+    "in order": (
+        "movb $0,(%rax)\nxor %ecx,%ecx\nxchg %rcx,8(%rax)\nret\n",
+        ("P=0", "S-> S=0 locked", "M=0 xen"),
+    ),
+    "with an lfence": (
+        "movb $0,(%rax)\nlfence\nxor %ecx,%ecx\nxchg %rcx,8(%rax)\nret\n",
+        ("P=0", "lfence", "S-> S=0 locked", "M=0 xen"),
+    ),
+    "the selector is taken first": (
+        "xor %ecx,%ecx\nxchg %rcx,8(%rax)\nmovb $0,(%rax)\nret\n",
+        ("S-> S=0 locked", "P=0", "M=0 xen"),
+    ),
+    "nothing is taken": ("movb $0,(%rax)\nret\n", ("P=0", "M=0 xen")),
+}
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_handler(tmp_path: Path, name: str) -> None:
+    body, expected = HANDLERS[name]
+    site = site_of(tmp_path, body, Kind.PENDING_CLEAR)
+    assert site.description is not None
+    assert [tuple(map(words, path)) for path in site.description.handlers] == [expected]
+    assert bool(fault_of(site.description)) is bool(site.hazards)
+
+
+def test_accesses_have_addresses_instructions_and_lines(tmp_path: Path) -> None:
+    source = tmp_path / "unmask.c"
+    source.write_text(
+        "struct v { unsigned char p, m; unsigned long s; };\n"
+        "extern struct v *HYPERVISOR_shared_info; extern void force(void);\n"
+        "void unmask(void) {\n"
+        "    volatile struct v *v = HYPERVISOR_shared_info;\n"
+        "    v->m = 0;\n"
+        "    if (v->p) force();\n"
+        "}\n"
+    )
+    image = tmp_path / "unmask.o"
+    subprocess.run(["gcc", "-g", "-O2", "-c", source, "-o", image], check=True, timeout=60)
+    (site,) = [one for one in find_sites(open_image(image)).sites if one.kind is Kind.UNMASK]
+    assert site.description is not None
+    store, test = site.description.paths[0][:2]
+    assert store.address == site.address
+    assert store.code.startswith("movb $0,1(")
+    assert store.source.endswith("unmask.c:5")
+    assert test.source.endswith("unmask.c:6")
+    assert test.address == site.pending_tests[0]
+    assert any("no handler was found" in sentence for sentence in site.description.assumed)
+    assert any("no force callback was found" in sentence for sentence in site.description.assumed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["netbsd.c", "linux.c", "minios.c", "freebsd.c", "netbsd_amd64.S", "hazards_amd64.S", "unlocked_amd64.S"],
+)
+def test_verdict_hazards_and_proof_agree(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    """A removable fence is proved so; a site that loses an event has a hazard; the rule equals the checker."""
+    builder = Builder(tmp_path_factory.mktemp("guests"))
+    sites = find_sites(open_image(builder.build(name, Variant()).image), lines=False).sites
+    seen = 0
+    handlers_wrong = any(
+        fault_of(site.description)
+        for site in sites
+        if site.description and site.description.role is Role.HANDLER
+    )
+    for site in sites:
+        description = site.description
+        if description is None:
+            continue
+        seen += 1
+        fault = check(description).fault
+        assert fault_of(description) == fault
+        assert not (is_right(description) and fault)
+        if site.verdict is Verdict.REMOVABLE:
+            assert not fault
+            assert not check(description.without_fences()).fault
+        if fault:
+            assert site.hazards or handlers_wrong, site
+    assert seen > 3
+
+
+def test_selector_take_has_the_image_s_handlers(tmp_path: Path) -> None:
+    body = "xor %ecx,%ecx\nxchg %rcx,8(%rax)\nmovb $0,(%rax)\nret\n"
+    found = described(tmp_path, body, Kind.SELECTOR_TAKE)
+    assert found.role is Role.HANDLER
+    assert len(found.handlers) == 2
+    assert check(found).fault == "an upcall is lost"
+
+
+def test_store_of_two_constants(tmp_path: Path) -> None:
+    """Pending := 0 and mask := 1 in one plain store."""
+    found = described(tmp_path, "movw $0x100,(%rax)\nret\n", Kind.MASK)
+    assert paths(found) == {("P=0 M=1",)}
+    assert next(found.accesses()).written(Cell.P) == 0
+    assert not check(found).holds
