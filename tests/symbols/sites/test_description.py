@@ -212,7 +212,7 @@ def test_accesses_have_addresses_instructions_and_lines(tmp_path: Path) -> None:
     ["netbsd.c", "linux.c", "minios.c", "freebsd.c", "netbsd_amd64.S", "hazards_amd64.S", "unlocked_amd64.S"],
 )
 def test_verdict_hazards_and_proof_agree(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    """A removable fence is proved so; a site that loses an event has a hazard; the rule equals the checker."""
+    """A removable fence is proved so; what loses an event has a hazard; the rule equals the checker."""
     builder = Builder(tmp_path_factory.mktemp("guests"))
     sites = find_sites(open_image(builder.build(name, Variant()).image), lines=False).sites
     seen = 0
