@@ -28,6 +28,12 @@ LEAST_NS = 10_000_000
 #: many cycles went by: then it is a run of 4.03 s or more.  (At 20 GHz these are 0.2 ms.)
 NS_NEGATIVE = 0xF000_0000
 NEGATIVE_CYCLES = 4_000_000
+#: A run is short of the time between its ends by more than these: ns, and a share of that time (Xen's clock
+#: steps where the host is emulated, by 45 ms at most as far as seen).  Below the last sum of ns, the rate
+#: counts as unknown.
+SHORT_NS = 60_000_000
+SHORT_SHARE = 0.02
+SHORT_KNOWN_NS = 100_000_000
 #: Longer runs are left out: they may have wrapped hundreds of times, or their TSC is damaged.
 BREAK_CYCLES = 1 << 45
 #: A run is left out of its sum if its ratio differs from that of the sum so far by this share of the run, and

@@ -104,12 +104,9 @@ _CHAIN_LEAST_NS = tsc_rate.LEAST_NS
 _CHAIN_DIFFERENCE = tsc_rate.DIFFERENCE
 #: Longer runs are not used to learn the rate on the way: at a rate of more than 1 GHz they may have wrapped.
 _LEARN_CYCLES = 1 << 32
-#: A run is short of the time between its ends by more than these: ns, and a share of that time (Xen's clock
-#: steps where the host is emulated, by 45 ms at most as far as seen).  Below the last sum of ns, the rate
-#: counts as unknown.
-_SHORT_NS = 60e6
-_SHORT_SHARE = 0.02
-_SHORT_KNOWN_NS = 100e6
+_SHORT_NS = float(tsc_rate.SHORT_NS)
+_SHORT_SHARE = tsc_rate.SHORT_SHARE
+_SHORT_KNOWN_NS = float(tsc_rate.SHORT_KNOWN_NS)
 #: A slice that is as long or longer is none (-1), or may have wrapped.
 _SLICE_MOST_NS = 1_000_000_000
 #: When a vCPU last ran, by the scheduler's record, may be off by this share of the time since then, and by

@@ -54,14 +54,13 @@ HOLE_COUNT, HOLE_CYCLES, RUN_NS, RUN_CYCLES, HAS_CORES = range(5)
 HOLE_SUMS = 5
 #: Run times are added up to this sum; below the lower one, the rate of the TSC counts as unknown.
 _RUN_NS_ENOUGH = 4_000_000_000
-_RUN_NS_LEAST = 100_000_000
+_RUN_NS_LEAST = tsc_rate.SHORT_KNOWN_NS
 #: A longer run may be one whose time in the record wrapped.
 _RUN_NS_MOST = 4_000_000_000
 _RUN_CYCLES_MOST = 1 << 32
 _NS_NEGATIVE = tsc_rate.NS_NEGATIVE
-#: A run can seem to begin that much later than its record: Xen's clock steps where the host is emulated.
-_STEP_NS = 10_000_000
-_RATE_SHARE = 0.02
+_SHORT_NS = tsc_rate.SHORT_NS
+_SHORT_SHARE = tsc_rate.SHORT_SHARE
 
 
 @inlined_part
@@ -628,13 +627,13 @@ def _began_later(sums, ran, tsc, since, low):
     if sums[RUN_NS] < _RUN_NS_LEAST or not 0 < since < tsc <= MAX_KEY:
         return False
     rate = np.float64(sums[RUN_CYCLES]) / np.float64(sums[RUN_NS])
-    share = _RATE_SHARE + _STEP_NS / np.float64(sums[RUN_NS])
+    share = _SHORT_SHARE + _SHORT_NS / np.float64(sums[RUN_NS])
     length = np.float64(tsc - since)
     begin = length - np.float64(ran) * rate
     return (
         length < _RUN_NS_MOST * rate
         and begin > np.float64(low - since)
-        and begin > _STEP_NS * rate + share * length
+        and begin > _SHORT_NS * rate + share * length
     )
 
 

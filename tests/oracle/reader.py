@@ -75,8 +75,8 @@ Holes
     (k) Its first switch shows which vCPU ran so far.  There is a hole before the window if that is not the
         one that the windows of the pCPU before it leave running, or if it is a record to running.
     (l) There is also one if SWITCH_INFPREV names the same vCPU, but says that its run began after the last
-        key, and later than its record to running says.  The difference must be more than 10 ms and a share of
-        the time since that record; the share is 2 % and 10 ms divided by the sum of run times below.  That
+        key, and later than its record to running says.  The difference must be more than 60 ms and a share of
+        the time since that record; the share is 2 % and 60 ms divided by the sum of run times below.  That
         time must be less than 4 s, because run times wrap.  The rate of the TSC is that of all runs so far of
         which a window has both ends, until the sum of their times is 4 s; it must be 100 ms at least.
     (m) There is none if no vCPU is known to run, if LOST_RECORDS comes before the window's first switch, or
@@ -453,7 +453,7 @@ class HoleFinder:
         rate = self._run_cycles / self._run_ns
         length = float(tsc - since)
         later = length - ran_ns * rate
-        allowed = 10_000_000 * rate + (0.02 + 10_000_000 / self._run_ns) * length
+        allowed = 60_000_000 * rate + (0.02 + 60_000_000 / self._run_ns) * length
         return length < 4_000_000_000 * rate and later > float(last - since) and later > allowed
 
 
