@@ -72,6 +72,7 @@ class Fence:
         via: the callee's symbol; "" if inline.
         position: ``before`` or ``after`` the access; ``access`` if the access itself is locked.
         paths: on which paths from (or to) the access it executes.
+        at: the instruction of the site's function that is, calls or jumps to the fence.
     """
 
     mnemonic: str
@@ -82,6 +83,7 @@ class Fence:
     paths: Paths
     verdict: Verdict
     reason: str
+    at: int
 
 
 @dataclass(frozen=True, slots=True)

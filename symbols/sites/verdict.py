@@ -139,7 +139,17 @@ def judged(
     name = found.insn.mnemonic
     if found.insn.lock:
         name = f"lock {name}"
-    return Fence(name, found.how, found.insn.address, found.via, found.position, found.paths, verdict, reason)
+    return Fence(
+        name,
+        found.how,
+        found.insn.address,
+        found.via,
+        found.position,
+        found.paths,
+        verdict,
+        reason,
+        found.at,
+    )
 
 
 def _judge(

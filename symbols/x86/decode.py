@@ -25,6 +25,7 @@ from iced_x86 import (
     Register,
     Register_,
     RegisterExt,
+    RflagsBits,
 )
 
 
@@ -147,6 +148,7 @@ _FLOWS = {0: Flow.NEXT, 1: Flow.JUMP, 2: Flow.INDIRECT_JUMP, 3: Flow.CONDITIONAL
 }
 #: i386: from here on a displacement is a negative number; below, it may be a kernel's address.
 _LEAST_NEGATIVE = 0xFFF0_0000
+_STATUS_FLAGS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 _STOPS = (Code.INVALID, Code.INT3)
 #: iced-x86 does not say how many bytes these pop.
 _LEAVES = {Code.LEAVEW: 2, Code.LEAVED: 4, Code.LEAVEQ: 8}
@@ -311,6 +313,12 @@ def form_name(data: bytes) -> str:
     if raw is None or raw.code == Code.INVALID or raw.len != len(data):
         return ""
     return _code_names()[raw.code]
+
+
+def reads_flags(data: bytes) -> bool:
+    """Return whether the first 64-bit instruction of ``data`` may read a status flag, or is none."""
+    raw = next(iter(Decoder(64, data)), None)
+    return raw is None or raw.code == Code.INVALID or bool(raw.rflags_read & _STATUS_FLAGS)
 
 
 def _signed(value: int, bits: int) -> int:

@@ -23,6 +23,7 @@ def fence(mnemonic: str = "lfence", via: str = "x86_lfence", **changes: Any) -> 
         "paths": Paths.ALL,
         "verdict": Verdict.REMOVABLE,
         "reason": "one byte is stored and the pending test follows on all paths",
+        "at": BASE + 0x16,
     }
     return Fence(**values | changes)
 

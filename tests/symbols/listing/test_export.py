@@ -65,6 +65,7 @@ def test_site_object_has_the_documented_keys() -> None:
         "paths": "all paths",
         "verdict": "keep",
         "reason": "why",
+        "at": BASE + 0x16,
     }
     assert [frame["function"] for frame in found["inline"]] == ["unmask", "spllower"]
 
