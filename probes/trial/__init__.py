@@ -1,0 +1,1 @@
+"""A running program whose code a trial exchanges, and what puts the code back whatever happens."""

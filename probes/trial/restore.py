@@ -1,0 +1,144 @@
+"""Put back what a trial that is gone left in a process: used by its watchdog, and by the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from xtrace.probes.trial import journal
+from xtrace.probes.trial.journal import Entry, Journal
+from xtrace.probes.trial.target import Patch, TargetGoneError, TrialError
+from xtrace.probes.trial.threads import Threads
+
+
+def restore_all() -> list[str]:
+    """Put back what trials that are gone left; return a line for each: what was done, or why it was not."""
+    done = []
+    for path in list(journal.left()):
+        if journal.in_use(path):
+            continue
+        try:
+            mine = Journal(int(path.stem))
+        except (TrialError, ValueError, OSError) as error:
+            done.append(f"could not restore what a trial left, {path}: {error}")
+            continue
+        done.append(restore_of(mine))
+    return done
+
+
+def restore_of(mine: Journal) -> str:
+    """Put back what a journal says, and remove it; return a line about it.  The journal is closed."""
+    try:
+        entry = mine.leftover()
+        said = "a trial had changed nothing yet" if entry is None else restored(entry)
+    except (TrialError, OSError) as error:
+        mine.keep()
+        return f"could not restore what a trial left, {mine.path}: {error}"
+    mine.finish()
+    return said
+
+
+def restored(entry: Entry) -> str:
+    """Put the bytes of ``entry`` back into its process; return what was done.
+
+    Raises:
+        TrialError: the code has bytes that no trial wrote, or cannot be written.
+    """
+    copies = [
+        _restored(pid, entry)
+        for pid in _processes()
+        if pid != entry.pid and journal.program(pid) == entry.program and _is_changed(pid, entry.patches)
+    ]
+    if journal.started(entry.pid) != entry.started:
+        said = f"process {entry.pid}, which a trial had changed, has ended"
+    elif journal.program(entry.pid) != entry.program:
+        said = f"process {entry.pid}, which a trial had changed, has executed another program"
+    else:
+        said = _restored(entry.pid, entry)
+    return "; ".join((said, *copies))
+
+
+def _processes() -> list[int]:
+    return [int(item.name) for item in Path("/proc").iterdir() if item.name.isdecimal()]
+
+
+def _is_changed(pid: int, patches: tuple[Patch, ...]) -> bool:
+    """Return whether a process of the same program, such as a child, has bytes that the trial wrote."""
+    try:
+        memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = [os.pread(memory, len(patch.original), patch.address) for patch in patches]
+    except OSError:
+        return False
+    finally:
+        os.close(memory)
+    pairs = list(zip(found, patches, strict=True))
+    return all(data in patch.arms for data, patch in pairs) and any(
+        data != patch.original for data, patch in pairs
+    )
+
+
+def _restored(pid: int, entry: Entry) -> str:
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise TrialError(f"process {pid}: cannot open its memory: {error.strerror}") from None
+    threads = Threads(pid, lambda child: put_back_in(child, entry.patches))
+    try:
+        threads.seize()
+        threads.stop()
+        try:
+            count = put_back(memory, entry.patches)
+        finally:
+            threads.detach()
+    except TargetGoneError as gone:
+        threads.detach()
+        return f"{gone}: nothing is left to restore"
+    finally:
+        os.close(memory)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    return f"restored process {pid}, {entry.image}: {count} of {len(entry.patches)} places had other bytes"
+
+
+def put_back_in(pid: int, patches: tuple[Patch, ...]) -> None:
+    """Put the original bytes into the memory of a process that is stopped."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        put_back(memory, patches)
+    finally:
+        os.close(memory)
+
+
+def put_back(memory: int, patches: tuple[Patch, ...]) -> int:
+    """Write the original bytes wherever an arm's are, and check them; return how many places had others.
+
+    Raises:
+        TrialError: a place has bytes that no arm has; all others are put back first.
+    """
+    foreign = changed = 0
+    for patch in patches:
+        found = os.pread(memory, len(patch.original), patch.address)
+        if found == patch.original:
+            continue
+        if found not in patch.arms:
+            foreign = foreign or patch.address
+            continue
+        os.pwrite(memory, patch.original, patch.address)
+        changed += 1
+        if os.pread(memory, len(patch.original), patch.address) != patch.original:
+            raise TrialError(f"code at {patch.address:#x} could not be written")
+    if foreign:
+        raise TrialError(
+            f"code at {foreign:#x} has bytes that the trial did not write: something else changed it; "
+            "restart the program"
+        )
+    return changed
+
+
+def leftovers() -> list[Path]:
+    """Return the journals of trials that are gone."""
+    return [path for path in journal.left() if not journal.in_use(path)]

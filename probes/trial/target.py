@@ -1,0 +1,84 @@
+"""What a trial needs of a running program: the one interface between the statistics and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from xtrace.probes.errors import TraceError
+
+
+class TrialError(TraceError):
+    """A trial cannot begin, or had to end; the message is one line: what, where, and what to do."""
+
+
+class TargetGoneError(TrialError):
+    """The program ended or executed another one: nothing needs to be put back."""
+
+
+class Patch(NamedTuple):
+    """One place of the code and its bytes in each arm.
+
+    Attributes:
+        address: in the running program.
+        original: as they were.
+        arms: the bytes of each arm by its number; arm 0 is as it was.
+    """
+
+    address: int
+    original: bytes
+    arms: tuple[bytes, ...]
+
+
+class Reading(NamedTuple):
+    """What the program had done at a moment.
+
+    Attributes:
+        running_ns: how long its threads had run, in all.
+        error_ns: how far the counters may be from that moment, in running time.
+        counters: the 64-bit words asked for.
+    """
+
+    running_ns: int
+    error_ns: int
+    counters: tuple[int, ...]
+
+
+class Target(Protocol):
+    """A running program, seen through the least that a trial needs.
+
+    All methods raise TargetGoneError once the program is gone, and TrialError for what else goes wrong.
+    """
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes of its memory."""
+
+    def switch(self, arm: int) -> None:
+        """Stop it, check that each patch has the bytes of the present arm, write those of ``arm``, go on."""
+
+    def reading(self) -> Reading:
+        """Return what it has done up to now, while it runs."""
+
+    def wait(self, seconds: float) -> None:
+        """Let it run for a time; handle what happens to it meanwhile."""
+
+    def alive(self) -> bool:
+        """Return whether it still runs the same program."""
+
+    def close(self) -> None:
+        """Put all bytes back, check them, and let go of it."""
+
+
+def places(patches: Sequence[Patch]) -> int:
+    """Return the number of arms that all patches have.
+
+    Raises:
+        ValueError: they differ, or an arm has other lengths than the original.
+    """
+    counts = {len(patch.arms) for patch in patches}
+    if len(counts) != 1:
+        raise ValueError("patches with different arms")
+    for patch in patches:
+        if patch.arms[0] != patch.original or any(len(arm) != len(patch.original) for arm in patch.arms):
+            raise ValueError(f"patch at {patch.address:#x}: arms of other lengths")
+    return counts.pop()
