@@ -1,0 +1,184 @@
+"""A trial of a process: image, plan, target, design and statistics put together."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from xtrace import __version__
+from xtrace.analysis.trial import arms as arms_module
+from xtrace.analysis.trial.arms import Arm, By
+from xtrace.analysis.trial.result import MARK, Exchanged, Group, Interval, Refused, Result
+from xtrace.analysis.trial.run import Outcome, Progress, Settings, Trial
+from xtrace.probes.host.raw_tsc import RawTsc
+from xtrace.probes.timing import this_host
+from xtrace.probes.timing.native import Native
+from xtrace.probes.trial.mapped_image import Code
+from xtrace.probes.trial.process import ProcessTarget
+from xtrace.probes.trial.target import TrialError
+from xtrace.symbols.image.image import Image
+from xtrace.symbols.patching.counters import Counter
+from xtrace.symbols.patching.plan import Exchange, Plan
+from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.sites.model import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be tried.
+
+    Attributes:
+        verdicts: of the fences that may be removed.
+        counters: the unit's counter first, then covariates.
+        by: how the exchanges are grouped.
+        only: functions; none for all.
+    """
+
+    image: Image
+    plan: Plan
+    verdicts: Collection[Verdict]
+    pid: int
+    counters: Sequence[Counter]
+    by: By
+    only: Collection[str]
+    settings: Settings
+
+
+def trial_of_process(
+    request: Request, progress: Progress, wanted: Callable[[], bool], remark: Callable[[str], None]
+) -> Result:
+    """Run a trial of a process.
+
+    Args:
+        progress: takes it.
+        wanted: returns False once it is to end.
+        remark: takes what the user should know, such as what an earlier trial left.
+
+    Raises:
+        TrialError: it could not begin, or ended without a figure.
+    """
+    exchanges = arms_module.only(request.plan.exchanges, request.only)
+    if not exchanges:
+        raise TrialError("nothing to try: no fence can be exchanged; --plan says why")
+    chosen = arms_module.arms(exchanges, request.by)
+    image = request.image
+    code = [Code(item.address, item.offset, bytes(item.data)) for item in image.code]
+    target = ProcessTarget(
+        request.pid, Path(image.path), code, [counter.address for counter in request.counters]
+    )
+    for line in target.notes:
+        remark(line)
+    clock = RawTsc()
+    first = clock.pair()
+    load = _Load(target)
+    try:
+        target.open(arms_module.patches(exchanges, chosen, target.offset))
+        load.begin()
+        outcome = Trial(target, len(chosen), request.settings, progress, wanted).run()
+        load.end()
+    finally:
+        target.close()
+    last = clock.pair()
+    hz = (last[0] - first[0]) * 1e9 / (last[1] - first[1])
+    return _result(request, exchanges, chosen, outcome, hz, load.ratio, target.name)
+
+
+class _Load:
+    """How much of the time the target's threads ran."""
+
+    def __init__(self, target: ProcessTarget) -> None:
+        self._target = target
+        self._since = (0.0, 0)
+        self.ratio = 0.0
+
+    def begin(self) -> None:
+        self._since = time.monotonic(), self._target.reading().running_ns
+
+    def end(self) -> None:
+        passed = time.monotonic() - self._since[0]
+        self.ratio = (self._target.reading().running_ns - self._since[1]) / 1e9 / passed
+
+
+def _result(
+    request: Request,
+    exchanges: Sequence[Exchange],
+    chosen: Sequence[Arm],
+    outcome: Outcome,
+    hz: float,
+    load: float,
+    name: str,
+) -> Result:
+    image, settings = request.image, request.settings
+    seen = this_host.signatures(Native(timed_loop.cpuid_stub()))
+    host = this_host.facts(seen)
+    emulated = this_host.emulation(host, seen)
+    base = outcome.unit_ns[0]
+    groups = []
+    for number, arm in enumerate(chosen[1:], 1):
+        found = outcome.effects[number - 1]
+        saved = Interval(found.saved_ratio.value, found.saved_ratio.low, found.saved_ratio.high)
+        spent = outcome.unit_ns[number]
+        groups.append(
+            Group(
+                arm.name,
+                arm.kind,
+                len(arm.members),
+                len({site for member in arm.members for site in exchanges[member].sites}),
+                saved,
+                saved.times(base.value),
+                saved.times(base.value * hz / 1e9),
+                Interval(spent.value, spent.low, spent.high),
+                found.p,
+                found.clipped_count,
+            )
+        )
+    unit = Interval(base.value, base.low, base.high)
+    refusals = [] if request.only else request.plan.refusals
+    return Result(
+        MARK,
+        "emulated" if emulated else "hardware",
+        host,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        __version__,
+        image.path,
+        hashlib.sha256(Path(image.path).read_bytes()).hexdigest(),
+        image.build_id,
+        f"process {request.pid} {name}".rstrip(),
+        request.counters[0].name,
+        tuple(counter.name for counter in request.counters[1:]),
+        round(hz, 1),
+        tuple(verdict.value for verdict in Verdict if verdict in request.plan.verdicts),
+        len({site for item in exchanges for site in item.sites}) + len(refusals),
+        request.plan.kept_count,
+        unit,
+        unit.times(hz / 1e9),
+        outcome.unit_count,
+        outcome.block_count,
+        outcome.slice_s,
+        round(outcome.seconds, 3),
+        outcome.idle_count,
+        outcome.ended_by,
+        settings.seed,
+        settings.precision,
+        round(load, 4),
+        tuple(groups),
+        tuple(
+            Exchanged(
+                item.address,
+                item.original.hex(),
+                item.removed.hex(),
+                item.text,
+                item.symbol,
+                item.fence,
+                item.callee,
+                item.sites,
+            )
+            for item in exchanges
+        ),
+        tuple(Refused(item.address, item.place, item.fence, item.reason) for item in refusals),
+        tuple([emulated] if emulated else []),
+    )

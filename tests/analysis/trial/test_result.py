@@ -1,0 +1,75 @@
+"""The file of a trial, and the sentence that answers the question."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.made_trials import group, result
+from xtrace.analysis.trial.result import Interval, json_object, read, sentence, text_of
+from xtrace.probes.errors import TraceError
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = result()
+    (tmp_path / "t.json").write_text(text_of(made))
+    assert read(tmp_path / "t.json") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mark": "modelled"}, "mark"),
+        ({"schema_version": 99}, "version"),
+        ({"groups": []}, "groups"),
+        ({"groups": [1]}, "not a result"),
+        ({"unit_count": "7"}, "unit_count"),
+        ({"unit_ns": {"value": 1, "low": 2, "high": 3}}, "interval"),
+        ({"tsc_hz": float("nan")}, "tsc_hz"),
+        ({"host": [1]}, "host"),
+        ({"notes": "x"}, "notes"),
+    ],
+)
+def test_a_file_of_anything_else_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({**json_object(result()), **change}))
+    with pytest.raises(TraceError, match=message) as caught:
+        read(tmp_path / "t.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '"x"', "null"])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(TraceError, match="not a result of xtrace trial"):
+        read(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (Interval(0.0031, 0.0027, 0.0035), "saves 0.31 % (0.27 to 0.35) of this process's running time"),
+        (Interval(0.5377, 0.5355, 0.5399), "saves 53.8 % (53.5 to 54.0) of this process's running time"),
+        (Interval(-0.02, -0.03, -0.01), "takes 2.0 % (1.0 to 3.0) more of this process's running time"),
+        (
+            Interval(0.0002, -0.0006, 0.001),
+            "changes no measurable part of this process's running time at this load: less than 0.10 % "
+            "(-0.06 to 0.10)",
+        ),
+    ],
+)
+def test_the_sentence_answers_the_question(saved: Interval, expected: str) -> None:
+    made = result(groups=(group("A/A", "again"), group("all", "all", saved)))
+    assert expected in sentence(made)
+    assert sentence(made).startswith("Turning the 12 removable fences into no-ops ")
+
+
+def test_the_sentence_says_how_many_fences_were_left_out() -> None:
+    made = replace(result(), fence_count=15)
+    assert "Turning 12 of the 15 removable fences into no-ops" in sentence(made)
+    assert "Turning the removable fence into no-ops" in sentence(replace(result(), fence_count=1))
