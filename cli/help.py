@@ -129,6 +129,27 @@ HELPS = {
         "1 also where the host is emulated or too noisy for a figure",
         ("output", "force", "quick", "duration", "cpu", "ns", "json", "html", "symbols"),
     ),
+    "trial": Help(
+        (
+            Example("xtrace trial --image g --plan", "what can be exchanged"),
+            Example("xtrace trial --image g --pid 42 --counter units", "measure"),
+            Example("xtrace trial --restore", "put back what a killed trial left"),
+        ),
+        "",
+        (
+            "image",
+            "pid",
+            "counter",
+            "output",
+            "by",
+            "plan",
+            "restore",
+            "duration",
+            "precision",
+            "json",
+            "html",
+        ),
+    ),
 }
 _INDENT = "  "
 _ALL = "--help-all"
@@ -207,4 +228,5 @@ def examples_and_exits(mine: Help) -> list[str]:
     lines += [f"{_INDENT}{each.command:<{longest}}{each.purpose}" for each in mine.examples]
     more = f"; {mine.exits}" if mine.exits else ""
     said = wrapped(f"Exit status: 0 success, 1 failure, 2 wrong usage{more}.", WIDTH)
-    return [*lines, "", *said]
+    # The list of commands leaves no room for an empty line.
+    return [*lines, *said] if mine is HELPS[""] else [*lines, "", *said]

@@ -26,7 +26,7 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 
-_HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich"}
+_HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich", "scipy", "statsmodels"}
 
 #: The commands, and the beginnings of their help.
 COMMANDS = {
@@ -40,6 +40,7 @@ COMMANDS = {
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
     "calibrate": "Measure how many cycles fences add to masks, restores and unmasks here.",
+    "trial": "Measure what a running process's fences cost: make them no-ops and back.",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from xtrace.cli.options import AsJson, NoColor
-from xtrace.cli.terminal.style import WIDTH, is_styled
+from xtrace.cli.terminal.style import WIDTH, is_styled, tell
 from xtrace.cli.terminal.text import safe
 
 if TYPE_CHECKING:
@@ -24,9 +24,15 @@ _INDENT = 2 + _STATE_WIDTH + 2 + _NAME_WIDTH + 1
 
 
 def doctor(no_color: NoColor = False, json: AsJson = False) -> None:
-    """Check what can be recorded on this host, what is missing and how to fix it; change nothing."""
-    from xtrace.probes.recording.doctor import examine
+    """Check what can be recorded on this host, what is missing and how to fix it; change nothing.
 
+    Except code that a killed trial left in a process: it is put back.
+    """
+    from xtrace.probes.recording.doctor import examine
+    from xtrace.probes.trial.restore import restore_all
+
+    for line in restore_all():
+        tell(line)
     found = examine()
     if json:
         import json as codec

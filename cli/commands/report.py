@@ -184,6 +184,15 @@ def report(
             autocompletion=offered(lambda: (_ANY_PROBLEM, *_FINDINGS)),
         ),
     ] = None,
+    trial: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            metavar="FILE",
+            help="Result of xtrace trial: printed alone without a trace; with one, it leads the cost of the "
+            "domain whose --kernel is the image that was tried.",
+        ),
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print the tables of all sections, the first rows of each.")
     ] = False,
@@ -229,6 +238,11 @@ def report(
     if require is not None:
         parsed(event_masks)(require)
     _must_be_findings(fail_on_finding or [])
+    if trial is not None and not files:
+        from xtrace.cli.commands.report_trial import report_trial
+
+        report_trial(trial, json=json, html=html)
+        return
     if only_findings and (csv or parquet or html or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet or html)

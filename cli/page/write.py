@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.request import GuestImage
+    from xtrace.analysis.trial.result import Result
     from xtrace.cli.page.figure import Page
     from xtrace.probes.timing.calibration import Calibration
     from xtrace.symbols.sites.model import SiteTable
@@ -97,6 +98,14 @@ class PageFile:
 
         found = json.loads(text_of(calibration))
         self._put(lambda _: calibration_page(found), {"calibration.json": found})
+
+    def write_trial(self, trial: Result) -> None:
+        """Write the page of a trial."""
+        from xtrace.analysis.trial.result import json_object, sentence
+        from xtrace.cli.page.trial_page import trial_page
+
+        found = json_object(trial)
+        self._put(lambda _: trial_page(found, sentence(trial)), {"trial.json": found})
 
     def _put(self, page_with: Callable[[int], Page], data: Mapping[str, Any]) -> None:
         """Write a page; ``page_with``: makes it, with at most that many rows in a table."""

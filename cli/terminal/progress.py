@@ -45,6 +45,23 @@ def share(what: str) -> Iterator[Callable[[float], None]]:
 
 
 @contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of something are done, of as many as are needed: unknown (0) at first, and changing."""
+    with _late(what, None) as update:
+        if update is None:
+            yield lambda _done, _needed: None
+            return
+
+        def count(done: int, needed: int) -> None:
+            update(done)
+            total = getattr(update, "__self__", None)
+            if isinstance(total, _Shown):
+                total.need(needed)
+
+        yield count
+
+
+@contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show that something goes on of which no share is known."""
     with _late(what, lambda: None):
@@ -101,6 +118,13 @@ class _Shown:
             # Of a pipe it is not known how much there is.
             what = self._what if self._total else f"{self._what}, {done / 1e6:,.1f} MB so far"
             drawn.update(task, completed=done, description=what)
+
+    def need(self, total: float) -> None:
+        """Take how much is needed in all; 0 where it is not known yet."""
+        drawn, task = self._bar, self._task
+        if drawn is not None and task is not None and total:
+            text = f"{self._what}, {self._done:,.0f} of {total:,.0f}"
+            drawn.update(task, total=max(total, self._done), description=text)
 
     def end(self) -> None:
         """Remove it from the screen."""

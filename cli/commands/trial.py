@@ -1,0 +1,232 @@
+"""`xtrace trial`: measure what a running program's fences cost, by exchanging them for no-ops in place."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtrace.cli.options import AsHtml, AsJson, DebugFiles, NoColor, SymbolFiles, one_each, one_of, seconds
+from xtrace.cli.terminal.progress import counted
+from xtrace.cli.terminal.style import put, tell
+from xtrace.probes.errors import TraceError
+
+if TYPE_CHECKING:
+    from xtrace.analysis.trial.result import Result
+    from xtrace.cli.page.write import PageFile
+    from xtrace.symbols.image.image import Image
+    from xtrace.symbols.patching.counters import Counter
+    from xtrace.symbols.sites.model import SiteTable
+
+_BY = ("all", "callee", "function", "site")
+_ALLOWED = ("undecided",)
+_DURATION, _SLICE = seconds(0.2, 24 * 3600), seconds(150e-6, 10e-3)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def trial(
+    image: Annotated[
+        Path | None,
+        typer.Option(readable=False, metavar="IMAGE", help="The file that the process executes, unstripped."),
+    ] = None,
+    pid: Annotated[int | None, typer.Option(min=1, metavar="PID", help="The process to try.")] = None,
+    counter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SYMBOL",
+            help="The unit of work: a 64-bit counter of the image that the process increments; SYMBOL+0x10 "
+            "for one inside.",
+        ),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYMBOL", help="Another counter, whose count per unit explains a unit's time. Repeatable."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", readable=False, metavar="FILE", help="Write the result as JSON."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")] = False,
+    by: Annotated[
+        str, typer.Option(metavar="GROUP", help="Also try each callee, function or site by itself.")
+    ] = "all",
+    function: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FUNCTION", help="Only fences in this function. Repeatable."),
+    ] = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERDICT", help="undecided: also fences that may be needed; events may be lost."
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be exchanged, and touch nothing.")
+    ] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Put back what a killed trial left, and stop.")
+    ] = False,
+    duration: Annotated[
+        float,
+        typer.Option("--duration", "-d", parser=_DURATION, metavar="TIME", help="At most: 30 (seconds), 5m."),
+    ] = 30.0,
+    precision: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=100.0,
+            metavar="PERCENT",
+            help="Stop once the interval is this much to both sides, in percent of the running time.",
+        ),
+    ] = 0.1,
+    slice_: Annotated[
+        float | None,
+        typer.Option(
+            "--slice",
+            parser=_SLICE,
+            metavar="TIME",
+            help="Length of a slice: 150us to 10ms. Default: the best.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for the order of the runs.")] = 0,
+    no_color: NoColor = False,
+    json: AsJson = False,
+    html: AsHtml = None,
+    symbols: SymbolFiles = None,
+    debug: DebugFiles = None,
+) -> None:
+    """Measure what a running process's fences cost: make them no-ops and back.
+
+    Its code is compared with IMAGE before anything is written, and put back afterwards, whatever ends the
+    trial.  Only fences that are removable or replaceable are exchanged.
+    """
+    from xtrace.probes.trial.restore import restore_all
+
+    if restore:
+        _restore(restore_all())
+        return
+    if image is None:
+        raise typer.BadParameter("needs a file", param_hint="--image")
+    one_of(by, _BY, "--by")
+    if allow is not None:
+        one_of(allow, _ALLOWED, "--allow")
+    (symbol_file,), (debug_file,) = one_each(symbols, 1, "--symbols"), one_each(debug, 1, "--debug")
+    if output is not None and output.exists() and not force:
+        raise typer.BadParameter(f"{output} exists; --force replaces it", param_hint="--output")
+    from xtrace.symbols.image.image import open_image
+    from xtrace.symbols.patching.plan import plan as planned
+    from xtrace.symbols.sites.finder import find_sites
+    from xtrace.symbols.sites.model import Verdict
+
+    opened = open_image(image, symbols_path=symbol_file, debug_path=debug_file)
+    table = find_sites(opened, lines=False)
+    allowed = {Verdict.REMOVABLE} | ({Verdict.UNDECIDED} if allow else set())
+    exchanges = planned(opened, table, allowed)
+    if plan:
+        from xtrace.cli.render.trial import plan_object, print_plan
+
+        if json:
+            import json as codec
+
+            typer.echo(codec.dumps(plan_object(exchanges, str(image)), indent=1))
+        else:
+            print_plan(put, exchanges, str(image))
+        return
+    if pid is None:
+        raise typer.BadParameter("needs a process; --plan needs none", param_hint="--pid")
+    counters = [_counter(opened, table, counter), *_covariates(opened, covariate or [])]
+    for line in restore_all():
+        tell(line)
+    page = None
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        page = PageFile(html, [image])
+    try:
+        from xtrace.analysis.trial.process_trial import Request, trial_of_process
+        from xtrace.analysis.trial.run import Settings
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("scipy", "statsmodels"):
+            raise
+        raise TraceError(f"a trial needs {error.name}: pip install 'xtrace[trial]'") from None
+    request = Request(
+        opened,
+        exchanges,
+        allowed,
+        pid,
+        counters,
+        by,  # type: ignore[arg-type]
+        function or (),
+        Settings(duration, precision / 100, slice_, seed),
+    )
+    with _until_asked() as wanted, counted("blocks of slices") as told:
+        found = trial_of_process(request, told, wanted, tell)
+    _show(found, output, page, json=json)
+
+
+def _restore(lines: list[str]) -> None:
+    for line in lines or ["no trial left anything"]:
+        tell(line)
+    if any(line.startswith("could not") for line in lines):
+        raise typer.Exit(1)
+
+
+def _show(found: Result, output: Path | None, page: PageFile | None, *, json: bool) -> None:
+    from xtrace.analysis.trial.result import text_of
+
+    if output is not None:
+        part = output.with_name(f"{output.name}.part")
+        part.write_text(text_of(found) + "\n", encoding="utf-8")
+        part.replace(output)
+    if page is not None:
+        page.write_trial(found)
+    if json:
+        typer.echo(text_of(found))
+    elif page is None:
+        from xtrace.cli.render.trial import print_trial
+
+        print_trial(put, found)
+        sys.stdout.flush()
+    if output is not None:
+        tell(f"written to {output}")
+
+
+def _counter(image: Image, table: SiteTable, name: str | None) -> Counter:
+    from xtrace.symbols.patching.counters import counter, counters_near_sites
+
+    if name is None:
+        names = counters_near_sites(image, table)
+        known = f"; functions with fences increment {', '.join(names)}" if names else ""
+        raise typer.BadParameter(f"needs a 64-bit counter of units of work{known}", param_hint="--counter")
+    return counter(image, name)
+
+
+def _covariates(image: Image, names: list[str]) -> list[Counter]:
+    from xtrace.symbols.patching.counters import counter
+
+    return [counter(image, name) for name in names]
+
+
+@contextmanager
+def _until_asked() -> Iterator[Callable[[], bool]]:
+    """Turn signals that end a command into a question: whether it is still wanted."""
+    asked = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    old = {number: signal.signal(number, ask) for number in _SIGNALS}
+    try:
+        yield lambda: not asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,51 @@
+"""The page of a trial, from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xtrace.cli.page.figure import Fact, Page, Said
+from xtrace.cli.page.figures import trial
+from xtrace.cli.page.words import name_text
+
+
+def trial_page(found: Mapping[str, Any], sentence: str) -> Page:
+    """Return the page; ``sentence``: the answer."""
+    unit, length = found["unit_ns"]["value"], found["slice_s"] * 1e6
+    facts = [
+        Fact("target", name_text(found["target"], 60)),
+        Fact("load", f"{100 * found['running_ratio']:.0f}%", "running_ratio", "of a CPU"),
+        Fact("unit", f"{unit:,.2f} ns", "unit_ns.value", name_text(found["counter"], 40)),
+        Fact("units", f"{found['unit_count']:,}", "unit_count"),
+        Fact(
+            "blocks",
+            f"{found['block_count']:,}",
+            "block_count",
+            f"slices of {length:,.0f} us",
+        ),
+        Fact("build-id", name_text(found["build_id"] or "none", 40)),
+        Fact("timing", name_text(found["timing"])),
+        Fact("date", name_text(found["date"])),
+    ]
+    refused = [
+        Said(
+            "missing",
+            f"{item['address']:#x} {name_text(item['place'], 80)}: {name_text(item['reason'], 300)}",
+        )
+        for item in found["refused"]
+    ]
+    again = next(group["saved"] for group in found["groups"] if group["kind"] == "again")
+    if again["low"] > 0 or again["high"] < 0:
+        refused.insert(
+            0, Said("problem", "A/A: slices with the same bytes differ by more than chance explains")
+        )
+    return Page(
+        "xtrace trial",
+        name_text(found["host"].get("cpu_model", "unknown processor"), 120),
+        facts,
+        [*refused, *(Said("remark", name_text(note, 400)) for note in found["notes"])],
+        [trial.forest(found, "")],
+        f"{name_text(sentence, 400)} (measured in place)",
+        said_title="What was not tried",
+    )
