@@ -74,12 +74,18 @@ def sites(
     expect_sites: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Exit with 3 unless each of these is found. Lines: symbol, kind, fence."
+            readable=False,
+            metavar="FILE",
+            help="Exit with 3 unless each of these is found. Lines: symbol, kind, fence.",
         ),
     ] = None,
     accept: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Findings that do not fail. Lines: symbol, kind, finding, reason."),
+        typer.Option(
+            readable=False,
+            metavar="FILE",
+            help="Findings that do not fail. Lines: symbol, kind, finding, reason.",
+        ),
     ] = None,
     explain: Annotated[
         str | None,

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +26,12 @@ _AFTER_S = 1.0
 def bar(paths: Sequence[str]) -> Iterator[Callable[[str, int], None] | None]:
     """Show how much of the files is read; the context gets what takes a path and the bytes read of it."""
     done = dict.fromkeys(paths, 0)
-    with _late("reading", lambda: _total(paths)) as update:
+
+    def text(done: float, total: float | None) -> str:
+        # Of a pipe it is not known how much there is.
+        return "reading" if total else f"reading, {done / 1e6:,.1f} MB so far"
+
+    with _late(text, cache(lambda: _total(paths))) as update:
         if update is None:
             yield None
             return
@@ -40,23 +46,27 @@ def bar(paths: Sequence[str]) -> Iterator[Callable[[str, int], None] | None]:
 @contextmanager
 def share(what: str) -> Iterator[Callable[[float], None]]:
     """Show which share of something is done; the context gets what takes the share."""
-    with _late(what, lambda: 1.0) as update:
+    with _late(lambda _done, _total: what, lambda: 1.0) as update:
         yield (lambda _: None) if update is None else update
 
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show how many of something are done, of as many as are needed: unknown (0) at first, and changing."""
-    with _late(what, None) as update:
+    needed = 0.0
+
+    def text(done: float, total: float | None) -> str:
+        return f"{what}, {done:,.0f} of {total:,.0f}" if total else f"{what}, {done:,.0f}"
+
+    with _late(text, lambda: needed or None) as update:
         if update is None:
             yield lambda _done, _needed: None
             return
 
-        def count(done: int, needed: int) -> None:
+        def count(done: int, of: int) -> None:
+            nonlocal needed
+            needed = max(of, done) if of else 0.0
             update(done)
-            total = getattr(update, "__self__", None)
-            if isinstance(total, _Shown):
-                total.need(needed)
 
         yield count
 
@@ -64,17 +74,24 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show that something goes on of which no share is known."""
-    with _late(what, lambda: None):
+    with _late(lambda _done, _total: what, lambda: None):
         yield
 
 
 @contextmanager
-def _late(what: str, total: Callable[[], float | None]) -> Iterator[Callable[[float], None] | None]:
-    """Show progress once the context has lasted a second; the context gets None where it is never shown."""
+def _late(
+    text: Callable[[float, float | None], str], total: Callable[[], float | None]
+) -> Iterator[Callable[[float], None] | None]:
+    """Show progress once the context has lasted a second; the context gets None where it is never shown.
+
+    Args:
+        text: what is shown beside the bar, by how much is done and how much there is in all.
+        total: how much there is in all, None where it is not known.
+    """
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
-    shown = _Shown(what, total)
+    shown = _Shown(text, total)
     timer = threading.Timer(_AFTER_S, shown.begin)
     timer.daemon = True
     timer.start()
@@ -88,8 +105,8 @@ def _late(what: str, total: Callable[[], float | None]) -> Iterator[Callable[[fl
 class _Shown:
     """A bar that appears when its time has come, and leaves no trace."""
 
-    def __init__(self, what: str, total: Callable[[], float | None]) -> None:
-        self._what, self._total, self._done = what, total, 0.0
+    def __init__(self, text: Callable[[float, float | None], str], total: Callable[[], float | None]) -> None:
+        self._text, self._total, self._done = text, total, 0.0
         self._lock = threading.Lock()
         self._has_ended = False
         self._bar: Progress | None = None
@@ -106,7 +123,9 @@ class _Shown:
             # The terminal's own 16 colours, as for everything else; rich has its own for 256.
             system: Literal["standard"] | None = None if is_plain() else "standard"
             self._bar = Progress(console=Console(stderr=True, color_system=system), transient=True)
-            self._task = self._bar.add_task(self._what, total=self._total(), completed=int(self._done))
+            total = self._total()
+            text = self._text(self._done, total)
+            self._task = self._bar.add_task(text, total=total, completed=int(self._done))
             with suppress(OSError):  # the terminal is gone
                 self._bar.start()
 
@@ -115,16 +134,8 @@ class _Shown:
         self._done = done
         drawn, task = self._bar, self._task
         if drawn is not None and task is not None:
-            # Of a pipe it is not known how much there is.
-            what = self._what if self._total else f"{self._what}, {done / 1e6:,.1f} MB so far"
-            drawn.update(task, completed=done, description=what)
-
-    def need(self, total: float) -> None:
-        """Take how much is needed in all; 0 where it is not known yet."""
-        drawn, task = self._bar, self._task
-        if drawn is not None and task is not None and total:
-            text = f"{self._what}, {self._done:,.0f} of {total:,.0f}"
-            drawn.update(task, total=max(total, self._done), description=text)
+            total = self._total()
+            drawn.update(task, completed=done, total=total, description=self._text(done, total))
 
     def end(self) -> None:
         """Remove it from the screen."""

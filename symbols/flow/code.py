@@ -270,7 +270,7 @@ class Code:
             if insn.flow is Flow.CALL and (
                 not after or (short and self.never_returns(insn.target, depth + 1))
             ):
-                continue  # nothing follows a call that the compiler knows not to return
+                continue  # nothing follows a call that never returns, as the compiler knows
             leaves = insn.flow in (Flow.JUMP, Flow.CONDITIONAL) and insn.target not in after
             if leaves and not self.never_returns(insn.target, depth + 1):
                 return False

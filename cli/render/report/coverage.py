@@ -103,9 +103,9 @@ def _holes(coverage: Coverage, hz: float | None) -> str:
     in_all = " in all" if count > 1 else ""
     if len(coverage.pcpus) > 1 and coverage.blank_cycles:
         return (
-            f"no pCPU was recorded for {_length(coverage.blank_cycles, hz)}: another recording follows there, "
-            f"or all windows are missing; {count:,} stretches{of}, {length}{in_all}, and nothing is counted "
-            "across them"
+            f"no pCPU was recorded for {_length(coverage.blank_cycles, hz)}: another recording follows "
+            f"there, or all windows are missing; {count:,} stretches{of}, {length}{in_all}, and nothing is "
+            "counted across them"
         )
     return (
         f"{count:,} stretch{'es' if count > 1 else ''}{of}, {length}{in_all}: windows are missing from "

@@ -34,7 +34,7 @@ ORIGIN = Origin(
     True,
     "1 s to 2 s",
     {3: "web\x1b"},
-    (("x", 1, 2),),
+    (("x", "0" * 64),),
     {3: (-0.1, 0.01, 0.25, 1.0)},
 )
 
@@ -163,6 +163,10 @@ def test_a_kept_summary_is_used_for_the_unchanged_trace_only(
     write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
     assert kept(trace) == beside(trace) == tmp_path / "t.bin.summary"
     os.utime(trace, ns=(1, 1))
+    assert kept(trace) == beside(trace), "the bytes are the same"
+    before = trace.stat()
+    trace.write_bytes(b"1235")
+    os.utime(trace, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert kept(trace) is None
     write_summary(Summary(parts["calm"], Origin("t.bin", files=files_of(trace))), beside(trace))
     Path(f"{trace}.json").write_text("{}")
