@@ -94,6 +94,14 @@ def sites(
             help="Show one site, by address or symbol[+offset], and why it loses no upcall, or how it does.",
         ),
     ] = None,
+    litmus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            readable=False,
+            help="Write litmus tests for herd7 and litmus7 to DIR, which must be new or empty.",
+        ),
+    ] = None,
     debug: DebugFiles = None,
     symbols: SymbolFiles = None,
     lines: Annotated[bool, typer.Option("--lines/--no-lines", help="Look up source lines.")] = True,
@@ -116,7 +124,7 @@ def sites(
     debug_files = one_each(debug, len(images), "--debug")
     symbol_files = one_each(symbols, len(images), "--symbols")
     forms = {"--json": json, "--csv": csv, "--wide": wide, "--html": html is not None}
-    forms |= {"--sarif": sarif, "--list-sites": listing}
+    forms |= {"--sarif": sarif, "--list-sites": listing, "--litmus": litmus is not None}
     _check_usage(images, explain=explain, forms=forms)
     gate = _Gate(tuple(fail_on or ()), expect, *_read_lines(expect_sites, accept))
     page = None
@@ -130,6 +138,11 @@ def sites(
         from xtrace.cli.commands.explain import print_explanation
 
         print_explanation(_put, tables[0], explain)
+        return
+    if litmus is not None:
+        from xtrace.symbols.listing.litmus_files import write_litmus
+
+        tell(write_litmus(litmus, tables[0]))
         return
     found: Comparison | None = None
     if len(tables) == 2:
@@ -149,7 +162,7 @@ def _check_usage(images: Sequence[Path], *, explain: str | None, forms: Mapping[
         raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
     if sum(forms.values()) > 1:
         raise typer.BadParameter("choose one", param_hint="/".join(forms))
-    for name in ("--sarif", "--list-sites"):
+    for name in ("--sarif", "--list-sites", "--litmus"):
         if forms[name] and len(images) == 2:
             raise typer.BadParameter("needs one image", param_hint=name)
 

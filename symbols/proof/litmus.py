@@ -5,6 +5,8 @@ because they see the pCPU's own store buffer.  So there is a test for each path 
 the interrupt can be taken.  A sender is a thread of its own; its IPI is a flag that it stores after the
 locked set of pending, and that the first thread must read as 1 at that point.
 
+Only this thread accesses M, so each of its reads of M takes its own latest store: Xen's exit test is left
+out where M is 1, and where M is 0 it is a test of P alone.
 P, M and S are variables of their own.  Splitting a store of P and M into two changes nothing: no other CPU
 reads M, and no interrupt comes between the two.  Likewise P may be read just after a locked store to M
 instead of in the same instruction.
@@ -16,11 +18,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
-from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description
+from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Role
 
 _FLAGS = ("%edi", "%esi")
-_SAVED_REGISTER = "%eax"
-_TESTS = ("%ebx", "%r8d", "%r9d", "%r10d", "%r11d", "%r12d", "%r13d", "%r14d")
+_TESTS = ("%eax", "%ebx", "%r8d", "%r9d", "%r10d", "%r11d", "%r12d", "%r13d", "%r14d")
 _TAKEN, _HANDLED, _SCRATCH = "%ecx", "%r15d", "%edx"
 _PLAIN_FENCES = ("lfence", "sfence", "mfence")
 _AND, _OR = " /\\ ", " \\/ "
@@ -61,25 +62,54 @@ def litmus_tests(name: str, description: Description, title: str = "") -> Iterat
                 one = replace(
                     description, paths=(path,) if path else (), handlers=(handler,), starts=(start,)
                 )
-                for senders, points in _points(len(path)):
-                    number += 1
-                    yield _test(f"{name}-{number:02}", one, senders, points, title)
+                for senders, points in _points(len(path), pairs=description.role is Role.HANDLER):
+                    for thread in _threads(one, points, senders):
+                        number += 1
+                        text = _text(f"{name}-{number:02}", thread, one, senders, points, title)
+                        yield Test(f"{name}-{number:02}", one, senders, points, text)
 
 
-def _points(length: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+def _points(length: int, *, pairs: bool) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield the number of senders and the points; two senders decide only about a handler."""
     places = range(length + 1)
     for place in places:
         yield 1, (place,)
-    for place in places:
+    for place in places if pairs else ():
         yield 2, (place,)
-    for pair in combinations_with_replacement(places, 2):
+    for pair in combinations_with_replacement(places, 2) if pairs else ():
         yield 2, pair
 
 
-def _test(name: str, description: Description, senders: int, points: tuple[int, ...], title: str) -> Test:
-    thread = _Thread(description, senders, points)
-    ((mask, saved),) = description.starts
-    columns = [thread.lines, *(_sender(which) for which in range(senders))]
+def _threads(description: Description, points: tuple[int, ...], senders: int) -> Iterator[_Thread]:
+    """Yield the thread once for each combination of outcomes of the exit tests that read M as 0.
+
+    The handler runs at most once for each time that P becomes 1.
+    """
+    most = senders + sum(
+        access.written(Cell.P) in (UNCHANGED, 1) for path in description.paths for access in path
+    )
+    todo: list[tuple[bool, ...]] = [()]
+    while todo:
+        outcomes = todo.pop()
+        try:
+            thread = _Thread(description, points, iter(outcomes))
+        except _ImpossibleError:
+            continue
+        if thread.tested > len(outcomes):
+            # The last outcome was assumed to be "no": that is this thread; "yes" is another.
+            todo += [(*outcomes, True)] if sum(outcomes) < most else []
+            if thread.tested > len(outcomes) + 1:
+                todo.append((*outcomes, False))
+                continue
+            outcomes = (*outcomes, False)
+        yield thread
+
+
+def _text(
+    name: str, thread: _Thread, description: Description, senders: int, points: tuple[int, ...], title: str
+) -> str:
+    ((mask, _),) = description.starts
+    columns = [thread.lines, *(_sender(which, which < len(points)) for which in range(senders))]
     widths = [max(map(len, column)) for column in columns]
     rows = []
     for row in range(max(map(len, columns))):
@@ -88,12 +118,11 @@ def _test(name: str, description: Description, senders: int, points: tuple[int, 
             " " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " ;"
         )
     heads = [f"P{number}".ljust(width) for number, width in enumerate(widths)]
-    zero = sorted({*thread.used, _HANDLED} - {_SAVED_REGISTER})
+    zero = sorted({*thread.used, _HANDLED})
     first = " ".join(
         [
             f"P=0; M={mask}; S=0; Z=0;",
             *(f"K{which}=0;" for which in range(senders)),
-            f"0:{_wide(_SAVED_REGISTER)}={saved};",
             *(f"0:{_wide(register)}=0;" for register in zero),
         ]
     )
@@ -102,10 +131,11 @@ def _test(name: str, description: Description, senders: int, points: tuple[int, 
     )
     if len(points) < senders:
         where += f"; P{senders} finds pending set and sends none"
-    text = "\n".join(
+    lead = title.replace(chr(34), "")
+    return "\n".join(
         [
             f"X86_64 {name}",
-            f'"{title.replace(chr(34), "")}: {where}"' if title else f'"{where}"',
+            f'"{lead}: {where}"' if lead else f'"{where}"',
             "{",
             first,
             "}",
@@ -115,32 +145,28 @@ def _test(name: str, description: Description, senders: int, points: tuple[int, 
             "",
         ]
     )
-    return Test(name, description, senders, points, text)
 
 
-def _sender(which: int) -> list[str]:
-    return [
-        f"lock addl ${1 << which},[S]",
-        "movl $1,%eax",
-        "xchgl %eax,[P]",
-        "cmpl $0,%eax",
-        f"jne D{which}",
-        f"movl $1,[K{which}]",
-        f"D{which}:",
-    ]
+def _sender(which: int, kicks: bool) -> list[str]:
+    """Return the lines of a sender; whether it kicks is a condition on the P that its xchg returned."""
+    lines = [f"lock addl ${1 << which},[S]", "movl $1,%eax", "xchgl %eax,[P]"]
+    return [*lines, f"movl $1,[K{which}]"] if kicks else lines
 
 
 def _condition(thread: _Thread, senders: int, points: tuple[int, ...]) -> str:
     terms = [f"0:{_wide(_FLAGS[which])}=1" for which in range(len(points))]
     terms += [f"{which + 1}:rax={int(which >= len(points))}" for which in range(senders)]
     terms += thread.conditions
-    # The bits that no handler took, and of those, what may be left in S for a later unmask.
+    # The bits that no handler took; those that M = P = 1 leaves in S for a later unmask are not lost.
     lost = []
     everything = (1 << senders) - 1
     for handled in range(everything):
         missing = everything & ~handled
-        without = [f"S={value}" for value in range(1 << senders) if value & missing != missing]
-        lost.append(_all((f"0:{_wide(_HANDLED)}={handled}", _any(("P=0", "M=0", *without)))))
+        term = f"0:{_wide(_HANDLED)}={handled}"
+        if thread.mask:
+            without = [f"S={value}" for value in range(1 << senders) if value & missing != missing]
+            term = _all((term, _any(("P=0", *without))))
+        lost.append(term)
     return _all((*terms, _any(lost)))
 
 
@@ -152,50 +178,72 @@ def _all(terms: Iterable[str]) -> str:
     return f"({_AND.join(terms)})"
 
 
-class _Thread:
-    """The lines of the vCPU's pCPU, and what its registers must be in the end."""
+class _ImpossibleError(Exception):
+    """The path does not go on with the value that M has."""
 
-    def __init__(self, description: Description, senders: int, points: tuple[int, ...]) -> None:
+
+class _Thread:
+    """The lines of the vCPU's pCPU, and what its registers must be in the end.
+
+    M is known at each point: its value is followed while the lines are made.
+    """
+
+    def __init__(self, description: Description, points: tuple[int, ...], outcomes: Iterator[bool]) -> None:
         (self.handler,) = description.handlers
+        ((self.mask, self.saved),) = description.starts
         self.lines: list[str] = []
         self.conditions: list[str] = []
         self.used: set[str] = set()
-        self._labels = 0
+        self.tested = 0
+        self._outcomes = outcomes
         self._tests = iter(_TESTS)
-        self._seen: dict[Cell, str] = {Cell.M: _SAVED_REGISTER}
+        self._seen: dict[Cell, str] = {}
         path = description.paths[0] if description.paths else ()
-        restores = sum(access.written(Cell.P) in (UNCHANGED, 1) for access in path)
-        self._deliveries = senders + restores
         for place in range(len(path) + 1):
             for which in [which for which, point in enumerate(points) if point == place]:
                 self._put(f"movl [K{which}],{_FLAGS[which]}")
                 self.used.add(_FLAGS[which])
-                self._exit_test(self._deliveries)
+                self._exit_test()
             if place < len(path):
                 self._access(path[place])
 
     def _put(self, *lines: str) -> None:
         self.lines += lines
 
-    def _exit_test(self, deliveries: int) -> None:
-        if not deliveries:
+    def _exit_test(self) -> None:
+        """Put an exit test of Xen, and the handler if the test has the outcome that enters it."""
+        if self.mask:
             return
-        self._labels += 1
-        out = f"L{self._labels}"
-        self._put("cmpl $0,[P]", f"je {out}", "cmpl $0,[M]", f"jne {out}", "movl $1,[M]")
-        for access in self.handler:
-            self._write(access)
-        self._exit_test(deliveries - 1)
-        self._put(f"{out}:")
+        self.tested += 1
+        delivers = next(self._outcomes, False)
+        register = self._register(Cell.P)
+        self._put(f"movl [P],{register}")
+        self.conditions.append(f"0:{_wide(register)}={int(delivers)}")
+        if delivers:
+            self.mask = 1
+            self._put("movl $1,[M]")
+            seen, saved = dict(self._seen), self.saved
+            for access in self.handler:
+                self._access(access)
+            self._seen, self.saved = seen, saved
 
     def _access(self, access: Access) -> None:
+        if Cell.M in access.reads:
+            self.saved = self.mask
         self._write(access)
-        for cell, value in access.when:
+        value = access.written(Cell.M)
+        if value is not None and value != UNCHANGED:
+            self.mask = self.saved if value == SAVED else value
+        for cell, wanted in access.when:
+            if cell is Cell.M:
+                if self.saved != wanted:
+                    raise _ImpossibleError
+                continue
             if cell not in self._seen:
                 raise ValueError(f"{access.text}: a path depends on a value that it did not read")
-            self.conditions.append(f"0:{_wide(self._seen[cell])}={value}")
+            self.conditions.append(f"0:{_wide(self._seen[cell])}={wanted}")
         if access.xen:
-            self._exit_test(self._deliveries)
+            self._exit_test()
 
     def _write(self, access: Access) -> None:
         """Put the instructions of an access."""
@@ -210,7 +258,7 @@ class _Thread:
             return
         locked = access.is_locked
         for cell, value in access.writes:
-            swapped = cell in access.reads
+            swapped = cell in access.reads and cell is not Cell.M
             if value == UNCHANGED and not access.drains:
                 self.used.add(_SCRATCH)
                 self._put(f"movl [{cell.name}],{_SCRATCH}", f"movl {_SCRATCH},[{cell.name}]")
@@ -218,7 +266,7 @@ class _Thread:
                 self._store(cell, value, locked=locked, into=self._register(cell) if swapped else _SCRATCH)
         written = {cell for cell, value in access.writes if value != UNCHANGED}
         for cell in access.reads:
-            if cell not in written:
+            if cell not in written and cell is not Cell.M:
                 self._put(f"movl [{cell.name}],{self._register(cell)}")
             if cell is Cell.S:
                 self.used |= {_TAKEN, _HANDLED}
@@ -233,15 +281,12 @@ class _Thread:
             self._put(f"{'lock ' if locked else ''}xorl {_TAKEN},[{cell.name}]")
         elif locked:
             self.used.add(into)
-            source = self._saved() if value == SAVED else f"${value}"
-            if source != into:
-                self._put(f"movl {source},{into}")
-            self._put(f"xchgl {into},[{cell.name}]")
+            self._put(f"movl ${self._number(value)},{into}", f"xchgl {into},[{cell.name}]")
         else:
-            self._put(f"movl {self._saved() if value == SAVED else f'${value}'},[{cell.name}]")
+            self._put(f"movl ${self._number(value)},[{cell.name}]")
 
-    def _saved(self) -> str:
-        return self._seen[Cell.M]
+    def _number(self, value: int) -> int:
+        return self.saved if value == SAVED else value
 
     def _register(self, cell: Cell) -> str:
         """Return the register for a new read of a cell."""

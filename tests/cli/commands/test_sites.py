@@ -566,3 +566,20 @@ def test_hand_made_tables_have_the_finders_types(run: Run, guest: Path) -> None:
         assert isinstance(one, Site)
         assert type(one.verdict) is Verdict
         assert type(one.kind) is Kind
+
+
+def test_litmus_tests_are_written_once(run: Run, guest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "litmus"
+    code, _ = run(guest, "--litmus", folder)
+    assert code == 0
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[0] == "README"
+    assert len(names) > 10
+    readme = (folder / "README").read_text()
+    assert "herd7 -optace true d01-01.litmus" in readme
+    first = (folder / "d01-01.litmus").read_text()
+    assert first.startswith("X86_64 d01-01\n")
+    # A folder with files is refused, and so is an image without sites.
+    code, out = run(guest, "--litmus", folder)
+    assert code == 1
+    assert "not empty" in out
