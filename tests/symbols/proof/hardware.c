@@ -20,6 +20,8 @@ struct slot {
     _Alignas(64) volatile unsigned s;
     _Alignas(64) unsigned taken;
     _Alignas(64) unsigned was;
+    // B wrote it last, so A's store to it, and the stores after it, stay in the store buffer for longer.
+    _Alignas(64) volatile unsigned cold;
 };
 
 static struct slot slots[SLOTS];
@@ -34,6 +36,7 @@ static unsigned exchange(volatile unsigned *cell, unsigned value)
 #define HANDLER(name, fence, take)                           \
     static void name(struct slot *one)                       \
     {                                                        \
+        one->cold = 1;                                       \
         one->p = 0;                                          \
         __asm__ volatile(fence : : : "memory");              \
         one->taken = take;                                   \
@@ -86,7 +89,10 @@ static void *thread(void *argument)
         for (long done = 0; done < rounds; done += SLOTS) {
             if (!second)
                 for (int i = 0; i < SLOTS; i++)
-                    slots[i] = (struct slot){.p = 1};
+                    slots[i].p = 1, slots[i].s = 0;
+            if (second)
+                for (int i = 0; i < SLOTS; i++)
+                    slots[i].cold = 0;
             meet();
             for (int i = 0; i < SLOTS; i++) {
                 if (second)
