@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
 _LABEL = 9
 _CELL = 8
-#: The fences in the closing sentence.
-_QUOTED = ("lfence", "mfence", "lock add")
 _SITE_LABEL = 5
 _HEADINGS = {
     "empty": "empty",
@@ -74,30 +71,11 @@ def print_calibration(
 
 
 def sentence(found: Calibration) -> str:
-    """Return what the fences take while nothing misses the caches, as one says it; "" without a figure.
+    """Return what the fences take while nothing misses the caches, as one says it; "" without a figure."""
+    from xtrace.analysis.calibrate.sentence import hot_sentence
 
-    The figures are the least and the greatest end of the 95 % intervals over the standard sequences, inline,
-    in all contexts in which nothing misses.
-    """
-    from xtrace.probes.timing.calibration import HOT_CONTEXTS
-
-    said: list[str] = []
-    for fence in _QUOTED:
-        ends = [
-            (row.low_cycles, row.high_cycles)
-            for row in found.rows
-            if row.fence == fence and row.place == "inline" and row.context in HOT_CONTEXTS
-        ]
-        known = [(low, high) for low, high in ends if low is not None and high is not None]
-        if not known:
-            continue
-        low, high = math.floor(min(low for low, _ in known)), math.ceil(max(high for _, high in known))
-        ns = [round(cycles / found.tsc_hz * 1e9) for cycles in (low, high)]
-        figures = f"{low} to {high} cycles ({ns[0]} to {ns[1]} ns)"
-        said.append(
-            f"{fence} {figures}" if said else f"{fence} adds {figures} while nothing misses the caches"
-        )
-    return ", ".join(["; ".join(said[:2]), *said[2:]])
+    rows = ((row.fence, row.place, row.context, row.low_cycles, row.high_cycles) for row in found.rows)
+    return hot_sentence(rows, found.tsc_hz)
 
 
 def _print_host(put: Put, found: Calibration) -> None:

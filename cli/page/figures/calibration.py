@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xtrace.analysis.calibrate.sentence import hot_sentence
 from xtrace.cli.page.figure import Column, Figure, PageTable, Row
 from xtrace.cli.page.figures.slots import levels
 from xtrace.cli.page.words import name_text
@@ -38,11 +39,12 @@ def calibration(found: Mapping[str, Any], source: str) -> list[Figure]:
     standard = [(place, row) for place, row in rows if row["place"] != "site"]
     sites = [(place, row) for place, row in rows if row["place"] == "site"]
     figures = []
+    dark = _darkness(found["rows"])
     if standard:
         panels = []
         for kind, where in dict.fromkeys((row["kind"], row["place"]) for _, row in standard):
             mine = [(place, row) for place, row in standard if (row["kind"], row["place"]) == (kind, where)]
-            panels.append((f"{kind}, {_PLACES.get(where, where)}", _matrix(mine, source, _by_fence)))
+            panels.append((f"{kind}, {_PLACES.get(where, where)}", _matrix(mine, source, _by_fence, dark)))
         figures.append(
             Figure(
                 "calibration",
@@ -64,29 +66,17 @@ def calibration(found: Mapping[str, Any], source: str) -> list[Figure]:
                 "calibration-sites",
                 "The image's own sites, as compiled",
                 "The same for each fenced site of the image, replayed as it is compiled." + more,
-                tables=[_matrix(mine, source, _by_site)],
+                tables=[_matrix(mine, source, _by_site, dark)],
             )
         )
     return figures
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """Return what an inline fence costs with hot caches, by fence; empty without such rows."""
-    said = []
-    for fence in dict.fromkeys(row["fence"] for row in found["rows"]):
-        hot = [
-            row["median_cycles"]
-            for row in found["rows"]
-            if row["fence"] == fence
-            and row["place"] == "inline"
-            and row["median_cycles"] is not None
-            and list(_CONTEXTS).index(row["context"]) < list(_CONTEXTS).index("site")
-        ]
-        if hot:
-            said.append(f"{name_text(fence)} {min(hot):.0f} to {max(hot):.0f}")
-    if not said:
-        return ""
-    return f"With hot caches one inline fence adds, in TSC cycles: {'; '.join(said)} (medians)."
+    """Return what fences take while nothing misses the caches, as on a terminal; "" without a figure."""
+    names = ("fence", "place", "context", "low_cycles", "high_cycles")
+    said = hot_sentence((tuple(row[name] for name in names) for row in found["rows"]), found["tsc_hz"])
+    return f"{said}." if said else ""
 
 
 def _by_fence(row: Mapping[str, Any]) -> str:
@@ -97,16 +87,22 @@ def _by_site(row: Mapping[str, Any]) -> str:
     return f"{row['address'] or 0:x} {row['kind']} {name_text(row['fence'])}"
 
 
-def _matrix(rows: Sequence[tuple[int, dict[str, Any]]], source: str, name: Any) -> PageTable:
+def _darkness(rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Return the level of each row with a figure, by its place: one scale for all tables."""
+    medians = {
+        place: max(round(row["median_cycles"]), 0)
+        for place, row in enumerate(rows)
+        if row["median_cycles"] is not None
+    }
+    return dict(zip(medians, levels(medians.values(), LEVELS), strict=True))
+
+
+def _matrix(
+    rows: Sequence[tuple[int, dict[str, Any]]], source: str, name: Any, dark: Mapping[int, int]
+) -> PageTable:
     contexts = [each for each in _CONTEXTS if any(row["context"] == each for _, row in rows)]
     names = list(dict.fromkeys(name(row) for _, row in rows))
     by_cell = {(name(row), row["context"]): (place, row) for place, row in rows}
-    medians = {
-        cell: max(round(row["median_cycles"]), 0)
-        for cell, (_, row) in by_cell.items()
-        if row["median_cycles"] is not None
-    }
-    darkness = dict(zip(medians, levels(medians.values(), LEVELS), strict=True))
     hot = [each for each in contexts if list(_CONTEXTS).index(each) <= list(_CONTEXTS).index("site")]
     table_rows = []
     for label in names:
@@ -122,7 +118,7 @@ def _matrix(rows: Sequence[tuple[int, dict[str, Any]]], source: str, name: Any) 
                 continue
             place, row = by_cell[cell]
             cells.append(_text(row))
-            classes[at + 1] = f"heat l{darkness.get(cell, 0)}{edge}"
+            classes[at + 1] = f"heat l{dark.get(place, 0)}{edge}"
             if row["median_cycles"] is not None:
                 places[at + 1] = place
         table_rows.append(Row(cells, classes=classes, places=places))
