@@ -55,7 +55,8 @@ def main() -> None:
         }
         seen(pages, scratch)
     for picture in sorted(FOLDER.glob("*.png")):
-        subprocess.run([pngquant, "--force", "--ext", ".png", "--speed", "1", "--nofs", "32", picture], check=True)
+        reduced = [pngquant, "--force", "--ext", ".png", "--speed", "1", "--nofs", "32", picture]
+        subprocess.run(reduced, check=True)
         sys.stdout.write(f"{picture.relative_to(ROOT)}: {picture.stat().st_size:,} bytes\n")
 
 
