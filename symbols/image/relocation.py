@@ -4,8 +4,9 @@ Sections get consecutive addresses, undefined symbols get 16 bytes each in a reg
 relocations of code and data are applied to copies of their bytes.  So a call in an object file leads to
 its callee, and %gs:symbol has that symbol's address.
 
-Relocation types: System V ABI, AMD64 supplement 4.4 and Intel386 supplement 4.  Those that need a
-global offset table, which no kernel has, leave the bytes as they are.
+Relocation types: System V ABI, AMD64 supplement 4.4 and Intel386 supplement 4.  There is no global
+offset table, so a mov or call through one names the symbol itself, as a linker relaxes it (AMD64
+supplement, appendix B.2); other instructions that need one stay as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ COMMON = 0xFFF2
 
 #: By type: bytes written, and whether the address of the place is subtracted.
 _X86_64 = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
+#: R_X86_64_GOTPCREL, _GOTPCRELX and _REX_GOTPCRELX.
+_GOT = (9, 41, 42)
+#: The opcode of mov becomes that of lea; call *X, through the table, becomes call X.
+_MOV, _LEA, _CALL, _RELAXED_CALL = 0x8B, 0x8D, (0xFF, 0x15), (0x67, 0xE8)
 _I386 = {1: (4, False), 2: (4, True), 4: (4, True)}
 
 _RELA64 = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
@@ -127,6 +132,8 @@ def _apply(
     info = table["info"].astype(np.uint64)
     kinds = info & np.uint64(0xFFFF_FFFF if wide else 0xFF)
     numbers = (info >> np.uint64(32 if wide else 8)).astype(np.int64)
+    if wide:
+        kinds = np.where(_relaxed(content, table["offset"], np.isin(kinds, _GOT)), np.uint64(2), kinds)
     for kind, (size, relative) in (_X86_64 if wide else _I386).items():
         mine = kinds == kind
         offsets = table["offset"][mine].astype(np.uint64)
@@ -152,3 +159,23 @@ def _apply(
         if relative:
             values -= offsets + np.uint64(address)
         content[places] = values.view(np.uint8).reshape(-1, 8)[:, :size]
+
+
+def _relaxed(
+    content: npt.NDArray[np.uint8], offsets: npt.NDArray[Any], through_table: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Rewrite the instructions that go through a global offset table; return which of them were."""
+    done = np.zeros(len(offsets), np.bool_)
+    for index in np.flatnonzero(through_table).tolist():
+        place = int(offsets[index])
+        if not 2 <= place <= len(content) - 4:
+            continue  # what is wrong with it is said where relocations are applied
+        before = int(content[place - 2]), int(content[place - 1])
+        if before[0] == _MOV:
+            content[place - 2] = _LEA
+        elif before == _CALL:
+            content[place - 2 : place] = _RELAXED_CALL
+        else:
+            continue
+        done[index] = True
+    return done

@@ -55,6 +55,9 @@ _MOST_BINDINGS = 4
 #: Steps for judging what was found, if the image used up its budget.
 _RESERVE_STEPS = 200_000
 _TOO_MUCH = "its code takes more steps to follow than any real kernel's: only part of it was followed"
+_UNSEEN = (
+    "without symbols, direct accesses to a per-CPU vcpu_info (%gs:symbol) cannot be seen; give --symbols"
+)
 #: Prefixes of functions that take any pointer: what they write says nothing about its type.
 _COPIES = ("mem", "bcopy", "bzero", "copy", "str", "kcopy", "ovbcopy", "__mem", "explicit_")
 
@@ -88,6 +91,8 @@ def find_sites(image: Image, lines: bool = True) -> SiteTable:
     except ExhaustedError:
         damage.append(_TOO_MUCH)
         code.budget.left = _RESERVE_STEPS
+    if not len(image.symbols) and not layout.areas and facts.guest_os.lower() == "linux":
+        damage.append(_UNSEEN)
     found = _touches(flows, layout, code)
     for address in foreign(image, layout, found):
         del found[address]
