@@ -36,6 +36,7 @@ _SITES = (
     "-k",
     "not compiled",
     "tests/symbols/sites/test_description.py",
+    "tests/symbols/sites/test_shapes.py",
     "tests/symbols/sites/test_finder.py",
     "tests/symbols/sites/test_execution_bounds.py",
     "tests/cli/commands/test_sites.py",
@@ -49,6 +50,7 @@ TARGETS = (
     Target("symbols/sites/surroundings.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
     Target("symbols/sites/fences.py", ("tests/symbols/sites/test_fences.py",), _SITES),
     Target("symbols/sites/description.py", ("tests/symbols/sites/test_description.py",), _SITES),
+    Target("symbols/sites/handlers.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
     Target(
         "symbols/proof/operational.py",
         ("tests/symbols/proof/test_operational.py",),
