@@ -514,12 +514,28 @@ class Code:
             return None
         flow = self._interpreter.run(target, insns, successors, entry_state())
         results = set(flow.results.values())
-        if any(call.tail for call in flow.calls.values()) or not results:
+        tails = [call for call in flow.calls.values() if call.tail]
+        if len(tails) == 1 and not results:
+            return self._tail_summary(tails[0].target)
+        if tails or not results:
             return None
         result = results.pop() if len(results) == 1 else None
         # What its own callees change besides is not known.
         changed = RESULTS if flow.calls else tuple(sorted(flow.changed))
         return Callee(changed, _visible(result))
+
+    def _tail_summary(self, target: int) -> Callee | None:
+        """Return what a function does that ends in a tail jump: its own changes are not known."""
+        inner = self._callee(target)
+        if inner is None:
+            return None
+        result = inner.result if inner.result is not None and isinstance(inner.result.root, str) else None
+        return Callee(tuple(sorted({*RESULTS, *inner.written})), result)
+
+    def result_of(self, entry: int) -> Value | None:
+        """Return what a small function returns, in its caller's terms, None where that is not known."""
+        callee = self._callee(entry)
+        return callee.result if callee is not None else None
 
     def leaf_fences(self, target: int) -> tuple[Insn, ...] | None:
         """Return the fences that a small leaf function executes, None if it is not such a function."""

@@ -43,6 +43,9 @@ _MOD0 = _table(number for number in range(0x40) if number & 7 not in (4, 5))
 _AFTER_PREFIX = _table((*range(0x48, 0x50), 0x8B, 0xA1, 0x03, 0xC6, 0x80))
 _MOD2 = _table(number for number in range(0x80, 0xC0) if number & 7 != 4)
 _LOADS = _table((0x8B, 0xFF))
+#: call rel32 and jmp rel32.
+_BRANCHES, _BRANCH_BYTES = _table((0xE8, 0xE9)), 5
+_SHORT_JUMP = 0xEB
 #: i386: mov moffs32,%eax.
 _LOAD_ABSOLUTE = 0xA1
 _PER_CPU_PREFIX = _table((0x64, 0x65))
@@ -166,3 +169,21 @@ def functions_of(section: Section, starts: npt.NDArray[np.uint64], offsets: Offs
     places = offsets.astype(np.uint64) + np.uint64(section.address)
     index = np.searchsorted(starts, places, "right") - 1
     return set(starts[np.unique(index[index >= 0])].tolist())
+
+
+def calls_of(section: Section, targets: Iterable[int]) -> Offsets:
+    """Return offsets of bytes that look like a direct call or jump to one of some addresses."""
+    code = np.frombuffer(section.data, np.uint8)
+    if len(code) < _BRANCH_BYTES:
+        return np.empty(0, np.int64)
+    places = np.flatnonzero(_BRANCHES[code[: -_BRANCH_BYTES + 1]])
+    distances = np.zeros(len(places), np.uint32)
+    for byte in range(4):
+        distances |= code[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
+    # Modulo 2**32, as kernels of both sizes fit within 2 GiB.
+    reached = distances + (places + _BRANCH_BYTES + section.address % 2**32).astype(np.uint32)
+    wanted = np.array(sorted(target % 2**32 for target in targets), np.uint32)
+    short = np.flatnonzero(code[:-1] == _SHORT_JUMP)
+    near = short + 2 + code[short + 1].astype(np.int8) + section.address % 2**32
+    hits = places[np.isin(reached, wanted)], short[np.isin(near.astype(np.uint32), wanted)]
+    return np.sort(np.concatenate(hits)).astype(np.int64)

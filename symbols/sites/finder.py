@@ -20,7 +20,7 @@ from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.image.xen_facts import ImageFacts, image_facts
 from xtrace.symbols.sites.access_kind import Touch, touches
-from xtrace.symbols.sites.byte_scan import field_accesses, field_loads, functions_of, references
+from xtrace.symbols.sites.byte_scan import calls_of, field_accesses, field_loads, functions_of, references
 from xtrace.symbols.sites.description import Describer
 from xtrace.symbols.sites.dwarf_owner import foreign
 from xtrace.symbols.sites.fences import FenceFinder, Found
@@ -49,6 +49,8 @@ from xtrace.symbols.x86.decode import RSP, Flow
 _NOWHERE = Ways((), Paths.NONE)
 _ARGUMENT_REGISTERS = (7, 6, 2, 1, 8, 9, 0)
 _STACK_ARGUMENTS = 6
+#: Through how many functions a pointer may be returned.
+_RETURN_DEPTH = 2
 #: Into how many functions pointers are followed in all, and with how many argument sets into each.
 _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
@@ -206,6 +208,7 @@ def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
     if not layout:
         return
     flows.extend(code.flow(entry) for entry in _candidates(code, layout))
+    _add_callers(code, layout, flows)
     todo: list[tuple[int, _Bindings]] = []
     bound: dict[int, set[_Bindings]] = {}
     for flow in flows:
@@ -221,6 +224,27 @@ def _follow(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
         flow = code.flow_from(target, _bound_state(bindings))
         flows.append(flow)
         todo.extend(_passed(code, layout, flow))
+
+
+def _add_callers(code: Code, layout: Layout, flows: list[FunctionFlow]) -> None:
+    """Add the flows of functions that get a vcpu_info pointer from a small one, as unoptimised code does."""
+    known = {flow.entry for flow in flows}
+    new = flows
+    for _ in range(_RETURN_DEPTH):
+        sources = {
+            flow.entry
+            for flow in new
+            if (result := code.result_of(flow.entry)) is not None and _as_argument(result, layout) is not None
+        }
+        if not sources:
+            return
+        callers: set[int] = set()
+        for section in code.sections:
+            callers |= functions_of(section, code.starts, calls_of(section, sources))
+        entries = {place for entry in callers - known for place in code.entries(entry)} - known
+        new = [code.flow(entry) for entry in sorted(entries)]
+        known |= entries
+        flows.extend(new)
 
 
 def _passed(code: Code, layout: Layout, flow: FunctionFlow) -> Iterator[tuple[int, _Bindings]]:

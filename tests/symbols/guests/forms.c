@@ -113,6 +113,35 @@ noinline void restore_outcome(unsigned long flags)
 		force_callback();
 }
 
+/* --- a pointer that a function returns, as it is inlined otherwise --- */
+
+noinline struct vcpu_info *returned(void)
+{
+	return &HYPERVISOR_shared_info->vcpu_info[0];
+}
+
+noinline struct vcpu_info *returned_again(void)
+{
+	events++;
+	return returned();
+}
+
+noinline void unmask_returned(void)
+{
+	struct vcpu_info *v = returned();
+
+	v->mask = 0;			/* SITE unmask tests=all */
+	barrier();
+	if (v->pending)			/* SITE pending-test */
+		force_callback();
+}
+
+noinline void mask_returned_again(void)
+{
+	returned_again()->mask = 1;	/* SITE mask */
+	barrier();
+}
+
 /* --- which CPU's it is --- */
 
 noinline void unmask_numbered(void)
