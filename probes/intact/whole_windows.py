@@ -704,7 +704,7 @@ class WholeWindows:
         assert self._lost is not None
         passed = bytes(memoryview(self._buffer)[self._examined - self._base : at])
         self._skipped[0] = self._skipped[0] and _is_text(passed)
-        self._skipped[1] = self._skipped[1] and not any(passed)
+        self._skipped[1] = self._skipped[1] and passed == bytes(len(passed))
         self._examined = self._base + at
         self._budget += _BUDGET_RATIO * len(passed)
         self._search = self._base + at

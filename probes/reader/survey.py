@@ -249,7 +249,8 @@ def _survey_windows(
     headers.restarts = [
         TscRestart(whole.offset_of(restart.offset), restart.back_cycles) for restart in headers.restarts
     ]
-    budget = len(held) if whole.damages else _SAMPLE_BYTES
+    # What is not as it was recorded is counted as a whole.
+    budget = len(held) if whole.damages or headers.missing_bytes else _SAMPLE_BYTES
     found = _survey(name, plain, headers, size=size, compression=compression, is_stream=True, budget=budget)
     found.damages, found.damage_count = whole.damages, whole.damage_count
     found.skipped_bytes = whole.skipped_bytes
@@ -413,7 +414,7 @@ def sample_pieces(plain: Bytes, windows: list[Window], budget: int, count: int) 
     If all windows together fit in ``budget``, yield all of them completely.
     """
     filled = [window for window in windows if window.size]
-    if sum(window.size for window in filled) > budget:
+    if sum(_present(window, plain.size) for window in filled) > budget:
         step = max(len(filled) / count, 1.0)
         filled = [filled[int(number * step)] for number in range(min(count, len(filled)))]
         each = budget // len(filled) & ~3
