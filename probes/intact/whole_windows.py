@@ -90,6 +90,7 @@ _FAULTS = {
     _TOO_MANY: "too many window headers inside others",
 }
 _ENDS_EVENLY = "the file ends between two records of a window"
+_FAR = "the TSC of its last record is far after all others"
 _UNFOLLOWED = "no window follows where this one should end"
 REPEATED = "windows that are already there"
 TEXT = "text"
@@ -560,6 +561,8 @@ class WholeWindows:
         begin = end
         count = len([tsc for tsc in tscs if tsc >= far])
         is_first = self.last[pcpu] < 0 and count == len(tscs) > 1
+        if end > len(self._buffer) and count < len(tscs):
+            return _FAR  # of a window that is cut, the end can also be what is left after missing bytes
         seen: Counter[int] = Counter()
         while end - begin < _MOST_WITNESS_BYTES:
             if len(self._buffer) - end < WINDOW_HEADER_BYTES:
@@ -581,7 +584,7 @@ class WholeWindows:
                 seen[other] += 1
                 if other == pcpu or seen[other] > _WITNESSES:
                     break
-        return "" if count > 1 or is_first else "the TSC of its last record is far after all others"
+        return "" if count > 1 or is_first else _FAR
 
     def _tscs(self, at: int, end: int) -> list[int]:
         """Return the TSCs of a window's whole records."""
