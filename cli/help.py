@@ -132,7 +132,7 @@ HELPS = {
     "trial": Help(
         (
             Example("xtrace trial --image g --plan", "what can be exchanged"),
-            Example("xtrace trial --image g --pid 42 --counter units", "measure"),
+            Example("xtrace trial --image g --pid 42 --counter n", "measure"),
             Example("xtrace trial --restore", "put back what a killed trial left"),
         ),
         "",

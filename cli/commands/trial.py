@@ -128,7 +128,7 @@ def trial(
 
     opened = open_image(image, symbols_path=symbol_file, debug_path=debug_file)
     table = find_sites(opened, lines=False)
-    allowed = {Verdict.REMOVABLE} | ({Verdict.UNDECIDED} if allow else set())
+    allowed = {Verdict.REMOVABLE, Verdict.REPLACEABLE} | ({Verdict.UNDECIDED} if allow else set())
     exchanges = planned(opened, table, allowed)
     if plan:
         from xtrace.cli.render.trial import plan_object, print_plan
