@@ -41,6 +41,21 @@ class CostKernel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InPlace:
+    """What a trial of a domain's image found: the share of the running time that fences take, measured.
+
+    Attributes:
+        parts: verdicts of the fences that were removed.
+        said: the result in a sentence.
+    """
+
+    low_ratio: float
+    high_ratio: float
+    parts: Collection[str]
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class CostInputs:
     """The inputs of the cost other than the trace.
 
@@ -50,6 +65,7 @@ class CostInputs:
         rates: the guests' counters, by domain.
         emulated: the traced host was emulated in software.
         unfenced: by domain, a capture of the same load with an unfenced kernel, and the domain in it.
+        trials: of the domains' images, by domain.
     """
 
     kernels: Sequence[CostKernel] = ()
@@ -57,3 +73,4 @@ class CostInputs:
     rates: Mapping[int, Rates] = field(default_factory=dict)
     emulated: bool = False
     unfenced: Mapping[int, tuple[Measures, int]] = field(default_factory=dict)
+    trials: Mapping[int, InPlace] = field(default_factory=dict)

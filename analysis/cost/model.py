@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.checks import checks
-from xtrace.analysis.cost.cross_checks.estimates import estimates
+from xtrace.analysis.cost.cross_checks.estimates import beside_trial, estimates
 from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
 from xtrace.analysis.cost.domain_facts import domain_facts, pv_domains
 from xtrace.analysis.cost.executions import Executions
@@ -54,6 +54,8 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
         found.estimates += estimates(
             measures, samples, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
         )
+        if kernel.domain in inputs.trials:
+            found.estimates += beside_trial(kernel.domain, inputs.trials[kernel.domain], of_time)
         found.upcalls += of_upcalls
         found.domains += of_time
         shares = tuple(

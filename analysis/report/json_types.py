@@ -173,7 +173,7 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("cost_sites", "executions_quality"): ("exact", "bounded", "inferred"),
     ("cost_sites", "priced_by"): ("site", "standard", ""),
     ("cost_estimates", "of"): ("upcall", "running time"),
-    ("cost_estimates", "estimate"): ("model", "two captures", "samples", "samples by clock"),
+    ("cost_estimates", "estimate"): ("model", "two captures", "samples", "samples by clock", "trial"),
     ("cost_estimates", "agrees"): ("overlap", "the model is higher", "the model is lower", "-"),
     ("cost_checks", "agrees"): ("yes", "no"),
     ("volume", "class"): (*(str(bit.name).lower() for bit in TraceClass), "other"),

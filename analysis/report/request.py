@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
     from xtrace.analysis.cost.guest_counters import Rates
-    from xtrace.analysis.cost.inputs import CostInputs
+    from xtrace.analysis.cost.inputs import CostInputs, InPlace
     from xtrace.analysis.measures.measures import Measures
     from xtrace.analysis.report.build import Report
     from xtrace.analysis.report.guest_kernels import ImageKernel
@@ -97,6 +98,7 @@ class ReportRequest:
         versions: Xen versions to decode by; None detects them from the records.
         images: kernel images to look up samples and find fences in, one per domain.
         calibration: file of what fences cost on this host.
+        trial: result of a trial of one of the images.
         counters, unfenced: further inputs of the fence cost model.
         strict: stop at the first damage.
         ignored: names of findings to leave out.
@@ -114,6 +116,7 @@ class ReportRequest:
     versions: VersionRange | None = None
     images: Sequence[GuestImage] = ()
     calibration: Path | None = None
+    trial: Path | None = None
     counters: Sequence[GuestCounters] = ()
     unfenced: Sequence[UnfencedCapture] = ()
     strict: bool = False
@@ -352,13 +355,45 @@ def _costs(
     progress: Progress,
 ) -> CostInputs | None:
     """Return the inputs of the fence cost model; None where the cost is not wanted."""
-    asked = calibration is not None or counters or named.unfenced or "cost" in request.sections
+    trials = _trials(request, kernels)
+    asked = calibration is not None or counters or named.unfenced or trials or "cost" in request.sections
     if not asked:
         return None
     from xtrace.analysis.cost.inputs import CostInputs
 
     unfenced = _unfenced(request, named, progress)
-    return CostInputs(kernels, calibration, counters, whole.origin.emulated, unfenced)
+    return CostInputs(kernels, calibration, counters, whole.origin.emulated, unfenced, trials)
+
+
+def _trials(request: ReportRequest, kernels: Sequence[ImageKernel]) -> dict[int, InPlace]:
+    """Return what a trial found, by the domains that run the image it tried.
+
+    Raises:
+        RequestError: no domain runs it.
+    """
+    if request.trial is None:
+        return {}
+    from xtrace.analysis.cost.inputs import InPlace
+    from xtrace.analysis.trial.result import ALL, read, sentence
+    from xtrace.symbols.errors import shown
+
+    found = read(request.trial)
+    saved = found.group(ALL).saved
+    mine = [kernel.domain for kernel in kernels if _is_same_image(kernel, found.build_id, found.image_sha256)]
+    if not mine:
+        raise RequestError(
+            "trial",
+            f"{request.trial}: tried {shown(found.image)}, and no --kernel is that file; "
+            "--kernel DOMAIN=IMAGE names it",
+        )
+    return {domain: InPlace(saved.low, saved.high, found.verdicts, sentence(found)) for domain in mine}
+
+
+def _is_same_image(kernel: ImageKernel, build_id: str, sha256: str) -> bool:
+    """Return whether a domain's image is the file that was tried, or another of the same build."""
+    if kernel.build_id and build_id:
+        return kernel.build_id == build_id
+    return hashlib.sha256(Path(kernel.path).read_bytes()).hexdigest() == sha256
 
 
 def _unfenced(request: ReportRequest, named: _Named, progress: Progress) -> dict[int, tuple[Measures, int]]:

@@ -48,6 +48,7 @@ _OPTIONS = {
     "sections": "--section",
     "domains": "--domain",
     "images": "--kernel",
+    "trial": "--trial",
     "counters": "--rates",
     "unfenced": "--unfenced",
     "ignored": "--ignore",
@@ -247,7 +248,7 @@ def report(
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet or html)
     page = _page(html, files, kernel, calibration)
-    has_cost = bool(kernel or calibration or rates or unfenced)
+    has_cost = bool(kernel or calibration or rates or unfenced or trial)
     request = ReportRequest(
         paths=files or [samples.path()],
         sections=section or (),
@@ -262,6 +263,7 @@ def report(
         versions=xen,
         images=[_image(text) for text in kernel or ()],
         calibration=calibration,
+        trial=trial,
         counters=[_counters(text) for text in rates or ()],
         unfenced=[_unfenced(text) for text in unfenced or ()],
         strict=strict,

@@ -1,7 +1,8 @@
 """The model's cost next to estimates without the model: two captures, and samples in time.
 
 Rows of the table cost_estimates, if there is something to compare with: for an upcall, the difference of
-two captures (paired_captures); for the running time, the share of samples at fences (fence_samples).
+two captures (paired_captures); for the running time, the share of samples at fences (fence_samples), and
+what a trial of the same image measured in place.
 
 Known bias of the samples: xenctx sees a vCPU where it was paused, which is mostly where it blocks; only
 samples outside the hypercall page are taken as running.  Code that runs while dom0 runs is sampled more
@@ -19,7 +20,7 @@ import numpy as np
 
 from xtrace.analysis.cost.cross_checks.fence_samples import FenceShare, fence_share
 from xtrace.analysis.cost.cross_checks.paired_captures import Difference, agreement, upcall_difference
-from xtrace.analysis.cost.inputs import CostKernel
+from xtrace.analysis.cost.inputs import CostKernel, InPlace
 from xtrace.analysis.cost.rows import DomainRow, EstimateRow, UpcallRow
 from xtrace.analysis.measures.kernel_samples import KernelSamples
 from xtrace.analysis.measures.measures import Measures
@@ -86,6 +87,17 @@ def estimates(
             _row(kernel.domain, "running time", name, agrees, basis, ratio=(share.low, share.high)),
         ]
     return found
+
+
+def beside_trial(domain: int, trial: InPlace, of_time: Sequence[DomainRow]) -> list[EstimateRow]:
+    """Return the model's cost of the fences that a trial removed, and the trial's."""
+    mine = [row for row in of_time if row.part in trial.parts]
+    low = sum(row.cost_low_ratio for row in mine) if mine else np.nan
+    high = sum(row.cost_high_ratio for row in mine) if mine else np.nan
+    agrees = agreement(low, high, Difference(trial.low_ratio, trial.high_ratio, 0, 0, ""))
+    model = _row(domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high))
+    ends = (trial.low_ratio, trial.high_ratio)
+    return [_row(domain, "running time", "trial", agrees, trial.said, ratio=ends), model]
 
 
 def _share(samples: KernelSamples, kernel: CostKernel, source: RipSource) -> tuple[FenceShare, str] | None:

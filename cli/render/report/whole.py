@@ -94,6 +94,7 @@ def print_report(
         _put_labelled(put, "part", f"{window}: only what ends there is counted")
     if known := domain_names(report):
         _put_labelled(put, "domains", known)
+    _print_trials(put, report)
     _print_kernels(put, report)
     for need in _cost_needs(report):
         _put_labelled(put, "needs", safe(need))
@@ -116,12 +117,21 @@ def print_costs(put: Put, report: Report) -> None:
     needs = list(_cost_needs(report))
     if names or needs:
         put("")
+    _print_trials(put, report)
     _print_kernels(put, report)
     for need in needs:
         _put_labelled(put, "needs", safe(need))
     for name in names:
         if name in BRIEF:
             print_table(put, report, name, report.columns[name], BRIEF[name])
+
+
+def _print_trials(put: Put, report: Report) -> None:
+    """Print what trials measured in place: it leads the cost, which the model only computes."""
+    compared = report.columns.get("cost_estimates")
+    for row in compared.rows() if compared is not None else ():
+        if row["estimate"] == "trial":
+            _put_labelled(put, "trial", f"d{row['domain']}: {safe(row['basis'])} (measured in place)")
 
 
 def _print_drawn(put: Put, report: Report, name: str, limit: int) -> None:

@@ -45,6 +45,7 @@ def find_cost(evidence: Evidence) -> Iterator[Found]:
 
 def find_contradiction(evidence: Evidence) -> Iterator[Found]:
     """Yield domains whose counters, sites and trace cannot all be right."""
+    yield from _against_trials(evidence)
     checks = evidence.costs.get("cost_checks")
     if checks is None:
         return
@@ -57,6 +58,28 @@ def find_contradiction(evidence: Evidence) -> Iterator[Found]:
             figures=(Figure("contradiction_count", count, Quality.EXACT),),
             concerned_count=count,
             domain=domain,
+        )
+
+
+def _against_trials(evidence: Evidence) -> Iterator[Found]:
+    """Yield domains for which the model and a trial, which measured in place, have intervals apart."""
+    compared = evidence.costs.get("cost_estimates")
+    if compared is None:
+        return
+    for row in compared.rows():
+        if row["estimate"] != "trial" or row["agrees"] in ("overlap", "-"):
+            continue
+        ends = row["cost_low_ratio"], row["cost_high_ratio"]
+        yield Found(
+            is_problem=True,
+            sentence=f"d{row['domain']}: a trial measured {_range(*ends)} of its running time in place, and "
+            f"{row['agrees']}: believe the trial, if it had the same load",
+            figures=tuple(
+                Figure(f"cost_{end}_ratio", value, Quality.EXACT)
+                for end, value in zip(("low", "high"), ends, strict=True)
+            ),
+            concerned_count=1,
+            domain=row["domain"],
         )
 
 
@@ -105,7 +128,7 @@ CONTRADICTION = Rule(
     "cost-contradiction",
     "whether the inputs of the cost agree",
     "",
-    "the guest's counters, its sites and the trace contradict each other",
+    "the guest's counters, its sites and the trace contradict each other, or the model and a trial do",
     "none",
     "captures of one kernel under one load",
     find_contradiction,
