@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 #: Slices that the pilot tries, in seconds.
-LENGTHS_S = (0.0003, 0.001, 0.003, 0.010)
+LENGTHS_S = (0.0005, 0.0015, 0.005, 0.010)
 SHORTEST_S, LONGEST_S = 150e-6, 10e-3
 #: Dropped at the start of each slice: code and data that stopping and writing pushed out come back.
-_DROPPED_SHARE, _LEAST_DROPPED_S = 0.1, 50e-6
+_DROPPED_SHARE, _LEAST_DROPPED_S = 0.2, 50e-6
 #: A slice with fewer units says little: which part of a unit was left over weighs too much.
 LEAST_UNITS = 20
 

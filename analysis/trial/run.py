@@ -32,10 +32,11 @@ from xtrace.probes.trial.target import Reading, Target, TrialError
 _PILOT_SHARE = 0.1
 _LEAST_PILOT_BLOCKS = 8
 #: A slice without progress is given this many times its length before it is dropped.
-_PATIENCE = 20
+_PATIENCE = 40
 _MOST_IDLE_SLICES = 200
-#: A slice in which the threads ran for less than this share of its length says little.
-_LEAST_RAN_SHARE = 0.3
+#: A slice may end when this share of its running time is still left.
+_EARLY_SHARE = 0.1
+_SHORTEST_WAIT_S = 50e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +188,12 @@ class Trial:
 
     def _pilot(self, end: float) -> float:
         """Return the length of slices that is best here, tried with the program as it is in all of them."""
-        spreads = {}
+        spreads: dict[float, tuple[float, float, float]] = {}
         begin = time.monotonic()
         for number, length in enumerate(LENGTHS_S):
             until = begin + (end - begin) * (number + 1) / len(LENGTHS_S)
+            if spreads and time.monotonic() > until:
+                break  # the program runs too little of the time to try longer slices
             pairs: list[list[tuple[float, float, list[float]]]] = []
             since = time.monotonic()
             while (time.monotonic() < until or len(pairs) < _LEAST_PILOT_BLOCKS) and self._wanted():
@@ -221,18 +224,12 @@ class Trial:
     def _slice(self, arm: int, length: float) -> tuple[float, float, list[float]] | None:
         target = self._target
         target.switch(arm)
-        target.wait(dropped_s(length))
-        before = target.reading()
-        target.wait(length - dropped_s(length))
-        after = target.reading()
-        waits = 0
-        while not _is_enough(before, after, length) and waits < _PATIENCE and self._wanted():
-            target.wait(length)
-            after = target.reading()
-            waits += 1
+        # What is dropped, and what counts, is running time: a thread may have to wait for a processor first.
+        before = self._after(target.reading(), dropped_s(length))
+        after = self._after(before, length - dropped_s(length))
         units = after.counters[0] - before.counters[0]
         ran = after.running_ns - before.running_ns
-        if not _is_enough(before, after, length):
+        if units <= 0 or ran <= 0:
             self._idle += 1
             self._idle_in_a_row += 1
             if self._idle_in_a_row >= _MOST_IDLE_SLICES:
@@ -248,10 +245,13 @@ class Trial:
         ]
         return float(units), float(ran), [*others, ran / 1e9]
 
-
-def _is_enough(before: Reading, after: Reading, length: float) -> bool:
-    """Return whether a slice has units and running time enough to count."""
-    return (
-        after.counters[0] > before.counters[0]
-        and after.running_ns - before.running_ns >= length * 1e9 * _LEAST_RAN_SHARE
-    )
+    def _after(self, since: Reading, seconds: float) -> Reading:
+        """Return a reading after the threads ran for a time, or did not within many times as long."""
+        left, tries = seconds, 0
+        while True:
+            self._target.wait(max(left, _SHORTEST_WAIT_S))
+            now = self._target.reading()
+            left = seconds - (now.running_ns - since.running_ns) / 1e9
+            tries += 1
+            if left <= seconds * _EARLY_SHARE or tries == _PATIENCE or not self._wanted():
+                return now

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xtrace.cli.commands.diff_trials import are_trials, diff_trials
 from xtrace.cli.help import Command
 from xtrace.cli.options import DOMAIN_FORMS, AsHtml, AsJson, CpuHz, NoColor, NoPager, offered, one_of
 from xtrace.cli.terminal.pager import paged
@@ -114,6 +115,9 @@ def diff(
     The p-values of all rows are corrected together (Holm).
     """
     old, new = _groups(captures)
+    if len(old) == len(new) == 1 and are_trials(old[0], new[0]):
+        diff_trials(old[0], new[0], json=json)
+        return
     gates = [_gate(text) for text in fail_above or ()]
     _must_have_traces([*old, *new])
     page = None

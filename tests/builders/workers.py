@@ -35,8 +35,8 @@ class Worker:
         self.process = process
         self.pid = process.pid
 
-    def units(self) -> int:
-        """Return the time that it ran, in ticks: it works as long as it runs."""
+    def running_ns(self) -> int:
+        """Return how long it ran: it works as long as it runs."""
         return time.clock_gettime_ns((~self.pid << 3) | 2)
 
     def end(self) -> dict[str, Any]:

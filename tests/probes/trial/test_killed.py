@@ -42,6 +42,16 @@ def _is_restored(program: Path, worker: Worker, within_s: float) -> bool:
     return False
 
 
+def _goes_on(worker: Worker) -> bool:
+    before = worker.running_ns()
+    end = time.monotonic() + _SLACK_S * 5  # it may have to wait for a processor
+    while time.monotonic() < end:
+        if worker.running_ns() > before:
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def _ended(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
@@ -74,9 +84,7 @@ def _one_kill(program: Path, seed: int) -> float:
                 assert trial.returncode == 1
                 assert "the watchdog was killed" in output
             assert not leftovers()
-            before = worker.units()
-            time.sleep(0.05)
-            assert worker.units() > before
+            assert _goes_on(worker)
             must_be_consistent(worker.end())
         finally:
             trial.kill()
@@ -90,13 +98,13 @@ def test_whoever_is_killed_the_code_is_as_built(program: Path, seed: int) -> Non
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(1800)
-def test_200_kills(program: Path) -> None:
+@pytest.mark.parametrize("group", range(10))
+def test_200_kills(program: Path, group: int) -> None:
     took: dict[str, list[float]] = {victim: [] for victim in VICTIMS}
-    for seed in range(200):
-        took[VICTIMS[seed % len(VICTIMS)]].append(_one_kill(program, 1000 + seed))
-    late = sorted(took["trial"])
-    assert late[len(late) // 2] < _RESTORED_WITHIN_S
+    for seed in range(20):
+        took[VICTIMS[seed % len(VICTIMS)]].append(_one_kill(program, 1000 + 20 * group + seed))
+    # Within 100 ms; a machine with more work than processors runs the watchdog later now and then.
+    assert sorted(took["trial"])[len(took["trial"]) // 2] < _RESTORED_WITHIN_S
 
 
 def test_a_journal_of_a_process_that_ended_is_removed(program: Path) -> None:

@@ -1,0 +1,40 @@
+"""Compare two results of trials, group by group."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xtrace.analysis.trial.result import Interval, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a group saves before and after: shares of the running time; the difference is new minus old."""
+
+    name: str
+    old: Interval
+    new: Interval
+    difference: Interval
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Return whether the difference's interval contains 0."""
+        return self.difference.low <= 0 <= self.difference.high
+
+
+def changes(old: Result, new: Result) -> list[Change]:
+    """Return the change of each group that both have, in the order of the new one.
+
+    The trials are independent, so the half-width is the root of the summed squares of both.
+    """
+    before = {group.name: group.saved for group in old.groups}
+    found = []
+    for group in new.groups:
+        if group.name not in before:
+            continue
+        was, now = before[group.name], group.saved
+        half = math.hypot(was.half, now.half)
+        middle = now.value - was.value
+        found.append(Change(group.name, was, now, Interval(middle, middle - half, middle + half)))
+    return found

@@ -1,0 +1,69 @@
+"""`xtrace diff OLD NEW` of two results of `xtrace trial`: what each group saves, before and after."""
+
+from __future__ import annotations
+
+import json as codec
+from pathlib import Path
+
+import typer
+
+from xtrace.cli.terminal.style import WIDTH, put
+from xtrace.cli.terminal.text import cut, safe
+
+_HEAD_BYTES = 4096
+_NAME_WIDTH = 28
+
+
+def are_trials(old: Path, new: Path) -> bool:
+    """Return whether both files begin as results of trials do."""
+    return all(_begins_as_trial(path) for path in (old, new))
+
+
+def _begins_as_trial(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head.lstrip().startswith(b"{") and b'"measured in place"' in head
+
+
+def diff_trials(old: Path, new: Path, *, json: bool) -> None:
+    """Print what changed between two trials."""
+    from xtrace.analysis.trial.compare import Change, changes
+    from xtrace.analysis.trial.result import read
+
+    before, after = read(old), read(new)
+    found = changes(before, after)
+    if json:
+        rows = [
+            {
+                "group": change.name,
+                "old_saved": change.old.value,
+                "new_saved": change.new.value,
+                "change": change.difference.value,
+                "change_low": change.difference.low,
+                "change_high": change.difference.high,
+                "may_be_chance": change.may_be_chance,
+            }
+            for change in found
+        ]
+        typer.echo(codec.dumps({"schema_version": 1, "mark": before.mark, "changes": rows}, indent=1))
+        return
+
+    def line(change: Change) -> str:
+        saved, difference = change.old.times(100), change.difference.times(100)
+        mark = "~" if change.may_be_chance else " "
+        return (
+            f"{mark} {cut(safe(change.name), _NAME_WIDTH):{_NAME_WIDTH}} {saved.value:8.3f}% "
+            f"{100 * change.new.value:8.3f}% {difference.value:+8.3f}% {difference.low:+8.3f} "
+            f"{difference.high:+8.3f}"
+        )
+
+    put(cut(f"old      {safe(before.image)}, {safe(before.date)}", WIDTH))
+    put(cut(f"new      {safe(after.image)}, {safe(after.date)}", WIDTH))
+    put("")
+    put("What no-ops in place of fences save (share of the running time, measured in place)")
+    put(f"  {'group':{_NAME_WIDTH}} {'old':>9} {'new':>9} {'change':>9} {'from':>8} {'to':>8}")
+    put("-" * WIDTH)
+    for change in found:
+        put(line(change))
