@@ -202,6 +202,13 @@ def _all(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _rest() -> list[str]:
     return [
+        "## What limits it",
+        "",
+        "- The truth is measured after the trial. If other programs change what memory and caches give",
+        "  in between, both are right and differ. Their intervals do not contain this; runs of one program on 8 MB",
+        "  differed by a factor of two on a machine with more runnable processes than processors.",
+        "- A slice finds the caches as others left them ([trial.md](trial.md#what-it-proves-and-what-not)).",
+        "",
         "## Run it again",
         "",
         "```sh",

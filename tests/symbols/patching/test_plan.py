@@ -226,3 +226,26 @@ def test_a_counter_must_be_a_word_of_the_image(tmp_path: Path, name: str, messag
     image = open_image(built(tmp_path))
     with pytest.raises(ImageError, match=message if name != "unmask" else "no symbol"):
         counter(image, name)
+
+
+@pytest.mark.parametrize(
+    ("access", "removed", "text"),
+    [
+        ("mov $1, %ecx\n xchg %cl, 1(%rdx)", "884a01", "xchg -> mov"),
+        ("lock orb $1, 1(%rdx)", "3e804a0101", "lock or -> or"),
+    ],
+)
+def test_a_locked_access_becomes_its_plain_form_where_the_verdict_says_so(
+    tmp_path: Path, access: str, removed: str, text: str
+) -> None:
+    body = f"""
+    .globl mask
+    .type mask, @function
+mask:
+    VCPU %rdx
+    {access}
+    ret
+"""
+    assert planned(tmp_path, body).exchanges == ()
+    found = planned(tmp_path, body, frozenset((Verdict.REMOVABLE, Verdict.REPLACEABLE)))
+    assert [(item.removed.hex(), item.text) for item in found.exchanges] == [(removed, text)]
