@@ -204,9 +204,9 @@ def _rest() -> list[str]:
     return [
         "## What limits it",
         "",
-        "- The truth is measured after the trial. If other programs change what memory and caches give in the",
-        "  meantime, both are right and differ, and their intervals do not contain this. Runs of one program on",
-        "  8 MB differed by a factor of two on a machine with more runnable processes than processors.",
+        "- The truth is measured after the trial. If other programs change what memory and caches give in",
+        "  the meantime, both are right and differ, and neither interval contains this. Runs of one program",
+        "  on 8 MB differed by a factor of two, on a machine with more runnable processes than processors.",
         "- A slice finds the caches as others left them ([trial.md](trial.md#what-it-proves-and-what-not)).",
         "",
         "## Run it again",

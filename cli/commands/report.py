@@ -229,6 +229,11 @@ def report(
 
     Without --section or --full: what was recorded, what is out of the usual, and how long events took.
     """
+    if trial is not None and not files:
+        from xtrace.cli.commands.report_trial import report_trial
+
+        report_trial(trial, json=json, html=html)
+        return
     from xtrace.analysis.report.request import ReportRequest, RequestError, make_report
 
     for name in section or ():
@@ -239,11 +244,6 @@ def report(
     if require is not None:
         parsed(event_masks)(require)
     _must_be_findings(fail_on_finding or [])
-    if trial is not None and not files:
-        from xtrace.cli.commands.report_trial import report_trial
-
-        report_trial(trial, json=json, html=html)
-        return
     if only_findings and (csv or parquet or html or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet or html)
