@@ -130,9 +130,13 @@ class Threads:
             signal.sigtimedwait((signal.SIGCHLD,), _TICK_S)
         for tid, continued in list(self._threads.items()):
             number, value = continued or (ptrace.CONT, 0)
-            with suppress(OSError):
+            try:
                 # A job-control stop goes on after a detach.
                 ptrace.request(ptrace.DETACH, tid, 0 if number == ptrace.LISTEN else value)
+            except OSError:
+                # It was killed meanwhile: its process cannot end before its tracer has taken that.
+                with suppress(OSError):
+                    os.waitpid(tid, ptrace.WALL | os.WNOHANG)
         self._threads.clear()
 
     def must_live(self) -> None:
@@ -159,8 +163,9 @@ class Threads:
             self._threads.pop(tid, None)
             return False
         if not got:
-            if _is_dead(self.pid, tid):
+            if tid == self.pid and _is_dead(self.pid, tid):
                 # The first thread has ended, others have not: it stays as a zombie, and nothing stops it.
+                # Any other thread that ended is taken by the next call: a tracer must take the end of each.
                 self._threads.pop(tid, None)
             return False
         if not os.WIFSTOPPED(status):
