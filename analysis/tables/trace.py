@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xtrace.analysis.columns import Columns, text
-from xtrace.analysis.coverage.needs import RUNSTATES, Reach
+from xtrace.analysis.coverage.needs import RUNSTATES, SWITCHES, Reach
 from xtrace.analysis.measures.lookup import counted, share
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Column, Quality, Table
@@ -247,7 +247,7 @@ TABLES = (
             Column("cut_ratio", _EXACT, "share of intervals cut off", "share"),
         ),
         bias="long intervals are cut more often, so tails look shorter than they are",
-        needs=(RUNSTATES,),
+        needs=(RUNSTATES, SWITCHES),
         reach=Reach.VCPU,
     ),
 )
