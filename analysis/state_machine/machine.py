@@ -233,7 +233,8 @@ class Machine:
                 max(3 * (len(batch) - row), loops.LOSS_MARGIN * int(self.glob[G.VCPUS]))
                 + 2 * loops.OUT_MARGIN
             )
-            out = self._scratch(size)
+            # The scratches last for as many batches; a second piece of one batch, mostly small, has its own.
+            out = np.empty((size, 4), np.int64) if pieces else self._scratch(size)
             self.glob[G.OUT] = 0
             row = loops.run(
                 batch.tsc, batch.pcpu, batch.shape, batch.start, batch.words, row,

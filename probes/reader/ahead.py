@@ -9,6 +9,8 @@ from typing import Protocol
 _BLOCK_BYTES = 1 << 20
 #: Blocks that are read before they are wanted.
 _BLOCKS = 4
+#: How long a thread may take to end: a block of a file takes a few milliseconds.
+_END_S = 0.2
 
 
 class Source(Protocol):
@@ -29,7 +31,8 @@ class Ahead:
         self._blocks: queue.Queue[memoryview | Exception] = queue.Queue(_BLOCKS)
         self._block: memoryview | Exception = memoryview(b"")
         self._is_closed = False
-        threading.Thread(target=self._work, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read up to ``len(buffer)`` bytes into ``buffer`` and return their number; 0 at the end."""
@@ -45,13 +48,18 @@ class Ahead:
         return count
 
     def close(self) -> None:
-        """Have the thread end; it may wait for a pipe, so nothing waits for it."""
+        """Have the thread end.
+
+        The caller closes the file next, and a thread that still read from it could take bytes of the file
+        that gets its number.  A thread that waits for a pipe is not waited for.
+        """
         self._is_closed = True
         while True:  # make room for a put() that blocks
             try:
                 self._blocks.get_nowait()
             except queue.Empty:
-                return
+                break
+        self._thread.join(_END_S)
 
     def _work(self) -> None:
         try:
