@@ -233,7 +233,7 @@ def _of_tscs(found: Survey) -> Iterator[str]:
         yield row("", f"{more} of the TSC", "window starts")
     is_known = found.last_tsc is not None and found.first_tsc is not None and not found.is_stream
     if is_known and not headers.restarts:
-        how = "exact" if found.has_last_tsc else "at least; not every last window was read"
+        how = "exact" if found.has_last_tsc else "at least: not all was read"
         yield row("spans", f"{(found.last_tsc or 0) - (found.first_tsc or 0):,} cycles", how)
 
 

@@ -187,6 +187,11 @@ class Bytes:
         self._file = file
         self._held = held
 
+    @property
+    def is_file(self) -> bool:
+        """Whether bytes are read from a file, which may be large and slow."""
+        return self._file is not None
+
     def read(self, offset: int, count: int) -> bytes:
         """Return up to ``count`` bytes from ``offset``."""
         if self._file is None:
@@ -283,7 +288,8 @@ def visit_headers(name: str, plain: Bytes, *, is_beginning: bool = False) -> Hea
 
     headers = Headers()
     restarts = _Restarts(headers.restarts)
-    until = time.monotonic() + _HOP_SECONDS
+    # What is in memory is a few megabytes, however slow the machine is at the moment.
+    until = time.monotonic() + (_HOP_SECONDS if plain.is_file else _DAMAGED_SECONDS)
     at = 0
     while at < plain.size:
         hops = len(headers.windows)
