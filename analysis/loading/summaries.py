@@ -67,6 +67,12 @@ class Loading:
                 tell(f"{which} used, made from the same bytes as the trace{'s' if len(used) > 1 else ''}")
         self._raw = [path for path, place in self._stored.items() if place is None]
         self._origins = {path: origin_of(path, window=window) for path in self._raw}
+        if keeping:
+            # Before they are read: of a trace that grows meanwhile, the summary is then not used again.
+            self._origins = {
+                path: origin if str(path) == STDIN else replace(origin, files=files_of(path))
+                for path, origin in self._origins.items()
+            }
         self._started = reading.start([_trace_of(path) for path in self._raw])
 
     def result(self) -> list[Summary]:
@@ -88,7 +94,7 @@ class Loading:
             if path not in self.later_pieces
         }
         if self._keeping:
-            _keep({path: made[path] for path in self._raw if str(path) != STDIN and path in made}, self._tell)
+            _keep({path: made[path] for path in self._raw if str(path) != STDIN}, self._tell)
         return [made[path] for path in self._paths if path not in self.later_pieces]
 
     def _join(self, read: Mapping[Path, Collected]) -> dict[Path, Collected]:
@@ -199,8 +205,7 @@ def _keep(made: dict[Path, Summary], tell: Callable[[str], None]) -> None:
     for trace, summary in made.items():
         path = beside(trace)
         try:
-            origin = replace(summary.origin, files=files_of(trace))
-            write_summary(replace(summary, origin=origin), path)
+            write_summary(summary, path)
         except OSError as error:
             tell(f"summary not kept: {path}: {error.strerror}")
             return
