@@ -21,7 +21,6 @@ from xtrace.probes.trial.restore import restore_of
 from xtrace.probes.trial.target import TrialError
 
 _READY, _DONE = b"+", b"."
-_READY_LIMIT_S = 20.0
 _LOCK_LIMIT_S = 5.0
 _RETRY_S = 0.001
 #: The target may have been stopped by the dying trial, or be in a wait that ends later.
