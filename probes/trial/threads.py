@@ -114,8 +114,9 @@ class Threads:
         """Let the threads run for a time, handling what happens to them."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if signal.sigtimedwait((signal.SIGCHLD,), left) is not None:
-                self.handle()
+            # Another thread of this process may get the signal, and it is lost; so look anyway.
+            signal.sigtimedwait((signal.SIGCHLD,), min(left, _TICK_S))
+            self.handle()
         self.handle()
 
     def detach(self) -> None:
