@@ -53,6 +53,12 @@ HVM_INTR = 0x8200F
 HVM_VMMCALL = 0x82012
 HVM_HLT = 0x82013
 HVM_INTR_WINDOW = 0x82020
+PIT_START_TIMER = 0x84002
+LAPIC_START_TIMER = 0x84004
+PIT_STOP_TIMER = 0x84006
+LAPIC_STOP_TIMER = 0x84008
+PIT_TIMER_CB = 0x84009
+LAPIC_TIMER_CB = 0x8400A
 
 # Delivery of event channels: not written by any release, but by a Xen with the patch of docs/xen-records.md.
 EVTCHN = 0x804000

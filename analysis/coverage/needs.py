@@ -45,6 +45,7 @@ class Records(Enum):
     ENTRIES = Kind("guests' hypercalls", ("pv_entry", "hvm_handler"), frozenset({0x201, 0x20F, 0x82}))
     EXITS = Kind("VM exits and entries", ("hvm_entryexit",), frozenset({0x81}))
     HANDLERS = Kind("work for HVM guests", ("hvm_handler",), frozenset({0x82}))
+    TIMERS = Kind("emulated timers", ("hvm_emul",), frozenset({0x84}))
     IRQS = Kind("interrupts", ("hw_irq",), frozenset({0x802}))
     EVENTS = Kind("event delivery", ("hw_evtchn",), frozenset({0x804}), is_released=False)
     IDLE = Kind("C-states", ("hw_pm",), frozenset({0x801}))
@@ -61,9 +62,10 @@ class Reach(StrEnum):
 
 
 RUNSTATES, SWITCHES, PV, ENTRIES = Records.RUNSTATES, Records.SWITCHES, Records.PV, Records.ENTRIES
-EXITS, HANDLERS, IRQS, EVENTS, IDLE, MEMORY = (
+EXITS, HANDLERS, TIMERS, IRQS, EVENTS, IDLE, MEMORY = (
     Records.EXITS,
     Records.HANDLERS,
+    Records.TIMERS,
     Records.IRQS,
     Records.EVENTS,
     Records.IDLE,

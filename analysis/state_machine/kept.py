@@ -94,6 +94,7 @@ _KEPT = {
     Metric.LOST_RECORDS: int(Slotted.LOST),
     Metric.INTR_WINDOW_WAIT: Slotted.WINDOWS | EXEMPLARS,
     Metric.INJECTION_TO_ENTRY: EXEMPLARS,
+    Metric.TICK: EXEMPLARS,
 }
 
 

@@ -28,6 +28,7 @@ from xtrace.analysis.state_machine.metrics import (
     S_WORDS,
     STATE_INIT,
     STATE_LOST,
+    TICK_PERIOD_MASK,
     VCPU_HVM,
     VCPU_PV,
     WAKE_CYCLES_MOST,
@@ -40,6 +41,7 @@ from xtrace.analysis.state_machine.metrics import (
     PcpuTime,
     RipSource,
     V,
+    VirtualTimer,
     WakeCause,
     Woken,
 )
@@ -58,13 +60,15 @@ _OFFLINE = 3
 _OFF_METRICS = len(OFF_METRICS)
 _OFF_BLOCKED = OFF_METRICS.index(Metric.BLOCKED)
 
+_TIMERS = len(VirtualTimer)
+
 _DENSE_OPS = 64
 _DENSE_PV_EVENTS = 32
 
 #: The most intervals that one record can emit, except a loss of records.
 OUT_MARGIN = 80
 #: The most intervals that a loss emits per vCPU: what was open, its state and its domain's state.
-LOSS_MARGIN = 12
+LOSS_MARGIN = 14
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
 _OP_MASK = 0xF_FFFF
@@ -336,6 +340,11 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
         _put_cut(glob, out, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
     if vcpus[vcpu, V.WINDOW_TSC] > 0 or vcpus[vcpu, V.WAITED_TSC] > 0:
         _put_cut(glob, out, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
+    for timer in range(_TIMERS):
+        if vcpus[vcpu, V.TICK_TSC + timer] > 0:
+            _put_cut(glob, out, key, Metric.TICK, 0, tsc)
+        vcpus[vcpu, V.TICK_TSC + timer] = 0
+        vcpus[vcpu, V.TICK_PERIOD_NS + timer] = 0
     for column in range(V.RESIDENT_SINCE, V.TYPE):
         vcpus[vcpu, column] = 0
     vcpus[vcpu, V.SKEW_TSC] = 0
@@ -1322,6 +1331,33 @@ def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, t
         _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, np.int64(words[at]), tsc)
 
 
+@inlined_part
+def _take_timer(glob, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
+    """Handle a guest's setting or stopping of a periodic virtual timer, or a tick of it that Xen injects."""
+    vcpu = pcpus[pcpu, P.CURRENT]
+    key = vcpus[vcpu, V.KEY]
+    vcpus[vcpu, V.TYPE] = VCPU_HVM
+    if key >> 16 == DEFAULT_DOMAIN:
+        return  # whose timer it is is not known
+    param = meaning[S_PARAM]
+    if kind == Kind.TIMER_SET:
+        timer = param >> 16
+        size = param & 0xFF
+        period_ns = _address(words, at + (param >> 8 & 0xFF), size) if size > 0 else np.int64(0)
+        if period_ns < 0 or period_ns > TICK_PERIOD_MASK:
+            period_ns = np.int64(TICK_PERIOD_MASK)
+        vcpus[vcpu, V.TICK_PERIOD_NS + timer] = period_ns
+        vcpus[vcpu, V.TICK_TSC + timer] = 0
+        return
+    before = vcpus[vcpu, V.TICK_TSC + param]
+    if tsc < before:
+        _put(glob, out, Metric.NEGATIVE, key, Metric.TICK, 0, tsc)
+    elif before > 0:
+        b = (param << 48) | vcpus[vcpu, V.TICK_PERIOD_NS + param]
+        _put(glob, out, Metric.TICK, key, b, tsc - before, tsc)
+    vcpus[vcpu, V.TICK_TSC + param] = tsc
+
+
 @part
 def _take_irq(glob, pcpus, vcpus, out, pcpu, words, at, tsc):
     """Handle an interrupt that Xen has handled: it caused the pCPU's wakes in the meantime."""
@@ -1493,6 +1529,9 @@ def run(
                 _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc)
             else:
                 _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
+        elif kind == Kind.TIMER_SET or kind == Kind.TICK:
+            if _is_hvm(pcpus, vcpus, pcpu):
+                _take_timer(glob, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
         elif kind == Kind.NAMED:
             number = (np.int64(words[at + (meaning[S_PARAM] >> 8)]) >> (meaning[S_PARAM] & 31)) & 0xFFFF
             if number < MAX_PCPUS:

@@ -25,6 +25,7 @@ from xtrace.analysis.state_machine.metrics import (
     Kind,
     P,
     V,
+    VirtualTimer,
 )
 from xtrace.analysis.state_machine.secrets import secrets
 from xtrace.probes import event_ids as ids
@@ -93,6 +94,17 @@ _NAMING = {
 }
 
 
+#: Virtual timers of HVM guests, set or stopped, and their ticks: kind and parameter by event and words.
+_TIMERS = {
+    (ids.LAPIC_START_TIMER, 5): (Kind.TIMER_SET, VirtualTimer.LAPIC << 16 | 2 << 8 | 2),
+    (ids.LAPIC_STOP_TIMER, 0): (Kind.TIMER_SET, VirtualTimer.LAPIC << 16),
+    (ids.LAPIC_TIMER_CB, 0): (Kind.TICK, int(VirtualTimer.LAPIC)),
+    (ids.PIT_START_TIMER, 2): (Kind.TIMER_SET, VirtualTimer.PIT << 16 | 1 << 8 | 1),
+    (ids.PIT_STOP_TIMER, 0): (Kind.TIMER_SET, VirtualTimer.PIT << 16),
+    (ids.PIT_TIMER_CB, 0): (Kind.TICK, int(VirtualTimer.PIT)),
+}
+
+
 #: Records of a vCPU's budget, and whether it is burnt; those before Xen 4.10 are shorter, and their vCPU is
 #: in another order before 4.7.
 _BUDGETS = {(ids.RTDS_BUDGET_BURN, 6): 1, (ids.RTDS_BUDGET_REPLENISH, 6): 0}
@@ -121,6 +133,8 @@ def kind_of(event: int, words: int) -> tuple[Kind, int]:
     if (event, words) in _NAMING:
         word, bit = _NAMING[event, words]
         return Kind.NAMED, word << 8 | bit
+    if (event, words) in _TIMERS:
+        return _TIMERS[event, words]
     if (event, words) in _BUDGETS:
         return Kind.BUDGET, _BUDGETS[event, words]
     if event == ids.SWITCH_INFNEXT and words in (3, 4):

@@ -68,6 +68,9 @@ class Metric(IntEnum):
     MASKED_WAIT = 39  # b = flags of Waited; PENDING with the mask set to the upcall
     # a = vCPU, value = cycles: preempted because its budget was used up, until that was replenished (RTDS).
     RUNNABLE_BUDGET = 40
+    # a = vCPU, b = VirtualTimer << 48 | its period in ns, 0 where that is not known; value = cycles from one
+    # tick, as the guest gets it, to the next.
+    TICK = 41
     # Counts: no value.
     CONTINUE_RUNNING = 48  # a = vCPU
     WAKE_CAUSE = 49  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -117,6 +120,17 @@ class Metric(IntEnum):
 
 #: Metrics below this have values in cycles and a histogram.
 FIRST_COUNT = Metric.CONTINUE_RUNNING
+
+
+class VirtualTimer(IntEnum):
+    """A periodic timer that Xen emulates and of which it records the ticks that it injects."""
+
+    LAPIC = 0
+    PIT = 1
+
+
+#: Periods from here on, more than three days, count as this one.
+TICK_PERIOD_MASK = (1 << 48) - 1
 
 
 class WakeCause(IntEnum):
@@ -208,6 +222,8 @@ class Kind(IntEnum):
     HOLE = 30  # param = one of HOLE_SHAPES: windows are missing before this
     BUDGET = 31  # param = 1 where a vCPU's budget is burnt, 0 where it is replenished
     DELIVERY = 32  # of event delivery: only shows that the pCPU is recorded then
+    TIMER_SET = 33  # param = VirtualTimer << 16 | word of the period << 8 | words of it, 0 where it stops
+    TICK = 34  # param = VirtualTimer
 
 
 #: Runstates beyond Xen's four.
@@ -326,7 +342,9 @@ class V(IntEnum):
     KEPT = 70  # events that may have been pending when it last stopped
     ARMED = 71  # 1: it has set its timer, which may not have expired
     ONE_SHOT = 72  # 1: its ticks come from timers that it sets
-    COLUMNS = 73
+    TICK_TSC = 73  # of each VirtualTimer's last tick; 0: none since it was set
+    TICK_PERIOD_NS = 75  # of each; 0: not known
+    COLUMNS = 77
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.

@@ -82,6 +82,7 @@ _FINDINGS = (
     "idle-while-waiting",
     "budget",
     "late-timers",
+    "late-ticks",
     "offline",
     "paused-wakes",
     "migrations",

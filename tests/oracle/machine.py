@@ -23,6 +23,8 @@ Wakes
     have run between the wake and this run on a pCPU without records.
 Exits
     An exit ends at the next entry of the vCPU, or when the vCPU leaves the pCPU.
+Virtual timers
+    The time from one tick to the next, by the vCPU and the period that it last set.
 Runstates
     A record whose old state is not the vCPU's is a mismatch: the interval that it ends
     is not measured, and the new state holds from there.  But a running vCPU is stopped only by a record of
@@ -76,9 +78,11 @@ from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.metrics import (
     PENDING_MAX,
     RECENT_MAX,
+    TICK_PERIOD_MASK,
     DomainState,
     Metric,
     RipSource,
+    VirtualTimer,
     WakeCause,
     Woken,
 )
@@ -138,6 +142,14 @@ class Upcall:
 
 
 @dataclass(slots=True)
+class Timer:
+    """A periodic timer that Xen emulates for a vCPU."""
+
+    period_ns: int = 0  # 0: not known
+    ticked: int | None = None
+
+
+@dataclass(slots=True)
 class Begun:
     """Everything that a vCPU has begun and that a loss of records cuts off."""
 
@@ -160,6 +172,7 @@ class Begun:
     waited: int | None = None  # the window of the last injection, until the entry after it
     entered: int | None = None  # VMENTRY after an injection
     skew: int | None = None  # runs here since then; its deschedule elsewhere has not been seen
+    timers: dict[VirtualTimer, Timer] = field(default_factory=dict)
 
 
 class Stay(NamedTuple):
@@ -780,6 +793,9 @@ class Host:
                 self.drop_exit(vcpu, tsc)
             elif thing is not None:
                 self.cut(vcpu, metric, tsc)
+        for _, timer in sorted(begun.timers.items()):
+            if timer.ticked is not None:
+                self.cut(vcpu, Metric.TICK, tsc)
         vcpu.begun = Begun()
         vcpu.is_depleted = False
         vcpu.pending.passed = None
@@ -1188,6 +1204,36 @@ HVM_MEANINGS: dict[tuple[int, int], Callable[[Host, Pcpu, Vcpu, Record], None]] 
 }
 
 
+def on_timer_set(timer: VirtualTimer, period_words: slice) -> Handler:
+    """Return the handler of a record that a guest has set or stopped ``timer``."""
+
+    def handle(host: Host, pcpu: Pcpu, record: Record) -> None:
+        vcpu = host.guest(pcpu, HVM)
+        if vcpu is not None and vcpu.domain != STAND_IN:
+            period_ns = wide(record.words[period_words])
+            vcpu.begun.timers[timer] = Timer(min(period_ns, TICK_PERIOD_MASK))
+
+    return handle
+
+
+def on_tick(timer: VirtualTimer) -> Handler:
+    """Return the handler of a record that Xen injects a tick of ``timer``."""
+
+    def handle(host: Host, pcpu: Pcpu, record: Record) -> None:
+        vcpu = host.guest(pcpu, HVM)
+        if vcpu is None or vcpu.domain == STAND_IN:
+            return
+        own = vcpu.begun.timers.setdefault(timer, Timer())
+        if own.ticked is not None and record.tsc < own.ticked:
+            host.put(Metric.NEGATIVE, vcpu.key, Metric.TICK, 0, record.tsc)
+        elif own.ticked is not None:
+            b = timer << 48 | own.period_ns
+            host.put(Metric.TICK, vcpu.key, b, record.tsc - own.ticked, record.tsc)
+        own.ticked = record.tsc
+
+    return handle
+
+
 def on_irq(host: Host, pcpu: Pcpu, record: Record) -> None:
     host.events.count += 1
     irq, low_in, low_out = record.words
@@ -1260,6 +1306,12 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     (0x802002, 6): on_idle_exit,
     (0x22803, 6): on_burn,
     (0x22804, 6): on_replenish,
+    (0x84002, 2): on_timer_set(VirtualTimer.PIT, slice(1, 2)),
+    (0x84004, 5): on_timer_set(VirtualTimer.LAPIC, slice(2, 4)),
+    (0x84006, 0): on_timer_set(VirtualTimer.PIT, slice(0, 0)),
+    (0x84008, 0): on_timer_set(VirtualTimer.LAPIC, slice(0, 0)),
+    (0x84009, 0): on_tick(VirtualTimer.PIT),
+    (0x8400A, 0): on_tick(VirtualTimer.LAPIC),
     **dict.fromkeys(MEMORY, on_memory),
 }
 #: Events that are not interpreted if their length is wrong.

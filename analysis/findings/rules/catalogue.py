@@ -7,6 +7,7 @@ from xtrace.analysis.findings.rules.recording import loss, recorder
 from xtrace.analysis.findings.rules.running import (
     budget,
     idle_while_waiting,
+    late_ticks,
     late_timers,
     migrations,
     offline,
@@ -24,6 +25,7 @@ RULES = (
     idle_while_waiting.RULE,
     budget.RULE,
     late_timers.RULE,
+    late_ticks.RULE,
     offline.OFFLINE,
     offline.PAUSED_WAKES,
     migrations.RULE,

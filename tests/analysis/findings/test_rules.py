@@ -25,8 +25,10 @@ from xtrace.analysis.findings.find import find_all
 from xtrace.analysis.findings.finding import Finding
 from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.measures import Measures
+from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.summary.partial import Partial
 from xtrace.probes.catalog import VersionRange
+from xtrace.probes.event_ids import LAPIC_START_TIMER, LAPIC_TIMER_CB
 
 D0, D1, D2, D3 = Vcpu(0, 0), Vcpu(1, 0), Vcpu(2, 0), Vcpu(3, 0)
 SECOND = 1_000_000.0
@@ -224,6 +226,36 @@ def test_timers_that_are_late_by_more_than_their_period() -> None:
     assert "late-timers" not in found(ticking(0))
     # Sleeps that are not periodic have no time at which they should end.
     assert "late-timers" not in found(ticking(150))
+
+
+def apic_ticks(late: int, *, of: int = 300, period_ns: int = 10_000_000, is_set: bool = True) -> Script:
+    """d1's virtual local APIC timer ticks every 10 ms, but some ticks come after 35 ms."""
+    host = Script(1, of * 11_000.0 + late * 30_000)
+    host.run(0, D1, 10, of * 10_900.0 + late * 30_000)
+    if is_set:
+        host.record(0, 20, LAPIC_START_TIMER, 1000, 0, period_ns, 0, 0xEC)
+    at = 1000.0
+    for number in range(of):
+        host.record(0, at, LAPIC_TIMER_CB)
+        at += 35_000 if number % (of // max(late, 1)) == 5 and late else 10_000
+    return host
+
+
+def test_ticks_that_are_late_by_more_than_their_period() -> None:
+    one = found(apic_ticks(12))["late-ticks"]
+    assert (one.severity, one.domain, one.vcpu) == ("problem", 1, 0)
+    assert "the local APIC timer of d1v0 ticks every 10.0ms, but 12 ticks of 299" in one.sentence
+    assert "worst: 35.0ms at" in one.sentence
+    assert [figure.quality for figure in one.figures] == [Quality.EXACT] * 3
+    # Set before the trace began: the period is that of most ticks.
+    before = found(apic_ticks(12, is_set=False))["late-ticks"]
+    assert before.severity == "problem"
+    assert [figure.quality for figure in before.figures] == [Quality.INFERRED] * 2 + [Quality.EXACT]
+    assert found(apic_ticks(3))["late-ticks"].severity == "note"
+    assert "late-ticks" not in found(apic_ticks(0))
+    assert "late-ticks" not in found(apic_ticks(150, is_set=False))
+    assert "late-ticks" not in found(apic_ticks(12, period_ns=20_000_000))
+    assert "late-ticks" not in found(apic_ticks(3, of=49))
 
 
 # --- offline -------------------------------------------------------------------------------------
@@ -493,6 +525,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "idle-while-waiting": test_a_pcpu_that_idles_while_a_vcpu_waits_that_may_run_there,
     "budget": test_a_budget_that_is_used_up,
     "late-timers": test_timers_that_are_late_by_more_than_their_period,
+    "late-ticks": test_ticks_that_are_late_by_more_than_their_period,
     "offline": test_a_cap_that_stops_a_vcpu,
     "paused-wakes": test_wakes_that_wait_for_a_paused_vcpu,
     "migrations": test_migrations_that_follow_each_other,

@@ -18,7 +18,14 @@ from oracle.machine import Interval
 from oracle.reader import RawRecord, frame, read
 from oracle.runs import Run, as_intervals, run, tally_of
 from xtrace.analysis.state_machine import loops
-from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, T_COUNT, G, Metric, WakeCause
+from xtrace.analysis.state_machine.metrics import (
+    METRIC_SHIFT,
+    T_COUNT,
+    TICK_PERIOD_MASK,
+    G,
+    Metric,
+    WakeCause,
+)
 from xtrace.probes import event_ids as ids
 from xtrace.probes.compiled.plain import plain
 from xtrace.probes.format import LOST_RECORDS
@@ -490,6 +497,52 @@ def test_the_wait_for_an_interrupt_window_ends_with_the_entry_after_the_injectio
     ]
     found = intervals(events, Metric.INTR_WINDOW_WAIT)
     assert [(row.value, row.tsc) for row in found] == waits
+
+
+# --- virtual timers of HVM guests --------------------------------------------------------------
+LAPIC_10_MS = (ids.LAPIC_START_TIMER, (500, 0, 10_000_000, 0, 0xEC))
+
+
+def ticks_of(*events: tuple[int, int, tuple[int, ...]]) -> list[tuple[int, int, int]]:
+    """Return value, end and b of the times between ticks, of events of a vCPU that runs from 1 on."""
+    whole: list[Event] = [(0, 1, change(1, 0), (DOMAIN,)), *((0, *event) for event in events)]
+    return [(row.value, row.tsc, row.b) for row in intervals(whole, Metric.TICK)]
+
+
+def test_the_time_between_ticks_counts_for_the_period_that_was_set_last() -> None:
+    tick = ids.LAPIC_TIMER_CB, ()
+    assert ticks_of((5, *LAPIC_10_MS), (10, *tick), (25, *tick), (25, *tick)) == [
+        (15, 25, 10_000_000), (0, 25, 10_000_000),
+    ]  # fmt: skip
+    # Set before the trace began; stopped; set anew, with a period that cannot be.
+    never = ids.LAPIC_START_TIMER, (0, 0, LOW, LOW, 0xEC)
+    stop = ids.LAPIC_STOP_TIMER, ()
+    ticks = [(at, *tick) for at in (10, 25, 40, 60, 80)]
+    events = sorted([*ticks, (30, *stop), (50, *never)])
+    assert ticks_of(*events) == [(15, 25, 0), (20, 80, TICK_PERIOD_MASK)]
+
+
+def test_each_virtual_timer_has_its_own_ticks() -> None:
+    pit, tick = (ids.PIT_TIMER_CB, ()), (ids.LAPIC_TIMER_CB, ())
+    start = ids.PIT_START_TIMER, (0, LOW)
+    events = [(5, *start), (10, *pit), (12, *tick), (20, *pit), (26, *tick), (30, ids.PIT_STOP_TIMER, ())]
+    assert ticks_of(*events) == [(10, 20, 1 << 48 | LOW), (14, 26, 0)]
+
+
+def test_a_loss_cuts_off_the_time_between_ticks() -> None:
+    tick = ids.LAPIC_TIMER_CB, ()
+    lost = LOST_RECORDS, (1, 1, (START + 30) & LOW, (START + 30) >> 32)
+    events = [(5, *LAPIC_10_MS), (10, *tick), (40, *lost), (50, *tick), (60, *tick)]
+    assert ticks_of(*events) == [(10, 60, 0)]  # the timer may have been set in the loss
+    whole: list[Event] = [(0, 1, change(1, 0), (DOMAIN,)), *((0, *event) for event in events)]
+    assert [row.b for row in intervals(whole, Metric.CUT)].count(Metric.TICK) == 1
+
+
+def test_ticks_of_no_known_hvm_guest_count_for_nobody() -> None:
+    tick = ids.LAPIC_TIMER_CB, ()
+    of_pv = [(5, ids.PV_BASE | ids.PV_HYPERCALL_V2, (17,)), (10, *tick), (20, *tick)]
+    assert ticks_of(*of_pv) == []
+    assert intervals([(0, 10, *tick), (0, 20, *tick)], Metric.TICK) == []
 
 
 # --- records of a newer Xen --------------------------------------------------------------------
