@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from xtrace.probes.host import dom0, xen_tools
-from xtrace.probes.recording import restore, session
+from xtrace.probes.recording import run_folder, session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter
@@ -115,7 +115,7 @@ def main() -> None:
     dom0.why_no_dom0 = lambda: "a benchmark"
     xen_tools.tool = lambda name: None
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ[restore.RUN_DIRECTORY_VARIABLE] = str(Path(scratch) / "run")
+        os.environ[run_folder.RUN_DIRECTORY_VARIABLE] = str(Path(scratch) / "run")
         for rate in map(int, wanted.rates.split(",")):
             measure(rate, wanted.seconds, Path(scratch))
 

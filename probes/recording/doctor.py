@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import sys
@@ -16,8 +15,9 @@ from typing import Literal
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, raw_tsc, trace_buffers, xen_tools
-from xtrace.probes.recording import clocks, restore
+from xtrace.probes.recording import clocks, restore, run_folder
 from xtrace.probes.recording.backends import registry
+from xtrace.probes.recording.lock import LOCK
 
 State = Literal["ok", "limited", "missing"]
 
@@ -299,36 +299,49 @@ def _disk() -> Iterator[Finding]:
 
 
 def _left_over() -> Iterator[Finding]:
-    folder = restore.run_path()  # not run_directory(), which creates it
-    if owner := _recorder(folder / "lock"):
-        text = f"a recorder is running, process {owner}; another one must wait"
-        yield Finding("left over", "recorder", "limited", text, str(folder / "lock"), f"kill -INT {owner}")
-    dead = [text for path in sorted(folder.glob("*.note")) if (text := _note_of_the_dead(path))]
+    dead: list[str] = []
+    path = Path()
+    try:
+        path = run_folder.run_path()
+        with run_folder.run_folder(create=False) as folder:
+            if owner := _recorder(folder):
+                text = f"a recorder is running, process {owner}; another one must wait"
+                how = f"kill -INT {owner}"
+                yield Finding("left over", "recorder", "limited", text, str(path / LOCK), how)
+            notes = (_note_of_the_dead(folder, name) for name in folder.names(restore.NOTE_SUFFIX))
+            dead = [text for text in notes if text]
+    except FileNotFoundError:
+        pass  # nothing has recorded since the boot
+    except TraceError as error:
+        yield Finding("left over", "changes", "limited", f"not known: {error}", "XDG_RUNTIME_DIR, /run")
+        return
     for text in dead:
         remedy = "xtrace record -d 1: each start undoes what a killed recorder left"
-        yield Finding("left over", "change", "limited", text, str(folder), remedy)
+        yield Finding("left over", "change", "limited", text, str(path), remedy)
     if not dead:
-        yield Finding("left over", "changes", "ok", "none left by a killed recorder", str(folder))
+        yield Finding("left over", "changes", "ok", "none left by a killed recorder", str(path))
 
 
-def _recorder(lock: Path) -> str:
+def _recorder(folder: run_folder.RunFolder) -> str:
     """Return the PID of the process that holds the recorder lock, "" if none does."""
-    with contextlib.suppress(OSError), lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read(32).decode(errors="replace").strip() or "unknown"
+    if LOCK not in folder.names(LOCK):
+        return ""
+    lock = folder.opened(LOCK)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(lock)
     return ""
 
 
-def _note_of_the_dead(path: Path) -> str:
+def _note_of_the_dead(folder: run_folder.RunFolder, name: str) -> str:
     try:
-        content = json.loads(path.read_bytes()[: 1 << 16])
-        if restore.writer_lives(content):
-            return ""
-        return f"{content['kind']} by process {content['pid']}, which is gone"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{path.name} cannot be read"
+        left = restore.parsed(folder.read(name))
+    except (OSError, TraceError) as error:
+        return f"{name}: {error}"
+    return "" if left.writer_lives else f"{left.kind} by process {left.pid}, which is gone"
 
 
 def _backends(candidates: list[registry.Candidate]) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.restore import run_directory
+from xtrace.probes.recording.run_folder import run_folder
 
-_NAME = "lock"
+LOCK = "lock"
 
 
 @contextmanager
@@ -20,15 +20,15 @@ def only_recorder() -> Iterator[None]:
     Raises:
         TraceError: another recorder holds it.
     """
-    path = run_directory() / _NAME
-    # Closed on exec: a child process must not hold the lock after the recorder has ended.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with run_folder() as folder:
+        # Closed on exec: a child process must not hold the lock after the recorder has ended.
+        fd = folder.opened(LOCK)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            who = f"process {int(owner)}" if owner.isdecimal() else "process unknown"
+            who = f"process {int(owner)}" if owner.isascii() and owner.isdecimal() else "process unknown"
             raise TraceError(
                 f"another recorder is running on this host, {who}; wait until it ends, or stop it with Ctrl-C"
             ) from None

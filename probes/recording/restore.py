@@ -2,7 +2,8 @@
 
 Before a backend changes the host, it leaves a note in a folder under /run; it removes the
 note once the host is as it was.  The next start acts on notes whose writer is gone.  A boot
-empties /run, and undoes the changes too.
+empties /run, and undoes the changes too.  A note says what to undo, never where: whoever could
+write one could not make root write elsewhere.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.host import dom0
+from xtrace.probes.recording.run_folder import run_folder
 
-#: Overrides the folder of the notes and the lock, for tests: they must not get into each other's way.
-RUN_DIRECTORY_VARIABLE = "XTRACE_RUN_DIR"
-_RUN_DIRECTORY = "/run/xtrace"
-_NOTE_SUFFIX = ".note"
+NOTE_SUFFIX = ".note"
+_KIND_CHARACTERS = 40
+#: What dom0's /sys/hypervisor/pmu/pmu_mode can be set to.
+_PMU_MODES = ("off", "self", "hv", "all")
 
 Undo = Callable[[Mapping[str, Any]], None]
 
@@ -32,16 +35,17 @@ class Note:
     Attributes:
         kind: a key of UNDO.
         data: what undoing it needs, as JSON values.
-        path: the note's file.
+        name: of the note's file.
     """
 
     kind: str
     data: Mapping[str, Any]
-    path: Path
+    name: str
 
     def drop(self) -> None:
         """Remove the note: the host is as it was.  May be called twice."""
-        self.path.unlink(missing_ok=True)
+        with run_folder() as folder:
+            folder.remove(self.name)
 
     def undo(self) -> None:
         """Undo the change, then remove the note.
@@ -50,21 +54,9 @@ class Note:
             OSError, TraceError: undoing failed; the note stays for the next start.
         """
         if self.kind not in UNDO:
-            raise TraceError(f"{self.path}: cannot undo an unknown change: {self.kind!r}")
+            raise TraceError(f"cannot undo an unknown change: {self.kind!r}")
         UNDO[self.kind](self.data)
         self.drop()
-
-
-def run_path() -> Path:
-    """Return the folder of the notes and the lock, whether or not it exists."""
-    return Path(os.environ.get(RUN_DIRECTORY_VARIABLE) or _RUN_DIRECTORY)
-
-
-def run_directory() -> Path:
-    """Return the folder of the notes and the lock, created with mode 0700 if need be."""
-    directory = run_path()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory
 
 
 def note(kind: str, data: Mapping[str, Any]) -> Note:
@@ -76,50 +68,68 @@ def note(kind: str, data: Mapping[str, Any]) -> Note:
     """
     if kind not in UNDO:
         raise ValueError(f"no way to undo {kind!r}")
-    directory = run_directory()
     pid = os.getpid()
     content = {"kind": kind, "data": dict(data), "pid": pid, "started": _started(pid)}
-    number = 0
-    while (path := directory / f"{pid}-{number}{_NOTE_SUFFIX}").exists():
-        number += 1
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content))
-    new.replace(path)
-    return Note(kind, dict(data), path)
+    with run_folder() as folder:
+        taken = set(folder.names(NOTE_SUFFIX))
+        number = 0
+        while (name := f"{pid}-{number}{NOTE_SUFFIX}") in taken:
+            number += 1
+        folder.write(name, json.dumps(content).encode())
+    return Note(kind, dict(data), name)
 
 
 def recover() -> list[str]:
     """Undo what recorders that are gone left; return a line for each: what was undone, or why it was not."""
     done = []
-    for path in sorted(run_directory().glob(f"*{_NOTE_SUFFIX}")):
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            continue  # its writer removed it meanwhile
-        try:
-            content = json.loads(text)
-            if writer_lives(content):
-                continue  # the writer undoes it itself
-            left = Note(content["kind"], content["data"], path)
-            left.undo()
-        except (OSError, TraceError, KeyError, TypeError, ValueError) as error:
-            done.append(f"could not undo what a recorder left, {path}: {error}")
-        else:
-            done.append(f"undid what a killed recorder left: {_described(left)}")
+    with run_folder() as folder:
+        for name in folder.names(NOTE_SUFFIX):
+            try:
+                found = parsed(folder.read(name))
+                if found.writer_lives:
+                    continue  # the writer undoes it itself
+                Note(found.kind, found.data, name).undo()
+            except FileNotFoundError:
+                continue  # its writer removed it meanwhile
+            except (OSError, TraceError) as error:
+                path = folder.path / name
+                done.append(f"could not undo what a recorder left, {path}: {error}")
+            else:
+                done.append(f"undid what a killed recorder left: {found.kind}")
     return done
 
 
-def writer_lives(content: Mapping[str, Any]) -> bool:
-    """Return whether the process that left a note still runs: PID and start time, because PIDs are reused.
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a note says.
+
+    Attributes:
+        kind, data: as in Note.
+        pid: of the process that left it.
+        writer_lives: that process still runs: PID and start time, because PIDs are reused.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
+    pid: int
+    writer_lives: bool
+
+
+def parsed(text: bytes) -> Left:
+    """Return what a note says.
 
     Raises:
-        KeyError, TypeError: it is not a note.
+        TraceError: it is none.
     """
-    return bool(_started(content["pid"]) == content["started"])
-
-
-def _described(left: Note) -> str:
-    return f"{left.kind} {left.data.get('path', '')}".rstrip()
+    try:
+        content = json.loads(text)
+        kind, data, pid, started = (content[key] for key in ("kind", "data", "pid", "started"))
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise TraceError("not a note of a recorder; remove it") from None
+    is_kind = isinstance(kind, str) and len(kind) <= _KIND_CHARACTERS
+    if not (is_kind and isinstance(data, dict) and isinstance(pid, int)):
+        raise TraceError("not a note of a recorder; remove it")
+    return Left(kind, data, pid, writer_lives=_started(pid) == started)
 
 
 def _started(pid: int) -> str | None:
@@ -132,18 +142,20 @@ def _started(pid: int) -> str | None:
     return None
 
 
-def _put_back(data: Mapping[str, Any]) -> None:
-    """Write ``data["content"]`` into ``data["path"]``, such as /sys/hypervisor/pmu/pmu_mode."""
-    Path(data["path"]).write_text(data["content"])
+def _put_back_pmu_mode(data: Mapping[str, Any]) -> None:
+    mode = data.get("mode")
+    if mode not in _PMU_MODES:
+        raise TraceError(f"{str(mode)[:40]!r} is not a mode of {dom0.PMU_MODE}")
+    dom0.PMU_MODE.write_text(mode)
 
 
 def _stop_xentrace(data: Mapping[str, Any]) -> None:
-    from xtrace.probes.host import dom0, trace_buffers
+    from xtrace.probes.host import trace_buffers
 
     # A running xentrace, whoever started it, needs tracing on, and switches it off when it ends.
     if not dom0.running("xentrace"):
         trace_buffers.switch_off()
 
 
-#: file: write content back to path.  xen_tracing: switch Xen's tracing off.
-UNDO: dict[str, Undo] = {"file": _put_back, "xen_tracing": _stop_xentrace}
+#: pmu_mode: write it back.  xen_tracing: switch Xen's tracing off.
+UNDO: dict[str, Undo] = {"pmu_mode": _put_back_pmu_mode, "xen_tracing": _stop_xentrace}

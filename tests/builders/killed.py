@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builders.ticker import LINES, TICKER_HOMES, Ticker
 from xtrace.probes.host import dom0
-from xtrace.probes.recording import flusher, restore, session
+from xtrace.probes.recording import flusher, run_folder, session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Options
 
@@ -32,7 +32,7 @@ def begin(folder: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    os.environ[restore.RUN_DIRECTORY_VARIABLE] = str(folder / "run")
+    os.environ[run_folder.RUN_DIRECTORY_VARIABLE] = str(folder / "run")
     registry._HOMES = TICKER_HOMES
     registry.NAMES = tuple(TICKER_HOMES)
     dom0.why_no_dom0 = lambda: "this is a test"

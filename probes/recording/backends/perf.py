@@ -9,7 +9,6 @@ perf/symbols.jsonl.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from xtrace.probes.bpf import ctf_writer
@@ -44,9 +43,9 @@ class PerfBackend(ProgramBackend):
 
     name = "perf"
 
-    def __init__(self, pmu_mode: Path = dom0.PMU_MODE) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._pmu_mode = pmu_mode
+        self._pmu_mode = dom0.PMU_MODE
         self._note: restore.Note | None = None
         self._mode_before = ""
         self._names = Names()
@@ -129,8 +128,7 @@ class PerfBackend(ProgramBackend):
             return ""
         if self._mode_before == "off":
             return "Xen's VPMU is off (boot Xen with vpmu=on): guests and Xen are not sampled"
-        data = {"path": str(self._pmu_mode), "content": self._mode_before}
-        self._note = restore.note("file", data)
+        self._note = restore.note("pmu_mode", {"mode": self._mode_before})
         try:
             self._pmu_mode.write_text("all")
         except OSError as error:

@@ -25,6 +25,7 @@ from xtrace.probes.host import dom0, trace_buffers, xen_tools
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter
+from xtrace.probes.recording.run_folder import run_folder
 from xtrace.probes.selection.event_masks import event_mask
 from xtrace.probes.selection.vcpus import Pcpus
 
@@ -119,8 +120,8 @@ class XentraceBackend:
             )
         self._await_begin()
         if options.ring_pages is not None and self._facts["sized_before"] is None:
-            with contextlib.suppress(OSError):
-                (restore.run_directory() / _SIZED).write_text(f"{options.ring_pages}\n")
+            with contextlib.suppress(OSError), run_folder() as run:
+                run.write(_SIZED, f"{options.ring_pages}\n".encode())
 
     def poll(self) -> Counts:
         """Count what xentrace has written since the last call.
@@ -245,8 +246,8 @@ def _sized() -> int | str | None:
     with contextlib.suppress(TraceError):
         if not trace_buffers.is_sized():
             return None
-    with contextlib.suppress(OSError, ValueError):
-        return int((restore.run_directory() / _SIZED).read_text())
+    with contextlib.suppress(OSError, TraceError, ValueError), run_folder() as run:
+        return int(run.read(_SIZED))
     return "unknown"
 
 

@@ -67,6 +67,8 @@ def test_leftovers_of_a_killed_recorder_are_found(tmp_path: Path, monkeypatch: p
     gone = subprocess.Popen(["true"])
     gone.wait()
     note = {"kind": "xen_tracing", "data": {}, "started": "1"}
+    for name in ("1-0.note", "2-0.note", "3-0.note"):
+        (tmp_path / name).touch(0o600)
     (tmp_path / "1-0.note").write_text(json.dumps(note | {"pid": gone.pid}))
     # The note of a live process, and one whose PID was reused.
     restore.note("xen_tracing", {})

@@ -18,7 +18,7 @@ from xtrace.cli.commands.record import closing_line
 from xtrace.cli.main import main
 from xtrace.probes.capture.layout import open_capture
 from xtrace.probes.host import dom0
-from xtrace.probes.recording import restore
+from xtrace.probes.recording import run_folder
 from xtrace.probes.recording.backends.base import Availability, Counts, Overhead
 from xtrace.probes.recording.session import Summary
 
@@ -28,7 +28,7 @@ HEAVY = {"bcc", "iced_x86", "numba", "numpy", "pandas", "rich"}
 
 @pytest.fixture
 def ticking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(run_folder.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     ticker.install(monkeypatch)

@@ -21,6 +21,7 @@ from xtrace.probes.live.feed import LiveFeed, mask_of, open_file, open_live
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
+from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE, run_path
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.bin.xz"))
 CLASSES = {"sched": 0x20000, "pv": 0x200000, "hw": 0x800000, "hvm": 0x80000}
@@ -65,7 +66,7 @@ def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
         )
         script.chmod(0o755)
 
-    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
     monkeypatch.setattr(
         xen_tools, "tool", lambda name: str(tmp_path / "xentrace") if name == "xentrace" else None
@@ -88,7 +89,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def notes() -> list[Path]:
-    return list(restore.run_directory().glob("*.note"))
+    return list(run_path().glob("*.note"))
 
 
 def read_for(source: LiveFeed, seconds: float, enough: int = sys.maxsize) -> bytes:

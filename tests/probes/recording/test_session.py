@@ -18,7 +18,7 @@ from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
 from xtrace.probes.capture.layout import Capture, open_capture
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, xen_tools
-from xtrace.probes.recording import restore, session
+from xtrace.probes.recording import run_folder, session
 from xtrace.probes.recording.backends.base import Counts, Options
 from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.session import Request, Summary, record
@@ -29,7 +29,7 @@ _POLL = Ticker.poll
 
 @pytest.fixture(autouse=True)
 def own_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(run_folder.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     ticker.install(monkeypatch)
 
 

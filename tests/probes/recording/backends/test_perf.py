@@ -12,8 +12,9 @@ from xtrace.analysis.summary import dom0_columns
 from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.probes.bpf.symbols import Names, Symbols, is_hypervisor
 from xtrace.probes.capture.layout import Capture
-from xtrace.probes.recording import restore
+from xtrace.probes.host import dom0
 from xtrace.probes.recording.backends.perf import PerfBackend
+from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE
 
 _SPIN = """
 volatile unsigned long sink;
@@ -74,10 +75,11 @@ def test_the_report_names_program_and_kernel_functions(recorded: tuple[Path, Any
 
 
 def _backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> tuple[PerfBackend, Path]:
-    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     path = tmp_path / "pmu_mode"
     path.write_text(f"{mode}\n")
-    return PerfBackend(path), path
+    monkeypatch.setattr(dom0, "PMU_MODE", path)
+    return PerfBackend(), path
 
 
 class _Refusing:

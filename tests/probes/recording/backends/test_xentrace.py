@@ -17,7 +17,7 @@ from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, trace_buffers, xen_tools
 from xtrace.probes.reader.writer import pack_record, pack_window
-from xtrace.probes.recording import restore
+from xtrace.probes.recording import restore, run_folder
 from xtrace.probes.recording.backends import xentrace
 from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
@@ -52,7 +52,7 @@ def switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tool.write_text(f"#!{sys.executable} -S\n{STAND_IN}")
     tool.chmod(0o755)
     calls: list[str] = []
-    monkeypatch.setenv(restore.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(run_folder.RUN_DIRECTORY_VARIABLE, str(tmp_path / "run"))
     monkeypatch.setenv("STAND_IN_WINDOW", WINDOW.hex())
     monkeypatch.setattr(dom0, "why_no_dom0", lambda: "")
     monkeypatch.setattr(xen_tools, "tool", lambda name: str(tool))
