@@ -11,11 +11,10 @@ import typer
 from xtrace.cli.options import AsJson, Strict
 from xtrace.cli.render.info import rate_text, row, share_lines
 from xtrace.cli.render.report.head import backward_text
-from xtrace.cli.terminal.ranges import ranges
 from xtrace.cli.terminal.style import width
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError, without_records
-from xtrace.probes.words import count_of
+from xtrace.probes.words import count_of, ranges
 
 if TYPE_CHECKING:
     from xtrace.probes.capture.sidecar import Sidecar

@@ -95,6 +95,13 @@ def record(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Overwrite, without keeping NAME.xtrace.old.")
     ] = False,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER",
+            help="Who gets the capture at the end. Default: who ran sudo, else root.",
+        ),
+    ] = None,
     timing: Annotated[
         str | None,
         typer.Option(metavar="HOW", help="emulated or hardware, on a host where xtrace cannot detect it."),
@@ -133,6 +140,7 @@ def record(
         events=events,
         sample_hz=frequency,
     )
+    owner = _owner(user)
     if os.geteuid() != 0:
         raise TraceError("recording needs root; run it with sudo")
     options = replace(options, domains=_domains(domain or []))
@@ -145,6 +153,7 @@ def record(
         max_bytes=max_bytes,
         overwrite=force,
         timing=timing,
+        owner=owner,
     )
     live = _Live()
     summary = run(request, say=live.say, watch=live.watch)
@@ -228,6 +237,22 @@ def _names() -> dict[int, str]:
 
     with open_xenstore() as store:
         return xen_tools.names_of(xen_tools.store_facts(store, domain) for domain in store.domains())
+
+
+def _owner(user: str | None) -> tuple[int, int] | None:
+    """Return the ids of the user and group that get the capture; None leaves it to root."""
+    import pwd
+
+    if user is None:
+        ids = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+        if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in ids):
+            return None
+        return int(ids[0]), int(ids[1])
+    try:
+        found = pwd.getpwuid(int(user)) if re.fullmatch(r"[0-9]{1,9}", user) else pwd.getpwnam(user)
+    except KeyError:
+        raise typer.BadParameter(f"{user!r} is no user of this host", param_hint="--user") from None
+    return found.pw_uid, found.pw_gid
 
 
 def _size(text: str | None, option: str) -> int | None:

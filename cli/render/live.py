@@ -13,10 +13,9 @@ from xtrace.cli.live.feed import total_of
 from xtrace.cli.render.report.head import EMULATED, resolution_text
 from xtrace.cli.terminal.drawn import is_drawn, spark
 from xtrace.cli.terminal.grid import GridColumn, grid_lines
-from xtrace.cli.terminal.ranges import ranges
 from xtrace.cli.terminal.style import WIDTH, width
 from xtrace.cli.terminal.text import domain_name, labelled, safe, shortened
-from xtrace.probes.words import count_of, scaled, time_text
+from xtrace.probes.words import count_of, ranges, scaled, time_text
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ class Folder(Protocol):
     def stream(self, name: str) -> Stream:
         """Create the append-only file ``name``, which may be in a subfolder: ``events/stream_0``."""
 
-    def path(self, name: str) -> str:
-        """Create the empty file ``name`` and return its path, for a tool that writes it itself."""
+    def file(self, name: str) -> int:
+        """Create the empty file ``name`` and return a descriptor, for a tool that writes it itself."""
 
 
 class Lines:

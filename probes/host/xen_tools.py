@@ -99,6 +99,15 @@ def topology_of(text: str) -> list[dict[str, int]]:
     return found
 
 
+def pcpus() -> frozenset[int]:
+    """Return the numbers of the host's pCPUs that are online.
+
+    Raises:
+        TraceError: xl is missing or fails.
+    """
+    return frozenset(row["pcpu"] for row in topology_of(run("xl", "info", "-n")))
+
+
 def domain_facts() -> dict[str, Any]:
     """Return all domains with their vCPUs and event channels; ``missing`` lists the queries that failed."""
     found: dict[str, Any] = {"missing": []}

@@ -219,8 +219,8 @@ class _Memory:
     def stream(self, name: str) -> _Memory:
         return self
 
-    def path(self, name: str) -> str:
-        raise NotImplementedError(f"nothing here writes {name} to a path")
+    def file(self, name: str) -> int:
+        raise NotImplementedError(f"nothing here writes {name} itself")
 
     def write(self, content: bytes) -> None:
         self._content += content

@@ -52,6 +52,7 @@ class Request:
         max_bytes: limit of the capture's size.
         overwrite: replace an existing capture instead of keeping it as ``.old``.
         timing: "emulated" or "hardware", where the user knows better; None detects it.
+        owner: user and group that the capture belongs to at the end; None leaves it to this process.
     """
 
     output: Path
@@ -62,6 +63,7 @@ class Request:
     max_bytes: int | None = None
     overwrite: bool = False
     timing: str | None = None
+    owner: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ def record(request: Request, *, say: Say, watch: Watch) -> Summary:
             )
         found = registry.candidates(request.backends or registry.DEFAULT)
         registry.must_work(found, named=request.backends is not None)
+        registry.must_honour(found, request.options)
         if request.command and shutil.which(request.command[0]) is None:
             raise TraceError(f"{request.command[0]}: no such command; nothing was recorded")
         return _Session(request, found, say, watch).run()
@@ -176,13 +179,19 @@ class _Session:
         except BaseException:
             # Nothing was recorded, so nothing is kept.
             self._drop_backends()
-            capture.close()
-            shutil.rmtree(request.output, ignore_errors=True)
+            capture.discard()
             raise
         with self._told("clocks"):
             self._clocks.every_cpu()
         self._write_meta(capture, content)
         return capture
+
+    def _wanted(self) -> set[str]:
+        """Return the backends that must start: those named, or else Xen's and those of options."""
+        if self._request.backends is not None:
+            return set(self._request.backends)
+        asked = self._request.options.asked().values()
+        return {registry.XEN, *(name for backends in asked for name in backends)}
 
     def _drop_backends(self) -> None:
         while self._running:
@@ -203,7 +212,7 @@ class _Session:
             except (TraceError, OSError) as error:
                 with contextlib.suppress(Exception):
                     candidate.backend.stop()
-                if self._request.backends is not None or isinstance(error, CaptureFullError):
+                if name in self._wanted() or isinstance(error, CaptureFullError):
                     raise
                 self._summary.failures[name] = str(error)
                 self._say(f"not using {name}: {error}")
@@ -301,6 +310,11 @@ class _Session:
             self._tick(capture)
         self._write_meta(capture, content)
         self._summary.byte_count = capture.byte_count
+        if self._request.owner is not None:
+            try:
+                capture.give_to(*self._request.owner)
+            except OSError as error:
+                self._say(f"{self._request.output}: still belongs to root: {error.strerror}")
         with self._told("disk"):
             capture.close()
 

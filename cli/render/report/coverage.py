@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from xtrace.analysis.coverage.needs import Records
-from xtrace.cli.terminal.ranges import ranges
+from xtrace.probes.words import ranges
 
 if TYPE_CHECKING:
     from xtrace.analysis.coverage.coverage import Coverage

@@ -52,6 +52,28 @@ class Options:
     sample_hz: int = 99
     domains: tuple[int, ...] = ()
 
+    def asked(self) -> dict[str, tuple[str, ...]]:
+        """Return the options that differ from their default, and the backends that honour each."""
+        usual = Options()
+        return {
+            option: backends
+            for option, name, backends in _HONOURED_BY
+            if getattr(self, name) != getattr(usual, name)
+        }
+
+
+#: Options of the command that only some backends honour: its name, that of the field, these backends.
+_HONOURED_BY = (
+    ("--class", "mask", ("xentrace",)),
+    ("--pcpu", "pcpus", ("xentrace",)),
+    ("--ring-pages", "ring_pages", ("xentrace",)),
+    ("--poll-ms", "poll_ms", ("xentrace",)),
+    ("--memory", "memory_mib", ("xentrace",)),
+    ("--events", "events", ("bpf",)),
+    ("--frequency", "sample_hz", ("perf", "xenctx")),
+    ("--domain", "domains", ("xenctx",)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.backends.base import Availability, Backend
+from xtrace.probes.recording.backends.base import Availability, Backend, Options
 
 #: xentrace is last, to keep the start-up of the others out of its trace.
 _HOMES = {
@@ -19,7 +19,8 @@ _HOMES = {
 NAMES = tuple(_HOMES)
 #: Used where none is named: they disturb little.  xenctx pauses the domain that it samples, and perf
 #: interrupts every CPU at a fixed rate.
-DEFAULT = ("bpf", "xentrace")
+XEN = "xentrace"
+DEFAULT = ("bpf", XEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,21 @@ def must_work(found: Sequence[Candidate], *, named: bool) -> None:
     if bad and (named or len(bad) == len(found)):
         reasons = "; ".join(f"{each.backend.name}: {_why(each.availability)}" for each in bad)
         raise TraceError(f"no backend can record here: {reasons}" if not named else reasons)
+
+
+def must_honour(found: Sequence[Candidate], options: Options) -> None:
+    """Raise if none of the backends that are used honours an option that the user gave.
+
+    Raises:
+        TraceError: with the backend to add.
+    """
+    used = {each.backend.name for each in found if each.availability.usable}
+    for option, backends in options.asked().items():
+        if used.isdisjoint(backends):
+            raise TraceError(
+                f"{option} is for {' and '.join(backends)}, which would not record: "
+                f"add --backend {backends[0]}, or leave {option} out"
+            )
 
 
 def _why(found: Availability) -> str:

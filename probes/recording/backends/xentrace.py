@@ -28,6 +28,7 @@ from xtrace.probes.recording.backends.record_counter import RecordCounter
 from xtrace.probes.recording.run_folder import run_folder
 from xtrace.probes.selection.event_masks import event_mask
 from xtrace.probes.selection.vcpus import Pcpus
+from xtrace.probes.words import ranges
 
 _BEGIN_LIMIT_S = 20.0
 _END_LIMIT_S = 60.0
@@ -35,9 +36,12 @@ _END_LIMIT_S = 60.0
 _POLL_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
 _FULL_BYTES = 64 << 10
+_SAID_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
 _INTERRUPTS = Path("/proc/interrupts")
 _SIZED = "ring_pages"
+#: How its lines begin that say what it has set.
+_CHATTER = ("change evtmask", "change cpumask", "change buffer size")
 _libc = ctypes.CDLL(None)
 
 
@@ -51,8 +55,7 @@ class XentraceBackend:
         self._note: restore.Note | None = None
         self._counter = RecordCounter()
         self._file = -1
-        self._log_path = Path()
-        self._directory = Path()
+        self._log = -1
         self._facts: dict[str, Any] = {}
         self._read_bytes = 0
 
@@ -85,21 +88,19 @@ class XentraceBackend:
         try:
             mask = event_mask(options.mask)
             if options.pcpus is not None:
-                Pcpus.parse(options.pcpus)
+                _must_be_there(Pcpus.parse(options.pcpus))
         except ValueError as error:
             raise TraceError(str(error)) from None
-        self._log_path = Path(folder.path(TRACE_LOG))
-        path = folder.path(TRACE)
-        self._directory = Path(path).parent
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._log = os.dup(folder.file(TRACE_LOG))
+        self._file = os.dup(folder.file(TRACE))
         self._facts["sized_before"] = _sized()
         if options.ring_pages is not None and self._facts["sized_before"] is not None:
             why = "Xen's trace buffers keep the size that was first set after boot"
             self._facts["warnings"] = [f"-S {options.ring_pages} has no effect: {why}"]
-        command = self._command(mask, options, path)
+        command = self._command(mask, options)
         # Markers are hypercalls of a PV dom0: class 0x200000, sub-class 0x1000.
         traced = bool(mask & 0x20_0000 and mask & 0x1000)
-        self._facts |= {"command": command, "event_mask": f"{mask:#x}", "marks_are_traced": traced}
+        self._facts |= {"command": [*command, TRACE], "event_mask": f"{mask:#x}", "marks_are_traced": traced}
         self._note = restore.note("xen_tracing", {})
         recorder = os.getpid()
 
@@ -108,16 +109,16 @@ class XentraceBackend:
             if os.getppid() != recorder:
                 os._exit(1)
 
-        with open(self._log_path, "wb") as log:
-            # In its own session, so that Ctrl-C on the terminal does not end it before the recorder knows.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=end_with_recorder,  # safe because no thread runs yet
-            )
+        # In its own session, so that Ctrl-C on the terminal does not end it before the recorder knows.
+        self._process = subprocess.Popen(
+            [*command, f"/proc/self/fd/{self._file}"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(self._file,),
+            start_new_session=True,
+            preexec_fn=end_with_recorder,  # safe because no thread runs yet
+        )
         self._await_begin()
         if options.ring_pages is not None and self._facts["sized_before"] is None:
             with contextlib.suppress(OSError), run_folder() as run:
@@ -157,8 +158,9 @@ class XentraceBackend:
         if self._file >= 0:
             self._catch_up(None)
             os.close(self._file)
-            self._file = -1
             self._facts["said"] = self._said()[-5:]
+            os.close(self._log)
+            self._file = self._log = -1
         return self._counts()
 
     def facts(self) -> Mapping[str, Any]:
@@ -175,7 +177,7 @@ class XentraceBackend:
         }
 
     @staticmethod
-    def _command(mask: int, options: Options, path: str) -> list[str]:
+    def _command(mask: int, options: Options) -> list[str]:
         binary = xen_tools.tool("xentrace")
         assert binary is not None
         command = [binary, "-D", "-e", f"{mask:#x}", "-s", str(options.poll_ms)]
@@ -188,7 +190,7 @@ class XentraceBackend:
         if options.reserve_mib > 1:
             # The recorder itself keeps the reserve; this is in case it cannot.
             command += ["-r", str(options.reserve_mib // 2)]
-        return [*command, path]
+        return command
 
     def _await_begin(self) -> None:
         """Wait until there is data, or until Xen's interrupt for it is bound."""
@@ -217,7 +219,8 @@ class XentraceBackend:
 
     def _said(self) -> list[str]:
         with contextlib.suppress(OSError):
-            lines = self._log_path.read_bytes()[-(64 << 10) :].decode(errors="backslashreplace").splitlines()
+            begin = max(0, os.fstat(self._log).st_size - _SAID_BYTES)
+            lines = os.pread(self._log, _SAID_BYTES, begin).decode(errors="backslashreplace").splitlines()
             return [line.strip() for line in lines if line.strip()]
         return []
 
@@ -226,7 +229,8 @@ class XentraceBackend:
         code = self._process.returncode
         said = self._said()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        text = f"xentrace ended by itself, {how}{f': {said[-1]}' if said else ''}"
+        reasons = [line for line in said if not line.startswith(_CHATTER)]
+        text = f"xentrace ended by itself, {how}{f': {reasons[-1]}' if reasons else ', without a reason'}"
         if any(word in text for word in ("No space left", "Disk space limit", "Disk quota")):
             return CaptureFullError(text)
         if "Bad address" in text:
@@ -235,10 +239,20 @@ class XentraceBackend:
                 f"{text}; this file system cannot write from Xen's buffers, record to another one with -o"
             )
         # xentrace gives no reason for a short write.
-        disk = os.statvfs(self._directory)
+        disk = os.fstatvfs(self._file)
         if disk.f_bavail * disk.f_frsize < _FULL_BYTES:
             return CaptureFullError(f"{text}; the disk is full")
         return TraceError(text)
+
+
+def _must_be_there(wanted: Pcpus) -> None:
+    """Raise if the user chose pCPUs that the host lacks; xentrace would end, or record the others."""
+    if wanted.text == "all":
+        return
+    there = xen_tools.pcpus()
+    if there and not wanted.numbers <= there:
+        lacking = ranges(wanted.numbers - there)
+        raise TraceError(f"--pcpu {wanted.text}: this host has no pCPU {lacking}, only {ranges(there)}")
 
 
 def _sized() -> int | str | None:

@@ -19,10 +19,16 @@ def test_files_are_private_and_grow(tmp_path: Path) -> None:
     stream = capture.stream("events/stream_0")
     stream.write(b"one")
     stream.write(b"two")
-    tool = capture.path("tool.bin")
-    Path(tool).write_bytes(b"12345")
+    tool = capture.file("tool.bin")
+    Path(f"/proc/self/fd/{tool}").write_bytes(b"12345")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*capture.directory.rglob("*")]}
-    assert modes == {"meta.json": 0o600, "events": 0o700, "stream_0": 0o600, "tool.bin": 0o600}
+    assert modes == {
+        "meta.json": 0o600,
+        "meta.json.new": 0o600,
+        "events": 0o700,
+        "stream_0": 0o600,
+        "tool.bin": 0o600,
+    }
     assert stat.S_IMODE(capture.directory.stat().st_mode) == 0o700
     # The kernel has the data before the flush.
     assert (capture.directory / "events" / "stream_0").read_bytes() == b"onetwo"
@@ -44,7 +50,7 @@ def test_a_file_cannot_be_created_twice(tmp_path: Path) -> None:
     capture = CaptureWriter(tmp_path / "a.xtrace")
     capture.stream("a")
     with pytest.raises(TraceError, match="already being written"):
-        capture.path("a")
+        capture.file("a")
     capture.close()
 
 
@@ -54,7 +60,7 @@ def test_a_write_beyond_the_maximum_size_has_no_effect(tmp_path: Path) -> None:
     stream.write(b"x" * 900)
     with pytest.raises(SizeReachedError, match=r"--max-size of 1,000 bytes"):
         stream.write(b"x" * 100)
-    Path(capture.path("tool")).write_bytes(b"x" * 200)
+    os.write(capture.file("tool"), b"x" * 200)
     with pytest.raises(SizeReachedError):
         capture.make_room()
     capture.close()
@@ -73,10 +79,14 @@ def test_a_full_disk_keeps_complete_writes_and_the_old_meta(small_disk: Path) ->
     assert size == stream.byte_count > 100_000
     assert size % len(block) == 0
     with pytest.raises(CaptureFullError):
-        capture.write_meta({"state": "ended", "much": "x" * 20_000})
+        capture.write_meta({"state": "ended", "much": "x" * 200_000})
     assert json.loads((capture.directory / "meta.json").read_text()) == {"state": "recording"}
-    assert sorted(path.name for path in capture.directory.iterdir()) == ["a", "meta.json"]
+    # The room for the last version was taken at the start, and is still there.
+    last = {"state": "ended", "much": "x" * 40_000}
+    capture.write_meta(last)
+    assert json.loads((capture.directory / "meta.json").read_text()) == last
     capture.close()
+    assert sorted(path.name for path in capture.directory.iterdir()) == ["a", "meta.json"]
 
 
 def test_the_disk_reserve_is_left_free(small_disk: Path) -> None:
@@ -121,6 +131,80 @@ def test_files_that_are_not_captures_are_left_alone(tmp_path: Path) -> None:
     assert (folder / "thesis.txt").read_text() == "five years"
     assert (other / "meta.json").exists()
     assert (tmp_path / "c.xtrace" / "meta.json").exists()
+
+
+def test_a_parent_of_another_user_cannot_swap_the_capture(tmp_path: Path) -> None:
+    """What is written stays in the folder that was made, even if its name leads elsewhere now."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "meta.json").write_text("theirs")
+    capture = CaptureWriter(tmp_path / "a.xtrace", {"state": "recording"})
+    moved = (tmp_path / "a.xtrace").rename(tmp_path / "moved")
+    (tmp_path / "a.xtrace").symlink_to(elsewhere)
+    capture.stream("events/stream_0").write(b"one")
+    capture.file("tool")
+    capture.write_meta({"state": "ended"})
+    capture.give_to(os.getuid(), os.getgid())
+    capture.close()
+    assert [path.name for path in elsewhere.iterdir()] == ["meta.json"]
+    assert (elsewhere / "meta.json").read_text() == "theirs"
+    assert json.loads((moved / "meta.json").read_text()) == {"state": "ended"}
+    assert (moved / "events" / "stream_0").read_bytes() == b"one"
+
+
+def test_a_link_in_the_capture_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    capture = CaptureWriter(tmp_path / "a.xtrace", {"state": "recording"})
+    (capture.directory / "events").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="events"):
+        capture.stream("events/stream_0")
+    (capture.directory / "meta.json.new").unlink()
+    (capture.directory / "meta.json.new").symlink_to(elsewhere / "meta.json")
+    with pytest.raises(OSError, match=r"meta\.json\.new"):
+        capture.write_meta({"state": "ended"})
+    capture.close()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_discarded_capture_leaves_nothing_and_removes_nothing_else(tmp_path: Path) -> None:
+    capture = CaptureWriter(tmp_path / "a.xtrace")
+    capture.stream("a").write(b"x")
+    capture.discard()
+    assert list(tmp_path.iterdir()) == []
+    capture = CaptureWriter(tmp_path / "a.xtrace")
+    (tmp_path / "a.xtrace").rename(tmp_path / "moved")
+    (tmp_path / "a.xtrace").mkdir()
+    capture.discard()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.xtrace", "moved"]
+
+
+def test_what_others_have_at_the_hidden_name_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / ".a.xtrace.new"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("five years")
+    (tmp_path / ".a.xtrace.new1").symlink_to(theirs)
+    # What a recorder left that was killed at its start is removed.
+    left = tmp_path / ".a.xtrace.new2"
+    left.mkdir(0o700)
+    (left / "meta.json.new").write_text("")
+    CaptureWriter(tmp_path / "a.xtrace").close()
+    assert (theirs / "thesis.txt").read_text() == "five years"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.xtrace.new", ".a.xtrace.new1", "a.xtrace"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_finished_capture_is_given_to_its_user(tmp_path: Path) -> None:
+    capture = CaptureWriter(tmp_path / "a.xtrace", {"state": "recording"})
+    capture.stream("events/stream_0").write(b"one")
+    capture.give_to(65534, 65533)
+    capture.close()
+    owners = {
+        (path.stat().st_uid, path.stat().st_gid)
+        for path in [capture.directory, *capture.directory.rglob("*")]
+    }
+    assert owners == {(65534, 65533)}
+    assert sorted(path.name for path in capture.directory.iterdir()) == ["events", "meta.json"]
 
 
 @pytest.mark.parametrize(

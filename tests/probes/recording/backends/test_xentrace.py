@@ -58,6 +58,7 @@ def switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(xen_tools, "tool", lambda name: str(tool))
     monkeypatch.setattr(dom0, "running", lambda name: [])
     monkeypatch.setattr(trace_buffers, "is_sized", lambda: False)
+    monkeypatch.setattr(xen_tools, "pcpus", lambda: frozenset({0, 1}))
     monkeypatch.setattr(trace_buffers, "switch_off", lambda: calls.append("off"))
     return calls
 
@@ -87,7 +88,7 @@ def test_from_start_to_end(tmp_path: Path, switched_off: list[str]) -> None:
     facts = backend.facts()
     assert facts["command"][1:] == [
         *("-D", "-e", "0x22f000", "-s", "100", "-c", "0-1", "-S", "64", "-M", str(2 << 20), "-r", "32"),
-        str(capture.directory / "xentrace.bin"),
+        "xentrace.bin",
     ]
     assert (facts["exit_code"], facts["version"]) == (0, "xentrace v1.2")
     assert facts["marks_are_traced"] is True
@@ -162,6 +163,23 @@ def test_tracing_that_cannot_be_switched_off_keeps_its_note(
         backend.stop()
     assert len(notes(tmp_path)) == 1
     capture.close()
+
+
+@pytest.mark.parametrize("wanted", ["9", "0-4", "0x4"])
+def test_pcpus_that_the_host_lacks_are_refused(wanted: str, tmp_path: Path, switched_off: list[str]) -> None:
+    """xentrace would end at once, or record the others."""
+    with pytest.raises(TraceError, match=rf"--pcpu {wanted}: this host has no pCPU .*, only 0-1$"):
+        started(tmp_path, pcpus=wanted)
+    assert notes(tmp_path) == []
+
+
+def test_what_it_has_set_is_no_reason_of_its_end(
+    tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_LIVES", "0")
+    monkeypatch.setenv("STAND_IN_LAST", "change evtmask to 0xffff000")
+    with pytest.raises(TraceError, match=r"xentrace ended by itself, exit code 1, without a reason$"):
+        started(tmp_path)
 
 
 def test_a_tool_that_does_not_start(
