@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from xtrace.probes.host import dom0, xen_tools
-from xtrace.probes.recording import run_folder, session
+from xtrace.probes.host import dom0, run_folder, xen_tools
+from xtrace.probes.recording import session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter

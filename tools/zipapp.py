@@ -26,8 +26,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cli", "probes", "symbols")
 _TOP = ("__init__.py", "__main__.py", "lazy.py")
 VENDORED = ("annotated-doc", "shellingham", "typer", "wcwidth")
-SHEBANG = b"#!/usr/bin/python3\n"
-MAIN = "from xtrace.cli.start import main\n\nmain()\n"
+#: -I: nothing is imported from the current folder, from PYTHONPATH or from the user's own packages.
+SHEBANG = b"#!/usr/bin/python3 -I\n"
+#: Started as `python3 xtrace.pyz` it starts itself again with -I, before it imports more than these two.
+MAIN = """import sys
+
+if not sys.flags.isolated:
+    import os
+
+    without_site = ["-S"] if sys.flags.no_site else []
+    os.execv(sys.executable, [sys.executable, "-I", *without_site, *sys.argv])
+
+from xtrace.cli.start import main
+
+main()
+"""
 #: Nor the compiled loops (.so): they cannot be loaded from an archive, and work on NumPy's arrays.
 _NOT_KEPT = {".pyc", ".pyi", ".so", ".typed"}
 

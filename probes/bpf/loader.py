@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from xtrace.probes.bpf.abi import LEAST_KERNEL
 from xtrace.probes.errors import TraceError
+from xtrace.probes.host.run_folder import BPF_SCRATCH, run_folder
 
 #: The kernel headers that bcc compiles with.
 HEADERS = "xtrace's shim: the programs read no kernel struct"
@@ -375,8 +376,7 @@ def possible_cpus() -> int:
 @contextlib.contextmanager
 def _sources(source: str) -> Iterator[tuple[Path, Path]]:
     """Copy the package's C files into a folder, even if the package is in an archive."""
-    with tempfile.TemporaryDirectory(prefix="xtrace-bpf-") as scratch:
-        directory = Path(scratch)
+    with run_folder() as run, run.scratch(BPF_SCRATCH) as directory:
         _copy(resources.files("xtrace.probes.bpf"), directory)
         path = Path(source)
         text = (path if path.is_absolute() else directory / source).read_text()

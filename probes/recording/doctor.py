@@ -14,8 +14,8 @@ from typing import Literal
 
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, raw_tsc, trace_buffers, xen_tools
-from xtrace.probes.recording import clocks, restore, run_folder
+from xtrace.probes.host import dom0, raw_tsc, run_folder, trace_buffers, xen_tools
+from xtrace.probes.recording import clocks, restore
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.lock import LOCK
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xtrace.probes.errors import TraceError
-from xtrace.probes.recording.run_folder import run_folder
+from xtrace.probes.host.run_folder import run_folder
 
 LOCK = "lock"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0
-from xtrace.probes.recording.run_folder import run_folder
+from xtrace.probes.host.run_folder import BPF_SCRATCH, run_folder
 
 NOTE_SUFFIX = ".note"
 _KIND_CHARACTERS = 40
@@ -83,6 +83,7 @@ def recover() -> list[str]:
     """Undo what recorders that are gone left; return a line for each: what was undone, or why it was not."""
     done = []
     with run_folder() as folder:
+        folder.clear(BPF_SCRATCH)
         for name in folder.names(NOTE_SUFFIX):
             try:
                 found = parsed(folder.read(name))

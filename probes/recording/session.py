@@ -133,6 +133,7 @@ class _Session:
         self._child: subprocess.Popen[bytes] | None = None
         self._child_s = 0.0
         self._spans: dict[str, list[int]] = {}
+        self._warned: dict[str, int] = {}
         self._costs = costs.Measured()
 
     def run(self) -> Summary:
@@ -186,6 +187,13 @@ class _Session:
         self._write_meta(capture, content)
         return capture
 
+    def _warn(self, backend: Backend) -> None:
+        """Show the user the warnings that are new."""
+        lines = backend.facts().get("warnings", ())
+        for line in lines[self._warned.get(backend.name, 0) :]:
+            self._say(f"{backend.name}: {line}")
+        self._warned[backend.name] = len(lines)
+
     def _wanted(self) -> set[str]:
         """Return the backends that must start: those named, or else Xen's and those of options."""
         if self._request.backends is not None:
@@ -218,8 +226,7 @@ class _Session:
                 self._say(f"not using {name}: {error}")
                 continue
             self._running.append(candidate.backend)
-            for line in candidate.backend.facts().get("warnings", ()):
-                self._say(f"{name}: {line}")
+            self._warn(candidate.backend)
             self._spans[name] = [time.monotonic_ns()]
         if not self._running:
             raise TraceError(f"no backend could start: {'; '.join(self._summary.failures.values())}")
@@ -271,6 +278,8 @@ class _Session:
 
     def _tick(self, capture: CaptureWriter) -> None:
         self._clocks.tick()
+        for backend in self._running:
+            self._warn(backend)
         now_ns = time.monotonic_ns()
         lines = self._domains.tick(now_ns)
         elapsed_s = time.monotonic() - self._begun

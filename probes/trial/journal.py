@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE
+from xtrace.probes.host.run_folder import RUN_DIRECTORY_VARIABLE
 from xtrace.probes.trial.target import Patch, TrialError
 
 _SUFFIX = ".trial"

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from builders.ticker import LINES, TICKER_HOMES, Ticker
-from xtrace.probes.host import dom0
-from xtrace.probes.recording import flusher, run_folder, session
+from xtrace.probes.host import dom0, run_folder
+from xtrace.probes.recording import flusher, session
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.backends.base import Options
 

@@ -123,7 +123,7 @@ class Backend(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """Return the facts for meta.json: tool versions, what was chosen, what is missing, overhead.
 
-        "warnings" holds lines that are shown to the user once it has started.
+        "warnings" holds lines that are shown to the user, each once, when it has started and later on.
         """
 
 

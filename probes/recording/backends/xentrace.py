@@ -22,10 +22,10 @@ from xtrace.probes.capture.layout import TRACE, TRACE_LOG
 from xtrace.probes.capture.stream import CaptureFullError, Folder
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, trace_buffers, xen_tools
+from xtrace.probes.host.run_folder import run_folder
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter
-from xtrace.probes.recording.run_folder import run_folder
 from xtrace.probes.selection.event_masks import event_mask
 from xtrace.probes.selection.vcpus import Pcpus
 from xtrace.probes.words import ranges
@@ -35,6 +35,8 @@ _END_LIMIT_S = 60.0
 #: Most bytes counted in one poll, which takes at worst a third of a second; the rest waits.
 _POLL_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 20
+#: How often to look for another xentrace, which takes some milliseconds.
+_LOOK_S = 5.0
 _FULL_BYTES = 64 << 10
 _SAID_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
@@ -57,6 +59,7 @@ class XentraceBackend:
         self._file = -1
         self._log = -1
         self._facts: dict[str, Any] = {}
+        self._look_at = 0.0
         self._read_bytes = 0
 
     def probe(self) -> Availability:
@@ -134,6 +137,9 @@ class XentraceBackend:
         self._catch_up(_POLL_BYTES)
         if self._process is not None and self._process.poll() is not None:
             raise self._death()
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_S
+            self._look_for_others()
         return self._counts()
 
     def stop(self) -> Counts:
@@ -203,6 +209,18 @@ class XentraceBackend:
                 raise TraceError(f"xentrace did not start tracing within {_BEGIN_LIMIT_S:.0f} s")
             time.sleep(0.02)
 
+    def _look_for_others(self) -> None:
+        """Note another xentrace: each of two readers of Xen's buffers gets only some of the records."""
+        assert self._process is not None
+        others = [pid for pid in dom0.running("xentrace") if pid != self._process.pid]
+        if others and "shared_with" not in self._facts:
+            self._facts["shared_with"] = others
+            said = (
+                f"another xentrace, process {others[0]}, was started meanwhile: each gets only some records, "
+                "and nothing shows which are missing"
+            )
+            self._facts["warnings"] = [*self._facts.get("warnings", ()), said]
+
     def _catch_up(self, limit: int | None) -> None:
         left = limit
         while left is None or left > 0:
@@ -215,7 +233,8 @@ class XentraceBackend:
 
     def _counts(self) -> Counts:
         size = self._read_bytes if self._file < 0 else os.fstat(self._file).st_size
-        return Counts(self._counter.records, self._counter.lost, size, lost_known=not self._counter.fault)
+        is_whole = not self._counter.fault and "shared_with" not in self._facts
+        return Counts(self._counter.records, self._counter.lost, size, lost_known=is_whole)
 
     def _said(self) -> list[str]:
         with contextlib.suppress(OSError):

@@ -17,8 +17,7 @@ from builders.ticker import Ticker
 from xtrace.cli.commands.record import closing_line
 from xtrace.cli.main import main
 from xtrace.probes.capture.layout import open_capture
-from xtrace.probes.host import dom0
-from xtrace.probes.recording import run_folder
+from xtrace.probes.host import dom0, run_folder
 from xtrace.probes.recording.backends.base import Availability, Counts, Overhead
 from xtrace.probes.recording.session import Summary
 
@@ -198,6 +197,20 @@ def test_building_the_zipapp_names_a_missing_package(tmp_path: Path) -> None:
     assert done.stderr.startswith("zipapp.py: ")
     assert "has no annotated-doc" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_the_zipapp_imports_nothing_from_elsewhere(zipapp: Path, tmp_path: Path, isolated: bool) -> None:
+    """Neither PYTHONPATH nor the current folder can make root run another's module."""
+    for name in ("typer", "json", "contextlib", "xtrace"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')\n")
+    command = [str(zipapp)] if isolated else [sys.executable, str(zipapp)]
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("xtrace ")
 
 
 def test_the_zipapp_runs_on_a_bare_python(zipapp: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 from builders.processes import running
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0, xen_tools
+from xtrace.probes.host.run_folder import RUN_DIRECTORY_VARIABLE, run_path
 from xtrace.probes.live import feed
 from xtrace.probes.live.feed import LiveFeed, mask_of, open_file, open_live
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
-from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE, run_path
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.bin.xz"))
 CLASSES = {"sched": 0x20000, "pv": 0x200000, "hw": 0x800000, "hvm": 0x80000}

@@ -13,8 +13,8 @@ import pytest
 
 from xtrace.probes.errors import TraceError
 from xtrace.probes.host import dom0
+from xtrace.probes.host.run_folder import BPF_SCRATCH, RUN_DIRECTORY_VARIABLE, run_folder
 from xtrace.probes.recording import restore
-from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE
 
 LEAVE_AND_DIE = """
 import os, sys
@@ -152,6 +152,19 @@ def test_a_folder_that_others_could_have_made_is_not_trusted(
         with pytest.raises(TraceError, match="belongs to user 65534"):
             restore.recover()
     assert mode.read_text() == "off"
+
+
+def test_folders_of_processes_that_have_ended_are_removed(run_directory: Path) -> None:
+    with run_folder() as folder, folder.scratch(BPF_SCRATCH) as own:
+        (own / "whole.bpf.c").write_text("")
+        left = run_directory / f"{BPF_SCRATCH}{GONE}-abc"
+        left.mkdir()
+        (left / "whole.bpf.c").write_text("")
+        others = run_directory / f"{BPF_SCRATCH}x-abc"
+        others.mkdir()
+        restore.recover()
+        assert sorted(run_directory.iterdir()) == sorted([own, others])
+    assert list(run_directory.iterdir()) == [others]
 
 
 def test_only_known_changes_can_be_noted() -> None:

@@ -17,8 +17,8 @@ from builders import ticker
 from builders.ticker import BLOCK_BYTES, BLOCKS, LINES, Ticker
 from xtrace.probes.capture.layout import Capture, open_capture
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, xen_tools
-from xtrace.probes.recording import run_folder, session
+from xtrace.probes.host import dom0, run_folder, xen_tools
+from xtrace.probes.recording import session
 from xtrace.probes.recording.backends.base import Counts, Options
 from xtrace.probes.recording.lock import only_recorder
 from xtrace.probes.recording.session import Request, Summary, record

@@ -13,8 +13,8 @@ from xtrace.probes.bpf.ctf_reader import read_samples
 from xtrace.probes.bpf.symbols import Names, Symbols, is_hypervisor
 from xtrace.probes.capture.layout import Capture
 from xtrace.probes.host import dom0
+from xtrace.probes.host.run_folder import RUN_DIRECTORY_VARIABLE
 from xtrace.probes.recording.backends.perf import PerfBackend
-from xtrace.probes.recording.run_folder import RUN_DIRECTORY_VARIABLE
 
 _SPIN = """
 volatile unsigned long sink;

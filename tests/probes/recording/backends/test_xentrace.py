@@ -15,9 +15,9 @@ from builders.processes import running
 from xtrace.probes.capture.stream import CaptureFullError
 from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, trace_buffers, xen_tools
+from xtrace.probes.host import dom0, run_folder, trace_buffers, xen_tools
 from xtrace.probes.reader.writer import pack_record, pack_window
-from xtrace.probes.recording import restore, run_folder
+from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends import xentrace
 from xtrace.probes.recording.backends.base import Options
 from xtrace.probes.recording.backends.xentrace import XentraceBackend
@@ -171,6 +171,26 @@ def test_pcpus_that_the_host_lacks_are_refused(wanted: str, tmp_path: Path, swit
     with pytest.raises(TraceError, match=rf"--pcpu {wanted}: this host has no pCPU .*, only 0-1$"):
         started(tmp_path, pcpus=wanted)
     assert notes(tmp_path) == []
+
+
+def test_another_xentrace_that_starts_meanwhile_is_said(
+    tmp_path: Path, switched_off: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets a part of the records, so that none is known to be lost says nothing."""
+    monkeypatch.setattr(xentrace, "_LOOK_S", 0.0)
+    backend, capture = started(tmp_path)
+    assert backend._process is not None
+    own = backend._process.pid
+    monkeypatch.setattr(dom0, "running", lambda name: [own])
+    assert backend.poll().lost_known
+    monkeypatch.setattr(dom0, "running", lambda name: [own, 4711])
+    assert not backend.poll().lost_known
+    monkeypatch.setattr(dom0, "running", lambda name: [own])
+    assert not backend.stop().lost_known
+    (said,) = backend.facts()["warnings"]
+    assert "process 4711" in said
+    assert backend.facts()["shared_with"] == [4711]
+    capture.close()
 
 
 def test_what_it_has_set_is_no_reason_of_its_end(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from xtrace.probes.errors import TraceError
 #: Overrides the folder, for tests: they must not get into each other's way.
 RUN_DIRECTORY_VARIABLE = "XTRACE_RUN_DIR"
 _ROOT_DIRECTORY = "/run/xtrace"
+#: How the names of folders begin in which bpf programs are compiled.
+BPF_SCRATCH = "bpf-"
 _OTHERS = 0o077
 #: Nothing in the folder is larger.
 _MOST_BYTES = 64 << 10
@@ -92,6 +96,23 @@ class RunFolder:
         """Remove a file; nothing happens if there is none."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fd)
+
+    @contextlib.contextmanager
+    def scratch(self, prefix: str) -> Iterator[Path]:
+        """Make a folder for as long as the context lasts; its name says whose it is, after a kill too."""
+        with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=self.path) as made:
+            yield Path(made)
+
+    def clear(self, prefix: str) -> list[str]:
+        """Remove folders that processes left which have ended, and return their names."""
+        left = []
+        for name in sorted(os.listdir(self.fd)):  # noqa: PTH208
+            owner = name.removeprefix(prefix).partition("-")[0]
+            is_named = name.startswith(prefix) and owner.isascii() and owner.isdecimal()
+            if is_named and not Path(f"/proc/{owner[:10]}").exists():
+                shutil.rmtree(name, dir_fd=self.fd)
+                left.append(name)
+        return left
 
     def opened(self, name: str) -> int:
         """Return a descriptor of a file, for reading and writing, created if need be; close it."""
