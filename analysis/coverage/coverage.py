@@ -91,6 +91,7 @@ class Coverage:
         hidden_hole_count: runs in which the vCPU left its pCPU, or the scheduler acted, without a record.
         quiet_end_count: pCPUs that the recorder may not have read in its last round.
         left_out_count: intervals, and look-ups of vCPUs, that did not count because there were too many ids.
+        shared_count: traces of which another recorder took some of the records.
     """
 
     kinds: Mapping[Records, KindCovered]
@@ -108,6 +109,7 @@ class Coverage:
     hidden_hole_count: int = 0
     quiet_end_count: int = 0
     left_out_count: int = 0
+    shared_count: int = 0
 
     @property
     def is_consistent(self) -> bool:
@@ -125,7 +127,7 @@ class Coverage:
     @property
     def may_have_holes(self) -> bool:
         """Whether windows are or may be missing in the middle: not all pCPUs of a hole need show it."""
-        return bool(self.hole_count or self.silence_cycles or self.hidden_hole_count)
+        return bool(self.hole_count or self.silence_cycles or self.hidden_hole_count or self.shared_count)
 
     @property
     def blank_cycles(self) -> int:
@@ -193,6 +195,7 @@ def coverage_of(partial: Partial, hz: float | None) -> Coverage:
         hidden_hole_count=int(partial.facts["hidden_hole_count"].sum()),
         quiet_end_count=int(partial.facts["quiet_end_count"].sum()),
         left_out_count=int((partial.facts["intervals_left_out"] + partial.facts["vcpus_left_out"]).sum()),
+        shared_count=int(partial.facts["shared_files"].sum()),
         holes=[HoleCovered(row["pcpu"], row["begin_tsc"], row["end_tsc"]) for row in partial.holes.rows()],
     )
 
@@ -311,6 +314,7 @@ def coverage_object(coverage: Coverage) -> dict[str, object]:
         "silence_cycles": coverage.silence_cycles,
         "hidden_hole_count": coverage.hidden_hole_count,
         "quiet_end_count": coverage.quiet_end_count,
+        "shared_count": coverage.shared_count,
         "holes": [hole._asdict() for hole in coverage.holes],
     }
 

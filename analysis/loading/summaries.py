@@ -146,7 +146,7 @@ def _summary(path: Path, collected: Collected, origin: Origin) -> Summary:
     from xtrace.analysis.summary.summary_file import Summary
 
     found = sidecar_of(path) if collected.facts.windows else None
-    recorded = Recorded(found.event_mask, found.pcpus) if found else Recorded()
+    recorded = Recorded(found.event_mask, found.pcpus, found.is_shared) if found else Recorded()
     return Summary(partial_of(collected, None if origin.window else _dom0_of(path), recorded), origin)
 
 

@@ -382,6 +382,12 @@ _COVERAGE = ValueType(
             "pCPUs of which it is not known whether the recorder read them in its last round, as they had "
             "nothing in the round before",
         ),
+        Key(
+            "shared_count",
+            _COUNT,
+            _EXACT,
+            "files of which another xentrace took some of the records, as the recorder noticed",
+        ),
     ),
 )
 

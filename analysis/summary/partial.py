@@ -88,10 +88,12 @@ class Recorded:
     Attributes:
         mask: of event classes, as for xentrace -e.
         pcpus: number of pCPUs of the host.
+        is_shared: it noticed another recorder, which took some of the records.
     """
 
     mask: int | None = None
     pcpus: int | None = None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,7 @@ def partial_of(
                 "intervals_left_out": [collected.tallies.left_out],
                 "vcpus_left_out": [collected.vcpus_left_out],
                 "core_files": [int(collected.has_cores)],
+                "shared_files": [int(recorded.is_shared)],
                 "slot_keys_folded": [collected.kept.folded],
                 "exemplar_keys_left_out": [collected.kept.left_out],
             }

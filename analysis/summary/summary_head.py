@@ -23,7 +23,7 @@ from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 SUFFIX = ".summary"
 #: The ends of a cost interval: least, least and greatest with no cache misses, greatest.
 COST_ENDS = ("low", "hot_low", "hot", "high")

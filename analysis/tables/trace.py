@@ -125,7 +125,7 @@ def trace_facts(
     whole = facts["span_cycles"] * max(len(partial.pcpus), 1)
     del facts["half_full_windows"]
     span_cycles = facts.pop("span_cycles")
-    del facts["core_files"]
+    del facts["core_files"], facts["shared_files"]
     for name in ("hole_count", "hole_cycles", "silence_cycles", "hidden_hole_count", "quiet_end_count"):
         del facts[name]  # in the coverage
     return {

@@ -24,6 +24,7 @@ from xtrace.probes.tsc_rate import is_possible
 _MAX_BYTES = 1 << 20
 #: The meta.json of a capture also lists every domain and event channel.
 _MAX_META_BYTES = 64 << 20
+_XENTRACE_FACTS = ("backends", "xentrace", "facts")
 _TIMINGS = (None, "emulated", "hardware")
 
 
@@ -38,6 +39,7 @@ class Sidecar:
         emulated: whether software emulated the host's processors.
         event_mask: the event classes that xentrace was to record, or None.
         pcpus: number of the host's pCPUs, or None.
+        is_shared: another xentrace ran meanwhile and took some of the records.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Sidecar:
     emulated: bool = False
     event_mask: int | None = None
     pcpus: int | None = None
+    is_shared: bool = False
 
 
 def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
@@ -84,13 +87,13 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
         timing == "emulated",
         _event_mask(content),
         _pcpus(content),
+        bool(_inside(content, *_XENTRACE_FACTS, "shared_with")),
     )
 
 
 def _event_mask(content: Mapping[str, Any]) -> int | None:
     """Return the mask of event classes: that of a capture, or -e of the command in a sidecar."""
-    backend = _inside(content, "backends", "xentrace", "facts")
-    text = backend.get("event_mask") if isinstance(backend, dict) else None
+    text = _inside(content, *_XENTRACE_FACTS, "event_mask")
     if text is None:
         words = str(content.get("command", "")).split()
         text = words[words.index("-e") + 1] if "-e" in words[:-1] else None

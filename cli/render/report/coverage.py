@@ -69,6 +69,12 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
             f"perhaps: the last records of {many}, which had none in the recorder's round of reading before "
             "the last one, and may not have been read in that; all times are inferred",
         )
+    if coverage.shared_count:
+        yield (
+            "missing",
+            "records that another xentrace took, which ran beside the recorder; nothing shows which and how "
+            "many, so all figures are inferred",
+        )
     if coverage.left_out_count:
         yield (
             "left out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from functools import cache
 from pathlib import Path
@@ -224,6 +225,22 @@ def test_what_is_lost_may_add_to_a_bound_from_above() -> None:
     for name in ("upcall_most_count", "upcall_most_per_s"):
         assert quality("whole", "upcalls", name) == "bounded"
         assert quality("lost", "upcalls", name) == "inferred"
+
+
+def test_what_another_recorder_took_is_in_no_figure(tmp_path: Path) -> None:
+    """The recorder noticed an xentrace beside its own: nothing shows which records that one got."""
+    capture = tmp_path / "a.xtrace"
+    capture.mkdir()
+    (capture / "xentrace.bin").write_bytes(cut.packed(whole()[:8]))
+    facts = {"event_mask": "0xffff000", "shared_with": [4711]}
+    meta = {"schema_version": 1, "tsc_hz": HZ, "backends": {"xentrace": {"facts": facts}}}
+    (capture / "meta.json").write_text(json.dumps(meta))
+    report = json.loads(printed("report", "--json", str(capture)))
+    assert report["trace"]["coverage"]["shared_count"] == 1
+    for name in ("wakes", "vcpu_states", "domain_states", "upcalls"):
+        marks = report["tables"][name]["quality"].items()
+        assert {mark for column, mark in marks if column.endswith("_cycles")} <= {"inferred", "not recorded"}
+    assert "another xentrace took" in " ".join(printed("report", "--full", str(capture)).split())
 
 
 def test_offline_is_a_state_of_its_own_and_is_named(tmp_path: Path) -> None:
