@@ -8,7 +8,7 @@ from typing import Literal
 
 from xtrace.analysis.trial.result import AGAIN, ALL
 from xtrace.probes.trial.target import Patch, TrialError
-from xtrace.symbols.patching.plan import Exchange
+from xtrace.symbols.patching.exchange import Exchange
 
 By = Literal["all", "callee", "function", "site"]
 #: Each arm takes the same time in a block: more arms, wider intervals.

@@ -20,7 +20,7 @@ class Change:
     @property
     def may_be_chance(self) -> bool:
         """Return whether the difference's interval contains 0."""
-        return self.difference.low <= 0 <= self.difference.high
+        return not self.difference.excludes(0.0)
 
 
 def changes(old: Result, new: Result) -> list[Change]:

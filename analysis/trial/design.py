@@ -7,12 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 
 #: Slices that the pilot tries, in seconds.
-LENGTHS_S = (0.0005, 0.0015, 0.005, 0.010)
-SHORTEST_S, LONGEST_S = 150e-6, 10e-3
-#: Dropped at the start of each slice: code and data that stopping and writing pushed out come back.
-_DROPPED_SHARE, _LEAST_DROPPED_S = 0.2, 50e-6
+LENGTHS_S = (0.0005, 0.0015, 0.005, 0.015, 0.05)
+SHORTEST_S, LONGEST_S = 150e-6, 0.2
+#: Dropped at the start of each slice: the slice before left the caches in its own arm's state.
+_DROPPED_SHARE, _LEAST_DROPPED_S = 0.3, 50e-6
 #: A slice with fewer units says little: which part of a unit was left over weighs too much.
 LEAST_UNITS = 20
+#: How much wider an interval may be than the narrowest, so that slices are longer.
+_WIDER = 1.5
+#: Slices in which the arms disturb each other are replaced by longer ones.
+_LONGER, _LEAST_LONGER = 3.0, 1.5
+#: So many blocks must fit into the time that is left.
+WANTED_BLOCKS = 40
 
 
 def dropped_s(length_s: float) -> float:
@@ -28,14 +34,28 @@ def orders(arm_count: int, seed: int) -> Iterator[list[int]]:
         yield order
 
 
-def best_length(spreads: dict[float, tuple[float, float, float]]) -> float:
-    """Return the length at which the same time gives the narrowest interval.
+def best_length(spreads: dict[float, tuple[float, float, float]], longest: float) -> float:
+    """Return the longest length that gives an interval not much wider than the narrowest in the same time.
+
+    What one arm leaves in the caches weighs less in a longer slice.
 
     Args:
         spreads: for each length, the spread of one pair's difference, the time that a pair takes, and the
             units in a slice.
+        longest: lengths above it do not fit into the time; the shortest is taken if none fits.
     """
     usable = {length: item for length, item in spreads.items() if item[2] >= LEAST_UNITS}
     if not usable:
         return max(spreads)
-    return min(usable, key=lambda length: usable[length][0] ** 2 * usable[length][1])
+    fitting = {length: item for length, item in usable.items() if length <= longest}
+    if not fitting:
+        return min(usable)
+    variances = {length: spread**2 * took for length, (spread, took, _) in fitting.items()}
+    narrowest = min(variances.values())
+    return max(length for length, variance in variances.items() if variance <= _WIDER**2 * narrowest)
+
+
+def longer(length_s: float, longest: float) -> float | None:
+    """Return the next longer slice, None if it does not fit into the time that is left."""
+    found = min(length_s * _LONGER, LONGEST_S, longest)
+    return found if found >= length_s * _LEAST_LONGER else None

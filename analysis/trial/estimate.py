@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
+from xtrace.analysis.trial.result import Interval
 from xtrace.analysis.trial.sequential import critical_t
 
 F64 = npt.NDArray[np.float64]
@@ -41,34 +42,15 @@ AS_IS, AGAIN = 0, 1
 class Slices:
     """Slices by block and arm: shape (blocks, arms), and (blocks, arms, covariates).
 
-    Arm 0 is the program as it is, arm 1 the same again (A/A); the others have other bytes.
+    Arm 0 is the program as it is, arm 1 the same again (A/A); the others have other bytes.  What is early is
+    the first half of each slice; 0 where a slice was not read in its middle.
     """
 
     units: F64
     running_ns: F64
+    early_units: F64
+    early_ns: F64
     covariates: F64
-
-    def first(self, count: int) -> Slices:
-        """Return the first ``count`` blocks."""
-        return Slices(self.units[:count], self.running_ns[:count], self.covariates[:count])
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Return the half-width."""
-        return (self.high - self.low) / 2
-
-    def excludes(self, value: float) -> bool:
-        """Return whether a value is outside."""
-        return not self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +64,13 @@ class Effect:
         raw_half: the half-width without the regression on covariates.
     """
 
-    saved_ratio: Estimate
+    saved_ratio: Interval
     p: float
     clipped_count: int
     raw_half: float
 
 
-def unit_ns(slices: Slices, arm: int) -> Estimate:
+def unit_ns(slices: Slices, arm: int) -> Interval:
     """Return the running time per unit in one arm, all its slices together."""
     units, running = slices.units[:, arm], slices.running_ns[:, arm]
     labels = _clusters(len(units))
@@ -97,7 +79,7 @@ def unit_ns(slices: Slices, arm: int) -> Estimate:
     value = float(t.sum() / u.sum())
     spread = (t - value * u) / u.mean()
     half = critical_t(groups - 1) * float(spread.std(ddof=1)) / np.sqrt(groups)
-    return Estimate(value, value - half, value + half)
+    return Interval(value, value - half, value + half)
 
 
 def effect(slices: Slices, arm: int, seed: int) -> Effect:
@@ -124,18 +106,39 @@ def effect(slices: Slices, arm: int, seed: int) -> Effect:
     )
 
 
-def blocks_needed(found: Estimate, precision: float, blocks: int) -> int:
+def carry_over(slices: Slices, arm: int) -> Interval:
+    """Return how much more an arm saves in the second half of its slices than in the first.
+
+    A slice begins with what the slice before left in the caches, which another arm may have had.  If that
+    still weighs where a slice begins to count, it weighs less in its second half.  The arms' order is random,
+    so without it the halves differ by chance only.  Shares of the running time, linearised at the mean rates.
+    """
+    halved = (slices.early_ns > 0).all(axis=1) & (slices.running_ns > slices.early_ns).all(axis=1)
+    if np.count_nonzero(halved) < LEAST_BLOCKS:
+        return Interval(0.0, -1.0, 1.0)
+    units, ran = slices.units[halved], slices.running_ns[halved]
+    early_units, early_ns = slices.early_units[halved], slices.early_ns[halved]
+    change = (units - early_units) / (ran - early_ns) - early_units / early_ns
+    rates = units.sum(axis=0) / ran.sum(axis=0)
+    controls = [AS_IS, AGAIN] if arm != AGAIN else [AS_IS]
+    control = float(rates[controls].mean())
+    more = control * change[:, arm] / rates[arm] ** 2 - change[:, controls].mean(axis=1) / rates[arm]
+    clipped, _ = _clipped(more)
+    return _fit(clipped, slices.covariates[halved][:, arm, :0], _clusters(len(clipped)))
+
+
+def blocks_needed(found: Interval, precision: float, blocks: int) -> int:
     """Return with how many blocks the half-width would be ``precision``, at the present spread."""
     return int(np.ceil(blocks * max(found.half / precision, 0.0) ** 2))
 
 
-def _saved(difference: Estimate, control: float) -> Estimate:
+def _saved(difference: Interval, control: float) -> Interval:
     """Return the share saved of a rate that is higher by ``difference``: 1 - old time / new time."""
     value, low, high = (
         1 - control / (control + max(end, -0.99 * control))
         for end in (difference.value, difference.low, difference.high)
     )
-    return Estimate(value, low, high)
+    return Interval(value, low, high)
 
 
 def _clipped(differences: F64) -> tuple[F64, int]:
@@ -151,7 +154,7 @@ def _clusters(blocks: int) -> I64:
     return np.arange(blocks) * count // blocks
 
 
-def _fit(differences: F64, covariates: F64, labels: I64) -> Estimate:
+def _fit(differences: F64, covariates: F64, labels: I64) -> Interval:
     """Return the mean difference, covariates held equal, with its interval."""
     groups = int(labels[-1]) + 1
     kept = covariates[:, covariates.std(axis=0) > _LEAST_SPREAD]
@@ -161,7 +164,7 @@ def _fit(differences: F64, covariates: F64, labels: I64) -> Estimate:
     fit = OLS(differences, design).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
     value, error = float(fit.params[0]), float(fit.bse[0])
     half = critical_t(groups - 1) * error
-    return Estimate(value, value - half, value + half)
+    return Interval(value, value - half, value + half)
 
 
 def _random_p(scaled: F64, arm: int, labels: I64, seed: int) -> float:

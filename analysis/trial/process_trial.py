@@ -12,7 +12,7 @@ from pathlib import Path
 from xtrace import __version__
 from xtrace.analysis.trial import arms as arms_module
 from xtrace.analysis.trial.arms import Arm, By
-from xtrace.analysis.trial.result import MARK, Exchanged, Group, Interval, Refused, Result
+from xtrace.analysis.trial.result import MARK, Group, Result
 from xtrace.analysis.trial.run import Outcome, Progress, Settings, Trial
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.timing import this_host
@@ -22,7 +22,8 @@ from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import TrialError
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.patching.counters import Counter
-from xtrace.symbols.patching.plan import Exchange, Plan
+from xtrace.symbols.patching.exchange import Exchange
+from xtrace.symbols.patching.plan import Plan
 from xtrace.symbols.replay import timed_loop
 from xtrace.symbols.sites.model import Verdict
 
@@ -70,12 +71,12 @@ def trial_of_process(
     target = ProcessTarget(
         request.pid, Path(image.path), code, [counter.address for counter in request.counters]
     )
-    for line in target.notes:
-        remark(line)
-    clock = RawTsc()
-    first = clock.pair()
     load = _Load(target)
     try:
+        for line in target.notes:
+            remark(line)
+        clock = RawTsc()
+        first = clock.pair()
         target.open(arms_module.patches(exchanges, chosen, target.offset))
         load.begin()
         outcome = Trial(target, len(chosen), request.settings, progress, wanted).run()
@@ -120,8 +121,7 @@ def _result(
     groups = []
     for number, arm in enumerate(chosen[1:], 1):
         found = outcome.effects[number - 1]
-        saved = Interval(found.saved_ratio.value, found.saved_ratio.low, found.saved_ratio.high)
-        spent = outcome.unit_ns[number]
+        saved = found.saved_ratio
         groups.append(
             Group(
                 arm.name,
@@ -131,13 +131,12 @@ def _result(
                 saved,
                 saved.times(base.value),
                 saved.times(base.value * hz / 1e9),
-                Interval(spent.value, spent.low, spent.high),
+                outcome.unit_ns[number],
                 found.p,
                 found.clipped_count,
             )
         )
-    unit = Interval(base.value, base.low, base.high)
-    refusals = [] if request.only else request.plan.refusals
+    refusals = () if request.only else request.plan.refusals
     return Result(
         MARK,
         "emulated" if emulated else "hardware",
@@ -154,31 +153,21 @@ def _result(
         tuple(verdict.value for verdict in Verdict if verdict in request.plan.verdicts),
         len({site for item in exchanges for site in item.sites}) + len(refusals),
         request.plan.kept_count,
-        unit,
-        unit.times(hz / 1e9),
+        base,
+        base.times(hz / 1e9),
         outcome.unit_count,
+        outcome.carried,
         outcome.block_count,
         outcome.slice_s,
         round(outcome.seconds, 3),
+        outcome.lengthened_count,
         outcome.idle_count,
         outcome.ended_by,
         settings.seed,
         settings.precision,
         round(load, 4),
         tuple(groups),
-        tuple(
-            Exchanged(
-                item.address,
-                item.original.hex(),
-                item.removed.hex(),
-                item.text,
-                item.symbol,
-                item.fence,
-                item.callee,
-                item.sites,
-            )
-            for item in exchanges
-        ),
-        tuple(Refused(item.address, item.place, item.fence, item.reason) for item in refusals),
+        tuple(exchanges),
+        tuple(refusals),
         tuple([emulated] if emulated else []),
     )

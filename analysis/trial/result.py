@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
+from xtrace.symbols.patching.exchange import Exchange, Refusal
 
 SCHEMA_VERSION = 1
 #: The quality of every figure here, beside those of a report.
@@ -34,6 +35,10 @@ class Interval:
     def half(self) -> float:
         """Return the half-width."""
         return (self.high - self.low) / 2
+
+    def excludes(self, value: float) -> bool:
+        """Return whether a value is outside."""
+        return not self.low <= value <= self.high
 
     def times(self, factor: float) -> Interval:
         """Return it multiplied by a positive number."""
@@ -69,31 +74,7 @@ class Group:
     @property
     def is_measurable(self) -> bool:
         """Return whether the interval excludes no change."""
-        return self.saved.low > 0 or self.saved.high < 0
-
-
-@dataclass(frozen=True, slots=True)
-class Exchanged:
-    """An instruction that the trial exchanged."""
-
-    address: int
-    original: str
-    removed: str
-    text: str
-    symbol: str
-    fence: str
-    callee: str
-    sites: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A fence that may be removed but was not exchanged, and why."""
-
-    address: int
-    place: str
-    fence: str
-    reason: str
+        return self.saved.excludes(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +95,10 @@ class Result:
         kept_count: fences of other verdicts.
         unit_ns: running time per unit as it is.  unit_cycles: the same in TSC cycles.
         unit_count: counted in all slices.
+        carried: by how much "all" saves more in the second half of its slices than in the first: what the
+            slice before left in the caches, if it is not chance.
         block_count, slice_s, seconds, idle_count, ended_by, seed, precision: how it was run.
+        lengthened_count: how often it was begun again with longer slices, because of that.
         running_ratio: running time of all threads divided by the time that passed: the load.
         groups: A/A first, then all, then the groups asked for.
     """
@@ -137,17 +121,19 @@ class Result:
     unit_ns: Interval
     unit_cycles: Interval
     unit_count: int
+    carried: Interval
     block_count: int
     slice_s: float
     seconds: float
+    lengthened_count: int
     idle_count: int
     ended_by: str
     seed: int
     precision: float
     running_ratio: float
     groups: tuple[Group, ...]
-    exchanged: tuple[Exchanged, ...]
-    refused: tuple[Refused, ...]
+    exchanged: tuple[Exchange, ...]
+    refused: tuple[Refusal, ...]
     notes: tuple[str, ...]
 
     def group(self, name: str) -> Group:
@@ -157,7 +143,8 @@ class Result:
 
 def json_object(result: Result) -> dict[str, Any]:
     """Return the JSON object."""
-    return {"schema_version": SCHEMA_VERSION, **asdict(result)}
+    exchanged = [item.json_object() for item in result.exchanged]
+    return {"schema_version": SCHEMA_VERSION, **asdict(result), "exchanged": exchanged}
 
 
 def text_of(result: Result) -> str:
@@ -220,6 +207,8 @@ def _value(found: Any, kind: str, name: str) -> Any:
         return found
     if kind == "str" and isinstance(found, str):
         return found
+    if kind == "bytes" and isinstance(found, str):
+        return bytes.fromhex(found)
     raise ValueError(f"{name} is not {kind}")
 
 
@@ -227,7 +216,7 @@ def _items(found: Any, kind: str, name: str) -> tuple[Any, ...]:
     """Return a JSON list as a tuple of rows or of plain values."""
     if not isinstance(found, list) or len(found) > _MOST_ROWS:
         raise ValueError(f"{name} is not a list of at most {_MOST_ROWS} items")
-    row = {"Group": Group, "Exchanged": Exchanged, "Refused": Refused}.get(kind)
+    row = {"Group": Group, "Exchange": Exchange, "Refusal": Refusal}.get(kind)
     if row is None:
         return tuple(_value(item, kind, name) for item in found)
     types = {field.name: str(field.type) for field in fields(row)}
@@ -252,6 +241,24 @@ def sentence(result: Result) -> str:
         return f"Turning {what} into no-ops saves {_value_of(saved)} ({_ends(saved)}) {whose}"
     lost = Interval(-saved.value, -saved.high, -saved.low)
     return f"Turning {what} into no-ops takes {_value_of(lost)} ({_ends(lost)}) more {whose}"
+
+
+def warnings(result: Result) -> list[str]:
+    """Return what speaks against the figures: equal slices differ, or one arm disturbs another."""
+    found = []
+    if result.group(AGAIN).is_measurable:
+        found.append(
+            "A/A: slices with the same bytes differ by more than chance explains: something disturbs the "
+            "trial in step with its slices; run it again with another --seed"
+        )
+    if result.carried.excludes(0.0):
+        change = "more" if result.carried.value > 0 else "less"
+        found.append(
+            f"carry-over: the second half of the slices saves {percent(abs(result.carried.value))} {change} "
+            "than the first, so the caches still hold what another arm left; run it again with a longer "
+            "--slice and --duration"
+        )
+    return found
 
 
 def _what(result: Result) -> str:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from xtrace.analysis.trial.design import (
     LENGTHS_S,
     LONGEST_S,
     SHORTEST_S,
+    WANTED_BLOCKS,
     best_length,
     dropped_s,
+    longer,
     orders,
 )
 from xtrace.analysis.trial.estimate import (
     AGAIN,
     LEAST_BLOCKS,
     Effect,
-    Estimate,
     Slices,
     blocks_needed,
+    carry_over,
     effect,
     unit_ns,
 )
+from xtrace.analysis.trial.result import Interval
 from xtrace.analysis.trial.sequential import look_shares
 from xtrace.probes.trial.target import Reading, Target, TrialError
 
@@ -37,6 +41,8 @@ _MOST_IDLE_SLICES = 200
 #: A slice may end when this share of its running time is still left.
 _EARLY_SHARE = 0.1
 _SHORTEST_WAIT_S = 50e-6
+#: Shorter ones are not read in the middle, too: a reading takes some microseconds.
+_LEAST_HALVED_S = 400e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +69,23 @@ class Outcome:
     Attributes:
         effects: of each arm from 1 on (1: A/A).
         unit_ns: running time per unit, of each arm.
+        carried: by how much the last arm saves more in the second half of its slices than in the first.
         unit_count: units counted in the slices of all arms.
         block_count, slice_s, seconds: how it was run.
+        lengthened_count: how often all was begun again with longer slices.
         idle_count: slices dropped because no unit was done in them.
         ended_by: "precision", "time" or "request".
         slices: as measured.
     """
 
     effects: tuple[Effect, ...]
-    unit_ns: tuple[Estimate, ...]
+    unit_ns: tuple[Interval, ...]
+    carried: Interval
     unit_count: int
     block_count: int
     slice_s: float
     seconds: float
+    lengthened_count: int
     idle_count: int
     ended_by: str
     slices: Slices
@@ -85,27 +95,29 @@ class Outcome:
 Progress = Callable[[int, int], None]
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Slices as they are measured."""
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """What one slice gave: in all that counts, and in its first half."""
 
-    units: list[list[float]] = field(default_factory=list)
-    running_ns: list[list[float]] = field(default_factory=list)
-    covariates: list[list[list[float]]] = field(default_factory=list)
+    units: float
+    running_ns: float
+    early_units: float
+    early_ns: float
+    covariates: tuple[float, ...]
 
-    def add(self, block: Sequence[tuple[float, float, list[float]]]) -> None:
-        self.units.append([item[0] for item in block])
-        self.running_ns.append([item[1] for item in block])
-        self.covariates.append([item[2] for item in block])
 
-    def slices(self) -> Slices:
-        count = len(self.units)
-        arms = len(self.units[0]) if count else 0
-        return Slices(
-            np.array(self.units).reshape(count, arms),
-            np.array(self.running_ns).reshape(count, arms),
-            np.array(self.covariates).reshape(count, arms, -1),
-        )
+def _slices(blocks: Sequence[Sequence[_Slice]], arm_count: int) -> Slices:
+    def column(value: Callable[[_Slice], float | tuple[float, ...]]) -> npt.NDArray[np.float64]:
+        values = [[value(item) for item in block] for block in blocks]
+        return np.array(values, float).reshape(len(blocks), arm_count, -1)
+
+    return Slices(
+        column(lambda item: item.units)[:, :, 0],
+        column(lambda item: item.running_ns)[:, :, 0],
+        column(lambda item: item.early_units)[:, :, 0],
+        column(lambda item: item.early_ns)[:, :, 0],
+        column(lambda item: item.covariates),
+    )
 
 
 class Trial:
@@ -140,80 +152,110 @@ class Trial:
         """
         begin = time.monotonic()
         end = begin + self._settings.seconds
-        length = self._settings.slice_s or self._pilot(begin + _PILOT_SHARE * self._settings.seconds)
-        rows = _Rows()
-        ended_by = "time"
+        length = self._settings.slice_s or self._pilot(begin + _PILOT_SHARE * self._settings.seconds, end)
+        lengthened = 0
+        while True:
+            blocks, ended_by, next_length = self._blocks(length, end)
+            if next_length is None:
+                return self._outcome(blocks, length, time.monotonic() - begin, lengthened, ended_by)
+            length, lengthened = next_length, lengthened + 1
+
+    def _blocks(self, length: float, end: float) -> tuple[list[list[_Slice]], str, float | None]:
+        """Return blocks, what ended them, and the length to begin again with if one arm disturbs another."""
+        blocks: list[list[_Slice]] = []
         start = time.monotonic()
         looks = [start + (end - start) * share for share in look_shares()]
         needed = 0
         for order in orders(self._arm_count, self._settings.seed):
             block = self._block(order, length)
             if block is not None:
-                rows.add(block)
+                blocks.append(block)
             now = time.monotonic()
-            self._progress(len(rows.units), needed)
+            self._progress(len(blocks), needed)
             if not self._wanted():
-                ended_by = "request"
-                break
+                return blocks, "request", None
             if now >= end:
-                break
-            if now >= looks[0] and len(rows.units) >= LEAST_BLOCKS:
-                while looks[0] <= now:
-                    looks.pop(0)
-                found = effect(rows.slices(), self._arm_count - 1, self._settings.seed).saved_ratio
-                needed = blocks_needed(found, self._settings.precision, len(rows.units))
-                if found.half <= self._settings.precision:
-                    ended_by = "precision"
-                    break
-        return self._outcome(rows.slices(), length, time.monotonic() - begin, ended_by)
+                return blocks, "time", None
+            if now < looks[0] or len(blocks) < LEAST_BLOCKS:
+                continue
+            while looks[0] <= now:
+                looks.pop(0)
+            slices = _slices(blocks, self._arm_count)
+            if self._settings.slice_s is None and carry_over(slices, self._arm_count - 1).excludes(0.0):
+                per_slice = (now - start) / len(blocks) / self._arm_count / length
+                next_length = longer(length, self._longest(end - now, per_slice))
+                if next_length is not None:
+                    return blocks, "", next_length
+            found = effect(slices, self._arm_count - 1, self._settings.seed).saved_ratio
+            needed = blocks_needed(found, self._settings.precision, len(blocks))
+            if found.half <= self._settings.precision:
+                return blocks, "precision", None
+        raise AssertionError("orders end")
 
-    def _outcome(self, slices: Slices, length: float, seconds: float, ended_by: str) -> Outcome:
-        blocks = len(slices.units)
-        if blocks < LEAST_BLOCKS:
+    def _longest(self, seconds: float, per_slice: float) -> float:
+        """Return the longest slice of which enough blocks fit into a time.
+
+        Args:
+            per_slice: how much longer a slice takes than it runs.
+        """
+        return seconds / (WANTED_BLOCKS * self._arm_count * per_slice)
+
+    def _outcome(
+        self, blocks: list[list[_Slice]], length: float, seconds: float, lengthened: int, ended_by: str
+    ) -> Outcome:
+        if len(blocks) < LEAST_BLOCKS:
             raise TrialError(
-                f"no figure: only {blocks} blocks of slices, and it takes {LEAST_BLOCKS}; give more time "
-                "(--duration)"
+                f"no figure: only {len(blocks)} blocks of slices, and it takes {LEAST_BLOCKS}; give more "
+                "time (--duration)"
             )
+        slices = _slices(blocks, self._arm_count)
         return Outcome(
             tuple(effect(slices, arm, self._settings.seed) for arm in range(AGAIN, self._arm_count)),
             tuple(unit_ns(slices, arm) for arm in range(self._arm_count)),
+            carry_over(slices, self._arm_count - 1),
             int(slices.units.sum()),
-            blocks,
+            len(blocks),
             length,
             seconds,
+            lengthened,
             self._idle,
             ended_by,
             slices,
         )
 
-    def _pilot(self, end: float) -> float:
-        """Return the length of slices that is best here, tried with the program as it is in all of them."""
+    def _pilot(self, until_all: float, end: float) -> float:
+        """Return the length of slices that is best here, tried as it is and in the last arm."""
         spreads: dict[float, tuple[float, float, float]] = {}
         begin = time.monotonic()
+        longest = LONGEST_S
+        draw = orders(2, self._settings.seed)
+        tried = (0, self._arm_count - 1)
         for number, length in enumerate(LENGTHS_S):
-            until = begin + (end - begin) * (number + 1) / len(LENGTHS_S)
-            if spreads and time.monotonic() > until:
-                break  # the program runs too little of the time to try longer slices
-            pairs: list[list[tuple[float, float, list[float]]]] = []
+            until = begin + (until_all - begin) * (number + 1) / len(LENGTHS_S)
+            # The longest does not fit, or the program runs too little of the time to try it.
+            if spreads and (length > longest or time.monotonic() > until):
+                break
+            pairs: list[list[_Slice]] = []
             since = time.monotonic()
             while (time.monotonic() < until or len(pairs) < _LEAST_PILOT_BLOCKS) and self._wanted():
-                block = self._block([0, 1], length)
+                block = self._block([tried[place] for place in next(draw)], length)
                 if block is not None:
                     pairs.append(block)
             if len(pairs) < _LEAST_PILOT_BLOCKS:
                 raise TrialError("no figure: it was ended before it had measured anything")
             took = (time.monotonic() - since) / len(pairs)
-            rates = np.array([[item[0] / item[1] for item in block] for block in pairs])
+            rates = np.array([[item.units / item.running_ns for item in block] for block in pairs])
             difference = (rates[:, 1] - rates[:, 0]) / rates.mean()
             low, high = np.quantile(difference, (0.25, 0.75))
-            units = float(np.mean([item[0] for block in pairs for item in block]))
+            units = float(np.mean([item.units for block in pairs for item in block]))
             # The interquartile range gives the spread from few pairs; no spread at all gives nothing.
             spreads[length] = (max(float(high - low), 1e-9), took, units)
-        return min(max(best_length(spreads), SHORTEST_S), LONGEST_S)
+            longest = self._longest(end - time.monotonic(), took / 2 / length)
+        return min(max(best_length(spreads, longest), SHORTEST_S), LONGEST_S)
 
-    def _block(self, order: Sequence[int], length: float) -> list[tuple[float, float, list[float]]] | None:
-        """Return units, running time and covariates of one slice of each arm, None if one had no progress."""
-        found: dict[int, tuple[float, float, list[float]]] = {}
+    def _block(self, order: Sequence[int], length: float) -> list[_Slice] | None:
+        """Return one slice of each arm, None if one had no progress."""
+        found: dict[int, _Slice] = {}
         for arm in order:
             measured = self._slice(arm, length)
             if measured is None:
@@ -221,12 +263,14 @@ class Trial:
             found[arm] = measured
         return [found[arm] for arm in sorted(found)]
 
-    def _slice(self, arm: int, length: float) -> tuple[float, float, list[float]] | None:
+    def _slice(self, arm: int, length: float) -> _Slice | None:
         target = self._target
         target.switch(arm)
         # What is dropped, and what counts, is running time: a thread may have to wait for a processor first.
         before = self._after(target.reading(), dropped_s(length))
-        after = self._after(before, length - dropped_s(length))
+        kept = length - dropped_s(length)
+        middle = self._after(before, kept / 2) if kept >= _LEAST_HALVED_S else before
+        after = self._after(before, kept, middle)
         units = after.counters[0] - before.counters[0]
         ran = after.running_ns - before.running_ns
         if units <= 0 or ran <= 0:
@@ -243,11 +287,22 @@ class Trial:
             (late - early) / units
             for early, late in zip(before.counters[1:], after.counters[1:], strict=True)
         ]
-        return float(units), float(ran), [*others, ran / 1e9]
+        return _Slice(
+            float(units),
+            float(ran),
+            float(middle.counters[0] - before.counters[0]),
+            float(middle.running_ns - before.running_ns),
+            (*others, ran / 1e9),
+        )
 
-    def _after(self, since: Reading, seconds: float) -> Reading:
-        """Return a reading after the threads ran for a time, or did not within many times as long."""
-        left, tries = seconds, 0
+    def _after(self, since: Reading, seconds: float, last: Reading | None = None) -> Reading:
+        """Return a reading after the threads ran for a time, or did not within many times as long.
+
+        Args:
+            last: a later reading, if there is one.
+        """
+        tries = 0
+        left = seconds - ((last or since).running_ns - since.running_ns) / 1e9
         while True:
             self._target.wait(max(left, _SHORTEST_WAIT_S))
             now = self._target.reading()

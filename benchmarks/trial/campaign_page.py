@@ -55,8 +55,7 @@ def is_miss(row: dict[str, Any]) -> bool:
 
 def is_alarm(row: dict[str, Any]) -> bool:
     """Return whether slices with the same bytes seemed to differ."""
-    again = Interval(**row["trial"]["again"])
-    return again.low > 0 or again.high < 0
+    return Interval(**row["trial"]["again"]).excludes(0.0)
 
 
 def line_of(row: dict[str, Any]) -> str:

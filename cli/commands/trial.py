@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BY = ("all", "callee", "function", "site")
 _ALLOWED = ("undecided",)
-_DURATION, _SLICE = seconds(0.2, 24 * 3600), seconds(150e-6, 10e-3)
+_DURATION, _SLICE = seconds(0.2, 24 * 3600), seconds(150e-6, 0.2)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -93,7 +93,7 @@ def trial(
             "--slice",
             parser=_SLICE,
             metavar="TIME",
-            help="Length of a slice: 150us to 10ms. Default: the best.",
+            help="Length of a slice: 150us to 200ms. Default: the best.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for the order of the runs.")] = 0,

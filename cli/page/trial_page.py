@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtrace.cli.page.figure import Fact, Page, Said
@@ -10,8 +10,8 @@ from xtrace.cli.page.figures import trial
 from xtrace.cli.page.words import name_text
 
 
-def trial_page(found: Mapping[str, Any], sentence: str) -> Page:
-    """Return the page; ``sentence``: the answer."""
+def trial_page(found: Mapping[str, Any], sentence: str, warned: Sequence[str]) -> Page:
+    """Return the page; ``sentence``: the answer; ``warned``: what speaks against it."""
     unit, length = found["unit_ns"]["value"], found["slice_s"] * 1e6
     facts = [
         Fact("target", name_text(found["target"], 60)),
@@ -35,16 +35,15 @@ def trial_page(found: Mapping[str, Any], sentence: str) -> Page:
         )
         for item in found["refused"]
     ]
-    again = next(group["saved"] for group in found["groups"] if group["kind"] == "again")
-    if again["low"] > 0 or again["high"] < 0:
-        refused.insert(
-            0, Said("problem", "A/A: slices with the same bytes differ by more than chance explains")
-        )
     return Page(
         "xtrace trial",
         name_text(found["host"].get("cpu_model", "unknown processor"), 120),
         facts,
-        [*refused, *(Said("remark", name_text(note, 400)) for note in found["notes"])],
+        [
+            *(Said("problem", text) for text in warned),
+            *refused,
+            *(Said("remark", name_text(note, 400)) for note in found["notes"]),
+        ],
         [trial.forest(found, "")],
         f"{name_text(sentence, 400)} (measured in place)",
         said_title="What was not tried",

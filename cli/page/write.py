@@ -101,11 +101,11 @@ class PageFile:
 
     def write_trial(self, trial: Result) -> None:
         """Write the page of a trial."""
-        from xtrace.analysis.trial.result import json_object, sentence
+        from xtrace.analysis.trial.result import json_object, sentence, warnings
         from xtrace.cli.page.trial_page import trial_page
 
         found = json_object(trial)
-        self._put(lambda _: trial_page(found, sentence(trial)), {"trial.json": found})
+        self._put(lambda _: trial_page(found, sentence(trial), warnings(trial)), {"trial.json": found})
 
     def _put(self, page_with: Callable[[int], Page], data: Mapping[str, Any]) -> None:
         """Write a page; ``page_with``: makes it, with at most that many rows in a table."""

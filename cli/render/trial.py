@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from xtrace.analysis.trial.result import AGAIN, Group, Interval, Result, percent, sentence
+from xtrace.analysis.trial.result import Group, Interval, Result, percent, sentence, warnings
 from xtrace.cli.terminal.style import WIDTH, Put
 from xtrace.cli.terminal.text import cut, safe, wrapped
 
@@ -30,13 +31,8 @@ def print_trial(put: Put, found: Result, *, head: bool = True) -> None:
     put("-" * WIDTH)
     for group in found.groups:
         put(_row(group))
-    again = found.group(AGAIN)
-    if again.is_measurable:
-        for line in wrapped(
-            "! A/A: slices with the same bytes differ by more than chance explains: something disturbs the "
-            "trial in step with its slices; run it again with another --seed",
-            WIDTH,
-        ):
+    for warning in warnings(found):
+        for line in wrapped(f"! {warning}", WIDTH):
             put(line)
     for item in found.refused[:_MOST_REFUSED]:
         for line in wrapped(
@@ -60,7 +56,8 @@ def _print_head(put: Put, found: Result) -> None:
     )
     put(
         f"design   {found.block_count:,} blocks of {found.slice_s * 1e6:,.0f} us slices, "
-        f"{found.seconds:.1f} s; "
+        f"{found.seconds:.1f} s"
+        f"{', lengthened' if found.lengthened_count else ''}; "
         f"{_ENDED.get(found.ended_by, safe(found.ended_by))}"
     )
     others = f"; {found.kept_count} others kept" if found.kept_count else ""
@@ -118,22 +115,7 @@ def plan_object(plan: Plan, image: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "image": image,
-        "exchanges": [
-            {
-                "address": item.address,
-                "original": item.original.hex(),
-                "removed": item.removed.hex(),
-                "text": item.text,
-                "symbol": item.symbol,
-                "fence": item.fence,
-                "callee": item.callee,
-                "sites": list(item.sites),
-            }
-            for item in plan.exchanges
-        ],
-        "refusals": [
-            {"address": item.address, "place": item.place, "fence": item.fence, "reason": item.reason}
-            for item in plan.refusals
-        ],
+        "exchanges": [item.json_object() for item in plan.exchanges],
+        "refusals": [asdict(item) for item in plan.refusals],
         "kept_count": plan.kept_count,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import struct
 import time
 from collections.abc import Sequence
@@ -63,7 +62,6 @@ class ProcessTarget:
         self._patches: tuple[Patch, ...] = ()
         self._arm = 0
         self._watchdog: Watchdog | None = None
-        self._masked: set[int] = set()
 
     def _refuse_tracer(self) -> None:
         with contextlib.suppress(OSError):
@@ -79,7 +77,6 @@ class ProcessTarget:
     def open(self, patches: Sequence[Patch]) -> None:
         """Seize the threads and get ready to exchange ``patches``: the journal, then the watchdog."""
         places(patches)
-        self._masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._journal.begin(self.pid, str(self._image), patches)
         self._patches = tuple(patches)
         self._watchdog = Watchdog(self.pid)
@@ -184,13 +181,11 @@ class ProcessTarget:
             keep = True
             raise
         finally:
-            self._threads.detach()
+            self._threads.close()
             if keep:
                 self._journal.keep()
             else:
                 self._journal.finish()
             if self._watchdog is not None:
                 self._watchdog.end()
-            if self._patches:
-                signal.pthread_sigmask(signal.SIG_SETMASK, self._masked)
             os.close(self._memory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 from xtrace.probes.trial import journal
@@ -82,7 +81,6 @@ def _is_changed(pid: int, patches: tuple[Patch, ...]) -> bool:
 
 
 def _restored(pid: int, entry: Entry) -> str:
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
         memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -91,16 +89,12 @@ def _restored(pid: int, entry: Entry) -> str:
     try:
         threads.seize()
         threads.stop()
-        try:
-            count = put_back(memory, entry.patches)
-        finally:
-            threads.detach()
+        count = put_back(memory, entry.patches)
     except TargetGoneError as gone:
-        threads.detach()
         return f"{gone}: nothing is left to restore"
     finally:
+        threads.close()
         os.close(memory)
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
     return f"restored process {pid}, {entry.image}: {count} of {len(entry.patches)} places had other bytes"
 
 

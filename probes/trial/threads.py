@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from xtrace.probes.trial import ptrace
+from xtrace.probes.trial.child_changes import ChildChanges
 from xtrace.probes.trial.target import TargetGoneError, TrialError
 
 #: A thread in an uninterruptible wait does not stop before it is over.
 _STOP_LIMIT_S = 5.0
-_TICK_S = 0.001
+#: The first thread's end, while others go on, sends no signal.
+_LOOK_S = 0.02
 _MOST_SCANS = 100
 
 
 class Threads:
-    """The threads of one process, under ptrace by the calling thread, which must have SIGCHLD blocked.
+    """The threads of one process, under ptrace by the calling thread, the main one.
 
     Args:
         restored: called with the id of a process forked off, which is stopped and has its own copy of the
@@ -32,6 +33,7 @@ class Threads:
         self._restored = restored
         # For each seized thread: None while it runs, otherwise the request and signal that continue it.
         self._threads: dict[int, tuple[int, int] | None] = {}
+        self._changes = ChildChanges()
         self.gone = ""
 
     def seize(self) -> None:
@@ -78,15 +80,16 @@ class Threads:
                 self.must_live()
                 if not self._running():
                     break
-                limit = limit or time.monotonic() + _STOP_LIMIT_S
-                if time.monotonic() > limit:
+                now = time.monotonic()
+                limit = limit or now + _STOP_LIMIT_S
+                if now > limit:
                     stuck = self._running()
                     self.run()
                     raise TrialError(
                         f"process {self.pid}: thread {stuck[0]} did not stop within {_STOP_LIMIT_S:.0f} s; "
                         "it waits in the kernel, such as for a disk"
                     )
-                signal.sigtimedwait((signal.SIGCHLD,), _TICK_S)
+                self._changes.sleep(min(limit - now, _LOOK_S))
             self.must_live()
             if not self._running():
                 return
@@ -114,21 +117,21 @@ class Threads:
         """Let the threads run for a time, handling what happens to them."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            # Another thread of this process may get the signal, and it is lost; so look anyway.
-            signal.sigtimedwait((signal.SIGCHLD,), min(left, _TICK_S))
+            self._changes.sleep(left)
             self.handle()
         self.handle()
 
     def detach(self) -> None:
-        """Let go of all threads; they run on."""
+        """Let go of all threads for good; they run on."""
         end = time.monotonic() + _STOP_LIMIT_S
         for tid in self._running():
             with suppress(OSError):
                 ptrace.request(ptrace.INTERRUPT, tid)
-        while (running := self._running()) and time.monotonic() < end:
+        while (running := self._running()) and (left := end - time.monotonic()) > 0:
             for tid in running:
                 self._take(tid)
-            signal.sigtimedwait((signal.SIGCHLD,), _TICK_S)
+            if self._running():
+                self._changes.sleep(min(left, _LOOK_S))
         for tid, continued in list(self._threads.items()):
             number, value = continued or (ptrace.CONT, 0)
             try:
@@ -139,6 +142,13 @@ class Threads:
                 with suppress(OSError):
                     os.waitpid(tid, ptrace.WALL | os.WNOHANG)
         self._threads.clear()
+
+    def close(self) -> None:
+        """Let go of all threads, and take signals as before."""
+        try:
+            self.detach()
+        finally:
+            self._changes.close()
 
     def must_live(self) -> None:
         """Raise TargetGoneError if the process is gone."""

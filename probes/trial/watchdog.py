@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from xtrace.probes.trial.restore import restore_of
 from xtrace.probes.trial.target import TrialError
 
 _READY, _DONE = b"+", b"."
+_START_LIMIT_S = 30.0
 _LOCK_LIMIT_S = 5.0
 _RETRY_S = 0.001
 #: The target may have been stopped by the dying trial, or be in a wait that ends later.
@@ -42,9 +44,14 @@ class Watchdog:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        if self._process.stdout.read(1) != _READY:
-            self._process.wait()
-            raise TrialError("the watchdog, which restores the code if the trial is killed, did not start")
+        ready, _, _ = select.select((self._process.stdout,), (), (), _START_LIMIT_S)
+        if not ready or os.read(self._process.stdout.fileno(), 1) != _READY:
+            self._process.kill()
+            self.end()
+            why = "" if ready else f" within {_START_LIMIT_S:.0f} s"
+            raise TrialError(
+                f"the watchdog, which restores the code if the trial is killed, did not start{why}"
+            )
 
     @property
     def pid(self) -> int:

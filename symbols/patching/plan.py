@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.image.image import Image
+from xtrace.symbols.patching.exchange import Exchange, Refusal
 from xtrace.symbols.patching.forms import noop, plain_return, store_of_exchange, without_lock
 from xtrace.symbols.patching.liveness import flags_unused, register_unused
 from xtrace.symbols.sites.model import Fence, How, Site, SiteTable, Verdict, where
@@ -27,40 +28,6 @@ _UNCHANGING = {"add": 0, "sub": 0, "or": 0, "xor": 0, "and": -1}
 
 class _RefusedError(Exception):
     """A fence cannot be exchanged; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One instruction that can be exchanged, and the fences that execute there.
-
-    Attributes:
-        address: as linked.
-        original, removed: its bytes, and those without the fence, equally many.
-        text: what is exchanged, such as "call x86_lfence -> nop".
-        symbol: the function that it is in, "" without symbols.
-        fence: what is removed: "lfence", "lock add"...
-        callee: the function that has the fence, "" if it is inline.
-        sites: addresses of the sites whose fences these are.
-    """
-
-    address: int
-    original: bytes
-    removed: bytes
-    text: str
-    symbol: str
-    fence: str
-    callee: str
-    sites: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A fence that is allowed to be removed but cannot be exchanged, and why."""
-
-    address: int
-    place: str
-    fence: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

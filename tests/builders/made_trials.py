@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from xtrace.analysis.trial.result import MARK, Exchanged, Group, Interval, Refused, Result
+from xtrace.analysis.trial.result import MARK, Group, Interval, Result
+from xtrace.symbols.patching.exchange import Exchange, Refusal
 
 SAVED = Interval(0.0031, 0.0027, 0.0035)
 NOTHING = Interval(0.0001, -0.0003, 0.0004)
@@ -52,9 +53,11 @@ def result(**changes: Any) -> Result:
         "unit_ns": Interval(100.0, 90.0, 110.0),
         "unit_cycles": Interval(230.0, 207.0, 253.0),
         "unit_count": 123_456,
+        "carried": Interval(0.0002, -0.0004, 0.0008),
         "block_count": 900,
         "slice_s": 0.001,
         "seconds": 3.5,
+        "lengthened_count": 0,
         "idle_count": 0,
         "ended_by": "precision",
         "seed": 0,
@@ -62,9 +65,11 @@ def result(**changes: Any) -> Result:
         "running_ratio": 0.99,
         "groups": (group("A/A", "again"), group()),
         "exchanged": (
-            Exchanged(0x4010, "0faee8", "0f1f00", "lfence -> nop", "mask", "lfence", "", (0x4000,)),
+            Exchange(
+                0x4010, b"\x0f\xae\xe8", b"\x0f\x1f\x00", "lfence -> nop", "mask", "lfence", "", (0x4000,)
+            ),
         ),
-        "refused": (Refused(0x4020, "unmask+0x4", "lock add", "the flags that lock add sets may be used"),),
+        "refused": (Refusal(0x4020, "unmask+0x4", "lock add", "the flags that lock add sets may be used"),),
         "notes": (),
     }
     return Result(**values | changes)

@@ -12,7 +12,8 @@ from xtrace.probes.trial.mapped_image import Code
 from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import Patch
 from xtrace.symbols import Image, Verdict, find_sites, open_image
-from xtrace.symbols.patching.plan import Exchange, plan
+from xtrace.symbols.patching.exchange import Exchange
+from xtrace.symbols.patching.plan import plan
 
 UNITS = "worker_units"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,8 @@ def simulated(
     cost[:, TREATED] *= 1 - saved
     cost *= np.where(draw.random(shape) < spikes, 8.0, 1.0)
     running = draw.uniform(0.9e6, 1.1e6, shape)
-    return Slices(np.round(running / cost), running, kind[:, :, None])
+    units = np.round(running / cost)
+    return Slices(units, running, np.round(units / 2), running / 2, kind[:, :, None])
 
 
 @pytest.mark.parametrize("saved", [0.0, 0.003, 0.05, -0.02, 0.6])
@@ -77,7 +80,7 @@ def test_drift_that_lasts_over_blocks_widens_the_interval() -> None:
     # An effect that changes slowly: consecutive blocks agree with each other, not with the truth.
     waves = 1 + 0.01 * np.sin(np.arange(640) / 100)
     uneven = slices.units * np.column_stack([np.ones(640), np.ones(640), waves])
-    changing = Slices(uneven, slices.running_ns, slices.covariates)
+    changing = replace(slices, units=uneven)
     assert effect(changing, TREATED, 5).saved_ratio.half > 5 * steady
 
 

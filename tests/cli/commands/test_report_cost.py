@@ -14,7 +14,10 @@ import pytest
 
 from builders.host import Simulation, simulate
 from builders.made_costs import HZ, LFENCE, calibration, row, rows_of
+from builders.made_trials import group, result
 from lab.guest.build import Variant, build
+from xtrace.analysis.trial.result import Interval
+from xtrace.analysis.trial.result import text_of as trial_text
 from xtrace.cli.main import main
 from xtrace.probes.timing.calibration import text_of
 from xtrace.symbols.image.image import open_image
@@ -237,3 +240,34 @@ def test_usage(run: Run, image: Path, trace: Path, log: Path, tmp_path: Path, me
     seconds.write_text('{"counts": {"mask": 100}, "seconds": 2}')
     code, _ = run("--rates", f"1={seconds}", "--kernel", f"1={image}", "--from", "0.01", trace)
     assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("apart", "agrees"),
+    [(0.0, "overlap"), (1.01, "the model is lower"), (-1.01, "the model is higher")],
+)
+def test_a_trial_that_contradicts_the_model_is_a_finding(
+    run: Run,
+    image: Path,
+    trace: Path,
+    log: Path,
+    measured: Path,
+    tmp_path: Path,
+    apart: float,
+    agrees: str,
+) -> None:
+    inputs = ("--kernel", f"1={image}", "--rates", log, "--calibration", measured)
+    (domain,) = tables(run, *inputs, trace)["cost_domains"]
+    low, high = domain["cost_low_ratio"], domain["cost_high_ratio"]
+    shift = apart * (high - low)
+    saved = Interval((low + high) / 2 + shift, low + shift, high + shift)
+    groups = (group("A/A", "again"), group("all", "all", saved))
+    trial = tmp_path / "trial.json"
+    trial.write_text(trial_text(result(build_id=open_image(image).build_id, groups=groups)))
+    code, out = run("--json", *inputs, "--trial", trial, trace)
+    assert code == 0, out
+    found = json.loads(out)
+    assert [row["agrees"] for row in found["tables"]["cost_estimates"]["rows"]] == [agrees, agrees]
+    # The guest's counters of these tests contradict the trace, too: that one is always found.
+    (said,) = [item["sentence"] for item in found["findings"] if item["name"] == "cost-contradiction"]
+    assert ("a trial measured" in said and f"{agrees}: believe the trial" in said) == (agrees != "overlap")
