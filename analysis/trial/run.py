@@ -33,7 +33,7 @@ from xtrace.analysis.trial.result import Interval
 from xtrace.analysis.trial.sequential import look_shares
 from xtrace.probes.trial.target import Reading, Target, TrialError
 
-_PILOT_SHARE = 0.1
+_PILOT_SHARE = 0.15
 _LEAST_PILOT_BLOCKS = 8
 #: A slice without progress is given this many times its length before it is dropped.
 _PATIENCE = 40
@@ -232,8 +232,8 @@ class Trial:
         tried = (0, self._arm_count - 1)
         for number, length in enumerate(LENGTHS_S):
             until = begin + (until_all - begin) * (number + 1) / len(LENGTHS_S)
-            # The longest does not fit, or the program runs too little of the time to try it.
-            if spreads and (length > longest or time.monotonic() > until):
+            # Longer ones do not fit, or the program runs too little of the time to try them.
+            if spreads and (length > longest or time.monotonic() > until_all):
                 break
             pairs: list[list[_Slice]] = []
             since = time.monotonic()

@@ -9,8 +9,12 @@ For each kind of work, size of memory and place of the fence:
   random order until the truth's 95 % interval is no wider than the trial's, or --truth-seconds are spent;
 - rebuilt: the worker compiled without fences, run in between, which shows what the compiler gains on top.
 
-Each result is kept in --data at once, so the campaign can be stopped and started again; it goes on where it
-was.  --only-page writes the page of what there is.  Needs gcc and two processors.
+Each result is added to --results at once, one line of JSON, so the campaign can be stopped and started again,
+also in another clone: it measures what is not there yet.  --only-page writes the page of what there is.
+Needs gcc, util-linux (taskset, setarch) and two processors.
+
+All workers run at the same addresses (setarch -R): where the stack lies changes what a small loop takes, and
+a trial measures one process.
 """
 
 from __future__ import annotations
@@ -27,14 +31,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import campaign_page
 
+from xtrace import __version__
 from xtrace.analysis.trial.result import read
+from xtrace.probes.timing import this_host
+from xtrace.probes.timing.native import Native
 from xtrace.symbols import Verdict, find_sites, open_image
 from xtrace.symbols.patching.plan import plan
+from xtrace.symbols.replay import timed_loop
 
 HERE = Path(__file__).parent
 XTRACE = (sys.executable, "-c", "import sys; from xtrace.cli.start import main; sys.exit(main())")
@@ -111,11 +121,14 @@ def patched(program: Path) -> Path:
     return target
 
 
+def _placed(program: Path, cpu: int, *arguments: str) -> list[str]:
+    return ["setarch", "-R", "taskset", "-c", str(cpu), str(program), *arguments]
+
+
 @contextmanager
 def working(program: Path, *arguments: str, cpu: int = WORKER_CPU) -> Iterator[int]:
     """Run a worker until the end of the context."""
-    command = ["taskset", "-c", str(cpu), str(program), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(_placed(program, cpu, *arguments), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -142,49 +155,63 @@ def one_trial(program: Path, which: Configuration, seconds: float, seed: int, fo
     return {
         "saved": asdict(every.saved),
         "again": asdict(again.saved),
+        "carried": asdict(found.carried),
         "unit_ns": found.unit_ns.value,
         "tsc_hz": found.tsc_hz,
         "seconds": found.seconds,
         "blocks": found.block_count,
         "slice_s": found.slice_s,
+        "lengthened": found.lengthened_count,
         "ended_by": found.ended_by,
-        "load": found.running_ratio,
-        "host": found.host,
+        "running_ratio": found.running_ratio,
     }
 
 
 def units_of(program: Path, which: Configuration, units: int) -> float:
     """Return the running time per unit of a whole process."""
-    done = subprocess.run(
-        [
-            *("taskset", "-c", str(WORKER_CPU), str(program), which.work, str(which.kilobytes)),
-            *("--units", str(units)),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    command = _placed(program, WORKER_CPU, which.work, str(which.kilobytes), "--units", str(units))
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     counts = json.loads(done.stdout.splitlines()[-1])
     return float(counts["running_ns"]) / float(counts["units"])
 
 
-def truth(
-    programs: dict[str, Path], which: Configuration, unit_ns: float, half: float, seconds: float, seed: int
-) -> Iterator[dict[str, float]]:
-    """Yield rounds of one run of each program, until the interval is narrow enough or time is up."""
-    units = max(int(RUN_S * 1e9 / unit_ns), 2_000)
-    draw = random.Random(seed)
-    end = time.monotonic() + seconds
-    rounds: list[dict[str, float]] = []
-    while time.monotonic() < end or len(rounds) < campaign_page.LEAST_ROUNDS:
-        order = draw.sample(sorted(programs), len(programs))
-        ns = {name: units_of(programs[name], which, units) for name in order}
-        rounds.append(ns)
-        yield ns
-        if len(rounds) >= campaign_page.LEAST_ROUNDS:
-            found = campaign_page.saved_by(rounds, "patched")
-            if found.half <= half:
-                return
+class Truth:
+    """Whole runs of the programs, in rounds of one run each, before and after the trial.
+
+    Half of the least number comes first, so that what slowly changes on the machine weighs on both sides.
+
+    Args:
+        seconds: at most, unless there are fewer than the least number of rounds.
+    """
+
+    def __init__(
+        self, programs: dict[str, Path], which: Configuration, seconds: float, draw: random.Random
+    ) -> None:
+        self._programs, self._which = programs, which
+        self._left, self._draw = seconds, draw
+        self._units = 2_000
+        self.rounds: list[dict[str, float]] = []
+
+    def before(self) -> None:
+        """Find out how many units take long enough; run the first rounds."""
+        first = units_of(self._programs["as built"], self._which, self._units)
+        self._units = max(int(RUN_S * 1e9 / first), self._units)
+        while len(self.rounds) < campaign_page.LEAST_ROUNDS // 2:
+            self._round()
+
+    def after(self, half: float) -> None:
+        """Run rounds until the interval's half-width is ``half``, or time is up."""
+        while len(self.rounds) < campaign_page.LEAST_ROUNDS or (
+            self._left > 0 and campaign_page.saved_by(self.rounds, "patched").half > half
+        ):
+            self._round()
+
+    def _round(self) -> None:
+        begin = time.monotonic()
+        order = self._draw.sample(sorted(self._programs), len(self._programs))
+        ns = {name: units_of(self._programs[name], self._which, self._units) for name in order}
+        self.rounds.append({name: round(value, 4) for name, value in ns.items()})
+        self._left -= time.monotonic() - begin
 
 
 @contextmanager
@@ -206,11 +233,34 @@ def measure(which: Configuration, given: argparse.Namespace, seed: int) -> dict[
         "patched": patched(program),
         "rebuilt": build(folder, "none", which.place),
     }
+    loads = [os.getloadavg()[0]]
     with neighbour(program, which.neighbour):
+        true = Truth(programs, which, given.truth_seconds, random.Random(seed))
+        true.before()
         tried = one_trial(program, which, given.seconds, seed, folder)
-        half = (tried["saved"]["high"] - tried["saved"]["low"]) / 2
-        rounds = list(truth(programs, which, tried["unit_ns"], half, given.truth_seconds, seed))
-    return {**asdict(which), "seed": seed, "trial": tried, "rounds": rounds}
+        true.after((tried["saved"]["high"] - tried["saved"]["low"]) / 2)
+    loads.append(os.getloadavg()[0])
+    return {
+        **asdict(which),
+        "host": host(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "xtrace": __version__,
+        "processors": len(os.sched_getaffinity(0)),
+        "load_average": [round(load, 2) for load in loads],
+        "seed": seed,
+        "trial": tried,
+        "rounds": true.rounds,
+        "model_width_cycles": campaign_page.model_width(
+            folder / "calibration.json", which.fence, which.place
+        ),
+    }
+
+
+@cache
+def host() -> dict[str, str]:
+    """Return what this machine is."""
+    facts = this_host.facts(this_host.signatures(Native(timed_loop.cpuid_stub())))
+    return {name: facts[name] for name in ("cpu_model", "hypervisor", "kernel")}
 
 
 def calibrated(folder: Path, quick: bool) -> None:
@@ -226,8 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("build/trial"), help="the folder for results")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each trial, at most")
+    parser.add_argument("--data", type=Path, default=Path("build/trial"), help="the folder for programs")
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", help="one line each")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each trial, at most")
     parser.add_argument("--truth-seconds", type=float, default=240.0, help="of each truth, at most")
     parser.add_argument("--fence", default="lfence", help="lfence, mfence, sfence, lockadd or xchg")
     parser.add_argument("--neighbours", type=int, default=20, help="configurations beside a busy neighbour")
@@ -238,11 +289,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the page to write")
     given = parser.parse_args(arguments)
     given.data.mkdir(parents=True, exist_ok=True)
-    if shutil.which("taskset") is None or len(os.sched_getaffinity(0)) < TRIAL_CPU + 1:
-        parser.error("needs taskset and two processors")
-    rows_path = given.data / "results.jsonl"
-    rows = campaign_page.read_rows(rows_path)
-    done = {Configuration(**{key: row[key] for key in Configuration.__slots__}) for row in rows}
+    if None in map(shutil.which, ("taskset", "setarch")) or len(os.sched_getaffinity(0)) < TRIAL_CPU + 1:
+        parser.error("needs taskset, setarch and two processors")
+    rows = campaign_page.read_rows(given.results)
+    done = {
+        Configuration(**{key: row[key] for key in Configuration.__slots__})
+        for row in rows
+        if all(row["host"][name] == host()[name] for name in ("cpu_model", "hypervisor"))
+    }
     wanted = configurations(given.fence, False) + configurations(given.fence, True)[: given.neighbours]
     end = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
     if not given.only_page:
@@ -252,10 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             row = measure(which, given, len(rows))
             rows.append(row)
-            with rows_path.open("a") as file:
+            with given.results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             sys.stderr.write(campaign_page.line_of(row) + "\n")
-    text = campaign_page.page(rows, given.data / "calibration.json", len(wanted))
+    text = campaign_page.page(rows, len(wanted))
     if given.out is None:
         sys.stdout.write(text)
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 
-from xtrace.analysis.trial import run
 from xtrace.analysis.trial.design import LONGEST_S, best_length, longer
 from xtrace.analysis.trial.run import Outcome, Settings, Trial
 from xtrace.probes.trial.target import Reading
@@ -70,9 +70,9 @@ class Simulated:
         pass
 
 
-def _tried(target: Simulated, monkeypatch: pytest.MonkeyPatch, **changes: float) -> Outcome:
-    monkeypatch.setattr(run.time, "monotonic", lambda: target.now)
-    settings = Settings(**{"seconds": 30.0, "precision": 0.001, **changes})
+def _tried(target: Simulated, monkeypatch: pytest.MonkeyPatch, slice_s: float | None = None) -> Outcome:
+    monkeypatch.setattr(time, "monotonic", lambda: target.now)
+    settings = Settings(30.0, 0.001, slice_s)
     return Trial(target, 3, settings, lambda *_: None, lambda: True).run()
 
 

@@ -1,4 +1,4 @@
-"""A thread is held before each instruction of a site, under a signal handler, while the bytes are exchanged."""
+"""A thread is held before each instruction of a site, under a handler, while the bytes are exchanged."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def test_a_handler_above_each_instruction_of_a_site_returns_to_the_right_code(
     offset = patch.address - symbol(held, "place")
     try:
         target.open([patch])
+        places = fences = beneath = (0,) * _MOST
         for number in range(2000):
             target.switch(number % 2)
             target.wait(0.0002)
@@ -67,7 +68,7 @@ def test_a_handler_above_each_instruction_of_a_site_returns_to_the_right_code(
     assert places[offset + 5] > 20
     assert fences[0] > 0
     assert fences[3] > 0
-    # Its bytes were exchanged while a handler stood above it, and it went on in the other arm.
+    # Its bytes were exchanged beneath a handler, and it went on in the other arm.
     assert beneath[offset] > 20
     target = target_of(held, worker.pid)
     try:
