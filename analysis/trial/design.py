@@ -14,11 +14,11 @@ _DROPPED_SHARE, _LEAST_DROPPED_S = 0.3, 50e-6
 #: A slice with fewer units says little: which part of a unit was left over weighs too much.
 LEAST_UNITS = 20
 #: How much wider an interval may be than the narrowest, so that slices are longer.
-_WIDER = 1.5
+_WIDER = 5.0
 #: Slices in which the arms disturb each other are replaced by longer ones.
 _LONGER, _LEAST_LONGER = 3.0, 1.5
 #: So many blocks must fit into the time that is left.
-WANTED_BLOCKS = 40
+WANTED_BLOCKS = 64
 
 
 def dropped_s(length_s: float) -> float:
@@ -35,7 +35,7 @@ def orders(arm_count: int, seed: int) -> Iterator[list[int]]:
 
 
 def best_length(spreads: dict[float, tuple[float, float, float]], longest: float) -> float:
-    """Return the longest length that gives an interval not much wider than the narrowest in the same time.
+    """Return the longest length that gives an interval at most five times as wide as the narrowest.
 
     What one arm leaves in the caches weighs less in a longer slice.
 

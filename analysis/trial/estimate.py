@@ -30,7 +30,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 CLIP_IQRS = 8.0
-LEAST_BLOCKS = 32
+LEAST_BLOCKS = 24
 _MOST_CLUSTERS = 64
 _RESAMPLES = 9_999
 #: A covariate that hardly varies is none.
@@ -102,7 +102,10 @@ def effect(slices: Slices, arm: int, seed: int) -> Effect:
     # The control's own rate, relative to arm 0's: the scale of the differences.
     control = float(scaled[:, controls].mean())
     return Effect(
-        _saved(adjusted, control), _random_p(scaled, arm, labels, seed), count, _saved(raw, control).half
+        _extended(_saved(adjusted, control), carry_over(slices, arm)),
+        _random_p(scaled, arm, labels, seed),
+        count,
+        _saved(raw, control).half,
     )
 
 
@@ -125,6 +128,19 @@ def carry_over(slices: Slices, arm: int) -> Interval:
     more = control * change[:, arm] / rates[arm] ** 2 - change[:, controls].mean(axis=1) / rates[arm]
     clipped, _ = _clipped(more)
     return _fit(clipped, slices.covariates[halved][:, arm, :0], _clusters(len(clipped)))
+
+
+def _extended(saved: Interval, carried: Interval) -> Interval:
+    """Return an interval that also contains where a figure that still moves within a slice may end.
+
+    What is left of the slice before decays.  With a time constant of up to 0.7 slices, so that the halves are
+    seen to differ, the way to the end is at most twice their difference.
+    """
+    if carried.low > 0:
+        return Interval(saved.value, saved.low, saved.high + 2 * carried.high)
+    if carried.high < 0:
+        return Interval(saved.value, saved.low + 2 * carried.low, saved.high)
+    return saved
 
 
 def blocks_needed(found: Interval, precision: float, blocks: int) -> int:

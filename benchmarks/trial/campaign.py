@@ -139,16 +139,20 @@ def working(program: Path, *arguments: str, cpu: int = WORKER_CPU) -> Iterator[i
 
 
 def one_trial(program: Path, which: Configuration, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
-    """Run a trial; return the figures that are kept of it."""
+    """Run a trial; return the figures that are kept of it, or why it failed."""
     result = folder / "trial.json"
     command = [*XTRACE, "trial", "--image", str(program), "--counter", "worker_units", "--json", "-f"]
     command += ["-d", str(seconds), "--precision", "0.1", "--seed", str(seed), "-o", str(result)]
     with working(program, which.work, str(which.kilobytes)) as pid:
-        subprocess.run(
+        done = subprocess.run(
             ["taskset", "-c", str(TRIAL_CPU), *command, "--pid", str(pid)],
-            check=True,
+            check=False,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
     found = read(result)
     result.unlink()
     every, again = found.group("all"), found.group("A/A")
@@ -238,7 +242,8 @@ def measure(which: Configuration, given: argparse.Namespace, seed: int) -> dict[
         true = Truth(programs, which, given.truth_seconds, random.Random(seed))
         true.before()
         tried = one_trial(program, which, given.seconds, seed, folder)
-        true.after((tried["saved"]["high"] - tried["saved"]["low"]) / 2)
+        if "failed" not in tried:
+            true.after((tried["saved"]["high"] - tried["saved"]["low"]) / 2)
     loads.append(os.getloadavg()[0])
     return {
         **asdict(which),
@@ -278,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, default=Path("build/trial"), help="the folder for programs")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", help="one line each")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each trial, at most")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each trial, at most")
     parser.add_argument("--truth-seconds", type=float, default=240.0, help="of each truth, at most")
     parser.add_argument("--fence", default="lfence", help="lfence, mfence, sfence, lockadd or xchg")
     parser.add_argument("--neighbours", type=int, default=20, help="configurations beside a busy neighbour")

@@ -65,6 +65,8 @@ def is_carried(row: dict[str, Any]) -> bool:
 
 def line_of(row: dict[str, Any]) -> str:
     """Return a line about one result, for whoever waits."""
+    if "failed" in row["trial"]:
+        return f"{_name(row)}: {row['trial']['failed']}"
     true = saved_by(row["rounds"], "patched")
     return f"{_name(row)}: trial {_text(trial_of(row))}, truth {_text(true)}{' MISS' if is_miss(row) else ''}"
 
@@ -117,7 +119,12 @@ def page(rows: Sequence[dict[str, Any]], wanted: int) -> str:
     said = _head()
     for host in dict.fromkeys(_host_of(row) for row in rows):
         mine = [row for row in rows if _host_of(row) == host]
-        said += [f"## {host}", "", *_state(mine, wanted), *_verdicts(mine), *_by_kind(mine), *_all(mine)]
+        failed = [f"- Without a figure: {line_of(row)}" for row in mine if "failed" in row["trial"]]
+        mine = [row for row in mine if "failed" not in row["trial"]]
+        said += [f"## {host}", ""]
+        if mine:
+            said += [*_state(mine, wanted), *_verdicts(mine), *_by_kind(mine), *_all(mine)]
+        said += [*failed, ""] if failed else []
     return "\n".join([*said, *_rest()])
 
 
@@ -135,7 +142,7 @@ def _head() -> list[str]:
         "whole processes, is the truth.",
         "",
         "- **Trial**: a worker does one kind of kernel-like work between a mask and a restore, in memory of",
-        "  a size that fits one of the caches or none; `xtrace trial` runs for 15 seconds or less.",
+        "  a size that fits one of the caches or none; `xtrace trial` runs for 20 seconds or less.",
         "- **Truth**: worker and patched worker in random order, as whole processes, two rounds before the",
         "  trial, then until the truth's own 95 % interval is no wider than the trial's, or time was up.",
         "- **A miss**: the two differ by more than the root of the summed squares of both half-widths.",
@@ -154,7 +161,7 @@ def _state(rows: Sequence[dict[str, Any]], wanted: int) -> list[str]:
     loads = [load for row in rows for load in row["load_average"]]
     days = sorted({row["date"][:10] for row in rows})
     return [
-        f"{len(rows)} of {wanted} configurations, measured {' to '.join(dict.fromkeys((days[0], days[-1])))}. "
+        f"{len(rows)} of {wanted} configurations, {' to '.join(dict.fromkeys((days[0], days[-1])))}. "
         "In the median trial the worker had",
         f"{100 * share:.0f} % of a processor; load averages were {min(loads):.1f} to {max(loads):.1f}.",
         "",

@@ -87,8 +87,9 @@ def test_what_an_arm_leaves_in_the_caches_does_not_move_the_figure(
 ) -> None:
     warm = (0.2, 0.9)
     found = _tried(Simulated(cache_s, warm), monkeypatch)
-    assert not found.effects[1].saved_ratio.excludes(_truth(warm))
-    assert not found.carried.excludes(0.0)
+    saved = found.effects[1].saved_ratio
+    assert saved.value == pytest.approx(_truth(warm), abs=5e-4)
+    assert saved.low - 1e-4 < _truth(warm) < saved.high + 1e-4
     assert found.slice_s >= 3 * cache_s
     assert not found.effects[0].saved_ratio.excludes(0.0)
 
@@ -96,13 +97,15 @@ def test_what_an_arm_leaves_in_the_caches_does_not_move_the_figure(
 def test_short_slices_that_disturb_each_other_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     warm = (0.2, 0.9)
     found = _tried(Simulated(0.005, warm), monkeypatch, slice_s=0.01)
-    # The figure is wrong, by more than its interval; so the halves of the slices must differ.
-    assert found.effects[1].saved_ratio.excludes(_truth(warm))
+    # The figure is wrong; so the halves of the slices must differ, and the interval contain the truth.
+    saved = found.effects[1].saved_ratio
+    assert saved.value < _truth(warm) - (saved.value - saved.low)
     assert found.carried.low > 0
+    assert not saved.excludes(_truth(warm))
 
 
 def test_longer_slices_are_preferred_where_they_cost_little() -> None:
-    spreads = {0.001: (0.1, 0.003, 100.0), 0.01: (0.04, 0.03, 1e3), 0.1: (0.05, 0.3, 1e4)}
+    spreads = {0.001: (0.1, 0.003, 100.0), 0.01: (0.04, 0.03, 1e3), 0.1: (0.5, 0.3, 1e4)}
     assert best_length(spreads, 1.0) == 0.01
     assert best_length(spreads, 0.005) == 0.001
     assert best_length(spreads, 0.0005) == 0.001
