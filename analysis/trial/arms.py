@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from xtrace.analysis.trial.result import AGAIN, ALL
+from xtrace.analysis.trial.result import AGAIN, ALL, DOSE
 from xtrace.probes.trial.target import Patch, TrialError
-from xtrace.symbols.patching.exchange import Exchange
+from xtrace.symbols.patching.exchange import Dose, Exchange
 
 By = Literal["all", "callee", "function", "site"]
 #: Each arm takes the same time in a block: more arms, wider intervals.
@@ -18,15 +18,22 @@ INLINE = "inline"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """An arm: its name, what kind of group it is, and the numbers of the exchanges that it makes."""
+    """An arm.
+
+    Attributes:
+        kind: of its group.
+        members: numbers of the exchanges that it makes.
+        added_count: fences that it adds to each function with room for them.
+    """
 
     name: str
     kind: str
     members: frozenset[int]
+    added_count: int = 0
 
 
-def arms(exchanges: Sequence[Exchange], by: By) -> tuple[Arm, ...]:
-    """Return the arms: as it is, the same again (A/A), the groups, and all.
+def arms(exchanges: Sequence[Exchange], by: By, doses: Sequence[Dose] = ()) -> tuple[Arm, ...]:
+    """Return the arms: as it is, the same again (A/A), the groups, more fences, and all.
 
     Raises:
         TrialError: too many groups.
@@ -42,11 +49,13 @@ def arms(exchanges: Sequence[Exchange], by: By) -> tuple[Arm, ...]:
     everything = frozenset(range(len(exchanges)))
     if len(groups) == 1:
         groups = {}  # the one group is all
+    most = min((dose.most for dose in doses), default=0)
     kept = [Arm(name, by, frozenset(groups[name])) for name in groups]
     return (
         Arm("as is", "as is", frozenset()),
         Arm(AGAIN, "again", frozenset()),
         *kept,
+        *(Arm(f"+{count}", DOSE, frozenset(), count) for count in range(1, most + 1)),
         Arm(ALL, "all", everything),
     )
 
@@ -75,9 +84,11 @@ def only(exchanges: Sequence[Exchange], functions: Collection[str]) -> tuple[Exc
     return tuple(item for item in exchanges if item.symbol in functions)
 
 
-def patches(exchanges: Sequence[Exchange], chosen: Sequence[Arm], offset: int) -> list[Patch]:
+def patches(
+    exchanges: Sequence[Exchange], doses: Sequence[Dose], chosen: Sequence[Arm], offset: int
+) -> list[Patch]:
     """Return the bytes of each place in each arm; ``offset``: from addresses as linked to the target's."""
-    return [
+    exchanged = [
         Patch(
             item.address + offset,
             item.original,
@@ -85,3 +96,8 @@ def patches(exchanges: Sequence[Exchange], chosen: Sequence[Arm], offset: int) -
         )
         for number, item in enumerate(exchanges)
     ]
+    added = [
+        Patch(dose.address + offset, dose.original, tuple(dose.variants[arm.added_count] for arm in chosen))
+        for dose in doses
+    ]
+    return exchanged + added

@@ -16,6 +16,7 @@ Known bias: differences far outside the others (interrupts, a processor taken aw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,35 @@ def unit_ns(slices: Slices, arm: int) -> Interval:
     value = float(t.sum() / u.sum())
     spread = (t - value * u) / u.mean()
     half = critical_t(groups - 1) * float(spread.std(ddof=1)) / np.sqrt(groups)
+    return Interval(value, value - half, value + half)
+
+
+def added_ns(slices: Slices, doses: Mapping[int, int]) -> Interval:
+    """Return the running time per unit that each more fence takes: the slope through the program as it is.
+
+    The interval is from the jackknife over clusters.
+
+    Args:
+        doses: how many more fences an arm has.
+    """
+    labels = _clusters(len(slices.units))
+    groups = int(labels[-1]) + 1
+    units, ran = (
+        np.column_stack([np.bincount(labels, column, groups) for column in columns.T])
+        for columns in (slices.units, slices.running_ns)
+    )
+    counts = np.array(list(doses.values()), float)
+
+    def slope(kept: npt.NDArray[np.bool_]) -> float:
+        u, t = units[kept].sum(axis=0), ran[kept].sum(axis=0)
+        base = t[[AS_IS, AGAIN]].sum() / u[[AS_IS, AGAIN]].sum()
+        more = np.array([t[arm] / u[arm] - base for arm in doses])
+        return float((counts * more).sum() / (counts**2).sum())
+
+    every = np.arange(groups)
+    without = np.array([slope(every != left_out) for left_out in range(groups)])
+    error = float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
+    value, half = slope(every >= 0), critical_t(groups - 1) * error
     return Interval(value, value - half, value + half)
 
 

@@ -22,7 +22,7 @@ from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import TrialError
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.patching.counters import Counter
-from xtrace.symbols.patching.exchange import Exchange
+from xtrace.symbols.patching.exchange import Dose, Exchange
 from xtrace.symbols.patching.plan import Plan
 from xtrace.symbols.replay import timed_loop
 from xtrace.symbols.sites.model import Verdict
@@ -37,6 +37,7 @@ class Request:
         counters: the unit's counter first, then covariates.
         by: how the exchanges are grouped.
         only: functions; none for all.
+        doses: also try more fences where there is room.
     """
 
     image: Image
@@ -46,6 +47,7 @@ class Request:
     counters: Sequence[Counter]
     by: By
     only: Collection[str]
+    doses: bool
     settings: Settings
 
 
@@ -65,7 +67,10 @@ def trial_of_process(
     exchanges = arms_module.only(request.plan.exchanges, request.only)
     if not exchanges:
         raise TrialError("nothing to try: no fence can be exchanged; --plan says why")
-    chosen = arms_module.arms(exchanges, request.by)
+    doses = request.plan.doses if request.doses else ()
+    if request.doses and not doses:
+        raise TrialError("--doses: no function has room for more fences; --plan says why")
+    chosen = arms_module.arms(exchanges, request.by, doses)
     image = request.image
     code = [Code(item.address, item.offset, bytes(item.data)) for item in image.code]
     target = ProcessTarget(
@@ -77,15 +82,19 @@ def trial_of_process(
             remark(line)
         clock = RawTsc()
         first = clock.pair()
-        target.open(arms_module.patches(exchanges, chosen, target.offset))
+        target.open(arms_module.patches(exchanges, doses, chosen, target.offset))
         load.begin()
-        outcome = Trial(target, len(chosen), request.settings, progress, wanted).run()
+        more = {number: arm.added_count for number, arm in enumerate(chosen) if arm.added_count}
+        outcome = Trial(target, len(chosen), request.settings, progress, wanted, more).run()
         load.end()
     finally:
+        told = len(target.notes)
         target.close()
+    for line in target.notes[told:]:
+        remark(line)
     last = clock.pair()
     hz = (last[0] - first[0]) * 1e9 / (last[1] - first[1])
-    return _result(request, exchanges, chosen, outcome, hz, load.ratio, target.name)
+    return _result(request, exchanges, doses, chosen, outcome, hz, load.ratio, target.name)
 
 
 class _Load:
@@ -107,6 +116,7 @@ class _Load:
 def _result(
     request: Request,
     exchanges: Sequence[Exchange],
+    doses: Sequence[Dose],
     chosen: Sequence[Arm],
     outcome: Outcome,
     hz: float,
@@ -126,8 +136,10 @@ def _result(
             Group(
                 arm.name,
                 arm.kind,
-                len(arm.members),
-                len({site for member in arm.members for site in exchanges[member].sites}),
+                len(doses) if arm.added_count else len(arm.members),
+                len(doses)
+                if arm.added_count
+                else len({site for member in arm.members for site in exchanges[member].sites}),
                 saved,
                 saved.times(base.value),
                 saved.times(base.value * hz / 1e9),
@@ -169,5 +181,7 @@ def _result(
         tuple(groups),
         tuple(exchanges),
         tuple(refusals),
+        tuple(doses),
+        outcome.added_ns,
         tuple([emulated] if emulated else []),
     )

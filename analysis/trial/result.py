@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
-from xtrace.symbols.patching.exchange import Exchange, Refusal
+from xtrace.symbols.patching.exchange import Dose, Exchange, Refusal
 
 SCHEMA_VERSION = 1
 #: The quality of every figure here, beside those of a report.
 MARK = "measured in place"
 ALL, AGAIN = "all", "A/A"
+#: Kind of the groups with more fences.
+DOSE = "dose"
 _MOST_BYTES = 16 << 20
 _MOST_ROWS = 10_000
 
@@ -50,9 +52,10 @@ class Group:
     """What one arm changes.
 
     Attributes:
-        name: "all", "A/A", a callee's, a function's or a site's name.
-        kind: all, again, callee, function, site.
-        exchange_count: instructions exchanged.  fence_count: sites whose fences these are.
+        name: "all", "A/A", a callee's, a function's or a site's name, "+1" for one more fence.
+        kind: all, again, callee, function, site, dose.
+        exchange_count: instructions exchanged.  fence_count: sites whose fences these are; for doses,
+            functions with more fences.
         saved: share of the running time per unit that is saved; negative if it takes more.
         saved_ns, saved_cycles: per unit; TSC cycles.
         unit_ns: running time per unit in this arm.
@@ -100,7 +103,9 @@ class Result:
         block_count, slice_s, seconds, idle_count, ended_by, seed, precision: how it was run.
         lengthened_count: how often it was begun again with longer slices, because of that.
         running_ratio: running time of all threads divided by the time that passed: the load.
-        groups: A/A first, then all, then the groups asked for.
+        groups: A/A first, then the groups asked for, then all.
+        doses: functions with room for more fences, if these were asked for.
+        added_ns: running time per unit that each more fence in all of them takes.
     """
 
     mark: str
@@ -134,6 +139,8 @@ class Result:
     groups: tuple[Group, ...]
     exchanged: tuple[Exchange, ...]
     refused: tuple[Refusal, ...]
+    doses: tuple[Dose, ...]
+    added_ns: Interval | None
     notes: tuple[str, ...]
 
     def group(self, name: str) -> Group:
@@ -144,7 +151,8 @@ class Result:
 def json_object(result: Result) -> dict[str, Any]:
     """Return the JSON object."""
     exchanged = [item.json_object() for item in result.exchanged]
-    return {"schema_version": SCHEMA_VERSION, **asdict(result), "exchanged": exchanged}
+    doses = [item.json_object() for item in result.doses]
+    return {"schema_version": SCHEMA_VERSION, **asdict(result), "exchanged": exchanged, "doses": doses}
 
 
 def text_of(result: Result) -> str:
@@ -190,6 +198,8 @@ def _value(found: Any, kind: str, name: str) -> Any:
     """Return a JSON value as the type that a field is annotated with."""
     if kind.startswith("tuple["):
         return _items(found, kind.removeprefix("tuple[").partition(",")[0], name)
+    if kind == "Interval | None":
+        return None if found is None else _value(found, "Interval", name)
     if kind == "Interval":
         ends = [_value(found[key], "float", name) for key in ("value", "low", "high")]
         if not ends[1] <= ends[0] <= ends[2]:
@@ -216,7 +226,7 @@ def _items(found: Any, kind: str, name: str) -> tuple[Any, ...]:
     """Return a JSON list as a tuple of rows or of plain values."""
     if not isinstance(found, list) or len(found) > _MOST_ROWS:
         raise ValueError(f"{name} is not a list of at most {_MOST_ROWS} items")
-    row = {"Group": Group, "Exchange": Exchange, "Refusal": Refusal}.get(kind)
+    row = {"Group": Group, "Dose": Dose, "Exchange": Exchange, "Refusal": Refusal}.get(kind)
     if row is None:
         return tuple(_value(item, kind, name) for item in found)
     types = {field.name: str(field.type) for field in fields(row)}
@@ -241,6 +251,19 @@ def sentence(result: Result) -> str:
         return f"Turning {what} into no-ops saves {_value_of(saved)} ({_ends(saved)}) {whose}"
     lost = Interval(-saved.value, -saved.high, -saved.low)
     return f"Turning {what} into no-ops takes {_value_of(lost)} ({_ends(lost)}) more {whose}"
+
+
+def dose_sentence(result: Result) -> str:
+    """Return what each more fence takes, in a sentence; "" without doses."""
+    if result.added_ns is None:
+        return ""
+    names = ", ".join(dict.fromkeys(dose.callee for dose in result.doses))
+    found = result.added_ns
+    size = found.half
+    return (
+        f"Each more fence in {names} adds {_digits(found.value, size)} ns "
+        f"({_digits(found.low, size)} to {_digits(found.high, size)}) to a unit"
+    )
 
 
 def warnings(result: Result) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from xtrace.analysis.trial.estimate import (
     LEAST_BLOCKS,
     Effect,
     Slices,
+    added_ns,
     blocks_needed,
     carry_over,
     effect,
@@ -69,6 +70,7 @@ class Outcome:
     Attributes:
         effects: of each arm from 1 on (1: A/A).
         unit_ns: running time per unit, of each arm.
+        added_ns: running time per unit that each more fence takes, if some arms have more.
         carried: by how much the last arm saves more in the second half of its slices than in the first.
         unit_count: units counted in the slices of all arms.
         block_count, slice_s, seconds: how it was run.
@@ -80,6 +82,7 @@ class Outcome:
 
     effects: tuple[Effect, ...]
     unit_ns: tuple[Interval, ...]
+    added_ns: Interval | None
     carried: Interval
     unit_count: int
     block_count: int
@@ -126,6 +129,7 @@ class Trial:
     Args:
         arm_count: of the target's patches; arm 1 has the same bytes as arm 0.
         wanted: returns False once the user wants it to end.
+        doses: how many more fences an arm has, for those with more.
     """
 
     def __init__(
@@ -135,12 +139,14 @@ class Trial:
         settings: Settings,
         progress: Progress,
         wanted: Callable[[], bool],
+        doses: Mapping[int, int] | None = None,
     ) -> None:
         self._target = target
         self._arm_count = arm_count
         self._settings = settings
         self._progress = progress
         self._wanted = wanted
+        self._doses = doses or {}
         self._idle = 0
         self._idle_in_a_row = 0
 
@@ -212,6 +218,7 @@ class Trial:
         return Outcome(
             tuple(effect(slices, arm, self._settings.seed) for arm in range(AGAIN, self._arm_count)),
             tuple(unit_ns(slices, arm) for arm in range(self._arm_count)),
+            added_ns(slices, self._doses) if self._doses else None,
             carry_over(slices, self._arm_count - 1),
             int(slices.units.sum()),
             len(blocks),
@@ -232,9 +239,10 @@ class Trial:
         tried = (0, self._arm_count - 1)
         for number, length in enumerate(LENGTHS_S):
             until = begin + (until_all - begin) * (number + 1) / len(LENGTHS_S)
-            # Longer ones do not fit, or the program runs too little of the time to try them.
-            if spreads and (length > longest or time.monotonic() > until_all):
+            if spreads and time.monotonic() > until_all:
                 break
+            if spreads and length > longest:
+                continue
             pairs: list[list[_Slice]] = []
             since = time.monotonic()
             while (time.monotonic() < until or len(pairs) < _LEAST_PILOT_BLOCKS) and self._wanted():

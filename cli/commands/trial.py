@@ -68,6 +68,9 @@ def trial(
             metavar="VERDICT", help="undecided: also fences that may be needed; events may be lost."
         ),
     ] = None,
+    doses: Annotated[
+        bool, typer.Option("--doses", help="Also try 1 to 3 more fences where the code has room.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be exchanged, and touch nothing.")
     ] = False,
@@ -165,6 +168,7 @@ def trial(
         counters,
         by,  # type: ignore[arg-type]
         function or (),
+        doses,
         Settings(duration, precision / 100, slice_, seed),
     )
     with _until_asked() as wanted, counted("blocks of slices") as told:

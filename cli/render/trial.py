@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from xtrace.analysis.trial.result import Group, Interval, Result, percent, sentence, warnings
+from xtrace.analysis.trial.result import Group, Interval, Result, dose_sentence, percent, sentence, warnings
 from xtrace.cli.terminal.style import WIDTH, Put
 from xtrace.cli.terminal.text import cut, safe, wrapped
 
@@ -21,6 +21,9 @@ def print_trial(put: Put, found: Result, *, head: bool = True) -> None:
     """Print a result."""
     for line in wrapped(f"{sentence(found)} ({found.mark}).", WIDTH):
         put(line, bold=True)
+    if more := dose_sentence(found):
+        for line in wrapped(f"{more} ({found.mark}).", WIDTH):
+            put(line)
     if head:
         put("")
         _print_head(put, found)
@@ -108,6 +111,14 @@ def print_plan(put: Put, plan: Plan, image: str) -> None:
             WIDTH,
         ):
             put(line)
+    for dose in plan.doses:
+        put(
+            f"doses    {dose.address:x} {safe(dose.callee)}: room for 1 to {dose.most} more {dose.fence} "
+            "(--doses)"
+        )
+    for refusal in plan.dose_refusals:
+        for line in wrapped(f"no dose  {safe(refusal.place)}: {safe(refusal.reason)}", WIDTH):
+            put(line)
 
 
 def plan_object(plan: Plan, image: str) -> dict[str, Any]:
@@ -117,5 +128,7 @@ def plan_object(plan: Plan, image: str) -> dict[str, Any]:
         "image": image,
         "exchanges": [item.json_object() for item in plan.exchanges],
         "refusals": [asdict(item) for item in plan.refusals],
+        "doses": [item.json_object() for item in plan.doses],
+        "dose_refusals": [asdict(item) for item in plan.dose_refusals],
         "kept_count": plan.kept_count,
     }

@@ -12,7 +12,8 @@ from pathlib import Path
 from xtrace.probes.trial import journal, mapped_image
 from xtrace.probes.trial.journal import Journal
 from xtrace.probes.trial.mapped_image import Code
-from xtrace.probes.trial.restore import put_back, put_back_in, restored
+from xtrace.probes.trial.references import refers, writable_mappings
+from xtrace.probes.trial.restore import LEAVE_LIMIT_S, STAYS, put_back, put_back_in, restored, take_out
 from xtrace.probes.trial.target import Patch, Reading, TargetGoneError, TrialError, places
 from xtrace.probes.trial.threads import Threads
 from xtrace.probes.trial.watchdog import Watchdog
@@ -21,6 +22,7 @@ _WORD = struct.Struct("<Q")
 #: A reading whose two clock readings are further apart is taken again: this process was interrupted in it.
 _APART_NS = 5_000
 _MOST_TRIES = 4
+_MOST_SEARCHED_BYTES = 8 << 30
 
 
 class ProcessTarget:
@@ -41,19 +43,21 @@ class ProcessTarget:
         self._refuse_tracer()
         self._journal = Journal(pid)
         self.notes: list[str] = []
+        finish = self._journal.keep
         try:
+            left = self._journal.leftover()
+            if left is not None:
+                self.notes.append(restored(left))
+            finish = self._journal.finish
             try:
                 self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
                 raise TrialError(
                     f"process {pid}: cannot open its memory: {error.strerror}; run as root or its user"
                 ) from None
-            left = self._journal.leftover()
-            if left is not None:
-                self.notes.append(restored(left))
             self.offset = mapped_image.load_offset(pid, self._memory, image, code)
         except BaseException:
-            self._journal.finish()
+            finish()
             raise
         self._code = code
         self._counters = [self.offset + address for address in counters]
@@ -81,8 +85,35 @@ class ProcessTarget:
         self._patches = tuple(patches)
         self._watchdog = Watchdog(self.pid)
         self._threads.seize()
+        self._add()
         for address in self._counters:
             self.read(address, _WORD.size)
+
+    def _add(self) -> None:
+        """Write arm 0 where it is not the original: returns in padding, which nothing executes yet."""
+        added = [patch for patch in self._patches if patch.added]
+        if not added:
+            return
+        writable = sum(len(item) for item in writable_mappings(self.pid))
+        if writable > _MOST_SEARCHED_BYTES:
+            raise TrialError(
+                f"process {self.pid} may write {writable >> 30:,} GiB: too much to search for a return into "
+                "added fences at the end; leave --doses out"
+            )
+        self._threads.stop()
+        try:
+            registers = self._threads.registers()
+            if refers(self.pid, self._memory, registers, [patch.added for patch in added]):
+                raise TrialError(
+                    f"process {self.pid}: something in it points into the padding where fences would be "
+                    "added; leave --doses out"
+                )
+            for patch in added:
+                if os.pread(self._memory, len(patch.original), patch.address) != patch.original:
+                    raise TrialError(f"process {self.pid}: its code changed at {patch.address:#x}")
+                os.pwrite(self._memory, patch.arms[0], patch.address)
+        finally:
+            self._threads.run()
 
     def read(self, address: int, size: int) -> bytes:
         """Return bytes of its memory, by their address in the process."""
@@ -165,16 +196,27 @@ class ProcessTarget:
         put_back_in(child, self._patches)
 
     def close(self) -> None:
-        """Put all bytes back, compare the whole code with the image, let go of the process."""
+        """Put all bytes back, compare the whole code with the image, let go of the process.
+
+        If a thread may still return into added fences, these stay as returns, the journal stays, and a note
+        says so.
+        """
         keep = False
         try:
             if self._patches:
                 with contextlib.suppress(TargetGoneError):
                     self._threads.stop()
                     try:
-                        put_back(self._memory, self._patches)
+                        try:
+                            put_back(self._memory, self._patches)
+                        finally:
+                            is_out = take_out(self._threads, self._memory, self._patches, LEAVE_LIMIT_S)
                         self._arm = 0
-                        mapped_image.verify(self._memory, self.offset, self._code, self.pid)
+                        if is_out:
+                            mapped_image.verify(self._memory, self.offset, self._code, self.pid)
+                        else:
+                            keep = True
+                            self.notes.append(f"process {self.pid}: {STAYS}")
                     finally:
                         self._threads.detach()
         except (TrialError, OSError):

@@ -12,13 +12,14 @@ import signal
 from typing import Final
 
 #: include/uapi/linux/ptrace.h
-CONT, DETACH = 7, 17
+CONT, GETREGS, DETACH = 7, 12, 17
 GETEVENTMSG, SEIZE, INTERRUPT, LISTEN = 0x4201, 0x4206, 0x4207, 0x4208
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 2, 3, 4, 128
 OPTIONS: Final = sum(1 << event for event in (1, 2, 3, 4))
 WALL = 0x40000000
 STOPS = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 _KCMP, _KCMP_VM = 312, 1
+_REGISTER_COUNT = 27
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.ptrace.restype = ctypes.c_long
@@ -43,6 +44,19 @@ def event_message(tid: int) -> int:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return word.value
+
+
+def registers(tid: int) -> bytes:
+    """Return the registers of a stopped thread: struct user_regs_struct, 27 words of 64 bits.
+
+    Raises:
+        OSError: it is not stopped.
+    """
+    words = (ctypes.c_uint64 * _REGISTER_COUNT)()
+    if _LIBC.ptrace(GETREGS, tid, None, ctypes.byref(words)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return bytes(words)
 
 
 def shares_memory(one: int, other: int) -> bool:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from xtrace.probes.trial import journal
 from xtrace.probes.trial.journal import Entry, Journal
+from xtrace.probes.trial.references import refers
 from xtrace.probes.trial.target import Patch, TargetGoneError, TrialError
 from xtrace.probes.trial.threads import Threads
+
+#: How long threads may take to leave added fences.
+LEAVE_LIMIT_S = 2.0
+_FIRST_PAUSE_S = 0.001
+STAYS = (
+    "a thread may still return into fences that the trial added; they are returns now, and run "
+    "'xtrace trial --restore' later to put their padding back"
+)
 
 
 def restore_all() -> list[str]:
@@ -89,7 +99,12 @@ def _restored(pid: int, entry: Entry) -> str:
     try:
         threads.seize()
         threads.stop()
-        count = put_back(memory, entry.patches)
+        try:
+            count = put_back(memory, entry.patches)
+        finally:
+            is_out = take_out(threads, memory, entry.patches, LEAVE_LIMIT_S)
+        if not is_out:
+            raise TrialError(f"process {pid}: {STAYS}")
     except TargetGoneError as gone:
         return f"{gone}: nothing is left to restore"
     finally:
@@ -99,7 +114,7 @@ def _restored(pid: int, entry: Entry) -> str:
 
 
 def put_back_in(pid: int, patches: tuple[Patch, ...]) -> None:
-    """Put the original bytes into the memory of a process that is stopped."""
+    """Put arm 0 into the memory of a process that is stopped."""
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
         put_back(memory, patches)
@@ -108,7 +123,7 @@ def put_back_in(pid: int, patches: tuple[Patch, ...]) -> None:
 
 
 def put_back(memory: int, patches: tuple[Patch, ...]) -> int:
-    """Write the original bytes wherever an arm's are, and check them; return how many places had others.
+    """Write arm 0 wherever another arm's bytes are, and check it; return how many places had others.
 
     Raises:
         TrialError: a place has bytes that no arm has; all others are put back first.
@@ -116,21 +131,51 @@ def put_back(memory: int, patches: tuple[Patch, ...]) -> int:
     foreign = changed = 0
     for patch in patches:
         found = os.pread(memory, len(patch.original), patch.address)
-        if found == patch.original:
+        if found in (patch.original, patch.arms[0]):
             continue
         if found not in patch.arms:
             foreign = foreign or patch.address
             continue
-        os.pwrite(memory, patch.original, patch.address)
+        _write(memory, patch.address, patch.arms[0])
         changed += 1
-        if os.pread(memory, len(patch.original), patch.address) != patch.original:
-            raise TrialError(f"code at {patch.address:#x} could not be written")
     if foreign:
         raise TrialError(
             f"code at {foreign:#x} has bytes that the trial did not write: something else changed it; "
             "restart the program"
         )
     return changed
+
+
+def take_out(threads: Threads, memory: int, patches: tuple[Patch, ...], within_s: float) -> bool:
+    """Write the original bytes where arms add code, once no thread is in it nor can return to it.
+
+    All threads are stopped, before and after; in between they run, to leave the added bytes, which have
+    returns in them.
+
+    Returns:
+        Whether it was done within the time: a thread may stay above a frame that returns there.
+    """
+    pending = [patch for patch in patches if patch.added]
+    ranges = [patch.added for patch in pending]
+    end = time.monotonic() + within_s
+    pause = _FIRST_PAUSE_S
+    while pending and refers(threads.pid, memory, threads.registers(), ranges):
+        if time.monotonic() > end:
+            return False
+        threads.run()
+        threads.wait(pause)
+        pause *= 2
+        threads.stop()
+    for patch in pending:
+        if os.pread(memory, len(patch.original), patch.address) == patch.arms[0]:
+            _write(memory, patch.address, patch.original)
+    return True
+
+
+def _write(memory: int, address: int, data: bytes) -> None:
+    os.pwrite(memory, data, address)
+    if os.pread(memory, len(data), address) != data:
+        raise TrialError(f"code at {address:#x} could not be written")
 
 
 def leftovers() -> list[Path]:

@@ -19,15 +19,25 @@ class TargetGoneError(TrialError):
 class Patch(NamedTuple):
     """One place of the code and its bytes in each arm.
 
+    Arm 0 is the original, or does the same; where it is not the original, some arm adds code after the first
+    byte, and arm 0 has returns wherever that has instructions.  Then the original may be written only when no
+    thread is in the added bytes, and none can return to them.
+
     Attributes:
         address: in the running program.
         original: as they were.
-        arms: the bytes of each arm by its number; arm 0 is as it was.
+        arms: the bytes of each arm by its number.
     """
 
     address: int
     original: bytes
     arms: tuple[bytes, ...]
+
+    @property
+    def added(self) -> range:
+        """Return the addresses of added bytes, none for most patches."""
+        length = len(self.original) if self.arms[0] != self.original else 1
+        return range(self.address + 1, self.address + length)
 
 
 class Reading(NamedTuple):
@@ -79,6 +89,8 @@ def places(patches: Sequence[Patch]) -> int:
     if len(counts) != 1:
         raise ValueError("patches with different arms")
     for patch in patches:
-        if patch.arms[0] != patch.original or any(len(arm) != len(patch.original) for arm in patch.arms):
+        if any(len(arm) != len(patch.original) for arm in patch.arms):
             raise ValueError(f"patch at {patch.address:#x}: arms of other lengths")
+        if patch.arms[0][:1] != patch.original[:1]:
+            raise ValueError(f"patch at {patch.address:#x}: arm 0 does something else than the original")
     return counts.pop()

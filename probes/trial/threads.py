@@ -94,6 +94,15 @@ class Threads:
             if not self._running():
                 return
 
+    def registers(self) -> list[bytes]:
+        """Return the registers of each stopped thread."""
+        found = []
+        for tid, continued in self._threads.items():
+            if continued is not None:
+                with suppress(ProcessLookupError):
+                    found.append(ptrace.registers(tid))
+        return found
+
     def run(self) -> None:
         """Let all threads run on, each with the signal that it stopped for."""
         for tid, continued in list(self._threads.items()):

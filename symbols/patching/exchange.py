@@ -38,8 +38,42 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Dose:
+    """Room for more fences at the end of a function that only fences, in the padding after it.
+
+    Attributes:
+        address: of the function's return, as linked.
+        original: the return and the padding that is used.
+        variants: the same bytes with 0, 1, ... more fences before the return.  Wherever an instruction of one
+            variant begins, one begins in every other, and leads to a return.
+        callee: the function.
+        fence: the instruction that is repeated, such as "lfence".
+    """
+
+    address: int
+    original: bytes
+    variants: tuple[bytes, ...]
+    callee: str
+    fence: str
+
+    @property
+    def most(self) -> int:
+        """Return how many more fences there may be."""
+        return len(self.variants) - 1
+
+    def json_object(self) -> dict[str, Any]:
+        """Return it as JSON has it, with its bytes in hexadecimal."""
+        variants = [variant.hex() for variant in self.variants]
+        return {**asdict(self), "original": self.original.hex(), "variants": variants}
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
-    """A fence that is allowed to be removed but cannot be exchanged, and why; address as linked."""
+    """A fence that cannot be exchanged, or a function without room for more of them, and why.
+
+    Attributes:
+        address: as linked.
+    """
 
     address: int
     place: str

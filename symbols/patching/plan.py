@@ -11,23 +11,16 @@ from dataclasses import dataclass
 
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.image.image import Image
-from xtrace.symbols.patching.exchange import Exchange, Refusal
+from xtrace.symbols.patching.doses import doses
+from xtrace.symbols.patching.exchange import Dose, Exchange, Refusal
 from xtrace.symbols.patching.forms import noop, plain_return, store_of_exchange, without_lock
+from xtrace.symbols.patching.leaf import PURE, RefusedError, leaf_of, must_be_idle
 from xtrace.symbols.patching.liveness import flags_unused, register_unused
 from xtrace.symbols.sites.model import Fence, How, Site, SiteTable, Verdict, where
-from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn
+from xtrace.symbols.x86.decode import Flow, Insn
 
 #: Writes are whole within a page: whatever kills the writer, an instruction is never left half written.
 _PAGE_BYTES = 4096
-_MOST_LEAF_INSNS = 12
-_PURE = frozenset(("lfence", "mfence", "sfence"))
-_IDLE = frozenset(("nop", "endbr64", "pause"))
-#: With this immediate the instruction leaves its operand as it was.
-_UNCHANGING = {"add": 0, "sub": 0, "or": 0, "xor": 0, "and": -1}
-
-
-class _RefusedError(Exception):
-    """A fence cannot be exchanged; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +30,15 @@ class Plan:
     Attributes:
         kept_count: fences whose verdict forbids it.
         verdicts: those of the fences that it allows.
+        doses: functions with room for more fences.  dose_refusals: those without, and why.
     """
 
     exchanges: tuple[Exchange, ...]
     refusals: tuple[Refusal, ...]
     kept_count: int
     verdicts: frozenset[Verdict]
+    doses: tuple[Dose, ...]
+    dose_refusals: tuple[Refusal, ...]
 
 
 def plan(image: Image, table: SiteTable, allowed: Collection[Verdict]) -> Plan:
@@ -73,28 +69,28 @@ def plan(image: Image, table: SiteTable, allowed: Collection[Verdict]) -> Plan:
         try:
             if len(wanted) < len(pairs):
                 other = next(pair[1] for pair in pairs if pair[1].verdict not in allowed)
-                raise _RefusedError(f"another fence that executes there is {other.verdict}: {other.reason}")
+                raise RefusedError(f"another fence that executes there is {other.verdict}: {other.reason}")
             if image.bits != 64:
-                raise _RefusedError("only 64-bit code is exchanged")
+                raise RefusedError("only 64-bit code is exchanged")
             if site.patched:
-                raise _RefusedError(f"the kernel may change these bytes at run time ({site.patched})")
+                raise RefusedError(f"the kernel may change these bytes at run time ({site.patched})")
             exchanges.append(_exchange(code, address, wanted))
-        except _RefusedError as reason:
+        except RefusedError as reason:
             refusals.append(Refusal(address, where(site), fence.mnemonic, str(reason)))
-    return Plan(tuple(exchanges), tuple(refusals), kept, frozenset(verdicts))
+    return Plan(tuple(exchanges), tuple(refusals), kept, frozenset(verdicts), *doses(image, table))
 
 
 def _exchange(code: Code, address: int, pairs: list[tuple[Site, Fence]]) -> Exchange:
     site, fence = pairs[0]
     insn = next(code.run(address), None)
     if insn is None:
-        raise _RefusedError("there is no code")
+        raise RefusedError("there is no code")
     original = code.image.read(address, insn.length)
     if address // _PAGE_BYTES != (insn.end - 1) // _PAGE_BYTES:
-        raise _RefusedError("the instruction crosses a page: it cannot be written in one piece")
+        raise RefusedError("the instruction crosses a page: it cannot be written in one piece")
     _, successors = code.graph(code.window(address)[0])
     if any(address < item < insn.end for place in successors for item in (place, *successors[place])):
-        raise _RefusedError("code jumps into the middle of the instruction")
+        raise RefusedError("code jumps into the middle of the instruction")
     if fence.how is How.INLINE:
         removed, text = _inline(code, insn, original, fence)
     else:
@@ -102,7 +98,7 @@ def _exchange(code: Code, address: int, pairs: list[tuple[Site, Fence]]) -> Exch
     assert len(removed) == len(original)
     decoded = next(code.decoder.decode(removed, address), None)
     if decoded is None or (decoded.length != len(original) and decoded.flow is not Flow.RETURN):
-        raise _RefusedError(f"{removed.hex()} is not one instruction")
+        raise RefusedError(f"{removed.hex()} is not one instruction")
     return Exchange(
         address,
         original,
@@ -118,77 +114,35 @@ def _exchange(code: Code, address: int, pairs: list[tuple[Site, Fence]]) -> Exch
 def _inline(code: Code, insn: Insn, original: bytes, fence: Fence) -> tuple[bytes, str]:
     name = fence_of(insn)
     if insn.address != fence.address or not name:
-        raise _RefusedError("there is another instruction than the fence")
-    if name in _PURE:
+        raise RefusedError("there is another instruction than the fence")
+    if name in PURE:
         return noop(insn.length), f"{name} -> nop"
     if name == "xchg":
         store = store_of_exchange(original)
         register = next(item.register for item in insn.operands if not item.memory)
         if store is None:
-            raise _RefusedError("this form of xchg has no mov of the same length")
+            raise RefusedError("this form of xchg has no mov of the same length")
         if not register_unused(code, insn.end, register):
-            raise _RefusedError("what the xchg loads may be used")
+            raise RefusedError("what the xchg loads may be used")
         return store, "xchg -> mov"
     if fence.position == "access":
         plain = without_lock(original)
         if plain is None:
-            raise _RefusedError(f"{name} has no plain form of the same length")
+            raise RefusedError(f"{name} has no plain form of the same length")
         return plain, f"{name} -> {insn.mnemonic}"
-    _must_be_idle(insn)
+    must_be_idle(insn)
     if not flags_unused(code, insn.end):
-        raise _RefusedError(f"the flags that {name} sets may be used")
+        raise RefusedError(f"the flags that {name} sets may be used")
     return noop(insn.length), f"{name} -> nop"
 
 
 def _out_of_line(code: Code, insn: Insn, fence: Fence) -> tuple[bytes, str]:
     if insn.flow not in (Flow.CALL, Flow.JUMP):
-        raise _RefusedError(f"{insn.mnemonic} is neither a call nor a jump")
-    changes_flags = _only_fences(code, insn.target)
+        raise RefusedError(f"{insn.mnemonic} is neither a call nor a jump")
+    changes_flags = leaf_of(code, insn.target).changes_flags
     if insn.flow is Flow.JUMP:
         # Where the callee would return, nothing uses flags.
         return plain_return(insn.length), f"jmp {fence.via} -> ret"
     if changes_flags and not flags_unused(code, insn.end):
-        raise _RefusedError(f"the flags that {fence.via or 'the callee'} sets may be used")
+        raise RefusedError(f"the flags that {fence.via or 'the callee'} sets may be used")
     return noop(insn.length), f"call {fence.via} -> nop"
-
-
-def _must_be_idle(insn: Insn) -> None:
-    """Raise if a locked instruction changes its operand."""
-    value = insn.operands[-1].value if insn.operands and insn.operands[-1].register < 0 else None
-    if insn.mnemonic not in _UNCHANGING or insn.operands[-1].memory or value != _UNCHANGING[insn.mnemonic]:
-        raise _RefusedError(f"lock {insn.mnemonic} changes memory")
-
-
-def _only_fences(code: Code, target: int) -> bool:
-    """Return whether a function changes the flags; raise if it does anything else than fence and return."""
-    changes_flags = False
-    address = target
-    pushed = 0
-    for _ in range(_MOST_LEAF_INSNS):
-        insn = next(code.run(address), None)
-        if insn is None:
-            break
-        registers = [item.register for item in insn.operands]
-        if insn.flow is Flow.RETURN:
-            if insn.mnemonic != "ret" or insn.operands or pushed:
-                break
-            return changes_flags
-        if insn.flow is Flow.JUMP:
-            address = insn.target
-            continue
-        name = fence_of(insn)
-        if name.startswith("lock "):
-            _must_be_idle(insn)
-            changes_flags = True
-        elif insn.mnemonic == "push" and registers == [RBP] and not pushed:
-            pushed = 1
-        elif (insn.mnemonic == "pop" and registers == [RBP] and pushed) or (
-            insn.mnemonic == "leave" and pushed == 2
-        ):
-            pushed = 0
-        elif insn.mnemonic == "mov" and registers == [RBP, RSP] and pushed:
-            pushed = 2
-        elif name not in _PURE and insn.mnemonic not in _IDLE:
-            break
-        address = insn.end
-    raise _RefusedError("the function called does more than fence and return")

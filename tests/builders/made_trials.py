@@ -70,6 +70,8 @@ def result(**changes: Any) -> Result:
             ),
         ),
         "refused": (Refusal(0x4020, "unmask+0x4", "lock add", "the flags that lock add sets may be used"),),
+        "doses": (),
+        "added_ns": None,
         "notes": (),
     }
     return Result(**values | changes)

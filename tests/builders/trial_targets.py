@@ -1,4 +1,4 @@
-"""A process as a trial's target, with what the plan of its image exchanges in arm 1."""
+"""A process as a trial's target, with what the plan of its image exchanges and adds in arm 1."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from xtrace.probes.trial.mapped_image import Code
 from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import Patch
 from xtrace.symbols import Image, Verdict, find_sites, open_image
-from xtrace.symbols.patching.exchange import Exchange
-from xtrace.symbols.patching.plan import plan
+from xtrace.symbols.patching.doses import variants_of
+from xtrace.symbols.patching.plan import Plan, plan
 
 UNITS = "worker_units"
 
 
 @cache
-def _planned(path: Path) -> tuple[Image, tuple[Exchange, ...]]:
+def _planned(path: Path) -> tuple[Image, Plan]:
     image = open_image(path)
-    return image, plan(image, find_sites(image, lines=False), {Verdict.REMOVABLE}).exchanges
+    return image, plan(image, find_sites(image, lines=False), {Verdict.REMOVABLE})
 
 
 def code_of(path: Path) -> list[Code]:
@@ -29,9 +29,17 @@ def code_of(path: Path) -> list[Code]:
 
 
 def patches_of(path: Path, offset: int) -> list[Patch]:
+    """Return patches with two arms: as it is, and no fences at the sites but more in the functions."""
+    found = _planned(path)[1]
     return [
-        Patch(item.address + offset, item.original, (item.original, item.removed))
-        for item in _planned(path)[1]
+        *(
+            Patch(item.address + offset, item.original, (item.original, item.removed))
+            for item in found.exchanges
+        ),
+        *(
+            Patch(dose.address + offset, dose.original, (dose.variants[0], dose.variants[-1]))
+            for dose in found.doses
+        ),
     ]
 
 
@@ -43,6 +51,13 @@ def symbol(path: Path, name: str) -> int:
 
 def target_of(path: Path, pid: int) -> ProcessTarget:
     return ProcessTarget(pid, path, code_of(path), [symbol(path, UNITS)])
+
+
+def dose_patch(target: ProcessTarget, path: Path) -> Patch:
+    """Return the patch that adds 0 to 3 fences to x86_fence(), whose return is after one lfence."""
+    at = symbol(path, "x86_fence") + 3
+    dose = variants_of(b"\x0f\xae\xe8", 3)
+    return Patch(at + target.offset, target.read(at + target.offset, len(dose[0])), dose)
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import Patch, TargetGoneError, TrialError, places
 
 
-def _alternate(target: ProcessTarget, seconds: float) -> int:
+def _alternate(target: ProcessTarget, seconds: float, least: int = 0) -> int:
+    """Exchange to and fro for a time, and at least so often: a busy machine takes longer."""
     end = time.monotonic() + seconds
     count = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or count < least:
         target.switch(count % 2)
         target.wait(0.0005)
         count += 1
@@ -38,7 +39,7 @@ def test_bytes_are_exchanged_while_it_works_and_put_back(program: Path) -> None:
             after = target.reading()
             assert after.counters[0] > before.counters[0]
             assert 0 < after.running_ns - before.running_ns <= 0.3e9
-            assert _alternate(target, 0.5) > 20
+            _alternate(target, 0.5, 20)
         assert is_as_built(worker.pid, program)
         must_be_consistent(worker.end())
 
@@ -48,7 +49,7 @@ def test_a_program_placed_at_random_is_found(tmp_path: Path) -> None:
     with running(program, "hash", "16") as worker:
         with opened(program, worker.pid) as target:
             assert target.offset > 1 << 40
-            assert _alternate(target, 0.2) > 5
+            _alternate(target, 0.2, 5)
             assert target.reading().counters[0] > 0
         assert is_as_built(worker.pid, program, target.offset)
 
@@ -56,7 +57,7 @@ def test_a_program_placed_at_random_is_found(tmp_path: Path) -> None:
 def test_threads_that_start_and_end_meanwhile_are_stopped_too(program: Path) -> None:
     with running(program, "spl", "16", "--threads", "4") as worker:
         with opened(program, worker.pid) as target:
-            assert _alternate(target, 0.5) > 10
+            _alternate(target, 0.5, 10)
         assert is_as_built(worker.pid, program)
         must_be_consistent(worker.end())
 
@@ -139,7 +140,7 @@ def test_a_process_stopped_by_job_control_stays_stopped(program: Path) -> None:
             os.kill(worker.pid, signal.SIGSTOP)
             target.wait(0.05)
             before = target.reading()
-            assert _alternate(target, 0.2) > 5
+            _alternate(target, 0.2, 5)
             assert target.reading().counters == before.counters
             os.kill(worker.pid, signal.SIGCONT)
             target.wait(0.2)
