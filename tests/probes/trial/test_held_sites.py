@@ -106,7 +106,7 @@ def test_a_thread_held_in_an_added_fence_leaves_it_before_its_bytes_go(
     target.open([patch])
     try:
         target.switch(3)
-        _poke(worker, held, "release", added)  # held there until it is told to go on
+        _poke(worker, held, "release", added)  # held there until that is 0
         _until_held(target, held, added)
         # Exchanged beneath it, in every way: what it returns to is a fence or a return in each arm.
         for arm in (0, 1, 2, 3, 0):
