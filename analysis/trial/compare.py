@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from xtrace.analysis.trial.result import Interval, Result
 
@@ -21,6 +22,13 @@ class Change:
     def may_be_chance(self) -> bool:
         """Return whether the difference's interval contains 0."""
         return not self.difference.excludes(0.0)
+
+
+def json_object(old: Result, new: Result) -> dict[str, Any]:
+    """Return the changes as JSON: ends and differences are shares of the running time."""
+    rows = [{**asdict(change), "may_be_chance": change.may_be_chance} for change in changes(old, new)]
+    both = [{"image": one.image, "build_id": one.build_id, "date": one.date} for one in (old, new)]
+    return {"schema_version": 1, "mark": old.mark, "old": both[0], "new": both[1], "changes": rows}
 
 
 def changes(old: Result, new: Result) -> list[Change]:

@@ -116,7 +116,7 @@ def diff(
     """
     old, new = _groups(captures)
     if len(old) == len(new) == 1 and are_trials(old[0], new[0]):
-        diff_trials(old[0], new[0], json=json)
+        diff_trials(old[0], new[0], json=json, html=html)
         return
     gates = [_gate(text) for text in fail_above or ()]
     _must_have_traces([*old, *new])

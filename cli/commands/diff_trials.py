@@ -27,27 +27,19 @@ def _begins_as_trial(path: Path) -> bool:
     return head.lstrip().startswith(b"{") and b'"measured in place"' in head
 
 
-def diff_trials(old: Path, new: Path, *, json: bool) -> None:
-    """Print what changed between two trials."""
-    from xtrace.analysis.trial.compare import Change, changes
+def diff_trials(old: Path, new: Path, *, json: bool, html: Path | None) -> None:
+    """Print what changed between two trials, or write its page."""
+    from xtrace.analysis.trial.compare import Change, changes, json_object
     from xtrace.analysis.trial.result import read
 
     before, after = read(old), read(new)
-    found = changes(before, after)
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        PageFile(html, [old, new]).write_trial_diff(json_object(before, after))
     if json:
-        rows = [
-            {
-                "group": change.name,
-                "old_saved": change.old.value,
-                "new_saved": change.new.value,
-                "change": change.difference.value,
-                "change_low": change.difference.low,
-                "change_high": change.difference.high,
-                "may_be_chance": change.may_be_chance,
-            }
-            for change in found
-        ]
-        typer.echo(codec.dumps({"schema_version": 1, "mark": before.mark, "changes": rows}, indent=1))
+        typer.echo(codec.dumps(json_object(before, after), indent=1))
+    if json or html is not None:
         return
 
     def line(change: Change) -> str:
@@ -65,5 +57,5 @@ def diff_trials(old: Path, new: Path, *, json: bool) -> None:
     put("What no-ops in place of fences save (share of the running time, measured in place)")
     put(f"  {'group':{_NAME_WIDTH}} {'old':>9} {'new':>9} {'change':>9} {'from':>8} {'to':>8}")
     put("-" * WIDTH)
-    for change in found:
+    for change in changes(before, after):
         put(line(change))

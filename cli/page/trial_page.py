@@ -1,4 +1,4 @@
-"""The page of a trial, from its JSON."""
+"""The pages of a trial, and of two trials that are compared, from their JSON."""
 
 from __future__ import annotations
 
@@ -47,4 +47,27 @@ def trial_page(found: Mapping[str, Any], sentence: str, warned: Sequence[str]) -
         [trial.forest(found, "")],
         f"{name_text(sentence, 400)} (measured in place)",
         said_title="What was not tried",
+    )
+
+
+def trial_diff_page(found: Mapping[str, Any]) -> Page:
+    """Return the page of two trials; ``found``: the JSON of what changed."""
+    rows = found["changes"]
+    changed = [row for row in rows if not row["may_be_chance"]]
+    old, new = found["old"], found["new"]
+    if changed:
+        said = f"{len(changed)} of {len(rows)} groups changed by more than chance explains"
+    else:
+        said = f"None of {len(rows)} groups is shown to have changed"
+    return Page(
+        "xtrace diff of two trials",
+        f"{name_text(old['image'], 60)} against {name_text(new['image'], 60)}",
+        [
+            Fact(f"{which} {label}", name_text(one[key] or "none", 40))
+            for which, one in (("old", old), ("new", new))
+            for key, label in (("build_id", "build-id"), ("date", "date"))
+        ],
+        [],
+        [trial.changes(found)],
+        f"{said} (measured in place)",
     )

@@ -107,6 +107,12 @@ class PageFile:
         found = json_object(trial)
         self._put(lambda _: trial_page(found, sentence(trial), warnings(trial)), {"trial.json": found})
 
+    def write_trial_diff(self, found: Mapping[str, Any]) -> None:
+        """Write the page of two trials; ``found``: what ``diff --json`` prints of them."""
+        from xtrace.cli.page.trial_page import trial_diff_page
+
+        self._put(lambda _: trial_diff_page(found), {"diff.json": found})
+
     def _put(self, page_with: Callable[[int], Page], data: Mapping[str, Any]) -> None:
         """Write a page; ``page_with``: makes it, with at most that many rows in a table."""
         text = page_text(page_with, data, self._hashing.origin())

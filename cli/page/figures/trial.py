@@ -69,6 +69,54 @@ def forest(found: Mapping[str, Any], source: str) -> Figure:
     )
 
 
+def changes(found: Mapping[str, Any]) -> Figure:
+    """Return the figure of what changed between two trials, from its JSON."""
+    ends = [100 * row["difference"][end] for row in found["changes"] for end in ("low", "high")]
+    scale = signed_around(ends, 0.1)
+    rows = []
+    for place, row in enumerate(found["changes"]):
+        difference = row["difference"]
+        class_ = "miss" if row["may_be_chance"] else "hot"
+        keys = ("difference.low", "difference.high")
+        marks = (
+            plots.span(scale, 100 * difference["low"], 100 * difference["high"], class_, keys, 8),
+            plots.dot(scale, 100 * difference["value"], class_, "difference.value"),
+        )
+        cells = [
+            name_text(row["name"], 60),
+            plots.row(scale, *marks),
+            *(f"{100 * row[which]['value']:.3f}%" for which in ("old", "new")),
+            *(f"{100 * difference[end]:+.3f}%" for end in ("value", "low", "high")),
+            "yes" if row["may_be_chance"] else "no",
+        ]
+        rows.append(Row(cells, place))
+    return Figure(
+        "trials",
+        "What changed between two trials",
+        "Share of the running time per unit that each group saves, new less old, with an interval of 95 %: "
+        "the root of the summed squares of both half-widths. Pale where it contains zero, so that it may be "
+        "chance.",
+        tables=[
+            PageTable(
+                (
+                    Column("name", "group", is_text=True),
+                    Column("", plots.axis(scale, lambda value: f"{value:g}%"), is_plot=True),
+                    Column("old.value", "old", _MARK),
+                    Column("new.value", "new", _MARK),
+                    Column("difference.value", "change", _MARK),
+                    Column("difference.low", "from", _MARK),
+                    Column("difference.high", "to", _MARK),
+                    Column("may_be_chance", "chance", is_text=True),
+                ),
+                rows,
+                "What each group saves, old and new",
+                "changes.{i}.{k}",
+                class_="plot forest",
+            )
+        ],
+    )
+
+
 def _exchanged(found: Mapping[str, Any], source: str) -> PageTable:
     rows = [
         Row(

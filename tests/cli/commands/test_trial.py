@@ -59,6 +59,33 @@ def test_a_trial_finds_what_fences_cost(
     assert capsys.readouterr().out == printed
 
 
+def test_doses_say_what_each_more_fence_takes(
+    program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "t.json"
+    with running(program, "spl", "16") as worker:
+        arguments = ["--image", str(program), "--pid", str(worker.pid), "--counter", "worker_units"]
+        arguments += ["--doses", "--slice", "2ms", "-d", "60", "--precision", "3", "-o", str(output)]
+        assert main(["trial", *arguments]) == 0
+        assert is_as_built(worker.pid, program)
+        must_be_consistent(worker.end())
+    assert "Each more fence in x86_fence adds " in capsys.readouterr().out
+    found = read(output)
+    assert found.added_ns is not None
+    assert found.added_ns.low > 0
+    more = [group.saved for group in found.groups if group.kind == "dose"]
+    assert more[0].value > more[1].value > more[2].value
+    assert more[2].high < 0 < found.group("all").saved.low
+
+
+def test_inline_fences_have_no_doses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = built(tmp_path, "lfence", "inline")
+    with running(program, "spl", "16") as worker:
+        arguments = ["--image", str(program), "--pid", str(worker.pid), "--counter", "worker_units"]
+        assert main(["trial", *arguments, "--doses"]) == 1
+    assert "no function has room for more fences" in capsys.readouterr().err
+
+
 def test_plan_prints_the_exchanges_and_touches_nothing(
     program: Path, own_journals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +94,11 @@ def test_plan_prints_the_exchanges_and_touches_nothing(
     assert "34 instructions can be exchanged" in printed
     assert "call x86_fence -> nop in loop_hash" in printed
     assert main(["trial", "--image", str(program), "--plan", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["exchanges"]) == 34
+    planned = json.loads(capsys.readouterr().out)
+    assert len(planned["exchanges"]) == 34
+    assert [dose["callee"] for dose in planned["doses"]] == ["x86_fence"]
+    assert "x86_fence: room for 1 to 3 more lfence (--doses)" in printed
+    assert "no dose  inline fences: there is no room beside an inline fence" in printed
     assert not own_journals.exists()
 
 
@@ -188,3 +219,9 @@ def test_two_trials_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["diff", "--json", str(old), str(new)]) == 0
     changes = json.loads(capsys.readouterr().out)["changes"]
     assert [change["may_be_chance"] for change in changes] == [True, False]
+    assert changes[1]["difference"]["value"] == pytest.approx(0.04)
+    page = tmp_path / "diff.html"
+    assert main(["diff", "--html", str(page), str(old), str(new)]) == 0
+    assert not capsys.readouterr().out
+    assert "1 of 2 groups changed by more than chance explains" in page.read_text()
+    assert "+4.000%" in page.read_text()
