@@ -43,17 +43,27 @@ def best_length(spreads: dict[float, tuple[float, float, float]], longest: float
     Args:
         spreads: for each length, the spread of one pair's difference, the time that a pair takes, and the
             units in a slice.
-        longest: lengths above it do not fit into the time; the shortest is taken if none fits.
+        longest: lengths above it do not fit into the time; if none fits, the narrowest is taken.
     """
     usable = {length: item for length, item in spreads.items() if item[2] >= LEAST_UNITS}
     if not usable:
         return max(spreads)
-    fitting = {length: item for length, item in usable.items() if length <= longest}
+    variances = {length: spread**2 * took for length, (spread, took, _) in usable.items()}
+    fitting = {length: variance for length, variance in variances.items() if length <= longest}
     if not fitting:
-        return min(usable)
-    variances = {length: spread**2 * took for length, (spread, took, _) in fitting.items()}
-    narrowest = min(variances.values())
-    return max(length for length, variance in variances.items() if variance <= _WIDER**2 * narrowest)
+        return min(variances, key=lambda length: variances[length])
+    narrowest = min(fitting.values())
+    return max(length for length, variance in fitting.items() if variance <= _WIDER**2 * narrowest)
+
+
+def longest_length(length_s: float, took_s: float, running_ratio: float, left_s: float, arms: int) -> float:
+    """Return the longest slice of which enough blocks fit into the time that is left.
+
+    Args:
+        took_s: what a slice of ``length_s`` took: it waits for a processor, too, whatever its length.
+        running_ratio: how much of the time the program runs.
+    """
+    return length_s + (left_s / (WANTED_BLOCKS * arms) - took_s) * running_ratio
 
 
 def longer(length_s: float, longest: float) -> float | None:

@@ -13,10 +13,10 @@ from xtrace.analysis.trial.design import (
     LENGTHS_S,
     LONGEST_S,
     SHORTEST_S,
-    WANTED_BLOCKS,
     best_length,
     dropped_s,
     longer,
+    longest_length,
     orders,
 )
 from xtrace.analysis.trial.estimate import (
@@ -147,6 +147,7 @@ class Trial:
         self._progress = progress
         self._wanted = wanted
         self._doses = doses or {}
+        self._since = 0.0, 0
         self._idle = 0
         self._idle_in_a_row = 0
 
@@ -157,6 +158,7 @@ class Trial:
             TrialError: it had to end before there was a figure.
         """
         begin = time.monotonic()
+        self._since = begin, self._target.reading().running_ns
         end = begin + self._settings.seconds
         length = self._settings.slice_s or self._pilot(begin + _PILOT_SHARE * self._settings.seconds, end)
         lengthened = 0
@@ -188,8 +190,8 @@ class Trial:
                 looks.pop(0)
             slices = _slices(blocks, self._arm_count)
             if self._settings.slice_s is None and carry_over(slices, self._arm_count - 1).excludes(0.0):
-                per_slice = (now - start) / len(blocks) / self._arm_count / length
-                next_length = longer(length, self._longest(end - now, per_slice))
+                took = (now - start) / len(blocks) / self._arm_count
+                next_length = longer(length, self._longest(length, took, end - now))
                 if next_length is not None:
                     return blocks, "", next_length
             found = effect(slices, self._arm_count - 1, self._settings.seed).saved_ratio
@@ -198,13 +200,11 @@ class Trial:
                 return blocks, "precision", None
         raise AssertionError("orders end")
 
-    def _longest(self, seconds: float, per_slice: float) -> float:
-        """Return the longest slice of which enough blocks fit into a time.
-
-        Args:
-            per_slice: how much longer a slice takes than it runs.
-        """
-        return seconds / (WANTED_BLOCKS * self._arm_count * per_slice)
+    def _longest(self, length: float, took: float, left: float) -> float:
+        """Return the longest slice that fits into the time left, by what one of a length took."""
+        passed = time.monotonic() - self._since[0]
+        ran = (self._target.reading().running_ns - self._since[1]) / 1e9
+        return longest_length(length, took, ran / max(passed, 1e-9), left, self._arm_count)
 
     def _outcome(
         self, blocks: list[list[_Slice]], length: float, seconds: float, lengthened: int, ended_by: str
@@ -258,7 +258,7 @@ class Trial:
             units = float(np.mean([item.units for block in pairs for item in block]))
             # The interquartile range gives the spread from few pairs; no spread at all gives nothing.
             spreads[length] = (max(float(high - low), 1e-9), took, units)
-            longest = self._longest(end - time.monotonic(), took / 2 / length)
+            longest = self._longest(length, took / 2, end - time.monotonic())
         return min(max(best_length(spreads, longest), SHORTEST_S), LONGEST_S)
 
     def _block(self, order: Sequence[int], length: float) -> list[_Slice] | None:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from xtrace.analysis.trial.design import LONGEST_S, best_length, longer
+from xtrace.analysis.trial.design import LONGEST_S, WANTED_BLOCKS, best_length, longer, longest_length
 from xtrace.analysis.trial.run import Outcome, Settings, Trial
 from xtrace.probes.trial.target import Reading
 
@@ -109,6 +109,7 @@ def test_longer_slices_are_preferred_where_they_cost_little() -> None:
     assert best_length(spreads, 1.0) == 0.01
     assert best_length(spreads, 0.005) == 0.001
     assert best_length(spreads, 0.0005) == 0.001
+    assert best_length({0.001: (0.1, 0.1, 100.0), 0.01: (0.02, 0.11, 1e3)}, 0.0005) == 0.01
     assert best_length({0.001: (0.1, 0.003, 3.0), 0.01: (0.9, 0.03, 30.0)}, 1.0) == 0.01
     assert best_length({0.001: (0.1, 0.003, 3.0), 0.01: (0.9, 0.03, 3.0)}, 1.0) == 0.01
 
@@ -118,3 +119,10 @@ def test_slices_get_longer_as_far_as_time_permits() -> None:
     assert longer(0.01, 0.02) == pytest.approx(0.02)
     assert longer(0.01, 0.012) is None
     assert longer(LONGEST_S, 10.0) is None
+
+
+def test_what_a_slice_waits_for_a_processor_is_no_reason_for_shorter_ones() -> None:
+    time_of_one = 30.0 / (WANTED_BLOCKS * 3)
+    assert longest_length(0.005, 0.005, 1.0, 30.0, 3) == pytest.approx(time_of_one)
+    # It waits for nearly all of the time that it has; the rest is for running, at half of a processor.
+    assert longest_length(0.005, time_of_one - 0.01, 0.5, 30.0, 3) == pytest.approx(0.01)
