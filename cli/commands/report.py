@@ -248,7 +248,7 @@ def report(
     if only_findings and (csv or parquet or html or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
     on_terminal = not (json or csv or parquet or html)
-    page = _page(html, files, kernel, calibration)
+    page = _page(html, files, kernel, [calibration, trial])
     has_cost = bool(kernel or calibration or rates or unfenced or trial)
     request = ReportRequest(
         paths=files or [samples.path()],
@@ -282,7 +282,7 @@ def report(
     _export(found.report, csv, parquet)
     names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
     if page is not None:
-        page.write_report(found.report, names, _path(files), calibration)
+        page.write_report(found.report, names, _path(files), calibration=calibration, trial=trial)
     if json:
         from xtrace.analysis.report.build import json_text
 
@@ -305,7 +305,7 @@ def report(
 
 
 def _page(
-    html: Path | None, files: list[Path] | None, kernels: list[str] | None, calibration: Path | None
+    html: Path | None, files: list[Path] | None, kernels: list[str] | None, others: list[Path | None]
 ) -> PageFile | None:
     """Return the page to write; its inputs are hashed while they are read."""
     if html is None:
@@ -313,7 +313,7 @@ def _page(
     from xtrace.cli.page.write import PageFile
 
     images = [_image(text) for text in kernels or ()]
-    more = [*(image.path for image in images), *([calibration] if calibration else [])]
+    more = [*(image.path for image in images), *filter(None, others)]
     return PageFile(html, [*(files or [samples.path()]), *more], images)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtrace.cli.page.figure import Fact, Figure, Page, PageTable, Said
-from xtrace.cli.page.figures import calibration, cost, ecdf, heat, matrix, sites, timeline, waterfall
+from xtrace.cli.page.figures import calibration, cost, ecdf, heat, matrix, sites, timeline, trial, waterfall
 from xtrace.cli.page.tables import MOST_ROWS, Tables
 from xtrace.cli.page.words import QUALITIES, cell_text, name_text, seconds_text
 
@@ -21,7 +21,8 @@ def report_page(
     """Return the page.
 
     Args:
-        found: the report's JSON; beside its own keys, ``calibration`` and ``images`` where they were given.
+        found: the report's JSON; beside its own keys, ``calibration``, ``trial`` and ``images`` where they
+            were given.
         names: of the traces.
         path: of the trace, for commands of findings; empty where there is no single one.
         most_rows: of a table.
@@ -74,7 +75,10 @@ def _figures(found: Mapping[str, Any], tables: Tables, named: Sequence[tuple[int
     if found["over_time"]:
         figures.append(heat.heat_map(found["over_time"], tables.hz, tables.most_slots))
         figures.append(timeline.timeline(found["over_time"], tables, _moments(found), named))
-    figures += [matrix.wakers(tables), matrix.interrupts(tables), *cost.costs(tables)]
+    figures += [matrix.wakers(tables), matrix.interrupts(tables)]
+    if found.get("trial"):
+        figures.append(trial.forest(found["trial"], "trial."))
+    figures += cost.costs(tables)
     if found.get("calibration"):
         figures += calibration.calibration(found["calibration"], "calibration.")
     for at, image in enumerate(found.get("images", ())):
@@ -103,12 +107,20 @@ def _sends_table(tables: Tables) -> PageTable:
 
 
 def _sentence(found: Mapping[str, Any], tables: Tables) -> str:
-    said = cost.sentence(tables)
+    said = ". ".join(filter(None, (_tried(tables), cost.sentence(tables))))
     if found.get("calibration") and (of_host := calibration.sentence(found["calibration"])):
         said = f"{said}. {of_host}" if said else of_host
     return said or (
         "What fences cost is not known here: it takes the kernel's image (--kernel) and a calibration of the "
         "host (xtrace calibrate, --calibration)."
+    )
+
+
+def _tried(tables: Tables) -> str:
+    """Return what a trial measured in place; it leads what the model only computes."""
+    rows = [row for row in tables.rows("cost_estimates") if row["estimate"] == "trial"]
+    return ". ".join(
+        f"{tables.domain(row['domain'])}: {name_text(row['basis'], 400)} (measured in place)" for row in rows
     )
 
 

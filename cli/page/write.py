@@ -49,13 +49,21 @@ class PageFile:
         self._target, self._images = target, images
         self._hashing = Hashing(inputs)
 
-    def write_report(self, report: Report, names: Sequence[str], path: str, calibration: Path | None) -> None:
+    def write_report(
+        self,
+        report: Report,
+        names: Sequence[str],
+        path: str,
+        *,
+        calibration: Path | None = None,
+        trial: Path | None = None,
+    ) -> None:
         """Write the page of a report.
 
         Args:
             names: of the traces.
             path: of the trace, for the commands of findings; empty where there is no single one.
-            calibration: file of what fences cost, if the report used one.
+            calibration, trial: files of what fences cost, if the report used them.
         """
         from xtrace.analysis.report.build import json_object
         from xtrace.cli.page.report_page import report_page
@@ -65,6 +73,8 @@ class PageFile:
         more: dict[str, Any] = {}
         if calibration is not None:
             more["calibration"] = data["calibration.json"] = _calibration(calibration)
+        if trial is not None:
+            more["trial"] = data["trial.json"] = _trial(trial)
         if self._images:
             more["images"] = data["sites.json"] = [_image(each) for each in self._images]
         whole = {**found, **more}
@@ -158,6 +168,12 @@ def _calibration(path: Path) -> Any:
     from xtrace.probes.timing.calibration import read, text_of
 
     return json.loads(text_of(read(path)))
+
+
+def _trial(path: Path) -> dict[str, Any]:
+    from xtrace.analysis.trial.result import json_object, read
+
+    return json_object(read(path))
 
 
 def _image(image: GuestImage) -> dict[str, Any]:

@@ -198,6 +198,13 @@ def test_beside_a_trace_it_leads_the_cost(tmp_path: Path, capsys: pytest.Capture
     rows = json.loads(capsys.readouterr().out)["tables"]["cost_estimates"]["rows"]
     assert [row["estimate"] for row in rows] == ["trial", "model"]
     assert (rows[0]["cost_low_ratio"], rows[0]["cost_high_ratio"]) == (0.0027, 0.0035)
+    page = tmp_path / "report.html"
+    assert main(["report", "--trial", str(trial), "--kernel", f"1={image}", "--html", str(page), trace]) == 0
+    text = page.read_text()
+    assert "Turning the 12 removable fences into no-ops saves 0.31 %" in text
+    assert "What no-ops in place of fences save" in text
+    assert "What fences cost is not known here" not in text
+    capsys.readouterr()
     assert main(["report", "--trial", str(trial), trace]) == 2
     assert "no --kernel is that file" in capsys.readouterr().err
 
