@@ -94,7 +94,7 @@ def changes(found: Mapping[str, Any]) -> Figure:
         "trials",
         "What changed between two trials",
         "Share of the running time per unit that each group saves, new less old, with an interval of 95 %: "
-        "the root of the summed squares of both half-widths. Pale where it contains zero, so that it may be "
+        "the root of the summed squares of both half-widths. Hatched where it contains zero: it may be "
         "chance.",
         tables=[
             PageTable(

@@ -19,7 +19,7 @@ _LFENCE = bytes.fromhex("0faee8")
 def _with_fence(
     folder: Path, padding: str = ".balign 64, 0x90", fence: str = "lfence", more: str = "", data: str = ""
 ) -> Plan:
-    """Return the plan of a guest whose mask calls a function that fences, with what comes after it."""
+    """Return the plan of a guest in which a function fences, with what comes after it."""
     return planned(
         folder,
         mask_with(
