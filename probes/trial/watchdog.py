@@ -48,7 +48,7 @@ class Watchdog:
         if not ready or os.read(self._process.stdout.fileno(), 1) != _READY:
             self._process.kill()
             self.end()
-            why = "" if ready else f" within {_START_LIMIT_S:.0f} s"
+            why = "" if ready else f" within {_START_LIMIT_S:g} s"
             raise TrialError(
                 f"the watchdog, which restores the code if the trial is killed, did not start{why}"
             )

@@ -7,7 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from xtrace.analysis.trial.estimate import AGAIN, Slices, blocks_needed, effect, unit_ns
+from xtrace.analysis.trial.estimate import (
+    AGAIN,
+    Slices,
+    added_ns,
+    blocks_needed,
+    carry_over,
+    effect,
+    unit_ns,
+)
 
 TREATED = 2
 
@@ -95,3 +103,33 @@ def test_the_time_of_a_unit_is_the_whole_time_by_all_units() -> None:
 def test_half_the_width_needs_four_times_the_blocks() -> None:
     found = effect(simulated(8, 0.0), TREATED, 8).saved_ratio
     assert blocks_needed(found, found.half / 2, 200) == pytest.approx(800, abs=1)
+
+
+def test_the_slope_of_doses_is_what_each_more_fence_takes() -> None:
+    draw = np.random.default_rng(11)
+    missed = 0
+    for _ in range(50):
+        cost = 100.0 * (1 + draw.normal(0, 0.02, (200, 6)))
+        cost[:, 2:5] += np.array([7.0, 14.0, 21.0])
+        running = np.full((200, 6), 1e6)
+        units = running / cost
+        slices = Slices(units, running, units / 2, running / 2, np.zeros((200, 6, 0)))
+        found = added_ns(slices, {2: 1, 3: 2, 4: 3})
+        missed += found.excludes(7.0)
+        assert found.value == pytest.approx(7.0, abs=0.6)
+        assert found.half < 0.5
+    assert missed <= 3
+
+
+def test_halves_that_differ_are_seen_and_widen_the_interval_to_their_side() -> None:
+    slices = simulated(12, 0.3, blocks=400)
+    assert not carry_over(slices, TREATED).excludes(0.0)
+    # The treated arm does 4 % fewer units in its first half: it saves more in the second.
+    early = slices.early_units.copy()
+    early[:, TREATED] *= 0.96
+    changing = replace(slices, early_units=early)
+    found = carry_over(changing, TREATED)
+    assert found.low > 0.02
+    plain, widened = (effect(one, TREATED, 12).saved_ratio for one in (slices, changing))
+    assert widened.low == plain.low
+    assert widened.high == pytest.approx(plain.high + 2 * found.high)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from builders.trial_targets import is_as_built, patches_of
+from builders.trial_targets import is_as_built, patches_of, target_of
 from builders.workers import Worker, must_be_consistent, running
-from xtrace.probes.trial import journal
+from xtrace.probes.trial import journal, watchdog
 from xtrace.probes.trial.restore import leftovers, restore_all
+from xtrace.probes.trial.target import TrialError
 
 _DRIVER = Path(__file__).parents[2] / "builders" / "alternating.py"
 #: How long a watchdog may take to restore, and how much more a busy machine may need to run it at all.
@@ -141,6 +142,38 @@ def test_a_damaged_journal_is_reported_and_kept(own_journals: Path, text: str) -
     assert line.startswith("could not restore what a trial left")
     assert "\n" not in line
     assert (own_journals / "1.trial").exists()
+
+
+def test_a_damaged_journal_ends_a_new_trial_and_stays(program: Path, own_journals: Path) -> None:
+    with running(program, "spl", "16") as worker:
+        own_journals.mkdir(mode=0o700)
+        left = own_journals / f"{worker.pid}.trial"
+        left.write_text("0\n{}")
+        with pytest.raises(TrialError, match="journal of a trial is damaged"):
+            target_of(program, worker.pid)
+        assert left.read_text() == "0\n{}"
+        assert not journal.in_use(left)
+
+
+def test_a_watchdog_that_does_not_start_ends_the_trial(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_START_LIMIT_S", 0.2)
+    # What stands in for the interpreter says nothing, and never ends by itself.
+    slow = program.parent / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 1000\n")
+    slow.chmod(0o755)
+    with running(program, "spl", "16") as worker:
+        target = target_of(program, worker.pid)
+        monkeypatch.setattr(sys, "executable", str(slow))
+        begin = time.monotonic()
+        with pytest.raises(TrialError, match="did not start within 0.2 s"):
+            target.open(patches_of(program, target.offset))
+        target.close()
+        assert time.monotonic() - begin < 60
+        assert not list(journal.left())
+        assert is_as_built(worker.pid, program)
+        assert _goes_on(worker)
 
 
 def test_a_journal_without_content_is_removed(own_journals: Path) -> None:
