@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from xtrace.analysis.trial.design import (
     LENGTHS_S,
     LONGEST_S,
     SHORTEST_S,
     best_length,
-    dropped_s,
     longer,
     longest_length,
     orders,
@@ -32,18 +30,11 @@ from xtrace.analysis.trial.estimate import (
 )
 from xtrace.analysis.trial.result import Interval
 from xtrace.analysis.trial.sequential import look_shares
-from xtrace.probes.trial.target import Reading, Target, TrialError
+from xtrace.analysis.trial.slicer import Slice, Slicer, table
+from xtrace.probes.trial.target import Target, TrialError
 
 _PILOT_SHARE = 0.15
 _LEAST_PILOT_BLOCKS = 8
-#: A slice without progress is given this many times its length before it is dropped.
-_PATIENCE = 40
-_MOST_IDLE_SLICES = 200
-#: A slice may end when this share of its running time is still left.
-_EARLY_SHARE = 0.1
-_SHORTEST_WAIT_S = 50e-6
-#: Shorter ones are not read in the middle, too: a reading takes some microseconds.
-_LEAST_HALVED_S = 400e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +89,6 @@ class Outcome:
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """What one slice gave: in all that counts, and in its first half."""
-
-    units: float
-    running_ns: float
-    early_units: float
-    early_ns: float
-    covariates: tuple[float, ...]
-
-
-def _slices(blocks: Sequence[Sequence[_Slice]], arm_count: int) -> Slices:
-    def column(value: Callable[[_Slice], float | tuple[float, ...]]) -> npt.NDArray[np.float64]:
-        values = [[value(item) for item in block] for block in blocks]
-        return np.array(values, float).reshape(len(blocks), arm_count, -1)
-
-    return Slices(
-        column(lambda item: item.units)[:, :, 0],
-        column(lambda item: item.running_ns)[:, :, 0],
-        column(lambda item: item.early_units)[:, :, 0],
-        column(lambda item: item.early_ns)[:, :, 0],
-        column(lambda item: item.covariates),
-    )
-
-
 class Trial:
     """A trial of one target.
 
@@ -148,8 +114,7 @@ class Trial:
         self._wanted = wanted
         self._doses = doses or {}
         self._since = 0.0, 0
-        self._idle = 0
-        self._idle_in_a_row = 0
+        self._slicer = Slicer(target, wanted)
 
     def run(self) -> Outcome:
         """Run it.
@@ -168,14 +133,14 @@ class Trial:
                 return self._outcome(blocks, length, time.monotonic() - begin, lengthened, ended_by)
             length, lengthened = next_length, lengthened + 1
 
-    def _blocks(self, length: float, end: float) -> tuple[list[list[_Slice]], str, float | None]:
+    def _blocks(self, length: float, end: float) -> tuple[list[list[Slice]], str, float | None]:
         """Return blocks, what ended them, and the length to begin again with if one arm disturbs another."""
-        blocks: list[list[_Slice]] = []
+        blocks: list[list[Slice]] = []
         start = time.monotonic()
         looks = [start + (end - start) * share for share in look_shares()]
         needed = 0
         for order in orders(self._arm_count, self._settings.seed):
-            block = self._block(order, length)
+            block = self._slicer.block(order, length)
             if block is not None:
                 blocks.append(block)
             now = time.monotonic()
@@ -188,7 +153,7 @@ class Trial:
                 continue
             while looks[0] <= now:
                 looks.pop(0)
-            slices = _slices(blocks, self._arm_count)
+            slices = table(blocks, self._arm_count)
             if self._settings.slice_s is None and carry_over(slices, self._arm_count - 1).excludes(0.0):
                 took = (now - start) / len(blocks) / self._arm_count
                 next_length = longer(length, self._longest(length, took, end - now))
@@ -207,14 +172,14 @@ class Trial:
         return longest_length(length, took, ran / max(passed, 1e-9), left, self._arm_count)
 
     def _outcome(
-        self, blocks: list[list[_Slice]], length: float, seconds: float, lengthened: int, ended_by: str
+        self, blocks: list[list[Slice]], length: float, seconds: float, lengthened: int, ended_by: str
     ) -> Outcome:
         if len(blocks) < LEAST_BLOCKS:
             raise TrialError(
                 f"no figure: only {len(blocks)} blocks of slices, and it takes {LEAST_BLOCKS}; give more "
                 "time (--duration)"
             )
-        slices = _slices(blocks, self._arm_count)
+        slices = table(blocks, self._arm_count)
         return Outcome(
             tuple(effect(slices, arm, self._settings.seed) for arm in range(AGAIN, self._arm_count)),
             tuple(unit_ns(slices, arm) for arm in range(self._arm_count)),
@@ -225,7 +190,7 @@ class Trial:
             length,
             seconds,
             lengthened,
-            self._idle,
+            self._slicer.idle_count,
             ended_by,
             slices,
         )
@@ -243,10 +208,10 @@ class Trial:
                 break
             if spreads and length > longest:
                 continue
-            pairs: list[list[_Slice]] = []
+            pairs: list[list[Slice]] = []
             since = time.monotonic()
             while (time.monotonic() < until or len(pairs) < _LEAST_PILOT_BLOCKS) and self._wanted():
-                block = self._block([tried[place] for place in next(draw)], length)
+                block = self._slicer.block([tried[place] for place in next(draw)], length)
                 if block is not None:
                     pairs.append(block)
             if len(pairs) < _LEAST_PILOT_BLOCKS:
@@ -260,61 +225,3 @@ class Trial:
             spreads[length] = (max(float(high - low), 1e-9), took, units)
             longest = self._longest(length, took / 2, end - time.monotonic())
         return min(max(best_length(spreads, longest), SHORTEST_S), LONGEST_S)
-
-    def _block(self, order: Sequence[int], length: float) -> list[_Slice] | None:
-        """Return one slice of each arm, None if one had no progress."""
-        found: dict[int, _Slice] = {}
-        for arm in order:
-            measured = self._slice(arm, length)
-            if measured is None:
-                return None
-            found[arm] = measured
-        return [found[arm] for arm in sorted(found)]
-
-    def _slice(self, arm: int, length: float) -> _Slice | None:
-        target = self._target
-        target.switch(arm)
-        # What is dropped, and what counts, is running time: a thread may have to wait for a processor first.
-        before = self._after(target.reading(), dropped_s(length))
-        kept = length - dropped_s(length)
-        middle = self._after(before, kept / 2) if kept >= _LEAST_HALVED_S else before
-        after = self._after(before, kept, middle)
-        units = after.counters[0] - before.counters[0]
-        ran = after.running_ns - before.running_ns
-        if units <= 0 or ran <= 0:
-            self._idle += 1
-            self._idle_in_a_row += 1
-            if self._idle_in_a_row >= _MOST_IDLE_SLICES:
-                raise TrialError(
-                    "the counter does not advance while the program runs: it does nothing now, or the "
-                    "counter counts something else; --counter names another"
-                )
-            return None
-        self._idle_in_a_row = 0
-        others = [
-            (late - early) / units
-            for early, late in zip(before.counters[1:], after.counters[1:], strict=True)
-        ]
-        return _Slice(
-            float(units),
-            float(ran),
-            float(middle.counters[0] - before.counters[0]),
-            float(middle.running_ns - before.running_ns),
-            (*others, ran / 1e9),
-        )
-
-    def _after(self, since: Reading, seconds: float, last: Reading | None = None) -> Reading:
-        """Return a reading after the threads ran for a time, or did not within many times as long.
-
-        Args:
-            last: a later reading, if there is one.
-        """
-        tries = 0
-        left = seconds - ((last or since).running_ns - since.running_ns) / 1e9
-        while True:
-            self._target.wait(max(left, _SHORTEST_WAIT_S))
-            now = self._target.reading()
-            left = seconds - (now.running_ns - since.running_ns) / 1e9
-            tries += 1
-            if left <= seconds * _EARLY_SHARE or tries == _PATIENCE or not self._wanted():
-                return now

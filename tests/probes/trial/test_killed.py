@@ -167,7 +167,7 @@ def test_a_watchdog_that_does_not_start_ends_the_trial(
         target = target_of(program, worker.pid)
         monkeypatch.setattr(sys, "executable", str(slow))
         begin = time.monotonic()
-        with pytest.raises(TrialError, match="did not start within 0.2 s"):
+        with pytest.raises(TrialError, match=r"did not start within 0\.2 s"):
             target.open(patches_of(program, target.offset))
         target.close()
         assert time.monotonic() - begin < 60
