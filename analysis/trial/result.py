@@ -274,7 +274,12 @@ def warnings(result: Result) -> list[str]:
             "A/A: slices with the same bytes differ by more than chance explains: something disturbs the "
             "trial in step with its slices; run it again with another --seed"
         )
-    if result.carried.excludes(0.0):
+    if result.carried.half >= 1.0:
+        found.append(
+            "carry-over: too few slices could be read in their middle to see whether one disturbs the next; "
+            "run it again with a longer --duration"
+        )
+    elif result.carried.excludes(0.0):
         change = "more" if result.carried.value > 0 else "less"
         found.append(
             f"carry-over: the second half of the slices saves {percent(abs(result.carried.value))} {change} "

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builders.made_trials import group, result
-from xtrace.analysis.trial.result import Interval, json_object, read, sentence, text_of
+from xtrace.analysis.trial.result import Interval, json_object, read, sentence, text_of, warnings
 from xtrace.probes.errors import TraceError
 
 
@@ -73,3 +73,14 @@ def test_the_sentence_says_how_many_fences_were_left_out() -> None:
     made = replace(result(), fence_count=15)
     assert "Turning 12 of the 15 removable fences into no-ops" in sentence(made)
     assert "Turning the removable fence into no-ops" in sentence(replace(result(), fence_count=1))
+
+
+def test_what_speaks_against_a_figure_is_said() -> None:
+    assert not warnings(result())
+    (unseen,) = warnings(result(carried=Interval(0.0, -1.0, 1.0)))
+    assert "too few slices could be read in their middle" in unseen
+    (carried,) = warnings(result(carried=Interval(0.02, 0.01, 0.03)))
+    assert "the second half of the slices saves 2.0 % more than the first" in carried
+    again = group("A/A", "again", Interval(0.02, 0.01, 0.03))
+    (differing,) = warnings(result(groups=(again, group())))
+    assert differing.startswith("A/A: slices with the same bytes differ")
