@@ -156,7 +156,7 @@ def _head() -> list[str]:
         "  load average was above the number of processors: other work of the machine.",
         "",
         "All processes run at the same addresses (`setarch -R`): a trial measures one process, and where its",
-        "stack lies changes what a small loop takes. Nothing that was measured is left out.",
+        "stack lies changes what a small loop takes. No result of the present design is left out.",
         "",
     ]
 
@@ -252,7 +252,7 @@ def _rest() -> list[str]:
         "  than processors.",
         "- An earlier campaign, with slices of at most 10 ms, missed 7 of 20 on an AMD EPYC with 15 runnable",
         "  processes, 4 of the 6 on 8 MB: one slice found the caches as another arm had left them",
-        "  ([trial.md](trial.md#what-one-slice-leaves-to-the-next)). While that was being mended, 16 more were",
+        "  ([trial.md](trial.md#what-one-slice-leaves-to-the-next)). Before that was fixed, 16 more were",
         "  measured on the Xeon with slices of mostly 0.5 ms: 7 missed. Neither is in the tables: they show",
         "  a design that is gone. The tables have every result since then.",
         "- The truth may be wide: on a busy machine its time was up (40 s) long before it was narrow.",

@@ -159,7 +159,7 @@ def test_a_watchdog_that_does_not_start_ends_the_trial(
     program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "_START_LIMIT_S", 0.2)
-    # What stands in for the interpreter says nothing, and never ends by itself.
+    # In place of the interpreter: it says nothing, and never ends by itself.
     slow = program.parent / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 1000\n")
     slow.chmod(0o755)
