@@ -107,25 +107,28 @@ class Slots:
     def series(self, kind: Slotted, a: int | None = None, b: int | None = None) -> Series:
         """Return the sums of a key by slot, of all keys where it is not given."""
         rows = self._of(kind)
+        inside: slice | I64 = slice(None)
         if a is not None:
-            rows = rows.where(slice(*np.searchsorted(rows["a"], [a, a + 1])))
+            inside = slice(*rows["a"].searchsorted((a, a + 1)))
         if b is not None:
-            rows = rows.where(rows["b"] == b)
+            inside = np.flatnonzero(rows["b"][inside] == b) + (inside.start or 0)
         counts, totals = np.zeros((2, self.count), np.int64)
-        places = np.searchsorted(self._numbers, rows["slot"])
-        np.add.at(counts, places, rows["count"])
-        np.add.at(totals, places, rows["total"])
+        places = rows["place"][inside]
+        np.add.at(counts, places, rows["count"][inside])
+        np.add.at(totals, places, rows["total"][inside])
         return Series(counts, totals)
 
     @cached_property
     def _by_kind(self) -> dict[int, Columns]:
-        """The rows of each kind, by ``a``: a trace may have thousands of vCPUs."""
+        """The rows of each kind with the places of their slots, by ``a``: a trace may have thousands of vCPUs."""
         slots = self.partial.slots
+        slots = slots.having(place=np.searchsorted(self._numbers, slots["slot"]))
         kinds = distinct(slots["kind"]).tolist()
         return {kind: slots.where(slots["kind"] == kind).sorted_by("a") for kind in kinds}
 
     def _of(self, kind: Slotted) -> Columns:
-        return self._by_kind.get(int(kind), self.partial.slots.where(slice(0)))
+        none = self.partial.slots.where(slice(0))
+        return self._by_kind.get(int(kind), none.having(place=none["slot"]))
 
     def densest(self, counts: I64, width: int) -> tuple[int, int, int]:
         """Return (first slot, last slot, sum) of the ``width`` slots in a row with the greatest sum."""

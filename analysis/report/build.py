@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,15 @@ from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.kernel_samples import Kernel, KernelSamples, resolve
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality, Table
-from xtrace.analysis.report.series import Series, distribution_objects, make_series, over_time_object
+from xtrace.analysis.report.json_text import fields, items, row_texts, small
+from xtrace.analysis.report.series import (
+    Series,
+    distribution_objects,
+    distribution_texts,
+    make_series,
+    over_time_object,
+    over_time_text,
+)
 from xtrace.analysis.summary import clock
 from xtrace.analysis.summary.partial import Partial
 from xtrace.analysis.summary.versions import detected
@@ -287,9 +294,29 @@ def json_object(report: Report) -> dict[str, Any]:
     }
 
 
+def json_pieces(report: Report) -> Iterator[str]:
+    """Yield the text of json_object() in pieces, because the whole of a large one takes gigabytes."""
+    yield from fields(
+        (
+            ("schema_version", small(SCHEMA_VERSION)),
+            ("trace", small(_plain(dict(report.trace)))),
+            ("findings", small([_plain(finding_object(finding, report.hz)) for finding in report.findings])),
+            ("tables", fields(((name, _table_pieces(report, name)) for name in report.columns), 1)),
+            ("over_time", over_time_text(report.series)),
+            ("distributions", items(distribution_texts(report.series), 1)),
+        )
+    )
+
+
+def _table_pieces(report: Report, name: str) -> Iterator[str]:
+    qualities = _qualities(report.described[name], report.quality[name], report.hz)
+    rows = row_texts(_with_ns(report.columns[name], report.hz))
+    yield from fields((("quality", small(qualities, 3)), ("rows", items(rows, 3))), 2)
+
+
 def json_text(report: Report) -> str:
     """Return the report as JSON text."""
-    return json.dumps(json_object(report), indent=1, allow_nan=False)
+    return "".join(json_pieces(report))
 
 
 def write_csv(report: Report, folder: Path) -> Iterator[Path]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from xtrace.analysis.coverage.needs import ENTRIES, RUNSTATES, SWITCHES, Reach, Records
 from xtrace.analysis.findings.evidence import Evidence
 from xtrace.analysis.measures.distributions import Distribution, distributions
-from xtrace.analysis.measures.over_time import OverTime, over_time
+from xtrace.analysis.measures.over_time import (
+    OverTime,
+    PcpuOverTime,
+    VcpuOverTime,
+    WakesOverTime,
+    over_time,
+)
 from xtrace.analysis.measures.table import Quality
+from xtrace.analysis.report.json_text import each, fields, items
 from xtrace.analysis.report.json_types import Key, ValueType
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
 
@@ -75,9 +84,9 @@ def make_series(
     if not sections or DISTRIBUTIONS_SECTION in sections:
         quality = _qualities(evidence, _FIGURE_NEEDS, "p50_cycles")
         kept = [
-            each
-            for each in distributions(evidence.measures, wanted)
-            if quality[each.figure] is not Quality.ABSENT
+            one
+            for one in distributions(evidence.measures, wanted)
+            if quality[one.figure] is not Quality.ABSENT
         ]
         found = replace(found, distributions=kept, distribution_quality=quality)
     return found
@@ -100,6 +109,26 @@ def _recorded(made: OverTime | None, quality: Mapping[str, Quality]) -> OverTime
 
 def over_time_object(series: Series) -> dict[str, Any] | None:
     """Return what the traces have in each slot as the JSON report has it."""
+    head = _over_time_head(series)
+    if head is None or series.over_time is None:
+        return None
+    return head | {name: [make(each) for each in rows] for name, rows, make in _over_time_lists(series.over_time)}
+
+
+def over_time_text(series: Series) -> Iterator[str]:
+    """Yield the text of over_time_object(), in pieces."""
+    head = _over_time_head(series)
+    if head is None or series.over_time is None:
+        yield "null"
+        return
+    plain = ((name, iter((json.dumps(value),))) for name, value in head.items())
+    lists = (
+        (name, items(each(rows, make), 2)) for name, rows, make in _over_time_lists(series.over_time)
+    )
+    yield from fields(itertools.chain(plain, lists), 1)
+
+
+def _over_time_head(series: Series) -> dict[str, Any] | None:
     made, quality = series.over_time, series.over_time_quality
     if made is None or quality is None:
         return None
@@ -110,47 +139,54 @@ def over_time_object(series: Series) -> dict[str, Any] | None:
         "folded_count": made.folded_count,
         "begin_cycles": made.begin_cycles.tolist(),
         "length_cycles": made.length_cycles.tolist(),
-        "pcpus": [
-            {
-                "pcpu": each.pcpu,
-                **{f"{name}_cycles": cycles.tolist() for name, cycles in each.cycles.items()},
-                "lost_record_counts": each.lost_records.tolist(),
-            }
-            for each in made.pcpus
-        ],
-        "vcpus": [
-            {
-                "domain": each.domain,
-                "vcpu": each.vcpu,
-                **{f"{name}_cycles": cycles.tolist() for name, cycles in each.cycles.items()},
-                "wake_counts": each.wakes.tolist(),
-            }
-            for each in made.vcpus
-        ],
-        "wake_to_running": [
-            {"least_cycles": each.least_cycles, "counts": each.counts.tolist()}
-            for each in made.wake_to_running
-        ],
     }
+
+
+def _over_time_lists(made: OverTime) -> tuple[tuple[str, Sequence[Any], Callable[[Any], dict[str, Any]]], ...]:
+    """Return name, rows, and what makes an object of a row, of each list."""
+    return (
+        ("pcpus", made.pcpus, _pcpu_object),
+        ("vcpus", made.vcpus, _vcpu_object),
+        ("wake_to_running", made.wake_to_running, _wakes_object),
+    )
+
+
+def _pcpu_object(each: PcpuOverTime) -> dict[str, Any]:
+    cycles = {f"{name}_cycles": cycles.tolist() for name, cycles in each.cycles.items()}
+    return {"pcpu": each.pcpu, **cycles, "lost_record_counts": each.lost_records.tolist()}
+
+
+def _vcpu_object(each: VcpuOverTime) -> dict[str, Any]:
+    cycles = {f"{name}_cycles": cycles.tolist() for name, cycles in each.cycles.items()}
+    return {"domain": each.domain, "vcpu": each.vcpu, **cycles, "wake_counts": each.wakes.tolist()}
+
+
+def _wakes_object(each: WakesOverTime) -> dict[str, Any]:
+    return {"least_cycles": each.least_cycles, "counts": each.counts.tolist()}
 
 
 def distribution_objects(series: Series) -> list[dict[str, Any]]:
     """Return the distributions as the JSON report has them."""
-    quality = series.distribution_quality or {}
-    return [
-        {
-            "figure": each.figure,
-            "quality": str(quality[each.figure]),
-            "domain": each.domain,
-            "vcpu": each.vcpu,
-            "waker_domain": None if each.waker is None else domain_of(each.waker),
-            "waker_vcpu": None if each.waker is None else vcpu_of(each.waker),
-            "count": each.count,
-            "upto_cycles": each.upto_cycles.tolist(),
-            "upto_counts": each.upto_counts.tolist(),
-        }
-        for each in series.distributions
-    ]
+    return [_distribution_object(each, series.distribution_quality or {}) for each in series.distributions]
+
+
+def distribution_texts(series: Series) -> Iterator[str]:
+    """Yield the text of each of distribution_objects()."""
+    return each(series.distributions, lambda one: _distribution_object(one, series.distribution_quality or {}))
+
+
+def _distribution_object(each: Distribution, quality: Mapping[str, Quality]) -> dict[str, Any]:
+    return {
+        "figure": each.figure,
+        "quality": str(quality[each.figure]),
+        "domain": each.domain,
+        "vcpu": each.vcpu,
+        "waker_domain": None if each.waker is None else domain_of(each.waker),
+        "waker_vcpu": None if each.waker is None else vcpu_of(each.waker),
+        "count": each.count,
+        "upto_cycles": each.upto_cycles.tolist(),
+        "upto_counts": each.upto_counts.tolist(),
+    }
 
 
 # --- types ---

@@ -17,7 +17,7 @@ from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import QUANTILES, Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
-from xtrace.analysis.state_machine.keys import domain_of, paired
+from xtrace.analysis.state_machine.keys import domain_of
 from xtrace.analysis.state_machine.metrics import DomainState, Metric
 from xtrace.analysis.summary.histogram import quantile_name
 from xtrace.probes.xen_abi import IDLE_DOMAIN
@@ -150,39 +150,33 @@ def domain_vcpus(measures: Measures) -> Columns:
         times = measures.all_times(metric).only(["a", "total_cycles"])
         parts.append(times.having(state=name, rank=rank, domain=domain_of(times["a"])))
     spent = _proven(measures, joined(parts))
-    rows = []
-    for (domain, rank, state), cycles in _of_all_vcpus(spent).items():
-        rows.append((domain, rank, state, len(cycles), int(cycles.sum()), cycles))
-    table = Columns(
-        {
-            "domain": np.array([row[0] for row in rows], np.int64),
-            "rank": np.array([row[1] for row in rows], np.int64),
-            "state": text(row[2] for row in rows),
-            "vcpu_count": np.array([row[3] for row in rows], np.int64),
-            "total_cycles": np.array([row[4] for row in rows], np.int64),
-            "least_cycles": np.array([row[5].min() for row in rows], np.int64),
-            "median_cycles": np.array([np.median(row[5]) for row in rows], float),
-            "greatest_cycles": np.array([row[5].max() for row in rows], np.int64),
-        }
-    )
+    table = joined([_of_state(spent, rank, name) for rank, name in enumerate(_STATES.values())])
     share = measures.of_span(table["total_cycles"]) / np.maximum(table["vcpu_count"], 1)
     return table.having(share_ratio=share).sorted_by("domain", "rank")
 
 
-def _of_all_vcpus(spent: Columns) -> dict[tuple[int, int, str], np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Return the time of every vCPU of a domain in each state that one of them was in, 0 for the others."""
+def _of_state(spent: Columns, rank: int, state: str) -> Columns:
+    """Return, of each domain of which a vCPU was in a state, the time of all its vCPUs in it, 0 for the others."""
+    of_state = spent.where(spent["rank"] == rank)
     vcpus = distinct(spent["a"])
     domains = domain_of(vcpus)
-    spent = spent.sorted_by("domain", "rank")
-    keys = paired(spent["domain"], spent["rank"])
-    found = {}
-    for row in spent.grouped(["domain", "rank", "state"]).keys.rows():
-        key = paired(int(row["domain"]), int(row["rank"]))
-        of_state = spent.where(slice(*np.searchsorted(keys, [key, key + 1])))
-        all_of_domain = vcpus[slice(*np.searchsorted(domains, [row["domain"], row["domain"] + 1]))]
-        cycles = counted(all_of_domain, of_state, column="total_cycles")
-        found[row["domain"], row["rank"], row["state"]] = cycles
-    return found
+    has_it = np.isin(domains, of_state["domain"])
+    cycles = counted(vcpus[has_it], of_state, column="total_cycles")
+    each = Columns({"domain": domains[has_it], "cycles": cycles}).sorted_by("domain", "cycles")
+    groups = each.grouped(["domain"])
+    first = groups.starts
+    count = np.diff(first, append=len(each))
+    ordered = each["cycles"]
+    middle = (ordered[first + (count - 1) // 2] + ordered[first + count // 2].astype(float)) / 2
+    return groups.keys.having(
+        rank=np.full(len(first), rank),
+        state=text([state] * len(first)),
+        vcpu_count=count,
+        total_cycles=groups.sum("cycles"),
+        least_cycles=ordered[first],
+        median_cycles=middle,
+        greatest_cycles=ordered[first + count - 1],
+    )
 
 
 def pcpus(measures: Measures) -> Columns:

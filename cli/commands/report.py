@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -284,9 +285,10 @@ def report(
     if page is not None:
         page.write_report(found.report, names, _path(files), calibration=calibration, trial=trial)
     if json:
-        from xtrace.analysis.report.build import json_text
+        from xtrace.analysis.report.build import json_pieces
 
-        typer.echo(json_text(found.report))
+        sys.stdout.writelines(json_pieces(found.report))
+        sys.stdout.write("\n")
     elif on_terminal and summary is None:
         with paged(wanted=not no_pager):
             _print(
