@@ -25,6 +25,8 @@ OK = 0
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
+#: Of an error: values from a file may be long.
+_MOST_MESSAGE = 1000
 
 _HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich", "scipy", "statsmodels"}
 
@@ -175,4 +177,6 @@ def _usage_message(error: typer.TyperException) -> str:
 
 def _complain(message: str) -> None:
     """Print ``message`` as one line; control characters, as in a file name, are escaped."""
+    if len(message) > _MOST_MESSAGE:
+        message = f"{message[: _MOST_MESSAGE // 2]} ... {message[-_MOST_MESSAGE // 2 :]}"
     print(f"xtrace: {safe(message)}", file=sys.stderr)  # noqa: T201 - the one place for errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,6 +128,41 @@ XenVersion = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first damage.")]
+
+_MULTIPLES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of ``500M``; K, M, G and T are powers of 1024.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)(?:i?b)?", text.strip().lower())
+    if found is None:
+        raise ValueError(f"{text!r} is not a size; write 500M or 2G")
+    return round(float(found[1]) * _MULTIPLES[found[2]])
+
+
+def _allow(plain_bytes: int | None) -> int | None:
+    """Take --max-input: compressed files may unpack to so much from now on."""
+    if plain_bytes is not None:
+        from xtrace.probes.intact.compressed import allow
+
+        allow(plain_bytes)
+    return plain_bytes
+
+
+MaxInput = Annotated[
+    int | None,
+    typer.Option(
+        "--max-input",
+        parser=parsed(size_bytes),
+        callback=_allow,
+        metavar="SIZE",
+        help="Read compressed files that unpack to up to SIZE (2G), even if to over 200 times their own.",
+    ),
+]
 InputFile = Annotated[
     str | None,
     typer.Option("--input", "-i", metavar="FILE", help="Replay a trace or a capture; - is stdin."),

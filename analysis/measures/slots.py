@@ -120,7 +120,7 @@ class Slots:
 
     @cached_property
     def _by_kind(self) -> dict[int, Columns]:
-        """The rows of each kind with the places of their slots, by ``a``: a trace may have thousands of vCPUs."""
+        """The rows of each kind, by ``a``, with the places of their slots: there may be many vCPUs."""
         slots = self.partial.slots
         slots = slots.having(place=np.searchsorted(self._numbers, slots["slot"]))
         kinds = distinct(slots["kind"]).tolist()

@@ -1,4 +1,4 @@
-"""A report as JSON text, in pieces: of a trace with very many vCPUs the whole text takes gigabytes as objects."""
+"""A report as JSON text, in pieces: as objects, one of very many vCPUs takes gigabytes."""
 
 from __future__ import annotations
 

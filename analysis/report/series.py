@@ -112,7 +112,9 @@ def over_time_object(series: Series) -> dict[str, Any] | None:
     head = _over_time_head(series)
     if head is None or series.over_time is None:
         return None
-    return head | {name: [make(each) for each in rows] for name, rows, make in _over_time_lists(series.over_time)}
+    return head | {
+        name: [make(each) for each in rows] for name, rows, make in _over_time_lists(series.over_time)
+    }
 
 
 def over_time_text(series: Series) -> Iterator[str]:
@@ -122,9 +124,7 @@ def over_time_text(series: Series) -> Iterator[str]:
         yield "null"
         return
     plain = ((name, iter((json.dumps(value),))) for name, value in head.items())
-    lists = (
-        (name, items(each(rows, make), 2)) for name, rows, make in _over_time_lists(series.over_time)
-    )
+    lists = ((name, items(each(rows, make), 2)) for name, rows, make in _over_time_lists(series.over_time))
     yield from fields(itertools.chain(plain, lists), 1)
 
 
@@ -142,7 +142,9 @@ def _over_time_head(series: Series) -> dict[str, Any] | None:
     }
 
 
-def _over_time_lists(made: OverTime) -> tuple[tuple[str, Sequence[Any], Callable[[Any], dict[str, Any]]], ...]:
+def _over_time_lists(
+    made: OverTime,
+) -> tuple[tuple[str, Sequence[Any], Callable[[Any], dict[str, Any]]], ...]:
     """Return name, rows, and what makes an object of a row, of each list."""
     return (
         ("pcpus", made.pcpus, _pcpu_object),
@@ -172,7 +174,9 @@ def distribution_objects(series: Series) -> list[dict[str, Any]]:
 
 def distribution_texts(series: Series) -> Iterator[str]:
     """Yield the text of each of distribution_objects()."""
-    return each(series.distributions, lambda one: _distribution_object(one, series.distribution_quality or {}))
+    return each(
+        series.distributions, lambda one: _distribution_object(one, series.distribution_quality or {})
+    )
 
 
 def _distribution_object(each: Distribution, quality: Mapping[str, Quality]) -> dict[str, Any]:

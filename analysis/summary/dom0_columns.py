@@ -6,7 +6,7 @@ The number of an irq or a port means something else after a reboot, so its name 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ NO_MINIMUM = 1 << 62
 _MOST_NAME = 60
 _IF = 0x200
 _LIMIT = 1 << 62
+#: Of each table: more than any of the recorders' own tables has.
+_MOST_ROWS = 1 << 18
 _INT, _TEXT = np.int64, object
 _KEY = {"kind": _INT, "id": _INT, "vcpu": _INT, "name": _TEXT}
 _TALLIES = {**_KEY, "count": _INT, "sum_ns": _INT, "min_ns": _INT, "max_ns": _INT, "zero_count": _INT}
@@ -118,6 +120,7 @@ def _tables(
         for row in line.get("buckets", ()) if "t_ns" in line else ():
             kind, ident, vcpu, bucket, count = map(_sound, row)
             buckets[kind, ident, vcpu, bucket] += count
+            _few(buckets)
         names.take(line)
         counters = line.get("counters", counters) if "t_ns" in line else counters
         before = line.get("interrupts_begin", before)
@@ -145,11 +148,18 @@ def _tables(
 def _add(sums: dict[_TallyKey, list[int]], row: list[int]) -> None:
     kind, ident, vcpu, count, total, least, most, zeros = row
     known = sums.setdefault((kind, ident, vcpu), [0, 0, NO_MINIMUM, 0, 0])
+    _few(sums)
     known[0] += count
     known[1] += total
     known[2] = least or known[2]
     known[3] = most or known[3]
     known[4] += zeros
+
+
+def _few(table: Sized) -> None:
+    """Raise ValueError where a table has more rows than any recorder can have counted."""
+    if len(table) > _MOST_ROWS:
+        raise ValueError(f"more than {_MOST_ROWS} rows of one table")
 
 
 def _sound(value: Any) -> int:
@@ -187,6 +197,7 @@ def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str
     event = ""
     for line in capture.lines(SYMBOLS):
         names |= {int(row[0], 16): str(row[1])[:_MOST_NAME] for row in line.get("symbols", ())}
+        _few(names)
         facts["sample_hz"] = _sound(line.get("sample_hz", facts["sample_hz"]))
         event = line.get("event", event)
     read_ = read_samples(folder)
@@ -199,10 +210,12 @@ def _samples(capture: Capture, facts: dict[str, int]) -> tuple[Counter[tuple[str
         place = "xen" if is_hypervisor(ip) else "kernel" if ip >= KERNEL_FIRST else "user"
         name = comm.decode("utf-8", "backslashreplace") if place == "user" else names.get(ip, "")
         found[place, name, int(place == "kernel" and not flags & _IF)] += 1
+        _few(found)
         if is_own and place != "xen":
             if cpu >= 1 << 16:
                 raise ValueError("a sample of an impossible vCPU")
             rips[vcpu_key(DOM0, cpu), RipSource.PERF_CLOCK, ip] += 1
+            _few(rips)
     return found, rips
 
 
@@ -215,6 +228,7 @@ def _guest_rips(capture: Capture) -> _Rips:
             if not 0 <= domain < IDLE_DOMAIN or not 0 <= vcpu < 1 << 16 or not 0 <= rip < 1 << 64:
                 raise ValueError("a sample of an impossible vCPU")
             found[vcpu_key(domain, vcpu), RipSource.XENCTX, rip] += 1
+            _few(found)
     return found
 
 

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -49,6 +50,14 @@ from xtrace.probes.reader.read_facts import ReadFacts
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 #: NumPy's kinds of numbers and booleans.
 _NUMBERS = "iufb"
+#: A .npy file of version 1.0 with such numbers.  NumPy reads any Python expression there, with Python's own
+#: parser and all of its errors.
+_NPY_START = 10
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>\|[bui]1|<[iuf][248])', 'fortran_order': False, "
+    rb"'shape': \((?P<rows>[0-9]{1,12}),\), \} *\n",
+    re.DOTALL,
+)
 
 #: The ranges that the tables rely on; outside them a sum could overflow or a look-up fail.
 _BOUNDS = {
@@ -260,15 +269,16 @@ def _unpacked(archive: zipfile.ZipFile, name: str, kind: str, rows: int) -> Arra
     if kind != "npy":
         raise ValueError(f"{name} is of an unknown kind")
     content = archive.read(f"{name}.npy")
-    file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{name} is not a .npy array of version 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if shape != (rows,) or dtype.kind not in _NUMBERS or not dtype.isnative:
+    header = _NPY.match(content)
+    if header is None:
+        raise ValueError(f"{name} is not a .npy array of version 1.0 with one row of numbers")
+    dtype = np.dtype(header["type"].decode())
+    begin = _NPY_START + int.from_bytes(content[8:_NPY_START], "little")
+    if int(header["rows"]) != rows or header.end() > begin:
         raise ValueError(f"{name} is not an array of {rows} numbers")
-    if len(content) - file.tell() != rows * dtype.itemsize:
+    if len(content) - begin != rows * dtype.itemsize:
         raise ValueError(f"{name} is truncated or too long")
-    return np.frombuffer(content, dtype, offset=file.tell()).copy()
+    return np.frombuffer(content, dtype, offset=begin).copy()
 
 
 def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:

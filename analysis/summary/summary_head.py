@@ -19,6 +19,7 @@ from typing import Any
 
 from xtrace import __version__
 from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.probes.capture import inside
 from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
 from xtrace.probes.tsc_rate import is_possible
@@ -36,7 +37,9 @@ BROKEN = (
 )  # fmt: skip
 
 _MAX_HEAD_BYTES = 4 << 20
-_MAX_BYTES = 1 << 30
+#: Of all members together, and of those that are JSON: text takes twenty times its size as objects.
+_MAX_BYTES = 256 << 20
+_MAX_JSON_BYTES = 16 << 20
 _MAX_MEMBERS = 1000
 _MAX_NAME = 200
 #: How members may be compressed; the errors of Python's other decompressors are not in BROKEN.
@@ -101,10 +104,11 @@ def files_of(trace: Path) -> tuple[tuple[str, str], ...]:
 
     Raises:
         OSError: one cannot be read.
+        TraceError: the folder contains what a capture never does.
     """
     if trace.is_dir():
         own = beside(trace)
-        found = sorted(path for path in trace.rglob("*") if path.is_file() and path != own)
+        found = sorted(path for path in inside.files(trace) if path != own)
     else:
         found = [path for path in (trace, Path(f"{trace}.json")) if path.is_file()]
     top = trace if trace.is_dir() else trace.parent
@@ -165,6 +169,8 @@ def head_of(archive: zipfile.ZipFile) -> dict[str, Any]:
     sizes = {member.filename: member.file_size for member in archive.infolist()}
     if len(sizes) > _MAX_MEMBERS or sum(sizes.values()) > _MAX_BYTES:
         raise ValueError(f"more than {_MAX_MEMBERS} members or {_MAX_BYTES >> 20} MiB")
+    if sum(size for name, size in sizes.items() if not name.endswith(".npy")) > _MAX_JSON_BYTES:
+        raise ValueError(f"more than {_MAX_JSON_BYTES >> 20} MiB of text")
     if any(member.compress_type not in _COMPRESSIONS for member in archive.infolist()):
         raise ValueError("a member is compressed in another way")
     if sizes[HEAD] > _MAX_HEAD_BYTES:

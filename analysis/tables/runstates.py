@@ -156,7 +156,7 @@ def domain_vcpus(measures: Measures) -> Columns:
 
 
 def _of_state(spent: Columns, rank: int, state: str) -> Columns:
-    """Return, of each domain of which a vCPU was in a state, the time of all its vCPUs in it, 0 for the others."""
+    """Return the time in a state of all vCPUs of the domains of which one was in it, 0 for the others."""
     of_state = spent.where(spent["rank"] == rank)
     vcpus = distinct(spent["a"])
     domains = domain_of(vcpus)

@@ -13,7 +13,17 @@ import typer
 
 from xtrace.cli.commands.diff_trials import are_trials, diff_trials
 from xtrace.cli.help import Command
-from xtrace.cli.options import DOMAIN_FORMS, AsHtml, AsJson, CpuHz, NoColor, NoPager, offered, one_of
+from xtrace.cli.options import (
+    DOMAIN_FORMS,
+    AsHtml,
+    AsJson,
+    CpuHz,
+    MaxInput,
+    NoColor,
+    NoPager,
+    offered,
+    one_of,
+)
 from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import bar
 from xtrace.cli.terminal.style import put, tell
@@ -104,6 +114,7 @@ def diff(
             help="Keep each trace's summary beside it, so that the next diff with --keep is fast.",
         ),
     ] = False,
+    max_input: MaxInput = None,
     no_pager: NoPager = False,
     no_color: NoColor = False,
     json: AsJson = False,

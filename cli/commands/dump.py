@@ -14,6 +14,7 @@ from xtrace.cli.options import (
     DomainNames,
     EventClasses,
     From,
+    MaxInput,
     PcpuList,
     Strict,
     To,
@@ -66,6 +67,7 @@ def dump(
     cpu_hz: CpuHz = None,
     xen: XenVersion = None,
     strict: Strict = False,
+    max_input: MaxInput = None,
     bpf: Annotated[
         bool,
         typer.Option("--bpf", help="Print the events that bpf recorded in dom0 (record --events) instead."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import AsJson, Strict
+from xtrace.cli.options import AsJson, MaxInput, Strict
 from xtrace.cli.render.info import rate_text, row, share_lines
 from xtrace.cli.render.report.head import backward_text
 from xtrace.cli.terminal.style import width
@@ -33,6 +33,7 @@ def info(
         str, typer.Argument(help="A trace, plain or compressed, or capture; - is stdin.", metavar="FILE")
     ],
     strict: Strict = False,
+    max_input: MaxInput = None,
     json: AsJson = False,
 ) -> None:
     """Print what a trace's headers say, without a full pass.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrace.cli.options import DOMAIN_FORMS, EventClasses, PcpuList, offered, one_of, parsed, renamed, seconds
+from xtrace.cli.options import (
+    DOMAIN_FORMS,
+    EventClasses,
+    PcpuList,
+    offered,
+    one_of,
+    parsed,
+    renamed,
+    seconds,
+    size_bytes,
+)
 from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.vcpus import Pcpus
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
     from xtrace.probes.recording.backends.base import Counts
     from xtrace.probes.recording.session import Summary
 
-_MULTIPLES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIGNAL_CODE = 128
 
 
@@ -257,9 +265,7 @@ def _owner(user: str | None) -> tuple[int, int] | None:
 
 def _size(text: str | None, option: str) -> int | None:
     """Return the bytes of ``500M``; K, M, G and T are powers of 1024."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)(?:i?b)?", text.strip().lower())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is not a size; write 500M or 2G", param_hint=option)
-    return round(float(found[1]) * _MULTIPLES[found[2]])
+    try:
+        return None if text is None else size_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -18,6 +18,7 @@ from xtrace.cli.options import (
     CpuHz,
     DomainNames,
     From,
+    MaxInput,
     NoColor,
     NoPager,
     Strict,
@@ -208,6 +209,7 @@ def report(
     no_pager: NoPager = False,
     no_color: NoColor = False,
     strict: Strict = False,
+    max_input: MaxInput = None,
     json: AsJson = False,
     html: AsHtml = None,
     csv: Annotated[

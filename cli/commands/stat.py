@@ -13,6 +13,7 @@ from xtrace.cli.options import (
     CpuHz,
     Follow,
     InputFile,
+    MaxInput,
     Strict,
     TracesHvm,
     seconds,
@@ -32,6 +33,7 @@ def stat(
     hvm: TracesHvm = False,
     cpu_hz: CpuHz = None,
     strict: Strict = False,
+    max_input: MaxInput = None,
     follow: Follow = False,
     json: AsJsonLines = False,
 ) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from xtrace import __version__
 from xtrace.cli.page.words import name_text
+from xtrace.probes.capture import inside
+from xtrace.probes.errors import TraceError
 
 #: Files of a capture's folder that are hashed; and how much is read at a time.
 _MOST_FILES = 40
@@ -65,10 +67,19 @@ class Hashing:
             if str(path) == "-":
                 self._files.append(InputFile("-", "standard input: no hash"))
                 continue
-            inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-            for each in inside[:_MOST_FILES]:
+            found = _files(path)
+            for each in found[:_MOST_FILES]:
                 name = str(each.relative_to(path.parent)) if path.is_dir() else short_path(str(each))
                 self._files.append(InputFile(name_text(name, 200), _hash(each)))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    try:
+        return sorted(inside.files(path))
+    except (OSError, TraceError):
+        return []  # the command says so where it reads the capture
 
 
 def short_path(path: str) -> str:

@@ -6,6 +6,8 @@ xtrace writes, and refuses any other.  A stream cut by a crash is read up to its
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,16 +111,21 @@ def _read(directory: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any])
 
 
 def _read_stream(path: Path, record_bytes: int, decode: Any, dtype: np.dtype[Any]) -> _Stream:
-    content = path.read_bytes()
     parts, last_cpu, last_discarded, read = [], -1, 0, 0
-    for begin, end, cpu, discarded in _packets(path, content, record_bytes):
-        parts.append(decode(content[begin + PACKET.size : end], cpu))
-        last_cpu, last_discarded, read = cpu, discarded, end
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # Mapped: a file with a hole may be larger than the memory, and is read only as far as it has packets.
+        content = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else b""
+        for begin, end, cpu, discarded in _packets(path, content, record_bytes):
+            parts.append(decode(content[begin + PACKET.size : end], cpu))
+            last_cpu, last_discarded, read = cpu, discarded, end
     records = np.concatenate([np.empty(0, dtype), *parts])
-    return _Stream(records, last_cpu, last_discarded, len(content) - read)
+    return _Stream(records, last_cpu, last_discarded, size - read)
 
 
-def _packets(path: Path, content: bytes, record_bytes: int) -> Iterator[tuple[int, int, int, int]]:
+def _packets(
+    path: Path, content: bytes | mmap.mmap, record_bytes: int
+) -> Iterator[tuple[int, int, int, int]]:
     """Yield begin, end, CPU and number of discarded records of each whole packet."""
     at = 0
     while len(content) - at >= PACKET.size:

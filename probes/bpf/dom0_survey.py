@@ -15,6 +15,7 @@ from typing import Any
 
 from xtrace.probes.bpf.abi import Kind
 from xtrace.probes.bpf.event_names import sound_tables
+from xtrace.probes.capture import inside
 from xtrace.probes.capture.layout import BPF_TABLES, Capture, has_events, open_capture
 
 #: Columns of a row of bpf's tables.
@@ -87,7 +88,7 @@ def survey_dom0(path: str | os.PathLike[str]) -> Dom0Survey:
     capture = open_capture(path)
     meta = capture.meta
     kernel, hz = _of(meta, "kernel"), meta.get("tsc_hz")
-    files = [each for each in Path(path).rglob("*") if each.is_file()]
+    files = list(inside.files(Path(path)))
     return Dom0Survey(
         name=os.fspath(path),
         size_bytes=sum(each.stat().st_size for each in files),

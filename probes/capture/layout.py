@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtrace.probes.capture.inside import MAX_META_BYTES, check
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ TRACE_REMEDY = "xtrace record without --backend, in a dom0, makes one"
 #: What shows that bpf, perf or xenctx recorded.
 _DOM0_FILES = (BPF_TABLES, f"{SAMPLES}/metadata", XENCTX_SAMPLES)
 _SCHEMA_VERSIONS = (1,)
-_MAX_META_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
 #: The greatest weight that xl sets.
 MAX_WEIGHT = 65535
@@ -229,17 +229,19 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
     """Open a capture; reads only its meta.json.
 
     Raises:
-        TraceError: it is not a capture, or it was written by a later xtrace.
+        TraceError: it is not a capture, it contains what none does, or it was written by a later xtrace.
     """
     folder = Path(path)
     file = folder / META
+    if folder.is_dir():
+        check(folder)
     if not file.is_file():
         raise TraceError(f"{folder}: not a capture: it contains no {META}")
     with file.open("rb") as content:
-        text = content.read(_MAX_META_BYTES + 1)
+        text = content.read(MAX_META_BYTES + 1)
     try:
-        if len(text) > _MAX_META_BYTES:
-            raise ValueError(f"larger than {_MAX_META_BYTES >> 20} MiB")
+        if len(text) > MAX_META_BYTES:
+            raise ValueError(f"larger than {MAX_META_BYTES >> 20} MiB")
         meta = json.loads(text)
         if not isinstance(meta, dict):
             raise ValueError("not a JSON object")
@@ -271,6 +273,7 @@ def trace_in(path: str | os.PathLike[str]) -> str:
         return os.fspath(path)
     found = _trace(folder)
     if found is not None:
+        check(folder)
         return str(found)
     if is_dom0_only(folder):
         raise TraceError(f"{folder}: {WITHOUT_TRACE}; xtrace report and xtrace info read it")

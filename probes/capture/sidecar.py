@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtrace.probes.capture.inside import MAX_META_BYTES, check
 from xtrace.probes.capture.layout import META, TRACE
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import MAX_PCPUS
@@ -22,8 +23,6 @@ from xtrace.probes.selection.event_masks import event_mask
 from xtrace.probes.tsc_rate import is_possible
 
 _MAX_BYTES = 1 << 20
-#: The meta.json of a capture also lists every domain and event channel.
-_MAX_META_BYTES = 64 << 20
 _XENTRACE_FACTS = ("backends", "xentrace", "facts")
 _TIMINGS = (None, "emulated", "hardware")
 
@@ -58,9 +57,11 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
         TraceError: it exists and is not valid.
     """
     path = _path(Path(trace))
+    if path.name == META and path.parent == Path(trace):
+        check(path.parent)
     if not path.is_file():
         return None
-    most = _MAX_META_BYTES if path.name == META else _MAX_BYTES
+    most = MAX_META_BYTES if path.name == META else _MAX_BYTES
     with path.open("rb") as file:
         text = file.read(most + 1)
     try:
@@ -78,7 +79,7 @@ def sidecar_of(trace: str | os.PathLike[str]) -> Sidecar | None:
         timing = content.get("timing")
         if timing not in _TIMINGS:
             raise ValueError(f"timing is {timing!r}, neither emulated nor hardware")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise TraceError(f"{path}: not a valid sidecar: {error}; fix it or move it away") from None
     return Sidecar(
         path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,23 @@ _GZIP_WINDOW_BITS = 31
 #: The first byte of the magic of a frame to be skipped, and the other three.
 _SKIPPED_FIRST, _SKIPPED = range(0x50, 0x60), b"\x2a\x4d\x18"
 _SKIPPED_HEADER_BYTES = 8
+_ZEROS = re.compile(rb"\0*")
+_FIRST_FED_BYTES = 1 << 9
+#: Recordings unpack to 5 to 40 times their size; what is below the limit's plain_bytes is never refused.
+_MOST_RATIO = 200
+
+
+@dataclass(slots=True)
+class _Limit:
+    plain_bytes: int = 32 << 20
+
+
+_limit = _Limit()
+
+
+def allow(plain_bytes: int) -> None:
+    """Read compressed input that unpacks to up to ``plain_bytes``, however small it is."""
+    _limit.plain_bytes = max(_limit.plain_bytes, plain_bytes)
 
 
 class Damage(Exception):  # noqa: N818 - what it is, like EOFError
@@ -178,32 +196,48 @@ class Streams:
         self._compression = compression
         self._new: Callable[[], Stream] | None = None
         self._stream: Stream | None = None
-        self._input = b""
+        self._input, self._at = b"", 0
+        #: What a stream is given next: little at first, because what follows a short one is copied.
+        self._fed = _FIRST_FED_BYTES
         self._plain = memoryview(b"")
         self._is_first = True
+        self._packed_bytes = self._plain_bytes = 0
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Return the number of plain bytes put into ``buffer``, 0 at the end.
 
         Raises:
             Damage: what follows is damaged or missing.
-            TraceError: the library that is needed is not installed.
+            TraceError: the library that is needed is not installed, or it unpacks to too much.
         """
         while not self._plain:
             if self._stream is None and not self._next_stream():
                 return 0
             self._plain = memoryview(self._more())
+            self._plain_bytes += len(self._plain)
+            self._refuse_bombs()
         count = min(len(buffer), len(self._plain))
         buffer[:count] = self._plain[:count]
         self._plain = self._plain[count:]
         return count
 
+    def _refuse_bombs(self) -> None:
+        """Raise where a file unpacks to more than any recording does: it could take hours to read."""
+        most = max(_MOST_RATIO * self._packed_bytes, _limit.plain_bytes)
+        if self._plain_bytes > most:
+            raise TraceError(
+                f"{self._name}: its first {self._packed_bytes:,} bytes unpack to over {self._plain_bytes:,}: "
+                f"over {_MOST_RATIO} times as many, as of no recording; --max-input SIZE reads so much"
+            )
+
     def _more(self) -> bytes:
         stream = self._stream
         assert stream is not None
-        if stream.needs_input and not self._input and not self._take():
+        if stream.needs_input and self._at == len(self._input) and not self._take():
             raise Damage(f"the {self._compression.name} stream ends early")
-        data, self._input = self._input, b""
+        data = self._input[self._at : self._at + self._fed] if stream.needs_input else b""
+        self._at += len(data)
+        self._fed = min(2 * self._fed, self._compression.chunk_bytes)
         try:
             plain = stream.decompress(data, max_length=_MOST_PLAIN_BYTES)
         except Exception as error:
@@ -211,29 +245,27 @@ class Streams:
                 raise
             raise Damage(f"{self._compression.name}: {error}") from None
         if stream.eof:
-            self._input = stream.unused_data or b""
+            self._at -= len(stream.unused_data or b"")
             self._stream = None
         return plain
 
     def _next_stream(self) -> bool:
         """Begin with the next stream; return whether there is one."""
         while True:
-            while len(self._input) < _SKIPPED_HEADER_BYTES and self._take():
-                pass
-            if not self._is_first:
-                self._input = self._input.lstrip(b"\0")
-            if not self._input:
-                if not self._take():
-                    return False
+            head = self._head()
+            if not self._is_first and head.startswith(b"\0"):
+                match = _ZEROS.match(self._input, self._at)
+                assert match is not None
+                self._at = match.end()
                 continue
-            if len(self._input) < _SKIPPED_HEADER_BYTES and self._take():
-                continue
-            if self._input[1:4] == _SKIPPED and self._input[0] in _SKIPPED_FIRST:
+            if not head:
+                return False
+            if head[1:4] == _SKIPPED and head[0] in _SKIPPED_FIRST:
                 self._is_first = False
-                self._skip(int.from_bytes(self._input[4:8], "little"))
+                self._skip(int.from_bytes(head[4:8], "little"))
                 continue
             break
-        found = compression_in(self._input)
+        found = compression_in(head)
         if found is None:
             if self._is_first:
                 raise Damage(f"no {self._compression.name} stream begins here")
@@ -242,22 +274,30 @@ class Streams:
             self._compression, self._new = found, found.open(self._name)
         self._is_first = False
         self._stream = self._new()
+        self._fed = _FIRST_FED_BYTES
         return True
+
+    def _head(self) -> bytes:
+        """Return the next few bytes, fewer at the end."""
+        while len(self._input) - self._at < _SKIPPED_HEADER_BYTES and self._take():
+            pass
+        return self._input[self._at : self._at + _SKIPPED_HEADER_BYTES]
 
     def _skip(self, size: int) -> None:
         left = _SKIPPED_HEADER_BYTES + size
-        while left > len(self._input):
-            left -= len(self._input)
-            self._input = b""
+        while left > len(self._input) - self._at:
+            left -= len(self._input) - self._at
+            self._at = len(self._input)
             if not self._take():
                 return
-        self._input = self._input[left:]
+        self._at += left
 
     def _take(self) -> bool:
         """Read more input; return whether there was any."""
         chunk = bytearray(self._compression.chunk_bytes)
         count = self._raw.readinto(memoryview(chunk)) or 0
-        self._input += chunk[:count]
+        self._input, self._at = self._input[self._at :] + chunk[:count], 0
+        self._packed_bytes += count
         return bool(count)
 
 

@@ -48,6 +48,7 @@ class Victim:
     data: bytes
     spans: tuple[Span, ...]
 
+
 def victims_in(folder: Path) -> list[Victim]:
     """Return the guests, compiled into a folder."""
     builder = Builder(folder)

@@ -25,7 +25,9 @@ _TURN_S = 20.0
 
 def main() -> int:
     """Run a campaign."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--kinds", default="")
     parser.add_argument("--folder", type=Path, default=Path("build/soak"))

@@ -1,4 +1,4 @@
-"""Try cases of a kind one after the other, and keep what was found: a campaign goes on where it was stopped."""
+"""Try cases of a kind one after the other, and keep what was found: a campaign can be stopped and goes on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _MOST_KEPT = 200
 _MOST_MADE_BYTES = 1 << 41
 #: What the commands import; a fork has it already.
 _MODULES = (
-    "numpy", "xtrace.cli.main", "xtrace.cli.streams", "xtrace.cli.terminal.progress", "xtrace.analysis.report.request",
-    "xtrace.analysis.report.build", "xtrace.analysis.loading.passes", "xtrace.analysis.summary.summary_file",
-    "xtrace.analysis.comparison.compare", "xtrace.cli.live.feed", "xtrace.cli.render.live", "xtrace.probes.dump.lines",
-    "xtrace.symbols.image.image", "xtrace.symbols.sites.finder", "xtrace.cli.render.sites", "iced_x86",
+    "numpy", "iced_x86", "xtrace.cli.main", "xtrace.cli.streams", "xtrace.cli.terminal.progress",
+    "xtrace.analysis.report.request", "xtrace.analysis.report.build", "xtrace.analysis.loading.passes",
+    "xtrace.analysis.summary.summary_file", "xtrace.analysis.comparison.compare", "xtrace.cli.live.feed",
+    "xtrace.cli.render.live", "xtrace.probes.dump.lines", "xtrace.symbols.image.image",
+    "xtrace.symbols.sites.finder", "xtrace.cli.render.sites",
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ class Campaign:
             made = self._folder / "victims.pickle"
             if not made.exists():
                 made.write_bytes(pickle.dumps(victims_in(self._folder / "guests")))
-            self._cases.keep_victims(pickle.loads(made.read_bytes()))  # noqa: S301 - written above
+            self._cases.keep_victims(pickle.loads(made.read_bytes()))
         if "summaries" in kinds:
             pid, _, err = in_child(lambda: self._cases.keep_summaries(self._folder) or 0, self._folder)
             if os.waitpid(pid, 0)[1]:
@@ -100,7 +101,7 @@ class Campaign:
         pid, _, err = in_child(make, folder, file_bytes=_MOST_MADE_BYTES)
         if os.waitpid(pid, 0)[1]:
             raise RuntimeError(f"{kind} {seed} cannot be made: {err.read_text()}")
-        case: Case = pickle.loads(made.read_bytes())  # noqa: S301 - written by our own child
+        case: Case = pickle.loads(made.read_bytes())
         return case, run(case, folder)
 
     def _replay(self, seed: int, folder: Path) -> tuple[Case, Outcome]:
@@ -122,7 +123,9 @@ class Campaign:
             outcome.faults.append((out.read_text() or err.read_text())[-500:] or f"code {code}")
         return Case((), f"{_SEQUENCES} sequences", 0), outcome
 
-    def go(self, kind: str, seconds: float, *, most_count: int | None = None, told: Callable[[str], None]) -> Tally:
+    def go(
+        self, kind: str, seconds: float, *, most_count: int | None = None, told: Callable[[str], None]
+    ) -> Tally:
         """Try cases of a kind for some time, or so many, and keep the state."""
         state = self._folder / f"{kind}.json"
         tally = Tally(**json.loads(state.read_text())) if state.exists() else Tally()

@@ -133,11 +133,13 @@ def _victims() -> Sequence[Victim]:
 
 
 _SIDECAR = {
-    "tsc_hz": 2_300_000_000, "xen_version": "4.17", "timing": "emulated", "pcpus": 2, "command": "xentrace -e sched"
+    "tsc_hz": 2_300_000_000, "xen_version": "4.17", "timing": "emulated", "pcpus": 2,
+    "command": "xentrace -e sched",
 }  # fmt: skip
 META = {
-    "schema_version": 1, "state": "ended", "tsc_hz": 2_300_000_000, "xen_version": "4.17", "scheduler": "credit",
-    "duration_s": 2.5, "lost": {"xentrace": 5}, "overhead": {"cpu_s": 0.5, "cpu_s_by_backend": {"xentrace": 0.25}},
+    "schema_version": 1, "state": "ended", "tsc_hz": 2_300_000_000, "xen_version": "4.17",
+    "scheduler": "credit", "duration_s": 2.5, "lost": {"xentrace": 5},
+    "overhead": {"cpu_s": 0.5, "cpu_s_by_backend": {"xentrace": 0.25}},
     "xen": {"info": {"nr_cpus": "2"}}, "clock": {"tsc_hz": 2.3e9},
     "backends": {"xentrace": {"facts": {"event_mask": "sched,pv"}, "lost": 5, "records": 100}},
     "domains": [
@@ -193,7 +195,11 @@ def json_files(chance: random.Random, folder: Path) -> Case:
         text = damaged_json(chance, json.loads(text_of_trial(result())))
         file.write_text(text, "utf-8", "surrogatepass")
         argv = chance.choice(
-            (("report", "--trial", str(file)), ("report", "--json", "--trial", str(file)), ("diff", str(file), str(file)))
+            (
+                ("report", "--trial", str(file)),
+                ("report", "--json", "--trial", str(file)),
+                ("diff", str(file), str(file)),
+            )
         )
         return Case(argv, kind, len(text))
     else:
@@ -301,11 +307,11 @@ def summaries(chance: random.Random, folder: Path) -> Case:
         content = members[name]
         how = "bits"
         if name.endswith(".json"):
-            how, members[name] = "json", damaged_json(chance, json.loads(content)).encode("utf-8", "surrogatepass")
+            how, members[name] = "json", _other_json(chance, content)
         elif name.endswith(".npy") and chance.random() < 0.8:
             how, members[name] = _other_array(chance, content)
         elif name.endswith((".objects", ".text")):
-            how, members[name] = "json", damaged_json(chance, json.loads(content)).encode("utf-8", "surrogatepass")
+            how, members[name] = "json", _other_json(chance, content)
         else:
             changed = bytearray(content)
             if changed:
@@ -357,9 +363,32 @@ _HEADERS = (
     b"{'descr': '<i8', 'fortran_order': False, 'shape': ((1,),), }",
     b"{'descr': '<i8', 'fortran_order': False, 'shape': 1, }",
     b"{'descr': '<i8', 'fortran_order': 7}",
-    b"(" * 2000, b"-" * 50_000, b"{" * 300, b"\x00\xff", b"1if", b"'", b"{'descr': 'M8[ns]', 'fortran_order': False, 'shape': (1,)}",
+    b"(" * 2000, b"-" * 50_000, b"{" * 300, b"\x00\xff", b"1if", b"'",
+    b"{'descr': 'M8[ns]', 'fortran_order': False, 'shape': (1,)}",
 )  # fmt: skip
-_NUMBERS = (0, 1, -1, 255, 256, 1 << 31, 1 << 32, 1 << 47, 1 << 48, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, -(1 << 63))
+_NUMBERS = (
+    0,
+    1,
+    -1,
+    255,
+    256,
+    1 << 31,
+    1 << 32,
+    1 << 47,
+    1 << 48,
+    (1 << 62) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    -(1 << 63),
+)
+
+
+def _other_json(chance: random.Random, content: bytes) -> bytes:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return content  # it was damaged before
+    return damaged_json(chance, value).encode("utf-8", "surrogatepass")
 
 
 def _other_array(chance: random.Random, content: bytes) -> tuple[str, bytes]:
@@ -369,7 +398,10 @@ def _other_array(chance: random.Random, content: bytes) -> tuple[str, bytes]:
     if kind < 0.25:
         header = chance.choice(_HEADERS)
         return "header", content[:8] + len(header).to_bytes(2, "little") + header + content[128:]
-    array = np.load(io.BytesIO(content))
+    try:
+        array = np.load(io.BytesIO(content))
+    except Exception:  # noqa: BLE001 - it was damaged before, and NumPy raises anything
+        return "again", content
     if kind < 0.9 and len(array):
         for _ in range(chance.choice((1, 1, 3, len(array)))):
             number = chance.choice(_NUMBERS)
@@ -399,7 +431,10 @@ def _stretched(chance: random.Random, members: dict[str, bytes]) -> str:
         for column, kind in head["frames"][frame].items():
             name = f"{frame}/{column}.{kind}"
             if kind == "npy":
-                array = np.load(io.BytesIO(members[name]))
+                try:
+                    array = np.load(io.BytesIO(members[name]))
+                except Exception:  # noqa: BLE001 - it was damaged before
+                    continue
                 fresh = np.resize(array if len(array) else np.zeros(1, array.dtype), rows)
                 if chance.random() < 0.3 and fresh.dtype.kind == "i":
                     fresh = np.arange(rows).astype(fresh.dtype)
@@ -410,7 +445,7 @@ def _stretched(chance: random.Random, members: dict[str, bytes]) -> str:
                 members[name] = json.dumps(["x"] * rows).encode()
         head["rows"][frame] = rows
         members[head_name] = json.dumps(head).encode()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "not"
     return f"{frame} {rows}"
 
@@ -426,7 +461,8 @@ def live(chance: random.Random, folder: Path) -> Case:
         at += size
     pieces.append(data[at:])
     commands = (
-        ("top", "-b", "-i"), ("top", "--json", "-i"), ("stat", "-i"), ("stat", "--json", "-i"), ("stat", "0.05", "-i"),
+        ("top", "-b", "-i"), ("top", "--json", "-i"), ("stat", "-i"), ("stat", "--json", "-i"),
+        ("stat", "0.05", "-i"),
     )  # fmt: skip
     if chance.random() < 0.7:
         more = chance.choice((*commands, *commands, ("report", "--no-pager"), ("dump",)))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: What any input below 100 MB may take, and what the kernel stops a child at, so that a fault fills no machine.
+#: What any input below 100 MB may take, and where the kernel stops a child, so that a fault fills no machine.
 MOST_RESIDENT_BYTES = 1 << 30
 _MOST_ADDRESSES_BYTES = 6 << 30
 #: CPU time of an input of up to 10 MB; and when a child is stopped.
@@ -183,24 +183,16 @@ def _judge(case: Case, outcome: Outcome, out: Path, err: Path) -> None:
     faults = outcome.faults
     said = err.read_text("utf-8", "backslashreplace")
     lines = said.splitlines()
+    mine = [line for line in lines if line.startswith("xtrace: ")]
     if "Traceback" in said or outcome.code == 70:
         faults.append(f"traceback: {lines[-1] if lines else ''}"[:300])
     elif outcome.code < 0 and not faults:
         faults.append(f"killed by {signal.Signals(-outcome.code).name} after {outcome.cpu_s:.0f} s of CPU")
     elif outcome.code >= 0 and outcome.code not in case.codes and not (case.later and outcome.code == 130):
         faults.append(f"exit code {outcome.code}")
-    elif outcome.code in (1, 2):
-        mine = [line for line in lines if line.startswith("xtrace: ")]
-        if not mine:
-            faults.append(f"exit code {outcome.code} without a message: {said[-200:]!r}")
-        elif len(mine[-1]) > 2000:
-            faults.append(f"a message of {len(mine[-1])} characters")
-    if _UNPRINTABLE.search(said):
-        faults.append("control characters on stderr")
-    if "not enough memory" in said:
-        faults.append("not enough memory")
-    if "Warning" in said:
-        faults.append(f"a warning: {said[:200]!r}")
+    elif outcome.code in (1, 2) and not mine:
+        faults.append(f"exit code {outcome.code} without a message: {said[-200:]!r}")
+    faults += _spoiled(said)
     if outcome.resident_bytes > MOST_RESIDENT_BYTES:
         faults.append(f"{outcome.resident_bytes >> 20} MB resident")
     most = MOST_CPU_S * max(case.input_bytes / 10e6, 1)
@@ -208,6 +200,17 @@ def _judge(case: Case, outcome: Outcome, out: Path, err: Path) -> None:
         faults.append(f"{outcome.cpu_s:.1f} s of CPU for {case.input_bytes / 1e6:.2f} MB")
     if outcome.code == 0:
         faults += _lies(case, out)
+
+
+def _spoiled(said: str) -> list[str]:
+    """Return what is wrong with messages."""
+    wrong = {
+        "control characters on stderr": _UNPRINTABLE.search(said),
+        "not enough memory": "not enough memory" in said,
+        f"a warning: {said[:200]!r}": "Warning" in said,
+        "a line of more than 2000 characters on stderr": any(len(line) > 2000 for line in said.splitlines()),
+    }
+    return [text for text, is_so in wrong.items() if is_so]
 
 
 def _lies(case: Case, out: Path) -> list[str]:
@@ -232,7 +235,9 @@ def _no_constant(name: str) -> None:
 
 
 #: Keys whose values may be below 0: differences, and a fence can save time.
-_SIGNED = re.compile(r"offset|skew|low|high|difference|change|least|most|median|delta|handoff|ahead|hot|to_not")
+_SIGNED = re.compile(
+    r"offset|skew|low|high|difference|change|least|most|median|delta|handoff|ahead|hot|to_not"
+)
 _COUNTED = re.compile(r"(_count|_cycles|_ns|_bytes|_s|_ratio)$")
 
 

@@ -1,4 +1,4 @@
-"""Damage JSON by its structure: numbers that fit no field, objects where numbers are due, depth and length."""
+"""Damage JSON by its structure: numbers that fit no field, objects in place of numbers, depth, length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 #: Texts that take the place of a value; json.dumps could not write most of them.
 _ODD = (
-    "1" + "0" * 400, "-1" + "0" * 4000, "1" * 5000, "1e999", "-1e999", "NaN", "-0.0", "1e-320", "5e307", str(1 << 63),
-    str(-(1 << 63) - 1), str((1 << 64) - 1), "-1", "0", "1.5", "true", "null", "{}", "[]", '""', '"1"', '{"a":1}',
-    "[[1]]", "[null]", '"=HYPERLINK(1)"', '"\\u001b[2J"', '"\\ud800"', '"\\u202e"',
+    "1" + "0" * 400, "-1" + "0" * 4000, "1" * 5000, "1e999", "-1e999", "NaN", "-0.0", "1e-320", "5e307",
+    str(1 << 63), str(-(1 << 63) - 1), str((1 << 64) - 1), "-1", "0", "1.5", "true", "null", "{}", "[]",
+    '""', '"1"', '{"a":1}', "[[1]]", "[null]", '"=HYPERLINK(1)"', '"\\u001b[2J"', '"\\ud800"', '"\\u202e"',
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Traces that are valid and built to be expensive: each fills one table, or overflows one sum, of the program.
+"""Traces that are valid and built to be expensive: each fills a table, or overflows a sum, of the program.
 
 A shape takes a generator of random numbers and a size; it returns about so many bytes of trace.
 """
@@ -23,7 +23,9 @@ _WINDOW_BYTES = 60_000
 _RUNNING, _RUNNABLE, _BLOCKED = 0, 1, 2
 
 
-def records(event: int, tscs: npt.NDArray[np.uint64] | None, words: Sequence[npt.ArrayLike], count: int) -> U32:
+def records(
+    event: int, tscs: npt.NDArray[np.uint64] | None, words: Sequence[npt.ArrayLike], count: int
+) -> U32:
     """Return ``count`` records as rows of words: header, TSC if there are any, extra words."""
     columns: list[npt.ArrayLike] = [event | len(words) << 28 | (_TIMED if tscs is not None else 0)]
     if tscs is not None:

@@ -12,10 +12,8 @@ import resource
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 
@@ -47,6 +45,7 @@ PARTS = 8
 #: CPU time, so that no test fails because the machine is busy.
 MOST_CPU_S = 5.0
 MOST_BYTES = 1 << 30
+
 
 class TooLongError(BaseException):
     """A case used up its CPU time.  Not an Exception, so that the code under test cannot catch it."""
