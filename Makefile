@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly zipapp mutants mutants-page
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly soak zipapp mutants mutants-page
 
 # What checks need: the environment of ./run with xenalyze, a compiler and QEMU, and apt's package lists.
 lab-needs:
@@ -52,6 +52,12 @@ nightly: lab-needs
 	./run test -n auto --maxprocesses 8 --dist worksteal -m 'nightly or not nightly' \
 		-o timeout=7200 -o faulthandler_timeout=8000
 	@$(LAB) run
+	@$(MAKE) --no-print-directory soak SECONDS=$(or $(SECONDS),3600)
+
+# make soak [SECONDS=3600] [KINDS=traces,live]: damage inputs of every kind; goes on where it was stopped.  docs/reliability.md
+soak:
+	@./run test --version >/dev/null
+	@PYTHONPATH=tests .venv/bin/python -m soak --seconds $(or $(SECONDS),3600) $(if $(KINDS),--kinds $(KINDS))
 
 # build/xtrace.pyz: a single file that records on a dom0.
 zipapp:

@@ -15,6 +15,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
+#: A greater sum is this, as in the tallies of the state machine: 63 bits hold no more.
+_MOST_SUM = 1 << 62
+
 Array: TypeAlias = npt.NDArray[Any]
 I64: TypeAlias = npt.NDArray[np.int64]
 
@@ -151,7 +154,7 @@ class Groups:
         return numbers
 
     def sum(self, name: str) -> Array:
-        """Return the sum of a column in each group; of booleans, how many are true."""
+        """Return the sum of a column in each group, _MOST_SUM at most; of booleans, how many are true."""
         return self._reduced(name, np.add)
 
     def min(self, name: str) -> Array:
@@ -167,7 +170,16 @@ class Groups:
         if how is np.add and values.dtype == bool:
             values = values.astype(np.int64)
         reduced: Array = how.reduceat(values, self.starts) if len(self.starts) else values
+        if how is np.add and len(values) and values.dtype == np.int64 and _may_wrap(values):
+            wide = np.add.reduceat(values.astype(float), self.starts)
+            is_over = np.abs(wide) >= _MOST_SUM
+            reduced[is_over] = np.where(wide[is_over] > 0, _MOST_SUM, -_MOST_SUM)
         return reduced
+
+
+def _may_wrap(values: I64) -> bool:
+    """Return whether a sum of some of the values may be too large for 63 bits."""
+    return max(int(values.max()), -int(values.min())) > _MOST_SUM // len(values)
 
 
 def joined(parts: Sequence[Columns]) -> Columns:

@@ -7,6 +7,16 @@ class ImageError(ValueError):
     """An image cannot be read; the message is one line that says what, where and what to do."""
 
 
+#: How a spreadsheet recognises a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def cell(text: str) -> str:
+    """Return untrusted text as a cell of CSV: one line, and never a formula."""
+    plain = shown(text, len(text))
+    return f"'{plain}" if text.startswith(_FORMULA) else plain
+
+
 def shown(text: bytes | str, most: int = 200) -> str:
     r"""Return the first ``most`` characters of untrusted text, unprintable ones as ``\x..``, for one line."""
     if isinstance(text, bytes):

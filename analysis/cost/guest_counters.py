@@ -80,7 +80,7 @@ def read(path: Path) -> Rates:
         if len(data) > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
         return _parsed(str(path), data.decode("utf-8", "replace"))
-    except (ValueError, TypeError, RecursionError, csv.Error) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError, csv.Error) as error:
         raise TraceError(
             f"{path}: not a file of guest counters: {error}; give JSON such as "
             '{"counts": {"restore": 1000}, "seconds": 10}'

@@ -9,10 +9,14 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import Array, Columns, distinct, joined, matched
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
-from xtrace.analysis.state_machine.metrics import Woken
+from xtrace.analysis.state_machine.metrics import MOST_SUM, Woken
 
 #: Statistics that tables of times show.
 TAIL = ("count", "p50_cycles", "p95_cycles", "p99_cycles", "max_cycles")
+
+
+#: As a number of 53 bits, which sums are looked up as.
+_MOST = float(MOST_SUM)
 
 
 def with_vcpu(rows: Columns, key: str = "a") -> Columns:
@@ -98,8 +102,9 @@ def merged(on: Sequence[str], *tables: Columns) -> Columns:
 
 
 def whole(values: Array) -> npt.NDArray[np.int64]:
-    """Return numbers as integers, 0 for NaN."""
-    return np.nan_to_num(values).astype(np.int64)
+    """Return numbers as integers, 0 for NaN, those of over 62 bits as the greatest sum."""
+    found: npt.NDArray[np.int64] = np.clip(np.nan_to_num(values), -_MOST, _MOST).astype(np.int64)
+    return found
 
 
 def tail_columns(prefix: str, names: Sequence[str] = TAIL) -> dict[str, str]:

@@ -107,11 +107,10 @@ class Slots:
     def series(self, kind: Slotted, a: int | None = None, b: int | None = None) -> Series:
         """Return the sums of a key by slot, of all keys where it is not given."""
         rows = self._of(kind)
-        inside: slice | I64 = slice(None)
-        if a is not None:
-            inside = slice(*rows["a"].searchsorted((a, a + 1)))
+        begin, end = (0, len(rows)) if a is None else rows["a"].searchsorted((a, a + 1)).tolist()
+        inside: slice | I64 = slice(begin, end)
         if b is not None:
-            inside = np.flatnonzero(rows["b"][inside] == b) + (inside.start or 0)
+            inside = np.flatnonzero(rows["b"][inside] == b) + begin
         counts, totals = np.zeros((2, self.count), np.int64)
         places = rows["place"][inside]
         np.add.at(counts, places, rows["count"][inside])

@@ -46,8 +46,10 @@ from xtrace.analysis.tables import (
 )
 from xtrace.analysis.tables import trace as of_trace
 from xtrace.probes.catalog import VersionRange
+from xtrace.probes.outputs import replacing
 from xtrace.probes.selection.vcpus import Vcpu
 from xtrace.probes.xen_abi import DOM0
+from xtrace.symbols.errors import cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -323,17 +325,24 @@ def write_csv(report: Report, folder: Path) -> Iterator[Path]:
     """Write one CSV file per table, columns.csv and trace.csv into ``folder``; yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns in report.columns.items():
-        path = folder / f"{name}.csv"
-        _with_ns(columns, report.hz).frame().to_csv(path, index=False)
-        yield path
-    path = folder / "columns.csv"
-    _column_list(report).frame().to_csv(path, index=False)
-    yield path
+        yield _csv(folder / f"{name}.csv", _with_ns(columns, report.hz))
+    yield _csv(folder / "columns.csv", _column_list(report))
     path = folder / "trace.csv"
     flat = sorted((key, value) for key, value in report.trace.items() if not isinstance(value, list))
     facts = Columns({"fact": text(key for key, _ in flat), "value": text(value for _, value in flat)})
-    facts.frame().to_csv(path, index=False)
-    yield path
+    yield _csv(path, facts)
+
+
+def _csv(path: Path, columns: Columns) -> Path:
+    """Write one file; text that a spreadsheet would take for a formula is left as text."""
+    plain = {name: columns[name] for name in columns.names if columns[name].dtype == object}
+    safe = {
+        name: text(cell(value) if isinstance(value, str) else value for value in values.tolist())
+        for name, values in plain.items()
+    }
+    with replacing(path) as new:
+        columns.having(**safe).frame().to_csv(new, index=False)
+    return path
 
 
 def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
@@ -346,12 +355,14 @@ def write_parquet(report: Report, folder: Path) -> Iterator[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns in report.columns.items():
-        path = folder / f"{name}.parquet"
-        _with_ns(columns, report.hz).frame().to_parquet(path, index=False)
-        yield path
-    path = folder / "columns.parquet"
-    _column_list(report).frame().to_parquet(path, index=False)
-    yield path
+        yield _parquet(folder / f"{name}.parquet", _with_ns(columns, report.hz))
+    yield _parquet(folder / "columns.parquet", _column_list(report))
+
+
+def _parquet(path: Path, columns: Columns) -> Path:
+    with replacing(path) as new:
+        columns.frame().to_parquet(new, index=False)
+    return path
 
 
 def _column_list(report: Report) -> Columns:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xtrace.analysis.state_machine.kept import KeptColumns
+from xtrace.analysis.state_machine.metrics import MOST_SUM
 from xtrace.probes.reader.batches import I64, U32
 from xtrace.probes.reader.read_facts import ReadFacts
 
@@ -155,4 +156,4 @@ class Collected:
     @property
     def span_cycles(self) -> int:
         """Length of what is counted, over all segments."""
-        return sum(segment.end_tsc - segment.begin_tsc for segment in self.segments)
+        return min(sum(segment.end_tsc - segment.begin_tsc for segment in self.segments), MOST_SUM)

@@ -62,7 +62,7 @@ class Delivery:
         pieces: list[I64] = []
         row = self._begin(batch)
         while row < len(batch):
-            size = max(2 * (len(batch) - row), loops.LOSS_MARGIN * int(self._glob[Q.VCPUS]))
+            size = max(2 * (len(batch) - row), loops.LOSS_MARGIN * int(self._glob[Q.TOUCHED_COUNT]))
             out = np.empty((size + 2 * loops.OUT_MARGIN, 4), np.int64)
             self._glob[Q.OUT] = 0
             row = loops.follow(

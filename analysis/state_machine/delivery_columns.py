@@ -109,4 +109,9 @@ class Q(IntEnum):
     CORES = 3  # a pCPU writes the switches of its siblings
     TSC_LIMIT = 4
     SECRET = 5  # of the hash table of vCPUs
-    COLUMNS = 6
+    # What a loss has to forget: vCPUs that had a record since the one before, and pCPUs with a NOTE_VCPU.
+    # The number of these vCPUs, and a bit of each, SET_BITS in a word.
+    TOUCHED_COUNT = 6
+    TOUCHED = 7
+    NOTED = 7 + 128
+    COLUMNS = 7 + 128 + 512

@@ -29,6 +29,7 @@ from xtrace.analysis.state_machine.metrics import (
     S_KIND,
     S_PARAM,
     S_WORDS,
+    SET_BITS,
     WAKE_CYCLES_MOST,
     Metric,
 )
@@ -70,6 +71,16 @@ def _put(glob, out, metric, key, b, value, tsc):
     glob[Q.OUT] = row + 1
 
 
+@inlined_part
+def _touch(glob, vcpu):
+    """Note that the next loss has something to forget of a vCPU; never of that over the limit."""
+    bit = np.int64(1) << (vcpu % SET_BITS)
+    word = glob[Q.TOUCHED + vcpu // SET_BITS]
+    if vcpu < glob[Q.VCPUS] and word & bit == 0:
+        glob[Q.TOUCHED + vcpu // SET_BITS] = word | bit
+        glob[Q.TOUCHED_COUNT] += 1
+
+
 @part
 def _vcpu_of(glob, vcpus, slots, key):
     """Return the index of the vCPU with ``key``, added if new; all over the limit share the last one."""
@@ -77,6 +88,7 @@ def _vcpu_of(glob, vcpus, slots, key):
     slot = ((key * glob[Q.SECRET]) >> 32) & mask
     while slots[slot] >= 0:
         if vcpus[slots[slot], E.KEY] == key:
+            _touch(glob, np.int64(slots[slot]))
             return np.int64(slots[slot])
         slot = (slot + 1) & mask
     index = glob[Q.VCPUS]
@@ -85,6 +97,7 @@ def _vcpu_of(glob, vcpus, slots, key):
     glob[Q.VCPUS] = index + 1
     slots[slot] = index
     vcpus[index, E.KEY] = key
+    _touch(glob, index)
     return index
 
 
@@ -115,24 +128,52 @@ def _keep_event(vcpus, vcpu, i, kept):
 @part
 def _lose(glob, pcpus, vcpus, out, is_cut, tsc):
     """Forget what is open: records are missing, of whatever vCPU."""
-    for vcpu in range(glob[Q.VCPUS]):
-        if is_cut:
-            key = vcpus[vcpu, E.KEY]
-            for _ in range(vcpus[vcpu, E.EVENTS]):
-                _put(glob, out, Metric.CUT, key, Metric.EVENT_TO_UPCALL, 0, tsc)
-            for _ in range(vcpus[vcpu, E.WAITS]):
-                _put(glob, out, Metric.CUT, key, Metric.MASKED_WAIT, 0, tsc)
-            for _ in range(vcpus[vcpu, E.FRAMES]):
-                _put(glob, out, Metric.CUT, key, Metric.UPCALL, 0, tsc)
-        serial = vcpus[vcpu, E.SERIAL]
-        is_hvm = vcpus[vcpu, E.IS_HVM]
-        for column in range(E.STATE, E.EVENT_TSC):
-            vcpus[vcpu, column] = 0
-        vcpus[vcpu, E.SERIAL] = serial
-        vcpus[vcpu, E.DELIVERED] = serial
-        vcpus[vcpu, E.IS_HVM] = is_hvm
-    for pcpu in range(len(pcpus)):
-        pcpus[pcpu, N.NOTE_VCPU] = -1
+    for word in range((glob[Q.VCPUS] + SET_BITS - 1) // SET_BITS):
+        left = glob[Q.TOUCHED + word]
+        glob[Q.TOUCHED + word] = 0
+        vcpu = np.int64(word) * SET_BITS
+        while left != 0:
+            if left & 1:
+                _forget(glob, vcpus, out, vcpu, is_cut, tsc)
+            left >>= 1
+            vcpu += 1
+    glob[Q.TOUCHED_COUNT] = 0
+    for word in range((len(pcpus) + SET_BITS - 1) // SET_BITS):
+        left = glob[Q.NOTED + word]
+        glob[Q.NOTED + word] = 0
+        pcpu = np.int64(word) * SET_BITS
+        while left != 0:
+            if left & 1:
+                pcpus[pcpu, N.NOTE_VCPU] = -1
+            left >>= 1
+            pcpu += 1
+
+
+@part
+def _forget(glob, vcpus, out, vcpu, is_cut, tsc):
+    """Forget what is open of a vCPU."""
+    if is_cut:
+        key = vcpus[vcpu, E.KEY]
+        for _ in range(vcpus[vcpu, E.EVENTS]):
+            _put(glob, out, Metric.CUT, key, Metric.EVENT_TO_UPCALL, 0, tsc)
+        for _ in range(vcpus[vcpu, E.WAITS]):
+            _put(glob, out, Metric.CUT, key, Metric.MASKED_WAIT, 0, tsc)
+        for _ in range(vcpus[vcpu, E.FRAMES]):
+            _put(glob, out, Metric.CUT, key, Metric.UPCALL, 0, tsc)
+    serial = vcpus[vcpu, E.SERIAL]
+    is_hvm = vcpus[vcpu, E.IS_HVM]
+    for column in range(E.STATE, E.EVENT_TSC):
+        vcpus[vcpu, column] = 0
+    vcpus[vcpu, E.SERIAL] = serial
+    vcpus[vcpu, E.DELIVERED] = serial
+    vcpus[vcpu, E.IS_HVM] = is_hvm
+
+
+@inlined_part
+def _note(glob, pcpus, pcpu, vcpu):
+    """Keep the target of a pCPU's record for its next one."""
+    pcpus[pcpu, N.NOTE_VCPU] = vcpu
+    glob[Q.NOTED + pcpu // SET_BITS] |= np.int64(1) << (pcpu % SET_BITS)
 
 
 @inlined_part
@@ -192,7 +233,7 @@ def _take_notify(glob, pcpus, vcpus, slots, out, pcpu, words, at, tsc):
             kept += 1
     vcpus[vcpu, E.EVENTS] = kept
     vcpus[vcpu, E.SOURCE] = source
-    pcpus[pcpu, N.NOTE_VCPU] = vcpu
+    _note(glob, pcpus, pcpu, vcpu)
     pcpus[pcpu, N.NOTE_TSC] = tsc
     pcpus[pcpu, N.NOTE_SOURCE] = source
     pcpus[pcpu, N.NOTE_SERIAL] = 0
@@ -262,7 +303,7 @@ def _take_pending(glob, pcpus, vcpus, slots, out, pcpu, is_noted, word, flags, t
     if already == 0:
         if not is_noted:
             pcpus[pcpu, N.NOTE_SOURCE] = Source.UNMASK << 32 | np.int64(NOBODY)
-        pcpus[pcpu, N.NOTE_VCPU] = vcpu
+        _note(glob, pcpus, pcpu, vcpu)
         pcpus[pcpu, N.NOTE_TSC] = tsc
         vcpus[vcpu, E.SOURCE] = pcpus[pcpu, N.NOTE_SOURCE]
     elif not is_noted:
@@ -424,7 +465,7 @@ def follow(
         tsc = batch_tsc[row]
         pcpu = np.int64(batch_pcpu[row])
         at = np.int64(batch_start[row])
-        if kind == LOST and room < LOSS_MARGIN * glob[Q.VCPUS]:
+        if kind == LOST and room < LOSS_MARGIN * glob[Q.TOUCHED_COUNT]:
             break
         row += 1
         if kind == UNSEEN or tsc < 0 or tsc >= tsc_limit:
@@ -469,6 +510,7 @@ def follow(
         elif current < 0 or vcpus[current, E.KEY] >> 16 == IDLE_DOMAIN:
             continue
         elif kind == ENTRY:
+            _touch(glob, current)
             vcpus[current, E.IS_HVM] = 1
             if vcpus[current, E.INJECTED]:
                 vcpus[current, E.INJECTED] = 0
@@ -476,5 +518,6 @@ def follow(
                 if glob[Q.BLIND] == 0:
                     _deliver(glob, vcpus, out, current, tsc)
         elif kind == GUEST and glob[Q.BLIND] == 0:
+            _touch(glob, current)
             _take_guest(glob, vcpus, out, current, meaning[S_PARAM], meaning[S_WORDS], words, at, tsc)
     return row

@@ -26,6 +26,7 @@ from xtrace.analysis.state_machine.metrics import (
     S_KIND,
     S_PARAM,
     S_WORDS,
+    SET_BITS,
     STATE_INIT,
     STATE_LOST,
     TICK_PERIOD_MASK,
@@ -177,15 +178,22 @@ def _account(glob, pcpus, out, pcpu, what, tsc):
     pcpus[pcpu, P.ACCOUNT] = what
 
 
+@inlined_part
+def _slot_of(glob, vcpus, vcpu_slots, key):
+    """Return the slot of a vCPU, or that in which it belongs."""
+    mask = len(vcpu_slots) - 1
+    slot = ((key * glob[G.SECRET]) >> 32) & mask
+    while vcpu_slots[slot] >= 0 and vcpus[vcpu_slots[slot], V.KEY] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
 @part
 def _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, key):
     """Return the index of the vCPU with ``key``, added if new; all over the limit share the last one."""
-    mask = len(vcpu_slots) - 1
-    slot = ((key * glob[G.SECRET]) >> 32) & mask
-    while vcpu_slots[slot] >= 0:
-        if vcpus[vcpu_slots[slot], V.KEY] == key:
-            return np.int64(vcpu_slots[slot])
-        slot = (slot + 1) & mask
+    slot = _slot_of(glob, vcpus, vcpu_slots, key)
+    if vcpu_slots[slot] >= 0:
+        return np.int64(vcpu_slots[slot])
     index = glob[G.VCPUS]
     if index == len(vcpus) - 1:
         glob[G.VCPU_OVERFLOW] += 1
@@ -249,6 +257,44 @@ def _update_domain(glob, domains, out, domain, is_change, tsc):
     domains[domain, D.OPENED] = np.int64(not is_change)
 
 
+@inlined_part
+def _is_losable(state):
+    """Return whether a loss of records makes the state of a vCPU unknown: it may run there unseen."""
+    return state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE
+
+
+@inlined_part
+def _note_losable(glob, vcpus, vcpu, old, state):
+    """Keep the set of vCPUs that a loss makes unknown; what is over the limit is in none."""
+    change = np.int64(_is_losable(state)) - np.int64(_is_losable(old))
+    if change != 0 and vcpu < len(vcpus) - 1:
+        first = np.int64(G.LOSABLE)
+        if vcpus[vcpu, V.KEY] >> 16 == IDLE_DOMAIN:
+            first = np.int64(G.LOSABLE_IDLE)
+        glob[first + vcpu // SET_BITS] ^= np.int64(1) << (vcpu % SET_BITS)
+        glob[G.LOSABLE_COUNT] += change
+
+
+@inlined_part
+def _set_current(glob, pcpus, vcpus, pcpu, vcpu):
+    """Let a pCPU run a vCPU, -1 for one that is not known, and keep the number of those that run guests."""
+    if not pcpus[pcpu, P.LOST]:
+        glob[G.GUESTS] -= _runs_guest(pcpus, vcpus, pcpu)
+    pcpus[pcpu, P.CURRENT] = vcpu
+    if not pcpus[pcpu, P.LOST]:
+        glob[G.GUESTS] += _runs_guest(pcpus, vcpus, pcpu)
+
+
+@inlined_part
+def _runs_guest(pcpus, vcpus, pcpu):
+    """Return 1 if a pCPU runs a vCPU of a guest, else 0."""
+    current = pcpus[pcpu, P.CURRENT]
+    if current < 0:
+        return np.int64(0)
+    domain = vcpus[current, V.KEY] >> 16
+    return np.int64(domain != IDLE_DOMAIN and domain != DEFAULT_DOMAIN)
+
+
 @part
 def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     """Close the vCPU's runstate interval at ``tsc`` and open the next one.
@@ -300,6 +346,7 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     if state == _OFFLINE and vcpus[vcpu, V.WAKE_TSC] > 0:
         vcpus[vcpu, V.PAUSED] = 1
     vcpus[vcpu, V.STATE] = state
+    _note_losable(glob, vcpus, vcpu, old, state)
     vcpus[vcpu, V.OPENED] = 0
     # An interval that ends before it begins is skew: the next one starts at the later time.
     vcpus[vcpu, V.SINCE] = max(tsc, since)
@@ -357,10 +404,10 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
 
 
 @part
-def _leave_pcpu(glob, pcpus, out, pcpu, tsc):
+def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the run of the pCPU's current vCPU."""
     _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.UNKNOWN), tsc)
-    pcpus[pcpu, P.CURRENT] = -1
+    _set_current(glob, pcpus, vcpus, pcpu, -1)
 
 
 @part
@@ -431,7 +478,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
     key = vcpus[vcpu, V.KEY]
     current = pcpus[pcpu, P.CURRENT]
     if current >= 0 and current != vcpu:
-        _leave_pcpu(glob, pcpus, out, pcpu, tsc)
+        _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         if vcpus[current, V.STATE] == _RUNNING and vcpus[current, V.PCPU] == pcpu:
             _lose_vcpu(glob, vcpus, domains, out, current, tsc)
     old = vcpus[vcpu, V.STATE]
@@ -486,7 +533,7 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
     if key >> 16 == IDLE_DOMAIN:
         what = np.int64(PcpuTime.IDLE)
     _account(glob, pcpus, out, pcpu, what, tsc)
-    pcpus[pcpu, P.CURRENT] = vcpu
+    _set_current(glob, pcpus, vcpus, pcpu, vcpu)
     pcpus[pcpu, P.INFERRED] = 0
 
 
@@ -535,14 +582,9 @@ def _note_unanswered(glob, pcpus, vcpus, out, pcpu, tsc):
     if sender < 0:
         return
     metric = np.int64(Metric.SEND_NOBODY_RAN)
-    for other in range(glob[G.PCPUS]):
-        candidate = pcpus[other, P.CURRENT]
-        if other == pcpu or candidate < 0 or pcpus[other, P.LOST]:
-            continue
-        domain = vcpus[candidate, V.KEY] >> 16
-        if domain != IDLE_DOMAIN and domain != DEFAULT_DOMAIN:
-            metric = np.int64(Metric.SEND_OTHERS_RAN)
-            break
+    own = np.int64(0) if pcpus[pcpu, P.LOST] else _runs_guest(pcpus, vcpus, pcpu)
+    if glob[G.GUESTS] > own:
+        metric = np.int64(Metric.SEND_OTHERS_RAN)
     _put(glob, out, metric, vcpus[sender, V.KEY], 0, 0, tsc)
 
 
@@ -722,7 +764,7 @@ def _change_runstate(
         if new == _RUNNING:
             _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, old != _RUNNING)
         elif current == vcpu:
-            _leave_pcpu(glob, pcpus, out, pcpu, tsc)
+            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         return
     if state == _RUNNING and old != _RUNNING and new != _RUNNING:
         # Only a "running to" record ends a run: this record comes late.
@@ -741,7 +783,7 @@ def _change_runstate(
             vcpus[vcpu, V.SKEW_TSC] = 0
             return
         if current == vcpu:
-            _leave_pcpu(glob, pcpus, out, pcpu, tsc)
+            _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc)
         else:
             _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
         vcpus[vcpu, V.LEFT_TSC] = tsc
@@ -768,14 +810,14 @@ def _change_runstate(
 
 
 @part
-def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, is_hole):
+def _begin_loss(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, first_tsc, is_hole):
     current = pcpus[pcpu, P.CURRENT]
     what = np.int64(PcpuTime.UNKNOWN if is_hole else PcpuTime.LOST)
     _account(glob, pcpus, out, pcpu, what, first_tsc)
     pcpus[pcpu, P.NEXT_TSC] = 0
     pcpus[pcpu, P.QUIET_MOST] = 0
     if current >= 0:
-        pcpus[pcpu, P.CURRENT] = -1
+        _set_current(glob, pcpus, vcpus, pcpu, -1)
         if vcpus[current, V.KEY] >> 16 != DEFAULT_DOMAIN:
             _lose_vcpu(glob, vcpus, domains, out, current, first_tsc)
             vcpus[current, V.HOLE] = is_hole
@@ -787,23 +829,46 @@ def _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, is_hole):
     if glob[G.FIRST_LOSS] == 0:
         glob[G.FIRST_LOSS] = first_tsc
     if not pcpus[pcpu, P.LOST]:
+        glob[G.GUESTS] -= _runs_guest(pcpus, vcpus, pcpu)
         pcpus[pcpu, P.LOST] = 1
         pcpus[pcpu, P.LOST_FIRST] = first_tsc
         pcpus[pcpu, P.HOLE] = is_hole
         glob[G.LOST_PCPUS] += 1
         glob[G.HOLE_PCPUS] += is_hole
     # Any vCPU that does not run elsewhere may run here unseen.
-    for vcpu in range(glob[G.VCPUS]):
-        state = vcpus[vcpu, V.STATE]
-        key = vcpus[vcpu, V.KEY]
-        if is_hole and key >> 16 == IDLE_DOMAIN and key & 0xFFFF != pcpu:
-            continue  # each idle vCPU runs on its own pCPU only
-        if state == _RUNNABLE or state == _BLOCKED or state == _OFFLINE:
-            tsc = first_tsc
-            if is_hole:
-                tsc = max(tsc, vcpus[vcpu, V.SINCE])  # a hole that is found late takes nothing back
-            _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
-            vcpus[vcpu, V.HOLE] = is_hole
+    _lose_set(glob, vcpus, domains, out, np.int64(G.LOSABLE), first_tsc, is_hole)
+    if not is_hole:
+        _lose_set(glob, vcpus, domains, out, np.int64(G.LOSABLE_IDLE), first_tsc, is_hole)
+        return
+    # Each idle vCPU runs on its own pCPU only.
+    own = np.int64(vcpu_slots[_slot_of(glob, vcpus, vcpu_slots, np.int64(IDLE_DOMAIN) << 16 | pcpu)])
+    if own >= 0 and _is_losable(vcpus[own, V.STATE]):
+        _lose_one(glob, vcpus, domains, out, own, first_tsc, is_hole)
+
+
+@part
+def _lose_set(glob, vcpus, domains, out, first, first_tsc, is_hole):
+    """Set the state of the vCPUs of a set to unknown, in the order of their indices.
+
+    A loss costs a look at each word of the set, however many vCPUs there are that are unknown already.
+    """
+    for word in range((glob[G.VCPUS] + SET_BITS - 1) // SET_BITS):
+        left = glob[first + word]
+        vcpu = np.int64(word) * SET_BITS
+        while left != 0:
+            if left & 1:
+                _lose_one(glob, vcpus, domains, out, vcpu, first_tsc, is_hole)
+            left >>= 1
+            vcpu += 1
+
+
+@inlined_part
+def _lose_one(glob, vcpus, domains, out, vcpu, first_tsc, is_hole):
+    tsc = first_tsc
+    if is_hole:
+        tsc = max(tsc, vcpus[vcpu, V.SINCE])  # a hole that is found late takes nothing back
+    _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
+    vcpus[vcpu, V.HOLE] = is_hole
 
 
 @part
@@ -813,6 +878,7 @@ def _end_loss(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domain_slots
     if not pcpus[pcpu, P.HOLE]:
         pcpus[pcpu, P.BLIND] += max(end - pcpus[pcpu, P.LOST_FIRST], 0)
     pcpus[pcpu, P.LOST] = 0
+    glob[G.GUESTS] += _runs_guest(pcpus, vcpus, pcpu)
     glob[G.LOST_PCPUS] -= 1
     glob[G.HOLE_PCPUS] -= pcpus[pcpu, P.HOLE]
     pcpus[pcpu, P.HOLE] = 0
@@ -836,7 +902,7 @@ def _meet_pcpu(glob, pcpus, vcpus, domains, vcpu_slots, domain_slots, pcpu, tsc)
     unknown = (np.int64(DEFAULT_DOMAIN) << 16) | pcpu
     placeholder = _vcpu_of(glob, vcpus, domains, vcpu_slots, domain_slots, unknown)
     if pcpus[pcpu, P.CURRENT] < 0:
-        pcpus[pcpu, P.CURRENT] = placeholder
+        _set_current(glob, pcpus, vcpus, pcpu, placeholder)
     glob[G.PCPUS] = max(glob[G.PCPUS], pcpu + 1)
     if glob[G.FIRST_TSC] == 0 or tsc < glob[G.FIRST_TSC]:
         glob[G.FIRST_TSC] = tsc
@@ -1042,7 +1108,7 @@ def _change_unplaced(glob, counts, pcpus, vcpus, domains, out, vcpu_slots, domai
     state = vcpus[vcpu, V.STATE]
     before = vcpus[vcpu, V.PCPU]
     if state == _RUNNING and before >= 0 and pcpus[before, P.CURRENT] == vcpu:
-        _leave_pcpu(glob, pcpus, out, before, tsc)
+        _leave_pcpu(glob, pcpus, vcpus, out, before, tsc)
     if state != STATE_INIT and state != old:
         _doubt_state(glob, counts, vcpus, out, vcpu, tsc)
     if state == _RUNNING or new == _RUNNING:
@@ -1407,17 +1473,17 @@ def _loss_begin(glob, pcpus, pcpu, words, at, tsc):
 
 
 @part
-def _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc):
+def _take_lost(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, words, at, tsc):
     first_tsc = _loss_begin(glob, pcpus, pcpu, words, at, tsc)
     _put(glob, out, Metric.LOST_RECORDS, pcpu, 0, np.int64(words[at]), tsc)
     who = np.int64(words[at + 1])
     pcpus[pcpu, P.LOST_END] = tsc
     pcpus[pcpu, P.LOST_VCPU] = (who & 0xFFFF) << 16 | (who >> 16)
-    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, first_tsc, 0)
+    _begin_loss(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, first_tsc, 0)
 
 
 @part
-def _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, begin, tsc):
+def _take_hole(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, what, words, at, begin, tsc):
     """Handle a stretch of time of which the windows are missing: a loss without a record.
 
     It ends at ``tsc``, except where it begins there and nothing follows.
@@ -1432,7 +1498,7 @@ def _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, begin, t
         vcpu = (np.int64(words[at]) & 0xFFFF) << 16 | (np.int64(words[at + 1]) & 0xFFFF)
     pcpus[pcpu, P.LOST_END] = tsc
     pcpus[pcpu, P.LOST_VCPU] = vcpu
-    _begin_loss(glob, pcpus, vcpus, domains, out, pcpu, begin, 1)
+    _begin_loss(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, begin, 1)
 
 
 @loop
@@ -1466,7 +1532,7 @@ def run(
         if tsc < 0 or tsc >= tsc_limit:
             kind = np.int64(Kind.COUNTED)  # its TSC is damaged
         is_loss = kind == Kind.LOST or kind == Kind.HOLE
-        if is_loss and room < LOSS_MARGIN * glob[G.VCPUS]:
+        if is_loss and room < LOSS_MARGIN * (glob[G.LOSABLE_COUNT] + 1):
             break
         row += 1
         if kind == Kind.COUNTED:
@@ -1551,8 +1617,8 @@ def run(
         elif kind == Kind.IDLE_EXIT:
             _take_idle_exit(glob, pcpus, pairs, out, pcpu, words, at, tsc)
         elif kind == Kind.LOST:
-            _take_lost(glob, pcpus, vcpus, domains, out, pcpu, words, at, tsc)
+            _take_lost(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, words, at, tsc)
         elif kind == Kind.HOLE:
             what = meaning[S_PARAM]
-            _take_hole(glob, pcpus, vcpus, domains, out, pcpu, what, words, at, before, tsc)
+            _take_hole(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, what, words, at, before, tsc)
     return row

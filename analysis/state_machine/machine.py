@@ -244,7 +244,7 @@ class Machine:
         row = 0
         while row < len(batch):
             size = (
-                max(3 * (len(batch) - row), loops.LOSS_MARGIN * int(self.glob[G.VCPUS]))
+                max(3 * (len(batch) - row), loops.LOSS_MARGIN * (int(self.glob[G.LOSABLE_COUNT]) + 1))
                 + 2 * loops.OUT_MARGIN
             )
             # The scratches last for as many batches; a second piece of one batch, mostly small, has its own.

@@ -370,6 +370,11 @@ class D(IntEnum):
     COLUMNS = 13
 
 
+#: Of sets of vCPUs: there are up to 32,768.
+SET_BITS = 32
+SET_WORDS = 1024
+
+
 class G(IntEnum):
     """Global state."""
 
@@ -406,7 +411,13 @@ class G(IntEnum):
     SUBCALLS = 30  # 1: the entries of multicalls are recorded
     PERIODIC = 31  # 1: a guest uses Xen's periodic timer
     SECRET = 32  # of the hash table of vCPUs
-    COLUMNS = 33
+    GUESTS = 33  # pCPUs that run a guest's vCPU, outside losses
+    # The vCPUs that a loss makes unknown, because they neither run nor are unknown: their number, and a bit
+    # of each by index, SET_BITS in a word.  Idle vCPUs have bits of their own.
+    LOSABLE_COUNT = 34
+    LOSABLE = 35
+    LOSABLE_IDLE = 35 + SET_WORDS
+    COLUMNS = 35 + 2 * SET_WORDS
 
 
 #: G.EVENTS begins with this, so that of a vCPU of which nothing is known any number may be pending.
@@ -418,6 +429,8 @@ MULTICALL_EVENTS = 1 << 20
 VCPU_PV = 1
 VCPU_HVM = 2
 
+#: A sum of times that would be greater is this: some thousand years.  It is then at least so much.
+MOST_SUM = 1 << 62
 #: Intervals are rows {metric << METRIC_SHIFT | a, b, value, TSC of the end}.
 METRIC_SHIFT = 48
 

@@ -18,7 +18,7 @@ import numpy as np
 from xtrace.analysis.state_machine.collected import Collected, Segment
 from xtrace.analysis.state_machine.delivery import Delivery
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
-from xtrace.analysis.state_machine.metrics import G, P, V
+from xtrace.analysis.state_machine.metrics import MOST_SUM, G, P, V
 from xtrace.probes.reader.ahead import Source
 from xtrace.probes.reader.batches import I64, RecordBatch
 from xtrace.probes.reader.reader import TraceReader, open_trace
@@ -184,6 +184,7 @@ class _Segments:
         if not self.ended:
             return 0
         begin = self.ended[0].segment.first_tsc + sum(each.segment.cycles for each in self.ended)
+        begin = min(begin, MOST_SUM // 2)  # a TSC of up to 62 bits is added to it
         return begin - int(machine.glob[G.FIRST_TSC])
 
     def _end(self, machine: Machine, inside: Window) -> I64:

@@ -23,6 +23,7 @@ from xtrace.analysis.state_machine.kept import (
 from xtrace.analysis.state_machine.metrics import (
     FIRST_COUNT,
     METRIC_SHIFT,
+    MOST_SUM,
     SUB_BUCKETS,
     T_B,
     T_COUNT,
@@ -175,17 +176,26 @@ def _kept_of(state, by_metric, row_slots, rows, exemplar_slots, exemplars, key, 
 
 
 @inlined_part
+def _added(total, value):
+    """Return a sum, MOST_SUM where it would exceed that: the TSCs of a trace may be any numbers."""
+    if value > 0 and total > MOST_SUM - value:
+        return np.int64(MOST_SUM)
+    return total + value
+
+
+@inlined_part
 def _spread(sums, row, begin, end, shift, base):
     """Add an interval's cycles to the slots that it covers."""
     first = (begin >> shift) - base
     last = ((end - 1) >> shift) - base
     if first == last:
-        sums[row, 2 * first + 1] += end - begin
+        sums[row, 2 * first + 1] = _added(sums[row, 2 * first + 1], end - begin)
     else:
-        sums[row, 2 * first + 1] += ((first + base + 1) << shift) - begin
+        part = ((first + base + 1) << shift) - begin
+        sums[row, 2 * first + 1] = _added(sums[row, 2 * first + 1], part)
         for slot in range(first + 1, last):
-            sums[row, 2 * slot + 1] += np.int64(1) << shift
-        sums[row, 2 * last + 1] += end - ((last + base) << shift)
+            sums[row, 2 * slot + 1] = _added(sums[row, 2 * slot + 1], np.int64(1) << shift)
+        sums[row, 2 * last + 1] = _added(sums[row, 2 * last + 1], end - ((last + base) << shift))
 
 
 @part
@@ -380,7 +390,7 @@ def tally(
                 else:
                     if line == LATENCY_ROW:
                         line += _octave(value)
-                    sums[line, 2 * last + 1] += value
+                    sums[line, 2 * last + 1] = _added(sums[line, 2 * last + 1], value)
                 sums[line, 2 * last] += 1
             exemplar = (kept >> _EXEMPLAR_SHIFT) - 1
             if exemplar >= 0 and value >= 0:
@@ -390,7 +400,7 @@ def tally(
                 if mixed <= exemplars[exemplar, E.MOST_HASH]:
                     _keep_sample(exemplars, exemplar, mixed, value, end, b)
         table[entry, T_COUNT] += 1
-        table[entry, T_SUM] += value
+        table[entry, T_SUM] = _added(table[entry, T_SUM], value)
         if key >> METRIC_SHIFT < FIRST_COUNT:
             table[entry, T_MIN] = min(value, table[entry, T_MIN])
             table[entry, T_MAX] = max(value, table[entry, T_MAX])

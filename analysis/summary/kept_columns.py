@@ -16,7 +16,7 @@ import numpy as np
 from xtrace.analysis.columns import I64, Columns, joined, of_rows
 from xtrace.analysis.state_machine.collected import Collected
 from xtrace.analysis.state_machine.kept import SAMPLE, SLOTS, WORST
-from xtrace.analysis.state_machine.metrics import METRIC_SHIFT
+from xtrace.analysis.state_machine.metrics import METRIC_SHIFT, MOST_SUM
 
 _SLOT_COLUMNS = ("shift", "slot", "kind", "a", "b", "count", "total")
 _EXEMPLAR_COLUMNS = ("metric", "a", "b", "value_cycles", "end_tsc")
@@ -40,7 +40,7 @@ def sample_of(collected: Collected) -> Columns:
 def spans_of(collected: Collected) -> Columns:
     """Return Partial.spans: a row, or none for a trace without a TSC."""
     first = collected.segments[0].first_tsc
-    last = first + sum(segment.cycles for segment in collected.segments)
+    last = min(first + sum(segment.cycles for segment in collected.segments), MOST_SUM)
     ends = [(first, last)] if first else []
     return of_rows(ends, {"first_tsc": np.int64, "last_tsc": np.int64})
 

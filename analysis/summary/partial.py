@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from xtrace.analysis.state_machine.metrics import (
     C_SUBCALL,
     FIRST_COUNT,
     METRIC_SHIFT,
+    MOST_SUM,
     SUB_BUCKETS,
     T_B,
     T_COUNT,
@@ -286,7 +288,7 @@ def partial_of(
                 "quiet_end_count": [facts.quiet_end_count],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],
-                "intervals_left_out": [collected.tallies.left_out],
+                "intervals_left_out": [collected.tallies.left_out + int((table[:, T_SUM] >= MOST_SUM).sum())],
                 "vcpus_left_out": [collected.vcpus_left_out],
                 "core_files": [int(collected.has_cores)],
                 "shared_files": [int(recorded.is_shared)],
@@ -325,7 +327,7 @@ def _restarts(collected: Collected) -> Columns:
     return Columns(
         {
             "offset": np.array([restart.offset for restart in restarts], np.int64),
-            "after_cycles": np.cumsum(np.array(cycles, np.int64)),
+            "after_cycles": np.array([min(total, MOST_SUM) for total in accumulate(cycles)], np.int64),
             "back_cycles": np.array([restart.back_cycles for restart in restarts], np.int64),
         }
     )

@@ -11,7 +11,6 @@ before memory is allocated, and so is everything that the tables rely on.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -44,6 +43,7 @@ from xtrace.analysis.summary.summary_head import (
 )
 from xtrace.probes.errors import TraceError
 from xtrace.probes.format import MAX_PCPUS
+from xtrace.probes.outputs import replacing
 from xtrace.probes.reader.read_facts import ReadFacts
 
 #: All members get this time, so that the same summary makes the same bytes.
@@ -143,16 +143,8 @@ def write_summary(summary: Summary, path: Path) -> None:
     """
     if os.path.lexists(path) and not is_summary(path):
         raise TraceError(f"{path}: exists and is not an xtrace summary; choose another name or remove it")
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        with open(os.open(new, flags, 0o666), "wb") as file:
-            _write(summary, file)
-        new.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
+    with replacing(path) as new, open(new, "wb") as file:
+        _write(summary, file)
 
 
 def read_summary(path: str | os.PathLike[str]) -> Summary:

@@ -96,7 +96,7 @@ def losses(measures: Measures) -> Columns:
     facts = measures.partial.dom0_facts
     tallies = measures.partial.dom0_tallies
     counts = tallies["count"] + tallies["zero_count"]
-    is_known = len(tallies) or len(measures.partial.dom0_samples)
+    is_known = len(tallies) or len(measures.partial.dom0_samples) or int(facts["sample_dropped"].sum())
     row = {
         "span_ns": int(facts["span_ns"].sum()),
         "upcall_count": int(counts[tallies["kind"] == Kind.UPCALL].sum()),
@@ -190,11 +190,15 @@ _LOSS_COLUMNS = (
         "by /proc",
     ),
     Column("unpaired_count", _EXACT, "entries without an exit, or exits without an entry", "unpaired"),
-    Column("not_counted_count", _EXACT, "events not counted because the table of ids was full", None),
+    Column(
+        "not_counted_count", _EXACT, "events not counted because the table of ids was full", "not counted"
+    ),
     Column("not_in_histogram_count", _EXACT, "durations counted but missing from a full histogram", None),
-    Column("dropped_event_count", _EXACT, "streamed events dropped because a ring was full", "dropped"),
+    Column(
+        "dropped_event_count", _EXACT, "streamed events dropped because a ring was full", "events dropped"
+    ),
     Column("sample_count", _EXACT, "number of samples", "samples"),
-    Column("dropped_sample_count", _EXACT, "samples dropped because a ring was full", None),
+    Column("dropped_sample_count", _EXACT, "samples dropped because a ring was full", "samples dropped"),
 )
 
 
@@ -294,5 +298,5 @@ TABLES = (
         ),
         bias="a software clock samples code with interrupts off only where it turns them on",
     ),
-    _table("dom0_losses", "Completeness of the bpf counts", losses, _LOSS_COLUMNS),
+    _table("dom0_losses", "Completeness of the bpf counts and of the samples", losses, _LOSS_COLUMNS),
 )  # fmt: skip

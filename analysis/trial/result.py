@@ -178,7 +178,7 @@ def read(path: Path) -> Result:
         if found.pop("schema_version") != SCHEMA_VERSION:
             raise ValueError("another version of the format")
         return _result(found)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise TraceError(f"{path}: not a result of xtrace trial: {error}") from None
 
 

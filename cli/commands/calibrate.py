@@ -68,8 +68,7 @@ def calibrate(
     if image is None and (symbols or debug):
         raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
     (symbol_file,), (debug_file,) = one_each(symbols, 1, "--symbols"), one_each(debug, 1, "--debug")
-    if output is not None and output.exists() and not force:
-        raise typer.BadParameter(f"{output} exists; --force replaces it", param_hint="--output")
+    _must_be_free(output, image, force=force)
     from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
     from xtrace.analysis.calibrate.run import calibrate as measure
     from xtrace.probes.errors import TraceError
@@ -111,6 +110,17 @@ def calibrate(
         )
 
 
+def _must_be_free(output: Path | None, image: Path | None, *, force: bool) -> None:
+    """Raise where the output exists and is not to be replaced, or is the image itself."""
+    from xtrace.probes.outputs import refuse_inputs
+
+    if output is None:
+        return
+    if output.exists() and not force:
+        raise typer.BadParameter(f"{output} exists; --force replaces it", param_hint="--output")
+    refuse_inputs(output, [image] if image is not None else [])
+
+
 def _guest(image: Path, symbols: Path | None, debug: Path | None) -> Guest:
     from xtrace.analysis.calibrate.run import Guest
     from xtrace.symbols.image.image import open_image
@@ -134,8 +144,7 @@ def _names(guest: Guest) -> dict[tuple[int, str], str]:
 
 
 def _write(output: Path, found: Calibration) -> None:
+    from xtrace.probes.outputs import replace_text
     from xtrace.probes.timing.calibration import text_of
 
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(text_of(found) + "\n", encoding="utf-8")
-    part.replace(output)
+    replace_text(output, text_of(found) + "\n")

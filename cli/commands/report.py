@@ -35,11 +35,12 @@ from xtrace.cli.terminal.pager import paged
 from xtrace.cli.terminal.progress import bar
 from xtrace.cli.terminal.style import put, tell
 from xtrace.probes.errors import TraceError
+from xtrace.probes.outputs import refuse_inputs
 from xtrace.probes.selection.event_masks import event_masks
 
 if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
-    from xtrace.analysis.report.request import GuestCounters, GuestImage, UnfencedCapture
+    from xtrace.analysis.report.request import GuestCounters, GuestImage, ReportRequest, UnfencedCapture
     from xtrace.analysis.summary.summary_file import Summary
     from xtrace.cli.page.write import PageFile
 
@@ -272,6 +273,7 @@ def report(
         unfenced=[_unfenced(text) for text in unfenced or ()],
         strict=strict,
     )
+    _refuse_outputs(request, [summary, csv, parquet])
     try:
         found = make_report(request, tell=tell, progress=bar)
     except RequestError as error:
@@ -287,10 +289,7 @@ def report(
     if page is not None:
         page.write_report(found.report, names, _path(files), calibration=calibration, trial=trial)
     if json:
-        from xtrace.analysis.report.build import json_pieces
-
-        sys.stdout.writelines(json_pieces(found.report))
-        sys.stdout.write("\n")
+        _print_json(found.report)
     elif on_terminal and summary is None:
         with paged(wanted=not no_pager):
             _print(
@@ -308,6 +307,13 @@ def report(
         raise KeyboardInterrupt  # its exit code
 
 
+def _print_json(made: Report) -> None:
+    from xtrace.analysis.report.build import json_pieces
+
+    sys.stdout.writelines(json_pieces(made))
+    sys.stdout.write("\n")
+
+
 def _page(
     html: Path | None, files: list[Path] | None, kernels: list[str] | None, others: list[Path | None]
 ) -> PageFile | None:
@@ -319,6 +325,16 @@ def _page(
     images = [_image(text) for text in kernels or ()]
     more = [*(image.path for image in images), *filter(None, others)]
     return PageFile(html, [*(files or [samples.path()]), *more], images)
+
+
+def _refuse_outputs(request: ReportRequest, outputs: Sequence[Path | None]) -> None:
+    """Raise where an output is a file that the report reads."""
+    beside = [path for path in (request.calibration, request.trial) if path is not None]
+    named = [*(one.path for one in request.images), *(one.path for one in request.counters)]
+    read = [*request.paths, *beside, *named, *(one.path for one in request.unfenced)]
+    for output in outputs:
+        if output is not None:
+            refuse_inputs(output, read)
 
 
 def _refuse_lacking(whole: Summary, required: str | None) -> None:

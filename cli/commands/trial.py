@@ -185,11 +185,10 @@ def _restore(lines: list[str]) -> None:
 
 def _show(found: Result, output: Path | None, page: PageFile | None, *, json: bool) -> None:
     from xtrace.analysis.trial.result import text_of
+    from xtrace.probes.outputs import replace_text
 
     if output is not None:
-        part = output.with_name(f"{output.name}.part")
-        part.write_text(text_of(found) + "\n", encoding="utf-8")
-        part.replace(output)
+        replace_text(output, text_of(found) + "\n")
     if page is not None:
         page.write_trial(found)
     if json:

@@ -6,15 +6,14 @@ What makes pages is imported where it is needed: a command creates a PageFile be
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrace.cli.page.origin import Hashing, Origin, short_path
 from xtrace.probes.errors import TraceError
+from xtrace.probes.outputs import refuse_inputs, replace_text
 
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff
@@ -46,6 +45,7 @@ class PageFile:
     def __init__(self, target: Path, inputs: Sequence[Path], images: Sequence[GuestImage] = ()) -> None:
         if str(target) != STDOUT:
             _must_be_writable(target)
+            refuse_inputs(target, inputs)
         self._target, self._images = target, images
         self._hashing = Hashing(inputs)
 
@@ -129,15 +129,7 @@ class PageFile:
         if str(self._target) == STDOUT:
             sys.stdout.write(text)
             return
-        handle, scratch = tempfile.mkstemp(dir=self._target.parent, suffix=".html.part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(scratch).chmod(0o666 & ~_umask())
-            Path(scratch).replace(self._target)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        replace_text(self._target, text)
 
 
 def page_text(page_with: Callable[[int], Page], data: Mapping[str, Any], origin: Origin) -> str:
@@ -156,12 +148,6 @@ def _must_be_writable(target: Path) -> None:
         raise TraceError(f"--html {target}: is a folder; give the name of a file")
     if not target.parent.is_dir():
         raise TraceError(f"--html {target}: the folder {target.parent} does not exist")
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _calibration(path: Path) -> Any:

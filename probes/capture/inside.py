@@ -6,6 +6,7 @@ would be waited for, and a device may never end.  A FILE on the command line is 
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ _MOST_FILES = 65_536
 _MOST_DEPTH = 8
 #: It lists every domain and event channel; as JSON objects it takes forty times its size.
 MAX_META_BYTES = 8 << 20
-#: Other files that are not streams of records: a line a second is 30 MB a day.
+#: Other files that are not streams of records: one line per second is 30 MB per day.
 _MOST_LINES_BYTES = 1 << 30
 
 
@@ -33,7 +34,9 @@ def files(folder: Path) -> Iterator[Path]:
     waiting = [(folder, 0)]
     while waiting:
         inside, depth = waiting.pop()
-        for entry in os.scandir(inside):
+        with os.scandir(inside) as found:
+            entries = list(itertools.islice(found, _MOST_FILES + 1))
+        for entry in entries:
             path = Path(entry.path)
             mode = entry.stat(follow_symlinks=False).st_mode
             count += 1

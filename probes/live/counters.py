@@ -189,6 +189,8 @@ class Machine:
         self.host = HostFigures()
         self.overflow_count = 0
         self._vcpus: dict[int, _Vcpu] = {}
+        # Those that neither run nor are unknown: a loss makes them unknown, and another one has none left.
+        self._losable: set[_Vcpu] = set()
         self._touched: list[_Vcpu] = []
         self._pcpus: dict[int, _Pcpu] = {}
         self._has_cores = False
@@ -225,6 +227,7 @@ class Machine:
     def restart(self) -> None:
         """Forget what runs and what is open: the TSC has restarted."""
         self._vcpus.clear()
+        self._losable.clear()
         self._touched.clear()
         self._blind_count = 0
         self._has_cores = False
@@ -362,6 +365,10 @@ class Machine:
         if state == _RUNNABLE:
             vcpu.is_woken = vcpu.state in (_BLOCKED, _OFFLINE)
         vcpu.state = state
+        if state in (_RUNNABLE, _BLOCKED, _OFFLINE):
+            self._losable.add(vcpu)
+        else:
+            self._losable.discard(vcpu)
 
     def _enter(self, pcpu: _Pcpu, vcpu: _Vcpu, tsc: int) -> None:
         """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
@@ -383,6 +390,7 @@ class Machine:
         vcpu.is_fresh = True
         vcpu.pcpu = pcpu.number
         vcpu.state = _RUNNING
+        self._losable.discard(vcpu)
         pcpu.current = vcpu
 
     def _stop(self, pcpu: _Pcpu, vcpu: _Vcpu, new: int) -> None:
@@ -406,6 +414,7 @@ class Machine:
             self._figures(vcpu).cuts += cuts
         vcpu.forget()
         vcpu.state = _LOST
+        self._losable.discard(vcpu)
         vcpu.since = None
 
     def _end_loss(self, pcpu: _Pcpu) -> None:
@@ -422,9 +431,8 @@ class Machine:
         current, pcpu.current = pcpu.current, None
         if current is not None and current.key >> 16 != DEFAULT_DOMAIN:
             self._lose(current)
-        for vcpu in self._vcpus.values():
-            if vcpu.state in (_RUNNABLE, _BLOCKED, _OFFLINE):
-                self._lose(vcpu)
+        for vcpu in tuple(self._losable):
+            self._lose(vcpu)
 
     def _on_lost(self, pcpu: _Pcpu, tsc: int, words: list[int], _: object) -> None:
         count, who, _low, _high = words

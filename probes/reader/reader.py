@@ -35,7 +35,6 @@ from xtrace.probes.reader.batches import (
     HOLE_SHAPES,
     HOLE_TO_END,
     I64,
-    MAX_SHAPES,
     U16,
     U32,
     RecordBatch,
@@ -53,6 +52,8 @@ from xtrace.probes.reader.windows import CURRENT, MAY_MISS, UNSEEN, WINDOWS_AHEA
 CHUNK_BYTES = 2 << 20
 
 _MAX_WRAPS = 1 << 12
+#: Shapes that are counted before the table grows: a trace has some fifty.
+_FIRST_SHAPES = 128
 _HEADER_WORDS = WINDOW_HEADER_BYTES // WORD_BYTES
 _PAGE_WORDS = RING_PAGE_BYTES // WORD_BYTES
 _NOTHING = np.zeros(1, np.int64)
@@ -123,7 +124,7 @@ class TraceReader:
 
     Attributes:
         shapes: the distinct header words seen so far.
-        record_counts: int64 [pCPUs or more, MAX_SHAPES], records read so far, wanted or not.
+        record_counts: int64 [pCPUs or more, shapes or more], records read so far, wanted or not.
         facts: facts about the file itself.
     """
 
@@ -140,7 +141,7 @@ class TraceReader:
     ) -> None:
         self.shapes = ShapeTable()
         self.facts = ReadFacts()
-        self.record_counts = np.zeros((16, MAX_SHAPES), np.int64)
+        self.record_counts = np.zeros((16, _FIRST_SHAPES), np.int64)
         self._source = source
         self._checks = source if isinstance(source, WholeSource) else None
         self._whole = self._checks.windows if self._checks else None
@@ -481,11 +482,15 @@ class TraceReader:
 
     def _counts_for(self, pcpus: int) -> I64:
         old = self.record_counts
-        if pcpus > len(old):
+        rows, columns = old.shape
+        if pcpus > rows or self.shapes.size > columns:
+            # One file may have windows of all pCPUs that there can be, another as many shapes.
+            rows = max(pcpus, min(2 * rows, MAX_PCPUS)) if pcpus > rows else rows
+            columns = 1 << (max(self.shapes.size, columns) - 1).bit_length()
             # Rows of pCPUs without a window are never touched, so they take no memory.
             seen = np.flatnonzero(self._pcpu_bytes[: len(old)] >= 0)
-            self.record_counts = np.zeros((max(pcpus, 2 * len(old)), MAX_SHAPES), np.int64)
-            self.record_counts[seen] = old[seen]
+            self.record_counts = np.zeros((rows, columns), np.int64)
+            self.record_counts[seen, : old.shape[1]] = old[seen]
         return self.record_counts
 
     def _left_over(self, order: I64, row: I64, row_end: I64) -> list[_Carried]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ Timing = Literal["hardware", "emulated", "noisy"]
 
 _MAX_BYTES = 16 << 20
 _MAX_ROWS = 200_000
+#: Greater than any figure, address and frequency.
+_MOST_NUMBER = float(1 << 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +143,48 @@ def read(path: Path) -> Calibration:
         if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
             raise ValueError(f"schema_version is not {SCHEMA_VERSION}")
         rows = content.pop("rows")
-        if len(rows) > _MAX_ROWS:
-            raise ValueError(f"more than {_MAX_ROWS} rows")
+        if not isinstance(rows, list) or len(rows) > _MAX_ROWS:
+            raise ValueError(f"rows is not a list of up to {_MAX_ROWS} rows")
         notes = tuple(str(note) for note in content.pop("notes", ()))
-        found = Calibration(**content, rows=tuple(_row(row) for row in rows), notes=notes)
+        found = Calibration(**_typed(Calibration, content), rows=tuple(map(_row, rows)), notes=notes)
         _check(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TraceError(f"{path}: not a calibration: {error}; make one with xtrace calibrate") from None
     return found
 
 
+def _typed(kind: type, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a data class from JSON, of the types of its fields.
+
+    Raises:
+        ValueError: one is of another type, or a number that no measurement has.
+    """
+    types = {each.name: str(each.type) for each in fields(kind)}
+    return {name: _value(name, value, types.get(name, "")) for name, value in content.items()}
+
+
+def _value(name: str, value: Any, kind: str) -> Any:
+    if value is None and kind.endswith(" | None"):
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    what = kind.removesuffix(" | None")
+    if what == "float" and is_number and abs(value) < _MOST_NUMBER:
+        return float(value)
+    if what == "int" and is_number and abs(value) < _MOST_NUMBER and value == int(value):
+        return int(value)
+    if (what == "str" and isinstance(value, str)) or (what == "bool" and isinstance(value, bool)):
+        return value
+    if what.startswith("dict[") and isinstance(value, dict):
+        if what == "dict[str, str]" and not all(isinstance(each, str) for each in value.values()):
+            raise ValueError(f"{name} has a value that is not text")
+        return value
+    if what in ("float", "int", "str", "bool") or what.startswith("dict["):
+        raise ValueError(f"{name} is {value!s:.60}, not of the type {what}")
+    return value
+
+
 def _row(content: dict[str, Any]) -> Row:
-    row = Row(**content)
+    row = Row(**_typed(Row, content))
     for value, known in (
         (row.kind, KINDS),
         (row.fence, FENCES),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, TextIO
 
-from xtrace.symbols.errors import shown
+from xtrace.symbols.errors import cell, shown
 from xtrace.symbols.image.xen_facts import ImageFacts
 from xtrace.symbols.listing.compare import Comparison, fence_words
 from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict
@@ -191,7 +191,7 @@ def cells(site: Site) -> dict[str, str]:
 
 def _row(site: Site) -> tuple[str, ...]:
     found = cells(site)
-    return tuple(found[name] for name in COLUMNS)
+    return tuple(cell(found[name]) for name in COLUMNS)
 
 
 def _fence_cell(fence: Fence) -> str:

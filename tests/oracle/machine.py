@@ -816,7 +816,7 @@ class Host:
         pcpu.cause = pcpu.idle = pcpu.run = None
         before = pcpu.loss
         pcpu.loss = Loss(before.begin, loss.end, loss.vcpu, before.is_hole) if before is not None else loss
-        for vcpu in self.vcpus.values():
+        for vcpu in sorted(self.vcpus.values(), key=lambda one: one.domain == IDLE):
             may_run_here = not loss.is_hole or vcpu.domain != IDLE or vcpu.key & 0xFFFF == pcpu.number
             if vcpu.state in (RUNNABLE, BLOCKED, OFFLINE) and may_run_here:
                 self.lose(vcpu, max(loss.begin, vcpu.since or 0) if loss.is_hole else loss.begin)

@@ -267,7 +267,7 @@ def _lines(objects: Sequence[object]) -> bytes:
 
 
 def _replaced(chance: random.Random, path: Path, folder: Path) -> str:
-    """Put something else in the place of a file."""
+    """Put something else there instead of a file."""
     how = chance.choice(("zero", "pipe", "link", "dangling", "folder", "loop", "sparse", "nested", "tty"))
     if how == "nested":
         path.write_bytes(b'{"a":' + b"[" * 100_000)
@@ -453,7 +453,7 @@ def _stretched(chance: random.Random, members: dict[str, bytes]) -> str:
 def live(chance: random.Random, folder: Path) -> Case:
     """A stream that arrives in pieces on standard input, or a file that grows."""
     what, data = trace_bytes(chance, _SIZES[:5])
-    pieces = []
+    pieces: list[bytes] = []
     at = 0
     while at < len(data) and len(pieces) < 30:
         size = chance.choice((1, 7, 100, 4096, len(data)))

@@ -1,6 +1,6 @@
 """Traces that are valid and built to be expensive: each fills a table, or overflows a sum, of the program.
 
-A shape takes a generator of random numbers and a size; it returns about so many bytes of trace.
+A shape takes a generator of random numbers and a size; it returns a trace of about that size.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import itertools
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ def pcpus(chance: random.Random, size: int) -> bytes:
 def vcpus(chance: random.Random, size: int) -> bytes:
     """Runstates of every domain's vCPU 0, or of chosen ids."""
     count = size // 16
-    ids_ = np.arange(count, dtype=np.uint32)
+    ids_: npt.NDArray[Any] = np.arange(count, dtype=np.uint32)
     kind = chance.randrange(4)
     if kind == 0:
         ids_ = ids_ % 0x7FF0 << 16

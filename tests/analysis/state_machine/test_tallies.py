@@ -17,6 +17,7 @@ from xtrace.analysis.state_machine.machine import ALWAYS, Tallies
 from xtrace.analysis.state_machine.metrics import (
     FIRST_COUNT,
     METRIC_SHIFT,
+    MOST_SUM,
     OCTAVES,
     SUB_BUCKETS,
     T_B,
@@ -96,7 +97,12 @@ def added_up(intervals: I64) -> dict[Key, tuple[int, int, int, int, Counter[Key]
 
 
 def summed(key: int, found: list[int]) -> tuple[int, int, int, int, Counter[Key]]:
-    total = (sum(found) + (1 << 63)) % (1 << 64) - (1 << 63)
+    total = 0
+    for value in found:
+        if value > 0 and total > MOST_SUM - value:
+            total = MOST_SUM
+        else:
+            total = (total + value + (1 << 63)) % (1 << 64) - (1 << 63)
     if key >> METRIC_SHIFT >= FIRST_COUNT:
         return len(found), total, 0, 0, Counter()
     buckets = Counter(place_of(value) for value in found if value >= 0)
@@ -154,6 +160,14 @@ def test_sums_of_random_intervals(
     intervals = np.array(table, np.int64).reshape(-1, 4)
     assert read_out(tally_of([intervals])) == added_up(clipped(intervals))
     assert read_out(tally_of([intervals], (begin, end))) == added_up(clipped(intervals, begin, end))
+
+
+def test_a_sum_that_does_not_fit_stops_at_the_greatest() -> None:
+    """Two VM exits of half of all TSCs each would make a negative time."""
+    value = 3 << 60
+    table = [(Metric.HVM_EXIT << METRIC_SHIFT | 7, 1, value, value)] * 3
+    found = read_out(tally_of([np.array(table, np.int64)]))
+    assert found[Metric.HVM_EXIT << METRIC_SHIFT | 7, 1][:4] == (3, MOST_SUM, value, value)
 
 
 @pytest.mark.parametrize("kind", HOSTS)

@@ -226,6 +226,11 @@ def array(values: Any) -> bytes:
     return out.getvalue()
 
 
+def npy(header: bytes) -> bytes:
+    """Return an array file with any header, and no values."""
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
+
+
 def with_head(members: Members, change: Callable[[dict[str, Any]], object]) -> Members:
     head = json.loads(members[HEAD])
     change(head)
@@ -256,6 +261,13 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "large head": lambda m: {**m, HEAD: b" " * (5 << 20)},
     "no member": lambda m: {name: content for name, content in m.items() if name != "tallies/b.npy"},
     "pickle": lambda m: {**m, "tallies/b.npy": array(np.array([{}] * 3, object))},
+    "a header that Python cannot read": lambda m: {**m, "tallies/b.npy": npy(b"(")},
+    "a header with a call": lambda m: {**m, "tallies/b.npy": npy(b"{'descr': print(1), 'shape': (1,)}")},
+    "a shape of a shape": lambda m: {
+        **m,
+        "tallies/b.npy": npy(b"{'descr': '<i8', 'fortran_order': False, 'shape': ((1,),), }"),
+    },
+    "much text": lambda m: {**m, "damages/reason.objects": b" " * (17 << 20) + b"[]"},
     "not an array": lambda m: {**m, "tallies/b.npy": b"nothing"},
     "many rows": lambda m: with_head(m, lambda h: h["rows"].update(tallies=1 << 40)),
     "negative rows": lambda m: with_head(m, lambda h: h["rows"].update(tallies=-1)),

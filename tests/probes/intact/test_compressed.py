@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from builders.damaged import PACK
+from xtrace.probes.errors import TraceError
+from xtrace.probes.intact import compressed
 from xtrace.probes.intact.compressed import Damage, Raw, Streams, compression_in
 
 PLAIN = bytes(range(256)) * 1000
@@ -75,3 +77,50 @@ def compression_name(name: str) -> str:
     found = compression_in(PACK[name](b"")[:6])
     assert found is not None
     return found.name
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_what_unpacks_to_far_more_than_any_recording_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = PACK[name](PLAIN) + PACK[name](bytes(80 << 20))
+    with pytest.raises(TraceError, match=r"unpack to over .* times as many.*--max-input"):
+        unpacked(packed)
+    monkeypatch.setattr(compressed._limit, "plain_bytes", compressed._limit.plain_bytes)
+    compressed.allow(100 << 20)
+    plain, said = unpacked(packed)
+    assert (len(plain), said) == (len(PLAIN) + (80 << 20), "")
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_very_many_short_streams_are_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a stream was copied after each: the work grew with the square of their number."""
+    given = 0
+    found = compression_in(PACK[name](b"")[:6])
+    assert found is not None
+    make = found.open
+
+    class Counted:
+        def __init__(self, stream: compressed.Stream) -> None:
+            self._stream: Any = stream
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
+
+        def decompress(self, data: bytes, /, max_length: int = -1) -> bytes:
+            nonlocal given
+            given += len(data)
+            plain: bytes = self._stream.decompress(data, max_length)
+            return plain
+
+    counted = compressed.Compression(
+        found.name,
+        found.magic,
+        found.chunk_bytes,
+        lambda _: lambda: cast(compressed.Stream, Counted(make("x")())),
+    )
+    monkeypatch.setattr(compressed, "compression_in", lambda _: counted)
+    content = PACK[name](b"") * 3000
+    streams = Streams(cast(Raw, io.BytesIO(content)), counted, "x")
+    assert streams.readinto(memoryview(bytearray(10))) == 0
+    assert given <= 600 * 3000

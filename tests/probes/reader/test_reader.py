@@ -517,6 +517,14 @@ def test_the_highest_pcpu_number_costs_no_memory() -> None:
     assert resident_bytes() - before < 64 << 20
 
 
+def test_counts_take_room_for_what_occurs_only() -> None:
+    """With a place for each shape on each pCPU that there can be, they took 512 MB and more."""
+    data = b"".join(pack_window(pcpu, pack_record(WAKE, pcpu + 1)) for pcpu in range(0, MAX_PCPUS, 4))
+    reader = fast(data, chunk_bytes=1 << 12).reader
+    assert reader.record_counts.sum() == MAX_PCPUS // 4
+    assert reader.record_counts.nbytes <= 32 << 20
+
+
 @pytest.mark.parametrize("tsc", [(1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_an_impossible_tsc_sorts_last(tsc: int) -> None:
     data = (

@@ -70,6 +70,12 @@ def test_fields_that_were_added_later_may_be_missing(tmp_path: Path) -> None:
         ({"rows": 5}, "calibration"),
         ({"rows": [{}]}, "calibration"),
         ({"more": 1}, "more"),
+        ({"tsc_hz": 10**400}, "tsc_hz"),
+        ({"tsc_hz": True}, "tsc_hz"),
+        ({"date": 5}, "date"),
+        ({"host": {"cpu_model": {}}}, "host"),
+        ({"settings": 3}, "settings"),
+        ({"core_per_tsc_ratio": "fast"}, "core_per_tsc_ratio"),
     ],
 )
 def test_what_is_not_a_calibration_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -80,7 +86,20 @@ def test_what_is_not_a_calibration_is_refused(tmp_path: Path, changes: dict[str,
 
 
 @pytest.mark.parametrize(
-    "row", [{"kind": "x"}, {"fence": "isb"}, {"place": "y"}, {"context": "z"}, {"lean_low_cycles": "NaN"}]
+    "row",
+    [
+        {"kind": "x"},
+        {"fence": "isb"},
+        {"place": "y"},
+        {"context": "z"},
+        {"lean_low_cycles": "NaN"},
+        {"median_cycles": 10**400},
+        {"pair_count": {}},
+        {"pair_count": 1.5},
+        {"tight": 1},
+        {"address": "0x1"},
+        {"note": []},
+    ],
 )
 def test_rows_are_checked(tmp_path: Path, row: dict[str, Any]) -> None:
     content = json.loads(text_of(KEPT))

@@ -34,8 +34,8 @@ def find(evidence: Evidence) -> Iterator[Found]:
         is_behind = one.running_cycles < _LEVEL_RATIO * for_others.equal_cycles and lacks >= evidence.cycles(
             _LEAST_S
         )
-        running = one.running_cycles / measures.span_cycles
-        equal = for_others.equal_cycles / measures.span_cycles
+        running = one.running_cycles / evidence.span_cycles
+        equal = for_others.equal_cycles / evidence.span_cycles
         sentence = f"{vcpu_name(one.key)} waited to run {of_span:.0%} of the time and ran {running:.0%}"
         figures = [
             evidence.figure("waiting_share_ratio", of_span, Quality.EXACT, (RUNSTATES,), Reach.VCPU),
