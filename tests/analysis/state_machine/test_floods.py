@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.state_machine import loops
 from xtrace.analysis.state_machine.machine import Machine
-from xtrace.analysis.state_machine.metrics import G
+from xtrace.analysis.state_machine.metrics import G, P
 
 #: Parts of the loops, as Python runs them.
 _BEGIN_LOSS: Any = loops._begin_loss
@@ -85,7 +85,7 @@ def test_a_send_that_wakes_nobody_looks_at_no_other_pcpu() -> None:
     looks = []
     for pcpus in (8, 800):
         host = Host(2, pcpus)
-        host.pcpus[0, loops.P.CURRENT] = 0
+        host.pcpus[0, P.CURRENT] = 0
         watched = Looks(host.pcpus)
         for tsc in range(10):
             _NOTE_UNANSWERED(host.glob, watched, host.vcpus, host.out, 0, np.int64(tsc))
