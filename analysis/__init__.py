@@ -11,6 +11,7 @@ from xtrace.lazy import exported
 
 if TYPE_CHECKING:
     from xtrace.analysis.comparison.compare import Diff, diff
+    from xtrace.analysis.export.events import Events, events
     from xtrace.analysis.loading.summaries import analyse
     from xtrace.analysis.report.build import Report, Selection, build_report
     from xtrace.analysis.report.json_schema import report_schema
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Diff",
+    "Events",
     "GuestCounters",
     "GuestImage",
     "Report",
@@ -39,6 +41,7 @@ __all__ = [
     "analyse",
     "build_report",
     "diff",
+    "events",
     "make_report",
     "merge",
     "read_summary",
@@ -52,6 +55,7 @@ __getattr__ = exported(
     {
         "Answer": "report.request",
         "Diff": "comparison.compare",
+        "Events": "export.events",
         "GuestCounters": "report.request",
         "GuestImage": "report.request",
         "Report": "report.build",
@@ -63,6 +67,7 @@ __getattr__ = exported(
         "analyse": "loading.summaries",
         "build_report": "report.build",
         "diff": "comparison.compare",
+        "events": "export.events",
         "make_report": "report.request",
         "merge": "summary.summary_file",
         "read_summary": "summary.summary_file",

@@ -95,6 +95,15 @@ HELPS = {
         "",
         ("json", "classes", "event", "pcpu", "domain", "vcpu", "begin", "end", "head", "bpf"),
     ),
+    "export": Help(
+        (
+            Example("xtrace export t.bin -f perfetto -o t.pftrace", "for ui.perfetto.dev"),
+            Example("xtrace export t.bin -f perfetto --parts sched -o s", "only scheduling"),
+            Example("xtrace export t.bin -f perfetto --from 1s --to 2s -o p", "one second"),
+        ),
+        "",
+        ("output", "format_", "parts", "domain", "vcpu", "begin", "end", "force"),
+    ),
     "info": Help(
         (
             Example("xtrace info trace.bin", "what the headers say, at once"),

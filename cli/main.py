@@ -38,6 +38,7 @@ COMMANDS = {
     "stat": "Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.",
     "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
     "dump": "Print every record, merged by time, by name and field.",
+    "export": "Write a trace and its single events for Perfetto.",
     "info": "Print what a trace's headers say, without a full pass.",
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
@@ -73,7 +74,7 @@ class Commands(TyperGroup):
         self.format_help_text(ctx, formatter)
         self.format_commands(ctx, formatter)
         others = "xtrace COMMAND --help; --version, --install-completion, --show-completion"
-        formatter.write("\n" + "\n".join([*examples_and_exits(HELPS[""]), others]) + "\n")
+        formatter.write("\n".join([*examples_and_exits(HELPS[""]), others]) + "\n")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands without importing their modules."""

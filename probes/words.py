@@ -6,6 +6,13 @@ import math
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with control characters escaped, so that a terminal does not obey them."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def count_of(number: int, what: str) -> str:
     """Return a number with a noun, in the plural unless it is one."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

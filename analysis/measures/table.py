@@ -125,6 +125,10 @@ class Table(Generic[Given]):
         rows = rows.having(**dict.fromkeys(absent, np.nan))
         return Made(rows.only(column.name for column in self.columns), quality)
 
+    def quality_of(self, coverage: Coverage) -> dict[str, Quality]:
+        """Return how columns of single events are known: whatever rows there are, the marks are the same."""
+        return {column.name: self._quality(column, Columns({}, 0), coverage) for column in self.columns}
+
     def needs_of(self, column: Column) -> tuple[Records, ...]:
         """Return the kinds of records that a column needs."""
         return self.needs if column.needs is None else column.needs

@@ -12,8 +12,10 @@ from xtrace.analysis.state_machine.metrics import (
     STATE_INIT,
     STATE_LOST,
     D,
+    Detail,
     Metric,
     P,
+    PcpuTime,
     V,
     WakeCause,
 )
@@ -101,7 +103,13 @@ class Ends(NamedTuple):
             key = int(keys[int(pcpu[P.PENDING_VCPU + i])])
             yield _row(Metric.WAKE_CAUSE, key, paired(WakeCause.UNKNOWN, 0), 0, self.last)
 
-    def _open(self, metric: Metric, a: int, b: int, since: int) -> Iterator[Row]:
+    def of_run(self, number: int, pcpu: I64, keys: I64) -> Iterator[Row]:
+        """Yield the run that is open on a pCPU, where single events are wanted; as of_pcpu()."""
+        if int(pcpu[P.ACCOUNT]) in (PcpuTime.RUNNING, PcpuTime.IDLE):
+            where = number << 1 | int(pcpu[P.BEGUN])
+            yield from self._open(Detail.RUN, int(keys[pcpu[P.CURRENT]]), where, int(pcpu[P.ACCOUNT_SINCE]))
+
+    def _open(self, metric: Metric | Detail, a: int, b: int, since: int) -> Iterator[Row]:
         yield from _timed(Metric.OPEN, a, paired(metric, b), self.last - since, self.last)
 
 

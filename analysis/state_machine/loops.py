@@ -34,6 +34,7 @@ from xtrace.analysis.state_machine.metrics import (
     VCPU_PV,
     WAKE_CYCLES_MOST,
     D,
+    Detail,
     DomainState,
     G,
     Kind,
@@ -69,7 +70,7 @@ _DENSE_PV_EVENTS = 32
 #: The most intervals that one record can emit, except a loss of records.
 OUT_MARGIN = 80
 #: The most intervals that a loss emits per vCPU: what was open, its state and its domain's state.
-LOSS_MARGIN = 14
+LOSS_MARGIN = 15
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
 _OP_MASK = 0xF_FFFF
@@ -153,6 +154,16 @@ def _put_cut(glob, out, a, metric, value, tsc):
     """Count an interval as cut off; what the end of the trace cuts off does not count."""
     if glob[G.ENDED] == 0:
         _put(glob, out, Metric.CUT, a, metric, value, tsc)
+
+
+@part
+def _put_run(glob, pcpus, vcpus, out, pcpu, tsc):
+    """Emit the run of the pCPU's current vCPU, which ends."""
+    account = pcpus[pcpu, P.ACCOUNT]
+    if account == PcpuTime.RUNNING or account == PcpuTime.IDLE:
+        where = (pcpu << 1) | pcpus[pcpu, P.BEGUN]
+        cycles = max(tsc - pcpus[pcpu, P.ACCOUNT_SINCE], 0)
+        _put(glob, out, Detail.RUN, vcpus[pcpus[pcpu, P.CURRENT], V.KEY], where, cycles, tsc)
 
 
 @part
@@ -352,6 +363,8 @@ def _set_state(glob, vcpus, domains, out, vcpu, state, tsc):
     vcpus[vcpu, V.SINCE] = max(tsc, since)
     domain = vcpus[vcpu, V.DOMAIN]
     if old != state:
+        if glob[G.DETAILED]:
+            _put(glob, out, Detail.STATE, key, (old << 4) | state, 0, tsc)
         domains[domain, D.COUNTS + old] -= 1
         domains[domain, D.COUNTS + state] += 1
         is_change = old != STATE_INIT and old != STATE_LOST and state != STATE_LOST
@@ -406,6 +419,8 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
 @part
 def _leave_pcpu(glob, pcpus, vcpus, out, pcpu, tsc):
     """End the run of the pCPU's current vCPU."""
+    if glob[G.DETAILED]:
+        _put_run(glob, pcpus, vcpus, out, pcpu, tsc)
     _account(glob, pcpus, out, pcpu, np.int64(PcpuTime.UNKNOWN), tsc)
     _set_current(glob, pcpus, vcpus, pcpu, -1)
 
@@ -505,6 +520,9 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
             if proof == 0:
                 flags |= Woken.UNPROVEN
             _put(glob, out, Metric.WAKE_TO_RUNNING, key, flags, tsc - wake, tsc)
+            if glob[G.DETAILED]:
+                who = (pcpu << 48) | (wake_pcpu << 32) | vcpus[vcpu, V.WAKER]
+                _put(glob, out, Detail.WOKEN, key, who, tsc - wake, tsc)
             if wake_pcpu != pcpu:
                 _put(glob, out, Metric.HANDOFF, (wake_pcpu << 16) | pcpu, 0, tsc - wake, tsc)
         vcpus[vcpu, V.WAKE_TSC] = 0
@@ -535,6 +553,10 @@ def _enter_pcpu(glob, counts, pcpus, vcpus, domains, out, pcpu, vcpu, tsc, begin
     _account(glob, pcpus, out, pcpu, what, tsc)
     _set_current(glob, pcpus, vcpus, pcpu, vcpu)
     pcpus[pcpu, P.INFERRED] = 0
+    if current != vcpu:
+        pcpus[pcpu, P.BEGUN] = np.int64(begins)
+        if glob[G.DETAILED]:
+            _put(glob, out, Detail.RUN_BEGIN, key, pcpu, np.int64(begins), tsc)
 
 
 @part
@@ -813,6 +835,8 @@ def _change_runstate(
 def _begin_loss(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, first_tsc, is_hole):
     current = pcpus[pcpu, P.CURRENT]
     what = np.int64(PcpuTime.UNKNOWN if is_hole else PcpuTime.LOST)
+    if glob[G.DETAILED]:
+        _put_run(glob, pcpus, vcpus, out, pcpu, first_tsc)
     _account(glob, pcpus, out, pcpu, what, first_tsc)
     pcpus[pcpu, P.NEXT_TSC] = 0
     pcpus[pcpu, P.QUIET_MOST] = 0
@@ -947,6 +971,8 @@ def _put_rip(glob, out, key, source, words, at, size, tsc):
 @inlined_part
 def _count_hypercall(glob, counts, out, vcpu, key, is_entry, op, tsc):
     """Count a hypercall or, with ``is_entry``, an entry of a multicall."""
+    if glob[G.DETAILED]:
+        _put(glob, out, Detail.HYPERCALL, key, (np.int64(is_entry) << 32) | op, 0, tsc)
     if op >= _DENSE_OPS:
         metric = np.int64(Metric.SUBCALL) if is_entry else np.int64(Metric.HYPERCALL)
         _put(glob, out, metric, key, op, 0, tsc)
@@ -1171,6 +1197,9 @@ def _take_wake(
     else:
         vcpus[vcpu, V.WAKE_TSC] = tsc
         vcpus[vcpu, V.WAKE_PCPU] = pcpu
+        vcpus[vcpu, V.WAKER] = _current_key(pcpus, vcpus, pcpu)
+        if glob[G.DETAILED]:
+            _put(glob, out, Detail.WAKE, woken, (pcpu << 32) | vcpus[vcpu, V.WAKER], 0, tsc)
     key = _current_key(pcpus, vcpus, pcpu)
     if state == STATE_LOST:
         _put(glob, out, Metric.WAKE_CAUSE, woken, (WakeCause.UNKNOWN << 32) | MAY_BE_AWAKE, 0, tsc)

@@ -201,6 +201,7 @@ class Machine:
         keep: how many of the returned pieces stay valid at a time; with 0, each has its own array.
         tsc_offsets: int64 [MAX_PCPUS], what the reader adds to the TSCs of each pCPU.
         core: Xen is known to schedule by core.
+        detailed: also emit what Detail lists.
     """
 
     def __init__(
@@ -210,11 +211,13 @@ class Machine:
         *,
         tsc_offsets: I64 | None = None,
         core: bool = False,
+        detailed: bool = False,
     ) -> None:
         self.glob = np.zeros(G.COLUMNS, np.int64)
         self.glob[G.FROM_TSC], self.glob[G.TO_TSC] = window
         self.glob[G.TSC_LIMIT] = 1 << 62
         self.glob[G.CORE] = int(core)
+        self.glob[G.DETAILED] = int(detailed)
         self.glob[G.EVENTS] = EVENTS_UNKNOWN
         self.glob[G.SECRET] = secrets(1)[0]
         self._offsets = np.zeros(MAX_PCPUS, np.int64) if tsc_offsets is None else tsc_offsets
@@ -277,6 +280,8 @@ class Machine:
         for number in np.flatnonzero(self.pcpus[:, P.SEEN] > 0).tolist():
             pcpu = self.pcpus[number]
             rows += ends.of_pcpu(number, pcpu, self.vcpus[:, V.KEY])
+            if self.glob[G.DETAILED]:
+                rows += ends.of_run(number, pcpu, self.vcpus[:, V.KEY])
             if pcpu[P.CHAIN_NS] > 0 and pcpu[P.CHAIN_CYCLES] > 0:
                 self._late_pairs.append((int(pcpu[P.CHAIN_NS]), int(pcpu[P.CHAIN_CYCLES]), 0))
         return np.array(rows, np.int64).reshape(-1, 4)

@@ -118,6 +118,20 @@ class Metric(IntEnum):
     EVENTS_LEFT_OUT = 90  # b = 0 events, 1 waits, 2 upcalls that were more than are followed at a time
 
 
+class Detail(IntEnum):
+    """What the machines emit besides the metrics where single events are wanted; nothing counts it.
+
+    So it can name two vCPUs, and each is one event, also where its metric is only counted.
+    """
+
+    RUN_BEGIN = 128  # a = vCPU, b = pCPU, value = 1 if a record shows it
+    RUN = 129  # a = vCPU, b = pCPU << 1 | 1 if a record shows when it began, value = cycles
+    STATE = 130  # a = vCPU, b = old state << 4 | new state; emitted where it changes
+    WAKE = 131  # a = woken vCPU, b = waker's pCPU << 32 | the vCPU that ran there
+    WOKEN = 132  # a = vCPU, b = its pCPU << 48 | as in WAKE, value = cycles from the wake to the run
+    HYPERCALL = 133  # a = vCPU, b = 1 for an entry of a multicall << 32 | op
+
+
 #: Metrics below this have values in cycles and a histogram.
 FIRST_COUNT = Metric.CONTINUE_RUNNING
 
@@ -269,7 +283,8 @@ class P(IntEnum):
     OFFSET = 45  # cycles that the reader added to the pCPU's TSCs
     HOLE = 46  # 1: the gap is of missing windows, not of records that Xen reports as lost
     QUIET_MOST = 47  # cycles after which the scheduler acts at the latest; 0: not known
-    COLUMNS = 48
+    BEGUN = 48  # 1: a record shows when the current vCPU's run began
+    COLUMNS = 49
 
 
 class PcpuTime(IntEnum):
@@ -344,7 +359,8 @@ class V(IntEnum):
     ONE_SHOT = 72  # 1: its ticks come from timers that it sets
     TICK_TSC = 73  # of each VirtualTimer's last tick; 0: none since it was set
     TICK_PERIOD_NS = 75  # of each; 0: not known
-    COLUMNS = 77
+    WAKER = 77  # vCPU that ran where it was woken, at WAKE_TSC
+    COLUMNS = 78
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.
@@ -412,12 +428,13 @@ class G(IntEnum):
     PERIODIC = 31  # 1: a guest uses Xen's periodic timer
     SECRET = 32  # of the hash table of vCPUs
     GUESTS = 33  # pCPUs that run a guest's vCPU, outside losses
+    DETAILED = 34  # 1: emit what Detail lists, too
     # The vCPUs that a loss makes unknown, because they neither run nor are unknown: their number, and a bit
     # of each by index, SET_BITS in a word.  Idle vCPUs have bits of their own.
-    LOSABLE_COUNT = 34
-    LOSABLE = 35
-    LOSABLE_IDLE = 35 + SET_WORDS
-    COLUMNS = 35 + 2 * SET_WORDS
+    LOSABLE_COUNT = 35
+    LOSABLE = 36
+    LOSABLE_IDLE = 36 + SET_WORDS
+    COLUMNS = 36 + 2 * SET_WORDS
 
 
 #: G.EVENTS begins with this, so that of a vCPU of which nothing is known any number may be pending.

@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -100,6 +100,51 @@ def collect(
     )
 
 
+class Piece(NamedTuple):
+    """What single events come in: intervals that end one after the other, and the records of that time.
+
+    It is valid until the next one is taken.
+
+    Attributes:
+        intervals: int64 [n, 4], as Machine.feed() returns them, with what Detail lists.
+        records: the batch whose records ended them; None for what is only known at the end of a segment, and
+            where a batch has more pieces than one.
+        axis: what makes TSCs go on from the segment before.
+    """
+
+    intervals: I64
+    records: RecordBatch | None
+    axis: int
+
+
+def stream(
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = False,
+    tsc_offsets: I64 | None = None,
+    core: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Piece]:
+    """Read the trace ``path`` and yield its single events, in memory that does not grow with its length.
+
+    Args:
+        strict, tsc_offsets, core, progress: as for collect().
+
+    Raises:
+        OSError, TraceError: as open_trace() and its reader do.
+    """
+    segments = _Segments(
+        lambda number: ALWAYS,
+        lambda inside: Machine(inside, keep=_KEEP, tsc_offsets=tsc_offsets, core=core, detailed=True),
+    )
+    with open_trace(path, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets, holes=True) as reader:
+        batches = _Stage(iter(reader))
+        for piece in _Stage(segments.pieces(batches)):
+            yield piece
+            if progress is not None:
+                progress(reader.facts.bytes_read)
+
+
 def _has_many(reader: TraceReader) -> bool:
     """Return whether there are enough records to say that a silence is unlike others."""
     return int(reader.record_counts.sum()) >= _SILENCE_RECORDS
@@ -154,12 +199,14 @@ class _Segments:
 
     Attributes:
         ended: what those of each segment left, after the last record.
+        inside: the window that the present segment's intervals count in.
     """
 
     def __init__(self, window_of: Callable[[int], Window], machine_for: Callable[[Window], Machine]) -> None:
         self.ended: list[_Ended] = []
         self._window_of = window_of
         self._machine_for = machine_for
+        self.inside = window_of(0)
 
     def intervals(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[Window, int, I64]]:
         """Yield intervals as feed() and finish() of the machines do, with how they count.
@@ -167,18 +214,22 @@ class _Segments:
         Yields:
             (the window that they count in, what makes their TSCs go on from the segment before, intervals).
         """
-        inside = self._window_of(0)
-        machine, delivery = self._machine_for(inside), Delivery()
+        for piece in self.pieces(batches):
+            yield self.inside, piece.axis, piece.intervals
+
+    def pieces(self, batches: Iterable[RecordBatch]) -> Iterator[Piece]:
+        """Yield the same with the records; ``inside`` is the window that each counts in."""
+        machine, delivery = self._machine_for(self.inside), Delivery()
         for batch in batches:
             if batch.segment > len(self.ended):
-                yield inside, self._axis(machine), self._end(machine, inside)
-                inside = self._window_of(batch.segment)
-                machine, delivery = self._machine_for(inside), Delivery()
-            for piece in machine.feed(batch):
-                yield inside, self._axis(machine), piece
-            for piece in delivery.feed(batch):
-                yield inside, self._axis(machine), piece
-        yield inside, self._axis(machine), self._end(machine, inside)
+                yield self._end(machine)
+                self.inside = self._window_of(batch.segment)
+                machine, delivery = self._machine_for(self.inside), Delivery()
+            records: RecordBatch | None = batch
+            for intervals in (*machine.feed(batch), *delivery.feed(batch)):
+                yield Piece(intervals, records, self._axis(machine))
+                records = None
+        yield self._end(machine)
 
     def _axis(self, machine: Machine) -> int:
         if not self.ended:
@@ -187,10 +238,10 @@ class _Segments:
         begin = min(begin, MOST_SUM // 2)  # a TSC of up to 62 bits is added to it
         return begin - int(machine.glob[G.FIRST_TSC])
 
-    def _end(self, machine: Machine, inside: Window) -> I64:
-        left = machine.finish()
-        self.ended.append(_Ended.of(machine, inside))
-        return left
+    def _end(self, machine: Machine) -> Piece:
+        piece = Piece(machine.finish(), None, self._axis(machine))
+        self.ended.append(_Ended.of(machine, self.inside))
+        return piece
 
 
 def _vcpus_of(ended: Sequence[_Ended]) -> tuple[I64, I64, I64]:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
+from xtrace.probes.words import printable
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
 #: Columns of a label at the start of a line.
@@ -23,11 +24,7 @@ _PER_COLUMN = 4
 _LIKE = 0.6
 
 
-def safe(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that a terminal does not obey them."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+safe = printable
 
 
 def columns_of(text: str) -> int:

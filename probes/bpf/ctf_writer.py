@@ -12,9 +12,12 @@ import struct
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from xtrace.probes.bpf.abi import EVENT_BYTES, MEANINGS, SAMPLE_BYTES, UNTIMED, Kind
 from xtrace.probes.capture.stream import Folder, Stream
+from xtrace.probes.host.texts import read
 
 MAGIC = 0xC1FC1FC1
 #: magic, padding; first and last time, bits of content and of packet, discarded events, CPU.  With the
@@ -102,12 +105,26 @@ def sample_metadata(event: str) -> str:
 
 
 def _head(about: str, record_bytes: int) -> str:
-    # The offset from the monotonic clock to the time of day; the two are read back to back.
-    wall, monotonic = time.time_ns(), time.monotonic_ns()
-    offset_s, offset_ns = divmod(wall - monotonic, 10**9)
+    offset_s, offset_ns = divmod(_offset(), 10**9)
     return _HEAD.format(
-        about=about, align=8 * record_bytes, uuid=uuid.uuid4(), offset_s=offset_s, offset_ns=offset_ns
+        about=about, align=8 * record_bytes, uuid=_clock(), offset_s=offset_s, offset_ns=offset_ns
     )
+
+
+@cache
+def _clock() -> uuid.UUID:
+    """Return the identity of this boot's monotonic clock: readers refuse clocks that differ in it."""
+    boot_id = read(Path("/proc/sys/kernel/random/boot_id"))
+    return uuid.uuid5(uuid.UUID(boot_id), "monotonic") if boot_id else uuid.uuid4()
+
+
+@cache
+def _offset() -> int:
+    """Return the ns from the monotonic clock to the time of day; the two are read back to back.
+
+    Read once, because it is adjusted all the time: what is recorded together has one offset.
+    """
+    return time.time_ns() - time.monotonic_ns()
 
 
 @dataclass(slots=True)

@@ -68,7 +68,7 @@ def test_all_options_are_a_step_away(name: str, capfd: pytest.CaptureFixture[str
         (["report", "--sectoin", "way"], "do you mean --section?"),
         (["report", "--section", "hypercals"], "do you mean hypercalls?"),
         (["report", "--fail-on-finding", "wake-latncy"], "do you mean wake-latency?"),
-        (["reprt"], "Did you mean 'report'?"),
+        (["reprt"], "Did you mean 'report'"),
         (["top", "--sort", "wake", "-i", "x"], "do you mean wakes?"),
         (["diff", "a", "b", "--metric", "running-share"], "do you mean running_share"),
     ],

@@ -79,6 +79,7 @@ from xtrace.analysis.state_machine.metrics import (
     PENDING_MAX,
     RECENT_MAX,
     TICK_PERIOD_MASK,
+    Detail,
     DomainState,
     Metric,
     RipSource,
@@ -123,6 +124,16 @@ class Interval(NamedTuple):
     tsc: int
 
 
+class Told(NamedTuple):
+    """A single event; ``tsc`` is its end."""
+
+    detail: Detail
+    a: int
+    b: int
+    value: int
+    tsc: int
+
+
 class Count(NamedTuple):
     """Key of a figure that is only counted."""
 
@@ -155,6 +166,7 @@ class Begun:
 
     resident_since: int | None = None
     wake: tuple[int, int] | None = None  # TSC, waker's pCPU
+    waker: int = NOBODY  # the vCPU that ran there
     paused: bool = False  # offline since the wake
     left: tuple[int, int] | None = None  # TSC, pCPU of the deschedule
     ran_at: int = 0
@@ -237,6 +249,7 @@ class Pcpu:
     current: Vcpu | None = None
     account: Metric = Metric.PCPU_UNKNOWN
     since: int = 0  # its time counts as ``account`` since then
+    has_begun: bool = False  # a record shows when the current vCPU's run began
     next: tuple[int, int] | None = None  # TSC, ns that the next vCPU has waited
     quiet_most: int | None = None  # cycles without a record after which the scheduler acts
     taken_off: Pcpu | None = None  # with core scheduling, where the last record took a vCPU off
@@ -275,12 +288,13 @@ class Domain:
 
 @dataclass(slots=True)
 class Result:
-    """The result: intervals in order, those still open at the end, counts."""
+    """The result: intervals in order, those still open at the end, counts, single events in order."""
 
     intervals: list[Interval]
     ends: list[Interval]
     counts: Counter[Count]
     hidden_hole_count: int
+    details: list[Told]
 
 
 def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
@@ -288,7 +302,7 @@ def run(records: Iterable[Record], window: tuple[int, int] = ALWAYS) -> Result:
     host = Host(window)
     for record in records:
         host.take(record)
-    return Result(host.intervals, host.ends(), +host.counts, host.hidden_hole_count)
+    return Result(host.intervals, host.ends(), +host.counts, host.hidden_hole_count, host.details)
 
 
 Handler = Callable[["Host", Pcpu, Record], None]
@@ -302,6 +316,7 @@ class Host:
         self.vcpus: dict[int, Vcpu] = {}
         self.domains: dict[int, Domain] = {}
         self.intervals: list[Interval] = []
+        self.details: list[Told] = []
         self.counts: Counter[Count] = Counter()
         self.first_tsc: int | None = None
         self.last_tsc = 0
@@ -320,6 +335,9 @@ class Host:
 
     def put(self, metric: Metric, a: int, b: int, value: int, tsc: int) -> None:
         self.intervals.append(Interval(metric, a, b, value, tsc))
+
+    def tell(self, detail: Detail, a: int, b: int, value: int, tsc: int) -> None:
+        self.details.append(Told(detail, a, b, value, tsc))
 
     def count(self, metric: Metric, a: int, b: int = 0) -> None:
         self.counts[Count(metric, a, b)] += self._inside
@@ -470,6 +488,8 @@ class Host:
         vcpu.state = state
         vcpu.is_open = False
         vcpu.since = max(tsc, since or 0)
+        if state != old:
+            self.tell(Detail.STATE, vcpu.key, old << 4 | state, 0, tsc)
         self.update_domain(vcpu.domain, tsc, is_change=not {old, state} & {UNKNOWN, LOST})
 
     def update_domain(self, number: int, tsc: int, *, is_change: bool) -> None:
@@ -506,8 +526,14 @@ class Host:
             pcpu.since = tsc
         pcpu.account = account
 
+    def tell_run(self, pcpu: Pcpu, tsc: int) -> None:
+        if pcpu.account in (Metric.PCPU_RUNNING, Metric.PCPU_IDLE) and pcpu.current is not None:
+            where = pcpu.number << 1 | pcpu.has_begun
+            self.tell(Detail.RUN, pcpu.current.key, where, max(tsc - pcpu.since, 0), tsc)
+
     def leave(self, pcpu: Pcpu, tsc: int) -> None:
         """End the current vCPU's time on the pCPU."""
+        self.tell_run(pcpu, tsc)
         self.count_time(pcpu, Metric.PCPU_UNKNOWN, tsc)
         pcpu.current = None
 
@@ -553,6 +579,12 @@ class Host:
                 self.put(Metric.UNPROVEN, vcpu.key, metric, vcpu.off[metric], tsc)
         vcpu.off.clear()
         self.count_time(pcpu, Metric.PCPU_IDLE if vcpu.domain == IDLE else Metric.PCPU_RUNNING, tsc)
+        self.make_current(pcpu, vcpu, tsc, begins=begins)
+
+    def make_current(self, pcpu: Pcpu, vcpu: Vcpu, tsc: int, *, begins: bool) -> None:
+        if pcpu.current is not vcpu:
+            pcpu.has_begun = begins
+            self.tell(Detail.RUN_BEGIN, vcpu.key, pcpu.number, int(begins), tsc)
         pcpu.current, pcpu.next = vcpu, None
 
     def end_wait(self, pcpu: Pcpu, vcpu: Vcpu, proof: str | None, tsc: int) -> None:
@@ -572,6 +604,8 @@ class Host:
         if proof is None:
             flags += Woken.UNPROVEN
         self.put(Metric.WAKE_TO_RUNNING, vcpu.key, flags, tsc - woken_at, tsc)
+        where = pcpu.number << 48 | waker << 32 | vcpu.begun.waker
+        self.tell(Detail.WOKEN, vcpu.key, where, tsc - woken_at, tsc)
         if waker != pcpu.number:
             self.handoff(waker, pcpu.number, woken_at, tsc)
 
@@ -805,6 +839,7 @@ class Host:
     def begin_loss(self, pcpu: Pcpu, loss: Loss) -> None:
         self._first_loss = self._first_loss or loss.begin
         current = pcpu.current
+        self.tell_run(pcpu, loss.begin)
         self.count_time(pcpu, Metric.PCPU_UNKNOWN if loss.is_hole else Metric.PCPU_LOST, loss.begin)
         pcpu.next = pcpu.quiet_most = None
         if current is not None:
@@ -842,6 +877,8 @@ class Host:
             vcpu.begun.paused = True
         else:
             vcpu.begun.wake = (tsc, pcpu.number)
+            vcpu.begun.waker = NOBODY if pcpu.current is None else pcpu.current.key
+            self.tell(Detail.WAKE, vcpu.key, pcpu.number << 32 | vcpu.begun.waker, 0, tsc)
         waker = pcpu.current
         if waker is None or waker.domain == STAND_IN:
             cause = (WakeCause.UNKNOWN, 0, tsc)
@@ -1064,6 +1101,7 @@ def on_hypercall(host: Host, pcpu: Pcpu, record: Record) -> None:
     if vcpu is None:
         return
     op = record.words[0] & 0xFFFFF
+    host.tell(Detail.HYPERCALL, vcpu.key, op, 0, record.tsc)
     if op < COUNTED_OPS:
         host.count(Metric.HYPERCALL, vcpu.key, op)
     else:
@@ -1080,6 +1118,7 @@ def on_hypercall_with_rip(host: Host, pcpu: Pcpu, record: Record) -> None:
         return
     *rip, op = record.words
     op &= 0xFFFFF
+    host.tell(Detail.HYPERCALL, vcpu.key, op, 0, record.tsc)
     if op < COUNTED_OPS:
         host.count(Metric.HYPERCALL, vcpu.key, op)
     else:
@@ -1093,6 +1132,7 @@ def on_subcall(host: Host, pcpu: Pcpu, record: Record) -> None:
     if vcpu is None:
         return
     op = record.words[0] & 0xFFFFF
+    host.tell(Detail.HYPERCALL, vcpu.key, 1 << 32 | op, 0, record.tsc)
     if op < COUNTED_OPS:
         host.count(Metric.SUBCALL, vcpu.key, op)
     else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.machine import Count, Interval
+from oracle.machine import Count, Interval, Told
 from xtrace.analysis.state_machine.machine import ALWAYS, Machine, Tallies
 from xtrace.analysis.state_machine.metrics import (
     C_HYPERCALL,
@@ -18,6 +18,7 @@ from xtrace.analysis.state_machine.metrics import (
     C_SUBCALL,
     FIRST_COUNT,
     METRIC_SHIFT,
+    Detail,
     G,
     Metric,
     P,
@@ -73,9 +74,11 @@ def meaning_of(column: int) -> tuple[Metric, int]:
     return Metric.HYPERCALL, column - C_HYPERCALL
 
 
-def run(data: bytes, *, chunk_bytes: int = 1 << 20, window: tuple[int, int] = ALWAYS) -> Run:
+def run(
+    data: bytes, *, chunk_bytes: int = 1 << 20, window: tuple[int, int] = ALWAYS, detailed: bool = False
+) -> Run:
     """Run the compiled machines over the bytes of a trace."""
-    machine = Machine(window)
+    machine = Machine(window, detailed=detailed)
     reader = TraceReader(io.BytesIO(data), chunk_bytes=chunk_bytes, holes=True)
     pieces = [np.empty((0, 4), np.int64)]
     for batch in reader:
@@ -89,6 +92,17 @@ def as_intervals(rows: I64) -> list[Interval]:
     return [
         Interval(Metric(key >> METRIC_SHIFT), key & mask, b, value, tsc)
         for key, b, value, tsc in rows.tolist()
+        if key >> METRIC_SHIFT < min(Detail)
+    ]
+
+
+def as_details(rows: I64) -> list[Told]:
+    """Return those rows that are single events."""
+    mask = (1 << METRIC_SHIFT) - 1
+    return [
+        Told(Detail(key >> METRIC_SHIFT), key & mask, b, value, tsc)
+        for key, b, value, tsc in rows.tolist()
+        if key >> METRIC_SHIFT >= min(Detail)
     ]
 
 

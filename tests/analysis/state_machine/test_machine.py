@@ -21,7 +21,7 @@ from oracle import machine as oracle
 from oracle.machine import Count
 from oracle.reader import read
 from oracle.reading import SAMPLES
-from oracle.runs import Run, as_intervals, run
+from oracle.runs import Run, as_details, as_intervals, run
 from xtrace.analysis.state_machine.metrics import STATE_COUNT, D, G, Metric, V
 from xtrace.probes.format import LOST_RECORDS
 from xtrace.probes.reader.writer import pack_record, pack_window
@@ -31,13 +31,16 @@ Words = tuple[int, ...]
 
 
 def assert_same(data: bytes) -> Run:
-    """Check that both machines emit the same intervals in the same order."""
+    """Check that both machines emit the same intervals in the same order, and so with single events."""
     fast, slow = run(data), oracle.run(read(data).records_and_holes)
     intervals = fast.intervals
     assert sorted(intervals) == sorted(slow.intervals)
     assert intervals == slow.intervals
     assert sorted(as_intervals(fast.ends)) == sorted(slow.ends)
     assert fast.counts == slow.counts
+    detailed = run(data, detailed=True)
+    assert as_details(detailed.rows) == slow.details
+    assert detailed.intervals == slow.intervals
     assert fast.machine.hidden_hole_count == slow.hidden_hole_count
     # Rows are used one after the other, so none is left empty.
     glob = fast.machine.glob

@@ -185,3 +185,16 @@ def test_record_sizes_match_the_metadata() -> None:
     assert _EVENT.size == EVENT_BYTES
     assert _SAMPLE.size == SAMPLE_BYTES
     assert f"align({8 * EVENT_BYTES})" in ctf_writer.event_metadata()
+
+
+def test_babeltrace2_reads_a_whole_capture(tmp_path: Path) -> None:
+    """The two folders name one clock, which a reader needs to merge them by time."""
+    capture = CaptureWriter(tmp_path / "c.xtrace")
+    capture.stream("events/metadata").write(ctf_writer.event_metadata().encode())
+    capture.stream("samples/metadata").write(ctf_writer.sample_metadata("software clock").encode())
+    events = b"".join(_event(time, Kind.SEND, 0, time, 0) for time in (100, 300))
+    ctf_writer.CpuStreams(capture, "events", 0).write(100, 300, events, 0)
+    sample = _SAMPLE.pack(56, 7, 200, Kind.SAMPLE, 0xFFFFFFFF81000000, 5, 6, b"a name", 0x246)
+    ctf_writer.CpuStreams(capture, "samples", 1).write(200, 200, sample, 0)
+    capture.close()
+    assert [row["timestamp"] for row in _peer(tmp_path / "c.xtrace")] == [100, 200, 300]
