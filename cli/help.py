@@ -98,11 +98,11 @@ HELPS = {
     "export": Help(
         (
             Example("xtrace export t.bin -f perfetto -o t.pftrace", "for ui.perfetto.dev"),
-            Example("xtrace export t.bin -f perfetto --parts sched -o s", "only scheduling"),
-            Example("xtrace export t.bin -f perfetto --from 1s --to 2s -o p", "one second"),
+            Example("xtrace export t.bin -f ctf -o t.ctf", "for babeltrace2"),
+            Example("xtrace export t.bin -f csv --what wakes -o w.csv", "a row per wake"),
         ),
         "",
-        ("output", "format_", "parts", "domain", "vcpu", "begin", "end", "force"),
+        ("output", "format_", "what", "parts", "domain", "begin", "end", "force"),
     ),
     "info": Help(
         (

@@ -38,7 +38,7 @@ COMMANDS = {
     "stat": "Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.",
     "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
     "dump": "Print every record, merged by time, by name and field.",
-    "export": "Write a trace and its single events for Perfetto.",
+    "export": "Write a trace or its single events for Perfetto, babeltrace2, pandas and others.",
     "info": "Print what a trace's headers say, without a full pass.",
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
@@ -156,7 +156,7 @@ def _run(arguments: list[str]) -> int:
         command.main(arguments, prog_name="xtrace")
     # Not command.main(), which has its own exit codes for a broken pipe and Ctrl-C.
     try:
-        with command.make_context("xtrace", arguments) as context:
+        with command.make_context("xtrace", arguments, obj=tuple(arguments)) as context:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code

@@ -15,6 +15,7 @@ from xtrace.probes.selection.times import Moment, duration_s, frequency_hz
 from xtrace.probes.selection.vcpus import Pcpus, Vcpu
 
 if TYPE_CHECKING:
+    from xtrace.analysis.report.request import GuestImage
     from xtrace.probes.catalog import VersionRange
 else:
     # The catalogue takes 10 ms to import, which --help does not need.
@@ -203,6 +204,18 @@ def one_each(files: Sequence[Path] | None, images: int, option: str) -> list[Pat
     if files and len(files) != images:
         raise typer.BadParameter("is needed once for each image", param_hint=option)
     return list(files) if files else [None] * images
+
+
+def guest_image(text: str) -> GuestImage:
+    """Read ``DOMAIN=IMAGE[@0xOFFSET]``."""
+    from xtrace.analysis.report.request import GuestImage
+
+    found = re.fullmatch(r"([^=]+)=(.+?)(?:@(-?0x[0-9a-fA-F]{1,16}))?", text, re.ASCII | re.DOTALL)
+    if found is None:
+        raise typer.BadParameter(
+            f"{text!r} is not DOMAIN=IMAGE or DOMAIN=IMAGE@0xOFFSET", param_hint="--kernel"
+        )
+    return GuestImage(found[1], Path(found[2]), None if found[3] is None else int(found[3], 16))
 
 
 # --- output ------------------------------------------------------------------------------------

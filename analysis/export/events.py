@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.export.kinds import KINDS
+from xtrace.analysis.export.rows import Rows
 from xtrace.analysis.export.source import Exported, ExportRequest
 from xtrace.analysis.measures.table import Column, Quality
 from xtrace.probes.selection.times import Moment
@@ -41,12 +42,16 @@ class Events:
         """Yield the events as columns, a batch at a time."""
         for batch in self._exported.batches(self._kind.metrics):
             rows = batch.rows.where(self._exported.is_inside(batch.rows.end))
-            found = self._kind.table.make(rows)
-            if self._exported.has_filter and "domain" in found:
-                keys = found["domain"] << 16 | found["vcpu"]
-                found = found.where(self._exported.is_wanted(keys))
+            found = self.of(rows)
             if len(found):
-                yield found.only(column.name for column in self.described)
+                yield found
+
+    def of(self, rows: Rows) -> Columns:
+        """Return the events of this kind that are in rows."""
+        found = self._kind.table.make(rows)
+        if self._exported.has_filter and "domain" in found:
+            found = found.where(self._exported.is_wanted(found["domain"] << 16 | found["vcpu"]))
+        return found.only(column.name for column in self.described)
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         for found in self.columns():

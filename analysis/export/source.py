@@ -25,15 +25,16 @@ from xtrace.analysis.summary.versions import detected
 from xtrace.probes.capture.layout import WITHOUT_TRACE, is_dom0_only, names_of, trace_in
 from xtrace.probes.catalog import VersionRange
 from xtrace.probes.errors import TraceError
-from xtrace.probes.format import MAX_PCPUS
-from xtrace.probes.reader.batches import I64, RecordBatch
+from xtrace.probes.format import CPU_CHANGE, MAX_PCPUS, WRAP_BUFFER
+from xtrace.probes.reader.batches import HOLE_SHAPES, I64, RecordBatch
 from xtrace.probes.reader.sources import STDIN
 from xtrace.probes.selection.times import WITHOUT_RATE, Moment
 from xtrace.probes.selection.vcpus import Vcpu, domain_ids
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
+_NO_RECORDS = (*HOLE_SHAPES, WRAP_BUFFER, CPU_CHANGE)
 #: Metrics and details of which ``a`` is no vCPU.
-_NOT_OF_VCPUS = (
+NOT_OF_VCPUS = (
     Metric.DOMAIN_STATE, Metric.DOMAIN_UNKNOWN, Metric.DOMAIN_PART,
     Metric.PCPU_RUNNING, Metric.PCPU_IDLE, Metric.PCPU_LOST, Metric.PCPU_UNKNOWN,
     Metric.CSTATE, Metric.IRQ_HANDLING, Metric.HANDOFF,
@@ -82,6 +83,7 @@ class Exported:
 
     Attributes:
         report: of the first pass.
+        partial: of the first pass: the wanted window.
         names: of domains by id, as far as they are known.
         versions: Xen versions that can have written the trace.
         first_tsc, last_tsc: of the trace; times in exports count from first_tsc on.
@@ -109,7 +111,7 @@ class Exported:
         )
         self.report: Report = answer.report
         self.names = names_of(request.path)
-        partial = answer.summary.partial
+        self.partial = partial = answer.summary.partial
         self.versions = request.versions or detected(partial.records).range
         self._is_core = bool(partial.facts["core_files"].sum())
         self._offsets = np.zeros(MAX_PCPUS, np.int64)
@@ -152,6 +154,21 @@ class Exported:
             for piece in pieces:
                 yield Batch(self._wanted(piece, wanted), piece.records, piece.axis)
 
+    def records(self) -> Iterator[tuple[RecordBatch, npt.NDArray[np.intp], I64]]:
+        """Yield each batch of records, the rows in it that are in the wanted window, and all its TSCs.
+
+        Left out are fillers, and rows that stand for missing windows.
+
+        Raises:
+            OSError, TraceError: the trace cannot be read.
+        """
+        for batch in self.batches(()):
+            if batch.records is None:
+                continue
+            tscs = batch.records.tsc + batch.axis
+            is_record = ~np.isin(batch.records.shapes.event, _NO_RECORDS)[batch.records.shape]
+            yield batch.records, np.flatnonzero(self.is_inside(tscs) & is_record), tscs
+
     def is_inside(self, tscs: I64) -> npt.NDArray[np.bool_]:
         """Return which TSCs are in the wanted window of time."""
         first, last = self.window
@@ -180,7 +197,7 @@ class Exported:
         rows = Rows.of(piece, metrics)
         chosen = self.is_inside(rows.end)
         if self.has_filter:
-            of_vcpu = ~np.isin(rows.metric, _NOT_OF_VCPUS)
+            of_vcpu = ~np.isin(rows.metric, NOT_OF_VCPUS)
             chosen &= ~of_vcpu | self.is_wanted(rows.a & 0xFFFF_FFFF)
         chosen |= (rows.metric == Detail.STATE) | (rows.metric == Detail.RUN_BEGIN)
         return rows if chosen.all() else rows.where(chosen)

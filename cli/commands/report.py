@@ -26,6 +26,7 @@ from xtrace.cli.options import (
     Vcpus,
     XenVersion,
     class_names,
+    guest_image,
     offered,
     one_of,
     parsed,
@@ -40,7 +41,7 @@ from xtrace.probes.selection.event_masks import event_masks
 
 if TYPE_CHECKING:
     from xtrace.analysis.report.build import Report
-    from xtrace.analysis.report.request import GuestCounters, GuestImage, ReportRequest, UnfencedCapture
+    from xtrace.analysis.report.request import GuestCounters, ReportRequest, UnfencedCapture
     from xtrace.analysis.summary.summary_file import Summary
     from xtrace.cli.page.write import PageFile
 
@@ -105,6 +106,7 @@ _ANY_PROBLEM = "problem"
 
 
 def report(
+    context: typer.Context,
     files: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -213,6 +215,13 @@ def report(
     max_input: MaxInput = None,
     json: AsJson = False,
     html: AsHtml = None,
+    mail: Annotated[
+        bool,
+        typer.Option("--mail", help="Print what a maintainer asks for: 72 columns, fewer than 60 lines."),
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the same in Markdown, for an issue.")
+    ] = False,
     csv: Annotated[
         Path | None,
         typer.Option(readable=False, metavar="DIR", help="Write one CSV file per table into DIR."),
@@ -251,7 +260,8 @@ def report(
     _must_be_findings(fail_on_finding or [])
     if only_findings and (csv or parquet or html or section):
         raise typer.BadParameter("prints no tables", param_hint="--only-findings")
-    on_terminal = not (json or csv or parquet or html)
+    on_terminal = not (json or csv or parquet or html or mail or markdown)
+    _must_be_one(json, mail, markdown)
     page = _page(html, files, kernel, [calibration, trial])
     has_cost = bool(kernel or calibration or rates or unfenced or trial)
     request = ReportRequest(
@@ -266,7 +276,7 @@ def report(
         cpu_hz=cpu_hz,
         cpu_hz_source="--cpu-hz",
         versions=xen,
-        images=[_image(text) for text in kernel or ()],
+        images=[guest_image(text) for text in kernel or ()],
         calibration=calibration,
         trial=trial,
         counters=[_counters(text) for text in rates or ()],
@@ -290,6 +300,9 @@ def report(
         page.write_report(found.report, names, _path(files), calibration=calibration, trial=trial)
     if json:
         _print_json(found.report)
+    elif mail or markdown:
+        window = found.summary.origin.window
+        typer.echo(_text(found.report, names, context.obj or (), window, in_markdown=markdown))
     elif on_terminal and summary is None:
         with paged(wanted=not no_pager):
             _print(
@@ -322,7 +335,7 @@ def _page(
         return None
     from xtrace.cli.page.write import PageFile
 
-    images = [_image(text) for text in kernels or ()]
+    images = [guest_image(text) for text in kernels or ()]
     more = [*(image.path for image in images), *filter(None, others)]
     return PageFile(html, [*(files or [samples.path()]), *more], images)
 
@@ -399,6 +412,21 @@ def _path(files: list[Path] | None) -> str:
     return str(files[0]) if len(files) == 1 and str(files[0]) != "-" else ""
 
 
+def _must_be_one(*chosen: bool) -> None:
+    if sum(chosen) > 1:
+        raise typer.BadParameter("choose one of --json, --mail and --markdown", param_hint="--mail")
+
+
+def _text(
+    made: Report, names: Sequence[str], arguments: Sequence[str], window: str, *, in_markdown: bool
+) -> str:
+    """Return the report as a mail or as Markdown."""
+    from xtrace.cli.render.report.mail import letter, mail_lines, markdown_lines
+
+    said = letter(made, names, arguments, window)
+    return "\n".join(markdown_lines(said) if in_markdown else mail_lines(said))
+
+
 def _must_be_findings(names: Sequence[str]) -> None:
     for name in names:
         one_of(name, (_ANY_PROBLEM, *_FINDINGS), "--fail-on-finding")
@@ -414,18 +442,6 @@ def _fail_on(made: Report, names: Sequence[str]) -> None:
     if found:
         tell(f"found: {', '.join(found)} (--fail-on-finding)")
         raise typer.Exit(_FOUND)
-
-
-def _image(text: str) -> GuestImage:
-    """Read ``DOMAIN=IMAGE[@0xOFFSET]``."""
-    from xtrace.analysis.report.request import GuestImage
-
-    found = re.fullmatch(r"([^=]+)=(.+?)(?:@(-?0x[0-9a-fA-F]{1,16}))?", text, re.ASCII | re.DOTALL)
-    if found is None:
-        raise typer.BadParameter(
-            f"{text!r} is not DOMAIN=IMAGE or DOMAIN=IMAGE@0xOFFSET", param_hint="--kernel"
-        )
-    return GuestImage(found[1], Path(found[2]), None if found[3] is None else int(found[3], 16))
 
 
 def _counters(text: str) -> GuestCounters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from xtrace.cli.options import (
     seconds,
     told_to_follow,
 )
+
+if TYPE_CHECKING:
+    from xtrace.cli.live.feed import Watched
 
 
 def stat(
@@ -36,6 +39,10 @@ def stat(
     max_input: MaxInput = None,
     follow: Follow = False,
     json: AsJsonLines = False,
+    openmetrics: Annotated[
+        bool,
+        typer.Option("--openmetrics", help="Print counters since the start at the end, as OpenMetrics text."),
+    ] = False,
 ) -> None:
     """Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.
 
@@ -44,6 +51,8 @@ def stat(
     from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
     from xtrace.cli.render.live import rate_line, stat_covered, stat_header, stat_line
 
+    if json and openmetrics:
+        raise typer.BadParameter("choose one of --json and --openmetrics", param_hint="--openmetrics")
     lines = max(shutil.get_terminal_size().lines - 3, 1) if sys.stdout.isatty() else 22
     with (
         opened(
@@ -52,6 +61,9 @@ def stat(
         until_interrupted(),
     ):
         watched = Watched(feed, interval, is_live=input_ is None)
+        if openmetrics:
+            _print_openmetrics(watched, count)
+            return
         number, is_known = 0, True
         for period in watched:
             if period is None:
@@ -74,3 +86,19 @@ def stat(
             number += 1
             if number == count:
                 return
+
+
+def _print_openmetrics(watched: Watched, count: int | None) -> None:
+    """Print what happened in up to ``count`` intervals, also where Ctrl-C ends them."""
+    from xtrace.cli.live.openmetrics import Totals, exposition
+
+    totals, number = Totals(), 0
+    try:
+        for period in watched:
+            if period is not None:
+                totals.add(watched, period)
+                number += 1
+                if number == count:
+                    break
+    finally:
+        typer.echo(exposition(totals), nl=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,13 +20,24 @@ from xtrace.cli.options import (
     TracesHvm,
     offered,
     one_of,
+    parsed,
     seconds,
     told_to_follow,
 )
 
 if TYPE_CHECKING:
     from xtrace.cli.live.feed import Watched
+    from xtrace.cli.live.listen import Address
     from xtrace.cli.render.live import View
+else:
+    # http.server takes time to import, which --help does not need.
+    Address = Any
+
+
+def _address(text: str) -> Address:
+    from xtrace.cli.live.listen import address_of
+
+    return address_of(text)
 
 
 def top(
@@ -71,6 +82,15 @@ def top(
     follow: Follow = False,
     no_color: NoColor = False,
     json: AsJsonLines = False,
+    listen: Annotated[
+        Address | None,
+        typer.Option(
+            "--listen",
+            parser=parsed(_address),
+            metavar="[HOST:]PORT",
+            help="Serve counters to Prometheus there instead; without HOST, to this host only.",
+        ),
+    ] = None,
 ) -> None:
     """Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.
 
@@ -92,12 +112,33 @@ def top(
         stack.enter_context(until_interrupted())
         watched = Watched(feed, delay, is_live=input_ is None, ports=counted)
         view = View(sort, domains)
-        if on_screen:
+        if listen is not None:
+            _serve(watched, listen, count)
+        elif on_screen:
             from xtrace.cli.render.screen import show
 
             show(watched, view, count, delay if input_ is not None else None)
         else:
             _print(watched, view, count, json=json)
+
+
+def _serve(watched: Watched, address: Address, count: int | None) -> None:
+    """Serve what happened so far until the trace ends, after ``count`` periods, or until Ctrl-C."""
+    from xtrace.cli.live.listen import listening
+    from xtrace.cli.live.openmetrics import Totals
+    from xtrace.cli.terminal.style import tell
+
+    totals, number = Totals(), 0
+    with listening(address) as (served, url):
+        tell(url)
+        for period in watched:
+            if period is None:
+                continue
+            totals.add(watched, period)
+            served.show(totals)
+            number += 1
+            if number == count:
+                return
 
 
 def _sorts() -> Iterable[str]:

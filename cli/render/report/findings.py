@@ -36,7 +36,7 @@ def finding_lines(findings: Sequence[Finding], shown: int, path: str) -> Iterato
         path: of the trace, for commands; empty where there are several or it cannot be read again.
     """
     for finding in findings[:shown]:
-        for number, line in enumerate(wrapped(safe(_sentence(finding)), width() - 2)):
+        for number, line in enumerate(wrapped(safe(sentence(finding)), width() - 2)):
             yield Line(f"{'  ' if number else _MARKS[finding.severity] + ' '}{line}", bold=not number)
         usual = f"{finding.name}: usual {finding.usual} ({finding.source})"
         yield from (Line(f"  {line}", dim=True) for line in wrapped(usual, width() - 2))
@@ -88,7 +88,7 @@ def _command(command: str, path: str) -> list[str]:
     return [whole] if len(whole) <= width() - 2 else [f"$ {words} \\", f"    {file}"]
 
 
-def _sentence(finding: Finding) -> str:
+def sentence(finding: Finding) -> str:
     """Return the sentence, with how many more subjects there are and how its figures are known."""
     others = f"; {finding.others} more" if finding.others else ""
     return f"{finding.sentence}{others} ({_certainty(finding)})"
