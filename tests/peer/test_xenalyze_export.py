@@ -1,0 +1,88 @@
+"""What xenalyze prints as data for plots, from `xtrace export`: the same events on the real traces."""
+
+from __future__ import annotations
+
+import lzma
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from peer import xenalyze_run
+from peer.samples import SAMPLES
+from peer.xenalyze_run import needs_xenalyze
+from xtrace.analysis import events
+
+pytestmark = needs_xenalyze
+#: At 1 GHz xenalyze prints cycles as nanoseconds, without its rounding.
+HZ = ("--cpu-hz", "1G")
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("samples")
+    found = {}
+    for name in ("xen417-pv-all", "xen417-pvh-all"):
+        found[name] = folder / f"{name}.bin"
+        found[name].write_bytes(lzma.decompress((SAMPLES / f"{name}.bin.xz").read_bytes()))
+    return found
+
+
+def printed(path: Path, *options: str) -> list[list[str]]:
+    lines = xenalyze_run.run(path, [*HZ, *options]).stdout.decode().splitlines()
+    return [line.split() for line in lines if line and line[0] in "0123456789i"]
+
+
+def frame(path: Path, kind: str) -> pd.DataFrame:
+    return pd.concat(events(path, kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("xen417-pv-all", ()), ("xen417-pvh-all", ("--svm-mode",))], ids=["pv", "pvh"]
+)
+def test_irqs_are_those_of_its_scatter_plot(
+    traces: dict[str, Path], name: str, options: tuple[str, ...]
+) -> None:
+    """It prints their numbers in hexadecimal."""
+    theirs = printed(traces[name], "--scatterplot-irq", *options)
+    ours = frame(traces[name], "irqs")
+    assert Counter((int(irq[1:], 16), int(pcpu)) for irq, _, pcpu in theirs) == Counter(
+        zip(ours["irq"].tolist(), ours["pcpu"].tolist(), strict=True)
+    )
+    assert theirs
+
+
+def test_addresses_of_exits_are_those_of_its_scatter_plot(traces: dict[str, Path]) -> None:
+    """It prints the low 32 bits of each, as a signed number."""
+    path = traces["xen417-pvh-all"]
+    theirs = printed(path, "--svm-mode", "--scatterplot-vmexit-eip")
+    ours = frame(path, "rips")
+    exits = ours[ours["source"] == "exit"]
+    low = Counter(int(each) & 0xFFFF_FFFF for each in exits["rip"])
+    assert sum(low.values()) >= len(theirs) > 500
+    assert not Counter(int(eip) & 0xFFFF_FFFF for _, eip in theirs) - low
+
+
+def test_time_of_each_domain_by_second(traces: dict[str, Path]) -> None:
+    """Its sums are those of the runs.  It counts a run across the end of an interval in one of the two."""
+    path = traces["xen417-pv-all"]
+    hz = events(path, "runs").hz
+    assert hz is not None
+    options = ["--cpu-hz", f"{hz / 1e9:.6f}G", "-i", "1", "--interval-domain-total-time-all"]
+    lines = xenalyze_run.run(path, options).stdout.decode().splitlines()
+    (heading,) = (line.split()[1:] for line in lines if line.startswith("time "))
+    theirs = [list(map(float, line.split()[1:])) for line in lines if line and line[0].isdigit()]
+    runs = frame(path, "runs")
+    first = runs["begin_tsc"].min()
+    sums: Counter[int] = Counter()
+    for slot, shares in enumerate(theirs):
+        low, high = first + slot * hz, first + (slot + 1) * hz
+        inside = (runs["end_tsc"].clip(upper=high) - runs["begin_tsc"].clip(lower=low)).clip(lower=0)
+        own = inside.groupby(runs["domain"]).sum() / hz * 100
+        for domain, share in zip(map(int, heading), shares, strict=True):
+            if domain < 32767:
+                assert own[domain] == pytest.approx(share, abs=1.0)
+                sums[domain] += own[domain] - share
+    assert set(sums) == {0, 1, 2}
+    assert all(abs(difference) < 0.2 for difference in sums.values())
