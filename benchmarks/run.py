@@ -4,7 +4,7 @@
 
 Traces are made by repeating the bundled sample (times shifted, order kept).  xtrace and
 xenalyze run in turn, so that drifts of the machine's speed affect both; ratios are medians
-of the pairs.  sites.py measures the finding of sites.  No test checks the results.
+of the pairs.  sites.py measures the finding of sites, export.py the exports.  No test checks the results.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import export
 import loops
 import numpy as np
 import sites
@@ -112,7 +113,8 @@ def main() -> None:
     # First, while this process is small: a child's peak memory is at least its parent's.
     found = sites.page(arguments.text_mb, arguments.runs, linux=not arguments.no_linux)
     with tempfile.TemporaryDirectory() as folder:
-        page = measure(Path(folder), sizes, arguments.runs, xenalyze) + "\n" + "\n".join(found)
+        exported = [*export.page(max(sizes)), ""]
+        page = "\n".join([measure(Path(folder), sizes, arguments.runs, xenalyze), *exported, *found])
     page = page.rstrip("\n") + "\n" + "\n".join(elsewhere())
     if arguments.out:
         arguments.out.write_text(page)
