@@ -38,7 +38,7 @@ COMMANDS = {
     "stat": "Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.",
     "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
     "dump": "Print every record, merged by time, by name and field.",
-    "export": "Write a trace or its single events for Perfetto, babeltrace2, pandas and others.",
+    "export": "Write a trace or its single events in the format of another tool.",
     "info": "Print what a trace's headers say, without a full pass.",
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",

@@ -25,6 +25,7 @@ from xtrace.probes.words import count_of
 
 if TYPE_CHECKING:
     from xtrace.analysis.export.source import Exported
+    from xtrace.analysis.report.guest_kernels import ImageKernel
 
 _TABLES = ("json", "csv", "parquet", "arrow")
 _STACKS = ("folded", "speedscope")
@@ -194,6 +195,14 @@ def _perfetto(exported: Exported, out: BinaryIO, parts: tuple[str, ...]) -> str:
 
 def _stacks(exported: Exported, out: BinaryIO, format_: str, kernels: list[str]) -> str:
     from xtrace.analysis.export import flame
+
+    return count_of(flame.write(exported, out, format_, _kernels(exported, kernels)), "sample")
+
+
+def _kernels(exported: Exported, kernels: list[str]) -> list[ImageKernel]:
+    """Return the images that --kernel names."""
+    if not kernels:
+        return []
     from xtrace.analysis.report.guest_kernels import open_kernels
     from xtrace.probes.selection.vcpus import domain_ids
 
@@ -203,7 +212,7 @@ def _stacks(exported: Exported, out: BinaryIO, format_: str, kernels: list[str])
         for each in images
         for domain in domain_ids([each.domain], lambda: exported.names, str(exported.request.path))
     ]
-    return count_of(flame.write(exported, out, format_, open_kernels(placed)), "sample")
+    return open_kernels(placed)
 
 
 def _table(exported: Exported, out: BinaryIO, format_: str, what: str) -> str:

@@ -41,6 +41,15 @@ def test_library_page_runs_and_prints_what_it_says() -> None:
     assert compared >= 7
 
 
+def test_export_page_runs() -> None:
+    page = (ROOT / "docs" / "export.md").read_text()
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+        exec(compile(code, "docs/export.md", "exec"), {})
+    assert out.getvalue() == "24216630 cycles\n0.4%\n"
+
+
 def test_library_page_uses_only_public_names() -> None:
     page = (ROOT / "docs" / "library.md").read_text()
     code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))

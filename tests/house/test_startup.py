@@ -55,6 +55,10 @@ MAY_IMPORT: list[tuple[list[str], set[str]]] = [
     (["report", "--section", "cost", "--kernel", f"1={IMAGE}", TRACE], LOOPS | {"elftools", "iced_x86"}),
     (["report", "--html", "-", TRACE], LOOPS | {"jinja2"}),
     (["diff", "--no-keep", TRACE, TRACE], LOOPS),
+    (["export", TRACE, "-f", "csv", "--what", "irqs", "-o", "-"], LOOPS),
+    (["export", TRACE, "-f", "folded", "-o", "-"], LOOPS),
+    (["stat", "--openmetrics", "-i", TRACE, "10"], set()),
+    (["report", "--mail", TRACE], LOOPS),
     (["sites", IMAGE], {"elftools", "iced_x86", "numpy"}),
 ]
 
@@ -72,6 +76,7 @@ MAY_IMPORT: list[tuple[list[str], set[str]]] = [
         ["stat", "--help"],
         ["calibrate", "--help"],
         ["diff", "--help"],
+        ["export", "--help"],
         ["info", "--help"],
         ["sites", "--help"],
     ],

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.export import read_perfetto
-from analysis.export.read_perfetto import Read
+from builders import read_perfetto
 from builders.damaged import damaged
 from builders.hostile import NAMES
+from builders.read_perfetto import Read
 from oracle import machine as oracle
 from oracle.machine import IDLE, STAND_IN, Interval, Result, Told
 from oracle.reader import read as read_slowly

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.export import read_perfetto
-from analysis.export.read_perfetto import Read
+from builders import read_perfetto
 from builders.dom0_capture import streamed_capture
 from builders.hostile import NAMES
+from builders.read_perfetto import Read
 from xtrace import samples
 from xtrace.analysis import events
 from xtrace.analysis.export.perfetto.write import write

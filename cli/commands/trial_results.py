@@ -1,4 +1,4 @@
-"""`xtrace diff OLD NEW` of two results of `xtrace trial`: what each group saves, before and after."""
+"""Results of `xtrace trial`: one, for `xtrace report --trial FILE`, or two, for `xtrace diff OLD NEW`."""
 
 from __future__ import annotations
 
@@ -59,3 +59,20 @@ def diff_trials(old: Path, new: Path, *, json: bool, html: Path | None) -> None:
     put("-" * WIDTH)
     for change in changes(before, after):
         put(line(change))
+
+
+def report_trial(path: Path, *, json: bool, html: Path | None) -> None:
+    """Print the result of a trial, or write its page."""
+    from xtrace.analysis.trial.result import read, text_of
+
+    found = read(path)
+    if html is not None:
+        from xtrace.cli.page.write import PageFile
+
+        PageFile(html, [path]).write_trial(found)
+    if json:
+        typer.echo(text_of(found))
+    elif html is None:
+        from xtrace.cli.render.trial import print_trial
+
+        print_trial(put, found)
