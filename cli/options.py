@@ -175,6 +175,15 @@ TracesHvm = Annotated[bool, typer.Option("--hvm", help="Also trace HVM and PVH g
 
 # --- a guest's kernel --------------------------------------------------------------------------
 
+Kernels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kernel",
+        metavar="DOMAIN=IMAGE",
+        help="Kernel image of this domain, to resolve its sampled addresses and find its fences; "
+        "IMAGE@0xOFFSET if it was loaded OFFSET bytes above its link address. Repeatable.",
+    ),
+]
 SymbolFiles = Annotated[
     list[Path] | None,
     typer.Option(

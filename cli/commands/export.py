@@ -11,6 +11,7 @@ from xtrace.cli.options import (
     CpuHz,
     DomainNames,
     From,
+    Kernels,
     Strict,
     To,
     Vcpus,
@@ -103,13 +104,7 @@ def export(
         str | None,
         typer.Option("--parts", metavar="LIST", help=f"Of perfetto, only these: {','.join(_PARTS)}."),
     ] = None,
-    kernel: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DOMAIN=IMAGE",
-            help="Kernel image of this domain, for functions in folded and speedscope. Repeatable.",
-        ),
-    ] = None,
+    kernel: Kernels = None,
     domain: DomainNames = None,
     vcpu: Vcpus = None,
     begin: From = None,

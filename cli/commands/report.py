@@ -18,6 +18,7 @@ from xtrace.cli.options import (
     CpuHz,
     DomainNames,
     From,
+    Kernels,
     MaxInput,
     NoColor,
     NoPager,
@@ -132,14 +133,7 @@ def report(
     ] = None,
     cpu_hz: CpuHz = None,
     xen: XenVersion = None,
-    kernel: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DOMAIN=IMAGE",
-            help="Kernel image of this domain, to resolve its sampled addresses and find its fences; "
-            "IMAGE@0xOFFSET if it was loaded OFFSET bytes above its link address. Repeatable.",
-        ),
-    ] = None,
+    kernel: Kernels = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
