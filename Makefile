@@ -47,6 +47,7 @@ accuracy-delivery: lab-needs
 nightly: lab-needs
 	XTRACE_REQUIRE_PEERS=1 XTRACE_FUZZ_CASES=$(or $(XTRACE_FUZZ_CASES),200000) \
 	XTRACE_INTACT_CASES=$(or $(XTRACE_INTACT_CASES),1000000) \
+	XTRACE_PROOF_CASES=$(or $(XTRACE_PROOF_CASES),6000) \
 	XTRACE_FUZZ_IMAGES=$(or $(XTRACE_FUZZ_IMAGES),5000) \
 	XTRACE_FUZZ_FORMS=$(or $(XTRACE_FUZZ_FORMS),200000) XTRACE_FUZZ_SEQUENCES=$(or $(XTRACE_FUZZ_SEQUENCES),200000) \
 	./run test -n auto --maxprocesses 8 --dist worksteal -m 'nightly or not nightly' \

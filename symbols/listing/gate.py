@@ -29,6 +29,7 @@ HAZARDS = (
     "clear-without-take",
     "unstable-pointer",
     "unbalanced",
+    "lost-upcall",
 )
 FINDINGS = (*map(str, VERDICTS), *HAZARDS)
 _NO_FENCE = "-"

@@ -27,6 +27,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
         "A byte store, and a test of pending, would do in place of the locked access.",
     ),
     "undecided": ("note", "The image alone does not decide whether this fence is needed."),
+    "lost-upcall": ("error", "An upcall can be lost here."),
     "wide-store": ("error", "A store wider than the mask can undo what another CPU has set."),
     "test-before-store": ("error", "Pending is tested before the mask is cleared."),
     "no-pending-test": ("error", "The mask is cleared, and on some path pending is not tested afterwards."),

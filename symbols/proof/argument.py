@@ -131,7 +131,7 @@ def _to_end(machine: Machine, state: State) -> list[tuple[State, Move]] | None:
     while queue:
         state = queue.popleft()
         following = machine.following(state)
-        if not following and machine.is_end(state):
+        if machine.may_end(state, following):
             return path_to(came_from, state)
         # Reversed: among equally short runs, take the one whose stores stay in the buffer longest.
         for move in reversed(following):

@@ -11,6 +11,7 @@ Sarkar and Sewell 2009; Alglave, Maranget and Tautschnig 2014):
       rf from another pCPU, co, and fr.  A locked access reads and writes at one place of that order, and it
       and a fence that drains also keep the order from earlier writes to later reads.
     - the kick: a sender that finds P clear sends an IPI; an exit test of Xen follows it in that order.
+      Xen also tests after each entry into it: a hypercall of the site, and the iret of each handler.
 
 Bad: an event was sent that no handler took and that P = M = 1 does not leave for a later unmask to find; or
 Xen enters the handler where the code that it interrupts has M set.
@@ -97,7 +98,9 @@ def check(description: Description) -> Found:
     import z3
 
     for path in description.paths or ((),):
-        solver = z3.SolverFor("QF_IDL")
+        # Of the procedures for differences this one is the fastest here: the graphs are small and dense.
+        solver = z3.SimpleSolver()
+        solver.set("arith.solver", 3)
         solver.from_string(query(description, path))
         answer = solver.check()
         if answer == z3.unknown:
@@ -113,26 +116,42 @@ def query(description: Description, path: Path) -> str:
     return _Encoding(description, path).query()
 
 
-@dataclass(slots=True)
-class _Activation:
-    """One exit test of Xen, and the handler that it may enter.
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """One exit test of Xen.
 
     Attributes:
-        exists, delivers: terms.
-        place: of the test.  end: of its last instruction.
+        name: of its event.
+        delivers: term: it enters the handler.
+        place: of the test in po.
+        passed: for one after an instruction of the site, how many instructions precede it; otherwise -1.
+        slot: for one in a handler, the number of its slot; otherwise -1.
+    """
+
+    name: str
+    delivers: str
+    place: str
+    passed: int = -1
+    slot: int = -1
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One run of the handler, if an exit test enters it; slots are numbered in po.
+
+    Attributes:
+        exists: term.
+        start, end: places of Xen's store to M and of the last exit test.
         body: places of the handler's instructions, with the term that they are executed.
         steps: that term with the places before and of each instruction.  masked: M is set between the two.
-        exits: the entries into Xen.
     """
 
     exists: str
-    delivers: str
-    place: str
+    start: str
     end: str
-    body: list[tuple[str, str]]
-    steps: list[tuple[str, str, str]]
-    masked: list[bool]
-    exits: list[tuple[str, str]]
+    body: list[tuple[str, str]] = field(default_factory=list)
+    steps: list[tuple[str, str, str]] = field(default_factory=list)
+    masked: list[bool] = field(default_factory=list)
 
 
 class _Encoding:
@@ -147,9 +166,10 @@ class _Encoding:
         self.events: list[_Event] = []
         self.taken: list[tuple[str, _Value]] = []
         self.final: dict[Cell, _Value] = {}
-        self._site_places: list[tuple[str, Access]] = []
+        self._site_places: list[str] = []
         self._saved: list[tuple[str, _Value]] = []
-        self._activations: list[_Activation] = []
+        self._tests: list[_Test] = []
+        self._slots: list[_Slot] = []
         self._kicks: list[str] = []
         self._sent: list[str] = []
         self._begin()
@@ -218,10 +238,13 @@ class _Encoding:
             if before:
                 self._add(f"(< {before} {place})")
             before = place
-            self._site_places.append((place, access))
+            self._site_places.append(place)
             self._access(f"a{number}", _SITE, place, ("site", 10 * number), "true", access, registers)
             if Cell.M in access.reads:
                 self._saved.append((place, registers[Cell.M]))
+            if access.xen and self.description.stable:
+                group = "site", 10 * number + 5
+                before = self._exit_test(f"xa{number}", place, group, "true", passed=number + 1)
 
     def _access(
         self,
@@ -291,99 +314,112 @@ class _Encoding:
         # Two are enough, and one is the case that the second does not send.
         self._add("send0")
 
+    def _exit_test(
+        self, name: str, after: str, group: tuple[str, int], exists: str, *, passed: int = -1, slot: int = -1
+    ) -> str:
+        """Add an exit test of Xen, right after a place in po if one is given; return its place."""
+        place = self._number(f"t_{name}")
+        if after:
+            self._add(f"(= {place} (+ {after} 1))")
+        read = {cell: self._value(f"r_{name}", cell) for cell in (Cell.P, Cell.M)}
+        self._event(name, self.host, place, 0, group, exists, reads=read)
+        delivers = self._flag(f"d_{name}")
+        self._add(f"(= {delivers} {_and(exists, read[Cell.P][0], _not(read[Cell.M][0]))})")
+        self._tests.append(_Test(name, delivers, place, passed, slot))
+        return place
+
     def _xen(self) -> None:
-        """The exit tests, each with the handler that it may enter, and what each follows."""
-        deliveries = _SENDERS + self._restores_pending(self.path)
-        deliveries += deliveries * max(map(self._restores_pending, self.description.handlers))
-        calls = [place for place, access in self._site_places if access.xen and self.description.stable]
-        count = _SENDERS + len(calls) + deliveries
-        for number in range(count):
-            self._activations.append(self._activation(number))
-        for first, second in zip(self._activations, self._activations[1:], strict=False):
+        """The exit tests that IPIs cause, the handlers that tests enter, and their places in po.
+
+        Each IPI has an exit test of its own, anywhere in po.  An IPI that arrives in Xen before a test and
+        is absorbed by it needs none: its own could follow right after, and would find nothing else.
+        """
+        for which, kick in enumerate(self._kicks):
+            place = self._exit_test(f"x{which}", "", (f"x{which}", 0), kick)
+            self._add(_implies(kick, f"(< g_p{which} g_x{which})"))
+            if which:
+                self._add(f"(distinct {self._tests[-2].place} {place})")
+        slots = _SENDERS + self._restores_pending(self.path)
+        slots += slots * max(map(self._restores_pending, self.description.handlers))
+        kicked = self._tests[-_SENDERS:]
+        for number in range(slots):
+            self._slots.append(self._slot(number))
+        site = self._site_places if self.description.stable else []
+        own = [test.place for test in self._tests if test.passed >= 0]
+        for slot in self._slots:
+            for place in site:
+                self._add(_implies(slot.exists, f"(or (< {place} {slot.start}) (> {place} {slot.end}))"))
+        body = [place for slot in self._slots for place, _ in slot.body]
+        inner = [test.place for test in self._tests if test.slot >= 0]
+        starts = [slot.start for slot in self._slots]
+        for test in kicked:
+            for place in (*site, *own, *body, *inner, *starts):
+                self._add(f"(distinct {test.place} {place})")
+        self._nesting()
+        self._entries()
+
+    def _nesting(self) -> None:
+        """Of two runs of the handler the later one follows the other, or is inside it."""
+        for first, second in zip(self._slots, self._slots[1:], strict=False):
             self._add(_implies(second.exists, first.exists))
-            self._add(f"(< {first.place} {second.place})")
-        for activation in self._activations:
-            for place, _ in self._site_places if self.description.stable else ():
-                self._add(f"(or (< {place} {activation.place}) (> {place} {activation.end}))")
-        for outer, inner in combinations(self._activations, 2):
-            nested = _and(f"(< {inner.end} {outer.end})", outer.delivers)
-            self._add(_implies(inner.exists, _or(f"(> {inner.place} {outer.end})", nested)))
+        for outer, inner in combinations(self._slots, 2):
+            both = inner.exists
+            self._add(_implies(both, f"(< {outer.start} {inner.start})"))
+            self._add(_implies(both, f"(or (> {inner.start} {outer.end}) (< {inner.end} {outer.end}))"))
             for place, executed in outer.body:
-                self._add(
-                    _implies(
-                        _and(executed, inner.exists),
-                        f"(or (< {place} {inner.place}) (> {place} {inner.end}))",
-                    )
-                )
-        self._causes(calls)
+                apart = f"(or (< {place} {inner.start}) (> {place} {inner.end}))"
+                self._add(_implies(_and(executed, both), apart))
+
+    def _entries(self) -> None:
+        """Each exit test that delivers enters one run of the handler, and each run is entered once."""
+        entered: dict[int, list[str]] = {number: [] for number in range(len(self._slots))}
+        for test in self._tests:
+            choices = []
+            for number, slot in enumerate(self._slots):
+                if test.slot >= number:
+                    continue
+                enters = self._flag(f"e_{test.name}_{number}")
+                self._add(_implies(enters, _and(test.delivers, f"(= {slot.start} (+ {test.place} 1))")))
+                choices.append(enters)
+                entered[number].append(enters)
+            self._add(_implies(test.delivers, _one_of(choices)))
+        for number, slot in enumerate(self._slots):
+            self._add(f"(= {slot.exists} {_or(*entered[number])})")
+            self._add(_at_most_one(entered[number]))
 
     def _restores_pending(self, path: Path) -> int:
         """Return how often a path may write back a P that was 1: each may cause one more delivery."""
         return sum(access.written(Cell.P) in (UNCHANGED, 1) for access in path)
 
-    def _activation(self, number: int) -> _Activation:
-        exists = self._flag(f"x{number}")
-        place, end = self._number(f"t_x{number}"), self._number(f"e_x{number}")
-        pending, mask = self._value(f"r_x{number}", Cell.P), self._value(f"r_x{number}", Cell.M)
-        group = f"x{number}"
-        self._event(
-            f"x{number}", self.host, place, 0, (group, 0), exists, reads={Cell.P: pending, Cell.M: mask}
-        )
-        delivers = self._flag(f"d{number}")
-        self._add(f"(= {delivers} {_and(exists, pending[0], _not(mask[0]))})")
-        self._event(f"b{number}", self.host, place, 1, (group, 1), delivers, writes={Cell.M: ("true",)})
-        found = _Activation(exists, delivers, place, end, [], [], [], [])
+    def _slot(self, number: int) -> _Slot:
+        exists = self._flag(f"s{number}")
+        found = _Slot(exists, self._number(f"t_s{number}"), self._number(f"e_s{number}"))
+        group = f"s{number}"
+        self._event(f"b{number}", self.host, found.start, 0, (group, 0), exists, writes={Cell.M: ("true",)})
         chosen = []
         for which, path in enumerate(self.description.handlers):
             # Which path the handler takes is free.
             takes = self._flag(f"h{number}_{which}") if len(self.description.handlers) > 1 else "true"
             chosen.append(takes)
-            executed = _and(delivers, takes)
-            before = place
+            executed = _and(exists, takes)
+            before = found.start
             registers: dict[Cell, _Value] = {Cell.P: _FALSE, Cell.M: _FALSE, Cell.S: ("false",) * _SENDERS}
             for step, access in enumerate(path):
-                at = self._number(f"t_h{number}_{which}_{step}")
+                name = f"h{number}_{which}_{step}"
+                at = self._number(f"t_{name}")
                 self._add(f"(< {before} {at})")
                 found.steps.append((executed, before, at))
                 found.masked.append(masked_after(path, step, True))
-                before = at
-                self._access(
-                    f"h{number}_{which}_{step}",
-                    self.host,
-                    at,
-                    (f"{group}h{which}", 10 + 10 * step),
-                    executed,
-                    access,
-                    registers,
-                )
                 found.body.append((at, executed))
+                own = f"{group}h{which}"
+                self._access(name, self.host, at, (own, 10 + 10 * step), executed, access, registers)
+                before = at
                 if access.xen:
-                    found.exits.append((at, executed))
-            self._add(_implies(executed, f"(= {end} {before})"))
-        self._add(_implies(delivers, _one_of(chosen)))
-        self._add(_implies(_not(delivers), f"(= {end} {place})"))
+                    rank = 15 + 10 * step
+                    before = self._exit_test(f"x{name}", at, (own, rank), executed, slot=number)
+            self._add(_implies(executed, f"(= {found.end} {before})"))
+        self._add(_implies(exists, _one_of(chosen)))
         return found
-
-    def _causes(self, calls: Sequence[str]) -> None:
-        """Each exit test follows an IPI or an entry into Xen; each of those is followed by an exit test."""
-        absorbs = [
-            [self._flag(f"k{which}_{number}") for which in range(_SENDERS)]
-            for number in range(len(self._activations))
-        ]
-        exits = [(place, "true") for place in calls]
-        exits += [pair for activation in self._activations for pair in activation.exits]
-        for place, executed in exits:
-            followed = [_and(item.exists, f"(= {item.place} (+ {place} 1))") for item in self._activations]
-            self._add(_implies(executed, _or(*followed)))
-        for number, activation in enumerate(self._activations):
-            after = [_and(executed, f"(= {activation.place} (+ {place} 1))") for place, executed in exits]
-            self._add(_implies(activation.exists, _or(*absorbs[number], *after)))
-            for which, absorbed in enumerate(absorbs[number]):
-                kicked = _and(activation.exists, self._kicks[which], f"(< g_p{which} g_x{number})")
-                self._add(_implies(absorbed, kicked))
-        for which, kick in enumerate(self._kicks):
-            self._add(_implies(kick, _or(*(absorbed[which] for absorbed in absorbs))))
-            self._add(_at_most_one([absorbed[which] for absorbed in absorbs]))
 
     # --- relations -------------------------------------------------------------------------------------
 
@@ -395,19 +431,27 @@ class _Encoding:
         return f"(< {first.place} {second.place})"
 
     def _relations(self) -> None:
-        for event in self.events[1:]:
+        shared = [event for event in self.events[1:] if not self._is_private(event)]
+        for event in shared:
             self._add(f"(< g_init {event.order})")
-        for first, second in combinations(self.events, 2):
-            if first.cpu == second.cpu:
+        for first, second in combinations(shared, 2):
+            if first.cpu == second.cpu and not _exclude(first, second):
                 self._preserved(first, second)
                 self._preserved(second, first)
         for cell in Cell:
             writes = [event for event in self.events if cell in event.writes]
-            for first, second in combinations(writes, 2):
+            private = cell is Cell.M and self.description.stable
+            for first, second in combinations(writes, 2) if not private else ():
                 self._add(f"(distinct {first.order} {second.order})")
             for read in self.events:
                 if cell in read.reads:
-                    self._reads_from(read, cell, [write for write in writes if write is not read])
+                    sources = [write for write in writes if write is not read and not _exclude(write, read)]
+                    self._reads_from(read, cell, sources, private=private)
+
+    def _is_private(self, event: _Event) -> bool:
+        """Return whether an event accesses only what no other pCPU does: then its po is all that counts."""
+        cells = {*event.reads, *event.writes}
+        return self.description.stable and not event.drains and cells == {Cell.M}
 
     def _preserved(self, first: _Event, second: _Event) -> None:
         """Program order is part of the global order, except from a write to a later read."""
@@ -420,40 +464,56 @@ class _Encoding:
             both = _and(before, first.exists, second.exists)
             self._add(_implies(both, f"(< {first.order} {second.order})"))
 
-    def _reads_from(self, read: _Event, cell: Cell, writes: Sequence[_Event]) -> None:
+    def _reads_from(self, read: _Event, cell: Cell, writes: Sequence[_Event], *, private: bool) -> None:
         sources = [self._flag(f"rf_{read.name}_{cell.name}_{write.name}") for write in writes]
         self._add(_implies(read.exists, _one_of(sources)))
         for source, write in zip(sources, writes, strict=True):
             same = [f"(= {a} {b})" for a, b in zip(read.reads[cell], write.writes[cell], strict=True)]
             own = write.cpu == read.cpu
             when = self._before(write, read) if own else f"(< {write.order} {read.order})"
+            if private and not own:
+                when = "true"
             self._add(_implies(source, _and(write.exists, when, *same)))
             for other in writes:
                 if other is write:
                     continue
-                newer = f"(< {write.order} {other.order})"
+                newer = self._newer(write, other, private=private)
                 if other.cpu == read.cpu:
                     # Coherence: an own write that precedes the read is not newer than what it read.
                     before = self._before(other, read)
                     if before != "false":
                         self._add(_not(_and(source, other.exists, before, newer)))
-                else:
+                elif not private:
                     # From-read.
                     follows = f"(< {read.order} {other.order})"
                     self._add(_implies(_and(source, other.exists, newer), follows))
+
+    def _newer(self, first: _Event, second: _Event, *, private: bool) -> str:
+        """Return the term that a write follows another in co."""
+        if not private:
+            return f"(< {first.order} {second.order})"
+        return (
+            "true"
+            if first.cpu == "init"
+            else "false"
+            if second.cpu == "init"
+            else self._before(first, second)
+        )
 
     def _end(self) -> None:
         for cell in Cell:
             self.final[cell] = self._value("final", cell)
             writes = [event for event in self.events if cell in event.writes]
+            private = cell is Cell.M and self.description.stable
             last = [self._flag(f"last_{cell.name}_{write.name}") for write in writes]
             self._add(_one_of(last))
             for chosen, write in zip(last, writes, strict=True):
                 same = [f"(= {a} {b})" for a, b in zip(self.final[cell], write.writes[cell], strict=True)]
                 self._add(_implies(chosen, _and(write.exists, *same)))
                 for other in writes:
-                    if other is not write:
-                        self._add(_implies(_and(chosen, other.exists), f"(< {other.order} {write.order})"))
+                    if other is not write and not _exclude(other, write):
+                        newer = self._newer(other, write, private=private)
+                        self._add(_implies(_and(chosen, other.exists), newer))
 
     # --- what must not happen ---------------------------------------------------------------------------
 
@@ -469,36 +529,31 @@ class _Encoding:
     def forbidden(self) -> str:
         """Return the term that Xen enters the handler where the code that it interrupts has M set."""
         bad = []
-        for number, activation in enumerate(self._activations):
+        for test in self._tests:
             inside = []
-            for other in self._activations[:number]:
-                for executed, start, end in other.steps:
-                    within = f"(< {start} {activation.place})", f"(< {activation.place} {end})"
-                    inside.append(_and(executed, *within))
-                bad += [
-                    _and(
-                        activation.delivers,
-                        executed,
-                        f"(< {start} {activation.place})",
-                        f"(< {activation.place} {end})",
-                    )
-                    for (executed, start, end), masked in zip(other.steps, other.masked, strict=True)
-                    if masked
-                ]
-            for place in range(len(self.path) + 1):
+            for slot in self._slots:
+                for (executed, start, end), masked in zip(slot.steps, slot.masked, strict=True):
+                    within = _and(executed, f"(< {start} {test.place})", f"(< {test.place} {end})")
+                    inside.append(within)
+                    if masked:
+                        bad.append(_and(test.delivers, within))
+            places = range(len(self.path) + 1) if test.passed < 0 else (test.passed,)
+            for place in places:
                 masked = masked_after(self.path, place, self.description.starts_masked)
                 term = "true" if masked else self._saved_at(place)
-                if self.description.stable:
-                    reached = _and(self._reached(place, activation.place), *map(_not, inside))
+                if not self.description.stable:
+                    reached = self._executed(place, f"g_{test.name}")
+                elif test.passed < 0:
+                    reached = self._reached(place, test.place)
                 else:
-                    reached = _and(self._executed(place, f"g_x{number}"), *map(_not, inside))
-                bad.append(_and(activation.delivers, term, reached))
+                    reached = "true"
+                bad.append(_and(test.delivers, term, reached, *map(_not, inside)))
         return _or(*bad)
 
     def _reached(self, place: int, at: str) -> str:
         """Return the term that an exit test comes in po after exactly ``place`` instructions of the site."""
-        before = f"(< {self._site_places[place - 1][0]} {at})" if place else "true"
-        after = f"(> {self._site_places[place][0]} {at})" if place < len(self.path) else "true"
+        before = f"(< {self._site_places[place - 1]} {at})" if place else "true"
+        after = f"(> {self._site_places[place]} {at})" if place < len(self.path) else "true"
         return _and(before, after)
 
     def _saved_at(self, place: int) -> str:
@@ -524,6 +579,12 @@ class _Encoding:
             if not done:
                 terms.append(f"(> {event.order} {time})")
         return _and(*terms)
+
+
+def _exclude(first: _Event, second: _Event) -> bool:
+    """Return whether two events are on different paths of one run of the handler, so never both exist."""
+    slots = first.group.partition("h"), second.group.partition("h")
+    return slots[0][:2] == slots[1][:2] and slots[0][2] != slots[1][2] and bool(slots[0][2] and slots[1][2])
 
 
 def _written(reads: dict[Cell, _Value], registers: dict[Cell, _Value], cell: Cell, value: int) -> _Value:

@@ -6,7 +6,8 @@ through the handlers of the upcall, in program order.  The verdict, the hazards,
 and the litmus tests are made from it.
 
 Source: xen/include/public/xen.h (struct vcpu_info), xen/arch/x86/x86_64/entry.S (test_all_events,
-create_bounce_frame), xen/common/event_channel.c (evtchn_send).
+create_bounce_frame), xen/arch/x86/pv/iret.c (do_iret), xen/common/event_2l.c (evtchn_2l_set_pending),
+xen/arch/x86/domain.c (vcpu_mark_events_pending, vcpu_kick); Xen 4.16 and 4.23-unstable.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Role
+from xtrace.symbols.proof.rule import handles
 
 _FLAGS = ("%edi", "%esi")
 _TESTS = ("%eax", "%ebx", "%r8d", "%r9d", "%r10d", "%r11d", "%r12d", "%r13d", "%r14d")
@@ -56,13 +57,14 @@ def litmus_tests(name: str, description: Description, title: str = "") -> Iterat
         ValueError: a path has more pending tests than there are registers.
     """
     number = 0
+    pairs = description.role is Role.HANDLER or not all(map(handles, description.handlers))
     for path in description.paths or ((),):
         for handler in description.handlers:
             for start in description.starts:
                 one = replace(
                     description, paths=(path,) if path else (), handlers=(handler,), starts=(start,)
                 )
-                for senders, points in _points(len(path), pairs=description.role is Role.HANDLER):
+                for senders, points in _points(len(path), pairs=pairs):
                     for thread in _threads(one, points, senders):
                         number += 1
                         text = _text(f"{name}-{number:02}", thread, one, senders, points, title)
@@ -70,7 +72,7 @@ def litmus_tests(name: str, description: Description, title: str = "") -> Iterat
 
 
 def _points(length: int, *, pairs: bool) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield the number of senders and the points; two senders decide only about a handler."""
+    """Yield the number of senders and the points; two senders decide only where a handler is in question."""
     places = range(length + 1)
     for place in places:
         yield 1, (place,)

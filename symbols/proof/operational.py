@@ -203,7 +203,7 @@ def search(machine: Machine) -> Search:
     while queue:
         state = queue.popleft()
         following = machine.following(state)
-        if not following and machine.is_end(state):
+        if machine.may_end(state, following):
             ends.add(End(machine.sends, state.memory, state.handled))
             if not fault and machine.loses(state):
                 fault, counterexample = "an upcall is lost", machine.trace(path_to(came_from, state))
@@ -290,12 +290,14 @@ class Machine:
             for mask, saved in self.description.starts
         ]
 
-    def is_end(self, state: State) -> bool:
-        """Return whether a state in which nothing can move is the end of a run.
+    def may_end(self, state: State, following: list[Move]) -> bool:
+        """Return whether a run may end in a state: a path ends here, and nothing else can move.
 
-        It is none if the code waits at a place where no path has the values that were read.
+        Another path may go on from here.  It is no end if the code waits at a place where no path has the
+        values that were read.
         """
-        return state.site.node in self.site.ends and not state.handlers
+        ends = state.site.node in self.site.ends and not state.handlers
+        return ends and all(move.actor is Actor.GUEST for move in following)
 
     def loses(self, end: State) -> bool:
         """Return whether an event that was sent was neither taken nor left for a later unmask to find."""

@@ -29,7 +29,7 @@ def fault_of(description: Description) -> str:
 
 def is_right(description: Description) -> bool:
     """Return whether the rule shows that a description is right; if it does not, only the checker knows."""
-    if not description.stable or not all(map(_handles, description.handlers)):
+    if not description.stable or not all(map(handles, description.handlers)):
         return False
     if any(access.is_wide and not access.drains for path in description.paths for access in path):
         return False
@@ -40,7 +40,7 @@ def is_right(description: Description) -> bool:
     return opens and all(_opens(path, description.starts) for path in description.paths)
 
 
-def _handles(path: Path) -> bool:
+def handles(path: Path) -> bool:
     """Return whether a handler clears P, then takes S with an access that the clear cannot follow."""
     if len(path) < 3 or path[-1] != IRET:
         return False

@@ -54,34 +54,33 @@ class Describer:
         self, clears: Iterable[Touch], near: Mapping[int, Collection[Found]]
     ) -> tuple[Path, ...]:
         """Return what the image's handlers do, one path for each pending clear that was found."""
-        found = (self.handler(touch, near.get(touch.address, ())) for touch in clears)
+        found = (path for touch in clears for path in self.handler(touch, near.get(touch.address, ())))
         return tuple(dict.fromkeys(found))
 
-    def handler(self, touch: Touch, near: Collection[Found]) -> Path:
-        """Return the path of a handler from what comes before and after its pending clear."""
+    def handler(self, touch: Touch, near: Collection[Found]) -> tuple[Path, ...]:
+        """Return the paths of a handler from what comes before and after its pending clear."""
         order = self.orders[touch.address]
-        body: list[Access] = []
-        if order.taken and order.ends and not order.locked.hits:
-            body.append(self._take(order.taken[0]))
         before = [item for item in near if item.position == "before"]
         after = [item for item in near if item.position == "after" and item.at not in order.locked.hits]
-        body += [self._fence(item.insn, item.at) for item in before]
+        body = [self._fence(item.insn, item.at) for item in before]
         body.append(self._store(touch, Cell.P, 0))
         body += [self._fence(item.insn, item.at) for item in after]
-        if order.unlocked:
-            at = order.unlocked[0]
-            body.append(self._at(at, Access((Cell.S,), text="read S, handle what it holds")))
-            body.append(
-                Access(
-                    writes=((Cell.S, REST),), drains=True, text="assumed: the bits that it read are cleared"
-                )
-            )
-        elif order.locked.hits:
-            body += self._locked(order.locked.hits[0], touch)
-        elif not order.fault:
-            body.append(replace(USUAL_HANDLER[1], text="assumed: code that it calls takes S by xchg"))
-        body.append(replace(IRET, text=f"assumed: {IRET.text}"))
-        return tuple(body)
+        end = replace(IRET, text=f"assumed: {IRET.text}")
+        found = [(*body, *self._unlocked(at), end) for at in order.unlocked]
+        found += [(*body, *self._locked(at, touch), end) for at in order.locked.hits]
+        if order.ends and order.taken:
+            found += [(self._take(at), *body, end) for at in order.taken]
+        elif order.misses:
+            found.append((*body, end))
+        if not found:
+            taken = replace(USUAL_HANDLER[1], text="assumed: code that it calls takes S by xchg")
+            found.append((*body, taken, end))
+        return tuple(dict.fromkeys(found))
+
+    def _unlocked(self, at: int) -> Iterator[Access]:
+        """Yield a use of the selector that no locked access precedes."""
+        yield self._at(at, Access((Cell.S,), text="read S, handle what it holds"))
+        yield Access(writes=((Cell.S, REST),), drains=True, text="assumed: the bits that it read are cleared")
 
     def _locked(self, at: int, touch: Touch) -> Iterator[Access]:
         """Yield the locked access after a clear: the take itself, or one that orders a plain read of S."""
@@ -112,12 +111,17 @@ class Describer:
             calls: the force callbacks after its pending tests.
         """
         if touch.kind is Kind.PENDING_CLEAR:
-            own = self.handler(touch, near)
-            return Description(Role.HANDLER, (), (own,), ((0, 0),))
+            return Description(Role.HANDLER, (), self.handler(touch, near), ((0, 0),))
         if touch.kind is Kind.SELECTOR_TAKE:
             return Description(
                 Role.HANDLER, (), image_handlers or (USUAL_HANDLER,), ((0, 0),), assumed=_none(image_handlers)
             )
+        if touch.kind is Kind.SELECTOR_SET and touch.wide:
+            value = 0 if touch.stored is not None and touch.stored.constant == 0 else UNCHANGED
+            what = "S := 0" if value == 0 else "S := S, with bits changed"
+            store = Access(writes=((Cell.S, value),), text=f"{what}, by a plain store")
+            path = (self._at(touch.address, store),)
+            return Description(Role.MASK, (path,), image_handlers or (USUAL_HANDLER,), ((0, 0),))
         if touch.kind not in STORES:
             return None
         handlers = image_handlers or (USUAL_HANDLER,)
@@ -296,7 +300,12 @@ class _Walk:
                     return frozenset({()})
             elif other.kind is Kind.PENDING_TEST:
                 return frozenset((test, *ends) for test, ends in self._tested(address))
-            elif other.kind is Kind.MASK or tests_itself(other.flow, other):
+            elif other.kind is Kind.MASK:
+                # What opened before is answered only if the path leaves through Xen.
+                mask = self._d._store(other, Cell.M, 1)
+                rest = self._following(address, left)
+                return frozenset((mask, *path) if _leaves(path) else () for path in rest)
+            elif tests_itself(other.flow, other):
                 return frozenset({()})
         if self._opens:
             words = leaves_through_xen(code, flow, insn)
@@ -330,6 +339,11 @@ def _joined(fences: Path, rest: Path) -> Path:
 
 def _exit_text(words: str) -> str:
     return "block: Xen does M := 0" if "block" in words else "leave through Xen"
+
+
+def _leaves(path: Path) -> bool:
+    """Return whether a path enters Xen without a test of P."""
+    return any(access.xen for access in path) and not any(Cell.P in access.reads for access in path)
 
 
 def _answers(path: Path) -> bool:

@@ -9,7 +9,6 @@ the fences, the hazards and the verdict.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.errors import ImageError
@@ -43,7 +42,16 @@ from xtrace.symbols.sites.surroundings import (
     tests_itself,
 )
 from xtrace.symbols.sites.vcpu_info import ARGUMENT, VCPU_INFO_BYTES, Layout
-from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings, hazards, judged, proven, site_verdict
+from xtrace.symbols.sites.verdict import (
+    OPENS,
+    STORES,
+    Proof,
+    Surroundings,
+    hazards,
+    judged,
+    proof_of,
+    site_verdict,
+)
 from xtrace.symbols.x86.decode import RSP, Flow
 
 _NOWHERE = Ways((), Paths.NONE)
@@ -127,7 +135,6 @@ def _judged(
     orders = {
         address: handlers.order(touch) for address, touch in found.items() if touch.kind is Kind.PENDING_CLEAR
     }
-    handlers_locked = not any(order.fault for order in orders.values())
     opening = frozenset(code.window(address)[0] for address, touch in found.items() if touch.kind in OPENS)
     takes = frozenset(address for address, touch in found.items() if touch.kind is Kind.SELECTOR_TAKE)
     describer = Describer(code, handlers, orders, takes, places)
@@ -151,12 +158,16 @@ def _judged(
     image_handlers = describer.image_handlers((found[address] for address in clears), clears)
     for group, wider, own, around, near in examined:
         for address, touch in own.items():
-            fences = _fences(code, touch, near[address], around[address], handlers, handlers_locked)
-            site = _site(code, facts, touch, group, around[address], fences, places.get(address))
-            description = describer.describe(
-                touch, wider, around[address], near[address], image_handlers, site.callbacks
+            forced = callbacks(
+                code, touch.flow, around[address].tests.hits, own=around[address].tests.hits == (address,)
             )
-            yield site if description is None else proven(replace(site, description=description))
+            proof = proof_of(
+                describer.describe(touch, wider, around[address], near[address], image_handlers, forced)
+            )
+            fences = _fences(code, touch, near[address], around[address], handlers, proof)
+            yield _site(
+                code, facts, touch, group, around[address], fences, places.get(address), forced, proof
+            )
 
 
 def _fences(
@@ -165,7 +176,7 @@ def _fences(
     near: list[Found],
     around: Surroundings,
     handlers: Handlers,
-    handlers_locked: bool,
+    proof: Proof,
 ) -> tuple[Fence, ...]:
     """Return a touch's fences with their verdicts; for a pending clear also the locked accesses after it."""
     if touch.kind is Kind.DEBUG_READ:
@@ -181,8 +192,7 @@ def _fences(
         via = code.name(caller.target) if how is How.CALLEE else ""
         needed += [Found(insn, at, how, via, "after", locked.paths) for insn in handlers.executed(caller)]
     return tuple(
-        judged(item, touch, around, handlers_locked, orders=item.at in handlers.ordering)
-        for item in (*near, *needed)
+        judged(item, touch, around, proof, orders=item.at in handlers.ordering) for item in (*near, *needed)
     )
 
 
@@ -352,6 +362,8 @@ def _site(
     around: Surroundings,
     fences: tuple[Fence, ...],
     place: SourceLocation | None,
+    forced: tuple[int, ...],
+    proof: Proof,
 ) -> Site:
     verdict, reason = site_verdict(fences)
     cpu = touch.spot.cpu
@@ -373,15 +385,16 @@ def _site(
         fences=fences,
         pending_tests=around.tests.hits,
         pending_paths=around.tests.paths,
-        callbacks=callbacks(code, touch.flow, around.tests.hits, own=around.tests.hits == (touch.address,)),
+        callbacks=forced,
         exit=around.exit,
         reread=around.reread,
         verdict=verdict,
         reason=reason,
-        hazards=hazards(touch, around),
+        hazards=hazards(touch, around, proof),
         place=place,
         patched=facts.patched(touch.address, touch.insn.length) or "",
         masked=masked_ranges(touch.flow, touch, group) if touch.kind is Kind.MASK else (),
+        description=proof.description,
     )
 
 

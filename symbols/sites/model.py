@@ -92,7 +92,8 @@ class Hazard:
 
     Attributes:
         name: ``wide-store``, ``test-before-store``, ``no-pending-test``, ``unlocked-handler``,
-            ``take-before-clear``, ``clear-without-take``, ``unstable-pointer`` or ``unbalanced``.
+            ``take-before-clear``, ``clear-without-take``, ``unstable-pointer``, ``unbalanced`` or
+            ``lost-upcall``.
         reason: one sentence, with the addresses that support it.
     """
 

@@ -1,23 +1,26 @@
 """Decide for each fence whether it is needed, and find the problems of a site that no fence fixes.
 
-The rule (x86-TSO and xen/include/public/xen.h): only the CPU that hosts the vCPU
-reads the mask, so a fence at a mask, restore or unmask is removable if the store
-is one byte wide, the pending test follows it in program order, and each clearing
-of pending in the image is followed by a locked access before the selector is used.
-Where the access itself is locked, a byte store and a test would do on the same conditions.
+Both come from the site's description: the accesses on its paths and in the handlers (proof/description.py).
+A fence at a mask, restore or unmask is removable if the description without it loses no upcall, and a locked
+access is replaceable if none is lost with a byte store and a test in its place.  Whether one is lost, the
+model checker says, or the rule in its place (proof/rule.py); what is wrong is named in proof/faults.py.
+
+What is not about the order of accesses comes from the code around the site: whose vcpu_info it is, whether
+a mask is opened again on some paths only, and a wide store to pending.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.proof.description import Description, as_byte_store
+from xtrace.symbols.proof.faults import Fault, faults_of
 from xtrace.symbols.proof.rule import fault_of
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
 from xtrace.symbols.sites.handlers import IN_ORDER, Order
-from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Site, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, Kind, Verdict
 
 STORES = frozenset((Kind.MASK, Kind.RESTORE, Kind.UNMASK))
 OPENS = frozenset((Kind.RESTORE, Kind.UNMASK))
@@ -47,52 +50,32 @@ class Surroundings:
     reread: tuple[int, ...] = ()
 
 
-def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A site's description, and what is wrong with the site's own accesses."""
+
+    description: Description | None
+    faults: tuple[Fault, ...]
+
+
+def proof_of(description: Description | None) -> Proof:
+    """Return a description with its faults."""
+    return Proof(description, faults_of(description) if description is not None else ())
+
+
+def hazards(touch: Touch, around: Surroundings, proof: Proof) -> tuple[Hazard, ...]:
     """Return what is wrong, or cannot be shown to be right, at a touch."""
     found = []
-    kind = touch.kind
-    assert touch.insn.memory is not None
-    if touch.wide and kind in STORES | {Kind.PENDING_SET, Kind.PENDING_CLEAR}:
-        size = touch.insn.memory.size
-        also = "also clears pending, and " if touch.clears_pending else ""
-        found.append(
-            Hazard(
-                "wide-store",
-                f"the store is {size} bytes wide: it {also}can undo another CPU's write to pending",
-            )
-        )
-    if touch.wide and kind is Kind.SELECTOR_SET:
-        found.append(
-            Hazard("unlocked-handler", "the selector is stored without a lock: a bit set meanwhile is lost")
-        )
-    if kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL and not around.exit:
-        where = (
-            "no pending test follows"
-            if around.tests.paths is Paths.NONE
-            else "on some paths no pending test follows"
-        )
-        if around.tested_before and around.tests.paths is Paths.NONE:
-            at = ", ".join(f"{address:#x}" for address in around.tested_before)
-            found.append(
-                Hazard(
-                    "test-before-store",
-                    f"pending is tested at {at}, before the store: an event in between is lost",
-                )
-            )
-        else:
-            found.append(
-                Hazard(
-                    "no-pending-test",
-                    f"{where} the store: an event that arrived while masked waits for the next one",
-                )
-            )
-    if kind is Kind.PENDING_CLEAR and around.order.fault:
-        found.append(Hazard(around.order.fault, _disorder(around.order)))
-    if kind in STORES:
+    if touch.wide and touch.kind in (Kind.PENDING_SET, Kind.PENDING_CLEAR):
+        found.append(Hazard("wide-store", _wide_words(touch)))
+    # A take has the faults of all handlers in its description: they are those of the clears.
+    if touch.kind is not Kind.SELECTOR_TAKE:
+        found += [Hazard(fault.name, _words(fault, touch)) for fault in proof.faults]
+    if touch.kind in STORES:
         pointer = _unstable(touch, around)
         if pointer:
             found.append(Hazard("unstable-pointer", pointer))
-    if kind is Kind.MASK and around.reopened.paths is Paths.SOME:
+    if touch.kind is Kind.MASK and around.reopened.paths is Paths.SOME:
         at = ", ".join(f"{address:#x}" for address in around.reopened.hits[:3])
         found.append(
             Hazard("unbalanced", f"some paths unmask again (at {at}), others return with the mask set")
@@ -100,15 +83,33 @@ def hazards(touch: Touch, around: Surroundings) -> tuple[Hazard, ...]:
     return tuple(found)
 
 
-def _disorder(order: Order) -> str:
-    """Return what is wrong with the order of a clear and a take."""
-    if order.unlocked:
-        at = ", ".join(f"{address:#x}" for address in order.unlocked)
-        return f"the selector is used at {at} without a locked access after pending is cleared"
-    if order.taken and order.ends:
-        at = ", ".join(f"{address:#x}" for address in order.taken)
-        return f"the selector is taken at {at}, before pending is cleared: an event in between is lost"
-    return "no locked access and no take of the selector follows: what was pending is lost"
+def _words(fault: Fault, touch: Touch) -> str:
+    """Return the sentence for a fault of a description."""
+    at = ", ".join(f"{address:#x}" for address in fault.at)
+    if fault.name == "wide-store":
+        return _wide_words(touch)
+    if fault.name == "no-pending-test":
+        where = "no pending test follows" if fault.everywhere else "on some paths no pending test follows"
+        return f"{where} the store: an event that arrived while masked waits for the next one"
+    if fault.name == "unlocked-handler" and touch.kind is Kind.SELECTOR_SET:
+        return "the selector is stored without a lock: a bit set meanwhile is lost"
+    return {
+        "test-before-store": f"pending is tested at {at}, before the store: an event in between is lost",
+        "unlocked-handler": f"the selector is used at {at} without a locked access after pending is cleared",
+        "take-before-clear": f"the selector is taken at {at}, before pending is cleared: an event in between "
+        "is lost",
+        "clear-without-take": "no locked access and no take of the selector follows: "
+        "what was pending is lost",
+        "lost-upcall": "an upcall can be lost: --explain shows how",
+    }[fault.name]
+
+
+def _wide_words(touch: Touch) -> str:
+    assert touch.insn.memory is not None
+    also = "also clears pending, and " if touch.clears_pending else ""
+    return (
+        f"the store is {touch.insn.memory.size} bytes wide: it {also}can undo another CPU's write to pending"
+    )
 
 
 def _unstable(touch: Touch, around: Surroundings) -> str:
@@ -127,15 +128,13 @@ def _unstable(touch: Touch, around: Surroundings) -> str:
     return ""
 
 
-def judged(
-    found: Found, touch: Touch, around: Surroundings, handlers_locked: bool, *, orders: bool = False
-) -> Fence:
+def judged(found: Found, touch: Touch, around: Surroundings, proof: Proof, *, orders: bool = False) -> Fence:
     """Return a fence with its verdict and the reason.
 
     Args:
         orders: a handler needs this instruction between its clear and its take.
     """
-    verdict, reason = _judge(found, touch, around, handlers_locked, orders)
+    verdict, reason = _judge(found, touch, around, proof, orders)
     name = found.insn.mnemonic
     if found.insn.lock:
         name = f"lock {name}"
@@ -153,7 +152,7 @@ def judged(
 
 
 def _judge(
-    found: Found, touch: Touch, around: Surroundings, handlers_locked: bool, orders: bool
+    found: Found, touch: Touch, around: Surroundings, proof: Proof, orders: bool
 ) -> tuple[Verdict, str]:
     kind = touch.kind
     access = found.position == "access"
@@ -166,26 +165,44 @@ def _judge(
         )
     if kind not in STORES:
         return Verdict.KEEP, f"a {kind} is outside the rule, which covers mask, restore and unmask"
-    if touch.wide:
-        return Verdict.UNDECIDED, "the store is wider than a byte: fix that first"
-    untested = kind in OPENS and around.owes_test and around.tests.paths is not Paths.ALL
-    if untested and not around.exit:
-        if around.tested_before and around.tests.paths is Paths.NONE:
-            return Verdict.UNDECIDED, "pending is tested before the store, not after it"
-        return Verdict.UNDECIDED, "a pending test was not found on every path after the store"
-    if not handlers_locked:
-        return (
-            Verdict.UNDECIDED,
-            "a handler in this image does not clear pending and then take the selector by a locked access",
-        )
+    if proof.faults:
+        return Verdict.UNDECIDED, _UNDECIDED.get(proof.faults[0].name, "an upcall can be lost here")
+    unproven = _unproven(found, proof)
+    if unproven:
+        return Verdict.UNDECIDED, unproven
     verdict = Verdict.REPLACEABLE if access else Verdict.REMOVABLE
     if kind is Kind.MASK:
         lead = "a byte store would do: " if access else ""
         return verdict, f"{lead}only Xen's exit to the guest on this CPU reads the mask"
     lead = "a byte store and a test would do: " if access else ""
-    if untested:
+    if around.owes_test and around.tests.paths is not Paths.ALL and around.exit:
         return verdict, f"{lead}no test follows, but {around.exit}"
     return verdict, f"{lead}Xen tests pending after this store, or the test that follows sees the event"
+
+
+_UNDECIDED = {
+    "wide-store": "the store is wider than a byte: fix that first",
+    "test-before-store": "pending is tested before the store, not after it",
+    "no-pending-test": "a pending test was not found on every path after the store",
+}
+
+
+def _unproven(found: Found, proof: Proof) -> str:
+    """Return why it is not proved that nothing is lost without a fence or lock; "" if it is proved."""
+    assert proof.description is not None
+    try:
+        if fault_of(proof.description):
+            return (
+                "a handler in this image does not clear pending and then take the selector by a locked access"
+            )
+        is_access = found.position == "access"
+        weaker = (
+            as_byte_store(proof.description) if is_access else proof.description.without(found.insn.address)
+        )
+        fault = fault_of(weaker)
+    except ValueError as error:
+        fault = str(error)
+    return f"not proved from the accesses that were read: {fault}" if fault else ""
 
 
 def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:
@@ -197,31 +214,3 @@ def site_verdict(fences: tuple[Fence, ...]) -> tuple[Verdict, str]:
             if fence.verdict is verdict:
                 return verdict, fence.reason
     raise AssertionError("a fence without a verdict")
-
-
-def proven(site: Site) -> Site:
-    """Return a site whose fences are removable or replaceable only if its own description proves it."""
-    assert site.description is not None
-    fences = tuple(_proven(fence, site.description) for fence in site.fences)
-    if fences == site.fences:
-        return site
-    verdict, reason = site_verdict(fences)
-    return replace(site, fences=fences, verdict=verdict, reason=reason)
-
-
-def _proven(fence: Fence, description: Description) -> Fence:
-    if fence.verdict is Verdict.REMOVABLE:
-        weaker = description.without(fence.address)
-    elif fence.verdict is Verdict.REPLACEABLE:
-        weaker = as_byte_store(description)
-    else:
-        return fence
-    try:
-        fault = fault_of(weaker)
-    except ValueError as error:
-        fault = str(error)
-    if not fault:
-        return fence
-    return replace(
-        fence, verdict=Verdict.UNDECIDED, reason=f"not proved from the accesses that were read: {fault}"
-    )

@@ -69,6 +69,8 @@ def forked(accesses: Sequence[Access], random: Random) -> Iterator[Path]:
     for place, access in enumerate(accesses):
         if access is TEST:
             before = tuple(accesses[:place])
+            if place and random.random() < 0.15:
+                yield before  # a branch leaves the test out
             ends: Path = random.choice(((CALL,), (), (BLOCK,)))
             if random.random() < 0.3:
                 # Only a restore that opened the mask acts on what it found.

@@ -163,8 +163,8 @@ def test_query_is_text_that_another_solver_can_read() -> None:
     lines = text.splitlines()
     assert all(line.startswith(("(declare-const ", "(assert ")) for line in lines)
     assert text.count("(") == text.count(")")
-    # po, rf, co, fr and the kick each have a part in it.
+    # po, rf, co, fr and what an exit test enters each have a part in it.
     assert "rf_x0_P_p0" in text
-    assert "k0_0" in text
+    assert "e_x0_0" in text
     assert "g_x0" in text
     assert "t_a0" in text

@@ -5,23 +5,14 @@ The sources are in tests/symbols/guests/shapes; each says where its shape was me
 
 from __future__ import annotations
 
-import subprocess
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-from builders.guest import GUESTS
+from builders.shapes import built, shapes
 from xtrace.symbols.image.image import open_image
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import Site
-
-SHAPES = GUESTS / "shapes"
-COMPILE = ("-O2", "-ffreestanding", "-fno-pic", "-fcf-protection=none", "-fno-asynchronous-unwind-tables")
-#: Assembled and linked for i386.
-I386 = ("fallthrough-into-symbol.s", "i386-lea-nop-in-callee.s", "k20_i386.S")
-#: Objects, not linked.
-OBJECTS = ("k1_linux_andw_bug.S", "k2_illumos.S", "k2b_illumos_learn.S", "k20_i386.S")
 
 #: By source and function: kind, verdict and hazards of each site, in address order.  "no fence" is left out.
 RIGHT: dict[str, dict[str, list[str]]] = {
@@ -129,30 +120,6 @@ def sites_of(tmp_path_factory: pytest.TempPathFactory) -> object:
     return of
 
 
-def built(folder: Path, name: str) -> Path:
-    """Compile or assemble a shape, as its page says."""
-    target = folder / name.replace(".", "-")
-    bits = ["-m32"] if name in I386 else []
-    made = target.with_suffix(".o")
-    run(folder, "gcc", *bits, *COMPILE, f"-I{SHAPES}", "-c", str(SHAPES / name), "-o", str(made))
-    if name in OBJECTS:
-        return made
-    parts = [str(made)]
-    if name.endswith(".c"):
-        run(folder, "gcc", "-c", str(SHAPES / "hp.S"), "-o", "hp.o")
-        parts.append("hp.o")
-    mode = ["-m", "elf_i386"] if bits else []
-    run(
-        folder, "ld", *mode, "-Ttext=0x100000", "-e", "0", "--unresolved-symbols=ignore-all",
-        "-o", str(target), *parts,
-    )  # fmt: skip
-    return target
-
-
-def run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
 def said(site: Site) -> str:
     verdict = "" if site.verdict == "no fence" else f" {site.verdict}"
     return f"{site.kind}{verdict}{''.join(f' {hazard.name}' for hazard in site.hazards)}"
@@ -168,8 +135,7 @@ def test_shape(sites_of: object, name: str) -> None:
 
 
 def test_no_source_is_left_out() -> None:
-    helpers = {"hp.S", "vc.h", "tail.inc"}
-    assert {path.name for path in SHAPES.iterdir()} - helpers == set(RIGHT)
+    assert set(shapes()) == set(RIGHT)
 
 
 def test_unmask_and_branch_is_covered_by_iret(sites_of: object) -> None:

@@ -18,13 +18,14 @@ from builders.made_sites import fence
 from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.proof import operational, templates
-from xtrace.symbols.proof.templates import Protocol, Retest, Scenario, Take, Width, describe
+from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
+from xtrace.symbols.proof.templates import IRET, TAKE, Protocol, Retest, Scenario, Take, Width, describe
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
 from xtrace.symbols.sites.handlers import Order
-from xtrace.symbols.sites.model import Cpu, How, Kind, Verdict
+from xtrace.symbols.sites.model import Cpu, Fence, Hazard, How, Kind, Verdict
 from xtrace.symbols.sites.vcpu_info import Spot
-from xtrace.symbols.sites.verdict import Surroundings, hazards, judged, site_verdict
+from xtrace.symbols.sites.verdict import Proof, Surroundings, hazards, judged, proof_of, site_verdict
 from xtrace.symbols.x86.decode import NO_REGISTER, WRITE, Flow, Insn, Memory
 
 STORE, FENCE, LATER = 0x1000, 0x1004, 0x1040
@@ -281,6 +282,89 @@ def around_of(case: Case) -> Surroundings:
     )
 
 
+def judged_in(case: Case, kind: Kind, *, orders: bool = False) -> Fence:
+    return judged(found_of(case), touch_of(case, kind), around_of(case), proof_in(case, kind), orders=orders)
+
+
+def hazards_in(case: Case, kind: Kind) -> tuple[Hazard, ...]:
+    return hazards(touch_of(case, kind), around_of(case), proof_in(case, kind))
+
+
+P, M, S = Cell.P, Cell.M, Cell.S
+IN_XEN = Access(xen=True)
+
+
+def proof_in(case: Case, kind: Kind) -> Proof:
+    """Return the proof of a case: what its site does on each path, and what the handlers do."""
+    return proof_of(description_of(case, kind))
+
+
+@functools.cache
+def described(kind: Kind, *answers: str) -> Description | None:
+    case = dict(zip(DESCRIBES, answers, strict=True))
+    wrong = case["handlers"] == "plain"
+    handlers = describe(Scenario(Protocol.HANDLER, take=Take.READ if wrong else Take.XCHG)).handlers
+    if kind is Kind.PENDING_CLEAR:
+        return Description(Role.HANDLER, (), tuple(clearing(case["taken"])), ((0, 0),))
+    if kind is Kind.SELECTOR_TAKE:
+        return Description(Role.HANDLER, (), handlers, ((0, 0),))
+    if kind is Kind.SELECTOR_SET and case["width"] == "wide":
+        return Description(Role.MASK, ((Access(writes=((S, UNCHANGED),)),),), handlers, ((0, 0),))
+    if kind not in (Kind.MASK, Kind.RESTORE, Kind.UNMASK):
+        return None
+    opens = kind is not Kind.MASK and case["opens"] == "yes"
+    value = 1 if not opens else 0 if kind is Kind.UNMASK else SAVED
+    store = Access(writes=((M, value),), drains=case["fence"] == "access", address=STORE)
+    if case["width"] == "wide":
+        store = Access(writes=((P, UNCHANGED), (M, value)), address=STORE)
+    lead = (store, Access(fence="lfence", address=FENCE)) if case["fence"] == "beside" else (store,)
+    if not opens:
+        return Description(Role.MASK, (lead,), handlers, ((0, 0),))
+    starts = ((1, 0),) if kind is Kind.UNMASK else ((1, 0), (1, 1))
+    return Description(Role.OPEN, tuple(opening_paths(case, lead)), handlers, starts)
+
+
+#: The questions that a description answers.
+DESCRIBES = ("fence", "width", "opens", "tests", "before", "exit", "handlers", "taken")
+
+
+def description_of(case: Case, kind: Kind) -> Description | None:
+    return described(kind, *(case[question] for question in DESCRIBES))
+
+
+def opening_paths(case: Case, lead: Path) -> Iterator[Path]:
+    """Yield the paths of a store that may open the mask."""
+    seen, unseen = Access((P,), when=((P, 1),)), Access((P,), when=((P, 0),))
+    if case["tests"] != "none":
+        yield (*lead, seen, IN_XEN)
+        yield (*lead, unseen)
+    if case["tests"] == "all":
+        return
+    if case["exit"] == "yes":
+        yield (*lead, IN_XEN)
+    elif case["before"] == "yes" and case["tests"] == "none":
+        for address in (STORE - 16, STORE - 8):
+            yield (replace(unseen, address=address), *lead)
+            yield (replace(seen, address=address), *lead)
+    else:
+        yield lead
+
+
+def clearing(taken: str) -> Iterator[Path]:
+    """Yield the paths of a handler that takes the selector in the way that a case says."""
+    clear, end = Access(writes=((P, 0),)), IRET
+    for address in (LATER, LATER + 8):
+        take = replace(TAKE, address=address)
+        if taken == "locked":
+            yield (clear, take, end)
+        elif taken == "plain":
+            yield (clear, Access((S,), address=address), Access(writes=((S, REST),), drains=True), end)
+        elif taken == "first":
+            yield (take, clear, end)
+        else:
+            yield (clear, end)
+
+
 def ways(word: str, *hits: int) -> Ways:
     return Ways(() if word == "none" else hits, PATHS[word])
 
@@ -318,9 +402,7 @@ def test_verdict_on_every_combination() -> None:
         verdict, reason = told(VERDICTS, case)
         for kind in KINDS[case["kind"]]:
             full = RIGHT | case
-            fence = judged(
-                found_of(full), touch_of(full, kind), around_of(full), case["handlers"] == "locked"
-            )
+            fence = judged_in(full, kind)
             assert fence.verdict == verdict, (case, kind)
             assert fence.reason.startswith(REASONS[reason].format(kind=kind)), (case, kind)
             seen += 1
@@ -332,7 +414,7 @@ def test_hazard_questions_do_not_affect_the_verdict() -> None:
     for case in cases("kind", "tests", "handlers"):
         for kind in KINDS[case["kind"]]:
             results = {
-                judged(found_of(full), touch_of(full, kind), around_of(full), case["handlers"] == "locked")
+                judged_in(full, kind)
                 for full in (
                     RIGHT | case | other for other in cases("taken", "preemption", "pointer", "reopened")
                 )
@@ -347,9 +429,8 @@ def test_hazards_of_every_combination() -> None:
         words = [word for table in HAZARDS for (word,) in [told(table, case)] if word != "-"]
         expected = [HAZARD_REASONS[word] for word in words]
         full = RIGHT | case
-        around = around_of(full)
         for kind in KINDS[case["kind"]]:
-            found = hazards(touch_of(full, kind), around)
+            found = hazards_in(full, kind)
             assert [hazard.name for hazard in found] == [name for name, _ in expected], (case, kind)
             for hazard, (_, reason) in zip(found, expected, strict=True):
                 assert hazard.reason.startswith(reason), (case, kind)
@@ -439,7 +520,9 @@ def test_fence_that_a_handler_needs_is_kept_at_any_site() -> None:
         for fence_ in ("access", "beside"):
             full = RIGHT | case | {"fence": fence_}
             (kind,) = KINDS[case["kind"]]
-            found = judged(found_of(full), touch_of(full, kind), around_of(full), True, orders=True)
+            found = judged(
+                found_of(full), touch_of(full, kind), around_of(full), proof_in(full, kind), orders=True
+            )
             assert found.verdict is Verdict.KEEP
 
 
@@ -493,7 +576,7 @@ DEVIATIONS.append((deviation(kind="restore", tests="none", opens="no"), None))
 def test_model_fails_exactly_if_there_is_a_hazard(case: Case, name: str | None) -> None:
     (kind,) = KINDS[case["kind"]]
     scenario = scenario_of(case)
-    found = [hazard.name for hazard in hazards(touch_of(case, kind), around_of(case))]
+    found = [hazard.name for hazard in hazards_in(case, kind)]
     assert found == ([] if name is None else [name])
     for fence_ in (templates.Fence.NONE, templates.Fence.MFENCE):
         assert holds(replace(scenario, fence=fence_)) is (name is None)
@@ -503,12 +586,11 @@ def test_model_fails_exactly_if_there_is_a_hazard(case: Case, name: str | None) 
 @pytest.mark.parametrize("kind", STORES)
 def test_model_fails_with_an_unstable_pointer(kind: str, pointer: str) -> None:
     case = deviation(kind=kind, preemption="on", pointer=pointer)
+    (which,) = KINDS[kind]
     scenario = replace(scenario_of(case), stable=False)
     assert not holds(scenario)
     assert not holds(replace(scenario, fence=templates.Fence.MFENCE))
-    assert [hazard.name for hazard in hazards(touch_of(case, KINDS[kind][0]), around_of(case))] == [
-        "unstable-pointer"
-    ]
+    assert [hazard.name for hazard in hazards_in(case, which)] == ["unstable-pointer"]
 
 
 def test_model_fails_with_an_unlocked_handler() -> None:
@@ -519,8 +601,8 @@ def test_model_fails_with_an_unlocked_handler() -> None:
         ("never", Take.NONE, "clear-without-take"),
         ("locked", Take.XCHG, "none"),
     ):
-        case = deviation(kind="clear", taken=taken)
-        names = [hazard.name for hazard in hazards(touch_of(case, Kind.PENDING_CLEAR), around_of(case))]
+        case, clear = deviation(kind="clear", taken=taken), Kind.PENDING_CLEAR
+        names = [hazard.name for hazard in hazards_in(case, clear)]
         assert names == [name] * (not holds(Scenario(Protocol.HANDLER, take=take)))
 
 
@@ -531,12 +613,15 @@ def test_judged_fence_has_its_name_and_place() -> None:
     insn = instruction(0x2000, "add", lock=True)
     case = RIGHT | {"kind": "mask"}
     found = Found(insn, FENCE, How.CALLEE, "membar_sync", "before", Paths.SOME)
-    told_ = judged(found, touch_of(case, Kind.MASK), around_of(case), True)
+    told_ = judged(found, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK))
     assert (told_.mnemonic, told_.how, told_.address, told_.via, told_.position, told_.paths) == (
         "lock add", How.CALLEE, 0x2000, "membar_sync", "before", Paths.SOME,
     )  # fmt: skip
     plain = replace(found, insn=instruction(0x2000, "mfence"))
-    assert judged(plain, touch_of(case, Kind.MASK), around_of(case), True).mnemonic == "mfence"
+    assert (
+        judged(plain, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK)).mnemonic
+        == "mfence"
+    )
 
 
 #: The verdict of a site from those of its fences.
