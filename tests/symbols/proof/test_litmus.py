@@ -10,6 +10,7 @@ import pytest
 
 from builders.herd_outcomes import COMMIT, KEPT, of_shapes, usual
 from builders.herd_outcomes import texts as herd_tests
+from builders.shapes import shapes
 from xtrace.symbols.proof.description import Description
 from xtrace.symbols.proof.litmus import litmus_tests
 from xtrace.symbols.proof.operational import check
@@ -41,6 +42,15 @@ def test_herd_agrees_with_both_checkers(name: str) -> None:
 def test_herd_agrees_on_every_source_of_the_shapes(tmp_path: Path) -> None:
     for description, name in {one: name for name, one in of_shapes(tmp_path)}.items():
         agree(description, name)
+
+
+def test_table_in_the_docs_has_every_source(tmp_path: Path) -> None:
+    pytest.importorskip("z3")
+    from builders.proof_table import table
+
+    lines = table(tmp_path)
+    assert {line.split(" |")[0][2:] for line in lines[2:]} == set(shapes())
+    assert "\n".join(lines) in (Path(__file__).parents[3] / "docs" / "sites.md").read_text()
 
 
 def test_most_of_herds_runs_ended_and_found_both() -> None:
