@@ -17,14 +17,18 @@ from xtrace.symbols.proof.templates import IRET
 _KNOWN = 4096
 
 
-@lru_cache(maxsize=_KNOWN)
 def fault_of(description: Description) -> str:
     """Return what goes wrong for a description, "" if nothing does.
 
     Raises:
         ValueError: the description has more states than the checker allows.
     """
-    return "" if is_right(description) else check(description).fault
+    return "" if is_right(description) else _checked(description)
+
+
+@lru_cache(maxsize=_KNOWN)
+def _checked(description: Description) -> str:
+    return check(description).fault
 
 
 def is_right(description: Description) -> bool:
