@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.outputs import create, refuse_inputs
 
 STDOUT = "-"
 
@@ -30,10 +31,9 @@ def opened(path: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> I
         sys.stdout.buffer.flush()
         return
     refuse_taken(path, force=force, inputs=inputs)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     if force and path.exists():
         path.unlink()
-    with open(os.open(path, flags, 0o666), "wb") as file:
+    with create(path) as file:
         try:
             yield file
         except BaseException:
@@ -49,8 +49,7 @@ def refuse_taken(path: Path, *, force: bool = False, inputs: Sequence[Path] = ()
     """
     if not os.path.lexists(path):
         return
-    if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
-        raise TraceError(f"{path}: is read by this command; choose another name")
+    refuse_inputs(path, inputs)
     if path.is_symlink() or not path.is_file():
         raise TraceError(f"{path}: exists and is not a file; choose another name")
     if not force:

@@ -292,17 +292,15 @@ def report(
     names = [str(path) for path in files] if files else [f"{samples.NAME}, the bundled sample"]
     if page is not None:
         page.write_report(found.report, names, _path(files), calibration=calibration, trial=trial)
-    if json:
-        _print_json(found.report)
-    elif mail or markdown:
-        window = found.summary.origin.window
-        typer.echo(_text(found.report, names, context.obj or (), window, in_markdown=markdown))
+    window = found.summary.origin.window
+    if json or mail or markdown:
+        _write(found.report, names, context.obj or (), window, mail=mail, markdown=markdown)
     elif on_terminal and summary is None:
         with paged(wanted=not no_pager):
             _print(
                 found.report,
                 names,
-                window=found.summary.origin.window,
+                window=window,
                 path=_path(files),
                 rows=rows,
                 only_findings=only_findings,
@@ -312,13 +310,6 @@ def report(
     _fail_on(found.report, fail_on_finding or [])
     if found.was_interrupted:
         raise KeyboardInterrupt  # its exit code
-
-
-def _print_json(made: Report) -> None:
-    from xtrace.analysis.report.build import json_pieces
-
-    sys.stdout.writelines(json_pieces(made))
-    sys.stdout.write("\n")
 
 
 def _page(
@@ -411,14 +402,20 @@ def _must_be_one(*chosen: bool) -> None:
         raise typer.BadParameter("choose one of --json, --mail and --markdown", param_hint="--mail")
 
 
-def _text(
-    made: Report, names: Sequence[str], arguments: Sequence[str], window: str, *, in_markdown: bool
-) -> str:
-    """Return the report as a mail or as Markdown."""
+def _write(
+    made: Report, names: Sequence[str], arguments: Sequence[str], window: str, *, mail: bool, markdown: bool
+) -> None:
+    """Print the report as a mail, as Markdown or as JSON."""
+    if not (mail or markdown):
+        from xtrace.analysis.report.build import json_pieces
+
+        sys.stdout.writelines(json_pieces(made))
+        sys.stdout.write("\n")
+        return
     from xtrace.cli.render.report.mail import letter, mail_lines, markdown_lines
 
     said = letter(made, names, arguments, window)
-    return "\n".join(markdown_lines(said) if in_markdown else mail_lines(said))
+    typer.echo("\n".join(mail_lines(said) if mail else markdown_lines(said)))
 
 
 def _must_be_findings(names: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: there is none.
             OSError: a link.
-            TraceError: it is no file of this user's own that others can neither read nor write, or too long.
+            TraceError: it belongs to another user, others can read or write it, or it is too long.
         """
         fd = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=self.fd)
         try:
@@ -131,7 +131,7 @@ def run_folder(*, create: bool = True) -> Iterator[RunFolder]:
 
     Raises:
         FileNotFoundError: there is none.
-        TraceError: it is not a folder of this user's own that others cannot enter.
+        TraceError: it belongs to another user, or others can enter it.
     """
     path = run_path()
     if create:
@@ -140,7 +140,7 @@ def run_folder(*, create: bool = True) -> Iterator[RunFolder]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
     except NotADirectoryError:
-        raise TraceError(f"{path}: is a link or no folder; remove it") from None
+        raise TraceError(f"{path}: is a link or not a folder; remove it") from None
     try:
         _must_be_own(os.fstat(fd), path)
         yield RunFolder(path, fd)

@@ -143,7 +143,7 @@ def test_a_folder_that_others_could_have_made_is_not_trusted(
     run_directory.chmod(0o700)
     elsewhere = run_directory.rename(tmp_path / "elsewhere")
     run_directory.symlink_to(elsewhere)
-    with pytest.raises(TraceError, match="is a link or no folder; remove it"):
+    with pytest.raises(TraceError, match="is a link or not a folder; remove it"):
         restore.recover()
     run_directory.unlink()
     elsewhere.rename(run_directory)
