@@ -11,14 +11,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from xtrace.probes.errors import TraceError
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 
 
-def create(path: Path) -> IO[bytes]:
+def create(path: Path) -> BinaryIO:
     """Create a file that must not exist, and return it.
 
     Raises:
