@@ -246,6 +246,13 @@ def partial_of(
     pcpu, shape = np.nonzero(collected.record_counts)
     seen = np.flatnonzero(collected.facts.pcpu_bytes[: len(collected.pcpu_first_tsc)] >= 0)
     facts = collected.facts
+    # Of a trace whose TSC restarts often, such sums over the segments may not fit.
+    times = {
+        "span": int(collected.span_cycles),
+        "hole": int(facts.hole_cycles),
+        "silence": int(collected.silence_cycles),
+    }
+    stopped = int((table[:, T_SUM] >= MOST_SUM).sum()) + sum(time > MOST_SUM for time in times.values())
     return Partial(
         tallies=joined([tallies, dom0.guest_rips]),
         buckets=_buckets(collected, metric),
@@ -271,7 +278,7 @@ def partial_of(
         facts=Columns(
             {
                 "files": [1],
-                "span_cycles": [collected.span_cycles],
+                "span_cycles": [min(times["span"], MOST_SUM)],
                 "bytes_read": [facts.bytes_read],
                 "windows": [facts.windows],
                 "skipped_bytes": [facts.skipped_bytes],
@@ -282,13 +289,13 @@ def partial_of(
                 "backward_tsc_count": [facts.backward_tsc_count],
                 "tsc_restart_count": [len(facts.restarts)],
                 "hole_count": [facts.hole_count],
-                "hole_cycles": [facts.hole_cycles],
-                "silence_cycles": [collected.silence_cycles],
+                "hole_cycles": [min(times["hole"], MOST_SUM)],
+                "silence_cycles": [min(times["silence"], MOST_SUM)],
                 "hidden_hole_count": [collected.hidden_hole_count],
                 "quiet_end_count": [facts.quiet_end_count],
                 "half_full_windows": [facts.half_full_windows],
                 "ring_known_files": [int(facts.ring_bytes is not None)],
-                "intervals_left_out": [collected.tallies.left_out + int((table[:, T_SUM] >= MOST_SUM).sum())],
+                "intervals_left_out": [collected.tallies.left_out + stopped],
                 "vcpus_left_out": [collected.vcpus_left_out],
                 "core_files": [int(collected.has_cores)],
                 "shared_files": [int(recorded.is_shared)],

@@ -39,7 +39,7 @@ def info(
     """Print what a trace's headers say, without a full pass.
 
     Each line says how it is known: exact, or from which part of the file.  Of a capture without Xen's
-    trace: what recorded in dom0, how long, and what bpf counted.
+    trace: what recorded in dom0.
     """
     from xtrace.probes.capture.layout import is_dom0_only
 

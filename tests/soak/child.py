@@ -59,7 +59,7 @@ class Outcome:
     Attributes:
         faults: one line each; empty where all is well.
         code: exit code, negative for a signal.
-        cpu_s, resident_bytes: what the child took at most.
+        cpu_s, resident_bytes: what the child took at most, beyond what it shares with its parent.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -117,9 +117,10 @@ def run(case: Case, folder: Path) -> Outcome:
         streams.secure()
         return main(list(case.argv))
 
+    shared_bytes = resident_bytes()
     pid, out, err = in_child(work, folder)
     os.close(read_end)
-    outcome = _awaited(pid, _feeding(case, write_end, pid))
+    outcome = _awaited(pid, _feeding(case, write_end, pid), shared_bytes)
     _judge(case, outcome, out, err)
     return outcome
 
@@ -150,7 +151,12 @@ def _feeding(case: Case, write_end: int, pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGINT)
 
 
-def _awaited(pid: int, feeding: Iterator[None]) -> Outcome:
+def resident_bytes() -> int:
+    """Return what this process has in memory; a fork of it begins with the same, shared."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _awaited(pid: int, feeding: Iterator[None], shared_bytes: int) -> Outcome:
     outcome = Outcome()
     began = time.monotonic()
     is_feeding = True
@@ -175,7 +181,7 @@ def _awaited(pid: int, feeding: Iterator[None]) -> Outcome:
         os.killpg(pid, signal.SIGKILL)
     outcome.code = os.waitstatus_to_exitcode(status)
     outcome.cpu_s = usage.ru_utime + usage.ru_stime
-    outcome.resident_bytes = usage.ru_maxrss << 10
+    outcome.resident_bytes = max(0, (usage.ru_maxrss << 10) - shared_bytes)
     return outcome
 
 
@@ -195,7 +201,7 @@ def _judge(case: Case, outcome: Outcome, out: Path, err: Path) -> None:
     faults += _spoiled(said)
     if outcome.resident_bytes > MOST_RESIDENT_BYTES:
         faults.append(f"{outcome.resident_bytes >> 20} MB resident")
-    most = MOST_CPU_S * max(case.input_bytes / 10e6, 1)
+    most = MOST_CPU_S * max(case.input_bytes / 10e6, 1) * (2 if case.argv[0] == "top" else 1)
     if outcome.cpu_s > most:
         faults.append(f"{outcome.cpu_s:.1f} s of CPU for {case.input_bytes / 1e6:.2f} MB")
     if outcome.code == 0:
