@@ -65,7 +65,7 @@ def _print(text: str) -> int:
 
 
 PLANTED: dict[str, tuple[Callable[[], int], tuple[str, ...], str]] = {
-    "memory": (lambda: _hold(1_100 << 20), ("report",), "MB resident"),
+    "memory": (lambda: _hold(1_300 << 20), ("report",), "MB resident"),
     "time": (_spin, ("report",), "s of CPU for"),
     "traceback": (_fail, ("report",), "OverflowError: planted"),
     "no message": (lambda: _say("", 1), ("report",), "without a message"),

@@ -152,8 +152,9 @@ def _feeding(case: Case, write_end: int, pid: int) -> Iterator[None]:
 
 
 def resident_bytes() -> int:
-    """Return what this process has in memory; a fork of it begins with the same, shared."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    """Return what a fork of this process begins with in memory: all but the pages of files."""
+    _, resident, of_files, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - of_files) * resource.getpagesize()
 
 
 def _awaited(pid: int, feeding: Iterator[None], shared_bytes: int) -> Outcome:
