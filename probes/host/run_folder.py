@@ -103,16 +103,13 @@ class RunFolder:
         with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=self.path) as made:
             yield Path(made)
 
-    def clear(self, prefix: str) -> list[str]:
-        """Remove folders that processes left which have ended, and return their names."""
-        left = []
+    def clear(self, prefix: str) -> None:
+        """Remove folders that processes left which have ended."""
         for name in sorted(os.listdir(self.fd)):  # noqa: PTH208
             owner = name.removeprefix(prefix).partition("-")[0]
             is_named = name.startswith(prefix) and owner.isascii() and owner.isdecimal()
             if is_named and not Path(f"/proc/{owner[:10]}").exists():
                 shutil.rmtree(name, dir_fd=self.fd)
-                left.append(name)
-        return left
 
     def opened(self, name: str) -> int:
         """Return a descriptor of a file, for reading and writing, created if need be; close it."""

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrace.probes.host.run_folder import RUN_DIRECTORY_VARIABLE
+from xtrace.probes.errors import TraceError
+from xtrace.probes.host.run_folder import run_path
 from xtrace.probes.trial.target import Patch, TrialError
 
 _SUFFIX = ".trial"
-_ROOT_DIRECTORY = "/run/xtrace"
 _FORMAT = 1
 _MOST_BYTES = 8 << 20
 _ARM_DIGITS = 4
@@ -53,17 +53,13 @@ def directory() -> Path:
     Raises:
         TrialError: a user without a runtime folder.
     """
-    if given := os.environ.get(RUN_DIRECTORY_VARIABLE):
-        return Path(given)
-    if os.geteuid() == 0:
-        return Path(_ROOT_DIRECTORY)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if not runtime:
+    try:
+        return run_path()
+    except TraceError:
         raise TrialError(
             "no folder for the journal: XDG_RUNTIME_DIR is not set; log in as this user, or name a folder of "
             "its own that a reboot empties"
-        )
-    return Path(runtime) / "xtrace"
+        ) from None
 
 
 class Journal:
