@@ -112,9 +112,17 @@ class Evidence:
         """Return a rate; 0 where the TSC rate is not known, so that no threshold is met."""
         return count / cycles * self.measures.hz if self.measures.hz and cycles else 0.0
 
-    def longest(self, metric: Metric, a: int) -> tuple[Span | None, str]:
-        """Return where the longest interval of a metric is, and what it is in words; none if not kept."""
-        worst = self.slots.worst(metric, a) if self.slots.has_one_axis else []
+    def longest(
+        self, metric: Metric, a: int, *, b: int | None = None, most_cycles: float = np.inf
+    ) -> tuple[Span | None, str]:
+        """Return where the longest interval of a metric is, and what it is in words; none if not kept.
+
+        Args:
+            b: only intervals with this ``b``.
+            most_cycles: only intervals of up to this length.
+        """
+        kept = self.slots.worst(metric, a) if self.slots.has_one_axis else []
+        worst = [one for one in kept if b in (None, one.b) and one.cycles <= most_cycles]
         if not worst:
             return None, ""
         return Span(worst[0].begin_tsc, worst[0].end_tsc), f"worst: {self.time(worst[0].cycles)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xtrace.analysis.coverage.needs import TIMERS, Reach
-from xtrace.analysis.findings.evidence import Evidence, Span, guests, vcpu_name
+from xtrace.analysis.findings.evidence import Evidence, guests, vcpu_name
 from xtrace.analysis.findings.finding import Found, Rule
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
@@ -45,12 +45,9 @@ def find(evidence: Evidence) -> Iterator[Found]:
                 continue
         late = own & (low > _LATE * period) & (high <= _MASKED * period)
         count = int(buckets["count"][late].sum())
-        worst = [
-            one
-            for one in (evidence.slots.worst(Metric.TICK, key) if evidence.slots.has_one_axis else [])
-            if one.b == timer and one.cycles <= _MASKED * period
-        ]
-        span = Span(worst[0].begin_tsc, worst[0].end_tsc) if worst and count else None
+        if not count:
+            continue  # it concerns nothing
+        span, when = evidence.longest(Metric.TICK, key, b=timer, most_cycles=_MASKED * period)
         yield Found(
             is_problem=count >= max(_PROBLEM_COUNT, _PROBLEM_RATIO * row["count"]),
             sentence=f"the {_NAMES[VirtualTimer(timer >> 48)]} timer of {vcpu_name(key)} ticks every "
@@ -65,7 +62,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
             domain=domain_of(key),
             vcpu=vcpu_of(key),
             span=span,
-            when=f"worst: {evidence.time(worst[0].cycles)}" if span else "",
+            when=when,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xtrace.analysis.coverage.needs import ENTRIES, RUNSTATES, SWITCHES, Reach
-from xtrace.analysis.findings.evidence import Evidence, Span, guests, vcpu_name
+from xtrace.analysis.findings.evidence import Evidence, guests, vcpu_name
 from xtrace.analysis.findings.finding import Found, Rule
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.state_machine.keys import domain_of, high_of, vcpu_of
@@ -44,12 +44,9 @@ def find(evidence: Evidence) -> Iterator[Found]:
         count = int(buckets["count"][late].sum())
         if int(buckets["count"][near].sum()) < _REGULAR_RATIO * row["count"]:
             continue
-        slept = [
-            one
-            for one in (evidence.slots.worst(Metric.BLOCKED, key) if evidence.slots.has_one_axis else [])
-            if one.cycles <= _MEANT * period
-        ]
-        span = Span(slept[0].begin_tsc, slept[0].end_tsc) if slept and count else None
+        if not count:
+            continue  # it concerns nothing
+        span, when = evidence.longest(Metric.BLOCKED, key, most_cycles=_MEANT * period)
         yield Found(
             is_problem=count >= max(_PROBLEM_COUNT, _PROBLEM_RATIO * row["count"]),
             sentence=f"{vcpu_name(key)} sleeps for {evidence.time(period)} until a timer wakes it, but "
@@ -63,7 +60,7 @@ def find(evidence: Evidence) -> Iterator[Found]:
             domain=domain_of(key),
             vcpu=vcpu_of(key),
             span=span,
-            when=f"worst: {evidence.time(slept[0].cycles)}" if span else "",
+            when=when,
         )
 
 
