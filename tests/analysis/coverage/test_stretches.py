@@ -74,7 +74,10 @@ _HIDDEN = (("xen417-pv-all", "window 110"), ("xen417-sched-credit", "window 16")
 #: More that are left out, one at a time, as parts of a sample's number of windows.
 _PLACES = (0.13, 0.29, 0.41, 0.57, 0.71, 0.83)
 _PAIRS = [
-    *(pytest.param(name, None, each, id=f"whole {name} {each}") for name, each in _HIDDEN),
+    *(
+        pytest.param(name, None, each, id=f"whole {name} {each}", marks=pytest.mark.nightly)
+        for name, each in _HIDDEN
+    ),
     *(
         pytest.param(name, None, f"window {place}", id=f"whole {name} {place}", marks=pytest.mark.nightly)
         for name in _SAMPLE_NAMES

@@ -41,7 +41,7 @@ def test_a_trial_finds_what_fences_cost(
     output, page = tmp_path / "t.json", tmp_path / "t.html"
     with running(program, "hash", "65536") as worker:
         arguments = ["--image", str(program), "--pid", str(worker.pid), "--counter", "worker_units"]
-        assert main(["trial", *arguments, "-d", "60", "--precision", "2", "-o", str(output)]) == 0
+        assert main(["trial", *arguments, "-d", "20", "--precision", "2", "-o", str(output)]) == 0
         assert is_as_built(worker.pid, program)
         assert not list(journal.left())
         must_be_consistent(worker.end())
