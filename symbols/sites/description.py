@@ -246,7 +246,7 @@ class _Walk:
     def _handled(self, test: int) -> Access:
         """Return how the event is handled if a test finds P set."""
         flow = self._flow
-        later = [call for call in self._calls if call > test] or list(self._calls)
+        later = [call for call in self._calls if call >= test] or list(self._calls)
         if later:
             at = later[0]
             insn = flow.insns.get(at)

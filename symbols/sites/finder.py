@@ -28,6 +28,7 @@ from xtrace.symbols.sites.learning import learned_layout
 from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
 from xtrace.symbols.sites.surroundings import (
+    answered,
     blocks,
     callbacks,
     exit_behind,
@@ -39,6 +40,7 @@ from xtrace.symbols.sites.surroundings import (
     reopened,
     reread,
     tested_before,
+    tested_inside,
     tests_itself,
 )
 from xtrace.symbols.sites.vcpu_info import ARGUMENT, VCPU_INFO_BYTES, Layout
@@ -321,17 +323,36 @@ def _certainty(touch: Touch) -> tuple[bool, int]:
 def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Touch], dict[int, Touch]]]:
     """Yield the touches of each flow by address, its own first; and the same with those after a tail jump.
 
-    Touches that other flows found in the same code are included.
+    Touches that other flows found in the same code are included.  The call of a function that tests
+    pending counts as its test.
     """
     own: dict[int, dict[int, Touch]] = {}
+    asked: dict[int, Touch | None] = {}
     for address in sorted(found):
         touch = found[address]
         own.setdefault(id(touch.flow), {})[address] = touch
     for group in own.values():
         flow = next(iter(group.values())).flow
         group |= {address: found[address] for address in flow.insns if address in found}
-        joined = code.joined(flow).insns
-        yield group, {**group, **{address: found[address] for address in joined if address in found}}
+        joined = code.joined(flow)
+        wider = {**group, **{address: found[address] for address in joined.insns if address in found}}
+        if any(touch.kind in OPENS for touch in group.values()):
+            wider |= _tested_by_callees(code, joined, found, asked)
+        yield group, wider
+
+
+def _tested_by_callees(
+    code: Code, flow: FunctionFlow, found: dict[int, Touch], asked: dict[int, Touch | None]
+) -> Iterator[tuple[int, Touch]]:
+    """Yield calls of functions that test pending, with the test: as unoptimised code does it."""
+    for address, call in flow.calls.items():
+        if call.tail or call.target < 0:
+            continue
+        if call.target not in asked:
+            asked[call.target] = tested_inside(code, call.target, found)
+        test = asked[call.target]
+        if test is not None and answered(code, flow, call, test):
+            yield address, test
 
 
 def _surroundings(

@@ -111,8 +111,8 @@ class Site:
         text: the instruction in AT&T syntax.
         origin: where the vcpu_info pointer comes from, in words.
         width_bytes: of the access.
-        pending_tests: addresses of the pending tests that follow a restore or unmask; its own address if
-            the instruction itself tests pending.
+        pending_tests: addresses of the pending tests that follow a restore or unmask, or of the call of a
+            function that makes one; its own address if the instruction itself tests pending.
         pending_paths: on which paths from the store such a test follows.
         callbacks: addresses of the force callbacks (calls) that such a test guards.
         exit: what makes up for a missing pending test, such as an iret that follows; "" if none was found.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from xtrace.symbols.flow.code import Code
@@ -17,6 +18,7 @@ from xtrace.symbols.xen_abi import SCHEDOP_BLOCK, Hypercall
 
 #: How many instructions a walk may take from the touch.
 _TEST_INSNS = 60
+_CALLEE_INSNS = 24
 _EXIT_INSNS = 160
 _RANGE_INSNS = 4000
 _ANSWER_INSNS = 12
@@ -24,6 +26,9 @@ _FLAG_INSNS = 6
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
 _PLAIN_MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "lea", "pop"))
 _OPENS = frozenset((Kind.UNMASK, Kind.RESTORE))
+_WRITES_MASK = frozenset((Kind.MASK, Kind.UNMASK, Kind.RESTORE))
+#: The place from which a function is entered.
+_CALLER = -1
 _CALLBACK_DEPTH = 2
 _MASK_BITS = 0xFF00
 _PENDING_BITS = 0xFF
@@ -55,6 +60,28 @@ def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches)
         return Step.ON
 
     return forward(code.joined(flow), touch.address, step, _TEST_INSNS, restored_forks(flow, touch, touches))
+
+
+def tested_inside(code: Code, target: int, touches: Touches) -> Touch | None:
+    """Return the pending test that a small function makes on each of its paths, None if it makes none."""
+    if code.section(target) is None or code.hypercall(target) is not None or not code.is_small(target):
+        return None
+    start, end = code.window(target)
+    if not any(start <= address < end for address in touches):
+        return None
+    flow = code.joined(code.flow(target))
+    entered = replace(flow, successors={**flow.successors, _CALLER: (target,)})
+
+    def step(insn: Insn) -> Step:
+        other = touches.get(insn.address)
+        if other is None:
+            return Step.SPARE if _ends_here(code, insn) else Step.ON
+        if other.kind is Kind.PENDING_TEST:
+            return Step.HIT
+        return Step.END if other.kind in _WRITES_MASK else Step.ON
+
+    ways = forward(entered, _CALLER, step, _CALLEE_INSNS)
+    return touches[ways.hits[0]] if ways.paths is Paths.ALL else None
 
 
 def tests_itself(flow: FunctionFlow, touch: Touch) -> bool:
@@ -232,7 +259,7 @@ def tested_before(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[i
 def callbacks(
     code: Code, flow: FunctionFlow, tests: tuple[int, ...], *, own: bool = False
 ) -> tuple[int, ...]:
-    """Return the calls after pending tests that force the callback.
+    """Return the calls after pending tests that force the callback, or the test's own call.
 
     Args:
         own: the test is a store that failed because pending is set: then SCHEDOP_block does it, too.
@@ -246,6 +273,8 @@ def callbacks(
                 return Step.HIT
             return Step.ON
 
+        if test in joined.insns and forces(code, joined.insns[test], joined):
+            found.add(test)  # a function that tests and forces
         found.update(forward(joined, test, step, _TEST_INSNS).hits)
     return tuple(sorted(found))
 
@@ -269,14 +298,26 @@ def forces(code: Code, insn: Insn, flow: FunctionFlow) -> bool:
     return call.target >= 0 and _forces_inside(code, call.target, 0)
 
 
-def _answer_used(flow: FunctionFlow, call: Call) -> bool:
-    """Return whether a hypercall's result is used: then the call asks for Xen's version, not a callback."""
+def answered(code: Code, flow: FunctionFlow, call: Call, test: Touch) -> bool:
+    """Return whether a function's pending test decides something: inside it, or by the result it returns."""
+    inside = code.flow(call.target)
+    returned = Value((READ_BY, test.address), (), 0) in inside.results.values()
+    return not returned or _answer_used(flow, call, kept=True)
+
+
+def _answer_used(flow: FunctionFlow, call: Call, *, kept: bool = False) -> bool:
+    """Return whether a call's result is used, as that of a hypercall that asks for Xen's version.
+
+    Args:
+        kept: a result that is saved to the stack counts as used.
+    """
 
     def step(insn: Insn) -> Step:
         memory = insn.memory
         sources = insn.operands[1:] if insn.mnemonic in _PLAIN_MOVES else insn.operands
         if insn.mnemonic == "mov" and insn.address not in flow.accesses and memory is not None:
-            return Step.END  # saved to a slot that nothing reads, as unoptimised code does
+            # Unoptimised code saves every result to a slot, also if nothing reads it.
+            return Step.HIT if kept and insn.operands[1].register == RAX else Step.END
         if insn.mnemonic == "xor" and len({item.register for item in insn.operands}) == 1:
             return Step.END
         if any(item.register == RAX for item in sources) or (memory is not None and memory.base == RAX):

@@ -55,7 +55,8 @@ class Damaged:
         originals: of it; each of their records may be read once.
         kept: the windows that the damage does not touch; all of their records must be read.
         what: was done to it.
-        without_text: what it is without the text that stands for a piece of it.
+        without_text: what it is without the text that stands for a piece of it, and without the letters
+            before it, which read as its beginning.
     """
 
     data: bytes
@@ -63,7 +64,7 @@ class Damaged:
     kept: tuple[Window, ...]
     what: str
     packed: bool = False
-    without_text: bytes | None = None
+    without_text: tuple[bytes, ...] = ()
 
 
 @cache
@@ -99,7 +100,7 @@ def _whole(data: bytes) -> Original:
 
 def shows(case: Damaged) -> bool:
     """Return whether anything shows that bytes are missing, apart from a last window that can be cut."""
-    if case.without_text is not None and not frame(case.without_text).damages:
+    if any(not frame(rest).damages for rest in case.without_text):
         return False  # the text can have been written between two bytes
     return case.packed or bool(frame(case.data).damages) or case.what.startswith(("truncated", "joined"))
 
@@ -171,8 +172,12 @@ def replaced(random_: random.Random, original: Original) -> Damaged:
     stop = min(at + size, len(original.data))
     kept = [each for each in original.windows if _end(each) + 1 < at or each.offset >= stop]
     data = original.data[:at] + text + original.data[stop:]
-    rest = original.data[:at] + original.data[stop:]
-    return Damaged(data, (original,), tuple(kept), f"replaced {at} to {stop} by {text!r}", without_text=rest)
+    begin = at
+    while begin and 0x20 <= original.data[begin - 1] < 0x7F:
+        begin -= 1
+    rests = tuple(original.data[:first] + original.data[stop:] for first in {at, begin})
+    what = f"replaced {at} to {stop} by {text!r}"
+    return Damaged(data, (original,), tuple(kept), what, without_text=rests)
 
 
 def interrupted(random_: random.Random, original: Original) -> Damaged:

@@ -142,6 +142,91 @@ noinline void mask_returned_again(void)
 	barrier();
 }
 
+/* --- a test in a function of its own, as it is inlined otherwise --- */
+
+noinline uint8_t is_pending(struct vcpu_info *v)
+{
+	barrier();
+	return v->pending;		/* SITE pending-test */
+}
+
+noinline void deliver(struct vcpu_info *v)
+{
+	if (v->pending)			/* SITE pending-test */
+		force_callback();
+	events++;
+}
+
+noinline void deliver_first(struct vcpu_info *v)
+{
+	if (events)
+		deliver(v);
+	events++;
+}
+
+noinline void unmask_and_ask(void)
+{
+	struct vcpu_info *v = vcpu();
+
+	v->mask = 0;			/* SITE unmask tests=all */
+	barrier();
+	if (is_pending(v))
+		force_callback();
+}
+
+noinline void unmask_and_deliver(void)
+{
+	struct vcpu_info *v = vcpu();
+
+	v->mask = 0;			/* SITE unmask fence=mfence/inline/after:removable tests=all */
+	__asm__ volatile("mfence" ::: "memory");
+	deliver(v);
+	events++;
+}
+
+noinline void unmask_and_perhaps_deliver(void)
+{
+	struct vcpu_info *v = vcpu();
+
+	v->mask = 0;			/* SITE unmask tests=none hazards=no-pending-test */
+	barrier();
+	deliver_first(v);
+	events++;
+}
+
+noinline void unmask_and_ask_in_vain(void)
+{
+	struct vcpu_info *v = vcpu();
+
+	v->mask = 0;			/* SITE unmask tests=none hazards=no-pending-test */
+	barrier();
+	is_pending(v);
+	events++;
+}
+
+noinline void unmask_and_ask_later(void)
+{
+	struct vcpu_info *v = vcpu();
+	uint8_t set;
+
+	v->mask = 0;			/* SITE unmask tests=all */
+	barrier();
+	set = is_pending(v);
+	events++;
+	if (set)
+		force_callback();
+}
+
+noinline void restore_and_ask(uint8_t was)
+{
+	struct vcpu_info *v = vcpu();
+
+	v->mask = was;			/* SITE restore tests=all */
+	barrier();
+	if (!was && is_pending(v))
+		force_callback();
+}
+
 /* --- which CPU's it is --- */
 
 noinline void unmask_numbered(void)
