@@ -11,7 +11,8 @@ STEP_CYCLES = 1 << 21
 #: A TSC that is farther after all others is confirmed by the windows that follow, or is damage.
 FAR_CYCLES = 1 << 40
 
-_BACK = "the TSC goes back and on"
+#: A fault.
+BACK = "the TSC goes back and on"
 _RANGE = "a TSC is out of range"
 
 
@@ -46,14 +47,14 @@ def fault_in(tscs: Sequence[int], before: int, greatest: int) -> tuple[str, int]
             and (before < 0 or tscs[0] >= before - STEP_CYCLES)
         )
         if not is_restart:
-            return _BACK, -1
+            return BACK, -1
     if len(tscs) > 1 and tscs[0] < before - STEP_CYCLES and tscs[1] >= before:
-        return _BACK, -1
+        return BACK, -1
     so_far = greatest if greatest >= 0 else tscs[0]
     for at, tsc in enumerate(tscs):
         if tsc - so_far > FAR_CYCLES:
             if greatest < 0 and at == 1:
-                return _BACK, -1  # the first TSC of the file is the one that is wrong
+                return BACK, -1  # the first TSC of the file is the one that is wrong
             return "", tsc
         so_far = max(so_far, tsc)
     return "", -1

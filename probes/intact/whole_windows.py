@@ -47,7 +47,7 @@ from xtrace.probes.format import (
 )
 from xtrace.probes.intact.damage import MAX_DAMAGES_KEPT, Damage
 from xtrace.probes.intact.foreign import HEAD_BYTES, refuse_foreign, refuse_unlikely
-from xtrace.probes.intact.tsc_order import FAR_CYCLES, MAX_TSC, fault_in, is_after
+from xtrace.probes.intact.tsc_order import BACK, FAR_CYCLES, MAX_TSC, STEP_CYCLES, fault_in, is_after
 
 MARK = struct.pack("<I", WINDOW_HEADER)
 _HEADER = struct.Struct("<III")
@@ -541,9 +541,9 @@ class WholeWindows:
                 return REPEATED
             self.recent.clear()  # the file is appended to itself
         reason, far = fault_in(tscs, before, greatest)
-        if reason or far < 0:
+        if reason:
             return reason
-        return self._fault_of_jump(end, pcpu, far, tscs)
+        return self._fault_of_jump(end, pcpu, far, tscs) if far >= 0 else self._fault_of_fall(end, pcpu, tscs)
 
     def _reference(self, pcpu: int) -> int:
         """Return the TSC that those of a pCPU may be a little after, -1 without.
@@ -558,24 +558,15 @@ class WholeWindows:
 
         Where none of its pCPU shows that, a pCPU's first window does, if it is there as a whole.
         """
-        begin = end
         count = len([tsc for tsc in tscs if tsc >= far])
         is_first = self.last[pcpu] < 0 and count == len(tscs) > 1
         if end > len(self._buffer) and count < len(tscs):
             return _FAR  # of a window that is cut, the end can also be what is left after missing bytes
         seen: Counter[int] = Counter()
-        while end - begin < _MOST_WITNESS_BYTES:
-            if len(self._buffer) - end < WINDOW_HEADER_BYTES:
-                if not self._is_over:
-                    return None
-                break
-            if self._header_fault(end):
-                break
-            _, other, size = _HEADER.unpack_from(self._buffer, end)
-            at, end = end, end + WINDOW_HEADER_BYTES + size
-            if end > len(self._buffer) and not self._is_over:
+        for following in self._windows_from(end):
+            if following is None:
                 return None
-            found = [tsc for tsc in self._tscs(at, end) if tsc <= MAX_TSC]
+            other, found = following
             if found and max(found) >= far - FAR_CYCLES:
                 return ""
             if found:
@@ -585,6 +576,41 @@ class WholeWindows:
                 if other == pcpu or seen[other] > _WITNESSES:
                     break
         return "" if count > 1 or is_first else _FAR
+
+    def _fault_of_fall(self, end: int, pcpu: int, tscs: list[int]) -> str | None:
+        """Ask the pCPU's next window whether the TSC has restarted, where a single record shows that.
+
+        Missing bytes can make one record of parts of two, or of one and an empty window's header.
+        """
+        before = self.last[pcpu]
+        if len(tscs) > 1 or tscs[0] >= before - STEP_CYCLES:
+            return ""
+        for following in self._windows_from(end):
+            if following is None:
+                return None
+            other, found = following
+            if found and other == pcpu:
+                goes_on = 0 <= found[0] - before + STEP_CYCLES < before - tscs[0]
+                return BACK if goes_on else ""
+        return ""
+
+    def _windows_from(self, at: int) -> Iterator[tuple[int, list[int]] | None]:
+        """Yield pCPU and TSCs of the windows from ``at`` on, None for one that has not arrived yet."""
+        begin = at
+        while at - begin < _MOST_WITNESS_BYTES:
+            if len(self._buffer) - at < WINDOW_HEADER_BYTES:
+                if not self._is_over:
+                    yield None
+                return
+            if self._header_fault(at):
+                return
+            _, pcpu, size = _HEADER.unpack_from(self._buffer, at)
+            end = at + WINDOW_HEADER_BYTES + size
+            if end > len(self._buffer) and not self._is_over:
+                yield None
+                return
+            yield pcpu, [tsc for tsc in self._tscs(at, end) if tsc <= MAX_TSC]
+            at = end
 
     def _tscs(self, at: int, end: int) -> list[int]:
         """Return the TSCs of a window's whole records."""

@@ -153,6 +153,24 @@ class FunctionFlow:
     flipped: dict[int, Value] = field(default_factory=dict)
 
     @cached_property
+    def uses(self) -> dict[Value, tuple[int, ...]]:
+        """Return the instructions that compare, test or exchange each value."""
+        found: dict[Value, list[int]] = {}
+        for address, values in self.values.items():
+            for value in dict.fromkeys(values):
+                found.setdefault(value, []).append(address)
+        return {value: tuple(addresses) for value, addresses in found.items()}
+
+    @cached_property
+    def stored(self) -> frozenset[Value]:
+        """Return the values that plain stores write to memory."""
+        return frozenset(item.stored for item in self.accesses.values() if item.stored is not None)
+
+    def users(self, values: Iterable[Value]) -> set[int]:
+        """Return the instructions that compare, test or exchange one of some values."""
+        return {address for value in values for address in self.uses.get(value, ())}
+
+    @cached_property
     def predecessors(self) -> dict[int, tuple[int, ...]]:
         """Return the predecessors of each instruction."""
         before: dict[int, list[int]] = {}

@@ -106,9 +106,11 @@ def _combined(
     known: Mapping[int, tuple[bool, bool]],
     forks: Collection[int],
 ) -> tuple[bool, bool]:
-    results = [known[item] for item in ways.get(address, ()) if item in known]
-    hit = any(item[0] for item in results)
-    missed = any(item[1] for item in results)
-    if address in forks and any(item == (True, False) for item in results):
-        missed = False
-    return hit, missed
+    hit = missed = only_hits = False
+    for item in ways.get(address, ()):
+        result = known.get(item)
+        if result is not None:
+            hit |= result[0]
+            missed |= result[1]
+            only_hits |= result == (True, False)
+    return hit, missed and not (only_hits and address in forks)

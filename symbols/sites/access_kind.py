@@ -296,12 +296,10 @@ def _read_kind(access: Access, flow: FunctionFlow, tested: Kind, code: Code) -> 
     read = Value((READ_BY, insn.address), (), 0)
     if insn.mnemonic in _COMBINES and _branches(insn, flow):
         return tested
-    if tested is Kind.MASK_TEST:
-        kept = any(item.stored == read for item in flow.accesses.values())
-        if kept or read in flow.results.values():
-            return Kind.SAVE
-    for address, values in flow.values.items():
-        if read in values and flow.insns[address].mnemonic in _TESTS:
+    if tested is Kind.MASK_TEST and (read in flow.stored or read in flow.results.values()):
+        return Kind.SAVE
+    for address in flow.uses.get(read, ()):
+        if flow.insns[address].mnemonic in _TESTS:
             kept = tested is Kind.MASK_TEST and _outcome_kept(flow.insns[address], flow)
             return Kind.SAVE if kept else tested
     if insn.memory is not None and insn.memory.size > 1 and tested is Kind.PENDING_TEST:

@@ -21,7 +21,14 @@ from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
 from xtrace.symbols.sites.handlers import Handlers, Order
 from xtrace.symbols.sites.model import Kind
-from xtrace.symbols.sites.surroundings import blocks, forces, leaves_through_xen, restored_forks, tests_itself
+from xtrace.symbols.sites.surroundings import (
+    Touches,
+    blocks,
+    forces,
+    leaves_through_xen,
+    restored_forks,
+    tests_itself,
+)
 from xtrace.symbols.sites.vcpu_info import PENDING
 from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings
 from xtrace.symbols.x86.decode import Flow, Insn
@@ -99,7 +106,7 @@ class Describer:
     def describe(
         self,
         touch: Touch,
-        group: Mapping[int, Touch],
+        group: Touches,
         around: Surroundings,
         near: Collection[Found],
         image_handlers: tuple[Path, ...],
@@ -184,7 +191,7 @@ class _Walk:
     """Collect the paths of one site."""
 
     def __init__(
-        self, describer: Describer, touch: Touch, group: Mapping[int, Touch], calls: tuple[int, ...]
+        self, describer: Describer, touch: Touch, group: Touches, calls: tuple[int, ...]
     ) -> None:
         self._d = describer
         self._code = describer.code

@@ -66,10 +66,11 @@ class FenceFinder:
         for address, touch in self._group.items():
             name = fence_of(touch.insn)
             found[address] = [Found(touch.insn, address, How.INLINE, "", "access", Paths.ALL)] if name else []
-        writes = [address for address in sorted(self._group) if self._group[address].insn.access & WRITE]
-        reads = [address for address in sorted(self._group) if address not in writes]
-        for address in sorted(self._group):
-            if address in writes or self._group[address].kind is not Kind.SAVE:
+        places = sorted(self._group)
+        writes = [address for address in places if self._group[address].insn.access & WRITE]
+        reads = [address for address in places if not self._group[address].insn.access & WRITE]
+        for address in places:
+            if self._group[address].insn.access & WRITE or self._group[address].kind is not Kind.SAVE:
                 found[address].extend(self._beside(address, "after", claimed))
         # A fence before a read belongs to whatever precedes the fence.
         for address in writes:

@@ -28,6 +28,7 @@ from xtrace.symbols.sites.learning import learned_layout
 from xtrace.symbols.sites.model import Cpu, Fence, How, Kind, Site, SiteTable
 from xtrace.symbols.sites.prefilter import may_touch, mentions
 from xtrace.symbols.sites.surroundings import (
+    Touches,
     answered,
     blocks,
     callbacks,
@@ -64,6 +65,8 @@ _RETURN_DEPTH = 2
 #: Into how many functions pointers are followed in all, and with how many argument sets into each.
 _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
+#: What judging a touch costs, in steps.
+_STEPS_PER_TOUCH = 100
 #: Steps for judging what was found, if the image used up its budget.
 _RESERVE_STEPS = 200_000
 _TOO_MUCH = "its code takes more steps to follow than any real kernel's: only part of it was followed"
@@ -144,6 +147,7 @@ def _judged(
     for group, wider in groups:
         flow = next(iter(group.values())).flow
         own = {address: touch for address, touch in group.items() if touch.flow is flow}
+        code.budget.spend(_STEPS_PER_TOUCH * len(own))
         around = {
             address: _surroundings(code, touch, wider, orders.get(address, IN_ORDER), opening)
             for address, touch in own.items()
@@ -320,7 +324,7 @@ def _certainty(touch: Touch) -> tuple[bool, int]:
     return touch.spot.cpu in (Cpu.RUNNING, Cpu.LOADED), len(touch.flow.insns)
 
 
-def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Touch], dict[int, Touch]]]:
+def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Touch], Touches]]:
     """Yield the touches of each flow by address, its own first; and the same with those after a tail jump.
 
     Touches that other flows found in the same code are included.  The call of a function that tests
@@ -338,7 +342,7 @@ def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Tou
         wider = {**group, **{address: found[address] for address in joined.insns if address in found}}
         if any(touch.kind in OPENS for touch in group.values()):
             wider |= _tested_by_callees(code, joined, found, asked)
-        yield group, wider
+        yield group, Touches(flow, wider)
 
 
 def _tested_by_callees(
@@ -356,7 +360,7 @@ def _tested_by_callees(
 
 
 def _surroundings(
-    code: Code, touch: Touch, group: dict[int, Touch], order: Order, opening: Collection[int]
+    code: Code, touch: Touch, group: Touches, order: Order, opening: Collection[int]
 ) -> Surroundings:
     flow = touch.flow
     opens = touch.kind in OPENS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 from xtrace.symbols.flow.code import Code
@@ -36,8 +37,49 @@ _EXITS = ("iret", "sysret", "sysexit")
 #: Most exits that a site names.
 _MOST_EXITS = 3
 
-Touches = Mapping[int, Touch]
 _BLOCKS = (Hypercall.SCHED_OP, Hypercall.SCHED_OP_COMPAT)
+
+
+class Touches(dict[int, Touch]):
+    """The touches of a function by address, with those after its tail jumps.
+
+    Attributes:
+        flow: the function's.
+    """
+
+    def __init__(self, flow: FunctionFlow, touches: Mapping[int, Touch]) -> None:
+        super().__init__(touches)
+        self.flow = flow
+
+    @cached_property
+    def mask_tests(self) -> set[int]:
+        """Return the branches that depend on a test of the mask."""
+        return _branches(self.flow, self.flow.users(_reads(self, (Kind.MASK_TEST,))))
+
+    @cached_property
+    def saved_tests(self) -> set[int]:
+        """Return the branches that depend on what was read from the mask, by a save, a test or an exchange.
+
+        One side of them need not open the mask again.
+        """
+        reads = list(_reads(self, (Kind.SAVE, Kind.MASK_TEST)))
+        for item in self.values():
+            if item.kind is Kind.MASK and item.insn.mnemonic in ("xchg", "cmpxchg"):
+                reads += [Value(("new", item.address, number), (), 0) for number in item.insn.written]
+        own = {item.address for item in self.values() if item.kind is Kind.MASK_TEST}
+        return _branches(self.flow, own | self.flow.users(reads))
+
+
+def _reads(touches: Touches, kinds: Collection[Kind]) -> Iterator[Value]:
+    """Yield what touches of some kinds read in the function itself."""
+    for item in touches.values():
+        if item.kind in kinds and item.address in touches.flow.insns:
+            yield Value((READ_BY, item.address), (), 0)
+
+
+def _branches(flow: FunctionFlow, compared: Iterable[int]) -> set[int]:
+    """Return the conditional branches that use what some instructions compare."""
+    return {branch for address in compared if (branch := _branch_after(flow, address)) is not None}
 
 
 def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches) -> Ways:
@@ -62,7 +104,7 @@ def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches)
     return forward(code.joined(flow), touch.address, step, _TEST_INSNS, restored_forks(flow, touch, touches))
 
 
-def tested_inside(code: Code, target: int, touches: Touches) -> Touch | None:
+def tested_inside(code: Code, target: int, touches: Mapping[int, Touch]) -> Touch | None:
     """Return the pending test that a small function makes on each of its paths, None if it makes none."""
     if code.section(target) is None or code.hypercall(target) is not None or not code.is_small(target):
         return None
@@ -102,8 +144,7 @@ def tests_itself(flow: FunctionFlow, touch: Touch) -> bool:
         return kept & _PENDING_BITS == _PENDING_BITS and _branch_after(flow, insn.address) is not None
     if insn.mnemonic == "xchg":
         held = {Value(("new", insn.address, number), (), 0) for number in insn.written}
-        tested = (address for address, values in flow.values.items() if held.intersection(values))
-        return any(_branch_after(flow, address) is not None for address in tested)
+        return any(_branch_after(flow, address) is not None for address in flow.users(held))
     return False
 
 
@@ -140,26 +181,14 @@ def restored_forks(flow: FunctionFlow, touch: Touch, touches: Touches) -> set[in
     """Return the branches that depend on the restored value."""
     if touch.kind is not Kind.RESTORE:
         return set()
-    forks = set()
-    masks = {
-        Value((READ_BY, item.address), (), 0) for item in touches.values() if item.kind is Kind.MASK_TEST
-    }
-    stored = {touch.stored, _flipped(flow, touch.stored)} - {None}
+    stored = (touch.stored, _flipped(flow, touch.stored))
+    compared = flow.users(value for value in stored if value is not None)
     made_of = _condition(flow, touch)
-    for address, values in flow.values.items():
-        if (
-            stored.intersection(values)
-            or masks.intersection(values)
-            or (made_of is not None and (values == made_of.values or made_of.result in values))
-        ):
-            branch = _branch_after(flow, address)
-            if branch is not None:
-                forks.add(branch)
     if made_of is not None:
-        branch = _branch_after(flow, made_of.address)
-        if branch is not None:
-            forks.add(branch)
-    return forks
+        compared.add(made_of.address)
+        compared |= {at for at in flow.users(made_of.values) if flow.values[at] == made_of.values}
+        compared |= flow.users(() if made_of.result is None else (made_of.result,))
+    return _branches(flow, compared) | touches.mask_tests
 
 
 def _flipped(flow: FunctionFlow, stored: Value | None) -> Value | None:
@@ -221,8 +250,8 @@ def opened_only_if_zero(flow: FunctionFlow, touch: Touch) -> bool:
     """Return whether a restore is on the side of a branch where its value is not 0."""
     if touch.stored is None:
         return False
-    for address, values in flow.values.items():
-        if touch.stored in values and flow.insns[address].mnemonic == "test":
+    for address in flow.uses.get(touch.stored, ()):
+        if flow.insns[address].mnemonic == "test":
             branch = _branch_after(flow, address)
             if branch is None:
                 continue
@@ -381,7 +410,9 @@ def leaves_through_xen(code: Code, flow: FunctionFlow, insn: Insn) -> str:
     return ""
 
 
-def masked_ranges(flow: FunctionFlow, touch: Touch, touches: Touches) -> tuple[tuple[int, int], ...]:
+def masked_ranges(
+    flow: FunctionFlow, touch: Touch, touches: Mapping[int, Touch]
+) -> tuple[tuple[int, int], ...]:
     """Return the function's [start, end) address ranges that run between a mask and the next unmask."""
     inside: set[int] = set()
 
@@ -427,8 +458,7 @@ def reopened(
         unknown = insn.flow is Flow.INDIRECT_JUMP and not joined.successors[insn.address]
         return Step.SPARE if elsewhere or unknown or _ends_here(code, insn) else Step.ON
 
-    saved = _tests_of_mask(flow, touches)
-    return forward(joined, touch.address, step, _RANGE_INSNS, saved)
+    return forward(joined, touch.address, step, _RANGE_INSNS, touches.saved_tests)
 
 
 def _entered_masked(flow: FunctionFlow, touches: Touches) -> bool:
@@ -462,22 +492,6 @@ def _opens_inside(code: Code, insn: Insn, opening: Collection[int]) -> bool:
         for item in insns.values()
         if item.target not in insns
     )
-
-
-def _tests_of_mask(flow: FunctionFlow, touches: Touches) -> set[int]:
-    """Return the branches that depend on what was read from the mask: one side need not open it again."""
-    reads = {
-        Value((READ_BY, item.address), (), 0)
-        for item in touches.values()
-        if item.kind in (Kind.SAVE, Kind.MASK_TEST) and item.address in flow.insns
-    }
-    own = [item.address for item in touches.values() if item.kind is Kind.MASK_TEST]
-    # An xchg leaves the old mask in its register.
-    for item in touches.values():
-        if item.kind is Kind.MASK and item.insn.mnemonic in ("xchg", "cmpxchg"):
-            reads |= {Value(("new", item.address, number), (), 0) for number in item.insn.written}
-    own += [address for address, values in flow.values.items() if reads.intersection(values)]
-    return {branch for address in own if (branch := _branch_after(flow, address)) is not None}
 
 
 def preemption_off(code: Code, flow: FunctionFlow, touch: Touch) -> bool:

@@ -154,6 +154,8 @@ def repeated(random_: random.Random, original: Original) -> Damaged:
     begin = next(each.offset for each in original.windows if any(raw.tsc is not None for raw in each.records))
     at = min(max(_place(random_, original), begin + 1), len(original.data) - 1)
     stop = at + _size(random_, len(original.data) - at)
+    if original.data[begin:at] == original.data[stop - at + begin : stop]:
+        stop += 1  # it would be the same bytes as a repetition from the beginning on
     kept = [each for each in original.windows if _end(each) + 1 < stop or each.offset >= stop]
     data = original.data[:stop] + original.data[at:]
     return Damaged(data, (original,), tuple(kept), f"repeated {at} to {stop}")

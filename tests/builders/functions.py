@@ -18,6 +18,7 @@ from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.image.image import open_image
 from xtrace.symbols.sites.access_kind import Touch, touches
 from xtrace.symbols.sites.model import Kind
+from xtrace.symbols.sites.surroundings import Touches
 from xtrace.symbols.sites.vcpu_info import Layout
 
 _POINTER, _AREA, _FIELD = 0x10, 0x400, 0x30
@@ -51,7 +52,7 @@ class Functions:
 
     code: Code
     layout: Layout
-    _touches: dict[str, dict[int, Touch]] = field(default_factory=dict)
+    _touches: dict[str, Touches] = field(default_factory=dict)
 
     def start(self, name: str) -> int:
         """Return a function's address."""
@@ -62,11 +63,11 @@ class Functions:
     def flow(self, name: str) -> FunctionFlow:
         return self.code.flow(self.start(name))
 
-    def touches(self, name: str) -> dict[int, Touch]:
+    def touches(self, name: str) -> Touches:
         """Return a function's touches by address."""
         if name not in self._touches:
             found = touches(self.flow(name), self.layout, self.code)
-            self._touches[name] = {touch.address: touch for touch in found}
+            self._touches[name] = Touches(self.flow(name), {touch.address: touch for touch in found})
         return self._touches[name]
 
     def touch(self, name: str, kind: Kind) -> Touch:

@@ -16,6 +16,7 @@ from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites import surroundings
 from xtrace.symbols.sites.handlers import Handlers, Order
 from xtrace.symbols.sites.model import Kind
+from xtrace.symbols.sites.surroundings import Touches
 
 ALL, SOME, NONE = Paths.ALL, Paths.SOME, Paths.NONE
 UNMASK = "vcpu %rbx; movb $0, 1(%rbx);"
@@ -668,7 +669,7 @@ def test_exit_through_xen(made: Functions, name: str, expected: str) -> None:
 
 @of(REOPENED)
 def test_unmasks_after_a_mask(made: Functions, name: str, expected: tuple[int, Paths]) -> None:
-    touches = {**made.touches(name), **made.touches("opener")}
+    touches = Touches(made.flow(name), {**made.touches(name), **made.touches("opener")})
     opening = {made.start("opener")}
     found = surroundings.reopened(made.code, made.flow(name), made.touch(name, Kind.MASK), touches, opening)
     assert (len(found.hits), found.paths) == expected
