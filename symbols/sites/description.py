@@ -190,9 +190,7 @@ def _order(path: Path) -> tuple[tuple[int, tuple[int, ...]], ...]:
 class _Walk:
     """Collect the paths of one site."""
 
-    def __init__(
-        self, describer: Describer, touch: Touch, group: Touches, calls: tuple[int, ...]
-    ) -> None:
+    def __init__(self, describer: Describer, touch: Touch, group: Touches, calls: tuple[int, ...]) -> None:
         self._d = describer
         self._code = describer.code
         self._touch = touch

@@ -9,6 +9,7 @@ the fences, the hazards and the verdict.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from xtrace.symbols.dwarf.source_locations import SourceLocation, lines_of
 from xtrace.symbols.errors import ImageError
@@ -67,6 +68,8 @@ _MOST_FOLLOWED = 4000
 _MOST_BINDINGS = 4
 #: What judging a touch costs, in steps.
 _STEPS_PER_TOUCH = 100
+#: Bytes of code that runs with the mask set, and is walked twice, for the cost of a step.
+_MASKED_BYTES_PER_STEP = 3
 #: Steps for judging what was found, if the image used up its budget.
 _RESERVE_STEPS = 200_000
 _TOO_MUCH = "its code takes more steps to follow than any real kernel's: only part of it was followed"
@@ -135,7 +138,8 @@ def _judged(
     places: Mapping[int, SourceLocation],
 ) -> Iterator[Site]:
     """Yield the touches as sites, judged by the code around them."""
-    groups = list(_groups(code, found))
+    # Handlers first: what is found of an image that is too much must not lack them.
+    groups = sorted(_groups(code, found), key=lambda item: not _handles(item[0]))
     handlers = Handlers(code, found, flows)
     orders = {
         address: handlers.order(touch) for address, touch in found.items() if touch.kind is Kind.PENDING_CLEAR
@@ -143,26 +147,21 @@ def _judged(
     opening = frozenset(code.window(address)[0] for address, touch in found.items() if touch.kind in OPENS)
     takes = frozenset(address for address, touch in found.items() if touch.kind is Kind.SELECTOR_TAKE)
     describer = Describer(code, handlers, orders, takes, places)
-    examined = []
-    for group, wider in groups:
-        flow = next(iter(group.values())).flow
-        own = {address: touch for address, touch in group.items() if touch.flow is flow}
-        code.budget.spend(_STEPS_PER_TOUCH * len(own))
-        around = {
-            address: _surroundings(code, touch, wider, orders.get(address, IN_ORDER), opening)
-            for address, touch in own.items()
-        }
-        tests = {address: item.tests.hits for address, item in around.items()}
-        near = FenceFinder(code, layout, flow, group, tests).find()
-        examined.append((group, wider, own, around, near))
+    examined, is_whole = [], True
+    try:
+        for group, wider in groups:
+            examined.append(_examined(code, layout, group, wider, orders, opening))
+    except ExhaustedError:
+        is_whole = False
+        code.budget.left = _RESERVE_STEPS
     clears = {
         address: near[address]
-        for _, _, own, _, near in examined
+        for _, own, _, near in examined
         for address, touch in own.items()
         if touch.kind is Kind.PENDING_CLEAR
     }
     image_handlers = describer.image_handlers((found[address] for address in clears), clears)
-    for group, wider, own, around, near in examined:
+    for wider, own, around, near in examined:
         for address, touch in own.items():
             forced = callbacks(
                 code, touch.flow, around[address].tests.hits, own=around[address].tests.hits == (address,)
@@ -171,9 +170,42 @@ def _judged(
                 describer.describe(touch, wider, around[address], near[address], image_handlers, forced)
             )
             fences = _fences(code, touch, near[address], around[address], handlers, proof)
-            yield _site(
-                code, facts, touch, group, around[address], fences, places.get(address), forced, proof
-            )
+            yield _site(code, facts, touch, around[address], fences, places.get(address), forced, proof)
+    if not is_whole:
+        raise ExhaustedError
+
+
+def _handles(group: dict[int, Touch]) -> bool:
+    return any(touch.kind is Kind.PENDING_CLEAR for touch in group.values())
+
+
+class _Examined(NamedTuple):
+    """The touches of a flow, what is around its own ones, and the fences near them."""
+
+    wider: Touches
+    own: dict[int, Touch]
+    around: dict[int, Surroundings]
+    near: dict[int, list[Found]]
+
+
+def _examined(
+    code: Code,
+    layout: Layout,
+    group: dict[int, Touch],
+    wider: Touches,
+    orders: Mapping[int, Order],
+    opening: Collection[int],
+) -> _Examined:
+    flow = wider.flow
+    own = {address: touch for address, touch in group.items() if touch.flow is flow}
+    code.budget.spend(_STEPS_PER_TOUCH * len(own))
+    around = {
+        address: _surroundings(code, touch, wider, orders.get(address, IN_ORDER), opening)
+        for address, touch in own.items()
+    }
+    tests = {address: item.tests.hits for address, item in around.items()}
+    near = FenceFinder(code, layout, flow, group, tests).find()
+    return _Examined(wider, own, around, near)
 
 
 def _fences(
@@ -367,6 +399,8 @@ def _surroundings(
     tests = pending_test(code, flow, touch, group) if opens else _NOWHERE
     owes = opens and not (touch.kind is Kind.RESTORE and opened_only_if_zero(flow, touch))
     covered = exit_behind(code, flow, touch, group) if owes and tests.paths is not Paths.ALL else ""
+    masked = masked_ranges(flow, touch, group) if touch.kind is Kind.MASK else ()
+    code.budget.spend(sum(end - start for start, end in masked) // _MASKED_BYTES_PER_STEP)
     return Surroundings(
         tests=tests,
         tested_before=tested_before(flow, touch, group) if opens else (),
@@ -376,6 +410,7 @@ def _surroundings(
         guarded=touch.kind in STORES and preemption_off(code, flow, touch),
         order=order,
         reread=reread(flow, touch, tests.hits) if opens else (),
+        masked=masked,
     )
 
 
@@ -383,7 +418,6 @@ def _site(
     code: Code,
     facts: ImageFacts,
     touch: Touch,
-    group: dict[int, Touch],
     around: Surroundings,
     fences: tuple[Fence, ...],
     place: SourceLocation | None,
@@ -418,7 +452,7 @@ def _site(
         hazards=hazards(touch, around, proof),
         place=place,
         patched=facts.patched(touch.address, touch.insn.length) or "",
-        masked=masked_ranges(touch.flow, touch, group) if touch.kind is Kind.MASK else (),
+        masked=around.masked,
         description=proof.description,
     )
 

@@ -38,6 +38,7 @@ class Surroundings:
         order: of a pending clear, the locked accesses and the uses of the selector around it.
         guarded: preemption is off.
         reread: where this CPU's pointer or number is read again before the pending test.
+        masked: of a mask, the [start, end) address ranges that run until the mask is opened.
     """
 
     tests: Ways
@@ -48,6 +49,7 @@ class Surroundings:
     guarded: bool
     order: Order = IN_ORDER
     reread: tuple[int, ...] = ()
+    masked: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

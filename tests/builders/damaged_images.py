@@ -203,7 +203,18 @@ def damaged(rng: random.Random, victims: Sequence[Victim]) -> tuple[str, bytes]:
 
 
 #: Code that storm() makes.
-STORMS = ("branches", "functions", "far branches", "calls", "sites", "pointers", "stack", "chains", "noise")
+STORMS = (
+    "branches",
+    "functions",
+    "far branches",
+    "calls",
+    "sites",
+    "pointers",
+    "masks",
+    "stack",
+    "chains",
+    "noise",
+)
 
 
 def in_elf(code: bytes) -> bytes:
@@ -243,6 +254,9 @@ def storm(rng: random.Random, name: str) -> bytes:
         return head + b"".join(rng.choice((MASK, UNMASK, TEST + b"\x75\xf0")) for _ in range(size // 4))
     if name == "pointers":
         return b"".join(POINTER + rng.choice((MASK, UNMASK)) + b"\xc3" for _ in range(size // 21))
+    if name == "masks":
+        link = b"\xe9" + struct.pack("<i", 1) + b"\xc3"
+        return head + b"\xc3" + (POINTER + MASK + link) * (size // 26) + b"\xc3"
     if name == "stack":
         moves = (
             b"\x48\x89\x9c\x24" + struct.pack("<i", 8 * rng.randrange(1 << 20)) for _ in range(size // 8)
