@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly soak zipapp mutants mutants-page
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly soak zipapp lock lock-tools mutants mutants-page
 
 # What checks need: the environment of ./run with xenalyze, a compiler and QEMU, and apt's package lists.
 lab-needs:
@@ -64,10 +64,16 @@ soak:
 zipapp:
 	@.venv/bin/python tools/zipapp.py
 
-# make mutants [MODULES="symbols/sites/verdict.py"] [AGAIN=1]: takes hours, resumes where it stopped.  docs/mutants.md
-mutants:
+lock-tools:
 	@./run test --version >/dev/null
-	@.venv/bin/python -c 'import cosmic_ray' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[mutants]'
+	@.venv/bin/python -m pip install --quiet --require-hashes --no-build-isolation --requirement tools/lock/tools.txt
+
+# make lock [NEWEST=1]: renew tools/lock/*.txt after a change of pyproject.toml, or with the newest versions.
+lock: lock-tools
+	@.venv/bin/python tools/lock/renew.py $(if $(NEWEST),--newest)
+
+# make mutants [MODULES="symbols/sites/verdict.py"] [AGAIN=1]: takes hours, resumes where it stopped.  docs/mutants.md
+mutants: lock-tools
 	@PYTHONPATH=tools .venv/bin/python -m mutants $(if $(AGAIN),--again) $(MODULES)
 
 mutants-page:

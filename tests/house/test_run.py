@@ -15,6 +15,8 @@ NOBODY = 65534
 def test_a_folder_that_is_not_writable_is_reported() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "tools" / "lock").mkdir(parents=True)
+        shutil.copy(ROOT / "tools" / "lock" / "runtime.txt", folder / "tools" / "lock")
         for file in ("run", "pyproject.toml"):
             shutil.copy(ROOT / file, folder)
         folder.chmod(0o555)

@@ -22,7 +22,7 @@ from lab.packages import LabError
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-_PINS = _HERE / "wheel.txt"
+_LOCK = _ROOT / "tools" / "lock" / "runtime.txt"
 #: Its mount point in dom0's userland, which is also in the scripts' first lines.
 PLACE = "/opt/xtrace"
 _VERSION = "3.11"
@@ -41,7 +41,7 @@ def wheel_disk(python: str) -> Path:
     Raises:
         LabError: ``python`` does not exist or has another version, or pip or mke2fs fails.
     """
-    digest = hashlib.sha256(Path(__file__).read_bytes() + _PINS.read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes() + _LOCK.read_bytes())
     for path in sources():
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_ROOT)} {len(content)}\n".encode() + content)
@@ -97,15 +97,14 @@ def _install(python: str, scratch: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    run(*pip, "wheel", "--no-deps", "-w", str(scratch), str(scratch / "source"), limit_s=_LIMIT_S)
+    build = ("wheel", "--no-deps", "--no-build-isolation", "-w", str(scratch), str(scratch / "source"))
+    run(*pip, *build, limit_s=_LIMIT_S)
     (wheel,) = scratch.glob("xtrace-*.whl")
     place = scratch / "xtrace"
-    options = ("--only-binary", ":all:", "--constraint", str(_PINS), "--no-warn-script-location")
     # Ignore what is installed for the Python that runs pip.
-    run(
-        *(*pip, "install", "--ignore-installed", "--prefix", str(place), *options, str(wheel)),
-        limit_s=_LIMIT_S,
-    )
+    install = (*pip, "install", "--ignore-installed", "--no-warn-script-location", "--prefix", str(place))
+    run(*install, "--require-hashes", "--requirement", str(_LOCK), limit_s=_LIMIT_S)
+    run(*install, "--no-index", "--no-deps", str(wheel), limit_s=_LIMIT_S)
     (place / "pyvenv.cfg").write_text(_CONFIG)
     for script in (path for path in (place / "bin").iterdir() if path.is_file()):
         _, _, rest = script.read_bytes().partition(b"\n")

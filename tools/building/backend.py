@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,14 +39,16 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-#: Zig's C compiler as a wheel of 100 MB, which links for every machine.
-ZIG = "ziglang>=0.13"
 _PLACE = Path("probes", "compiled")
 
 
 def get_requires_for_build_wheel(settings: Any = None) -> list[str]:
     """Return what a build needs beyond pyproject.toml: a linker, if this machine has none."""
-    return [*build_meta.get_requires_for_build_wheel(settings), *([] if own_linker() else [ZIG])]
+    needed: list[str] = build_meta.get_requires_for_build_wheel(settings)
+    if not own_linker():
+        project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+        needed += project["optional-dependencies"]["linker"]
+    return needed
 
 
 def get_requires_for_build_editable(settings: Any = None) -> list[str]:

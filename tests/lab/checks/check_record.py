@@ -23,8 +23,8 @@ RECORD = chosen("record-xentrace")
 ENDED = ("lost", "sized", "step", "died", "bounded", "ring")
 CAPTURES = (*ENDED, "killed", "full")
 CODES = {
-    **dict.fromkeys(("lost", "sized", "step", "bounded", "ring", "called"), 0),
-    **dict.fromkeys(("second", "died", "foreign", "full"), 1),
+    **dict.fromkeys(("lost", "sized", "step", "bounded", "ring"), 0),
+    **dict.fromkeys(("second", "died", "foreign", "full", "called"), 1),
     "uncalled": 2,
     "killed": 128 + 9,
     "while": 7,
@@ -151,7 +151,8 @@ def test_refusals_say_why(name: str) -> None:
     assert "another recorder is running" in said(name, "second")
     assert "xentrace is already running" in said(name, "foreign")
     assert "no domain is called 'nobody'; it has Domain-0 (d0)" in said(name, "uncalled")
-    assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign", "uncalled"))
+    assert "--domain is for xenctx, which would not record" in said(name, "called")
+    assert all(said(name, what).count("\n") == 1 for what in ("second", "foreign", "uncalled", "called"))
     assert "-S 64 has no effect" in said(name, "sized")
     assert backend(name, "sized")["facts"]["sized_before"] == 16
 
