@@ -150,8 +150,6 @@ def record(
         sample_hz=frequency,
     )
     owner = _owner(user)
-    if os.geteuid() != 0:
-        raise TraceError("recording needs root; run it with sudo")
     options = replace(options, domains=_domains(domain or []))
     request = Request(
         output=writer.named(output),

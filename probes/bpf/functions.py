@@ -6,16 +6,18 @@ tracepoints are used, and what that loses is reported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtrace.probes.bpf.loader import Probe
+from xtrace.probes.host.privileges import FOR_TRACEFS
 
 _KPROBES = Path("/sys/bus/event_source/devices/kprobe/type")
 _SYMBOLS = Path("/proc/kallsyms")
 _GUEST_TYPE = Path("/sys/hypervisor/guest_type")
-_TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 MOUNT_TRACEFS = "mount -t tracefs tracefs /sys/kernel/tracing"
 
 
@@ -109,11 +111,27 @@ def choose() -> Choice:
                     f"this kernel has no {' or '.join(wanted[role.name])}; not recorded: {role.loses}"
                 )
     if not choice.has_sched:
-        choice.missing.append(
-            "tracefs is not mounted; not recorded: sched_wakeup to sched_switch of handlers' threads"
-        )
-        choice.remedies.append(MOUNT_TRACEFS)
+        reason, remedy = why_no_tracefs()
+        choice.missing.append(f"{reason}; not recorded: sched_wakeup to sched_switch of handlers' threads")
+        choice.remedies.append(remedy)
     return choice
+
+
+def why_no_tracefs() -> tuple[str, str]:
+    """Return why the tracepoints' formats cannot be read, and what helps."""
+    if TRACEFS[0].exists() and not _may(TRACEFS[0], os.R_OK | os.X_OK):
+        return f"tracefs needs {FOR_TRACEFS} without root", "run it with sudo"
+    return "tracefs is not mounted", MOUNT_TRACEFS
+
+
+def tracepoints(group: str) -> bool:
+    """Return whether the tracepoints of a group can be read in tracefs."""
+    return any(_may(root / "events" / group, os.R_OK | os.X_OK) for root in TRACEFS)
+
+
+def _may(path: Path, mode: int) -> bool:
+    """Return what the kernel would let this process do, with its capabilities."""
+    return os.access(path, mode, effective_ids=True)
 
 
 def probes_of(role: Role, function: str) -> tuple[Probe, ...]:
@@ -150,4 +168,4 @@ def _known(names: Iterable[str]) -> set[str]:
 
 
 def _has_format(event: str) -> bool:
-    return any((root / "events" / event / "format").is_file() for root in _TRACEFS)
+    return any(_may(root / "events" / event / "format", os.R_OK) for root in TRACEFS)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from xtrace.probes.bpf.abi import LEAST_KERNEL
 from xtrace.probes.errors import TraceError
+from xtrace.probes.host import privileges
 from xtrace.probes.host.run_folder import BPF_SCRATCH, run_folder
 
 #: The kernel headers that bcc compiles with.
@@ -65,8 +66,8 @@ class Probe:
 
 def why_not() -> tuple[str, str]:
     """Return why bpf cannot be used here, and the command that fixes it; both empty if it can."""
-    if os.geteuid() != 0:
-        return "bpf needs root", "run it as root"
+    if lacking := privileges.lacking(privileges.FOR_BPF):
+        return f"without root it needs {' and '.join(lacking)}", "run it with sudo"
     if kernel_version() < LEAST_KERNEL:
         return f"Linux {platform.release()} has no BPF ring buffer; 5.8 or later has one", ""
     if platform.machine() != "x86_64":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 KERNEL_SYMBOLS = Path("/proc/kallsyms")
@@ -15,6 +17,8 @@ XEN_FIRST, XEN_LAST = 0xFFFF_8000_0000_0000, 0xFFFF_87FF_FFFF_FFFF
 KERNEL_FIRST = 0xFFFF_8000_0000_0000
 #: An address this far past a symbol is in code without one.
 _FARTHEST = 1 << 20
+#: If this many functions are at 0, all are.
+_ENOUGH = 16
 
 
 class Symbols:
@@ -43,6 +47,14 @@ class Symbols:
         if at < 0 or address - self._addresses[at] >= _FARTHEST:
             return "", 0
         return self._names[at], address - self._addresses[at]
+
+
+def are_hidden() -> bool:
+    """Return whether this process sees the kernel's symbols without their addresses."""
+    with contextlib.suppress(OSError), KERNEL_SYMBOLS.open(errors="replace") as file:
+        code = (words for line in file if (words := line.split()) and words[1] in "tT")
+        return not any(int(words[0], 16) for words in islice(code, _ENOUGH))
+    return True
 
 
 def is_hypervisor(address: int) -> bool:
@@ -74,7 +86,10 @@ class Names:
 
     def _table(self, address: int) -> Symbols:
         if is_hypervisor(address):
-            self._xen = self._xen or Symbols(XEN_SYMBOLS)
+            # An empty table is false, but has been read.
+            if self._xen is None:
+                self._xen = Symbols(XEN_SYMBOLS)
             return self._xen
-        self._kernel = self._kernel or Symbols(KERNEL_SYMBOLS)
+        if self._kernel is None:
+            self._kernel = Symbols(KERNEL_SYMBOLS)
         return self._kernel

@@ -14,7 +14,7 @@ from typing import Literal
 
 from xtrace.probes.bpf import functions, loader
 from xtrace.probes.errors import TraceError
-from xtrace.probes.host import dom0, raw_tsc, run_folder, trace_buffers, xen_tools
+from xtrace.probes.host import dom0, privileges, raw_tsc, run_folder, trace_buffers, xen_tools
 from xtrace.probes.recording import clocks, restore
 from xtrace.probes.recording.backends import registry
 from xtrace.probes.recording.lock import LOCK
@@ -22,7 +22,6 @@ from xtrace.probes.recording.lock import LOCK
 State = Literal["ok", "limited", "missing"]
 
 _SYS_HYPERVISOR = Path("/sys/hypervisor")
-_TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -101,15 +100,32 @@ def _first_line(path: Path) -> str | None:
 
 
 def _host() -> Iterator[Finding]:
-    is_root = os.geteuid() == 0
-    remedy = "" if is_root else "sudo xtrace doctor"
-    yield Finding("host", "root", _state(is_root), f"effective user {os.geteuid()}", "geteuid", remedy)
+    yield from _privileges()
     yield Finding("host", "kernel", "ok", f"{platform.system()} {platform.release()}", "uname")
     python = f"{platform.python_version()}, {sys.executable}"
     yield Finding("host", "python", "ok", python, "sys.executable")
     if dom0.is_emulated():
         text = "QEMU's software emulation: times show order and proportions, not hardware durations"
         yield Finding("host", "processors", "limited", text, "CPUID 0x40000000")
+
+
+def _privileges() -> Iterator[Finding]:
+    """Yield the user and what it lacks: recording by bpf and perf needs no more than these capabilities."""
+    user = os.geteuid()
+    remedy = "" if user == 0 else "sudo xtrace doctor"
+    yield Finding("host", "root", _state(user == 0, "limited"), f"effective user {user}", "geteuid", remedy)
+    uses: tuple[tuple[str, tuple[str, ...], State, str], ...] = (
+        ("programs", privileges.FOR_BPF, "missing", "neither bpf nor perf"),
+        ("tracefs", (privileges.FOR_TRACEFS,), "limited", "no tracepoints of the scheduler"),
+        ("addresses", (privileges.FOR_ADDRESSES,), "limited", "perhaps no names of kernel functions"),
+    )
+    for name, wanted, otherwise, lost in uses:
+        if lacking := privileges.lacking(wanted):
+            text = f"without {' and '.join(lacking)}: {lost}"
+            yield Finding("host", name, otherwise, text, "CapEff in /proc/self/status", remedy)
+        elif user:
+            text = f"{' and '.join(wanted)} held"
+            yield Finding("host", name, "ok", text, "CapEff in /proc/self/status")
 
 
 def _xen() -> Iterator[Finding]:
@@ -168,7 +184,7 @@ def _privcmd() -> Finding:
     if not path.exists():
         text = "without it: no markers to align dom0's clock with Xen's"
         return Finding("xen", "privcmd", "missing", text, str(path), "modprobe xen-privcmd")
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         return Finding("xen", "privcmd", "limited", "not accessible", str(path), "sudo xtrace doctor")
     return Finding("xen", "privcmd", "ok", "readable and writable", str(path))
 
@@ -225,18 +241,17 @@ def _blacklisted() -> set[str]:
 
 
 def _tracepoints(choice: functions.Choice) -> Iterator[Finding]:
-    root = next((path for path in _TRACING if (path / "events").is_dir()), None)
-    if root is None:
-        text = (
-            "tracefs is not mounted or not accessible; not recorded: wake-up to switch of handlers' threads"
-        )
-        yield Finding("bpf", "tracepoints", "limited", text, str(_TRACING[0]), functions.MOUNT_TRACEFS)
-        return
     wanted = ("irq", "sched", "xen")
-    there = [name for name in wanted if (root / "events" / name).is_dir()]
+    there = [name for name in wanted if functions.tracepoints(name)]
+    how = str(functions.TRACEFS[0])
+    if not there:
+        reason, remedy = functions.why_no_tracefs()
+        text = f"{reason}; not recorded: wake-up to switch of handlers' threads"
+        yield Finding("bpf", "tracepoints", "limited", text, how, remedy)
+        return
     lacking = [name for name in ("irq", "sched") if name not in there]
-    text = f"{', '.join(there) or 'none'} of {', '.join(wanted)}"
-    yield Finding("bpf", "tracepoints", _state(choice.has_sched and not lacking, "limited"), text, str(root))
+    text = f"{', '.join(there)} of {', '.join(wanted)}"
+    yield Finding("bpf", "tracepoints", _state(choice.has_sched and not lacking, "limited"), text, how)
 
 
 # --- perf, clocks, disk ------------------------------------------------------------------------
@@ -247,7 +262,7 @@ def _perf() -> Iterator[Finding]:
     if paranoid is None:
         yield Finding("perf", "events", "missing", "this kernel has no perf events", str(_PARANOID))
     else:
-        is_open = os.geteuid() == 0 or int(paranoid) < 0
+        is_open = "CAP_PERFMON" in privileges.held() or int(paranoid) < 0
         text = f"software clock of each CPU; perf_event_paranoid {paranoid}"
         yield Finding("perf", "events", _state(is_open, "limited"), text, str(_PARANOID))
     # With Xen's VPMU off, the file exists but cannot be read.

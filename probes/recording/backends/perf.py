@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from xtrace.probes.bpf import ctf_writer
+from xtrace.probes.bpf import ctf_writer, symbols
 from xtrace.probes.bpf.abi import SAMPLE_BYTES
 from xtrace.probes.bpf.loader import ProbeError, Program
-from xtrace.probes.bpf.symbols import Names
 from xtrace.probes.capture.layout import SAMPLES, SYMBOLS
 from xtrace.probes.capture.stream import Folder
 from xtrace.probes.host import dom0
+from xtrace.probes.host.privileges import FOR_ADDRESSES
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Options
 from xtrace.probes.recording.backends.program import Loaded, ProgramBackend
@@ -29,6 +29,7 @@ SOFTWARE_BIAS = (
     "dom0's software clock: only dom0 is sampled, and code that runs with interrupts off is sampled where it "
     "enables them"
 )
+_HIDDEN = f"no names of the kernel's functions: /proc/kallsyms hides addresses without {FOR_ADDRESSES}"
 #: type and config of perf_event_attr: hardware cycles, and the software clock of a CPU.
 _HARDWARE, _CYCLES = 0, 0
 _SOFTWARE, _CPU_CLOCK = 1, 0
@@ -48,23 +49,19 @@ class PerfBackend(ProgramBackend):
         self._pmu_mode = dom0.PMU_MODE
         self._note: restore.Note | None = None
         self._mode_before = ""
-        self._names = Names()
+        self._names = symbols.Names()
         self._fresh: set[int] = set()
 
     def _offer(self) -> Availability:
+        hidden = (_HIDDEN,) if symbols.are_hidden() else ()
         if not self._pmu_mode.exists():
-            return Availability(
-                True, "dom0's software clock", "", ("no VPMU: guests and Xen are not sampled",)
-            )
+            missing = ("no VPMU: guests and Xen are not sampled", *hidden)
+            return Availability(True, "dom0's software clock", "", missing)
         mode = self._mode()
         if mode == "off":
-            return Availability(
-                True,
-                "dom0's software clock",
-                "boot Xen with vpmu=on",
-                ("Xen's VPMU is off: guests and Xen are not sampled",),
-            )
-        return Availability(True, f"hardware cycles if the event opens; pmu_mode is {mode}")
+            missing = ("Xen's VPMU is off: guests and Xen are not sampled", *hidden)
+            return Availability(True, "dom0's software clock", "boot Xen with vpmu=on", missing)
+        return Availability(True, f"hardware cycles if the event opens; pmu_mode is {mode}", "", hidden)
 
     def _begin(self, folder: Folder, options: Options) -> dict[str, Any]:
         loaded = self._load("sample.bpf.c", {"TALLIES": 1, "BUCKETS": 1, "STREAM": 1})

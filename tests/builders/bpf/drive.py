@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,11 @@ from xtrace.probes.bpf import ctf_writer, loader, tables
 from xtrace.probes.bpf.abi import EVENT_BYTES, Counter, Kind
 from xtrace.probes.bpf.functions import ROLES, probes_of
 from xtrace.probes.bpf.rings import Rings
+from xtrace.probes.bpf.symbols import Names
 from xtrace.probes.capture.writer import CaptureWriter
 from xtrace.probes.errors import TraceError
+from xtrace.probes.host import privileges
+from xtrace.probes.host.run_folder import RUN_DIRECTORY_VARIABLE
 from xtrace.probes.recording.backends.base import Backend, Options
 from xtrace.probes.recording.backends.bpf import BpfBackend
 from xtrace.probes.recording.backends.perf import PerfBackend
@@ -174,16 +180,46 @@ def killed(name: str, directory: str) -> Any:
     return {"programs_before": programs, "left": left}
 
 
-def as_nobody(name: str, directory: str) -> Any:
-    """Try without root, in a folder that everyone can write to."""
+def as_nobody(name: str, directory: str, *capabilities: str) -> Any:
+    """Record for a moment as nobody, with these capabilities, in a folder that everyone can write to."""
+    _mount_tracefs()
+    os.environ[RUN_DIRECTORY_VARIABLE] = f"{directory}.run"
+    # Nobody may not be able to read the modules.
+    symbols = Names()
+    with suppress(TraceError):
+        loader.bcc()
+        importlib.import_module("bcc.libbcc")
     os.seteuid(65534)
+    _keep_only(capabilities)
     backend = _backend(name)
     said = backend.probe()
+    capture = CaptureWriter(Path(directory))
     try:
-        backend.start(CaptureWriter(Path(directory)), Options())
+        backend.start(capture, Options(sample_hz=_SAMPLE_HZ))
     except (TraceError, OSError) as error:
         return {"usable": said.usable, "reason": said.reason, "error": str(error)}
-    return {"usable": said.usable, "reason": said.reason, "error": ""}
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        backend.poll()
+    counts = backend.stop()
+    capture.close()
+    return {
+        "usable": said.usable,
+        "missing": said.missing,
+        "records": counts.records,
+        "user": Path(directory).stat().st_uid,
+        "named": next(symbols.new([0xFFFF_FFFF_8100_0000 + (1 << 20)], 1))[1],
+    }
+
+
+def _keep_only(capabilities: Sequence[str]) -> None:
+    """Drop all capabilities but some (man 2 capset, version 3)."""
+    mask = sum(1 << privileges.BITS[name] for name in capabilities)
+    low, high = mask & 0xFFFF_FFFF, mask >> 32
+    header = struct.pack("<Ii", 0x2008_0522, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capset(header, struct.pack("<6I", low, low, 0, high, high, 0)) == 0, ctypes.get_errno()
 
 
 def without_bcc(name: str, package: str) -> Any:

@@ -40,13 +40,6 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, err
 
 
-def test_record_needs_root(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    code, said = refusal(capfd)
-    assert (code, said.count("\n")) == (1, 1)
-    assert "needs root" in said
-
-
 def test_record_needs_dom0(tmp_path: Path, ticking: None, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = refusal(capfd)
     assert code == 1

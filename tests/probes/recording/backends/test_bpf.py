@@ -146,16 +146,39 @@ def test_a_kill_leaves_nothing_in_the_kernel_and_a_readable_capture(tmp_path: Pa
     assert found.facts["span_ns"][0] > 0
 
 
-@pytest.mark.parametrize("name", ["bpf", "perf"])
-def test_without_root_it_is_refused(name: str) -> None:
+def as_nobody(name: str, *capabilities: str) -> Any:
     require_bpf()
     # Not pytest's folder, which other users may not enter.
     with tempfile.TemporaryDirectory(prefix="xtrace-tests-") as folder:
         Path(folder).chmod(0o777)
-        said = drive("as_nobody", name, Path(folder) / "c.xtrace")
+        return drive("as_nobody", name, Path(folder) / "c.xtrace", *capabilities)
+
+
+@pytest.mark.parametrize("name", ["bpf", "perf"])
+@pytest.mark.parametrize("held", [(), ("CAP_BPF",), ("CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH")])
+def test_without_a_capability_it_is_refused(name: str, held: tuple[str, ...]) -> None:
+    said = as_nobody(name, *held)
+    lacking = " and ".join(one for one in ("CAP_BPF", "CAP_PERFMON") if one not in held)
     assert not said["usable"]
-    assert said["reason"] == "bpf needs root"
-    assert said["error"].startswith(f"{name}: bpf needs root")
+    assert said["reason"] == f"without root it needs {lacking}"
+    assert said["error"].startswith(f"{name}: without root it needs {lacking}")
+
+
+@pytest.mark.parametrize("name", ["bpf", "perf"])
+def test_two_capabilities_are_enough(name: str) -> None:
+    said = as_nobody(name, "CAP_BPF", "CAP_PERFMON")
+    assert said["usable"]
+    assert said["records"] > 0
+    assert said["user"] == 65534
+    # What more would give is said.
+    lacking = {"bpf": "tracefs needs CAP_DAC_READ_SEARCH without root", "perf": "without CAP_SYSLOG"}[name]
+    assert any(lacking in line for line in said["missing"]) == (name == "bpf" or not said["named"])
+
+
+def test_two_more_give_all_that_root_has() -> None:
+    held = ("CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH")
+    assert not any("CAP_" in line for name in ("bpf", "perf") for line in as_nobody(name, *held)["missing"])
+    assert as_nobody("perf", *held)["named"]
 
 
 SYSTEM_PYTHON = "/usr/bin/python3"
