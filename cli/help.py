@@ -104,6 +104,13 @@ HELPS = {
         "",
         ("output", "format_", "what", "parts", "domain", "begin", "end", "force"),
     ),
+    "anonymize": Help(
+        (
+            Example("xtrace anonymize busy.xtrace", "into busy.anonymous.xtrace"),
+            Example("xtrace anonymize t.bin.zst -o send.bin", "a trace, with its .json"),
+            Example("xtrace anonymize --force t.bin", "again, in place of t.anonymous.bin"),
+        ),
+    ),
     "info": Help(
         (
             Example("xtrace info trace.bin", "what the headers say, at once"),

@@ -39,6 +39,7 @@ COMMANDS = {
     "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
     "dump": "Print every record, merged by time, by name and field.",
     "export": "Write a trace or its single events in the format of another tool.",
+    "anonymize": "Copy a trace or a capture without names, for people to send.",
     "info": "Print what a trace's headers say, without a full pass.",
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
@@ -79,10 +80,13 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands without importing their modules."""
         width = formatter.width - 6 - max(map(len, COMMANDS))
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, command.get_short_help_str(width)) for name, command in self.commands.items()]
-            )
+        # Without the empty line of a section: all must fit one screen.
+        formatter.write_heading("Commands")
+        formatter.indent()
+        formatter.write_dl(
+            [(name, command.get_short_help_str(width)) for name, command in self.commands.items()]
+        )
+        formatter.dedent()
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xtrace.cli.commands.trial_results import are_trials, diff_trials
+from xtrace.cli.commands.results.trial_results import are_trials, diff_trials
 from xtrace.cli.help import Command
 from xtrace.cli.options import (
     DOMAIN_FORMS,

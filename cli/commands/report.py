@@ -238,7 +238,7 @@ def report(
     Without --section or --full: what was recorded, what is out of the usual, and how long events took.
     """
     if trial is not None and not files:
-        from xtrace.cli.commands.trial_results import report_trial
+        from xtrace.cli.commands.results.trial_results import report_trial
 
         report_trial(trial, json=json, html=html)
         return
