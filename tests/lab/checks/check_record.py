@@ -20,8 +20,8 @@ from xtrace.analysis.summary.timeline import compare_marks, of_capture
 from xtrace.probes.capture.layout import Capture, open_capture
 
 RECORD = chosen("record-xentrace")
-ENDED = ("lost", "sized", "step", "died", "bounded", "ring")
-CAPTURES = (*ENDED, "killed", "full")
+ENDED = ("lost", "sized", "step", "died", "full", "bounded", "ring")
+CAPTURES = (*ENDED, "killed")
 CODES = {
     **dict.fromkeys(("lost", "sized", "step", "bounded", "ring"), 0),
     **dict.fromkeys(("second", "died", "foreign", "full", "called"), 1),
@@ -64,7 +64,9 @@ def test_xenalyze_finds_the_records_that_the_recorder_counted(what: str, name: s
     assert len(raw_records(path)) == len(trace.records) + trace.wrap_count
     assert capture(name, what).has_ended == (what in ENDED)
     if what in ENDED:
-        assert backend(name, what)["counts"]["records"] == len(trace.records)
+        counted = backend(name, what)["counts"]["records"]
+        # A full disk cuts the last window, of which the recorder counts nothing.
+        assert counted == len(trace.records) or (what == "full" and 0 < counted < len(trace.records))
         assert backend(name, what)["counts"]["byte_count"] == path.stat().st_size
 
 

@@ -1,5 +1,5 @@
 # pcpus: 2
-# limit: 900
+# limit: 1500
 # full: yes
 # zipapp: yes
 # xtrace record with the xentrace backend: what it records, and each fault that needs a real Xen.
