@@ -3,7 +3,7 @@
 LAB = PYTHONPATH=tests python3 -m lab
 SIZE = $(if $(FULL),full)
 
-.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly soak zipapp lock lock-tools mutants mutants-page
+.PHONY: lab-needs lab-image lab lab-quick lab-shell lab-run lab-repeat accuracy-delivery nightly soak ends zipapp lock lock-tools mutants mutants-page
 
 # What checks need: the environment of ./run with xenalyze, a compiler and QEMU, and apt's package lists.
 lab-needs:
@@ -59,6 +59,13 @@ nightly: lab-needs
 soak:
 	@./run test --version >/dev/null
 	@PYTHONPATH=tests .venv/bin/python -m soak --seconds $(or $(SECONDS),3600) $(if $(KINDS),--kinds $(KINDS))
+
+# make ends [KILLS=1000] [DISKS=200]: end real recordings badly, as root; goes on where it was stopped.  docs/reliability.md
+ends:
+	@XTRACE_REQUIRE_PEERS=1 ./run test --version >/dev/null
+	@PYTHONPATH=tests .venv/bin/python -m soak.ends kill $(or $(KILLS),1000)
+	@PYTHONPATH=tests .venv/bin/python -m soak.ends disk $(or $(DISKS),200)
+	@PYTHONPATH=tests .venv/bin/python -m soak.ends page
 
 # build/xtrace.pyz: a single file that records on a dom0.
 zipapp:

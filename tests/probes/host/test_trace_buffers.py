@@ -28,3 +28,17 @@ def test_the_child_reports_whether_buffers_are_sized(
             trace_buffers.is_sized()
     else:
         assert trace_buffers.is_sized() is sized
+
+
+def test_what_the_library_prints_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ask() -> int:
+        os.write(2, b"xencall: error: Could not obtain handle on privileged command interface\n")
+        return 201
+
+    monkeypatch.setattr(trace_buffers, "_load", lambda: None)
+    monkeypatch.setattr(trace_buffers, "_ask_size", ask)
+    with pytest.raises(TraceError, match="run as root in dom0"):
+        trace_buffers.is_sized()
+    assert capfd.readouterr() == ("", "")
