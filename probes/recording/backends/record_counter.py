@@ -73,6 +73,18 @@ class RecordCounter:
         self._offset += at
         self._rest = b"" if self.fault else content[at:]
 
+    def finish(self) -> None:
+        """Count the whole records at the end of a window that was cut; no more bytes come."""
+        piece, at = self._rest, 0
+        while self._left and not self.fault and at + WORD_BYTES <= len(piece):
+            record = piece[at : at + _WORDS[piece[at + 3]] * WORD_BYTES]
+            at += _WORDS[piece[at + 3]] * WORD_BYTES
+            if at > len(piece):
+                break
+            is_special = record[:3] in (_LOST, _WRAP) and not record[3] & 0xF
+            self.records += self._take_special(record) if is_special else 1
+        self._rest = b""
+
     def _count(self, piece: bytes, *, is_whole: bool) -> int:
         """Count the whole records in a window's next bytes; return their length in bytes."""
         top = piece[3::WORD_BYTES]

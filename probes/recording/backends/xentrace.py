@@ -163,6 +163,7 @@ class XentraceBackend:
                 note.undo()
         if self._file >= 0:
             self._catch_up(None)
+            self._counter.finish()
             os.close(self._file)
             self._facts["said"] = self._said()[-5:]
             os.close(self._log)

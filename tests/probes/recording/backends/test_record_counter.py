@@ -53,6 +53,25 @@ def test_samples(packed: Path) -> None:
         assert not found.fault
 
 
+def test_whole_records_of_a_window_that_was_cut_are_counted() -> None:
+    lost = pack_record(LOST_RECORDS, 1 << 40, [7, 1, 2, 3])
+    wrap = pack_record(0x1F002, None, [])
+    records = [pack_record(0x28004, 1 << 40, [1, 2]), lost, wrap, pack_record(0x21001, None, [5]), lost] * 3
+    data = pack_window(0, records[0]) + pack_window(1, b"".join(records))
+    ends = [12 + len(records[0]) + 12]
+    for record in records:
+        ends.append(ends[-1] + len(record))
+    for cut in range(len(data) + 1):
+        counter = counted(data[:cut], [5, 40])
+        counter.finish()
+        counter.finish()
+        whole = [record for record, end in zip(records, ends[1:], strict=True) if end <= cut]
+        first = int(cut >= 12 + len(records[0]))
+        assert counter.records == first + sum(record != wrap for record in whole)
+        assert (counter.lost, counter.gaps) == (7 * whole.count(lost), whole.count(lost))
+        assert not counter.fault
+
+
 def test_payload_words_that_look_like_a_loss_or_a_filler() -> None:
     words = [0xC001F001, 0x0001F002, 0x8001F002]
     record = pack_record(0x28004, 0x0001F002_0001F001, words)
