@@ -102,8 +102,9 @@ def killed(folder: Path, seed: int) -> dict[str, Any]:
     recorder.kill()
     age_s = None
     if output.exists():
-        faults += _readable(output, begun=begun)
         age_s = _age_s(output, now_ns)
+        # In its first second it may have nothing to show yet.
+        faults += _readable(output, begun=age_s is not None)
     elif begun:
         faults.append("no capture")
     faults += [f"left: {one}" for one in _in_kernel()]
@@ -139,7 +140,7 @@ def _in_kernel() -> set[str]:
 def _readable(output: Path, *, begun: bool = True) -> list[str]:
     """Return why `xtrace info` and `xtrace report` cannot read a capture, or cannot say what is wrong.
 
-    One that had not begun to record has nothing to show, which is said in one line.
+    One that had not begun to record may have nothing to show, which is said in one line.
     """
     found = []
     try:
