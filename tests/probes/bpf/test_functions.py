@@ -27,7 +27,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "events" / "sched" / "sched_switch" / "format").write_text("")
     monkeypatch.setattr(functions, "_SYMBOLS", tmp_path / "kallsyms")
     monkeypatch.setattr(functions, "_KPROBES", tmp_path / "type")
-    monkeypatch.setattr(functions, "_TRACEFS", (tmp_path,))
+    monkeypatch.setattr(functions, "TRACEFS", (tmp_path,))
     (tmp_path / "guest_type").write_text("PV\n")
     monkeypatch.setattr(functions, "_GUEST_TYPE", tmp_path / "guest_type")
     return tmp_path
@@ -65,7 +65,7 @@ def test_without_kprobes_what_is_lost_is_reported(kernel: Path) -> None:
 
 
 def test_without_tracefs_the_remedy_is_named(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_TRACEFS", (kernel / "nowhere",))
+    monkeypatch.setattr(functions, "TRACEFS", (kernel / "nowhere",))
     choice = functions.choose()
     assert not choice.has_sched
     assert choice.remedies == [functions.MOUNT_TRACEFS]
