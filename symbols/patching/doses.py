@@ -110,12 +110,14 @@ def _must_be_unreferenced(code: Code, start: int, end: int) -> None:
     """Raise if a direct branch or a pointer may lead to [start, end): any bytes that could be one count."""
     for section in code.sections:
         data = np.frombuffer(section.data, np.uint8)
-        places = np.arange(len(data), dtype=np.int64) + section.address
-        near = slice(max(start - 130 - section.address, 0), max(end + 130 - section.address, 0))
+        # Relative to the section: a kernel's addresses are in the upper half, beyond 63 bits.
+        first, last = start - section.address, end - section.address
+        places = np.arange(len(data), dtype=np.int64)
+        near = slice(max(first - 130, 0), max(last + 130, 0))
         short = places[near] + 1 + data[near].astype(np.int8)
         opcodes = data[np.maximum(np.arange(len(data))[near] - 1, 0)]
         is_short = (opcodes == 0xEB) | (opcodes & 0xF0 == 0x70) | ((opcodes >= 0xE0) & (opcodes <= 0xE3))
-        if np.any(is_short & (short >= start) & (short < end)):
+        if np.any(is_short & (short >= first) & (short < last)):
             raise RefusedError("code may jump into the padding after it")
         if len(data) < 5:
             continue
@@ -123,7 +125,7 @@ def _must_be_unreferenced(code: Code, start: int, end: int) -> None:
         targets = places[:-3] + 4 + np.ascontiguousarray(wide).view("<i4")[:, 0]
         before = np.concatenate(([0], data[: len(targets) - 1]))
         is_branch = (before == 0xE8) | (before == 0xE9) | (before & 0xF0 == 0x80)
-        if np.any(is_branch & (targets >= start) & (targets < end)):
+        if np.any(is_branch & (targets >= first) & (targets < last)):
             raise RefusedError("code may jump into the padding after it")
     for section in code.image.sections:
         count = len(section.data) // _POINTER_BYTES

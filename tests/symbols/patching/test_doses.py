@@ -8,6 +8,7 @@ import pytest
 
 from builders.planned import REMOVABLE, mask_with, planned
 from builders.workers import built
+from lab.guest.build import Variant, build
 from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.patching.doses import variants_of
 from xtrace.symbols.patching.plan import Plan, plan
@@ -122,3 +123,17 @@ def test_inline_fences_have_no_room_and_the_plan_says_so(tmp_path: Path) -> None
     found = plan(image, find_sites(image, lines=False), REMOVABLE)
     assert not found.doses
     assert [item.reason for item in found.dose_refusals] == ["there is no room beside an inline fence"]
+
+
+@pytest.mark.parametrize("place", ["inline", "outofline"])
+def test_a_kernel_s_addresses_are_beyond_63_bits(tmp_path: Path, place: str) -> None:
+    image = open_image(build(tmp_path, Variant("lfence", place)))
+    found = plan(image, find_sites(image, lines=False), REMOVABLE)
+    assert [item.symbol for item in found.exchanges] == [
+        "upcalls_mask",
+        "upcalls_save",
+        "upcalls_restore",
+        "upcalls_unmask",
+    ]
+    assert all(item.address > 1 << 63 for item in found.exchanges)
+    assert bool(found.doses) == (place == "outofline")
