@@ -23,6 +23,8 @@ ALL, AGAIN = "all", "A/A"
 DOSE = "dose"
 _MOST_BYTES = 16 << 20
 _MOST_ROWS = 10_000
+#: Fields that files of earlier versions lack.
+_LATER = frozenset(("pause_count", "pause_median_s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Result:
         date: UTC, ISO 8601.
         xtrace: the version.
         image, image_sha256, build_id: of the file given.
-        target: "process PID" and its name.
+        target: "process" or "domain", its id, and its name.
         counter, covariates: names of counters, the first that of the unit of work.
         verdicts: of the fences that were removed.
         fence_count: fences with such a verdict, exchanged or refused.
@@ -106,6 +108,7 @@ class Result:
         groups: A/A first, then the groups asked for, then all.
         doses: functions with room for more fences, if these were asked for.
         added_ns: running time per unit that each more fence in all of them takes.
+        pause_count, pause_median_s: of a domain, which is paused to exchange and to read; 0 for a process.
     """
 
     mark: str
@@ -142,6 +145,8 @@ class Result:
     doses: tuple[Dose, ...]
     added_ns: Interval | None
     notes: tuple[str, ...]
+    pause_count: int = 0
+    pause_median_s: float = 0.0
 
     def group(self, name: str) -> Group:
         """Return a group by its name."""
@@ -186,7 +191,8 @@ def _result(found: dict[str, Any]) -> Result:
     wanted = {field.name: field.type for field in fields(Result)}
     values: dict[str, Any] = {}
     for name, kind in wanted.items():
-        values[name] = _value(found[name], str(kind), name)
+        if name in found or name not in _LATER:
+            values[name] = _value(found[name], str(kind), name)
     if not values["groups"] or len(values["groups"]) > _MOST_ROWS:
         raise ValueError("groups")
     if not {ALL, AGAIN} <= {group.name for group in values["groups"]}:

@@ -1,4 +1,4 @@
-"""A trial of a process: image, plan, target, design and statistics put together."""
+"""A trial: image, plan, target, design and statistics put together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from xtrace import __version__
 from xtrace.analysis.trial import arms as arms_module
@@ -19,7 +20,7 @@ from xtrace.probes.timing import this_host
 from xtrace.probes.timing.native import Native
 from xtrace.probes.trial.mapped_image import Code
 from xtrace.probes.trial.process import ProcessTarget
-from xtrace.probes.trial.target import TrialError
+from xtrace.probes.trial.target import OpenTarget, TrialError
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.patching.counters import Counter
 from xtrace.symbols.patching.exchange import Dose, Exchange
@@ -43,18 +44,39 @@ class Request:
     image: Image
     plan: Plan
     verdicts: Collection[Verdict]
-    pid: int
     counters: Sequence[Counter]
     by: By
     only: Collection[str]
     doses: bool
     settings: Settings
 
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Return what is exchanged.
 
-def trial_of_process(
-    request: Request, progress: Progress, wanted: Callable[[], bool], remark: Callable[[str], None]
+        Raises:
+            TrialError: nothing is, or a function has nothing.
+        """
+        found = arms_module.only(self.plan.exchanges, self.only)
+        if not found:
+            raise TrialError("nothing to try: no fence can be exchanged; --plan says why")
+        return found
+
+
+def process_target(request: Request, pid: int) -> ProcessTarget:
+    """Return a process as target; raises TrialError if it is not of the image."""
+    code = [Code(item.address, item.offset, bytes(item.data)) for item in request.image.code]
+    return ProcessTarget(pid, Path(request.image.path), code, [item.address for item in request.counters])
+
+
+def trial_of(
+    request: Request,
+    target: OpenTarget,
+    progress: Progress,
+    wanted: Callable[[], bool],
+    remark: Callable[[str], None],
 ) -> Result:
-    """Run a trial of a process.
+    """Run a trial of a target, and close it.
 
     Args:
         progress: takes it.
@@ -64,20 +86,14 @@ def trial_of_process(
     Raises:
         TrialError: it could not begin, or ended without a figure.
     """
-    exchanges = arms_module.only(request.plan.exchanges, request.only)
-    if not exchanges:
-        raise TrialError("nothing to try: no fence can be exchanged; --plan says why")
-    doses = request.plan.doses if request.doses else ()
-    if request.doses and not doses:
-        raise TrialError("--doses: no function has room for more fences; --plan says why")
-    chosen = arms_module.arms(exchanges, request.by, doses)
-    image = request.image
-    code = [Code(item.address, item.offset, bytes(item.data)) for item in image.code]
-    target = ProcessTarget(
-        request.pid, Path(image.path), code, [counter.address for counter in request.counters]
-    )
+    told = 0
     load = _Load(target)
     try:
+        exchanges = request.exchanges
+        doses = request.plan.doses if request.doses else ()
+        if request.doses and not doses:
+            raise TrialError("--doses: no function has room for more fences; --plan says why")
+        chosen = arms_module.arms(exchanges, request.by, doses)
         for line in target.notes:
             remark(line)
         clock = RawTsc()
@@ -94,13 +110,13 @@ def trial_of_process(
         remark(line)
     last = clock.pair()
     hz = (last[0] - first[0]) * 1e9 / (last[1] - first[1])
-    return _result(request, exchanges, doses, chosen, outcome, hz, load.ratio, target.name)
+    return _result(request, exchanges, doses, chosen, outcome, hz, load.ratio, target)
 
 
 class _Load:
-    """How much of the time the target's threads ran."""
+    """How much of the time the target ran."""
 
-    def __init__(self, target: ProcessTarget) -> None:
+    def __init__(self, target: OpenTarget) -> None:
         self._target = target
         self._since = (0.0, 0)
         self.ratio = 0.0
@@ -121,7 +137,7 @@ def _result(
     outcome: Outcome,
     hz: float,
     load: float,
-    name: str,
+    target: OpenTarget,
 ) -> Result:
     image, settings = request.image, request.settings
     seen = this_host.signatures(Native(timed_loop.cpuid_stub()))
@@ -158,7 +174,7 @@ def _result(
         image.path,
         hashlib.sha256(Path(image.path).read_bytes()).hexdigest(),
         image.build_id,
-        f"process {request.pid} {name}".rstrip(),
+        target.name,
         request.counters[0].name,
         tuple(counter.name for counter in request.counters[1:]),
         round(hz, 1),
@@ -184,4 +200,6 @@ def _result(
         tuple(doses),
         outcome.added_ns,
         tuple([emulated] if emulated else []),
+        len(target.pauses_s),
+        round(median(target.pauses_s), 7) if target.pauses_s else 0.0,
     )

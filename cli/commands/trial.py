@@ -154,8 +154,8 @@ def trial(
 
         page = PageFile(html, [image])
     try:
-        from xtrace.analysis.trial.process_trial import Request, trial_of_process
         from xtrace.analysis.trial.run import Settings
+        from xtrace.analysis.trial.whole import Request, process_target, trial_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("scipy", "statsmodels"):
             raise
@@ -164,7 +164,6 @@ def trial(
         opened,
         exchanges,
         allowed,
-        pid,
         counters,
         by,  # type: ignore[arg-type]
         function or (),
@@ -172,7 +171,7 @@ def trial(
         Settings(duration, precision / 100, slice_, seed),
     )
     with _until_asked() as wanted, counted("blocks of slices") as told:
-        found = trial_of_process(request, told, wanted, tell)
+        found = trial_of(request, process_target(request, pid), told, wanted, tell)
     _show(found, output, page, json=json)
 
 

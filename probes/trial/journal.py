@@ -12,8 +12,9 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,69 @@ from xtrace.probes.host.run_folder import run_path
 from xtrace.probes.trial.target import Patch, TrialError
 
 _SUFFIX = ".trial"
-_FORMAT = 1
+_FORMAT = 2
 _MOST_BYTES = 8 << 20
 _ARM_DIGITS = 4
+_PROCESS, _DOMAIN = "process", "domain"
+_IDENTITY = {_PROCESS: {"started", "program"}, _DOMAIN: {"handle"}}
+
+
+class Pause(Enum):
+    """Whether the trial has paused its domain: each step is written before it is made."""
+
+    FREE = "-"
+    BEGINS = "<"
+    HELD = "="
+    ENDS = ">"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a trial is of.
+
+    Attributes:
+        kind: process or domain.
+        number: its id.
+    """
+
+    kind: str
+    number: int
+
+    @classmethod
+    def process(cls, pid: int) -> Subject:
+        """Return a process."""
+        return cls(_PROCESS, pid)
+
+    @classmethod
+    def domain(cls, number: int) -> Subject:
+        """Return a domain."""
+        return cls(_DOMAIN, number)
+
+    @classmethod
+    def of(cls, name: str) -> Subject:
+        """Return the one whose file has this name, without its suffix.
+
+        Raises:
+            ValueError: it is no such name.
+        """
+        kind, _, number = name.rpartition("-")
+        found = cls(kind or _PROCESS, int(number))
+        if found.file_name != name:
+            raise ValueError(f"{name!r} is not the name of a journal")
+        return found
+
+    @property
+    def is_domain(self) -> bool:
+        """Return whether it is a domain."""
+        return self.kind == _DOMAIN
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file, without the suffix."""
+        return f"{self.kind}-{self.number}" if self.is_domain else str(self.number)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +93,21 @@ class Entry:
     """What a journal holds.
 
     Attributes:
-        pid, started: the process and its start time, because ids are reused.
-        program: device and inode of what it executes.
+        subject: what the trial was of.
+        identity: what distinguishes it from another with the same id, because ids are reused: start time
+            ("started") and device and inode of what a process executes ("program"); a domain's UUID
+            ("handle").
         image: the image's path, for messages.
         arm: the arm written last; -1 before any.
+        pause: whether a domain was paused.
         patches: everything that may have been written.
     """
 
-    pid: int
-    started: str
-    program: str
+    subject: Subject
+    identity: dict[str, str]
     image: str
     arm: int
+    pause: Pause
     patches: tuple[Patch, ...]
 
 
@@ -69,16 +133,17 @@ class Journal:
         TrialError: another trial has the target.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, subject: Subject) -> None:
         folder = directory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat()
         if owner.st_uid != os.geteuid() or stat.S_IMODE(owner.st_mode) & 0o022:
             raise TrialError(f"{folder}: others may write here, so it cannot hold a journal; remove it")
-        self.path = folder / f"{pid}{_SUFFIX}"
-        self.file = self._locked(pid)
+        self.subject = subject
+        self.path = folder / f"{subject.file_name}{_SUFFIX}"
+        self.file = self._locked()
 
-    def _locked(self, pid: int) -> int:
+    def _locked(self) -> int:
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -86,7 +151,7 @@ class Journal:
             except BlockingIOError:
                 os.close(file)
                 raise TrialError(
-                    f"process {pid}: another trial runs on it; wait until it ends, or stop it with Ctrl-C"
+                    f"{self.subject}: another trial runs on it; wait until it ends, or stop it with Ctrl-C"
                 ) from None
             # The one that held the lock before may have removed the file it is on.
             with contextlib.suppress(FileNotFoundError):
@@ -98,14 +163,14 @@ class Journal:
         """Return what an earlier trial left here, None if nothing."""
         return parsed(os.pread(self.file, _MOST_BYTES, 0), self.path)
 
-    def begin(self, pid: int, image: str, patches: Sequence[Patch]) -> None:
+    def begin(self, image: str, patches: Sequence[Patch], identity: Mapping[str, str]) -> None:
         """Write everything that will be changed, before anything is."""
-        head = f"{'-1':>{_ARM_DIGITS}}\n"
+        head = f"{'-1':>{_ARM_DIGITS}} {Pause.FREE.value}\n"
         content = {
             "format": _FORMAT,
-            "pid": pid,
-            "started": started(pid),
-            "program": program(pid),
+            "kind": self.subject.kind,
+            "number": self.subject.number,
+            "identity": dict(identity),
             "image": image,
             "patches": [
                 [patch.address, patch.original.hex(), [arm.hex() for arm in patch.arms]] for patch in patches
@@ -119,6 +184,10 @@ class Journal:
     def arm(self, number: int) -> None:
         """Note which arm is written next."""
         os.pwrite(self.file, f"{number:>{_ARM_DIGITS}}".encode(), 0)
+
+    def pause(self, step: Pause) -> None:
+        """Note which step to or from a pause is made next."""
+        os.pwrite(self.file, step.value.encode(), _ARM_DIGITS + 1)
 
     def finish(self) -> None:
         """Remove the journal: nothing is left to put back."""
@@ -148,15 +217,13 @@ def parsed(data: bytes, path: Path) -> Entry | None:
             Patch(int(address), bytes.fromhex(original), tuple(bytes.fromhex(arm) for arm in arms))
             for address, original, arms in content["patches"]
         )
-        return Entry(
-            int(content["pid"]),
-            str(content["started"]),
-            str(content["program"]),
-            str(content["image"]),
-            int(head),
-            patches,
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        subject = Subject(str(content["kind"]), int(content["number"]))
+        identity = {str(name): str(value) for name, value in content["identity"].items()}
+        if identity.keys() != _IDENTITY[subject.kind]:
+            raise ValueError("it does not say which program it is of")
+        arm, pause = head.decode("ascii").split()
+        return Entry(subject, identity, str(content["image"]), int(arm), Pause(pause), patches)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, TrialError):
             raise
         raise TrialError(f"{path}: the journal of a trial is damaged: {error}") from None
@@ -182,6 +249,11 @@ def in_use(path: Path) -> bool:
         return False
     finally:
         os.close(file)
+
+
+def process_identity(pid: int) -> dict[str, str]:
+    """Return what distinguishes a process from another with the same id."""
+    return {"started": started(pid), "program": program(pid)}
 
 
 def started(pid: int) -> str:

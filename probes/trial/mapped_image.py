@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xtrace.probes.trial.target import TargetGoneError, TrialError
+from xtrace.probes.trial.target import FileMemory, Memory, TargetGoneError, TrialError
+from xtrace.probes.xen_abi import HYPERCALL_PAGE_BYTES
 
 _CHUNK_BYTES = 1 << 20
 _BREAKPOINT = 0xCC
@@ -36,6 +37,20 @@ class Mapping:
     device: str
     inode: int
     path: str
+
+
+def without_page(piece: Code, page: int | None) -> list[Code]:
+    """Return a piece of code without the hypercall page, whose bytes are Xen's."""
+    end = piece.address + len(piece.data)
+    if page is None or page >= end or page + HYPERCALL_PAGE_BYTES <= piece.address:
+        return [piece]
+    found = []
+    if page > piece.address:
+        found.append(piece._replace(data=piece.data[: page - piece.address]))
+    after = page + HYPERCALL_PAGE_BYTES - piece.address
+    if after < len(piece.data):
+        found.append(Code(piece.address + after, piece.offset + after, piece.data[after:]))
+    return found
 
 
 def executable_mappings(pid: int) -> list[Mapping]:
@@ -80,7 +95,7 @@ def load_offset(pid: int, memory: int, image: Path, code: Sequence[Code]) -> int
     offsets = {base for item in same or mappings if (base := _base(item, code)) is not None}
     first_difference = ""
     for base in sorted(offsets):
-        difference = _difference(memory, base, code)
+        difference = difference_of(FileMemory(memory), base, code)
         if not difference:
             return base
         first_difference = first_difference or difference
@@ -97,7 +112,7 @@ def verify(memory: int, base: int, code: Sequence[Code], pid: int) -> None:
     Raises:
         TrialError: it differs.
     """
-    if difference := _difference(memory, base, code):
+    if difference := difference_of(FileMemory(memory), base, code):
         raise TrialError(f"process {pid}: after the trial its code is not the image's: {difference}")
 
 
@@ -120,12 +135,13 @@ def _base(mapping: Mapping, code: Sequence[Code]) -> int | None:
     return None
 
 
-def _difference(memory: int, base: int, code: Sequence[Code]) -> str:
+def difference_of(memory: Memory, base: int, code: Sequence[Code]) -> str:
+    """Return where the code in some memory differs from the image's, "" if it does not."""
     for piece in code:
         for start in range(0, len(piece.data), _CHUNK_BYTES):
             expected = piece.data[start : start + _CHUNK_BYTES]
             try:
-                found = os.pread(memory, len(expected), base + piece.address + start)
+                found = memory.read(base + piece.address + start, len(expected))
             except OSError:
                 found = b""
             if found == expected:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xtrace.probes.trial import journal, mapped_image
-from xtrace.probes.trial.journal import Journal
+from xtrace.probes.trial.journal import Journal, Subject, process_identity
 from xtrace.probes.trial.mapped_image import Code
+from xtrace.probes.trial.put_back import put_back
 from xtrace.probes.trial.references import refers, writable_mappings
-from xtrace.probes.trial.restore import LEAVE_LIMIT_S, STAYS, put_back, put_back_in, restored, take_out
-from xtrace.probes.trial.target import Patch, Reading, TargetGoneError, TrialError, places
+from xtrace.probes.trial.restore import LEAVE_LIMIT_S, STAYS, put_back_in, restored, take_out
+from xtrace.probes.trial.target import FileMemory, Patch, Reading, TargetGoneError, TrialError, places
 from xtrace.probes.trial.threads import Threads
 from xtrace.probes.trial.watchdog import Watchdog
 
@@ -41,13 +42,14 @@ class ProcessTarget:
         if pid == os.getpid():
             raise TrialError("a trial cannot stop itself; --pid takes the id of another process")
         self._refuse_tracer()
-        self._journal = Journal(pid)
+        self._journal = Journal(Subject.process(pid))
         self.notes: list[str] = []
+        self.pauses_s: list[float] = []
         finish = self._journal.keep
         try:
             left = self._journal.leftover()
             if left is not None:
-                self.notes.append(restored(left))
+                self.notes.append(restored(left, self._journal))
             finish = self._journal.finish
             try:
                 self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
@@ -81,9 +83,9 @@ class ProcessTarget:
     def open(self, patches: Sequence[Patch]) -> None:
         """Seize the threads and get ready to exchange ``patches``: the journal, then the watchdog."""
         places(patches)
-        self._journal.begin(self.pid, str(self._image), patches)
+        self._journal.begin(str(self._image), patches, process_identity(self.pid))
         self._patches = tuple(patches)
-        self._watchdog = Watchdog(self.pid)
+        self._watchdog = Watchdog(self._journal.subject)
         self._threads.seize()
         self._add()
         for address in self._counters:
@@ -178,10 +180,11 @@ class ProcessTarget:
 
     @property
     def name(self) -> str:
-        """Return the process's name, "" once it is gone."""
+        """Return "process", its id, and its name unless it is gone."""
+        name = ""
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/comm").read_text(errors="backslashreplace").strip()
-        return ""
+            name = Path(f"/proc/{self.pid}/comm").read_text(errors="backslashreplace").strip()
+        return f"process {self.pid} {name}".rstrip()
 
     def alive(self) -> bool:
         """Return whether the same program still runs."""
@@ -208,7 +211,7 @@ class ProcessTarget:
                     self._threads.stop()
                     try:
                         try:
-                            put_back(self._memory, self._patches)
+                            put_back(FileMemory(self._memory), self._patches)
                         finally:
                             is_out = take_out(self._threads, self._memory, self._patches, LEAVE_LIMIT_S)
                         self._arm = 0

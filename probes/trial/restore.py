@@ -1,4 +1,4 @@
-"""Put back what a trial that is gone left in a process: used by its watchdog, and by the next start."""
+"""Put back what a trial that is gone left: used by its watchdog, and by the next start."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 from xtrace.probes.trial import journal
-from xtrace.probes.trial.journal import Entry, Journal
+from xtrace.probes.trial.journal import Entry, Journal, Subject
+from xtrace.probes.trial.put_back import put_back, write_checked
 from xtrace.probes.trial.references import refers
-from xtrace.probes.trial.target import Patch, TargetGoneError, TrialError
+from xtrace.probes.trial.target import FileMemory, Patch, TargetGoneError, TrialError
 from xtrace.probes.trial.threads import Threads
+from xtrace.probes.trial.xen.restore import restored_domain
 
 #: How long threads may take to leave added fences.
 LEAVE_LIMIT_S = 2.0
@@ -28,7 +30,7 @@ def restore_all() -> list[str]:
         if journal.in_use(path):
             continue
         try:
-            mine = Journal(int(path.stem))
+            mine = Journal(Subject.of(path.stem))
         except (TrialError, ValueError, OSError) as error:
             done.append(f"could not restore what a trial left, {path}: {error}")
             continue
@@ -40,7 +42,7 @@ def restore_of(mine: Journal) -> str:
     """Put back what a journal says, and remove it; return a line about it.  The journal is closed."""
     try:
         entry = mine.leftover()
-        said = "a trial had changed nothing yet" if entry is None else restored(entry)
+        said = "a trial had changed nothing yet" if entry is None else restored(entry, mine)
     except (TrialError, OSError) as error:
         mine.keep()
         return f"could not restore what a trial left, {mine.path}: {error}"
@@ -48,23 +50,26 @@ def restore_of(mine: Journal) -> str:
     return said
 
 
-def restored(entry: Entry) -> str:
-    """Put the bytes of ``entry`` back into its process; return what was done.
+def restored(entry: Entry, mine: Journal) -> str:
+    """Put the bytes of ``entry``, which ``mine`` holds, back; return what was done.
 
     Raises:
         TrialError: the code has bytes that no trial wrote, or cannot be written.
     """
+    if entry.subject.is_domain:
+        return restored_domain(entry, mine)
+    own, program = entry.subject.number, entry.identity["program"]
     copies = [
         _restored(pid, entry)
         for pid in _processes()
-        if pid != entry.pid and journal.program(pid) == entry.program and _is_changed(pid, entry.patches)
+        if pid != own and journal.program(pid) == program and _is_changed(pid, entry.patches)
     ]
-    if journal.started(entry.pid) != entry.started:
-        said = f"process {entry.pid}, which a trial had changed, has ended"
-    elif journal.program(entry.pid) != entry.program:
-        said = f"process {entry.pid}, which a trial had changed, has executed another program"
+    if journal.started(own) != entry.identity["started"]:
+        said = f"process {own}, which a trial had changed, has ended"
+    elif journal.program(own) != program:
+        said = f"process {own}, which a trial had changed, has executed another program"
     else:
-        said = _restored(entry.pid, entry)
+        said = _restored(own, entry)
     return "; ".join((said, *copies))
 
 
@@ -100,7 +105,7 @@ def _restored(pid: int, entry: Entry) -> str:
         threads.seize()
         threads.stop()
         try:
-            count = put_back(memory, entry.patches)
+            count = put_back(FileMemory(memory), entry.patches)
         finally:
             is_out = take_out(threads, memory, entry.patches, LEAVE_LIMIT_S)
         if not is_out:
@@ -117,33 +122,9 @@ def put_back_in(pid: int, patches: tuple[Patch, ...]) -> None:
     """Put arm 0 into the memory of a process that is stopped."""
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
-        put_back(memory, patches)
+        put_back(FileMemory(memory), patches)
     finally:
         os.close(memory)
-
-
-def put_back(memory: int, patches: tuple[Patch, ...]) -> int:
-    """Write arm 0 wherever another arm's bytes are, and check it; return how many places had others.
-
-    Raises:
-        TrialError: a place has bytes that no arm has; all others are put back first.
-    """
-    foreign = changed = 0
-    for patch in patches:
-        found = os.pread(memory, len(patch.original), patch.address)
-        if found in (patch.original, patch.arms[0]):
-            continue
-        if found not in patch.arms:
-            foreign = foreign or patch.address
-            continue
-        _write(memory, patch.address, patch.arms[0])
-        changed += 1
-    if foreign:
-        raise TrialError(
-            f"code at {foreign:#x} has bytes that the trial did not write: something else changed it; "
-            "restart the program"
-        )
-    return changed
 
 
 def take_out(threads: Threads, memory: int, patches: tuple[Patch, ...], within_s: float) -> bool:
@@ -168,14 +149,8 @@ def take_out(threads: Threads, memory: int, patches: tuple[Patch, ...], within_s
         threads.stop()
     for patch in pending:
         if os.pread(memory, len(patch.original), patch.address) == patch.arms[0]:
-            _write(memory, patch.address, patch.original)
+            write_checked(FileMemory(memory), patch.address, patch.original)
     return True
-
-
-def _write(memory: int, address: int, data: bytes) -> None:
-    os.pwrite(memory, data, address)
-    if os.pread(memory, len(data), address) != data:
-        raise TrialError(f"code at {address:#x} could not be written")
 
 
 def leftovers() -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -54,6 +55,31 @@ class Reading(NamedTuple):
     counters: tuple[int, ...]
 
 
+class Memory(Protocol):
+    """Memory of a running program that can be written."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes: fewer, or none, where nothing is mapped; may raise OSError instead."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write bytes."""
+
+
+class FileMemory:
+    """The memory of a process, by a descriptor of /proc/PID/mem."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes; raises OSError where nothing is mapped."""
+        return os.pread(self._file, size, address)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write bytes."""
+        os.pwrite(self._file, data, address)
+
+
 class Target(Protocol):
     """A running program, seen through the least that a trial needs.
 
@@ -77,6 +103,27 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Put all bytes back, check them, and let go of it."""
+
+
+class OpenTarget(Target, Protocol):
+    """A target with what only those need who set up a trial.
+
+    Attributes:
+        offset: from addresses as linked to the program's.
+        notes: what the user should know; it may get longer until close() has returned.
+        pauses_s: how long each pause took, of targets that are paused as a whole.
+    """
+
+    offset: int
+    notes: list[str]
+    pauses_s: list[float]
+
+    @property
+    def name(self) -> str:
+        """Return what it is: "process" or "domain", its id, and its name."""
+
+    def open(self, patches: Sequence[Patch]) -> None:
+        """Get ready to exchange ``patches``."""
 
 
 def places(patches: Sequence[Patch]) -> int:

@@ -20,6 +20,15 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path / "t.json") == made
 
 
+def test_a_file_without_pauses_is_of_an_earlier_version(tmp_path: Path) -> None:
+    content = json_object(result(pause_count=7, pause_median_s=0.25))
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    assert read(tmp_path / "t.json").pause_count == 7
+    del content["pause_count"], content["pause_median_s"]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    assert read(tmp_path / "t.json") == result()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

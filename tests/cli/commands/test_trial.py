@@ -162,8 +162,8 @@ def test_doctor_puts_back_what_a_trial_left(
     from builders.trial_targets import patches_of
 
     with running(program, "list", "16") as worker:
-        mine = journal.Journal(worker.pid)
-        mine.begin(worker.pid, "guest", patches_of(program, 0))
+        mine = journal.Journal(journal.Subject.process(worker.pid))
+        mine.begin("guest", patches_of(program, 0), journal.process_identity(worker.pid))
         mine.keep()
         memory = os.open(f"/proc/{worker.pid}/mem", os.O_RDWR)
         first = patches_of(program, 0)[0]

@@ -111,8 +111,8 @@ def test_200_kills(program: Path, group: int) -> None:
 
 def test_a_journal_of_a_process_that_ended_is_removed(program: Path) -> None:
     with running(program, "spl", "16") as worker:
-        mine = journal.Journal(worker.pid)
-        mine.begin(worker.pid, "guest", patches_of(program, 0))
+        mine = journal.Journal(journal.Subject.process(worker.pid))
+        mine.begin("guest", patches_of(program, 0), journal.process_identity(worker.pid))
         mine.keep()
         pid = worker.pid
     assert leftovers() == [mine.path]
@@ -122,8 +122,8 @@ def test_a_journal_of_a_process_that_ended_is_removed(program: Path) -> None:
 
 def test_a_journal_of_another_process_with_the_same_id_changes_nothing(program: Path) -> None:
     with running(program, "spl", "16") as worker:
-        mine = journal.Journal(worker.pid)
-        mine.begin(worker.pid, "guest", patches_of(program, 0))
+        mine = journal.Journal(journal.Subject.process(worker.pid))
+        mine.begin("guest", patches_of(program, 0), journal.process_identity(worker.pid))
         text = mine.path.read_text()
         mine.keep()
         entry_started = journal.started(worker.pid)
@@ -187,4 +187,4 @@ def test_a_folder_that_others_may_write_holds_no_journal(own_journals: Path) -> 
     own_journals.mkdir(mode=0o700)
     own_journals.chmod(0o777)
     with pytest.raises(Exception, match="others may write here"):
-        journal.Journal(1)
+        journal.Journal(journal.Subject.process(1))
