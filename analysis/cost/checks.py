@@ -7,12 +7,15 @@ as often as callbacks were forced.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xtrace.analysis.cost.domain_facts import DomainFacts
 from xtrace.analysis.cost.executions import TOLERANCE_COUNT, TOLERANCE_RATIO, Executions
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.rows import CheckRow
+from xtrace.analysis.cost.rows import RUNNING_TIME, UPCALL_TIME, CheckRow, DomainRow, UpcallRow
+from xtrace.probes.words import time_text
 from xtrace.symbols.sites.execution_bounds import SitePaths
 from xtrace.symbols.sites.model import Kind
 
@@ -68,6 +71,36 @@ def checks(
             meaning = "most restores and unmasks; each forced callback in the trace follows one"
         found.append(_row(facts.domain, "restore, unmask", meaning, most, (forced, np.inf), agrees))
     return found
+
+
+def over_running_time(facts: DomainFacts, rows: Sequence[DomainRow], hz: float | None) -> list[CheckRow]:
+    """Return a failed check if even the least cost with hot caches is more than the domain ran."""
+    cost = sum(row.cost_hot_low_cycles for row in rows)
+    most = facts.running_most_cycles
+    # NaN, without a price, is not more.
+    if not cost > most:
+        return []
+    times = cost / most if most > 0 else np.inf
+    over = f"{times:,.0f} times as long as" if 2 <= times < np.inf else "longer than"
+    meaning = (
+        f"by the counts its fences take {time_text(cost, hz)} at least, "
+        f"{over} it ran ({time_text(most, hz)}): "
+        "the counts are of another time, domain or image, or the calibration is of another host"
+    )
+    return [_row(facts.domain, RUNNING_TIME, meaning, None, None, False)]
+
+
+def over_upcall_time(facts: DomainFacts, rows: Sequence[UpcallRow], hz: float | None) -> list[CheckRow]:
+    """Return a failed check if even the least cost of an upcall with hot caches is more than it lasts."""
+    cost = sum(row.added_hot_low_cycles for row in rows)
+    longest = facts.upcall_cycles[1]
+    if not cost > longest:
+        return []
+    meaning = (
+        f"the fences on the shortest path of an upcall take {time_text(cost, hz)} at least, but upcalls last "
+        f"{time_text(longest, hz)} at most on average: the image or the calibration is another one's"
+    )
+    return [_row(facts.domain, UPCALL_TIME, meaning, None, None, False)]
 
 
 def _by_bpf(facts: DomainFacts, rates: Rates | None, span_s: float | None) -> list[CheckRow]:

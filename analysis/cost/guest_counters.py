@@ -19,18 +19,21 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import open_source, read_into
 from xtrace.probes.timing.calibration import CONTEXTS
+from xtrace.symbols.errors import shown
 
 _MAX_BYTES = 16 << 20
 _MOST_COUNTERS = 100_000
 _MOST_COUNT = 1e18
 _LINE = re.compile(r"counters (\{.*\})")
+#: What float() also reads, such as 1_000, is not a count that a program printed.
+_DECIMAL = re.compile(r"\s*[0-9]+(\.[0-9]*)?([eE]\+?[0-9]+)?\s*")
 _ABOUT = ("seconds", "domain", "contexts", "counts", "per_s", "schema_version")
 _DOMAINS = 0x7FF0
 
@@ -46,6 +49,7 @@ class Rates:
         counted: the counts are numbers of events, from which the uncertainty of a rate follows.
         domain: the guest's id, if the file has it.
         contexts: weight of each context, adding up to 1; empty if the file has none.
+        doubts: why its numbers may not be what they are taken for.
     """
 
     path: str
@@ -54,6 +58,7 @@ class Rates:
     counted: bool
     domain: int | None
     contexts: Mapping[str, float]
+    doubts: tuple[str, ...] = ()
 
     def over(self, span_s: float | None) -> float | None:
         """Return the factor that scales a count to the trace's span; None if it is not known."""
@@ -93,8 +98,17 @@ def _parsed(path: str, text: str) -> Rates:
         return _of_object(path, json.loads(stripped))
     lines = _LINE.findall(text)
     if lines:
-        return _of_object(path, json.loads(lines[-1]))
+        return _of_line(_of_object(path, json.loads(lines[-1])), len(lines))
     return _of_csv(path, text)
+
+
+def _of_line(rates: Rates, line_count: int) -> Rates:
+    """Return the counters of a log's last line, with what is doubtful about such a line."""
+    if rates.seconds is not None:
+        return rates
+    line = f"the last of {line_count:,} lines" if line_count > 1 else "a line"
+    doubt = f"they are {line} of a log, which does not say what time they cover"
+    return replace(rates, doubts=(*rates.doubts, doubt))
 
 
 def _of_object(path: str, content: dict[str, Any]) -> Rates:
@@ -111,9 +125,14 @@ def _of_object(path: str, content: dict[str, Any]) -> Rates:
     domain = content.get("domain")
     if domain is not None and not (isinstance(domain, int) and 0 <= domain < _DOMAINS):
         raise ValueError(f"domain is {domain!r}, not a domain id")
-    return _rates(
+    rates = _rates(
         path, counts, seconds, "per_s" in content and named, domain, _weights(content.get("contexts") or {})
     )
+    texts = [value for name, value in counters.items() if name in counts and isinstance(value, str)]
+    if not texts:
+        return rates
+    doubt = f"{len(texts):,} of its {len(counts):,} counts are text, such as {shown(repr(texts[0]))}"
+    return replace(rates, doubts=(f"{doubt}: were they converted?",))
 
 
 def _of_csv(path: str, text: str) -> Rates:
@@ -158,6 +177,8 @@ def _rates(
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
         raise ValueError(f"{name} is {value!r}, not a number")
     number = float(value)
     if not 0 <= number <= _MOST_COUNT:

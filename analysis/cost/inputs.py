@@ -36,6 +36,13 @@ class CostKernel(Protocol):
     def paths(self, never: Collection[int]) -> SitePaths:
         """Return the sites' path counts, without paths of an upcall that make a hypercall of ``never``."""
 
+    def misplaced(self, offsets: Mapping[int, int]) -> int:
+        """Return how many addresses are in the middle of an instruction.
+
+        Args:
+            offsets: by address in the image, its distance from the start of its function.
+        """
+
     def behind(self) -> Mapping[int, int]:
         """Return the address of the instruction after each fence of the mask, restore and unmask sites."""
 

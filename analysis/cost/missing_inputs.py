@@ -12,9 +12,10 @@ from xtrace.analysis.cost.checks import UPCALLS_BY_BPF
 from xtrace.analysis.cost.domain_cost import DomainCost
 from xtrace.analysis.cost.domain_facts import DomainFacts, lost_records
 from xtrace.analysis.cost.inputs import CostInputs
-from xtrace.analysis.cost.rows import CheckRow, NeedRow
+from xtrace.analysis.cost.rows import IMAGE, RUNNING_TIME, UPCALL_TIME, CheckRow, NeedRow
 from xtrace.analysis.measures.measures import Measures
 from xtrace.probes.timing.calibration import STREAM_CONTEXTS, Calibration
+from xtrace.symbols.errors import shown
 from xtrace.symbols.sites.execution_bounds import MOST_SITES, part_of
 
 #: What a need is about if not about a domain.
@@ -22,6 +23,7 @@ HOST = "host"
 #: Two measurements of the same TSC differ by less than this.
 _SAME_TSC_RATIO = 0.002
 _MOST_NAMED = 3
+_MOST_OF_BUILD_ID = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,27 @@ ENTRY = Need(
 )
 KNOWN_NAMES = Need("names that the image knows", "these counters name nothing in it: {names}", "")
 AGREEING_COUNTERS = Need("counters that agree", "{disagreement}", "counters of the traced time, with --rates")
+RIGHT_IMAGE = Need("the kernel that it ran", "{disagreement}", "--kernel {domain}=IMAGE with that one")
+POSSIBLE_COST = Need(
+    "inputs that fit together",
+    "{disagreement}",
+    "the counters (--rates), image and calibration of this domain, kernel and host",
+)
+COUNTS_AS_NUMBERS = Need(
+    "counts that are certain",
+    "{doubt}",
+    "--rates {domain}=FILE with numbers and their seconds in JSON (docs/cost.md)",
+)
+CALIBRATED_IMAGE = Need(
+    "a calibration of this image",
+    "the sites that were calibrated are of build {calibrated}, the image is build {build_id}",
+    "--kernel {domain}=IMAGE with the kernel that ran, or xtrace calibrate with this one",
+)
+NARROWER = Need(
+    "a narrower range",
+    "no trace shows what is in flight at its fences",
+    "xtrace trial --image IMAGE --pid PID -o FILE measures that in place, where it runs as a process",
+)
 AGREEING_UPCALLS = Need("upcalls that agree", "{disagreement}", "xtrace record again, without losing records")
 FIGURES = Need("figures", "the calibration has none", "xtrace calibrate on the traced host")
 PRICE = Need(
@@ -150,6 +173,15 @@ REPLAYS = Need(
     "{standard} of {fenced} fenced sites are priced by a standard sequence",
     "xtrace calibrate IMAGE with this image",
 )
+
+
+#: What a failed check needs, by ``what`` it compared; the others need counters that agree.
+_OF_CHECKS = {
+    UPCALLS_BY_BPF: AGREEING_UPCALLS,
+    IMAGE: RIGHT_IMAGE,
+    RUNNING_TIME: POSSIBLE_COST,
+    UPCALL_TIME: POSSIBLE_COST,
+}
 
 
 def needs_of_host(measures: Measures, inputs: CostInputs, pv_domains: Sequence[int]) -> list[NeedRow]:
@@ -184,8 +216,9 @@ def needs_of_domain(
         return [(FEWER_SITES if more else SITES).of(domain)]
     fenced = [place for place, site in enumerate(cost.paths.sites) if part_of(site) is not None]
     if not fenced:
-        return [FENCE.of(domain)]
+        return [FENCE.of(domain), *_of_checks(domain, checks), *_of_image(inputs, cost)]
     return [
+        *_of_range(inputs, domain, cost),
         *_of_rates(measures, inputs, domain),
         *_of_dom0(measures, facts),
         *_of_counts(inputs, cost, fenced),
@@ -235,6 +268,8 @@ def _of_images(inputs: CostInputs, pv_domains: Sequence[int]) -> Iterator[NeedRo
 
 def _of_rates(measures: Measures, inputs: CostInputs, domain: int) -> Iterator[NeedRow]:
     rates = inputs.rates.get(domain)
+    for doubt in rates.doubts if rates is not None else ():
+        yield COUNTS_AS_NUMBERS.of(domain, doubt=doubt, domain=domain)
     if rates is None:
         yield COUNTS.of(domain, domain=domain)
     elif rates.over(measures.span_s) is None:
@@ -270,8 +305,27 @@ def _of_checks(domain: int, checks: Sequence[CheckRow]) -> Iterator[NeedRow]:
     """Yield a need for each check that failed, those of bpf's upcalls last."""
     for check in sorted(checks, key=lambda check: check.what == UPCALLS_BY_BPF):
         if check.agrees == "no":
-            need = AGREEING_UPCALLS if check.what == UPCALLS_BY_BPF else AGREEING_COUNTERS
-            yield need.of(domain, disagreement=check.meaning)
+            need = _OF_CHECKS.get(check.what, AGREEING_COUNTERS)
+            yield need.of(domain, disagreement=check.meaning, domain=domain)
+
+
+def _of_range(inputs: CostInputs, domain: int, cost: DomainCost) -> Iterator[NeedRow]:
+    if cost.price is not None and domain not in inputs.trials:
+        yield NARROWER.of(domain)
+
+
+def _of_image(inputs: CostInputs, cost: DomainCost) -> Iterator[NeedRow]:
+    """Yield a need if the calibration has sites of another image, but none of this one."""
+    rows = inputs.calibration.rows if inputs.calibration is not None else ()
+    calibrated = {row.build_id for row in rows if row.place == "site" and row.build_id}
+    mine = cost.kernel.build_id
+    if calibrated and mine and mine not in calibrated:
+        yield CALIBRATED_IMAGE.of(
+            cost.facts.domain,
+            calibrated=_listed([shown(each, _MOST_OF_BUILD_ID) for each in sorted(calibrated)]),
+            build_id=shown(mine, _MOST_OF_BUILD_ID),
+            domain=cost.facts.domain,
+        )
 
 
 def _of_prices(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> Iterator[NeedRow]:
@@ -282,6 +336,7 @@ def _of_prices(inputs: CostInputs, cost: DomainCost, fenced: Sequence[int]) -> I
         return
     for why, count in Counter(price.lacking[place] for place in fenced if price.lacking[place]).items():
         yield PRICE.of(domain, why=why, count=count, fenced=len(fenced))
+    yield from _of_image(inputs, cost)
     standard = sum(price.source[place] == "standard" for place in fenced)
     if standard:
         yield REPLAYS.of(domain, standard=standard, fenced=len(fenced))

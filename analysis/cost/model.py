@@ -4,25 +4,27 @@ For each domain with an image: how often its sites executed (executions), what a
 execution (prices), and their product (bounded_sums): per site, per upcall and over the trace, as shares of
 the domain's running time and of an upcall's time.  Sites are split into parts by verdict, so that what a
 kernel without the removable fences saves is separate.  An interval without an upper bound ends at the
-running time.
+running time.  A least cost above the running time is a contradiction, which is named in place of its share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.cost.bounded_sums import greatest, least
-from xtrace.analysis.cost.checks import checks
+from xtrace.analysis.cost.checks import checks, over_running_time, over_upcall_time
 from xtrace.analysis.cost.cross_checks.estimates import beside_trial, estimates
+from xtrace.analysis.cost.cross_checks.image_fit import image_check
 from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
 from xtrace.analysis.cost.domain_facts import domain_facts, pv_domains
 from xtrace.analysis.cost.executions import Executions
 from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.cost.missing_inputs import needs_of_domain, needs_of_host
-from xtrace.analysis.cost.rows import DomainRow, Estimate, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import BOUND, CONTRADICTORY, USUAL, DomainRow, Estimate, SiteRow, UpcallRow
 from xtrace.analysis.measures.kernel_samples import KernelSamples, records_by_function
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.summary.summary_head import COST_ENDS
@@ -45,12 +47,19 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
             found.needs += needs_of_domain(measures, inputs, facts, None)
             continue
         cost = domain_cost(measures, inputs, kernel, facts)
-        made = checks(facts, cost.paths, cost.executions, rates, measures.span_s)
-        found.checks += made
-        found.needs += needs_of_domain(measures, inputs, facts, cost, made)
         parts = [part_of(site) for site in cost.paths.sites]
         of_upcalls = [_upcall_row(cost, part, parts) for part in PARTS if part in parts]
         of_time = [_domain_row(measures, cost, part, parts) for part in PARTS if part in parts]
+        excess = over_running_time(facts, of_time, measures.hz)
+        if excess:
+            of_time = [_without_shares(row) for row in of_time]
+        excess_of_upcalls = over_upcall_time(facts, of_upcalls, measures.hz)
+        if excess_of_upcalls:
+            of_upcalls = [replace(row, cost_low_ratio=np.nan, cost_high_ratio=np.nan) for row in of_upcalls]
+        made = checks(facts, cost.paths, cost.executions, rates, measures.span_s)
+        made += [*excess, *excess_of_upcalls, *image_check(samples, kernel)]
+        found.checks += made
+        found.needs += needs_of_domain(measures, inputs, facts, cost, made)
         found.estimates += estimates(
             measures, samples, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
         )
@@ -99,7 +108,19 @@ def _domain_row(
         cost_hot_low_ratio=_ratio(hot_low, ran_most),
         cost_hot_ratio=_ratio(min(hot, ran), ran),
         cost_high_ratio=_ratio(min(high, ran), ran),
-        bound="time" if high > ran else "executions",
+        most_is=BOUND if high > ran else USUAL,
+    )
+
+
+def _without_shares(row: DomainRow) -> DomainRow:
+    """Return a row whose figures cannot be true, without the shares that they would be."""
+    return replace(
+        row,
+        cost_low_ratio=np.nan,
+        cost_hot_low_ratio=np.nan,
+        cost_hot_ratio=np.nan,
+        cost_high_ratio=np.nan,
+        most_is=CONTRADICTORY,
     )
 
 

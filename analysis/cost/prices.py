@@ -8,9 +8,10 @@ differences between these (mask, restore and unmask; inline and out of line) sho
 the price is between the least and the greatest of them.
 
 The trace does not show what is in flight when a site executes, so the context is unknown, not random.  A
-draw therefore has a least and a greatest price over all measured contexts; any mixture of contexts is in
-between.  Hot contexts (nothing misses the caches) have their own least and greatest price.  If weights of
-the contexts are given, their weighted mean is used instead.
+draw therefore has a least and a greatest price over all measured contexts.  No calibration has every context,
+so the greatest is usually, not certainly, above the truth.   Hot contexts (nothing misses the caches) have
+their own least and greatest price.  If weights of the contexts are given, their weighted mean is used
+instead.
 
 Known bias: a loop that repeats a sequence is not a kernel that executes it now and then.  If a site has
 several fences that were measured one by one, the price is between that of the dearest and their sum; a fence
@@ -48,7 +49,7 @@ class Prices:
         low: in the cheapest context; below 0 if a fence makes a stream of misses faster.
         hot_low: in the cheapest hot context, one in which nothing misses the caches.
         hot: in the dearest hot context.
-        high: in the dearest context.
+        high: in the dearest context measured, which is not a bound: others are possible.
         source: what each is based on: "site" (replayed), "standard" or "" (nothing).
         lacking: why there is no price; "" if there is one.
     """

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: Values of DomainRow.most_is: the greatest figure is the running time, which no cost exceeds; it is the
+#: dearest context that was calibrated, which a cost is usually below; the least exceeds the running time.
+BOUND, USUAL, CONTRADICTORY = "bound", "usual", "contradiction"
+#: CheckRow.what of those that doubt the whole cost: the fences took longer than the domain ran, or than its
+#: upcalls; the image is not the kernel that ran.
+RUNNING_TIME, UPCALL_TIME, IMAGE = "running time", "upcall time", "image"
+
 
 @dataclass(frozen=True, slots=True)
 class DomainRow:
-    """What the fences of one verdict cost a domain."""
+    """What the fences of one verdict cost a domain.
+
+    With a contradiction there are no shares of the running time.
+    """
 
     domain: int
     part: str
@@ -27,7 +37,7 @@ class DomainRow:
     cost_hot_low_ratio: float
     cost_hot_ratio: float
     cost_high_ratio: float
-    bound: str
+    most_is: str
 
     @property
     def cost_ratios(self) -> tuple[float, float, float, float]:

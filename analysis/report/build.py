@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from xtrace.analysis.cost.inputs import CostInputs
     from xtrace.analysis.summary.summary_file import Summary
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: All tables, in the order of the report.
 TABLES: tuple[Table[Any], ...] = (

@@ -15,7 +15,9 @@ from xtrace.symbols.image.image import Image, open_image
 from xtrace.symbols.sites.execution_bounds import SitePaths, behind_fences, site_paths
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import SiteTable
+from xtrace.symbols.x86.decode import InsnDecoder
 
+_LONGEST_INSTRUCTION_BYTES = 15
 #: The load offset is fitted to this many distinct addresses, the most frequent ones.
 _MOST_FITTED = 4096
 
@@ -83,6 +85,18 @@ class ImageKernel:
     def behind(self) -> Mapping[int, int]:
         """Return the address after each fence of its mask, restore and unmask sites, by fence address."""
         return behind_fences(self.image, self.sites)
+
+    def misplaced(self, offsets: Mapping[int, int]) -> int:
+        """Return how many addresses are in the middle of an instruction, by their offset in a function."""
+        decoder = InsnDecoder(self.image.bits)
+        count = 0
+        for address, offset in offsets.items():
+            start = address - offset
+            code = self.image.read(start, offset + _LONGEST_INSTRUCTION_BYTES)
+            ends = (insn.end for insn in decoder.decode(code, start))
+            reached = next((end for end in ends if end >= address), address) if offset else address
+            count += reached != address
+        return count
 
     @cached_property
     def _masked(self) -> tuple[U64, U64]:

@@ -10,7 +10,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from xtrace.analysis.cost.rows import CheckRow, DomainRow, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import (
+    BOUND,
+    CONTRADICTORY,
+    USUAL,
+    CheckRow,
+    DomainRow,
+    EstimateRow,
+    NeedRow,
+    SiteRow,
+    UpcallRow,
+)
 from xtrace.analysis.findings.finding import Severity
 from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.table import Column, Quality, Table
@@ -166,7 +176,7 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("dom0_work", "what"): ("softirq", "privcmd", "local irq"),
     ("dom0_samples", "space"): ("kernel", "user", "xen"),
     ("cost_domains", "part"): _PARTS,
-    ("cost_domains", "bound"): ("executions", "time"),
+    ("cost_domains", "most_is"): (BOUND, USUAL, CONTRADICTORY),
     ("cost_upcalls", "part"): _PARTS,
     ("cost_sites", "part"): _PARTS,
     ("cost_sites", "kind"): ("mask", "restore", "unmask"),

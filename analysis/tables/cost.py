@@ -74,7 +74,7 @@ def _ends(
         f"{what}: least, in the cheapest context; negative where fences make a stream of misses faster",
         f"{what}: least with no cache misses",
         f"{what}: greatest with no cache misses",
-        f"{what}: greatest, in the most expensive context measured",
+        f"{what}: in the most expensive context measured; usually, but not certainly, the greatest",
     )
     return tuple(
         Column(f"{name}_{end}_{unit}", _MODELLED, meaning, heading)
@@ -108,10 +108,12 @@ _DOMAINS = (
     ),
     *_ends("cost", "ratio", "share of the domain's running time", ("least", "hot from", "hot to", "most")),
     Column(
-        "bound",
+        "most_is",
         _KEY,
-        "what bounds the interval: executions, or time, the whole running time, where that is less",
-        "by",
+        "what the greatest share is: a bound, the whole running time; usual, the price in the most expensive "
+        "context measured, which the true one is usually below; contradiction, the least is more than the "
+        "running time, so an input is wrong and there is no share",
+        "most is",
     ),
 )
 _UPCALLS = (
@@ -141,13 +143,23 @@ _UPCALLS = (
     Column(
         "added_hot_cycles", _MODELLED, "the same, greatest with hot caches; at most the upcall's time", "to"
     ),
-    Column("added_high_cycles", _MODELLED, "the same, greatest; at most the upcall's time", "most"),
+    Column(
+        "added_high_cycles",
+        _MODELLED,
+        "the same, usually below this; at most the upcall's time",
+        "usually",
+    ),
     Column("cost_low_ratio", _MODELLED, "share of the mean upcall's time, least", "share"),
-    Column("cost_high_ratio", _MODELLED, "share of the mean upcall's time, greatest", "most"),
+    Column("cost_high_ratio", _MODELLED, "share of the mean upcall's time, usually below this", "usually"),
     Column(
         "all_low_cycles", _MODELLED, "time of fences inside and outside upcalls, per upcall: least", "all"
     ),
-    Column("all_high_cycles", _MODELLED, "the same, greatest; null where nothing bounds it", "most"),
+    Column(
+        "all_high_cycles",
+        _MODELLED,
+        "the same, usually below this; null where nothing bounds the executions",
+        "usually",
+    ),
     Column("entry", _KEY, "the callback entry, and how it is known"),
     Column("unbounded_by", _KEY, "why the longest path has no bound; empty where it has one"),
 )
@@ -161,11 +173,11 @@ _SITES = (
     *_executions(True),
     Column("executions_quality", _KEY, "quality of the execution counts: exact, bounded or inferred"),
     Column("executions_rule", _KEY, "how the execution counts are known"),
-    *_ends("added", "cycles", "time added to one execution", (None, "adds", "to", "most")),
+    *_ends("added", "cycles", "time added to one execution", (None, "adds", "to", "usually")),
     Column("priced_by", _KEY, "site: replayed as compiled; standard: the sequence for its kind and fence"),
     *_ends("cost", "cycles", "time added during the trace"),
     Column("cost_low_ratio", _MODELLED, "share of the domain's running time, least"),
-    Column("cost_high_ratio", _MODELLED, "share of the domain's running time, greatest"),
+    Column("cost_high_ratio", _MODELLED, "share of the domain's running time, usually below this"),
     Column("upcall_least_count", _BOUNDED, "executions on the shortest path of an upcall"),
     Column("upcall_most_count", _BOUNDED, "executions on the longest path; null where nothing bounds it"),
     Column(
@@ -234,21 +246,21 @@ TABLES = (
         "What fences cost, as a share of the domain's running time",
         domains,
         _DOMAINS,
-        "95 % interval of the calibration over all contexts; hot: no cache misses",
+        "modelled from the contexts calibrated; hot: no cache misses, which is likely",
     ),
     _table(
         "cost_upcalls",
         "What fences add to an upcall, and what all fences cost per upcall",
         upcalls,
         _UPCALLS,
-        "on the paths from the callback entry to the iret, without nested upcalls",
+        "on the paths from the callback entry to the iret, without nested upcalls; usually: below this",
     ),
     _table(
         "cost_sites",
         "What the fences of each site add to one execution",
         sites,
         _SITES,
-        "most expensive first; adds, to: hot caches; most: over all contexts measured",
+        "most expensive first; adds, to: hot caches; usually: below this over all contexts measured",
     ),
     _table(
         "cost_estimates",

@@ -108,6 +108,7 @@ class CostedKernel:
     never: list[frozenset[int]] = field(default_factory=list)
     fences: dict[int, int] = field(default_factory=dict)
     has_page: bool = True
+    starts: frozenset[int] | None = None
 
     @property
     def sites(self) -> SiteTable:
@@ -117,6 +118,9 @@ class CostedKernel:
     def paths(self, never: Collection[int]) -> SitePaths:
         self.never.append(frozenset(never))
         return self.counted
+
+    def misplaced(self, offsets: Mapping[int, int]) -> int:
+        return 0 if self.starts is None else len(offsets.keys() - self.starts)
 
     def behind(self) -> Mapping[int, int]:
         return self.fences

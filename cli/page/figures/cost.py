@@ -30,8 +30,9 @@ def sentence(tables: Tables) -> str:
             cell_text("cost_ratio", row[f"cost_{end}_ratio"], None) for end in _ENDS
         )
         said.append(
-            f"{tables.domain(row['domain'])}: the removable fences take {hot_least} to {hot} of its "
-            f"running time with hot caches, {least} to {most} if caches miss (modelled)"
+            f"{tables.domain(row['domain'])}: the removable fences likely take {hot_least} to {hot} of its "
+            f"running time, while its caches hit; where memory is missed {least}, "
+            f"{'at most' if row['most_is'] == 'bound' else 'usually below'} {most} (modelled)"
         )
     return ". ".join(said)
 
@@ -44,9 +45,9 @@ def _by_domain(tables: Tables) -> Figure | None:
     return Figure(
         "cost-domains",
         "What fences cost each domain",
-        "Share of the domain's running time, in percent. The solid part holds with hot caches; the hatched "
-        "one is the range over all contexts, with misses. Left of the line at zero the fences save time. "
-        "What is removable could be saved at most.",
+        "Share of the domain's running time, in percent. The solid part is likely, with hot caches; the "
+        "hatched one is the range over the contexts calibrated, with misses, and no bound. Left of the line "
+        "at zero the fences save time. What is removable could be saved at most.",
         tables=[
             _forest(
                 tables,
@@ -69,7 +70,7 @@ def _by_domain(tables: Tables) -> Figure | None:
                     ("execution_low_per_s", "least/s"),
                     ("execution_high_per_s", "most/s"),
                     *((f"cost_{end}_ratio", end.replace("_", " ")) for end in _ENDS),
-                    ("bound", "bounded by"),
+                    ("most_is", "most is"),
                 ],
                 "Cost by domain and verdict",
             )
@@ -86,8 +87,8 @@ def _by_site(tables: Tables) -> Figure | None:
     return Figure(
         "cost-sites",
         "What each fence adds to one execution",
-        "TSC cycles added by the fences of a site. The solid part holds with hot caches, the hatched range "
-        "over all contexts, with misses." + more,
+        "TSC cycles added by the fences of a site. The solid part is likely, with hot caches; the hatched "
+        "range is that of the contexts calibrated, with misses, and no bound." + more,
         tables=[
             _forest(
                 tables,
@@ -121,7 +122,7 @@ def _by_site(tables: Tables) -> Figure | None:
     )
 
 
-_LEGEND = (("bar hot", "hot caches"), ("bar miss", "all contexts, with cache misses"))
+_LEGEND = (("bar hot", "hot caches"), ("bar miss", "contexts calibrated, with cache misses: usually"))
 
 
 def _priced(tables: Tables, name: str, figure: tuple[str, str]) -> list[tuple[int, dict[str, Any]]]:

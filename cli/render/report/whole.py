@@ -61,6 +61,8 @@ BRIEF = {
 }
 #: xtrace.analysis.cost.missing_inputs.HOST.
 _HOST = "host"
+#: The finding that answers what fences cost.
+_ANSWER = "removable-fences"
 #: Tables of the first screen.
 FIRST = ("event_way", "wake_spread")
 #: Beginnings of the names of tables that follow it where images or prices are given.
@@ -96,9 +98,9 @@ def print_report(
         _put_labelled(put, "domains", known)
     _print_trials(put, report)
     _print_kernels(put, report)
+    print_findings(put, report.findings, path, shown=_FINDINGS_SHOWN if brief else len(report.findings))
     for need in _cost_needs(report):
         _put_labelled(put, "needs", safe(need))
-    print_findings(put, report.findings, path, shown=_FINDINGS_SHOWN if brief else len(report.findings))
     for name, columns in report.columns.items():
         if brief and name not in BRIEF:
             continue
@@ -118,6 +120,9 @@ def print_costs(put: Put, report: Report) -> None:
     if names or needs:
         put("")
     _print_trials(put, report)
+    for finding in report.findings:
+        if finding.name == _ANSWER:
+            _put_labelled(put, "cost", f"{finding.sentence} (modelled)")
     _print_kernels(put, report)
     for need in needs:
         _put_labelled(put, "needs", safe(need))

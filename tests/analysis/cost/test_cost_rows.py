@@ -127,21 +127,21 @@ def test_a_domains_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert removable.cost_high_cycles_per_s == pytest.approx(4260 / span_s())
     assert removable.running_cycles == 10_000
     assert removable.cost_ratios == pytest.approx((0.032, 0.06, 0.216, 0.426))
-    assert removable.bound == "executions"
+    assert removable.most_is == "usual"
     # The other's executions are bounded only by the running time; its gain counts the least executions.
     assert (undecided.execution_low_count, np.isnan(undecided.execution_high_count)) == (7, True)
     assert np.isnan(undecided.execution_high_per_s)
     assert (undecided.cost_low_cycles, undecided.cost_hot_low_cycles) == (-5 * 7, 6 * 7)
     assert (undecided.cost_hot_cycles, undecided.cost_high_cycles) == (10_000, 10_000)
     assert undecided.cost_high_cycles_per_s == pytest.approx(10_000 / span_s())
-    assert undecided.bound == "time"
+    assert undecided.most_is == "bound"
 
 
 def test_a_cost_equal_to_the_running_time_is_bounded_by_executions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4260, running_most_cycles=4260))
-    assert (found.domains[0].bound, found.domains[0].cost_high_ratio) == ("executions", 1.0)
+    assert (found.domains[0].most_is, found.domains[0].cost_high_ratio) == ("usual", 1.0)
     found = estimated(monkeypatch, facts=replace(FACTS, running_cycles=4259, running_most_cycles=4259))
-    assert (found.domains[0].bound, found.domains[0].cost_high_cycles) == ("time", 4259)
+    assert (found.domains[0].most_is, found.domains[0].cost_high_cycles) == ("bound", 4259)
 
 
 def test_an_upcalls_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,3 +121,24 @@ def test_invalid_files_are_refused_in_one_line(tmp_path: Path, text: str, says: 
     assert says in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_counts_that_are_text_or_from_a_log_are_doubted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text('{"counts": {"mask": "5", "restore": 6}, "seconds": 1}')
+    (doubt,) = read(path).doubts
+    assert doubt.startswith("1 of its 2 counts are text, such as '5'")
+    path.write_text('{"counts": {"mask": 5}, "seconds": 1}')
+    assert read(path).doubts == ()
+    path.write_text('a: counters {"mask": 4}\na: counters {"mask": 5}\n')
+    assert "the last of 2 lines of a log" in read(path).doubts[0]
+    path.write_text('a: counters {"counts": {"mask": 5}, "seconds": 2}\n')
+    assert read(path).doubts == ()
+
+
+@pytest.mark.parametrize("text", ["1_000", "0x10", "five", "1e400", "-3", "nan"])
+def test_text_that_is_no_decimal_number_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(f'{{"counts": {{"mask": "{text}"}}}}')
+    with pytest.raises(TraceError, match="mask is"):
+        read(path)

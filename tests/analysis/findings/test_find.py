@@ -117,7 +117,7 @@ def test_equal_shares_leave_what_is_not_wanted_to_others() -> None:
 
 
 def test_costs_are_found_only_where_they_were_asked_for(evidence: Evidence) -> None:
-    rows = Columns({"domain": [1, 1, 2], "agrees": ["no", "no", "yes"]})
+    rows = Columns({"domain": [1, 1, 2], "what": ["upcall"] * 3, "agrees": ["no", "no", "yes"]})
     asked = Evidence(evidence.measures, costs={"cost_checks": rows})
     by_name = {one.name: one for one in find_all(asked, RULES)}
     assert by_name["cost-contradiction"].concerned_count == 2

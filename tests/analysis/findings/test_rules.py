@@ -499,7 +499,7 @@ def test_what_recording_costs() -> None:
 def priced(least: float) -> Columns:
     row: dict[str, float | str] = {
         "domain": 1, "part": "removable", "site_count": 4, "execution_low_count": 100,
-        "execution_low_per_s": 50.0, "execution_high_per_s": 50.0, "bound": "executions",
+        "execution_low_per_s": 50.0, "execution_high_per_s": 50.0, "most_is": "usual",
         "cost_low_ratio": -0.01, "cost_hot_low_ratio": least, "cost_hot_ratio": 2 * least,
         "cost_high_ratio": 0.2,
     }  # fmt: skip
@@ -511,7 +511,10 @@ def test_fences_that_cost_much() -> None:
     part = partial(host.data())
     one = found(evidence(part, costs={"cost_domains": priced(0.02)}))["removable-fences"]
     assert (one.severity, one.domain) == ("problem", 1)
-    assert "cost 2.0 to 4.0% of its running time" in one.sentence
+    assert one.sentence == (
+        "d1: removable fences likely cost 2.0 to 4.0% of its running time, while caches hit; "
+        "where memory is missed, -1.0% to usually below 20%"
+    )
     near = found(evidence(part, costs={"cost_domains": priced(0.002)}))
     assert near["removable-fences"].severity == "note"
 

@@ -215,7 +215,7 @@ def _wrong(change: Callable[[Any], object]) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: r.update(schema_version=1), "$.schema_version: 4 was expected"),
+        (lambda r: r.update(schema_version=1), "$.schema_version: 5 was expected"),
         (lambda r: r.pop("trace"), "$: 'trace' is a required property"),
         (lambda r: r.update(tabels=r.pop("tables")), "'tabels' was unexpected"),
         (lambda r: r["trace"].update(lost_record=1), "'lost_record' was unexpected"),

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from xtrace.analysis.cost.rows import BOUND, CONTRADICTORY, IMAGE, RUNNING_TIME, UPCALL_TIME
 from xtrace.analysis.findings.evidence import Evidence, Figure
 from xtrace.analysis.findings.finding import Found, Rule
 from xtrace.analysis.measures.table import Quality
@@ -21,13 +24,23 @@ def find_cost(evidence: Evidence) -> Iterator[Found]:
     domains = evidence.costs.get("cost_domains")
     if domains is None:
         return
+    trials = _trials(evidence)
     for row in domains.rows():
         if row["part"] != _SAVED:
             continue
+        if row["most_is"] == CONTRADICTORY:
+            continue
         least = 0.0 if math.isnan(row["cost_hot_low_ratio"]) else row["cost_hot_low_ratio"]
+        measured = trials.get(row["domain"])
+        said = f"d{row['domain']}: removable fences {_cost(row)}"
+        if measured is not None:
+            least = measured[0]
+            said = (
+                f"d{row['domain']}: a trial measured {_range(*measured)} of its running time in place; {said}"
+            )
         yield Found(
             is_problem=least >= _PROBLEM_RATIO,
-            sentence=f"d{row['domain']}: removable fences {_cost(row)}",
+            sentence=said,
             figures=(
                 Figure("execution_low_count", row["execution_low_count"], Quality.BOUNDED),
                 *(
@@ -43,6 +56,18 @@ def find_cost(evidence: Evidence) -> Iterator[Found]:
         )
 
 
+def _trials(evidence: Evidence) -> dict[int, tuple[float, float]]:
+    """Return the interval that a trial measured, by domain: it leads."""
+    compared = evidence.costs.get("cost_estimates")
+    if compared is None:
+        return {}
+    return {
+        row["domain"]: (row["cost_low_ratio"], row["cost_high_ratio"])
+        for row in compared.rows()
+        if row["estimate"] == "trial"
+    }
+
+
 def find_contradiction(evidence: Evidence) -> Iterator[Found]:
     """Yield domains whose counters, sites and trace cannot all be right."""
     yield from _against_trials(evidence)
@@ -50,6 +75,16 @@ def find_contradiction(evidence: Evidence) -> Iterator[Found]:
     if checks is None:
         return
     failed = checks.where(checks["agrees"] == "no")
+    impossible = np.isin(failed["what"].astype(str), (RUNNING_TIME, UPCALL_TIME, IMAGE))
+    for row in failed.where(impossible).rows():
+        yield Found(
+            is_problem=True,
+            sentence=f"d{row['domain']}: contradiction: {row['meaning']}",
+            figures=(Figure("contradiction_count", 1, Quality.EXACT),),
+            concerned_count=1,
+            domain=row["domain"],
+        )
+    failed = failed.where(~impossible)
     for domain in dict.fromkeys(failed["domain"].tolist()):
         count = int((failed["domain"] == domain).sum())
         yield Found(
@@ -90,17 +125,16 @@ def _cost(row: Mapping[Any, Any]) -> str:
         if math.isnan(most):
             return "need --calibration for a price, and no counts bound how often they execute"
         return f"execute {_rate(least, most)} times per second; --calibration gives their price"
-    if row["bound"] == "time":
+    if row["most_is"] == BOUND and hot >= high:
         return (
-            f"cost at least {share_text(hot_low)} of its running time with hot caches: nothing "
+            f"cost at least {share_text(hot_low)} of its running time while caches hit: nothing "
             "bounds how often they execute"
         )
-    if hot < high:
-        return (
-            f"cost {_range(hot_low, hot)} of its running time with hot caches, "
-            f"{_range(low, high)} if caches miss"
-        )
-    return f"cost {_range(low, high)} of its running time"
+    likely = f"likely cost {_range(hot_low, hot)} of its running time, while caches hit"
+    if (low, high) == (hot_low, hot):
+        return likely
+    most = f"at most {share_text(high)}" if row["most_is"] == BOUND else f"usually below {share_text(high)}"
+    return f"{likely}; where memory is missed, {share_text(low)} to {most}"
 
 
 def _range(low: float, high: float) -> str:
@@ -128,7 +162,8 @@ CONTRADICTION = Rule(
     "cost-contradiction",
     "whether the inputs of the cost agree",
     "",
-    "the guest's counters, its sites and the trace contradict each other, or the model and a trial do",
+    "the guest's counters, its sites and the trace contradict each other, the cost is above the running "
+    "time, the image is not the kernel that ran, or the model and a trial disagree",
     "none",
     "captures of one kernel under one load",
     find_contradiction,
