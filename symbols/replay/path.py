@@ -13,12 +13,16 @@ from dataclasses import dataclass
 
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.replay.semantics import FORMS
-from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn, form_name
+from xtrace.symbols.x86.decode import RBP, RSP, Flow, Insn, Memory, form_name
 from xtrace.symbols.x86.encode import is_general
 
 _MOST_BEFORE, _MOST_BEHIND, _MOST_CALLEE = 40, 48, 32
 _CALL_DEPTH = 3
 _LOOK_AHEAD = 24
+#: Further from its use a pointer's load is not taken for a part of the site.
+_MOST_TO_POINTER = 12
+#: What a pointer is loaded by, or copied.
+_LOADS = frozenset(("mov", "lea"))
 #: Limits on the instructions examined per site and per image, because nested calls multiply.
 _STEPS_PER_SITE, _STEPS_PER_IMAGE = 20_000, 1_000_000
 _MOST_STEPS = 400
@@ -57,11 +61,14 @@ class Way:
     """The path through a site.
 
     Attributes:
+        pointer: index of the first instruction that the address of the site's access is loaded by; ``first``
+            if none is on the path, or what is between cannot be told apart from other work.
         first, last: indices of the site's own instruction and of the fence, the lower one first.
         whole: the steps are a whole call of the function, from its entry to its return.
     """
 
     steps: tuple[Step, ...]
+    pointer: int
     first: int
     last: int
     whole: bool
@@ -122,7 +129,9 @@ class WayFinder:
         last = steps[-1].insn
         ends = last.flow is Flow.RETURN or (last.flow is Flow.JUMP and steps[-1].callee is not None)
         fenced = next(place for place, step in enumerate(steps) if _has_fence(step))
-        return Way(steps, min(len(before), fenced), max(len(before), fenced), from_entry and ends)
+        first = min(len(before), fenced)
+        begin = min(_pointer(steps, len(before)), first)
+        return Way(steps, begin, first, max(len(before), fenced), from_entry and ends)
 
     def _function(self, address: int) -> tuple[int, dict[int, Insn], dict[int, tuple[int, ...]]]:
         start, _ = self._code.window(address)
@@ -301,6 +310,37 @@ def _executed(step: Step) -> list[Insn]:
     for inner in step.callee or ():
         found.extend(_executed(inner))
     return found
+
+
+def _pointer(steps: tuple[Step, ...], site: int) -> int:
+    """Return where the loads begin that the address of a site's access comes from; ``site`` if nowhere.
+
+    A kernel loads the pointer to vcpu_info at the site, through one or two loads, and a fence keeps these
+    from overlapping with what precedes them: they are part of its cost.
+    """
+    memory = steps[site].insn.memory
+    wanted = _inputs(memory)
+    found = site
+    for place in range(site - 1, max(site - _MOST_TO_POINTER, 0) - 1, -1):
+        insn = steps[place].insn
+        if not wanted or steps[place].callee is not None or insn.flow is not Flow.NEXT:
+            break
+        set_here = wanted.intersection(insn.written)
+        if not set_here:
+            continue
+        if RSP in set_here or RBP in set_here or insn.mnemonic not in _LOADS:
+            break
+        copied = (item.register for item in insn.operands[1:] if item.register >= 0 and not item.memory)
+        wanted = wanted - set_here | _inputs(insn.memory) | frozenset(copied)
+        found = place
+    return found
+
+
+def _inputs(memory: Memory | None) -> frozenset[int]:
+    """Return the registers that a memory operand's address is computed from."""
+    if memory is None:
+        return frozenset()
+    return frozenset(number for number in (memory.base, memory.index_register) if number >= 0)
 
 
 def _has_fence(step: Step) -> bool:

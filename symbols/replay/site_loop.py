@@ -1,6 +1,7 @@
 """Turn a guest's own fenced sites into loops: each site as compiled, and the same without its fence.
 
-Each site has two bodies.  The core starts at the site's own instruction.  The other one, for the context
+Each site has two bodies.  The core starts where the pointer to vcpu_info is loaded, if that is close to the
+site's own instruction, and otherwise at that instruction.  The other one, for the context
 "site", also has the instructions before it, and is called as a function if the path through it is a
 whole call.  Each is built with the fence, without it, and, if the fence is a call, without what only
 that call makes necessary.
@@ -109,8 +110,9 @@ class _Cut:
 
 
 def _cores(way: Way) -> list[_Cut]:
-    """Return candidates for the core, from the site on, the longest first."""
-    return [_Cut(_inline(way.steps[way.first :])), _Cut(_inline(way.steps[way.first : way.last + 1]))]
+    """Return candidates for the core: from the loads of the site's pointer, or from the site on."""
+    starts = dict.fromkeys((way.pointer, way.first))
+    return [_Cut(_inline(way.steps[start:end])) for start in starts for end in (None, way.last + 1)]
 
 
 def _wholes(way: Way) -> list[_Cut]:

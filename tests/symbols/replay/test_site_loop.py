@@ -19,6 +19,12 @@ from xtrace.symbols.replay.site_loop import Replay, replays
 from xtrace.symbols.replay.timed_loop import ARENA_ADDRESS, ARENA_BYTES, LoopCode
 from xtrace.symbols.x86.decode import Flow, InsnDecoder
 
+#: A mask with its fence, on the pointer in rbx.
+LFENCE_SITE = """
+    movb $1, 1(%rbx)
+    lfence
+    ret
+"""
 #: Make gcc assume that the fence function clobbers registers; otherwise it saves none around the call.
 BLIND = ("-fno-ipa-ra",)
 GUESTS = (
@@ -199,6 +205,35 @@ def test_lean_variant_drops_what_is_only_for_the_call(guests: Builder, symbol: s
         "mov mov mov movzx test jne ret",
         "mov mov mov mov movzx test jne ret",  # with a reload
     )
+
+
+@pytest.mark.parametrize("symbol", ["mask", "unmask"])
+def test_the_core_begins_with_the_loads_of_the_pointer(guests: Builder, symbol: str) -> None:
+    item = {i.site.symbol: i for i in replays_of(guests.build("netbsd.c", Variant()).image)}[symbol]
+    assert item.core is not None
+    for body in (item.core.fenced, item.core.plain):
+        code = timed_loop.loop("empty", body).code
+        insns = [insn for insn in InsnDecoder(64).decode(code, timed_loop.CODE_ADDRESS) if insn.memory]
+        # The CPU's own structure, at an address of its own here, the pointer in it, and what that points to.
+        chains = [
+            own
+            for own, pointer, access in zip(insns, insns[1:], insns[2:], strict=False)
+            if own.memory is not None and own.memory.base < 0 and own.operands[0].register >= 0
+            if pointer.memory is not None and pointer.memory.base == own.operands[0].register
+            if access.memory is not None and access.memory.base == pointer.operands[0].register
+        ]
+        assert len(chains) == 1
+
+
+def test_work_between_a_far_load_and_the_site_is_not_its_own(assembled: Read) -> None:
+    far = assembled("\nFUNC far\n    VCPU %rbx\n" + "    add %rsi, %rdi\n" * 30 + LFENCE_SITE)["far"]
+    near = assembled("\nFUNC near\n    VCPU %rbx\n    add %rsi, %rdi\n" + LFENCE_SITE)["near"]
+    counts = [
+        decoded(timed_loop.loop("empty", one.core.fenced).code).count("add")
+        for one in (far, near)
+        if one.core is not None
+    ]
+    assert counts == [0, 1]
 
 
 def test_two_calls_of_one_fence_belong_to_one_site_each(guests: Builder) -> None:
