@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS
+from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, VARYING_CONTEXTS
 from xtrace.probes.timing.pairs import Pair
 from xtrace.probes.timing.program import Loop, Program
 from xtrace.symbols.replay import sequences, timed_loop
@@ -57,12 +57,22 @@ class Substituted:
 
 
 class Builder:
-    """Lay out loops after the driver, each at several places."""
+    """Lay out loops after the driver, each at several places.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        cold_bytes: how much memory the contexts that miss the TLB use, a power of 2; 0 leaves them out.
+    """
+
+    def __init__(self, seed: int, cold_bytes: int = 0) -> None:
         self._seed = seed
+        self._cold_bytes = cold_bytes
         self._code = bytearray(timed_loop.driver())
         self._known: dict[bytes, tuple[Loop, ...]] = {}
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The contexts that loops are laid out in."""
+        return tuple(name for name in CONTEXTS if self._cold_bytes or name not in COLD_CONTEXTS)
 
     @property
     def full(self) -> bool:
@@ -109,7 +119,12 @@ class Builder:
             sample_count=timed_loop.SAMPLE_COUNT,
             far_address=timed_loop.FAR_ADDRESS,
             far_bytes=timed_loop.FAR_BYTES,
-            initial=((timed_loop.ORDER_OFFSET, timed_loop.miss_order(self._seed)),),
+            cold_address=timed_loop.COLD_ADDRESS if self._cold_bytes else 0,
+            cold_bytes=self._cold_bytes,
+            initial=(
+                (timed_loop.ORDER_OFFSET, timed_loop.miss_order(self._seed)),
+                *(timed_loop.cold_cells(self._cold_bytes) if self._cold_bytes else ()),
+            ),
         )
 
 
@@ -155,13 +170,14 @@ def standard(builder: Builder) -> Iterator[Planned]:
     """Lay out the standard sequences and yield their rows."""
     for kind in KINDS:
         for place in ("inline", "outofline"):
-            for context in CONTEXTS:
+            for context in builder.contexts:
                 if context == SITE:
                     continue
+                varies = context in VARYING_CONTEXTS
                 plain = builder.add(timed_loop.loop(context, sequences.body(kind, "", place)))
                 for fence in FENCES:
                     fenced = builder.add(timed_loop.loop(context, sequences.body(kind, fence, place)))
-                    yield Planned(kind, fence, place, context, Pair(fenced, plain))
+                    yield Planned(kind, fence, place, context, Pair(fenced, plain, varies=varies))
 
 
 def sites(builder: Builder, found: Iterable[Replay], build_id: str | None) -> Iterator[Planned | Substituted]:
@@ -170,7 +186,7 @@ def sites(builder: Builder, found: Iterable[Replay], build_id: str | None) -> It
         if not replay.fence_name:
             continue
         reason = "no room for the loops of more sites" if builder.full else replay.reason
-        for context in CONTEXTS:
+        for context in builder.contexts:
             yield _site_row(builder, replay, context, build_id, reason)
 
 
@@ -196,6 +212,7 @@ def _pairs(builder: Builder, context: str, variants: Variants) -> tuple[Pair, Pa
     fenced = builder.add(timed_loop.loop(context, variants.fenced))
     plain = builder.add(timed_loop.loop(context, variants.plain))
     lean = None
+    varies = context in VARYING_CONTEXTS
     if variants.lean is not None:
-        lean = Pair(fenced, builder.add(timed_loop.loop(context, variants.lean)), guest=True)
-    return Pair(fenced, plain, guest=True), lean
+        lean = Pair(fenced, builder.add(timed_loop.loop(context, variants.lean)), True, varies)
+    return Pair(fenced, plain, True, varies), lean

@@ -33,6 +33,7 @@ from xtrace.analysis.calibrate.plan import (
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing import clock, this_host
 from xtrace.probes.timing.calibration import Calibration, Row, Timing
+from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.native import Native
 from xtrace.probes.timing.pairs import Difference, Pair, Pairs, Wanted
 from xtrace.probes.timing.program import Loop
@@ -52,6 +53,8 @@ _MOST_CLOCK_SPREAD = 0.10
 _MOST_DROPPED = 0.30
 _LEAST_TIGHT = 0.5
 _MOST_WAITING = 0.05
+#: Less memory than this is within reach of the TLB or the caches.
+_LEAST_COLD_BYTES = 1 << 28
 #: Contexts in which a quiet machine reliably gives tight intervals.
 _STEADY = ("empty", "stores_8", "alu_chain")
 _LEAST_SPAN_NS = 1e8
@@ -69,11 +72,13 @@ class Settings:
         seconds: time for measuring; rows that are not tight by then stay so.
         cpu: the CPU to time on; None for the last one allowed.
         seed: for the order of the runs.
+        cold: also measure the contexts that miss the TLB; they take up to 1 GB of memory.
     """
 
     seconds: float = USUAL_S
     cpu: int | None = None
     seed: int = 0
+    cold: bool = True
     wanted: Wanted = field(default_factory=Wanted)
 
 
@@ -118,28 +123,35 @@ def calibrate(
     read_clock = Native(timed_loop.clock_stub())
     begin = clock.reading(read_clock)
     cpu = _cpu(settings.cpu)
-    builder = Builder(settings.seed)
-    looks = probes(builder)
-    first, confined, missing = _looked(builder, looks, cpu)
+    cold_bytes, memory_note = cold_memory(this_host.free_bytes()) if settings.cold else (0, "")
+    looking = Builder(settings.seed)
+    looks = probes(looking)
+    first, confined, missing = _looked(looking, looks, cpu)
     emulated = this_host.emulation(facts, seen) or _implausible(first)
     rows: tuple[Row, ...] = ()
     timing: Timing = "emulated"
     notes: tuple[str, ...] = (emulated,)
     clocks = first
+    waiting = 0.0
     if not emulated:
+        builder = Builder(settings.seed, cold_bytes)
         plan: list[Planned | Substituted] = list(standard(builder))
         if guest is not None:
             found = guest.replays if confined else _refused(guest.replays)
             plan += sites(builder, found, guest.build_id or None)
         rows, differences, waiting, thrown = _measured(plan, builder, cpu, settings, progress)
-        last, *_ = _looked(builder, looks, cpu)
+        last, *_ = _looked(looking, looks, cpu)
         clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))
-        notes = _noise(rows, differences, clocks, waiting)
+        notes = _noise(rows, differences, waiting)
         timing = "noisy" if notes else "hardware"
+        drift = _drift(clocks)
         if notes:
             rows = ()
-        elif guest is not None:
-            notes = (*_walls(missing), *thrown, *_unknown_fences(guest.replays))
+        else:
+            notes = tuple(_drift_note(drift)) + ((memory_note,) if memory_note else ())
+            rows = tuple(_widened(row, drift, settings.wanted) for row in rows)
+            if guest is not None:
+                notes += (*_walls(missing), *thrown, *_unknown_fences(guest.replays))
     hz, hz_error = _rate(read_clock, begin)
     return Calibration(
         host=facts,
@@ -148,7 +160,7 @@ def calibrate(
         tsc_quantum_cycles=clocks.quantum_cycles,
         core_per_tsc_ratio=None if emulated else round(float(np.median(clocks.core_per_tsc)), 4),
         timing=timing,
-        settings=_described(settings, cpu, hz_error),
+        settings=_described(settings, cpu, hz_error, waiting, cold_bytes),
         rows=tuple(_with_times(row, hz) for row in rows),
         notes=notes,
     )
@@ -217,15 +229,67 @@ def _implausible(clocks: _Clocks) -> str:
     return ""
 
 
-def _noise(
-    rows: Sequence[Row], found: Sequence[Difference], clocks: _Clocks, waiting: float
-) -> tuple[str, ...]:
-    """Return why the figures are not reliable; empty if they are."""
-    reasons = []
+def _drift(clocks: _Clocks) -> float:
+    """Return by which share the core's clock changed relative to the TSC; 0 if that is within its noise."""
     ratios = clocks.core_per_tsc
     spread = (max(ratios) - min(ratios)) / min(ratios)
-    if spread > _MOST_CLOCK_SPREAD:
-        reasons.append(f"the core's clock changed by {spread:.0%} relative to the TSC")
+    return spread if spread > _MOST_CLOCK_SPREAD else 0.0
+
+
+def _drift_note(drift: float) -> Iterable[str]:
+    if drift:
+        yield (
+            f"the core's clock changed by {drift:.0%} relative to the TSC: pairs of loops cancel that, but "
+            f"a fence's TSC cycles follow the clock, so that intervals are {drift:.0%} wider on each side"
+        )
+
+
+def _widened(row: Row, drift: float, wanted: Wanted) -> Row:
+    """Return a row with the intervals that a drift of the clock leaves: its figures scale with the clock."""
+    if not drift:
+        return row
+
+    def around(median: float | None, low: float | None, high: float | None) -> tuple[float, float] | None:
+        if median is None or low is None or high is None:
+            return None
+        return _wider(low, -drift), _wider(high, drift)
+
+    plain = around(row.median_cycles, row.low_cycles, row.high_cycles)
+    if plain is None or row.median_cycles is None:
+        return row
+    interval = Interval(row.median_cycles, *plain, row.pair_count)
+    row = replace(row, low_cycles=plain[0], high_cycles=plain[1], tight=row.tight and wanted.tight(interval))
+    lean = around(row.lean_median_cycles, row.lean_low_cycles, row.lean_high_cycles)
+    return row if lean is None else replace(row, lean_low_cycles=lean[0], lean_high_cycles=lean[1])
+
+
+def _wider(end: float, share: float) -> float:
+    return round(end + share * abs(end), 3)
+
+
+def cold_memory(free_bytes: int | None) -> tuple[int, str]:
+    """Return how much memory the contexts that miss the TLB get, a power of 2, and a note if it is little.
+
+    Args:
+        free_bytes: memory that can be had; None if that is not known.
+    """
+    quarter = timed_loop.COLD_BYTES if free_bytes is None else free_bytes // 4
+    if quarter >= timed_loop.COLD_BYTES:
+        return timed_loop.COLD_BYTES, ""
+    size = 1 << max(quarter.bit_length() - 1, 0)
+    if size < _LEAST_COLD_BYTES:
+        return 0, (
+            f"{quarter >> 18:,} MB of memory are free: too few for misses that the TLB does not hold either"
+        )
+    return size, (
+        f"misses that the TLB does not hold either are measured over {size >> 20} MB, not "
+        f"{timed_loop.COLD_BYTES >> 20} MB: at most a quarter of the free memory"
+    )
+
+
+def _noise(rows: Sequence[Row], found: Sequence[Difference], waiting: float) -> tuple[str, ...]:
+    """Return why the figures are not reliable; empty if they are."""
+    reasons = []
     timed = sum(item.interval.count + item.dropped_count for item in found)
     dropped = sum(item.dropped_count for item in found) / max(timed, 1)
     if dropped > _MOST_DROPPED:
@@ -360,7 +424,9 @@ def _with_times(row: Row, hz: float) -> Row:
     )
 
 
-def _described(settings: Settings, cpu: int, hz_error: float) -> dict[str, object]:
+def _described(
+    settings: Settings, cpu: int, hz_error: float, waiting: float, cold_bytes: int
+) -> dict[str, object]:
     return {
         "seconds": settings.seconds,
         "cpu": cpu,
@@ -371,4 +437,6 @@ def _described(settings: Settings, cpu: int, hz_error: float) -> dict[str, objec
         "place_count": len(PLACES),
         "miss_passes": timed_loop.MISS_PASSES,
         "tsc_hz_error": round(hz_error, 1),
+        "waiting_ratio": round(waiting, 4),
+        "cold_bytes": cold_bytes,
     }

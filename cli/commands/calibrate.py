@@ -78,7 +78,8 @@ def calibrate(
         from xtrace.cli.page.write import PageFile
 
         page = PageFile(html, [] if image is None else [image])
-    settings = Settings(QUICK_S if quick else duration if duration is not None else USUAL_S, cpu, seed)
+    duration_s = QUICK_S if quick else duration if duration is not None else USUAL_S
+    settings = Settings(duration_s, cpu, seed, cold=not quick)
     guest = None if image is None else _guest(image, symbol_file, debug_file)
     with share("measuring") as progress:
         found = measure(settings, guest, progress)

@@ -23,14 +23,36 @@ _HEADINGS = {
     "load_miss_1": "1 ldmiss",
     "store_stream_1": "1 stream",
     "store_stream_4": "4 stream",
+    "nt_stream_1": "1 nt",
+    "nt_stream_8": "8 nt",
+    "cold_chain_2": "2 cold",
+    "cold_chain_4": "4 cold",
     "alu_chain": "alu",
     "alu_fresh": "fresh",
+    "alu_fresh_180": "fresh180",
     "site": "site",
 }
-#: What fits in 80 columns; the JSON has everything.
-_LEFT_OUT = ("store_miss_4", "store_stream_1")
-_SHOWN = {name: heading for name, heading in _HEADINGS.items() if name not in _LEFT_OUT}
-_SITE_HEADINGS = {name: heading for name, heading in _SHOWN.items() if name != "stores_8"}
+#: What fits in 80 columns, in two tables: one execution at a time, and streams and chains of misses.
+_SHOWN = {
+    name: _HEADINGS[name]
+    for name in (
+        "empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "alu_fresh_180", "store_miss_1",
+        "load_miss_1",
+    )
+}  # fmt: skip
+_APART = {
+    name: _HEADINGS[name]
+    for name in (
+        "store_miss_4", "store_stream_1", "store_stream_4", "nt_stream_1", "nt_stream_8", "cold_chain_2",
+        "cold_chain_4",
+    )
+}  # fmt: skip
+_SITE_HEADINGS = {
+    name: _HEADINGS[name]
+    for name in (
+        "empty", "stores_40", "store_miss_1", "load_miss_1", "cold_chain_4", "alu_chain", "alu_fresh", "site",
+    )
+}  # fmt: skip
 _PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
 
 
@@ -52,14 +74,17 @@ def print_calibration(
         put(f"Time a fence adds to one execution, in {unit}")
         put("(measured on this host: median, larger side of its 95% interval; ? not tight)", dim=True)
         put("(in flight before it: st stores that hit, stmiss stores and ldmiss a load that", dim=True)
-        put("miss, stream stores that miss one after the other, alu a chain of 180 core", dim=True)
-        put("cycles, fresh a chain of 60 started anew each time; the JSON has more)", dim=True)
+        put("miss, alu a chain of 180 core cycles, fresh and fresh180 chains of 60 and 180", dim=True)
+        put("started anew each time)", dim=True)
     standard = [row for row in found.rows if row.place != "site"]
-    for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
-        mine = [row for row in standard if (row.kind, row.place) == (kind, place)]
+    _print_standard(put, standard, _SHOWN, scale)
+    if any(row.context in _APART for row in standard):
         put("")
-        put(f"{kind}, {_PLACES[place]}", bold=True)
-        _print_table(put, mine, scale)
+        put("The same in streams and chains of misses", bold=True)
+        put("(4 stmiss stores that miss at once; stream stores that miss one after the other;", dim=True)
+        put("nt words stored past the caches; cold loads of which each needs the one before,", dim=True)
+        put("of lines that neither caches nor TLB hold)", dim=True)
+        _print_standard(put, standard, _APART, scale)
     _print_sites(put, [row for row in found.rows if row.place == "site"], names, scale)
     for note in found.notes if found.timing == "hardware" else ():
         for number, line in enumerate(wrapped(safe(note), width() - 2)):
@@ -68,6 +93,16 @@ def print_calibration(
         put("")
         for line in wrapped(said, width()):
             put(line, bold=True)
+
+
+def _print_standard(put: Put, standard: Sequence[Row], shown: Mapping[str, str], scale: float) -> None:
+    """Print a table for each sequence, of the contexts shown."""
+    for kind, place in dict.fromkeys((row.kind, row.place) for row in standard):
+        mine = [row for row in standard if (row.kind, row.place) == (kind, place) and row.context in shown]
+        if mine:
+            put("")
+            put(f"{kind}, {_PLACES[place]}", bold=True)
+            _print_table(put, mine, shown, scale)
 
 
 def sentence(found: Calibration) -> str:
@@ -92,13 +127,16 @@ def _print_host(put: Put, found: Calibration) -> None:
     ]
     if found.core_per_tsc_ratio is not None:
         lines[3] = ("TSC", f"{lines[3][1]}; the core ran at {found.core_per_tsc_ratio:.3f} of it")
+    waiting = found.settings.get("waiting_ratio")
+    if isinstance(waiting, float):
+        lines.append(("waited", f"{waiting:.1%} of the time, because others used the CPU"))
     for label, text in lines:
         for number, line in enumerate(wrapped(safe(text), width() - _LABEL)):
             put(f"{label if not number else '':<{_LABEL}}{line}")
 
 
-def _print_table(put: Put, rows: Sequence[Row], scale: float) -> None:
-    contexts = [name for name in _SHOWN if any(row.context == name for row in rows)]
+def _print_table(put: Put, rows: Sequence[Row], shown: Mapping[str, str], scale: float) -> None:
+    contexts = [name for name in shown if any(row.context == name for row in rows)]
     put(" " * _LABEL + " ".join(f"{_HEADINGS[name]:>{_CELL}}" for name in contexts), dim=True)
     for fence in dict.fromkeys(row.fence for row in rows):
         cells = _cells((row for row in rows if row.fence == fence), scale)

@@ -25,14 +25,23 @@ CONTEXTS = (
     "load_miss_1",
     "store_stream_1",
     "store_stream_4",
+    "nt_stream_1",
+    "nt_stream_8",
+    "cold_chain_2",
+    "cold_chain_4",
     "alu_chain",
     "alu_fresh",
+    "alu_fresh_180",
     "site",
 )
 #: Contexts in which nothing waits for memory.
-HOT_CONTEXTS = ("empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "site")
+HOT_CONTEXTS = ("empty", "stores_8", "stores_40", "alu_chain", "alu_fresh", "alu_fresh_180", "site")
 #: Contexts in which the amount that memory takes at once varies, so that intervals are hardly ever tight.
-STREAM_CONTEXTS = ("store_stream_1", "store_stream_4")
+STREAM_CONTEXTS = ("store_stream_1", "store_stream_4", "nt_stream_1", "nt_stream_8")
+#: Contexts with loads that miss the TLB too; they need much memory, and --quick leaves them out.
+COLD_CONTEXTS = ("cold_chain_2", "cold_chain_4")
+#: Contexts whose figures differ from run to run by more than within one: measured in several runs.
+VARYING_CONTEXTS = ("store_miss_1", "store_miss_4", *STREAM_CONTEXTS, *COLD_CONTEXTS)
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
 PLACES = ("inline", "outofline", "site")

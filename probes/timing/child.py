@@ -4,9 +4,10 @@ It imports only the standard library, shares nothing with the parent but the cod
 never returns to Python once the code runs: the code ends the process.  Commands arrive on stdin and answers
 go to stdout, one byte each.
 
-Usage: child.py CPU CODE_FD DATA_FD CODE_ADDRESS DATA_ADDRESS DATA_BYTES FAR_ADDRESS FAR_BYTES LIMIT_S
-WALLS_OFFSET PID_OFFSET GAPS_OFFSET.  The offsets are into the data: where it writes which namespaces it got,
-its PID as the parent sees it, and the address ranges that the code has to unmap: everything but its own.
+Usage: child.py CPU CODE_FD DATA_FD CODE_ADDRESS DATA_ADDRESS DATA_BYTES FAR_ADDRESS FAR_BYTES
+COLD_ADDRESS COLD_BYTES LIMIT_S WALLS_OFFSET PID_OFFSET GAPS_OFFSET.  The offsets are into the data: where it
+writes which namespaces it got, its PID as the parent sees it, and the address ranges that the code has to
+unmap: everything but its own.
 
 A PID namespace needs one more process, which waits for the code to end and then ends in the same way.
 SIGTERM ends both.
@@ -28,7 +29,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _MAP_FIXED_NOREPLACE, _MAP_POPULATE = 0x100000, 0x8000
 _NOBODY = 65534
 _PAGE_BYTES = 4096
-_MADV_HUGEPAGE = 14
+_MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 14, 15
 #: The end of a process's memory (Linux, TASK_SIZE with four levels of page tables).
 _MEMORY_END = 0x7FFF_FFFF_F000
 #: capget(2): the version with two words of each set.
@@ -57,11 +58,15 @@ def _map(
     return int(got or 0) == address
 
 
-def _map_far(libc: ctypes.CDLL, address: int, size: int) -> bool:
-    """Map memory, in huge pages if Linux has them, so that misses there are cache misses, not TLB misses."""
+def _map_far(libc: ctypes.CDLL, address: int, size: int, advice: int) -> bool:
+    """Map memory that misses go to.
+
+    Args:
+        advice: huge pages if Linux has them, so that misses are cache misses and not TLB misses, or none.
+    """
     if not _map(libc, address, size, -1, populated=False):
         return False
-    libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice)
     ctypes.memset(address, 0, size)
     return True
 
@@ -155,7 +160,7 @@ def main(arguments: list[str]) -> None:
     """Map code and data at their addresses, give up everything else, and run the code."""
     numbers = [int(item) for item in arguments]
     cpu, code_file, data_file, code_address, data_address, data_bytes, far_address, far_bytes = numbers[:8]
-    limit_s, walls_offset, pid_offset, gaps_offset = numbers[8:]
+    cold_address, cold_bytes, limit_s, walls_offset, pid_offset, gaps_offset = numbers[8:]
     os.sched_setaffinity(0, {cpu})
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -172,9 +177,12 @@ def main(arguments: list[str]) -> None:
         os._exit(NO_PLACE)
     if not _map(libc, code_address, code_bytes, code_file, code=True):
         os._exit(NO_PLACE if ctypes.get_errno() == errno.EEXIST else NO_EXECUTION)
-    if far_bytes and not _map_far(libc, far_address, far_bytes):
+    if far_bytes and not _map_far(libc, far_address, far_bytes, _MADV_HUGEPAGE):
+        os._exit(NO_PLACE)
+    if cold_bytes and not _map_far(libc, cold_address, cold_bytes, _MADV_NOHUGEPAGE):
         os._exit(NO_PLACE)
     kept = [(code_address, code_bytes), (data_address, data_bytes), (far_address, far_bytes)]
+    kept.append((cold_address, cold_bytes))
     ranges = b"".join(struct.pack("<QQ", *gap) for gap in _gaps(kept)) + bytes(16)
     ctypes.memmove(data_address + gaps_offset, ranges, len(ranges))
     ctypes.memmove(data_address + walls_offset, struct.pack("<q", walls), 8)
@@ -182,7 +190,7 @@ def main(arguments: list[str]) -> None:
     try:
         # Nothing but the two pipes stays open: the parent passed these files only.
         os.closerange(2, max(code_file, data_file) + 1)
-        _give_up_rights(libc, limit_s, code_bytes + data_bytes + far_bytes)
+        _give_up_rights(libc, limit_s, code_bytes + data_bytes + far_bytes + cold_bytes)
     except (OSError, ValueError):
         os._exit(NO_RIGHTS)
     run()

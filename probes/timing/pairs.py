@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ _TURN_S = 1.0
 _MOST_RESTARTS = 200
 _PATIENCE = 3
 _FIRST_REPEATS, _MOST_REPEATS = 8, 32
+#: Children that a pair that varies is measured in.
+_CHILDREN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,14 @@ class Pair:
 
     Attributes:
         guest: their code comes from an image, which is not trusted.
+        varies: the difference depends on the pages that a process gets, so that it is measured in several
+            children, and its interval includes each one's median.
     """
 
     fenced: tuple[Loop, ...]
     plain: tuple[Loop, ...]
     guest: bool = False
+    varies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +124,11 @@ class Pairs:
         self._executions = np.ones(len(pairs), np.int64)
         self._expected = np.zeros(len(pairs))
         self._failures: dict[int, str] = {}
-        # By whether they are the guest's, what the child that is running has sent.
+        # By whether they are the guest's, what the child that is running and those renewed before have sent.
         self._rows: dict[bool, list[I64]] = {False: [], True: []}
         self._restarts = {False: 0, True: 0}
+        # How many children have been replaced by new ones, to see what differs between them.
+        self._renewals = {False: 0, True: 0}
         # Whether each pair has batches of its own.
         self._apart = {False: False, True: False}
         self._thrown: dict[str, int] = {}
@@ -208,8 +215,10 @@ class Pairs:
         sized = time.monotonic()
         kinds = {guest: _Left(self._loose(guest), sized + patience_s) for guest in (False, True)}
         kinds[True].until += patience_s * len(kinds[True].numbers) / max(len(self), 1)
+        begun = time.monotonic()
         while any(kind.numbers and time.monotonic() < kind.until for kind in kinds.values()):
             for guest, kind in kinds.items():
+                self._renew(guest, (time.monotonic() - begun) / max(deadline - begun, 1e-9))
                 turn = time.monotonic() + _TURN_S
                 while kind.numbers and time.monotonic() < min(turn, kind.until):
                     self._round(kind.numbers, kind.repeats, kind.until)
@@ -218,13 +227,24 @@ class Pairs:
                     kind.repeats = min(2 * kind.repeats, _MOST_REPEATS)
                     progress(1 - sum(len(item.numbers) for item in kinds.values()) / max(len(self), 1))
 
+    def _renew(self, guest: bool, passed: float) -> None:
+        """End the child if its share of the time has passed; the next loops start another one."""
+        if guest in self._sessions and passed * _CHILDREN >= self._renewals[guest] + 1 < _CHILDREN:
+            self._renewals[guest] += 1
+            self._end(guest)
+
     def _loose(self, guest: bool) -> list[int]:
         """Return the pairs of a kind that have not failed and whose interval is not tight yet."""
         numbers = [number for number in self._alive() if self._pairs[number].guest is guest]
         if not self._rows[guest]:
             return numbers
         found = self.differences(guest)
-        return [number for number in numbers if not self._wanted.tight(found[number].interval)]
+        return [
+            number
+            for number in numbers
+            if not self._wanted.tight(found[number].interval)
+            or (self._pairs[number].varies and self._renewals[guest] + 1 < _CHILDREN)
+        ]
 
     def differences(self, guest: bool | None = None) -> list[Difference]:
         """Return each pair's difference as known so far.
@@ -243,13 +263,14 @@ class Pairs:
         for number in range(len(self)):
             mine = rows[bounds[number] : bounds[number + 1]]
             if len(mine) and number not in self._failures:
-                found[number] = self._difference(mine, int(self._executions[number]))
+                varies = self._pairs[number].varies
+                found[number] = self._difference(mine, int(self._executions[number]), varies=varies)
         return found
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def _difference(self, rows: I64, executions: int) -> Difference:
+    def _difference(self, rows: I64, executions: int, *, varies: bool) -> Difference:
         intervals, levels, dropped = [], [], 0
         for place in range(self._places):
             mine = rows[rows[:, 1] == place]
@@ -259,7 +280,13 @@ class Pairs:
                 kept = undisturbed(cycles[:, 0]) & undisturbed(cycles[:, 1]) & (mine[:, 4] == 0)
             dropped += int(len(mine) - kept.sum())
             good = cycles[kept] / executions
-            intervals.append(of_median(good[:, 0] - good[:, 1]))
+            added = good[:, 0] - good[:, 1]
+            intervals.append(of_median(added))
+            if varies and not np.isnan(intervals[-1].median):
+                children = mine[kept, 5]
+                apart = [float(np.median(added[children == child])) for child in np.unique(children)]
+                whole = intervals[-1]
+                intervals[-1] = replace(whole, low=min(whole.low, *apart), high=max(whole.high, *apart))
             if len(good):
                 levels.append(np.median(good, axis=0))
         fenced, plain = np.median(levels, axis=0) if levels else (np.nan, np.nan)
@@ -312,8 +339,9 @@ class Pairs:
         pairs = results.reshape(-1, 2, 2)
         pairs[swapped] = pairs[swapped][:, ::-1]
         done = (pairs[:, :, 0] > 0).all(axis=1)
-        rows = np.column_stack([chosen, places, pairs[:, :, 0], pairs[:, :, 1].any(axis=1)])
         guests = np.array([self._pairs[number].guest for number in chosen], np.bool_)
+        children = np.where(guests, self._renewals[True], self._renewals[False])
+        rows = np.column_stack([chosen, places, pairs[:, :, 0], pairs[:, :, 1].any(axis=1), children])
         for guest in (False, True):
             self._rows[guest].append(rows[done & (guests == guest)])
 

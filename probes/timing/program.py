@@ -19,6 +19,7 @@ class Program:
         sandbox_offset: what prctl() returned for the driver's filter, which is at ``filter_offset``.
         initial: initial content of the data, by offset.
         far_address, far_bytes: the child's private memory that does not fit its caches; 0 for none.
+        cold_address, cold_bytes: such memory that does not fit the TLB either; 0 for none.
         walls_offset, pid_offset, gaps_offset: what the child's script writes (see child.py).
         unmapped_offset: not 0 if the driver could not unmap the rest of the child's memory.
         moved_offset: not 0 if a loop's body left another stack pointer than was proved.
@@ -53,6 +54,8 @@ class Program:
     initial: tuple[tuple[int, bytes], ...] = ()
     far_address: int = 0
     far_bytes: int = 0
+    cold_address: int = 0
+    cold_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,8 @@ class Session:
             program.data_bytes,
             program.far_address,
             program.far_bytes,
+            program.cold_address,
+            program.cold_bytes,
             _CPU_LIMIT_S,
             program.walls_offset,
             program.pid_offset,

@@ -72,6 +72,14 @@ def facts(seen: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def free_bytes() -> int | None:
+    """Return how much memory can be had without taking it from others; None if that is not known."""
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
 def emulation(host: dict[str, str], seen: tuple[str, ...]) -> str:
     """Return what shows that the host's processors are emulated in software, "" if nothing does."""
     if EMULATOR in seen:

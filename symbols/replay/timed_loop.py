@@ -80,6 +80,8 @@ _INSIDE = 32
 DATA_BYTES = _LINES - DATA_ADDRESS + _MOST_MISSES * _SET_BYTES
 _SCHEDULE_END = SCHEDULE_OFFSET + (SCHEDULE_ENTRIES << _ENTRY_SHIFT)
 _HOT_BYTES = 512
+#: Where the addresses of a chain of misses are kept, after the words that hot stores write.
+_DRAWN_COLD = _HOT + _HOT_BYTES - _LINE_BYTES
 #: Parts of the data (begin, end) that no code writes: around the schedule, the stack, the samples, the order
 #: of pages, and the arena.
 GUARDS = (
@@ -97,13 +99,22 @@ _FAR_LINES = 1 << 20
 FAR_BYTES = _FAR_LINES * _LINE_BYTES
 #: Where a stream keeps its last random number, and the constants of the generator.
 _DRAWN = DATA_ADDRESS + 72
+#: Memory that neither the caches nor the TLB hold: chains of misses draw addresses in it.  It does not fit
+#: below 2 GB, so that its address is in a cell, and next to it a mask, one less than its size.
+COLD_ADDRESS = 0x2_0000_0000
+COLD_BYTES = 1 << 30
+COLD_OFFSET, COLD_MASK_OFFSET = 80, 120
+_COLD, _COLD_MASK = DATA_ADDRESS + COLD_OFFSET, DATA_ADDRESS + COLD_MASK_OFFSET
 _DRAW_FACTOR, _DRAW_ADDED = 0x5851F42D, 0x14057B7F
+#: Leaves as many upper bits of a random number as COLD_BYTES has addresses.
+_COLD_SHIFT = 34
 
 _WORD_BYTES = 8
 #: Length of the chain: 60 x 3 cycles, the latency of imul on nearly all x86-64 CPUs since 2008.
 _CHAIN_LINKS = 60
 #: Length of a chain that each execution starts anew, so that executions can overlap: 20 x 3 cycles.
 _FRESH_LINKS = 20
+_LONG_FRESH_LINKS = 60
 #: Length of the work after a sequence in a context with misses; it takes longer than a miss.
 _SHADOW_LINKS = 1024
 
@@ -168,6 +179,13 @@ _MISSES = {
 }
 _HOT_STORES = {"stores_8": 8, "stores_40": 40}
 _STREAM_STORES = {"store_stream_1": 1, "store_stream_4": 4}
+#: Words of a line that are stored past the caches.
+_NON_TEMPORAL = {"nt_stream_1": 1, "nt_stream_8": 8}
+#: Loads of which each needs the one before, of lines and pages that nothing holds.
+_COLD_LOADS = {"cold_chain_2": 2, "cold_chain_4": 4}
+_FRESH = {"alu_fresh": _FRESH_LINKS, "alu_fresh_180": _LONG_FRESH_LINKS}
+#: Contexts that need a register of their own.
+_CHAINED = {*_MISSES, *_STREAM_STORES, *_NON_TEMPORAL, *_COLD_LOADS, *_FRESH, "alu_chain"}
 
 
 def loop(context: str, body: Body) -> LoopCode:
@@ -178,7 +196,7 @@ def loop(context: str, body: Body) -> LoopCode:
     """
     misses = _MISSES.get(context)
     counter = Gpr(body.counter)
-    if (misses or context in _STREAM_STORES or context in ("alu_chain", "alu_fresh")) and body.chain < 0:
+    if context in _CHAINED and body.chain < 0:
         raise ValueError("it uses all registers: none is left for the dependent chain")
     asm = Assembler()
     run = asm.label()
@@ -260,16 +278,35 @@ def _context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Mi
     # the cache at half the rate, and an lfence among them would seem to cost nothing.
     for number in range(_HOT_STORES.get(context, 0)):
         asm.op("MOV_RM64_IMM32", At(-1, _HOT + _LINE_BYTES + number * _WORD_BYTES), number)
+    if context in _FRESH:
+        asm.op("MOV_R32_IMM32", Gpr(chain, 4), 3)
+        _chain(asm, chain, _FRESH[context])
+    if context == "alu_chain":
+        _chain(asm, chain, _CHAIN_LINKS)
+    _far_context(asm, context, counter, chain, misses)
+
+
+def _far_context(asm: Assembler, context: str, counter: Gpr, chain: int, misses: _Misses | None) -> None:
+    """Add the accesses that miss."""
     for number in range(_STREAM_STORES.get(context, 0)):
         # Back to back: this also measures how many misses memory handles at once with a fence, which may
         # be more than without it.
         _draw_line(asm, chain)
         asm.op("MOV_RM32_IMM32", At(chain, FAR_ADDRESS + _INSIDE), number)
-    if context == "alu_chain":
-        _chain(asm, chain, _CHAIN_LINKS)
-    if context == "alu_fresh":
-        asm.op("MOV_R32_IMM32", Gpr(chain, 4), 3)
-        _chain(asm, chain, _FRESH_LINKS)
+    if context in _NON_TEMPORAL:
+        _draw_line(asm, chain)
+        for number in range(_NON_TEMPORAL[context]):
+            asm.op("MOVNTI_M64_R64", At(chain, FAR_ADDRESS + number * _WORD_BYTES), counter)
+    if context in _COLD_LOADS:
+        # Each execution has a chain of its own, so that without the fence chains overlap.
+        for number in range(_COLD_LOADS[context]):
+            _draw_cold(asm, chain)
+            asm.op("MOV_RM64_R64", At(-1, _DRAWN_COLD + number * _WORD_BYTES), Gpr(chain))
+        asm.op("XOR_R32_RM32", Gpr(chain, 4), Gpr(chain, 4))
+        for number in range(_COLD_LOADS[context]):
+            # The memory holds zeros, but the processor does not know that: the next address waits.
+            asm.op("ADD_R64_RM64", Gpr(chain), At(-1, _DRAWN_COLD + number * _WORD_BYTES))
+            asm.op("MOV_R64_RM64", Gpr(chain), At(chain, _INSIDE))
     if misses:
         # One execution at a time: back to back, misses would overlap, and the loops would measure how many
         # of them memory handles at once.  The cost of a fence is then what it keeps from overlapping with
@@ -294,6 +331,31 @@ def _draw_line(asm: Assembler, register: int) -> None:
     # The upper bits of such numbers are the random ones.
     asm.op("SHR_RM64_IMM8", drawn, 38)
     asm.op("AND_RM64_IMM32", drawn, (_FAR_LINES - 1) * _LINE_BYTES)
+
+
+def _draw_cold(asm: Assembler, register: int) -> None:
+    """Set a register to the address of a random line of the cold memory."""
+    drawn = Gpr(register)
+    asm.op("MOV_R64_RM64", drawn, At(-1, _DRAWN))
+    asm.op("IMUL_R64_RM64_IMM32", drawn, drawn, _DRAW_FACTOR)
+    asm.op("ADD_RM64_IMM32", drawn, _DRAW_ADDED)
+    asm.op("MOV_RM64_R64", At(-1, _DRAWN), drawn)
+    asm.op("SHR_RM64_IMM8", drawn, _COLD_SHIFT)
+    asm.op("AND_R64_RM64", drawn, At(-1, _COLD_MASK))
+    asm.op("AND_RM64_IMM8", drawn, -_LINE_BYTES)
+    asm.op("ADD_R64_RM64", drawn, At(-1, _COLD))
+
+
+def cold_cells(size_bytes: int) -> tuple[tuple[int, bytes], ...]:
+    """Return the contents of the cells that name the cold memory, by offset.
+
+    Args:
+        size_bytes: a power of 2, at most COLD_BYTES.
+    """
+    return (
+        (COLD_OFFSET, struct.pack("<Q", COLD_ADDRESS)),
+        (COLD_MASK_OFFSET, struct.pack("<Q", size_bytes - 1)),
+    )
 
 
 def _chain(asm: Assembler, register: int, links: int) -> None:

@@ -18,12 +18,17 @@ _CONTEXTS = {
     "stores_40": "40 stores",
     "alu_chain": "long chain",
     "alu_fresh": "chains",
+    "alu_fresh_180": "longer chains",
     "site": "own code",
     "load_miss_1": "load miss",
     "store_miss_1": "1 store miss",
     "store_miss_4": "4 store misses",
     "store_stream_1": "1 stream",
     "store_stream_4": "4 streams",
+    "nt_stream_1": "1 word past caches",
+    "nt_stream_8": "8 words past caches",
+    "cold_chain_2": "2 cold loads",
+    "cold_chain_4": "4 cold loads",
 }
 _PLACES = {"inline": "inline", "outofline": "out of line"}
 _MOST_SITES = 60

@@ -13,7 +13,7 @@ from builders.guest import Variant
 from xtrace.analysis.calibrate import run as module
 from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
 from xtrace.probes.timing import child
-from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibration
+from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, Calibration
 from xtrace.probes.timing.pairs import Wanted
 from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.replay import timed_loop
@@ -21,7 +21,7 @@ from xtrace.symbols.replay.site_loop import Replay, Variants, replays
 from xtrace.symbols.replay.timed_loop import DATA_ADDRESS, Body
 from xtrace.symbols.x86.encode import Assembler, At
 
-STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1)
+STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1 - len(COLD_CONTEXTS))
 GUARD = DATA_ADDRESS + timed_loop.GUARDS[0][0]
 
 
@@ -53,7 +53,9 @@ def writes(asm: Assembler) -> None:
 
 
 def measured(items: list[Replay], seconds: float = 3.0) -> Calibration:
-    return calibrate(Settings(seconds=seconds, wanted=Wanted(run_cycles=500.0)), Guest(items, "ab"))
+    return calibrate(
+        Settings(seconds=seconds, cold=False, wanted=Wanted(run_cycles=500.0)), Guest(items, "ab")
+    )
 
 
 def test_its_rows_are_lost_and_no_others(found: list[Replay], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,7 @@ def test_its_rows_are_lost_and_no_others(found: list[Replay], monkeypatch: pytes
     assert not lost
     for number, words in enumerate(("its code strayed: memory that no code writes", "SIGILL")):
         rows = [row for row in made.rows if row.address == found[number].site.address]
-        assert len(rows) == len(CONTEXTS)
+        assert len(rows) == len(CONTEXTS) - len(COLD_CONTEXTS)
         assert all(row.stands_in and words in row.note and "thrown away" in row.note for row in rows)
         assert any(words in line and line.endswith(" times)") for line in made.notes), made.notes
     others = [row for row in made.rows if row.place == "site" and not row.stands_in]

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders.guest import Builder as GuestBuilder
@@ -16,16 +17,18 @@ from xtrace.analysis.calibrate.plan import Builder, Planned, Substituted, sites,
 from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing import calibration, this_host
-from xtrace.probes.timing.calibration import CONTEXTS, FENCES, KINDS, Calibration
+from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, Calibration
 from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.pairs import Difference, Wanted
+from xtrace.probes.timing.session import Session
 from xtrace.symbols import find_sites, open_image
-from xtrace.symbols.replay import timed_loop
+from xtrace.symbols.replay import sequences, timed_loop
 from xtrace.symbols.replay.site_loop import replays
 
 #: Runs short enough for a first round of all pairs to take well under a second.
 SHORT = Wanted(run_cycles=500.0)
-STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1)
+WITHOUT_COLD = [context for context in CONTEXTS if context not in COLD_CONTEXTS]
+STANDARD = len(KINDS) * len(FENCES) * 2 * (len(WITHOUT_COLD) - 1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def measured(guest: Guest) -> Calibration:
     before = module._noise
     module._noise = lambda *_: ()  # a test machine is never quiet
     try:
-        return calibrate(Settings(seconds=3.0, wanted=SHORT), guest)
+        return calibrate(Settings(seconds=3.0, cold=False, wanted=SHORT), guest)
     finally:
         module._noise = before
 
@@ -62,7 +65,7 @@ def test_every_sequence_has_a_row_in_every_context(measured: Calibration) -> Non
 def test_sites_have_rows_in_every_context(measured: Calibration, guest: Guest) -> None:
     rows = [row for row in measured.rows if row.place == "site"]
     named = [item for item in guest.replays if item.fence_name]
-    assert len(rows) == len(named) * len(CONTEXTS)
+    assert len(rows) == len(named) * len(WITHOUT_COLD)
     assert {row.address for row in rows} == {item.site.address for item in named}
     assert {row.build_id for row in rows} == {guest.build_id}
     assert not [row.note for row in rows if "not replayed" in row.note]
@@ -88,7 +91,7 @@ def test_a_site_that_cannot_be_run_gets_the_standard_figure(guest: Guest) -> Non
     item = replace(guest.replays[0], core=None, whole=None, reason="no reason")
     rows = list(sites(Builder(0), [item], "ab"))
     assert all(isinstance(row, Substituted) for row in rows)
-    assert len(rows) == len(CONTEXTS)
+    assert len(rows) == len(WITHOUT_COLD)
     builder = Builder(0)
     plan = [*standard(builder), *rows]
     known = {
@@ -144,13 +147,49 @@ def test_times_that_are_not_those_of_hardware() -> None:
 
 
 def test_noise_is_reported() -> None:
-    steady = module._Clocks(1, (1.0, 1.01), 3.0, 200.0)
     found = [Difference(Interval(1.0, 0.0, 9.0, 50), 2.0, 1.0, 50)]
-    reasons = module._noise((), found, module._Clocks(1, (1.0, 1.2), 3.0, 200.0), 0.5)
-    words = ("clock", "interrupted", "tight", "other processes")
+    reasons = module._noise((), found, 0.5)
+    words = ("interrupted", "tight", "other processes")
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
     rows = calibration.Row("mask", "lfence", "inline", "empty", 1.0, 0.9, 1.1, 9, True)
-    assert module._noise((rows,), [replace(found[0], dropped_count=0)], steady, 0.5) == ()
+    assert module._noise((rows,), [replace(found[0], dropped_count=0)], 0.5) == ()
+
+
+@pytest.mark.parametrize("context", ["cold_chain_2", "cold_chain_4"])
+def test_chains_of_misses_stay_in_the_memory_given(context: str) -> None:
+    builder = Builder(0, 1 << 22)
+    (loop, *_) = builder.add(timed_loop.loop(context, sequences.body("restore", "lfence", "inline")))
+    with Session(builder.program(), max(os.sched_getaffinity(0))) as session:
+        # More draws than the memory has pages: one outside would end the child.
+        cycles, _ = session.run(np.array([[loop.address, 1, 4000]]), 60.0)
+    assert cycles[0] > 0
+    assert context in builder.contexts
+    assert context not in Builder(0).contexts
+
+
+def test_a_drift_of_the_clock_widens_intervals_and_refuses_nothing() -> None:
+    assert module._drift(module._Clocks(1, (1.0, 1.01), 3.0, 200.0)) == 0
+    drift = module._drift(module._Clocks(1, (1.0, 1.2), 3.0, 200.0))
+    assert drift == pytest.approx(0.2)
+    assert "20% wider" in next(iter(module._drift_note(drift)))
+    row = calibration.Row(
+        "mask", "lfence", "inline", "empty", 10.0, 9.0, 11.0, 9, True,
+        lean_median_cycles=-10.0, lean_low_cycles=-11.0, lean_high_cycles=-9.0,
+    )  # fmt: skip
+    wide = module._widened(row, drift, Wanted())
+    assert (wide.low_cycles, wide.high_cycles, wide.tight) == (7.2, 13.2, False)
+    assert (wide.lean_low_cycles, wide.lean_high_cycles) == (-13.2, -7.2)
+    assert module._widened(row, 0.0, Wanted()) == row
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "says"),
+    [(None, 1 << 30, ""), (4 << 30, 1 << 30, ""), (3 << 30, 1 << 29, "512 MB"), (1 << 29, 0, "too few")],
+)
+def test_cold_memory_is_at_most_a_quarter_of_what_is_free(free: int | None, size: int, says: str) -> None:
+    found, note = module.cold_memory(free)
+    assert (found, bool(note)) == (size, bool(says))
+    assert says in note
 
 
 def test_a_cpu_that_does_not_exist_is_an_error() -> None:
