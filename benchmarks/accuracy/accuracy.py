@@ -6,6 +6,7 @@ Stages, each of which stores its results in build/accuracy (--data):
 
 - truth: run every build in turn, in random order; adds to the existing rounds;
 - calibrate: `xtrace calibrate` on the processor that the guest runs on; adds to the existing calibrations;
+- image: `xtrace calibrate IMAGE` for each build, there too; those that exist are kept;
 - counts: compare the program's own counts with uprobes (needs root; uprobes are slow);
 - page: predict, compare, and write accuracy.md and accuracy.svg to --out; without --out, print the page.
 
@@ -31,7 +32,7 @@ import page
 import program
 import truth
 
-STAGES = ("truth", "calibrate", "counts", "page")
+STAGES = ("truth", "calibrate", "image", "counts", "page")
 #: Only a few, because building takes longest.
 SMALL_BUILDS = (
     program.UNFENCED,
@@ -44,7 +45,9 @@ SMALL_LOOPS = (program.Loop("inlined", "stores_8"), program.Loop("called", "load
 XTRACE = (sys.executable, "-c", "import sys; from xtrace.cli.start import main; sys.exit(main())")
 
 
-def measure_truth(folder: Path, programs: dict[program.Build, Path], rounds: int) -> None:
+def measure_truth(
+    folder: Path, programs: dict[program.Build, Path], rounds: int, cpus: tuple[int, int]
+) -> None:
     """Add rounds of runs to DIR/truth.jsonl."""
     file_path = folder / "truth.jsonl"
     rows = truth.read(file_path)
@@ -52,16 +55,30 @@ def measure_truth(folder: Path, programs: dict[program.Build, Path], rounds: int
     begin = time.monotonic()
     with file_path.open("a") as file:
         for seed in range(first, first + rounds):
-            for row in truth.measure(programs, program.LOOPS, seed):
-                file.write(json.dumps(row) + "\n")
+            rows = [json.dumps(row) for row in truth.measure(programs, program.LOOPS, seed, cpus)]
+            # A round that was interrupted leaves nothing.
+            file.write("".join(f"{row}\n" for row in rows))
+            file.flush()
     print(f"truth: {rounds} rounds in {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
 
-def calibrate(folder: Path, seconds: float) -> None:
+def calibrate(folder: Path, seconds: float, cpu: int) -> None:
     """Add a calibration of the standard sequences to those in DIR."""
     kept = folder / f"calibration-{len(list(folder.glob('calibration-*.json')))}.json"
-    options = ["--seconds", str(seconds), "--cpu", str(program.GUEST_CPU), "--output", str(kept)]
+    options = ["--duration", str(seconds), "--cpu", str(cpu), "--output", str(kept)]
     subprocess.run([*XTRACE, "calibrate", *options], check=True, stdout=subprocess.DEVNULL)
+
+
+def calibrate_images(folder: Path, programs: dict[program.Build, Path], seconds: float, cpu: int) -> None:
+    """Calibrate each fenced build with its own sites, as `xtrace calibrate IMAGE`, unless that was done."""
+    for build in program.FENCED:
+        kept = folder / f"image-{build.name}.json"
+        if kept.exists():
+            continue
+        options = ["--duration", str(seconds), "--cpu", str(cpu), "--output", str(kept)]
+        subprocess.run(
+            [*XTRACE, "calibrate", str(programs[build]), *options], check=True, stdout=subprocess.DEVNULL
+        )
 
 
 def cross_check(folder: Path, programs: dict[program.Build, Path]) -> None:
@@ -119,6 +136,11 @@ def _other_cpu() -> int:
     return program.XEN_CPU if program.XEN_CPU in allowed else program.GUEST_CPU
 
 
+def _another_cpu(cpu: int) -> int:
+    """Return a processor for the sender that is not the guest's, if there is one."""
+    return min(os.sched_getaffinity(0) - {cpu}, default=cpu)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages."""
     parser = argparse.ArgumentParser(
@@ -128,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=4, help="turns of truth and calibrate")
     parser.add_argument("--rounds", type=int, default=10, help="rounds to add to the truth per turn")
     parser.add_argument("--seconds", type=float, default=40, help="duration of each calibration")
+    parser.add_argument("--cpu", type=int, default=program.GUEST_CPU, help="the guest's processor")
     parser.add_argument("--only", action="append", choices=STAGES, help="run only this stage; repeatable")
     parser.add_argument("--out", type=Path, help="the folder for accuracy.md and accuracy.svg")
     parser.add_argument("--small", action="store_true", help="check within seconds that everything works")
@@ -141,9 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for _ in range(given.turns):
         if "truth" in stages:
-            measure_truth(given.data, programs, given.rounds)
+            measure_truth(given.data, programs, given.rounds, (given.cpu, _another_cpu(given.cpu)))
         if "calibrate" in stages:
-            calibrate(given.data, given.seconds)
+            calibrate(given.data, given.seconds, given.cpu)
+    if "image" in stages:
+        calibrate_images(given.data, programs, given.seconds, given.cpu)
     if "counts" in stages:
         cross_check(given.data, programs)
     if "page" in stages:

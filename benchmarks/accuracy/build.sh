@@ -26,14 +26,14 @@ case $place in
 esac
 
 mkdir -p "$out"
-# -mno-red-zone and -mgeneral-regs-only, as for kernels.  Loops and functions are aligned, so that code placement
+# -mno-red-zone, -mgeneral-regs-only and -fno-strict-aliasing, as for kernels.  Loops and functions are aligned, so that code placement
 # differs less between builds.
 compile="${CC:-gcc} -O2 -g -std=gnu11 -Wall -Wextra -Werror -mno-red-zone -fno-pic -fcf-protection=none
-	-fno-stack-protector -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns
+	-fno-stack-protector -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns -fno-strict-aliasing
 	-falign-functions=64 -falign-loops=64 -ffile-prefix-map=$PWD=. -ffile-prefix-map=$here=."
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
-for source in guest sections; do
+for source in guest kernel_work sections; do
 	$compile -mgeneral-regs-only -DFENCE="\"$insn\"" ${out_of_line:+-DOUT_OF_LINE} -c -o "$objects/$source.o" "$here/$source.c"
 done
 for source in xen main; do

@@ -54,22 +54,28 @@ static long switches(void)
 	return usage.ru_nivcsw + usage.ru_nvcsw;
 }
 
-static struct node *far_memory(void)
+/* Huge pages, so that cache misses are not TLB misses too, or small ones, so that they are. */
+static struct node *far_memory(size_t lines, int advice)
 {
-	size_t bytes = FAR_LINES * sizeof(struct node);
+	size_t bytes = lines * sizeof(struct node);
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (memory == MAP_FAILED)
 		refuse("no memory");
-	/* Huge pages, so that cache misses are not TLB misses too; written, because unwritten pages share one page. */
-	madvise(memory, bytes, MADV_HUGEPAGE);
+	/* Written, because unwritten pages share one page. */
+	madvise(memory, bytes, advice);
 	memset(memory, 0, bytes);
 	return (struct node *)memory;
 }
 
 static int goes_far(const char *work)
 {
-	return strstr(work, "_miss_") || !strncmp(work, "chase_", 6);
+	static const char *const begins[] = {"chase_", "llc_", "far_", "nt_", NULL};
+
+	for (int i = 0; begins[i]; i++)
+		if (!strncmp(work, begins[i], strlen(begins[i])))
+			return 1;
+	return strstr(work, "_miss_") || strstr(work, "_stream");
 }
 
 static uint64_t time_of(const struct section *section, struct state *state, uint64_t rounds)
@@ -177,8 +183,15 @@ int main(int argc, char **argv)
 	uint64_t begin_ns, begin_cycles, span_ns, span_cycles;
 
 	for (int i = optind; i < argc; i++)
-		if (goes_far(section_named(argv[i])->work) && !state.far)
-			state.far = far_memory();
+	{
+		const char *work = section_named(argv[i])->work;
+
+		if (goes_far(work) && !state.far)
+			state.far = far_memory(FAR_LINES, MADV_HUGEPAGE);
+		if (!strncmp(work, "cold_", 5) && !state.cold)
+			state.cold = far_memory(COLD_LINES, MADV_NOHUGEPAGE);
+	}
+	kernel_prepare();
 	for (int i = 0; i < LIST_NODES; i++)
 		near[i * LIST_STRIDE % LIST_NODES].next = &near[(i + 1) * LIST_STRIDE % LIST_NODES];
 	pin(options.guest_cpu);

@@ -1,37 +1,29 @@
-"""Predict what the fences of a configuration cost, as xtrace does: executions times prices, as an interval.
+"""Predict what the fences of a configuration cost, as `xtrace report` prints it: executions times prices.
 
-The prediction uses nothing from the truth.  It uses the sites that the finder found in the build, how often
-each executed (from the program's own counters, exact), and a calibration of this host.  If a calibrated
-context is of the kind of the work, only such contexts count; otherwise it is only known that nothing misses
-the caches, or not even that.
+The prediction uses nothing from the truth, and not the kind of work, which a trace does not have.  It uses
+the sites that the finder found in the build, how often each executed (from the program's own counters,
+exact), and a calibration of this host: of the standard sequences, or of the build itself.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from program import HOT_WORKS
 
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.executions import Executions
 from xtrace.analysis.cost.prices import prices
 from xtrace.analysis.measures.table import Quality
-from xtrace.probes.timing.calibration import CONTEXTS, HOT_CONTEXTS, Calibration
+from xtrace.probes.timing.calibration import CONTEXTS, Calibration
 from xtrace.symbols.sites.model import Site
 
-_STORES = ("empty", "stores_8", "stores_40")
-#: The contexts of each work's kind, without distinguishing the number of stores or the length of a chain.
-KINDS = {
-    "none": _STORES,
-    "stores_8": _STORES,
-    "stores_40": _STORES,
-    "alu_60": ("alu_chain",),
-    "alu_180": ("alu_chain",),
-    "alu_fresh": ("alu_fresh",),
-}
+#: Contexts that were measured before the new ones, for comparison.
+OLD_CONTEXTS = tuple(
+    name for name in CONTEXTS if name != "alu_fresh_180" and not name.startswith(("nt_", "cold_"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +31,16 @@ class Prediction:
     """Cycles that the fences of a configuration add to a round.
 
     Attributes:
-        low, high: the interval.
-        source: "site" if the sites were replayed as compiled, otherwise "standard".
+        hot_low, hot_high: the likely range, while caches hit.
+        low, high: what misses could make of it: least, and what it is usually below.
+        source: "site" if a site was replayed as compiled, otherwise "standard".
     """
 
     low_cycles: float
+    hot_low_cycles: float
+    hot_high_cycles: float
     high_cycles: float
     source: str
-
-    def holds(self, cycles: float) -> bool:
-        """Return whether the interval contains a value."""
-        return self.low_cycles <= cycles <= self.high_cycles
-
-
-def known_contexts(work: str) -> tuple[str, ...]:
-    """Return the contexts that may match a kind of work."""
-    return KINDS.get(work, HOT_CONTEXTS if work in HOT_WORKS else CONTEXTS)
 
 
 def merged(turns: Sequence[Calibration]) -> Calibration:
@@ -77,7 +63,11 @@ def merged(turns: Sequence[Calibration]) -> Calibration:
 
 
 def predict(
-    sites: Sequence[Site], build_id: str, counts: Sequence[float], contexts: Sequence[str], known: Calibration
+    sites: Sequence[Site],
+    build_id: str,
+    counts: Sequence[float],
+    known: Calibration,
+    contexts: Collection[str] = CONTEXTS,
 ) -> Prediction:
     """Return what the fences of ``sites`` add to a round; there were ``counts[0]`` rounds.
 
@@ -85,16 +75,18 @@ def predict(
         sites: the loop's sites.
         build_id: of the program.
         counts: executions of each site.
-        contexts: contexts that the sites may be in.
         known: the calibration.
+        contexts: only these of it.
     """
-    of_kind = replace(known, rows=tuple(row for row in known.rows if row.context in contexts))
-    price = prices(sites, of_kind, build_id)
+    asked = replace(known, rows=tuple(row for row in known.rows if row.context in contexts))
+    price = prices(sites, asked, build_id)
     if missing := [reason for reason in price.lacking if reason]:
         raise LookupError(missing[0])
     executed = np.array(counts, float)
     exact = Executions(executed, executed, [Quality.EXACT] * len(sites), ["counted"] * len(sites), ())
     mine = [True] * len(sites)
     rounds = float(executed[0])
-    low, high = least(exact, price.low, mine), greatest(exact, price.high, mine)
-    return Prediction(low / rounds, high / rounds, price.source[0])
+    lows = [least(exact, ends, mine) / rounds for ends in (price.low, price.hot_low)]
+    highs = [greatest(exact, ends, mine) / rounds for ends in (price.hot, price.high)]
+    source = "site" if "site" in price.source else "standard"
+    return Prediction(min(lows), lows[1], highs[0], max(highs), source)

@@ -20,6 +20,7 @@ static noinline void section_##work(struct state *state, uint64_t rounds) \
 	*state = s; \
 }
 WORKS(SECTION)
+KERNEL_WORKS(SECTION)
 
 #define CALLED(work) \
 static noinline void called_##work(struct state *state, uint64_t rounds) \
@@ -35,13 +36,14 @@ static noinline void called_##work(struct state *state, uint64_t rounds) \
 	*state = s; \
 }
 WORKS(CALLED)
+KERNEL_WORKS(CALLED)
 
 const struct section sections[] = {
 #define ENTRY(work) {#work, "inlined", section_##work, "section_" #work, "restore", "section_" #work},
-	WORKS(ENTRY)
+	WORKS(ENTRY) KERNEL_WORKS(ENTRY)
 #undef ENTRY
 #define ENTRY(work) {#work, "called", called_##work, "upcalls_mask", "unmask", "upcalls_unmask"},
-	WORKS(ENTRY)
+	WORKS(ENTRY) KERNEL_WORKS(ENTRY)
 #undef ENTRY
 };
 const int section_count = sizeof(sections) / sizeof(sections[0]);

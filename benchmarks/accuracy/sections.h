@@ -1,7 +1,7 @@
 #ifndef SECTIONS_H
 #define SECTIONS_H
 
-#include "work.h"
+#include "kernel_work.h"
 
 /* A loop and the functions that contain its two sites; each round executes both once. */
 struct section {

@@ -22,8 +22,8 @@ _Static_assert(sizeof(struct node) == 64, "a cache line");
 /* Held in registers while a loop runs. */
 struct state {
 	volatile uint64_t *hot;
-	struct node *near, *far;
-	uint64_t chain, random;
+	struct node *near, *far, *cold;
+	uint64_t chain, random, cursor;
 };
 
 /* docs/accuracy.md describes each kind. */
