@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, VARYING_CONTEXTS
+from xtrace.probes.timing.calibration import (
+    BOTH,
+    COLD_CONTEXTS,
+    CONTEXTS,
+    FENCES,
+    FIRST_ALONE,
+    KINDS,
+    SECOND_ALONE,
+    VARYING_CONTEXTS,
+)
 from xtrace.probes.timing.pairs import Pair
 from xtrace.probes.timing.program import Loop, Program
 from xtrace.symbols.replay import sequences, timed_loop
 from xtrace.symbols.replay.site_loop import Replay, Variants
 from xtrace.symbols.sites.model import How
 
-SITE = "site"
+SITE, CLOSE = "site", "close"
 #: Offsets from a 64-byte boundary at which the copies of a loop begin.
 PLACES = (0, 16, 32, 48)
 _ALIGNMENT = 64
@@ -178,6 +187,24 @@ def standard(builder: Builder) -> Iterator[Planned]:
                 for fence in FENCES:
                     fenced = builder.add(timed_loop.loop(context, sequences.body(kind, fence, place)))
                     yield Planned(kind, fence, place, context, Pair(fenced, plain, varies=varies))
+
+
+def close_together(builder: Builder) -> Iterator[Planned]:
+    """Lay out a mask and a restore right after each other, fenced both and each alone; yield the rows."""
+    for context in builder.contexts:
+        if context == SITE:
+            continue
+        varies = context in VARYING_CONTEXTS
+        plain = builder.add(timed_loop.loop(context, sequences.close_body("", first=False, second=False)))
+        for fence in FENCES:
+            for kind, first, second in (
+                (BOTH, True, True),
+                (FIRST_ALONE, True, False),
+                (SECOND_ALONE, False, True),
+            ):
+                body = sequences.close_body(fence, first=first, second=second)
+                fenced = builder.add(timed_loop.loop(context, body))
+                yield Planned(kind, fence, CLOSE, context, Pair(fenced, plain, varies=varies))
 
 
 def sites(builder: Builder, found: Iterable[Replay], build_id: str | None) -> Iterator[Planned | Substituted]:

@@ -26,6 +26,7 @@ from xtrace.analysis.calibrate.plan import (
     Planned,
     Probes,
     Substituted,
+    close_together,
     probes,
     sites,
     standard,
@@ -135,7 +136,7 @@ def calibrate(
     waiting = 0.0
     if not emulated:
         builder = Builder(settings.seed, cold_bytes)
-        plan: list[Planned | Substituted] = list(standard(builder))
+        plan: list[Planned | Substituted] = [*standard(builder), *close_together(builder)]
         if guest is not None:
             found = guest.replays if confined else _refused(guest.replays)
             plan += sites(builder, found, guest.build_id or None)

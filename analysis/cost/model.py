@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.checks import checks, over_running_time, over_upcall_time
+from xtrace.analysis.cost.close_sites import close_rows
 from xtrace.analysis.cost.cross_checks.estimates import beside_trial, estimates
 from xtrace.analysis.cost.cross_checks.image_fit import image_check
 from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
@@ -72,6 +73,9 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
         )
         if not np.isnan(shares).any():
             found.shares[kernel.domain] = shares
+        if cost.price is not None and inputs.calibration is not None:
+            scale = measures.hz / inputs.calibration.tsc_hz if measures.hz else 1.0
+            found.close += close_rows(kernel.domain, cost.paths, inputs.calibration, scale)
         records = records_by_function(samples, kernel.domain)
         found.sites += [
             _site_row(measures, cost, place, records) for place, part in enumerate(parts) if part is not None

@@ -128,8 +128,9 @@ class _Book:
             noise = noises[row.fence, row.context, row.address]
             if row.median_cycles is None or row.low_cycles is None or row.high_cycles is None:
                 continue
-            if row.stands_in:
-                continue  # a copy of a standard sequence's row, which is in the calibration itself
+            if row.stands_in or row.place == "close":
+                # A copy of a standard sequence's row, which is in the calibration itself; two sites at once.
+                continue
             drawn = _drawn(row, noise)
             if row.place == "site":
                 if row.address is not None and (row.build_id or "") == build_id:

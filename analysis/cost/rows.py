@@ -128,6 +128,24 @@ class CheckRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseRow:
+    """Two fenced sites close together: what both fences cost, and each alone."""
+
+    domain: int
+    first: str
+    second: str
+    fence: str
+    both_hot_low_cycles: float
+    both_hot_cycles: float
+    first_hot_low_cycles: float
+    first_hot_cycles: float
+    second_hot_low_cycles: float
+    second_hot_cycles: float
+    saving_ratio: float
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
 class NeedRow:
     """What is missing for which domain or the host, why the cost needs it, and what supplies it."""
 
@@ -149,6 +167,7 @@ class Estimate:
     domains: list[DomainRow] = field(default_factory=list)
     upcalls: list[UpcallRow] = field(default_factory=list)
     sites: list[SiteRow] = field(default_factory=list)
+    close: list[CloseRow] = field(default_factory=list)
     estimates: list[EstimateRow] = field(default_factory=list)
     checks: list[CheckRow] = field(default_factory=list)
     needs: list[NeedRow] = field(default_factory=list)

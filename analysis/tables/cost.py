@@ -13,7 +13,16 @@ from dataclasses import fields
 import numpy as np
 
 from xtrace.analysis.columns import Columns, of_rows
-from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import (
+    CheckRow,
+    CloseRow,
+    DomainRow,
+    Estimate,
+    EstimateRow,
+    NeedRow,
+    SiteRow,
+    UpcallRow,
+)
 from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.table import Column, Quality, Table
 from xtrace.analysis.summary.summary_head import COST_ENDS
@@ -44,6 +53,11 @@ def upcalls(estimate: Estimate) -> Columns:
 def sites(estimate: Estimate) -> Columns:
     """Return what the fences of each site cost, most expensive first."""
     return _columns(estimate.sites, SiteRow)
+
+
+def close(estimate: Estimate) -> Columns:
+    """Return what the fences of sites close together cost, both and each alone."""
+    return _columns(estimate.close, CloseRow)
 
 
 def estimates(estimate: Estimate) -> Columns:
@@ -186,6 +200,31 @@ _SITES = (
         "RIP samples in the site's function: they show entries into Xen, not executions or time",
     ),
 )
+_CLOSE = (
+    _DOMAIN,
+    Column("first", _KEY, "symbol and offset of a mask", "first"),
+    Column("second", _KEY, "and of the restore or unmask close after it, with the same fence", "second"),
+    Column("fence", _KEY, "the fence of both", "fence"),
+    Column(
+        "both_hot_low_cycles",
+        _MODELLED,
+        "time that both add to one execution: least with no cache misses",
+        "both",
+    ),
+    Column("both_hot_cycles", _MODELLED, "the same, greatest with no cache misses", "to"),
+    Column("first_hot_low_cycles", _MODELLED, "the first alone: least with no cache misses", "one"),
+    Column("first_hot_cycles", _MODELLED, "the first alone: greatest with no cache misses", "to"),
+    Column("second_hot_low_cycles", _MODELLED, "the second alone: least with no cache misses", "other"),
+    Column("second_hot_cycles", _MODELLED, "the second alone: greatest with no cache misses", "to"),
+    Column(
+        "saving_ratio",
+        _MODELLED,
+        "what removing one of the two saves, as a share of what it costs alone: least over all contexts "
+        "measured; 1 where the costs add up; null where neither costs anything",
+        "saves",
+    ),
+    Column("context", _KEY, "the context in which that is (docs/calibrate.md); empty where there is none"),
+)
 _ESTIMATES = (
     _DOMAIN,
     Column("of", _KEY, "upcall: time that fences add to one; running time: their share of it", "of"),
@@ -261,6 +300,13 @@ TABLES = (
         sites,
         _SITES,
         "most expensive first; adds, to: hot caches; usually: below this over all contexts measured",
+    ),
+    _table(
+        "cost_close",
+        "Sites close together: what both fences cost, and each alone",
+        close,
+        _CLOSE,
+        "hot caches; saves: at least this share of its own cost, if only one of the two is removed",
     ),
     _table(
         "cost_estimates",

@@ -53,7 +53,11 @@ _SITE_HEADINGS = {
         "empty", "stores_40", "store_miss_1", "load_miss_1", "cold_chain_4", "alu_chain", "alu_fresh", "site",
     )
 }  # fmt: skip
-_PLACES = {"inline": "inline", "outofline": "out of line, with its call, frame and saved register"}
+_PLACES = {
+    "inline": "inline",
+    "outofline": "out of line, with its call, frame and saved register",
+    "close": "a mask and a restore close together",
+}
 
 
 def print_calibration(
@@ -101,7 +105,7 @@ def _print_standard(put: Put, standard: Sequence[Row], shown: Mapping[str, str],
         mine = [row for row in standard if (row.kind, row.place) == (kind, place) and row.context in shown]
         if mine:
             put("")
-            put(f"{kind}, {_PLACES[place]}", bold=True)
+            put(f"{kind}{' fenced' if place == 'close' else ''}, {_PLACES[place]}", bold=True)
             _print_table(put, mine, shown, scale)
 
 

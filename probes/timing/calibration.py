@@ -44,7 +44,10 @@ COLD_CONTEXTS = ("cold_chain_2", "cold_chain_4")
 VARYING_CONTEXTS = ("store_miss_1", "store_miss_4", *STREAM_CONTEXTS, *COLD_CONTEXTS)
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
-PLACES = ("inline", "outofline", "site")
+#: "close": a mask and a restore right after each other.
+PLACES = ("inline", "outofline", "site", "close")
+#: Of two sites close together: both have the fence; only the mask has it; only the restore has it.
+BOTH, FIRST_ALONE, SECOND_ALONE = "mask+restore", "mask", "restore"
 
 Timing = Literal["hardware", "emulated", "noisy"]
 
@@ -59,9 +62,10 @@ class Row:
     """What a fence adds to one execution of a sequence in a context.
 
     Attributes:
-        kind: of KINDS.
+        kind: of KINDS; in the place "close" BOTH, or which of the two sites has the fence.
         fence: of FENCES.
-        place: "inline" or "outofline" for the standard sequences; "site" for one replayed as compiled.
+        place: "inline" or "outofline" for the standard sequences, and "close" for two of them together;
+            "site" for one replayed as compiled.
         context: of CONTEXTS.
         median_cycles, low_cycles, high_cycles: TSC cycles added, fenced minus unfenced: the median and
             its 95 % interval; None if it could not be measured.
@@ -195,7 +199,7 @@ def _value(name: str, value: Any, kind: str) -> Any:
 def _row(content: dict[str, Any]) -> Row:
     row = Row(**_typed(Row, content))
     for value, known in (
-        (row.kind, KINDS),
+        (row.kind, (*KINDS, BOTH) if row.place == "close" else KINDS),
         (row.fence, FENCES),
         (row.place, PLACES),
         (row.context, CONTEXTS),

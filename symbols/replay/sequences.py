@@ -34,6 +34,22 @@ def body(kind: str, fence: str, place: str) -> Body:
     return _inline(kind, fence) if place == "inline" else _out_of_line(kind, fence)
 
 
+def close_body(fence: str, *, first: bool, second: bool) -> Body:
+    """Return a mask and a restore right after each other, as around a few instructions.
+
+    Args:
+        fence: one of calibration.FENCES.
+        first, second: whether the mask and the restore have it.
+    """
+    of_mask, of_restore = (fence if has_it else "" for has_it in (first, second))
+
+    def emit(asm: Assembler) -> None:
+        _inline("mask", of_mask).emit(asm)
+        _inline("restore", of_restore).emit(asm)
+
+    return Body(emit, _begin, stack=_STACK_TOP)
+
+
 def _begin(asm: Assembler) -> None:
     asm.op("MOV_R32_IMM32", Gpr(RSP, 4), _STACK_TOP)
     asm.op("MOV_R32_IMM32", Gpr(RBX, 4), _VCPU_INFO)

@@ -22,7 +22,7 @@ _NO_PCPU = 0xFFFF
 _TEXT_COLUMNS = {
     "domain", "state", "name", "waker", "event", "what", "kind", "command", "detail", "class", "id", "source",
     "metric", "latency", "decoded", "biased_to", "function", "place", "file", "masked", "part", "fence",
-    "agrees", "most_is", "channel", "space", "estimate", "of",
+    "agrees", "most_is", "first", "second", "channel", "space", "estimate", "of",
 }  # fmt: skip
 #: Columns with names of any length; a name that is too long is shortened in the middle.
 _LONG_COLUMNS = ("function", "name", "place", "file", "fence", "what", "waker")

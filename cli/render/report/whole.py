@@ -12,6 +12,7 @@ from xtrace.cli.render.report.tables import print_table
 from xtrace.cli.render.report.way import spread_lines, way_lines
 from xtrace.cli.terminal.style import Put, styled, width
 from xtrace.cli.terminal.text import LABEL, labelled, safe, shortened
+from xtrace.probes.words import count_of, share_text
 from xtrace.probes.xen_abi import IDLE_DOMAIN
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ BRIEF = {
     "cost_domains": 9,
     "cost_upcalls": 9,
     "cost_sites": 10,
+    "cost_close": 8,
     "cost_estimates": 8,
     "cost_checks": 10,
     "cost_needs": 0,
@@ -63,6 +65,8 @@ BRIEF = {
 _HOST = "host"
 #: The finding that answers what fences cost.
 _ANSWER = "removable-fences"
+#: Sites close together whose costs add up, within what can be told.
+_SUM = 0.9
 #: Tables of the first screen.
 FIRST = ("event_way", "wake_spread")
 #: Beginnings of the names of tables that follow it where images or prices are given.
@@ -99,6 +103,8 @@ def print_report(
     _print_trials(put, report)
     _print_kernels(put, report)
     print_findings(put, report.findings, path, shown=_FINDINGS_SHOWN if brief else len(report.findings))
+    if said := _close_sites(report):
+        _put_labelled(put, "close", said)
     for need in _cost_needs(report):
         _put_labelled(put, "needs", safe(need))
     for name, columns in report.columns.items():
@@ -123,12 +129,27 @@ def print_costs(put: Put, report: Report) -> None:
     for finding in report.findings:
         if finding.name == _ANSWER:
             _put_labelled(put, "cost", f"{finding.sentence} (modelled)")
+    if said := _close_sites(report):
+        _put_labelled(put, "close", said)
     _print_kernels(put, report)
     for need in needs:
         _put_labelled(put, "needs", safe(need))
     for name in names:
         if name in BRIEF:
             print_table(put, report, name, report.columns[name], BRIEF[name])
+
+
+def _close_sites(report: Report) -> str:
+    """Return the sentence that savings are not sums; "" where they are."""
+    close = report.columns.get("cost_close")
+    rows = [] if close is None else [row for row in close.rows() if row["saving_ratio"] < _SUM]
+    if not rows:
+        return ""
+    least = min(rows, key=lambda row: row["saving_ratio"])
+    return (
+        f"{count_of(len(rows), 'pair')} of sites close together: what both cost is not the sum, and removing "
+        f"one of two may save only {share_text(least['saving_ratio'])} of what it costs alone (modelled)"
+    )
 
 
 def _print_trials(put: Put, report: Report) -> None:

@@ -21,7 +21,7 @@ from xtrace.symbols.replay.site_loop import Replay, Variants, replays
 from xtrace.symbols.replay.timed_loop import DATA_ADDRESS, Body
 from xtrace.symbols.x86.encode import Assembler, At
 
-STANDARD = len(KINDS) * len(FENCES) * 2 * (len(CONTEXTS) - 1 - len(COLD_CONTEXTS))
+STANDARD = (len(KINDS) * 2 + 3) * len(FENCES) * (len(CONTEXTS) - 1 - len(COLD_CONTEXTS))
 GUARD = DATA_ADDRESS + timed_loop.GUARDS[0][0]
 
 

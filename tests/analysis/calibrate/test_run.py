@@ -28,7 +28,8 @@ from xtrace.symbols.replay.site_loop import replays
 #: Runs short enough for a first round of all pairs to take well under a second.
 SHORT = Wanted(run_cycles=500.0)
 WITHOUT_COLD = [context for context in CONTEXTS if context not in COLD_CONTEXTS]
-STANDARD = len(KINDS) * len(FENCES) * 2 * (len(WITHOUT_COLD) - 1)
+#: Each kind in two places, and of two close together both and each alone.
+STANDARD = (len(KINDS) * 2 + 3) * len(FENCES) * (len(WITHOUT_COLD) - 1)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -462,6 +463,25 @@ def test_another_images_calibration_is_doubted() -> None:
     # An image without a fence, as for a kernel built without them, is doubted, too.
     without = CostedKernel(paths_of([plain("mask", 1)]))
     assert key in needs(report(without, calibration(other), counters(COUNTS)))
+
+
+def test_a_saving_that_is_not_the_sum_is_a_row_and_changes_no_price() -> None:
+    first = fenced("section", 1)
+    second = replace(fenced("section", 1, Kind.RESTORE), address=first.address + 0x20, offset=0x30)
+    kernel = CostedKernel(paths_of([first, second], [ONCE] * 2))
+    alone = [*rows_of({"empty": 20.0}, 0.0)]
+    together = [
+        row("empty", median, 0.0, kind=kind, place="close")
+        for kind, median in (("mask+restore", 25.0), ("mask", 20.0), ("restore", 20.0))
+    ]
+    counted = counters({"mask": 1000, "restore": 1000})
+    found = report(kernel, calibration(*alone, *together), counted)
+    (close,) = rows(found, "cost_close")
+    assert (close["first"], close["second"], close["fence"]) == ("section+0x10", "section+0x30", "lfence")
+    assert close["saving_ratio"] == pytest.approx(5 / 20)
+    without = report(kernel, calibration(*alone), counted)
+    assert rows(without, "cost_close") == []
+    assert rows(found, "cost_domains") == rows(without, "cost_domains")
 
 
 def test_what_narrows_the_range_is_one_line_and_not_said_next_to_a_trial() -> None:
