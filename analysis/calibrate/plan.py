@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xtrace.probes.timing.calibration import (
     BOTH,
+    CLOSE_CONTEXTS,
     COLD_CONTEXTS,
     CONTEXTS,
     FENCES,
@@ -192,7 +193,7 @@ def standard(builder: Builder) -> Iterator[Planned]:
 def close_together(builder: Builder) -> Iterator[Planned]:
     """Lay out a mask and a restore right after each other, fenced both and each alone; yield the rows."""
     for context in builder.contexts:
-        if context == SITE:
+        if context not in CLOSE_CONTEXTS:
             continue
         varies = context in VARYING_CONTEXTS
         plain = builder.add(timed_loop.loop(context, sequences.close_body("", first=False, second=False)))

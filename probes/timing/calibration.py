@@ -42,6 +42,8 @@ STREAM_CONTEXTS = ("store_stream_1", "store_stream_4", "nt_stream_1", "nt_stream
 COLD_CONTEXTS = ("cold_chain_2", "cold_chain_4")
 #: Contexts whose figures differ from run to run by more than within one: measured in several runs.
 VARYING_CONTEXTS = ("store_miss_1", "store_miss_4", *STREAM_CONTEXTS, *COLD_CONTEXTS)
+#: Contexts in which two sites close together are measured: one of each sort.
+CLOSE_CONTEXTS = ("empty", "stores_8", "store_miss_1", "load_miss_1", "cold_chain_2", "alu_fresh")
 KINDS = ("mask", "restore", "unmask")
 FENCES = ("lfence", "mfence", "sfence", "lock add", "xchg")
 #: "close": a mask and a restore right after each other.

@@ -13,7 +13,14 @@ from builders.guest import Variant
 from xtrace.analysis.calibrate import run as module
 from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
 from xtrace.probes.timing import child
-from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, Calibration
+from xtrace.probes.timing.calibration import (
+    CLOSE_CONTEXTS,
+    COLD_CONTEXTS,
+    CONTEXTS,
+    FENCES,
+    KINDS,
+    Calibration,
+)
 from xtrace.probes.timing.pairs import Wanted
 from xtrace.symbols import find_sites, open_image
 from xtrace.symbols.replay import timed_loop
@@ -21,7 +28,10 @@ from xtrace.symbols.replay.site_loop import Replay, Variants, replays
 from xtrace.symbols.replay.timed_loop import DATA_ADDRESS, Body
 from xtrace.symbols.x86.encode import Assembler, At
 
-STANDARD = (len(KINDS) * 2 + 3) * len(FENCES) * (len(CONTEXTS) - 1 - len(COLD_CONTEXTS))
+STANDARD = len(FENCES) * (
+    len(KINDS) * 2 * (len(CONTEXTS) - 1 - len(COLD_CONTEXTS))
+    + 3 * len(set(CLOSE_CONTEXTS) - set(COLD_CONTEXTS))
+)
 GUARD = DATA_ADDRESS + timed_loop.GUARDS[0][0]
 
 

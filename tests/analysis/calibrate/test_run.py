@@ -17,7 +17,14 @@ from xtrace.analysis.calibrate.plan import Builder, Planned, Substituted, sites,
 from xtrace.analysis.calibrate.run import Guest, Settings, calibrate
 from xtrace.probes.errors import TraceError
 from xtrace.probes.timing import calibration, this_host
-from xtrace.probes.timing.calibration import COLD_CONTEXTS, CONTEXTS, FENCES, KINDS, Calibration
+from xtrace.probes.timing.calibration import (
+    CLOSE_CONTEXTS,
+    COLD_CONTEXTS,
+    CONTEXTS,
+    FENCES,
+    KINDS,
+    Calibration,
+)
 from xtrace.probes.timing.interval import Interval
 from xtrace.probes.timing.pairs import Difference, Wanted
 from xtrace.probes.timing.session import Session
@@ -29,7 +36,9 @@ from xtrace.symbols.replay.site_loop import replays
 SHORT = Wanted(run_cycles=500.0)
 WITHOUT_COLD = [context for context in CONTEXTS if context not in COLD_CONTEXTS]
 #: Each kind in two places, and of two close together both and each alone.
-STANDARD = (len(KINDS) * 2 + 3) * len(FENCES) * (len(WITHOUT_COLD) - 1)
+STANDARD = len(FENCES) * (
+    len(KINDS) * 2 * (len(WITHOUT_COLD) - 1) + 3 * len(set(CLOSE_CONTEXTS) & set(WITHOUT_COLD))
+)
 
 
 @pytest.fixture(scope="module")
