@@ -20,15 +20,26 @@ from xtrace.analysis.cost.checks import checks, over_running_time, over_upcall_t
 from xtrace.analysis.cost.close_sites import close_rows
 from xtrace.analysis.cost.cross_checks.estimates import beside_trial, estimates
 from xtrace.analysis.cost.cross_checks.image_fit import image_check
+from xtrace.analysis.cost.cross_checks.implied_context import implied_context
 from xtrace.analysis.cost.domain_cost import DomainCost, domain_cost
 from xtrace.analysis.cost.domain_facts import domain_facts, pv_domains
 from xtrace.analysis.cost.executions import Executions
 from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.cost.missing_inputs import needs_of_domain, needs_of_host
-from xtrace.analysis.cost.rows import BOUND, CONTRADICTORY, USUAL, DomainRow, Estimate, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import (
+    BOUND,
+    CONTRADICTORY,
+    USUAL,
+    DomainRow,
+    Estimate,
+    EstimateRow,
+    SiteRow,
+    UpcallRow,
+)
 from xtrace.analysis.measures.kernel_samples import KernelSamples, records_by_function
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.summary.summary_head import COST_ENDS
+from xtrace.probes.timing.calibration import Calibration
 from xtrace.symbols.sites.execution_bounds import PARTS, part_of
 from xtrace.symbols.sites.model import Fence, How, Site, Verdict
 
@@ -65,7 +76,7 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
             measures, samples, kernel, inputs.unfenced.get(kernel.domain), of_upcalls, of_time
         )
         if kernel.domain in inputs.trials:
-            found.estimates += beside_trial(kernel.domain, inputs.trials[kernel.domain], of_time)
+            found.estimates += _beside_trial(measures, inputs, cost, of_time)
         found.upcalls += of_upcalls
         found.domains += of_time
         shares = tuple(
@@ -74,7 +85,7 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
         if not np.isnan(shares).any():
             found.shares[kernel.domain] = shares
         if cost.price is not None and inputs.calibration is not None:
-            scale = measures.hz / inputs.calibration.tsc_hz if measures.hz else 1.0
+            scale = _scale(measures, inputs.calibration)
             found.close += close_rows(kernel.domain, cost.paths, inputs.calibration, scale)
         records = records_by_function(samples, kernel.domain)
         found.sites += [
@@ -82,6 +93,21 @@ def estimate(measures: Measures, samples: KernelSamples, inputs: CostInputs) -> 
         ]
     found.sites.sort(key=lambda row: -_sorted_by(row))
     return found
+
+
+def _beside_trial(
+    measures: Measures, inputs: CostInputs, cost: DomainCost, of_time: Sequence[DomainRow]
+) -> list[EstimateRow]:
+    domain = cost.facts.domain
+    trial, implied = inputs.trials[domain], ""
+    if inputs.calibration is not None:
+        implied = implied_context(cost, trial, inputs.calibration, _scale(measures, inputs.calibration))
+    return beside_trial(domain, trial, of_time, implied)
+
+
+def _scale(measures: Measures, calibration: Calibration) -> float:
+    """Return cycles of the trace's TSC per cycle of the calibration's."""
+    return measures.hz / calibration.tsc_hz if measures.hz else 1.0
 
 
 def _domain_row(

@@ -89,13 +89,20 @@ def estimates(
     return found
 
 
-def beside_trial(domain: int, trial: InPlace, of_time: Sequence[DomainRow]) -> list[EstimateRow]:
-    """Return the model's cost of the fences that a trial removed, and the trial's."""
+def beside_trial(
+    domain: int, trial: InPlace, of_time: Sequence[DomainRow], implied: str = ""
+) -> list[EstimateRow]:
+    """Return the model's cost of the fences that a trial removed, and the trial's.
+
+    Args:
+        implied: what the trial's share is per execution, and in which contexts that is usual.
+    """
     mine = [row for row in of_time if row.part in trial.parts]
     low = sum(row.cost_low_ratio for row in mine) if mine else np.nan
     high = sum(row.cost_high_ratio for row in mine) if mine else np.nan
     agrees = agreement(low, high, Difference(trial.low_ratio, trial.high_ratio, 0, 0, ""))
-    model = _row(domain, "running time", "model", agrees, "executions, calibrated", ratio=(low, high))
+    basis = f"executions, calibrated; {implied}" if implied else "executions, calibrated"
+    model = _row(domain, "running time", "model", agrees, basis, ratio=(low, high))
     ends = (trial.low_ratio, trial.high_ratio)
     return [_row(domain, "running time", "trial", agrees, trial.said, ratio=ends), model]
 

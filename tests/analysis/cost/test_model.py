@@ -33,7 +33,7 @@ from builders.partials import partial
 from xtrace.analysis.cost.bounded_sums import greatest, least
 from xtrace.analysis.cost.executions import executions
 from xtrace.analysis.cost.guest_counters import Rates
-from xtrace.analysis.cost.inputs import CostInputs
+from xtrace.analysis.cost.inputs import CostInputs, InPlace
 from xtrace.analysis.cost.model import estimate
 from xtrace.analysis.cost.prices import prices
 from xtrace.analysis.cost.rows import Estimate
@@ -482,6 +482,24 @@ def test_a_saving_that_is_not_the_sum_is_a_row_and_changes_no_price() -> None:
     without = report(kernel, calibration(*alone), counted)
     assert rows(without, "cost_close") == []
     assert rows(found, "cost_domains") == rows(without, "cost_domains")
+
+
+def test_a_trials_share_names_the_contexts_that_cost_as_much() -> None:
+    kernel = CostedKernel(paths_of(SITES, [ONCE] * 6))
+    (removable, _) = rows(report(kernel, calibration(*rows_of(LFENCE)), counters(COUNTS)), "cost_domains")
+    for cycles, says in (
+        (19.0, "19 to 19 cycles per execution, as in the contexts empty, stores_8"),
+        (2900.0, "2,900 to 2,900 cycles per execution, as in the contexts load_miss_1"),
+        (500.0, "500 to 500 cycles per execution, as in no context that was calibrated: one is missing"),
+    ):
+        share = cycles * removable["execution_low_count"] / removable["running_cycles"]
+        trial = InPlace(share, share, ["removable"], "it saves")
+        inputs = CostInputs(
+            [kernel], calibration(*rows_of(LFENCE)), {DOMAIN: counters(COUNTS)}, trials={DOMAIN: trial}
+        )
+        made = build(host()[1], hz=HZ, costs=inputs, selection=Selection(("cost",)))
+        (model,) = [row for row in rows(made, "cost_estimates") if row["estimate"] == "model"]
+        assert model["basis"] == f"executions, calibrated; the trial's share is {says}"
 
 
 def test_what_narrows_the_range_is_one_line_and_not_said_next_to_a_trial() -> None:

@@ -278,3 +278,5 @@ def test_a_trial_that_contradicts_the_model_is_a_finding(
     # The guest's counters of these tests contradict the trace, too: that one is always found.
     (said,) = [item["sentence"] for item in found["findings"] if item["name"] == "cost-contradiction"]
     assert ("a trial measured" in said and f"{agrees}: believe the trial" in said) == (agrees != "overlap")
+    # What it is per execution, and in which context that is usual, where that is one.
+    assert ("as in no context that was calibrated: one is missing" in said) == (agrees != "overlap")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -101,14 +102,17 @@ def _against_trials(evidence: Evidence) -> Iterator[Found]:
     compared = evidence.costs.get("cost_estimates")
     if compared is None:
         return
-    for row in compared.rows():
+    rows = compared.rows()
+    # The model's row follows the trial's, and says what the trial's share is per execution.
+    for row, model in itertools.pairwise(rows):
         if row["estimate"] != "trial" or row["agrees"] in ("overlap", "-"):
             continue
+        _, _, implied = model["basis"].partition("; ")
         ends = row["cost_low_ratio"], row["cost_high_ratio"]
         yield Found(
             is_problem=True,
             sentence=f"d{row['domain']}: a trial measured {_range(*ends)} of its running time in place, and "
-            f"{row['agrees']}: believe the trial, if it had the same load",
+            f"{row['agrees']}: believe the trial, if it had the same load{f'; {implied}' if implied else ''}",
             figures=tuple(
                 Figure(f"cost_{end}_ratio", value, Quality.EXACT)
                 for end, value in zip(("low", "high"), ends, strict=True)
