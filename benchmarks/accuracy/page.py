@@ -87,7 +87,7 @@ def constant(times: float) -> Printed:
 
 
 def contains(ends: Ends, truth: Truth) -> bool:
-    """Return whether an interval contains a truth's median, or 0 if that cannot be told from 0."""
+    """Return whether an interval contains a truth's median, or 0 if that cannot be distinguished from 0."""
     return ends[0] <= truth.value_cycles <= ends[1]
 
 
@@ -351,8 +351,8 @@ def measured(folder: Path, all_cases: Sequence[Case]) -> str:
         f"calibrations of the standard sequences between the passes, {len(images)} of a build. The sites "
         f"executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times per second. The machine "
         f"was not idle: its load was {min(loads):.1f} to {max(loads):.1f} "
-        f"(median {statistics.median(loads):.1f}) on {os.cpu_count()} processors, {disturbed:.0%} of the runs "
-        "were interrupted at least once, and "
+        f"(median {statistics.median(loads):.1f}) on {os.cpu_count()} processors, {disturbed:.0%} of the "
+        "runs were interrupted at least once, and "
         f"calibrations waited {min(waited):.0%} to {max(waited):.0%} of their time for the processor."
     )
 

@@ -62,7 +62,7 @@ class Way:
 
     Attributes:
         pointer: index of the first instruction that the address of the site's access is loaded by; ``first``
-            if none is on the path, or what is between cannot be told apart from other work.
+            if none is on the path, or other work is between.
         first, last: indices of the site's own instruction and of the fence, the lower one first.
         whole: the steps are a whole call of the function, from its entry to its return.
     """

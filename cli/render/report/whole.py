@@ -65,7 +65,7 @@ BRIEF = {
 _HOST = "host"
 #: The finding that answers what fences cost.
 _ANSWER = "removable-fences"
-#: Sites close together whose costs add up, within what can be told.
+#: Costs of sites close together that add up to at least this share are taken for a sum.
 _SUM = 0.9
 #: Tables of the first screen.
 FIRST = ("event_way", "wake_spread")
