@@ -55,10 +55,10 @@ def measure_truth(
     begin = time.monotonic()
     with file_path.open("a") as file:
         for seed in range(first, first + rounds):
-            rows = [json.dumps(row) for row in truth.measure(programs, program.LOOPS, seed, cpus)]
-            # A round that was interrupted leaves nothing.
-            file.write("".join(f"{row}\n" for row in rows))
-            file.flush()
+            for row in truth.measure(programs, program.LOOPS, seed, cpus):
+                # What a round that is interrupted has measured is kept: builds are compared within a round.
+                file.write(json.dumps(row) + "\n")
+                file.flush()
     print(f"truth: {rounds} rounds in {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
 
