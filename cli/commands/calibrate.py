@@ -33,7 +33,9 @@ def calibrate(
         typer.Option("--output", "-o", readable=False, metavar="FILE", help="Write the result as JSON."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Take 5 s instead of 45: wider intervals.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="5 s instead of 45: wider intervals, no misses over 1 GB.")
+    ] = False,
     duration: Annotated[
         float | None,
         typer.Option(
@@ -60,7 +62,8 @@ def calibrate(
     """Measure how many cycles fences add to masks, restores and unmasks here, by what is in flight.
 
     Run it on the traced host, or on one with the same CPU model, while it is idle.  It takes 45 s.  On an
-    emulated or too noisy host there is no figure, and the exit status is 1.
+    emulated or too noisy host there is no figure, and the exit status is 1.  It uses up to 1 GB of memory, or
+    a quarter of what is free.
     """
     duration = duration if duration is not None else old_seconds
     if quick and duration is not None:
