@@ -64,21 +64,24 @@ def measure_truth(
 
 def calibrate(folder: Path, seconds: float, cpu: int) -> None:
     """Add a calibration of the standard sequences to those in DIR."""
-    kept = folder / f"calibration-{len(list(folder.glob('calibration-*.json')))}.json"
-    options = ["--duration", str(seconds), "--cpu", str(cpu), "--output", str(kept)]
-    subprocess.run([*XTRACE, "calibrate", *options], check=True, stdout=subprocess.DEVNULL)
+    _calibrate(folder / f"calibration-{len(list(folder.glob('calibration-*.json')))}.json", seconds, cpu)
 
 
 def calibrate_images(folder: Path, programs: dict[program.Build, Path], seconds: float, cpu: int) -> None:
     """Calibrate each fenced build with its own sites, as `xtrace calibrate IMAGE`, unless that was done."""
-    for build in program.FENCED:
+    for build in sorted(program.FENCED, key=lambda build: build.place):
         kept = folder / f"image-{build.name}.json"
-        if kept.exists():
-            continue
-        options = ["--duration", str(seconds), "--cpu", str(cpu), "--output", str(kept)]
-        subprocess.run(
-            [*XTRACE, "calibrate", str(programs[build]), *options], check=True, stdout=subprocess.DEVNULL
-        )
+        if not kept.exists():
+            _calibrate(kept, seconds, cpu, str(programs[build]))
+
+
+def _calibrate(kept: Path, seconds: float, cpu: int, *image: str) -> None:
+    """Run `xtrace calibrate`; nothing is kept of a run that others disturbed too much."""
+    options = ["--duration", str(seconds), "--cpu", str(cpu), "--output", str(kept)]
+    done = subprocess.run([*XTRACE, "calibrate", *image, *options], check=False, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        kept.unlink(missing_ok=True)
+        print(f"{kept.name}: not measured; run this stage again", file=sys.stderr)
 
 
 def cross_check(folder: Path, programs: dict[program.Build, Path]) -> None:
