@@ -14,7 +14,7 @@ from xtrace.analysis.cost.domain_facts import DomainFacts, lost_records
 from xtrace.analysis.cost.inputs import CostInputs
 from xtrace.analysis.cost.rows import IMAGE, RUNNING_TIME, UPCALL_TIME, CheckRow, NeedRow
 from xtrace.analysis.measures.measures import Measures
-from xtrace.probes.timing.calibration import STREAM_CONTEXTS, Calibration
+from xtrace.probes.timing.calibration import COLD_CONTEXTS, STREAM_CONTEXTS, Calibration
 from xtrace.symbols.errors import shown
 from xtrace.symbols.sites.execution_bounds import MOST_SITES, part_of
 
@@ -24,6 +24,8 @@ HOST = "host"
 _SAME_TSC_RATIO = 0.002
 _MOST_NAMED = 3
 _MOST_OF_BUILD_ID = 12
+#: Contexts in which no machine gives tight intervals.
+_NEVER_TIGHT = (*STREAM_CONTEXTS, *COLD_CONTEXTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ CALIBRATION_OF_THIS_CPU = Need(
 )
 TIGHTER_FIGURES = Need(
     "tighter figures",
-    "{loose} of the {rows} calibration rows outside the stream contexts are not tight",
+    "{loose} of the {rows} calibration rows outside streams and chains of misses are not tight",
     "xtrace calibrate without --quick, on an idle machine",
 )
 TSC_RATE = Need("the TSC rate", "cycles cannot be converted to seconds: there are no rates", "--cpu-hz")
@@ -242,7 +244,7 @@ def _of_calibration(hz: float | None, inputs: CostInputs) -> Iterator[NeedRow]:
 
 
 def _of_figures(calibration: Calibration) -> Iterator[NeedRow]:
-    rows = [row for row in calibration.rows if row.context not in STREAM_CONTEXTS]
+    rows = [row for row in calibration.rows if row.context not in _NEVER_TIGHT]
     loose = sum(not row.tight for row in rows if row.median_cycles is not None)
     if loose:
         yield TIGHTER_FIGURES.of(HOST, loose=loose, rows=len(rows))
