@@ -30,7 +30,7 @@ _CONTEXTS = {
     "cold_chain_2": "2 cold loads",
     "cold_chain_4": "4 cold loads",
 }
-_PLACES = {"inline": "inline", "outofline": "out of line"}
+_PLACES = {"inline": "inline", "outofline": "out of line", "close": "a mask and a restore close together"}
 _MOST_SITES = 60
 
 
