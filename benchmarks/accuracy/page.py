@@ -103,11 +103,14 @@ def score(ends: Ends, value: float) -> float:
 def binomial_interval(held: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share by Clopper and Pearson."""
 
+    ways = [math.log(math.comb(count, k)) for k in range(count + 1)]
+
     def tail(share: float, least: int) -> float:
         """Return the probability of ``least`` or more of ``count``."""
-        return sum(
-            math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(least, count + 1)
-        )
+        if not 0 < share < 1:
+            return float(share >= 1 or least <= 0)
+        odds = math.log(share), math.log(1 - share)
+        return sum(math.exp(ways[k] + k * odds[0] + (count - k) * odds[1]) for k in range(least, count + 1))
 
     def solved(wanted: Callable[[float], bool]) -> float:
         low, high = 0.0, 1.0
@@ -140,20 +143,19 @@ def cases(folder: Path) -> list[Case]:
         sites, build_id = found.sites(folder / build.name)
         own_path = folder / f"image-{build.name}.json"
         own = calibration.read(own_path) if own_path.exists() else None
-        for loop in LOOPS:
-            if (loop, build) not in measured or math.isnan(measured[loop, build].median_cycles):
-                continue
-            mine = found.of_loop(sites, loop)
-            result.append(
-                Case(
-                    loop,
-                    build,
-                    measured[loop, build],
-                    predict(mine, build_id, _COUNTS, known),
-                    predict(mine, build_id, _COUNTS, known, OLD_CONTEXTS),
-                    None if own is None else predict(mine, build_id, _COUNTS, own, CONTEXTS),
-                )
-            )
+        loops = [
+            loop
+            for loop in LOOPS
+            if (loop, build) in measured and not math.isnan(measured[loop, build].median_cycles)
+        ]
+        mine = [found.of_loop(sites, loop) for loop in loops]
+        standard = predict(mine, build_id, _COUNTS, known)
+        before = predict(mine, build_id, _COUNTS, known, OLD_CONTEXTS)
+        image = [None] * len(loops) if own is None else predict(mine, build_id, _COUNTS, own, CONTEXTS)
+        result += [
+            Case(loop, build, measured[loop, build], *made)
+            for loop, *made in zip(loops, standard, before, image, strict=True)
+        ]
     return result
 
 
@@ -163,9 +165,11 @@ def predictions(folder: Path, builds: Sequence[Build], loops: Sequence[Loop]) ->
     known = calibrated(folder)
     for build in builds:
         sites, build_id = found.sites(folder / build.name)
-        for loop in loops:
-            made = predict(found.of_loop(sites, loop), build_id, _COUNTS, known)
-            result.append({"build": build.name, "loop": str(loop), **asdict(made)})
+        made = predict([found.of_loop(sites, loop) for loop in loops], build_id, _COUNTS, known)
+        result += [
+            {"build": build.name, "loop": str(loop), **asdict(one)}
+            for loop, one in zip(loops, made, strict=True)
+        ]
     return result
 
 

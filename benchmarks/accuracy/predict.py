@@ -63,30 +63,36 @@ def merged(turns: Sequence[Calibration]) -> Calibration:
 
 
 def predict(
-    sites: Sequence[Site],
+    loops: Sequence[Sequence[Site]],
     build_id: str,
     counts: Sequence[float],
     known: Calibration,
     contexts: Collection[str] = CONTEXTS,
-) -> Prediction:
-    """Return what the fences of ``sites`` add to a round; there were ``counts[0]`` rounds.
+) -> list[Prediction]:
+    """Return what the fences of each loop's sites add to a round; there were ``counts[0]`` rounds.
 
     Args:
-        sites: the loop's sites.
+        loops: the sites of each loop.
         build_id: of the program.
-        counts: executions of each site.
+        counts: executions of each site of a loop.
         known: the calibration.
         contexts: only these of it.
     """
     asked = replace(known, rows=tuple(row for row in known.rows if row.context in contexts))
+    sites = list({site.address: site for loop in loops for site in loop}.values())
     price = prices(sites, asked, build_id)
     if missing := [reason for reason in price.lacking if reason]:
         raise LookupError(missing[0])
+    place_of = {site.address: place for place, site in enumerate(sites)}
     executed = np.array(counts, float)
-    exact = Executions(executed, executed, [Quality.EXACT] * len(sites), ["counted"] * len(sites), ())
-    mine = [True] * len(sites)
+    exact = Executions(executed, executed, [Quality.EXACT] * len(counts), ["counted"] * len(counts), ())
+    mine = [True] * len(counts)
     rounds = float(executed[0])
-    lows = [least(exact, ends, mine) / rounds for ends in (price.low, price.hot_low)]
-    highs = [greatest(exact, ends, mine) / rounds for ends in (price.hot, price.high)]
-    source = "site" if "site" in price.source else "standard"
-    return Prediction(min(lows), lows[1], highs[0], max(highs), source)
+    found = []
+    for loop in loops:
+        places = [place_of[site.address] for site in loop]
+        lows = [least(exact, ends[places], mine) / rounds for ends in (price.low, price.hot_low)]
+        highs = [greatest(exact, ends[places], mine) / rounds for ends in (price.hot, price.high)]
+        source = "site" if any(price.source[place] == "site" for place in places) else "standard"
+        found.append(Prediction(min(lows), lows[1], highs[0], max(highs), source))
+    return found
