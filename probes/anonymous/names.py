@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from xtrace.probes.selection.event_masks import NAMES
+
 #: Keys of texts that xtrace, Xen or Linux chose among few; capture.py replaces the addresses and symbols.
 _KEPT = frozenset(
     """
@@ -26,10 +28,14 @@ _INTERRUPT = re.compile(
     r"xen-(dyn|percpu|pirq)[a-z-]*|(IO-APIC|IR-|PCI-|DMAR|XT-PIC)[A-Za-z0-9-]*"
     r"|(timer|resched|callfunc|callfuncsingle|irqwork|debug|spinlock|xenbus|hvc_console|xenpmu|mce|pcpu)\d*"
 )
-#: Words of xentrace's command line other than files: options, numbers, event classes.
-_OPTION = re.compile(r"xentrace|-\w|--[a-z-]+|(0x)?[0-9a-f]+[KMG]?|[a-z]+([+,][a-z]+)*", re.ASCII)
+#: Words of xentrace's command line other than files and classes of events: options, numbers.
+_OPTION = re.compile(r"xentrace|-\w|--[a-z-]+|0x[0-9a-f]+|[0-9]+[KMG]?", re.ASCII)
 #: What texts are, by key; others are "text".
 _KINDS = {"name": "domain", "came": "domain", "kernel": "file", "ramdisk": "file", "irqs": "interrupt"}
+
+
+def _is_option(word: str) -> bool:
+    return all(one in NAMES or _OPTION.fullmatch(one) for one in re.split("[+,]", word))
 
 
 class Names:
@@ -63,8 +69,7 @@ class Names:
             return value
         if key == "command" and value.startswith("xentrace "):
             # What was traced is read from it.
-            words = value.split()
-            return " ".join(one if _OPTION.fullmatch(one) else self.token(one, "file") for one in words)
+            return " ".join(one if _is_option(one) else self.token(one, "file") for one in value.split())
         return self.token(value, _KINDS.get(key, "text"))
 
     def _is_harmless(self, text: str, key: str) -> bool:

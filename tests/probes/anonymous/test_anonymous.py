@@ -230,3 +230,8 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["anonymize", str(tmp_path / "none.bin")]) == 1
     assert main(["anonymize", str(tmp_path)]) == 1
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_file_in_xentraces_command_line_is_a_name() -> None:
+    command = "xentrace -D -e sched+hw_irq,0x28000 -S 8M -T 10 acme"
+    assert Names().without({"command": command}) == {"command": command.replace("acme", "file1")}
