@@ -86,7 +86,7 @@ def test_it_answers_on_its_console(xen: Path, folder: Path) -> None:
         ("xtrace-guest: port", "report\n"),
         ("xtrace-guest: counters", "quit\n"),
     ]
-    knobs = f"seconds=600 timer=10000 burst=5 log={logged}"
+    knobs = f"seconds=600 timer=50000 burst=5 log={logged}"
     output = boot(xen, build(folder, Variant("xchg", "outofline")), knobs, answers)
     first, second, last = reports(output)
     for count in (first, second, last):

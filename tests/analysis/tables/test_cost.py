@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from builders.covering import everything
-from xtrace.analysis.cost.rows import CheckRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import CheckRow, CloseRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
 from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.tables.cost import TABLES
 
@@ -15,6 +15,7 @@ ROWS = {
     "cost_domains": DomainRow,
     "cost_upcalls": UpcallRow,
     "cost_sites": SiteRow,
+    "cost_close": CloseRow,
     "cost_estimates": EstimateRow,
     "cost_checks": CheckRow,
     "cost_needs": NeedRow,

@@ -178,7 +178,7 @@ def as_json(*arguments: str | Path) -> Any:
 def test_json() -> None:
     found = as_json()
     trace = found["trace"]
-    assert found["schema_version"] == 4
+    assert found["schema_version"] == 5
     assert (trace["records"], trace["lost_records"], trace["skipped_bytes"], trace["pcpus"]) == (
         270_414,
         0,
