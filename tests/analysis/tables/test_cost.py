@@ -7,7 +7,16 @@ from dataclasses import fields
 import pytest
 
 from builders.covering import everything
-from xtrace.analysis.cost.rows import CheckRow, CloseRow, DomainRow, Estimate, EstimateRow, NeedRow, SiteRow, UpcallRow
+from xtrace.analysis.cost.rows import (
+    CheckRow,
+    CloseRow,
+    DomainRow,
+    Estimate,
+    EstimateRow,
+    NeedRow,
+    SiteRow,
+    UpcallRow,
+)
 from xtrace.analysis.measures.table import Quality, Table
 from xtrace.analysis.tables.cost import TABLES
 
