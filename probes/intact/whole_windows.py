@@ -590,7 +590,7 @@ class WholeWindows:
                 return None
             other, found = following
             if found and other == pcpu:
-                goes_on = 0 <= found[0] - before + STEP_CYCLES < before - tscs[0]
+                goes_on = 0 <= found[0] - before < before - tscs[0]
                 return BACK if goes_on else ""
         return ""
 

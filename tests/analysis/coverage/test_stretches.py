@@ -351,27 +351,25 @@ def test_no_hole_is_suspected_where_there_is_none(path: Path) -> None:
 
 
 @each_cut
-def test_what_the_records_give_is_there_and_nothing_else(sample: str, limit: int | None, name: str) -> None:
-    """A figure is absent where no record of a kind that it needs is left, and only there."""
+def test_figures_of_a_cut_are_what_they_claim(sample: str, limit: int | None, name: str) -> None:
+    """All rules in one test, because it takes long to make a cut and its figures."""
     found = cut_of(sample, limit, name)
     if found is None:
         pytest.skip("nothing is cut off")
+    assert not absent_wrong(found)
+    assert not exact_wrong(found)
+    assert not bounded_wrong(found)
+
+
+def absent_wrong(found: Cut) -> list[tuple[str, str, str]]:
+    """Return figures that are absent though no kind of record that they need is missing, or the reverse."""
     groups = {raw.event >> 12 for window in found.kept for raw in window.records}
     recorded = {kind for kind in Records if kind.value.groups & groups}
-    wrong = [
+    return [
         (table.name, column.name, str(quality))
         for table, column, quality in figures(found.report)
         if (quality is Quality.ABSENT) != bool(set(table.needs_of(column)) - recorded)
     ]
-    assert not wrong
-
-
-@each_cut
-def test_exact_figures_are_those_of_the_whole_trace(sample: str, limit: int | None, name: str) -> None:
-    found = cut_of(sample, limit, name)
-    if found is None:
-        pytest.skip("nothing is cut off")
-    assert not exact_wrong(found)
 
 
 def exact_wrong(found: Cut) -> list[tuple[object, ...]]:
@@ -398,14 +396,6 @@ UPPER = re.compile(
 _RUNNABLE = ("runnable/other", "runnable/wake", "runnable/preempt")
 #: A quantile is within this of the value of its rank.
 _QUANTILE = 0.016
-
-
-@each_cut
-def test_bounded_figures_contain_those_of_the_whole_trace(sample: str, limit: int | None, name: str) -> None:
-    found = cut_of(sample, limit, name)
-    if found is None:
-        pytest.skip("nothing is cut off")
-    assert not bounded_wrong(found)
 
 
 def bounded_wrong(found: Cut) -> list[tuple[object, ...]]:
