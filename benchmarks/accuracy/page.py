@@ -19,6 +19,7 @@ from truth import Truth, read, truths
 
 from xtrace.probes.timing import calibration
 from xtrace.probes.timing.calibration import CONTEXTS
+from xtrace.probes.words import count_of
 
 #: Each round executes both sites once.
 _COUNTS = (1000.0, 1000.0)
@@ -351,9 +352,10 @@ def measured(folder: Path, all_cases: Sequence[Case]) -> str:
     hz = turns[0].tsc_hz
     rates = [2 * hz / row["cycles"] for row in rows]
     return (
-        f"{len(all_cases)} configurations, {rounds} passes, {len(rows):,} runs of a loop; {len(turns)} "
-        f"calibrations of the standard sequences between the passes, {len(images)} of a build. The sites "
-        f"executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} million times per second. The machine "
+        f"{len(all_cases)} configurations, {rounds} passes, {len(rows):,} runs of a loop; "
+        f"{count_of(len(turns), 'calibration')} of the standard sequences between the passes, "
+        f"{len(images)} of a build. The sites executed {min(rates) / 1e6:.1f} to {max(rates) / 1e6:.0f} "
+        "million times per second. The machine "
         f"was not idle: its load was {min(loads):.1f} to {max(loads):.1f} "
         f"(median {statistics.median(loads):.1f}) on {os.cpu_count()} processors, {disturbed:.0%} of the "
         "runs were interrupted at least once, and "

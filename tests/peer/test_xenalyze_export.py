@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -62,6 +63,53 @@ def test_addresses_of_exits_are_those_of_its_scatter_plot(traces: dict[str, Path
     low = Counter(int(each) & 0xFFFF_FFFF for each in exits["rip"])
     assert sum(low.values()) >= len(theirs) > 500
     assert not Counter(int(eip) & 0xFFFF_FFFF for _, eip in theirs) - low
+
+
+def test_runs_begin_where_its_scatter_plot_of_pcpus_says(traces: dict[str, Path]) -> None:
+    """Where a run begins, but a vCPU's first, it prints the pCPU of the run before, and that of this one."""
+    path = traces["xen417-pv-all"]
+    theirs = Counter(
+        (vcpu, round(float(time) * 1e9), int(pcpu))
+        for vcpu, time, pcpu in printed(path, "--scatterplot-pcpu")
+        if not vcpu.startswith("3276")
+    )
+    first = frame(path, "runstates")["begin_tsc"].min()
+    runs = frame(path, "runs")
+    runs = runs[runs["domain"] < 32767].sort_values("begin_tsc")
+    ours: Counter[tuple[str, int, int]] = Counter()
+    for (domain, vcpu), own in runs.groupby(["domain", "vcpu"]):
+        for begin, pcpu, before in zip(own["begin_tsc"], own["pcpu"], own["pcpu"].shift(), strict=True):
+            if not math.isnan(before):
+                ours.update([(f"{domain}v{vcpu}", begin - first, at) for at in (int(before), pcpu)])
+    assert not theirs - ours
+    # It leaves out one more, of a vCPU that ran when the recording began.
+    assert (ours - theirs).total() == 2
+    assert theirs.total() > 7000
+
+
+def test_time_from_wake_to_halt(traces: dict[str, Path]) -> None:
+    """It begins with the entry into the guest, after the interrupt that woke it was injected."""
+    path = traces["xen417-pvh-all"]
+    theirs = {
+        round(float(time) * 1e9): int(cycles)
+        for time, cycles in printed(path, "--svm-mode", "--scatterplot-wake-to-halt")
+    }
+    states = frame(path, "runstates")
+    blocks = states[states["state"] == "blocked"].sort_values("begin_tsc")
+    wakes = frame(path, "wakes")[["domain", "vcpu", "wake_tsc", "running_tsc"]].sort_values("wake_tsc")
+    entries = frame(path, "injections")[["domain", "vcpu", "begin_tsc", "end_tsc"]]
+    entries.columns = pd.Index(["domain", "vcpu", "injected_tsc", "entry_tsc"])
+    by = ["domain", "vcpu"]
+    woken = pd.merge_asof(blocks, wakes, left_on="begin_tsc", right_on="wake_tsc", by=by).dropna()
+    woken = woken.astype({"running_tsc": "int64"}).sort_values("running_tsc")
+    entered = pd.merge_asof(
+        woken, entries.sort_values("injected_tsc"), left_on="running_tsc", right_on="injected_tsc", by=by,
+        direction="forward",
+    )  # fmt: skip
+    since = entered["begin_tsc"] - states["begin_tsc"].min()
+    ours = dict(zip(since, entered["begin_tsc"] - entered["entry_tsc"], strict=True))
+    assert len(theirs) == 28
+    assert {time: ours[time] for time in theirs} == theirs
 
 
 def test_time_of_each_domain_by_second(traces: dict[str, Path]) -> None:
