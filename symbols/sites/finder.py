@@ -363,6 +363,7 @@ def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Tou
     pending counts as its test.
     """
     own: dict[int, dict[int, Touch]] = {}
+    touched = frozenset(code.window(address)[0] for address in found)
     asked: dict[int, Touch | None] = {}
     for address in sorted(found):
         touch = found[address]
@@ -373,16 +374,25 @@ def _groups(code: Code, found: dict[int, Touch]) -> Iterator[tuple[dict[int, Tou
         joined = code.joined(flow)
         wider = {**group, **{address: found[address] for address in joined.insns if address in found}}
         if any(touch.kind in OPENS for touch in group.values()):
-            wider |= _tested_by_callees(code, joined, found, asked)
+            wider |= _tested_by_callees(code, joined, found, touched, asked)
         yield group, Touches(flow, wider)
 
 
 def _tested_by_callees(
-    code: Code, flow: FunctionFlow, found: dict[int, Touch], asked: dict[int, Touch | None]
+    code: Code,
+    flow: FunctionFlow,
+    found: dict[int, Touch],
+    touched: Collection[int],
+    asked: dict[int, Touch | None],
 ) -> Iterator[tuple[int, Touch]]:
-    """Yield calls of functions that test pending, with the test: as unoptimised code does it."""
+    """Yield calls of functions that test pending, with the test: as unoptimised code does it.
+
+    Args:
+        touched: the starts of the functions with a touch.
+        asked: the test that each function makes, as far as that is known.
+    """
     for address, call in flow.calls.items():
-        if call.tail or call.target < 0:
+        if call.tail or call.target < 0 or code.window(call.target)[0] not in touched:
             continue
         if call.target not in asked:
             asked[call.target] = tested_inside(code, call.target, found)

@@ -108,9 +108,6 @@ def tested_inside(code: Code, target: int, touches: Mapping[int, Touch]) -> Touc
     """Return the pending test that a small function makes on each of its paths, None if it makes none."""
     if code.section(target) is None or code.hypercall(target) is not None or not code.is_small(target):
         return None
-    start, end = code.window(target)
-    if not any(start <= address < end for address in touches):
-        return None
     flow = code.joined(code.flow(target))
     entered = replace(flow, successors={**flow.successors, _CALLER: (target,)})
 
