@@ -148,17 +148,20 @@ HELPS = {
     "trial": Help(
         (
             Example("xtrace trial --image g --plan", "what can be exchanged"),
-            Example("xtrace trial --image g --pid 42 --counter n", "measure"),
-            Example("xtrace trial --restore", "put back what a killed trial left"),
+            Example("xtrace trial --image g --pid 42 --counter n", "measure a process"),
+            Example("xtrace trial --image g --counter n --really web", "a domain, in dom0"),
         ),
         "",
         (
+            "domain",
             "image",
             "pid",
             "counter",
             "output",
             "by",
             "plan",
+            "really",
+            "dry_run",
             "restore",
             "duration",
             "precision",

@@ -44,7 +44,7 @@ COMMANDS = {
     "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
     "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
     "calibrate": "Measure how many cycles fences add to masks, restores and unmasks here.",
-    "trial": "Measure what a running process's fences cost: make them no-ops and back.",
+    "trial": "Measure what a running program's fences cost: make them no-ops and back.",
 }
 
 

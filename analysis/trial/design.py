@@ -10,6 +10,8 @@ import numpy as np
 #: processor, whatever its length, and there is no time for all.
 LENGTHS_S = (0.005, 0.05, 0.015, 0.0005, 0.0015)
 SHORTEST_S, LONGEST_S = 150e-6, 0.2
+#: For a domain, which is paused for each reading.
+DOMAIN_LENGTHS_S = (0.03, 0.1, 0.01)
 #: Dropped at the start of each slice: the slice before left the caches in its own arm's state.
 _DROPPED_SHARE, _LEAST_DROPPED_S = 0.3, 50e-6
 #: A slice with fewer units says little: which part of a unit was left over weighs too much.

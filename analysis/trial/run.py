@@ -46,12 +46,14 @@ class Settings:
         precision: the half-width, as a share of the running time, at which it stops.
         slice_s: length of a slice; None lets the pilot choose.
         seed: of the arms' order and of the tests.
+        lengths_s: what the pilot tries.
     """
 
     seconds: float
     precision: float
     slice_s: float | None = None
     seed: int = 0
+    lengths_s: tuple[float, ...] = LENGTHS_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +204,8 @@ class Trial:
         longest = LONGEST_S
         draw = orders(2, self._settings.seed)
         tried = (0, self._arm_count - 1)
-        for number, length in enumerate(LENGTHS_S):
-            until = begin + (until_all - begin) * (number + 1) / len(LENGTHS_S)
+        for number, length in enumerate(self._settings.lengths_s):
+            until = begin + (until_all - begin) * (number + 1) / len(self._settings.lengths_s)
             if spreads and time.monotonic() > until_all:
                 break
             if spreads and length > longest:

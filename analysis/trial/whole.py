@@ -18,9 +18,10 @@ from xtrace.analysis.trial.run import Outcome, Progress, Settings, Trial
 from xtrace.probes.host.raw_tsc import RawTsc
 from xtrace.probes.timing import this_host
 from xtrace.probes.timing.native import Native
-from xtrace.probes.trial.mapped_image import Code
+from xtrace.probes.trial.mapped_image import Code, without_page
 from xtrace.probes.trial.process import ProcessTarget
 from xtrace.probes.trial.target import OpenTarget, TrialError
+from xtrace.probes.trial.xen.domain import DomainTarget
 from xtrace.symbols.image.image import Image
 from xtrace.symbols.patching.counters import Counter
 from xtrace.symbols.patching.exchange import Dose, Exchange
@@ -34,6 +35,7 @@ class Request:
     """What is to be tried.
 
     Attributes:
+        hypercall_page: its address in the image, None if it has none: Xen fills it in.
         verdicts: of the fences that may be removed.
         counters: the unit's counter first, then covariates.
         by: how the exchanges are grouped.
@@ -42,6 +44,7 @@ class Request:
     """
 
     image: Image
+    hypercall_page: int | None
     plan: Plan
     verdicts: Collection[Verdict]
     counters: Sequence[Counter]
@@ -67,6 +70,16 @@ def process_target(request: Request, pid: int) -> ProcessTarget:
     """Return a process as target; raises TrialError if it is not of the image."""
     code = [Code(item.address, item.offset, bytes(item.data)) for item in request.image.code]
     return ProcessTarget(pid, Path(request.image.path), code, [item.address for item in request.counters])
+
+
+def domain_target(request: Request, domain: int) -> DomainTarget:
+    """Return a domain as target; raises TrialError if it is not of the image, or must not be tried."""
+    code = [
+        piece
+        for item in request.image.code
+        for piece in without_page(Code(item.address, item.offset, bytes(item.data)), request.hypercall_page)
+    ]
+    return DomainTarget(domain, Path(request.image.path), code, [item.address for item in request.counters])
 
 
 def trial_of(

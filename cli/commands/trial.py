@@ -1,4 +1,4 @@
-"""`xtrace trial`: measure what a running program's fences cost, by exchanging them for no-ops in place."""
+"""`xtrace trial`: measure what the fences of a running program or domain cost, by making them no-ops."""
 
 from __future__ import annotations
 
@@ -15,32 +15,43 @@ import typer
 from xtrace.cli.options import AsHtml, AsJson, DebugFiles, NoColor, SymbolFiles, one_each, one_of, seconds
 from xtrace.cli.terminal.progress import counted
 from xtrace.cli.terminal.style import put, tell
+from xtrace.cli.terminal.text import safe
 from xtrace.probes.errors import TraceError
 
 if TYPE_CHECKING:
     from xtrace.analysis.trial.result import Result
+    from xtrace.analysis.trial.whole import Request
     from xtrace.cli.page.write import PageFile
+    from xtrace.probes.trial.xen.domain import DomainTarget
     from xtrace.symbols.image.image import Image
     from xtrace.symbols.patching.counters import Counter
+    from xtrace.symbols.patching.plan import Plan
     from xtrace.symbols.sites.model import SiteTable
 
 _BY = ("all", "callee", "function", "site")
 _ALLOWED = ("undecided",)
 _DURATION, _SLICE = seconds(0.2, 24 * 3600), seconds(150e-6, 0.2)
+#: A domain is paused twice or more in each slice.
+_SHORTEST_DOMAIN_SLICE_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def trial(
+    domain: Annotated[
+        str | None, typer.Argument(metavar="[DOMAIN]", help="The domain to try, by name or id; in dom0.")
+    ] = None,
     image: Annotated[
         Path | None,
-        typer.Option(readable=False, metavar="IMAGE", help="The file that the process executes, unstripped."),
+        typer.Option(
+            readable=False, metavar="IMAGE", help="The file that the process or domain executes, unstripped."
+        ),
     ] = None,
     pid: Annotated[int | None, typer.Option(min=1, metavar="PID", help="The process to try.")] = None,
     counter: Annotated[
         str | None,
         typer.Option(
             metavar="SYMBOL",
-            help="The unit of work: a 64-bit counter of the image that the process increments; SYMBOL+0x10 "
+            help="The unit of work: a 64-bit counter of the image that the program increments; SYMBOL+0x10 "
             "for one inside.",
         ),
     ] = None,
@@ -74,12 +85,19 @@ def trial(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be exchanged, and touch nothing.")
     ] = False,
+    really: Annotated[
+        bool,
+        typer.Option("--really", help="Change the running domain. Without it, only say what would be done."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything with the domain but write, and stop.")
+    ] = False,
     restore: Annotated[
         bool, typer.Option("--restore", help="Put back what a killed trial left, and stop.")
     ] = False,
     duration: Annotated[
         float,
-        typer.Option("--duration", "-d", parser=_DURATION, metavar="TIME", help="At most: 30 (seconds), 5m."),
+        typer.Option("--duration", "-d", parser=_DURATION, metavar="TIME", help="At most: 30 (seconds)."),
     ] = 30.0,
     precision: Annotated[
         float,
@@ -106,10 +124,11 @@ def trial(
     symbols: SymbolFiles = None,
     debug: DebugFiles = None,
 ) -> None:
-    """Measure what a running process's fences cost: make them no-ops and back.
+    """Measure what a running program's fences cost: make them no-ops and back.
 
-    Its code is compared with IMAGE before anything is written, and put back afterwards, whatever ends the
-    trial.  Only fences that are removable or replaceable are exchanged.
+    The program is a process (--pid) or, in dom0, a PV guest (DOMAIN).  Its code is compared with IMAGE before
+    anything is written, and put back afterwards, whatever ends the trial.  Only fences that are removable or
+    replaceable are exchanged.
     """
     from xtrace.probes.trial.restore import restore_all
 
@@ -134,17 +153,11 @@ def trial(
     allowed = {Verdict.REMOVABLE, Verdict.REPLACEABLE} | ({Verdict.UNDECIDED} if allow else set())
     exchanges = planned(opened, table, allowed)
     if plan:
-        from xtrace.cli.render.trial import plan_object, print_plan
-
-        if json:
-            import json as codec
-
-            typer.echo(codec.dumps(plan_object(exchanges, str(image)), indent=1))
-        else:
-            print_plan(put, exchanges, str(image))
+        _show_plan(exchanges, str(image), json=json)
         return
-    if pid is None:
-        raise typer.BadParameter("needs a process; --plan needs none", param_hint="--pid")
+    is_domain = _is_domain(pid, domain, {"--doses": doses, "--allow": allow is not None}, slice_)
+    if not is_domain and (really or dry_run):
+        raise typer.BadParameter("is for a domain", param_hint="--really" if really else "--dry-run")
     counters = [_counter(opened, table, counter), *_covariates(opened, covariate or [])]
     for line in restore_all():
         tell(line)
@@ -154,25 +167,107 @@ def trial(
 
         page = PageFile(html, [image])
     try:
+        from xtrace.analysis.trial.design import DOMAIN_LENGTHS_S, LENGTHS_S
         from xtrace.analysis.trial.run import Settings
-        from xtrace.analysis.trial.whole import Request, process_target, trial_of
+        from xtrace.analysis.trial.whole import Request
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("scipy", "statsmodels"):
             raise
         raise TraceError(f"a trial needs {error.name}: pip install 'xtrace[trial]'") from None
     request = Request(
         opened,
+        table.facts.hypercall_page,
         exchanges,
         allowed,
         counters,
         by,  # type: ignore[arg-type]
         function or (),
         doses,
-        Settings(duration, precision / 100, slice_, seed),
+        Settings(duration, precision / 100, slice_, seed, DOMAIN_LENGTHS_S if is_domain else LENGTHS_S),
     )
+    found = _run(request, pid, domain, really=really, dry_run=dry_run)
+    if found is not None:
+        _show(found, output, page, json=json)
+
+
+def _show_plan(exchanges: Plan, image: str, *, json: bool) -> None:
+    from xtrace.cli.render.trial import plan_object, print_plan
+
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(plan_object(exchanges, image), indent=1))
+    else:
+        print_plan(put, exchanges, image)
+
+
+def _is_domain(
+    pid: int | None, domain: str | None, for_processes: dict[str, bool], slice_s: float | None
+) -> bool:
+    """Return whether a domain is to be tried; refuse options that are only for a process."""
+    if (pid is None) == (domain is None):
+        raise typer.BadParameter("needs one of --pid and DOMAIN; --plan needs neither", param_hint="--pid")
+    if domain is None:
+        return False
+    for name, is_given in for_processes.items():
+        if is_given:
+            raise typer.BadParameter("is for a process only", param_hint=name)
+    if slice_s is not None and slice_s < _SHORTEST_DOMAIN_SLICE_S:
+        raise typer.BadParameter("is at least 10ms for a domain", param_hint="--slice")
+    return True
+
+
+def _run(
+    request: Request, pid: int | None, domain: str | None, *, really: bool, dry_run: bool
+) -> Result | None:
+    """Run a trial; None if it was only to be said or rehearsed."""
+    from xtrace.analysis.trial.whole import domain_target, process_target, trial_of
+
     with _until_asked() as wanted, counted("blocks of slices") as told:
-        found = trial_of(request, process_target(request, pid), told, wanted, tell)
-    _show(found, output, page, json=json)
+        if pid is not None:
+            return trial_of(request, process_target(request, pid), told, wanted, tell)
+        guest = domain_target(request, _domain_number(domain or ""))
+        if not _goes_on(request, guest, really=really, dry_run=dry_run):
+            return None
+        return trial_of(request, guest, told, wanted, tell)
+
+
+def _domain_number(text: str) -> int:
+    """Return the id of the domain with a name or an id.
+
+    Raises:
+        TraceError: there is none, or this is not a dom0.
+    """
+    from xtrace.probes.host.dom0 import why_no_dom0
+    from xtrace.probes.host.xenstore import open_xenstore
+    from xtrace.probes.trial.xen.toolstack import domain_of
+
+    if why := why_no_dom0():
+        raise TraceError(f"{why}: a domain is tried from its dom0, as root")
+    with open_xenstore() as store:
+        found = domain_of(store, text)
+    if found is None:
+        raise TraceError(f"there is no domain {safe(text)}; xl list shows names and ids")
+    return found
+
+
+def _goes_on(request: Request, target: DomainTarget, *, really: bool, dry_run: bool) -> bool:
+    """Say what is going to be done to a domain; return whether it is to be done now."""
+    from xtrace.analysis.trial.rehearsal import intention, rehearsed
+    from xtrace.cli.render.trial import print_rehearsal
+
+    for line in intention(request.exchanges, target.name, request.image.path, request.settings.seconds):
+        tell(safe(line))
+    if dry_run:
+        print_rehearsal(put, rehearsed(request, target), target.name, request.counters[0].name)
+        return False
+    if not really:
+        target.close()
+        raise typer.BadParameter(
+            "changes the code of a running domain; nothing was changed now, --dry-run does all but that",
+            param_hint="--really",
+        )
+    return True
 
 
 def _restore(lines: list[str]) -> None:

@@ -10,6 +10,7 @@ from xtrace.cli.terminal.style import WIDTH, Put
 from xtrace.cli.terminal.text import cut, safe, wrapped
 
 if TYPE_CHECKING:
+    from xtrace.analysis.trial.rehearsal import Rehearsal
     from xtrace.symbols.patching.plan import Plan
 
 _ENDED = {"precision": "precise enough", "time": "time was up", "request": "ended on request"}
@@ -63,6 +64,11 @@ def _print_head(put: Put, found: Result) -> None:
         f"{', lengthened' if found.lengthened_count else ''}; "
         f"{_ENDED.get(found.ended_by, safe(found.ended_by))}"
     )
+    if found.pause_count:
+        put(
+            f"pauses   {found.pause_count:,}, {found.pause_median_s * 1e3:.3f} ms at the median, as dom0 saw "
+            "them; not in the running time"
+        )
     others = f"; {found.kept_count} others kept" if found.kept_count else ""
     put(f"tried    {len(found.exchanged)} instructions exchanged, {len(found.refused)} refused{others}")
 
@@ -81,6 +87,19 @@ def _figures(found: Interval, unit: str) -> str:
     places = 3 if found.half < 0.02 else 2 if found.half < 5 else 1
     value = f"{found.value:.{places}f}{unit}"
     return f"{value:>7} {found.low:>8.{places}f} {found.high:>8.{places}f}"
+
+
+def print_rehearsal(put: Put, found: Rehearsal, name: str, counter: str) -> None:
+    """Print what a dry run of a domain's trial found."""
+    put(f"{safe(name)}: nothing was written", bold=True)
+    put(
+        f"pauses   {found.pause_count}, {found.pause_median_s * 1e3:.3f} ms at the median, "
+        f"{found.pause_most_s * 1e3:.3f} at most, as dom0 saw them"
+    )
+    put(f"load     its vCPUs ran {percent(found.running_ratio)} of the time")
+    put(f"unit     {safe(counter)} went on by {found.counted:,}")
+    if not found.counted:
+        put("! the counter does not advance: a trial would end without a figure")
 
 
 def print_plan(put: Put, plan: Plan, image: str) -> None:

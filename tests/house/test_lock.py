@@ -42,7 +42,7 @@ def test_each_target_has_one_pin_that_fits_for_each_requirement(name: str) -> No
 
 def test_all_files_have_the_same_versions_and_hashes() -> None:
     seen: dict[tuple[str, str | None], Any] = {}
-    for name in ("build", "runtime", "developer", "linker", "tools"):
+    for name in ("build", "runtime", "trial", "developer", "linker", "tools"):
         for pin in lockfile.of(name):
             assert seen.setdefault((pin.name, pin.marker), pin) == pin
     assert {path.stem for path in lockfile.FOLDER.glob("*.txt")} == set(LOCKS)

@@ -22,7 +22,7 @@ from lab.packages import LabError
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-_LOCK = _ROOT / "tools" / "lock" / "runtime.txt"
+_LOCK = _ROOT / "tools" / "lock" / "trial.txt"
 #: Its mount point in dom0's userland, which is also in the scripts' first lines.
 PLACE = "/opt/xtrace"
 _VERSION = "3.11"

@@ -52,6 +52,11 @@ def locks() -> tuple[Lock, ...]:
     return (
         Lock("build", "What the project is built with.", build),
         Lock("runtime", "What `xtrace` imports.", (*needed, *extras["zstd"])),
+        Lock(
+            "trial",
+            "What `xtrace` imports, `xtrace trial` included.",
+            (*needed, *extras["zstd"], *extras["trial"]),
+        ),
         Lock("developer", "For tests and checks.", (*needed, *extras["dev"], *build), DEVELOPERS_GLIBC_MINOR),
         Lock("linker", "Where there is no C compiler.", extras["linker"]),
         Lock("tools", "For `make lock` and `make mutants`.", (*extras["lock"], *extras["mutants"])),

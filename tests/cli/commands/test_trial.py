@@ -113,7 +113,7 @@ def test_without_a_counter_it_names_some_and_exits_with_2(
     ("arguments", "code", "message"),
     [
         ([], 2, "needs a file"),
-        (["--image", "PROGRAM"], 2, "needs a process"),
+        (["--image", "PROGRAM"], 2, "needs one of --pid and DOMAIN"),
         (["--image", "PROGRAM", "--pid", "1", "--by", "x"], 2, "--by"),
         (["--image", "PROGRAM", "--pid", "1", "--allow", "keep"], 2, "--allow"),
         (["--image", "PROGRAM", "--pid", "999999999", "--counter", "worker_units"], 1, "does not exist"),
@@ -232,3 +232,29 @@ def test_two_trials_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not capsys.readouterr().out
     assert "1 of 2 groups changed by more than chance explains" in page.read_text()
     assert "+4.000%" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["3", "--pid", "1"], "needs one of --pid and DOMAIN"),
+        ([], "needs one of --pid and DOMAIN"),
+        (["3", "--doses"], "is for a process only"),
+        (["3", "--allow", "undecided"], "is for a process only"),
+        (["3", "--slice", "5ms"], "is at least 10ms for a domain"),
+        (["--pid", "1", "--really"], "is for a domain"),
+        (["--pid", "1", "--dry-run"], "is for a domain"),
+    ],
+)
+def test_options_of_domains_and_of_processes_are_not_mixed(
+    program: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", "--image", str(program), "--counter", "worker_units", *arguments]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(Path("/proc/xen/capabilities").exists(), reason="this is a Xen host")
+def test_a_domain_is_tried_in_dom0(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["trial", "3", "--image", str(program), "--counter", "worker_units"]
+    assert main([*arguments, "--really"]) == 1
+    assert "a domain is tried from its dom0" in capsys.readouterr().err
