@@ -125,9 +125,13 @@ class Slots:
         kinds = distinct(slots["kind"]).tolist()
         return {kind: slots.where(slots["kind"] == kind).sorted_by("a") for kind in kinds}
 
-    def _of(self, kind: Slotted) -> Columns:
+    @cached_property
+    def _none(self) -> Columns:
         none = self.partial.slots.where(slice(0))
-        return self._by_kind.get(int(kind), none.having(place=none["slot"]))
+        return none.having(place=none["slot"])
+
+    def _of(self, kind: Slotted) -> Columns:
+        return self._by_kind.get(int(kind), self._none)
 
     def densest(self, counts: I64, width: int) -> tuple[int, int, int]:
         """Return (first slot, last slot, sum) of the ``width`` slots in a row with the greatest sum."""

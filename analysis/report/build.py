@@ -398,8 +398,13 @@ def _qualities(table: Table[Any], quality: Mapping[str, Quality], hz: float | No
     return known
 
 
+_AS_THEY_ARE = frozenset((int, str, bool, type(None)))
+
+
 def _plain(value: Any) -> Any:
     """Return ``value`` in JSON types; missing and non-finite values become null."""
+    if type(value) in _AS_THEY_ARE:  # nearly all, and there may be millions
+        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -413,4 +418,9 @@ def _plain(value: Any) -> Any:
 
 def _plain_rows(columns: Columns) -> list[dict[str, Any]]:
     """Return each row by the names of its columns, in JSON types."""
-    return [{name: _plain(value) for name, value in row.items()} for row in columns.rows()]
+    rows = columns.rows()
+    for row in rows:
+        for name, value in row.items():
+            if type(value) not in _AS_THEY_ARE:
+                row[name] = _plain(value)
+    return rows

@@ -25,6 +25,8 @@ from xtrace.cli.page.words import name_text
 MOST_BYTES = 1_000_000
 #: JSON that is longer than this many times the room for it cannot fit.
 _MOST_RATIO = 20
+#: Bytes of a cell in JSON: "a":1, is the shortest.
+_LEAST_CELL = 6
 #: Characters of a text.
 _MOST_TEXT = 1000
 
@@ -85,6 +87,8 @@ def _downloads(data: Mapping[str, Any], most_bytes: int) -> list[_Download]:
     """Return the data as links; none where these would take more bytes."""
     found = []
     for name, value in data.items():
+        if _least_bytes(value) > _MOST_RATIO * most_bytes:
+            return []
         text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
         # JSON of a report compresses to a tenth; what cannot fit is not worth the time.
         if len(text) > _MOST_RATIO * most_bytes:
@@ -94,6 +98,12 @@ def _downloads(data: Mapping[str, Any], most_bytes: int) -> list[_Download]:
         most_bytes -= len(link) + 200
         found.append(_Download(f"{name}.gz", link, f"{len(packed) / 1000:,.0f} kB"))
     return found if most_bytes >= 0 else []
+
+
+def _least_bytes(value: Any) -> int:
+    """Return what the JSON of a report's tables takes at least: a name and a value for each cell."""
+    tables = value.get("tables", {}).values() if isinstance(value, Mapping) else ()
+    return sum(len(table["rows"]) * len(table["rows"][0]) for table in tables if table["rows"]) * _LEAST_CELL
 
 
 def _visible(value: object) -> object:
