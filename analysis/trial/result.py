@@ -23,6 +23,8 @@ ALL, AGAIN = "all", "A/A"
 DOSE = "dose"
 _MOST_BYTES = 16 << 20
 _MOST_ROWS = 10_000
+#: Greater than any figure, address and frequency.
+_MOST_NUMBER = float(1 << 64)
 #: Fields that files of earlier versions lack.
 _LATER = frozenset(("pause_count", "pause_median_s"))
 
@@ -207,7 +209,7 @@ def _value(found: Any, kind: str, name: str) -> Any:
     if kind == "Interval | None":
         return None if found is None else _value(found, "Interval", name)
     if kind == "Interval":
-        ends = [_value(found[key], "float", name) for key in ("value", "low", "high")]
+        ends = [_finite(found[key], name) for key in ("value", "low", "high")]
         if not ends[1] <= ends[0] <= ends[2]:
             raise ValueError(f"{name}: the interval does not contain the value")
         return Interval(*ends)
@@ -215,17 +217,22 @@ def _value(found: Any, kind: str, name: str) -> Any:
         if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
             raise ValueError(name)
         return found
-    if kind == "float" and isinstance(found, int | float) and not isinstance(found, bool):
-        if not math.isfinite(found):
-            raise ValueError(f"{name} is not a finite number")
-        return float(found)
-    if kind == "int" and isinstance(found, int) and not isinstance(found, bool):
-        return found
+    if kind == "float" or (kind == "int" and isinstance(found, int)):
+        number = _finite(found, name)
+        if number < 0:
+            raise ValueError(f"{name} is below 0")
+        return number if kind == "float" else found
     if kind == "str" and isinstance(found, str):
         return found
     if kind == "bytes" and isinstance(found, str):
         return bytes.fromhex(found)
     raise ValueError(f"{name} is not {kind}")
+
+
+def _finite(found: Any, name: str) -> float:
+    if not isinstance(found, int | float) or isinstance(found, bool) or not abs(found) < _MOST_NUMBER:
+        raise ValueError(f"{name} is not a number, or too great")
+    return float(found)
 
 
 def _items(found: Any, kind: str, name: str) -> tuple[Any, ...]:
