@@ -30,21 +30,21 @@ _MOST_MESSAGE = 1000
 
 _HEAVY = {"elftools", "iced_x86", "numba", "numpy", "pandas", "rich", "scipy", "statsmodels"}
 
-#: The commands, and the beginnings of their help.
+#: The commands, and the beginnings of their help, each of which fits its line in the list.
 COMMANDS = {
-    "record": "Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.",
-    "doctor": "Check what can be recorded on this host, what is missing and how to fix it; change nothing.",
-    "top": "Show wakes, wake to running and upcalls of each vCPU, refreshed. Needs root in dom0, or -i FILE.",
-    "stat": "Print one line per interval for the whole host: wakes, wake to running, upcalls, sends.",
-    "report": "Report how event channels were delivered, how long upcalls took and where the time went.",
+    "record": "Record a live Xen host until Ctrl-C or for a time.",
+    "doctor": "Check what can be recorded on this host, what is missing.",
+    "top": "Show wakes, wake to running and upcalls of each vCPU.",
+    "stat": "Print one line per interval for the whole host.",
+    "report": "Report how event channels were delivered.",
     "dump": "Print every record, merged by time, by name and field.",
-    "export": "Write a trace or its single events in the format of another tool.",
+    "export": "Write a trace or its single events for another tool.",
     "anonymize": "Copy a trace or a capture without names, for people to send.",
     "info": "Print what a trace's headers say, without a full pass.",
-    "diff": "Compare captures, or groups of repeated captures: what changed by more than chance explains.",
-    "sites": "List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.",
-    "calibrate": "Measure how many cycles fences add to masks, restores and unmasks here.",
-    "trial": "Measure what a running program's fences cost: make them no-ops and back.",
+    "diff": "Compare captures, or groups of repeated captures.",
+    "sites": "List where a guest kernel masks, restores and unmasks upcalls.",
+    "calibrate": "Measure how many cycles fences add to masks, restores, unmasks.",
+    "trial": "Measure what a running program's fences cost: make them no-ops.",
 }
 
 

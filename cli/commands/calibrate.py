@@ -59,7 +59,7 @@ def calibrate(
     debug: DebugFiles = None,
     old_seconds: Annotated[float | None, renamed("--seconds", "--duration", parser=_DURATION)] = None,
 ) -> None:
-    """Measure how many cycles fences add to masks, restores and unmasks here, by what is in flight.
+    """Measure how many cycles fences add to masks, restores, unmasks, by what is in flight.
 
     Run it on the traced host, or on one with the same CPU model, while it is idle.  It takes 45 s.  On an
     emulated or too noisy host there is no figure, and the exit status is 1.  It uses up to 1 GB of memory, or

@@ -114,7 +114,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     strict: Strict = False,
 ) -> None:
-    """Write a trace or its single events in the format of another tool.
+    """Write a trace or its single events for another tool, in its format.
 
     perfetto is for ui.perfetto.dev and its SQL, ctf for babeltrace2 and Trace Compass, folded for flame
     graphs, speedscope for speedscope.app; the others are tables with one row per record or event.

@@ -118,7 +118,7 @@ def record(
     old_event: Annotated[str | None, renamed("--event", "--class")] = None,
     old_pcpus: Annotated[Pcpus | None, renamed("--pcpus", "--pcpu", parser=parsed(Pcpus.parse))] = None,
 ) -> None:
-    """Record a live Xen host, as root in dom0: until Ctrl-C, for a time, or while COMMAND runs.
+    """Record a live Xen host until Ctrl-C or for a time, or while COMMAND runs.
 
     If the disk is full or a recorder dies, what was recorded is kept.
     """

@@ -115,7 +115,7 @@ def sites(
         bool, typer.Option("--list-sites", help="Print lines for --expect-sites: symbol, kind, fence.")
     ] = False,
 ) -> None:
-    """List where a guest kernel masks, restores and unmasks event upcalls, and the fences there.
+    """List where a guest kernel masks, restores and unmasks upcalls, and the fences there.
 
     Each fence is removable, to be kept, or undecided, from the image alone.  Two images: what a patch
     changed, with sites matched by symbol, kind and order.
