@@ -10,7 +10,7 @@ import numpy as np
 
 from xtrace.analysis.columns import I64, Columns, distinct
 from xtrace.analysis.state_machine.kept import NOT_KEPT, Slotted
-from xtrace.analysis.state_machine.metrics import Metric
+from xtrace.analysis.state_machine.metrics import MOST_SUM, Metric
 from xtrace.analysis.summary.partial import Partial
 
 
@@ -50,9 +50,15 @@ class Slots:
 
     @cached_property
     def has_one_axis(self) -> bool:
-        """Whether times of all traces can be compared: they do not overlap, so they may be of one host."""
+        """Whether times of all traces can be compared: they do not overlap, so they may be of one host.
+
+        Segments of a trace whose TSC restarts follow each other; where they add up to over 62 bits, the last
+        ones have no place.
+        """
         spans = self.partial.spans.sorted_by("first_tsc")
-        return len(spans) > 0 and bool((spans["first_tsc"][1:] > spans["last_tsc"][:-1]).all())
+        if not len(spans) or int(spans["last_tsc"].max()) >= MOST_SUM:
+            return False
+        return bool((spans["first_tsc"][1:] > spans["last_tsc"][:-1]).all())
 
     @property
     def cycles(self) -> int:

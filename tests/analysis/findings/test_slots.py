@@ -11,6 +11,7 @@ from builders.wakes import wakes
 from xtrace.analysis.columns import Columns
 from xtrace.analysis.measures.slots import Slots
 from xtrace.analysis.state_machine.kept import Slotted
+from xtrace.analysis.state_machine.metrics import MOST_SUM
 from xtrace.analysis.summary.partial import merge
 
 
@@ -52,3 +53,8 @@ def test_traces_that_overlap_have_no_common_axis() -> None:
     assert Slots(part).has_one_axis
     assert not Slots(merge([part, part])).has_one_axis
     assert not Slots(partial(b"")).has_one_axis
+
+
+def test_segments_that_add_up_to_over_62_bits_have_no_place_for_the_last() -> None:
+    assert slots_of([10], [1], [(160, MOST_SUM - 1)]).has_one_axis
+    assert not slots_of([10], [1], [(160, MOST_SUM)]).has_one_axis
