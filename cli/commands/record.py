@@ -48,7 +48,7 @@ def record(
             "-d",
             parser=seconds(0.1),
             metavar="TIME",
-            help="How long: 10 (seconds), 10s, 500ms. Default: until Ctrl-C.",
+            help="How long: 10 (seconds), 500ms, 5m. Default: until Ctrl-C.",
         ),
     ] = None,
     backend: Annotated[

@@ -97,7 +97,7 @@ def trial(
     ] = False,
     duration: Annotated[
         float,
-        typer.Option("--duration", "-d", parser=_DURATION, metavar="TIME", help="At most: 30 (seconds)."),
+        typer.Option("--duration", "-d", parser=_DURATION, metavar="TIME", help="At most: 30 (seconds), 5m."),
     ] = 30.0,
     precision: Annotated[
         float,

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 _PER_SECOND = {"": 1, "s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_SECONDS = {"m": 60, "h": 3600}
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _NUMBER = r"(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:e[+-]?\d{1,2})?"
-_TIME = re.compile(rf"({_NUMBER}) ?(s|ms|us|ns|)", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(rf"({_NUMBER}) ?(s|ms|us|ns|m|h|)", re.ASCII | re.IGNORECASE)
 _HZ = re.compile(rf"({_NUMBER}) ?([kmg]?)(?:hz)?", re.ASCII | re.IGNORECASE)
 _CYCLES = re.compile(r"(\d{1,20})c", re.ASCII)
 _TSC = re.compile(r"tsc:(\d{1,20}|0x[0-9a-f]{1,16})", re.ASCII | re.IGNORECASE)
@@ -38,7 +39,7 @@ class Moment:
 
     @classmethod
     def parse(cls, text: str) -> Moment:
-        """Parse ``1.5s``, ``300ms``, ``20us``, ``1.5`` (seconds), ``123c`` (cycles) or ``tsc:123``.
+        """Parse ``1.5s``, ``300ms``, ``20us``, ``2m``, ``1.5`` (seconds), ``123c`` (cycles) or ``tsc:123``.
 
         Raises:
             ValueError: it is none of these.
@@ -82,21 +83,22 @@ WITHOUT_RATE = "give --cpu-hz, or a time in cycles such as 123c"
 
 
 def duration_s(text: str) -> float:
-    """Parse ``10``, ``10s``, ``500ms`` or ``20us``: seconds where no unit is given.
+    """Parse ``10``, ``10s``, ``500ms``, ``20us``, ``5m`` or ``1h``: seconds where no unit is given.
 
     Raises:
         ValueError: it is none of these.
     """
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is not a duration such as 10s or 500ms")
+        raise ValueError(f"{text!r} is not a duration such as 10s, 500ms or 5m")
     return float(_seconds(found))
 
 
 def _seconds(found: re.Match[str]) -> Fraction:
     from fractions import Fraction
 
-    return Fraction(found[1]) / _PER_SECOND[found[2].lower()]
+    unit = found[2].lower()
+    return Fraction(found[1]) * _SECONDS.get(unit, 1) / _PER_SECOND.get(unit, 1)
 
 
 def frequency_hz(text: str) -> int:

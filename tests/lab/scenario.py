@@ -5,6 +5,7 @@
 ``# full: yes``, with the full image's disk; ``# schedulers: yes``, with a Xen that has all schedulers;
 ``# event-records: yes``, with such a Xen that records the delivery of event channels;
 ``# like: pv``, with the script and the requirements of another scenario, and its own before them;
+``# part: recording``, with the functions of parts/recording.sh;
 ``# untraced: yes``, with a Xen that has no trace buffer;
 ``# zipapp: yes``, with this checkout's xtrace as /share/xtrace.pyz;
 ``# wheel: yes``, with its wheel installed in the full image, whose command is xtrace.
@@ -33,7 +34,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _FOLDER = _HERE / "scenarios"
 _HEADER = re.compile(
-    r"^# (pcpus|xen|limit|memory|own|full|schedulers|event-records|like|untraced|zipapp|wheel): (.*)$",
+    r"^# (pcpus|xen|limit|memory|own|full|schedulers|event-records|like|untraced|zipapp|wheel|part): (.*)$",
     re.MULTILINE,
 )
 _JOB = ". /lib/lab.sh\n. /share/scenario.sh\n"
@@ -100,6 +101,8 @@ def load(name: str) -> Scenario:
         other = _text(wants["like"])
         text = text + other.replace(f"trace {wants['like']} ", f"trace {name} ")
         wants = {**dict(_HEADER.findall(other)), **wants}
+    if "part" in wants:
+        text = (_HERE / "parts" / f"{wants['part']}.sh").read_text() + text
     host = Host(pcpus=int(wants.get("pcpus", 2)), xen_words=wants.get("xen", ""))
     if "memory" in wants:
         host = replace(host, memory_mib=int(wants["memory"]))

@@ -91,6 +91,11 @@ class Campaign:
         """Make a case in one child and run it in another."""
         if kind == "replay":
             return self._replay(seed, folder)
+        case = self.case(kind, seed, folder)
+        return case, run(case, folder)
+
+    def case(self, kind: str, seed: int, folder: Path) -> Case:
+        """Make a case in a child, and return it."""
         made = folder / "case.pickle"
 
         def make() -> int:
@@ -102,7 +107,7 @@ class Campaign:
         if os.waitpid(pid, 0)[1]:
             raise RuntimeError(f"{kind} {seed} cannot be made: {err.read_text()}")
         case: Case = pickle.loads(made.read_bytes())
-        return case, run(case, folder)
+        return case
 
     def _replay(self, seed: int, folder: Path) -> tuple[Case, Outcome]:
         """Replay random sequences of instructions, and compare what they did with what was proved."""

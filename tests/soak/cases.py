@@ -25,6 +25,7 @@ from soak.child import Case
 from soak.json_texts import damaged as damaged_json
 from soak.shapes import SHAPES, tail_calls
 from xtrace.analysis.trial.result import text_of as text_of_trial
+from xtrace.probes.reader.writer import pack_window
 from xtrace.probes.timing.calibration import text_of as text_of_calibration
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +76,20 @@ def trace_bytes(chance: random.Random, sizes: Sequence[int] = _SIZES) -> tuple[s
     return what, data
 
 
+def _bomb(chance: random.Random) -> tuple[str, bytes]:
+    """Return compressed streams in a row that unpack to some hundred megabytes of a valid trace."""
+    how = chance.choice(("xz", "zst", "bz2"))
+    plain = real_rounds(chance)[:2_000] + pack_window(0, bytes(60_000)) * 300
+    return f"unpacks to much, {how}", PACK[how](plain) * 40
+
+
 def traces(chance: random.Random, folder: Path) -> Case:
     """A trace in a file, packed or not."""
+    if chance.random() < 0.02:
+        what, data = _bomb(chance)
+        path = folder / "trace.bin"
+        path.write_bytes(data)
+        return Case(_text_of(chance, folder, str(path)), what, len(data))
     what, data = trace_bytes(chance)
     if chance.random() < 0.3:
         how = chance.choice(sorted(PACK))

@@ -18,6 +18,8 @@ from xtrace.probes.selection.times import Moment, duration_s, frequency_hz
         ("300ms", 600_000_000),
         ("20us", 40_000),
         ("7NS", 14),
+        ("1.5m", 180_000_000_000),
+        ("2H", 14_400_000_000_000),
         ("0", 0),
         ("1e-3", 2_000_000),
         (".5ms", 1_000_000),
@@ -84,7 +86,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert duration_s(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10c", "tsc:1", "-1", "soon", "1m"])
+@pytest.mark.parametrize("text", ["", "10c", "tsc:1", "-1", "soon", "1d"])
 def test_what_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         duration_s(text)
