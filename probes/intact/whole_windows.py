@@ -28,7 +28,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from xtrace.probes.errors import TraceError
@@ -71,6 +71,9 @@ _MAX_BREAKS = 1 << 16
 #: Windows of each other pCPU, after a possible jump of the TSC, among which one of the same pCPU is sought.
 _WITNESSES = 2
 _MOST_WITNESS_BYTES = 16 << 20
+#: Windows that are looked at for that in all, and one more for so many bytes of the file: more can only be
+#: wanted where each of many windows seems to have another TSC.
+_LEAST_LOOKS, _BYTES_PER_LOOK = 1 << 15, 32
 
 #: The compiled loop that passes on usual windows, and how many bytes are worth calling it.
 _WALK = "xtrace_probes_reader_loops_whole"
@@ -115,6 +118,36 @@ class _Sizes(dict[int, int]):
 
 
 _SIZES = _Sizes()
+
+
+class _Recent:
+    """The last windows: pCPU, size, first and last TSC of each."""
+
+    __slots__ = ("_counts", "_rows")
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[int, ...]] = deque()
+        self._counts: dict[tuple[int, ...], int] = {}
+
+    def __contains__(self, row: tuple[int, ...]) -> bool:
+        return row in self._counts
+
+    def extend(self, rows: Iterable[tuple[int, ...]]) -> None:
+        """Add windows, and forget as many of the oldest."""
+        counts = self._counts
+        for row in rows:
+            self._rows.append(row)
+            counts[row] = counts.get(row, 0) + 1
+        while len(self._rows) > RECENT_WINDOWS:
+            old = self._rows.popleft()
+            counts[old] -= 1
+            if not counts[old]:
+                del counts[old]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._rows.clear()
+        self._counts.clear()
 
 
 class _Scan:
@@ -182,7 +215,7 @@ class WholeWindows:
         self.last = array("q", [-1]) * MAX_PCPUS
         self.greatest = array("q", [-1])
         self._highest = -1  # the greatest TSC before restarts
-        self.recent: deque[tuple[int, ...]] = deque(maxlen=RECENT_WINDOWS)
+        self.recent = _Recent()
         # The first windows with a TSC, of the file and after restarts: one that is there again begins a
         # recording that is appended.
         self._firsts: set[tuple[int, ...]] = set()
@@ -201,6 +234,7 @@ class WholeWindows:
         self._repairable: tuple[int, int] | None = None
         self._search = self._examined = 0
         self._budget = 0  # words of candidates that may still be looked at
+        self._looks = 0  # at windows that follow
         self._skipped = [True, True]  # whether all that is left out is text; zeros
         self._is_compiled = is_compiled
         self._is_unusual = False  # the next window, for the compiled loop
@@ -563,7 +597,7 @@ class WholeWindows:
         if end > len(self._buffer) and count < len(tscs):
             return _FAR  # of a window that is cut, the end can also be what is left after missing bytes
         seen: Counter[int] = Counter()
-        for following in self._windows_from(end):
+        for following in self._witnesses(end):
             if following is None:
                 return None
             other, found = following
@@ -585,7 +619,7 @@ class WholeWindows:
         before = self.last[pcpu]
         if len(tscs) > 1 or tscs[0] >= before - STEP_CYCLES:
             return ""
-        for following in self._windows_from(end):
+        for following in self._witnesses(end):
             if following is None:
                 return None
             other, found = following
@@ -593,6 +627,20 @@ class WholeWindows:
                 goes_on = 0 <= found[0] - before < before - tscs[0]
                 return BACK if goes_on else ""
         return ""
+
+    def _witnesses(self, at: int) -> Iterator[tuple[int, list[int]] | None]:
+        """Yield what _windows_from() does, but not more windows in all than the bytes before them allow."""
+        most = _LEAST_LOOKS + (self._base + at) // _BYTES_PER_LOOK
+        count = 0
+        for following in self._windows_from(at):
+            if following is None:
+                self._looks -= count  # they are looked at again, once more bytes are here
+            elif self._looks >= most:
+                return
+            else:
+                self._looks += 1
+                count += 1
+            yield following
 
     def _windows_from(self, at: int) -> Iterator[tuple[int, list[int]] | None]:
         """Yield pCPU and TSCs of the windows from ``at`` on, None for one that has not arrived yet."""
@@ -649,7 +697,7 @@ class WholeWindows:
     def _note_window(self, pcpu: int, size: int, first: int, last: int) -> None:
         self.windows += 1
         row = (pcpu, size, first, last)
-        self.recent.append(row)
+        self.recent.extend((row,))
         if last >= 0:
             if (last < self.last[pcpu] or self.greatest[0] < 0) and len(self._firsts) < RECENT_WINDOWS:
                 self._firsts.add(row)
