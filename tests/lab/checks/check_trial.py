@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from lab.checks import made
 from lab.checks.made import chosen, counters, folder, known, known_rows
+from oracle.reader import read
+from peer.xenalyze import raw_records
 
 NAMES = chosen("trial")
 PINGS = 2003
@@ -62,6 +65,19 @@ def test_nothing_is_lost_in_the_guest_that_is_tried(name: str, guest: str) -> No
     assert (found["ping_sent"], found["ping_event"]) == (PINGS, PINGS)
     assert found["mask"] == found["restore"] + found["unmask"] + found["block"]
     assert found["pending_found"] == found["force_callback"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_lost_in_the_trace_that_is_recorded_meanwhile(name: str) -> None:
+    path = folder(name) / "pinged.bin"
+    found = read(path.read_bytes()).records
+    assert len(raw_records(path)) >= len(found)
+    assert not [record for record in found if record.event == made.LOST_RECORDS]
+    sends = sum(
+        record.event == made.HYPERCALL and record.words[0] & 0xFFFFF == made.EVENT_CHANNEL_OP
+        for record in found
+    )
+    assert sends >= 2 * PINGS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -63,7 +63,8 @@ job=$!
 # The journal begins with the number of the arm written last: once it is the last one, all have been.
 await 300 "the trial did not begin" grep -qs "^ *2 " "/run/xtrace/domain-$a.trial"
 run second xtrace trial --image $image --counter $counter --really a
-trace trial -D -e all -S 128
+# By another name than the scenario's: it does not have the guests' whole lives.
+trace pinged -D -e all -S 1024
 type_to a "peer=$b"
 await 60 "a did not print its port" grep -qs "^xtrace-guest: port" $logs/guest-a.log
 type_to b "peer=$a port=$(sed -n 's/^xtrace-guest: port \([0-9]*\).*/\1/p' $logs/guest-a.log)"
