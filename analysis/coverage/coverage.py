@@ -91,7 +91,7 @@ class Coverage:
         hidden_hole_count: runs in which the vCPU left its pCPU, or the scheduler acted, without a record.
         quiet_end_count: pCPUs that the recorder may not have read in its last round.
         left_out_count: intervals, and look-ups of vCPUs, that did not count because there were too many ids.
-        shared_count: traces of which another recorder took some of the records.
+        shared_count: traces of which another recorder took some of the records, or changed the mask.
     """
 
     kinds: Mapping[Records, KindCovered]

@@ -398,7 +398,8 @@ _COVERAGE = ValueType(
             "shared_count",
             _COUNT,
             _EXACT,
-            "files of which another xentrace took some of the records, as the recorder noticed",
+            "files of which another xentrace took some of the records, as the recorder noticed, or changed "
+            "the mask, as records outside of it show",
         ),
     ),
 )

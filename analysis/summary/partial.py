@@ -44,7 +44,7 @@ from xtrace.probes.event_ids import (
 )
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, MAX_PCPUS, TraceClass
 from xtrace.probes.reader.batches import I64
-from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, passes
+from xtrace.probes.selection.event_masks import ALL_SUBCLASSES, NAMES, is_outside, passes
 
 #: Sub-classes that a recorder can select, as event ids without their last 12 bits.
 _GROUPS = [mask >> 12 for mask in NAMES.values() if (mask & ALL_SUBCLASSES).bit_count() == 1]
@@ -298,7 +298,7 @@ def partial_of(
                 "intervals_left_out": [collected.tallies.left_out + stopped],
                 "vcpus_left_out": [collected.vcpus_left_out],
                 "core_files": [int(collected.has_cores)],
-                "shared_files": [int(recorded.is_shared)],
+                "shared_files": [int(recorded.is_shared or _has_others(collected, recorded.mask))],
                 "slot_keys_folded": [collected.kept.folded],
                 "exemplar_keys_left_out": [collected.kept.left_out],
             }
@@ -384,6 +384,15 @@ def _classes(collected: Collected, mask: int | None) -> Columns:
         groups |= {group for group in _GROUPS if passes(mask, group << 12)}
     found = np.array(sorted(groups), np.int64)
     return Columns({"group": found, "files": np.ones(len(found), np.int64)})
+
+
+def _has_others(collected: Collected, mask: int | None) -> bool:
+    """Return whether there are records that a recorder's mask excludes: another one has changed the mask."""
+    if mask is None:
+        return False
+    occurring = collected.record_counts.sum(axis=0) > 0
+    groups = distinct((collected.shape_headers[occurring] & EVENT_MASK) >> 12).tolist()
+    return any(is_outside(mask, group << 12) for group in groups)
 
 
 def _named(collected: Collected, pcpus: int | None) -> Columns:

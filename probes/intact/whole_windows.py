@@ -78,6 +78,7 @@ _LEAST_LOOKS, _BYTES_PER_LOOK = 1 << 15, 32
 #: The compiled loop that passes on usual windows, and how many bytes are worth calling it.
 _WALK = "xtrace_probes_reader_loops_whole"
 _LEAST_WALK_BYTES = 4 << 10
+_MOST_PATIENCE = 255
 #: Records of a window that are looked at in one go.
 _SCAN_BYTES = 1 << 16
 #: While a window is searched for, this many words of possible ones are looked at, and per byte passed over:
@@ -238,6 +239,8 @@ class WholeWindows:
         self._skipped = [True, True]  # whether all that is left out is text; zeros
         self._is_compiled = is_compiled
         self._is_unusual = False  # the next window, for the compiled loop
+        # Windows to do before the loop is tried again: more each time that it does none, as it copies.
+        self._untried = self._patience = 0
         self._run: tuple[int, int] | None = None  # the repeated windows before here: offset and bytes
         self._breaks_given = array("Q", [0])
         self._breaks_file = array("Q", [0])
@@ -428,6 +431,8 @@ class WholeWindows:
             self._at += len(content)
             self.windows += count
             self.remember(rows, count)
+        self._patience = 0 if count else min(2 * self._patience + 1, _MOST_PATIENCE)
+        self._untried = self._patience
         self._is_unusual = True
 
     def remember(self, rows: Sequence[int], count: int) -> None:
@@ -679,7 +684,8 @@ class WholeWindows:
         self._give(memoryview(buffer)[at:stop], self._base + at)
         self._note_window(pcpu, size, scan.first, scan.last)
         self._at = min(end, len(buffer))
-        self._is_unusual = not self._is_compiled
+        self._is_unusual = not self._is_compiled or self._untried > 0
+        self._untried -= self._untried > 0
 
     def _doubtful_bytes(self, at: int, scan: _Scan) -> int:
         """Return how many bytes at the end of a cut window may belong to no record.

@@ -68,3 +68,8 @@ def event_mask(text: str) -> int:
 def passes(mask: int, event_id: int) -> bool:
     """Return whether Xen's trace buffer lets an event pass a mask."""
     return bool(mask & event_id & CLASS_BITS and mask & event_id & ALL_SUBCLASSES)
+
+
+def is_outside(mask: int, event_id: int) -> bool:
+    """Return whether a mask excludes an event; those about the trace itself are written with any mask."""
+    return event_id & CLASS_BITS != TraceClass.GEN and not passes(mask, event_id)

@@ -36,6 +36,7 @@ class RecordCounter:
         lost: records that Xen reports as lost.
         gaps: number of such reports.
         windows: number started.
+        groups: classes and sub-classes (the event's bits above the last 12) of windows' first records.
         fault: where the bytes stopped being windows; empty if they did not.
     """
 
@@ -44,6 +45,7 @@ class RecordCounter:
         self.lost = 0
         self.gaps = 0
         self.windows = 0
+        self.groups: set[int] = set()
         self.fault = ""
         self._offset = 0
         self._left = 0
@@ -70,6 +72,8 @@ class RecordCounter:
             at += WINDOW_HEADER_BYTES
             self._left = size
             self.windows += 1
+            if size and len(content) - at >= WORD_BYTES:
+                self.groups.add(int.from_bytes(content[at : at + WORD_BYTES], "little") >> 12 & 0xFFFF)
         self._offset += at
         self._rest = b"" if self.fault else content[at:]
 

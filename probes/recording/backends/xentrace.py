@@ -26,7 +26,7 @@ from xtrace.probes.host.run_folder import run_folder
 from xtrace.probes.recording import restore
 from xtrace.probes.recording.backends.base import Availability, Counts, Options
 from xtrace.probes.recording.backends.record_counter import RecordCounter
-from xtrace.probes.selection.event_masks import event_mask
+from xtrace.probes.selection.event_masks import event_mask, is_outside
 from xtrace.probes.selection.vcpus import Pcpus
 from xtrace.probes.words import ranges
 
@@ -140,6 +140,7 @@ class XentraceBackend:
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _LOOK_S
             self._look_for_others()
+            self._look_at_mask()
         return self._counts()
 
     def stop(self) -> Counts:
@@ -164,6 +165,7 @@ class XentraceBackend:
         if self._file >= 0:
             self._catch_up(None)
             self._counter.finish()
+            self._look_at_mask()
             os.close(self._file)
             self._facts["said"] = self._said()[-5:]
             os.close(self._log)
@@ -219,6 +221,18 @@ class XentraceBackend:
             said = (
                 f"another xentrace, process {others[0]}, was started meanwhile: each gets only some records, "
                 "and nothing shows which are missing"
+            )
+            self._facts["warnings"] = [*self._facts.get("warnings", ()), said]
+
+    def _look_at_mask(self) -> None:
+        """Note records that the mask excludes: an xentrace that starts sets the mask, and only then fails."""
+        mask = int(self._facts["event_mask"], 0)
+        outside = [group for group in sorted(self._counter.groups) if is_outside(mask, group << 12)]
+        if outside and not self._facts.get("outside_mask"):
+            self._facts["outside_mask"] = f"{outside[0] << 12:#x}"
+            said = (
+                f"something else changed Xen's trace mask meanwhile: {outside[0] << 12:#x} is recorded, "
+                f"which {mask:#x} excludes; what the trace lacks of other classes is not known"
             )
             self._facts["warnings"] = [*self._facts.get("warnings", ()), said]
 

@@ -227,12 +227,19 @@ def test_what_is_lost_may_add_to_a_bound_from_above() -> None:
         assert quality("lost", "upcalls", name) == "inferred"
 
 
-def test_what_another_recorder_took_is_in_no_figure(tmp_path: Path) -> None:
-    """The recorder noticed an xentrace beside its own: nothing shows which records that one got."""
+@pytest.mark.parametrize(
+    "facts",
+    [
+        # The recorder noticed an xentrace beside its own: nothing shows which records that one got.
+        {"event_mask": "0xffff000", "shared_with": [4711]},
+        # One that set its own mask and then failed, as Xen has room for one only.
+        {"event_mask": "0x2f000"},
+    ],
+)
+def test_what_another_recorder_took_is_in_no_figure(facts: dict[str, Any], tmp_path: Path) -> None:
     capture = tmp_path / "a.xtrace"
     capture.mkdir()
     (capture / "xentrace.bin").write_bytes(cut.packed(whole()[:8]))
-    facts = {"event_mask": "0xffff000", "shared_with": [4711]}
     meta = {"schema_version": 1, "tsc_hz": HZ, "backends": {"xentrace": {"facts": facts}}}
     (capture / "meta.json").write_text(json.dumps(meta))
     report = json.loads(printed("report", "--json", str(capture)))

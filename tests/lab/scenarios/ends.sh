@@ -25,13 +25,15 @@ known notes_after "$(notes)"
 left_on after
 
 # Xen's buffers have one reader: whoever comes second takes records away.
-begin joined
+begin joined -e sched
 sleep 2
-xentrace -e all /tmp/joined.bin >/dev/null 2>&1 &
+xentrace -e all /tmp/joined.bin >/share/joined.err 2>&1 &
 thief=$!
 sleep 8
 kill -INT $thief
 wait $thief
+known code thief $?
+known thief_bytes "$(stat -c %s /tmp/joined.bin)"
 finish joined
 
 begin beside
@@ -65,7 +67,7 @@ finish again
 
 # Too little memory to begin with.
 code=0
-full sh -c 'ulimit -v 120000; exec python3 /share/xtrace.pyz record --backend xentrace -d 2 -o /tmp/poor' \
+full sh -c 'ulimit -v 24000; exec python3 /share/xtrace.pyz record --backend xentrace -d 2 -o /tmp/poor' \
     >/share/poor.said 2>&1 || code=$?
 known code poor $code
 known poor_left "$(ls -d /tmp/poor* 2>/dev/null | wc -l)"

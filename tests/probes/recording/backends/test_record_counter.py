@@ -97,3 +97,11 @@ def test_bytes_that_are_not_a_window_are_reported_with_their_offset() -> None:
         found = counted(window + bad + window, [])
         assert found.records == 1
         assert found.fault == f"no window begins at byte {len(window)}"
+
+
+def test_groups_are_those_of_the_first_records_of_windows() -> None:
+    wake, trap = pack_record(0x28004, 1 << 40, [1, 2]), pack_record(0x201003, 1 << 40, [5])
+    data = pack_window(0, wake + trap) + pack_window(1, trap) + pack_window(0, b"")
+    for sizes in ([len(data)], [1] * len(data)):
+        assert counted(data, sizes).groups <= {0x28, 0x201}
+    assert counted(data, [len(data)]).groups == {0x28, 0x201}
