@@ -421,7 +421,7 @@ class Code:
     def _falls_to(self, graph: Graph, end: int) -> int | None:
         """Return the instruction after which a function runs on at ``end``, None if it does not.
 
-        Padding after a call does not count: the call does not return.
+        Where a call is last, it may be one that does not return.
         """
         insns, successors = graph
         last = next((insn for insn in insns.values() if insn.end == end), None)
@@ -432,9 +432,18 @@ class Code:
             return None
         before = {item: address for address, after in successors.items() for item in after}
         real = last
-        while real.mnemonic in _PADDING and real.address in before:
+        while _is_padding(real) and real.address in before:
             real = insns[before[real.address]]
-        return None if real.flow in (Flow.CALL, Flow.INDIRECT_CALL) else last.address
+        ends = real.flow is Flow.INDIRECT_CALL or (real.flow is Flow.CALL and not self._returns(real.target))
+        return None if ends else last.address
+
+    def _returns(self, target: int) -> bool:
+        """Return whether a function has a return: no compiler makes one in a function that never returns."""
+        start, end = self.window(target)
+        insns, _ = explore(
+            self.run, (target,), lambda address: start <= address < end, _MOST_ENDLESS_INSNS, self.no_return
+        )
+        return any(insn.flow is Flow.RETURN for insn in insns.values())
 
     def _in_page(self, address: int) -> bool:
         page = self.hypercall_page
@@ -476,7 +485,7 @@ class Code:
         if self.hypercall_page is not None and 0 <= start - self.hypercall_page < HYPERCALL_PAGE_BYTES:
             start = self.hypercall_page + HYPERCALL_PAGE_BYTES
         for insn in self.run(start):
-            if insn.address >= end or insn.mnemonic not in ("nop", "int3", "xchg", "data16"):
+            if insn.address >= end or not _is_padding(insn):
                 return min(insn.address, end)
         return end
 
@@ -588,6 +597,20 @@ def fence_of(insn: Insn) -> str:
     if insn.mnemonic == "xchg" and insn.memory is not None:
         return "xchg"
     return ""
+
+
+def _is_padding(insn: Insn) -> bool:
+    """Return whether an instruction does nothing, as those between functions: assemblers use many forms."""
+    if insn.mnemonic in _PADDING:
+        return True
+    memory = insn.memory
+    if insn.mnemonic == "lea" and memory is not None:
+        same = insn.operands[0].register == memory.base
+        return same and memory.index_register < 0 and not memory.displacement and not memory.per_cpu
+    if insn.mnemonic not in ("mov", "xchg") or memory is not None:
+        return False
+    target, source = insn.operands[0], insn.operands[1]
+    return target.register >= 0 and target == source
 
 
 def _visible(result: Value | None) -> Value | None:

@@ -132,8 +132,8 @@ class FunctionFlow:
     Attributes:
         successors: inside the function; that of a call is the instruction after it.
         accesses: by address, memory accesses other than to stack slots.
-        values: by address, the values that an instruction compares, tests or exchanges; of a cmpxchg the
-            new value, then the expected one.
+        values: by address, the values that an instruction compares, tests (also by an and or an or with
+            itself) or exchanges; of a cmpxchg the new value, then the expected one.
         calls: by address of the call or jump.
         results: the value of rax at each return, by address.
         changed: registers that do not hold at each return what they held at the entry.
@@ -378,10 +378,7 @@ class Interpreter:
                 values.append(self._fetch(insn, place, state))
             flow.values[insn.address] = tuple(values)
         elif insn.mnemonic in ("and", "or") and len(insn.operands) > 1:
-            source = insn.operands[1]
-            number = _number(source, state)
-            if number is not None and not source.memory:
-                flow.constants[insn.address] = number
+            self._note_combined(insn, state, flow)
         elif insn.mnemonic == "xor" and place is None and insn.operands[1].register < 0:
             flow.flipped[insn.address] = state.registers[insn.operands[0].register]
         elif insn.mnemonic in EXCHANGES and place is not None:
@@ -404,6 +401,15 @@ class Interpreter:
                 for number, value in enumerate(state.registers)
                 if number != RSP and value != Value(("entry", number), (), 0)
             )
+
+    @staticmethod
+    def _note_combined(insn: Insn, state: State, flow: FunctionFlow) -> None:
+        target, source = insn.operands[0], insn.operands[1]
+        number = _number(source, state)
+        if number is not None and not source.memory:
+            flow.constants[insn.address] = number
+        if target.register >= 0 and target == source:
+            flow.values[insn.address] = (state.registers[target.register],)
 
     def _call(self, insn: Insn, state: State) -> None:
         callee = self._callee(insn.target) if insn.flow is Flow.CALL else None

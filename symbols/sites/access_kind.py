@@ -299,7 +299,7 @@ def _read_kind(access: Access, flow: FunctionFlow, tested: Kind, code: Code) -> 
     if tested is Kind.MASK_TEST and (read in flow.stored or read in flow.results.values()):
         return Kind.SAVE
     for address in flow.uses.get(read, ()):
-        if flow.insns[address].mnemonic in _TESTS:
+        if flow.insns[address].mnemonic not in EXCHANGES:
             kept = tested is Kind.MASK_TEST and _outcome_kept(flow.insns[address], flow)
             return Kind.SAVE if kept else tested
     if insn.memory is not None and insn.memory.size > 1 and tested is Kind.PENDING_TEST:

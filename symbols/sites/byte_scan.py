@@ -67,7 +67,7 @@ def field_accesses(section: Section) -> Offsets:
     return np.flatnonzero((opcode & (one | _MOD0[modrm])) | locked | per_cpu).astype(np.int64)
 
 
-def mask_stores(section: Section) -> Offsets:
+def mask_stores(section: Section, bits: int) -> Offsets:
     """Return offsets of bytes that look like a byte store of 0 to a mask: displacement 1 modulo 64."""
     code = np.frombuffer(section.data, np.uint8)
     if len(code) < 8:
@@ -78,15 +78,19 @@ def mask_stores(section: Section) -> Offsets:
     absolute = np.zeros(len(plain), np.bool_)
     fixed = store[:-3] & (code[1:-6] == 0x04) & (code[2:-5] == 0x25)
     absolute[:-3] = fixed & (code[3:-4] % 64 == 1) & (code[7:] == 0)
-    return np.flatnonzero(plain | based | absolute | _relative_stores(code, section.address)).astype(np.int64)
+    return np.flatnonzero(plain | based | absolute | _fixed_stores(code, section.address, bits)).astype(
+        np.int64
+    )
 
 
-def _relative_stores(code: npt.NDArray[np.uint8], base: int) -> _Mask:
-    """Return where a byte of 0 is stored relative to rip, at an address that may be a mask."""
+def _fixed_stores(code: npt.NDArray[np.uint8], base: int, bits: int) -> _Mask:
+    """Return where a byte of 0 is stored to a fixed address, which may be a mask's."""
     found = np.zeros(len(code) - 4, np.bool_)
     places = np.flatnonzero((code[:-7] == 0xC6) & (code[1:-6] == 0x05) & (code[6:-1] == 0))
-    # The low byte of the displacement is enough to compute the address modulo 64.
-    low = code[places + 2].astype(np.int64) + places + 7 + base % VCPU_INFO_BYTES
+    # The low byte of the displacement is enough to compute the address modulo 64: relative to rip on amd64.
+    low = code[places + 2].astype(np.int64)
+    if bits == 64:
+        low += places + 7 + base % VCPU_INFO_BYTES
     found[places[low % VCPU_INFO_BYTES == 1]] = True
     return found
 
@@ -100,6 +104,12 @@ def selector_exchanges(section: Section, bits: int) -> Offsets:
     word = ((prefix & 0xF0) == 0x40) | (prefix == 0xF0) | (bits == 32)
     displacement = np.where(_MOD1_SIB[modrm], last, behind)
     memory = _MOD0[modrm] | (_MOD1[modrm] & (displacement == bits // 8))
+    # At a fixed address, the low byte of the displacement is enough to compute the offset in vcpu_info.
+    places = np.flatnonzero((opcode == 0x87) & (modrm & 0xC7 == 0x05))
+    low = behind[places].astype(np.int64)
+    if bits == 64:
+        low += places + 7 + section.address % VCPU_INFO_BYTES
+    memory[places] = low % VCPU_INFO_BYTES == bits // 8
     return np.flatnonzero(word & (opcode == 0x87) & memory).astype(np.int64)
 
 

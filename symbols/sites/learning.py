@@ -185,7 +185,7 @@ _WORDS = {
 def _witnesses(code: Code) -> list[int]:
     entries: set[int] = set()
     for section in code.sections:
-        entries |= functions_of(section, code.starts, mask_stores(section))
+        entries |= functions_of(section, code.starts, mask_stores(section, code.image.bits))
         entries |= functions_of(section, code.starts, selector_exchanges(section, code.image.bits))
     return sorted(entries)[:_MOST_FUNCTIONS]
 

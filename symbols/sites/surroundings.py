@@ -24,6 +24,8 @@ _EXIT_INSNS = 160
 _RANGE_INSNS = 4000
 _ANSWER_INSNS = 12
 _FLAG_INSNS = 6
+#: What tests a register against 0, as old code does by an and or an or with itself.
+_ZERO_TESTS = ("test", "and", "or")
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
 _PLAIN_MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "lea", "pop"))
 _OPENS = frozenset((Kind.UNMASK, Kind.RESTORE))
@@ -91,17 +93,19 @@ def pending_test(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches)
     if tests_itself(flow, touch):
         return Ways((touch.address,), Paths.ALL)
 
+    joined = code.joined(flow)
+
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
         if other is None:
-            return Step.SPARE if _ends_here(code, insn) else Step.ON
+            return Step.SPARE if _ends_here(code, joined, insn) else Step.ON
         if other.kind is Kind.PENDING_TEST or (other is not touch and tests_itself(other.flow, other)):
             return Step.HIT
         if other.kind is Kind.MASK:
             return Step.END
         return Step.ON
 
-    return forward(code.joined(flow), touch.address, step, _TEST_INSNS, restored_forks(flow, touch, touches))
+    return forward(joined, touch.address, step, _TEST_INSNS, restored_forks(flow, touch, touches))
 
 
 def tested_inside(code: Code, target: int, touches: Mapping[int, Touch]) -> Touch | None:
@@ -114,7 +118,7 @@ def tested_inside(code: Code, target: int, touches: Mapping[int, Touch]) -> Touc
     def step(insn: Insn) -> Step:
         other = touches.get(insn.address)
         if other is None:
-            return Step.SPARE if _ends_here(code, insn) else Step.ON
+            return Step.SPARE if _ends_here(code, flow, insn) else Step.ON
         if other.kind is Kind.PENDING_TEST:
             return Step.HIT
         return Step.END if other.kind in _WRITES_MASK else Step.ON
@@ -145,9 +149,14 @@ def tests_itself(flow: FunctionFlow, touch: Touch) -> bool:
     return False
 
 
-def _ends_here(code: Code, insn: Insn) -> bool:
-    """Return whether a path does not go on: a trap, or a call that does not return."""
-    return insn.flow is Flow.STOP or (insn.flow is Flow.CALL and code.never_returns(insn.target))
+def _ends_here(code: Code, flow: FunctionFlow, insn: Insn) -> bool:
+    """Return whether a path does not go on: a trap, or a call that does not return.
+
+    No code follows a call where the compiler knows that it does not return.
+    """
+    if insn.flow is not Flow.CALL:
+        return insn.flow is Flow.STOP
+    return not flow.successors[insn.address] or code.never_returns(insn.target)
 
 
 def reread(flow: FunctionFlow, touch: Touch, tests: tuple[int, ...]) -> tuple[int, ...]:
@@ -248,7 +257,7 @@ def opened_only_if_zero(flow: FunctionFlow, touch: Touch) -> bool:
     if touch.stored is None:
         return False
     for address in flow.uses.get(touch.stored, ()):
-        if flow.insns[address].mnemonic == "test":
+        if flow.insns[address].mnemonic in _ZERO_TESTS:
             branch = _branch_after(flow, address)
             if branch is None:
                 continue
@@ -384,13 +393,18 @@ def exit_behind(code: Code, flow: FunctionFlow, touch: Touch, touches: Touches) 
         if words:
             exits[insn.address] = words
             return Step.HIT
-        if insn.flow is Flow.INDIRECT_JUMP and (insn.memory is None or insn.memory.base >= 0):
-            return Step.END  # its cases, if any, were guessed
-        return Step.SPARE if _ends_here(code, insn) else Step.ON
+        if _is_guessed(insn):
+            return Step.END
+        return Step.SPARE if _ends_here(code, joined, insn) else Step.ON
 
     ways = forward(joined, touch.address, step, _EXIT_INSNS, restored_forks(flow, touch, touches))
     found = [exits[address] for address in ways.hits if address in exits]
     return "; ".join(found[:_MOST_EXITS]) if ways.paths is Paths.ALL else ""
+
+
+def _is_guessed(insn: Insn) -> bool:
+    """Return whether a jump's cases, if it has any, were guessed: its table is not in the instruction."""
+    return insn.flow is Flow.INDIRECT_JUMP and (insn.memory is None or insn.memory.base >= 0)
 
 
 def leaves_through_xen(code: Code, flow: FunctionFlow, insn: Insn) -> str:
@@ -452,8 +466,10 @@ def reopened(
             return Step.HIT
         call = joined.calls.get(insn.address)
         elsewhere = call is not None and call.tail and not joined.successors[insn.address]
-        unknown = insn.flow is Flow.INDIRECT_JUMP and not joined.successors[insn.address]
-        return Step.SPARE if elsewhere or unknown or _ends_here(code, insn) else Step.ON
+        unknown = _is_guessed(insn) or (
+            insn.flow is Flow.INDIRECT_JUMP and not joined.successors[insn.address]
+        )
+        return Step.SPARE if elsewhere or unknown or _ends_here(code, joined, insn) else Step.ON
 
     return forward(joined, touch.address, step, _RANGE_INSNS, touches.saved_tests)
 

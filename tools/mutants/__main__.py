@@ -60,7 +60,10 @@ def _run_all(target: Target, session: Session, todo: dict[str, MutationSpec]) ->
     source = (ROOT / target.module).read_text()
     begin, last = time.monotonic(), 0.0
     for count, done in enumerate(
-        workers.run(target.module, (target.quick, target.tests), _jobs(source, todo), os.cpu_count() or 1), 1
+        workers.run(
+            target.module, (target.quick, target.tests), _jobs(source, todo), len(os.sched_getaffinity(0))
+        ),
+        1,
     ):
         session.keep(done.name, done.fate, done.output, done.diff)
         now = time.monotonic() - begin
