@@ -9,6 +9,7 @@ Source: System V ABI (ELF), x86-64 psABI section 4.4, i386 psABI section 4.4.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -27,6 +28,7 @@ from xtrace.symbols.image.image import Image
 _MOST_COPIED_BYTES = 512 << 20
 _LONGEST_STRING_BYTES = 4096
 _FIND_CHUNK_BYTES = 16 << 20
+_MOST_NAME_OFFSETS = 32
 #: Fits in a processor's cache.
 _WORD_CHUNK_BYTES = 1 << 19
 _SHF_GROUP = 0x200
@@ -46,6 +48,7 @@ class DebugSections:
 
     Attributes:
         types: the type units of DWARF 4, which later versions have in ``info``.
+        cu_index, tu_index: of a .dwp package, which units it has.
         bits: 32 or 64, the size of an address where no header states it.
     """
 
@@ -60,6 +63,8 @@ class DebugSections:
     str_offsets: memoryview
     aranges: memoryview
     types: memoryview
+    cu_index: memoryview
+    tu_index: memoryview
     bits: int
 
 
@@ -152,6 +157,12 @@ def find_all(section: memoryview, pattern: bytes) -> Iterator[int]:
         while place >= 0:
             yield start + place
             place = chunk.find(pattern, place + 1)
+
+
+def name_offsets(section: memoryview, names: Iterable[bytes]) -> list[int]:
+    """Return where the strings that end in some names begin their tails: linkers let names share these."""
+    found = (itertools.islice(find_all(section, name), _MOST_NAME_OFFSETS) for name in names)
+    return [offset for offset in itertools.chain.from_iterable(found) if offset >> 32 == 0]
 
 
 def find_words(section: memoryview, words: Collection[int]) -> Iterator[int]:

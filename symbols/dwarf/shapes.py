@@ -19,6 +19,10 @@ class ExhaustedError(DwarfError):
     """The request takes longer than its budget allows."""
 
 
+#: Bytes that are searched in a microsecond.
+_SCANNED_BYTES_A_UNIT = 2048
+
+
 @dataclass(slots=True)
 class Budget:
     """What may still be spent on one request, in units of about a microsecond."""
@@ -34,6 +38,10 @@ class Budget:
         self.left -= amount
         if self.left < 0:
             raise ExhaustedError(self.damage)
+
+    def scan(self, size_bytes: int) -> None:
+        """Subtract what it costs to search some bytes."""
+        self.spend(size_bytes // _SCANNED_BYTES_A_UNIT)
 
     @property
     def damage(self) -> str:

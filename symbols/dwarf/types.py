@@ -15,17 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Set
 
 from xtrace.symbols.dwarf.forms import AT, FORM, TAG, uleb, uleb_bytes
-from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words
+from xtrace.symbols.dwarf.sections import DwarfError, debug_sections, find_all, find_words, name_offsets
 from xtrace.symbols.dwarf.shapes import Budget, ExhaustedError
 from xtrace.symbols.dwarf.split import split_of
 from xtrace.symbols.dwarf.units import Die, Unit, Units
 from xtrace.symbols.image.image import Image
 
 _STRUCTS = (TAG["structure_type"], TAG["class_type"], TAG["union_type"])
-_MOST_NAME_OFFSETS = 32
 #: About a second of reading DIEs or searching sections.
 _BUDGET = 1_000_000
-_SCANNED_BYTES_A_UNIT_OF_BUDGET = 2048
 _MOST_MEMBERS = 10_000
 #: DW_OP_plus_uconst, as DWARF 2 writes a member's offset.
 _PLUS_UCONST = 0x23
@@ -66,29 +64,41 @@ def member_offsets(
 
 
 def _in_all(image: Image, units: Units, missing: set[str], notes: list[str]) -> Iterator[tuple[str, Die]]:
-    """Yield the definitions in the units, in DWARF 4's type units, and in .dwo files."""
+    """Yield the definitions in the units, in DWARF 4's type units, and in .dwo files or their package."""
     yield from _definitions(units, missing)
     if missing and units.type_units is not None:
         yield from _definitions(units.type_units, missing)
     if not missing:
         return
     split = split_of(image, units)
-    for sections in split.sections():
+    for sections, offsets in split.sections(_spelled(missing), units.budget):
         others = Units(sections, units.budget)
-        yield from _definitions(others, missing)
+        yield from _definitions(others, missing, offsets)
         if missing and others.type_units is not None:
-            yield from _definitions(others.type_units, missing)
+            yield from _definitions(others.type_units, missing, offsets)
         if not missing:
             return
     if split.note():
         notes.append(split.note())
 
 
-def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
-    """Yield the first DIE found that defines each struct, and remove the struct from ``missing``."""
-    names = {struct.encode() + b"\0" for struct in missing}
+def _spelled(missing: set[str]) -> set[bytes]:
+    return {struct.encode() + b"\0" for struct in missing}
+
+
+def _definitions(
+    units: Units, missing: set[str], offsets: list[int] | None = None
+) -> Iterator[tuple[str, Die]]:
+    """Yield the first DIE found that defines each struct, and remove the struct from ``missing``.
+
+    Args:
+        offsets: where the structs' names are in .debug_str, if that is known.
+    """
+    names = _spelled(missing)
+    if offsets is None:
+        offsets = name_offsets(units.sections.str, names)
     for die in itertools.chain(
-        _dies_by_offset(units, names), _dies_by_spelling(units, names), _dies_by_index(units, names)
+        _dies_by_offset(units, offsets), _dies_by_spelling(units, names), _dies_by_index(units, offsets)
     ):
         struct = die.text(AT["name"])
         if struct in missing and _defines(die):
@@ -98,28 +108,25 @@ def _definitions(units: Units, missing: set[str]) -> Iterator[tuple[str, Die]]:
             return
 
 
-def _dies_by_offset(units: Units, names: set[bytes]) -> Iterator[Die]:
+def _dies_by_offset(units: Units, offsets: list[int]) -> Iterator[Die]:
     """Yield the struct DIEs whose name is an offset into .debug_str."""
-    offsets = [offset for offset in _name_offsets(units, names) if offset >> 32 == 0]
     if not offsets:
         return
     info = units.sections.info
-    units.budget.spend(
-        len(info) * len({offset >> 16 for offset in offsets}) // _SCANNED_BYTES_A_UNIT_OF_BUDGET
-    )
+    units.budget.scan(len(info) * len({offset >> 16 for offset in offsets}))
     yield from _dies_named_at(units, find_words(info, offsets), FORM["strp"])
 
 
 def _dies_by_spelling(units: Units, names: set[bytes]) -> Iterator[Die]:
     """Yield the struct DIEs that hold their name inline (DW_FORM_string)."""
     for name in sorted(names):
-        units.budget.spend(len(units.sections.info) // _SCANNED_BYTES_A_UNIT_OF_BUDGET)
+        units.budget.scan(len(units.sections.info))
         yield from _dies_named_at(units, find_all(units.sections.info, name), FORM["string"])
 
 
-def _dies_by_index(units: Units, names: set[bytes]) -> Iterator[Die]:
+def _dies_by_index(units: Units, offsets: list[int]) -> Iterator[Die]:
     """Yield the DIEs of the units whose part of .debug_str_offsets has one of the names."""
-    places = list(find_words(units.sections.str_offsets, _name_offsets(units, names)))
+    places = list(find_words(units.sections.str_offsets, offsets)) if offsets else []
     if not places:
         return
     owners: dict[int, list[int]] = defaultdict(list)
@@ -133,12 +140,6 @@ def _dies_by_index(units: Units, names: set[bytes]) -> Iterator[Die]:
             unit = units.unit_at(offset)
             yield from unit.children(unit.top)
             unit.forget()
-
-
-def _name_offsets(units: Units, names: set[bytes]) -> list[int]:
-    # Linkers let names share their tails, so each string that ends in the name counts.
-    found = (itertools.islice(find_all(units.sections.str, name), _MOST_NAME_OFFSETS) for name in names)
-    return list(itertools.chain.from_iterable(found))
 
 
 def _dies_named_at(units: Units, places: Iterator[int], form: int) -> Iterator[Die]:

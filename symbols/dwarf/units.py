@@ -36,6 +36,8 @@ _MOST_UNIT_BYTES = 256 << 20
 _HEAD_BYTES = 4096
 #: DW_UT_type and DW_UT_split_type: they hold the DIEs of a type and no code.
 _TYPE_UNITS = (2, 6)
+#: DW_UT_skeleton and DW_UT_split_compile.
+_SPLIT_UNITS = (4, 5)
 #: Tables kept in memory: units that share one are close together.
 _MOST_TABLES = 64
 #: Most DIEs to follow through abstract_origin and specification.
@@ -115,7 +117,8 @@ class Unit:
         offset, end: offsets in .debug_info: of the header and after the last DIE.
         first: offset of the top DIE in the unit.
         abbreviations_at: offset of its table in .debug_abbrev.
-        signature, type_at: of a type unit, its number and the offset of its type's DIE; otherwise 0.
+        signature: of a type unit, or of the unit of a .dwo file and its skeleton (DWARF 5); otherwise 0.
+        type_at: of a type unit, the offset of its type's DIE; otherwise 0.
     """
 
     owner: Units
@@ -410,19 +413,20 @@ class Units:
         if not 2 <= version <= 5:
             raise DwarfError(f"unsupported DWARF version {version}")
         at += 2
+        signature = type_at = 0
         if version == 5:
             kind, address_bytes = info[at], info[at + 1]
             table = number(info, at + 2, offset_bytes)
             at += 2 + offset_bytes
             is_type = kind in _TYPE_UNITS
-            if kind in (4, 5):  # skeleton and split units: the ID of the .dwo file follows
+            if kind in _SPLIT_UNITS:
+                signature = number(info, at, 8)
                 at += 8
         else:
             table = number(info, at, offset_bytes)
             address_bytes = info[at + offset_bytes]
             at += offset_bytes + 1
             is_type = self._in_types_section
-        signature = type_at = 0
         if is_type:
             signature, type_at = number(info, at, 8), number(info, at + 8, offset_bytes)
             at += 8 + offset_bytes

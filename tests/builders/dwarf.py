@@ -111,9 +111,18 @@ _ASSEMBLY = """\
 
 
 def compile_kernel(
-    folder: Path, *options: str, version: int = 5, bits: int = 64, relocatable: bool = False
+    folder: Path,
+    *options: str,
+    version: int = 5,
+    bits: int = 64,
+    relocatable: bool = False,
+    compiler: str = "gcc",
 ) -> Path:
-    """Build a kernel of two C units, an assembly file with lines and one without; return its path."""
+    """Build a kernel of two C units, an assembly file with lines and one without; return its path.
+
+    Args:
+        compiler: of the C units.
+    """
     (folder / "include").mkdir(parents=True)
     (folder / "include" / "mask.h").write_text(_HEADER)
     (folder / "first.c").write_text(_FIRST)
@@ -123,7 +132,8 @@ def compile_kernel(
     model = ("-m64", "-mcmodel=kernel") if bits == 64 else ("-m32",)
     common = (f"-gdwarf-{version}", "-O2", *model, "-ffreestanding", "-fno-pic", "-Iinclude", *options)
     for source in ("first.c", "second.c", "known.S"):
-        run(folder, "gcc", "-c", *common, source, "-o", source[:-2] + ".o")
+        name = compiler if source.endswith(".c") else "gcc"
+        run(folder, name, "-c", *common, source, "-o", source[:-2] + ".o")
     run(folder, "gcc", "-c", model[0], "bare.s", "-o", "bare.o")
     objects = ("first.o", "second.o", "known.o", "bare.o")
     machine = ("-m", "elf_x86_64" if bits == 64 else "elf_i386")

@@ -72,7 +72,7 @@ def test_split_dwarf(tmp_path: Path, version: int) -> None:
     assert "2 of 2 .dwo files are missing" in damage[0]
     assert "-gsplit-dwarf" in damage[0]
     (moved / "k.dwp").write_bytes(b"x")
-    assert "k.dwp is not read" in members(open_image(moved / "k"))[1][0]
+    assert "k.dwp: pyelftools cannot read" in members(open_image(moved / "k"))[1][0]
 
 
 def test_damaged_dwo_file(tmp_path: Path) -> None:
