@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -24,7 +25,17 @@ from xtrace.symbols.flow.interpreter import (
 from xtrace.symbols.flow.values import STACK, Value
 from xtrace.symbols.image.image import Image, Section
 from xtrace.symbols.image.symbol_table import FUNC, GNU_IFUNC, LOCAL
-from xtrace.symbols.x86.decode import RAX, RCX, RSP, Flow, Insn, InsnDecoder, is_hypercall_trap
+from xtrace.symbols.x86.decode import (
+    RAX,
+    RBP,
+    RCX,
+    READ,
+    RSP,
+    Flow,
+    Insn,
+    InsnDecoder,
+    is_hypercall_trap,
+)
 from xtrace.symbols.xen_abi import HYPERCALL_NAME, HYPERCALL_PAGE_BYTES, HYPERCALL_ROOM_BYTES
 
 #: Longer functions are truncated: no compiler makes them, but an untrusted image may have them.
@@ -53,8 +64,19 @@ _PADDING = frozenset(("nop", "int3", "data16"))
 #: Instructions with which stubs enter Xen besides traps: those of HVM guests, which Linux may patch.
 _GATES = frozenset(("vmcall", "vmmcall"))
 _NO_NUMBER = -1
+#: What compilers call or jump to in place of an indirect call, an indirect jump and a return.
+_THUNK = re.compile(rb"__(?:x86_(?:indirect(?:_call|_jump)?|return)_thunk|llvm_retpoline)(?:_\w+)?\0")
+_RETURN_THUNK = "__x86_return_thunk"
+#: A thunk's beginning: call past pause, lfence and a jump back.  What follows replaces the return address of
+#: the call and returns to it, or drops it (lea 8(%rsp),%rsp or lea 4(%esp),%esp) and returns.
+_TRAP = bytes.fromhex("e807000000f3900faee8ebf9")
+_RETURN_CODE = 0xC3
+_RETURNS = (bytes.fromhex("488d642408c3"), bytes.fromhex("8d642404c3"))
+_BY_THUNK = {Flow.CALL: Flow.INDIRECT_CALL, Flow.JUMP: Flow.INDIRECT_JUMP}
 #: Calls to these do not return.
 _NO_RETURN = frozenset(("panic", "abort", "__stack_chk_fail", "do_exit", "minios_do_exit"))
+#: What a compiler calls at the beginning of each function that is profiled.
+_PROFILING = frozenset(("__fentry__", "mcount", "_mcount", "__mcount"))
 _MOST_CASES = 512
 #: How often code is looked for after a return, in one function of an image without symbols.
 _MOST_RESTARTS = 2000
@@ -94,9 +116,15 @@ class Code:
         self._depth = 0
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
+        self._thunks = self._find_thunks()
         self._has_stubs = HYPERCALL_NAME.encode() in image.symbols.names
         self._has_cold = _COLD.encode() in image.symbols.names
-        self.no_return = {address for name in _NO_RETURN if (address := image.symbols.find(name)) is not None}
+        self.no_return = self._named(_NO_RETURN)
+        self._profiling = self._named(_PROFILING)
+
+    def _named(self, names: Iterable[str]) -> set[int]:
+        """Return the addresses of the symbols with some names."""
+        return {address for name in names if (address := self.image.symbols.find(name)) is not None}
 
     def _boundaries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return the sorted addresses where code may begin (labels), and where functions begin."""
@@ -110,6 +138,23 @@ class Code:
         functions = np.isin(symbols.kinds, (FUNC, GNU_IFUNC)) | (symbols.binds != LOCAL)
         starts = np.intersect1d(labels, symbols.addresses[functions])
         return np.union1d(labels, bases), np.union1d(starts, bases)
+
+    def _find_thunks(self) -> dict[int, bool]:
+        """Return the addresses of thunks, found by name or by code, and whether each stands for a return."""
+        symbols = self.image.symbols
+        if len(symbols):
+            return {address: name == _RETURN_THUNK for name, address in symbols.matching(_THUNK).items()}
+        found = {}
+        for section in self.sections:
+            code = bytes(section.data)
+            place = code.find(_TRAP)
+            while place >= 0:
+                behind = place + len(_TRAP)
+                returns = code.startswith(_RETURNS, behind)
+                if returns or _RETURN_CODE in code[behind + 3 : behind + 5]:
+                    found[section.address + place] = returns
+                place = code.find(_TRAP, place + 1)
+        return found
 
     def window(self, address: int) -> tuple[int, int]:
         """Return the addresses [start, end) of the function that holds ``address``; (0, 0) outside code."""
@@ -140,7 +185,17 @@ class Code:
         if section is None:
             return
         offset = address - section.address
-        yield from self.decoder.decode(section.data[offset : offset + _MOST_RUN_BYTES], address)
+        found = self.decoder.decode(section.data[offset : offset + _MOST_RUN_BYTES], address)
+        yield from self._through_thunks(found) if self._thunks else found
+
+    def _through_thunks(self, insns: Iterable[Insn]) -> Iterator[Insn]:
+        """Yield instructions; for a branch to a thunk, the indirect branch or return that it stands for."""
+        for insn in insns:
+            returns = self._thunks.get(insn.target) if insn.target >= 0 else None
+            if returns is not None and insn.flow in _BY_THUNK:
+                insn.flow = Flow.RETURN if returns else _BY_THUNK[insn.flow]
+                insn.target = -1
+            yield insn
 
     def text(self, insn: Insn) -> str:
         """Return an instruction in AT&T syntax."""
@@ -565,11 +620,15 @@ class Code:
             if insn.flow is Flow.JUMP:
                 address = insn.target
                 continue
-            if insn.flow is Flow.CALL and depth < _CALL_DEPTH:
+            if insn.flow is Flow.CALL and insn.target in self._profiling:
+                pass
+            elif insn.flow is Flow.CALL and depth < _CALL_DEPTH:
                 inner = self._leaf(insn.target, depth + 1)
                 if inner is None:
                     return None
                 fences.extend(inner)
+            elif insn.flow is Flow.CONDITIONAL and self._fails(insn.target):
+                pass
             elif insn.flow is not Flow.NEXT or not self._harmless(insn):
                 return None
             if fence_of(insn):
@@ -577,11 +636,18 @@ class Code:
             address = insn.end
         return None
 
+    def _fails(self, address: int) -> bool:
+        """Return whether code only calls what does not return, such as the stack protector's."""
+        first = next(self.run(address), None)
+        return first is not None and first.flow is Flow.CALL and self.never_returns(first.target)
+
     @staticmethod
     def _harmless(insn: Insn) -> bool:
-        """Return whether an instruction of a leaf accesses only registers and the stack."""
+        """Return whether an instruction of a leaf accesses only registers and stack, or reads CPU data."""
         memory = insn.memory
-        return memory is None or not insn.access or memory.base in (RSP, 5)
+        if memory is None or not insn.access or memory.base in (RSP, RBP):
+            return True
+        return memory.per_cpu and insn.access == READ
 
 
 def fence_of(insn: Insn) -> str:

@@ -10,6 +10,7 @@ one, a local label to the next symbol; no symbol extends past its section.
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -319,6 +320,12 @@ class Symbols:
             return None
         best = min(found.tolist(), key=lambda i: (-int(self._ranks[i]), int(self.binds[i]) == LOCAL, i))
         return int(self.addresses[best])
+
+    def matching(self, pattern: re.Pattern[bytes]) -> dict[str, int]:
+        """Return the address by name of the symbols whose names match, with the zero byte that ends them."""
+        offsets = [match.start() for match in pattern.finditer(self.names)]
+        found = np.flatnonzero(np.isin(self.name_offsets, np.array(offsets, np.uint32))) if offsets else ()
+        return {self.name(index): int(self.addresses[index]) for index in found}
 
     def ending_in(self, suffix: str) -> dict[str, tuple[int, int]]:
         """Return address and size by name of data and untyped symbols whose names end in ``suffix``."""

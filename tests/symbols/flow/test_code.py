@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from builders.functions import Functions, assemble
+from xtrace.symbols.flow.code import Code
 from xtrace.symbols.flow.values import CPU, Value
-from xtrace.symbols.x86.decode import RAX, RBX, RCX, RDX, RSP, InsnDecoder
+from xtrace.symbols.image.image import open_image
+from xtrace.symbols.x86.decode import RAX, RBX, RCX, RDX, RSP, Flow, InsnDecoder
 
 NUMBER = "mov $17, %eax;"
 #: The number of the hypercall that the first call, jump or trap of a function makes.
@@ -116,6 +119,12 @@ FALLS = {
     "after_the_call": "nop; ret",
     "calls_and_pads": "call endless; nop; nop",
     "after_the_padding": "nop; ret",
+    "calls_what_returns": "call after_the_padding",
+    "after_what_returns": "nop; ret",
+    "calls_what_returns_and_pads": "call after_the_padding; nop; nop",
+    "after_more_padding": "nop; ret",
+    "calls_through_a_pointer": "call *%rax",
+    "after_the_pointer": "nop; ret",
     "returns": "ret",
     "after_the_return": "nop; ret",
     "endless": "1: jmp 1b",
@@ -130,6 +139,9 @@ FALLS = {
         ("branches", "third"),
         ("calls_at_the_end", ""),
         ("calls_and_pads", ""),
+        ("calls_what_returns", "after_what_returns"),
+        ("calls_what_returns_and_pads", "after_more_padding"),
+        ("calls_through_a_pointer", ""),
         ("returns", ""),
     ],
 )
@@ -141,6 +153,94 @@ def test_code_that_runs_on(tmp_path: Path, name: str, other: str) -> None:
     assert beyond == ({other} if other else set())
     if other:
         assert made.start(other) in made.flow(name).successors[max(at for at in reached if at < own[1])]
+
+
+#: What comes after an indirect jump, up to code that counts as one of its cases.
+PADDING = (
+    "nop",
+    "int3",
+    "data16 nop",
+    "xchg %ax, %ax",
+    "lea 0(%rsi), %rsi",
+    ".nops 9",
+    "nop; lea 0(%rdi), %rdi",
+)
+NO_PADDING = (
+    "lea 8(%rsi), %rsi", "lea 0(%rsi), %rdi", "lea 0(%rsi,%rax), %rsi", "xchg %eax, 8(%rdi)",
+    "xchg %eax, %edx", "mov %esi, %edi", "mov %ah, %al",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [*PADDING, *NO_PADDING])
+def test_cases_begin_after_padding(tmp_path: Path, code: str) -> None:
+    made = assemble(tmp_path, {"jumps": f"jmp *%rax; {code}; inc %ebx; ret"})
+    start = made.start("jumps")
+    insns = made.flow("jumps").insns
+    (case,) = made.flow("jumps").successors[start]
+    # The first instruction that is not padding.
+    assert insns[case].mnemonic == ("inc" if code in PADDING else code.split()[0])
+
+
+THUNKS = {
+    "__x86_indirect_thunk_rax": "call 1f; 2: pause; lfence; jmp 2b; 1: mov %rax, (%rsp); ret",
+    "__x86_return_thunk": "call 1f; 2: pause; lfence; jmp 2b; 1: lea 8(%rsp), %rsp; ret",
+    "padded": ".balign 16; ret",
+    "calls": "call __x86_indirect_thunk_rax; jmp __x86_return_thunk",
+    "jumps": "jmp __x86_indirect_thunk_rax",
+    "branches": "test %edi, %edi; je __x86_return_thunk; ret",
+    "no_thunk": "call 1f; 2: pause; lfence; jmp 2b; 1: mov %rax, (%rsp); nop; jmp *%rcx",
+    "calls_another": "call no_thunk; call no_thunk; call calls; call jumps; ret",
+}
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_thunks_are_what_they_stand_for(tmp_path: Path, stripped: bool) -> None:
+    made = assemble(tmp_path, THUNKS)
+    code = made.code
+    if stripped:
+        bare = tmp_path / "bare"
+        subprocess.run(["objcopy", "--strip-all", code.image.path, bare], check=True)
+        code = Code(open_image(bare), None)
+
+    def flows(name: str) -> list[Flow]:
+        return [insn.flow for insn in list(code.run(made.start(name)))[:2]]
+
+    assert flows("calls") == [Flow.INDIRECT_CALL, Flow.RETURN]
+    assert flows("jumps")[0] is Flow.INDIRECT_JUMP
+    assert flows("branches")[1] is Flow.CONDITIONAL
+    assert flows("calls_another") == [Flow.CALL, Flow.CALL]
+    assert all(insn.target == -1 for insn in list(code.run(made.start("calls")))[:2])
+
+
+LEAVES = {
+    "fence": "lfence; ret",
+    "__fentry__": "mov %rax, counter(%rip); ret; .pushsection .data; counter: .quad 0; .popsection",
+    "profiled": "call __fentry__; lfence; ret",
+    "__stack_chk_fail": "1: jmp 1b",
+    "protected": "mov %gs:0x28, %rax; push %rax; mfence; pop %rdx; sub %gs:0x28, %rdx;"
+    "jne 1f; ret; 1: call panic",
+    "panic": "ret",
+    "stores_per_cpu": "mov %rax, %gs:0x28; lfence; ret",
+    "branches": "test %edi, %edi; jne 1f; lfence; 1: ret",
+    "branches_to_a_call": "test %edi, %edi; jne 1f; lfence; ret; 1: call fence; ret",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fences"),
+    [
+        ("fence", ["lfence"]),
+        ("profiled", ["lfence"]),
+        ("protected", ["mfence"]),
+        ("stores_per_cpu", None),
+        ("branches", None),
+        ("branches_to_a_call", None),
+    ],
+)
+def test_fences_of_a_leaf(tmp_path: Path, name: str, fences: list[str] | None) -> None:
+    made = assemble(tmp_path, LEAVES)
+    found = made.code.leaf_fences(made.start(name))
+    assert (None if found is None else [insn.mnemonic for insn in found]) == fences
 
 
 def test_functions_joined_by_tail_jumps(tmp_path: Path) -> None:

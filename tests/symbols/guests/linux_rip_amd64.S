@@ -92,6 +92,42 @@ FUNC(xen_evtchn_do_upcall)
 	ret
 END(xen_evtchn_do_upcall)
 
+/* The same, compiled with thunks for indirect branches and returns. */
+FUNC(xen_evtchn_do_upcall_by_thunk)
+	push	%rbx
+	mov	%gs:xen_vcpu(%rip), %rbx
+1:	movb	$0, (%rbx)			# SITE pending-clear hazards=none
+	mov	handlers(%rip), %rax
+	call	__x86_indirect_thunk_rax
+	cmpb	$0, (%rbx)			# SITE pending-test
+	jne	1b
+	pop	%rbx
+	jmp	__x86_return_thunk
+END(xen_evtchn_do_upcall_by_thunk)
+
+FUNC(xen_irq_enable_by_thunk)
+	mov	%gs:xen_vcpu(%rip), %rbx
+	movb	$0, MASK(%rbx)			# SITE unmask tests=all hazards=none
+	testb	$0xff, (%rbx)			# SITE pending-test
+	jz	1f
+	call	check_events
+1:	jmp	__x86_return_thunk
+END(xen_irq_enable_by_thunk)
+
+FUNC(__x86_indirect_thunk_rax)
+	call	1f
+2:	pause
+	lfence
+	jmp	2b
+1:	mov	%rax, (%rsp)
+	ret
+END(__x86_indirect_thunk_rax)
+
+FUNC(__x86_return_thunk)
+	ret
+	int3
+END(__x86_return_thunk)
+
 FUNC(xen_safe_halt)
 	movb	$0, %gs:xen_vcpu_info+MASK(%rip)	# SITE unmask exit=yes
 	mov	$29, %eax

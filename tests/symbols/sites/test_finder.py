@@ -20,6 +20,8 @@ ASSEMBLY = sorted(path.name for path in GUESTS.glob("*.S") if path.name != "comm
 COMPILED = sorted(path.name for path in GUESTS.glob("*.c"))
 LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
 FRAMES = ("-fno-omit-frame-pointer", "-fomit-frame-pointer")
+#: As Linux is compiled: indirect branches and returns go through thunks.
+THUNKS = ("-mfunction-return=thunk", "-mindirect-branch=thunk")
 #: What cannot be known in stripped images.
 NAMED = ("via", "aliases")
 UNNAMED = (": not found", "the pointer is unstable", "expected guarded")
@@ -64,6 +66,8 @@ def compiled_variants() -> list[tuple[str, Variant]]:
             variants.append((name, replace(plain, relocatable=True)))
             variants.append((name, replace(plain, relocatable=True, carries=Carries.SYMBOLS)))
         variants.append((name, Variant(32, "-O2", flags=("-mregparm=3",))))
+        variants.append((name, Variant(64, "-O2", flags=THUNKS)))
+        variants.append((name, Variant(64, "-O2", flags=THUNKS, carries=Carries.NOTHING)))
     return variants
 
 
