@@ -125,7 +125,9 @@ def sites(
     symbol_files = one_each(symbols, len(images), "--symbols")
     forms = {"--json": json, "--csv": csv, "--wide": wide, "--html": html is not None}
     forms |= {"--sarif": sarif, "--list-sites": listing, "--litmus": litmus is not None}
-    _check_usage(images, explain=explain, forms=forms)
+    gated = {"--fail-on": bool(fail_on), "--expect": expect is not None}
+    gated |= {"--expect-sites": expect_sites is not None, "--accept": accept is not None}
+    _check_usage(images, explain=explain, forms=forms, gated=gated)
     gate = _Gate(tuple(fail_on or ()), expect, *_read_lines(expect_sites, accept))
     page = None
     if html is not None:
@@ -157,11 +159,16 @@ def sites(
     gate.check(tables[-1])
 
 
-def _check_usage(images: Sequence[Path], *, explain: str | None, forms: Mapping[str, bool]) -> None:
+def _check_usage(
+    images: Sequence[Path], *, explain: str | None, forms: Mapping[str, bool], gated: Mapping[str, bool]
+) -> None:
     if explain is not None and (len(images) == 2 or any(forms.values())):
         raise typer.BadParameter("needs one image and prints text only", param_hint="--explain")
     if sum(forms.values()) > 1:
         raise typer.BadParameter("choose one", param_hint="/".join(forms))
+    if explain is not None or forms["--litmus"]:
+        for name in (name for name, given in gated.items() if given):
+            raise typer.BadParameter("checks nothing with --explain or --litmus", param_hint=name)
     for name in ("--sarif", "--list-sites", "--litmus"):
         if forms[name] and len(images) == 2:
             raise typer.BadParameter("needs one image", param_hint=name)
@@ -183,7 +190,7 @@ class _Gate:
         Raises:
             ImageError: the image cannot be checked.
         """
-        from xtrace.symbols.errors import ImageError
+        from xtrace.symbols.errors import ImageError, shown
         from xtrace.symbols.listing import gate
 
         if not self.fail_on and self.expect is None and self.expected is None and not self.accept_path:
@@ -196,13 +203,14 @@ class _Gate:
             kinds = ", ".join(f"{tally.sites} {kind}" for kind, tally in _tallies(table).items())
             problems.append(f"{self.expect} sites expected, {len(table.sites)} found: {kinds or blind}")
         problems += [
-            f"not found: {line.symbol}, {line.kind}, {line.fence} (line {line.line} of --expect-sites)"
+            f"not found: {shown(line.symbol)}, {line.kind}, {line.fence} (line {line.line} of --expect-sites)"
             for line in gate.missing(self.expected or (), table.sites)
         ]
         open_, _, unused = gate.sort_out(gate.findings(table.sites), self.accepted)
         for line in unused:
             tell(
-                f"{self.accept_path}:{line.line}: matches nothing: {line.symbol}, {line.kind}, {line.finding}"
+                f"{shown(str(self.accept_path))}:{line.line}: matches nothing: {shown(line.symbol)}, "
+                f"{line.kind}, {line.finding}"
             )
         failing = [
             finding
@@ -220,16 +228,19 @@ class _Gate:
 def _read_lines(
     expect_sites: Path | None, accept: Path | None
 ) -> tuple[Sequence[Expected] | None, Sequence[Accepted], Path | None]:
+    from xtrace.symbols.errors import shown
     from xtrace.symbols.listing import gate
 
     try:
         expected = (
-            None if expect_sites is None else gate.read_expected(_text(expect_sites), str(expect_sites))
+            None
+            if expect_sites is None
+            else gate.read_expected(_text(expect_sites), shown(str(expect_sites)))
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expect-sites") from None
     try:
-        accepted = [] if accept is None else gate.read_accepted(_text(accept), str(accept))
+        accepted = [] if accept is None else gate.read_accepted(_text(accept), shown(str(accept)))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--accept") from None
     return expected, accepted, accept

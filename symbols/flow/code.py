@@ -74,7 +74,10 @@ _RETURN_CODE = 0xC3
 _RETURNS = (bytes.fromhex("488d642408c3"), bytes.fromhex("8d642404c3"))
 _BY_THUNK = {Flow.CALL: Flow.INDIRECT_CALL, Flow.JUMP: Flow.INDIRECT_JUMP}
 #: Calls to these do not return.
-_NO_RETURN = frozenset(("panic", "abort", "__stack_chk_fail", "do_exit", "minios_do_exit"))
+_NO_RETURN = (
+    "panic", "vpanic", "Panic", "abort", "__stack_chk_fail", "do_exit", "make_task_dead", "minios_do_exit",
+    "ukplat_terminate",
+)  # fmt: skip
 #: What a compiler calls at the beginning of each function that is profiled.
 _PROFILING = frozenset(("__fentry__", "mcount", "_mcount", "__mcount"))
 _MOST_CASES = 512
@@ -476,7 +479,7 @@ class Code:
     def _falls_to(self, graph: Graph, end: int) -> int | None:
         """Return the instruction after which a function runs on at ``end``, None if it does not.
 
-        Where a call is last, it may be one that does not return.
+        A call with only padding after it does not return, as the compiler knows, unless its target may.
         """
         insns, successors = graph
         last = next((insn for insn in insns.values() if insn.end == end), None)
@@ -489,8 +492,10 @@ class Code:
         real = last
         while _is_padding(real) and real.address in before:
             real = insns[before[real.address]]
-        ends = real.flow is Flow.INDIRECT_CALL or (real.flow is Flow.CALL and not self._returns(real.target))
-        return None if ends else last.address
+        if real.flow is Flow.INDIRECT_CALL or (real.flow is Flow.CALL and not self._returns(real.target)):
+            successors[real.address] = ()
+            return None
+        return last.address
 
     def _returns(self, target: int) -> bool:
         """Return whether a function has a return: no compiler makes one in a function that never returns."""

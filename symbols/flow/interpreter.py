@@ -325,10 +325,12 @@ class Interpreter:
         if memory.index_register >= 0:
             index = state.registers[memory.index_register]
             number = index.constant
-            if number is not None:
+            if memory.scale == 1:
+                # Either of the two may be the pointer.
+                plain = indexed(value, index) if number is None else moved(value, _signed(number))
+                value = added(value, index) or plain
+            elif number is not None:
                 value = moved(value, _signed(number) * memory.scale)
-            elif memory.scale == 1:
-                value = added(value, index) or indexed(value, index)
             else:
                 value = indexed(value, index)
         by = memory.displacement
@@ -501,7 +503,11 @@ class Interpreter:
     def _and(self, insn: Insn, _place: Value | None, state: State) -> bool:
         # Aligning the stack pointer moves all slots alike; masking a byte that was read keeps its origin.
         register = insn.operands[0].register
-        return register == RSP or (register >= 0 and _survives_narrowing(state.registers[register]))
+        kept = register == RSP or insn.operands[0] == insn.operands[1]
+        return register >= 0 and (kept or _survives_narrowing(state.registers[register]))
+
+    def _or(self, insn: Insn, _place: Value | None, _state: State) -> bool:
+        return insn.operands[0].register >= 0 and insn.operands[0] == insn.operands[1]
 
     def _scale(self, insn: Insn, _place: Value | None, state: State) -> bool:
         """Shift or multiply a number: what is computed from this CPU's number stays this CPU's."""
@@ -619,6 +625,7 @@ _HANDLERS: dict[str, _Handler] = {
     "sub": Interpreter._add,
     "xor": Interpreter._xor,
     "and": Interpreter._and,
+    "or": Interpreter._or,
     "push": Interpreter._push,
     "pop": Interpreter._pop,
     "leave": Interpreter._leave,

@@ -2,7 +2,7 @@
 
 Addresses move with every build, so a site is identified by its symbol, its kind and its order among the
 symbol's sites of that kind.  A symbol with a different name in the other image is found by its aliases,
-and by its name without the suffixes that GCC gives to copies (``.isra.0``, ``.part.1``).
+and by its name without the suffixes that compilers give to copies (``.isra.0``, ``.part.1``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from xtrace.symbols.sites.model import Fence, How, Kind, Site, SiteTable
 
 #: Aligning two lists takes time in the product of their lengths, and images are untrusted.
 _MOST_ALIGNED = 100
 
-_COPY = re.compile(r"(\.(isra|constprop|part|cold|lto_priv)(\.\d+)?)+$")
+#: What compilers add to the names of copies and parts: GCC, and LLVM with LTO, CFI and unique names.
+_COPY = re.compile(
+    r"(?<=.)(\.(isra|constprop|part|cold|hot|unlikely|clone|localalias|lto_priv|llvm|cfi|cfi_jt|__uniq)"
+    r"(\.\d+)*|\.\d+)+$"
+)
 
 _Groups = dict[tuple[str, Kind], list[Site]]
 
@@ -55,6 +60,12 @@ class Comparison:
     same_count: int
     fences_removed: tuple[tuple[str, str, str], ...]
     fences_added: tuple[tuple[str, str, str], ...]
+
+
+@lru_cache(1 << 16)
+def base_name(symbol: str) -> str:
+    """Return a symbol without the suffixes that compilers give to copies and parts of a function."""
+    return _COPY.sub("", symbol)
 
 
 def compare(old: SiteTable, new: SiteTable) -> Comparison:
@@ -138,7 +149,7 @@ def _names(groups: _Groups) -> dict[str, tuple[str, ...]]:
         if symbol:
             aliases = (alias for site in sites for alias in site.aliases)
             names.setdefault(symbol, {}).update(dict.fromkeys((symbol, *aliases)))
-    return {symbol: (*all_of, *(_COPY.sub("", name) for name in all_of)) for symbol, all_of in names.items()}
+    return {symbol: (*all_of, *map(base_name, all_of)) for symbol, all_of in names.items()}
 
 
 def _paired(olds: Sequence[Site], news: Sequence[Site]) -> Iterable[tuple[Site | None, Site | None]]:

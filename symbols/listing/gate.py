@@ -1,20 +1,23 @@
 """What a kernel's CI checks of an image: what must be found, what is accepted, what must not be there.
 
-The two files have one line per site, with fields separated by commas; a ``#`` begins a comment line.
+The two files have one line per site, with fields separated by commas; a line with ``#`` first is a comment.
 
 - expected sites: symbol, kind, fence.  The fence is the mnemonics joined by ``+``, ``-`` for none.
 - accepted findings: symbol, kind, finding, reason.  The finding is a verdict or the name of a hazard.
 
-A symbol alone stands for each of its sites; with an offset (``intr_enable+0x15``), or as an address, for one.
+A symbol alone stands for each of its sites, and for those in copies that the compiler made of the function
+(``intr_enable.constprop.0``); with an offset (``intr_enable+0x15``), or as an address, for one site.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xtrace.symbols.errors import shown
+from xtrace.symbols.listing.compare import base_name
 from xtrace.symbols.listing.export import is_undecided
 from xtrace.symbols.sites.model import Fence, Kind, Site, SiteTable, Verdict, where
 
@@ -33,6 +36,9 @@ HAZARDS = (
 )
 FINDINGS = (*map(str, VERDICTS), *HAZARDS)
 _NO_FENCE = "-"
+_MNEMONIC = re.compile(r"(lock )?[a-z][a-z0-9]*")
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_KINDS = frozenset(map(str, Kind))
 _MOST_LINES = 100_000
 _LONGEST_LINE = 4096
 _EXPECTED_FIELDS, _ACCEPTED_FIELDS = 3, 4
@@ -110,13 +116,20 @@ def blindness(table: SiteTable) -> str:
 def list_lines(sites: Iterable[Site]) -> Iterator[str]:
     """Yield sites in the form of a file of expected sites."""
     for site in sites:
-        name = site.symbol or f"{site.address:#x}"
-        yield f"{shown(name, _LONGEST_LINE)}, {site.kind}, {fence_key(site.fences)}"
+        name = shown(base_name(site.symbol), _LONGEST_LINE)
+        # A name that the file cannot have is left to the address.
+        if not name or name != name.strip() or name.startswith("#"):
+            name = f"{site.address:#x}"
+        yield f"{name}, {site.kind}, {fence_key(site.fences)}"
 
 
 def fence_key(fences: Sequence[Fence]) -> str:
     """Return the mnemonics of a site's fences joined by ``+``, ``-`` for none."""
-    return "+".join(fence.mnemonic for fence in fences) or _NO_FENCE
+    return "+".join(_mnemonics(fences))
+
+
+def _mnemonics(fences: Sequence[Fence]) -> list[str]:
+    return [fence.mnemonic for fence in fences] or [_NO_FENCE]
 
 
 def read_expected(text: str, path: str) -> list[Expected]:
@@ -127,10 +140,15 @@ def read_expected(text: str, path: str) -> list[Expected]:
     """
     found = []
     for number, fields in _lines(text, path):
-        if len(fields) != _EXPECTED_FIELDS:
+        more = len(fields) > _EXPECTED_FIELDS and fields[-2].strip() not in _KINDS
+        if len(fields) < _EXPECTED_FIELDS or more:
             raise ValueError(f"{path}:{number}: has {len(fields)} fields; write: symbol, kind, fence")
-        symbol, kind, fence = fields
-        found.append(Expected(number, symbol, _kind(kind, path, number), fence or _NO_FENCE))
+        # A symbol may have commas.
+        symbol = ",".join(fields[:-2]).strip()
+        kind, fence = (field.strip() for field in fields[-2:])
+        found.append(Expected(number, symbol, _kind(kind, path, number), _fence(fence, path, number)))
+    if not found:
+        raise ValueError(f"{path}: expects no site; write it with --list-sites")
     return found
 
 
@@ -146,10 +164,13 @@ def read_accepted(text: str, path: str) -> list[Accepted]:
             raise ValueError(
                 f"{path}:{number}: has {len(fields)} fields; write: symbol, kind, finding, reason"
             )
-        symbol, kind, finding = fields[:3]
-        reason = ", ".join(fields[3:]).strip(" ,")
+        # A symbol may have commas, as the reason may.
+        place = next((at for at in range(1, len(fields) - 2) if fields[at].strip() in _KINDS), 1)
+        symbol = ",".join(fields[:place]).strip()
+        kind, finding = (field.strip() for field in fields[place : place + 2])
+        reason = ",".join(fields[place + 2 :]).strip(" ,\t")
         if not reason:
-            raise ValueError(f"{path}:{number}: the reason is empty; say why {symbol} is accepted")
+            raise ValueError(f"{path}:{number}: the reason is empty; say why {shown(symbol)} is accepted")
         if finding not in FINDINGS:
             raise ValueError(
                 f"{path}:{number}: no such finding: {shown(finding)}; known are {', '.join(FINDINGS)}"
@@ -167,7 +188,7 @@ def missing(expected: Sequence[Expected], sites: Iterable[Site]) -> list[Expecte
         expected, key=lambda item: "+" not in item.symbol and not item.symbol.startswith("0x")
     ):
         for place, site in enumerate(left):
-            same = site.kind is line.kind and fence_key(site.fences) == line.fence
+            same = site.kind is line.kind and sorted(_mnemonics(site.fences)) == sorted(line.fence.split("+"))
             if same and names(line.symbol, site):
                 del left[place]
                 break
@@ -201,12 +222,13 @@ def sort_out(
 
 def names(symbol: str, site: Site) -> bool:
     """Return whether a symbol, symbol+offset or address of a file stands for a site."""
-    if symbol in (site.symbol, *site.aliases) and site.symbol:
+    known = (site.symbol, *site.aliases) if site.symbol else ()
+    if symbol in known or base_name(symbol) in map(base_name, known):
         return True
     if symbol.startswith("0x"):
         return symbol == f"{site.address:#x}"
     name, plus, offset = symbol.rpartition("+")
-    return bool(plus) and name in (site.symbol, *site.aliases) and offset == f"{site.offset:#x}"
+    return bool(plus) and name in known and offset == f"{site.offset:#x}"
 
 
 def summary(found: Sequence[Finding]) -> str:
@@ -228,13 +250,28 @@ def _kind(text: str, path: str, number: int) -> Kind:
         ) from None
 
 
+def _fence(text: str, path: str, number: int) -> str:
+    """Return a fence field with its mnemonics as they are compared."""
+    words = [" ".join(word.split()) for word in text.split("+")]
+    if text in ("", _NO_FENCE):
+        return _NO_FENCE
+    for word in words:
+        if not _MNEMONIC.fullmatch(word):
+            raise ValueError(
+                f"{path}:{number}: no such fence: {shown(text)}; write mnemonics joined by +, or - for none"
+            )
+    return "+".join(words)
+
+
 def _lines(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the fields of each line that is not blank and not a comment."""
-    lines = text.splitlines()
+    lines = _LINE_END.split(text.removeprefix("\ufeff"))
+    if not lines[-1]:
+        del lines[-1]
     if len(lines) > _MOST_LINES:
         raise ValueError(f"{path}: has {len(lines):,} lines; {_MOST_LINES:,} are read: is it the right file?")
     for number, line in enumerate(lines, 1):
         if len(line) > _LONGEST_LINE:
             raise ValueError(f"{path}:{number}: has {len(line):,} characters; is it the right file?")
         if line.strip() and not line.lstrip().startswith("#"):
-            yield number, [field.strip() for field in line.split(",")]
+            yield number, line.split(",")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from xtrace.symbols.listing.compare import base_name
 from xtrace.symbols.listing.gate import Finding
 from xtrace.symbols.sites.model import SiteTable, where
 
@@ -99,7 +100,7 @@ def _result(table: SiteTable, finding: Finding, root: Path, seen: Counter[str]) 
     if line > 0:
         physical["region"] = {"startLine": line}
     # Addresses change with each build: a finding is known by symbol, kind and its number among equal ones.
-    key = f"{site.symbol or site.section}/{site.kind}/{finding.name}"
+    key = f"{base_name(site.symbol) or site.section}/{site.kind}/{finding.name}"
     seen[key] += 1
     return {
         "ruleId": finding.name,

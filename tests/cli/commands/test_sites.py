@@ -532,6 +532,9 @@ def test_a_missing_image_is_one_line(run: Run, tmp_path: Path) -> None:
         (["a", "b", "--explain", "x"], "--explain"),
         (["a", "--only", "all"], "--only"),
         (["a", "--fail-on", "keep"], "--fail-on"),
+        (["a", "--explain", "x", "--fail-on", "hazard"], "--fail-on"),
+        (["a", "--explain", "x", "--expect", "3"], "--expect"),
+        (["a", "--litmus", "x", "--expect", "0"], "--expect"),
     ],
 )
 def test_wrong_usage_is_one_line(run: Run, arguments: list[str], said: str) -> None:

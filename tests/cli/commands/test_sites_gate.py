@@ -109,6 +109,13 @@ def test_accepted_findings(run: Run, guest: Path, tmp_path: Path) -> None:
     assert run(guest, "--fail-on", "undecided", "--accept", file)[0] == 3
 
 
+def test_files_of_other_systems(run: Run, guest: Path, tmp_path: Path) -> None:
+    file = tmp_path / "two words.txt"
+    listed = run(guest, "--list-sites")[1]
+    file.write_bytes(b"\xef\xbb\xbf# from Windows\r\n" + listed.replace("\n", "\r\n").encode())
+    assert run(guest, "--expect-sites", file)[::2] == (0, "")
+
+
 def test_lines_that_match_nothing_are_named_without_a_gate(run: Run, guest: Path, tmp_path: Path) -> None:
     file = tmp_path / "accepted.txt"
     file.write_text("gone, mask, removable, why\n")
@@ -127,6 +134,8 @@ def test_lines_that_match_nothing_are_named_without_a_gate(run: Run, guest: Path
         ("--accept", "sti, unmask\n", "file.txt:1: has 2 fields; write: symbol, kind, finding, reason"),
         ("--expect-sites", "sti\n", "file.txt:1: has 1 fields; write: symbol, kind, fence"),
         ("--expect-sites", "sti, open, -\n", "file.txt:1: no such kind: open"),
+        ("--expect-sites", "sti, mask, none\x1b[1m\n", "file.txt:1: no such fence: none\\x1b[1m"),
+        ("--expect-sites", "# none yet\n", "file.txt: expects no site; write it with --list-sites"),
     ],
 )
 def test_bad_files(run: Run, guest: Path, tmp_path: Path, option: str, text: str, words: str) -> None:

@@ -90,6 +90,15 @@ FUNC(mask_page_numbered)
 	ret
 END(mask_page_numbered)
 
+/* The page is the operand's index, as position-independent code has it. */
+FUNC(mask_page_by_index)
+	mov	%edi, %eax
+	shl	$6, %rax
+	lea	shared_info(%rip), %rcx
+	movb	$1, MASK(%rax,%rcx)		# SITE mask cpu=other
+	ret
+END(mask_page_by_index)
+
 FUNC(save_and_mask_page)
 	mov	$shared_info, %rdx
 	movzbl	MASK(%rdx), %eax		# SITE save

@@ -94,6 +94,80 @@ def test_each_site_serves_for_one_line() -> None:
     assert gate.missing(mixed, [other]) == [mixed[1]]
 
 
+@pytest.mark.parametrize(
+    ("symbol", "line", "found"),
+    [
+        ("enable.constprop.0", "enable", True),
+        ("enable.isra.0.cold", "enable", True),
+        ("enable.cold", "enable.part.0", True),
+        ("enable", "enable.lto_priv.0", True),
+        ("enable.llvm.8123", "enable", True),
+        ("enable.cfi", "enable", True),
+        ("enable.__uniq.123.cfi", "enable", True),
+        ("enable.1234", "enable", True),
+        ("enable.late", "enable", False),
+        ("enable_cold", "enable", False),
+        ("enable.cold", "disable", False),
+        (".cold", "enable", False),
+        (".cold", ".cold", True),
+        # A place is exact.
+        ("enable.cold", "enable+0x12", False),
+        ("enable.cold", "enable.cold+0x12", True),
+    ],
+)
+def test_copies_of_a_function_count_as_it(symbol: str, line: str, found: bool) -> None:
+    one = site(symbol)
+    assert (gate.missing(gate.read_expected(f"{line}, unmask, -", "f"), [one]) == []) is found
+    accepted = gate.read_accepted(f"{line}, unmask, unstable-pointer, why", "f")
+    left, _, unused = gate.sort_out(gate.findings([site(symbol, hazards=(MOVED,))]), accepted)
+    assert (not left, not unused) == (found, found)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "line"),
+    [
+        ("enable.constprop.0", "enable, unmask, -"),
+        ("a,b", "a,b, unmask, -"),
+        ("f<a, mask, b>", "f<a, mask, b>, unmask, -"),
+        ("#odd", f"{BASE + 0x12:#x}, unmask, -"),
+        (" spaced ", f"{BASE + 0x12:#x}, unmask, -"),
+        ("two words", "two words, unmask, -"),
+    ],
+)
+def test_every_listed_line_is_read_back(symbol: str, line: str) -> None:
+    one = site(symbol)
+    assert list(gate.list_lines([one])) == [line]
+    expected = gate.read_expected(line, "f")
+    assert gate.missing(expected, [one]) == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_marks_of_other_systems(end: str, mark: str) -> None:
+    text = mark + end.join(["# note", "", "cli, mask, -", "spllower, unmask, lfence", ""])
+    assert [line.line for line in gate.read_expected(text, "f")] == [3, 4]
+    text = mark + end.join(["# note", "cli, mask, removable, form feed \x0c and \u2028 within", ""])
+    (line,) = gate.read_accepted(text, "f")
+    assert (line.line, line.symbol) == (2, "cli")
+
+
+def test_order_and_spaces_of_fences_do_not_matter() -> None:
+    many = site("f", fences=(fence(), fence("lock add"), fence()))
+    for text, found in (
+        ("lock  add + lfence+ lfence", True),
+        ("lfence+lock add+lfence", True),
+        ("lfence+lock add", False),
+        ("lfence+lfence+lfence", False),
+        ("-", False),
+    ):
+        assert (gate.missing(gate.read_expected(f"f, unmask, {text}", "f"), [many]) == []) is found
+
+
+def test_commas_in_symbols_and_reasons() -> None:
+    (line,) = gate.read_accepted("f<a, b>, unmask, unstable-pointer, as said, twice", "f")
+    assert (line.symbol, line.finding, line.reason) == ("f<a, b>", "unstable-pointer", "as said, twice")
+
+
 def test_several_fences_are_joined() -> None:
     many = site("f", fences=(fence(), fence("lock add")))
     assert gate.fence_key(many.fences) == "lfence+lock add"
@@ -105,6 +179,11 @@ def test_several_fences_are_joined() -> None:
     [
         ("a, mask", "sites.txt:1: has 2 fields; write: symbol, kind, fence"),
         ("# note\n\na, mask, -, x", "sites.txt:3: has 4 fields"),
+        ("a, mask, - # note", "sites.txt:1: no such fence: - # note; write mnemonics joined by"),
+        ("a, mask, LFENCE", "sites.txt:1: no such fence: LFENCE"),
+        ("a, mask, lfence+", "sites.txt:1: no such fence"),
+        ("", "sites.txt: expects no site; write it with --list-sites"),
+        ("# only this\n\n", "sites.txt: expects no site"),
         ("a, masked, -", "sites.txt:1: no such kind: masked; known are mask, save"),
         ("x" * 5000, "sites.txt:1: has 5,000 characters"),
         ("\n" * 100_002, "sites.txt: has 100,002 lines"),

@@ -46,6 +46,8 @@ TESTS_OF_UNMASK: Cases = {
     "unmasked_twice": (UNMASK + "movb $0, 1(%rbx);" + TEST + "ret", (1, ALL)),
     "at_the_limit": (UNMASK + "nops 60;" + TEST + "ret", (1, ALL)),
     "too_far": (UNMASK + "nops 61;" + TEST + "ret", (0, NONE)),
+    "or_a_call_after_which_nothing_is": (UNMASK + f"js 1f; {TEST} ret; 1: call huge", (1, ALL)),
+    "or_a_call_and_more": (UNMASK + f"js 1f; {TEST} ret; 1: call huge; ret", (1, SOME)),
     # An unmask always opens the mask: a test of the mask exempts no path.
     "mask_tested": (UNMASK + "cmpb $0, 1(%rbx); jne " + FORK, (1, SOME)),
 }
@@ -153,6 +155,10 @@ for _how in (
 
 #: Whether the first restore can only store non-zero.
 LEFT_MASKED: Cases = {
+    "by_or": (SAVED + "or %cl, %cl; je 1f; movb %cl, 1(%rbx); 1: ret", True),
+    "by_and": (SAVED + "and %cl, %cl; jne 1f; ret; 1: movb %cl, 1(%rbx); ret", True),
+    "by_or_on_the_other_side": (SAVED + "or %cl, %cl; jne 1f; movb %cl, 1(%rbx); 1: ret", False),
+    "by_or_with_another": (SAVED + "or %dl, %cl; je 1f; movb %cl, 1(%rbx); 1: ret", False),
     "where_jne_goes": (SAVED + "test %cl, %cl; jne 2f; ret; 2: movb %cl, 1(%rbx); ret", True),
     "after_jne": (SAVED + "test %cl, %cl; jne 2f; movb %cl, 1(%rbx); 2: ret", False),
     "after_je": (SAVED + "test %cl, %cl; je 2f; movb %cl, 1(%rbx); 2: ret", True),
@@ -362,6 +368,12 @@ EXITS: Cases = {
     "iret_or_a_test": (UNMASK + "js 1f; iretq; 1: cmpb $0, (%rbx); ret", "iretq at {iretq}"),
     "iret_or_a_stop": (UNMASK + "js 1f; iretq; 1: ud2", "iretq at {iretq}"),
     "iret_or_a_call_that_does_not_return": (UNMASK + "js 1f; iretq; 1: call endless", "iretq at {iretq}"),
+    "iret_or_a_call_after_which_nothing_is": (UNMASK + "js 1f; iretq; 1: call huge", "iretq at {iretq}"),
+    "iret_after_a_guessed_case": (UNMASK + "jmp *8(%rax); iretq", ""),
+    "iret_after_a_case": (
+        UNMASK + "jmp *9f(,%rax,8); 2: iretq; .pushsection .data; 9: .quad 2b; .popsection",
+        "iretq at {iretq}",
+    ),
     "iret_after_a_tail_jump": (UNMASK + "jmp exiter", "iretq at {exiter}"),
     "iret_by_a_trap": (
         UNMASK + "mov $23, %eax; syscall",
@@ -421,6 +433,20 @@ REOPENED: Cases = {
         (2, ALL),
     ),
     "never_left": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call endless", (1, ALL)),
+    "a_call_after_which_nothing_is": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call huge",
+        (1, ALL),
+    ),
+    "guessed_case": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *8(%rax); ret", (1, ALL)),
+    "guessed_case_by_register": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *%rax; ret",
+        (1, ALL),
+    ),
+    "case_of_a_table": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret;"
+        "1: jmp *9f(,%rax,8); 2: ret; .pushsection .data; 9: .quad 2b; .popsection",
+        (1, SOME),
+    ),
     "never_left_by_name": (MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call panic", (1, ALL)),
     "left_by_a_call_that_returns": (
         MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call leaf_nothing; ret",
@@ -520,6 +546,7 @@ HELPERS = {
     "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
     "calls_lock": "push %rbx; call leaf_lock; pop %rbx; ret",
     "may_lock": "push %rbx; test %edi, %edi; je 1f; call leaf_lock; 1: pop %rbx; ret",
+    "huge": "nops 401; ret",
     "endless": "cli; 1: hlt; jmp 1b",
     "panic": "ret",
     "exiter": "pop %rsi; iretq",
