@@ -100,7 +100,15 @@ class Package:
             if start + size > len(section):
                 raise DwarfError(f"an index entry past the end of .debug_{name}.dwo")
             parts[name] = section[start : start + size]
-        return replace(self._sections, **parts)
+        return replace(
+            self._sections,
+            info=parts["info"],
+            types=parts["types"],
+            abbrev=parts["abbrev"],
+            line=parts["line"],
+            str_offsets=parts["str_offsets"],
+            rnglists=parts["rnglists"],
+        )
 
 
 def _has(places: list[int], part: tuple[int, int] | None) -> bool:

@@ -324,8 +324,10 @@ class Symbols:
     def matching(self, pattern: re.Pattern[bytes]) -> dict[str, int]:
         """Return the address by name of the symbols whose names match, with the zero byte that ends them."""
         offsets = [match.start() for match in pattern.finditer(self.names)]
-        found = np.flatnonzero(np.isin(self.name_offsets, np.array(offsets, np.uint32))) if offsets else ()
-        return {self.name(index): int(self.addresses[index]) for index in found}
+        if not offsets:
+            return {}
+        found = np.flatnonzero(np.isin(self.name_offsets, np.array(offsets, np.uint32)))
+        return {self.name(index): int(self.addresses[index]) for index in found.tolist()}
 
     def ending_in(self, suffix: str) -> dict[str, tuple[int, int]]:
         """Return address and size by name of data and untyped symbols whose names end in ``suffix``."""

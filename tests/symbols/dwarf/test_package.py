@@ -24,7 +24,9 @@ MEMBERS = {("cpu_info", "ci_vcpu"): 112, ("vcpu_info", "evtchn_upcall_mask"): 1}
 #: The tool of binutils does not know DWARF 5, and that of LLVM 14 never ends on gcc's.
 MADE = (("gcc", 4, "dwp"), ("gcc", 4, "llvm-dwp"), ("clang", 4, "dwp"), ("clang", 5, "llvm-dwp"))
 EMPTY = memoryview(b"")
-NOTHING = DebugSections(*[EMPTY] * 13, bits=64)
+NOTHING = DebugSections(
+    EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, 64
+)
 
 
 def needed(*tools: str) -> None:
