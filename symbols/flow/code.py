@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +79,7 @@ _NO_RETURN = (
     "ukplat_terminate",
 )  # fmt: skip
 #: What a compiler calls at the beginning of each function that is profiled.
-_PROFILING = frozenset(("__fentry__", "mcount", "_mcount", "__mcount"))
+_PROFILING = ("__fentry__", "mcount", "_mcount", "__mcount")
 _MOST_CASES = 512
 #: How often code is looked for after a return, in one function of an image without symbols.
 _MOST_RESTARTS = 2000
@@ -119,15 +119,12 @@ class Code:
         self._depth = 0
         self.labels, self.starts = self._boundaries()
         self._start_list: list[int] = self.starts.tolist()
-        self._thunks = self._find_thunks()
+        named = image.symbols.matching(_THUNK, (name.encode() for name in (*_NO_RETURN, *_PROFILING)))
+        self._thunks = self._find_thunks(named)
         self._has_stubs = HYPERCALL_NAME.encode() in image.symbols.names
         self._has_cold = _COLD.encode() in image.symbols.names
-        self.no_return = self._named(_NO_RETURN)
-        self._profiling = self._named(_PROFILING)
-
-    def _named(self, names: Iterable[str]) -> set[int]:
-        """Return the addresses of the symbols with some names."""
-        return {address for name in names if (address := self.image.symbols.find(name)) is not None}
+        self.no_return = {named[name] for name in _NO_RETURN if name in named}
+        self._profiling = {named[name] for name in _PROFILING if name in named}
 
     def _boundaries(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return the sorted addresses where code may begin (labels), and where functions begin."""
@@ -142,11 +139,13 @@ class Code:
         starts = np.intersect1d(labels, symbols.addresses[functions])
         return np.union1d(labels, bases), np.union1d(starts, bases)
 
-    def _find_thunks(self) -> dict[int, bool]:
+    def _find_thunks(self, named: Mapping[str, int]) -> dict[int, bool]:
         """Return the addresses of thunks, found by name or by code, and whether each stands for a return."""
-        symbols = self.image.symbols
-        if len(symbols):
-            return {address: name == _RETURN_THUNK for name, address in symbols.matching(_THUNK).items()}
+        if len(self.image.symbols):
+            thunks = {
+                name: address for name, address in named.items() if _THUNK.fullmatch(f"{name}\0".encode())
+            }
+            return {address: name == _RETURN_THUNK for name, address in thunks.items()}
         found = {}
         for section in self.sections:
             code = bytes(section.data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -321,9 +321,18 @@ class Symbols:
         best = min(found.tolist(), key=lambda i: (-int(self._ranks[i]), int(self.binds[i]) == LOCAL, i))
         return int(self.addresses[best])
 
-    def matching(self, pattern: re.Pattern[bytes]) -> dict[str, int]:
-        """Return the address by name of the symbols whose names match, with the zero byte that ends them."""
+    def matching(self, pattern: re.Pattern[bytes], names: Iterable[bytes] = ()) -> dict[str, int]:
+        """Return the address by name of the symbols with some names, and of those that match a pattern.
+
+        Args:
+            pattern: also matches the zero byte that ends a name.
+        """
         offsets = [match.start() for match in pattern.finditer(self.names)]
+        for name in names:
+            offset = self.names.find(name + b"\0")
+            while offset >= 0:
+                offsets.append(offset)
+                offset = self.names.find(name + b"\0", offset + 1)
         if not offsets:
             return {}
         found = np.flatnonzero(np.isin(self.name_offsets, np.array(offsets, np.uint32)))

@@ -6,7 +6,7 @@ nothing, and it scans gigabytes per second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,10 @@ _MOD0 = _table(number for number in range(0x40) if number & 7 not in (4, 5))
 _AFTER_PREFIX = _table((*range(0x48, 0x50), 0x8B, 0xA1, 0x03, 0xC6, 0x80))
 _MOD2 = _table(number for number in range(0x80, 0xC0) if number & 7 != 4)
 _LOADS = _table((0x8B, 0xFF))
-#: call rel32 and jmp rel32.
-_BRANCHES, _BRANCH_BYTES = _table((0xE8, 0xE9)), 5
-_SHORT_JUMP = 0xEB
+#: call rel32 and jmp rel32 differ in the last bit.
+_BRANCH, _BRANCH_BYTES = 0xE8, 5
+#: jmp rel8 reaches no further than this, with its own bytes.
+_SHORT_JUMP, _NEAR_BYTES = 0xEB, 130
 #: i386: mov moffs32,%eax.
 _LOAD_ABSOLUTE = 0xA1
 _PER_CPU_PREFIX = _table((0x64, 0x65))
@@ -181,19 +182,24 @@ def functions_of(section: Section, starts: npt.NDArray[np.uint64], offsets: Offs
     return set(starts[np.unique(index[index >= 0])].tolist())
 
 
-def calls_of(section: Section, targets: Iterable[int]) -> Offsets:
+def calls_of(section: Section, targets: Collection[int]) -> Offsets:
     """Return offsets of bytes that look like a direct call or jump to one of some addresses."""
     code = np.frombuffer(section.data, np.uint8)
     if len(code) < _BRANCH_BYTES:
         return np.empty(0, np.int64)
-    places = np.flatnonzero(_BRANCHES[code[: -_BRANCH_BYTES + 1]])
-    distances = np.zeros(len(places), np.uint32)
+    places = np.flatnonzero(code[: -_BRANCH_BYTES + 1] & 0xFE == _BRANCH)
+    # The low byte of what a branch reaches decides about most of them.
+    behind = places.astype(np.uint32) + np.uint32((section.address + _BRANCH_BYTES) % 2**32)
+    likely = _table(target & 0xFF for target in targets)[code[places + 1] + behind.astype(np.uint8)]
+    places, reached = places[likely], behind[likely]
     for byte in range(4):
-        distances |= code[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
+        reached += code[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
     # Modulo 2**32, as kernels of both sizes fit within 2 GiB.
-    reached = distances + (places + _BRANCH_BYTES + section.address % 2**32).astype(np.uint32)
-    wanted = np.array(sorted(target % 2**32 for target in targets), np.uint32)
-    short = np.flatnonzero(code[:-1] == _SHORT_JUMP)
-    near = short + 2 + code[short + 1].astype(np.int8) + section.address % 2**32
-    hits = places[np.isin(reached, wanted)], short[np.isin(near.astype(np.uint32), wanted)]
-    return np.sort(np.concatenate(hits)).astype(np.int64)
+    hits = [places[np.isin(reached, np.array([target % 2**32 for target in targets], np.uint32))]]
+    for target in targets:
+        first, last = target - section.address - _NEAR_BYTES, target - section.address + _NEAR_BYTES
+        near = code[max(first, 0) : max(last, 0)]
+        short = np.flatnonzero(near[:-1] == _SHORT_JUMP)
+        ends = short + 2 + near[short + 1].astype(np.int8) + max(first, 0)
+        hits.append(short[ends == target - section.address] + max(first, 0))
+    return np.unique(np.concatenate(hits)).astype(np.int64)
