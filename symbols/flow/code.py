@@ -6,6 +6,7 @@ import bisect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,7 @@ class Code:
         self._leaves: dict[int, tuple[Insn, ...] | None] = {}
         self._stubs: dict[int, int | None] = {}
         self._endless: dict[int, bool] = {}
+        self._returning: dict[int, bool] = {}
         self._joined: dict[int, tuple[FunctionFlow, FunctionFlow]] = {}
         self._depth = 0
         self.labels, self.starts = self._boundaries()
@@ -498,11 +500,24 @@ class Code:
 
     def _returns(self, target: int) -> bool:
         """Return whether a function has a return: no compiler makes one in a function that never returns."""
-        start, end = self.window(target)
-        insns, _ = explore(
-            self.run, (target,), lambda address: start <= address < end, _MOST_ENDLESS_INSNS, self.no_return
-        )
-        return any(insn.flow is Flow.RETURN for insn in insns.values())
+        if target not in self._returning:
+            start, end = self.window(target)
+            if len(self.image.symbols):
+                found = list(takewhile(lambda insn: insn.address < end, self.run(target)))
+            else:
+                # The window may have more than one function.
+                found = list(
+                    explore(
+                        self.run,
+                        (target,),
+                        lambda address: start <= address < end,
+                        _MOST_ENDLESS_INSNS,
+                        self.no_return,
+                    )[0].values()
+                )
+            self.budget.spend(len(found))
+            self._returning[target] = any(insn.flow is Flow.RETURN for insn in found)
+        return self._returning[target]
 
     def _in_page(self, address: int) -> bool:
         page = self.hypercall_page

@@ -24,7 +24,8 @@ in         functions that must contain the site, if a helper is inlined into the
 decoy      ``dwarf``: not a site, which only DWARF shows; without DWARF only the kind is compared
 ========== ==========================================================================================
 
-The reference's DWARF line table maps lines to addresses, so nothing here decodes an instruction.
+The reference's DWARF line table maps lines to addresses, so nothing here decodes an instruction.  Code with
+line 0, which a compiler made of several lines, must be as any of the expectations says.
 """
 
 from __future__ import annotations

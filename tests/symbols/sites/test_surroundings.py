@@ -546,7 +546,7 @@ HELPERS = {
     "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
     "calls_lock": "push %rbx; call leaf_lock; pop %rbx; ret",
     "may_lock": "push %rbx; test %edi, %edi; je 1f; call leaf_lock; 1: pop %rbx; ret",
-    "huge": "nops 401; ret",
+    "huge": "nops 16500; ret",
     "endless": "cli; 1: hlt; jmp 1b",
     "panic": "ret",
     "exiter": "pop %rsi; iretq",
