@@ -134,7 +134,7 @@ def test_damaged_packages_are_noted_and_nothing_else(tmp_path: Path) -> None:
     whole = package.read_bytes()
     rng = random.Random(3)
     wrong = noted = 0
-    for _ in range(150):
+    for _ in range(60):
         data = bytearray(whole)
         for _ in range(rng.choice((1, 3, 12))):
             data[rng.randrange(len(data))] = rng.choice((0, 1, 0x7F, 0xFF, rng.randrange(256)))
@@ -145,7 +145,7 @@ def test_damaged_packages_are_noted_and_nothing_else(tmp_path: Path) -> None:
         wrong += found != MEMBERS and not damage
     assert noted
     # A changed byte in a member's own offset cannot be seen.
-    assert wrong < 10
+    assert wrong < 6
 
 
 def index(
