@@ -21,7 +21,9 @@ def explain(site: Site) -> list[str]:
     if description is None:
         return [f"Nothing to search: a {site.kind} cannot lose an upcall."]
     moved = unstable(site, description)
-    lines = argument(check(description), where(site)) if moved is None or is_proven(site) else []
+    lines = (
+        argument(check(description), where(site)) if moved is None or _is_proven(site, description) else []
+    )
     if moved is not None:
         lead = ["", "If the thread moves to another CPU after it loads the pointer:"]
         if not lines:
@@ -41,7 +43,6 @@ def unstable(site: Site, description: Description) -> Description | None:
     return None
 
 
-def is_proven(site: Site) -> bool:
+def _is_proven(site: Site, description: Description) -> bool:
     """Return whether the pointer may be assumed to be the hosting CPU's, at the store and at the test."""
-    moves = any(hazard.name == "unstable-pointer" for hazard in site.hazards)
-    return site.cpu is not Cpu.OTHER and not (moves and site.reread)
+    return site.cpu is not Cpu.OTHER and not any(access.pointer for access in description.accesses())

@@ -94,6 +94,8 @@ def _told(access: Access) -> str:
         words.append("locked")
     elif access.is_wide:
         words.append("a plain store of P and M together")
+    if access.pointer:
+        words.append("through a pointer read again")
     names = {Cell.P: "P", Cell.M: "m", Cell.S: "s"}
     words += [f"{names[cell]} is {value}" for cell, value in access.when]
     return ", ".join(words)

@@ -257,7 +257,8 @@ class _Encoding:
         registers: dict[Cell, _Value],
     ) -> None:
         """Add the events of an access; ``registers`` are changed to what it reads."""
-        ours = access.pointer == 0 or self.description.stable
+        # What Xen writes, and what is accessed through a pointer read again, is the own vCPU's.
+        ours = cpu == self.host or (access.pointer == 0 and not access.xen)
         reads: dict[Cell, _Value] = {}
         if ours:
             old = {cell for cell, value in access.writes if value in (UNCHANGED, REST)}

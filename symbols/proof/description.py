@@ -45,7 +45,8 @@ class Access:
         xen: it enters Xen (hypercall or iret).  Xen stores ``writes``, and tests P and M on its exit.
         when: registers and the values that they must have after it, for this path to go on.
         fence: the mnemonic of an instruction that is only a fence; "" otherwise.
-        pointer: through which pointer; 0 is that of the site's own access.
+        pointer: 0 is that of the site's own access; 1 one that was read again after it, which is another's
+            if the thread has moved.
         text: what it does, for people.
         code: the instruction, in AT&T syntax; "" if it does not come from an image.
         address: of the instruction; -1 if it does not come from an image.

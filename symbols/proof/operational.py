@@ -400,7 +400,8 @@ class Machine:
         buffer = state.buffers[which]
         if access.drains and buffer:
             return None, frame
-        ours = access.pointer == 0 or self.description.stable
+        # Another vCPU's, which this model does not have: a test of it is taken to find nothing.
+        ours = which == self._host or (access.pointer == 0 and not access.xen)
         registers = list(frame.registers)
         handled = state.handled
         for cell in access.reads if ours else ():

@@ -75,7 +75,8 @@ def touches(flow: FunctionFlow, layout: Layout, code: Code) -> list[Touch]:
             stored = _written(access, flow)
             assert access.insn.memory is not None
             wide = _wide(access)
-            number = _number(stored, access.insn.memory.size, code) if wide else None
+            whole = wide or (access.insn.mnemonic == "xchg" and access.insn.memory.size > 1)
+            number = _number(stored, access.insn.memory.size, code) if whole else None
             clears = kind in (Kind.MASK, Kind.UNMASK) and number is not None and not number & 0xFF
             found.append(Touch(access.insn, kind, spot, flow, stored, wide, access.direct, clears))
     return found
@@ -281,9 +282,13 @@ def _selector_kind(access: Access, flow: FunctionFlow) -> Kind | None:
 
 
 def _cleared_later(access: Access, flow: FunctionFlow) -> bool:
-    """Return whether the function also stores a plain 0 to the place that was read."""
+    """Return whether the function also stores a plain 0 to the place that was read, or clears bits there."""
     return any(
-        other.place == access.place and other.stored is not None and other.stored.constant == 0
+        other.place == access.place
+        and (
+            (other.stored is not None and other.stored.constant == 0)
+            or (other.insn.lock and other.insn.mnemonic in _CLEARS)
+        )
         for other in flow.accesses.values()
     )
 

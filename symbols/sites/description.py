@@ -19,7 +19,7 @@ from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cel
 from xtrace.symbols.proof.templates import IRET, USUAL_HANDLER
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
-from xtrace.symbols.sites.handlers import Handlers, Order
+from xtrace.symbols.sites.handlers import HALF_FENCES, Handlers, Order
 from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.sites.surroundings import (
     Touches,
@@ -68,7 +68,14 @@ class Describer:
         """Return the paths of a handler from what comes before and after its pending clear."""
         order = self.orders[touch.address]
         before = [item for item in near if item.position == "before"]
-        after = [item for item in near if item.position == "after" and item.at not in order.locked.hits]
+        # One that drains and is not among the locked accesses comes after the selector was used.
+        after = [
+            item
+            for item in near
+            if item.position == "after"
+            and fence_of(item.insn) in HALF_FENCES
+            and item.at not in order.locked.hits
+        ]
         body = [self._fence(item.insn, item.at) for item in before]
         body.append(self._store(touch, Cell.P, 0))
         body += [self._fence(item.insn, item.at) for item in after]
@@ -158,7 +165,7 @@ class Describer:
 
     def _fence(self, insn: Insn, at: int) -> Access:
         name = fence_of(insn)
-        drains = name not in ("lfence", "sfence")
+        drains = name not in HALF_FENCES
         via = "" if insn.address == at else f", called at {at:#x}"
         access = Access(drains=drains, fence=_class(name, insn), text=f"fence{via}")
         return self._at(insn.address, access)
@@ -201,11 +208,13 @@ class _Walk:
         self._known: dict[int, _Suffixes] = {}
         self.assumed: set[str] = set()
         self._opens = False
+        self._reread: tuple[int, ...] = ()
 
     def paths(self, around: Surroundings, near: Collection[Found], opens: bool) -> set[Path]:
         """Return the paths of the site, each once."""
         touch = self._touch
         self._opens = opens
+        self._reread = around.reread
         before = [self._d._fence(item.insn, item.at) for item in near if item.position == "before"]
         value = 1 if touch.kind is Kind.MASK or not opens else 0 if touch.kind is Kind.UNMASK else SAVED
         store = self._d._store(touch, Cell.M, value)
@@ -221,7 +230,7 @@ class _Walk:
 
     def _tests_itself(self, store: Access) -> Iterator[Path]:
         """Yield the outcomes of a store that tests P."""
-        handled = self._handled(self._touch.address)
+        handled = self._handled(self._touch.address, taken=self._touch.clears_pending)
         if self._touch.insn.mnemonic == "cmpxchg":
             yield (replace(store, reads=(Cell.P,), when=((Cell.P, 0),), text=f"{store.text}, if P is 0"),)
             yield (
@@ -248,8 +257,12 @@ class _Walk:
             yield replace(test, when=((Cell.P, 1),)), (self._handled(at),)
         yield replace(test, when=((Cell.P, 0),)), ()
 
-    def _handled(self, test: int) -> Access:
-        """Return how the event is handled if a test finds P set."""
+    def _handled(self, test: int, *, taken: bool = False) -> Access:
+        """Return how the event is handled if a test finds P set.
+
+        Args:
+            taken: the test has cleared P, so Xen would deliver nothing: the code itself must take S.
+        """
         flow = self._flow
         later = [call for call in self._calls if call >= test] or list(self._calls)
         if later:
@@ -261,6 +274,8 @@ class _Walk:
         self.assumed.add(
             f"what follows the test at {test:#x} handles the event: no force callback was found there"
         )
+        if taken:
+            return replace(USUAL_HANDLER[1], text="assumed: the event is handled, by a take of S")
         return Access(xen=True, text="assumed: the event is handled")
 
     def _following(self, address: int, left: int) -> _Suffixes:
@@ -273,7 +288,12 @@ class _Walk:
             results = [
                 self._decided(item, result, results) for item, result in zip(after, results, strict=True)
             ]
-        return frozenset(list(frozenset().union(*results))[:_MOST_PATHS])
+        found: _Suffixes = frozenset().union(*results)
+        if len(found) <= _MOST_PATHS:
+            return found
+        # Those without a test first: they are what may be wrong.
+        self.assumed.add(f"of more than {_MOST_PATHS} different ways on, the others are like those shown")
+        return frozenset(sorted(found, key=lambda path: (_answers(path), _order(path)))[:_MOST_PATHS])
 
     def _decided(self, target: int, own: _Suffixes, results: list[_Suffixes]) -> _Suffixes:
         """Return the paths of one side of a branch that depends on the restored value."""
@@ -292,7 +312,10 @@ class _Walk:
             return self._known[address]
         # A loop adds no path of its own.
         self._known[address] = frozenset()
-        self._known[address] = found = self._step(address, left)
+        found = self._step(address, left)
+        if address in self._reread:
+            found = frozenset(tuple(map(_through_another, path)) for path in found)
+        self._known[address] = found
         return found
 
     def _step(self, address: int, left: int) -> _Suffixes:
@@ -333,6 +356,12 @@ class _Walk:
         if insn.flow is Flow.CALL:
             return self._code.leaf_fences(insn.target) or ()
         return (insn,) if fence_of(insn) else ()
+
+
+def _through_another(access: Access) -> Access:
+    """Return an access through a pointer that is read again before it; Xen and fences need none."""
+    uses = not access.xen and bool(access.reads or access.writes)
+    return replace(access, pointer=1) if uses else access
 
 
 def _joined(fences: Path, rest: Path) -> Path:

@@ -18,7 +18,7 @@ from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.x86.decode import Flow, Insn
 
 #: These order only loads, or only stores.
-_HALF_FENCES = ("lfence", "sfence")
+HALF_FENCES = ("lfence", "sfence")
 _BEFORE_INSNS = 60
 #: How many instructions are followed after a clear, in how deep callees, and into how many callers.
 _MOST_STEPS = 1500
@@ -132,7 +132,7 @@ class Handlers:
             if self._steps < 0:
                 return
             insn = flow.insns[address]
-            if any(fence_of(item) not in _HALF_FENCES for item in self.executed(insn)):
+            if any(fence_of(item) not in HALF_FENCES for item in self.executed(insn)):
                 seen.locked.add(address)
                 self.ordering.add(address)
                 continue

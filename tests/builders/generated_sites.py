@@ -49,7 +49,7 @@ def described(random: Random) -> Description:
     """Return a random description; about half of them have the usual handler."""
     handlers: tuple[Path, ...] = ((CLEAR, TAKE, IRET),)
     if random.random() < 0.5:
-        handlers = tuple(dict.fromkeys(_handler(random) for _ in range(random.choice((1, 1, 1, 2)))))
+        handlers = tuple(dict.fromkeys(handler_of(random) for _ in range(random.choice((1, 1, 1, 2)))))
     role = random.choice((Role.MASK, Role.OPEN, Role.OPEN, Role.HANDLER))
     paths: tuple[Path, ...] = ()
     if role is not Role.HANDLER:
@@ -84,7 +84,8 @@ def forked(accesses: Sequence[Access], random: Random) -> Iterator[Path]:
     yield tuple(accesses)
 
 
-def _handler(random: Random) -> Path:
+def handler_of(random: Random) -> Path:
+    """Return a random handler."""
     clear: Path = (random.choice((CLEAR, CLEAR, *CLEARS)),)
     take = random.choice((TAKES[0], *TAKES))
     body = [*clear, *take] if random.random() < 0.8 else [*take, *clear]

@@ -158,6 +158,30 @@ def test_both_agree_on_nested_upcalls() -> None:
         assert axiomatic.check(nested).holds is operational.check(nested).holds
 
 
+def test_block_opens_the_mask_of_the_vcpu_that_makes_it() -> None:
+    """The thread has moved: its own vCPU blocks, and the mask that the site cleared stays as it is."""
+    block = Access(writes=((M, 0),), xen=True)
+    moved = unmask((block,), stable=False)
+    assert operational.check(moved).holds
+    assert axiomatic.check(moved).holds
+    assert not operational.check(unmask((STORE, block), stable=False)).holds
+    assert not axiomatic.check(unmask((STORE, block), stable=False)).holds
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_pointer_that_is_read_again_is_anothers_only_if_the_thread_has_moved(stable: bool) -> None:
+    again = unmask(
+        *(tuple(replace(one, pointer=int(bool(one.reads))) for one in path) for path in RIGHT.paths),
+        stable=stable,
+    )
+    assert operational.check(again).holds is stable
+    assert axiomatic.check(again).holds is stable
+    # A store through it leaves the first vCPU's mask as it is.
+    store = unmask((replace(STORE, pointer=1),), stable=stable)
+    assert operational.check(store).holds is not stable
+    assert axiomatic.check(store).holds is not stable
+
+
 def test_query_is_text_that_another_solver_can_read() -> None:
     text = axiomatic.query(RIGHT, RIGHT.paths[0])
     lines = text.splitlines()

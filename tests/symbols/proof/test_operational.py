@@ -13,9 +13,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from builders.generated_sites import handler_of
 from xtrace.symbols.proof import operational
 from xtrace.symbols.proof.argument import argument
-from xtrace.symbols.proof.description import Cell, masked_after
+from xtrace.symbols.proof.description import Access, Cell, Description, Role, masked_after
 from xtrace.symbols.proof.operational import Actor, End, Frame, Move, Outcome
 from xtrace.symbols.proof.templates import (
     Fence,
@@ -380,6 +381,26 @@ def test_handler_that_opens_the_mask_may_be_interrupted() -> None:
     # Opened before S is taken, the inner handler takes both bits; nothing is lost either.
     early = replace(description, handlers=((clear, opens, take, iret),))
     assert operational.check(early).holds
+
+
+def test_stores_to_the_mask_in_a_handler_change_no_answer() -> None:
+    """So a handler of an image is described without them."""
+    random = Random(5)
+    handlers = dict.fromkeys(handler_of(random) for _ in range(14))
+    seen = set()
+    for handler in handlers:
+        if any(access.written(Cell.M) is not None for access in handler[:-1]):
+            continue
+        fails = bool(operational.check(Description(Role.HANDLER, (), (handler,), ((0, 0),))).fault)
+        seen.add(fails)
+        for place in range(len(handler)):
+            for value in (0, 1):
+                store = Access(writes=((Cell.M, value),))
+                other = Description(
+                    Role.HANDLER, (), ((*handler[:place], store, *handler[place:]),), ((0, 0),)
+                )
+                assert bool(operational.check(other).fault) is fails
+    assert seen == {False, True}
 
 
 def test_nested_sections_are_explored() -> None:

@@ -173,6 +173,30 @@ HANDLERS = {
         ("S-> S=0 locked", "P=0", "M=0 xen"),
     ),
     "nothing is taken": ("movb $0,(%rax)\nret\n", ("P=0", "M=0 xen")),
+    "a plain read, and a locked clear of what it read": (
+        "movb $0,(%rax)\nmov 8(%rax),%rcx\nnot %rcx\nlock and %rcx,8(%rax)\nret\n",
+        ("P=0", "S->", "S=-3 locked", "M=0 xen"),
+    ),
+    "a fence after a plain read is not before it": (
+        "movb $0,(%rax)\nmov 8(%rax),%rcx\nmfence\nnot %rcx\nlock and %rcx,8(%rax)\nret\n",
+        ("P=0", "S->", "S=-3 locked", "M=0 xen"),
+    ),
+    "a fence before the clear does not order it": (
+        "mfence\nmovb $0,(%rax)\nmov 8(%rax),%rcx\nnot %rcx\nlock and %rcx,8(%rax)\nret\n",
+        ("mfence", "P=0", "S->", "S=-3 locked", "M=0 xen"),
+    ),
+    "a fence before a plain read": (
+        "movb $0,(%rax)\nmfence\nmov 8(%rax),%rcx\nnot %rcx\nlock and %rcx,8(%rax)\nret\n",
+        ("P=0", "mfence", "S->", "S=-3 locked", "M=0 xen"),
+    ),
+}
+#: The hazard of each of these handlers.
+DISORDER = {
+    "the selector is taken first": "take-before-clear",
+    "nothing is taken": "clear-without-take",
+    "a plain read, and a locked clear of what it read": "unlocked-handler",
+    "a fence after a plain read is not before it": "unlocked-handler",
+    "a fence before the clear does not order it": "unlocked-handler",
 }
 
 
@@ -182,7 +206,51 @@ def test_handler(tmp_path: Path, name: str) -> None:
     site = site_of(tmp_path, body, Kind.PENDING_CLEAR)
     assert site.description is not None
     assert [tuple(map(words, path)) for path in site.description.handlers] == [expected]
+    assert [hazard.name for hazard in site.hazards] == ([DISORDER[name]] if name in DISORDER else [])
     assert bool(fault_of(site.description)) is bool(site.hazards)
+
+
+def test_fence_on_one_path_to_a_plain_read_is_not_on_the_other(tmp_path: Path) -> None:
+    body = (
+        "movb $0,(%rax)\ntest %edx,%edx\nje 1f\nmfence\n"
+        "1: mov 8(%rax),%rcx\nnot %rcx\nlock and %rcx,8(%rax)\nret\n"
+    )
+    found = described(tmp_path, body, Kind.PENDING_CLEAR)
+    assert {tuple(map(words, path))[1] for path in found.handlers} == {"S->", "mfence"}
+    assert check(found).fault == "an upcall is lost"
+
+
+def test_exchange_that_clears_pending_leaves_nothing_to_xen(tmp_path: Path) -> None:
+    """Xen delivers nothing after it, so a force callback is no answer; a take of S is, and is assumed."""
+    head = "xor %ecx,%ecx\nxchg %cx,(%rax)\ntest %cl,%cl\nje 1f\n"
+    found = described(tmp_path, head + "call other\n1: ret\nother: ret\n", Kind.UNMASK)
+    assert paths(found) == {
+        ("P-> P=0 M=0 locked if P==0",),
+        ("P-> P=0 M=0 locked if P==1", "S-> S=0 locked"),
+    }
+    assert check(found).holds
+    site = site_of(tmp_path, head + "call hypercall_page+17*32\n1: ret\n", Kind.UNMASK)
+    assert site.description is not None
+    assert site.callbacks
+    assert check(site.description).fault == "an upcall is lost"
+    assert [hazard.name for hazard in site.hazards] == ["lost-upcall"]
+
+
+def test_more_ways_than_are_kept_leave_out_none_without_a_test(tmp_path: Path) -> None:
+    """Each optional fence doubles the ways; the last one returns before the test."""
+    fences = ("lfence", "sfence", "mfence", "lock addl $0,(%rsp)", "lfence", "mfence", "sfence")
+    steps = [
+        f"mov (%rdx),%ecx\ntest %ecx,%ecx\nje {number}1f\n{fence}\n{number}1:"
+        for number, fence in enumerate(fences, 1)
+    ]
+    body = "\n".join(
+        ["mov %rax,%rbx", "movb $0,1(%rbx)", *steps, "test %esi,%esi", "je 9f", "cmpb $0,(%rbx)"]
+    )
+    found = described(tmp_path, f"{body}\nje 9f\ncall force\n9: ret\n", Kind.UNMASK)
+    assert any("more than 64 different ways" in sentence for sentence in found.assumed)
+    tested = [any(Cell.P in access.reads for access in path) for path in found.paths]
+    assert False in tested
+    assert not check(found).holds
 
 
 def test_accesses_have_addresses_instructions_and_lines(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from builders.shapes import built, shapes
 from xtrace.symbols.image.image import open_image
+from xtrace.symbols.listing.explain import explain
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import Site
 
@@ -148,6 +149,14 @@ def test_cpu_is_read_again_only_where_it_is(sites_of: object) -> None:
     assert callable(sites_of)
     again = {site.symbol for site in sites_of("k14_freebsd.c") if site.reread}
     assert again == {"sti_indexed_twice", "sti_ptr_twice"}
+    for site in sites_of("k14_freebsd.c"):
+        if site.description is None:
+            continue
+        through = {access.pointer for access in site.description.accesses() if access.reads}
+        assert (through == {1}) is (site.symbol in again)
+        text = " ".join(" ".join(explain(site)).split())
+        assert ("through a pointer read again" in text) is (site.symbol in again)
+        assert ("No proof: the store and the pending test may be on" in text) is (site.symbol in again)
 
 
 def test_merged_store_says_that_it_also_clears_pending(sites_of: object) -> None:
