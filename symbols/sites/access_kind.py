@@ -75,11 +75,21 @@ def touches(flow: FunctionFlow, layout: Layout, code: Code) -> list[Touch]:
             stored = _written(access, flow)
             assert access.insn.memory is not None
             wide = _wide(access)
-            whole = wide or (access.insn.mnemonic == "xchg" and access.insn.memory.size > 1)
-            number = _number(stored, access.insn.memory.size, code) if whole else None
-            clears = kind in (Kind.MASK, Kind.UNMASK) and number is not None and not number & 0xFF
+            clears = kind in (Kind.MASK, Kind.UNMASK) and _clears_pending(access, stored, code)
             found.append(Touch(access.insn, kind, spot, flow, stored, wide, access.direct, clears))
     return found
+
+
+def _clears_pending(access: Access, stored: Value | None, code: Code) -> bool:
+    """Return whether a store of both bytes writes 0 to pending, whatever was there."""
+    insn = access.insn
+    assert insn.memory is not None
+    if insn.memory.size == 1:
+        return False
+    number = _immediate(insn) if insn.mnemonic == "and" else None
+    if _wide(access) or insn.mnemonic == "xchg":
+        number = _number(stored, insn.memory.size, code) if number is None else number
+    return number is not None and not number & 0xFF
 
 
 def _in_array(access: Access, spot: Spot, layout: Layout) -> bool:

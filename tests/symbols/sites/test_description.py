@@ -236,6 +236,21 @@ def test_exchange_that_clears_pending_leaves_nothing_to_xen(tmp_path: Path) -> N
     assert [hazard.name for hazard in site.hazards] == ["lost-upcall"]
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "does"),
+    [
+        ("movw $0x100,%cx\nxchg %cx,(%rax)", Kind.MASK, "P=0 M=1 locked"),
+        ("lock andw $0,(%rax)", Kind.UNMASK, "P=0 M=0 locked"),
+        ("andl $0,(%rax)", Kind.UNMASK, "P=0 M=0"),
+        ("lock andw $0x3f,(%rax)", Kind.UNMASK, "P=-2 M=0 locked"),
+    ],
+)
+def test_pending_may_be_cleared_with_the_mask(tmp_path: Path, code: str, kind: Kind, does: str) -> None:
+    found = described(tmp_path, f"{code}\nret\n", kind)
+    assert paths(found) == {(does,)}
+    assert not check(found).holds
+
+
 def test_more_ways_than_are_kept_leave_out_none_without_a_test(tmp_path: Path) -> None:
     """Each optional fence doubles the ways; the last one returns before the test."""
     fences = ("lfence", "sfence", "mfence", "lock addl $0,(%rsp)", "lfence", "mfence", "sfence")
