@@ -15,17 +15,30 @@ _MOST_TESTS = 50_000
 
 README = """Litmus tests of {path}, for herd7 and litmus7 (https://github.com/herd/herdtools7)
 
-    herd7 -optace true d01-01.litmus         # one test
-    herd7 -optace true *.litmus > outcomes   # all
-    litmus7 d01-01.litmus                    # on the processor itself
+    herd7 -optace true -speedcheck fast d01-01.litmus         # one test
+    herd7 -optace true -speedcheck fast *.litmus > outcomes   # all
+    litmus7 d01-01.litmus                                     # on the processor itself
 
 "exists" is an upcall that is lost.  "Never" in each test of a description means that none is lost.
 
-P is evtchn_upcall_pending, M evtchn_upcall_mask, S the selector, Z memory that nothing else uses.  P0 is
-the pCPU of the vCPU: the site's code, with Xen's exit test and the upcall's handler inline at the point at
-which the interrupt is taken.  P1 and P2 send an event: the selector, then pending; K0 and K1 stand for their
-IPIs, which P0 reads as 1 at that point.  Only P0 accesses M, so the value that it reads is known and is not
-read; the outcome of each test of P is fixed by the condition, so there is a test for each outcome.
+P is evtchn_upcall_pending, M evtchn_upcall_mask, S a bit of the selector, Z0 and so on memory that nothing
+else uses.  P0 is the pCPU of the vCPU: the site's code, with Xen's exit test and the upcall's handler inline
+at the point at which the interrupt is taken.  P1 and P2 send an event: the selector, then pending; K0 and K1
+stand for their IPIs, which P0 reads as 1 at that point.  The outcome of each test of P is fixed by the
+condition, so there is a test for each outcome.
+
+herd7 tries every source of every read, so the tests leave out what changes no answer:
+- M is only P0's: what it reads there is known, and it is not read.
+- A test asks for the loss of one event, whose bit S is: every take of S finds 0.  A locked AND that clears
+  what was read then changes nothing, and is a locked instruction on memory of its own.
+- Others only set P.  Between P0's own writes to P, a read of 1 after one of 1, or of 0 before one of 0, says
+  nothing new.  The same holds for S.
+- A locked store whose old value nobody needs is a store and a locked instruction after it; in a sender, which
+  reads nothing, it is a store.
+- An exit test that finds nothing, followed at once by one that delivers, is another test: the interrupt came
+  later.
+- Two senders are tested with the handler alone, and only where its accesses are not the usual ones: one event
+  is sent while the other is handled.  The order of a site's own accesses is decided by one sender.
 
 {sites}
 """

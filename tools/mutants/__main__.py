@@ -59,12 +59,10 @@ def _run(target: Target, session: Session, *, again: bool) -> None:
 def _run_all(target: Target, session: Session, todo: dict[str, MutationSpec]) -> None:
     source = (ROOT / target.module).read_text()
     begin, last = time.monotonic(), 0.0
-    for count, done in enumerate(
-        workers.run(
-            target.module, (target.quick, target.tests), _jobs(source, todo), len(os.sched_getaffinity(0))
-        ),
-        1,
-    ):
+    # Without arguments pytest would run every test there is.
+    stages = [tests for tests in (target.quick, target.tests) if tests]
+    processes = len(os.sched_getaffinity(0))
+    for count, done in enumerate(workers.run(target.module, stages, _jobs(source, todo), processes), 1):
         session.keep(done.name, done.fate, done.output, done.diff)
         now = time.monotonic() - begin
         if now - last > 30 or count == len(todo):

@@ -15,6 +15,7 @@ from mutants.session import Fate, Mutant, opened
 from mutants.targets import ROOT, SEED, TARGETS, Target
 
 _HERE = Path(__file__).parent
+_RUN = (Fate.KILLED, Fate.SURVIVED, Fate.TIMEOUT)
 _BEGIN, _END = "<!-- mutants:begin -->", "<!-- mutants:end -->"
 
 
@@ -86,12 +87,26 @@ def summary(target: Target, mutants: list[Mutant]) -> str:
 
 
 def write() -> int:
-    """Write the tables of docs/mutants.md; return 1 if mutants of a target have not been run yet."""
+    """Write the tables of docs/mutants.md; return 1 if mutants of a target have not been run yet.
+
+    What the page says of a target that was not run in this checkout stays.
+    """
+    path = ROOT / "docs" / "mutants.md"
+    text = path.read_text()
+    begin, end = text.index(_BEGIN) + len(_BEGIN), text.index(_END)
+    known = _known(text[begin:end])
     rows, lists, total = [], [], Counter[str]()
     whole = True
+    commit = _commit()
     for target in TARGETS:
         with opened(target) as session:
             mutants = session.mutants()
+        if target.module in known and not any(mutant.fate in _RUN for mutant in mutants):
+            row, listed = known[target.module]
+            rows.append(row)
+            lists += listed
+            total.update(_counted(row))
+            continue
         whole &= all(mutant.fate is not Fate.PENDING for mutant in mutants)
         same, left = explained(target, mutants)
         row = _counts(mutants, len(same), len(left))
@@ -99,24 +114,42 @@ def write() -> int:
         name = f"`{target.module}`" + (f", {target.drawn} drawn" if target.drawn else "")
         if row[Fate.PENDING]:
             name += f"; {row[Fate.PENDING]:,} NOT RUN YET"
-        rows.append(_row(name, row))
+        rows.append(_row(name, row, commit))
         lists += _survivors(target, same, left)
-    rows.append(_row("all that were run", total))
-    commit = subprocess.run(
+    rows.append(_row("all that were run", total, ""))
+    head = [
+        f"Seed {SEED}.", "",
+        f"| module | mutants | {' | '.join(REASONS)} | not ended | killed | equivalent | open "
+        "| killed of the rest | of those not equivalent | commit |",
+        "|---|" + "---|" * (len(REASONS) + 8),
+    ]  # fmt: skip
+    path.write_text("\n".join([text[:begin], *head, *rows, "", *lists]).rstrip() + "\n" + text[end:])
+    return 0 if whole else 1
+
+
+def _commit() -> str:
+    """Return the last commit that changed a target or a test."""
+    return subprocess.run(
         ["git", "log", "-1", "--format=%h", "--", *(target.module for target in TARGETS), "tests"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    head = [
-        f"Made from commit {commit}, seed {SEED}.", "",
-        f"| module | mutants | {' | '.join(REASONS)} | not ended | killed | equivalent | open "
-        "| killed of the rest | of those not equivalent |",
-        "|---|" + "---|" * (len(REASONS) + 7),
-    ]  # fmt: skip
-    path = ROOT / "docs" / "mutants.md"
-    text = path.read_text()
-    begin, end = text.index(_BEGIN) + len(_BEGIN), text.index(_END)
-    path.write_text("\n".join([text[:begin], *head, *rows, "", *lists]).rstrip() + "\n" + text[end:])
-    return 0 if whole else 1
+
+
+def _known(text: str) -> dict[str, tuple[str, list[str]]]:
+    """Return the row and the list of survivors of each module on the page."""
+    found = {}
+    for row in re.findall(r"^\| `.*", text, re.MULTILINE):
+        module = row.split("`")[1]
+        section = re.search(rf"^### {re.escape(module)}\n.*?(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
+        found[module] = row, [*section[0].rstrip().splitlines(), ""] if section else []
+    return found
+
+
+def _counted(row: str) -> Counter[str]:
+    """Return the counts of a row of the page."""
+    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    names = ("mutants", *REASONS, Fate.TIMEOUT, Fate.KILLED, "equivalent", "open")
+    return Counter({name: int(cell.replace(",", "")) for name, cell in zip(names, cells, strict=False)})
 
 
 def _counts(mutants: list[Mutant], same: int, left: int) -> Counter[str]:
@@ -127,11 +160,11 @@ def _counts(mutants: list[Mutant], same: int, left: int) -> Counter[str]:
     return counts
 
 
-def _row(name: str, counts: Counter[str]) -> str:
+def _row(name: str, counts: Counter[str], commit: str) -> str:
     killed, same, left = counts[Fate.KILLED], counts["equivalent"], counts["open"]
     cells = [
         name, counts["mutants"], *(counts[why] for why in REASONS), counts[Fate.TIMEOUT], killed, same, left,
-        _share(killed, killed + same + left), _share(killed, killed + left),
+        _share(killed, killed + same + left), _share(killed, killed + left), commit,
     ]  # fmt: skip
     return f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in cells)} |"
 

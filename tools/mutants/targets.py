@@ -42,6 +42,13 @@ _SITES = (
     "tests/cli/commands/test_sites.py",
 )
 _COST = "tests/analysis/cost"
+_PROOF = "tests/symbols/proof"
+_SITE_TESTS = "tests/symbols/sites"
+#: Of the checker's tests those without a long search, and two kinds of sites.
+_SEARCHES = (
+    "text_of or start or counts or must_not or places or one_and_two or bounded or nested"
+    " or ((contract or interpreter) and none and (unmask or handler))"
+)
 #: Where a negative index is an error, which numba takes for one from the end.
 _AS_PYTHON = "tests/probes/compiled/test_loop.py::test_every_loop_runs_in_python_with_the_same_results"
 
@@ -49,16 +56,39 @@ TARGETS = (
     Target("symbols/sites/verdict.py", ("tests/symbols/sites/test_verdict.py",), _SITES),
     Target("symbols/sites/surroundings.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
     Target("symbols/sites/fences.py", ("tests/symbols/sites/test_fences.py",), _SITES),
-    Target("symbols/sites/description.py", ("tests/symbols/sites/test_description.py",), _SITES),
-    Target("symbols/sites/handlers.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
+    # One mutant of these takes 2 to 20 s of CPU, so of each a sample is run.
+    Target(
+        "symbols/sites/description.py",
+        (f"{_SITE_TESTS}/test_description.py", "-k", "not agree"),
+        (),
+        drawn=120,
+    ),
+    Target(
+        "symbols/sites/handlers.py",
+        (f"{_SITE_TESTS}/test_surroundings.py", "-k", "clear or order or fences_that"),
+        (f"{_SITE_TESTS}/test_description.py", "-k", "handler or fence_on or selector"),
+        drawn=120,
+    ),
     Target(
         "symbols/proof/operational.py",
-        ("tests/symbols/proof/test_operational.py",),
-        ("tests/symbols/proof/test_axiomatic.py", "tests/symbols/proof/test_limits.py"),
+        (f"{_PROOF}/test_operational.py", "-k", _SEARCHES),
+        (),
+        drawn=120,
     ),
-    Target("symbols/proof/axiomatic.py", ("tests/symbols/proof/test_axiomatic.py",), ()),
-    Target("symbols/proof/rule.py", ("tests/symbols/proof/test_rule.py",), ()),
-    Target("symbols/proof/templates.py", ("tests/symbols/proof/test_operational.py",), ()),
+    Target(
+        "symbols/proof/axiomatic.py",
+        (f"{_PROOF}/test_axiomatic.py", "-k", "not small"),
+        (),
+        drawn=120,
+    ),
+    Target("symbols/proof/rule.py", (f"{_PROOF}/test_rule.py",), (), drawn=120),
+    Target(
+        "symbols/proof/templates.py",
+        (f"{_PROOF}/test_operational.py", "-k", _SEARCHES),
+        (f"{_PROOF}/test_faults.py",),
+        drawn=120,
+    ),
+    Target("symbols/proof/faults.py", (f"{_PROOF}/test_faults.py",), (), drawn=120),
     Target(
         "analysis/cost/bounded_sums.py",
         (f"{_COST}/test_bounded_sums.py",),

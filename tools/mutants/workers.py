@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import gc
 import importlib
 import itertools
 import multiprocessing as mp
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     import pytest
 
 #: Third-party modules that the tests import; a worker loads them once for all its mutants.
-_HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numpy", "pandas", "pytest", "typer")
+_HEAVY = ("hypothesis", "iced_x86", "elftools.elf.elffile", "numpy", "pandas", "pytest", "typer", "z3")
 _OPTIONS = (
-    "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0",
+    "-x", "-q", "--tb=line", "--assert=plain", "--hypothesis-seed=0",
+    "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist",
     # pytest warns that it cannot rewrite the asserts of modules that are already imported.
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
@@ -137,6 +139,9 @@ def _work(pipe: Connection, number: int, module: str, stages: Sequence[Sequence[
     scratch = Path(tempfile.gettempdir()) / f"mutants-{os.getpid()}"
     for name in (*_HEAVY, *(["numba"] if _is_compiled(tree, module) else [])):
         importlib.import_module(name)
+    # A child need not go through what it has not made, nor change the pages that it shares.
+    gc.collect()
+    gc.freeze()
     source = tree / module
     original = source.read_text()
     limits: list[float] = []

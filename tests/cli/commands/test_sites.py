@@ -579,7 +579,7 @@ def test_litmus_tests_are_written_once(run: Run, guest: Path, tmp_path: Path) ->
     assert names[0] == "README"
     assert len(names) > 10
     readme = (folder / "README").read_text()
-    assert "herd7 -optace true d01-01.litmus" in readme
+    assert "herd7 -optace true -speedcheck fast d01-01.litmus" in readme
     first = (folder / "d01-01.litmus").read_text()
     assert first.startswith("X86_64 d01-01\n")
     # A folder with files is refused, and so is an image without sites.
