@@ -46,7 +46,8 @@ _PROOF = "tests/symbols/proof"
 _SITE_TESTS = "tests/symbols/sites"
 #: Of the checker's tests those without a long search, and two kinds of sites.
 _SEARCHES = (
-    "text_of or start or counts or must_not or places or one_and_two or bounded or nested"
+    "text_ or start or counts or must_not or places or one_and_two or limits or bounded or nested"
+    " or hypercall or tree"
     " or ((contract or interpreter) and none and (unmask or handler))"
 )
 #: Where a negative index is an error, which numba takes for one from the end.
@@ -72,7 +73,12 @@ TARGETS = (
     Target(
         "symbols/proof/operational.py",
         (f"{_PROOF}/test_operational.py", "-k", _SEARCHES),
-        (),
+        (
+            f"{_PROOF}/test_axiomatic.py",
+            f"{_PROOF}/test_limits.py",
+            "-k",
+            "planted or nested or pointer or block or progress",
+        ),
         drawn=120,
     ),
     Target(

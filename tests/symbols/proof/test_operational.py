@@ -289,7 +289,7 @@ def test_start_states() -> None:
 
 
 def test_search_may_reach_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = operational.Machine(describe(Scenario(Protocol.SECTION, width=Width.WIDE, stable=False)), 2)
+    machine = operational.Machine(describe(Scenario(Protocol.UNMASK, width=Width.WIDE, stable=False)), 1)
     found = operational.search(machine).came_from
     states = len(found)
     stores = max(len(buffer) for state in found for buffer in state.buffers)
@@ -378,9 +378,66 @@ def test_handler_that_opens_the_mask_may_be_interrupted() -> None:
     found = operational.search(operational.Machine(nested, 2))
     assert not found.fault
     assert max(len(state.handlers) for state in found.came_from) == 2
+    # The interrupted one waits where it is.
+    machine = found.machine
+    for state in found.came_from:
+        for move in machine.following(state):
+            if len(state.handlers) == 2:
+                assert move.after.handlers[0] == state.handlers[0]
     # Opened before S is taken, the inner handler takes both bits; nothing is lost either.
     early = replace(description, handlers=((clear, opens, take, iret),))
     assert operational.check(early).holds
+
+
+def test_handler_goes_on_after_a_hypercall() -> None:
+    """Xen's exit test finds M = 1 there and returns to it: what it clears before, it takes afterwards."""
+    ((clear, take, iret),) = describe(Scenario(Protocol.HANDLER)).handlers
+    calls = Access(xen=True, text="a hypercall")
+    found = operational.check(Description(Role.HANDLER, (), ((clear, calls, take, iret),), ((0, 0),)))
+    assert found.holds
+    assert {end.handled for end in found.ends} == {0b1, 0b11}
+
+
+def test_tree_of_paths() -> None:
+    """Equal accesses are one edge, also if they are two objects; what follows an opening store is known."""
+    opens, saves = Access(writes=((Cell.M, 0),)), Access(writes=((Cell.M, -1),))
+    masks, calls, reads = Access(writes=((Cell.M, 1),)), Access(xen=True), Access((Cell.P,))
+    paths = ((masks, opens, reads), (replace(masks), replace(opens), calls, reads), (saves, reads), (reads,))
+    tree = operational.Tree(paths, masked=False)
+    assert [len(edges) for edges in tree.edges] == [3, 1, 2, 0, 1, 0, 1, 0, 0]
+    assert tree.ends == {3, 5, 7, 8}
+    assert tree.opened == {2, 3, 4, 5, 6, 7}
+    assert tree.entered == {4, 5}
+    assert [tree.masked[node] for node in range(9)] == [False, True, *([False] * 7)]
+
+
+def test_text_and_effect_of_every_step() -> None:
+    machine = operational.Machine(describe(Scenario(Protocol.UNMASK, width=Width.WIDE, stable=False)), 2)
+    seen = Counter[Actor]()
+    for state in operational.search(machine).came_from:
+        assert set(state.senders) <= {0, 1, 2, 3}
+        for move in machine.following(state):
+            ((_, text, _, after),) = [
+                (step.actor, step.text, step.access, step.after) for step in machine.trace([(state, move)])
+            ]
+            seen[move.actor] += 1
+            if move.actor in (Actor.DRAIN, Actor.DRAIN_HOST):
+                which = (Actor.DRAIN, Actor.DRAIN_HOST).index(move.actor)
+                first, *rest = state.buffers[which]
+                stores = ", ".join(f"{Cell(cell).name} := {value}" for cell, value in first)
+                assert text == f"{stores} reaches memory"
+                assert after.buffers[which] == tuple(rest)
+                assert all(after.memory[cell] == value for cell, value in first)
+            elif move.actor in (Actor.SEND_B, Actor.SEND_C):
+                which = (Actor.SEND_B, Actor.SEND_C).index(move.actor)
+                clear = "was set, so no IPI" if state.memory[Cell.P] else "was clear"
+                texts = [f"lock bts S, bit {which}", f"lock bts P: {clear}", "sends the IPI"]
+                assert text == texts[state.senders[which]]
+            elif move.actor is Actor.GUEST and move.access is not None and Cell.P in move.access.reads:
+                read = operational.view(state.memory, state.buffers[0], Cell.P)
+                assert text == f"read P: {read}"
+                assert after.site.registers[Cell.P] == read
+    assert set(seen) == set(Actor)
 
 
 def test_stores_to_the_mask_in_a_handler_change_no_answer() -> None:
