@@ -117,7 +117,8 @@ def run(module: str, stages: Sequence[Sequence[str]], jobs: Iterator[Job], proce
                 pipe = idle.pop()
                 pipe.send(job)
                 busy.add(pipe)
-            for pipe in wait(busy):
+            # Without any it would wait for ever.
+            for pipe in wait(busy) if busy else ():
                 assert isinstance(pipe, Connection)
                 done = pipe.recv()
                 busy.discard(pipe)

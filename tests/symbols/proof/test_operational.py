@@ -294,6 +294,8 @@ def test_search_may_reach_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     states = len(found)
     stores = max(len(buffer) for state in found for buffer in state.buffers)
     assert stores > 1
+    # Twice what the largest of all combinations has, which no site of a kernel is like: test_limits.py.
+    assert (operational._STATES_LIMIT, operational._STORES_LIMIT) == (200_000, 32)
     for name, most in (("_STATES_LIMIT", states), ("_STORES_LIMIT", stores)):
         with monkeypatch.context() as patch:
             patch.setattr(operational, name, most)
