@@ -62,8 +62,15 @@ class Session:
         self._database = database
 
     def pending(self) -> list[WorkItem]:
-        """Return the mutants that were not run, in the order of the source."""
-        return sorted(self._database.pending_work_items, key=lambda item: _order(item.mutations[0]))
+        """Return the mutants that were not run, in a random order: an interrupted run is a sample."""
+        items = {item.job_id: item for item in self._database.pending_work_items}
+        return [items[job] for job in self._by_lot(items.values())]
+
+    def _by_lot(self, items: Iterable[WorkItem]) -> list[str]:
+        """Return the jobs of mutants, in an order that depends only on the seed and on what each changes."""
+        text = (ROOT / self.target.module).read_text()
+        lots = sorted((sha256(repr((SEED, key)).encode()).digest(), job) for key, job in _keys(text, items))
+        return [job for _, job in lots]
 
     def keep(self, job: str, fate: Fate, output: str, diff: str) -> None:
         """Keep what a run showed."""
@@ -92,10 +99,7 @@ class Session:
             else:
                 left.append(item)
         if self.target.drawn:
-            lots = sorted(
-                (sha256(repr((SEED, key)).encode()).digest(), job) for key, job in _keys(text, left)
-            )
-            for _, job in lots[self.target.drawn :]:
+            for job in self._by_lot(left)[self.target.drawn :]:
                 self._skip(job, NOT_DRAWN)
 
     def _skip(self, job: str, why: str) -> None:

@@ -79,7 +79,7 @@ TARGETS = (
     Target(
         "symbols/proof/axiomatic.py",
         (f"{_PROOF}/test_axiomatic.py", "-k", "not small and not generated"),
-        (),
+        (f"{_PROOF}/test_axiomatic.py", "-k", "generated and not small"),
         drawn=120,
     ),
     Target("symbols/proof/rule.py", (f"{_PROOF}/test_rule.py",), (), drawn=120),

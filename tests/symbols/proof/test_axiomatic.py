@@ -158,6 +158,28 @@ def test_both_agree_on_nested_upcalls() -> None:
         assert axiomatic.check(nested).holds is operational.check(nested).holds
 
 
+LFENCE = Access(fence="lfence")
+
+
+@pytest.mark.parametrize(
+    ("path", "holds"),
+    [
+        ((STORE, CALL), True),
+        ((LFENCE, STORE, CALL), True),
+        ((LFENCE, LFENCE, STORE, CALL), True),
+        ((*[LFENCE] * 15, STORE, CALL), True),
+        ((CALL, STORE), False),
+        ((LFENCE, CALL, STORE), False),
+        ((LFENCE, LFENCE, CALL, LFENCE, STORE), False),
+        ((LFENCE, CALL, STORE, LFENCE, CALL), True),
+    ],
+)
+def test_exit_test_of_a_hypercall_is_at_its_place(path: Path, holds: bool) -> None:
+    """It sees what the site has stored before it, and not what it stores later."""
+    assert operational.check(unmask(path)).holds is holds
+    assert axiomatic.check(unmask(path)).holds is holds
+
+
 def test_block_opens_the_mask_of_the_vcpu_that_makes_it() -> None:
     """The thread has moved: its own vCPU blocks, and the mask that the site cleared stays as it is."""
     block = Access(writes=((M, 0),), xen=True)
