@@ -12,7 +12,7 @@ import pytest
 from builders.guest import GUESTS, Builder, Variant
 from builders.shapes import built, shapes
 from xtrace.symbols.image.image import open_image
-from xtrace.symbols.proof.description import Access, Cell, Description, Role, as_byte_store
+from xtrace.symbols.proof.description import UNCHANGED, Access, Cell, Description, Role, as_byte_store
 from xtrace.symbols.proof.operational import check
 from xtrace.symbols.proof.rule import fault_of, is_right
 from xtrace.symbols.proof.templates import USUAL_HANDLER
@@ -234,6 +234,59 @@ def test_exchange_that_clears_pending_leaves_nothing_to_xen(tmp_path: Path) -> N
     assert site.callbacks
     assert check(site.description).fault == "an upcall is lost"
     assert [hazard.name for hazard in site.hazards] == ["lost-upcall"]
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "text"),
+    [("movq $0,8(%rax)", 0, "S := 0"), ("mov %rcx,8(%rax)", UNCHANGED, "S := S, with bits changed")],
+)
+def test_plain_store_to_the_selector(tmp_path: Path, code: str, value: int, text: str) -> None:
+    found = described(tmp_path, f"movb $0,(%rax)\n{code}\nret\n", Kind.SELECTOR_SET)
+    ((store,),) = found.paths
+    assert store.writes == ((Cell.S, value),)
+    assert store.text == f"{text}, by a plain store"
+    assert not store.drains
+    assert not check(found).holds
+
+
+@pytest.mark.parametrize(
+    ("fence", "name", "drains"),
+    [
+        ("lock addl $0,(%rsp)", "lock", True),
+        ("xchg %edx,(%rsp)", "lock", True),
+        ("cpuid", "serialising", True),
+        ("mfence", "mfence", True),
+        ("sfence", "sfence", False),
+        ("lfence", "lfence", False),
+    ],
+)
+def test_fence_has_a_class(tmp_path: Path, fence: str, name: str, drains: bool) -> None:
+    body = f"mov %rax,%rsi\nmovb $0,1(%rsi)\n{fence}\ncmpb $0,(%rsi)\nje 1f\ncall force\n1: ret\n"
+    found = described(tmp_path, body, Kind.UNMASK)
+    assert {(path[1].fence, path[1].drains) for path in found.paths} == {(name, drains)}
+
+
+@pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        ("mov $1,%edi\nxor %esi,%esi\ncall hypercall_page+29*32\nret", "M=0 xen"),
+        ("jmp hypercall_page+23*32", "xen"),
+    ],
+)
+def test_exit_through_xen(tmp_path: Path, code: str, does: str) -> None:
+    """A block clears the mask in Xen; an iret tests pending, too."""
+    found = described(tmp_path, f"movb $0,1(%rax)\n{code}\n", Kind.UNMASK)
+    assert paths(found) == {("M=0", does)}
+    assert check(found).holds
+
+
+def test_test_that_is_far_away_is_none(tmp_path: Path) -> None:
+    """A path that is not followed to its end is one without a test."""
+    tail = "cmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
+    near = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 100 + tail, Kind.UNMASK)
+    assert len(near.paths) == 2
+    far = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 170 + tail, Kind.UNMASK)
+    assert paths(far) == {("M=0",)}
 
 
 @pytest.mark.parametrize(
