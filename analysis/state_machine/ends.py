@@ -66,6 +66,13 @@ class Ends(NamedTuple):
             yield from self._open(Metric.RESIDENCE, key, int(vcpu[V.PCPU]), int(vcpu[V.RESIDENT_SINCE]))
         if vcpu[V.EXIT_TSC] > 0:
             yield _row(Metric.EXIT_WITHOUT_TIME, key, int(vcpu[V.EXIT_REASON]), 0, self.last)
+        if vcpu[V.ACCESS] > 0:
+            yield _row(Metric.ACCESS_WITHOUT_TIME, key, int(vcpu[V.ACCESS]), 0, self.last)
+        if vcpu[V.SPACE] > 0:
+            frame = int(vcpu[V.SPACE]) - 1
+            yield from self._open(Metric.ADDRESS_SPACE, key, frame, int(vcpu[V.SPACE_TSC]))
+            yield _row(Metric.ADDRESS_SPACE_GUEST, key, frame, int(vcpu[V.SPACE_GUEST]), self.last)
+            yield _row(Metric.ADDRESS_SPACE_XEN, key, frame, int(vcpu[V.SPACE_XEN]), self.last)
 
     def _head(self, vcpu: I64, key: int) -> Iterator[Row]:
         known = begin = int(vcpu[V.FIRST_KNOWN]) or self.last

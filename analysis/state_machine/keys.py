@@ -18,7 +18,7 @@ _VCPU_BITS, _VCPUS = 16, 1 << 16
 _LOW_BITS, _LOWS = 32, 1 << 32
 
 
-def vcpu_key(domain: int, vcpu: int) -> int:
+def vcpu_key(domain: Keys, vcpu: Keys) -> Keys:
     """Return the key of a vCPU, a number of 32 bits."""
     return domain << _VCPU_BITS | vcpu
 

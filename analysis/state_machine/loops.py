@@ -11,13 +11,19 @@ from __future__ import annotations
 import numpy as np
 
 from xtrace.analysis.state_machine.metrics import (
+    ADDRESS_MOST,
     C_HYPERCALL,
     C_PV_EVENT,
     C_SINGLE,
     C_SUBCALL,
+    CR_WRITE,
     FIRST_COUNT,
+    FRAME_MOST,
+    IPIS_MOST,
     MAY_BE_AWAKE,
     METRIC_SHIFT,
+    MOST_SUM,
+    MSR_WRITE,
     MULTICALL_EVENTS,
     OFF_METRICS,
     PENDING_MAX,
@@ -33,6 +39,7 @@ from xtrace.analysis.state_machine.metrics import (
     VCPU_HVM,
     VCPU_PV,
     WAKE_CYCLES_MOST,
+    AccessKind,
     D,
     Detail,
     DomainState,
@@ -70,7 +77,7 @@ _DENSE_PV_EVENTS = 32
 #: The most intervals that one record can emit, except a loss of records.
 OUT_MARGIN = 80
 #: The most intervals that a loss emits per vCPU: what was open, its state and its domain's state.
-LOSS_MARGIN = 15
+LOSS_MARGIN = 22
 
 _NOBODY = DEFAULT_DOMAIN << 16 | 0xFFFF
 _OP_MASK = 0xF_FFFF
@@ -124,6 +131,13 @@ _RUNNABLE_DELAY_NS = 5_000
 #: 0.5 ms were seen under emulation.
 _CLOCKS_NS = 1_000_000
 _NO_VECTOR = 0xFFFF_FFFF
+#: The page of the local APIC, its ICR's halves in it, and the MSR of both.  Delivery modes up to the lowest
+#: priority are of interrupts.  Xen gives vCPU n the APIC id 2n, and an HVM guest at most 128 vCPUs.
+_APIC_PAGE, _ICR_LOW, _ICR_HIGH, _ICR_MSR = 0xFEE00, 0x300, 0x310, 0x830
+_LOWEST_PRIORITY = 1
+_TO_SELF, _TO_ALL = 1, 2
+_HVM_VCPUS = 128
+_FLAT_VCPUS = 8
 #: With core scheduling, a pCPU with a lower number can be named before it has written a record.
 _UNSEEN_PCPUS = 64
 
@@ -400,6 +414,7 @@ def _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc):
         _put_cut(glob, out, key, Metric.INJECTION_TO_ENTRY, 0, tsc)
     if vcpus[vcpu, V.WINDOW_TSC] > 0 or vcpus[vcpu, V.WAITED_TSC] > 0:
         _put_cut(glob, out, key, Metric.INTR_WINDOW_WAIT, 0, tsc)
+    _cut_hvm(glob, vcpus, out, vcpu, tsc)
     for timer in range(_TIMERS):
         if vcpus[vcpu, V.TICK_TSC + timer] > 0:
             _put_cut(glob, out, key, Metric.TICK, 0, tsc)
@@ -566,9 +581,15 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
     key = vcpus[vcpu, V.KEY]
     if exit_tsc > 0:
         _put(glob, out, Metric.HVM_EXIT, key, vcpus[vcpu, V.EXIT_REASON], max(tsc - exit_tsc, 0), tsc)
+        if glob[G.DETAILED]:
+            _put(glob, out, Detail.EXIT, key, vcpus[vcpu, V.EXIT_RIP], vcpus[vcpu, V.EXIT_VECTOR] - 1, tsc)
         vcpus[vcpu, V.EXIT_TSC] = 0
+        vcpus[vcpu, V.SPACE_XEN] = min(vcpus[vcpu, V.SPACE_XEN] + max(tsc - exit_tsc, 0), MOST_SUM)
+    if entered:
+        _end_handling(glob, vcpus, out, vcpu, tsc)
     if entered and vcpus[vcpu, V.INJECT_TSC] > 0:
         vector = vcpus[vcpu, V.INJECT_VECTOR]
+        _take_ipi(glob, vcpus, out, vcpu, vector, tsc)
         _put(glob, out, Metric.INJECTION_TO_ENTRY, key, vector, tsc - vcpus[vcpu, V.INJECT_TSC], tsc)
         vcpus[vcpu, V.INJECT_TSC] = 0
         vcpus[vcpu, V.ENTRY_TSC] = tsc
@@ -576,6 +597,88 @@ def _close_exit(glob, vcpus, out, vcpu, tsc, entered):
         if waited > 0:
             _put(glob, out, Metric.INTR_WINDOW_WAIT, key, vector, tsc - waited, tsc)
             vcpus[vcpu, V.WAITED_TSC] = 0
+
+
+@part
+def _end_handling(glob, vcpus, out, vcpu, tsc):
+    """Emit what the exit was for whose entry is at ``tsc``, also where the vCPU left the pCPU in between."""
+    key = vcpus[vcpu, V.KEY]
+    access = vcpus[vcpu, V.ACCESS]
+    if access > 0:
+        _put(glob, out, Metric.ACCESS, key, access, max(tsc - vcpus[vcpu, V.HANDLED_TSC], 0), tsc)
+        vcpus[vcpu, V.ACCESS] = 0
+    vcpus[vcpu, V.HANDLED_TSC] = 0
+    following = vcpus[vcpu, V.SPACE_NEXT]
+    if following > 0 and following == vcpus[vcpu, V.SPACE]:
+        _put(glob, out, Metric.ADDRESS_SPACE_FLUSH, key, following - 1, 0, tsc)
+    elif following > 0:
+        _end_space(glob, vcpus, out, vcpu, tsc, True)
+        vcpus[vcpu, V.SPACE] = following
+        vcpus[vcpu, V.SPACE_TSC] = tsc
+    vcpus[vcpu, V.SPACE_NEXT] = 0
+    if key >> 16 != DEFAULT_DOMAIN:
+        vcpus[vcpu, V.ENTERED_TSC] = tsc
+    vcpus[vcpu, V.WAKING] = 0
+    if vcpus[vcpu, V.WAKE_VECTOR] > 0 and vcpus[vcpu, V.WAKE_ENTRY] == 0:
+        vcpus[vcpu, V.WAKE_ENTRY] = tsc
+
+
+@part
+def _end_space(glob, vcpus, out, vcpu, tsc, is_recorded):
+    """Emit the time with a page table; without ``is_recorded``, no record shows its end."""
+    key = vcpus[vcpu, V.KEY]
+    frame = vcpus[vcpu, V.SPACE] - 1
+    if frame >= 0:
+        cycles = max(tsc - vcpus[vcpu, V.SPACE_TSC], 0)
+        if is_recorded:
+            _put(glob, out, Metric.ADDRESS_SPACE, key, frame, cycles, tsc)
+        elif cycles > 0:
+            _put_open(glob, out, Metric.ADDRESS_SPACE, key, frame, cycles, tsc)
+        _put(glob, out, Metric.ADDRESS_SPACE_GUEST, key, frame, vcpus[vcpu, V.SPACE_GUEST], tsc)
+        _put(glob, out, Metric.ADDRESS_SPACE_XEN, key, frame, vcpus[vcpu, V.SPACE_XEN], tsc)
+    vcpus[vcpu, V.SPACE] = 0
+    vcpus[vcpu, V.SPACE_GUEST] = 0
+    vcpus[vcpu, V.SPACE_XEN] = 0
+
+
+@part
+def _take_ipi(glob, vcpus, out, vcpu, vector, tsc):
+    """Emit the interrupt of a vCPU that an entry delivers, if one with this vector was sent."""
+    for place in range(IPIS_MOST):
+        sent = vcpus[vcpu, V.IPI_TSC + place]
+        if sent > 0 and vcpus[vcpu, V.IPI + place] >> 32 == vector:
+            what = vcpus[vcpu, V.IPI + place]
+            if tsc >= sent:
+                _put(glob, out, Metric.IPI_TO_ENTRY, vcpus[vcpu, V.KEY], what, tsc - sent, tsc)
+            else:
+                _put(glob, out, Metric.NEGATIVE, vcpus[vcpu, V.KEY], Metric.IPI_TO_ENTRY, 0, tsc)
+            vcpus[vcpu, V.IPI_TSC + place] = 0
+
+
+@part
+def _drop_access(glob, vcpus, out, vcpu, tsc):
+    """Give up the time of an access."""
+    access = vcpus[vcpu, V.ACCESS]
+    if access > 0:
+        _put(glob, out, Metric.ACCESS_WITHOUT_TIME, vcpus[vcpu, V.KEY], access, 0, tsc)
+        vcpus[vcpu, V.ACCESS] = 0
+
+
+@part
+def _cut_hvm(glob, vcpus, out, vcpu, tsc):
+    """Give up what an HVM guest's vCPU has begun."""
+    key = vcpus[vcpu, V.KEY]
+    _drop_access(glob, vcpus, out, vcpu, tsc)
+    if vcpus[vcpu, V.SPACE] > 0:
+        _put_cut(glob, out, key, Metric.ADDRESS_SPACE, 0, tsc)
+        _end_space(glob, vcpus, out, vcpu, tsc, False)
+    if vcpus[vcpu, V.WAKE_ENTRY] > 0:
+        _put_cut(glob, out, key, Metric.WAKE_TO_HALT, 0, tsc)
+    for place in range(IPIS_MOST):
+        if vcpus[vcpu, V.IPI_TSC + place] > 0:
+            _put_cut(glob, out, key, Metric.IPI_TO_ENTRY, 0, tsc)
+    for column in range(V.HVM, V.COLUMNS):
+        vcpus[vcpu, column] = 0
 
 
 @part
@@ -816,6 +919,14 @@ def _change_runstate(
             vcpus[vcpu, V.UPCALL] = 0
             _count(glob, counts, vcpu, Metric.UPCALL_PREEMPTED)
         vcpus[vcpu, V.FORCE_TSC] = 0
+        if new == _BLOCKED and vcpus[vcpu, V.WAKE_ENTRY] > 0:
+            vector = vcpus[vcpu, V.WAKE_VECTOR] - 1
+            _put(glob, out, Metric.WAKE_TO_HALT, key, vector, max(tsc - vcpus[vcpu, V.WAKE_ENTRY], 0), tsc)
+        if new == _BLOCKED:
+            vcpus[vcpu, V.WAKE_VECTOR] = 0
+            vcpus[vcpu, V.WAKE_ENTRY] = 0
+        if new != _OFFLINE:
+            vcpus[vcpu, V.WAKING] = 0
         if new == _BLOCKED:
             # The remaining traps belong to threads that sleep.
             vcpus[vcpu, V.TRAPS] = 0
@@ -826,6 +937,8 @@ def _change_runstate(
             _lose_vcpu(glob, vcpus, domains, out, vcpu, tsc)
             vcpus[vcpu, V.HOLE] = np.int64(glob[G.LOST_PCPUS] == glob[G.HOLE_PCPUS])
         return
+    if old == _BLOCKED and new == _RUNNABLE:
+        vcpus[vcpu, V.WAKING] = 1
     if old == _BLOCKED and new == _RUNNABLE and vcpus[vcpu, V.WAKE_TSC] > 0:
         _put(glob, out, Metric.WAKE_TO_RUNNABLE, key, 0, tsc - vcpus[vcpu, V.WAKE_TSC], tsc)
     _set_state(glob, vcpus, domains, out, vcpu, new, tsc)
@@ -1372,12 +1485,20 @@ def _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc):
         vcpus[vcpu, V.ENTRY_TSC] = 0
     if vcpus[vcpu, V.EXIT_TSC] > 0:
         _cut_exit(glob, vcpus, out, vcpu, tsc)
+    _drop_access(glob, vcpus, out, vcpu, tsc)
     vcpus[vcpu, V.EXIT_REASON] = np.int64(words[at])
+    vcpus[vcpu, V.EXIT_RIP] = _address(words, at + 1, meaning[S_PARAM])
+    vcpus[vcpu, V.EXIT_VECTOR] = 0
+    if vcpus[vcpu, V.ENTERED_TSC] > 0:
+        cycles = max(tsc - vcpus[vcpu, V.ENTERED_TSC], 0)
+        vcpus[vcpu, V.SPACE_GUEST] = min(vcpus[vcpu, V.SPACE_GUEST] + cycles, MOST_SUM)
+        vcpus[vcpu, V.ENTERED_TSC] = 0
     if key >> 16 == DEFAULT_DOMAIN:
         # Whose exit it is, and so which entry ends it, is not known.
         _put(glob, out, Metric.EXIT_WITHOUT_TIME, key, vcpus[vcpu, V.EXIT_REASON], 0, tsc)
     else:
         vcpus[vcpu, V.EXIT_TSC] = tsc
+        vcpus[vcpu, V.HANDLED_TSC] = tsc
     _put_rip(glob, out, key, RipSource.EXIT, words, at + 1, meaning[S_PARAM], tsc)
 
 
@@ -1390,6 +1511,8 @@ def _take_injection(glob, vcpus, out, vcpu, vector, tsc):
         vcpus[vcpu, V.WINDOW_TSC] = 0
     vcpus[vcpu, V.INJECT_TSC] = tsc
     vcpus[vcpu, V.INJECT_VECTOR] = vector
+    if vcpus[vcpu, V.WAKING] > 0 and vcpus[vcpu, V.WAKE_VECTOR] == 0:
+        vcpus[vcpu, V.WAKE_VECTOR] = 1 + vector
 
 
 @inlined_part
@@ -1402,8 +1525,95 @@ def _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, op, tsc):
         _expect_wake(pcpus, pcpu, WakeCause.HYPERCALL, op, tsc)
 
 
+@part
+def _take_handled(glob, counts, vcpus, out, vcpu_slots, vcpu, meaning, words, at, tsc):
+    """Handle a guest's access to what is emulated, or its write of cr3 or of its local APIC's ICR."""
+    what = meaning[S_PARAM] >> 8
+    size = meaning[S_PARAM] & 0xFF
+    if what == CR_WRITE:
+        if words[at] == np.uint32(3) and vcpus[vcpu, V.KEY] >> 16 != DEFAULT_DOMAIN:
+            frame = _address(words, at + 1, size) >> 12 & ((np.int64(1) << 40) - 1)
+            vcpus[vcpu, V.SPACE_NEXT] = 1 + min(frame, FRAME_MOST)
+        return
+    if what == MSR_WRITE:
+        if words[at] == np.uint32(_ICR_MSR):
+            target = np.int64(words[at + 2])
+            _send_ipi(glob, counts, vcpus, vcpu_slots, vcpu, np.int64(words[at + 1]), target, True, tsc)
+        return
+    address = _address(words, at, size)
+    if address < 0 or address > ADDRESS_MOST:
+        address = np.int64(ADDRESS_MOST)
+    _drop_access(glob, vcpus, out, vcpu, tsc)
+    vcpus[vcpu, V.ACCESS] = (what << 56) | address
+    if vcpus[vcpu, V.HANDLED_TSC] == 0:
+        _drop_access(glob, vcpus, out, vcpu, tsc)
+    if what == AccessKind.MEMORY_WRITE and address >> 12 == _APIC_PAGE and meaning[S_WORDS] > size:
+        data = np.int64(words[at + size])
+        if address & 0xFFF == _ICR_HIGH:
+            vcpus[vcpu, V.ICR_TARGET] = 1 + (data >> 24)
+        elif address & 0xFFF == _ICR_LOW:
+            target = vcpus[vcpu, V.ICR_TARGET] - 1
+            _send_ipi(glob, counts, vcpus, vcpu_slots, vcpu, data, target, False, tsc)
+
+
+@part
+def _send_ipi(glob, counts, vcpus, vcpu_slots, vcpu, low, target, is_x2apic, tsc):
+    """Handle an interrupt that a vCPU sends to others of its domain.
+
+    Args:
+        low: lower half of the ICR.
+        target: APIC id or logical destination; -1 where it is not known.
+    """
+    domain = vcpus[vcpu, V.KEY] >> 16
+    own = vcpus[vcpu, V.KEY] & 0xFFFF
+    shorthand = low >> 18 & 3
+    if low >> 8 & 7 > _LOWEST_PRIORITY or domain == DEFAULT_DOMAIN:
+        return
+    what = (low & 0xFF) << 32 | vcpus[vcpu, V.KEY]
+    everybody = np.int64(0xFF)
+    if is_x2apic:
+        everybody = np.int64(0xFFFF_FFFF)
+    if shorthand == _TO_SELF:
+        _expect_ipi(glob, counts, vcpus, vcpu_slots, domain << 16 | own, what, tsc)
+    elif shorthand != 0 or target == everybody:
+        for number in range(_HVM_VCPUS):
+            if number != own or shorthand == _TO_ALL or shorthand == 0:
+                _expect_ipi(glob, counts, vcpus, vcpu_slots, domain << 16 | number, what, tsc)
+    elif target >= 0 and low >> 11 & 1 == 0 and target & 1 == 0 and target < 2 * _HVM_VCPUS:
+        _expect_ipi(glob, counts, vcpus, vcpu_slots, domain << 16 | target >> 1, what, tsc)
+    elif target >= 0 and low >> 11 & 1 and not is_x2apic:
+        for number in range(_FLAT_VCPUS):
+            if target >> number & 1:
+                _expect_ipi(glob, counts, vcpus, vcpu_slots, domain << 16 | number, what, tsc)
+    else:
+        _count(glob, counts, vcpu, Metric.IPI_LEFT_OUT)
+
+
+@part
+def _expect_ipi(glob, counts, vcpus, vcpu_slots, key, what, tsc):
+    """Note an interrupt that was sent to a vCPU, if it is known; with one of its vector it is one."""
+    slot = _slot_of(glob, vcpus, vcpu_slots, key)
+    if vcpu_slots[slot] < 0:
+        return
+    vcpu = np.int64(vcpu_slots[slot])
+    if vcpus[vcpu, V.STATE] == STATE_LOST:
+        return
+    _count(glob, counts, vcpu, Metric.IPI_SENT)
+    free = np.int64(-1)
+    for place in range(IPIS_MOST):
+        if vcpus[vcpu, V.IPI_TSC + place] == 0:
+            free = np.int64(place)
+        elif vcpus[vcpu, V.IPI + place] >> 32 == what >> 32:
+            return
+    if free < 0:
+        _count(glob, counts, vcpu, Metric.IPI_LEFT_OUT)
+    else:
+        vcpus[vcpu, V.IPI_TSC + free] = tsc
+        vcpus[vcpu, V.IPI + free] = what
+
+
 @inlined_part
-def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc):
+def _take_hvm(glob, counts, pcpus, vcpus, out, vcpu_slots, pcpu, kind, meaning, words, at, tsc):
     """Handle a record of Xen's work for an HVM or PVH guest between VM exit and entry, or the entry."""
     vcpu = pcpus[pcpu, P.CURRENT]
     key = vcpus[vcpu, V.KEY]
@@ -1420,10 +1630,14 @@ def _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, t
         if waits and vcpus[vcpu, V.WINDOW_TSC] == 0:
             vcpus[vcpu, V.WINDOW_TSC] = tsc
     elif kind == Kind.HVM_INTR:
+        if meaning[S_WORDS] > 0:
+            vcpus[vcpu, V.EXIT_VECTOR] = 1 + np.int64(words[at])
         if meaning[S_WORDS] > 0 and words[at] == np.uint32(_EVENT_CHECK_VECTOR):
             _count(glob, counts, vcpu, Metric.KICK)
     elif kind == Kind.VMMCALL:
         _take_vmmcall(glob, counts, pcpus, out, pcpu, vcpu, key, np.int64(words[at]), tsc)
+    elif kind == Kind.HVM_OTHER and meaning[S_PARAM] > 0:
+        _take_handled(glob, counts, vcpus, out, vcpu_slots, vcpu, meaning, words, at, tsc)
 
 
 @inlined_part
@@ -1530,18 +1744,28 @@ def _take_hole(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, what, words, 
     _begin_loss(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, begin, 1)
 
 
+@part
+def _settle_who(pcpus, vcpus, batch_pcpu, who, row):
+    """Let a record that has been handled be of the vCPU that its pCPU runs after it, if that is known."""
+    if row >= 0:
+        current = pcpus[np.int64(batch_pcpu[row]), P.CURRENT]
+        if current >= 0:
+            who[row] = vcpus[current, V.KEY]
+
+
 @loop
 def run(
     batch_tsc: I64, batch_pcpu: U16, batch_shape: U16, batch_start: U32, words: U32, row: int,
     shapes: I64_2D,
     glob: I64, pcpus: I64_2D, vcpus: I64_2D, domains: I64_2D, vcpu_slots: I32, domain_slots: I32,
-    counts: I64_2D, pairs: I64_2D, named: I64, out: I64_2D,
+    counts: I64_2D, pairs: I64_2D, named: I64, out: I64_2D, who: I64,
 ) -> int:  # fmt: skip
     """Process a batch from ``row`` on, until it ends or ``out`` is nearly full.
 
     Args:
         shapes: a row per shape, columns S_*.
         named: a bit for each pCPU that a record names, 32 bits in each number.
+        who: with G.DETAILED, gets the vCPU that its pCPU ran at each record; of a switch the next one.
 
     Returns:
         The row to continue with; ``glob[G.OUT]`` intervals are in ``out``.
@@ -1563,6 +1787,9 @@ def run(
         is_loss = kind == Kind.LOST or kind == Kind.HOLE
         if is_loss and room < LOSS_MARGIN * (glob[G.LOSABLE_COUNT] + 1):
             break
+        if glob[G.DETAILED]:
+            _settle_who(pcpus, vcpus, batch_pcpu, who, row - 1)
+            who[row] = _current_key(pcpus, vcpus, pcpu)
         row += 1
         if kind == Kind.COUNTED:
             continue
@@ -1623,7 +1850,9 @@ def run(
             if kind == Kind.VMEXIT:
                 _take_vmexit(glob, pcpus, vcpus, out, pcpu, meaning, words, at, tsc)
             else:
-                _take_hvm(glob, counts, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
+                _take_hvm(
+                    glob, counts, pcpus, vcpus, out, vcpu_slots, pcpu, kind, meaning, words, at, tsc
+                )  # fmt: skip
         elif kind == Kind.TIMER_SET or kind == Kind.TICK:
             if _is_hvm(pcpus, vcpus, pcpu):
                 _take_timer(glob, pcpus, vcpus, out, pcpu, kind, meaning, words, at, tsc)
@@ -1650,4 +1879,6 @@ def run(
         elif kind == Kind.HOLE:
             what = meaning[S_PARAM]
             _take_hole(glob, pcpus, vcpus, domains, out, vcpu_slots, pcpu, what, words, at, before, tsc)
+    if glob[G.DETAILED]:
+        _settle_who(pcpus, vcpus, batch_pcpu, who, row - 1)
     return row

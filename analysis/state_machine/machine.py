@@ -14,12 +14,15 @@ from xtrace.analysis.state_machine.ends import Ends
 from xtrace.analysis.state_machine.kept import K, Kept, KeptColumns
 from xtrace.analysis.state_machine.metrics import (
     C_COLUMNS,
+    CR_WRITE,
     EVENTS_UNKNOWN,
+    MSR_WRITE,
     OCTAVES,
     S_COLUMNS,
     STATE_COUNT,
     SUB_BUCKETS,
     T_COLUMNS,
+    AccessKind,
     D,
     G,
     Kind,
@@ -105,6 +108,21 @@ _TIMERS = {
 }
 
 
+#: What HVM guests do that is followed beyond its count: what it is, words of the address or value, and the
+#: lengths of such records, of which the last words may be missing.
+_HANDLED = {
+    ids.HVM_IOPORT: (AccessKind.PORT_READ, 1, (1, 2)),
+    ids.HVM_IOPORT | ids.HVM_IO_WRITE: (AccessKind.PORT_WRITE, 1, (1, 2)),
+    ids.HVM_IOMEM: (AccessKind.MEMORY_READ, 1, (1, 2)),
+    ids.HVM_IOMEM | ids.HVM_IO_WRITE: (AccessKind.MEMORY_WRITE, 1, (1, 2)),
+    ids.HVM_IOMEM | ids.WIDE: (AccessKind.MEMORY_READ, 2, (2, 3, 4)),
+    ids.HVM_IOMEM | ids.WIDE | ids.HVM_IO_WRITE: (AccessKind.MEMORY_WRITE, 2, (2, 3, 4)),
+    ids.HVM_CR_WRITE: (CR_WRITE, 1, (2,)),
+    ids.HVM_CR_WRITE | ids.WIDE: (CR_WRITE, 2, (3,)),
+    ids.HVM_MSR_WRITE: (MSR_WRITE, 2, (3,)),
+}
+
+
 #: Records of a vCPU's budget, and whether it is burnt; those before Xen 4.10 are shorter, and their vCPU is
 #: in another order before 4.7.
 _BUDGETS = {(ids.RTDS_BUDGET_BURN, 6): 1, (ids.RTDS_BUDGET_REPLENISH, 6): 0}
@@ -170,7 +188,8 @@ def _hvm_kind(event: int, words: int, rip_words: int) -> tuple[Kind, int] | None
     if event == ids.HVM_INTR:
         return Kind.HVM_INTR, 0
     if event & ids.GROUP_MASK == ids.HVM_HANDLER:
-        return Kind.HVM_OTHER, 0
+        what, size, lengths = _HANDLED.get(event, (0, 0, ()))
+        return Kind.HVM_OTHER, what << 8 | size if words in lengths else 0
     return None
 
 
@@ -202,6 +221,10 @@ class Machine:
         tsc_offsets: int64 [MAX_PCPUS], what the reader adds to the TSCs of each pCPU.
         core: Xen is known to schedule by core.
         detailed: also emit what Detail lists.
+
+    Attributes:
+        who: int64 [n], the vCPU that its pCPU ran at each record of the last batch, if ``detailed``; empty
+            otherwise.
     """
 
     def __init__(
@@ -230,6 +253,7 @@ class Machine:
         self.named = np.zeros(MAX_PCPUS // 32, np.int64)
         self._pairs = np.zeros((MAX_PAIRS + loops.RUN_LENGTHS, 3), np.int64)
         self._late_pairs: list[tuple[int, int, int]] = []
+        self.who = np.empty(0, np.int64)
         self._shapes = _ShapeMeaning()
         self._scratches = [np.empty((0, 4), np.int64) for _ in range(keep)]
         self._turn = 0
@@ -243,6 +267,8 @@ class Machine:
         self._shapes.learn(batch.shapes)
         if len(batch):
             self.make_room(int(batch.pcpu.max()) + 1)
+        if self.glob[G.DETAILED]:
+            self.who = np.empty(len(batch), np.int64)
         pieces: list[I64] = []
         row = 0
         while row < len(batch):
@@ -258,7 +284,7 @@ class Machine:
                 self._shapes.table,
                 self.glob, self.pcpus, self.vcpus, self.domains,
                 self._vcpu_slots, self._domain_slots,
-                self.counts, self._pairs, self.named, out,
+                self.counts, self._pairs, self.named, out, self.who,
             )  # fmt: skip
             pieces.append(out[: int(self.glob[G.OUT])])
         return pieces

@@ -71,6 +71,18 @@ class Metric(IntEnum):
     # a = vCPU, b = VirtualTimer << 48 | its period in ns, 0 where that is not known; value = cycles from one
     # tick, as the guest gets it, to the next.
     TICK = 41
+    # HVM guests: a = vCPU.
+    # b = AccessKind << 56 | port, or guest-physical address; value = cycles from the exit to the next entry.
+    ACCESS = 42
+    # b = frame of the page table; value = cycles from the entry after cr3 got it to the entry after it got
+    # another one, of these in the guest, and in Xen while it handled exits.
+    ADDRESS_SPACE = 43
+    ADDRESS_SPACE_GUEST = 44
+    ADDRESS_SPACE_XEN = 45
+    IPI_TO_ENTRY = (
+        46  # a = target, b = vector << 32 | sender; the sender's exit to the entry after the injection
+    )
+    WAKE_TO_HALT = 47  # b = vector of the first interrupt after the wake; entry with it to the block
     # Counts: no value.
     CONTINUE_RUNNING = 48  # a = vCPU
     WAKE_CAUSE = 49  # a = woken vCPU, b = WakeCause << 32 | its argument
@@ -98,12 +110,16 @@ class Metric(IntEnum):
     SEND_NOBODY_RAN = 70
     SEND_OTHERS_RAN = 71
     IRET_NO_EVENT = 72  # IRET_OPEN from a system call: no event can have been pending for an upcall
+    IPI_SENT = 73  # a = target
     INTR_WINDOW = 74  # a = vCPU, b = 1 where an event waits for the window
     STATE_MISMATCH = 75  # a = vCPU: a runstate record that contradicts an earlier one
     CUT = 76  # a = vCPU, b = metric: an interval cut off by lost records or missing windows
     NEGATIVE = 77  # a = vCPU, b = metric: an interval left out because it ends before it begins
     LOST_RECORDS = 78  # a = pCPU, value = records
     EXIT_WITHOUT_TIME = 79  # a = vCPU, b = exit reason: an HVM exit of which no record shows the end
+    IPI_LEFT_OUT = (
+        80  # a = sender, or the target that has too many at a time: whom it reaches is not followed
+    )
     KICK = 81  # a = vCPU: an HVM exit by the event-check interrupt
     UPCALL_FORCED = 82  # a = vCPU: upcall after a block, left out because of a forced callback in it
     # Event delivery, of a Xen with records of it (delivery_columns); a = target, b = kind << 32 | port.
@@ -115,6 +131,10 @@ class Metric(IntEnum):
     UPCALL_ENTRY = 88  # UPCALL, or the entry after an INJECT; b = flags of Returned
     EVENT_WAKE = 89  # b = as in EVENT_SENT
     EVENT_TAKEN = 91  # the guest took it without a further upcall; value = cycles that it waited at most
+    ACCESS_WITHOUT_TIME = (
+        92  # a, b = as in ACCESS: another one of the same exit, or no record shows both ends
+    )
+    ADDRESS_SPACE_FLUSH = 93  # a, b = as in ADDRESS_SPACE: cr3 got what it had
     EVENTS_LEFT_OUT = 90  # b = 0 events, 1 waits, 2 upcalls that were more than are followed at a time
 
 
@@ -130,6 +150,7 @@ class Detail(IntEnum):
     WAKE = 131  # a = woken vCPU, b = waker's pCPU << 32 | the vCPU that ran there
     WOKEN = 132  # a = vCPU, b = its pCPU << 48 | as in WAKE, value = cycles from the wake to the run
     HYPERCALL = 133  # a = vCPU, b = 1 for an entry of a multicall << 32 | op
+    EXIT = 134  # right after HVM_EXIT: a = vCPU, b = rip, value = vector of the host's interrupt, -1 for none
 
 
 #: Metrics below this have values in cycles and a histogram.
@@ -142,6 +163,24 @@ class VirtualTimer(IntEnum):
     LAPIC = 0
     PIT = 1
 
+
+class AccessKind(IntEnum):
+    """How an HVM guest used what Xen, or a device model, emulates."""
+
+    PORT_READ = 1
+    PORT_WRITE = 2
+    MEMORY_READ = 3
+    MEMORY_WRITE = 4
+
+
+#: Of Kind.HVM_OTHER, as AccessKind: writes of a control register, and of an MSR.
+CR_WRITE, MSR_WRITE = 5, 6
+#: Addresses from here on count as this one: processors have 52 bits.
+ADDRESS_MOST = (1 << 56) - 1
+#: Frames of page tables from here on, 16 TiB, count as this one.
+FRAME_MOST = (1 << 32) - 1
+#: Interrupts between vCPUs that are followed at a time for each target, one for each vector.
+IPIS_MOST = 4
 
 #: Periods from here on, more than three days, count as this one.
 TICK_PERIOD_MASK = (1 << 48) - 1
@@ -224,7 +263,7 @@ class Kind(IntEnum):
     HVM_INTR = 18
     VMMCALL = 19
     HLT = 20
-    HVM_OTHER = 21
+    HVM_OTHER = 21  # param = AccessKind, CR_WRITE or MSR_WRITE << 8 | words of the address or value; 0 other
     IRQ_HANDLED = 22
     IDLE_ENTRY = 23
     IDLE_EXIT = 24
@@ -360,7 +399,24 @@ class V(IntEnum):
     TICK_TSC = 73  # of each VirtualTimer's last tick; 0: none since it was set
     TICK_PERIOD_NS = 75  # of each; 0: not known
     WAKER = 77  # vCPU that ran where it was woken, at WAKE_TSC
-    COLUMNS = 78
+    HVM = 78  # the first of what an HVM guest has begun; all are 0 for none
+    HANDLED_TSC = 78  # its exit before the next entry, also where it left the pCPU in between
+    ACCESS = 79  # in that exit, as in Metric.ACCESS
+    ENTERED_TSC = 80  # its last entry, until the exit
+    SPACE = 81  # 1 + frame of its page table
+    SPACE_TSC = 82
+    SPACE_GUEST = 83  # cycles in the guest, and in exits, since SPACE_TSC
+    SPACE_XEN = 84
+    SPACE_NEXT = 85  # 1 + frame that cr3 gets with the next entry
+    ICR_TARGET = 86  # 1 + what it wrote into the upper half of its local APIC's ICR
+    WAKING = 87  # 1: woken, and no entry since
+    WAKE_VECTOR = 88  # 1 + vector of the first interrupt since
+    WAKE_ENTRY = 89  # the entry with it
+    IPI_TSC = 90  # of each of IPIS_MOST: the sender's exit
+    IPI = 94  # vector << 32 | sender
+    EXIT_RIP = 98  # of the exit at HANDLED_TSC
+    EXIT_VECTOR = 99  # 1 + vector of the host's interrupt that caused it; 0 none, or not recorded
+    COLUMNS = 100
 
 
 #: The metrics of the times between two runs of a vCPU; the order is that of V.OFF.

@@ -25,9 +25,11 @@ from xtrace.probes.reader.reader import TraceReader, open_trace
 
 Item = TypeVar("Item")
 
-#: Batches queued between two stages.  With those that the stages work on, _KEEP must stay valid.
+#: Batches queued between two stages.  With those that the stages work on, _KEEP must stay valid; where single
+#: events come with their records, those that are queued after the machines, too.
 _QUEUED = 2
 _KEEP = _QUEUED + 3
+_KEEP_RECORDS = _KEEP + _QUEUED + 1
 Window: TypeAlias = tuple[int, int]
 #: A window of TSCs that includes nothing.
 _NEVER: Window = (1, 0)
@@ -110,11 +112,13 @@ class Piece(NamedTuple):
         records: the batch whose records ended them; None for what is only known at the end of a segment, and
             where a batch has more pieces than one.
         axis: what makes TSCs go on from the segment before.
+        who: the vCPU that its pCPU ran at each of the records, as Machine.who.
     """
 
     intervals: I64
     records: RecordBatch | None
     axis: int
+    who: I64
 
 
 def stream(
@@ -137,7 +141,7 @@ def stream(
         lambda number: ALWAYS,
         lambda inside: Machine(inside, keep=_KEEP, tsc_offsets=tsc_offsets, core=core, detailed=True),
     )
-    with open_trace(path, strict=strict, keep=_KEEP, tsc_offsets=tsc_offsets, holes=True) as reader:
+    with open_trace(path, strict=strict, keep=_KEEP_RECORDS, tsc_offsets=tsc_offsets, holes=True) as reader:
         batches = _Stage(iter(reader))
         for piece in _Stage(segments.pieces(batches)):
             yield piece
@@ -227,7 +231,7 @@ class _Segments:
                 machine, delivery = self._machine_for(self.inside), Delivery()
             records: RecordBatch | None = batch
             for intervals in (*machine.feed(batch), *delivery.feed(batch)):
-                yield Piece(intervals, records, self._axis(machine))
+                yield Piece(intervals, records, self._axis(machine), machine.who)
                 records = None
         yield self._end(machine)
 
@@ -239,7 +243,7 @@ class _Segments:
         return begin - int(machine.glob[G.FIRST_TSC])
 
     def _end(self, machine: Machine) -> Piece:
-        piece = Piece(machine.finish(), None, self._axis(machine))
+        piece = Piece(machine.finish(), None, self._axis(machine), machine.who)
         self.ended.append(_Ended.of(machine, self.inside))
         return piece
 

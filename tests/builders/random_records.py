@@ -104,7 +104,31 @@ _TIMED = st.one_of(
     # Unexpected lengths.
     st.tuples(st.sampled_from([0x21002, 0x28004, 0x201103, 0x81001, 0x82004, 0x802008]), _words(6)),
 )
+#: The lower half of an ICR: vector, delivery mode, logical destination, shorthand.
+_icr = st.builds(
+    lambda vector, mode, logical, shorthand: vector | mode << 8 | logical << 11 | shorthand << 18,
+    _small, st.sampled_from([0, 0, 0, 1, 4]), st.integers(0, 1), st.integers(0, 3),
+)  # fmt: skip
+_apic_id = st.sampled_from([0, 1, 2, 4, 0xFF, 0xFFFF_FFFF])
+_frame_of_table = st.sampled_from([0x1000, 0x2000, 0x2FFF, 0, 0xFFFF_FFFF])
+_HANDLED = st.one_of(
+    _of(0x82016, _words(1)),
+    _of(0x82216, st.tuples(_small, _word)),
+    _of(0x82017, st.tuples(_small, _word)),
+    _of(0x82117, _words(4)),
+    _of(0x82317, _words(2)),
+    _of(0x82217, st.tuples(st.just(0xFEE0_0310), _apic_id.map(lambda number: (number & 0xFF) << 24))),
+    _of(0x82217, st.tuples(st.just(0xFEE0_0300), _icr)),
+    _of(0x8200D, st.tuples(st.sampled_from([0x830, 0x80B]), _icr, _apic_id)),
+    _of(
+        0x82109, st.tuples(st.sampled_from([0, 3, 3]), _frame_of_table, st.sampled_from([0, 0, 0x8000_0001]))
+    ),
+    _of(0x82009, st.tuples(st.just(3), _frame_of_table)),
+    _of(0x82109, _words(2)),
+)
 _UNTIMED = st.one_of(
+    _HANDLED,
+    _HANDLED,
     _of(0x82004, st.tuples(_small, st.just(0))),
     _of(0x82020, st.tuples(_small, _small, st.sampled_from([0xF3, 0xFFFF_FFFF]))),
     _of(0x8200F, st.sampled_from([(), (0xFC,), (0xFA,)])),

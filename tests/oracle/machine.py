@@ -76,9 +76,12 @@ from typing import NamedTuple
 from oracle.pending import Everywhere, Pending
 from oracle.reader import HOLE, HOLE_TO_END, LOST_RECORDS, Record
 from xtrace.analysis.state_machine.metrics import (
+    ADDRESS_MOST,
+    FRAME_MOST,
     PENDING_MAX,
     RECENT_MAX,
     TICK_PERIOD_MASK,
+    AccessKind,
     Detail,
     DomainState,
     Metric,
@@ -112,6 +115,7 @@ OFF = (
 )
 UNSEEN_PCPUS = 64
 NEGATIVE_NS, LONGEST_RUN = 0xF000_0000, 1 << 32
+MOST = 1 << 62
 
 
 class Interval(NamedTuple):
@@ -185,6 +189,20 @@ class Begun:
     entered: int | None = None  # VMENTRY after an injection
     skew: int | None = None  # runs here since then; its deschedule elsewhere has not been seen
     timers: dict[VirtualTimer, Timer] = field(default_factory=dict)
+    handled: int | None = None  # the exit before the next entry
+    exit_rip: int = 0  # and its address, and the host's vector
+    exit_vector: int = -1
+    access: int = 0  # in it: kind << 56 | address
+    resumed: int | None = None  # the last entry, until the exit
+    guest_cycles: int = 0  # in the guest, and in exits, since the page table is that of ``space``
+    xen_cycles: int = 0
+    space: tuple[int, int] | None = None  # frame, TSC
+    next_frame: int | None = None
+    icr_target: int | None = None
+    waking: bool = False
+    wake_vector: int | None = None
+    wake_entry: int | None = None
+    ipis: dict[int, tuple[int, int]] = field(default_factory=dict)  # by vector: TSC, sender
 
 
 class Stay(NamedTuple):
@@ -397,10 +415,26 @@ class Host:
         for vcpu in self.vcpus.values():
             if vcpu.begun.exit is not None and vcpu.domain != STAND_IN:
                 rows.append(Interval(Metric.EXIT_WITHOUT_TIME, vcpu.key, vcpu.begun.exit[1], 0, last))
+            if vcpu.domain != STAND_IN:
+                rows += self.hvm_ends(vcpu, last)
         for pcpu in self.pcpus.values():
             for vcpu, _ in pcpu.unexplained:
                 cause = WakeCause.UNKNOWN << 32
                 rows.append(Interval(Metric.WAKE_CAUSE, vcpu.key, cause, 0, last))
+        return rows
+
+    def hvm_ends(self, vcpu: Vcpu, last: int) -> list[Interval]:
+        begun, key, rows = vcpu.begun, vcpu.key, []
+        if begun.access:
+            rows.append(Interval(Metric.ACCESS_WITHOUT_TIME, key, begun.access, 0, last))
+        if begun.space is not None:
+            frame, since = begun.space
+            if last > since:
+                b = Metric.ADDRESS_SPACE << 32 | frame
+                rows.append(Interval(Metric.OPEN, key, b, last - since, last))
+            guest, xen = min(begun.guest_cycles, MOST), min(begun.xen_cycles, MOST)
+            rows.append(Interval(Metric.ADDRESS_SPACE_GUEST, key, frame, guest, last))
+            rows.append(Interval(Metric.ADDRESS_SPACE_XEN, key, frame, xen, last))
         return rows
 
     # --- in --------------------------------------------------------------------------------
@@ -654,6 +688,11 @@ class Host:
             self.count(Metric.UPCALL_PREEMPTED, vcpu.key)
         if new == BLOCKED:
             begun.traps, begun.switched = 0, False
+            if begun.wake_entry is not None and begun.wake_vector is not None:
+                ran = max(tsc - begun.wake_entry, 0)
+                self.put(Metric.WAKE_TO_HALT, vcpu.key, begun.wake_vector, ran, tsc)
+            begun.wake_vector = begun.wake_entry = None
+        begun.waking = begun.waking and new == OFFLINE
         self.set_state(vcpu, new, tsc)
         losses = [other.loss for other in self.pcpus.values() if other.loss is not None]
         if vcpu.domain != IDLE and losses:
@@ -728,6 +767,8 @@ class Host:
             if new == RUNNING:
                 self.enter(pcpu, vcpu, tsc, begins=old != RUNNING)
                 return
+            if (old, new) == (BLOCKED, RUNNABLE):
+                vcpu.begun.waking = True
             if (old, new) == (BLOCKED, RUNNABLE) and vcpu.begun.wake is not None:
                 self.put(Metric.WAKE_TO_RUNNABLE, vcpu.key, 0, tsc - vcpu.begun.wake[0], tsc)
             self.set_state(vcpu, new, tsc)
@@ -827,6 +868,7 @@ class Host:
                 self.drop_exit(vcpu, tsc)
             elif thing is not None:
                 self.cut(vcpu, metric, tsc)
+        self.cut_hvm(vcpu, tsc)
         for _, timer in sorted(begun.timers.items()):
             if timer.ticked is not None:
                 self.cut(vcpu, Metric.TICK, tsc)
@@ -972,6 +1014,85 @@ class Host:
         exit_, vcpu.begun.exit = vcpu.begun.exit, None
         if exit_ is not None:
             self.put(Metric.HVM_EXIT, vcpu.key, exit_[1], max(tsc - exit_[0], 0), tsc)
+            self.tell(Detail.EXIT, vcpu.key, signed(vcpu.begun.exit_rip), vcpu.begun.exit_vector, tsc)
+            vcpu.begun.xen_cycles += max(tsc - exit_[0], 0)
+
+    def cut_hvm(self, vcpu: Vcpu, tsc: int) -> None:
+        """Give up what an HVM guest's vCPU has begun."""
+        begun = vcpu.begun
+        self.drop_access(vcpu, tsc)
+        if begun.space is not None:
+            self.cut(vcpu, Metric.ADDRESS_SPACE, tsc)
+            frame, since = begun.space
+            if tsc > since:
+                b = Metric.ADDRESS_SPACE << 32 | frame
+                self.put(Metric.OPEN, vcpu.key, b, tsc - since, tsc)
+            self.put_space_parts(vcpu, frame, tsc)
+        if begun.wake_entry is not None:
+            self.cut(vcpu, Metric.WAKE_TO_HALT, tsc)
+        for _ in begun.ipis:
+            self.cut(vcpu, Metric.IPI_TO_ENTRY, tsc)
+
+    def put_space_parts(self, vcpu: Vcpu, frame: int, tsc: int) -> None:
+        self.put(Metric.ADDRESS_SPACE_GUEST, vcpu.key, frame, min(vcpu.begun.guest_cycles, MOST), tsc)
+        self.put(Metric.ADDRESS_SPACE_XEN, vcpu.key, frame, min(vcpu.begun.xen_cycles, MOST), tsc)
+
+    def drop_access(self, vcpu: Vcpu, tsc: int) -> None:
+        access, vcpu.begun.access = vcpu.begun.access, 0
+        if access:
+            self.put(Metric.ACCESS_WITHOUT_TIME, vcpu.key, access, 0, tsc)
+
+    def enter_guest(self, vcpu: Vcpu, tsc: int) -> None:
+        """End what the exit before this entry was for."""
+        begun, key = vcpu.begun, vcpu.key
+        if begun.access and begun.handled is not None:
+            self.put(Metric.ACCESS, key, begun.access, max(tsc - begun.handled, 0), tsc)
+        begun.access, begun.handled = 0, None
+        frame, begun.next_frame = begun.next_frame, None
+        before = begun.space
+        if frame is not None and before is not None and frame == before[0]:
+            self.put(Metric.ADDRESS_SPACE_FLUSH, key, frame, 0, tsc)
+        elif frame is not None:
+            if before is not None:
+                self.put(Metric.ADDRESS_SPACE, key, before[0], max(tsc - before[1], 0), tsc)
+                self.put_space_parts(vcpu, before[0], tsc)
+            begun.space = frame, tsc
+            begun.guest_cycles = begun.xen_cycles = 0
+        if vcpu.domain != STAND_IN:
+            begun.resumed = tsc
+        begun.waking = False
+        if begun.wake_vector is not None and begun.wake_entry is None:
+            begun.wake_entry = tsc
+
+    def send_ipi(self, vcpu: Vcpu, low: int, target: int | None, tsc: int, *, is_x2apic: bool) -> None:
+        """Handle an interrupt between vCPUs, by the halves of the ICR."""
+        vector, mode, shorthand = low & 0xFF, low >> 8 & 7, low >> 18 & 3
+        if mode not in (0, 1) or vcpu.domain == STAND_IN:
+            return
+        own, everybody = vcpu.key & 0xFFFF, list(range(128))
+        is_logical, to_all = bool(low >> 11 & 1), LOW if is_x2apic else 0xFF
+        if shorthand == 1:
+            numbers = [own]
+        elif shorthand == 3:
+            numbers = [number for number in everybody if number != own]
+        elif shorthand == 2 or target == to_all:
+            numbers = everybody
+        elif target is not None and not is_logical and target % 2 == 0 and target < 256:
+            numbers = [target // 2]
+        elif target is not None and is_logical and not is_x2apic:
+            numbers = [number for number in range(8) if target >> number & 1]
+        else:
+            self.count(Metric.IPI_LEFT_OUT, vcpu.key)
+            return
+        for number in numbers:
+            other = self.vcpus.get(vcpu.domain << 16 | number)
+            if other is None or other.state == LOST:
+                continue
+            self.count(Metric.IPI_SENT, other.key)
+            if vector not in other.begun.ipis and len(other.begun.ipis) == 4:
+                self.count(Metric.IPI_LEFT_OUT, other.key)
+            elif vector not in other.begun.ipis:
+                other.begun.ipis[vector] = tsc, vcpu.key
 
     def drop_exit(self, vcpu: Vcpu, tsc: int) -> None:
         """Give up an exit whose end no record shows."""
@@ -1178,11 +1299,16 @@ def on_vmexit(host: Host, pcpu: Pcpu, record: Record) -> None:
         host.put(Metric.HVM_UPCALL, vcpu.key, begun.vector, tsc - begun.entered, tsc)
         begun.entered = None
     host.drop_exit(vcpu, tsc)
+    host.drop_access(vcpu, tsc)
+    if begun.resumed is not None:
+        begun.guest_cycles += max(tsc - begun.resumed, 0)
+        begun.resumed = None
     reason, *rip = record.words
+    begun.exit_rip, begun.exit_vector = wide(rip), -1
     if vcpu.domain == STAND_IN:
         host.put(Metric.EXIT_WITHOUT_TIME, vcpu.key, reason, 0, tsc)
     else:
-        begun.exit = (tsc, reason)
+        begun.exit, begun.handled = (tsc, reason), tsc
     host.put_rip(vcpu, RipSource.EXIT, wide(rip), tsc)
 
 
@@ -1191,8 +1317,15 @@ def on_vmentry(host: Host, pcpu: Pcpu, record: Record) -> None:
     if vcpu is None:
         return
     host.close_exit(vcpu, record.tsc)
+    host.enter_guest(vcpu, record.tsc)
     begun = vcpu.begun
     if begun.injected is not None:
+        sent = begun.ipis.pop(begun.vector, None)
+        if sent is not None and sent[0] > record.tsc:
+            host.put(Metric.NEGATIVE, vcpu.key, Metric.IPI_TO_ENTRY, 0, record.tsc)
+        elif sent is not None:
+            what = begun.vector << 32 | sent[1]
+            host.put(Metric.IPI_TO_ENTRY, vcpu.key, what, record.tsc - sent[0], record.tsc)
         host.put(Metric.INJECTION_TO_ENTRY, vcpu.key, begun.vector, record.tsc - begun.injected, record.tsc)
         begun.injected, begun.entered = None, record.tsc
         if begun.waited is not None:
@@ -1208,8 +1341,10 @@ def on_hvm(host: Host, pcpu: Pcpu, record: Record) -> None:
     meaning = HVM_MEANINGS.get((record.event, len(record.words)))
     if meaning is not None:
         meaning(host, pcpu, vcpu, record)
-    elif record.event == 0x8200F and record.words and record.words[0] == KICK_VECTOR:
-        host.count(Metric.KICK, vcpu.key)
+    elif record.event == 0x8200F and record.words:
+        vcpu.begun.exit_vector = record.words[0]
+        if record.words[0] == KICK_VECTOR:
+            host.count(Metric.KICK, vcpu.key)
 
 
 def on_injection(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
@@ -1218,6 +1353,8 @@ def on_injection(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
     if begun.window is not None:
         begun.window, begun.waited = None, begun.window
     begun.injected, begun.vector = tsc, vector
+    if begun.waking and begun.wake_vector is None:
+        begun.wake_vector = vector
 
 
 def on_window(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
@@ -1237,10 +1374,51 @@ def on_vmmcall(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
         pcpu.cause = (WakeCause.HYPERCALL, op, tsc)
 
 
+def on_access(kind: AccessKind, size: int) -> Callable[[Host, Pcpu, Vcpu, Record], None]:
+    """Return the handler of an access to a port or to memory; ``size``: words of the address."""
+
+    def handle(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+        begun, words = vcpu.begun, record.words
+        address = min(wide(words[:size]), ADDRESS_MOST)
+        host.drop_access(vcpu, record.tsc)
+        begun.access = kind << 56 | address
+        if begun.handled is None:
+            host.drop_access(vcpu, record.tsc)
+        if kind is not AccessKind.MEMORY_WRITE or len(words) == size:
+            return
+        if address == 0xFEE00310:
+            begun.icr_target = words[size] >> 24
+        elif address == 0xFEE00300:
+            host.send_ipi(vcpu, words[size], begun.icr_target, record.tsc, is_x2apic=False)
+
+    return handle
+
+
+def on_cr_write(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+    register, *value = record.words
+    if register == 3 and vcpu.domain != STAND_IN:
+        vcpu.begun.next_frame = min(wide(value) >> 12 & (1 << 40) - 1, FRAME_MOST)
+
+
+def on_msr_write(host: Host, pcpu: Pcpu, vcpu: Vcpu, record: Record) -> None:
+    msr, low, high = record.words
+    if msr == 0x830:
+        host.send_ipi(vcpu, low, high, record.tsc, is_x2apic=True)
+
+
 HVM_MEANINGS: dict[tuple[int, int], Callable[[Host, Pcpu, Vcpu, Record], None]] = {
     (0x82004, 2): on_injection,
     (0x82020, 3): on_window,
     (0x82012, 1): on_vmmcall,
+    **dict.fromkeys([(0x82016, 1), (0x82016, 2)], on_access(AccessKind.PORT_READ, 1)),
+    **dict.fromkeys([(0x82216, 1), (0x82216, 2)], on_access(AccessKind.PORT_WRITE, 1)),
+    **dict.fromkeys([(0x82017, 1), (0x82017, 2)], on_access(AccessKind.MEMORY_READ, 1)),
+    **dict.fromkeys([(0x82217, 1), (0x82217, 2)], on_access(AccessKind.MEMORY_WRITE, 1)),
+    **dict.fromkeys([(0x82117, 2), (0x82117, 3), (0x82117, 4)], on_access(AccessKind.MEMORY_READ, 2)),
+    **dict.fromkeys([(0x82317, 2), (0x82317, 3), (0x82317, 4)], on_access(AccessKind.MEMORY_WRITE, 2)),
+    (0x82009, 2): on_cr_write,
+    (0x82109, 3): on_cr_write,
+    (0x8200D, 3): on_msr_write,
 }
 
 
@@ -1355,7 +1533,7 @@ HANDLERS: dict[tuple[int, int], Handler] = {
     **dict.fromkeys(MEMORY, on_memory),
 }
 #: Events that are not interpreted if their length is wrong.
-_KNOWN = {event for event, _ in HANDLERS} | {event for event, _ in HVM_MEANINGS} | {0x82013}
+_KNOWN = {event for event, _ in HANDLERS} | {0x82004, 0x82012, 0x82013, 0x82020}
 
 
 def handler_of(record: Record) -> Handler | None:
