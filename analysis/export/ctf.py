@@ -7,7 +7,6 @@ of the catalogue for the Xen version that wrote the trace; bits that no field na
 
 from __future__ import annotations
 
-import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,64 +15,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.export.output import opened
 from xtrace.analysis.export.source import Exported
-from xtrace.probes.bpf.ctf_writer import MAGIC
 from xtrace.probes.catalog import Field, VersionRange, find
+from xtrace.probes.ctf import MAGIC, PACKET, Clock, head
 from xtrace.probes.dump.templates import OVERFLOW_NAME, UNKNOWN_NAME
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT
+from xtrace.probes.outputs import opened
 from xtrace.probes.reader.batches import I64, OVERFLOW_SHAPE, RecordBatch
 from xtrace.probes.words import printable
 
 METADATA = "metadata"
-#: magic; first and last time, bits of content and of packet, discarded records, pCPU.
-_PACKET = struct.Struct("<I4x6Q")
 _HEADER_WORDS = 3
 _TEXT_MOST = 200
-_HEAD = """/* CTF 1.8 */
-typealias integer {{ size = 32; align = 32; signed = false; }} := uint32_t;
-typealias integer {{ size = 64; align = 64; signed = false; }} := uint64_t;
-typealias integer {{ size = 64; align = 32; signed = false; map = clock.tsc.value; }} := tsc_t;
-
-trace {{
-    major = 1;
-    minor = 8;
-    uuid = "{uuid}";
-    byte_order = le;
-    packet.header := struct {{
-        uint32_t magic;
-    }};
-}};
-
-env {{
-    domain = "xen";
-    tracer_name = "xentrace";
-    xen_versions = "{versions}";
-    exported_by = "xtrace";
-}};
-
-clock {{
-    name = "tsc";
-    uuid = "{clock}";
-    description = "TSC of the host, as if it had never restarted; rate {source}";
-    freq = {hz};
-}};
-
-stream {{
-    packet.context := struct {{
-        uint64_t timestamp_begin;
-        uint64_t timestamp_end;
-        uint64_t content_size;
-        uint64_t packet_size;
-        uint64_t events_discarded;
-        uint64_t cpu_id;
-    }};
-    event.header := struct {{
-        uint32_t id;
-        tsc_t timestamp;
-    }} align(32);
-}};
-"""
+_TYPES = (
+    "size = 32; align = 32; signed = false; uint32_t",
+    "size = 64; align = 64; signed = false; uint64_t",
+    "size = 64; align = 32; signed = false; map = clock.tsc.value; tsc_t",
+)
 
 
 @dataclass(slots=True)
@@ -82,7 +40,7 @@ class _Stream:
 
 
 def write(exported: Exported, folder: Path, *, force: bool = False) -> int:
-    """Write the records of the wanted window into a new folder and return their number.
+    """Write the wanted records into a new folder and return their number.
 
     A record without a TSC has that of the record before it on its pCPU; one whose TSC is before that, too.
 
@@ -94,9 +52,9 @@ def write(exported: Exported, folder: Path, *, force: bool = False) -> int:
     streams: dict[int, _Stream] = {}
     headers: list[int] = []
     count = 0
-    for records, inside, tscs in exported.records():
+    for records, chosen, tscs, _ in exported.records():
         headers = records.shapes.header[: records.shapes.size].tolist()
-        for pcpu, rows in _by_pcpu(records, inside):
+        for pcpu, rows in _by_pcpu(records, chosen):
             if pcpu not in streams:
                 streams[pcpu] = _Stream()
                 with opened(folder / f"stream_{pcpu}", force=force, inputs=inputs):
@@ -132,23 +90,30 @@ def _packet(pcpu: int, records: RecordBatch, rows: npt.NDArray[np.intp], tscs: I
     out[np.repeat(starts + _HEADER_WORDS, counts) + within] = records.words[
         np.repeat(records.start[rows].astype(np.int64), counts) + within
     ]
-    bits = 8 * (_PACKET.size + out.nbytes)
+    bits = 8 * (PACKET.size + out.nbytes)
     padded = bits + -bits % 64
-    head = _PACKET.pack(MAGIC, int(times[0]), stream.last, bits, padded, 0, pcpu)
-    return head + out.tobytes() + bytes((padded - bits) // 8)
+    header = PACKET.pack(MAGIC, int(times[0]), stream.last, bits, padded, 0, pcpu)
+    return header + out.tobytes() + bytes((padded - bits) // 8)
 
 
 def _metadata(exported: Exported, headers: list[int]) -> str:
     rate = exported.report.trace.get("tsc_hz_source") or "not known"
-    head = _HEAD.format(
-        uuid=uuid.uuid4(),
-        clock=uuid.uuid4(),
-        versions=str(exported.versions),
-        source=_quoted(str(rate)),
-        hz=round(exported.hz),
+    description = f"TSC of the host, as if it had never restarted; rate {_quoted(str(rate))}"
+    beginning = head(
+        "records of Xen",
+        _TYPES,
+        {
+            "domain": "xen",
+            "tracer_name": "xentrace",
+            "xen_versions": str(exported.versions),
+            "exported_by": "xtrace",
+        },
+        Clock("tsc", uuid.uuid4(), description, round(exported.hz)),
+        ("uint32_t id", "tsc_t timestamp"),
+        align=32,
     )
     events = (_event(shape, header, exported.versions) for shape, header in enumerate(headers))
-    return head + "".join(events)
+    return beginning + "".join(events)
 
 
 def _event(shape: int, header: int, versions: VersionRange) -> str:

@@ -21,7 +21,6 @@ from xtrace.analysis.state_machine.metrics import Metric, RipSource
 from xtrace.probes.errors import TraceError
 from xtrace.probes.words import printable
 
-FORMATS = ("folded", "speedscope")
 _NAME_MOST = 300
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 

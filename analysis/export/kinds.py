@@ -19,16 +19,20 @@ from xtrace.analysis.coverage.needs import (
     EXITS,
     HANDLERS,
     IRQS,
+    MEMORY,
     PV,
     RUNSTATES,
     SWITCHES,
     Reach,
 )
+from xtrace.analysis.export.names import What
 from xtrace.analysis.export.rows import RUNSTATES as STATES
 from xtrace.analysis.export.rows import Rows
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import domain_of, high_of, low_of, vcpu_of
 from xtrace.analysis.state_machine.metrics import STATE_LOST, Detail, Metric, RipSource, WakeCause, Woken
+from xtrace.analysis.tables.emulation import access_kinds, addresses
+from xtrace.probes.catalog import by_id
 from xtrace.probes.catalog.names import HYPERCALLS
 from xtrace.probes.reader.batches import I64
 from xtrace.probes.xen_abi import IDLE_DOMAIN
@@ -163,8 +167,82 @@ def _hypercalls(rows: Rows) -> Columns:
 
 
 def _exits(rows: Rows) -> Columns:
-    found = rows.only(Metric.HVM_EXIT)
-    return Columns({**_vcpu(found.a), "reason": found.b, **_times(found, "exit")})
+    found, where = rows.pairs(Metric.HVM_EXIT, Detail.EXIT)
+    return Columns(
+        {
+            **_vcpu(found.a),
+            "reason": found.b,
+            "vector": where.value,
+            "rip": where.b.view(np.uint64),
+            **_times(found, "exit"),
+        }
+    )
+
+
+def _accesses(rows: Rows) -> Columns:
+    found = rows.only(Metric.ACCESS, Metric.ACCESS_WITHOUT_TIME)
+    return Columns(
+        {
+            **_vcpu(found.a),
+            "access": access_kinds(found.b),
+            "address": addresses(found.b),
+            **_times(found, "access"),
+            "is_open": found.metric != Metric.ACCESS,
+        }
+    )
+
+
+def _address_spaces(rows: Rows) -> Columns:
+    places = np.flatnonzero(rows.metric == Metric.ADDRESS_SPACE)
+    found = rows.where(places)
+    return Columns(
+        {
+            **_vcpu(found.a),
+            "page_table": found.b << 12,
+            **_times(found, "space"),
+            "guest_cycles": rows.value[places + 1],
+            "xen_cycles": rows.value[places + 2],
+            "is_open": found.is_open,
+        }
+    )
+
+
+def _ipis(rows: Rows) -> Columns:
+    found = rows.only(Metric.IPI_TO_ENTRY)
+    return Columns(
+        {
+            **_vcpu(found.a),
+            "vector": high_of(found.b),
+            **_vcpu(found.b, "sender_"),
+            "send_tsc": found.begin,
+            "entry_tsc": found.end,
+            "send_to_entry_cycles": found.value,
+        }
+    )
+
+
+def _wake_to_halts(rows: Rows) -> Columns:
+    found = rows.only(Metric.WAKE_TO_HALT)
+    return Columns({**_vcpu(found.a), "vector": found.b, **_times(found, "awake")})
+
+
+def _memory(rows: Rows) -> Columns:
+    found = rows.only(Metric.MEMORY)
+    events, place = np.unique(high_of(found.b), return_inverse=True)
+    names = np.array([_event_name(event) for event in events.tolist()], object)
+    return Columns(
+        {
+            **_vcpu(found.a),
+            "tsc": found.end,
+            "name": names[place] if len(names) else np.empty(0, object),
+            "of_domain": low_of(found.b),
+        }
+    )
+
+
+def _event_name(event: int) -> str:
+    known = by_id(event)
+    return known[-1].name if known else f"{event:#x}"
 
 
 def _injections(rows: Rows) -> Columns:
@@ -235,7 +313,7 @@ KINDS = {
     for kind in (
         Kind(
             Table(
-                "runs", "events", "Stays of vCPUs on pCPUs", _runs,
+                What.RUNS, "events", "Stays of vCPUs on pCPUs", _runs,
                 (
                     DOMAIN, VCPU, _PCPU, *_time_columns("run", "time on the pCPU"),
                     Column("next_state", _EXACT, "its state afterwards; lost or unknown"),
@@ -245,7 +323,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "runstates", "events", "Times that vCPUs were in a runstate", _runstates,
+                What.RUNSTATES, "events", "Times that vCPUs were in a runstate", _runstates,
                 (
                     DOMAIN, VCPU, Column("state", _EXACT, "the state, and why it is runnable"),
                     *_time_columns("state", "time in it"), _OPEN,
@@ -254,7 +332,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "wakes", "events", "Wakes that a run followed", _wakes,
+                What.WAKES, "events", "Wakes that a run followed", _wakes,
                 (
                     DOMAIN, VCPU, Column("pcpu", _KEY, "pCPU that it ran on"), *_WAKER,
                     Column("waker_pcpu", _KEY, "pCPU whose record the wake is"),
@@ -269,7 +347,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "wake_causes", "events", "What caused each wake", _causes,
+                What.WAKE_CAUSES, "events", "What caused each wake", _causes,
                 (
                     DOMAIN, VCPU, Column("wake_tsc", _EXACT, "when it was woken, as in wakes"),
                     Column("cause", _INFERRED, "event_channel, hypercall, irq, timer_or_other or unknown"),
@@ -279,7 +357,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "sends", "events", "Sends that woke a vCPU", _sends,
+                What.SENDS, "events", "Sends that woke a vCPU", _sends,
                 (
                     DOMAIN, VCPU, Column("sender_domain", _INFERRED, "domain of the sender"),
                     Column("sender_vcpu", _INFERRED, "its vCPU"),
@@ -291,7 +369,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "upcalls", "events", "Upcalls of which a bound is known", _upcalls,
+                What.UPCALLS, "events", "Upcalls of which a bound is known", _upcalls,
                 (
                     DOMAIN, VCPU,
                     Column("after", _KEY, "block, of a PV guest; callback, of HVM; recorded, by Xen"),
@@ -305,14 +383,14 @@ KINDS = {
         ),
         Kind(
             Table(
-                "forced_callbacks", "events", "Callbacks that guests forced", _forced,
+                What.FORCED_CALLBACKS, "events", "Callbacks that guests forced", _forced,
                 (DOMAIN, VCPU, *_time_columns("callback", "xen_version to the next open iret", _INFERRED)),
                 needs=(PV,),
             ), (Metric.FORCED_CALLBACK,),
         ),
         Kind(
             Table(
-                "hypercalls", "events", "Hypercalls, and entries of multicalls, of PV guests", _hypercalls,
+                What.HYPERCALLS, "events", "Hypercalls, and entries of multicalls, of PV guests", _hypercalls,
                 (
                     DOMAIN, VCPU, Column("tsc", _EXACT, "when it entered Xen"),
                     Column("op", _EXACT, "number"), Column("name", _EXACT, "its name, empty if it has none"),
@@ -322,15 +400,70 @@ KINDS = {
         ),
         Kind(
             Table(
-                "exits", "events", "VM exits, until the entry or the end of the run", _exits,
+                What.EXITS, "events", "VM exits, until the entry or the end of the run", _exits,
                 (DOMAIN, VCPU, Column("reason", _KEY, "number of the exit reason"),
-                 *_time_columns("exit", "time outside the guest")),
+                 Column("vector", _KEY, "the host's, of an exit by an interrupt; else, and on SVM, -1"),
+                 Column("rip", _EXACT, "address that it left, 64 bits"),
+                 *_time_columns("exit", "time outside the guest, until it left the pCPU")),
                 needs=(EXITS,),
-            ), (Metric.HVM_EXIT,),
+            ), (Metric.HVM_EXIT, Detail.EXIT),
         ),
         Kind(
             Table(
-                "injections", "events", "Interrupts injected into HVM guests", _injections,
+                What.ACCESSES, "events", "Emulated ports and memory that HVM guests used", _accesses,
+                (
+                    DOMAIN, VCPU, Column("access", _KEY, "port_read or _write, memory_read or _write"),
+                    Column("address", _KEY, "the port, or the guest-physical address"),
+                    *_time_columns("access", "exit to the next entry, also where it waited in between"),
+                    Column("is_open", _KEY, "no time: another one in the same exit, or an end not recorded"),
+                ), needs=(EXITS, HANDLERS), reach=Reach.VCPU,
+            ), (Metric.ACCESS, Metric.ACCESS_WITHOUT_TIME),
+        ),
+        Kind(
+            Table(
+                What.ADDRESS_SPACES, "events", "Page tables that HVM guests' vCPUs had", _address_spaces,
+                (
+                    DOMAIN, VCPU, Column("page_table", _KEY, "its guest-physical address"),
+                    *_time_columns("space", "entry after it got it to the entry after it got another one"),
+                    Column("guest_cycles", _EXACT, "of this, in the guest"),
+                    Column("xen_cycles", _EXACT, "of this, in VM exits"), _OPEN,
+                ), needs=(EXITS, HANDLERS), reach=Reach.VCPU,
+            ), (Metric.ADDRESS_SPACE, Metric.ADDRESS_SPACE_GUEST, Metric.ADDRESS_SPACE_XEN),
+        ),
+        Kind(
+            Table(
+                What.IPIS, "events", "Interrupts between vCPUs of HVM guests", _ipis,
+                (
+                    DOMAIN, VCPU, Column("vector", _KEY, "the vector"),
+                    Column("sender_domain", _INFERRED, "domain of the first sender"),
+                    Column("sender_vcpu", _INFERRED, "its vCPU"),
+                    Column("send_tsc", _INFERRED, "the exit in which it was sent"),
+                    Column("entry_tsc", _EXACT, "the entry after the injection of the vector"),
+                    Column("send_to_entry_cycles", _INFERRED, "time in between"),
+                ), needs=(EXITS, HANDLERS), reach=Reach.VCPU,
+            ), (Metric.IPI_TO_ENTRY,),
+        ),
+        Kind(
+            Table(
+                What.WAKE_TO_HALTS, "events", "From the interrupt that woke an HVM guest to its block",
+                _wake_to_halts,
+                (DOMAIN, VCPU, Column("vector", _KEY, "the first one that was injected after the wake"),
+                 *_time_columns("awake", "entry with it to the block")),
+                needs=(EXITS, HANDLERS, RUNSTATES), reach=Reach.VCPU,
+            ), (Metric.WAKE_TO_HALT,),
+        ),
+        Kind(
+            Table(
+                What.MEMORY, "events", "Grants and memory", _memory,
+                (DOMAIN, VCPU, Column("tsc", _EXACT, "when; of an untimed record that before it"),
+                 Column("name", _EXACT, "event, such as page_grant_map"),
+                 Column("of_domain", _EXACT, "domain whose pages they are")),
+                needs=(MEMORY,), reach=Reach.VCPU,
+            ), (Metric.MEMORY,),
+        ),
+        Kind(
+            Table(
+                What.INJECTIONS, "events", "Interrupts injected into HVM guests", _injections,
                 (DOMAIN, VCPU, Column("vector", _KEY, "the vector"),
                  *_time_columns("injection", "time to the VM entry")),
                 needs=(EXITS, HANDLERS),
@@ -338,14 +471,14 @@ KINDS = {
         ),
         Kind(
             Table(
-                "irqs", "events", "Interrupts that Xen handled", _irqs,
+                What.IRQS, "events", "Interrupts that Xen handled", _irqs,
                 (Column("irq", _KEY, "number"), _PCPU, *_time_columns("irq", "time in its handlers")),
                 needs=(IRQS,),
             ), (Metric.IRQ_HANDLING,),
         ),
         Kind(
             Table(
-                "losses", "events", "Times of pCPUs without a known vCPU", _losses,
+                What.LOSSES, "events", "Times of pCPUs without a known vCPU", _losses,
                 (
                     _PCPU,
                     Column("what", _KEY, "lost: records were; unknown: what ran is, also in a switch"),
@@ -355,7 +488,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "deliveries", "events", "Events from notification to upcall, if recorded", _deliveries,
+                What.DELIVERIES, "events", "Events from notification to upcall, if recorded", _deliveries,
                 (
                     DOMAIN, VCPU, Column("channel_kind", _KEY, "kind of the channel"),
                     Column("port", _KEY, "port"),
@@ -367,7 +500,7 @@ KINDS = {
         ),
         Kind(
             Table(
-                "rips", "events", "Instruction pointers of guests in records", _rips,
+                What.RIPS, "events", "Instruction pointers of guests in records", _rips,
                 (DOMAIN, VCPU, Column("tsc", _EXACT, "when it was recorded"),
                  Column("source", _KEY, "what recorded it"), Column("rip", _EXACT, "address, 64 bits")),
             ), (Metric.RIP,),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.export.about import About
 from xtrace.analysis.export.rows import Rows, table_of
 from xtrace.analysis.loading.reading import Progress, unseen
 from xtrace.analysis.report.build import Report
@@ -71,11 +73,29 @@ class Batch:
         rows: single events of the wanted part, with STATE and RUN_BEGIN of all vCPUs and times.
         records: the records of that time, all of them; None where there are no further ones.
         axis: what makes the records' TSCs go on from those before a restart.
+        who: the vCPU that its pCPU ran at each of the records.
     """
 
     rows: Rows
     records: RecordBatch | None
     axis: int
+    who: I64
+
+
+class Chosen(NamedTuple):
+    """Records of a batch that are wanted.
+
+    Attributes:
+        records: the batch.
+        rows: which of its rows.
+        tscs: of all its rows.
+        who: the vCPU that its pCPU ran at each of its rows; of the default domain where it is not known.
+    """
+
+    records: RecordBatch
+    rows: npt.NDArray[np.intp]
+    tscs: I64
+    who: I64
 
 
 class Exported:
@@ -152,22 +172,26 @@ class Exported:
                 progress=None if update is None else (lambda done: update(str(path), done)),
             )
             for piece in pieces:
-                yield Batch(self._wanted(piece, wanted), piece.records, piece.axis)
+                yield Batch(self._wanted(piece, wanted), piece.records, piece.axis, piece.who)
 
-    def records(self) -> Iterator[tuple[RecordBatch, npt.NDArray[np.intp], I64]]:
-        """Yield each batch of records, the rows in it that are in the wanted window, and all its TSCs.
+    def records(self) -> Iterator[Chosen]:
+        """Yield the records of the wanted window that are about the wanted domains and vCPUs, as About says.
 
         Left out are fillers, and rows that stand for missing windows.
 
         Raises:
             OSError, TraceError: the trace cannot be read.
         """
+        about = About(self.versions, self.is_wanted, has_vcpus=bool(self.request.vcpus))
         for batch in self.batches(()):
             if batch.records is None:
                 continue
             tscs = batch.records.tsc + batch.axis
-            is_record = ~np.isin(batch.records.shapes.event, _NO_RECORDS)[batch.records.shape]
-            yield batch.records, np.flatnonzero(self.is_inside(tscs) & is_record), tscs
+            chosen = self.is_inside(tscs)
+            chosen &= ~np.isin(batch.records.shapes.event, _NO_RECORDS)[batch.records.shape]
+            if self.has_filter:
+                chosen &= about.are(batch.records, batch.who)
+            yield Chosen(batch.records, np.flatnonzero(chosen), tscs, batch.who)
 
     def is_inside(self, tscs: I64) -> npt.NDArray[np.bool_]:
         """Return which TSCs are in the wanted window of time."""

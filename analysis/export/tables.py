@@ -10,45 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.export import histograms
 from xtrace.analysis.export.events import Events
 from xtrace.analysis.export.kinds import KINDS
-from xtrace.analysis.export.source import NOT_OF_VCPUS, Exported
+from xtrace.analysis.export.names import What
+from xtrace.analysis.export.source import Chosen, Exported
+from xtrace.analysis.export.times import INTERVALS
 from xtrace.analysis.measures.table import Column, Quality
 from xtrace.analysis.state_machine.keys import domain_of, vcpu_of
-from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
-from xtrace.analysis.summary.histogram import bucket_bounds
 from xtrace.probes.catalog import find
 from xtrace.probes.format import EVENT_MASK, EXTRA_MASK, EXTRA_SHIFT, TIMED_BIT
-from xtrace.probes.reader.batches import I64, RecordBatch
+from xtrace.probes.reader.batches import RecordBatch
 
-_KEY, _EXACT, _BOUNDED, _INFERRED = Quality.KEY, Quality.EXACT, Quality.BOUNDED, Quality.INFERRED
-RECORDS, INTERVALS, HISTOGRAMS = "records", "intervals", "histograms"
-#: What --what takes.
-NAMES = (RECORDS, INTERVALS, HISTOGRAMS, *KINDS)
+_KEY, _EXACT, _INFERRED = Quality.KEY, Quality.EXACT, Quality.INFERRED
 _WORDS = 7
-#: The kinds with a beginning, an end and a duration: the columns of these, and what distinguishes them.
-_INTERVALS: Mapping[str, tuple[str, str, str, str]] = {
-    "runs": ("begin_tsc", "end_tsc", "run_cycles", "next_state"),
-    "runstates": ("begin_tsc", "end_tsc", "state_cycles", "state"),
-    "wakes": ("wake_tsc", "running_tsc", "wake_to_running_cycles", ""),
-    "sends": ("send_tsc", "wake_tsc", "send_to_wake_cycles", ""),
-    "upcalls": ("begin_earliest_tsc", "end_tsc", "upcall_most_cycles", "after"),
-    "forced_callbacks": ("begin_tsc", "end_tsc", "callback_cycles", ""),
-    "exits": ("begin_tsc", "end_tsc", "exit_cycles", "reason"),
-    "injections": ("begin_tsc", "end_tsc", "injection_cycles", "vector"),
-    "irqs": ("begin_tsc", "end_tsc", "irq_cycles", "irq"),
-    "losses": ("begin_tsc", "end_tsc", "loss_cycles", "what"),
-    "deliveries": ("notify_tsc", "upcall_tsc", "notify_to_upcall_cycles", "port"),
-}
-#: Histograms of bounds, and of what is inferred; those of other metrics have two records each.
-_BOUNDS = (Metric.UPCALL_MAX, Metric.UPCALL_MIN, Metric.HVM_UPCALL, Metric.RUNNING_TO_GUEST, Metric.OPEN)
-_GUESSES = (
-    Metric.SEND_TO_WAKE,
-    Metric.IRQ_TO_WAKE,
-    Metric.FORCED_CALLBACK,
-    Metric.UNPROVEN,
-    Metric.DOMAIN_STATE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +31,7 @@ class Exporting:
     """A table that is being made.
 
     Attributes:
-        name: one of NAMES.
+        name: a What.
         columns: what it contains, in order.
         quality: how each column is known in this trace.
         batches: the rows, a part at a time.
@@ -69,17 +44,17 @@ class Exporting:
 
 
 def table(exported: Exported, name: str) -> Exporting:
-    """Return what is exported under a name of NAMES.
+    """Return what is exported under a name of What.
 
     Raises:
         OSError, TraceError: later, where batches are taken.
     """
-    if name == RECORDS:
+    if name == What.RECORDS:
         return _made(name, _RECORD_COLUMNS, _records(exported))
-    if name == INTERVALS:
+    if name == What.INTERVALS:
         return _made(name, _INTERVAL_COLUMNS, _intervals(exported))
-    if name == HISTOGRAMS:
-        return _made(name, _HISTOGRAM_COLUMNS, iter([_histograms(exported)]))
+    if name == What.HISTOGRAMS:
+        return _made(name, histograms.COLUMNS, iter([histograms.histograms(exported)]))
     found = Events(exported, name)
     return Exporting(name, found.described, found.quality, found.columns())
 
@@ -96,6 +71,8 @@ _RECORD_COLUMNS = (
     Column("pcpu", _KEY, "pCPU that wrote it"),
     Column("event", _KEY, "event id"),
     Column("name", _KEY, "name of the event in the Xen version that wrote it"),
+    Column("running_domain", _INFERRED, "domain of the vCPU that the pCPU ran; 32768: not known"),
+    Column("running_vcpu", _INFERRED, "its number; at a switch, that of the next one"),
     Column("word_count", _KEY, "number of extra words"),
     *(Column(f"w{place}", _EXACT, f"extra word {place}; 0 where there is none") for place in range(_WORDS)),
 )
@@ -103,12 +80,13 @@ _RECORD_COLUMNS = (
 
 def _records(exported: Exported) -> Iterator[Columns]:
     names = _Names(exported)
-    for records, rows, tscs in exported.records():
-        if len(rows):
-            yield _record_columns(records, rows, tscs, names)
+    for chosen in exported.records():
+        if len(chosen.rows):
+            yield _record_columns(chosen, names)
 
 
-def _record_columns(records: RecordBatch, rows: npt.NDArray[np.intp], tscs: I64, names: _Names) -> Columns:
+def _record_columns(chosen: Chosen, names: _Names) -> Columns:
+    records, rows, tscs, who = chosen
     shape = records.shape[rows]
     count = records.extra_count[rows]
     start = records.start[rows].astype(np.int64)
@@ -125,6 +103,8 @@ def _record_columns(records: RecordBatch, rows: npt.NDArray[np.intp], tscs: I64,
             "event": records.words[start - np.where(records.shapes.timed, 3, 1)[shape]]
             & np.uint32(EVENT_MASK),
             "name": names.of(records)[shape],
+            "running_domain": domain_of(who[rows]),
+            "running_vcpu": vcpu_of(who[rows]),
             "word_count": count,
             **words,
         }
@@ -164,18 +144,18 @@ _INTERVAL_COLUMNS = (
 
 
 def _intervals(exported: Exported) -> Iterator[Columns]:
-    wanted = {metric for name in _INTERVALS for metric in KINDS[name].metrics}
-    kinds = {name: Events(exported, name) for name in _INTERVALS}
+    wanted = {metric for name in INTERVALS for metric in KINDS[name].metrics}
+    kinds = {name: Events(exported, name) for name in INTERVALS}
     for batch in exported.batches(wanted):
         rows = batch.rows.where(exported.is_inside(batch.rows.end))
         for name, events in kinds.items():
             found = events.of(rows)
             if len(found):
-                yield _as_intervals(name, found, str(events.quality[_INTERVALS[name][2]]))
+                yield _as_intervals(name, found, str(events.quality[INTERVALS[name].cycles]))
 
 
 def _as_intervals(name: str, found: Columns, quality: str) -> Columns:
-    begin, end, cycles, detail = _INTERVALS[name]
+    begin, end, cycles, detail = INTERVALS[name]
     none = np.full(len(found), -1)
     known = {each: found[each] for each in found.names}
     texts = [str(each) for each in found[detail].tolist()] if detail else [""] * len(found)
@@ -194,50 +174,3 @@ def _as_intervals(name: str, found: Columns, quality: str) -> Columns:
         },
         len(found),
     )
-
-
-# --- histograms --------------------------------------------------------------------------------
-
-_HISTOGRAM_COLUMNS = (
-    Column("metric", _KEY, "what was measured: a name of state_machine/metrics.py"),
-    Column("domain", _KEY, "domain id, -1 where it is not of a vCPU"),
-    Column("vcpu", _KEY, "number of the vCPU, -1 likewise"),
-    Column("subject", _KEY, "where it is not of a vCPU: pCPU, irq or domain, as the metric says; else -1"),
-    Column("argument", _KEY, "second key of the metric, such as an exit reason or an irq"),
-    Column("low_cycles", _EXACT, "least value of the bucket, included"),
-    Column("high_cycles", _EXACT, "greatest value of the bucket, included"),
-    Column("count", _EXACT, "number of values in the bucket"),
-    Column("quality", _KEY, "how the values are known: exact, bounded or inferred"),
-)
-
-
-def _histograms(exported: Exported) -> Columns:
-    buckets = exported.partial.buckets
-    buckets = buckets.where((buckets["metric"] < FIRST_COUNT) & (buckets["count"] > 0))
-    of_vcpu = ~np.isin(buckets["metric"], NOT_OF_VCPUS)
-    if exported.has_filter:
-        chosen = ~of_vcpu | exported.is_wanted(buckets["a"])
-        buckets, of_vcpu = buckets.where(chosen), of_vcpu[chosen]
-    low, high = bucket_bounds(buckets["bucket"])
-    metrics, place = np.unique(buckets["metric"], return_inverse=True)
-    names = [Metric(metric).name.lower() for metric in metrics.tolist()]
-    qualities = [str(_quality_of(Metric(metric))) for metric in metrics.tolist()]
-    a: I64 = buckets["a"]
-    return Columns(
-        {
-            "metric": np.array(names, object)[place],
-            "domain": np.where(of_vcpu, domain_of(a), -1),
-            "vcpu": np.where(of_vcpu, vcpu_of(a), -1),
-            "subject": np.where(of_vcpu, -1, a),
-            "argument": buckets["b"],
-            "low_cycles": low,
-            "high_cycles": high,
-            "count": buckets["count"],
-            "quality": np.array(qualities, object)[place],
-        },
-        len(buckets),
-    )
-
-
-def _quality_of(metric: Metric) -> Quality:
-    return _BOUNDED if metric in _BOUNDS else _INFERRED if metric in _GUESSES else _EXACT

@@ -15,11 +15,9 @@ from xtrace.analysis.export.source import Exported
 from xtrace.analysis.export.tables import Exporting
 from xtrace.analysis.measures.table import Column
 from xtrace.probes.errors import TraceError
+from xtrace.symbols.errors import cell
 
-FORMATS = ("json", "csv", "parquet", "arrow")
 SCHEMA_VERSION = 1
-#: What a spreadsheet takes for a formula where a cell begins with it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: Rows of a group in a Parquet file.
 _GROUP_ROWS = 1 << 20
 #: Columns of text.
@@ -35,6 +33,7 @@ _TEXTS = (
     "what",
     "after",
     "source",
+    "access",
 )
 
 
@@ -51,7 +50,7 @@ def write(exported: Exported, made: Exporting, file: BinaryIO, format_: str) -> 
 
 def unit_of(name: str) -> str:
     """Return the unit of a column, which its name ends in; "" for one without."""
-    units = {"_cycles": "TSC cycles", "_tsc": "TSC", "tsc": "TSC", "count": "1"}
+    units = {"_cycles": "TSC cycles", "_tsc": "TSC", "tsc": "TSC", "count": "1", "_ratio": "1", "_s": "s"}
     return next((unit for ending, unit in units.items() if name.endswith(ending)), "")
 
 
@@ -108,7 +107,7 @@ def _write_csv(exported: Exported, made: Exporting, file: BinaryIO) -> int:
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return cell(value) if isinstance(value, str) else value
 
 
 def _rows(made: Exporting) -> Iterator[list[tuple[Any, ...]]]:
@@ -180,6 +179,8 @@ def _arrow(pa: Any, exported: Exported, made: Exporting) -> tuple[Any, Iterator[
 def _type_without_rows(column: Column) -> type:
     if column.name.startswith("is_"):
         return np.bool_
+    if column.name.endswith(("_ratio", "_s")):
+        return np.float64
     return object if column.name in _TEXTS else np.int64
 
 

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from xtrace.analysis.export.names import (
+    CTF,
+    EVENTS,
+    FORMATS,
+    PERFETTO,
+    STACK_FORMATS,
+    TABLE_FORMATS,
+    Part,
+    What,
+)
 from xtrace.cli.options import (
     CpuHz,
     DomainNames,
@@ -19,52 +29,17 @@ from xtrace.cli.options import (
     guest_image,
     offered,
     one_of,
+    parsed,
 )
 from xtrace.cli.terminal.progress import bar
 from xtrace.cli.terminal.style import tell
+from xtrace.probes.selection.times import Moment
 from xtrace.probes.words import count_of
 
 if TYPE_CHECKING:
+    from xtrace.analysis.export.grouped import Condition
     from xtrace.analysis.export.source import Exported
     from xtrace.analysis.report.guest_kernels import ImageKernel
-
-_TABLES = ("json", "csv", "parquet", "arrow")
-_STACKS = ("folded", "speedscope")
-_FORMATS = ("perfetto", "ctf", *_STACKS, *_TABLES)
-#: A copy of analysis.export.perfetto.write.PARTS, which takes NumPy to import; a test compares them.
-_PARTS = (
-    "sched",
-    "runstates",
-    "wakes",
-    "upcalls",
-    "hypercalls",
-    "exits",
-    "irqs",
-    "losses",
-    "counters",
-    "dom0",
-    "findings",
-)
-#: A copy of analysis.export.tables.NAMES, likewise.
-_WHATS = (
-    "records",
-    "intervals",
-    "histograms",
-    "runs",
-    "runstates",
-    "wakes",
-    "wake_causes",
-    "sends",
-    "upcalls",
-    "forced_callbacks",
-    "hypercalls",
-    "exits",
-    "injections",
-    "irqs",
-    "losses",
-    "deliveries",
-    "rips",
-)
 
 
 def export(
@@ -87,7 +62,7 @@ def export(
             "-f",
             metavar="FORMAT",
             help="perfetto, ctf, folded, speedscope, json, csv, parquet or arrow.",
-            autocompletion=offered(lambda: _FORMATS),
+            autocompletion=offered(lambda: FORMATS),
         ),
     ],
     what: Annotated[
@@ -96,13 +71,38 @@ def export(
             "--what",
             metavar="WHAT",
             help="Of json, csv, parquet and arrow: records, intervals (the default), histograms, or one kind "
-            f"of events: {', '.join(_WHATS[3:])}.",
-            autocompletion=offered(lambda: _WHATS),
+            f"of events: {', '.join(EVENTS)}.",
+            autocompletion=offered(lambda: What),
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Only rows of a table with this value: vector=0xfa, access=port_read. Repeatable.",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMNS",
+            help="Count and sum up the rows of a table by these columns, such as domain,address.",
+        ),
+    ] = None,
+    slot: Annotated[
+        Moment | None,
+        typer.Option(
+            "--slot",
+            parser=parsed(Moment.parse),
+            metavar="TIME",
+            help="Count and sum up the rows of a table by time: slots of this length, such as 1s.",
         ),
     ] = None,
     parts: Annotated[
         str | None,
-        typer.Option("--parts", metavar="LIST", help=f"Of perfetto, only these: {','.join(_PARTS)}."),
+        typer.Option("--parts", metavar="LIST", help=f"Of perfetto, only these: {','.join(Part)}."),
     ] = None,
     kernel: Kernels = None,
     domain: DomainNames = None,
@@ -120,17 +120,17 @@ def export(
     graphs, speedscope for speedscope.app; the others are tables with one row per record or event.
     Memory does not grow with the trace, which is read twice and so must be a file.
     """
-    one_of(format_, _FORMATS, "--format")
-    _must_fit(format_, what, parts, kernel)
+    one_of(format_, FORMATS, "--format")
+    _must_fit(format_, what, parts, kernel, where, by, slot)
     chosen = _chosen(parts)
 
-    from xtrace.analysis.export.output import STDOUT, opened, refuse_taken
     from xtrace.analysis.export.source import Exported, ExportRequest
+    from xtrace.probes.outputs import STDOUT, opened, refuse_taken
 
     path = Path(file)
-    if format_ == "ctf" and str(output) == STDOUT:
+    if format_ == CTF and str(output) == STDOUT:
         raise typer.BadParameter("ctf is a folder, which stdout cannot be", param_hint="--output")
-    if str(output) != STDOUT and format_ != "ctf":
+    if str(output) != STDOUT and format_ != CTF:
         refuse_taken(output, force=force, inputs=[path])
     request = ExportRequest(
         path=path,
@@ -142,42 +142,53 @@ def export(
         versions=xen,
         strict=strict,
     )
-    if format_ == "ctf":
+    if format_ == CTF:
         from xtrace.analysis.export import ctf
 
         tell(count_of(ctf.write(Exported(request, progress=bar), output, force=force), "record"))
         return
     with opened(output, force=force, inputs=[path]) as out:
         exported = Exported(request, progress=bar)
-        if format_ == "perfetto":
+        if format_ == PERFETTO:
             tell(_perfetto(exported, out, chosen))
-        elif format_ in _STACKS:
+        elif format_ in STACK_FORMATS:
             tell(_stacks(exported, out, format_, kernel or []))
         else:
-            tell(_table(exported, out, format_, what or "intervals"))
+            tell(_table(exported, out, format_, what or What.INTERVALS, where or [], by, slot))
 
 
-def _must_fit(format_: str, what: str | None, parts: str | None, kernel: list[str] | None) -> None:
+def _must_fit(
+    format_: str,
+    what: str | None,
+    parts: str | None,
+    kernel: list[str] | None,
+    where: list[str] | None,
+    by: str | None,
+    slot: Moment | None,
+) -> None:
     """Refuse options that the format does not have."""
     if what is not None:
-        one_of(what, _WHATS, "--what")
+        one_of(what, What, "--what")
     for given, option, formats in (
-        (what, "--what", _TABLES),
-        (parts, "--parts", ("perfetto",)),
-        (kernel, "--kernel", _STACKS),
+        (what, "--what", TABLE_FORMATS),
+        (where, "--where", TABLE_FORMATS),
+        (by, "--by", TABLE_FORMATS),
+        (slot, "--slot", TABLE_FORMATS),
+        (parts, "--parts", (PERFETTO,)),
+        (kernel, "--kernel", STACK_FORMATS),
     ):
         if given and format_ not in formats:
             raise typer.BadParameter(f"is for {', '.join(formats)}", param_hint=option)
 
 
-def _chosen(parts: str | None) -> tuple[str, ...]:
+def _chosen(parts: str | None) -> tuple[Part, ...]:
     """Return the parts that --parts names, all without it."""
     if parts is None:
-        return _PARTS
-    return tuple(one_of(part.strip(), _PARTS, "--parts") for part in parts.split(","))
+        return tuple(Part)
+    return tuple(Part(one_of(part.strip(), Part, "--parts")) for part in parts.split(","))
 
 
-def _perfetto(exported: Exported, out: BinaryIO, parts: tuple[str, ...]) -> str:
+def _perfetto(exported: Exported, out: BinaryIO, parts: tuple[Part, ...]) -> str:
     from xtrace.analysis.export.perfetto.write import write
 
     written = write(exported, out, parts=parts, tell=tell)
@@ -210,7 +221,34 @@ def _kernels(exported: Exported, kernels: list[str]) -> list[ImageKernel]:
     return open_kernels(placed)
 
 
-def _table(exported: Exported, out: BinaryIO, format_: str, what: str) -> str:
-    from xtrace.analysis.export import tables, write_table
+def _table(
+    exported: Exported,
+    out: BinaryIO,
+    format_: str,
+    what: str,
+    conditions: list[str],
+    by: str | None,
+    slot: Moment | None,
+) -> str:
+    from xtrace.analysis.export import grouped, tables, write_table
+    from xtrace.analysis.report.request import RequestError
 
-    return count_of(write_table.write(exported, tables.table(exported, what), out, format_), "row")
+    made = tables.table(exported, what)
+    columns = [name.strip() for name in by.split(",")] if by else []
+    try:
+        if conditions:
+            made = grouped.where(made, [_condition(text) for text in conditions])
+        if columns or slot is not None:
+            made = grouped.grouped(exported, made, columns, slot)
+        return count_of(write_table.write(exported, made, out, format_), "row")
+    except RequestError as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{error.field}") from None
+
+
+def _condition(text: str) -> Condition:
+    from xtrace.analysis.export.grouped import Condition
+
+    try:
+        return Condition.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--where") from None

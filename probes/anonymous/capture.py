@@ -17,9 +17,9 @@ from xtrace.probes.anonymous import trace
 from xtrace.probes.anonymous.addresses import Shift
 from xtrace.probes.anonymous.names import Names
 from xtrace.probes.bpf.abi import SAMPLE_BYTES
-from xtrace.probes.bpf.ctf_writer import MAGIC, PACKET
 from xtrace.probes.capture import layout
 from xtrace.probes.capture.inside import MAX_META_BYTES, check, files
+from xtrace.probes.ctf import MAGIC, PACKET
 from xtrace.probes.errors import TraceError
 from xtrace.probes.reader.sources import open_source
 

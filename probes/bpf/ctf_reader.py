@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrace.probes.bpf.abi import EVENT_BYTES, SAMPLE_BYTES
-from xtrace.probes.bpf.ctf_writer import MAGIC, PACKET
+from xtrace.probes.ctf import MAGIC, PACKET
 from xtrace.probes.errors import TraceError
 
 #: Columns of an event; duration_ns is how long what ended at timestamp took.

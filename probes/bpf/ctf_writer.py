@@ -8,7 +8,6 @@ appended, so a truncated file loses at most its last packet.
 
 from __future__ import annotations
 
-import struct
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -17,12 +16,8 @@ from pathlib import Path
 
 from xtrace.probes.bpf.abi import EVENT_BYTES, MEANINGS, SAMPLE_BYTES, UNTIMED, Kind
 from xtrace.probes.capture.stream import Folder, Stream
+from xtrace.probes.ctf import MAGIC, PACKET, Clock, head
 from xtrace.probes.host.texts import read
-
-MAGIC = 0xC1FC1FC1
-#: magic, padding; first and last time, bits of content and of packet, discarded events, CPU.  With the
-#: ring's 8 bytes after this header, the first event is aligned.
-PACKET = struct.Struct("<I4x6Q")
 
 _ID_NAMES = {
     Kind.DISPATCH: "port", Kind.PORT_HANDLER: "port", Kind.IRQ_HANDLER: "irq", Kind.LATE_EOI: "irq",
@@ -30,56 +25,21 @@ _ID_NAMES = {
     Kind.SOFTIRQ: "vector", Kind.WAKE_TO_SWITCH: "irq", Kind.VECTOR: "vector", Kind.UPCALL: "unused",
 }  # fmt: skip
 
-_HEAD = """/* CTF 1.8 */
-/* {about} */
-typealias integer {{ size = 8; align = 8; signed = false; }} := uint8_t;
-typealias integer {{ size = 56; align = 8; signed = false; }} := uint56_t;
-typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
-typealias integer {{ size = 64; align = 64; signed = false; }} := uint64_t;
-typealias integer {{ size = 64; align = 64; signed = false; base = 16; }} := address_t;
-typealias integer {{ size = 64; align = 64; signed = false; map = clock.monotonic.value; }} := time_t;
-typealias integer {{ size = 8; align = 8; signed = false; encoding = UTF8; }} := char_t;
-
-trace {{
-    major = 1;
-    minor = 8;
-    byte_order = le;
-    packet.header := struct {{
-        uint32_t magic;
-    }};
-}};
-
-env {{
-    domain = "kernel";
-    tracer_name = "xtrace";
-    tracer_major = 1;
-    tracer_minor = 0;
-}};
-
-clock {{
-    name = "monotonic";
-    uuid = "{uuid}";
-    description = "CLOCK_MONOTONIC, which bpf_ktime_get_ns reads";
-    freq = 1000000000;
-    offset_s = {offset_s};
-    offset = {offset_ns};
-}};
-
-stream {{
-    packet.context := struct {{
-        time_t timestamp_begin;
-        time_t timestamp_end;
-        uint64_t content_size;
-        uint64_t packet_size;
-        uint64_t events_discarded;
-        uint64_t cpu_id;
-    }};
-    event.header := struct {{
-        time_t timestamp;
-        uint8_t id;
-    }} align({align});
-}};
-"""
+_TYPES = (
+    "size = 8; align = 8; signed = false; uint8_t",
+    "size = 56; align = 8; signed = false; uint56_t",
+    "size = 32; align = 8; signed = false; uint32_t",
+    "size = 64; align = 64; signed = false; uint64_t",
+    "size = 64; align = 64; signed = false; base = 16; address_t",
+    "size = 64; align = 64; signed = false; map = clock.monotonic.value; time_t",
+    "size = 8; align = 8; signed = false; encoding = UTF8; char_t",
+)
+_ENV: dict[str, str | int] = {
+    "domain": "kernel",
+    "tracer_name": "xtrace",
+    "tracer_major": 1,
+    "tracer_minor": 0,
+}
 
 
 def event_metadata() -> str:
@@ -106,8 +66,17 @@ def sample_metadata(event: str) -> str:
 
 def _head(about: str, record_bytes: int) -> str:
     offset_s, offset_ns = divmod(_offset(), 10**9)
-    return _HEAD.format(
-        about=about, align=8 * record_bytes, uuid=_clock(), offset_s=offset_s, offset_ns=offset_ns
+    description = "CLOCK_MONOTONIC, which bpf_ktime_get_ns reads"
+    clock = Clock("monotonic", _clock(), description, 10**9, offset_s, offset_ns)
+    # With the ring's 8 bytes after a packet's header, the first event is aligned.
+    return head(
+        about,
+        _TYPES,
+        _ENV,
+        clock,
+        ("time_t timestamp", "uint8_t id"),
+        align=8 * record_bytes,
+        packet_time="time_t",
     )
 
 

@@ -11,7 +11,8 @@ from xtrace.cli.page.document import document
 from xtrace.cli.page.origin import Hashing
 from xtrace.cli.page.report_page import report_page
 
-#: Markup, ends of attributes and elements, terminal escapes, bidirectional text, length, what is not UTF-8.
+#: Markup, ends of attributes and elements, terminal escapes, bidirectional text, length, what is not UTF-8,
+#: formulas, ends of lines and of fields.
 NAMES = (
     '<script>alert(1)</script><img src="http://example.org/x.png" onerror="alert(2)">',
     '"><svg onload=alert(3)><a href="javascript:alert(4)">x</a>',
@@ -21,6 +22,9 @@ NAMES = (
     "x" * 10_000,
     b"\xff\xfe\x80name\xc3".decode("utf-8", "surrogateescape"),
     "http://example.org/ //example.org/ url(http://example.org/a.css) @import 'http://example.org/b.css'",
+    "=1+1|' /C calc'!A0",
+    'a\nb;c\t"d"\r, {e="f"} # 1\\',
+    "n" * 65_536,
 )
 
 

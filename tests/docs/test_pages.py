@@ -47,7 +47,7 @@ def test_export_page_runs() -> None:
     with contextlib.redirect_stdout(out):
         code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
         exec(compile(code, "docs/export.md", "exec"), {})
-    assert out.getvalue() == "24216630 cycles\n0.4%\n"
+    assert out.getvalue() == "24216630 cycles\n"
 
 
 def test_library_page_uses_only_public_names() -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from xtrace.analysis.export.names import Part
 from xtrace.analysis.export.perfetto import dom0, wire
 from xtrace.analysis.export.perfetto.clock import Clock
 from xtrace.analysis.export.perfetto.sched import Scheduling
@@ -24,20 +25,6 @@ from xtrace.probes.reader.batches import I64
 from xtrace.probes.words import count_of, printable
 from xtrace.probes.xen_abi import DEFAULT_DOMAIN, IDLE_DOMAIN
 
-#: What can be chosen, in the order of the help.
-PARTS = (
-    "sched",
-    "runstates",
-    "wakes",
-    "upcalls",
-    "hypercalls",
-    "exits",
-    "irqs",
-    "losses",
-    "counters",
-    "dom0",
-    "findings",
-)
 #: A pCPU writes on sequence 2 + its number; the process tree is on the first one.
 _TREE_SEQUENCE, _PCPU_SEQUENCES, _FIRST_TRACK = 1, 2, 1 << 15
 _DESCRIPTOR, _THREAD, _PARENT, _NAME, _COUNTER_TRACK = 60, 4, 5, 2, 8
@@ -53,16 +40,16 @@ _STATE_NAMES = {
     Metric.STATE_UNKNOWN: "not known",
 }
 #: What each part is made of, if it is of the trace's records.
-_METRICS: Mapping[str, tuple[Metric | Detail, ...]] = {
-    "sched": (Detail.RUN, Detail.RUN_BEGIN, Detail.STATE, Detail.WAKE),
-    "runstates": RUNSTATES,
-    "wakes": (Metric.WAKE_TO_RUNNING, Metric.SEND_TO_WAKE),
-    "upcalls": (Metric.UPCALL_MAX, Metric.HVM_UPCALL, Metric.UPCALL, Metric.FORCED_CALLBACK),
-    "hypercalls": (Detail.HYPERCALL,),
-    "exits": (Metric.HVM_EXIT, Metric.INJECTION_TO_ENTRY),
-    "irqs": (Metric.IRQ_HANDLING,),
-    "losses": (Metric.PCPU_LOST, Metric.PCPU_UNKNOWN),
-    "counters": (Detail.STATE,),
+_METRICS: Mapping[Part, tuple[Metric | Detail, ...]] = {
+    Part.SCHED: (Detail.RUN, Detail.RUN_BEGIN, Detail.STATE, Detail.WAKE),
+    Part.RUNSTATES: RUNSTATES,
+    Part.WAKES: (Metric.WAKE_TO_RUNNING, Metric.SEND_TO_WAKE),
+    Part.UPCALLS: (Metric.UPCALL_MAX, Metric.HVM_UPCALL, Metric.UPCALL, Metric.FORCED_CALLBACK),
+    Part.HYPERCALLS: (Detail.HYPERCALL,),
+    Part.EXITS: (Metric.HVM_EXIT, Metric.INJECTION_TO_ENTRY),
+    Part.IRQS: (Metric.IRQ_HANDLING,),
+    Part.LOSSES: (Metric.PCPU_LOST, Metric.PCPU_UNKNOWN),
+    Part.COUNTERS: (Detail.STATE,),
 }
 _LOSS_NAMES = {Metric.PCPU_LOST: "records lost", Metric.PCPU_UNKNOWN: "no records"}
 #: Names of commands and events may be long; a track's name is at most this.
@@ -80,7 +67,9 @@ class Written:
     flows: int
 
 
-def write(exported: Exported, file: BinaryIO, *, parts: Collection[str] = PARTS, tell: Tell) -> Written:
+def write(
+    exported: Exported, file: BinaryIO, *, parts: Collection[Part] = tuple(Part), tell: Tell
+) -> Written:
     """Write the wanted part of a trace.
 
     Raises:
@@ -101,7 +90,7 @@ def write(exported: Exported, file: BinaryIO, *, parts: Collection[str] = PARTS,
 class _Writer:
     """Turns batches of rows into packets."""
 
-    def __init__(self, exported: Exported, parts: Collection[str]) -> None:
+    def __init__(self, exported: Exported, parts: Collection[Part]) -> None:
         self._exported = exported
         self._parts = parts
         self.clock = dom0.clock_of(exported) or Clock(exported.first_tsc, 0, exported.hz)
@@ -120,28 +109,28 @@ class _Writer:
     def batch(self, rows: Rows) -> Iterator[bytes]:
         """Yield the packets of a batch."""
         inside = rows.where(self._exported.is_inside(rows.end))
-        if "sched" in self._parts:
+        if Part.SCHED in self._parts:
             yield from self._scheduling(inside)
         makers = {
-            "runstates": self._runstates,
-            "wakes": self._wakes,
-            "upcalls": self._upcalls,
-            "hypercalls": self._hypercalls,
-            "exits": self._exits,
-            "irqs": self._irqs,
-            "losses": self._losses,
+            Part.RUNSTATES: self._runstates,
+            Part.WAKES: self._wakes,
+            Part.UPCALLS: self._upcalls,
+            Part.HYPERCALLS: self._hypercalls,
+            Part.EXITS: self._exits,
+            Part.IRQS: self._irqs,
+            Part.LOSSES: self._losses,
         }
         for part, make in makers.items():
             if part in self._parts:
                 yield from make(inside)
-        if "counters" in self._parts:
+        if Part.COUNTERS in self._parts:
             yield from self._counters(rows)
 
     def end(self, tell: Tell) -> Iterator[bytes]:
         """Yield what does not come from the trace's records: events of dom0's kernel, and findings."""
-        if "dom0" in self._parts:
+        if Part.DOM0 in self._parts:
             yield from dom0.events(self._exported, self.tracks, tell)
-        if "findings" in self._parts:
+        if Part.FINDINGS in self._parts:
             yield from self._findings()
 
     def _scheduling(self, rows: Rows) -> Iterator[bytes]:

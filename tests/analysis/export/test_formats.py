@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
 import re
 import subprocess
 from collections import Counter
@@ -16,20 +15,20 @@ import numpy as np
 import pytest
 
 from builders.bpf.system import require_tool
-from builders.damaged import damaged
-from builders.hostile import NAMES
 from builders.sampled import PRIVOP, TEXT, TRAP, MadeKernel, trace
 from oracle.reader import read as read_slowly
 from oracle.reading import SAMPLES, sample_bytes
 from xtrace import samples
 from xtrace.analysis import events
 from xtrace.analysis.export import ctf, flame, tables, write_table
+from xtrace.analysis.export.kinds import KINDS
+from xtrace.analysis.export.names import EVENTS, TABLE_FORMATS, What
 from xtrace.analysis.export.source import Exported, ExportRequest
+from xtrace.analysis.export.times import TIMES
 from xtrace.analysis.state_machine.metrics import Metric
-from xtrace.cli.commands import export as command
 from xtrace.cli.main import main
-from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.times import Moment
+from xtrace.symbols.errors import shown
 
 PV = samples.path()
 HVM = next(path for path in SAMPLES if "pvh" in path.name)
@@ -45,10 +44,10 @@ def written(name: str, format_: str, of: Exported) -> bytes:
     return out.getvalue()
 
 
-def test_the_command_knows_the_tables_and_formats() -> None:
-    assert command._WHATS == tables.NAMES
-    assert command._TABLES == write_table.FORMATS
-    assert command._STACKS == flame.FORMATS
+def test_each_name_is_that_of_a_table() -> None:
+    assert set(KINDS) == set(EVENTS)
+    assert {*EVENTS, What.RECORDS, What.INTERVALS, What.HISTOGRAMS} == set(What)
+    assert set(TIMES) == set(What) - {What.HISTOGRAMS}
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -68,7 +67,7 @@ def test_records_are_those_of_the_reference_reader(sample: Path) -> None:
     assert found["word_count"].tolist() == [len(each.words) for each in expected]
 
 
-@pytest.mark.parametrize("format_", write_table.FORMATS)
+@pytest.mark.parametrize("format_", TABLE_FORMATS)
 def test_wakes_are_the_same_in_each_format(format_: str) -> None:
     whole = next(iter(events(PV, "wakes"))).columns
     of = exported(begin=Moment.parse("1s"), end=Moment.parse("2s"))
@@ -142,7 +141,7 @@ def test_a_table_without_rows_has_its_columns() -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])
 def test_text_in_csv_is_no_formula(text: str) -> None:
-    assert write_table._cell(text) == f"'{text}"
+    assert write_table._cell(text) == f"'{shown(text)}"
     assert write_table._cell(-5) == -5
 
 
@@ -176,23 +175,6 @@ def test_babeltrace2_reads_every_record(sample: Path, tmp_path: Path) -> None:
     wakes = Counter(head[4] for head in heads if head and head[2] == "wake")
     assert wakes == Counter(f"dom = {row['w0']}, vcpu = {row['w1']}" for row in made if row["name"] == "wake")
     assert sorted(int(head[1]) for head in heads if head) == [int(head[1]) for head in heads if head]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_damaged_traces_are_valid_in_each_format(seed: int, tmp_path: Path) -> None:
-    path = tmp_path / "t.bin"
-    path.write_bytes(damaged(random.Random(seed)).data)
-    try:
-        of = exported(path, cpu_hz=2.3e9)
-    except TraceError:
-        return  # nothing can be read of it
-    assert len(babeltrace2(_ctf(of, tmp_path))) == len(json.loads(written("records", "json", of))["rows"])
-    assert json.loads(written("intervals", "json", of))["table"] == "intervals"
-
-
-def _ctf(of: Exported, folder: Path) -> Path:
-    ctf.write(of, folder / "ctf")
-    return folder / "ctf"
 
 
 # --- samples -----------------------------------------------------------------------------------
@@ -234,14 +216,6 @@ def test_a_profile_for_speedscope_is_consistent() -> None:
         assert sum(profile["weights"]) == profile["endValue"]
         assert len(profile["samples"]) == len(profile["weights"])
         assert all(frame < len(frames) for sample in profile["samples"] for frame in sample)
-
-
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_hostile_name_is_one_frame(name: str) -> None:
-    frame = flame._frame(name)
-    assert frame.isprintable()
-    assert ";" not in frame
-    assert len(frame) <= flame._NAME_MOST
 
 
 # --- the command -------------------------------------------------------------------------------

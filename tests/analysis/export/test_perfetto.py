@@ -19,11 +19,11 @@ from oracle import machine as oracle
 from oracle.machine import IDLE, STAND_IN, Interval, Result, Told
 from oracle.reader import read as read_slowly
 from oracle.reading import SAMPLES
+from xtrace.analysis.export.names import Part
 from xtrace.analysis.export.perfetto.threads import STRIDE, ProcessTree
-from xtrace.analysis.export.perfetto.write import PARTS, write
+from xtrace.analysis.export.perfetto.write import write
 from xtrace.analysis.export.source import Exported, ExportRequest
 from xtrace.analysis.state_machine.metrics import Detail, Metric
-from xtrace.cli.commands import export as command
 from xtrace.probes.catalog.names import HYPERCALLS
 from xtrace.probes.errors import TraceError
 from xtrace.probes.selection.times import Moment
@@ -35,7 +35,7 @@ LOSSY = next(path for path in SAMPLES if "pv-lost" in path.name)
 ROUNDED_NS = 1
 
 
-def written(path: Path, *, parts: tuple[str, ...] = PARTS, **request: object) -> Read:
+def written(path: Path, *, parts: tuple[Part, ...] = tuple(Part), **request: object) -> Read:
     out = io.BytesIO()
     told: list[str] = []
     exported = Exported(ExportRequest(path=path, **request))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_a_window_has_what_ends_in_it() -> None:
 
 
 def test_a_domain_alone() -> None:
-    part = written(WHOLE, domains=[1], parts=("sched", "runstates", "wakes"))
+    part = written(WHOLE, domains=[1], parts=(Part.SCHED, Part.RUNSTATES, Part.WAKES))
     whole = exported(WHOLE)
     mine = {tid(1 << 16)}
     assert {each[1] for each in part.wakings} == mine
@@ -247,13 +247,9 @@ def test_a_domain_alone() -> None:
 
 
 def test_a_vcpu_alone() -> None:
-    part = written(WHOLE, vcpus=[Vcpu.parse("d0v1")], parts=("wakes",))
+    part = written(WHOLE, vcpus=[Vcpu.parse("d0v1")], parts=(Part.WAKES,))
     expected = [each for each in intervals(WHOLE, Metric.WAKE_TO_RUNNING) if each.a == 1]
     assert len([each for each in part.slices if each.track == "wakes"]) == len(expected)
-
-
-def test_the_command_knows_the_parts() -> None:
-    assert command._PARTS == PARTS
 
 
 @pytest.mark.parametrize(("path", "why"), [("-", "only once"), ("/dev/null", "not a file")])

@@ -15,6 +15,7 @@ from builders.hostile import NAMES
 from builders.read_perfetto import Read
 from xtrace import samples
 from xtrace.analysis import events
+from xtrace.analysis.export.names import Part
 from xtrace.analysis.export.perfetto.write import write
 from xtrace.analysis.export.source import Exported, ExportRequest
 from xtrace.probes.bpf.abi import Kind
@@ -24,7 +25,7 @@ from xtrace.probes.selection.vcpus import Vcpu
 FIRST_TSC, LAST_TSC, HZ = 66066713510, 80315454927, 2.3e9
 #: CLOCK_MONOTONIC at the first record.
 FIRST_NS = 5_000_000_000
-PARTS = ("sched", "dom0")
+PARTS = (Part.SCHED, Part.DOM0)
 
 
 def ns_of(tsc: int) -> int:
