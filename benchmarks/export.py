@@ -27,6 +27,8 @@ FORMATS = {
     "csv, wakes": ("csv", "--what", "wakes"),
     "json, runs": ("json", "--what", "runs"),
     "json, histograms": ("json", "--what", "histograms"),
+    "csv, runs by domain and second": ("csv", "--what", "runs", "--sum-by", "domain", "--slot", "1s"),
+    "ctf, records of d1": ("ctf", "--domain", "1"),
     "folded": ("folded",),
     "speedscope": ("speedscope",),
 }

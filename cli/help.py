@@ -98,7 +98,6 @@ HELPS = {
     "export": Help(
         (
             Example("xtrace export t.bin -f perfetto -o t.pftrace", "for ui.perfetto.dev"),
-            Example("xtrace export t.bin -f ctf -o t.ctf", "for babeltrace2"),
             Example("xtrace export t.bin -f csv --what wakes -o w.csv", "a row per wake"),
             Example("xtrace export t.bin -f csv --what runs --slot 1s -o r.csv", "by second"),
         ),

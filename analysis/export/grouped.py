@@ -100,8 +100,8 @@ def grouped(exported: Exported, made: Exporting, by: Sequence[str], slot: Moment
         RequestError: the table has no such column, or no times; the slots are too short.
     """
     if made.name not in TIMES:
-        raise RequestError("by", f"{made.name} have no times to sum up")
-    _must_have(made, by, "by")
+        raise RequestError("sum-by", f"{made.name} have no times to sum up")
+    _must_have(made, by, "sum-by")
     times = TIMES[made.name]
     keys = tuple(column for name in by for column in made.columns if column.name == name)
     places = _SLOT if exported.report.hz else _SLOT[:1]
@@ -223,7 +223,7 @@ class _Cells:
                 self.keys.append(key)
         if len(self.keys) * self.slot_count > MOST_CELLS:
             raise TraceError(
-                f"--by and --slot make more than {MOST_CELLS:,} cells; take longer slots or fewer columns"
+                f"--sum-by and --slot make more than {MOST_CELLS:,} cells; take longer slots or fewer columns"
             )
         if len(self.keys) > len(self._count):
             self._grow(min(2 * len(self.keys), max(MOST_CELLS // self.slot_count, len(self.keys))))

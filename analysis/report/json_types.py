@@ -25,7 +25,7 @@ from xtrace.analysis.cost.rows import (
 from xtrace.analysis.findings.finding import Severity
 from xtrace.analysis.findings.rules.catalogue import RULES
 from xtrace.analysis.measures.table import Column, Quality, Table
-from xtrace.analysis.state_machine.metrics import DomainState, RipSource
+from xtrace.analysis.state_machine.metrics import AccessKind, DomainState, RipSource
 from xtrace.probes.format import TraceClass
 
 JsonName = Literal["integer", "number", "string", "boolean", "array", "object"]
@@ -122,12 +122,14 @@ _UNITS = {
     "bytes": "bytes",
 }
 _INTEGER_KEYS = {
-    "cstate", "domain", "irq", "line", "op", "pcpu", "port", "reason", "target", "vcpu", "vector", "words",
+    "cstate", "domain", "irq", "line", "op", "pcpu", "port", "reason", "sender_domain", "sender_vcpu",
+    "target", "vcpu", "vector", "words",
 }  # fmt: skip
 #: Sums of whole cycles or ns, which exist in every row; means and quantiles are neither.
 _WHOLE = {
-    "first_tsc", "greatest_cycles", "idle_cycles", "last_tsc", "least_cycles", "lost_cycles", "open_cycles",
-    "open_max_cycles", "running_cycles", "span_ns", "sum_cycles", "total_cycles", "unknown_cycles",
+    "first_tsc", "greatest_cycles", "guest_cycles", "idle_cycles", "last_tsc", "least_cycles", "lost_cycles",
+    "open_cycles", "open_max_cycles", "running_cycles", "span_ns", "sum_cycles", "total_cycles", "unknown_cycles",
+    "xen_cycles",
 }  # fmt: skip
 #: Tables whose rows each have a time: their mean and maximum exist.
 _TIMED = {"idle_states", "irqs"}
@@ -170,6 +172,7 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("domain_vcpus", "state"): _STATES,
     ("domain_states", "state"): (*(state.name.lower() for state in DomainState), "unknown"),
     ("hypercalls", "kind"): ("call", "subcall"),
+    ("accesses", "kind"): tuple(kind.name.lower() for kind in AccessKind),
     ("rip_samples", "source"): _SOURCES,
     ("kernel_sources", "source"): _SOURCES,
     ("kernel_functions", "source"): _SOURCES,
@@ -194,6 +197,8 @@ _CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
 _PATTERNS = {
     ("rip_samples", "rip"): _HEX.pattern,
     ("kernel_lines", "rip"): _HEX.pattern,
+    ("accesses", "address"): _HEX.pattern,
+    ("address_spaces", "page_table"): _HEX.pattern,
     ("kernel_images", "build_id"): "^[0-9a-f]*$",
     ("kernel_images", "load_offset"): "^(-?0x[0-9a-f]+)?$",
     ("cost_sites", "address"): _HEX.pattern,

@@ -36,7 +36,7 @@ class RequestError(ValueError):
 
     Attributes:
         field: the part of the request that is wrong: paths, window, sections, domains, images, counters,
-            unfenced or ignored; of an export, where, by or slot.
+            unfenced or ignored; of an export, where, sum-by or slot.
     """
 
     def __init__(self, field: str, message: str) -> None:

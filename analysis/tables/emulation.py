@@ -83,7 +83,7 @@ def ipis(measures: Measures) -> Columns:
     table = measures.times_by_b(Metric.IPI_TO_ENTRY)
     senders = low_of(table["b"])
     table = table.having(
-        vector=text(f"{vector:#x}" for vector in high_of(table["b"]).tolist()),
+        vector=high_of(table["b"]),
         per_s=measures.per_second(table["count"]),
         sender=senders,
     )
@@ -103,11 +103,8 @@ def ipi_counts(measures: Measures) -> Columns:
 
 def wake_to_halts(measures: Measures) -> Columns:
     """Return times from the first interrupt after a wake to the block, by vCPU and vector."""
-    table = measures.times_by_b(Metric.WAKE_TO_HALT)
-    table = table.having(
-        vector=text(f"{vector:#x}" for vector in table["b"].tolist()),
-        per_s=measures.per_second(table["count"]),
-    )
+    table = measures.times_by_b(Metric.WAKE_TO_HALT).renamed({"b": "vector"})
+    table = table.having(per_s=measures.per_second(table["count"]))
     return with_vcpu(table).sorted_by("count", descending=True)
 
 

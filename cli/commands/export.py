@@ -86,7 +86,7 @@ def export(
     by: Annotated[
         str | None,
         typer.Option(
-            "--by",
+            "--sum-by",
             metavar="COLUMNS",
             help="Count and sum up the rows of a table by these columns, such as domain,address.",
         ),
@@ -172,7 +172,7 @@ def _must_fit(
     for given, option, formats in (
         (what, "--what", TABLE_FORMATS),
         (where, "--where", TABLE_FORMATS),
-        (by, "--by", TABLE_FORMATS),
+        (by, "--sum-by", TABLE_FORMATS),
         (slot, "--slot", TABLE_FORMATS),
         (parts, "--parts", (PERFETTO,)),
         (kernel, "--kernel", STACK_FORMATS),

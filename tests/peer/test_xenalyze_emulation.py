@@ -68,7 +68,9 @@ def enumerated(path: Path, *options: str) -> dict[tuple[int, int, str], tuple[in
 
 def test_ports_and_memory(made: Path, tmp_path: Path) -> None:
     theirs = enumerated(made, "--with-pio-enumeration", "--with-mmio-enumeration")
-    ours = rows(made, tmp_path, "--what", "accesses", "--where", "is_open=no", "--by", "vcpu,access,address")
+    ours = rows(
+        made, tmp_path, "--what", "accesses", "--where", "is_open=no", "--sum-by", "vcpu,access,address"
+    )
     found = {
         (row["vcpu"], row["address"], row["access"][row["access"].index("_") + 1]): (
             row["count"], row["sum_cycles"] // row["count"], row["most_cycles"]
@@ -106,7 +108,7 @@ def test_latency_of_a_port_over_time(made: Path, tmp_path: Path) -> None:
 def test_page_tables(made: Path, tmp_path: Path) -> None:
     """xenalyze counts what is open at the end nowhere."""
     theirs = _spaces("\n".join(lines(made, "-s", "--with-cr3-enumeration")))
-    ours = rows(made, tmp_path, "--what", "address_spaces", "--where", "is_open=no", "--by", "page_table")
+    ours = rows(made, tmp_path, "--what", "address_spaces", "--where", "is_open=no", "--sum-by", "page_table")
     assert {row["page_table"]: row["sum_cycles"] for row in ours} == {
         table: cycles for table, (cycles, _, _) in theirs.items()
     }
@@ -166,7 +168,7 @@ def test_exits_by_an_interrupt_over_time(made: Path, tmp_path: Path) -> None:
     assert Counter(plot(made, "--scatterplot-interrupt-eip=0xfa")) == Counter(
         (row["begin_tsc"] - emulated.BEGIN, row["rip"]) for row in ours
     )
-    counted = rows(made, tmp_path, *options, "--by", "rip")
+    counted = rows(made, tmp_path, *options, "--sum-by", "rip")
     assert {row["rip"]: row["count"] for row in counted} == {
         emulated.RIP + 100: 2, emulated.RIP + 40_000: 1
     }  # fmt: skip
@@ -201,7 +203,7 @@ def test_time_of_each_domain_by_slot(tmp_path: Path) -> None:
     (heading,) = (line.split()[1:] for line in printed if line.startswith("time "))
     theirs = [list(map(float, line.split()[1:])) for line in printed if line and line[0].isdigit()]
     out = tmp_path / "o.json"
-    command = ["export", str(path), "-f", "json", "--what", "runs", "--by", "domain", "--slot", "1s"]
+    command = ["export", str(path), "-f", "json", "--what", "runs", "--sum-by", "domain", "--slot", "1s"]
     assert main([*command, "--cpu-hz", "2.3G", "-o", str(out)]) == 0
     ours = {
         (round(row["slot_s"]), row["domain"]): row["share_ratio"]
@@ -216,6 +218,34 @@ def test_time_of_each_domain_by_slot(tmp_path: Path) -> None:
                 sums[domain] += own - share
     assert set(sums) == {0, 1, 2}
     assert all(abs(difference) < 0.2 for difference in sums.values())
+
+
+def test_interrupts_of_a_guest_by_slot(tmp_path: Path) -> None:
+    """xenalyze prints no interval that the trace ends in."""
+    path = tmp_path / "t.bin"
+    path.write_bytes(lzma.decompress((SAMPLES / "xen417-pvh-all.bin.xz").read_bytes()))
+    options = ["--cpu-hz", "2.3G", "--svm-mode", "-i", "0.1", "--interval-domain-guest-interrupt=1"]
+    printed = xenalyze_run.run(path, options).stdout.decode().splitlines()
+    theirs = [int(count) for _, count in map(str.split, printed[:-1])]
+    assert printed[-1] == "time running 243"
+    out = tmp_path / "o.json"
+    command = [
+        "export",
+        str(path),
+        "-f",
+        "json",
+        "--what",
+        "injections",
+        "--sum-by",
+        "vector",
+        "--slot",
+        "100ms",
+    ]
+    assert main([*command, "--domain", "1", "--cpu-hz", "2.3G", "-o", str(out)]) == 0
+    ours = {round(row["slot_s"] * 10): row["count"] for row in json.loads(out.read_text())["rows"]}
+    assert [ours.pop(slot, 0) for slot in range(len(theirs))] == theirs
+    assert ours == {21: 7}
+    assert sum(theirs) == 84
 
 
 def test_the_page_names_all_options() -> None:

@@ -117,7 +117,7 @@ def test_too_many_cells_are_refused(made: Exported, monkeypatch: pytest.MonkeyPa
         (["--where", "nap=1"], "have no column 'nap', but domain, vcpu"),
         (["--where", "vcpu=x"], "vcpu is a number, not 'x'"),
         (["--where", "is_open=perhaps"], "is_open is true or false"),
-        (["--by", "nap"], "have no column 'nap'"),
+        (["--sum-by", "nap"], "have no column 'nap'"),
         (["--slot", "tsc:5"], "not a length of time"),
         (["--slot", "0s"], "not a length of time"),
     ],

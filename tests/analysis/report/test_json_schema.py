@@ -13,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from builders import emulated
 from builders.dom0_capture import META, Values, bpf_capture, sampled_capture
 from builders.host import simulate
 from builders.hosts import HOSTS
@@ -144,8 +145,9 @@ def test_hosts(host: str, rate: tuple[str, ...], tmp_path: Path) -> None:
         pack_window(0, pack_record(0x28004, 5, (1, 0))),
         b"\0" * 40 + pack_window(0, pack_record(0xFFF_0000, 5, (1,)) + pack_record(0x1E_1234, 6)),
         simulate(3, 2, [(4, 2, "hvm")], 20_000_000).data,
+        emulated.trace(),
     ],
-    ids=["untimed", "one record", "damaged and unknown", "HVM"],
+    ids=["untimed", "one record", "damaged and unknown", "HVM", "emulated"],
 )
 def test_odd_traces(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "trace.bin"
