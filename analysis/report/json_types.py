@@ -128,8 +128,8 @@ _INTEGER_KEYS = {
 #: Sums of whole cycles or ns, which exist in every row; means and quantiles are neither.
 _WHOLE = {
     "first_tsc", "greatest_cycles", "guest_cycles", "idle_cycles", "last_tsc", "least_cycles", "lost_cycles",
-    "open_cycles", "open_max_cycles", "running_cycles", "span_ns", "sum_cycles", "total_cycles", "unknown_cycles",
-    "xen_cycles",
+    "open_cycles", "open_max_cycles", "running_cycles", "span_ns", "sum_cycles", "total_cycles",
+    "unknown_cycles", "xen_cycles",
 }  # fmt: skip
 #: Tables whose rows each have a time: their mean and maximum exist.
 _TIMED = {"idle_states", "irqs"}

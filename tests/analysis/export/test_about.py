@@ -23,6 +23,7 @@ from xtrace.analysis.export import ctf, tables, write_table
 from xtrace.analysis.export.source import Exported, ExportRequest
 from xtrace.analysis.state_machine import one_pass
 from xtrace.probes.catalog import VersionRange, find
+from xtrace.probes.reader.reader import open_trace
 from xtrace.probes.selection.times import Moment
 from xtrace.probes.selection.vcpus import Vcpu
 
@@ -107,7 +108,7 @@ def test_a_loss_is_about_every_domain(tmp_path: Path) -> None:
 
 def test_records_stay_as_they_are_while_the_trace_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader uses its memory again; who is slow must not see what comes later."""
-    monkeypatch.setattr(one_pass, "open_trace", functools.partial(one_pass.open_trace, chunk_bytes=1 << 16))
+    monkeypatch.setattr(one_pass, "open_trace", functools.partial(open_trace, chunk_bytes=1 << 16))
 
     def sums(wait_s: float) -> tuple[int, int]:
         times = words = 0
