@@ -71,8 +71,8 @@ _MAX_BREAKS = 1 << 16
 #: Windows of each other pCPU, after a possible jump of the TSC, among which one of the same pCPU is sought.
 _WITNESSES = 2
 _MOST_WITNESS_BYTES = 16 << 20
-#: Windows that are looked at for that in all, and one more for so many bytes of the file: more can only be
-#: wanted where each of many windows seems to have another TSC.
+#: Windows that are looked at for that in all, and one more for each that many bytes of the file: more can
+#: only be wanted where each of many windows seems to have another TSC.
 _LEAST_LOOKS, _BYTES_PER_LOOK = 1 << 15, 32
 
 #: The compiled loop that passes on usual windows, and how many bytes are worth calling it.

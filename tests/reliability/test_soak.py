@@ -1,6 +1,7 @@
 """A slice of each kind of `make soak`, from a fixed seed; and that the campaign notices what it is to notice.
 
-XTRACE_SOAK_CASES sets the number of cases of each kind, 12 by default.
+It has the first cases, and those that found a fault once.  XTRACE_SOAK_CASES sets the number of the first,
+8 by default.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import pytest
 from soak import child
 from soak.campaign import Campaign
 from soak.child import Case
+from soak.reverts import KEPT, REVERTS
 
-CASES = int(os.environ.get("XTRACE_SOAK_CASES", "12"))
+CASES = int(os.environ.get("XTRACE_SOAK_CASES", "8"))
 KINDS = ("traces", "json", "captures", "summaries", "live")
 
 
@@ -29,6 +31,14 @@ def test_a_slice_of_each_kind(kind: str, tmp_path: Path) -> None:
     tally = campaign.go(kind, 200.0, most_count=CASES, told=said.append)
     assert said == []
     assert tally.tried_count == CASES
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_case_that_found_a_fault_is_none_now(name: str, tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path)
+    campaign.prepare([REVERTS[name].kind])
+    _, outcome = campaign.one(REVERTS[name].kind, KEPT[name], tmp_path)
+    assert outcome.faults == []
 
 
 def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

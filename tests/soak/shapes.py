@@ -219,6 +219,17 @@ def restarts(chance: random.Random, size: int) -> bytes:
     return bytes(made)
 
 
+def falls(chance: random.Random, size: int) -> bytes:
+    """Single records of many pCPUs, each of which seems to show that the TSC has restarted."""
+    made = bytearray()
+    tsc, count = 1 << 60, chance.choice((64, 1024, MAX_PCPUS))
+    while len(made) < size:
+        tsc -= 1 << 40
+        for number in range(count):
+            made += pack_window(number, _woken(tsc=tsc + number))
+    return bytes(made[:size])
+
+
 def ports(chance: random.Random, size: int) -> bytes:
     """Events on every port between every pair of vCPUs, of a Xen that records delivery."""
     count = size // 24
@@ -235,7 +246,8 @@ def ports(chance: random.Random, size: int) -> bytes:
 SHAPES: dict[str, Callable[[random.Random, int], bytes]] = {
     shape.__name__: shape
     for shape in (
-        irqs, pcpus, vcpus, rips, losses, untimed_losses, histograms, long_times, event_ids, restarts, ports,
+        irqs, pcpus, vcpus, rips, losses, untimed_losses, histograms, long_times, event_ids, restarts, falls,
+        ports,
     )
 }  # fmt: skip
 

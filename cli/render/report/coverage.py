@@ -72,7 +72,7 @@ def coverage_lines(coverage: Coverage, hz: float | None) -> Iterator[tuple[str, 
     if coverage.shared_count:
         yield (
             "missing",
-            "records that another xentrace took, or that it changed the mask for, beside the recorder; nothing "
+            "records that another xentrace took, or changed the mask for, beside the recorder; nothing "
             "shows which and how many, so all figures are inferred",
         )
     if coverage.left_out_count:

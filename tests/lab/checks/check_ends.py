@@ -143,7 +143,7 @@ def test_fifty_kills_lose_nothing_that_was_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KILLS)
-def test_fifty_kills_leave_nothing_behind(name: str) -> None:
+def test_fifty_kills_leave_nothing(name: str) -> None:
     left = {int(row[1]): int(row[2]) for row in known_rows(name) if row[0] == "left"}
     assert left == dict.fromkeys(range(1, KILL_COUNT + 1), 0)
     assert known(name)["notes_after"] == []

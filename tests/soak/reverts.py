@@ -1,0 +1,225 @@
+"""Take out one fix at a time, and find its fault again: what shows that the fuzzers could find it at all.
+
+    python -m soak.reverts [--first 0] [--most 400] [NAME ...]
+
+It finds the first case that is a fault without the fix.
+
+The case is kept in KEPT, and the slice of each kind in CI has all of these (tests/reliability/test_soak.py).
+tests/reliability/test_reverts.py runs each of them without the fix, which must be a fault, in a copy of the
+tree, so that nobody's checkout changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+#: What a case needs.
+_FOLDERS = ("analysis", "cli", "probes", "samples", "symbols", "tests", "tools", "xtrace")
+_FILES = ("pyproject.toml", "README.md")
+_LIMIT_S = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Revert:
+    """A fix, taken out.
+
+    Attributes:
+        kind: of cases that find its fault.
+        what: the fault.
+        edits: file, text and what takes its place: each text occurs once.
+        fault: words that the campaign says of the fault.
+        like: words of the cases that are tried to find it: what they are, and the command.
+    """
+
+    kind: str
+    what: str
+    edits: tuple[tuple[str, str, str], ...]
+    fault: str
+    like: tuple[str, ...] = ()
+
+
+_PARTIAL = "analysis/summary/partial.py"
+REVERTS = {
+    "restarts": Revert(
+        "traces",
+        "times before a restart of the TSC that add up to over 63 bits",
+        (
+            (
+                _PARTIAL,
+                "np.array([min(total, MOST_SUM) for total in accumulate(cycles)], np.int64)",
+                "np.array(list(accumulate(cycles)), np.int64)",
+            ),
+        ),
+        "OverflowError",
+        ("restarts",),
+    ),
+    "witnesses": Revert(
+        "traces",
+        "each of thousands of pCPUs asks all windows that follow whether its TSC has restarted",
+        (("probes/intact/whole_windows.py", "elif self._looks >= most:", "elif False:"),),
+        "s of CPU",
+        ("falls 3000000",),
+    ),
+    "messages": Revert(
+        "json",
+        "a message with a value of the file, as long as that is",
+        (("cli/main.py", "_MOST_MESSAGE = 1000", "_MOST_MESSAGE = 1 << 40"),),
+        "a line of more than 2000 characters",
+    ),
+    "calibration": Revert(
+        "json",
+        "numbers and objects of a calibration that are not looked at",
+        (
+            (
+                "probes/timing/calibration.py",
+                "Calibration(**_typed(Calibration, content), rows",
+                "Calibration(**content, rows",
+            ),
+            ("probes/timing/calibration.py", "Row(**_typed(Row, content))", "Row(**content)"),
+        ),
+        "traceback",
+        ("calibration",),
+    ),
+    "meta": Revert(
+        "captures",
+        "a meta.json of any size",
+        (("probes/capture/inside.py", "MAX_META_BYTES = 8 << 20", "MAX_META_BYTES = 1 << 50"),),
+        "",
+        ("meta.json sparse",),
+    ),
+    "steps": Revert(
+        "images",
+        "code that is walked without an end",
+        (("symbols/flow/code.py", "_MOST_STEPS = 2_000_000", "_MOST_STEPS = 2_000_000_000"),),
+        "s of CPU",
+        ("branches",),
+    ),
+    "touches": Revert(
+        "images",
+        "judging thousands of sites is not counted as work",
+        (("symbols/sites/finder.py", "_STEPS_PER_TOUCH = 100", "_STEPS_PER_TOUCH = 0"),),
+        "s of CPU",
+        ("sites",),
+    ),
+    "masked": Revert(
+        "images",
+        "walking what runs with the mask set is not counted as work",
+        (("symbols/sites/finder.py", "// _MASKED_BYTES_PER_STEP)", "// (1 << 40))"),),
+        "s of CPU",
+        ("masks",),
+    ),
+}
+
+#: The first case of each that is a fault without the fix, by `python -m soak.reverts`.
+KEPT = {
+    "restarts": 220,
+    "witnesses": 92,
+    "messages": 37,
+    "calibration": 91,
+    "meta": 30,
+    "steps": 13,
+    "touches": 28,
+    "masked": 4,
+}
+
+
+@contextmanager
+def without(name: str) -> Iterator[Path]:
+    """Make a copy of the tree in which a fix is taken out."""
+    with tempfile.TemporaryDirectory(prefix="xtrace-") as made:
+        tree = Path(made)
+        for folder in _FOLDERS:
+            shutil.copytree(
+                ROOT / folder,
+                tree / folder,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("__pycache__", "*.bin.xz.part"),
+            )
+        for file in _FILES:
+            shutil.copy2(ROOT / file, tree / file)
+        for path, old, new in REVERTS[name].edits:
+            text = (tree / path).read_text()
+            if text.count(old) != 1:
+                raise LookupError(f"{name}: {path} has {text.count(old)} times: {old}")
+            (tree / path).write_text(text.replace(old, new))
+        yield tree
+
+
+def faults(
+    tree: Path, revert: Revert, seeds: range, *, like: Sequence[str] = ()
+) -> Iterator[tuple[int, str]]:
+    """Run cases on a tree in a process of its own; yield the seed and faults of those that have some.
+
+    It ends at the first fault that is the revert's.
+
+    Args:
+        like: run no other cases than those that have these words.
+    """
+    folder = tree / "cases"
+    command = [sys.executable, "-m", "soak.reverts", "--inside", revert.kind, str(folder), str(seeds.start)]
+    command += [str(seeds.stop), revert.fault, *like]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = f"{tree}:{tree / 'tests'}"
+    done = subprocess.run(
+        command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=_LIMIT_S
+    )
+    for line in done.stdout.splitlines():
+        seed, found = json.loads(line)
+        yield seed, "; ".join(found)
+
+
+def _inside(kind: str, folder: str, first: str, end: str, until: str, *like: str) -> int:
+    from soak import child
+    from soak.campaign import Campaign
+
+    campaign = Campaign(Path(folder))
+    campaign.prepare([kind])
+    for seed in range(int(first), int(end)):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            case = campaign.case(kind, seed, Path(place))
+            if not all(word in f"{case.what} {case.argv}" for word in like):
+                continue
+            outcome = child.run(case, Path(place))
+        if outcome.faults:
+            sys.stdout.write(json.dumps([seed, outcome.faults]) + "\n")
+            sys.stdout.flush()
+            if any(until in fault for fault in outcome.faults):
+                break
+    return 0
+
+
+def main() -> int:
+    """Find the first case of each."""
+    if sys.argv[1:2] == ["--inside"]:
+        return _inside(*sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--most", type=int, default=400)
+    parser.add_argument("names", nargs="*", default=list(REVERTS), metavar="NAME")
+    given = parser.parse_args()
+    for name in given.names:
+        revert = REVERTS[name]
+        with without(name) as tree:
+            seeds = range(given.first, given.first + given.most)
+            found = list(faults(tree, revert, seeds, like=revert.like))
+        for seed, text in found[-3:] or [(-1, "nothing found")]:
+            sys.stdout.write(f"{name}: {revert.kind} {seed}: {text}\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
