@@ -124,12 +124,12 @@ REVERTS = {
 #: The first case of each that is a fault without the fix, by `python -m soak.reverts`.
 KEPT = {
     "restarts": 220,
-    "witnesses": 92,
+    "witnesses": 119,
     "messages": 37,
     "calibration": 91,
     "meta": 30,
     "steps": 13,
-    "touches": 28,
+    "touches": 51,
     "masked": 4,
 }
 
