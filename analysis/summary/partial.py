@@ -252,7 +252,7 @@ def partial_of(
         "hole": int(facts.hole_cycles),
         "silence": int(collected.silence_cycles),
     }
-    stopped = int((table[:, T_SUM] >= MOST_SUM).sum()) + sum(time > MOST_SUM for time in times.values())
+    stopped = int((table[:, T_SUM] >= MOST_SUM).sum()) + sum(time >= MOST_SUM for time in times.values())
     return Partial(
         tallies=joined([tallies, dom0.guest_rips]),
         buckets=_buckets(collected, metric),

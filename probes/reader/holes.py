@@ -48,7 +48,7 @@ class HoleWatch:
 
     @property
     def cycles(self) -> int:
-        """Sum of their lengths."""
+        """Sum of their lengths, 2^62 at most."""
         return int(self._sums[loops.HOLE_CYCLES])
 
     @property

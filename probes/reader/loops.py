@@ -542,7 +542,7 @@ def _count_hole(sums, found, pcpu, begin, end):
         found[count, 1] = begin
         found[count, 2] = end
     sums[HOLE_COUNT] = count + 1
-    sums[HOLE_CYCLES] += end - begin
+    sums[HOLE_CYCLES] = min(sums[HOLE_CYCLES] + (end - begin), MAX_KEY + 1)
 
 
 @part

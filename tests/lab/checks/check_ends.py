@@ -9,6 +9,7 @@ import pytest
 
 from lab.checks import made
 from lab.checks.made import chosen, folder, known, known_rows
+from oracle.intact import whole
 from oracle.reader import Trace, read
 from peer.xenalyze import raw_records
 from xtrace.probes.capture.layout import Capture, open_capture
@@ -45,10 +46,17 @@ def codes(name: str) -> dict[str, int]:
 
 
 def is_counted(name: str, what: str) -> bool:
-    """Return whether xenalyze finds the records that are in a file, and the recorder counted these."""
+    """Return whether xenalyze finds the records that are in a file, and the recorder counted these.
+
+    A last window that is cut just between two of its records is left out, and said: it can also be one of
+    which a part is missing.
+    """
     trace = records(name, what)
     found = capture(name, what)
-    if len(raw_records(path_of(name, what))) != len(trace.records) + trace.wrap_count:
+    more = len(raw_records(path_of(name, what))) - len(trace.records) - trace.wrap_count
+    damages = whole(path_of(name, what).read_bytes(), chunk_bytes=1 << 20)[1].damages
+    is_left_out = [damage.reason for damage in damages] == ["the file ends between two records of a window"]
+    if more and (found.has_ended or more < 0 or not is_left_out):
         return False
     counts = found.meta["backends"]["xentrace"].get("counts", {})
     return not found.has_ended or counts.get("records") == len(trace.records)

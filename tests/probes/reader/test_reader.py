@@ -48,6 +48,7 @@ from xtrace.probes.format import (
     TraceClass,
 )
 from xtrace.probes.intact.damage import MAX_DAMAGES_KEPT, Damage
+from xtrace.probes.reader import loops
 from xtrace.probes.reader.batches import MAX_SHAPES, OVERFLOW_SHAPE
 from xtrace.probes.reader.holes import MAX_HOLES_KEPT
 from xtrace.probes.reader.reader import CHUNK_BYTES, TraceReader, open_trace
@@ -614,3 +615,10 @@ def test_memory_does_not_grow_with_the_trace(keep: int) -> None:
     assert reader.record_counts.sum() == records
     assert reader.facts.late_records == 0
     assert most - before < 300 << 20
+
+
+def test_the_sum_of_holes_stops_at_62_bits() -> None:
+    sums, found = np.zeros(loops.HOLE_SUMS, np.int64), np.zeros((2, 3), np.int64)
+    for begin in range(3):
+        loops._count_hole(sums, found, 0, begin, begin + (3 << 60))
+    assert sums[[loops.HOLE_COUNT, loops.HOLE_CYCLES]].tolist() == [3, 1 << 62]
