@@ -43,7 +43,7 @@ from xtrace.symbols.xen_abi import HYPERCALL_NAME, HYPERCALL_PAGE_BYTES, HYPERCA
 _MOST_INSNS = 16_000
 _MOST_RUN_BYTES = 1 << 14
 #: What may be spent on one image; the most expensive real kernels took two thirds of it.
-_MOST_STEPS = 2_000_000
+_MOST_STEPS = 1_000_000
 #: Starting to decode at a branch target costs as much as this many more instructions.
 _STEPS_PER_BRANCH = 3
 #: A callee of at most this many instructions is followed for its fences and its result.

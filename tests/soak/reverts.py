@@ -101,16 +101,9 @@ REVERTS = {
     "steps": Revert(
         "images",
         "code that is walked without an end",
-        (("symbols/flow/code.py", "_MOST_STEPS = 2_000_000", "_MOST_STEPS = 2_000_000_000"),),
+        (("symbols/flow/code.py", "_MOST_STEPS = 1_000_000", "_MOST_STEPS = 1_000_000_000"),),
         "s of CPU",
         ("branches",),
-    ),
-    "touches": Revert(
-        "images",
-        "judging thousands of sites is not counted as work",
-        (("symbols/sites/finder.py", "_STEPS_PER_TOUCH = 100", "_STEPS_PER_TOUCH = 0"),),
-        "s of CPU",
-        ("sites",),
     ),
     "masked": Revert(
         "images",
@@ -129,7 +122,6 @@ KEPT = {
     "calibration": 91,
     "meta": 30,
     "steps": 13,
-    "touches": 51,
     "masked": 4,
 }
 
