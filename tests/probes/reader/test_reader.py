@@ -620,5 +620,5 @@ def test_memory_does_not_grow_with_the_trace(keep: int) -> None:
 def test_the_sum_of_holes_stops_at_62_bits() -> None:
     sums, found = np.zeros(loops.HOLE_SUMS, np.int64), np.zeros((2, 3), np.int64)
     for begin in range(3):
-        loops._count_hole(sums, found, 0, begin, begin + (3 << 60))
+        loops._count_hole(sums, found, 0, begin, begin + (3 << 60))  # type: ignore[no-untyped-call]
     assert sums[[loops.HOLE_COUNT, loops.HOLE_CYCLES]].tolist() == [3, 1 << 62]
