@@ -182,6 +182,12 @@ def _may_wrap(values: I64) -> bool:
     return max(int(values.max()), -int(values.min())) > _MOST_SUM // len(values)
 
 
+def added(first: I64, second: I64) -> I64:
+    """Return the sums of two columns of times or counts, _MOST_SUM at most, as in Groups.sum()."""
+    second = np.minimum(second, _MOST_SUM)
+    return np.minimum(first, _MOST_SUM - second) + second
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """Return the rows of all parts, in their order; a column of one must be in all.
 

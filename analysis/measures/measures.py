@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Array, Columns, joined, matched
+from xtrace.analysis.columns import Array, Columns, added, joined, matched
 from xtrace.analysis.coverage.coverage import Coverage, coverage_of
 from xtrace.analysis.measures.lookup import is_proven, merged, whole
 from xtrace.analysis.state_machine.keys import high_of, low_of
@@ -129,7 +129,7 @@ class Measures:
             moves = (table["cut_count"] > 0) & ~(most <= table[name] * (1 + 2 * QUANTILE_ERROR_RATIO) + 1)
             table = table.having(**{name.replace("_cycles", "_moves"): moves})
         longest = (table["cut_count"] > 0) & (table["open_max_cycles"] >= table["max_cycles"])
-        return table.having(total_cycles=table["sum_cycles"] + table["open_cycles"], max_moves=longest)
+        return table.having(total_cycles=added(table["sum_cycles"], table["open_cycles"]), max_moves=longest)
 
     def _open(self, metric: Metric) -> tuple[Columns, Columns]:
         """Return the tallies and buckets of the metric's open intervals, with the ``b`` of the metric."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import Array, Columns, joined, text
+from xtrace.analysis.columns import Array, Columns, added, joined, text
 from xtrace.analysis.coverage.needs import EXITS, HANDLERS, RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import TAIL, merged, whole, with_vcpu
 from xtrace.analysis.measures.measures import Measures
@@ -64,7 +64,7 @@ def address_spaces(measures: Measures) -> Columns:
         _sums(measures, Metric.ADDRESS_SPACE_GUEST, "guest_cycles"),
         _sums(measures, Metric.ADDRESS_SPACE_XEN, "xen_cycles"),
     )
-    summed = whole(table["sum_cycles"]) + whole(table["open_cycles"])
+    summed = added(whole(table["sum_cycles"]), whole(table["open_cycles"]))
     table = table.having(
         page_table=text(f"{frame << _PAGE_BITS:#x}" for frame in table["b"].tolist()),
         count=whole(table["count"]) + whole(table["cut_count"]),

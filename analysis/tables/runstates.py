@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xtrace.analysis.columns import Array, Columns, distinct, joined, matched, text
+from xtrace.analysis.columns import Array, Columns, added, distinct, joined, matched, text
 from xtrace.analysis.coverage.needs import RUNSTATES, Reach
 from xtrace.analysis.measures.lookup import counted, with_vcpu
 from xtrace.analysis.measures.measures import QUANTILES, Measures
@@ -73,7 +73,7 @@ def _proven(measures: Measures, table: Columns) -> Columns:
         table = joined([table, _without_time(table, moved["a"][lacking])])
     total = table["total_cycles"].copy()
     is_unknown = table["state"] == "unknown"
-    total[is_unknown] += counted(table["a"][is_unknown], moved, column="taken")
+    total[is_unknown] = added(total[is_unknown], counted(table["a"][is_unknown], moved, column="taken"))
     return table.having(total_cycles=total)
 
 

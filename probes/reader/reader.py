@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from xtrace.probes.format import (
     EVENT_MASK,
@@ -35,6 +36,7 @@ from xtrace.probes.reader.batches import (
     HOLE_SHAPES,
     HOLE_TO_END,
     I64,
+    U8,
     U16,
     U32,
     RecordBatch,
@@ -65,25 +67,51 @@ _CARRY_LIMIT_WORDS = (512 << 20) // WORD_BYTES
 Wanted = Callable[[int], bool]
 
 
-class _Carried(NamedTuple):
-    """A window, or what is left of it, that the next step takes over.
+class _Hole(NamedTuple):
+    """The row of a hole before a window; ``start`` is in words from the window's begin."""
+
+    key: int
+    tsc: int
+    shape: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """Windows, or what is left of them, that the next step takes over, in file order.
 
     Attributes:
-        pcpu: of the window.
+        pcpu: of each window.
         begin, end: its words in the last arena.
-        state: as in Windows.
-        offset: in the file, of the word at ``begin``; only if it is not CURRENT.
-        is_part: as in Windows.
-        hole: of the row of a hole before it: key, TSC, shape, start in words from ``begin``; None without.
+        state, is_part: as in Windows.
+        offset: in the file, of the word at ``begin``; only of those that are not CURRENT.
+        holes: by number of the window that it is before.
     """
 
-    pcpu: int
-    begin: int
-    end: int
-    state: int = CURRENT
-    offset: int = 0
-    is_part: int = 0
-    hole: tuple[int, int, int, int] | None = None
+    pcpu: npt.NDArray[np.int32]
+    begin: I64
+    end: I64
+    state: U8
+    offset: I64
+    is_part: U8
+    holes: dict[int, _Hole]
+
+    @classmethod
+    def of(cls, windows: Windows, at: I64, holes: dict[int, _Hole]) -> _Carried:
+        """Return these windows from their beginning to their last valid record."""
+        return cls(
+            windows.pcpu[at], windows.begin[at], windows.stop[at],
+            windows.state[at], windows.offset[at], windows.is_part[at], holes,
+        )  # fmt: skip
+
+    def and_then(self, later: _Carried) -> _Carried:
+        """Return these and the windows of ``later``, which have no holes."""
+        return _Carried(
+            np.concatenate((self.pcpu, later.pcpu)), np.concatenate((self.begin, later.begin)),
+            np.concatenate((self.end, later.end)), np.concatenate((self.state, later.state)),
+            np.concatenate((self.offset, later.offset)), np.concatenate((self.is_part, later.is_part)),
+            self.holes,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -155,7 +183,7 @@ class TraceReader:
         self._at_eof = False
         # What a step leaves for the next: windows with rows at or above the watermark, then those of the
         # next segment, and the words after the last complete window; all of them are in the last arena.
-        self._carried: list[_Carried] = []
+        self._carried = _Carried.of(Windows(), np.zeros(0, np.int64), {})
         self._tail = (0, 0)
         self._tail_offset = 0
         # Each pCPU's state after its last record in a batch.
@@ -212,22 +240,21 @@ class TraceReader:
 
     def _fill(self, last: _Arena, *, is_reading: bool) -> _Arena:
         """Copy the carried windows and the unread tail to the next arena and read a new chunk after them."""
-        old = sum(window.end - window.begin for window in self._carried) + self._tail[1] - self._tail[0]
+        carried = self._carried
+        sizes = carried.end - carried.begin
+        at = int(sizes.sum())
+        old = at + self._tail[1] - self._tail[0]
         # A chunk as large as what is carried keeps the cost of carrying linear.
         arena = self._next_arena(old + max(self._chunk_words, old) if is_reading else old)
-        at = 0
         windows = self._windows
-        windows.count = len(self._carried)
-        for index, window in enumerate(self._carried):
-            size = window.end - window.begin
-            arena.words[at : at + size] = last.words[window.begin : window.end]
-            windows.pcpu[index] = window.pcpu
-            windows.state[index] = window.state
-            windows.offset[index] = window.offset
-            windows.is_part[index] = window.is_part
-            windows.begin[index] = at
-            at += size
-            windows.end[index] = at
+        windows.count = count = len(sizes)
+        if count:
+            words = [last.words[begin:end] for begin, end in zip(carried.begin, carried.end, strict=True)]
+            np.concatenate(words, out=arena.words[:at])
+        windows.pcpu[:count], windows.state[:count] = carried.pcpu, carried.state
+        windows.offset[:count], windows.is_part[:count] = carried.offset, carried.is_part
+        windows.end[:count] = np.cumsum(sizes)
+        windows.begin[:count] = windows.end[:count] - sizes
         begin, end = self._tail
         arena.words[at : at + end - begin] = last.words[begin:end]
         self._tail = (at, at + end - begin)
@@ -333,7 +360,7 @@ class TraceReader:
 
     def _find_restart(self, arena: _Arena) -> None:
         """Look for a restart in the windows that are new, and note the rounds of the current segment."""
-        states = [window.state for window in self._carried]
+        states = self._carried.state.tolist()
         self._has_restarted = self._watch.examine(
             self._windows, self._rows, arena.words, self.shapes, len(states) - states.count(UNSEEN),
             is_last=self._at_eof or len(arena.words) > _CARRY_LIMIT_WORDS,
@@ -352,14 +379,12 @@ class TraceReader:
 
     def _put_carried_holes(self, arena: _Arena) -> None:
         rows, windows = self._rows, self._windows
-        for index, window in enumerate(self._carried):
-            if window.hole is not None:
-                key, tsc, shape, start = window.hole
-                loops.put_hole(
-                    arena.words, self.shapes.header, index, windows.row, windows.row_end,
-                    rows.key, rows.tsc, rows.shape, rows.start,
-                    key, tsc, shape, int(windows.begin[index]) + start,
-                )  # fmt: skip
+        for index, hole in self._carried.holes.items():
+            loops.put_hole(
+                arena.words, self.shapes.header, index, windows.row, windows.row_end,
+                rows.key, rows.tsc, rows.shape, rows.start,
+                hole.key, hole.tsc, hole.shape, int(windows.begin[index]) + hole.start,
+            )  # fmt: skip
 
     def _decode(self, arena: _Arena, first: int, last: int, tsc: I64, key: I64, *, fresh: bool) -> bool:
         """Decode windows from ``first`` to before ``last``; return whether all of them are usual."""
@@ -474,7 +499,8 @@ class TraceReader:
         self.facts.backward_tsc_count += backward
         self._carried = self._left_over(order, row, row_end)
         if self._has_held:
-            self._carried += self._held()
+            held = np.flatnonzero(windows.state[: windows.count] != CURRENT)
+            self._carried = self._carried.and_then(_Carried.of(windows, held, {}))
         return RecordBatch(
             arena.tsc[:out], arena.pcpu[:out], arena.shape[:out], arena.start[:out], arena.words, shapes,
             self._segment,
@@ -493,36 +519,25 @@ class TraceReader:
             self.record_counts[seen, : old.shape[1]] = old[seen]
         return self.record_counts
 
-    def _left_over(self, order: I64, row: I64, row_end: I64) -> list[_Carried]:
-        """Return what is left of each window with rows left, in file order."""
+    def _left_over(self, order: I64, row: I64, row_end: I64) -> _Carried:
+        """Return what is left of each window with rows left."""
         rows, windows, timed = self._rows, self._windows, self.shapes.timed
         left = np.flatnonzero(row < row_end)
         left = left[np.argsort(order[left])]
-        first_row = row[left]
-        header = rows.start[first_row].astype(np.int64) - np.where(timed[rows.shape[first_row]], 3, 1)
-        window = order[left]
-        carried = list(
-            map(_Carried, windows.pcpu[window].tolist(), header.tolist(), windows.stop[window].tolist())
-        )
+        window, first_row = order[left], row[left]
+        begin = rows.start[first_row].astype(np.int64) - np.where(timed[rows.shape[first_row]], 3, 1)
+        holes = {}
         if self._holes is not None:
             for index in np.flatnonzero(is_hole(rows.shape[first_row])).tolist():
                 at, row_at = int(window[index]), int(first_row[index])
-                begin = int(windows.begin[at])
-                hole = (
+                begin[index] = windows.begin[at]
+                holes[index] = _Hole(
                     int(rows.key[row_at]), int(rows.tsc[row_at]),
-                    int(rows.shape[row_at]), int(rows.start[row_at]) - begin,
+                    int(rows.shape[row_at]), int(rows.start[row_at]) - int(windows.begin[at]),
                 )  # fmt: skip
-                carried[index] = carried[index]._replace(begin=begin, hole=hole)
-        return carried
-
-    def _held(self) -> list[_Carried]:
-        """Return the windows that are not of the current segment, in file order."""
-        windows = self._windows
-        held = np.flatnonzero(windows.state[: windows.count] != CURRENT)
-        columns = (
-            windows.pcpu, windows.begin, windows.stop, windows.state, windows.offset, windows.is_part,
-        )  # fmt: skip
-        return list(map(_Carried, *(column[held].tolist() for column in columns)))
+        nothing = np.zeros(len(window), np.uint8)
+        of_current = replace(_Carried.of(windows, window, holes), state=nothing + CURRENT)
+        return replace(of_current, begin=begin, offset=nothing.astype(np.int64), is_part=nothing)
 
     def _finish(self) -> None:
         if self._whole is not None:

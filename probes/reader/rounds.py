@@ -78,17 +78,19 @@ class Rounds:
         if not self._last or end >= MAX_KEY:
             return []
         last_pcpu = int(self._pcpu[-1])
-        quiet = set(self.quiet)
-        found = []
-        for pcpu in np.flatnonzero(self._has_windows).tolist():
-            was_read = self._pcpu <= pcpu
-            if pcpu <= last_pcpu or pcpu in quiet:
-                was_read[: self._last] = True
-            else:
-                was_read[self._last :] = False
-            covered = int(self._key[was_read].max(initial=self._older_key))
-            if is_cut and pcpu == last_pcpu:
-                covered = int(self._key[-1])
-            if KEY_FLOOR < covered < end:
-                found.append((pcpu, covered))
-        return found
+        pcpus = np.flatnonzero(self._has_windows)
+        # In each round the pCPUs rise.
+        before, last = slice(0, self._last), slice(self._last, None)
+        of_last = np.maximum(self._greatest(last, pcpus), self._key[before].max(initial=self._older_key))
+        is_read = (pcpus <= last_pcpu) | np.isin(pcpus, self.quiet)
+        covered = np.where(is_read, of_last, self._greatest(before, pcpus))
+        if is_cut:
+            covered[pcpus == last_pcpu] = self._key[-1]
+        is_part = (covered > KEY_FLOOR) & (covered < end)
+        return list(zip(pcpus[is_part].tolist(), covered[is_part].tolist(), strict=True))
+
+    def _greatest(self, of_round: slice, pcpus: I64) -> I64:
+        """Return the greatest key of a round's windows up to each pCPU, and of all older rounds."""
+        keys = np.maximum.accumulate(np.concatenate(([self._older_key], self._key[of_round])))
+        greatest: I64 = keys[np.searchsorted(self._pcpu[of_round], pcpus, side="right")]
+        return greatest

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtrace.analysis.columns import Columns, joined, matched, of_rows, text
+from xtrace.analysis.columns import Columns, added, joined, matched, of_rows, text
 
 NAN = float("nan")
 
@@ -236,3 +236,9 @@ def test_a_frame_has_the_same_columns() -> None:
         columns.frame(), pd.DataFrame({"i": [1, 2], "f": [0.5, NAN], "t": ["x", "y"]})
     )
     assert list(columns.where([]).frame().columns) == ["i", "f", "t"]
+
+
+def test_two_columns_of_times_add_up_to_62_bits_at_most() -> None:
+    most = 1 << 62
+    first, second = np.array([1, most, most, 0, most - 1]), np.array([2, most, 5, most, 2])
+    assert added(first, second).tolist() == [3, most, most, most, most]
