@@ -27,6 +27,12 @@ _FLAG_INSNS = 6
 #: What tests a register against 0, as old code does by an and or an or with itself.
 _ZERO_TESTS = ("test", "and", "or")
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
+#: What leaves nothing of the flags that a branch behind it would use.
+_SETS_FLAGS = _ARITHMETIC | frozenset((
+    "test", "cmp", "adc", "sbb", "mul", "imul", "div", "idiv", "xadd", "cmpxchg", "cmpxchg8b", "cmpxchg16b",
+    "bt", "bts", "btr", "btc", "bsf", "bsr", "tzcnt", "lzcnt", "popcnt", "rol", "ror", "rcl", "rcr",
+    "shld", "shrd", "popf", "popfd", "popfq", "sahf",
+))  # fmt: skip
 _PLAIN_MOVES = frozenset(("mov", "movzx", "movsx", "movsxd", "lea", "pop"))
 _OPENS = frozenset((Kind.UNMASK, Kind.RESTORE))
 _WRITES_MASK = frozenset((Kind.MASK, Kind.UNMASK, Kind.RESTORE))
@@ -228,10 +234,12 @@ def _condition(flow: FunctionFlow, touch: Touch) -> _Condition | None:
             return None
         address = before[0]
         insn = flow.insns[address]
-        if address in flow.values:
+        if address in flow.values and insn.mnemonic in _SETS_FLAGS:
             return _Condition(address, flow.values[address], None)
         if insn.mnemonic in _ARITHMETIC and insn.written:
             return _Condition(address, (), Value(("new", address, insn.written[0]), (), 0))
+        if insn.mnemonic in _SETS_FLAGS:
+            return None
     return None
 
 
@@ -245,9 +253,8 @@ def _branch_after(flow: FunctionFlow, address: int) -> int | None:
         insn = flow.insns[address]
         if insn.flow is Flow.CONDITIONAL:
             return address
-        # No flag survives a call; xchg leaves them alone.
-        other = address in flow.values and insn.mnemonic != "xchg"
-        if other or insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
+        # No flag survives a call.
+        if insn.mnemonic in _SETS_FLAGS or insn.flow in (Flow.CALL, Flow.INDIRECT_CALL):
             return None
     return None
 

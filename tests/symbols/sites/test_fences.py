@@ -136,6 +136,14 @@ CASES: dict[str, tuple[str, dict[str, list[str]]]] = {
         TEST + "lfence; je 1f; nop; 1: ret",
         {"pending test": ["lfence inline after all paths"]},
     ),
+    "between_a_pending_test_and_a_store": (
+        TEST + "lfence;" + UNMASK + "ret",
+        {"pending test": ["lfence inline after all paths"]},
+    ),
+    "between_a_save_and_a_store": (
+        SAVE + "lfence;" + MASK + "ret",
+        {"mask": ["lfence inline before all paths"]},
+    ),
     "after_a_clear": (CLEAR + "mfence; ret", {"pending clear": ["mfence inline after all paths"]}),
     # A fence after an unmask or restore belongs to it if its pending test follows the fence.
     "before_the_test": (

@@ -130,6 +130,27 @@ TESTS_OF_RESTORE: Cases = {
         "test %edi, %edi; jz " + FORK,
         SOME,
     ),
+    # A compiler may test the value or its opposite.
+    "opposite_tested": (
+        "vcpu %rbx; mov %edi, %ecx; xor $1, %ecx; movb %cl, 1(%rbx); test %edi, %edi; je " + FORK,
+        ALL,
+    ),
+    "another_opposite_tested": (
+        "vcpu %rbx; mov %esi, %ecx; xor $1, %ecx; movb %cl, 1(%rbx); test %edi, %edi; je " + FORK,
+        SOME,
+    ),
+    "flags_of_another_in_between": (
+        RESTORE + "test %cl, %cl; xor %esi, %edi; jne " + FORK,
+        SOME,
+    ),
+    "outcome_of_memory": (
+        "vcpu %rbx; testl $0x200, %edi; andl $1, (%rsi); setz 1(%rbx); testl $0x200, %edi; jz " + FORK,
+        SOME,
+    ),
+    "outcome_across_an_exchange": (
+        "vcpu %rbx; testl $0x200, %edi; xchg %eax, (%rsi); setz 1(%rbx); testl $0x200, %edi; jz " + FORK,
+        ALL,
+    ),
     "no_outcome": (
         "vcpu %rbx; cmp %dl, %cl; not %al; movb %al, 1(%rbx); cmp %dl, %cl; jne " + FORK,
         SOME,
@@ -179,6 +200,7 @@ LEFT_MASKED: Cases = {
         SAVED + "test %cl, %cl; jne 2f; ret; 2: test %esi, %esi; js 3f; movb %cl, 1(%rbx); 3: ret",
         False,
     ),
+    "of_an_outcome": ("vcpu %rbx; test %edi, %edi; setz 1(%rbx); ret", False),
     "exchanged_if_not_zero": (
         "vcpu %rbx; test %cl, %cl; jne 2f; ret; 2: cmpxchg %cl, 1(%rbx); ret",
         True,
@@ -348,6 +370,10 @@ CALLBACKS: Cases = {
     ),
     "after_a_test_at_the_limit": ("vcpu %rbx;" + TEST + "je 1f; nops 59;" + FORCE + "1: ret", ("call",)),
     "too_far_after_a_test": ("vcpu %rbx;" + TEST + "je 1f; nops 60;" + FORCE + "1: ret", ()),
+    "blocked_after_a_test": (
+        "vcpu %rbx;" + TEST + "je 1f; mov $1, %edi; call page + 32 * 29; 1: ret",
+        (),
+    ),
     "another_call_after_a_test": ("vcpu %rbx;" + TEST + "je 1f; call leaf_nothing; 1: ret", ()),
 }
 
@@ -375,6 +401,10 @@ EXITS: Cases = {
         "iretq at {iretq}",
     ),
     "iret_after_a_tail_jump": (UNMASK + "jmp exiter", "iretq at {exiter}"),
+    "four_exits": (
+        UNMASK + "js 1f; iretq; 1: jp 2f; iretl; 2: jo 3f; sysretq; 3: sysexitl",
+        "iretq at {iretq}; iretd at {iretd}; sysretq at {sysretq}",
+    ),
     "iret_by_a_trap": (
         UNMASK + "mov $23, %eax; syscall",
         "HYPERVISOR_iret at {syscall} tests pending on the way out",
@@ -472,6 +502,24 @@ REOPENED: Cases = {
         MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *%rax",
         (1, ALL),
     ),
+    "left_by_a_jump_through_memory": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *start",
+        (1, ALL),
+    ),
+    "left_by_a_callee_that_calls": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call calls_nothing; ret",
+        (1, SOME),
+    ),
+    "entered_masked_beside_a_loop": (
+        "vcpu %rbx; test %edi, %edi; je 2f; 1: dec %edi; jne 1b; ret;"
+        "2: movb $0, 1(%rbx); nop; movb $1, 1(%rbx); ret",
+        (0, NONE),
+    ),
+    "entered_masked_and_another_loop": (
+        "vcpu %rbx; test %edi, %edi; jne 2f; movb $0, 1(%rbx); nop; movb $1, 1(%rbx); ret;"
+        "2: dec %edi; jne 2b; ret",
+        (0, NONE),
+    ),
     # Masked as it was entered: it opened the mask first.
     "entered_masked": (
         "vcpu %rbx; 1: movb $0, 1(%rbx); nop; movb $1, 1(%rbx); test %edi, %edi; jne 1b; ret",
@@ -483,6 +531,23 @@ REOPENED: Cases = {
     ),
     "restored_by_another_condition": (
         SAVED + "test %dl, %dl; jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, SOME),
+    ),
+    "restored_if_the_mask_was_compared_with_0": (
+        "vcpu %rbx; cmpb $0, 1(%rbx); movb $1, 1(%rbx); jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, ALL),
+    ),
+    "restored_if_the_mask_is_what_was_read": (
+        "vcpu %rbx; movzbl 1(%rbx), %ecx; cmpb %cl, 1(%rbx); movb $1, 1(%rbx); jne 1f;"
+        "movb $0, 1(%rbx); 1: ret",
+        (1, ALL),
+    ),
+    "unmasked_if_nothing_was_pending": (
+        "vcpu %rbx; cmpb $0, (%rbx); movb $1, 1(%rbx); jne 1f; movb $0, 1(%rbx); 1: ret",
+        (1, SOME),
+    ),
+    "unmasked_if_nothing_was_taken": (
+        MASK + "xor %eax, %eax; xchg %rax, 8(%rbx); test %rax, %rax; jne 1f; movb $0, 1(%rbx); 1: ret",
         (1, SOME),
     ),
     "restored_if_the_exchange_read_0": (
@@ -535,7 +600,99 @@ PREEMPTION: Cases = {
     "nowhere": (MASK + "ret", False),
 }
 
+OPEN_IF_CLEAR = "vcpu %rbx; xor %ecx, %ecx; mov $0x100, %eax; lock cmpxchg %cx, (%rbx);"
+#: The kind of the first touch of mask and pending together, and whether it tests pending itself.
+TEST_THEMSELVES: Cases = {
+    "compared": (OPEN_IF_CLEAR + "jne 1f; nop; 1: ret", (Kind.UNMASK, True)),
+    "compared_and_not_used": (OPEN_IF_CLEAR + "ret", (Kind.UNMASK, False)),
+    "compared_with_any_mask": (
+        "vcpu %rbx; xor %ecx, %ecx; mov $0xff00, %eax; lock cmpxchg %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, True),
+    ),
+    "compared_with_pending": (
+        "vcpu %rbx; xor %ecx, %ecx; mov $0x101, %eax; lock cmpxchg %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "compared_with_an_open_mask": (
+        "vcpu %rbx; xor %ecx, %ecx; xor %eax, %eax; lock cmpxchg %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "compared_with_an_argument": (
+        "vcpu %rbx; xor %ecx, %ecx; mov %edi, %eax; lock cmpxchg %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "and": ("vcpu %rbx; lock andw $0xff, (%rbx); jne 1f; nop; 1: ret", (Kind.UNMASK, True)),
+    "and_that_is_not_used": ("vcpu %rbx; lock andw $0xff, (%rbx); ret", (Kind.UNMASK, False)),
+    "and_that_clears_a_bit": (
+        "vcpu %rbx; lock andw $0x7f, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "and_with_a_register": (
+        "vcpu %rbx; mov $0x7f, %ecx; lock andw %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.PENDING_SET, False),
+    ),
+    "exchanged": (
+        "vcpu %rbx; xor %ecx, %ecx; xchg %cx, (%rbx); test %cl, %cl; jne 1f; nop; 1: ret",
+        (Kind.UNMASK, True),
+    ),
+    "exchanged_and_not_used": ("vcpu %rbx; xor %ecx, %ecx; xchg %cx, (%rbx); ret", (Kind.UNMASK, False)),
+    "exchanged_and_another_used": (
+        "vcpu %rbx; xor %ecx, %ecx; xchg %cx, (%rbx); test %dl, %dl; jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "mask_alone_exchanged": (
+        "vcpu %rbx; xor %ecx, %ecx; xchg %cl, 1(%rbx); test %cl, %cl; jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "stored": ("vcpu %rbx; movw $0, (%rbx); jne 1f; nop; 1: ret", (Kind.UNMASK, False)),
+    "stored_as_pending": ("vcpu %rbx; movw $0xff, (%rbx); jne 1f; nop; 1: ret", (Kind.UNMASK, False)),
+    "masked_by_an_exchange": (
+        "vcpu %rbx; mov $0x100, %ecx; xchg %cx, (%rbx); test %cl, %cl; jne 1f; nop; 1: ret",
+        (Kind.MASK, False),
+    ),
+}
+
+#: Whether a function tests pending on each of its paths.
+ASKERS: Cases = {
+    "asks": ("vcpu %rbx;" + TEST + "jne 1f; nop; 1: ret", True),
+    "asks_nothing": ("vcpu %rbx; ret", False),
+    "reads_the_mask": ("vcpu %rbx; movzbl 1(%rbx), %eax; ret", False),
+    "asks_on_one_path": ("vcpu %rbx; test %edi, %edi; je " + FORK, False),
+    "asks_or_stops": ("vcpu %rbx; test %edi, %edi; je 1f; ud2; 1:" + TEST + "ret", True),
+    "masks_first": (MASK + TEST + "ret", False),
+    "unmasks_first": (UNMASK + TEST + "ret", False),
+    "saves_first": ("vcpu %rbx; movzbl 1(%rbx), %ecx;" + TEST + "ret", True),
+    "asks_at_the_limit": ("nops 23; vcpu %rbx;" + TEST + "ret", True),
+    "asks_too_far_away": ("nops 24; vcpu %rbx;" + TEST + "ret", False),
+    "asks_in_a_large_function": ("vcpu %rbx;" + TEST + "nops 16500; ret", False),
+}
+
+#: Whether a caller uses the pending test of the function that it calls.
+ANSWERS: Cases = {
+    "inside": ("call asker_inside; ret", True),
+    "returned_and_tested": ("call asker; test %eax, %eax; jne 1f; nop; 1: ret", True),
+    "returned_and_dropped": ("call asker; ret", False),
+    "returned_and_saved": ("call asker; mov %eax, -8(%rsp); ret", True),
+    "returned_and_another_saved": ("call asker; mov %ecx, -8(%rsp); test %eax, %eax; ret", False),
+}
+ASKED = {"asker": "vcpu %rdx; movzbl (%rdx), %eax; ret", "asker_inside": "vcpu %rdx; cmpb $0, (%rdx); ret"}
+
+#: Where this CPU's pointer is read again between the first unmask and the tests: mnemonics.
+REREAD: Cases = {
+    "once": (UNMASK + TEST + "ret", ()),
+    "again": (UNMASK + "vcpu %rdx; cmpb $0, (%rdx); ret", ("mov",)),
+    "again_and_not_used": (UNMASK + "mov %gs:0x18, %rdx; cmpb $0, (%rbx); ret", ()),
+    "again_after_the_test": (UNMASK + TEST + "jne 1f; vcpu %rdx; 1: ret", ()),
+    "again_through_the_structure": (
+        UNMASK + "mov %gs:0x18, %rdi; mov 0x30(%rdi), %rdx; cmpb $0, (%rdx); ret",
+        ("mov",),
+    ),
+    "written": (UNMASK + "mov %rdi, %gs:0x10;" + TEST + "ret", ()),
+}
+
 HELPERS = {
+    "calls_nothing": "call leaf_nothing; nop; ret",
+    "unmask_and_another": UNMASK + OPEN_IF_CLEAR.removeprefix("vcpu %rbx;") + "jne 1f; nop; 1: ret",
     "leaf_lock": "lock addl $0, -8(%rsp); ret",
     "leaf_lfence": "lfence; ret",
     "leaf_both": "lfence; mfence; ret",
@@ -579,6 +736,10 @@ TABLES = (
     MASKED,
     PREEMPTION,
     ORDERS,
+    TEST_THEMSELVES,
+    ASKERS,
+    ANSWERS,
+    REREAD,
 )
 
 
@@ -586,7 +747,7 @@ TABLES = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> Functions:
     """Return an image of all cases, those of table n with the prefix tn_."""
     bodies = {f"t{n}_{name}": body for n, table in enumerate(TABLES) for name, (body, _) in table.items()}
-    return assemble(tmp_path_factory.mktemp("order"), HELPERS | CALLERS | bodies)
+    return assemble(tmp_path_factory.mktemp("order"), HELPERS | CALLERS | ASKED | bodies)
 
 
 def of(table: Cases) -> pytest.MarkDecorator:
@@ -607,6 +768,49 @@ def test_pending_tests_after_an_unmask(made: Functions, name: str, expected: tup
     )
     assert (len(found.hits), found.paths) == expected
     assert {made.touches(name)[hit].kind for hit in found.hits} <= {Kind.PENDING_TEST}
+
+
+def test_an_unmask_that_tests_pending_itself_is_the_test_of_one_before_it(made: Functions) -> None:
+    name = "unmask_and_another"
+    touches = made.touches(name)
+    found = surroundings.pending_test(made.code, made.flow(name), made.touch(name, Kind.UNMASK), touches)
+    assert found == Ways(made.places(name, "cmpxchg"), ALL)
+
+
+@of(TEST_THEMSELVES)
+def test_instructions_that_test_pending_themselves(
+    made: Functions, name: str, expected: tuple[Kind, bool]
+) -> None:
+    touch = next(iter(made.touches(name).values()))
+    assert (touch.kind, surroundings.tests_itself(made.flow(name), touch)) == expected
+
+
+@of(ASKERS)
+def test_functions_that_test_pending(made: Functions, name: str, expected: bool) -> None:
+    found = surroundings.tested_inside(made.code, made.start(name), made.touches(name))
+    assert (found is not None and found.kind) == (Kind.PENDING_TEST if expected else False)
+
+
+@pytest.mark.parametrize("target", [0xFFFF_FFFF_9000_0000, "page"])
+def test_code_that_is_not_there_tests_nothing(made: Functions, target: int | str) -> None:
+    address = made.start(target) + 32 * 17 if isinstance(target, str) else target
+    assert surroundings.tested_inside(made.code, address, {}) is None
+
+
+@of(ANSWERS)
+def test_use_of_a_pending_test_in_a_callee(made: Functions, name: str, expected: bool) -> None:
+    flow = made.flow(name)
+    (call,) = flow.calls.values()
+    callee = "asker_inside" if call.target == made.start("asker_inside") else "asker"
+    test = made.touch(callee, Kind.PENDING_TEST)
+    assert surroundings.answered(made.code, flow, call, test) is expected
+
+
+@of(REREAD)
+def test_pointer_read_again(made: Functions, name: str, expected: tuple[str, ...]) -> None:
+    tests = tuple(at for at, touch in made.touches(name).items() if touch.kind is Kind.PENDING_TEST)
+    found = surroundings.reread(made.flow(name), made.touch(name, Kind.UNMASK), tests)
+    assert names(made, name, found) == expected
 
 
 @of(TESTS_OF_RESTORE)
