@@ -130,7 +130,7 @@ def _unstable(touch: Touch, around: Surroundings) -> str:
     return ""
 
 
-def judged(found: Found, touch: Touch, around: Surroundings, proof: Proof, *, orders: bool = False) -> Fence:
+def judged(found: Found, touch: Touch, around: Surroundings, proof: Proof, *, orders: bool) -> Fence:
     """Return a fence with its verdict and the reason.
 
     Args:

@@ -506,18 +506,22 @@ REOPENED: Cases = {
         MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *start",
         (1, ALL),
     ),
+    "left_by_a_jump_through_a_table_that_is_not_there": (
+        MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: jmp *0x7000000(,%rax,8)",
+        (1, ALL),
+    ),
     "left_by_a_callee_that_calls": (
         MASK + "test %edi, %edi; je 1f; movb $0, 1(%rbx); ret; 1: call calls_nothing; ret",
         (1, SOME),
     ),
     "entered_masked_beside_a_loop": (
         "vcpu %rbx; test %edi, %edi; je 2f; 1: dec %edi; jne 1b; ret;"
-        "2: movb $0, 1(%rbx); nop; movb $1, 1(%rbx); ret",
+        "2: movb $0, 1(%rbx); nop; movb $1, 1(%rbx); test %esi, %esi; jne 3f; movb $0, 1(%rbx); 3: ret",
         (0, NONE),
     ),
     "entered_masked_and_another_loop": (
-        "vcpu %rbx; test %edi, %edi; jne 2f; movb $0, 1(%rbx); nop; movb $1, 1(%rbx); ret;"
-        "2: dec %edi; jne 2b; ret",
+        "vcpu %rbx; test %edi, %edi; jne 2f; movb $0, 1(%rbx); nop; movb $1, 1(%rbx);"
+        "test %esi, %esi; jne 3f; movb $0, 1(%rbx); 3: ret; 2: dec %edi; jne 2b; ret",
         (0, NONE),
     ),
     # Masked as it was entered: it opened the mask first.
@@ -615,6 +619,10 @@ TEST_THEMSELVES: Cases = {
     ),
     "compared_with_an_open_mask": (
         "vcpu %rbx; xor %ecx, %ecx; xor %eax, %eax; lock cmpxchg %cx, (%rbx); jne 1f; nop; 1: ret",
+        (Kind.UNMASK, False),
+    ),
+    "compared_with_what_is_beyond_the_mask": (
+        "vcpu %rbx; xor %ecx, %ecx; mov $0x10000, %eax; lock cmpxchg %ecx, (%rbx); jne 1f; nop; 1: ret",
         (Kind.UNMASK, False),
     ),
     "compared_with_an_argument": (

@@ -19,6 +19,7 @@ from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.proof import operational, templates
 from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
+from xtrace.symbols.proof.faults import Fault
 from xtrace.symbols.proof.templates import IRET, TAKE, Protocol, Retest, Scenario, Take, Width, describe
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
@@ -606,6 +607,58 @@ def test_model_fails_with_an_unlocked_handler() -> None:
         assert names == [name] * (not holds(Scenario(Protocol.HANDLER, take=take)))
 
 
+#: Code that opens the mask between its own clear of pending and its take of the selector: there, a lock or a
+#: fence is needed, whichever it is.
+CLEARING, TAKING = Access(writes=((P, 0),)), (Access((S,)), Access(writes=((S, REST),), drains=True), IRET)
+OPENING = Access(writes=((M, 0),), address=STORE)
+
+
+@pytest.mark.parametrize("name", ["access", "beside"])
+@pytest.mark.parametrize("limit", [10, operational._STATES_LIMIT])
+def test_what_is_not_proved_is_undecided(monkeypatch: pytest.MonkeyPatch, name: str, limit: int) -> None:
+    """The verdict is on the description without this very fence; where it is too long, nothing is proved."""
+    locked = name == "access"
+    fences = () if locked else (Access(fence="mfence", drains=True, address=FENCE),)
+    path = (CLEARING, *fences, replace(OPENING, drains=locked), *TAKING)
+    handlers = describe(Scenario(Protocol.HANDLER, take=Take.XCHG)).handlers
+    description = Description(Role.OPEN, (path,), handlers, ((1, 0),))
+    proof = proof_of(description)
+    assert proof.faults == ()
+    case = RIGHT | {"fence": name}
+    monkeypatch.setattr(operational, "_STATES_LIMIT", limit)
+    found = judged(found_of(case), touch_of(case, Kind.UNMASK), around_of(case), proof, orders=False)
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.reason.startswith("not proved from the accesses that were read: ")
+    assert ("too long to check" in found.reason) is (limit == 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "words"),
+    [
+        (Kind.SELECTOR_SET, "unlocked-handler", "the selector is stored without a lock"),
+        (Kind.PENDING_CLEAR, "unlocked-handler", f"the selector is used at {LATER:#x} without a locked"),
+        (Kind.UNMASK, "unlocked-handler", f"the selector is used at {LATER:#x} without a locked"),
+        (Kind.SELECTOR_SET, "lost-upcall", "an upcall can be lost: --explain shows how"),
+        (Kind.SELECTOR_SET, "clear-without-take", "no locked access and no take"),
+        (Kind.UNMASK, "wide-store", "the store is 2 bytes wide: it can undo another CPU's write to pending"),
+    ],
+)
+def test_words_for_a_fault(kind: Kind, fault: str, words: str) -> None:
+    case = RIGHT | {"width": "wide" if fault == "wide-store" else "byte"}
+    proof = Proof(None, (Fault(fault, (LATER,)),))
+    (found,) = hazards(touch_of(case, kind), around_of(case), proof)
+    assert found.name == fault
+    assert found.reason.startswith(words)
+
+
+def test_words_for_a_store_that_clears_pending() -> None:
+    touch = replace(touch_of(RIGHT | {"width": "wide"}, Kind.UNMASK), clears_pending=True)
+    (found,) = hazards(touch, around_of(RIGHT), Proof(None, (Fault("wide-store"),)))
+    assert found.reason == (
+        "the store is 2 bytes wide: it also clears pending, and can undo another CPU's write to pending"
+    )
+
+
 # --- fences and sites ------------------------------------------------------------------------------
 
 
@@ -613,15 +666,13 @@ def test_judged_fence_has_its_name_and_place() -> None:
     insn = instruction(0x2000, "add", lock=True)
     case = RIGHT | {"kind": "mask"}
     found = Found(insn, FENCE, How.CALLEE, "membar_sync", "before", Paths.SOME)
-    told_ = judged(found, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK))
+    told_ = judged(found, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK), orders=False)
     assert (told_.mnemonic, told_.how, told_.address, told_.via, told_.position, told_.paths) == (
         "lock add", How.CALLEE, 0x2000, "membar_sync", "before", Paths.SOME,
     )  # fmt: skip
     plain = replace(found, insn=instruction(0x2000, "mfence"))
-    assert (
-        judged(plain, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK)).mnemonic
-        == "mfence"
-    )
+    told_ = judged(plain, touch_of(case, Kind.MASK), around_of(case), proof_in(case, Kind.MASK), orders=False)
+    assert told_.mnemonic == "mfence"
 
 
 #: The verdict of a site from those of its fences.
