@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,32 @@ _limit = _Limit()
 def allow(plain_bytes: int) -> None:
     """Read compressed input that unpacks to up to ``plain_bytes``, however small it is."""
     _limit.plain_bytes = max(_limit.plain_bytes, plain_bytes)
+
+
+def refuse_holes(file: int, name: str) -> None:
+    """Raise for a file that is all holes: as a compressed one, it is longer than what was stored of it.
+
+    Args:
+        file: a descriptor, at its beginning; what is no regular file has no holes.
+
+    Raises:
+        TraceError: it is over _MOST_RATIO times as long as its data, and longer than the limit.
+    """
+    about = os.fstat(file)
+    if not stat.S_ISREG(about.st_mode) or about.st_size <= _limit.plain_bytes:
+        return
+    stored = at = 0
+    while stored * _MOST_RATIO < about.st_size:
+        try:
+            begin = os.lseek(file, at, os.SEEK_DATA)
+        except OSError:  # no data behind it
+            raise TraceError(
+                f"{name}: {about.st_size:,} bytes, all but {stored:,} of them in holes of the file, as of no "
+                "recording; --max-input SIZE reads so much"
+            ) from None
+        at = os.lseek(file, begin, os.SEEK_HOLE)
+        stored += at - begin
+    os.lseek(file, 0, os.SEEK_SET)
 
 
 class Damage(Exception):  # noqa: N818 - what it is, like EOFError

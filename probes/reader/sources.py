@@ -13,7 +13,7 @@ from typing import cast
 
 from xtrace.probes.capture.layout import trace_in
 from xtrace.probes.errors import TraceError
-from xtrace.probes.intact.compressed import MAGIC_BYTES, Streams, compression_in
+from xtrace.probes.intact.compressed import MAGIC_BYTES, Streams, compression_in, refuse_holes
 from xtrace.probes.intact.compressed import Damage as CompressedDamage
 from xtrace.probes.reader.ahead import Ahead, Source
 
@@ -66,11 +66,10 @@ def open_source(path: str | os.PathLike[str], *, ended: threading.Event | None =
             yield source
         return
     # Unbuffered, because the reader reads megabytes at a time.
-    with (
-        open(trace_in(path), "rb", buffering=0) as raw,
-        _decompressed(cast(Source, raw), str(path)) as source,
-    ):
-        yield source
+    with open(trace_in(path), "rb", buffering=0) as raw:
+        refuse_holes(raw.fileno(), str(path))
+        with _decompressed(cast(Source, raw), str(path)) as source:
+            yield source
 
 
 def read_into(source: Source, buffer: memoryview, name: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,7 @@ from builders.damaged import PACK
 from xtrace.probes.errors import TraceError
 from xtrace.probes.intact import compressed
 from xtrace.probes.intact.compressed import Damage, Raw, Streams, compression_in
+from xtrace.probes.reader.sources import open_source
 
 PLAIN = bytes(range(256)) * 1000
 #: A frame that zstd and lz4 skip: any content.
@@ -90,6 +93,31 @@ def test_what_unpacks_to_far_more_than_any_recording_is_refused(
     compressed.allow(100 << 20)
     plain, said = unpacked(packed)
     assert (len(plain), said) == (len(PLAIN) + (80 << 20), "")
+
+
+def test_a_file_that_is_all_holes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an archive a terabyte of zeros takes a few bytes."""
+    path, size = tmp_path / "trace.bin", 1 << 40
+    path.write_bytes(PLAIN)
+    os.truncate(path, size)
+    with (
+        pytest.raises(TraceError, match=r"1,099,511,627,776 bytes, all but .* holes .*--max-input"),
+        open_source(path),
+    ):
+        pass
+    os.truncate(path, 40 << 20)
+    with path.open("r+b") as file:
+        file.seek(30 << 20)
+        file.write(PLAIN)  # a hundredth is data
+    with open_source(path) as source:
+        head = bytearray(len(PLAIN))
+        assert source.readinto(memoryview(head))
+    assert head[:6] == PLAIN[:6]
+    os.truncate(path, size)
+    monkeypatch.setattr(compressed._limit, "plain_bytes", compressed._limit.plain_bytes)
+    compressed.allow(size)
+    with open_source(path):
+        pass
 
 
 @pytest.mark.parametrize("name", PACK)
