@@ -8,11 +8,36 @@ it read.  A test compares every answer with the checker, on all generated descri
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
-from xtrace.symbols.proof.description import REST, SAVED, Access, Cell, Description, Path
+from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path
 from xtrace.symbols.proof.operational import check
-from xtrace.symbols.proof.templates import IRET
+from xtrace.symbols.proof.templates import IRET, TAKE
+
+
+def _stores(value: int) -> tuple[Access, ...]:
+    """Return the right ways to set M: a store that also covers P must be locked."""
+    byte, both = ((Cell.M, value),), ((Cell.P, UNCHANGED), (Cell.M, value))
+    return Access(writes=byte), Access(writes=byte, drains=True), Access(writes=both, drains=True)
+
+
+_CLEARS = (Access(writes=((Cell.P, 0),)), Access(writes=((Cell.P, 0),), drains=True))
+_READ = Access((Cell.S,))
+_CLEARS_REST = Access(writes=((Cell.S, REST),), drains=True)
+_MASKS = _stores(1)
+_ENTERS = Access(xen=True)
+#: What must follow a store that may clear M: an entry into Xen, or a test of P and what it leads to.
+_ANSWERS = (
+    (_ENTERS,),
+    (Access((Cell.P,), when=((Cell.P, 0),)),),
+    (Access((Cell.P,), when=((Cell.P, 1),)), _ENTERS),
+    (Access((Cell.P,), when=((Cell.P, 1), (Cell.M, 0))), _ENTERS),
+    (Access((Cell.P,), when=((Cell.P, 1), (Cell.M, 1))),),
+)
+_STAYS_MASKED = (Access(when=((Cell.M, 1),)),)
+_UNMASKS = {(store, *answer) for store in _stores(0) for answer in _ANSWERS}
+_RESTORES = {(store, *answer) for store in _stores(SAVED) for answer in (*_ANSWERS, _STAYS_MASKED)}
 
 _KNOWN = 4096
 
@@ -35,88 +60,27 @@ def is_right(description: Description) -> bool:
     """Return whether the rule shows that a description is right; if it does not, only the checker knows."""
     if not description.stable or not all(map(handles, description.handlers)):
         return False
-    if any(access.is_wide and not access.drains for path in description.paths for access in path):
-        return False
-    masks = all(start == (0, 0) for start in description.starts)
-    opens = all(mask for mask, _ in description.starts)
-    if masks:
-        return all(_only_masks(path) for path in description.paths)
-    return opens and all(_opens(path, description.starts) for path in description.paths)
+    if all(start == (0, 0) for start in description.starts):
+        return all(access.fence or access in _MASKS for path in description.paths for access in path)
+    # A saved 1 must be restored.
+    opens = _RESTORES if any(saved for _, saved in description.starts) else _RESTORES | _UNMASKS
+    return description.starts_masked and all(_bare(path) in opens for path in description.paths)
+
+
+def _bare(path: Path) -> Path:
+    """Return the accesses of a path: a thread that has not moved reads the same pointer again."""
+    return tuple(replace(access, pointer=0) for access in path if not access.fence)
 
 
 def handles(path: Path) -> bool:
     """Return whether a handler clears P, then takes S with an access that the clear cannot follow."""
-    if len(path) < 3 or path[-1] != IRET:
+    accesses = [access for access in path if not access.fence]
+    if len(accesses) < 3 or path[-1] != IRET:
         return False
-    body = [access for access in path[:-1] if not access.fence or access.drains]
-    clear, *rest = body
-    if clear.fence or clear.xen or clear.reads or clear.writes != ((Cell.P, 0),):
+    clear, take, *rest = accesses[:-1]
+    if clear not in _CLEARS:
         return False
-    drained = clear.drains
-    while rest and rest[0].fence:
-        drained = True
-        rest = rest[1:]
-    take, *rest = rest or [clear]
-    if take.reads != (Cell.S,) or take.when or take.xen:
-        return False
-    if take.writes == ((Cell.S, 0),):
-        return take.drains and not any(access.reads or access.writes for access in rest)
-    return not take.writes and (drained or take.drains) and _clears_rest(rest)
-
-
-def _clears_rest(rest: list[Access]) -> bool:
-    accesses = [access for access in rest if not access.fence]
-    return (
-        len(accesses) == 1
-        and accesses[0].drains
-        and accesses[0].writes == ((Cell.S, REST),)
-        and not accesses[0].reads
-    )
-
-
-def _only_masks(path: Path) -> bool:
-    return all(
-        not access.xen and not access.when and not access.reads and access.writes in ((), ((Cell.M, 1),))
-        for access in path
-    )
-
-
-def _opens(path: Path, starts: tuple[tuple[int, int], ...]) -> bool:
-    """Return whether a path clears M once, and then answers for what arrived while it was set."""
-    stores = [place for place, access in enumerate(path) if access.writes and not access.xen]
-    if len(stores) != 1:
-        return False
-    store = path[stores[0]]
-    value = store.written(Cell.M)
-    if (
-        value not in (0, SAVED)
-        or store.written(Cell.P) not in (None, -2)
-        or store.written(Cell.S) is not None
-    ):
-        return False
-    if value == 0 and any(saved for _, saved in starts):
-        return False
-    if store.reads or store.when:
-        return False
-    before, after = path[: stores[0]], path[stores[0] + 1 :]
-    if any(access.reads or access.xen or access.when for access in before):
-        return False
-    rest = [access for access in after if not access.fence]
-    if len(rest) == 1 and not rest[0].reads and not rest[0].writes and not rest[0].xen:
-        # The restored value was 1: M stays set.
-        return value == SAVED and rest[0].when == ((Cell.M, 1),)
-    return _answers(rest, value)
-
-
-def _answers(rest: list[Access], value: int) -> bool:
-    if not rest:
-        return False
-    if rest[0].xen:
-        return len(rest) == 1 and not rest[0].writes
-    test = rest[0]
-    if test.reads != (Cell.P,) or test.writes or test.xen:
-        return False
-    if test.when in (((Cell.P, 0),), ((Cell.P, 1), (Cell.M, 1))):
-        return len(rest) == 1
-    acts = len(rest) == 2 and rest[1].xen and not rest[1].writes
-    return acts and test.when in (((Cell.P, 1),), ((Cell.P, 1), (Cell.M, 0)))
+    if take == TAKE:
+        return not rest
+    ordered = any(access.drains for access in path[path.index(clear) : path.index(take)])
+    return ordered and take == _READ and rest == [_CLEARS_REST]
