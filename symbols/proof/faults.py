@@ -34,10 +34,10 @@ def faults_of(description: Description) -> tuple[Fault, ...]:
 
     If a description is too long to check, its names are returned without the checker's word.
     """
-    own = description
-    if description.role is not Role.HANDLER:
-        own = replace(description, handlers=(USUAL_HANDLER,))
-    named = tuple(_named(own))
+    if description.role is Role.HANDLER:
+        own, named = description, tuple(_disorder(description.handlers))
+    else:
+        own, named = replace(description, handlers=(USUAL_HANDLER,)), tuple(_of_site(description))
     try:
         fails = bool(fault_of(own))
     except ValueError:
@@ -45,15 +45,13 @@ def faults_of(description: Description) -> tuple[Fault, ...]:
     return (named or (Fault("lost-upcall"),)) if fails else ()
 
 
-def _named(description: Description) -> Iterator[Fault]:
-    if description.role is Role.HANDLER:
-        yield from _disorder(description.handlers)
-        return
-    stores = [access for path in description.paths for access in path if access.writes and not access.xen]
-    if any(access.is_wide and not access.drains for access in stores):
+def _of_site(description: Description) -> Iterator[Fault]:
+    plain = [access for path in description.paths for access in path if not access.drains]
+    if any(access.is_wide for access in plain):
         yield Fault("wide-store")
-    if any(access.written(Cell.S) is not None and not access.drains for access in stores):
-        yield Fault("unlocked-handler", _addresses(stores))
+    uses = [access for access in plain if access.written(Cell.S) is not None]
+    if uses:
+        yield Fault("unlocked-handler", _addresses(uses))
     if description.role is Role.OPEN:
         yield from _unanswered(description.paths)
 
@@ -99,17 +97,18 @@ def _disorder(handlers: tuple[Path, ...]) -> Iterator[Fault]:
     misses = False
     for path in handlers:
         clear = next(place for place, access in enumerate(path) if access.written(Cell.P) == 0)
-        after = path[clear + 1 :]
-        take = next((place for place, access in enumerate(after) if Cell.S in access.reads), None)
+        after = path[clear:]
+        take = next((access for access in after if Cell.S in access.reads), None)
         if take is None:
             before = [access for access in path[:clear] if Cell.S in access.reads]
             early += before
             misses |= not before
-        elif not any(access.drains for access in (path[clear], *after[: take + 1])):
-            unlocked.append(after[take])
+        elif not any(access.drains for access in (take, *after[: after.index(take)])):
+            unlocked.append(take)
         else:
-            plain = (one for one in after if one.written(Cell.S) is not None and not one.drains)
-            unlocked += plain
+            unlocked += [
+                access for access in after if access.written(Cell.S) is not None and not access.drains
+            ]
     if unlocked:
         yield Fault("unlocked-handler", _addresses(unlocked))
     elif early:

@@ -82,14 +82,24 @@ TARGETS = (
         (f"{_PROOF}/test_axiomatic.py", "-k", "generated and not small"),
         drawn=120,
     ),
-    Target("symbols/proof/rule.py", (f"{_PROOF}/test_rule.py",), (), drawn=120),
+    Target(
+        "symbols/proof/rule.py",
+        (f"{_PROOF}/test_rule.py", "-k", "not agrees"),
+        (f"{_PROOF}/test_rule.py", "-k", "agrees"),
+        drawn=120,
+    ),
     Target(
         "symbols/proof/templates.py",
         (f"{_PROOF}/test_operational.py", "-k", _SEARCHES),
         (f"{_PROOF}/test_faults.py",),
         drawn=120,
     ),
-    Target("symbols/proof/faults.py", (f"{_PROOF}/test_faults.py",), (), drawn=120),
+    Target(
+        "symbols/proof/faults.py",
+        (f"{_PROOF}/test_faults.py", "-k", "not exactly"),
+        (f"{_PROOF}/test_faults.py", "-k", "exactly"),
+        drawn=120,
+    ),
     Target(
         "analysis/cost/bounded_sums.py",
         (f"{_COST}/test_bounded_sums.py",),

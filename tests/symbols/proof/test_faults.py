@@ -9,10 +9,21 @@ import pytest
 
 from builders.generated_sites import small_sites
 from xtrace.symbols.proof import faults
-from xtrace.symbols.proof.description import REST, UNCHANGED, Access, Cell, Description, Role
+from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Role
 from xtrace.symbols.proof.faults import Fault, faults_of
 from xtrace.symbols.proof.operational import check
-from xtrace.symbols.proof.templates import Fence, Protocol, Retest, Scenario, Take, Width, describe
+from xtrace.symbols.proof.templates import (
+    TAKE,
+    USUAL_HANDLER,
+    Fence,
+    Protocol,
+    Retest,
+    Scenario,
+    Take,
+    Width,
+    describe,
+    exchange,
+)
 
 P, M, S = Cell.P, Cell.M, Cell.S
 
@@ -29,11 +40,20 @@ HANDLERS = [Scenario(Protocol.HANDLER, fence, take=take) for fence in Fence for 
 
 
 @pytest.mark.parametrize("scenario", [*STORES, *HANDLERS], ids=str)
-def test_fault_has_a_name_exactly_if_an_upcall_is_lost(scenario: Scenario) -> None:
+def test_fault_has_a_name_exactly_if_an_upcall_is_lost(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
     description = describe(scenario)
     found = faults_of(description)
     assert bool(found) is not check(description).holds
     assert "lost-upcall" not in {fault.name for fault in found}
+    # The names do not depend on the checker.
+    monkeypatch.setattr(faults, "fault_of", refuses)
+    assert faults_of(description) == found
+
+
+def refuses(_: Description) -> str:
+    raise ValueError("too long")
 
 
 def names(description: Description) -> list[str]:
@@ -100,17 +120,76 @@ def test_plain_store_to_the_selector(value: int) -> None:
 
 def test_fault_without_a_name_is_still_one() -> None:
     """The finder makes no such description."""
-    found = next(one for one in small_sites(1) if not check(one).holds and not list(faults._named(one)))
-    own = replace(found, handlers=describe(Scenario(Protocol.MASK)).handlers)
-    if not check(own).holds:
-        assert names(own) == ["lost-upcall"]
+    assert any(names(one) == ["lost-upcall"] for one in small_sites(1))
 
 
-def test_names_without_the_checker(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(_: Description) -> str:
-        raise ValueError("too long")
-
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no description checked, as if all were too long."""
     monkeypatch.setattr(faults, "fault_of", refuses)
-    assert names(describe(Scenario(Protocol.UNMASK, retest=Retest.NONE))) == ["no-pending-test"]
-    assert names(describe(Scenario(Protocol.UNMASK))) == []
-    assert REST < 0
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_names_of_paths_without_the_checker() -> None:
+    store = Access(writes=((M, SAVED),))
+    stays = Access(when=((M, 1),))
+    right = replace(describe(Scenario(Protocol.RESTORE)), paths=((store, stays),))
+    assert faults_of(right) == ()
+    for when in (((M, 0),), ()):
+        assert names(replace(right, paths=((store, replace(stays, when=when)),))) == ["no-pending-test"]
+    # An exchange that finds P set clears it, and takes S itself.
+    opened, failed = (replace(path[0], writes=((P, 0), *path[0].writes[1:])) for path in exchange())
+    assert faults_of(replace(right, paths=((opened,), (failed, TAKE)))) == ()
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_only_what_is_wrong_has_its_address(locked: bool) -> None:
+    usual = describe(Scenario(Protocol.MASK))
+    masks = Access(writes=((M, 1),), address=0x10)
+    plain = Access(writes=((S, 0),), drains=locked, address=0x20)
+    expected = () if locked else (Fault("unlocked-handler", (0x20,)),)
+    assert tuple(faults._of_site(replace(usual, paths=((masks, plain),)))) == expected
+
+
+CLEAR, TAKEN, IRET = (replace(access, address=at) for at, access in enumerate(USUAL_HANDLER, 0x10))
+FENCE = Access(drains=True, fence="mfence", address=0x20)
+READ = Access((S,), address=0x21)
+LOCKED_AND = Access(writes=((S, REST),), drains=True, address=0x22)
+PLAIN = Access(writes=((S, 0),), address=0x23)
+WORK = Access(writes=((M, 1),), address=0x24)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ((CLEAR, TAKEN, IRET), ()),
+        ((CLEAR, FENCE, READ, LOCKED_AND, IRET), ()),
+        ((CLEAR, FENCE, WORK, READ, LOCKED_AND, IRET), ()),
+        ((WORK, WORK, CLEAR, WORK, FENCE, READ, LOCKED_AND, IRET), ()),
+        ((replace(CLEAR, drains=True), WORK, WORK, READ, LOCKED_AND, IRET), ()),
+        ((CLEAR, WORK, WORK, TAKEN, IRET), ()),
+        # What drains comes too late, or too early.
+        ((CLEAR, READ, FENCE, LOCKED_AND, IRET), (Fault("unlocked-handler", (0x21,)),)),
+        ((FENCE, FENCE, CLEAR, WORK, READ, LOCKED_AND, IRET), (Fault("unlocked-handler", (0x21,)),)),
+        # The selector is cleared after it was taken.
+        ((CLEAR, TAKEN, PLAIN, WORK, IRET), (Fault("unlocked-handler", (0x23,)),)),
+        ((CLEAR, FENCE, READ, PLAIN, IRET), (Fault("unlocked-handler", (0x23,)),)),
+        ((READ, WORK, CLEAR, WORK, IRET), (Fault("take-before-clear", (0x21,)),)),
+        ((WORK, CLEAR, WORK, IRET), (Fault("clear-without-take"),)),
+    ],
+)
+def test_order_in_a_handler(handler: tuple[Access, ...], expected: tuple[Fault, ...]) -> None:
+    assert faults_of(Description(Role.HANDLER, (), (handler,), ((0, 0),))) == expected
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_worst_of_several_handlers() -> None:
+    early, without, plain = (TAKEN, CLEAR, IRET), (CLEAR, IRET), (CLEAR, READ, LOCKED_AND, IRET)
+    for handlers, name in (
+        ((without, early), "take-before-clear"),
+        ((early, without), "take-before-clear"),
+        ((early, without, plain), "unlocked-handler"),
+        ((without, USUAL_HANDLER), "clear-without-take"),
+    ):
+        assert names(Description(Role.HANDLER, (), handlers, ((0, 0),))) == [name]
