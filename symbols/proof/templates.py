@@ -54,11 +54,6 @@ class Width(StrEnum):
     LOCKED_WIDE = "locked wide"
     EXCHANGE = "exchange"
 
-    @property
-    def locked(self) -> bool:
-        """Return whether the access is locked."""
-        return self in (Width.LOCKED, Width.LOCKED_WIDE, Width.EXCHANGE)
-
 
 class Retest(StrEnum):
     """Where the guest tests P around the store that clears M."""
@@ -169,16 +164,18 @@ def _paths(scenario: Scenario) -> Iterator[Path]:
                 yield (*begin, seen, *opens, *calls)
 
 
-def exchange(text: str = "lock cmpxchg") -> tuple[Path, Path]:
+def exchange() -> tuple[Path, Path]:
     """Return the outcomes of a locked cmpxchg that does M := 0 if P, M are 0, 1."""
     opened = Access(
         (Cell.P,),
         ((Cell.P, UNCHANGED), (Cell.M, 0)),
         drains=True,
         when=((Cell.P, 0),),
-        text=f"{text}: P, M were 0, 1: M := 0",
+        text="lock cmpxchg: P, M were 0, 1: M := 0",
     )
-    failed = Access((Cell.P,), drains=True, when=((Cell.P, 1),), text=f"{text}: P was 1: it changes nothing")
+    failed = Access(
+        (Cell.P,), drains=True, when=((Cell.P, 1),), text="lock cmpxchg: P was 1: it changes nothing"
+    )
     return (opened,), (failed, BLOCK)
 
 
@@ -201,8 +198,9 @@ def _ends(scenario: Scenario) -> Iterator[tuple[Access, Path]]:
 
 def _handler(scenario: Scenario) -> Path:
     """Return what the upcall executes, from Xen's bounce frame to the iret."""
-    clear = _store(scenario.width if scenario.protocol is Protocol.HANDLER else Width.BYTE, Cell.P, 0)
-    begin = _fenced(scenario, clear) if scenario.protocol is Protocol.HANDLER else (clear,)
+    begin = USUAL_HANDLER[:1]
+    if scenario.protocol is Protocol.HANDLER:
+        begin = _fenced(scenario, _store(scenario.width, Cell.P, 0))
     read = Access((Cell.S,), text="read S, handle what it holds")
     take: Path
     if scenario.take in (Take.XCHG, Take.XCHG_FIRST):

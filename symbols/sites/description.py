@@ -30,7 +30,7 @@ from xtrace.symbols.sites.surroundings import (
     tests_itself,
 )
 from xtrace.symbols.sites.vcpu_info import PENDING
-from xtrace.symbols.sites.verdict import OPENS, STORES, Surroundings
+from xtrace.symbols.sites.verdict import STORES, Surroundings
 from xtrace.symbols.x86.decode import Flow, Insn
 
 #: How many instructions a path may have after the store, and how many different paths are kept.
@@ -139,7 +139,7 @@ class Describer:
         if touch.kind not in STORES:
             return None
         handlers = image_handlers or (USUAL_HANDLER,)
-        opens = touch.kind in OPENS and around.owes_test
+        opens = around.owes_test
         walk = _Walk(self, touch, group, calls)
         paths = tuple(sorted(walk.paths(around, near, opens), key=_order))
         assumed = (*_none(image_handlers), *sorted(walk.assumed))

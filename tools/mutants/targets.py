@@ -90,8 +90,8 @@ TARGETS = (
     ),
     Target(
         "symbols/proof/templates.py",
+        (f"{_PROOF}/test_templates.py",),
         (f"{_PROOF}/test_operational.py", "-k", _SEARCHES),
-        (f"{_PROOF}/test_faults.py",),
         drawn=120,
     ),
     Target(

@@ -16,6 +16,7 @@ from xtrace.symbols.proof.description import UNCHANGED, Access, Cell, Descriptio
 from xtrace.symbols.proof.operational import check
 from xtrace.symbols.proof.rule import fault_of, is_right
 from xtrace.symbols.proof.templates import USUAL_HANDLER
+from xtrace.symbols.sites import description
 from xtrace.symbols.sites.finder import find_sites
 from xtrace.symbols.sites.model import Kind, Site, Verdict
 
@@ -156,7 +157,7 @@ def test_mask_ends_at_the_next_access(tmp_path: Path) -> None:
     body = "movb $1,1(%rax)\nmfence\nmovb $0,1(%rax)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
     found = described(tmp_path, body, Kind.MASK)
     assert paths(found) == {("M=1", "mfence")}
-    assert found.role is Role.MASK
+    assert (found.role, found.starts) == (Role.MASK, ((0, 0),))
 
 
 HANDLERS = {
@@ -206,6 +207,7 @@ def test_handler(tmp_path: Path, name: str) -> None:
     site = site_of(tmp_path, body, Kind.PENDING_CLEAR)
     assert site.description is not None
     assert [tuple(map(words, path)) for path in site.description.handlers] == [expected]
+    assert (site.description.role, site.description.starts) == (Role.HANDLER, ((0, 0),))
     assert [hazard.name for hazard in site.hazards] == ([DISORDER[name]] if name in DISORDER else [])
     assert bool(fault_of(site.description)) is bool(site.hazards)
 
@@ -238,7 +240,12 @@ def test_exchange_that_clears_pending_leaves_nothing_to_xen(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("code", "value", "text"),
-    [("movq $0,8(%rax)", 0, "S := 0"), ("mov %rcx,8(%rax)", UNCHANGED, "S := S, with bits changed")],
+    [
+        ("movq $0,8(%rax)", 0, "S := 0"),
+        ("movq $1,8(%rax)", UNCHANGED, "S := S, with bits changed"),
+        ("mov %rcx,8(%rax)", UNCHANGED, "S := S, with bits changed"),
+        ("or %rcx,8(%rax)", UNCHANGED, "S := S, with bits changed"),
+    ],
 )
 def test_plain_store_to_the_selector(tmp_path: Path, code: str, value: int, text: str) -> None:
     found = described(tmp_path, f"movb $0,(%rax)\n{code}\nret\n", Kind.SELECTOR_SET)
@@ -246,6 +253,7 @@ def test_plain_store_to_the_selector(tmp_path: Path, code: str, value: int, text
     assert store.writes == ((Cell.S, value),)
     assert store.text == f"{text}, by a plain store"
     assert not store.drains
+    assert (found.role, found.starts) == (Role.MASK, ((0, 0),))
     assert not check(found).holds
 
 
@@ -283,10 +291,26 @@ def test_exit_through_xen(tmp_path: Path, code: str, does: str) -> None:
 def test_test_that_is_far_away_is_none(tmp_path: Path) -> None:
     """A path that is not followed to its end is one without a test."""
     tail = "cmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
-    near = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 100 + tail, Kind.UNMASK)
+    near = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 158 + tail, Kind.UNMASK)
     assert len(near.paths) == 2
-    far = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 170 + tail, Kind.UNMASK)
+    far = described(tmp_path, "movb $0,1(%rax)\n" + "nop\n" * 159 + tail, Kind.UNMASK)
     assert paths(far) == {("M=0",)}
+
+
+@pytest.mark.parametrize(
+    ("access", "pointer"),
+    [
+        (Access((Cell.P,)), 1),
+        (Access(writes=((Cell.M, 1),)), 1),
+        (Access((Cell.M,), ((Cell.M, 1),), drains=True), 1),
+        (Access(drains=True, fence="mfence"), 0),
+        (Access(when=((Cell.M, 1),)), 0),
+        (Access(xen=True), 0),
+        (Access(writes=((Cell.M, 0),), xen=True), 0),
+    ],
+)
+def test_what_a_pointer_read_again_is_used_for(access: Access, pointer: int) -> None:
+    assert description._through_another(access).pointer == pointer
 
 
 @pytest.mark.parametrize(
@@ -390,7 +414,7 @@ def image_of(folder: Path, name: str) -> Path:
 def test_selector_take_has_the_image_s_handlers(tmp_path: Path) -> None:
     body = "xor %ecx,%ecx\nxchg %rcx,8(%rax)\nmovb $0,(%rax)\nret\n"
     found = described(tmp_path, body, Kind.SELECTOR_TAKE)
-    assert found.role is Role.HANDLER
+    assert (found.role, found.starts) == (Role.HANDLER, ((0, 0),))
     assert len(found.handlers) == 2
     assert check(found).fault == "an upcall is lost"
 
