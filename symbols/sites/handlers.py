@@ -91,9 +91,9 @@ class Handlers:
         self._callers: dict[int, list[tuple[FunctionFlow, int]]] = {}
         for flow in {item.entry: item for item in flows}.values():
             for call in flow.calls.values():
-                if call.target >= 0 and not call.tail and call.insn.end in flow.insns:
+                if not call.tail and call.insn.end in flow.insns:
                     self._callers.setdefault(call.target, []).append((flow, call.insn.end))
-        self._steps = 0
+        self._steps: int
 
     def order(self, touch: Touch) -> Order:
         """Return what comes before and after a pending clear."""
@@ -149,7 +149,7 @@ class Handlers:
                     continue
             elif not after:
                 # A return, also through Xen, or a jump to code that is not known.
-                exits = insn.flow is Flow.JUMP and self._code.hypercall(insn.target) is not None
+                exits = self._code.hypercall(insn.target) is not None
                 if hidden or not (exits or insn.flow is Flow.RETURN):
                     seen.returns_hidden = True
                 else:
@@ -160,11 +160,10 @@ class Handlers:
     def _called(self, insn: Insn, seen: _Seen, depth: int, hidden: bool) -> tuple[bool, bool]:
         """Return whether a path goes on after a call, and whether unknown code may have taken S."""
         code = self._code
-        if insn.flow is Flow.INDIRECT_CALL or code.section(insn.target) is None or depth >= _CALLEE_DEPTH:
-            known = insn.flow is Flow.CALL and code.hypercall(insn.target) is not None
-            return True, hidden or not known
         if code.hypercall(insn.target) is not None:
             return True, hidden
+        if code.section(insn.target) is None or depth >= _CALLEE_DEPTH:
+            return True, True
         if code.never_returns(insn.target):
             return False, hidden
         inner = _Seen()
@@ -187,8 +186,7 @@ class Handlers:
         for flow, place in callers:
             further = _Seen()
             self._follow(self._code.joined(flow), (place,), further, 0)
-            if further.unlocked:
-                seen.unlocked |= further.unlocked
+            seen.unlocked |= further.unlocked
             ended, missed = self._after_return(flow.entry, further, depth + 1)
             ends |= ended
             misses |= missed and seen.returns

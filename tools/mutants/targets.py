@@ -66,7 +66,7 @@ TARGETS = (
     ),
     Target(
         "symbols/sites/handlers.py",
-        (f"{_SITE_TESTS}/test_surroundings.py", "-k", "clear or order or fences_that"),
+        (f"{_SITE_TESTS}/test_surroundings.py", "-k", "clear or order or fences_that or takers"),
         (f"{_SITE_TESTS}/test_description.py", "-k", "handler or fence_on or selector"),
         drawn=120,
     ),

@@ -14,7 +14,7 @@ import pytest
 from builders.functions import Functions, assemble
 from xtrace.symbols.flow.walk import Paths, Ways
 from xtrace.symbols.sites import surroundings
-from xtrace.symbols.sites.handlers import Handlers, Order
+from xtrace.symbols.sites.handlers import IN_ORDER, Handlers, Order
 from xtrace.symbols.sites.model import Kind
 from xtrace.symbols.sites.surroundings import Touches
 
@@ -253,6 +253,8 @@ LOCKED: Cases = {
     "taken_in_a_callee": (CLEAR + "lea 8(%rbx), %rdi; call taker; ret", (("call",), ALL, 0)),
     "taken_at_the_limit": (CLEAR + "nops 1498; xchg %rax, 8(%rbx); ret", (("xchg",), ALL, 0)),
     "taken_too_far_away": (CLEAR + "nops 1499; xchg %rax, 8(%rbx); ret", ((), NONE, 0)),
+    "locked_in_deep_callees": (CLEAR + "call deep_3; ret", (("call",), ALL, 0)),
+    "locked_in_too_deep_callees": (CLEAR + "call deep_4; ret", ((), NONE, 0)),
 }
 TAKE = "vcpu %rbx; xor %eax, %eax; xchg %rax, 8(%rbx);"
 #: The hazard of the first pending clear.
@@ -282,6 +284,19 @@ ORDERS: Cases = {
         "vcpu %rbx; lea 8(%rbx), %rdi; call taker; movb $0, (%rbx); ret",
         "take-before-clear",
     ),
+    "taken_first_at_the_limit": (TAKE + "nops 60; movb $0, (%rbx); ret", "take-before-clear"),
+    "taken_first_too_far_away": (TAKE + "nops 61; movb $0, (%rbx); ret", "clear-without-take"),
+    "taken_first_then_masked": (TAKE + "movb $1, 1(%rbx); movb $0, (%rbx); ret", "take-before-clear"),
+    "taken_first_then_set": (TAKE + "movb $1, (%rbx); movb $0, (%rbx); ret", "take-before-clear"),
+    "taken_before_the_clear_before": (
+        "vcpu %rbx; xor %eax, %eax; jmp 1f; 2: movb $0, (%rbx); ret;"
+        "1: xchg %rax, 8(%rbx); movb $0, (%rbx); jmp 2b",
+        "clear-without-take",
+    ),
+    "left_for_a_taker_before": (
+        "vcpu %rbx; lea 8(%rbx), %rdi; test %edx, %edx; je taker; movb $0, (%rbx); ret",
+        "clear-without-take",
+    ),
     "cleared_only": (CLEAR + "ret", "clear-without-take"),
     "cleared_only_and_left_by_iret": (CLEAR + "iretq", "clear-without-take"),
     "cleared_only_and_left_through_xen": (CLEAR + "jmp page + 32 * 23", "clear-without-take"),
@@ -297,16 +312,42 @@ ORDERS: Cases = {
     "taken_on_one_path_of_a_callee": (CLEAR + "call may_lock; ret", "clear-without-take"),
     "stopped": (CLEAR + "ud2", ""),
     "never_returns": (CLEAR + "call endless; ret", ""),
+    "taken_by_what_a_callee_calls": (CLEAR + "call calls_unknown; ret", ""),
+    "taken_before_a_known_call": (CLEAR + "call *%rax; call leaf_nothing; ret", ""),
+    "taken_too_deep": (CLEAR + "call deep_4; ret", ""),
     # The function returns to one that takes the selector, or does not.
     "taken_by_the_caller": ("vcpu %rbx; movb $0, (%rbx); ret", ""),
     "not_taken_by_the_caller": ("vcpu %rbx; movb $0, (%rbx); ret", "clear-without-take"),
     "taken_by_the_callers_caller": ("vcpu %rbx; movb $0, (%rbx); ret", ""),
+    "taken_too_far_out": ("vcpu %rbx; movb $0, (%rbx); ret", "clear-without-take"),
+    "taken_plainly_by_the_caller": ("vcpu %rbx; movb $0, (%rbx); ret", "unlocked-handler"),
+    "taken_first_and_deep_in_the_caller": (TAKE + "movb $0, (%rbx); ret", ""),
+    "taken_first_and_too_deep_in_the_caller": (TAKE + "movb $0, (%rbx); ret", "take-before-clear"),
+    # Where a tail jump is, it does not return to.
+    "not_taken_after_a_tail_jump": ("vcpu %rbx; movb $0, (%rbx); ret", "clear-without-take"),
+    "taken_by_16_of_17_callers": ("vcpu %rbx; movb $0, (%rbx); ret", ""),
+    "taken_by_15_of_16_callers": ("vcpu %rbx; movb $0, (%rbx); ret", "clear-without-take"),
 }
 CALLERS = {
     "caller": "push %rbx; call t11_taken_by_the_caller; vcpu %rbx; xchg %rax, 8(%rbx); ret",
     "bad_caller": "push %rbx; call t11_not_taken_by_the_caller; ret",
     "inner_caller": "push %rbx; call t11_taken_by_the_callers_caller; ret",
     "outer_caller": "push %rbx; call inner_caller; vcpu %rbx; xchg %rax, 8(%rbx); ret",
+    "first_caller": "push %rbx; call t11_taken_too_far_out; ret",
+    "second_caller": "push %rbx; call first_caller; ret",
+    "third_caller": "push %rbx; call second_caller; vcpu %rbx; xchg %rax, 8(%rbx); ret",
+    "plain_caller": "push %rbx; call t11_taken_plainly_by_the_caller; vcpu %rbx;" + PLAIN,
+    "deep_caller": "push %rbx; call t11_taken_first_and_deep_in_the_caller; call deep_3; ret",
+    "too_deep_caller": "push %rbx; call t11_taken_first_and_too_deep_in_the_caller; call deep_4; ret",
+    "jumper": "test %edi, %edi; je 1f; jmp t11_not_taken_after_a_tail_jump; 1: call leaf_lock; ret",
+    "locked_mask": "vcpu %rbx; mov $1, %al; xchg %al, 1(%rbx); ret",
+    "locked_unmask": "vcpu %rbx; xor %eax, %eax; xchg %al, 1(%rbx); ret",
+    **{
+        f"caller_{n}_of_{of}": f"call t11_taken_by_{of - 1}_of_{of}_callers;"
+        + ("ret" if n == of else "call leaf_lock; ret")
+        for of in (16, 17)
+        for n in range(1, of + 1)
+    },
 }
 
 FORCE = "call page + 32 * 17;"
@@ -710,6 +751,12 @@ HELPERS = {
     "leaf_nothing": "xor %edx, %edx; ret",
     "taker": "xor %eax, %eax; xchg %rax, (%rdi); ret",
     "calls_lock": "push %rbx; call leaf_lock; pop %rbx; ret",
+    # Not a leaf, because of its branch.
+    "deep_1": "test %edi, %edi; je 1f; 1: lock addl $0, -8(%rsp); ret",
+    "deep_2": "push %rbx; call deep_1; pop %rbx; ret",
+    "deep_3": "push %rbx; call deep_2; pop %rbx; ret",
+    "deep_4": "push %rbx; call deep_3; pop %rbx; ret",
+    "calls_unknown": "push %rbx; call *%rax; pop %rbx; ret",
     "may_lock": "push %rbx; test %edi, %edi; je 1f; call leaf_lock; 1: pop %rbx; ret",
     "huge": "nops 16500; ret",
     "endless": "cli; 1: hlt; jmp 1b",
@@ -875,6 +922,18 @@ def test_instructions_that_order_a_handler(made: Functions) -> None:
         handlers = handlers_of(made, name)
         handlers.order(made.touch(name, Kind.PENDING_CLEAR))
         assert handlers.ordering == set(made.places(name, mnemonic))
+
+
+def test_takers_are_those_with_a_locked_take(made: Functions) -> None:
+    found = handlers_of(made, "t11_taken_plainly").takers
+    names = ("caller", "outer_caller", "third_caller", "taker")
+    assert set(found) == {made.start(name) for name in names}
+    assert {insn.mnemonic for insn in found.values()} == {"xchg"}
+
+
+def test_handler_in_order_has_no_fault() -> None:
+    assert IN_ORDER.fault == Order(IN_ORDER.locked).fault == ""
+    assert not IN_ORDER.misses
 
 
 @of(FORCES)
