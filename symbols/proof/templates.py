@@ -222,15 +222,17 @@ def _fenced(scenario: Scenario, store: Access) -> Path:
     return (fence, store) if scenario.fence_first else (store, fence)
 
 
+_BESIDE = {Cell.P: Cell.M, Cell.M: Cell.P}
+
+
 def _store(width: Width, cell: Cell, value: int) -> Access:
-    other = Cell.P if cell is Cell.M else Cell.M
     what = f"{cell.name} := {'m' if value == SAVED else value}"
     if width in (Width.LOCKED, Width.EXCHANGE):
         # Only an unmask is an exchange: what else clears or sets is a locked store.
         return Access(writes=((cell, value),), drains=True, text=f"{what}, locked")
     if width is Width.BYTE:
         return Access(writes=((cell, value),), text=what)
-    writes = ((other, UNCHANGED), (cell, value))
+    writes = ((_BESIDE[cell], UNCHANGED), (cell, value))
     if width is Width.WIDE:
         return Access(writes=writes, text=f"{what} by a plain store of P and M")
     return Access(writes=writes, drains=True, text=f"{what}, locked")

@@ -36,8 +36,10 @@ from xtrace.symbols.x86.decode import Flow, Insn
 #: How many instructions a path may have after the store, and how many different paths are kept.
 _PATH_INSNS = 160
 _MOST_PATHS = 64
-#: More fences in a row than this do not change what may happen.
+#: Of more fences in a row than this the last are kept: without the others more may happen, not less.
 _MOST_FENCES = 3
+
+_BESIDE = {Cell.P: Cell.M, Cell.M: Cell.P}
 
 _Suffixes = frozenset[Path]
 
@@ -131,8 +133,8 @@ class Describer:
                 Role.HANDLER, (), image_handlers or (USUAL_HANDLER,), ((0, 0),), assumed=_none(image_handlers)
             )
         if touch.kind is Kind.SELECTOR_SET and touch.wide:
-            value = 0 if touch.stored is not None and touch.stored.constant == 0 else UNCHANGED
-            what = "S := 0" if value == 0 else "S := S, with bits changed"
+            clears = touch.stored is not None and touch.stored.constant == 0
+            value, what = (0, "S := 0") if clears else (UNCHANGED, "S := S, with bits changed")
             store = Access(writes=((Cell.S, value),), text=f"{what}, by a plain store")
             path = (self._at(touch.address, store),)
             return Description(Role.MASK, (path,), image_handlers or (USUAL_HANDLER,), ((0, 0),))
@@ -155,11 +157,10 @@ class Describer:
         memory = touch.insn.memory
         assert memory is not None
         locked = bool(fence_of(touch.insn))
-        other = Cell.P if cell is Cell.M else Cell.M
         writes: tuple[tuple[Cell, int], ...] = ((cell, value),)
         if memory.size > 1 and touch.spot.offset == PENDING:
             also = 0 if touch.clears_pending and cell is Cell.M else UNCHANGED
-            writes = ((other, also), (cell, value))
+            writes = ((_BESIDE[cell], also), (cell, value))
         text = f"{cell.name} := {'m' if value == SAVED else value}"
         return self._at(touch.address, Access(writes=writes, drains=locked, text=text))
 
@@ -207,8 +208,8 @@ class _Walk:
         self._forks = restored_forks(touch.flow, touch, group)
         self._known: dict[int, _Suffixes] = {}
         self.assumed: set[str] = set()
-        self._opens = False
-        self._reread: tuple[int, ...] = ()
+        self._opens: bool
+        self._reread: tuple[int, ...]
 
     def paths(self, around: Surroundings, near: Collection[Found], opens: bool) -> set[Path]:
         """Return the paths of the site, each once."""
@@ -216,7 +217,7 @@ class _Walk:
         self._opens = opens
         self._reread = around.reread
         before = [self._d._fence(item.insn, item.at) for item in near if item.position == "before"]
-        value = 1 if touch.kind is Kind.MASK or not opens else 0 if touch.kind is Kind.UNMASK else SAVED
+        value = 1 if not opens else 0 if touch.kind is Kind.UNMASK else SAVED
         store = self._d._store(touch, Cell.M, value)
         if opens and tests_itself(touch.flow, touch):
             return {(*before, *ends) for ends in self._tests_itself(store)}
@@ -284,7 +285,7 @@ class _Walk:
         if not after:
             return frozenset({()})
         results = [self._suffixes(item, left - 1) for item in after]
-        if address in self._forks and len(after) > 1:
+        if address in self._forks:
             results = [
                 self._decided(item, result, results) for item, result in zip(after, results, strict=True)
             ]
@@ -365,10 +366,10 @@ def _through_another(access: Access) -> Access:
 
 
 def _joined(fences: Path, rest: Path) -> Path:
-    """Return a path with fences before it; a long row of equal ones is cut."""
+    """Return a path with fences before it; a long row of fences is cut."""
     path = (*fences, *rest)
     row = next((place for place, access in enumerate(path) if not access.fence), len(path))
-    return path if row <= _MOST_FENCES else path[row - _MOST_FENCES :]
+    return path[max(0, row - _MOST_FENCES) :]
 
 
 def _exit_text(words: str) -> str:

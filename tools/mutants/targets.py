@@ -80,7 +80,7 @@ TARGETS = (
         "symbols/proof/axiomatic.py",
         (f"{_PROOF}/test_axiomatic.py", "-k", "not small and not generated"),
         (f"{_PROOF}/test_axiomatic.py", "-k", "generated and not small"),
-        drawn=120,
+        drawn=60,
     ),
     Target(
         "symbols/proof/rule.py",

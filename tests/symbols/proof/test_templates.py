@@ -149,10 +149,10 @@ def test_handler(scenario: Scenario, handler: str) -> None:
     ],
 )
 def test_role_and_start(protocol: Protocol, role: Role, starts: tuple[tuple[int, int], ...]) -> None:
-    for stable in (False, True):
-        description = describe(Scenario(protocol, stable=stable))
-        assert (description.role, description.starts, description.stable) == (role, starts, stable)
-    assert description == describe(Scenario(protocol))
+    description = describe(Scenario(protocol))
+    assert (description.role, description.starts, description.stable) == (role, starts, True)
+    moved = describe(Scenario(protocol, stable=False))
+    assert (moved.role, moved.starts, moved.stable) == (role, starts, False)
 
 
 def test_fences_that_drain() -> None:

@@ -50,10 +50,10 @@ HYPERVISOR_shared_info:
 """
 
 
-def site_of(tmp_path: Path, body: str, kind: Kind) -> Site:
-    """Return the only site of a kind in a function with this body."""
+def site_of(tmp_path: Path, body: str, kind: Kind, before: str = "") -> Site:
+    """Return the only site of a kind in a function with this body, behind other code."""
     source = tmp_path / "one.s"
-    source.write_text(HEAD.format(name="one") + body + TAIL)
+    source.write_text(before + HEAD.format(name="one") + body + TAIL)
     image = tmp_path / "one.o"
     subprocess.run(["gcc", "-c", source, "-o", image], check=True, timeout=60)
     table = find_sites(open_image(image))
@@ -61,8 +61,8 @@ def site_of(tmp_path: Path, body: str, kind: Kind) -> Site:
     return found
 
 
-def described(tmp_path: Path, body: str, kind: Kind) -> Description:
-    found = site_of(tmp_path, body, kind).description
+def described(tmp_path: Path, body: str, kind: Kind, before: str = "") -> Description:
+    found = site_of(tmp_path, body, kind, before).description
     assert found is not None
     return found
 
@@ -115,6 +115,15 @@ UNMASKS: dict[str, tuple[str, set[tuple[str, ...]]]] = {
         "movb $0,1(%rax)\ntest %edx,%edx\njne 2f\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n2: ud2\n",
         {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
     ),
+    "a mask that is only printed": (
+        "mov %rax,%rbx\nmovb $0,1(%rbx)\nmovzbl 1(%rbx),%esi\ncall printf\n"
+        "cmpb $0,(%rbx)\nje 1f\ncall force\n1: ret\n.type printf,@function\nprintf: ret\n",
+        {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a long row of fences": (
+        "movb $0,1(%rax)\nmfence\nsfence\nlfence\nlfence\nmfence\nret\n",
+        {("M=0", "lfence", "lfence", "mfence")},
+    ),
     "a wide store": (
         "andw $0xff,(%rax)\njz 1f\ncall force\n1: ret\n",
         {("P-> P=-2 M=0 if P==0",), ("P-> P=-2 M=0 if P==1", "xen")},
@@ -137,7 +146,35 @@ def test_unmask(tmp_path: Path, name: str) -> None:
         assert paths(found) == expected
     assert found.role is Role.OPEN
     assert found.starts == ((1, 0),)
+    assert not any(access.pointer for access in found.accesses())
+    assert not any("different ways" in sentence for sentence in found.assumed)
     assert [tuple(map(words, path)) for path in found.handlers] == [("P=0", "S-> S=0 locked", "M=0 xen")]
+
+
+LEAF = ".text\n.type {0}, @function\n{0}: mfence\nret\n"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_fence_of_a_callee_has_the_place_of_its_call(tmp_path: Path, before: bool) -> None:
+    leaf = LEAF.format("leaf")
+    body = "movb $0,1(%rax)\nlfence\ncall leaf\nret\n"
+    found = described(tmp_path, body if before else body + leaf, Kind.UNMASK, before=leaf if before else "")
+    ((store, own, called),) = found.paths
+    assert [access.fence for access in (store, own, called)] == ["", "lfence", "mfence"]
+    assert own.text == "fence"
+    assert called.text == f"fence, called at {own.address + 3:#x}"
+    assert (called.address < own.address) is before
+
+
+def test_each_test_leads_to_the_next_force_callback(tmp_path: Path) -> None:
+    body = (
+        "movb $0,1(%rax)\ntest %edx,%edx\nje 2f\ncmpb $0,(%rax)\nje 1f\ncall hypercall_page+17*32\n1: ret\n"
+        "2: lfence\ncmpb $0,(%rax)\nje 3f\ncall hypercall_page+17*32\n3: ret\n"
+    )
+    found = described(tmp_path, body, Kind.UNMASK)
+    handled = [path for path in found.paths if path[-1].xen]
+    assert len({path[-2].address for path in handled}) == 2
+    assert {path[-1].address - path[-2].address for path in handled} == {5}
 
 
 def test_restore_tests_only_if_it_opened(tmp_path: Path) -> None:
@@ -340,6 +377,7 @@ def test_more_ways_than_are_kept_leave_out_none_without_a_test(tmp_path: Path) -
     )
     found = described(tmp_path, f"{body}\nje 9f\ncall force\n9: ret\n", Kind.UNMASK)
     assert any("more than 64 different ways" in sentence for sentence in found.assumed)
+    assert len(found.paths) == 64
     tested = [any(Cell.P in access.reads for access in path) for path in found.paths]
     assert False in tested
     assert not check(found).holds
