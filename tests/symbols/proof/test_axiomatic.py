@@ -214,3 +214,69 @@ def test_query_is_text_that_another_solver_can_read() -> None:
     assert "e_x0_0" in text
     assert "g_x0" in text
     assert "t_a0" in text
+
+
+OPENS = Access(writes=((M, 0),))
+MASKS = Access(writes=((M, 1),))
+LOCKED_WIDE = Access(writes=((P, -2), (M, 0)), drains=True)
+
+
+def mask(*path: Access, stable: bool = True) -> Description:
+    return Description(Role.MASK, (path,), ((CLEAR, TAKE, IRET),), ((0, 0),), stable)
+
+
+@pytest.mark.parametrize(
+    ("description", "fault"),
+    [
+        # An upcall inside a handler that opens the mask ends before the handler goes on.
+        (
+            unmask((LOCKED_WIDE, SEEN, CALL), (LOCKED_WIDE, UNSEEN), handler=(CLEAR, TAKE, OPENS, IRET)),
+            "",
+        ),
+        # The exit test of a hypercall in a handler is before the iret, however long the handler is.
+        (unmask(*RIGHT.paths, handler=(CLEAR, TAKE, CALL, IRET)), ""),
+        (unmask(*RIGHT.paths, handler=(CLEAR, TAKE, *[LFENCE] * 6, CALL, IRET)), ""),
+        # What is read from the mask later says nothing about what was masked before.
+        (mask(MASKS, Access((M,))), ""),
+        # Another CPU opens the mask of a handler that runs.
+        (mask(OPENS, stable=False), axiomatic.FORBIDDEN),
+    ],
+)
+def test_both_find_the_same(description: Description, fault: str) -> None:
+    assert operational.check(description).fault == fault
+    assert axiomatic.check(description).fault == fault
+
+
+def test_handler_runs_once_more_for_each_pending_that_may_be_written_back() -> None:
+    wide = (LOCKED_WIDE, LOCKED_WIDE)
+    for path, runs in ((RIGHT.paths[0], 2), (wide[:1], 3), (wide, 4)):
+        text = axiomatic.query(unmask(path), path)
+        assert f"(declare-const s{runs - 1} Bool)" in text
+        assert f"(declare-const s{runs} Bool)" not in text
+
+
+def test_relations_of_two_handlers() -> None:
+    """Paths of one run exclude each other, those of two runs do not; the writes to a cell have an order."""
+    two = replace(RIGHT, handlers=((CLEAR, TAKE, IRET), (replace(CLEAR, drains=True), TAKE, IRET)))
+    text = axiomatic.query(two, two.paths[0])
+    assert "rf_h1_1_1_S_h0_0_1" in text
+    assert "rf_h0_1_1_S_h0_0_1" not in text
+    assert "(distinct g_init g_p0)" in text
+    assert "(distinct g_p0 g_p1)" in text
+
+
+def test_place_of_a_test_beside_a_site_on_another_cpu() -> None:
+    encoding = axiomatic._Encoding(unmask((SEEN, STORE), stable=False), (SEEN, STORE))
+    assert encoding._executed(0, "t") == "(and (> g_a0r t) (> g_a1w t))"
+    assert encoding._executed(1, "t") == "(and (< g_a0r t) (> g_a1w t))"
+    # A store may wait in the buffer.
+    assert encoding._executed(2, "t") == "(< g_a0r t)"
+
+
+def test_terms() -> None:
+    values = [axiomatic._written({}, {}, S, value) for value in range(4)]
+    assert values == [("false", "false"), ("true", "false"), ("false", "true"), ("true", "true")]
+    assert [axiomatic._is(("a", "b"), value) for value in (0, 2)] == [
+        "(and (not a) (not b))",
+        "(and (not a) b)",
+    ]

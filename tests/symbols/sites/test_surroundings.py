@@ -311,6 +311,27 @@ ORDERS: Cases = {
     "taken_by_a_tail_jump": (CLEAR + "jmp calls_lock", ""),
     "taken_on_one_path_of_a_callee": (CLEAR + "call may_lock; ret", "clear-without-take"),
     "stopped": (CLEAR + "ud2", ""),
+    "stopped_after_a_take": (TAKE + "movb $0, (%rbx); ud2", ""),
+    # Whichever path is followed first, the other is followed too.
+    "taken_on_the_other_path": (
+        CLEAR + "test %edi, %edi; je 1f; ret; 1: xchg %rax, 8(%rbx); ret",
+        "clear-without-take",
+    ),
+    "stopped_on_one_path": (CLEAR + "test %edi, %edi; je 1f; ud2; 1: ret", "clear-without-take"),
+    "stopped_on_the_other_path": (CLEAR + "test %edi, %edi; je 1f; ret; 1: ud2", "clear-without-take"),
+    "endless_on_one_path": (CLEAR + "test %edi, %edi; je 1f; call endless; 1: ret", "clear-without-take"),
+    "endless_on_the_other_path": (
+        CLEAR + "test %edi, %edi; je 1f; ret; 1: call endless",
+        "clear-without-take",
+    ),
+    "joined_on_one_path": (
+        CLEAR + "test %edi, %edi; je 3f; je 1f; nop; 1: xchg %rax, 8(%rbx); ret; 3: ret",
+        "clear-without-take",
+    ),
+    "joined_on_the_other_path": (
+        CLEAR + "test %edi, %edi; je 3f; ret; 3: je 1f; nop; 1: xchg %rax, 8(%rbx); ret",
+        "clear-without-take",
+    ),
     "never_returns": (CLEAR + "call endless; ret", ""),
     "taken_by_what_a_callee_calls": (CLEAR + "call calls_unknown; ret", ""),
     "taken_before_a_known_call": (CLEAR + "call *%rax; call leaf_nothing; ret", ""),
