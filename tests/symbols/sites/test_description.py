@@ -51,7 +51,7 @@ HYPERVISOR_shared_info:
 
 
 def site_of(tmp_path: Path, body: str, kind: Kind, before: str = "") -> Site:
-    """Return the only site of a kind in a function with this body, behind other code."""
+    """Return the only site of a kind in a function with this body, after other code."""
     source = tmp_path / "one.s"
     source.write_text(before + HEAD.format(name="one") + body + TAIL)
     image = tmp_path / "one.o"
@@ -120,6 +120,27 @@ UNMASKS: dict[str, tuple[str, set[tuple[str, ...]]]] = {
         "cmpb $0,(%rbx)\nje 1f\ncall force\n1: ret\n.type printf,@function\nprintf: ret\n",
         {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
     ),
+    "a mask that is saved": (
+        "movb $0,1(%rax)\nmovzbl 1(%rax),%ecx\nmov %cl,(%rsi)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
+        {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a mask that is set again": ("movb $0,1(%rax)\nmovb $1,1(%rax)\nret\n", {("M=0",)}),
+    "a mask that is set again before a block": (
+        "movb $0,1(%rax)\nmovb $1,1(%rax)\nmov $1,%edi\nxor %esi,%esi\ncall hypercall_page+29*32\nret\n",
+        {("M=0", "M=1", "M=0 xen")},
+    ),
+    "a block after a locked compare and exchange": (
+        "movl $0x100,%eax\nmov HYPERVISOR_shared_info(%rip),%rcx\nxor %edx,%edx\n"
+        "lock cmpxchgw %dx,(%rcx)\njz 1f\n"
+        "mov $1,%edi\nxor %esi,%esi\ncall hypercall_page+29*32\n1: ret\n",
+        {("P-> P=-2 M=0 locked if P==0",), ("P-> locked if P==1", "M=0 xen")},
+    ),
+    "a call that does not return is no path": (
+        "movb $0,1(%rax)\ntest %edx,%edx\njne 2f\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n"
+        "2: call endless\nret\n.type endless,@function\nendless: cli\n3: hlt\njmp 3b\n",
+        {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
+    ),
+    "a store that also covers the byte after the mask": ("movw $0,1(%rax)\nret\n", {("M=0",)}),
     "a long row of fences": (
         "movb $0,1(%rax)\nmfence\nsfence\nlfence\nlfence\nmfence\nret\n",
         {("M=0", "lfence", "lfence", "mfence")},
@@ -175,6 +196,29 @@ def test_each_test_leads_to_the_next_force_callback(tmp_path: Path) -> None:
     handled = [path for path in found.paths if path[-1].xen]
     assert len({path[-2].address for path in handled}) == 2
     assert {path[-1].address - path[-2].address for path in handled} == {5}
+    assert {words(path[-1]) for path in handled} == {"xen"}
+
+
+def test_function_that_tests_and_forces_handles_what_it_finds(tmp_path: Path) -> None:
+    body = (
+        "movb $0,1(%rax)\ntest %edx,%edx\nje 2f\ncall ask\nret\n2: lfence\ncall ask\nret\n"
+        ".type ask,@function\nask: mov HYPERVISOR_shared_info(%rip),%rax\ncmpb $0,(%rax)\nje 1f\n"
+        "call hypercall_page+17*32\n1: ret\n"
+    )
+    handled = [path for path in described(tmp_path, body, Kind.UNMASK).paths if path[-1].xen]
+    assert [path[-1].address == path[-2].address for path in handled] == [True, True]
+
+
+def test_first_of_the_tests_before_the_store_is_shown(tmp_path: Path) -> None:
+    body = (
+        "test %edx,%edx\nje 2f\ncmpb $0,(%rax)\njmp 3f\n2: cmpb $0,(%rax)\n3: movb $0,1(%rax)\nje 1f\n"
+        "call force\n1: ret\n"
+    )
+    found = described(tmp_path, body, Kind.UNMASK)
+    for test, store, *_ in found.paths:
+        assert (words(test)[:3], words(store)) == ("P->", "M=0")
+        # The other one is 3 bytes before the store.
+        assert store.address - test.address > 3
 
 
 def test_restore_tests_only_if_it_opened(tmp_path: Path) -> None:
@@ -188,6 +232,11 @@ def test_restore_tests_only_if_it_opened(tmp_path: Path) -> None:
     }
     assert found.starts == ((1, 0), (1, 1))
     assert check(found).holds
+
+
+def test_restore_without_a_test_on_either_side(tmp_path: Path) -> None:
+    body = "mov %dil,1(%rax)\ntest %dil,%dil\njne 1f\nlfence\n1: ret\n"
+    assert paths(described(tmp_path, body, Kind.RESTORE)) == {("M=-1",), ("M=-1", "lfence")}
 
 
 def test_mask_ends_at_the_next_access(tmp_path: Path) -> None:
@@ -291,6 +340,8 @@ def test_plain_store_to_the_selector(tmp_path: Path, code: str, value: int, text
     assert store.text == f"{text}, by a plain store"
     assert not store.drains
     assert (found.role, found.starts) == (Role.MASK, ((0, 0),))
+    # Its own function, and that of TAIL.
+    assert len(found.handlers) == 2
     assert not check(found).holds
 
 
