@@ -273,6 +273,15 @@ def test_place_of_a_test_beside_a_site_on_another_cpu() -> None:
     assert encoding._executed(2, "t") == "(< g_a0r t)"
 
 
+def test_events_of_a_long_handler_are_in_program_order() -> None:
+    path = RIGHT.paths[0]
+    long = unmask(path, handler=(CLEAR, TAKE, *[LFENCE] * 12, CALL, IRET))
+    events = [event for event in axiomatic._Encoding(long, path).events if event.group == "s0h0"]
+    assert [event.name for event in events] == ["h0_0_0w", "h0_0_1", "xh0_0_14", "h0_0_15w", "xh0_0_15"]
+    ranks = [event.rank for event in events]
+    assert ranks == sorted(set(ranks))
+
+
 def test_terms() -> None:
     values = [axiomatic._written({}, {}, S, value) for value in range(4)]
     assert values == [("false", "false"), ("true", "false"), ("false", "true"), ("true", "true")]
