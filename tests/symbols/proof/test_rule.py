@@ -104,12 +104,12 @@ def test_fence_before_a_plain_read_of_the_selector_is_enough() -> None:
     assert not is_right(replace(description, stable=False))
 
 
-#: The right handlers; the last one's text is that of an image.
+#: The right handlers; the texts of two are those of an image.
 READ, LOCKED_AND = TAKES[1]
 ENDS = replace(IRET, text="assumed: iret")
 HANDLERS: tuple[Path, ...] = (
     USUAL_HANDLER,
-    (replace(CLEAR, drains=True), TAKE, IRET),
+    (replace(CLEAR, drains=True), replace(TAKE, text="take S, handle what it held"), IRET),
     (replace(CLEAR, drains=True), READ, LOCKED_AND, IRET),
     (CLEAR, FENCES[1], READ, LOCKED_AND, IRET),
     (FENCES[0], CLEAR, FENCES[1], FENCES[0], READ, FENCES[0], LOCKED_AND, FENCES[0], ENDS),
