@@ -124,6 +124,10 @@ UNMASKS: dict[str, tuple[str, set[tuple[str, ...]]]] = {
         "movb $0,1(%rax)\nmovzbl 1(%rax),%ecx\nmov %cl,(%rsi)\ncmpb $0,(%rax)\nje 1f\ncall force\n1: ret\n",
         {("M=0", "P-> if P==0"), ("M=0", "P-> if P==1", "xen")},
     ),
+    "a take of the selector is no test": (
+        "movb $0,1(%rax)\nxor %ecx,%ecx\nxchg %rcx,8(%rax)\nret\n",
+        {("M=0",)},
+    ),
     "a mask that is set again": ("movb $0,1(%rax)\nmovb $1,1(%rax)\nret\n", {("M=0",)}),
     "a mask that is set again before a block": (
         "movb $0,1(%rax)\nmovb $1,1(%rax)\nmov $1,%edi\nxor %esi,%esi\ncall hypercall_page+29*32\nret\n",
