@@ -33,7 +33,11 @@ def test_a_slice_of_each_kind(kind: str, tmp_path: Path) -> None:
     assert tally.tried_count == CASES
 
 
-@pytest.mark.parametrize("name", KEPT)
+#: Those that the slice of their kind has not tried yet.
+LATER = [name for name, seed in KEPT.items() if seed >= CASES or REVERTS[name].kind not in KINDS]
+
+
+@pytest.mark.parametrize("name", LATER)
 def test_a_case_that_found_a_fault_is_none_now(name: str, tmp_path: Path) -> None:
     campaign = Campaign(tmp_path)
     campaign.prepare([REVERTS[name].kind])

@@ -21,6 +21,8 @@ from soak.child import Case, Outcome, in_child, run
 #: Sequences of instructions that a case of the kind "replay" draws.
 _SEQUENCES = 300
 _MOST_KEPT = 200
+#: Of six cases, the third is aimed at a bound.
+_ONE_OF, _AIMED = 6, 2
 #: Of a file with holes that a case makes.
 _MOST_MADE_BYTES = 1 << 41
 #: What the commands import; a fork has it already.
@@ -67,10 +69,11 @@ class Campaign:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         for name in _MODULES:
             import_module(name)
-        from soak import cases
+        from soak import bounds, cases
 
         self.kinds: dict[str, Callable[[random.Random, Path], Case]] = cases.KINDS
         self._cases = cases
+        self._bounds = bounds.BOUNDS
 
     def prepare(self, kinds: Sequence[str]) -> None:
         """Make what the kinds start from."""
@@ -99,7 +102,7 @@ class Campaign:
         made = folder / "case.pickle"
 
         def make() -> int:
-            case = self.kinds[kind](random.Random(f"{kind} {seed}"), folder)
+            case = self._maker(kind, seed)(random.Random(f"{kind} {seed}"), folder)
             made.write_bytes(pickle.dumps(case))
             return 0
 
@@ -108,6 +111,12 @@ class Campaign:
             raise RuntimeError(f"{kind} {seed} cannot be made: {err.read_text()}")
         case: Case = pickle.loads(made.read_bytes())
         return case
+
+    def _maker(self, kind: str, seed: int) -> Callable[[random.Random, Path], Case]:
+        """Return what makes a case: one of six is aimed at a bound, at each of the kind's in turn."""
+        turn, left = divmod(seed, _ONE_OF)
+        aimed = self._bounds.get(kind, ())
+        return aimed[turn % len(aimed)] if aimed and left == _AIMED else self.kinds[kind]
 
     def _replay(self, seed: int, folder: Path) -> tuple[Case, Outcome]:
         """Replay random sequences of instructions, and compare what they did with what was proved."""

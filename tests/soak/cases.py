@@ -311,7 +311,7 @@ def _replaced(chance: random.Random, path: Path, folder: Path) -> str:
 
 def summaries(chance: random.Random, folder: Path) -> Case:
     """A stored summary, with damaged heads, arrays and archives."""
-    members = dict(_summary_members())
+    members = dict(summary_members())
     what = []
     for _ in range(chance.choice((1, 1, 2, 4))):
         name = chance.choice(sorted(members))
@@ -364,11 +364,12 @@ def keep_summaries(folder: Path) -> None:
         _SUMMARIES[:] = [tuple((name, archive.read(name)) for name in archive.namelist())]
 
 
-def _summary_members() -> tuple[tuple[str, bytes], ...]:
+def summary_members() -> tuple[tuple[str, bytes], ...]:
+    """Return the members of the summary that is damaged."""
     return _SUMMARIES[0]
 
 
-_HEADERS = (
+HEADERS = (
     b"{'descr': '<i8', 'fortran_order': False, 'shape': (9999999999999,), }",
     b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
     b"{'descr': '<i8', 'fortran_order': False, 'shape': (-1,), }",
@@ -409,7 +410,7 @@ def _other_array(chance: random.Random, content: bytes) -> tuple[str, bytes]:
 
     kind = chance.random()
     if kind < 0.25:
-        header = chance.choice(_HEADERS)
+        header = chance.choice(HEADERS)
         return "header", content[:8] + len(header).to_bytes(2, "little") + header + content[128:]
     try:
         array = np.load(io.BytesIO(content))

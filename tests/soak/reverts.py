@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from soak.shapes import KNOWN_FACTOR
+
 ROOT = Path(__file__).resolve().parents[2]
 #: What a case needs.
 _FOLDERS = ("analysis", "cli", "probes", "samples", "symbols", "tests", "tools", "xtrace")
@@ -49,6 +51,7 @@ class Revert:
     like: tuple[str, ...] = ()
 
 
+_MACHINE, _TABLES = "analysis/state_machine/machine.py", "MAX_TALLIES, MAX_HISTOGRAMS, MAX_CHUNKS"
 _PARTIAL = "analysis/summary/partial.py"
 REVERTS = {
     "restarts": Revert(
@@ -112,6 +115,96 @@ REVERTS = {
         "s of CPU",
         ("masks",),
     ),
+    "losses in stat": Revert(
+        "traces",
+        "each loss looks at all vCPUs, in top and stat",
+        (
+            (
+                "probes/live/counters.py",
+                "for vcpu in tuple(self._losable):",
+                "for vcpu in [one for one in self._vcpus.values()"
+                " if one.state in (_RUNNABLE, _BLOCKED, _OFFLINE)]:",
+            ),
+        ),
+        "s of CPU",
+        ("flood", "-i"),
+    ),
+    "ratio": Revert(
+        "traces",
+        "compressed input that unpacks to any size",
+        (("probes/intact/compressed.py", "_MOST_RATIO = 200", "_MOST_RATIO = 1 << 40"),),
+        "s of CPU",
+        ("unpacks to 20 GB",),
+    ),
+    "tallies": Revert(
+        "traces",
+        "tallies of any number",
+        ((_MACHINE, f"{_TABLES} = 1 << 19, 1 << 18, 1 << 18", f"{_TABLES} = 1 << 40, 1 << 18, 1 << 18"),),
+        "MB resident",
+        ("tallies",),
+    ),
+    "chunks": Revert(
+        "traces",
+        "octaves of histograms of any number",
+        ((_MACHINE, f"{_TABLES} = 1 << 19, 1 << 18, 1 << 18", f"{_TABLES} = 1 << 19, 1 << 18, 1 << 40"),),
+        "MB resident",
+        ("octaves",),
+    ),
+    "vcpu ids": Revert(
+        "traces",
+        "a table of vCPUs that is not keyed",
+        ((_MACHINE, "= secrets(1)[0]", f"= {KNOWN_FACTOR}"),),
+        "s of CPU",
+        ("colliding vCPUs",),
+    ),
+    "keys": Revert(
+        "traces",
+        "tables of interrupts and RIPs that are not keyed",
+        (
+            (
+                _MACHINE,
+                "self._kept = Kept()",
+                f"self._kept = Kept()\n        self._kept.state[K.SECRET :] = {KNOWN_FACTOR}",
+            ),
+        ),
+        "s of CPU",
+        ("colliding rips",),
+    ),
+    "headers": Revert(
+        "summaries",
+        "NumPy reads the headers of arrays, as Python",
+        (
+            (
+                "analysis/summary/summary_file.py",
+                "    header = _NPY.match(content)\n",
+                "    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)\n"
+                "    header = _NPY.match(content)\n",
+            ),
+        ),
+        "traceback",
+        ("header ",),
+    ),
+    "texts": Revert(
+        "summaries",
+        "a summary with text of any size",
+        (("analysis/summary/summary_head.py", "_MAX_JSON_BYTES = 16 << 20", "_MAX_JSON_BYTES = 1 << 40"),),
+        "MB resident",
+        ("texts",),
+    ),
+    "numbers": Revert(
+        "summaries",
+        "a summary with numbers of any size",
+        (("analysis/summary/summary_head.py", "\n_MAX_BYTES = 256 << 20", "\n_MAX_BYTES = 1 << 40"),),
+        "MB resident",
+        ("numbers",),
+    ),
+    "endless": Revert(
+        "captures",
+        "links, pipes and devices inside of a capture",
+        (("probes/capture/inside.py", "elif stat.S_ISREG(mode):", "elif mode:"),),
+        "s of CPU",
+        ("endless /dev",),
+    ),
 }
 
 #: The first case of each that is a fault without the fix, by `python -m soak.reverts`.
@@ -123,6 +216,16 @@ KEPT = {
     "meta": 30,
     "steps": 13,
     "masked": 4,
+    "losses in stat": 2,
+    "ratio": 8,
+    "tallies": 14,
+    "chunks": 20,
+    "vcpu ids": 26,
+    "keys": 32,
+    "endless": 2,
+    "headers": 2,
+    "texts": 8,
+    "numbers": 14,
 }
 
 

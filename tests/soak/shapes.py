@@ -22,6 +22,7 @@ U32 = npt.NDArray[np.uint32]
 _TIMED = 1 << 31
 _WINDOW_BYTES = 60_000
 _RUNNING, _RUNNABLE, _BLOCKED = 0, 1, 2
+_TRAP = ids.PV_BASE | ids.WIDE | ids.PV_TRAP
 
 
 def records(
@@ -110,7 +111,7 @@ def vcpus(chance: random.Random, size: int) -> bytes:
 
 def rips(chance: random.Random, size: int) -> bytes:
     """Each record is at another RIP, chosen to collide in a table whose hash is a known product."""
-    count = size // 28
+    count = size // 24
     number = np.arange(count, dtype=np.uint64)
     kind = chance.randrange(3)
     if kind == 0:
@@ -120,11 +121,10 @@ def rips(chance: random.Random, size: int) -> bytes:
     else:
         number = np.random.default_rng(chance.getrandbits(32)).integers(0, 1 << 63, count, np.uint64)
     low, high = number & np.uint64(0xFFFF_FFFF), number >> np.uint64(32)
-    trap = ids.PV_BASE | ids.WIDE | ids.PV_TRAP
-    rows = records(trap, _ticks(count), (low, high, 14, 0), count)
+    rows = records(_TRAP, _ticks(count), (low, high, 14), count)
     if chance.random() < 0.5:
-        rows = records(ids.HVM_VMX_EXIT | ids.WIDE, _ticks(count), (1, low, high, 0), count)
-    return pack_window(0, _woken()) + windows(rows.tobytes(), 28)
+        rows = records(ids.HVM_VMX_EXIT | ids.WIDE, _ticks(count), (1, low, high), count)
+    return pack_window(0, _woken()) + windows(rows.tobytes(), 24)
 
 
 def losses(chance: random.Random, size: int) -> bytes:
@@ -185,7 +185,7 @@ def long_times(chance: random.Random, size: int) -> bytes:
         exits = chance.random() < 0.5
         content = _woken(vcpu, begin)
         if exits:
-            content += pack_record(ids.HVM_VMX_EXIT | ids.WIDE, begin + 1, (1, 0, 0, 0))
+            content += pack_record(ids.HVM_VMX_EXIT | ids.WIDE, begin + 1, (1, 0, 0))
             content += pack_record(ids.HVM_VMENTRY, tsc)
         else:
             content += pack_record(runstate(_RUNNING, _BLOCKED), tsc, (vcpu,))
@@ -241,6 +241,71 @@ def ports(chance: random.Random, size: int) -> bytes:
         count,
     )
     return windows(rows.tobytes(), 24)
+
+
+def losses_of_all(chance: random.Random, size: int, vcpus: int) -> bytes:
+    """A state for each of so many vCPUs, and then losses of one pCPU or of some."""
+    numbers = np.arange(1, vcpus + 1, dtype=np.uint32)
+    keys: U32 = numbers << np.uint32(16) if chance.random() < 0.5 else numbers + np.uint32(1 << 16)
+    states = records(runstate(_RUNNABLE, _BLOCKED), _ticks(vcpus), (keys,), vcpus)
+    count = size // 28
+    tscs = _ticks(count) + np.uint64(vcpus * 1000)
+    begins = tscs - np.uint64(500)
+    words = (1, keys[0] >> 16, begins & np.uint64(0xFFFF_FFFF), begins >> np.uint64(32))
+    lost = records(LOST_RECORDS, tscs, words, count).tobytes()
+    return windows(states.tobytes(), 16) + windows(lost, 28, chance.choice((1, 1, 4)))
+
+
+def zeros(size: int) -> bytes:
+    """Windows of which all records are zeros."""
+    return pack_window(0, bytes(_WINDOW_BYTES)) * (size // _WINDOW_BYTES)
+
+
+def spread(size: int) -> bytes:
+    """Interrupts of which each has a time in every octave, all in one window after another."""
+    count = size // 24
+    tscs = _ticks(count, 1 << 12) + np.uint64(1 << 33)
+    low = (tscs & np.uint64(0xFFFF_FFFF)).astype(np.uint32)
+    number = np.arange(count, dtype=np.uint32)
+    spent = np.uint32(1) << (number % np.uint32(31))
+    return windows(records(ids.HW_IRQ_HANDLED, tscs, (number // 31, low - spent, low), count).tobytes(), 24)
+
+
+def distinct_rips(size: int) -> bytes:
+    """Traps, each at another RIP."""
+    count = size // 24
+    rows = records(_TRAP, _ticks(count), (np.arange(count), 0, 14), count)
+    return pack_window(0, _woken()) + windows(rows.tobytes(), 24)
+
+
+#: The factor of hash tables that are not keyed: soak.reverts puts it where the secret is.
+KNOWN_FACTOR = 0x9E37_79B1
+
+
+def same_slot(count: int, slot_bits: int, most: int) -> U32:
+    """Return ids below ``most`` that belong into few slots of a table of 2^slot_bits, by the known factor."""
+    turns = most * KNOWN_FACTOR >> 32 + slot_bits
+    number = np.arange(count, dtype=np.uint64)
+    places = (number % np.uint64(turns) << np.uint64(slot_bits)) + number // np.uint64(turns)
+    return ((places << np.uint64(32)) // np.uint64(KNOWN_FACTOR) + np.uint64(1)).astype(np.uint32)
+
+
+def colliding(chance: random.Random, size: int, which: str) -> bytes:
+    """Ids of vCPUs, of interrupts or RIPs that belong into few slots of the tables for them."""
+    if which == "vcpus":
+        count = size // 16
+        chosen = same_slot(40_000, 17, 0x7FF0_0000)[np.arange(count) % 40_000]
+        rows = records(runstate(_RUNNABLE, _BLOCKED), _ticks(count), (chosen,), count)
+        return windows(rows.tobytes(), 16)
+    chosen = same_slot(size // 24, 20, 1 << 32)
+    count = len(chosen)
+    tscs = _ticks(count)
+    if which == "irqs":
+        low = (tscs & np.uint64(0xFFFF_FFFF)).astype(np.uint32)
+        spent = _numbers(chance, count) >> np.uint32(20)
+        return windows(records(ids.HW_IRQ_HANDLED, tscs, (chosen, low - spent, low), count).tobytes(), 24)
+    rows = records(_TRAP, tscs, (chosen, 0, 14), count)
+    return pack_window(0, _woken()) + windows(rows.tobytes(), 24)
 
 
 SHAPES: dict[str, Callable[[random.Random, int], bytes]] = {
