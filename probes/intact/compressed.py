@@ -64,7 +64,7 @@ def refuse_holes(file: int, name: str) -> None:
     while stored * _MOST_RATIO < about.st_size:
         try:
             begin = os.lseek(file, at, os.SEEK_DATA)
-        except OSError:  # no data behind it
+        except OSError:  # no data follows
             raise TraceError(
                 f"{name}: {about.st_size:,} bytes, all but {stored:,} of them in holes of the file, as of no "
                 "recording; --max-input SIZE reads so much"

@@ -66,9 +66,8 @@ class _Event:
     """A read, a write, both at once (a locked access), or a fence that drains.
 
     Attributes:
-        place: term for its place in the po of its pCPU; events of one instruction have the same place, and
-            ``part`` orders them.
-        known: events with the same known group are ordered by ``rank``: their po needs no solver.
+        place: term for its place in the po of its pCPU; events of one instruction have the same place.
+        group: events of a group are ordered by ``rank``: their po needs no solver.
         exists: term.
         order: name of its place in the global order.
     """
@@ -76,7 +75,6 @@ class _Event:
     name: str
     cpu: str
     place: str
-    part: int
     group: str
     rank: int
     exists: str
@@ -208,7 +206,6 @@ class _Encoding:
         name: str,
         cpu: str,
         place: str,
-        part: int,
         group: tuple[str, int],
         exists: str,
         *,
@@ -216,7 +213,7 @@ class _Encoding:
         reads: dict[Cell, _Value] | None = None,
         writes: dict[Cell, _Value] | None = None,
     ) -> _Event:
-        event = _Event(name, cpu, place, part, *group, exists, drains, reads or {}, writes or {})
+        event = _Event(name, cpu, place, *group, exists, drains, reads or {}, writes or {})
         self._number(event.order)
         self.events.append(event)
         return event
@@ -227,7 +224,7 @@ class _Encoding:
         starts = [_and(_is((mask,), m), _is((saved,), s)) for m, s in self.description.starts]
         self._add(_or(*starts))
         writes: dict[Cell, _Value] = {Cell.P: _FALSE, Cell.M: (mask,), Cell.S: ("false",) * _SENDERS}
-        self._event("init", "init", "0", 0, ("init", 0), "true", writes=writes)
+        self._event("init", "init", "0", ("init", 0), "true", writes=writes)
         self._saved.append(("true", (saved,)))
 
     def _site(self) -> None:
@@ -274,12 +271,12 @@ class _Encoding:
         )
         if access.drains:
             # A fence has no cells: it only orders.
-            self._event(name, cpu, place, 0, group, exists, drains=True, reads=reads, writes=writes)
+            self._event(name, cpu, place, group, exists, drains=True, reads=reads, writes=writes)
             return
         if reads:
-            self._event(f"{name}r", cpu, place, 0, group, exists, reads=reads)
+            self._event(f"{name}r", cpu, place, group, exists, reads=reads)
         if writes:
-            self._event(f"{name}w", cpu, place, 1, (group[0], group[1] + 1), exists, writes=writes)
+            self._event(f"{name}w", cpu, place, (group[0], group[1] + 1), exists, writes=writes)
 
     def _senders(self) -> None:
         for which in range(_SENDERS):
@@ -291,7 +288,6 @@ class _Encoding:
                 f"s{which}",
                 cpu,
                 "0",
-                0,
                 (cpu, 0),
                 sends,
                 drains=True,
@@ -303,7 +299,6 @@ class _Encoding:
                 f"p{which}",
                 cpu,
                 "1",
-                0,
                 (cpu, 1),
                 sends,
                 drains=True,
@@ -323,7 +318,7 @@ class _Encoding:
         if after:
             self._add(f"(= {place} (+ {after} 1))")
         read = {cell: self._value(f"r_{name}", cell) for cell in (Cell.P, Cell.M)}
-        self._event(name, self.host, place, 0, group, exists, reads=read)
+        self._event(name, self.host, place, group, exists, reads=read)
         delivers = self._flag(f"d_{name}")
         self._add(f"(= {delivers} {_and(exists, read[Cell.P][0], _not(read[Cell.M][0]))})")
         self._tests.append(_Test(name, delivers, place, passed, slot))
@@ -396,7 +391,7 @@ class _Encoding:
         exists = self._flag(f"s{number}")
         found = _Slot(exists, self._number(f"t_s{number}"), self._number(f"e_s{number}"))
         group = f"s{number}"
-        self._event(f"b{number}", self.host, found.start, 0, (group, 0), exists, writes={Cell.M: ("true",)})
+        self._event(f"b{number}", self.host, found.start, (group, 0), exists, writes={Cell.M: ("true",)})
         chosen = []
         for which, path in enumerate(self.description.handlers):
             # Which path the handler takes is free.

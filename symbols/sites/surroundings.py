@@ -27,7 +27,7 @@ _FLAG_INSNS = 6
 #: What tests a register against 0, as old code does by an and or an or with itself.
 _ZERO_TESTS = ("test", "and", "or")
 _ARITHMETIC = frozenset(("and", "or", "xor", "add", "sub", "shr", "shl", "sar", "neg", "inc", "dec"))
-#: What leaves nothing of the flags that a branch behind it would use.
+#: What leaves nothing of the flags that were set before it.
 _SETS_FLAGS = _ARITHMETIC | frozenset((
     "test", "cmp", "adc", "sbb", "mul", "imul", "div", "idiv", "xadd", "cmpxchg", "cmpxchg8b", "cmpxchg16b",
     "bt", "bts", "btr", "btc", "bsf", "bsr", "tzcnt", "lzcnt", "popcnt", "rol", "ror", "rcl", "rcr",

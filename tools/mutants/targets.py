@@ -55,7 +55,12 @@ _AS_PYTHON = "tests/probes/compiled/test_loop.py::test_every_loop_runs_in_python
 
 TARGETS = (
     Target("symbols/sites/verdict.py", ("tests/symbols/sites/test_verdict.py",), _SITES),
-    Target("symbols/sites/surroundings.py", ("tests/symbols/sites/test_surroundings.py",), _SITES),
+    Target(
+        "symbols/sites/surroundings.py",
+        (f"{_SITE_TESTS}/test_surroundings.py", f"{_SITE_TESTS}/test_shapes.py"),
+        _SITES,
+        drawn=240,
+    ),
     Target("symbols/sites/fences.py", ("tests/symbols/sites/test_fences.py",), _SITES),
     # One mutant of these takes 2 to 20 s of CPU, so of each a sample is run.
     Target(
