@@ -17,7 +17,7 @@ import pytest
 from builders.made_sites import fence
 from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.flow.walk import Paths, Ways
-from xtrace.symbols.proof import operational, templates
+from xtrace.symbols.proof import operational, rule, templates
 from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
 from xtrace.symbols.proof.faults import Fault
 from xtrace.symbols.proof.templates import IRET, TAKE, Protocol, Retest, Scenario, Take, Width, describe
@@ -626,6 +626,7 @@ def test_what_is_not_proved_is_undecided(monkeypatch: pytest.MonkeyPatch, name: 
     assert proof.faults == ()
     case = RIGHT | {"fence": name}
     monkeypatch.setattr(operational, "_STATES_LIMIT", limit)
+    rule._checked.cache_clear()
     found = judged(found_of(case), touch_of(case, Kind.UNMASK), around_of(case), proof, orders=False)
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason.startswith("not proved from the accesses that were read: ")
