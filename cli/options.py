@@ -161,7 +161,7 @@ MaxInput = Annotated[
         parser=parsed(size_bytes),
         callback=_allow,
         metavar="SIZE",
-        help="Read compressed files that unpack to up to SIZE (2G), even if to over 200 times their own.",
+        help="Read compressed or sparse files of up to SIZE (2G), even if over 200 times what is stored.",
     ),
 ]
 InputFile = Annotated[
