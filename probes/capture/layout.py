@@ -156,7 +156,7 @@ class Capture:
         """Yield the objects of the complete lines of a .jsonl file; none if there is no such file.
 
         Raises:
-            TraceError: a complete line is not a JSON object.
+            TraceError: a complete line is not a JSON object, or a line is longer than any that is written.
         """
         path = self.path / name
         if not path.is_file():
@@ -167,6 +167,8 @@ class Capture:
                 number += 1
                 if not line.endswith(b"\n") and len(line) <= _MAX_LINE_BYTES:
                     return  # cut short
+                if len(line) > _MAX_LINE_BYTES:
+                    raise TraceError(f"{path}: line {number} is longer than {_MAX_LINE_BYTES >> 20} MiB")
                 try:
                     found = json.loads(line)
                     if not isinstance(found, dict):

@@ -22,6 +22,7 @@ from builders.mutated import real_rounds
 from soak.child import Case
 from soak.shapes import colliding, distinct_rips, losses_of_all, spread, zeros
 from xtrace.analysis.summary.summary_head import HEAD
+from xtrace.probes.capture.layout import BPF_TABLES
 
 _REPORTS = (("report", "--json"), ("report", "--no-pager"), ("report", "--only-findings"))
 _LIVE = (("stat", "-i"), ("stat", "--json", "-i"), ("top", "-b", "-i"), ("top", "--json", "-i"))
@@ -159,8 +160,19 @@ def endless(chance: random.Random, folder: Path) -> Case:
     return Case(("diff", "--keep", str(top), str(top)), f"endless {how} as {name}", 10_000)
 
 
+def long_line(chance: random.Random, folder: Path) -> Case:
+    """A capture that is whole but for a line of JSON that takes twenty times its size."""
+    from soak.cases import META
+
+    size = chance.choice((60_000_000, 80_000_000))
+    lines = b'{"schema_version":1}\n{"t_ns":1000000000,"more":[[]' + b",[]" * (size // 3) + b"]}\n"
+    files = {"meta.json": json.dumps(META).encode(), "xentrace.bin": real_rounds(chance), BPF_TABLES: lines}
+    top = _capture(folder, files)
+    return Case((*chance.choice(_REPORTS), str(top)), f"line of {size}", size)
+
+
 BOUNDS: dict[str, tuple[Callable[[random.Random, Path], Case], ...]] = {
-    "captures": (endless,),
+    "captures": (endless, long_line),
     "summaries": (headers, texts, numbers),
     "traces": (flood, unpacks, tallies, octaves, vcpu_ids, keys, long_flood),
 }

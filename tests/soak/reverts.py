@@ -198,6 +198,13 @@ REVERTS = {
         "MB resident",
         ("numbers",),
     ),
+    "lines": Revert(
+        "captures",
+        "lines of JSON of any length",
+        (("probes/capture/layout.py", "_MAX_LINE_BYTES = 1 << 20", "_MAX_LINE_BYTES = 1 << 40"),),
+        "MB resident",
+        ("line of",),
+    ),
     "endless": Revert(
         "captures",
         "links, pipes and devices inside of a capture",
@@ -222,6 +229,7 @@ KEPT = {
     "chunks": 20,
     "vcpu ids": 26,
     "keys": 32,
+    "lines": 8,
     "endless": 2,
     "headers": 2,
     "texts": 8,

@@ -37,12 +37,24 @@ def test_lines_before_a_cut_are_read(tmp_path: Path) -> None:
     assert list(open_capture(folder).lines("none.jsonl")) == []
 
 
-@pytest.mark.parametrize("bad", [b"{\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n", b"x" * (2 << 20)])
+@pytest.mark.parametrize("bad", [b"{\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n"])
 def test_a_damaged_line_is_reported_by_number(bad: bytes, tmp_path: Path) -> None:
     folder = capture(tmp_path)
     (folder / "x.jsonl").write_bytes(b'{"n": 1}\n' + bad + b'{"n": 3}\n')
     with pytest.raises(TraceError, match="line 2 is damaged"):
         list(open_capture(folder).lines("x.jsonl"))
+
+
+def test_a_line_that_is_longer_than_any_that_is_written_is_refused(tmp_path: Path) -> None:
+    folder = capture(tmp_path)
+    longest = b'{"n": "' + b"x" * ((1 << 20) - 10) + b'"}\n'
+    for more in (b"", b" "):
+        (folder / "x.jsonl").write_bytes(b'{"n": 1}\n' + longest.replace(b": ", b": " + more) + b'{"n": 3}\n')
+        if more:
+            with pytest.raises(TraceError, match="line 2 is longer than 1 MiB"):
+                list(open_capture(folder).lines("x.jsonl"))
+        else:
+            assert len(list(open_capture(folder).lines("x.jsonl"))) == 3
 
 
 def test_losses_of_a_killed_recording_are_the_last_reported(tmp_path: Path) -> None:
