@@ -165,10 +165,10 @@ class Capture:
             number = 0
             while line := file.readline(_MAX_LINE_BYTES + 1):
                 number += 1
-                if not line.endswith(b"\n") and len(line) <= _MAX_LINE_BYTES:
-                    return  # cut short
                 if len(line) > _MAX_LINE_BYTES:
                     raise TraceError(f"{path}: line {number} is longer than {_MAX_LINE_BYTES >> 20} MiB")
+                if not line.endswith(b"\n"):
+                    return  # cut short
                 try:
                     found = json.loads(line)
                     if not isinstance(found, dict):

@@ -97,11 +97,11 @@ class _Carried:
     holes: dict[int, _Hole]
 
     @classmethod
-    def of(cls, windows: Windows, at: I64, holes: dict[int, _Hole]) -> _Carried:
-        """Return these windows from their beginning to their last valid record."""
+    def whole(cls, windows: Windows, at: I64) -> _Carried:
+        """Return these windows from their beginning to their last valid record, without holes."""
         return cls(
             windows.pcpu[at], windows.begin[at], windows.stop[at],
-            windows.state[at], windows.offset[at], windows.is_part[at], holes,
+            windows.state[at], windows.offset[at], windows.is_part[at], {},
         )  # fmt: skip
 
     def and_then(self, later: _Carried) -> _Carried:
@@ -183,7 +183,7 @@ class TraceReader:
         self._at_eof = False
         # What a step leaves for the next: windows with rows at or above the watermark, then those of the
         # next segment, and the words after the last complete window; all of them are in the last arena.
-        self._carried = _Carried.of(Windows(), np.zeros(0, np.int64), {})
+        self._carried = _Carried.whole(Windows(), np.zeros(0, np.int64))
         self._tail = (0, 0)
         self._tail_offset = 0
         # Each pCPU's state after its last record in a batch.
@@ -500,7 +500,7 @@ class TraceReader:
         self._carried = self._left_over(order, row, row_end)
         if self._has_held:
             held = np.flatnonzero(windows.state[: windows.count] != CURRENT)
-            self._carried = self._carried.and_then(_Carried.of(windows, held, {}))
+            self._carried = self._carried.and_then(_Carried.whole(windows, held))
         return RecordBatch(
             arena.tsc[:out], arena.pcpu[:out], arena.shape[:out], arena.start[:out], arena.words, shapes,
             self._segment,
@@ -535,9 +535,11 @@ class TraceReader:
                     int(rows.key[row_at]), int(rows.tsc[row_at]),
                     int(rows.shape[row_at]), int(rows.start[row_at]) - int(windows.begin[at]),
                 )  # fmt: skip
-        nothing = np.zeros(len(window), np.uint8)
-        of_current = replace(_Carried.of(windows, window, holes), state=nothing + CURRENT)
-        return replace(of_current, begin=begin, offset=nothing.astype(np.int64), is_part=nothing)
+        count = len(window)
+        return _Carried(
+            windows.pcpu[window], begin, windows.stop[window], np.full(count, CURRENT, np.uint8),
+            np.zeros(count, np.int64), np.zeros(count, np.uint8), holes,
+        )  # fmt: skip
 
     def _finish(self) -> None:
         if self._whole is not None:

@@ -28,6 +28,9 @@ class Cell(IntEnum):
     S = 2
 
 
+#: The other byte that a store of two bytes covers.
+BESIDE = {Cell.P: Cell.M, Cell.M: Cell.P}
+
 #: Values that an access writes, besides 0 and 1.
 SAVED = -1  # M as this code read it
 UNCHANGED = -2  # what the same access read from the cell: a wide store writes the other byte back

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
+from xtrace.symbols.proof.description import (
+    BESIDE,
+    REST,
+    SAVED,
+    UNCHANGED,
+    Access,
+    Cell,
+    Description,
+    Path,
+    Role,
+)
 
 
 class Protocol(StrEnum):
@@ -222,9 +232,6 @@ def _fenced(scenario: Scenario, store: Access) -> Path:
     return (fence, store) if scenario.fence_first else (store, fence)
 
 
-_BESIDE = {Cell.P: Cell.M, Cell.M: Cell.P}
-
-
 def _store(width: Width, cell: Cell, value: int) -> Access:
     what = f"{cell.name} := {'m' if value == SAVED else value}"
     if width in (Width.LOCKED, Width.EXCHANGE):
@@ -232,7 +239,7 @@ def _store(width: Width, cell: Cell, value: int) -> Access:
         return Access(writes=((cell, value),), drains=True, text=f"{what}, locked")
     if width is Width.BYTE:
         return Access(writes=((cell, value),), text=what)
-    writes = ((_BESIDE[cell], UNCHANGED), (cell, value))
+    writes = ((BESIDE[cell], UNCHANGED), (cell, value))
     if width is Width.WIDE:
         return Access(writes=writes, text=f"{what} by a plain store of P and M")
     return Access(writes=writes, drains=True, text=f"{what}, locked")

@@ -15,7 +15,17 @@ from xtrace.symbols.dwarf.source_locations import SourceLocation
 from xtrace.symbols.flow.code import Code, fence_of
 from xtrace.symbols.flow.interpreter import FunctionFlow
 from xtrace.symbols.flow.walk import Paths
-from xtrace.symbols.proof.description import REST, SAVED, UNCHANGED, Access, Cell, Description, Path, Role
+from xtrace.symbols.proof.description import (
+    BESIDE,
+    REST,
+    SAVED,
+    UNCHANGED,
+    Access,
+    Cell,
+    Description,
+    Path,
+    Role,
+)
 from xtrace.symbols.proof.templates import IRET, USUAL_HANDLER
 from xtrace.symbols.sites.access_kind import Touch
 from xtrace.symbols.sites.fences import Found
@@ -38,8 +48,6 @@ _PATH_INSNS = 160
 _MOST_PATHS = 64
 #: Of more fences in a row than this the last are kept: without the others more may happen, not less.
 _MOST_FENCES = 3
-
-_BESIDE = {Cell.P: Cell.M, Cell.M: Cell.P}
 
 _Suffixes = frozenset[Path]
 
@@ -160,7 +168,7 @@ class Describer:
         writes: tuple[tuple[Cell, int], ...] = ((cell, value),)
         if memory.size > 1 and touch.spot.offset == PENDING:
             also = 0 if touch.clears_pending and cell is Cell.M else UNCHANGED
-            writes = ((_BESIDE[cell], also), (cell, value))
+            writes = ((BESIDE[cell], also), (cell, value))
         text = f"{cell.name} := {'m' if value == SAVED else value}"
         return self._at(touch.address, Access(writes=writes, drains=locked, text=text))
 

@@ -234,12 +234,13 @@ def _condition(flow: FunctionFlow, touch: Touch) -> _Condition | None:
             return None
         address = before[0]
         insn = flow.insns[address]
-        if address in flow.values and insn.mnemonic in _SETS_FLAGS:
+        if insn.mnemonic not in _SETS_FLAGS:
+            continue
+        if address in flow.values:
             return _Condition(address, flow.values[address], None)
         if insn.mnemonic in _ARITHMETIC and insn.written:
             return _Condition(address, (), Value(("new", address, insn.written[0]), (), 0))
-        if insn.mnemonic in _SETS_FLAGS:
-            return None
+        return None
     return None
 
 

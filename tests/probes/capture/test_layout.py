@@ -55,6 +55,9 @@ def test_a_line_that_is_longer_than_any_that_is_written_is_refused(tmp_path: Pat
                 list(open_capture(folder).lines("x.jsonl"))
         else:
             assert len(list(open_capture(folder).lines("x.jsonl"))) == 3
+    (folder / "x.jsonl").write_bytes(b'{"n": 1}\n' + b"x" * (2 << 20) + b'{"n": 3}\n')
+    with pytest.raises(TraceError, match="line 2 is longer than 1 MiB"):
+        list(open_capture(folder).lines("x.jsonl"))
 
 
 def test_losses_of_a_killed_recording_are_the_last_reported(tmp_path: Path) -> None:
