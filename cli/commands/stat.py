@@ -48,7 +48,7 @@ def stat(
 
     Upcalls are shown as least-most. Needs root in dom0, or -i FILE.
     """
-    from xtrace.cli.live.feed import Watched, as_json, opened, until_interrupted
+    from xtrace.cli.live.feed import Watched, as_json, opened, printed, until_interrupted
     from xtrace.cli.render.live import rate_line, stat_covered, stat_header, stat_line
 
     if json and openmetrics:
@@ -60,14 +60,12 @@ def stat(
         ) as feed,
         until_interrupted(),
     ):
-        watched = Watched(feed, interval, is_live=input_ is None)
+        watched = Watched(feed, interval, is_live=input_ is None, by_vcpu=openmetrics)
         if openmetrics:
             _print_openmetrics(watched, count)
             return
-        number, is_known = 0, True
-        for period in watched:
-            if period is None:
-                continue
+        is_known = True
+        for number, period in enumerate(printed(watched, count, "INTERVAL")):
             if json:
                 import json as codec
 
@@ -83,13 +81,11 @@ def stat(
                     typer.echo("\n".join(stat_header(has_rate=is_known)))
                 typer.echo(stat_line(watched, period))
             sys.stdout.flush()
-            number += 1
-            if number == count:
-                return
 
 
 def _print_openmetrics(watched: Watched, count: int | None) -> None:
     """Print what happened in up to ``count`` intervals, also where Ctrl-C ends them."""
+    from xtrace.cli.live.feed import MAX_ROWS
     from xtrace.cli.live.openmetrics import Totals, exposition
 
     totals, number = Totals(), 0
@@ -100,5 +96,7 @@ def _print_openmetrics(watched: Watched, count: int | None) -> None:
                 number += 1
                 if number == count:
                     break
+                if count is None and watched.replayed_rows > MAX_ROWS:
+                    watched.widen()
     finally:
         typer.echo(exposition(totals), nl=False)

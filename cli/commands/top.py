@@ -148,13 +148,11 @@ def _sorts() -> Iterable[str]:
 
 
 def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> None:
-    from xtrace.cli.live.feed import as_json
+    from xtrace.cli.live.feed import as_json, printed
     from xtrace.cli.render.live import History, top_block
 
-    number, history = 0, History()
-    for period in watched:
-        if period is None:
-            continue
+    history = History()
+    for period in printed(watched, count, "--delay"):
         names = watched.feed.names()
         if json:
             import json as codec
@@ -164,6 +162,3 @@ def _print(watched: Watched, view: View, count: int | None, *, json: bool) -> No
             history.add(period)
             typer.echo("\n".join([*top_block(watched, period, names, view, history), ""]))
         sys.stdout.flush()
-        number += 1
-        if number == count:
-            return

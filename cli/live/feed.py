@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+#: Rows that `stat`, `top -b` and `--json` print of a trace without being told how many.
+MAX_ROWS = 120_000
+#: A trace is replayed if less than this share of the time passes waiting for its bytes.
+_REPLAY_WAITING = 0.1
+
 #: How long to wait for bytes before checking the keyboard.
 _WAIT_S = 0.1
 #: A pipe that brings nothing for at least so long pauses; a recorder writes several times a second.
@@ -71,13 +76,23 @@ class Watched:
         feed, periods: the feed, and what cuts it.
         busy_ratio: share of a CPU that this process took over the last period; None in a replay.
         ports: of dom0 over the last period; None if they are not shown.
+        replayed_rows: rows of the periods that were not waited for: none from a live host.
     """
 
-    def __init__(self, feed: Feed, seconds: float, *, is_live: bool, ports: Ports | None = None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        seconds: float,
+        *,
+        is_live: bool,
+        by_vcpu: bool = True,
+        ports: Ports | None = None,
+    ) -> None:
+        """Cut ``feed`` into periods of ``seconds``, with figures of each vCPU or only of all together."""
         from xtrace.probes.live.periods import Periods
 
         self.feed = feed
-        self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name)
+        self.periods: Periods = Periods(max(round(seconds * feed.rate.hz), 1), feed.name, by_vcpu=by_vcpu)
         self._seconds = seconds
         self._pause_s = max(seconds, _PAUSE_S)
         self._arrived, self._has_paused = time.monotonic(), is_live
@@ -87,10 +102,18 @@ class Watched:
         self._is_live = is_live
         self._ports = ports
         self._used, self._at = _cpu_s(), time.monotonic()
+        self._begun, self._waited_s = self._at, 0.0
+        self.replayed_rows = 0
+
+    def widen(self) -> None:
+        """Make the next periods a thousand times as long: nothing that is shown depends on them."""
+        self._seconds *= 1000
+        self.periods.resize(round(self._seconds * self._rate.hz))
+        self.replayed_rows = 0
 
     def __iter__(self) -> Iterator[Period | None]:
         """Yield the periods, and None whenever the caller may check the keyboard."""
-        while (data := self.feed.read(_WAIT_S)) is not None:
+        while (data := self._read()) is not None:
             if not data and not self._has_paused and time.monotonic() - self._arrived > self._pause_s:
                 self._has_paused = True
                 yield from self._pause()
@@ -110,6 +133,12 @@ class Watched:
         for period in self.periods.end():
             self._note(period)
             yield period
+
+    def _read(self) -> bytes | None:
+        begun = time.monotonic()
+        data = self.feed.read(_WAIT_S)
+        self._waited_s += time.monotonic() - begun
+        return data
 
     def _pause(self) -> Iterator[Period]:
         """Yield what came so far: a pipe pauses, or a file does not grow."""
@@ -133,6 +162,9 @@ class Watched:
         return self.periods.framer.skipped_bytes + (whole.skipped_bytes if whole else 0)
 
     def _note(self, period: Period) -> None:
+        waiting = self._waited_s / max(time.monotonic() - self._begun, 1e-9)
+        if not self._is_live and waiting < _REPLAY_WAITING:
+            self.replayed_rows += 1 + len(period.vcpus)
         if self._ports is not None:
             self.ports = self._ports.period(period.end_tsc)
         if not self._is_live:
@@ -147,16 +179,32 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def total_of(period: Period) -> Figures:
-    """Return the figures of all vCPUs together, without the idle domain."""
-    from xtrace.probes.live.counters import Figures
-    from xtrace.probes.xen_abi import IDLE_DOMAIN
+def printed(watched: Watched, count: int | None, option: str) -> Iterator[Period]:
+    """Yield the periods to print: ``count`` of them, or as many as a trace may have.
 
-    total = Figures()
-    for key, figures in period.vcpus.items():
-        if key >> 16 != IDLE_DOMAIN:
-            total.add(figures)
-    return total
+    A trace that spans years in little space would be printed for hours.
+
+    Args:
+        watched: gives the periods.
+        count: as the user gave it.
+        option: the option for the length of a period, in the message.
+
+    Raises:
+        TraceError: the trace has more rows than MAX_ROWS, and no ``count`` was given.
+    """
+    number = 0
+    for period in watched:
+        if period is None:
+            continue
+        if watched.replayed_rows > MAX_ROWS and count is None:
+            raise TraceError(
+                f"{watched.feed.name}: more than {MAX_ROWS:,} rows so far, from {number:,} intervals; give a "
+                f"longer {option}, or how many to print"
+            )
+        yield period
+        number += 1
+        if number == count:
+            return
 
 
 def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus: bool) -> dict[str, Any]:
@@ -183,7 +231,7 @@ def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus
         "damage_count": watched.damage_count,
         "skipped_bytes": watched.skipped_bytes,
         "cpu_ratio": watched.busy_ratio,
-        "total": _row(total_of(period)),
+        "total": _row(period.total),
     }
     if vcpus:
         content["vcpus"] = [

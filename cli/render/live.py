@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from xtrace.cli.live.feed import total_of
 from xtrace.cli.render.report.head import EMULATED, resolution_text
 from xtrace.cli.terminal.drawn import is_drawn, spark
 from xtrace.cli.terminal.grid import GridColumn, grid_lines
@@ -93,7 +92,7 @@ class History:
             key | _OF_DOMAIN: _at(figures.wake_to_running, 0.99)
             for key, figures in _by(period, by_domain=True)
         }
-        found[_OF_HOST] = _at(total_of(period).wake_to_running, 0.99)
+        found[_OF_HOST] = _at(period.total.wake_to_running, 0.99)
         self._periods.append(found)
 
     def of(self, key: int) -> list[float]:
@@ -254,7 +253,7 @@ def _share(cycles: int, span_cycles: int) -> str:
 
 def _state(watched: Watched, period: Period, span_s: float) -> list[str]:
     """Return lines about the whole host and the trace itself, of 80 columns at most."""
-    host, total = period.host, total_of(period)
+    host, total = period.host, period.total
     rate, busy = watched.feed.rate, watched.busy_ratio
     name = shortened(safe(watched.feed.name), 40)
     unit = "s" if rate.is_known else "Gc"
@@ -313,7 +312,7 @@ def stat_header(*, has_rate: bool) -> list[str]:
 
 def stat_covered(watched: Watched, period: Period) -> list[str]:
     """Return what the first interval covers, in one or two lines: pCPUs, and classes with records."""
-    total = total_of(period)
+    total = period.total
     seen = {
         "sched": total.runs,
         "pv": total.hypercalls,
@@ -343,7 +342,7 @@ def stat_line(watched: Watched, period: Period) -> str:
     """Return a period as one line."""
     hz = watched.feed.rate.hz
     span_s = period.span_cycles / hz
-    host, total = period.host, total_of(period)
+    host, total = period.host, period.total
     since = _since(watched, period) + span_s
     return _joined(
         [

@@ -125,13 +125,17 @@ class _Vcpu:
 
     __slots__ = (
         "block_call", "blocked_by_call", "entered", "figures", "injected", "is_forced", "is_fresh",
-        "is_woken", "key", "pcpu", "since", "skew", "state", "traps", "type", "upcall", "upcall_high", "wake",
+        "is_moved", "is_woken", "key", "pcpu", "since", "skew", "state", "traps", "type", "upcall",
+        "upcall_high", "wake",
     )  # fmt: skip
 
     def __init__(self, key: int) -> None:
         self.key = key
         self.state = _UNKNOWN
-        self.since: int | None = None  # up to here its time is counted; None while its state is not known
+        # Up to here its time is counted; None while its state is not known.  Of one that has not moved in
+        # this period, it is counted at least up to the period's beginning.
+        self.since: int | None = None
+        self.is_moved = False
         self.is_woken = False  # it became RUNNABLE by a wake
         self.pcpu = -1
         self.type = 0
@@ -180,55 +184,116 @@ class _Pcpu:
 class Machine:
     """Follows vCPUs and pCPUs through merged records.
 
+    A period costs as much as the records in it: a vCPU whose state lasts is only in a set by its state.
+
     Attributes:
         host: figures of the current period.
         overflow_count: records of vCPUs beyond MAX_VCPUS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_vcpu: bool = True) -> None:
+        """Start without any vCPU.
+
+        Args:
+            by_vcpu: keep figures of each vCPU, not only of all together; a period costs as much as it has
+                rows then.
+        """
         self.host = HostFigures()
         self.overflow_count = 0
+        self._by_vcpu = by_vcpu
+        self._total = Figures()
+        self._idle = Figures()
         self._vcpus: dict[int, _Vcpu] = {}
         # Those that neither run nor are unknown: a loss makes them unknown, and another one has none left.
         self._losable: set[_Vcpu] = set()
         self._touched: list[_Vcpu] = []
+        # Those whose state can have changed in this period, and the others of which time is counted.
+        self._moved: list[_Vcpu] = []
+        self._still: dict[int, set[_Vcpu]] = {_RUNNING: set(), _RUNNABLE: set()}
+        self._begin_tsc = 0
         self._pcpus: dict[int, _Pcpu] = {}
         self._has_cores = False
         self._blind_count = 0
-        self._counted: dict[int, int] = {}
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Process records returned by Framer.take()."""
+        records = 0
         for _, handler, pcpu, tsc, seen, a, b in entries:
+            records += seen - pcpu.seen
             pcpu.seen = seen
             if pcpu.attends:
                 self._attend(pcpu, handler, tsc)
             handler(pcpu, tsc, a, b)
+        self.host.records += records
 
-    def period(self, end: int) -> tuple[dict[int, Figures], HostFigures]:
-        """Return the figures of each vCPU (``domain << 16 | vcpu``) and of the host since the last call.
+    def period(self, end: int) -> tuple[dict[int, Figures], Figures, HostFigures]:
+        """Return the figures since the last call.
 
         Args:
             end: TSC up to which the time of vCPUs counts.
+
+        Returns:
+            those of each vCPU (``domain << 16 | vcpu``), none without ``by_vcpu``; of all together but the
+            idle domain's; and of the host.
         """
-        for vcpu in self._vcpus.values():
-            self._account(vcpu, end)
+        self._settle(end)
         vcpus: dict[int, Figures] = {}
+        total, self._total, self._idle = self._total, Figures(), Figures()
         for vcpu in self._touched:
             assert vcpu.figures is not None
-            vcpus[vcpu.key], vcpu.figures = vcpu.figures, None
+            vcpus[vcpu.key] = vcpu.figures
+            if vcpu.key >> 16 != IDLE_DOMAIN:
+                total.add(vcpu.figures)
+            vcpu.figures = None
         self._touched.clear()
         host, self.host = self.host, HostFigures()
-        for number, pcpu in self._pcpus.items():
-            host.records += pcpu.seen - self._counted.get(number, 0)
-            self._counted[number] = pcpu.seen
-        return vcpus, host
+        return vcpus, total, host
+
+    def skip(self, begin: int) -> None:
+        """Begin the next period at ``begin``: the time before it is left out, also that of vCPUs."""
+        self._begin_tsc = begin
+
+    def _settle(self, end: int) -> None:
+        """Count the time of all vCPUs up to ``end``."""
+        span = max(end - self._begin_tsc, 0)
+        running, runnable = self._still[_RUNNING], self._still[_RUNNABLE]
+        if self._by_vcpu:
+            for vcpu in running:
+                self._figures(vcpu).running_cycles += span
+            for vcpu in runnable:
+                self._figures(vcpu).waiting_cycles += span
+        else:
+            self._total.running_cycles += span * len(running)
+            self._total.waiting_cycles += span * len(runnable)
+        moved, self._moved = self._moved, []
+        for vcpu in moved:
+            self._account(vcpu, end)
+            if vcpu.since is not None and vcpu.since > end:
+                self._moved.append(vcpu)
+                continue
+            vcpu.is_moved = False
+            if vcpu.since is not None and vcpu.state in self._still and vcpu.key >> 16 != IDLE_DOMAIN:
+                self._still[vcpu.state].add(vcpu)
+        self._begin_tsc = end
+
+    def _move(self, vcpu: _Vcpu) -> None:
+        """Count the time of a vCPU by itself in this period, because its state can change."""
+        vcpu.is_moved = True
+        self._moved.append(vcpu)
+        if vcpu.since is not None:
+            vcpu.since = max(vcpu.since, self._begin_tsc)
+            if vcpu.state in self._still:
+                self._still[vcpu.state].discard(vcpu)
 
     def restart(self) -> None:
         """Forget what runs and what is open: the TSC has restarted."""
         self._vcpus.clear()
         self._losable.clear()
         self._touched.clear()
+        self._moved.clear()
+        for still in self._still.values():
+            still.clear()
+        self._begin_tsc = 0
         self._blind_count = 0
         self._has_cores = False
         for pcpu in self._pcpus.values():
@@ -341,7 +406,9 @@ class Machine:
         return vcpu
 
     def _figures(self, vcpu: _Vcpu) -> Figures:
-        """Return a vCPU's figures of the current period."""
+        """Return a vCPU's figures of the current period, or those of all together."""
+        if not self._by_vcpu:
+            return self._idle if vcpu.key >> 16 == IDLE_DOMAIN else self._total
         figures = vcpu.figures
         if figures is None:
             figures = vcpu.figures = Figures()
@@ -372,6 +439,8 @@ class Machine:
 
     def _enter(self, pcpu: _Pcpu, vcpu: _Vcpu, tsc: int) -> None:
         """Let ``vcpu`` run on ``pcpu`` from ``tsc`` on."""
+        if not vcpu.is_moved:
+            self._move(vcpu)
         self._account(vcpu, tsc)
         if vcpu.since is None:
             vcpu.since = tsc
@@ -412,6 +481,8 @@ class Machine:
         cuts = (vcpu.wake is not None) + (vcpu.upcall is not None) + (vcpu.entered is not None)
         if cuts:
             self._figures(vcpu).cuts += cuts
+        if not vcpu.is_moved:
+            self._move(vcpu)
         vcpu.forget()
         vcpu.state = _LOST
         self._losable.discard(vcpu)
@@ -447,6 +518,8 @@ class Machine:
 
     def _on_runstate(self, writer: _Pcpu, tsc: int, key: int, states: tuple[int, int]) -> None:
         vcpu = self._vcpu(key)
+        if not vcpu.is_moved:
+            self._move(vcpu)
         if vcpu.state == states[0]:
             self._account(vcpu, tsc)
         elif vcpu.state not in (_LOST, _UNKNOWN):

@@ -23,7 +23,8 @@ class Period:
 
     Attributes:
         begin_tsc, end_tsc: of the period; a trace's last period ends with its last record.
-        vcpus: figures by ``domain << 16 | vcpu``, of the vCPUs that did something.
+        vcpus: figures by ``domain << 16 | vcpu``, of the vCPUs that did something; none unless they are kept.
+        total: of all vCPUs but the idle domain's together.
         host: figures of the host.
         pause_cycles: time without records before this period that was left out.
         since_cycles: time from the trace's first record to the beginning; it goes on where the TSC restarts.
@@ -32,6 +33,7 @@ class Period:
     begin_tsc: int
     end_tsc: int
     vcpus: dict[int, Figures] = field(default_factory=dict)
+    total: Figures = field(default_factory=Figures)
     host: HostFigures = field(default_factory=HostFigures)
     pause_cycles: int = 0
     since_cycles: int = 0
@@ -52,14 +54,15 @@ class Periods:
         framer: frames the bytes into records; machine: counts the records.
     """
 
-    def __init__(self, cycles: int, name: str = "trace") -> None:
+    def __init__(self, cycles: int, name: str = "trace", *, by_vcpu: bool = True) -> None:
         """Start without any record.
 
         Args:
             cycles: length of a period.
             name: of the source, in messages.
+            by_vcpu: keep figures of each vCPU, not only of all together.
         """
-        self.machine = Machine()
+        self.machine = Machine(by_vcpu=by_vcpu)
         self.framer = Framer(
             self.machine.meaning, self.machine.pcpu_of, self.machine.on_other, self.machine.on_tick, name,
             on_hole=self.machine.on_hole,
@@ -127,6 +130,7 @@ class Periods:
                 if (empty := (key - end) // self._cycles) > _MAX_EMPTY:
                     self._pause = empty * self._cycles
                     self._begin += self._pause
+                    self.machine.skip(self._begin)
                 continue
             stop = count if entries[-1][0] < end else bisect_left(entries, end, at, key=_key)
             self.machine.take(entries[at:stop])
@@ -134,8 +138,8 @@ class Periods:
             at = stop
 
     def _period(self, end: int) -> Period:
-        vcpus, host = self.machine.period(end)
-        made = Period(self._begin, end, vcpus, host, self._pause, self._since + self._pause)
+        vcpus, total, host = self.machine.period(end)
+        made = Period(self._begin, end, vcpus, total, host, self._pause, self._since + self._pause)
         self._since = made.since_cycles + made.span_cycles
         self._begin, self._pause = end, 0
         self._cycles = self._next_cycles

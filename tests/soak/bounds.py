@@ -20,7 +20,7 @@ import zstandard
 
 from builders.mutated import real_rounds
 from soak.child import Case
-from soak.shapes import colliding, distinct_rips, losses_of_all, spread, zeros
+from soak.shapes import calm, colliding, distinct_rips, losses_of_all, spread, zeros
 from xtrace.analysis.summary.summary_head import HEAD
 from xtrace.probes.capture.layout import BPF_TABLES
 
@@ -50,6 +50,14 @@ def long_flood(chance: random.Random, folder: Path) -> Case:
     """The same with as many as compiled code needs."""
     vcpus, size = 30_000, chance.choice((5_000_000, 8_000_000))
     return _trace(chance, folder, losses_of_all(chance, size, vcpus), f"long flood {vcpus} {size}", _REPORTS)
+
+
+def rare(chance: random.Random, folder: Path) -> Case:
+    """Thousands of vCPUs that wait, and a record a second for days, months or years; it is watched."""
+    vcpus, size = chance.choice((8_000, 16_000)), chance.choice((1_000_000, 4_000_000))
+    data = calm(chance, size, vcpus, chance.choice((1, 3, 70)) * 2_400_000_000)
+    commands = (*_LIVE, ("stat", "0.05", "-i"), ("stat", "--openmetrics", "-i"))
+    return _trace(chance, folder, data, f"rare {vcpus} {size}", commands)
 
 
 def unpacks(chance: random.Random, folder: Path) -> Case:
@@ -174,5 +182,5 @@ def long_line(chance: random.Random, folder: Path) -> Case:
 BOUNDS: dict[str, tuple[Callable[[random.Random, Path], Case], ...]] = {
     "captures": (endless, long_line),
     "summaries": (headers, texts, numbers),
-    "traces": (flood, unpacks, tallies, octaves, vcpu_ids, keys, long_flood),
+    "traces": (flood, unpacks, tallies, octaves, vcpu_ids, keys, long_flood, rare),
 }

@@ -129,6 +129,26 @@ REVERTS = {
         "s of CPU",
         ("flood", "-i"),
     ),
+    "periods": Revert(
+        "traces",
+        "each period adds up all vCPUs, in stat",
+        (
+            (
+                "probes/live/counters.py",
+                "            self._account(vcpu, end)\n",
+                "            for one in self._vcpus.values():\n                self._account(one, end)\n",
+            ),
+        ),
+        "s of CPU",
+        ("rare", "stat"),
+    ),
+    "rows": Revert(
+        "traces",
+        "intervals without a record are printed for as many years as a trace spans",
+        (("cli/live/feed.py", "MAX_ROWS = 120_000", "MAX_ROWS = 1 << 60"),),
+        "s of CPU",
+        ("rare", "stat"),
+    ),
     "ratio": Revert(
         "traces",
         "compressed input that unpacks to any size",

@@ -256,6 +256,16 @@ def losses_of_all(chance: random.Random, size: int, vcpus: int) -> bytes:
     return windows(states.tobytes(), 16) + windows(lost, 28, chance.choice((1, 1, 4)))
 
 
+def calm(chance: random.Random, size: int, vcpus: int, cycles: int) -> bytes:
+    """Thousands of vCPUs that wait, and then a record each so many cycles, which changes nothing else."""
+    numbers = np.arange(1, vcpus + 1, dtype=np.uint32)
+    states = records(runstate(_BLOCKED, _RUNNABLE), _ticks(vcpus), (numbers << np.uint32(16),), vcpus)
+    count = size // 20
+    tscs = _ticks(count, cycles) + np.uint64(vcpus * 1000)
+    rare = records(ids.WAKE, tscs, (1, 1), count)
+    return windows(states.tobytes(), 16) + windows(rare.tobytes(), 20, chance.choice((1, 1, 4)))
+
+
 def zeros(size: int) -> bytes:
     """Windows of which all records are zeros."""
     return pack_window(0, bytes(_WINDOW_BYTES)) * (size // _WINDOW_BYTES)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from builders.reported import SAMPLES, SOME, objects, printed, report, rows
+from soak.shapes import calm
+from xtrace.cli.live import feed
 from xtrace.cli.main import main
 
 EACH_SAMPLE = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.split(".")[0])
@@ -74,6 +77,44 @@ def test_the_header_is_repeated() -> None:
 
 def test_count_limits_the_lines() -> None:
     assert len(printed("stat", "1", "2", "-i", str(SOME[0])).splitlines()) == 6
+
+
+@pytest.fixture
+def years(tmp_path: Path) -> str:
+    """Return a small trace with a record every 3 seconds for 8 hours."""
+    path = tmp_path / "years.bin"
+    path.write_bytes(calm(random.Random(1), 200_000, 5, cycles=3 * 2_400_000_000))
+    return str(path)
+
+
+@pytest.mark.parametrize(("command", "option"), [("stat", "INTERVAL"), ("top -b", "--delay")])
+def test_a_trace_is_not_printed_for_ever(
+    command: str, option: str, years: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(feed, "MAX_ROWS", 2_000)
+    assert main([*command.split(), "--json", "--cpu-hz", "2.4e9", "-i", years]) == 1
+    told = capfd.readouterr()
+    assert told.err.count("\n") == 1
+    assert f"more than 2,000 rows so far, from {len(told.out.splitlines()):,} intervals" in told.err
+    assert option in told.err
+    # So many were asked for.
+    count = "1" if command == "stat" else "-d1"
+    how = [count, "5000"] if command == "stat" else [count, "-n", "5000"]
+    assert main([*command.split(), *how, "--json", "--cpu-hz", "2.4e9", "-i", years]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 5_000
+
+
+def test_counters_of_many_intervals_are_those_of_one(
+    years: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def counters(*interval: str) -> str:
+        assert main(["stat", *interval, "--openmetrics", "--cpu-hz", "2.4e9", "-i", years]) == 0
+        return capfd.readouterr().out
+
+    found = counters()
+    monkeypatch.setattr(feed, "MAX_ROWS", 2_000)
+    assert counters() == found
+    assert counters("1000000") == found
 
 
 def test_without_xen_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
