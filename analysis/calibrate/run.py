@@ -43,6 +43,8 @@ from xtrace.symbols.replay import timed_loop
 from xtrace.symbols.replay.site_loop import Replay
 
 QUICK_S, USUAL_S = 3.0, 40.0
+#: An image's sites are loops as well, and all get as much time as the others alone, up to so many times that.
+_MOST_LONGER = 15
 _CHAIN_RUNS, _CHAIN_COUNT, _MISS_RUNS = 101, 50, 25
 #: On hardware, independent multiplications take a third of the time of dependent ones; interpreted or
 #: translated one by one, both take the same time.
@@ -70,17 +72,23 @@ class Settings:
     """How to calibrate.
 
     Attributes:
-        seconds: time for measuring; rows that are not tight by then stay so.
+        seconds: time for measuring; rows that are not tight by then stay so.  None for the usual time,
+            which grows with the number of an image's sites.
         cpu: the CPU to time on; None for the last one allowed.
         seed: for the order of the runs.
         cold: also measure the contexts that miss the TLB; they take up to 1 GB of memory.
     """
 
-    seconds: float = USUAL_S
+    seconds: float | None = None
     cpu: int | None = None
     seed: int = 0
     cold: bool = True
     wanted: Wanted = field(default_factory=Wanted)
+
+    def usual_s(self, pair_count: int, own_count: int) -> float:
+        """Return the time that pairs of loops usually need, of which ``own_count`` are not an image's."""
+        longer = min(pair_count / max(own_count, 1), _MOST_LONGER)
+        return round((USUAL_S if self.cold else QUICK_S) * longer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +115,16 @@ class _Clocks:
 
 
 def calibrate(
-    settings: Settings, guest: Guest | None = None, progress: Callable[[float], None] = lambda _: None
+    settings: Settings,
+    guest: Guest | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Measure this host.
 
     Args:
         progress: called with the share of loop pairs that need no more timing.
+        tell: called with what the user should know before it begins.
 
     Raises:
         TraceError: timed code cannot run here.
@@ -140,10 +152,19 @@ def calibrate(
         if guest is not None:
             found = guest.replays if confined else _refused(guest.replays)
             plan += sites(builder, found, guest.build_id or None)
-        rows, differences, waiting, thrown = _measured(plan, builder, cpu, settings, progress)
+        wanted_pairs = _pairs(plan)
+        own_count = sum(not pair.guest for pair in wanted_pairs)
+        usual_s = settings.usual_s(len(wanted_pairs), own_count)
+        if settings.seconds is None:
+            settings = replace(settings, seconds=usual_s)
+            if guest_count := len(wanted_pairs) - own_count:
+                tell(f"{guest_count:,} pairs of loops are the image's: measuring takes {usual_s:.0f} s")
+        rows, differences, waiting, thrown = _measured(plan, wanted_pairs, builder, cpu, settings, progress)
         last, *_ = _looked(looking, looks, cpu)
         clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))
         notes = _noise(rows, differences, waiting)
+        if notes and (settings.seconds or 0) < usual_s:
+            notes += (f"{len(wanted_pairs):,} pairs of loops usually take {usual_s:.0f} s",)
         timing = "noisy" if notes else "hardware"
         drift = _drift(clocks)
         if notes:
@@ -313,8 +334,15 @@ def _rate(read_clock: Native, begin: clock.Reading) -> tuple[float, float]:
 # --- rows ---
 
 
+def _pairs(plan: Sequence[Planned | Substituted]) -> list[Pair]:
+    """Return the pairs of loops to time; identical sites share theirs."""
+    planned = [item for item in plan if isinstance(item, Planned)]
+    return list(dict.fromkeys(pair for item in planned for pair in (item.pair, item.lean) if pair))
+
+
 def _measured(
     plan: Sequence[Planned | Substituted],
+    wanted_pairs: Sequence[Pair],
     builder: Builder,
     cpu: int,
     settings: Settings,
@@ -322,9 +350,7 @@ def _measured(
 ) -> tuple[tuple[Row, ...], list[Difference], float, tuple[str, ...]]:
     """Return the rows, the differences of standard sequences, the share of waiting, what was thrown away."""
     program = builder.program()
-    planned = [item for item in plan if isinstance(item, Planned)]
-    # Identical sites share their loops, which are timed once.
-    wanted_pairs = list(dict.fromkeys(pair for item in planned for pair in (item.pair, item.lean) if pair))
+    assert settings.seconds is not None
     pairs = Pairs(lambda: Session(program, cpu), wanted_pairs, settings.wanted, settings.seed)
     try:
         pairs.measure(time.monotonic() + settings.seconds, progress)

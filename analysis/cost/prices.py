@@ -152,7 +152,12 @@ class _Book:
             return _Price(zero, zero, zero, zero, "", "")
         own = self._own.get(site.address, {})
         standard, lacking = self._summed(site)
-        by_context = {**standard, **own}
+        # A site's own rows come from one place in memory and one run: alone they hold the truth less often than
+        # the standard sequences' of all kinds and places do (docs/accuracy.md), so that they only widen those.
+        by_context = {
+            context: _hull([rows[context] for rows in (standard, own) if context in rows])
+            for context in {**standard, **own}
+        }
         if self._weights:
             by_context = {context: pair for context, pair in by_context.items() if context in self._weights}
             lacking = lacking or "none of the contexts with a weight was measured"
@@ -207,6 +212,10 @@ class _Book:
             found,
             "" if found else f"no context was measured for {site.fences[0].mnemonic} and its other fences",
         )
+
+
+def _hull(pairs: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:
+    return _least(pairs), _greatest(pairs)
 
 
 def _least(pairs: Sequence[tuple[F64, F64]]) -> F64:

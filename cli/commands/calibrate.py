@@ -43,7 +43,7 @@ def calibrate(
             "-d",
             parser=_DURATION,
             metavar="TIME",
-            help="How long to measure: 40 (seconds, the default), 500ms; start and end add 5 s.",
+            help="How long to measure: 40 (seconds, the default; longer with many sites), 500ms.",
         ),
     ] = None,
     cpu: Annotated[
@@ -61,9 +61,9 @@ def calibrate(
 ) -> None:
     """Measure how many cycles fences add to masks, restores, unmasks, by what is in flight.
 
-    Run it on the traced host, or on one with the same CPU model, while it is idle.  It takes 45 s.  On an
-    emulated or too noisy host there is no figure, and the exit status is 1.  It uses up to 1 GB of memory, or
-    a quarter of what is free.
+    Run it on the traced host, or on one with the same CPU model, while it is idle.  It takes 45 s, and longer
+    the more sites an IMAGE has, up to 10 minutes.  On an emulated or too noisy host there is no figure, and
+    the exit status is 1.  It uses up to 1 GB of memory, or a quarter of what is free.
     """
     duration = duration if duration is not None else old_seconds
     if quick and duration is not None:
@@ -72,7 +72,7 @@ def calibrate(
         raise typer.BadParameter("need an IMAGE", param_hint="--symbols/--debug")
     (symbol_file,), (debug_file,) = one_each(symbols, 1, "--symbols"), one_each(debug, 1, "--debug")
     _must_be_free(output, image, force=force)
-    from xtrace.analysis.calibrate.run import QUICK_S, USUAL_S, Settings
+    from xtrace.analysis.calibrate.run import Settings
     from xtrace.analysis.calibrate.run import calibrate as measure
     from xtrace.probes.errors import TraceError
 
@@ -81,11 +81,10 @@ def calibrate(
         from xtrace.cli.page.write import PageFile
 
         page = PageFile(html, [] if image is None else [image])
-    duration_s = QUICK_S if quick else duration if duration is not None else USUAL_S
-    settings = Settings(duration_s, cpu, seed, cold=not quick)
+    settings = Settings(duration, cpu, seed, cold=not quick)
     guest = None if image is None else _guest(image, symbol_file, debug_file)
     with share("measuring") as progress:
-        found = measure(settings, guest, progress)
+        found = measure(settings, guest, progress, tell)
     if output is not None:
         _write(output, found)
     if page is not None:
@@ -109,7 +108,7 @@ def calibrate(
             + (
                 "calibrate on real hardware"
                 if found.timing == "emulated"
-                else "try again when the host is idle"
+                else "try again when the host is idle, or for longer (-d)"
             )
         )
 
