@@ -152,8 +152,8 @@ class _Book:
             return _Price(zero, zero, zero, zero, "", "")
         own = self._own.get(site.address, {})
         standard, lacking = self._summed(site)
-        # A site's own rows come from one place in memory and one run: alone they hold the truth less often than
-        # the standard sequences' of all kinds and places do (docs/accuracy.md), so that they only widen those.
+        # A site's own rows come from one place in memory and one run: alone they hold the truth less often
+        # than the standard sequences of all kinds and places do (docs/accuracy.md); so they only widen those.
         by_context = {
             context: _hull([rows[context] for rows in (standard, own) if context in rows])
             for context in {**standard, **own}

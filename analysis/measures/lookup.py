@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,17 @@ def counted(
     keys: npt.NDArray[np.int64], rows: Columns, *, key: str = "a", column: str = "count"
 ) -> npt.NDArray[np.int64]:
     """Return ``column`` at ``keys`` as int64, 0 where ``rows`` has no such row."""
-    return whole(looked_up(keys, rows, {"count": column}, key=key)["count"])
+    places = matched(Columns({key: keys}), rows.only([key, column]))
+    return counts_at(rows, places, column)
+
+
+def counts_at(rows: Columns, places: npt.NDArray[np.int64], column: str) -> npt.NDArray[np.int64]:
+    """Return a column of integers at row numbers, 0 where the number is -1.
+
+    Sums of times of a large host have more bits than a float, which taken() makes of them.
+    """
+    found: npt.NDArray[np.int64] = np.append(rows[column].astype(np.int64), 0)[places]
+    return found
 
 
 def taken(rows: Columns, places: npt.NDArray[np.int64], columns: Mapping[str, str]) -> dict[str, Array]:
@@ -87,17 +97,20 @@ def taken(rows: Columns, places: npt.NDArray[np.int64], columns: Mapping[str, st
     return result
 
 
-def merged(on: Sequence[str], *tables: Columns) -> Columns:
+def merged(on: Sequence[str], *tables: Columns, counts: Collection[str] = ()) -> Columns:
     """Return one row for each value of the columns ``on`` in any table, ascending, with the tables' others.
 
     Args:
         tables: with at most one row per value; their other columns are numbers, and NaN where there is none.
+        counts: columns that are integers, 0 where there is none.
     """
     keys = joined([table.only(on) for table in tables]).grouped(on).keys
     columns: dict[str, Array] = {}
     for table in tables:
-        others = {name: name for name in table.names if name not in on}
-        columns |= taken(table, matched(keys, table), others)
+        places = matched(keys, table)
+        columns |= {name: counts_at(table, places, name) for name in table.names if name in counts}
+        others = {name: name for name in table.names if name not in (*on, *counts)}
+        columns |= taken(table, places, others)
     return keys.having(**columns)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import Array, Columns, added, joined, matched
 from xtrace.analysis.coverage.coverage import Coverage, coverage_of
-from xtrace.analysis.measures.lookup import is_proven, merged, whole
+from xtrace.analysis.measures.lookup import is_proven, merged
 from xtrace.analysis.state_machine.keys import high_of, low_of
 from xtrace.analysis.state_machine.metrics import FIRST_COUNT, Metric
 from xtrace.analysis.summary.histogram import QUANTILE_ERROR_RATIO, quantile_name, quantiles, summarise
@@ -118,9 +118,8 @@ class Measures:
             whole_rows.only([*by, "count", "sum_cycles", "mean_cycles"]),
             opened,
             low.only([*by, "max_cycles", *(quantile_name(q) for q in QUANTILES)]),
+            counts=("count", "cut_count", "sum_cycles", "open_cycles", "open_max_cycles", "max_cycles"),
         )
-        for name in ("count", "cut_count", "sum_cycles", "open_cycles", "open_max_cycles", "max_cycles"):
-            table = table.having(**{name: whole(table[name])})
         place = matched(table.only(by), high)
         for q in QUANTILES:
             name = quantile_name(q)

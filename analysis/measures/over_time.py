@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from xtrace.analysis.columns import I64
+from xtrace.analysis.columns import I64, distinct
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.slots import Slots
 from xtrace.analysis.state_machine.kept import TIME_OCTAVES, Slotted
@@ -126,7 +126,7 @@ def over_time(
         begins[inside] - first_tsc,
         lengths[inside],
         first_tsc,
-        [_pcpu(slots, number, lengths, inside) for number in sorted(measures.partial.pcpus["pcpu"].tolist())],
+        [_pcpu(slots, each, lengths, inside) for each in distinct(measures.partial.pcpus["pcpu"]).tolist()],
         [_vcpu(slots, key, lengths, inside) for key in _keys(slots) if wanted(key)],
         _wakes(slots, inside),
         int(measures.partial.facts["slot_keys_folded"].sum()),

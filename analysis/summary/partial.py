@@ -54,7 +54,8 @@ _GROUPS += [(TraceClass.PV | 0xF000) >> 12, (TraceClass.MEM | 0xF000) >> 12, (Tr
 
 _MINIMA = {"min_cycles", "first_tsc", "min_ns"}
 _MAXIMA = {"max_cycles", "last_tsc", "max_ns", "sample_hz", "type"}
-_KEYS = {
+#: The columns whose values are in one row each; None where rows are only collected.
+KEYS = {
     "tallies": ("metric", "a", "b"),
     "buckets": ("metric", "a", "b", "bucket"),
     "records": ("pcpu", "header"),
@@ -187,7 +188,7 @@ def merge(partials: Iterable[Partial]) -> Partial:
     if len(parts) == 1:
         return parts[0]
     return Partial(
-        **{name: _merged([getattr(part, name) for part in parts], keys) for name, keys in _KEYS.items()},
+        **{name: _merged([getattr(part, name) for part in parts], keys) for name, keys in KEYS.items()},
         **{name: how([getattr(part, name) for part in parts]) for name, how in _MERGE.items()},
     )
 

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from xtrace.analysis.state_machine.collected import Collected, Segment, TallyCol
 from xtrace.analysis.state_machine.kept import Kept
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.clock import EVIDENCE
-from xtrace.analysis.summary.partial import Partial, partial_of
+from xtrace.analysis.summary.partial import KEYS, Partial, partial_of
 from xtrace.analysis.summary.partial import merge as merge_partials
 from xtrace.analysis.summary.summary_head import (
     BROKEN,
@@ -236,6 +236,7 @@ def _read(archive: zipfile.ZipFile) -> Summary:
                 for column, dtype in dtypes.items()
             }
         )
+    _check_rows(made)
     _check_histograms(made["tallies"], made["buckets"])
     _check_slots(made["slots"])
     _check_keys(made["dom0_tallies"], made["dom0_buckets"])
@@ -292,6 +293,19 @@ def _checked(name: str, column: Array, dtype: np.dtype[Any]) -> Array:
         if column.min() < low or column.max() > high:
             raise ValueError(f"{name} is {column.min()} to {column.max()}, allowed is {low} to {high}")
     return column
+
+
+def _check_rows(made: Mapping[str, Columns]) -> None:
+    """Raise ValueError where two rows are of the same pCPU, vCPU or key: their number is not bounded then.
+
+    _check_histograms() adds such rows of tallies up.
+    """
+    for name, keys in KEYS.items():
+        if keys and name not in ("tallies", "buckets"):
+            table = made[name]
+            by = [*(["host"] if "host" in table else []), *keys]
+            if len(table.grouped(by).keys) < len(table):
+                raise ValueError(f"{name} has several rows of one {' and '.join(keys)}")
 
 
 def _check_slots(slots: Columns) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from xtrace.analysis.columns import Columns, joined, text
 from xtrace.analysis.coverage.needs import EXITS, HANDLERS, IDLE, IRQS, MEMORY, PV, RUNSTATES, Reach
-from xtrace.analysis.measures.lookup import TAIL, merged, whole, with_vcpu
+from xtrace.analysis.measures.lookup import TAIL, merged, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import high_of, low_of
@@ -75,9 +75,10 @@ def vm_exits(measures: Measures) -> Columns:
     """Return VM exits by vCPU and reason, most cycles first."""
     timed = measures.times_by_b(Metric.HVM_EXIT).renamed({"count": "timed_count"})
     untimed = measures.counts(Metric.EXIT_WITHOUT_TIME).only(["a", "b", "count"])
-    table = merged(["a", "b"], timed, untimed.renamed({"count": "untimed_count"})).renamed({"b": "reason"})
-    count = whole(table["timed_count"]) + whole(table["untimed_count"])
-    table = table.having(count=count, sum_cycles=whole(table["sum_cycles"]))
+    untimed = untimed.renamed({"count": "untimed_count"})
+    counts = ("timed_count", "untimed_count", "sum_cycles")
+    table = merged(["a", "b"], timed, untimed, counts=counts).renamed({"b": "reason"})
+    table = table.having(count=table["timed_count"] + table["untimed_count"])
     reasons = table["reason"].tolist()
     vendor = exits.vendor_of(reasons)
     table = table.having(
@@ -85,7 +86,6 @@ def vm_exits(measures: Measures) -> Columns:
         share_ratio=measures.of_span(table["sum_cycles"]),
         per_s=measures.per_second(table["count"]),
     )
-    table = table.having(timed_count=whole(table["timed_count"]))
     return with_vcpu(table).sorted_by("sum_cycles", descending=True)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from xtrace.analysis.columns import Array, Columns, added, joined, text
 from xtrace.analysis.coverage.needs import EXITS, HANDLERS, RUNSTATES, Reach
-from xtrace.analysis.measures.lookup import TAIL, merged, whole, with_vcpu
+from xtrace.analysis.measures.lookup import TAIL, merged, with_vcpu
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import DOMAIN, VCPU, Column, Quality, Table
 from xtrace.analysis.state_machine.keys import high_of, low_of
@@ -37,15 +37,14 @@ def accesses(measures: Measures) -> Columns:
     """Return accesses by vCPU, kind and address, most cycles first."""
     timed = measures.times_by_b(Metric.ACCESS).renamed({"count": "timed_count"})
     untimed = measures.counts(Metric.ACCESS_WITHOUT_TIME).only(["a", "b", "count"])
-    table = merged(["a", "b"], timed, untimed.renamed({"count": "untimed_count"}))
-    count = whole(table["timed_count"]) + whole(table["untimed_count"])
+    untimed = untimed.renamed({"count": "untimed_count"})
+    table = merged(["a", "b"], timed, untimed, counts=("timed_count", "untimed_count", "sum_cycles"))
+    count = table["timed_count"] + table["untimed_count"]
     table = table.having(
         kind=access_kinds(table["b"]),
         address=text(f"{address:#x}" for address in addresses(table["b"]).tolist()),
         count=count,
         per_s=measures.per_second(count),
-        timed_count=whole(table["timed_count"]),
-        sum_cycles=whole(table["sum_cycles"]),
     )
     table = table.having(share_ratio=measures.of_span(table["sum_cycles"]))
     return with_vcpu(table).sorted_by("sum_cycles", descending=True)
@@ -63,16 +62,15 @@ def address_spaces(measures: Measures) -> Columns:
         .renamed({"count": "flush_count"}),
         _sums(measures, Metric.ADDRESS_SPACE_GUEST, "guest_cycles"),
         _sums(measures, Metric.ADDRESS_SPACE_XEN, "xen_cycles"),
-    )
-    summed = added(whole(table["sum_cycles"]), whole(table["open_cycles"]))
+        counts=(
+            "count", "cut_count", "flush_count", "sum_cycles", "open_cycles", "guest_cycles", "xen_cycles",
+        ),
+    )  # fmt: skip
+    summed = added(table["sum_cycles"], table["open_cycles"])
     table = table.having(
         page_table=text(f"{frame << _PAGE_BITS:#x}" for frame in table["b"].tolist()),
-        count=whole(table["count"]) + whole(table["cut_count"]),
-        cut_count=whole(table["cut_count"]),
-        flush_count=whole(table["flush_count"]),
+        count=table["count"] + table["cut_count"],
         sum_cycles=summed,
-        guest_cycles=whole(table["guest_cycles"]),
-        xen_cycles=whole(table["xen_cycles"]),
         share_ratio=measures.of_span(summed),
     )
     return with_vcpu(table).sorted_by("sum_cycles", descending=True)
@@ -96,9 +94,8 @@ def ipi_counts(measures: Measures) -> Columns:
     sent = measures.count_by_a(Metric.IPI_SENT).renamed({"count": "sent_count"})
     delivered = measures.count_by_a(Metric.IPI_TO_ENTRY).renamed({"count": "delivered_count"})
     left_out = measures.count_by_a(Metric.IPI_LEFT_OUT).renamed({"count": "left_out_count"})
-    table = merged(["a"], sent, delivered, left_out)
     counts = ("sent_count", "delivered_count", "left_out_count")
-    return with_vcpu(table.having(**{name: whole(table[name]) for name in counts}))
+    return with_vcpu(merged(["a"], sent, delivered, left_out, counts=counts))
 
 
 def wake_to_halts(measures: Measures) -> Columns:

@@ -12,12 +12,12 @@ from xtrace.analysis.coverage.needs import ENTRIES, EVENTS, PV, RUNSTATES, SWITC
 from xtrace.analysis.measures.lookup import (
     TAIL,
     counted,
+    counts_at,
     keys_of,
     looked_up,
     share,
     tail_columns,
     taken,
-    whole,
     with_vcpu,
 )
 from xtrace.analysis.measures.measures import Measures
@@ -145,7 +145,7 @@ def _count(vcpus: Array, rows: Columns) -> Array:
 
 
 def _counted_at(keys: Columns, rows: Columns, column: str = "count") -> Array:
-    return whole(taken(rows, matched(keys, rows), {"found": column})["found"])
+    return counts_at(rows, matched(keys, rows), column)
 
 
 def _source(key: int) -> str:

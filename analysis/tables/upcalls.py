@@ -15,12 +15,12 @@ from xtrace.analysis.coverage.needs import EXITS, HANDLERS, PV, RUNSTATES, SWITC
 from xtrace.analysis.measures.lookup import (
     TAIL,
     counted,
+    counts_at,
     keys_of,
     looked_up,
     share,
     tail_columns,
     taken,
-    whole,
     with_vcpu,
 )
 from xtrace.analysis.measures.measures import Measures
@@ -89,7 +89,7 @@ def injections(measures: Measures) -> Columns:
     ):
         times = measures.times_by_b(metric)
         table = table.having(**taken(times, matched(keys, times), tail_columns(name)))
-        table = table.having(**{f"{name}_count": whole(table[f"{name}_count"])})
+        table = table.having(**{f"{name}_count": counts_at(times, matched(keys, times), "count")})
     table = table.renamed({"b": "vector"}).having(
         window_wait_ratio=share(table["window_wait_count"], table["injection_count"]),
         injection_per_s=measures.per_second(table["injection_count"]),

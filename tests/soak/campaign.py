@@ -77,6 +77,10 @@ class Campaign:
 
     def prepare(self, kinds: Sequence[str]) -> None:
         """Make what the kinds start from."""
+        # Here, because each case is made in a child of its own: reading the samples takes longer than most.
+        from builders.mutated import real_windows
+
+        real_windows()
         if "images" in kinds:
             from builders.damaged_images import victims_in
 

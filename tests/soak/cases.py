@@ -10,7 +10,8 @@ import lzma
 import os
 import random
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import lz4.frame
@@ -252,7 +253,7 @@ def captures(chance: random.Random, folder: Path) -> Case:
         if name == "meta.json":
             files[name] = damaged_json(chance, META).encode("utf-8", "surrogatepass")
         elif name.endswith(".jsonl"):
-            lines = [json.loads(line) for line in files[name].splitlines()[:6] if len(line) < 10_000]
+            lines = list(_objects(files[name].splitlines()[:6]))
             if lines:
                 at = chance.randrange(len(lines))
                 texts = [json.dumps(line) for line in lines]
@@ -273,6 +274,14 @@ def captures(chance: random.Random, folder: Path) -> Case:
     if argv[0] == "diff" and chance.random() < 0.7:
         argv = ("diff", "--keep", *argv[1:])
     return Case(argv, ", ".join(what) or "whole", sum(map(len, files.values())))
+
+
+def _objects(lines: Sequence[bytes]) -> Iterator[object]:
+    """Yield the short ones of lines that are JSON still: a file may have been damaged before."""
+    for line in lines:
+        if len(line) < 10_000:
+            with suppress(ValueError, RecursionError):
+                yield json.loads(line)
 
 
 def _lines(objects: Sequence[object]) -> bytes:

@@ -290,6 +290,8 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "negative loss": lambda m: with_column(m, "dom0_facts/dropped", first(-1)),
     "no such metric": lambda m: with_column(m, "tallies/metric", first(-5)),
     "no such pCPU": lambda m: with_column(m, "pcpus/pcpu", first(1 << 40)),
+    "a pCPU twice": lambda m: with_column(m, "pcpus/pcpu", lambda v: 0 * v),
+    "a vCPU twice": lambda m: with_column(m, "vcpus/vcpu", lambda v: 0 * v),
     "text for numbers": lambda m: {
         **with_head(m, lambda h: h["frames"]["vcpus"].update(vcpu="objects")),
         "vcpus/vcpu.objects": b'["a"]',
