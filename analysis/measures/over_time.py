@@ -153,14 +153,17 @@ def _vcpu(slots: Slots, key: int, lengths: I64, inside: Mask) -> VcpuOverTime:
 def _parts(
     slots: Slots, parts: Mapping[str, tuple[Slotted, ...]], a: int, lengths: I64, inside: Mask
 ) -> dict[str, I64]:
-    """Return the cycles of each part by slot; "unknown" is the rest."""
+    """Return the cycles of each part by slot; "unknown" is the rest.
+
+    Parts overlap where the TSCs of pCPUs differ, and may be anything in a stranger's summary: no rest then.
+    """
     rest = lengths.copy()
     cycles = {}
     for name, kinds in parts.items():
         total = sum((slots.series(kind, a).totals for kind in kinds), np.zeros_like(lengths))
         cycles[name] = total[inside]
         rest -= total
-    return cycles | {"unknown": rest[inside]}
+    return cycles | {"unknown": np.maximum(rest[inside], 0)}
 
 
 def _wakes(slots: Slots, inside: Mask) -> list[WakesOverTime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -93,6 +94,9 @@ class Campaign:
             if os.waitpid(pid, 0)[1]:
                 raise RuntimeError(err.read_text())
             self._cases.keep_summaries(self._folder)
+        # A child's collections of garbage would go through all of this: half of the time of some cases.
+        gc.collect()
+        gc.freeze()
 
     def one(self, kind: str, seed: int, folder: Path) -> tuple[Case, Outcome]:
         """Make a case in one child and run it in another."""

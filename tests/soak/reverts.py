@@ -244,6 +244,8 @@ KEPT = {
     "steps": 13,
     "masked": 4,
     "losses in stat": 2,
+    "periods": 92,
+    "rows": 92,
     "ratio": 8,
     "tallies": 14,
     "chunks": 20,

@@ -20,10 +20,12 @@ from builders.scripted import (
     Vcpu,
 )
 from xtrace.analysis.columns import Columns
+from xtrace.analysis.cost.rows import BOUND
 from xtrace.analysis.findings.evidence import Evidence
 from xtrace.analysis.findings.find import find_all
 from xtrace.analysis.findings.finding import Finding
 from xtrace.analysis.findings.rules.catalogue import RULES
+from xtrace.analysis.findings.rules.events import fences
 from xtrace.analysis.measures.measures import Measures
 from xtrace.analysis.measures.table import Quality
 from xtrace.analysis.summary.partial import Partial
@@ -547,3 +549,10 @@ PLANTED: dict[str, Callable[[], None]] = {
 def test_every_rule_has_a_planted_fault() -> None:
     """The contradiction of costs is planted in test_report_cost.py."""
     assert PLANTED.keys() | {"cost-contradiction"} == {rule.name for rule in RULES}
+
+
+def test_a_domain_that_may_never_have_run_has_no_share() -> None:
+    """Its records leave open whether it ran: a least cost has a share of the most that it can have run."""
+    ratios = {"cost_low_ratio": 0.0, "cost_hot_low_ratio": 0.0}
+    row = {**ratios, "cost_hot_ratio": np.nan, "cost_high_ratio": np.nan, "most_is": BOUND}
+    assert "not known" in fences._cost(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,3 +171,13 @@ def moved(part: Partial, cycles: int) -> Partial:
 
 def _later(rows: Columns, cycles: int) -> Columns:
     return rows.having(end_tsc=rows["end_tsc"] + cycles)
+
+
+def test_parts_that_exceed_a_slot_leave_no_rest() -> None:
+    """A stranger's summary may say anything."""
+    part = partial(HOSTS["calm"](3))
+    part = replace(part, slots=part.slots.having(total=3 * part.slots["total"]))
+    found = over_time(measures(part), Slots(part))
+    assert found is not None
+    rests = [each.cycles["unknown"] for each in (*found.pcpus, *found.vcpus)]
+    assert min(int(rest.min()) for rest in rests) == 0

@@ -129,6 +129,8 @@ def _cost(row: Mapping[Any, Any]) -> str:
         if math.isnan(most):
             return "need --calibration for a price, and no counts bound how often they execute"
         return f"execute {_rate(least, most)} times per second; --calibration gives their price"
+    if math.isnan(high):
+        return "cost a share of its running time that is not known: the trace does not show that it ran"
     if row["most_is"] == BOUND and hot >= high:
         return (
             f"cost at least {share_text(hot_low)} of its running time while caches hit: nothing "
