@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrace.probes.errors import TraceError
+from xtrace.probes.words import printable
 from xtrace.symbols.patching.exchange import Dose, Exchange, Refusal
 
 SCHEMA_VERSION = 1
@@ -168,7 +169,7 @@ def text_of(result: Result) -> str:
 
 
 def read(path: Path) -> Result:
-    """Read a file that `xtrace trial` wrote.
+    """Read a file that `xtrace trial` wrote; control characters in its texts are escaped.
 
     Raises:
         OSError: it cannot be opened.
@@ -216,14 +217,14 @@ def _value(found: Any, kind: str, name: str) -> Any:
     if kind == "dict[str, str]":
         if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
             raise ValueError(name)
-        return found
+        return {printable(key): printable(item) for key, item in found.items()}
     if kind == "float" or (kind == "int" and isinstance(found, int)):
         number = _finite(found, name)
         if number < 0:
             raise ValueError(f"{name} is below 0")
         return number if kind == "float" else found
     if kind == "str" and isinstance(found, str):
-        return found
+        return printable(found)
     if kind == "bytes" and isinstance(found, str):
         return bytes.fromhex(found)
     raise ValueError(f"{name} is not {kind}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def test_a_file_of_anything_else_is_refused_in_one_line(
     with pytest.raises(TraceError, match=message) as caught:
         read(tmp_path / "t.json")
     assert "\n" not in str(caught.value)
+
+
+def _texts(found: Any) -> Iterator[str]:
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            yield from _texts([key, value])
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from _texts(value)
+
+
+def test_no_text_of_a_file_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    def marked(found: Any, name: str = "") -> Any:
+        if isinstance(found, dict):
+            return {key: marked(value, key) for key, value in found.items()}
+        if isinstance(found, list):
+            return [marked(value, name) for value in found]
+        has_meaning = name in ("mark", "original", "removed") or found in ("all", "A/A")
+        return found if has_meaning or not isinstance(found, str) else f"{found}\x1b[2J\x9b"
+
+    (tmp_path / "t.json").write_text(json.dumps(marked(json.loads(text_of(result())))))
+    made = read(tmp_path / "t.json")
+    assert "\\x1b[2J" in sentence(made)
+    assert [text for text in _texts(asdict(made)) if not text.isprintable()] == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '"x"', "null"])
