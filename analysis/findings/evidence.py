@@ -59,6 +59,7 @@ class Evidence:
     weights: Mapping[int, float] = field(default_factory=dict)
     recorder_cpu_s: float | None = None
     slots: Slots = field(init=False, repr=False)
+    _known: dict[tuple[object, ...], Quality] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", Slots(self.measures.partial))
@@ -89,11 +90,14 @@ class Evidence:
             quality: how it is known where the trace has all that it needs.
             needs, reach, is_most: as of a column of a table.
         """
-        column = Column(name, quality, "", is_most=is_most)
-        table: Table[Measures] = Table(
-            "", "", "", lambda _: Columns({name: [value]}), (column,), needs=needs, reach=reach
-        )
-        return Figure(name, value, table.of(self.measures, self.coverage).quality[name])
+        key = name, quality, needs, reach, is_most
+        if key not in self._known:  # some rules have a figure for each of thousands of vCPUs
+            column = Column(name, quality, "", is_most=is_most)
+            table: Table[Measures] = Table(
+                "", "", "", lambda _: Columns({}, 0), (column,), needs=needs, reach=reach
+            )
+            self._known[key] = table.quality_of(self.coverage)[name]
+        return Figure(name, value, self._known[key])
 
     def time(self, cycles: float) -> str:
         """Return a time in words."""

@@ -149,7 +149,7 @@ class Measures:
         """Return the metric's counts by ``a``, with columns a and count."""
         return self.counts(metric).sums(["a"], ["count"])
 
-    @property
+    @cached_property
     def span_cycles(self) -> int:
         """Cycles from the first to the last record, summed over the traces."""
         return int(self.partial.facts["span_cycles"].sum())

@@ -149,6 +149,59 @@ REVERTS = {
         "s of CPU",
         ("rare", "stat"),
     ),
+    "floats": Revert(
+        "traces",
+        "sums of times are looked up as floats, of 53 bits",
+        (
+            (
+                "analysis/measures/lookup.py",
+                "np.append(rows[column].astype(np.int64), 0)[places]",
+                "np.append(rows[column].astype(float), 0)[places].astype(np.int64)",
+            ),
+        ),
+        "total_cycles is -",
+        ("long_times",),
+    ),
+    "rows of one pCPU": Revert(
+        "summaries",
+        "a table of pCPUs in which one is any number of times",
+        (
+            ("analysis/summary/summary_file.py", "    _check_rows(made)\n", ""),
+            (
+                "analysis/measures/over_time.py",
+                'in distinct(measures.partial.pcpus["pcpu"]).tolist()',
+                'in measures.partial.pcpus["pcpu"].tolist()',
+            ),
+        ),
+        "s of CPU",
+        ("rows pcpus",),
+    ),
+    "rest": Revert(
+        "summaries",
+        "parts of a slot of time that exceed it leave a rest below 0",
+        (("analysis/measures/over_time.py", "np.maximum(rest[inside], 0)", "rest[inside]"),),
+        "unknown_cycles is -",
+    ),
+    "no share": Revert(
+        "json",
+        "a share of the running time of a domain that may never have run",
+        (
+            (
+                "analysis/findings/rules/events/fences.py",
+                '    if math.isnan(high):\n        return "cost',
+                '    if math.isnan(-1):\n        return "cost',
+            ),
+        ),
+        "traceback: ValueError: cannot convert float NaN",
+        ("calibration",),
+    ),
+    "a trial's texts": Revert(
+        "json",
+        "control characters in the file of a trial",
+        (("analysis/trial/result.py", "        return printable(found)\n", "        return found\n"),),
+        "control characters on stdout",
+        ("trial",),
+    ),
     "ratio": Revert(
         "traces",
         "compressed input that unpacks to any size",
@@ -244,6 +297,11 @@ KEPT = {
     "steps": 13,
     "masked": 4,
     "losses in stat": 2,
+    "floats": 3001,
+    "rows of one pCPU": 3013,
+    "rest": 3592,
+    "no share": 3763,
+    "a trial's texts": 4121,
     "periods": 92,
     "rows": 92,
     "ratio": 8,
