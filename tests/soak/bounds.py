@@ -132,6 +132,17 @@ def numbers(chance: random.Random, folder: Path) -> Case:
     return _summary(chance, folder, _with_column("npy", content, rows), f"numbers {rows}")
 
 
+def sums(chance: random.Random, folder: Path) -> Case:
+    """Sums by slots of time that are greater than a slot is long."""
+    from soak.cases import summary_members
+
+    members = dict(summary_members())
+    totals = np.load(io.BytesIO(members["slots/total.npy"]))
+    out = io.BytesIO()
+    np.save(out, totals * chance.choice((2, 7)) + chance.choice((0, 1 << 33)))
+    return _summary(chance, folder, members | {"slots/total.npy": out.getvalue()}, "sums of slots")
+
+
 def _with_column(kind: str, content: bytes, rows: int) -> dict[str, bytes]:
     """Return a summary with another column, which is read before those that have other lengths."""
     from soak.cases import summary_members
@@ -181,6 +192,6 @@ def long_line(chance: random.Random, folder: Path) -> Case:
 
 BOUNDS: dict[str, tuple[Callable[[random.Random, Path], Case], ...]] = {
     "captures": (endless, long_line),
-    "summaries": (headers, texts, numbers),
+    "summaries": (headers, texts, numbers, sums),
     "traces": (flood, unpacks, tallies, octaves, vcpu_ids, keys, long_flood, rare),
 }
