@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,40 @@ def test_equal_loops_are_laid_out_once() -> None:
     assert builder.add(loop) == places
     assert len(builder.program().code) == size
     assert sorted(item.address % 64 for item in places) == [0, 16, 32, 48]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "own", "is_cold", "seconds"),
+    [(500, 500, True, 40), (3000, 500, True, 240), (90_000, 500, True, 600), (900, 300, False, 9)],
+)
+def test_an_image_gets_time_by_the_number_of_its_loops(
+    pairs: int, own: int, is_cold: bool, seconds: float
+) -> None:
+    assert Settings(cold=is_cold).usual_s(pairs, own) == seconds
+
+
+def test_how_long_an_image_takes_is_told_and_said_where_it_was_too_short(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+
+    def timed(*given: Any) -> Any:
+        asked.append(next(item for item in given if isinstance(item, Settings)).seconds)
+        return (), [], 0.0, ()
+
+    monkeypatch.setattr(module, "_measured", timed)
+    told: list[str] = []
+    found = calibrate(Settings(cold=False), guest, tell=told.append)
+    (line,) = told
+    seconds = asked[0]
+    assert seconds is not None
+    assert seconds > 3
+    assert line.endswith(f"measuring takes {seconds:.0f} s")
+    assert found.settings["seconds"] == seconds
+    found = calibrate(Settings(seconds=1.0, cold=False), guest, tell=told.append)
+    assert (len(told), asked[1]) == (1, 1.0)
+    assert found.timing == "noisy"
+    assert f"usually take {seconds:.0f} s" in found.notes[-1]
 
 
 def test_an_emulated_host_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
