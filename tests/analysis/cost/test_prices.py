@@ -1,4 +1,4 @@
-"""Prices come from the site's own rows, otherwise from those of the standard sequences."""
+"""Prices come from the rows of the standard sequences, and a site's own rows widen them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_weights_of_contexts_give_one_price_with_a_model_error() -> None:
     assert np.isnan(none.low).all()
 
 
-def test_a_replayed_sites_rows_override_the_standard_sequence() -> None:
+def test_a_replayed_sites_rows_widen_the_standard_sequences() -> None:
     one = fenced("a", 1)
     own = [
         row("site", 30.0, 0.0, place="site", address=one.address, build_id=BUILD_ID),
@@ -68,6 +68,18 @@ def test_a_replayed_sites_rows_override_the_standard_sequence() -> None:
     # Contexts in which it was not replayed come from the standard sequences.
     found = prices([one], calibration(*own, *rows_of(LFENCE, 0.0)), BUILD_ID)
     assert ends(found) == (13, 30, 2900)
+
+
+@pytest.mark.parametrize(
+    ("median", "least", "most"), [(19, 18, 20), (15, 15, 20), (25, 18, 25), (18.5, 18, 20)]
+)
+def test_a_sites_own_row_of_a_context_never_narrows_it(median: float, least: float, most: float) -> None:
+    """One run at one place shows less than its interval says."""
+    one = fenced("a", 1)
+    own = row("empty", median, 0.0, place="site", address=one.address, build_id=BUILD_ID)
+    standard = [row("empty", cycles, 0.0, kind=kind) for kind, cycles in (("mask", 18.0), ("restore", 20.0))]
+    found = prices([one], calibration(own, *standard), BUILD_ID)
+    assert ends(found) == (least, most, most)
 
 
 def test_a_price_spans_what_only_the_call_of_a_fence_requires() -> None:
