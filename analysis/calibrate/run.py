@@ -118,13 +118,13 @@ def calibrate(
     settings: Settings,
     guest: Guest | None = None,
     progress: Callable[[float], None] = lambda _: None,
-    tell: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Measure this host.
 
     Args:
         progress: called with the share of loop pairs that need no more timing.
-        tell: called with what the user should know before it begins.
+        say: called with what the user should know before it begins.
 
     Raises:
         TraceError: timed code cannot run here.
@@ -158,7 +158,7 @@ def calibrate(
         if settings.seconds is None:
             settings = replace(settings, seconds=usual_s)
             if guest_count := len(wanted_pairs) - own_count:
-                tell(f"{guest_count:,} pairs of loops are the image's: measuring takes {usual_s:.0f} s")
+                say(f"{guest_count:,} pairs of loops are the image's: measuring takes {usual_s:.0f} s")
         rows, differences, waiting, thrown = _measured(plan, wanted_pairs, builder, cpu, settings, progress)
         last, *_ = _looked(looking, looks, cpu)
         clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))

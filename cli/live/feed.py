@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-#: Rows that `stat`, `top -b` and `--json` print of a trace without being told how many.
+#: Rows that `stat`, `top -b` and `--json` print of a trace without a COUNT or `-n`.
 MAX_ROWS = 120_000
 #: A trace is replayed if less than this share of the time passes waiting for its bytes.
 _REPLAY_WAITING = 0.1

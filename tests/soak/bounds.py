@@ -53,7 +53,7 @@ def long_flood(chance: random.Random, folder: Path) -> Case:
 
 
 def rare(chance: random.Random, folder: Path) -> Case:
-    """Thousands of vCPUs that wait, and a record a second for days, months or years; it is watched."""
+    """Thousands of vCPUs that wait, and one record in 1 to 70 s for days, months or years; it is watched."""
     vcpus, size = chance.choice((8_000, 16_000)), chance.choice((1_000_000, 4_000_000))
     data = calm(chance, size, vcpus, chance.choice((1, 3, 70)) * 2_400_000_000)
     commands = (*_LIVE, ("stat", "0.05", "-i"), ("stat", "--openmetrics", "-i"))

@@ -257,7 +257,7 @@ def losses_of_all(chance: random.Random, size: int, vcpus: int) -> bytes:
 
 
 def calm(chance: random.Random, size: int, vcpus: int, cycles: int) -> bytes:
-    """Thousands of vCPUs that wait, and then a record each so many cycles, which changes nothing else."""
+    """Thousands of vCPUs that wait, and then one record in N cycles, which changes nothing else."""
     numbers = np.arange(1, vcpus + 1, dtype=np.uint32)
     states = records(runstate(_BLOCKED, _RUNNABLE), _ticks(vcpus), (numbers << np.uint32(16),), vcpus)
     count = size // 20

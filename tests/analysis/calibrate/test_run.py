@@ -154,7 +154,7 @@ def test_an_image_gets_time_by_the_number_of_its_loops(
     assert Settings(cold=is_cold).usual_s(pairs, own) == seconds
 
 
-def test_how_long_an_image_takes_is_told_and_said_where_it_was_too_short(
+def test_how_long_an_image_takes_is_said_also_where_it_was_too_short(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float | None] = []
@@ -164,16 +164,16 @@ def test_how_long_an_image_takes_is_told_and_said_where_it_was_too_short(
         return (), [], 0.0, ()
 
     monkeypatch.setattr(module, "_measured", timed)
-    told: list[str] = []
-    found = calibrate(Settings(cold=False), guest, tell=told.append)
-    (line,) = told
+    said: list[str] = []
+    found = calibrate(Settings(cold=False), guest, say=said.append)
+    (line,) = said
     seconds = asked[0]
     assert seconds is not None
     assert seconds > 3
     assert line.endswith(f"measuring takes {seconds:.0f} s")
     assert found.settings["seconds"] == seconds
-    found = calibrate(Settings(seconds=1.0, cold=False), guest, tell=told.append)
-    assert (len(told), asked[1]) == (1, 1.0)
+    found = calibrate(Settings(seconds=1.0, cold=False), guest, say=said.append)
+    assert (len(said), asked[1]) == (1, 1.0)
     assert found.timing == "noisy"
     assert f"usually take {seconds:.0f} s" in found.notes[-1]
 
