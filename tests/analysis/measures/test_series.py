@@ -179,5 +179,5 @@ def test_parts_that_exceed_a_slot_leave_no_rest() -> None:
     part = replace(part, slots=part.slots.having(total=3 * part.slots["total"]))
     found = over_time(measures(part), Slots(part))
     assert found is not None
-    rests = [each.cycles["unknown"] for each in (*found.pcpus, *found.vcpus)]
-    assert min(int(rest.min()) for rest in rests) == 0
+    cycles = [*(each.cycles for each in found.pcpus), *(each.cycles for each in found.vcpus)]
+    assert min(int(parts["unknown"].min()) for parts in cycles) == 0
