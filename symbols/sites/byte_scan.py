@@ -198,7 +198,9 @@ def calls_of(section: Section, targets: Collection[int]) -> Offsets:
     hits = [places[np.isin(reached, np.array([target % 2**32 for target in targets], np.uint32))]]
     for target in targets:
         first, last = target - section.address - _NEAR_BYTES, target - section.address + _NEAR_BYTES
-        near = code[max(first, 0) : max(last, 0)]
+        if first >= len(code) or last <= 0:
+            continue  # addresses of an image are of 64 bits, and offsets in code of 63
+        near = code[max(first, 0) : last]
         short = np.flatnonzero(near[:-1] == _SHORT_JUMP)
         ends = short + 2 + near[short + 1].astype(np.int8) + max(first, 0)
         hits.append(short[ends == target - section.address] + max(first, 0))

@@ -115,6 +115,20 @@ REVERTS = {
         "s of CPU",
         ("masks",),
     ),
+    "far targets": Revert(
+        "images",
+        "offsets of addresses that are over 63 bits away",
+        (
+            ("symbols/sites/byte_scan.py", "if first >= len(code) or last <= 0:", "if False:"),
+            (
+                "symbols/sites/byte_scan.py",
+                "code[max(first, 0) : last]",
+                "code[max(first, 0) : max(last, 0)]",
+            ),
+        ),
+        "traceback: OverflowError",
+        ("change_words",),
+    ),
     "losses in stat": Revert(
         "traces",
         "each loss looks at all vCPUs, in top and stat",
@@ -297,6 +311,7 @@ KEPT = {
     "meta": 30,
     "steps": 13,
     "masked": 4,
+    "far targets": 4396,
     "losses in stat": 2,
     "floats": 3001,
     "rows of one pCPU": 3013,
