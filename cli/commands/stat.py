@@ -30,7 +30,10 @@ def stat(
         typer.Argument(metavar="[INTERVAL]", parser=seconds(0.01), help="Between lines: 2 (seconds), 500ms."),
     ] = 1.0,
     count: Annotated[
-        int | None, typer.Argument(metavar="[COUNT]", min=1, help="Number of lines. Default: until Ctrl-C.")
+        int | None,
+        typer.Argument(
+            metavar="[COUNT]", min=1, help="Number of lines. Default: until Ctrl-C, or 120,000 of a trace."
+        ),
     ] = None,
     input_: InputFile = None,
     hvm: TracesHvm = False,

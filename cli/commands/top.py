@@ -54,7 +54,11 @@ def top(
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", min=1, metavar="N", help="Number of refreshes. Default: until q or Ctrl-C."
+            "--count",
+            "-n",
+            min=1,
+            metavar="N",
+            help="Number of refreshes. Default: until q or Ctrl-C; with -b, 120,000 rows of a trace.",
         ),
     ] = None,
     sort: Annotated[
