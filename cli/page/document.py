@@ -101,9 +101,14 @@ def _downloads(data: Mapping[str, Any], most_bytes: int) -> list[_Download]:
 
 
 def _least_bytes(value: Any) -> int:
-    """Return what the JSON of a report's tables takes at least: a name and a value for each cell."""
-    tables = value.get("tables", {}).values() if isinstance(value, Mapping) else ()
-    return sum(len(table["rows"]) * len(table["rows"][0]) for table in tables if table["rows"]) * _LEAST_CELL
+    """Return what the JSON of a report takes at least: a name and a value per cell, a value per slot."""
+    if not isinstance(value, Mapping):
+        return 0
+    tables = [table["rows"] for table in value.get("tables", {}).values() if table["rows"]]
+    of_time = value.get("over_time") or {}
+    rows = [*of_time.get("pcpus", ()), *of_time.get("vcpus", ())]
+    slots = sum(len(rows[0][name]) for name in rows[0] if name.endswith("_cycles")) if rows else 0
+    return sum(len(found) * len(found[0]) for found in tables) * _LEAST_CELL + 2 * slots * len(rows)
 
 
 def _visible(value: object) -> object:

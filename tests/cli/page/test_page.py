@@ -24,6 +24,7 @@ from builders.made_pages import FENCED, IMAGE, OTHER_IMAGE, SAMPLES
 from builders.made_sites import fence, site, table
 from builders.read_page import parsed
 from xtrace.cli.main import main
+from xtrace.cli.page.document import _least_bytes
 from xtrace.cli.page.origin import MOST_HASHED, Hashing
 from xtrace.cli.page.report_page import report_page
 from xtrace.cli.page.write import PageFile, page_text
@@ -275,3 +276,14 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
 
 def _full(self: Path, target: Path) -> None:
     raise OSError(28, "No space left on device", str(target))
+
+
+def test_what_a_report_takes_is_estimated_from_below() -> None:
+    """So that the text of a report that cannot be in the page is not made."""
+    slots = [0] * 50
+    row = {"pcpu": 0, "running_cycles": slots, "idle_cycles": slots, "lost_record_counts": slots}
+    found = {"tables": {"a": {"rows": [{"x": 1, "y": 2}] * 10}, "b": {"rows": []}}, "over_time": None}
+    assert 0 < _least_bytes(found) <= len(json.dumps(found, separators=(",", ":")))
+    with_time = found | {"over_time": {"pcpus": [row] * 200, "vcpus": []}}
+    assert 200 * 100 * 2 <= _least_bytes(with_time) <= len(json.dumps(with_time, separators=(",", ":")))
+    assert _least_bytes([1]) == 0
