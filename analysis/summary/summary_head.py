@@ -22,6 +22,7 @@ from xtrace.analysis.state_machine.metrics import Metric
 from xtrace.probes.capture import inside
 from xtrace.probes.capture.layout import MAX_WEIGHT
 from xtrace.probes.errors import TraceError
+from xtrace.probes.intact.compressed import refuse_holes
 from xtrace.probes.tsc_rate import is_possible
 
 SCHEMA_VERSION = 9
@@ -104,7 +105,7 @@ def files_of(trace: Path) -> tuple[tuple[str, str], ...]:
 
     Raises:
         OSError: one cannot be read.
-        TraceError: the folder contains what a capture never does.
+        TraceError: the folder contains what a capture never does, or a file is all holes.
     """
     if trace.is_dir():
         own = beside(trace)
@@ -117,6 +118,7 @@ def files_of(trace: Path) -> tuple[tuple[str, str], ...]:
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
+        refuse_holes(file.fileno(), str(path))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -188,6 +188,13 @@ def test_a_kept_summary_of_another_version_is_not_used(
     assert kept(trace) is None, "it is damaged"
 
 
+def test_a_trace_of_holes_is_not_hashed(tmp_path: Path) -> None:
+    with open(tmp_path / "t.bin", "wb") as file:
+        os.truncate(file.fileno(), 1 << 40)
+    with pytest.raises(TraceError, match="in holes of the file"):
+        files_of(tmp_path / "t.bin")
+
+
 def test_the_summary_of_a_folder_is_inside_it(parts: dict[str, Partial], tmp_path: Path) -> None:
     capture = tmp_path / "a.xtrace"
     (capture / "bpf").mkdir(parents=True)
