@@ -150,6 +150,13 @@ REVERTS = {
         "s of CPU",
         ("flood", "-i"),
     ),
+    "losses in report": Revert(
+        "traces",
+        "each loss looks at all vCPUs, in compiled code",
+        (("analysis/state_machine/loops.py", "        while left != 0:\n", "        for _ in range(SET_BITS):\n"),),
+        "s of CPU",
+        ("long flood 30000 8000000", "--only-findings"),
+    ),
     "periods": Revert(
         "traces",
         "each period adds up all vCPUs, in stat",
@@ -319,6 +326,7 @@ KEPT = {
     "steps": 13,
     "masked": 4,
     "far targets": 4396,
+    "losses in report": 422,
     "holes": 8019,
     "losses in stat": 2,
     "floats": 3001,
