@@ -143,6 +143,16 @@ def sums(chance: random.Random, folder: Path) -> Case:
     return _summary(chance, folder, members | {"slots/total.npy": out.getvalue()}, "sums of slots")
 
 
+def no_span(chance: random.Random, folder: Path) -> Case:
+    """Times in a trace that takes none."""
+    from soak.cases import summary_members
+
+    members = dict(summary_members())
+    out = io.BytesIO()
+    np.save(out, 0 * np.load(io.BytesIO(members["facts/span_cycles.npy"])))
+    return _summary(chance, folder, members | {"facts/span_cycles.npy": out.getvalue()}, "no span")
+
+
 def _with_column(kind: str, content: bytes, rows: int) -> dict[str, bytes]:
     """Return a summary with another column, which is read before those that have other lengths."""
     from soak.cases import summary_members
@@ -192,6 +202,6 @@ def long_line(chance: random.Random, folder: Path) -> Case:
 
 BOUNDS: dict[str, tuple[Callable[[random.Random, Path], Case], ...]] = {
     "captures": (endless, long_line),
-    "summaries": (headers, texts, numbers, sums),
+    "summaries": (headers, texts, numbers, sums, no_span),
     "traces": (flood, unpacks, tallies, octaves, vcpu_ids, keys, long_flood, rare),
 }

@@ -153,7 +153,13 @@ REVERTS = {
     "losses in report": Revert(
         "traces",
         "each loss looks at all vCPUs, in compiled code",
-        (("analysis/state_machine/loops.py", "        while left != 0:\n", "        for _ in range(SET_BITS):\n"),),
+        (
+            (
+                "analysis/state_machine/loops.py",
+                "        while left != 0:\n",
+                "        for _ in range(SET_BITS):\n",
+            ),
+        ),
         "s of CPU",
         ("long flood 30000 8000000", "--only-findings"),
     ),
@@ -210,6 +216,19 @@ REVERTS = {
         (("analysis/measures/over_time.py", "np.maximum(rest[inside], 0)", "rest[inside]"),),
         "unknown_cycles is -",
         ("sums of slots",),
+    ),
+    "no span": Revert(
+        "summaries",
+        "a span of 0 with times in it",
+        (
+            (
+                "analysis/findings/evidence.py",
+                "return max(self.measures.span_cycles, 1)",
+                "return self.measures.span_cycles",
+            ),
+        ),
+        "traceback",
+        ("no span",),
     ),
     "no share": Revert(
         "json",
@@ -331,7 +350,8 @@ KEPT = {
     "losses in stat": 2,
     "floats": 3001,
     "rows of one pCPU": 3013,
-    "rest": 68,
+    "rest": 80,
+    "no span": 56,
     "no share": 3763,
     "a trial's texts": 4121,
     "periods": 92,
