@@ -13,6 +13,9 @@ from xtrace.analysis.state_machine.kept import NOT_KEPT, Slotted
 from xtrace.analysis.state_machine.metrics import MOST_SUM, Metric
 from xtrace.analysis.summary.partial import Partial
 
+#: What is kept of the rows of a kind: those of thousands of pCPUs take hundreds of megabytes.
+_OF_KIND = ("a", "b", "place", "count", "total")
+
 
 class Series(NamedTuple):
     """One key's sums, an entry per slot.
@@ -127,14 +130,14 @@ class Slots:
     def _by_kind(self) -> dict[int, Columns]:
         """The rows of each kind, by ``a``, with the places of their slots: there may be many vCPUs."""
         slots = self.partial.slots
-        slots = slots.having(place=np.searchsorted(self._numbers, slots["slot"]))
-        kinds = distinct(slots["kind"]).tolist()
-        return {kind: slots.where(slots["kind"] == kind).sorted_by("a") for kind in kinds}
+        kinds = slots["kind"]
+        slots = slots.having(place=np.searchsorted(self._numbers, slots["slot"])).only(_OF_KIND)
+        return {kind: slots.where(kinds == kind).sorted_by("a") for kind in distinct(kinds).tolist()}
 
     @cached_property
     def _none(self) -> Columns:
         none = self.partial.slots.where(slice(0))
-        return none.having(place=none["slot"])
+        return none.having(place=none["slot"]).only(_OF_KIND)
 
     def _of(self, kind: Slotted) -> Columns:
         return self._by_kind.get(int(kind), self._none)
