@@ -53,7 +53,7 @@ def merged_slots(parts: Sequence[Columns]) -> Columns:
     hosts = rows.grouped([name for name in ("host",) if name in rows]).numbers
     shift = int(rows["shift"].max())
     slot = rows["slot"] >> (shift - rows["shift"])
-    while _most_slots(hosts, slot) > SLOTS:
+    while most_slots(hosts, slot) > SLOTS:
         shift += 1
         slot = slot >> 1
     rows = rows.having(shift=shift, slot=slot)
@@ -102,7 +102,7 @@ def _all(parts: Sequence[Columns]) -> Columns:
     return joined([part.only(common) for part in parts])
 
 
-def _most_slots(hosts: I64, slot: I64) -> int:
+def most_slots(hosts: I64, slot: I64) -> int:
     """Return how many slots the host with most of them fills."""
     both = Columns({"host": hosts, "slot": slot}).grouped(["host", "slot"]).keys
     return int(np.bincount(both["host"]).max())

@@ -26,9 +26,10 @@ import numpy as np
 
 from xtrace.analysis.columns import Array, Columns, joined
 from xtrace.analysis.state_machine.collected import Collected, Segment, TallyColumns, Unaligned
-from xtrace.analysis.state_machine.kept import Kept
+from xtrace.analysis.state_machine.kept import SLOTS, Kept
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.clock import EVIDENCE
+from xtrace.analysis.summary.kept_columns import most_slots
 from xtrace.analysis.summary.partial import KEYS, Partial, partial_of
 from xtrace.analysis.summary.partial import merge as merge_partials
 from xtrace.analysis.summary.summary_head import (
@@ -317,6 +318,9 @@ def _check_slots(slots: Columns) -> None:
         raise ValueError("slots of several lengths")
     if int(slots["slot"].max()) > (1 << 62) - 1 >> shift:
         raise ValueError("a slot is after all times")
+    hosts = slots.grouped([name for name in ("host",) if name in slots]).numbers
+    if most_slots(hosts, slots["slot"]) > SLOTS:
+        raise ValueError(f"more than {SLOTS} slots of time")
 
 
 def _check_keys(tallies: Columns, buckets: Columns) -> None:

@@ -292,6 +292,20 @@ BAD: dict[str, Callable[[Members], Members]] = {
     "negative bucket": lambda m: with_column(m, "buckets/bucket", first(-1)),
     "negative count": lambda m: with_column(m, "buckets/count", first(-1)),
     "a slot after all times": lambda m: with_column(m, "slots/slot", first(1 << 62)),
+    "more slots than there can be": lambda m: with_head(
+        with_column(
+            {
+                **m,
+                **{
+                    f"slots/{n}.npy": array(np.repeat(np.load(io.BytesIO(m[f"slots/{n}.npy"]))[:1], 600))
+                    for n in json.loads(m[HEAD])["frames"]["slots"]
+                },
+            },
+            "slots/slot",
+            lambda v: np.arange(len(v)) + v,
+        ),
+        lambda h: h["rows"].update(slots=600),
+    ),
     "slots of several lengths": lambda m: with_column(m, "slots/shift", first(3)),
     "huge count": lambda m: with_column(m, "tallies/count", first(1 << 62)),
     "negative loss": lambda m: with_column(m, "dom0_facts/dropped", first(-1)),
