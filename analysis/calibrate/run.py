@@ -155,15 +155,16 @@ def calibrate(
         wanted_pairs = _pairs(plan)
         own_count = sum(not pair.guest for pair in wanted_pairs)
         usual_s = settings.usual_s(len(wanted_pairs), own_count)
-        if settings.seconds is None:
-            settings = replace(settings, seconds=usual_s)
-            if guest_count := len(wanted_pairs) - own_count:
-                say(f"{guest_count:,} pairs of loops are the image's: measuring takes {usual_s:.0f} s")
+        seconds = usual_s if settings.seconds is None else settings.seconds
+        guest_count = len(wanted_pairs) - own_count
+        if settings.seconds is None and guest_count:
+            say(f"{guest_count:,} pairs of loops are the image's: measuring takes {usual_s:.0f} s")
+        settings = replace(settings, seconds=seconds)
         rows, differences, waiting, thrown = _measured(plan, wanted_pairs, builder, cpu, settings, progress)
         last, *_ = _looked(looking, looks, cpu)
         clocks = replace(first, core_per_tsc=(*first.core_per_tsc, *last.core_per_tsc))
         notes = _noise(rows, differences, waiting)
-        if notes and (settings.seconds or 0) < usual_s:
+        if notes and seconds < usual_s:
             notes += (f"{len(wanted_pairs):,} pairs of loops usually take {usual_s:.0f} s",)
         timing = "noisy" if notes else "hardware"
         drift = _drift(clocks)

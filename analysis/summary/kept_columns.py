@@ -50,7 +50,7 @@ def merged_slots(parts: Sequence[Columns]) -> Columns:
     rows = _all(parts)
     if not len(rows):
         return rows
-    hosts = rows.grouped([name for name in ("host",) if name in rows]).numbers
+    hosts = hosts_of(rows)
     shift = int(rows["shift"].max())
     slot = rows["slot"] >> (shift - rows["shift"])
     while most_slots(hosts, slot) > SLOTS:
@@ -100,6 +100,11 @@ def _least(rows: Columns, count: int, *first: str) -> Columns:
 def _all(parts: Sequence[Columns]) -> Columns:
     common = [name for name in parts[0].names if all(name in part for part in parts)]
     return joined([part.only(common) for part in parts])
+
+
+def hosts_of(rows: Columns) -> I64:
+    """Return a number for the host of each row."""
+    return rows.grouped([name for name in ("host",) if name in rows]).numbers
 
 
 def most_slots(hosts: I64, slot: I64) -> int:

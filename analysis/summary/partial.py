@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from xtrace.analysis.columns import Columns, distinct, joined, of_rows, text
+from xtrace.analysis.columns import Columns, Groups, distinct, joined, of_rows, text
 from xtrace.analysis.state_machine.collected import PAIRS, AlignedPcpu, Collected, SkewedPair
 from xtrace.analysis.state_machine.metrics import (
     C_PV_EVENT,
@@ -193,12 +193,17 @@ def merge(partials: Iterable[Partial]) -> Partial:
     )
 
 
+def of_keys(rows: Columns, keys: Sequence[str]) -> Groups:
+    """Return the groups of rows of one key, of each host where there are several."""
+    return rows.grouped([*(["host"] if "host" in rows else []), *keys])
+
+
 def _merged(parts: Sequence[Columns], keys: tuple[str, ...] | None) -> Columns:
     common = [name for name in parts[0].names if all(name in part for part in parts)]
     rows = joined([part.only(common) for part in parts])
     if keys is None:
         return rows
-    groups = rows.grouped([*(["host"] if "host" in rows else []), *keys])
+    groups = of_keys(rows, keys)
     merged = {}
     for name in rows.names:
         if name in _MINIMA:

@@ -29,8 +29,8 @@ from xtrace.analysis.state_machine.collected import Collected, Segment, TallyCol
 from xtrace.analysis.state_machine.kept import SLOTS, Kept
 from xtrace.analysis.state_machine.metrics import C_COLUMNS, FIRST_COUNT, OCTAVES, SUB_BUCKETS, T_COLUMNS
 from xtrace.analysis.summary.clock import EVIDENCE
-from xtrace.analysis.summary.kept_columns import most_slots
-from xtrace.analysis.summary.partial import KEYS, Partial, partial_of
+from xtrace.analysis.summary.kept_columns import hosts_of, most_slots
+from xtrace.analysis.summary.partial import KEYS, Partial, of_keys, partial_of
 from xtrace.analysis.summary.partial import merge as merge_partials
 from xtrace.analysis.summary.summary_head import (
     BROKEN,
@@ -302,11 +302,10 @@ def _check_rows(made: Mapping[str, Columns]) -> None:
     _check_histograms() adds such rows of tallies up.
     """
     for name, keys in KEYS.items():
-        if keys and name not in ("tallies", "buckets"):
-            table = made[name]
-            by = [*(["host"] if "host" in table else []), *keys]
-            if len(table.grouped(by).keys) < len(table):
-                raise ValueError(f"{name} has several rows of one {' and '.join(keys)}")
+        if not keys or name in ("tallies", "buckets"):
+            continue
+        if len(of_keys(made[name], keys).keys) < len(made[name]):
+            raise ValueError(f"{name} has several rows of one {' and '.join(keys)}")
 
 
 def _check_slots(slots: Columns) -> None:
@@ -318,8 +317,7 @@ def _check_slots(slots: Columns) -> None:
         raise ValueError("slots of several lengths")
     if int(slots["slot"].max()) > (1 << 62) - 1 >> shift:
         raise ValueError("a slot is after all times")
-    hosts = slots.grouped([name for name in ("host",) if name in slots]).numbers
-    if most_slots(hosts, slots["slot"]) > SLOTS:
+    if most_slots(hosts_of(slots), slots["slot"]) > SLOTS:
         raise ValueError(f"more than {SLOTS} slots of time")
 
 

@@ -88,8 +88,9 @@ def injections(measures: Measures) -> Columns:
         ("upcall", Metric.HVM_UPCALL),
     ):
         times = measures.times_by_b(metric)
-        table = table.having(**taken(times, matched(keys, times), tail_columns(name)))
-        table = table.having(**{f"{name}_count": counts_at(times, matched(keys, times), "count")})
+        places = matched(keys, times)
+        table = table.having(**{f"{name}_count": counts_at(times, places, "count")})
+        table = table.having(**taken(times, places, tail_columns(name, TAIL[1:])))
     table = table.renamed({"b": "vector"}).having(
         window_wait_ratio=share(table["window_wait_count"], table["injection_count"]),
         injection_per_s=measures.per_second(table["injection_count"]),

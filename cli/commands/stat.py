@@ -88,18 +88,14 @@ def stat(
 
 def _print_openmetrics(watched: Watched, count: int | None) -> None:
     """Print what happened in up to ``count`` intervals, also where Ctrl-C ends them."""
-    from xtrace.cli.live.feed import MAX_ROWS
+    from xtrace.cli.live.feed import MAX_ROWS, some_periods
     from xtrace.cli.live.openmetrics import Totals, exposition
 
-    totals, number = Totals(), 0
+    totals = Totals()
     try:
-        for period in watched:
-            if period is not None:
-                totals.add(watched, period)
-                number += 1
-                if number == count:
-                    break
-                if count is None and watched.replayed_rows > MAX_ROWS:
-                    watched.widen()
+        for period in some_periods(watched, count):
+            totals.add(watched, period)
+            if count is None and watched.replayed_rows > MAX_ROWS:
+                watched.widen()
     finally:
         typer.echo(exposition(totals), nl=False)

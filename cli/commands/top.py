@@ -128,21 +128,17 @@ def top(
 
 def _serve(watched: Watched, address: Address, count: int | None) -> None:
     """Serve what happened so far until the trace ends, after ``count`` periods, or until Ctrl-C."""
+    from xtrace.cli.live.feed import some_periods
     from xtrace.cli.live.listen import listening
     from xtrace.cli.live.openmetrics import Totals
     from xtrace.cli.terminal.style import tell
 
-    totals, number = Totals(), 0
+    totals = Totals()
     with listening(address) as (served, url):
         tell(url)
-        for period in watched:
-            if period is None:
-                continue
+        for period in some_periods(watched, count):
             totals.add(watched, period)
             served.show(totals)
-            number += 1
-            if number == count:
-                return
 
 
 def _sorts() -> Iterable[str]:

@@ -179,6 +179,17 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def some_periods(watched: Watched, count: int | None) -> Iterator[Period]:
+    """Yield the first ``count`` periods, all if it is None."""
+    number = 0
+    for period in watched:
+        if period is not None:
+            yield period
+            number += 1
+            if number == count:
+                return
+
+
 def printed(watched: Watched, count: int | None, option: str) -> Iterator[Period]:
     """Yield the periods to print: ``count`` of them, or as many as a trace may have.
 
@@ -192,19 +203,13 @@ def printed(watched: Watched, count: int | None, option: str) -> Iterator[Period
     Raises:
         TraceError: the trace has more rows than MAX_ROWS, and no ``count`` was given.
     """
-    number = 0
-    for period in watched:
-        if period is None:
-            continue
+    for number, period in enumerate(some_periods(watched, count)):
         if watched.replayed_rows > MAX_ROWS and count is None:
             raise TraceError(
                 f"{watched.feed.name}: more than {MAX_ROWS:,} rows so far, from {number:,} intervals; give a "
                 f"longer {option}, or how many to print"
             )
         yield period
-        number += 1
-        if number == count:
-            return
 
 
 def as_json(watched: Watched, period: Period, names: Mapping[int, str], *, vcpus: bool) -> dict[str, Any]:
